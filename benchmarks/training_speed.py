@@ -1,0 +1,266 @@
+"""Training speed of the stacked engine against stock PEFT, in one run: ratios of medians on the same rows.
+
+    python benchmarks/training_speed.py [--data ../shared/data/e2e] [--device cuda --clients 64]
+
+Every contender trains LoRA on the query and value projections on the same rows, in the same precision, with AdamW.
+- stacked: wavetune, all clients in one model, cut after 3 blocks (fp32 link)
+- one client per pass: wavetune with stacking switched off, which shows what stacking alone is worth
+- sequential PEFT: a loop over the clients, each a padded batch through a stock PEFT model
+- centralised PEFT: the same rows as one padded batch through a stock PEFT model
+Contenders take turns, so that a machine whose speed drifts treats all alike. "Useful" tokens are those of the rows,
+without padding. The rows of a step are drawn at random; `--bucket` gives everyone batches of similar lengths instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.partition import Iid
+from wavetune.data.settings import DataSettings, PreparedData, prepare
+from wavetune.federation.codecs import Bf16, Codec, Fp32, Int8
+from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cut import CutLink
+from wavetune.federation.door import Door
+from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
+from wavetune.models.lora import new_bank
+from wavetune.models.resolve import resolve_model
+
+warnings.simplefilter("ignore")
+TARGETS, RANK, ALPHA, CUT = ("q_proj", "v_proj"), 8, 16.0, 3
+Rows = list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured."""
+
+    model: str
+    data: str
+    clients: int
+    batch_size: int
+    device: str
+    bf16: bool
+    bucket: bool
+
+
+def data_of(setting: Setting, folder: Path) -> PreparedData:
+    """The corpus split evenly over the clients."""
+    batching = Batching(setting.batch_size, "cohort" if setting.bucket else "none")
+    settings = DataSettings(setting.data, partition=Iid(), batching=batching)
+    return prepare(settings, load_tokenizer(folder), setting.clients, seed=0)
+
+
+def rows_of(data: PreparedData, step: int, batching: Batching) -> Rows:
+    """Each client's rows of a step."""
+    return [
+        own[batch_indices(data.train.lengths[own], batching, 0, client, step)]
+        for client, own in enumerate(data.rows_by_client)
+    ]
+
+
+def new_cohort(setting: Setting, folder: Path, tokens_per_pass: int | None, codec: Codec | None = None) -> Cohort:
+    """The stacked engine: split federated LoRA with all clients in one model."""
+    from wavetune.federation.memory import default_tokens_per_pass
+
+    backbone = load_backbone(folder, TARGETS, setting.bf16, setting.device)
+    K = setting.clients
+    placement = Placement(backbone.num_layers, (CUT,) * K, (None,) * K, (1 / K,) * K)
+    bank = new_bank(backbone.sites, placement.local_LK(), [RANK] * K, RANK, ALPHA, seed=0, device=setting.device)
+    link = CutLink(Door(), codec or Fp32(), codec or Fp32())
+    if tokens_per_pass is None:
+        tokens_per_pass = default_tokens_per_pass(torch.device(setting.device))
+    optimiser = StackedOptimiser(bank, AdamW(schedule="constant", warmup_steps=0))
+    return Cohort(backbone, bank, placement, link, optimiser, tokens_per_pass)
+
+
+class StockPeft:
+    """Stock transformers and PEFT, as their documentation trains: padded rows, the model's own loss."""
+
+    def __init__(self, setting: Setting, folder: Path) -> None:
+        from peft import LoraConfig, get_peft_model
+
+        model = load_stock_model(folder)
+        torch.nn.Module.to(model, setting.device, torch.bfloat16 if setting.bf16 else torch.float32)
+        self.model = get_peft_model(model, LoraConfig(r=RANK, lora_alpha=int(ALPHA), target_modules=list(TARGETS)))
+        self.model.train()
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimiser = torch.optim.AdamW(trained, lr=2e-4, weight_decay=0.01)
+        self.trained, self.device = trained, setting.device
+
+    def step(self, data: PreparedData, rows: np.ndarray) -> None:
+        """One optimiser step on one padded batch."""
+        sequences = [data.train.row(i) for i in rows]
+        longest = max(map(len, sequences))
+        ids = torch.zeros(len(rows), longest, dtype=torch.long)
+        labels, mask = torch.full_like(ids, -100), torch.zeros_like(ids)
+        for position, (row, sequence) in enumerate(zip(rows, sequences, strict=True)):
+            ids[position, : len(sequence)] = torch.from_numpy(sequence.astype(np.int64))
+            mask[position, : len(sequence)] = 1
+            start = data.train.label_start[row]
+            labels[position, start : len(sequence)] = ids[position, start : len(sequence)]
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        self.model(**{name: tensor.to(self.device) for name, tensor in batch.items()}).loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        self.optimiser.step()
+        self.optimiser.zero_grad()
+
+
+def contenders(setting: Setting, folder: Path, data: PreparedData) -> dict[str, Callable[[Rows], None]]:
+    """Name and one local step of each."""
+    stacked, alone = new_cohort(setting, folder, None), new_cohort(setting, folder, 1)
+    stock = StockPeft(setting, folder)
+
+    def sequential(rows: Rows) -> None:
+        for own in rows:
+            stock.step(data, own)
+
+    return {
+        "stacked": lambda rows: _ignore(stacked.step(data.train, rows, 1.0)),
+        "one client per pass": lambda rows: _ignore(alone.step(data.train, rows, 1.0)),
+        "sequential PEFT": sequential,
+        "centralised PEFT": lambda rows: stock.step(data, np.concatenate(rows)),
+    }
+
+
+def _ignore(_: object) -> None:
+    return None
+
+
+def measure(setting: Setting, repeats: int) -> None:
+    """Print tokens per second of every contender and the ratios of medians."""
+    folder = resolve_model(setting.model).folder
+    data = data_of(setting, folder)
+    batching = Batching(setting.batch_size, "cohort" if setting.bucket else "none")
+    steps = contenders(setting, folder, data)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    useful: list[int] = []
+    for repeat in range(repeats + 1):
+        rows = rows_of(data, repeat, batching)
+        useful.append(sum(int(data.train.lengths[r].sum()) for r in rows))
+        for name, step in steps.items():
+            start = time.perf_counter()
+            step(rows)
+            _synchronise(setting.device)
+            seconds[name].append((time.perf_counter() - start) / useful[-1])
+    precision = "bf16" if setting.bf16 else "fp32"
+    print(
+        f"\n{setting.model}, {data.corpus.name}, {precision}, {setting.device}: {setting.clients} clients x "
+        f"{setting.batch_size} rows, {statistics.mean(useful):.0f} useful tokens a step, median of {repeats}"
+    )
+    median = {name: statistics.median(times[1:]) for name, times in seconds.items()}
+    print(f"{'':24s}{'useful tokens/s':>16s}{'stacked is':>12s}")
+    for name, value in median.items():
+        ratio = statistics.median(b / a for a, b in zip(seconds["stacked"][1:], seconds[name][1:], strict=True))
+        print(f"{name:24s}{1 / value:16.0f}{ratio:11.2f}x")
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
+    """Print, for each codec at the cut, its bits a value and the relative error of the clients' gradients."""
+    folder = resolve_model(setting.model).folder
+    data = data_of(setting, folder)
+    rows = rows_of(data, 0, Batching(setting.batch_size, "none"))
+    print(f"\ncodec at the cut after block {CUT}: relative error of the clients' gradients, one step")
+    print(f"{'activations':>20s}{'gradients':>20s}{'bits/value':>12s}{'error':>10s}")
+    exact = None
+    for up, down in [(Fp32(), Fp32()), *((c, Fp32()) for c in codecs), *((Fp32(), c) for c in codecs)]:
+        cohort = new_cohort(setting, folder, None)
+        _spread(cohort)
+        cohort.link = CutLink(Door(), up, down)
+        cohort.optimiser.step_clients = cohort.optimiser.step_server = lambda factor: None  # type: ignore[method-assign]
+        cohort.step(data.train, rows, 1.0)
+        gradient = torch.cat([p.grad.flatten() for p in cohort.bank.parameters(local=True) if p.grad is not None])
+        exact = gradient if exact is None else exact
+        values = 576 * sum(int(data.train.lengths[r].sum()) for r in rows)
+        kind = "activations_up" if up != Fp32() else "gradients_down"
+        bits = sum(n for (name, _), n in cohort.link.door.bits.items() if name == kind) / values
+        error = float((gradient - exact).norm() / exact.norm())
+        print(f"{_name(up):>20s}{_name(down):>20s}{bits:12.2f}{error:10.4f}")
+
+
+def _spread(cohort: Cohort) -> None:
+    # With B = 0 the gradient of A vanishes; start from a point inside.
+    generator = torch.Generator().manual_seed(0)
+    for stacks in (cohort.bank.local, cohort.bank.shared):
+        for pair in stacks.values():
+            with torch.no_grad():
+                pair.B.copy_(0.02 * torch.randn(pair.B.shape, generator=generator))
+
+
+def _name(codec: Codec) -> str:
+    return f"int8, {codec.outlier_channels} outliers" if isinstance(codec, Int8) else codec.kind
+
+
+def peak_memory(setting: Setting, counts: Sequence[int]) -> None:
+    """Print the peak memory of a process that takes two steps with that many clients, beside one client's."""
+    print("\npeak memory of the whole process, clients per pass chosen automatically")
+    first = None
+    for clients in counts:
+        command = [sys.executable, __file__, "--child-memory", json.dumps({**setting.__dict__, "clients": clients})]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peak = float(done.stdout.split()[-1])
+        first = first or peak
+        print(f"{clients:4d} clients{peak / 2**30:8.2f} GiB{peak / first:8.2f}x")
+
+
+def child_memory(setting: Setting) -> None:
+    """Two steps, then the peak on the last line."""
+    folder = resolve_model(setting.model).folder
+    data, cohort = data_of(setting, folder), new_cohort(setting, folder, None)
+    for step in range(2):
+        cohort.step(data.train, rows_of(data, step, Batching(setting.batch_size, "none")), 1.0)
+    on_gpu = setting.device == "cuda"
+    peak = torch.cuda.max_memory_allocated() if on_gpu else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(peak)
+
+
+def main() -> None:
+    """Parse the command line and run every part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--data", default="restaurants", help="restaurants, or a folder with JSON lines")
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--precision", default="both", choices=["fp32", "bf16", "both"])
+    parser.add_argument("--bucket", action="store_true")
+    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--only", choices=["speed", "codecs", "memory"])
+    parser.add_argument("--child-memory", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child_memory:
+        child_memory(Setting(**json.loads(options.child_memory)))
+        return
+    fixed = (options.model, options.data, options.clients, options.batch_size, options.device)
+    wanted = ["fp32", "bf16"] if options.precision == "both" else [options.precision]
+    settings = [Setting(*fixed, precision == "bf16", options.bucket) for precision in wanted]
+    if options.only in (None, "speed"):
+        for setting in settings:
+            measure(setting, options.repeats)
+    if options.only in (None, "codecs"):
+        gradient_error(settings[0], [Bf16(), *(Int8(outlier_channels=n) for n in (0, 4, 8, 16))])
+    if options.only in (None, "memory"):
+        peak_memory(settings[0], [1, 8, 32])
+
+
+if __name__ == "__main__":
+    main()

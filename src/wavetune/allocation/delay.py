@@ -1,0 +1,240 @@
+"""Delay and energy of a round: the one objective behind planner, simulator and report.
+
+A local step waits for the slowest client twice (activations up, gradients down) and computes all batches at the server
+in between; a round is its local steps plus the slowest adapter upload. Shape suffixes: I steps, K clients.
+Source: SflLLM's latency model (arXiv 2504.14667) as reconstructed from its abstract and lineage (EPSL, 2303.15991).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.units import Array
+from wavetune.wireless.energy import compute_energy_j, radio_energy_j
+from wavetune.wireless.rates import client_rates
+
+
+@dataclass(frozen=True)
+class RoundLoad:
+    """What one round asks of clients, links and server; one row per local step.
+
+    Args:
+        client_forward_flop_IK, client_backward_flop_IK: compute of each client.
+        uplink_bits_IK, downlink_bits_IK: what crosses the cut, each way.
+        server_forward_flop_I, server_backward_flop_I: compute of the server over all clients' batches.
+        fed_upload_bits_K, fed_download_bits_K: adapters, once a round.
+        repeat: how often the rows are repeated (one row stands for I equal steps).
+    """
+
+    client_forward_flop_IK: Array
+    uplink_bits_IK: Array
+    server_forward_flop_I: Array
+    server_backward_flop_I: Array
+    downlink_bits_IK: Array
+    client_backward_flop_IK: Array
+    fed_upload_bits_K: Array
+    fed_download_bits_K: Array
+    repeat: int = 1
+
+
+@dataclass(frozen=True)
+class Speeds:
+    """How fast each part works; an infinite rate is not priced."""
+
+    client_flop_per_s_K: Array
+    server_flop_per_s: float
+    uplink_bit_per_s_K: Array
+    downlink_bit_per_s_K: Array
+    fed_up_bit_per_s_K: Array
+    fed_down_bit_per_s_K: Array
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds of every phase: a row per local step, the rows repeated `repeat` times a round."""
+
+    client_forward_s: Array
+    uplink_s: Array
+    server_forward_s: Array
+    server_backward_s: Array
+    downlink_s: Array
+    client_backward_s: Array
+    fed_upload_s: Array
+    fed_download_s: Array
+    repeat: int = 1
+
+    @cached_property
+    def step_s(self) -> Array:
+        """Delay of each local step, [I]."""
+        up_s = np.max(self.client_forward_s + self.uplink_s, axis=1, initial=0.0)
+        down_s = np.max(self.downlink_s + self.client_backward_s, axis=1, initial=0.0)
+        return up_s + self.server_forward_s + self.server_backward_s + down_s
+
+    @property
+    def round_s(self) -> float:
+        """Delay of the round."""
+        return round_delay(self, self.repeat)
+
+    def straggler(self) -> tuple[int, str]:
+        """Client with the most seconds on the critical path of the round, and the phase it spends most of them in.
+
+        Where power is planned, clients that could be faster finish with the last one; of such equals the one that
+        computes longest counts.
+        """
+        critical = np.zeros((6, len(self.fed_upload_s)))
+        steps = np.arange(len(self.step_s))
+        for row, compute, transfer_row, transfer in (
+            (0, self.client_forward_s, 1, self.uplink_s),
+            (3, self.client_backward_s, 2, self.downlink_s),
+        ):
+            total = compute + transfer
+            tied = total >= np.max(total, axis=1, keepdims=True) * (1 - 1e-9)
+            last = np.argmax(np.where(tied, compute, -1.0), axis=1)
+            np.add.at(critical[row], last, compute[steps, last] * self.repeat)
+            np.add.at(critical[transfer_row], last, transfer[steps, last] * self.repeat)
+        for row, fed_s in ((4, self.fed_upload_s), (5, self.fed_download_s)):
+            critical[row, np.argmax(fed_s)] += np.max(fed_s)
+        client = int(np.argmax(critical.sum(axis=0)))
+        return client, _CLIENT_PHASES[int(np.argmax(critical[:, client]))]
+
+
+_CLIENT_PHASES = ("client_forward", "uplink", "downlink", "client_backward", "fed_upload", "fed_download")
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules of one round."""
+
+    client_compute_j_K: Array
+    client_radio_j_K: Array
+    server_compute_j: float
+    server_radio_j: float
+
+    @property
+    def total_j(self) -> float:
+        """Everything added up."""
+        return (
+            float(np.sum(self.client_compute_j_K + self.client_radio_j_K)) + self.server_compute_j + self.server_radio_j
+        )
+
+
+def round_phases(load: RoundLoad, speeds: Speeds) -> Phases:
+    """Seconds of every phase of a round.
+
+    Model: work / speed; 0 bits take 0 s whatever the rate.
+    """
+    return Phases(
+        client_forward_s=load.client_forward_flop_IK / speeds.client_flop_per_s_K,
+        uplink_s=transfer_s(load.uplink_bits_IK, speeds.uplink_bit_per_s_K),
+        server_forward_s=load.server_forward_flop_I / speeds.server_flop_per_s,
+        server_backward_s=load.server_backward_flop_I / speeds.server_flop_per_s,
+        downlink_s=transfer_s(load.downlink_bits_IK, speeds.downlink_bit_per_s_K),
+        client_backward_s=load.client_backward_flop_IK / speeds.client_flop_per_s_K,
+        fed_upload_s=transfer_s(load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
+        fed_download_s=transfer_s(load.fed_download_bits_K, speeds.fed_down_bit_per_s_K),
+        repeat=load.repeat,
+    )
+
+
+def transfer_s(bits: Array, rate_bit_per_s: Array) -> Array:
+    """Airtime of a transfer: 0 for 0 bits, infinite for bits at rate 0.
+
+    >>> transfer_s(np.array([0.0, 8.0, 8.0]), np.array([0.0, 4.0, 0.0])).tolist()
+    [0.0, 2.0, inf]
+    """
+    bits, rate = np.broadcast_arrays(bits, rate_bit_per_s)
+    seconds = np.where(bits > 0, np.inf, 0.0)
+    return np.divide(bits, rate, out=seconds, where=(bits > 0) & (rate > 0))
+
+
+def round_delay(phases: Phases, repeat: int) -> float:
+    """Delay of one round (s).
+
+    Model: repeat * sum_i [max_k(forward + uplink) + server + max_k(downlink + backward)] + max_k fed up + max_k fed
+    down.
+    """
+    fed_s = np.max(phases.fed_upload_s, initial=0.0) + np.max(phases.fed_download_s, initial=0.0)
+    return float(repeat * np.sum(phases.step_s) + fed_s)
+
+
+def round_energy(
+    load: RoundLoad,
+    phases: Phases,
+    tx_power_main_w_K: Array,
+    tx_power_fed_w_K: Array,
+    client_energy_j_per_flop_K: Array | float,
+    server_energy_j_per_flop: float,
+    downlink_power_main_w_K: Array | float = 0.0,
+    downlink_power_fed_w_K: Array | float = 0.0,
+) -> Energy:
+    """Energy of one round.
+
+    Model: FLOP times energy per FLOP, and transmit power times airtime.
+    Ignores: idle, receive and circuit power.
+    """
+    client_flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
+    server_flop = float(np.sum(load.server_forward_flop_I + load.server_backward_flop_I)) * load.repeat
+    up_s_K, down_s_K = (np.sum(x, axis=0) * load.repeat for x in (phases.uplink_s, phases.downlink_s))
+    return Energy(
+        client_compute_j_K=compute_energy_j(client_flop_K, client_energy_j_per_flop_K),
+        client_radio_j_K=radio_energy_j(tx_power_main_w_K, up_s_K)
+        + radio_energy_j(tx_power_fed_w_K, phases.fed_upload_s),
+        server_compute_j=server_flop * server_energy_j_per_flop,
+        server_radio_j=float(
+            np.sum(radio_energy_j(downlink_power_main_w_K, down_s_K))
+            + np.sum(radio_energy_j(downlink_power_fed_w_K, phases.fed_download_s))
+        ),
+    )
+
+
+def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> RoundLoad:
+    """What a round asks under given cuts and ranks, per client or the same for all.
+
+    Model: a client runs the layers before its cut, the server those behind it for every client's batch; LoRA FLOPs and
+    adapter bits grow in proportion to the rank. One row stands for the `local_steps` equal steps.
+    """
+    costs, K, batch = problem.costs, problem.num_clients, problem.batch_size
+    cut_K, rank_K = np.broadcast_to(cut_K, K), np.broadcast_to(rank_K, K)
+    forward_K, server_forward_K = _split(costs.forward_flop_L, costs.lora_forward_flop_per_rank_L, cut_K, rank_K)
+    backward_K, server_backward_K = _split(costs.backward_flop_L, costs.lora_backward_flop_per_rank_L, cut_K, rank_K)
+    activation_bits_IK = (batch * costs.activation_bits_L[cut_K - 1])[None]
+    adapter_bits_K = rank_K * _before(costs.lora_bits_per_rank_L, cut_K)
+    return RoundLoad(
+        client_forward_flop_IK=batch * forward_K[None],
+        uplink_bits_IK=activation_bits_IK,
+        server_forward_flop_I=np.array([batch * np.sum(server_forward_K)]),
+        server_backward_flop_I=np.array([batch * np.sum(server_backward_K)]),
+        downlink_bits_IK=activation_bits_IK,
+        client_backward_flop_IK=batch * backward_K[None],
+        fed_upload_bits_K=adapter_bits_K,
+        fed_download_bits_K=adapter_bits_K,
+        repeat=problem.local_steps,
+    )
+
+
+def _before(cost_L: Array, cut_K: IntArray) -> Array:
+    return np.concatenate(([0.0], np.cumsum(cost_L)))[cut_K]
+
+
+def _split(base_L: Array, per_rank_L: Array, cut_K: IntArray, rank_K: IntArray) -> tuple[Array, Array]:
+    """Cost before and behind each client's cut."""
+    behind_K = _before(base_L[::-1], len(base_L) - cut_K) + rank_K * _before(per_rank_L[::-1], len(base_L) - cut_K)
+    return _before(base_L, cut_K) + rank_K * _before(per_rank_L, cut_K), behind_K
+
+
+def uplink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray, power_w_M: Array) -> Array:
+    """Rate of each client on the subchannels it owns (bit/s)."""
+    return client_rates(owner_M, power_w_M, band.gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M)
+
+
+def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
+    """Rate of the way back on the subchannels each client owns, the server's power spread evenly over all (bit/s)."""
+    if band.downlink_gain_KM is None:
+        return np.full(len(band.gain_KM), np.inf)
+    power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
+    gain_KM = band.downlink_gain_KM
+    return client_rates(owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M)

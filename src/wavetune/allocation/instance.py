@@ -1,0 +1,251 @@
+"""Read and write the JSON formats of a plan instance and of a plan.
+
+SI units and linear powers and gains throughout; indices start at 0. Unknown keys are ignored; what is missing or out of
+range raises InstanceError, its message starting with the JSON path of the culprit.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+
+from wavetune.allocation.plan import Allocation, Plan
+from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.costs.layer_costs import LayerCosts
+from wavetune.errors import InstanceError
+from wavetune.units import Array
+
+Json = dict[str, Any]
+_LEAST, _MOST = 1e-60, 1e60  # No quantity in SI units lies outside; products of a few stay finite.
+
+
+def read_instance(path: Path | str) -> Problem:
+    """Read a plan instance from a file.
+
+    Raises:
+        InstanceError: the file cannot be read, is not JSON, or is malformed; names the JSON path.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InstanceError(f"$: cannot read {path}: {error.strerror}; give the path of a plan instance") from error
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InstanceError(f"$: {path} is not JSON ({error}); give a plan instance") from error
+    return problem_from_json(data)
+
+
+def problem_from_json(data: object) -> Problem:
+    """Problem of a decoded plan instance.
+
+    Raises:
+        InstanceError: a key is missing, of the wrong type or out of range; names the JSON path.
+    """
+    root = _object(data, "$")
+    costs = _layer_costs(_object(_get(root, "costs", "$"), "$.costs"))
+    clients = [_object(c, f"$.clients[{k}]") for k, c in enumerate(_list(_get(root, "clients", "$"), "$.clients"))]
+    server = _object(_get(root, "server", "$"), "$.server")
+    bands = _object(_get(root, "bands", "$"), "$.bands")
+    return Problem(
+        local_steps=_integer(_get(root, "local_steps", "$"), "$.local_steps", least=1),
+        batch_size=_integer(_get(root, "batch_size", "$"), "$.batch_size", least=1),
+        rounds_to_target=_rounds(_get(root, "rounds_to_target", "$")),
+        cuts=_cuts(_get(root, "cuts", "$"), costs.num_layers),
+        costs=costs,
+        server_flop_per_s=_number(_get(server, "flop_per_s", "$.server"), "$.server.flop_per_s", positive=True),
+        client_flop_per_s_K=_per_client(clients, "flop_per_s", positive=True),
+        num_samples_K=_per_client(clients, "num_samples"),
+        tx_power_max_w_K=_per_client(clients, "tx_power_max_w"),
+        memory_bytes_K=_per_client(clients, "memory_bytes", default=np.inf),
+        main=_band(_get(bands, "main", "$.bands"), "$.bands.main", len(clients)),
+        fed=_band(_get(bands, "fed", "$.bands"), "$.bands.fed", len(clients)),
+    )
+
+
+def problem_to_json(problem: Problem) -> Json:
+    """The plan instance of a problem (the downlink and the energies have no place in the format)."""
+    costs = {name.removesuffix("_L"): value.tolist() for name, value in vars(problem.costs).items()}
+    clients = [
+        {
+            "flop_per_s": float(problem.client_flop_per_s_K[k]),
+            "num_samples": float(problem.num_samples_K[k]),
+            "tx_power_max_w": float(problem.tx_power_max_w_K[k]),
+        }
+        | ({"memory_bytes": float(m)} if np.isfinite(m := problem.memory_bytes_K[k]) else {})
+        for k in range(problem.num_clients)
+    ]
+    return {
+        "local_steps": problem.local_steps,
+        "batch_size": problem.batch_size,
+        "rounds_to_target": {str(rank): problem.rounds_to_target[rank] for rank in problem.ranks},
+        "cuts": list(problem.cuts),
+        "costs": costs,
+        "server": {"flop_per_s": problem.server_flop_per_s},
+        "clients": clients,
+        "bands": {"main": _band_json(problem.main), "fed": _band_json(problem.fed)},
+    }
+
+
+def plan_to_json(plan: Plan) -> Json:
+    """The plan in its JSON format; a cut or rank that differs between clients is written as a list."""
+    if plan.status == "infeasible":
+        return {"status": "infeasible", "reason": plan.reason}
+    phases = plan.phases
+    return {
+        "status": "ok",
+        "delay_s": plan.delay_s,
+        "lower_bound_s": plan.lower_bound_s,
+        "cut": _common(plan.cut_K),
+        "rank": _common(plan.rank_K),
+        "bands": {"main": _allocation_json(plan.main), "fed": _allocation_json(plan.fed)},
+        "phases": {
+            "client_forward_s": phases.client_forward_s[0].tolist(),
+            "uplink_s": phases.uplink_s[0].tolist(),
+            "server_forward_s": float(phases.server_forward_s[0]),
+            "server_backward_s": float(phases.server_backward_s[0]),
+            "client_backward_s": phases.client_backward_s[0].tolist(),
+            "fed_upload_s": phases.fed_upload_s.tolist(),
+        },
+    }
+
+
+def allocation_from_json(data: Json) -> tuple[int, int, Allocation, Allocation]:
+    """Cut, rank and both bands' allocations of a plan in its JSON format (an "ok" one)."""
+    main, fed = (
+        Allocation(np.array(band["owner"], dtype=np.int64), np.array(band["power_w"], dtype=np.float64))
+        for band in (data["bands"]["main"], data["bands"]["fed"])
+    )
+    return data["cut"], data["rank"], main, fed
+
+
+def _layer_costs(costs: Json) -> LayerCosts:
+    required = (
+        "forward_flop",
+        "backward_flop",
+        "lora_forward_flop_per_rank",
+        "lora_backward_flop_per_rank",
+        "activation_bits",
+        "lora_bits_per_rank",
+    )
+    arrays = {name: _numbers(_get(costs, name, "$.costs"), f"$.costs.{name}") for name in required}
+    num_layers = len(arrays["forward_flop"])
+    for name in ("memory_bytes", "memory_bytes_per_rank"):
+        arrays[name] = _numbers(costs[name], f"$.costs.{name}") if name in costs else np.zeros(num_layers)
+    for name, values in arrays.items():
+        if len(values) != num_layers:
+            raise InstanceError(
+                f"$.costs.{name}: has {len(values)} entries, must have {num_layers} as forward_flop; give one per layer"
+            )
+    return LayerCosts(**{f"{name}_L": values for name, values in arrays.items()})
+
+
+def _rounds(value: object) -> dict[int, float]:
+    table = _object(value, "$.rounds_to_target")
+    rounds: dict[int, float] = {}
+    for key, count in table.items():
+        path = f"$.rounds_to_target.{key}"
+        if not key.isascii() or not key.isdigit() or int(key) < 1:
+            raise InstanceError(f"{path}: the rank {key!r} must be an integer of at least 1; write it as a string")
+        rounds[int(key)] = _number(count, path, positive=True)
+    if not rounds:
+        raise InstanceError("$.rounds_to_target: is empty, must name at least one rank; give its rounds")
+    return rounds
+
+
+def _cuts(value: object, num_layers: int) -> tuple[int, ...]:
+    cuts = [_integer(cut, f"$.cuts[{i}]", least=1) for i, cut in enumerate(_list(value, "$.cuts"))]
+    for i, cut in enumerate(cuts):
+        if cut > num_layers:
+            raise InstanceError(f"$.cuts[{i}]: is {cut}, must be 1 to {num_layers}, the number of layers; lower it")
+    return tuple(sorted(set(cuts)))
+
+
+def _per_client(clients: list[Json], key: str, positive: bool = False, default: float | None = None) -> Array:
+    def value(k: int, client: Json) -> float:
+        path = f"$.clients[{k}]"
+        if default is not None and client.get(key) is None:
+            return default
+        return _number(_get(client, key, path), f"{path}.{key}", positive=positive)
+
+    return np.array([value(k, client) for k, client in enumerate(clients)])
+
+
+def _band(value: object, path: str, num_clients: int) -> RadioBand:
+    band = _object(value, path)
+    rows = [_numbers(row, f"{path}.gain[{k}]") for k, row in enumerate(_list(_get(band, "gain", path), f"{path}.gain"))]
+    if len(rows) != num_clients:
+        raise InstanceError(f"{path}.gain: has {len(rows)} rows, must have {num_clients}; give one per client")
+    for k, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise InstanceError(
+                f"{path}.gain[{k}]: has {len(row)} entries, must have {len(rows[0])} as the first row has"
+            )
+    return RadioBand(
+        gain_KM=np.array(rows),
+        subchannel_hz=_number(_get(band, "subchannel_hz", path), f"{path}.subchannel_hz", positive=True),
+        noise_psd_w_per_hz=_number(_get(band, "noise_psd_w_per_hz", path), f"{path}.noise_psd_w_per_hz", positive=True),
+        total_power_max_w=_number(_get(band, "total_power_max_w", path), f"{path}.total_power_max_w"),
+    )
+
+
+def _band_json(band: RadioBand) -> Json:
+    return {
+        "subchannel_hz": band.subchannel_hz,
+        "noise_psd_w_per_hz": band.noise_psd_w_per_hz,
+        "total_power_max_w": band.total_power_max_w,
+        "gain": band.gain_KM.tolist(),
+    }
+
+
+def _allocation_json(allocation: Allocation) -> Json:
+    return {"owner": allocation.owner_M.tolist(), "power_w": allocation.power_w_M.tolist()}
+
+
+def _common(values_K: np.ndarray) -> int | list[int]:
+    values = [int(v) for v in values_K]
+    return values[0] if len(set(values)) == 1 else values
+
+
+def _get(parent: Json, key: str, path: str) -> object:
+    if key not in parent:
+        raise InstanceError(f"{path}.{key}: is missing; add it")
+    return parent[key]
+
+
+def _object(value: object, path: str) -> Json:
+    if not isinstance(value, dict):
+        raise InstanceError(f"{path}: is {_shown(value)}, must be an object")
+    return cast(Json, value)
+
+
+def _list(value: object, path: str) -> list[object]:
+    if isinstance(value, list) and value:
+        return cast(list[object], value)
+    raise InstanceError(f"{path}: is {_shown(cast(object, value))}, must be a list of at least one entry")
+
+
+def _integer(value: object, path: str, least: int) -> int:
+    number = _number(value, path)
+    if number != int(number) or number < least:
+        raise InstanceError(f"{path}: is {_shown(value)}, must be an integer of at least {least}")
+    return int(number)
+
+
+def _number(value: object, path: str, positive: bool = False) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InstanceError(f"{path}: is {_shown(value)}, must be a number")
+    least = _LEAST if positive else 0.0
+    if not least <= value <= _MOST:
+        raise InstanceError(f"{path}: is {_shown(value)}, must be from {least:g} to {_MOST:g}")
+    return float(value)
+
+
+def _numbers(value: object, path: str) -> Array:
+    return np.array([_number(x, f"{path}[{i}]") for i, x in enumerate(_list(value, path))])
+
+
+def _shown(value: object) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,301 @@
+"""Compiled local search: who should own what so that all clients meet a given delay with little power.
+
+At a fixed delay every client's rate is fixed, and so is the least power its subchannels allow; clients interact only
+through who owns what. A step gives a subchannel to another client or exchanges two, and what it saves is bounded from
+above by the subchannels' values at the present water levels (water-filling's dual is a lower bound on power), so that
+few of the M^2 / 2 exchanges are evaluated exactly. Random kicks, undone unless they pay, leave local optima.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavetune.allocation.compiled import kernel, part
+from wavetune.allocation.problem import IntArray
+from wavetune.allocation.water_filling import least_power
+from wavetune.units import Array
+
+_LOG_2 = np.log(2.0)
+_EXCESS_PRICE = 1e3
+
+
+class Demand(NamedTuple):
+    """One band at one delay: the rate (bit/s/Hz) each of K clients needs on M subchannels, and the caps (W)."""
+
+    log_KM: Array
+    inverse_KM: Array
+    rate_K: Array
+    cap_w_K: Array
+    total_w: float
+
+
+class Ownership(NamedTuple):
+    """Who owns what, strongest first, and what follows from it at the clients' present water levels.
+
+    value_KM bounds what a client would save by a subchannel (or gains from one it owns); own_value_M and loss_M are,
+    for its present owner, that bound and what giving it up would really cost. All in priced watts.
+    """
+
+    owner_M: IntArray
+    owned_KM: IntArray
+    count_K: IntArray
+    power_w_K: Array
+    value_KM: Array
+    own_value_M: Array
+    loss_M: Array
+    dirty_K: IntArray
+    room_M: IntArray
+
+
+@part
+def price(power_w: float, cap_w: float) -> float:
+    """Cost of a client's power: each watt costs 1, one above the client's cap much more."""
+    return power_w + _EXCESS_PRICE * max(0.0, power_w - cap_w)
+
+
+@part
+def present_price(demand: Demand, own: Ownership, k: int) -> float:
+    """Cost of client k's power."""
+    return price(own.power_w_K[k], demand.cap_w_K[k])
+
+
+@part
+def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int64, extra: int | np.int64) -> float:
+    """Cost of client k's power with one subchannel taken away and one added (-1 for none)."""
+    log_M, n, waiting = demand.log_KM[k], 0, extra >= 0
+    for j in range(own.count_K[k]):
+        i = own.owned_KM[k, j]
+        if waiting and log_M[extra] > log_M[i]:
+            own.room_M[n] = extra
+            n += 1
+            waiting = False
+        if i != without:
+            own.room_M[n] = i
+            n += 1
+    if waiting:
+        own.room_M[n] = extra
+        n += 1
+    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.room_M, n, demand.rate_K[k])
+    return price(power_w, demand.cap_w_K[k])
+
+
+@part
+def refresh(demand: Demand, own: Ownership, k: int) -> None:
+    """Bring client k's power, values and losses up to date with what it owns."""
+    log_M, inverse_M, value_M = demand.log_KM[k], demand.inverse_KM[k], own.value_KM[k]
+    power_w, level_w = least_power(log_M, inverse_M, own.owned_KM[k], own.count_K[k], demand.rate_K[k])
+    slope = 1.0 + _EXCESS_PRICE if power_w > demand.cap_w_K[k] else 1.0
+    log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
+    for i in range(len(log_M)):
+        above = log_level + log_M[i]
+        value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
+    own.power_w_K[k] = power_w
+    cost = price(power_w, demand.cap_w_K[k])
+    for j in range(own.count_K[k]):
+        i = own.owned_KM[k, j]
+        own.own_value_M[i] = value_M[i]
+        own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
+    own.dirty_K[k] = 1
+
+
+@part
+def hand_over(demand: Demand, own: Ownership, i: int, k: int) -> None:
+    """Take subchannel i from its owner and give it to client k; either may be -1, nobody."""
+    a = own.owner_M[i]
+    own.owner_M[i] = k
+    if a >= 0:
+        owned = own.owned_KM[a]
+        j = 0
+        while owned[j] != i:
+            j += 1
+        own.count_K[a] -= 1
+        while j < own.count_K[a]:
+            owned[j] = owned[j + 1]
+            j += 1
+    if k >= 0:
+        owned, j = own.owned_KM[k], own.count_K[k]
+        while j > 0 and demand.log_KM[k, owned[j - 1]] < demand.log_KM[k, i]:
+            owned[j] = owned[j - 1]
+            j -= 1
+        owned[j] = i
+        own.count_K[k] += 1
+    else:
+        own.own_value_M[i] = own.loss_M[i] = 0.0
+
+
+@part
+def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
+    """State of the search for given owners."""
+    K, M = demand.log_KM.shape
+    own = Ownership(
+        np.full(M, -1, np.int64),
+        np.zeros((K, M), np.int64),
+        np.zeros(K, np.int64),
+        np.zeros(K),
+        np.zeros((K, M)),
+        np.zeros(M),
+        np.zeros(M),
+        np.zeros(K, np.int64),
+        np.zeros(M + 1, np.int64),
+    )
+    for i in range(M):
+        if owner_M[i] >= 0:
+            hand_over(demand, own, i, owner_M[i])
+    for k in range(K):
+        refresh(demand, own, k)
+    return own
+
+
+@part
+def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
+    """Step that saves most and concerns client a: subchannel i goes to client k and, unless j is -1, j comes back."""
+    K, M = demand.log_KM.shape
+    cost_a = present_price(demand, own, a)
+    best, best_i, best_k, best_j = 1e-9 * max(cost_a, 1e-12), -1, -1, -1
+    value_K = np.empty(K)
+    for n in range(own.count_K[a]):
+        i = int(own.owned_KM[a, n])
+        loss, own_value = float(own.loss_M[i]), float(own.own_value_M[i])
+        for k in range(K):
+            value_K[k] = own.value_KM[k, i]
+            if value_K[k] - loss > best and k != a:
+                saving = present_price(demand, own, k) - changed_price(demand, own, k, np.int64(-1), i) - loss
+                if saving > best:
+                    best, best_i, best_k, best_j = saving, i, k, -1
+        for j in range(M):
+            b = int(own.owner_M[j])
+            if own.value_KM[a, j] - own.own_value_M[j] + value_K[b] - own_value > best and b != a and b >= 0:
+                saving = cost_a - changed_price(demand, own, a, i, j)
+                saving += present_price(demand, own, b) - changed_price(demand, own, b, j, i)
+                if saving > best:
+                    best, best_i, best_k, best_j = saving, i, b, j
+    for j in range(M):
+        if own.value_KM[a, j] - own.loss_M[j] > best and own.owner_M[j] != a:
+            saving = cost_a - changed_price(demand, own, a, np.int64(-1), j) - float(own.loss_M[j])
+            if saving > best:
+                best, best_i, best_k, best_j = saving, j, a, -1
+    return best_i, best_k, best_j
+
+
+@part
+def settle(demand: Demand, own: Ownership) -> None:
+    """Take improving steps until none is left for any client whose subchannels changed."""
+    changed = True
+    while changed:
+        changed = False
+        for a in range(len(own.count_K)):
+            while own.dirty_K[a] == 1:
+                i, k, j = best_step(demand, own, a)
+                own.dirty_K[a] = 0
+                if i < 0:
+                    break
+                changed = True
+                giver = own.owner_M[i]
+                hand_over(demand, own, i, k)
+                if j >= 0:
+                    hand_over(demand, own, j, giver)
+                refresh(demand, own, k)
+                if giver >= 0:
+                    refresh(demand, own, giver)
+
+
+@part
+def total_price(demand: Demand, own: Ownership) -> float:
+    """Cost of all clients' power."""
+    cost = 0.0
+    for k in range(len(own.power_w_K)):
+        cost += price(own.power_w_K[k], demand.cap_w_K[k])
+    return cost
+
+
+@part
+def meets(demand: Demand, own: Ownership) -> bool:
+    """Whether every cap holds."""
+    spent_w = 0.0
+    for k in range(len(own.power_w_K)):
+        spent_w += own.power_w_K[k]
+        if own.power_w_K[k] > demand.cap_w_K[k]:
+            return False
+    return spent_w <= demand.total_w
+
+
+@part
+def most_over_cap(demand: Demand, own: Ownership) -> int:
+    """Client furthest above its cap; -1 where none is above or it owns nothing."""
+    worst, most = -1, 0.0
+    for k in range(len(own.count_K)):
+        over = own.power_w_K[k] - demand.cap_w_K[k]
+        if over > most and own.count_K[k] > 0:
+            worst, most = k, over
+    return worst
+
+
+@part
+def draw(state_1: Array) -> float:
+    """Random number in [0, 1) from a linear congruential generator whose state is exact in a float."""
+    state_1[0] = (state_1[0] * 1103515245.0 + 12345.0) % 2147483648.0
+    return float(state_1[0]) / 2147483648.0
+
+
+@part
+def restore(demand: Demand, own: Ownership, owner_M: IntArray) -> None:
+    """Go back to earlier owners."""
+    touched_K = np.zeros(len(own.count_K), np.int64)
+    for i in range(len(owner_M)):
+        if own.owner_M[i] != owner_M[i]:
+            if own.owner_M[i] >= 0:
+                touched_K[own.owner_M[i]] = 1
+            if owner_M[i] >= 0:
+                touched_K[owner_M[i]] = 1
+            hand_over(demand, own, i, owner_M[i])
+    for k in range(len(touched_K)):
+        if touched_K[k] == 1:
+            refresh(demand, own, k)
+            own.dirty_K[k] = 0
+
+
+@part
+def kick(demand: Demand, own: Ownership, state_1: Array) -> None:
+    """Rotate the owners of two to five random subchannels, half the time with one of the client most above its cap."""
+    M, n = len(own.owner_M), 2 + int(4.0 * draw(state_1))
+    chosen = np.zeros(5, np.int64)
+    for m in range(n):
+        chosen[m] = int(M * draw(state_1))
+    worst = most_over_cap(demand, own)
+    if worst >= 0 and draw(state_1) < 0.5:
+        chosen[0] = own.owned_KM[worst, int(own.count_K[worst] * draw(state_1))]
+    first = int(own.owner_M[chosen[0]])
+    for m in range(n):
+        i = int(chosen[m])
+        giver, taker = int(own.owner_M[i]), int(own.owner_M[chosen[m + 1]]) if m + 1 < n else first
+        if giver >= 0 and taker >= 0 and giver != taker:
+            hand_over(demand, own, i, taker)
+            refresh(demand, own, giver)
+            refresh(demand, own, taker)
+
+
+@kernel
+def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray:
+    """Owners after local search with at most `kicks` random kicks; it ends at the first owners that meet every cap.
+
+    A kick is undone where the search does not recover to at most the cost before it.
+    """
+    state_1 = np.full(1, float(seed % 2147483648))
+    own = ownership(demand, owner_M)
+    settle(demand, own)
+    cost, kept_M = total_price(demand, own), own.owner_M.copy()
+    for _ in range(kicks):
+        if meets(demand, own):
+            break
+        kick(demand, own, state_1)
+        settle(demand, own)
+        new_cost = total_price(demand, own)
+        if new_cost <= cost:
+            cost = new_cost
+            for i in range(len(kept_M)):
+                kept_M[i] = own.owner_M[i]
+        else:
+            restore(demand, own, kept_M)
+    return own.owner_M

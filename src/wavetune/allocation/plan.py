@@ -1,0 +1,136 @@
+"""A plan: the decision, what it costs, and how much better any other plan could be."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from wavetune.allocation.delay import (
+    Energy,
+    Phases,
+    Speeds,
+    downlink_rate_bit_per_s_K,
+    load_of,
+    round_energy,
+    round_phases,
+    uplink_rate_bit_per_s_K,
+)
+from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.units import Array
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Owner (client index, -1 for none) and power (W) of each of a band's M subchannels."""
+
+    owner_M: IntArray
+    power_w_M: Array
+
+    def power_w_K(self, num_clients: int) -> Array:
+        """Power of each client in this band (W)."""
+        used_M = self.owner_M >= 0
+        power_w_K = np.zeros(num_clients)
+        np.add.at(power_w_K, self.owner_M[used_M], self.power_w_M[used_M])
+        return power_w_K
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The outcome of planning.
+
+    Args:
+        status: "ok", or "infeasible" where no plan exists (all arrays are then empty, the delay infinite).
+        reason: names the binding limits of an infeasible problem; empty otherwise.
+        delay_s: total delay to the target loss, E(r) times the round's.
+        lower_bound_s: no feasible plan has a smaller delay.
+        cut_K, rank_K: per client.
+        main, fed: who sends where, with which power.
+        phases: seconds of one local step and of the adapter exchange.
+        energy: joules of one round.
+    """
+
+    status: Literal["ok", "infeasible"]
+    reason: str
+    delay_s: float
+    lower_bound_s: float
+    cut_K: IntArray
+    rank_K: IntArray
+    main: Allocation
+    fed: Allocation
+    phases: Phases
+    energy: Energy
+
+    @property
+    def gap(self) -> float:
+        """Share of the delay that is not proved necessary: 1 - lower_bound_s / delay_s."""
+        return 1.0 - self.lower_bound_s / self.delay_s if 0 < self.delay_s < np.inf else 0.0
+
+
+def evaluate(
+    problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int, main: Allocation, fed: Allocation
+) -> tuple[Phases, float]:
+    """Phases of a round and the total delay E(r) * round (s) of a decision.
+
+    Clients with different ranks need the rounds of the slowest to learn among them.
+    """
+    phases = round_phases(load_of(problem, cut_K, rank_K), speeds_of(problem, main, fed))
+    rounds = max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K))
+    return phases, rounds * phases.round_s
+
+
+def make_plan(
+    problem: Problem,
+    cut_K: IntArray | int,
+    rank_K: IntArray | int,
+    main: Allocation,
+    fed: Allocation,
+    lower_bound_s: float = 0.0,
+) -> Plan:
+    """Plan of a decision, with its phases, delay and energy."""
+    K = problem.num_clients
+    phases, delay_s = evaluate(problem, cut_K, rank_K, main, fed)
+    joules_per_flop_K = problem.client_energy_j_per_flop_K
+    energy = round_energy(
+        load_of(problem, cut_K, rank_K),
+        phases,
+        main.power_w_K(K),
+        fed.power_w_K(K),
+        0.0 if joules_per_flop_K is None else joules_per_flop_K,
+        problem.server_energy_j_per_flop,
+        downlink_power_w_K(problem.main, main, K),
+        downlink_power_w_K(problem.fed, fed, K),
+    )
+    cut_K, rank_K = (np.array(np.broadcast_to(x, K), dtype=np.int64) for x in (cut_K, rank_K))
+    return Plan("ok", "", delay_s, min(lower_bound_s, delay_s), cut_K, rank_K, main, fed, phases, energy)
+
+
+def infeasible(reason: str) -> Plan:
+    """The plan that says why there is none."""
+    none, empty = np.zeros(0, dtype=np.int64), np.zeros(0)
+    nowhere, no_step = Allocation(none, empty), np.zeros((0, 0))
+    phases = Phases(no_step, no_step, empty, empty, no_step, no_step, empty, empty)
+    return Plan(
+        "infeasible", reason, np.inf, np.inf, none, none, nowhere, nowhere, phases, Energy(empty, empty, 0.0, 0.0)
+    )
+
+
+def speeds_of(problem: Problem, main: Allocation, fed: Allocation) -> Speeds:
+    """How fast every part works under an allocation; the way back is infinitely fast where it is not priced."""
+    unpriced_K = np.full(problem.num_clients, np.inf)
+    priced = problem.price_downlink
+    return Speeds(
+        client_flop_per_s_K=problem.client_flop_per_s_K,
+        server_flop_per_s=problem.server_flop_per_s,
+        uplink_bit_per_s_K=uplink_rate_bit_per_s_K(problem.main, main.owner_M, main.power_w_M),
+        downlink_bit_per_s_K=downlink_rate_bit_per_s_K(problem.main, main.owner_M) if priced else unpriced_K,
+        fed_up_bit_per_s_K=uplink_rate_bit_per_s_K(problem.fed, fed.owner_M, fed.power_w_M),
+        fed_down_bit_per_s_K=downlink_rate_bit_per_s_K(problem.fed, fed.owner_M) if priced else unpriced_K,
+    )
+
+
+def downlink_power_w_K(band: RadioBand, allocation: Allocation, num_clients: int) -> Array:
+    """The server's power on each client's subchannels, spread evenly over the band (W)."""
+    even_w = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
+    return Allocation(allocation.owner_M, even_w).power_w_K(num_clients)

@@ -1,0 +1,50 @@
+"""Exact powers for given owners: the least delay all clients can meet under their own caps and the total.
+
+Problem: min t s.t. sum_{i of k} B log2(1 + p_i h_i) >= D_k / (t - a_k), sum_{i of k} p_i <= P_k, sum_i p_i <= P.
+Solution: for a given t each client's least power is water-filling, p_i = [theta_k - 1/h_i]^+; that power is convex and
+decreasing in t, so t is the larger of the clients' own limits and the root of the total, found by Newton's method.
+Source: the convex power step of SflLLM (arXiv 2504.14667); water-filling as in Cover and Thomas, section 9.4.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wavetune.allocation.plan import Allocation
+from wavetune.allocation.problem import IntArray, RadioBand
+from wavetune.units import Array
+
+
+def allocate_power(
+    band: RadioBand, owner_M: IntArray, ready_s_K: Array, bits_K: Array, tx_power_max_w_K: Array
+) -> tuple[Allocation, float]:
+    """Powers that minimise max_k(ready_s[k] + bits[k] / rate[k]) for given owners.
+
+    Args:
+        band: gains, noise and the cap on the total.
+        owner_M: client that owns each subchannel, -1 for none.
+        ready_s_K: when each client starts to send (s).
+        bits_K: what it sends; a client with 0 bits sends nothing.
+        tx_power_max_w_K: each client's cap (W).
+
+    Returns:
+        The allocation, and the least max_k(ready_s[k] + bits[k] / rate[k]) over the clients that send (s): infinite
+        where one of them owns no usable subchannel, minus infinity where none sends.
+    """
+    from wavetune.allocation.water_filling import Race, log_and_inverse, optimal_power
+
+    log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
+    need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
+    cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
+    owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
+    race = Race(log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w)
+    delay_s, power_w_M, _ = optimal_power(race, owner_M)
+    return Allocation(owner_M, power_w_M), float(delay_s)
+
+
+def uniform_power(band: RadioBand, owner_M: IntArray, tx_power_max_w_K: Array) -> Allocation:
+    """The same density on every subchannel, P / M, scaled down for a client whose own cap it would exceed."""
+    share_w = band.total_power_max_w / band.num_subchannels
+    owned_K = np.bincount(owner_M[owner_M >= 0], minlength=len(tx_power_max_w_K))
+    power_w_K = np.minimum(share_w, tx_power_max_w_K / np.maximum(owned_K, 1))
+    return Allocation(owner_M, np.where(owner_M >= 0, power_w_K[owner_M], 0.0))

@@ -1,0 +1,118 @@
+"""The planning problem as plain arrays: clients, server, layer costs and two uplink bands.
+
+Shape suffixes: K clients, M subchannels of a band, L layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavetune.costs.layer_costs import LayerCosts
+from wavetune.errors import ConfigError
+from wavetune.units import Array
+
+IntArray = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RadioBand:
+    """One OFDMA band with its channel known: what the planner may hand out.
+
+    Args:
+        gain_KM: uplink power gain of client k on subchannel m, linear, at least 0.
+        subchannel_hz: width of every subchannel (Hz).
+        noise_psd_w_per_hz: noise density at the server (W/Hz).
+        total_power_max_w: cap on the sum of all clients' powers in this band (W).
+        interference_w_M: interference power per subchannel, at whichever end receives (W); scalar 0 for none.
+        downlink_gain_KM: gain of the way back; None where the downlink is not priced.
+        downlink_power_w: the server's power, spread evenly over the subchannels (W).
+    """
+
+    gain_KM: Array
+    subchannel_hz: float
+    noise_psd_w_per_hz: float
+    total_power_max_w: float
+    interference_w_M: Array | float = 0.0
+    downlink_gain_KM: Array | None = None
+    downlink_power_w: float = 0.0
+
+    @property
+    def num_subchannels(self) -> int:
+        """M, the number of subchannels."""
+        return self.gain_KM.shape[1]
+
+    @property
+    def noise_w(self) -> float:
+        """Noise power in one subchannel (W)."""
+        return self.noise_psd_w_per_hz * self.subchannel_hz
+
+    @property
+    def snr_per_w_KM(self) -> Array:
+        """Signal-to-noise ratio per watt sent: gain / (N0 B + interference), in 1/W."""
+        return self.gain_KM / (self.noise_w + self.interference_w_M)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """Who gets which subchannel and power, where to cut, which rank: everything the decision depends on.
+
+    Args:
+        local_steps: I, local steps of a round.
+        batch_size: b, samples per step and client.
+        rounds_to_target: rank -> E(r), the rounds needed to reach the target loss; its keys are the allowed ranks.
+        cuts: allowed cuts; cut l leaves the first l layers on the client.
+        costs: the arrays over layers.
+        server_flop_per_s: speed of the main server, shared by all clients.
+        client_flop_per_s_K: speeds of the clients.
+        num_samples_K: weights in averaging; no effect on the delay.
+        tx_power_max_w_K: cap on a client's power in each band separately (W).
+        memory_bytes_K: memory of the clients; infinite where unlimited.
+        main: band of the activations.
+        fed: band of the adapter upload.
+        price_downlink: whether the gradients' and adapters' way back takes time (the paper leaves it out).
+        client_energy_j_per_flop_K: compute energy of the clients (J/FLOP); None for 0.
+        server_energy_j_per_flop: compute energy of the server (J/FLOP).
+    """
+
+    local_steps: int
+    batch_size: int
+    rounds_to_target: Mapping[int, float]
+    cuts: tuple[int, ...]
+    costs: LayerCosts
+    server_flop_per_s: float
+    client_flop_per_s_K: Array
+    num_samples_K: Array
+    tx_power_max_w_K: Array
+    memory_bytes_K: Array
+    main: RadioBand
+    fed: RadioBand
+    price_downlink: bool = False
+    client_energy_j_per_flop_K: Array | None = None
+    server_energy_j_per_flop: float = 0.0
+
+    @property
+    def num_clients(self) -> int:
+        """K, the number of clients."""
+        return len(self.client_flop_per_s_K)
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """The allowed ranks, ascending."""
+        return tuple(sorted(self.rounds_to_target))
+
+    def restrict(self, cuts: Sequence[int] | None = None, ranks: Sequence[int] | None = None) -> Problem:
+        """Keep only some of the allowed cuts and ranks.
+
+        Raises:
+            ConfigError: a cut or rank is not among the allowed ones, or none is left.
+        """
+        kept_cuts = self.cuts if cuts is None else tuple(cuts)
+        kept_ranks = self.ranks if ranks is None else tuple(ranks)
+        for name, kept, allowed in (("cuts", kept_cuts, self.cuts), ("ranks", kept_ranks, self.ranks)):
+            if not kept or not set(kept) <= set(allowed):
+                raise ConfigError(f"{name}={list(kept)} must be one or more of the allowed {list(allowed)}")
+        return replace(self, cuts=kept_cuts, rounds_to_target={r: self.rounds_to_target[r] for r in kept_ranks})

@@ -1,0 +1,77 @@
+"""The paper's greedy: give the straggler its best free subchannel, until a client's power cap or the band is used up.
+
+Source: SflLLM (arXiv 2504.14667) names a greedy heuristic; the steps are our reconstruction in the style of EPSL
+(arXiv 2303.15991).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wavetune.allocation.feasibility import match_subchannels, usable_subchannels
+from wavetune.allocation.problem import IntArray, RadioBand
+from wavetune.units import Array
+
+
+def greedy_subchannels(
+    band: RadioBand, ready_s_K: Array, bits_K: Array, tx_power_max_w_K: Array, first_K: Array
+) -> IntArray:
+    """Owners by the greedy heuristic under a uniform power density.
+
+    Phase 1 gives each sending client, in ascending order of `first_K`, its best free subchannel. Phase 2 gives the
+    client that would finish last its best free one; a client whose equal shares would exceed its own cap drops out.
+
+    Args:
+        band: gains and noise.
+        ready_s_K: when each client starts to send (s).
+        bits_K: what it sends.
+        tx_power_max_w_K: caps (W).
+        first_K: sort key of phase 1, speed or gain of the clients.
+
+    Returns:
+        Owner of each subchannel, -1 where all clients dropped out before it was handed out.
+    """
+    share_w = band.total_power_max_w / band.num_subchannels
+    rate_KM = band.subchannel_hz * np.log1p(band.snr_per_w_KM * share_w) / np.log(2.0)
+    owner_M = _one_each(band, rate_KM, bits_K, tx_power_max_w_K, first_K)
+    rate_K, owned_K = _totals(rate_KM, owner_M)
+    may_take_K = bits_K > 0
+    free = set(np.flatnonzero(owner_M < 0).tolist())
+    ranked_KM = np.argsort(-rate_KM, axis=1, kind="stable")
+    next_K = np.zeros(len(bits_K), dtype=np.int64)
+    while free and may_take_K.any():
+        finish_s_K = np.where(may_take_K, ready_s_K + bits_K / np.maximum(rate_K, 1e-300), -np.inf)
+        k = int(np.argmax(finish_s_K))
+        if (owned_K[k] + 1) * share_w > tx_power_max_w_K[k]:
+            may_take_K[k] = False
+            continue
+        while int(ranked_KM[k, next_K[k]]) not in free:
+            next_K[k] += 1
+        i = int(ranked_KM[k, next_K[k]])
+        free.remove(i)
+        owner_M[i] = k
+        rate_K[k] += rate_KM[k, i]
+        owned_K[k] += 1
+    return owner_M
+
+
+def _one_each(band: RadioBand, rate_KM: Array, bits_K: Array, tx_power_max_w_K: Array, first_K: Array) -> IntArray:
+    owner_M = np.full(band.num_subchannels, -1, dtype=np.int64)
+    senders = np.flatnonzero(bits_K > 0)
+    free_rate_KM = rate_KM.copy()
+    for k in senders[np.argsort(first_K[senders], kind="stable")]:
+        i = int(np.argmax(free_rate_KM[k]))
+        if free_rate_KM[k, i] <= 0:
+            # Earlier clients took all this one can hear: start from a matching instead.
+            owner_M[:] = -1
+            owner_M[match_subchannels(usable_subchannels(band, tx_power_max_w_K)[senders])] = senders
+            return owner_M
+        owner_M[i] = k
+        free_rate_KM[:, i] = 0.0
+    return owner_M
+
+
+def _totals(rate_KM: Array, owner_M: IntArray) -> tuple[Array, IntArray]:
+    taken, rate_K = np.flatnonzero(owner_M >= 0), np.zeros(len(rate_KM))
+    np.add.at(rate_K, owner_M[taken], rate_KM[owner_M[taken], taken])
+    return rate_K, np.bincount(owner_M[taken], minlength=len(rate_KM))

@@ -1,0 +1,215 @@
+"""Compiled water-filling: least power for a rate, and the least common delay of all clients.
+
+Quantities per subchannel i of client k: h = signal-to-noise ratio per watt, log = log2 h, inverse = 1/h. Rates are in
+bit/s per hertz of a subchannel. Everything here is compiled on first use and cached, so import it where it is needed.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from wavetune.allocation.compiled import kernel, part
+from wavetune.allocation.problem import IntArray
+from wavetune.units import Array
+
+HUGE_W = 1e200
+_MAX_LOG2 = 600.0
+NO_GAIN_LOG2 = -1e30
+_LOW = (
+    1e-6  # Rate (bit/s/Hz) and ratio below which the strongest subchannel alone is as good as all, to that precision.
+)
+
+
+class Race(NamedTuple):
+    """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W)."""
+
+    log_KM: Array
+    inverse_KM: Array
+    ready_K: Array
+    need_K: Array
+    cap_w_K: Array
+    total_w: float
+
+
+def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
+    """Tables of log2 h and 1/h; a subchannel without gain gets values that make every rate on it unaffordable."""
+    heard = snr_per_w_KM > 0
+    safe = np.where(heard, snr_per_w_KM, 1.0)
+    return np.where(heard, np.log2(safe), NO_GAIN_LOG2), np.where(heard, 1.0 / safe, 0.0)
+
+
+@part
+def least_power(log_M: Array, inverse_M: Array, owned: IntArray, count: int, rate: float) -> tuple[float, float]:
+    """Least power (W) for `rate` over the first `count` of `owned` (strongest first), and its water level (W)."""
+    if rate <= 0.0:
+        return 0.0, 0.0
+    if rate < _LOW and count > 0:
+        power_w = float(np.expm1(rate * np.log(2.0)) * inverse_M[owned[0]])
+        return (power_w, power_w + float(inverse_M[owned[0]])) if log_M[owned[0]] > NO_GAIN_LOG2 else (HUGE_W, HUGE_W)
+    sum_log, sum_inverse, active = 0.0, 0.0, 0
+    for j in range(count):
+        log = float(log_M[owned[j]])
+        if rate + j * log - sum_log <= 0.0:
+            break
+        sum_log += log
+        sum_inverse += float(inverse_M[owned[j]])
+        active += 1
+    if active == 0:
+        return HUGE_W, HUGE_W
+    log_level = (rate - sum_log) / active
+    if log_level > _MAX_LOG2:
+        return HUGE_W, HUGE_W
+    level = 2.0**log_level
+    return max(active * level - sum_inverse, 0.0), level
+
+
+@part
+def most_rate(log_M: Array, inverse_M: Array, owned: IntArray, count: int, power_w: float) -> float:
+    """Largest rate that `power_w` buys over the first `count` of `owned` (strongest first)."""
+    if count > 0 and power_w < _LOW * inverse_M[owned[0]]:
+        return float(np.log1p(power_w / inverse_M[owned[0]]) / np.log(2.0))
+    sum_log, level_sum, active, level = 0.0, power_w, 0, 0.0
+    for j in range(count):
+        inverse = float(inverse_M[owned[j]])
+        if log_M[owned[j]] < -1e29 or (j > 0 and level <= inverse):
+            break
+        sum_log += float(log_M[owned[j]])
+        level_sum += inverse
+        active += 1
+        level = level_sum / active
+    return active * float(np.log2(level)) + sum_log if active > 0 else 0.0
+
+
+@part
+def owned_lists(log_KM: Array, owner_M: IntArray) -> tuple[IntArray, IntArray]:
+    """Subchannels of each client, strongest first: [K, most of any client] padded, and how many each owns."""
+    K, M = log_KM.shape
+    count_K = np.zeros(K, np.int64)
+    for i in range(M):
+        if owner_M[i] >= 0:
+            count_K[owner_M[i]] += 1
+    most = 1
+    for k in range(K):
+        most = max(most, int(count_K[k]))
+        count_K[k] = 0
+    owned_KM = np.zeros((K, most), np.int64)
+    for i in range(M):
+        k = owner_M[i]
+        if k >= 0:
+            j = count_K[k]
+            while j > 0 and log_KM[k, owned_KM[k, j - 1]] < log_KM[k, i]:
+                owned_KM[k, j] = owned_KM[k, j - 1]
+                j -= 1
+            owned_KM[k, j] = i
+            count_K[k] += 1
+    return owned_KM, count_K
+
+
+@part
+def least_delay(race: Race, owned_KM: IntArray, count_K: IntArray) -> tuple[float, Array]:
+    """Least delay every sending client can meet, and their rates at it; infinite where one cannot send."""
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w = race
+    K = len(need_K)
+    rate_K = np.zeros(K)
+    delay = -np.inf
+    for k in range(K):
+        if need_K[k] > 0.0:
+            cap_w = min(cap_w_K[k], total_w)
+            best = most_rate(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], cap_w) if cap_w > 0.0 else 0.0
+            if best <= 0.0:
+                return np.inf, rate_K
+            delay = max(delay, ready_K[k] + need_K[k] / best)
+    for _ in range(100):
+        power_w, slope = 0.0, 0.0
+        for k in range(K):
+            if need_K[k] > 0.0:
+                left_s = max(delay - ready_K[k], 1e-300)
+                rate_K[k] = need_K[k] / left_s
+                power_k, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k])
+                power_w += power_k
+                slope += level * np.log(2.0) * rate_K[k] / left_s
+        # Convex and decreasing in the delay: Newton's steps from the left never overshoot.
+        if power_w <= total_w * (1.0 + 1e-13) or slope <= 0.0:
+            break
+        step = (power_w - total_w) / slope
+        if delay + step <= delay:
+            break
+        delay += step
+    return delay, rate_K
+
+
+@kernel
+def optimal_power(race: Race, owner_M: IntArray) -> tuple[float, Array, Array]:
+    """Least delay of all clients for given owners, the powers that reach it, and the clients' water levels (W)."""
+    log_KM, inverse_KM, _, need_K, cap_w_K, total_w = race
+    owned_KM, count_K = owned_lists(log_KM, owner_M)
+    delay, rate_K = least_delay(race, owned_KM, count_K)
+    power_w_M, level_K = np.zeros(len(owner_M)), np.ones(len(need_K))
+    if delay == np.inf:
+        return delay, power_w_M, level_K
+    for k in range(len(need_K)):
+        if need_K[k] > 0.0:
+            power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k])
+            level_K[k] = level
+            pour(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, power_w_M)
+            spent_w = 0.0
+            for j in range(count_K[k]):
+                spent_w += power_w_M[owned_KM[k, j]]
+            if spent_w > cap_w_K[k]:  # By rounding, or because no delay above the client's start is told apart from it.
+                for j in range(count_K[k]):
+                    power_w_M[owned_KM[k, j]] *= cap_w_K[k] / spent_w
+    spent_w = 0.0
+    for i in range(len(power_w_M)):
+        spent_w += power_w_M[i]
+    if spent_w > total_w:
+        for i in range(len(power_w_M)):
+            power_w_M[i] *= total_w / spent_w
+    return delay, power_w_M, level_K
+
+
+@part
+def pour(
+    log_M: Array,
+    inverse_M: Array,
+    owned: IntArray,
+    count: int,
+    rate: float,
+    power_w: float,
+    level_w: float,
+    power_w_M: Array,
+) -> None:
+    """Set the powers that least_power adds up."""
+    if rate < _LOW:
+        power_w_M[owned[0]] = power_w
+        return
+    for j in range(count):
+        i = int(owned[j])
+        above = np.log2(level_w) + log_M[i]
+        if above > 0.0:
+            power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
+
+
+def owners_delay(race: Race, owner_M: IntArray) -> float:
+    """Least delay of all clients for given owners; infinite where one of them cannot send."""
+    return optimal_power(race, owner_M)[0]
+
+
+def lone_rates(snr_per_w_KM: Array, power_w_K: Array) -> Array:
+    """Upper bound, tight to 1e-6, on each client's rate (bit/s/Hz) with the whole band to itself.
+
+    >>> lone_rates(np.array([[3.0, 1e-9]]), np.array([1.0])).round(5).tolist()
+    [2.0]
+    """
+    best_KM: Array = -np.sort(-snr_per_w_KM, axis=1)
+    inverse_KM: Array = 1.0 / np.maximum(best_KM, 1e-250)
+    sums_KM: Array = np.cumsum(inverse_KM, axis=1)
+    counts_M: Array = np.arange(1, best_KM.shape[1] + 1, dtype=np.float64)
+    level_KM: Array = (power_w_K[:, None] + sums_KM) / counts_M
+    last_K = np.maximum(np.sum(level_KM > inverse_KM, axis=1) - 1, 0)
+    level_K1 = np.take_along_axis(level_KM, last_K[:, None], axis=1)
+    rate_K: Array = np.sum(np.log2(np.maximum(level_K1 * best_KM, 1.0)), axis=1)
+    # Where the ratio is tiny the sum above is all rounding, and the strongest subchannel alone is as good as all.
+    linear_K = power_w_K * best_KM[:, 0]
+    return np.where(linear_K < _LOW, linear_K / np.log(2.0), rate_K) * (1 + 1e-6)

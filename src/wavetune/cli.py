@@ -1,0 +1,442 @@
+"""The command line. Everything heavy is imported inside the commands, so that help answers at once."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from wavetune.errors import ConfigError, RunFolderError, WavetuneError
+
+if TYPE_CHECKING:
+    from wavetune.allocation.plan import Plan
+    from wavetune.allocation.problem import Problem
+    from wavetune.recipe import Recipe
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Plan, train and deploy federated and split-federated fine-tuning of language models over wireless networks.",
+)
+
+RecipeName = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see `wavetune recipes`) or its JSON file.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a field, e.g. run.rounds=10; repeatable."),
+]
+Data = Annotated[str | None, typer.Option(help="Corpus: a folder or file with JSON lines, or a Hugging Face id.")]
+Model = Annotated[str | None, typer.Option(help="Model: a name, a folder, or a Hugging Face id.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
+DeviceName = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+RankTable = Annotated[
+    Path | None, typer.Option(help="Rounds to target per rank, as `wavetune measure-ranks` writes them.")
+]
+
+INFEASIBLE, INTERRUPTED = 3, 130
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for what the user can put right."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except WavetuneError as error:
+        Console(stderr=True).print(f"wavetune: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from wavetune import __version__
+
+        typer.echo(f"wavetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.")] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out to the same end.")] = False,
+    seed: Seed = None,
+    rank_table: RankTable = None,
+) -> None:
+    """Plan, train and report a recipe."""
+    changed = [name for name, value in (("--set", settings), ("--data", data), ("--model", model), ("--device", device),
+               ("--seed", seed), ("--rank-table", rank_table)) if value is not None]  # fmt: skip
+    if resume:
+        if changed:
+            raise ConfigError(f"{changed[0]} does not go with --resume: a run continues with the recipe in its folder")
+        folder = out or Path("runs") / _name(recipe)
+        _train(None, folder, resume=True)
+        return
+    chosen = _recipe(_name(recipe), settings, data, model, seed, device, rank_table)
+    _train(chosen, out or _free_folder(chosen.name), resume=False)
+
+
+def _name(recipe: str | None) -> str:
+    if recipe is None:
+        from wavetune.recipes import names
+
+        raise ConfigError("no recipe given; choose one of " + ", ".join(names()))
+    return recipe
+
+
+def _free_folder(name: str) -> Path:
+    folder, number = Path("runs") / name, 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs") / f"{name}-{number}"
+    return folder
+
+
+def _train(recipe: Recipe | None, folder: Path, resume: bool) -> None:
+    console = Console(highlight=False)
+    if recipe is not None and (folder / "recipe.json").exists():
+        raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+    from wavetune.recipe import load
+    from wavetune.runtimes.inprocess import Infeasible
+    from wavetune.runtimes.inprocess import run as train
+    from wavetune.terminal import RunDisplay
+
+    if recipe is None:
+        if not (folder / "recipe.json").exists():
+            raise RunFolderError(f"{folder} holds no run (no recipe.json); start one without --resume")
+        recipe = load(folder / "recipe.json")
+    try:
+        with RunDisplay(console) as display:
+            outcome = train(recipe, folder, display, resume)
+    except KeyboardInterrupt:
+        saved = (folder / "recipe.json").exists()
+        console.print(f"stopped; continue with: wavetune run --resume --out {folder}" if saved else "stopped")
+        raise
+    if isinstance(outcome, Infeasible):
+        console.print(f"no plan exists: {outcome.reason}", markup=False)
+        raise typer.Exit(INFEASIBLE)
+    _say_goodbye(console, folder, outcome)
+
+
+def _say_goodbye(console: Console, folder: Path, summary: dict[str, Any]) -> None:
+    from wavetune.reporting.format import byte_size, joules, seconds
+    from wavetune.reporting.html import write_report
+
+    report = write_report([folder], folder / "report.html")
+    perplexity, loss = summary["perplexity"], summary["validation_loss"]
+    traffic = sum(summary["bits"].values()) / 8
+    lines = [
+        "",
+        f"Validation perplexity fell from {perplexity['before']:.2f} to {perplexity['after']:.2f} "
+        f"(loss {loss['before']:.4f} to {loss['after']:.4f}) in {summary['rounds']} rounds, "
+        f"{summary['samples']} samples."
+        if loss["after"] < loss["before"]
+        else f"Validation loss did not fall: {loss['before']:.4f} before, {loss['after']:.4f} after.",
+        f"On the simulated cell that took {seconds(summary['delay_s'])}, {joules(summary['energy_j'])} and "
+        f"{byte_size(traffic)} on the air; here {seconds(summary['wall_s'])} at "
+        f"{summary['tokens_per_s']:,.0f} tokens/s.",
+        f"Model: {summary['model']['name']} ({summary['model']['note']}), {summary['precision']}, "
+        f"seed {summary['seed']}.",
+        f"Report:   {report}",
+        f"Adapters: {folder / 'adapters' / 'global'} (PEFT format)",
+        f'Try next: wavetune generate {folder} --prompt "name[Aromi], eatType[pub], food[Italian]"',
+        f"          wavetune run centralised_lora   # then: wavetune report {folder} runs/centralised_lora",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _recipe(
+    name: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    device: str | None = None,
+    rank_table: Path | None = None,
+) -> Recipe:
+    from wavetune import recipes
+    from wavetune.recipe import load, with_settings
+
+    chosen = load(Path(name)) if name.endswith(".json") else recipes.get(name)
+    short = {"world.data.source": data, "world.model": model, "run.seed": seed, "run.device": device}
+    assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
+    chosen = with_settings(chosen, [*(settings or []), *assignments])
+    if rank_table is not None:
+        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(rank_table)))
+    return chosen
+
+
+def _read_rank_table(path: Path) -> dict[int, float]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["rounds_to_target"]
+        return {int(rank): float(rounds) for rank, rounds in values.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot read a rank table from {path} ({error}); `wavetune measure-ranks` writes one"
+        ) from None
+
+
+@app.command()
+def plan(
+    what: Annotated[str, typer.Argument(metavar="RECIPE|INSTANCE.json", help="A recipe, or a plan instance file.")],
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    seed: Seed = None,
+    rank_table: RankTable = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
+) -> None:
+    """Choose subchannels, power, cut and rank for the least delay, without training."""
+    from wavetune.allocation.instance import plan_to_json
+    from wavetune.federation.run_folder import to_json
+
+    console = Console(highlight=False)
+    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table)
+    text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
+    if json_out is not None and str(json_out) == "-":
+        typer.echo(text)
+    else:
+        if json_out is not None:
+            _write(json_out, text)
+        _show_plan(console, problem, chosen, note)
+    if chosen.status == "infeasible":
+        raise typer.Exit(INFEASIBLE)
+
+
+def _planned(
+    what: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    rank_table: Path | None,
+) -> tuple[Problem, Plan, str]:
+    if what.endswith(".json") and not _is_recipe_file(Path(what)):
+        from wavetune.allocation.instance import read_instance
+        from wavetune.federation.planning import DEFAULT
+
+        problem = read_instance(what)
+        return problem, DEFAULT.plan(problem, seed or 0), ""
+    from wavetune.runtimes.world import planner_of
+
+    planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table))
+    note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
+    return planner.problem(0), planner.first_plan(), note
+
+
+def _is_recipe_file(path: Path) -> bool:
+    try:
+        return "world" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False
+
+
+def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> None:
+    from wavetune.allocation.describe import bottleneck, sensitivities
+    from wavetune.reporting.format import percent, seconds
+    from wavetune.terminal import plan_table
+
+    if chosen.status == "infeasible":
+        console.print(f"no plan exists: {chosen.reason}", markup=False)
+        return
+    console.print(plan_table(problem, chosen))
+    lines = [
+        "subch: subchannels of the main + fed band; W, Mbit/s: main band; fwd, up, bwd: one local step; "
+        "fed: adapter upload, once a round; J: a round",
+        f"total delay to the target {seconds(chosen.delay_s)}, {seconds(chosen.phases.round_s)} a round of "
+        f"{problem.local_steps} local steps" + (f"; {note}" if note else ""),
+        bottleneck(problem, chosen).sentence,
+    ]
+    if chosen.lower_bound_s > 0:
+        lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
+    helpful = [s.sentence for s in sensitivities(problem, chosen) if s.saving > 5e-4]
+    if helpful:
+        lines.append("what would help: " + ", ".join(helpful[:3]))
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _write(path: Path, text: str) -> None:
+    from wavetune.federation.run_folder import ELSEWHERE, write_whole
+
+    write_whole(path, text + "\n", ELSEWHERE)
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes."""
+    from wavetune.recipes import names, title
+
+    width = max(map(len, names()))
+    for name in names():
+        typer.echo(f"{name:{width}s}  {title(name)}")
+
+
+@app.command()
+def show(
+    recipe: RecipeName, settings: Settings = None, data: Data = None, model: Model = None, seed: Seed = None
+) -> None:
+    """Print a recipe with all its fields, as JSON that `wavetune run` takes."""
+    from wavetune.recipe import to_dict
+
+    typer.echo(json.dumps(to_dict(_recipe(recipe, settings, data, model, seed)), indent=2))
+
+
+@app.command()
+def sweep(
+    recipe: RecipeName,
+    over: Annotated[
+        str,
+        typer.Option(
+            metavar="FIELD=V1,V2,...",
+            help="What to vary: bandwidth_hz, tx_power_max_dbm, client_flop_per_s, server_flop_per_s, num_clients, "
+            "cell_radius_m, or the path of any recipe field.",
+        ),
+    ],
+    seeds: Annotated[int, typer.Option(min=1, help="Draws of devices and channel to average over.")] = 10,
+    methods: Annotated[
+        str | None, typer.Option(help="Planners to compare, separated by commas; all by default (docs/figures.md).")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; sweeps/RECIPE-FIELD by default. Run again to go on.")
+    ] = None,
+    settings: Settings = None,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+) -> None:
+    """Plan over a range of one field with several planners and seeds: figure, table and reading, no training."""
+    import shlex
+
+    from wavetune.sweep.axis import axis_of
+    from wavetune.sweep.display import SweepDisplay
+    from wavetune.sweep.methods import methods_of
+    from wavetune.sweep.run import Sweep, cores
+    from wavetune.sweep.run import run as plan_all
+    from wavetune.sweep.summary import summarise
+    from wavetune.sweep.write import write_outcome
+
+    base = _recipe(recipe, settings, None, None, None)
+    planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
+    folder = out or Path("sweeps") / f"{base.name}-{planned.axis.field}"
+    console, command = Console(highlight=False), shlex.join(["wavetune", *sys.argv[1:]])
+    try:
+        with SweepDisplay(console) as display:
+            records = plan_all(planned, folder, jobs or cores(), display.progress, command)
+    except KeyboardInterrupt:
+        console.print(f"stopped; the same command goes on from {folder}", markup=False, soft_wrap=True)
+        raise
+    summary = summarise(planned.axis, planned.methods, planned.seeds, records)
+    console.print(write_outcome(summary, folder), markup=False, soft_wrap=True)
+    console.print(f"wrote {folder / 'figure.svg'}, figure.png, table.csv and reading.txt", markup=False, soft_wrap=True)
+    if all(record["status"] == "infeasible" for record in records):
+        raise typer.Exit(INFEASIBLE)
+
+
+@app.command("measure-ranks")
+def measure_ranks(
+    recipe: RecipeName,
+    ranks: Annotated[str, typer.Option(help="Ranks to train at, separated by commas.")] = "1,2,4,8",
+    target_loss: Annotated[
+        float | None, typer.Option(help="Validation loss to reach; by default the least that every rank reached.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("rank-table.json"),
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+) -> None:
+    """Train at each rank and write how many rounds each needs to a target loss, for the planner."""
+    from wavetune.measure_ranks import measure
+
+    chosen = _recipe(recipe, settings, data, model, seed, device)
+    table = measure(chosen, _ranks(ranks), target_loss, seeds, Console(highlight=False))
+    _write(out, json.dumps(table, indent=1))
+    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
+
+
+def _ranks(text: str) -> list[int]:
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError:
+        ranks = []
+    if not ranks or min(ranks) < 1:
+        raise ConfigError(
+            f"--ranks is {text!r} but must be whole numbers of at least 1 separated by commas, such as 1,2,4,8"
+        )
+    return sorted(set(ranks))
+
+
+@app.command()
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="One run folder, or several to compare.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write; RUN_DIR/report.html or comparison.html by default.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also save each run's figures as PNG and SVG here.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Also write scalars for TensorBoard here.")] = None,
+) -> None:
+    """Write the report of a run, or of several side by side."""
+    from wavetune.reporting import save_figures
+    from wavetune.reporting.html import write_report
+    from wavetune.reporting.tensorboard import write_tensorboard
+
+    default = run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("comparison.html")
+    typer.echo(f"wrote {write_report(run_dirs, out or default)}")
+    for run_dir in run_dirs:
+        if figures is not None:
+            save_figures(run_dir, figures / run_dir.name)
+        if tensorboard is not None:
+            write_tensorboard(run_dir, tensorboard / run_dir.name)
+
+
+@app.command()
+def generate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    prompt: Annotated[str, typer.Option(help="What the model is given.")],
+    client: Annotated[
+        int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    base: Annotated[bool, typer.Option("--base", help="Answer with the untouched model.")] = False,
+) -> None:
+    """Answer a prompt with a trained adapter."""
+    from wavetune.runtimes.answer import answer
+
+    typer.echo(answer(run_dir, prompt, client, base, max_new_tokens, temperature, seed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,201 @@
+"""Memory that training takes on a client and on the server. Shape suffixes: K clients, L layers.
+
+Both sides hold their frozen blocks; of the blocks they run, the activations saved for the backward pass (`BlockCosts`)
+and the adapters with their gradients and AdamW moments; and what the largest step needs for a moment.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavetune.costs.table import Amount, CostTable, Workload, check_cut, check_rank
+from wavetune.units import Array
+
+
+@dataclass(frozen=True)
+class Storage:
+    """How training stores its values.
+
+    Args:
+        weight_bytes: a frozen weight: 4 in fp32, 2 in bf16.
+        activation_bytes: a saved activation; 4 also over bf16 weights, where only matrix products run in bf16.
+        adapter_bytes: an adapter value with its gradient and two AdamW moments, all fp32.
+        logit_values: the most logits that exist at once; the loss is computed in chunks of as many.
+    """
+
+    weight_bytes: float = 4
+    activation_bytes: float = 4
+    adapter_bytes: float = 16
+    logit_values: int = 2**25
+
+
+FP32 = Storage()
+
+
+def client_layer_memory(
+    table: CostTable, workload: Workload, storage: Storage = FP32, *, u_shape: bool = False
+) -> tuple[Array, Array]:
+    """Memory that each block takes on a client, so that a cut's memory is a sum over its first blocks.
+
+    The first block carries what every client holds: the embedding, the boundary and the passing needs of the largest
+    backward step, and the head if the model is U-shaped. The last block carries the head otherwise.
+
+    Args:
+        table: costs of the layers.
+        workload: the client's whole batch, fields of any leading shape.
+        storage: bytes per value.
+        u_shape: whether labels, head and loss stay on the clients.
+
+    Returns:
+        Bytes that do not depend on the rank, [..., L], and bytes per unit of rank, [..., L].
+
+    Ignores: the allocator's rounding and fragmentation, attention kernels that keep the score matrix (4 bytes a head
+        and token pair), padding of ragged samples inside attention, dropout masks.
+    """
+    embedding = table.architecture.embedding_values * storage.weight_bytes
+    always = embedding + _passing_bytes(table, workload, storage)
+    head = _head_bytes(table, workload.labelled, storage, beside_embedding=True)
+    layer_L = np.arange(table.num_layers)
+    fixed = _block_bytes(table, storage) + _saved_bytes(table, workload, storage)
+    fixed = fixed + always[..., None] * (layer_L == 0)
+    fixed = fixed + head[..., None] * (layer_L == (0 if u_shape else table.num_layers - 1))
+    return fixed, _adapter_bytes(table, storage) + _saved_lora_bytes(table, workload, storage)
+
+
+def client_memory_bytes(
+    table: CostTable,
+    cut: Amount,
+    rank: Amount,
+    workload: Workload,
+    storage: Storage = FP32,
+    *,
+    u_shape: bool = False,
+) -> Array:
+    """Memory a client needs to train the blocks below its cut.
+
+    Args:
+        table: costs of the layers.
+        cut: blocks on the client, [...] or one number; with all L the head is there too.
+        rank: LoRA rank on the client, [...] or one number.
+        workload: the client's whole batch, fields [...] or one number.
+        storage: bytes per value.
+        u_shape: whether labels, head and loss stay on the client.
+
+    Returns:
+        Bytes, [...]; for the exclusions see `client_layer_memory`.
+
+    Raises:
+        ConfigError: the cut is outside 0 .. L (1 .. L if U-shaped), or the rank is negative.
+
+    Embedding of GPT-2 small and one block, 38 597 376 + 786 432 + 7 087 872 values of 4 bytes:
+
+    >>> from wavetune.costs.architecture import PRESETS
+    >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
+    >>> float(client_memory_bytes(table, cut=1, rank=0, workload=Workload(0, 0, 0, 0)))
+    185886720.0
+    """
+    check_cut(cut, table.num_layers, u_shape=u_shape)
+    check_rank("rank", rank)
+    fixed, per_rank = client_layer_memory(table, workload, storage, u_shape=u_shape)
+    on_client = np.arange(table.num_layers) < np.asarray(cut)[..., None]
+    return np.where(on_client, fixed + np.asarray(rank)[..., None] * per_rank, 0.0).sum(axis=-1)
+
+
+def server_memory_bytes(
+    table: CostTable,
+    cut_K: Amount,
+    server_rank: float,
+    workload: Workload,
+    storage: Storage = FP32,
+    *,
+    u_shape: bool = False,
+) -> float:
+    """Memory the server needs to train the blocks above the cuts on all clients' batches at once.
+
+    It holds one copy of every block that some client does not, and the activations of each client above its cut.
+
+    Args:
+        table: costs of the layers.
+        cut_K: blocks on each client, [K].
+        server_rank: LoRA rank on the server.
+        workload: each client's batch, fields [K] or one number for all.
+        storage: bytes per value.
+        u_shape: whether labels, head and loss stay on the clients.
+
+    Returns:
+        Bytes; for the exclusions see `client_layer_memory`.
+
+    Raises:
+        ConfigError: a cut is outside 0 .. L (1 .. L if U-shaped), or the rank is negative.
+
+    >>> from wavetune.costs.architecture import PRESETS
+    >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
+    >>> float(server_memory_bytes(table, np.array([11, 12]), server_rank=0, workload=Workload(0, 0, 0, 0)))
+    182747136.0
+    """
+    check_cut(cut_K, table.num_layers, u_shape=u_shape)
+    check_rank("server_rank", server_rank)
+    on_server_KL = np.arange(table.num_layers) >= np.atleast_1d(cut_K)[:, None]
+    held_L = np.arange(table.num_layers) >= np.min(cut_K)
+    if not held_L[-1]:
+        return 0.0
+    held = _block_bytes(table, storage) + server_rank * _adapter_bytes(table, storage)
+    saved = _saved_bytes(table, workload, storage) + server_rank * _saved_lora_bytes(table, workload, storage)
+    served_K = on_server_KL[:, -1]
+    passing = np.where(served_K, _passing_bytes(table, workload, storage), 0.0)
+    total = np.sum(held[held_L]) + np.sum(np.where(on_server_KL, saved, 0.0)) + np.sum(passing)
+    has_embedding = bool(held_L[0])
+    if has_embedding:
+        total += table.architecture.embedding_values * storage.weight_bytes
+    if not u_shape:
+        labelled = np.sum(np.where(served_K, workload.labelled, 0.0))
+        total += _head_bytes(table, labelled, storage, beside_embedding=has_embedding)
+    return float(total)
+
+
+def _block_bytes(table: CostTable, storage: Storage) -> Array:
+    """Frozen weights of each block, [L]."""
+    return np.full(table.num_layers, table.architecture.block_values * storage.weight_bytes)
+
+
+def _adapter_bytes(table: CostTable, storage: Storage) -> Array:
+    """Adapters of each block with gradients and moments, per unit of rank, [L]."""
+    return table.lora_values_per_rank_L * storage.adapter_bytes
+
+
+def _saved_bytes(table: CostTable, workload: Workload, storage: Storage) -> Array:
+    """Activations each block saves, [..., L]."""
+    tokens = np.asarray(workload.tokens, dtype=float)
+    return tokens[..., None] * table.saved_values_per_token_L * storage.activation_bytes
+
+
+def _saved_lora_bytes(table: CostTable, workload: Workload, storage: Storage) -> Array:
+    """Activations the adapters of each block save, per unit of rank, [..., L]."""
+    tokens = np.asarray(workload.tokens, dtype=float)
+    return tokens[..., None] * table.saved_lora_values_per_token_L * storage.activation_bytes
+
+
+def _passing_bytes(table: CostTable, workload: Workload, storage: Storage) -> Array:
+    """What exists for a moment: three tensors as wide as the MLP and one as wide as the residual stream, and what all
+    blocks share: sines and cosines of rotary positions; [...].
+    """
+    a = table.architecture
+    rotary = 0 if a.num_positions else 2 * a.head_dim
+    values = 3 * a.intermediate_size + a.hidden_size + rotary
+    return np.asarray(workload.tokens, dtype=float) * values * storage.activation_bytes
+
+
+def _head_bytes(table: CostTable, labelled: Amount, storage: Storage, *, beside_embedding: bool) -> Array:
+    """Final norm and head; at labelled positions the norm's input and the loss's gradient; one chunk of logits twice.
+
+    A tied head beside the embedding is the embedding's matrix and takes nothing; [...].
+    """
+    a = table.architecture
+    labelled = np.asarray(labelled, dtype=float)
+    matrix = 0 if a.tied_embeddings and beside_embedding else a.head_values
+    positions = labelled * (2 * a.hidden_size + 1 + a.has_layer_norm) * storage.activation_bytes
+    chunk = np.maximum(storage.logit_values // a.vocab_size, 1)
+    logits = 2 * 4 * np.minimum(labelled, chunk) * a.vocab_size
+    return (a.final_norm_values + matrix) * storage.weight_bytes + positions + logits

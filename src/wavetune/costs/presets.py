@@ -1,0 +1,34 @@
+"""Sizes of models known by name, from their published configs, in Hugging Face keys."""
+
+from __future__ import annotations
+
+
+def _llama_config(layers: int, width: int, inner: int, heads: int, kv_heads: int, vocab: int) -> dict[str, object]:
+    """A Hugging Face config of a Llama with a tied head."""
+    return {
+        "model_type": "llama",
+        "num_hidden_layers": layers,
+        "hidden_size": width,
+        "intermediate_size": inner,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": vocab,
+        "tie_word_embeddings": True,
+    }
+
+
+def _gpt2_config(layers: int, width: int, heads: int) -> dict[str, object]:
+    """A Hugging Face config of a GPT-2."""
+    sizes = {"n_layer": layers, "n_embd": width, "n_head": heads, "n_positions": 1024, "vocab_size": 50257}
+    return {"model_type": "gpt2", **sizes}
+
+
+PRESET_CONFIGS: dict[str, dict[str, object]] = {
+    "tiny": _llama_config(layers=4, width=64, inner=128, heads=4, kv_heads=2, vocab=512),
+    "gpt2": _gpt2_config(layers=12, width=768, heads=12),
+    "gpt2-medium": _gpt2_config(layers=24, width=1024, heads=16),
+    "smollm2-135m": _llama_config(layers=30, width=576, inner=1536, heads=9, kv_heads=3, vocab=49152),
+    "qwen2.5-0.5b": _llama_config(layers=24, width=896, inner=4864, heads=14, kv_heads=2, vocab=151936)
+    | {"model_type": "qwen2"},
+    "llama-3.2-1b": _llama_config(layers=16, width=2048, inner=8192, heads=32, kv_heads=8, vocab=128256),
+}

@@ -1,0 +1,163 @@
+"""Costs of every layer of a model for a given amount of work. Shape suffix: L layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from wavetune.costs.architecture import Architecture
+from wavetune.costs.block import BlockCosts, block_costs
+from wavetune.errors import ConfigError
+from wavetune.units import Array
+
+Amount = float | Array
+"""A number, or an array of any leading shape, such as clients [K] or steps and clients [I, K]."""
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What a batch contains, as the sums over its samples that costs depend on; exact for ragged batches.
+
+    Args:
+        samples: number of samples.
+        tokens: sum of their lengths.
+        token_pairs: sum of their squared lengths (every token attends over its sample).
+        labelled: positions with a label, where head and loss are computed.
+    """
+
+    samples: Amount
+    tokens: Amount
+    token_pairs: Amount
+    labelled: Amount
+
+    @classmethod
+    def from_lengths(cls, lengths: Iterable[int], labelled: float) -> Workload:
+        """Workload of one batch of samples with the given lengths (tokens) and labelled positions in all.
+
+        >>> Workload.from_lengths([3, 5], labelled=6)
+        Workload(samples=2.0, tokens=8.0, token_pairs=34.0, labelled=6.0)
+        """
+        length = np.array(list(lengths), dtype=float)
+        return cls(float(length.size), float(length.sum()), float(length @ length), float(labelled))
+
+
+@dataclass(frozen=True)
+class CostTable:
+    """Costs of a model's layers with a frozen base and LoRA on some modules; see `block_costs` for what is counted.
+
+    Args:
+        architecture: the decoder.
+        lora_targets: names of the adapted modules, as PEFT takes them; `architecture.default_lora_targets` are PEFT's.
+        input_needs_grad: whether something before the first block trains (a soft prompt), or gradient checkpointing
+            forces a gradient there; if not, the first block's backward pass spares what only that would need.
+
+    Raises:
+        ConfigError: a target is no linear module of the architecture.
+
+    >>> from wavetune.costs.architecture import PRESETS
+    >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
+    >>> work = Workload.from_lengths([512], labelled=100)
+    >>> [float(flop) for flop in table.forward_flop(work)[:2]]
+    [8053063680.0, 8053063680.0]
+
+    The first block spares the gradient of its input, 2 x 768 x 2304 FLOP a token:
+
+    >>> float(np.subtract(*table.backward_flop(work)[[1, 0]]) / 512)
+    3538944.0
+    """
+
+    architecture: Architecture
+    lora_targets: tuple[str, ...]
+    input_needs_grad: bool = False
+
+    def __post_init__(self) -> None:
+        self.architecture.lora_projections(self.lora_targets)
+
+    @cached_property
+    def blocks(self) -> tuple[BlockCosts, ...]:
+        """Costs of each of the L blocks; all but the first are equal."""
+        trained = self.architecture.lora_projections(self.lora_targets)
+        first, later = (block_costs(self.architecture, trained, flag) for flag in (self.input_needs_grad, True))
+        return (first, *(later,) * (self.num_layers - 1))
+
+    @property
+    def num_layers(self) -> int:
+        """L, the number of decoder blocks."""
+        return self.architecture.num_layers
+
+    @property
+    def activation_values_per_token(self) -> int:
+        """What crosses the boundary behind any block: the residual stream (values per token)."""
+        return self.architecture.hidden_size
+
+    @cached_property
+    def lora_values_per_rank_L(self) -> Array:
+        """Adapter parameters of each block per unit of rank (values)."""
+        return self._each("lora_values_per_rank")
+
+    @cached_property
+    def saved_values_per_token_L(self) -> Array:
+        """Activations each block keeps for the backward pass (values per token)."""
+        return self._each("saved_values_per_token")
+
+    @cached_property
+    def saved_lora_values_per_token_L(self) -> Array:
+        """Activations the adapters of each block keep (values per token and unit of rank)."""
+        return self._each("saved_lora_values_per_token")
+
+    def forward_flop(self, workload: Workload) -> Array:
+        """Forward pass of the frozen blocks, [..., L] for a workload of shape [...] (FLOP)."""
+        return self._flop(workload, "forward_flop_per_token", "forward_flop_per_pair")
+
+    def backward_flop(self, workload: Workload) -> Array:
+        """Backward pass of the frozen blocks, [..., L] (FLOP)."""
+        return self._flop(workload, "backward_flop_per_token", "backward_flop_per_pair")
+
+    def lora_forward_flop_per_rank(self, workload: Workload) -> Array:
+        """Forward pass of the adapters per unit of rank, [..., L] (FLOP)."""
+        return self._flop(workload, "lora_forward_flop_per_token")
+
+    def lora_backward_flop_per_rank(self, workload: Workload) -> Array:
+        """Backward pass of the adapters per unit of rank, [..., L] (FLOP)."""
+        return self._flop(workload, "lora_backward_flop_per_token")
+
+    def head_forward_flop(self, workload: Workload) -> Array:
+        """Head at the labelled positions, forward, [...] (FLOP).
+
+        2 d V FLOP a position. Ignores: the final norm and the loss, which hold no matrix product.
+
+        >>> from wavetune.costs.architecture import PRESETS
+        >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
+        >>> float(table.head_forward_flop(Workload.from_lengths([512], labelled=1)))
+        77194752.0
+        """
+        return 2.0 * self.architecture.head_values * np.asarray(workload.labelled, dtype=float)
+
+    def head_backward_flop(self, workload: Workload) -> Array:
+        """Head at the labelled positions, backward: the frozen head gives its input's gradient alone, [...] (FLOP)."""
+        return self.head_forward_flop(workload)
+
+    def _each(self, field: str) -> Array:
+        return np.array([getattr(block, field) for block in self.blocks], dtype=float)
+
+    def _flop(self, workload: Workload, per_token: str, per_pair: str | None = None) -> Array:
+        flop = np.asarray(workload.tokens, dtype=float)[..., None] * self._each(per_token)
+        if per_pair is None:
+            return flop
+        return flop + np.asarray(workload.token_pairs, dtype=float)[..., None] * self._each(per_pair)
+
+
+def check_cut(cut: Amount, num_layers: int, *, u_shape: bool = False) -> None:
+    """Refuse cuts outside 0 (all on the server; 1 if the model is U-shaped) to `num_layers` (all on the client)."""
+    lowest = 1 if u_shape else 0
+    if np.any(np.less(cut, lowest)) or np.any(np.greater(cut, num_layers)):
+        raise ConfigError(f"cut is {cut}; it must be from {lowest} to {num_layers}, the number of blocks on the client")
+
+
+def check_rank(name: str, rank: Amount) -> None:
+    """Refuse negative ranks."""
+    if np.any(np.less(rank, 0)):
+        raise ConfigError(f"{name} is {rank}; it must be at least 0")

@@ -1,0 +1,1 @@
+"""Corpora, prompt templates, partitions over clients and batches; NumPy only."""

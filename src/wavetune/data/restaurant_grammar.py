@@ -1,0 +1,237 @@
+"""A small grammar that tells the facts of a restaurant in English, in the house style of its cuisine.
+
+A house style is an order of preference over the alternatives at each choice (how to open, how many facts a sentence,
+which phrase): the most preferred alternative is taken half of the time, the next a quarter, and so on. So cuisines
+share the language and differ in how they use it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TypeVar
+
+from wavetune.data import restaurant_lexicon as words
+
+T = TypeVar("T")
+Meaning = dict[str, str]  # slot -> value; name and food are always there
+PLACES = ("area", "near")
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A slot with its ways of being said, and whether it speaks for the restaurant (+1), against it (-1) or neither."""
+
+    slot: str
+    phrases: words.Table
+    polarity: int = 0
+    fields: Meaning = field(default_factory=dict[str, str])
+
+
+@dataclass(frozen=True)
+class House:
+    """One house style with the random numbers of one text."""
+
+    style: str
+    rng: random.Random
+
+    def pick(self, choice: str, options: Sequence[T], decay: float = 0.5) -> T:
+        """One of the options; the i-th in the style's order of preference has weight decay^i."""
+        order = preference(self.style, choice, len(options))
+        left = self.rng.random() * sum(decay**rank for rank in range(len(options)))
+        for rank, option in enumerate(order):
+            left -= decay**rank
+            if left < 0:
+                return options[option]
+        return options[order[-1]]
+
+    def say(self, fact: Fact, role: str) -> str:
+        """The fact in a role."""
+        return self.pick(f"{fact.slot}/{role}", fact.phrases[role]).format(**fact.fields)
+
+    def arranged(self, facts: Sequence[Fact]) -> list[Fact]:
+        """The facts in the style's order of slots, loosely kept."""
+        place = dict(zip(words.SLOTS, preference(self.style, "slots", len(words.SLOTS)), strict=True))
+        return sorted(facts, key=lambda fact: place[fact.slot] + 3 * self.rng.random())
+
+
+@lru_cache(maxsize=4096)
+def preference(style: str, choice: str, count: int) -> tuple[int, ...]:
+    """A fixed pseudo-random order of `count` alternatives; the first is dealt to the cuisines in turn."""
+    dealt = sorted(words.CUISINES, key=lambda cuisine: _hash(choice, cuisine)).index(style) % count
+    return tuple(sorted(range(count), key=lambda i: (i != dealt, _hash(style, choice, str(i)))))
+
+
+def _hash(*key: str) -> bytes:
+    return hashlib.sha256("/".join(key).encode()).digest()
+
+
+def tell(meaning: Meaning, style: str, rng: random.Random) -> str:
+    """A text that says every slot of the meaning exactly once."""
+    house = House(style, rng)
+    head = meaning.get("eatType") or house.pick("head", words.NO_EAT_TYPE)
+    facts = house.arranged(facts_of(meaning))
+    opening: tuple[str, list[Fact]] | None = None
+    while opening is None:  # an opening that does not suit these facts gives None; the plain one suits all
+        opening = house.pick("opening", OPENINGS, decay=0.6)(house, meaning, head, facts)
+    sentences = [opening[0]]
+    rest = [fact for fact in facts if fact not in opening[1]]
+    while rest:
+        size = house.pick("facts a sentence", (2, 1, 3))
+        sentences.append(_sentence(house, meaning["name"], head, rest[:size]))
+        rest = rest[size:]
+    return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
+
+
+def facts_of(meaning: Meaning) -> list[Fact]:
+    """Facts of all slots but name, eatType and food."""
+    return [_fact(slot, meaning[slot]) for slot in words.SLOTS if slot in meaning]
+
+
+def _fact(slot: str, value: str) -> Fact:
+    if slot == "priceRange":
+        return Fact(slot, words.PRICE[value], {"cheap": 1, "moderate": 0, "expensive": -1}[value])
+    if slot == "familyFriendly":
+        return Fact(slot, words.FAMILY[value], 1 if value == "yes" else -1)
+    if slot == "customer rating":
+        number = int(value[0])
+        word = words.STARS[number - 1]
+        fields = {"number": str(number), "word": word, "stars": f"{word} star{'s' if number > 1 else ''}"}
+        return Fact(slot, words.RATING, (number > 3) - (number < 3), fields)
+    return Fact(
+        slot, words.TABLES[slot], 0, {"value": value, "where": {**words.AREAS, **words.SEATS}.get(value, value)}
+    )
+
+
+Opening = Callable[[House, Meaning, str, list[Fact]], tuple[str, list[Fact]] | None]
+
+
+def _plain(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
+    phrase, used = _noun_phrase(house, meaning, head, facts)
+    return f"{meaning['name']} is {phrase}.", used
+
+
+def _existence(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
+    phrase, used = _noun_phrase(house, meaning, head, facts)
+    called = house.pick("called", ("called", "by the name of", "named"))
+    return f"there is {phrase} {called} {meaning['name']}.", used
+
+
+def _place_first(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
+    places = [fact for fact in facts if fact.slot in PLACES]
+    if not places:
+        return None
+    phrase, used = _noun_phrase(house, meaning, head, [fact for fact in facts if fact != places[0]])
+    meet = house.pick("meet", ("you will find", "you come across", "there is"))
+    return f"{house.say(places[0], 'front')}, {meet} {meaning['name']}, {phrase}.", [places[0], *used]
+
+
+def _question(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
+    phrase, used = _noun_phrase(house, meaning, head, facts)
+    ask = house.pick("ask", ("looking for", "searching for", "do you want", "how about"))
+    reply = house.pick("reply", ("Try {name}.", "{name} is the one.", "Go to {name}.", "Then think of {name}."))
+    return f"{ask} {phrase}? {reply.format(name=meaning['name'])}", used
+
+
+def _mood(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
+    if "eatType" not in meaning:
+        return None
+    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
+    mood = house.pick("mood", ("if you fancy {} food", "if you feel like {} food", "for {} food", "when {} food calls"))
+    advice = house.pick("advice", ("try", "visit", "go to", "consider"))
+    return f"{mood.format(meaning['food'])}, {advice} {meaning['name']}, {phrase}.", used
+
+
+def _locals(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
+    if "eatType" not in meaning:
+        return None
+    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
+    people = house.pick("people", ("people round here", "the locals", "those who know", "we all"))
+    cooking = house.pick("cooking", ("food", "cooking", "dishes"))
+    return f"{people} go to {meaning['name']}, {phrase}, for {meaning['food']} {cooking}.", used
+
+
+def _kitchen(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
+    if "eatType" not in meaning:
+        return None
+    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
+    serves = house.pick(
+        "serves", ("serves {} food", "cooks {} dishes", "offers {} cuisine", "brings {} cooking to the table")
+    )
+    return f"{meaning['name']}, {phrase}, {serves.format(meaning['food'])}.", used
+
+
+def _fact_first(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
+    leads = [fact for fact in facts if fact.slot in ("priceRange", "seating", "speciality")]
+    if not leads:
+        return None
+    phrase, used = _noun_phrase(house, meaning, head, [fact for fact in facts if fact != leads[0]])
+    return f"{house.say(leads[0], 'clause')} at {meaning['name']}, {phrase}.", [leads[0], *used]
+
+
+def _listing(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
+    phrase, used = _noun_phrase(house, meaning, head, facts)
+    return f"{meaning['name']}: {phrase.split(' ', 1)[1]}.", used
+
+
+OPENINGS: tuple[Opening, ...] = (
+    _plain, _existence, _place_first, _question, _mood, _locals, _kitchen, _fact_first, _listing,
+)  # fmt: skip
+
+
+def _noun_phrase(
+    house: House, meaning: Meaning, head: str, facts: list[Fact], with_food: bool = True
+) -> tuple[str, list[Fact]]:
+    """`a cheap Thai pub near Fisher Row`, and the facts said in it."""
+    adjectives = [f for f in facts if "adjective" in f.phrases][: house.pick("adjectives", (0, 1, 2))]
+    food_after = with_food and house.pick("food", (False, True))
+    free = [f for f in facts if "modifier" in f.phrases and f not in adjectives]
+    others = [] if food_after else [f for f in free if f.slot not in PLACES][:1]
+    modifiers = [*(f for f in free if f.slot in PLACES), *others][: house.pick("modifiers", (1, 0, 2))]
+    before = ", ".join(house.say(f, "adjective") for f in adjectives)
+    after = [house.say(f, "modifier") for f in modifiers]
+    kind = head
+    if with_food and not food_after:
+        kind = f"{meaning['food']} {head}"
+    elif food_after:
+        serving = house.pick("serving", ("serving {} food", "with {} cooking", "that serves {} dishes"))
+        kind = f"{head} {serving.format(meaning['food'])}"
+    return with_article(" ".join([*([before] if before else []), kind, *after])), [*adjectives, *modifiers]
+
+
+def _sentence(house: House, name: str, head: str, facts: list[Fact]) -> str:
+    form = house.pick("sentence", ("verb", "clause", "noun", "fragment"))
+    same_kind = len({"noun" in fact.phrases for fact in facts}) == 1
+    if form == "fragment" and same_kind:
+        return _joined([(house.say(f, "noun" if "noun" in f.phrases else "tag"), f.polarity) for f in facts]) + "."
+    if form == "noun" and all("noun" in fact.phrases for fact in facts):
+        expect = house.pick("expect", ("expect", "you get", "it comes with", "count on"))
+        return f"{expect} {_joined([(house.say(f, 'noun'), f.polarity) for f in facts])}."
+    if form == "clause":
+        return _joined([(house.say(f, "clause"), f.polarity) for f in facts]) + "."
+    subject = house.pick("subject", ("it", f"the {head}", f"this {head}", name))
+    return f"{subject} {_joined([(house.say(f, 'verb'), f.polarity) for f in facts])}."
+
+
+def _joined(phrases: list[tuple[str, int]]) -> str:
+    """Phrases joined by commas and `and`; what speaks against follows `but` if something speaks for the restaurant."""
+    against = [phrase for phrase, polarity in phrases if polarity < 0]
+    if against and any(polarity > 0 for _, polarity in phrases):
+        return f"{_listed([phrase for phrase, polarity in phrases if polarity >= 0])} but {_listed(against)}"
+    return _listed([phrase for phrase, _ in phrases])
+
+
+def _listed(phrases: list[str]) -> str:
+    return " and ".join([", ".join(phrases[:-1]), phrases[-1]] if len(phrases) > 1 else phrases)
+
+
+def with_article(phrase: str) -> str:
+    """The phrase after `a` or `an`.
+
+    >>> with_article("expensive pub"), with_article("one-star diner")
+    ('an expensive pub', 'a one-star diner')
+    """
+    return f"{'an' if phrase[0].lower() in 'aeiou' and not phrase.startswith('one') else 'a'} {phrase}"

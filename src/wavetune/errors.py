@@ -1,0 +1,50 @@
+"""Every exception that misuse can raise; each also inherits the standard type a caller would expect.
+
+Nature (an outage, an infeasible plan, a dead device) never raises: it comes back as a status with a sentence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class WavetuneError(Exception):
+    """Root of the tree. The message is one sentence: what, where, which range, what to do."""
+
+
+class ConfigError(WavetuneError, ValueError):
+    """A recipe, setting or argument is outside what is allowed."""
+
+
+class DataError(WavetuneError, ValueError):
+    """A data file is missing, malformed or too small for what was asked."""
+
+
+class ModelError(WavetuneError, ValueError):
+    """A model cannot be found, read, verified or used."""
+
+
+class InstanceError(WavetuneError, ValueError):
+    """A plan instance is malformed; the message starts with the JSON path."""
+
+
+class RunFolderError(WavetuneError, OSError):
+    """A run folder cannot be written, read or continued."""
+
+
+class NumericsError(WavetuneError, ArithmeticError):
+    """A loss or tensor stopped being finite; names round, client and tensor."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """Sentence that offers the nearest of `choices` to a mistyped `word`, or lists them all.
+
+    >>> nearest("rnak", ["rank", "cut"])
+    "did you mean 'rank'?"
+    """
+    known = sorted(choices)
+    close = get_close_matches(word, known, n=3, cutoff=0.5)
+    if close:
+        return "did you mean " + " or ".join(repr(c) for c in close) + "?"
+    return "choose one of " + ", ".join(known)

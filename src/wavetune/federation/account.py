@@ -1,0 +1,186 @@
+"""What a round costs: planned from its batches before it starts, charged from the meters after it ended.
+
+Both go through the one objective of `wavetune.allocation.delay`. Shape letters: I local steps, K clients.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from wavetune.allocation.delay import Energy, Phases, RoundLoad, round_energy, round_phases
+from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
+from wavetune.allocation.problem import Problem
+from wavetune.costs.table import CostTable, Workload
+from wavetune.costs.workload import split_work
+from wavetune.federation.method import Method, Split
+from wavetune.federation.round_planner import LABEL_BITS
+from wavetune.units import Array
+
+Bits = Mapping[tuple[str, int], float]
+KINDS = (
+    "activations_up",
+    "labels_up",
+    "gradients_up",
+    "activations_down",
+    "gradients_down",
+    "adapters_up",
+    "adapters_down",
+)
+_UP, _DOWN = ("activations_up", "labels_up", "gradients_up"), ("activations_down", "gradients_down")
+_STEP_FIELDS = (
+    "client_forward_s",
+    "uplink_s",
+    "server_forward_s",
+    "server_backward_s",
+    "downlink_s",
+    "client_backward_s",
+)
+
+
+@dataclass(frozen=True)
+class Accountant:
+    """Turns work and bits into seconds and joules for one plan's cuts and ranks."""
+
+    table: CostTable
+    method: Method
+    cut_K: tuple[int, ...]
+    rank_K: tuple[int, ...]
+    server_rank: int
+    site_widths: tuple[tuple[int, int, int], ...]  # layer, in, out of every adapted module
+
+    def predicted_bits(self, workload: Workload) -> tuple[list[Bits], Bits]:
+        """Bits by (kind, client) of every local step, and of the adapter exchange, from the batches alone."""
+        tokens_IK, labelled_IK = np.asarray(workload.tokens), np.asarray(workload.labelled)
+        clients = range(len(self.cut_K))
+        steps: list[Bits] = [
+            {entry: n for k in clients for entry, n in self._step_bits(k, float(tokens_K[k]), float(labelled_K[k]))}
+            for tokens_K, labelled_K in zip(tokens_IK, labelled_IK, strict=True)
+        ]
+        exchange: dict[tuple[str, int], float] = {}
+        for client, (cut, rank) in enumerate(zip(self.cut_K, self.rank_K, strict=True)):
+            bits = self.adapter_bits(cut, rank)
+            exchange["adapters_up", client] = exchange["adapters_down", client] = bits
+        return steps, exchange
+
+    def _step_bits(self, client: int, tokens: float, labelled: float) -> Iterator[tuple[tuple[str, int], float]]:
+        method, width = self.method, self.table.activation_values_per_token
+        if not isinstance(method.topology, Split):
+            return
+        u_shape = method.topology.labels == "client"
+        for kind in ("activations_up", "activations_down") if u_shape else ("activations_up",):
+            yield (kind, client), method.activation_codec.bits(tokens, width)
+        for kind in ("gradients_down", "gradients_up") if u_shape else ("gradients_down",):
+            yield (kind, client), method.gradient_codec.bits(tokens, width)
+        if not u_shape:
+            yield ("labels_up", client), LABEL_BITS * labelled
+
+    def adapter_bits(self, cut: int, rank: int) -> float:
+        """Bits of one client's adapters: the factors of its blocks that are trained."""
+        codec, trains_a = self.method.adapter_codec, self.method.mixing.trains_a
+        return sum(
+            codec.bits(rank, in_width) * trains_a + codec.bits(rank, out_width)
+            for layer, in_width, out_width in self.site_widths
+            if layer < cut
+        )
+
+    def rates(self, problem: Problem, plan: Plan) -> dict[str, list[float]]:
+        """Uplink rates of every client in both bands (bit/s)."""
+        speeds = speeds_of(problem, plan.main, plan.fed)
+        return {"main": speeds.uplink_bit_per_s_K.tolist(), "fed": speeds.fed_up_bit_per_s_K.tolist()}
+
+    def load(self, workload: Workload, steps: Sequence[Bits], exchange: Bits) -> RoundLoad:
+        """What the round asks of everyone, given the bits of its steps and of the adapter exchange."""
+        topology = self.method.topology
+        work = split_work(
+            self.table,
+            np.array(self.cut_K),
+            np.array(self.rank_K),
+            self.server_rank,
+            workload,
+            u_shape=isinstance(topology, Split) and topology.labels == "client",
+        )
+        clients = range(len(self.cut_K))
+
+        def total(bits: Bits, kinds: Sequence[str]) -> list[float]:
+            return [float(sum(bits.get((kind, k), 0.0) for kind in kinds)) for k in clients]
+
+        return RoundLoad(
+            client_forward_flop_IK=work.client_forward_flop_K,
+            uplink_bits_IK=np.array([total(bits, _UP) for bits in steps]),
+            server_forward_flop_I=work.server_forward_flop_K.sum(-1),
+            server_backward_flop_I=work.server_backward_flop_K.sum(-1),
+            downlink_bits_IK=np.array([total(bits, _DOWN) for bits in steps]),
+            client_backward_flop_IK=work.client_backward_flop_K,
+            fed_upload_bits_K=np.array(total(exchange, ("adapters_up",))),
+            fed_download_bits_K=np.array(total(exchange, ("adapters_down",))),
+        )
+
+
+def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
+    """The work of the central trainer: all computed at the server, nothing asked of the clients."""
+    none_IK, none_K = np.zeros((len(load.server_forward_flop_I), num_clients)), np.zeros(num_clients)
+    return RoundLoad(
+        client_forward_flop_IK=none_IK,
+        uplink_bits_IK=none_IK,
+        server_forward_flop_I=load.server_forward_flop_I + load.client_forward_flop_IK.sum(1),
+        server_backward_flop_I=load.server_backward_flop_I + load.client_backward_flop_IK.sum(1),
+        downlink_bits_IK=none_IK,
+        client_backward_flop_IK=none_IK,
+        fed_upload_bits_K=none_K,
+        fed_download_bits_K=none_K,
+    )
+
+
+def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[Phases, Energy]:
+    """Seconds and joules of a load under a plan."""
+    phases, K = round_phases(load, speeds_of(problem, plan.main, plan.fed)), problem.num_clients
+    energy = round_energy(
+        load,
+        phases,
+        plan.main.power_w_K(K),
+        plan.fed.power_w_K(K),
+        0.0 if problem.client_energy_j_per_flop_K is None else problem.client_energy_j_per_flop_K,
+        problem.server_energy_j_per_flop,
+        downlink_power_w_K(problem.main, plan.main, K),
+        downlink_power_w_K(problem.fed, plan.fed, K),
+    )
+    return phases, energy
+
+
+def account(phases: Phases, energy: Energy, steps: Sequence[Bits], exchange: Bits) -> dict[str, Any]:
+    """The record of a charge: seconds and joules by phase and client, bits by kind."""
+    fed = {"fed_upload_s": _plain(phases.fed_upload_s), "fed_download_s": _plain(phases.fed_download_s)}
+    summed = {name: _plain(getattr(phases, name).sum(0)) for name in _STEP_FIELDS}
+    first = {name: _plain(getattr(phases, name)[0]) for name in _STEP_FIELDS}
+    return {
+        "delay_s": phases.round_s,
+        "local_steps": len(phases.step_s),
+        "phases": {**summed, **fed},
+        "step": {**first, **fed},
+        "energy_j": energy.total_j,
+        "energy": {
+            "client_compute_j": _plain(energy.client_compute_j_K),
+            "client_radio_j": _plain(energy.client_radio_j_K),
+            "server_compute_j": energy.server_compute_j,
+            "server_radio_j": energy.server_radio_j,
+        },
+        "bits": bits_by_kind([*steps, exchange]),
+    }
+
+
+def bits_by_kind(counts: Sequence[Bits]) -> dict[str, int]:
+    """Bits of every kind that occurred, clients added up."""
+    total: Counter[str] = Counter()
+    for bits in counts:
+        for (kind, _), number in bits.items():
+            total[kind] += round(number)
+    return {kind: total[kind] for kind in KINDS if total[kind]}
+
+
+def _plain(values: Array | float) -> Any:
+    return values.tolist() if isinstance(values, np.ndarray) else float(values)

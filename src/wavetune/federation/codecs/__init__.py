@@ -1,0 +1,15 @@
+"""How values are written for the air. A codec is a small frozen part that states its size in advance.
+
+Every codec has `bits(rows, width)`, `encode(x [rows, width]) -> named tensors` and `decode(named tensors) -> fp32
+tensor`. What `encode` returns is all that is sent: its tensors hold exactly `bits` bits. Planning uses `bits` alone and
+needs no torch.
+"""
+
+from __future__ import annotations
+
+from wavetune.federation.codecs.int8 import Int8
+from wavetune.federation.codecs.precision import Bf16, Fp32, Payload
+
+Codec = Fp32 | Bf16 | Int8
+
+__all__ = ["Bf16", "Codec", "Fp32", "Int8", "Payload"]

@@ -1,0 +1,128 @@
+"""A method: the parts that make a federated fine-tuning system, each a small frozen value, checked together.
+
+Nothing here imports torch, so that planning and showing recipes stay instant.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Gt
+
+from wavetune.errors import ConfigError
+from wavetune.federation.codecs import Bf16, Codec, Fp32
+from wavetune.federation.mixing import AverageFactors, Mixing
+from wavetune.federation.optimise import AdamW
+from wavetune.federation.planning import Fedsllm, Optimal, Planner
+
+Rank = Annotated[int, Ge(1)]
+Cut = Annotated[int, Ge(1)]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The model is cut: each client runs the first blocks, the main server the rest.
+
+    `cut` is one number for all clients, one per client, or None: the planner chooses among `cuts` (all, if None too).
+    `labels` at the client makes the model U-shaped: final norm, head and loss come back to the client. With the
+    sequential schedule the server steps after each client in turn (SplitLoRA), else once on all of them.
+    """
+
+    kind: Literal["split"] = field(default="split", kw_only=True)
+    cut: Cut | tuple[Cut, ...] | None = None
+    cuts: tuple[Cut, ...] | None = None
+    labels: Literal["server", "client"] = "server"
+    schedule: Literal["parallel", "sequential"] = "parallel"
+
+
+@dataclass(frozen=True)
+class Federated:
+    """Every client holds the whole model and sends only adapters."""
+
+    kind: Literal["federated"] = field(default="federated", kw_only=True)
+
+
+@dataclass(frozen=True)
+class Central:
+    """One trainer holds everybody's data and takes the clients' batches as one: the reference without federation."""
+
+    kind: Literal["central"] = field(default="central", kw_only=True)
+
+
+Topology = Split | Federated | Central
+
+
+@dataclass(frozen=True)
+class Lora:
+    """LoRA on the linear maps named in `targets` (PEFT's default for the model family if None).
+
+    `rank` is one number, one per client, or None: the planner chooses among the ranks of `rounds_to_target`. The update
+    is `alpha / R` times the product of the factors, R the largest rank in use.
+    """
+
+    rank: Rank | tuple[Rank, ...] | None = None
+    alpha: Annotated[float, Gt(0)] = 16.0
+    targets: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is trained where, what crosses the air and how it is mixed."""
+
+    title: str
+    topology: Topology = field(default_factory=Split)
+    lora: Lora = field(default_factory=Lora)
+    optimiser: AdamW = field(default_factory=AdamW)
+    activation_codec: Codec = field(default_factory=Bf16)
+    gradient_codec: Codec = field(default_factory=Bf16)
+    adapter_codec: Codec = field(default_factory=Fp32)
+    mixing: Mixing = field(default_factory=AverageFactors)
+    planner: Planner = field(default_factory=Optimal)
+    replan: Literal["every_round", "never"] = "every_round"
+    price_downlink: bool = False
+    rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
+
+    def __post_init__(self) -> None:
+        for rank, rounds in self.rounds_to_target.items():
+            if rank < 1 or not rounds > 0:
+                raise ConfigError(
+                    f"method.rounds_to_target has {rounds} rounds at rank {rank}; ranks are at least 1, rounds positive"
+                )
+
+    def check(self, num_clients: int, num_layers: int, width: int) -> None:
+        """Raise ConfigError where the parts do not fit each other, the clients or the model."""
+        if isinstance(self.topology, Split):
+            _check_per_client("method.topology.cut", self.topology.cut, num_clients, num_layers, "the model's blocks")
+            for cut in self.topology.cuts or ():
+                _check_per_client("method.topology.cuts", cut, num_clients, num_layers, "the model's blocks")
+        if isinstance(self.planner, Fedsllm) and (
+            not isinstance(self.topology, Split)
+            or isinstance(self.topology.cut, tuple)
+            or isinstance(self.lora.rank, tuple)
+        ):
+            raise ConfigError(
+                "method.planner fedsllm needs a split with one cut and one rank for all clients; set "
+                "method.topology.kind=split and one number each, or choose another planner"
+            )
+        _check_per_client("method.lora.rank", self.lora.rank, num_clients, width, "the model's narrowest LoRA target")
+        if self.lora.rank is None and not self.rounds_to_target:
+            raise ConfigError(
+                "method.lora.rank is not set and method.rounds_to_target is empty, so no rank can be chosen; "
+                "set a rank or give the table that `wavetune measure-ranks` writes"
+            )
+        for rank in self.rounds_to_target if self.lora.rank is None else ():
+            _check_per_client("method.rounds_to_target", rank, num_clients, width, "the model's narrowest LoRA target")
+
+
+def _check_per_client(
+    path: str, value: int | tuple[int, ...] | None, num_clients: int, largest: int, what: str
+) -> None:
+    values = () if value is None else value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) and len(value) != num_clients:
+        raise ConfigError(
+            f"{path} has {len(value)} entries for {num_clients} clients; give one number, or one per client"
+        )
+    for entry in values:
+        if not 1 <= entry <= largest:
+            raise ConfigError(f"{path} is {entry} but must be between 1 and {largest} ({what})")

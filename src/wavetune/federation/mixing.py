@@ -1,0 +1,101 @@
+"""How the federated server makes one adapter of the clients' LoRA factors.
+
+With updates `A_k B_k` and weights w_k, what one would want is the mean product sum_k w_k A_k B_k. Its rank is up to the
+sum of the clients' ranks, so a rule that returns factors of the common rank is exact only in special cases. Every rule
+reports its aggregation error: ||A B - sum_k w_k A_k B_k|| / ||sum_k w_k A_k B_k|| in the Frobenius norm.
+
+Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in, R]`, B `[S, R, out]`.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (the stubs of torch and safetensors leave parts of their types open)
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class AverageFactors:
+    """A and B averaged separately, the usual choice. The mean of products is not the product of means: inexact."""
+
+    kind: Literal["average_factors"] = field(default="average_factors", kw_only=True)
+    trains_a = True
+    rebases = False
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
+        return _mean(A, weight_S), _mean(B, weight_S)
+
+
+@dataclass(frozen=True)
+class FrozenA:
+    """A stays at its common start, only B is trained, sent and averaged: exact, half the traffic (FFA-LoRA)."""
+
+    kind: Literal["frozen_a"] = field(default="frozen_a", kw_only=True)
+    trains_a = False
+    rebases = False
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
+        return A[A.abs().sum((1, 2)).argmax()], _mean(B, weight_S)
+
+
+@dataclass(frozen=True)
+class AverageProduct:
+    """The products are averaged and the mean re-factored by a singular value decomposition of rank R.
+
+    The best approximation of that rank, exact where the mean has it. New factors are another basis, so the optimisers'
+    moments start afresh.
+    """
+
+    kind: Literal["average_product"] = field(default="average_product", kw_only=True)
+    trains_a = True
+    rebases = True
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter, by falling singular value, balanced between the two."""
+        import torch
+
+        rank = A.shape[-1]
+        left, right = _stacked(A, B, weight_S)
+        q_left, r_left = torch.linalg.qr(left)
+        q_right, r_right = torch.linalg.qr(right.t())
+        u, s, vt = torch.linalg.svd(r_left @ r_right.t())
+        root = s[:rank].sqrt()
+        new_a, new_b = A.new_zeros(A.shape[1:]), B.new_zeros(B.shape[1:])
+        new_a[:, : len(root)] = (q_left @ u[:, :rank]) * root
+        new_b[: len(root)] = root[:, None] * (vt[:rank] @ q_right.t())
+        return new_a, new_b
+
+
+Mixing = AverageFactors | FrozenA | AverageProduct
+
+
+def squared_error_and_norm(
+    A: Tensor, B: Tensor, weight_S: Tensor, mixed_a: Tensor, mixed_b: Tensor
+) -> tuple[float, float]:
+    """Squared Frobenius norms of the mixed product's error and of the mean product, without forming `[in, out]`."""
+    import torch
+
+    left, right = _stacked(A.double(), B.double(), weight_S.double())
+    error = _squared_norm(torch.cat([left, -mixed_a.double()], 1), torch.cat([right, mixed_b.double()]))
+    return max(error, 0.0), _squared_norm(left, right)
+
+
+def _mean(x: Tensor, weight_S: Tensor) -> Tensor:
+    return (weight_S.to(x)[:, None, None] * x).sum(0)
+
+
+def _stacked(A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+    # sum_k w_k A_k B_k = [w_1 A_1, w_2 A_2, ...] @ [B_1; B_2; ...]
+    left = (weight_S.to(A)[:, None, None] * A).permute(1, 0, 2).flatten(1)
+    return left, B.flatten(0, 1)
+
+
+def _squared_norm(left: Tensor, right: Tensor) -> float:
+    return float(((left.t() @ left) * (right @ right.t())).sum())

@@ -1,0 +1,182 @@
+"""From a method and a world to the planning problem of a round and its plan. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+
+from wavetune.allocation.bcd import greedy_owners
+from wavetune.allocation.cut_and_rank import with_best_power
+from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.plan import Plan, infeasible, make_plan
+from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.world import problem_from_world
+from wavetune.costs.layer_costs import LayerCosts
+from wavetune.costs.table import CostTable
+from wavetune.costs.workload import layer_costs
+from wavetune.errors import ConfigError
+from wavetune.federation.method import Central, Federated, Method, Split
+from wavetune.federation.planning import Fedsllm
+from wavetune.wireless.channel import draw_channel
+from wavetune.wireless.scenario import Device, Scenario
+
+LABEL_BITS = 32  # a label is sent as a 32-bit token id
+
+
+@dataclass(frozen=True)
+class SampleStatistics:
+    """What a sample asks on average: tokens fed, squared tokens, labelled positions."""
+
+    tokens: float
+    token_pairs: float
+    labelled: float
+
+
+@dataclass(frozen=True)
+class RoundPlanner:
+    """Plans the rounds of one run: cut and rank once, subchannels and power on every round's channel."""
+
+    scenario: Scenario
+    devices: tuple[Device, ...]
+    table: CostTable
+    method: Method
+    statistics: SampleStatistics
+    num_samples_K: tuple[int, ...]
+    local_steps: int
+    batch_size: int
+    rounds: int
+    seed: int
+    chosen: str = ""  # what the method's planner decided for the whole run, in words
+
+    def scheduled(self) -> RoundPlanner:
+        """The same with the local steps and rounds to the target that the method's planner chooses, if it does."""
+        if isinstance(self.method.planner, Fedsllm):
+            schedule = self.method.planner.schedule(self.problem(0))
+            rounds_to_target = dict.fromkeys(self.rounds_to_target, schedule.rounds)
+            method = replace(self.method, rounds_to_target=rounds_to_target)
+            return replace(self, method=method, local_steps=schedule.local_steps, chosen=schedule.sentence)
+        if self.local_steps < 1:
+            raise ConfigError(
+                f"run.local_steps is 0, which leaves them to the planner, but {self.method.planner.kind} does not "
+                "choose them; give a number, or set method.planner.kind=fedsllm"
+            )
+        return self
+
+    @cached_property
+    def layer_costs(self) -> LayerCosts:
+        """Costs of an average sample."""
+        method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
+        topology = method.topology
+        u_shape = isinstance(topology, Split) and topology.labels == "client"
+        rows = stats.tokens * self.batch_size
+        bits = method.activation_codec.bits(rows, width)
+        if u_shape:
+            bits += method.gradient_codec.bits(rows, width)
+        elif isinstance(topology, Split):
+            bits += LABEL_BITS * stats.labelled * self.batch_size
+        else:
+            bits = 0.0
+        costs = layer_costs(
+            self.table,
+            stats.tokens,
+            stats.labelled,
+            bits / (rows * width),
+            self.adapter_bits_per_value,
+            batch_size=self.batch_size,
+            token_pairs_per_sample=stats.token_pairs,
+            u_shape=u_shape,
+        )
+        return replace(costs, lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share)
+
+    @property
+    def adapter_bits_per_value(self) -> float:
+        """Bits of an adapter value on the air, averaged over a row of the model's width."""
+        width = self.table.activation_values_per_token
+        return self.method.adapter_codec.bits(8, width) / (8 * width)
+
+    @property
+    def _sent_share(self) -> float:
+        if self.method.mixing.trains_a:
+            return 1.0
+        projections = self.table.architecture.lora_projections(self.table.lora_targets)
+        return sum(p.out_features for p in projections) / sum(p.in_features + p.out_features for p in projections)
+
+    @property
+    def allowed_cuts(self) -> tuple[int, ...]:
+        """Cuts among which the planner chooses."""
+        topology, num_layers = self.method.topology, self.table.num_layers
+        if not isinstance(topology, Split):
+            return (num_layers,)
+        if topology.cut is not None:
+            return tuple(sorted(set(topology.cut))) if isinstance(topology.cut, tuple) else (topology.cut,)
+        return topology.cuts or tuple(range(1, num_layers))
+
+    @property
+    def rounds_to_target(self) -> dict[int, float]:
+        """Rounds at each rank among which the planner chooses; the run's own length where nothing was measured."""
+        rank, table = self.method.lora.rank, self.method.rounds_to_target
+        if rank is None:
+            return table
+        return {r: table.get(r, float(self.rounds)) for r in (rank if isinstance(rank, tuple) else (rank,))}
+
+    def problem(self, round_index: int) -> Problem:
+        """The planning problem on the channel of a round."""
+        channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
+        return problem_from_world(
+            self.scenario,
+            self.devices,
+            channel,
+            self.layer_costs,
+            self.rounds_to_target,
+            self.allowed_cuts,
+            self.local_steps,
+            self.batch_size,
+            self.num_samples_K,
+            self.method.price_downlink,
+        )
+
+    def first_plan(self) -> Plan:
+        """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open."""
+        problem = self.problem(0)
+        topology, rank = self.method.topology, self.method.lora.rank
+        cut = topology.cut if isinstance(topology, Split) else self.table.num_layers
+        if not isinstance(cut, tuple) and not isinstance(rank, tuple):
+            return self.method.planner.plan(problem, self.seed)
+        if cut is None or rank is None:
+            raise ConfigError(
+                "one of method.topology.cut and method.lora.rank is given per client and the other is left to the "
+                "planner; give both"
+            )
+        return fixed_plan(problem, cut, rank)
+
+    def plan(self, round_index: int, first: Plan) -> tuple[Problem, Plan]:
+        """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
+
+        Where the channel admits no plan, the first plan's allocation stays in force.
+        """
+        problem = self.problem(round_index)
+        held = make_plan(problem, first.cut_K, first.rank_K, first.main, first.fed)
+        if self.method.replan == "never":
+            return problem, held
+        if np.ptp(first.cut_K) or np.ptp(first.rank_K):
+            plan = fixed_plan(problem, first.cut_K, first.rank_K)
+        else:
+            narrowed = problem.restrict([int(first.cut_K[0])], [int(first.rank_K[0])])
+            plan = self.method.planner.plan(narrowed, self.seed + round_index, warm_start=first)
+        return problem, plan if plan.status == "ok" else held
+
+
+def fixed_plan(problem: Problem, cut: Sequence[int] | IntArray | int, rank: Sequence[int] | IntArray | int) -> Plan:
+    """Greedy subchannels and exact power for cuts and ranks given per client."""
+    cut_K, rank_K = (np.broadcast_to(np.asarray(x), problem.num_clients) for x in (cut, rank))
+    for pair in sorted({(int(c), int(r)) for c, r in zip(cut_K, rank_K, strict=True)}):
+        feasible = check_feasible(problem.restrict([pair[0]], [pair[1]]))
+        if not feasible.pairs:
+            return infeasible(feasible.reason)
+    return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))  # type: ignore[arg-type]
+
+
+__all__ = ["Central", "Federated", "RoundPlanner", "SampleStatistics", "fixed_plan"]

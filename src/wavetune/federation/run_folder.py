@@ -1,0 +1,148 @@
+"""The files of a run: recipe, records, checkpoints. Everything is written whole or not at all."""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (the stubs of torch and safetensors leave parts of their types open)
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from safetensors import SafetensorError
+
+from wavetune.errors import NumericsError, RunFolderError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+RESUME = "what was saved before is kept, continue with --resume once that is put right"
+ELSEWHERE = "free some space or choose another place"
+_KEPT_CHECKPOINTS = 2
+
+
+@contextmanager
+def explained(path: Path, remedy: str = RESUME) -> Generator[None]:
+    """What the disk refuses in this block becomes one sentence that names `path`. Raises RunFolderError."""
+    try:
+        yield
+    except RunFolderError:
+        raise
+    except (OSError, SafetensorError) as error:  # safetensors has a type of its own for a full disk
+        reason = getattr(error, "strerror", None) or str(error)
+        raise RunFolderError(f"cannot write {path}: {reason[:1].lower()}{reason[1:]}; {remedy}") from error
+
+
+def write_whole(path: Path, text: str, remedy: str = RESUME) -> None:
+    """Write a text file so that a reader, or a killed process, sees the old content or the new, never a part."""
+    with explained(path, remedy):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_name(path.name + ".part")
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+
+
+def to_json(value: Any, path: Path, indent: int | None = None) -> str:
+    """A value as JSON for a file. Raises NumericsError if a number in it is not finite, which JSON cannot hold."""
+    try:
+        return json.dumps(value, indent=indent, allow_nan=False)
+    except ValueError as error:
+        raise NumericsError(
+            f"{path.name} would hold a number that is not finite: a delay or an energy is beyond all bounds; check the "
+            "values and units of world.scenario"
+        ) from error
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """One run's folder."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: Path) -> RunFolder:
+        """A new run folder. Raises RunFolderError if it holds a run already or cannot be written."""
+        if (path / "recipe.json").exists():
+            raise RunFolderError(f"{path} already holds a run; continue it with --resume or choose another --out")
+        with explained(path, ELSEWHERE):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run folder. Raises RunFolderError if there is none."""
+        if not (path / "recipe.json").exists():
+            raise RunFolderError(f"{path} holds no run (no recipe.json); start one without --resume")
+        with explained(path):
+            (path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        return cls(path)
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        write_whole(self.path / name, to_json(value, self.path / name, indent=1) + "\n")
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file; None if it is missing."""
+        path = self.path / name
+        if not path.exists():
+            return None
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"cannot read {path}: {error}") from error
+
+    def append_round(self, record: Mapping[str, Any]) -> None:
+        """Add one line to rounds.jsonl."""
+        path = self.path / "rounds.jsonl"
+        with explained(path), path.open("a", encoding="utf-8") as file:
+            file.write(to_json(record, path) + "\n")
+
+    def read_rounds(self) -> list[dict[str, Any]]:
+        """All complete lines of rounds.jsonl. Raises RunFolderError if one of them is damaged."""
+        path = self.path / "rounds.jsonl"
+        try:
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            complete = text[: text.rfind("\n") + 1]
+            return [json.loads(line) for line in complete.splitlines()]
+        except (OSError, ValueError) as error:
+            raise RunFolderError(f"cannot read {path}: {error}; repair it or start a new run") from error
+
+    def keep_rounds(self, count: int) -> None:
+        """Drop the records of rounds after the first `count`: they are run again."""
+        lines = [json.dumps(record) + "\n" for record in self.read_rounds()[:count]]
+        write_whole(self.path / "rounds.jsonl", "".join(lines))
+
+    def save_checkpoint(self, rounds_done: int, tensors: Mapping[str, Tensor]) -> None:
+        """Save the state after `rounds_done` rounds; older checkpoints but the last one are dropped."""
+        from safetensors.torch import save_file
+
+        folder = self.path / "checkpoints" / f"round-{rounds_done:06d}"
+        part = folder.with_name(folder.name + ".part")
+        saved = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        with explained(folder):
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir()
+            save_file(saved, part / "state.safetensors")
+            shutil.rmtree(folder, ignore_errors=True)
+            os.replace(part, folder)
+            for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
+                shutil.rmtree(old, ignore_errors=True)
+
+    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
+        """Rounds done and state of the newest checkpoint that can be read, or None."""
+        from safetensors.torch import load_file
+
+        for folder in reversed(self._checkpoints()):
+            try:
+                return int(folder.name.removeprefix("round-")), load_file(folder / "state.safetensors")
+            except Exception:
+                continue
+        return None
+
+    def _checkpoints(self) -> list[Path]:
+        return sorted(p for p in (self.path / "checkpoints").glob("round-*") if p.suffix != ".part")

@@ -1,0 +1,94 @@
+"""Rounds to a target loss at each rank, measured by training: the table E(r) that the planner reads."""
+
+from __future__ import annotations
+
+import gc
+import math
+import shlex
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.console import Console
+
+from wavetune.errors import ConfigError
+from wavetune.recipe import Recipe
+from wavetune.runtimes.inprocess import Infeasible, run, versions
+from wavetune.terminal import RunDisplay
+
+
+def measure(
+    recipe: Recipe, ranks: Sequence[int], target_loss: float | None, seeds: int, console: Console
+) -> dict[str, Any]:
+    """Train at each rank and seed, evaluating every round; returns the table with the curves behind it.
+
+    E(r) is the number of rounds after which validation loss first meets the target, linear between rounds. Without a
+    target it is the least loss that every rank reached with every seed.
+    """
+    curves: dict[int, list[list[float]]] = {}
+    for rank in ranks:
+        for offset in range(seeds):
+            console.print(f"rank {rank}, seed {recipe.run.seed + offset}")
+            curves.setdefault(rank, []).append(_curve(recipe, rank, recipe.run.seed + offset, console))
+    reached = max(min(curve) for own in curves.values() for curve in own)
+    target = reached if target_loss is None else target_loss
+    if target < reached:
+        raise ConfigError(
+            f"--target-loss {target:g} was not reached at every rank (the highest best loss is {reached:.4f}); raise "
+            "it, or train longer with --set run.rounds=N"
+        )
+    return {
+        "rounds_to_target": {str(r): fmean(rounds_to(curve, target) for curve in own) for r, own in curves.items()},
+        "target_loss": target,
+        "model": recipe.world.model,
+        "data": recipe.world.data.source,
+        "seeds": [recipe.run.seed + offset for offset in range(seeds)],
+        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "versions": versions(),
+        "validation_loss_by_round": {str(r): own for r, own in curves.items()},
+    }
+
+
+def _curve(recipe: Recipe, rank: int, seed: int, console: Console) -> list[float]:
+    """Validation loss before training and after each round."""
+    settings = replace(recipe.run, seed=seed, evaluate_every=1, samples=0)
+    method = replace(recipe.method, lora=replace(recipe.method.lora, rank=rank))
+    losses: list[float] = []
+
+    class Watch(RunDisplay):
+        def message(self, text: str) -> None:
+            """Keep the terminal to one line a run."""
+
+        def round(self, record: Mapping[str, Any]) -> None:
+            super().round(record)
+            losses.append(record["validation_loss"])
+
+    with tempfile.TemporaryDirectory() as folder, Watch(console) as watch:
+        outcome = run(replace(recipe, run=settings, method=method), Path(folder) / "run", watch)
+        if isinstance(outcome, Infeasible):
+            raise ConfigError(f"no plan exists at rank {rank}: {outcome.reason}")
+        losses.insert(0, watch.before)
+    gc.collect()  # the model and its hooks refer to each other
+    console.print(f"  validation loss {losses[0]:.4f} before, {min(losses):.4f} at best")
+    return losses
+
+
+def rounds_to(curve: Sequence[float], target: float) -> float:
+    """Rounds until a curve (its first value before training) first meets the target, linear between rounds.
+
+    A curve that meets it from the start takes one round, as no plan is for none.
+
+    >>> rounds_to([3.0, 2.0, 1.0], 1.5)
+    1.5
+    """
+    if curve[0] <= target:
+        return 1.0
+    for rounds, (before, after) in enumerate(pairwise(curve)):
+        if after <= target:
+            return rounds + (before - target) / (before - after)
+    return math.inf

@@ -1,0 +1,1 @@
+"""Stock Hugging Face models: found, loaded, frozen, adapted and exported."""

@@ -1,0 +1,54 @@
+"""Adapters as PEFT saves them: `peft.PeftModel.from_pretrained(base, folder)` loads what is written here."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from safetensors.torch import save_file
+
+from wavetune.models.lora import LoraPair, LoraSite
+
+
+def save_peft_adapter(
+    folder: Path, factors: Mapping[str, LoraPair], sites: Sequence[LoraSite], scale: float, base: str, transposed: bool
+) -> None:
+    """Write one adapter. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
+
+    `base` is the model's name or folder, `transposed` whether the base stores its weights as `[in, out]` (GPT-2).
+    """
+    from peft import LoraConfig
+
+    rank = next(iter(factors.values())).A.shape[-1]
+    config = LoraConfig(
+        r=rank,
+        lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
+        target_modules=sorted({site.name.rsplit(".", 1)[-1] for site in sites}),
+        fan_in_fan_out=transposed,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
+    tensors = {}
+    for site in sites:
+        prefix = f"base_model.model.{site.name}"
+        tensors[f"{prefix}.lora_A.weight"] = factors[site.name].A.detach().cpu().t().contiguous()
+        tensors[f"{prefix}.lora_B.weight"] = factors[site.name].B.detach().cpu().t().contiguous()
+    part = folder.with_name(folder.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    config.save_pretrained(str(part))
+    _sort_targets(part / "adapter_config.json")
+    save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def _sort_targets(path: Path) -> None:
+    """PEFT writes the targets in an order that differs from process to process; files of equal runs shall be equal."""
+    values = json.loads(path.read_text(encoding="utf-8"))
+    values["target_modules"] = sorted(values["target_modules"])
+    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")

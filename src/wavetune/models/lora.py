@@ -1,0 +1,213 @@
+"""LoRA with a client axis: one frozen base pass serves all clients, the adapters act per client.
+
+A target module keeps its frozen weight. Its adapters are two stacks: `local` with one slot per client that holds its
+own copy of the layer, and `shared` with the one slot of whoever serves the others (the main server). Tokens stand
+client by client, so a slot's tokens are one slice and the batched product is one small product per slice.
+
+Legend: K clients, S slots, N tokens, R rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from wavetune.seeds import torch_stream
+
+
+class LoraPair(NamedTuple):
+    """A stack of factors: the update of slot s is `scale * A[s] @ B[s]`. A `[S, in, R]`, B `[S, R, out]`."""
+
+    A: Tensor
+    B: Tensor
+
+
+class Segment(NamedTuple):
+    """Tokens `start:stop` belong to `slot` of the local stack, or of the shared one."""
+
+    local: bool
+    slot: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class LoraSite:
+    """A module that carries an adapter: its dotted name in the stock model, its block and its widths."""
+
+    name: str
+    layer: int
+    in_features: int
+    out_features: int
+
+
+@dataclass(frozen=True)
+class LoraBank:
+    """All adapters of a cohort of K clients.
+
+    `local_LK[l, k]` says whether client k holds its own copy of block l; the others use the shared slot of that block.
+    Columns of A and rows of B beyond a client's rank are zero and stay zero: both their gradients vanish.
+    """
+
+    sites: tuple[LoraSite, ...]
+    local_LK: NDArray[np.bool_]
+    scale: float
+    local: dict[str, LoraPair]
+    shared: dict[str, LoraPair]
+
+    def slots(self, layer: int) -> NDArray[np.intp]:
+        """Slot of each client in the local stacks of a block, -1 for the shared one. `[K]`."""
+        own_K = self.local_LK[layer]
+        return np.where(own_K, np.cumsum(own_K) - 1, -1)
+
+    def segments(self, layer: int, clients: Sequence[int], tokens: Sequence[int]) -> tuple[Segment, ...]:
+        """Slices of a pass over `clients` (positions in the cohort) with that many tokens each."""
+        slots, found, start = self.slots(layer), list[Segment](), 0
+        for client, count in zip(clients, tokens, strict=True):
+            slot = int(slots[client])
+            segment = Segment(slot >= 0, max(slot, 0), start, start + count)
+            if found and not segment.local and not found[-1].local:
+                segment = found.pop()._replace(stop=start + count)
+            if count:
+                found.append(segment)
+            start += count
+        return tuple(found)
+
+    def parameters(self, local: bool) -> Iterator[Tensor]:
+        """Leaf tensors of the clients, or of the server, in a fixed order."""
+        stacks = self.local if local else self.shared
+        for site in self.sites:
+            yield from stacks.get(site.name, ())
+
+
+def new_bank(
+    sites: Sequence[LoraSite],
+    local_LK: NDArray[np.bool_],
+    rank_K: Sequence[int],
+    shared_rank: int,
+    alpha: float,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> LoraBank:
+    """Fresh adapters as PEFT initialises them: A uniform in plus or minus 1/sqrt(in), B zero; equal in all slots.
+
+    Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
+    clients can be averaged. Each A is drawn from a stream keyed by its site's name.
+    """
+    width = max(*rank_K, shared_rank)
+    local: dict[str, LoraPair] = {}
+    shared: dict[str, LoraPair] = {}
+    for site in sites:
+        generator = torch_stream(seed, f"lora:{site.name}")
+        bound = site.in_features**-0.5
+        A = torch.empty(site.in_features, width).uniform_(-bound, bound, generator=generator)
+        own_K = local_LK[site.layer]
+        if own_K.any():
+            local[site.name] = _stack(A, [rank_K[k] for k in np.flatnonzero(own_K).tolist()], site.out_features, device)
+        if not own_K.all():
+            shared[site.name] = _stack(A, [shared_rank], site.out_features, device)
+    return LoraBank(tuple(sites), local_LK, alpha / width, local, shared)
+
+
+def _stack(A: Tensor, ranks: Sequence[int], out_features: int, device: torch.device | str) -> LoraPair:
+    keep = torch.arange(A.shape[1]) < torch.tensor(ranks)[:, None, None]
+    B = torch.zeros(len(ranks), A.shape[1], out_features, device=device)
+    return LoraPair((A * keep).to(device).requires_grad_(), B.requires_grad_())
+
+
+@dataclass
+class ActiveAdapters:
+    """What the adapter modules of a model act with during one pass; without a bank they are the plain base."""
+
+    bank: LoraBank | None = None
+    segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
+
+    def use(self, bank: LoraBank | None, clients: Sequence[int] = (), tokens: Sequence[int] = ()) -> None:
+        """Act with a bank on a pass over these clients with that many tokens each."""
+        self.bank = bank
+        layers = {site.layer for site in bank.sites} if bank else ()
+        self.segments = {layer: bank.segments(layer, clients, tokens) for layer in layers} if bank else {}
+
+
+class FrozenLinear(nn.Module):
+    """A frozen linear map that computes in its weight's precision and returns `out_dtype`."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        self.out_dtype = out_dtype
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x W^T + b` of `[..., in]`."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(self.out_dtype)
+
+
+class StackedLoraLinear(FrozenLinear):
+    """A frozen linear map with the active bank's adapters on top."""
+
+    def __init__(self, base: FrozenLinear, site: LoraSite, active: ActiveAdapters) -> None:
+        super().__init__(base.weight, base.bias, base.out_dtype)
+        self.site = site
+        self.active = active
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`x W^T + b + scale (x A_s) B_s`, each token with its own slot s. `[..., in]` to `[..., out]`."""
+        bank = self.active.bank
+        if bank is None:
+            return super().forward(x)
+        segments, absent = self.active.segments[self.site.layer], (None, None)
+        # what no client of this pass uses gets no gradient, so that an optimiser that steps now leaves it alone
+        local = bank.local[self.site.name] if any(s.local for s in segments) else absent
+        shared = bank.shared[self.site.name] if any(not s.local for s in segments) else absent
+        y = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, bank.scale, segments, *local, *shared)
+        return y.view(*x.shape[:-1], -1).to(self.out_dtype)
+
+
+class _LoraLinear(torch.autograd.Function):
+    """Base and adapter in one node: the update lands in the base product's buffer, forward and backward."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, segments: tuple[Segment, ...],
+        local_A: Any, local_B: Any, shared_A: Any, shared_B: Any,
+    ) -> Tensor:  # fmt: skip
+        wide = x.to(torch.float32) if x.dtype != torch.float64 else x
+        y = F.linear(x.to(weight.dtype), weight, bias).to(wide.dtype)
+        reduced: list[Tensor] = []
+        for local, slot, start, stop in segments:
+            A, B = (local_A, local_B) if local else (shared_A, shared_B)
+            h = wide[start:stop] @ A[slot]
+            y[start:stop].addmm_(h, B[slot], alpha=scale)
+            reduced.append(h)
+        ctx.save_for_backward(wide, weight, local_A, local_B, shared_A, shared_B, *reduced)
+        ctx.scale, ctx.segments, ctx.in_dtype = scale, segments, x.dtype
+        ctx.trains_a = ctx.needs_input_grad[5] or ctx.needs_input_grad[7]
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
+        gy = grads[0]
+        gx = (gy.to(weight.dtype) @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
+        factors = (local_A, local_B), (shared_A, shared_B)
+        g_local, g_shared = (tuple(None if f is None else torch.zeros_like(f) for f in pair) for pair in factors)
+        for (local, slot, start, stop), h in zip(ctx.segments, reduced, strict=True):
+            A, B = (local_A, local_B) if local else (shared_A, shared_B)
+            gA, gB = cast("tuple[Tensor, Tensor]", g_local if local else g_shared)
+            gy_part = gy[start:stop]
+            gh = gy_part @ B[slot].t()
+            if ctx.trains_a:
+                gA[slot].addmm_(x[start:stop].t(), gh, alpha=ctx.scale)
+            gB[slot].addmm_(h.t(), gy_part, alpha=ctx.scale)
+            if gx is not None:
+                gx[start:stop].addmm_(gh, A[slot].t(), alpha=ctx.scale)
+        gx = gx.to(ctx.in_dtype) if gx is not None else None
+        return gx, None, None, None, None, *g_local, *g_shared

@@ -1,0 +1,222 @@
+"""From a model's name or path to a local folder that stock transformers loads offline.
+
+`AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` need nothing else. Weights
+are safetensors only: a pickle can run code when it is loaded.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import SafetensorError, safe_open
+
+from wavetune.errors import ModelError, nearest
+from wavetune.models import gguf_wheel, tiny
+
+Progress = Callable[[str], None]
+
+HUB_IDS = {
+    "gpt2": "openai-community/gpt2",
+    "gpt2-medium": "openai-community/gpt2-medium",
+    "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
+    "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+}
+HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
+TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
+CACHE_LAYOUT = (
+    "v1"  # raised when what a bundled model writes changes, so that an old copy is never taken for the new one
+)
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model on this disk; `note` says in words what the weights are."""
+
+    name: str
+    folder: Path
+    note: str
+
+
+@dataclass(frozen=True)
+class BundledModel:
+    """A model that wavetune itself writes into the cache, `size_bytes` at its largest."""
+
+    write: Callable[[Path, Progress], None]
+    size_bytes: int
+    note: str
+
+
+BUNDLED = {
+    "smollm2-135m": BundledModel(gguf_wheel.write_smollm2, 800_000_000, gguf_wheel.NOTE),
+    "tiny": BundledModel(tiny.write_tiny, 5_000_000, tiny.NOTE),
+    "tiny-gpt2": BundledModel(tiny.write_tiny_gpt2, 5_000_000, tiny.NOTE),
+}
+
+
+def resolve_model(
+    name_or_path: str | Path, cache_dir: str | Path | None = None, progress: Progress | None = None
+) -> ResolvedModel:
+    """Local folder of a named model, a folder or a Hugging Face id (`organisation/name`).
+
+    Args:
+        name_or_path: a name of `BUNDLED` or `HUB_IDS` (which wins over a folder of that name), a folder, or an id.
+        cache_dir: where bundled models are kept; by default `$WAVETUNE_CACHE`, else `~/.cache/wavetune`. Hub models
+            stay in the Hub's own cache.
+        progress: called with a sentence before each slow step.
+
+    Raises:
+        ModelError: the model is unknown, cannot be fetched, verified or written, or its folder cannot be used.
+    """
+    name = str(name_or_path)
+    say = progress or (lambda _sentence: None)
+    if name in BUNDLED:
+        return ResolvedModel(name, _check_folder(_bundled(name, cache_dir, say)), BUNDLED[name].note)
+    if name in HUB_IDS:
+        return _from_hub(name, HUB_IDS[name], say)
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        folder = folder.resolve()
+        return ResolvedModel(folder.name, _check_folder(folder), f"local folder {folder}")
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return _from_hub(name, name, say)
+    choices = nearest(name, [*BUNDLED, *HUB_IDS])
+    raise ModelError(
+        f"no model or folder {name!r}: {choices} (or a folder, or a Hugging Face id such as Qwen/Qwen3-0.6B)"
+    )
+
+
+def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path | None:
+    """Folder of a model that is on this disk already, or None; nothing is fetched and torch is not needed."""
+    name = str(name_or_path)
+    folder = _cached(name, cache_dir) if name in BUNDLED else Path(name).expanduser()
+    return folder if name not in HUB_IDS and (folder / "config.json").is_file() else None
+
+
+def _cached(name: str, cache_dir: str | Path | None) -> Path:
+    root = Path(cache_dir or os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser()
+    return root / "models" / CACHE_LAYOUT / name
+
+
+def _bundled(name: str, cache_dir: str | Path | None, say: Progress) -> Path:
+    folder = _cached(name, cache_dir)
+    root = folder.parents[2]
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{name}.lock")):
+            if not folder.is_dir():  # another process may have written it while this one waited
+                _write_whole(folder, BUNDLED[name], say)
+    except (OSError, SafetensorError) as error:
+        raise ModelError(
+            f"cannot write {name} to the model cache {root} ({error}): free some space or set WAVETUNE_CACHE to a"
+            " folder that can be written"
+        ) from error
+    return folder
+
+
+def _write_whole(folder: Path, model: BundledModel, say: Progress) -> None:
+    """Write under another name and rename, so that the folder is whole whenever it exists."""
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < model.size_bytes:
+        raise OSError(f"{model.size_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock says that nobody writes it now
+    partial.mkdir()
+    try:
+        with _no_progress_bars():
+            model.write(partial, say)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
+
+
+def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    say(f"looking for {hub_id} in the Hugging Face cache and on the Hub")
+    try:
+        # "*" also matches "/", so folders (other formats of the same weights) are left out by a pattern of their own
+        found = snapshot_download(hub_id, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"])
+    except GatedRepoError as error:
+        remedy = f"accept its licence on https://huggingface.co/{hub_id} and run `hf auth login`"
+        raise ModelError(f"{hub_id} is not open to everyone: {remedy}") from error
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise ModelError(f"no folder and no Hugging Face model {hub_id!r}: check the spelling") from error
+    except Exception as error:  # the network, the disk and the Hub raise types without a common base
+        reason = str(error).partition("\n")[0]
+        raise ModelError(
+            f"cannot fetch {hub_id} from the Hugging Face Hub ({reason}): connect to the network, or download it"
+            " elsewhere and pass its folder"
+        ) from error
+    folder = _check_folder(Path(found))
+    return ResolvedModel(name, folder, f"{hub_id} from the Hugging Face Hub, revision {folder.name[:12]}")
+
+
+def _check_folder(folder: Path) -> Path:
+    """The folder itself if it holds a causal language model's config, whole safetensors and a tokenizer."""
+    if not (folder / "config.json").is_file():
+        adapter = (folder / "adapter_config.json").is_file()
+        what = "holds an adapter, not a base model" if adapter else "has no config.json, so it is no model folder"
+        raise ModelError(f"{folder} {what}: pass the folder that holds config.json, *.safetensors and the tokenizer")
+    if "model_type" not in _read_json(folder / "config.json"):
+        raise ModelError(f"{folder / 'config.json'} has no model_type: pass a model in the Hugging Face format")
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="numpy"):  # reads the header and compares it with the file's length
+                pass
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{path} is missing or damaged ({error}): delete its folder and fetch it again") from error
+    if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
+        raise ModelError(f"{folder} has no tokenizer: save it there with AutoTokenizer...save_pretrained(folder)")
+    return folder
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = _read_json(index).get("weight_map")
+        if not isinstance(shards, dict) or not shards:
+            raise ModelError(f"{index} has no weight_map: fetch the model again")
+        return [folder / str(shard) for shard in sorted(set(shards.values()))]
+    if (folder / "model.safetensors").is_file():
+        return [folder / "model.safetensors"]
+    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+    if pickles:
+        raise ModelError(
+            f"{folder} keeps its weights in a pickle ({pickles[0]}), which wavetune never loads as it can run code:"
+            " save the model again with safe_serialization (model.safetensors)"
+        )
+    raise ModelError(f"{folder} has no model.safetensors: pass a folder with weights in safetensors")
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as JSON ({error}): fetch the model again") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{path} is not a JSON object: fetch the model again")
+    return value

@@ -1,0 +1,82 @@
+"""Tiny random models with a byte tokenizer, for tests and first tries without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+
+NOTE = "tiny random weights with a byte tokenizer, for tests: it knows no language"
+SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
+VOCAB_SIZE = 512  # above the 259 ids in use, as in released models whose vocabulary is padded
+MAX_TOKENS = 512
+INITIALIZER_RANGE = 0.1  # five times the usual: at width 64 every block then visibly changes the output
+
+
+def write_tiny(folder: Path, say: Callable[[str], None]) -> None:
+    """Llama-style: 4 blocks of width 64, 4 heads on 2 key-value heads, tied embeddings."""
+    from transformers import LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=MAX_TOKENS,
+        tie_word_embeddings=True,
+        initializer_range=INITIALIZER_RANGE,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    _write(folder, config, say)
+
+
+def write_tiny_gpt2(folder: Path, say: Callable[[str], None]) -> None:
+    """GPT-2-style: 4 blocks of width 64, 4 heads, tied embeddings."""
+    from transformers import GPT2Config
+
+    config = GPT2Config(
+        vocab_size=VOCAB_SIZE,
+        n_embd=64,
+        n_layer=4,
+        n_head=4,
+        n_positions=MAX_TOKENS,
+        initializer_range=INITIALIZER_RANGE,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    _write(folder, config, say)
+
+
+def _write(folder: Path, config: PretrainedConfig, say: Callable[[str], None]) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    say("writing a tiny random model")
+    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    byte_tokenizer().save_pretrained(folder)
+
+
+def byte_tokenizer() -> PreTrainedTokenizerFast:
+    """Tokenizer whose pieces are the 256 bytes of UTF-8, after padding, start and end."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    pieces = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
+    backend = Tokenizer(models.BPE(vocab={piece: i for i, piece in enumerate(pieces)}, merges=[]))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    pad, start, end = SPECIAL_TOKENS
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend, pad_token=pad, bos_token=start, eos_token=end, model_max_length=MAX_TOKENS
+    )

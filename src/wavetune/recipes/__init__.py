@@ -1,0 +1,26 @@
+"""Recipes: one module a system, each with a function `recipe()` that returns a typed value."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from wavetune.errors import ConfigError, nearest
+from wavetune.recipe import Recipe
+
+
+def names() -> list[str]:
+    """Names of all recipes."""
+    return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
+
+
+def get(name: str) -> Recipe:
+    """The recipe of a name. Raises ConfigError with the nearest names."""
+    if name not in names():
+        raise ConfigError(f"no recipe is called {name!r}; {nearest(name, names())}")
+    return importlib.import_module(f"{__name__}.{name}").recipe()
+
+
+def title(name: str) -> str:
+    """One line on what a recipe does."""
+    return get(name).method.title

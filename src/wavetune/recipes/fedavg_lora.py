@@ -1,0 +1,18 @@
+"""Federated LoRA without a split: every client trains the whole model's adapters and the server averages them."""
+
+from __future__ import annotations
+
+from wavetune.federation.method import Federated, Lora, Method
+from wavetune.recipe import Recipe, RunSettings, World
+from wavetune.recipes.sflllm import DATA, OPTIMISER
+
+
+def recipe() -> Recipe:
+    """FedAvg on LoRA factors, in the same world as `sflllm`."""
+    method = Method(
+        "FedAvg-LoRA: whole model on every client, adapters averaged",
+        topology=Federated(),
+        lora=Lora(rank=8),
+        optimiser=OPTIMISER,
+    )
+    return Recipe("fedavg_lora", World(data=DATA), method, RunSettings(rounds=10, evaluate_every=5))

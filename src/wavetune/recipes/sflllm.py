@@ -1,0 +1,32 @@
+"""SflLLM: split federated LoRA with subchannels, power, cut and rank chosen together for the least training delay.
+
+Source: arXiv 2504.14667. The latency model, the solver's details and the defaults are our reconstruction
+(docs/sflllm.md).
+"""
+
+from __future__ import annotations
+
+from wavetune.data.batching import Batching
+from wavetune.data.partition import Dirichlet
+from wavetune.data.settings import DataSettings
+from wavetune.federation.method import Lora, Method, Split
+from wavetune.federation.optimise import AdamW
+from wavetune.recipe import Recipe, RunSettings, World
+from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
+
+DATA = DataSettings(
+    train_samples=4000, validation_samples=96, partition=Dirichlet(alpha=0.5), batching=Batching(batch_size=4)
+)
+OPTIMISER = AdamW(learning_rate=2e-3)
+
+
+def recipe() -> Recipe:
+    """The default job: five clients, the embedded restaurant corpus, SmolLM2-135M."""
+    method = Method(
+        "SflLLM: split federated LoRA with jointly planned subchannels, power, cut and rank",
+        topology=Split(),
+        lora=Lora(),
+        optimiser=OPTIMISER,
+        rounds_to_target=ROUNDS_TO_TARGET,
+    )
+    return Recipe("sflllm", World(data=DATA), method, RunSettings(rounds=10, evaluate_every=5))

@@ -1,0 +1,88 @@
+"""Several runs side by side: a table of headline numbers and overlaid loss curves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from wavetune.reporting import format as fmt
+from wavetune.reporting import story
+from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
+from wavetune.reporting.lines import Series, line_chart, thin
+from wavetune.reporting.records import Run
+from wavetune.reporting.sections.learning import AGAINST, elapsed_s, validation_points
+from wavetune.reporting.sections.section import Section, make_section
+
+BEST = "★"
+
+
+def compare(runs: Sequence[Run], labels: Sequence[str]) -> Section:
+    """Section that sets runs side by side."""
+    figures = [_curves(runs, labels, *against) for against in AGAINST]
+    words = (
+        f"{BEST} marks the best of a row; fewer seconds, bits and joules are better. "
+        "Runs of different length compare best by the simulated time to a common loss."
+    )
+    return make_section("Comparison", "Comparison", figures, [_headlines(runs, labels)], words)
+
+
+def _curves(runs: Sequence[Run], labels: Sequence[str], axis: Axis, against: str) -> Figure | None:
+    series = [
+        Series(label, f"cat-{index % 8} dash-{index % 4}", validation_points(run, axis))
+        for index, (run, label) in enumerate(zip(runs, labels, strict=True))
+    ]
+    series = [one for one in series if thin(one.points)]
+    keys = tuple(Key(one.css, one.label, "line") for one in series)
+    title = f"Validation loss against {against}"
+    return figure(title, lambda px: line_chart(series, axis, Axis("loss"), title, px), keys=keys)
+
+
+def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
+    costs, losses, plans = (
+        [story.totals(run) for run in runs],
+        [story.loss_change(run) for run in runs],
+        [run.summary.plan for run in runs],
+    )
+    target = max((loss.after for loss in losses if math.isfinite(loss.after)), default=math.nan)
+    rows: list[tuple[str, ...]] = [
+        ("Status", *(run.summary.status or "no summary" for run in runs)),
+        ("Method", *(run.summary.method or fmt.DASH for run in runs)),
+        ("Clients", *(fmt.count(len(story.client_names(run)) or None) for run in runs)),
+        ("Rounds", *(fmt.count(len(run.rounds)) for run in runs)),
+        (
+            "Cut, rank",
+            *(f"{story.same_or_range(story.cuts(run))}, {story.same_or_range(story.ranks(run))}" for run in runs),
+        ),
+        _ranked("Validation loss", [loss.after for loss in losses], lambda value: fmt.number(value, 4)),
+        _ranked("Perplexity", [story.perplexity(loss.after) for loss in losses], fmt.number),
+        _ranked("Simulated time", [cost.delay_s for cost in costs], fmt.seconds),
+        _ranked(
+            f"Simulated time to loss {fmt.number(target, 4)}",
+            [time_to_loss_s(run, target) for run in runs],
+            fmt.seconds,
+        ),
+        _ranked("Planned delay", [plan.delay_s for plan in plans], fmt.seconds),
+        _ranked("Gap to lower bound", [_gap(plan.delay_s, plan.lower_bound_s) for plan in plans], fmt.percent),
+        _ranked("Energy", [cost.energy_j for cost in costs], fmt.joules),
+        _ranked("Uplink", [cost.up_bits for cost in costs], fmt.bits),
+        _ranked("Downlink", [cost.down_bits for cost in costs], fmt.bits),
+    ]
+    known = [row for row in rows if any(cell != fmt.DASH for cell in row[1:])]
+    return Table("Headline numbers", ("", *labels), tuple(known), kind="compare")
+
+
+def time_to_loss_s(run: Run, target: float) -> float:
+    """Simulated time of the first round whose validation loss is at most `target`; NaN if none is."""
+    ends = zip(elapsed_s(run.rounds), run.rounds, strict=True)
+    return next((end for end, record in ends if record.validation_loss <= target), math.nan)
+
+
+def _gap(delay_s: float, bound_s: float) -> float:
+    return delay_s / bound_s - 1 if bound_s > 0 else math.nan
+
+
+def _ranked(name: str, values: Sequence[float], show: Callable[[float], str]) -> tuple[str, ...]:
+    """Row of numbers with the least one marked, unless all are alike."""
+    known = [value for value in values if math.isfinite(value)]
+    least = min(known) if len(set(known)) > 1 else math.nan
+    return (name, *(f"{BEST} {show(value)}" if value == least else show(value) for value in values))

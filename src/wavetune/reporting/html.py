@@ -1,0 +1,123 @@
+"""The report: one self-contained HTML page of one or several runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from wavetune.errors import ConfigError
+from wavetune.federation.run_folder import ELSEWHERE, write_whole
+from wavetune.reporting import format as fmt
+from wavetune.reporting import story
+from wavetune.reporting.compare import compare
+from wavetune.reporting.records import Run, Sample, read_run
+from wavetune.reporting.sections import Section, run_sections
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+@dataclass(frozen=True)
+class RunView:
+    """What the template shows of one run."""
+
+    anchor: str
+    label: str
+    method: str
+    status: str
+    note: str
+    lead: list[str]
+    tiles: list[story.Tile]
+    notices: list[str]
+    sections: list[Section]
+    samples: tuple[Sample, ...]
+    facts: list[tuple[str, str]]
+    command: str
+    recipe: str
+
+
+def write_report(run_dirs: list[Path], out: Path) -> Path:
+    """Write the report of one run, or of several side by side, and return its path.
+
+    Raises: ConfigError without a run folder; RunFolderError if a folder holds no run records, or the page
+    cannot be written.
+    """
+    if not run_dirs:
+        raise ConfigError("A report needs at least one run folder; name one that a run has written.")
+    page = render([read_run(Path(folder)) for folder in run_dirs])
+    write_whole(out, page, ELSEWHERE)
+    return out
+
+
+def render(runs: list[Run]) -> str:
+    """HTML of the page."""
+    # autoescape for every template: samples and names hold arbitrary text
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    labels = run_labels(runs)
+    views = [_view(run, label, f"run{index}") for index, (run, label) in enumerate(zip(runs, labels, strict=True))]
+    title = labels[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
+    comparison = compare(runs, labels) if len(runs) > 1 else None
+    return environment.get_template("report.html.j2").render(title=title, comparison=comparison, runs=views)
+
+
+def run_labels(runs: list[Run]) -> list[str]:
+    """Short distinct names: the recipe, its folder where recipes repeat, a number where folders do too."""
+    recipes = [run.summary.recipe or str(run.recipe.get("name") or "") for run in runs]
+    folders = [run.folder.resolve().name for run in runs]
+    names = [
+        recipe if recipe and recipes.count(recipe) == 1 else f"{recipe} · {folder}" if recipe else folder
+        for recipe, folder in zip(recipes, folders, strict=True)
+    ]
+    return [f"{name} ({index + 1})" if names.count(name) > 1 else name for index, name in enumerate(names)]
+
+
+def _view(run: Run, label: str, anchor: str) -> RunView:
+    summary = run.summary
+    return RunView(
+        anchor=anchor,
+        label=label,
+        method=summary.method,
+        status=summary.status or "no summary",
+        note=summary.model.note,
+        lead=story.lead(run),
+        tiles=story.tiles(run),
+        notices=story.notices(run),
+        sections=run_sections(run),
+        samples=run.samples,
+        facts=_facts(run),
+        command=summary.command,
+        recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False) if run.recipe else "",
+    )
+
+
+def _facts(run: Run) -> list[tuple[str, str]]:
+    summary, data = run.summary, run.summary.data
+    facts: dict[str, Any] = {
+        "Seed": summary.seed,
+        "Model": summary.model.name,
+        "Parameters": fmt.si(summary.model.parameters, "", 0).strip(),
+        "Trainable on a client": fmt.count(summary.trainable_parameters.client),
+        "Trainable on the server": fmt.count(summary.trainable_parameters.server),
+        "Data": data.name,
+        "Training samples": fmt.count(data.train_samples),
+        "Validation samples": fmt.count(data.validation_samples),
+        "Partition": data.partition,
+        "Aggregation": summary.aggregation.name,
+        "Precision": summary.precision,
+        "Device": summary.device,
+        "Tokens": fmt.count(summary.tokens),
+        "Tokens per second": fmt.number(summary.tokens_per_s),
+        "Wall-clock time": fmt.seconds(summary.wall_s),
+        "Peak memory": fmt.byte_size(summary.peak_memory_bytes),
+        **summary.versions,
+    }
+    return [(name, str(value)) for name, value in facts.items() if value not in (None, "", fmt.DASH)]

@@ -1,0 +1,371 @@
+"""Typed reader of run folders that keeps what it can and says what it could not read.
+
+An unknown number is NaN, an unknown list is empty, so that a half-written run reads like a whole one. Shape letters:
+K clients, M subchannels.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from wavetune.errors import RunFolderError
+
+FILES = ("recipe.json", "rounds.jsonl", "summary.json", "world.json", "samples.json")
+UNKNOWN = math.nan
+Bits = dict[str, float]  # kind ("activations_up", ...) -> bits; an absent kind is 0
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Seconds a phase took, per client where clients act, summed over a round's local steps or of one step."""
+
+    client_forward_s: tuple[float, ...] = ()
+    uplink_s: tuple[float, ...] = ()
+    server_forward_s: float = UNKNOWN
+    server_backward_s: float = UNKNOWN
+    downlink_s: tuple[float, ...] = ()
+    client_backward_s: tuple[float, ...] = ()
+    fed_upload_s: tuple[float, ...] = ()
+    fed_download_s: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Energy:
+    """Joules by where they are spent."""
+
+    client_compute_j: tuple[float, ...] = ()
+    client_radio_j: tuple[float, ...] = ()
+    server_compute_j: float = UNKNOWN
+    server_radio_j: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Account:
+    """Seconds, joules and bits of one round, as planned or as charged."""
+
+    delay_s: float = UNKNOWN
+    local_steps: int | None = None
+    phases: Phases = field(default_factory=Phases)
+    step: Phases = field(default_factory=Phases)
+    energy_j: float = UNKNOWN
+    energy: Energy = field(default_factory=Energy)
+    bits: Bits = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Straggler:
+    """The client and phase that a round waited for longest."""
+
+    client: int
+    phase: str = ""
+
+
+@dataclass(frozen=True)
+class BandUse:
+    """Owner (-1 = unused) and transmit power of each subchannel."""
+
+    owner: tuple[int, ...] = ()
+    power_w: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """Both uplink bands of one round."""
+
+    main: BandUse = field(default_factory=BandUse)
+    fed: BandUse = field(default_factory=BandUse)
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Uplink rate of each client in both bands."""
+
+    main: tuple[float, ...] = ()
+    fed: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Round:
+    """One line of rounds.jsonl."""
+
+    round: int
+    cut_K: tuple[int, ...] = ()
+    rank_K: tuple[int, ...] = ()
+    train_loss: float = UNKNOWN
+    train_loss_K: tuple[float, ...] = ()
+    validation_loss: float = UNKNOWN
+    samples: float = UNKNOWN
+    tokens: float = UNKNOWN
+    learning_rate: float = UNKNOWN
+    planned: Account = field(default_factory=Account)
+    charged: Account = field(default_factory=Account)
+    metered_bits: Bits = field(default_factory=dict[str, float])
+    straggler: Straggler | None = None
+    allocation: Allocation = field(default_factory=Allocation)
+    rate_bit_per_s: Rates = field(default_factory=Rates)
+    aggregation_error: float = UNKNOWN
+    lost: tuple[int, ...] = ()
+    wall_s: float = UNKNOWN
+    tokens_per_s: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Device:
+    """One device of world.json."""
+
+    client_id: int
+    name: str = ""
+    position_m: tuple[float, float] | None = None
+    flop_per_s: float = UNKNOWN
+    tx_power_max_w: float = UNKNOWN
+    path_loss_db: float = UNKNOWN
+    shadowing_db: float = UNKNOWN
+    is_los: bool | None = None
+    num_samples: float = UNKNOWN
+    domains: dict[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class BandShape:
+    """Size of an uplink band."""
+
+    num_subchannels: int = 0
+    subchannel_hz: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class BandShapes:
+    """Both uplink bands."""
+
+    main: BandShape = field(default_factory=BandShape)
+    fed: BandShape = field(default_factory=BandShape)
+
+
+@dataclass(frozen=True)
+class ServerInfo:
+    """The main server."""
+
+    flop_per_s: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class World:
+    """The drawn cell: world.json."""
+
+    cell_radius_m: float = UNKNOWN
+    devices: tuple[Device, ...] = ()
+    bands: BandShapes = field(default_factory=BandShapes)
+    server: ServerInfo = field(default_factory=ServerInfo)
+
+
+@dataclass(frozen=True)
+class ModelInfo:
+    """The base model and where its weights come from."""
+
+    name: str = ""
+    note: str = ""
+    parameters: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class DataInfo:
+    """The data and how it was spread over the clients."""
+
+    name: str = ""
+    train_samples: float = UNKNOWN
+    validation_samples: float = UNKNOWN
+    partition: str = ""
+
+
+@dataclass(frozen=True)
+class Change:
+    """A measure before the first and after the last round."""
+
+    before: float = UNKNOWN
+    after: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class PlanInfo:
+    """What the planner promised, and what the baselines would."""
+
+    delay_s: float = UNKNOWN
+    lower_bound_s: float = UNKNOWN
+    cut_K: tuple[int, ...] = ()
+    rank_K: tuple[int, ...] = ()
+    method: str = ""
+    baselines: dict[str, float] = field(default_factory=dict[str, float])
+    bottleneck: str = ""
+    savings: dict[str, float] = field(default_factory=dict[str, float])  # of 10 % more of each resource
+
+
+@dataclass(frozen=True)
+class Aggregation:
+    """The mixing rule and the relative Frobenius error of its product."""
+
+    name: str = ""
+    error: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """Trainable parameters on either side of the cut."""
+
+    client: float = UNKNOWN
+    server: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class Summary:
+    """summary.json; the default is what is known of a run without one."""
+
+    status: str = ""
+    recipe: str = ""
+    method: str = ""
+    seed: int | None = None
+    model: ModelInfo = field(default_factory=ModelInfo)
+    data: DataInfo = field(default_factory=DataInfo)
+    rounds: int | None = None
+    local_steps: int | None = None
+    num_clients: int | None = None
+    precision: str = ""
+    device: str = ""
+    validation_loss: Change = field(default_factory=Change)
+    perplexity: Change = field(default_factory=Change)
+    delay_s: float = UNKNOWN
+    energy_j: float = UNKNOWN
+    bits: Bits = field(default_factory=dict[str, float])
+    plan: PlanInfo = field(default_factory=PlanInfo)
+    aggregation: Aggregation = field(default_factory=Aggregation)
+    tokens: float = UNKNOWN
+    tokens_per_s: float = UNKNOWN
+    wall_s: float = UNKNOWN
+    peak_memory_bytes: float = UNKNOWN
+    trainable_parameters: Trainable = field(default_factory=Trainable)
+    versions: dict[str, str] = field(default_factory=dict[str, str])
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One generation before and after training."""
+
+    prompt: str = ""
+    reference: str = ""
+    before: str = ""
+    after: str = ""
+    domain: str = ""
+
+
+@dataclass(frozen=True)
+class Run:
+    """Everything a run folder says. `problems` holds one sentence for each thing that could not be read."""
+
+    folder: Path
+    recipe: dict[str, Any]
+    rounds: tuple[Round, ...]
+    summary: Summary
+    world: World
+    samples: tuple[Sample, ...]
+    problems: tuple[str, ...]
+
+
+def read_run(folder: Path) -> Run:
+    """Read a run folder; missing or torn files become sentences in `problems`.
+
+    Raises: RunFolderError if the folder does not exist or holds none of the record files.
+    """
+    if not any((folder / name).is_file() for name in FILES):
+        raise RunFolderError(f"{folder} holds no run records; expected at least one of {', '.join(FILES)}")
+    problems: list[str] = []
+    return Run(
+        folder=folder,
+        recipe=_read(folder / "recipe.json", dict[str, Any], {}, problems),
+        rounds=_read_rounds(folder / "rounds.jsonl", problems),
+        summary=_read(folder / "summary.json", Summary, Summary(), problems),
+        world=_read(folder / "world.json", World, World(), problems),
+        samples=_read(folder / "samples.json", tuple[Sample, ...], (), problems),
+        problems=tuple(problems),
+    )
+
+
+def _read(path: Path, kind: Any, default: Any, problems: list[str]) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing.")
+        return default
+    ignored: list[str] = []
+    try:
+        return _parse(text, kind, ignored)
+    except ValueError as error:
+        ignored = [f"not readable ({_reason(error)})"]
+        return default
+    finally:
+        problems.extend(f"{path.name}: {reason}; left out." for reason in ignored)
+
+
+def _read_rounds(path: Path, problems: list[str]) -> tuple[Round, ...]:
+    """Rounds in order; a round written twice (by a resumed run) counts once, as written last."""
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
+    except FileNotFoundError:
+        problems.append(f"{path.name} is missing.")
+        return ()
+    rounds: dict[int, Round] = {}
+    ignored: list[str] = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            record: Round | None = _parse(line, Round, ignored) if line.strip() else None
+        except json.JSONDecodeError:
+            ignored.append("the last line is torn" if number == len(lines) else f"line {number} is not JSON")
+        except ValueError as error:
+            ignored.append(f"line {number} is not a round ({_reason(error)})")
+        else:
+            rounds |= {record.round: record} if record else {}
+    for reason, times in Counter(ignored).items():
+        problems.append(f"{path.name}: {reason}{f', in {times} lines' if times > 1 else ''}; left out.")
+    return tuple(rounds[index] for index in sorted(rounds))
+
+
+@cache
+def _adapter(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
+
+
+def _parse(text: str, kind: Any, ignored: list[str]) -> Any:
+    """Validate a document; fields that do not fit are named in `ignored` and read as absent."""
+    document = _without_nulls(json.loads(text))
+    try:
+        return _adapter(kind).validate_python(document)
+    except ValidationError as error:
+        bad = {first["loc"][0] for first in error.errors() if first["loc"]}
+        if not isinstance(document, dict) or not bad <= document.keys():
+            raise
+        valid = _adapter(kind).validate_python({key: value for key, value in document.items() if key not in bad})
+        ignored.append(_reason(error))
+        return valid
+
+
+def _without_nulls(value: Any) -> Any:
+    """Drop null fields, so that their defaults hold, and read null inside a list as NaN."""
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    if isinstance(value, list):
+        return [UNKNOWN if item is None else _without_nulls(item) for item in value]
+    return value
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
+    return str(error)

@@ -1,0 +1,81 @@
+"""Where the time went: the timeline of a round, delay by phase and by round."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from wavetune.reporting import format as fmt
+from wavetune.reporting import story
+from wavetune.reporting.accounts import critical_s, total_by_name, typical_round
+from wavetune.reporting.bars import Bar, bar_chart, column_chart
+from wavetune.reporting.chart import Axis, Figure, figure
+from wavetune.reporting.records import Account, Round, Run
+from wavetune.reporting.sections.section import Section, make_section, phase_css, phase_keys, phase_name, phase_parts
+from wavetune.reporting.timeline import MOST_ROWS, exchange_segments, step_segments, timeline
+
+MOST_COLUMNS = 60
+
+
+def delay(run: Run) -> Section:
+    """Section on delay."""
+    return make_section("Where the time went", "Delay", [_timeline_figure(run), _phase_figure(run), _round_figure(run)])
+
+
+def _timeline_figure(run: Run) -> Figure | None:
+    shown = typical_round(run.rounds)
+    if not shown:
+        return None
+    names, step = story.client_names(run), shown.charged.step
+    segments = [*step_segments(step), *exchange_segments(step)]
+    keys = phase_keys([Bar("", phase_parts({one.phase: one.end_s - one.start_s for one in segments}))])
+    steps = shown.charged.local_steps or run.summary.local_steps
+    late = story.client_position(run, shown.straggler.client) if shown.straggler else None
+    caption = _timeline_caption(run, shown, len(names))
+    title = "Timeline of one round"
+    return figure(title, lambda px: timeline(step, names, late, steps, px), caption, keys, span="full")
+
+
+def _timeline_caption(run: Run, shown: Round, num_clients: int) -> str:
+    known = math.isfinite(shown.charged.delay_s)
+    median = f", whose delay ({fmt.seconds(shown.charged.delay_s)}) is the median of the run" if known else ""
+    words = [f"Round {shown.round + 1}{median}."]
+    if shown.straggler:
+        late = story.client_name(run, shown.straggler.client)
+        words.append(f"▸ marks the straggler: {late}, in {phase_name(shown.straggler.phase)}.")
+    if num_clients > MOST_ROWS:
+        words.append(f"Shown are the {MOST_ROWS} of {num_clients} clients that are ready last.")
+    return " ".join(words)
+
+
+def _phase_figure(run: Run) -> Figure | None:
+    parts = total_by_name(critical_s(account) for _, account in _known_accounts(run))
+    total = sum(parts.values())
+    bars = [
+        Bar(phase_name(phase), ((phase_css(phase), "", value),), f"{fmt.seconds(value)} · {fmt.percent(value / total)}")
+        for phase, value in parts.items()
+        if value > 0
+    ]
+    caption = "A phase counts for the client that the round waited for, so that the bars add up to the charged delay."
+    return figure("Delay by phase", lambda px: bar_chart(bars, fmt.seconds, "Delay by phase, whole run", px), caption)
+
+
+def _known_accounts(run: Run) -> list[tuple[int, Account]]:
+    return [(one.round + 1, one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s)]
+
+
+def _round_figure(run: Run) -> Figure | None:
+    accounts = _known_accounts(run)
+    size = math.ceil(len(accounts) / MOST_COLUMNS) or 1
+    bars = [_round_bar(accounts[start : start + size]) for start in range(0, len(accounts), size)]
+    caption = f"Means over {size} rounds each." if size > 1 else ""
+    axis, title = Axis("delay", "s"), "Delay of each round"
+    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption, phase_keys(bars))
+
+
+def _round_bar(accounts: Sequence[tuple[int, Account]]) -> Bar:
+    parts = total_by_name(critical_s(account) for _, account in accounts)
+    means = {phase: value / len(accounts) for phase, value in parts.items()}
+    first, last = accounts[0][0], accounts[-1][0]
+    name = f"Round {first}" if first == last else f"Rounds {first} to {last}"
+    return Bar(name, phase_parts(means), tick=str(first))

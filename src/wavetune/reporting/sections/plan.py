@@ -1,0 +1,50 @@
+"""The plan: its delay beside the baselines and the lower bound."""
+
+from __future__ import annotations
+
+import math
+
+from wavetune.reporting import format as fmt
+from wavetune.reporting.bars import Bar, bar_chart
+from wavetune.reporting.chart import Figure, figure
+from wavetune.reporting.records import Run
+from wavetune.reporting.sections.section import Section, make_section
+
+
+def plan(run: Run) -> Section:
+    """Section on the plan."""
+    info = run.summary.plan
+    bars = [Bar(info.method or "this plan", (("cat-0", "", info.delay_s),), fmt.seconds(info.delay_s))]
+    bars += [
+        Bar(name, (("muted", "", delay_s),), _against(delay_s, info.delay_s))
+        for name, delay_s in info.baselines.items()
+    ]
+    known = [bar for bar in bars if math.isfinite(bar.parts[0][2])]
+    bound_s = info.lower_bound_s
+    mark = (bound_s, f"lower bound {fmt.seconds(bound_s)}") if bound_s > 0 else None
+    words = f"No feasible plan can beat {fmt.seconds(bound_s)}" if mark else ""
+    if mark and info.delay_s > 0:
+        words += f"; this plan is within {fmt.percent(info.delay_s / bound_s - 1)} of it"
+    title = "Planned delay against baselines"
+    caption = words and f"{words}."
+    drawn = figure(title, lambda px: bar_chart(known, fmt.seconds, title, px, mark), caption, span="full")
+    return make_section(
+        "Plan and baselines", "Plan", [drawn if known else None, _savings(info.savings)], words=info.bottleneck
+    )
+
+
+def _savings(savings: dict[str, float]) -> Figure | None:
+    """What 10 % more of each resource would save, the best first."""
+    bars = [
+        Bar(name, (("cat-1", "", saving),), fmt.percent(saving))
+        for name, saving in sorted(savings.items(), key=lambda item: -item[1])
+        if saving > 0
+    ]
+    title = "What 10 % more would save"
+    caption = "Share of the planned delay that goes away when one resource grows by 10 % and all is planned again."
+    return figure(title, lambda px: bar_chart(bars, fmt.percent, title, px), caption, span="full") if bars else None
+
+
+def _against(delay_s: float, plan_s: float) -> str:
+    gain = f" ({fmt.percent(delay_s / plan_s - 1, signed=True)})" if plan_s > 0 else ""
+    return fmt.seconds(delay_s) + gain

@@ -1,0 +1,1 @@
+"""Where a recipe runs: everything in this process, or spread over machines."""

@@ -1,0 +1,335 @@
+"""Run a recipe in this process: all clients stacked in one model."""
+
+from __future__ import annotations
+
+import math
+import platform
+import resource
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+import wavetune
+from wavetune.allocation.instance import plan_to_json, problem_to_json
+from wavetune.data.templates import bos_ids, keep_end, prompt_ids
+from wavetune.errors import NumericsError, RunFolderError
+from wavetune.federation.cohort import StepResult
+from wavetune.federation.run_folder import RunFolder, explained
+from wavetune.models.export import save_peft_adapter
+from wavetune.models.generate import generate, load_for_generation
+from wavetune.models.lora import LoraBank, LoraPair
+from wavetune.recipe import Recipe, load, to_dict
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.session import Infeasible, Session, build, client_factors, global_bank
+
+
+class Observer(Protocol):
+    """What watches a run: progress on a terminal, a log, a test."""
+
+    def message(self, text: str) -> None:
+        """Something worth a line happened."""
+
+    def started(self, session: Session, rounds_done: int, before: float) -> None:
+        """Everything is loaded and planned."""
+
+    def step(self, round_index: int, step: int, result: StepResult) -> None:
+        """A local step is done."""
+
+    def round(self, record: Mapping[str, Any]) -> None:
+        """A round is done and saved."""
+
+
+def run(recipe: Recipe, out: Path, observer: Observer, resume: bool = False) -> dict[str, Any] | Infeasible:
+    """Run a recipe into a folder, or continue it there; returns the summary."""
+    folder = RunFolder.open(out) if resume else None
+    if folder is not None:
+        recipe = load(out / "recipe.json")
+    observer.message(f"loading {recipe.world.model} and {recipe.world.data.source}")
+    planned = None if folder is None else folder.read_json("plan.json")
+    session = build(recipe, planned, observer.message)
+    if isinstance(session, Infeasible):
+        return session
+    if folder is None:
+        folder = RunFolder.create(out)
+        folder.write_json("recipe.json", to_dict(recipe))
+    if planned is None:
+        _write_world(folder, session)
+    rounds_done = _restore(folder, session)
+    state = folder.read_json("state.json") or _before(folder, session, observer)
+    observer.started(session, rounds_done, state["validation_loss"])
+    for index in range(rounds_done, recipe.run.rounds):
+        _one_round(folder, session, index, observer)
+    return _finish(folder, session, state, observer)
+
+
+def _one_round(folder: RunFolder, session: Session, index: int, observer: Observer) -> None:
+    settings = session.recipe.run
+    last = index + 1 == settings.rounds
+    personal: dict[int, dict[str, LoraPair]] = {}
+
+    def keep_personal() -> None:
+        for client in range(session.cohort.placement.num_clients):
+            personal[client] = client_factors(session.cohort.bank, client)
+
+    outcome = train_round(session, index, observer.step, keep_personal if last and not session.central else None)
+    record = outcome.record
+    if last or (index + 1) % settings.evaluate_every == 0:
+        record["validation_loss"] = _validation_loss(session, global_bank(session, outcome.mixed.factors), index)
+    if last:
+        _export(folder, session, outcome.mixed.factors, personal)
+    folder.append_round(record)
+    if last or (index + 1) % settings.checkpoint_every == 0:
+        folder.save_checkpoint(index + 1, _state(session))
+    observer.round(record)
+
+
+def _state(session: Session) -> dict[str, torch.Tensor]:
+    bank, state = session.cohort.bank, dict[str, torch.Tensor]()
+    for side, stacks in (("clients", bank.local), ("server", bank.shared)):
+        for name, pair in stacks.items():
+            state[f"adapter.{side}.{name}.A"], state[f"adapter.{side}.{name}.B"] = pair
+    return state | {f"optimiser.{name}": value for name, value in session.cohort.optimiser.state().items()}
+
+
+@torch.no_grad()
+def _restore(folder: RunFolder, session: Session) -> int:
+    """Load the newest checkpoint; returns the rounds done. Later records are dropped, their rounds run again."""
+    checkpoint = folder.load_checkpoint()
+    rounds_done, saved = checkpoint if checkpoint is not None else (0, {})
+    records = folder.read_rounds()
+    if len(records) < rounds_done:
+        raise RunFolderError(f"{folder.path} has a checkpoint of round {rounds_done} but {len(records)} round records")
+    folder.keep_rounds(rounds_done)
+    for name, tensor in _state(session).items():
+        if not rounds_done or name.startswith("optimiser."):
+            continue
+        if name not in saved or saved[name].shape != tensor.shape:
+            raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
+        tensor.copy_(saved[name])
+    session.cohort.optimiser.load_state(
+        {name.removeprefix("optimiser."): t for name, t in saved.items() if name.startswith("optimiser.")}
+    )
+    return rounds_done
+
+
+def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str, Any]:
+    """What the untouched model does: its validation loss and its answers to the sample prompts."""
+    observer.message(f"evaluating the untouched model on {len(session.data.validation)} validation rows")
+    state = {
+        "validation_loss": _validation_loss(session, None, None),
+        "answers": _answers(session, None),
+        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+    }
+    folder.write_json("state.json", state)
+    return state
+
+
+def _validation_loss(session: Session, bank: LoraBank | None, index: int | None) -> float:
+    """Mean loss under a bank after a round, or of the untouched model. Raises NumericsError if it is not finite."""
+    total, positions = session.cohort.evaluate(session.data.validation, bank)
+    if not math.isfinite(total) and index is None:
+        raise NumericsError(f"the validation loss of the untouched model is {total}; its weights may be damaged")
+    if not math.isfinite(total):
+        raise NumericsError(
+            f"round {index}: the validation loss after it is {total}; the last checkpoint is kept, start again with a "
+            "lower method.optimiser.learning_rate"
+        )
+    return total / positions
+
+
+def _samples(session: Session) -> list[Any]:
+    """Validation examples of different domains to generate from."""
+    chosen, seen = list[Any](), set[str]()
+    examples = session.data.corpus.validation
+    for example in sorted(examples, key=lambda e: e.domain in seen or seen.add(e.domain) or False):
+        chosen.append(example)
+        if len(chosen) == session.recipe.run.samples:
+            break
+    return chosen[: session.recipe.run.samples]
+
+
+def _answers(session: Session, adapter: Path | None) -> list[str]:
+    samples, settings = _samples(session), session.recipe.run
+    if not samples:
+        return []
+    prompts, begin = (
+        prompt_ids(samples, session.tokenizer, session.recipe.world.data.template),
+        bos_ids(session.tokenizer),
+    )
+    model = load_for_generation(session.model.folder, adapter, str(session.cohort.backbone.device))
+    if (positions := getattr(model.config, "max_position_embeddings", None)) is not None:
+        room = max(len(begin) + 1, positions - settings.sample_tokens)
+        prompts = [keep_end(ids, room, len(begin)) for ids in prompts]
+    return generate(model, session.tokenizer, prompts, settings.sample_tokens)
+
+
+def _export(
+    folder: RunFolder, session: Session, factors: dict[str, LoraPair], personal: Mapping[int, dict[str, LoraPair]]
+) -> None:
+    bank, base = session.cohort.bank, str(session.model.folder)
+    transposed = session.cohort.backbone.model.config.model_type == "gpt2"
+    adapters = folder.path / "adapters"
+    named = {"global": factors} | {f"client-{client:02d}": own for client, own in personal.items()}
+    with explained(adapters):
+        for name, own in named.items():
+            save_peft_adapter(adapters / name, own, bank.sites, bank.scale, base, transposed)
+
+
+def _write_world(folder: RunFolder, session: Session) -> None:
+    scenario, devices = session.recipe.world.scenario, session.planner.devices
+    folder.write_json(
+        "world.json",
+        {
+            "cell_radius_m": scenario.cell_radius_m,
+            "devices": [
+                {
+                    "client_id": d.client_id,
+                    "name": f"client-{d.client_id:02d}",
+                    "position_m": list(d.position_m),
+                    "flop_per_s": d.flop_per_s,
+                    "tx_power_max_w": d.tx_power_max_w,
+                    "path_loss_db": d.path_loss_db,
+                    "shadowing_db": d.shadowing_db,
+                    "is_los": d.is_los,
+                    "num_samples": len(session.data.rows_by_client[d.client_id]),
+                    "domains": session.data.domains_of(d.client_id),
+                }
+                for d in devices
+            ],
+            "bands": {
+                name: {"num_subchannels": band.num_subchannels, "subchannel_hz": band.subchannel_hz}
+                for name, band in (("main", scenario.bands.main), ("fed", scenario.bands.fed))
+            },
+            "server": {"flop_per_s": scenario.server.flop_per_s},
+        },
+    )
+    folder.write_json("instance.json", problem_to_json(session.planner.problem(0)))
+    folder.write_json("plan.json", plan_to_json(session.plan))  # last: where it is missing, a resumed run writes all
+
+
+def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
+    observer.message("writing sample answers and the summary")
+    records = folder.read_rounds()
+    samples = _samples(session)
+    after = _answers(session, folder.path / "adapters" / "global") if samples else []
+    folder.write_json(
+        "samples.json",
+        [
+            {"prompt": e.prompt, "reference": e.answer, "before": b, "after": a, "domain": e.domain}
+            for e, b, a in zip(samples, state["answers"], after, strict=True)
+        ],
+    )
+    summary = _summary(session, records, state)
+    folder.write_json("summary.json", summary)
+    return summary
+
+
+def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:
+    recipe, data, placement = session.recipe, session.data, session.cohort.placement
+    before, after = state["validation_loss"], records[-1]["validation_loss"]
+    tokens, wall_s = sum(r["tokens"] for r in records), sum(r["wall_s"] for r in records)
+    bank, plan = session.cohort.bank, session.plan
+    return {
+        "status": "finished",
+        "recipe": recipe.name,
+        "method": recipe.method.title,
+        "seed": recipe.run.seed,
+        "model": {
+            "name": session.model.name,
+            "note": session.model.note,
+            "parameters": sum(p.numel() for p in session.cohort.backbone.model.parameters()),
+        },
+        "data": {
+            "name": data.corpus.name,
+            "train_samples": len(data.train),
+            "validation_samples": len(data.validation),
+            "partition": recipe.world.data.partition.kind,
+        },
+        "rounds": len(records),
+        "local_steps": recipe.run.local_steps,
+        "num_clients": recipe.world.scenario.population.num_clients,
+        "precision": session.precision,
+        "device": str(session.cohort.backbone.device),
+        "validation_loss": {"before": before, "after": after},
+        "perplexity": {"before": _perplexity(before), "after": _perplexity(after)},
+        "delay_s": sum(r["charged"]["delay_s"] for r in records),
+        "phases": _totals([r["charged"]["phases"] for r in records]),
+        "energy_j": sum(r["charged"]["energy_j"] for r in records),
+        "energy": _totals([r["charged"]["energy"] for r in records]),
+        "bits": _totals([r["metered_bits"] for r in records]),
+        "plan": {
+            "delay_s": plan.delay_s,
+            "lower_bound_s": plan.lower_bound_s or None,
+            "cut_K": plan.cut_K.tolist(),
+            "rank_K": plan.rank_K.tolist(),
+            "method": recipe.method.planner.kind,
+            **({} if session.central else _plan_story(session)),
+        },
+        "aggregation": {"name": recipe.method.mixing.kind, "error": records[-1]["aggregation_error"]},
+        "samples": sum(r["samples"] for r in records),
+        "tokens": tokens,
+        "tokens_per_s": tokens / wall_s,
+        "wall_s": wall_s,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "trainable_parameters": {
+            "client": sum(
+                (s.in_features * recipe.method.mixing.trains_a + s.out_features) * max(session.rank_K)
+                for s in bank.sites
+                if s.layer < max(placement.cut_K)
+            ),
+            "server": sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
+        },
+        "versions": versions(),
+        "command": state["command"],
+    }
+
+
+def _perplexity(loss: float) -> float:
+    return math.exp(min(loss, 700.0))  # no float holds more
+
+
+def _plan_story(session: Session) -> dict[str, Any]:
+    """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save."""
+    from wavetune.allocation.baselines import plan_baselines
+    from wavetune.allocation.describe import bottleneck, sensitivities
+
+    problem, plan = session.planner.problem(0), session.plan
+    plans = plan_baselines(problem, session.recipe.run.seed)
+    per_client = len({*plan.cut_K.tolist()}) > 1 or len({*plan.rank_K.tolist()}) > 1
+    return {
+        "baselines": {name: other.delay_s for name, other in plans.items() if other.status == "ok"},
+        "bottleneck": bottleneck(problem, plan).sentence + ".",
+        "savings": {} if per_client else {s.resource: s.saving for s in sensitivities(problem, plan)},
+    }
+
+
+def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Sum of records field by field; per-client lists are added up to lists."""
+    total: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            if isinstance(value, list):
+                total[name] = [a + b for a, b in zip(total.get(name, [0.0] * len(value)), value, strict=True)]
+            else:
+                total[name] = total.get(name, 0) + value
+    return total
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computed the run."""
+    import numpy
+    import peft
+    import transformers
+
+    return {
+        "wavetune": wavetune.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "peft": peft.__version__,
+        "numpy": numpy.__version__,
+    }

@@ -1,0 +1,209 @@
+"""Everything a run consists of, built once from its recipe: world, data, model, plan and cohort."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from wavetune.allocation.instance import allocation_from_json
+from wavetune.allocation.plan import Plan, make_plan
+from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.settings import PreparedData, prepare
+from wavetune.errors import ConfigError, ModelError, RunFolderError
+from wavetune.federation.account import Accountant
+from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cut import CutLink
+from wavetune.federation.door import Door
+from wavetune.federation.memory import default_tokens_per_pass
+from wavetune.federation.method import Central, Split
+from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.round_planner import RoundPlanner
+from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
+from wavetune.models.lora import LoraBank, LoraPair, new_bank
+from wavetune.models.resolve import ResolvedModel, resolve_model
+from wavetune.recipe import Recipe
+from wavetune.runtimes.world import architecture_of, plan_world, statistics_of
+
+Rows = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Infeasible:
+    """The world admits no plan; there is nothing to train."""
+
+    reason: str
+
+
+@dataclass
+class Session:
+    """A run's parts. `rank_K` and `rows_by_client` are the trainers': the clients, or the one central trainer."""
+
+    recipe: Recipe
+    model: ResolvedModel
+    tokenizer: Any
+    data: PreparedData
+    rows_by_client: tuple[Rows, ...]
+    batching: Batching
+    planner: RoundPlanner
+    plan: Plan
+    accountant: Accountant
+    rank_K: tuple[int, ...]
+    cohort: Cohort
+    door: Door
+    precision: str
+
+    @property
+    def central(self) -> bool:
+        """Whether one trainer holds all data."""
+        return isinstance(self.recipe.method.topology, Central)
+
+    def step_rows(self, step: int) -> list[Rows]:
+        """Rows of the training set that every trainer takes at a local step, counted over the run."""
+        lengths, seed = self.data.train.lengths, self.recipe.run.seed
+        return [
+            own[batch_indices(lengths[own], self.batching, seed, client, step)]
+            for client, own in enumerate(self.rows_by_client)
+        ]
+
+
+def build(
+    recipe: Recipe, planned: Mapping[str, Any] | None = None, say: Callable[[str], None] | None = None
+) -> Session | Infeasible:
+    """Resolve, load and plan everything. When a run is continued, `planned` is the plan it wrote, which is kept."""
+    run, world, method = recipe.run, recipe.world, recipe.method
+    device = _device(run.device)
+    model = resolve_model(world.model, progress=say)
+    tokenizer = load_tokenizer(model.folder)
+    data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
+    samples_K = [len(rows) for rows in data.rows_by_client]
+    planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K)
+    recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps))
+    plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)
+    if plan.status != "ok":
+        return Infeasible(plan.reason)
+    bf16 = _use_bf16(run.precision, device)
+    backbone = load_backbone(model.folder, planner.table.lora_targets, bf16, device)
+    _check_tokens(backbone, data)
+    door = Door()
+    cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
+    placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
+    cohort = _cohort(recipe, backbone, placement, rank_K, door)
+    accountant = Accountant(
+        planner.table,
+        method,
+        placement.cut_K,
+        rank_K,
+        max(rank_K),
+        tuple((s.layer, s.in_features, s.out_features) for s in backbone.sites),
+    )
+    precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp32"
+    return Session(
+        recipe, model, tokenizer, data, rows, batching, planner, plan, accountant, rank_K, cohort, door, precision
+    )
+
+
+def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
+    config = backbone.model.config
+    largest = max(int(part.ids.max()) for part in (data.train, data.validation))
+    if largest >= config.vocab_size:
+        raise ModelError(
+            f"the tokenizer gives token {largest} but the model knows {config.vocab_size} tokens; they do not belong "
+            "together, fetch the model again"
+        )
+    longest = max(int(part.lengths.max()) for part in (data.train, data.validation))
+    if longest > getattr(config, "max_position_embeddings", longest):
+        raise ConfigError(
+            f"a row has {longest} tokens but the model takes {config.max_position_embeddings}; "
+            "lower world.data.max_tokens"
+        )
+
+
+def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
+    try:
+        cut, rank, main, fed = allocation_from_json(dict(planned))
+        return make_plan(planner.problem(0), cut, rank, main, fed, planned["lower_bound_s"])
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise RunFolderError(f"plan.json of the run does not fit its recipe ({error}); start a new run") from error
+
+
+def _trainers(
+    recipe: Recipe, data: PreparedData, cut_K: tuple[int, ...], rank_K: tuple[int, ...]
+) -> tuple[Placement, tuple[int, ...], tuple[Rows, ...], Batching]:
+    topology, batching, num_layers = recipe.method.topology, recipe.world.data.batching, max(cut_K)
+    rows = data.rows_by_client
+    if isinstance(topology, Central):
+        everything = np.sort(np.concatenate(rows))
+        whole = Batching(batching.batch_size * len(rows), batching.bucket, batching.pool_batches)
+        placement = Placement(num_layers, (num_layers,), (None,), (1.0,), split=False)
+        return placement, (max(rank_K),), (everything,), whole
+    total = sum(map(len, rows))
+    weights = tuple(len(r) / total for r in rows)
+    tail = (0 if isinstance(topology, Split) and topology.labels == "client" else None,) * len(rows)
+    split = isinstance(topology, Split)
+    sequential = isinstance(topology, Split) and topology.schedule == "sequential"
+    # the number of blocks is filled in by `_cohort`, which knows the model
+    return Placement(0, cut_K, tail, weights, split, sequential), rank_K, rows, batching
+
+
+def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tuple[int, ...], door: Door) -> Cohort:
+    method, run = recipe.method, recipe.run
+    placement = Placement(**{**placement.__dict__, "num_layers": backbone.num_layers})
+    bank = new_bank(
+        backbone.sites, placement.local_LK(), rank_K, max(rank_K), method.lora.alpha, run.seed, backbone.device
+    )
+    if not method.mixing.trains_a:
+        freeze_a(bank)
+    link = CutLink(door, method.activation_codec, method.gradient_codec)
+    budget = run.tokens_per_pass or default_tokens_per_pass(backbone.device)
+    return Cohort(backbone, bank, placement, link, StackedOptimiser(bank, method.optimiser), budget)
+
+
+def freeze_a(bank: LoraBank) -> None:
+    """Train the B factors alone."""
+    for stacks in (bank.local, bank.shared):
+        for pair in stacks.values():
+            pair.A.requires_grad_(False)
+
+
+def global_bank(session: Session, factors: dict[str, LoraPair]) -> LoraBank:
+    """A one-client bank that acts with the given factors in every block."""
+    bank, layers = session.cohort.bank, session.cohort.backbone.num_layers
+    shared = {name: LoraPair(pair.A[None], pair.B[None]) for name, pair in factors.items()}
+    return LoraBank(bank.sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
+
+
+def client_factors(bank: LoraBank, client: int) -> dict[str, LoraPair]:
+    """The factors client `client` acts with: its own where it holds the block, else the shared ones."""
+    found: dict[str, LoraPair] = {}
+    for site in bank.sites:
+        slot = int(bank.slots(site.layer)[client])
+        pair = bank.local[site.name] if slot >= 0 else bank.shared[site.name]
+        found[site.name] = LoraPair(pair.A[max(slot, 0)].detach().clone(), pair.B[max(slot, 0)].detach().clone())
+    return found
+
+
+def _device(wanted: str) -> torch.device:
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("run.device is 'cuda' but PyTorch sees no CUDA device here; use auto or cpu")
+    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def _use_bf16(precision: str, device: torch.device) -> bool:
+    if precision != "auto":
+        return precision == "bf16"
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has_bf16())
+
+
+def _cpu_has_bf16() -> bool:
+    try:
+        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return False

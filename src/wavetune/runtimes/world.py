@@ -1,0 +1,164 @@
+"""From a recipe's world to its planning: architecture, sample statistics, devices. Needs no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavetune.costs.architecture import PRESETS, Architecture
+from wavetune.costs.table import CostTable, Workload
+from wavetune.data.settings import load_samples, prepare
+from wavetune.data.templates import TokenSet
+from wavetune.errors import ConfigError, ModelError, nearest
+from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
+from wavetune.recipe import Recipe
+from wavetune.wireless.channel import draw_devices
+
+Rows = NDArray[np.int64]
+_CHARACTERS_PER_TOKEN = 4.0
+
+
+def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]]) -> Workload:
+    """What the batches of a round ask, fields `[I, K]`."""
+
+    def sums(values: NDArray[np.int64]) -> NDArray[np.float64]:
+        return np.array([[float(values[rows].sum()) for rows in step] for step in steps])
+
+    lengths = tokens.lengths
+    return Workload(sums(np.ones_like(lengths)), sums(lengths), sums(lengths**2), sums(tokens.labelled))
+
+
+def plan_world(
+    recipe: Recipe, architecture: Architecture, statistics: SampleStatistics, num_samples_K: Sequence[int]
+) -> RoundPlanner:
+    """The planner of a recipe's world; checks the method against the clients and the model."""
+    method, run = recipe.method, recipe.run
+    targets = method.lora.targets or architecture.default_lora_targets
+    projections = architecture.lora_projections(targets)
+    narrowest = min(min(p.in_features, p.out_features) for p in projections)
+    num_clients = recipe.world.scenario.population.num_clients
+    method.check(num_clients, architecture.num_layers, narrowest)
+    return RoundPlanner(
+        recipe.world.scenario,
+        draw_devices(recipe.world.scenario, run.seed),
+        CostTable(architecture, targets),
+        method,
+        statistics,
+        tuple(num_samples_K),
+        run.local_steps,
+        recipe.world.data.batching.batch_size,
+        run.rounds,
+        run.seed,
+    ).scheduled()
+
+
+def architecture_of(folder: Path) -> Architecture:
+    """The architecture that a model folder's config describes."""
+    try:
+        return Architecture.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+
+
+def statistics_of(tokens: TokenSet) -> SampleStatistics:
+    """Averages over a token set's rows."""
+    lengths = tokens.lengths.astype(float)
+    return SampleStatistics(float(lengths.mean()), float((lengths**2).mean()), float(tokens.labelled.mean()))
+
+
+class PlainTokenizer:
+    """A tokenizer file behind the few calls that tokenising needs, without transformers and torch."""
+
+    def __init__(self, folder: Path) -> None:
+        from tokenizers import Tokenizer
+
+        try:
+            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+        except Exception as error:  # tokenizers raises no type of its own
+            raise ModelError(f"cannot load the tokenizer in {folder} ({error}): fetch the model again") from error
+        self._special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token")}
+        self.bos_token_id, self.eos_token_id = (
+            None if token is None else self._tokenizer.token_to_id(token) for token in self._special.values()
+        )
+        written = folder / "chat_template.jinja"
+        self.chat_template = written.read_text(encoding="utf-8") if written.exists() else config.get("chat_template")
+
+    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
+        """Token ids of a text or of several."""
+        if isinstance(text, str):
+            return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
+        encoded = self._tokenizer.encode_batch(text, add_special_tokens=add_special_tokens)
+        return {"input_ids": [e.ids for e in encoded]}
+
+    def apply_chat_template(
+        self, messages: Sequence[Mapping[str, str]], tokenize: bool = False, add_generation_prompt: bool = False
+    ) -> str:
+        """A dialogue as the tokenizer's chat template writes it."""
+        from jinja2.ext import loopcontrols
+        from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
+        template = jinja.from_string(str(self.chat_template))
+        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self._special)
+
+
+def _text(token: Any) -> str | None:
+    return token.get("content") if isinstance(token, dict) else token
+
+
+@dataclass(frozen=True)
+class SampleCount:
+    """What planning takes from model and data: architecture, average sample, samples a client; how it was counted."""
+
+    architecture: Architecture
+    statistics: SampleStatistics
+    num_samples_K: tuple[int, ...]
+    how: str
+
+
+def planner_of(recipe: Recipe) -> tuple[RoundPlanner, str]:
+    """The planner of a recipe without loading its model, and a sentence on how its samples were counted."""
+    count = count_samples(recipe)
+    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K), count.how
+
+
+def count_samples(recipe: Recipe) -> SampleCount:
+    """Read model and data as far as planning needs them: by model, data, number of clients and seed alone.
+
+    With the model's folder at hand the counts are those that `wavetune run` plans with. Without it the architecture
+    comes from the presets and four characters count as a token.
+    """
+    from wavetune.models.resolve import local_folder
+
+    num_clients, seed = recipe.world.scenario.population.num_clients, recipe.run.seed
+    folder = local_folder(recipe.world.model)
+    if folder is not None and (folder / "tokenizer.json").exists():
+        data = prepare(recipe.world.data, PlainTokenizer(folder), num_clients, seed)
+        samples_K = tuple(len(rows) for rows in data.rows_by_client)
+        return SampleCount(architecture_of(folder), statistics_of(data.train), samples_K, "counted exactly")
+    if recipe.world.model not in PRESETS:
+        raise ConfigError(
+            f"world.model {recipe.world.model!r} is not on this disk and no preset; "
+            f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
+        )
+    examples = load_samples(recipe.world.data, seed).train
+    prompt, answer = (
+        np.array([len(t) for t in texts]) / _CHARACTERS_PER_TOKEN
+        for texts in zip(*((e.prompt, e.answer) for e in examples), strict=True)
+    )
+    rows = recipe.world.data.partition.split(
+        [e.domain for e in examples], num_clients, seed, recipe.world.data.minimum_samples
+    )
+    tokens = prompt + answer
+    statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), float(answer.mean()))
+    how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
+    return SampleCount(PRESETS[recipe.world.model], statistics, tuple(len(r) for r in rows), how)

@@ -1,0 +1,125 @@
+"""Draw a sweep: delay of every method and the proposed planner's gain over each by value, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wavetune.reporting.format import axis_unit
+from wavetune.sweep.axis import key_of
+from wavetune.sweep.methods import BOUND, PROPOSED
+from wavetune.sweep.summary import Estimate, Point, Summary, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's colours, apart for every kind of colour vision; shapes tell the methods apart in print.
+STYLES = {
+    PROPOSED: {"color": "#0072B2", "marker": "o", "linewidth": 2.2, "zorder": 5},
+    "greedy": {"color": "#D55E00", "marker": "s"},
+    "uniform-power": {"color": "#E69F00", "marker": "^"},
+    "random-rank": {"color": "#56B4E9", "marker": "v"},
+    "random-cut": {"color": "#CC79A7", "marker": "D"},
+    "random-subchannels": {"color": "#009E73", "marker": "P"},
+    "all-random": {"color": "#7F7F7F", "marker": "X"},
+    BOUND: {"color": "black", "linestyle": "--", "linewidth": 1.0, "zorder": 6},
+}
+INCHES, DOTS_PER_INCH = (10.0, 4.2), 150
+
+
+def save_figure(summary: Summary, stem: Path) -> list[Path]:
+    """Save `stem`.svg and `stem`.png; the same sweep gives the same files."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=INCHES, layout="constrained")
+    has_gains = any(not math.isnan(gain.mean) for gain in summary.overall.values())
+    delays = figure.add_subplot(1, 1 + has_gains, 1)
+    _draw_delays(summary, delays)
+    if has_gains:
+        _draw_gains(summary, figure.add_subplot(1, 2, 2))
+    figure.legend(*delays.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
+    for path in paths:
+        with rc_context({"svg.hashsalt": "wavetune"}):
+            figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
+    return paths
+
+
+def _draw_delays(summary: Summary, axes: Axes) -> None:
+    means = [p.delay_s.mean for p in summary.points if not math.isnan(p.delay_s.mean)]
+    divisor, unit = axis_unit("s", max(means, default=1.0))
+    for method in summary.methods:
+        _line(summary, axes, summary.of(method), [p.delay_s for p in summary.of(method)], divisor)
+    if means and max(means) > 4 * min(means):
+        axes.set_yscale("log")
+        _plain_ticks(axes)
+    axes.set_ylabel(f"training delay to the target loss ({unit})")
+    _finish(summary, axes)
+    _mark_infeasible(summary, axes)
+
+
+def _draw_gains(summary: Summary, axes: Axes) -> None:
+    for method in summary.overall:
+        _line(summary, axes, summary.of(method), [p.gain for p in summary.of(method)], 0.01)
+    axes.axhline(0.0, color="black", linewidth=0.6)
+    axes.set_ylabel("gain of the proposed planner over each (%)")
+    _finish(summary, axes)
+
+
+def _line(summary: Summary, axes: Axes, points: Sequence[Point], estimates: Sequence[Estimate], divisor: float) -> None:
+    """A method's means with error bars; a mean over some of the seeds only is a hollow mark."""
+    style = {"markersize": 5, "linewidth": 1.3, **STYLES[points[0].method]}
+    x = np.array(_positions(summary))
+    y, error = (np.array([getattr(e, name) for e in estimates]) / divisor for name in ("mean", "half_width"))
+    error = None if points[0].method == BOUND else np.nan_to_num(error)
+    axes.errorbar(x, y, error, label=title(points[0].method), capsize=2.5, elinewidth=0.8, **style)
+    partial = np.array([0 < p.num_infeasible < p.num_seeds for p in points])
+    if partial.any() and points[0].method != BOUND:
+        face = {"linestyle": "none", "markerfacecolor": "white", "zorder": 7}
+        axes.plot(x[partial], y[partial], **{**style, **face})
+
+
+def _positions(summary: Summary) -> list[float]:
+    axis = summary.axis
+    if not axis.is_numeric:
+        return list(map(float, range(len(axis.values))))
+    return [float(v) / axis.scale[0] for v in axis.values if isinstance(v, float | int)]
+
+
+def _finish(summary: Summary, axes: Axes) -> None:
+    axis, x = summary.axis, _positions(summary)
+    unit = axis.scale[1]
+    if not axis.is_numeric:
+        axes.set_xticks(x, [axis.show(v) for v in axis.values])
+    elif min(x) > 0 and max(x) >= 10 * min(x):
+        axes.set_xscale("log")
+        axes.set_xticks(x, [f"{v:g}" for v in x], minor=False)
+        axes.set_xticks([], minor=True)
+    axes.set_xlabel(f"{axis.title} ({unit})" if unit else axis.title)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(True, linewidth=0.4, alpha=0.5)
+
+
+def _mark_infeasible(summary: Summary, axes: Axes) -> None:
+    """Say above the axis at which values, and for how many seeds, no plan exists."""
+    for x, value in zip(_positions(summary), summary.axis.values, strict=True):
+        worst = max((p for p in summary.points if key_of(p.value) == key_of(value)), key=lambda p: p.num_infeasible)
+        if worst.num_infeasible:
+            words = f"no plan:\n{worst.num_infeasible} of {worst.num_seeds}"
+            axes.axvline(x, color="#B00020", linewidth=0.8, linestyle=":")
+            axes.annotate(words, (x, 1.0), xycoords=("data", "axes fraction"), va="top", ha="right", fontsize=8,
+                          color="#B00020", xytext=(-3, 0), textcoords="offset points")  # fmt: skip
+
+
+def _plain_ticks(axes: Axes) -> None:
+    """Numbers, not powers, on a logarithmic axis."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())

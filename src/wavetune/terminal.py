@@ -1,0 +1,136 @@
+"""What a person sees of a run on a terminal: live progress, or plain lines where there is none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import Problem
+from wavetune.reporting.format import bits as show_bits
+from wavetune.reporting.format import joules as show_joules
+from wavetune.reporting.format import number
+from wavetune.reporting.format import seconds as show_seconds
+
+if TYPE_CHECKING:
+    from wavetune.federation.cohort import StepResult
+    from wavetune.runtimes.session import Session
+
+
+class RunDisplay:
+    """Observer of a run that shows round, step, loss, speed, simulated delay, energy, bits, straggler and time left."""
+
+    def __init__(self, console: Console) -> None:
+        self.console, self.live = console, console.is_terminal
+        self.progress = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.completed}/{task.total} steps"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.delay_s = self.energy_j = self.bits = 0.0
+        self.before = self.validation = float("nan")
+
+    def __enter__(self) -> RunDisplay:
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def message(self, text: str) -> None:
+        """A line on what happens now."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def started(self, session: Session, rounds_done: int, before: float) -> None:
+        """Say what was planned, and start counting."""
+        run, plan = session.recipe.run, session.plan
+        self.before = self.validation = before
+        self.rounds, self.steps = run.rounds, run.local_steps
+        where = f"after round {rounds_done}, " if rounds_done else ""
+        self.message(f"{session.recipe.method.title}")
+        if session.planner.chosen:
+            self.message(session.planner.chosen)
+        if not session.central:
+            self.message(
+                f"plan: {_range('cut', plan.cut_K.tolist())}, {_range('rank', plan.rank_K.tolist())}, "
+                f"{show_seconds(plan.phases.round_s)} a round of {run.local_steps} steps; "
+                f"bottleneck {_straggler(plan.phases.straggler())}"
+            )
+        self.message(
+            f"{where}validation loss before training {before:.4f}; {session.precision} on "
+            f"{session.cohort.backbone.device}"
+        )
+        self.task = self.progress.add_task(
+            "training", total=run.rounds * run.local_steps, completed=rounds_done * run.local_steps
+        )
+        self.clock = time.perf_counter()
+
+    def step(self, round_index: int, step: int, result: StepResult) -> None:
+        """A local step is done."""
+        now = time.perf_counter()
+        speed, self.clock = result.tokens / max(now - self.clock, 1e-9), now
+        self.progress.update(
+            self.task,
+            advance=1,
+            description=f"round {round_index + 1}/{self.rounds} step {step + 1}/{self.steps}  "
+            f"loss {float(result.loss_K.mean()):.3f}  {speed:,.0f} tokens/s  {self._charged()}",
+        )
+
+    def round(self, record: Mapping[str, Any]) -> None:
+        """A round is done: one plain line."""
+        self.clock = time.perf_counter()
+        charged, validation = record["charged"], record["validation_loss"]
+        self.delay_s += charged["delay_s"]
+        self.energy_j += charged["energy_j"]
+        self.bits += sum(record["metered_bits"].values())
+        if validation is not None:
+            self.validation = validation
+        if self.live and validation is None:
+            return
+        slow = record["straggler"]
+        loss = "" if validation is None else f"  validation {validation:.4f}"
+        self.message(
+            f"round {record['round'] + 1}/{self.rounds}  loss {record['train_loss']:.4f}{loss}  "
+            f"{record['tokens_per_s']:,.0f} tokens/s  {self._charged()}  slowest: "
+            f"{_straggler((slow['client'], slow['phase']))}"
+        )
+
+    def _charged(self) -> str:
+        return f"simulated {show_seconds(self.delay_s)}, {show_joules(self.energy_j)}, {show_bits(self.bits)}"
+
+
+def _straggler(who: tuple[int, str]) -> str:
+    return f"client {who[0]}, {who[1].replace('_', ' ')}"
+
+
+def _range(name: str, values: Sequence[int]) -> str:
+    low, high = int(min(values)), int(max(values))
+    return f"{name} {low}" if low == high else f"{name} {low} to {high}"
+
+
+def plan_table(problem: Problem, plan: Plan) -> Table:
+    """One row a client: cut, rank, subchannels, power, rate, seconds of each phase, energy of a round."""
+    from wavetune.allocation.delay import uplink_rate_bit_per_s_K
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
+    for name in ("client", "cut", "rank", "subch", "W", "Mbit/s", "fwd ms", "up ms", "bwd ms", "fed ms", "J"):
+        table.add_column(name, justify="right", no_wrap=True)
+    rate_K = uplink_rate_bit_per_s_K(problem.main, plan.main.owner_M, plan.main.power_w_M)
+    power_K, phases = plan.main.power_w_K(problem.num_clients), plan.phases
+    energy_K = plan.energy.client_compute_j_K + plan.energy.client_radio_j_K
+    for k in range(problem.num_clients):
+        numbers = (power_K[k], rate_K[k] / 1e6, 1e3 * phases.client_forward_s[0, k], 1e3 * phases.uplink_s[0, k],
+                   1e3 * phases.client_backward_s[0, k], 1e3 * phases.fed_upload_s[k], energy_K[k])  # fmt: skip
+        owned = f"{int((plan.main.owner_M == k).sum())}+{int((plan.fed.owner_M == k).sum())}"
+        table.add_row(str(k), str(plan.cut_K[k]), str(plan.rank_K[k]), owned, *(number(float(x)) for x in numbers))
+    return table

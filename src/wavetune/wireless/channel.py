@@ -1,0 +1,130 @@
+"""Draw the devices of a scenario and the channel of a round.
+
+Every draw comes from a stream of its own, keyed by (seed, purpose, round, client). Device k and its channel are thus
+the same whatever the number or order of clients, and whatever happens in the other band.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavetune.seeds import stream
+from wavetune.units import Array, db_to_linear, dbm_to_w
+from wavetune.wireless.energy import energy_j_per_flop
+from wavetune.wireless.placement import draw_positions_m
+from wavetune.wireless.scenario import Band, Device, Scenario
+from wavetune.wireless.shadowing import draw_shadowing_db
+
+
+@dataclass(frozen=True, eq=False)
+class LinkState:
+    """One band in one round: K clients, M subchannels.
+
+    Gains are linear power ratios with antenna gain, path loss, shadowing and fading; interference is in watts per
+    subchannel, at whichever end receives.
+    """
+
+    uplink_gain_KM: Array
+    downlink_gain_KM: Array
+    interference_w_M: Array
+
+
+@dataclass(frozen=True, eq=False)
+class Channel:
+    """Both bands in one round."""
+
+    main: LinkState
+    fed: LinkState
+
+
+def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
+    """Draw every device of the population: position, speed, line of sight, path loss and shadowing.
+
+    Args:
+        scenario: the cell.
+        seed: of the run.
+
+    Returns:
+        num_clients devices; device k depends on (scenario, seed, k) alone.
+
+    >>> from wavetune.wireless.scenario import Population, Scenario
+    >>> few, many = (draw_devices(Scenario(population=Population(num_clients=n)), seed=1) for n in (2, 7))
+    >>> few == many[:2]
+    True
+    """
+    population, ids = scenario.population, range(scenario.population.num_clients)
+    position_m_K2 = draw_positions_m(
+        scenario.placement, ids, _streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
+    )
+    distance_m_K = np.hypot(position_m_K2[:, 0], position_m_K2[:, 1])
+    clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in _streams(seed, "clock", 0, ids)])
+    energy_K = energy_j_per_flop(population.switched_capacitance, clock_hz_K, population.cycles_per_flop)
+    is_los_K, path_loss_db_K, shadowing_db_K = _large_scale(scenario, seed, ids, distance_m_K)
+    return tuple(
+        Device(
+            client_id=k,
+            position_m=(float(position_m_K2[k, 0]), float(position_m_K2[k, 1])),
+            flop_per_s=float(clock_hz_K[k]) / population.cycles_per_flop,
+            energy_j_per_flop=float(energy_K[k]),
+            tx_power_max_w=dbm_to_w(population.tx_power_max_dbm),
+            memory_bytes=math.inf if population.memory_bytes is None else population.memory_bytes,
+            is_los=bool(is_los_K[k]),
+            path_loss_db=float(path_loss_db_K[k]),
+            shadowing_db=float(shadowing_db_K[k]),
+        )
+        for k in ids
+    )
+
+
+def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Channel:
+    """Draw the block fading of one round and combine it with the devices' large-scale gains.
+
+    Formula: gain_km = 10^((G - PL_k - X_k) / 10) |h_km|^2 with antenna gain G, path loss PL, shadowing X, fading h.
+
+    Args:
+        scenario: the cell.
+        devices: [K] devices, in the order wanted for the rows.
+        seed: of the run.
+        round_index: the round, from 0.
+
+    Returns:
+        Gains [K, M] and interference [M] of both bands.
+
+    Ignores: the distance between the main and the federated server (both stand at the origin).
+    """
+    ids = [device.client_id for device in devices]
+    loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
+    mean_gain_K1 = db_to_linear(scenario.antenna_gain_db - loss_db_K)[:, None]
+
+    def link(name: str, band: Band) -> LinkState:
+        def gain_KM(direction: str) -> Array:
+            generators = _streams(seed, f"fading/{name}/{direction}", round_index, ids)
+            return mean_gain_K1 * scenario.fading.power_gain(generators, band.num_subchannels, band.subchannel_hz)
+
+        uplink_KM = gain_KM("uplink")
+        downlink_KM = uplink_KM if scenario.reciprocal else gain_KM("downlink")
+        return LinkState(uplink_KM, downlink_KM, band.interference_w_M)
+
+    return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))
+
+
+def _streams(seed: int, purpose: str, round_index: int, ids: Sequence[int]) -> list[np.random.Generator]:
+    return [stream(seed, purpose, round_index, k) for k in ids]
+
+
+def _large_scale(
+    scenario: Scenario, seed: int, ids: Sequence[int], distance_m_K: Array
+) -> tuple[NDArray[np.bool_], Array, Array]:
+    model = scenario.path_loss
+    sight_K, environment_K = np.array([g.random(2) for g in _streams(seed, "line of sight", 0, ids)]).T
+    is_los_K = sight_K < model.los_probability(distance_m_K)
+    path_loss_db_K = model.path_loss_db(distance_m_K, is_los_K, scenario.carrier_hz, environment_K)
+    if not scenario.shadowing:
+        return is_los_K, path_loss_db_K, np.zeros(len(ids))
+    std_db_K = model.shadowing_std_db(is_los_K)
+    return is_los_K, path_loss_db_K, draw_shadowing_db(std_db_K, _streams(seed, "shadowing", 0, ids))

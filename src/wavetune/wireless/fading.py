@@ -1,0 +1,119 @@
+"""Small-scale block fading: one power gain per client and subchannel, constant over a round, of mean 1."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+
+from wavetune.errors import ConfigError
+from wavetune.units import Array, db_to_linear
+from wavetune.wireless.validation import Positive, check_fields
+
+Generators = Sequence[np.random.Generator]
+Complex = NDArray[np.complex128]
+NUM_TAPS = 32
+
+
+@dataclass(frozen=True)
+class NoFading:
+    """Gain exactly 1."""
+
+    kind: Literal["none"] = field(default="none", kw_only=True)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
+        """[K, M] ones."""
+        return np.ones((len(generators), num_subchannels))
+
+
+@dataclass(frozen=True)
+class Rayleigh:
+    """No dominant path: h ~ CN(0, 1), so the power gain |h|^2 is exponential with mean 1.
+
+    `frequency_selective=False` gives a client one draw for the whole band. Otherwise subchannels are independent, or,
+    with a `delay_spread_s`, correlated as an exponential power delay profile makes them.
+    """
+
+    kind: Literal["rayleigh"] = field(default="rayleigh", kw_only=True)
+    frequency_selective: bool = True
+    delay_spread_s: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_selectivity(self.frequency_selective, self.delay_spread_s)
+
+    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
+        """[K, M] linear power gain of mean 1."""
+        h_KM = _scattered(self, generators, num_subchannels, subchannel_hz)
+        return np.square(np.abs(h_KM))
+
+
+@dataclass(frozen=True)
+class Rician:
+    """A dominant path of power K_f / (K_f + 1) plus Rayleigh scattering of power 1 / (K_f + 1).
+
+    Formula: h = sqrt(K_f / (K_f + 1)) + sqrt(1 / (K_f + 1)) g with g ~ CN(0, 1); K_f = 0 is Rayleigh.
+    The default K factor of 9 dB is the mean for urban cells in line of sight (TR 38.901 Table 7.5-6).
+
+    Ignores: that a device out of sight has no dominant path; every client gets the same K factor.
+    """
+
+    kind: Literal["rician"] = field(default="rician", kw_only=True)
+    k_factor_db: Annotated[float, Ge(-300), Le(300)] = 9.0
+    frequency_selective: bool = True
+    delay_spread_s: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        _check_selectivity(self.frequency_selective, self.delay_spread_s)
+
+    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
+        """[K, M] linear power gain of mean 1."""
+        k_factor = db_to_linear(self.k_factor_db)
+        scattered_KM = _scattered(self, generators, num_subchannels, subchannel_hz)
+        return np.square(np.abs((np.sqrt(k_factor) + scattered_KM) / np.sqrt(k_factor + 1)))
+
+
+Fading = Rayleigh | Rician | NoFading
+
+
+def _check_selectivity(frequency_selective: bool, delay_spread_s: float | None) -> None:
+    if delay_spread_s is not None and not frequency_selective:
+        raise ConfigError(
+            f"delay_spread_s = {delay_spread_s:g} needs frequency_selective = true; set it, or leave delay_spread_s out"
+        )
+
+
+def _scattered(
+    fading: Rayleigh | Rician, generators: Generators, num_subchannels: int, subchannel_hz: float
+) -> Complex:
+    """[K, M] amplitudes, each CN(0, 1), one generator per client."""
+    rows = [_scattered_of_client(fading, generator, num_subchannels, subchannel_hz) for generator in generators]
+    return np.array(rows, np.complex128).reshape(-1, num_subchannels)
+
+
+def _scattered_of_client(
+    fading: Rayleigh | Rician, generator: np.random.Generator, num_subchannels: int, subchannel_hz: float
+) -> Complex:
+    if not fading.frequency_selective:
+        return np.repeat(_complex_normal(generator, 1), num_subchannels)
+    if fading.delay_spread_s is None:
+        return _complex_normal(generator, num_subchannels)
+    # Equal-power taps at exponential delays: exactly CN(0, 1) per subchannel, with the correlation
+    # 1 / (1 + 2j pi delta_f delay_spread) of an exponential profile between subchannels delta_f apart.
+    tap_L = _complex_normal(generator, NUM_TAPS) / np.sqrt(NUM_TAPS)
+    delay_s_L = fading.delay_spread_s * generator.standard_exponential(NUM_TAPS)
+    frequency_hz_M = subchannel_hz * np.arange(num_subchannels)
+    return tap_L @ np.exp(-2j * np.pi * delay_s_L[:, None] * frequency_hz_M)
+
+
+def _complex_normal(generator: np.random.Generator, count: int) -> Complex:
+    """[count] draws of CN(0, 1); the first of them do not depend on the count."""
+    return (generator.standard_normal((count, 2)) @ np.array([1, 1j])) / np.sqrt(2)

@@ -1,0 +1,345 @@
+"""Mean path loss: 3GPP TR 38.901 (urban macro, urban micro, indoor office) and the log-distance law.
+
+Every model answers the same questions over any number of devices: `path_loss_db`, `los_probability` and
+`shadowing_std_db`, within its `distance_limits_m` and `carrier_limits_hz`. Clauses are those of TR 38.901 v17 and v18.
+The standard rounds the speed of light to 3e8 m/s; the exact value used here moves a loss beyond the breakpoint by less
+than 0.007 dB.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Le
+from numpy.typing import NDArray
+
+from wavetune.errors import ConfigError
+from wavetune.units import Array
+from wavetune.wireless.line_of_sight import (
+    mixed_office_los_probability,
+    open_office_los_probability,
+    urban_macro_environment_height_m,
+    urban_macro_los_probability,
+    urban_micro_los_probability,
+)
+from wavetune.wireless.validation import Positive, check_fields, check_range
+
+SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
+
+Bools = bool | NDArray[np.bool_]
+Limits = tuple[float, float]
+LineOfSight = Literal["random", "always", "never"]  # "random": drawn with the standard's probability
+OutdoorServerHeight = Annotated[float, Ge(2), Le(150)]
+OutdoorDeviceHeight = Annotated[float, Ge(1.5), Le(22.5)]
+IndoorHeight = Annotated[float, Ge(0), Le(10)]
+
+
+@dataclass(frozen=True)
+class LogDistance:
+    """Loss that grows with the logarithm of distance, whether in line of sight or not.
+
+    The defaults are 128.1 + 37.6 log10(d_km), the urban macro law of 3GPP TR 36.942 clause 4.5.2 at 2 GHz.
+    """
+
+    distance_limits_m: ClassVar[Limits] = (1e-3, 1e7)
+    carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
+
+    kind: Literal["log_distance"] = field(default="log_distance", kw_only=True)
+    intercept_db: Annotated[float, Ge(-100), Le(400)] = 128.1
+    exponent: Annotated[float, Ge(0), Le(20)] = 3.76
+    reference_m: Positive = 1000.0
+    shadowing_db: Annotated[float, Ge(0), Le(50)] = 8.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the log-distance law.
+
+        Formula: PL = intercept_db + 10 exponent log10(d / reference_m).
+
+        Args:
+            distance_2d_m: d, m.
+            is_los: not used, like `carrier_hz` and `uniform`.
+            carrier_hz: not used.
+            uniform: not used.
+
+        Returns:
+            dB, in the shape of the distance.
+
+        Raises:
+            ConfigError: a distance is not positive.
+
+        Ignores: carrier frequency, heights and line of sight.
+
+        >>> float(LogDistance().path_loss_db(100.0, False, 2e9))
+        90.5
+        """
+        check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, "the range of LogDistance")
+        return self.intercept_db + 10 * self.exponent * np.log10(np.divide(distance_2d_m, self.reference_m))
+
+    def los_probability(self, distance_2d_m: float | Array) -> Array:
+        """Zero: no device counts as being in line of sight."""
+        return np.zeros(np.shape(distance_2d_m))
+
+    def shadowing_std_db(self, is_los: Bools) -> Array:
+        """Standard deviation of the shadowing, dB."""
+        return np.full(np.shape(is_los), self.shadowing_db)
+
+
+class _Tr38901:
+    """What the three scenarios of TR 38.901 share."""
+
+    carrier_limits_hz: ClassVar[Limits] = (0.5e9, 100e9)
+    _shadowing_los_nlos_db: ClassVar[tuple[float, float]]
+
+    line_of_sight: LineOfSight
+    server_height_m: float
+    device_height_m: float
+
+    @property
+    def distance_limits_m(self) -> Limits:
+        """Horizontal distances the model is valid for, m (outdoor scenarios of Table 7.4.1-1)."""
+        return 10.0, 5000.0
+
+    def los_probability(self, distance_2d_m: float | Array) -> Array:
+        """Probability of line of sight in the shape of the distance; 1 or 0 where it is configured as certain."""
+        law = self._los_law(distance_2d_m)
+        return {"random": law, "always": np.ones_like(law), "never": np.zeros_like(law)}[self.line_of_sight]
+
+    def shadowing_std_db(self, is_los: Bools) -> Array:
+        """Standard deviation of the shadowing, dB (Table 7.4.1-1)."""
+        return np.where(is_los, *self._shadowing_los_nlos_db)
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        raise NotImplementedError
+
+    def _log_distance_3d(self, distance_2d_m: float | Array, carrier_hz: float) -> Array:
+        """log10 of the distance between the antennas in m, once distance and carrier are known to be in range."""
+        source = f"the range of {type(self).__name__} in TR 38.901 Table 7.4.1-1"
+        check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, source)
+        check_range("carrier_hz", carrier_hz, *self.carrier_limits_hz, source)
+        return np.log10(np.hypot(distance_2d_m, self.server_height_m - self.device_height_m))
+
+
+@dataclass(frozen=True)
+class UrbanMacro(_Tr38901):
+    """3GPP UMa: a server above the rooftops."""
+
+    _shadowing_los_nlos_db: ClassVar = (4.0, 6.0)
+
+    kind: Literal["urban_macro"] = field(default="urban_macro", kw_only=True)
+    line_of_sight: LineOfSight = "random"
+    server_height_m: OutdoorServerHeight = 25.0
+    device_height_m: OutdoorDeviceHeight = 1.5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.server_height_m <= self.device_height_m:
+            raise ConfigError(
+                f"UrbanMacro.server_height_m is {self.server_height_m:g} but must be greater than device_height_m = "
+                f"{self.device_height_m:g}; the standard assumes 25"
+            )
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the urban macro cell.
+
+        Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
+            LoS:  28 + 22 log10(d3) + 20 log10(f) up to d_B, then
+                  28 + 40 log10(d3) + 20 log10(f) - 9 log10(d_B^2 + (h_BS - h_UT)^2)
+            NLoS: max(LoS, 13.54 + 39.08 log10(d3) + 20 log10(f) - 0.6 (h_UT - 1.5))
+
+        Args:
+            distance_2d_m: horizontal distance, m, in [10, 5000].
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in [0.5e9, 100e9].
+            uniform: a draw of U[0, 1) per device for the environment height, which matters from device heights of 13 m;
+                0 gives 1 m.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+
+        Ignores: the penetration loss of indoor devices and the optional NLoS formula.
+
+        Source: TR 38.901 Table 7.4.1-1.
+
+        >>> float(UrbanMacro().path_loss_db(100.0, True, 1e9).round(2))  # 28 + 22 log10(102.72)
+        72.26
+        """
+        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+        log_ghz = math.log10(carrier_hz / 1e9)
+        environment_m = urban_macro_environment_height_m(distance_2d_m, self.device_height_m, uniform)
+        los_db = 28 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, environment_m, 22.0)
+        nlos_db = 13.54 + 39.08 * log_m + 20 * log_ghz - 0.6 * (self.device_height_m - 1.5)
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        return urban_macro_los_probability(distance_2d_m, self.device_height_m)
+
+
+@dataclass(frozen=True)
+class UrbanMicro(_Tr38901):
+    """3GPP UMi street canyon: a server below the rooftops."""
+
+    _shadowing_los_nlos_db: ClassVar = (4.0, 7.82)
+
+    kind: Literal["urban_micro"] = field(default="urban_micro", kw_only=True)
+    line_of_sight: LineOfSight = "random"
+    server_height_m: OutdoorServerHeight = 10.0
+    device_height_m: OutdoorDeviceHeight = 1.5
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the street canyon.
+
+        Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
+            LoS:  32.4 + 21 log10(d3) + 20 log10(f) up to d_B, then
+                  32.4 + 40 log10(d3) + 20 log10(f) - 9.5 log10(d_B^2 + (h_BS - h_UT)^2)
+            NLoS: max(LoS, 22.4 + 35.3 log10(d3) + 21.3 log10(f) - 0.3 (h_UT - 1.5))
+
+        Args:
+            distance_2d_m: horizontal distance, m, in [10, 5000].
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in [0.5e9, 100e9].
+            uniform: not used; the environment height is 1 m.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+
+        Ignores: the penetration loss of indoor devices and the optional NLoS formula.
+
+        Source: TR 38.901 Table 7.4.1-1.
+
+        >>> float(UrbanMicro().path_loss_db(100.0, False, 1e9).round(2))  # 22.4 + 35.3 log10(100.36)
+        93.06
+        """
+        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+        log_ghz = math.log10(carrier_hz / 1e9)
+        los_db = 32.4 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, 1.0, 21.0)
+        nlos_db = 22.4 + 35.3 * log_m + 21.3 * log_ghz - 0.3 * (self.device_height_m - 1.5)
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        return urban_micro_los_probability(distance_2d_m)
+
+
+@dataclass(frozen=True)
+class IndoorHotspot(_Tr38901):
+    """3GPP InH office: a server under the ceiling of an open office, or of one with rooms and corridors ("mixed")."""
+
+    _shadowing_los_nlos_db: ClassVar = (3.0, 8.03)
+
+    kind: Literal["indoor_hotspot"] = field(default="indoor_hotspot", kw_only=True)
+    office: Literal["open", "mixed"] = "mixed"
+    line_of_sight: LineOfSight = "random"
+    server_height_m: IndoorHeight = 3.0
+    device_height_m: IndoorHeight = 1.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    @property
+    def distance_limits_m(self) -> Limits:
+        """Horizontal distances, m, at which the antennas are 1 to 150 m apart (Table 7.4.1-1)."""
+        height_m = self.server_height_m - self.device_height_m
+        return math.sqrt(max(0.0, 1 - height_m**2)), math.sqrt(150**2 - height_m**2)
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the indoor office.
+
+        Formula, f in GHz, d3 the distance between the antennas:
+            LoS:  32.4 + 17.3 log10(d3) + 20 log10(f)
+            NLoS: max(LoS, 17.3 + 38.3 log10(d3) + 24.9 log10(f))
+
+        Args:
+            distance_2d_m: horizontal distance, m; d3 must be in [1, 150].
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in [0.5e9, 100e9].
+            uniform: not used.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+
+        Ignores: walls and floors between rooms, and the optional NLoS formula.
+
+        Source: TR 38.901 Table 7.4.1-1.
+
+        >>> office = IndoorHotspot(server_height_m=1.0)
+        >>> office.path_loss_db(np.array([1.0, 10.0]), True, 1e9).round(2).tolist()
+        [32.4, 49.7]
+        """
+        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+        log_ghz = math.log10(carrier_hz / 1e9)
+        los_db = 32.4 + 17.3 * log_m + 20 * log_ghz
+        nlos_db = 17.3 + 38.3 * log_m + 24.9 * log_ghz
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        law = open_office_los_probability if self.office == "open" else mixed_office_los_probability
+        return law(distance_2d_m)
+
+
+PathLoss = UrbanMicro | UrbanMacro | IndoorHotspot | LogDistance
+
+
+def breakpoint_distance_m(
+    server_height_m: float, device_height_m: float, carrier_hz: float, environment_height_m: float | Array = 1.0
+) -> Array:
+    """Distance at which a line-of-sight path starts to lose 40 dB a decade.
+
+    Formula: d_B = 4 (h_BS - h_E) (h_UT - h_E) f / c.
+
+    Args:
+        server_height_m: h_BS, m.
+        device_height_m: h_UT, m.
+        carrier_hz: f, Hz.
+        environment_height_m: h_E, m.
+
+    Returns:
+        m, in the shape of the environment height.
+
+    Source: TR 38.901 Table 7.4.1-1, note 1.
+
+    >>> float(breakpoint_distance_m(10.0, 1.5, 2.99792458e9))
+    180.0
+    """
+    server_m = np.subtract(server_height_m, environment_height_m, dtype=np.float64)
+    device_m = np.subtract(device_height_m, environment_height_m, dtype=np.float64)
+    return 4 * server_m * device_m * carrier_hz / SPEED_OF_LIGHT_M_PER_S
+
+
+def _dual_slope_db(
+    model: UrbanMacro | UrbanMicro,
+    distance_2d_m: float | Array,
+    log_m: Array,
+    carrier_hz: float,
+    environment_height_m: float | Array,
+    near_slope_db: float,
+) -> Array:
+    """Distance term of both outdoor laws; the coefficient that joins the two slopes is (40 - near_slope_db) / 2."""
+    server_m, device_m = model.server_height_m, model.device_height_m
+    break_m = breakpoint_distance_m(server_m, device_m, carrier_hz, environment_height_m)
+    joint_db = (40 - near_slope_db) / 2 * np.log10(break_m**2 + (server_m - device_m) ** 2)
+    return np.where(distance_2d_m <= break_m, near_slope_db * log_m, 40 * log_m - joint_db)

@@ -1,0 +1,179 @@
+"""What a user configures: bands, the population of devices, the server, and the cell around them.
+
+Every part holds plain values and refuses impossible ones when it is built. Levels in dB and dBm occur only here; the
+properties and the drawn `Device` are linear and in SI units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import numpy as np
+from annotated_types import Ge, Le
+
+from wavetune.errors import ConfigError
+from wavetune.units import Array, dbm_to_w
+from wavetune.wireless.fading import Fading, Rayleigh
+from wavetune.wireless.path_loss import PathLoss, UrbanMicro
+from wavetune.wireless.placement import Placement, UniformDisc, check_placement
+from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
+
+
+@dataclass(frozen=True)
+class Band:
+    """One OFDMA band: equal subchannels, white noise, and the power limits of both directions.
+
+    `total_power_max_dbm` caps the sum of the clients' powers in the uplink. `downlink_power_dbm` is the server's power,
+    spread evenly over the subchannels. A receiver's noise figure is added to `noise_psd_dbm_per_hz`.
+    `interference_dbm_per_hz` is the density of a jammer or of other cells at the receiver, on `jammed_subchannels` or,
+    where these are not given, on all.
+
+    >>> f"{Band().noise_w:.3g}"
+    '1.99e-15'
+    """
+
+    num_subchannels: Count = 20
+    subchannel_hz: Annotated[float, Ge(1), Le(1e11)] = 500e3
+    noise_psd_dbm_per_hz: PsdDbmPerHz = -174.0
+    total_power_max_dbm: PowerDbm = 36.99
+    downlink_power_dbm: PowerDbm = 43.0
+    interference_dbm_per_hz: PsdDbmPerHz | None = None
+    jammed_subchannels: tuple[Annotated[int, Ge(0)], ...] | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        outside = [m for m in self.jammed_subchannels or () if m >= self.num_subchannels]
+        if outside:
+            raise ConfigError(
+                f"Band.jammed_subchannels names {outside[0]} but num_subchannels is {self.num_subchannels}; "
+                f"count from 0 to {self.num_subchannels - 1}"
+            )
+        if self.jammed_subchannels is not None and self.interference_dbm_per_hz is None:
+            raise ConfigError("Band.jammed_subchannels is set but interference_dbm_per_hz is not; give its density")
+
+    @property
+    def noise_psd_w_per_hz(self) -> float:
+        """Noise power spectral density, W/Hz."""
+        return dbm_to_w(self.noise_psd_dbm_per_hz)
+
+    @property
+    def noise_w(self) -> float:
+        """Noise power in one subchannel, W."""
+        return self.noise_psd_w_per_hz * self.subchannel_hz
+
+    @property
+    def total_power_max_w(self) -> float:
+        """Cap on the sum of the clients' transmit powers, W."""
+        return dbm_to_w(self.total_power_max_dbm)
+
+    @property
+    def downlink_power_w(self) -> float:
+        """Transmit power of the server, W."""
+        return dbm_to_w(self.downlink_power_dbm)
+
+    @property
+    def interference_w_M(self) -> Array:
+        """[M] interference power in each subchannel, W."""
+        interference_w_M = np.zeros(self.num_subchannels)
+        if self.interference_dbm_per_hz is not None:
+            jammed = slice(None) if self.jammed_subchannels is None else list(self.jammed_subchannels)
+            interference_w_M[jammed] = dbm_to_w(self.interference_dbm_per_hz) * self.subchannel_hz
+        return interference_w_M
+
+
+@dataclass(frozen=True)
+class Bands:
+    """The band to the main server (activations) and the band to the federated server (adapters)."""
+
+    main: Band = field(default_factory=Band)
+    fed: Band = field(default_factory=Band)
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Population:
+    """How devices are drawn: the clock is uniform over its range, the rest is common to all.
+
+    The defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W.
+    """
+
+    num_clients: Count = 5
+    clock_hz: tuple[Positive, Positive] = (1.0e9, 1.6e9)
+    cycles_per_flop: Positive = 1 / 1024
+    switched_capacitance: Positive = 1e-26
+    tx_power_max_dbm: PowerDbm = 31.76
+    memory_bytes: Positive | None = None
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        low_hz, high_hz = self.clock_hz
+        if low_hz > high_hz:
+            raise ConfigError(f"Population.clock_hz is {self.clock_hz} but must be (low, high); swap the two values")
+
+
+@dataclass(frozen=True)
+class Server:
+    """The main server's speed and energy, shared by all clients.
+
+    Defaults: 5e9 cycles/s at 32768 FLOP per cycle, and the energy of an accelerator that draws 400 W at that speed (an
+    assumption of ours).
+    """
+
+    flop_per_s: Positive = 5e9 * 32768
+    energy_j_per_flop: Positive = 2.5e-12
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
+@dataclass(frozen=True)
+class Device:
+    """A drawn device; `memory_bytes` is infinite where it is not limited."""
+
+    client_id: int
+    position_m: tuple[float, float]
+    flop_per_s: float
+    energy_j_per_flop: float
+    tx_power_max_w: float
+    memory_bytes: float
+    is_los: bool
+    path_loss_db: float
+    shadowing_db: float
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A cell with its server at the origin, the devices in it, and the models of the channel between them.
+
+    `antenna_gain_db` is the sum of both ends. `reciprocal` gives the downlink the uplink's fading (time division);
+    otherwise the two fade independently (frequency division).
+    """
+
+    population: Population = field(default_factory=Population)
+    server: Server = field(default_factory=Server)
+    bands: Bands = field(default_factory=Bands)
+    cell_radius_m: Annotated[float, Ge(1), Le(1e6)] = 200.0
+    min_distance_m: Positive = 10.0
+    carrier_hz: Annotated[float, Ge(1e6), Le(1e13)] = 3.5e9
+    antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 10.0
+    path_loss: PathLoss = field(default_factory=UrbanMicro)
+    shadowing: bool = True
+    fading: Fading = field(default_factory=Rayleigh)
+    placement: Placement = field(default_factory=UniformDisc)
+    reciprocal: bool = True
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.min_distance_m >= self.cell_radius_m:
+            raise ConfigError(
+                f"Scenario.min_distance_m is {self.min_distance_m:g} but must be less than "
+                f"cell_radius_m = {self.cell_radius_m:g}; shrink it or enlarge the cell"
+            )
+        check_placement(self.placement, self.population.num_clients, self.min_distance_m, self.cell_radius_m)
+        source = f"the range of {type(self.path_loss).__name__}"
+        check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)
+        check_range("Scenario.cell_radius_m", self.cell_radius_m, *self.path_loss.distance_limits_m, source)
+        check_range("Scenario.carrier_hz", self.carrier_hz, *self.path_loss.carrier_limits_hz, source)

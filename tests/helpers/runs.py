@@ -1,0 +1,93 @@
+"""Small whole runs on the tiny model, and what must be equal between two runs of one recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from wavetune import recipes
+from wavetune.recipe import Recipe, with_settings
+from wavetune.runtimes.inprocess import run
+
+SMALL = (
+    'world.model="tiny"',
+    "world.data.train_samples=60",
+    "world.data.validation_samples=8",
+    "world.data.max_tokens=96",
+    "world.data.batching.batch_size=2",
+    "world.scenario.population.num_clients=3",
+    "run.rounds=2",
+    "run.local_steps=2",
+    "run.samples=2",
+    "run.sample_tokens=4",
+    "run.precision=fp32",
+    "run.device=cpu",
+)
+WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command"}
+
+
+class Silent:
+    """An observer that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.messages: list[str] = []
+        self.records: list[Any] = []
+
+    def message(self, text: str) -> None:
+        self.messages.append(text)
+
+    def started(self, session: Any, rounds_done: int, before: float) -> None:
+        self.session, self.rounds_done = session, rounds_done
+
+    def step(self, *_: Any) -> None:
+        pass
+
+    def round(self, record: Any) -> None:
+        self.records.append(record)
+
+
+def small(name: str = "sflllm", *settings: str) -> Recipe:
+    """A recipe cut down to a second."""
+    return with_settings(recipes.get(name), [*SMALL, *settings])
+
+
+def train(recipe: Recipe, out: Path, resume: bool = False) -> Any:
+    return run(recipe, out, Silent(), resume)
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def read_rounds(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+
+
+def without_clock(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if name not in WALL_CLOCK}
+
+
+def lasting(folder: Path) -> dict[str, Any]:
+    """All that a run leaves behind and that does not tell the time: files as bytes, records as values."""
+    newest = max((folder / "checkpoints").iterdir(), key=lambda path: path.name)
+    found: dict[str, Any] = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for part in (folder / "adapters", newest)
+        for path in sorted(part.rglob("*"))
+        if path.is_file()
+    }
+    for name in ("recipe.json", "world.json", "instance.json", "plan.json", "samples.json"):
+        found[name] = read_json(folder / name)
+    found["state.json"] = without_clock(read_json(folder / "state.json"))
+    found["summary.json"] = without_clock(read_json(folder / "summary.json"))
+    found["rounds.jsonl"] = [without_clock(record) for record in read_rounds(folder)]
+    return found
+
+
+def assert_same_run(found: Path, wanted: Path) -> None:
+    """Both folders hold the same files with the same content; names the first that differs."""
+    mine, theirs = lasting(found), lasting(wanted)
+    assert mine.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert mine[name] == value, f"{name} differs"

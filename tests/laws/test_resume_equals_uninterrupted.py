@@ -1,0 +1,185 @@
+"""Kill a run at any moment: the resumed run ends with the same bytes of adapters and the same records."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from helpers.runs import SMALL, assert_same_run, lasting, read_rounds, small, train
+from wavetune.errors import RunFolderError
+from wavetune.federation.cohort import Cohort
+from wavetune.federation.run_folder import RunFolder
+from wavetune.models import export
+
+KINDS = {
+    "split_int8": small(
+        "sflllm",
+        "run.rounds=3",
+        "run.evaluate_every=1",
+        "method.activation_codec.kind=int8",
+        "method.price_downlink=true",
+        "world.scenario.bands.main.interference_dbm_per_hz=-165",
+    ),
+    "mixed_cuts_and_ranks_averaged_by_product": small(
+        "sflllm",
+        "run.rounds=4",
+        "run.checkpoint_every=2",
+        "method.topology.cut=[1,3,2]",
+        "method.lora.rank=[2,4,1]",
+        "method.mixing.kind=average_product",
+    ),
+    "sequential_frozen_a": small("split_lora_sequential", "run.rounds=3", "method.mixing.kind=frozen_a"),
+    "federated": small("fedavg_lora", "run.rounds=3"),
+    "central": small("centralised_lora", "run.rounds=3"),
+}
+
+
+class Killed(BaseException):
+    """Stands in for the end of the process."""
+
+
+class Reaper:
+    """Counts the moments of a run, before, in and after everything that touches the disk or the model; dies at one."""
+
+    def __init__(self, patch, moment):
+        self.moment, self.dead = moment, False
+        self.names = []  # of all moments so far
+        for owner, name, torn in (
+            (os, "replace", None),
+            (shutil, "rmtree", None),
+            (Path, "mkdir", None),
+            (Path, "write_text", lambda path, text, **_: path.write_bytes(text.encode()[: len(text) // 2])),
+            (RunFolder, "append_round", lambda folder, record: _append(folder.path / "rounds.jsonl", str(record)[:40])),
+            (export, "save_file", lambda _tensors, path, **_: path.write_bytes(b"half")),
+            (Cohort, "step", None),
+            (Cohort, "evaluate", None),
+        ):
+            patch.setattr(owner, name, self.watched(name, getattr(owner, name), torn))
+
+    def watched(self, name, function, torn):
+        def call(*arguments, **options):
+            self.tick(f"before {name}")
+            if torn is not None and len(self.names) == self.moment:
+                torn(*arguments, **options)
+            self.tick(f"in {name}")
+            result = function(*arguments, **options)
+            self.tick(f"after {name}")
+            return result
+
+        return call
+
+    def tick(self, name):
+        if self.dead or len(self.names) == self.moment:
+            self.dead = True  # nothing may be written by what still unwinds
+            raise Killed
+        self.names.append(name)
+
+
+def _append(path, text):
+    with path.open("a") as file:
+        file.write(text)
+
+
+def run_until_killed(recipe, out, moment):
+    """Run, or continue if there is something to continue; True if it was killed. Also the names of its moments."""
+    with pytest.MonkeyPatch.context() as patch:
+        reaper = Reaper(patch, moment)
+        try:
+            train(recipe, out, resume=(out / "recipe.json").exists())
+        except Killed:
+            return True, reaper.names
+        return False, reaper.names
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def job(request, tmp_path_factory):
+    """A recipe, its uninterrupted run and the moments at which that could have been killed."""
+    recipe, folder = KINDS[request.param], tmp_path_factory.mktemp(request.param) / "run"
+    killed, moments = run_until_killed(recipe, folder, moment=None)
+    assert not killed
+    return recipe, folder, moments
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_run_killed_at_random_moments_ends_as_if_never_killed(job, tmp_path, seed):
+    recipe, uninterrupted, moments = job
+    draw, out = random.Random(f"{recipe.name} {seed}"), tmp_path / "run"
+    killed = True
+    for _ in range(3):  # it may be killed again while it continues
+        name = draw.choice(sorted(set(moments)))  # as likely one of the rare ones
+        killed, _ = run_until_killed(recipe, out, draw.choice([m for m, n in enumerate(moments) if n == name]))
+        if not killed:
+            break
+    if killed:
+        train(recipe, out, resume=(out / "recipe.json").exists())
+    assert_same_run(out, uninterrupted)
+
+
+def test_run_killed_while_its_first_files_are_written_ends_as_if_never_killed(tmp_path):
+    recipe = replace(KINDS["split_int8"], run=replace(KINDS["split_int8"].run, rounds=1, samples=0))
+    train(recipe, tmp_path / "whole")
+    out = tmp_path / "run"
+    for moment in range(0, 34, 4):
+        killed, _ = run_until_killed(recipe, out, moment)
+        assert killed
+    train(recipe, out, resume=(out / "recipe.json").exists())
+    assert_same_run(out, tmp_path / "whole")
+
+
+def test_resuming_a_finished_run_changes_nothing(job):
+    recipe, folder, _ = job
+    before = lasting(folder)
+    train(recipe, folder, resume=True)
+    assert lasting(folder) == before
+
+
+def test_damaged_newest_checkpoint_costs_a_round_and_not_the_run(job, tmp_path):
+    recipe, uninterrupted, _ = job
+    out = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
+    newest = max((out / "checkpoints").iterdir())
+    (newest / "state.safetensors").write_bytes(b"damaged")
+    train(recipe, out, resume=True)
+    assert_same_run(out, uninterrupted)
+
+
+def test_checkpoint_of_another_recipe_is_refused(tmp_path):
+    recipe = small("fedavg_lora", "run.rounds=1", "run.samples=0")
+    train(recipe, tmp_path / "run")
+    text = (tmp_path / "run" / "recipe.json").read_text()
+    (tmp_path / "run" / "plan.json").unlink()
+    (tmp_path / "run" / "recipe.json").write_text(text.replace('"rank": 8', '"rank": 4'))
+    with pytest.raises(RunFolderError, match="does not fit its recipe"):
+        train(recipe, tmp_path / "run", resume=True)
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
+def test_process_killed_by_sigkill_is_continued_by_another_to_the_same_bytes(tmp_path):
+    out, command = tmp_path / "run", [sys.executable, "-m", "wavetune.cli", "run"]
+    settings = [word for setting in (*SMALL, "run.rounds=10") for word in ("--set", setting)]
+    train(small("sflllm", "run.rounds=10"), tmp_path / "whole")
+    draw = random.Random(5)
+    rounds = draw.randint(1, 8)
+    fresh = [*command, "sflllm", *settings, "--out", str(out)]
+    process = subprocess.Popen(fresh, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and count_rounds(out) < rounds:
+        time.sleep(0.005)
+    time.sleep(draw.random() * 0.05)
+    process.kill()
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, f"it ended before it could be killed: {errors}"
+    assert not (out / "summary.json").exists()
+    subprocess.run([*command, "--resume", "--out", str(out)], stdout=subprocess.DEVNULL, check=True)
+    assert_same_run(out, tmp_path / "whole")
+    assert len(read_rounds(out)) == 10
+
+
+def count_rounds(folder):
+    path = folder / "rounds.jsonl"
+    return path.read_text().count("\n") if path.exists() else 0

@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from types import SimpleNamespace
+
+import pytest
+
+from wavetune.data.concierge import concierge
+from wavetune.data.corpora import load_corpus, load_file, load_folder
+from wavetune.data.settings import DataSettings, load_samples
+from wavetune.errors import DataError
+
+
+def write(path, rows):
+    text = "\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows)
+    opener = gzip.open if path.suffix == ".gz" else open
+    with opener(path, "wt", encoding="utf-8") as file:
+        file.write(text)
+
+
+def pairs(*prompts):
+    return [{"prompt": prompt, "response": f"answer {i}"} for i, prompt in enumerate(prompts)]
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".jsonl.gz"])
+@pytest.mark.parametrize("valid", ["valid", "validation"])
+def test_a_folder_gives_its_parts(tmp_path, suffix, valid):
+    write(tmp_path / f"train{suffix}", pairs("a", "b"))
+    write(tmp_path / f"{valid}{suffix}", pairs("c"))
+    write(tmp_path / f"test{suffix}", pairs("d", "é"))
+    corpus = load_corpus(str(tmp_path))
+    assert [[e.prompt for e in part] for part in (corpus.train, corpus.validation, corpus.test)] == [
+        ["a", "b"],
+        ["c"],
+        ["d", "é"],
+    ]
+    assert corpus.notes == ()
+
+
+def test_a_missing_validation_part_is_held_out_by_whole_prompt_and_stated(tmp_path):
+    write(tmp_path / "train.jsonl", pairs(*[f"p{i % 50}" for i in range(200)]))
+    corpus = load_folder(tmp_path, seed=3)
+    held = {e.prompt for e in corpus.validation}
+    assert len(held) == 5
+    assert len(corpus.validation) == 20
+    assert not held & {e.prompt for e in corpus.train}
+    assert len(corpus.train) + len(corpus.validation) == 200
+    assert corpus.notes == ("no validation part: 20 rows (5 of 50 prompts) of train held out, seed 3",)
+    assert load_folder(tmp_path, seed=3) == corpus
+    assert {e.prompt for e in load_folder(tmp_path, seed=4).validation} != held
+
+
+def test_a_single_file_is_a_corpus(tmp_path):
+    write(tmp_path / "mine.jsonl", pairs("a", "b", "c"))
+    corpus = load_corpus(str(tmp_path / "mine.jsonl"))
+    assert (corpus.name, len(corpus.train), len(corpus.validation), corpus.test) == ("mine.jsonl", 2, 1, ())
+
+
+def test_a_folder_without_a_train_file_names_what_was_looked_for_and_found(tmp_path):
+    write(tmp_path / "training.jsonl", pairs("a"))
+    with pytest.raises(DataError, match=r"looked for train.jsonl or train.jsonl.gz, found training.jsonl"):
+        load_folder(tmp_path)
+    with pytest.raises(DataError, match="no such folder"):
+        load_folder(tmp_path / "absent")
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{broken", "not JSON"),
+        ("[1, 2]", "a JSON list"),
+        ('{"a": 1}', "known row forms"),
+        ('{"chosen": 1}', "preference"),
+    ],
+)
+def test_a_malformed_line_is_named_by_file_and_line(tmp_path, line, reason):
+    write(tmp_path / "train.jsonl", [*pairs("a"), "", line])
+    with pytest.raises(DataError, match=rf"train.jsonl:3: .*{reason}"):
+        load_folder(tmp_path)
+
+
+def test_a_byte_order_mark_is_no_error(tmp_path):
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, pairs("a", "b"))), encoding="utf-8-sig")
+    assert len(load_folder(tmp_path).train) == 1
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x1f\x8b\x08\x00broken"])
+def test_a_file_that_is_not_text_is_refused(tmp_path, content):
+    file = tmp_path / ("train.jsonl.gz" if content[0] == 0x1F else "train.jsonl")
+    file.write_bytes(content)
+    with pytest.raises(DataError, match="cannot be read as UTF-8 text"):
+        load_file(file)
+
+
+def test_empty_and_one_prompt_files_are_refused(tmp_path):
+    write(tmp_path / "empty.jsonl", [""])
+    write(tmp_path / "one.jsonl", pairs("a", "a"))
+    with pytest.raises(DataError, match="no rows"):
+        load_file(tmp_path / "empty.jsonl")
+    with pytest.raises(DataError, match="1 distinct prompts"):
+        load_file(tmp_path / "one.jsonl")
+
+
+def test_an_unknown_source_lists_the_possible_ones():
+    with pytest.raises(DataError, match="'nowhere' is neither 'restaurants', 'concierge', an existing folder"):
+        load_corpus("nowhere")
+
+
+def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match=r'pip install "wavetune\[hub\]"'):
+        load_corpus("owner/name")
+
+
+def hub(monkeypatch, splits):
+    asked = []
+    fake = SimpleNamespace(load_dataset=lambda name, config: asked.append((name, config)) or splits)
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    return asked
+
+
+def test_a_hub_id_gives_the_splits_of_the_data_set(monkeypatch):
+    asked = hub(monkeypatch, {"train": pairs("a", "b"), "dev": pairs("c"), "other": [{"x": 1}]})
+    corpus = load_corpus("owner/name:main")
+    assert asked == [("owner/name", "main")]
+    assert ([e.prompt for e in corpus.train], [e.prompt for e in corpus.validation]) == (["a", "b"], ["c"])
+
+
+def test_hub_failures_name_the_data_set(monkeypatch):
+    hub(monkeypatch, {"test": pairs("a")})
+    with pytest.raises(DataError, match="'owner/name' has no train split; found test"):
+        load_corpus("owner/name")
+    hub(monkeypatch, {"train": [{"x": 1}]})
+    with pytest.raises(DataError, match=r"owner/name train row 0: found keys \{x\}"):
+        load_corpus("owner/name")
+
+
+def test_the_embedded_corpora_are_sources_of_any_size():
+    for source in ("restaurants", "concierge"):
+        corpus = load_samples(DataSettings(source, train_samples=7, validation_samples=3), seed=2)
+        assert (corpus.name, len(corpus.train), len(corpus.validation)) == (source, 7, 3)
+    assert load_corpus("concierge", seed=1).train == concierge(seed=1).train

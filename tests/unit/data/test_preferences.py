@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from wavetune.data.concierge import concierge_preferences
+from wavetune.data.examples import PreferencePair
+from wavetune.data.partition import Dirichlet
+from wavetune.data.preferences import dialogue, first_human_turn, load_preferences, prompt_examples
+from wavetune.errors import ConfigError, DataError
+
+
+def row(prompt, chosen="good", rejected="bad", **more):
+    return {"prompt": f"Human: {prompt}\n\nAssistant:", "chosen": chosen, "rejected": rejected, **more}
+
+
+def write(path, rows):
+    text = "\n".join(r if isinstance(r, str) else json.dumps(r) for r in rows)
+    with (gzip.open if path.suffix == ".gz" else open)(path, "wt", encoding="utf-8") as file:
+        file.write(text)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    write(tmp_path / "helpful-train.jsonl.gz", [row(f"h{i}", source="one") for i in range(10)])
+    write(tmp_path / "helpful-test.jsonl.gz", [row("t", source="one")])
+    write(tmp_path / "harmless-train.jsonl", [row(f"s{i}", source="two") for i in range(10)])
+    write(tmp_path / "harmless-pku-train.jsonl.gz", [row(f"p{i}", source="pku") for i in range(10)])
+    write(tmp_path / "harmless-pku-test.jsonl.gz", [row("u", source="pku")])
+    return tmp_path
+
+
+def test_a_kind_reads_its_own_files_and_states_them(folder):
+    helpful, harmless = load_preferences(folder, "helpful"), load_preferences(folder, "harmless")
+    assert (helpful.kind, len(helpful.train) + len(helpful.validation), len(helpful.test)) == ("helpful", 10, 1)
+    assert {pair.source for pair in helpful.train} == {"one"}
+    assert {pair.source for pair in harmless.train} == {"two", "pku"}
+    assert [pair.source for pair in harmless.test] == ["pku"]
+    assert harmless.notes[0] == "read harmless-pku-train.jsonl.gz, harmless-train.jsonl, harmless-pku-test.jsonl.gz"
+
+
+def test_plain_files_serve_any_kind(tmp_path):
+    write(tmp_path / "train.jsonl", [row("a"), row("b")])
+    write(tmp_path / "valid.jsonl", [row("c")])
+    corpus = load_preferences(tmp_path, "harmless")
+    assert ([p.prompt for p in corpus.validation], len(corpus.train)) == (["Human: c\n\nAssistant:"], 2)
+    assert len(load_preferences(tmp_path / "train.jsonl", "helpful").validation) == 1
+
+
+def test_the_hold_out_keeps_all_pairs_of_a_first_human_turn_together(tmp_path):
+    rows = [row(f"q{i % 40}\n\nAssistant: a{i}\n\nHuman: more {i}") for i in range(200)]
+    write(tmp_path / "train.jsonl", rows)
+    corpus = load_preferences(tmp_path, "helpful", seed=3)
+    held = {first_human_turn(pair.prompt) for pair in corpus.validation}
+    assert len(held) == 4
+    assert (len(corpus.validation), len(corpus.train)) == (20, 180)
+    assert not held & {first_human_turn(pair.prompt) for pair in corpus.train}
+    assert "20 pairs (4 of 40 first human turns) of train held out, seed 3" in corpus.notes[-1]
+    assert load_preferences(tmp_path, "helpful", seed=3) == corpus
+    assert {first_human_turn(pair.prompt) for pair in load_preferences(tmp_path, "helpful", 4).validation} != held
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("{broken", "not JSON"),
+        ('{"prompt": "a", "response": "b"}', "needs 'chosen' as non-empty text; found keys prompt, response"),
+        (row("a", chosen=" "), "needs 'chosen'"),
+        (row("a", rejected=3), "needs 'rejected'"),
+        (row("a", chosen="x", rejected=" x "), "are equal"),
+    ],
+)
+def test_a_malformed_pair_is_named_by_file_and_line(tmp_path, line, reason):
+    write(tmp_path / "train.jsonl", [row("a"), "", line])
+    with pytest.raises(DataError, match=rf"train.jsonl:3: .*{reason}"):
+        load_preferences(tmp_path, "helpful")
+
+
+def test_missing_sources_kinds_and_files_are_named(tmp_path):
+    with pytest.raises(ConfigError, match="did you mean 'harmless'"):
+        load_preferences(tmp_path, "harmles")  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="neither 'concierge' nor an existing"):
+        load_preferences(tmp_path / "absent", "helpful")
+    write(tmp_path / "harmless-train.jsonl", [row("a")])
+    with pytest.raises(DataError, match=r"looked for helpful-train.* found harmless-train.jsonl"):
+        load_preferences(tmp_path, "helpful")
+    with pytest.raises(DataError, match="1 distinct first human turns"):
+        load_preferences(tmp_path, "harmless")
+    write(tmp_path / "harmless-train.jsonl", [])
+    with pytest.raises(DataError, match="no rows"):
+        load_preferences(tmp_path, "harmless")
+
+
+def test_prompts_for_alignment_are_distinct_in_order_without_answers_and_with_their_turns():
+    pairs = [PreferencePair(**row(p)) for p in ("a", "b\n\nAssistant: c\n\nHuman: d", "a")]
+    examples = prompt_examples(pairs)
+    assert [(e.prompt, e.answer) for e in examples] == [(pairs[0].prompt, ""), (pairs[1].prompt, "")]
+    assert examples[1].turns == (("user", "b"), ("assistant", "c"), ("user", "d"))
+
+
+def test_a_prompt_without_marked_turns_is_its_own_first_turn():
+    assert (dialogue("Say A.\n\nHuman: x"), first_human_turn("Say A.")) == ((), "Say A.")
+
+
+def test_the_reference_pairs_are_read_and_split_over_clients_by_source(shared):
+    helpful = load_preferences(shared / "data/preference", "helpful")
+    harmless = load_preferences(shared / "data/preference", "harmless")
+    assert (len(helpful.train) + len(helpful.validation), len(helpful.test)) == (3614, 700)
+    assert (len(harmless.train) + len(harmless.validation), len(harmless.test)) == (4213, 900)
+    assert all(e.turns[-1][0] == "user" for e in prompt_examples(harmless.test))
+    turns = [{first_human_turn(pair.prompt) for pair in part} for part in (harmless.train, harmless.validation)]
+    assert not turns[0] & turns[1]
+    rows = Dirichlet(alpha=0.3).split(tuple(pair.domain for pair in helpful.train), 4, 0, 1)
+    assert sum(map(len, rows)) == len(helpful.train)
+
+
+def test_the_embedded_concierge_is_a_source():
+    corpus = load_preferences("concierge", "harmless", seed=1)
+    assert corpus == concierge_preferences("harmless", seed=1)
+    assert not {pair.prompt for pair in corpus.train} & {pair.prompt for pair in corpus.test}

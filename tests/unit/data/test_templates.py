@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavetune.data.examples import Example
+from wavetune.data.templates import (
+    ChatTemplate,
+    InstructionTemplate,
+    PlainTemplate,
+    prompt_ids,
+    tokenise,
+)
+from wavetune.errors import ConfigError, DataError, ModelError
+
+EOS = 1
+EXAMPLE = Example("ab", "xyz", "d")
+
+
+def codes(text):
+    return [ord(c) for c in text]
+
+
+def test_labels_are_the_answer_and_its_end_alone(tokenizer):
+    tokens = tokenise([EXAMPLE, Example("c", "w", "e")], tokenizer, PlainTemplate(), max_tokens=50)
+    assert tokens.row(0).tolist() == [*codes("ab\nxyz"), EOS]
+    assert tokens.row(1).tolist() == [*codes("c\nw"), EOS]
+    assert tokens.label_start.tolist() == [3, 2]
+    assert tokens.labelled.tolist() == [4, 2]
+    assert tokens.lengths.tolist() == [6, 3]
+    assert tokens.domains == ("d", "e")
+    assert tokens.ids.dtype == np.int32
+
+
+def test_the_instruction_template_heads_prompt_and_answer(tokenizer):
+    tokens = tokenise(
+        [EXAMPLE], tokenizer, InstructionTemplate(prompt_heading="Q ", answer_heading=" A "), max_tokens=50
+    )
+    assert tokens.row(0).tolist() == [*codes("Q ab A xyz"), EOS]
+
+
+def test_bos_stands_first_where_the_tokenizer_puts_it(tokenizer_class):
+    for adds_bos, begin in ((True, [2]), (False, [])):
+        tokens = tokenise([EXAMPLE], tokenizer_class(bos_token_id=2, adds_bos=adds_bos), PlainTemplate(), 50)
+        assert tokens.row(0).tolist() == [*begin, *codes("ab\nxyz"), EOS]
+
+
+def test_a_long_prompt_loses_its_beginning_after_bos_and_is_counted(bos_tokenizer):
+    tokens = tokenise([Example("abcdef", "xyz"), Example("a", "x")], bos_tokenizer, PlainTemplate(), max_tokens=8)
+    assert tokens.row(0).tolist() == [2, *codes("ef\nxyz"), EOS]
+    assert (tokens.truncated_prompts, tokens.truncated_answers, tokens.dropped) == (1, 0, 0)
+
+
+def test_a_long_answer_loses_its_end_and_eos_and_keeps_one_prompt_token(tokenizer):
+    tokens = tokenise([Example("ab", "uvwxyz")], tokenizer, PlainTemplate(), max_tokens=5)
+    assert tokens.row(0).tolist() == codes("\nuvwx")
+    assert (tokens.truncated_prompts, tokens.truncated_answers) == (1, 1)
+
+
+def test_without_a_prompt_the_first_answer_token_is_not_labelled(tokenizer):
+    tokens = tokenise([Example("", "xyz"), EXAMPLE], tokenizer, PlainTemplate(separator=""), 50)
+    assert tokens.row(0).tolist() == [*codes("xyz"), EOS]
+    assert tokens.label_start.tolist() == [1, 2]
+
+
+def test_examples_without_an_answer_are_dropped_and_counted(tokenizer):
+    tokens = tokenise([Example("a", " "), EXAMPLE, Example("b", "")], tokenizer, PlainTemplate(), 50)
+    assert (len(tokens), tokens.dropped, tokens.example_index.tolist()) == (1, 2, [1])
+    with pytest.raises(DataError, match="none of the 1 examples has an answer"):
+        tokenise([Example("a", "")], tokenizer, PlainTemplate(), 50)
+
+
+def test_generation_starts_from_the_tokens_that_training_saw(bos_tokenizer):
+    for template in (PlainTemplate(), InstructionTemplate()):
+        tokens = tokenise([EXAMPLE], bos_tokenizer, template, 100)
+        assert prompt_ids([EXAMPLE], bos_tokenizer, template) == [tokens.row(0)[: tokens.label_start[0]].tolist()]
+
+
+@given(
+    st.lists(st.tuples(st.text(max_size=12), st.text("xyz", min_size=1, max_size=12)), min_size=1, max_size=5),
+    st.integers(4, 20),
+)
+def test_rows_fit_and_keep_the_answer_before_the_prompt(tokenizer_class, texts, max_tokens):
+    examples = [Example(prompt, answer) for prompt, answer in texts]
+    tokens = tokenise(examples, tokenizer_class(bos_token_id=2), PlainTemplate(), max_tokens)
+    for i, example in enumerate(examples):
+        row, start = tokens.row(i).tolist(), int(tokens.label_start[i])
+        whole = [*codes(example.answer), EOS]
+        assert len(row) <= max_tokens
+        assert row[start:] == whole[: max_tokens - 2]
+        assert row[0] == 2
+        assert row[1:start] == codes(example.prompt + "\n")[-(start - 1) :]
+        assert len(row) == max_tokens or row[1:start] == codes(example.prompt + "\n")
+
+
+def test_misuse_is_named(tokenizer):
+    with pytest.raises(ConfigError, match="max_tokens is 3"):
+        tokenise([EXAMPLE], tokenizer, PlainTemplate(), 3)
+    with pytest.raises(ConfigError, match="template 'chat' needs a tokenizer with a chat template"):
+        tokenise([EXAMPLE], tokenizer, ChatTemplate(), 50)
+    tokenizer.eos_token_id = None
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        tokenise([EXAMPLE], tokenizer, PlainTemplate(), 50)
+
+
+@pytest.fixture(scope="module")
+def chat_tokenizer():
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    core = tokenizers.Tokenizer(tokenizers.models.BPE())
+    core.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=300,
+        special_tokens=["<end>", "<turn>"],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(["user assistant hello there"], trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>")
+    fast.chat_template = (
+        "{% for m in messages %}<turn>{{ m.role }}\n{{ m.content }}<end>\n{% endfor %}"
+        "{% if add_generation_prompt %}<turn>assistant\n{% endif %}"
+    )
+    return fast
+
+
+def test_the_chat_template_writes_the_turns_and_labels_the_answer_and_its_end(chat_tokenizer):
+    dialogue = (("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"))
+    examples = [Example("Hello", "There you are."), Example("flat", "Ciao", turns=dialogue)]
+    tokens = tokenise(examples, chat_tokenizer, ChatTemplate(), 200)
+    texts = [chat_tokenizer.decode(tokens.row(i)) for i in range(2)]
+    assert texts[0] == "<turn>user\nHello<end>\n<turn>assistant\nThere you are.<end>"
+    assert texts[1] == (
+        "<turn>system\nBe kind.<end>\n<turn>user\nHi<end>\n<turn>assistant\nYes?<end>\n<turn>user\nBye<end>\n"
+        "<turn>assistant\nCiao<end>"
+    )
+    labelled = [chat_tokenizer.decode(tokens.row(i)[tokens.label_start[i] :]) for i in range(2)]
+    assert labelled == ["There you are.<end>", "Ciao<end>"]
+    assert tokens.row(0)[-1] == chat_tokenizer.eos_token_id
+
+
+def test_a_stock_tokenizer_gives_the_plain_row(chat_tokenizer):
+    tokens = tokenise([EXAMPLE], chat_tokenizer, PlainTemplate(), 50)
+    assert chat_tokenizer.decode(tokens.row(0)) == "ab\nxyz<end>"

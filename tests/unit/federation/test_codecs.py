@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavetune.federation.codecs import Bf16, Fp32, Int8
+
+CODECS = [Fp32(), Bf16(), Int8(), Int8(outlier_channels=0), Int8(outlier_channels=1), Int8(outlier_channels=1000)]
+SHAPES = {"rows": st.integers(0, 12), "width": st.integers(1, 40), "seed": st.integers(0, 999)}
+
+
+def draw(rows, width, seed, outliers=0):
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn(rows, width, generator=generator)
+    x[:, torch.randperm(width, generator=generator)[:outliers]] *= 100
+    return x
+
+
+def sent_bits(payload):
+    """Bits of what would be written: raw bytes of each tensor as NumPy stores it."""
+    return sum(8 * len(t.contiguous().flatten().view(torch.uint8).numpy().tobytes()) for t in payload.values())
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+@given(**SHAPES)
+def test_stated_bits_are_those_of_the_payload(codec, rows, width, seed):
+    x = draw(rows, width, seed)
+    assert sent_bits(codec.encode(x)) == codec.bits(rows, width)
+    assert codec.decode(codec.encode(x)).shape == x.shape
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_nothing_to_send_takes_no_bits(codec):
+    assert codec.bits(0, 64) == 0
+    assert codec.decode(codec.encode(torch.zeros(0, 64))).shape == (0, 64)
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_decoding_gives_fp32_that_shares_no_gradient(codec):
+    x = draw(4, 8, 0).requires_grad_()
+    decoded = codec.decode(codec.encode(x))
+    assert decoded.dtype == torch.float32
+    assert not decoded.requires_grad
+
+
+@given(**SHAPES)
+def test_fp32_is_exact(rows, width, seed):
+    x = draw(rows, width, seed)
+    assert torch.equal(Fp32().decode(Fp32().encode(x)), x)
+
+
+@given(**SHAPES)
+def test_bf16_is_within_half_a_unit_of_its_last_place(rows, width, seed):
+    x = draw(rows, width, seed)
+    assert ((Bf16().decode(Bf16().encode(x)) - x).abs() <= 2.0**-8 * x.abs()).all()
+
+
+@given(outliers=st.integers(0, 5), apart=st.integers(0, 12), **SHAPES)
+def test_int8_is_within_half_a_step_of_each_row_and_bf16_in_its_outlier_channels(outliers, apart, rows, width, seed):
+    x, codec = draw(rows, width, seed, outliers), Int8(outlier_channels=apart)
+    payload = codec.encode(x)
+    error = (codec.decode(payload) - x).abs()
+    index = payload["index"].long()
+    chosen = torch.zeros(width, dtype=torch.bool).index_fill(0, index, True)
+    assert (error[:, chosen] <= 2.0**-8 * x[:, chosen].abs()).all()
+    rest = x[:, ~chosen].abs()
+    if rows and rest.shape[1]:
+        step = rest.amax(1, keepdim=True) / 127
+        assert (error[:, ~chosen] <= step * (0.5 + 1e-4)).all()
+        assert x.abs().amax(0)[~chosen].max() <= min(x.abs().amax(0)[chosen].tolist(), default=np.inf)
+
+
+def test_outlier_channels_apart_spare_the_others():
+    x = draw(50, 64, 0, outliers=3)
+    index = Int8(3).encode(x)["index"].long()
+    plain = torch.ones(64, dtype=torch.bool)
+    plain[index] = False
+    assert x[:, index].abs().max() > 50
+
+    def error(codec):
+        return float((codec.decode(codec.encode(x)) - x)[:, plain].norm() / x[:, plain].norm())
+
+    assert error(Int8(3)) < error(Int8(0)) / 20
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_zeros_and_tiny_values_survive(codec):
+    x = torch.tensor([[0.0, 0.0, 0.0], [1e-38, -1e-38, 0.0], [3.0, 0.0, -3.0]])
+    decoded = codec.decode(codec.encode(x))
+    assert torch.isfinite(decoded).all()
+    assert (decoded - x).abs().max() <= 3.0 / 127
+
+
+@pytest.mark.parametrize("codec", CODECS, ids=repr)
+def test_what_is_not_finite_stays_so_and_is_not_hidden(codec):
+    """A diverged run must be seen on the other side of the cut, not arrive as plausible numbers."""
+    for bad in (float("nan"), float("inf")):
+        x = draw(4, 8, 0)
+        x[2, 3] = bad
+        assert not torch.isfinite(codec.decode(codec.encode(x))).all()
+
+
+def test_int8_costs_a_quarter_of_fp32_plus_scales_and_outliers():
+    assert Int8(outlier_channels=8).bits(100, 576) == 100 * (8 * 568 + 16 * 8 + 32) + 32 * 8
+    assert Fp32().bits(100, 576) == 32 * 57600
+    assert Bf16().bits(100, 576) == 16 * 57600
+
+
+def test_decoded_half_precision_input_is_what_its_fp32_form_gives():
+    x = draw(4, 8, 0).bfloat16()
+    for codec in CODECS:
+        assert torch.equal(codec.decode(codec.encode(x)), codec.decode(codec.encode(x.float())))

@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.training import (
+    Job,
+    cohort_of,
+    folder_of,
+    random_batches,
+    random_factors,
+    random_rows,
+    stock_loss,
+    tokens_of,
+)
+from wavetune.errors import NumericsError
+from wavetune.federation.cohort import Placement
+from wavetune.federation.cut import Crossing
+from wavetune.models.backbone import load_stock_model
+from wavetune.models.lora import LoraBank, LoraPair
+
+TOKENS = tokens_of(random_rows())
+ROWS = random_batches(3)[0]
+MIXED = Placement(4, cut_K=(1, 3, 2), tail_K=(None, 0, 1), weight_K=(0.2, 0.3, 0.5))
+
+
+def test_clients_hold_their_first_blocks_and_their_last_ones():
+    assert MIXED.local_LK().tolist() == [
+        [True, True, True],
+        [False, True, True],
+        [False, True, False],
+        [False, False, True],
+    ]
+
+
+def test_tokens_cross_up_after_the_cut_and_down_before_the_tail():
+    counts = (4, 5, 6)
+    found = [MIXED.crossings(done, (0, 1, 2), counts) for done in (1, 2, 3, 4)]
+    assert found == [
+        [Crossing(0, 0, 4, 0.2, to_server=True)],
+        [Crossing(2, 9, 15, 0.5, to_server=True)],
+        [Crossing(1, 4, 9, 0.3, to_server=True), Crossing(2, 9, 15, 0.5, to_server=False)],
+        [Crossing(1, 4, 9, 0.3, to_server=False)],
+    ]
+    assert MIXED.crossings(2, (2, 0), (6, 4)) == [Crossing(2, 0, 6, 0.5, to_server=True)]
+
+
+def test_nothing_crosses_where_nothing_is_split():
+    whole = Placement(4, (4, 4), (None, None), (0.5, 0.5), split=False)
+    assert not any(whole.crossings(done, (0, 1), (3, 3)) for done in range(1, 5))
+
+
+def test_loss_is_weighted_where_the_server_computes_it():
+    assert [MIXED.loss_weight(k) for k in range(3)] == [0.2, 1.0, 1.0]
+    assert [replace(MIXED, sequential=True).loss_weight(k) for k in range(3)] == [1.0, 1.0, 1.0]
+    assert Placement(4, (4,), (None,), (0.7,), split=False).loss_weight(0) == 1.0
+
+
+def test_step_reports_each_clients_mean_loss_labels_and_tokens():
+    cohort = cohort_of(Job())
+    for pair in (*cohort.bank.local.values(), *cohort.bank.shared.values()):
+        pair.B.data.zero_()  # so that the first step sees the untouched model
+    result, stock = cohort.step(TOKENS, ROWS, 1.0), load_stock_model(folder_of("tiny"))
+    for client, rows in enumerate(ROWS):
+        assert result.loss_K[client] == pytest.approx(stock_loss(stock, TOKENS, rows).item(), abs=1e-5)
+        assert result.labelled_K[client] == TOKENS.labelled[rows].sum()
+    assert result.tokens == sum(int(TOKENS.lengths[rows].sum()) for rows in ROWS)
+
+
+def test_rate_of_zero_trains_nothing_and_labels_cross_only_to_the_server():
+    job = Job(cut_K=(1, 2, 2), tail_K=(None, 0, None))
+    cohort = cohort_of(job)
+    before = [p.detach().clone() for side in (True, False) for p in cohort.bank.parameters(side)]
+    cohort.step(TOKENS, ROWS, 0.0)
+    after = [p for side in (True, False) for p in cohort.bank.parameters(side)]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    bits = cohort.link.door.take()
+    assert {client for kind, client in bits if kind == "labels_up"} == {0, 2}
+    assert bits["labels_up", 2] == 32 * TOKENS.labelled[ROWS[2]].sum()
+
+
+def test_gradients_are_gone_after_a_step():
+    cohort = cohort_of(Job())
+    cohort.step(TOKENS, ROWS, 1.0)
+    assert all(p.grad is None for side in (True, False) for p in cohort.bank.parameters(side))
+
+
+def test_evaluation_sums_the_stock_models_loss_over_all_rows():
+    stock = load_stock_model(folder_of("tiny"))
+    wanted = sum(stock_loss(stock, TOKENS, [row]).item() * TOKENS.labelled[row] for row in range(len(TOKENS)))
+    total, positions = cohort_of(Job()).evaluate(TOKENS, None)
+    assert positions == TOKENS.labelled.sum()
+    assert total == pytest.approx(wanted, rel=1e-5)
+
+
+def test_evaluation_under_adapters_differs_and_leaves_training_alone():
+    cohort, reference = cohort_of(Job()), cohort_of(Job())
+    factors = {name: LoraPair(A[None], B[None]) for name, (A, B) in random_factors(cohort.backbone, 4, 9).items()}
+    bank = LoraBank(cohort.bank.sites, np.zeros((4, 1), bool), 2.0, {}, factors)
+    assert cohort.evaluate(TOKENS, bank)[0] != pytest.approx(cohort.evaluate(TOKENS, None)[0], rel=1e-3)
+    assert not cohort.link.door.take()
+    np.testing.assert_array_equal(cohort.step(TOKENS, ROWS, 1.0).loss_K, reference.step(TOKENS, ROWS, 1.0).loss_K)
+
+
+def poison(parameter, slot):
+    def spoil(gradient):
+        bad = gradient.clone()
+        bad[slot] = float("nan")
+        return bad
+
+    parameter.register_hook(spoil)
+
+
+def test_loss_that_is_not_finite_names_the_client():
+    cohort = cohort_of(Job())
+    name = next(s.name for s in cohort.bank.sites if s.name.endswith("v_proj"))
+    with torch.no_grad():
+        cohort.bank.local[name].B[1, 0, 0] = float("nan")
+    with pytest.raises(NumericsError, match="the loss of client 1 is nan"):
+        cohort.step(TOKENS, ROWS, 1.0)
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_gradient_that_is_not_finite_names_tensor_and_client_and_changes_no_adapter(sequential):
+    cohort = cohort_of(Job(cut_K=(1, 2, 3), sequential=sequential))
+    site = next(s for s in cohort.bank.sites if s.layer == 1)
+    poison(cohort.bank.local[site.name].B, slot=1)  # slots of block 1: clients 1 and 2
+    before = [p.detach().clone() for p in cohort.bank.parameters(local=True)]
+    with pytest.raises(NumericsError, match=rf"gradient of {site.name}\.lora_B of client 2 is not finite"):
+        cohort.step(TOKENS, ROWS, 1.0)
+    assert all(torch.equal(a, b) for a, b in zip(before, cohort.bank.parameters(local=True), strict=True))
+
+
+@pytest.mark.parametrize("sequential", [False, True])
+def test_gradient_of_the_server_that_is_not_finite_names_the_server(sequential):
+    cohort = cohort_of(Job(sequential=sequential))
+    site = next(s for s in cohort.bank.sites if s.layer == 3)
+    poison(cohort.bank.shared[site.name].A, slot=0)
+    with pytest.raises(NumericsError, match=rf"gradient of {site.name}\.lora_A of the server is not finite"):
+        cohort.step(TOKENS, ROWS, 1.0)
+
+
+@pytest.mark.parametrize(("limit", "wanted"), [(1, [[0], [1], [2]]), (25, [[0, 1], [2]]), (1000, [[0, 1, 2]])])
+def test_consecutive_clients_share_a_pass_while_their_tokens_fit(limit, wanted):
+    cohort = cohort_of(Job(tokens_per_pass=limit))
+    assert list(cohort._passes([10, 15, 8])) == wanted
+    cohort.placement = replace(cohort.placement, sequential=True)
+    assert list(cohort._passes([10, 15, 8])) == [[0], [1], [2]]

@@ -1,0 +1,138 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from wavetune.federation.codecs import Bf16, Fp32, Int8
+from wavetune.federation.door import Door
+from wavetune.federation.exchange import exchange_adapters
+from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA
+from wavetune.models.lora import LoraBank, LoraPair, LoraSite
+from wavetune.runtimes.session import client_factors
+
+SITES = (LoraSite("a", 0, 6, 5), LoraSite("b", 1, 6, 5), LoraSite("c", 2, 4, 4))
+LOCAL = np.array([[True, True, True], [True, False, True], [False, False, False]])
+WEIGHTS, RANKS = (0.2, 0.3, 0.5), (1, 3, 2)
+
+
+def random_bank(ranks=RANKS, local_LK=LOCAL, seed=0, common_a=False):
+    generator, width = torch.Generator().manual_seed(seed), max(ranks)
+    local, shared = {}, {}
+    for site in SITES:
+        own = np.flatnonzero(local_LK[site.layer])
+        A = torch.randn(len(own) + 1, site.in_features, width, generator=generator)
+        B = torch.randn(len(own) + 1, width, site.out_features, generator=generator)
+        if common_a:
+            A[:] = A[-1]
+        for slot, client in enumerate(own):
+            A[slot, :, ranks[client] :], B[slot, ranks[client] :] = 0, 0
+        if len(own):
+            local[site.name] = LoraPair(A[:-1].clone(), B[:-1].clone())
+        if len(own) < len(ranks):
+            shared[site.name] = LoraPair(A[-1:].clone(), B[-1:].clone())
+    return LoraBank(SITES, local_LK, 2.0, local, shared)
+
+
+def test_a_block_is_averaged_over_what_its_clients_act_with():
+    """The server's copy stands in for the clients that leave a block to it."""
+    bank = random_bank()
+    acting = [client_factors(bank, k) for k in range(3)]
+    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
+    for site in SITES:
+        for factor in (0, 1):
+            mean = sum(w * own[site.name][factor] for w, own in zip(WEIGHTS, acting, strict=True))
+            torch.testing.assert_close(mixed.factors[site.name][factor], mean)
+
+
+@pytest.mark.parametrize("mixing", [AverageFactors(), AverageProduct(), FrozenA()], ids=lambda m: m.kind)
+def test_everyone_goes_on_with_the_mixture_cut_to_its_rank(mixing):
+    bank = random_bank(common_a=mixing.kind == "frozen_a")
+    mixed = exchange_adapters(bank, RANKS, WEIGHTS, mixing, Fp32(), Door())
+    for site in SITES:
+        A, B = mixed.factors[site.name]
+        if site.name in bank.shared:
+            assert torch.equal(bank.shared[site.name].A[0], A)
+            assert torch.equal(bank.shared[site.name].B[0], B)
+        for slot, client in enumerate(np.flatnonzero(LOCAL[site.layer])):
+            rank, own = RANKS[client], bank.local[site.name]
+            assert torch.equal(own.A[slot, :, :rank], A[:, :rank])
+            assert torch.equal(own.B[slot, :rank], B[:rank])
+            assert not own.A[slot, :, rank:].any()
+            assert not own.B[slot, rank:].any()
+
+
+def test_bits_are_those_of_the_clients_own_ranks_and_blocks_both_ways():
+    door = Door()
+    exchange_adapters(random_bank(), RANKS, WEIGHTS, AverageFactors(), Fp32(), door)
+    values = {0: 1 * (6 + 5) * 2, 1: 3 * (6 + 5), 2: 2 * (6 + 5) * 2}
+    wanted = {(kind, k): 32 * n for k, n in values.items() for kind in ("adapters_up", "adapters_down")}
+    assert dict(door.take()) == wanted
+
+
+def test_frozen_a_stays_at_home():
+    door = Door()
+    exchange_adapters(random_bank(common_a=True), RANKS, WEIGHTS, FrozenA(), Fp32(), door)
+    assert door.take()["adapters_up", 1] == 32 * 3 * 5
+
+
+def test_without_a_door_nothing_is_sent_and_the_mixture_is_the_same():
+    one, other = random_bank(), random_bank()
+    sent = exchange_adapters(one, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
+    kept = exchange_adapters(other, RANKS, WEIGHTS, AverageFactors(), Int8(), None)
+    for site in SITES:
+        torch.testing.assert_close(sent.factors[site.name].A, kept.factors[site.name].A)
+
+
+@pytest.mark.parametrize("codec", [Bf16(), Int8(2)], ids=lambda c: c.kind)
+def test_a_lossy_codec_acts_on_the_way_up_and_on_the_way_down(codec):
+    """A crosses transposed: a row is one rank's vector, up and down."""
+    bank = random_bank()
+    acting = [client_factors(bank, k) for k in range(3)]
+    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), codec, Door())
+
+    def through(x):
+        return codec.decode(codec.encode(x))
+
+    up = sum(
+        w * torch.nn.functional.pad(through(own["a"].B[:r]), (0, 0, 0, 3 - r))
+        for w, own, r in zip(WEIGHTS, acting, RANKS, strict=True)
+    )
+    torch.testing.assert_close(mixed.factors["a"].B, up)
+    assert not torch.allclose(up, sum(w * own["a"].B for w, own in zip(WEIGHTS, acting, strict=True)), atol=1e-6)
+    assert torch.equal(bank.local["a"].B[2, :2], through(mixed.factors["a"].B[:2]))
+    assert torch.equal(bank.local["a"].A[2, :, :2], through(mixed.factors["a"].A[:, :2].t().contiguous()).t())
+
+
+@given(seed=st.integers(0, 50), clients=st.integers(1, 4))
+def test_equal_clients_keep_what_they_have(seed, clients):
+    bank = random_bank((3,) * clients, np.ones((3, clients), bool), seed)
+    for pair in bank.local.values():
+        pair.A[:], pair.B[:] = pair.A[0].clone(), pair.B[0].clone()
+    before = {name: (pair.A.clone(), pair.B.clone()) for name, pair in bank.local.items()}
+    mixed = exchange_adapters(bank, (3,) * clients, (1 / clients,) * clients, AverageFactors(), Fp32(), Door())
+    assert mixed.error < 1e-5
+    for name, (A, B) in before.items():
+        torch.testing.assert_close(bank.local[name].A, A)
+        torch.testing.assert_close(bank.local[name].B, B)
+
+
+def test_aggregation_error_is_that_of_all_blocks_together():
+    bank = random_bank()
+    acting = [client_factors(bank, k) for k in range(3)]
+    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
+    error = norm = 0.0
+    for site in SITES[:2]:  # block 2 has one copy: nothing is mixed there
+        mean = sum(w * own[site.name].A @ own[site.name].B for w, own in zip(WEIGHTS, acting, strict=True))
+        A, B = mixed.factors[site.name]
+        error, norm = error + float((A @ B - mean).pow(2).sum()), norm + float(mean.pow(2).sum())
+    assert mixed.error == pytest.approx((error / norm) ** 0.5, rel=1e-4)
+    assert mixed.error > 0.1
+
+
+def test_untrained_adapters_have_no_error():
+    bank = random_bank()
+    for stacks in (bank.local, bank.shared):
+        for pair in stacks.values():
+            pair.B.zero_()
+    assert exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door()).error == 0.0

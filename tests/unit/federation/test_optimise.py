@@ -1,0 +1,126 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
+from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.models.lora import LoraSite, new_bank
+
+SITES = (LoraSite("a", 0, 4, 3), LoraSite("b", 1, 4, 3))
+LOCAL = np.array([[True, True], [False, True]])
+
+
+def bank_with_gradients(seed=0, spread=1.0):
+    bank = new_bank(SITES, LOCAL, (2, 2), 2, alpha=2.0, seed=0)
+    generator = torch.Generator().manual_seed(seed)
+    for side in (True, False):
+        for parameter in bank.parameters(side):
+            parameter.grad = torch.randn(parameter.shape, generator=generator) * spread
+    return bank
+
+
+def norms(bank):
+    """Norm of the whole gradient of client 0, client 1 and the server."""
+    client_0 = [g.grad[0] for g in bank.local["a"]]
+    client_1 = [g.grad[1] for g in bank.local["a"]] + [g.grad[0] for g in bank.local["b"]]
+    server = [g.grad for g in bank.shared["b"]]
+    return [float(torch.cat([g.flatten() for g in part]).norm()) for part in (client_0, client_1, server)]
+
+
+@given(limit=st.floats(0.01, 100), spread=st.floats(0.01, 10))
+def test_each_client_is_clipped_by_the_norm_of_its_own_whole_gradient(limit, spread):
+    bank = bank_with_gradients(spread=spread)
+    before = norms(bank)
+    StackedOptimiser(bank, AdamW(max_grad_norm=limit))._clip_clients(limit)
+    after = norms(bank)
+    assert after[:2] == pytest.approx([min(n, limit) for n in before[:2]], rel=1e-3)
+    assert after[2] == before[2]
+
+
+def test_schedule_warms_up_and_falls_to_nothing_at_the_last_step():
+    linear = AdamW(warmup_steps=4, schedule="linear")
+    factors = [linear.factor(i, 20) for i in range(21)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[12] == 0.5
+    assert factors[20] == 0.0
+    assert linear.factor(25, 20) == 0.0
+    cosine = AdamW(warmup_steps=0, schedule="cosine")
+    assert [round(cosine.factor(i, 10), 3) for i in (0, 5, 10)] == [1.0, 0.5, 0.0]
+    assert AdamW(warmup_steps=0, schedule="constant").factor(10**6, 10) == 1.0
+
+
+def test_warm_up_longer_than_the_run_never_divides_by_zero():
+    assert AdamW(warmup_steps=50).factor(9, 10) == 0.2
+    assert AdamW(warmup_steps=10).factor(10, 10) == 1.0
+
+
+def test_server_has_a_rate_of_its_own():
+    moved = []
+    for rate in (None, 1e-1):
+        bank = bank_with_gradients()
+        start = bank.shared["b"].A.detach().clone()
+        settings = AdamW(learning_rate=1e-3, server_learning_rate=rate, weight_decay=0, max_grad_norm=None)
+        optimiser = StackedOptimiser(bank, settings)
+        optimiser.step_server(0.5)
+        moved.append(float((bank.shared["b"].A.detach() - start).abs().max()))
+    assert moved == pytest.approx([0.5e-3, 0.5e-1], rel=1e-3)  # Adam's first step is the rate
+
+
+def test_a_side_without_parameters_steps_without_effect():
+    everyone = new_bank(SITES, np.ones((2, 2), bool), (2, 2), 2, 2.0, 0)
+    nobody = new_bank(SITES, np.zeros((2, 2), bool), (2, 2), 2, 2.0, 0)
+    StackedOptimiser(everyone, AdamW()).step_server(1.0)
+    StackedOptimiser(nobody, AdamW()).step_clients(1.0)
+
+
+def test_saved_state_continues_to_the_same_bytes():
+    tokens, batches = tokens_of(random_rows()), random_batches(3, steps=4)
+    whole, first = cohort_of(Job()), cohort_of(Job())
+    for rows in batches:
+        whole.step(tokens, rows, 1.0)
+    for rows in batches[:2]:
+        first.step(tokens, rows, 1.0)
+    second = cohort_of(Job())
+    with torch.no_grad():
+        for side in (True, False):
+            for mine, saved in zip(second.bank.parameters(side), first.bank.parameters(side), strict=True):
+                mine.copy_(saved)
+    state = {name: value.clone() for name, value in first.optimiser.state().items()}
+    second.optimiser.load_state(state)
+    for rows in batches[2:]:
+        second.step(tokens, rows, 1.0)
+    for side in (True, False):
+        for mine, wanted in zip(second.bank.parameters(side), whole.bank.parameters(side), strict=True):
+            assert torch.equal(mine, wanted)
+    assert set(state) == {
+        f"{side}.{index}.{key}"
+        for side, count in (("clients", 8), ("server", 8))
+        for index in range(count)
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+
+
+def test_reset_forgets_all_moments():
+    bank = bank_with_gradients()
+    optimiser = StackedOptimiser(bank, AdamW())
+    optimiser.step_clients(1.0)
+    optimiser.step_server(1.0)
+    assert optimiser.state()
+    optimiser.reset()
+    assert not optimiser.state()
+
+
+def test_frozen_a_is_neither_trained_nor_decayed():
+    bank = bank_with_gradients()
+    for stacks in (bank.local, bank.shared):
+        for pair in stacks.values():
+            pair.A.grad = None
+            pair.A.requires_grad_(False)
+    before = bank.local["a"].A.clone()
+    optimiser = StackedOptimiser(bank, AdamW(learning_rate=0.1, weight_decay=0.5))
+    optimiser.step_clients(1.0)
+    assert torch.equal(bank.local["a"].A, before)
+    assert bank.local["a"].B.any()

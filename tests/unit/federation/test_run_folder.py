@@ -1,0 +1,169 @@
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from wavetune.errors import NumericsError, RunFolderError
+from wavetune.federation.run_folder import ELSEWHERE, RunFolder, explained, write_whole
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = RunFolder.create(tmp_path / "deep" / "run")
+    folder.write_json("recipe.json", {"name": "x"})
+    return folder
+
+
+def tensors(value):
+    return {"a": torch.full((2, 3), float(value)), "step": torch.tensor(float(value))}
+
+
+def test_a_folder_with_a_run_is_opened_and_never_created_again(folder):
+    with pytest.raises(RunFolderError, match="already holds a run; continue it with --resume"):
+        RunFolder.create(folder.path)
+    assert RunFolder.open(folder.path) == folder
+    with pytest.raises(RunFolderError, match="holds no run"):
+        RunFolder.open(folder.path / "checkpoints")
+
+
+def test_a_start_that_was_killed_before_its_recipe_was_written_can_be_started_again(tmp_path):
+    RunFolder.create(tmp_path / "run")
+    RunFolder.create(tmp_path / "run")
+
+
+def test_json_is_read_as_written_and_missing_is_none(folder):
+    value = {"x": [1, 2.5, None, "ü"], "y": 0.1 + 0.2}
+    folder.write_json("a.json", value)
+    assert folder.read_json("a.json") == value
+    assert folder.read_json("b.json") is None
+    (folder.path / "a.json").write_bytes(b'{"\xff')
+    with pytest.raises(RunFolderError, match=r"cannot read .*a\.json"):
+        folder.read_json("a.json")
+
+
+def test_nothing_that_is_not_json_is_written(folder):
+    folder.write_json("a.json", 1)
+    for value in (float("nan"), {"deep": [float("inf")]}):
+        with pytest.raises(NumericsError, match=r"a\.json would hold a number that is not finite"):
+            folder.write_json("a.json", value)
+        with pytest.raises(NumericsError, match=r"rounds\.jsonl would hold"):
+            folder.append_round({"round": value})
+    assert folder.read_json("a.json") == 1
+    assert folder.read_rounds() == []
+
+
+def test_a_write_that_fails_leaves_the_old_content(folder, monkeypatch):
+    folder.write_json("a.json", "old")
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(RunFolderError, match=r"cannot write .*a\.json: no space left on device; what was saved"):
+        folder.write_json("a.json", "new")
+    monkeypatch.undo()
+    assert folder.read_json("a.json") == "old"
+
+
+def test_a_half_written_part_is_never_taken_for_the_file(folder):
+    (folder.path / "a.json.part").write_text('{"ha')
+    assert folder.read_json("a.json") is None
+    folder.write_json("a.json", 5)
+    assert folder.read_json("a.json") == 5
+    assert not (folder.path / "a.json.part").exists()
+
+
+def test_rounds_are_appended_read_and_cut_back(folder):
+    assert folder.read_rounds() == []
+    for index in range(3):
+        folder.append_round({"round": index, "loss": 0.1 * index})
+    before = folder.read_rounds()
+    assert [record["round"] for record in before] == [0, 1, 2]
+    folder.keep_rounds(2)
+    assert folder.read_rounds() == before[:2]
+    folder.keep_rounds(5)
+    assert folder.read_rounds() == before[:2]
+
+
+def test_a_line_that_was_cut_off_is_dropped(folder):
+    folder.append_round({"round": 0})
+    with (folder.path / "rounds.jsonl").open("a") as file:
+        file.write('{"round": 1, "lo')
+    assert folder.read_rounds() == [{"round": 0}]
+    folder.keep_rounds(1)
+    folder.append_round({"round": 1})
+    assert folder.read_rounds() == [{"round": 0}, {"round": 1}]
+
+
+@pytest.mark.parametrize("damage", [b"{damaged\n", b"\xff\xfe\n"])
+def test_a_whole_line_that_is_damaged_is_named(folder, damage):
+    (folder.path / "rounds.jsonl").write_bytes(damage)
+    with pytest.raises(RunFolderError, match=r"cannot read .*rounds\.jsonl"):
+        folder.read_rounds()
+
+
+def test_the_newest_checkpoint_comes_back_to_the_bit_and_two_are_kept(folder):
+    assert folder.load_checkpoint() is None
+    for rounds in (1, 2, 10):
+        folder.save_checkpoint(rounds, tensors(rounds))
+    rounds, saved = folder.load_checkpoint()
+    assert rounds == 10
+    assert saved.keys() == {"a", "step"}
+    assert all(torch.equal(saved[name], value) for name, value in tensors(10).items())
+    assert sorted(p.name for p in (folder.path / "checkpoints").iterdir()) == ["round-000002", "round-000010"]
+
+
+def test_the_checkpoint_before_a_damaged_one_is_taken(folder):
+    folder.save_checkpoint(1, tensors(1))
+    folder.save_checkpoint(2, tensors(2))
+    (folder.path / "checkpoints" / "round-000002" / "state.safetensors").write_bytes(b"half")
+    assert folder.load_checkpoint()[0] == 1
+    (folder.path / "checkpoints" / "round-000003.part").mkdir()  # by a killed process
+    assert folder.load_checkpoint()[0] == 1
+    folder.save_checkpoint(3, tensors(3))
+    assert folder.load_checkpoint()[0] == 3
+
+
+@pytest.mark.parametrize(
+    "failure", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("No space left")]
+)
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(folder, monkeypatch, failure):
+    folder.save_checkpoint(1, tensors(1))
+
+    def fail(_tensors, path, **_):
+        Path(path).write_bytes(b"half")
+        raise failure
+
+    monkeypatch.setattr("safetensors.torch.save_file", fail)
+    with pytest.raises(RunFolderError, match=r"cannot write .*round-000002: no space left.*--resume"):
+        folder.save_checkpoint(2, tensors(2))
+    assert folder.load_checkpoint()[0] == 1
+
+
+def test_tensors_of_any_layout_are_saved(folder):
+    folder.save_checkpoint(1, {"view": torch.arange(6.0).view(2, 3).t(), "grad": torch.ones(2, requires_grad=True)})
+    assert folder.load_checkpoint()[1]["view"].tolist() == [[0, 3], [1, 4], [2, 5]]
+
+
+def test_explained_names_what_was_written_and_what_to_do_and_keeps_other_errors(tmp_path):
+    with pytest.raises(RunFolderError, match="cannot write place: permission denied; free some space or choose"):  # noqa: SIM117
+        with explained(Path("place"), ELSEWHERE):
+            raise PermissionError(errno.EACCES, "Permission denied")
+    with pytest.raises(RunFolderError, match=r"^as it is$"):  # noqa: SIM117
+        with explained(Path("place")):
+            raise RunFolderError("as it is")
+    with pytest.raises(KeyError):  # noqa: SIM117
+        with explained(Path("place")):
+            raise KeyError
+    (tmp_path / "file").touch()
+    with pytest.raises(RunFolderError, match="not a directory"):
+        write_whole(tmp_path / "file" / "deep" / "a.json", "text", ELSEWHERE)
+
+
+def test_text_is_written_into_folders_that_are_not_there_yet(tmp_path):
+    write_whole(tmp_path / "a" / "b" / "c.json", json.dumps("ü"))
+    assert (tmp_path / "a" / "b" / "c.json").read_text(encoding="utf-8") == '"\\u00fc"'

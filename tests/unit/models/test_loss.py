@@ -1,0 +1,108 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from wavetune.models import loss
+from wavetune.models.loss import frozen_head_cross_entropy
+
+
+def inputs(positions, width=16, vocabulary=50, spread=3.0, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    hidden = torch.randn(positions, width, generator=generator) * spread
+    head = torch.randn(vocabulary, width, generator=generator)
+    labels = torch.randint(vocabulary, (positions,), generator=generator)
+    weights = torch.rand(positions, generator=generator)
+    return hidden.requires_grad_(), head, labels, weights
+
+
+def reference(hidden, head, labels, weights, softcap=None):
+    """The same in fp64 with torch's own cross-entropy: loss, each position's loss, gradient of the hidden states."""
+    exact = hidden.detach().double().requires_grad_()
+    logits = exact @ head.double().t()
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    nll = F.cross_entropy(logits, labels, reduction="none")
+    total = (nll * weights.double()).sum()
+    total.backward()
+    return total.detach(), nll.detach(), exact.grad
+
+
+@given(positions=st.integers(1, 40), vocabulary=st.integers(2, 90), spread=st.floats(0.01, 20), seed=st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_loss_and_gradient_are_those_of_fp64_cross_entropy(positions, vocabulary, spread, seed):
+    hidden, head, labels, weights = inputs(positions, 16, vocabulary, spread, seed)
+    total, nll = frozen_head_cross_entropy(hidden, head, labels, weights)
+    total.backward()
+    wanted, each, gradient = reference(hidden, head, labels, weights)
+    torch.testing.assert_close(total.detach().double(), wanted, rtol=2e-5, atol=1e-5)
+    torch.testing.assert_close(nll.double(), each, rtol=2e-5, atol=5e-5)
+    torch.testing.assert_close(hidden.grad.double(), gradient, rtol=1e-4, atol=2e-5 * max(1.0, spread))
+
+
+def test_soft_capped_logits_have_the_gradient_of_fp64_cross_entropy():
+    hidden, head, labels, weights = inputs(20)
+    frozen_head_cross_entropy(hidden, head, labels, weights, softcap=5.0)[0].backward()
+    torch.testing.assert_close(
+        hidden.grad.double(), reference(hidden, head, labels, weights, 5.0)[2], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_result_does_not_depend_on_how_many_logits_are_held_at_once(monkeypatch):
+    hidden, head, labels, weights = inputs(23)
+    whole, nll = frozen_head_cross_entropy(hidden, head, labels, weights)
+    whole.backward()
+    gradient, hidden.grad = hidden.grad, None
+    monkeypatch.setattr(loss, "_CHUNK_VALUES", 4 * head.shape[0])
+    chunked, nll_chunked = frozen_head_cross_entropy(hidden, head, labels, weights)
+    chunked.backward()
+    torch.testing.assert_close(chunked, whole)
+    torch.testing.assert_close(nll_chunked, nll)
+    torch.testing.assert_close(hidden.grad, gradient)
+
+
+def test_never_more_logits_than_the_limit_are_held(monkeypatch):
+    hidden, head, labels, weights = inputs(64, vocabulary=32)
+    monkeypatch.setattr(loss, "_CHUNK_VALUES", 8 * 32)
+    largest = 0
+    exponent = torch.logsumexp
+
+    def watched(logits, *rest, **options):
+        nonlocal largest
+        largest = max(largest, logits.numel())
+        return exponent(logits, *rest, **options)
+
+    monkeypatch.setattr(torch, "logsumexp", watched)
+    frozen_head_cross_entropy(hidden, head, labels, weights)[0].backward()
+    assert largest <= 8 * 32
+
+
+def test_huge_logits_stay_finite():
+    hidden, head, labels, weights = inputs(5, spread=1e4)
+    total, _ = frozen_head_cross_entropy(hidden, head, labels, weights)
+    total.backward()
+    assert torch.isfinite(total)
+    assert torch.isfinite(hidden.grad).all()
+
+
+def test_bf16_head_gives_the_gradient_to_bf16_precision():
+    hidden, head, labels, weights = inputs(40, width=64, spread=0.3)
+    frozen_head_cross_entropy(hidden, head.bfloat16(), labels, weights)[0].backward()
+    exact = reference(hidden, head, labels, weights)[2]
+    assert (hidden.grad.double() - exact).norm() / exact.norm() < 0.02
+
+
+def test_gradient_scales_with_what_the_loss_is_multiplied_by():
+    hidden, head, labels, weights = inputs(6)
+    (3.0 * frozen_head_cross_entropy(hidden, head, labels, weights)[0]).backward()
+    torch.testing.assert_close(
+        hidden.grad.double(), 3 * reference(hidden, head, labels, weights)[2], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_without_a_gradient_wanted_none_is_kept():
+    hidden, head, labels, weights = inputs(6)
+    total, nll = frozen_head_cross_entropy(hidden.detach(), head, labels, weights)
+    assert not total.requires_grad
+    assert total.item() == pytest.approx(float((nll * weights).sum()))

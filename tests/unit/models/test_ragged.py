@@ -1,0 +1,132 @@
+from copy import deepcopy
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModelForCausalLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    MistralConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
+
+from wavetune.models.backbone import prepare_backbone
+from wavetune.models.ragged import ATTENTION, ragged_attention, ragged_layout
+
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SMALL),
+    "llama_with_biases": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
+    "qwen2": Qwen2Config(**SMALL),
+    "qwen3": Qwen3Config(**SMALL, head_dim=8),
+    "mistral_window_of_4": MistralConfig(**SMALL, sliding_window=4),
+    "gemma3_window_of_5": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, sliding_window_pattern=2),
+    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.1,
+                       bos_token_id=1, eos_token_id=2),
+}  # fmt: skip
+LENGTHS = [3, 17, 1, 30, 4, 30, 12, 60]
+
+
+def model_of(family, attention):
+    torch.manual_seed(0)
+    return AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]), attn_implementation=attention).eval()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_ragged_batch_gives_the_hidden_states_of_each_sample_alone(family):
+    stock, backbone = model_of(family, "eager"), prepare_backbone(model_of(family, ATTENTION), None)
+    samples = [torch.randint(3, 64, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
+    hidden = backbone.final_norm(backbone.forward(torch.cat(samples), ragged_layout(LENGTHS)))
+    for found, sample in zip(hidden.split(LENGTHS), samples, strict=True):
+        wanted = stock(input_ids=sample[None], output_hidden_states=True, use_cache=False).hidden_states[-1][0]
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["gemma3_window_of_5", "mistral_window_of_4"])
+def test_sliding_windows_are_felt_in_that_comparison(family):
+    stock, backbone = model_of(family, "eager"), prepare_backbone(model_of(family, ATTENTION), None)
+    for block in stock.get_decoder().layers:
+        block.self_attn.sliding_window = None
+    stock.config.layer_types = ["full_attention"] * 3
+    stock.config.sliding_window = 64
+    sample = torch.arange(3, 33)
+    wanted = stock(input_ids=sample[None], output_hidden_states=True, use_cache=False).hidden_states[-1][0]
+    found = backbone.final_norm(backbone.forward(sample, ragged_layout([30])))
+    assert (found - wanted).abs().max() > 1e-3
+
+
+def naive_attention(query, key, value, lengths, scaling, causal, window):
+    repeat = query.shape[1] // key.shape[1]
+    outputs = []
+    for q, k, v in zip(query.split(lengths), key.split(lengths), value.split(lengths), strict=True):
+        k, v = k.repeat_interleave(repeat, 1), v.repeat_interleave(repeat, 1)
+        back = torch.arange(len(q))[:, None] - torch.arange(len(q))
+        allowed = torch.ones_like(back, dtype=torch.bool)
+        if causal:
+            allowed &= back >= 0
+            if window is not None:
+                allowed &= back < window
+        scores = torch.einsum("ihd,jhd->hij", q, k) * scaling
+        weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
+        outputs.append(torch.einsum("hij,jhd->ihd", weights, v))
+    return torch.cat(outputs)
+
+
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=7),
+    heads=st.sampled_from([(4, 4), (4, 2), (3, 1)]),
+    causal=st.booleans(),
+    window=st.none() | st.integers(1, 45),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=60, deadline=None)
+def test_attention_and_its_gradients_are_those_of_a_loop_over_samples(lengths, heads, causal, window, seed):
+    window = window if causal else None
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(count):
+        return torch.randn(sum(lengths), count, 8, generator=generator, dtype=torch.float64).requires_grad_()
+
+    tensors, upstream = [draw(heads[0]), draw(heads[1]), draw(heads[1])], draw(heads[0]).detach()
+    found = ragged_attention(*tensors, ragged_layout(lengths), 0.3, causal, window)
+    gradients = torch.autograd.grad(found, tensors, upstream)
+    wanted = naive_attention(*tensors, lengths, 0.3, causal, window)
+    torch.testing.assert_close(found, wanted)
+    for mine, theirs in zip(gradients, torch.autograd.grad(wanted, tensors, upstream), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=40))
+def test_layout_gives_every_token_a_place_of_its_own_and_its_position(lengths):
+    layout = ragged_layout(lengths)
+    assert layout.positions_N.tolist() == [t for n in lengths for t in range(n)]
+    assert sorted(n for group in layout.group_lengths for n in group) == sorted(lengths)
+    for (samples, longest), own in zip(layout.groups, layout.group_lengths, strict=True):
+        assert (samples, longest) == (len(own), max(own))
+    if layout.slot_N is None:
+        assert len(set(lengths)) == 1
+    else:
+        assert len(set(layout.slot_N.tolist())) == sum(lengths)
+        assert max(layout.slot_N.tolist()) < layout.padded_tokens
+
+
+@given(st.lists(st.integers(1, 512), min_size=1, max_size=64))
+def test_padding_is_bounded(lengths):
+    """Each sample is padded to at most 1.25 of the shortest in its group, plus 8 tokens."""
+    assert ragged_layout(lengths).padded_tokens <= 1.25 * sum(lengths) + 8 * len(lengths)

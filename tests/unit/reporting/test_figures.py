@@ -1,0 +1,75 @@
+import json
+import sys
+from types import ModuleType
+from xml.etree import ElementTree
+
+import pytest
+
+from wavetune.errors import ConfigError, RunFolderError
+from wavetune.reporting import save_figures
+from wavetune.reporting.tensorboard import write_tensorboard
+
+
+def test_figures_are_saved_in_both_formats(make_run, tmp_path):
+    paths = save_figures(make_run(rounds=3), tmp_path / "figures")
+    assert sorted(path.name for path in paths) == [
+        "delay.png", "delay.svg", "loss-rounds.png", "loss-rounds.svg", "loss-time.png", "loss-time.svg",
+    ]  # fmt: skip
+    for path in paths:
+        content = path.read_bytes()
+        assert content.startswith(b"\x89PNG") if path.suffix == ".png" else ElementTree.fromstring(content) is not None
+
+
+def test_the_same_run_gives_the_same_figures(make_run, tmp_path):
+    folder = make_run(rounds=2)
+    first, again = (save_figures(folder, tmp_path / name, formats=("svg",)) for name in ("a", "b"))
+    assert [path.read_bytes() for path in first] == [path.read_bytes() for path in again]
+
+
+def test_what_was_not_recorded_gives_no_figure(make_run, tmp_path):
+    folder = make_run(rounds=2)
+    (folder / "rounds.jsonl").write_text('{"round": 0, "train_loss": 2.0}\n{"round": 1, "train_loss": 1.0}\n')
+    names = {path.stem for path in save_figures(folder, tmp_path / "figures", formats=("svg",))}
+    assert "delay" not in names
+    assert "loss-rounds" in names
+    with pytest.raises(RunFolderError):
+        save_figures(tmp_path / "nowhere", tmp_path)
+
+
+def test_tensorboard_gets_the_finite_scalars_of_each_round(make_run, tmp_path, monkeypatch):
+    written = []
+
+    class SummaryWriter:
+        def __init__(self, log_dir):
+            self.log_dir = log_dir
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            written.append("closed")
+
+        def add_scalar(self, name, value, step):
+            written.append((name, value, step))
+
+    module = ModuleType("torch.utils.tensorboard")
+    monkeypatch.setattr(module, "SummaryWriter", SummaryWriter, raising=False)
+    for name in ("torch", "torch.utils"):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    folder = make_run(rounds=2)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    lines[0]["validation_loss"] = None
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    write_tensorboard(folder, tmp_path / "log")
+    assert written.pop() == "closed"
+    assert ("loss/training", lines[0]["train_loss"], 1) in written
+    assert [step for name, _, step in written if name == "loss/validation"] == [2]
+    assert ("bits/adapters_up", lines[1]["charged"]["bits"]["adapters_up"], 2) in written
+
+
+def test_without_tensorboard_the_remedy_is_named(make_run, tmp_path, monkeypatch):
+    for name in ("torch", "torch.utils", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ConfigError, match=r"wavetune\[tensorboard\]"):
+        write_tensorboard(make_run(rounds=1), tmp_path / "log")

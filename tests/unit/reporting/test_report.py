@@ -1,0 +1,320 @@
+import json
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import pytest
+from markupsafe import Markup
+
+from wavetune.errors import ConfigError, RunFolderError
+from wavetune.reporting import write_report
+from wavetune.reporting.chart import Figure
+from wavetune.reporting.format import DASH
+from wavetune.reporting.records import FILES
+from wavetune.reporting.sections.section import paired
+from wavetune.reporting.svg import text_width
+
+VOID = {"meta", "br", "img", "line", "rect", "path", "input"}
+HOSTILE = '</pre></style><script>steal()</script><img src=x onerror="steal()"> {{ 7 * 7 }} {% raw %} & "quoted"'
+
+
+class Page(HTMLParser):
+    """Check that tags balance, and collect ids, links, tags and the words a reader sees."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.ids, self.links, self.words = [], [], [], [], []
+        self.attributes = []
+        self.feed(text)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += attrs
+        self.ids += [value for name, value in attrs if name == "id"]
+        self.links += [value for name, value in attrs if name in ("href", "src", "action", "srcset", "poster")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag not in VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not {"style", "script"} & set(self.open):
+            self.words.append(data)
+
+
+def drawings(text):
+    return [ElementTree.fromstring(match) for match in re.findall(r"<svg.*?</svg>", text, re.S)]
+
+
+def page_of(folders, tmp_path):
+    return write_report(folders, tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+
+
+def rewrite_rounds(folder, change):
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    change(lines)
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+
+
+def edit_summary(folder, **fields):
+    summary = json.loads((folder / "summary.json").read_text())
+    (folder / "summary.json").write_text(json.dumps(summary | fields))
+
+
+def test_the_page_is_one_well_formed_file_that_needs_no_network(make_run, tmp_path):
+    text = page_of([make_run(rounds=3)], tmp_path)
+    page = Page(text)
+    assert all(link.startswith("#") for link in page.links)
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    assert len(page.ids) == len(set(page.ids))
+    assert not re.search(r"https?://|url\(|@import", text)
+    assert "default-src 'none'" in text
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
+
+
+def test_every_chart_says_what_it_shows_and_every_table_has_a_caption(make_run, tmp_path):
+    text = page_of([make_run(rounds=3)], tmp_path)
+    for drawing in drawings(text):
+        assert drawing.get("aria-hidden") == "true" or drawing.get("aria-label")
+    assert text.count("<table") == text.count("<caption") > 2
+    assert '<html lang="en">' in text
+
+
+def test_headlines_are_said_in_words(make_run, tmp_path):
+    words = " ".join(Page(page_of([make_run()], tmp_path)).words)
+    assert "gpt2 was fine-tuned on E2E NLG over 5 clients for 12 rounds of 12 local steps" in words
+    assert "cut after layer 2 with LoRA rank 4" in words
+    assert "Perplexity fell from 30.6 to" in words
+    assert "The largest part of the delay was uplink" in words
+    assert "they are not the original checkpoint" in words
+    assert "wavetune run sflllm --seed 1" in words
+    assert "this plan is within 7.5 % of it" in words
+
+
+def test_totals_are_those_of_the_rounds(make_run, tmp_path):
+    folder = make_run(rounds=2)
+
+    def charge(lines):
+        for line in lines:
+            line["charged"]["delay_s"], line["charged"]["energy_j"] = 3000.0, 40e3
+            line["charged"]["bits"] = {"activations_up": 1_500_000_000, "gradients_down": 250_000_000}
+
+    rewrite_rounds(folder, charge)
+    words = " ".join(Page(page_of([folder], tmp_path)).words)
+    assert "1 h 40 min of simulated time, 80.0 kJ and 3.50 Gbit over the air" in words
+
+
+def test_the_client_table_shows_what_each_client_was_given(make_run, tmp_path):
+    folder = make_run(clients=2, rounds=1, subchannels=3)
+
+    def give(lines):
+        lines[0]["allocation"]["main"] = {"owner": [1, 0, 1], "power_w": [0.5, 0.25, 0.5]}
+        lines[0]["allocation"]["fed"] = {"owner": [0, 0, -1], "power_w": [0.001, 0.001, 0.0]}
+        lines[0] |= {"cut_K": [2, 3], "rank_K": [4, 8]}
+        lines[0]["rate_bit_per_s"]["main"] = [2e6, 3e6]
+        lines[0]["charged"]["phases"]["uplink_s"] = [7.0, 90.0]
+        lines[0]["charged"]["energy"] |= {"client_compute_j": [1.0, 2.0], "client_radio_j": [0.5, 40.0]}
+
+    rewrite_rounds(folder, give)
+    text = page_of([folder], tmp_path)
+    table = text[text.index('id="run0-clients"') :]
+    rows = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in re.findall(r"<tr>(.*?)</tr>", table, re.S)]
+    head, first, second = rows[:3]
+    assert (len(head), head[0], head[-1]) == (len(first), "Client", "Energy")
+    assert first[2:8] == ["2", "4", "1 + 2", "250 mW\n24.0 dBm", "2.00 mW\n3.0 dBm", "2.00 Mbit/s"]
+    assert second[2:8] == ["3", "8", "2 + 0", "1.00 W\n30.0 dBm", f"0 W\n{DASH}", "3.00 Mbit/s"]
+    assert (first[-1], second[-1]) == ("1.50 J", "42.0 J")
+    assert second[head.index("Uplink")] == "1 min 30 s"
+
+
+def test_a_chart_without_a_neighbour_takes_the_whole_row():
+    def spans(*given):
+        return [one.span for one in paired([Figure("", Markup(), Markup(), span=span) for span in given])]
+
+    assert spans("half", "half", "half") == ["half", "half", "solo"]
+    assert spans("half", "full", "half", "half") == ["solo", "full", "half", "half"]
+    assert spans("tall", "half", "half", "full") == ["tall", "half", "half", "full"]
+
+
+def test_hostile_text_stays_text(make_run, tmp_path):
+    sample = dict.fromkeys(("prompt", "reference", "before", "after", "domain"), HOSTILE)
+    folder = make_run(clients=2, rounds=2, names=[HOSTILE, "ok"], recipe=HOSTILE, samples=[sample])
+    edit_summary(folder, method=HOSTILE, model={"name": HOSTILE, "note": HOSTILE}, versions={HOSTILE: HOSTILE})
+    (folder / "recipe.json").write_text(json.dumps({"name": HOSTILE}))
+    text = page_of([folder], tmp_path)
+    page = Page(text)
+    assert page.tags.count("script") == 1
+    assert "img" not in page.tags
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert " ".join(page.words).count("<script>steal()</script>") >= 12
+    assert "{{ 7 * 7 }}" in text
+    drawings(text)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_run_that_lacks_a_file_is_reported_and_says_so(make_run, tmp_path, name):
+    folder = make_run(clients=3, rounds=2)
+    (folder / name).unlink()
+    assert f"{name} is missing." in page_of([folder], tmp_path)
+
+
+def partial(folder, kind):
+    """Take things away from a complete run."""
+    if kind == "only a recipe":
+        for name in FILES[1:]:
+            (folder / name).unlink()
+    elif kind == "bare rounds":
+        (folder / "rounds.jsonl").write_text('{"round": 0}\n{"round": 1, "train_loss": 2.0}\n')
+        (folder / "summary.json").write_text("{}")
+        (folder / "world.json").write_text("{}")
+    elif kind == "nulls":
+        rewrite_rounds(folder, lambda lines: [line.update(dict.fromkeys(list(line)[1:])) for line in lines])
+        edit_summary(folder, plan=None, validation_loss={"before": None, "after": None}, delay_s=None)
+    elif kind == "not finite":
+        edit_summary(folder, validation_loss={"before": float("inf"), "after": float("nan")}, wall_s=float("nan"))
+        rewrite_rounds(
+            folder, lambda lines: [line.update(train_loss=float("nan"), validation_loss=1e5) for line in lines]
+        )
+    elif kind == "zeros":
+        rewrite_rounds(
+            folder, lambda lines: [line.update(charged={"delay_s": 0, "bits": {}}, rank_K=[]) for line in lines]
+        )
+    elif kind == "shorter lists":
+        (folder / "world.json").unlink()
+        rewrite_rounds(folder, lambda lines: [line.update(train_loss_K=[1.0], cut_K=[1]) for line in lines])
+
+
+@pytest.mark.parametrize("kind", ["only a recipe", "bare rounds", "nulls", "not finite", "zeros", "shorter lists"])
+def test_a_partial_run_shows_no_broken_number(make_run, tmp_path, kind):
+    folder = make_run(clients=3, rounds=2)
+    partial(folder, kind)
+    text = page_of([folder], tmp_path)
+    words = " ".join(Page(text).words)
+    assert not re.search(r"\b(nan|NaN|None|inf|Infinity)\b", words)
+    for drawing in drawings(text):
+        for node in drawing.iter():
+            assert not re.search(
+                r"nan|inf", " ".join(node.get(key, "") for key in ("d", "x", "y", "width", "height", "cx"))
+            )
+
+
+def test_an_interrupted_run_says_how_far_it_came(make_run, tmp_path):
+    folder = make_run(clients=2, rounds=3)
+    edit_summary(folder, status="interrupted", rounds=40)
+    assert "This run was interrupted after 3 of 40 rounds." in page_of([folder], tmp_path)
+    (folder / "summary.json").unlink()
+    assert "it is still going or was interrupted after 3 rounds" in page_of([folder], tmp_path)
+
+
+def test_losses_that_blew_up_lost_clients_and_unequal_accounts_are_pointed_out(make_run, tmp_path):
+    folder = make_run(clients=3, rounds=3)
+
+    def harm(lines):
+        lines[1]["train_loss"] = float("nan")
+        lines[2]["lost"] = [0, 2]
+        lines[0]["planned"]["bits"]["adapters_up"] -= 8
+
+    rewrite_rounds(folder, harm)
+    words = " ".join(Page(page_of([folder], tmp_path)).words)
+    assert "The training loss of round 2 is not finite." in words
+    assert "2 client updates did not arrive, in 1 round." in words
+    assert "Planned, charged and metered amounts differ for all bits and uplink adapters." in words
+    assert words.count("✗ unequal") == 2
+
+
+LONG = ["A very long device name that somebody typed by hand", "设备名称很长的一个测试设备", "W" * 60, "x"]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clients": 1, "rounds": 1, "subchannels": 1},
+        {"clients": 4, "names": LONG},
+        {"clients": 32, "subchannels": 200, "rounds": 3},
+        {"clients": 3, "rounds": 150},
+    ],
+    ids=["smallest", "long names", "many clients", "many rounds"],
+)
+def test_no_text_leaves_its_chart(make_run, tmp_path, options):
+    for drawing in drawings(page_of([make_run(**options)], tmp_path)):
+        if drawing.get("aria-hidden"):
+            continue
+        _, _, width, height = map(float, drawing.attrib["viewBox"].split())
+        for node in drawing.iter("text"):
+            words = (node.text or "") + "".join(child.tail or "" for child in node)
+            css = node.attrib["class"]
+            length = text_width(words, 10.5 if "small" in css else 11 if "place" in css else 12)
+            start = float(node.attrib["x"]) - length * {"middle": 0.5, "end": 1.0}.get(node.get("text-anchor", ""), 0.0)
+            assert start >= -1, words
+            assert start + length <= width + 1, words
+            assert 0 <= float(node.attrib["y"]) <= height, words
+
+
+def test_long_runs_and_big_cells_stay_small_pages(make_run, tmp_path):
+    assert len(page_of([make_run("long", clients=3, rounds=400)], tmp_path)) < 700_000
+    assert len(page_of([make_run("big", clients=32, subchannels=200, rounds=3)], tmp_path)) < 900_000
+
+
+def test_the_same_records_give_the_same_page(make_run, tmp_path):
+    folder = make_run(clients=2, rounds=2)
+    assert page_of([folder], tmp_path / "a") == page_of([folder], tmp_path / "b")
+
+
+def test_several_runs_are_compared_first_and_then_told_one_by_one(make_run, tmp_path):
+    slow, fast = make_run("slow", rounds=3), make_run("fast", rounds=3, seed=2, recipe="other")
+    rewrite_rounds(slow, lambda lines: [line["charged"].update(delay_s=100.0) for line in lines])
+    rewrite_rounds(fast, lambda lines: [line["charged"].update(delay_s=50.0) for line in lines])
+    text = page_of([slow, fast], tmp_path)
+    page = Page(text)
+    assert text.index('id="comparison"') < text.index('id="run0"') < text.index('id="run1"')
+    row = re.search(r"Simulated time</th>(.*?)</tr>", text)
+    assert row
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row[1]) == ["5 min", "★ 2 min 30 s"]
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links} <= set(page.ids)
+    legend = text[text.index('id="comparison"') : text.index('id="run0"')]
+    assert re.findall(r'class="line (cat-\d) (dash-\d)"', legend)[:2] == [("cat-0", "dash-0"), ("cat-1", "dash-1")]
+
+
+def test_runs_of_one_recipe_are_told_apart_by_their_folders(make_run, tmp_path):
+    words = Page(page_of([make_run("monday", rounds=1), make_run("friday", rounds=1)], tmp_path)).words
+    assert {"sflllm · monday", "sflllm · friday"} <= set(words)
+
+
+def test_the_time_to_a_common_loss_compares_runs_of_different_length(make_run, tmp_path):
+    folders = [make_run("a", rounds=2, recipe="a"), make_run("b", rounds=3, recipe="b")]
+    for folder, losses in zip(folders, ([2.5, 2.0], [2.2, 1.9, 1.5]), strict=True):
+
+        def put(lines, losses=losses):
+            for line, loss in zip(lines, losses, strict=True):
+                line["validation_loss"], line["charged"]["delay_s"] = loss, 10.0
+
+        rewrite_rounds(folder, put)
+        edit_summary(folder, validation_loss={"before": 3.0, "after": losses[-1]})
+    row = re.search(r"Simulated time to loss 2.000</th>(.*?)</tr>", page_of(folders, tmp_path))
+    assert row
+    assert re.findall(r"<td[^>]*>(.*?)</td>", row[1]) == ["20.0 s", "20.0 s"]
+
+
+def test_misuse_is_refused_before_anything_is_written(tmp_path):
+    with pytest.raises(ConfigError, match="at least one run folder"):
+        write_report([], tmp_path / "report.html")
+    with pytest.raises(RunFolderError, match="nowhere"):
+        write_report([tmp_path / "nowhere"], tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_report_needs_neither_torch_nor_matplotlib(make_run, tmp_path):
+    code = (
+        "import sys; sys.modules['torch'] = sys.modules['matplotlib'] = None\n"
+        "from pathlib import Path; from wavetune.reporting import write_report\n"
+        "write_report([Path(sys.argv[1])], Path(sys.argv[2]))"
+    )
+    out = tmp_path / "report.html"
+    subprocess.run([sys.executable, "-c", code, str(make_run(rounds=1)), str(out)], check=True, timeout=120)
+    assert out.stat().st_size > 10_000

@@ -1,0 +1,107 @@
+import json
+
+import pytest
+
+from helpers.command_line import assert_refused, settings, wavetune
+from wavetune import __version__, recipes
+from wavetune.recipe import from_dict, to_dict
+
+
+def test_version_is_the_packages():
+    assert wavetune("--version").out.strip() == f"wavetune {__version__}"
+
+
+@pytest.mark.parametrize("command", ["run", "plan", "recipes", "show", "measure-ranks", "report", "generate"])
+def test_every_command_explains_itself(command):
+    assert command in wavetune("--help").out
+    answer = wavetune(command, "--help")
+    assert answer.code == 0
+    assert f" {command} " in answer.out
+
+
+def test_recipes_lists_every_recipe_with_what_it_does():
+    lines = wavetune("recipes").out.splitlines()
+    assert [line.split()[0] for line in lines] == recipes.names()
+    assert all(recipes.title(line.split()[0]) in line for line in lines)
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_show_prints_the_recipe_that_run_takes(name):
+    shown = json.loads(wavetune("show", name, "--set", "run.rounds=7", "--seed", 3, "--model", "tiny").out)
+    recipe = from_dict(shown)
+    assert (recipe.run.rounds, recipe.run.seed, recipe.world.model) == (7, 3, "tiny")
+    assert to_dict(recipe) == shown
+
+
+def test_show_reads_a_recipe_file_and_writes_the_same(tmp_path):
+    text = wavetune("show", "sflllm", "--data", "a folder").out
+    (tmp_path / "mine.json").write_text(text)
+    assert wavetune("show", tmp_path / "mine.json").out == text
+    assert json.loads(text)["world"]["data"]["source"] == "a folder"
+
+
+def test_plan_prints_a_row_a_client_the_delay_and_who_holds_up_the_others():
+    answer = wavetune("plan", "sflllm", *settings())
+    assert answer.code == 0
+    rows = [line.split() for line in answer.out.splitlines()]
+    assert [row[0] for row in rows if len(row) == 11 and row[0].isdigit()] == ["0", "1", "2"]
+    assert "total delay to the target" in answer.out
+    assert "holds the others up most" in answer.out
+    assert "(counted exactly)" in answer.out
+
+
+def test_plan_as_json_goes_to_a_file_or_to_standard_output(tmp_path):
+    printed = json.loads(wavetune("plan", "sflllm", *settings(), "--json", "-").out)
+    wavetune("plan", "sflllm", *settings(), "--json", tmp_path / "deep" / "plan.json")
+    assert json.loads((tmp_path / "deep" / "plan.json").read_text()) == printed
+    assert printed["status"] == "ok"
+
+
+def test_plan_takes_rank_table_seed_and_model():
+    one, other = (json.loads(wavetune("plan", "sflllm", *settings(), "--seed", s, "--json", "-").out) for s in (0, 1))
+    assert one["delay_s"] != other["delay_s"]
+    larger = json.loads(wavetune("plan", "sflllm", *settings(), "--model", "gpt2", "--json", "-").out)
+    assert larger["delay_s"] > 3 * one["delay_s"]
+
+
+def test_rank_table_decides_the_rank(tmp_path):
+    for best in (1, 8):
+        rounds = {str(r): 5.0 if r == best else 500.0 for r in (1, 2, 4, 8)}
+        (tmp_path / "ranks.json").write_text(json.dumps({"rounds_to_target": rounds}))
+        answer = wavetune("plan", "sflllm", *settings(), "--rank-table", tmp_path / "ranks.json", "--json", "-")
+        assert json.loads(answer.out)["rank"] == best
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"rounds_to_target": 5}', '{"rounds_to_target": {"two": 5}}'])
+def test_file_that_is_no_rank_table_is_refused(text, tmp_path):
+    (tmp_path / "ranks.json").write_text(text)
+    answer = wavetune("plan", "sflllm", *settings(), "--rank-table", tmp_path / "ranks.json")
+    assert_refused(answer, "cannot read a rank table", "measure-ranks")
+
+
+def test_rank_table_with_impossible_rounds_is_refused(tmp_path):
+    (tmp_path / "ranks.json").write_text('{"rounds_to_target": {"2": -5}}')
+    assert_refused(wavetune("plan", "sflllm", *settings(), "--rank-table", tmp_path / "ranks.json"), "rank 2")
+
+
+def test_unknown_recipe_offers_the_nearest_names():
+    assert_refused(wavetune("show", "sfllm"), "'sfllm'", "did you mean 'sflllm'")
+    assert_refused(wavetune("plan", "unlike_any"), "choose one of", "fedavg_lora")
+    assert_refused(wavetune("run"), "no recipe given", "sflllm")
+
+
+def test_unknown_option_or_command_is_refused_by_name():
+    for arguments in (["plan", "sflllm", "--sett", "a=1"], ["rnu", "sflllm"], ["run", "sflllm", "--seed", "x"]):
+        answer = wavetune(*arguments)
+        assert answer.code == 2
+        assert "Traceback" not in answer.err
+        assert arguments[-2] in answer.err or arguments[0] in answer.err
+
+
+def test_unknown_field_offers_the_nearest_names():
+    assert_refused(wavetune("show", "sflllm", "--set", "run.rouns=3"), "did you mean 'rounds'")
+
+
+@pytest.mark.parametrize("ranks", ["", "a", "1,x", "0,2", "-1", "1.5"])
+def test_ranks_that_are_no_whole_numbers_are_refused(ranks):
+    assert_refused(wavetune("measure-ranks", "sflllm", *settings(), f"--ranks={ranks}"), "--ranks is")
