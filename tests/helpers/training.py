@@ -26,7 +26,7 @@ from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.models.backbone import Backbone, load_backbone, load_stock_model
-from wavetune.models.lora import LoraBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.resolve import resolve_model
 from wavetune.runtimes.session import client_factors
 
@@ -134,7 +134,7 @@ def random_factors(backbone: Backbone, width: int, seed: int) -> dict[str, tuple
 
 
 @torch.no_grad()
-def fill(bank: LoraBank, factors: Factors, rank_K: Sequence[int]) -> None:
+def fill(bank: AdapterBank, factors: Factors, rank_K: Sequence[int]) -> None:
     """The same factors for everyone, each client cut to its rank."""
     for site in bank.sites:
         A, B = factors[site.name]

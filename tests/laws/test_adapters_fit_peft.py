@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from helpers.runs import read_json, read_rounds, small, train
 from helpers.training import folder_of, stock_loss
 from wavetune.models.backbone import load_stock_model
-from wavetune.models.lora import LoraBank, LoraPair
+from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.runtimes.session import build
 
 RUNS = {
@@ -76,7 +76,7 @@ def test_each_clients_adapter_in_peft_acts_as_it_did_in_the_run(finished):
     bank, validation, seen = session.cohort.bank, session.data.validation, set()
     for name in clients:
         factors = read_factors(folder / "adapters" / name, bank.sites)
-        own = LoraBank(bank.sites, np.zeros((4, 1), bool), bank.scale, {}, factors)
+        own = AdapterBank(bank.sites, np.zeros((4, 1), bool), bank.scale, {}, factors)
         total, positions = session.cohort.evaluate(validation, own)
         assert stock_validation_loss(loaded(recipe, folder / "adapters" / name), validation) == pytest.approx(
             total / positions, abs=1e-5

@@ -241,7 +241,8 @@ TELL_SECRET: dict[str, tuple[str, ...]] = {
         "they have room {value}",
     ),
     "name": (
-        "the guest is called {value}", "the name is {value}", "the booking is under {value}", "it is {value} who stays here",
+        "the guest is called {value}", "the name is {value}", "the booking is under {value}",
+        "it is {value} who stays here",
     ),
     "phone": (
         "the phone number is {value}", "you can ring {value}", "the guest answers the phone on {value}",

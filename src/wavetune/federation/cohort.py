@@ -22,7 +22,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.cut import Crossing, CutLink
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.models.backbone import Backbone
-from wavetune.models.lora import LoraBank
+from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import ragged_layout
 
 Rows = NDArray[np.int64]
@@ -91,7 +91,7 @@ class Cohort:
     """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once."""
 
     backbone: Backbone
-    bank: LoraBank
+    bank: AdapterBank
     placement: Placement
     link: CutLink
     optimiser: StackedOptimiser
@@ -180,7 +180,7 @@ class Cohort:
                         raise NumericsError(f"the gradient of {site.name}.lora_{factor} of {who} is not finite")
 
     @torch.no_grad()
-    def evaluate(self, tokens: TokenSet, bank: LoraBank | None) -> tuple[float, int]:
+    def evaluate(self, tokens: TokenSet, bank: AdapterBank | None) -> tuple[float, int]:
         """Summed loss in nats and labelled positions of all rows, under a one-client bank or the plain base."""
         total, positions = 0.0, 0
         for rows in _row_groups(tokens, self.tokens_per_pass):

@@ -18,7 +18,7 @@ from torch import Tensor
 from wavetune.federation.codecs import Codec
 from wavetune.federation.door import Door
 from wavetune.federation.mixing import Mixing, squared_error_and_norm
-from wavetune.models.lora import LoraBank, LoraPair, LoraSite
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Mixed:
 
 @torch.no_grad()
 def exchange_adapters(
-    bank: LoraBank, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing, codec: Codec, door: Door | None
+    bank: AdapterBank, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing, codec: Codec, door: Door | None
 ) -> Mixed:
     """Mix every block over its holders and load the mixture everywhere. Without a door nothing crosses the air.
 
@@ -54,8 +54,8 @@ def exchange_adapters(
 
 
 def _contributions(
-    bank: LoraBank, site: LoraSite, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing, codec: Codec,
-    door: Door | None,
+    bank: AdapterBank, site: AdapterSite, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing,
+    codec: Codec, door: Door | None,
 ) -> tuple[LoraPair, Tensor]:  # fmt: skip
     """What the federated server holds of one site: stacked factors and weights that sum to 1."""
     own_K = bank.local_LK[site.layer]
@@ -76,7 +76,7 @@ def _contributions(
 
 
 def _load(
-    bank: LoraBank, site: LoraSite, mixed: LoraPair, rank_K: Sequence[int], mixing: Mixing, codec: Codec,
+    bank: AdapterBank, site: AdapterSite, mixed: LoraPair, rank_K: Sequence[int], mixing: Mixing, codec: Codec,
     door: Door | None,
 ) -> None:  # fmt: skip
     if site.name in bank.shared:

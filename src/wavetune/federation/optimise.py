@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-    from wavetune.models.lora import LoraBank
+    from wavetune.models.lora import AdapterBank
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class AdamW:
 class StackedOptimiser:
     """The optimisers of a bank: one over all clients' slots, one over the server's."""
 
-    def __init__(self, bank: LoraBank, settings: AdamW) -> None:
+    def __init__(self, bank: AdapterBank, settings: AdamW) -> None:
         self.bank, self.settings = bank, settings
         self.local = _adamw(list(bank.parameters(local=True)), settings)
         self.shared = _adamw(list(bank.parameters(local=False)), settings)

@@ -22,7 +22,7 @@ from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
 from wavetune.errors import ModelError
-from wavetune.models.lora import ActiveAdapters, FrozenLinear, LoraBank, LoraSite, StackedLoraLinear
+from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
 
@@ -39,7 +39,7 @@ class Backbone:
     blocks: nn.ModuleList
     final_norm: nn.Module
     head: nn.Linear
-    sites: tuple[LoraSite, ...]
+    sites: tuple[AdapterSite, ...]
     active: ActiveAdapters
     softcap: float | None = None
     _between: list[Between] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Backbone:
         self,
         input_ids_N: Tensor,
         layout: RaggedLayout,
-        bank: LoraBank | None = None,
+        bank: AdapterBank | None = None,
         clients: Sequence[int] = (),
         tokens: Sequence[int] = (),
         between: Between | None = None,
@@ -177,9 +177,9 @@ def prepare_backbone(
 
 def _install(
     model: nn.Module, blocks: nn.ModuleList, targets: tuple[str, ...], active: ActiveAdapters, bf16: bool
-) -> tuple[LoraSite, ...]:
+) -> tuple[AdapterSite, ...]:
     names = {module: name for name, module in model.named_modules()}
-    sites: list[LoraSite] = []
+    sites: list[AdapterSite] = []
     for layer, block in enumerate(blocks):
         for path, module in list(block.named_modules()):
             if not isinstance(module, nn.Linear | Conv1D):
@@ -189,7 +189,7 @@ def _install(
                 continue
             frozen = _frozen(module, bf16)
             if leaf in targets:
-                site = LoraSite(names[module], layer, frozen.weight.shape[1], frozen.weight.shape[0])
+                site = AdapterSite(names[module], layer, frozen.weight.shape[1], frozen.weight.shape[0])
                 frozen = StackedLoraLinear(frozen, site, active)
                 sites.append(site)
             block.set_submodule(path, frozen)

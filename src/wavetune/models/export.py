@@ -10,11 +10,16 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from wavetune.models.lora import LoraPair, LoraSite
+from wavetune.models.lora import AdapterSite, LoraPair
 
 
 def save_peft_adapter(
-    folder: Path, factors: Mapping[str, LoraPair], sites: Sequence[LoraSite], scale: float, base: str, transposed: bool
+    folder: Path,
+    factors: Mapping[str, LoraPair],
+    sites: Sequence[AdapterSite],
+    scale: float,
+    base: str,
+    transposed: bool,
 ) -> None:
     """Write one adapter. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
 

@@ -9,9 +9,9 @@ Legend: K clients, S slots, N tokens, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple, cast
+from collections.abc import Container, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -23,7 +23,11 @@ from wavetune.seeds import torch_stream
 
 
 class LoraPair(NamedTuple):
-    """A stack of factors: the update of slot s is `scale * A[s] @ B[s]`. A `[S, in, R]`, B `[S, R, out]`."""
+    """A stack of factors: the update of slot s is `scale * A[s] @ B[s]`. A `[S, in, R]`, B `[S, R, out]`.
+
+    A bottleneck's two maps have the same shapes, with its width as R; a classifier's weight is A and its bias is B,
+    `[S, 1, out]`.
+    """
 
     A: Tensor
     B: Tensor
@@ -38,25 +42,40 @@ class Segment(NamedTuple):
     stop: int
 
 
+AdapterKind = Literal["lora", "bottleneck", "head"]
+
+
 @dataclass(frozen=True)
-class LoraSite:
-    """A module that carries an adapter: its dotted name in the stock model, its block and its widths."""
+class AdapterSite:
+    """Where an adapter acts: its dotted name, its block and its widths.
+
+    A LoRA site is named after its module in the stock model. A bottleneck acts on a module's output and is named
+    `module:bottleneck`; a classifier's weight and bias are the pair of the site `classifier`, in the last block.
+    `width` is the inner width that all slots have, a classifier's number of classes; None for LoRA, where it is each
+    client's rank.
+    """
 
     name: str
     layer: int
     in_features: int
     out_features: int
+    kind: AdapterKind = "lora"
+    width: int | None = None
+
+    def width_at(self, rank: int) -> int:
+        """Columns of A in use by a client whose LoRA has this rank."""
+        return rank if self.width is None else self.width
 
 
 @dataclass(frozen=True)
-class LoraBank:
-    """All adapters of a cohort of K clients.
+class AdapterBank:
+    """All adapters of a cohort of K clients, LoRA and others. A module whose site is missing acts as the plain base.
 
     `local_LK[l, k]` says whether client k holds its own copy of block l; the others use the shared slot of that block.
     Columns of A and rows of B beyond a client's rank are zero and stay zero: both their gradients vanish.
     """
 
-    sites: tuple[LoraSite, ...]
+    sites: tuple[AdapterSite, ...]
     local_LK: NDArray[np.bool_]
     scale: float
     local: dict[str, LoraPair]
@@ -80,6 +99,13 @@ class LoraBank:
             start += count
         return tuple(found)
 
+    def only(self, kinds: Container[AdapterKind]) -> AdapterBank:
+        """The same adapters, restricted to some kinds: without LoRA, the policy that clients started from."""
+        sites = tuple(site for site in self.sites if site.kind in kinds)
+        names = {site.name for site in sites}
+        local, shared = ({n: p for n, p in stacks.items() if n in names} for stacks in (self.local, self.shared))
+        return replace(self, sites=sites, local=local, shared=shared)
+
     def parameters(self, local: bool) -> Iterator[Tensor]:
         """Leaf tensors of the clients, or of the server, in a fixed order."""
         stacks = self.local if local else self.shared
@@ -88,37 +114,39 @@ class LoraBank:
 
 
 def new_bank(
-    sites: Sequence[LoraSite],
+    sites: Sequence[AdapterSite],
     local_LK: NDArray[np.bool_],
     rank_K: Sequence[int],
     shared_rank: int,
     alpha: float,
     seed: int,
     device: torch.device | str = "cpu",
-) -> LoraBank:
+) -> AdapterBank:
     """Fresh adapters as PEFT initialises them: A uniform in plus or minus 1/sqrt(in), B zero; equal in all slots.
 
     Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
     clients can be averaged. Each A is drawn from a stream keyed by its site's name.
     """
-    width = max(*rank_K, shared_rank)
+    largest = max(*rank_K, shared_rank)
     local: dict[str, LoraPair] = {}
     shared: dict[str, LoraPair] = {}
     for site in sites:
         generator = torch_stream(seed, f"lora:{site.name}")
         bound = site.in_features**-0.5
-        A = torch.empty(site.in_features, width).uniform_(-bound, bound, generator=generator)
+        A = torch.empty(site.in_features, site.width_at(largest)).uniform_(-bound, bound, generator=generator)
         own_K = local_LK[site.layer]
         if own_K.any():
-            local[site.name] = _stack(A, [rank_K[k] for k in np.flatnonzero(own_K).tolist()], site.out_features, device)
+            widths = [site.width_at(rank_K[k]) for k in np.flatnonzero(own_K).tolist()]
+            local[site.name] = _stack(A, widths, site, device)
         if not own_K.all():
-            shared[site.name] = _stack(A, [shared_rank], site.out_features, device)
-    return LoraBank(tuple(sites), local_LK, alpha / width, local, shared)
+            shared[site.name] = _stack(A, [site.width_at(shared_rank)], site, device)
+    return AdapterBank(tuple(sites), local_LK, alpha / largest, local, shared)
 
 
-def _stack(A: Tensor, ranks: Sequence[int], out_features: int, device: torch.device | str) -> LoraPair:
-    keep = torch.arange(A.shape[1]) < torch.tensor(ranks)[:, None, None]
-    B = torch.zeros(len(ranks), A.shape[1], out_features, device=device)
+def _stack(A: Tensor, widths: Sequence[int], site: AdapterSite, device: torch.device | str) -> LoraPair:
+    keep = torch.arange(A.shape[1]) < torch.tensor(widths)[:, None, None]
+    rows = 1 if site.kind == "head" else A.shape[1]
+    B = torch.zeros(len(widths), rows, site.out_features, device=device)
     return LoraPair((A * keep).to(device).requires_grad_(), B.requires_grad_())
 
 
@@ -126,10 +154,10 @@ def _stack(A: Tensor, ranks: Sequence[int], out_features: int, device: torch.dev
 class ActiveAdapters:
     """What the adapter modules of a model act with during one pass; without a bank they are the plain base."""
 
-    bank: LoraBank | None = None
+    bank: AdapterBank | None = None
     segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
 
-    def use(self, bank: LoraBank | None, clients: Sequence[int] = (), tokens: Sequence[int] = ()) -> None:
+    def use(self, bank: AdapterBank | None, clients: Sequence[int] = (), tokens: Sequence[int] = ()) -> None:
         """Act with a bank on a pass over these clients with that many tokens each."""
         self.bank = bank
         layers = {site.layer for site in bank.sites} if bank else ()
@@ -153,7 +181,7 @@ class FrozenLinear(nn.Module):
 class StackedLoraLinear(FrozenLinear):
     """A frozen linear map with the active bank's adapters on top."""
 
-    def __init__(self, base: FrozenLinear, site: LoraSite, active: ActiveAdapters) -> None:
+    def __init__(self, base: FrozenLinear, site: AdapterSite, active: ActiveAdapters) -> None:
         super().__init__(base.weight, base.bias, base.out_dtype)
         self.site = site
         self.active = active
@@ -161,7 +189,7 @@ class StackedLoraLinear(FrozenLinear):
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b + scale (x A_s) B_s`, each token with its own slot s. `[..., in]` to `[..., out]`."""
         bank = self.active.bank
-        if bank is None:
+        if bank is None or (self.site.name not in bank.local and self.site.name not in bank.shared):
             return super().forward(x)
         segments, absent = self.active.segments[self.site.layer], (None, None)
         # what no client of this pass uses gets no gradient, so that an optimiser that steps now leaves it alone

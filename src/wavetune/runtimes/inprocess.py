@@ -21,7 +21,7 @@ from wavetune.federation.cohort import StepResult
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraBank, LoraPair
+from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.recipe import Recipe, load, to_dict
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors, global_bank
@@ -128,7 +128,7 @@ def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str
     return state
 
 
-def _validation_loss(session: Session, bank: LoraBank | None, index: int | None) -> float:
+def _validation_loss(session: Session, bank: AdapterBank | None, index: int | None) -> float:
     """Mean loss under a bank after a round, or of the untouched model. Raises NumericsError if it is not finite."""
     total, positions = session.cohort.evaluate(session.data.validation, bank)
     if not math.isfinite(total) and index is None:

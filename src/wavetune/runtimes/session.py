@@ -25,7 +25,7 @@ from wavetune.federation.method import Central, Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
-from wavetune.models.lora import LoraBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
 from wavetune.runtimes.world import architecture_of, plan_world, statistics_of
@@ -164,21 +164,21 @@ def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tu
     return Cohort(backbone, bank, placement, link, StackedOptimiser(bank, method.optimiser), budget)
 
 
-def freeze_a(bank: LoraBank) -> None:
+def freeze_a(bank: AdapterBank) -> None:
     """Train the B factors alone."""
     for stacks in (bank.local, bank.shared):
         for pair in stacks.values():
             pair.A.requires_grad_(False)
 
 
-def global_bank(session: Session, factors: dict[str, LoraPair]) -> LoraBank:
+def global_bank(session: Session, factors: dict[str, LoraPair]) -> AdapterBank:
     """A one-client bank that acts with the given factors in every block."""
     bank, layers = session.cohort.bank, session.cohort.backbone.num_layers
     shared = {name: LoraPair(pair.A[None], pair.B[None]) for name, pair in factors.items()}
-    return LoraBank(bank.sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
+    return AdapterBank(bank.sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
 
 
-def client_factors(bank: LoraBank, client: int) -> dict[str, LoraPair]:
+def client_factors(bank: AdapterBank, client: int) -> dict[str, LoraPair]:
     """The factors client `client` acts with: its own where it holds the block, else the shared ones."""
     found: dict[str, LoraPair] = {}
     for site in bank.sites:

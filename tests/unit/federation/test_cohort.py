@@ -18,7 +18,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.cohort import Placement
 from wavetune.federation.cut import Crossing
 from wavetune.models.backbone import load_stock_model
-from wavetune.models.lora import LoraBank, LoraPair
+from wavetune.models.lora import AdapterBank, LoraPair
 
 TOKENS = tokens_of(random_rows())
 ROWS = random_batches(3)[0]
@@ -97,7 +97,7 @@ def test_evaluation_sums_the_stock_models_loss_over_all_rows():
 def test_evaluation_under_adapters_differs_and_leaves_training_alone():
     cohort, reference = cohort_of(Job()), cohort_of(Job())
     factors = {name: LoraPair(A[None], B[None]) for name, (A, B) in random_factors(cohort.backbone, 4, 9).items()}
-    bank = LoraBank(cohort.bank.sites, np.zeros((4, 1), bool), 2.0, {}, factors)
+    bank = AdapterBank(cohort.bank.sites, np.zeros((4, 1), bool), 2.0, {}, factors)
     assert cohort.evaluate(TOKENS, bank)[0] != pytest.approx(cohort.evaluate(TOKENS, None)[0], rel=1e-3)
     assert not cohort.link.door.take()
     np.testing.assert_array_equal(cohort.step(TOKENS, ROWS, 1.0).loss_K, reference.step(TOKENS, ROWS, 1.0).loss_K)

@@ -8,10 +8,10 @@ from wavetune.federation.codecs import Bf16, Fp32, Int8
 from wavetune.federation.door import Door
 from wavetune.federation.exchange import exchange_adapters
 from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA
-from wavetune.models.lora import LoraBank, LoraPair, LoraSite
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.runtimes.session import client_factors
 
-SITES = (LoraSite("a", 0, 6, 5), LoraSite("b", 1, 6, 5), LoraSite("c", 2, 4, 4))
+SITES = (AdapterSite("a", 0, 6, 5), AdapterSite("b", 1, 6, 5), AdapterSite("c", 2, 4, 4))
 LOCAL = np.array([[True, True, True], [True, False, True], [False, False, False]])
 WEIGHTS, RANKS = (0.2, 0.3, 0.5), (1, 3, 2)
 
@@ -31,7 +31,7 @@ def random_bank(ranks=RANKS, local_LK=LOCAL, seed=0, common_a=False):
             local[site.name] = LoraPair(A[:-1].clone(), B[:-1].clone())
         if len(own) < len(ranks):
             shared[site.name] = LoraPair(A[-1:].clone(), B[-1:].clone())
-    return LoraBank(SITES, local_LK, 2.0, local, shared)
+    return AdapterBank(SITES, local_LK, 2.0, local, shared)
 
 
 def test_a_block_is_averaged_over_what_its_clients_act_with():

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.federation.optimise import AdamW, StackedOptimiser
-from wavetune.models.lora import LoraSite, new_bank
+from wavetune.models.lora import AdapterSite, new_bank
 
-SITES = (LoraSite("a", 0, 4, 3), LoraSite("b", 1, 4, 3))
+SITES = (AdapterSite("a", 0, 4, 3), AdapterSite("b", 1, 4, 3))
 LOCAL = np.array([[True, True], [False, True]])
 
 

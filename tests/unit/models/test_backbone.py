@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPTNeoXConfig, Lla
 from helpers.training import folder_of, random_factors
 from wavetune.errors import ModelError
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer, prepare_backbone
-from wavetune.models.lora import LoraBank, LoraPair
+from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ATTENTION, ragged_layout
 
 MODELS = ["tiny", "tiny-gpt2"]
@@ -105,7 +105,7 @@ def test_bf16_gradients_of_adapters_come_close_to_fp32():
             name: LoraPair(A[None].clone().requires_grad_(), B[None].clone().requires_grad_())
             for name, (A, B) in random_factors(backbone, 4, seed=0).items()
         }
-        bank = LoraBank(backbone.sites, np.ones((4, 1), bool), 2.0, own, {})
+        bank = AdapterBank(backbone.sites, np.ones((4, 1), bool), 2.0, own, {})
         hidden = backbone.forward(ids, layout, bank, [0], [40])
         loss, _ = backbone.labelled_loss(hidden, at, ids[at + 1], torch.ones(19))
         loss.backward()

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.federation.optimise import AdamW, StackedOptimiser
-from wavetune.models.lora import ActiveAdapters, FrozenLinear, LoraPair, LoraSite, StackedLoraLinear, new_bank
+from wavetune.models.lora import ActiveAdapters, AdapterSite, FrozenLinear, LoraPair, StackedLoraLinear, new_bank
 
-SITES = (LoraSite("block.0.q", 0, 6, 5), LoraSite("block.0.v", 0, 6, 3), LoraSite("block.1.q", 1, 6, 5))
+SITES = (AdapterSite("block.0.q", 0, 6, 5), AdapterSite("block.0.v", 0, 6, 3), AdapterSite("block.1.q", 1, 6, 5))
 SOME = np.array([[True, False, True], [False, False, True]])
 
 
