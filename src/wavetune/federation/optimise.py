@@ -1,4 +1,7 @@
-"""AdamW for stacked adapters: elementwise, so one optimiser is K optimisers. Clipping takes a norm per client."""
+"""AdamW for stacked adapters: elementwise, so one optimiser is K optimisers. Clipping takes a norm per client.
+
+Every slot counts its own steps, since clients may sit out. Legend: K clients, S slots of a stack.
+"""
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (the stubs of torch and safetensors leave parts of their types open)
@@ -6,14 +9,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from wavetune.models.lora import AdapterBank
@@ -53,95 +55,104 @@ class AdamW:
 
 
 class StackedOptimiser:
-    """The optimisers of a bank: one over all clients' slots, one over the server's."""
+    """The optimisers of a bank: one for each client's slots, one for the server's."""
 
     def __init__(self, bank: AdapterBank, settings: AdamW) -> None:
         self.bank, self.settings = bank, settings
-        self.local = _adamw(list(bank.parameters(local=True)), settings)
-        self.shared = _adamw(list(bank.parameters(local=False)), settings)
+        self._moments: dict[str, dict[str, Tensor]] = {}
 
-    def step_clients(self, factor: float) -> None:
-        """Clip each client's gradient, update all clients, drop the gradients."""
-        limit = self.settings.max_grad_norm
-        if self.local is None:
-            return
-        if limit is not None:
-            self._clip_clients(limit)
-        _advance(self.local, self.settings.learning_rate * factor)
+    def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
+        """Clip each client's gradient, update the active clients (all if None), drop the gradients."""
+        import torch
+
+        if self.settings.max_grad_norm is not None:
+            self._clip_clients(self.settings.max_grad_norm)
+        for name, owner_S, parameter in self._parameters("clients"):
+            slots = None
+            if active_K is not None and not all(active_K):
+                slots = torch.tensor([slot for slot, owner in enumerate(owner_S) if active_K[owner]])
+            self._advance(name, parameter, self.settings.learning_rate * factor, slots)
 
     def step_server(self, factor: float) -> None:
         """Clip the server's gradient, update the server, drop the gradient."""
         import torch
 
-        if self.shared is None:
-            return
         if self.settings.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.bank.parameters(local=False), self.settings.max_grad_norm)
-        _advance(self.shared, (self.settings.server_learning_rate or self.settings.learning_rate) * factor)
+            torch.nn.utils.clip_grad_norm_(list(self.bank.parameters(local=False)), self.settings.max_grad_norm)
+        rate = (self.settings.server_learning_rate or self.settings.learning_rate) * factor
+        for name, _, parameter in self._parameters("server"):
+            self._advance(name, parameter, rate, None)
 
     def reset(self) -> None:
         """Forget all moments: the factors now stand in another basis."""
-        for optimiser in (self.local, self.shared):
-            if optimiser is not None:
-                optimiser.state.clear()
+        self._moments.clear()
+
+    def state(self) -> dict[str, Tensor]:
+        """Every moment and step count, named by its place."""
+        return {f"{name}.{key}": value for name, entry in self._moments.items() for key, value in entry.items()}
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        self._moments.clear()
+        for side in ("clients", "server"):
+            for name, _, parameter in self._parameters(side):
+                if f"{name}.step" in state:
+                    entry = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
+
+    def _advance(self, name: str, parameter: Tensor, rate: float, slots: Tensor | None) -> None:
+        """One step of AdamW (arXiv 1711.05101) for some slots of a stack `[S, ...]`, all if None."""
+        import torch
+
+        grad, settings = parameter.grad, self.settings
+        if grad is None:
+            return
+        with torch.no_grad():
+            if name not in self._moments:
+                zeros = (torch.zeros_like(parameter) for _ in range(2))
+                steps = torch.zeros(len(parameter), device=parameter.device)
+                self._moments[name] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (steps, *zeros), strict=True))
+            stacks = (*self._moments[name].values(), parameter, grad)
+            if slots is not None:
+                slots = slots.to(parameter.device)
+                stacks = tuple(stack[slots] for stack in stacks)
+            step, mean, square, value, grad = stacks
+            step += 1
+            mean.lerp_(grad, 1 - settings.beta1)
+            square.mul_(settings.beta2).addcmul_(grad, grad, value=1 - settings.beta2)
+            corrected = [
+                (1 - beta ** step.double()).float().view(-1, 1, 1) for beta in (settings.beta1, settings.beta2)
+            ]
+            value.mul_(1 - rate * settings.weight_decay)
+            value.sub_(rate / corrected[0] * mean / (square.sqrt() / corrected[1].sqrt() + settings.epsilon))
+            if slots is not None:
+                for stack, part in zip((*self._moments[name].values(), parameter), stacks, strict=False):
+                    stack[slots] = part
+        parameter.grad = None
+
+    def _parameters(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+        """Name, owners of the slots and stack of everything that a side trains."""
+        stacks, index = self.bank.local if side == "clients" else self.bank.shared, 0
+        for site in self.bank.sites:
+            owner_S = tuple(self.bank.local_LK[site.layer].nonzero()[0].tolist()) if side == "clients" else (0,)
+            for parameter in stacks.get(site.name, ()):
+                if parameter.requires_grad:
+                    yield f"{side}.{index}", owner_S, parameter
+                    index += 1
 
     def _clip_clients(self, limit: float) -> None:
         import torch
 
-        num_clients = self.bank.local_LK.shape[1]
-        squared_K = torch.zeros(num_clients, device=next(self.bank.parameters(local=True)).device)
-        stacks = list(self._client_gradients())
-        for clients, grad in stacks:
-            squared_K.index_add_(0, clients, grad.flatten(1).pow(2).sum(1))
+        gradients = [
+            (torch.tensor(owner_S, device=p.device), p.grad)
+            for _, owner_S, p in self._parameters("clients")
+            if p.grad is not None
+        ]
+        if not gradients:
+            return
+        squared_K = torch.zeros(self.bank.local_LK.shape[1], device=gradients[0][1].device)
+        for owner_S, grad in gradients:
+            squared_K.index_add_(0, owner_S, grad.flatten(1).pow(2).sum(1))
         scale_K = (limit / (squared_K.sqrt() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-        for clients, grad in stacks:
-            grad.mul_(scale_K[clients].view(-1, 1, 1))
-
-    def _client_gradients(self) -> Iterator[tuple[Tensor, Tensor]]:
-        import torch
-
-        for site in self.bank.sites:
-            clients = torch.as_tensor(self.bank.local_LK[site.layer].nonzero()[0])
-            for parameter in self.bank.local.get(site.name, ()):
-                if parameter.grad is not None:
-                    yield clients.to(parameter.device), parameter.grad
-
-    def state(self) -> dict[str, Tensor]:
-        """Every moment and step count, named by its place."""
-        return {f"{name}.{key}": value for name, _, entry in self._entries() for key, value in entry.items()}
-
-    def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
-        for name, parameter, entry in self._entries():
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                saved = state.get(f"{name}.{key}")
-                if saved is not None:
-                    entry[key] = saved.clone() if key == "step" else saved.to(parameter.device, copy=True)
-
-    def _entries(self) -> Iterator[tuple[str, Tensor, dict[str, Tensor]]]:
-        for side, optimiser in (("clients", self.local), ("server", self.shared)):
-            if optimiser is not None:
-                for index, parameter in enumerate(optimiser.param_groups[0]["params"]):
-                    yield f"{side}.{index}", parameter, optimiser.state[parameter]
-
-
-def _adamw(parameters: list[Tensor], settings: AdamW) -> torch.optim.AdamW | None:
-    import torch
-
-    trained = [p for p in parameters if p.requires_grad]
-    if not trained:
-        return None
-    return torch.optim.AdamW(
-        trained,
-        lr=settings.learning_rate,
-        betas=(settings.beta1, settings.beta2),
-        eps=settings.epsilon,
-        weight_decay=settings.weight_decay,
-        foreach=True,
-    )
-
-
-def _advance(optimiser: torch.optim.AdamW, learning_rate: float) -> None:
-    optimiser.param_groups[0]["lr"] = learning_rate
-    optimiser.step()
-    optimiser.zero_grad(set_to_none=True)
+        for owner_S, grad in gradients:
+            grad.mul_(scale_K[owner_S].view(-1, 1, 1))
