@@ -1,0 +1,1 @@
+"""The wire between devices and the main server of a split system: certificates, messages, streams, and the two halves."""
