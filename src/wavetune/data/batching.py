@@ -68,7 +68,10 @@ def batch_indices(lengths: Ints, batching: Batching, seed: int, client_id: int, 
 
 @dataclass(frozen=True)
 class RaggedBatch:
-    """Samples of K clients laid end to end; position label_index[i] must predict label_ids[i]."""
+    """Samples of K clients laid end to end; position label_index[i] must predict label_ids[i].
+
+    Of rows with classes, label_index is each sample's last position and label_ids its class, so P is S.
+    """
 
     input_ids: Ints  # [N]
     lengths: Ints  # [S], sums to N
@@ -95,7 +98,8 @@ class RaggedBatch:
 def collate(tokens: TokenSet, rows: Sequence[Ints]) -> RaggedBatch:
     """One ragged batch of the clients' rows.
 
-    The last token of a row is a label only and is not fed: nothing is predicted from it.
+    The last token of a row is a label only and is not fed: nothing is predicted from it. Rows with classes are fed
+    whole.
 
     Args:
         tokens: the tokenised rows.
@@ -104,14 +108,18 @@ def collate(tokens: TokenSet, rows: Sequence[Ints]) -> RaggedBatch:
     chosen = np.concatenate([np.asarray(r, np.int64) for r in rows])
     starts, lengths, labels = tokens.offsets[chosen], tokens.lengths[chosen], tokens.labelled[chosen]
     input_at = _ranges(starts, lengths)
-    label_at = _ranges(starts + tokens.label_start[chosen], labels)
+    label_ids = (
+        tokens.ids[_ranges(starts + tokens.label_start[chosen], labels)]
+        if tokens.classes is None
+        else tokens.classes[chosen]
+    )
     ends = np.cumsum(lengths)
     return RaggedBatch(
         input_ids=tokens.ids[input_at].astype(np.int64),
         lengths=lengths,
         client_of_sample=np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
         label_index=_ranges(ends - labels, labels),
-        label_ids=tokens.ids[label_at].astype(np.int64),
+        label_ids=label_ids.astype(np.int64),
         sample_of_label=np.repeat(np.arange(len(chosen)), labels),
     )
 

@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from wavetune.data import movie_reviews
 from wavetune.data.concierge import concierge
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.restaurants import restaurants
@@ -29,7 +30,7 @@ HOLD_OUT = 0.1  # share of the distinct prompts held out where a corpus has no v
 
 
 def load_corpus(source: str, seed: int = 0) -> Corpus:
-    """Corpus of a source: `restaurants`, `concierge`, the path of a folder or file, or a Hugging Face id.
+    """Corpus of a source: `restaurants`, `concierge`, `movie-reviews`, a folder or file, or a Hugging Face id.
 
     An id is `owner/name` or `owner/name:config`.
 
@@ -37,13 +38,15 @@ def load_corpus(source: str, seed: int = 0) -> Corpus:
     """
     if source in EMBEDDED:
         return EMBEDDED[source](seed=seed)
+    if source == movie_reviews.NAME:
+        return load_folder(movie_reviews.movie_reviews_folder(), seed)
     path = Path(source).expanduser()
     if path.exists():
         return load_folder(path, seed) if path.is_dir() else load_file(path, seed)
     if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith("."):
         return load_hub(source, seed)
     raise DataError(
-        f"data source {source!r} is neither 'restaurants', 'concierge', an existing folder or file, "
+        f"data source {source!r} is neither 'restaurants', 'concierge', 'movie-reviews', an existing folder or file, "
         "nor a Hugging Face id 'owner/name'"
     )
 
@@ -91,11 +94,15 @@ def load_hub(identifier: str, seed: int = 0) -> Corpus:
     chosen = {split: next((n for n in names if n in splits), None) for split, names in SPLITS.items()}
     if chosen["train"] is None:
         raise DataError(f"{identifier!r} has no train split; found {', '.join(splits)}")
-    parts = {
-        split: tuple(example_of(row, f"{identifier} {key} row {i}") for i, row in enumerate(splits[key])) if key else ()
-        for split, key in chosen.items()
-    }
+    parts = {split: _hub_examples(splits[key], f"{identifier} {key}") if key else () for split, key in chosen.items()}
     return with_validation(Corpus(identifier, parts["train"], parts["validation"], parts["test"]), seed)
+
+
+def _hub_examples(rows: Any, where: str) -> tuple[Example, ...]:
+    """Examples of a split; numbered classes whose names the hub knows get them."""
+    names = dict(enumerate(getattr((getattr(rows, "features", None) or {}).get("label"), "names", ())))
+    named = ({**row, "label": names.get(row["label"], row["label"])} if names else row for row in rows)
+    return tuple(example_of(row, f"{where} row {i}") for i, row in enumerate(named))
 
 
 def with_validation(corpus: Corpus, seed: int) -> Corpus:

@@ -90,9 +90,14 @@ def _choice(row: Row) -> Example:
     )
 
 
-def _label(row: Row) -> Example:
-    label = str(row["label"])
-    return Example(_text(row, "text"), label, label)
+def _class(text: str) -> Callable[[Row], Example]:
+    def convert(row: Row) -> Example:
+        label = row["label"]
+        if not isinstance(label, str | int) or not str(label).strip():
+            raise _WrongValueError(f"'label' must be a class, as text or a whole number, found {label!r}")
+        return Example(_text(row, text), str(label).strip(), str(label).strip())
+
+    return convert
 
 
 def _meaning(row: Row) -> Example:
@@ -114,5 +119,6 @@ FORMS: tuple[tuple[tuple[str, ...], Callable[[Row], Example]], ...] = (
     (("prompt", "response"), _pair("prompt", "response")),
     (("prompt", "completion"), _pair("prompt", "completion")),
     (("question", "answer"), _pair("question", "answer")),
-    (("text", "label"), _label),
+    (("text", "label"), _class("text")),
+    (("prompt", "label"), _class("prompt")),
 )

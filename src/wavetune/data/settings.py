@@ -12,10 +12,11 @@ from annotated_types import Ge
 from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
+from wavetune.data.classes import class_names, tokenise_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.partition import Dirichlet, Partition
-from wavetune.data.templates import PlainTemplate, Template, TokenSet, tokenise
+from wavetune.data.templates import ClassTemplate, PlainTemplate, Template, TokenSet, tokenise
 from wavetune.errors import ConfigError
 from wavetune.seeds import stream
 
@@ -24,7 +25,7 @@ from wavetune.seeds import stream
 class DataSettings:
     """Which corpus, how much of it, how it is split over clients, written as text and batched."""
 
-    source: str = "restaurants"  # or `concierge`, a folder, a file, a Hugging Face id
+    source: str = "restaurants"  # or `concierge`, `movie-reviews`, a folder, a file, a Hugging Face id
     train_samples: Annotated[int, Ge(1)] | None = None  # drawn at random from train; None: all
     validation_samples: Annotated[int, Ge(1)] = 256  # at most
     partition: Partition = field(default_factory=Dirichlet)
@@ -42,9 +43,10 @@ class PreparedData:
     train: TokenSet
     validation: TokenSet
     rows_by_client: tuple[NDArray[np.int64], ...]  # rows of `train` that client k holds
+    classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
 
     def domains_of(self, client_id: int) -> dict[str, int]:
-        """Rows of each domain that a client holds."""
+        """Rows of each domain that a client holds; of each class, where clients are told apart by the label."""
         return dict(sorted(Counter(self.train.domains[i] for i in self.rows_by_client[client_id]).items()))
 
 
@@ -73,10 +75,23 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     Raises: DataError, ConfigError or ModelError as the parts do.
     """
     corpus = load_samples(settings, seed)
-    train = tokenise(corpus.train, tokenizer, settings.template, settings.max_tokens)
-    validation = tokenise(corpus.validation, tokenizer, settings.template, settings.max_tokens)
+    classes = class_names(corpus) if isinstance(settings.template, ClassTemplate) else ()
+    train = tokenise_part(corpus.train, tokenizer, settings, classes)
+    validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows = settings.partition.split(train.domains, num_clients, seed, settings.minimum_samples)
-    return PreparedData(corpus, train, validation, tuple(rows))
+    return PreparedData(corpus, train, validation, tuple(rows), classes)
+
+
+def tokenise_part(
+    examples: Sequence[Example], tokenizer: Any, settings: DataSettings, classes: Sequence[str]
+) -> TokenSet:
+    """Tokenised rows of a part of a corpus (its test part, too), as the settings' template writes them.
+
+    Raises: DataError, ConfigError or ModelError as `tokenise` or `tokenise_classes`.
+    """
+    if isinstance(settings.template, ClassTemplate):
+        return tokenise_classes(examples, tokenizer, settings.template, settings.max_tokens, classes)
+    return tokenise(examples, tokenizer, settings.template, settings.max_tokens)
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int, part: str) -> tuple[Example, ...]:

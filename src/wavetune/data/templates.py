@@ -74,12 +74,31 @@ class ChatTemplate:
         return list(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else [eos_id(tokenizer)]
 
 
-Template = PlainTemplate | InstructionTemplate | ChatTemplate
+@dataclass(frozen=True)
+class ClassTemplate:
+    """The prompt alone: what is learned is its class, by `classes.tokenise_classes`, and no text is written.
+
+    `partition_by` says by what clients are told apart: the class (label skew) or the domain of a row.
+    """
+
+    kind: Literal["class"] = field(default="class", kw_only=True)
+    partition_by: Literal["label", "domain"] = "label"
+
+    def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
+        """The texts to classify."""
+        return [example.prompt for example in examples]
+
+    def end_ids(self, tokenizer: Any) -> list[int]:
+        """Nothing: there is no answer to end."""
+        return []
+
+
+Template = PlainTemplate | InstructionTemplate | ChatTemplate | ClassTemplate
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """R tokenised rows, end to end."""
+    """R tokenised rows, end to end. With `classes`, what is learned of a row is its class; else its last tokens."""
 
     ids: NDArray[np.int32]
     offsets: Ints  # row i is ids[offsets[i]:offsets[i + 1]]
@@ -89,6 +108,7 @@ class TokenSet:
     dropped: int = 0  # examples with an empty answer
     truncated_prompts: int = 0
     truncated_answers: int = 0
+    classes: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.label_start)
@@ -99,12 +119,12 @@ class TokenSet:
 
     @property
     def lengths(self) -> Ints:
-        """Tokens that go through the model per row, [R]: all but the last, which is only ever a label."""
-        return np.diff(self.offsets) - 1
+        """Tokens that go through the model per row, [R]: all, or all but the last where it is only ever a label."""
+        return np.diff(self.offsets) - (self.classes is None)
 
     @property
     def labelled(self) -> Ints:
-        """Labelled positions per row, [R]."""
+        """Labelled positions per row, [R]; one where rows have classes."""
         return np.diff(self.offsets) - self.label_start
 
 

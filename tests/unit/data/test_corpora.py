@@ -104,7 +104,7 @@ def test_empty_and_one_prompt_files_are_refused(tmp_path):
 
 
 def test_an_unknown_source_lists_the_possible_ones():
-    with pytest.raises(DataError, match="'nowhere' is neither 'restaurants', 'concierge', an existing folder"):
+    with pytest.raises(DataError, match="'nowhere' is neither 'restaurants', 'concierge', 'movie-reviews'"):
         load_corpus("nowhere")
 
 
