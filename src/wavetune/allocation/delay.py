@@ -1,8 +1,11 @@
 """Delay and energy of a round: the one objective behind planner, simulator and report.
 
 A local step waits for the slowest client twice (activations up, gradients down) and computes all batches at the server
-in between; a round is its local steps plus the slowest adapter upload. Shape suffixes: I steps, K clients.
-Source: SflLLM's latency model (arXiv 2504.14667) as reconstructed from its abstract and lineage (EPSL, 2303.15991).
+in between; a round is its local steps plus the slowest adapter upload. Where clients hold shares of the server, each is
+served as soon as its own activations arrive, and a step waits once, for the slowest of these pipelines.
+Shape suffixes: I steps, K clients.
+Source: SflLLM's latency model (arXiv 2504.14667) as reconstructed from its abstract and lineage (EPSL, 2303.15991); the
+shares are ours.
 """
 
 from __future__ import annotations
@@ -25,25 +28,38 @@ class RoundLoad:
     Args:
         client_forward_flop_IK, client_backward_flop_IK: compute of each client.
         uplink_bits_IK, downlink_bits_IK: what crosses the cut, each way.
-        server_forward_flop_I, server_backward_flop_I: compute of the server over all clients' batches.
+        server_forward_flop_IK, server_backward_flop_IK: compute of the server on each client's batch.
         fed_upload_bits_K, fed_download_bits_K: adapters, once a round.
         repeat: how often the rows are repeated (one row stands for I equal steps).
     """
 
     client_forward_flop_IK: Array
     uplink_bits_IK: Array
-    server_forward_flop_I: Array
-    server_backward_flop_I: Array
+    server_forward_flop_IK: Array
+    server_backward_flop_IK: Array
     downlink_bits_IK: Array
     client_backward_flop_IK: Array
     fed_upload_bits_K: Array
     fed_download_bits_K: Array
     repeat: int = 1
 
+    @property
+    def server_forward_flop_I(self) -> Array:
+        """Forward compute of the server over all clients' batches."""
+        return np.sum(self.server_forward_flop_IK, axis=1)
+
+    @property
+    def server_backward_flop_I(self) -> Array:
+        """Backward compute of the server over all clients' batches."""
+        return np.sum(self.server_backward_flop_IK, axis=1)
+
 
 @dataclass(frozen=True)
 class Speeds:
-    """How fast each part works; an infinite rate is not priced."""
+    """How fast each part works; an infinite rate is not priced.
+
+    `server_share_K` is each client's share of the server, or None where the server works on all batches together.
+    """
 
     client_flop_per_s_K: Array
     server_flop_per_s: float
@@ -51,11 +67,15 @@ class Speeds:
     downlink_bit_per_s_K: Array
     fed_up_bit_per_s_K: Array
     fed_down_bit_per_s_K: Array
+    server_share_K: Array | None = None
 
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds of every phase: a row per local step, the rows repeated `repeat` times a round."""
+    """Seconds of every phase: a row per local step, the rows repeated `repeat` times a round.
+
+    The server's phases are [I], or [I, K] where every client has its own share of the server.
+    """
 
     client_forward_s: Array
     uplink_s: Array
@@ -70,8 +90,21 @@ class Phases:
     @cached_property
     def step_s(self) -> Array:
         """Delay of each local step, [I]."""
+        if self.pipelined:
+            return np.max(self.pipeline_s, axis=1, initial=0.0)
         up_s = np.max(self.client_forward_s + self.uplink_s, axis=1, initial=0.0)
         down_s = np.max(self.downlink_s + self.client_backward_s, axis=1, initial=0.0)
+        return up_s + self.server_forward_s + self.server_backward_s + down_s
+
+    @property
+    def pipelined(self) -> bool:
+        """Whether each client is served on its own, as soon as its activations arrive."""
+        return self.server_forward_s.ndim == 2
+
+    @property
+    def pipeline_s(self) -> Array:
+        """From the start of a step to each client's last backward pass where it is served on its own, [I, K]."""
+        up_s, down_s = self.client_forward_s + self.uplink_s, self.downlink_s + self.client_backward_s
         return up_s + self.server_forward_s + self.server_backward_s + down_s
 
     @property
@@ -87,11 +120,9 @@ class Phases:
         """
         critical = np.zeros((6, len(self.fed_upload_s)))
         steps = np.arange(len(self.step_s))
-        for row, compute, transfer_row, transfer in (
-            (0, self.client_forward_s, 1, self.uplink_s),
-            (3, self.client_backward_s, 2, self.downlink_s),
-        ):
-            total = compute + transfer
+        waits = ((0, self.client_forward_s, 1, self.uplink_s), (3, self.client_backward_s, 2, self.downlink_s))
+        for row, compute, transfer_row, transfer in waits:
+            total = self.pipeline_s if self.pipelined else compute + transfer
             tied = total >= np.max(total, axis=1, keepdims=True) * (1 - 1e-9)
             last = np.argmax(np.where(tied, compute, -1.0), axis=1)
             np.add.at(critical[row], last, compute[steps, last] * self.repeat)
@@ -125,13 +156,20 @@ class Energy:
 def round_phases(load: RoundLoad, speeds: Speeds) -> Phases:
     """Seconds of every phase of a round.
 
-    Model: work / speed; 0 bits take 0 s whatever the rate.
+    Model: work / speed; 0 bits take 0 s whatever the rate. The server takes all batches together or, where its speed is
+    shared, each client's with that client's share.
     """
+    server_forward_s, server_backward_s = (
+        np.sum(flop_IK, axis=1) / speeds.server_flop_per_s
+        if speeds.server_share_K is None
+        else transfer_s(flop_IK, speeds.server_share_K * speeds.server_flop_per_s)
+        for flop_IK in (load.server_forward_flop_IK, load.server_backward_flop_IK)
+    )
     return Phases(
         client_forward_s=load.client_forward_flop_IK / speeds.client_flop_per_s_K,
         uplink_s=transfer_s(load.uplink_bits_IK, speeds.uplink_bit_per_s_K),
-        server_forward_s=load.server_forward_flop_I / speeds.server_flop_per_s,
-        server_backward_s=load.server_backward_flop_I / speeds.server_flop_per_s,
+        server_forward_s=server_forward_s,
+        server_backward_s=server_backward_s,
         downlink_s=transfer_s(load.downlink_bits_IK, speeds.downlink_bit_per_s_K),
         client_backward_s=load.client_backward_flop_IK / speeds.client_flop_per_s_K,
         fed_upload_s=transfer_s(load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
@@ -155,7 +193,7 @@ def round_delay(phases: Phases, repeat: int) -> float:
     """Delay of one round (s).
 
     Model: repeat * sum_i [max_k(forward + uplink) + server + max_k(downlink + backward)] + max_k fed up + max_k fed
-    down.
+    down; with shares of the server, [...] is max_k(forward + uplink + own server + downlink + backward).
     """
     fed_s = np.max(phases.fed_upload_s, initial=0.0) + np.max(phases.fed_download_s, initial=0.0)
     return float(repeat * np.sum(phases.step_s) + fed_s)
@@ -177,7 +215,7 @@ def round_energy(
     Ignores: idle, receive and circuit power.
     """
     client_flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
-    server_flop = float(np.sum(load.server_forward_flop_I + load.server_backward_flop_I)) * load.repeat
+    server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
     up_s_K, down_s_K = (np.sum(x, axis=0) * load.repeat for x in (phases.uplink_s, phases.downlink_s))
     return Energy(
         client_compute_j_K=compute_energy_j(client_flop_K, client_energy_j_per_flop_K),
@@ -195,7 +233,8 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     """What a round asks under given cuts and ranks, per client or the same for all.
 
     Model: a client runs the layers before its cut, the server those behind it for every client's batch; LoRA FLOPs and
-    adapter bits grow in proportion to the rank. One row stands for the `local_steps` equal steps.
+    adapter bits grow in proportion to the rank. The server's adapters have the largest rank among the clients. One row
+    stands for the `local_steps` equal steps.
     """
     costs, K, batch = problem.costs, problem.num_clients, problem.batch_size
     cut_K, rank_K = np.broadcast_to(cut_K, K), np.broadcast_to(rank_K, K)
@@ -206,8 +245,8 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     return RoundLoad(
         client_forward_flop_IK=batch * forward_K[None],
         uplink_bits_IK=activation_bits_IK,
-        server_forward_flop_I=np.array([batch * np.sum(server_forward_K)]),
-        server_backward_flop_I=np.array([batch * np.sum(server_backward_K)]),
+        server_forward_flop_IK=batch * server_forward_K[None],
+        server_backward_flop_IK=batch * server_backward_K[None],
         downlink_bits_IK=activation_bits_IK,
         client_backward_flop_IK=batch * backward_K[None],
         fed_upload_bits_K=adapter_bits_K,
@@ -221,8 +260,9 @@ def _before(cost_L: Array, cut_K: IntArray) -> Array:
 
 
 def _split(base_L: Array, per_rank_L: Array, cut_K: IntArray, rank_K: IntArray) -> tuple[Array, Array]:
-    """Cost before and behind each client's cut."""
-    behind_K = _before(base_L[::-1], len(base_L) - cut_K) + rank_K * _before(per_rank_L[::-1], len(base_L) - cut_K)
+    """Cost before each client's cut at its own rank, and behind it at the largest."""
+    behind_K, behind_per_rank_K = (_before(cost_L[::-1], len(base_L) - cut_K) for cost_L in (base_L, per_rank_L))
+    behind_K = behind_K + np.max(rank_K, initial=0) * behind_per_rank_K
     return _before(base_L, cut_K) + rank_K * _before(per_rank_L, cut_K), behind_K
 
 

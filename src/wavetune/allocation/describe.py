@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from wavetune.allocation.delay import Phases
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem, RadioBand
@@ -82,9 +83,7 @@ def bottleneck(problem: Problem, plan: Plan) -> Bottleneck:
     """Shares of a round's delay by part, the straggler and its limit."""
     phases = plan.phases
     client, phase = phases.straggler()
-    up_s = np.max(phases.client_forward_s + phases.uplink_s, axis=1).sum()
-    down_s = np.max(phases.downlink_s + phases.client_backward_s, axis=1).sum()
-    server_s = (phases.server_forward_s + phases.server_backward_s).sum()
+    up_s, server_s, down_s = _critical_s(phases)
     adapters_s = np.max(phases.fed_upload_s) + np.max(phases.fed_download_s)
     round_s = phases.round_s or 1.0
     parts_s = {
@@ -101,6 +100,18 @@ def bottleneck(problem: Problem, plan: Plan) -> Bottleneck:
     elif phase in ("downlink", "fed_download"):
         limit = "total power"
     return Bottleneck(client, phase, {name: float(s / round_s) for name, s in parts_s.items()}, limit)
+
+
+def _critical_s(phases: Phases) -> tuple[float, float, float]:
+    """Seconds of the steps until the activations are there, at the server, and until the backward pass is done."""
+    up_s, down_s = phases.client_forward_s + phases.uplink_s, phases.downlink_s + phases.client_backward_s
+    server_s = phases.server_forward_s + phases.server_backward_s
+    if phases.pipelined:
+        steps, last = np.arange(len(up_s)), np.argmax(phases.pipeline_s, axis=1)
+        up_s, server_s, down_s = (x[steps, last] for x in (up_s, server_s, down_s))
+    else:
+        up_s, down_s = np.max(up_s, axis=1), np.max(down_s, axis=1)
+    return float(up_s.sum()), float(server_s.sum()), float(down_s.sum())
 
 
 def sensitivities(problem: Problem, plan: Plan, change: float = 0.1) -> list[Sensitivity]:

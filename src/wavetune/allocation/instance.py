@@ -89,7 +89,10 @@ def problem_to_json(problem: Problem) -> Json:
 
 
 def plan_to_json(plan: Plan) -> Json:
-    """The plan in its JSON format; a cut or rank that differs between clients is written as a list."""
+    """The plan in its JSON format; a cut or rank that differs between clients is written as a list.
+
+    Where the clients share the server, the plan has a list `server_share`, and the server's phases are lists too.
+    """
     if plan.status == "infeasible":
         return {"status": "infeasible", "reason": plan.reason}
     phases = plan.phases
@@ -103,12 +106,12 @@ def plan_to_json(plan: Plan) -> Json:
         "phases": {
             "client_forward_s": phases.client_forward_s[0].tolist(),
             "uplink_s": phases.uplink_s[0].tolist(),
-            "server_forward_s": float(phases.server_forward_s[0]),
-            "server_backward_s": float(phases.server_backward_s[0]),
+            "server_forward_s": phases.server_forward_s[0].tolist(),
+            "server_backward_s": phases.server_backward_s[0].tolist(),
             "client_backward_s": phases.client_backward_s[0].tolist(),
             "fed_upload_s": phases.fed_upload_s.tolist(),
         },
-    }
+    } | ({} if plan.server_share_K is None else {"server_share": plan.server_share_K.tolist()})
 
 
 def allocation_from_json(data: Json) -> tuple[int, int, Allocation, Allocation]:

@@ -18,6 +18,7 @@ from wavetune.allocation.delay import (
     uplink_rate_bit_per_s_K,
 )
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.server_shares import optimal_shares
 from wavetune.units import Array
 
 
@@ -49,6 +50,7 @@ class Plan:
         main, fed: who sends where, with which power.
         phases: seconds of one local step and of the adapter exchange.
         energy: joules of one round.
+        server_share_K: each client's share of the main server; None where it works on all batches together.
     """
 
     status: Literal["ok", "infeasible"]
@@ -61,6 +63,7 @@ class Plan:
     fed: Allocation
     phases: Phases
     energy: Energy
+    server_share_K: Array | None = None
 
     @property
     def gap(self) -> float:
@@ -69,13 +72,18 @@ class Plan:
 
 
 def evaluate(
-    problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int, main: Allocation, fed: Allocation
+    problem: Problem,
+    cut_K: IntArray | int,
+    rank_K: IntArray | int,
+    main: Allocation,
+    fed: Allocation,
+    server_share_K: Array | None = None,
 ) -> tuple[Phases, float]:
     """Phases of a round and the total delay E(r) * round (s) of a decision.
 
     Clients with different ranks need the rounds of the slowest to learn among them.
     """
-    phases = round_phases(load_of(problem, cut_K, rank_K), speeds_of(problem, main, fed))
+    phases = round_phases(load_of(problem, cut_K, rank_K), speeds_of(problem, main, fed, server_share_K))
     rounds = max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K))
     return phases, rounds * phases.round_s
 
@@ -87,10 +95,13 @@ def make_plan(
     main: Allocation,
     fed: Allocation,
     lower_bound_s: float = 0.0,
+    server_share_K: Array | None = None,
 ) -> Plan:
-    """Plan of a decision, with its phases, delay and energy."""
+    """Plan of a decision, with its phases, delay and energy; a shared server has the best shares unless others are given."""
     K = problem.num_clients
-    phases, delay_s = evaluate(problem, cut_K, rank_K, main, fed)
+    if problem.share_server and server_share_K is None:
+        server_share_K = best_shares(problem, cut_K, rank_K, main, fed)
+    phases, delay_s = evaluate(problem, cut_K, rank_K, main, fed, server_share_K)
     joules_per_flop_K = problem.client_energy_j_per_flop_K
     energy = round_energy(
         load_of(problem, cut_K, rank_K),
@@ -103,7 +114,18 @@ def make_plan(
         downlink_power_w_K(problem.fed, fed, K),
     )
     cut_K, rank_K = (np.array(np.broadcast_to(x, K), dtype=np.int64) for x in (cut_K, rank_K))
-    return Plan("ok", "", delay_s, min(lower_bound_s, delay_s), cut_K, rank_K, main, fed, phases, energy)
+    bound_s = min(lower_bound_s, delay_s)
+    return Plan("ok", "", delay_s, bound_s, cut_K, rank_K, main, fed, phases, energy, server_share_K)
+
+
+def best_shares(
+    problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int, main: Allocation, fed: Allocation
+) -> Array:
+    """The shares of the server that end a step soonest under given cuts, ranks and allocations."""
+    whole_K = np.ones(problem.num_clients)
+    phases = round_phases(load_of(problem, cut_K, rank_K), speeds_of(problem, main, fed, whole_K))
+    work_s_K = phases.server_forward_s[0] + phases.server_backward_s[0]
+    return optimal_shares(work_s_K, phases.pipeline_s[0] - work_s_K)
 
 
 def infeasible(reason: str) -> Plan:
@@ -116,7 +138,7 @@ def infeasible(reason: str) -> Plan:
     )
 
 
-def speeds_of(problem: Problem, main: Allocation, fed: Allocation) -> Speeds:
+def speeds_of(problem: Problem, main: Allocation, fed: Allocation, server_share_K: Array | None = None) -> Speeds:
     """How fast every part works under an allocation; the way back is infinitely fast where it is not priced."""
     unpriced_K = np.full(problem.num_clients, np.inf)
     priced = problem.price_downlink
@@ -127,6 +149,7 @@ def speeds_of(problem: Problem, main: Allocation, fed: Allocation) -> Speeds:
         downlink_bit_per_s_K=downlink_rate_bit_per_s_K(problem.main, main.owner_M) if priced else unpriced_K,
         fed_up_bit_per_s_K=uplink_rate_bit_per_s_K(problem.fed, fed.owner_M, fed.power_w_M),
         fed_down_bit_per_s_K=downlink_rate_bit_per_s_K(problem.fed, fed.owner_M) if priced else unpriced_K,
+        server_share_K=server_share_K,
     )
 
 

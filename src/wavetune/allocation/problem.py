@@ -76,6 +76,10 @@ class Problem:
         price_downlink: whether the gradients' and adapters' way back takes time (the paper leaves it out).
         client_energy_j_per_flop_K: compute energy of the clients (J/FLOP); None for 0.
         server_energy_j_per_flop: compute energy of the server (J/FLOP).
+        share_server: whether each client gets a share of the server and is served as soon as its own activations
+            arrive, instead of all together after the last.
+        cut_per_client: whether every client may get a cut of its own.
+        rank_slack: what share of the delay may be given up to raise single clients' ranks; None for one common rank.
     """
 
     local_steps: int
@@ -93,6 +97,9 @@ class Problem:
     price_downlink: bool = False
     client_energy_j_per_flop_K: Array | None = None
     server_energy_j_per_flop: float = 0.0
+    share_server: bool = False
+    cut_per_client: bool = False
+    rank_slack: float | None = None
 
     @property
     def num_clients(self) -> int:

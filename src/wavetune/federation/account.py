@@ -112,8 +112,8 @@ class Accountant:
         return RoundLoad(
             client_forward_flop_IK=work.client_forward_flop_K,
             uplink_bits_IK=np.array([total(bits, _UP) for bits in steps]),
-            server_forward_flop_I=work.server_forward_flop_K.sum(-1),
-            server_backward_flop_I=work.server_backward_flop_K.sum(-1),
+            server_forward_flop_IK=work.server_forward_flop_K,
+            server_backward_flop_IK=work.server_backward_flop_K,
             downlink_bits_IK=np.array([total(bits, _DOWN) for bits in steps]),
             client_backward_flop_IK=work.client_backward_flop_K,
             fed_upload_bits_K=np.array(total(exchange, ("adapters_up",))),
@@ -123,12 +123,12 @@ class Accountant:
 
 def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
     """The work of the central trainer: all computed at the server, nothing asked of the clients."""
-    none_IK, none_K = np.zeros((len(load.server_forward_flop_I), num_clients)), np.zeros(num_clients)
+    none_IK, none_K = np.zeros((len(load.server_forward_flop_IK), num_clients)), np.zeros(num_clients)
     return RoundLoad(
         client_forward_flop_IK=none_IK,
         uplink_bits_IK=none_IK,
-        server_forward_flop_I=load.server_forward_flop_I + load.client_forward_flop_IK.sum(1),
-        server_backward_flop_I=load.server_backward_flop_I + load.client_backward_flop_IK.sum(1),
+        server_forward_flop_IK=load.server_forward_flop_IK + load.client_forward_flop_IK,
+        server_backward_flop_IK=load.server_backward_flop_IK + load.client_backward_flop_IK,
         downlink_bits_IK=none_IK,
         client_backward_flop_IK=none_IK,
         fed_upload_bits_K=none_K,
@@ -138,7 +138,8 @@ def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
 
 def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[Phases, Energy]:
     """Seconds and joules of a load under a plan."""
-    phases, K = round_phases(load, speeds_of(problem, plan.main, plan.fed)), problem.num_clients
+    K = problem.num_clients
+    phases = round_phases(load, speeds_of(problem, plan.main, plan.fed, plan.server_share_K))
     energy = round_energy(
         load,
         phases,

@@ -40,20 +40,44 @@ def critical_s(account: Account) -> dict[str, float]:
     and what is missing is called "changing stragglers".
     """
     phases = account.phases
+    parts = _slowest_of_step(phases) | {
+        "fed_upload_s": max(map(_finite, phases.fed_upload_s), default=0.0),
+        "fed_download_s": max(map(_finite, phases.fed_download_s), default=0.0),
+    }
+    rest = account.delay_s - sum(parts.values())
+    return parts | {CHANGING: rest if rest > 1e-6 * account.delay_s else 0.0}
+
+
+STEP_PHASES = tuple(PHASES)[:6]
+
+
+def pipelines(phases: Phases) -> list[dict[str, float]]:
+    """Where each client is served on its own: the phases of its steps, in order; empty where all are served together.
+
+    >>> pipelines(Phases(client_forward_s=(1.0, 2.0), server_forward_s=(3.0, 4.0)))[1]
+    {'client_forward_s': 2.0, 'server_forward_s': 4.0}
+    """
+    forward = phases.server_forward_s
+    if not isinstance(forward, tuple):
+        return []
+    lists = {name: getattr(phases, name) for name in STEP_PHASES}
+    known = {name: values for name, values in lists.items() if isinstance(values, tuple)}
+    return [{n: _finite(values[k]) for n, values in known.items() if k < len(values)} for k in range(len(forward))]
+
+
+def _slowest_of_step(phases: Phases) -> dict[str, float]:
+    if own := pipelines(phases):
+        return max(own, key=lambda parts: sum(parts.values()))
     forward, uplink = _slowest(phases.client_forward_s, phases.uplink_s)
     downlink, backward = _slowest(phases.downlink_s, phases.client_backward_s)
-    parts = {
+    return {
         "client_forward_s": forward,
         "uplink_s": uplink,
         "server_forward_s": _finite(phases.server_forward_s),
         "server_backward_s": _finite(phases.server_backward_s),
         "downlink_s": downlink,
         "client_backward_s": backward,
-        "fed_upload_s": max(map(_finite, phases.fed_upload_s), default=0.0),
-        "fed_download_s": max(map(_finite, phases.fed_download_s), default=0.0),
     }
-    rest = account.delay_s - sum(parts.values())
-    return parts | {CHANGING: rest if rest > 1e-6 * account.delay_s else 0.0}
 
 
 def _slowest(first: Sequence[float], second: Sequence[float]) -> tuple[float, float]:
@@ -64,8 +88,8 @@ def _slowest(first: Sequence[float], second: Sequence[float]) -> tuple[float, fl
     return max(pairs, key=sum, default=(0.0, 0.0))
 
 
-def _finite(value: float) -> float:
-    return value if math.isfinite(value) else 0.0
+def _finite(value: float | tuple[float, ...]) -> float:
+    return 0.0 if isinstance(value, tuple) or not math.isfinite(value) else value
 
 
 def client_s(phases: Phases, k: int) -> dict[str, float]:

@@ -25,12 +25,15 @@ Bits = dict[str, float]  # kind ("activations_up", ...) -> bits; an absent kind 
 
 @dataclass(frozen=True)
 class Phases:
-    """Seconds a phase took, per client where clients act, summed over a round's local steps or of one step."""
+    """Seconds a phase took, per client where clients act, summed over a round's local steps or of one step.
+
+    The server's are per client too where each is served on its own, by its share of the server.
+    """
 
     client_forward_s: tuple[float, ...] = ()
     uplink_s: tuple[float, ...] = ()
-    server_forward_s: float = UNKNOWN
-    server_backward_s: float = UNKNOWN
+    server_forward_s: float | tuple[float, ...] = UNKNOWN
+    server_backward_s: float | tuple[float, ...] = UNKNOWN
     downlink_s: tuple[float, ...] = ()
     client_backward_s: tuple[float, ...] = ()
     fed_upload_s: tuple[float, ...] = ()

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from wavetune.reporting import format as fmt
-from wavetune.reporting.accounts import PHASES, client_s
+from wavetune.reporting.accounts import PHASES, client_s, pipelines
 from wavetune.reporting.chart import NARROW_PX, Axis, base_axis
 from wavetune.reporting.records import Phases
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tip
@@ -34,8 +34,13 @@ def step_segments(step: Phases) -> list[Segment]:
     """Segments of one local step.
 
     Clients compute and send at once; the server starts when the last activations are there, and then sends gradients.
+    Where each client is served on its own, its share of the server stands in its own row.
     """
     segments: list[Segment] = []
+    if own := pipelines(step):
+        for k, lengths in enumerate(own):
+            _follow(segments, k, lengths, 0.0)
+        return segments
     clients = range(max(len(step.client_forward_s), len(step.uplink_s), len(step.client_backward_s)))
     ready = [_chain(segments, k, step, ("client_forward_s", "uplink_s"), 0.0) for k in clients]
     now = max(ready, default=0.0)
@@ -60,8 +65,11 @@ def exchange_segments(step: Phases) -> list[Segment]:
 
 def _chain(segments: list[Segment], k: int, step: Phases, phases: tuple[str, ...], start_s: float) -> float:
     lengths = client_s(step, k)
-    for phase in phases:
-        length = lengths.get(phase, 0.0)
+    return _follow(segments, k, {phase: lengths.get(phase, 0.0) for phase in phases}, start_s)
+
+
+def _follow(segments: list[Segment], k: int, lengths: Mapping[str, float], start_s: float) -> float:
+    for phase, length in lengths.items():
         if math.isfinite(length) and length > 0:
             segments.append(Segment(k, phase, start_s, start_s + length))
             start_s += length

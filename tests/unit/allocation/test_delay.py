@@ -1,5 +1,9 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation.delay import (
@@ -14,6 +18,7 @@ from wavetune.allocation.delay import (
 )
 from wavetune.allocation.instance import read_instance
 from wavetune.allocation.plan import Allocation, evaluate
+from wavetune.allocation.server_shares import optimal_shares
 
 
 def random_load(generator, steps=3, clients=4, repeat=1):
@@ -21,8 +26,8 @@ def random_load(generator, steps=3, clients=4, repeat=1):
         return generator.uniform(1, 2, shape)
 
     return RoundLoad(
-        draw(steps, clients), draw(steps, clients), draw(steps), draw(steps), draw(steps, clients),
-        draw(steps, clients), draw(clients), draw(clients), repeat,
+        draw(steps, clients), draw(steps, clients), draw(steps, clients), draw(steps, clients),
+        draw(steps, clients), draw(steps, clients), draw(clients), draw(clients), repeat,
     )  # fmt: skip
 
 
@@ -78,8 +83,8 @@ def test_bits_without_a_rate_take_forever_and_an_infinite_rate_is_not_priced():
 
 def test_energy_is_power_times_airtime_plus_compute():
     load = RoundLoad(
-        np.array([[6.0]]), np.array([[10.0]]), np.array([8.0]), np.array([2.0]), np.array([[10.0]]), np.array([[4.0]]),
-        np.array([3.0]), np.array([3.0]), repeat=2,
+        np.array([[6.0]]), np.array([[10.0]]), np.array([[8.0]]), np.array([[2.0]]), np.array([[10.0]]),
+        np.array([[4.0]]), np.array([3.0]), np.array([3.0]), repeat=2,
     )  # fmt: skip
     phases = round_phases(load, Speeds(np.ones(1), 1.0, np.array([5.0]), np.array([10.0]), np.ones(1), np.full(1, 3.0)))
     energy = round_energy(load, phases, np.array([0.5]), np.array([0.1]), 2.0, 3.0, np.array([20.0]), np.array([10.0]))
@@ -121,8 +126,9 @@ def test_cuts_and_ranks_may_differ_between_clients():
     for k in range(2):
         assert mixed.client_forward_flop_IK[0, k] == alone[k].client_forward_flop_IK[0, k]
         assert mixed.fed_upload_bits_K[k] == alone[k].fed_upload_bits_K[k]
-    expected_flop = sum(load.server_forward_flop_I[0] / 2 for load in alone)
-    assert mixed.server_forward_flop_I[0] == pytest.approx(expected_flop)
+    assert mixed.server_forward_flop_IK[0, 0] == alone[0].server_forward_flop_IK[0, 0]
+    at_the_servers_rank = load_of(problem, 7, 8)
+    assert mixed.server_forward_flop_IK[0, 1] == at_the_servers_rank.server_forward_flop_IK[0, 1]
 
 
 def test_mixed_ranks_take_the_rounds_of_the_slowest_learner():
@@ -137,3 +143,43 @@ def test_worked_example_has_the_delays_computed_by_hand(shared, cut, rank, delay
     problem = read_instance(shared / "formats" / "examples" / "hand.json")
     allocation = Allocation(np.array([0, 1]), np.ones(2))
     assert evaluate(problem, cut, rank, allocation, allocation)[1] == pytest.approx(delay_s, rel=1e-12)
+
+
+def test_with_shares_of_the_server_a_step_waits_for_the_slowest_pipeline():
+    generator = np.random.default_rng(2)
+    share_K = np.array([0.1, 0.2, 0.3, 0.4])
+    load, speeds = random_load(generator), replace(random_speeds(generator), server_share_K=share_K)
+    expected_s = 0.0
+    for i in range(3):
+        expected_s += max(
+            load.client_forward_flop_IK[i, k] / speeds.client_flop_per_s_K[k]
+            + load.uplink_bits_IK[i, k] / speeds.uplink_bit_per_s_K[k]
+            + (load.server_forward_flop_IK[i, k] + load.server_backward_flop_IK[i, k])
+            / (share_K[k] * speeds.server_flop_per_s)
+            + load.downlink_bits_IK[i, k] / speeds.downlink_bit_per_s_K[k]
+            + load.client_backward_flop_IK[i, k] / speeds.client_flop_per_s_K[k]
+            for k in range(4)
+        )
+    expected_s += max(load.fed_upload_bits_K / speeds.fed_up_bit_per_s_K)
+    expected_s += max(load.fed_download_bits_K / speeds.fed_down_bit_per_s_K)
+    phases = round_phases(load, speeds)
+    assert phases.round_s == pytest.approx(expected_s, rel=1e-12)
+    assert phases.round_s > round_phases(load, replace(speeds, server_share_K=None)).server_forward_s.sum()
+
+
+@given(st.integers(0, 2**32))
+def test_the_best_shares_end_all_pipelines_at_once_and_never_later_than_serving_together(seed):
+    generator = np.random.default_rng(seed)
+    K = int(generator.integers(1, 8))
+    work_s_K = 10 ** generator.uniform(-6, 3, K) * (generator.random(K) < 0.9)
+    other_s_K = 10 ** generator.uniform(-6, 3, K)
+    share_K = optimal_shares(work_s_K, other_s_K)
+    assert share_K.sum() == pytest.approx(1.0)
+    works = work_s_K > 0
+    if np.any(works):
+        end_s_K = other_s_K[works] + work_s_K[works] / share_K[works]
+        assert end_s_K == pytest.approx([end_s_K.max()] * int(works.sum()))
+        assert end_s_K.max() <= (other_s_K.max() + work_s_K.sum()) * (1 + 1e-12)
+        for _ in range(5):
+            others = generator.dirichlet(np.ones(works.sum()))
+            assert np.max(other_s_K[works] + work_s_K[works] / others) >= end_s_K.max() * (1 - 1e-9)

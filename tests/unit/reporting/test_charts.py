@@ -1,18 +1,20 @@
 """Lines, bars, timeline, cell map and lanes draw what the numbers say."""
 
+import itertools
 import math
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.reporting.accounts import CHANGING, critical_s
+from wavetune.reporting.accounts import CHANGING, PHASES, critical_s
 from wavetune.reporting.bars import Bar, bar_chart, column_chart
 from wavetune.reporting.cell_map import Site, cell_map
 from wavetune.reporting.chart import NARROW_PX, WIDE_PX, Axis
 from wavetune.reporting.lines import Series, line_chart, thin
-from wavetune.reporting.records import BandUse, Phases, read_run
+from wavetune.reporting.records import Account, BandUse, Phases, read_run
 from wavetune.reporting.subchannels import subchannel_lanes
 from wavetune.reporting.svg import text_width
 from wavetune.reporting.timeline import MOST_ROWS, SERVER, exchange_segments, shown_rows, step_segments
@@ -118,6 +120,25 @@ def test_the_timeline_of_a_step_ends_at_the_delay_formula(step):
     server = [one for one in segments if one.row == SERVER]
     assert server[0].start_s == pytest.approx(ready)
     assert all(one.start_s >= server[-1].end_s - 1e-9 for one in segments if one.phase == "downlink_s")
+
+
+@settings(deadline=None)
+@given(steps(), st.lists(second, min_size=10, max_size=10))
+def test_with_shares_of_the_server_every_client_is_drawn_as_one_pipeline(step, server):
+    K = len(step.uplink_s)
+    step = replace(step, server_forward_s=tuple(server[:K]), server_backward_s=tuple(server[5 : 5 + K]))
+    chains = [
+        sum(getattr(step, name)[k] for name in PHASES if not name.startswith("fed"))  # in the order of the phases
+        for k in range(K)
+    ]
+    segments = step_segments(step)
+    assert max(one.end_s for one in segments) == pytest.approx(max(chains))
+    assert {one.row for one in segments} == set(range(K))
+    parts = critical_s(Account(delay_s=max(chains), phases=step))
+    assert sum(parts.values()) == pytest.approx(max(chains) + max(step.fed_upload_s) + max(step.fed_download_s))
+    for k in range(K):
+        own = [one for one in segments if one.row == k]
+        assert all(later.start_s == earlier.end_s for earlier, later in itertools.pairwise(own))
 
 
 @settings(deadline=None)
