@@ -1,9 +1,9 @@
-"""A stock Hugging Face decoder, frozen, seen as embedding, blocks, final norm and head, with adapters on its target
-modules.
+"""A stock Hugging Face decoder or encoder, frozen, seen as embedding, blocks, final norm and head, with adapters on its
+target modules.
 
 No model code is rewritten: blocks run as transformers wrote them. What is exchanged are the attention kernel (ragged),
 the target linear maps (stacked adapters) and, in bf16, the other linear maps of the blocks (bf16 weights, fp32
-activations).
+activations). An encoder (BERT, RoBERTa) attends in both directions and has neither final norm nor output layer.
 """
 
 from __future__ import annotations
@@ -17,42 +17,57 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
+from wavetune.models.bottleneck import StackedBottleneck, last_map
+from wavetune.models.classifier import HEAD, Pooling, pool
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
 
+ENCODERS = ("bert", "roberta", "xlm-roberta")
+
 _KNOWN_SCALING = ("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier")
 
 
 @dataclass
 class Backbone:
-    """A frozen decoder whose blocks can be interrupted by a cut."""
+    """A frozen decoder, or encoder, whose blocks can be interrupted by a cut.
+
+    `head` is the output layer over the vocabulary, None for an encoder; the first token has position `first_position`.
+    """
 
     model: PreTrainedModel
     blocks: nn.ModuleList
     final_norm: nn.Module
-    head: nn.Linear
+    head: nn.Linear | None
     sites: tuple[AdapterSite, ...]
     active: ActiveAdapters
     softcap: float | None = None
+    first_position: int = 0
     _between: list[Between] = field(default_factory=list)
 
     @property
     def num_layers(self) -> int:
-        """Number of decoder blocks."""
+        """Number of blocks."""
         return len(self.blocks)
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return self.head.weight.device
+        return self.model.device
+
+    @property
+    def max_tokens(self) -> int | None:
+        """Longest sample that the model takes, None if its config names no limit."""
+        positions = getattr(self.model.config, "max_position_embeddings", None)
+        return None if positions is None else positions - self.first_position
 
     def forward(
         self,
@@ -70,15 +85,28 @@ class Backbone:
         """
         self.active.use(bank, clients, tokens)
         self._between[:] = [between] if between else []
+        positions_N = layout.positions_N + self.first_position
         output = self.model.get_decoder()(
-            input_ids=input_ids_N[None], position_ids=layout.positions_N[None], use_cache=False, ragged=layout
+            input_ids=input_ids_N[None], position_ids=positions_N[None], use_cache=False, ragged=layout
         )
         return output.last_hidden_state[0]
+
+    def pooled(self, hidden_ND: Tensor, lengths: Sequence[int], pooling: Pooling | None = None) -> Tensor:
+        """One normed vector for each sample of a pass, `[N, D]` to `[S, D]`.
+
+        By default the mean over an encoder's tokens, and a decoder's last token, which alone has seen all others.
+        """
+        pooling = pooling or default_pooling(self.model)
+        if pooling == "mean":
+            return pool(self.final_norm(hidden_ND), lengths, pooling)
+        return self.final_norm(pool(hidden_ND, lengths, pooling))
 
     def labelled_loss(
         self, hidden_ND: Tensor, index_P: Tensor, labels_P: Tensor, weight_P: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Weighted sum of next-token losses at the labelled positions alone, and each one's loss in nats."""
+        if self.head is None:
+            raise ModelError(f"{type(self.model).__name__} is an encoder and predicts no next token; choose a decoder")
         normed = self.final_norm(hidden_ND.index_select(0, index_P))
         return frozen_head_cross_entropy(normed, self.head.weight, labels_P, weight_P, self.softcap)
 
@@ -94,21 +122,33 @@ class Backbone:
 
 
 def load_backbone(
-    folder: Path | str, targets: Sequence[str] | None = None, bf16: bool = False, device: torch.device | str = "cpu"
+    folder: Path | str,
+    targets: Sequence[str] | None = None,
+    bf16: bool = False,
+    device: torch.device | str = "cpu",
+    bottleneck: Bottleneck | None = None,
+    outputs: int | None = None,
 ) -> Backbone:
-    """Load a decoder from a folder and prepare it. Raises ModelError where its architecture does not fit.
+    """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where its architecture does not fit.
 
-    `targets` are the names of the linear maps that carry LoRA, PEFT's default for the model family if None.
+    `targets` are the names of the linear maps that carry LoRA, PEFT's default for the model family if None. `outputs`
+    asks for a head on pooled samples with so many of them: the classes, or one reward.
     """
-    return prepare_backbone(load_stock_model(folder, attn_implementation=ATTENTION), targets, bf16, device)
+    stock = load_stock_model(folder, attn_implementation=ATTENTION)
+    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs)
 
 
 def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
-    """A stock causal language model in fp32 from safetensors, in evaluation mode."""
+    """A stock causal language model, or encoder without its pooler, in fp32 from safetensors, in evaluation mode."""
     with warnings.catch_warnings(), _no_progress_bars():
         warnings.simplefilter("ignore")
         try:
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
+            kind = (
+                AutoModel
+                if is_encoder(AutoConfig.from_pretrained(str(folder), local_files_only=True))
+                else AutoModelForCausalLM
+            )
+            loaded: Any = kind.from_pretrained(
                 str(folder),
                 dtype=torch.float32,
                 use_safetensors=True,
@@ -120,9 +160,22 @@ def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
             reason = str(error).strip().splitlines() or [type(error).__name__]
             raise ModelError(f"cannot load a causal language model from {folder}: {reason[0]}") from error
     model, info = loaded
-    if info["missing_keys"]:  # transformers would train on with random numbers in their place
-        raise ModelError(f"{folder} holds no weights for {min(info['missing_keys'])}: fetch the model again")
+    missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
+    if missing:  # transformers would train on with random numbers in their place
+        raise ModelError(f"{folder} holds no weights for {min(missing)}: fetch the model again")
+    if kind is AutoModel:
+        model.pooler = None
     return model.eval()
+
+
+def is_encoder(config: PreTrainedConfig) -> bool:
+    """Whether a model of this config attends in both directions."""
+    return config.model_type in ENCODERS and not config.is_decoder
+
+
+def default_pooling(model: PreTrainedModel) -> Pooling:
+    """How a sample becomes one vector unless told otherwise."""
+    return "mean" if is_encoder(model.config) else "last"
 
 
 @contextmanager
@@ -145,9 +198,41 @@ def load_tokenizer(folder: Path | str):
 
 
 def prepare_backbone(
-    model: PreTrainedModel, targets: Sequence[str] | None, bf16: bool = False, device: torch.device | str = "cpu"
+    model: PreTrainedModel,
+    targets: Sequence[str] | None,
+    bf16: bool = False,
+    device: torch.device | str = "cpu",
+    bottleneck: Bottleneck | None = None,
+    outputs: int | None = None,
 ) -> Backbone:
-    """Freeze a stock model (loaded with ragged attention) and put adapter modules on its targets."""
+    """Freeze a stock model (loaded with ragged attention) and put adapter modules on it; see `load_backbone`."""
+    encoder = is_encoder(model.config)
+    blocks, final_norm, head = _encoder_parts(model) if encoder else _decoder_parts(model)
+    model.requires_grad_(False).eval()
+    active = ActiveAdapters()
+    sites = _install(model, blocks, tuple(_peft_targets(model) if targets is None else targets), active, bf16)
+    if bottleneck is not None:
+        sites += _install_bottlenecks(model, blocks, bottleneck, active)
+    if outputs is not None:
+        sites += (AdapterSite(HEAD, len(blocks) - 1, model.config.hidden_size, outputs, "head", outputs),)
+    if bf16 and head is not None:
+        head.weight.data = head.weight.data.to(torch.bfloat16)
+        model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
+    nn.Module.to(model, device)
+    softcap = getattr(model.config, "final_logit_softcapping", None)
+    # RoBERTa counts positions from the one behind its padding token's
+    first_position = model.config.pad_token_id + 1 if encoder and model.config.model_type != "bert" else 0
+    backbone = Backbone(model, blocks, final_norm, head, sites, active, softcap, first_position)
+    for index, block in enumerate(blocks):
+        block.register_forward_hook(backbone._after_block(index + 1))
+    return backbone
+
+
+def _encoder_parts(model: PreTrainedModel) -> tuple[nn.ModuleList, nn.Module, None]:
+    return _attribute(model.get_submodule("encoder"), ("layer",), "encoder blocks"), nn.Identity(), None
+
+
+def _decoder_parts(model: PreTrainedModel) -> tuple[nn.ModuleList, nn.Module, nn.Linear]:
     decoder = model.get_decoder()
     blocks = _attribute(decoder, ("layers", "h"), "decoder blocks")
     norm_name = _name_of(decoder, ("norm", "ln_f", "final_layernorm"), "final norm")
@@ -159,20 +244,9 @@ def prepare_backbone(
     for name in _KNOWN_SCALING:
         if getattr(model.config, name, 1.0) not in (None, 1.0):
             raise ModelError(f"{type(model).__name__} uses {name}, which is not supported; choose another model")
-    model.requires_grad_(False).eval()
-    active = ActiveAdapters()
-    sites = _install(model, blocks, tuple(targets or _peft_targets(model)), active, bf16)
     final_norm = getattr(decoder, norm_name)
-    setattr(decoder, norm_name, nn.Identity())  # applied later, at labelled positions only
-    if bf16:
-        head.weight.data = head.weight.data.to(torch.bfloat16)
-        model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
-    nn.Module.to(model, device)
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    backbone = Backbone(model, blocks, final_norm, head, sites, active, softcap)
-    for index, block in enumerate(blocks):
-        block.register_forward_hook(backbone._after_block(index + 1))
-    return backbone
+    setattr(decoder, norm_name, nn.Identity())  # applied later, at the positions that need it
+    return blocks, final_norm, head
 
 
 def _install(
@@ -197,6 +271,23 @@ def _install(
     if missing:
         linear = sorted({path.rsplit(".", 1)[-1] for path, m in blocks[0].named_modules() if _is_linear(m)})
         raise ModelError(f"no linear layer named {sorted(missing)[0]!r} in the model's blocks; choose from {linear}")
+    return tuple(sites)
+
+
+def _install_bottlenecks(
+    model: PreTrainedModel, blocks: nn.ModuleList, bottleneck: Bottleneck, active: ActiveAdapters
+) -> tuple[AdapterSite, ...]:
+    names = {module: name for name, module in model.named_modules()}
+    sites: list[AdapterSite] = []
+    for layer, block in enumerate(blocks):
+        for place in bottleneck.places:
+            module = block.get_submodule(last_map(block, place))
+            width = model.config.hidden_size
+            site = AdapterSite(
+                f"{names[module]}:bottleneck", layer, width, width, kind="bottleneck", width=bottleneck.width
+            )
+            module.register_forward_hook(StackedBottleneck(site, active))
+            sites.append(site)
     return tuple(sites)
 
 

@@ -33,6 +33,9 @@ class LoraPair(NamedTuple):
     B: Tensor
 
 
+Factors = LoraPair | tuple[None, None]
+
+
 class Segment(NamedTuple):
     """Tokens `start:stop` belong to `slot` of the local stack, or of the shared one."""
 
@@ -163,6 +166,19 @@ class ActiveAdapters:
         layers = {site.layer for site in bank.sites} if bank else ()
         self.segments = {layer: bank.segments(layer, clients, tokens) for layer in layers} if bank else {}
 
+    def stacks(self, site: AdapterSite) -> tuple[tuple[Segment, ...], Factors, Factors] | None:
+        """Segments, local and shared factors of a site; None where nothing acts.
+
+        What no client of this pass uses is absent: it gets no gradient, so that an optimiser leaves it alone.
+        """
+        bank = self.bank
+        if bank is None or (site.name not in bank.local and site.name not in bank.shared):
+            return None
+        segments = self.segments[site.layer]
+        local = bank.local[site.name] if any(s.local for s in segments) else (None, None)
+        shared = bank.shared[site.name] if any(not s.local for s in segments) else (None, None)
+        return segments, local, shared
+
 
 class FrozenLinear(nn.Module):
     """A frozen linear map that computes in its weight's precision and returns `out_dtype`."""
@@ -188,13 +204,10 @@ class StackedLoraLinear(FrozenLinear):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b + scale (x A_s) B_s`, each token with its own slot s. `[..., in]` to `[..., out]`."""
-        bank = self.active.bank
-        if bank is None or (self.site.name not in bank.local and self.site.name not in bank.shared):
+        bank, stacks = self.active.bank, self.active.stacks(self.site)
+        if bank is None or stacks is None:
             return super().forward(x)
-        segments, absent = self.active.segments[self.site.layer], (None, None)
-        # what no client of this pass uses gets no gradient, so that an optimiser that steps now leaves it alone
-        local = bank.local[self.site.name] if any(s.local for s in segments) else absent
-        shared = bank.shared[self.site.name] if any(not s.local for s in segments) else absent
+        segments, local, shared = stacks
         y = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, bank.scale, segments, *local, *shared)
         return y.view(*x.shape[:-1], -1).to(self.out_dtype)
 
