@@ -1,7 +1,7 @@
 """From a model's name or path to a local folder that stock transformers loads offline.
 
-`AutoModelForCausalLM.from_pretrained(folder)` and `AutoTokenizer.from_pretrained(folder)` need nothing else. Weights
-are safetensors only: a pickle can run code when it is loaded.
+`AutoModelForCausalLM.from_pretrained(folder)` (`AutoModel` for an encoder) and `AutoTokenizer.from_pretrained(folder)`
+need nothing else. Weights are safetensors only: a pickle can run code when it is loaded.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 
 from wavetune.errors import ModelError, nearest
-from wavetune.models import gguf_wheel, tiny
+from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.cache import cached, written_once
 
 Progress = Callable[[str], None]
@@ -26,6 +26,7 @@ HUB_IDS = {
     "gpt2-medium": "openai-community/gpt2-medium",
     "qwen2.5-0.5b": "Qwen/Qwen2.5-0.5B",
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
+    "roberta-base": "FacebookAI/roberta-base",
 }
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
@@ -54,8 +55,10 @@ class BundledModel:
 
 BUNDLED = {
     "smollm2-135m": BundledModel(gguf_wheel.write_smollm2, 800_000_000, gguf_wheel.NOTE),
+    "minilm-l6": BundledModel(minilm_wheel.write_minilm, 300_000_000, minilm_wheel.NOTE),
     "tiny": BundledModel(tiny.write_tiny, 5_000_000, tiny.NOTE),
     "tiny-gpt2": BundledModel(tiny.write_tiny_gpt2, 5_000_000, tiny.NOTE),
+    "tiny-bert": BundledModel(tiny.write_tiny_bert, 5_000_000, tiny.NOTE),
 }
 
 
@@ -147,7 +150,7 @@ def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
 
 
 def _check_folder(folder: Path) -> Path:
-    """The folder itself if it holds a causal language model's config, whole safetensors and a tokenizer."""
+    """The folder itself if it holds a model's config, whole safetensors and a tokenizer."""
     if not (folder / "config.json").is_file():
         adapter = (folder / "adapter_config.json").is_file()
         what = "holds an adapter, not a base model" if adapter else "has no config.json, so it is no model folder"

@@ -55,21 +55,38 @@ def write_tiny_gpt2(folder: Path, say: Callable[[str], None]) -> None:
     _write(folder, config, say)
 
 
-def _write(folder: Path, config: PretrainedConfig, say: Callable[[str], None]) -> None:
+def write_tiny_bert(folder: Path, say: Callable[[str], None]) -> None:
+    """BERT-style encoder: 4 blocks of width 64, 4 heads; its tokenizer puts start and end around a text."""
+    from transformers import BertConfig
+
+    config = BertConfig(
+        vocab_size=VOCAB_SIZE,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        max_position_embeddings=MAX_TOKENS,
+        initializer_range=INITIALIZER_RANGE,
+        pad_token_id=0,
+    )
+    _write(folder, config, say, encoder=True)
+
+
+def _write(folder: Path, config: PretrainedConfig, say: Callable[[str], None], encoder: bool = False) -> None:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModel, AutoModelForCausalLM
 
     say("writing a tiny random model")
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(config)
+        model = (AutoModel if encoder else AutoModelForCausalLM).from_config(config)
     model.save_pretrained(folder)
-    byte_tokenizer().save_pretrained(folder)
+    byte_tokenizer(encoder).save_pretrained(folder)
 
 
-def byte_tokenizer() -> PreTrainedTokenizerFast:
-    """Tokenizer whose pieces are the 256 bytes of UTF-8, after padding, start and end."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def byte_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
+    """Tokenizer whose pieces are the 256 bytes of UTF-8, after padding, start and end; these enclose an encoder's texts."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
     pieces = [*SPECIAL_TOKENS, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -77,6 +94,9 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     pad, start, end = SPECIAL_TOKENS
+    if encoder:
+        numbered = [(piece, pieces.index(piece)) for piece in (start, end)]
+        backend.post_processor = processors.TemplateProcessing(f"{start} $A {end}", None, numbered)
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token=pad, bos_token=start, eos_token=end, model_max_length=MAX_TOKENS
     )

