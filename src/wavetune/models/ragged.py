@@ -42,6 +42,13 @@ class RaggedLayout:
         """Number of rows of all padded groups."""
         return sum(samples * length for samples, length in self.groups)
 
+    def attend(
+        self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
+        window: int | None,
+    ) -> Tensor:  # fmt: skip
+        """What every token reads in a layer, here from its own sample; see `ragged_attention`."""
+        return ragged_attention(query, key, value, self, scaling, causal, window)
+
 
 def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") -> RaggedLayout:
     """Layout of samples with the given lengths (each at least 1), in the order in which their tokens stand.
@@ -172,7 +179,8 @@ def _attention_interface(
         raise NotImplementedError("ragged attention takes a layout, and neither a mask nor dropout nor soft-capping")
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
     causal = bool(getattr(module, "is_causal", True))
-    return ragged_attention(q, k, v, ragged, scaling, causal, sliding_window)[None], None
+    layer = getattr(module, "layer_idx", 0)
+    return ragged.attend(layer, q, k, v, scaling, causal, sliding_window)[None], None
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention_interface)

@@ -1,0 +1,270 @@
+"""Generation for all clients of a cohort at once: ragged prompts, a static key-value cache, adapters per client.
+
+Prompts go through the model without padding and fill the cache; then every step takes one token of each live sample.
+Samples that end leave the batch, so that no step works on finished ones.
+
+Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-value heads, D head width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wavetune.errors import ConfigError, ModelError
+from wavetune.models.backbone import Backbone
+from wavetune.models.lora import AdapterBank
+from wavetune.models.ragged import RaggedLayout, ragged_layout
+from wavetune.seeds import stream
+
+
+class Answer(NamedTuple):
+    """Token ids (with the stop token if one came), the log-probability of each, and whether a stop token came."""
+
+    ids: tuple[int, ...]
+    log_probs: tuple[float, ...]
+    ended: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Sampling from a policy by inverse distribution functions.
+
+    `draws_ST[s, t]`, uniform in [0, 1), chooses token t of sample s. Logits are divided by `temperature`; with
+    `top_p` below 1 only the likeliest tokens that together reach it remain.
+    """
+
+    draws_ST: NDArray[np.float64]
+    temperature: float = 1.0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or not 0 < self.top_p <= 1:
+            raise ConfigError(
+                f"temperature is {self.temperature} and top_p {self.top_p}; the first must be above 0, "
+                "the second above 0 and at most 1"
+            )
+
+
+def keyed_draws(
+    seed: int, purpose: str, round_index: int, owners: Sequence[tuple[int, int]], tokens: int
+) -> NDArray[np.float64]:
+    """Uniform draws whose rows depend on (seed, purpose, round) and their owner, (client identity, sample), alone.
+
+    Returns: `[S, tokens]`; fewer tokens are the beginning of more.
+    """
+    rows = [stream(seed, f"{purpose} {sample}", round_index, client).random(tokens) for client, sample in owners]
+    return np.array(rows).reshape(len(owners), tokens)
+
+
+@torch.no_grad()
+def decode(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    stop_ids: Collection[int],
+    bank: AdapterBank | None = None,
+    owner_S: Sequence[int] = (),
+    sampling: Sampling | None = None,
+    samples_at_once: int = 128,
+) -> list[Answer]:
+    """What follows each prompt, up to a stop token or `max_new_tokens`: greedily, or sampled if told how.
+
+    Args:
+        prompts: token ids, at least one each.
+        stop_ids: tokens that end an answer.
+        bank: adapters to act with; none is the plain base.
+        owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
+        sampling: temperature, top-p and draws.
+        samples_at_once: how many samples the cache holds together. Results do not depend on it.
+    Returns: answers, with log-probabilities under the policy that was sampled from (greedily: at temperature 1).
+    Raises: ConfigError if a prompt is empty, or with its answer longer than the model takes; ModelError for an encoder.
+    """
+    if not prompts:
+        return []
+    _check_room(backbone, prompts, max_new_tokens)
+    owners, found = list(owner_S) or [0] * len(prompts), list[Answer]()
+    for start in range(0, len(prompts), samples_at_once):
+        part = slice(start, start + samples_at_once)
+        batch = _Batch(backbone, prompts[part], owners[part], bank, max_new_tokens)
+        found += batch.run(max_new_tokens, frozenset(stop_ids), sampling, start)
+    return found
+
+
+class _Batch:
+    """Samples that are decoded together. The logits of the next tokens stand ready after each pass."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        prompts: Sequence[Sequence[int]],
+        owners: Sequence[int],
+        bank: AdapterBank | None,
+        max_new_tokens: int,
+    ) -> None:
+        self.backbone, self.bank, self.owners = backbone, bank, list(owners)
+        self.lengths = [len(prompt) for prompt in prompts]  # tokens in the cache, of each live sample
+        self.cache = _Cache(len(prompts), max(self.lengths) + max_new_tokens)
+        self.live = list(range(len(prompts)))
+        layout: dict[str, Any] = vars(ragged_layout(self.lengths, backbone.device))
+        rows = torch.arange(len(prompts), device=backbone.device)
+        rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=backbone.device))
+        hidden = self._forward(
+            [token for prompt in prompts for token in prompt], _Filling(**layout, cache=self.cache, rows_N=rows_N)
+        )
+        self.logits_LV = self._logits(hidden[np.cumsum(self.lengths) - 1])
+
+    def run(
+        self, max_new_tokens: int, stop_ids: frozenset[int], sampling: Sampling | None, first: int
+    ) -> Iterator[Answer]:
+        """Answers in the order of the prompts; `first` is the place of this batch's first sample among the draws."""
+        ids: list[list[int]] = [[] for _ in self.live]
+        log_probs: list[list[float]] = [[] for _ in self.live]
+        for step in range(max_new_tokens):
+            draws = sampling.draws_ST[[first + sample for sample in self.live], step] if sampling else None
+            chosen, log_prob = (x.tolist() for x in _choose(self.logits_LV, draws, sampling))
+            for sample, token, value in zip(self.live, chosen, log_prob, strict=True):
+                ids[sample].append(token)
+                log_probs[sample].append(value)
+            going = [row for row, token in enumerate(chosen) if token not in stop_ids]
+            if not going or step + 1 == max_new_tokens:
+                break
+            self._keep(going)
+            self._advance([chosen[row] for row in going])
+        for own, values in zip(ids, log_probs, strict=True):
+            yield Answer(tuple(own), tuple(values), own[-1] in stop_ids)
+
+    def _keep(self, rows: list[int]) -> None:
+        if len(rows) < len(self.live):
+            self.live, self.lengths, self.owners = (
+                [values[row] for row in rows] for values in (self.live, self.lengths, self.owners)
+            )
+            self.cache.keep(torch.tensor(rows, device=self.backbone.device))
+
+    def _advance(self, tokens: list[int]) -> None:
+        device = self.backbone.device
+        rows_N = torch.arange(len(tokens), device=device)
+        layout: dict[str, Any] = vars(ragged_layout([1] * len(tokens), device))
+        layout = layout | {"positions_N": torch.tensor(self.lengths, device=device)}
+        self.lengths = [length + 1 for length in self.lengths]
+        hidden = self._forward(tokens, _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths)))
+        self.logits_LV = self._logits(hidden)
+
+    def _forward(self, tokens: list[int], layout: _Filling) -> Tensor:
+        owners, counts = list[int](), list[int]()
+        for owner, group in groupby(zip(self.owners, layout.lengths, strict=True), key=lambda pair: pair[0]):
+            owners.append(owner)
+            counts.append(sum(length for _, length in group))
+        ids_N = torch.tensor(tokens, device=self.backbone.device)
+        return self.backbone.forward(ids_N, layout, self.bank, owners, counts)
+
+    def _logits(self, hidden_LD: Tensor) -> Tensor:
+        head, softcap = self.backbone.head, self.backbone.softcap
+        if head is None:
+            raise ModelError(f"{type(self.backbone.model).__name__} is an encoder and writes no text; choose a decoder")
+        logits = head(self.backbone.final_norm(hidden_LD).to(head.weight.dtype)).float()
+        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+
+
+class _Cache:
+    """Keys and values of the live samples, per layer `[L, G, T, D]`."""
+
+    def __init__(self, samples: int, length: int) -> None:
+        self.samples, self.length = samples, length
+        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def write(self, layer: int, rows_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store the keys and values `[N, G, D]` of tokens."""
+        if layer not in self.layers:
+            shape = (self.samples, key.shape[1], self.length, key.shape[2])
+            self.layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+        for stored, new in zip(self.layers[layer], (key, value), strict=True):
+            stored[rows_N, :, positions_N] = new
+
+    def keep(self, rows: Tensor) -> None:
+        """Drop all samples but these."""
+        self.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in self.layers.items()}
+
+
+@dataclass(frozen=True)
+class _Filling(RaggedLayout):
+    """Prompts: tokens attend within their sample, and leave their keys and values in the cache."""
+
+    cache: _Cache
+    rows_N: Tensor
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
+        window: int | None,
+    ) -> Tensor:  # fmt: skip
+        self.cache.write(layer, self.rows_N, self.positions_N, key, value)
+        return super().attend(layer, query, key, value, scaling, causal, window)
+
+
+@dataclass(frozen=True)
+class _Reading(_Filling):
+    """One new token a sample, which attends to the cache: its `longest` first positions are in use."""
+
+    longest: int
+    masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
+
+    def attend(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
+        window: int | None,
+    ) -> Tensor:  # fmt: skip
+        """The query heads that share a key-value head stand as the queries of one product. `[L, H, D]`."""
+        self.cache.write(layer, self.rows_N, self.positions_N, key, value)
+        keys, values = (stored[:, :, : self.longest] for stored in self.cache.layers[layer])
+        grouped = query.reshape(query.shape[0], key.shape[1], -1, query.shape[2])
+        attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask(window), scale=scaling)
+        return attended.reshape(query.shape)
+
+    def _mask(self, window: int | None) -> Tensor:
+        if window not in self.masks:
+            back = self.positions_N[:, None] - torch.arange(self.longest, device=self.positions_N.device)
+            seen = back >= 0 if window is None else (back >= 0) & (back < window)
+            self.masks[window] = seen[:, None, None, :]
+        return self.masks[window]
+
+
+def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+    """Token of each row, and its log-probability."""
+    if sampling is None or draws_L is None:
+        log_probs = torch.log_softmax(logits_LV, -1)
+        ids_L = log_probs.argmax(-1)
+    else:
+        log_probs = torch.log_softmax(logits_LV / sampling.temperature, -1)
+        if sampling.top_p < 1:
+            log_probs = _nucleus(log_probs, sampling.top_p)
+        reached = log_probs.double().exp_().cumsum(-1)
+        wanted = torch.from_numpy(draws_L).to(reached.device)[:, None] * reached[:, -1:]
+        ids_L = torch.searchsorted(reached, wanted, right=True)[:, 0].clamp(max=logits_LV.shape[1] - 1)
+    return ids_L, log_probs.gather(1, ids_L[:, None])[:, 0]
+
+
+def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:
+    """Log-probabilities among the likeliest tokens that together reach `top_p`, minus infinity elsewhere."""
+    ranked, order = log_probs.sort(dim=-1, descending=True, stable=True)
+    probs = ranked.exp()
+    ranked = ranked.masked_fill(probs.cumsum(-1) - probs >= top_p, -torch.inf)
+    return torch.empty_like(ranked).scatter_(1, order, torch.log_softmax(ranked, -1))
+
+
+def _check_room(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+    sizes = [len(prompt) for prompt in prompts]
+    room = backbone.max_tokens
+    if not min(sizes):
+        raise ConfigError(f"prompt {sizes.index(0)} is empty; generation needs at least one token to start from")
+    if room is not None and max(sizes) + max_new_tokens > room:
+        raise ConfigError(
+            f"a prompt of {max(sizes)} tokens and {max_new_tokens} new ones are more than the {room} that the model "
+            "takes; shorten one of them"
+        )
