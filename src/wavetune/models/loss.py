@@ -1,4 +1,5 @@
-"""Cross-entropy at labelled positions with a frozen output layer, in chunks: the full logits never exist.
+"""Cross-entropy, log-probabilities and entropies at labelled positions with a frozen output layer, in chunks: the full
+logits never exist.
 
 Legend: P labelled positions, D width, V vocabulary.
 """
@@ -60,3 +61,61 @@ def frozen_head_cross_entropy(
     run in the head's precision, everything else in fp32. `softcap` bends logits as `softcap * tanh(logits / softcap)`.
     """
     return _FrozenHeadCrossEntropy.apply(hidden_PD, head_VD, labels_P, weight_P, softcap)
+
+
+class _FrozenHeadLogProbs(torch.autograd.Function):
+    """Backward computes the logits again: what each position's gradient is multiplied by is not known before."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None
+    ) -> tuple[Tensor, Tensor]:
+        wide = torch.promote_types(hidden_PD.dtype, torch.float32)
+        log_prob_P, entropy_P = (torch.empty(len(labels_P), dtype=wide, device=hidden_PD.device) for _ in range(2))
+        for part in _chunks(len(labels_P), head_VD.shape[0]):
+            log_probs, _ = _log_softmax(hidden_PD[part], head_VD, softcap)
+            log_prob_P[part] = log_probs.gather(1, labels_P[part, None])[:, 0]
+            entropy_P[part] = -(log_probs.exp() * log_probs).sum(-1)
+        ctx.save_for_backward(hidden_PD, head_VD, labels_P, entropy_P)
+        ctx.softcap = softcap
+        return log_prob_P, entropy_P
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_PD, head_VD, labels_P, entropy_P = ctx.saved_tensors
+        g_log_prob, g_entropy = grads
+        grad_PD = torch.empty_like(hidden_PD)
+        for part in _chunks(len(labels_P), head_VD.shape[0]):
+            log_probs, bent = _log_softmax(hidden_PD[part], head_VD, ctx.softcap)
+            own = g_log_prob[part, None]
+            # d log p_y / dz = [y] - p,  dH / dz = -p (log p + H)
+            error = log_probs.exp().mul_(-own - g_entropy[part, None] * (log_probs + entropy_P[part, None]))
+            error.scatter_add_(1, labels_P[part, None], own)
+            if bent is not None:
+                error *= 1 - bent**2
+            grad_PD[part] = (error.to(head_VD.dtype) @ head_VD).to(grad_PD.dtype)
+        return grad_PD, None, None, None
+
+
+def _chunks(positions: int, vocabulary: int) -> list[slice]:
+    chunk = max(1, _CHUNK_VALUES // vocabulary)
+    return [slice(start, start + chunk) for start in range(0, positions, chunk)]
+
+
+def _log_softmax(hidden_PD: Tensor, head_VD: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities `[P, V]` in fp32 or wider, and the tanh of the soft cap."""
+    logits = hidden_PD.to(head_VD.dtype) @ head_VD.t()
+    logits = logits.to(torch.promote_types(hidden_PD.dtype, torch.float32))
+    bent = None if softcap is None else torch.tanh(logits / softcap)
+    return torch.log_softmax(logits if bent is None or softcap is None else bent * softcap, -1), bent
+
+
+def frozen_head_log_probs(
+    hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None = None
+) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label, and entropy of each position's distribution, in nats; both differentiable.
+
+    Hidden states `[P, D]` come out of the final norm. Products run in the head's precision, everything else in fp32
+    (fp64 if the hidden states are). `softcap` bends logits as `softcap * tanh(logits / softcap)`.
+    """
+    return _FrozenHeadLogProbs.apply(hidden_PD, head_VD, labels_P, softcap)

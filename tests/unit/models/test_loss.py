@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavetune.models import loss
-from wavetune.models.loss import frozen_head_cross_entropy
+from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_log_probs
 
 
 def inputs(positions, width=16, vocabulary=50, spread=3.0, seed=0):
@@ -106,3 +106,61 @@ def test_without_a_gradient_wanted_none_is_kept():
     total, nll = frozen_head_cross_entropy(hidden.detach(), head, labels, weights)
     assert not total.requires_grad
     assert total.item() == pytest.approx(float((nll * weights).sum()))
+
+
+def plain_log_probs(hidden, head, labels, softcap):
+    """Log-probabilities and entropies as torch's own distributions have them."""
+    logits = hidden @ head.t()
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    distribution = torch.distributions.Categorical(logits=logits)
+    return distribution.log_prob(labels), distribution.entropy()
+
+
+@given(
+    positions=st.integers(1, 30), vocabulary=st.integers(2, 60), softcap=st.sampled_from([None, 2.0, 30.0]),
+    spread=st.floats(0.05, 3), seed=st.integers(0, 99),
+)  # fmt: skip
+@settings(max_examples=40, deadline=None)
+def test_log_probabilities_entropies_and_their_gradients_are_torchs(positions, vocabulary, softcap, spread, seed):
+    hidden, head, labels, weights = (x.double() for x in inputs(positions, 8, vocabulary, spread, seed))
+    labels, hidden = labels.long(), hidden.detach().requires_grad_()
+    found, wanted = frozen_head_log_probs(hidden, head, labels, softcap), plain_log_probs(hidden, head, labels, softcap)
+    gradients = []
+    for log_prob, entropy in (found, wanted):
+        gradients += torch.autograd.grad((weights * log_prob + weights.flip(0) * entropy).sum(), hidden)
+    for ours, theirs in zip((*found, gradients[0]), (*wanted, gradients[1]), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-9)
+
+
+@pytest.mark.parametrize("softcap", [None, 4.0])
+def test_gradients_of_log_probabilities_and_entropies_pass_gradcheck_in_chunks(monkeypatch, softcap):
+    hidden, head, labels, _ = inputs(7, 5, 11)
+    monkeypatch.setattr(loss, "_CHUNK_VALUES", 3 * 11)
+    hidden, head = hidden.detach().double().requires_grad_(), head.double()
+    assert torch.autograd.gradcheck(lambda x: frozen_head_log_probs(x, head, labels, softcap), (hidden,))
+
+
+def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):
+    hidden, head, labels, _ = inputs(64, vocabulary=32)
+    monkeypatch.setattr(loss, "_CHUNK_VALUES", 8 * 32)
+    sizes, softmax = [], torch.log_softmax
+
+    def watched(logits, dim):
+        sizes.append(logits.numel())
+        return softmax(logits, dim)
+
+    monkeypatch.setattr(torch, "log_softmax", watched)
+    log_prob, entropy = frozen_head_log_probs(hidden, head, labels)
+    (log_prob + entropy).sum().backward()
+    assert max(sizes) <= 8 * 32
+    assert len(sizes) == 16  # eight chunks, forward and backward
+
+
+def test_log_probabilities_are_the_cross_entropys_in_every_precision():
+    for dtype in (torch.float32, torch.bfloat16):
+        hidden, head, labels, weights = inputs(20, spread=0.3)
+        _, nll = frozen_head_cross_entropy(hidden, head.to(dtype), labels, weights)
+        log_prob, _ = frozen_head_log_probs(hidden, head.to(dtype), labels)
+        assert log_prob.dtype == torch.float32
+        torch.testing.assert_close(log_prob, -nll, rtol=1e-5, atol=1e-5)
