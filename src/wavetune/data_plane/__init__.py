@@ -1,1 +1,1 @@
-"""The wire between devices and the main server of a split system: certificates, messages, streams, and the two halves."""
+"""The wire of a deployed split system: certificates, messages, streams and the two halves of the training engine."""

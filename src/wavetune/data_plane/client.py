@@ -1,0 +1,88 @@
+"""A device's end of the data plane."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import grpc
+
+from wavetune.data_plane.certificates import Identity
+from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
+from wavetune.data_plane.payloads import num_bytes, pack
+from wavetune.data_plane.server import METHOD, SERVICE, Measured
+from wavetune.errors import WavetuneError
+from wavetune.federation.codecs import Payload
+
+
+class StreamError(WavetuneError, ConnectionError):
+    """A stream to a server broke, or the server refused it; names the gRPC status."""
+
+
+class Stream:
+    """The stream of one round: every frame that is sent is answered by one."""
+
+    def __init__(self, channel: grpc.Channel, hello: Hello, patience_s: float) -> None:
+        self.measured, self.patience_s = Measured(), patience_s
+        self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+        self._sequence = 0
+        self._call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(
+            iter(self._requests.get, None), timeout=None, wait_for_ready=True
+        )
+        self.ask(hello=hello)
+
+    def ask(
+        self,
+        parts: Sequence[tuple[str, Payload]] = (),
+        layout: Layout | None = None,
+        loss: Loss | None = None,
+        hello: Hello | None = None,
+        bit_per_s: float = 0.0,
+        phase: str = "",
+    ) -> list[Part]:
+        """Send a frame, at `bit_per_s` if that is not 0, and return the parts of the answer. Raises StreamError."""
+        frame = Frame(sequence=self._sequence, sent_at_s=time.time(), hello=hello, layout=layout, loss=loss)
+        payload_bits = 0
+        for kind, payload in parts:
+            frame.parts.append(Part(kind=kind, tensors=pack(payload)))
+            self.measured.payload_bytes[kind] += num_bytes(payload)
+            payload_bits += 8 * num_bytes(payload)
+        self._sequence += 1
+        content = frame.SerializeToString()
+        if bit_per_s:
+            time.sleep(payload_bits / bit_per_s)
+        self.measured.frame_bytes["up"] += len(content)
+        self._requests.put(content)
+        try:
+            answer: bytes = next(self._call)
+        except grpc.RpcError as error:
+            status: Any = error
+            raise StreamError(f"{status.code().name}: {status.details()}") from error
+        except StopIteration:
+            raise StreamError("the server ended the stream") from None
+        received = Frame.FromString(answer)
+        self.measured.frame_bytes["down"] += len(answer)
+        if phase:
+            self.measured.seconds[phase] += max(0.0, time.time() - received.sent_at_s)
+        return list(received.parts)
+
+    def close(self) -> None:
+        """End the stream."""
+        self._requests.put(None)
+        self._call.cancel()
+
+
+def connect(address: str, identity: Identity) -> grpc.Channel:
+    """A channel to a server that shows a certificate of our authority."""
+    credentials = grpc.ssl_channel_credentials(identity.authority, identity.key, identity.certificate)
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", -1),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.max_reconnect_backoff_ms", 2_000),
+        ("grpc.initial_reconnect_backoff_ms", 200),
+    ]
+    return grpc.secure_channel(address, credentials, options)

@@ -1,0 +1,159 @@
+"""What a device's stream of one round may hold: frames of fixed kinds in a fixed order, checked to the last tensor.
+
+Labels at the server: in every local step the activations and labels go up, gradients come down. Labels at the client
+(U-shape): activations go up and others come down, then gradients go up and others come down; no token id, label, label
+position or logit is in any field that would be accepted. At the end the adapters go up and the mixture comes down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss
+from wavetune.data_plane.payloads import LABELS, check_labels, check_values, labels_spec, spec_of, unpack
+from wavetune.data_plane.refusal import Reason, RefusedError
+from wavetune.federation.codecs import Codec, Payload, UpdateCodec
+
+PROTOCOL_VERSION = 1
+_FIELDS = {
+    "hello": {"hello"},
+    "activations_up": {"layout", "parts"},
+    "gradients_up": {"loss", "parts"},
+    "adapters_up": {"parts"},
+}
+
+
+@dataclass(frozen=True)
+class Arrived:
+    """A frame that was accepted: of which stage, and its payloads in the order of its parts."""
+
+    stage: str
+    payloads: tuple[tuple[str, Payload], ...] = ()
+    lengths: tuple[int, ...] = ()
+    label_positions: tuple[int, ...] = ()
+    nll: float = 0.0
+    labelled: int = 0
+
+    def one(self, kind: str) -> Payload:
+        """The payload of a kind that occurs once."""
+        return dict(self.payloads)[kind]
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What one device may send in one round. `adapter_shapes` are rows and width of every adapter message."""
+
+    client: int
+    u_shape: bool
+    local_steps: int
+    width: int
+    cut: int
+    batch_size: int
+    max_row_tokens: int
+    vocabulary: int
+    activation_codec: Codec
+    gradient_codec: Codec
+    adapter_codec: UpdateCodec
+    adapter_shapes: tuple[tuple[int, int], ...]
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """Kinds of the device's frames, in order."""
+        step = ("activations_up", "gradients_up") if self.u_shape else ("activations_up",)
+        return ("hello", *step * self.local_steps, "adapters_up")
+
+    def accept(self, sequence: int, frame: Frame, tokens: int) -> Arrived:
+        """What a frame brings as the stream's frame number `sequence`; `tokens` are those of the step under way.
+
+        Raises RefusedError where it is not exactly what is due.
+        """
+        if frame.sequence != sequence:
+            reason = Reason.DUPLICATE if frame.sequence < sequence else Reason.OUT_OF_TURN
+            raise RefusedError(reason, f"frame {frame.sequence} of client {self.client} came where {sequence} was due")
+        if sequence >= len(self.stages):
+            raise RefusedError(Reason.OUT_OF_TURN, f"client {self.client} has sent all that this round takes")
+        stage = self.stages[sequence]
+        if strange := sorted(
+            {field.name for field, _ in frame.ListFields()} - _FIELDS[stage] - {"sequence", "sent_at_s"}
+        ):
+            raise RefusedError(Reason.MALFORMED, f"client {self.client} sent {strange[0]} where {stage} was due")
+        what = f"{stage} of client {self.client}"
+        if stage == "hello":
+            return self._hello(frame.hello)
+        if stage == "activations_up":
+            return self._activations(frame, what)
+        if stage == "gradients_up":
+            return self._gradients(frame, tokens, what)
+        return self._adapters(frame, what)
+
+    def _hello(self, hello: Hello) -> Arrived:
+        if hello.version != PROTOCOL_VERSION:
+            raise RefusedError(
+                Reason.OTHER_VERSION,
+                f"client {self.client} speaks version {hello.version} of the protocol, the server {PROTOCOL_VERSION}; "
+                "install the same wavetune on both",
+            )
+        if (hello.width, hello.cut) != (self.width, self.cut):
+            raise RefusedError(
+                Reason.MALFORMED,
+                f"client {self.client} runs {hello.cut} blocks of width {hello.width}, "
+                f"the plan has {self.cut} of width {self.width}",
+            )
+        return Arrived("hello")
+
+    def _activations(self, frame: Frame, what: str) -> Arrived:
+        lengths, positions = self._layout(frame.layout, what)
+        tokens, wanted = sum(lengths), ["activations_up"] if self.u_shape else ["activations_up", LABELS]
+        contents = _contents(frame, wanted, what)
+        payload = unpack(contents[0], spec_of(self.activation_codec, tokens, self.width), what)
+        check_values(payload, self.activation_codec, (tokens, self.width), what)
+        payloads = [("activations_up", payload)]
+        if not self.u_shape:
+            labels = unpack(contents[1], labels_spec(len(positions)), what)
+            check_labels(labels, self.vocabulary, what)
+            payloads.append((LABELS, labels))
+        return Arrived("activations_up", tuple(payloads), lengths, positions)
+
+    def _layout(self, layout: Layout, what: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        lengths, positions = tuple(layout.lengths), tuple(layout.label_positions)
+        if not 1 <= len(lengths) <= self.batch_size or not all(1 <= n <= self.max_row_tokens for n in lengths):
+            raise RefusedError(
+                Reason.MALFORMED,
+                f"{what}: a batch has 1 to {self.batch_size} rows of 1 to {self.max_row_tokens} tokens, "
+                f"not {list(lengths[:8])}",
+            )
+        rising = all(a < b for a, b in pairwise(positions))
+        if self.u_shape and positions:
+            raise RefusedError(Reason.MALFORMED, f"{what}: label positions came though labels stay with the client")
+        if not self.u_shape and not (positions and rising and positions[-1] < sum(lengths)):
+            raise RefusedError(Reason.MALFORMED, f"{what}: label positions do not rise within the batch")
+        return lengths, positions
+
+    def _gradients(self, frame: Frame, tokens: int, what: str) -> Arrived:
+        (content,) = _contents(frame, ["gradients_up"], what)
+        payload = unpack(content, spec_of(self.gradient_codec, tokens, self.width), what)
+        check_values(payload, self.gradient_codec, (tokens, self.width), what)
+        loss: Loss = frame.loss
+        if not (0 <= loss.nll < float("inf")) or not 1 <= loss.labelled <= tokens:
+            raise RefusedError(Reason.NOT_FINITE, f"{what}: a loss of {loss.nll} over {loss.labelled} labels")
+        return Arrived("gradients_up", (("gradients_up", payload),), nll=loss.nll, labelled=loss.labelled)
+
+    def _adapters(self, frame: Frame, what: str) -> Arrived:
+        contents = _contents(frame, ["adapters_up"] * len(self.adapter_shapes), what)
+        payloads = list[tuple[str, Payload]]()
+        for content, shape in zip(contents, self.adapter_shapes, strict=True):
+            payload = unpack(content, spec_of(self.adapter_codec, *shape), what)
+            check_values(payload, self.adapter_codec, shape, what)
+            payloads.append(("adapters_up", payload))
+        return Arrived("adapters_up", tuple(payloads))
+
+
+def _contents(frame: Frame, kinds: Sequence[str], what: str) -> list[bytes]:
+    found = [part.kind for part in frame.parts]
+    if found != list(kinds):
+        raise RefusedError(
+            Reason.MALFORMED, f"{what}: holds {len(found)} parts {found[:3]}, not {len(kinds)} {kinds[:3]}"
+        )
+    return [part.tensors for part in frame.parts]

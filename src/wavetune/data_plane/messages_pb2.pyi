@@ -1,0 +1,153 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Frame(_message.Message):
+    __slots__ = ("sequence", "sent_at_s", "hello", "layout", "parts", "loss")
+    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
+    SENT_AT_S_FIELD_NUMBER: _ClassVar[int]
+    HELLO_FIELD_NUMBER: _ClassVar[int]
+    LAYOUT_FIELD_NUMBER: _ClassVar[int]
+    PARTS_FIELD_NUMBER: _ClassVar[int]
+    LOSS_FIELD_NUMBER: _ClassVar[int]
+    sequence: int
+    sent_at_s: float
+    hello: Hello
+    layout: Layout
+    parts: _containers.RepeatedCompositeFieldContainer[Part]
+    loss: Loss
+    def __init__(self, sequence: _Optional[int] = ..., sent_at_s: _Optional[float] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ...) -> None: ...
+
+class Hello(_message.Message):
+    __slots__ = ("version", "run", "round", "client", "token", "width", "cut")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    CUT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    run: str
+    round: int
+    client: int
+    token: bytes
+    width: int
+    cut: int
+    def __init__(self, version: _Optional[int] = ..., run: _Optional[str] = ..., round: _Optional[int] = ..., client: _Optional[int] = ..., token: _Optional[bytes] = ..., width: _Optional[int] = ..., cut: _Optional[int] = ...) -> None: ...
+
+class Layout(_message.Message):
+    __slots__ = ("lengths", "label_positions")
+    LENGTHS_FIELD_NUMBER: _ClassVar[int]
+    LABEL_POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    lengths: _containers.RepeatedScalarFieldContainer[int]
+    label_positions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, lengths: _Optional[_Iterable[int]] = ..., label_positions: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Part(_message.Message):
+    __slots__ = ("kind", "tensors")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    TENSORS_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    tensors: bytes
+    def __init__(self, kind: _Optional[str] = ..., tensors: _Optional[bytes] = ...) -> None: ...
+
+class Loss(_message.Message):
+    __slots__ = ("nll", "labelled")
+    NLL_FIELD_NUMBER: _ClassVar[int]
+    LABELLED_FIELD_NUMBER: _ClassVar[int]
+    nll: float
+    labelled: int
+    def __init__(self, nll: _Optional[float] = ..., labelled: _Optional[int] = ...) -> None: ...
+
+class Order(_message.Message):
+    __slots__ = ("round", "goodbye")
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    GOODBYE_FIELD_NUMBER: _ClassVar[int]
+    round: RoundOrder
+    goodbye: Goodbye
+    def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
+
+class RoundOrder(_message.Message):
+    __slots__ = ("run", "round", "recipe", "cuts", "ranks", "address", "token", "main_uplink_bit_per_s", "fed_uplink_bit_per_s", "last", "precision", "patience_s")
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    RECIPE_FIELD_NUMBER: _ClassVar[int]
+    CUTS_FIELD_NUMBER: _ClassVar[int]
+    RANKS_FIELD_NUMBER: _ClassVar[int]
+    ADDRESS_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    MAIN_UPLINK_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    FED_UPLINK_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    LAST_FIELD_NUMBER: _ClassVar[int]
+    PRECISION_FIELD_NUMBER: _ClassVar[int]
+    PATIENCE_S_FIELD_NUMBER: _ClassVar[int]
+    run: str
+    round: int
+    recipe: str
+    cuts: _containers.RepeatedScalarFieldContainer[int]
+    ranks: _containers.RepeatedScalarFieldContainer[int]
+    address: str
+    token: bytes
+    main_uplink_bit_per_s: float
+    fed_uplink_bit_per_s: float
+    last: bool
+    precision: str
+    patience_s: float
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., main_uplink_bit_per_s: _Optional[float] = ..., fed_uplink_bit_per_s: _Optional[float] = ..., last: _Optional[bool] = ..., precision: _Optional[str] = ..., patience_s: _Optional[float] = ...) -> None: ...
+
+class Goodbye(_message.Message):
+    __slots__ = ("reason",)
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    reason: str
+    def __init__(self, reason: _Optional[str] = ...) -> None: ...
+
+class Report(_message.Message):
+    __slots__ = ("attend", "round")
+    ATTEND_FIELD_NUMBER: _ClassVar[int]
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    attend: Attend
+    round: RoundReport
+    def __init__(self, attend: _Optional[_Union[Attend, _Mapping]] = ..., round: _Optional[_Union[RoundReport, _Mapping]] = ...) -> None: ...
+
+class Attend(_message.Message):
+    __slots__ = ("version", "client")
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    CLIENT_FIELD_NUMBER: _ClassVar[int]
+    version: int
+    client: int
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ...) -> None: ...
+
+class RoundReport(_message.Message):
+    __slots__ = ("round", "failure", "seconds", "payload_bytes", "sent_bytes", "received_bytes")
+    class SecondsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class PayloadBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    ROUND_FIELD_NUMBER: _ClassVar[int]
+    FAILURE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
+    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
+    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    round: int
+    failure: str
+    seconds: _containers.ScalarMap[str, float]
+    payload_bytes: _containers.ScalarMap[str, int]
+    sent_bytes: int
+    received_bytes: int
+    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...

@@ -1,0 +1,235 @@
+"""The servers' end of the data plane: a stream for each device and round, checked before anyone acts on it.
+
+A device's frame is answered by one of ours before its next is read, so that a device that sends more waits in its own
+buffers (HTTP/2 flow control). What is refused ends that device's stream with a status and a sentence; the others do not
+notice.
+"""
+
+from __future__ import annotations
+
+import hmac
+import queue
+import secrets
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from wavetune.data_plane.certificates import Identity, device_name
+from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
+from wavetune.data_plane.messages_pb2 import Frame, Hello, Part
+from wavetune.data_plane.payloads import num_bytes, pack
+from wavetune.data_plane.refusal import Reason, RefusedError
+from wavetune.federation.codecs import Payload
+
+SERVICE, METHOD = "wavetune.DataPlane", "Exchange"
+_TOKEN_BYTES = 32
+
+
+@dataclass
+class Measured:
+    """What one stream moved: payload bytes by kind, bytes of whole frames, seconds on the way by phase."""
+
+    payload_bytes: Counter[str] = field(default_factory=Counter[str])
+    frame_bytes: Counter[str] = field(default_factory=Counter[str])
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+
+class Line:
+    """One device's stream of one round, as the round sees it: take what came, answer it."""
+
+    def __init__(self, contract: Contract, downlink_bit_per_s: float = 0.0) -> None:
+        self.contract, self.downlink_bit_per_s = contract, downlink_bit_per_s
+        self.measured = Measured()
+        self.open = threading.Event()
+        self.failure = ""
+        self._arrived: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
+        self._received = self._answered = self._tokens = 0
+        self._lock = threading.Lock()
+
+    def take(self, patience_s: float) -> Arrived | None:
+        """The next frame, or None if the device is lost or does not come within the time."""
+        if self.failure:
+            return None
+        try:
+            arrived = self._arrived.get(timeout=max(patience_s, 0.0))
+        except queue.Empty:
+            self.fail(f"client {self.contract.client} did not answer within {patience_s:.3g} s", Reason.LATE)
+            return None
+        return arrived
+
+    def answer(self, parts: Sequence[tuple[str, Payload]] = (), hello: Hello | None = None) -> None:
+        """Send what the device waits for."""
+        frame = Frame(sequence=self._answered, sent_at_s=time.time(), hello=hello)
+        size = 0
+        for kind, payload in parts:
+            frame.parts.append(Part(kind=kind, tensors=pack(payload)))
+            self.measured.payload_bytes[kind] += num_bytes(payload)
+            size += num_bytes(payload)
+        self._answered += 1
+        self._answers.put((frame.SerializeToString(), size))
+
+    def fail(self, sentence: str, reason: Reason = Reason.CLOSED) -> None:
+        """Give the device up for this round; only the first reason is kept."""
+        with self._lock:
+            if self.failure:
+                return
+            self.failure, self.reason = sentence, reason
+        self._arrived.put(None)
+        self._answers.put(None)
+
+    def receive(self, content: bytes) -> None:
+        """Check a frame and hand it to the round. Raises RefusedError."""
+        if self.failure:
+            raise RefusedError(self.reason, self.failure)
+        frame, now = _parse(content), time.time()
+        arrived = self.contract.accept(self._received, frame, self._tokens)
+        self._received += 1
+        self.measured.frame_bytes["up"] += len(content)
+        for kind, payload in arrived.payloads:
+            self.measured.payload_bytes[kind] += num_bytes(payload)
+        if arrived.stage == "hello":
+            self.answer(hello=Hello(version=PROTOCOL_VERSION))
+            self.open.set()
+            return
+        phase = "fed_upload_s" if arrived.stage == "adapters_up" else "uplink_s"
+        self.measured.seconds[phase] += max(0.0, now - frame.sent_at_s)
+        self._tokens = sum(arrived.lengths) or self._tokens
+        self._arrived.put(arrived)
+
+    def next_answer(self) -> bytes:
+        """What is to be sent next; waits for it. Raises RefusedError if the device was given up."""
+        answer = self._answers.get()
+        if answer is None:
+            raise RefusedError(self.reason, self.failure)
+        content, payload_bytes = answer
+        if self.downlink_bit_per_s:
+            time.sleep(8 * payload_bytes / self.downlink_bit_per_s)
+        self.measured.frame_bytes["down"] += len(content)
+        return content
+
+
+@dataclass
+class _Ticket:
+    token: bytes
+    line: Line
+    used: bool = False
+
+
+class DataPlane:
+    """Admits devices to the round that is open."""
+
+    def __init__(self, run: str) -> None:
+        self.run, self._round, self._tickets = run, -1, dict[int, _Ticket]()
+        self._lock = threading.Lock()
+
+    def open_round(
+        self, round_index: int, contracts: Sequence[Contract], downlink_bit_per_s: Mapping[int, float] | None = None
+    ) -> dict[int, bytes]:
+        """Expect these devices in this round; returns the token that each must show."""
+        pace = downlink_bit_per_s or {}
+        tickets = {
+            c.client: _Ticket(secrets.token_bytes(_TOKEN_BYTES), Line(c, pace.get(c.client, 0.0))) for c in contracts
+        }
+        self.close_round("another round has begun")
+        with self._lock:
+            self._round, self._tickets = round_index, tickets
+        return {client: ticket.token for client, ticket in tickets.items()}
+
+    def line(self, client: int) -> Line:
+        """A device's stream of this round, come or not."""
+        return self._tickets[client].line
+
+    def close_round(self, sentence: str) -> None:
+        """Whoever still waits is told that the round is over."""
+        with self._lock:
+            tickets, self._tickets = self._tickets, {}
+        for ticket in tickets.values():
+            ticket.line.fail(sentence)
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """What a gRPC server serves."""
+        method = grpc.stream_stream_rpc_method_handler(self._exchange)
+        return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
+
+    def _exchange(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+        line: Line | None = None
+        try:
+            for content in requests:
+                if line is None:
+                    line = self._admit(content, context)
+                line.receive(content)
+                yield line.next_answer()
+        except RefusedError as refused:
+            if line is not None:
+                line.fail(refused.sentence, refused.reason)
+            context.abort(refused.reason.value, refused.sentence)
+        finally:
+            if line is not None:
+                line.fail(f"the stream of client {line.contract.client} broke")
+
+    def _admit(self, content: bytes, context: grpc.ServicerContext) -> Line:
+        """The line that a first frame opens. A refused stranger leaves the rightful device's line alone."""
+        hello = _parse(content).hello
+        if peer_name(context) != device_name(hello.client):
+            raise RefusedError(
+                Reason.UNKNOWN_DEVICE, f"the certificate of {peer_name(context)!r} is not that of client {hello.client}"
+            )
+        with self._lock:
+            ticket = self._tickets.get(hello.client)
+            if ticket is None or hello.run != self.run or hello.round != self._round:
+                raise RefusedError(Reason.OUT_OF_TURN, f"client {hello.client} is not expected in round {hello.round}")
+            if not hmac.compare_digest(ticket.token, hello.token):
+                raise RefusedError(Reason.WRONG_TOKEN, f"client {hello.client} showed a token that is not this round's")
+            if ticket.used:
+                raise RefusedError(
+                    Reason.DUPLICATE, f"client {hello.client} has opened its stream of round {hello.round}"
+                )
+            ticket.used = True
+        line = ticket.line
+        if not context.add_callback(lambda: line.fail(f"the stream of client {hello.client} broke")):
+            line.fail(f"the stream of client {hello.client} broke")
+        return line
+
+
+def peer_name(context: grpc.ServicerContext) -> str:
+    """Common name of the certificate that the other side presented."""
+    names: Any = context.auth_context().get("x509_common_name", [])
+    return names[0].decode() if names else ""
+
+
+def serve(
+    address: str, identity: Identity, handlers: Sequence[grpc.GenericRpcHandler], streams: int, max_message_bytes: int
+) -> tuple[grpc.Server, int]:
+    """Start a gRPC server behind mutual TLS; returns it and its port. `address` may end in port 0 for a free one."""
+    options: list[tuple[str, Any]] = [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.so_reuseport", 0),
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+    ]
+    server = grpc.server(
+        ThreadPoolExecutor(streams), handlers=list(handlers), options=options, maximum_concurrent_rpcs=streams
+    )
+    credentials = grpc.ssl_server_credentials(
+        [(identity.key, identity.certificate)], root_certificates=identity.authority, require_client_auth=True
+    )
+    port = server.add_secure_port(address, credentials)
+    server.start()
+    return server, port
+
+
+def _parse(content: bytes) -> Frame:
+    try:
+        return Frame.FromString(content)
+    except DecodeError as error:
+        raise RefusedError(Reason.MALFORMED, f"a frame that is no protobuf message ({error})") from error
