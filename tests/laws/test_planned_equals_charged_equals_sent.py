@@ -108,7 +108,7 @@ def test_adapter_airtime_is_each_clients_bits_over_its_rate(played):
     if session.central:
         assert record["metered_bits"] == {}
         return
-    bits_K = [session.accountant.adapter_bits(c, r) for c, r in zip(record["cut_K"], record["rank_K"], strict=True)]
+    bits_K = [session.accountant.adapter_bits(c, r)[0] for c, r in zip(record["cut_K"], record["rank_K"], strict=True)]
     np.testing.assert_allclose(
         record["charged"]["phases"]["fed_upload_s"], np.array(bits_K) / record["rate_bit_per_s"]["fed"]
     )

@@ -27,7 +27,7 @@ from helpers.training import (
 )
 from wavetune.federation.codecs import Fp32
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import exchange_adapters
+from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.mixing import AverageFactors
 from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import load_backbone
@@ -97,7 +97,7 @@ def test_cohort_and_flat_example_give_the_same_losses_and_global_adapter_over_ro
     cohort, tokens, losses, mixed = cohort_of(job, initial), tokens_of(rows), [], None
     for of_round in (batches[:2], batches[2:]):
         losses += [cohort.step(tokens, step, 1.0).loss_K for step in of_round]
-        mixed = exchange_adapters(cohort.bank, job.rank_K, job.weight_K, AverageFactors(), Fp32(), Door())
+        mixed = AdapterServer(cohort.bank, job.rank_K, AverageFactors(), Fp32()).exchange(job.weight_K, Door())
     np.testing.assert_allclose(losses, flat_losses, rtol=0, atol=1e-5)
     assert mixed.factors.keys() == flat_global.keys()
     for name, (A, B) in flat_global.items():

@@ -143,7 +143,7 @@ def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, 
     target = values
     for name in parents:
         target = target[name]
-    whole = target[last]
+    whole = target[last] or {}  # a part that is off
     for field in dataclasses.fields(part):
         slip = field.name[:-1] + "x"
         target[last] = {**whole, slip: 1}

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,9 +17,14 @@ from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
+from wavetune.federation.codecs import down_codec
 from wavetune.federation.method import Method, Split
 from wavetune.federation.round_planner import LABEL_BITS
+from wavetune.federation.sharing import message_shapes
 from wavetune.units import Array
+
+if TYPE_CHECKING:
+    from wavetune.models.lora import AdapterSite
 
 Bits = Mapping[tuple[str, int], float]
 KINDS = (
@@ -51,20 +56,30 @@ class Accountant:
     cut_K: tuple[int, ...]
     rank_K: tuple[int, ...]
     server_rank: int
-    site_widths: tuple[tuple[int, int, int], ...]  # layer, in, out of every adapted module
+    sites: tuple[AdapterSite, ...]  # that are shared
 
-    def predicted_bits(self, workload: Workload) -> tuple[list[Bits], Bits]:
-        """Bits by (kind, client) of every local step, and of the adapter exchange, from the batches alone."""
+    def predicted_bits(self, workload: Workload, sent_K: Sequence[bool] | None = None) -> tuple[list[Bits], Bits]:
+        """Bits by (kind, client) of every local step, and of the adapter exchange, from the batches alone.
+
+        Only the clients of `sent_K` send their adapters (all if None); the broadcast is for everyone.
+        """
         tokens_IK, labelled_IK = np.asarray(workload.tokens), np.asarray(workload.labelled)
         clients = range(len(self.cut_K))
         steps: list[Bits] = [
-            {entry: n for k in clients for entry, n in self._step_bits(k, float(tokens_K[k]), float(labelled_K[k]))}
+            {
+                entry: n
+                for k in clients
+                if tokens_K[k]
+                for entry, n in self._step_bits(k, float(tokens_K[k]), float(labelled_K[k]))
+            }
             for tokens_K, labelled_K in zip(tokens_IK, labelled_IK, strict=True)
         ]
         exchange: dict[tuple[str, int], float] = {}
         for client, (cut, rank) in enumerate(zip(self.cut_K, self.rank_K, strict=True)):
-            bits = self.adapter_bits(cut, rank)
-            exchange["adapters_up", client] = exchange["adapters_down", client] = bits
+            up, down = self.adapter_bits(cut, rank)
+            exchange["adapters_down", client] = down
+            if sent_K is None or sent_K[client]:
+                exchange["adapters_up", client] = up
         return steps, exchange
 
     def _step_bits(self, client: int, tokens: float, labelled: float) -> Iterator[tuple[tuple[str, int], float]]:
@@ -79,22 +94,29 @@ class Accountant:
         if not u_shape:
             yield ("labels_up", client), LABEL_BITS * labelled
 
-    def adapter_bits(self, cut: int, rank: int) -> float:
-        """Bits of one client's adapters: the factors of its blocks that are trained."""
-        codec, trains_a = self.method.adapter_codec, self.method.mixing.trains_a
-        return sum(
-            codec.bits(rank, in_width) * trains_a + codec.bits(rank, out_width)
-            for layer, in_width, out_width in self.site_widths
-            if layer < cut
-        )
+    def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
+        """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
+        up, down = self.method.adapter_codec, down_codec(self.method.adapter_codec)
+        shapes = [
+            shape
+            for site in self.sites
+            if site.layer < cut
+            for shape in message_shapes(site, rank, self.method.mixing.trains_a)
+        ]
+        return sum(up.bits(*shape) for shape in shapes), sum(down.bits(*shape) for shape in shapes)
 
     def rates(self, problem: Problem, plan: Plan) -> dict[str, list[float]]:
         """Uplink rates of every client in both bands (bit/s)."""
         speeds = speeds_of(problem, plan.main, plan.fed)
         return {"main": speeds.uplink_bit_per_s_K.tolist(), "fed": speeds.fed_up_bit_per_s_K.tolist()}
 
-    def load(self, workload: Workload, steps: Sequence[Bits], exchange: Bits) -> RoundLoad:
-        """What the round asks of everyone, given the bits of its steps and of the adapter exchange."""
+    def load(
+        self, workload: Workload, steps: Sequence[Bits], exchange: Bits, active_K: Sequence[bool] | None = None
+    ) -> RoundLoad:
+        """What the round asks of everyone, given the bits of its steps and of the adapter exchange.
+
+        All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which costs no time of theirs.
+        """
         topology = self.method.topology
         work = split_work(
             self.table,
@@ -107,7 +129,8 @@ class Accountant:
         clients = range(len(self.cut_K))
 
         def total(bits: Bits, kinds: Sequence[str]) -> list[float]:
-            return [float(sum(bits.get((kind, k), 0.0) for kind in kinds)) for k in clients]
+            sums = [float(sum(bits.get((kind, k), 0.0) for kind in kinds)) for k in clients]
+            return sums if active_K is None else [n * on for n, on in zip(sums, active_K, strict=True)]
 
         return RoundLoad(
             client_forward_flop_IK=work.client_forward_flop_K,

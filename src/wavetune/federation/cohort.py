@@ -8,8 +8,8 @@ Legend: K clients, N tokens, P labelled positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import Crossing, CutLink
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.models.backbone import Backbone
-from wavetune.models.lora import AdapterBank
+from wavetune.models.backbone import Backbone, Between
+from wavetune.models.classifier import classification_loss, head_site, stacked_head
+from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ragged_layout
 
 Rows = NDArray[np.int64]
@@ -48,6 +49,12 @@ class Placement:
     def num_clients(self) -> int:
         """Size of the cohort."""
         return len(self.cut_K)
+
+    def among(self, active_K: Sequence[bool]) -> Placement:
+        """The same with the weights of those alone that take part."""
+        total = sum(w for w, active in zip(self.weight_K, active_K, strict=True) if active)
+        weights = (w / total if active else 0.0 for w, active in zip(self.weight_K, active_K, strict=True))
+        return replace(self, weight_K=tuple(weights))
 
     def local_LK(self) -> NDArray[np.bool_]:
         """Which blocks each client holds, `[L, K]`."""
@@ -79,16 +86,45 @@ class Placement:
 
 @dataclass(frozen=True)
 class StepResult:
-    """Mean loss of each client on its batch, in nats, with the number of labelled positions behind it."""
+    """Mean loss of each client on its batch, in nats, with the number of labelled positions behind it.
+
+    The loss of a client that sat out is NaN.
+    """
 
     loss_K: NDArray[np.float64]
     labelled_K: NDArray[np.float64]
     tokens: int
 
 
+@dataclass(frozen=True)
+class Evaluation:
+    """Of every evaluated row: summed loss in nats, labelled positions, and how many of them were predicted right.
+
+    Right predictions are counted where rows have classes; a next token's are not.
+    """
+
+    nll_R: NDArray[np.float64]
+    positions_R: NDArray[np.float64]
+    correct_R: NDArray[np.float64]
+
+    def loss(self, weight_R: NDArray[np.float64] | None = None) -> float:
+        """Mean loss of a position in nats, rows weighted if asked."""
+        weight_R = np.ones_like(self.nll_R) if weight_R is None else weight_R
+        return float(weight_R @ self.nll_R / (weight_R @ self.positions_R))
+
+    def accuracy(self, weight_R: NDArray[np.float64] | None = None) -> float:
+        """Share of the positions that were predicted right, rows weighted if asked."""
+        weight_R = np.ones_like(self.nll_R) if weight_R is None else weight_R
+        return float(weight_R @ self.correct_R / (weight_R @ self.positions_R))
+
+
 @dataclass
 class Cohort:
-    """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once."""
+    """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once.
+
+    What is learned is the next token, or a row's class where the rows have classes. Half of `proximal` times
+    the squared distance of a client's adapters to their `anchor` is added to its loss.
+    """
 
     backbone: Backbone
     bank: AdapterBank
@@ -96,67 +132,113 @@ class Cohort:
     link: CutLink
     optimiser: StackedOptimiser
     tokens_per_pass: int
+    proximal: float = 0.0
+    anchor: Mapping[str, LoraPair] = field(default_factory=dict[str, LoraPair])
 
-    def step(self, tokens: TokenSet, rows: Sequence[Rows], factor: float) -> StepResult:
-        """One local step of every client: client k trains on `rows[k]` of the set, at `factor` of the full rate."""
-        counts = [int(tokens.lengths[r].sum()) for r in rows]
+    def step(
+        self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
+    ) -> StepResult:
+        """One local step of every active client (all if None) at `factor` of the full rate.
+
+        Client k trains on `rows[k]` of the set; the others' rows are not looked at.
+        """
         num_clients = self.placement.num_clients
+        active_K = [True] * num_clients if active_K is None else active_K
+        placement = self.placement.among(active_K)
+        counts = [int(tokens.lengths[r].sum()) if on else 0 for r, on in zip(rows, active_K, strict=True)]
         nll_K, labelled_K = np.zeros(num_clients), np.zeros(num_clients)
         for clients in self._passes(counts):
             batch = collate(tokens, [rows[k] for k in clients])
-            self._one_pass(batch, clients, nll_K, labelled_K)
-            if self.placement.sequential:
+            self._one_pass(batch, clients, placement, nll_K, labelled_K)
+            if placement.sequential:
                 self._check_gradients()
                 self.optimiser.step_server(factor)
-        if not self.placement.sequential:
+        self._pull_to_anchor()
+        if not placement.sequential:
             self._check_gradients()
             self.optimiser.step_server(factor)
-        self.optimiser.step_clients(factor)
-        return StepResult(nll_K / labelled_K, labelled_K, sum(counts))
+        self.optimiser.step_clients(factor, active_K)
+        loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
+        return StepResult(loss_K, labelled_K, sum(counts))
 
     def _passes(self, counts: Sequence[int]) -> Iterator[list[int]]:
         """Consecutive clients whose tokens fit a pass; each alone where the server steps after every client."""
         waiting, total = list[int](), 0
         for client, count in enumerate(counts):
+            if not count:
+                continue
             if waiting and (self.placement.sequential or total + count > self.tokens_per_pass):
                 yield waiting
                 waiting, total = [], 0
             waiting.append(client)
             total += count
-        yield waiting
+        if waiting:
+            yield waiting
 
     def _one_pass(
-        self, batch: RaggedBatch, clients: list[int], nll_K: NDArray[np.float64], labelled_K: NDArray[np.float64]
+        self,
+        batch: RaggedBatch,
+        clients: list[int],
+        placement: Placement,
+        nll_K: NDArray[np.float64],
+        labelled_K: NDArray[np.float64],
     ) -> None:
         """Forward and backward; adds to the gradients and to each client's summed loss."""
         work = batch.work_by_client(len(clients))
         counts, labelled = [int(n) for n in work["tokens"]], work["labelled"]
         owner_P = batch.client_of_sample[batch.sample_of_label]
-        factors = np.array([self.placement.loss_weight(k) for k in clients]) / labelled
-        device = self.backbone.device
-        index_P, labels_P = (torch.from_numpy(x).to(device) for x in (batch.label_index, batch.label_ids))
-        if self.placement.split:
+        factors = np.array([placement.loss_weight(k) for k in clients]) / labelled
+        labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
+        if placement.split:
             labels_P = self._send_labels(labels_P, clients, labelled)
 
         def between(done: int, hidden: Tensor) -> Tensor:
-            return self.link.cross(hidden, self.placement.crossings(done, clients, counts))
+            return self.link.cross(hidden, placement.crossings(done, clients, counts))
 
-        hidden = self.backbone.forward(
-            torch.from_numpy(batch.input_ids).to(device),
-            ragged_layout(batch.lengths.tolist(), device),
-            self.bank,
-            clients,
-            counts,
-            between,
-        )
-        weight_P = torch.from_numpy(factors[owner_P].astype(np.float32)).to(device)
-        loss, nll_P = self.backbone.labelled_loss(hidden, index_P, labels_P, weight_P)
+        weight_P = torch.from_numpy(factors[owner_P].astype(np.float32)).to(self.backbone.device)
+        loss, nll_P, _ = self._losses(batch, clients, counts, labels_P, weight_P, self.bank, between)
         loss.backward()
         sums = np.bincount(owner_P, nll_P.double().cpu().numpy(), len(clients))
         for position, client in enumerate(clients):
             nll_K[client], labelled_K[client] = sums[position], labelled[position]
             if not np.isfinite(sums[position]):
                 raise NumericsError(f"the loss of client {client} is {sums[position]}")
+
+    def _losses(
+        self,
+        batch: RaggedBatch,
+        clients: Sequence[int],
+        counts: Sequence[int],
+        labels_P: Tensor,
+        weight_P: Tensor,
+        bank: AdapterBank | None,
+        between: Between | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Weighted sum of the losses of a pass, each position's own, and which classes were predicted right, if any."""
+        device, lengths = self.backbone.device, batch.lengths.tolist()
+        hidden_ND = self.backbone.forward(
+            torch.from_numpy(batch.input_ids).to(device), ragged_layout(lengths, device), bank, clients, counts, between
+        )
+        if bank is None or not any(site.kind == "head" for site in bank.sites):
+            index_P = torch.from_numpy(batch.label_index).to(device)
+            return *self.backbone.labelled_loss(hidden_ND, index_P, labels_P, weight_P), None
+        samples = np.bincount(batch.client_of_sample, minlength=len(clients)).tolist()
+        segments = bank.segments(head_site(bank).layer, clients, samples)
+        logits_SC = stacked_head(self.backbone.pooled(hidden_ND, lengths), bank, segments)
+        return *classification_loss(logits_SC, labels_P, weight_P), logits_SC.argmax(1) == labels_P
+
+    def drop_anchor(self, names: Collection[str]) -> None:
+        """Remember the clients' adapters of these names, which the round's training is to stay near."""
+        if self.proximal:
+            found = {name: pair for name, pair in self.bank.local.items() if name in names}
+            self.anchor = {name: LoraPair(*(t.detach().clone() for t in pair)) for name, pair in found.items()}
+
+    @torch.no_grad()
+    def _pull_to_anchor(self) -> None:
+        for name, pair in self.anchor.items():
+            for parameter, there in zip(self.bank.local[name], pair, strict=True):
+                if parameter.grad is not None:
+                    parameter.grad += self.proximal * (parameter - there)
 
     def _send_labels(self, labels_P: Tensor, clients: list[int], labelled: NDArray[np.float64]) -> Tensor:
         """Labels cross to the server for the clients whose head runs there."""
@@ -180,24 +262,18 @@ class Cohort:
                         raise NumericsError(f"the gradient of {site.name}.lora_{factor} of {who} is not finite")
 
     @torch.no_grad()
-    def evaluate(self, tokens: TokenSet, bank: AdapterBank | None) -> tuple[float, int]:
-        """Summed loss in nats and labelled positions of all rows, under a one-client bank or the plain base."""
-        total, positions = 0.0, 0
+    def evaluate(self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0) -> Evaluation:
+        """Losses of all rows of a set as one client of a bank, or the plain base, sees them."""
+        sums = np.zeros((3, len(tokens)))
         for rows in _row_groups(tokens, self.tokens_per_pass):
             batch = collate(tokens, [rows])
-            hidden = self.backbone.forward(
-                torch.from_numpy(batch.input_ids).to(self.backbone.device),
-                ragged_layout(batch.lengths.tolist(), self.backbone.device),
-                bank,
-                [0],
-                [len(batch.input_ids)],
-            )
-            index_P, labels_P = (torch.from_numpy(x).to(hidden.device) for x in (batch.label_index, batch.label_ids))
-            weight_P = torch.ones(len(labels_P), device=hidden.device)
-            _, nll_P = self.backbone.labelled_loss(hidden, index_P, labels_P, weight_P)
-            total += float(nll_P.double().sum())
-            positions += len(labels_P)
-        return total, positions
+            labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
+            weight_P = torch.ones(len(labels_P), device=labels_P.device)
+            _, nll_P, right_P = self._losses(batch, [client], [len(batch.input_ids)], labels_P, weight_P, bank)
+            values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
+            for row, value_P in enumerate(values):
+                np.add.at(sums[row], rows[batch.sample_of_label], value_P.double().cpu().numpy())
+        return Evaluation(*sums)
 
 
 def _row_groups(tokens: TokenSet, tokens_per_pass: int) -> Iterator[Rows]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from wavetune.federation.codecs import Codec, Payload
+from wavetune.federation.codecs import Payload, UpdateCodec
 
 Carry = Callable[[str, int, Payload], Payload]
 """Takes (kind, client position, payload) to the other side and returns what arrives there."""
@@ -27,7 +27,7 @@ class Door:
     carry: Carry = stay_here
     bits: Counter[tuple[str, int]] = field(default_factory=Counter[tuple[str, int]])
 
-    def send(self, kind: str, client: int, x: Tensor, codec: Codec) -> Tensor:
+    def send(self, kind: str, client: int, x: Tensor, codec: UpdateCodec) -> Tensor:
         """Move `x [rows, width]` and return what the other side decodes, in the dtype of `x`."""
         payload = codec.encode(x)
         self._meter(kind, client, payload)

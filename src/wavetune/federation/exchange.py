@@ -1,4 +1,4 @@
-"""The end of a round: clients' adapters go up through the door, are mixed, and the mixture comes back.
+"""The end of a round: clients' shared adapters go up through the door, are mixed, and the mixture comes back.
 
 Legend: K clients, S slots of a block, R common rank.
 """
@@ -8,95 +8,213 @@ Legend: K clients, S slots of a block, R common rank.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from wavetune.federation.codecs import Codec
+from wavetune.federation.codecs import TopK, UpdateCodec, down_codec
 from wavetune.federation.door import Door
-from wavetune.federation.mixing import Mixing, squared_error_and_norm
+from wavetune.federation.mixing import AverageFactors, Mixing, squared_error_and_norm
+from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """The global adapter, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error."""
+    """The global adapters, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error."""
 
     factors: dict[str, LoraPair]
     error: float
 
 
-@torch.no_grad()
-def exchange_adapters(
-    bank: AdapterBank, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing, codec: Codec, door: Door | None
-) -> Mixed:
-    """Mix every block over its holders and load the mixture everywhere. Without a door nothing crosses the air.
+@dataclass
+class AdapterServer:
+    """The federated server: mixes the shared adapters of the bank and loads the mixture everywhere.
 
-    A block that some clients leave to the server is mixed from the copies of its holders and the server's, the latter
-    with the weight of the clients it serves. A client gets the mixture's first `rank_K[k]` components.
+    A block that some clients leave to the main server is mixed from the copies of its holders and the main server's,
+    the latter with the weight of the clients it serves. A client gets the mixture's first `rank_K[k]` components. The
+    broadcast is heard by all clients, also by those that sat the round out. Factors are mixed by the method's rule,
+    other adapters averaged.
+
+    `current` is what was last broadcast, `last` the updates that last arrived from each slot (kept for `lost` "reuse"),
+    `residual` what sparse updates left out so far.
     """
-    factors: dict[str, LoraPair] = {}
-    error = norm = 0.0
-    for site in bank.sites:
-        pair, weight_S = _contributions(bank, site, rank_K, weight_K, mixing, codec, door)
-        if len(weight_S) == 1:
-            mixed = LoraPair(pair.A[0].clone(), pair.B[0].clone())
+
+    bank: AdapterBank
+    rank_K: Sequence[int]
+    mixing: Mixing
+    codec: UpdateCodec
+    sharing: Sharing = field(default_factory=Sharing)
+    lost: Literal["skip", "reuse"] = "skip"
+    current: dict[str, LoraPair] = field(init=False)
+    last: dict[str, dict[int, LoraPair]] = field(default_factory=dict[str, dict[int, LoraPair]])
+    residual: dict[str, LoraPair] = field(default_factory=dict[str, LoraPair])
+
+    def __post_init__(self) -> None:
+        names = self.sharing.names(self.bank.sites, self.num_layers, "shared")
+        self.sites = tuple(site for site in self.bank.sites if site.name in names)
+        self.current = {site.name: self._widest(site) for site in self.sites}
+        if isinstance(self.codec, TopK):
+            self.residual = {
+                name: LoraPair(*(torch.zeros_like(t) for t in self.bank.local[name]))
+                for name in self.current
+                if name in self.bank.local
+            }
+
+    @property
+    def num_layers(self) -> int:
+        """Number of the model's blocks."""
+        return self.bank.local_LK.shape[0]
+
+    @torch.no_grad()
+    def exchange(
+        self,
+        weight_K: Sequence[float],
+        door: Door | None,
+        active_K: Sequence[bool] | None = None,
+        sent_K: Sequence[bool] | None = None,
+        delivered_K: Sequence[bool] | None = None,
+    ) -> Mixed:
+        """Mix what was delivered and load the mixture. Without a door nothing crosses the air.
+
+        Args:
+            weight_K: weights of the clients, any positive scale.
+            door: what the adapters cross.
+            active_K: who trained this round; all if None.
+            sent_K: whose uploads were sent; those of all active clients if None.
+            delivered_K: whose uploads arrived; those sent if None.
+        """
+        everyone = [True] * len(weight_K)
+        active_K = everyone if active_K is None else active_K
+        sent_K = active_K if sent_K is None else sent_K
+        delivered_K = sent_K if delivered_K is None else delivered_K
+        error = norm = 0.0
+        for site in self.sites:
+            pair, weight_S = self._contributions(site, weight_K, door, active_K, sent_K, delivered_K)
+            if len(weight_S):
+                rule = self.mixing if site.kind == "lora" else AverageFactors()
+                if len(weight_S) == 1:
+                    mixed = LoraPair(pair.A[0].clone(), pair.B[0].clone())
+                else:
+                    mixed = LoraPair(*rule.mix(pair.A, pair.B, weight_S))
+                    if site.kind == "lora":
+                        site_error, site_norm = squared_error_and_norm(*pair, weight_S, *mixed)
+                        error, norm = error + site_error, norm + site_norm
+                self.current[site.name] = mixed
+            self._load(site, door)
+        return Mixed(dict(self.current), float(np.sqrt(error / norm)) if norm else 0.0)
+
+    def state(self) -> dict[str, Tensor]:
+        """What the server must remember between rounds, as named tensors."""
+        found = {
+            f"current.{name}.{f}": t for name, pair in self.current.items() for f, t in zip("AB", pair, strict=True)
+        }
+        for name, slots in self.last.items():
+            for slot, pair in slots.items():
+                found |= {f"last.{slot}.{name}.{f}": t for f, t in zip("AB", pair, strict=True)}
+        found |= {f"residual.{n}.{f}": t for n, pair in self.residual.items() for f, t in zip("AB", pair, strict=True)}
+        return found
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        device = next(iter(self.current.values())).A.device if self.current else "cpu"
+        for name in (full.removesuffix(".A") for full in state if full.endswith(".A")):
+            pair = LoraPair(*(state[f"{name}.{factor}"].to(device, copy=True) for factor in "AB"))
+            what, _, rest = name.partition(".")
+            if what == "last":
+                slot, _, site = rest.partition(".")
+                self.last.setdefault(site, {})[int(slot)] = pair
+            else:
+                getattr(self, what)[rest] = pair
+
+    def _widest(self, site: AdapterSite) -> LoraPair:
+        """The start that all copies share, from the copy of the largest rank."""
+        if site.name in self.bank.shared:
+            stack, slot = self.bank.shared[site.name], 0
         else:
-            mixed = LoraPair(*mixing.mix(pair.A, pair.B, weight_S))
-            site_error, site_norm = squared_error_and_norm(*pair, weight_S, *mixed)
-            error, norm = error + site_error, norm + site_norm
-        factors[site.name] = mixed
-        _load(bank, site, mixed, rank_K, mixing, codec, door)
-    return Mixed(factors, float(np.sqrt(error / norm)) if norm else 0.0)
+            owners = np.flatnonzero(self.bank.local_LK[site.layer]).tolist()
+            stack, slot = self.bank.local[site.name], int(np.argmax([self.rank_K[k] for k in owners]))
+        return LoraPair(*(t[slot].detach().clone() for t in stack))
 
-
-def _contributions(
-    bank: AdapterBank, site: AdapterSite, rank_K: Sequence[int], weight_K: Sequence[float], mixing: Mixing,
-    codec: Codec, door: Door | None,
-) -> tuple[LoraPair, Tensor]:  # fmt: skip
-    """What the federated server holds of one site: stacked factors and weights that sum to 1."""
-    own_K = bank.local_LK[site.layer]
-    stacks, weights = list[LoraPair](), list[float]()
-    if own_K.any():
-        received = LoraPair(*(t.detach().clone() for t in bank.local[site.name]))
+    def _contributions(
+        self,
+        site: AdapterSite,
+        weight_K: Sequence[float],
+        door: Door | None,
+        active_K: Sequence[bool],
+        sent_K: Sequence[bool],
+        delivered_K: Sequence[bool],
+    ) -> tuple[LoraPair, Tensor]:
+        """What the server holds of one site: stacked factors and weights that sum to 1."""
+        own_K = self.bank.local_LK[site.layer]
+        pairs, weights = list[LoraPair](), list[float]()
         for slot, client in enumerate(np.flatnonzero(own_K).tolist()):
-            weights.append(weight_K[client])
+            arrived = self._upload(site, slot, client, door) if sent_K[client] else None
+            if not delivered_K[client]:
+                arrived = self.last.get(site.name, {}).get(slot) if active_K[client] else None
+            elif self.lost == "reuse" and arrived is not None:
+                self.last.setdefault(site.name, {})[slot] = arrived
+            if arrived is not None:
+                pairs.append(arrived)
+                weights.append(weight_K[client])
+        served = sum(w for w, own, active in zip(weight_K, own_K, active_K, strict=True) if active and not own)
+        if served:
+            pairs.append(LoraPair(*(t[0].detach() for t in self.bank.shared[site.name])))
+            weights.append(served)
+        if not pairs:
+            return LoraPair(torch.empty(0), torch.empty(0)), torch.empty(0)
+        pair = LoraPair(torch.stack([p.A for p in pairs]), torch.stack([p.B for p in pairs]))
+        weight_S = torch.tensor(weights, dtype=torch.float64)
+        return pair, (weight_S / weight_S.sum()).to(pair.A)
+
+    def _upload(self, site: AdapterSite, slot: int, client: int, door: Door | None) -> LoraPair:
+        """What the server decodes of one client's adapter."""
+        own = LoraPair(*(t[slot].detach().clone() for t in self.bank.local[site.name]))
+        if door is None:
+            return own
+        if not isinstance(self.codec, TopK):
+            return self._through("adapters_up", own, site, client, self.codec, door)
+        rank, start, residual = self.rank_K[client], self.current[site.name], self.residual[site.name]
+        wanted = LoraPair(*(t[slot] + (mine - then) for t, mine, then in zip(residual, own, start, strict=True)))
+        wanted = _cut(wanted, site.width_at(rank))
+        change = self._through("adapters_up", LoraPair(*(t.clone() for t in wanted)), site, client, self.codec, door)
+        for left, asked, got in zip(residual, wanted, change, strict=True):
+            left[slot] = asked - got
+        return LoraPair(*(then + got for then, got in zip(_cut(start, site.width_at(rank)), change, strict=True)))
+
+    def _load(self, site: AdapterSite, door: Door | None) -> None:
+        mixed = self.current[site.name]
+        if site.name in self.bank.shared:
+            for stored, new in zip(self.bank.shared[site.name], mixed, strict=True):
+                stored[0].copy_(new)
+        if site.name not in self.bank.local:
+            return
+        codec = down_codec(self.codec)
+        for slot, client in enumerate(np.flatnonzero(self.bank.local_LK[site.layer]).tolist()):
+            received = _cut(mixed, site.width_at(self.rank_K[client]))
             if door is not None:
-                _send("adapters_up", received, slot, client, rank_K[client], mixing, codec, door)
-        stacks.append(received)
-    if not own_K.all():
-        stacks.append(LoraPair(*(t.detach() for t in bank.shared[site.name])))
-        weights.append(sum(w for w, own in zip(weight_K, own_K, strict=True) if not own))
-    pair = LoraPair(torch.cat([s.A for s in stacks]), torch.cat([s.B for s in stacks]))
-    weight_S = torch.tensor(weights, dtype=torch.float64)
-    return pair, (weight_S / weight_S.sum()).to(pair.A)
+                received = self._through("adapters_down", received, site, client, codec, door)
+            for stored, new in zip(self.bank.local[site.name], received, strict=True):
+                stored[slot].copy_(new)
+
+    def _through(
+        self, kind: str, pair: LoraPair, site: AdapterSite, client: int, codec: UpdateCodec, door: Door
+    ) -> LoraPair:
+        """One client's adapter as the other side decodes it, in the messages of `sharing.message_shapes`."""
+        width = site.width_at(self.rank_K[client])
+        A, B = pair
+        if site.kind != "lora" or self.mixing.trains_a:
+            A[:, :width] = door.send(kind, client, A[:, :width].t().contiguous(), codec).t()
+        B[:width] = door.send(kind, client, B[:width], codec)
+        return LoraPair(A, B)
 
 
-def _load(
-    bank: AdapterBank, site: AdapterSite, mixed: LoraPair, rank_K: Sequence[int], mixing: Mixing, codec: Codec,
-    door: Door | None,
-) -> None:  # fmt: skip
-    if site.name in bank.shared:
-        for stored, new in zip(bank.shared[site.name], mixed, strict=True):
-            stored[0].copy_(new)
-    if site.name not in bank.local:
-        return
-    local = bank.local[site.name]
-    for slot, client in enumerate(np.flatnonzero(bank.local_LK[site.layer]).tolist()):
-        rank = rank_K[client]
-        local.A[slot, :, :rank] = mixed.A[:, :rank]
-        local.B[slot, :rank] = mixed.B[:rank]
-        if door is not None:
-            _send("adapters_down", local, slot, client, rank, mixing, codec, door)
-
-
-def _send(
-    kind: str, pair: LoraPair, slot: int, client: int, rank: int, mixing: Mixing, codec: Codec, door: Door
-) -> None:
-    """Replace a slot's factors by what the other side decodes: rows of `rank` vectors, A only where it is trained."""
-    if mixing.trains_a:
-        pair.A[slot, :, :rank] = door.send(kind, client, pair.A[slot, :, :rank].t().contiguous(), codec).t()
-    pair.B[slot, :rank] = door.send(kind, client, pair.B[slot, :rank], codec)
+def _cut(pair: LoraPair, width: int) -> LoraPair:
+    """A copy in which all beyond the first `width` components is zero."""
+    A, B = pair.A.clone(), pair.B.clone()
+    A[:, width:], B[width:] = 0, 0
+    return LoraPair(A, B)

@@ -10,11 +10,14 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
+from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
-from wavetune.federation.codecs import Bf16, Codec, Fp32
+from wavetune.federation.codecs import Bf16, Codec, Fp32, TopK, UpdateCodec
+from wavetune.federation.links import Link, Reliable
 from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
+from wavetune.federation.sharing import Sharing
 
 Rank = Annotated[int, Ge(1)]
 Cut = Annotated[int, Ge(1)]
@@ -68,15 +71,23 @@ class Lora:
 
 @dataclass(frozen=True)
 class Method:
-    """What is trained where, what crosses the air and how it is mixed."""
+    """What is trained where, what crosses the air and how it is mixed.
+
+    With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last broadcast is added to
+    its loss.
+    """
 
     title: str
     topology: Topology = field(default_factory=Split)
     lora: Lora = field(default_factory=Lora)
+    bottleneck: Bottleneck | None = None
+    sharing: Sharing = field(default_factory=Sharing)
+    proximal: Annotated[float, Ge(0)] = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
     activation_codec: Codec = field(default_factory=Bf16)
     gradient_codec: Codec = field(default_factory=Bf16)
-    adapter_codec: Codec = field(default_factory=Fp32)
+    adapter_codec: UpdateCodec = field(default_factory=Fp32)
+    link: Link = field(default_factory=Reliable)
     mixing: Mixing = field(default_factory=AverageFactors)
     planner: Planner = field(default_factory=Optimal)
     replan: Literal["every_round", "never"] = "every_round"
@@ -96,6 +107,17 @@ class Method:
             _check_per_client("method.topology.cut", self.topology.cut, num_clients, num_layers, "the model's blocks")
             for cut in self.topology.cuts or ():
                 _check_per_client("method.topology.cuts", cut, num_clients, num_layers, "the model's blocks")
+        for name in ("shared_layers", "trained_layers"):
+            if (getattr(self.sharing, name) or 0) > num_layers:
+                raise ConfigError(
+                    f"method.sharing.{name} is {getattr(self.sharing, name)} but the model has {num_layers} blocks; "
+                    "give at most these"
+                )
+        if self.mixing.rebases and isinstance(self.adapter_codec, TopK):
+            raise ConfigError(
+                "method.adapter_codec top_k sends changes of the factors, and method.mixing average_product gives "
+                "factors of another basis every round; choose average_factors or frozen_a"
+            )
         if isinstance(self.planner, Fedsllm) and (
             not isinstance(self.topology, Split)
             or isinstance(self.topology.cut, tuple)

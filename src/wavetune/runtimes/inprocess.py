@@ -16,15 +16,16 @@ import torch
 import wavetune
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 from wavetune.data.templates import bos_ids, keep_end, prompt_ids
-from wavetune.errors import NumericsError, RunFolderError
+from wavetune.errors import RunFolderError
 from wavetune.federation.cohort import StepResult
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import LoraPair
 from wavetune.recipe import Recipe, load, to_dict
+from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.round import train_round
-from wavetune.runtimes.session import Infeasible, Session, build, client_factors, global_bank
+from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
 
 class Observer(Protocol):
@@ -78,7 +79,8 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
     outcome = train_round(session, index, observer.step, keep_personal if last and not session.central else None)
     record = outcome.record
     if last or (index + 1) % settings.evaluate_every == 0:
-        record["validation_loss"] = _validation_loss(session, global_bank(session, outcome.mixed.factors), index)
+        record["evaluation"] = evaluate(session, outcome.mixed.factors, index)
+        record["validation_loss"] = record["evaluation"]["loss"]
     if last:
         _export(folder, session, outcome.mixed.factors, personal)
     folder.append_round(record)
@@ -92,7 +94,9 @@ def _state(session: Session) -> dict[str, torch.Tensor]:
     for side, stacks in (("clients", bank.local), ("server", bank.shared)):
         for name, pair in stacks.items():
             state[f"adapter.{side}.{name}.A"], state[f"adapter.{side}.{name}.B"] = pair
-    return state | {f"optimiser.{name}": value for name, value in session.cohort.optimiser.state().items()}
+    optimiser, server = session.cohort.optimiser.state(), session.server.state()
+    state |= {f"optimiser.{name}": value for name, value in optimiser.items()}
+    return state | {f"server.{name}": value for name, value in server.items()}
 
 
 @torch.no_grad()
@@ -105,40 +109,28 @@ def _restore(folder: RunFolder, session: Session) -> int:
         raise RunFolderError(f"{folder.path} has a checkpoint of round {rounds_done} but {len(records)} round records")
     folder.keep_rounds(rounds_done)
     for name, tensor in _state(session).items():
-        if not rounds_done or name.startswith("optimiser."):
+        if not rounds_done or not name.startswith("adapter."):
             continue
         if name not in saved or saved[name].shape != tensor.shape:
             raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
         tensor.copy_(saved[name])
-    session.cohort.optimiser.load_state(
-        {name.removeprefix("optimiser."): t for name, t in saved.items() if name.startswith("optimiser.")}
-    )
+    for part, target in (("optimiser.", session.cohort.optimiser), ("server.", session.server)):
+        target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
     return rounds_done
 
 
 def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str, Any]:
     """What the untouched model does: its validation loss and its answers to the sample prompts."""
     observer.message(f"evaluating the untouched model on {len(session.data.validation)} validation rows")
+    evaluation = evaluate_untouched(session)
     state = {
-        "validation_loss": _validation_loss(session, None, None),
+        "evaluation": evaluation,
+        "validation_loss": evaluation["loss"],
         "answers": _answers(session, None),
         "command": shlex.join(["wavetune", *sys.argv[1:]]),
     }
     folder.write_json("state.json", state)
     return state
-
-
-def _validation_loss(session: Session, bank: AdapterBank | None, index: int | None) -> float:
-    """Mean loss under a bank after a round, or of the untouched model. Raises NumericsError if it is not finite."""
-    total, positions = session.cohort.evaluate(session.data.validation, bank)
-    if not math.isfinite(total) and index is None:
-        raise NumericsError(f"the validation loss of the untouched model is {total}; its weights may be damaged")
-    if not math.isfinite(total):
-        raise NumericsError(
-            f"round {index}: the validation loss after it is {total}; the last checkpoint is kept, start again with a "
-            "lower method.optimiser.learning_rate"
-        )
-    return total / positions
 
 
 def _samples(session: Session) -> list[Any]:

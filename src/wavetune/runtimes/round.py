@@ -6,7 +6,7 @@ A new method changes a part, never this loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ import numpy as np
 
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
+from wavetune.costs.table import Workload
 from wavetune.errors import NumericsError
 from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.exchange import Mixed, exchange_adapters
+from wavetune.federation.exchange import Mixed
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.world import workload_of
 
@@ -41,16 +42,20 @@ def train_round(
     """
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
     problem, plan = session.planner.plan(index, session.plan)
+    active_K = [True] * session.cohort.placement.num_clients
+    rates = session.accountant.rates(problem, plan)
+    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
-    workload = workload_of(session.data.train, steps)
-    predicted = session.accountant.predicted_bits(workload)
+    workload = workload_of(session.data.train, steps, active_K)
+    predicted = session.accountant.predicted_bits(workload, sent_K)
     session.door.take()
+    session.cohort.drop_anchor(session.server.current)
 
     results, metered = list[StepResult](), list[Bits]()
     for i, rows in enumerate(steps):
         factor = method.optimiser.factor(index * run.local_steps + i, run.rounds * run.local_steps)
         try:
-            results.append(session.cohort.step(session.data.train, rows, factor))
+            results.append(session.cohort.step(session.data.train, rows, factor, active_K))
         except NumericsError as error:
             raise NumericsError(
                 f"round {index}, local step {i}: {error}; the last checkpoint is kept, start again with a lower "
@@ -61,30 +66,26 @@ def train_round(
 
     if before_mixing is not None:
         before_mixing()
+    delivered_K = [sent and method.link.arrives(run.seed, index, k) for k, sent in enumerate(sent_K)]
     door = None if session.central else session.door
-    mixed = exchange_adapters(
-        session.cohort.bank,
-        session.rank_K,
-        session.cohort.placement.weight_K,
-        method.mixing,
-        method.adapter_codec,
-        door,
-    )
+    mixed = session.server.exchange(session.cohort.placement.weight_K, door, active_K, sent_K, delivered_K)
     if method.mixing.rebases:
         session.cohort.optimiser.reset()
-    sent = session.door.take()
+    exchanged = session.door.take()
 
-    accounts = [_account(session, problem, plan, workload, *bits) for bits in (predicted, (metered, sent))]
+    accounts = [
+        _account(session, problem, plan, workload, active_K, *bits) for bits in (predicted, (metered, exchanged))
+    ]
     labelled_K = np.sum([r.labelled_K for r in results], axis=0)
-    loss_K = np.sum([r.loss_K * r.labelled_K for r in results], axis=0) / labelled_K
+    loss_K = np.nansum([r.loss_K * r.labelled_K for r in results], axis=0) / np.maximum(labelled_K, 1)
     wall_s, tokens = time.perf_counter() - started, sum(r.tokens for r in results)
     client, phase = accounts[1][1]
     record = {
         "round": index,
         "cut_K": list(map(int, plan.cut_K)),
         "rank_K": list(map(int, plan.rank_K)),
-        "train_loss": float(loss_K @ session.cohort.placement.weight_K),
-        "train_loss_K": loss_K.tolist(),
+        "train_loss": float(loss_K @ session.cohort.placement.among(active_K).weight_K),
+        "train_loss_K": [loss if on else None for loss, on in zip(loss_K.tolist(), active_K, strict=True)],
         "validation_loss": None,
         "samples": int(np.sum(workload.samples)),
         "tokens": tokens,
@@ -92,26 +93,48 @@ def train_round(
         * method.optimiser.factor(index * run.local_steps, run.rounds * run.local_steps),
         "planned": accounts[0][0],
         "charged": accounts[1][0],
-        "metered_bits": bits_by_kind([*metered, sent]),
+        "metered_bits": bits_by_kind([*metered, exchanged]),
         "straggler": {"client": client, "phase": phase},
         "allocation": {
             name: {"owner": band.owner_M.tolist(), "power_w": band.power_w_M.tolist()}
             for name, band in (("main", plan.main), ("fed", plan.fed))
         },
-        "rate_bit_per_s": session.accountant.rates(problem, plan),
+        "rate_bit_per_s": rates,
         "aggregation_error": mixed.error,
-        "lost": [],
+        "active_K": active_K,
+        "lost": _lost(active_K, sent_K, delivered_K),
         "wall_s": wall_s,
         "tokens_per_s": tokens / wall_s,
     }
     return RoundOutcome(record, mixed)
 
 
+def _sent(session: Session, rate_bit_per_s_K: Sequence[float], active_K: Sequence[bool]) -> list[bool]:
+    """Who of the active clients sends its update, given the uplink rates."""
+    sent_K = session.recipe.method.link.sent(rate_bit_per_s_K)
+    return [on and sent for on, sent in zip(active_K, sent_K, strict=True)]
+
+
+def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequence[bool]) -> list[dict[str, Any]]:
+    """Whose update is missing from the mixture, and why."""
+    return [
+        {"client": client, "why": "lost on the way" if sent else "outage"}
+        for client, (on, sent, there) in enumerate(zip(active_K, sent_K, delivered_K, strict=True))
+        if on and not there
+    ]
+
+
 def _account(
-    session: Session, problem: Problem, plan: Plan, workload: Any, steps: list[Bits], exchange: Bits
+    session: Session,
+    problem: Problem,
+    plan: Plan,
+    workload: Workload,
+    active_K: Sequence[bool],
+    steps: list[Bits],
+    exchange: Bits,
 ) -> tuple[dict[str, Any], tuple[int, str]]:
     exchange = {} if session.central else exchange
-    load = session.accountant.load(workload, steps, exchange)
+    load = session.accountant.load(workload, steps, exchange, active_K)
     if session.central:
         load = central_load(load, problem.num_clients)
     phases, energy = charge(problem, plan, load)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import Cohort, Placement
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
+from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.method import Central, Split
 from wavetune.federation.optimise import StackedOptimiser
@@ -55,6 +57,7 @@ class Session:
     accountant: Accountant
     rank_K: tuple[int, ...]
     cohort: Cohort
+    server: AdapterServer
     door: Door
     precision: str
 
@@ -62,6 +65,13 @@ class Session:
     def central(self) -> bool:
         """Whether one trainer holds all data."""
         return isinstance(self.recipe.method.topology, Central)
+
+    @property
+    def personal(self) -> bool:
+        """Whether clients keep trained adapters of their own, so that there is no one model for all."""
+        sharing, bank = self.recipe.method.sharing, self.cohort.bank
+        personal = sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal")
+        return not self.central and any(name in bank.local for name in personal)
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""
@@ -88,23 +98,32 @@ def build(
     if plan.status != "ok":
         return Infeasible(plan.reason)
     bf16 = _use_bf16(run.precision, device)
-    backbone = load_backbone(model.folder, planner.table.lora_targets, bf16, device)
+    backbone = load_backbone(
+        model.folder, planner.table.lora_targets, bf16, device, method.bottleneck, len(data.classes) or None
+    )
     _check_tokens(backbone, data)
     door = Door()
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
     cohort = _cohort(recipe, backbone, placement, rank_K, door)
-    accountant = Accountant(
-        planner.table,
-        method,
-        placement.cut_K,
-        rank_K,
-        max(rank_K),
-        tuple((s.layer, s.in_features, s.out_features) for s in backbone.sites),
-    )
+    server = AdapterServer(cohort.bank, rank_K, method.mixing, method.adapter_codec, method.sharing, method.link.lost)
+    accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
     precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp32"
     return Session(
-        recipe, model, tokenizer, data, rows, batching, planner, plan, accountant, rank_K, cohort, door, precision
+        recipe,
+        model,
+        tokenizer,
+        data,
+        rows,
+        batching,
+        planner,
+        plan,
+        accountant,
+        rank_K,
+        cohort,
+        server,
+        door,
+        precision,
     )
 
 
@@ -159,23 +178,35 @@ def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tu
     )
     if not method.mixing.trains_a:
         freeze_a(bank)
+    freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     budget = run.tokens_per_pass or default_tokens_per_pass(backbone.device)
-    return Cohort(backbone, bank, placement, link, StackedOptimiser(bank, method.optimiser), budget)
+    optimiser = StackedOptimiser(bank, method.optimiser)
+    return Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal)
 
 
 def freeze_a(bank: AdapterBank) -> None:
-    """Train the B factors alone."""
+    """Train the B factors of LoRA alone."""
+    for site in bank.sites:
+        for stacks in (bank.local, bank.shared):
+            if site.kind == "lora" and site.name in stacks:
+                stacks[site.name].A.requires_grad_(False)
+
+
+def freeze(bank: AdapterBank, names: AbstractSet[str]) -> None:
+    """Train nothing of these names."""
     for stacks in (bank.local, bank.shared):
-        for pair in stacks.values():
-            pair.A.requires_grad_(False)
+        for name in names & stacks.keys():
+            for parameter in stacks[name]:
+                parameter.requires_grad_(False)
 
 
-def global_bank(session: Session, factors: dict[str, LoraPair]) -> AdapterBank:
-    """A one-client bank that acts with the given factors in every block."""
+def global_bank(session: Session, factors: Mapping[str, LoraPair]) -> AdapterBank:
+    """A one-client bank that acts with the given factors in every block; where there are none, the base acts alone."""
     bank, layers = session.cohort.bank, session.cohort.backbone.num_layers
     shared = {name: LoraPair(pair.A[None], pair.B[None]) for name, pair in factors.items()}
-    return AdapterBank(bank.sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
+    sites = tuple(site for site in bank.sites if site.name in factors)
+    return AdapterBank(sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
 
 
 def client_factors(bank: AdapterBank, client: int) -> dict[str, LoraPair]:

@@ -24,11 +24,12 @@ Rows = NDArray[np.int64]
 _CHARACTERS_PER_TOKEN = 4.0
 
 
-def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]]) -> Workload:
-    """What the batches of a round ask, fields `[I, K]`."""
+def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]], active_K: Sequence[bool] | None = None) -> Workload:
+    """What the batches of a round ask, fields `[I, K]`; nothing of clients that sit out."""
 
     def sums(values: NDArray[np.int64]) -> NDArray[np.float64]:
-        return np.array([[float(values[rows].sum()) for rows in step] for step in steps])
+        asked_IK = np.array([[float(values[rows].sum()) for rows in step] for step in steps])
+        return asked_IK if active_K is None else asked_IK * np.array(active_K)
 
     lengths = tokens.lengths
     return Workload(sums(np.ones_like(lengths)), sums(lengths), sums(lengths**2), sums(tokens.labelled))

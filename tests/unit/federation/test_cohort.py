@@ -88,17 +88,18 @@ def test_gradients_are_gone_after_a_step():
 
 def test_evaluation_sums_the_stock_models_loss_over_all_rows():
     stock = load_stock_model(folder_of("tiny"))
-    wanted = sum(stock_loss(stock, TOKENS, [row]).item() * TOKENS.labelled[row] for row in range(len(TOKENS)))
-    total, positions = cohort_of(Job()).evaluate(TOKENS, None)
-    assert positions == TOKENS.labelled.sum()
-    assert total == pytest.approx(wanted, rel=1e-5)
+    wanted_R = [stock_loss(stock, TOKENS, [row]).item() * TOKENS.labelled[row] for row in range(len(TOKENS))]
+    found = cohort_of(Job()).evaluate(TOKENS, None)
+    np.testing.assert_array_equal(found.positions_R, TOKENS.labelled)
+    np.testing.assert_allclose(found.nll_R, wanted_R, rtol=1e-5)
+    assert found.loss() == pytest.approx(sum(wanted_R) / TOKENS.labelled.sum(), rel=1e-6)
 
 
 def test_evaluation_under_adapters_differs_and_leaves_training_alone():
     cohort, reference = cohort_of(Job()), cohort_of(Job())
     factors = {name: LoraPair(A[None], B[None]) for name, (A, B) in random_factors(cohort.backbone, 4, 9).items()}
     bank = AdapterBank(cohort.bank.sites, np.zeros((4, 1), bool), 2.0, {}, factors)
-    assert cohort.evaluate(TOKENS, bank)[0] != pytest.approx(cohort.evaluate(TOKENS, None)[0], rel=1e-3)
+    assert cohort.evaluate(TOKENS, bank).loss() != pytest.approx(cohort.evaluate(TOKENS, None).loss(), rel=1e-3)
     assert not cohort.link.door.take()
     np.testing.assert_array_equal(cohort.step(TOKENS, ROWS, 1.0).loss_K, reference.step(TOKENS, ROWS, 1.0).loss_K)
 

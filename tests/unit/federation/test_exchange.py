@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from wavetune.federation.codecs import Bf16, Fp32, Int8
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import exchange_adapters
+from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.runtimes.session import client_factors
@@ -38,7 +38,7 @@ def test_a_block_is_averaged_over_what_its_clients_act_with():
     """The server's copy stands in for the clients that leave a block to it."""
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
+    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
     for site in SITES:
         for factor in (0, 1):
             mean = sum(w * own[site.name][factor] for w, own in zip(WEIGHTS, acting, strict=True))
@@ -48,7 +48,7 @@ def test_a_block_is_averaged_over_what_its_clients_act_with():
 @pytest.mark.parametrize("mixing", [AverageFactors(), AverageProduct(), FrozenA()], ids=lambda m: m.kind)
 def test_everyone_goes_on_with_the_mixture_cut_to_its_rank(mixing):
     bank = random_bank(common_a=mixing.kind == "frozen_a")
-    mixed = exchange_adapters(bank, RANKS, WEIGHTS, mixing, Fp32(), Door())
+    mixed = AdapterServer(bank, RANKS, mixing, Fp32()).exchange(WEIGHTS, Door())
     for site in SITES:
         A, B = mixed.factors[site.name]
         if site.name in bank.shared:
@@ -64,7 +64,7 @@ def test_everyone_goes_on_with_the_mixture_cut_to_its_rank(mixing):
 
 def test_bits_are_those_of_the_clients_own_ranks_and_blocks_both_ways():
     door = Door()
-    exchange_adapters(random_bank(), RANKS, WEIGHTS, AverageFactors(), Fp32(), door)
+    AdapterServer(random_bank(), RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, door)
     values = {0: 1 * (6 + 5) * 2, 1: 3 * (6 + 5), 2: 2 * (6 + 5) * 2}
     wanted = {(kind, k): 32 * n for k, n in values.items() for kind in ("adapters_up", "adapters_down")}
     assert dict(door.take()) == wanted
@@ -72,14 +72,14 @@ def test_bits_are_those_of_the_clients_own_ranks_and_blocks_both_ways():
 
 def test_frozen_a_stays_at_home():
     door = Door()
-    exchange_adapters(random_bank(common_a=True), RANKS, WEIGHTS, FrozenA(), Fp32(), door)
+    AdapterServer(random_bank(common_a=True), RANKS, FrozenA(), Fp32()).exchange(WEIGHTS, door)
     assert door.take()["adapters_up", 1] == 32 * 3 * 5
 
 
 def test_without_a_door_nothing_is_sent_and_the_mixture_is_the_same():
     one, other = random_bank(), random_bank()
-    sent = exchange_adapters(one, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
-    kept = exchange_adapters(other, RANKS, WEIGHTS, AverageFactors(), Int8(), None)
+    sent = AdapterServer(one, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
+    kept = AdapterServer(other, RANKS, AverageFactors(), Int8()).exchange(WEIGHTS, None)
     for site in SITES:
         torch.testing.assert_close(sent.factors[site.name].A, kept.factors[site.name].A)
 
@@ -89,7 +89,7 @@ def test_a_lossy_codec_acts_on_the_way_up_and_on_the_way_down(codec):
     """A crosses transposed: a row is one rank's vector, up and down."""
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), codec, Door())
+    mixed = AdapterServer(bank, RANKS, AverageFactors(), codec).exchange(WEIGHTS, Door())
 
     def through(x):
         return codec.decode(codec.encode(x))
@@ -110,7 +110,7 @@ def test_equal_clients_keep_what_they_have(seed, clients):
     for pair in bank.local.values():
         pair.A[:], pair.B[:] = pair.A[0].clone(), pair.B[0].clone()
     before = {name: (pair.A.clone(), pair.B.clone()) for name, pair in bank.local.items()}
-    mixed = exchange_adapters(bank, (3,) * clients, (1 / clients,) * clients, AverageFactors(), Fp32(), Door())
+    mixed = AdapterServer(bank, (3,) * clients, AverageFactors(), Fp32()).exchange((1 / clients,) * clients, Door())
     assert mixed.error < 1e-5
     for name, (A, B) in before.items():
         torch.testing.assert_close(bank.local[name].A, A)
@@ -120,7 +120,7 @@ def test_equal_clients_keep_what_they_have(seed, clients):
 def test_aggregation_error_is_that_of_all_blocks_together():
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door())
+    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
     error = norm = 0.0
     for site in SITES[:2]:  # block 2 has one copy: nothing is mixed there
         mean = sum(w * own[site.name].A @ own[site.name].B for w, own in zip(WEIGHTS, acting, strict=True))
@@ -135,4 +135,4 @@ def test_untrained_adapters_have_no_error():
     for stacks in (bank.local, bank.shared):
         for pair in stacks.values():
             pair.B.zero_()
-    assert exchange_adapters(bank, RANKS, WEIGHTS, AverageFactors(), Fp32(), Door()).error == 0.0
+    assert AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door()).error == 0.0

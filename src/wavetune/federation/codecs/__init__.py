@@ -9,7 +9,15 @@ from __future__ import annotations
 
 from wavetune.federation.codecs.int8 import Int8
 from wavetune.federation.codecs.precision import Bf16, Fp32, Payload
+from wavetune.federation.codecs.top_k import TopK
 
 Codec = Fp32 | Bf16 | Int8
+UpdateCodec = Fp32 | Bf16 | Int8 | TopK
 
-__all__ = ["Bf16", "Codec", "Fp32", "Int8", "Payload"]
+
+def down_codec(codec: UpdateCodec) -> Codec:
+    """Codec of the way back of adapters: sparse updates add up to a dense mixture, which is sent whole."""
+    return Fp32() if isinstance(codec, TopK) else codec
+
+
+__all__ = ["Bf16", "Codec", "Fp32", "Int8", "Payload", "TopK", "UpdateCodec", "down_codec"]

@@ -1,0 +1,52 @@
+"""Who sees which adapters: shared ones are sent, averaged and broadcast, personal ones never leave their client."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge
+
+if TYPE_CHECKING:
+    from wavetune.models.lora import AdapterKind, AdapterSite
+
+Role = Literal["shared", "personal", "frozen"]
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """The role of every adapter, by its kind and block.
+
+    Adapters of the kinds in `shared` are shared, of all blocks or of the last `shared_layers` alone; the others are
+    personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
+    """
+
+    shared: tuple[Literal["lora", "bottleneck", "head"], ...] = ("lora", "bottleneck", "head")
+    shared_layers: Annotated[int, Ge(0)] | None = None
+    trained_layers: Annotated[int, Ge(1)] | None = None
+
+    def role(self, kind: AdapterKind, layer: int, num_layers: int) -> Role:
+        """Role of an adapter of block `layer`, counted from 0.
+
+        >>> sharing = Sharing(shared=("bottleneck",), shared_layers=2, trained_layers=3)
+        >>> [sharing.role("bottleneck", layer, 4) for layer in range(4)], sharing.role("lora", 3, 4)
+        (['frozen', 'personal', 'shared', 'shared'], 'personal')
+        """
+        from_top = num_layers - layer
+        if self.trained_layers is not None and from_top > self.trained_layers:
+            return "frozen"
+        within = self.shared_layers is None or from_top <= self.shared_layers
+        return "shared" if kind in self.shared and within else "personal"
+
+    def names(self, sites: Collection[AdapterSite], num_layers: int, role: Role) -> frozenset[str]:
+        """Names of the sites that have a role."""
+        return frozenset(site.name for site in sites if self.role(site.kind, site.layer, num_layers) == role)
+
+
+def message_shapes(site: AdapterSite, rank: int, trains_a: bool) -> Iterator[tuple[int, int]]:
+    """Rows and width of the messages that carry one client's adapter."""
+    width = site.width_at(rank)
+    if site.kind != "lora" or trains_a:
+        yield width, site.in_features
+    yield 1 if site.kind == "head" else width, site.out_features
