@@ -1,0 +1,39 @@
+"""Direct preference optimisation (Rafailov et al., arXiv 2305.18290): no rewards and no generation.
+
+Legend: B pairs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Gt
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dpo:
+    """A client learns from helpful pairs with weight lambda, and from harmless ones with one less lambda."""
+
+    kind: Literal["dpo"] = field(default="dpo", kw_only=True)
+    beta: Annotated[float, Gt(0)] = 0.1
+
+
+def preference_margin(
+    chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor
+) -> Tensor:
+    """How much more than the reference the policy prefers the chosen answer, from log-probabilities of answers. `[B]`.
+
+    Times beta it is the difference of the two answers' implicit rewards.
+    """
+    return (chosen_B - reference_chosen_B) - (rejected_B - reference_rejected_B)
+
+
+def dpo_loss(margin_B: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta margin) of each pair (eq. 7). `[B]`."""
+    from torch.nn.functional import softplus
+
+    return softplus(-beta * margin_B)

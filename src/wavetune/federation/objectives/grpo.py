@@ -1,0 +1,44 @@
+"""Group relative policy optimisation (Shao et al., arXiv 2402.03300): no value head, the group is the baseline.
+
+Legend: G groups, M answers of a group.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Lt
+from numpy.typing import NDArray
+
+from wavetune.federation.objectives.kl import KlControl
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Grpo:
+    """Several answers to each prompt; an answer's advantage is its reward relative to its group's.
+
+    The divergence from the reference is a term of the loss, the estimate of `kl_estimate` at every token.
+    """
+
+    kind: Literal["grpo"] = field(default="grpo", kw_only=True)
+    group_size: Annotated[int, Ge(2)] = 4
+    clip: Annotated[float, Gt(0), Lt(1)] = 0.2
+    entropy_coefficient: Annotated[float, Ge(0)] = 0.0
+    epochs: Annotated[int, Ge(1)] = 1
+    minibatches: Annotated[int, Ge(1)] = 1
+    kl: KlControl = field(default_factory=KlControl)
+
+
+def group_advantages(reward_GM: Floats) -> Floats:
+    """Rewards less their group's mean, over its standard deviation; zeros where a group's are equal. `[G, M]`.
+
+    >>> group_advantages(np.array([[1.0, 3.0], [0.7, 0.7]])).tolist()
+    [[-1.0, 1.0], [0.0, 0.0]]
+    """
+    centred = reward_GM - reward_GM.mean(1, keepdims=True)
+    spread = centred.std(1, keepdims=True)
+    return np.divide(centred, spread, out=np.zeros_like(centred), where=spread > 1e-8)

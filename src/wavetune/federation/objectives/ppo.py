@@ -1,0 +1,89 @@
+"""Proximal policy optimisation (Schulman et al., arXiv 1707.06347) on the tokens of answers.
+
+Legend: S samples, T longest answer, P positions of all answers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le, Lt
+from numpy.typing import NDArray
+
+from wavetune.federation.objectives.kl import KlControl
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Ppo:
+    """Clipped policy updates with a value head and generalised advantages.
+
+    A token's reward is minus the KL coefficient times its log-ratio to the reference; the last token of an answer also
+    earns the answer's reward. Every step's answers are learned from `epochs` times, in `minibatches` parts. The value
+    head sees detached hidden states and has an optimiser of its own, so its weight in the loss is its learning rate.
+    """
+
+    kind: Literal["ppo"] = field(default="ppo", kw_only=True)
+    clip: Annotated[float, Gt(0), Lt(1)] = 0.2
+    gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
+    gamma: Annotated[float, Gt(0), Le(1)] = 1.0
+    value_learning_rate: Annotated[float, Gt(0)] = 1e-3
+    entropy_coefficient: Annotated[float, Ge(0)] = 0.0
+    epochs: Annotated[int, Ge(1)] = 2
+    minibatches: Annotated[int, Ge(1)] = 1
+    kl: KlControl = field(default_factory=KlControl)
+
+
+def generalised_advantages(
+    reward_ST: Floats, value_ST: Floats, length_S: NDArray[np.int64], gamma: float, gae_lambda: float
+) -> Floats:
+    """Advantage of each token, zero beyond an answer's end. `[S, T]`.
+
+    A_t = d_t + gamma lambda A_{t+1} with d_t = r_t + gamma V_{t+1} - V_t, and V = A = 0 after the last token
+    (Schulman et al., arXiv 1506.02438, eq. 16). Advantage plus value is the target of the value head.
+
+    >>> generalised_advantages(np.array([[0.0, 1.0]]), np.array([[0.5, 0.5]]), np.array([2]), 1.0, 1.0).tolist()
+    [[0.5, 0.5]]
+    """
+    advantage_ST = np.zeros_like(reward_ST)
+    later_S, next_value_S = np.zeros(len(length_S)), np.zeros(len(length_S))
+    for t in reversed(range(reward_ST.shape[1])):
+        inside_S = (length_S > t).astype(np.float64)
+        surprise_S = reward_ST[:, t] + gamma * next_value_S - value_ST[:, t]
+        later_S = inside_S * (surprise_S + gamma * gae_lambda * later_S)
+        next_value_S = inside_S * value_ST[:, t]
+        advantage_ST[:, t] = later_S
+    return advantage_ST
+
+
+def whitened(values: Floats) -> Floats:
+    """Values less their mean, over their standard deviation; zeros where all are equal.
+
+    >>> whitened(np.array([1.0, 3.0])).tolist(), whitened(np.array([0.7, 0.7])).tolist()
+    ([-1.0, 1.0], [0.0, 0.0])
+    """
+    spread = values.std()
+    return (values - values.mean()) / spread if spread > 1e-8 else np.zeros_like(values)
+
+
+def clipped_surrogate(
+    log_prob_P: Tensor, old_log_prob_P: Tensor, advantage_P: Tensor, clip: float
+) -> tuple[Tensor, Tensor]:
+    """Loss of each token, -min(q A, clip(q, 1 - clip, 1 + clip) A) with q = policy / old policy (eq. 7).
+
+    Returns: the loss `[P]`, and where clipping took the gradient away `[P]`.
+    """
+    ratio = (log_prob_P - old_log_prob_P).exp()
+    plain, limited = ratio * advantage_P, ratio.clamp(1 - clip, 1 + clip) * advantage_P
+    return -plain.minimum(limited), limited < plain
+
+
+def value_loss(value_P: Tensor, target_P: Tensor) -> Tensor:
+    """Squared error of each value. `[P]`."""
+    return (value_P - target_P).square()
