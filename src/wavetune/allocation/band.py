@@ -11,12 +11,12 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from wavetune.allocation.bounds import provable_delay_s, rounded_owners, uniform_prices
+from wavetune.allocation.bounds import rounded_owners, uniform_prices
 from wavetune.allocation.branch import branch
 from wavetune.allocation.feasibility import FORGIVEN, match_subchannels, usable_subchannels
 from wavetune.allocation.first_owners import first_owners
 from wavetune.allocation.local_search import Demand, search
-from wavetune.allocation.prices import Prices, raise_bound
+from wavetune.allocation.prices import Prices, provable_delay, raise_bound
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.standing import Clock, Effort, Standing, copied, forgiving
 from wavetune.allocation.water_filling import Race, log_and_inverse, lone_rates, owners_delay
@@ -113,16 +113,16 @@ def tighten(race: Race, standing: Standing, goal_s: float, tolerance_s: float, i
     prices, low_s, race = standing.prices, standing.bound_s, forgiving(race)
     if prices is None:
         prices = uniform_prices(race, standing.owner_M, low_s, standing.delay_s)
-        low_s = provable_delay_s(race, prices, low_s, goal_s)
-    failed_s = standing.failed_s
+        low_s = provable_delay(race, prices, low_s, goal_s)
+    reach_s = standing.reach_s
     if low_s < goal_s:
-        low_s, failed_s = raise_bound(race, prices, low_s, goal_s, failed_s, tolerance_s, iterations)
-    return replace(standing, bound_s=low_s, prices=prices, failed_s=failed_s)
+        low_s, reach_s = raise_bound(race, prices, low_s, goal_s, reach_s, tolerance_s, iterations)
+    return replace(standing, bound_s=low_s, prices=prices, reach_s=reach_s)
 
 
 def bound_by_prices(race: Race, prices: Prices, low_s: float, goal_s: float) -> float:
     """What the prices of another race prove for this one, at most `goal_s`; at least `low_s`, already proved (s)."""
-    return provable_delay_s(forgiving(race), copied(prices), low_s, goal_s)
+    return provable_delay(forgiving(race), copied(prices), low_s, goal_s)
 
 
 def solve(
@@ -134,7 +134,7 @@ def solve(
     """
     share, iterations, tolerance_s = 0.5, effort.iterations, 0.25 * gap_s
     for turn in range(effort.searches):
-        if standing.gap_s > gap_s and iterations > 0 and standing.failed_s - standing.bound_s > tolerance_s:
+        if standing.gap_s > gap_s and iterations > 0 and standing.reach_s > tolerance_s:
             goal_s = min(standing.delay_s - 0.5 * gap_s, beat_s)
             standing = tighten(race, standing, goal_s, tolerance_s, _ITERATIONS_A_TURN)
             iterations -= _ITERATIONS_A_TURN

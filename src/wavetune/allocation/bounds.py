@@ -21,24 +21,11 @@ def uniform_prices(race: Race, owner_M: IntArray, low_s: float, delay_s: float) 
         power_share = 1.0 / (1.0 + np.exp(-log_odds))
         prices.weight_M1[:M] = (1.0 - power_share) / M
         prices.weight_M1[M] = power_share
-        over, _, use_M1 = excess(race, prices, low_s + 0.999 * (delay_s - low_s))
+        over, use_M1 = excess(race, prices, low_s + 0.999 * (delay_s - low_s))
         if over > 0:
             break
         low, high = (log_odds, high) if use_M1[M] / race.total_w > np.mean(use_M1[:M]) else (low, log_odds)
     return prices
-
-
-def provable_delay_s(race: Race, prices: Prices, low_s: float, delay_s: float) -> float:
-    """Largest delay that the prices prove impossible, sought downwards from `delay_s`; at least `low_s`, proved."""
-    for _ in range(20):
-        if delay_s <= low_s:
-            break
-        over, slope, _ = excess(race, prices, delay_s)
-        if over > 0:
-            return delay_s
-        step_s = max(1.01 * over / slope, 1e-9 * delay_s) if slope < 0 else np.inf
-        delay_s = max(delay_s - step_s, 0.5 * (low_s + delay_s))
-    return low_s
 
 
 def rounded_owners(race: Race, prices: Prices, delay_s: float) -> IntArray:

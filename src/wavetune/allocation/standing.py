@@ -37,13 +37,13 @@ class Effort:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """What is known of a race: the best owners, their delay, a proved lower bound, its prices, and where those fail."""
+    """What is known of a race: the best owners, their delay, a proved lower bound, its prices and the next try's reach."""
 
     owner_M: IntArray
     delay_s: float
     bound_s: float
     prices: Prices | None = None
-    failed_s: float = np.inf
+    reach_s: float = np.inf
 
     @property
     def gap_s(self) -> float:
