@@ -37,7 +37,7 @@ class Effort:
 
 @dataclass(frozen=True, eq=False)
 class Standing:
-    """What is known of a race: the best owners, their delay, a proved lower bound, its prices and the next try's reach."""
+    """What is known of a race: the best owners, their delay, a proved lower bound, its prices, the next try's reach."""
 
     owner_M: IntArray
     delay_s: float
