@@ -1,4 +1,4 @@
-"""What a decoder looks like to a cost model: widths, projections and sizes, read from its Hugging Face config."""
+"""What a model looks like to a cost model: widths, projections and sizes, read from its Hugging Face config."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from wavetune.errors import ConfigError, ModelError, nearest
 
 Site = Literal["attention_in", "attention_out", "mlp_in", "mlp_hidden"]
 
+ENCODERS = ("bert", "roberta", "xlm-roberta")
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma3_text")
 
 
@@ -45,9 +46,11 @@ class Projection:
 class Architecture:
     """A decoder of `num_layers` equal pre-norm blocks, an embedding below them, a norm and a head above.
 
+    Or an encoder, whose blocks are post-norm and attend in both directions, with nothing above them.
+
     Args:
         family: the `model_type` of its config.
-        num_layers: decoder blocks, L.
+        num_layers: blocks, L.
         hidden_size: width of the residual stream, D.
         num_heads: query heads.
         num_kv_heads: key and value heads, which divide the query heads.
@@ -60,6 +63,7 @@ class Architecture:
         post_norm: whether attention and MLP outputs are normalised too (Gemma 3).
         projections: the weight matrices of one block.
         default_lora_targets: the modules PEFT adapts in this family unless told otherwise.
+        num_token_types: rows of the table of token types (BERT).
     """
 
     family: str
@@ -76,6 +80,7 @@ class Architecture:
     post_norm: bool
     projections: tuple[Projection, ...]
     default_lora_targets: tuple[str, ...]
+    num_token_types: int = 0
 
     @classmethod
     def from_config(cls, config: Mapping[str, object]) -> Architecture:
@@ -99,15 +104,22 @@ class Architecture:
             return _gpt2(reader)
         if reader.family in LLAMA_LIKE:
             return _llama_like(reader)
+        if reader.family in ENCODERS:
+            return _bert(reader)
         raise ModelError(
             f"the model config's 'model_type' is {reader.family!r}, which has no cost model; "
-            + nearest(reader.family, ("gpt2", *LLAMA_LIKE))
+            + nearest(reader.family, ("gpt2", *LLAMA_LIKE, *ENCODERS))
         )
 
     @property
+    def is_encoder(self) -> bool:
+        """Whether blocks are BERT's: post-norm, attending in both directions, without norm and head above."""
+        return self.family in ENCODERS
+
+    @property
     def has_layer_norm(self) -> bool:
-        """Whether norms are LayerNorm (scale and shift) and the MLP is a plain GELU one, as in GPT-2."""
-        return self.family == "gpt2"
+        """Whether norms are LayerNorm (scale and shift) and the MLP is a plain GELU one, as in GPT-2 and BERT."""
+        return self.family == "gpt2" or self.is_encoder
 
     @property
     def query_width(self) -> int:
@@ -128,22 +140,23 @@ class Architecture:
 
     @property
     def embedding_values(self) -> int:
-        """Parameters of the token embedding and of a learned position table (values)."""
-        return (self.vocab_size + self.num_positions) * self.hidden_size
+        """Parameters of the tables of tokens, learned positions and token types, and of an encoder's norm (values)."""
+        rows = self.vocab_size + self.num_positions + self.num_token_types + 2 * self.is_encoder
+        return rows * self.hidden_size
 
     @property
     def head_values(self) -> int:
-        """Entries of the head's matrix, whether or not it is the embedding's (values)."""
-        return self.vocab_size * self.hidden_size
+        """Entries of the head's matrix, whether or not it is the embedding's; 0 for an encoder (values)."""
+        return 0 if self.is_encoder else self.vocab_size * self.hidden_size
 
     @property
     def final_norm_values(self) -> int:
         """Parameters of the norm before the head (values)."""
-        return self.hidden_size * (2 if self.has_layer_norm else 1)
+        return 0 if self.is_encoder else self.hidden_size * (2 if self.has_layer_norm else 1)
 
     @property
     def num_parameters(self) -> int:
-        """Parameters of the whole model, a tied head counted once (values).
+        """Parameters of the whole model, a tied head counted once, an encoder's pooler not at all (values).
 
         >>> PRESETS["smollm2-135m"].num_parameters
         134515008
@@ -253,6 +266,40 @@ def _llama_like(config: ConfigReader) -> Architecture:
             Projection("mlp.down_proj", inner, d, "mlp_hidden", bias=mlp_bias),
         ),
         default_lora_targets=("q_proj", "v_proj"),
+    )
+
+
+def _bert(config: ConfigReader) -> Architecture:
+    """Post-norm blocks with learned positions, separate query, key and value, and a plain GELU MLP."""
+    if config.flag("is_decoder", default=False):
+        raise ModelError("the model config sets 'is_decoder': a BERT that decodes has no cost model")
+    d = config.positive_int("hidden_size")
+    heads = config.positive_int("num_attention_heads")
+    inner = config.positive_int("intermediate_size")
+    config.require_multiple("hidden_size", d, "num_attention_heads", heads)
+    return Architecture(
+        family=config.family,
+        num_layers=config.positive_int("num_hidden_layers"),
+        hidden_size=d,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=d // heads,
+        intermediate_size=inner,
+        vocab_size=config.positive_int("vocab_size"),
+        num_positions=config.positive_int("max_position_embeddings", default=512),
+        tied_embeddings=True,
+        qk_norm=False,
+        post_norm=False,
+        projections=(
+            Projection("attention.self.query", d, d, "attention_in", feeds="q", bias=True),
+            Projection("attention.self.key", d, d, "attention_in", feeds="k", bias=True),
+            Projection("attention.self.value", d, d, "attention_in", feeds="v", bias=True),
+            Projection("attention.output.dense", d, d, "attention_out", bias=True),
+            Projection("intermediate.dense", d, inner, "mlp_in", bias=True),
+            Projection("output.dense", inner, d, "mlp_hidden", bias=True),
+        ),
+        default_lora_targets=("query", "value"),
+        num_token_types=config.positive_int("type_vocab_size", default=2),
     )
 
 

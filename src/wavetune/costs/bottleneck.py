@@ -10,6 +10,7 @@ from annotated_types import Ge
 from wavetune.errors import ConfigError
 
 Place = Literal["attention", "feed_forward"]
+"""What a bottleneck follows: the map that ends attention, or the one that ends the MLP."""
 
 PLACES: tuple[Place, ...] = get_args(Place)
 
@@ -34,3 +35,11 @@ class Bottleneck:
             raise ConfigError(f"bottleneck.width is {self.width}; it must be at least 1")
         if not self.places or len(set(self.places)) < len(self.places) or not set(self.places) <= set(PLACES):
             raise ConfigError(f"bottleneck.places is {list(self.places)}; name one or both of {', '.join(PLACES)}")
+
+    def values(self, hidden_size: int) -> int:
+        """Parameters in one block of a model of width d, 2 d m a place (values); at 32 bits 64 d m bits.
+
+        >>> Bottleneck(64).values(768)
+        98304
+        """
+        return 2 * hidden_size * self.width * len(self.places)

@@ -1,4 +1,4 @@
-"""Which tensors of one decoder block need a gradient when the base is frozen and only adapters train."""
+"""Which tensors of one block need a gradient when the base is frozen and only adapters train."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from wavetune.costs.architecture import Projection
+from wavetune.costs.bottleneck import Place
 
 
 @dataclass(frozen=True)
@@ -18,8 +19,11 @@ class GradientFlow:
         key: likewise on the key side.
         value: what attention averages.
         attention_out: input of the output projection.
+        attention: what that projection yields.
         mlp_in: input of the MLP's first projections; thus also the residual stream after attention.
         mlp_hidden: input of the MLP's last projection.
+        feed_forward: what that projection yields.
+        block_out: what the block adds to the residual stream last, a bottleneck included.
     """
 
     attention_in: bool
@@ -27,8 +31,11 @@ class GradientFlow:
     key: bool
     value: bool
     attention_out: bool
+    attention: bool
     mlp_in: bool
     mlp_hidden: bool
+    feed_forward: bool
+    block_out: bool
 
     @property
     def scores(self) -> bool:
@@ -39,14 +46,21 @@ class GradientFlow:
         """Whether the activation that a projection reads needs a gradient."""
         return bool(getattr(self, projection.reads))
 
+    def reaches_output_of(self, place: Place) -> bool:
+        """Whether what the last projection there yields, and a bottleneck reads, needs a gradient."""
+        return self.attention if place == "attention" else self.feed_forward
 
-def gradient_flow(trained: Collection[Projection], input_needs_grad: bool) -> GradientFlow:
+
+def gradient_flow(
+    trained: Collection[Projection], input_needs_grad: bool, bottlenecks: Collection[Place] = ()
+) -> GradientFlow:
     """Gradient flow in a block whose base is frozen.
 
     Args:
         trained: the projections that carry a trained adapter.
         input_needs_grad: whether the block's input needs a gradient: a lower block, or something before the first
             block, trains; or a client below the cut waits for it.
+        bottlenecks: the places behind which a trained bottleneck stands.
 
     Returns:
         The flow.
@@ -59,6 +73,12 @@ def gradient_flow(trained: Collection[Projection], input_needs_grad: bool) -> Gr
     fed = "".join(projection.feeds for projection in trained)
     query, key, value = (input_needs_grad or letter in fed for letter in "qkv")
     attention_out = query or key or value
-    mlp_in = attention_out or any(p.reads == "attention_out" for p in trained)
-    mlp_hidden = mlp_in or any(p.reads == "mlp_in" for p in trained)
-    return GradientFlow(input_needs_grad, query, key, value, attention_out, mlp_in, mlp_hidden)
+    read = {p.reads for p in trained}
+    attention = attention_out or "attention_out" in read
+    mlp_in = attention or "attention" in bottlenecks
+    mlp_hidden = mlp_in or "mlp_in" in read
+    feed_forward = mlp_hidden or "mlp_hidden" in read
+    block_out = feed_forward or "feed_forward" in bottlenecks
+    return GradientFlow(
+        input_needs_grad, query, key, value, attention_out, attention, mlp_in, mlp_hidden, feed_forward, block_out
+    )

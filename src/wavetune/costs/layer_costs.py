@@ -12,14 +12,15 @@ class LayerCosts:
     """Costs of the L layers of a model, one entry per layer; a plain bundle that the planner optimises over.
 
     Args:
-        forward_flop_L: frozen base, forward, per sample (FLOP).
-        backward_flop_L: frozen base, backward, per sample (FLOP).
+        forward_flop_L: frozen base and bottlenecks, forward, per sample (FLOP).
+        backward_flop_L: frozen base and bottlenecks, backward, per sample (FLOP).
         lora_forward_flop_per_rank_L: adapters, forward, per sample and unit of rank (FLOP).
         lora_backward_flop_per_rank_L: adapters, backward, per sample and unit of rank (FLOP).
         activation_bits_L: what leaves the layer towards the next one, per sample (bits).
         lora_bits_per_rank_L: size of the layer's adapters per unit of rank (bits).
         memory_bytes_L: what the layer takes on a client for the whole batch (bytes).
         memory_bytes_per_rank_L: the part of it that grows with the rank, per unit of rank (bytes).
+        adapter_bits_L: size of the layer's adapters that have no rank, such as bottlenecks (bits); None for none.
     """
 
     forward_flop_L: Array
@@ -30,6 +31,7 @@ class LayerCosts:
     lora_bits_per_rank_L: Array
     memory_bytes_L: Array
     memory_bytes_per_rank_L: Array
+    adapter_bits_L: Array | None = None
 
     @property
     def num_layers(self) -> int:

@@ -56,7 +56,7 @@ def client_layer_memory(
     """
     embedding = table.architecture.embedding_values * storage.weight_bytes
     always = embedding + _passing_bytes(table, workload, storage)
-    head = _head_bytes(table, workload.labelled, storage, beside_embedding=True)
+    head = _head_bytes(table, workload.labelled, workload.samples, storage, beside_embedding=True)
     layer_L = np.arange(table.num_layers)
     fixed = _block_bytes(table, storage) + _saved_bytes(table, workload, storage)
     fixed = fixed + always[..., None] * (layer_L == 0)
@@ -150,14 +150,15 @@ def server_memory_bytes(
     if has_embedding:
         total += table.architecture.embedding_values * storage.weight_bytes
     if not u_shape:
-        labelled = np.sum(np.where(served_K, workload.labelled, 0.0))
-        total += _head_bytes(table, labelled, storage, beside_embedding=has_embedding)
+        labelled, samples = (np.sum(np.where(served_K, n, 0.0)) for n in (workload.labelled, workload.samples))
+        total += _head_bytes(table, labelled, samples, storage, beside_embedding=has_embedding)
     return float(total)
 
 
 def _block_bytes(table: CostTable, storage: Storage) -> Array:
-    """Frozen weights of each block, [L]."""
-    return np.full(table.num_layers, table.architecture.block_values * storage.weight_bytes)
+    """Frozen weights of each block and its bottlenecks, with gradients and moments where they train, [L]."""
+    bottleneck_bytes = storage.adapter_bytes / 4 if table.frozen_bottleneck else storage.adapter_bytes
+    return table.architecture.block_values * storage.weight_bytes + table.bottleneck_values_L * bottleneck_bytes
 
 
 def _adapter_bytes(table: CostTable, storage: Storage) -> Array:
@@ -187,15 +188,24 @@ def _passing_bytes(table: CostTable, workload: Workload, storage: Storage) -> Ar
     return np.asarray(workload.tokens, dtype=float) * values * storage.activation_bytes
 
 
-def _head_bytes(table: CostTable, labelled: Amount, storage: Storage, *, beside_embedding: bool) -> Array:
+def _head_bytes(
+    table: CostTable, labelled: Amount, samples: Amount, storage: Storage, *, beside_embedding: bool
+) -> Array:
     """Final norm and head; at labelled positions the norm's input and the loss's gradient; one chunk of logits twice.
 
-    A tied head beside the embedding is the embedding's matrix and takes nothing; [...].
+    A tied head beside the embedding is the embedding's matrix and takes nothing. A head on pooled samples takes its
+    gradients and moments too, and two vectors a sample, while the matrix is loaded without being used; [...].
     """
     a = table.architecture
-    labelled = np.asarray(labelled, dtype=float)
+    labelled, samples = np.asarray(labelled, dtype=float), np.asarray(samples, dtype=float)
     matrix = 0 if a.tied_embeddings and beside_embedding else a.head_values
+    weights = (a.final_norm_values + matrix) * storage.weight_bytes
+    if table.outputs is not None:
+        vectors = samples * (2 * a.hidden_size + 3 * table.outputs) * storage.activation_bytes
+        return weights + table.outputs_values * storage.adapter_bytes + vectors
+    if a.is_encoder:
+        return weights + 0 * labelled
     positions = labelled * (2 * a.hidden_size + 1 + a.has_layer_norm) * storage.activation_bytes
     chunk = np.maximum(storage.logit_values // a.vocab_size, 1)
     logits = 2 * 4 * np.minimum(labelled, chunk) * a.vocab_size
-    return (a.final_norm_values + matrix) * storage.weight_bytes + positions + logits
+    return weights + positions + logits

@@ -10,6 +10,7 @@ import numpy as np
 
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.block import BlockCosts, block_costs
+from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
 from wavetune.units import Array
 
@@ -46,13 +47,17 @@ class Workload:
 
 @dataclass(frozen=True)
 class CostTable:
-    """Costs of a model's layers with a frozen base and LoRA on some modules; see `block_costs` for what is counted.
+    """Costs of a model's layers with a frozen base and adapters on some modules; see `block_costs` for what is counted.
 
     Args:
-        architecture: the decoder.
+        architecture: the model.
         lora_targets: names of the adapted modules, as PEFT takes them; `architecture.default_lora_targets` are PEFT's.
         input_needs_grad: whether something before the first block trains (a soft prompt), or gradient checkpointing
             forces a gradient there; if not, the first block's backward pass spares what only that would need.
+        bottleneck: bottlenecks in every block beside LoRA.
+        frozen_bottleneck: whether they act but do not train, as where only LoRA is aligned.
+        outputs: outputs of a trained head on pooled samples (classes, or one reward), which then stands in the place of
+            the head over the vocabulary.
 
     Raises:
         ConfigError: a target is no linear module of the architecture.
@@ -72,6 +77,9 @@ class CostTable:
     architecture: Architecture
     lora_targets: tuple[str, ...]
     input_needs_grad: bool = False
+    bottleneck: Bottleneck | None = None
+    frozen_bottleneck: bool = False
+    outputs: int | None = None
 
     def __post_init__(self) -> None:
         self.architecture.lora_projections(self.lora_targets)
@@ -80,12 +88,15 @@ class CostTable:
     def blocks(self) -> tuple[BlockCosts, ...]:
         """Costs of each of the L blocks; all but the first are equal."""
         trained = self.architecture.lora_projections(self.lora_targets)
-        first, later = (block_costs(self.architecture, trained, flag) for flag in (self.input_needs_grad, True))
+        first, later = (
+            block_costs(self.architecture, trained, input_needs_grad, self.bottleneck, self.frozen_bottleneck)
+            for input_needs_grad in (self.input_needs_grad, True)
+        )
         return (first, *(later,) * (self.num_layers - 1))
 
     @property
     def num_layers(self) -> int:
-        """L, the number of decoder blocks."""
+        """L, the number of blocks."""
         return self.architecture.num_layers
 
     @property
@@ -97,6 +108,22 @@ class CostTable:
     def lora_values_per_rank_L(self) -> Array:
         """Adapter parameters of each block per unit of rank (values)."""
         return self._each("lora_values_per_rank")
+
+    @cached_property
+    def bottleneck_values_L(self) -> Array:
+        """Bottleneck parameters of each block (values).
+
+        >>> from wavetune.costs.architecture import PRESETS
+        >>> table = CostTable(PRESETS["gpt2"], ("c_attn",), bottleneck=Bottleneck(64))
+        >>> float(32 * table.bottleneck_values_L.sum())  # bits of an upload in fp32
+        37748736.0
+        """
+        return self._each("bottleneck_values")
+
+    @property
+    def outputs_values(self) -> int:
+        """Weights and biases of the head on pooled samples (values)."""
+        return 0 if self.outputs is None else (self.architecture.hidden_size + 1) * self.outputs
 
     @cached_property
     def saved_values_per_token_L(self) -> Array:
@@ -124,21 +151,32 @@ class CostTable:
         """Backward pass of the adapters per unit of rank, [..., L] (FLOP)."""
         return self._flop(workload, "lora_backward_flop_per_token")
 
-    def head_forward_flop(self, workload: Workload) -> Array:
-        """Head at the labelled positions, forward, [...] (FLOP).
+    def bottleneck_forward_flop(self, workload: Workload) -> Array:
+        """Forward pass of the bottlenecks, [..., L] (FLOP)."""
+        return self._flop(workload, "bottleneck_forward_flop_per_token")
 
-        2 d V FLOP a position. Ignores: the final norm and the loss, which hold no matrix product.
+    def bottleneck_backward_flop(self, workload: Workload) -> Array:
+        """Backward pass of the bottlenecks, [..., L] (FLOP)."""
+        return self._flop(workload, "bottleneck_backward_flop_per_token")
+
+    def head_forward_flop(self, workload: Workload) -> Array:
+        """Head at the labelled positions, or on the pooled samples, forward, [...] (FLOP).
+
+        2 d V FLOP a position, or 2 d C a sample for C outputs. Ignores: the final norm, pooling and the loss, which
+        hold no matrix product.
 
         >>> from wavetune.costs.architecture import PRESETS
         >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
         >>> float(table.head_forward_flop(Workload.from_lengths([512], labelled=1)))
         77194752.0
         """
+        if self.outputs is not None:
+            return 2.0 * self.architecture.hidden_size * self.outputs * np.asarray(workload.samples, dtype=float)
         return 2.0 * self.architecture.head_values * np.asarray(workload.labelled, dtype=float)
 
     def head_backward_flop(self, workload: Workload) -> Array:
-        """Head at the labelled positions, backward: the frozen head gives its input's gradient alone, [...] (FLOP)."""
-        return self.head_forward_flop(workload)
+        """Head, backward: frozen, it gives its input's gradient alone; on pooled samples it trains, [...] (FLOP)."""
+        return (1 if self.outputs is None else 2) * self.head_forward_flop(workload)
 
     def _each(self, field: str) -> Array:
         return np.array([getattr(block, field) for block in self.blocks], dtype=float)

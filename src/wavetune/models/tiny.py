@@ -85,7 +85,7 @@ def _write(folder: Path, config: PretrainedConfig, say: Callable[[str], None], e
 
 
 def byte_tokenizer(encoder: bool = False) -> PreTrainedTokenizerFast:
-    """Tokenizer whose pieces are the 256 bytes of UTF-8, after padding, start and end; these enclose an encoder's texts."""
+    """Tokenizer whose pieces are the 256 bytes of UTF-8, after padding, start and end (around an encoder's texts)."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
 
