@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
 from wavetune.allocation.bcd import plan_sflllm
+from wavetune.allocation.energy_power import EnergyTerms
+from wavetune.allocation.energy_search import plan_economically
 from wavetune.allocation.fedsllm_subchannels import Schedule, best_schedule, plan_subchannels
 from wavetune.allocation.learning_accuracy import LearningModel
 from wavetune.allocation.plan import Plan
-from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem
+from wavetune.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class Optimal:
     """The default: all decisions together, with a lower bound that no plan can beat; may be cut short.
 
-    Without a time limit the plan depends on the problem alone, so that a run can be repeated.
+    Without a time limit the plan depends on the problem alone, so that a run can be repeated. Where energy counts the
+    powers are exact and the rest is found by local search; the bound then still holds for the delay.
+
+    Args:
+        time_limit_s: for the search of a plan.
+        energy_weight_s_per_j: seconds of delay that a joule less is worth (`wavetune trade-off` shows the prices).
+        energy_budget_j: most that a client may spend in a round, computing and sending.
+        total_energy_budget_j: most that clients and server may spend in a round together.
+        minimise: the delay with the weighted energy, or the energy alone within `round_deadline_s`.
+        round_deadline_s: a round's planned delay must not be above it.
     """
 
     kind: Literal["optimal"] = field(default="optimal", kw_only=True)
     time_limit_s: Annotated[float, Gt(0)] | None = None
+    energy_weight_s_per_j: Annotated[float, Ge(0)] = 0.0
+    energy_budget_j: Annotated[float, Gt(0)] | None = None
+    total_energy_budget_j: Annotated[float, Gt(0)] | None = None
+    minimise: Literal["delay", "energy"] = "delay"
+    round_deadline_s: Annotated[float, Gt(0)] | None = None
+
+    def __post_init__(self) -> None:
+        if self.minimise == "energy" and self.round_deadline_s is None:
+            raise ConfigError(
+                "method.planner.minimise is 'energy', which is least if a round takes forever; set "
+                "method.planner.round_deadline_s"
+            )
+
+    @property
+    def energy_terms(self) -> EnergyTerms:
+        """What energy is worth and may be spent."""
+
+        def unless_none(most: float | None) -> float:
+            return math.inf if most is None else most
+
+        return EnergyTerms(
+            weight_s_per_j=self.energy_weight_s_per_j,
+            budget_j=unless_none(self.energy_budget_j),
+            total_budget_j=unless_none(self.total_energy_budget_j),
+            deadline_s=unless_none(self.round_deadline_s),
+            least=self.minimise,
+        )
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""
-        return best_plan(problem, self.time_limit_s, warm_start)
+        return plan_economically(problem, self.energy_terms, self.time_limit_s, warm_start)
 
 
 @dataclass(frozen=True)
