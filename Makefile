@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine needs: each makes .venv and installs what it lacks first.
 .NOTPARALLEL:
-.PHONY: help demo test check format docs lock clean
+.PHONY: help demo test check format docs figures lock clean
 
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # More for one run, such as `make test ARGS="-k water_filling"`.
@@ -25,6 +25,9 @@ check: .venv/.dev ## lint, format, types, import order and spelling
 format: .venv/.dev ## rewrite the code in the house format
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
+
+figures: .venv/.core ## draw the planner's figures into docs/figures/ (some minutes)
+	.venv/bin/python tools/draw_figures.py
 
 docs: .venv/.docs ## build the documentation into site/
 	.venv/bin/mkdocs build --strict

@@ -379,15 +379,19 @@ def sweep(
             "cell_radius_m, or the path of any recipe field.",
         ),
     ],
-    seeds: Annotated[int, typer.Option(min=1, help="Draws of devices and channel to average over.")] = 10,
+    seeds: Annotated[int, typer.Option(help="Draws of devices and channel to average over.")] = 10,
     methods: Annotated[
-        str | None, typer.Option(help="Planners to compare, separated by commas; all by default (docs/figures.md).")
+        str | None,
+        typer.Option(
+            help="Planners to compare, separated by commas: proposed, greedy, uniform-power, random-rank, random-cut, "
+            "random-subchannels, all-random, bound; all by default."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; sweeps/RECIPE-FIELD by default. Run again to go on.")
     ] = None,
     settings: Settings = None,
-    jobs: Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Plan over a range of one field with several planners and seeds: figure, table and reading, no training."""
     import shlex
@@ -398,21 +402,27 @@ def sweep(
     from wavetune.sweep.run import Sweep, cores
     from wavetune.sweep.run import run as plan_all
     from wavetune.sweep.summary import summarise
-    from wavetune.sweep.write import write_outcome
+    from wavetune.sweep.write import FILES, write_outcome
 
     base = _recipe(recipe, settings, None, None, None)
     planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
+    if jobs is not None and jobs < 1:
+        raise ConfigError(f"--jobs is {jobs} but must be at least 1")
     folder = out or Path("sweeps") / f"{base.name}-{planned.axis.field}"
-    console, command = Console(highlight=False), shlex.join(["wavetune", *sys.argv[1:]])
+    console = Console(highlight=False)
     try:
         with SweepDisplay(console) as display:
-            records = plan_all(planned, folder, jobs or cores(), display.progress, command)
+            records = plan_all(planned, folder, jobs or cores(), display.progress)
     except KeyboardInterrupt:
         console.print(f"stopped; the same command goes on from {folder}", markup=False, soft_wrap=True)
         raise
-    summary = summarise(planned.axis, planned.methods, planned.seeds, records)
-    console.print(write_outcome(summary, folder), markup=False, soft_wrap=True)
-    console.print(f"wrote {folder / 'figure.svg'}, figure.png, table.csv and reading.txt", markup=False, soft_wrap=True)
+    console.print(
+        write_outcome(summarise(planned, records), folder, shlex.join(["wavetune", *sys.argv[1:]])),
+        f"wrote {', '.join(FILES)} into {folder}",
+        sep="\n",
+        markup=False,
+        soft_wrap=True,
+    )
     if all(record["status"] == "infeasible" for record in records):
         raise typer.Exit(INFEASIBLE)
 

@@ -72,7 +72,7 @@ class Axis:
         if quantity is None:
             return with_settings(base, [f"{self.field}={json.dumps(value)}"])
         if isinstance(value, bool) or not isinstance(value, float | int):
-            raise ConfigError(f"--over {self.field} takes numbers, not {value!r}")
+            raise ConfigError(f"{self.field} takes numbers, not {value!r}")
         settings = quantity.settings(base, value)
         return with_settings(base, [f"{path}={json.dumps(setting)}" for path, setting in settings.items()])
 
@@ -123,9 +123,14 @@ def axis_of(text: str, base: Recipe) -> Axis:
         raise ConfigError(
             f"--over knows no field {field!r}; {nearest(field, QUANTITIES)} The path of any recipe field goes too"
         )
+    if field == "run.seed":
+        raise ConfigError("--over run.seed is what --seeds varies already; vary another field")
     axis = Axis(field, values)
     for value in values:
-        axis.recipe(base, value)
+        try:
+            axis.recipe(base, value)
+        except ConfigError as error:
+            raise ConfigError(f"--over {field}={value}: {error}") from None
     return axis
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ import numpy as np
 
 from wavetune.reporting.format import axis_unit
 from wavetune.sweep.axis import key_of
-from wavetune.sweep.methods import BOUND, PROPOSED
-from wavetune.sweep.summary import Estimate, Point, Summary, title
+from wavetune.sweep.methods import BOUND, PROPOSED, title
+from wavetune.sweep.summary import Estimate, Point, Summary
+from wavetune.units import Array
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,6 +29,7 @@ STYLES = {
     BOUND: {"color": "black", "linestyle": "--", "linewidth": 1.0, "zorder": 6},
 }
 INCHES, DOTS_PER_INCH = (10.0, 4.2), 150
+ASIDE = 0.006  # of the axis, from a method to the next, so that their intervals do not hide each other
 
 
 def save_figure(summary: Summary, stem: Path) -> list[Path]:
@@ -37,11 +38,11 @@ def save_figure(summary: Summary, stem: Path) -> list[Path]:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=INCHES, layout="constrained")
-    has_gains = any(not math.isnan(gain.mean) for gain in summary.overall.values())
+    has_gains = any(gain.count for gain in summary.gains.values())
     delays = figure.add_subplot(1, 1 + has_gains, 1)
     _draw_delays(summary, delays)
     if has_gains:
-        _draw_gains(summary, figure.add_subplot(1, 2, 2))
+        _draw_gains(summary, figure.add_subplot(1, 2, 2, sharex=delays))
     figure.legend(*delays.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
@@ -51,9 +52,9 @@ def save_figure(summary: Summary, stem: Path) -> list[Path]:
 
 
 def _draw_delays(summary: Summary, axes: Axes) -> None:
-    means = [p.delay_s.mean for p in summary.points if not math.isnan(p.delay_s.mean)]
+    means = [p.delay_s.mean for p in summary.points if p.delay_s.count]
     divisor, unit = axis_unit("s", max(means, default=1.0))
-    for method in summary.methods:
+    for method in summary.sweep.methods:
         _line(summary, axes, summary.of(method), [p.delay_s for p in summary.of(method)], divisor)
     if means and max(means) > 4 * min(means):
         axes.set_yscale("log")
@@ -64,7 +65,7 @@ def _draw_delays(summary: Summary, axes: Axes) -> None:
 
 
 def _draw_gains(summary: Summary, axes: Axes) -> None:
-    for method in summary.overall:
+    for method in summary.gains:
         _line(summary, axes, summary.of(method), [p.gain for p in summary.of(method)], 0.01)
     axes.axhline(0.0, color="black", linewidth=0.6)
     axes.set_ylabel("gain of the proposed planner over each (%)")
@@ -73,33 +74,45 @@ def _draw_gains(summary: Summary, axes: Axes) -> None:
 
 def _line(summary: Summary, axes: Axes, points: Sequence[Point], estimates: Sequence[Estimate], divisor: float) -> None:
     """A method's means with error bars; a mean over some of the seeds only is a hollow mark."""
-    style = {"markersize": 5, "linewidth": 1.3, **STYLES[points[0].method]}
-    x = np.array(_positions(summary))
+    method = points[0].method
+    style = {"markersize": 5, "linewidth": 1.3, **STYLES[method]}
+    x = _beside(summary, 0 if method == BOUND else list(STYLES).index(method))
     y, error = (np.array([getattr(e, name) for e in estimates]) / divisor for name in ("mean", "half_width"))
-    error = None if points[0].method == BOUND else np.nan_to_num(error)
-    axes.errorbar(x, y, error, label=title(points[0].method), capsize=2.5, elinewidth=0.8, **style)
-    partial = np.array([0 < p.num_infeasible < p.num_seeds for p in points])
-    if partial.any() and points[0].method != BOUND:
+    error = None if method == BOUND else np.nan_to_num(error)
+    axes.errorbar(x, y, error, label=title(method), capsize=2.0, elinewidth=0.8, **style)
+    partial = np.array([0 < p.delay_s.count < len(summary.sweep.seeds) for p in points])
+    if partial.any() and method != BOUND:
         face = {"linestyle": "none", "markerfacecolor": "white", "zorder": 7}
         axes.plot(x[partial], y[partial], **{**style, **face})
 
 
 def _positions(summary: Summary) -> list[float]:
-    axis = summary.axis
+    axis = summary.sweep.axis
     if not axis.is_numeric:
         return list(map(float, range(len(axis.values))))
     return [float(v) / axis.scale[0] for v in axis.values if isinstance(v, float | int)]
 
 
+def _is_logarithmic(summary: Summary) -> bool:
+    x = _positions(summary)
+    return summary.sweep.axis.is_numeric and min(x) > 0 and max(x) >= 10 * min(x)
+
+
+def _beside(summary: Summary, rank: int) -> Array:
+    """Where the method of that rank stands."""
+    x = np.array(_positions(summary))
+    if _is_logarithmic(summary):
+        return x * (max(x) / min(x)) ** (ASIDE * rank)
+    return x + ASIDE * rank * (max(x) - min(x))
+
+
 def _finish(summary: Summary, axes: Axes) -> None:
-    axis, x = summary.axis, _positions(summary)
+    axis, x = summary.sweep.axis, _positions(summary)
     unit = axis.scale[1]
-    if not axis.is_numeric:
-        axes.set_xticks(x, [axis.show(v) for v in axis.values])
-    elif min(x) > 0 and max(x) >= 10 * min(x):
+    if _is_logarithmic(summary):
         axes.set_xscale("log")
-        axes.set_xticks(x, [f"{v:g}" for v in x], minor=False)
         axes.set_xticks([], minor=True)
+    axes.set_xticks(x, [f"{v:g}" for v in x] if axis.is_numeric else [axis.show(v) for v in axis.values])
     axes.set_xlabel(f"{axis.title} ({unit})" if unit else axis.title)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, linewidth=0.4, alpha=0.5)
@@ -107,13 +120,14 @@ def _finish(summary: Summary, axes: Axes) -> None:
 
 def _mark_infeasible(summary: Summary, axes: Axes) -> None:
     """Say above the axis at which values, and for how many seeds, no plan exists."""
-    for x, value in zip(_positions(summary), summary.axis.values, strict=True):
-        worst = max((p for p in summary.points if key_of(p.value) == key_of(value)), key=lambda p: p.num_infeasible)
-        if worst.num_infeasible:
-            words = f"no plan:\n{worst.num_infeasible} of {worst.num_seeds}"
+    seeds = len(summary.sweep.seeds)
+    for x, value in zip(_positions(summary), summary.sweep.axis.values, strict=True):
+        planned = min(p.delay_s.count for p in summary.points if key_of(p.value) == key_of(value))
+        if planned < seeds:
             axes.axvline(x, color="#B00020", linewidth=0.8, linestyle=":")
-            axes.annotate(words, (x, 1.0), xycoords=("data", "axes fraction"), va="top", ha="right", fontsize=8,
-                          color="#B00020", xytext=(-3, 0), textcoords="offset points")  # fmt: skip
+            axes.annotate(f"no plan:\n{seeds - planned} of {seeds}", (x, 1.0), xycoords=("data", "axes fraction"),
+                          va="top", ha="right", fontsize=8, color="#B00020", xytext=(-3, 0),
+                          textcoords="offset points")  # fmt: skip
 
 
 def _plain_ticks(axes: Axes) -> None:

@@ -6,10 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wavetune.allocation import baselines
+from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.plan import Plan
+from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, nearest
-from wavetune.federation.planning import DEFAULT, PaperGreedy
 
 PROPOSED, BOUND = "proposed", "bound"
 
@@ -24,21 +25,44 @@ class Method:
 
 
 METHODS = {
-    PROPOSED: Method("proposed planner", "subchannels, power, cut and rank together", DEFAULT.plan),
-    "greedy": Method("greedy (SflLLM)", "the paper's block-coordinate method, our reconstruction", PaperGreedy().plan),
+    PROPOSED: Method(
+        "proposed planner", "subchannels, power, cut and rank together", lambda problem, seed: best_plan(problem)
+    ),
+    "greedy": Method(
+        "greedy (SflLLM)",
+        "the paper's method, our reconstruction: greedy subchannels, exact power, exhaustive cut and rank, in turns",
+        lambda problem, seed: plan_sflllm(problem),
+    ),
     "uniform-power": Method(
         "uniform power",
-        "the same power density everywhere, greedy subchannels",
+        "the same power density everywhere; greedy subchannels, exhaustive cut and rank",
         lambda problem, seed: baselines.plan_uniform_power(problem),
     ),
-    "random-rank": Method("random rank", "a rank drawn at random, the rest as the greedy", baselines.plan_random_rank),
-    "random-cut": Method("random cut", "a cut drawn at random, the rest as the greedy", baselines.plan_random_cut),
-    "random-subchannels": Method(
-        "random subchannels", "subchannels drawn at random, the rest optimised", baselines.plan_random_subchannels
+    "random-rank": Method(
+        "random rank",
+        "a rank drawn at random; the rest by the proposed planner",
+        lambda problem, seed: baselines.plan_random_rank(problem, seed, best_plan),
     ),
-    "all-random": Method("all random", "all drawn at random, uniform power", baselines.plan_all_random),
+    "random-cut": Method(
+        "random cut",
+        "a cut drawn at random; the rest by the proposed planner",
+        lambda problem, seed: baselines.plan_random_cut(problem, seed, best_plan),
+    ),
+    "random-subchannels": Method(
+        "random subchannels",
+        "subchannels drawn at random; exact power, exhaustive cut and rank",
+        baselines.plan_random_subchannels,
+    ),
+    "all-random": Method(
+        "all random", "subchannels, cut and rank drawn at random; uniform power", baselines.plan_all_random
+    ),
 }
 NAMES = (*METHODS, BOUND)
+
+
+def title(method: str) -> str:
+    """What a method is called."""
+    return "lower bound" if method == BOUND else METHODS[method].title
 
 
 def methods_of(text: str | None) -> tuple[str, ...]:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.errors import RunFolderError
-from wavetune.federation.run_folder import explained, write_whole
+from wavetune.federation.run_folder import explained, to_json, write_whole
 from wavetune.sweep.axis import Value, key_of
 
 RESUME = "what was planned before is kept, the same command continues once that is put right"
@@ -26,20 +26,19 @@ class Results:
     records: dict[Key, Record] = field(default_factory=dict[Key, Record])
 
     @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any], notes: Mapping[str, Any]) -> Results:
+    def open(cls, folder: Path, identity: Mapping[str, Any]) -> Results:
         """Start or continue a sweep in a folder; the last line of a stopped one may be torn, and is planned again.
 
         Args:
             folder: where.
             identity: what must be the same for results to go together.
-            notes: what else the folder shall tell.
 
         Raises:
             RunFolderError: the folder holds another sweep, is damaged or cannot be written.
         """
         described, path = folder / "sweep.json", folder / "results.jsonl"
         try:
-            old = json.loads(described.read_text(encoding="utf-8")) if described.exists() else dict(identity)
+            old = dict(json.loads(described.read_text(encoding="utf-8"))) if described.exists() else {**identity}
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             whole = text[: text.rfind("\n") + 1]
             lines = [json.loads(line) for line in whole.splitlines()]
@@ -48,7 +47,7 @@ class Results:
             raise RunFolderError(f"cannot continue the sweep in {folder}: {error}; choose another --out") from error
         if differing := [name for name in identity if old.get(name) != identity[name]]:
             raise RunFolderError(f"{folder} holds a sweep with another {differing[0]}; choose another --out")
-        write_whole(described, json.dumps({**identity, **notes}, indent=1) + "\n", RESUME)
+        write_whole(described, json.dumps(identity, indent=1) + "\n", RESUME)
         if whole != text:
             write_whole(path, whole, RESUME)
         return cls(folder, records)
@@ -57,7 +56,7 @@ class Results:
         """Append one cell."""
         path = self.folder / "results.jsonl"
         with explained(path, RESUME), path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(record, allow_nan=False) + "\n")
+            file.write(to_json(record, path) + "\n")
         self.records[key(record["value"], record["seed"], record["method"])] = record
 
 

@@ -5,25 +5,29 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import wavetune
-from wavetune.errors import ConfigError
+from wavetune.allocation.problem import Problem
+from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.method import Central, Split
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
-from wavetune.sweep.axis import Axis, Value
+from wavetune.sweep.axis import Axis, Value, key_of
 from wavetune.sweep.methods import BOUND, METHODS
 from wavetune.sweep.results import Record, Results, key
 
 Cell = tuple[Value, int, str]
 Progress = Callable[[str, int, int], None]  # what is counted, how many are done, of how many
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,8 @@ class Sweep:
 
     def __post_init__(self) -> None:
         method = self.recipe.method
+        if self.num_seeds < 1:
+            raise ConfigError(f"--seeds is {self.num_seeds} but must be at least 1")
         if isinstance(method.topology, Central):
             raise ConfigError(f"{self.recipe.name} trains in one place and sends nothing: there is no plan to sweep")
         cut = method.topology.cut if isinstance(method.topology, Split) else None
@@ -60,27 +66,40 @@ class Sweep:
         return replace(recipe, run=replace(recipe.run, seed=seed))
 
 
-def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress, command: str = "") -> list[Record]:
-    """Plan the cells that the folder does not hold yet; returns the records of all cells of this sweep in their order.
+def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Record]:
+    """Plan the cells that the folder does not hold yet, each saved as soon as it is planned.
+
+    Args:
+        sweep: what to plan.
+        folder: where to save; made if it does not exist.
+        jobs: processes, of one numeric thread each; with 1 all is done in this process.
+        progress: told of every step.
+
+    Returns:
+        The records of all cells in their order, whatever the number of processes and of interruptions.
 
     Raises:
-        ConfigError: a value does not suit the recipe.
-        RunFolderError: the folder holds another sweep or cannot be written.
+        ConfigError: a value does not suit the recipe, its model or its data.
+        RunFolderError: the folder holds another sweep or cannot be written, or a process was killed.
     """
     identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
-    notes = {"values": sweep.axis.values, "seeds": sweep.seeds, "methods": sweep.methods, "command": command}
-    results = Results.open(folder, identity, notes)
-    cells = sweep.cells
-    todo = [cell for cell in cells if key(*cell) not in results.records]
-    with _workers(min(jobs, len(todo))) as each:
-        tasks = [(*cell, sweep.at(*cell[:2])) for cell in todo]
-        counts = _counts([recipe for *_, recipe in tasks], each, progress)
-        planned = len(cells) - len(todo)
-        for record in each(_plan_cell, [(*task, counts[_source(task[-1])]) for task in tasks]):
-            results.add(record)
-            planned += 1
-            progress("cells", planned, len(cells))
-    return [results.records[key(*cell)] for cell in cells]
+    results = Results.open(folder, identity)
+    recipes = {cell: sweep.at(*cell[:2]) for cell in sweep.cells if key(*cell) not in results.records}
+    done, total = len(sweep.cells) - len(recipes), len(sweep.cells)
+    try:
+        with _workers(min(jobs, len(recipes))) as each:
+            counts = _counts(recipes.values(), each, progress)
+            tasks = [(*cell, recipe, counts[_source(recipe)]) for cell, recipe in recipes.items()]
+            _check(tasks, results)
+            for done, record in enumerate(each(_plan_cell, tasks), start=done + 1):  # noqa: B020
+                results.add(record)
+                progress("cells", done, total)
+    except BrokenProcessPool as error:
+        raise RunFolderError(
+            f"the sweep in {folder} stopped as one of its processes was killed, perhaps for want of memory; the same "
+            "command with fewer --jobs goes on"
+        ) from error
+    return [results.records[key(*cell)] for cell in sweep.cells]
 
 
 def cores() -> int:
@@ -88,15 +107,17 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _counts(recipes: Sequence[Recipe], each: Each, progress: Progress) -> dict[str, SampleCount]:
-    """What planning takes from model and data, once for all recipes that share it; checks that the recipes suit it."""
+Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
+Task = tuple[Value, int, str, Recipe, SampleCount]
+
+
+def _counts(recipes: Iterable[Recipe], each: Each, progress: Progress) -> dict[str, SampleCount]:
+    """What planning takes from model and data, once for all recipes that share it."""
     sources = {_source(recipe): recipe for recipe in recipes}
     counts: dict[str, SampleCount] = {}
     for source, count in each(_count, list(sources.items())):
         counts[source] = count
         progress("data sets", len(counts), len(sources))
-    for recipe in {repr(replace(r, run=replace(r.run, seed=0))): r for r in recipes}.values():
-        _planner(recipe, counts[_source(recipe)])
     return counts
 
 
@@ -108,14 +129,34 @@ def _count(source: str, recipe: Recipe) -> tuple[str, SampleCount]:
     return source, count_samples(recipe)
 
 
-def _planner(recipe: Recipe, count: SampleCount) -> Any:
-    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K)
+def _check(tasks: Sequence[Task], results: Results) -> None:
+    """Refuse, before anything is planned, a value that does not suit and cells whose samples were counted otherwise."""
+    checked = {key_of(value): (recipe, count) for value, *_, recipe, count in tasks}
+    for recipe, count in checked.values():
+        _problem(recipe, count)
+    for (value, *_), record in results.records.items():
+        if value in checked and record["samples"] != checked[value][1].how:
+            raise RunFolderError(
+                f"{results.folder} holds cells whose samples were {record['samples']}, now they are "
+                f"{checked[value][1].how}; choose another --out"
+            )
+
+
+def _problem(recipe: Recipe, count: SampleCount) -> Problem:
+    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K).problem(0)
+
+
+_warm: set[str] = set()  # methods that this process has planned with
 
 
 def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: SampleCount) -> Record:
-    problem = _planner(recipe, count).problem(0)
+    problem, plan_with = _problem(recipe, count), METHODS[method].plan
+    if method not in _warm:  # so that the first cell is not charged for loading compiled kernels
+        plan_with(problem, seed)
+        _warm.add(method)
     started_s = time.perf_counter()
-    plan = METHODS[method].plan(problem, seed)
+    plan = plan_with(problem, seed)
+    wall_s = time.perf_counter() - started_s
     found = plan.status == "ok"
     return {
         "value": value,
@@ -125,22 +166,20 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         "reason": plan.reason,
         "delay_s": plan.delay_s if found else None,
         "lower_bound_s": plan.lower_bound_s if found else None,
-        "wall_s": round(time.perf_counter() - started_s, 4),
+        "wall_s": round(wall_s, 6),
+        "samples": count.how,
     }
 
 
-Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
-
-
 @contextmanager
-def _workers(jobs: int) -> Iterator[Each]:
+def _workers(jobs: int) -> Generator[Each]:
     """How to call a function on several argument tuples: here, or in processes and then in the order they finish."""
     if jobs <= 1:
         yield lambda function, arguments: (function(*a) for a in arguments)
         return
-    # Spawned, as forking a process with threads may hang it; without Ctrl-C, which is for the parent to handle.
+    # Spawned, as forking a process with threads may hang it.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+    with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
 
         def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
             return (future.result() for future in as_completed([pool.submit(function, *a) for a in arguments]))
@@ -150,3 +189,28 @@ def _workers(jobs: int) -> Iterator[Each]:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+@contextmanager
+def _one_numeric_thread() -> Generator[None]:
+    """Processes started in this block compute with one thread each."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

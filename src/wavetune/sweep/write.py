@@ -1,19 +1,112 @@
-"""The files that a finished sweep leaves: figure, table and reading."""
+"""The files that a finished sweep leaves: figure, table, summary, and a page on them."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
+import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from wavetune.federation.run_folder import ELSEWHERE, explained, write_whole
+from wavetune.reporting.format import DASH, percent, seconds
 from wavetune.sweep.figure import save_figure
-from wavetune.sweep.summary import Summary, reading, table
+from wavetune.sweep.methods import METHODS, title
+from wavetune.sweep.reading import interval, reading
+from wavetune.sweep.summary import Point, Summary
+
+FILES = ("figure.svg", "figure.png", "table.csv", "summary.json", "sweep.md")
 
 
-def write_outcome(summary: Summary, folder: Path) -> str:
-    """Write figure.svg, figure.png, table.csv and reading.txt into a folder; returns the reading."""
-    words = reading(summary)
-    write_whole(folder / "table.csv", table(summary), ELSEWHERE)
-    write_whole(folder / "reading.txt", words + "\n", ELSEWHERE)
+def write_outcome(summary: Summary, folder: Path, command: str) -> str:
+    """Write `FILES` into a folder; returns the reading."""
     with explained(folder, ELSEWHERE):
         save_figure(summary, folder / "figure")
-    return words
+    write_whole(folder / "table.csv", table(summary), ELSEWHERE)
+    write_whole(folder / "summary.json", json.dumps(_known(to_dict(summary, command)), indent=1) + "\n", ELSEWHERE)
+    write_whole(folder / "sweep.md", page(summary, command), ELSEWHERE)
+    return reading(summary)
+
+
+def table(summary: Summary) -> str:
+    """The points as CSV: means with the half widths of their intervals, empty where there is no number."""
+    head = ("method", "seeds", "planned", "delay_s", "ci95_delay_s", "gain", "ci95_gain", "planning_s", "reason")
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow((summary.sweep.axis.field, *head))
+    for p in summary.points:
+        numbers = (p.delay_s.mean, p.delay_s.half_width, p.gain.mean, p.gain.half_width, p.planning_s)
+        shown = ("" if math.isnan(n) else f"{n:.6g}" for n in numbers)
+        writer.writerow((p.value, p.method, len(summary.sweep.seeds), p.delay_s.count, *shown, p.reason))
+    return text.getvalue()
+
+
+def to_dict(summary: Summary, command: str) -> dict[str, Any]:
+    """The whole summary as plain values."""
+    axis = summary.sweep.axis
+    return {
+        "command": command,
+        "recipe": summary.sweep.recipe.name,
+        "field": axis.field,
+        "values": axis.values,
+        "seeds": summary.sweep.seeds,
+        "methods": {name: METHODS[name].note for name in summary.sweep.methods if name in METHODS},
+        "samples": summary.samples,
+        "gains": {name: asdict(gain) for name, gain in summary.gains.items()},
+        "largest_gap": summary.largest_gap,
+        "points": [asdict(point) for point in summary.points],
+        "reading": reading(summary),
+    }
+
+
+def _known(value: Any) -> Any:
+    """The value with null for what is not known, as JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _known(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_known(part) for part in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def page(summary: Summary, command: str) -> str:
+    """Figure, command, reading and a table of the methods, in Markdown."""
+    axis, seeds = summary.sweep.axis, summary.sweep.seeds
+    over = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
+    rows = [_row(summary, name) for name in summary.sweep.methods if name in METHODS]
+    return "\n".join(
+        [
+            f"# Delay against {axis.title}",
+            "",
+            f"![Delay against {axis.title}, and the proposed planner's gain over each method](figure.svg)",
+            "",
+            f"```bash\n{command}\n```",
+            "",
+            reading(summary),
+            "",
+            f"The proposed planner's gain over each method, with 95 % intervals over {over}:",
+            "",
+            "| method | gain, all values | least gain | largest gain | median time of a plan |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+        ]
+    )
+
+
+def _row(summary: Summary, method: str) -> str:
+    points = [p for p in summary.of(method) if p.gain.count]
+
+    def at(p: Point) -> str:
+        return f"{percent(p.gain.mean)} at {summary.sweep.axis.show(p.value)}"
+
+    cells = [DASH] * 3
+    if points:
+        gain = summary.gains[method]
+        least, largest = (choose(points, key=lambda p: p.gain.mean) for choose in (min, max))
+        cells = [f"{percent(gain.mean)} ({interval(gain)})".replace(" ()", ""), at(least), at(largest)]
+    planning = seconds(float(np.median([p.planning_s for p in summary.of(method)])))
+    return f"| {title(method)} | {' | '.join(cells)} | {planning} |"

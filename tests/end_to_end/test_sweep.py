@@ -1,0 +1,116 @@
+"""A sweep as its user meets it: processes that are stopped and killed, results that do not care, and bad input."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from helpers.command_line import assert_refused, wavetune
+from helpers.sweeps import QUICK, without_times
+
+SETTINGS = [word for setting in QUICK[:3] for word in ("--set", setting)]
+SWEEP = ["sweep", "sflllm", *SETTINGS, "--over", "bandwidth_hz=5e6,10e6", "--seeds", "3"]
+CELLS = 2 * 3 * 7
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory):
+    """No model in the cache, and a torch that cannot be imported: neither is needed, in no process of a sweep."""
+    folder = tmp_path_factory.mktemp("environment")
+    (folder / "torch.py").write_text("raise ImportError('a sweep imported torch')\n")
+    return {**os.environ, "WAVETUNE_CACHE": str(folder / "cache"), "PYTHONPATH": str(folder)}
+
+
+def start(environment, folder):
+    command = [sys.executable, "-m", "wavetune.cli", *SWEEP, "--jobs", "2", "--out", str(folder / "sweep")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=folder, env=environment, **streams)
+
+
+def stopped(process, number):
+    """Send a signal as soon as some cells are planned. Returns what was said when the last process has ended."""
+    said = next(line for line in process.stdout if line.startswith("cells "))
+    process.send_signal(number)
+    out, err = process.communicate(timeout=240)  # to the end of both streams, which every worker holds open
+    assert "Traceback" not in err, err
+    return said + out
+
+
+def cells(folder):
+    lines = (folder / "sweep" / "results.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
+def test_sweep_that_is_stopped_and_killed_ends_like_one_that_is_not(environment, tmp_path, monkeypatch):
+    process = start(environment, tmp_path)
+    assert f"the same command goes on from {tmp_path / 'sweep'}" in stopped(process, signal.SIGINT)
+    assert process.returncode == 130
+    after_interrupt = cells(tmp_path)
+    process = start(environment, tmp_path)
+    stopped(process, signal.SIGKILL)
+    after_kill = cells(tmp_path)
+    assert 0 < len(after_interrupt) < len(after_kill) < CELLS
+    assert after_kill[: len(after_interrupt)] == after_interrupt
+
+    process = start(environment, tmp_path)
+    out, err = process.communicate(timeout=240)
+    assert (process.returncode, err) == (0, "")
+    assert f"cells {CELLS}/{CELLS}" in out
+    assert "below greedy (SflLLM)" in out
+
+    monkeypatch.setenv("WAVETUNE_CACHE", environment["WAVETUNE_CACHE"])
+    answer = wavetune(*SWEEP, "--jobs", 1, "--out", tmp_path / "whole")
+    assert answer.code == 0, answer.err
+    whole = [json.loads(line) for line in (tmp_path / "whole" / "results.jsonl").read_text().splitlines()]
+    key = lambda r: (r["seed"], r["value"], r["method"])  # noqa: E731
+    assert sorted(without_times(cells(tmp_path)), key=key) == sorted(without_times(whole), key=key)
+    readings = [json.loads((tmp_path / name / "summary.json").read_text())["reading"] for name in ("sweep", "whole")]
+    assert readings[0] == readings[1]
+    assert "Samples were estimated at 4 characters a token" in readings[0]
+
+
+def test_world_without_a_plan_is_exit_code_3_and_the_reason_is_in_every_file(tmp_path):
+    answer = wavetune("sweep", "sflllm", *SETTINGS, "--set", "world.scenario.population.memory_bytes=1000", "--over",
+                      "cell_radius_m=100,200", "--seeds", 1, "--jobs", 1, "--out", tmp_path / "sweep")  # fmt: skip
+    assert answer.code == 3
+    assert "No cell of the sweep has a plan." in answer.out
+    for name in ("results.jsonl", "table.csv", "summary.json", "sweep.md"):
+        assert "memory" in (tmp_path / "sweep" / name).read_text()
+
+
+def test_folder_that_holds_another_sweep_is_refused(tmp_path):
+    sweep = ["sweep", "sflllm", *SETTINGS, "--seeds", 1, "--methods", "all-random", "--out", tmp_path / "sweep"]
+    assert wavetune(*sweep, "--over", "cell_radius_m=100").code == 0
+    assert_refused(wavetune(*sweep, "--over", "num_clients=2"), "another field", "choose another --out")
+    assert_refused(wavetune(*sweep, "--over", "cell_radius_m=100", "--set", "run.seed=1"), "another recipe")
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        (["--over", "bandwith_hz=1e6"], ["'bandwith_hz'", "did you mean 'bandwidth_hz'"]),
+        (["--over", "world.scenario.cell_radius=5"], ["did you mean 'cell_radius_m'"]),
+        (["--over", "num_clients=two"], ["num_clients takes numbers, not 'two'"]),
+        (["--over", "num_clients=2.5"], ["num_clients is 2.5", "integer"]),
+        (["--over", "run.local_steps=many"], ["run.local_steps is 'many'"]),
+        (["--over", "bandwidth_hz"], ["FIELD=v1,v2"]),
+        (["--methods", "gredy"], ["'gredy'", "did you mean 'greedy'"]),
+        (["--methods", ""], ["--methods names none"]),
+        (["--seeds", "0"], ["--seeds is 0"]),
+        (["--seeds=-3"], ["--seeds is -3"]),
+        (["--jobs", "0"], ["--jobs is 0"]),
+        (["--set", "run.rouns=3"], ["did you mean 'rounds'"]),
+        (["--over", "world.model=gpt3"], ["'gpt3'", "no preset"]),
+        (["--over", "num_clients=2,90"], ["without data"]),
+    ],
+)
+def test_bad_input_is_one_sentence_and_writes_no_cell(changed, words, tmp_path):
+    assert_refused(wavetune(*SWEEP, "--jobs", 1, *changed, "--out", tmp_path / "sweep"), *words)
+    assert not (tmp_path / "sweep" / "results.jsonl").exists()
+
+
+def test_unknown_recipe_is_refused():
+    assert_refused(wavetune("sweep", "sfllm", "--over", "num_clients=2"), "did you mean 'sflllm'")
