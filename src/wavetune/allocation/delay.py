@@ -242,6 +242,8 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     backward_K, server_backward_K = _split(costs.backward_flop_L, costs.lora_backward_flop_per_rank_L, cut_K, rank_K)
     activation_bits_IK = (batch * costs.activation_bits_L[cut_K - 1])[None]
     adapter_bits_K = rank_K * _before(costs.lora_bits_per_rank_L, cut_K)
+    if costs.adapter_bits_L is not None:
+        adapter_bits_K = adapter_bits_K + _before(costs.adapter_bits_L, cut_K)
     return RoundLoad(
         client_forward_flop_IK=batch * forward_K[None],
         uplink_bits_IK=activation_bits_IK,

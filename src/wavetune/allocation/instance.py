@@ -66,7 +66,9 @@ def problem_from_json(data: object) -> Problem:
 
 def problem_to_json(problem: Problem) -> Json:
     """The plan instance of a problem (the downlink and the energies have no place in the format)."""
-    costs = {name.removesuffix("_L"): value.tolist() for name, value in vars(problem.costs).items()}
+    costs = {
+        name.removesuffix("_L"): value.tolist() for name, value in vars(problem.costs).items() if value is not None
+    }
     clients = [
         {
             "flop_per_s": float(problem.client_flop_per_s_K[k]),
@@ -134,7 +136,7 @@ def _layer_costs(costs: Json) -> LayerCosts:
     )
     arrays = {name: _numbers(_get(costs, name, "$.costs"), f"$.costs.{name}") for name in required}
     num_layers = len(arrays["forward_flop"])
-    for name in ("memory_bytes", "memory_bytes_per_rank"):
+    for name in ("memory_bytes", "memory_bytes_per_rank", "adapter_bits"):
         arrays[name] = _numbers(costs[name], f"$.costs.{name}") if name in costs else np.zeros(num_layers)
     for name, values in arrays.items():
         if len(values) != num_layers:

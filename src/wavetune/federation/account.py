@@ -115,7 +115,8 @@ class Accountant:
     ) -> RoundLoad:
         """What the round asks of everyone, given the bits of its steps and of the adapter exchange.
 
-        All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which costs no time of theirs.
+        All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which
+        costs no time of theirs.
         """
         topology = self.method.topology
         work = split_work(

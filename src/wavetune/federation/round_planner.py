@@ -20,6 +20,8 @@ from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.method import Central, Federated, Method, Split
 from wavetune.federation.planning import Fedsllm
+from wavetune.federation.sharing import AdapterKind
+from wavetune.units import Array
 from wavetune.wireless.channel import draw_channel
 from wavetune.wireless.scenario import Device, Scenario
 
@@ -89,7 +91,18 @@ class RoundPlanner:
             token_pairs_per_sample=stats.token_pairs,
             u_shape=u_shape,
         )
-        return replace(costs, lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share)
+        others_L = self._shared_L("bottleneck") * self.table.bottleneck_values_L
+        others_L[-1] += self._shared_L("head")[-1] * self.table.outputs_values
+        return replace(
+            costs,
+            lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._shared_L("lora"),
+            adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
+        )
+
+    def _shared_L(self, kind: AdapterKind) -> Array:
+        """1 for the blocks whose adapters of a kind are shared, else 0, [L]."""
+        sharing, layers = self.method.sharing, self.table.num_layers
+        return np.array([float(sharing.role(kind, layer, layers) == "shared") for layer in range(layers)])
 
     @property
     def adapter_bits_per_value(self) -> float:

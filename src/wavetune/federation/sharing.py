@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 if TYPE_CHECKING:
-    from wavetune.models.lora import AdapterKind, AdapterSite
+    from wavetune.models.lora import AdapterSite
 
+AdapterKind = Literal["lora", "bottleneck", "head"]
 Role = Literal["shared", "personal", "frozen"]
 
 
@@ -22,7 +23,7 @@ class Sharing:
     personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
     """
 
-    shared: tuple[Literal["lora", "bottleneck", "head"], ...] = ("lora", "bottleneck", "head")
+    shared: tuple[AdapterKind, ...] = ("lora", "bottleneck", "head")
     shared_layers: Annotated[int, Ge(0)] | None = None
     trained_layers: Annotated[int, Ge(1)] | None = None
 

@@ -168,7 +168,9 @@ def _export(
     named = {"global": factors} | {f"client-{client:02d}": own for client, own in personal.items()}
     with explained(adapters):
         for name, own in named.items():
-            save_peft_adapter(adapters / name, own, bank.sites, bank.scale, base, transposed)
+            lora = [site for site in bank.sites if site.kind == "lora" and site.name in own]
+            if lora:
+                save_peft_adapter(adapters / name, own, lora, bank.scale, base, transposed)
 
 
 def _write_world(folder: RunFolder, session: Session) -> None:

@@ -92,7 +92,7 @@ def build(
     tokenizer = load_tokenizer(model.folder)
     data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
     samples_K = [len(rows) for rows in data.rows_by_client]
-    planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K)
+    planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K, len(data.classes))
     recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps))
     plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)
     if plan.status != "ok":

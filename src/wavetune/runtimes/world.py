@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 
 from wavetune.costs.architecture import PRESETS, Architecture
 from wavetune.costs.table import CostTable, Workload
+from wavetune.data.classes import class_names
 from wavetune.data.settings import load_samples, prepare
-from wavetune.data.templates import TokenSet
+from wavetune.data.templates import ClassTemplate, TokenSet
 from wavetune.errors import ConfigError, ModelError, nearest
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.recipe import Recipe
@@ -36,7 +37,11 @@ def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]], active_K: Seq
 
 
 def plan_world(
-    recipe: Recipe, architecture: Architecture, statistics: SampleStatistics, num_samples_K: Sequence[int]
+    recipe: Recipe,
+    architecture: Architecture,
+    statistics: SampleStatistics,
+    num_samples_K: Sequence[int],
+    num_classes: int = 0,
 ) -> RoundPlanner:
     """The planner of a recipe's world; checks the method against the clients and the model."""
     method, run = recipe.method, recipe.run
@@ -48,7 +53,7 @@ def plan_world(
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),
-        CostTable(architecture, targets),
+        CostTable(architecture, targets, bottleneck=method.bottleneck, outputs=num_classes or None),
         method,
         statistics,
         tuple(num_samples_K),
@@ -123,13 +128,14 @@ class SampleCount:
     architecture: Architecture
     statistics: SampleStatistics
     num_samples_K: tuple[int, ...]
+    num_classes: int  # 0 where text is learned
     how: str
 
 
 def planner_of(recipe: Recipe) -> tuple[RoundPlanner, str]:
     """The planner of a recipe without loading its model, and a sentence on how its samples were counted."""
     count = count_samples(recipe)
-    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K), count.how
+    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K, count.num_classes), count.how
 
 
 def count_samples(recipe: Recipe) -> SampleCount:
@@ -145,21 +151,26 @@ def count_samples(recipe: Recipe) -> SampleCount:
     if folder is not None and (folder / "tokenizer.json").exists():
         data = prepare(recipe.world.data, PlainTokenizer(folder), num_clients, seed)
         samples_K = tuple(len(rows) for rows in data.rows_by_client)
-        return SampleCount(architecture_of(folder), statistics_of(data.train), samples_K, "counted exactly")
+        return SampleCount(
+            architecture_of(folder), statistics_of(data.train), samples_K, len(data.classes), "counted exactly"
+        )
     if recipe.world.model not in PRESETS:
         raise ConfigError(
             f"world.model {recipe.world.model!r} is not on this disk and no preset; "
             f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
         )
-    examples = load_samples(recipe.world.data, seed).train
+    corpus, template = load_samples(recipe.world.data, seed), recipe.world.data.template
+    examples, classes = corpus.train, class_names(corpus) if isinstance(template, ClassTemplate) else ()
     prompt, answer = (
         np.array([len(t) for t in texts]) / _CHARACTERS_PER_TOKEN
         for texts in zip(*((e.prompt, e.answer) for e in examples), strict=True)
     )
-    rows = recipe.world.data.partition.split(
-        [e.domain for e in examples], num_clients, seed, recipe.world.data.minimum_samples
-    )
-    tokens = prompt + answer
-    statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), float(answer.mean()))
+    by_label = isinstance(template, ClassTemplate) and template.partition_by == "label"
+    domains = [e.answer if by_label else e.domain for e in examples]
+    rows = recipe.world.data.partition.split(domains, num_clients, seed, recipe.world.data.minimum_samples)
+    tokens = prompt if classes else prompt + answer
+    labelled = 1.0 if classes else float(answer.mean())
+    statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), labelled)
     how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
-    return SampleCount(PRESETS[recipe.world.model], statistics, tuple(len(r) for r in rows), how)
+    samples_K = tuple(len(r) for r in rows)
+    return SampleCount(PRESETS[recipe.world.model], statistics, samples_K, len(classes), how)
