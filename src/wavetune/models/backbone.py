@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokeni
 from transformers.pytorch_utils import Conv1D
 from transformers.utils import logging
 
+from wavetune.costs.architecture import ENCODERS
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
 from wavetune.models.bottleneck import StackedBottleneck, last_map
@@ -30,8 +31,6 @@ from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
-
-ENCODERS = ("bert", "roberta", "xlm-roberta")
 
 _KNOWN_SCALING = ("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier")
 
@@ -143,11 +142,8 @@ def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
     with warnings.catch_warnings(), _no_progress_bars():
         warnings.simplefilter("ignore")
         try:
-            kind = (
-                AutoModel
-                if is_encoder(AutoConfig.from_pretrained(str(folder), local_files_only=True))
-                else AutoModelForCausalLM
-            )
+            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
+            kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
             loaded: Any = kind.from_pretrained(
                 str(folder),
                 dtype=torch.float32,

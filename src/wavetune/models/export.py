@@ -20,10 +20,12 @@ def save_peft_adapter(
     scale: float,
     base: str,
     transposed: bool,
+    task: str = "CAUSAL_LM",
 ) -> None:
     """Write one adapter. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
 
-    `base` is the model's name or folder, `transposed` whether the base stores its weights as `[in, out]` (GPT-2).
+    `base` is the model's name or folder, `transposed` whether the base stores its weights as `[in, out]` (GPT-2),
+    `task` PEFT's name for what the base is.
     """
     from peft import LoraConfig
 
@@ -33,7 +35,7 @@ def save_peft_adapter(
         lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
         target_modules=sorted({site.name.rsplit(".", 1)[-1] for site in sites}),
         fan_in_fan_out=transposed,
-        task_type="CAUSAL_LM",
+        task_type=task,
         base_model_name_or_path=base,
         inference_mode=True,
     )

@@ -1,31 +1,22 @@
-"""Text from a stock model with or without a saved adapter."""
+"""Text from a stock model with or without saved adapters."""
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from wavetune.errors import ConfigError, ModelError
+from wavetune.errors import ConfigError
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.restore import load_adapted
 
 
 def load_for_generation(folder: Path, adapter: Path | None, device: str = "cpu") -> Any:
-    """Stock model, with a PEFT adapter on it if one is given. Raises ModelError if one of them cannot be loaded."""
-    model = load_stock_model(folder)
-    if adapter is not None:
-        from peft import PeftModel
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced
-            try:
-                model = PeftModel.from_pretrained(model, str(adapter))
-            except Exception as error:  # PEFT, safetensors and the disk have types of their own
-                raise ModelError(f"cannot load the adapter {adapter} ({error}): train it again") from error
-    return torch.nn.Module.to(model, device).eval()
+    """Stock model, with the adapters of a folder on it if one is given. Raises ModelError if one cannot be loaded."""
+    model = load_stock_model(folder) if adapter is None else load_adapted(folder, adapter)
+    return torch.nn.Module.to(model, device)
 
 
 @torch.no_grad()

@@ -1,0 +1,121 @@
+"""One client's adapters as a folder: LoRA as PEFT saves it, bottlenecks and a head in two files beside it.
+
+`wavetune_adapter.safetensors` holds weights as `torch.nn.Linear` keeps them, `[out, in]`: `MODULE.bottleneck.down`,
+`MODULE.bottleneck.up`, `classifier.weight`, `classifier.bias`. `wavetune_adapter.json` says what they are.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wavetune.errors import ModelError
+from wavetune.models.backbone import Backbone, default_pooling, is_encoder
+from wavetune.models.classifier import Pooling
+from wavetune.models.export import save_peft_adapter
+from wavetune.models.lora import AdapterSite, LoraPair
+
+PEFT_FILE = "adapter_model.safetensors"
+ABOUT, WEIGHTS = "wavetune_adapter.json", "wavetune_adapter.safetensors"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Head:
+    """A head of so many outputs on pooled samples; `labels` name its classes, if it has any."""
+
+    outputs: int
+    pooling: Pooling
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BesidePeft:
+    """What stands in a folder beside PEFT's files: the modules that a bottleneck follows, the head, all weights."""
+
+    modules: tuple[str, ...]
+    head: Head | None
+    weights: Mapping[str, Tensor]
+
+
+def is_adapter_folder(folder: Path) -> bool:
+    """Whether a folder holds adapters of any kind."""
+    return (folder / PEFT_FILE).exists() or (folder / ABOUT).exists()
+
+
+def save_adapter_folder(
+    folder: Path,
+    factors: Mapping[str, LoraPair],
+    backbone: Backbone,
+    scale: float,
+    base: str,
+    labels: Sequence[str] = (),
+    pooling: Pooling | None = None,
+) -> None:
+    """Write the adapters of one client, or those that all share, in place of what the folder held.
+
+    `factors[name]` holds A `[in, R]` and B `[R, out]` of those sites of the backbone that are written; LoRA's update is
+    `scale * A B`. `base` is the model's name or folder, `labels` name the head's classes.
+    """
+    sites = [site for site in backbone.sites if site.name in factors]
+    lora = [site for site in sites if site.kind == "lora"]
+    whole = folder.with_name(folder.name + ".whole")
+    shutil.rmtree(whole, ignore_errors=True)
+    whole.mkdir(parents=True)
+    if lora:
+        config = backbone.model.config
+        task = "FEATURE_EXTRACTION" if is_encoder(config) else "CAUSAL_LM"
+        save_peft_adapter(whole, factors, lora, scale, base, config.model_type == "gpt2", task)
+    if len(lora) < len(sites):
+        _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(whole, folder)
+
+
+def _save_beside(
+    folder: Path,
+    factors: Mapping[str, LoraPair],
+    sites: Sequence[AdapterSite],
+    base: str,
+    labels: Sequence[str],
+    pooling: Pooling,
+) -> None:
+    modules, head, weights = list[str](), None, dict[str, Tensor]()
+    for site in sites:
+        A, B = (factor.detach().cpu() for factor in factors[site.name])
+        if site.kind == "bottleneck":
+            module = site.name.rpartition(":")[0]
+            modules.append(module)
+            weights |= {f"{module}.bottleneck.down": A.t().contiguous(), f"{module}.bottleneck.up": B.t().contiguous()}
+        elif site.kind == "head":
+            head = Head(site.out_features, pooling, tuple(labels))
+            weights |= {"classifier.weight": A.t().contiguous(), "classifier.bias": B[0].contiguous()}
+    about = {"format": FORMAT, "base": base, "bottlenecks": modules, "head": head and asdict(head)}
+    (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
+
+
+def read_beside_peft(folder: Path) -> BesidePeft:
+    """What `save_adapter_folder` wrote beside PEFT's files, nothing if there is nothing. Raises ModelError."""
+    if not (folder / ABOUT).exists():
+        return BesidePeft((), None, {})
+    try:
+        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        if about["format"] != FORMAT:
+            raise ModelError(f"{folder / ABOUT} has format {about['format']}; this wavetune reads format {FORMAT}")
+        found = about["head"]
+        head = found and Head(int(found["outputs"]), found["pooling"], tuple(found["labels"]))
+        weights = load_file(folder / WEIGHTS)
+    except ModelError:
+        raise
+    except Exception as error:  # JSON, safetensors and the disk have types of their own
+        raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
+    return BesidePeft(tuple(about["bottlenecks"]), head, weights)

@@ -1,0 +1,110 @@
+"""A client's model outside wavetune's engine: the stock model with one client's adapters in place.
+
+Legend: S samples, T longest sample, D width, M bottleneck width, C outputs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from wavetune.errors import ModelError
+from wavetune.models.adapter_folder import PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
+from wavetune.models.backbone import load_stock_model
+
+
+class BottleneckAdapter(nn.Module):
+    """`y + W_up gelu(W_down y)` of `[..., D]`; down `[M, D]`, up `[D, M]`."""
+
+    def __init__(self, down: Tensor, up: Tensor) -> None:
+        super().__init__()
+        self.down = nn.Parameter(down)
+        self.up = nn.Parameter(up)
+
+    def forward(self, y: Tensor) -> Tensor:
+        """What the map before it yields, adapted."""
+        return y + F.linear(F.gelu(F.linear(y, self.down)), self.up)
+
+
+class PooledModel(nn.Module):
+    """A stock model with a linear head on each sample's pooled state; `labels` name its outputs, if they are classes.
+
+    The head is `weight` `[C, D]` and `bias` `[C]`.
+    """
+
+    def __init__(self, model: Any, head: Head, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = head.pooling
+        self.labels = head.labels
+        self.weight = nn.Parameter(weight)
+        self.bias = nn.Parameter(bias)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Outputs of each sample, `[S, T]` to `[S, C]`; a decoder takes batches padded at the end."""
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        hidden = self.model.get_decoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        if self.pooling == "mean":
+            pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
+        else:
+            place = mask.sum(1) - 1 if self.pooling == "last" else torch.zeros_like(mask[:, 0])
+            pooled = hidden[torch.arange(len(hidden), device=hidden.device), place]
+        return F.linear(pooled, self.weight, self.bias)
+
+
+def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
+    """The stock model in one folder with the adapters in another, as a plain module in fp32 and evaluation mode.
+
+    Args:
+        base_folder: a model in the Hugging Face format, decoder or encoder.
+        adapter_folder: what a run wrote under `adapters/`, or any PEFT adapter.
+
+    Returns:
+        The transformers model, wrapped by PEFT if there is LoRA (`generate` works as ever); a `PooledModel` on it if
+        the adapters have a head.
+
+    Raises:
+        ModelError: one of the folders cannot be loaded, or they do not fit each other.
+    """
+    folder = Path(adapter_folder)
+    if not is_adapter_folder(folder):
+        raise ModelError(f"{folder} holds no adapters: pass a folder under adapters/ of a run")
+    stock = load_stock_model(base_folder)
+    beside = read_beside_peft(folder)
+    model = _with_lora(stock, folder) if (folder / PEFT_FILE).exists() else stock
+    try:
+        _add_bottlenecks(stock, beside)
+        if beside.head is not None:
+            weight, bias = (beside.weights[f"classifier.{name}"] for name in ("weight", "bias"))
+            if weight.shape[1] != stock.config.hidden_size:
+                raise ModelError(f"its head reads {weight.shape[1]} values, the model has {stock.config.hidden_size}")
+            model = PooledModel(model, beside.head, weight, bias)
+    except (AttributeError, KeyError, ModelError) as error:
+        raise ModelError(f"the adapters in {folder} do not fit the model in {base_folder}: {error}") from error
+    return model.eval()
+
+
+def _with_lora(stock: PreTrainedModel, folder: Path) -> Any:
+    from peft import PeftModel
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced
+        try:
+            return PeftModel.from_pretrained(stock, str(folder))
+        except Exception as error:  # PEFT, safetensors and the disk have types of their own
+            raise ModelError(f"cannot load the adapter {folder} ({error}): train it again") from error
+
+
+def _add_bottlenecks(stock: PreTrainedModel, beside: BesidePeft) -> None:
+    """Put each bottleneck behind its map, which may be LoRA's by now: PEFT keeps the names of what it wraps."""
+    for name in beside.modules:
+        down, up = (beside.weights[f"{name}.bottleneck.{part}"] for part in ("down", "up"))
+        if down.shape[1] != stock.config.hidden_size:
+            raise ModelError(f"its bottlenecks read {down.shape[1]} values, the model has {stock.config.hidden_size}")
+        stock.set_submodule(name, nn.Sequential(stock.get_submodule(name), BottleneckAdapter(down, up)))
