@@ -1,6 +1,8 @@
 """Encoders and heads on pooled samples against stock models on padded batches with a plain torch head."""
 
+import re
 from copy import deepcopy
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -205,6 +207,14 @@ def test_bf16_encoder_comes_close_to_fp32_with_fp32_states():
     )
     assert low.dtype == torch.float32
     assert 1e-5 < (low - exact).norm() / exact.norm() < 0.03
+
+
+def test_example_of_the_documentation_runs():
+    page = (Path(__file__).resolve().parents[3] / "docs" / "models.md").read_text()
+    names = {}
+    exec(re.search(r"```python\n(.*?)```", page, re.DOTALL).group(1), names)
+    assert names["logits"].shape == (3, 4)
+    assert {site.kind for site in names["without_lora"].sites} == {"bottleneck", "head"}
 
 
 def test_what_a_model_lacks_is_a_sentence():
