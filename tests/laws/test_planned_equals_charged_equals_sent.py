@@ -46,6 +46,22 @@ METHODS = {
     "federated_frozen_a": small("fedavg_lora", "method.lora.rank=[1,2,3]", "method.mixing.kind=frozen_a"),
     "gpt2": small("sflllm", "world.model=tiny-gpt2", *MIXED, *codecs("int8", "int8", "int8")),
     "central": small("centralised_lora"),
+    "bottlenecks_shared_lora_personal": small(
+        "fedavg_lora",
+        "method.bottleneck.width=8",
+        'method.sharing.shared=["bottleneck"]',
+        "method.lora.rank=[1,2,3]",
+        "method.adapter_codec.kind=bf16",
+    ),
+    "top_layers_shared_sparsely": small(
+        "fedavg_lora", "method.sharing.shared_layers=2", "method.adapter_codec.kind=top_k", "method.proximal=0.5"
+    ),
+    "uploads_lost": small(
+        "fedavg_lora", "method.link.kind=outage", "method.link.loss_probability=0.6", "method.link.lost=reuse"
+    ),
+    "uploads_in_outage": small(
+        "sflllm", "method.planner.kind=all_random", "method.link.kind=outage", "method.link.min_rate_bit_per_s=5e7"
+    ),
 }
 
 
@@ -108,11 +124,12 @@ def test_adapter_airtime_is_each_clients_bits_over_its_rate(played):
     if session.central:
         assert record["metered_bits"] == {}
         return
-    bits_K = [session.accountant.adapter_bits(c, r)[0] for c, r in zip(record["cut_K"], record["rank_K"], strict=True)]
-    np.testing.assert_allclose(
-        record["charged"]["phases"]["fed_upload_s"], np.array(bits_K) / record["rate_bit_per_s"]["fed"]
-    )
-    assert sum(bits_K) == record["metered_bits"]["adapters_up"] == record["metered_bits"]["adapters_down"]
+    bits_K = [session.accountant.adapter_bits(c, r) for c, r in zip(record["cut_K"], record["rank_K"], strict=True)]
+    up_K, down_K = np.array(bits_K).T
+    up_K[[entry["client"] for entry in record["lost"] if entry["why"] == "outage"]] = 0
+    np.testing.assert_allclose(record["charged"]["phases"]["fed_upload_s"], up_K / record["rate_bit_per_s"]["fed"])
+    assert sum(up_K) == record["metered_bits"].get("adapters_up", 0)
+    assert sum(down_K) == record["metered_bits"]["adapters_down"]
 
 
 EQUAL_ROWS = [f'{{"prompt": "{i:04d}", "completion": "{i * 7:05d}", "domain": "d{i % 3}"}}' for i in range(40)]

@@ -37,6 +37,18 @@ KINDS = {
     ),
     "sequential_frozen_a": small("split_lora_sequential", "run.rounds=3", "method.mixing.kind=frozen_a"),
     "federated": small("fedavg_lora", "run.rounds=3"),
+    "personal_sparse_and_lost": small(
+        "fedavg_lora",
+        "run.rounds=4",
+        "run.checkpoint_every=2",
+        "method.bottleneck.width=4",
+        'method.sharing.shared=["bottleneck"]',
+        "method.adapter_codec.kind=top_k",
+        "method.link.kind=outage",
+        "method.link.loss_probability=0.5",
+        "method.link.lost=reuse",
+        "run.samples=0",
+    ),
     "central": small("centralised_lora", "run.rounds=3"),
 }
 

@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavetune.federation.codecs import Bf16, Fp32, Int8
+from wavetune.federation.codecs import Bf16, Fp32, Int8, TopK
 
 CODECS = [Fp32(), Bf16(), Int8(), Int8(outlier_channels=0), Int8(outlier_channels=1), Int8(outlier_channels=1000)]
 SHAPES = {"rows": st.integers(0, 12), "width": st.integers(1, 40), "seed": st.integers(0, 999)}
@@ -22,12 +22,24 @@ def sent_bits(payload):
     return sum(8 * len(t.contiguous().flatten().view(torch.uint8).numpy().tobytes()) for t in payload.values())
 
 
-@pytest.mark.parametrize("codec", CODECS, ids=repr)
+@pytest.mark.parametrize("codec", [*CODECS, TopK(), TopK(fraction=1e-6), TopK(fraction=1)], ids=repr)
 @given(**SHAPES)
 def test_stated_bits_are_those_of_the_payload(codec, rows, width, seed):
     x = draw(rows, width, seed)
     assert sent_bits(codec.encode(x)) == codec.bits(rows, width)
     assert codec.decode(codec.encode(x)).shape == x.shape
+
+
+@given(fraction=st.floats(0.01, 1), **SHAPES)
+def test_top_k_keeps_the_largest_values_of_each_row_exactly(fraction, rows, width, seed):
+    x, codec = draw(rows, width, seed), TopK(fraction=fraction)
+    decoded = codec.decode(codec.encode(x))
+    kept = decoded != 0
+    assert torch.equal(decoded[kept], x[kept])
+    assert (kept.sum(1) == codec.kept(width)).all()
+    for row in range(rows):
+        rest = x[row, ~kept[row]].abs()
+        assert not len(rest) or rest.max() <= x[row, kept[row]].abs().min()
 
 
 @pytest.mark.parametrize("codec", CODECS, ids=repr)

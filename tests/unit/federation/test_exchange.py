@@ -4,10 +4,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavetune.federation.codecs import Bf16, Fp32, Int8
+from wavetune.federation.codecs import Bf16, Fp32, Int8, TopK
 from wavetune.federation.door import Door
 from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA
+from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.runtimes.session import client_factors
 
@@ -136,3 +137,129 @@ def test_untrained_adapters_have_no_error():
         for pair in stacks.values():
             pair.B.zero_()
     assert AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door()).error == 0.0
+
+
+EVERY = np.ones((3, 3), bool)
+
+
+def stacks(bank):
+    return {name: LoraPair(*(t.clone() for t in pair)) for name, pair in bank.local.items()}
+
+
+def test_a_lost_update_is_left_out_and_the_others_are_reweighted():
+    bank = random_bank((3, 3, 3), EVERY)
+    before = stacks(bank)
+    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32())
+    mixed = server.exchange(WEIGHTS, Door(), delivered_K=[True, False, True])
+    for name, pair in before.items():
+        for factor in (0, 1):
+            wanted = (0.2 * pair[factor][0] + 0.5 * pair[factor][2]) / 0.7
+            torch.testing.assert_close(mixed.factors[name][factor], wanted)
+            for slot in range(3):  # the loser hears the broadcast too
+                assert torch.equal(bank.local[name][factor][slot], mixed.factors[name][factor])
+
+
+def test_a_lost_update_is_replaced_by_the_last_that_arrived_if_asked():
+    bank = random_bank((3, 3, 3), EVERY)
+    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32(), lost="reuse")
+    first = stacks(bank)
+    server.exchange(WEIGHTS, Door())
+    with torch.no_grad():
+        for pair in bank.local.values():
+            for t in pair:
+                t += torch.randn(t.shape, generator=torch.Generator().manual_seed(1))
+    second = stacks(bank)
+    mixed = server.exchange(WEIGHTS, Door(), delivered_K=[True, False, True])
+    for name in second:
+        for factor in (0, 1):
+            parts = second[name][factor][0], first[name][factor][1], second[name][factor][2]
+            wanted = sum(w * part for w, part in zip(WEIGHTS, parts, strict=True))
+            torch.testing.assert_close(mixed.factors[name][factor], wanted)
+
+
+def test_where_nothing_arrives_the_last_broadcast_stays():
+    bank = random_bank((3, 3, 3), EVERY)
+    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32())
+    start = dict(server.exchange(WEIGHTS, Door()).factors)
+    for pair in bank.local.values():
+        pair.B.add_(1.0)
+    mixed = server.exchange(WEIGHTS, Door(), delivered_K=[False] * 3)
+    for name, pair in start.items():
+        assert torch.equal(mixed.factors[name].B, pair.B)
+        assert torch.equal(bank.local[name].B[1], pair.B)
+
+
+def test_who_sits_out_sends_nothing_and_weighs_nothing():
+    bank, door = random_bank(), Door()
+    acting = [client_factors(bank, k) for k in range(3)]
+    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, door, active_K=[True, True, False])
+    for site in SITES:  # client 1 leaves blocks to the server, whose copy then has its weight alone
+        mean = sum(w * own[site.name].B for w, own in zip((0.4, 0.6), acting[:2], strict=True))
+        torch.testing.assert_close(mixed.factors[site.name].B, mean)
+    bits = door.take()
+    assert ("adapters_up", 2) not in bits
+    assert bits["adapters_down", 2]
+
+
+def test_personal_adapters_are_neither_sent_nor_changed():
+    bank, door = random_bank((3, 3, 3), EVERY), Door()
+    before = stacks(bank)
+    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32(), Sharing(shared_layers=1))
+    mixed = server.exchange(WEIGHTS, door)
+    assert set(mixed.factors) == {"c"}
+    assert door.take()["adapters_up", 0] == 32 * 3 * (4 + 4)
+    for name in ("a", "b"):
+        assert all(torch.equal(x, y) for x, y in zip(bank.local[name], before[name], strict=True))
+
+
+@given(seed=st.integers(0, 20))
+def test_what_sparse_updates_leave_out_is_sent_later(seed):
+    """Error feedback: with nothing new to learn, repeated exchanges converge to the mean of the clients."""
+    bank = random_bank((3, 3, 3), EVERY, seed)
+    for pair in bank.local.values():
+        for t in pair:
+            t[:] = t[:1]
+    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.4))
+    generator = torch.Generator().manual_seed(seed)
+    moves = {name: [torch.randn(t.shape, generator=generator) for t in pair] for name, pair in bank.local.items()}
+    wanted = {
+        name: [server.current[name][f] + sum(w * m[k] for k, w in enumerate(WEIGHTS)) for f, m in enumerate(move)]
+        for name, move in moves.items()
+    }
+    for name, pair in bank.local.items():
+        for t, move in zip(pair, moves[name], strict=True):
+            t += move
+    for _ in range(8):  # later rounds train nothing: the clients send what they still owe
+        mixed = server.exchange(WEIGHTS, Door())
+    for name, pair in wanted.items():
+        for factor in (0, 1):
+            torch.testing.assert_close(mixed.factors[name][factor], pair[factor], rtol=1e-4, atol=1e-5)
+
+
+def test_a_heads_bias_is_averaged_with_its_weight():
+    site = AdapterSite("classifier", 2, 4, 2, kind="head", width=2)
+    pair = LoraPair(torch.randn(3, 4, 2), torch.randn(3, 1, 2))
+    before = LoraPair(*(t.clone() for t in pair))
+    bank, door = AdapterBank((site,), EVERY, 1.0, {"classifier": pair}, {}), Door()
+    mixed = AdapterServer(bank, (1, 1, 1), FrozenA(), Fp32()).exchange(WEIGHTS, door)
+    for factor in (0, 1):
+        wanted = sum(w * before[factor][k] for k, w in enumerate(WEIGHTS))
+        torch.testing.assert_close(mixed.factors["classifier"][factor], wanted)
+    assert door.take()["adapters_up", 1] == 32 * (4 * 2 + 2)
+
+
+def test_a_restored_server_goes_on_as_the_first_would():
+    def played(interrupted):
+        bank = random_bank((3, 3, 3), EVERY)
+        server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.3), lost="reuse")
+        server.exchange(WEIGHTS, Door())
+        if interrupted:
+            state = {name: t.clone() for name, t in server.state().items()}
+            server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.3), lost="reuse")
+            server.load_state(state)
+        for pair in bank.local.values():
+            pair.B.add_(torch.arange(3.0).view(3, 1, 1))
+        return server.exchange(WEIGHTS, Door(), delivered_K=[True, False, True]).factors
+
+    for name, pair in played(False).items():
+        assert all(torch.equal(x, y) for x, y in zip(pair, played(True)[name], strict=True))

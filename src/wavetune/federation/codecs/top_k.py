@@ -32,7 +32,7 @@ class TopK:
 
     def bits(self, rows: float, width: int) -> float:
         """Bits of a message of `rows` vectors of `width` values."""
-        return rows * self.kept(width) * (32 + _INDEX_BITS) + (_INDEX_BITS if rows else 0)
+        return rows * self.kept(width) * (32 + _INDEX_BITS)
 
     def encode(self, x: Tensor) -> Payload:
         """What is sent for `x [rows, width]`."""
@@ -40,11 +40,10 @@ class TopK:
 
         x = x.detach().float()
         index = x.abs().topk(self.kept(x.shape[1]), dim=1).indices.sort(dim=1).values
-        width = torch.full((min(1, len(x)),), x.shape[1], dtype=torch.int32, device=x.device)
-        return {"values": x.gather(1, index), "index": index.to(torch.int32), "width": width}
+        return {"values": x.gather(1, index), "index": index.to(torch.int32), "row": x[:0]}
 
     def decode(self, payload: Payload) -> Tensor:
         """What is received, fp32 `[rows, width]`."""
-        values, width = payload["values"], payload["width"]
-        x = values.new_zeros(len(values), int(width[0]) if len(width) else 0)
+        values = payload["values"]
+        x = values.new_zeros(len(values), payload["row"].shape[1])  # "row" has no values, only a width
         return x.scatter_(1, payload["index"].long(), values)
