@@ -44,7 +44,7 @@ def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1
     return best
 
 
-def greedy_owners(problem: Problem, cut: int, rank: int) -> tuple[IntArray, IntArray]:
+def greedy_owners(problem: Problem, cut: IntArray | int, rank: IntArray | int) -> tuple[IntArray, IntArray]:
     """Greedy owners of both bands: slow clients choose first in the main band, weak ones in the fed band."""
     load, cap_w_K = load_of(problem, cut, rank), problem.tx_power_max_w_K
     speed_K = problem.client_flop_per_s_K

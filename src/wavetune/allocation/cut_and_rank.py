@@ -20,14 +20,16 @@ def best_cut_and_rank(
     return min(plans, key=lambda plan: plan.delay_s)
 
 
-def with_best_power(problem: Problem, cut: int, rank: int, main_owner_M: IntArray, fed_owner_M: IntArray) -> Plan:
-    """Plan of one (cut, rank) with optimal powers on the given owners."""
+def with_best_power(
+    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
+) -> Plan:
+    """Plan of one cut and rank, or one per client, with optimal powers on the given owners."""
     main, fed = powers(problem, cut, rank, main_owner_M, fed_owner_M)
     return make_plan(problem, cut, rank, main, fed)
 
 
 def powers(
-    problem: Problem, cut: int, rank: int, main_owner_M: IntArray, fed_owner_M: IntArray
+    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
 ) -> tuple[Allocation, Allocation]:
     """Optimal powers of both bands on the given owners; the bands do not couple."""
     load = load_of(problem, cut, rank)

@@ -59,11 +59,16 @@ def plan_economically(
 
 
 def improve(
-    problem: Problem, terms: EnergyTerms, fastest: Plan, warm_start: Plan | None = None, clock: Clock | None = None
+    problem: Problem,
+    terms: EnergyTerms,
+    fastest: Plan,
+    warm_start: Plan | None = None,
+    clock: Clock | None = None,
+    fixed: bool = False,
 ) -> Plan:
-    """The best plan for these terms that is found from the fastest one on."""
+    """The best plan for these terms that is found from the fastest one on; `fixed` keeps its cuts and ranks."""
     decisions: list[Decision] = [(fastest.cut_K, fastest.rank_K)]
-    if not problem.share_server:
+    if not problem.share_server and not fixed:
         decisions += check_feasible(problem).pairs
     owners = [(fastest.main.owner_M, fastest.fed.owner_M)]
     if warm_start is not None and warm_start.status == "ok" and _same_shape(warm_start, fastest):

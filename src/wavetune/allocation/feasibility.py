@@ -54,6 +54,15 @@ def check_feasible(problem: Problem) -> Feasibility:
     return Feasibility(tuple(pairs), "" if pairs else next(iter(reasons)))
 
 
+def why_infeasible(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> str:
+    """Why given cuts and ranks, one per client, have no feasible allocation; empty where they have one."""
+    need_K = memory_need_bytes_K(problem, cut_K, rank_K)
+    over = np.flatnonzero(need_K > problem.memory_bytes_K)
+    if len(over):
+        return _memory_sentence(problem, over, need_K, f"cut {cut_K[over[0]]} with rank {rank_K[over[0]]}")
+    return _band_reason(problem, load_of(problem, cut_K, rank_K), {})
+
+
 def usable_subchannels(band: RadioBand, tx_power_max_w_K: Array) -> BoolArray:
     """Where a client would have a positive rate, [K, M]."""
     power_w_K = np.minimum(tx_power_max_w_K, band.total_power_max_w)
@@ -74,7 +83,7 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
     load = load_of(problem, plan.cut_K, plan.rank_K)
     found = [f"cut {c} is not allowed" for c in np.unique(plan.cut_K) if c not in problem.cuts]
     found += [f"rank {r} is not allowed" for r in np.unique(plan.rank_K) if r not in problem.ranks]
-    need_K = _memory_need(problem, plan.cut_K, plan.rank_K)
+    need_K = memory_need_bytes_K(problem, plan.cut_K, plan.rank_K)
     found += [f"client {k} lacks memory" for k in np.flatnonzero(need_K > problem.memory_bytes_K * (1 + FORGIVEN))]
     for name, band, allocation, bits_K in (
         ("main", problem.main, plan.main, load.uplink_bits_IK[0]),
@@ -84,7 +93,8 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
     return found
 
 
-def _memory_need(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> Array:
+def memory_need_bytes_K(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> Array:
+    """Memory that each client needs for its cut and rank (bytes), [K]."""
     fixed, per_rank = (
         np.concatenate(([0.0], np.cumsum(m)))
         for m in (problem.costs.memory_bytes_L, problem.costs.memory_bytes_per_rank_L)
@@ -93,16 +103,17 @@ def _memory_need(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int
 
 
 def _over_memory(problem: Problem, cut: int, rank: int) -> str:
-    need_K = _memory_need(problem, cut, rank)
+    need_K = memory_need_bytes_K(problem, cut, rank)
     over = np.flatnonzero(need_K > problem.memory_bytes_K)
     if not len(over):
         return ""
+    return _memory_sentence(problem, over, need_K, f"cut {cut} with rank {rank}")
+
+
+def _memory_sentence(problem: Problem, over: IntArray, need_K: Array, what: str) -> str:
     k = over[0]
     others = f" (and {len(over) - 1} more clients)" if len(over) > 1 else ""
-    return (
-        f"memory: client {k} has {problem.memory_bytes_K[k]:.6g} bytes{others}, "
-        f"cut {cut} with rank {rank} needs {need_K[k]:.6g}"
-    )
+    return f"memory: client {k} has {problem.memory_bytes_K[k]:.6g} bytes{others}, {what} needs {need_K[k]:.6g}"
 
 
 def _band_reason(problem: Problem, load: RoundLoad, known: dict[tuple[str, bytes], str]) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wavetune.allocation.delay import (
     Energy,
@@ -51,6 +52,7 @@ class Plan:
         phases: seconds of one local step and of the adapter exchange.
         energy: joules of one round.
         server_share_K: each client's share of the main server; None where it works on all batches together.
+        active_K: who takes part; None for all.
     """
 
     status: Literal["ok", "infeasible"]
@@ -64,6 +66,7 @@ class Plan:
     phases: Phases
     energy: Energy
     server_share_K: Array | None = None
+    active_K: NDArray[np.bool_] | None = None
 
     @property
     def gap(self) -> float:
@@ -97,7 +100,7 @@ def make_plan(
     lower_bound_s: float = 0.0,
     server_share_K: Array | None = None,
 ) -> Plan:
-    """Plan of a decision, with its phases, delay and energy; a shared server has the best shares unless others are given."""
+    """Plan of a decision with phases, delay, energy; a shared server has the best shares unless others are given."""
     K = problem.num_clients
     if problem.share_server and server_share_K is None:
         server_share_K = best_shares(problem, cut_K, rank_K, main, fed)

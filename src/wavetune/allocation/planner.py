@@ -44,6 +44,10 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
         The plan; status "infeasible" with the binding limits where there is none.
     """
     started_s = time.monotonic()
+    if problem.cut_per_client or problem.share_server or problem.rank_slack is not None:
+        from wavetune.allocation.per_client import plan_per_client
+
+        return plan_per_client(problem, time_limit_s, warm_start)
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason)
@@ -124,7 +128,7 @@ class _Search:
         )
         self.standings: dict[int, Standing] = {}
         self.best = self._first_candidate()
-        self.effort = _effort(self.main.snr_per_w_KM.size, self.warm is not None)
+        self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
 
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
@@ -260,7 +264,7 @@ class _Search:
             self.best = i
 
 
-def _effort(size: int, brief: bool) -> Effort:
+def effort_of(size: int, brief: bool) -> Effort:
     """Effort for a band of K * M = size, such that the time grows little faster than the size."""
     from wavetune.allocation.band import Effort
 

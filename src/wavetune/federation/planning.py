@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
@@ -11,11 +11,12 @@ from annotated_types import Ge, Gt
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
 from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.energy_power import EnergyTerms
-from wavetune.allocation.energy_search import plan_economically
+from wavetune.allocation.energy_search import improve, plan_economically
 from wavetune.allocation.fedsllm_subchannels import Schedule, best_schedule, plan_subchannels
 from wavetune.allocation.learning_accuracy import LearningModel
+from wavetune.allocation.per_client import plan_fixed
 from wavetune.allocation.plan import Plan
-from wavetune.allocation.problem import Problem
+from wavetune.allocation.problem import IntArray, Problem
 from wavetune.errors import ConfigError
 
 
@@ -31,6 +32,9 @@ class Optimal:
         energy_weight_s_per_j: seconds of delay that a joule less is worth (`wavetune trade-off` shows the prices).
         energy_budget_j: most that a client may spend in a round, computing and sending.
         total_energy_budget_j: most that clients and server may spend in a round together.
+        cut_per_client: every client may get a cut of its own, else all have the same.
+        rank_per_client: single clients' ranks are raised above the best common one where time is left.
+        rank_slack: share of the delay that may be given up for that.
         minimise: the delay with the weighted energy, or the energy alone within `round_deadline_s`.
         round_deadline_s: a round's planned delay must not be above it.
     """
@@ -40,6 +44,9 @@ class Optimal:
     energy_weight_s_per_j: Annotated[float, Ge(0)] = 0.0
     energy_budget_j: Annotated[float, Gt(0)] | None = None
     total_energy_budget_j: Annotated[float, Gt(0)] | None = None
+    cut_per_client: bool = False
+    rank_per_client: bool = False
+    rank_slack: Annotated[float, Ge(0)] = 0.01
     minimise: Literal["delay", "energy"] = "delay"
     round_deadline_s: Annotated[float, Gt(0)] | None = None
 
@@ -68,6 +75,18 @@ class Optimal:
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""
         return plan_economically(problem, self.energy_terms, self.time_limit_s, warm_start)
+
+    def allowing(self, problem: Problem) -> Problem:
+        """The problem with what this planner leaves to single clients."""
+        slack = self.rank_slack if self.rank_per_client else None
+        return replace(problem, cut_per_client=self.cut_per_client, rank_slack=slack)
+
+    def plan_fixed(self, problem: Problem, cut_K: IntArray, rank_K: IntArray, warm_start: Plan | None = None) -> Plan:
+        """Plan of given cuts and ranks, one per client; its bound holds for these."""
+        fastest = plan_fixed(problem, cut_K, rank_K, self.time_limit_s, warm_start)
+        if fastest.status != "ok" or self.energy_terms.idle:
+            return fastest
+        return improve(problem, self.energy_terms, fastest, warm_start, fixed=True)
 
 
 @dataclass(frozen=True)

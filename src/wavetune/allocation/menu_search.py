@@ -1,0 +1,303 @@
+"""Search over decisions in which clients may differ, with a bound that no plan beats.
+
+A menu holds what every client may choose: all cuts at one rank, one common cut and rank, or cuts and ranks given from
+outside. Promising menus are searched from the best common choice and from what the relaxation suggests: single clients
+change their cut where the prices say that it pays, the powers follow exactly, then the subchannels are handed out anew;
+the best is kept. Shape suffixes: K clients, M subchannels, C cuts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wavetune.allocation.decision import Cell, Decision
+from wavetune.allocation.downlink import least_downlink_s
+from wavetune.allocation.options import Options
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import IntArray
+from wavetune.units import Array
+
+if TYPE_CHECKING:
+    from wavetune.allocation.band import Clock, Effort, Standing, Track
+    from wavetune.allocation.rate_costs import RateCosts
+    from wavetune.allocation.relaxation import Choices, Pick
+    from wavetune.allocation.water_filling import Race
+
+_TOLERANCE = 1e-4
+_ROUNDING = 1e-9
+_MOST_MENUS = 12
+_INTERVALS = 40
+
+
+class MenuSearch:
+    """State of a search: the best decision so far and, per menu, a delay that no plan from it beats."""
+
+    def __init__(self, cell: Cell, menus: Sequence[Options], first: Decision, effort: Effort, clock: Clock) -> None:
+        self.cell, self.menus, self.best, self.effort, self.clock = cell, menus, first, effort, clock
+        self.problem = cell.problem
+        self.lower_s = [0.0] * len(menus)
+        self.picks: dict[int, tuple[Pick, ...]] = {}
+
+    def run(self, others: Iterable[Decision]) -> None:
+        """Improve the best decision and the bounds until nothing is left to do or the time is up."""
+        for decision in others:
+            self._offer(decision)
+        if self.clock.expired:
+            return
+        self._polish(self.best)
+        self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
+        for i in self._promising():
+            if self.clock.expired:
+                return
+            if self.lower_s[i] < self._enough_s:
+                for seed in self._seeds(i):
+                    self._polish(self._planted(i, seed))
+        self._solve(self.effort)
+
+    def plan(self) -> Plan:
+        """The best decision as a plan, with the least bound over the menus."""
+        plan = self.cell.plan_of(self.best)
+        return replace(plan, lower_bound_s=min(min(self.lower_s) * (1 - _ROUNDING), plan.delay_s))
+
+    @property
+    def _enough_s(self) -> float:
+        return self.best.delay_s * (1 - _TOLERANCE)
+
+    def _offer(self, decision: Decision) -> None:
+        if decision.delay_s < self.best.delay_s:
+            self.best = decision
+
+    def _decide(self, options: Options, like: Decision) -> Decision:
+        return self.cell.decide(options, like.main_owner_M, like.fed_owner_M, like.share_K)
+
+    def _promising(self) -> list[int]:
+        """The menus to search, in the order of what their first seeds take on the owners of the best."""
+
+        def delay_s(i: int) -> float:
+            return min(self._decide(self.menus[i].of(seed.choice_K), self.best).delay_s for seed in self._seeds(i))
+
+        rivals = [i for i, lower_s in enumerate(self.lower_s) if lower_s < self._enough_s]
+        return sorted(rivals, key=delay_s)[:_MOST_MENUS]
+
+    def _seeds(self, i: int) -> list[Pick]:
+        """What to start from in a menu: the best decision's choices and the relaxation's, where memory allows them."""
+        from wavetune.allocation.relaxation import Pick
+
+        menu, clients = self.menus[i], np.arange(self.problem.num_clients)
+        least_K = np.argmax(menu.allowed_KC, axis=1)
+        seeds = [Pick(menu.choice_of(self.best.options)), *self.picks.get(i, ())]
+        return [s._replace(choice_K=np.where(menu.allowed_KC[clients, s.choice_K], s.choice_K, least_K)) for s in seeds]
+
+    def _planted(self, i: int, seed: Pick) -> Decision:
+        """Decision of a seed on the best's owners; where it has shares, on owners that suit these."""
+        decision = self._decide(self.menus[i].of(seed.choice_K), self.best)
+        return decision if seed.share_K is None else self._hand_out(replace(decision, share_K=seed.share_K))
+
+    def _polish(self, decision: Decision) -> None:
+        """Shares, cuts and bands in turns, as long as it pays."""
+        rank = decision.options.rank_K[0]
+        menu = next((m for m in self.menus if m.num_cuts > 1 and m.rank_K[0] == rank), None)
+        for _ in range(6):
+            better = self.cell.balanced(decision)
+            better = self._hand_out(better if menu is None else self._change_cuts(menu, better))
+            paid = better.delay_s < decision.delay_s * (1 - 0.1 * _TOLERANCE)
+            decision = better if better.delay_s < decision.delay_s else decision
+            if not paid or self.clock.expired:
+                break
+        self._offer(decision)
+
+    def _hand_out(self, decision: Decision) -> Decision:
+        """Owners of both bands by local search without kicks; from greedy ones where the given leave no rate."""
+        from wavetune.allocation.band import descend, start
+
+        cell, options = self.cell, decision.options
+        race = cell.main_race(options, decision.main_owner_M, decision.share_K)
+        if np.any(race.need_K > 0):
+            owner_M = descend(race, start(cell.main, race, decision.main_owner_M), self.clock).owner_M
+            decision = _better(cell.decide(options, owner_M, decision.fed_owner_M, decision.share_K), decision)
+        race = cell.fed_race(options)
+        if np.any(race.need_K > 0):
+            owner_M = descend(race, start(cell.fed, race, decision.fed_owner_M), self.clock).owner_M
+            decision = _better(cell.decide(options, decision.main_owner_M, owner_M, decision.share_K), decision)
+        return decision
+
+    def _change_cuts(self, menu: Options, decision: Decision) -> Decision:
+        """Change single clients' cuts, the most promising by the prices first, where the delay falls."""
+        tries = max(30, min(400, 2_000_000 // self.cell.main.snr_per_w_KM.size))
+        while not self.clock.expired:
+            change_s_KC = predicted_change_s(self.cell, menu, decision)
+            changed = decision
+            for flat in np.argsort(change_s_KC, axis=None, kind="stable")[: menu.num_clients]:
+                k, c = divmod(int(flat), menu.num_cuts)
+                if tries == 0 or not change_s_KC[k, c] < 0:
+                    break
+                tries -= 1
+                choice_K = menu.choice_of(decision.options)
+                choice_K[k] = c
+                options = menu.of(choice_K)
+                if not self.cell.can_beat(options, decision):
+                    continue
+                changed = self.cell.balanced(self._decide(options, decision))
+                if changed.delay_s < decision.delay_s * (1 - 1e-7):
+                    break
+            if not changed.delay_s < decision.delay_s * (1 - 1e-7):
+                break
+            decision = changed
+        return decision
+
+    def _solve(self, effort: Effort) -> None:
+        """Solve both bands for the best decision, and bound every menu with the prices that this leaves."""
+        from wavetune.allocation.rate_costs import rate_costs
+
+        cell, best = self.cell, self.best
+        per_step = best.options.rounds * self.problem.local_steps
+        race = cell.main_race(best.options, best.main_owner_M, best.share_K)
+        main = self._stand(cell.main, race, best.main_owner_M, per_step, effort)
+        fed_race = cell.fed_race(best.options)
+        fed = self._stand(cell.fed, fed_race, best.fed_owner_M, best.options.rounds, effort)
+        self._offer(cell.decide(best.options, main.owner_M, fed.owner_M, best.share_K))
+        self._offer(cell.balanced(self.best))
+        fed_load = (best.options, fed)
+        costs: RateCosts | None = None
+        if main.prices is not None:
+            air_s_K = np.maximum(main.delay_s - race.ready_K, 1e-3 * best.step_s)
+            need_K = np.max(self.menus[0].up_bits_KC, axis=1) / self.problem.main.subchannel_hz
+            rate_K = np.where(race.need_K > 0, race.need_K, np.maximum(need_K, 1e-300)) / air_s_K
+            num_rates = max(64, min(512, 2_000_000 // cell.main.snr_per_w_KM.size))
+            costs = rate_costs(race, main.prices, rate_K / 4.0, 32.0 ** (1 / num_rates), num_rates)
+        for i, menu in enumerate(self.menus):
+            self._bound(i, menu, main, costs, *fed_load)
+
+    def _stand(self, track: Track, race: Race, owner_M: IntArray, weight: float, effort: Effort) -> Standing:
+        """Standing of a race whose delay counts `weight` times, solved from given owners."""
+        from wavetune.allocation.band import Standing, solve, start
+
+        if not np.any(race.need_K > 0):
+            ready_s = float(np.max(race.ready_K))
+            return Standing(owner_M, ready_s, ready_s)
+        gap_s = 0.5 * _TOLERANCE * self.best.delay_s / weight
+        return solve(race, start(track, race, owner_M), gap_s, effort, self.clock)
+
+    def _bound(
+        self, i: int, menu: Options, main: Standing, costs: RateCosts | None, solved: Options, fed: Standing
+    ) -> None:
+        from wavetune.allocation.relaxation import bound_shared, bound_together
+
+        problem, rounds, steps = self.problem, menu.rounds, self.problem.local_steps
+        fed_s = self._least_fed_s(menu, solved, fed)
+        choices = self._choices(menu)
+        other_KC = choices.ready_s_KC + choices.back_s_KC
+        if problem.share_server:
+            low_s = float(np.max(np.min(other_KC + choices.work_s_KC, axis=1)))
+        else:
+            least_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC, np.inf)
+            back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
+            up_s = float(np.max(np.min(least_s_KC, axis=1)))
+            if menu.num_cuts == 1 and np.array_equal(menu.up_bits_KC, solved.up_bits_KC):
+                up_s = max(up_s, main.bound_s) if np.array_equal(menu.ready_s_KC, solved.ready_s_KC) else up_s
+            low_s = up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
+        beat_s = (self.best.delay_s / rounds - fed_s) / steps
+        step_s = min(low_s, beat_s)
+        if costs is not None and low_s < beat_s and (menu.num_cuts > 1 or problem.share_server):
+            bound = (
+                bound_shared(choices, costs, max(256, min(4096, 2_000_000 // choices.need_KC.size)), low_s, beat_s)
+                if problem.share_server
+                else bound_together(choices, costs, beat_s, _INTERVALS, _TOLERANCE)
+            )
+            step_s, self.picks[i] = max(step_s, bound.step_s), bound.picks
+        self.lower_s[i] = max(self.lower_s[i], rounds * (steps * step_s + fed_s) * (1 - _ROUNDING))
+
+    def _choices(self, menu: Options) -> Choices:
+        """What the relaxation sees of a menu; of the way back, what a client alone in the band would need."""
+        from wavetune.allocation.relaxation import Choices
+
+        problem, back_s_KC, least_back_s = self.problem, menu.back_s_KC, 0.0
+        if problem.price_downlink:
+            alone_s_KC = self.cell.lone_down_s_KC(problem.main, menu.down_bits_KC)
+            least_bits_K, least_s_K = (_least(menu, x) for x in (menu.down_bits_KC, menu.back_s_KC))
+            least_back_s = least_downlink_s(problem.main, least_bits_K, least_s_K)
+            back_s_KC = back_s_KC + alone_s_KC
+        back_s_KC = np.where(menu.allowed_KC, back_s_KC, np.inf)
+        need_KC = menu.up_bits_KC / problem.main.subchannel_hz
+        return Choices(menu.ready_s_KC, back_s_KC, menu.work_s_KC, need_KC, least_back_s)
+
+    def _least_fed_s(self, menu: Options, solved: Options, fed: Standing) -> float:
+        """Least seconds of the adapter exchange of any choice from a menu, given the standing of a solved one."""
+        from wavetune.allocation.band import bound_by_prices
+
+        problem, bits_K = self.problem, _least(menu, menu.fed_bits_KC)
+        down_s = least_downlink_s(problem.fed, bits_K, np.zeros(len(bits_K))) if problem.price_downlink else 0.0
+        if not np.any(bits_K > 0):
+            return down_s
+        solved_K = solved.fed_bits_KC[:, 0]
+        scale = float(np.min(bits_K[solved_K > 0] / solved_K[solved_K > 0], initial=np.inf))
+        race = self.cell.fed.race(np.zeros(len(bits_K)), bits_K)
+        low_s = max(self.cell.fed.lone_bound_s(race), scale * fed.bound_s if np.isfinite(scale) else 0.0)
+        if menu.num_cuts > 1 and fed.prices is not None:
+            low_s = bound_by_prices(race, fed.prices, low_s, max(low_s, self.best.fed_s))
+        return low_s + down_s
+
+
+def predicted_change_s(cell: Cell, menu: Options, decision: Decision) -> Array:
+    """Change of a round's delay if one client took another cut, at the present prices of airtime, [K, C].
+
+    For given owners the delay is convex in the clients' seconds, so that the true change is no less.
+    """
+    own = decision.options
+    start_s_KC, back_s_KC = menu.ready_s_KC - own.ready_s_KC, menu.back_s_KC - own.back_s_KC
+    work_s_KC = menu.work_s_KC - own.work_s_KC
+    race = cell.main_race(own, decision.main_owner_M, decision.share_K)
+    weight_K, air_s_K = _delay_per_second(race, decision.main_owner_M)
+    start_s_KC = start_s_KC + air_s_K[:, None] * _more(menu.up_bits_KC, own.up_bits_KC)
+    if decision.share_K is None:
+        back_s_K = cell.back_s_K(own, decision.main_owner_M)
+        last_s_KC = np.maximum(_largest_of_others(back_s_K)[:, None], back_s_K[:, None] + back_s_KC)
+        step_s_KC = weight_K[:, None] * start_s_KC + work_s_KC + last_s_KC - np.max(back_s_K)
+    else:
+        share_K1, work_s_K1 = np.maximum(decision.share_K, 1e-300)[:, None], np.maximum(own.work_s_KC, 1e-300)
+        weight_K1 = np.where(own.work_s_KC > 0, share_K1**2 / work_s_K1, 0.0)
+        weight_K1 = weight_K1 / max(float(np.sum(weight_K1)), 1e-300)
+        step_s_KC = weight_K1 * (start_s_KC + back_s_KC + work_s_KC / share_K1)
+    fed_weight_K, fed_air_s_K = _delay_per_second(cell.fed_race(own), decision.fed_owner_M)
+    fed_s_KC = (fed_weight_K * fed_air_s_K)[:, None] * _more(menu.fed_bits_KC, own.fed_bits_KC)
+    change_s_KC = cell.problem.local_steps * step_s_KC + fed_s_KC
+    return np.where(menu.allowed_KC & (menu.cut_KC != own.cut_KC), change_s_KC, np.inf)
+
+
+def _delay_per_second(race: Race, owner_M: IntArray) -> tuple[Array, Array]:
+    """What the race's end moves per second that a client starts later, and each client's airtime (s)."""
+    from wavetune.allocation.water_filling import optimal_power
+
+    delay_s, _, level_K = optimal_power(race, owner_M)
+    sends = race.need_K > 0
+    air_s_K = np.where(sends, np.maximum(delay_s - race.ready_K, 1e-300), 0.0)
+    slope_K = np.divide(level_K * race.need_K, air_s_K**2, out=np.zeros(len(air_s_K)), where=sends & (air_s_K > 1e-150))
+    total = float(np.sum(slope_K))
+    if not np.isfinite(delay_s) or not 0 < total < np.inf:
+        return np.zeros(len(air_s_K)), np.where(np.isfinite(air_s_K), air_s_K, 0.0)
+    return slope_K / total, air_s_K
+
+
+def _more(bits_KC: Array, own_K1: Array) -> Array:
+    """Relative change of what is sent."""
+    return np.minimum(bits_KC / np.maximum(own_K1, 1e-300), 1e6) - 1.0
+
+
+def _largest_of_others(values_K: Array) -> Array:
+    if len(values_K) == 1:
+        return np.full(1, -np.inf)
+    second, first = np.partition(values_K, -2)[-2:]
+    others_K: Array = np.where(values_K == first, second, first)
+    return others_K
+
+
+def _least(menu: Options, value_KC: Array) -> Array:
+    return np.min(np.where(menu.allowed_KC, value_KC, np.inf), axis=1)
+
+
+def _better(one: Decision, other: Decision) -> Decision:
+    return one if one.delay_s < other.delay_s else other

@@ -1,0 +1,143 @@
+"""The planner where clients may differ: a cut per client, a rank per client, shares of the server, or given decisions.
+
+Mixed ranks never lower the delay: all clients at the least of them need no more rounds, compute, bits or memory. So the
+search has one rank for all, and `rank_slack` says how much of the delay may be given up to raise single ones.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+
+import numpy as np
+
+from wavetune.allocation.decision import Cell, Decision
+from wavetune.allocation.feasibility import check_feasible, why_infeasible
+from wavetune.allocation.menu_search import MenuSearch
+from wavetune.allocation.options import Options, fixed_options, options_of
+from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.planner import effort_of
+from wavetune.allocation.planner import plan as plan_common
+from wavetune.allocation.problem import IntArray, Problem
+
+
+def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
+    """Plan with what the problem leaves to single clients; never worse than the best common decision.
+
+    Args:
+        problem: what to plan; `cut_per_client`, `rank_slack` and `share_server` say what may differ.
+        time_limit_s: stop about then; the best common plan for a server that is not shared is always finished first.
+        warm_start: plan of a similar problem, whose decisions are tried too, with a small part of the usual effort.
+    """
+    from wavetune.allocation.band import Clock
+
+    clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
+    both = problem.cut_per_client and problem.share_server
+    plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
+    common = plan_common(plain, time_limit_s, warm_start if both or (warm_start and not _differs(warm_start)) else None)
+    if common.status != "ok":
+        return common
+    if not problem.cut_per_client and not problem.share_server:
+        plan, cell = common, Cell(problem)
+    else:
+        cell = Cell(problem)
+        first = _decision(cell, common)
+        warm = [_decision(cell, warm_start)] if warm_start is not None and _fits(problem, warm_start) else []
+        effort = effort_of(problem.main.gain_KM.size, warm_start is not None)
+        search = MenuSearch(cell, _menus(problem), first, effort, clock)
+        search.run(warm)
+        plan = search.plan()
+    return plan if problem.rank_slack is None else _raise_ranks(cell, plan, problem.rank_slack)
+
+
+def plan_fixed(
+    problem: Problem,
+    cut_K: IntArray,
+    rank_K: IntArray,
+    time_limit_s: float | None = None,
+    warm_start: Plan | None = None,
+) -> Plan:
+    """Plan of given cuts and ranks, one per client, with a bound that holds for these."""
+    from wavetune.allocation.band import Clock, start
+
+    if reason := why_infeasible(problem, cut_K, rank_K):
+        return infeasible(reason)
+    clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
+    cell, options = Cell(problem), fixed_options(problem, cut_K, rank_K)
+    races = ((cell.main, cell.main_race(options, np.zeros(0, np.int64), None)), (cell.fed, cell.fed_race(options)))
+    owners = [
+        start(track, race).owner_M if np.any(race.need_K > 0) else np.full(track.band.num_subchannels, -1)
+        for track, race in races
+    ]
+    first = cell.decide(options, owners[0], owners[1])
+    warm: list[Decision] = []
+    if warm_start is not None and _shaped(problem, warm_start):
+        warm = [cell.decide(options, warm_start.main.owner_M, warm_start.fed.owner_M, warm_start.server_share_K)]
+    search = MenuSearch(cell, [options], first, effort_of(problem.main.gain_KM.size, bool(warm)), clock)
+    search.run(warm)
+    return search.plan()
+
+
+def _menus(problem: Problem) -> list[Options]:
+    if problem.cut_per_client:
+        menus = [options_of(problem, rank) for rank in problem.ranks]
+        return [menu for menu in menus if np.all(np.any(menu.allowed_KC, axis=1))]
+    return [fixed_options(problem, cut, rank) for cut, rank in check_feasible(problem).pairs]
+
+
+def _decision(cell: Cell, plan: Plan) -> Decision:
+    options = fixed_options(cell.problem, plan.cut_K, plan.rank_K)
+    return cell.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K)
+
+
+def _differs(plan: Plan) -> bool:
+    return plan.status == "ok" and bool(np.ptp(plan.cut_K) or np.ptp(plan.rank_K))
+
+
+def _shaped(problem: Problem, plan: Plan) -> bool:
+    """Whether a plan is for as many clients and subchannels."""
+    bands = ((problem.main, plan.main), (problem.fed, plan.fed))
+    same = all(band.num_subchannels == len(allocation.owner_M) for band, allocation in bands)
+    return plan.status == "ok" and len(plan.cut_K) == problem.num_clients and same
+
+
+def _fits(problem: Problem, plan: Plan) -> bool:
+    """Whether a plan's decisions are among those allowed: with one rank, and one cut where clients must not differ."""
+    allowed = _shaped(problem, plan) and set(plan.cut_K) <= set(problem.cuts) and set(plan.rank_K) <= set(problem.ranks)
+    alike = np.ptp(plan.rank_K) == 0 and (problem.cut_per_client or np.ptp(plan.cut_K) == 0) if allowed else False
+    return bool(alike) and not why_infeasible(problem, plan.cut_K, plan.rank_K)
+
+
+def _raise_ranks(cell: Cell, plan: Plan, slack: float) -> Plan:
+    """Raise single clients' ranks, whoever has most time to spare first, while the delay stays within the slack.
+
+    A rank whose rounds exceed those of the plan's is left out; the owners stay.
+    """
+    problem, limit_s = cell.problem, plan.delay_s * (1 + slack)
+    decision, rank_K = _decision(cell, plan), plan.rank_K.copy()
+    for rank in problem.ranks:
+        if rank <= rank_K.min() or problem.rounds_to_target[rank] > decision.options.rounds:
+            continue
+        order = np.argsort(plan.phases.client_forward_s[0] * rank_K + plan.phases.fed_upload_s, kind="stable")
+        low, high = 0, problem.num_clients
+        while low < high:
+            count = (low + high + 1) // 2
+            tried_K = rank_K.copy()
+            tried_K[order[:count]] = rank
+            fits = not why_infeasible(problem, plan.cut_K, tried_K) and (
+                cell.decide(
+                    fixed_options(problem, plan.cut_K, tried_K),
+                    plan.main.owner_M,
+                    plan.fed.owner_M,
+                    plan.server_share_K,
+                ).delay_s
+                <= limit_s
+            )
+            low, high = (count, high) if fits else (low, count - 1)
+        rank_K[order[:low]] = rank
+    raised = cell.plan_of(
+        cell.decide(
+            fixed_options(problem, plan.cut_K, rank_K), plan.main.owner_M, plan.fed.owner_M, plan.server_share_K
+        )
+    )
+    return replace(raised, lower_bound_s=min(plan.lower_bound_s, raised.delay_s))

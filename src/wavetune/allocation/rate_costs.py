@@ -1,0 +1,90 @@
+"""What a rate costs a client in a band at given prices: a lower bound for all rates from a few tangents.
+
+The prices of `prices` give each client's cheapest bundle of subchannels and power for one rate, as the smaller of two
+concave maximisations over multipliers: sets of at most n subchannels, and larger ones. The multipliers that are best at
+one rate bound the cost at every other rate by a line, so that a table of tangents serves all rates, hence all cuts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavetune.allocation.compiled import kernel
+from wavetune.allocation.prices import Prices, best_prices, new_room
+from wavetune.allocation.standing import copied, forgiving
+from wavetune.allocation.water_filling import Race
+from wavetune.units import Array
+
+_LOG_2 = float(np.log(2.0))
+
+
+@dataclass(frozen=True, eq=False)
+class RateCosts:
+    """Tangents of each client's cost at G rates (bit/s/Hz) from `low_K` on, each `ratio` times the one before.
+
+    `value_KG2` and `slope_KG2` are of the two kinds of sets, the smaller of which holds.
+    """
+
+    low_K: Array
+    ratio: float
+    value_KG2: Array
+    slope_KG2: Array
+
+    def at(self, rate: Array) -> Array:
+        """Least share of the band that a rate takes, [K, ...] for rates [K, ...]; 0 for rate 0, infinite above 1."""
+        num_rates = self.value_KG2.shape[1]
+        k = np.arange(len(rate)).reshape(-1, *(1,) * (rate.ndim - 1))
+        low = self.low_K[k]
+        with np.errstate(divide="ignore"):
+            place = np.floor(np.log(rate / low) / np.log(self.ratio))
+        below = np.clip(place, 0, num_rates - 1).astype(np.int64)
+        cost = np.zeros(rate.shape)
+        for g in (below, np.minimum(below + 1, num_rates - 1)):
+            beyond = (np.minimum(rate, 1e300) - low * self.ratio**g)[..., None]
+            cost = np.maximum(cost, np.min(self.value_KG2[k, g] + self.slope_KG2[k, g] * beyond, axis=-1))
+        return np.where((cost > 1.0) | np.isinf(rate), np.inf, np.where(rate > 0, cost, 0.0))
+
+
+def rate_costs(race: Race, prices: Prices, low_K: Array, ratio: float, num_rates: int) -> RateCosts:
+    """Costs of the rates from `low_K` on for the race's clients; they hold for every plan that is forgiven its caps."""
+    value_KG2, slope_KG2 = _tangents(forgiving(race), copied(prices), low_K, ratio, num_rates)
+    return RateCosts(low_K, ratio, value_KG2, slope_KG2)
+
+
+@kernel
+def _tangents(race: Race, prices: Prices, low_K: Array, ratio: float, num_rates: int) -> tuple[Array, Array]:
+    K, M = race.log_KM.shape
+    value_KG2, slope_KG2 = np.full((K, num_rates, 2), np.inf), np.zeros((K, num_rates, 2))
+    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / race.total_w
+    rooms = (new_room(M), new_room(M))
+    for k in range(K):
+        cap_w = float(race.cap_w_K[k])
+        for g in range(num_rates):
+            rate, n, best, size, side = low_K[k] * ratio**g, int(prices.count_K[k]), np.inf, 0.0, 0
+            for more in range(1, -1, -1):
+                if n + more == 0:
+                    continue
+                bundle, dearer = best_prices(
+                    race.log_KM[k], race.inverse_KM[k], weight_M, rate, watt_price, cap_w,
+                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, rooms[more],
+                )  # fmt: skip
+                prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
+                slope = bundle.level * watt_price * dearer * _LOG_2
+                magnitude = slope * (rate + 100.0 * (n + 1)) + abs(bundle.value) + watt_price * dearer * cap_w
+                value_KG2[k, g, more] = bundle.value - 1e-12 * magnitude
+                slope_KG2[k, g, more] = slope
+                if bundle.value < best:
+                    best, size, side = bundle.value, bundle.size, more
+            if (side == 1 and size > n + 1 + 1e-9) or (side == 0 and size < n - 1e-9):
+                prices.count_K[k] = int(size)
+            if best > 1.5:
+                for later in range(g + 1, num_rates):
+                    for more in range(2):
+                        value_KG2[k, later, more] = value_KG2[k, g, more] + slope_KG2[k, g, more] * (
+                            low_K[k] * ratio**later - rate
+                        )
+                        slope_KG2[k, later, more] = slope_KG2[k, g, more]
+                break
+    return value_KG2, slope_KG2
