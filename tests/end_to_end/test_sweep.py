@@ -10,10 +10,12 @@ import pytest
 
 from helpers.command_line import assert_refused, wavetune
 from helpers.sweeps import QUICK, without_times
+from wavetune.sweep.display import SweepDisplay
 
 SETTINGS = [word for setting in QUICK[:3] for word in ("--set", setting)]
-SWEEP = ["sweep", "sflllm", *SETTINGS, "--over", "bandwidth_hz=5e6,10e6", "--seeds", "3"]
-CELLS = 2 * 3 * 7
+OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "6", "--methods", "proposed,greedy,uniform-power,bound"]
+SWEEP = ["sweep", "sflllm", *SETTINGS, *OVER]
+CELLS = 2 * 6 * 3
 
 
 @pytest.fixture(scope="module")
@@ -30,45 +32,52 @@ def start(environment, folder):
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
 
-def stopped(process, number):
-    """Send a signal as soon as some cells are planned. Returns what was said when the last process has ended."""
-    said = next(line for line in process.stdout if line.startswith("cells "))
-    process.send_signal(number)
-    out, err = process.communicate(timeout=240)  # to the end of both streams, which every worker holds open
-    assert "Traceback" not in err, err
-    return said + out
-
-
 def cells(folder):
-    lines = (folder / "sweep" / "results.jsonl").read_text().splitlines()
+    lines = (folder / "results.jsonl").read_text().splitlines()
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
-def test_sweep_that_is_stopped_and_killed_ends_like_one_that_is_not(environment, tmp_path, monkeypatch):
-    process = start(environment, tmp_path)
-    assert f"the same command goes on from {tmp_path / 'sweep'}" in stopped(process, signal.SIGINT)
-    assert process.returncode == 130
-    after_interrupt = cells(tmp_path)
-    process = start(environment, tmp_path)
-    stopped(process, signal.SIGKILL)
-    after_kill = cells(tmp_path)
-    assert 0 < len(after_interrupt) < len(after_kill) < CELLS
-    assert after_kill[: len(after_interrupt)] == after_interrupt
+def by_cell(records):
+    return sorted(without_times(records), key=lambda r: (r["seed"], r["value"], r["method"]))
+
+
+def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environment, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVETUNE_CACHE", environment["WAVETUNE_CACHE"])
+    whole, folder = tmp_path / "whole", tmp_path / "sweep"
+    answer = wavetune(*SWEEP, "--jobs", 1, "--out", whole)
+    assert answer.code == 0, answer.err
+
+    progress = SweepDisplay.progress
+
+    def interrupted(display, what, done, total):
+        progress(display, what, done, total)
+        if (what, done) == ("cells", 5):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(SweepDisplay, "progress", interrupted)
+        answer = wavetune(*SWEEP, "--jobs", 1, "--out", folder)
+    assert answer.code == 130
+    assert f"the same command goes on from {folder}" in answer.out
+    assert len(cells(folder)) == 5
 
     process = start(environment, tmp_path)
-    out, err = process.communicate(timeout=240)
+    next(line for line in process.stdout if line.startswith("cells "))
+    process.kill()
+    _, err = process.communicate()  # to the end of both streams, which every worker holds open: none outlives it
+    assert "Traceback" not in err
+    after_kill = cells(folder)
+    assert 5 < len(after_kill) < CELLS
+
+    process = start(environment, tmp_path)
+    out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert f"cells {CELLS}/{CELLS}" in out
-    assert "below greedy (SflLLM)" in out
-
-    monkeypatch.setenv("WAVETUNE_CACHE", environment["WAVETUNE_CACHE"])
-    answer = wavetune(*SWEEP, "--jobs", 1, "--out", tmp_path / "whole")
-    assert answer.code == 0, answer.err
-    whole = [json.loads(line) for line in (tmp_path / "whole" / "results.jsonl").read_text().splitlines()]
-    key = lambda r: (r["seed"], r["value"], r["method"])  # noqa: E731
-    assert sorted(without_times(cells(tmp_path)), key=key) == sorted(without_times(whole), key=key)
-    readings = [json.loads((tmp_path / name / "summary.json").read_text())["reading"] for name in ("sweep", "whole")]
+    assert cells(folder)[: len(after_kill)] == after_kill
+    assert by_cell(cells(folder)) == by_cell(cells(whole))
+    readings = [json.loads((path / "summary.json").read_text())["reading"] for path in (folder, whole)]
     assert readings[0] == readings[1]
+    assert readings[0] in " ".join(out.split())
     assert "Samples were estimated at 4 characters a token" in readings[0]
 
 

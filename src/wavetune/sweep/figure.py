@@ -54,8 +54,9 @@ def save_figure(summary: Summary, stem: Path) -> list[Path]:
 def _draw_delays(summary: Summary, axes: Axes) -> None:
     means = [p.delay_s.mean for p in summary.points if p.delay_s.count]
     divisor, unit = axis_unit("s", max(means, default=1.0))
+    x = np.array(_positions(summary))
     for method in summary.sweep.methods:
-        _line(summary, axes, summary.of(method), [p.delay_s for p in summary.of(method)], divisor)
+        _line(summary, axes, x, summary.of(method), [p.delay_s for p in summary.of(method)], divisor)
     if means and max(means) > 4 * min(means):
         axes.set_yscale("log")
         _plain_ticks(axes)
@@ -65,18 +66,20 @@ def _draw_delays(summary: Summary, axes: Axes) -> None:
 
 
 def _draw_gains(summary: Summary, axes: Axes) -> None:
-    for method in summary.gains:
-        _line(summary, axes, summary.of(method), [p.gain for p in summary.of(method)], 0.01)
+    for rank, method in enumerate(summary.gains):
+        x = _beside(summary, rank - len(summary.gains) // 2)
+        _line(summary, axes, x, summary.of(method), [p.gain for p in summary.of(method)], 0.01)
     axes.axhline(0.0, color="black", linewidth=0.6)
     axes.set_ylabel("gain of the proposed planner over each (%)")
     _finish(summary, axes)
 
 
-def _line(summary: Summary, axes: Axes, points: Sequence[Point], estimates: Sequence[Estimate], divisor: float) -> None:
+def _line(
+    summary: Summary, axes: Axes, x: Array, points: Sequence[Point], estimates: Sequence[Estimate], divisor: float
+) -> None:
     """A method's means with error bars; a mean over some of the seeds only is a hollow mark."""
     method = points[0].method
     style = {"markersize": 5, "linewidth": 1.3, **STYLES[method]}
-    x = _beside(summary, 0 if method == BOUND else list(STYLES).index(method))
     y, error = (np.array([getattr(e, name) for e in estimates]) / divisor for name in ("mean", "half_width"))
     error = None if method == BOUND else np.nan_to_num(error)
     axes.errorbar(x, y, error, label=title(method), capsize=2.0, elinewidth=0.8, **style)
@@ -99,7 +102,7 @@ def _is_logarithmic(summary: Summary) -> bool:
 
 
 def _beside(summary: Summary, rank: int) -> Array:
-    """Where the method of that rank stands."""
+    """Where the method of that rank stands, about the middle one."""
     x = np.array(_positions(summary))
     if _is_logarithmic(summary):
         return x * (max(x) / min(x)) ** (ASIDE * rank)

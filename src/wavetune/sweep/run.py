@@ -178,7 +178,7 @@ def _workers(jobs: int) -> Generator[Each]:
         yield lambda function, arguments: (function(*a) for a in arguments)
         return
     # Spawned, as forking a process with threads may hang it.
-    context = multiprocessing.get_context("spawn")
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
     with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
 
         def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
@@ -188,6 +188,8 @@ def _workers(jobs: int) -> Generator[Each]:
             yield each
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for worker in set(multiprocessing.active_children()) - others:  # rather than wait for its cell
+                worker.terminate()
             raise
 
 
