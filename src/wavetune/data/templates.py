@@ -190,6 +190,8 @@ def keep_end(prompt: list[int], room: int, begin: int) -> list[int]:
 def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
     """Token ids of each text, without special tokens; one call for all, in which repeated texts occur once."""
     distinct = list(dict.fromkeys(texts))
+    if not distinct:  # which a fast tokenizer does not take
+        return []
     ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
     return [ids[text] for text in texts]
 
