@@ -33,6 +33,10 @@ class RunFolderError(WavetuneError, OSError):
     """A run folder cannot be written, read or continued."""
 
 
+class DeploymentError(WavetuneError, ConnectionError):
+    """A server or device cannot be reached, does not come, or refuses; names the status it gave."""
+
+
 class NumericsError(WavetuneError, ArithmeticError):
     """A loss or tensor stopped being finite; names round, client and tensor."""
 

@@ -48,7 +48,7 @@ class Party:
 
     def stream(self, token: bytes, client: int = 0, **changes: object) -> Stream:
         name = f"device-{client:02d}"
-        return Stream(self.channel(name), hello(token, client, **changes), PATIENCE_S)
+        return Stream(self.channel(name), hello(token, client, **changes))
 
     def close(self) -> None:
         self.plane.close_round("the test is over")

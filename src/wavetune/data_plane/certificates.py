@@ -72,6 +72,16 @@ def read_identity(folder: Path) -> Identity:
         ) from error
 
 
+def client_of(identity: Identity) -> int:
+    """Which client a device's certificate names. Raises ConfigError if it is none's."""
+    subject = x509.load_pem_x509_certificate(identity.certificate).subject
+    name = str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
+    kind, _, number = name.partition("-")
+    if kind != "device" or not number.isdigit():
+        raise ConfigError(f"the certificate is that of {name!r}; a device needs one of the folders device-00, ...")
+    return int(number)
+
+
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     name = _name("wavetune authority")
     usage = x509.KeyUsage(False, False, False, False, False, key_cert_sign=True, crl_sign=True, encipher_only=False,

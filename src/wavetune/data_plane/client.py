@@ -13,23 +13,19 @@ from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
 from wavetune.data_plane.payloads import num_bytes, pack
 from wavetune.data_plane.server import METHOD, SERVICE, Measured
-from wavetune.errors import WavetuneError
+from wavetune.errors import DeploymentError
 from wavetune.federation.codecs import Payload
-
-
-class StreamError(WavetuneError, ConnectionError):
-    """A stream to a server broke, or the server refused it; names the gRPC status."""
 
 
 class Stream:
     """The stream of one round: every frame that is sent is answered by one."""
 
-    def __init__(self, channel: grpc.Channel, hello: Hello, patience_s: float) -> None:
-        self.measured, self.patience_s = Measured(), patience_s
+    def __init__(self, channel: grpc.Channel, hello: Hello) -> None:
+        self.measured = Measured()
         self._requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._sequence = 0
         self._call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(
-            iter(self._requests.get, None), timeout=None, wait_for_ready=True
+            iter(self._requests.get, None), wait_for_ready=True
         )
         self.ask(hello=hello)
 
@@ -42,7 +38,7 @@ class Stream:
         bit_per_s: float = 0.0,
         phase: str = "",
     ) -> list[Part]:
-        """Send a frame, at `bit_per_s` if that is not 0, and return the parts of the answer. Raises StreamError."""
+        """Send a frame, at `bit_per_s` if that is not 0, and return the parts of the answer. Raises DeploymentError."""
         frame = Frame(sequence=self._sequence, sent_at_s=time.time(), hello=hello, layout=layout, loss=loss)
         payload_bits = 0
         for kind, payload in parts:
@@ -58,10 +54,9 @@ class Stream:
         try:
             answer: bytes = next(self._call)
         except grpc.RpcError as error:
-            status: Any = error
-            raise StreamError(f"{status.code().name}: {status.details()}") from error
+            raise refusal(error) from error
         except StopIteration:
-            raise StreamError("the server ended the stream") from None
+            raise DeploymentError("the server ended the stream") from None
         received = Frame.FromString(answer)
         self.measured.frame_bytes["down"] += len(answer)
         if phase:
@@ -86,3 +81,9 @@ def connect(address: str, identity: Identity) -> grpc.Channel:
         ("grpc.initial_reconnect_backoff_ms", 200),
     ]
     return grpc.secure_channel(address, credentials, options)
+
+
+def refusal(error: grpc.RpcError) -> DeploymentError:
+    """The other side's status and sentence."""
+    status: Any = error
+    return DeploymentError(f"{status.code().name}: {status.details()}")

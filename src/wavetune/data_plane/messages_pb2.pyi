@@ -73,32 +73,32 @@ class Order(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class RoundOrder(_message.Message):
-    __slots__ = ("run", "round", "recipe", "cuts", "ranks", "address", "token", "main_uplink_bit_per_s", "fed_uplink_bit_per_s", "last", "precision", "patience_s")
+    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
+    LOCAL_STEPS_FIELD_NUMBER: _ClassVar[int]
     CUTS_FIELD_NUMBER: _ClassVar[int]
     RANKS_FIELD_NUMBER: _ClassVar[int]
+    BF16_FIELD_NUMBER: _ClassVar[int]
     ADDRESS_FIELD_NUMBER: _ClassVar[int]
     TOKEN_FIELD_NUMBER: _ClassVar[int]
-    MAIN_UPLINK_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
-    FED_UPLINK_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
-    LAST_FIELD_NUMBER: _ClassVar[int]
-    PRECISION_FIELD_NUMBER: _ClassVar[int]
-    PATIENCE_S_FIELD_NUMBER: _ClassVar[int]
+    ADAPTERS_FIELD_NUMBER: _ClassVar[int]
+    MAIN_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    FED_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     recipe: str
+    local_steps: int
     cuts: _containers.RepeatedScalarFieldContainer[int]
     ranks: _containers.RepeatedScalarFieldContainer[int]
+    bf16: bool
     address: str
     token: bytes
-    main_uplink_bit_per_s: float
-    fed_uplink_bit_per_s: float
-    last: bool
-    precision: str
-    patience_s: float
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., main_uplink_bit_per_s: _Optional[float] = ..., fed_uplink_bit_per_s: _Optional[float] = ..., last: _Optional[bool] = ..., precision: _Optional[str] = ..., patience_s: _Optional[float] = ...) -> None: ...
+    adapters: bytes
+    main_bit_per_s: float
+    fed_bit_per_s: float
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -115,15 +115,19 @@ class Report(_message.Message):
     def __init__(self, attend: _Optional[_Union[Attend, _Mapping]] = ..., round: _Optional[_Union[RoundReport, _Mapping]] = ...) -> None: ...
 
 class Attend(_message.Message):
-    __slots__ = ("version", "client")
+    __slots__ = ("version", "client", "run", "states")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
+    RUN_FIELD_NUMBER: _ClassVar[int]
+    STATES_FIELD_NUMBER: _ClassVar[int]
     version: int
     client: int
-    def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ...) -> None: ...
+    run: str
+    states: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ..., run: _Optional[str] = ..., states: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "failure", "seconds", "payload_bytes", "sent_bytes", "received_bytes")
+    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -138,16 +142,21 @@ class RoundReport(_message.Message):
         key: str
         value: int
         def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    class FrameBytesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
     ROUND_FIELD_NUMBER: _ClassVar[int]
     FAILURE_FIELD_NUMBER: _ClassVar[int]
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
-    SENT_BYTES_FIELD_NUMBER: _ClassVar[int]
-    RECEIVED_BYTES_FIELD_NUMBER: _ClassVar[int]
+    FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     round: int
     failure: str
     seconds: _containers.ScalarMap[str, float]
     payload_bytes: _containers.ScalarMap[str, int]
-    sent_bytes: int
-    received_bytes: int
-    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., sent_bytes: _Optional[int] = ..., received_bytes: _Optional[int] = ...) -> None: ...
+    frame_bytes: _containers.ScalarMap[str, int]
+    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...

@@ -73,6 +73,8 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
 
 def check_values(payload: Payload, codec: UpdateCodec, shape: tuple[int, int], what: str) -> Tensor:
     """What a payload decodes to. Raises RefusedError if that fails, has another shape or is not finite."""
+    if "width" in payload and any(width != shape[1] for width in payload["width"].tolist()):
+        raise RefusedError(Reason.MALFORMED, f"{what}: claims to be {payload['width'].tolist()} wide, not {shape[1]}")
     try:
         decoded = codec.decode(payload)
     except (IndexError, RuntimeError, ValueError) as error:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
+from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
 from wavetune.models.backbone import Backbone, prepare_backbone
 from wavetune.models.ragged import ATTENTION
@@ -38,6 +39,7 @@ def load_part(
     targets: Sequence[str] | None = None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
+    bottleneck: Bottleneck | None = None,
 ) -> Backbone:
     """The embedding, the blocks with these numbers and, where `head`, the head of a decoder; nothing else is read.
 
@@ -60,7 +62,7 @@ def load_part(
     if not head:
         _drop_head(model)
     _read_weights(model, files)
-    return prepare_backbone(model, targets, bf16, device)
+    return prepare_backbone(model, targets, bf16, device, bottleneck)
 
 
 @contextmanager

@@ -7,7 +7,8 @@ import platform
 import resource
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -24,7 +25,7 @@ from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.lora import LoraPair
 from wavetune.recipe import Recipe, load, to_dict
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
-from wavetune.runtimes.round import train_round
+from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
 
@@ -44,8 +45,15 @@ class Observer(Protocol):
         """A round is done and saved."""
 
 
-def run(recipe: Recipe, out: Path, observer: Observer, resume: bool = False) -> dict[str, Any] | Infeasible:
-    """Run a recipe into a folder, or continue it there; returns the summary."""
+TrainRound = Callable[[Session, int, StepDone, Callable[[], None] | None], RoundOutcome]
+Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[TrainRound]]
+"""What trains the rounds of a session; it may exchange the session's parts for ones whose other half is elsewhere."""
+
+
+def run(
+    recipe: Recipe, out: Path, observer: Observer, resume: bool = False, engine: Engine | None = None
+) -> dict[str, Any] | Infeasible:
+    """Run a recipe into a folder, or continue it there; returns the summary. Without an engine all is trained here."""
     folder = RunFolder.open(out) if resume else None
     if folder is not None:
         recipe = load(out / "recipe.json")
@@ -59,15 +67,16 @@ def run(recipe: Recipe, out: Path, observer: Observer, resume: bool = False) -> 
         folder.write_json("recipe.json", to_dict(recipe))
     if planned is None:
         _write_world(folder, session)
-    rounds_done = _restore(folder, session)
-    state = folder.read_json("state.json") or _before(folder, session, observer)
-    observer.started(session, rounds_done, state["validation_loss"])
-    for index in range(rounds_done, recipe.run.rounds):
-        _one_round(folder, session, index, observer)
+    with nullcontext(train_round) if engine is None else engine(session, observer.message) as train:
+        rounds_done = _restore(folder, session)
+        state = folder.read_json("state.json") or _before(folder, session, observer)
+        observer.started(session, rounds_done, state["validation_loss"])
+        for index in range(rounds_done, recipe.run.rounds):
+            _one_round(folder, session, index, observer, train)
     return _finish(folder, session, state, observer)
 
 
-def _one_round(folder: RunFolder, session: Session, index: int, observer: Observer) -> None:
+def _one_round(folder: RunFolder, session: Session, index: int, observer: Observer, train: TrainRound) -> None:
     settings = session.recipe.run
     last = index + 1 == settings.rounds
     personal: dict[int, dict[str, LoraPair]] = {}
@@ -76,7 +85,7 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
         for client in range(session.cohort.placement.num_clients):
             personal[client] = client_factors(session.cohort.bank, client)
 
-    outcome = train_round(session, index, observer.step, keep_personal if last and not session.central else None)
+    outcome = train(session, index, observer.step, keep_personal if last and not session.central else None)
     record = outcome.record
     if last or (index + 1) % settings.evaluate_every == 0:
         record["evaluation"] = evaluate(session, outcome.mixed.factors, index)

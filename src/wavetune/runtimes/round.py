@@ -34,15 +34,19 @@ class RoundOutcome:
 
 
 def train_round(
-    session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
+    session: Session,
+    index: int,
+    on_step: StepDone,
+    before_mixing: Callable[[], None] | None = None,
+    present_K: Sequence[bool] | None = None,
 ) -> RoundOutcome:
-    """Train one round; `before_mixing` sees the clients' own adapters.
+    """Train one round with the clients that are present (all if None); `before_mixing` sees their own adapters.
 
     Raises NumericsError naming round, client and tensor if a loss or gradient is not finite.
     """
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
     problem, plan = session.planner.plan(index, session.plan)
-    active_K = [True] * session.cohort.placement.num_clients
+    active_K = [True] * session.cohort.placement.num_clients if present_K is None else list(present_K)
     rates = session.accountant.rates(problem, plan)
     sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]

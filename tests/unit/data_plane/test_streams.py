@@ -8,10 +8,11 @@ import torch
 
 from helpers.data_plane import ADAPTER, LAYOUT, LOSS, PATIENCE_S, X, contract, hello, party, up
 from wavetune.data_plane.certificates import read_identity
-from wavetune.data_plane.client import StreamError, connect
+from wavetune.data_plane.client import connect
 from wavetune.data_plane.messages_pb2 import Frame, Layout, Part
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.server import METHOD, SERVICE
+from wavetune.errors import DeploymentError
 from wavetune.federation.codecs import Bf16, Fp32
 
 
@@ -226,7 +227,7 @@ def test_where_labels_stay_with_the_client_nothing_that_tells_them_is_taken(open
 def test_a_stream_is_opened_once_and_the_first_goes_on(opened):
     token = opened.plane.open_round(0, [contract()])[0]
     stream = opened.stream(token)
-    with pytest.raises(StreamError, match="ALREADY_EXISTS"):
+    with pytest.raises(DeploymentError, match="ALREADY_EXISTS"):
         opened.stream(token)
     parts, _ = exchange(opened, stream, parts=up(), layout=LAYOUT)
     assert len(parts) == 1
@@ -235,9 +236,9 @@ def test_a_stream_is_opened_once_and_the_first_goes_on(opened):
 def test_a_token_of_an_earlier_round_is_worth_nothing(opened):
     old = opened.plane.open_round(0, [contract()])[0]
     opened.plane.open_round(1, [contract()])
-    with pytest.raises(StreamError, match="FAILED_PRECONDITION"):
+    with pytest.raises(DeploymentError, match="FAILED_PRECONDITION"):
         opened.stream(old)
-    with pytest.raises(StreamError, match="UNAUTHENTICATED"):
+    with pytest.raises(DeploymentError, match="UNAUTHENTICATED"):
         opened.stream(old, round_index=1)
 
 
@@ -246,7 +247,7 @@ def test_a_device_that_does_not_come_in_time_is_given_up_and_told_so(opened):
     stream = opened.stream(token)
     line = opened.plane.line(0)
     assert line.take(0.01) is None
-    with pytest.raises(StreamError, match=r"DEADLINE_EXCEEDED: client 0 did not answer within 0\.01 s"):
+    with pytest.raises(DeploymentError, match=r"DEADLINE_EXCEEDED: client 0 did not answer within 0\.01 s"):
         stream.ask(parts=up(), layout=LAYOUT)
 
 
@@ -264,7 +265,7 @@ def test_a_round_that_is_closed_lets_its_devices_go(opened):
     stream = opened.stream(token)
     thread = threading.Timer(0.05, opened.plane.close_round, ["the round is over"])
     thread.start()
-    with pytest.raises(StreamError, match="CANCELLED: the round is over"):
+    with pytest.raises(DeploymentError, match="CANCELLED: the round is over"):
         stream.ask(parts=up(), layout=LAYOUT)
     thread.join()
 

@@ -1,0 +1,140 @@
+"""What the door of a deployed half carries: on one side of a crossing it sends, on the other it takes what came.
+
+Both halves run the same crossings as a run in one process. For what it does not compute itself a half has a placeholder
+of the right shape, which its wire exchanges for what the other half sent.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from wavetune.data_plane.client import Stream
+from wavetune.data_plane.contract import Arrived
+from wavetune.data_plane.messages_pb2 import Layout, Loss, Part
+from wavetune.data_plane.payloads import LABELS, spec_like, unpack
+from wavetune.data_plane.server import Line
+from wavetune.federation.codecs import Payload
+from wavetune.federation.door import Carry
+
+
+@dataclass
+class DeviceWire:
+    """A device's side. Streams of the main and the federated band may be paced to the rates of an emulated radio."""
+
+    stream: Stream
+    main_bit_per_s: float = 0.0
+    fed_bit_per_s: float = 0.0
+    layout: Layout = field(default_factory=Layout)
+    loss: Loss | None = None
+    waited_s: float = 0.0
+    first_ask_s: float | None = None
+    uploads: list[Payload] = field(default_factory=list[Payload])
+    downloads: deque[Part] = field(default_factory=deque[Part])
+    _labels: list[tuple[str, Payload]] = field(default_factory=list[tuple[str, Payload]])
+    _came: list[Part] = field(default_factory=list[Part])
+
+    def carry(self, kind: str, _client: int, payload: Payload) -> Payload:
+        """Send what goes up; what comes down takes the payload's place."""
+        if kind == LABELS:
+            self._labels = [(kind, payload)]
+        elif kind == "activations_up":
+            self._came = self._ask([(kind, payload), *self._labels], layout=self.layout)
+        elif kind == "gradients_up":
+            self._came = self._ask([(kind, payload)], loss=self.loss)
+        elif kind == "adapters_up":
+            self.uploads.append(payload)
+        else:
+            part = self.downloads.popleft() if kind == "adapters_down" else self._came[0]
+            return unpack(part.tensors, spec_like(payload), kind)
+        return payload
+
+    def exchange_adapters(self) -> None:
+        """Send all uploads; the downloads come back."""
+        parts = [("adapters_up", payload) for payload in self.uploads]
+        self.downloads = deque(self.stream.ask(parts, bit_per_s=self.fed_bit_per_s, phase="fed_download_s"))
+        self.uploads = []
+
+    def _ask(
+        self, parts: Sequence[tuple[str, Payload]], layout: Layout | None = None, loss: Loss | None = None
+    ) -> list[Part]:
+        started = time.perf_counter()
+        self.first_ask_s = self.first_ask_s or started
+        came = self.stream.ask(parts, layout, loss, bit_per_s=self.main_bit_per_s, phase="downlink_s")
+        self.waited_s += time.perf_counter() - started
+        return came
+
+
+@dataclass
+class ServerWire:
+    """The servers' side: the lines of a round's devices. Who does not answer in time is `lost`, with a sentence."""
+
+    patience_s: float
+    line_of: Callable[[int], Line]
+    lost: dict[int, str] = field(default_factory=dict[int, str])
+    arrived: dict[int, Arrived] = field(default_factory=dict[int, Arrived])
+    losses: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
+    waited_s: float = 0.0
+    _uploads: dict[int, deque[Payload]] = field(default_factory=dict[int, deque[Payload]])
+    _downloads: defaultdict[int, list[tuple[str, Payload]]] = field(
+        default_factory=lambda: defaultdict[int, list[tuple[str, Payload]]](list)
+    )
+
+    def gather(self, clients: Iterable[int]) -> Mapping[int, Arrived]:
+        """The next frame of each of these clients that is still there, all within one patience."""
+        until = time.monotonic() + self.patience_s
+        self.arrived = {}
+        for client in clients:
+            arrived = self._take(client, until)
+            if arrived is not None:
+                self.arrived[client] = arrived
+        return self.arrived
+
+    def gather_adapters(self, clients: Iterable[int]) -> None:
+        """The adapters of each of these clients that is still there."""
+        for client, arrived in self.gather(clients).items():
+            self._uploads[client] = deque(payload for _, payload in arrived.payloads)
+
+    def peek(self) -> Carry:
+        """A carry of the adapters that came, which leaves them to be taken later."""
+        uploads = {client: deque(payloads) for client, payloads in self._uploads.items()}
+        return lambda _kind, client, _payload: uploads[client].popleft()
+
+    def carry(self, kind: str, client: int, payload: Payload) -> Payload:
+        """Send what goes down; what came up takes the payload's place."""
+        if kind == "adapters_up":
+            return self._uploads[client].popleft()
+        if kind == "adapters_down":
+            self._downloads[client].append((kind, payload))
+        elif kind in ("activations_down", "gradients_down"):
+            self.line_of(client).answer([(kind, payload)])
+        elif kind == "gradients_up":
+            return self._gradients(client, payload)
+        else:
+            return self.arrived[client].one(kind)
+        return payload
+
+    def send_adapters(self, clients: Iterable[int]) -> None:
+        """Send these clients all that was broadcast since the last call."""
+        for client in clients:
+            self.line_of(client).answer(self._downloads[client])
+        self._downloads.clear()
+
+    def _gradients(self, client: int, payload: Payload) -> Payload:
+        arrived = self._take(client, time.monotonic() + self.patience_s)
+        if arrived is None:  # what would have come counts as nothing
+            return {name: torch.zeros_like(tensor) for name, tensor in payload.items()}
+        self.losses[client] = arrived.nll, arrived.labelled
+        return arrived.one("gradients_up")
+
+    def _take(self, client: int, until: float) -> Arrived | None:
+        started = time.monotonic()
+        arrived = None if client in self.lost else self.line_of(client).take(until - started)
+        self.waited_s += time.monotonic() - started
+        if arrived is None:
+            self.lost.setdefault(client, self.line_of(client).failure)
+        return arrived

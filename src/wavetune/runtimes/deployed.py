@@ -1,0 +1,303 @@
+"""The servers of a deployed run: a run in one process whose clients' halves are on devices.
+
+Rounds, plans, accounts, records and checkpoints are those of `wavetune.runtimes.inprocess`; what is exchanged for the
+parts that run here are the cohort and the federated server, whose counterparts answer over the data plane.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from safetensors.torch import save
+
+from wavetune.allocation.plan import speeds_of
+from wavetune.data_plane.certificates import Identity
+from wavetune.data_plane.contract import Contract
+from wavetune.data_plane.control import Coordinator
+from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
+from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
+from wavetune.data_plane.server import DataPlane, serve
+from wavetune.data_plane.wires import ServerWire
+from wavetune.errors import ConfigError, DeploymentError
+from wavetune.federation.account import KINDS
+from wavetune.federation.method import Split
+from wavetune.federation.run_folder import RunFolder, write_whole
+from wavetune.federation.sharing import message_shapes
+from wavetune.recipe import to_dict
+from wavetune.runtimes.device import adapter_tensors
+from wavetune.runtimes.inprocess import Engine, TrainRound
+from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.session import Session
+
+MAX_MESSAGE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """How a run's servers meet its devices.
+
+    `address` is where they listen, `public_address` how devices reach them (None: the address itself). All devices are
+    waited for `patience_s` before the first round; later rounds go on with those that attend. A device that does not
+    answer within `deadline_s` is lost for the round. With `emulate` every stream is paced to the rates of the plan.
+    """
+
+    address: str
+    identity: Identity
+    public_address: str | None = None
+    patience_s: float = 300.0
+    deadline_s: float = 120.0
+    emulate: bool = False
+
+
+@dataclass
+class Servers:
+    """The main and the federated server of one run, listening."""
+
+    session: Session
+    deployment: Deployment
+    run: str
+    say: Callable[[str], None]
+    plane: DataPlane
+    coordinator: Coordinator
+    server: grpc.Server
+    address: str
+    wire: ServerWire = field(init=False)
+    met: bool = False
+
+    def __post_init__(self) -> None:
+        self.wire = ServerWire(self.deployment.deadline_s, self.plane.line)
+        self.session.door.carry = self.wire.carry
+        self.session.cohort = _served_cohort(self.session, self.wire)
+        self.session.server = _served_adapters(self.session, self.wire)
+
+    def train_round(
+        self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
+    ) -> RoundOutcome:
+        """Order a round, train it with whoever is there, and add to its record what was measured."""
+        present = self._present(index)
+        present_K = [k in present for k in range(session.cohort.placement.num_clients)]
+        self.wire.lost.clear()
+        self._order(index, present)
+        cohort = session.cohort
+        assert isinstance(cohort, ServerCohort)
+        cohort.seconds.clear()
+
+        def receive_adapters() -> None:
+            self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
+            if before_mixing is not None:
+                session.server.show_uploads()  # type: ignore[attr-defined]
+                before_mixing()
+
+        started = time.perf_counter()
+        outcome = train_round(session, index, on_step, receive_adapters, present_K)
+        wall_s = time.perf_counter() - started
+        reports = self._reports(index, present)
+        outcome.record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
+        outcome.record["measured"] = self._measured(wall_s, present, reports)
+        self.plane.close_round("the round is over")
+        return outcome
+
+    def _present(self, index: int) -> set[int]:
+        num_clients, patience_s = self.session.cohort.placement.num_clients, self.deployment.patience_s
+        everyone = set(range(num_clients))
+        present = self.coordinator.present()
+        if present < everyone and not self.met:
+            self.say(f"waiting for {num_clients} devices at {self.address}")
+            present = self.coordinator.wait_for(everyone, patience_s)
+            if present < everyone:
+                missing = ", ".join(str(k) for k in sorted(everyone - present))
+                raise DeploymentError(f"devices {missing} did not come to {self.address} within {patience_s:.3g} s")
+        until = time.monotonic() + patience_s
+        while not present and time.monotonic() < until:
+            present = self.coordinator.wait_for(everyone, 0.2) or self.coordinator.present()
+        if not present:
+            raise DeploymentError(f"round {index}: no device came back to {self.address} within {patience_s:.3g} s")
+        self.met = True
+        return present
+
+    def _order(self, index: int, present: set[int]) -> None:
+        session, emulate = self.session, self.deployment.emulate
+        problem, plan = session.planner.plan(index, session.plan)
+        speeds = speeds_of(problem, plan.main, plan.fed)
+        contracts = [contract_of(session, client) for client in sorted(present)]
+        pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
+        tokens = self.plane.open_round(index, contracts, pace)
+        recipe = json.dumps(to_dict(session.recipe))
+        bf16 = session.cohort.backbone.head is not None and session.cohort.backbone.head.weight.dtype == torch.bfloat16
+        for client in sorted(present):
+            known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
+            self.coordinator.order(
+                client,
+                RoundOrder(
+                    run=self.run,
+                    round=index,
+                    recipe=recipe,
+                    local_steps=session.recipe.run.local_steps,
+                    cuts=session.cohort.placement.cut_K,
+                    ranks=session.rank_K,
+                    bf16=bf16,
+                    address=self.address,
+                    token=tokens[client],
+                    adapters=b"" if known else save(adapter_tensors(session.cohort.bank, client)),
+                    main_bit_per_s=_pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0,
+                    fed_bit_per_s=_pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0,
+                ),
+            )
+
+    def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
+        found: dict[int, RoundReport] = {}
+        for client in sorted(present):
+            patience_s = 1.0 if client in self.wire.lost else self.deployment.deadline_s
+            report = self.coordinator.report(client, index, patience_s)
+            if report is not None and report.failure:
+                self.wire.lost[client] = report.failure
+            elif report is not None:
+                found[client] = report
+        return found
+
+    def _measured(self, wall_s: float, present: set[int], reports: dict[int, RoundReport]) -> dict[str, Any]:
+        """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
+        clients = range(self.session.cohort.placement.num_clients)
+        lines = {k: self.plane.line(k).measured for k in present}
+
+        def seconds_K(phase: str) -> list[float]:
+            return [
+                float(lines[k].seconds.get(phase, 0.0) if k in lines else 0.0)
+                + (reports[k].seconds.get(phase, 0.0) if k in reports else 0.0)
+                for k in clients
+            ]
+
+        def frame_bytes_K(way: str) -> list[int]:
+            return [lines[k].frame_bytes[way] if k in lines else 0 for k in clients]
+
+        cohort = self.session.cohort
+        assert isinstance(cohort, ServerCohort)
+        per_client = (
+            "client_forward_s", "uplink_s", "downlink_s", "client_backward_s", "fed_upload_s", "fed_download_s",
+        )  # fmt: skip
+        payload = {kind: sum(m.payload_bytes[kind] for m in lines.values()) for kind in KINDS}
+        sent = sum(frame_bytes_K("up")) + sum(frame_bytes_K("down"))
+        return {
+            "wall_s": wall_s,
+            "phases": {name: seconds_K(name) for name in per_client}
+            | {name: cohort.seconds[name] for name in ("server_forward_s", "server_backward_s")},
+            "payload_bytes": {kind: count for kind, count in payload.items() if count},
+            "framing_bytes": sent - sum(payload.values()),
+            "frame_bytes_up_K": frame_bytes_K("up"),
+            "frame_bytes_down_K": frame_bytes_K("down"),
+        }
+
+
+@contextmanager
+def opened(session: Session, deployment: Deployment, run: str, say: Callable[[str], None]) -> Iterator[Servers]:
+    """The servers of a session, listening for as long as the context lasts. Raises ConfigError, DeploymentError."""
+    check_deployable(session)
+    num_clients = session.cohort.placement.num_clients
+    plane, coordinator = DataPlane(run), Coordinator(num_clients)
+    with ExitStack() as stack:
+        try:
+            server, port = serve(
+                deployment.address,
+                deployment.identity,
+                [plane.handler(), coordinator.handler()],
+                3 * num_clients + 4,
+                MAX_MESSAGE_BYTES,
+            )
+        except RuntimeError as error:
+            raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
+        stack.callback(lambda: server.stop(1.0).wait())
+        host = (deployment.public_address or deployment.address).rpartition(":")[0]
+        servers = Servers(session, deployment, run, say, plane, coordinator, server, f"{host}:{port}")
+        try:
+            yield servers
+            coordinator.dismiss("the run is finished")
+            time.sleep(0.2)  # lets the goodbyes go out
+        finally:
+            plane.close_round("the server stops")
+
+
+def engine(deployment: Deployment, out: Path, port_file: Path | None = None) -> Engine:
+    """What trains a run's rounds on devices. Where given, the port is written to a file once devices can come."""
+
+    @contextmanager
+    def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
+        with opened(session, deployment, _run_of(out), say) as servers:
+            if port_file is not None:
+                write_whole(port_file, servers.address.rpartition(":")[2])
+            yield servers.train_round
+
+    return opened_in
+
+
+def _run_of(out: Path) -> str:
+    """The name under which devices know the run in a folder, so that they never mix up two runs' states."""
+    folder = RunFolder(out)
+    known = folder.read_json("deployment.json")
+    if known is None:
+        known = {"run": secrets.token_hex(8)}
+        folder.write_json("deployment.json", known)
+    return str(known["run"])
+
+
+def check_deployable(session: Session) -> None:
+    """Raise ConfigError for what devices cannot do yet."""
+    method = session.recipe.method
+    if not isinstance(method.topology, Split):
+        raise ConfigError(
+            f"wavetune deploy needs a split method, and method.topology is {method.topology.kind}; "
+            "set method.topology.kind=split, or use `wavetune run`"
+        )
+    if any(site.kind == "head" for site in session.cohort.bank.sites):
+        raise ConfigError("wavetune deploy trains next-token models; rows with classes train with `wavetune run`")
+    if session.personal:
+        raise ConfigError("wavetune deploy needs all adapters shared; set method.sharing to its default")
+
+
+def contract_of(session: Session, client: int) -> Contract:
+    """What a client may send in a round."""
+    placement, method, config = session.cohort.placement, session.recipe.method, session.cohort.backbone.model.config
+    shapes = [
+        shape
+        for site in session.server.sites
+        if placement.local_LK()[site.layer, client]
+        for shape in message_shapes(site, session.rank_K[client], method.mixing.trains_a)
+    ]
+    return Contract(
+        client=client,
+        u_shape=placement.tail_K[client] is not None,
+        local_steps=session.recipe.run.local_steps,
+        width=config.hidden_size,
+        cut=placement.cut_K[client],
+        batch_size=session.batching.batch_size,
+        max_row_tokens=session.recipe.world.data.max_tokens,
+        vocabulary=config.vocab_size,
+        activation_codec=method.activation_codec,
+        gradient_codec=method.gradient_codec,
+        adapter_codec=method.adapter_codec,
+        adapter_shapes=tuple(shapes),
+    )
+
+
+def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort:
+    cohort = session.cohort
+    parts = {f.name: getattr(cohort, f.name) for f in fields(cohort)}
+    parts["link"] = ServerLink(cohort.link.door, cohort.link.activation_codec, cohort.link.gradient_codec)
+    return ServerCohort(**parts, wire=wire)
+
+
+def _served_adapters(session: Session, wire: ServerWire) -> ServedAdapters:
+    server = session.server
+    return ServedAdapters(**{f.name: getattr(server, f.name) for f in fields(server) if f.init}, wire=wire)
+
+
+def _pace(rate_bit_per_s: float) -> float:
+    return 0.0 if rate_bit_per_s == float("inf") else float(rate_bit_per_s)

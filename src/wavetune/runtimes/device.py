@@ -1,0 +1,257 @@
+"""A device of a deployed run: it holds its own data and the blocks before its cut, and answers an order a round."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import torch
+from safetensors import safe_open
+from safetensors.torch import load, save_file
+from torch import Tensor
+
+from wavetune.data.batching import batch_indices
+from wavetune.data.settings import PreparedData, prepare
+from wavetune.data_plane.certificates import Identity, client_of
+from wavetune.data_plane.client import Stream, connect
+from wavetune.data_plane.contract import PROTOCOL_VERSION
+from wavetune.data_plane.control import attend
+from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
+from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
+from wavetune.data_plane.wires import DeviceWire
+from wavetune.errors import RunFolderError, WavetuneError
+from wavetune.federation.cohort import Placement
+from wavetune.federation.cut import CutLink
+from wavetune.federation.door import Door
+from wavetune.federation.method import Split
+from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.run_folder import explained
+from wavetune.models.backbone import load_tokenizer
+from wavetune.models.lora import AdapterBank, new_bank
+from wavetune.models.part import load_part
+from wavetune.models.resolve import resolve_model
+from wavetune.recipe import Recipe, from_dict
+from wavetune.runtimes.session import _device, freeze, freeze_a
+from wavetune.runtimes.world import architecture_of
+
+_KEPT_STATES = 2  # the servers may have lost the last round
+
+
+@dataclass
+class Device:
+    """One client's half of a run."""
+
+    recipe: Recipe
+    client: int
+    data: PreparedData
+    cohort: DeviceCohort
+    adapters: DeviceAdapters
+    door: Door
+
+    def train(self, order: RoundOrder, wire: DeviceWire) -> None:
+        """The local steps of a round and its adapter exchange. Raises DeploymentError, NumericsError."""
+        method, run = self.recipe.method, self.recipe.run
+        self.cohort.wire, self.door.carry = wire, wire.carry
+        self.cohort.drop_anchor(self.adapters.current)
+        for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
+            factor = method.optimiser.factor(step, run.rounds * order.local_steps)
+            self.cohort.step(self.data.train, [self._rows(step)], factor)
+        self.adapters.exchange_over(wire, self.door)
+        if method.mixing.rebases:
+            self.cohort.optimiser.reset()
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a device must remember between rounds, as named tensors."""
+        optimiser, adapters = self.cohort.optimiser.state(), self.adapters.state()
+        return (
+            {f"adapter.{name}": tensor for name, tensor in adapter_tensors(self.cohort.bank, 0).items()}
+            | {f"optimiser.{name}": tensor for name, tensor in optimiser.items()}
+            | {f"exchange.{name}": tensor for name, tensor in adapters.items()}
+        )
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(name): tensor for key, tensor in state.items() if key.startswith(name)}
+
+        load_adapter_tensors(self.cohort.bank, 0, part("adapter."))
+        self.cohort.optimiser.load_state(part("optimiser."))
+        self.adapters.load_state(part("exchange."))
+
+    def start_from(self, adapters: Mapping[str, Tensor]) -> None:
+        """Take the adapters that the server says this device has; all else stays."""
+        load_adapter_tensors(self.cohort.bank, 0, adapters)
+        self.adapters.remember_broadcast()
+
+    def _rows(self, step: int) -> Any:
+        lengths, own = self.data.train.lengths, self.data.rows_by_client[self.client]
+        batching, seed = self.recipe.world.data.batching, self.recipe.run.seed
+        return own[batch_indices(lengths[own], batching, seed, self.client, step)]
+
+
+def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> Device:
+    """Load what an order asks for: this client's rows and its blocks of the base model."""
+    recipe = from_dict(json.loads(order.recipe))
+    method, run, world = recipe.method, recipe.run, recipe.world
+    device = _device(run.device)
+    folder = resolve_model(world.model, progress=say).folder
+    data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
+    cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
+    at_client = isinstance(method.topology, Split) and method.topology.labels == "client"
+    targets = method.lora.targets or architecture_of(folder).default_lora_targets
+    backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck)
+    placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,))
+    alpha = method.lora.alpha
+    bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device)
+    if not method.mixing.trains_a:
+        freeze_a(bank)
+    freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
+    door = Door()
+    link = CutLink(door, method.activation_codec, method.gradient_codec)
+    optimiser = StackedOptimiser(bank, method.optimiser)
+    budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
+    cohort = DeviceCohort(backbone, bank, placement, link, optimiser, budget, method.proximal)
+    adapters = DeviceAdapters(bank, (rank,), method.mixing, method.adapter_codec, method.sharing)
+    say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
+    return Device(recipe, client, data, cohort, adapters, door)
+
+
+@dataclass
+class Agent:
+    """What attends for a device: builds it from its first order, keeps its state, answers every order with a report.
+
+    With a folder the state outlives the process: it is written whole after every round.
+    """
+
+    client: int
+    identity: Identity
+    folder: Path | None = None
+    say: Callable[[str], None] = lambda _text: None
+    _device: Device | None = None
+    _built: tuple[Any, ...] = ()
+    _run: str = ""
+    _states: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
+    _channels: dict[str, grpc.Channel] = field(default_factory=dict[str, grpc.Channel])
+
+    def __post_init__(self) -> None:
+        self._read_states()
+
+    def introduce(self) -> Attend:
+        """Who this is and which states it can go on from."""
+        return Attend(version=PROTOCOL_VERSION, client=self.client, run=self._run, states=sorted(self._states))
+
+    def handle(self, order: RoundOrder) -> RoundReport:
+        """Do a round. What goes wrong is the report's failure; the device is then as it was before the round."""
+        try:
+            return self._round(order)
+        except WavetuneError as error:
+            self.say(f"round {order.round + 1}: {error}")
+            return RoundReport(round=order.round, failure=str(error))
+
+    def _round(self, order: RoundOrder) -> RoundReport:
+        device = self._ready(order)
+        hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
+                      width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
+        stream = Stream(self._channel(order.address), hello)
+        try:
+            device.train(order, DeviceWire(stream, order.main_bit_per_s, order.fed_bit_per_s))
+        finally:
+            stream.close()
+        self._keep(order, device.state())
+        seconds, device.cohort.seconds = device.cohort.seconds, type(device.cohort.seconds)(float)
+        self.say(f"round {order.round + 1}: done")
+        return RoundReport(
+            round=order.round,
+            seconds={**seconds, **stream.measured.seconds},
+            payload_bytes=stream.measured.payload_bytes,
+            frame_bytes=stream.measured.frame_bytes,
+        )
+
+    def _ready(self, order: RoundOrder) -> Device:
+        """The device as it is at the start of the order's round."""
+        wanted = (order.run, order.recipe, tuple(order.cuts), tuple(order.ranks), order.bf16)
+        if self._device is None or self._built != wanted:
+            self._device, self._built = build_device(order, self.client, self.say), wanted
+            if self._run != order.run:
+                self._states, self._run = {}, order.run
+            self._states.setdefault(0, self._device.state())
+        self._states = {done: state for done, state in self._states.items() if done <= order.round}
+        self._device.load_state(self._states[max(self._states)])
+        if order.adapters:
+            self._device.start_from(load(order.adapters))
+        return self._device
+
+    def _channel(self, address: str) -> grpc.Channel:
+        if address not in self._channels:
+            self._channels[address] = connect(address, self.identity)
+        return self._channels[address]
+
+    def _keep(self, order: RoundOrder, state: Mapping[str, Tensor]) -> None:
+        done = order.round + 1
+        self._states[done] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
+        self._states = {n: self._states[n] for n in sorted(self._states)[-_KEPT_STATES:]}
+        if self.folder is None:
+            return
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            part = self.folder / f"state-{done:06d}.part"
+            save_file(self._states[done], part, metadata={"run": order.run, "rounds_done": str(done)})
+            os.replace(part, self.folder / f"state-{done:06d}.safetensors")
+            for old in sorted(self.folder.glob("state-*.safetensors")):
+                if int(old.stem.removeprefix("state-")) not in self._states:
+                    old.unlink()
+
+    def _read_states(self) -> None:
+        for path in sorted(self.folder.glob("state-*.safetensors")) if self.folder is not None else ():
+            try:
+                with safe_open(path, "pt") as stored:
+                    metadata = stored.metadata()
+                    state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+                if metadata["run"] != self._run:
+                    self._run, self._states = metadata["run"], {}
+                self._states[int(metadata["rounds_done"])] = state
+            except Exception as error:  # safetensors has types of its own
+                raise RunFolderError(f"cannot read {path} ({error}); remove it to start this device afresh") from error
+
+
+def take_part(
+    server: str, identity: Identity, state: Path | None, patience_s: float, say: Callable[[str], None]
+) -> str:
+    """Attend at a server until it says goodbye; returns its reason. Raises ConfigError, DeploymentError."""
+    agent = Agent(client_of(identity), identity, state, say)
+    say(f"device {agent.client} attends at {server}")
+    return attend(connect(server, identity), agent.introduce, agent.handle, patience_s, say)
+
+
+@torch.no_grad()
+def adapter_tensors(bank: AdapterBank, client: int) -> dict[str, Tensor]:
+    """Copies of the factors that a client holds, named by site."""
+    found: dict[str, Tensor] = {}
+    for site in bank.sites:
+        slot = int(bank.slots(site.layer)[client])
+        if slot >= 0:
+            pair = bank.local[site.name]
+            found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in zip("AB", pair, strict=True)}
+    return found
+
+
+@torch.no_grad()
+def load_adapter_tensors(bank: AdapterBank, client: int, tensors: Mapping[str, Tensor]) -> None:
+    """Put back what `adapter_tensors` returned. Raises RunFolderError where it does not fit."""
+    for site in bank.sites:
+        slot = int(bank.slots(site.layer)[client])
+        for factor, stack in zip("AB", bank.local.get(site.name, ()), strict=False):
+            found = tensors.get(f"{site.name}.{factor}")
+            if slot < 0:
+                continue
+            if found is None or found.shape != stack[slot].shape:
+                raise RunFolderError(
+                    f"the saved adapters of client {client} do not fit at {site.name}; start a new run"
+                )
+            stack[slot].copy_(found)

@@ -1,0 +1,161 @@
+"""All parties of a deployed run as processes of this machine: the servers, N devices, and who watches over them.
+
+A party that dies is started again and goes on from what it saved. All end when the run does, when this process is
+stopped, and when it is killed: each watches a pipe that only this process holds open.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from wavetune.data_plane.certificates import SERVER, device_name, write_certificates
+from wavetune.errors import DeploymentError
+from wavetune.federation.run_folder import explained
+from wavetune.recipe import Recipe, save
+
+RESTARTS = 5
+_POLL_S, _STOP_S = 0.1, 10.0
+_COMMAND = (sys.executable, "-c", "from wavetune.cli import main; main()")
+
+
+@dataclass
+class Party:
+    """One process, and how to start it again."""
+
+    name: str
+    arguments: Sequence[str]
+    log: Path | None
+    process: subprocess.Popen[bytes] = field(init=False)
+    starts: int = 0
+
+    def start(self) -> None:
+        """Start the process; what a device says goes into its log."""
+        self.starts += 1
+        with contextlib.ExitStack() as stack:
+            out: IO[Any] | None = None if self.log is None else stack.enter_context(self.log.open("ab"))
+            self.process = subprocess.Popen(
+                [*_COMMAND, *self.arguments, "--with-parent"],
+                stdin=subprocess.PIPE,
+                stdout=out,
+                stderr=out and subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches us alone, and we stop the others in order
+            )
+
+    def stop(self) -> None:
+        """Ask the process to end, then make it."""
+        if self.process.poll() is None:
+            self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_STOP_S)
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
+
+
+def deploy(
+    recipe: Recipe | None,
+    out: Path,
+    num_devices: int,
+    options: Sequence[str],
+    say: Callable[[str], None],
+    watch: Callable[[list[Party]], None] = lambda _parties: None,
+) -> int:
+    """Run the servers and devices of a recipe (None: of the run in `out`, resumed); returns the servers' exit code.
+
+    `options` are further ones of `wavetune serve`; `watch` is called with the processes again and again while they
+    run. Raises DeploymentError if the servers do not come up or a party keeps dying.
+    """
+    with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, _all(say) as parties:
+        folder = Path(kept)
+        write_certificates(folder, num_devices)
+        start = ["--resume"]
+        if recipe is not None:
+            save(recipe, folder / "recipe.json")
+            start = [str(folder / "recipe.json")]
+        port = folder / "port"
+        common = ["--out", str(out), "--certificates", str(folder / SERVER), "--port-file", str(port), *options]
+        servers = Party("the servers", ["serve", *start, "--address", "127.0.0.1:0", *common], None)
+        parties.append(servers)
+        servers.start()
+        address = _address(servers, port)
+        if address is None:
+            return servers.process.returncode
+        servers.arguments = ["serve", "--resume", "--address", address, *common]
+        for client in range(num_devices):
+            state = out / "devices" / device_name(client)
+            with explained(state):
+                state.mkdir(parents=True, exist_ok=True)
+            arguments = ["device", address, "--certificates", str(folder / device_name(client)), "--state", str(state)]
+            parties.append(Party(f"device {client}", arguments, state / "log.txt"))
+            parties[-1].start()
+        return _watch_over(servers, parties[1:], out, say, lambda: watch(parties))
+
+
+def exit_with_parent() -> None:
+    """End this process as soon as the one that holds the other end of its standard input is gone."""
+
+    def wait() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(0, 1):
+                pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(_STOP_S)
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+@contextmanager
+def _all(say: Callable[[str], None]) -> Iterator[list[Party]]:
+    """Processes that end with this context, the servers first, so that devices see them go."""
+    parties: list[Party] = []
+    try:
+        yield parties
+    finally:
+        for party in parties:
+            party.stop()
+        if any(party.starts > 1 for party in parties):
+            say("started again: " + ", ".join(f"{p.name} {p.starts - 1}x" for p in parties if p.starts > 1))
+
+
+def _address(servers: Party, port: Path) -> str | None:
+    """Where the servers listen, once they do; None if they ended before."""
+    while servers.process.poll() is None:
+        if port.exists():
+            return f"127.0.0.1:{port.read_text(encoding='utf-8')}"
+        time.sleep(_POLL_S)
+    return None
+
+
+def _watch_over(
+    servers: Party, devices: Sequence[Party], out: Path, say: Callable[[str], None], watch: Callable[[], None]
+) -> int:
+    while True:
+        code = servers.process.poll()
+        if code is not None and (code >= 0 or not (out / "recipe.json").exists()):
+            return code
+        for party in (servers, *devices):
+            code = party.process.poll()
+            if code is None or (code == 0 and party is not servers):
+                continue
+            if party.starts > RESTARTS:
+                log = "" if party.log is None else f"; {party.log} says why"
+                raise DeploymentError(f"{party.name} ended {party.starts} times, last with code {code}{log}")
+            say(f"{party.name} ended with code {code}; starting again")
+            party.start()
+        watch()
+        time.sleep(_POLL_S)
