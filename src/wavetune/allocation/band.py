@@ -133,11 +133,14 @@ def solve(
     It also ends once the bound proves that `beat_s` cannot be beaten.
     """
     share, iterations, tolerance_s = 0.5, effort.iterations, 0.25 * gap_s
+    a_turn = clock.portion(_ITERATIONS_A_TURN, race.log_KM.size)
     for turn in range(effort.searches):
+        if clock.expired:
+            return standing
         if standing.gap_s > gap_s and iterations > 0 and standing.reach_s > tolerance_s:
             goal_s = min(standing.delay_s - 0.5 * gap_s, beat_s)
-            standing = tighten(race, standing, goal_s, tolerance_s, _ITERATIONS_A_TURN)
-            iterations -= _ITERATIONS_A_TURN
+            standing = tighten(race, standing, goal_s, tolerance_s, a_turn)
+            iterations -= a_turn
         if standing.gap_s <= gap_s or standing.bound_s >= beat_s or clock.expired:
             return standing
         if share * standing.gap_s > 0.2 * gap_s:

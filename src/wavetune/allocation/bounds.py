@@ -16,7 +16,7 @@ def uniform_prices(race: Race, owner_M: IntArray, low_s: float, delay_s: float) 
     count_K = np.bincount(owner_M[owner_M >= 0], minlength=K)
     prices = Prices(np.zeros(M + 1), count_K, np.stack([level_K, level_K], axis=1), np.ones((K, 2)))
     low, high = -20.0, 25.0
-    for _ in range(18):
+    for _ in range(10):
         log_odds = 0.5 * (low + high)
         power_share = 1.0 / (1.0 + np.exp(-log_odds))
         prices.weight_M1[:M] = (1.0 - power_share) / M

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wavetune.allocation.band import Clock, Effort, Standing, Track
     from wavetune.allocation.water_filling import Race
 
-_TOLERANCE = 1e-4
+_TOLERANCE, _WARM_TOLERANCE = 1e-4, 1e-3
 _ROUNDING = 1e-9
 
 
@@ -37,8 +37,8 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     Args:
         problem: what to plan.
         time_limit_s: stop about then and return the best plan so far; a first plan is always finished.
-        warm_start: plan of a similar problem, such as the round before; its decisions are the start, and the effort is
-            a small part of the usual.
+        warm_start: plan of a similar problem, such as the round before; its decisions are the start, the effort is a
+            small part of the usual, and a gap of 0.1% is good enough.
 
     Returns:
         The plan; status "infeasible" with the binding limits where there is none.
@@ -117,6 +117,7 @@ class _Search:
 
         self.problem, self.candidates = problem, candidates
         self.warm = warm_start if warm_start is not None and warm_start.status == "ok" else None
+        self.tolerance = _TOLERANCE if self.warm is None else _WARM_TOLERANCE
         self.main = Track(problem.main, problem.tx_power_max_w_K)
         self.fed = Track(problem.fed, problem.tx_power_max_w_K)
         self.races = [self.main.race(c.ready_s_K, c.bits_K) for c in candidates]
@@ -141,7 +142,7 @@ class _Search:
         self.standings[self.best] = descend(self.races[self.best], self.standings[self.best], clock)
         self._solve_fed(clock)
         self._solve_main(self.best, self.effort, clock)
-        self._bound_others()
+        self._bound_others(clock)
         for i in self._rivals()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
             if clock.expired:
                 return
@@ -216,25 +217,27 @@ class _Search:
 
         weight = self.candidates[self.best].rounds * self.candidates[self.best].fed_bits
         if self.fed_standing is not None and weight > 0:
-            gap_s = 0.5 * _TOLERANCE * self._upper_s(self.best) / weight
+            gap_s = 0.5 * self.tolerance * self._upper_s(self.best) / weight
             self.fed_standing = solve(self.fed_race, self.fed_standing, gap_s, self.effort, clock)
 
     def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
         from wavetune.allocation.band import solve
 
         candidate, standing = self.candidates[i], self.standings[i]
-        gap_s = 0.5 * _TOLERANCE * self._upper_s(i) / (candidate.rounds * candidate.steps)
+        gap_s = 0.5 * self.tolerance * self._upper_s(i) / (candidate.rounds * candidate.steps)
         if standing.gap_s > 0:
             self.standings[i] = solve(self.races[i], standing, gap_s, effort, clock, beat_s)
             self.bounds_s[i] = max(self.bounds_s[i], self.standings[i].bound_s)
 
-    def _bound_others(self) -> None:
+    def _bound_others(self, clock: Clock) -> None:
         """Raise the other candidates' bounds by what is proved for the best one."""
         from wavetune.allocation.band import bound_by_prices
 
         best, proved = self.candidates[self.best], self.standings[self.best]
         for i, other in enumerate(self.candidates):
             goal_s = other.main_s(self._upper_s(self.best), self._fed_s()[1])
+            if clock.expired:
+                return
             if i == self.best or self.bounds_s[i] >= goal_s or not np.any(other.bits_K > 0):
                 continue
             if np.all(other.bits_K >= best.bits_K):
@@ -246,7 +249,7 @@ class _Search:
 
     def _rivals(self) -> list[int]:
         """Candidates that might still beat the best plan, most promising first."""
-        upper_s = self._upper_s(self.best) * (1 - _TOLERANCE)
+        upper_s = self._upper_s(self.best) * (1 - self.tolerance)
         rivals = [i for i in range(len(self.candidates)) if i != self.best and self._lower_s(i) < upper_s]
         return sorted(rivals, key=self._lower_s)
 
@@ -254,7 +257,7 @@ class _Search:
         """Try to beat the best plan with another candidate, or to prove that it cannot be beaten by it."""
         from wavetune.allocation.band import descend
 
-        enough_s = self._upper_s(self.best) * (1 - _TOLERANCE)
+        enough_s = self._upper_s(self.best) * (1 - self.tolerance)
         if self._lower_s(i) >= enough_s:
             return
         self.standings[i] = descend(self.races[i], self._stand(i, self.standings[self.best].owner_M), clock)
@@ -269,7 +272,7 @@ def effort_of(size: int, brief: bool) -> Effort:
     from wavetune.allocation.band import Effort
 
     if brief:
-        return Effort(kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=60, branches=0)
+        return Effort(kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=25, branches=0)
     return Effort(
         kicks=max(20, min(200, 30_000_000 // size)),
         searches=16,

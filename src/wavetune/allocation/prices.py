@@ -283,7 +283,7 @@ def cheapest(
                 continue
             bundle, dearer = best_prices(
                 race.log_KM[k], race.inverse_KM[k], weight_M, rate, watt_price, float(race.cap_w_K[k]),
-                prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / len(race.need_K),
+                prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-5 / len(race.need_K),
                 rooms[more],
             )  # fmt: skip
             prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer

@@ -24,6 +24,10 @@ class Clock:
         """Whether the time is up."""
         return time.monotonic() >= self.end_s
 
+    def portion(self, iterations: int, size: int) -> int:
+        """Of so many iterations over `size` numbers each, those to do before the next look at the clock."""
+        return iterations if self.end_s == np.inf else max(10, min(iterations, 3_000_000 // size))
+
 
 @dataclass(frozen=True)
 class Effort:
