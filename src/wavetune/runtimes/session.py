@@ -136,10 +136,9 @@ def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
             "together, fetch the model again"
         )
     longest = max(int(part.lengths.max()) for part in (data.train, data.validation))
-    if longest > getattr(config, "max_position_embeddings", longest):
+    if backbone.max_tokens is not None and longest > backbone.max_tokens:
         raise ConfigError(
-            f"a row has {longest} tokens but the model takes {config.max_position_embeddings}; "
-            "lower world.data.max_tokens"
+            f"a row has {longest} tokens but the model takes {backbone.max_tokens}; lower world.data.max_tokens"
         )
 
 
