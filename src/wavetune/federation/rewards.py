@@ -1,0 +1,174 @@
+"""What scores answers: a reward model trained here or in advance, a stock classifier, or a function of the user's.
+
+Parts are small values that need no torch; `open` loads what they name.
+Legend: N answers.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+
+import numpy as np
+from annotated_types import Ge, Gt
+from numpy.typing import NDArray
+
+from wavetune.data.examples import Example, PreferenceKind
+from wavetune.errors import ConfigError, NumericsError
+
+if TYPE_CHECKING:
+    import torch
+
+Floats = NDArray[np.float64]
+
+
+class Reward(Protocol):
+    """What scores answers."""
+
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+        """Score of each answer to its example's prompt, [N]; higher is better, on a scale of its own."""
+        ...
+
+
+@dataclass(frozen=True)
+class RewardTraining:
+    """How a reward model is trained on preference pairs (Bradley-Terry, LoRA and a scalar head on a frozen backbone).
+
+    Every `evaluate_every` steps the loss on at most `validation_pairs` is taken; the best state is kept. Training ends
+    after `steps`, after `patience` evaluations without a better loss, or at a loss of `target_loss`. `targets` are the
+    linear maps that carry LoRA (None: all of an encoder's blocks, PEFT's default for a decoder).
+    """
+
+    model: str = "minilm-l6"
+    rank: Annotated[int, Ge(1)] = 8
+    alpha: Annotated[float, Gt(0)] = 16.0
+    targets: tuple[str, ...] | None = None
+    learning_rate: Annotated[float, Gt(0)] = 1e-3
+    pairs_per_step: Annotated[int, Ge(1)] = 8
+    steps: Annotated[int, Ge(1)] = 120
+    evaluate_every: Annotated[int, Ge(1)] = 20
+    patience: Annotated[int, Ge(1)] = 3
+    target_loss: Annotated[float, Ge(0)] = 0.02
+    train_pairs: Annotated[int, Ge(1)] | None = None  # drawn at random; None: all
+    validation_pairs: Annotated[int, Ge(1)] = 100
+    test_pairs: Annotated[int, Ge(1)] | None = None  # None: all, of the concierge 400
+    max_tokens: Annotated[int, Ge(8)] = 256
+
+
+@dataclass(frozen=True)
+class EmbeddedReward:
+    """A reward model trained at the start of a run from the preference pairs of its own data."""
+
+    kind: Literal["embedded"] = field(default="embedded", kw_only=True)
+    preference: PreferenceKind = "helpful"
+    training: RewardTraining = field(default_factory=RewardTraining)
+
+
+@dataclass(frozen=True)
+class TrainedReward:
+    """A reward model that `wavetune train-reward` wrote into a folder."""
+
+    kind: Literal["trained"] = field(default="trained", kw_only=True)
+    path: str = "rewards/helpful"
+
+    def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
+        """The loaded model. Raises ModelError if there is none."""
+        from wavetune.federation.reward_models import open_trained
+
+        return open_trained(Path(self.path).expanduser(), device, bf16)
+
+
+@dataclass(frozen=True)
+class HubClassifier:
+    """A stock Hugging Face sequence classifier, from a folder or the hub.
+
+    The score is the log-odds of `label`, or the one output of a model that has but one. `reads` says whether prompt and
+    answer are given as a pair, or the answer alone.
+    """
+
+    kind: Literal["classifier"] = field(default="classifier", kw_only=True)
+    model: str = ""
+    label: str | None = None
+    reads: Literal["pair", "answer"] = "pair"
+
+    def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
+        """The loaded model, in fp32. Raises ModelError if it cannot be loaded, ConfigError if it has no such label."""
+        from wavetune.federation.reward_models import open_classifier
+
+        return open_classifier(self.model, self.label, self.reads, device)
+
+
+@dataclass(frozen=True)
+class PythonReward:
+    """A function of the user's: `package.module:function` or `path/to/file.py:function`.
+
+    It is called with a list of examples and a list of answers and returns a number for each. Its code is run as it is.
+    """
+
+    kind: Literal["python"] = field(default="python", kw_only=True)
+    function: str = ""
+
+    def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
+        """The imported function. Raises ConfigError if there is none."""
+        return FunctionReward(self.function, _imported(self.function))
+
+
+RewardPart = EmbeddedReward | TrainedReward | HubClassifier | PythonReward
+
+
+@dataclass(frozen=True)
+class FunctionReward:
+    """Scores of a function, checked."""
+
+    name: str
+    function: Callable[[Sequence[Example], Sequence[str]], Any]
+
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+        """What the function returns, [N].
+
+        Raises: ConfigError if that is not one number an answer, NumericsError if a number is not finite.
+        """
+        found = self.function(list(examples), list(answers))
+        try:
+            scores = np.asarray(found, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"reward {self.name} must return a number for each answer ({error})") from error
+        if scores.shape != (len(answers),):
+            raise ConfigError(
+                f"reward {self.name} returned an array of shape {scores.shape} for {len(answers)} answers; return one"
+                " number for each"
+            )
+        return check_finite(scores, f"reward {self.name}", answers)
+
+
+def check_finite(scores: Floats, who: str, answers: Sequence[str]) -> Floats:
+    """The scores. Raises NumericsError that names the first answer whose score is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise NumericsError(f"{who} gave {scores[wrong[0]]} to the answer {answers[wrong[0]][:60]!r}")
+    return scores
+
+
+def _imported(name: str) -> Callable[..., Any]:
+    place, colon, function = name.rpartition(":")
+    if not colon or not place or not function:
+        raise ConfigError(f"a Python reward is named module:function or file.py:function, not {name!r}")
+    try:
+        if place.endswith(".py"):
+            spec = importlib.util.spec_from_file_location("wavetune_reward", Path(place).expanduser())
+            assert spec is not None
+            assert spec.loader is not None
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(place)
+    except Exception as error:  # whatever the user's code raises
+        raise ConfigError(f"cannot import the reward {name!r}: {type(error).__name__}: {error}") from error
+    found = getattr(module, function, None)
+    if not callable(found):
+        raise ConfigError(f"{place} has no function {function!r} for the reward {name!r}")
+    return found

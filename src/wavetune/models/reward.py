@@ -1,0 +1,98 @@
+"""A reward model: a frozen backbone with LoRA and a scalar head on the pooled sample; its loss, and its files.
+
+The Bradley-Terry model says that answer x is preferred to y with probability sigma(r(x) - r(y)), so the reward r is
+learned from pairs as -log sigma(r(chosen) - r(rejected)). Source: Bradley and Terry, Biometrika 39, 1952; Ouyang et
+al., arXiv 2203.02155, equation 1.
+Legend: N tokens, S samples, P pairs, D width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wavetune.errors import ModelError
+from wavetune.models.backbone import Backbone, is_encoder
+from wavetune.models.classifier import HEAD, head_site, stacked_head
+from wavetune.models.export import save_peft_adapter
+from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+from wavetune.models.ragged import ragged_layout
+
+ABOUT, HEAD_FILE, ADAPTER = "reward.json", "head.safetensors", "adapter"
+
+
+def reward_bank(backbone: Backbone, rank: int, alpha: float, seed: int) -> AdapterBank:
+    """Fresh LoRA and head of one reward model. The head's offset is left out of training: pairs cannot tell it."""
+    local_LK = np.ones((backbone.num_layers, 1), np.bool_)
+    bank = new_bank(backbone.sites, local_LK, [rank], rank, alpha, seed, backbone.device)
+    bank.local[HEAD].B.requires_grad_(False)
+    return bank
+
+
+def rewards_of(backbone: Backbone, bank: AdapterBank, input_ids_N: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Reward of each sample of a ragged batch, `[N]` to `[S]`."""
+    device = backbone.device
+    layout = ragged_layout(lengths, device)
+    hidden = backbone.forward(input_ids_N.to(device), layout, bank, [0], [len(input_ids_N)])
+    segments = bank.segments(head_site(bank).layer, [0], [len(lengths)])
+    return stacked_head(backbone.pooled(hidden, lengths), bank, segments)[:, 0]
+
+
+def preference_loss(rewards_S: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean Bradley-Terry loss in nats, and the margin of each pair (detached), `[P]`.
+
+    Samples stand in pairs, the chosen one first: S is 2P.
+    """
+    margin_P = rewards_S[0::2] - rewards_S[1::2]
+    return F.softplus(-margin_P).mean(), margin_P.detach()
+
+
+def save_reward(folder: Path, backbone: Backbone, bank: AdapterBank, base: str, about: Mapping[str, Any]) -> None:
+    """Write a reward model: the LoRA part in PEFT format, the head, and what is known about it, last of all."""
+    own = {name: LoraPair(pair.A[0], pair.B[0]) for name, pair in bank.local.items()}
+    sites = [site for site in bank.sites if site.kind == "lora"]
+    config = backbone.model.config
+    task = "FEATURE_EXTRACTION" if is_encoder(config) else "CAUSAL_LM"
+    folder.mkdir(parents=True, exist_ok=True)
+    save_peft_adapter(folder / ADAPTER, own, sites, bank.scale, base, config.model_type == "gpt2", task)
+    head = {"weight": own[HEAD].A[:, 0], "bias": own[HEAD].B[0]}
+    save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, folder / HEAD_FILE)
+    text = json.dumps(dict(about), indent=1, allow_nan=False) + "\n"
+    (folder / ABOUT).write_text(text, encoding="utf-8")
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """What a reward model's folder says about it. Raises ModelError if it holds none."""
+    try:
+        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(
+            f"{folder} holds no reward model ({error}): train one with `wavetune train-reward --out {folder}`"
+        ) from error
+
+
+@torch.no_grad()
+def load_reward(folder: Path, backbone: Backbone, about: Mapping[str, Any]) -> AdapterBank:
+    """The saved adapters and head, for a backbone loaded with the targets that `about` names.
+
+    Raises: ModelError if files are missing, damaged or of another model.
+    """
+    bank = reward_bank(backbone, about["rank"], about["alpha"], 0)
+    try:
+        lora, head = load_file(folder / ADAPTER / "adapter_model.safetensors"), load_file(folder / HEAD_FILE)
+        bank.local[HEAD].A[0, :, 0] = head["weight"]
+        bank.local[HEAD].B[0, 0] = head["bias"]
+        for name in bank.local.keys() - {HEAD}:
+            bank.local[name].A[0] = lora[f"base_model.model.{name}.lora_A.weight"].t()
+            bank.local[name].B[0] = lora[f"base_model.model.{name}.lora_B.weight"].t()
+    except Exception as error:  # safetensors, the disk and torch have types of their own
+        raise ModelError(f"cannot load the reward model in {folder} ({error}): train it again") from error
+    return bank
