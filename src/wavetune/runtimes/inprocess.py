@@ -16,11 +16,13 @@ import torch
 
 import wavetune
 from wavetune.allocation.instance import plan_to_json, problem_to_json
+from wavetune.data.examples import Example
 from wavetune.data.templates import bos_ids, keep_end, prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.cohort import StepResult
 from wavetune.federation.run_folder import RunFolder, explained
-from wavetune.models.export import save_peft_adapter
+from wavetune.federation.sharing import message_shapes
+from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.lora import LoraPair
 from wavetune.recipe import Recipe, load, to_dict
@@ -142,44 +144,57 @@ def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str
     return state
 
 
-def _samples(session: Session) -> list[Any]:
-    """Validation examples of different domains to generate from."""
-    chosen, seen = list[Any](), set[str]()
-    examples = session.data.corpus.validation
+def _samples(session: Session) -> list[tuple[Example, int | None]]:
+    """Validation examples of different domains to generate from, and who answers.
+
+    That is the one model of all clients (None) or, where they have models of their own, who knows the domain best.
+    """
+    chosen, seen = list[Example](), set[str]()
+    examples = [] if session.data.classes else session.data.corpus.validation
     for example in sorted(examples, key=lambda e: e.domain in seen or seen.add(e.domain) or False):
         chosen.append(example)
         if len(chosen) == session.recipe.run.samples:
             break
-    return chosen[: session.recipe.run.samples]
+    chosen = chosen[: session.recipe.run.samples]
+    if not session.personal:
+        return [(example, None) for example in chosen]
+    rows_K = [session.data.domains_of(client) for client in range(len(session.data.rows_by_client))]
+    return [(e, max(range(len(rows_K)), key=lambda k: rows_K[k].get(e.domain, 0))) for e in chosen]
 
 
-def _answers(session: Session, adapter: Path | None) -> list[str]:
+def adapter_name(client: int | None) -> str:
+    """Folder under `adapters` of a client's model, or of the one that all share."""
+    return "global" if client is None else f"client-{client:02d}"
+
+
+def _answers(session: Session, adapters: Path | None) -> list[str]:
+    """Answers to the sample prompts, by the untouched model or by those under `adapters`."""
     samples, settings = _samples(session), session.recipe.run
-    if not samples:
-        return []
-    prompts, begin = (
-        prompt_ids(samples, session.tokenizer, session.recipe.world.data.template),
-        bos_ids(session.tokenizer),
-    )
-    model = load_for_generation(session.model.folder, adapter, str(session.cohort.backbone.device))
-    if (positions := getattr(model.config, "max_position_embeddings", None)) is not None:
-        room = max(len(begin) + 1, positions - settings.sample_tokens)
-        prompts = [keep_end(ids, room, len(begin)) for ids in prompts]
-    return generate(model, session.tokenizer, prompts, settings.sample_tokens)
+    begin = bos_ids(session.tokenizer)
+    prompts = prompt_ids([e for e, _ in samples], session.tokenizer, session.recipe.world.data.template)
+    answers = dict[int, str]()
+    for who in sorted({client for _, client in samples}, key=str):
+        folder = None if adapters is None else adapters / adapter_name(who)
+        model = load_for_generation(session.model.folder, folder, str(session.cohort.backbone.device))
+        asked = [i for i, (_, client) in enumerate(samples) if client == who]
+        if (positions := getattr(model.config, "max_position_embeddings", None)) is not None:
+            room = max(len(begin) + 1, positions - settings.sample_tokens)
+            prompts = [keep_end(ids, room, len(begin)) for ids in prompts]
+        texts = generate(model, session.tokenizer, [prompts[i] for i in asked], settings.sample_tokens)
+        answers |= dict(zip(asked, texts, strict=True))
+    return [answers[i] for i in range(len(samples))]
 
 
 def _export(
     folder: RunFolder, session: Session, factors: dict[str, LoraPair], personal: Mapping[int, dict[str, LoraPair]]
 ) -> None:
     bank, base = session.cohort.bank, str(session.model.folder)
-    transposed = session.cohort.backbone.model.config.model_type == "gpt2"
     adapters = folder.path / "adapters"
-    named = {"global": factors} | {f"client-{client:02d}": own for client, own in personal.items()}
+    named = {"global": factors} if factors else {}
+    named |= {adapter_name(client): own for client, own in personal.items()}
     with explained(adapters):
         for name, own in named.items():
-            lora = [site for site in bank.sites if site.kind == "lora" and site.name in own]
-            if lora:
-                save_peft_adapter(adapters / name, own, lora, bank.scale, base, transposed)
+            save_adapter_folder(adapters / name, own, session.cohort.backbone, bank.scale, base, session.data.classes)
 
 
 def _write_world(folder: RunFolder, session: Session) -> None:
@@ -217,13 +232,12 @@ def _write_world(folder: RunFolder, session: Session) -> None:
 def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
     observer.message("writing sample answers and the summary")
     records = folder.read_rounds()
-    samples = _samples(session)
-    after = _answers(session, folder.path / "adapters" / "global") if samples else []
+    samples, after = _samples(session), _answers(session, folder.path / "adapters")
     folder.write_json(
         "samples.json",
         [
-            {"prompt": e.prompt, "reference": e.answer, "before": b, "after": a, "domain": e.domain}
-            for e, b, a in zip(samples, state["answers"], after, strict=True)
+            {"prompt": e.prompt, "reference": e.answer, "before": b, "after": a, "domain": e.domain, "client": who}
+            for (e, who), b, a in zip(samples, state["answers"], after, strict=True)
         ],
     )
     summary = _summary(session, records, state)
@@ -258,7 +272,10 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "precision": session.precision,
         "device": str(session.cohort.backbone.device),
         "validation_loss": {"before": before, "after": after},
-        "perplexity": {"before": _perplexity(before), "after": _perplexity(after)},
+        "perplexity": None if data.classes else {"before": _perplexity(before), "after": _perplexity(after)},
+        "evaluation": {"before": state["evaluation"], "after": records[-1]["evaluation"]},
+        "personal": session.personal,
+        "full_model_bits": 32 * sum(p.numel() for p in session.cohort.backbone.model.parameters()),
         "delay_s": sum(r["charged"]["delay_s"] for r in records),
         "phases": _totals([r["charged"]["phases"] for r in records]),
         "energy_j": sum(r["charged"]["energy_j"] for r in records),
@@ -280,9 +297,10 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "trainable_parameters": {
             "client": sum(
-                (s.in_features * recipe.method.mixing.trains_a + s.out_features) * max(session.rank_K)
+                rows * width
                 for s in bank.sites
                 if s.layer < max(placement.cut_K)
+                for rows, width in message_shapes(s, max(session.rank_K), recipe.method.mixing.trains_a)
             ),
             "server": sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
         },
