@@ -1,10 +1,12 @@
 """The planner's time and gap, its gain over the paper's greedy and the baselines, its power step against CVXPY.
 
-    python benchmarks/planner.py [--sizes 10x40 50x200] [--seeds 5] [--skip-cvxpy]
+    python benchmarks/planner.py [--quick] [--sizes 10x40 50x200] [--seeds 5] [--baseline-size 10x40] [--skip-cvxpy]
 
-Each problem is a drawn cell (street, Rayleigh fading, 0.5 W of total power and up to 1.5 W per client) with GPT-2,
-sequences of 512 tokens, batches of 16, every cut and ranks 1 to 8. Times are CPU seconds of this process with one
-thread, after the kernels are compiled; compiling is timed in a process of its own with an empty cache.
+Every problem has GPT-2, sequences of 512 tokens, batches of 16, cuts 1 to 11 and ranks 1 to 8: 55 pairs of cut and
+rank. A "cell" is drawn from the wireless package (street, TR 38.901, Rayleigh fading, 0.5 W of total power and up to
+1.5 W per client); "Rayleigh" has mean gains spread evenly over three decades and no geometry. Times are CPU seconds of
+this process with one thread, as other programs may run beside it; wall seconds stand next to them where that matters.
+Kernels are compiled before; compiling and loading are timed in processes of their own.
 """
 
 from __future__ import annotations
@@ -17,7 +19,8 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -34,7 +37,7 @@ from wavetune.allocation.baselines import (
 from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.planner import plan
 from wavetune.allocation.power import allocate_power
-from wavetune.allocation.problem import Problem
+from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.allocation.world import problem_from_world
 from wavetune.costs.architecture import PRESETS
 from wavetune.costs.table import CostTable
@@ -45,11 +48,13 @@ from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
 ROUNDS = {1: 64.0, 2: 52.0, 4: 46.0, 6: 44.0, 8: 43.0}
 SIZES = ("5x20", "10x40", "20x80", "50x200", "100x400", "200x800", "500x1000", "1000x2000")
+POWER_SIZES = ((5, 20), (10, 40), (20, 80), (50, 200))
+MANY_CLIENTS, SEEDS_OF_MANY = 500, 2
 Result = TypeVar("Result")
 
 
-def drawn_problem(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
-    """A cell with that many clients and that many subchannels in either band."""
+def cell(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
+    """A drawn cell with that many clients and that many subchannels in either band."""
     band = Band(num_subchannels=num_subchannels, total_power_max_dbm=w_to_dbm(0.5 * num_clients))
     scenario = Scenario(population=Population(num_clients=num_clients), bands=Bands(band, band))
     devices = draw_devices(scenario, seed)
@@ -59,145 +64,217 @@ def drawn_problem(num_clients: int, num_subchannels: int, seed: int, round_index
     return problem_from_world(scenario, devices, channel, costs, ROUNDS, range(1, 12), local_steps=12, batch_size=16)
 
 
-def timed(function: Callable[[], Result]) -> tuple[Result, float]:
-    """What a function returns, and its CPU time (s)."""
-    start_s = time.process_time()
-    return function(), time.process_time() - start_s
+def rayleigh(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
+    """The cell's problem with other gains: means of 1e-11 to 1e-8, log-uniform, times exponential fades."""
+    problem = cell(num_clients, num_subchannels, seed)
+    mean_K1 = 10 ** np.random.default_rng([seed, 0]).uniform(-11, -8, (num_clients, 1))
+    generator = np.random.default_rng([seed, 1 + round_index])
+
+    def faded(band: RadioBand) -> RadioBand:
+        return replace(band, gain_KM=mean_K1 * generator.exponential(size=band.gain_KM.shape))
+
+    return replace(problem, main=faded(problem.main), fed=faded(problem.fed))
 
 
-def planner_row(size: str, seeds: int) -> str:
-    """One line of the planner's table, over `seeds` cells."""
+WORLDS = {"cell": cell, "Rayleigh": rayleigh}
+
+
+def timed(function: Callable[[], Result]) -> tuple[Result, float, float]:
+    """What a function returns, its CPU time and its wall time (s)."""
+    wall_s, cpu_s = time.perf_counter(), time.process_time()
+    result = function()
+    return result, time.process_time() - cpu_s, time.perf_counter() - wall_s
+
+
+def planner_table(sizes: Sequence[str], seeds: int) -> None:
+    """Print times and gaps against the numbers of clients and subchannels, a line per size and kind of world."""
+    header(
+        "world", "clients x subchannels", "first plan", "worst", "above final", "whole answer", "wall", "worst",
+        "gap", "worst", "next round, warm", "worst", "gap", "paper_greedy above", "worst",
+    )  # fmt: skip
+    for size in sizes:
+        K, M = map(int, size.split("x"))
+        for name, world in WORLDS.items():
+            few = min(seeds, SEEDS_OF_MANY) if K >= MANY_CLIENTS else seeds
+            rows = np.array([measured(world, K, M, seed) for seed in range(few)])
+            middle, mean, worst = np.median(rows, axis=0), np.mean(rows, axis=0), np.max(rows, axis=0)
+            row(
+                name, size, ms(middle[0]), ms(worst[0]), f"{mean[1]:.2%}", ms(middle[2]), ms(middle[3]), ms(worst[2]),
+                f"{mean[4]:.3%}", f"{worst[4]:.3%}", ms(middle[5]), ms(worst[5]), f"{mean[6]:.2%}",
+                f"{mean[7]:.2%}", f"{worst[7]:.2%}",
+            )  # fmt: skip
+
+
+def measured(world: Callable[..., Problem], K: int, M: int, seed: int) -> list[float]:
+    """Of one problem: first plan and its excess, whole answer in CPU and wall time and its gap, warm, the greedy."""
+    problem, next_round = world(K, M, seed), world(K, M, seed, round_index=1)
+    first, first_s, _ = timed(lambda: plan(problem, time_limit_s=0.0))
+    best, best_s, wall_s = timed(lambda: plan(problem))
+    warm, warm_s, _ = timed(lambda: plan(next_round, warm_start=best))
+    excess = first.delay_s / best.delay_s - 1
+    return [first_s, excess, best_s, wall_s, best.gap, warm_s, warm.gap, above(plan_sflllm(problem).delay_s, best)]
+
+
+def above(delay_s: float, best: object) -> float:
+    """How far a delay lies above a plan's, as a share."""
+    return delay_s / best.delay_s - 1  # type: ignore[attr-defined]
+
+
+def anytime_table(size: str, seeds: int) -> None:
+    """Print what a time limit leaves of the answer."""
     K, M = map(int, size.split("x"))
-    columns: list[list[float]] = []
-    for seed in range(seeds):
-        problem = drawn_problem(K, M, seed)
-        first, first_s = timed(lambda: plan(problem, time_limit_s=0.0))  # noqa: B023
-        best, best_s = timed(lambda: plan(problem))  # noqa: B023
-        next_round = drawn_problem(K, M, seed, round_index=1)
-        warm, warm_s = timed(lambda: plan(next_round, warm_start=best))  # noqa: B023
-        greedy = plan_sflllm(problem)
-        columns.append(
-            [
-                first_s,
-                first.delay_s / best.delay_s - 1,
-                best_s,
-                best.gap,
-                warm_s,
-                warm.gap,
-                greedy.delay_s / best.delay_s - 1,
-            ]
-        )
-    mean, worst = np.mean(columns, axis=0), np.max(columns, axis=0)
-    cells = [
-        size,
-        f"{worst[0] * 1e3:.0f} ms",
-        f"{mean[1]:.2%}",
-        f"{mean[2]:.2f} s",
-        f"{worst[2]:.2f} s",
-        f"{mean[3]:.3%}",
-        f"{worst[3]:.3%}",
-        f"{worst[4] * 1e3:.0f} ms",
-        f"{mean[5]:.2%}",
-        f"{mean[6]:.2%}",
-        f"{worst[6]:.2%}",
-    ]
-    return "| " + " | ".join(cells) + " |"
+    problems = [cell(K, M, seed) for seed in range(seeds)]
+    final = [plan(problem) for problem in problems]
+    header(f"time limit at {size}", "CPU time", "wall", "above final", "worst", "gap", "worst")
+    for limit_s in (0.0, 0.05, 0.1, 0.2, 0.5):
+        outcomes = [timed(lambda p=problem: plan(p, time_limit_s=limit_s)) for problem in problems]  # noqa: B023
+        excess = [above(o.delay_s, f) for (o, _, _), f in zip(outcomes, final, strict=True)]
+        gaps = [o.gap for o, _, _ in outcomes]
+        cpu_s, wall_s = (float(np.median([o[i] for o in outcomes])) for i in (1, 2))
+        row(
+            f"{limit_s:g} s", ms(cpu_s), ms(wall_s), f"{np.mean(excess):.2%}", f"{np.max(excess):.2%}",
+            f"{np.mean(gaps):.2%}", f"{np.max(gaps):.2%}",
+        )  # fmt: skip
 
 
-def baseline_rows(size: str, seeds: int) -> list[str]:
-    """How far above the planner each baseline is, mean and worst over `seeds` cells."""
+def baseline_table(size: str, seeds: int) -> None:
+    """Print how far above the planner each baseline is."""
     K, M = map(int, size.split("x"))
     baselines: dict[str, Callable[[Problem, int], float]] = {
-        "the paper's greedy": lambda p, s: plan_sflllm(p).delay_s,
+        "paper_greedy": lambda p, s: plan_sflllm(p).delay_s,
         "a: all random": lambda p, s: plan_all_random(p, s).delay_s,
         "b: random subchannels": lambda p, s: plan_random_subchannels(p, s).delay_s,
         "c: uniform power": lambda p, s: plan_uniform_power(p).delay_s,
-        "d: random cut, rest by greedy": lambda p, s: plan_random_cut(p, s).delay_s,
+        "d: random cut, rest by paper_greedy": lambda p, s: plan_random_cut(p, s).delay_s,
         "d: random cut, rest by the planner": lambda p, s: plan_random_cut(p, s, plan).delay_s,
-        "e: random rank, rest by greedy": lambda p, s: plan_random_rank(p, s).delay_s,
+        "e: random rank, rest by paper_greedy": lambda p, s: plan_random_rank(p, s).delay_s,
         "e: random rank, rest by the planner": lambda p, s: plan_random_rank(p, s, plan).delay_s,
     }
-    problems = [drawn_problem(K, M, seed) for seed in range(seeds)]
-    best_s = [plan(problem).delay_s for problem in problems]
-    rows: list[str] = []
+    problems = [(world(K, M, seed), seed) for world in WORLDS.values() for seed in range(seeds)]
+    best = [plan(problem) for problem, _ in problems]
+    header(f"baseline at {size}", "above the planner", "worst")
     for name, delay_s in baselines.items():
-        above = [delay_s(problem, seed) / best_s[seed] - 1 for seed, problem in enumerate(problems)]
-        rows.append(f"| {name} | {np.mean(above):.2%} | {np.max(above):.2%} |")
-    return rows
+        excess = [above(delay_s(*problem), plan) for problem, plan in zip(problems, best, strict=True)]
+        row(name, f"{np.mean(excess):.2%}", f"{np.max(excess):.2%}")
 
 
-def power_row(K: int, M: int) -> str:
-    """Our power step against CVXPY with Clarabel on the same owners."""
+def power_table(repeats: int) -> None:
+    """Print our power step against CVXPY with Clarabel, in turns on the same owners."""
+    header(
+        "power step", "ours", "CVXPY + Clarabel", "Clarabel alone", "ours is faster by", "instances", "it failed",
+        "largest difference",
+    )  # fmt: skip
+    for K, M in POWER_SIZES:
+        ours, theirs, solver, differences = [], [], [], []
+        for seed in range(repeats):
+            problem = list(WORLDS.values())[seed % 2](K, M, seed)
+            owner_M = np.random.default_rng(seed).permutation(np.arange(M) % K)
+            (_, delay_s), ours_s, _ = timed(lambda: stepped(problem, owner_M))  # noqa: B023
+            (found_s, solver_s), theirs_s, _ = timed(lambda: solved(problem, owner_M))  # noqa: B023
+            ours.append(ours_s)
+            theirs.append(theirs_s)
+            if found_s is not None:
+                solver.append(solver_s)
+                differences.append(abs(found_s / delay_s - 1))
+        row(
+            f"{K}x{M}", ms(float(np.median(ours))), ms(float(np.median(theirs))), ms(float(np.median(solver or [0]))),
+            f"{np.median(theirs) / np.median(ours):.0f}x", str(repeats), str(repeats - len(solver)),
+            f"{np.max(differences or [0]):.0e}",
+        )  # fmt: skip
+
+
+BITS = 1e8
+
+
+def stepped(problem: Problem, owner_M: np.ndarray) -> tuple[object, float]:
+    """Our power step: equal payloads, ready at once, as the toolbox is given."""
+    K = problem.num_clients
+    return allocate_power(problem.main, owner_M, np.zeros(K), np.full(K, BITS), problem.tx_power_max_w_K)
+
+
+def solved(problem: Problem, owner_M: np.ndarray) -> tuple[float | None, float]:
+    """The same by CVXPY with Clarabel: its delay, None where it fails, and the time within the solver (s)."""
     import cvxpy as cp
 
-    problem = drawn_problem(K, M, seed=0)
-    band, owner_M, bits_K = problem.main, np.arange(M) % K, np.full(K, 1e8)
-    caps_w = problem.tx_power_max_w_K
-    (_, delay_s), ours_s = timed(lambda: allocate_power(band, owner_M, np.zeros(K), bits_K, caps_w))
-    power_w, rate = cp.Variable(M, nonneg=True), cp.Variable()
-    nats = cp.log1p(cp.multiply(band.snr_per_w_KM[owner_M, np.arange(M)], power_w))
-    limits = [cp.sum(power_w) <= band.total_power_max_w]
-    for k in range(K):
-        limits += [cp.sum(nats[owner_M == k]) >= rate, cp.sum(power_w[owner_M == k]) <= caps_w[k]]
+    band, M = problem.main, len(owner_M)
+    # Powers in units of the even share, so that the toolbox meets numbers of moderate size.
+    share_w = band.total_power_max_w / M
+    share_M, rate = cp.Variable(M, nonneg=True), cp.Variable()
+    nats_M = cp.log1p(cp.multiply(band.snr_per_w_KM[owner_M, np.arange(M)] * share_w, share_M))
+    limits = [cp.sum(share_M) <= M]
+    for k in range(problem.num_clients):
+        own = np.flatnonzero(owner_M == k)
+        limits += [cp.sum(nats_M[own]) >= rate, cp.sum(share_M[own]) <= problem.tx_power_max_w_K[k] / share_w]
     convex = cp.Problem(cp.Maximize(rate), limits)
-    _, theirs_s = timed(lambda: solved(convex))
-    answer = "failed"
-    if convex.status == cp.OPTIMAL:
-        answer = f"{1e8 * np.log(2) / (band.subchannel_hz * float(rate.value)) / delay_s - 1:+.0e}"
-    return f"| {K}x{M} | {ours_s * 1e3:.2f} ms | {theirs_s * 1e3:.0f} ms | {answer} |"
-
-
-def solved(convex: object) -> None:
-    """Solve, whatever comes of it."""
-    import cvxpy as cp
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         with contextlib.suppress(cp.error.SolverError):
-            convex.solve(solver=cp.CLARABEL)  # type: ignore[attr-defined]
+            convex.solve(solver=cp.CLARABEL)
+    if convex.status != cp.OPTIMAL:
+        return None, 0.0
+    return BITS * np.log(2) / (band.subchannel_hz * float(rate.value)), convex.solver_stats.solve_time
 
 
-def compile_time_s() -> tuple[float, float]:
-    """Wall time of a first plan with an empty cache of kernels, and with a filled one, each in a new process (s)."""
+def start_times_s(cache: str) -> tuple[float, float, float]:
+    """In a process of its own: seconds to import, to load or compile the kernels with a first plan, and to plan."""
     program = (
-        "import time; from planner import drawn_problem, plan; problem = drawn_problem(5, 20, 0); "
-        "start = time.perf_counter(); plan(problem); print(time.perf_counter() - start)"
+        "import time; a = time.perf_counter(); from planner import cell, plan; b = time.perf_counter(); "
+        "first, second = cell(5, 20, 0), cell(5, 20, 1); "
+        "c = time.perf_counter(); plan(first); d = time.perf_counter(); plan(second, time_limit_s=0); "
+        "print(b - a, d - c, time.perf_counter() - d)"
     )
+    here = os.path.dirname(os.path.abspath(__file__))
+    environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": here}
+    outcome = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True)
+    import_s, first_s, next_s = map(float, outcome.stdout.split())
+    return import_s, first_s, next_s
+
+
+def start_table() -> None:
+    """Print what a fresh process waits for, with an empty and with a filled cache of kernels."""
+    header("fresh process (wall time)", "imports", "first plan with its kernels", "next first plan")
     with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {"NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.path.dirname(os.path.abspath(__file__))}
-        times = [
-            float(
-                subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, check=True).stdout
-            )
-            for _ in range(2)
-        ]
-    return times[0], times[1]
+        for name in ("empty cache: kernels are compiled", "filled cache: kernels are loaded"):
+            row(name, *map(ms, start_times_s(cache)))
+
+
+def header(*names: str) -> None:
+    """Print the head of a Markdown table."""
+    print("\n| " + " | ".join(names) + " |\n|" + " --- |" * len(names), flush=True)
+
+
+def row(*cells: str) -> None:
+    """Print a row of it."""
+    print("| " + " | ".join(cells) + " |", flush=True)
+
+
+def ms(seconds: float) -> str:
+    """Seconds in words of three digits: 0.12 ms, 34 ms, 5.6 s."""
+    if seconds >= 1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.2f} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
 
 
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="clients x subchannels")
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--baseline-size", default="10x40")
-    parser.add_argument("--skip-cvxpy", action="store_true")
+    parser.add_argument("--seeds", type=int, default=5, help=f"problems a size (at most 2 from {MANY_CLIENTS} clients)")
+    parser.add_argument("--baseline-size", default="10x40", help="clients x subchannels of the baselines")
+    parser.add_argument("--anytime-size", default="50x200", help="clients x subchannels under a time limit")
+    parser.add_argument("--skip-cvxpy", action="store_true", help="leave the convex toolbox out")
+    parser.add_argument("--quick", action="store_true", help="one minute: sizes up to 50x200, two problems each")
     options = parser.parse_args()
-    plan(drawn_problem(3, 7, 0))
-    head = "clients x subchannels | first plan, worst | its excess | whole answer | worst | gap to bound | worst gap"
-    head += " | next round, warm, worst | its gap | greedy above | worst"
-    print("| " + head + " |\n|" + " --- |" * (head.count("|") + 1))
-    for size in options.sizes:
-        print(planner_row(size, options.seeds), flush=True)
-    print(f"\n| baseline at {options.baseline_size} | above the planner | worst |\n| --- | --- | --- |")
-    print("\n".join(baseline_rows(options.baseline_size, 4 * options.seeds)))
+    sizes, seeds = (options.sizes, options.seeds) if not options.quick else (SIZES[:4], 2)
+    plan(cell(3, 7, 0))
+    plan(rayleigh(5, 20, 0), warm_start=plan(cell(5, 20, 0)))
+    planner_table(sizes, seeds)
+    anytime_table(options.anytime_size, seeds)
+    baseline_table(options.baseline_size, 2 * seeds)
     if not options.skip_cvxpy:
-        print("\n| power step | ours | CVXPY with Clarabel | its delay against ours |\n| --- | --- | --- | --- |")
-        for K, M in ((5, 20), (10, 40), (20, 80), (50, 200)):
-            print(power_row(K, M), flush=True)
-    cold_s, cached_s = compile_time_s()
-    print(
-        f"\nFirst plan of a process: {cold_s:.1f} s with an empty cache of kernels, {cached_s:.2f} s with a filled one."
-    )
+        power_table(4 if options.quick else 12)
+    if not options.quick:
+        start_table()
 
 
 if __name__ == "__main__":
