@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
     from wavetune.allocation.problem import Problem
     from wavetune.recipe import Recipe
+    from wavetune.runtimes.inprocess import Engine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,6 +41,11 @@ Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
 DeviceName = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
 RankTable = Annotated[
     Path | None, typer.Option(help="Rounds to target per rank, as `wavetune measure-ranks` writes them.")
+]
+
+Emulate = Annotated[bool, typer.Option("--emulate", help="Pace every stream to the rate that the plan gave it.")]
+Deadline = Annotated[
+    float, typer.Option(min=0.1, help="Seconds a device has to answer before the round goes on without it.")
 ]
 
 INFEASIBLE, INTERRUPTED = 3, 130
@@ -119,8 +125,8 @@ def _free_folder(name: str) -> Path:
     return folder
 
 
-def _train(recipe: Recipe | None, folder: Path, resume: bool) -> None:
-    console = Console(highlight=False)
+def _train(recipe: Recipe | None, folder: Path, resume: bool, engine: Engine | None = None) -> None:
+    console, command = Console(highlight=False), "run" if engine is None else "deploy"
     if recipe is not None and (folder / "recipe.json").exists():
         raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
     from wavetune.recipe import load
@@ -129,20 +135,25 @@ def _train(recipe: Recipe | None, folder: Path, resume: bool) -> None:
     from wavetune.terminal import RunDisplay
 
     if recipe is None:
-        if not (folder / "recipe.json").exists():
-            raise RunFolderError(f"{folder} holds no run (no recipe.json); start one without --resume")
+        _require_run(folder)
         recipe = load(folder / "recipe.json")
     try:
         with RunDisplay(console) as display:
-            outcome = train(recipe, folder, display, resume)
+            outcome = train(recipe, folder, display, resume, engine)
     except KeyboardInterrupt:
         saved = (folder / "recipe.json").exists()
-        console.print(f"stopped; continue with: wavetune run --resume --out {folder}" if saved else "stopped")
+        again = f"stopped; continue with: wavetune {command} --resume --out {folder}"
+        console.print(again if saved else "stopped", soft_wrap=True)
         raise
     if isinstance(outcome, Infeasible):
         console.print(f"no plan exists: {outcome.reason}", markup=False)
         raise typer.Exit(INFEASIBLE)
     _say_goodbye(console, folder, outcome)
+
+
+def _require_run(folder: Path) -> None:
+    if not (folder / "recipe.json").exists():
+        raise RunFolderError(f"{folder} holds no run (no recipe.json); start one without --resume")
 
 
 def _say_goodbye(console: Console, folder: Path, summary: dict[str, Any]) -> None:
@@ -461,6 +472,116 @@ def _ranks(text: str) -> list[int]:
             f"--ranks is {text!r} but must be whole numbers of at least 1 separated by commas, such as 1,2,4,8"
         )
     return sorted(set(ranks))
+
+
+@app.command()
+def deploy(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.")] = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices; as many as the recipe's cell has.")] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out to the same end.")] = False,
+    seed: Seed = None,
+    emulate: Emulate = False,
+    deadline: Deadline = 120.0,
+) -> None:
+    """Run a split recipe with its servers and every device as processes of this machine, over TLS."""
+    from wavetune.recipe import load
+    from wavetune.runtimes.launch import deploy as start
+
+    console = Console(highlight=False)
+    if resume:
+        folder = out or Path("runs") / _name(recipe)
+        _require_run(folder)
+        chosen, known = None, load(folder / "recipe.json")
+    else:
+        count = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
+        chosen = known = _recipe(_name(recipe), [*(settings or []), *count], data, model, seed, device)
+        folder = out or _free_folder(chosen.name)
+    options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
+    code = start(chosen, folder, known.world.scenario.population.num_clients, options, console.print)
+    if code == 0:
+        console.print(f"Devices:  {folder / 'devices'} (what each kept, and its log)", markup=False, soft_wrap=True)
+    raise typer.Exit(code)
+
+
+@app.command()
+def serve(
+    recipe: Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.")] = None,
+    certificates: Annotated[
+        Path, typer.Option(help="The servers' folder, as `wavetune certificates` writes it.")
+    ] = Path("certificates/server"),
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.")] = "0.0.0.0:7443",
+    public: Annotated[
+        str | None, typer.Option(help="HOST:PORT under which devices reach it, where that is another.")
+    ] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    out: Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out to the same end.")] = False,
+    seed: Seed = None,
+    emulate: Emulate = False,
+    deadline: Deadline = 120.0,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for the devices to come.")] = 600.0,
+    port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Run the servers of a split recipe; its devices come from elsewhere."""
+    if with_parent:
+        from wavetune.runtimes.launch import exit_with_parent
+
+        exit_with_parent()
+    from wavetune.data_plane.certificates import read_identity
+    from wavetune.runtimes.deployed import Deployment, engine
+
+    deployment = Deployment(address, read_identity(certificates), public, patience, deadline, emulate)
+    folder = out or (Path("runs") / _name(recipe) if resume else _free_folder(_name(recipe)))
+    if resume:
+        _require_run(folder)
+    chosen = None if resume else _recipe(_name(recipe), settings, data, model, seed, device)
+    _train(chosen, folder, resume, engine(deployment, folder, port_file))
+
+
+@app.command("device")
+def join_as_device(
+    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the servers listen.")],
+    certificates: Annotated[
+        Path, typer.Option(help="This device's folder, as `wavetune certificates` writes it; says which client it is.")
+    ],
+    state: Annotated[Path | None, typer.Option(help="Folder in which it keeps its state between rounds.")] = None,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for servers that are away.")] = 600.0,
+    with_parent: Annotated[bool, typer.Option("--with-parent", hidden=True)] = False,
+) -> None:
+    """Take part in a deployed run as one of its devices."""
+    if with_parent:
+        from wavetune.runtimes.launch import exit_with_parent
+
+        exit_with_parent()
+    from wavetune.data_plane.certificates import read_identity
+    from wavetune.runtimes.device import take_part
+
+    say = Console(highlight=False).print
+    say(take_part(server, read_identity(certificates), state, patience, say))
+
+
+@app.command()
+def certificates(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; one folder for each party.")],
+    devices: Annotated[int, typer.Option(min=1, help="How many devices.")],
+    host: Annotated[
+        list[str] | None, typer.Option(help="Name or address under which devices reach the servers; repeatable.")
+    ] = None,
+) -> None:
+    """Make the certificates of a deployed run: an authority, the servers' and one for each device."""
+    from wavetune.data_plane.certificates import write_certificates
+
+    write_certificates(folder, devices, host or [])
+    typer.echo(f"wrote {folder}/server and {folder}/device-00 to device-{devices - 1:02d}: give each party its own")
 
 
 @app.command()

@@ -1,0 +1,48 @@
+"""Deployed runs whose devices are threads of this process: real streams over loopback, without the start of processes."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
+from wavetune.recipe import Recipe
+from wavetune.runtimes.deployed import Deployment, Servers, opened
+from wavetune.runtimes.device import take_part
+from wavetune.runtimes.round import RoundOutcome
+from wavetune.runtimes.session import Session, build
+
+NUM_DEVICES = 3
+
+
+def nothing(*_: Any) -> None:
+    pass
+
+
+@contextmanager
+def deployed(recipe: Recipe, folder: Path, deadline_s: float = 60.0, emulate: bool = False) -> Iterator[Servers]:
+    """The servers of a recipe, with its three devices attending."""
+    if not folder.exists():
+        write_certificates(folder, NUM_DEVICES)
+    session = build(recipe)
+    assert isinstance(session, Session)
+    threads = []
+    deployment = Deployment("127.0.0.1:0", read_identity(folder / "server"), None, 60.0, deadline_s, emulate)
+    with opened(session, deployment, "a run", nothing) as servers:
+        for client in range(NUM_DEVICES):
+            identity = read_identity(folder / device_name(client))
+            arguments = (servers.address, identity, None, 30.0, nothing)
+            threads.append(threading.Thread(target=take_part, args=arguments))
+            threads[-1].start()
+        yield servers
+    for thread in threads:
+        thread.join(30.0)
+        assert not thread.is_alive()
+
+
+def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None = None) -> list[RoundOutcome]:
+    """Rounds of a deployed run."""
+    return [servers.train_round(servers.session, index, nothing, before_mixing) for index in range(rounds)]

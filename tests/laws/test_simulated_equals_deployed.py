@@ -1,0 +1,130 @@
+"""Devices and servers that talk over streams end with the adapters, losses and bits of the run in one process.
+
+Here the devices are threads; tests/end_to_end/test_deploy.py starts processes.
+"""
+
+import numpy as np
+import pytest
+import torch
+
+from helpers.deployment import deployed, nothing, play
+from helpers.runs import small
+from wavetune.data_plane.messages_pb2 import Frame
+from wavetune.data_plane.server import Line
+from wavetune.models.lora import LoraPair
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.session import build, client_factors
+
+MIXED = ("method.topology.cut=[1,4,2]", "method.lora.rank=[2,8,1]")
+AT_CLIENT = "method.topology.labels=client"
+INT8 = ("method.activation_codec.kind=int8", "method.gradient_codec.kind=int8")
+METHODS = {
+    "sflllm": small("sflllm"),
+    "mixed_cuts_and_ranks": small("sflllm", *MIXED, "run.tokens_per_pass=120"),
+    "u_shape": small("sflllm", AT_CLIENT, "method.activation_codec.kind=fp32", "method.gradient_codec.kind=fp32"),
+    "u_shape_mixed_int8": small("sflllm", AT_CLIENT, *MIXED, *INT8, "world.model=tiny-gpt2"),
+    "sparse_updates": small("sflllm", "method.adapter_codec.kind=top_k", "method.proximal=0.1"),
+    "frozen_a_product_of_bf16": small("sflllm", "method.mixing.kind=frozen_a", "run.precision=bf16"),
+    "sequential": small("split_lora_sequential", "method.mixing.kind=average_product"),
+}
+TOLERANCE = 1e-6  # where all cuts are equal the two agree to the bit
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return tmp_path_factory.mktemp("deployed") / "certificates"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certificates):
+    recipe, personal = METHODS[method], {}
+    with deployed(recipe, certificates) as servers:
+        found = play(servers, 2, lambda: keep(personal, "deployed", servers.session.cohort.bank))
+    session = build(recipe)
+    wanted = [
+        train_round(session, index, nothing, lambda: keep(personal, "simulated", session.cohort.bank))
+        for index in range(2)
+    ]
+    assert wanted[-1].mixed.factors.keys() == found[-1].mixed.factors.keys()
+    for name, pair in wanted[-1].mixed.factors.items():
+        close(found[-1].mixed.factors[name], pair, name)
+    exact = recipe.method.adapter_codec.kind == "fp32"  # of others the servers see what they were sent
+    for client in range(3) if exact else ():
+        for name, pair in personal["simulated"][client].items():
+            close(personal["deployed"][client][name], pair, f"client {client} {name}")
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(mine.record["train_loss_K"], theirs.record["train_loss_K"], rtol=1e-6)
+        for name in ("planned", "charged", "metered_bits", "lost", "active_K"):
+            assert mine.record[name] == theirs.record[name], name
+        bytes_sent = mine.record["measured"]["payload_bytes"]
+        assert {kind: 8 * count for kind, count in bytes_sent.items()} == theirs.record["metered_bits"]
+
+
+def keep(personal, where, bank):
+    personal[where] = [client_factors(bank, client) for client in range(3)]
+
+
+def close(found: LoraPair, wanted: LoraPair, what: str) -> None:
+    for mine, theirs in zip(found, wanted, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=TOLERANCE, msg=lambda m: f"{what}: {m}")
+
+
+@pytest.mark.parametrize("at_client", [True, False], ids=["labels_at_clients", "labels_at_server"])
+def test_where_labels_stay_with_the_clients_no_token_id_label_or_position_is_in_the_stream(
+    at_client, certificates, monkeypatch
+):
+    """All that arrives is captured; with labels at the server the same search finds them."""
+    captured: list[bytes] = []
+    receive = Line.receive
+
+    def tapped(line, content):
+        captured.append(content)
+        receive(line, content)
+
+    monkeypatch.setattr(Line, "receive", tapped)
+    with deployed(small("sflllm", *([AT_CLIENT] if at_client else [])), certificates) as servers:
+        play(servers, 1)
+    session, stream = servers.session, b"".join(captured)
+    tokens = session.data.train
+    labels, inputs = [], []
+    for step in range(session.recipe.run.local_steps):
+        for rows in session.step_rows(step):
+            own = [tokens.row(int(row)) for row in rows]
+            answers = [r[tokens.label_start[row] :] for r, row in zip(own, rows, strict=True)]
+            labels += [np.concatenate(answers)]
+            inputs += own
+
+    def told(ids, kind):
+        return ids[:6].astype(kind).tobytes() in stream
+
+    kinds = (np.int8, np.int16, np.int32, np.int64)
+    assert any(told(ids, np.int32) for ids in labels) != at_client
+    assert not any(told(ids, kind) for ids in inputs for kind in kinds)
+    if at_client:
+        assert not any(told(ids, kind) for ids in labels for kind in kinds)
+    frames = [Frame.FromString(content) for content in captured]
+    kinds_sent = {part.kind for frame in frames for part in frame.parts}
+    wanted = {"activations_up", "adapters_up", "gradients_up" if at_client else "labels_up"}
+    assert kinds_sent == wanted
+    assert any(frame.layout.label_positions for frame in frames) != at_client
+
+
+def test_framing_costs_little_and_is_reported_apart_from_the_payload(certificates):
+    with deployed(small("sflllm"), certificates) as servers:
+        measured = play(servers, 1)[0].record["measured"]
+    payload = sum(measured["payload_bytes"].values())
+    on_the_wire = sum(measured["frame_bytes_up_K"]) + sum(measured["frame_bytes_down_K"])
+    assert on_the_wire == payload + measured["framing_bytes"]
+    assert 0 < measured["framing_bytes"] < 0.05 * payload
+
+
+def test_emulated_radio_holds_every_upload_back_to_its_planned_rate(certificates):
+    """A slow cell, so that the pace outweighs everything else."""
+    slow = [f"world.scenario.bands.{band}.subchannel_hz=500" for band in ("main", "fed")]
+    recipe = small("sflllm", *slow, "run.rounds=1", "run.local_steps=1")
+    with deployed(recipe, certificates, emulate=True) as servers:
+        record = play(servers, 1)[0].record
+    for phase in ("uplink_s", "fed_upload_s"):
+        planned, measured = record["charged"]["phases"][phase], record["measured"]["phases"][phase]
+        assert max(planned) > 0.02
+        assert all(real >= 0.99 * asked for real, asked in zip(measured, planned, strict=True)), phase
