@@ -140,9 +140,11 @@ class _Search:
         if self.fed_standing is not None:
             self.fed_standing = descend(self.fed_race, self.fed_standing, clock)
         self.standings[self.best] = descend(self.races[self.best], self.standings[self.best], clock)
-        self._solve_fed(clock)
-        self._solve_main(self.best, self.effort, clock)
-        self._bound_others(clock)
+        # A bound for every candidate first, so that an answer cut short knows how good it is.
+        for effort in (self.effort,) if self.warm else (self.effort.briefly, self.effort):
+            self._solve_main(self.best, effort, clock)
+            self._solve_fed(effort, clock)
+            self._bound_others(clock)
         for i in self._rivals()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
             if clock.expired:
                 return
@@ -212,13 +214,13 @@ class _Search:
         self.standings[best] = self._stand(best, owner_M)
         return best
 
-    def _solve_fed(self, clock: Clock) -> None:
+    def _solve_fed(self, effort: Effort, clock: Clock) -> None:
         from wavetune.allocation.band import solve
 
         weight = self.candidates[self.best].rounds * self.candidates[self.best].fed_bits
         if self.fed_standing is not None and weight > 0:
             gap_s = 0.5 * self.tolerance * self._upper_s(self.best) / weight
-            self.fed_standing = solve(self.fed_race, self.fed_standing, gap_s, self.effort, clock)
+            self.fed_standing = solve(self.fed_race, self.fed_standing, gap_s, effort, clock)
 
     def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
         from wavetune.allocation.band import solve

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -37,6 +37,11 @@ class Effort:
     searches: int
     iterations: int
     branches: int
+
+    @property
+    def briefly(self) -> Effort:
+        """One turn of search and bound, without kicks."""
+        return replace(self, kicks=0, searches=1, branches=0)
 
 
 @dataclass(frozen=True, eq=False)
