@@ -87,7 +87,11 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
         for client in range(session.cohort.placement.num_clients):
             personal[client] = client_factors(session.cohort.bank, client)
 
-    outcome = train(session, index, observer.step, keep_personal if last and not session.central else None)
+    # where clients have models of their own, these hold what all share after the mixing
+    before_mixing = last and not session.central and not session.personal
+    outcome = train(session, index, observer.step, keep_personal if before_mixing else None)
+    if last and session.personal:
+        keep_personal()
     record = outcome.record
     if last or (index + 1) % settings.evaluate_every == 0:
         record["evaluation"] = evaluate(session, outcome.mixed.factors, index)
