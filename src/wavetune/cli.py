@@ -344,6 +344,8 @@ def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> N
         f"{problem.local_steps} local steps" + (f"; {note}" if note else ""),
         bottleneck(problem, chosen).sentence,
     ]
+    if chosen.active_K is not None:
+        lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
     if chosen.lower_bound_s > 0:
         lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
     helpful = [s.sentence for s in sensitivities(problem, chosen) if s.saving > 5e-4]
@@ -436,6 +438,46 @@ def sweep(
     )
     if all(record["status"] == "infeasible" for record in records):
         raise typer.Exit(INFEASIBLE)
+
+
+@app.command()
+def compare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe with baselines, such as pwff_task.")],
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a method is run with.")] = 3,
+    methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; runs/RECIPE-comparison by default. Run again to go on.")
+    ] = None,
+) -> None:
+    """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side."""
+    from rich.table import Table
+
+    from wavetune.comparison import compare as run_all
+    from wavetune.comparison import rows_of
+    from wavetune.reporting.html import write_report
+    from wavetune.terminal import RunDisplay
+
+    chosen, console = _recipe(recipe, settings, data, model, seed, device), Console(highlight=False)
+    folder, wanted = out or Path("runs") / f"{chosen.name}-comparison", methods.split(",") if methods else None
+    try:
+        with RunDisplay(console) as display:
+            found = run_all(chosen, wanted, seeds, folder, display.message, display)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where it stopped", soft_wrap=True)
+        raise
+    heading, *rows = rows_of(found)
+    table = Table(*heading, title=f"{chosen.name}: means over {seeds} seeds, 95 % intervals")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    first = [folder / f"{method}-seed{chosen.run.seed}" for method in found["methods"]]
+    report = write_report([path for path in first if path.exists()], folder / "report.html")
+    console.print(f"All numbers: {folder / 'comparison.json'}; side by side: {report}", soft_wrap=True)
 
 
 @app.command("measure-ranks")

@@ -93,7 +93,8 @@ def problem_to_json(problem: Problem) -> Json:
 def plan_to_json(plan: Plan) -> Json:
     """The plan in its JSON format; a cut or rank that differs between clients is written as a list.
 
-    Where the clients share the server, the plan has a list `server_share`, and the server's phases are lists too.
+    Where the clients share the server, the plan has a list `server_share`, and the server's phases are lists too; where
+    clients were selected, it has a list `active`.
     """
     if plan.status == "infeasible":
         return {"status": "infeasible", "reason": plan.reason}
@@ -113,7 +114,9 @@ def plan_to_json(plan: Plan) -> Json:
             "client_backward_s": phases.client_backward_s[0].tolist(),
             "fed_upload_s": phases.fed_upload_s.tolist(),
         },
-    } | ({} if plan.server_share_K is None else {"server_share": plan.server_share_K.tolist()})
+        **({} if plan.server_share_K is None else {"server_share": plan.server_share_K.tolist()}),
+        **({} if plan.active_K is None else {"active": plan.active_K.tolist()}),
+    }
 
 
 def allocation_from_json(data: Json) -> tuple[int, int, Allocation, Allocation]:

@@ -14,9 +14,11 @@ from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Bf16, Codec, Fp32, TopK, UpdateCodec
 from wavetune.federation.links import Link, Reliable
+from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
+from wavetune.federation.selection import All, Fastest, Selection
 from wavetune.federation.sharing import Sharing
 
 Rank = Annotated[int, Ge(1)]
@@ -74,7 +76,7 @@ class Method:
     """What is trained where, what crosses the air and how it is mixed.
 
     With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last broadcast is added to
-    its loss.
+    its loss. With `alignment` the federated rounds are followed by a stage on each client alone.
     """
 
     title: str
@@ -90,9 +92,12 @@ class Method:
     link: Link = field(default_factory=Reliable)
     mixing: Mixing = field(default_factory=AverageFactors)
     planner: Planner = field(default_factory=Optimal)
+    selection: Selection = field(default_factory=All)
     replan: Literal["every_round", "never"] = "every_round"
     price_downlink: bool = False
+    server_shares: Literal["together", "optimal"] = "together"
     rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
+    alignment: LocalAlignment | None = None
 
     def __post_init__(self) -> None:
         for rank, rounds in self.rounds_to_target.items():
@@ -127,6 +132,24 @@ class Method:
                 "method.planner fedsllm needs a split with one cut and one rank for all clients; set "
                 "method.topology.kind=split and one number each, or choose another planner"
             )
+        if self.server_shares != "together" and not (
+            isinstance(self.topology, Split) and self.topology.schedule == "parallel"
+        ):
+            raise ConfigError(
+                f"method.server_shares is {self.server_shares!r}, which serves all clients of a split at once; set it "
+                "to together, or method.topology.kind=split with the parallel schedule"
+            )
+        self._check_selection(num_clients)
+        if self.alignment is not None and not isinstance(self.topology, Federated):
+            raise ConfigError(
+                "method.alignment lets each client answer and learn alone, which needs the whole model on it; set "
+                "method.topology.kind=federated, or method.alignment=null"
+            )
+        if self.alignment is not None and self.alignment.learning.steps and "lora" in self.sharing.shared:
+            raise ConfigError(
+                "method.alignment trains LoRA as each owner wishes, but method.sharing.shared has 'lora', which is "
+                "then no longer what all share; take it out, or set method.alignment.learning.steps=0 to evaluate only"
+            )
         _check_per_client("method.lora.rank", self.lora.rank, num_clients, width, "the model's narrowest LoRA target")
         if self.lora.rank is None and not self.rounds_to_target:
             raise ConfigError(
@@ -135,6 +158,22 @@ class Method:
             )
         for rank in self.rounds_to_target if self.lora.rank is None else ():
             _check_per_client("method.rounds_to_target", rank, num_clients, width, "the model's narrowest LoRA target")
+
+    def _check_selection(self, num_clients: int) -> None:
+        selection = self.selection
+        if isinstance(selection, All):
+            return
+        if isinstance(self.topology, Central) or self.replan == "never":
+            raise ConfigError(
+                f"method.selection {selection.kind} chooses clients every round, which needs clients that train and "
+                "plans of their own for the rounds; set method.replan=every_round and another topology than central"
+            )
+        wanted = selection.count if isinstance(selection, Fastest) else selection.min_clients
+        if wanted > num_clients:
+            name = "count" if isinstance(selection, Fastest) else "min_clients"
+            raise ConfigError(
+                f"method.selection.{name} is {wanted} but there are {num_clients} clients; give at most that"
+            )
 
 
 def _check_per_client(

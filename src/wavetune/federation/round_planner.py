@@ -10,16 +10,20 @@ import numpy as np
 
 from wavetune.allocation.bcd import greedy_owners
 from wavetune.allocation.cut_and_rank import with_best_power
-from wavetune.allocation.feasibility import check_feasible
-from wavetune.allocation.plan import Plan, infeasible, make_plan
+from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.energy_budget import within_budgets
+from wavetune.allocation.feasibility import why_infeasible
+from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.selection import lone_round_s, on_another_channel, only, restricted, widened
 from wavetune.allocation.world import problem_from_world
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.method import Central, Federated, Method, Split
-from wavetune.federation.planning import Fedsllm
+from wavetune.federation.planning import Fedsllm, Optimal, Planner
+from wavetune.federation.selection import All, Deadline
 from wavetune.federation.sharing import AdapterKind
 from wavetune.units import Array
 from wavetune.wireless.channel import draw_channel
@@ -138,7 +142,7 @@ class RoundPlanner:
     def problem(self, round_index: int) -> Problem:
         """The planning problem on the channel of a round."""
         channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
-        return problem_from_world(
+        problem = problem_from_world(
             self.scenario,
             self.devices,
             channel,
@@ -150,10 +154,37 @@ class RoundPlanner:
             self.num_samples_K,
             self.method.price_downlink,
         )
+        problem = replace(problem, share_server=self.method.server_shares == "optimal")
+        planner = self.method.planner
+        return planner.allowing(problem) if isinstance(planner, Optimal) else problem
 
     def first_plan(self) -> Plan:
-        """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open."""
-        problem = self.problem(0)
+        """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open.
+
+        Where clients are selected, cut and rank are decided with all of them, if these have a plan together.
+        """
+        problem, everyone = self.problem(0), range(len(self.devices))
+        plan = self._decided(problem, everyone)
+        if isinstance(self.method.selection, All):
+            return plan
+        if plan.status == "ok":
+            return self._selected(problem, plan, 0)
+        lone_s_K = np.min([lone_round_s(problem, c, r) for c in problem.cuts for r in problem.ranks], axis=0)
+        clients, chosen = self.method.selection.choose(
+            problem, lone_s_K, lambda clients: self._decided(only(problem, clients), clients)
+        )
+        return plan if chosen is None else widened(chosen, clients, *self._given_to_all(chosen))
+
+    def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
+        """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
+        topology, rank = self.method.topology, self.method.lora.rank
+        cut = topology.cut if isinstance(topology, Split) else None
+        cut, rank = (int(own[0]) if x is None else x for own, x in ((plan.cut_K, cut), (plan.rank_K, rank)))
+        cut_K, rank_K = (np.array(np.broadcast_to(np.asarray(x), len(self.devices))) for x in (cut, rank))
+        return cut_K, rank_K
+
+    def _decided(self, problem: Problem, clients: Sequence[int]) -> Plan:
+        """Plan of the problem of these clients, with cut and rank where the method leaves them open."""
         topology, rank = self.method.topology, self.method.lora.rank
         cut = topology.cut if isinstance(topology, Split) else self.table.num_layers
         if not isinstance(cut, tuple) and not isinstance(rank, tuple):
@@ -163,7 +194,8 @@ class RoundPlanner:
                 "one of method.topology.cut and method.lora.rank is given per client and the other is left to the "
                 "planner; give both"
             )
-        return fixed_plan(problem, cut, rank)
+        cut_K, rank_K = (np.broadcast_to(np.asarray(x), len(self.devices))[list(clients)] for x in (cut, rank))
+        return self._fixed(problem, cut_K, rank_K, self.method.planner)
 
     def plan(self, round_index: int, first: Plan) -> tuple[Problem, Plan]:
         """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
@@ -171,25 +203,56 @@ class RoundPlanner:
         Where the channel admits no plan, the first plan's allocation stays in force.
         """
         problem = self.problem(round_index)
-        held = make_plan(problem, first.cut_K, first.rank_K, first.main, first.fed)
+        held = on_another_channel(problem, first)
         if self.method.replan == "never":
             return problem, held
-        if np.ptp(first.cut_K) or np.ptp(first.rank_K):
-            plan = fixed_plan(problem, first.cut_K, first.rank_K)
+        if isinstance(self.method.selection, All):
+            plan = self._replanned(problem, first, self.method.planner, round_index)
         else:
-            narrowed = problem.restrict([int(first.cut_K[0])], [int(first.rank_K[0])])
-            plan = self.method.planner.plan(narrowed, self.seed + round_index, warm_start=first)
+            plan = self._selected(problem, first, round_index)
         return problem, plan if plan.status == "ok" else held
 
+    def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
+        """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""
+        planner = self.method.planner
+        return within_budgets(problem, plan, load, planner.energy_terms) if isinstance(planner, Optimal) else plan
 
-def fixed_plan(problem: Problem, cut: Sequence[int] | IntArray | int, rank: Sequence[int] | IntArray | int) -> Plan:
-    """Greedy subchannels and exact power for cuts and ranks given per client."""
-    cut_K, rank_K = (np.broadcast_to(np.asarray(x), problem.num_clients) for x in (cut, rank))
-    for pair in sorted({(int(c), int(r)) for c, r in zip(cut_K, rank_K, strict=True)}):
-        feasible = check_feasible(problem.restrict([pair[0]], [pair[1]]))
-        if not feasible.pairs:
-            return infeasible(feasible.reason)
-    return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))  # type: ignore[arg-type]
+    def _replanned(self, problem: Problem, start: Plan, planner: Planner, round_index: int) -> Plan:
+        """Plan with the cuts and ranks of another one, started from it."""
+        differ = np.ptp(start.cut_K) or np.ptp(start.rank_K)
+        if differ or (problem.share_server and isinstance(planner, Optimal)):
+            return self._fixed(problem, start.cut_K, start.rank_K, planner, start)
+        narrowed = problem.restrict([int(start.cut_K[0])], [int(start.rank_K[0])])
+        return planner.plan(narrowed, self.seed + round_index, warm_start=start)
+
+    def _selected(self, problem: Problem, start: Plan, round_index: int) -> Plan:
+        """Plan of those that the method selects on this channel, with the cuts and ranks of another plan."""
+        selection, planner, plans = self.method.selection, self.method.planner, dict[tuple[int, ...], Plan]()
+        assert not isinstance(selection, All)
+        if isinstance(selection, Deadline) and isinstance(planner, Optimal) and not planner.energy_terms.idle:
+            most_s = min(selection.round_deadline_s, planner.round_deadline_s or np.inf)
+            planner = replace(planner, round_deadline_s=most_s)  # Who saves energy must not miss the deadline by it.
+
+        def plan_of(clients: Sequence[int]) -> Plan:
+            key = tuple(clients)
+            if key not in plans:
+                plans[key] = self._replanned(only(problem, key), restricted(start, key), planner, round_index)
+            return plans[key]
+
+        clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of)
+        if plan is None:
+            return infeasible("no client has a plan even with both bands to itself")
+        return widened(plan, clients, start.cut_K, start.rank_K)
+
+    def _fixed(
+        self, problem: Problem, cut_K: IntArray, rank_K: IntArray, planner: Planner, first: Plan | None = None
+    ) -> Plan:
+        """Plan of cuts and ranks given per client: by the optimal planner, for others on the greedy's owners."""
+        if isinstance(planner, Optimal):
+            return planner.plan_fixed(problem, cut_K, rank_K, first)
+        if reason := why_infeasible(problem, cut_K, rank_K):
+            return infeasible(reason)
+        return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))
 
 
-__all__ = ["Central", "Federated", "RoundPlanner", "SampleStatistics", "fixed_plan"]
+__all__ = ["Central", "Federated", "RoundPlanner", "SampleStatistics"]

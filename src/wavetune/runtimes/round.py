@@ -46,11 +46,14 @@ def train_round(
     """
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
     problem, plan = session.planner.plan(index, session.plan)
-    active_K = [True] * session.cohort.placement.num_clients if present_K is None else list(present_K)
-    rates = session.accountant.rates(problem, plan)
-    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
+    active_K = _active(session, plan, present_K)
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
+    if not session.central:
+        asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
+        plan = session.planner.within_budgets(problem, plan, asked)
+    rates = session.accountant.rates(problem, plan)
+    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
     predicted = session.accountant.predicted_bits(workload, sent_K)
     session.door.take()
     session.cohort.drop_anchor(session.server.current)
@@ -111,6 +114,13 @@ def train_round(
         "tokens_per_s": tokens / wall_s,
     }
     return RoundOutcome(record, mixed)
+
+
+def _active(session: Session, plan: Plan, present_K: Sequence[bool] | None) -> list[bool]:
+    """Who takes part: those that are present, and chosen where the plan chose some."""
+    everyone = [True] * session.cohort.placement.num_clients
+    chosen_K = everyone if plan.active_K is None else plan.active_K.tolist()
+    return [chosen and there for chosen, there in zip(chosen_K, present_K or everyone, strict=True)]
 
 
 def _sent(session: Session, rate_bit_per_s_K: Sequence[float], active_K: Sequence[bool]) -> list[bool]:

@@ -13,7 +13,8 @@ import torch
 from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
-from wavetune.allocation.plan import Plan, make_plan
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.selection import remade
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError
@@ -145,7 +146,17 @@ def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
 def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
     try:
         cut, rank, main, fed = allocation_from_json(dict(planned))
-        return make_plan(planner.problem(0), cut, rank, main, fed, planned["lower_bound_s"])
+        share, active = (planned.get(name) for name in ("server_share", "active"))
+        return remade(
+            planner.problem(0),
+            np.asarray(cut),
+            np.asarray(rank),
+            main,
+            fed,
+            planned["lower_bound_s"],
+            None if share is None else np.asarray(share, dtype=np.float64),
+            None if active is None else np.asarray(active, dtype=np.bool_),
+        )
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise RunFolderError(f"plan.json of the run does not fit its recipe ({error}); start a new run") from error
 

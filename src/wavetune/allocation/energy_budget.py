@@ -1,0 +1,118 @@
+"""Keep a plan's budgets of joules for what a round really asks, by sending more slowly where it asks too much."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.energy_power import EnergyTerms
+from wavetune.allocation.feasibility import BoolArray
+from wavetune.allocation.plan import Allocation, Plan, downlink_power_w_K, speeds_of
+from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.units import Array
+
+if TYPE_CHECKING:
+    from wavetune.allocation.water_filling import Race
+
+_SLOWEST = 1e-4
+
+
+def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyTerms) -> Plan:
+    """The plan with rates lowered, both bands alike, until every client and all together keep their budgets of a load.
+
+    A client that would exceed its budget even at a ten-thousandth of its rates keeps them: its batch alone asks more
+    than it has.
+
+    Args:
+        problem: bands and clients.
+        plan: owners and powers for average batches.
+        load: what the round asks.
+        terms: the budgets.
+    """
+    if not terms.budgeted:
+        return plan
+    steps_bits_K = np.sum(load.uplink_bits_IK, axis=0) * load.repeat
+    speeds = speeds_of(problem, plan.main, plan.fed)
+    bands = (
+        _Sender(problem.main, plan.main, steps_bits_K, speeds.uplink_bit_per_s_K),
+        _Sender(problem.fed, plan.fed, load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
+    )
+    flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
+    per_flop_K = problem.client_energy_j_per_flop_K
+    compute_j_K = np.zeros(problem.num_clients) if per_flop_K is None else flop_K * per_flop_K
+    server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
+    server_j = server_flop * problem.server_energy_j_per_flop + _broadcast_j(problem, plan, load)
+
+    def joules_K(share_K: Array) -> Array:
+        return compute_j_K + bands[0].joules_K(share_K) + bands[1].joules_K(share_K)
+
+    share_K = _largest(lambda s_K: joules_K(s_K) <= terms.budget_j, np.ones(problem.num_clients))
+
+    def together_keep(share_1: Array) -> BoolArray:
+        return np.array([float(np.sum(joules_K(share_1 * share_K))) + server_j <= terms.total_budget_j])
+
+    share_K = share_K * _largest(together_keep, np.ones(1))
+    if np.all(share_K == 1.0):
+        return plan
+    return replace(plan, main=bands[0].slowed(share_K), fed=bands[1].slowed(share_K))
+
+
+def _broadcast_j(problem: Problem, plan: Plan, load: RoundLoad) -> float:
+    """Energy of the server's sending, as the plan's owners set it (J)."""
+    speeds, joules = speeds_of(problem, plan.main, plan.fed), 0.0
+    for band, owners, bits_K, rate_K in (
+        (problem.main, plan.main, np.sum(load.downlink_bits_IK, axis=0) * load.repeat, speeds.downlink_bit_per_s_K),
+        (problem.fed, plan.fed, load.fed_download_bits_K, speeds.fed_down_bit_per_s_K),
+    ):
+        power_w_K = downlink_power_w_K(band, owners, problem.num_clients)
+        joules += float(np.sum(np.where(power_w_K > 0, power_w_K * bits_K / np.maximum(rate_K, 1e-300), 0.0)))
+    return joules
+
+
+def _largest(keeps: Callable[[Array], BoolArray], whole: Array) -> Array:
+    """Largest share of the rates, entry by entry, that keeps a budget; 1 where none does."""
+    low, high = np.full(len(whole), _SLOWEST), whole.copy()
+    fits, hopeless = keeps(high), ~keeps(low)
+    for _ in range(50):
+        middle = 0.5 * (low + high)
+        within = keeps(middle)
+        low, high = np.where(within, middle, low), np.where(within, high, middle)
+    return np.where(fits | hopeless, 1.0, low)
+
+
+class _Sender:
+    """A band with its owners, the clients' bits of a round and their planned rates."""
+
+    def __init__(self, band: RadioBand, planned: Allocation, bits_K: Array, rate_K: Array) -> None:
+        from wavetune.allocation.water_filling import log_and_inverse
+
+        self.log_KM, self.inverse_KM = log_and_inverse(band.snr_per_w_KM)
+        self.sends_K = (bits_K > 0) & (rate_K > 0)
+        self.need_K = np.where(self.sends_K, bits_K / band.subchannel_hz, 0.0)
+        self.airtime_s_K = np.where(self.sends_K, bits_K / np.where(rate_K > 0, rate_K, 1.0), 1.0)
+        self.planned, self.none_K = planned, np.zeros(len(bits_K))
+
+    def joules_K(self, share_K: Array) -> Array:
+        """Energy at a share of the planned rates (J)."""
+        from wavetune.allocation.airtime import spent_until
+
+        return spent_until(self._race(share_K), self.planned.owner_M, self.none_K, 0.0)[0]
+
+    def slowed(self, share_K: Array) -> Allocation:
+        """The allocation at a share of the planned rates; who keeps its rates keeps its powers."""
+        from wavetune.allocation.airtime import powers_until
+
+        owner_M = self.planned.owner_M
+        power_w_M = powers_until(self._race(share_K), owner_M, self.none_K, 0.0)
+        slower_M = (owner_M >= 0) & ((share_K < 1.0) & self.sends_K)[owner_M]
+        return Allocation(owner_M, np.where(slower_M, power_w_M, self.planned.power_w_M))
+
+    def _race(self, share_K: Array) -> Race:
+        from wavetune.allocation.water_filling import Race
+
+        start_s_K = -self.airtime_s_K / share_K
+        return Race(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0)
