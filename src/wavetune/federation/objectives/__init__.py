@@ -8,7 +8,6 @@ from wavetune.federation.objectives.dpo import Dpo
 from wavetune.federation.objectives.grpo import Grpo
 from wavetune.federation.objectives.kl import KlControl
 from wavetune.federation.objectives.ppo import Ppo
+from wavetune.federation.objectives.settings import AlignmentSettings
 
-Objective = Ppo | Grpo | Dpo
-
-__all__ = ["Dpo", "Grpo", "KlControl", "Objective", "Ppo"]
+__all__ = ["AlignmentSettings", "Dpo", "Grpo", "KlControl", "Ppo"]

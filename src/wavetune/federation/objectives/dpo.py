@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dpo:
-    """A client learns from helpful pairs with weight lambda, and from harmless ones with one less lambda."""
+    """Of the pairs that a client has learned from, the share lambda is helpful pairs, the others are harmless ones."""
 
     kind: Literal["dpo"] = field(default="dpo", kw_only=True)
     beta: Annotated[float, Gt(0)] = 0.1

@@ -1,0 +1,159 @@
+"""The model that a stage of alignment trains: all clients' private LoRA, with their optimisers, and its reference.
+
+Legend: K clients, S samples, D width.
+"""
+
+# pyright: reportUnknownMemberType=false
+# (the stubs of torch leave parts of their types open)
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.examples import Example
+from wavetune.data.templates import PlainTemplate, Template, bos_ids, eos_id, keep_end, prompt_ids
+from wavetune.errors import ConfigError, NumericsError
+from wavetune.federation.memory import default_tokens_per_pass
+from wavetune.federation.objectives import AlignmentSettings, Ppo
+from wavetune.federation.objectives.distance import weight_distance
+from wavetune.federation.optimise import StackedOptimiser
+from wavetune.models.backbone import Backbone
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+
+Floats = NDArray[np.float64]
+
+
+class Learner:
+    """Policy, reference, value heads and optimisers of K clients; `steps_done` counts the steps of the stage.
+
+    Raises: ConfigError if there is no LoRA, or some of it is shared between clients.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        bank: AdapterBank,
+        tokenizer: Any,
+        settings: AlignmentSettings,
+        seed: int,
+        client_ids: Sequence[int],
+        template: Template | None,
+        reference: AdapterBank | None,
+        tokens_per_pass: int | None,
+    ) -> None:
+        self.backbone, self.tokenizer, self.settings, self.seed = backbone, tokenizer, settings, seed
+        self.client_ids, self.template = tuple(client_ids), template or PlainTemplate()
+        self.tokens_per_pass = tokens_per_pass or default_tokens_per_pass(backbone.device)
+        self.lora = bank.only(("lora",))
+        if not self.lora.sites or not bank.local_LK.all():
+            raise ConfigError("alignment trains private LoRA, but there is none, or clients share some block's")
+        self.policy = _with_lora_alone_trained(bank)
+        self.reference = reference or bank.only(("bottleneck", "head"))
+        self.optimiser = StackedOptimiser(self.lora, settings.optimiser)
+        self.values: AdapterBank | None = None
+        self.value_optimiser: StackedOptimiser | None = None
+        if isinstance(settings.objective, Ppo):
+            self.values = _value_heads(backbone, self.num_clients)
+            rate = replace(settings.optimiser, learning_rate=settings.objective.value_learning_rate)
+            self.value_optimiser = StackedOptimiser(self.values, rate)
+        self.steps_done = 0
+
+    @property
+    def num_clients(self) -> int:
+        """Size of the cohort."""
+        return len(self.client_ids)
+
+    @property
+    def stop_ids(self) -> frozenset[int]:
+        """Tokens that end an answer."""
+        return frozenset((eos_id(self.tokenizer), self.template.end_ids(self.tokenizer)[0]))
+
+    def prompt_ids(self, examples: Sequence[Example]) -> list[list[int]]:
+        """Token ids of what stands before each answer, of a long one the end."""
+        begin, room = len(bos_ids(self.tokenizer)), self.settings.max_prompt_tokens
+        return [keep_end(ids, room, begin) for ids in prompt_ids(examples, self.tokenizer, self.template)]
+
+    def drawn(self, available: int, client: int, count: int, step: int) -> list[int]:
+        """Which `count` of a client's rows a step takes, from seeded permutations, one an epoch."""
+        nothing = np.zeros(available, np.int64)
+        return batch_indices(nothing, Batching(count, "none"), self.seed, self.client_ids[client], step).tolist()
+
+    def advance(self) -> None:
+        """One step of every client's optimisers, each client's gradient clipped on its own."""
+        if self.settings.distance_coefficient:
+            (self.settings.distance_coefficient * weight_distance(self.lora).sum()).backward()
+        factor = self.settings.optimiser.factor(self.steps_done, self.settings.steps)
+        self.optimiser.step_clients(factor)
+        if self.value_optimiser is not None:
+            self.value_optimiser.step_clients(factor)
+
+    def tensor(self, values: Floats) -> Tensor:
+        """An array in fp32 where the model is."""
+        return torch.from_numpy(values.astype(np.float32)).to(self.backbone.device)
+
+    def means(self, values: NDArray[Any], client: NDArray[np.int64]) -> Floats:
+        """Mean of the values of each client. `[K]`."""
+        return np.bincount(client, values, self.num_clients) / np.bincount(client, minlength=self.num_clients)
+
+    def checked(self, metrics: dict[str, Floats]) -> dict[str, Floats]:
+        """The metrics themselves. Raises NumericsError if one is not finite."""
+        for name, values_K in metrics.items():
+            for identity, value in zip(self.client_ids, values_K.tolist(), strict=True):
+                if not np.isfinite(value):
+                    raise NumericsError(f"{name} of client {identity} at alignment step {self.steps_done} is {value}")
+        return metrics
+
+    def state(self) -> dict[str, Tensor]:
+        """Adapters, value heads and moments, by name."""
+        found = {"steps_done": torch.tensor(self.steps_done)}
+        for prefix, bank, optimiser in self._trained():
+            found |= {f"{prefix}.{name}": p.detach().clone() for name, p in _named(bank)}
+            found |= {f"{prefix}_optimiser.{name}": t.clone() for name, t in optimiser.state().items()}
+        return found
+
+    @torch.no_grad()
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        for prefix, bank, optimiser in self._trained():
+            for name, parameter in _named(bank):
+                parameter.copy_(state[f"{prefix}.{name}"])
+            start = f"{prefix}_optimiser."
+            optimiser.load_state({n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
+        self.steps_done = int(state["steps_done"])
+
+    def _trained(self) -> Iterator[tuple[str, AdapterBank, StackedOptimiser]]:
+        yield "lora", self.lora, self.optimiser
+        if self.values is not None and self.value_optimiser is not None:
+            yield "value", self.values, self.value_optimiser
+
+
+def _with_lora_alone_trained(bank: AdapterBank) -> AdapterBank:
+    """The same adapters, of which all but LoRA give no gradient."""
+    frozen = {site.name for site in bank.sites if site.kind != "lora"}
+    local = {n: LoraPair(p.A.detach(), p.B.detach()) if n in frozen else p for n, p in bank.local.items()}
+    return replace(bank, local=local)
+
+
+def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
+    """One linear map for each client from the final norm to the reward that is still to come, all zeros."""
+    width, device = backbone.model.config.hidden_size, backbone.device
+    pair = LoraPair(
+        torch.zeros(num_clients, width, 1, device=device).requires_grad_(),
+        torch.zeros(num_clients, 1, 1, device=device).requires_grad_(),
+    )
+    site = AdapterSite("value", 0, width, 1, "head")
+    return AdapterBank((site,), np.ones((1, num_clients), np.bool_), 1.0, {"value": pair}, {})
+
+
+def _named(bank: AdapterBank) -> Iterator[tuple[str, Tensor]]:
+    for site in bank.sites:
+        for factor, parameter in zip("AB", bank.local[site.name], strict=True):
+            yield f"{site.name}.{factor}", parameter

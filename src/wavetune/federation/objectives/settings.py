@@ -1,0 +1,48 @@
+"""What the alignment of a cohort consists of, besides its data and rewards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from annotated_types import Ge
+
+from wavetune.errors import ConfigError
+from wavetune.federation.objectives.dpo import Dpo
+from wavetune.federation.objectives.grpo import Grpo
+from wavetune.federation.objectives.ppo import Ppo
+from wavetune.federation.optimise import AdamW
+
+RATE = AdamW(learning_rate=1e-3, weight_decay=0.0, schedule="constant", warmup_steps=0)
+
+
+@dataclass(frozen=True)
+class AlignmentSettings:
+    """Steps of alignment: in each, every client learns from `prompts_per_step` of its own prompts, or pairs for DPO.
+
+    A longer prompt loses its beginning, a longer answer its end. `distance_coefficient` weighs the squared distance of
+    a client's weights from those without its LoRA, a term of the loss beside the divergence of the answers.
+    """
+
+    objective: Ppo | Grpo | Dpo = field(default_factory=Ppo)
+    steps: Annotated[int, Ge(0)] = 20
+    prompts_per_step: Annotated[int, Ge(1)] = 6
+    max_prompt_tokens: Annotated[int, Ge(4)] = 256
+    max_new_tokens: Annotated[int, Ge(1)] = 40
+    optimiser: AdamW = RATE
+    distance_coefficient: Annotated[float, Ge(0)] = 0.0
+
+    def __post_init__(self) -> None:
+        parts = 1 if isinstance(self.objective, Dpo) else self.objective.minibatches
+        if parts > self.answers_per_step:
+            raise ConfigError(
+                f"objective.minibatches is {parts}, but a step has {self.answers_per_step} answers of each client; "
+                "ask for fewer parts or more prompts_per_step"
+            )
+
+    @property
+    def answers_per_step(self) -> int:
+        """Answers that each client learns from in a step."""
+        if isinstance(self.objective, Dpo):
+            return 2 * self.prompts_per_step
+        return self.prompts_per_step * (self.objective.group_size if isinstance(self.objective, Grpo) else 1)

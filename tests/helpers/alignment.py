@@ -1,0 +1,95 @@
+"""A small cohort to be aligned: the tiny model, prompts of a line, and rewards that count characters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+
+from helpers.training import folder_of, random_factors
+from wavetune.data.examples import Example
+from wavetune.federation.alignment import Alignment, Rewards
+from wavetune.federation.objectives import AlignmentSettings, KlControl, Ppo
+from wavetune.federation.optimise import AdamW
+from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
+from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+
+TARGETS = ("q_proj", "v_proj", "o_proj", "down_proj")
+FAST = AdamW(learning_rate=1e-2, weight_decay=0.0, schedule="constant", warmup_steps=0, epsilon=1e-6)
+FREE = KlControl(start=0.0, target=None)
+
+
+def share(low: str, high: str):
+    """Share of an answer's characters between two letters."""
+
+    def score(_examples: Sequence[Example], texts: Sequence[str]) -> list[float]:
+        return [sum(low <= c <= high for c in text) / max(1, len(text)) for text in texts]
+
+    return score
+
+
+def constant(value: float):
+    """The same for every answer."""
+    return lambda _examples, texts: [value] * len(texts)
+
+
+CHARACTERS = Rewards(share("\0", "\x7f"), share("\x80", "\U0010ffff"))  # a random model writes both
+SETTINGS = AlignmentSettings(Ppo(kl=FREE), steps=8, prompts_per_step=4, max_new_tokens=6, optimiser=FAST)
+
+
+def prompts_of(identities: Sequence[int], count: int = 9, word: str = "train") -> list[list[Example]]:
+    """Each client's own prompts; lengths differ."""
+    return [[Example(f"{word} {k} {'x' * (i % 4)}{i}", "", f"domain {k}") for i in range(count)] for k in identities]
+
+
+@cache
+def model() -> tuple[Backbone, Any]:
+    """One backbone for all tests of a process: the banks differ."""
+    return load_backbone(folder_of("tiny"), TARGETS), load_tokenizer(folder_of("tiny"))
+
+
+def fresh_bank(num_clients: int) -> AdapterBank:
+    """LoRA as it starts: without effect."""
+    backbone, _ = model()
+    own = np.ones((backbone.num_layers, num_clients), bool)
+    return new_bank(backbone.sites, own, [4] * num_clients, 4, 8.0, 0)
+
+
+def random_bank(identities: Sequence[int]) -> AdapterBank:
+    """LoRA of clients that have learned something: a function of the client's identity."""
+    backbone, _ = model()
+    factors = [random_factors(backbone, 4, 10 + identity) for identity in identities]
+    local = {
+        s.name: LoraPair(*(torch.stack([own[s.name][i] for own in factors]).requires_grad_() for i in (0, 1)))
+        for s in backbone.sites
+    }
+    return AdapterBank(backbone.sites, np.ones((backbone.num_layers, len(identities)), bool), 0.5, local, {})
+
+
+def alignment(
+    bank: AdapterBank,
+    lambdas: Sequence[float],
+    settings: AlignmentSettings = SETTINGS,
+    rewards: Rewards | None = CHARACTERS,
+    identities: Sequence[int] | None = None,
+    **options: Any,
+) -> Alignment:
+    """The stage on the tiny model."""
+    backbone, tokenizer = model()
+    ids = tuple(range(len(lambdas))) if identities is None else identities
+    prompts = prompts_of(ids)
+    return Alignment(backbone, bank, tokenizer, prompts, lambdas, rewards, settings, 0, client_ids=ids, **options)
+
+
+def with_objective(objective: Any, **changes: Any) -> AlignmentSettings:
+    """The settings with another objective."""
+    return replace(SETTINGS, objective=objective, **changes)
+
+
+def lora_of(stage: Alignment, client: int) -> dict[str, torch.Tensor]:
+    """One client's adapters, by name."""
+    return {n: t[client] for n, t in stage.state().items() if n.startswith("lora.")}

@@ -1,0 +1,173 @@
+"""Alignment keeps to each client's own data and wishes: what a client learns depends on nobody else."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load, save
+
+from helpers.alignment import (
+    CHARACTERS,
+    FREE,
+    SETTINGS,
+    alignment,
+    constant,
+    fresh_bank,
+    lora_of,
+    prompts_of,
+    random_bank,
+    with_objective,
+)
+from wavetune.data.examples import PreferencePair
+from wavetune.federation.alignment import ClientPairs, Rewards
+from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
+
+IDENTITIES, LAMBDAS = (4, 0, 7), (0.8, 0.3, 0.5)
+CONTROLLED = KlControl(start=0.1, target=0.05)
+
+
+def pairs_of(identities):
+    """The chosen answers of helpful pairs are of other letters than those of harmless ones."""
+
+    def pairs(client, kind, chosen, rejected):
+        return tuple(
+            PreferencePair(f"{kind} {client} {i}", chosen * (2 + i % 3), rejected * (1 + i % 2)) for i in range(5)
+        )
+
+    return [ClientPairs(pairs(k, "helpful", "ab", "yz"), pairs(k, "harmless", "no", "uv")) for k in identities]
+
+
+OBJECTIVES = {
+    "ppo": Ppo(minibatches=2, entropy_coefficient=0.01, kl=CONTROLLED),
+    "grpo": Grpo(group_size=2, kl=CONTROLLED),
+    "dpo": Dpo(beta=0.5),
+}
+
+
+def stage(name, identities=IDENTITIES, lambdas=LAMBDAS, bank=None, **changes):
+    return alignment(
+        bank or random_bank(identities), lambdas, with_objective(OBJECTIVES[name], **changes), CHARACTERS, identities,
+        pairs_by_client=pairs_of(identities) if name == "dpo" else (),
+    )  # fmt: skip
+
+
+def run(found, steps=3):
+    return [found.step() for _ in range(steps)]
+
+
+def assert_same_client(one, place, other, other_place, tolerance=2e-4):
+    mine, theirs = lora_of(one, place), lora_of(other, other_place)
+    for name, tensor in theirs.items():
+        torch.testing.assert_close(mine[name], tensor, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def assert_same_records(records, place, others, other_place):
+    for mine, theirs in zip(records, others, strict=True):
+        for name, values in mine.metrics.items():
+            assert values[place] == pytest.approx(theirs.metrics[name][other_place], rel=5e-3, abs=5e-3), name
+
+
+@pytest.mark.parametrize("objective", [Ppo(epochs=3, kl=KlControl(0.05)), Grpo(kl=KlControl(0.05), epochs=2)])
+def test_without_a_difference_in_reward_everyone_stays_at_the_reference(objective):
+    bank = fresh_bank(2)
+    before = [p.detach().clone() for p in bank.parameters(local=True)]
+    found = alignment(bank, [0.5, 1.0], with_objective(objective), Rewards(constant(0.0), constant(0.7)))
+    for record in run(found):
+        assert not record.metrics["kl"].any()
+        assert not record.metrics["distance"].any()
+    for now, then in zip(bank.parameters(local=True), before, strict=True):
+        assert torch.equal(now, then)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_results_do_not_depend_on_the_order_of_the_clients(name):
+    order = [2, 0, 1]
+    one, other = stage(name), stage(name, [IDENTITIES[i] for i in order], [LAMBDAS[i] for i in order])
+    records, others = run(one), run(other)
+    for place, i in enumerate(order):
+        assert_same_client(other, place, one, i)
+        assert_same_records(others, place, records, i)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_client_alone_learns_what_it_learns_in_the_stack(name):
+    together = stage(name)
+    records = run(together)
+    for place, (identity, weight) in enumerate(zip(IDENTITIES, LAMBDAS, strict=True)):
+        alone = stage(name, [identity], [weight])
+        own = run(alone)
+        assert_same_client(together, place, alone, 0)
+        assert_same_records(records, place, own, 0)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_pass_over_few_tokens_at_a_time_changes_nothing(name):
+    whole, parted = stage(name), stage(name)
+    parted.learner.tokens_per_pass = 40
+    run(whole), run(parted)
+    for place in range(len(IDENTITIES)):
+        assert_same_client(parted, place, whole, place)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_a_stage_restored_from_its_state_goes_on_as_if_never_interrupted(name):
+    uninterrupted, first = stage(name), stage(name)
+    run(uninterrupted, 4), run(first, 2)
+    saved = save(first.state())
+    resumed = stage(name, bank=random_bank((1, 2, 3)))
+    resumed.load_state(load(saved))
+    assert resumed.steps_done == 2
+    run(resumed, 2)
+    final = resumed.state()
+    for tensor_name, tensor in uninterrupted.state().items():
+        assert torch.equal(final[tensor_name], tensor), tensor_name
+
+
+@pytest.mark.parametrize(
+    ("objective", "steps"), [(Ppo(kl=FREE, epochs=4), 10), (Grpo(kl=FREE, group_size=4, epochs=2), 10)]
+)
+def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objective, steps):
+    """On held-out prompts, with the simple rewards of `share`."""
+    optimiser = replace(SETTINGS.optimiser, learning_rate=2e-2)
+    settings = with_objective(objective, steps=steps, prompts_per_step=8, optimiser=optimiser)
+    found = alignment(fresh_bank(2), [1.0, 0.0], settings)
+    held_out = prompts_of((0, 1), 40, "held out")
+    before = found.evaluate(held_out)
+    run(found, steps)
+    after = found.evaluate(held_out)
+    for client, name in enumerate(("helpful", "safe")):
+        was, now = before.own[client].mean(name), after.own[client].mean(name)
+        assert now[0] - now[1] > was[0] + was[1], (name, was, now)
+    gains = after.mixed_gain(before, [1.0, 0.0])
+    assert all(gain - width > 0 for gain, width in gains)
+
+
+def test_dpo_learns_to_prefer_what_each_client_wishes():
+    found = stage("dpo", bank=random_bank(IDENTITIES), lambdas=(1.0, 0.0, 0.5))
+    records = run(found, 10)
+    assert (records[0].metrics["margin"] < records[-1].metrics["margin"]).all()
+    assert (records[-1].metrics["preferred"] == 1).all()
+
+
+def test_the_penalty_and_the_distance_keep_the_policy_near_its_reference():
+    def divergence(kl, coefficient=0.0):
+        settings = with_objective(Ppo(kl=kl, epochs=4), distance_coefficient=coefficient)
+        found = alignment(fresh_bank(1), [1.0], settings)
+        last = run(found, 8)[-1].metrics
+        return last["kl"][0], last["distance"][0]
+
+    free, held, near = divergence(FREE), divergence(KlControl(start=2.0, target=None)), divergence(FREE, 1e-2)
+    assert held[0] < 0.7 * free[0]
+    assert near[1] < 0.7 * free[1]
+
+
+def test_every_client_has_a_kl_coefficient_of_its_own():
+    settings = with_objective(Ppo(kl=KlControl(start=0.1, target=0.02)))
+    found = alignment(random_bank((1, 2)), [0.5, 0.5], settings)
+    with torch.no_grad():
+        for pair in found.learner.lora.local.values():
+            pair.B[1] = 0  # the second client acts as the reference does
+    records = run(found, 3)
+    assert (np.diff([r.metrics["kl_coefficient"][0] for r in records]) > 0).all()
+    assert records[1].metrics["kl_coefficient"][1] == pytest.approx(0.08)
