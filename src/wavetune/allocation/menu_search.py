@@ -8,9 +8,10 @@ the best is kept. Shape suffixes: K clients, M subchannels, C cuts.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -31,6 +32,7 @@ _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 _MOST_MENUS = 12
 _INTERVALS = 40
+_FEW = 32
 
 
 class MenuSearch:
@@ -84,18 +86,25 @@ class MenuSearch:
         return sorted(rivals, key=delay_s)[:_MOST_MENUS]
 
     def _seeds(self, i: int) -> list[Pick]:
-        """What to start from in a menu: the best decision's choices and the relaxation's, where memory allows them."""
+        """What to start from in a menu: the best decision's choices and the relaxation's; all where they are few."""
         from wavetune.allocation.relaxation import Pick
 
         menu, clients = self.menus[i], np.arange(self.problem.num_clients)
         least_K = np.argmax(menu.allowed_KC, axis=1)
         seeds = [Pick(menu.choice_of(self.best.options)), *self.picks.get(i, ())]
+        if menu.num_cuts**menu.num_clients <= _FEW:
+            every = itertools.product(range(menu.num_cuts), repeat=menu.num_clients)
+            seeds += [Pick(np.array(choice)) for choice in every]
         return [s._replace(choice_K=np.where(menu.allowed_KC[clients, s.choice_K], s.choice_K, least_K)) for s in seeds]
 
     def _planted(self, i: int, seed: Pick) -> Decision:
         """Decision of a seed on the best's owners; where it has shares, on owners that suit these."""
         decision = self._decide(self.menus[i].of(seed.choice_K), self.best)
-        return decision if seed.share_K is None else self._hand_out(replace(decision, share_K=seed.share_K))
+        if seed.share_K is not None:
+            decision = replace(decision, share_K=seed.share_K)
+        elif np.isfinite(decision.delay_s):
+            return decision
+        return self._hand_out(decision)
 
     def _polish(self, decision: Decision) -> None:
         """Shares, cuts and bands in turns, as long as it pays."""
@@ -128,7 +137,7 @@ class MenuSearch:
     def _change_cuts(self, menu: Options, decision: Decision) -> Decision:
         """Change single clients' cuts, the most promising by the prices first, where the delay falls."""
         tries = max(30, min(400, 2_000_000 // self.cell.main.snr_per_w_KM.size))
-        while not self.clock.expired:
+        while np.isfinite(decision.delay_s) and not self.clock.expired:
             change_s_KC = predicted_change_s(self.cell, menu, decision)
             changed = decision
             for flat in np.argsort(change_s_KC, axis=None, kind="stable")[: menu.num_clients]:
@@ -151,6 +160,7 @@ class MenuSearch:
 
     def _solve(self, effort: Effort) -> None:
         """Solve both bands for the best decision, and bound every menu with the prices that this leaves."""
+        from wavetune.allocation.band import tighten
         from wavetune.allocation.rate_costs import rate_costs
 
         cell, best = self.cell, self.best
@@ -161,16 +171,24 @@ class MenuSearch:
         fed = self._stand(cell.fed, fed_race, best.fed_owner_M, best.options.rounds, effort)
         self._offer(cell.decide(best.options, main.owner_M, fed.owner_M, best.share_K))
         self._offer(cell.balanced(self.best))
-        fed_load = (best.options, fed)
-        costs: RateCosts | None = None
-        if main.prices is not None:
-            air_s_K = np.maximum(main.delay_s - race.ready_K, 1e-3 * best.step_s)
-            need_K = np.max(self.menus[0].up_bits_KC, axis=1) / self.problem.main.subchannel_hz
-            rate_K = np.where(race.need_K > 0, race.need_K, np.maximum(need_K, 1e-300)) / air_s_K
-            num_rates = max(64, min(512, 2_000_000 // cell.main.snr_per_w_KM.size))
-            costs = rate_costs(race, main.prices, rate_K / 4.0, 32.0 ** (1 / num_rates), num_rates)
-        for i, menu in enumerate(self.menus):
-            self._bound(i, menu, main, costs, *fed_load)
+        if main.prices is None and np.any(race.need_K > 0):
+            main = tighten(race, main, main.delay_s, 1e-6 * main.delay_s, self.effort.iterations)
+        air_s_K = np.maximum(main.delay_s - race.ready_K, 1e-3 * best.step_s)
+        need_K = np.max(self.menus[0].up_bits_KC, axis=1) / self.problem.main.subchannel_hz
+        rate_K = np.maximum(np.where(race.need_K > 0, race.need_K, need_K), 1e-300) / air_s_K
+        num_rates = max(64, min(512, 2_000_000 // cell.main.snr_per_w_KM.size))
+        most_K, ratio = cell.main.lone_rate_K, 32.0 ** (1 / num_rates)
+        costs = rate_costs(race, main.prices, most_K, rate_K / 4.0, ratio, num_rates)
+        proof = _Proof(best.options, main, fed, costs)
+        for i in range(len(self.menus)):
+            self._bound(i, proof, fine=False)
+        for _ in range(_MOST_MENUS):
+            i = int(np.argmin(self.lower_s))
+            before_s = self.lower_s[i]
+            if before_s < self._enough_s:
+                self._bound(i, proof, fine=True)
+            if self.lower_s[i] <= before_s or self.clock.expired:
+                break
 
     def _stand(self, track: Track, race: Race, owner_M: IntArray, weight: float, effort: Effort) -> Standing:
         """Standing of a race whose delay counts `weight` times, solved from given owners."""
@@ -182,19 +200,20 @@ class MenuSearch:
         gap_s = 0.5 * _TOLERANCE * self.best.delay_s / weight
         return solve(race, start(track, race, owner_M), gap_s, effort, self.clock)
 
-    def _bound(
-        self, i: int, menu: Options, main: Standing, costs: RateCosts | None, solved: Options, fed: Standing
-    ) -> None:
+    def _bound(self, i: int, proof: _Proof, fine: bool) -> None:
+        """Raise the bound of a menu by what is known of the best decision's races."""
         from wavetune.allocation.relaxation import bound_shared, bound_together
 
+        menu, (solved, main, fed, costs) = self.menus[i], proof
         problem, rounds, steps = self.problem, menu.rounds, self.problem.local_steps
         fed_s = self._least_fed_s(menu, solved, fed)
         choices = self._choices(menu)
-        other_KC = choices.ready_s_KC + choices.back_s_KC
+        alone_s_KC = choices.need_KC / np.maximum(self.cell.main.lone_rate_K, 1e-300)[:, None]
+        other_KC = choices.ready_s_KC + alone_s_KC + choices.back_s_KC
         if problem.share_server:
             low_s = float(np.max(np.min(other_KC + choices.work_s_KC, axis=1)))
         else:
-            least_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC, np.inf)
+            least_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC + alone_s_KC, np.inf)
             back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
             up_s = float(np.max(np.min(least_s_KC, axis=1)))
             if menu.num_cuts == 1 and np.array_equal(menu.up_bits_KC, solved.up_bits_KC):
@@ -202,13 +221,14 @@ class MenuSearch:
             low_s = up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
         beat_s = (self.best.delay_s / rounds - fed_s) / steps
         step_s = min(low_s, beat_s)
-        if costs is not None and low_s < beat_s and (menu.num_cuts > 1 or problem.share_server):
-            bound = (
-                bound_shared(choices, costs, max(256, min(4096, 2_000_000 // choices.need_KC.size)), low_s, beat_s)
-                if problem.share_server
-                else bound_together(choices, costs, beat_s, _INTERVALS, _TOLERANCE)
-            )
-            step_s, self.picks[i] = max(step_s, bound.step_s), bound.picks
+        if low_s < beat_s and (menu.num_cuts > 1 or problem.share_server):
+            if problem.share_server:
+                num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
+                bound = bound_shared(choices, costs, num_rates, low_s, beat_s, 1e-5 if fine else 1e-3)
+            else:
+                bound = bound_together(choices, costs, beat_s, _INTERVALS if fine else _INTERVALS // 4, _TOLERANCE)
+            step_s = max(step_s, bound.step_s)
+            self.picks[i] = bound.picks or self.picks.get(i, ())
         self.lower_s[i] = max(self.lower_s[i], rounds * (steps * step_s + fed_s) * (1 - _ROUNDING))
 
     def _choices(self, menu: Options) -> Choices:
@@ -240,6 +260,15 @@ class MenuSearch:
         if menu.num_cuts > 1 and fed.prices is not None:
             low_s = bound_by_prices(race, fed.prices, low_s, max(low_s, self.best.fed_s))
         return low_s + down_s
+
+
+class _Proof(NamedTuple):
+    """What is known of a decision's races: its options, standings, and costs of rates at the main band's prices."""
+
+    options: Options
+    main: Standing
+    fed: Standing
+    costs: RateCosts
 
 
 def predicted_change_s(cell: Cell, menu: Options, decision: Decision) -> Array:
@@ -284,15 +313,15 @@ def _delay_per_second(race: Race, owner_M: IntArray) -> tuple[Array, Array]:
 
 def _more(bits_KC: Array, own_K1: Array) -> Array:
     """Relative change of what is sent."""
-    return np.minimum(bits_KC / np.maximum(own_K1, 1e-300), 1e6) - 1.0
+    return np.minimum(bits_KC / np.maximum(own_K1, 1e-9), 1e6) - 1.0
 
 
 def _largest_of_others(values_K: Array) -> Array:
+    """For each client the largest value of another one."""
     if len(values_K) == 1:
         return np.full(1, -np.inf)
-    second, first = np.partition(values_K, -2)[-2:]
-    others_K: Array = np.where(values_K == first, second, first)
-    return others_K
+    second, first = (float(x) for x in np.sort(values_K)[-2:])
+    return np.where(np.equal(values_K, first), second, first)
 
 
 def _least(menu: Options, value_KC: Array) -> Array:

@@ -24,9 +24,11 @@ _LOG_2 = float(np.log(2.0))
 class RateCosts:
     """Tangents of each client's cost at G rates (bit/s/Hz) from `low_K` on, each `ratio` times the one before.
 
-    `value_KG2` and `slope_KG2` are of the two kinds of sets, the smaller of which holds.
+    `value_KG2` and `slope_KG2` are of the two kinds of sets, the smaller of which holds; nobody has a rate above
+    `most_K`.
     """
 
+    most_K: Array
     low_K: Array
     ratio: float
     value_KG2: Array
@@ -44,13 +46,21 @@ class RateCosts:
         for g in (below, np.minimum(below + 1, num_rates - 1)):
             beyond = (np.minimum(rate, 1e300) - low * self.ratio**g)[..., None]
             cost = np.maximum(cost, np.min(self.value_KG2[k, g] + self.slope_KG2[k, g] * beyond, axis=-1))
-        return np.where((cost > 1.0) | np.isinf(rate), np.inf, np.where(rate > 0, cost, 0.0))
+        return np.where((cost > 1.0) | (rate > self.most_K[k]), np.inf, np.where(rate > 0, cost, 0.0))
 
 
-def rate_costs(race: Race, prices: Prices, low_K: Array, ratio: float, num_rates: int) -> RateCosts:
-    """Costs of the rates from `low_K` on for the race's clients; they hold for every plan that is forgiven its caps."""
+def rate_costs(
+    race: Race, prices: Prices | None, most_K: Array, low_K: Array, ratio: float, num_rates: int
+) -> RateCosts:
+    """Costs of the rates from `low_K` on for the race's clients; they hold for every plan that is forgiven its caps.
+
+    Without prices every rate up to `most_K` is free.
+    """
+    if prices is None:
+        nothing_KG2 = np.zeros((len(low_K), 1, 2))
+        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2)
     value_KG2, slope_KG2 = _tangents(forgiving(race), copied(prices), low_K, ratio, num_rates)
-    return RateCosts(low_K, ratio, value_KG2, slope_KG2)
+    return RateCosts(most_K, low_K, ratio, value_KG2, slope_KG2)
 
 
 @kernel

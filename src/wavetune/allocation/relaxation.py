@@ -21,7 +21,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.feasibility import BoolArray
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts
 from wavetune.units import Array
@@ -117,7 +116,7 @@ def _rest_s(choices: Choices, costs: RateCosts, up_s: float) -> tuple[float, lis
     back_s = choices.back_s_KC.ravel()[sorted_KC]
     usable = possible_KC.ravel()[sorted_KC]
     usable_back_s = np.where(np.isfinite(back_s), np.maximum(back_s, least_back_s), np.inf)
-    after: BoolArray = np.arange(C) > first_K[:, None]
+    after = np.arange(int(C)) > first_K[:, None]
     finite_cost_KC = np.where(possible_KC, cost_KC, 0.0)
 
     def at(mu: float) -> tuple[float, float, IntArray]:
@@ -158,7 +157,9 @@ def _best_multiplier(
     return best_s, picks
 
 
-def bound_shared(choices: Choices, costs: RateCosts, num_rates: int, low_s: float, beat_s: float) -> Bound:
+def bound_shared(
+    choices: Choices, costs: RateCosts, num_rates: int, low_s: float, beat_s: float, precision: float
+) -> Bound:
     """Least step where clients share the server, between `low_s`, already proved, and `beat_s`, what is of interest."""
     if not low_s < beat_s:
         return Bound(min(low_s, beat_s), ())
@@ -168,7 +169,7 @@ def bound_shared(choices: Choices, costs: RateCosts, num_rates: int, low_s: floa
         return Bound(beat_s * _SAFE, ())
     picks, high_s, low_s = [pick], beat_s, max(low_s, table.start_s)
     for _ in range(30):
-        if high_s - low_s <= 1e-5 * high_s:
+        if high_s - low_s <= precision * high_s:
             break
         middle_s = 0.5 * (low_s + high_s)
         pick = table.refutes(middle_s)
@@ -210,18 +211,18 @@ class _SharedTable:
         share_KJ, cost_KJ = (np.where(possible_KJ, x, np.inf) for x in (share_KJ, self.cost_KJ))
         clients, low, high = np.arange(len(cut_KJ)), 0.0, 1.0
         pick_K = np.zeros(len(cut_KJ), dtype=np.int64)
-        for _ in range(30):
+        for _ in range(20):
             weight = 0.5 * (low + high)
             mixed_KJ = weight * cost_KJ + (1 - weight) * share_KJ
             pick_K = np.argmin(mixed_KJ, axis=1)
-            if float(np.sum(mixed_KJ[clients, pick_K])) > 1 + 1e-9:
+            cost, share = float(np.sum(cost_KJ[clients, pick_K])), float(np.sum(share_KJ[clients, pick_K]))
+            if weight * cost + (1 - weight) * share > 1 + 1e-9:
                 return None
-            if np.sum(cost_KJ[clients, pick_K]) > np.sum(share_KJ[clients, pick_K]):
-                low = weight
-            else:
-                high = weight
-        share_K = share_KJ[clients, pick_K]
-        return Pick(cut_KJ[clients, pick_K], share_K / np.sum(share_K))
+            if cost <= 1 and share <= 1:
+                break
+            low, high = (weight, high) if cost > share else (low, weight)
+        share_K, total = share_KJ[clients, pick_K], float(np.sum(share_KJ[clients, pick_K]))
+        return Pick(cut_KJ[clients, pick_K], share_K / total if total > 0 else None)
 
 
 def _nearest(found: list[tuple[float, IntArray]]) -> tuple[Pick, ...]:

@@ -1,0 +1,199 @@
+"""Where clients may differ: never worse than the best common decision, and a bound that holds for all that differ."""
+
+import itertools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.problems import cell_problem, wild_problem
+from wavetune.allocation.decision import Cell
+from wavetune.allocation.feasibility import violations, why_infeasible
+from wavetune.allocation.options import fixed_options
+from wavetune.allocation.per_client import plan_fixed
+from wavetune.allocation.plan import evaluate, make_plan
+from wavetune.allocation.planner import plan
+from wavetune.allocation.power import allocate_power
+
+SEEDS = st.integers(0, 2**32)
+OPTIONS = {
+    "cuts": {"cut_per_client": True},
+    "shares": {"share_server": True},
+    "cuts and shares": {"cut_per_client": True, "share_server": True},
+}
+
+
+def priced(problem):
+    """The same with the way back priced, over the uplink's gains."""
+    bands = {
+        name: replace(band, downlink_gain_KM=band.gain_KM, downlink_power_w=20.0)
+        for name, band in (("main", problem.main), ("fed", problem.fed))
+    }
+    return replace(problem, price_downlink=True, **bands)
+
+
+def best_by_enumeration_s(problem, alike, same_rank=False):
+    """Least delay over every owner of every subchannel and every cut and rank, of all clients alike or of each."""
+    cell, K, best_s = Cell(problem), problem.num_clients, np.inf
+    cuts = [(c,) * K for c in problem.cuts] if alike else itertools.product(problem.cuts, repeat=K)
+    ranks = [(r,) * K for r in problem.ranks] if alike or same_rank else itertools.product(problem.ranks, repeat=K)
+    for cut_K, rank_K in itertools.product(list(cuts), list(ranks)):
+        cut_K, rank_K = np.array(cut_K), np.array(rank_K)
+        if why_infeasible(problem, cut_K, rank_K):
+            continue
+        options = fixed_options(problem, cut_K, rank_K)
+        fed_M = min(owners(problem.fed), key=lambda o: cell._fed_s(options, o))
+        for main_M in owners(problem.main):
+            best_s = min(best_s, cell.balanced(cell.decide(options, main_M, fed_M)).delay_s)
+    return best_s
+
+
+def owners(band):
+    K, M = band.gain_KM.shape
+    return [np.array(o) for o in itertools.product(range(K), repeat=M)]
+
+
+def certified(problem, outcome):
+    assert violations(problem, outcome) == []
+    _, delay_s = evaluate(problem, outcome.cut_K, outcome.rank_K, outcome.main, outcome.fed, outcome.server_share_K)
+    assert outcome.delay_s == delay_s
+    assert np.isfinite(delay_s)
+    assert 0 <= outcome.lower_bound_s <= outcome.delay_s
+
+
+@pytest.mark.parametrize("way_back", [False, True], ids=["", "priced"])
+@pytest.mark.parametrize("option", OPTIONS)
+@settings(max_examples=15)
+@given(SEEDS)
+def test_bound_is_below_the_best_of_enumeration_and_the_plan_near_it(option, way_back, seed):
+    common = wild_problem(seed, most_clients=2, most_subchannels=3)
+    common = priced(common) if way_back else common
+    problem = replace(common, **OPTIONS[option])
+    outcome = plan(problem)
+    if outcome.status == "ok":
+        certified(problem, outcome)
+        best_s = best_by_enumeration_s(problem, alike=not problem.cut_per_client)
+        assert outcome.lower_bound_s <= best_s * (1 + 1e-9)
+        assert outcome.delay_s <= plan(common).delay_s * (1 + 1e-9)
+        if not way_back:
+            assert outcome.delay_s <= best_s * 1.05
+
+
+@settings(max_examples=25)
+@given(SEEDS)
+def test_mixed_ranks_never_beat_the_best_common_rank(seed):
+    problem = replace(wild_problem(seed, most_clients=2, most_subchannels=3), cut_per_client=True)
+    mixed_s = best_by_enumeration_s(problem, alike=False)
+    assert best_by_enumeration_s(problem, alike=False, same_rank=True) <= mixed_s * (1 + 1e-9) or np.isinf(mixed_s)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@settings(max_examples=8)
+@given(SEEDS)
+def test_larger_problems_are_certified_and_no_worse_than_common_plans(option, seed):
+    common = wild_problem(seed, most_clients=8, most_subchannels=16)
+    problem, before = replace(common, **OPTIONS[option]), plan(common)
+    outcome = plan(problem)
+    assert outcome.status == before.status
+    if outcome.status == "ok":
+        certified(problem, outcome)
+        assert outcome.delay_s <= before.delay_s * (1 + 1e-9)
+        assert outcome.lower_bound_s <= before.delay_s
+
+
+@pytest.mark.parametrize(("option", "gap"), [("cuts", 0.03), ("shares", 0.05), ("cuts and shares", 0.06)])
+def test_a_slow_server_makes_clients_differ_and_the_gap_stays_small(option, gap):
+    speeds_K = np.random.default_rng(1).uniform(3e11, 3e12, 8)
+    common = cell_problem(8, 32, server_flop_per_s=3e12, client_flop_per_s_K=speeds_K)
+    problem = replace(common, **OPTIONS[option])
+    outcome, before = plan(problem), plan(common)
+    certified(problem, outcome)
+    assert outcome.delay_s < 0.95 * before.delay_s
+    assert outcome.gap < gap
+    assert (np.ptp(outcome.cut_K) > 0) == problem.cut_per_client
+    again = plan(problem)
+    assert again.delay_s == outcome.delay_s
+    assert again.main.owner_M.tolist() == outcome.main.owner_M.tolist()
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_given_decisions_are_planned_to_their_optimum(seed):
+    problem = wild_problem(seed, most_clients=2, most_subchannels=4)
+    generator = np.random.default_rng(seed)
+    cut_K, rank_K = (generator.choice(x, problem.num_clients) for x in (problem.cuts, problem.ranks))
+    outcome = plan_fixed(problem, cut_K, rank_K)
+    assert (outcome.status == "infeasible") == bool(why_infeasible(problem, cut_K, rank_K))
+    if outcome.status == "ok":
+        certified(problem, outcome)
+        cell, options = Cell(problem), fixed_options(problem, cut_K, rank_K)
+        fed_M = min(owners(problem.fed), key=lambda o: cell._fed_s(options, o))
+        best_s = min(cell.decide(options, o, fed_M).delay_s for o in owners(problem.main))
+        assert outcome.lower_bound_s <= best_s * (1 + 1e-9)
+        assert outcome.delay_s <= best_s * 1.001
+        assert outcome.lower_bound_s >= best_s * 0.98
+        warm = plan_fixed(problem, cut_K, rank_K, warm_start=outcome)
+        certified(problem, warm)
+        assert warm.delay_s <= outcome.delay_s * (1 + 1e-9)
+
+
+@settings(max_examples=20)
+@given(SEEDS)
+def test_powers_and_shares_balanced_together_beat_any_split_of_the_server(seed):
+    generator = np.random.default_rng(seed)
+    problem = replace(
+        cell_problem(3, 6, seed % 100, server_flop_per_s=10 ** generator.uniform(11, 14)), share_server=True
+    )
+    cut_K, owner_M = generator.integers(1, 12, 3), generator.permutation(np.repeat(np.arange(3), 2))
+    cell, options = Cell(problem), fixed_options(problem, cut_K, 4)
+    balanced = cell.balanced(cell.decide(options, owner_M, owner_M))
+    for share_K in (np.full(3, 1 / 3), *generator.dirichlet(np.ones(3), 30), balanced.share_K):
+        after_s_K = options.work_s_KC[:, 0] / share_K + options.back_s_KC[:, 0]
+        ready_s_K = options.ready_s_KC[:, 0] + after_s_K
+        _, step_s = allocate_power(problem.main, owner_M, ready_s_K, options.up_bits_KC[:, 0], problem.tx_power_max_w_K)
+        assert balanced.step_s <= step_s * (1 + 1e-5)
+
+
+def test_ranks_are_raised_within_the_slack_and_not_beyond_the_memory():
+    speeds_K = np.array([4e11, 3e12, 3e12, 3e12])
+    common = cell_problem(4, 16, client_flop_per_s_K=speeds_K, rounds_to_target={1: 40.0, 2: 40.0, 4: 40.0, 8: 40.0})
+    plain = plan(common)
+    assert plain.rank_K.tolist() == [1] * 4
+    for slack in (0.0, 0.01, 0.1):
+        problem = replace(common, rank_slack=slack)
+        outcome = plan(problem)
+        certified(problem, outcome)
+        assert outcome.delay_s <= plain.delay_s * (1 + slack) * (1 + 1e-9)
+        assert np.all(outcome.rank_K >= plain.rank_K)
+    assert outcome.rank_K.max() > 1
+    costs = replace(common.costs, memory_bytes_per_rank_L=np.full(12, 1.0))
+    limited = replace(common, costs=costs, memory_bytes_K=np.array([np.inf, 1.0, np.inf, np.inf]), rank_slack=0.1)
+    assert plan(limited).rank_K[1] == 1
+
+
+def test_a_clients_memory_limits_its_own_cut_alone():
+    speeds_K = np.full(4, 3e12)
+    costs = replace(cell_problem(1, 1).costs, memory_bytes_L=np.full(12, 1e9))
+    free = cell_problem(4, 16, server_flop_per_s=2e12, client_flop_per_s_K=speeds_K, costs=costs, cut_per_client=True)
+    limited = replace(free, memory_bytes_K=np.array([np.inf, 2.5e9, np.inf, np.inf]))
+    outcome = plan(limited)
+    certified(limited, outcome)
+    assert outcome.cut_K[1] <= 2
+    assert np.all(np.delete(outcome.cut_K, 1) > 2)
+    assert outcome.delay_s < plan(replace(limited, cut_per_client=False)).delay_s
+    hopeless = plan(replace(free, memory_bytes_K=np.array([np.inf, 2.5e9, np.inf, 5e8])))
+    assert hopeless.status == "infeasible"
+    assert "client 3" in hopeless.reason
+
+
+@settings(max_examples=10)
+@given(SEEDS)
+def test_given_shares_are_kept_and_others_are_never_better(seed):
+    problem = replace(cell_problem(4, 8, seed % 50), share_server=True)
+    best = plan(problem, time_limit_s=0)
+    share_K = np.random.default_rng(seed).dirichlet(np.ones(4))
+    other = make_plan(problem, best.cut_K, best.rank_K, best.main, best.fed, server_share_K=share_K)
+    assert other.server_share_K is share_K
+    assert other.delay_s >= best.delay_s * (1 - 1e-9)
