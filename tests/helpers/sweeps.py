@@ -22,7 +22,7 @@ def sweep_of(over, num_seeds=2, methods="proposed,greedy,bound", *settings):
     return Sweep(recipe, axis_of(over, recipe), num_seeds, methods_of(methods))
 
 
-def record(value, seed, method, delay_s, lower_bound_s=0.0, reason="", wall_s=0.5):
+def record(value, seed, method, delay_s, lower_bound_s=0.0, reason="", wall_s=0.5, cpu_s=0.25):
     found = delay_s is not None
     return {
         "value": value,
@@ -33,9 +33,10 @@ def record(value, seed, method, delay_s, lower_bound_s=0.0, reason="", wall_s=0.
         "delay_s": delay_s,
         "lower_bound_s": lower_bound_s if found else None,
         "wall_s": wall_s,
+        "cpu_s": cpu_s,
         "samples": "counted exactly",
     }
 
 
 def without_times(records):
-    return [{name: value for name, value in r.items() if name != "wall_s"} for r in records]
+    return [{name: value for name, value in r.items() if name not in ("wall_s", "cpu_s")} for r in records]

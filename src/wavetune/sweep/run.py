@@ -19,6 +19,8 @@ import wavetune
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.method import Central, Split
+from wavetune.federation.planning import Optimal
+from wavetune.federation.selection import All
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
@@ -40,14 +42,10 @@ class Sweep:
     methods: tuple[str, ...]
 
     def __post_init__(self) -> None:
-        method = self.recipe.method
         if self.num_seeds < 1:
             raise ConfigError(f"--seeds is {self.num_seeds} but must be at least 1")
-        if isinstance(method.topology, Central):
-            raise ConfigError(f"{self.recipe.name} trains in one place and sends nothing: there is no plan to sweep")
-        cut = method.topology.cut if isinstance(method.topology, Split) else None
-        if isinstance(cut, tuple) or isinstance(method.lora.rank, tuple):
-            raise ConfigError("a sweep plans one cut and one rank for all clients; give one number, or none, for each")
+        for value in self.axis.values:
+            _check_comparable(self.axis.recipe(self.recipe, value))
 
     @property
     def seeds(self) -> tuple[int, ...]:
@@ -64,6 +62,20 @@ class Sweep:
         """The recipe of a value and a seed."""
         recipe = self.axis.recipe(self.recipe, value)
         return replace(recipe, run=replace(recipe.run, seed=seed))
+
+
+def _check_comparable(recipe: Recipe) -> None:
+    """Refuse what not all planners plan alike."""
+    method = recipe.method
+    if isinstance(method.topology, Central):
+        raise ConfigError(f"{recipe.name} trains in one place and sends nothing: there is no plan to sweep")
+    cut = method.topology.cut if isinstance(method.topology, Split) else None
+    if isinstance(cut, tuple) or isinstance(method.lora.rank, tuple):
+        raise ConfigError("a sweep plans one cut and one rank for all clients; give one number, or none, for each")
+    if isinstance(method.planner, Optimal) and not method.planner.energy_terms.idle:
+        raise ConfigError("a sweep compares delays alone; plan without the energy and deadline of method.planner")
+    if not isinstance(method.selection, All):
+        raise ConfigError("a sweep plans for all clients together; set method.selection.kind=all")
 
 
 def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Record]:
@@ -143,7 +155,8 @@ def _check(tasks: Sequence[Task], results: Results) -> None:
 
 
 def _problem(recipe: Recipe, count: SampleCount) -> Problem:
-    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K).problem(0)
+    world = (count.architecture, count.statistics, count.num_samples_K, count.num_classes)
+    return plan_world(recipe, *world).problem(0)
 
 
 _warm: set[str] = set()  # methods that this process has planned with
@@ -154,9 +167,9 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
     if method not in _warm:  # so that the first cell is not charged for loading compiled kernels
         plan_with(problem, seed)
         _warm.add(method)
-    started_s = time.perf_counter()
+    started_s, started_cpu_s = time.perf_counter(), time.process_time()
     plan = plan_with(problem, seed)
-    wall_s = time.perf_counter() - started_s
+    wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     found = plan.status == "ok"
     return {
         "value": value,
@@ -167,6 +180,7 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         "delay_s": plan.delay_s if found else None,
         "lower_bound_s": plan.lower_bound_s if found else None,
         "wall_s": round(wall_s, 6),
+        "cpu_s": round(cpu_s, 6),
         "samples": count.how,
     }
 

@@ -43,13 +43,14 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a value: delay (s), the proposed planner's gain over it, time to plan (s), why some have none."""
+    """A method at a value: delay (s), the proposed planner's gain over it, median times to plan, why one has none."""
 
     method: str
     value: Value
     delay_s: Estimate
     gain: Estimate
-    planning_s: float
+    wall_s: float
+    cpu_s: float
     reason: str
 
 
@@ -85,12 +86,17 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
 
     def point(value: Value, method: str) -> Point:
         cells = [record(value, seed, method) for seed in seeds]
+
+        def median(time_s: str) -> float:
+            return math.nan if method == BOUND else float(np.median([r[time_s] for r in cells]))
+
         return Point(
             method,
             value,
             _over(delay_s(value, seed, method) for seed in seeds),
             _over(gain(value, seed, method) for seed in seeds if method in rivals),
-            math.nan if method == BOUND else float(np.median([r["wall_s"] for r in cells])),
+            median("wall_s"),
+            median("cpu_s"),
             next((r["reason"] for r in cells if r["reason"]), ""),
         )
 

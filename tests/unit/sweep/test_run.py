@@ -110,11 +110,18 @@ def test_value_that_does_not_suit_the_model_is_refused_before_anything_is_planne
         (["method.topology.kind=central"], "nothing: there is no plan"),
         (["method.topology.cut=[1,2,1]"], "one cut and one rank"),
         (["method.lora.rank=[1,2,4]"], "one cut and one rank"),
+        (["method.planner.energy_budget_j=5"], "compares delays alone"),
+        (["method.selection.kind=fastest"], "all clients together"),
     ],
 )
 def test_recipe_that_has_nothing_to_sweep_is_refused(settings, words):
     with pytest.raises(ConfigError, match=words):
         sweep_of("num_clients=3", 1, None, *(["method.topology.cuts=null"] * ("cut=" in settings[0])), *settings)
+
+
+def test_every_value_is_checked_before_anything_is_planned():
+    with pytest.raises(ConfigError, match="compares delays alone"):
+        sweep_of("method.planner.energy_weight_s_per_j=0,0.5")
 
 
 def test_less_than_one_seed_is_refused():

@@ -117,7 +117,7 @@ def test_page_has_command_reading_and_a_row_a_method_with_its_time():
     assert "```bash\nwavetune sweep sflllm --over num_clients=2,4\n```" in text
     assert reading(summary) in text
     assert "| greedy (SflLLM) | 40.0 %" in text
-    assert "| 37.5 % at 2 | 42.5 % at 4 | 500 ms |" in text
+    assert "| 37.5 % at 2 | 42.5 % at 4 | 500 ms | 250 ms |" in text
     assert "over seeds 0 to 1" in text
 
 
