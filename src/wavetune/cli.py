@@ -43,6 +43,9 @@ RankTable = Annotated[
     Path | None, typer.Option(help="Rounds to target per rank, as `wavetune measure-ranks` writes them.")
 ]
 
+CodecTable = Annotated[
+    Path | None, typer.Option(help="Codecs to choose among at the cut, as `wavetune measure-codecs` writes them.")
+]
 Emulate = Annotated[bool, typer.Option("--emulate", help="Pace every stream to the rate that the plan gave it.")]
 Deadline = Annotated[
     float, typer.Option(min=0.1, help="Seconds a device has to answer before the round goes on without it.")
@@ -95,17 +98,19 @@ def run(
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out to the same end.")] = False,
     seed: Seed = None,
     rank_table: RankTable = None,
+    codec_table: CodecTable = None,
 ) -> None:
     """Plan, train and report a recipe."""
     changed = [name for name, value in (("--set", settings), ("--data", data), ("--model", model), ("--device", device),
-               ("--seed", seed), ("--rank-table", rank_table)) if value is not None]  # fmt: skip
+               ("--seed", seed), ("--rank-table", rank_table), ("--codec-table", codec_table))
+               if value is not None]  # fmt: skip
     if resume:
         if changed:
             raise ConfigError(f"{changed[0]} does not go with --resume: a run continues with the recipe in its folder")
         folder = out or Path("runs") / _name(recipe)
         _train(None, folder, resume=True)
         return
-    chosen = _recipe(_name(recipe), settings, data, model, seed, device, rank_table)
+    chosen = _recipe(_name(recipe), settings, data, model, seed, device, rank_table, codec_table)
     _train(chosen, out or _free_folder(chosen.name), resume=False)
 
 
@@ -117,11 +122,11 @@ def _name(recipe: str | None) -> str:
     return recipe
 
 
-def _free_folder(name: str) -> Path:
-    folder, number = Path("runs") / name, 1
+def _free_folder(name: str, parent: Path = Path("runs")) -> Path:
+    folder, number = parent / name, 1
     while folder.exists():
         number += 1
-        folder = Path("runs") / f"{name}-{number}"
+        folder = parent / f"{name}-{number}"
     return folder
 
 
@@ -157,30 +162,10 @@ def _require_run(folder: Path) -> None:
 
 
 def _say_goodbye(console: Console, folder: Path, summary: dict[str, Any]) -> None:
-    from wavetune.reporting.format import byte_size, joules, seconds
+    from wavetune.reporting.farewell import last_lines
     from wavetune.reporting.html import write_report
 
-    report = write_report([folder], folder / "report.html")
-    perplexity, loss = summary["perplexity"], summary["validation_loss"]
-    traffic = sum(summary["bits"].values()) / 8
-    lines = [
-        "",
-        f"Validation perplexity fell from {perplexity['before']:.2f} to {perplexity['after']:.2f} "
-        f"(loss {loss['before']:.4f} to {loss['after']:.4f}) in {summary['rounds']} rounds, "
-        f"{summary['samples']} samples."
-        if loss["after"] < loss["before"]
-        else f"Validation loss did not fall: {loss['before']:.4f} before, {loss['after']:.4f} after.",
-        f"On the simulated cell that took {seconds(summary['delay_s'])}, {joules(summary['energy_j'])} and "
-        f"{byte_size(traffic)} on the air; here {seconds(summary['wall_s'])} at "
-        f"{summary['tokens_per_s']:,.0f} tokens/s.",
-        f"Model: {summary['model']['name']} ({summary['model']['note']}), {summary['precision']}, "
-        f"seed {summary['seed']}.",
-        f"Report:   {report}",
-        f"Adapters: {folder / 'adapters' / 'global'} (PEFT format)",
-        f'Try next: wavetune generate {folder} --prompt "name[Aromi], eatType[pub], food[Italian]"',
-        f"          wavetune run centralised_lora   # then: wavetune report {folder} runs/centralised_lora",
-    ]
-    for line in lines:
+    for line in last_lines(folder, summary, write_report([folder], folder / "report.html")):
         console.print(line, markup=False, soft_wrap=True)
 
 
@@ -192,6 +177,7 @@ def _recipe(
     seed: int | None,
     device: str | None = None,
     rank_table: Path | None = None,
+    codec_table: Path | None = None,
 ) -> Recipe:
     from wavetune import recipes
     from wavetune.recipe import load, with_settings
@@ -202,6 +188,11 @@ def _recipe(
     chosen = with_settings(chosen, [*(settings or []), *assignments])
     if rank_table is not None:
         chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(rank_table)))
+    if codec_table is not None:
+        from wavetune.federation.codec_choice import read_candidates
+
+        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(codec_table))
+        chosen = replace(chosen, method=method)
     return chosen
 
 
@@ -223,6 +214,7 @@ def plan(
     model: Model = None,
     seed: Seed = None,
     rank_table: RankTable = None,
+    codec_table: CodecTable = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
 ) -> None:
     """Choose subchannels, power, cut and rank for the least delay, without training."""
@@ -230,7 +222,7 @@ def plan(
     from wavetune.federation.run_folder import to_json
 
     console = Console(highlight=False)
-    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table)
+    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
     if json_out is not None and str(json_out) == "-":
         typer.echo(text)
@@ -249,6 +241,7 @@ def _planned(
     model: str | None,
     seed: int | None,
     rank_table: Path | None,
+    codec_table: Path | None,
 ) -> tuple[Problem, Plan, str]:
     if what.endswith(".json") and not _is_recipe_file(Path(what)):
         from wavetune.allocation.instance import read_instance
@@ -258,7 +251,7 @@ def _planned(
         return problem, DEFAULT.plan(problem, seed or 0), ""
     from wavetune.runtimes.world import planner_of
 
-    planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table))
+    planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table, codec_table))
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
     return planner.problem(0), planner.first_plan(), note
 
@@ -504,6 +497,30 @@ def measure_ranks(
     typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
 
 
+@app.command("measure-codecs")
+def measure_codecs(
+    recipe: RecipeName,
+    codecs: Annotated[
+        str,
+        typer.Option(help="Codecs at the cut, separated by commas: KIND[:SETTING=VALUE], or one each way as UP/DOWN."),
+    ] = "fp32,bf16,int8",
+    seeds: Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")] = 1,
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("codec-table.json"),
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+) -> None:
+    """Train with each codec at the cut and write what it costs in rounds to a target loss, for the planner."""
+    from wavetune.measure_codecs import candidates_of, measure
+
+    chosen, candidates = _recipe(recipe, settings, data, model, seed, device), candidates_of(codecs)
+    table = measure(chosen, candidates, seeds, Console(highlight=False))
+    _write(out, json.dumps(table, indent=1))
+    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
+
+
 def _ranks(text: str) -> list[int]:
     try:
         ranks = [int(part) for part in text.split(",")]
@@ -514,6 +531,63 @@ def _ranks(text: str) -> list[int]:
             f"--ranks is {text!r} but must be whole numbers of at least 1 separated by commas, such as 1,2,4,8"
         )
     return sorted(set(ranks))
+
+
+@app.command("train-reward")
+def train_reward(
+    kind: Annotated[str | None, typer.Option(help="Which preference: helpful or harmless.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pairs: a folder or file with JSON lines; concierge by default.")
+    ] = None,
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; rewards/KIND by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out to the same end.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
+    pairs_per_step: Annotated[int | None, typer.Option(min=1, help="Pairs of a step.")] = None,
+    train_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to train on; all by default.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="Largest learning rate.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=8, help="Longest prompt with its answer.")] = None,
+    seed: Seed = None,
+    device: DeviceName = None,
+) -> None:
+    """Train a reward model on preference pairs and measure it on held-out ones."""
+    training = {"model": model, "steps": steps, "pairs_per_step": pairs_per_step, "train_pairs": train_pairs,
+                "rank": rank, "learning_rate": learning_rate, "max_tokens": max_tokens}  # fmt: skip
+    changed = {name: value for name, value in training.items() if value is not None}
+    given = [*changed, *(name for name, value in (("kind", kind), ("data", data), ("seed", seed)) if value is not None)]
+    if resume and given:
+        option = given[0].replace("_", "-")
+        raise ConfigError(f"--{option} does not go with --resume: a training continues with the settings in its folder")
+    if resume and out is None:
+        raise ConfigError("--resume needs --out, the folder of the training to continue")
+    from wavetune.runtimes.train_reward import begin_training, continue_training
+    from wavetune.terminal import RewardDisplay
+
+    console = Console(highlight=False)
+    folder = out or _free_folder(str(kind), Path("rewards"))
+    try:
+        with RewardDisplay(console) as display:
+            if resume:
+                about = continue_training(folder, display, device or "auto")
+            else:
+                about = begin_training(kind, data or "concierge", changed, folder, display, seed or 0, device or "auto")
+    except KeyboardInterrupt:
+        saved = (folder / "training.json").exists()
+        go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
+        console.print(f"stopped{go_on}", markup=False, soft_wrap=True)
+        raise
+    low, high = about["accuracy_interval_95"]
+    pairs, part = about["data"]["test_pairs"], about["tested_on"]
+    lines = (
+        f"{about['kind']} reward model: {about['accuracy']:.1%} of {pairs} {part} pairs right "
+        f"(95% interval {low:.1%} to {high:.1%}), best of {about['steps']} steps at step {about['best_step']}, "
+        f"{about['seconds']:.0f} s, seed {about['seed']}",
+        f"Model: {about['model']} ({about['model_note']})",
+        f"wrote {folder}: reward.json, head.safetensors and adapter (PEFT format)",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command()

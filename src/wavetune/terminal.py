@@ -75,6 +75,15 @@ class RunDisplay:
         )
         self.clock = time.perf_counter()
 
+    def aligned(self, record: Mapping[str, Any], steps: int) -> None:
+        """A step of alignment is done: the clients' means, and of an evaluation those on held-out prompts."""
+        names = [name for name in ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl") if name in record]
+        parts = [f"{name.replace('_', ' ')} {_mean(record[name]):.3f}" for name in names]
+        if (found := record.get("evaluation")) is not None:
+            name = "true_mixed_K" if "true_mixed_K" in found else "mixed_reward_K"
+            parts.append(f"held out: {name.removesuffix('_K').replace('_', ' ')} {_mean(found[name]):.3f}")
+        self.message(f"alignment {record['step'] + 1}/{steps}  " + "  ".join(parts))
+
     def step(self, round_index: int, step: int, result: StepResult) -> None:
         """A local step is done."""
         now = time.perf_counter()
@@ -109,6 +118,39 @@ class RunDisplay:
         return f"simulated {show_seconds(self.delay_s)}, {show_joules(self.energy_j)}, {show_bits(self.bits)}"
 
 
+class RewardDisplay:
+    """Watcher of the training of a reward model: a bar with loss and time left on a terminal, and a line a result."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=30),
+            TextColumn("{task.completed}/{task.total}"),
+        )
+        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
+        self.task = self.bar.add_task("training", total=None)
+
+    def __enter__(self) -> RewardDisplay:
+        self.bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.stop()
+
+    def message(self, text: str) -> None:
+        """A line on what happens now, or on an evaluation."""
+        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def step(self, done: int, steps: int, loss: float) -> None:
+        """A step is done."""
+        self.bar.update(self.task, completed=done, total=steps, description=f"loss {loss:.4f}")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
 def _straggler(who: tuple[int, str]) -> str:
     return f"client {who[0]}, {who[1].replace('_', ' ')}"
 
@@ -119,17 +161,22 @@ def _range(name: str, values: Sequence[int]) -> str:
 
 
 def plan_table(problem: Problem, plan: Plan) -> Table:
-    """One row a client: cut, rank, subchannels, power, rate, seconds of each phase, energy of a round."""
+    """One row a client: cut, rank, subchannels, power, rate, seconds of each phase, energy of a round.
+
+    Where the clients share the server, their shares stand in the place of the rates.
+    """
     from wavetune.allocation.delay import uplink_rate_bit_per_s_K
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
-    for name in ("client", "cut", "rank", "subch", "W", "Mbit/s", "fwd ms", "up ms", "bwd ms", "fed ms", "J"):
+    rate = "Mbit/s" if plan.server_share_K is None else "share"
+    for name in ("client", "cut", "rank", "subch", "W", rate, "fwd ms", "up ms", "bwd ms", "fed ms", "J"):
         table.add_column(name, justify="right", no_wrap=True)
-    rate_K = uplink_rate_bit_per_s_K(problem.main, plan.main.owner_M, plan.main.power_w_M)
+    rate_K = uplink_rate_bit_per_s_K(problem.main, plan.main.owner_M, plan.main.power_w_M) / 1e6
+    rate_K = rate_K if plan.server_share_K is None else plan.server_share_K
     power_K, phases = plan.main.power_w_K(problem.num_clients), plan.phases
     energy_K = plan.energy.client_compute_j_K + plan.energy.client_radio_j_K
     for k in range(problem.num_clients):
-        numbers = (power_K[k], rate_K[k] / 1e6, 1e3 * phases.client_forward_s[0, k], 1e3 * phases.uplink_s[0, k],
+        numbers = (power_K[k], rate_K[k], 1e3 * phases.client_forward_s[0, k], 1e3 * phases.uplink_s[0, k],
                    1e3 * phases.client_backward_s[0, k], 1e3 * phases.fed_upload_s[k], energy_K[k])  # fmt: skip
         owned = f"{int((plan.main.owner_M == k).sum())}+{int((plan.fed.owner_M == k).sum())}"
         table.add_row(str(k), str(plan.cut_K[k]), str(plan.rank_K[k]), owned, *(number(float(x)) for x in numbers))

@@ -46,6 +46,9 @@ class Silent:
     def round(self, record: Any) -> None:
         self.records.append(record)
 
+    def aligned(self, record: Any, steps: int) -> None:
+        self.records.append(record)
+
 
 def small(name: str = "sflllm", *settings: str) -> Recipe:
     """A recipe cut down to a second."""

@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
+from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Codec, Fp32, TopK, UpdateCodec
 from wavetune.federation.links import Link, Reliable
 from wavetune.federation.local_alignment import LocalAlignment
@@ -75,8 +76,9 @@ class Lora:
 class Method:
     """What is trained where, what crosses the air and how it is mixed.
 
-    With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last broadcast is added to
-    its loss. With `alignment` the federated rounds are followed by a stage on each client alone.
+    With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
+    and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
+    broadcast is added to its loss. With `alignment` the federated rounds are followed by a stage on each client alone.
     """
 
     title: str
@@ -88,6 +90,8 @@ class Method:
     optimiser: AdamW = field(default_factory=AdamW)
     activation_codec: Codec = field(default_factory=Bf16)
     gradient_codec: Codec = field(default_factory=Bf16)
+    choose_codecs: bool = False
+    codec_candidates: tuple[CodecCandidate, ...] = ()
     adapter_codec: UpdateCodec = field(default_factory=Fp32)
     link: Link = field(default_factory=Reliable)
     mixing: Mixing = field(default_factory=AverageFactors)
@@ -140,6 +144,11 @@ class Method:
                 "to together, or method.topology.kind=split with the parallel schedule"
             )
         self._check_selection(num_clients)
+        if self.choose_codecs and not (self.codec_candidates and isinstance(self.topology, Split)):
+            raise ConfigError(
+                "method.choose_codecs needs a cut and codecs to choose among; set method.topology.kind=split and "
+                "method.codec_candidates, or give the table that `wavetune measure-codecs` writes with --codec-table"
+            )
         if self.alignment is not None and not isinstance(self.topology, Federated):
             raise ConfigError(
                 "method.alignment lets each client answer and learn alone, which needs the whole model on it; set "

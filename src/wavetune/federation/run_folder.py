@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 RESUME = "what was saved before is kept, continue with --resume once that is put right"
+ROUNDS, ALIGNMENT = "rounds.jsonl", "alignment.jsonl"
 ELSEWHERE = "free some space or choose another place"
 _KEPT_CHECKPOINTS = 2
 
@@ -96,15 +97,15 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"cannot read {path}: {error}") from error
 
-    def append_round(self, record: Mapping[str, Any]) -> None:
-        """Add one line to rounds.jsonl."""
-        path = self.path / "rounds.jsonl"
+    def append_round(self, record: Mapping[str, Any], name: str = ROUNDS) -> None:
+        """Add one line to rounds.jsonl, or to another file of records."""
+        path = self.path / name
         with explained(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json(record, path) + "\n")
 
-    def read_rounds(self) -> list[dict[str, Any]]:
-        """All complete lines of rounds.jsonl. Raises RunFolderError if one of them is damaged."""
-        path = self.path / "rounds.jsonl"
+    def read_rounds(self, name: str = ROUNDS) -> list[dict[str, Any]]:
+        """All complete lines of a file of records. Raises RunFolderError if one of them is damaged."""
+        path = self.path / name
         try:
             text = path.read_text(encoding="utf-8") if path.exists() else ""
             complete = text[: text.rfind("\n") + 1]
@@ -112,10 +113,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunFolderError(f"cannot read {path}: {error}; repair it or start a new run") from error
 
-    def keep_rounds(self, count: int) -> None:
+    def keep_rounds(self, count: int, name: str = ROUNDS) -> None:
         """Drop the records of rounds after the first `count`: they are run again."""
-        lines = [json.dumps(record) + "\n" for record in self.read_rounds()[:count]]
-        write_whole(self.path / "rounds.jsonl", "".join(lines))
+        lines = [json.dumps(record) + "\n" for record in self.read_rounds(name)[:count]]
+        write_whole(self.path / name, "".join(lines))
 
     def save_checkpoint(self, rounds_done: int, tensors: Mapping[str, Tensor]) -> None:
         """Save the state after `rounds_done` rounds; older checkpoints but the last one are dropped."""

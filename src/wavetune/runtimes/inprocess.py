@@ -7,6 +7,7 @@ import platform
 import resource
 import shlex
 import sys
+import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,7 +21,7 @@ from wavetune.data.examples import Example
 from wavetune.data.templates import bos_ids, keep_end, prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.run_folder import RunFolder, explained
+from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
 from wavetune.federation.sharing import message_shapes
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
@@ -46,6 +47,9 @@ class Observer(Protocol):
     def round(self, record: Mapping[str, Any]) -> None:
         """A round is done and saved."""
 
+    def aligned(self, record: Mapping[str, Any], steps: int) -> None:
+        """A step of alignment, of so many, is done and saved."""
+
 
 TrainRound = Callable[[Session, int, StepDone, Callable[[], None] | None], RoundOutcome]
 Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[TrainRound]]
@@ -70,12 +74,58 @@ def run(
     if planned is None:
         _write_world(folder, session)
     with nullcontext(train_round) if engine is None else engine(session, observer.message) as train:
-        rounds_done = _restore(folder, session)
+        done, saved = _restore(folder, session)
+        rounds_done = min(done, recipe.run.rounds)
         state = folder.read_json("state.json") or _before(folder, session, observer)
         observer.started(session, rounds_done, state["validation_loss"])
         for index in range(rounds_done, recipe.run.rounds):
             _one_round(folder, session, index, observer, train)
+    if recipe.method.alignment is not None:
+        state = {**state, "alignment": _align(folder, session, done - rounds_done, saved, observer)}
     return _finish(folder, session, state, observer)
+
+
+def _align(
+    folder: RunFolder, session: Session, steps_done: int, saved: Mapping[str, torch.Tensor], observer: Observer
+) -> dict[str, Any]:
+    """The second stage; returns its summary."""
+    from wavetune.runtimes import aligning
+
+    settings, run_settings = session.recipe.method.alignment, session.recipe.run
+    assert settings is not None
+    observer.message("aligning every client to its owner's wishes")
+    stage = aligning.begin(session, settings, folder.path / "rewards", observer.message)
+    aligning.restore(stage.alignment, saved)
+    folder.keep_rounds(steps_done, ALIGNMENT)
+    if folder.read_json("alignment_before.json") is None:
+        folder.write_json("alignment_before.json", aligning.to_json(stage.evaluate()))
+    before = aligning.from_json(folder.read_json("alignment_before.json"))
+    steps = settings.learning.steps
+    for step in range(steps_done, steps):
+        started, last = time.perf_counter(), step + 1 == steps
+        record = stage.alignment.step().as_json()
+        record["charged"] = aligning.charge(session, stage, record)
+        record["wall_s"] = time.perf_counter() - started
+        if last or (step + 1) % settings.evaluate_every == 0:
+            found = stage.evaluate()
+            record["evaluation"] = aligning.by_name(found, stage.lambdas)
+            if last:
+                folder.write_json("alignment_after.json", aligning.to_json(found))
+                _export(folder, session, session.server.current, _clients_models(session))
+        folder.append_round(record, ALIGNMENT)
+        if last or (step + 1) % run_settings.checkpoint_every == 0:
+            state = _state(session) | aligning.state_of(stage.alignment)
+            folder.save_checkpoint(run_settings.rounds + step + 1, state)
+        observer.aligned(record, steps)
+    ended = folder.read_json("alignment_after.json")
+    return aligning.summary(stage, before, before if ended is None else aligning.from_json(ended))
+
+
+def _clients_models(session: Session) -> dict[int, dict[str, LoraPair]]:
+    """Every client's adapters as they stand now."""
+    return {
+        client: client_factors(session.cohort.bank, client) for client in range(session.cohort.placement.num_clients)
+    }
 
 
 def _one_round(folder: RunFolder, session: Session, index: int, observer: Observer, train: TrainRound) -> None:
@@ -84,8 +134,7 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
     personal: dict[int, dict[str, LoraPair]] = {}
 
     def keep_personal() -> None:
-        for client in range(session.cohort.placement.num_clients):
-            personal[client] = client_factors(session.cohort.bank, client)
+        personal.update(_clients_models(session))
 
     # where clients have models of their own, these hold what all share after the mixing
     before_mixing = last and not session.central and not session.personal
@@ -115,10 +164,14 @@ def _state(session: Session) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _restore(folder: RunFolder, session: Session) -> int:
-    """Load the newest checkpoint; returns the rounds done. Later records are dropped, their rounds run again."""
+def _restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load the newest checkpoint; returns the rounds (and steps of alignment) done, and the checkpoint.
+
+    Later records are dropped, their rounds run again.
+    """
     checkpoint = folder.load_checkpoint()
-    rounds_done, saved = checkpoint if checkpoint is not None else (0, {})
+    done, saved = checkpoint if checkpoint is not None else (0, {})
+    rounds_done = min(done, session.recipe.run.rounds)
     records = folder.read_rounds()
     if len(records) < rounds_done:
         raise RunFolderError(f"{folder.path} has a checkpoint of round {rounds_done} but {len(records)} round records")
@@ -131,7 +184,7 @@ def _restore(folder: RunFolder, session: Session) -> int:
         tensor.copy_(saved[name])
     for part, target in (("optimiser.", session.cohort.optimiser), ("server.", session.server)):
         target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
-    return rounds_done
+    return done, saved
 
 
 def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str, Any]:
@@ -294,6 +347,7 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
             **({} if session.central else _plan_story(session)),
         },
         "aggregation": {"name": recipe.method.mixing.kind, "error": records[-1]["aggregation_error"]},
+        **({"alignment": state["alignment"]} if "alignment" in state else {}),
         "samples": sum(r["samples"] for r in records),
         "tokens": tokens,
         "tokens_per_s": tokens / wall_s,

@@ -1,0 +1,172 @@
+"""A recipe against its baselines on the same engine: the same data, model, rounds and seeds for every method."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import json
+import math
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+from wavetune.errors import ConfigError, RunFolderError, nearest
+from wavetune.federation.run_folder import write_whole
+from wavetune.recipe import Recipe, to_dict, with_settings
+from wavetune.reporting.format import bits, joules, number, percent, seconds
+from wavetune.runtimes.inprocess import Infeasible, Observer, run
+
+PROPOSED = "proposed"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number of a finished run, by name, and how it is shown; `higher` is better, or lower."""
+
+    name: str
+    higher: bool
+    of: Callable[[Mapping[str, Any]], float | None]
+    show: Callable[[float], str] = number
+
+
+def _mean_of(values: Sequence[float | None] | None) -> float | None:
+    known = [value for value in values or () if value is not None]
+    return fmean(known) if known else None
+
+
+def _after(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda summary: _mean_of(summary["evaluation"]["after"].get(key))
+
+
+def _aligned(key: str) -> Callable[[Mapping[str, Any]], float | None]:
+    return lambda summary: _mean_of((summary.get("alignment") or {}).get("after", {}).get(key))
+
+
+METRICS = (
+    Metric("own accuracy", True, _after("own_accuracy_K"), percent),
+    Metric("foreign accuracy", True, _after("foreign_accuracy_K"), percent),
+    Metric("own loss", False, _after("own_loss_K")),
+    Metric("foreign loss", False, _after("foreign_loss_K")),
+    Metric("mixed reward", True, _aligned("mixed_reward_K")),
+    Metric("true mixed score", True, _aligned("true_mixed_K")),
+    Metric("uplink bits", False, lambda s: sum(n for kind, n in s["bits"].items() if kind.endswith("_up")), bits),
+    Metric("delay_s", False, lambda s: s["delay_s"], seconds),
+    Metric("energy_j", False, lambda s: s["energy_j"], joules),
+)
+
+
+def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
+    """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
+    from wavetune import recipes
+
+    found = [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
+    if name not in found:
+        raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, found)}")
+    return dict(importlib.import_module(f"wavetune.recipes.{name}").BASELINES)
+
+
+def compare(
+    recipe: Recipe, methods: Sequence[str] | None, seeds: int, out: Path, say: Callable[[str], None], watch: Observer
+) -> dict[str, Any]:
+    """Run every method with every seed under `out` and lay them side by side; what is done already is kept.
+
+    Raises ConfigError for an unknown method; RunFolderError if `out` holds another comparison.
+    """
+    baselines = {PROPOSED: (), **baselines_of(recipe.name)}
+    for method in methods or ():
+        if method not in baselines:
+            raise ConfigError(f"--methods has {method!r}; {nearest(method, baselines)}")
+    chosen = [m for m in baselines if not methods or m in methods or m == PROPOSED]
+    _claim(out, recipe)
+    runs: dict[str, list[dict[str, Any]]] = {}
+    for offset in range(seeds):
+        for method in chosen:
+            seed = recipe.run.seed + offset
+            say(f"{method}, seed {seed}")
+            settled = with_settings(replace(recipe, run=replace(recipe.run, seed=seed)), baselines[method])
+            runs.setdefault(method, []).append(_finished(settled, out / f"{method}-seed{seed}", watch))
+            gc.collect()  # the model and its hooks refer to each other
+    table = _table(runs)
+    table["command"] = shlex.join(["wavetune", *sys.argv[1:]])
+    table["seeds"] = [recipe.run.seed + offset for offset in range(seeds)]
+    table["model"], table["data"] = runs[PROPOSED][0]["model"], runs[PROPOSED][0]["data"]
+    write_whole(out / "comparison.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+    return table
+
+
+def _claim(out: Path, recipe: Recipe) -> None:
+    """The folder is this recipe's comparison, new or to be continued."""
+    path, mine = out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n"
+    if path.exists() and path.read_text(encoding="utf-8") != mine:
+        raise RunFolderError(f"{out} holds a comparison of other settings; choose another --out")
+    write_whole(path, mine)
+
+
+def _finished(recipe: Recipe, folder: Path, watch: Observer) -> dict[str, Any]:
+    """Summary of a run, which is made, continued or read."""
+    if (folder / "summary.json").exists():
+        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    outcome = run(recipe, folder, watch, resume=(folder / "recipe.json").exists())
+    if isinstance(outcome, Infeasible):
+        raise ConfigError(f"no plan exists for {folder.name}: {outcome.reason}")
+    return outcome
+
+
+def _table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """Means over seeds with 95 % intervals, and the paired gain of the proposed method over each baseline."""
+    values = {method: {m.name: [m.of(summary) for summary in own] for m in METRICS} for method, own in runs.items()}
+    values["full model, accounted"] = {m.name: [None] * len(runs[PROPOSED]) for m in METRICS}
+    values["full model, accounted"] |= _full_model(runs[PROPOSED])
+    rows: dict[str, Any] = {}
+    for method, found in values.items():
+        rows[method] = {
+            name: _with_interval([v for v in each if v is not None])
+            for name, each in found.items()
+            if any(v is not None for v in each)
+        }
+        for name, each in found.items():
+            ours = values[PROPOSED][name]
+            if method != PROPOSED and None not in (*each, *ours):
+                differences = [a - b for a, b in zip(ours, each, strict=True) if a is not None and b is not None]
+                rows[method][name]["proposed_minus_this"] = _with_interval(differences)
+    return {"metrics": {m.name: m.higher for m in METRICS if m.name in rows[PROPOSED]}, "methods": rows}
+
+
+def _with_interval(values: Sequence[float]) -> dict[str, Any]:
+    from scipy.stats import t
+
+    count = len(values)
+    half = float(t.ppf(0.975, count - 1) * stdev(values) / math.sqrt(count)) if count > 1 else None
+    return {"mean": fmean(values), "half_width_95": half, "values": list(values)}
+
+
+def rows_of(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """A comparison as rows of text: a heading, then every method with its means and the half widths of intervals."""
+    metrics = [metric for metric in METRICS if metric.name in table["metrics"]]
+    rows = [("method", *(metric.name.removesuffix("_s").removesuffix("_j") for metric in metrics))]
+    for method, found in table["methods"].items():
+        rows.append((method, *(_cell(metric, found.get(metric.name)) for metric in metrics)))
+    return rows
+
+
+def _cell(metric: Metric, value: Mapping[str, Any] | None) -> str:
+    if value is None:
+        return "-"
+    half = value["half_width_95"]
+    return metric.show(value["mean"]) + (f" ± {metric.show(half)}" if half else "")
+
+
+def _full_model(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """What sending the whole model in fp32 would take at the same rates; its training is not charged, so a bound."""
+    found: dict[str, list[float]] = {"uplink bits": [], "delay_s": []}
+    for summary in summaries:
+        up, bits = summary["bits"].get("adapters_up", 0), summary["full_model_bits"]
+        sent = bits * summary["num_clients"] * summary["rounds"]
+        upload_s = max(summary["phases"]["fed_upload_s"])
+        found["uplink bits"].append(sent)
+        found["delay_s"].append(summary["delay_s"] + (upload_s * (sent / up - 1) if up else 0.0))
+    return found

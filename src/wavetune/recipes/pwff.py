@@ -1,0 +1,66 @@
+"""PWFF: shared adapters, private LoRA, then local alignment of every client to its owner's wishes.
+
+Source: arXiv 2404.13238. Structure, objective and defaults are our reconstruction (docs/pwff.md).
+"""
+
+from __future__ import annotations
+
+from wavetune.costs.bottleneck import Bottleneck
+from wavetune.data.batching import Batching
+from wavetune.data.partition import Dirichlet
+from wavetune.data.settings import DataSettings
+from wavetune.federation.local_alignment import LocalAlignment
+from wavetune.federation.method import Federated, Lora, Method
+from wavetune.federation.optimise import AdamW
+from wavetune.federation.sharing import Sharing
+from wavetune.recipe import Recipe, RunSettings, World
+from wavetune.recipes.pwff_task import LINK
+
+DATA = DataSettings(
+    source="concierge",
+    train_samples=2000,
+    validation_samples=200,
+    partition=Dirichlet(alpha=0.3),
+    batching=Batching(batch_size=4),
+)
+
+
+def recipe() -> Recipe:
+    """Five clients with wishes from all safe to all helpful, the embedded concierge, SmolLM2-135M."""
+    method = Method(
+        "PWFF: shared adapters, private LoRA, local alignment to each owner's wishes",
+        topology=Federated(),
+        lora=Lora(rank=12),
+        bottleneck=Bottleneck(),
+        sharing=Sharing(shared=("bottleneck",)),
+        optimiser=AdamW(learning_rate=2e-3),
+        link=LINK,
+        alignment=LocalAlignment(),
+    )
+    return Recipe("pwff", World(data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=3))
+
+
+ONLY_EVALUATED = "method.alignment.learning.steps=0"
+BASELINES = {
+    "without_alignment": ("method.title=PWFF without its second stage", ONLY_EVALUATED),
+    "local_only": ("method.title=Local only: nothing is shared", "method.sharing.shared=[]", ONLY_EVALUATED),
+    "fedavg_lora": (
+        "method.title=FedAvg-LoRA: LoRA shared, no adapters",
+        "method.bottleneck=null",
+        'method.sharing.shared=["lora"]',
+        ONLY_EVALUATED,
+    ),
+    "all_shared": (
+        "method.title=Adapters and LoRA all shared",
+        'method.sharing.shared=["lora", "bottleneck"]',
+        ONLY_EVALUATED,
+    ),
+    "split": (
+        "method.title=Split LoRA (FedBERT-style): the first three blocks on the clients",
+        "method.alignment=null",
+        "method.bottleneck=null",
+        'method.sharing.shared=["lora"]',
+        "method.topology.kind=split",
+        "method.topology.cut=3",
+    ),
+}

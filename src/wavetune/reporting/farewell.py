@@ -1,0 +1,73 @@
+"""The last lines of a finished run on the terminal: what was achieved, where it lies, what to try next."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from wavetune.reporting.format import byte_size, joules, percent, seconds
+
+
+def last_lines(folder: Path, summary: Mapping[str, Any], report: Path) -> list[str]:
+    """Lines on a run's summary."""
+    model, traffic = summary["model"], sum(summary["bits"].values()) / 8
+    return [
+        "",
+        *_learned(summary),
+        f"On the simulated cell that took {seconds(summary['delay_s'])}, {joules(summary['energy_j'])} and "
+        f"{byte_size(traffic)} on the air; here {seconds(summary['wall_s'])} at "
+        f"{summary['tokens_per_s']:,.0f} tokens/s.",
+        f"Model: {model['name']} ({model['note']}), {summary['precision']}, seed {summary['seed']}.",
+        f"Report:   {report}",
+        f"Adapters: {_adapters(folder, summary)}",
+        *_next(folder, summary),
+    ]
+
+
+def _learned(summary: Mapping[str, Any]) -> list[str]:
+    loss, before, after = summary["validation_loss"], *summary["evaluation"].values()
+    length = f"in {summary['rounds']} rounds, {summary['samples']} samples."
+    if "accuracy" in after:
+        own, foreign = (_mean(after[f"{whose}_accuracy_K"]) for whose in ("own", "foreign"))
+        lines = [
+            f"Validation accuracy went from {percent(before['accuracy'])} to {percent(after['accuracy'])} {length}",
+            f"Mean of the clients on what they know: {percent(own)}; on what they do not: {percent(foreign)}.",
+        ]
+    elif loss["after"] < loss["before"]:
+        perplexity = summary["perplexity"]
+        lines = [
+            f"Validation perplexity fell from {perplexity['before']:.2f} to {perplexity['after']:.2f} "
+            f"(loss {loss['before']:.4f} to {loss['after']:.4f}) {length}"
+        ]
+    else:
+        lines = [f"Validation loss did not fall: {loss['before']:.4f} before, {loss['after']:.4f} after."]
+    if summary["personal"]:
+        sent = summary["bits"].get("adapters_up", 0) / (summary["rounds"] * summary["num_clients"])
+        lines.append(
+            f"An upload is {byte_size(sent / 8)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
+            "whole model in fp32; what is personal never leaves its client."
+        )
+    return lines
+
+
+def _mean(values: list[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _adapters(folder: Path, summary: Mapping[str, Any]) -> str:
+    if summary["personal"]:
+        return f"{folder / 'adapters'}/client-NN, one model a client"
+    return f"{folder / 'adapters' / 'global'} (PEFT format)"
+
+
+def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
+    if summary["perplexity"] is None:
+        return [f"Try next: wavetune compare {summary['recipe']}   # the baselines beside it"]
+    client = " --client 0" if summary["personal"] else ""
+    return [
+        f'Try next: wavetune generate {folder}{client} --prompt "name[Aromi], eatType[pub], food[Italian]"',
+        f"          wavetune run centralised_lora   # then: wavetune report {folder} runs/centralised_lora",
+    ]
