@@ -186,11 +186,14 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def load_tokenizer(folder: Path | str):
-    """The stock tokenizer of a folder. Raises ModelError if it cannot be loaded."""
+    """The stock tokenizer of a folder, silent on long texts. Raises ModelError if it cannot be loaded."""
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except Exception as error:  # which types depends on the tokenizer's format
         raise ModelError(f"cannot load the tokenizer in {folder} ({error}): fetch the model again") from error
+    # rows are cut after they were tokenised; without this entry it would warn of the first long one
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
 
 
 def prepare_backbone(

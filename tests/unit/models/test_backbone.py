@@ -126,6 +126,11 @@ def test_tokenizer_is_the_stock_one():
     assert load_tokenizer(folder_of("tiny"))(text) == AutoTokenizer.from_pretrained(folder_of("tiny"))(text)
 
 
+def test_tokenizer_does_not_warn_of_texts_that_are_cut_later(caplog):
+    assert len(load_tokenizer(folder_of("tiny"))("a" * 600).input_ids) == 600
+    assert not caplog.records
+
+
 def test_attention_refuses_a_call_without_a_layout():
     with pytest.raises(NotImplementedError, match="layout"):
         load_stock_model(folder_of("tiny"), attn_implementation=ATTENTION)(sample()[None])
