@@ -101,7 +101,11 @@ def attempt(race: Race, standing: Standing, target_s: float, kicks: int, seed: i
     owner_M = standing.owner_M
     if seed % 2 == 1 and standing.prices is not None:
         owner_M = rounded_owners(race, copied(standing.prices), target_s)
-    rate_K = np.where(race.need_K > 0, race.need_K / np.maximum(target_s - race.ready_K, 1e-300), 0.0)
+    left_s_K = np.where(race.need_K > 0, target_s - race.ready_K, np.inf)
+    if np.any(left_s_K <= 0):
+        return standing
+    with np.errstate(over="ignore"):  # An infinite rate costs too much, as it should.
+        rate_K = race.need_K / left_s_K
     demand = Demand(race.log_KM, race.inverse_KM, rate_K, race.cap_w_K, race.total_w)
     owner_M = search(demand, owner_M, kicks, seed)
     delay_s = owners_delay(race, owner_M)

@@ -19,7 +19,7 @@ from wavetune.errors import InstanceError
 from wavetune.units import Array
 
 Json = dict[str, Any]
-_LEAST, _MOST = 1e-60, 1e60  # No quantity in SI units lies outside; products of a few stay finite.
+_LEAST, _MOST = 1e-30, 1e30  # No quantity in SI units lies outside; products of a few stay finite.
 
 
 def read_instance(path: Path | str) -> Problem:

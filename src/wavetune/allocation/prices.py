@@ -325,6 +325,8 @@ def excess_at(race: Race, lines: Lines, delay: float) -> float:
             for side in range(2):
                 rate_price = lines.rate_price_K2[k, side]
                 value = lines.value_K2[k, side] + rate_price * (rate - lines.rate_K[k])
+                if np.isnan(value):
+                    return -np.inf
                 if value < least:
                     least, hidden = value, rate_price * rate + lines.unit_K2[k, side] + abs(value)
             total += least
