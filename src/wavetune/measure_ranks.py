@@ -34,7 +34,8 @@ def measure(
     for rank in ranks:
         for offset in range(seeds):
             console.print(f"rank {rank}, seed {recipe.run.seed + offset}")
-            curves.setdefault(rank, []).append(_curve(recipe, rank, recipe.run.seed + offset, console))
+            at_rank = replace(recipe, method=replace(recipe.method, lora=replace(recipe.method.lora, rank=rank)))
+            curves.setdefault(rank, []).append(loss_curve(at_rank, recipe.run.seed + offset, console))
     reached = max(min(curve) for own in curves.values() for curve in own)
     target = reached if target_loss is None else target_loss
     if target < reached:
@@ -54,10 +55,9 @@ def measure(
     }
 
 
-def _curve(recipe: Recipe, rank: int, seed: int, console: Console) -> list[float]:
+def loss_curve(recipe: Recipe, seed: int, console: Console) -> list[float]:
     """Validation loss before training and after each round."""
     settings = replace(recipe.run, seed=seed, evaluate_every=1, samples=0)
-    method = replace(recipe.method, lora=replace(recipe.method.lora, rank=rank))
     losses: list[float] = []
 
     class Watch(RunDisplay):
@@ -69,9 +69,9 @@ def _curve(recipe: Recipe, rank: int, seed: int, console: Console) -> list[float
             losses.append(record["validation_loss"])
 
     with tempfile.TemporaryDirectory() as folder, Watch(console) as watch:
-        outcome = run(replace(recipe, run=settings, method=method), Path(folder) / "run", watch)
+        outcome = run(replace(recipe, run=settings), Path(folder) / "run", watch)
         if isinstance(outcome, Infeasible):
-            raise ConfigError(f"no plan exists at rank {rank}: {outcome.reason}")
+            raise ConfigError(f"no plan exists: {outcome.reason}")
         losses.insert(0, watch.before)
     gc.collect()  # the model and its hooks refer to each other
     console.print(f"  validation loss {losses[0]:.4f} before, {min(losses):.4f} at best")

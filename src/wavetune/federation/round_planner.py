@@ -21,6 +21,7 @@ from wavetune.costs.layer_costs import LayerCosts
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
+from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.method import Central, Federated, Method, Split
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
 from wavetune.federation.selection import All, Deadline
@@ -55,10 +56,41 @@ class RoundPlanner:
     batch_size: int
     rounds: int
     seed: int
-    chosen: str = ""  # what the method's planner decided for the whole run, in words
+    chosen: str = ""  # what was decided for the whole run, in words
+    bound_s: float = np.inf  # proved for plans with other codecs that might have been chosen
 
     def scheduled(self) -> RoundPlanner:
-        """The same with the local steps and rounds to the target that the method's planner chooses, if it does."""
+        """The same with what is chosen for the whole run: local steps, rounds to the target, codecs at the cut."""
+        planner = self._with_local_steps()
+        return planner._with_codecs() if self.method.choose_codecs else planner
+
+    def _with_codecs(self) -> RoundPlanner:
+        """The same with the codecs whose first plan costs least; no plan with any of them is below its bound."""
+        tried = [self._with_candidate(candidate) for candidate in self.method.codec_candidates]
+        plans = [planner.first_plan() for planner in tried]
+        best = min(range(len(tried)), key=lambda i: tried[i]._cost(plans[i]))
+        chosen = f"{tried[best].chosen}; {self.chosen}" if self.chosen else tried[best].chosen
+        return replace(tried[best], chosen=chosen, bound_s=min(plan.lower_bound_s for plan in plans))
+
+    def _with_candidate(self, candidate: CodecCandidate) -> RoundPlanner:
+        rounds_to_target = {rank: rounds * candidate.rounds_factor for rank, rounds in self.rounds_to_target.items()}
+        method = replace(
+            self.method,
+            choose_codecs=False,
+            activation_codec=candidate.activation,
+            gradient_codec=candidate.gradient,
+            rounds_to_target=rounds_to_target,
+        )
+        return replace(self, method=method, chosen=candidate.sentence)
+
+    def _cost(self, plan: Plan) -> float:
+        """What the method's planner minimises; infinite where there is no plan."""
+        planner = self.method.planner
+        if plan.status != "ok" or not isinstance(planner, Optimal):
+            return plan.delay_s
+        return planner.energy_terms.cost(self.problem(0), plan)
+
+    def _with_local_steps(self) -> RoundPlanner:
         if isinstance(self.method.planner, Fedsllm):
             schedule = self.method.planner.schedule(self.problem(0))
             rounds_to_target = dict.fromkeys(self.rounds_to_target, schedule.rounds)
@@ -163,6 +195,10 @@ class RoundPlanner:
 
         Where clients are selected, cut and rank are decided with all of them, if these have a plan together.
         """
+        plan = self._first_plan()
+        return replace(plan, lower_bound_s=min(plan.lower_bound_s, self.bound_s))
+
+    def _first_plan(self) -> Plan:
         problem, everyone = self.problem(0), range(len(self.devices))
         plan = self._decided(problem, everyone)
         if isinstance(self.method.selection, All):

@@ -87,14 +87,15 @@ def build(
     recipe: Recipe, planned: Mapping[str, Any] | None = None, say: Callable[[str], None] | None = None
 ) -> Session | Infeasible:
     """Resolve, load and plan everything. When a run is continued, `planned` is the plan it wrote, which is kept."""
-    run, world, method = recipe.run, recipe.world, recipe.method
+    run, world = recipe.run, recipe.world
     device = _device(run.device)
     model = resolve_model(world.model, progress=say)
     tokenizer = load_tokenizer(model.folder)
     data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
     samples_K = [len(rows) for rows in data.rows_by_client]
     planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K, len(data.classes))
-    recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps))
+    method = planner.method  # with the codecs and rounds to the target that were chosen
+    recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps), method=method)
     plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)
     if plan.status != "ok":
         return Infeasible(plan.reason)

@@ -1,0 +1,91 @@
+"""What codecs at the cut cost in rounds, measured by training with each: the table that the planner chooses from."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from statistics import fmean
+from typing import Any
+
+from pydantic import TypeAdapter
+from rich.console import Console
+
+from wavetune.errors import ConfigError
+from wavetune.federation.codec_choice import CodecCandidate, described
+from wavetune.federation.codecs import Codec
+from wavetune.measure_ranks import loss_curve, rounds_to
+from wavetune.recipe import Recipe
+from wavetune.runtimes.inprocess import versions
+
+_CANDIDATES: TypeAdapter[tuple[CodecCandidate, ...]] = TypeAdapter(tuple[CodecCandidate, ...])
+_CODEC: TypeAdapter[Codec] = TypeAdapter(Codec)
+
+
+def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, console: Console) -> dict[str, Any]:
+    """Train with each candidate and seed, evaluating every round; returns the table with the curves behind it.
+
+    For each seed the target is the least validation loss that every candidate reached, and a candidate's factor is its
+    rounds to that target over those of the first candidate: the batches, channels and first adapters are the same. The
+    table has the mean over the seeds, but at least 1, as what is below is noise.
+    """
+    curves: list[list[list[float]]] = [[] for _ in candidates]
+    for offset in range(seeds):
+        for candidate, own in zip(candidates, curves, strict=True):
+            both = f"{described(candidate.activation)} up, {described(candidate.gradient)} down"
+            console.print(f"{both}, seed {recipe.run.seed + offset}")
+            method = replace(recipe.method, activation_codec=candidate.activation, gradient_codec=candidate.gradient)
+            own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset, console))
+    targets = [max(min(own[i]) for own in curves) for i in range(seeds)]
+    rounds = [[rounds_to(curve, target) for curve, target in zip(own, targets, strict=True)] for own in curves]
+    factors = [[n / first for n, first in zip(own, rounds[0], strict=True)] for own in rounds]
+    tabled = [replace(c, rounds_factor=max(1.0, fmean(own))) for c, own in zip(candidates, factors, strict=True)]
+    return {
+        "candidates": _CANDIDATES.dump_python(tuple(tabled), mode="json"),
+        "factor_by_seed": factors,
+        "target_loss_by_seed": targets,
+        "model": recipe.world.model,
+        "data": recipe.world.data.source,
+        "seeds": [recipe.run.seed + offset for offset in range(seeds)],
+        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "versions": versions(),
+        "validation_loss_by_round": curves,
+    }
+
+
+def candidates_of(text: str) -> list[CodecCandidate]:
+    """Candidates from their names, separated by commas: KIND[:SETTING=VALUE...] for both ways, or two with a slash.
+
+    Raises:
+        ConfigError: a codec or setting is not known, or nothing is named.
+
+    >>> [c.sentence for c in candidates_of("bf16, int8:outlier_channels=0/bf16")]  # doctest: +NORMALIZE_WHITESPACE
+    ['activations as bf16, gradients as bf16, at 1 times the rounds',
+     'activations as int8 (outlier_channels 0), gradients as bf16, at 1 times the rounds']
+    """
+    found: list[CodecCandidate] = []
+    for part in filter(None, (part.strip() for part in text.split(","))):
+        activation, _, gradient = part.partition("/")
+        found.append(CodecCandidate(_codec(activation), _codec(gradient or activation)))
+    if not found:
+        raise ConfigError("--codecs names none; give codecs such as fp32,bf16,int8:outlier_channels=8")
+    return found
+
+
+def _codec(text: str) -> Codec:
+    kind, *settings = text.strip().split(":")
+    values: dict[str, Any] = {"kind": kind}
+    for setting in settings:
+        name, _, value = setting.partition("=")
+        values[name] = value
+    try:
+        codec = _CODEC.validate_python(values)
+        if not values.keys() <= {f.name for f in fields(codec)}:
+            raise ValueError(f"{kind} has no such setting")
+        return codec
+    except ValueError:  # pydantic's is one
+        raise ConfigError(
+            f"--codecs has {text.strip()!r}; write KIND or KIND:SETTING=VALUE with a codec of method.activation_codec, "
+            "such as int8:outlier_channels=8"
+        ) from None
