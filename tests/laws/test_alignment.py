@@ -1,7 +1,5 @@
 """Alignment keeps to each client's own data and wishes: what a client learns depends on nobody else."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -10,13 +8,13 @@ from safetensors.torch import load, save
 from helpers.alignment import (
     CHARACTERS,
     FREE,
-    SETTINGS,
     alignment,
     constant,
     fresh_bank,
     lora_of,
     prompts_of,
     random_bank,
+    share,
     with_objective,
 )
 from wavetune.data.examples import PreferencePair
@@ -124,23 +122,20 @@ def test_a_stage_restored_from_its_state_goes_on_as_if_never_interrupted(name):
         assert torch.equal(final[tensor_name], tensor), tensor_name
 
 
-@pytest.mark.parametrize(
-    ("objective", "steps"), [(Ppo(kl=FREE, epochs=4), 10), (Grpo(kl=FREE, group_size=4, epochs=2), 10)]
-)
-def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objective, steps):
-    """On held-out prompts, with the simple rewards of `share`."""
-    optimiser = replace(SETTINGS.optimiser, learning_rate=2e-2)
-    settings = with_objective(objective, steps=steps, prompts_per_step=8, optimiser=optimiser)
-    found = alignment(fresh_bank(2), [1.0, 0.0], settings)
-    held_out = prompts_of((0, 1), 40, "held out")
+@pytest.mark.parametrize("objective", [Ppo(kl=FREE, epochs=4), Grpo(kl=FREE, group_size=8, epochs=4)])
+def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objective):
+    """On held-out prompts: capital letters are helpful and small ones safe, and one token is an answer."""
+    prompts = 64 if isinstance(objective, Ppo) else 8
+    settings = with_objective(objective, prompts_per_step=prompts, max_new_tokens=1)
+    found = alignment(fresh_bank(2), [1.0, 0.0], settings, Rewards(share("@", "_"), share("`", "\x7f")))
+    held_out = prompts_of((0, 1), 100, "held out")
     before = found.evaluate(held_out)
-    run(found, steps)
+    run(found, 14)
     after = found.evaluate(held_out)
     for client, name in enumerate(("helpful", "safe")):
         was, now = before.own[client].mean(name), after.own[client].mean(name)
-        assert now[0] - now[1] > was[0] + was[1], (name, was, now)
-    gains = after.mixed_gain(before, [1.0, 0.0])
-    assert all(gain - width > 0 for gain, width in gains)
+        assert now[0] > 2 * was[0], (name, was, now)
+    assert all(gain - width > 0 for gain, width in after.mixed_gain(before, [1.0, 0.0]))
 
 
 def test_dpo_learns_to_prefer_what_each_client_wishes():
