@@ -21,7 +21,7 @@ def open_rewards(
     watcher: Watcher,
     seed: int = 0,
     device: torch.device | str = "cpu",
-    bf16: bool = False,
+    bf16: bool | None = None,
 ) -> list[Reward]:
     """Rewards of a run, in the order of the parts.
 
@@ -31,10 +31,16 @@ def open_rewards(
         folder: where embedded rewards are kept, one folder each; what is there is not trained again.
         watcher: what is told about the training.
         seed: of the run.
-        device, bf16: where and in which precision reward models are loaded.
+        device, bf16: where and in which precision reward models are loaded; by default in bf16 where products are
+            fast in it.
     Raises: DataError, ModelError, ConfigError or RunFolderError as the parts do.
     """
-    return [_opened(part, source, folder, watcher, seed, device, bf16) for part in parts]
+    import torch
+
+    from wavetune.runtimes.session import _use_bf16
+
+    chosen = _use_bf16("auto", torch.device(device)) if bf16 is None else bf16
+    return [_opened(part, source, folder, watcher, seed, device, chosen) for part in parts]
 
 
 def _opened(

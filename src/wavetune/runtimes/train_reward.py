@@ -40,6 +40,7 @@ from wavetune.runtimes.session import _device, _use_bf16
 from wavetune.seeds import stream
 
 CONCIERGE_TEST_PAIRS = 400
+DEVICES = ("auto", "cpu", "cuda")
 PLANNED, PROGRESS = "training.json", "progress.json"
 
 
@@ -164,7 +165,7 @@ def begin_training(
     """
     if kind not in KINDS:
         raise ConfigError(f"--kind is {kind!r}; {nearest(str(kind), KINDS)}")
-    chosen = _device(device)
+    chosen = _chosen(device)
     settings = RewardTraining(**changed)
     watcher.message(f"loading {source}")
     corpus = preference_corpus(source, kind, settings, seed)
@@ -186,10 +187,16 @@ def continue_training(out: Path, watcher: Watcher, device: str = "auto") -> dict
         settings = TypeAdapter(RewardTraining).validate_python(plan["training"])
         kind, source, seed = plan["kind"], plan["source"], plan["seed"]
     except (KeyError, TypeError, ValidationError) as error:
-        raise RunFolderError(f"{out / PLANNED} is damaged ({error}); train the reward model again") from error
-    chosen = _device(device)
+        raise RunFolderError(f"{out / PLANNED} is damaged or of another version; train into another folder") from error
+    chosen = _chosen(device)
     corpus = preference_corpus(source, kind, settings, seed)
     return train_reward(corpus, settings, out, watcher, seed, chosen, _use_bf16("auto", chosen), True, source)
+
+
+def _chosen(device: str) -> torch.device:
+    if device not in DEVICES:
+        raise ConfigError(f"--device is {device!r}; {nearest(device, DEVICES)}")
+    return _device(device)
 
 
 def preference_corpus(source: str, kind: PreferenceKind, training: RewardTraining, seed: int) -> PreferenceCorpus:
