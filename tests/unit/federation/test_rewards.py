@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from pydantic import TypeAdapter
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from wavetune.data.examples import Example
+from wavetune.errors import ConfigError, ModelError, NumericsError
+from wavetune.federation.reward_models import RewardModel, reward_backbone
+from wavetune.federation.rewards import EmbeddedReward, HubClassifier, PythonReward, RewardPart, TrainedReward
+from wavetune.models.resolve import resolve_model
+from wavetune.models.reward import reward_bank
+
+EXAMPLES = [Example("Where?", ""), Example("When does the bar close tonight?", ""), Example("Who?", "")]
+ANSWERS = ["In the garden, behind the old chapel.", "At nine.", "I may not say."]
+
+
+@pytest.fixture(scope="module")
+def reward(tmp_path_factory):
+    folder = resolve_model("tiny", tmp_path_factory.mktemp("cache")).folder
+    backbone, tokenizer, _ = reward_backbone(str(folder), None, "cpu", False)
+    bank = reward_bank(backbone, 4, 8.0, 0)
+    with torch.no_grad():
+        for pair in bank.local.values():
+            pair.B.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+    return RewardModel("tiny", backbone, tokenizer, bank, 64)
+
+
+@pytest.fixture(scope="module")
+def classifier(tmp_path_factory):
+    """Function that writes a random stock classifier with the given labels; returns its folder."""
+    base = resolve_model("tiny-bert", tmp_path_factory.mktemp("cache")).folder
+
+    def write(*labels):
+        folder = tmp_path_factory.mktemp("classifier")
+        config = AutoConfig.from_pretrained(base, num_labels=len(labels), id2label=dict(enumerate(labels)))
+        torch.manual_seed(0)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+        return folder
+
+    return write
+
+
+def test_scores_do_not_depend_on_what_else_is_scored_or_on_the_order(reward, monkeypatch):
+    together = reward.score(EXAMPLES, ANSWERS)
+    alone = [reward.score([e], [a])[0] for e, a in zip(EXAMPLES, ANSWERS, strict=True)]
+    backwards = reward.score(EXAMPLES[::-1], ANSWERS[::-1])[::-1]
+    assert np.ptp(together) > 1e-3
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    np.testing.assert_allclose(together, backwards, atol=1e-5)
+    monkeypatch.setattr("wavetune.federation.reward_models.TOKENS_PER_PASS", 1)
+    np.testing.assert_allclose(reward.score(EXAMPLES, ANSWERS), alone, atol=1e-5)
+
+
+def test_no_answers_have_no_scores(reward):
+    assert reward.score([], []).shape == (0,)
+
+
+@pytest.mark.parametrize(("labels", "label"), [(("bad", "good", "neutral"), "good"), (("score",), None)])
+def test_a_stock_classifier_scores_as_stock_transformers_does(classifier, labels, label):
+    folder = classifier(*labels)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    expected = []
+    for example, text in zip(EXAMPLES, ANSWERS, strict=True):
+        with torch.no_grad():
+            logits = model(**tokenizer(example.prompt, text, return_tensors="pt")).logits[0].double()
+        p = logits.softmax(0)
+        expected.append(float(logits[0] if label is None else torch.log(p[1] / (1 - p[1]))))
+    found = HubClassifier(str(folder), label).open().score(EXAMPLES, ANSWERS)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_classifier_may_read_the_answer_alone(classifier):
+    reads = HubClassifier(str(classifier("a", "b")), "a", "answer").open()
+    one = reads.score([EXAMPLES[0]], ["Hello."])
+    assert reads.score([EXAMPLES[1]], ["Hello."]) == pytest.approx(one)
+    assert reads.score([EXAMPLES[0]], ["Goodbye."]) != pytest.approx(one)
+
+
+def test_long_texts_are_cut_to_what_a_classifier_takes(classifier):
+    folder = str(classifier("score"))
+    assert np.isfinite(HubClassifier(folder).open().score([Example("why? " * 200, "")], ["Because."])).all()
+    assert np.isfinite(HubClassifier(folder, reads="answer").open().score([Example("", "")], ["So. " * 300])).all()
+    with pytest.raises(ConfigError, match="takes 512 tokens and an answer has more"):
+        HubClassifier(folder).open().score([Example("Why?", "")], ["So. " * 300])
+
+
+def test_a_label_that_is_not_there_is_refused_with_the_nearest(classifier):
+    with pytest.raises(ConfigError, match=r"has no label 'god'; did you mean 'good'\?"):
+        HubClassifier(str(classifier("bad", "good")), "god").open()
+
+
+def test_a_model_without_a_classifier_is_refused(tmp_path):
+    folder = resolve_model("tiny-bert", tmp_path).folder
+    with pytest.raises(ModelError, match=r"is no sequence classifier: it holds no weights for classifier"):
+        HubClassifier(str(folder)).open()
+
+
+def test_a_function_of_the_users_is_imported_from_a_module_or_a_file(tmp_path):
+    (tmp_path / "mine.py").write_text("def words(examples, answers):\n    return [len(a.split()) for a in answers]\n")
+    reward = PythonReward(f"{tmp_path}/mine.py:words").open()
+    assert reward.score(EXAMPLES, ANSWERS).tolist() == [7.0, 2.0, 4.0]
+    assert reward.score(EXAMPLES, ANSWERS).dtype == np.float64
+    with pytest.raises(ValueError, match="is no prompt of the concierge"):
+        PythonReward("wavetune.data.concierge_truth:helpful").open().score(EXAMPLES, ANSWERS)
+
+
+@pytest.mark.parametrize(
+    ("function", "sentence"),
+    [
+        ("", "is named module:function"),
+        ("nowhere", "is named module:function"),
+        ("nowhere_at_all:f", "cannot import the reward 'nowhere_at_all:f': ModuleNotFoundError"),
+        ("./no/such/file.py:f", "cannot import the reward"),
+        ("wavetune.data.concierge_truth:helpfull", "has no function 'helpfull'"),
+    ],
+)
+def test_a_function_that_cannot_be_imported_is_named(function, sentence):
+    with pytest.raises(ConfigError, match=sentence):
+        PythonReward(function).open()
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "sentence"),
+    [
+        ("[1.0]", ConfigError, r"shape \(1,\) for 3 answers"),
+        ("'many'", ConfigError, "must return a number for each answer"),
+        ("[1.0, float('nan'), 2.0]", NumericsError, "gave nan to the answer 'At nine.'"),
+    ],
+)
+def test_what_a_function_returns_is_checked(tmp_path, body, error, sentence):
+    (tmp_path / "mine.py").write_text(f"def f(examples, answers):\n    return {body}\n")
+    with pytest.raises(error, match=sentence):
+        PythonReward(f"{tmp_path}/mine.py:f").open().score(EXAMPLES, ANSWERS)
+
+
+def test_a_folder_without_a_reward_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="holds no reward model"):
+        TrainedReward(str(tmp_path)).open()
+    (tmp_path / "reward.json").write_text("{}")
+    with pytest.raises(ModelError, match=r"reward\.json is incomplete"):
+        TrainedReward(str(tmp_path)).open()
+
+
+def test_parts_survive_json_and_are_told_apart_by_kind():
+    adapter = TypeAdapter(list[RewardPart])
+    parts = [EmbeddedReward(preference="harmless"), TrainedReward("a"), HubClassifier("b", "c"), PythonReward("d:e")]
+    assert adapter.validate_json(adapter.dump_json(parts)) == parts
+    kinds = [{"kind": "embedded"}, {"kind": "trained"}, {"kind": "classifier"}, {"kind": "python"}]
+    assert [type(part) for part in adapter.validate_python(kinds)] == [type(part) for part in parts]
+
+
+def test_importing_the_parts_needs_no_torch():
+    code = "import sys, wavetune.federation.rewards; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
