@@ -27,6 +27,24 @@ SMALL = (
 WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command"}
 
 
+REWARDS = Path(__file__).with_name("simple_rewards.py")
+ALIGNED = (
+    "method.bottleneck.width=4",
+    'method.sharing.shared=["bottleneck"]',
+    "method.lora.rank=2",
+    "world.data.source=concierge",
+    "world.data.max_tokens=224",
+    "method.alignment.learning.steps=2",
+    "method.alignment.learning.prompts_per_step=4",
+    "method.alignment.learning.max_new_tokens=4",
+    "method.alignment.held_out_prompts=4",
+    "method.alignment.helpful.kind=python",
+    f"method.alignment.helpful.function={REWARDS}:vowels",
+    "method.alignment.safe.kind=python",
+    f"method.alignment.safe.function={REWARDS}:capitals",
+)
+
+
 class Silent:
     """An observer that keeps what it is told."""
 
@@ -63,8 +81,9 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def read_rounds(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / "rounds.jsonl").read_text(encoding="utf-8").splitlines()]
+def read_rounds(folder: Path, name: str = "rounds.jsonl") -> list[dict[str, Any]]:
+    path = folder / name
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def without_clock(values: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +104,10 @@ def lasting(folder: Path) -> dict[str, Any]:
     found["state.json"] = without_clock(read_json(folder / "state.json"))
     found["summary.json"] = without_clock(read_json(folder / "summary.json"))
     found["rounds.jsonl"] = [without_clock(record) for record in read_rounds(folder)]
+    for name in ("alignment_before.json", "alignment_after.json"):
+        if (folder / name).exists():
+            found[name] = read_json(folder / name)
+    found["alignment.jsonl"] = [without_clock(record) for record in read_rounds(folder, "alignment.jsonl")]
     return found
 
 

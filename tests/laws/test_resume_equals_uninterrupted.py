@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers.runs import SMALL, assert_same_run, lasting, read_rounds, small, train
+from helpers.runs import ALIGNED, SMALL, assert_same_run, lasting, read_rounds, small, train
 from wavetune.errors import RunFolderError
+from wavetune.federation.alignment import Alignment
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models import export
@@ -50,6 +51,7 @@ KINDS = {
         "run.samples=0",
     ),
     "central": small("centralised_lora", "run.rounds=3"),
+    "aligned": small("fedavg_lora", "run.rounds=1", "run.samples=1", *ALIGNED),
 }
 
 
@@ -68,10 +70,16 @@ class Reaper:
             (shutil, "rmtree", None),
             (Path, "mkdir", None),
             (Path, "write_text", lambda path, text, **_: path.write_bytes(text.encode()[: len(text) // 2])),
-            (RunFolder, "append_round", lambda folder, record: _append(folder.path / "rounds.jsonl", str(record)[:40])),
+            (
+                RunFolder,
+                "append_round",
+                lambda folder, record, *_: _append(folder.path / "rounds.jsonl", str(record)[:40]),
+            ),
             (export, "save_file", lambda _tensors, path, **_: path.write_bytes(b"half")),
             (Cohort, "step", None),
             (Cohort, "evaluate", None),
+            (Alignment, "step", None),
+            (Alignment, "evaluate", None),
         ):
             patch.setattr(owner, name, self.watched(name, getattr(owner, name), torn))
 
