@@ -102,9 +102,9 @@ class Reaper:
         self.names.append(name)
 
 
-def _append(path, text):
-    with path.open("a") as file:
-        file.write(text)
+def _append_half(folder, record, name="rounds.jsonl"):
+    with (folder.path / name).open("a") as file:
+        file.write(str(record)[:40])
 
 
 def run_until_killed(recipe, out, moment):
