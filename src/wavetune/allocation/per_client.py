@@ -109,35 +109,29 @@ def _fits(problem: Problem, plan: Plan) -> bool:
 
 
 def _raise_ranks(cell: Cell, plan: Plan, slack: float) -> Plan:
-    """Raise single clients' ranks, whoever has most time to spare first, while the delay stays within the slack.
+    """Raise single clients' ranks, whoever computes and sends soonest first, while the delay stays within the slack.
 
-    A rank whose rounds exceed those of the plan's is left out; the owners stay.
+    The owners of the subchannels stay. The delay counts the rounds of the slowest learner and a server whose adapters
+    have the largest rank.
     """
-    problem, limit_s = cell.problem, plan.delay_s * (1 + slack)
-    decision, rank_K = _decision(cell, plan), plan.rank_K.copy()
+    problem, limit_s, rank_K = cell.problem, plan.delay_s * (1 + slack), plan.rank_K.copy()
+    soonest = np.argsort(plan.phases.client_forward_s[0] + plan.phases.fed_upload_s, kind="stable")
+
+    def raised(rank: int, count: int) -> Plan:
+        tried_K = rank_K.copy()
+        tried_K[soonest[:count]] = rank
+        options = fixed_options(problem, plan.cut_K, tried_K)
+        return cell.plan_of(cell.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K))
+
+    best = plan
     for rank in problem.ranks:
-        if rank <= rank_K.min() or problem.rounds_to_target[rank] > decision.options.rounds:
-            continue
-        order = np.argsort(plan.phases.client_forward_s[0] * rank_K + plan.phases.fed_upload_s, kind="stable")
-        low, high = 0, problem.num_clients
+        low, high = 0, problem.num_clients if rank > rank_K.min() else 0
         while low < high:
             count = (low + high + 1) // 2
-            tried_K = rank_K.copy()
-            tried_K[order[:count]] = rank
-            fits = not why_infeasible(problem, plan.cut_K, tried_K) and (
-                cell.decide(
-                    fixed_options(problem, plan.cut_K, tried_K),
-                    plan.main.owner_M,
-                    plan.fed.owner_M,
-                    plan.server_share_K,
-                ).delay_s
-                <= limit_s
-            )
+            tried = raised(rank, count)
+            fits = tried.delay_s <= limit_s and not why_infeasible(problem, tried.cut_K, tried.rank_K)
             low, high = (count, high) if fits else (low, count - 1)
-        rank_K[order[:low]] = rank
-    raised = cell.plan_of(
-        cell.decide(
-            fixed_options(problem, plan.cut_K, rank_K), plan.main.owner_M, plan.fed.owner_M, plan.server_share_K
-        )
-    )
-    return replace(raised, lower_bound_s=min(plan.lower_bound_s, raised.delay_s))
+        if low > 0:
+            best = raised(rank, low)
+            rank_K = best.rank_K.copy()
+    return replace(best, lower_bound_s=plan.lower_bound_s)

@@ -6,7 +6,6 @@ the same whatever the number or order of clients, and whatever happens in the ot
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -72,7 +71,7 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
             flop_per_s=float(clock_hz_K[k]) / population.cycles_per_flop,
             energy_j_per_flop=float(energy_K[k]),
             tx_power_max_w=dbm_to_w(population.tx_power_max_dbm),
-            memory_bytes=math.inf if population.memory_bytes is None else population.memory_bytes,
+            memory_bytes=population.memory_bytes_of(k),
             is_los=bool(is_los_K[k]),
             path_loss_db=float(path_loss_db_K[k]),
             shadowing_db=float(shadowing_db_K[k]),

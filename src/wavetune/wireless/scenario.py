@@ -6,6 +6,7 @@ properties and the drawn `Device` are linear and in SI units.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Annotated
 
@@ -97,7 +98,8 @@ class Bands:
 class Population:
     """How devices are drawn: the clock is uniform over its range, the rest is common to all.
 
-    The defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W.
+    `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
+    defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W.
     """
 
     num_clients: Count = 5
@@ -105,13 +107,23 @@ class Population:
     cycles_per_flop: Positive = 1 / 1024
     switched_capacitance: Positive = 1e-26
     tx_power_max_dbm: PowerDbm = 31.76
-    memory_bytes: Positive | None = None
+    memory_bytes: Positive | tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
         low_hz, high_hz = self.clock_hz
         if low_hz > high_hz:
             raise ConfigError(f"Population.clock_hz is {self.clock_hz} but must be (low, high); swap the two values")
+        if isinstance(self.memory_bytes, tuple) and len(self.memory_bytes) != self.num_clients:
+            raise ConfigError(
+                f"Population.memory_bytes has {len(self.memory_bytes)} values for {self.num_clients} clients; give one "
+                "number for all, or one per client"
+            )
+
+    def memory_bytes_of(self, client: int) -> float:
+        """Memory of a client; infinite where it is not limited."""
+        own = self.memory_bytes[client] if isinstance(self.memory_bytes, tuple) else self.memory_bytes
+        return math.inf if own is None else own
 
 
 @dataclass(frozen=True)

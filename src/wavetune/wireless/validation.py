@@ -102,6 +102,7 @@ def _check_union(path: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value is None and types.NoneType in choices:
         return
     parts = [choice for choice in choices if choice is not types.NoneType]
+    parts = [part for part in parts if (get_origin(part) is tuple) == isinstance(value, tuple)] or parts
     if len(parts) == 1:
         _check(path, value, parts[0])
     elif not isinstance(value, tuple(parts)):

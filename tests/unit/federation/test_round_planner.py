@@ -12,7 +12,7 @@ from wavetune.federation.codecs import Bf16, Fp32, Int8
 from wavetune.federation.method import Central, Federated, Lora, Method, Split
 from wavetune.federation.mixing import FrozenA
 from wavetune.federation.planning import AllRandom, PaperGreedy, RandomSubchannels, UniformPower
-from wavetune.federation.round_planner import RoundPlanner, SampleStatistics, fixed_plan
+from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.wireless.channel import draw_devices
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
@@ -165,7 +165,7 @@ def test_too_few_subchannels_for_the_clients_is_an_infeasible_plan_with_a_reason
         assert "subchannel" in plan.reason
 
 
-def test_fixed_plan_takes_one_number_or_one_per_client():
-    problem = planner(replace(METHOD, lora=Lora(rank=4))).problem(0)
-    same, each = fixed_plan(problem, 2, 4), fixed_plan(problem, [2, 2, 2], np.array([4, 4, 4]))
-    assert same.delay_s == each.delay_s
+def test_one_number_and_the_same_per_client_give_one_plan():
+    one = planner(replace(METHOD, topology=Split(cut=2), lora=Lora(rank=4))).first_plan()
+    each = planner(replace(METHOD, topology=Split(cut=(2, 2, 2)), lora=Lora(rank=(4, 4, 4)))).first_plan()
+    assert one.delay_s == each.delay_s

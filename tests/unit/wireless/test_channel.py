@@ -158,3 +158,13 @@ def test_the_default_cell_carries_megabits_per_subchannel():
     assert 3e6 < np.median(uplink) < 10e6
     assert np.quantile(uplink, 0.05) > 0.5e6
     assert np.median(downlink) > np.median(uplink)
+
+
+def test_memory_is_one_number_for_all_or_one_per_client():
+    def memory(memory_bytes):
+        population = Population(num_clients=3, memory_bytes=memory_bytes)
+        return [device.memory_bytes for device in draw_devices(Scenario(population=population), seed=0)]
+
+    assert memory(None) == [np.inf] * 3
+    assert memory(2e9) == [2e9] * 3
+    assert memory((1e9, 2e9, 3e9)) == [1e9, 2e9, 3e9]

@@ -29,6 +29,8 @@ from wavetune.wireless.scenario import Band, Bands, Population, Scenario, Server
         (lambda: Population(num_clients=0), "Population.num_clients"),
         (lambda: Population(clock_hz=(2e9, 1e9)), r"Population.clock_hz .* must be \(low, high\)"),
         (lambda: Population(clock_hz=(0.0, 1e9)), r"Population.clock_hz\[0\]"),
+        (lambda: Population(memory_bytes=(1e9,)), "Population.memory_bytes has 1 values for 5 clients"),
+        (lambda: Population(num_clients=2, memory_bytes=(1e9, -1.0)), r"Population.memory_bytes\[1\] is -1.0"),
         (lambda: Population(cycles_per_flop=0.0), "Population.cycles_per_flop"),
         (lambda: Population(switched_capacitance=-1e-26), "Population.switched_capacitance"),
         (lambda: Population(tx_power_max_dbm=5000.0), "Population.tx_power_max_dbm"),
