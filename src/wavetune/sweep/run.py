@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import wavetune
 from wavetune.allocation.problem import Problem
@@ -26,10 +19,10 @@ from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
 from wavetune.sweep.methods import BOUND, METHODS
 from wavetune.sweep.results import Record, Results, key
+from wavetune.sweep.workers import Each, workers
 
 Cell = tuple[Value, int, str]
 Progress = Callable[[str, int, int], None]  # what is counted, how many are done, of how many
-_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -57,11 +50,6 @@ class Sweep:
         """Every value, seed and planner; the bound is a by-product of one of them."""
         planners = [name for name in self.methods if name != BOUND]
         return [(value, seed, name) for seed in self.seeds for value in self.axis.values for name in planners]
-
-    def at(self, value: Value, seed: int) -> Recipe:
-        """The recipe of a value and a seed."""
-        recipe = self.axis.recipe(self.recipe, value)
-        return replace(recipe, run=replace(recipe.run, seed=seed))
 
 
 def _check_comparable(recipe: Recipe) -> None:
@@ -96,12 +84,14 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
     """
     identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
     results = Results.open(folder, identity)
-    recipes = {cell: sweep.at(*cell[:2]) for cell in sweep.cells if key(*cell) not in results.records}
-    done, total = len(sweep.cells) - len(recipes), len(sweep.cells)
+    recipes = {key_of(value): sweep.axis.recipe(sweep.recipe, value) for value in sweep.axis.values}
+    todo = [cell for cell in sweep.cells if key(*cell) not in results.records]
+    worlds = [_seeded(recipes[key_of(value)], seed) for value, seed, _ in todo]
+    done, total = len(sweep.cells) - len(todo), len(sweep.cells)
     try:
-        with _workers(min(jobs, len(recipes))) as each:
-            counts = _counts(recipes.values(), each, progress)
-            tasks = [(*cell, recipe, counts[_source(recipe)]) for cell, recipe in recipes.items()]
+        with workers(min(jobs, len(todo))) as each:
+            counts = _counts(worlds, each, progress)
+            tasks = [(*cell, world, counts[_source(world)]) for cell, world in zip(todo, worlds, strict=True)]
             _check(tasks, results)
             for done, record in enumerate(each(_plan_cell, tasks), start=done + 1):  # noqa: B020
                 results.add(record)
@@ -114,12 +104,10 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
     return [results.records[key(*cell)] for cell in sweep.cells]
 
 
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _seeded(recipe: Recipe, seed: int) -> Recipe:
+    return replace(recipe, run=replace(recipe.run, seed=seed))
 
 
-Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 Task = tuple[Value, int, str, Recipe, SampleCount]
 
 
@@ -183,50 +171,3 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         "cpu_s": round(cpu_s, 6),
         "samples": count.how,
     }
-
-
-@contextmanager
-def _workers(jobs: int) -> Generator[Each]:
-    """How to call a function on several argument tuples: here, or in processes and then in the order they finish."""
-    if jobs <= 1:
-        yield lambda function, arguments: (function(*a) for a in arguments)
-        return
-    # Spawned, as forking a process with threads may hang it.
-    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
-
-        def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
-            return (future.result() for future in as_completed([pool.submit(function, *a) for a in arguments]))
-
-        try:
-            yield each
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for worker in set(multiprocessing.active_children()) - others:  # rather than wait for its cell
-                worker.terminate()
-            raise
-
-
-@contextmanager
-def _one_numeric_thread() -> Generator[None]:
-    """Processes started in this block compute with one thread each."""
-    before = {name: os.environ.get(name) for name in _THREADS}
-    os.environ.update(dict.fromkeys(_THREADS, "1"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
-
-
-def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)

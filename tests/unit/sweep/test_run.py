@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 
 import pytest
 
@@ -54,6 +55,15 @@ def test_processes_find_what_one_process_finds(whole, tmp_path):
     assert told[2:] == [("cells", done, 12) for done in range(1, 13)]
     lines = (tmp_path / "sweep" / "results.jsonl").read_text().splitlines()
     assert sorted(lines) == sorted(json.dumps(r) for r in found)
+
+
+def test_process_that_is_killed_ends_the_sweep_in_a_sentence(tmp_path):
+    def kill_one(*_):
+        multiprocessing.active_children()[0].kill()
+
+    with pytest.raises(RunFolderError, match="one of its processes was killed"):
+        run(SWEEP, tmp_path / "sweep", 2, kill_one)
+    assert multiprocessing.active_children() == []
 
 
 def test_stopped_sweep_goes_on_where_it_was_to_the_same_end(whole, tmp_path):

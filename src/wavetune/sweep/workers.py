@@ -1,0 +1,68 @@
+"""Processes that plan, of one numeric thread each; they end with the process that started them."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from typing import Any
+
+Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
+
+_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS", "RAYON_NUM_THREADS")
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def workers(jobs: int) -> Generator[Each]:
+    """How to call a function on several argument tuples: here, or in processes and then in the order they finish."""
+    if jobs <= 1:
+        yield lambda function, arguments: (function(*a) for a in arguments)
+        return
+    # Spawned, as forking a process with threads may hang it.
+    context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
+    with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
+
+        def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
+            return (future.result() for future in as_completed([pool.submit(function, *a) for a in arguments]))
+
+        try:
+            yield each
+        except BaseException:
+            for worker in set(multiprocessing.active_children()) - others:  # rather than wait for its cell
+                worker.terminate()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def _one_numeric_thread() -> Generator[None]:
+    """Processes started in this block compute with one thread each."""
+    before = {name: os.environ.get(name) for name in _THREADS}
+    os.environ.update(dict.fromkeys(_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def _start_worker() -> None:
+    """Leave Ctrl-C to the parent, and end with it even if it is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
