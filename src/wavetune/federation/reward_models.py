@@ -21,7 +21,14 @@ from wavetune.data.answers import answer_rows
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, nearest
 from wavetune.federation.rewards import Floats, check_finite
-from wavetune.models.backbone import Backbone, is_encoder, load_stock_model, load_tokenizer, prepare_backbone
+from wavetune.models.backbone import (
+    Backbone,
+    is_encoder,
+    load_stock_model,
+    load_tokenizer,
+    no_progress_bars,
+    prepare_backbone,
+)
 from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import ATTENTION
 from wavetune.models.resolve import ResolvedModel, resolve_model
@@ -125,9 +132,10 @@ class StockClassifier:
         except Exception as error:  # an answer alone is longer than the model takes
             raise ConfigError(f"reward {self.name} takes {room} tokens and an answer has more ({error})") from error
         scores = np.empty(len(answers))
-        for group in by_length(lengths, TOKENS_PER_PASS):
+        pads = None not in (self.tokenizer.pad_token_id, self.model.config.pad_token_id)
+        for group in by_length(lengths, TOKENS_PER_PASS if pads else 1):
             part = [[column[i] for i in group] for column in texts]
-            inputs = self.tokenizer(*part, **keep, padding=len(group) > 1, return_tensors="pt").to(self.model.device)
+            inputs = self.tokenizer(*part, **keep, padding=pads, return_tensors="pt").to(self.model.device)
             logits_NC = self.model(**inputs).logits.double().cpu()
             scores[group] = (logits_NC[:, 0] if self.output is None else _log_odds(logits_NC, self.output)).numpy()
         return check_finite(scores, f"reward {self.name}", answers)
@@ -147,9 +155,10 @@ def open_classifier(name: str, label: str | None, reads: str, device: torch.devi
 
     folder = resolve_model(name).folder
     try:
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
-        )
+        with no_progress_bars():
+            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
+                str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            )
     except Exception as error:
         raise ModelError(f"cannot load a sequence classifier from {folder}: {error}") from error
     model, info = loaded

@@ -139,7 +139,7 @@ def load_backbone(
 
 def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
     """A stock causal language model, or encoder without its pooler, in fp32 from safetensors, in evaluation mode."""
-    with warnings.catch_warnings(), _no_progress_bars():
+    with warnings.catch_warnings(), no_progress_bars():
         warnings.simplefilter("ignore")
         try:
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
@@ -175,7 +175,8 @@ def default_pooling(model: PreTrainedModel) -> Pooling:
 
 
 @contextmanager
-def _no_progress_bars() -> Iterator[None]:
+def no_progress_bars() -> Iterator[None]:
+    """While in this block, transformers draws no progress bars."""
     shown = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:

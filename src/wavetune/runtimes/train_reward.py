@@ -310,6 +310,7 @@ def _finish(
     tested = tokenise_pairs(parts["test"], model.tokenizer, model.max_tokens)
     accuracy = share_right(training.margins(tested))
     low, high = accuracy.interval
+    truth = correlation_with_truth(model, plan["seed"]) if plan["source"] == "concierge" else None
     losses = [entry["validation_loss"] for entry in history]
     about = {
         "kind": corpus.kind,
@@ -325,7 +326,9 @@ def _finish(
         "tested_on": "test" if corpus.test else "validation",
         "accuracy": accuracy.share,
         "accuracy_interval_95": [low, high],
-        "correlation_with_truth": correlation_with_truth(model, plan["seed"]) if corpus.name == "concierge" else None,
+        "correlation_with_truth": correlation_with_truth(model, plan["seed"])
+        if plan["source"] == "concierge"
+        else None,
         "steps": history[-1]["step"],
         "best_step": history[losses.index(min(losses))]["step"],
         "validation_loss": min(losses),

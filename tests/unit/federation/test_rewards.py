@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
@@ -36,7 +37,7 @@ def classifier(tmp_path_factory):
     """Function that writes a random stock classifier with the given labels; returns its folder."""
     base = resolve_model("tiny-bert", tmp_path_factory.mktemp("cache")).folder
 
-    def write(*labels):
+    def write(*labels, base=base):
         folder = tmp_path_factory.mktemp("classifier")
         config = AutoConfig.from_pretrained(base, num_labels=len(labels), id2label=dict(enumerate(labels)))
         torch.manual_seed(0)
@@ -75,6 +76,16 @@ def test_a_stock_classifier_scores_as_stock_transformers_does(classifier, labels
         expected.append(float(logits[0] if label is None else torch.log(p[1] / (1 - p[1]))))
     found = HubClassifier(str(folder), label).open().score(EXAMPLES, ANSWERS)
     np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_a_decoder_without_padding_scores_one_answer_at_a_time(classifier, tmp_path):
+    folder = classifier("bad", "good", base=resolve_model("tiny", tmp_path).folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"pad_token_id": None}))
+    reward = HubClassifier(str(folder), "good").open()
+    alone = [float(reward.score([e], [a])[0]) for e, a in zip(EXAMPLES, ANSWERS, strict=True)]
+    assert reward.score(EXAMPLES, ANSWERS).tolist() == alone
+    assert np.ptp(alone) > 1e-4
 
 
 def test_a_classifier_may_read_the_answer_alone(classifier):
