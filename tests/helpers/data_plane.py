@@ -38,7 +38,7 @@ class Party:
         write_certificates(folder, num_devices)
         self.folder, self.plane = folder, DataPlane("a run")
         self.server, self.port = serve(
-            "127.0.0.1:0", read_identity(folder / "server"), [self.plane.handler()], 8, LIMIT_BYTES
+            "127.0.0.1:0", read_identity(folder / "server"), [self.plane.handler()], 64, LIMIT_BYTES
         )
         self.channels = []
 

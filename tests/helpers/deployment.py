@@ -1,4 +1,4 @@
-"""Deployed runs whose devices are threads of this process: real streams over loopback, without the start of processes."""
+"""Deployed runs whose devices are threads of this process: real streams over loopback, no processes to start."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ METHODS = {
     "frozen_a_product_of_bf16": small("sflllm", "method.mixing.kind=frozen_a", "run.precision=bf16"),
     "sequential": small("split_lora_sequential", "method.mixing.kind=average_product"),
 }
-TOLERANCE = 1e-6  # where all cuts are equal the two agree to the bit
+TOLERANCE = 1e-5  # of mixed cuts; where all cuts are equal the two agree to the bit
 
 
 @pytest.fixture(scope="module")

@@ -43,10 +43,13 @@ class _Desk:
 
 
 class Coordinator:
-    """The servers' end: who attends, orders to them, their reports."""
+    """The servers' end: who attends, orders to them, their reports.
 
-    def __init__(self, num_clients: int) -> None:
-        self.num_clients = num_clients
+    `lost(client, why)` is called as soon as a device leaves or reports that its round failed.
+    """
+
+    def __init__(self, num_clients: int, lost: Callable[[int, str], None]) -> None:
+        self.num_clients, self.lost = num_clients, lost
         self._desks: dict[int, _Desk] = {}
         self._changed = threading.Condition()
 
@@ -105,7 +108,9 @@ class Coordinator:
                 elif not report.HasField("round"):
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:
-                    if not report.round.failure:
+                    if report.round.failure:
+                        self.lost(desk.attend.client, report.round.failure)
+                    else:
                         desk.states.add(report.round.round + 1)
                     desk.reports.put(report.round)
                 order = desk.orders.get()
@@ -147,6 +152,7 @@ class Coordinator:
             if self._desks.get(desk.attend.client) is desk:
                 del self._desks[desk.attend.client]
                 self._changed.notify_all()
+                self.lost(desk.attend.client, f"client {desk.attend.client} left")
         desk.leave()
 
 

@@ -127,6 +127,7 @@ class ServerCohort(Cohort):
         num_clients = self.placement.num_clients
         asked = [k for k in range(num_clients) if active_K is None or active_K[k]]
         arrived = self.wire.gather(asked)
+        self.wire.heard |= arrived.keys()
         present = [k in arrived for k in range(num_clients)]
         nll_K, labelled_K = np.zeros(num_clients), np.zeros(num_clients)
         if not arrived:
@@ -224,14 +225,18 @@ class ServedAdapters(AdapterServer):
         sent_K: Sequence[bool] | None = None,
         delivered_K: Sequence[bool] | None = None,
     ) -> Mixed:
-        """Mix what was delivered and load the mixture, in the bank here and on every device that is still there."""
-        there = [k not in self.wire.lost for k in range(len(weight_K))]
+        """Mix what was delivered and load the mixture, in the bank here and on every device that is still there.
+
+        Who was lost before its first step counts as if it had not come.
+        """
+        heard = [k in self.wire.heard for k in range(len(weight_K))]
+        there = [k in self.wire.heard - self.wire.lost.keys() for k in range(len(weight_K))]
         sent, delivered = (
-            [on and k_there for on, k_there in zip(mask or active_K or there, there, strict=True)]
-            for mask in (sent_K, delivered_K or sent_K)
+            there if mask is None else [on and k_there for on, k_there in zip(mask, there, strict=True)]
+            for mask in (sent_K, sent_K if delivered_K is None else delivered_K)
         )
-        mixed = super().exchange(weight_K, door, active_K, sent, delivered)
-        self.wire.send_adapters(k for k in range(len(weight_K)) if there[k] and (active_K is None or active_K[k]))
+        mixed = super().exchange(weight_K, door, heard, sent, delivered)
+        self.wire.send_adapters(k for k, k_there in enumerate(there) if k_there)
         return mixed
 
 

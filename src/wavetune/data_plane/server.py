@@ -47,7 +47,7 @@ class Line:
     def __init__(self, contract: Contract, downlink_bit_per_s: float = 0.0) -> None:
         self.contract, self.downlink_bit_per_s = contract, downlink_bit_per_s
         self.measured = Measured()
-        self.open = threading.Event()
+        self.ready = threading.Event()  # the device has come, or will not
         self.failure = ""
         self._arrived: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
@@ -82,6 +82,7 @@ class Line:
             if self.failure:
                 return
             self.failure, self.reason = sentence, reason
+        self.ready.set()
         self._arrived.put(None)
         self._answers.put(None)
 
@@ -97,7 +98,7 @@ class Line:
             self.measured.payload_bytes[kind] += num_bytes(payload)
         if arrived.stage == "hello":
             self.answer(hello=Hello(version=PROTOCOL_VERSION))
-            self.open.set()
+            self.ready.set()
             return
         phase = "fed_upload_s" if arrived.stage == "adapters_up" else "uplink_s"
         self.measured.seconds[phase] += max(0.0, now - frame.sent_at_s)
@@ -146,6 +147,21 @@ class DataPlane:
     def line(self, client: int) -> Line:
         """A device's stream of this round, come or not."""
         return self._tickets[client].line
+
+    def give_up(self, client: int, sentence: str) -> None:
+        """Do not wait for a device any longer in this round."""
+        with self._lock:
+            ticket = self._tickets.get(client)
+        if ticket is not None:
+            ticket.line.fail(sentence)
+
+    def wait_for(self, patience_s_by_client: Mapping[int, float]) -> None:
+        """Until each of these has opened its stream, or its patience is over."""
+        started = time.monotonic()
+        for client, patience_s in patience_s_by_client.items():
+            line = self.line(client)
+            if not line.ready.wait(max(0.0, started + patience_s - time.monotonic())):
+                line.fail(f"client {client} did not open its stream within {patience_s:.3g} s", Reason.LATE)
 
     def close_round(self, sentence: str) -> None:
         """Whoever still waits is told that the round is over."""

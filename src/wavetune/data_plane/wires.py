@@ -76,6 +76,7 @@ class ServerWire:
     patience_s: float
     line_of: Callable[[int], Line]
     lost: dict[int, str] = field(default_factory=dict[int, str])
+    heard: set[int] = field(default_factory=set[int])  # who took part in a step of the round
     arrived: dict[int, Arrived] = field(default_factory=dict[int, Arrived])
     losses: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
     waited_s: float = 0.0
@@ -83,6 +84,12 @@ class ServerWire:
     _downloads: defaultdict[int, list[tuple[str, Payload]]] = field(
         default_factory=lambda: defaultdict[int, list[tuple[str, Payload]]](list)
     )
+
+    def begin(self) -> None:
+        """Another round: nobody is lost, nobody has been heard."""
+        self.lost.clear()
+        self.heard.clear()
+        self._uploads.clear()
 
     def gather(self, clients: Iterable[int]) -> Mapping[int, Arrived]:
         """The next frame of each of these clients that is still there, all within one patience."""

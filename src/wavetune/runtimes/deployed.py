@@ -39,6 +39,7 @@ from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Session
 
 MAX_MESSAGE_BYTES = 1 << 30
+_ANSWER_S = 1.0  # for an answer that is there already, or will not come
 
 
 @dataclass(frozen=True)
@@ -71,58 +72,82 @@ class Servers:
     server: grpc.Server
     address: str
     wire: ServerWire = field(init=False)
-    met: bool = False
+    known: set[int] = field(default_factory=set[int])  # devices that were here before
 
     def __post_init__(self) -> None:
         self.wire = ServerWire(self.deployment.deadline_s, self.plane.line)
         self.session.door.carry = self.wire.carry
-        self.session.cohort = _served_cohort(self.session, self.wire)
-        self.session.server = _served_adapters(self.session, self.wire)
+        self._cohort = self.session.cohort = _served_cohort(self.session, self.wire)
+        self._adapters = self.session.server = _served_adapters(self.session, self.wire)
 
     def train_round(
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
     ) -> RoundOutcome:
         """Order a round, train it with whoever is there, and add to its record what was measured."""
-        present = self._present(index)
+        present = self._assemble(index)
         present_K = [k in present for k in range(session.cohort.placement.num_clients)]
-        self.wire.lost.clear()
-        self._order(index, present)
-        cohort = session.cohort
-        assert isinstance(cohort, ServerCohort)
-        cohort.seconds.clear()
+        self._cohort.seconds.clear()
 
         def receive_adapters() -> None:
             self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
             if before_mixing is not None:
-                session.server.show_uploads()  # type: ignore[attr-defined]
+                self._adapters.show_uploads()
                 before_mixing()
 
         started = time.perf_counter()
         outcome = train_round(session, index, on_step, receive_adapters, present_K)
         wall_s = time.perf_counter() - started
-        reports = self._reports(index, present)
-        outcome.record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
-        outcome.record["measured"] = self._measured(wall_s, present, reports)
+        reports, record = self._reports(index, present), outcome.record
+        self._forget_unheard(record)
+        record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
+        record["measured"] = self._measured(wall_s, present, reports)
         self.plane.close_round("the round is over")
         return outcome
 
-    def _present(self, index: int) -> set[int]:
-        num_clients, patience_s = self.session.cohort.placement.num_clients, self.deployment.patience_s
-        everyone = set(range(num_clients))
-        present = self.coordinator.present()
-        if present < everyone and not self.met:
+    def _assemble(self, index: int) -> set[int]:
+        """Order the round and wait for the streams; returns whose came. Raises DeploymentError if none does."""
+        until = time.monotonic() + self.deployment.patience_s
+        while True:
+            asked, deployment = self._present(index, until), self.deployment
+            self.wire.begin()
+            self._order(index, asked)
+            self.plane.wait_for(
+                {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
+            )
+            self.wire.lost.update({k: self.plane.line(k).failure for k in asked if self.plane.line(k).failure})
+            if present := asked - self.wire.lost.keys():
+                self.known |= present
+                return present
+            for client in sorted(asked):
+                report = self.coordinator.report(client, index, _ANSWER_S)
+                if report is not None:
+                    raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
+
+    def _present(self, index: int, until: float) -> set[int]:
+        """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
+        num_clients = self._cohort.placement.num_clients
+        everyone, present = set(range(num_clients)), self.coordinator.present()
+        if present < everyone and not self.known:
             self.say(f"waiting for {num_clients} devices at {self.address}")
-            present = self.coordinator.wait_for(everyone, patience_s)
-            if present < everyone:
+            present = self.coordinator.wait_for(everyone, until - time.monotonic())
+            if present < everyone and index == 0:
                 missing = ", ".join(str(k) for k in sorted(everyone - present))
-                raise DeploymentError(f"devices {missing} did not come to {self.address} within {patience_s:.3g} s")
-        until = time.monotonic() + patience_s
-        while not present and time.monotonic() < until:
-            present = self.coordinator.wait_for(everyone, 0.2) or self.coordinator.present()
-        if not present:
-            raise DeploymentError(f"round {index}: no device came back to {self.address} within {patience_s:.3g} s")
-        self.met = True
+                raise DeploymentError(f"devices {missing} did not come to {self.address} in time")
+        while not present:
+            if time.monotonic() > until:
+                raise DeploymentError(f"round {index}: no device came back to {self.address} in time")
+            self.coordinator.wait_for(everyone, _ANSWER_S)
+            present = self.coordinator.present()
         return present
+
+    def _forget_unheard(self, record: dict[str, Any]) -> None:
+        """Who was lost before its first step has no loss and did not take part."""
+        placement = self._cohort.placement
+        heard_K = [k in self.wire.heard for k in range(placement.num_clients)]
+        losses = [loss if heard else None for loss, heard in zip(record["train_loss_K"], heard_K, strict=True)]
+        weights = placement.among(heard_K).weight_K if any(heard_K) else placement.weight_K
+        record["active_K"], record["train_loss_K"] = heard_K, losses
+        record["train_loss"] = sum(w * loss for w, loss in zip(weights, losses, strict=True) if loss is not None)
 
     def _order(self, index: int, present: set[int]) -> None:
         session, emulate = self.session, self.deployment.emulate
@@ -156,7 +181,7 @@ class Servers:
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
         for client in sorted(present):
-            patience_s = 1.0 if client in self.wire.lost else self.deployment.deadline_s
+            patience_s = _ANSWER_S if client in self.wire.lost else self.deployment.deadline_s
             report = self.coordinator.report(client, index, patience_s)
             if report is not None and report.failure:
                 self.wire.lost[client] = report.failure
@@ -179,8 +204,7 @@ class Servers:
         def frame_bytes_K(way: str) -> list[int]:
             return [lines[k].frame_bytes[way] if k in lines else 0 for k in clients]
 
-        cohort = self.session.cohort
-        assert isinstance(cohort, ServerCohort)
+        cohort = self._cohort
         per_client = (
             "client_forward_s", "uplink_s", "downlink_s", "client_backward_s", "fed_upload_s", "fed_download_s",
         )  # fmt: skip
@@ -202,7 +226,8 @@ def opened(session: Session, deployment: Deployment, run: str, say: Callable[[st
     """The servers of a session, listening for as long as the context lasts. Raises ConfigError, DeploymentError."""
     check_deployable(session)
     num_clients = session.cohort.placement.num_clients
-    plane, coordinator = DataPlane(run), Coordinator(num_clients)
+    plane = DataPlane(run)
+    coordinator = Coordinator(num_clients, plane.give_up)
     with ExitStack() as stack:
         try:
             server, port = serve(

@@ -39,8 +39,6 @@ from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes.session import _device, freeze, freeze_a
 from wavetune.runtimes.world import architecture_of
 
-_KEPT_STATES = 2  # the servers may have lost the last round
-
 
 @dataclass
 class Device:
@@ -195,7 +193,9 @@ class Agent:
     def _keep(self, order: RoundOrder, state: Mapping[str, Tensor]) -> None:
         done = order.round + 1
         self._states[done] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
-        self._states = {n: self._states[n] for n in sorted(self._states)[-_KEPT_STATES:]}
+        assert self._device is not None
+        kept = self._device.recipe.run.checkpoint_every + 1  # the servers may go back to their last checkpoint
+        self._states = {n: self._states[n] for n in sorted(self._states)[-kept:]}
         if self.folder is None:
             return
         with explained(self.folder):

@@ -43,6 +43,8 @@ class Party:
     def start(self) -> None:
         """Start the process; what a device says goes into its log."""
         self.starts += 1
+        if self.starts > 1:
+            self._close()
         with contextlib.ExitStack() as stack:
             out: IO[Any] | None = None if self.log is None else stack.enter_context(self.log.open("ab"))
             self.process = subprocess.Popen(
@@ -62,6 +64,9 @@ class Party:
         if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+        self._close()
+
+    def _close(self) -> None:
         if self.process.stdin is not None:
             self.process.stdin.close()
 

@@ -1,0 +1,122 @@
+"""Devices that fail in a deployed round: the round goes on, and ends as if their lost contributions had not been."""
+
+import pytest
+import torch
+
+from helpers.deployment import deployed, nothing, play
+from helpers.runs import small
+from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
+from wavetune.errors import DeploymentError
+from wavetune.federation.door import Door
+from wavetune.runtimes.device import Device
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.session import build
+
+SETTINGS = ("run.rounds=3", "method.topology.cut=2", "method.lora.rank=2")
+RECIPE = small("sflllm", *SETTINGS)
+AT_CLIENT = small("sflllm", *SETTINGS, "method.topology.labels=client")
+FAILING, IN_ROUND = 2, 1
+WITHOUT = [True, True, False]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory):
+    return tmp_path_factory.mktemp("lost") / "certificates"
+
+
+@pytest.fixture
+def fail(monkeypatch):
+    """Let the device fail before a local step of its round; its stream breaks without a word."""
+
+    def at(step_of_round):
+        train, step, under_way = Device.train, DeviceCohort.step, []
+
+        def tracked(device, order, wire):
+            failing = (device.client, order.round) == (FAILING, IN_ROUND)
+            under_way.append((device.cohort, order.round * order.local_steps if failing else None, [0]))
+            train(device, order, wire)
+
+        def failing_step(cohort, *arguments):
+            _, first, count = next(entry for entry in reversed(under_way) if entry[0] is cohort)
+            count[0] += 1
+            if first is not None and count[0] == step_of_round + 1:
+                raise DeploymentError("the battery is empty")
+            return step(cohort, *arguments)
+
+        monkeypatch.setattr(Device, "train", tracked)
+        monkeypatch.setattr(DeviceCohort, "step", failing_step)
+
+    return at
+
+
+def assert_equal(found, wanted):
+    assert found.factors.keys() == wanted.factors.keys()
+    for name, pair in wanted.factors.items():
+        for mine, theirs in zip(found.factors[name], pair, strict=True):
+            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-6, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def test_a_device_lost_before_its_first_step_sits_the_round_out_and_comes_back(certificates, fail):
+    fail(0)
+    with deployed(RECIPE, certificates) as servers:
+        found = play(servers, 3)
+    session = build(RECIPE)
+    wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert_equal(mine.mixed, theirs.mixed)
+        assert mine.record["active_K"] == theirs.record["active_K"]
+        assert mine.record["train_loss"] == pytest.approx(theirs.record["train_loss"])
+    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAILING], []]
+    assert found[IN_ROUND].record["train_loss_K"][FAILING] is None
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, AT_CLIENT], ids=["labels_at_server", "labels_at_clients"])
+def test_a_device_lost_between_two_steps_leaves_what_it_gave_the_server_and_nothing_else(recipe, certificates, fail):
+    fail(1)
+    with deployed(recipe, certificates) as servers:
+        found = play(servers, 2)[IN_ROUND]
+    session = build(recipe)
+    train_round(session, 0, nothing)
+    assert_equal(found.mixed, round_without_upload(session, steps_without=[1]))
+    assert [entry["client"] for entry in found.record["lost"]] == [FAILING]
+    assert found.record["active_K"] == [True] * 3
+
+
+def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkeypatch):
+    upload = DeviceAdapters._upload
+
+    def broken(adapters, site, slot, client, door):
+        pair = adapters.bank.local[site.name]
+        if adapters.bank is rotten[0]:
+            with torch.no_grad():
+                pair.B.fill_(float("nan"))
+        return upload(adapters, site, slot, client, door)
+
+    train, rotten = Device.train, [None]
+
+    def tracked(device, order, wire):
+        if (device.client, order.round) == (FAILING, IN_ROUND):
+            rotten[0] = device.cohort.bank
+        train(device, order, wire)
+
+    monkeypatch.setattr(DeviceAdapters, "_upload", broken)
+    monkeypatch.setattr(Device, "train", tracked)
+    with deployed(RECIPE, certificates) as servers:
+        found = play(servers, 2)[IN_ROUND]
+    session = build(RECIPE)
+    train_round(session, 0, nothing)
+    assert_equal(found.mixed, round_without_upload(session, steps_without=[]))
+    (lost,) = found.record["lost"]
+    assert lost["client"] == FAILING
+    assert "adapters_up of client 2: holds values that are not finite" in lost["why"]
+
+
+def round_without_upload(session, steps_without):
+    """Round 1 in this process, in whose named steps the failing client has no part, nor in the exchange."""
+    run, method = session.recipe.run, session.recipe.method
+    for i in range(run.local_steps):
+        step = IN_ROUND * run.local_steps + i
+        factor = method.optimiser.factor(step, run.rounds * run.local_steps)
+        active = WITHOUT if i in steps_without else None
+        session.cohort.step(session.data.train, session.step_rows(step), factor, active)
+    return session.server.exchange(session.cohort.placement.weight_K, Door(), [True] * 3, WITHOUT)
