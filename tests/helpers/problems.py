@@ -100,6 +100,35 @@ def wild_problem(seed, most_clients=3, most_subchannels=6):
     )
 
 
+def absurd_problem(seed):
+    """What the format lets through and no world holds: every quantity anywhere over fifty orders of magnitude."""
+    g = np.random.default_rng(seed)
+    K, L = int(g.integers(1, 6)), int(g.integers(1, 4))
+
+    def anything(*size):
+        return 10 ** g.uniform(-25, 25, size)
+
+    def band():
+        M = int(g.integers(K, 10))
+        gain_KM = anything(K, M) * (g.random((K, M)) < 0.8)
+        return RadioBand(gain_KM, float(anything()), float(anything()), float(anything()))
+
+    return Problem(
+        local_steps=int(g.integers(1, 20)),
+        batch_size=int(g.integers(1, 20)),
+        rounds_to_target={rank: float(anything()) for rank in (1, 2, 4)[: g.integers(1, 4)]},
+        cuts=tuple(range(1, L + 1)),
+        costs=LayerCosts(*(anything(L) * (g.random(L) < 0.8) for _ in range(8))),
+        server_flop_per_s=float(anything()),
+        client_flop_per_s_K=anything(K),
+        num_samples_K=np.ones(K),
+        tx_power_max_w_K=anything(K),
+        memory_bytes_K=np.full(K, np.inf),
+        main=band(),
+        fed=band(),
+    )
+
+
 def brute_force_delay_s(problem):
     """Least delay over every cut, rank and way to hand out the subchannels, with optimal powers; infinite if none."""
     best_s = np.inf

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers.problems import brute_force_delay_s, cell_problem, wild_problem
+from helpers.problems import absurd_problem, brute_force_delay_s, cell_problem, wild_problem
 from wavetune.allocation.baselines import plan_baselines
 from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.feasibility import violations
-from wavetune.allocation.instance import problem_from_json, problem_to_json, read_instance
+from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json, read_instance
 from wavetune.allocation.plan import evaluate
 from wavetune.allocation.planner import plan
 
@@ -31,7 +31,7 @@ def assert_certified(problem, outcome):
 @settings(max_examples=60)
 @given(SEEDS)
 def test_plan_is_the_optimum_of_enumeration_and_its_bound_is_below(seed):
-    problem = wild_problem(seed, most_clients=3, most_subchannels=5)
+    problem = wild_problem(seed, most_clients=3, most_subchannels=6)
     outcome, best_s = plan(problem), brute_force_delay_s(problem)
     assert (outcome.status == "infeasible") == np.isinf(best_s)
     if outcome.status == "ok":
@@ -144,6 +144,18 @@ def test_extreme_shapes_are_planned(num_clients, num_subchannels):
 def test_thousands_of_clients_are_planned():
     problem = cell_problem(2000, 2500)
     assert_certified(problem, plan(problem, time_limit_s=0))
+
+
+@settings(max_examples=60)
+@given(SEEDS)
+def test_numbers_beyond_all_physics_are_planned_without_a_warning(seed):
+    problem = absurd_problem(seed)
+    outcome = plan(problem)
+    if outcome.status == "ok":
+        assert_certified(problem, outcome)
+        assert_certified(problem, plan(problem, warm_start=outcome))
+        assert_certified(problem, plan(problem, time_limit_s=0))
+        json.dumps(plan_to_json(outcome), allow_nan=False)
 
 
 def test_unpriced_work_takes_no_time():

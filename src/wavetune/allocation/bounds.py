@@ -45,7 +45,8 @@ def most_divided(race: Race, prices: Prices, delay_s: float) -> tuple[int, int]:
     open_KM &= np.sum(open_KM, axis=0) > 1
     if not np.any(open_KM):
         return -1, -1
-    share_KM, strain_K = bundles(race, prices, delay_s)
+    # Where numbers are so far apart that a bundle has none, branching elsewhere is as good.
+    share_KM, strain_K = (np.nan_to_num(x, posinf=1e300) for x in bundles(race, prices, delay_s))
     score_KM = np.where(open_KM, np.minimum(share_KM, 1 - share_KM) * strain_K[:, None], 0.0)
     if np.max(score_KM) <= 1e-12:
         wanted_M = np.where(np.any(open_KM, axis=0), np.sum(share_KM, axis=0), -1.0)

@@ -25,7 +25,17 @@ def finish_s(band, allocation, ready_s_K, bits_K):
 def test_optimality_conditions_hold_for_any_caps_and_gains(seed):
     g = np.random.default_rng(seed)
     K = int(g.integers(1, 60))
-    band, owner_M, ready_s_K, bits_K, cap_w_K = random_case(seed, K, int(g.integers(K, 4 * K + 1)))
+    assert_optimal(*random_case(seed, K, int(g.integers(K, 4 * K + 1))))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_optimality_conditions_hold_for_a_thousand_clients(seed):
+    assert_optimal(*random_case(seed, 1000, 4000, low=-14.0))
+
+
+def assert_optimal(band, owner_M, ready_s_K, bits_K, cap_w_K):
+    """The conditions of Karush, Kuhn and Tucker for the powers of given owners, which here suffice."""
+    K = len(bits_K)
     allocation, delay_s = allocate_power(band, owner_M, ready_s_K, bits_K, cap_w_K)
     done_s_K = finish_s(band, allocation, ready_s_K, bits_K)
     assert done_s_K.max() == pytest.approx(delay_s, rel=1e-6)
