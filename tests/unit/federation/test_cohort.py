@@ -17,8 +17,10 @@ from helpers.training import (
 from wavetune.errors import NumericsError
 from wavetune.federation.cohort import Placement
 from wavetune.federation.cut import Crossing
+from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.runtimes.session import client_factors
 
 TOKENS = tokens_of(random_rows())
 ROWS = random_batches(3)[0]
@@ -148,3 +150,54 @@ def test_consecutive_clients_share_a_pass_while_their_tokens_fit(limit, wanted):
     assert list(cohort._passes([10, 15, 8])) == wanted
     cohort.placement = replace(cohort.placement, sequential=True)
     assert list(cohort._passes([10, 15, 8])) == [[0], [1], [2]]
+
+
+def test_clients_that_sit_out_change_nothing_and_are_not_changed():
+    """With clients 0 and 2 alone, a cohort of three steps as a cohort of these two would."""
+    whole = cohort_of(Job(split=False, cut_K=(4, 4, 4)))
+    pair = cohort_of(Job(split=False, cut_K=(4, 4), tail_K=(None, None), rank_K=(4, 4), weight_K=(2 / 7, 5 / 7)))
+    start = client_factors(whole.bank, 1)
+    attending = [True, False, True]
+    for rows in random_batches(3, steps=3):
+        found = whole.step(TOKENS, rows, 1.0, attending)
+        wanted = pair.step(TOKENS, [rows[0], rows[2]], 1.0)
+        np.testing.assert_allclose(found.loss_K[[0, 2]], wanted.loss_K, rtol=1e-5)
+        assert np.isnan(found.loss_K[1])
+    for name, kept in client_factors(whole.bank, 1).items():
+        assert all(torch.equal(x, y) for x, y in zip(kept, start[name], strict=True))
+    for mine, theirs in ((0, 0), (2, 1)):
+        for name, factors in client_factors(pair.bank, theirs).items():
+            for x, y in zip(client_factors(whole.bank, mine)[name], factors, strict=True):
+                torch.testing.assert_close(x, y, rtol=0, atol=2e-5)
+
+
+def test_a_client_that_sat_out_goes_on_with_its_own_count_of_steps():
+    """AdamW corrects its moments by the steps taken, which then are fewer than the others'."""
+    whole = cohort_of(Job(split=False, cut_K=(4, 4, 4)))
+    alone = cohort_of(Job(split=False, cut_K=(4,), tail_K=(None,), rank_K=(4,), weight_K=(1.0,)))
+    for step, rows in enumerate(random_batches(3, steps=3)):
+        attends = step != 1
+        whole.step(TOKENS, rows, 1.0, [True, attends, True])
+        if attends:
+            alone.step(TOKENS, [rows[1]], 1.0)
+    for name, factors in client_factors(alone.bank, 0).items():
+        for x, y in zip(client_factors(whole.bank, 1)[name], factors, strict=True):
+            torch.testing.assert_close(x, y, rtol=0, atol=2e-5)
+
+
+def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance():
+    job = Job(split=False, cut_K=(4, 4, 4), adamw=AdamW(max_grad_norm=None, warmup_steps=0, weight_decay=0.0))
+    near, plain = cohort_of(job), cohort_of(job)
+    near.proximal = 0.5
+    site = near.bank.sites[0].name
+    near.drop_anchor([site])
+    with torch.no_grad():
+        for cohort in (near, plain):
+            cohort.bank.local[site].B.add_(1.0)
+    for cohort in (near, plain):
+        cohort.optimiser.step_clients = lambda *_: None  # keep the gradients
+        cohort.step(TOKENS, ROWS, 1.0)
+    other = near.bank.sites[1].name
+    difference = near.bank.local[site].B.grad - plain.bank.local[site].B.grad
+    torch.testing.assert_close(difference, torch.full_like(difference, 0.5), rtol=0, atol=1e-5)
+    assert torch.equal(near.bank.local[other].B.grad, plain.bank.local[other].B.grad)
