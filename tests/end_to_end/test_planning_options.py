@@ -79,6 +79,31 @@ def test_no_client_spends_more_than_its_budget_in_any_round(name, tmp_path):
         assert record["planned"] == record["charged"]
 
 
+def test_who_saves_energy_stays_above_the_rate_of_an_outage(tmp_path):
+    """Without the least rate the deadline would let the uploads be slower than that."""
+    outage = ("method.link.kind=outage", "method.link.min_rate_bit_per_s=4e7", "run.rounds=3")
+    slow = ("method.planner.minimise=energy", "method.planner.round_deadline_s=0.02")
+    train(small("fedavg_lora", *slow, "run.rounds=3"), tmp_path / "free")
+    train(small("fedavg_lora", *slow, *outage), tmp_path / "heard")
+    fastest_bit_per_s = max(max(record["rate_bit_per_s"]["fed"]) for record in read_rounds(tmp_path / "free"))
+    assert fastest_bit_per_s < 4e7
+    for record in read_rounds(tmp_path / "heard"):
+        assert record["lost"] == []
+        assert min(record["rate_bit_per_s"]["fed"]) >= 4e7
+        assert record["planned"] == record["charged"]
+
+
+def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
+    outage = ("method.link.kind=outage", "method.link.min_rate_bit_per_s=6e7", "run.rounds=3")
+    train(small("fedavg_lora", *outage), tmp_path / "all")
+    train(small("fedavg_lora", *outage, "method.selection.kind=deadline"), tmp_path / "some")
+    lost = [len(record["lost"]) for record in read_rounds(tmp_path / "all")]
+    assert sum(lost) > 0
+    for record in read_rounds(tmp_path / "some"):
+        assert record["lost"] == []
+        assert 0 < sum(record["active_K"]) < 3
+
+
 def test_selection_that_cannot_be_is_refused():
     for bad, word in (
         (("method.selection.kind=fastest", "method.selection.count=9"), "count is 9"),

@@ -84,6 +84,15 @@ METHODS = {
         "method.selection.kind=fastest",
         "method.selection.count=2",
     ),
+    "least_energy_above_outage": small(
+        "fedavg_lora",
+        "method.link.kind=outage",
+        "method.link.min_rate_bit_per_s=4e7",
+        "method.planner.minimise=energy",
+        "method.planner.round_deadline_s=0.01",
+        "method.selection.kind=fastest",
+        "method.selection.count=2",
+    ),
     "energy_within_budgets": small(
         "sflllm", "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.005"
     ),

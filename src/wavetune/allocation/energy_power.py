@@ -44,7 +44,6 @@ class EnergyTerms:
         deadline_s: a round must not last longer.
         target_delay_s: nor all rounds to the target loss together.
         least: what is minimised, the delay to the target plus the weighted energy, or the energy alone.
-        fed_min_rate_bit_per_s: an adapter upload below this rate would be lost.
     """
 
     weight_s_per_j: float = 0.0
@@ -53,7 +52,6 @@ class EnergyTerms:
     deadline_s: float = np.inf
     target_delay_s: float = np.inf
     least: Literal["delay", "energy"] = "delay"
-    fed_min_rate_bit_per_s: float = 0.0
 
     def __post_init__(self) -> None:
         if self.least == "energy" and not np.isfinite(min(self.deadline_s, self.target_delay_s)):
@@ -62,7 +60,7 @@ class EnergyTerms:
     @property
     def idle(self) -> bool:
         """Whether the delay alone counts."""
-        return self == EnergyTerms(fed_min_rate_bit_per_s=self.fed_min_rate_bit_per_s)
+        return self == EnergyTerms()
 
     @property
     def budgeted(self) -> bool:
@@ -119,7 +117,7 @@ def economical_plan(
     )
     ready_s_K, after_s = around_activations(idle.phases)
     cap_w_K, steps = problem.tx_power_max_w_K, problem.local_steps
-    floor_K = np.full(K, terms.fed_min_rate_bit_per_s / problem.fed.subchannel_hz)
+    floor_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, K) * (1 + _SHARPNESS) / problem.fed.subchannel_hz
     main = _Uplink.of(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K, np.zeros(K), steps)
     fed = _Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1)
     if main is None or fed is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wavetune.allocation.delay import load_of
+from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_power import EnergyTerms, around_activations, economical_plan, rounds_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.plan import Plan, infeasible
@@ -67,6 +67,7 @@ def improve(
     fixed: bool = False,
 ) -> Plan:
     """The best plan for these terms that is found from the fastest one on; `fixed` keeps its cuts and ranks."""
+    problem = _with_floors_in_reach(problem, fastest)
     decisions: list[Decision] = [(fastest.cut_K, fastest.rank_K)]
     if not problem.share_server and not fixed:
         decisions += check_feasible(problem).pairs
@@ -82,6 +83,13 @@ def improve(
         return infeasible(_why_none(problem, terms, decisions))
     search.run(decisions, 2 if warm_start is not None else _PASSES, clock)
     return replace(search.best, lower_bound_s=min(fastest.lower_bound_s, search.best.delay_s))
+
+
+def _with_floors_in_reach(problem: Problem, fastest: Plan) -> Problem:
+    """The problem in which they alone must keep to the least rate of the fed band who reach it in the fastest plan."""
+    least_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, problem.num_clients)
+    rate_K = uplink_rate_bit_per_s_K(problem.fed, fastest.fed.owner_M, fastest.fed.power_w_M)
+    return replace(problem, fed_min_rate_bit_per_s=np.where(rate_K >= least_K * (1 + 1e-6), least_K, 0.0))
 
 
 def _same_shape(one: Plan, other: Plan) -> bool:

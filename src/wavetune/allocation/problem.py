@@ -80,6 +80,8 @@ class Problem:
             arrive, instead of all together after the last.
         cut_per_client: whether every client may get a cut of its own.
         rank_slack: what share of the delay may be given up to raise single clients' ranks; None for one common rank.
+        fed_min_rate_bit_per_s: an adapter upload below this rate is lost, [K] or one for all; who saves energy by
+            sending slowly must not fall below it.
     """
 
     local_steps: int
@@ -100,6 +102,7 @@ class Problem:
     share_server: bool = False
     cut_per_client: bool = False
     rank_slack: float | None = None
+    fed_min_rate_bit_per_s: Array | float = 0.0
 
     @property
     def num_clients(self) -> int:

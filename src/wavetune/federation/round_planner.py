@@ -10,7 +10,7 @@ import numpy as np
 
 from wavetune.allocation.bcd import greedy_owners
 from wavetune.allocation.cut_and_rank import with_best_power
-from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_budget import within_budgets
 from wavetune.allocation.feasibility import why_infeasible
 from wavetune.allocation.plan import Plan, infeasible
@@ -22,6 +22,7 @@ from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
+from wavetune.federation.links import Outage
 from wavetune.federation.method import Central, Federated, Method, Split
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
 from wavetune.federation.selection import All, Deadline
@@ -186,9 +187,18 @@ class RoundPlanner:
             self.num_samples_K,
             self.method.price_downlink,
         )
-        problem = replace(problem, share_server=self.method.server_shares == "optimal")
+        problem = replace(
+            problem,
+            share_server=self.method.server_shares == "optimal",
+            fed_min_rate_bit_per_s=self._min_rate_bit_per_s,
+        )
         planner = self.method.planner
         return planner.allowing(problem) if isinstance(planner, Optimal) else problem
+
+    @property
+    def _min_rate_bit_per_s(self) -> float:
+        """Rate below which an adapter upload is lost."""
+        return self.method.link.min_rate_bit_per_s if isinstance(self.method.link, Outage) else 0.0
 
     def first_plan(self) -> Plan:
         """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open.
@@ -272,13 +282,23 @@ class RoundPlanner:
         def plan_of(clients: Sequence[int]) -> Plan:
             key = tuple(clients)
             if key not in plans:
-                plans[key] = self._replanned(only(problem, key), restricted(start, key), planner, round_index)
+                some = only(problem, key)
+                plans[key] = self._all_heard(some, self._replanned(some, restricted(start, key), planner, round_index))
             return plans[key]
 
         clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of)
         if plan is None:
             return infeasible("no client has a plan even with both bands to itself")
         return widened(plan, clients, start.cut_K, start.rank_K)
+
+    def _all_heard(self, problem: Problem, plan: Plan) -> Plan:
+        """A plan of selected clients, or why none: an update of theirs would be lost in outage."""
+        if plan.status != "ok":
+            return plan
+        rate_K = uplink_rate_bit_per_s_K(problem.fed, plan.fed.owner_M, plan.fed.power_w_M)
+        sends_K = load_of(problem, plan.cut_K, plan.rank_K).fed_upload_bits_K > 0
+        silent = np.flatnonzero(sends_K & (rate_K < self._min_rate_bit_per_s * (1 - 1e-9)))
+        return infeasible(f"{len(silent)} of the selected clients would be in outage") if len(silent) else plan
 
     def _fixed(
         self, problem: Problem, cut_K: IntArray, rank_K: IntArray, planner: Planner, first: Plan | None = None
