@@ -326,9 +326,7 @@ def _finish(
         "tested_on": "test" if corpus.test else "validation",
         "accuracy": accuracy.share,
         "accuracy_interval_95": [low, high],
-        "correlation_with_truth": correlation_with_truth(model, plan["seed"])
-        if plan["source"] == "concierge"
-        else None,
+        "correlation_with_truth": truth,
         "steps": history[-1]["step"],
         "best_step": history[losses.index(min(losses))]["step"],
         "validation_loss": min(losses),
