@@ -17,6 +17,7 @@ from wavetune.errors import ConfigError, RunFolderError, WavetuneError
 if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
     from wavetune.allocation.problem import Problem
+    from wavetune.federation.round_planner import RoundPlanner
     from wavetune.recipe import Recipe
     from wavetune.runtimes.inprocess import Engine
 
@@ -259,7 +260,28 @@ def _planned(
         settings = [*(settings or []), f"method.planner.time_limit_s={time_limit_s!r}"]
     planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table, codec_table))
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
-    return planner.problem(0), planner.first_plan(), note
+    problem, chosen = planner.problem(0), planner.first_plan()
+    return problem, chosen, "; ".join(filter(None, (note, _energy_note(planner, problem, chosen))))
+
+
+def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
+    from wavetune.allocation.energy_bound import least_energy_j
+    from wavetune.allocation.energy_power import rounds_of
+    from wavetune.allocation.selection import taking_part
+    from wavetune.federation.planning import Optimal
+    from wavetune.reporting.format import joules
+
+    if not isinstance(planner.method.planner, Optimal) or planner.method.planner.energy_terms.idle:
+        return ""
+    if chosen.status != "ok":
+        return ""
+    spent_j = rounds_of(problem, chosen.rank_K) * chosen.energy.total_j
+    per_client = problem.cut_per_client or problem.rank_slack is not None
+    if per_client or len({*chosen.cut_K.tolist()}) > 1 or len({*chosen.rank_K.tolist()}) > 1:
+        return f"{joules(spent_j)} to the target"
+    bound_j = min(spent_j, least_energy_j(taking_part(problem, chosen)[0], chosen.delay_s))
+    return f"{joules(spent_j)} to the target, no plan as fast spends less than {joules(bound_j)}"
 
 
 @app.command("trade-off")
@@ -317,6 +339,11 @@ def _problem(
     from wavetune.runtimes.world import planner_of
 
     recipe = _recipe(what, settings, data, model, seed, None, rank_table)
+    if isinstance(getattr(recipe.method.topology, "cut", None), tuple) or isinstance(recipe.method.lora.rank, tuple):
+        raise ConfigError(
+            "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
+            "method.lora.rank to one number or to null, which leaves them to the planner"
+        )
     return planner_of(recipe)[0].problem(0), recipe.name
 
 

@@ -191,3 +191,8 @@ def test_command_draws_the_curve(tmp_path):
     assert values["lower_bound_s"] <= values["points"][0]["delay_s"]
     assert (tmp_path / "figure.svg").stat().st_size > 1000
     assert (tmp_path / "figure.png").stat().st_size > 1000
+    per_client = ("--set", "method.topology.cut=[1,2,1,1,1]", "--set", "method.lora.rank=4")
+    assert_refused(wavetune("trade-off", "sflllm", *PLAN, *per_client), "one cut and one rank")
+    priced = wavetune("plan", "sflllm", *PLAN, "--set", "method.planner.energy_weight_s_per_j=0.1")
+    assert "no plan as fast spends less than" in priced.out
+    assert "with less power than it might use" in priced.out

@@ -32,7 +32,8 @@ class Bottleneck:
         client: that client's index.
         phase: the phase it spends most of that time in, such as "uplink".
         share: of the round's delay: until the last activations, at the server, until the last backward pass, adapters.
-        limit: what keeps its transmission from being faster: "own power", "total power" or "compute".
+        limit: what keeps its transmission from being faster: "own power", "total power", "less power" (where it
+            saves energy) or "compute".
     """
 
     client: int
@@ -47,6 +48,7 @@ class Bottleneck:
         limits = {
             "own power": "at its own power cap",
             "total power": "where the total power of the band is spent",
+            "less power": "with less power than it might use",
             "compute": "at its own speed",
         }
         return (
@@ -96,9 +98,12 @@ def bottleneck(problem: Problem, plan: Plan) -> Bottleneck:
     }
     limit = "compute"
     if phase in ("uplink", "fed_upload"):
-        allocation = plan.main if phase == "uplink" else plan.fed
-        spent_w = allocation.power_w_K(problem.num_clients)[client]
-        limit = "own power" if spent_w >= problem.tx_power_max_w_K[client] * (1 - 1e-6) else "total power"
+        band, allocation = (problem.main, plan.main) if phase == "uplink" else (problem.fed, plan.fed)
+        spent_w_K = allocation.power_w_K(problem.num_clients)
+        is_full = spent_w_K.sum() >= band.total_power_max_w * (1 - 1e-6)
+        limit = "total power" if is_full else "less power"
+        if spent_w_K[client] >= problem.tx_power_max_w_K[client] * (1 - 1e-6):
+            limit = "own power"
     elif phase in ("downlink", "fed_download"):
         limit = "total power"
     return Bottleneck(client, phase, {name: float(s / round_s) for name, s in parts_s.items()}, limit)

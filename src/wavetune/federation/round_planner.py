@@ -297,7 +297,7 @@ class RoundPlanner:
             return plan
         rate_K = uplink_rate_bit_per_s_K(problem.fed, plan.fed.owner_M, plan.fed.power_w_M)
         sends_K = load_of(problem, plan.cut_K, plan.rank_K).fed_upload_bits_K > 0
-        silent = np.flatnonzero(sends_K & (rate_K < self._min_rate_bit_per_s * (1 - 1e-9)))
+        silent = np.flatnonzero(sends_K & (rate_K < self._min_rate_bit_per_s))
         return infeasible(f"{len(silent)} of the selected clients would be in outage") if len(silent) else plan
 
     def _fixed(
