@@ -9,6 +9,16 @@ from wavetune.units import Array
 from wavetune.wireless.rates import subchannel_rate_bit_per_s
 
 
+def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
+    """Rate of every subchannel to every client (bit/s), infinite where the downlink is not priced."""
+    if band.downlink_gain_KM is None:
+        return np.full(band.gain_KM.shape, np.inf)
+    power_w = band.downlink_power_w / band.num_subchannels
+    return subchannel_rate_bit_per_s(
+        power_w, band.downlink_gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M
+    )
+
+
 def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array) -> float:
     """Lower bound on max_k(bits / downlink rate + after) over all owners of the subchannels (s).
 
@@ -23,10 +33,7 @@ def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array) -> float:
     least_s = float(np.max(after_s_K))
     if band.downlink_gain_KM is None or not np.any(bits_K > 0):
         return least_s
-    M = band.num_subchannels
-    power_w = band.downlink_power_w / M
-    gain_KM, noise_w = band.downlink_gain_KM, band.noise_w
-    rate_KM = subchannel_rate_bit_per_s(power_w, gain_KM, noise_w, band.subchannel_hz, band.interference_w_M)
+    M, rate_KM = band.num_subchannels, downlink_rate_bit_per_s_KM(band)
     best_KM = np.cumsum(-np.sort(-rate_KM, axis=1), axis=1)
     gets = bits_K > 0
     if np.any(best_KM[gets, -1] <= 0):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from wavetune.allocation.decision import Cell, Decision
-from wavetune.allocation.downlink import least_downlink_s
+from wavetune.allocation.downlink import downlink_rate_bit_per_s_KM, least_downlink_s
 from wavetune.allocation.options import Options
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray
@@ -236,14 +236,17 @@ class MenuSearch:
         from wavetune.allocation.relaxation import Choices
 
         problem, back_s_KC, least_back_s = self.problem, menu.back_s_KC, 0.0
-        if problem.price_downlink:
+        down: tuple[Array, Array] | tuple[None, None] = (None, None)
+        if problem.price_downlink and problem.share_server:
+            down = menu.down_bits_KC, downlink_rate_bit_per_s_KM(problem.main)
+        elif problem.price_downlink:
             alone_s_KC = self.cell.lone_down_s_KC(problem.main, menu.down_bits_KC)
             least_bits_K, least_s_K = (_least(menu, x) for x in (menu.down_bits_KC, menu.back_s_KC))
             least_back_s = least_downlink_s(problem.main, least_bits_K, least_s_K)
             back_s_KC = back_s_KC + alone_s_KC
         back_s_KC = np.where(menu.allowed_KC, back_s_KC, np.inf)
         need_KC = menu.up_bits_KC / problem.main.subchannel_hz
-        return Choices(menu.ready_s_KC, back_s_KC, menu.work_s_KC, need_KC, least_back_s)
+        return Choices(menu.ready_s_KC, back_s_KC, menu.work_s_KC, need_KC, least_back_s, *down)
 
     def _least_fed_s(self, menu: Options, solved: Options, fed: Standing) -> float:
         """Least seconds of the adapter exchange of any choice from a menu, given the standing of a solved one."""

@@ -33,6 +33,7 @@ class RateCosts:
     ratio: float
     value_KG2: Array
     slope_KG2: Array
+    weight_M: Array
 
     def at(self, rate: Array) -> Array:
         """Least share of the band that a rate takes, [K, ...] for rates [K, ...]; 0 for rate 0, infinite above 1."""
@@ -48,6 +49,20 @@ class RateCosts:
             cost = np.maximum(cost, np.min(self.value_KG2[k, g] + self.slope_KG2[k, g] * beyond, axis=-1))
         return np.where((cost > 1.0) | (rate > self.most_K[k]), np.inf, np.where(rate > 0, cost, 0.0))
 
+    def most_of(self, value_KM: Array, cost_KJ: Array) -> Array:
+        """Most that subchannels of a total cost can be worth to each client, [K, J], a part of one counting as such.
+
+        Args:
+            value_KM: what each subchannel is worth, at least 0; they add up.
+            cost_KJ: total costs, at least 0.
+        """
+        most_KJ = np.empty_like(cost_KJ)
+        for k, value_M in enumerate(value_KM):
+            order = np.argsort(-value_M / np.maximum(self.weight_M, 1e-300), kind="stable")
+            spent_M, worth_M = (np.concatenate(([0.0], np.cumsum(x[order]))) for x in (self.weight_M, value_M))
+            most_KJ[k] = np.interp(cost_KJ[k] * (1 + 1e-9), spent_M, worth_M)
+        return most_KJ
+
 
 def rate_costs(
     race: Race, prices: Prices | None, most_K: Array, low_K: Array, ratio: float, num_rates: int
@@ -58,9 +73,10 @@ def rate_costs(
     """
     if prices is None:
         nothing_KG2 = np.zeros((len(low_K), 1, 2))
-        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2)
+        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2, np.zeros(race.log_KM.shape[1]))
     value_KG2, slope_KG2 = _tangents(forgiving(race), copied(prices), low_K, ratio, num_rates)
-    return RateCosts(most_K, low_K, ratio, value_KG2, slope_KG2)
+    weight_M = np.asarray(prices.weight_M1, dtype=np.float64)[:-1]
+    return RateCosts(most_K, low_K, ratio, value_KG2, slope_KG2, weight_M)
 
 
 @kernel

@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.delay import transfer_s
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts
 from wavetune.units import Array
@@ -33,7 +34,8 @@ class Choices:
     """Seconds of every cut in a step, and the rate-seconds to send (bit/Hz); not allowed where `back_s_KC` is infinite.
 
     `back_s_KC` counts from the server's end to the end of the backward pass; no step has it below `least_back_s` at the
-    last client.
+    last client. Where clients share the server and the way back is priced, it comes on top: bits, and the rate of each
+    subchannel.
     """
 
     ready_s_KC: Array
@@ -41,6 +43,8 @@ class Choices:
     work_s_KC: Array
     need_KC: Array
     least_back_s: float = 0.0
+    down_bits_KC: Array | None = None
+    down_bit_per_s_KM: Array | None = None
 
 
 class Pick(NamedTuple):
@@ -74,7 +78,8 @@ def bound_together(choices: Choices, costs: RateCosts, beat_s: float, intervals:
     if not high_s > low_s:
         return Bound(min(beat_s, low_s + rest_s) * _SAFE, ())
     order = np.argsort(choices.back_s_KC, axis=1, kind="stable")
-    arrays = {name: np.take_along_axis(x, order, axis=1) for name, x in vars(choices).items() if name.endswith("_KC")}
+    names = ("ready_s_KC", "back_s_KC", "work_s_KC", "need_KC")
+    arrays = {name: np.take_along_axis(getattr(choices, name), order, axis=1) for name in names}
     by_back = replace(choices, **arrays)
     found: list[tuple[float, IntArray]] = []
 
@@ -190,9 +195,15 @@ class _SharedTable:
         rate_KJ = costs.low_K[:, None] * fine ** np.arange(num_rates)
         # Interval j: rates from rate_KJ[j - 1] to rate_KJ[j], the first from 0, the last without end.
         self.cost_KJ = np.concatenate((np.zeros((len(rate_KJ), 1)), costs.at(rate_KJ)), axis=1)
+        self.cost_KJ = np.maximum.accumulate(self.cost_KJ, axis=1)
         self.air_s_KCJ = np.concatenate(
             (choices.need_KC[:, :, None] / rate_KJ[:, None, :], np.zeros((*choices.need_KC.shape, 1))), axis=2
         )
+        if choices.down_bits_KC is not None and choices.down_bit_per_s_KM is not None:
+            # What costs less than the next interval's first rate has no more subchannels than that cost buys.
+            most_KJ = np.concatenate((self.cost_KJ[:, 1:], np.ones((len(rate_KJ), 1))), axis=1)
+            down_KJ = costs.most_of(choices.down_bit_per_s_KM, np.minimum(most_KJ, 1.0))
+            self.air_s_KCJ += transfer_s(choices.down_bits_KC[:, :, None], down_KJ[:, None, :])
         other_KC = choices.ready_s_KC + choices.back_s_KC
         self.start_s = float(np.max(np.min(other_KC + choices.work_s_KC, axis=1))) * (1 - 1e-9)
 
