@@ -16,18 +16,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 
 from wavetune.allocation.delay import Phases, load_of
 from wavetune.allocation.plan import Allocation, Plan, make_plan
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.uplink import Uplink, earliest
 from wavetune.errors import ConfigError
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.allocation.water_filling import Race
 
 _SHARPNESS = 1e-9
 _GOLDEN = 0.5 * (3.0 - np.sqrt(5.0))
@@ -118,8 +116,8 @@ def economical_plan(
     ready_s_K, after_s = around_activations(idle.phases)
     cap_w_K, steps = problem.tx_power_max_w_K, problem.local_steps
     floor_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, K) * (1 + _SHARPNESS) / problem.fed.subchannel_hz
-    main = _Uplink.of(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K, np.zeros(K), steps)
-    fed = _Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1)
+    main = Uplink.of(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K, np.zeros(K), steps)
+    fed = Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1)
     if main is None or fed is None:
         return None
     round_s = min(terms.deadline_s, terms.target_delay_s / rounds_of(problem, rank_K))
@@ -151,78 +149,11 @@ def _unpowered(owner_M: IntArray) -> Allocation:
 
 
 @dataclass(frozen=True, eq=False)
-class _Uplink:
-    """One band with its owners: the earliest time at which all can be done, and what being done later spends."""
-
-    race: Race
-    owner_M: IntArray
-    floor_K: Array
-    times: int
-    least_s: float
-
-    @classmethod
-    def of(
-        cls,
-        band: RadioBand,
-        owner_M: IntArray,
-        ready_s_K: Array,
-        bits_K: Array,
-        cap_w_K: Array,
-        floor_K: Array,
-        times: int,
-    ) -> _Uplink | None:
-        """The band; None where a client that sends has no rate, or not the least rate, within the caps."""
-        from wavetune.allocation.water_filling import Race, log_and_inverse, owners_delay
-
-        log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-        need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
-        owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-        race = Race(log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w)
-        start_s = float(np.max(ready_s_K))
-        if not np.any(need_K > 0):
-            return cls(race, owner_M, floor_K, times, start_s)
-        uplink = cls(race, owner_M, floor_K, times, max(owners_delay(race, owner_M), start_s))
-        if not np.isfinite(uplink.least_s):
-            return None
-        least_s = _earliest(uplink.within_caps, uplink.least_s)
-        return None if least_s is None else cls(race, owner_M, floor_K, times, least_s)
-
-    @property
-    def sends(self) -> bool:
-        """Whether anybody sends anything."""
-        return bool(np.any(self.race.need_K > 0))
-
-    def within_caps(self, done_s: float) -> bool:
-        """Whether the powers to be done by a time keep the caps."""
-        from wavetune.allocation.airtime import spent_until
-
-        _, power_w_K = spent_until(self.race, self.owner_M, self.floor_K, done_s)
-        within = np.all(power_w_K <= self.race.cap_w_K * (1 + _SHARPNESS))
-        return bool(within) and float(np.sum(power_w_K)) <= self.race.total_w * (1 + _SHARPNESS)
-
-    def joules_K(self, done_s: float) -> Array:
-        """Energy of a round's transfers in this band if each is done at a time (J)."""
-        from wavetune.allocation.airtime import spent_until
-
-        return self.times * spent_until(self.race, self.owner_M, self.floor_K, done_s)[0]
-
-    def allocation(self, done_s: float) -> Allocation:
-        """Owners and powers; what rounding adds to a cap is taken off."""
-        from wavetune.allocation.airtime import powers_until
-
-        power_w_M = powers_until(self.race, self.owner_M, self.floor_K, done_s)
-        spent_w_K = Allocation(self.owner_M, power_w_M).power_w_K(len(self.race.need_K))
-        scale_K = np.minimum(1.0, self.race.cap_w_K / np.maximum(spent_w_K, 1e-300))
-        power_w_M = np.where(self.owner_M >= 0, power_w_M * scale_K[self.owner_M], 0.0)
-        return Allocation(self.owner_M, power_w_M * min(1.0, self.race.total_w / max(float(power_w_M.sum()), 1e-300)))
-
-
-@dataclass(frozen=True, eq=False)
 class _Round:
     """Both bands of a round and what is left for them: joules of each client, of all together, and seconds."""
 
-    main: _Uplink
-    fed: _Uplink
+    main: Uplink
+    fed: Uplink
     terms: EnergyTerms
     left_j_K: Array
     left_j: float
@@ -299,7 +230,7 @@ class _Round:
             spent_K = self.main.joules_K(t) + least_K
             return bool(np.all(spent_K <= self.left_j_K)) and float(np.sum(spent_K)) <= self.left_j
 
-        first_s = _earliest(leaves, self.main.least_s)
+        first_s = earliest(leaves, self.main.least_s)
         return np.inf if first_s is None else first_s
 
     def _soonest_fed_s(self, main_s: float) -> float:
@@ -313,21 +244,6 @@ class _Round:
         from wavetune.allocation.airtime import earliest_affordable
 
         return earliest_affordable(self.fed.race, self.fed.owner_M, self.fed.floor_K, left_K, left_j, self.fed.least_s)
-
-
-def _earliest(holds: Callable[[float], bool], low_s: float) -> float | None:
-    """Earliest time from `low_s` on at which a condition holds that holds ever after; None if not within 1e9 times."""
-    if holds(low_s):
-        return low_s
-    high_s = low_s
-    while not holds(high_s := 2.0 * high_s):
-        if not high_s < 1e9 * low_s:
-            return None
-    low_s = max(low_s, 0.5 * high_s)
-    while high_s - low_s > 1e-12 * high_s:
-        middle_s = 0.5 * (low_s + high_s)
-        low_s, high_s = (low_s, middle_s) if holds(middle_s) else (middle_s, high_s)
-    return high_s
 
 
 def _edge(holds: Callable[[float], bool], inside_s: float, outside_s: float) -> float:
