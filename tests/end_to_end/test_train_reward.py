@@ -10,7 +10,7 @@ from helpers.command_line import assert_refused, wavetune
 from wavetune.data.examples import Example
 from wavetune.errors import RunFolderError
 from wavetune.federation.rewards import EmbeddedReward, RewardTraining, TrainedReward
-from wavetune.runtimes import train_reward
+from wavetune.runtimes.reward_training import Training
 from wavetune.runtimes.rewards import open_rewards
 
 FILES = ("head.safetensors", "adapter/adapter_model.safetensors")
@@ -63,14 +63,14 @@ def test_the_saved_reward_prefers_what_was_chosen(finished):
 
 
 def test_an_interrupted_training_goes_on_to_the_same_end(pairs, finished, tmp_path, monkeypatch):
-    step = train_reward.Training.step
+    step = Training.step
 
     def interrupted(training, index):
         if index == 30:
             raise KeyboardInterrupt
         return step(training, index)
 
-    monkeypatch.setattr(train_reward.Training, "step", interrupted)
+    monkeypatch.setattr(Training, "step", interrupted)
     out = tmp_path / "helpful"
     stopped = wavetune(*options(pairs, out))
     assert stopped.code == 130
@@ -138,6 +138,7 @@ def test_what_the_user_can_put_right_is_one_sentence(tmp_path, monkeypatch, argu
     monkeypatch.chdir(tmp_path)
     quick = [] if "--resume" in arguments else ["--steps", "1", "--pairs-per-step", "1"]
     assert_refused(wavetune("train-reward", *arguments, *quick), *words)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_pairs_that_cannot_be_read_are_refused(tmp_path):

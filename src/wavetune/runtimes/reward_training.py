@@ -1,0 +1,107 @@
+"""A reward model in training: its pairs, its steps, and what it gets right.
+
+Legend: P pairs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+
+from wavetune.data.answers import tokenise_pairs
+from wavetune.data.batching import Batching, batch_indices, collate
+from wavetune.data.examples import PreferenceCorpus, PreferencePair
+from wavetune.data.templates import TokenSet
+from wavetune.errors import DataError, NumericsError
+from wavetune.federation.accuracy import Accuracy
+from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.federation.reward_models import RewardModel, reward_backbone
+from wavetune.federation.rewards import Floats, RewardTraining
+from wavetune.models.resolve import ResolvedModel
+from wavetune.models.reward import preference_loss, reward_bank, rewards_of
+from wavetune.seeds import stream
+
+
+@dataclass
+class Training:
+    """A reward model in training and the pairs that it sees; `best` holds the adapters of the best evaluation."""
+
+    settings: RewardTraining
+    model: RewardModel
+    base: ResolvedModel
+    optimiser: StackedOptimiser
+    train: TokenSet
+    validation: TokenSet
+    test: TokenSet
+    seed: int
+    best: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
+
+    def step(self, index: int) -> float:
+        """One step on the pairs of that index; returns the mean loss in nats. Raises NumericsError."""
+        settings, bank = self.settings, self.model.bank
+        longest_P = self.train.lengths.reshape(-1, 2).max(axis=1)
+        pairs = batch_indices(longest_P, Batching(settings.pairs_per_step), self.seed, 0, index)
+        batch = collate(self.train, [np.stack([2 * pairs, 2 * pairs + 1], axis=1).ravel()])
+        ids, lengths = torch.from_numpy(batch.input_ids), batch.lengths.tolist()
+        loss, _ = preference_loss(rewards_of(self.model.backbone, bank, ids, lengths))
+        loss.backward()
+        value = float(loss.detach())
+        if not math.isfinite(value):
+            raise NumericsError(f"step {index}: the loss of the reward model is {value}; lower the learning rate")
+        self.optimiser.step_clients(self.optimiser.settings.factor(index, settings.steps))
+        return value
+
+    def margins(self, tokens: TokenSet) -> Floats:
+        """Reward of the chosen answer less that of the rejected one, [P]."""
+        scores = self.model.score_rows([tokens.row(i).tolist() for i in range(len(tokens))])
+        return scores[0::2] - scores[1::2]
+
+    def adapters(self) -> dict[str, torch.Tensor]:
+        """The tensors that a reward model consists of, by name."""
+        stacks = self.model.bank.local
+        return {
+            f"{name}.{part}": t.detach() for name, pair in stacks.items() for part, t in zip("AB", pair, strict=True)
+        }
+
+    @torch.no_grad()
+    def load(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Take adapters as `adapters` gives them."""
+        for name, tensor in self.adapters().items():
+            tensor.copy_(tensors[name])
+
+
+def build_training(
+    corpus: PreferenceCorpus, settings: RewardTraining, seed: int, device: torch.device | str, bf16: bool
+) -> Training:
+    """Everything that a training consists of. Raises ModelError, ConfigError or DataError as its parts do."""
+    chosen = (
+        sample(corpus.train, settings.train_pairs, seed, "train"),
+        sample(corpus.validation, settings.validation_pairs, seed, "validation"),
+        sample(corpus.test or corpus.validation, settings.test_pairs, seed, "test"),
+    )
+    if not corpus.validation:
+        raise DataError(f"{corpus.name} has no validation pairs; a reward model needs some to be measured on")
+    backbone, tokenizer, base = reward_backbone(settings.model, settings.targets, device, bf16)
+    longest = min(settings.max_tokens, backbone.max_tokens or settings.max_tokens)
+    bank = reward_bank(backbone, settings.rank, settings.alpha, seed)
+    model = RewardModel(f"{corpus.kind} on {corpus.name}", backbone, tokenizer, bank, longest)
+    optimiser = StackedOptimiser(bank, AdamW(learning_rate=settings.learning_rate))
+    train, validation, test = (tokenise_pairs(pairs, tokenizer, longest) for pairs in chosen)
+    return Training(settings, model, base, optimiser, train, validation, test, seed)
+
+
+def sample(pairs: tuple[PreferencePair, ...], count: int | None, seed: int, part: str) -> tuple[PreferencePair, ...]:
+    """At most `count` of the pairs, drawn at random, in their order."""
+    if count is None or count >= len(pairs):
+        return pairs
+    chosen = stream(seed, f"sample {part} pairs").permutation(len(pairs))[:count]
+    return tuple(pairs[i] for i in sorted(chosen))
+
+
+def share_right(margin_P: Floats) -> Accuracy:
+    """How many pairs have a higher reward for the chosen answer; a tie counts half."""
+    return Accuracy(float((margin_P > 0).sum() + 0.5 * (margin_P == 0).sum()), len(margin_P))
