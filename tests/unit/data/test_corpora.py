@@ -4,6 +4,7 @@ import gzip
 import json
 import sys
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -126,6 +127,17 @@ def test_a_hub_id_gives_the_splits_of_the_data_set(monkeypatch):
     corpus = load_corpus("owner/name:main")
     assert asked == [("owner/name", "main")]
     assert ([e.prompt for e in corpus.train], [e.prompt for e in corpus.validation]) == (["a", "b"], ["c"])
+
+
+def test_numbered_classes_of_a_hub_data_set_get_their_names(monkeypatch):
+    class Split(list):
+        features: ClassVar = {"label": SimpleNamespace(names=["world", "sports"])}
+
+    train = Split({"text": f"t{i}", "label": i % 2} for i in range(4))
+    hub(monkeypatch, {"train": train, "test": Split([{"text": "hidden", "label": -1}])})
+    corpus = load_corpus("owner/name")
+    assert {e.answer for e in (*corpus.train, *corpus.validation)} == {"world", "sports"}
+    assert [e.answer for e in corpus.test] == ["-1"]
 
 
 def test_hub_failures_name_the_data_set(monkeypatch):
