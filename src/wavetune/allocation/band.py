@@ -13,10 +13,11 @@ import numpy as np
 
 from wavetune.allocation.bounds import rounded_owners, uniform_prices
 from wavetune.allocation.branch import branch
+from wavetune.allocation.dual_bound import provable_delay, raise_bound
 from wavetune.allocation.feasibility import FORGIVEN, match_subchannels, usable_subchannels
 from wavetune.allocation.first_owners import first_owners
 from wavetune.allocation.local_search import Demand, search
-from wavetune.allocation.prices import Prices, provable_delay, raise_bound
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.standing import Clock, Effort, Standing, copied, forgiving
 from wavetune.allocation.water_filling import Race, log_and_inverse, lone_rates, owners_delay

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.prices import Prices, bundles, excess
+from wavetune.allocation.dual_bound import bundles, excess
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, Race, optimal_power
 

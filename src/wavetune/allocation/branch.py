@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from wavetune.allocation.bounds import most_divided
-from wavetune.allocation.prices import Prices, raise_bound
+from wavetune.allocation.dual_bound import raise_bound
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.standing import Clock, Standing, copied, forgiving
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, Race, owners_delay
 
