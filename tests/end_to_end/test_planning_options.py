@@ -10,6 +10,8 @@ from wavetune.runtimes.session import build
 
 DEADLINE = ("method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
 
+ENERGY = ("method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.006", "run.rounds=3")
+
 
 class StopsAfter:
     """An observer that interrupts a run once a round is done."""
@@ -47,8 +49,9 @@ def test_selected_clients_train_and_the_others_keep_still(tmp_path):
     assert read_json(tmp_path / "run" / "plan.json")["active"] == records[0]["active_K"]
 
 
-def test_resumed_run_with_selection_ends_as_an_uninterrupted_one(tmp_path):
-    recipe = small("sflllm", *DEADLINE)
+@pytest.mark.parametrize("options", [DEADLINE, ENERGY], ids=["selection", "energy"])
+def test_resumed_run_ends_as_an_uninterrupted_one(options, tmp_path):
+    recipe = small("sflllm", *options)
     train(recipe, tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "cut", StopsAfter(2))
