@@ -11,7 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from wavetune.federation.account import KINDS
 from wavetune.federation.method import Split
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
-from wavetune.recipe import to_dict
+from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.inprocess import Engine, TrainRound
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
@@ -108,7 +108,7 @@ class Servers:
         """Order the round and wait for the streams; returns whose came. Raises DeploymentError if none does."""
         until = time.monotonic() + self.deployment.patience_s
         while True:
-            asked, deployment = self._present(index, until), self.deployment
+            asked, deployment = self._present(index, until) & self._chosen(index), self.deployment
             self.wire.begin()
             self._order(index, asked)
             self.plane.wait_for(
@@ -118,10 +118,19 @@ class Servers:
             if present := asked - self.wire.lost.keys():
                 self.known |= present
                 return present
+            if time.monotonic() > until:
+                raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
+            time.sleep(0.0 if asked else _ANSWER_S)
             for client in sorted(asked):
                 report = self.coordinator.report(client, index, _ANSWER_S)
                 if report is not None:
                     raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
+
+    def _chosen(self, index: int) -> set[int]:
+        """Whom the plan lets take part in a round."""
+        active_K = self.session.planner.plan(index, self.session.plan)[1].active_K
+        everyone = range(self._cohort.placement.num_clients)
+        return {k for k in everyone if active_K is None or active_K[k]}
 
     def _present(self, index: int, until: float) -> set[int]:
         """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
@@ -156,7 +165,7 @@ class Servers:
         contracts = [contract_of(session, client) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
-        recipe = json.dumps(to_dict(session.recipe))
+        recipe = json.dumps(to_dict(_with_codecs_in_use(session)))
         bf16 = session.cohort.backbone.head is not None and session.cohort.backbone.head.weight.dtype == torch.bfloat16
         for client in sorted(present):
             known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
@@ -285,6 +294,12 @@ def check_deployable(session: Session) -> None:
         raise ConfigError("wavetune deploy trains next-token models; rows with classes train with `wavetune run`")
     if session.personal:
         raise ConfigError("wavetune deploy needs all adapters shared; set method.sharing to its default")
+    if method.link.kind != "reliable":
+        raise ConfigError(
+            f"method.link {method.link.kind} simulates what a deployed run has for real; set method.link.kind=reliable"
+        )
+    if method.alignment is not None:
+        raise ConfigError("wavetune deploy has no stage of alignment on each client; use `wavetune run`")
 
 
 def contract_of(session: Session, client: int) -> Contract:
@@ -305,11 +320,23 @@ def contract_of(session: Session, client: int) -> Contract:
         batch_size=session.batching.batch_size,
         max_row_tokens=session.recipe.world.data.max_tokens,
         vocabulary=config.vocab_size,
-        activation_codec=method.activation_codec,
-        gradient_codec=method.gradient_codec,
+        activation_codec=session.cohort.link.activation_codec,
+        gradient_codec=session.cohort.link.gradient_codec,
         adapter_codec=method.adapter_codec,
         adapter_shapes=tuple(shapes),
     )
+
+
+def _with_codecs_in_use(session: Session) -> Recipe:
+    """The recipe with the codecs that its planner may have chosen."""
+    recipe, link = session.recipe, session.cohort.link
+    method = replace(
+        recipe.method,
+        choose_codecs=False,
+        activation_codec=link.activation_codec,
+        gradient_codec=link.gradient_codec,
+    )
+    return replace(recipe, method=method)
 
 
 def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort:

@@ -1,0 +1,267 @@
+"""The data plane: exchanges beside a bare TLS stream, deployed steps beside steps in one process, bytes on the wire.
+
+    python benchmarks/data_plane.py [--repeats 30] [--model tiny --devices 3 --rounds 6] [--set PATH=VALUE ...]
+
+- exchange: a device sends bf16 activations and gets as many bytes of gradients back, all checks included; the other end
+  is another process. The bare stream sends and receives the same bytes over one TLS socket and does nothing else. Both
+  take turns, so that a machine whose speed drifts treats them alike.
+- steps: the median round of `wavetune deploy`, real processes, over its local steps; and of the same recipe in process.
+- bytes: what was predicted, what the frames' payloads held, the frames, and what crossed a proxy between the devices
+  and the servers (with TLS and HTTP/2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import socket
+import ssl
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+
+from wavetune import recipes
+from wavetune.data_plane.certificates import read_identity, write_certificates
+from wavetune.data_plane.client import Stream, connect
+from wavetune.data_plane.contract import PROTOCOL_VERSION, Contract
+from wavetune.data_plane.messages_pb2 import Hello, Layout
+from wavetune.data_plane.payloads import num_bytes, pack, spec_like, unpack
+from wavetune.data_plane.server import DataPlane, serve
+from wavetune.federation.codecs import Bf16, Fp32
+from wavetune.recipe import Recipe, with_settings
+from wavetune.runtimes.deployed import Deployment, opened
+from wavetune.runtimes.device import take_part
+from wavetune.runtimes.inprocess import Observer, run
+from wavetune.runtimes.launch import deploy
+from wavetune.runtimes.session import Session, build
+
+WIDTH, ROW_TOKENS = 576, 256
+LABELS = {"ids": torch.ones(1, dtype=torch.int32)}
+
+
+def receive_all(stream: Any, count: int) -> None:
+    """Read that many bytes."""
+    left = count
+    while left:
+        left -= len(stream.recv(min(left, 1 << 20)))
+
+
+def other_end(folder: Path, sizes: list[int], repeats: int) -> None:
+    """The servers' process: answers exchanges and echoes the bare stream, for one size after another."""
+    identity = read_identity(folder / "server")
+    plane = DataPlane("benchmark")
+    rows = {size: max(1, size // (2 * WIDTH)) for size in sizes}
+    server, port = serve("127.0.0.1:0", identity, [plane.handler()], 4, 1 << 30)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "server" / "certificate.pem", folder / "server" / "key.pem")
+    listener = socket.create_server(("127.0.0.1", 0))
+    say(port=port, bare=listener.getsockname()[1])
+    accepted, _ = listener.accept()
+    accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bare = context.wrap_socket(accepted, server_side=True)
+    for index, size in enumerate(sizes):
+        contract = Contract(0, False, repeats, WIDTH, 1, 1 << 16, ROW_TOKENS, 2, Bf16(), Bf16(), Fp32(), ())
+        say(token=plane.open_round(index, [contract])[0].hex())
+        line, answer = plane.line(0), b"x" * num_bytes(Bf16().encode(torch.zeros(rows[size], WIDTH)))
+        for _ in range(repeats):
+            arrived = line.take(600.0)
+            assert arrived is not None, line.failure
+            line.answer([("gradients_down", arrived.one("activations_up"))])
+            receive_all(bare, len(answer))
+            bare.sendall(answer)
+    server.stop(0).wait()
+
+
+def say(**values: Any) -> None:
+    print(json.dumps(values), flush=True)
+
+
+def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
+    """Milliseconds of an exchange, of the bare stream, and of encoding, packing and checking alone."""
+    folder = Path(tempfile.mkdtemp())
+    write_certificates(folder, 1)
+    arguments = ["--other-end", str(folder), "--repeats", str(repeats), "--megabytes", *(str(s / 1e6) for s in sizes)]
+    other = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    ports = json.loads(other.stdout.readline())
+    context = ssl.create_default_context(cafile=str(folder / "server" / "authority.pem"))
+    plain = socket.create_connection(("127.0.0.1", ports["bare"]))
+    plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    bare = context.wrap_socket(plain, server_hostname="localhost")
+    channel = connect(f"localhost:{ports['port']}", read_identity(folder / "device-00"))
+    found = []
+    for index, size in enumerate(sizes):
+        token = bytes.fromhex(json.loads(other.stdout.readline())["token"])
+        hello = Hello(version=PROTOCOL_VERSION, run="benchmark", round=index, token=token, width=WIDTH, cut=1)
+        stream = Stream(channel, hello)
+        rows = max(1, size // (2 * WIDTH))
+        x = torch.randn(rows, WIDTH)
+        full, rest = divmod(rows, ROW_TOKENS)
+        layout = Layout(lengths=[ROW_TOKENS] * full + [rest] * bool(rest), label_positions=[0])
+        content = pack(Bf16().encode(x))[-2 * rows * WIDTH :]
+
+        def exchange(x: torch.Tensor = x, stream: Stream = stream, layout: Layout = layout) -> None:
+            payload = Bf16().encode(x)
+            (part,) = stream.ask([("activations_up", payload), ("labels_up", LABELS)], layout)
+            Bf16().decode(unpack(part.tensors, spec_like(payload), "gradients_down"))
+
+        def echo(content: bytes = content) -> None:
+            bare.sendall(content)
+            receive_all(bare, len(content))
+
+        def copies(x: torch.Tensor = x) -> None:
+            for _ in range(2):
+                payload = Bf16().encode(x)
+                decoded = Bf16().decode(unpack(pack(payload), spec_like(payload), "a copy"))
+                torch.isfinite(decoded).all()
+
+        times = take_turns([exchange, echo, copies], repeats)
+        names = ("exchange", "bare", "codec")
+        found.append({"bytes": len(content)} | {n: t for name, own in zip(names, times, strict=True) for n, t in
+                     ((f"{name}_ms", statistics.median(own)), (f"{name}_least_ms", min(own)))})  # fmt: skip
+        stream.close()
+    other.wait()
+    shutil.rmtree(folder)
+    return found
+
+
+def take_turns(contenders: list[Callable[[], None]], repeats: int) -> list[list[float]]:
+    """Milliseconds of each, every time."""
+    times: list[list[float]] = [[] for _ in contenders]
+    for _ in range(repeats):
+        for own, contender in zip(times, contenders, strict=True):
+            started = time.perf_counter()
+            contender()
+            own.append(1e3 * (time.perf_counter() - started))
+    return times
+
+
+class Quiet:
+    """An observer that says nothing."""
+
+    def __getattr__(self, _name: str) -> Callable[..., None]:
+        return lambda *_: None
+
+
+def time_steps(recipe: Recipe, devices: int) -> tuple[float, float]:
+    """Median milliseconds of a local step of the recipe, deployed and in process; the first round warms up."""
+    folder = Path(tempfile.mkdtemp())
+    code = deploy(recipe, folder / "deployed", devices, [], lambda _text: None)
+    assert code == 0, code
+    run(recipe, folder / "in-process", cast(Observer, Quiet()))
+    found = []
+    for name in ("deployed", "in-process"):
+        records = [json.loads(line) for line in (folder / name / "rounds.jsonl").read_text().splitlines()]
+        walls = [record.get("measured", record)["wall_s"] for record in records[1:]]
+        found.append(1e3 * statistics.median(walls) / recipe.run.local_steps)
+    shutil.rmtree(folder)
+    return found[0], found[1]
+
+
+class Proxy:
+    """Forwards connections to a port and counts the bytes of both ways."""
+
+    def __init__(self, target: int) -> None:
+        self.target, self.bytes = target, 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            ours, _ = self.listener.accept()
+            theirs = socket.create_connection(("127.0.0.1", self.target))
+            for source, sink in ((ours, theirs), (theirs, ours)):
+                threading.Thread(target=self._forward, args=(source, sink), daemon=True).start()
+
+    def _forward(self, source: socket.socket, sink: socket.socket) -> None:
+        try:
+            while content := source.recv(1 << 16):
+                self.bytes += len(content)
+                sink.sendall(content)
+        except OSError:
+            pass
+        sink.close()
+
+
+def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
+    """Bytes of the second round at every level; its devices are threads behind a proxy."""
+    folder = Path(tempfile.mkdtemp())
+    write_certificates(folder, devices)
+    session = build(recipe)
+    assert isinstance(session, Session), session.reason
+    deployment = Deployment("127.0.0.1:0", read_identity(folder / "server"))
+    with opened(session, deployment, "benchmark", lambda _text: None) as servers:
+        proxy = Proxy(int(servers.address.rpartition(":")[2]))
+        servers.address = f"127.0.0.1:{proxy.port}"
+        for client in range(devices):
+            identity = read_identity(folder / f"device-{client:02d}")
+            arguments = (servers.address, identity, None, 60.0, lambda _text: None)
+            threading.Thread(target=take_part, args=arguments, daemon=True).start()
+        servers.train_round(session, 0, lambda *_: None)
+        before = proxy.bytes
+        record = servers.train_round(session, 1, lambda *_: None).record
+        wire = proxy.bytes - before
+    shutil.rmtree(folder)
+    measured = record["measured"]
+    return {
+        "predicted": sum(record["planned"]["bits"].values()) // 8,
+        "payload": sum(measured["payload_bytes"].values()),
+        "frames": sum(measured["frame_bytes_up_K"]) + sum(measured["frame_bytes_down_K"]),
+        "wire": wire,
+    }
+
+
+def of(row: dict[str, float], name: str) -> str:
+    """Median and least milliseconds of a contender."""
+    return f"{row[f'{name}_ms']:.1f} ({row[f'{name}_least_ms']:.1f}) ms"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=float, nargs="+", default=[0.01, 0.1, 1.0, 4.0])
+    parser.add_argument("--repeats", type=int, default=30)
+    parser.add_argument("--model", default="tiny")
+    parser.add_argument("--devices", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--only", choices=["exchange", "steps", "bytes"])
+    parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE")
+    parser.add_argument("--other-end", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    sizes = [int(1e6 * m) for m in options.megabytes]
+    torch.set_num_threads(1)
+    if options.other_end is not None:
+        other_end(options.other_end, sizes, options.repeats)
+        return
+    if options.only in (None, "exchange"):
+        for row in time_exchanges(sizes, options.repeats):
+            print(f"{row['bytes'] / 1e6:5.2f} MB each way, median (least): exchange {of(row, 'exchange')}, bare TLS "
+                  f"stream {of(row, 'bare')}, encoding and checking {of(row, 'codec')}")  # fmt: skip
+    recipe = with_settings(
+        recipes.get("sflllm"),
+        [f"world.model={json.dumps(options.model)}", f"world.scenario.population.num_clients={options.devices}",
+         f"run.rounds={options.rounds}", "run.samples=0", *options.settings],
+    )  # fmt: skip
+    if options.only in (None, "steps"):
+        deployed, in_process = time_steps(recipe, options.devices)
+        print(
+            f"local step of {options.devices} devices: deployed {deployed:.1f} ms, in one process {in_process:.1f} ms"
+        )
+    if options.only in (None, "bytes"):
+        counted = count_bytes(recipe, options.devices)
+        print(f"bytes of a round: predicted {counted['predicted']:,}, payload {counted['payload']:,}, frames "
+              f"{counted['frames']:,} (+{counted['frames'] / counted['payload'] - 1:.2%}), on the wire "
+              f"{counted['wire']:,} (+{counted['wire'] / counted['payload'] - 1:.2%})")  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
