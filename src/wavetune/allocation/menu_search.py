@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 _MOST_MENUS = 12
-_INTERVALS = 40
+_BOXES = 160
 _FEW = 32
 
 
@@ -160,9 +160,6 @@ class MenuSearch:
 
     def _solve(self, effort: Effort) -> None:
         """Solve both bands for the best decision, and bound every menu with the prices that this leaves."""
-        from wavetune.allocation.band import tighten
-        from wavetune.allocation.rate_costs import rate_costs
-
         cell, best = self.cell, self.best
         per_step = best.options.rounds * self.problem.local_steps
         race = cell.main_race(best.options, best.main_owner_M, best.share_K)
@@ -171,15 +168,13 @@ class MenuSearch:
         fed = self._stand(cell.fed, fed_race, best.fed_owner_M, best.options.rounds, effort)
         self._offer(cell.decide(best.options, main.owner_M, fed.owner_M, best.share_K))
         self._offer(cell.balanced(self.best))
-        if main.prices is None and np.any(race.need_K > 0):
-            main = tighten(race, main, main.delay_s, 1e-6 * main.delay_s, self.effort.iterations)
-        air_s_K = np.maximum(main.delay_s - race.ready_K, 1e-3 * best.step_s)
-        need_K = np.max(self.menus[0].up_bits_KC, axis=1) / self.problem.main.subchannel_hz
-        rate_K = np.maximum(np.where(race.need_K > 0, race.need_K, need_K), 1e-300) / air_s_K
-        num_rates = max(64, min(512, 2_000_000 // cell.main.snr_per_w_KM.size))
-        most_K, ratio = cell.main.lone_rate_K, 32.0 ** (1 / num_rates)
-        costs = rate_costs(race, main.prices, most_K, rate_K / 4.0, ratio, num_rates)
-        proof = _Proof(best.options, main, fed, costs)
+        proof = _Proof(
+            best.options,
+            main,
+            fed,
+            self._costs(cell.main, race, main, [m.up_bits_KC for m in self.menus]),
+            self._costs(cell.fed, fed_race, fed, [m.fed_bits_KC for m in self.menus]),
+        )
         for i in range(len(self.menus)):
             self._bound(i, proof, fine=False)
         for _ in range(_MOST_MENUS):
@@ -200,36 +195,63 @@ class MenuSearch:
         gap_s = 0.5 * _TOLERANCE * self.best.delay_s / weight
         return solve(race, start(track, race, owner_M), gap_s, effort, self.clock)
 
+    def _costs(self, track: Track, race: Race, standing: Standing, bits_KC: Sequence[Array]) -> RateCosts:
+        """Costs of rates at the prices of a solved race, around the rates that its clients and other choices need."""
+        from wavetune.allocation.band import tighten
+        from wavetune.allocation.rate_costs import rate_costs
+
+        if standing.prices is None and np.any(race.need_K > 0):
+            goal_s = standing.delay_s
+            standing = tighten(race, standing, goal_s, 1e-6 * goal_s, self.effort.iterations)
+        air_s_K = np.maximum(standing.delay_s - race.ready_K, 1e-3 * standing.delay_s + 1e-300)
+        need_K2 = np.stack([race.need_K, race.need_K], axis=1)
+        for bits in bits_KC:
+            need_KC = bits / track.band.subchannel_hz
+            need_K2[:, 0] = np.minimum(need_K2[:, 0], np.min(np.where(need_KC > 0, need_KC, np.inf), axis=1))
+            need_K2[:, 1] = np.maximum(need_K2[:, 1], np.max(need_KC, axis=1))
+        low_K = np.where(need_K2[:, 0] > 0, need_K2[:, 0], np.maximum(need_K2[:, 1], 1e-300)) / air_s_K / 4.0
+        span = 32.0 * float(np.max(need_K2[:, 1] / np.maximum(need_K2[:, 0], 1e-3 * need_K2[:, 1] + 1e-300)))
+        num_rates = max(64, min(512, 2_000_000 // race.log_KM.size))
+        return rate_costs(
+            race, standing.prices, track.lone_rate_K, low_K, max(span, 32.0) ** (1 / num_rates), num_rates
+        )
+
     def _bound(self, i: int, proof: _Proof, fine: bool) -> None:
         """Raise the bound of a menu by what is known of the best decision's races."""
         from wavetune.allocation.relaxation import bound_shared, bound_together
 
-        menu, (solved, main, fed, costs) = self.menus[i], proof
-        problem, rounds, steps = self.problem, menu.rounds, self.problem.local_steps
-        fed_s = self._least_fed_s(menu, solved, fed)
-        choices = self._choices(menu)
-        alone_s_KC = choices.need_KC / np.maximum(self.cell.main.lone_rate_K, 1e-300)[:, None]
-        other_KC = choices.ready_s_KC + alone_s_KC + choices.back_s_KC
-        if problem.share_server:
-            low_s = float(np.max(np.min(other_KC + choices.work_s_KC, axis=1)))
+        menu, problem, choices = self.menus[i], self.problem, self._choices(self.menus[i])
+        rounds, steps = menu.rounds, problem.local_steps
+        fed_s, fed_down_s = self._least_fed_s(menu, proof)
+        step_s = self._least_step_s(menu, choices, proof)
+        round_s = steps * step_s + fed_s
+        beat_s = self.best.delay_s / rounds - fed_down_s
+        if round_s < beat_s and problem.share_server:
+            num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
+            most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
+            bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
+            round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
+        elif round_s < beat_s and menu.num_cuts > 1:
+            boxes = _BOXES if fine else _BOXES // 8
+            bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
+            round_s, picks = max(round_s, bound.least_s), bound.picks
         else:
-            least_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC + alone_s_KC, np.inf)
-            back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
-            up_s = float(np.max(np.min(least_s_KC, axis=1)))
-            if menu.num_cuts == 1 and np.array_equal(menu.up_bits_KC, solved.up_bits_KC):
-                up_s = max(up_s, main.bound_s) if np.array_equal(menu.ready_s_KC, solved.ready_s_KC) else up_s
-            low_s = up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
-        beat_s = (self.best.delay_s / rounds - fed_s) / steps
-        step_s = min(low_s, beat_s)
-        if low_s < beat_s and (menu.num_cuts > 1 or problem.share_server):
-            if problem.share_server:
-                num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
-                bound = bound_shared(choices, costs, num_rates, low_s, beat_s, 1e-5 if fine else 1e-3)
-            else:
-                bound = bound_together(choices, costs, beat_s, _INTERVALS if fine else _INTERVALS // 4, _TOLERANCE)
-            step_s = max(step_s, bound.step_s)
-            self.picks[i] = bound.picks or self.picks.get(i, ())
-        self.lower_s[i] = max(self.lower_s[i], rounds * (steps * step_s + fed_s) * (1 - _ROUNDING))
+            picks = ()
+        self.picks[i] = picks or self.picks.get(i, ())
+        self.lower_s[i] = max(self.lower_s[i], rounds * (min(round_s, beat_s) + fed_down_s) * (1 - _ROUNDING))
+
+    def _least_step_s(self, menu: Options, choices: Choices, proof: _Proof) -> float:
+        """Least seconds of a step if every client had the main band, and where they share it the server, to itself."""
+        alone_s_KC = choices.need_KC / np.maximum(self.cell.main.lone_rate_K, 1e-300)[:, None]
+        if self.problem.share_server:
+            step_s_KC = choices.ready_s_KC + alone_s_KC + choices.work_s_KC + choices.back_s_KC
+            return float(np.max(np.min(step_s_KC, axis=1)))
+        up_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC + alone_s_KC, np.inf)
+        up_s, solved = float(np.max(np.min(up_s_KC, axis=1))), proof.options
+        if np.array_equal(menu.up_bits_KC, solved.up_bits_KC) and np.array_equal(menu.ready_s_KC, solved.ready_s_KC):
+            up_s = max(up_s, proof.main.bound_s)
+        back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
+        return up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
 
     def _choices(self, menu: Options) -> Choices:
         """What the relaxation sees of a menu; of the way back, what a client alone in the band would need."""
@@ -245,33 +267,37 @@ class MenuSearch:
             least_back_s = least_downlink_s(problem.main, least_bits_K, least_s_K)
             back_s_KC = back_s_KC + alone_s_KC
         back_s_KC = np.where(menu.allowed_KC, back_s_KC, np.inf)
-        need_KC = menu.up_bits_KC / problem.main.subchannel_hz
-        return Choices(menu.ready_s_KC, back_s_KC, menu.work_s_KC, need_KC, least_back_s, *down)
+        need_KC, fed_need_KC = (
+            menu.up_bits_KC / problem.main.subchannel_hz,
+            menu.fed_bits_KC / problem.fed.subchannel_hz,
+        )
+        return Choices(menu.ready_s_KC, back_s_KC, menu.work_s_KC, need_KC, fed_need_KC, least_back_s, *down)
 
-    def _least_fed_s(self, menu: Options, solved: Options, fed: Standing) -> float:
-        """Least seconds of the adapter exchange of any choice from a menu, given the standing of a solved one."""
+    def _least_fed_s(self, menu: Options, proof: _Proof) -> tuple[float, float]:
+        """Least seconds of the adapters' upload and download for any choice from a menu."""
         from wavetune.allocation.band import bound_by_prices
 
-        problem, bits_K = self.problem, _least(menu, menu.fed_bits_KC)
+        problem, bits_K, fed = self.problem, _least(menu, menu.fed_bits_KC), proof.fed
         down_s = least_downlink_s(problem.fed, bits_K, np.zeros(len(bits_K))) if problem.price_downlink else 0.0
         if not np.any(bits_K > 0):
-            return down_s
-        solved_K = solved.fed_bits_KC[:, 0]
+            return 0.0, down_s
+        solved_K = proof.options.fed_bits_KC[:, 0]
         scale = float(np.min(bits_K[solved_K > 0] / solved_K[solved_K > 0], initial=np.inf))
         race = self.cell.fed.race(np.zeros(len(bits_K)), bits_K)
-        low_s = max(self.cell.fed.lone_bound_s(race), scale * fed.bound_s if np.isfinite(scale) else 0.0)
+        up_s = max(self.cell.fed.lone_bound_s(race), scale * fed.bound_s if np.isfinite(scale) else 0.0)
         if menu.num_cuts > 1 and fed.prices is not None:
-            low_s = bound_by_prices(race, fed.prices, low_s, max(low_s, self.best.fed_s))
-        return low_s + down_s
+            up_s = bound_by_prices(race, fed.prices, up_s, max(up_s, self.best.fed_s))
+        return up_s, down_s
 
 
 class _Proof(NamedTuple):
-    """What is known of a decision's races: its options, standings, and costs of rates at the main band's prices."""
+    """What is known of a decision's races: its options, standings, and costs of rates at the prices of both bands."""
 
     options: Options
     main: Standing
     fed: Standing
-    costs: RateCosts
+    main_costs: RateCosts
+    fed_costs: RateCosts
 
 
 def predicted_change_s(cell: Cell, menu: Options, decision: Decision) -> Array:

@@ -73,7 +73,7 @@ def rate_costs(
     """
     if prices is None:
         nothing_KG2 = np.zeros((len(low_K), 1, 2))
-        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2, np.zeros(race.log_KM.shape[1]))
+        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2, np.zeros_like(race.log_KM[0]))
     value_KG2, slope_KG2 = _tangents(forgiving(race), copied(prices), low_K, ratio, num_rates)
     weight_M = np.asarray(prices.weight_M1, dtype=np.float64)[:-1]
     return RateCosts(most_K, low_K, ratio, value_KG2, slope_KG2, weight_M)

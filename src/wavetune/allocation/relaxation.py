@@ -1,11 +1,11 @@
 """Lower bounds where every client may choose its own cut, and the choices that they suggest.
 
-Claim: in a plan whose last activations arrive at U, client k with cut c needs a rate need / (U - ready) that takes at
-least V_kc(U) of the main band (`rate_costs`), and together at most 1. With B when the last backward pass is done after
-the server, any multiplier mu >= 0 gives for the rest of the step
-    min over B of  B + sum_k min over cuts with back_kc <= B of [work_kc + mu V_kc(U)]  -  mu.
-V decreases in U, so that V at the end of an interval and U at its start bound the whole interval; the intervals are
-split where the bound is least. Where clients share the server, a step of T seconds needs shares of band and server,
+Claim: in a plan whose last activations arrive at U and whose last adapters at F, client k with cut c needs rates that take
+at least V_kc(U) of the main band and W_kc(F) of the fed band (`rate_costs`), each together at most 1. With B when the
+last backward pass is done after the server, any multipliers mu, nu >= 0 give for the rest of the step
+    min over B of  B + sum_k min over cuts with back_kc <= B of [work_kc + mu V_kc(U) + nu W_kc(F)]  -  mu  -  nu.
+V and W decrease, so that their values at the ends of intervals and U and F at their starts bound whole intervals; these
+are split where the bound is least. Where clients share the server, a step of T seconds needs shares of band and server,
     sum_k min over cuts and airtimes of [lambda V + (1 - lambda) work / (T - ready - airtime - back)] <= 1
 for every lambda between 0 and 1: the least T not refuted is the bound.
 Shape suffixes: K clients, C cuts, J rates.
@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 
 from wavetune.allocation.delay import transfer_s
+from wavetune.allocation.priced_choices import PricedChoices, best_bound
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts
 from wavetune.units import Array
@@ -42,9 +42,13 @@ class Choices:
     back_s_KC: Array
     work_s_KC: Array
     need_KC: Array
+    fed_need_KC: Array
     least_back_s: float = 0.0
     down_bits_KC: Array | None = None
     down_bit_per_s_KM: Array | None = None
+
+
+_Interval = tuple[float, float]
 
 
 class Pick(NamedTuple):
@@ -56,110 +60,68 @@ class Pick(NamedTuple):
 
 @dataclass(frozen=True)
 class Bound:
-    """No step is shorter than `step_s`; `picks` came close in the relaxation."""
+    """Nothing is shorter than `least_s`; `picks` came close in the relaxation."""
 
-    step_s: float
+    least_s: float
     picks: tuple[Pick, ...]
 
 
-def bound_together(choices: Choices, costs: RateCosts, beat_s: float, intervals: int, gap: float) -> Bound:
-    """Least step where the server works on all batches together; at most `beat_s`, what is of interest.
+def bound_together(
+    choices: Choices, main: RateCosts, fed: RateCosts, steps: int, least_fed_s: float, beat_s: float, boxes: int
+) -> Bound:
+    """Least round where the server works on all batches together; at most `beat_s`, what is of interest.
 
     Args:
         choices: what clients may choose.
-        costs: of rates in the main band.
-        beat_s: a known step; longer ones are of no interest.
-        intervals: at most so many of U are looked at.
-        gap: it stops where the bound is within this share of `beat_s`.
+        main, fed: costs of rates in both bands.
+        steps: local steps of a round.
+        least_fed_s: no upload of the adapters takes less.
+        beat_s: a known round; longer ones are of no interest.
+        boxes: at most so many pairs of intervals, of the last activations and of the upload, are split.
     """
-    least_K = np.min(np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC, np.inf), axis=1)
-    rest_s = float(np.sum(np.min(choices.work_s_KC, axis=1))) + choices.least_back_s
-    low_s, high_s = float(np.max(least_K)), beat_s - rest_s
-    if not high_s > low_s:
-        return Bound(min(beat_s, low_s + rest_s) * _SAFE, ())
-    order = np.argsort(choices.back_s_KC, axis=1, kind="stable")
-    names = ("ready_s_KC", "back_s_KC", "work_s_KC", "need_KC")
-    arrays = {name: np.take_along_axis(getattr(choices, name), order, axis=1) for name in names}
-    by_back = replace(choices, **arrays)
+    allowed_KC = np.isfinite(choices.back_s_KC)
+    low_s = float(np.max(np.min(np.where(allowed_KC, choices.ready_s_KC, np.inf), axis=1)))
+    least_rest_s = float(np.sum(np.min(choices.work_s_KC, axis=1))) + choices.least_back_s
+    high_s = (beat_s - least_fed_s) / steps - least_rest_s
+    most_fed_s = beat_s - steps * (low_s + least_rest_s)
+    if not (high_s > low_s and most_fed_s > least_fed_s):
+        return Bound(beat_s, ())
+    order = np.argsort(choices.back_s_KC, axis=None, kind="stable").astype(np.int64)
     found: list[tuple[float, IntArray]] = []
 
-    def look(start_s: float, end_s: float) -> tuple[float, float, float]:
-        rest_s, picks = _rest_s(by_back, costs, end_s)
-        found.extend((end_s + rest_s, np.take_along_axis(order, pick[:, None], axis=1)[:, 0]) for pick in picks)
-        return start_s + rest_s, start_s, end_s
+    def look(up_s: tuple[float, float], fed_s: tuple[float, float]) -> tuple[float, int, _Interval, _Interval]:
+        main_KC = np.where(allowed_KC, main.at(_rate(choices.need_KC, up_s[1] - choices.ready_s_KC)), np.inf)
+        fed_KC = np.where(allowed_KC, fed.at(_rate(choices.fed_need_KC, fed_s[1])), np.inf)
+        priced = PricedChoices(choices.work_s_KC, choices.back_s_KC, main_KC, fed_KC, order, choices.least_back_s)
+        rest_s, pick_K = best_bound(priced, up_s[1])
+        if np.isfinite(rest_s):
+            found.append((steps * (up_s[1] + rest_s) + fed_s[1], pick_K))
+        return steps * (up_s[0] + rest_s) + fed_s[0], len(found), up_s, fed_s
 
     edges_s = low_s + (high_s - low_s) * np.linspace(0.0, 1.0, 9) ** 2
-    boxes = [look(float(a), float(b)) for a, b in itertools.pairwise(edges_s)]
-    heapq.heapify(boxes)
-    for _ in range(intervals):
-        bound_s, start_s, end_s = boxes[0]
-        if bound_s >= beat_s * (1 - gap):
+    queue = [look((float(a), float(b)), (least_fed_s, most_fed_s)) for a, b in itertools.pairwise(edges_s)]
+    heapq.heapify(queue)
+    for _ in range(boxes):
+        bound_s, _, up_s, fed_s = queue[0]
+        if bound_s >= beat_s * (1 - 1e-4):
             break
-        heapq.heappop(boxes)
-        middle_s = 0.5 * (start_s + end_s)
-        for half in ((start_s, middle_s), (middle_s, end_s)):
-            heapq.heappush(boxes, look(*half))
-    return Bound(min(boxes[0][0], beat_s) * _SAFE, _nearest(found))
-
-
-def _rest_s(choices: Choices, costs: RateCosts, up_s: float) -> tuple[float, list[IntArray]]:
-    """Bound on what follows the last activations, if these arrive by `up_s`; and the cuts at the best multipliers.
-
-    The cuts of every client stand in ascending order of `back_s_KC`.
-    """
-    left_s_KC = up_s - choices.ready_s_KC
-    rate_KC = np.where(choices.need_KC > 0, choices.need_KC / np.maximum(left_s_KC, 1e-300), 0.0)
-    cost_KC = costs.at(np.where(left_s_KC > 0, rate_KC, np.where(choices.need_KC > 0, np.inf, 0.0)))
-    cost_KC = np.where((left_s_KC < 0) | np.isinf(choices.back_s_KC), np.inf, cost_KC)
-    possible_KC = np.isfinite(cost_KC)
-    if not np.all(np.any(possible_KC, axis=1)):
-        return np.inf, []
-    K, C = cost_KC.shape
-    first_K = np.argmax(possible_KC, axis=1)
-    least_back_s = max(choices.least_back_s, float(np.max(choices.back_s_KC[np.arange(K), first_K])))
-    sorted_KC = np.argsort(choices.back_s_KC, axis=None, kind="stable")
-    back_s = choices.back_s_KC.ravel()[sorted_KC]
-    usable = possible_KC.ravel()[sorted_KC]
-    usable_back_s = np.where(np.isfinite(back_s), np.maximum(back_s, least_back_s), np.inf)
-    after = np.arange(int(C)) > first_K[:, None]
-    finite_cost_KC = np.where(possible_KC, cost_KC, 0.0)
-
-    def at(mu: float) -> tuple[float, float, IntArray]:
-        price_KC = np.where(possible_KC, choices.work_s_KC + mu * finite_cost_KC, np.inf)
-        best_KC = np.minimum.accumulate(price_KC, axis=1)
-        start_s = float(np.sum(best_KC[np.arange(K), first_K]))
-        before_KC = np.concatenate((best_KC[:, :1], best_KC[:, :-1]), axis=1)
-        change_KC = np.subtract(best_KC, before_KC, out=np.zeros((K, C)), where=after)
-        total = start_s + np.cumsum(change_KC.ravel()[sorted_KC])
-        # Ties in `back` belong together: the total behind the last of them counts, and it is the least.
-        value = np.where(usable, usable_back_s + total, np.inf)
-        place = int(np.argmin(value))
-        limit_s = usable_back_s[place]
-        pick = np.argmin(np.where(choices.back_s_KC <= limit_s, price_KC, np.inf), axis=1)
-        used = float(np.sum(finite_cost_KC[np.arange(K), pick]))
-        return float(value[place]) - mu, used - 1.0, pick
-
-    return _best_multiplier(at, up_s)
-
-
-def _best_multiplier(
-    at: Callable[[float], tuple[float, float, IntArray]], scale_s: float
-) -> tuple[float, list[IntArray]]:
-    """Largest value of a concave function of mu >= 0 that `at` gives with its slope, and the picks beside the peak."""
-    best_s, over, pick = at(0.0)
-    if over <= 0:
-        return best_s, [pick]
-    picks, low, high = [pick], np.log(1e-6 * scale_s), np.log(1e3 * scale_s)
-    for _ in range(24):
-        middle = 0.5 * (low + high)
-        value_s, over, pick = at(float(np.exp(middle)))
-        best_s = max(best_s, value_s)
-        if over > 0:
-            low = middle
+        heapq.heappop(queue)
+        if steps * (up_s[1] - up_s[0]) > fed_s[1] - fed_s[0]:
+            middle_s = 0.5 * (up_s[0] + up_s[1])
+            halves = [((up_s[0], middle_s), fed_s), ((middle_s, up_s[1]), fed_s)]
         else:
-            high = middle
-            picks = [pick]
-    return best_s, picks
+            middle_s = float(np.sqrt(fed_s[0] * fed_s[1])) if fed_s[0] > 0.1 * fed_s[1] else 0.5 * (fed_s[0] + fed_s[1])
+            halves = [(up_s, (fed_s[0], middle_s)), (up_s, (middle_s, fed_s[1]))]
+        for half in halves:
+            heapq.heappush(queue, look(*half))
+    return Bound(min(queue[0][0], beat_s) * _SAFE, _nearest(found))
+
+
+def _rate(need_KC: Array, left_s_KC: Array | float) -> Array:
+    """Rate that a need takes in the seconds left; infinite where none are left, also for nothing to send."""
+    left_s_KC = np.broadcast_to(left_s_KC, need_KC.shape)
+    rate_KC = np.where(left_s_KC < 0, np.inf, np.where(need_KC > 0, np.inf, 0.0))
+    return np.divide(need_KC, left_s_KC, out=rate_KC, where=(need_KC > 0) & (left_s_KC > 0))
 
 
 def bound_shared(
