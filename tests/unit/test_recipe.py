@@ -142,8 +142,9 @@ def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, 
     *parents, last = path.split(".")
     target = values
     for name in parents:
+        target[name] = target.get(name) or {}  # a part that is off
         target = target[name]
-    whole = target[last] or {}  # a part that is off
+    whole = target.get(last) or {}
     for field in dataclasses.fields(part):
         slip = field.name[:-1] + "x"
         target[last] = {**whole, slip: 1}

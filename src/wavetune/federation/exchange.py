@@ -18,17 +18,22 @@ from torch import Tensor
 
 from wavetune.federation.codecs import TopK, UpdateCodec, down_codec
 from wavetune.federation.door import Door
-from wavetune.federation.mixing import AverageFactors, Mixing, squared_error_and_norm
+from wavetune.federation.mixing import ROBUST, AverageFactors, Mixing, MultiKrum, squared_error_and_norm
+from wavetune.federation.screening import Screening
 from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 
 
 @dataclass(frozen=True)
 class Mixed:
-    """The global adapters, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error."""
+    """The global adapters, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error.
+
+    `rejected` says of whom an update was not taken, and why.
+    """
 
     factors: dict[str, LoraPair]
     error: float
+    rejected: dict[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass
@@ -50,9 +55,11 @@ class AdapterServer:
     codec: UpdateCodec
     sharing: Sharing = field(default_factory=Sharing)
     lost: Literal["skip", "reuse"] = "skip"
+    screening: Screening | None = None
     current: dict[str, LoraPair] = field(init=False)
     last: dict[str, dict[int, LoraPair]] = field(default_factory=dict[str, dict[int, LoraPair]])
     residual: dict[str, LoraPair] = field(default_factory=dict[str, LoraPair])
+    rejections: dict[int, int] = field(default_factory=dict[int, int])
 
     def __post_init__(self) -> None:
         names = self.sharing.names(self.bank.sites, self.num_layers, "shared")
@@ -92,11 +99,14 @@ class AdapterServer:
         active_K = everyone if active_K is None else active_K
         sent_K = active_K if sent_K is None else sent_K
         delivered_K = sent_K if delivered_K is None else delivered_K
+        received = {site.name: self._received(site, door, active_K, sent_K, delivered_K) for site in self.sites}
+        rejected = self._reject(received)
+        self._choose(received)
         error = norm = 0.0
         for site in self.sites:
-            pair, weight_S = self._contributions(site, weight_K, door, active_K, sent_K, delivered_K)
+            pair, weight_S = self._contributions(site, received[site.name], weight_K, active_K)
             if len(weight_S):
-                rule = self.mixing if site.kind == "lora" else AverageFactors()
+                rule = self.mixing if site.kind == "lora" or isinstance(self.mixing, ROBUST) else AverageFactors()
                 if len(weight_S) == 1:
                     mixed = LoraPair(pair.A[0].clone(), pair.B[0].clone())
                 else:
@@ -106,22 +116,22 @@ class AdapterServer:
                         error, norm = error + site_error, norm + site_norm
                 self.current[site.name] = mixed
             self._load(site, door)
-        return Mixed(dict(self.current), float(np.sqrt(error / norm)) if norm else 0.0)
+        return Mixed(dict(self.current), float(np.sqrt(error / norm)) if norm else 0.0, rejected)
 
     def state(self) -> dict[str, Tensor]:
         """What the server must remember between rounds, as named tensors."""
-        found = {
-            f"current.{name}.{f}": t for name, pair in self.current.items() for f, t in zip("AB", pair, strict=True)
-        }
-        for name, slots in self.last.items():
-            for slot, pair in slots.items():
-                found |= {f"last.{slot}.{name}.{f}": t for f, t in zip("AB", pair, strict=True)}
-        found |= {f"residual.{n}.{f}": t for n, pair in self.residual.items() for f, t in zip("AB", pair, strict=True)}
-        return found
+        named = {f"current.{name}": pair for name, pair in self.current.items()}
+        named |= {f"residual.{name}": pair for name, pair in self.residual.items()}
+        named |= {f"last.{slot}.{name}": pair for name, slots in self.last.items() for slot, pair in slots.items()}
+        found = {f"{name}.{factor}": t for name, pair in named.items() for factor, t in zip("AB", pair, strict=True)}
+        return found | {f"rejections.{client}": torch.tensor(count) for client, count in self.rejections.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         device = next(iter(self.current.values())).A.device if self.current else "cpu"
+        self.rejections = {
+            int(name.partition(".")[2]): int(t) for name, t in state.items() if name.startswith("rejections.")
+        }
         for name in (full.removesuffix(".A") for full in state if full.endswith(".A")):
             pair = LoraPair(*(state[f"{name}.{factor}"].to(device, copy=True) for factor in "AB"))
             what, _, rest = name.partition(".")
@@ -140,27 +150,63 @@ class AdapterServer:
             stack, slot = self.bank.local[site.name], int(np.argmax([self.rank_K[k] for k in owners]))
         return LoraPair(*(t[slot].detach().clone() for t in stack))
 
-    def _contributions(
+    def _received(
         self,
         site: AdapterSite,
-        weight_K: Sequence[float],
         door: Door | None,
         active_K: Sequence[bool],
         sent_K: Sequence[bool],
         delivered_K: Sequence[bool],
-    ) -> tuple[LoraPair, Tensor]:
-        """What the server holds of one site: stacked factors and weights that sum to 1."""
-        own_K = self.bank.local_LK[site.layer]
-        pairs, weights = list[LoraPair](), list[float]()
-        for slot, client in enumerate(np.flatnonzero(own_K).tolist()):
+    ) -> dict[int, LoraPair]:
+        """What the server takes for each active holder's adapter of one site: what arrived, or the last that did."""
+        found: dict[int, LoraPair] = {}
+        for slot, client in enumerate(np.flatnonzero(self.bank.local_LK[site.layer]).tolist()):
             arrived = self._upload(site, slot, client, door) if sent_K[client] else None
             if not delivered_K[client]:
                 arrived = self.last.get(site.name, {}).get(slot) if active_K[client] else None
             elif self.lost == "reuse" and arrived is not None:
                 self.last.setdefault(site.name, {})[slot] = arrived
             if arrived is not None:
-                pairs.append(arrived)
-                weights.append(weight_K[client])
+                found[client] = arrived
+        return found
+
+    def _reject(self, received: Mapping[str, dict[int, LoraPair]]) -> dict[int, str]:
+        """Take rejected clients' updates out; returns whose, and why."""
+        if self.screening is None:
+            return {}
+        square: dict[int, float] = {}
+        for site in self.sites:
+            for client, pair in received[site.name].items():
+                before = _cut(self.current[site.name], site.width_at(self.rank_K[client]))
+                changes = (float((t - then).double().square().sum()) for t, then in zip(pair, before, strict=True))
+                square[client] = square.get(client, 0.0) + sum(changes)
+        norms = {client: value**0.5 for client, value in sorted(square.items())}
+        rejected = self.screening.rejected(norms, self.rejections)
+        for client in rejected:
+            self.rejections[client] = self.rejections.get(client, 0) + 1
+            for site in self.sites:
+                received[site.name].pop(client, None)
+                self.last.get(site.name, {}).pop(int(self.bank.slots(site.layer)[client]), None)
+        return rejected
+
+    def _choose(self, received: Mapping[str, dict[int, LoraPair]]) -> None:
+        """Leave of the updates those that a rule which judges whole clients keeps."""
+        clients = sorted({client for pairs in received.values() for client in pairs})
+        if not isinstance(self.mixing, MultiKrum) or len(clients) < 2:
+            return
+        common = [name for name, pairs in received.items() if len(pairs) == len(clients)]
+        vectors = [torch.cat([t.flatten() for name in common for t in received[name][k]]) for k in clients]
+        kept = {clients[place] for place in self.mixing.chosen(torch.stack(vectors))}
+        for pairs in received.values():
+            for client in pairs.keys() - kept:
+                del pairs[client]
+
+    def _contributions(
+        self, site: AdapterSite, received: Mapping[int, LoraPair], weight_K: Sequence[float], active_K: Sequence[bool]
+    ) -> tuple[LoraPair, Tensor]:
+        """What is mixed of one site: stacked factors and weights that sum to 1."""
+        pairs, weights = list(received.values()), [weight_K[client] for client in received]
+        own_K = self.bank.local_LK[site.layer]
         served = sum(w for w, own, active in zip(weight_K, own_K, active_K, strict=True) if active and not own)
         if served:
             pairs.append(LoraPair(*(t[0].detach() for t in self.bank.shared[site.name])))

@@ -19,6 +19,7 @@ from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
+from wavetune.federation.screening import Screening
 from wavetune.federation.selection import All, Fastest, Selection
 from wavetune.federation.sharing import Sharing
 
@@ -95,6 +96,7 @@ class Method:
     adapter_codec: UpdateCodec = field(default_factory=Fp32)
     link: Link = field(default_factory=Reliable)
     mixing: Mixing = field(default_factory=AverageFactors)
+    screening: Screening | None = None
     planner: Planner = field(default_factory=Optimal)
     selection: Selection = field(default_factory=All)
     replan: Literal["every_round", "never"] = "every_round"

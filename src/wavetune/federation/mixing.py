@@ -4,6 +4,8 @@ With updates `A_k B_k` and weights w_k, what one would want is the mean product 
 sum of the clients' ranks, so a rule that returns factors of the common rank is exact only in special cases. Every rule
 reports its aggregation error: ||A B - sum_k w_k A_k B_k|| / ||sum_k w_k A_k B_k|| in the Frobenius norm.
 
+The robust rules bound what single clients can do to the mixture; where ranks differ they see the padding's zeros.
+
 Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in, R]`, B `[S, R, out]`.
 """
 
@@ -13,7 +15,9 @@ Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in,
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from annotated_types import Ge, Lt
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -73,7 +77,70 @@ class AverageProduct:
         return new_a, new_b
 
 
-Mixing = AverageFactors | FrozenA | AverageProduct
+@dataclass(frozen=True)
+class Median:
+    """The median of every value over the clients, weights not looked at: half of them may send anything.
+
+    Source: coordinate-wise median (Yin et al., ICML 2018).
+    """
+
+    kind: Literal["median"] = field(default="median", kw_only=True)
+    trains_a = True
+    rebases = False
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
+        return _middle(A, (len(A) - 1) // 2), _middle(B, (len(B) - 1) // 2)
+
+
+@dataclass(frozen=True)
+class TrimmedMean:
+    """The mean of every value over the clients without the smallest and the largest ones, weights not looked at.
+
+    `fraction` of the clients is left out at either end, rounded down. Source: Yin et al., ICML 2018.
+    """
+
+    kind: Literal["trimmed_mean"] = field(default="trimmed_mean", kw_only=True)
+    fraction: Annotated[float, Ge(0), Lt(0.5)] = 0.2
+    trains_a = True
+    rebases = False
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
+        cut = int(self.fraction * len(A))
+        return _middle(A, cut), _middle(B, cut)
+
+
+@dataclass(frozen=True)
+class MultiKrum:
+    """The weighted mean of the `keep` clients whose whole updates have the closest neighbours.
+
+    A client's score is the sum of its squared distances to its n - malicious - 2 nearest (one at least), over all
+    adapters that every contributor holds. Source: Blanchard et al., NeurIPS 2017.
+    """
+
+    kind: Literal["multi_krum"] = field(default="multi_krum", kw_only=True)
+    malicious: Annotated[int, Ge(0)] = 1
+    keep: Annotated[int, Ge(1)] = 3
+    trains_a = True
+    rebases = False
+
+    def chosen(self, update_SP: Tensor) -> list[int]:
+        """Places of the contributions that are kept, of updates `[S, P]`."""
+        import torch
+
+        distance_SS = torch.cdist(update_SP.double(), update_SP.double()).square()
+        near = max(1, len(update_SP) - self.malicious - 2)
+        score_S = distance_SS.sort(dim=1).values[:, 1 : near + 1].sum(1)
+        return sorted(score_S.argsort(stable=True)[: self.keep].tolist())
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mean of the contributions that were kept."""
+        return _mean(A, weight_S), _mean(B, weight_S)
+
+
+Mixing = AverageFactors | FrozenA | AverageProduct | Median | TrimmedMean | MultiKrum
+ROBUST = (Median, TrimmedMean, MultiKrum)
 
 
 def squared_error_and_norm(
@@ -89,6 +156,11 @@ def squared_error_and_norm(
 
 def _mean(x: Tensor, weight_S: Tensor) -> Tensor:
     return (weight_S.to(x)[:, None, None] * x).sum(0)
+
+
+def _middle(x: Tensor, cut: int) -> Tensor:
+    """Mean over the first axis without the `cut` smallest and largest values."""
+    return x.sort(dim=0).values[cut : len(x) - cut].mean(0)
 
 
 def _stacked(A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:

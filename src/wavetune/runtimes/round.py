@@ -109,7 +109,8 @@ def train_round(
         "rate_bit_per_s": rates,
         "aggregation_error": mixed.error,
         "active_K": active_K,
-        "lost": _lost(active_K, sent_K, delivered_K),
+        "lost": _lost(active_K, sent_K, delivered_K)
+        + [{"client": client, "why": f"rejected: {why}"} for client, why in mixed.rejected.items()],
         "wall_s": wall_s,
         "tokens_per_s": tokens / wall_s,
     }

@@ -108,7 +108,9 @@ def build(
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
     cohort = _cohort(recipe, backbone, placement, rank_K, door)
-    server = AdapterServer(cohort.bank, rank_K, method.mixing, method.adapter_codec, method.sharing, method.link.lost)
+    server = AdapterServer(
+        cohort.bank, rank_K, method.mixing, method.adapter_codec, method.sharing, method.link.lost, method.screening
+    )
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
     precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp32"
     return Session(

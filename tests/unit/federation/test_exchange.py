@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from wavetune.federation.codecs import Bf16, Fp32, Int8, TopK
 from wavetune.federation.door import Door
 from wavetune.federation.exchange import AdapterServer
-from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA
+from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA, Median, MultiKrum
+from wavetune.federation.screening import Screening
 from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.runtimes.session import client_factors
@@ -263,3 +264,70 @@ def test_a_restored_server_goes_on_as_the_first_would():
 
     for name, pair in played(False).items():
         assert all(torch.equal(x, y) for x, y in zip(pair, played(True)[name], strict=True))
+
+
+def five_clients(spoil):
+    """A server of five clients near each other, of whom the last is spoilt."""
+    bank = random_bank((3,) * 5, np.ones((3, 5), bool))
+    generator = torch.Generator().manual_seed(3)
+    for pair in bank.local.values():
+        for t in pair:
+            t[:] = t[:1]
+    server = AdapterServer(bank, (3,) * 5, AverageFactors(), Fp32(), screening=Screening(quarantine_after=2))
+    for pair in bank.local.values():
+        for t in pair:
+            t += 0.1 * torch.randn(t.shape, generator=generator)
+            t[4] = spoil(t[4])
+    return bank, server
+
+
+@pytest.mark.parametrize(
+    ("spoil", "why"),
+    [
+        (lambda t: t * float("nan"), "it is not finite"),
+        (lambda t: t + float("inf"), "it is not finite"),
+        (lambda t: t + 1e3, "times the median"),
+    ],
+    ids=["nan", "infinite", "exploding"],
+)
+def test_a_spoilt_update_is_rejected_named_and_later_quarantined(spoil, why):
+    bank, server = five_clients(spoil)
+    before, weights = stacks(bank), (0.1, 0.2, 0.3, 0.2, 0.2)
+    mixed = server.exchange(weights, Door())
+    assert list(mixed.rejected) == [4]
+    assert why in mixed.rejected[4]
+    for name, pair in before.items():
+        wanted = sum(w * pair.B[k] for k, w in enumerate(weights[:4])) / 0.8
+        torch.testing.assert_close(mixed.factors[name].B, wanted)
+        assert torch.isfinite(bank.local[name].B).all()  # the client itself goes on from the broadcast
+    for pair in bank.local.values():
+        pair.B[4] = spoil(pair.B[4])
+        pair.B[:4] += 0.01
+    server.exchange(weights, Door())
+    for pair in bank.local.values():
+        pair.B.add_(0.01)  # sound again, but not heard any more
+    restored = AdapterServer(bank, (3,) * 5, AverageFactors(), Fp32(), screening=Screening(quarantine_after=2))
+    restored.load_state(server.state())
+    assert restored.exchange(weights, Door()).rejected == {4: "quarantined after 2 rejections"}
+
+
+def test_sound_updates_are_all_taken():
+    _, server = five_clients(lambda t: t)
+    assert server.exchange((0.2,) * 5, Door()).rejected == {}
+
+
+def test_multi_krum_keeps_whole_clients_and_leaves_the_outlier_out():
+    bank = five_clients(lambda t: t + 5)[0]
+    before = stacks(bank)
+    server = AdapterServer(bank, (3,) * 5, MultiKrum(malicious=1, keep=4), Fp32())
+    mixed = server.exchange((0.2,) * 5, Door())
+    for name, pair in before.items():
+        torch.testing.assert_close(mixed.factors[name].A, pair.A[:4].mean(0))
+
+
+def test_the_median_of_three_ignores_one_that_lies():
+    bank = random_bank((3, 3, 3), EVERY)
+    for pair in bank.local.values():
+        pair.B[0], pair.B[1], pair.B[2] = 1.0, 2.0, 1e6
+    mixed = AdapterServer(bank, (3, 3, 3), Median(), Fp32()).exchange(WEIGHTS, Door())
+    assert all((pair.B == 2.0).all() for pair in mixed.factors.values())
