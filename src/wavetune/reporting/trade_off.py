@@ -61,6 +61,7 @@ def save_figure(curve: TradeOff, stem: Path) -> list[Path]:
     """Save `stem`.svg and `stem`.png; the same curve gives the same files."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
     points = [p for p in curve.points if p.energy_j > 0]
     seconds_by, second = axis_unit("s", max(p.plan.delay_s for p in points))
@@ -75,7 +76,11 @@ def save_figure(curve: TradeOff, stem: Path) -> list[Path]:
     axes.axvline(points[0].plan.lower_bound_s / seconds_by, color="#7F7F7F", linewidth=0.8, label="no plan is faster")
     axes.set_xlabel(f"training delay to the target loss ({second})")
     axes.set_ylabel(f"energy to the target loss ({joule})")
-    axes.set_ylim(bottom=0.0)
+    axes.set_ylim(0.0, 1.1 * points[0].energy_j / joules_by)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, linewidth=0.4, alpha=0.5)
     axes.legend(frameon=False)
