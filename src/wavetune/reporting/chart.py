@@ -102,9 +102,11 @@ class ValueAxis:
     marks: list[Markup]
 
 
-def value_axis(axis: Axis, low: float, high: float, width: float, right: float) -> ValueAxis:
+def value_axis(
+    axis: Axis, low: float, high: float, width: float, right: float, height: float | None = None
+) -> ValueAxis:
     """Draw a vertical axis from `low` to `high` with grid lines up to `right`."""
-    height = chart_height(width)
+    height = height or chart_height(width)
     divisor, unit = fmt.axis_unit(axis.unit, high)
     values = ticks(low / divisor, high / divisor, 5)
     labels = tick_labels(values)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
+from wavetune.reporting.accounts import finite_mean
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.lines import Series, line_chart, thin
 from wavetune.reporting.records import Run
@@ -43,6 +44,7 @@ def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
         [story.loss_change(run) for run in runs],
         [run.summary.plan for run in runs],
     )
+    after = [run.summary.evaluation.after for run in runs]
     target = max((loss.after for loss in losses if math.isfinite(loss.after)), default=math.nan)
     rows: list[tuple[str, ...]] = [
         ("Status", *(run.summary.status or "no summary" for run in runs)),
@@ -53,8 +55,14 @@ def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
             "Cut, rank",
             *(f"{story.same_or_range(story.cuts(run))}, {story.same_or_range(story.ranks(run))}" for run in runs),
         ),
+        _ranked("Accuracy", [judged.accuracy for judged in after], fmt.percent, best=max),
+        _ranked("Accuracy, own domains", [finite_mean(j.own_accuracy_K) for j in after], fmt.percent, best=max),
+        _ranked("Accuracy, foreign domains", [finite_mean(j.foreign_accuracy_K) for j in after], fmt.percent, best=max),
+        _ranked("Loss, own domains", [finite_mean(j.own_loss_K) for j in after], lambda value: fmt.number(value, 4)),
+        _ranked("Mixed reward", [_aligned(run, "mixed_reward_K") for run in runs], fmt.number, best=max),
+        _ranked("True mixed score", [_aligned(run, "true_mixed_K") for run in runs], fmt.number, best=max),
         _ranked("Validation loss", [loss.after for loss in losses], lambda value: fmt.number(value, 4)),
-        _ranked("Perplexity", [story.perplexity(loss.after) for loss in losses], fmt.number),
+        _ranked("Perplexity", [_perplexity(run) for run in runs], fmt.number),
         _ranked("Simulated time", [cost.delay_s for cost in costs], fmt.seconds),
         _ranked(
             f"Simulated time to loss {fmt.number(target, 4)}",
@@ -64,6 +72,7 @@ def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
         _ranked("Planned delay", [plan.delay_s for plan in plans], fmt.seconds),
         _ranked("Gap to lower bound", [_gap(plan.delay_s, plan.lower_bound_s) for plan in plans], fmt.percent),
         _ranked("Energy", [cost.energy_j for cost in costs], fmt.joules),
+        _ranked("Upload of a client and round", [story.upload_bits(run)[0] for run in runs], fmt.bits),
         _ranked("Uplink", [cost.up_bits for cost in costs], fmt.bits),
         _ranked("Downlink", [cost.down_bits for cost in costs], fmt.bits),
     ]
@@ -77,12 +86,26 @@ def time_to_loss_s(run: Run, target: float) -> float:
     return next((end for end, record in ends if record.validation_loss <= target), math.nan)
 
 
+def _perplexity(run: Run) -> float:
+    return math.nan if story.is_classifier(run) else story.perplexity(story.loss_change(run).after)
+
+
+def _aligned(run: Run, name: str) -> float:
+    """Mean over clients of a score of held-out prompts."""
+    return finite_mean(run.summary.alignment.after.get(name, ()))
+
+
 def _gap(delay_s: float, bound_s: float) -> float:
     return delay_s / bound_s - 1 if bound_s > 0 else math.nan
 
 
-def _ranked(name: str, values: Sequence[float], show: Callable[[float], str]) -> tuple[str, ...]:
-    """Row of numbers with the least one marked, unless all are alike."""
+def _ranked(
+    name: str,
+    values: Sequence[float],
+    show: Callable[[float], str],
+    best: Callable[[Sequence[float]], float] = min,
+) -> tuple[str, ...]:
+    """Row of numbers with the best one marked, unless all are alike."""
     known = [value for value in values if math.isfinite(value)]
-    least = min(known) if len(set(known)) > 1 else math.nan
-    return (name, *(f"{BEST} {show(value)}" if value == least else show(value) for value in values))
+    marked = best(known) if len(set(known)) > 1 else math.nan
+    return (name, *(f"{BEST} {show(value)}" if value == marked else show(value) for value in values))

@@ -70,8 +70,18 @@ def line_chart(series: Sequence[Series], x_axis: Axis, y_axis: Axis, label: str,
 def _padded(values: Sequence[float]) -> tuple[float, float]:
     """Range with room above and below, from 0 where the values nearly reach it."""
     low, high = min(values), max(values)
-    pad = (high - low or abs(high) or 1.0) * 0.06
+    pad = spread_of(low, high) * 0.06
     return (0.0 if low >= 0 > low - pad else low - pad), high + pad
+
+
+def spread_of(low: float, high: float) -> float:
+    """Distance of two values to draw an axis by; where only rounding tells them apart, their size.
+
+    >>> spread_of(1.0, 3.0), spread_of(2.0, 2.0 + 1e-15) > 1.9, spread_of(0.0, 0.0)
+    (2.0, True, 1.0)
+    """
+    size = max(abs(low), abs(high))
+    return high - low if high - low > 1e-9 * size else size or 1.0
 
 
 def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:

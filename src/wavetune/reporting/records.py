@@ -12,9 +12,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from wavetune.errors import RunFolderError
 
@@ -96,6 +96,31 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class Lost:
+    """A client whose update did not arrive, and why."""
+
+    client: int
+    why: str = ""
+
+
+def _lost(value: Any) -> Any:
+    """Older records name the client alone."""
+    return {"client": value} if isinstance(value, int) else value
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Loss and, for classifiers, accuracy on validation rows: overall, on each client's own and on foreign domains."""
+
+    loss: float = UNKNOWN
+    accuracy: float = UNKNOWN
+    own_loss_K: tuple[float, ...] = ()
+    foreign_loss_K: tuple[float, ...] = ()
+    own_accuracy_K: tuple[float, ...] = ()
+    foreign_accuracy_K: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class Round:
     """One line of rounds.jsonl."""
 
@@ -115,7 +140,9 @@ class Round:
     allocation: Allocation = field(default_factory=Allocation)
     rate_bit_per_s: Rates = field(default_factory=Rates)
     aggregation_error: float = UNKNOWN
-    lost: tuple[int, ...] = ()
+    active_K: tuple[bool, ...] = ()
+    lost: tuple[Annotated[Lost, BeforeValidator(_lost)], ...] = ()
+    evaluation: Judged = field(default_factory=Judged)
     wall_s: float = UNKNOWN
     tokens_per_s: float = UNKNOWN
 
@@ -227,6 +254,77 @@ class Trainable:
 
 
 @dataclass(frozen=True)
+class Judgement:
+    """Evaluation of the untouched model and of the trained ones."""
+
+    before: Judged = field(default_factory=Judged)
+    after: Judged = field(default_factory=Judged)
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Mean over prompts, in standard deviations of all answers before, and half its 95 % interval."""
+
+    mean: float = UNKNOWN
+    half_width_95: float = UNKNOWN
+
+
+Scores = dict[str, tuple[float, ...]]  # "helpful_K", "true_safe_K", "mixed_reward_K", ... -> mean of each client
+
+
+@dataclass(frozen=True)
+class AlignmentInfo:
+    """What the second stage came to, on held-out prompts."""
+
+    lambdas: tuple[float, ...] = ()
+    objective: str = ""
+    steps: int | None = None
+    before: Scores = field(default_factory=dict[str, tuple[float, ...]])
+    after: Scores = field(default_factory=dict[str, tuple[float, ...]])
+    mixed_gain_K: tuple[Gain, ...] = ()
+
+
+@dataclass(frozen=True)
+class Charged:
+    """What a step of alignment took."""
+
+    delay_s: float = UNKNOWN
+    energy_j: float = UNKNOWN
+
+
+@dataclass(frozen=True)
+class AlignmentStep:
+    """One line of alignment.jsonl: means over each client's training prompts; at some steps scores on held-out ones."""
+
+    step: int
+    reward: tuple[float, ...] = ()
+    helpful: tuple[float, ...] = ()
+    safe: tuple[float, ...] = ()
+    true_helpful: tuple[float, ...] = ()
+    true_safe: tuple[float, ...] = ()
+    kl: tuple[float, ...] = ()
+    evaluation: Scores = field(default_factory=dict[str, tuple[float, ...]])
+    charged: Charged = field(default_factory=Charged)
+
+
+@dataclass(frozen=True)
+class Answers:
+    """One client's answers to held-out prompts and their scores, by name and in the order of the prompts."""
+
+    prompts: tuple[str, ...] = ()
+    answers: tuple[str, ...] = ()
+    scores: Scores = field(default_factory=dict[str, tuple[float, ...]])
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """alignment_before.json or alignment_after.json: every client's answers on own and foreign domains."""
+
+    own: tuple[Answers, ...] = ()
+    foreign: tuple[Answers, ...] = ()
+
+
+@dataclass(frozen=True)
 class Summary:
     """summary.json; the default is what is known of a run without one."""
 
@@ -243,6 +341,12 @@ class Summary:
     device: str = ""
     validation_loss: Change = field(default_factory=Change)
     perplexity: Change = field(default_factory=Change)
+    evaluation: Judgement = field(default_factory=Judgement)
+    personal: bool = False
+    full_model_bits: float = UNKNOWN
+    upload_bits_K: tuple[float, ...] = ()
+    all_adapters_bits_K: tuple[float, ...] = ()
+    alignment: AlignmentInfo = field(default_factory=AlignmentInfo)
     delay_s: float = UNKNOWN
     energy_j: float = UNKNOWN
     bits: Bits = field(default_factory=dict[str, float])
@@ -266,6 +370,7 @@ class Sample:
     before: str = ""
     after: str = ""
     domain: str = ""
+    client: int | None = None  # whose model answered, where clients have models of their own
 
 
 @dataclass(frozen=True)
@@ -279,6 +384,9 @@ class Run:
     world: World
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
+    alignment: tuple[AlignmentStep, ...] = ()
+    held_out_before: HeldOut = field(default_factory=HeldOut)
+    held_out_after: HeldOut = field(default_factory=HeldOut)
 
 
 def read_run(folder: Path) -> Run:
@@ -292,19 +400,22 @@ def read_run(folder: Path) -> Run:
     return Run(
         folder=folder,
         recipe=_read(folder / "recipe.json", dict[str, Any], {}, problems),
-        rounds=_read_rounds(folder / "rounds.jsonl", problems),
+        rounds=_read_lines(folder / "rounds.jsonl", Round, "round", problems),
         summary=_read(folder / "summary.json", Summary, Summary(), problems),
         world=_read(folder / "world.json", World, World(), problems),
         samples=_read(folder / "samples.json", tuple[Sample, ...], (), problems),
+        alignment=_read_lines(folder / "alignment.jsonl", AlignmentStep, "step", problems, optional=True),
+        held_out_before=_read(folder / "alignment_before.json", HeldOut, HeldOut(), problems, optional=True),
+        held_out_after=_read(folder / "alignment_after.json", HeldOut, HeldOut(), problems, optional=True),
         problems=tuple(problems),
     )
 
 
-def _read(path: Path, kind: Any, default: Any, problems: list[str]) -> Any:
+def _read(path: Path, kind: Any, default: Any, problems: list[str], optional: bool = False) -> Any:
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except FileNotFoundError:
-        problems.append(f"{path.name} is missing.")
+        problems += [] if optional else [f"{path.name} is missing."]
         return default
     ignored: list[str] = []
     try:
@@ -316,27 +427,27 @@ def _read(path: Path, kind: Any, default: Any, problems: list[str]) -> Any:
         problems.extend(f"{path.name}: {reason}; left out." for reason in ignored)
 
 
-def _read_rounds(path: Path, problems: list[str]) -> tuple[Round, ...]:
-    """Rounds in order; a round written twice (by a resumed run) counts once, as written last."""
+def _read_lines(path: Path, kind: Any, index: str, problems: list[str], optional: bool = False) -> tuple[Any, ...]:
+    """Records in order of their index; one written twice (by a resumed run) counts once, as written last."""
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
     except FileNotFoundError:
-        problems.append(f"{path.name} is missing.")
+        problems += [] if optional else [f"{path.name} is missing."]
         return ()
-    rounds: dict[int, Round] = {}
+    records: dict[int, Any] = {}
     ignored: list[str] = []
     for number, line in enumerate(lines, start=1):
         try:
-            record: Round | None = _parse(line, Round, ignored) if line.strip() else None
+            record = _parse(line, kind, ignored) if line.strip() else None
         except json.JSONDecodeError:
             ignored.append("the last line is torn" if number == len(lines) else f"line {number} is not JSON")
         except ValueError as error:
-            ignored.append(f"line {number} is not a round ({_reason(error)})")
+            ignored.append(f"line {number} is not a {index} ({_reason(error)})")
         else:
-            rounds |= {record.round: record} if record else {}
+            records |= {getattr(record, index): record} if record else {}
     for reason, times in Counter(ignored).items():
         problems.append(f"{path.name}: {reason}{f', in {times} lines' if times > 1 else ''}; left out.")
-    return tuple(rounds[index] for index in sorted(rounds))
+    return tuple(records[number] for number in sorted(records))
 
 
 @cache

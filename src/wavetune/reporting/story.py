@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from wavetune.reporting import format as fmt
-from wavetune.reporting.accounts import CHANGING, PHASES, critical_s, ledger, straggler_counts, total_by_name
+from wavetune.reporting.accounts import (
+    BIT_KINDS,
+    CHANGING,
+    PHASES,
+    critical_s,
+    finite_mean,
+    ledger,
+    straggler_counts,
+    total_by_name,
+)
 from wavetune.reporting.records import Change, Device, Run
 
 
@@ -112,9 +121,37 @@ def ranks(run: Run) -> Sequence[int]:
     return run.rounds[-1].rank_K if run.rounds and run.rounds[-1].rank_K else run.summary.plan.rank_K
 
 
+def is_classifier(run: Run) -> bool:
+    """Whether classes were learned, so that accuracy says more than perplexity."""
+    return math.isfinite(run.summary.evaluation.after.accuracy) or any(
+        math.isfinite(record.evaluation.accuracy) for record in run.rounds
+    )
+
+
+def is_federated(run: Run) -> bool:
+    """Whether clients train whole models, so that a cut says nothing."""
+    topology = run.recipe.get("method", {}).get("topology", {}) if isinstance(run.recipe.get("method"), dict) else {}
+    return isinstance(topology, dict) and topology.get("kind") == "federated"
+
+
+def upload_bits(run: Run) -> tuple[float, float, float]:
+    """Bits of one client's upload, of all its adapters together, and of the whole model; NaN if unknown.
+
+    Unknown too where more than adapters is sent up, as in split training.
+    """
+    summary = run.summary
+    if any(bits for kind, bits in summary.bits.items() if kind.endswith("_up") and kind != "adapters_up"):
+        return math.nan, math.nan, math.nan
+    return finite_mean(summary.upload_bits_K), finite_mean(summary.all_adapters_bits_K), summary.full_model_bits
+
+
 def lead(run: Run) -> list[str]:
     """Say what ran, what it reached and what it cost."""
-    return [sentence for sentence in (_what_ran(run), _what_it_reached(run), _what_it_waited_for(run)) if sentence]
+    return [
+        sentence
+        for sentence in (_what_ran(run), _what_it_reached(run), _what_alignment_did(run), _what_it_waited_for(run))
+        if sentence
+    ]
 
 
 def _what_ran(run: Run) -> str:
@@ -123,7 +160,7 @@ def _what_ran(run: Run) -> str:
     where = f" over {_many(clients, 'client')}" if clients else ""
     steps = f" of {_many(summary.local_steps, 'local step')}" if summary.local_steps else ""
     data = f" on {summary.data.name}" if summary.data.name else ""
-    cut = f", cut after layer {same_or_range(cuts(run))}" if cuts(run) else ""
+    cut = f", cut after layer {same_or_range(cuts(run))}" if cuts(run) and not is_federated(run) else ""
     rank = f" with LoRA rank {same_or_range(ranks(run))}" if ranks(run) else ""
     return f"{model} was fine-tuned{data}{where} for {_many(len(run.rounds), 'round')}{steps}{cut}{rank}."
 
@@ -139,15 +176,33 @@ def _what_it_reached(run: Run) -> str:
     total_bits = cost.up_bits + cost.down_bits
     spent += [fmt.bits(total_bits) + " over the air"] if math.isfinite(total_bits) else []
     price = _listed(spent)
-    if math.isnan(loss.after):
+    judged = run.summary.evaluation
+    if math.isfinite(judged.after.accuracy):
+        name, before, after, show = "Accuracy", judged.before.accuracy, judged.after.accuracy, fmt.percent
+    else:
+        name, before, after, show = "Perplexity", perplexity(loss.before), perplexity(loss.after), fmt.number
+    if math.isnan(after):
         return f"It took {price}." if price else ""
-    before, after = perplexity(loss.before), perplexity(loss.after)
+    name += " on the clients' own domains" if run.summary.personal else ""
     if math.isnan(before):
-        reached = f"Perplexity ended at {fmt.number(after)}"
+        reached = f"{name} ended at {show(after)}"
     else:
         verb = "fell" if after < before else "rose" if after > before else "stayed"
-        reached = f"Perplexity {verb} from {fmt.number(before)} to {fmt.number(after)}"
+        reached = f"{name} {verb} from {show(before)} to {show(after)}"
     return f"{reached}, for {price}." if price else f"{reached}."
+
+
+def _what_alignment_did(run: Run) -> str:
+    info = run.summary.alignment
+    known = [gain for gain in info.mixed_gain_K if math.isfinite(gain.mean)]
+    if not known or not info.steps:
+        return ""
+    risen = sum(gain.mean > 0 for gain in known)
+    sure = sum(gain.mean - gain.half_width_95 > 0 for gain in known)
+    return (
+        f"Alignment then raised the mixed reward of held-out prompts for {risen} of {_many(len(known), 'client')}, "
+        f"for {sure} of them beyond a 95 % interval."
+    )
 
 
 def _listed(words: Sequence[str]) -> str:
@@ -176,20 +231,45 @@ def tiles(run: Run) -> list[Tile]:
     before = f"from {fmt.number(perplexity(loss.before))}" if math.isfinite(loss.before) else ""
     rounds = len([one for one in run.rounds if math.isfinite(one.charged.delay_s)])
     gap = plan.delay_s / plan.lower_bound_s - 1 if plan.lower_bound_s > 0 else math.nan
+    gains, judged = run.summary.alignment.mixed_gain_K, run.summary.evaluation
+    gain = finite_mean(one.mean for one in gains) if run.summary.alignment.steps else math.nan
+    sent, _, full = upload_bits(run)
+    was = f"from {fmt.percent(judged.before.accuracy)}" if math.isfinite(judged.before.accuracy) else ""
+    quality = (
+        Tile("Accuracy", fmt.percent(judged.after.accuracy), was)
+        if math.isfinite(judged.after.accuracy)
+        else Tile("Perplexity", fmt.number(perplexity(loss.after)), before)
+    )
     found = [
-        Tile("Perplexity", fmt.number(perplexity(loss.after)), before),
+        quality,
         Tile("Validation loss", fmt.number(loss.after, 4), f"from {fmt.number(loss.before, 4)}" if before else ""),
         Tile(
             "Simulated time",
             fmt.seconds(cost.delay_s),
             f"{fmt.seconds(cost.delay_s / rounds)} a round" if rounds else "",
         ),
-        Tile("Uplink", fmt.bits(cost.up_bits), "activations, labels and adapters"),
-        Tile("Downlink", fmt.bits(cost.down_bits), "gradients and adapters"),
+        Tile(
+            "Alignment gain",
+            f"{'+' if gain > 0 else ''}{fmt.number(gain)}" if math.isfinite(gain) else fmt.DASH,
+            "standard deviations of reward, mean of the clients",
+        ),
+        Tile("Uplink", fmt.bits(cost.up_bits), _kinds(run, "up")),
+        Tile("Downlink", fmt.bits(cost.down_bits), _kinds(run, "down")),
+        Tile(
+            "An upload",
+            fmt.bits(sent) if run.summary.personal else fmt.DASH,
+            f"{fmt.percent(1 - sent / full)} less than the whole model",
+        ),
         Tile("Energy", fmt.joules(cost.energy_j), f"{fmt.joules(cost.energy_j / rounds)} a round" if rounds else ""),
         Tile("Plan gap", fmt.percent(gap), "above the lower bound"),
     ]
     return [tile for tile in found if tile.value != fmt.DASH]
+
+
+def _kinds(run: Run, way: str) -> str:
+    """What went up or down, in words."""
+    sent = total_by_name(record.charged.bits for record in run.rounds) or run.summary.bits
+    return _listed([what for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and sent.get(kind, 0) > 0])
 
 
 def notices(run: Run) -> list[str]:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,12 +21,13 @@ from wavetune.allocation.instance import plan_to_json, problem_to_json
 from wavetune.data.examples import Example
 from wavetune.data.templates import bos_ids, keep_end, prompt_ids
 from wavetune.errors import RunFolderError
+from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import StepResult
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
 from wavetune.federation.sharing import message_shapes
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraPair
+from wavetune.models.lora import AdapterSite, LoraPair
 from wavetune.recipe import Recipe, load, to_dict
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
@@ -333,6 +335,8 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "evaluation": {"before": state["evaluation"], "after": records[-1]["evaluation"]},
         "personal": session.personal,
         "full_model_bits": 32 * sum(p.numel() for p in session.cohort.backbone.model.parameters()),
+        "upload_bits_K": _upload_bits(session.accountant),
+        "all_adapters_bits_K": _upload_bits(replace(session.accountant, sites=_trained(session))),
         "delay_s": sum(r["charged"]["delay_s"] for r in records),
         "phases": _totals([r["charged"]["phases"] for r in records]),
         "energy_j": sum(r["charged"]["energy_j"] for r in records),
@@ -365,6 +369,18 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "versions": versions(),
         "command": state["command"],
     }
+
+
+def _trained(session: Session) -> tuple[AdapterSite, ...]:
+    """Sites of all adapters that are trained, shared or personal."""
+    sharing, layers = session.recipe.method.sharing, session.cohort.backbone.num_layers
+    return tuple(s for s in session.cohort.bank.sites if sharing.role(s.kind, s.layer, layers) != "frozen")
+
+
+def _upload_bits(accountant: Accountant) -> list[float]:
+    """Bits of every client's upload of the adapters that an accountant counts."""
+    pairs = zip(accountant.cut_K, accountant.rank_K, strict=True)
+    return [accountant.adapter_bits(cut, rank)[0] for cut, rank in pairs]
 
 
 def _perplexity(loss: float) -> float:

@@ -20,7 +20,8 @@ AGAINST = ((ROUNDS, "rounds"), (TIME, "simulated time"))
 def learning(run: Run) -> Section:
     """Section on learning."""
     curves = [_loss_figure(run, *against) for against in AGAINST]
-    curves += [_perplexity_figure(run, *against) for against in AGAINST]
+    quality = _accuracy_figure if story.is_classifier(run) else _perplexity_figure
+    curves += [quality(run, *against) for against in AGAINST]
     return make_section("Learning", "Learning", [*curves, _mixing_figure(run), _client_figure(run)])
 
 
@@ -71,11 +72,14 @@ def _loss_table(run: Run) -> Table:
             fmt.seconds(end),
             fmt.number(record.train_loss, 4),
             fmt.number(record.validation_loss, 4),
-            fmt.number(story.perplexity(record.validation_loss)),
+            fmt.percent(record.evaluation.accuracy)
+            if story.is_classifier(run)
+            else fmt.number(story.perplexity(record.validation_loss)),
         )
         for record, end in zip(run.rounds, elapsed_s(run.rounds), strict=True)
     )
-    return Table("Loss by round", ("Round", "Simulated time", "Training loss", "Validation loss", "Perplexity"), rows)
+    quality = "Accuracy" if story.is_classifier(run) else "Perplexity"
+    return Table("Loss by round", ("Round", "Simulated time", "Training loss", "Validation loss", quality), rows)
 
 
 def _perplexity_figure(run: Run, axis: Axis, against: str) -> Figure | None:
@@ -83,6 +87,15 @@ def _perplexity_figure(run: Run, axis: Axis, against: str) -> Figure | None:
     series = [Series("validation perplexity", "cat-1", points)]
     title = f"Perplexity against {against}"
     return figure(title, lambda px: line_chart(series, axis, Axis("perplexity"), title, px))
+
+
+def _accuracy_figure(run: Run, axis: Axis, against: str) -> Figure | None:
+    accuracies = [record.evaluation.accuracy for record in run.rounds]
+    points = [(0.0, run.summary.evaluation.before.accuracy), *zip(positions(run, axis), accuracies, strict=True)]
+    percents = [(x, 100 * y) for x, y in points]
+    series = [Series("validation accuracy", "cat-1", percents)]
+    title = f"Accuracy against {against}"
+    return figure(title, lambda px: line_chart(series, axis, Axis("accuracy, %"), title, px))
 
 
 def _mixing_figure(run: Run) -> Figure | None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from wavetune.reporting.accounts import CHANGING, PHASES
 from wavetune.reporting.bars import Bar, Part, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
+from wavetune.reporting.records import Sample
 
 MOST_BARS = 16
 
@@ -22,6 +23,7 @@ class Section:
     words: tuple[str, ...] = ()
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
+    samples: tuple[Sample, ...] = ()
 
 
 def make_section(
