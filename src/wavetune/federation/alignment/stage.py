@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from wavetune.data.examples import Example
 from wavetune.data.templates import Template
@@ -25,9 +26,6 @@ from wavetune.federation.objectives import AlignmentSettings, Dpo
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Floats = NDArray[np.float64]
 
