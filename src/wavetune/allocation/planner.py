@@ -82,6 +82,14 @@ class Candidate:
         """Total delay (s)."""
         return self.rounds * (self.steps * (main_s + self.after_s) + self.fed_bits * fed_s_per_bit + self.fed_after_s)
 
+    def later_s(self, other: Candidate) -> float:
+        """How much later than another's its last activations arrive at least, for any owners and powers (s).
+
+        Whoever sends no less and is ready no earlier than s later is done at least s later.
+        """
+        sends_no_less = np.all(self.bits_K >= other.bits_K)
+        return float(np.min(self.ready_s_K - other.ready_s_K)) if sends_no_less else -np.inf
+
     def main_s(self, delay_s: float, fed_s_per_bit: float) -> float:
         """When the last activations must arrive for a total delay (s)."""
         rest_s = delay_s / self.rounds - self.fed_bits * fed_s_per_bit - self.fed_after_s
@@ -205,12 +213,15 @@ class _Search:
         guess = min(range(len(self.candidates)), key=self._lower_s)
         owner_M = self._stand(guess, self.warm.main.owner_M if self.warm else None).owner_M
 
-        def delay_s(i: int) -> float:
-            sends = np.any(self.races[i].need_K > 0)
-            main_s = owners_delay(self.races[i], owner_M) if sends else self.bounds_s[i]
-            return self.candidates[i].delay_s(main_s, self._fed_s()[0])
+        def main_s(i: int) -> float:
+            return owners_delay(self.races[i], owner_M) if np.any(self.races[i].need_K > 0) else self.bounds_s[i]
 
-        best = min(range(len(self.candidates)), key=delay_s)
+        best, best_main_s, fed_s = guess, main_s(guess), self._fed_s()[0]
+        for i, candidate in enumerate(self.candidates):
+            limit_s = self.candidates[best].delay_s(best_main_s, fed_s)
+            least_s = max(self.bounds_s[i], best_main_s + candidate.later_s(self.candidates[best]))
+            if candidate.delay_s(least_s, fed_s) < limit_s and candidate.delay_s(found_s := main_s(i), fed_s) < limit_s:
+                best, best_main_s = i, found_s
         self.standings[best] = self._stand(best, owner_M)
         return best
 
@@ -242,10 +253,7 @@ class _Search:
                 return
             if i == self.best or self.bounds_s[i] >= goal_s or not np.any(other.bits_K > 0):
                 continue
-            if np.all(other.bits_K >= best.bits_K):
-                # Whoever sends no less and is ready no earlier than `shift` later is done at least `shift` later.
-                shift_s = float(np.min(other.ready_s_K - best.ready_s_K))
-                self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + shift_s)
+            self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + other.later_s(best))
             if self.bounds_s[i] < goal_s and proved.prices is not None:
                 self.bounds_s[i] = bound_by_prices(self.races[i], proved.prices, self.bounds_s[i], goal_s)
 
