@@ -59,6 +59,8 @@ def run_folder(tmp_path_factory):
 def test_commands_that_plan_show_or_explain_answer_without_torch(run_folder, tmp_path):
     folder_of("tiny")  # in the cache, so that its tokens are counted
     small_job = settings()
+    int8 = {"activation": {"kind": "int8"}, "gradient": {"kind": "bf16"}, "rounds_factor": 1.1}
+    (tmp_path / "codecs.json").write_text(json.dumps({"candidates": [int8]}))
     commands = [
         ["--help"],
         ["run", "--help"],
@@ -72,6 +74,8 @@ def test_commands_that_plan_show_or_explain_answer_without_torch(run_folder, tmp
         ["plan", "split_lora_sequential", *small_job, "--set", "world.data.template.kind=instruction"],
         ["plan", str(run_folder / "instance.json")],
         ["plan", str(run_folder / "recipe.json"), "--json", str(tmp_path / "plan.json")],
+        ["trade-off", "sflllm", *small_job, "--points", "3", "--out", str(tmp_path / "curve")],
+        ["plan", "sflllm", *small_job, "--codec-table", str(tmp_path / "codecs.json")],
         ["report", str(run_folder), "--out", str(tmp_path / "report.html")],
     ]
     answers = json.loads(python(BLOCKED + COMMANDS, json.dumps(commands)))

@@ -11,7 +11,10 @@ def test_version_is_the_packages():
     assert wavetune("--version").out.strip() == f"wavetune {__version__}"
 
 
-@pytest.mark.parametrize("command", ["run", "plan", "sweep", "recipes", "show", "measure-ranks", "report", "generate"])
+@pytest.mark.parametrize(
+    "command",
+    ["run", "plan", "trade-off", "sweep", "recipes", "show", "measure-ranks", "measure-codecs", "report", "generate"],
+)
 def test_every_command_explains_itself(command):
     assert command in wavetune("--help").out
     answer = wavetune(command, "--help")
