@@ -14,7 +14,7 @@ from typing import Any
 
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.corpora import HOLD_OUT, SPLITS, SUFFIXES, read_jsonl
-from wavetune.data.examples import NO_DOMAIN, Example, PreferenceCorpus, PreferenceKind, PreferencePair
+from wavetune.data.examples import NO_DOMAIN, Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair
 from wavetune.errors import ConfigError, DataError, nearest
 from wavetune.seeds import stream
 
@@ -128,6 +128,32 @@ def prompt_examples(pairs: Iterable[PreferencePair]) -> tuple[Example, ...]:
     for pair in pairs:
         domains.setdefault(pair.prompt, pair.domain)
     return tuple(Example(prompt, "", domain, dialogue(prompt)) for prompt, domain in domains.items())
+
+
+def holds_preferences(folder: Path) -> bool:
+    """Whether a folder holds preference pairs of both kinds under their own names, and no plain train file."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    plain = any(name.startswith("train.jsonl") for name in names)
+    return not plain and all(any(re.match(rf"{kind}(-\w+)*-train\.", name) for name in names) for kind in KINDS)
+
+
+def chosen_answers(source: str | Path, seed: int = 0) -> Corpus:
+    """The chosen answers of both kinds of pairs as examples to imitate, one for each prompt; the kind is the domain.
+
+    Raises: DataError as `load_preferences`.
+    """
+    parts: dict[str, dict[str, Example]] = {"train": {}, "validation": {}, "test": {}}
+    notes: list[str] = []
+    for kind in KINDS:
+        corpus = load_preferences(source, kind, seed)
+        notes.extend(corpus.notes)
+        for part, examples in parts.items():
+            for pair in getattr(corpus, part):
+                examples.setdefault(pair.prompt, Example(pair.prompt, pair.chosen, kind, dialogue(pair.prompt)))
+    train, validation, test = (tuple(examples.values()) for examples in parts.values())
+    asked = {example.prompt for example in train}
+    held_out = tuple(example for example in validation if example.prompt not in asked)
+    return Corpus(Path(source).name, train, held_out, test, tuple(notes))
 
 
 def with_held_out_turns(corpus: PreferenceCorpus, seed: int) -> PreferenceCorpus:

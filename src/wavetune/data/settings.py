@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from wavetune.data.classes import class_names, tokenise_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.partition import Dirichlet, Partition
+from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.templates import ClassTemplate, PlainTemplate, Template, TokenSet, tokenise
 from wavetune.errors import ConfigError
 from wavetune.seeds import stream
@@ -58,6 +60,8 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
     asked = settings.train_samples
     if settings.source in EMBEDDED and asked is not None:
         corpus = EMBEDDED[settings.source](train=asked, seed=seed)  # as many as wanted
+    elif holds_preferences(Path(settings.source).expanduser()):
+        corpus = chosen_answers(Path(settings.source).expanduser(), seed)
     else:
         corpus = load_corpus(settings.source, seed)
     if asked is not None and asked > len(corpus.train):

@@ -8,7 +8,15 @@ import pytest
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferencePair
 from wavetune.data.partition import Dirichlet
-from wavetune.data.preferences import dialogue, first_human_turn, load_preferences, prompt_examples
+from wavetune.data.preferences import (
+    chosen_answers,
+    dialogue,
+    first_human_turn,
+    holds_preferences,
+    load_preferences,
+    prompt_examples,
+)
+from wavetune.data.settings import DataSettings, load_samples
 from wavetune.errors import ConfigError, DataError
 
 
@@ -120,3 +128,25 @@ def test_the_embedded_concierge_is_a_source():
     corpus = load_preferences("concierge", "harmless", seed=1)
     assert corpus == concierge_preferences("harmless", seed=1)
     assert not {pair.prompt for pair in corpus.train} & {pair.prompt for pair in corpus.test}
+
+
+def test_a_folder_of_preferences_is_a_corpus_of_their_chosen_answers(folder):
+    assert holds_preferences(folder)
+    corpus = load_samples(DataSettings(source=str(folder)), 0)
+    assert {e.answer for e in (*corpus.train, *corpus.validation, *corpus.test)} == {"good"}
+    assert {e.domain for e in corpus.train} == {"helpful", "harmless"}
+    assert len(corpus.train) + len(corpus.validation) == 30
+    assert not {e.prompt for e in corpus.train} & {e.prompt for e in corpus.validation}
+    assert corpus == chosen_answers(folder, 0)
+    assert corpus.train[0].turns[0][0] == "user"
+
+
+def test_a_folder_with_a_plain_train_file_is_read_as_it_is(folder):
+    (folder / "train.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 3)
+    assert not holds_preferences(folder)
+
+
+def test_a_folder_of_one_kind_is_no_corpus_of_preferences(tmp_path):
+    write(tmp_path / "helpful-train.jsonl", [row("a")])
+    assert not holds_preferences(tmp_path)
+    assert not holds_preferences(tmp_path / "nowhere")
