@@ -482,7 +482,7 @@ def compare(
     ] = None,
 ) -> None:
     """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side."""
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from wavetune.comparison import compare as run_all
     from wavetune.comparison import rows_of
@@ -497,14 +497,20 @@ def compare(
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on where it stopped", soft_wrap=True)
         raise
-    heading, *rows = rows_of(found)
-    table = Table(*heading, title=f"{chosen.name}: means over {seeds} seeds, 95 % intervals")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    for title, differences in (("means", False), ("differences", True)):
+        heading, *rows = rows_of(found, differences)
+        table = Table(heading[0], *(Column(name, justify="right") for name in heading[1:]), show_lines=True)
+        table.title = f"{chosen.name}: {title} over {seeds} seed{'s' * (seeds > 1)}, 95 % intervals"
+        for row in rows:
+            table.add_row(*row)
+        if len(heading) > 1:
+            console.print(table)
     first = [folder / f"{method}-seed{chosen.run.seed}" for method in found["methods"]]
     report = write_report([path for path in first if path.exists()], folder / "report.html")
-    console.print(f"All numbers: {folder / 'comparison.json'}; side by side: {report}", soft_wrap=True)
+    console.print(
+        f"All numbers: {folder / 'comparison.json'}", f"Page: {folder / 'comparison.md'}", sep="\n", soft_wrap=True
+    )
+    console.print(f"Side by side, first seed: {report}", soft_wrap=True)
 
 
 @app.command("measure-ranks")

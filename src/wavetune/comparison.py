@@ -7,6 +7,7 @@ import importlib
 import json
 import math
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,12 +16,12 @@ from statistics import fmean, stdev
 from typing import Any
 
 from wavetune.errors import ConfigError, RunFolderError, nearest
-from wavetune.federation.run_folder import write_whole
+from wavetune.federation.run_folder import explained, write_whole
 from wavetune.recipe import Recipe, to_dict, with_settings
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.runtimes.inprocess import Infeasible, Observer, run
 
-PROPOSED = "proposed"
+PROPOSED, REWARDS = "proposed", "rewards"
 
 
 @dataclass(frozen=True)
@@ -88,13 +89,16 @@ def compare(
             seed = recipe.run.seed + offset
             say(f"{method}, seed {seed}")
             settled = with_settings(replace(recipe, run=replace(recipe.run, seed=seed)), baselines[method])
-            runs.setdefault(method, []).append(_finished(settled, out / f"{method}-seed{seed}", watch))
+            folder = out / f"{method}-seed{seed}"
+            _reuse(out / f"{PROPOSED}-seed{seed}" / REWARDS, folder / REWARDS)
+            runs.setdefault(method, []).append(_finished(settled, folder, watch))
             gc.collect()  # the model and its hooks refer to each other
     table = _table(runs)
     table["command"] = shlex.join(["wavetune", *sys.argv[1:]])
     table["seeds"] = [recipe.run.seed + offset for offset in range(seeds)]
     table["model"], table["data"] = runs[PROPOSED][0]["model"], runs[PROPOSED][0]["data"]
     write_whole(out / "comparison.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+    write_whole(out / "comparison.md", as_markdown(recipe, table))
     return table
 
 
@@ -104,6 +108,17 @@ def _claim(out: Path, recipe: Recipe) -> None:
     if path.exists() and path.read_text(encoding="utf-8") != mine:
         raise RunFolderError(f"{out} holds a comparison of other settings; choose another --out")
     write_whole(path, mine)
+
+
+def _reuse(trained: Path, wanted: Path) -> None:
+    """Copy the reward models of a finished run to one that has none yet: they depend on the seed and the data alone."""
+    if not trained.exists() or wanted.exists():
+        return
+    with explained(wanted):
+        part = wanted.with_name(wanted.name + ".part")
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(trained, part)
+        part.rename(wanted)
 
 
 def _finished(recipe: Recipe, folder: Path, watch: Observer) -> dict[str, Any]:
@@ -144,25 +159,67 @@ def _with_interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": fmean(values), "half_width_95": half, "values": list(values)}
 
 
-def rows_of(table: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """A comparison as rows of text: a heading, then every method with its means and the half widths of intervals."""
-    metrics = [metric for metric in METRICS if metric.name in table["metrics"]]
-    rows = [("method", *(metric.name.removesuffix("_s").removesuffix("_j") for metric in metrics))]
-    for method, found in table["methods"].items():
-        rows.append((method, *(_cell(metric, found.get(metric.name)) for metric in metrics)))
+def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[str, ...]]:
+    """A comparison as rows of text: a heading, then a row a metric with a column a method, means and half widths.
+
+    With `differences` the cells are those by which the proposed method is above each other one, paired over seeds.
+    """
+    methods = [method for method in table["methods"] if method != PROPOSED or not differences]
+    rows = [("proposed minus" if differences else "", *(method.replace("_", " ") for method in methods))]
+    for metric in METRICS:
+        if metric.name in table["metrics"]:
+            found = [table["methods"][method].get(metric.name) for method in methods]
+            if differences:
+                found = [value and value.get("proposed_minus_this") for value in found]
+            name = metric.name.removesuffix("_s").removesuffix("_j")
+            rows.append((name, *(_cell(metric, value, differences) for value in found)))
     return rows
 
 
-def _cell(metric: Metric, value: Mapping[str, Any] | None) -> str:
-    if value is None:
+def _cell(metric: Metric, value: Mapping[str, Any] | None, signed: bool) -> str:
+    if not value:
         return "-"
-    half = value["half_width_95"]
-    return metric.show(value["mean"]) + (f" ± {metric.show(half)}" if half else "")
+    half, sign = value["half_width_95"], "+" if signed and value["mean"] > 0 else ""
+    return sign + metric.show(value["mean"]) + (f"\n± {metric.show(half)}" if half else "")
 
 
-def _full_model(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+def as_markdown(recipe: Recipe, table: Mapping[str, Any]) -> str:
+    """A comparison as a page: where its numbers are from, means, and differences."""
+    model, data = table["model"], table["data"]
+    facts = {
+        "Command": f"`{table['command']}`",
+        "Seeds": ", ".join(map(str, table["seeds"])),
+        "Model": f"{model['name']}: {model['note']}",
+        "Data": f"{data['name']}, {data['train_samples']} training and {data['validation_samples']} validation rows, "
+        f"{data['partition']} over {recipe.world.scenario.population.num_clients} clients",
+        "Method": recipe.method.title,
+    }
+    return "\n".join(
+        [
+            f"# {recipe.name} and its baselines",
+            "",
+            *(f"- {name}: {words}" for name, words in facts.items()),
+            "",
+            "Means over seeds, ± half of the 95 % interval (Student's t); a run's number is the mean of its clients.",
+            "",
+            *_markdown_table(rows_of(table)),
+            "",
+            "By how much the proposed method is above each other one: differences of runs of the same seed.",
+            "",
+            *_markdown_table(rows_of(table, differences=True)),
+            "",
+        ]
+    )
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    heading, *body = ["| " + " | ".join(cell.replace("\n", " ") for cell in row) + " |" for row in rows]
+    return [heading, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body]
+
+
+def _full_model(summaries: Sequence[Mapping[str, Any]]) -> dict[str, list[float | None]]:
     """What sending the whole model in fp32 would take at the same rates; its training is not charged, so a bound."""
-    found: dict[str, list[float]] = {"uplink bits": [], "delay_s": []}
+    found: dict[str, list[float | None]] = {"uplink bits": [], "delay_s": []}
     for summary in summaries:
         up, bits = summary["bits"].get("adapters_up", 0), summary["full_model_bits"]
         sent = bits * summary["num_clients"] * summary["rounds"]
