@@ -44,7 +44,7 @@ def best_by_enumeration_s(problem, alike, same_rank=False):
         if why_infeasible(problem, cut_K, rank_K):
             continue
         options = fixed_options(problem, cut_K, rank_K)
-        fed_M = min(owners(problem.fed), key=lambda o: cell._fed_s(options, o))
+        fed_M = min(owners(problem.fed), key=lambda o: cell.fed_s(options, o))
         for main_M in owners(problem.main):
             best_s = min(best_s, cell.balanced(cell.decide(options, main_M, fed_M)).delay_s)
     return best_s
@@ -129,7 +129,7 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
     if outcome.status == "ok":
         certified(problem, outcome)
         cell, options = Cell(problem), fixed_options(problem, cut_K, rank_K)
-        fed_M = min(owners(problem.fed), key=lambda o: cell._fed_s(options, o))
+        fed_M = min(owners(problem.fed), key=lambda o: cell.fed_s(options, o))
         best_s = min(cell.decide(options, o, fed_M).delay_s for o in owners(problem.main))
         assert outcome.lower_bound_s <= best_s * (1 + 1e-9)
         assert outcome.delay_s <= best_s * 1.001
@@ -197,3 +197,15 @@ def test_given_shares_are_kept_and_others_are_never_better(seed):
     other = make_plan(problem, best.cut_K, best.rank_K, best.main, best.fed, server_share_K=share_K)
     assert other.server_share_K is share_K
     assert other.delay_s >= best.delay_s * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_bound_and_plan_hold_whenever_the_time_is_up(option):
+    common = cell_problem(6, 18, server_flop_per_s=3e12)
+    problem = replace(common, **OPTIONS[option])
+    patient = plan(problem)
+    for time_limit_s in (0.0, 0.05, 0.3):
+        hurried = plan(problem, time_limit_s)
+        certified(problem, hurried)
+        assert 0 < hurried.lower_bound_s <= patient.delay_s
+        assert patient.lower_bound_s <= hurried.delay_s

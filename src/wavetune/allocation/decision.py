@@ -51,7 +51,7 @@ class Cell:
     ) -> Decision:
         """The decision with the best powers on given owners; shares start from the given ones."""
         problem = self.problem
-        fed_s = self._fed_s(options, fed_owner_M)
+        fed_s = self.fed_s(options, fed_owner_M)
         step_s, share_K = self._step(options, main_owner_M, share_K)
         delay_s = options.rounds * (problem.local_steps * step_s + fed_s)
         return Decision(options, main_owner_M, fed_owner_M, share_K, step_s, fed_s, delay_s)
@@ -112,7 +112,7 @@ class Cell:
         """Whether other options might be faster than a decision's on its owners, with whatever shares."""
         if decision.share_K is None:
             return True
-        fed_s = self._fed_s(options, decision.fed_owner_M)
+        fed_s = self.fed_s(options, decision.fed_owner_M)
         step_s = (decision.delay_s * (1 - 1e-6) / options.rounds - fed_s) / self.problem.local_steps
         return self._ends(options, decision.main_owner_M, step_s)
 
@@ -127,7 +127,8 @@ class Cell:
         ready_s_K = options.ready_s_KC[:, 0] + self.back_s_K(options, main_owner_M)
         return self.main.race(ready_s_K, options.up_bits_KC[:, 0])
 
-    def _fed_s(self, options: Options, fed_owner_M: IntArray) -> float:
+    def fed_s(self, options: Options, fed_owner_M: IntArray) -> float:
+        """Seconds of the adapter exchange with the best powers on given owners."""
         up_s = self.band_s(self.fed, self.fed_race(options), fed_owner_M)
         return up_s + float(np.max(self._down_s(self.problem.fed, options.fed_bits_KC[:, 0], fed_owner_M)))
 

@@ -48,14 +48,11 @@ class MenuSearch:
         """Improve the best decision and the bounds until nothing is left to do or the time is up."""
         for decision in others:
             self._offer(decision)
-        if self.clock.expired:
-            return
-        self._polish(self.best)
-        self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
-        for i in self._promising():
-            if self.clock.expired:
-                return
-            if self.lower_s[i] < self._enough_s:
+        if not self.clock.expired:
+            self._polish(self.best)
+            self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
+        for i in [] if self.clock.expired else self._promising():
+            if not self.clock.expired and self.lower_s[i] < self._enough_s:
                 for seed in self._seeds(i):
                     self._polish(self._planted(i, seed))
         self._solve(self.effort)
@@ -136,7 +133,7 @@ class MenuSearch:
 
     def _change_cuts(self, menu: Options, decision: Decision) -> Decision:
         """Change single clients' cuts, the most promising by the prices first, where the delay falls."""
-        tries = max(30, min(400, 2_000_000 // self.cell.main.snr_per_w_KM.size))
+        tries = max(30, min(400, 20_000_000 // self.cell.main.snr_per_w_KM.size))
         while np.isfinite(decision.delay_s) and not self.clock.expired:
             change_s_KC = predicted_change_s(self.cell, menu, decision)
             changed = decision
@@ -200,7 +197,7 @@ class MenuSearch:
         from wavetune.allocation.band import tighten
         from wavetune.allocation.rate_costs import rate_costs
 
-        if standing.prices is None and np.any(race.need_K > 0):
+        if standing.prices is None and np.any(race.need_K > 0) and not self.clock.expired:
             goal_s = standing.delay_s
             standing = tighten(race, standing, goal_s, 1e-6 * goal_s, self.effort.iterations)
         air_s_K = np.maximum(standing.delay_s - race.ready_K, 1e-3 * standing.delay_s + 1e-300)
@@ -211,7 +208,7 @@ class MenuSearch:
             need_K2[:, 1] = np.maximum(need_K2[:, 1], np.max(need_KC, axis=1))
         low_K = np.where(need_K2[:, 0] > 0, need_K2[:, 0], np.maximum(need_K2[:, 1], 1e-300)) / air_s_K / 4.0
         span = 32.0 * float(np.max(need_K2[:, 1] / np.maximum(need_K2[:, 0], 1e-3 * need_K2[:, 1] + 1e-300)))
-        num_rates = max(64, min(512, 2_000_000 // race.log_KM.size))
+        num_rates = max(16, min(512, 2_000_000 // race.log_KM.size))
         return rate_costs(
             race, standing.prices, track.lone_rate_K, low_K, max(span, 32.0) ** (1 / num_rates), num_rates
         )
@@ -226,12 +223,14 @@ class MenuSearch:
         step_s = self._least_step_s(menu, choices, proof)
         round_s = steps * step_s + fed_s
         beat_s = self.best.delay_s / rounds - fed_down_s
-        if round_s < beat_s and problem.share_server:
+        if round_s >= beat_s or self.clock.expired:
+            picks = ()
+        elif problem.share_server:
             num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
             most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
             bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
             round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
-        elif round_s < beat_s and menu.num_cuts > 1:
+        elif menu.num_cuts > 1:
             boxes = _BOXES if fine else _BOXES // 8
             bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
             round_s, picks = max(round_s, bound.least_s), bound.picks

@@ -26,7 +26,8 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
 
     Args:
         problem: what to plan; `cut_per_client`, `rank_slack` and `share_server` say what may differ.
-        time_limit_s: stop about then; the best common plan for a server that is not shared is always finished first.
+        time_limit_s: stop about then; half of it is for the best plan of a simpler problem, from which the search
+            starts: with a server that is not shared and, unless both are asked for, one cut for all.
         warm_start: plan of a similar problem, whose decisions are tried too, with a small part of the usual effort.
     """
     from wavetune.allocation.band import Clock
@@ -34,7 +35,8 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
     both = problem.cut_per_client and problem.share_server
     plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
-    common = plan_common(plain, time_limit_s, warm_start if both or (warm_start and not _differs(warm_start)) else None)
+    common_s = None if time_limit_s is None else 0.5 * time_limit_s
+    common = plan_common(plain, common_s, warm_start if both or (warm_start and not _differs(warm_start)) else None)
     if common.status != "ok":
         return common
     if not problem.cut_per_client and not problem.share_server:

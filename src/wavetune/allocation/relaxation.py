@@ -1,8 +1,8 @@
 """Lower bounds where every client may choose its own cut, and the choices that they suggest.
 
-Claim: in a plan whose last activations arrive at U and whose last adapters at F, client k with cut c needs rates that take
-at least V_kc(U) of the main band and W_kc(F) of the fed band (`rate_costs`), each together at most 1. With B when the
-last backward pass is done after the server, any multipliers mu, nu >= 0 give for the rest of the step
+Claim: in a plan whose last activations arrive at U and whose last adapters at F, client k with cut c needs rates that
+take at least V_kc(U) of the main band and W_kc(F) of the fed band (`rate_costs`), each together at most 1. With B when
+the last backward pass is done after the server, any multipliers mu, nu >= 0 give for the rest of the step
     min over B of  B + sum_k min over cuts with back_kc <= B of [work_kc + mu V_kc(U) + nu W_kc(F)]  -  mu  -  nu.
 V and W decrease, so that their values at the ends of intervals and U and F at their starts bound whole intervals; these
 are split where the bound is least. Where clients share the server, a step of T seconds needs shares of band and server,
