@@ -25,8 +25,8 @@ class AlignmentSettings:
     """
 
     objective: Ppo | Grpo | Dpo = field(default_factory=Ppo)
-    steps: Annotated[int, Ge(0)] = 20
-    prompts_per_step: Annotated[int, Ge(1)] = 6
+    steps: Annotated[int, Ge(0)] = 12
+    prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
     optimiser: AdamW = RATE
