@@ -34,7 +34,7 @@ from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
 from wavetune.data_plane.contract import PROTOCOL_VERSION, Contract
 from wavetune.data_plane.messages_pb2 import Hello, Layout
-from wavetune.data_plane.payloads import num_bytes, pack, spec_like, unpack
+from wavetune.data_plane.payloads import check_values, num_bytes, pack, spec_like, unpack
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.federation.codecs import Bf16, Fp32
 from wavetune.recipe import Recipe, with_settings
@@ -121,8 +121,7 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
         def copies(x: torch.Tensor = x) -> None:
             for _ in range(2):
                 payload = Bf16().encode(x)
-                decoded = Bf16().decode(unpack(pack(payload), spec_like(payload), "a copy"))
-                torch.isfinite(decoded).all()
+                check_values(unpack(pack(payload), spec_like(payload), "a copy"), Bf16(), (len(x), WIDTH), "a copy")
 
         times = take_turns([exchange, echo, copies], repeats)
         names = ("exchange", "bare", "codec")

@@ -42,7 +42,7 @@ class Stream:
         frame = Frame(sequence=self._sequence, sent_at_s=time.time(), hello=hello, layout=layout, loss=loss)
         payload_bits = 0
         for kind, payload in parts:
-            frame.parts.append(Part(kind=kind, tensors=pack(payload)))
+            frame.parts.add(kind=kind, tensors=pack(payload))
             self.measured.payload_bytes[kind] += num_bytes(payload)
             payload_bits += 8 * num_bytes(payload)
         self._sequence += 1

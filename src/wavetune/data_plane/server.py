@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError
 
 from wavetune.data_plane.certificates import Identity, device_name
 from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
-from wavetune.data_plane.messages_pb2 import Frame, Hello, Part
+from wavetune.data_plane.messages_pb2 import Frame, Hello
 from wavetune.data_plane.payloads import num_bytes, pack
 from wavetune.data_plane.refusal import Reason, RefusedError
 from wavetune.federation.codecs import Payload
@@ -70,7 +70,7 @@ class Line:
         frame = Frame(sequence=self._answered, sent_at_s=time.time(), hello=hello)
         size = 0
         for kind, payload in parts:
-            frame.parts.append(Part(kind=kind, tensors=pack(payload)))
+            frame.parts.add(kind=kind, tensors=pack(payload))
             self.measured.payload_bytes[kind] += num_bytes(payload)
             size += num_bytes(payload)
         self._answered += 1
