@@ -13,9 +13,9 @@ from helpers.sweeps import QUICK, without_times
 from wavetune.sweep.display import SweepDisplay
 
 SETTINGS = [word for setting in QUICK[:3] for word in ("--set", setting)]
-OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "6", "--methods", "proposed,greedy,uniform-power,bound"]
+OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "4", "--methods", "proposed,greedy,uniform-power,bound"]
 SWEEP = ["sweep", "sflllm", *SETTINGS, *OVER]
-CELLS = 2 * 6 * 3
+CELLS = 2 * 4 * 3
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +26,8 @@ def environment(tmp_path_factory):
     return {**os.environ, "WAVETUNE_CACHE": str(folder / "cache"), "PYTHONPATH": str(folder)}
 
 
-def start(environment, folder):
-    command = [sys.executable, "-m", "wavetune.cli", *SWEEP, "--jobs", "2", "--out", str(folder / "sweep")]
+def start(environment, folder, jobs):
+    command = [sys.executable, "-m", "wavetune.cli", *SWEEP, "--jobs", str(jobs), "--out", str(folder / "sweep")]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 
@@ -61,7 +61,7 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
     assert f"the same command goes on from {folder}" in answer.out
     assert len(cells(folder)) == 5
 
-    process = start(environment, tmp_path)
+    process = start(environment, tmp_path, jobs=2)
     next(line for line in process.stdout if line.startswith("cells "))
     process.kill()
     _, err = process.communicate()  # to the end of both streams, which every worker holds open: none outlives it
@@ -69,7 +69,7 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
     after_kill = cells(folder)
     assert len(after_kill) > 5
 
-    process = start(environment, tmp_path)
+    process = start(environment, tmp_path, jobs=1)
     out, err = process.communicate()
     assert (process.returncode, err) == (0, "")
     assert len(cells(folder)) == CELLS
