@@ -79,11 +79,18 @@ def test_command_measures_a_table_that_plan_and_run_choose_from(tmp_path):
     assert (planned.code, "activations as" in planned.out) == (0, True), planned
 
 
+def test_the_recipe_has_candidates_of_its_own():
+    chosen, _ = planner_of(small("sflllm", "method.choose_codecs=true"))
+    assert chosen.method.activation_codec.kind == "int8"
+    assert chosen.first_plan().delay_s < 0.7 * planner_of(small("sflllm"))[0].first_plan().delay_s
+
+
 def test_tables_and_choices_that_cannot_be_are_refused(tmp_path):
     assert_refused(wavetune("plan", "sflllm", *settings(), "--codec-table", tmp_path / "none.json"), "measure-codecs")
     (tmp_path / "bad.json").write_text('{"candidates": [{"activation": {"kind": "fp31"}}]}')
     assert_refused(wavetune("plan", "sflllm", *settings(), "--codec-table", tmp_path / "bad.json"), "measure-codecs")
-    assert_refused(wavetune("plan", "sflllm", *settings("method.choose_codecs=true")), "codec_candidates")
+    none = settings("method.choose_codecs=true", "method.codec_candidates=[]")
+    assert_refused(wavetune("plan", "sflllm", *none), "codec_candidates")
     assert_refused(
         wavetune("plan", "fedavg_lora", *settings("method.choose_codecs=true")), "method.topology.kind=split"
     )

@@ -31,7 +31,7 @@ class CodecCandidate:
         """
         names = (f"{what} as {described(codec)}" for what, codec in (("activations", self.activation),
                                                                      ("gradients", self.gradient)))  # fmt: skip
-        return f"{', '.join(names)}, at {self.rounds_factor:.3g} times the rounds"
+        return f"{', '.join(names)}, at {self.rounds_factor:.4g} times the rounds"
 
 
 def described(codec: Codec) -> str:

@@ -12,6 +12,7 @@ from wavetune.data.settings import DataSettings
 from wavetune.federation.method import Lora, Method, Split
 from wavetune.federation.optimise import AdamW
 from wavetune.recipe import Recipe, RunSettings, World
+from wavetune.recipes._codec_table import CODEC_CANDIDATES
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 
 DATA = DataSettings(
@@ -28,5 +29,6 @@ def recipe() -> Recipe:
         lora=Lora(),
         optimiser=OPTIMISER,
         rounds_to_target=ROUNDS_TO_TARGET,
+        codec_candidates=CODEC_CANDIDATES,
     )
     return Recipe("sflllm", World(data=DATA), method, RunSettings(rounds=10, evaluate_every=5))
