@@ -34,7 +34,9 @@ def count(value: float | None) -> str:
     >>> count(None), count(20.0)
     ('–', '20')
     """
-    return DASH if value is None or not math.isfinite(value) else f"{value:,.0f}".replace(",", "\u202f")
+    if value is None or not math.isfinite(value):
+        return DASH
+    return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
 
 
 def si(value: float, unit: str, lowest: int = -4) -> str:

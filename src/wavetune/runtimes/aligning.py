@@ -23,11 +23,9 @@ from wavetune.federation.alignment import Alignment, ClientPairs, Evaluation, Re
 from wavetune.federation.alignment.evaluation import Scores, foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.objectives import Dpo
-from wavetune.runtimes.rewards import open_rewards
+from wavetune.runtimes.rewards import CONCIERGE, check_rewards, open_rewards
 from wavetune.runtimes.session import Session
 from wavetune.seeds import stream
-
-CONCIERGE = "concierge"
 
 Prompts = tuple[tuple[Example, ...], ...]
 
@@ -62,6 +60,13 @@ class _Watcher:
         """A line a quarter is enough."""
         if done % max(1, steps // 4) == 0:
             self.say(f"  reward model: step {done} of {steps}, loss {loss:.3f}")
+
+
+def check(session: Session, settings: LocalAlignment) -> None:
+    """Raise before anything is trained what `begin` would raise after the federated rounds."""
+    source, seed = session.recipe.world.data.source, session.recipe.run.seed
+    check_rewards((settings.helpful, settings.safe), source, seed)
+    _held_out(session, settings.held_out_prompts)
 
 
 def begin(session: Session, settings: LocalAlignment, folder: Path, say: Callable[[str], None]) -> Stage:

@@ -70,6 +70,10 @@ def run(
     session = build(recipe, planned, observer.message)
     if isinstance(session, Infeasible):
         return session
+    if recipe.method.alignment is not None:
+        from wavetune.runtimes import aligning
+
+        aligning.check(session, recipe.method.alignment)
     if folder is None:
         folder = RunFolder.create(out)
         folder.write_json("recipe.json", to_dict(recipe))

@@ -6,12 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavetune.data.preferences import load_preferences
 from wavetune.federation.rewards import EmbeddedReward, Reward, RewardPart, TrainedReward
 
 if TYPE_CHECKING:
     import torch
 
     from wavetune.runtimes.train_reward import Watcher
+
+
+CONCIERGE = "concierge"
 
 
 def open_rewards(
@@ -41,6 +45,15 @@ def open_rewards(
 
     chosen = _use_bf16("auto", torch.device(device)) if bf16 is None else bf16
     return [_opened(part, source, folder, watcher, seed, device, chosen) for part in parts]
+
+
+def check_rewards(parts: Sequence[RewardPart], source: str, seed: int) -> None:
+    """Raise at once what `open_rewards` would raise about a part's function, model or pairs; nothing is trained."""
+    for part in parts:
+        if not isinstance(part, EmbeddedReward):
+            part.open()
+        elif source != CONCIERGE:
+            load_preferences(source, part.preference, seed)
 
 
 def _opened(
