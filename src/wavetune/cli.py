@@ -363,8 +363,9 @@ def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> N
         console.print(f"no plan exists: {chosen.reason}", markup=False)
         return
     console.print(plan_table(problem, chosen))
+    of_main = "W, Mbit/s: main band" if chosen.server_share_K is None else "W: main band; share: of the server"
     lines = [
-        "subch: subchannels of the main + fed band; W, Mbit/s: main band; fwd, up, bwd: one local step; "
+        f"subch: subchannels of the main + fed band; {of_main}; fwd, up, bwd: one local step; "
         "fed: adapter upload, once a round; J: a round",
         f"total delay to the target {seconds(chosen.delay_s)}, {seconds(chosen.phases.round_s)} a round of "
         f"{problem.local_steps} local steps" + (f"; {note}" if note else ""),

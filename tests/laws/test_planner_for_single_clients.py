@@ -209,3 +209,20 @@ def test_bound_and_plan_hold_whenever_the_time_is_up(option):
         certified(problem, hurried)
         assert 0 < hurried.lower_bound_s <= patient.delay_s
         assert patient.lower_bound_s <= hurried.delay_s
+
+
+def test_a_cut_at_which_nothing_is_sent_makes_room_for_the_others():
+    bits_L = np.array([1e6] * 11 + [0.0])
+    costs = replace(cell_problem(1, 1).costs, activation_bits_L=bits_L)
+    memory = {"memory_bytes_L": np.full(12, 1e9)}
+    crowded = cell_problem(3, 4, costs=replace(costs, **memory), cuts=tuple(range(1, 13)))
+    crowded = replace(
+        crowded,
+        main=replace(crowded.main, gain_KM=crowded.main.gain_KM[:, :2]),
+        memory_bytes_K=np.array([np.inf, 5e9, 5e9]),
+    )
+    assert plan(crowded).status == "infeasible"
+    outcome = plan(replace(crowded, cut_per_client=True))
+    certified(crowded, outcome)
+    assert outcome.cut_K[0] == 12
+    assert np.all(outcome.cut_K[1:] <= 5)

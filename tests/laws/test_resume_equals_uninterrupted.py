@@ -37,6 +37,14 @@ KINDS = {
         "method.mixing.kind=average_product",
     ),
     "sequential_frozen_a": small("split_lora_sequential", "run.rounds=3", "method.mixing.kind=frozen_a"),
+    "cuts_and_shares_of_the_server_per_client": small(
+        "sflllm",
+        "run.rounds=3",
+        "method.planner.cut_per_client=true",
+        "method.server_shares=optimal",
+        "world.scenario.server.flop_per_s=1e10",
+        "world.scenario.population.clock_hz=[1e6,3e7]",
+    ),
     "federated": small("fedavg_lora", "run.rounds=3"),
     "personal_sparse_and_lost": small(
         "fedavg_lora",

@@ -36,7 +36,9 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
     both = problem.cut_per_client and problem.share_server
     plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
     common_s = None if time_limit_s is None else 0.5 * time_limit_s
-    common = plan_common(plain, common_s, warm_start if both or (warm_start and not _differs(warm_start)) else None)
+    common = plan_common(plain, common_s, warm_start)
+    if common.status != "ok" and problem.cut_per_client:
+        common = _with_few_senders(problem) or common
     if common.status != "ok":
         return common
     if not problem.cut_per_client and not problem.share_server:
@@ -80,6 +82,19 @@ def plan_fixed(
     return search.plan()
 
 
+def _with_few_senders(problem: Problem) -> Plan | None:
+    """A first plan where cuts at which nothing is sent spare single clients a subchannel that they cannot all have."""
+    for menu in _menus(problem):
+        main_KC, fed_KC = (bits_KC > 0 for bits_KC in (menu.up_bits_KC, menu.fed_bits_KC))
+        for more_KC, less_KC in ((main_KC, fed_KC), (fed_KC, main_KC)):
+            sends_KC = np.where(menu.allowed_KC, 2 * more_KC + less_KC, 4)
+            options = menu.of(np.argmin(sends_KC, axis=1))
+            plan = plan_fixed(problem, options.cut_KC[:, 0], options.rank_K)
+            if plan.status == "ok":
+                return plan
+    return None
+
+
 def _menus(problem: Problem) -> list[Options]:
     if problem.cut_per_client:
         menus = [options_of(problem, rank) for rank in problem.ranks]
@@ -90,10 +105,6 @@ def _menus(problem: Problem) -> list[Options]:
 def _decision(cell: Cell, plan: Plan) -> Decision:
     options = fixed_options(cell.problem, plan.cut_K, plan.rank_K)
     return cell.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K)
-
-
-def _differs(plan: Plan) -> bool:
-    return plan.status == "ok" and bool(np.ptp(plan.cut_K) or np.ptp(plan.rank_K))
 
 
 def _shaped(problem: Problem, plan: Plan) -> bool:
