@@ -1,0 +1,112 @@
+"""Who may attend, what orders and reports go to and fro, and that a device which leaves is noticed."""
+
+import threading
+
+import pytest
+
+from wavetune.data_plane.certificates import read_identity, write_certificates
+from wavetune.data_plane.client import connect
+from wavetune.data_plane.contract import PROTOCOL_VERSION
+from wavetune.data_plane.control import Coordinator, attend
+from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
+from wavetune.data_plane.server import serve
+from wavetune.errors import DeploymentError
+
+PATIENCE_S = 20.0
+
+
+class Office:
+    """A coordinator of two devices, and devices as threads."""
+
+    def __init__(self, folder):
+        write_certificates(folder, 3)
+        self.folder, self.lost = folder, []
+        self.coordinator = Coordinator(2, lambda client, why: self.lost.append((client, why)))
+        identity = read_identity(folder / "server")
+        self.server, self.port = serve("127.0.0.1:0", identity, [self.coordinator.handler()], 16, 1 << 20)
+
+    def attend(self, client, handle, patience_s=PATIENCE_S, changes=()):
+        values = {"version": PROTOCOL_VERSION, "client": client, "run": "a run", "states": [0, 3]} | dict(changes)
+        name = f"device-{client:02d}"
+        with connect(f"localhost:{self.port}", read_identity(self.folder / name)) as channel:
+            return attend(channel, lambda: Attend(**values), handle, patience_s, lambda _text: None)
+
+
+@pytest.fixture
+def office(tmp_path):
+    opened = Office(tmp_path)
+    yield opened
+    opened.server.stop(0).wait()
+
+
+def in_thread(office, *arguments):
+    ended = []
+    thread = threading.Thread(target=lambda: ended.append(office.attend(*arguments)))
+    thread.start()
+    return thread, ended
+
+
+def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office):
+    def handle(order):
+        return RoundReport(round=order.round, failure="no battery" if order.round == 4 else "")
+
+    thread, ended = in_thread(office, 1, handle)
+    coordinator = office.coordinator
+    assert coordinator.wait_for([1], PATIENCE_S) == {1} == coordinator.present()
+    assert coordinator.can_go_on(1, "a run", 3)
+    assert not coordinator.can_go_on(1, "a run", 4)
+    assert not coordinator.can_go_on(1, "another", 3)
+    for index in (3, 4):
+        coordinator.order(1, RoundOrder(run="a run", round=index))
+    assert coordinator.report(1, 3, PATIENCE_S).failure == ""
+    assert coordinator.report(1, 4, PATIENCE_S).failure == "no battery"
+    assert coordinator.can_go_on(1, "a run", 4)
+    assert not coordinator.can_go_on(1, "a run", 5)
+    assert office.lost == [(1, "no battery")]
+    coordinator.dismiss("that was all")
+    thread.join(PATIENCE_S)
+    assert ended == ["that was all"]
+
+
+def test_a_device_that_dies_is_noticed_and_not_waited_for(office):
+    """Whatever escapes its handling ends its process; here its channel closes."""
+
+    class Dead(BaseException):
+        pass
+
+    def die(_order):
+        raise Dead
+
+    def whole_life():
+        with pytest.raises(Dead):
+            office.attend(0, die)
+
+    thread = threading.Thread(target=whole_life)
+    thread.start()
+    office.coordinator.wait_for([0], PATIENCE_S)
+    office.coordinator.order(0, RoundOrder(run="a run", round=0))
+    assert office.coordinator.report(0, 0, PATIENCE_S) is None
+    thread.join(PATIENCE_S)
+    assert (0, "client 0 left") in office.lost
+    assert office.coordinator.wait_for([0], 0.0) == set()
+
+
+@pytest.mark.parametrize(
+    ("client", "changes", "words"),
+    [
+        (0, {"version": 99}, "UNIMPLEMENTED: client 0 speaks version 99"),
+        (0, {"client": 1}, "PERMISSION_DENIED: the certificate of 'device-00' is not that of client 1"),
+        (2, {}, "PERMISSION_DENIED"),
+    ],
+    ids=["other_version", "other_client", "beyond_the_run"],
+)
+def test_who_may_not_attend_is_told_why(office, client, changes, words):
+    with pytest.raises(DeploymentError, match=words):
+        office.attend(client, lambda _order: RoundReport(), changes=changes)
+    assert office.coordinator.present() == set()
+
+
+def test_servers_that_stay_away_are_given_up(office):
+    office.server.stop(0).wait()
+    with pytest.raises(DeploymentError, match="away for"):
+        office.attend(0, lambda _order: RoundReport(), 0.1)
