@@ -78,6 +78,11 @@ class Cell:
 
         return owners_delay(race, owner_M) if np.any(race.need_K > 0) else float(np.max(race.ready_K))
 
+    def fed_s(self, options: Options, fed_owner_M: IntArray) -> float:
+        """Seconds of the adapter exchange with the best powers on given owners."""
+        up_s = self.band_s(self.fed, self.fed_race(options), fed_owner_M)
+        return up_s + float(np.max(self._down_s(self.problem.fed, options.fed_bits_KC[:, 0], fed_owner_M)))
+
     def plan_of(self, decision: Decision) -> Plan:
         """The decision as a plan."""
         problem, options, caps_w_K = self.problem, decision.options, self.problem.tx_power_max_w_K
@@ -86,14 +91,6 @@ class Cell:
         at_once_K = np.zeros(problem.num_clients)
         fed, _ = allocate_power(problem.fed, decision.fed_owner_M, at_once_K, options.fed_bits_KC[:, 0], caps_w_K)
         return make_plan(problem, options.cut_KC[:, 0], options.rank_K, main, fed)
-
-    def lone_down_s_KC(self, band: RadioBand, bits_KC: Array) -> Array:
-        """Seconds of the way back for a client that has the whole band to itself."""
-        rate_K = [
-            downlink_rate_bit_per_s_K(band, np.full(band.num_subchannels, k, dtype=np.int64))[k]
-            for k in range(len(bits_KC))
-        ]
-        return transfer_s(bits_KC, np.array(rate_K)[:, None])
 
     def balanced(self, decision: Decision) -> Decision:
         """The decision with powers and shares of the server chosen together, for its owners."""
@@ -110,27 +107,19 @@ class Cell:
 
     def can_beat(self, options: Options, decision: Decision) -> bool:
         """Whether other options might be faster than a decision's on its owners, with whatever shares."""
+        from wavetune.allocation.pipelines import can_end
+
         if decision.share_K is None:
             return True
         fed_s = self.fed_s(options, decision.fed_owner_M)
         step_s = (decision.delay_s * (1 - 1e-6) / options.rounds - fed_s) / self.problem.local_steps
-        return self._ends(options, decision.main_owner_M, step_s)
-
-    def _ends(self, options: Options, main_owner_M: IntArray, step_s: float) -> bool:
-        from wavetune.allocation.pipelines import can_end
-
-        race = self._pipelines(options, main_owner_M)
-        return can_end(race, np.ascontiguousarray(options.work_s_KC[:, 0]), main_owner_M, step_s)
+        race = self._pipelines(options, decision.main_owner_M)
+        return can_end(race, options.work_s_KC[:, 0], decision.main_owner_M, step_s)
 
     def _pipelines(self, options: Options, main_owner_M: IntArray) -> Race:
         """Race of the activations where all but airtime and service counts as if it came before."""
         ready_s_K = options.ready_s_KC[:, 0] + self.back_s_K(options, main_owner_M)
         return self.main.race(ready_s_K, options.up_bits_KC[:, 0])
-
-    def fed_s(self, options: Options, fed_owner_M: IntArray) -> float:
-        """Seconds of the adapter exchange with the best powers on given owners."""
-        up_s = self.band_s(self.fed, self.fed_race(options), fed_owner_M)
-        return up_s + float(np.max(self._down_s(self.problem.fed, options.fed_bits_KC[:, 0], fed_owner_M)))
 
     def _step(self, options: Options, main_owner_M: IntArray, share_K: Array | None) -> tuple[float, Array | None]:
         back_s_K, work_s_K = self.back_s_K(options, main_owner_M), options.work_s_KC[:, 0]

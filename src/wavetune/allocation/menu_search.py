@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from wavetune.allocation.decision import Cell, Decision
+from wavetune.allocation.delay import transfer_s
 from wavetune.allocation.downlink import downlink_rate_bit_per_s_KM, least_downlink_s
 from wavetune.allocation.options import Options
 from wavetune.allocation.plan import Plan
@@ -97,11 +98,10 @@ class MenuSearch:
     def _planted(self, i: int, seed: Pick) -> Decision:
         """Decision of a seed on the best's owners; where it has shares, on owners that suit these."""
         decision = self._decide(self.menus[i].of(seed.choice_K), self.best)
-        if seed.share_K is not None:
-            decision = replace(decision, share_K=seed.share_K)
-        elif np.isfinite(decision.delay_s):
+        if seed.share_K is None and np.isfinite(decision.delay_s):
             return decision
-        return self._hand_out(decision)
+        share_K = decision.share_K if seed.share_K is None else seed.share_K
+        return _better(self._hand_out(replace(decision, share_K=share_K, step_s=np.inf, delay_s=np.inf)), decision)
 
     def _polish(self, decision: Decision) -> None:
         """Shares, cuts and bands in turns, as long as it pays."""
@@ -261,7 +261,7 @@ class MenuSearch:
         if problem.price_downlink and problem.share_server:
             down = menu.down_bits_KC, downlink_rate_bit_per_s_KM(problem.main)
         elif problem.price_downlink:
-            alone_s_KC = self.cell.lone_down_s_KC(problem.main, menu.down_bits_KC)
+            alone_s_KC = transfer_s(menu.down_bits_KC, downlink_rate_bit_per_s_KM(problem.main).sum(axis=1)[:, None])
             least_bits_K, least_s_K = (_least(menu, x) for x in (menu.down_bits_KC, menu.back_s_KC))
             least_back_s = least_downlink_s(problem.main, least_bits_K, least_s_K)
             back_s_KC = back_s_KC + alone_s_KC
