@@ -5,6 +5,8 @@ import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import assert_same_run, read_json, read_rounds, small, train
+from wavetune.errors import ConfigError
+from wavetune.runtimes.deployed import check_deployable
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import build
 
@@ -105,6 +107,12 @@ def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
     for record in read_rounds(tmp_path / "some"):
         assert record["lost"] == []
         assert 0 < sum(record["active_K"]) < 3
+
+
+def test_devices_are_not_selected():
+    session = build(small("sflllm", "method.selection.kind=fastest"))
+    with pytest.raises(ConfigError, match=r"method\.selection fastest"):
+        check_deployable(session)
 
 
 def test_selection_that_cannot_be_is_refused():

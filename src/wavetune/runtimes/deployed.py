@@ -298,6 +298,11 @@ def check_deployable(session: Session) -> None:
         raise ConfigError(
             f"method.link {method.link.kind} simulates what a deployed run has for real; set method.link.kind=reliable"
         )
+    if method.selection.kind != "all":
+        raise ConfigError(
+            f"method.selection {method.selection.kind} chooses among clients, and a deployed run trains with whoever "
+            "is there; set method.selection.kind=all"
+        )
     if method.alignment is not None:
         raise ConfigError("wavetune deploy has no stage of alignment on each client; use `wavetune run`")
 
