@@ -55,6 +55,7 @@ class RunDisplay:
         """Say what was planned, and start counting."""
         run, plan = session.recipe.run, session.plan
         self.before = self.validation = before
+        self.delay_s = self.energy_j = self.bits = 0.0
         self.rounds, self.steps = run.rounds, run.local_steps
         where = f"after round {rounds_done}, " if rounds_done else ""
         self.message(f"{session.recipe.method.title}")
@@ -70,6 +71,8 @@ class RunDisplay:
             f"{where}validation loss before training {before:.4f}; {session.precision} on "
             f"{session.cohort.backbone.device}"
         )
+        for finished in self.progress.task_ids:  # of a run before this one
+            self.progress.remove_task(finished)
         self.task = self.progress.add_task(
             "training", total=run.rounds * run.local_steps, completed=rounds_done * run.local_steps
         )

@@ -13,7 +13,7 @@ from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import ALIGNED, assert_same_run, read_json, read_rounds
 
 WIDTH, HIDDEN, BLOCKS, CLIENTS = 4, 64, 4, 3
-STEPS = 4
+STEPS = 3
 PWFF = settings(*ALIGNED, f"method.alignment.learning.steps={STEPS}")
 
 

@@ -9,9 +9,9 @@ from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import finite_mean
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.lines import Series, line_chart, thin
-from wavetune.reporting.records import Run
-from wavetune.reporting.sections.learning import AGAINST, elapsed_s, validation_points
+from wavetune.reporting.lines import Point, Series, line_chart, thin
+from wavetune.reporting.records import Change, Run
+from wavetune.reporting.sections.learning import AGAINST, elapsed_s, positions, validation_points
 from wavetune.reporting.sections.section import Section, make_section
 
 BEST = "★"
@@ -20,28 +20,42 @@ BEST = "★"
 def compare(runs: Sequence[Run], labels: Sequence[str]) -> Section:
     """Section that sets runs side by side."""
     figures = [_curves(runs, labels, *against) for against in AGAINST]
-    words = (
-        f"{BEST} marks the best of a row; fewer seconds, bits and joules are better. "
-        "Runs of different length compare best by the simulated time to a common loss."
-    )
+    words = f"{BEST} marks the best of a row; fewer seconds, bits and joules are better. "
+    if _differ(runs):
+        words += "Runs with personal models and runs with one model for all are compared on each client's own domains."
+    else:
+        words += "Runs of different length compare best by the simulated time to a common loss."
     return make_section("Comparison", "Comparison", figures, [_headlines(runs, labels)], words)
 
 
 def _curves(runs: Sequence[Run], labels: Sequence[str], axis: Axis, against: str) -> Figure | None:
+    points_of, whose = (_own_points, "Own-domain") if _differ(runs) else (validation_points, "Validation")
     series = [
-        Series(label, f"cat-{index % 8} dash-{index % 4}", validation_points(run, axis))
+        Series(label, f"cat-{index % 8} dash-{index % 4}", points_of(run, axis))
         for index, (run, label) in enumerate(zip(runs, labels, strict=True))
     ]
     series = [one for one in series if thin(one.points)]
     keys = tuple(Key(one.css, one.label, "line") for one in series)
-    title = f"Validation loss against {against}"
+    title = f"{whose} loss against {against}"
     return figure(title, lambda px: line_chart(series, axis, Axis("loss"), title, px), keys=keys)
+
+
+def _differ(runs: Sequence[Run]) -> bool:
+    """Whether the runs' validation losses are of unlike things: of personal models on own rows, of one on all rows."""
+    return len({run.summary.personal for run in runs}) > 1
+
+
+def _own_points(run: Run, axis: Axis) -> list[Point]:
+    """(x, mean of the clients' losses on own domains) from before the first round on."""
+    losses = [finite_mean(record.evaluation.own_loss_K) for record in run.rounds]
+    before = finite_mean(run.summary.evaluation.before.own_loss_K)
+    return [(0.0, before), *zip(positions(run, axis), losses, strict=True)]
 
 
 def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
     costs, losses, plans = (
         [story.totals(run) for run in runs],
-        [story.loss_change(run) for run in runs],
+        [Change() if _differ(runs) else story.loss_change(run) for run in runs],
         [run.summary.plan for run in runs],
     )
     after = [run.summary.evaluation.after for run in runs]
@@ -55,14 +69,14 @@ def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
             "Cut, rank",
             *(f"{story.same_or_range(story.cuts(run))}, {story.same_or_range(story.ranks(run))}" for run in runs),
         ),
-        _ranked("Accuracy", [judged.accuracy for judged in after], fmt.percent, best=max),
+        _ranked("Accuracy", [math.nan if _differ(runs) else j.accuracy for j in after], fmt.percent, best=max),
         _ranked("Accuracy, own domains", [finite_mean(j.own_accuracy_K) for j in after], fmt.percent, best=max),
         _ranked("Accuracy, foreign domains", [finite_mean(j.foreign_accuracy_K) for j in after], fmt.percent, best=max),
         _ranked("Loss, own domains", [finite_mean(j.own_loss_K) for j in after], lambda value: fmt.number(value, 4)),
         _ranked("Mixed reward", [_aligned(run, "mixed_reward_K") for run in runs], fmt.number, best=max),
         _ranked("True mixed score", [_aligned(run, "true_mixed_K") for run in runs], fmt.number, best=max),
         _ranked("Validation loss", [loss.after for loss in losses], lambda value: fmt.number(value, 4)),
-        _ranked("Perplexity", [_perplexity(run) for run in runs], fmt.number),
+        _ranked("Perplexity", [_perplexity(*pair) for pair in zip(runs, losses, strict=True)], fmt.number),
         _ranked("Simulated time", [cost.delay_s for cost in costs], fmt.seconds),
         _ranked(
             f"Simulated time to loss {fmt.number(target, 4)}",
@@ -86,8 +100,8 @@ def time_to_loss_s(run: Run, target: float) -> float:
     return next((end for end, record in ends if record.validation_loss <= target), math.nan)
 
 
-def _perplexity(run: Run) -> float:
-    return math.nan if story.is_classifier(run) else story.perplexity(story.loss_change(run).after)
+def _perplexity(run: Run, loss: Change) -> float:
+    return math.nan if story.is_classifier(run) else story.perplexity(loss.after)
 
 
 def _aligned(run: Run, name: str) -> float:

@@ -152,6 +152,20 @@ def test_side_by_side_marks_the_highest_accuracy_and_the_smallest_upload(make_ru
     assert "Perplexity" not in rows
 
 
+def test_personal_models_and_one_for_all_are_compared_on_own_domains_alone(make_run):
+    runs = [personal(make_run(name, rounds=1, clients=3)) for name in "ab"]
+    edit(runs[1], personal=False)
+    section = compare([read_run(one) for one in runs], ["a", "b"])
+    rows = {row[0]: row[1:] for row in section.tables[0].rows}
+    assert not {"Accuracy", "Validation loss", "Perplexity"} & rows.keys()
+    assert rows["Accuracy, own domains"] == ("80.0 %", "80.0 %")
+    assert "own domains" in section.words[0]
+    assert [figure.title for figure in section.figures] == [
+        "Own-domain loss against rounds",
+        "Own-domain loss against simulated time",
+    ]
+
+
 def test_a_front_leaves_out_who_has_no_scores():
     unknown = (float("nan"), float("nan"))
     moves = [Move("λ 0", "cat-0", "a", (unknown, unknown), (unknown, unknown))]
