@@ -17,6 +17,7 @@ from wavetune.data_plane.refusal import Reason, RefusedError
 from wavetune.federation.codecs import Codec, Payload, UpdateCodec
 
 PROTOCOL_VERSION = 1
+_PART_BYTES, _FRAME_BYTES = 1024, 1 << 16  # at most, besides values
 _FIELDS = {
     "hello": {"hello"},
     "activations_up": {"layout", "parts"},
@@ -63,6 +64,17 @@ class Contract:
         """Kinds of the device's frames, in order."""
         step = ("activations_up", "gradients_up") if self.u_shape else ("activations_up",)
         return ("hello", *step * self.local_steps, "adapters_up")
+
+    @property
+    def max_frame_bytes(self) -> int:
+        """No frame that would be accepted is larger."""
+        tokens = self.batch_size * self.max_row_tokens
+        codecs = (self.activation_codec, self.gradient_codec) if self.u_shape else (self.activation_codec,)
+        step_bits = max(codec.bits(tokens, self.width) for codec in codecs)
+        adapter_bits = sum(self.adapter_codec.bits(*shape) for shape in self.adapter_shapes)
+        per_token = 4 + 5 + 5  # a label, its position, and a row's length where all rows are short
+        most = max(step_bits / 8 + per_token * tokens, adapter_bits / 8 + _PART_BYTES * len(self.adapter_shapes))
+        return int(most) + _FRAME_BYTES
 
     def accept(self, sequence: int, frame: Frame, tokens: int) -> Arrived:
         """What a frame brings as the stream's frame number `sequence`; `tokens` are those of the step under way.

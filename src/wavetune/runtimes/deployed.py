@@ -15,7 +15,6 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import grpc
 import torch
 from safetensors.torch import save
 
@@ -38,7 +37,6 @@ from wavetune.runtimes.inprocess import Engine, TrainRound
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Session
 
-MAX_MESSAGE_BYTES = 1 << 30
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
 
 
@@ -46,7 +44,7 @@ _ANSWER_S = 1.0  # for an answer that is there already, or will not come
 class Deployment:
     """How a run's servers meet its devices.
 
-    `address` is where they listen, `public_address` how devices reach them (None: the address itself). All devices are
+    `address` is where they listen; devices open their streams at `public_address` (None: where they attend). All are
     waited for `patience_s` before the first round; later rounds go on with those that attend. A device that does not
     answer within `deadline_s` is lost for the round. With `emulate` every stream is paced to the rates of the plan.
     """
@@ -69,7 +67,6 @@ class Servers:
     say: Callable[[str], None]
     plane: DataPlane
     coordinator: Coordinator
-    server: grpc.Server
     address: str
     wire: ServerWire = field(init=False)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
@@ -179,7 +176,7 @@ class Servers:
                     cuts=session.cohort.placement.cut_K,
                     ranks=session.rank_K,
                     bf16=bf16,
-                    address=self.address,
+                    address=self.deployment.public_address or "",
                     token=tokens[client],
                     adapters=b"" if known else save(adapter_tensors(session.cohort.bank, client)),
                     main_bit_per_s=_pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0,
@@ -244,13 +241,13 @@ def opened(session: Session, deployment: Deployment, run: str, say: Callable[[st
                 deployment.identity,
                 [plane.handler(), coordinator.handler()],
                 3 * num_clients + 4,
-                MAX_MESSAGE_BYTES,
+                max(contract_of(session, client).max_frame_bytes for client in range(num_clients)),
             )
         except RuntimeError as error:
             raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
         stack.callback(lambda: server.stop(1.0).wait())
-        host = (deployment.public_address or deployment.address).rpartition(":")[0]
-        servers = Servers(session, deployment, run, say, plane, coordinator, server, f"{host}:{port}")
+        address = f"{deployment.address.rpartition(':')[0]}:{port}"
+        servers = Servers(session, deployment, run, say, plane, coordinator, address)
         try:
             yield servers
             coordinator.dismiss("the run is finished")

@@ -128,6 +128,7 @@ class Agent:
     """
 
     client: int
+    server: str
     identity: Identity
     folder: Path | None = None
     say: Callable[[str], None] = lambda _text: None
@@ -156,7 +157,7 @@ class Agent:
         device = self._ready(order)
         hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
                       width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
-        stream = Stream(self._channel(order.address), hello)
+        stream = Stream(self._channel(order.address or self.server), hello)
         try:
             device.train(order, DeviceWire(stream, order.main_bit_per_s, order.fed_bit_per_s))
         finally:
@@ -224,7 +225,7 @@ def take_part(
     server: str, identity: Identity, state: Path | None, patience_s: float, say: Callable[[str], None]
 ) -> str:
     """Attend at a server until it says goodbye; returns its reason. Raises ConfigError, DeploymentError."""
-    agent = Agent(client_of(identity), identity, state, say)
+    agent = Agent(client_of(identity), server, identity, state, say)
     say(f"device {agent.client} attends at {server}")
     return attend(connect(server, identity), agent.introduce, agent.handle, patience_s, say)
 

@@ -224,6 +224,23 @@ def test_where_labels_stay_with_the_client_nothing_that_tells_them_is_taken(open
         next(call)
 
 
+def test_the_largest_frames_that_are_due_stay_below_the_limit():
+    for u_shape in (False, True):
+        due = contract(u_shape=u_shape)
+        tokens = due.batch_size * due.max_row_tokens
+        x = torch.zeros(tokens, due.width)
+        layout = Layout(lengths=[due.max_row_tokens] * due.batch_size, label_positions=range(tokens))
+        ids = {"ids": torch.full((tokens,), 2**31 - 1, dtype=torch.int32)}
+        frame = Frame(sequence=99, sent_at_s=1e9, layout=layout)
+        for kind, payload in (("activations_up", Bf16().encode(x)), ("labels_up", ids)):
+            frame.parts.add(kind=kind, tensors=pack(payload))
+        adapters = Frame(sequence=99, sent_at_s=1e9)
+        for shape in due.adapter_shapes:
+            adapters.parts.add(kind="adapters_up", tensors=pack(Fp32().encode(torch.zeros(shape))))
+        largest = max(len(f.SerializeToString()) for f in (frame, adapters))
+        assert largest <= due.max_frame_bytes < largest + (1 << 17)
+
+
 def test_a_stream_is_opened_once_and_the_first_goes_on(opened):
     token = opened.plane.open_round(0, [contract()])[0]
     stream = opened.stream(token)
