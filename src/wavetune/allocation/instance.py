@@ -139,8 +139,10 @@ def _layer_costs(costs: Json) -> LayerCosts:
     )
     arrays = {name: _numbers(_get(costs, name, "$.costs"), f"$.costs.{name}") for name in required}
     num_layers = len(arrays["forward_flop"])
-    for name in ("memory_bytes", "memory_bytes_per_rank", "adapter_bits"):
+    for name in ("memory_bytes", "memory_bytes_per_rank"):
         arrays[name] = _numbers(costs[name], f"$.costs.{name}") if name in costs else np.zeros(num_layers)
+    if "adapter_bits" in costs:
+        arrays["adapter_bits"] = _numbers(costs["adapter_bits"], "$.costs.adapter_bits")
     for name, values in arrays.items():
         if len(values) != num_layers:
             raise InstanceError(
