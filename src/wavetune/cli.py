@@ -261,7 +261,20 @@ def _planned(
     planner, counted = planner_of(_recipe(what, settings, data, model, seed, None, rank_table, codec_table))
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.problem(0), planner.first_plan()
-    return problem, chosen, "; ".join(filter(None, (note, _energy_note(planner, problem, chosen))))
+    notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
+    return problem, chosen, "; ".join(filter(None, notes))
+
+
+def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """How many clients could meet the deadline of a selection at most."""
+    from wavetune.allocation.selection import most_possible
+    from wavetune.federation.selection import Deadline
+
+    selection, decided = planner.method.selection, {*zip(chosen.cut_K.tolist(), chosen.rank_K.tolist(), strict=True)}
+    if not isinstance(selection, Deadline) or len(decided) != 1:
+        return ""
+    most = most_possible(problem, *decided.pop(), selection.round_deadline_s)
+    return f"at this cut and rank no more than {most} clients can end a round by the deadline"
 
 
 def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:

@@ -109,6 +109,13 @@ def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
         assert 0 < sum(record["active_K"]) < 3
 
 
+def test_command_says_who_takes_part_and_how_many_could_at_most():
+    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:1], "method.selection.round_deadline_s=0.006"))
+    assert tight.code == 0, tight
+    assert "of 3 clients take part in this round" in tight.out
+    assert "clients can end a round by the deadline" in tight.out
+
+
 def test_devices_are_not_selected():
     session = build(small("sflllm", "method.selection.kind=fastest"))
     with pytest.raises(ConfigError, match=r"method\.selection fastest"):
