@@ -123,7 +123,7 @@ def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--kind", "helpfull"], ["'helpfull'", "did you mean 'helpful'?"]),
+        (["--kind", "helpfu"], ["'helpfu'", "did you mean 'helpful'?"]),
         ([], ["--kind is None", "helpful"]),
         (["--kind", "helpful", "--data", "/no/such/folder"], ["'/no/such/folder'", "concierge"]),
         (["--kind", "helpful", "--model", "tinny"], ["'tinny'", "did you mean"]),

@@ -130,7 +130,7 @@ def test_a_function_of_the_users_is_imported_from_a_module_or_a_file(tmp_path):
         ("nowhere", "is named module:function"),
         ("nowhere_at_all:f", "cannot import the reward 'nowhere_at_all:f': ModuleNotFoundError"),
         ("./no/such/file.py:f", "cannot import the reward"),
-        ("wavetune.data.concierge_truth:helpfull", "has no function 'helpfull'"),
+        ("wavetune.data.concierge_truth:helpfu", "has no function 'helpfu'"),
     ],
 )
 def test_a_function_that_cannot_be_imported_is_named(function, sentence):
