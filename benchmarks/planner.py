@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -130,7 +131,7 @@ def anytime_table(size: str, seeds: int) -> None:
         outcomes = [timed(lambda p=problem: plan(p, time_limit_s=limit_s)) for problem in problems]  # noqa: B023
         excess = [above(o.delay_s, f) for (o, _, _), f in zip(outcomes, final, strict=True)]
         gaps = [o.gap for o, _, _ in outcomes]
-        cpu_s, wall_s = (float(np.median([o[i] for o in outcomes])) for i in (1, 2))
+        cpu_s, wall_s = (float(np.median(times)) for times in zip(*((c, w) for _, c, w in outcomes), strict=True))
         row(
             f"{limit_s:g} s", ms(cpu_s), ms(wall_s), f"{np.mean(excess):.2%}", f"{np.max(excess):.2%}",
             f"{np.mean(gaps):.2%}", f"{np.max(gaps):.2%}",
@@ -194,8 +195,7 @@ def stepped(problem: Problem, owner_M: np.ndarray) -> tuple[object, float]:
 
 def solved(problem: Problem, owner_M: np.ndarray) -> tuple[float | None, float]:
     """The same by CVXPY with Clarabel: its delay, None where it fails, and the time within the solver (s)."""
-    import cvxpy as cp
-
+    cp: Any = importlib.import_module("cvxpy")  # its stubs leave most of its types open
     band, M = problem.main, len(owner_M)
     # Powers in units of the even share, so that the toolbox meets numbers of moderate size.
     share_w = band.total_power_max_w / M
