@@ -37,8 +37,6 @@ FILES = {
     "checkpoints",
 }
 COMMON = [name for name in recipes.names() if not name.startswith("pwff")]  # these have test_pwff.py
-    name for name in recipes.names() if not name.startswith("pwff")
-]  # one model for all; the others: test_pwff.py
 ACCOUNT = {"delay_s", "local_steps", "phases", "step", "energy_j", "energy", "bits"}
 
 
