@@ -40,7 +40,7 @@ def finished(tmp_path_factory):
         ("rnu.rounds=3", ["'rnu'", "did you mean 'run'"]),
         ("world.scenario.bands.main.power=3", ["world.scenario.bands.main has no field 'power'"]),
         ("method.topology.kind=splitt", ["'splitt'", "did you mean 'split'"]),
-        ("method.mixing.kind=mean", ["'mean'", "average_factors"]),
+        ("method.mixing.kind=mean", ["'mean'", "median"]),
         ("run.rounds.more=3", ["run.rounds holds a single value"]),
         ("run.rounds", ["path=value"]),
         ("run.rounds=ten", ["run.rounds is 'ten'", "integer"]),

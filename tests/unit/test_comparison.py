@@ -77,7 +77,7 @@ def test_the_page_names_its_sources(table):
         "tiny: random weights",
         "8 training",
         "| own accuracy | 60.0 % ± 24.8 % |",
-        "`wavetune ",
+        "`wavetune",
     ):
         assert words in page
     tables = [line for line in page.splitlines() if line.startswith("|")]

@@ -7,6 +7,7 @@ are those of the whole model, and a cut between two blocks is the same hook in e
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
 from wavetune.models.backbone import Backbone, prepare_backbone
 from wavetune.models.ragged import ATTENTION
+
+_ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
 
 
 class AbsentBlock(nn.Module):
@@ -48,7 +51,7 @@ def load_part(
     """
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with no_init_weights():  # memory that is never written is never taken
+        with _ONE_AT_A_TIME, no_init_weights():  # memory that is never written is never taken
             options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": ATTENTION}
             model = AutoModelForCausalLM.from_config(config, **options)
         model.tie_weights()

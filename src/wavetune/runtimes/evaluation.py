@@ -36,22 +36,26 @@ def evaluate(session: Session, factors: Mapping[str, LoraPair], round_index: int
         ]
     else:
         found = [session.cohort.evaluate(validation, global_bank(session, factors))]
-    return _judged(session, found, f"round {round_index}: the validation loss after it")
+    return _judged(
+        session,
+        found,
+        f"round {round_index}: the validation loss after it is {{}}; the last checkpoint is kept, start again with a "
+        "lower method.optimiser.learning_rate",
+    )
 
 
 def evaluate_untouched(session: Session) -> dict[str, Any]:
     """The same before training, of the base model alone (with a fresh head, where classes are learned)."""
     head = session.cohort.bank.only(("head",)) if session.data.classes else None
     found = session.cohort.evaluate(session.data.validation, head)
-    return _judged(session, [found], "the validation loss of the untouched model")
+    what = "the validation loss of the untouched model is {}; its weights may be damaged"
+    return _judged(session, [found], what)
 
 
-def _judged(session: Session, found: list[Evaluation], what: str) -> dict[str, Any]:
-    if not all(np.isfinite(one.nll_R).all() for one in found):
-        raise NumericsError(
-            f"{what} is not finite; the last checkpoint is kept, start again with a lower "
-            "method.optimiser.learning_rate, or with an undamaged model"
-        )
+def _judged(session: Session, found: list[Evaluation], refusal: str) -> dict[str, Any]:
+    for one in found:
+        if not np.isfinite(one.nll_R).all():
+            raise NumericsError(refusal.format(one.loss()))
     own_K, foreign_K = zip(*_weights(session), strict=True)
     each = found * len(own_K) if len(found) == 1 else found
     judged: dict[str, Any] = {"own_loss_K": _losses(each, own_K), "foreign_loss_K": _losses(each, foreign_K)}
