@@ -1,6 +1,6 @@
 """Training speed of the stacked engine against stock PEFT, in one run: ratios of medians on the same rows.
 
-    python benchmarks/training_speed.py [--data ../shared/data/e2e] [--device cuda --clients 64]
+    python benchmarks/training_speed.py [--data DIR_WITH_E2E] [--device cuda --clients 64]
 
 Every contender trains LoRA on the query and value projections on the same rows, in the same precision, with AdamW.
 - stacked: wavetune, all clients in one model, cut after 3 blocks (fp32 link)
