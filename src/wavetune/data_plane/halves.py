@@ -33,7 +33,6 @@ from wavetune.federation.exchange import AdapterServer, Mixed
 from wavetune.models.backbone import Between
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.part import running
-from wavetune.models.ragged import ragged_layout
 
 Seconds = defaultdict[str, float]
 
@@ -73,7 +72,7 @@ class DeviceCohort(Cohort):
         between: Between | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         if self.placement.tail_K[0] is None:
-            return _forward(self, batch, clients, counts, bank, between).sum(), torch.zeros_like(weight_P), None
+            return self._hidden(batch, clients, counts, bank, between).sum(), torch.zeros_like(weight_P), None
         loss, nll_P, right_P = super()._losses(batch, clients, counts, labels_P, weight_P, bank, between)
         self.wire.loss = Loss(nll=float(nll_P.double().sum()), labelled=len(nll_P))
         return loss, nll_P, right_P
@@ -192,7 +191,7 @@ class ServerCohort(Cohort):
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         started = time.perf_counter()
         if between is not None and self.placement.tail_K[clients[0]] is not None:
-            found = _forward(self, batch, clients, counts, bank, between).sum(), torch.zeros_like(weight_P), None
+            found = self._hidden(batch, clients, counts, bank, between).sum(), torch.zeros_like(weight_P), None
         else:
             found = super()._losses(batch, clients, counts, labels_P, weight_P, bank, between)
         self._forward_s = time.perf_counter() - started
@@ -238,19 +237,6 @@ class ServedAdapters(AdapterServer):
         mixed = super().exchange(weight_K, door, heard, sent, delivered)
         self.wire.send_adapters(k for k, k_there in enumerate(there) if k_there)
         return mixed
-
-
-def _forward(
-    cohort: Cohort,
-    batch: RaggedBatch,
-    clients: Sequence[int],
-    counts: Sequence[int],
-    bank: AdapterBank | None,
-    between: Between | None,
-) -> Tensor:
-    device, lengths = cohort.backbone.device, batch.lengths.tolist()
-    input_ids_N = torch.from_numpy(batch.input_ids).to(device)
-    return cohort.backbone.forward(input_ids_N, ragged_layout(lengths, device), bank, clients, counts, between)
 
 
 def _batch(arrived: Sequence[Arrived], filler: int) -> RaggedBatch:

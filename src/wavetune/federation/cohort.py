@@ -215,17 +215,30 @@ class Cohort:
         between: Between | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weighted sum of the losses of a pass, each position's own, and which classes were predicted right, if any."""
-        device, lengths = self.backbone.device, batch.lengths.tolist()
-        hidden_ND = self.backbone.forward(
-            torch.from_numpy(batch.input_ids).to(device), ragged_layout(lengths, device), bank, clients, counts, between
-        )
+        device, hidden_ND = self.backbone.device, self._hidden(batch, clients, counts, bank, between)
         if bank is None or not any(site.kind == "head" for site in bank.sites):
             index_P = torch.from_numpy(batch.label_index).to(device)
             return *self.backbone.labelled_loss(hidden_ND, index_P, labels_P, weight_P), None
         samples = np.bincount(batch.client_of_sample, minlength=len(clients)).tolist()
         segments = bank.segments(head_site(bank).layer, clients, samples)
-        logits_SC = stacked_head(self.backbone.pooled(hidden_ND, lengths), bank, segments)
+        logits_SC = stacked_head(self.backbone.pooled(hidden_ND, batch.lengths.tolist()), bank, segments)
         return *classification_loss(logits_SC, labels_P, weight_P), logits_SC.argmax(1) == labels_P
+
+    def _hidden(
+        self,
+        batch: RaggedBatch,
+        clients: Sequence[int],
+        counts: Sequence[int],
+        bank: AdapterBank | None,
+        between: Between | None,
+    ) -> Tensor:
+        """Hidden states of a pass behind the last block, `[N, D]`."""
+        device = self.backbone.device
+        input_ids_N, layout = (
+            torch.from_numpy(batch.input_ids).to(device),
+            ragged_layout(batch.lengths.tolist(), device),
+        )
+        return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between)
 
     def drop_anchor(self, names: Collection[str]) -> None:
         """Remember the clients' adapters of these names, which the round's training is to stay near."""

@@ -141,6 +141,14 @@ def test_a_folder_of_preferences_is_a_corpus_of_their_chosen_answers(folder):
     assert corpus.train[0].turns[0][0] == "user"
 
 
+def test_a_prompt_held_out_of_one_kind_is_not_judged_on_if_the_other_kind_trains_on_it(tmp_path):
+    for kind in ("helpful", "harmless"):
+        write(tmp_path / f"{kind}-train.jsonl", [row(f"{kind} {i}") for i in range(3)])
+        write(tmp_path / f"{kind}-valid.jsonl", [row(f"{kind} held out"), row("helpful 1")])
+    corpus = chosen_answers(tmp_path)
+    assert sorted(e.turns[0][1] for e in corpus.validation) == ["harmless held out", "helpful held out"]
+
+
 def test_a_folder_with_a_plain_train_file_is_read_as_it_is(folder):
     (folder / "train.jsonl").write_text('{"prompt": "p", "completion": "c"}\n' * 3)
     assert not holds_preferences(folder)
