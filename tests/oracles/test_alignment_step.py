@@ -92,7 +92,7 @@ def drawn(stage, copies=1):
 def test_a_ppo_step_is_the_policy_gradient_of_whitened_rewards_to_come(stock):
     """The first update: the old policy is the policy, the values are zero and lambda is one."""
     stage = stage_of(Ppo(epochs=1, gae_lambda=1.0, entropy_coefficient=0.02, kl=KL))
-    answered = drawn(stage)
+    answered = drawn(stage, copies=4)
     stage.step()
     policy, reference = log_probs(stock, answered.samples), reference_log_probs(stock, answered.samples)
     to_come = []

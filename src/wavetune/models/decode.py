@@ -110,17 +110,24 @@ class _Batch:
         bank: AdapterBank | None,
         max_new_tokens: int,
     ) -> None:
-        self.backbone, self.bank, self.owners = backbone, bank, list(owners)
-        self.lengths = [len(prompt) for prompt in prompts]  # tokens in the cache, of each live sample
-        self.cache = _Cache(len(prompts), max(self.lengths) + max_new_tokens)
-        self.live = list(range(len(prompts)))
+        self.backbone, self.bank = backbone, bank
+        distinct = list(dict.fromkeys(zip(owners, map(tuple, prompts), strict=True)))
+        self.owners, filled = [owner for owner, _ in distinct], [prompt for _, prompt in distinct]
+        self.lengths = [len(prompt) for prompt in filled]  # tokens in the cache, of each live sample
+        self.cache = _Cache(len(filled), max(self.lengths) + max_new_tokens)
+        self.live = list(range(len(filled)))
         layout: dict[str, Any] = vars(ragged_layout(self.lengths, backbone.device))
-        rows = torch.arange(len(prompts), device=backbone.device)
+        rows = torch.arange(len(filled), device=backbone.device)
         rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=backbone.device))
         hidden = self._forward(
-            [token for prompt in prompts for token in prompt], _Filling(**layout, cache=self.cache, rows_N=rows_N)
+            [token for prompt in filled for token in prompt], _Filling(**layout, cache=self.cache, rows_N=rows_N)
         )
         self.logits_LV = self._logits(hidden[np.cumsum(self.lengths) - 1])
+        if len(distinct) < len(prompts):  # whoever answers the same prompt goes on from the same keys and values
+            row_of = {key: row for row, key in enumerate(distinct)}
+            rows = [row_of[key] for key in zip(owners, map(tuple, prompts), strict=True)]
+            self._keep(rows)
+            self.live, self.logits_LV = list(range(len(rows))), self.logits_LV[rows]
 
     def run(
         self, max_new_tokens: int, stop_ids: frozenset[int], sampling: Sampling | None, first: int
@@ -143,7 +150,7 @@ class _Batch:
             yield Answer(tuple(own), tuple(values), own[-1] in stop_ids)
 
     def _keep(self, rows: list[int]) -> None:
-        if len(rows) < len(self.live):
+        if rows != list(range(len(self.live))):
             self.live, self.lengths, self.owners = (
                 [values[row] for row in rows] for values in (self.live, self.lengths, self.owners)
             )

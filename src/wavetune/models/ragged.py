@@ -10,7 +10,7 @@ Legend: N tokens of all samples, S samples, T longest sample of a group, H heads
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,10 @@ class RaggedLayout:
         """What every token reads in a layer, here from its own sample; see `ragged_attention`."""
         return ragged_attention(query, key, value, self, scaling, causal, window)
 
+    def mask(self, group: int, causal: bool, window: int | None) -> Tensor | None:
+        """What the tokens of a group may read (True), or None where causality alone suffices."""
+        return _mask(self.group_lengths[group], self.groups[group][1], causal, window, self.positions_N.device)
+
 
 def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") -> RaggedLayout:
     """Layout of samples with the given lengths (each at least 1), in the order in which their tokens stand.
@@ -82,6 +86,68 @@ def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") ->
         positions.to(device),
         None if unpadded else slots.to(device),
     )
+
+
+@dataclass(frozen=True)
+class BranchedLayout(RaggedLayout):
+    """Samples that are trees of one fork: a trunk, then branches that follow the trunk and do not see each other.
+
+    `branch_N` is 0 on a trunk, and counts a sample's branches from 1.
+    """
+
+    branch_N: Tensor
+    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, int | None], Tensor])
+
+    def mask(self, group: int, causal: bool, window: int | None) -> Tensor | None:
+        """Of a decoder: what stands before a token on its trunk and its own branch."""
+        if not causal:
+            raise NotImplementedError("an encoder reads both ways, so what branches share is not the same for all")
+        key = (group, window)
+        if key not in self.masks:
+            branch, position = self._padded(self.branch_N, group), self._padded(self.positions_N, group)
+            back = position[:, :, None] - position[:, None, :]
+            seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+            seen &= (back >= 0) if window is None else (back >= 0) & (back < window)
+            self.masks[key] = seen[:, None]
+        return self.masks[key]
+
+    def _padded(self, values_N: Tensor, group: int) -> Tensor:
+        """Values in a group's rows; padding looks like a branch of its own that starts with the sample."""
+        rows = (
+            values_N
+            if self.slot_N is None
+            else values_N.new_full((self.padded_tokens,), -1).index_copy_(0, self.slot_N, values_N)
+        )
+        sizes = [samples * length for samples, length in self.groups]
+        return rows.split(sizes)[group].view(self.groups[group])
+
+
+def branched_layout(
+    trunks: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+) -> RaggedLayout:
+    """Layout of samples with trunks of so many tokens, and branches of so many, in the order in which they stand.
+
+    A trunk has at least one token, a branch may have none.
+
+    >>> layout = branched_layout([2], [[2, 1]])
+    >>> layout.positions_N.tolist()
+    [0, 1, 2, 3, 2]
+    """
+    plain = ragged_layout([trunk + sum(own) for trunk, own in zip(trunks, branches, strict=True)], device)
+    if all(sum(size > 0 for size in own) < 2 for own in branches):
+        return plain
+    branch = [n for trunk, own in zip(trunks, branches, strict=True) for n in _numbered(trunk, own)]
+    position = [n for trunk, own in zip(trunks, branches, strict=True) for n in _positions(trunk, own)]
+    shape: dict[str, Any] = vars(plain) | {"positions_N": torch.tensor(position, device=device)}
+    return BranchedLayout(**shape, branch_N=torch.tensor(branch, device=device))
+
+
+def _numbered(trunk: int, branches: Sequence[int]) -> list[int]:
+    return [0] * trunk + [i for i, size in enumerate(branches, 1) for _ in range(size)]
+
+
+def _positions(trunk: int, branches: Sequence[int]) -> list[int]:
+    return [*range(trunk), *(trunk + i for size in branches for i in range(size))]
 
 
 class _Pad(torch.autograd.Function):
@@ -132,8 +198,8 @@ def ragged_attention(
     sizes = [samples * length for samples, length in layout.groups]
     outputs: list[Tensor] = []
     parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
-    for (q, k, v), (samples, length), lengths in zip(parts, layout.groups, layout.group_lengths, strict=True):
-        mask = _mask(lengths, length, causal, window, q.device)
+    for group, (q, k, v) in enumerate(parts):
+        (samples, length), mask = layout.groups[group], layout.mask(group, causal, window)
         attended = F.scaled_dot_product_attention(
             *(x.view(samples, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)),
             attn_mask=mask,

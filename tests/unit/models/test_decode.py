@@ -135,6 +135,17 @@ def test_answers_depend_neither_on_the_batch_nor_on_the_order_of_the_clients(pro
             np.testing.assert_allclose(answer.log_probs, wanted[i].log_probs, atol=1e-4)
 
 
+def test_several_answers_to_a_prompt_are_those_to_copies_of_it(prompts):
+    backbone = backbone_of("llama")
+    bank, rows, owners = bank_of(backbone), [0, 2, 0, 0, 1, 2, 2], [0, 1, 0, 1, 1, 1, 0]
+    draws = np.random.default_rng(3).random((len(rows), NEW))
+    asked = [prompts[row] for row in rows]
+    found = decode(backbone, asked, NEW, {STOP}, bank, owners, Sampling(draws))
+    apart = decode(backbone, asked, NEW, {STOP}, bank, owners, Sampling(draws), 1)
+    assert len({answer.ids for answer in found}) == len(rows)
+    assert [answer.ids for answer in found] == [answer.ids for answer in apart]
+
+
 def test_sampling_follows_the_probabilities_of_the_tempered_nucleus():
     """Frequencies of 4,000 first tokens, against probabilities computed here from the logits of a full pass."""
     backbone, prompt, count = backbone_of("llama"), [5, 9, 7], 4000

@@ -15,7 +15,7 @@ from transformers import (
 )
 
 from wavetune.models.backbone import prepare_backbone
-from wavetune.models.ragged import ATTENTION, ragged_attention, ragged_layout
+from wavetune.models.ragged import ATTENTION, branched_layout, ragged_attention, ragged_layout
 
 SMALL = {
     "vocab_size": 64,
@@ -107,6 +107,57 @@ def test_attention_and_its_gradients_are_those_of_a_loop_over_samples(lengths, h
     found = ragged_attention(*tensors, ragged_layout(lengths), 0.3, causal, window)
     gradients = torch.autograd.grad(found, tensors, upstream)
     wanted = naive_attention(*tensors, lengths, 0.3, causal, window)
+    torch.testing.assert_close(found, wanted)
+    for mine, theirs in zip(gradients, torch.autograd.grad(wanted, tensors, upstream), strict=True):
+        torch.testing.assert_close(mine, theirs)
+
+
+TREES = ([5, 1, 30, 3], [[4, 0, 7], [2], [1, 1, 25], []])  # trunks, and the branches of each
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_branch_has_the_hidden_states_of_its_trunk_and_itself_alone(family):
+    backbone, generator = prepare_backbone(model_of(family, ATTENTION), None), torch.Generator().manual_seed(0)
+    trees = [
+        [torch.randint(3, 64, (n,), generator=generator) for n in (trunk, *own)]
+        for trunk, own in zip(*TREES, strict=True)
+    ]
+    found = backbone.forward(torch.cat([part for tree in trees for part in tree]), branched_layout(*TREES))
+    parts = iter(found.split([len(part) for tree in trees for part in tree]))
+    for trunk, *branches in trees:
+        torch.testing.assert_close(
+            next(parts), backbone.forward(trunk, ragged_layout([len(trunk)])), rtol=1e-4, atol=1e-4
+        )
+        for branch in branches:
+            alone = backbone.forward(torch.cat([trunk, branch]), ragged_layout([len(trunk) + len(branch)]))
+            torch.testing.assert_close(next(parts), alone[len(trunk) :], rtol=1e-4, atol=1e-4)
+
+
+@given(
+    trees=st.lists(st.tuples(st.integers(1, 20), st.lists(st.integers(0, 9), max_size=4)), min_size=1, max_size=5),
+    window=st.none() | st.integers(1, 30),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None)
+def test_attention_on_trees_and_its_gradients_are_those_of_all_paths_apart(trees, window, seed):
+    """Each branch apart with a copy of its trunk: the copies' gradients add up."""
+    trunks, branches = [trunk for trunk, _ in trees], [own for _, own in trees]
+    generator, paths, read, start = torch.Generator().manual_seed(seed), [], [], 0
+    for trunk, own in trees:
+        rows, behind = [*range(start, start + trunk)], start + trunk
+        paths.append(rows)
+        read.append(range(trunk))
+        for size in own:
+            paths.append(rows + [*range(behind, behind + size)])
+            read.append(range(trunk, trunk + size))
+            behind += size
+        start = behind
+    tensors = [torch.randn(start, 2, 8, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
+    upstream = torch.randn(start, 2, 8, generator=generator, dtype=torch.float64)
+    found = ragged_attention(*tensors, branched_layout(trunks, branches), 0.3, True, window)
+    gradients = torch.autograd.grad(found, tensors, upstream)
+    apart = [naive_attention(*(x[path] for x in tensors), [len(path)], 0.3, True, window) for path in paths]
+    wanted = torch.cat([path[list(rows)] for path, rows in zip(apart, read, strict=True)])
     torch.testing.assert_close(found, wanted)
     for mine, theirs in zip(gradients, torch.autograd.grad(wanted, tensors, upstream), strict=True):
         torch.testing.assert_close(mine, theirs)

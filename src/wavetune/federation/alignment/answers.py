@@ -25,7 +25,7 @@ from wavetune.models.classifier import head_site, stacked_head
 from wavetune.models.decode import Sampling, decode, keyed_draws
 from wavetune.models.lora import AdapterBank
 from wavetune.models.loss import frozen_head_log_probs
-from wavetune.models.ragged import ragged_layout
+from wavetune.models.ragged import branched_layout
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,6 @@ class Sample:
     client: int
     prompt: tuple[int, ...]
     answer: tuple[int, ...]
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that go through the model: all but the last."""
-        return len(self.prompt) + len(self.answer) - 1
 
 
 @dataclass(frozen=True)
@@ -91,15 +86,23 @@ class AnswerTokens:
 
 def passes(samples: Sequence[Sample], tokens_per_pass: int, together: int = 1) -> Iterator[slice]:
     """Consecutive samples whose tokens fit a pass; every `together` of them are never parted."""
-    start, total = 0, 0
-    for index in range(0, len(samples), together):
-        tokens = sum(sample.tokens for sample in samples[index : index + together])
-        if index > start and total + tokens > tokens_per_pass:
-            yield slice(start, index)
-            start, total = index, 0
-        total += tokens
+    start = 0
+    for stop in range(together, len(samples) + 1, together):
+        if stop - together > start and _tokens(samples[start:stop]) > tokens_per_pass:
+            yield slice(start, stop - together)
+            start = stop - together
     if samples:
         yield slice(start, len(samples))
+
+
+def _bundles(samples: Sequence[Sample]) -> list[list[Sample]]:
+    """Neighbours that answer the same prompt of the same client; it goes through the model once for them all."""
+    return [list(run) for _, run in groupby(samples, key=lambda sample: (sample.client, sample.prompt))]
+
+
+def _tokens(samples: Sequence[Sample]) -> int:
+    """Tokens that go through the model: prompts, and all but the last of each answer."""
+    return sum(len(own[0].prompt) + sum(len(s.answer) - 1 for s in own) for own in _bundles(samples))
 
 
 def answer_tokens(
@@ -110,39 +113,40 @@ def answer_tokens(
     """
     if backbone.head is None:
         raise ModelError(f"{type(backbone.model).__name__} is an encoder and predicts no next token; choose a decoder")
-    ids = [[*sample.prompt, *sample.answer[:-1]] for sample in samples]
-    starts = np.cumsum([0, *(len(row) for row in ids)])
-    positions = [
-        start + len(sample.prompt) - 1 + np.arange(len(sample.answer))
-        for start, sample in zip(starts[:-1], samples, strict=True)
-    ]
-    device = backbone.device
-    clients, tokens, answered = _owners(samples)
-    hidden_ND = backbone.forward(
-        torch.tensor([token for row in ids for token in row], device=device),
-        ragged_layout([len(row) for row in ids], device),
-        bank,
-        clients,
-        tokens,
-    )
-    normed_PD = backbone.final_norm(hidden_ND.index_select(0, torch.from_numpy(np.concatenate(positions)).to(device)))
+    device, bundles = backbone.device, _bundles(samples)
+    ids = [token for own in bundles for part in (own[0].prompt, *(s.answer[:-1] for s in own)) for token in part]
+    trunks, branches = [len(own[0].prompt) for own in bundles], [[len(s.answer) - 1 for s in own] for own in bundles]
+    layout = branched_layout(trunks, branches, device)
+    clients, tokens = _runs([own[0].client for own in bundles], layout.lengths)
+    hidden_ND = backbone.forward(torch.tensor(ids, device=device), layout, bank, clients, tokens)
+    before = torch.tensor(_before_answers(trunks, branches), device=device)
+    normed_PD = backbone.final_norm(hidden_ND.index_select(0, before))
     labels_P = torch.tensor([token for sample in samples for token in sample.answer], device=device)
     log_prob_P, entropy_P = frozen_head_log_probs(normed_PD, backbone.head.weight, labels_P, backbone.softcap)
     value_P = None
     if values is not None:
-        segments = values.segments(head_site(values).layer, clients, answered)
+        segments = values.segments(
+            head_site(values).layer, *_runs([s.client for s in samples], [len(s.answer) for s in samples])
+        )
         value_P = stacked_head(normed_PD.detach(), values, segments)[:, 0]
     return AnswerTokens(log_prob_P, entropy_P, value_P)
 
 
-def _owners(samples: Sequence[Sample]) -> tuple[list[int], list[int], list[int]]:
-    """Runs of samples of one client: whose, with how many tokens, and of how many answer tokens."""
-    runs = [(client, list(run)) for client, run in groupby(samples, key=lambda sample: sample.client)]
-    return (
-        [client for client, _ in runs],
-        [sum(sample.tokens for sample in run) for _, run in runs],
-        [sum(len(sample.answer) for sample in run) for _, run in runs],
-    )
+def _before_answers(trunks: Sequence[int], branches: Sequence[Sequence[int]]) -> list[int]:
+    """Rows of the tokens after which each token of every answer comes: the trunk's last, then its branch's."""
+    found, start = list[int](), 0
+    for trunk, own in zip(trunks, branches, strict=True):
+        last, start = start + trunk - 1, start + trunk
+        for size in own:
+            found += [last, *range(start, start + size)]
+            start += size
+    return found
+
+
+def _runs(clients: Sequence[int], counts: Sequence[int]) -> tuple[list[int], list[int]]:
+    """Runs of neighbours of one client: whose, and how many tokens."""
+    runs = [(k, list(run)) for k, run in groupby(zip(clients, counts, strict=True), key=lambda pair: pair[0])]
+    return [client for client, _ in runs], [sum(count for _, count in run) for _, run in runs]
 
 
 @torch.no_grad()

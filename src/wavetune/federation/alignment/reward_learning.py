@@ -91,7 +91,7 @@ class RewardLearning:
 
     def _own_prompts(self) -> list[list[Example]]:
         learner, count = self.learner, self.learner.settings.prompts_per_step
-        copies = self.objective.group_size if isinstance(self.objective, Grpo) else 1
+        copies = learner.settings.answers_per_prompt
         return [
             [own[row] for row in learner.drawn(len(own), client, count, learner.steps_done) for _ in range(copies)]
             for client, own in enumerate(self.prompts)

@@ -25,11 +25,13 @@ class Ppo:
     """Clipped policy updates with a value head and generalised advantages.
 
     A token's reward is minus the KL coefficient times its log-ratio to the reference; the last token of an answer also
-    earns the answer's reward. Every step's answers are learned from `epochs` times, in `minibatches` parts. The value
-    head sees detached hidden states and has an optimiser of its own, so its weight in the loss is its learning rate.
+    earns the answer's reward. Each prompt is answered `answers_per_prompt` times. Every step's answers are learned from
+    `epochs` times, in `minibatches` parts. The value head sees detached hidden states and has an optimiser of its own,
+    so its weight in the loss is its learning rate.
     """
 
     kind: Literal["ppo"] = field(default="ppo", kw_only=True)
+    answers_per_prompt: Annotated[int, Ge(1)] = 4
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
     gamma: Annotated[float, Gt(0), Le(1)] = 1.0

@@ -43,6 +43,15 @@ class AlignmentSettings:
     @property
     def answers_per_step(self) -> int:
         """Answers that each client learns from in a step."""
-        if isinstance(self.objective, Dpo):
-            return 2 * self.prompts_per_step
-        return self.prompts_per_step * (self.objective.group_size if isinstance(self.objective, Grpo) else 1)
+        return self.prompts_per_step * self.answers_per_prompt
+
+    @property
+    def answers_per_prompt(self) -> int:
+        """Answers to the same prompt in a step; of a pair for DPO, two."""
+        match self.objective:
+            case Dpo():
+                return 2
+            case Grpo():
+                return self.objective.group_size
+            case Ppo():
+                return self.objective.answers_per_prompt

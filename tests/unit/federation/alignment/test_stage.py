@@ -107,11 +107,18 @@ def test_rewards_of_any_scale_count_alike_and_by_lambda():
 
 
 def test_passes_hold_what_fits_and_never_part_what_belongs_together():
-    samples = [Sample(0, (1,) * n, (2,)) for n in (4, 4, 9, 1, 1, 1)]
+    samples = [Sample(0, (i,) * n, (2,)) for i, n in enumerate((4, 4, 9, 1, 1, 1))]
     assert [(p.start, p.stop) for p in passes(samples, 8)] == [(0, 2), (2, 3), (3, 6)]
     assert [(p.start, p.stop) for p in passes(samples, 10, together=2)] == [(0, 2), (2, 4), (4, 6)]
     assert [(p.start, p.stop) for p in passes(samples, 1)] == [(i, i + 1) for i in range(6)]
     assert list(passes([], 8)) == []
+
+
+def test_answers_to_one_prompt_share_its_tokens_in_a_pass():
+    samples = [Sample(0, (1, 2, 3, 4), (5,) * n) for n in (3, 1, 4)] + [Sample(1, (1, 2, 3, 4), (5, 5))]
+    assert [(p.start, p.stop) for p in passes(samples, 9)] == [(0, 3), (3, 4)]
+    assert [(p.start, p.stop) for p in passes(samples, 8)] == [(0, 2), (2, 3), (3, 4)]
+    assert [(p.start, p.stop) for p in passes(samples, 14)] == [(0, 4)]
 
 
 def test_an_evaluation_repeats_its_draws_and_knows_own_from_foreign():
@@ -211,6 +218,6 @@ def test_a_diverging_client_is_named():
 
 def test_settings_ask_for_no_more_minibatches_than_answers():
     with pytest.raises(ConfigError, match="minibatches is 5, but a step has 4 answers"):
-        AlignmentSettings(Ppo(minibatches=5), prompts_per_step=4, optimiser=FAST)
+        AlignmentSettings(Ppo(answers_per_prompt=2, minibatches=5), prompts_per_step=2, optimiser=FAST)
     assert AlignmentSettings(Grpo(group_size=3, minibatches=5), prompts_per_step=4).answers_per_step == 12
     assert AlignmentSettings(Dpo(), prompts_per_step=4).answers_per_step == 8
