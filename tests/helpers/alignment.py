@@ -38,7 +38,9 @@ def constant(value: float):
 
 
 CHARACTERS = Rewards(share("\0", "\x7f"), share("\x80", "\U0010ffff"))  # a random model writes both
-SETTINGS = AlignmentSettings(Ppo(answers_per_prompt=1, kl=FREE), steps=8, prompts_per_step=4, max_new_tokens=6, optimiser=FAST)
+SETTINGS = AlignmentSettings(
+    Ppo(answers_per_prompt=1, kl=FREE), steps=8, prompts_per_step=4, max_new_tokens=6, optimiser=FAST
+)
 
 
 def prompts_of(identities: Sequence[int], count: int = 9, word: str = "train") -> list[list[Example]]:

@@ -148,7 +148,7 @@ def test_attention_on_trees_and_its_gradients_are_those_of_all_paths_apart(trees
         paths.append(rows)
         read.append(range(trunk))
         for size in own:
-            paths.append(rows + [*range(behind, behind + size)])
+            paths.append([*rows, *range(behind, behind + size)])
             read.append(range(trunk, trunk + size))
             behind += size
         start = behind
