@@ -10,7 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -25,6 +25,34 @@ from wavetune.errors import DeploymentError
 
 SERVICE, METHOD = "wavetune.Control", "Attend"
 _RETRY_S = 0.5
+
+
+class Control(Protocol):
+    """What carries orders to devices and their reports back."""
+
+    def present(self) -> set[int]:
+        """Who attends now."""
+        ...
+
+    def wait_for(self, clients: Collection[int], patience_s: float) -> set[int]:
+        """Who of these attends, at the latest after the given time."""
+        ...
+
+    def can_go_on(self, client: int, run: str, rounds_done: int) -> bool:
+        """Whether a device kept its state after this many rounds of the run."""
+        ...
+
+    def order(self, client: int, order: RoundOrder) -> None:
+        """Send an order to a device, if it is still there."""
+        ...
+
+    def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
+        """A device's report on a round, or None if it left or does not report in time."""
+        ...
+
+    def dismiss(self, reason: str) -> None:
+        """Tell all devices that there is nothing more to do."""
+        ...
 
 
 class _Desk:

@@ -21,7 +21,7 @@ from safetensors.torch import save
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.contract import Contract
-from wavetune.data_plane.control import Coordinator
+from wavetune.data_plane.control import Control, Coordinator
 from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.server import DataPlane, serve
@@ -66,7 +66,7 @@ class Servers:
     run: str
     say: Callable[[str], None]
     plane: DataPlane
-    coordinator: Coordinator
+    coordinator: Control
     address: str
     wire: ServerWire = field(init=False)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
@@ -228,18 +228,31 @@ class Servers:
 
 
 @contextmanager
-def opened(session: Session, deployment: Deployment, run: str, say: Callable[[str], None]) -> Iterator[Servers]:
-    """The servers of a session, listening for as long as the context lasts. Raises ConfigError, DeploymentError."""
+def opened(
+    session: Session,
+    deployment: Deployment,
+    run: str,
+    say: Callable[[str], None],
+    control: Callable[[DataPlane], Control] | None = None,
+) -> Iterator[Servers]:
+    """The servers of a session, listening for as long as the context lasts. Raises ConfigError, DeploymentError.
+
+    Without another `control` devices attend where they open their streams.
+    """
     check_deployable(session)
     num_clients = session.cohort.placement.num_clients
     plane = DataPlane(run)
-    coordinator = Coordinator(num_clients, plane.give_up)
+    if control is None:
+        coordinator = Coordinator(num_clients, plane.give_up)
+        handlers = [plane.handler(), coordinator.handler()]
+    else:
+        coordinator, handlers = control(plane), [plane.handler()]
     with ExitStack() as stack:
         try:
             server, port = serve(
                 deployment.address,
                 deployment.identity,
-                [plane.handler(), coordinator.handler()],
+                handlers,
                 3 * num_clients + 4,
                 max(contract_of(session, client).max_frame_bytes for client in range(num_clients)),
             )
@@ -256,12 +269,17 @@ def opened(session: Session, deployment: Deployment, run: str, say: Callable[[st
             plane.close_round("the server stops")
 
 
-def engine(deployment: Deployment, out: Path, port_file: Path | None = None) -> Engine:
+def engine(
+    deployment: Deployment,
+    out: Path,
+    port_file: Path | None = None,
+    control: Callable[[DataPlane], Control] | None = None,
+) -> Engine:
     """What trains a run's rounds on devices. Where given, the port is written to a file once devices can come."""
 
     @contextmanager
     def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
-        with opened(session, deployment, _run_of(out), say) as servers:
+        with opened(session, deployment, _run_of(out), say, control) as servers:
             if port_file is not None:
                 write_whole(port_file, servers.address.rpartition(":")[2])
             yield servers.train_round
