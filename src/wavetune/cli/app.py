@@ -1,0 +1,76 @@
+"""The commands, in the order of `wavetune --help`, and what their errors become."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.certificates import certificates
+from wavetune.cli.compare import compare
+from wavetune.cli.deploy import deploy
+from wavetune.cli.device import join_as_device
+from wavetune.cli.exit_codes import INTERRUPTED, REFUSED
+from wavetune.cli.generate import generate
+from wavetune.cli.measure import measure_codecs, measure_ranks
+from wavetune.cli.plan import plan
+from wavetune.cli.recipes import recipes, show
+from wavetune.cli.report import report
+from wavetune.cli.run import run
+from wavetune.cli.serve import serve
+from wavetune.cli.sweep import sweep
+from wavetune.cli.trade_off import trade_off
+from wavetune.cli.train_reward import train_reward
+from wavetune.errors import WavetuneError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    help="Plan, train and deploy federated and split-federated fine-tuning of language models over wireless networks.",
+)
+
+
+def main() -> None:
+    """Entry point: one sentence and exit code 2 for what the user can put right."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app()
+    except WavetuneError as error:
+        Console(stderr=True).print(f"wavetune: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(REFUSED)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _terminate(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from wavetune import __version__
+
+        typer.echo(f"wavetune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+for command in (run, plan, trade_off, recipes, show, sweep, compare, measure_ranks, measure_codecs, train_reward,
+                deploy, serve):  # fmt: skip
+    app.command()(command)
+app.command("device")(join_as_device)
+for command in (certificates, report, generate):
+    app.command()(command)

@@ -1,0 +1,57 @@
+"""`wavetune compare`: a recipe beside its baselines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.options import Data, DeviceName, Model, Seed, Settings
+from wavetune.cli.read_recipe import read_recipe
+
+
+def compare(
+    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe with baselines, such as pwff_task.")],
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds a method is run with.")] = 3,
+    methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder; runs/RECIPE-comparison by default. Run again to go on.")
+    ] = None,
+) -> None:
+    """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side."""
+    from rich.table import Column, Table
+
+    from wavetune.comparison import compare as run_all
+    from wavetune.comparison import rows_of
+    from wavetune.reporting.html import write_report
+    from wavetune.terminal import RunDisplay
+
+    chosen, console = read_recipe(recipe, settings, data, model, seed, device), Console(highlight=False)
+    folder, wanted = out or Path("runs") / f"{chosen.name}-comparison", methods.split(",") if methods else None
+    try:
+        with RunDisplay(console) as display:
+            found = run_all(chosen, wanted, seeds, folder, display.message, display)
+    except KeyboardInterrupt:
+        console.print("stopped; the same command goes on where it stopped", soft_wrap=True)
+        raise
+    for title, differences in (("means", False), ("differences", True)):
+        heading, *rows = rows_of(found, differences)
+        table = Table(heading[0], *(Column(name, justify="right") for name in heading[1:]), show_lines=True)
+        table.title = f"{chosen.name}: {title} over {seeds} seed{'s' * (seeds > 1)}, 95 % intervals"
+        for row in rows:
+            table.add_row(*row)
+        if len(heading) > 1:
+            console.print(table)
+    first = [folder / f"{method}-seed{chosen.run.seed}" for method in found["methods"]]
+    report = write_report([path for path in first if path.exists()], folder / "report.html")
+    console.print(
+        f"All numbers: {folder / 'comparison.json'}", f"Page: {folder / 'comparison.md'}", sep="\n", soft_wrap=True
+    )
+    console.print(f"Side by side, first seed: {report}", soft_wrap=True)

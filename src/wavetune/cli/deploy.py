@@ -1,0 +1,57 @@
+"""`wavetune deploy`: servers and devices as processes of this machine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.folders import free_folder, require_run
+from wavetune.cli.options import (
+    Data,
+    Deadline,
+    DeviceName,
+    Emulate,
+    Model,
+    RecipeOfRun,
+    Resume,
+    RunFolder,
+    Seed,
+    Settings,
+)
+from wavetune.cli.read_recipe import name_of, read_recipe
+
+
+def deploy(
+    recipe: RecipeOfRun = None,
+    devices: Annotated[int | None, typer.Option(min=1, help="Devices; as many as the recipe's cell has.")] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    out: RunFolder = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    emulate: Emulate = False,
+    deadline: Deadline = 120.0,
+) -> None:
+    """Run a split recipe with its servers and every device as processes of this machine, over TLS."""
+    from wavetune.recipe import load
+    from wavetune.runtimes.launch import deploy as start
+
+    console = Console(highlight=False)
+    if resume:
+        folder = out or Path("runs") / name_of(recipe)
+        require_run(folder)
+        chosen, known = None, load(folder / "recipe.json")
+    else:
+        count = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
+        chosen = known = read_recipe(name_of(recipe), [*(settings or []), *count], data, model, seed, device)
+        folder = out or free_folder(chosen.name)
+    options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
+    code = start(chosen, folder, known.world.scenario.population.num_clients, options, console.print)
+    if code == 0:
+        console.print(f"Devices:  {folder / 'devices'} (what each kept, and its log)", markup=False, soft_wrap=True)
+    raise typer.Exit(code)

@@ -1,0 +1,29 @@
+"""Where commands write, and what they expect there."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from wavetune.errors import RunFolderError
+
+
+def free_folder(name: str, parent: Path = Path("runs")) -> Path:
+    """parent/NAME, or the first of NAME-2, NAME-3 and so on that does not exist."""
+    folder, number = parent / name, 1
+    while folder.exists():
+        number += 1
+        folder = parent / f"{name}-{number}"
+    return folder
+
+
+def require_run(folder: Path) -> None:
+    """RunFolderError unless the folder holds a run to continue."""
+    if not (folder / "recipe.json").exists():
+        raise RunFolderError(f"{folder} holds no run (no recipe.json); start one without --resume")
+
+
+def write(path: Path, text: str) -> None:
+    """Write a file whole, with its folders."""
+    from wavetune.federation.run_folder import ELSEWHERE, write_whole
+
+    write_whole(path, text + "\n", ELSEWHERE)

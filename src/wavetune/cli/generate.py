@@ -1,0 +1,25 @@
+"""`wavetune generate`: an answer of a trained adapter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def generate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    prompt: Annotated[str, typer.Option(help="What the model is given.")],
+    client: Annotated[
+        int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
+    base: Annotated[bool, typer.Option("--base", help="Answer with the untouched model.")] = False,
+) -> None:
+    """Answer a prompt with a trained adapter."""
+    from wavetune.runtimes.answer import answer
+
+    typer.echo(answer(run_dir, prompt, client, base, max_new_tokens, temperature, seed))

@@ -1,0 +1,73 @@
+"""`wavetune measure-ranks` and `wavetune measure-codecs`: tables for the planner."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.folders import write
+from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Repeats, Seed, Settings
+from wavetune.cli.read_recipe import read_recipe
+from wavetune.errors import ConfigError
+
+
+def measure_ranks(
+    recipe: RecipeName,
+    ranks: Annotated[str, typer.Option(help="Ranks to train at, separated by commas.")] = "1,2,4,8",
+    target_loss: Annotated[
+        float | None, typer.Option(help="Validation loss to reach; by default the least that every rank reached.")
+    ] = None,
+    seeds: Repeats = 1,
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("rank-table.json"),
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+) -> None:
+    """Train at each rank and write how many rounds each needs to a target loss, for the planner."""
+    from wavetune.measure_ranks import measure
+
+    chosen = read_recipe(recipe, settings, data, model, seed, device)
+    table = measure(chosen, _ranks(ranks), target_loss, seeds, Console(highlight=False))
+    write(out, json.dumps(table, indent=1))
+    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
+
+
+def measure_codecs(
+    recipe: RecipeName,
+    codecs: Annotated[
+        str,
+        typer.Option(help="Codecs at the cut, separated by commas: KIND[:SETTING=VALUE], or one each way as UP/DOWN."),
+    ] = "fp32,bf16,int8",
+    seeds: Repeats = 1,
+    out: Annotated[Path, typer.Option(help="Table to write.")] = Path("codec-table.json"),
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+) -> None:
+    """Train with each codec at the cut and write what it costs in rounds to a target loss, for the planner."""
+    from wavetune.measure_codecs import candidates_of, measure
+
+    chosen, candidates = read_recipe(recipe, settings, data, model, seed, device), candidates_of(codecs)
+    table = measure(chosen, candidates, seeds, Console(highlight=False))
+    write(out, json.dumps(table, indent=1))
+    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
+
+
+def _ranks(text: str) -> list[int]:
+    try:
+        ranks = [int(part) for part in text.split(",")]
+    except ValueError:
+        ranks = []
+    if not ranks or min(ranks) < 1:
+        raise ConfigError(
+            f"--ranks is {text!r} but must be whole numbers of at least 1 separated by commas, such as 1,2,4,8"
+        )
+    return sorted(set(ranks))

@@ -1,0 +1,136 @@
+"""`wavetune plan`: a plan and what it says, without training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.folders import write
+from wavetune.cli.options import CodecTable, Data, Model, RankTable, RecipeOrInstance, Seed, Settings
+from wavetune.cli.read_recipe import is_recipe_file, read_recipe
+
+if TYPE_CHECKING:
+    from wavetune.allocation.plan import Plan
+    from wavetune.allocation.problem import Problem
+    from wavetune.federation.round_planner import RoundPlanner
+
+
+def plan(
+    what: RecipeOrInstance,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    seed: Seed = None,
+    rank_table: RankTable = None,
+    codec_table: CodecTable = None,
+    time_limit: Annotated[
+        float | None, typer.Option(min=1e-3, help="Seconds of search; a first plan is always finished.")
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
+) -> None:
+    """Choose subchannels, power, cut and rank for the least delay, without training."""
+    from wavetune.allocation.instance import plan_to_json
+    from wavetune.federation.run_folder import to_json
+
+    console = Console(highlight=False)
+    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table, time_limit)
+    text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
+    if json_out is not None and str(json_out) == "-":
+        typer.echo(text)
+    else:
+        if json_out is not None:
+            write(json_out, text)
+        _show_plan(console, problem, chosen, note)
+    if chosen.status == "infeasible":
+        raise typer.Exit(INFEASIBLE)
+
+
+def _planned(
+    what: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    rank_table: Path | None,
+    codec_table: Path | None,
+    time_limit_s: float | None,
+) -> tuple[Problem, Plan, str]:
+    if what.endswith(".json") and not is_recipe_file(Path(what)):
+        from wavetune.allocation.instance import read_instance
+        from wavetune.federation.planning import Optimal
+
+        problem = read_instance(what)
+        return problem, Optimal(time_limit_s).plan(problem, seed or 0), ""
+    from wavetune.runtimes.world import planner_of
+
+    if time_limit_s is not None:
+        settings = [*(settings or []), f"method.planner.time_limit_s={time_limit_s!r}"]
+    planner, counted = planner_of(read_recipe(what, settings, data, model, seed, None, rank_table, codec_table))
+    note = f"{planner.statistics.tokens:.1f} tokens a sample ({counted})" + (planner.chosen and f"; {planner.chosen}")
+    problem, chosen = planner.problem(0), planner.first_plan()
+    notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
+    return problem, chosen, "; ".join(filter(None, notes))
+
+
+def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """How many clients could meet the deadline of a selection at most."""
+    from wavetune.allocation.selection import most_possible
+    from wavetune.federation.selection import Deadline
+
+    selection, decided = planner.method.selection, {*zip(chosen.cut_K.tolist(), chosen.rank_K.tolist(), strict=True)}
+    if not isinstance(selection, Deadline) or len(decided) != 1:
+        return ""
+    most = most_possible(problem, *decided.pop(), selection.round_deadline_s)
+    return f"at this cut and rank no more than {most} clients can end a round by the deadline"
+
+
+def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
+    from wavetune.allocation.energy_bound import least_energy_j
+    from wavetune.allocation.energy_power import rounds_of
+    from wavetune.allocation.selection import taking_part
+    from wavetune.federation.planning import Optimal
+    from wavetune.reporting.format import joules
+
+    if not isinstance(planner.method.planner, Optimal) or planner.method.planner.energy_terms.idle:
+        return ""
+    if chosen.status != "ok":
+        return ""
+    spent_j = rounds_of(problem, chosen.rank_K) * chosen.energy.total_j
+    per_client = problem.cut_per_client or problem.rank_slack is not None
+    if per_client or len({*chosen.cut_K.tolist()}) > 1 or len({*chosen.rank_K.tolist()}) > 1:
+        return f"{joules(spent_j)} to the target"
+    bound_j = min(spent_j, least_energy_j(taking_part(problem, chosen)[0], chosen.delay_s))
+    return f"{joules(spent_j)} to the target, no plan as fast spends less than {joules(bound_j)}"
+
+
+def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> None:
+    from wavetune.allocation.describe import bottleneck, sensitivities
+    from wavetune.reporting.format import percent, seconds
+    from wavetune.terminal import plan_table
+
+    if chosen.status == "infeasible":
+        console.print(f"no plan exists: {chosen.reason}", markup=False)
+        return
+    console.print(plan_table(problem, chosen))
+    of_main = "W, Mbit/s: main band" if chosen.server_share_K is None else "W: main band; share: of the server"
+    lines = [
+        f"subch: subchannels of the main + fed band; {of_main}; fwd, up, bwd: one local step; "
+        "fed: adapter upload, once a round; J: a round",
+        f"total delay to the target {seconds(chosen.delay_s)}, {seconds(chosen.phases.round_s)} a round of "
+        f"{problem.local_steps} local steps" + (f"; {note}" if note else ""),
+        bottleneck(problem, chosen).sentence,
+    ]
+    if chosen.active_K is not None:
+        lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
+    if chosen.lower_bound_s > 0:
+        lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
+    helpful = [s.sentence for s in sensitivities(problem, chosen) if s.saving > 5e-4]
+    if helpful:
+        lines.append("what would help: " + ", ".join(helpful[:3]))
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)

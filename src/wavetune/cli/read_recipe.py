@@ -1,0 +1,68 @@
+"""The recipe that a command means: its name or file, with the fields that options change."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from wavetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wavetune.recipe import Recipe
+
+
+def name_of(recipe: str | None) -> str:
+    """The name as given; ConfigError with all names where none is."""
+    if recipe is None:
+        from wavetune.recipes import names
+
+        raise ConfigError("no recipe given; choose one of " + ", ".join(names()))
+    return recipe
+
+
+def read_recipe(
+    name: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    device: str | None = None,
+    rank_table: Path | None = None,
+    codec_table: Path | None = None,
+) -> Recipe:
+    """A recipe by its name or JSON file, with the fields that options set; options win over `settings`."""
+    from wavetune import recipes
+    from wavetune.recipe import load, with_settings
+
+    chosen = load(Path(name)) if name.endswith(".json") else recipes.get(name)
+    short = {"world.data.source": data, "world.model": model, "run.seed": seed, "run.device": device}
+    assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
+    chosen = with_settings(chosen, [*(settings or []), *assignments])
+    if rank_table is not None:
+        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(rank_table)))
+    if codec_table is not None:
+        from wavetune.federation.codec_choice import read_candidates
+
+        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(codec_table))
+        chosen = replace(chosen, method=method)
+    return chosen
+
+
+def _read_rank_table(path: Path) -> dict[int, float]:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))["rounds_to_target"]
+        return {int(rank): float(rounds) for rank, rounds in values.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(
+            f"cannot read a rank table from {path} ({error}); `wavetune measure-ranks` writes one"
+        ) from None
+
+
+def is_recipe_file(path: Path) -> bool:
+    """Whether a JSON file holds a recipe, rather than the instance of a plan."""
+    try:
+        return "world" in json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return False

@@ -1,0 +1,28 @@
+"""`wavetune recipes` and `wavetune show`."""
+
+from __future__ import annotations
+
+import json
+
+import typer
+
+from wavetune.cli.options import Data, Model, RecipeName, Seed, Settings
+from wavetune.cli.read_recipe import read_recipe
+
+
+def recipes() -> None:
+    """List the recipes."""
+    from wavetune.recipes import names, title
+
+    width = max(map(len, names()))
+    for name in names():
+        typer.echo(f"{name:{width}s}  {title(name)}")
+
+
+def show(
+    recipe: RecipeName, settings: Settings = None, data: Data = None, model: Model = None, seed: Seed = None
+) -> None:
+    """Print a recipe with all its fields, as JSON that `wavetune run` takes."""
+    from wavetune.recipe import to_dict
+
+    typer.echo(json.dumps(to_dict(read_recipe(recipe, settings, data, model, seed)), indent=2))

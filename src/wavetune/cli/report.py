@@ -1,0 +1,32 @@
+"""`wavetune report`: the page of a run, or of several side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def report(
+    run_dirs: Annotated[
+        list[Path], typer.Argument(metavar="RUN_DIR...", help="One run folder, or several to compare.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Page to write; RUN_DIR/report.html or comparison.html by default.")
+    ] = None,
+    figures: Annotated[Path | None, typer.Option(help="Also save each run's figures as PNG and SVG here.")] = None,
+    tensorboard: Annotated[Path | None, typer.Option(help="Also write scalars for TensorBoard here.")] = None,
+) -> None:
+    """Write the report of a run, or of several side by side."""
+    from wavetune.reporting import save_figures
+    from wavetune.reporting.html import write_report
+    from wavetune.reporting.tensorboard import write_tensorboard
+
+    default = run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("comparison.html")
+    typer.echo(f"wrote {write_report(run_dirs, out or default)}")
+    for run_dir in run_dirs:
+        if figures is not None:
+            save_figures(run_dir, figures / run_dir.name)
+        if tensorboard is not None:
+            write_tensorboard(run_dir, tensorboard / run_dir.name)

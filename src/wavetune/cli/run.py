@@ -1,0 +1,91 @@
+"""`wavetune run`: plan, train and report."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.folders import free_folder, require_run
+from wavetune.cli.options import (
+    CodecTable,
+    Data,
+    DeviceName,
+    Model,
+    RankTable,
+    RecipeOfRun,
+    Resume,
+    RunFolder,
+    Seed,
+    Settings,
+)
+from wavetune.cli.read_recipe import name_of, read_recipe
+from wavetune.errors import ConfigError, RunFolderError
+
+if TYPE_CHECKING:
+    from wavetune.recipe import Recipe
+    from wavetune.runtimes.inprocess import Engine
+
+
+def run(
+    recipe: RecipeOfRun = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    out: RunFolder = None,
+    resume: Resume = False,
+    seed: Seed = None,
+    rank_table: RankTable = None,
+    codec_table: CodecTable = None,
+) -> None:
+    """Plan, train and report a recipe."""
+    changed = [name for name, value in (("--set", settings), ("--data", data), ("--model", model), ("--device", device),
+               ("--seed", seed), ("--rank-table", rank_table), ("--codec-table", codec_table))
+               if value is not None]  # fmt: skip
+    if resume:
+        if changed:
+            raise ConfigError(f"{changed[0]} does not go with --resume: a run continues with the recipe in its folder")
+        folder = out or Path("runs") / name_of(recipe)
+        train(None, folder, resume=True)
+        return
+    chosen = read_recipe(name_of(recipe), settings, data, model, seed, device, rank_table, codec_table)
+    train(chosen, out or free_folder(chosen.name), resume=False)
+
+
+def train(recipe: Recipe | None, folder: Path, resume: bool, engine: Engine | None = None) -> None:
+    """Run a recipe, or with none the one in the folder, in this process or with an engine's devices."""
+    console, command = Console(highlight=False), "run" if engine is None else "deploy"
+    if recipe is not None and (folder / "recipe.json").exists():
+        raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+    from wavetune.recipe import load
+    from wavetune.runtimes.inprocess import Infeasible
+    from wavetune.runtimes.inprocess import run as run_recipe
+    from wavetune.terminal import RunDisplay
+
+    if recipe is None:
+        require_run(folder)
+        recipe = load(folder / "recipe.json")
+    try:
+        with RunDisplay(console) as display:
+            outcome = run_recipe(recipe, folder, display, resume, engine)
+    except KeyboardInterrupt:
+        saved = (folder / "recipe.json").exists()
+        again = f"stopped; continue with: wavetune {command} --resume --out {folder}"
+        console.print(again if saved else "stopped", soft_wrap=True)
+        raise
+    if isinstance(outcome, Infeasible):
+        console.print(f"no plan exists: {outcome.reason}", markup=False)
+        raise typer.Exit(INFEASIBLE)
+    _say_goodbye(console, folder, outcome)
+
+
+def _say_goodbye(console: Console, folder: Path, summary: dict[str, Any]) -> None:
+    from wavetune.reporting.farewell import last_lines
+    from wavetune.reporting.html import write_report
+
+    for line in last_lines(folder, summary, write_report([folder], folder / "report.html")):
+        console.print(line, markup=False, soft_wrap=True)

@@ -1,0 +1,81 @@
+"""`wavetune trade-off`: the delay-energy curve."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.folders import write
+from wavetune.cli.options import Data, Model, RankTable, RecipeOrInstance, Seed, Settings
+from wavetune.cli.read_recipe import is_recipe_file, read_recipe
+from wavetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wavetune.allocation.problem import Problem
+
+
+def trade_off(
+    what: RecipeOrInstance,
+    points: Annotated[int, typer.Option(min=2, max=200, help="Plans on the curve.")] = 10,
+    out: Annotated[Path | None, typer.Option(help="Folder; trade-off/NAME by default.")] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    seed: Seed = None,
+    rank_table: RankTable = None,
+) -> None:
+    """Draw the delay-energy curve: the fewest joules to the target at each delay, from the least delay on."""
+    import shlex
+
+    from wavetune.allocation.trade_off import trade_off as draw_curve
+    from wavetune.federation.run_folder import ELSEWHERE, explained, to_json
+    from wavetune.reporting.format import seconds
+    from wavetune.reporting.trade_off import save_figure, table, to_dict
+
+    problem, name = _problem(what, settings, data, model, seed, rank_table)
+    folder = out or Path("trade-off") / name
+    curve = draw_curve(problem, points)
+    values = to_dict(curve, shlex.join(["wavetune", *sys.argv[1:]]))
+    write(folder / "trade-off.json", to_json(values, folder / "trade-off.json", indent=1))
+    console = Console(highlight=False)
+    if not curve.points:
+        console.print(f"no plan exists: {curve.reason}", markup=False)
+        raise typer.Exit(INFEASIBLE)
+    console.print(table(curve))
+    with explained(folder, ELSEWHERE):
+        save_figure(curve, folder / "figure")
+    for line in (
+        "delay, energy: to the target loss; unproved: share of the energy not proved necessary; s per J: what a joule "
+        "saved costs on the way from the plan before, a value for method.planner.energy_weight_s_per_j",
+        f"no plan is faster than {seconds(curve.points[0].plan.lower_bound_s)}",
+        f"wrote trade-off.json, figure.svg and figure.png into {folder}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
+
+
+def _problem(
+    what: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    rank_table: Path | None,
+) -> tuple[Problem, str]:
+    if what.endswith(".json") and not is_recipe_file(Path(what)):
+        from wavetune.allocation.instance import read_instance
+
+        return read_instance(what), Path(what).stem
+    from wavetune.runtimes.world import planner_of
+
+    recipe = read_recipe(what, settings, data, model, seed, None, rank_table)
+    if isinstance(getattr(recipe.method.topology, "cut", None), tuple) or isinstance(recipe.method.lora.rank, tuple):
+        raise ConfigError(
+            "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
+            "method.lora.rank to one number or to null, which leaves them to the planner"
+        )
+    return planner_of(recipe)[0].problem(0), recipe.name

@@ -1,0 +1,69 @@
+"""`wavetune train-reward`: a reward model from preference pairs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from wavetune.cli.folders import free_folder
+from wavetune.cli.options import DeviceName, Model, Seed
+from wavetune.errors import ConfigError
+
+
+def train_reward(
+    kind: Annotated[str | None, typer.Option(help="Which preference: helpful or harmless.")] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Pairs: a folder or file with JSON lines; concierge by default.")
+    ] = None,
+    model: Model = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write; rewards/KIND by default.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out to the same end.")] = False,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps at most.")] = None,
+    pairs_per_step: Annotated[int | None, typer.Option(min=1, help="Pairs of a step.")] = None,
+    train_pairs: Annotated[int | None, typer.Option(min=1, help="Pairs to train on; all by default.")] = None,
+    rank: Annotated[int | None, typer.Option(min=1, help="Rank of the LoRA.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-9, help="Largest learning rate.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(min=8, help="Longest prompt with its answer.")] = None,
+    seed: Seed = None,
+    device: DeviceName = None,
+) -> None:
+    """Train a reward model on preference pairs and measure it on held-out ones."""
+    training = {"model": model, "steps": steps, "pairs_per_step": pairs_per_step, "train_pairs": train_pairs,
+                "rank": rank, "learning_rate": learning_rate, "max_tokens": max_tokens}  # fmt: skip
+    changed = {name: value for name, value in training.items() if value is not None}
+    given = [*changed, *(name for name, value in (("kind", kind), ("data", data), ("seed", seed)) if value is not None)]
+    if resume and given:
+        option = given[0].replace("_", "-")
+        raise ConfigError(f"--{option} does not go with --resume: a training continues with the settings in its folder")
+    if resume and out is None:
+        raise ConfigError("--resume needs --out, the folder of the training to continue")
+    from wavetune.runtimes.train_reward import begin_training, continue_training
+    from wavetune.terminal import RewardDisplay
+
+    console = Console(highlight=False)
+    folder = out or free_folder(str(kind), Path("rewards"))
+    try:
+        with RewardDisplay(console) as display:
+            if resume:
+                about = continue_training(folder, display, device or "auto")
+            else:
+                about = begin_training(kind, data or "concierge", changed, folder, display, seed or 0, device or "auto")
+    except KeyboardInterrupt:
+        saved = (folder / "training.json").exists()
+        go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
+        console.print(f"stopped{go_on}", markup=False, soft_wrap=True)
+        raise
+    low, high = about["accuracy_interval_95"]
+    pairs, part = about["data"]["test_pairs"], about["tested_on"]
+    lines = (
+        f"{about['kind']} reward model: {about['accuracy']:.1%} of {pairs} {part} pairs right "
+        f"(95% interval {low:.1%} to {high:.1%}), best of {about['steps']} steps at step {about['best_step']}, "
+        f"{about['seconds']:.0f} s, seed {about['seed']}",
+        f"Model: {about['model']} ({about['model_note']})",
+        f"wrote {folder}: reward.json, head.safetensors and adapter (PEFT format)",
+    )
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
