@@ -58,6 +58,14 @@ KINDS = {
         "method.link.lost=reuse",
         "run.samples=0",
     ),
+    "private": small(
+        "fedavg_lora",
+        "run.rounds=3",
+        "run.samples=0",
+        "method.privacy.noise_multiplier=0.5",
+        "method.link.kind=outage",
+        "method.link.loss_probability=0.3",
+    ),
     "central": small("centralised_lora", "run.rounds=3"),
     "aligned": small("fedavg_lora", "run.rounds=1", "run.samples=1", *ALIGNED),
 }

@@ -83,8 +83,10 @@ class DeviceAdapters(AdapterServer):
     """A device's end of the adapter exchange."""
 
     @torch.no_grad()
-    def exchange_over(self, wire: DeviceWire, door: Door) -> None:
-        """Send the shared adapters and load the mixture that comes back."""
+    def exchange_over(self, wire: DeviceWire, door: Door, round_index: int = 0, client: int = 0) -> None:
+        """Send the shared adapters, or what privacy leaves of them, and load the mixture that comes back."""
+        if self.privacy is not None:
+            self._released = {0: self._private(0, self.privacy, round_index, client)}
         slots = [site for site in self.sites if site.name in self.bank.local]
         for site in slots:
             self._upload(site, 0, 0, door)
@@ -223,6 +225,7 @@ class ServedAdapters(AdapterServer):
         active_K: Sequence[bool] | None = None,
         sent_K: Sequence[bool] | None = None,
         delivered_K: Sequence[bool] | None = None,
+        round_index: int = 0,
     ) -> Mixed:
         """Mix what was delivered and load the mixture, in the bank here and on every device that is still there.
 
@@ -234,9 +237,12 @@ class ServedAdapters(AdapterServer):
             there if mask is None else [on and k_there for on, k_there in zip(mask, there, strict=True)]
             for mask in (sent_K, sent_K if delivered_K is None else delivered_K)
         )
-        mixed = super().exchange(weight_K, door, heard, sent, delivered)
+        mixed = super().exchange(weight_K, door, heard, sent, delivered, round_index)
         self.wire.send_adapters(k for k, k_there in enumerate(there) if k_there)
         return mixed
+
+    def _release(self, sent_K: Sequence[bool], round_index: int) -> None:
+        """The devices have made their updates private before they sent them."""
 
 
 def _batch(arrived: Sequence[Arrived], filler: int) -> RaggedBatch:

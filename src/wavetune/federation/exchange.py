@@ -19,6 +19,7 @@ from torch import Tensor
 from wavetune.federation.codecs import TopK, UpdateCodec, down_codec
 from wavetune.federation.door import Door
 from wavetune.federation.mixing import ROBUST, AverageFactors, Mixing, MultiKrum, squared_error_and_norm
+from wavetune.federation.privacy import ClientPrivacy
 from wavetune.federation.screening import Screening
 from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
@@ -46,7 +47,8 @@ class AdapterServer:
     other adapters averaged.
 
     `current` is what was last broadcast, `last` the updates that last arrived from each slot (kept for `lost` "reuse"),
-    `residual` what sparse updates left out so far.
+    `residual` what sparse updates left out so far. With `privacy` clients send what that leaves of their updates, and
+    `mixed_by_round` counts the updates of every round.
     """
 
     bank: AdapterBank
@@ -56,10 +58,13 @@ class AdapterServer:
     sharing: Sharing = field(default_factory=Sharing)
     lost: Literal["skip", "reuse"] = "skip"
     screening: Screening | None = None
+    privacy: ClientPrivacy | None = None
     current: dict[str, LoraPair] = field(init=False)
     last: dict[str, dict[int, LoraPair]] = field(default_factory=dict[str, dict[int, LoraPair]])
     residual: dict[str, LoraPair] = field(default_factory=dict[str, LoraPair])
     rejections: dict[int, int] = field(default_factory=dict[int, int])
+    mixed_by_round: list[int] = field(default_factory=list[int])
+    _released: dict[int, dict[str, LoraPair]] = field(default_factory=dict[int, dict[str, LoraPair]])
 
     def __post_init__(self) -> None:
         names = self.sharing.names(self.bank.sites, self.num_layers, "shared")
@@ -85,6 +90,7 @@ class AdapterServer:
         active_K: Sequence[bool] | None = None,
         sent_K: Sequence[bool] | None = None,
         delivered_K: Sequence[bool] | None = None,
+        round_index: int = 0,
     ) -> Mixed:
         """Mix what was delivered and load the mixture. Without a door nothing crosses the air.
 
@@ -94,14 +100,17 @@ class AdapterServer:
             active_K: who trained this round; all if None.
             sent_K: whose uploads were sent; those of all active clients if None.
             delivered_K: whose uploads arrived; those sent if None.
+            round_index: which round of the run this ends.
         """
         everyone = [True] * len(weight_K)
         active_K = everyone if active_K is None else active_K
         sent_K = active_K if sent_K is None else sent_K
         delivered_K = sent_K if delivered_K is None else delivered_K
+        self._release(sent_K, round_index)
         received = {site.name: self._received(site, door, active_K, sent_K, delivered_K) for site in self.sites}
         rejected = self._reject(received)
         self._choose(received)
+        self._count(received)
         error = norm = 0.0
         for site in self.sites:
             pair, weight_S = self._contributions(site, received[site.name], weight_K, active_K)
@@ -124,7 +133,8 @@ class AdapterServer:
         named |= {f"residual.{name}": pair for name, pair in self.residual.items()}
         named |= {f"last.{slot}.{name}": pair for name, slots in self.last.items() for slot, pair in slots.items()}
         found = {f"{name}.{factor}": t for name, pair in named.items() for factor, t in zip("AB", pair, strict=True)}
-        return found | {f"rejections.{client}": torch.tensor(count) for client, count in self.rejections.items()}
+        found |= {f"rejections.{client}": torch.tensor(count) for client, count in self.rejections.items()}
+        return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
@@ -132,6 +142,7 @@ class AdapterServer:
         self.rejections = {
             int(name.partition(".")[2]): int(t) for name, t in state.items() if name.startswith("rejections.")
         }
+        self.mixed_by_round = state["mixed_by_round"].tolist() if "mixed_by_round" in state else []
         for name in (full.removesuffix(".A") for full in state if full.endswith(".A")):
             pair = LoraPair(*(state[f"{name}.{factor}"].to(device, copy=True) for factor in "AB"))
             what, _, rest = name.partition(".")
@@ -149,6 +160,30 @@ class AdapterServer:
             owners = np.flatnonzero(self.bank.local_LK[site.layer]).tolist()
             stack, slot = self.bank.local[site.name], int(np.argmax([self.rank_K[k] for k in owners]))
         return LoraPair(*(t[slot].detach().clone() for t in stack))
+
+    def _release(self, sent_K: Sequence[bool], round_index: int) -> None:
+        """What privacy leaves of the updates of the clients that send."""
+        self._released = {}
+        for client in np.flatnonzero(sent_K).tolist() if self.privacy is not None else ():
+            self._released[client] = self._private(client, self.privacy, round_index, client)
+
+    def _private(self, client: int, privacy: ClientPrivacy, round_index: int, client_id: int) -> dict[str, LoraPair]:
+        """What client `client` of the bank may send of its adapters; its noise is that of `client_id`."""
+        found, sent = dict[str, LoraPair](), list[tuple[Tensor, Tensor]]()
+        for site in self.sites:
+            slot, width = int(self.bank.slots(site.layer)[client]), site.width_at(self.rank_K[client])
+            if slot < 0:
+                continue
+            found[site.name] = own = LoraPair(*(t[slot].detach().clone() for t in self.bank.local[site.name]))
+            if site.kind != "lora" or self.mixing.trains_a:
+                sent.append((own.A[:, :width], self.current[site.name].A[:, :width]))
+            sent.append((own.B[:width], self.current[site.name].B[:width]))
+        privacy.release(sent, round_index, client_id)
+        return found
+
+    def _count(self, received: Mapping[str, dict[int, LoraPair]]) -> None:
+        if self.privacy is not None:
+            self.mixed_by_round.append(len({client for pairs in received.values() for client in pairs}))
 
     def _received(
         self,
@@ -219,7 +254,11 @@ class AdapterServer:
 
     def _upload(self, site: AdapterSite, slot: int, client: int, door: Door | None) -> LoraPair:
         """What the server decodes of one client's adapter."""
-        own = LoraPair(*(t[slot].detach().clone() for t in self.bank.local[site.name]))
+        released = self._released.get(client)
+        if released is not None:
+            own = released[site.name]
+        else:
+            own = LoraPair(*(t[slot].detach().clone() for t in self.bank.local[site.name]))
         if door is None:
             return own
         if not isinstance(self.codec, TopK):

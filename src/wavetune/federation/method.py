@@ -16,9 +16,10 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Codec, Fp32, TopK, UpdateCodec
 from wavetune.federation.links import Link, Reliable
 from wavetune.federation.local_alignment import LocalAlignment
-from wavetune.federation.mixing import AverageFactors, Mixing
+from wavetune.federation.mixing import AverageFactors, FrozenA, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
+from wavetune.federation.privacy import Gaussian
 from wavetune.federation.screening import Screening
 from wavetune.federation.selection import All, Fastest, Selection
 from wavetune.federation.sharing import Sharing
@@ -97,6 +98,7 @@ class Method:
     link: Link = field(default_factory=Reliable)
     mixing: Mixing = field(default_factory=AverageFactors)
     screening: Screening | None = None
+    privacy: Gaussian | None = None
     planner: Planner = field(default_factory=Optimal)
     selection: Selection = field(default_factory=All)
     replan: Literal["every_round", "never"] = "every_round"
@@ -146,6 +148,8 @@ class Method:
                 "to together, or method.topology.kind=split with the parallel schedule"
             )
         self._check_selection(num_clients)
+        if self.privacy is not None:
+            self._check_privacy()
         if self.choose_codecs and not (self.codec_candidates and isinstance(self.topology, Split)):
             raise ConfigError(
                 "method.choose_codecs needs a cut and codecs to choose among; set method.topology.kind=split and "
@@ -169,6 +173,34 @@ class Method:
             )
         for rank in self.rounds_to_target if self.lora.rank is None else ():
             _check_per_client("method.rounds_to_target", rank, num_clients, width, "the model's narrowest LoRA target")
+
+    def _check_privacy(self) -> None:
+        """Refuse what the guarantee does not hold for: it is that of a mean of clipped, noised updates."""
+        if not isinstance(self.topology, Federated):
+            raise ConfigError(
+                f"method.privacy bounds what clients' updates tell, but with method.topology {self.topology.kind} the "
+                "server's blocks learn from everybody's data beside them; set method.topology.kind=federated"
+            )
+        if not isinstance(self.mixing, AverageFactors | FrozenA):
+            raise ConfigError(
+                f"method.privacy counts the noise of a mean of updates, which method.mixing {self.mixing.kind} is not; "
+                "choose average_factors or frozen_a"
+            )
+        if not isinstance(self.adapter_codec, Fp32):
+            raise ConfigError(
+                f"method.privacy counts the noise of a sum of updates, which method.adapter_codec "
+                f"{self.adapter_codec.kind} rounds one by one; set method.adapter_codec.kind=fp32"
+            )
+        if self.link.lost == "reuse":
+            raise ConfigError(
+                "method.privacy counts every update once, and method.link.lost=reuse mixes old ones again; set it to "
+                "skip"
+            )
+        if self.screening is not None:
+            raise ConfigError(
+                "method.privacy bounds what one client changes, and method.screening judges each by the others' "
+                "updates; set it to null, clipping bounds every norm already"
+            )
 
     def _check_selection(self, num_clients: int) -> None:
         selection = self.selection

@@ -103,6 +103,16 @@ class Lost:
     why: str = ""
 
 
+@dataclass(frozen=True)
+class Spent:
+    """Epsilon of private updates by who looks; unknown where nothing is guaranteed."""
+
+    delta: float = UNKNOWN
+    epsilon: float = UNKNOWN
+    epsilon_client: float = UNKNOWN
+    epsilon_server: float = UNKNOWN
+
+
 def _lost(value: Any) -> Any:
     """Older records name the client alone."""
     return {"client": value} if isinstance(value, int) else value
@@ -143,6 +153,7 @@ class Round:
     active_K: tuple[bool, ...] = ()
     lost: tuple[Annotated[Lost, BeforeValidator(_lost)], ...] = ()
     evaluation: Judged = field(default_factory=Judged)
+    privacy: Spent = field(default_factory=Spent)
     wall_s: float = UNKNOWN
     tokens_per_s: float = UNKNOWN
 
@@ -347,6 +358,7 @@ class Summary:
     upload_bits_K: tuple[float, ...] = ()
     all_adapters_bits_K: tuple[float, ...] = ()
     alignment: AlignmentInfo = field(default_factory=AlignmentInfo)
+    privacy: Spent = field(default_factory=Spent)
     delay_s: float = UNKNOWN
     energy_j: float = UNKNOWN
     bits: Bits = field(default_factory=dict[str, float])

@@ -36,7 +36,7 @@ from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
-from wavetune.runtimes.session import _device, freeze, freeze_a
+from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of
 from wavetune.runtimes.world import architecture_of
 
 
@@ -59,7 +59,7 @@ class Device:
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
             self.cohort.step(self.data.train, [self._rows(step)], factor)
-        self.adapters.exchange_over(wire, self.door)
+        self.adapters.exchange_over(wire, self.door, order.round, self.client)
         if method.mixing.rebases:
             self.cohort.optimiser.reset()
 
@@ -116,6 +116,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
     cohort = DeviceCohort(backbone, bank, placement, link, optimiser, budget, method.proximal)
     adapters = DeviceAdapters(bank, (rank,), method.mixing, method.adapter_codec, method.sharing)
+    adapters.privacy = privacy_of(recipe, tuple(order.ranks))
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
     return Device(recipe, client, data, cohort, adapters, door)
 

@@ -355,6 +355,7 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
             **({} if session.central else _plan_story(session)),
         },
         "aggregation": {"name": recipe.method.mixing.kind, "error": records[-1]["aggregation_error"]},
+        **({"privacy": _privacy(session, records[-1])} if "privacy" in records[-1] else {}),
         **({"alignment": state["alignment"]} if "alignment" in state else {}),
         "samples": sum(r["samples"] for r in records),
         "tokens": tokens,
@@ -373,6 +374,14 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "versions": versions(),
         "command": state["command"],
     }
+
+
+def _privacy(session: Session, last: Mapping[str, Any]) -> dict[str, Any]:
+    """What the run gave away of any one client, and the mechanism."""
+    part = session.recipe.method.privacy
+    assert part is not None
+    spent = {name: last["privacy"][name] for name in ("delta", "epsilon", "epsilon_client", "epsilon_server")}
+    return {**spent, "clip_norm": part.clip_norm, "noise_multiplier": part.noise_multiplier, "noise": part.noise}
 
 
 def _trained(session: Session) -> tuple[AdapterSite, ...]:

@@ -18,7 +18,7 @@ from wavetune.costs.table import Workload
 from wavetune.errors import NumericsError
 from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.exchange import Mixed
+from wavetune.federation.exchange import AdapterServer, Mixed
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.world import workload_of
 
@@ -75,7 +75,7 @@ def train_round(
         before_mixing()
     delivered_K = [sent and method.link.arrives(run.seed, index, k) for k, sent in enumerate(sent_K)]
     door = None if session.central else session.door
-    mixed = session.server.exchange(session.cohort.placement.weight_K, door, active_K, sent_K, delivered_K)
+    mixed = session.server.exchange(session.cohort.placement.weight_K, door, active_K, sent_K, delivered_K, index)
     if method.mixing.rebases:
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
@@ -111,6 +111,7 @@ def train_round(
         "active_K": active_K,
         "lost": _lost(active_K, sent_K, delivered_K)
         + [{"client": client, "why": f"rejected: {why}"} for client, why in mixed.rejected.items()],
+        **_privacy(session.server),
         "wall_s": wall_s,
         "tokens_per_s": tokens / wall_s,
     }
@@ -137,6 +138,16 @@ def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequenc
         for client, (on, sent, there) in enumerate(zip(active_K, sent_K, delivered_K, strict=True))
         if on and not there
     ]
+
+
+def _privacy(server: AdapterServer) -> dict[str, Any]:
+    """What the rounds so far gave away of any one client, where updates are private."""
+    if server.privacy is None:
+        return {}
+    clients, norms = server.privacy.num_clients, server.privacy.norms
+    spent = server.privacy.part.spent(server.mixed_by_round, clients)
+    record = {"mixed": server.mixed_by_round[-1], "update_norm_K": [norms.get(k) for k in range(clients)]}
+    return {"privacy": {**spent.as_json(), **record}}
 
 
 def _account(

@@ -26,6 +26,7 @@ from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.method import Central, Split
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.privacy import ClientPrivacy, require_accountant
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
@@ -99,6 +100,8 @@ def build(
     plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)
     if plan.status != "ok":
         return Infeasible(plan.reason)
+    if method.privacy is not None:
+        require_accountant()
     bf16 = _use_bf16(run.precision, device)
     backbone = load_backbone(
         model.folder, planner.table.lora_targets, bf16, device, method.bottleneck, len(data.classes) or None
@@ -109,7 +112,14 @@ def build(
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
     cohort = _cohort(recipe, backbone, placement, rank_K, door)
     server = AdapterServer(
-        cohort.bank, rank_K, method.mixing, method.adapter_codec, method.sharing, method.link.lost, method.screening
+        cohort.bank,
+        rank_K,
+        method.mixing,
+        method.adapter_codec,
+        method.sharing,
+        method.link.lost,
+        method.screening,
+        privacy_of(recipe, rank_K),
     )
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
     precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp32"
@@ -129,6 +139,19 @@ def build(
         door,
         precision,
     )
+
+
+def privacy_of(recipe: Recipe, rank_K: tuple[int, ...]) -> ClientPrivacy | None:
+    """What clients of these ranks do to their updates. Raises ConfigError where it would not protect them."""
+    part = recipe.method.privacy
+    if part is None:
+        return None
+    if len({*rank_K}) > 1:
+        raise ConfigError(
+            f"method.privacy needs one rank for all clients, and theirs are {list(rank_K)}: a component that few hold "
+            "gets less noise; set method.lora.rank to one number"
+        )
+    return ClientPrivacy(part, len(rank_K), recipe.run.seed)
 
 
 def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
@@ -175,7 +198,8 @@ def _trainers(
         placement = Placement(num_layers, (num_layers,), (None,), (1.0,), split=False)
         return placement, (max(rank_K),), (everything,), whole
     total = sum(map(len, rows))
-    weights = tuple(len(r) / total for r in rows)
+    private = recipe.method.privacy is not None  # then nobody may count for more than another
+    weights = tuple(1 / len(rows) if private else len(r) / total for r in rows)
     tail = (0 if isinstance(topology, Split) and topology.labels == "client" else None,) * len(rows)
     split = isinstance(topology, Split)
     sequential = isinstance(topology, Split) and topology.schedule == "sequential"

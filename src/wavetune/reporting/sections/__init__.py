@@ -8,6 +8,7 @@ from wavetune.reporting.sections.delay import delay
 from wavetune.reporting.sections.learning import learning
 from wavetune.reporting.sections.personal import personal
 from wavetune.reporting.sections.plan import plan
+from wavetune.reporting.sections.privacy import privacy
 from wavetune.reporting.sections.section import Section
 from wavetune.reporting.sections.traffic import accounts, traffic
 
@@ -20,6 +21,7 @@ def run_sections(run: Run) -> list[Section]:
         learning(run),
         personal(run),
         alignment(run),
+        privacy(run),
         delay(run),
         cell(run),
         plan(run),

@@ -1,0 +1,67 @@
+"""Private runs: no noise and no clipping is no privacy, to the bit; what is recorded is what was done."""
+
+import json
+
+import pytest
+import torch
+
+from helpers.runs import read_json, read_rounds, small, train
+from wavetune.errors import ConfigError
+from wavetune.federation.privacy import epsilon
+from wavetune.reporting import write_report
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.session import Session, build
+
+EQUAL = ("world.data.partition.kind=iid", "run.samples=0")
+METHODS = {
+    "personal": ("method.bottleneck.width=4", 'method.sharing.shared=["bottleneck"]'),
+    "frozen_a_and_lost_uploads": (
+        "method.mixing.kind=frozen_a", "method.link.kind=outage", "method.link.loss_probability=0.5",
+    ),
+}  # fmt: skip
+
+
+def rounds_of(*changes: str, rounds: int = 2):
+    session = build(small("fedavg_lora", *EQUAL, *changes))
+    assert isinstance(session, Session)
+    return session, [train_round(session, index, lambda *_: None) for index in range(rounds)]
+
+
+@pytest.mark.parametrize("changes", METHODS.values(), ids=METHODS)
+def test_without_noise_and_clipping_a_private_run_is_the_run_without_privacy(changes):
+    nothing = ("method.privacy.noise_multiplier=0", "method.privacy.clip_norm=null")
+    _, plain = rounds_of(*changes)
+    _, private = rounds_of(*changes, *nothing)
+    for wanted, found in zip(plain, private, strict=True):
+        assert found.record["train_loss_K"] == wanted.record["train_loss_K"]
+        assert found.record["metered_bits"] == wanted.record["metered_bits"]
+        assert found.record["privacy"]["epsilon"] is None
+        for name, pair in wanted.mixed.factors.items():
+            for mine, theirs in zip(found.mixed.factors[name], pair, strict=True):
+                assert torch.equal(mine, theirs)
+
+
+def test_a_run_records_what_it_gave_away_and_the_report_shows_it(tmp_path):
+    """Clients of unequal data count the same."""
+    unequal = ("world.data.partition.kind=dirichlet", "run.samples=0")
+    recipe = small("fedavg_lora", *unequal, "method.privacy.noise_multiplier=3", "method.privacy.clip_norm=0.05")
+    train(recipe, tmp_path / "run")
+    summary, records = read_json(tmp_path / "run" / "summary.json"), read_rounds(tmp_path / "run")
+    for index, record in enumerate(records):
+        found = record["privacy"]
+        assert found["mixed"] == 3
+        assert found["epsilon"] == pytest.approx(epsilon([3.0] * (index + 1), 1e-5))
+        assert all(norm > 0 for norm in found["update_norm_K"])
+        assert record["train_loss"] == pytest.approx(sum(record["train_loss_K"]) / 3)
+    assert len({d["num_samples"] for d in read_json(tmp_path / "run" / "world.json")["devices"]}) > 1
+    assert summary["privacy"]["epsilon"] == records[-1]["privacy"]["epsilon"]
+    assert summary["privacy"]["epsilon"] < summary["privacy"]["epsilon_client"] < summary["privacy"]["epsilon_server"]
+    page = write_report([tmp_path / "run"], tmp_path / "report.html").read_text()
+    assert "Epsilon after each round" in page
+    assert f"{summary['privacy']['epsilon']:.3g}"[:3] in page
+    json.dumps(summary, allow_nan=False)
+
+
+def test_ranks_that_differ_are_refused():
+    with pytest.raises(ConfigError, match=r"one rank for all clients, and theirs are \[1, 2, 2\]"):
+        build(small("fedavg_lora", *EQUAL, "method.privacy.noise_multiplier=1", "method.lora.rank=[1,2,2]"))
