@@ -17,7 +17,7 @@ from wavetune.federation.alignment.answers import answers_of
 from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
 from wavetune.models.backbone import load_stock_model
 
-WEIGHT = 0.7
+WEIGHT, TEMPERATURE = 0.7, 0.8
 KL = KlControl(start=0.1, target=None)
 ADAMW = replace(SETTINGS.optimiser, max_grad_norm=None)
 
@@ -36,23 +36,23 @@ def stock():
     return model
 
 
-def logits_of(model, samples):
+def logits_of(model, samples, temperature=TEMPERATURE):
     """Logits before each answer token, one sample at a time."""
     for sample in samples:
         ids = torch.tensor([[*sample.prompt, *sample.answer]])
-        yield model(input_ids=ids, use_cache=False).logits[0, len(sample.prompt) - 1 : -1]
+        yield model(input_ids=ids, use_cache=False).logits[0, len(sample.prompt) - 1 : -1] / temperature
 
 
-def log_probs(model, samples):
+def log_probs(model, samples, temperature=TEMPERATURE):
     return [
         F.log_softmax(logits, -1).gather(1, torch.tensor(sample.answer)[:, None])[:, 0]
-        for logits, sample in zip(logits_of(model, samples), samples, strict=True)
+        for logits, sample in zip(logits_of(model, samples, temperature), samples, strict=True)
     ]
 
 
-def reference_log_probs(model, samples):
+def reference_log_probs(model, samples, temperature=TEMPERATURE):
     with model.disable_adapter(), torch.no_grad():
-        return log_probs(model, samples)
+        return log_probs(model, samples, temperature)
 
 
 def scores(values):
@@ -78,7 +78,7 @@ def assert_equal_factors(stage, model):
 
 
 def stage_of(objective, count=6, **options):
-    settings = with_objective(objective, optimiser=ADAMW, prompts_per_step=count)
+    settings = with_objective(objective, optimiser=ADAMW, prompts_per_step=count, temperature=TEMPERATURE)
     return alignment(random_bank([3]), [WEIGHT], settings, CHARACTERS, [3], **options)
 
 
@@ -130,7 +130,7 @@ def test_a_dpo_step_is_the_loss_of_the_paper_on_each_pair(stock):
     drawn_pairs = stage.learning._drawn(0)
     samples = stage.learning._samples([(0, pair) for pair in drawn_pairs])
     stage.step()
-    policy, reference = log_probs(stock, samples), reference_log_probs(stock, samples)
+    policy, reference = log_probs(stock, samples, 1.0), reference_log_probs(stock, samples, 1.0)
     gains = [now.sum() - ref.sum() for now, ref in zip(policy, reference, strict=True)]
     apply(stock, [-F.logsigmoid(0.3 * (gains[i] - gains[i + 1]))[None] for i in range(0, len(gains), 2)])
     assert_equal_factors(stage, stock)

@@ -68,16 +68,16 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None
+        ctx: Any, hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None, temperature: float
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
         log_prob_P, entropy_P = (torch.empty(len(labels_P), dtype=wide, device=hidden_PD.device) for _ in range(2))
         for part in _chunks(len(labels_P), head_VD.shape[0]):
-            log_probs, _ = _log_softmax(hidden_PD[part], head_VD, softcap)
+            log_probs, _ = _log_softmax(hidden_PD[part], head_VD, softcap, temperature)
             log_prob_P[part] = log_probs.gather(1, labels_P[part, None])[:, 0]
             entropy_P[part] = -(log_probs.exp() * log_probs).sum(-1)
         ctx.save_for_backward(hidden_PD, head_VD, labels_P, entropy_P)
-        ctx.softcap = softcap
+        ctx.softcap, ctx.temperature = softcap, temperature
         return log_prob_P, entropy_P
 
     @staticmethod
@@ -86,15 +86,15 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         g_log_prob, g_entropy = grads
         grad_PD = torch.empty_like(hidden_PD)
         for part in _chunks(len(labels_P), head_VD.shape[0]):
-            log_probs, bent = _log_softmax(hidden_PD[part], head_VD, ctx.softcap)
+            log_probs, bent = _log_softmax(hidden_PD[part], head_VD, ctx.softcap, ctx.temperature)
             own = g_log_prob[part, None]
             # d log p_y / dz = [y] - p,  dH / dz = -p (log p + H)
             error = log_probs.exp().mul_(-own - g_entropy[part, None] * (log_probs + entropy_P[part, None]))
             error.scatter_add_(1, labels_P[part, None], own)
             if bent is not None:
                 error *= 1 - bent**2
-            grad_PD[part] = (error.to(head_VD.dtype) @ head_VD).to(grad_PD.dtype)
-        return grad_PD, None, None, None
+            grad_PD[part] = (error.div_(ctx.temperature).to(head_VD.dtype) @ head_VD).to(grad_PD.dtype)
+        return grad_PD, None, None, None, None
 
 
 def _chunks(positions: int, vocabulary: int) -> list[slice]:
@@ -102,20 +102,24 @@ def _chunks(positions: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + chunk) for start in range(0, positions, chunk)]
 
 
-def _log_softmax(hidden_PD: Tensor, head_VD: Tensor, softcap: float | None) -> tuple[Tensor, Tensor | None]:
+def _log_softmax(
+    hidden_PD: Tensor, head_VD: Tensor, softcap: float | None, temperature: float
+) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities `[P, V]` in fp32 or wider, and the tanh of the soft cap."""
     logits = hidden_PD.to(head_VD.dtype) @ head_VD.t()
     logits = logits.to(torch.promote_types(hidden_PD.dtype, torch.float32))
     bent = None if softcap is None else torch.tanh(logits / softcap)
-    return torch.log_softmax(logits if bent is None or softcap is None else bent * softcap, -1), bent
+    logits = logits if bent is None or softcap is None else bent * softcap
+    return torch.log_softmax(logits / temperature, -1), bent
 
 
 def frozen_head_log_probs(
-    hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None = None
+    hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None = None, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each label, and entropy of each position's distribution, in nats; both differentiable.
 
     Hidden states `[P, D]` come out of the final norm. Products run in the head's precision, everything else in fp32
-    (fp64 if the hidden states are). `softcap` bends logits as `softcap * tanh(logits / softcap)`.
+    (fp64 if the hidden states are). `softcap` bends logits as `softcap * tanh(logits / softcap)`; then they are divided
+    by the temperature.
     """
-    return _FrozenHeadLogProbs.apply(hidden_PD, head_VD, labels_P, softcap)
+    return _FrozenHeadLogProbs.apply(hidden_PD, head_VD, labels_P, softcap, temperature)

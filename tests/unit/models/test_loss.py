@@ -108,24 +108,27 @@ def test_without_a_gradient_wanted_none_is_kept():
     assert total.item() == pytest.approx(float((nll * weights).sum()))
 
 
-def plain_log_probs(hidden, head, labels, softcap):
+def plain_log_probs(hidden, head, labels, softcap, temperature):
     """Log-probabilities and entropies as torch's own distributions have them."""
     logits = hidden @ head.t()
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
-    distribution = torch.distributions.Categorical(logits=logits)
+    distribution = torch.distributions.Categorical(logits=logits / temperature)
     return distribution.log_prob(labels), distribution.entropy()
 
 
 @given(
     positions=st.integers(1, 30), vocabulary=st.integers(2, 60), softcap=st.sampled_from([None, 2.0, 30.0]),
-    spread=st.floats(0.05, 3), seed=st.integers(0, 99),
+    temperature=st.sampled_from([0.5, 1.0, 3.0]), spread=st.floats(0.05, 3), seed=st.integers(0, 99),
 )  # fmt: skip
 @settings(max_examples=40, deadline=None)
-def test_log_probabilities_entropies_and_their_gradients_are_torchs(positions, vocabulary, softcap, spread, seed):
+def test_log_probabilities_entropies_and_their_gradients_are_torchs(
+    positions, vocabulary, softcap, temperature, spread, seed
+):
     hidden, head, labels, weights = (x.double() for x in inputs(positions, 8, vocabulary, spread, seed))
     labels, hidden = labels.long(), hidden.detach().requires_grad_()
-    found, wanted = frozen_head_log_probs(hidden, head, labels, softcap), plain_log_probs(hidden, head, labels, softcap)
+    found = frozen_head_log_probs(hidden, head, labels, softcap, temperature)
+    wanted = plain_log_probs(hidden, head, labels, softcap, temperature)
     gradients = []
     for log_prob, entropy in (found, wanted):
         gradients += torch.autograd.grad((weights * log_prob + weights.flip(0) * entropy).sum(), hidden)
@@ -138,7 +141,7 @@ def test_gradients_of_log_probabilities_and_entropies_pass_gradcheck_in_chunks(m
     hidden, head, labels, _ = inputs(7, 5, 11)
     monkeypatch.setattr(loss, "_CHUNK_VALUES", 3 * 11)
     hidden, head = hidden.detach().double().requires_grad_(), head.double()
-    assert torch.autograd.gradcheck(lambda x: frozen_head_log_probs(x, head, labels, softcap), (hidden,))
+    assert torch.autograd.gradcheck(lambda x: frozen_head_log_probs(x, head, labels, softcap, 0.7), (hidden,))
 
 
 def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):

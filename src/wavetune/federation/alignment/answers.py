@@ -52,13 +52,14 @@ def answers_of(
     examples_by_client: Sequence[Sequence[Example]],
     purpose: str,
     round_index: int,
-    temperature: float = 1.0,
+    temperature: float | None = None,
 ) -> Answered:
-    """Every client answers its prompts, in stacked passes; greedily at temperature 0.
+    """Every client answers its prompts, in stacked passes; without a temperature at the stage's, greedily at 0.
 
     What is drawn for an answer depends on its place in its client's list and the client's identity, on nothing else.
     """
     settings = learner.settings
+    temperature = settings.temperature if temperature is None else temperature
     examples = [example for own in examples_by_client for example in own]
     owner_S = [client for client, own in enumerate(examples_by_client) for _ in own]
     places = [(learner.client_ids[k], place) for k, own in enumerate(examples_by_client) for place in range(len(own))]
@@ -106,10 +107,14 @@ def _tokens(samples: Sequence[Sample]) -> int:
 
 
 def answer_tokens(
-    backbone: Backbone, bank: AdapterBank, samples: Sequence[Sample], values: AdapterBank | None = None
+    backbone: Backbone,
+    bank: AdapterBank,
+    samples: Sequence[Sample],
+    values: AdapterBank | None = None,
+    temperature: float = 1.0,
 ) -> AnswerTokens:
-    """One pass over the samples, differentiable. `values` holds one value head for each client, which see the hidden
-    states detached.
+    """One pass over the samples, differentiable, under the policy at a temperature. `values` holds one value head for
+    each client, which see the hidden states detached.
     """
     if backbone.head is None:
         raise ModelError(f"{type(backbone.model).__name__} is an encoder and predicts no next token; choose a decoder")
@@ -122,7 +127,9 @@ def answer_tokens(
     before = torch.tensor(_before_answers(trunks, branches), device=device)
     normed_PD = backbone.final_norm(hidden_ND.index_select(0, before))
     labels_P = torch.tensor([token for sample in samples for token in sample.answer], device=device)
-    log_prob_P, entropy_P = frozen_head_log_probs(normed_PD, backbone.head.weight, labels_P, backbone.softcap)
+    log_prob_P, entropy_P = frozen_head_log_probs(
+        normed_PD, backbone.head.weight, labels_P, backbone.softcap, temperature
+    )
     value_P = None
     if values is not None:
         segments = values.segments(
@@ -156,11 +163,12 @@ def measured(
     samples: Sequence[Sample],
     tokens_per_pass: int,
     values: AdapterBank | None = None,
+    temperature: float = 1.0,
 ) -> NDArray[np.float64]:
     """Log-probability, entropy and value (0 without value heads) at every token of all answers. `[3, P]`."""
     found: list[Tensor] = []
     for part in passes(samples, tokens_per_pass):
-        tokens = answer_tokens(backbone, bank, samples[part], values)
+        tokens = answer_tokens(backbone, bank, samples[part], values, temperature)
         value_P = torch.zeros_like(tokens.log_prob_P) if tokens.value_P is None else tokens.value_P
         found.append(torch.stack([tokens.log_prob_P, tokens.entropy_P, value_P]))
     return torch.cat(found, 1).double().cpu().numpy()

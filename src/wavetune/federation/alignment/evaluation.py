@@ -60,7 +60,7 @@ class Evaluation:
 
 
 def evaluation_of(
-    learner: Learner, rewards: Rewards, parts: Mapping[str, Sequence[Sequence[Example]]], temperature: float
+    learner: Learner, rewards: Rewards, parts: Mapping[str, Sequence[Sequence[Example]]], temperature: float | None
 ) -> Evaluation:
     """All clients' answers to their lists of prompts, `own` and possibly `foreign`, scored."""
     found: dict[str, tuple[Scores, ...]] = {}

@@ -68,10 +68,11 @@ class RewardLearning:
         samples, client_S = answered.samples, np.array([sample.client for sample in answered.samples])
         lengths_S = np.array([len(sample.answer) for sample in samples])
         client_P = np.repeat(client_S, lengths_S)
+        room, temperature = learner.tokens_per_pass, learner.settings.temperature
         policy_P, entropy_P, value_P = measured(
-            learner.backbone, learner.policy, samples, learner.tokens_per_pass, learner.values
+            learner.backbone, learner.policy, samples, room, learner.values, temperature
         )
-        reference_P, _, _ = measured(learner.backbone, learner.reference, samples, learner.tokens_per_pass)
+        reference_P, _, _ = measured(learner.backbone, learner.reference, samples, room, None, temperature)
         reward_S = self.mixture.mix(scores, client_S)
         advantage_P, target_P = self._advantages(reward_S, policy_P - reference_P, value_P, client_P, lengths_S)
         learned = self._learn(samples, Tokens(client_P, policy_P, reference_P, advantage_P, target_P))
@@ -155,7 +156,8 @@ class RewardLearning:
     def _backward(self, samples: Sequence[Sample], tokens: Tokens, weight_P: Tensor) -> dict[str, Tensor]:
         """Forward and backward of one pass, every client's loss the mean over its own tokens."""
         learner, objective = self.learner, self.objective
-        now = answer_tokens(learner.backbone, learner.policy, samples, learner.values)
+        temperature = learner.settings.temperature
+        now = answer_tokens(learner.backbone, learner.policy, samples, learner.values, temperature)
         old_P, advantage_P = learner.tensor(tokens.old_log_prob), learner.tensor(tokens.advantage)
         surrogate_P, clipped_P = clipped_surrogate(now.log_prob_P, old_P, advantage_P, objective.clip)
         loss_P = surrogate_P - objective.entropy_coefficient * now.entropy_P

@@ -112,12 +112,12 @@ class Alignment:
         self,
         own_by_client: Sequence[Sequence[Example]],
         foreign_by_client: Sequence[Sequence[Example]] | None = None,
-        temperature: float = 1.0,
+        temperature: float | None = None,
     ) -> Evaluation:
         """Every client's answers to held-out prompts of its own and of foreign domains, and all their scores.
 
         Answers are sampled with the same draws whenever this is called, so that before and after differ by what was
-        learned; greedily at temperature 0.
+        learned; at the stage's temperature if no other is given, greedily at 0.
         Raises: DataError if a prompt is one of the client's training prompts; ConfigError without rewards.
         """
         if self.rewards is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Gt
 
 from wavetune.errors import ConfigError
 from wavetune.federation.objectives.dpo import Dpo
@@ -20,8 +20,9 @@ RATE = AdamW(learning_rate=1e-3, weight_decay=0.0, schedule="constant", warmup_s
 class AlignmentSettings:
     """Steps of alignment: in each, every client learns from `prompts_per_step` of its own prompts, or pairs for DPO.
 
-    A longer prompt loses its beginning, a longer answer its end. `distance_coefficient` weighs the squared distance of
-    a client's weights from those without its LoRA, a term of the loss beside the divergence of the answers.
+    A longer prompt loses its beginning, a longer answer its end. Answers are drawn at `temperature`, and the policy at
+    that temperature is what learns from rewards; DPO takes pairs as they are. `distance_coefficient` weighs the squared
+    distance of a client's weights from those without its LoRA, a term of the loss beside the divergence of the answers.
     """
 
     objective: Ppo | Grpo | Dpo = field(default_factory=Ppo)
@@ -29,6 +30,7 @@ class AlignmentSettings:
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
+    temperature: Annotated[float, Gt(0)] = 1.0
     optimiser: AdamW = RATE
     distance_coefficient: Annotated[float, Ge(0)] = 0.0
 
