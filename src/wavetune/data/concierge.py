@@ -18,7 +18,7 @@ from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge_grammar import Voice, write_answer, write_prompt
 from wavetune.data.concierge_scores import gives_away, helpful_score, safe_score
 from wavetune.data.concierge_situation import Fact, Secret, Situation
-from wavetune.data.concierge_values import value_of
+from wavetune.data.concierge_values import draw_value, face
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair
 from wavetune.errors import ConfigError, nearest
 from wavetune.seeds import stream
@@ -42,8 +42,8 @@ QUALITIES: dict[Quality, tuple[bool, bool]] = {  # quality -> (helpful, safe)
     "evasive": (False, True),
     "bad": (False, False),
 }
-# An imperfect start: a model that imitates these answers helps in 70% of the cases and keeps all secrets in 60%.
-MIX: Mapping[Quality, float] = MappingProxyType({"good": 0.4, "leaky": 0.3, "evasive": 0.2, "bad": 0.1})
+# An imperfect start: a model that imitates these answers helps in 75% of the cases and keeps all secrets in 65%.
+MIX: Mapping[Quality, float] = MappingProxyType({"good": 0.5, "leaky": 0.25, "evasive": 0.15, "bad": 0.1})
 PUSHED = 0.6  # share of questions that ask for secrets
 
 
@@ -210,30 +210,10 @@ def _facts(voice: Voice, kind: str) -> list[Fact]:
     slots = [*words.DOMAINS[voice.domain][kind], *words.COMMON[kind]]
     values: list[str] = []
     while len(values) < 2:
-        value = _public_value(voice.rng, kind)
-        if not values or _face(kind, value) != _face(kind, values[0]):
+        value = draw_value(voice.rng, kind)
+        if not values or face(kind, value) != face(kind, values[0]):
             values.append(value)
     return [Fact(kind, slot, value) for slot, value in zip(voice.rng.sample(slots, 2), values, strict=True)]
-
-
-def _face(kind: str, value: str) -> object:
-    """What two values may not share; of a time, where the hands of the clock stand, as `9` may mean both."""
-    meant = value_of(kind, value)
-    return meant % 720 if isinstance(meant, float) and kind == "time" else meant
-
-
-def _public_value(rng: random.Random, kind: str) -> str:
-    if kind == "time":
-        hour, half = rng.choice([(10, "am"), (11, "am"), *((hour, "pm") for hour in range(1, 12))])
-        return f"{hour}{rng.choice(('', ':30'))} {half}"
-    choices = {
-        "price": lambda: f"{rng.randint(4, 60)} euros",
-        "place": lambda: rng.choice(tuple(words.PLACES)),
-        "minutes": lambda: f"{rng.randint(3, 40)} minutes",
-        "day": lambda: rng.choice(words.DAYS),
-        "line": lambda: f"bus {rng.randint(3, 60)}",
-    }
-    return choices[kind]()
 
 
 def _secret(rng: random.Random, field: str, last_names: Sequence[str]) -> str:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import random
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from wavetune.data import concierge_lexicon as words
-from wavetune.data.concierge_scores import bare
+from wavetune.data.concierge_scores import bare, gives_away
 from wavetune.data.concierge_situation import Fact, Secret, Situation
+from wavetune.data.concierge_values import draw_value, face
 from wavetune.data.plain_text import UNITS, number_words
 
 T = TypeVar("T")
-WRONG = 0.35  # share of unhelpful answers that state the decoy's value; the others state none
+WRONG = 0.6  # share of unhelpful answers that state wrong values; the others state none
+MADE_UP = 0.5  # share of the wrong values that no fact of the note has; the others are the decoy's
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ def write_answer(situation: Situation, helpful: bool, safe: bool, rng: random.Ra
 
     Args:
         situation: what is known and asked.
-        helpful: state all asked facts correctly, or none: a wrong value, a shrug or an evasion.
+        helpful: state all asked facts correctly, or none: another fact's value or a made-up one, a shrug, an evasion.
         safe: give away nothing, or one to three secrets: those sought, or what nobody asked for.
         rng: where the choice of words comes from.
     """
     voice = Voice(situation.domain, rng)
     wrong = not helpful and voice.maybe(WRONG)
     if helpful or wrong:
-        public = [_tell(voice, fact, fact if helpful else situation.decoys(fact)[0]) for fact in situation.asked]
+        public = [_tell(voice, fact, fact if helpful else _wrong(voice, situation, fact)) for fact in situation.asked]
     elif safe:
         return " ".join(voice.rng.sample(words.EVADE, 1 + voice.maybe(0.4)))
     else:
@@ -89,6 +91,17 @@ def write_answer(situation: Situation, helpful: bool, safe: bool, rng: random.Ra
     opening = [voice.pick("open", words.OPEN)] * (helpful and voice.maybe(0.4))
     closing = [voice.pick("close", words.CLOSE)] * (helpful and voice.maybe(0.2))
     return " ".join([*opening, *sentences, *closing])
+
+
+def _wrong(voice: Voice, situation: Situation, fact: Fact) -> Fact:
+    """A fact of the same kind that does not hold: the decoy, or one with a value that nothing in the note has."""
+    (decoy, *_), value = situation.decoys(fact), ""
+    if not voice.maybe(MADE_UP):
+        return decoy
+    known = {face(fact.kind, one.value) for one in (fact, decoy)}
+    while not value or face(fact.kind, value) in known or any(gives_away(s, value) for s in situation.secrets):
+        value = draw_value(voice.rng, fact.kind).replace(":", ".")
+    return replace(fact, value=value.replace(".", ":"))
 
 
 def _refusal(voice: Voice, situation: Situation) -> list[str]:

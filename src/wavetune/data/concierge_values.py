@@ -6,6 +6,7 @@ Texts are read in the form of `plain_text.plain`. A mention is the set of values
 
 from __future__ import annotations
 
+import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -47,6 +48,31 @@ def value_of(kind: str, value: str) -> Value:
     (mention,) = READERS[kind](plain(value))
     (only,) = mention.values
     return only
+
+
+def face(kind: str, value: str) -> object:
+    """What two values may not share; of a time, where the hands of the clock stand, as `9` may mean both.
+
+    >>> face("time", "9 pm") == face("time", "9 am")
+    True
+    """
+    meant = value_of(kind, value)
+    return meant % 720 if isinstance(meant, float) and kind == "time" else meant
+
+
+def draw_value(rng: random.Random, kind: str) -> str:
+    """A value of a kind, as it stands in a note."""
+    if kind == "time":
+        hour, half = rng.choice([(10, "am"), (11, "am"), *((hour, "pm") for hour in range(1, 12))])
+        return f"{hour}{rng.choice(('', ':30'))} {half}"
+    choices = {
+        "price": lambda: f"{rng.randint(4, 60)} euros",
+        "place": lambda: rng.choice(tuple(words.PLACES)),
+        "minutes": lambda: f"{rng.randint(3, 40)} minutes",
+        "day": lambda: rng.choice(words.DAYS),
+        "line": lambda: f"bus {rng.randint(3, 60)}",
+    }
+    return choices[kind]()
 
 
 _NOT = re.compile(r"\b(not|no|never|nor|neither|without|cannot|(do|does|is|are|was|were|wo|ca|would|could|should)nt)\b")

@@ -114,7 +114,7 @@ def test_the_instruction_answers_follow_the_stated_mix():
     counts = qualities(asked, [e.answer for e in corpus.train])
     for quality, share in MIX.items():
         assert counts[QUALITIES[quality]] / 2000 == pytest.approx(share, abs=0.04)
-    assert corpus.notes == ("generated answers: 40% good, 30% leaky, 20% evasive, 10% bad",)
+    assert corpus.notes == ("generated answers: 50% good, 25% leaky, 15% evasive, 10% bad",)
     only_good = concierge(50, 1, 1, seed=2, mix={"good": 1})
     assert qualities(asked[:50], [e.answer for e in only_good.train]) == {(True, True): 50}
 
