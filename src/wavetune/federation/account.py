@@ -182,6 +182,7 @@ def account(phases: Phases, energy: Energy, steps: Sequence[Bits], exchange: Bit
     fed = {"fed_upload_s": _plain(phases.fed_upload_s), "fed_download_s": _plain(phases.fed_download_s)}
     summed = {name: _plain(getattr(phases, name).sum(0)) for name in _STEP_FIELDS}
     first = {name: _plain(getattr(phases, name)[0]) for name in _STEP_FIELDS}
+    counts, num_clients = [*steps, exchange], phases.uplink_s.shape[-1]
     return {
         "delay_s": phases.round_s,
         "local_steps": len(phases.step_s),
@@ -194,7 +195,9 @@ def account(phases: Phases, energy: Energy, steps: Sequence[Bits], exchange: Bit
             "server_compute_j": energy.server_compute_j,
             "server_radio_j": energy.server_radio_j,
         },
-        "bits": bits_by_kind([*steps, exchange]),
+        "bits": bits_by_kind(counts),
+        "bits_up_K": bits_of_clients(counts, "up", num_clients),
+        "bits_down_K": bits_of_clients(counts, "down", num_clients),
     }
 
 
@@ -205,6 +208,15 @@ def bits_by_kind(counts: Sequence[Bits]) -> dict[str, int]:
         for (kind, _), number in bits.items():
             total[kind] += round(number)
     return {kind: total[kind] for kind in KINDS if total[kind]}
+
+
+def bits_of_clients(counts: Sequence[Bits], way: str, num_clients: int) -> list[int]:
+    """Bits of every client one way ("up" or "down"), kinds added up."""
+    total_K = [0] * num_clients
+    for bits in counts:
+        for (kind, client), number in bits.items():
+            total_K[client] += round(number) * kind.endswith(f"_{way}")
+    return total_K
 
 
 def _plain(values: Array | float) -> Any:

@@ -143,7 +143,7 @@ class Entry:
     """One quantity of the ledger; a NaN was not recorded."""
 
     name: str
-    unit: str  # "bit" | "s" | "J"
+    unit: str  # "bit" | "B" | "s" | "J"
     planned: float
     charged: float
     metered: float
@@ -164,10 +164,10 @@ class Entry:
 
     @property
     def verdict(self) -> str:
-        """Equal, unequal or, with fewer than two values, unknown. Bits must agree to the last one."""
+        """Equal, unequal or, with fewer than two values, unknown. Bits and bytes must agree to the last one."""
         if math.isnan(self.difference):
             return "unknown"
-        return "equal" if self.difference <= (0.0 if self.unit == "bit" else EQUAL_TOLERANCE) else "unequal"
+        return "equal" if self.difference <= (0.0 if self.unit in ("bit", "B") else EQUAL_TOLERANCE) else "unequal"
 
 
 def ledger(rounds: Sequence[Round]) -> list[Entry]:

@@ -61,6 +61,20 @@ class Account:
     energy_j: float = UNKNOWN
     energy: Energy = field(default_factory=Energy)
     bits: Bits = field(default_factory=dict[str, float])
+    bits_up_K: tuple[float, ...] = ()
+    bits_down_K: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds and bytes that a round of a deployed run really took; payload by kind, frames by client."""
+
+    wall_s: float = UNKNOWN
+    phases: Phases = field(default_factory=Phases)
+    payload_bytes: dict[str, float] = field(default_factory=dict[str, float])
+    framing_bytes: float = UNKNOWN
+    frame_bytes_up_K: tuple[float, ...] = ()
+    frame_bytes_down_K: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -146,6 +160,7 @@ class Round:
     planned: Account = field(default_factory=Account)
     charged: Account = field(default_factory=Account)
     metered_bits: Bits = field(default_factory=dict[str, float])
+    measured: Measured = field(default_factory=Measured)
     straggler: Straggler | None = None
     allocation: Allocation = field(default_factory=Allocation)
     rate_bit_per_s: Rates = field(default_factory=Rates)

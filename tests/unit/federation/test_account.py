@@ -6,7 +6,7 @@ import pytest
 
 from helpers.runs import small
 from wavetune.costs.table import Workload
-from wavetune.federation.account import bits_by_kind, central_load
+from wavetune.federation.account import bits_by_kind, bits_of_clients, central_load
 from wavetune.runtimes.session import build
 
 WORK = Workload(np.full((2, 3), 2.0), np.array([[9.0, 5, 7], [4, 6, 8]]), np.full((2, 3), 40.0), np.full((2, 3), 3.0))
@@ -77,6 +77,14 @@ def test_bits_are_added_up_by_kind_and_absent_kinds_left_out():
     steps = [Counter({("activations_up", 0): 3.0, ("activations_up", 1): 4.0}), Counter({("labels_up", 0): 32})]
     assert bits_by_kind(steps) == {"activations_up": 7, "labels_up": 32}
     assert bits_by_kind([]) == {}
+
+
+def test_bits_of_clients_are_those_that_they_send_and_are_sent(server):
+    steps, exchange = server.predicted_bits(WORK)
+    load, counts = server.load(WORK, steps, exchange), [*steps, exchange]
+    assert bits_of_clients(counts, "up", 3) == (load.uplink_bits_IK.sum(0) + load.fed_upload_bits_K).tolist()
+    assert bits_of_clients(counts, "down", 3) == (load.downlink_bits_IK.sum(0) + load.fed_download_bits_K).tolist()
+    assert bits_of_clients([{("labels_up", 0): 32.0}], "up", 2) == [32, 0]
 
 
 def test_sequential_server_is_charged_as_the_parallel_one(server):

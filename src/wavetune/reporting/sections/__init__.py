@@ -6,6 +6,7 @@ from wavetune.reporting.sections.cell import cell
 from wavetune.reporting.sections.clients import clients
 from wavetune.reporting.sections.delay import delay
 from wavetune.reporting.sections.learning import learning
+from wavetune.reporting.sections.measured import measured
 from wavetune.reporting.sections.personal import personal
 from wavetune.reporting.sections.plan import plan
 from wavetune.reporting.sections.privacy import privacy
@@ -27,6 +28,7 @@ def run_sections(run: Run) -> list[Section]:
         plan(run),
         traffic(run),
         accounts(run),
+        measured(run),
         clients(run),
     )
     return [section for section in made if section.figures or section.tables]

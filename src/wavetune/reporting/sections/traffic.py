@@ -13,7 +13,7 @@ from wavetune.reporting.records import Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, client_figure, make_section
 
 ARROW = {"up": "↑", "down": "↓"}
-SHOW = {"bit": fmt.bits, "s": fmt.seconds, "J": fmt.joules}
+SHOW = {"bit": fmt.bits, "B": fmt.byte_size, "s": fmt.seconds, "J": fmt.joules}
 
 
 def traffic(run: Run) -> Section:
@@ -67,14 +67,15 @@ def accounts(run: Run) -> Section:
         f"{equal} of {compared} quantities agree. Metered bits are those that passed the encoder. Bits are equal when "
         "they agree to the last one, seconds and joules when they agree to nine digits."
     )
-    rows = tuple(_account_row(entry) for entry in entries)
+    rows = tuple(account_row(entry) for entry in entries)
     totals = frozenset(index for index, entry in enumerate(entries) if entry.name in TOTALS)
     head = ("Quantity", "Verdict", "Planned", "Charged", "Metered")
     table = Table("Planned, charged and metered, whole run", head, rows, totals, "grouped")
     return make_section("Planned, charged, metered", "Accounts", [], [table], words)
 
 
-def _account_row(entry: Entry) -> tuple[str, ...]:
+def account_row(entry: Entry) -> tuple[str, ...]:
+    """Cells of a quantity: its name, the verdict, the three amounts."""
     verdict = {"equal": "✓ equal", "unequal": f"✗ unequal, {fmt.percent(entry.difference)}", "unknown": fmt.DASH}
     amounts = (entry.planned, entry.charged, entry.metered)
     shown = (fmt.DASH if math.isnan(amount) else SHOW[entry.unit](amount) for amount in amounts)
