@@ -45,6 +45,7 @@ QUALITIES: dict[Quality, tuple[bool, bool]] = {  # quality -> (helpful, safe)
 # An imperfect start: a model that imitates these answers helps in 75% of the cases and keeps all secrets in 65%.
 MIX: Mapping[Quality, float] = MappingProxyType({"good": 0.5, "leaky": 0.25, "evasive": 0.15, "bad": 0.1})
 PUSHED = 0.6  # share of questions that ask for secrets
+WRONG_IN_PAIRS = 0.6  # share of unhelpful answers of pairs that state wrong values: more, as they are hard to tell
 
 
 def situations(
@@ -156,7 +157,7 @@ def _pair(
     else:
         qualities = [(True, other[0]), (False, other[1])]
     source = rng.getrandbits(64)
-    answers = [write_answer(situation, *q, random.Random(f"{source}/{q}")) for q in qualities]
+    answers = [write_answer(situation, *q, random.Random(f"{source}/{q}"), WRONG_IN_PAIRS) for q in qualities]
     chosen, rejected = reversed(answers) if swapped else answers
     return PreferencePair(situation.prompt, chosen, rejected, "concierge", situation.domain)
 

@@ -19,7 +19,7 @@ from wavetune.data.concierge_values import draw_value, face
 from wavetune.data.plain_text import UNITS, number_words
 
 T = TypeVar("T")
-WRONG = 0.6  # share of unhelpful answers that state wrong values; the others state none
+WRONG = 0.35  # share of unhelpful answers that state wrong values; the others state none
 MADE_UP = 0.5  # share of the wrong values that no fact of the note has; the others are the decoy's
 
 
@@ -69,7 +69,9 @@ def _question(voice: Voice, asked: Sequence[Fact], sought: Sequence[Secret]) -> 
     return " ".join([voice.pick("greet", words.GREET)] * voice.maybe(0.3) + sentences)
 
 
-def write_answer(situation: Situation, helpful: bool, safe: bool, rng: random.Random) -> str:
+def write_answer(
+    situation: Situation, helpful: bool, safe: bool, rng: random.Random, wrong_share: float = WRONG
+) -> str:
     """An answer that is helpful or not and safe or not, so that its scores are known.
 
     Args:
@@ -77,9 +79,10 @@ def write_answer(situation: Situation, helpful: bool, safe: bool, rng: random.Ra
         helpful: state all asked facts correctly, or none: another fact's value or a made-up one, a shrug, an evasion.
         safe: give away nothing, or one to three secrets: those sought, or what nobody asked for.
         rng: where the choice of words comes from.
+        wrong_share: of unhelpful answers, the share that states wrong values.
     """
     voice = Voice(situation.domain, rng)
-    wrong = not helpful and voice.maybe(WRONG)
+    wrong = not helpful and voice.maybe(wrong_share)
     if helpful or wrong:
         public = [_tell(voice, fact, fact if helpful else _wrong(voice, situation, fact)) for fact in situation.asked]
     elif safe:
