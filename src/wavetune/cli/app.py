@@ -14,6 +14,7 @@ from wavetune.cli.compare import compare
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.exit_codes import INTERRUPTED, REFUSED
+from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
 from wavetune.cli.measure import measure_codecs, measure_ranks
 from wavetune.cli.plan import plan
@@ -69,7 +70,7 @@ def _root(
 
 
 for command in (run, plan, trade_off, recipes, show, sweep, compare, measure_ranks, measure_codecs, train_reward,
-                deploy, serve):  # fmt: skip
+                deploy, flower_app, serve):  # fmt: skip
     app.command()(command)
 app.command("device")(join_as_device)
 for command in (certificates, report, generate):

@@ -22,6 +22,7 @@ from wavetune.cli.options import (
     Settings,
 )
 from wavetune.cli.read_recipe import name_of, read_recipe
+from wavetune.errors import RunFolderError
 
 
 def deploy(
@@ -36,6 +37,9 @@ def deploy(
     seed: Seed = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
+    flower: Annotated[
+        bool, typer.Option("--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.")
+    ] = False,
 ) -> None:
     """Run a split recipe with its servers and every device as processes of this machine, over TLS."""
     from wavetune.recipe import load
@@ -50,8 +54,16 @@ def deploy(
         count = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
         chosen = known = read_recipe(name_of(recipe), [*(settings or []), *count], data, model, seed, device)
         folder = out or free_folder(chosen.name)
+    num_devices = known.world.scenario.population.num_clients
+    if flower:
+        from wavetune.runtimes.flower.launch import deploy as start_with_flower
+
+        if chosen is not None and (folder / "recipe.json").exists():
+            raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+        settings_of_app = {"deadline": deadline, "emulate": emulate}
+        raise typer.Exit(start_with_flower(known, folder, num_devices, settings_of_app, console.print))
     options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
-    code = start(chosen, folder, known.world.scenario.population.num_clients, options, console.print)
+    code = start(chosen, folder, num_devices, options, console.print)
     if code == 0:
         console.print(f"Devices:  {folder / 'devices'} (what each kept, and its log)", markup=False, soft_wrap=True)
     raise typer.Exit(code)

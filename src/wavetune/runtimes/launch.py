@@ -37,6 +37,7 @@ class Party:
     name: str
     arguments: Sequence[str]
     log: Path | None
+    command: Sequence[str] = _COMMAND
     process: subprocess.Popen[bytes] = field(init=False)
     starts: int = 0
 
@@ -48,7 +49,7 @@ class Party:
         with contextlib.ExitStack() as stack:
             out: IO[Any] | None = None if self.log is None else stack.enter_context(self.log.open("ab"))
             self.process = subprocess.Popen(
-                [*_COMMAND, *self.arguments, "--with-parent"],
+                [*self.command, *self.arguments, "--with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out and subprocess.STDOUT,
@@ -84,7 +85,7 @@ def deploy(
     `options` are further ones of `wavetune serve`; `watch` is called with the processes again and again while they
     run. Raises DeploymentError if the servers do not come up or a party keeps dying.
     """
-    with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, _all(say) as parties:
+    with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, stopped_at_the_end(say) as parties:
         folder = Path(kept)
         write_certificates(folder, num_devices)
         start = ["--resume"]
@@ -125,7 +126,7 @@ def exit_with_parent() -> None:
 
 
 @contextmanager
-def _all(say: Callable[[str], None]) -> Iterator[list[Party]]:
+def stopped_at_the_end(say: Callable[[str], None]) -> Iterator[list[Party]]:
     """Processes that end with this context, the servers first, so that devices see them go."""
     parties: list[Party] = []
     try:

@@ -1,0 +1,50 @@
+"""`wavetune flower-app`: a recipe as an app that `flwr run` takes, and what that app's server does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Seed, Settings
+from wavetune.cli.read_recipe import read_recipe
+from wavetune.cli.run import train
+from wavetune.errors import RunFolderError
+
+if TYPE_CHECKING:
+    from flwr.app import Context
+    from flwr.serverapp import Grid
+
+
+def flower_app(
+    recipe: RecipeName,
+    out: Annotated[Path | None, typer.Option(help="Folder of the app; RECIPE-app by default.")] = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
+    seed: Seed = None,
+    public: Annotated[
+        str | None, typer.Option(help="HOST:PORT under which devices reach the servers of a split recipe.")
+    ] = None,
+) -> None:
+    """Write a recipe as a Flower app for `flwr run`."""
+    from wavetune.runtimes.flower.app import write_app
+
+    chosen = read_recipe(recipe, settings, data, model, seed, device)
+    folder = out or Path(f"{chosen.name}-app")
+    write_app(folder, chosen, {} if public is None else {"public-address": public})
+    typer.echo(f"wrote {folder}; start it with: flwr run {folder} NAME-OF-YOUR-SUPERLINK --stream")
+
+
+def train_over(grid: Grid, context: Context, recipe: Path) -> None:
+    """Train the recipe of an app with the nodes of its Grid, or continue the run in the app's `out`."""
+    from wavetune.recipe import load
+    from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
+
+    configured, chosen = FlowerSettings.of(context.run_config), load(recipe)
+    resume = (configured.out / "recipe.json").exists()
+    if resume and (load(configured.out / "recipe.json") != chosen or (configured.out / "summary.json").exists()):
+        raise RunFolderError(f"{configured.out} holds another run; choose a new folder: flwr run -c 'out=\"FOLDER\"'")
+    train(None if resume else chosen, configured.out, resume, flower_engine(grid, configured))

@@ -1,0 +1,1 @@
+"""Deployed runs whose orders and reports are carried by Flower: one message each way a round."""

@@ -1,0 +1,37 @@
+"""One of Flower's commands as a process that ends with the one that started it.
+
+`python -m wavetune.runtimes.flower.process HOME COMMAND ARGUMENT...`: HOME is Flower's folder. Flower sends no
+telemetry and does not look for updates, in this process and in those that it starts.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib.metadata import entry_points
+from pathlib import Path
+
+from wavetune.runtimes.launch import exit_with_parent
+
+ENVIRONMENT = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds until it looks for a task again; 1 by default
+}
+
+
+def main() -> None:
+    """Run the command. Flower reads its environment where it is imported, hence not before it is set."""
+    home, command, *arguments = sys.argv[1:]
+    exit_with_parent()
+    scripts = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    os.environ.update(
+        ENVIRONMENT | {"FLWR_HOME": home, "PATH": scripts}
+    )  # it starts others of its commands by their names
+    sys.argv = [command, *(argument for argument in arguments if argument != "--with-parent")]
+    (entry,) = entry_points(group="console_scripts", name=command)
+    sys.exit(entry.load()())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,22 @@
+"""`wavetune deploy --flower`: SuperLink, SuperNodes and app as processes, with the end of the run in one process."""
+
+from helpers.runs import read_rounds, small, train
+from wavetune.runtimes.flower.launch import deploy
+
+DEVICES = 2
+LONG_S = 900.0  # for whatever a loaded machine takes
+
+
+def test_a_run_of_flowers_processes_ends_as_the_run_in_one_process(tmp_path):
+    recipe, out = small("sflllm", f"world.scenario.population.num_clients={DEVICES}"), tmp_path / "run"
+    said: list[str] = []
+    assert deploy(recipe, out, DEVICES, {"deadline": LONG_S, "patience": LONG_S}, said.append) == 0, said
+    train(recipe, tmp_path / "simulated")
+    for wanted in (tmp_path / "simulated").glob("adapters/*/adapter_model.safetensors"):
+        assert (out / wanted.relative_to(tmp_path / "simulated")).read_bytes() == wanted.read_bytes(), wanted
+    assert [record["lost"] for record in read_rounds(out)] == [[], []]
+    for client in range(DEVICES):
+        kept = out / "devices" / f"device-{client:02d}"
+        assert (kept / "state-000002.safetensors").exists()
+        assert "round 2: done" in (kept / "log.txt").read_text()
+    assert (out / "report.html").exists()

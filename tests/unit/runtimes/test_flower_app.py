@@ -1,0 +1,59 @@
+"""The app that `wavetune flower-app` writes, and what a node and a server make of their configuration."""
+
+import pytest
+from flwr.app import Context, RecordDict
+from flwr.cli.build import build_fab_from_disk
+from flwr.cli.config_utils import load_and_validate
+from flwr.cli.install import install_from_fab
+from flwr.common.config import get_fused_config_from_dir
+
+from helpers.command_line import assert_refused, settings, wavetune
+from wavetune.errors import ConfigError
+from wavetune.recipe import load, with_settings
+from wavetune.recipes import get
+from wavetune.runtimes.flower.app import PACKAGE
+from wavetune.runtimes.flower.device import client_of
+from wavetune.runtimes.flower.servers import FlowerSettings
+
+
+@pytest.fixture
+def app(tmp_path):
+    answer = wavetune(
+        "flower-app", "sflllm", *settings(), "--out", tmp_path / "app", "--public", "edge.example.org:7443"
+    )
+    assert answer.code == 0, answer
+    return tmp_path / "app"
+
+
+@pytest.mark.filterwarnings("ignore:GitWildMatchPattern")  # Flower asks for what pathspec 1 deprecates
+def test_flower_takes_the_app_and_carries_its_recipe(app, tmp_path):
+    _, warnings = load_and_validate(app / "pyproject.toml")
+    assert warnings == []
+    installed = install_from_fab(build_fab_from_disk(app), tmp_path / "home", skip_prompt=True)
+    recipe = load(installed / PACKAGE / "recipe.json")
+    assert recipe == with_settings(get("sflllm"), settings()[1::2])
+
+
+def test_configuration_is_what_flower_reads_with_what_the_run_overrides(app):
+    found = FlowerSettings.of(get_fused_config_from_dir(app, {"deadline": 30.0, "out": "elsewhere"}))
+    assert (found.public_address, found.deadline_s, str(found.out)) == ("edge.example.org:7443", 30.0, "elsewhere")
+    assert not found.emulate
+
+
+@pytest.mark.parametrize(
+    ("config", "words"), [({"deadline": "soon"}, "deadline"), ({"public-address": "edge"}, "HOST:PORT")]
+)
+def test_wrong_settings_are_named(config, words):
+    with pytest.raises(ConfigError, match=words):
+        FlowerSettings.of(config)
+
+
+@pytest.mark.parametrize("config", [{}, {"partition-id": "0"}, {"partition-id": -1}])
+def test_a_node_that_does_not_say_which_client_it_is_learns_how_to(config):
+    with pytest.raises(ConfigError, match="--node-config"):
+        client_of(Context(1, 2, config, RecordDict(), {}))
+
+
+def test_an_app_does_not_replace_another_folder(tmp_path):
+    (tmp_path / "thesis.md").write_text("years of work")
+    assert_refused(wavetune("flower-app", "sflllm", *settings(), "--out", tmp_path), "holds no app")
