@@ -45,7 +45,7 @@ def rows_of(folder):
 def test_seconds_of_all_rounds_stand_beside_each_other_by_phase_and_client(make_run):
     rows = rows_of(deploy(make_run(clients=2, rounds=3, names=["one", "two"])))["Seconds by phase and client"]
     assert rows[1] == ["whole rounds", "30.0 s", "30.0 s", "36.0 s", "1.20"]
-    uplink = rows.index(["uplink, mean of the clients", "9.00 s", "9.00 s", "11.2 s", "1.25"])
+    uplink = rows.index(["uplink, mean", "9.00 s", "9.00 s", "11.2 s", "1.25"])
     assert rows[uplink + 1] == ["one", "6.00 s", "6.00 s", "7.50 s", "1.25"]
     assert rows[uplink + 2] == ["two", "12.0 s", "12.0 s", "15.0 s", "1.25"]
     assert ["server forward", "1.50 s", "1.50 s", "6.00 s", "4.00"] in rows

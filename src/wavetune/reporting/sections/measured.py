@@ -90,7 +90,7 @@ def _seconds_table(rounds: Sequence[Round], seconds: dict[str, list[list[float]]
     for phase, columns in seconds.items():
         of_server = phase.startswith("server")
         totals.add(len(rows))
-        name = phase_name(phase) if of_server else f"{phase_name(phase)}, mean of the clients"
+        name = phase_name(phase) if of_server else f"{phase_name(phase)}, mean"
         rows.append(_seconds_row(name, [finite_mean(values) for values in columns]))
         if not of_server and len(names) <= MOST_BARS:
             rows += [_seconds_row(name, [at(values, k) for values in columns]) for k, name in enumerate(names)]
