@@ -49,6 +49,10 @@ class RunSettings:
     samples: Annotated[int, Ge(0)] = 4
     sample_tokens: Annotated[int, Ge(1)] = 48
 
+    def evaluates_after(self, round_index: int) -> bool:
+        """Whether validation rows are looked at after a round: every so many, and after the last."""
+        return round_index + 1 == self.rounds or (round_index + 1) % self.evaluate_every == 0
+
 
 @dataclass(frozen=True)
 class Recipe:

@@ -135,7 +135,7 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
 def test_what_cannot_be_deployed_is_refused_in_a_sentence(tmp_path):
     write_certificates(tmp_path, 1)
     common = ("--certificates", tmp_path / "server", "--address", "127.0.0.1:0", "--out", tmp_path / "run")
-    assert_refused(wavetune("serve", "fedavg_lora", *settings(), *common), "method.topology is federated", "split")
+    assert_refused(wavetune("serve", "centralised_lora", *settings(), *common), "method.topology central", "federated")
     assert_refused(wavetune("deploy", "--resume", "--out", tmp_path / "nothing"), "holds no run")
     assert_refused(wavetune("device", "localhost:1", "--certificates", tmp_path / "server"), "'server'", "device-00")
     assert_refused(wavetune("device", "localhost:1", "--certificates", tmp_path / "nobody"), "wavetune certificates")

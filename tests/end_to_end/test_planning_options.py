@@ -5,8 +5,6 @@ import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import assert_same_run, read_json, read_rounds, small, train
-from wavetune.errors import ConfigError
-from wavetune.runtimes.deployed import check_deployable
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import build
 
@@ -114,12 +112,6 @@ def test_command_says_who_takes_part_and_how_many_could_at_most():
     assert tight.code == 0, tight
     assert "of 3 clients take part in this round" in tight.out
     assert "clients can end a round by the deadline" in tight.out
-
-
-def test_devices_are_not_selected():
-    session = build(small("sflllm", "method.selection.kind=fastest"))
-    with pytest.raises(ConfigError, match=r"method\.selection fastest"):
-        check_deployable(session)
 
 
 def test_selection_that_cannot_be_is_refused():

@@ -18,6 +18,13 @@ from wavetune.runtimes.session import build, client_factors
 MIXED = ("method.topology.cut=[1,4,2]", "method.lora.rank=[2,8,1]")
 AT_CLIENT = "method.topology.labels=client"
 INT8 = ("method.activation_codec.kind=int8", "method.gradient_codec.kind=int8")
+OUTAGE = (
+    "method.planner.kind=all_random",  # so that rates differ
+    "method.link.kind=outage",
+    "method.link.min_rate_bit_per_s=5e7",
+    "method.link.loss_probability=0.3",
+    "method.link.lost=reuse",
+)
 METHODS = {
     "sflllm": small("sflllm"),
     "mixed_cuts_and_ranks": small("sflllm", *MIXED, "run.tokens_per_pass=120"),
@@ -26,7 +33,13 @@ METHODS = {
     "sparse_updates": small("sflllm", "method.adapter_codec.kind=top_k", "method.proximal=0.1"),
     "frozen_a_product_of_bf16": small("sflllm", "method.mixing.kind=frozen_a", "run.precision=bf16"),
     "sequential": small("split_lora_sequential", "method.mixing.kind=average_product"),
+    "uncut": small("fedavg_lora"),
+    "uncut_product_of_ranks": small("fedavg_lora", "method.mixing.kind=average_product", "method.lora.rank=[2,8,1]"),
+    "uncut_sparse_near_the_broadcast": small("fedavg_lora", "method.adapter_codec.kind=top_k", "method.proximal=0.1"),
+    "uncut_lost_updates_stand_in": small("fedavg_lora", *OUTAGE),
+    "outage": small("sflllm", *OUTAGE),
 }
+TWO = ("method.planner.kind=all_random", "method.selection.kind=fastest", "method.selection.count=2")
 TOLERANCE = 1e-5  # of mixed cuts; where all cuts are equal the two agree to the bit
 
 
@@ -49,6 +62,7 @@ def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certifica
     for name, pair in wanted[-1].mixed.factors.items():
         close(found[-1].mixed.factors[name], pair, name)
     exact = recipe.method.adapter_codec.kind == "fp32"  # of others the servers see what they were sent
+    exact &= recipe.method.link.kind == "reliable"  # and nothing of those in an outage
     for client in range(3) if exact else ():
         for name, pair in personal["simulated"][client].items():
             close(personal["deployed"][client][name], pair, f"client {client} {name}")
@@ -58,6 +72,20 @@ def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certifica
             assert mine.record[name] == theirs.record[name], name
         bytes_sent = mine.record["measured"]["payload_bytes"]
         assert {kind: 8 * count for kind, count in bytes_sent.items()} == theirs.record["metered_bits"]
+
+
+def test_who_was_not_chosen_joins_with_what_was_broadcast_meanwhile(certificates):
+    recipe = small("fedavg_lora", *TWO)
+    with deployed(recipe, certificates) as servers:
+        found = play(servers, 2)
+    session = build(recipe)
+    wanted = [train_round(session, index, nothing) for index in range(2)]
+    assert [outcome.record["active_K"] for outcome in wanted] == [[True, True, False], [True, False, True]]
+    for name, pair in wanted[-1].mixed.factors.items():
+        close(found[-1].mixed.factors[name], pair, name)
+    for mine, theirs in zip(found, wanted, strict=True):
+        for name in ("planned", "charged", "metered_bits", "lost", "active_K"):
+            assert mine.record[name] == theirs.record[name], name
 
 
 def keep(personal, where, bank):

@@ -37,9 +37,12 @@ class Stream:
         hello: Hello | None = None,
         bit_per_s: float = 0.0,
         phase: str = "",
+        losses: Sequence[Loss] = (),
     ) -> list[Part]:
         """Send a frame, at `bit_per_s` if that is not 0, and return the parts of the answer. Raises DeploymentError."""
-        frame = Frame(sequence=self._sequence, sent_at_s=time.time(), hello=hello, layout=layout, loss=loss)
+        frame = Frame(
+            sequence=self._sequence, sent_at_s=time.time(), hello=hello, layout=layout, loss=loss, losses=losses
+        )
         payload_bits = 0
         for kind, payload in parts:
             frame.parts.add(kind=kind, tensors=pack(payload))

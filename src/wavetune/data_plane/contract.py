@@ -2,7 +2,8 @@
 
 Labels at the server: in every local step the activations and labels go up, gradients come down. Labels at the client
 (U-shape): activations go up and others come down, then gradients go up and others come down; no token id, label, label
-position or logit is in any field that would be accepted. At the end the adapters go up and the mixture comes down.
+position or logit is in any field that would be accepted. At the end the adapters go up and the mixture comes down. From
+a device that trains the whole model these are all, with the losses of its local steps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from wavetune.federation.codecs import Codec, Payload, UpdateCodec
 
 PROTOCOL_VERSION = 1
 _PART_BYTES, _FRAME_BYTES = 1024, 1 << 16  # at most, besides values
+_LOSS_BYTES = 32
 _FIELDS = {
     "hello": {"hello"},
     "activations_up": {"layout", "parts"},
@@ -36,6 +38,7 @@ class Arrived:
     label_positions: tuple[int, ...] = ()
     nll: float = 0.0
     labelled: int = 0
+    losses: tuple[Loss, ...] = ()  # of every local step, where nothing else is heard of it
 
     def one(self, kind: str) -> Payload:
         """The payload of a kind that occurs once."""
@@ -44,7 +47,10 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one device may send in one round. `adapter_shapes` are rows and width of every adapter message."""
+    """What one device may send in one round. `adapter_shapes` are rows and width of every adapter message.
+
+    Without a cut (`uncut`) no activations cross, `cut` is the number of blocks and the codecs of the cut are not used.
+    """
 
     client: int
     u_shape: bool
@@ -58,23 +64,26 @@ class Contract:
     gradient_codec: Codec
     adapter_codec: UpdateCodec
     adapter_shapes: tuple[tuple[int, int], ...]
+    uncut: bool = False
 
     @property
     def stages(self) -> tuple[str, ...]:
         """Kinds of the device's frames, in order."""
+        if self.uncut:
+            return ("hello", "adapters_up")
         step = ("activations_up", "gradients_up") if self.u_shape else ("activations_up",)
         return ("hello", *step * self.local_steps, "adapters_up")
 
     @property
     def max_frame_bytes(self) -> int:
         """No frame that would be accepted is larger."""
-        tokens = self.batch_size * self.max_row_tokens
+        tokens = 0 if self.uncut else self.batch_size * self.max_row_tokens
         codecs = (self.activation_codec, self.gradient_codec) if self.u_shape else (self.activation_codec,)
         step_bits = max(codec.bits(tokens, self.width) for codec in codecs)
         adapter_bits = sum(self.adapter_codec.bits(*shape) for shape in self.adapter_shapes)
         per_token = 4 + 5 + 5  # a label, its position, and a row's length where all rows are short
         most = max(step_bits / 8 + per_token * tokens, adapter_bits / 8 + _PART_BYTES * len(self.adapter_shapes))
-        return int(most) + _FRAME_BYTES
+        return int(most) + _LOSS_BYTES * self.local_steps + _FRAME_BYTES
 
     def accept(self, sequence: int, frame: Frame, tokens: int) -> Arrived:
         """What a frame brings as the stream's frame number `sequence`; `tokens` are those of the step under way.
@@ -87,9 +96,8 @@ class Contract:
         if sequence >= len(self.stages):
             raise RefusedError(Reason.OUT_OF_TURN, f"client {self.client} has sent all that this round takes")
         stage = self.stages[sequence]
-        if strange := sorted(
-            {field.name for field, _ in frame.ListFields()} - _FIELDS[stage] - {"sequence", "sent_at_s"}
-        ):
+        taken = _FIELDS[stage] | ({"losses"} if self.uncut and stage == "adapters_up" else set())
+        if strange := sorted({field.name for field, _ in frame.ListFields()} - taken - {"sequence", "sent_at_s"}):
             raise RefusedError(Reason.MALFORMED, f"client {self.client} sent {strange[0]} where {stage} was due")
         what = f"{stage} of client {self.client}"
         if stage == "hello":
@@ -148,8 +156,7 @@ class Contract:
         payload = unpack(content, spec_of(self.gradient_codec, tokens, self.width), what)
         check_values(payload, self.gradient_codec, (tokens, self.width), what)
         loss: Loss = frame.loss
-        if not (0 <= loss.nll < float("inf")) or not 1 <= loss.labelled <= tokens:
-            raise RefusedError(Reason.NOT_FINITE, f"{what}: a loss of {loss.nll} over {loss.labelled} labels")
+        _check_loss(loss, tokens, what)
         return Arrived("gradients_up", (("gradients_up", payload),), nll=loss.nll, labelled=loss.labelled)
 
     def _adapters(self, frame: Frame, what: str) -> Arrived:
@@ -159,7 +166,24 @@ class Contract:
             payload = unpack(content, spec_of(self.adapter_codec, *shape), what)
             check_values(payload, self.adapter_codec, shape, what)
             payloads.append(("adapters_up", payload))
-        return Arrived("adapters_up", tuple(payloads))
+        if self.uncut:
+            self._check_losses(frame.losses, what)
+        return Arrived("adapters_up", tuple(payloads), losses=tuple(frame.losses))
+
+    def _check_losses(self, losses: Sequence[Loss], what: str) -> None:
+        if len(losses) != self.local_steps:
+            raise RefusedError(
+                Reason.MALFORMED, f"{what}: tells the losses of {len(losses)} local steps, not of {self.local_steps}"
+            )
+        for loss in losses:
+            if loss.tokens > self.batch_size * self.max_row_tokens:
+                raise RefusedError(Reason.MALFORMED, f"{what}: claims a batch of {loss.tokens} tokens")
+            _check_loss(loss, loss.tokens, what)
+
+
+def _check_loss(loss: Loss, tokens: int, what: str) -> None:
+    if not (0 <= loss.nll < float("inf")) or not 1 <= loss.labelled <= tokens:
+        raise RefusedError(Reason.NOT_FINITE, f"{what}: a loss of {loss.nll} over {loss.labelled} labels")
 
 
 def _contents(frame: Frame, kinds: Sequence[str], what: str) -> list[bytes]:

@@ -31,7 +31,7 @@ from wavetune.federation.cut import Crossing, CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.exchange import AdapterServer, Mixed
 from wavetune.models.backbone import Between
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.models.part import running
 
 Seconds = defaultdict[str, float]
@@ -83,17 +83,23 @@ class DeviceAdapters(AdapterServer):
     """A device's end of the adapter exchange."""
 
     @torch.no_grad()
-    def exchange_over(self, wire: DeviceWire, door: Door, round_index: int = 0, client: int = 0) -> None:
-        """Send the shared adapters, or what privacy leaves of them, and load the mixture that comes back."""
+    def upload(self, door: Door, round_index: int = 0, client: int = 0) -> None:
+        """Send the shared adapters, or what privacy leaves of them."""
         if self.privacy is not None:
             self._released = {0: self._private(0, self.privacy, round_index, client)}
-        slots = [site for site in self.sites if site.name in self.bank.local]
-        for site in slots:
+        for site in self._held:
             self._upload(site, 0, 0, door)
-        wire.exchange_adapters()
-        for site in slots:
+
+    @torch.no_grad()
+    def download(self, door: Door) -> None:
+        """Load the mixture."""
+        for site in self._held:
             self._load(site, door)
         self.remember_broadcast()
+
+    @property
+    def _held(self) -> list[AdapterSite]:
+        return [site for site in self.sites if site.name in self.bank.local]
 
     def remember_broadcast(self) -> None:
         """What this device has now is what was last broadcast."""
@@ -212,7 +218,7 @@ class ServedAdapters(AdapterServer):
         door = Door(self.wire.peek())
         for site in self.sites:
             for slot, client in enumerate(np.flatnonzero(self.bank.local_LK[site.layer]).tolist()):
-                if client in self.wire.arrived:
+                if client in self.wire.arrived.keys() - self.wire.silent:
                     for stored, came in zip(
                         self.bank.local[site.name], self._upload(site, slot, client, door), strict=True
                     ):
@@ -233,8 +239,9 @@ class ServedAdapters(AdapterServer):
         """
         heard = [k in self.wire.heard for k in range(len(weight_K))]
         there = [k in self.wire.heard - self.wire.lost.keys() for k in range(len(weight_K))]
+        spoke = [k_there and k not in self.wire.silent for k, k_there in enumerate(there)]
         sent, delivered = (
-            there if mask is None else [on and k_there for on, k_there in zip(mask, there, strict=True)]
+            spoke if mask is None else [on and k_spoke for on, k_spoke in zip(mask, spoke, strict=True)]
             for mask in (sent_K, sent_K if delivered_K is None else delivered_K)
         )
         mixed = super().exchange(weight_K, door, heard, sent, delivered, round_index)

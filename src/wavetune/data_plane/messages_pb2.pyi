@@ -7,20 +7,22 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Frame(_message.Message):
-    __slots__ = ("sequence", "sent_at_s", "hello", "layout", "parts", "loss")
+    __slots__ = ("sequence", "sent_at_s", "hello", "layout", "parts", "loss", "losses")
     SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     SENT_AT_S_FIELD_NUMBER: _ClassVar[int]
     HELLO_FIELD_NUMBER: _ClassVar[int]
     LAYOUT_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     LOSS_FIELD_NUMBER: _ClassVar[int]
+    LOSSES_FIELD_NUMBER: _ClassVar[int]
     sequence: int
     sent_at_s: float
     hello: Hello
     layout: Layout
     parts: _containers.RepeatedCompositeFieldContainer[Part]
     loss: Loss
-    def __init__(self, sequence: _Optional[int] = ..., sent_at_s: _Optional[float] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ...) -> None: ...
+    losses: _containers.RepeatedCompositeFieldContainer[Loss]
+    def __init__(self, sequence: _Optional[int] = ..., sent_at_s: _Optional[float] = ..., hello: _Optional[_Union[Hello, _Mapping]] = ..., layout: _Optional[_Union[Layout, _Mapping]] = ..., parts: _Optional[_Iterable[_Union[Part, _Mapping]]] = ..., loss: _Optional[_Union[Loss, _Mapping]] = ..., losses: _Optional[_Iterable[_Union[Loss, _Mapping]]] = ...) -> None: ...
 
 class Hello(_message.Message):
     __slots__ = ("version", "run", "round", "client", "token", "width", "cut")
@@ -57,12 +59,14 @@ class Part(_message.Message):
     def __init__(self, kind: _Optional[str] = ..., tensors: _Optional[bytes] = ...) -> None: ...
 
 class Loss(_message.Message):
-    __slots__ = ("nll", "labelled")
+    __slots__ = ("nll", "labelled", "tokens")
     NLL_FIELD_NUMBER: _ClassVar[int]
     LABELLED_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
     nll: float
     labelled: int
-    def __init__(self, nll: _Optional[float] = ..., labelled: _Optional[int] = ...) -> None: ...
+    tokens: int
+    def __init__(self, nll: _Optional[float] = ..., labelled: _Optional[int] = ..., tokens: _Optional[int] = ...) -> None: ...
 
 class Order(_message.Message):
     __slots__ = ("round", "goodbye")
@@ -73,7 +77,7 @@ class Order(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class RoundOrder(_message.Message):
-    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s")
+    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
@@ -86,6 +90,8 @@ class RoundOrder(_message.Message):
     ADAPTERS_FIELD_NUMBER: _ClassVar[int]
     MAIN_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
     FED_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
+    OUTAGE_FIELD_NUMBER: _ClassVar[int]
+    LISTEN_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     recipe: str
@@ -98,7 +104,9 @@ class RoundOrder(_message.Message):
     adapters: bytes
     main_bit_per_s: float
     fed_bit_per_s: float
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ...) -> None: ...
+    outage: bool
+    listen: bool
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -127,7 +135,7 @@ class Attend(_message.Message):
     def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ..., run: _Optional[str] = ..., states: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes")
+    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes", "own", "foreign")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -154,9 +162,23 @@ class RoundReport(_message.Message):
     SECONDS_FIELD_NUMBER: _ClassVar[int]
     PAYLOAD_BYTES_FIELD_NUMBER: _ClassVar[int]
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_FIELD_NUMBER: _ClassVar[int]
     round: int
     failure: str
     seconds: _containers.ScalarMap[str, float]
     payload_bytes: _containers.ScalarMap[str, int]
     frame_bytes: _containers.ScalarMap[str, int]
-    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ...) -> None: ...
+    own: Score
+    foreign: Score
+    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ..., own: _Optional[_Union[Score, _Mapping]] = ..., foreign: _Optional[_Union[Score, _Mapping]] = ...) -> None: ...
+
+class Score(_message.Message):
+    __slots__ = ("nll", "positions", "correct")
+    NLL_FIELD_NUMBER: _ClassVar[int]
+    POSITIONS_FIELD_NUMBER: _ClassVar[int]
+    CORRECT_FIELD_NUMBER: _ClassVar[int]
+    nll: float
+    positions: float
+    correct: float
+    def __init__(self, nll: _Optional[float] = ..., positions: _Optional[float] = ..., correct: _Optional[float] = ...) -> None: ...

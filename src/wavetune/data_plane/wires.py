@@ -23,7 +23,22 @@ from wavetune.federation.door import Carry
 
 
 @dataclass
-class DeviceWire:
+class Tray:
+    """A device's adapters on their way: those that go up gather here, those that come down are taken from here."""
+
+    uploads: list[Payload] = field(default_factory=list[Payload], kw_only=True)
+    downloads: deque[Part] = field(default_factory=deque[Part], kw_only=True)
+
+    def carry(self, kind: str, _client: int, payload: Payload) -> Payload:
+        """Keep what goes up; what came down takes the payload's place."""
+        if kind == "adapters_down":
+            return unpack(self.downloads.popleft().tensors, spec_like(payload), kind)
+        self.uploads.append(payload)
+        return payload
+
+
+@dataclass
+class DeviceWire(Tray):
     """A device's side. Streams of the main and the federated band may be paced to the rates of an emulated radio."""
 
     stream: Stream
@@ -33,12 +48,10 @@ class DeviceWire:
     loss: Loss | None = None
     waited_s: float = 0.0
     first_ask_s: float | None = None
-    uploads: list[Payload] = field(default_factory=list[Payload])
-    downloads: deque[Part] = field(default_factory=deque[Part])
     _labels: list[tuple[str, Payload]] = field(default_factory=list[tuple[str, Payload]])
     _came: list[Part] = field(default_factory=list[Part])
 
-    def carry(self, kind: str, _client: int, payload: Payload) -> Payload:
+    def carry(self, kind: str, client: int, payload: Payload) -> Payload:
         """Send what goes up; what comes down takes the payload's place."""
         if kind == LABELS:
             self._labels = [(kind, payload)]
@@ -46,11 +59,10 @@ class DeviceWire:
             self._came = self._ask([(kind, payload), *self._labels], layout=self.layout)
         elif kind == "gradients_up":
             self._came = self._ask([(kind, payload)], loss=self.loss)
-        elif kind == "adapters_up":
-            self.uploads.append(payload)
+        elif kind in ("activations_down", "gradients_down"):
+            return unpack(self._came[0].tensors, spec_like(payload), kind)
         else:
-            part = self.downloads.popleft() if kind == "adapters_down" else self._came[0]
-            return unpack(part.tensors, spec_like(payload), kind)
+            return super().carry(kind, client, payload)
         return payload
 
     def exchange_adapters(self) -> None:
@@ -77,6 +89,7 @@ class ServerWire:
     line_of: Callable[[int], Line]
     lost: dict[int, str] = field(default_factory=dict[int, str])
     heard: set[int] = field(default_factory=set[int])  # who took part in a step of the round
+    silent: set[int] = field(default_factory=set[int])  # who was told to send no adapters
     arrived: dict[int, Arrived] = field(default_factory=dict[int, Arrived])
     losses: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
     waited_s: float = 0.0
@@ -89,6 +102,7 @@ class ServerWire:
         """Another round: nobody is lost, nobody has been heard."""
         self.lost.clear()
         self.heard.clear()
+        self.silent.clear()
         self._uploads.clear()
 
     def gather(self, clients: Iterable[int]) -> Mapping[int, Arrived]:

@@ -8,6 +8,7 @@ activations). An encoder (BERT, RoBERTa) attends in both directions and has neit
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
 
+ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
 _KNOWN_SCALING = ("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier")
 
 
@@ -139,7 +141,7 @@ def load_backbone(
 
 def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
     """A stock causal language model, or encoder without its pooler, in fp32 from safetensors, in evaluation mode."""
-    with warnings.catch_warnings(), no_progress_bars():
+    with ONE_AT_A_TIME, warnings.catch_warnings(), no_progress_bars():
         warnings.simplefilter("ignore")
         try:
             config = AutoConfig.from_pretrained(str(folder), local_files_only=True)

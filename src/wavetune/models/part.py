@@ -7,7 +7,6 @@ are those of the whole model, and a cut between two blocks is the same hook in e
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,10 +20,8 @@ from transformers.initialization import no_init_weights
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
-from wavetune.models.backbone import Backbone, prepare_backbone
+from wavetune.models.backbone import ONE_AT_A_TIME, Backbone, prepare_backbone
 from wavetune.models.ragged import ATTENTION
-
-_ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
 
 
 class AbsentBlock(nn.Module):
@@ -51,7 +48,7 @@ def load_part(
     """
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with _ONE_AT_A_TIME, no_init_weights():  # memory that is never written is never taken
+        with ONE_AT_A_TIME, no_init_weights():  # memory that is never written is never taken
             options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": ATTENTION}
             model = AutoModelForCausalLM.from_config(config, **options)
         model.tie_weights()

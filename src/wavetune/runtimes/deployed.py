@@ -15,16 +15,17 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save
 
 from wavetune.allocation.plan import speeds_of
+from wavetune.data_plane import messages_pb2
 from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator
 from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.server import DataPlane, serve
+from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.account import KINDS
@@ -33,8 +34,9 @@ from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.device import adapter_tensors
+from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.inprocess import Engine, TrainRound
-from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.round import RoundOutcome, StepDone, prepare, train_round
 from wavetune.runtimes.session import Session
 
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
@@ -72,8 +74,9 @@ class Servers:
     known: set[int] = field(default_factory=set[int])  # devices that were here before
 
     def __post_init__(self) -> None:
-        self.wire = ServerWire(self.deployment.deadline_s, self.plane.line)
-        self.session.door.carry = self.wire.carry
+        answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
+        self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.line)
+        self.session.door.carry, self.session.elsewhere = self.wire.carry, True
         self._cohort = self.session.cohort = _served_cohort(self.session, self.wire)
         self._adapters = self.session.server = _served_adapters(self.session, self.wire)
 
@@ -86,7 +89,8 @@ class Servers:
         self._cohort.seconds.clear()
 
         def receive_adapters() -> None:
-            self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
+            if self._cut:
+                self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
             if before_mixing is not None:
                 self._adapters.show_uploads()
                 before_mixing()
@@ -95,11 +99,20 @@ class Servers:
         outcome = train_round(session, index, on_step, receive_adapters, present_K)
         wall_s = time.perf_counter() - started
         reports, record = self._reports(index, present), outcome.record
+        if not self._cut and session.recipe.run.evaluates_after(index):
+            reports |= self._told(index, self.coordinator.present() - reports.keys())
         self._forget_unheard(record)
         record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
         record["measured"] = self._measured(wall_s, present, reports)
         self.plane.close_round("the round is over")
-        return outcome
+        if not self.session.personal:
+            return outcome
+        scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
+        return replace(outcome, scores=scores)
+
+    @property
+    def _cut(self) -> bool:
+        return self.session.cohort.placement.split
 
     def _assemble(self, index: int) -> set[int]:
         """Order the round and wait for the streams; returns whose came. Raises DeploymentError if none does."""
@@ -157,32 +170,48 @@ class Servers:
 
     def _order(self, index: int, present: set[int]) -> None:
         session, emulate = self.session, self.deployment.emulate
-        problem, plan = session.planner.plan(index, session.plan)
-        speeds = speeds_of(problem, plan.main, plan.fed)
-        contracts = [contract_of(session, client) for client in sorted(present)]
+        ready = prepare(session, index, [k in present for k in range(self._cohort.placement.num_clients)])
+        speeds = speeds_of(ready.problem, ready.plan.main, ready.plan.fed)
+        self.wire.silent = {k for k in present if not ready.sent_K[k]}
+        contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
-        recipe = json.dumps(to_dict(_with_codecs_in_use(session)))
-        bf16 = session.cohort.backbone.head is not None and session.cohort.backbone.head.weight.dtype == torch.bfloat16
+        order = self._common(index)
         for client in sorted(present):
             known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
-            self.coordinator.order(
-                client,
-                RoundOrder(
-                    run=self.run,
-                    round=index,
-                    recipe=recipe,
-                    local_steps=session.recipe.run.local_steps,
-                    cuts=session.cohort.placement.cut_K,
-                    ranks=session.rank_K,
-                    bf16=bf16,
-                    address=self.deployment.public_address or "",
-                    token=tokens[client],
-                    adapters=b"" if known else save(adapter_tensors(session.cohort.bank, client)),
-                    main_bit_per_s=_pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0,
-                    fed_bit_per_s=_pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0,
-                ),
-            )
+            order.token, order.adapters = tokens[client], b"" if known else self._adapters_of(client)
+            order.main_bit_per_s = _pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0
+            order.fed_bit_per_s = _pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0
+            order.outage = not ready.sent_K[client]
+            self.coordinator.order(client, _copy(order))
+
+    def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
+        """Let those who had no part in a round have what came of it; returns who answers."""
+        order = self._common(index)
+        order.listen = True
+        for client in sorted(absent):
+            order.adapters = self._adapters_of(client)
+            self.coordinator.order(client, _copy(order))
+        reports = {k: self.coordinator.report(k, index, self.deployment.deadline_s) for k in sorted(absent)}
+        return {k: report for k, report in reports.items() if report is not None and not report.failure}
+
+    def _common(self, index: int) -> RoundOrder:
+        """What is the same in all orders of a round."""
+        session = self.session
+        return RoundOrder(
+            run=self.run,
+            round=index,
+            recipe=json.dumps(to_dict(_with_codecs_in_use(session))),
+            local_steps=session.recipe.run.local_steps,
+            cuts=session.cohort.placement.cut_K,
+            ranks=session.rank_K,
+            bf16=session.precision != "fp32",
+            address=self.deployment.public_address or "",
+        )
+
+    def _adapters_of(self, client: int) -> bytes:
+        """The shared adapters that a client has after the last broadcast."""
+        return save(adapter_tensors(self.session.cohort.bank, client, self._adapters.current))
 
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
@@ -300,30 +329,27 @@ def _run_of(out: Path) -> str:
 def check_deployable(session: Session) -> None:
     """Raise ConfigError for what devices cannot do yet."""
     method = session.recipe.method
-    if not isinstance(method.topology, Split):
+    if session.central:
         raise ConfigError(
-            f"wavetune deploy needs a split method, and method.topology is {method.topology.kind}; "
-            "set method.topology.kind=split, or use `wavetune run`"
+            "method.topology central has one trainer and no devices; set method.topology.kind to split or federated, "
+            "or use `wavetune run`"
         )
-    if any(site.kind == "head" for site in session.cohort.bank.sites):
-        raise ConfigError("wavetune deploy trains next-token models; rows with classes train with `wavetune run`")
-    if session.personal:
-        raise ConfigError("wavetune deploy needs all adapters shared; set method.sharing to its default")
-    if method.link.kind != "reliable":
+    if isinstance(method.topology, Split) and session.data.classes:
         raise ConfigError(
-            f"method.link {method.link.kind} simulates what a deployed run has for real; set method.link.kind=reliable"
+            "wavetune deploy cuts models that learn the next token; where rows have classes set "
+            "method.topology.kind=federated, or use `wavetune run`"
         )
-    if method.selection.kind != "all":
+    if isinstance(method.topology, Split) and session.personal:
         raise ConfigError(
-            f"method.selection {method.selection.kind} chooses among clients, and a deployed run trains with whoever "
-            "is there; set method.selection.kind=all"
+            "with personal adapters in front of a cut and the servers' blocks behind it nobody has a whole model to "
+            "evaluate; set method.topology.kind=federated or share all adapters, or use `wavetune run`"
         )
     if method.alignment is not None:
         raise ConfigError("wavetune deploy has no stage of alignment on each client; use `wavetune run`")
 
 
-def contract_of(session: Session, client: int) -> Contract:
-    """What a client may send in a round."""
+def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
+    """What a client may send in a round; no adapters unless it `sends` them."""
     placement, method, config = session.cohort.placement, session.recipe.method, session.cohort.backbone.model.config
     shapes = [
         shape
@@ -343,7 +369,8 @@ def contract_of(session: Session, client: int) -> Contract:
         activation_codec=session.cohort.link.activation_codec,
         gradient_codec=session.cohort.link.gradient_codec,
         adapter_codec=method.adapter_codec,
-        adapter_shapes=tuple(shapes),
+        adapter_shapes=tuple(shapes) if sends else (),
+        uncut=not placement.split,
     )
 
 
@@ -359,9 +386,11 @@ def _with_codecs_in_use(session: Session) -> Recipe:
     return replace(recipe, method=method)
 
 
-def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort:
+def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | ReportedCohort:
     cohort = session.cohort
     parts = {f.name: getattr(cohort, f.name) for f in fields(cohort)}
+    if not cohort.placement.split:
+        return ReportedCohort(**parts, wire=wire)
     parts["link"] = ServerLink(cohort.link.door, cohort.link.activation_codec, cohort.link.gradient_codec)
     return ServerCohort(**parts, wire=wire)
 
@@ -369,6 +398,16 @@ def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort:
 def _served_adapters(session: Session, wire: ServerWire) -> ServedAdapters:
     server = session.server
     return ServedAdapters(**{f.name: getattr(server, f.name) for f in fields(server) if f.init}, wire=wire)
+
+
+def _score(told: messages_pb2.Score) -> Score:
+    return Score(told.nll, told.positions, told.correct)
+
+
+def _copy(order: RoundOrder) -> RoundOrder:
+    copied = RoundOrder()
+    copied.CopyFrom(order)
+    return copied
 
 
 def _pace(rate_bit_per_s: float) -> float:

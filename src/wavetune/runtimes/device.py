@@ -1,10 +1,13 @@
-"""A device of a deployed run: it holds its own data and the blocks before its cut, and answers an order a round."""
+"""A device of a deployed run: it holds its own data and its blocks of the model, and answers an order a round.
+
+These are the blocks before its cut or, where nothing is cut, all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,19 +26,21 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import attend
 from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
+from wavetune.data_plane.uncut import LocalCohort
 from wavetune.data_plane.wires import DeviceWire
 from wavetune.errors import RunFolderError, WavetuneError
-from wavetune.federation.cohort import Placement
+from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.method import Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.run_folder import explained
-from wavetune.models.backbone import load_tokenizer
+from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
+from wavetune.runtimes import local_round
 from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of
 from wavetune.runtimes.world import architecture_of
 
@@ -47,20 +52,49 @@ class Device:
     recipe: Recipe
     client: int
     data: PreparedData
-    cohort: DeviceCohort
+    cohort: DeviceCohort | LocalCohort
     adapters: DeviceAdapters
     door: Door
+    base: str  # folder of the base model
+
+    @property
+    def cut(self) -> bool:
+        """Whether some blocks are elsewhere."""
+        return self.cohort.placement.split
+
+    @property
+    def personal(self) -> bool:
+        """Whether some adapters are trained here and never leave."""
+        bank, sharing = self.cohort.bank, self.recipe.method.sharing
+        return bool(sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal"))
 
     def train(self, order: RoundOrder, wire: DeviceWire) -> None:
-        """The local steps of a round and its adapter exchange. Raises DeploymentError, NumericsError."""
-        method, run = self.recipe.method, self.recipe.run
+        """The local steps of a round before a cut, and its adapter exchange. Raises DeploymentError, NumericsError."""
+        assert isinstance(self.cohort, DeviceCohort)
         self.cohort.wire, self.door.carry = wire, wire.carry
+        for _ in self.local_steps(order):
+            pass
+        self.upload(order)
+        wire.exchange_adapters()
+        self.end_round()
+
+    def local_steps(self, order: RoundOrder) -> Iterator[StepResult]:
+        """Do the local steps of a round, one after the other."""
+        method, run = self.recipe.method, self.recipe.run
         self.cohort.drop_anchor(self.adapters.current)
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
-            self.cohort.step(self.data.train, [self._rows(step)], factor)
-        self.adapters.exchange_over(wire, self.door, order.round, self.client)
-        if method.mixing.rebases:
+            yield self.cohort.step(self.data.train, [self._rows(step)], factor)
+
+    def upload(self, order: RoundOrder) -> None:
+        """Send the shared adapters through the door, unless the order simulates an outage."""
+        if not order.outage:
+            self.adapters.upload(self.door, order.round, self.client)
+
+    def end_round(self) -> None:
+        """Load the mixture, which comes through the door."""
+        self.adapters.download(self.door)
+        if self.recipe.method.mixing.rebases:
             self.cohort.optimiser.reset()
 
     def state(self) -> dict[str, Tensor]:
@@ -83,8 +117,8 @@ class Device:
         self.adapters.load_state(part("exchange."))
 
     def start_from(self, adapters: Mapping[str, Tensor]) -> None:
-        """Take the adapters that the server says this device has; all else stays."""
-        load_adapter_tensors(self.cohort.bank, 0, adapters)
+        """Take the shared adapters that the server says this device has; all else stays."""
+        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.current)
         self.adapters.remember_broadcast()
 
     def _rows(self, step: int) -> Any:
@@ -101,10 +135,15 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     folder = resolve_model(world.model, progress=say).folder
     data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
     cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
+    split = isinstance(method.topology, Split)
     at_client = isinstance(method.topology, Split) and method.topology.labels == "client"
     targets = method.lora.targets or architecture_of(folder).default_lora_targets
-    backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck)
-    placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,))
+    if split:
+        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck)
+    else:
+        outputs = len(data.classes) or None
+        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs)
+    placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     alpha = method.lora.alpha
     bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device)
     if not method.mixing.trains_a:
@@ -114,11 +153,12 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     optimiser = StackedOptimiser(bank, method.optimiser)
     budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
-    cohort = DeviceCohort(backbone, bank, placement, link, optimiser, budget, method.proximal)
+    engine = DeviceCohort if split else LocalCohort
+    cohort = engine(backbone, bank, placement, link, optimiser, budget, method.proximal)
     adapters = DeviceAdapters(bank, (rank,), method.mixing, method.adapter_codec, method.sharing)
     adapters.privacy = privacy_of(recipe, tuple(order.ranks))
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
-    return Device(recipe, client, data, cohort, adapters, door)
+    return Device(recipe, client, data, cohort, adapters, door, str(folder))
 
 
 @dataclass
@@ -156,22 +196,30 @@ class Agent:
 
     def _round(self, order: RoundOrder) -> RoundReport:
         device = self._ready(order)
+        if order.listen:
+            self._keep(order, device.state())
+            return local_round.ended(device, order, self.folder)
         hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
                       width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
         stream = Stream(self._channel(order.address or self.server), hello)
         try:
-            device.train(order, DeviceWire(stream, order.main_bit_per_s, order.fed_bit_per_s))
+            if device.cut:
+                device.train(order, DeviceWire(stream, order.main_bit_per_s, order.fed_bit_per_s))
+            else:
+                upload = local_round.train(device, order)
+                parts = [(local_round.UP, payload) for payload in upload.payloads]
+                pace, phase = order.fed_bit_per_s, "fed_download_s"
+                local_round.receive(device, stream.ask(parts, losses=upload.losses, bit_per_s=pace, phase=phase))
         finally:
             stream.close()
         self._keep(order, device.state())
+        report = local_round.ended(device, order, self.folder)
         seconds, device.cohort.seconds = device.cohort.seconds, type(device.cohort.seconds)(float)
+        report.seconds.update({**seconds, **stream.measured.seconds})
+        report.payload_bytes.update(stream.measured.payload_bytes)
+        report.frame_bytes.update(stream.measured.frame_bytes)
         self.say(f"round {order.round + 1}: done")
-        return RoundReport(
-            round=order.round,
-            seconds={**seconds, **stream.measured.seconds},
-            payload_bytes=stream.measured.payload_bytes,
-            frame_bytes=stream.measured.frame_bytes,
-        )
+        return report
 
     def _ready(self, order: RoundOrder) -> Device:
         """The device as it is at the start of the order's round."""
@@ -181,7 +229,8 @@ class Agent:
             if self._run != order.run:
                 self._states, self._run = {}, order.run
             self._states.setdefault(0, self._device.state())
-        self._states = {done: state for done, state in self._states.items() if done <= order.round}
+        latest = order.round + order.listen  # whose report came too late is told the end of a round that it has done
+        self._states = {done: state for done, state in self._states.items() if done <= latest}
         self._device.load_state(self._states[max(self._states)])
         if order.adapters:
             self._device.start_from(load(order.adapters))
@@ -232,25 +281,27 @@ def take_part(
 
 
 @torch.no_grad()
-def adapter_tensors(bank: AdapterBank, client: int) -> dict[str, Tensor]:
-    """Copies of the factors that a client holds, named by site."""
+def adapter_tensors(bank: AdapterBank, client: int, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Copies of the factors that a client holds, at these sites (all if None), named by site."""
     found: dict[str, Tensor] = {}
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
-        if slot >= 0:
+        if slot >= 0 and (names is None or site.name in names):
             pair = bank.local[site.name]
             found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in zip("AB", pair, strict=True)}
     return found
 
 
 @torch.no_grad()
-def load_adapter_tensors(bank: AdapterBank, client: int, tensors: Mapping[str, Tensor]) -> None:
+def load_adapter_tensors(
+    bank: AdapterBank, client: int, tensors: Mapping[str, Tensor], names: Collection[str] | None = None
+) -> None:
     """Put back what `adapter_tensors` returned. Raises RunFolderError where it does not fit."""
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
         for factor, stack in zip("AB", bank.local.get(site.name, ()), strict=False):
             found = tensors.get(f"{site.name}.{factor}")
-            if slot < 0:
+            if slot < 0 or (names is not None and site.name not in names):
                 continue
             if found is None or found.shape != stack[slot].shape:
                 raise RunFolderError(

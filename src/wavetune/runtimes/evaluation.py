@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.errors import NumericsError
+from wavetune.data.settings import PreparedData
+from wavetune.errors import DeploymentError, NumericsError
 from wavetune.federation.cohort import Evaluation
 from wavetune.models.lora import LoraPair
 from wavetune.runtimes.session import Session, global_bank
@@ -22,18 +23,44 @@ from wavetune.runtimes.session import Session, global_bank
 Weights = NDArray[np.float64]
 
 
-def evaluate(session: Session, factors: Mapping[str, LoraPair], round_index: int) -> dict[str, Any]:
-    """Losses (nats) and accuracies after a round, given its mixture. Raises NumericsError if a loss is not finite.
+class Score(NamedTuple):
+    """Weighted sums over validation rows: loss in nats, labelled positions, and how many were predicted right."""
+
+    nll: float
+    positions: float
+    correct: float
+
+    @property
+    def loss(self) -> float | None:
+        """Mean loss of a position in nats; None where no row counts, or the sums are not finite."""
+        return self.nll / self.positions if self.positions and math.isfinite(self.nll) else None
+
+    @property
+    def accuracy(self) -> float | None:
+        """Share of the positions that were predicted right; None where no row counts."""
+        return self.correct / self.positions if self.positions else None
+
+
+Scores = tuple[Score, Score]
+"""On a client's own and on foreign domains."""
+
+
+def evaluate(
+    session: Session, factors: Mapping[str, LoraPair], round_index: int, reported: Mapping[int, Scores] | None = None
+) -> dict[str, Any]:
+    """Losses (nats) and accuracies after a round, given its mixture, or what devices found of models of their own.
 
     `loss` is that of the one global model over all rows; where clients keep adapters of their own, the mean over
-    clients, by their samples, of the loss on their own domains.
+    clients, by their samples, of the loss on their own domains. Raises NumericsError if a loss is not finite,
+    DeploymentError if no device reported any.
     """
-    validation = session.data.validation
+    validation, clients = session.data.validation, range(session.cohort.placement.num_clients)
+    if reported is not None:
+        if not any(own.loss is not None for own, _ in reported.values()):
+            raise DeploymentError(f"round {round_index}: no device told its validation loss; go on with --resume")
+        return _summed_up(session, [reported.get(client) for client in clients])
     if session.personal:
-        found = [
-            session.cohort.evaluate(validation, session.cohort.bank, client)
-            for client in range(session.cohort.placement.num_clients)
-        ]
+        found = [session.cohort.evaluate(validation, session.cohort.bank, client) for client in clients]
     else:
         found = [session.cohort.evaluate(validation, global_bank(session, factors))]
     return _judged(
@@ -52,42 +79,50 @@ def evaluate_untouched(session: Session) -> dict[str, Any]:
     return _judged(session, [found], what)
 
 
+def own_and_foreign(data: PreparedData, client: int, found: Evaluation) -> Scores:
+    """What an evaluation of all validation rows comes to for one client."""
+    own_R, foreign_R = _weights(data, client)
+    return _score(found, own_R), _score(found, foreign_R)
+
+
 def _judged(session: Session, found: list[Evaluation], refusal: str) -> dict[str, Any]:
     for one in found:
         if not np.isfinite(one.nll_R).all():
             raise NumericsError(refusal.format(one.loss()))
-    own_K, foreign_K = zip(*_weights(session), strict=True)
-    each = found * len(own_K) if len(found) == 1 else found
-    judged: dict[str, Any] = {"own_loss_K": _losses(each, own_K), "foreign_loss_K": _losses(each, foreign_K)}
-    share_K = np.array([len(rows) for rows in session.data.rows_by_client], float)
-    judged["loss"] = found[0].loss() if len(found) == 1 else _mean(judged["own_loss_K"], share_K)
-    if session.data.classes:
-        judged["own_accuracy_K"] = _accuracies(each, own_K)
-        judged["foreign_accuracy_K"] = _accuracies(each, foreign_K)
-        judged["accuracy"] = found[0].accuracy() if len(found) == 1 else _mean(judged["own_accuracy_K"], share_K)
+    num_clients = len(session.data.rows_by_client)
+    each = found * num_clients if len(found) == 1 else found
+    judged = _summed_up(session, [own_and_foreign(session.data, client, one) for client, one in enumerate(each)])
+    if len(found) == 1:
+        judged["loss"] = found[0].loss()
+        if session.data.classes:
+            judged["accuracy"] = found[0].accuracy()
     return judged
 
 
-def _weights(session: Session) -> Iterator[tuple[Weights, Weights]]:
-    """Weights of the validation rows as each client's own, and as foreign to it, [R] each."""
-    domains = session.data.validation.domains
-    there = Counter(domains)
-    for client in range(len(session.data.rows_by_client)):
-        held = session.data.domains_of(client)
-        total = sum(held.values())
-        share_R = np.array([held.get(domain, 0) / total for domain in domains])
-        count_R = np.array([there[domain] for domain in domains], float)
-        yield share_R / count_R, (1 - share_R) / count_R
+def _summed_up(session: Session, scores: Sequence[Scores | None]) -> dict[str, Any]:
+    """Every client's losses and accuracies, None where nothing is known, and the means of those on own domains."""
+    share_K = [len(rows) for rows in session.data.rows_by_client]
+    judged: dict[str, Any] = {}
+    for name in ("loss", "accuracy") if session.data.classes else ("loss",):
+        for place, whose in enumerate(("own", "foreign")):
+            judged[f"{whose}_{name}_K"] = [one and getattr(one[place], name) for one in scores]
+        judged[name] = _mean(judged[f"own_{name}_K"], share_K)
+    return judged
 
 
-def _losses(each: list[Evaluation], weights: tuple[Weights, ...]) -> list[float | None]:
-    return [one.loss(w) if w.any() else None for one, w in zip(each, weights, strict=True)]
+def _weights(data: PreparedData, client: int) -> tuple[Weights, Weights]:
+    """Weights of the validation rows as a client's own, and as foreign to it, [R] each."""
+    domains, held = data.validation.domains, data.domains_of(client)
+    there, total = Counter(domains), sum(held.values())
+    share_R = np.array([held.get(domain, 0) / total for domain in domains])
+    count_R = np.array([there[domain] for domain in domains], float)
+    return share_R / count_R, (1 - share_R) / count_R
 
 
-def _accuracies(each: list[Evaluation], weights: tuple[Weights, ...]) -> list[float | None]:
-    return [one.accuracy(w) if w.any() else None for one, w in zip(each, weights, strict=True)]
+def _score(found: Evaluation, weight_R: Weights) -> Score:
+    return Score(*(float(weight_R @ sum_R) for sum_R in (found.nll_R, found.positions_R, found.correct_R)))
 
 
-def _mean(values: list[float | None], share_K: Weights) -> float:
+def _mean(values: Sequence[float | None], share_K: Sequence[int]) -> float:
     known = [(v, w) for v, w in zip(values, share_K, strict=True) if v is not None]
     return sum(v * w for v, w in known) / sum(w for _, w in known) if known else math.nan

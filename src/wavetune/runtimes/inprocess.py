@@ -145,11 +145,11 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
     # where clients have models of their own, these hold what all share after the mixing
     before_mixing = last and not session.central and not session.personal
     outcome = train(session, index, observer.step, keep_personal if before_mixing else None)
-    if last and session.personal:
+    if last and session.personal and not session.elsewhere:
         keep_personal()
     record = outcome.record
-    if last or (index + 1) % settings.evaluate_every == 0:
-        record["evaluation"] = evaluate(session, outcome.mixed.factors, index)
+    if settings.evaluates_after(index):
+        record["evaluation"] = evaluate(session, outcome.mixed.factors, index, outcome.scores)
         record["validation_loss"] = record["evaluation"]["loss"]
     if last:
         _export(folder, session, outcome.mixed.factors, personal)
@@ -211,9 +211,11 @@ def _samples(session: Session) -> list[tuple[Example, int | None]]:
     """Validation examples of different domains to generate from, and who answers.
 
     That is the one model of all clients (None) or, where they have models of their own, who knows the domain best.
+    Nobody does where these are elsewhere.
     """
     chosen, seen = list[Example](), set[str]()
-    examples = [] if session.data.classes else session.data.corpus.validation
+    nobody = bool(session.data.classes) or (session.personal and session.elsewhere)
+    examples = [] if nobody else session.data.corpus.validation
     for example in sorted(examples, key=lambda e: e.domain in seen or seen.add(e.domain) or False):
         chosen.append(example)
         if len(chosen) == session.recipe.run.samples:

@@ -6,7 +6,7 @@ A new method changes a part, never this loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,8 @@ from wavetune.errors import NumericsError
 from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
 from wavetune.federation.exchange import AdapterServer, Mixed
-from wavetune.runtimes.session import Session
+from wavetune.runtimes.evaluation import Scores
+from wavetune.runtimes.session import Rows, Session
 from wavetune.runtimes.world import workload_of
 
 StepDone = Callable[[int, int, StepResult], None]  # (round, step, result)
@@ -27,10 +28,42 @@ StepDone = Callable[[int, int, StepResult], None]  # (round, step, result)
 
 @dataclass(frozen=True)
 class RoundOutcome:
-    """The record of a round and the adapter that came out of it."""
+    """The record of a round and the adapter that came out of it.
+
+    Where clients' own adapters are on devices alone, `scores` are what these found on validation rows when it was due.
+    """
 
     record: dict[str, Any]
     mixed: Mixed
+    scores: Mapping[int, Scores] | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is settled before the first step of a round: plan, who takes part and sends adapters, rows, uplink rates."""
+
+    problem: Problem
+    plan: Plan
+    active_K: list[bool]
+    sent_K: list[bool]
+    steps: list[list[Rows]]
+    workload: Workload
+    rates: dict[str, list[float]]
+
+
+def prepare(session: Session, index: int, present_K: Sequence[bool] | None = None) -> Prepared:
+    """Plan a round for the clients that are present (all if None)."""
+    run = session.recipe.run
+    problem, plan = session.planner.plan(index, session.plan)
+    active_K = _active(session, plan, present_K)
+    steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
+    workload = workload_of(session.data.train, steps, active_K)
+    if not session.central:
+        asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
+        plan = session.planner.within_budgets(problem, plan, asked)
+    rates = session.accountant.rates(problem, plan)
+    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
+    return Prepared(problem, plan, active_K, sent_K, steps, workload, rates)
 
 
 def train_round(
@@ -45,21 +78,14 @@ def train_round(
     Raises NumericsError naming round, client and tensor if a loss or gradient is not finite.
     """
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
-    problem, plan = session.planner.plan(index, session.plan)
-    active_K = _active(session, plan, present_K)
-    steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
-    workload = workload_of(session.data.train, steps, active_K)
-    if not session.central:
-        asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
-        plan = session.planner.within_budgets(problem, plan, asked)
-    rates = session.accountant.rates(problem, plan)
-    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
+    ready = prepare(session, index, present_K)
+    problem, plan, workload, active_K, sent_K = ready.problem, ready.plan, ready.workload, ready.active_K, ready.sent_K
     predicted = session.accountant.predicted_bits(workload, sent_K)
     session.door.take()
     session.cohort.drop_anchor(session.server.current)
 
     results, metered = list[StepResult](), list[Bits]()
-    for i, rows in enumerate(steps):
+    for i, rows in enumerate(ready.steps):
         factor = method.optimiser.factor(index * run.local_steps + i, run.rounds * run.local_steps)
         try:
             results.append(session.cohort.step(session.data.train, rows, factor, active_K))
@@ -106,7 +132,7 @@ def train_round(
             name: {"owner": band.owner_M.tolist(), "power_w": band.power_w_M.tolist()}
             for name, band in (("main", plan.main), ("fed", plan.fed))
         },
-        "rate_bit_per_s": rates,
+        "rate_bit_per_s": ready.rates,
         "aggregation_error": mixed.error,
         "active_K": active_K,
         "lost": _lost(active_K, sent_K, delivered_K)

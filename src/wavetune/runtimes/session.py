@@ -46,7 +46,10 @@ class Infeasible:
 
 @dataclass
 class Session:
-    """A run's parts. `rank_K` and `rows_by_client` are the trainers': the clients, or the one central trainer."""
+    """A run's parts. `rank_K` and `rows_by_client` are the trainers': the clients, or the one central trainer.
+
+    Where clients are `elsewhere`, on devices of their own, the bank's slots do not have what they keep to themselves.
+    """
 
     recipe: Recipe
     model: ResolvedModel
@@ -62,6 +65,7 @@ class Session:
     server: AdapterServer
     door: Door
     precision: str
+    elsewhere: bool = False
 
     @property
     def central(self) -> bool:
