@@ -1,14 +1,13 @@
 """Stacked generation against stock `generate`, one client at a time."""
 
 import warnings
-from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, MistralConfig, Qwen3Config
 
+from helpers.decoders import decoder
 from helpers.training import random_factors
 from wavetune.errors import ConfigError
 from wavetune.models.backbone import prepare_backbone
@@ -16,34 +15,13 @@ from wavetune.models.decode import Sampling, decode, keyed_draws
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ATTENTION, ragged_layout
 
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SMALL),
-    "qwen3": Qwen3Config(**SMALL, head_dim=8),
-    "mistral_window_of_4": MistralConfig(**SMALL, sliding_window=4),
-    "gemma3_window_of_5": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, sliding_window_pattern=2),
-    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.3,
-                       bos_token_id=1, eos_token_id=2),
-}  # fmt: skip
+FAMILIES = ("llama", "qwen3", "mistral_window_of_4", "gemma3_window_of_5", "gpt2")
 NEW, STOP, CLIENTS = 12, 2, 3
 OWNERS = [0, 0, 1, 2, 2, 2]
 
 
 def stock_model(family, attention="eager"):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]), attn_implementation=attention).eval()
+    return decoder(family, attention, initializer_range=0.3)
 
 
 def backbone_of(family, **options):

@@ -1,56 +1,18 @@
-from copy import deepcopy
-
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import (
-    AutoModelForCausalLM,
-    Gemma3TextConfig,
-    GPT2Config,
-    LlamaConfig,
-    MistralConfig,
-    Qwen2Config,
-    Qwen3Config,
-)
 
+from helpers.decoders import FAMILIES, decoder
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.ragged import ATTENTION, branched_layout, ragged_attention, ragged_layout
 
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.1,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-FAMILIES = {
-    "llama": LlamaConfig(**SMALL),
-    "llama_with_biases": LlamaConfig(**SMALL, attention_bias=True, mlp_bias=True),
-    "qwen2": Qwen2Config(**SMALL),
-    "qwen3": Qwen3Config(**SMALL, head_dim=8),
-    "mistral_window_of_4": MistralConfig(**SMALL, sliding_window=4),
-    "gemma3_window_of_5": Gemma3TextConfig(**SMALL, head_dim=8, sliding_window=5, sliding_window_pattern=2),
-    "gpt2": GPT2Config(vocab_size=64, n_embd=32, n_layer=3, n_head=4, n_positions=64, initializer_range=0.1,
-                       bos_token_id=1, eos_token_id=2),
-}  # fmt: skip
 LENGTHS = [3, 17, 1, 30, 4, 30, 12, 60]
-
-
-def model_of(family, attention):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(deepcopy(FAMILIES[family]), attn_implementation=attention).eval()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ragged_batch_gives_the_hidden_states_of_each_sample_alone(family):
-    stock, backbone = model_of(family, "eager"), prepare_backbone(model_of(family, ATTENTION), None)
+    stock, backbone = decoder(family, "eager"), prepare_backbone(decoder(family, ATTENTION), None)
     samples = [torch.randint(3, 64, (n,), generator=torch.Generator().manual_seed(n)) for n in LENGTHS]
     hidden = backbone.final_norm(backbone.forward(torch.cat(samples), ragged_layout(LENGTHS)))
     for found, sample in zip(hidden.split(LENGTHS), samples, strict=True):
@@ -60,7 +22,7 @@ def test_ragged_batch_gives_the_hidden_states_of_each_sample_alone(family):
 
 @pytest.mark.parametrize("family", ["gemma3_window_of_5", "mistral_window_of_4"])
 def test_sliding_windows_are_felt_in_that_comparison(family):
-    stock, backbone = model_of(family, "eager"), prepare_backbone(model_of(family, ATTENTION), None)
+    stock, backbone = decoder(family, "eager"), prepare_backbone(decoder(family, ATTENTION), None)
     for block in stock.get_decoder().layers:
         block.self_attn.sliding_window = None
     stock.config.layer_types = ["full_attention"] * 3
@@ -117,7 +79,7 @@ TREES = ([5, 1, 30, 3], [[4, 0, 7], [2], [1, 1, 25], []])  # trunks, and the bra
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_branch_has_the_hidden_states_of_its_trunk_and_itself_alone(family):
-    backbone, generator = prepare_backbone(model_of(family, ATTENTION), None), torch.Generator().manual_seed(0)
+    backbone, generator = prepare_backbone(decoder(family, ATTENTION), None), torch.Generator().manual_seed(0)
     trees = [
         [torch.randint(3, 64, (n,), generator=generator) for n in (trunk, *own)]
         for trunk, own in zip(*TREES, strict=True)
