@@ -13,10 +13,9 @@ from functools import lru_cache
 import safetensors
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
 
 from wavetune.data_plane.refusal import Reason, RefusedError
-from wavetune.federation.codecs import Payload, UpdateCodec
+from wavetune.federation.codecs import Bf16, Fp32, Payload, UpdateCodec
 
 Spec = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 LABELS = "labels_up"
@@ -71,19 +70,19 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
     return payload
 
 
-def check_values(payload: Payload, codec: UpdateCodec, shape: tuple[int, int], what: str) -> Tensor:
-    """What a payload decodes to. Raises RefusedError if that fails, has another shape or is not finite."""
+def check_values(payload: Payload, codec: UpdateCodec, shape: tuple[int, int], what: str) -> None:
+    """See that a payload can be decoded. Raises RefusedError if that fails, has another shape or is not finite."""
     if "width" in payload and any(width != shape[1] for width in payload["width"].tolist()):
         raise RefusedError(Reason.MALFORMED, f"{what}: claims to be {payload['width'].tolist()} wide, not {shape[1]}")
     try:
-        decoded = codec.decode(payload)
+        whole = isinstance(codec, Fp32 | Bf16)  # what is sent is the values themselves
+        decoded = payload["values"] if whole else codec.decode(payload)
     except (IndexError, RuntimeError, ValueError) as error:
         raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({str(error).splitlines()[0]})") from error
     if tuple(decoded.shape) != shape:
         raise RefusedError(Reason.MALFORMED, f"{what}: decodes to {list(decoded.shape)}, not {list(shape)}")
     if not torch.isfinite(decoded.sum()) and not torch.isfinite(decoded).all():  # the sum alone is quick
         raise RefusedError(Reason.NOT_FINITE, f"{what}: holds values that are not finite")
-    return decoded
 
 
 def check_labels(payload: Payload, vocabulary: int, what: str) -> None:

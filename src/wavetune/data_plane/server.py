@@ -23,13 +23,22 @@ from google.protobuf.message import DecodeError
 
 from wavetune.data_plane.certificates import Identity, device_name
 from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
+from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello
-from wavetune.data_plane.payloads import num_bytes, pack
+from wavetune.data_plane.payloads import num_bytes
 from wavetune.data_plane.refusal import Reason, RefusedError
 from wavetune.federation.codecs import Payload
 
 SERVICE, METHOD = "wavetune.DataPlane", "Exchange"
 _TOKEN_BYTES = 32
+WIDE: tuple[tuple[str, Any], ...] = (  # activations are megabytes, and gRPC's defaults are for messages of kilobytes
+    ("grpc.http2.lookahead_bytes", 4 << 20),
+    ("grpc.http2.max_frame_size", 4 << 20),
+    ("grpc.http2.write_buffer_size", 4 << 20),
+    ("grpc.experimental.tcp_min_read_chunk_size", 256 << 10),
+    ("grpc.experimental.tcp_read_chunk_size", 1 << 20),
+    ("grpc.experimental.tcp_max_read_chunk_size", 4 << 20),
+)
 
 
 @dataclass
@@ -70,11 +79,10 @@ class Line:
         frame = Frame(sequence=self._answered, sent_at_s=time.time(), hello=hello)
         size = 0
         for kind, payload in parts:
-            frame.parts.add(kind=kind, tensors=pack(payload))
             self.measured.payload_bytes[kind] += num_bytes(payload)
             size += num_bytes(payload)
         self._answered += 1
-        self._answers.put((frame.SerializeToString(), size))
+        self._answers.put((frame_bytes(frame, parts), size))
 
     def fail(self, sentence: str, reason: Reason = Reason.CLOSED) -> None:
         """Give the device up for this round; only the first reason is kept."""
@@ -232,6 +240,7 @@ def serve(
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
+        *WIDE,
     ]
     server = grpc.server(
         ThreadPoolExecutor(streams), handlers=list(handlers), options=options, maximum_concurrent_rpcs=streams
