@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import grpc
 from safetensors.torch import save
 
 from wavetune.allocation.plan import speeds_of
@@ -100,7 +101,9 @@ class Servers:
         wall_s = time.perf_counter() - started
         reports, record = self._reports(index, present), outcome.record
         if not self._cut and session.recipe.run.evaluates_after(index):
-            reports |= self._told(index, self.coordinator.present() - reports.keys())
+            for client, told in self._told(index, self._owing(reports)).items():
+                told.seconds.update(reports[client].seconds if client in reports else {})
+                reports[client] = told
         self._forget_unheard(record)
         record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
         record["measured"] = self._measured(wall_s, present, reports)
@@ -184,6 +187,12 @@ class Servers:
             order.fed_bit_per_s = _pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0
             order.outage = not ready.sent_K[client]
             self.coordinator.order(client, _copy(order))
+
+    def _owing(self, reports: Mapping[int, RoundReport]) -> set[int]:
+        """Whose model is to be judged and was not: who had no part in the round, or has not seen its end."""
+        personal = self.session.personal
+        judged = {k for k, report in reports.items() if report.HasField("own") or not personal}
+        return self.coordinator.present() - judged
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round have what came of it; returns who answers."""
@@ -275,20 +284,9 @@ def opened(
         coordinator = Coordinator(num_clients, plane.give_up)
         handlers = [plane.handler(), coordinator.handler()]
     else:
-        coordinator, handlers = control(plane), [plane.handler()]
+        coordinator, handlers = control(plane), [plane.handler()] if session.cohort.placement.split else []
     with ExitStack() as stack:
-        try:
-            server, port = serve(
-                deployment.address,
-                deployment.identity,
-                handlers,
-                3 * num_clients + 4,
-                max(contract_of(session, client).max_frame_bytes for client in range(num_clients)),
-            )
-        except RuntimeError as error:
-            raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
-        stack.callback(lambda: server.stop(1.0).wait())
-        address = f"{deployment.address.rpartition(':')[0]}:{port}"
+        address = _listen(session, deployment, handlers, stack) if handlers else deployment.address
         servers = Servers(session, deployment, run, say, plane, coordinator, address)
         try:
             yield servers
@@ -296,6 +294,20 @@ def opened(
             time.sleep(0.2)  # lets the goodbyes go out
         finally:
             plane.close_round("the server stops")
+
+
+def _listen(
+    session: Session, deployment: Deployment, handlers: Sequence[grpc.GenericRpcHandler], stack: ExitStack
+) -> str:
+    """Serve until the stack unwinds; returns the address with the port that was taken."""
+    num_clients = session.cohort.placement.num_clients
+    largest = max(contract_of(session, client).max_frame_bytes for client in range(num_clients))
+    try:
+        server, port = serve(deployment.address, deployment.identity, handlers, 3 * num_clients + 4, largest)
+    except RuntimeError as error:
+        raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
+    stack.callback(lambda: server.stop(1.0).wait())
+    return f"{deployment.address.rpartition(':')[0]}:{port}"
 
 
 def engine(

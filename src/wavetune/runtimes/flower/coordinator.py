@@ -90,6 +90,8 @@ class FlowerCoordinator:
         node, identity = self._nodes.get(client), self.identities[client]
         if node is None:
             return
+        if node.download and order.listen:
+            order.adapters = b""  # it takes the mixture as all others do
         parts = {
             "order": order.SerializeToString(),
             "authority": identity.authority,

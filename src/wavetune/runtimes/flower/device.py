@@ -65,13 +65,14 @@ class LetterAgent(Agent):
 
     def _round(self, order: RoundOrder) -> RoundReport:
         device = self._ready(order)
-        if order.listen:
-            return super()._round(order)
         if device.cut:
             self._reach(order.address)
             return super()._round(order)
         if self.download:
             local_round.receive(device, Frame.FromString(self.download).parts)
+        if order.listen:
+            self._keep(order, device.state())
+            return local_round.ended(device, order, self.folder)
         upload = local_round.train(device, order)
         self._keep(order, device.state())
         hello = Hello(version=PROTOCOL_VERSION, width=device.cohort.backbone.model.config.hidden_size,

@@ -58,7 +58,7 @@ def flower_engine(grid: Grid, settings: FlowerSettings) -> Engine:
 
     @contextmanager
     def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
-        num_clients = session.cohort.placement.num_clients
+        num_clients, split = session.cohort.placement.num_clients, session.cohort.placement.split
         host = settings.public_address.rpartition(":")[0].strip("[]")
         with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, ExitStack() as stack:
             folder = Path(kept)
@@ -66,12 +66,12 @@ def flower_engine(grid: Grid, settings: FlowerSettings) -> Engine:
             identities = {k: read_identity(folder / device_name(k)) for k in range(num_clients)}
 
             def control(plane: DataPlane) -> Control:
-                coordinator = FlowerCoordinator(grid, plane, identities, not session.cohort.placement.split, say)
+                coordinator = FlowerCoordinator(grid, plane, identities, not split, say)
                 stack.callback(coordinator.close)
                 return coordinator
 
             deployment = Deployment(
-                settings.address,
+                settings.address if split else "the SuperLink",  # which then carries all
                 read_identity(folder / SERVER),
                 settings.public_address,
                 settings.patience_s,
