@@ -12,12 +12,12 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import Any
 
 from wavetune.errors import ConfigError, RunFolderError, nearest
 from wavetune.federation.run_folder import explained, write_whole
 from wavetune.recipe import Recipe, to_dict, with_settings
+from wavetune.reporting.estimate import Estimate, finite_mean
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.runtimes.inprocess import Infeasible, Observer, run
 
@@ -35,8 +35,8 @@ class Metric:
 
 
 def _mean_of(values: Sequence[float | None] | None) -> float | None:
-    known = [value for value in values or () if value is not None]
-    return fmean(known) if known else None
+    mean = finite_mean(values or ())
+    return None if math.isnan(mean) else mean
 
 
 def _after(key: str) -> Callable[[Mapping[str, Any]], float | None]:
@@ -152,11 +152,9 @@ def _table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
 
 
 def _with_interval(values: Sequence[float]) -> dict[str, Any]:
-    from scipy.stats import t
-
-    count = len(values)
-    half = float(t.ppf(0.975, count - 1) * stdev(values) / math.sqrt(count)) if count > 1 else None
-    return {"mean": fmean(values), "half_width_95": half, "values": list(values)}
+    found = Estimate.of(values)
+    half = None if math.isnan(found.half_width) else found.half_width
+    return {"mean": found.mean, "half_width_95": half, "values": list(values)}
 
 
 def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[str, ...]]:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
 from wavetune.reporting.format import number
@@ -81,10 +82,10 @@ class RunDisplay:
     def aligned(self, record: Mapping[str, Any], steps: int) -> None:
         """A step of alignment is done: the clients' means, and of an evaluation those on held-out prompts."""
         names = [name for name in ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl") if name in record]
-        parts = [f"{name.replace('_', ' ')} {_mean(record[name]):.3f}" for name in names]
+        parts = [f"{name.replace('_', ' ')} {finite_mean(record[name]):.3f}" for name in names]
         if (found := record.get("evaluation")) is not None:
             name = "true_mixed_K" if "true_mixed_K" in found else "mixed_reward_K"
-            parts.append(f"held out: {name.removesuffix('_K').replace('_', ' ')} {_mean(found[name]):.3f}")
+            parts.append(f"held out: {name.removesuffix('_K').replace('_', ' ')} {finite_mean(found[name]):.3f}")
         self.message(f"alignment {record['step'] + 1}/{steps}  " + "  ".join(parts))
 
     def step(self, round_index: int, step: int, result: StepResult) -> None:
@@ -148,10 +149,6 @@ class RewardDisplay:
     def step(self, done: int, steps: int, loss: float) -> None:
         """A step is done."""
         self.bar.update(self.task, completed=done, total=steps, description=f"loss {loss:.4f}")
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _straggler(who: tuple[int, str]) -> str:

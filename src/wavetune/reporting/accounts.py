@@ -228,16 +228,6 @@ def _entries(unit: str, planned: dict[str, float], charged: dict[str, float]) ->
     return [Entry(n, unit, planned.get(n, math.nan), charged.get(n, math.nan), math.nan) for n in names]
 
 
-def finite_mean(values: Iterable[float]) -> float:
-    """Mean of the known values; NaN if none is known.
-
-    >>> finite_mean([1.0, math.nan, 2.0])
-    1.5
-    """
-    known = [value for value in values if math.isfinite(value)]
-    return sum(known) / len(known) if known else math.nan
-
-
 def finite_sum(values: Iterable[float]) -> float:
     """Sum of the known values; NaN if none is known.
 

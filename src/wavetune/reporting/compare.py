@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.accounts import finite_mean
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.lines import Point, Series, line_chart, thin
 from wavetune.reporting.records import Change, Run
 from wavetune.reporting.sections.learning import AGAINST, elapsed_s, positions, validation_points

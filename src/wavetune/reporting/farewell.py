@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.format import byte_size, joules, percent, seconds
 
 
@@ -30,7 +30,7 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
     loss, before, after = summary["validation_loss"], *summary["evaluation"].values()
     length = f"in {summary['rounds']} rounds, {summary['samples']} samples."
     if "accuracy" in after:
-        own, foreign = (_mean(after[f"{whose}_accuracy_K"]) for whose in ("own", "foreign"))
+        own, foreign = (finite_mean(after[f"{whose}_accuracy_K"]) for whose in ("own", "foreign"))
         lines = [
             f"Validation accuracy went from {percent(before['accuracy'])} to {percent(after['accuracy'])} {length}",
             f"Mean of the clients on what they know: {percent(own)}; on what they do not: {percent(foreign)}.",
@@ -50,11 +50,6 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
             "whole model in fp32; what is personal never leaves its client."
         )
     return lines
-
-
-def _mean(values: list[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if known else math.nan
 
 
 def _adapters(folder: Path, summary: Mapping[str, Any]) -> str:

@@ -12,11 +12,11 @@ from wavetune.reporting.accounts import (
     CHANGING,
     PHASES,
     critical_s,
-    finite_mean,
     ledger,
     straggler_counts,
     total_by_name,
 )
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.records import Change, Device, Run
 
 

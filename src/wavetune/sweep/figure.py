@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from wavetune.reporting.estimate import Estimate
 from wavetune.reporting.format import axis_unit
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title
-from wavetune.sweep.summary import Estimate, Point, Summary
+from wavetune.sweep.summary import Point, Summary
 from wavetune.units import Array
 
 if TYPE_CHECKING:

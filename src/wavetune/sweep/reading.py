@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from wavetune.reporting.estimate import Estimate
 from wavetune.reporting.format import percent, seconds
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title
-from wavetune.sweep.summary import Estimate, Point, Summary
+from wavetune.sweep.summary import Point, Summary
 
 
 def reading(summary: Summary) -> str:

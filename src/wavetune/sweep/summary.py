@@ -11,34 +11,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import stdtrit
 
+from wavetune.reporting.estimate import Estimate
 from wavetune.sweep.axis import Value
 from wavetune.sweep.methods import BOUND, PROPOSED
 from wavetune.sweep.results import Record, key
 from wavetune.sweep.run import Sweep
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A mean over `count` seeds and the half width of its 95 % confidence interval; NaN where these are too few."""
-
-    mean: float
-    half_width: float
-    count: int
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Estimate:
-        """By Student's t distribution.
-
-        >>> Estimate.of([1.0, 2.0, 3.0]).half_width
-        2.484...
-        """
-        n = len(values)
-        mean = float(np.mean(values)) if n else math.nan
-        if n < 2:
-            return cls(mean, math.nan, n)
-        return cls(mean, float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n), n)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,11 @@ import pytest
 from scipy import stats
 
 from helpers.sweeps import record, sweep_of
+from wavetune.reporting.estimate import Estimate
 from wavetune.sweep.figure import STYLES, save_figure
 from wavetune.sweep.methods import NAMES
 from wavetune.sweep.reading import reading
-from wavetune.sweep.summary import Estimate, summarise
+from wavetune.sweep.summary import summarise
 from wavetune.sweep.write import FILES, page, table, to_dict, write_outcome
 
 DELAY_S = {(2, 0): (1.0, 2.0), (2, 1): (3.0, 4.0), (4, 0): (2.0, 5.0), (4, 1): (6.0, 8.0)}  # proposed, greedy

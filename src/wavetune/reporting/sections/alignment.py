@@ -8,8 +8,8 @@ from statistics import stdev
 
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.accounts import finite_mean
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.front import Estimate, Move, front_chart
 from wavetune.reporting.lines import Point, Series, line_chart
 from wavetune.reporting.records import Answers, Run, Sample

@@ -11,12 +11,12 @@ from wavetune.reporting.accounts import (
     BIT_KINDS,
     PHASES,
     Entry,
-    finite_mean,
     finite_sum,
     total_by_name,
     total_list,
 )
 from wavetune.reporting.chart import Figure, Key, Table, figure
+from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.grouped import Group, grouped_chart
 from wavetune.reporting.records import Round, Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section, phase_name
