@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -41,6 +41,12 @@ def run(
     seed: Seed = None,
     rank_table: RankTable = None,
     codec_table: CodecTable = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Train in so many Ray workers; on this machine unless --ray is given.")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Train on the Ray cluster at HOST:PORT, or auto.")
+    ] = None,
 ) -> None:
     """Plan, train and report a recipe."""
     changed = [name for name, value in (("--set", settings), ("--data", data), ("--model", model), ("--device", device),
@@ -50,15 +56,30 @@ def run(
         if changed:
             raise ConfigError(f"{changed[0]} does not go with --resume: a run continues with the recipe in its folder")
         folder = out or Path("runs") / name_of(recipe)
-        train(None, folder, resume=True)
+        train(None, folder, True, _engine(workers, ray), _command(workers, ray))
         return
     chosen = read_recipe(name_of(recipe), settings, data, model, seed, device, rank_table, codec_table)
-    train(chosen, out or free_folder(chosen.name), resume=False)
+    train(chosen, out or free_folder(chosen.name), False, _engine(workers, ray), _command(workers, ray))
 
 
-def train(recipe: Recipe | None, folder: Path, resume: bool, engine: Engine | None = None) -> None:
-    """Run a recipe, or with none the one in the folder, in this process or with an engine's devices."""
-    console, command = Console(highlight=False), "run" if engine is None else "deploy"
+def _engine(workers: int | None, ray: str | None) -> Engine | None:
+    if workers is None and ray is None:
+        return None
+    from wavetune.runtimes.ray_engine import engine
+
+    return engine(workers, ray)
+
+
+def _command(workers: int | None, ray: str | None) -> str:
+    """What continues a run in the same way."""
+    return "run" + ("" if workers is None else f" --workers {workers}") + ("" if ray is None else f" --ray {ray}")
+
+
+def train(
+    recipe: Recipe | None, folder: Path, resume: bool, engine: Engine | None = None, command: str = "deploy"
+) -> None:
+    """Run a recipe, or with none the one in the folder, in this process or with an engine; `command` continues it."""
+    console = Console(highlight=False)
     if recipe is not None and (folder / "recipe.json").exists():
         raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
     from wavetune.recipe import load

@@ -275,10 +275,15 @@ class Cohort:
                         raise NumericsError(f"the gradient of {site.name}.lora_{factor} of {who} is not finite")
 
     @torch.no_grad()
-    def evaluate(self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0) -> Evaluation:
-        """Losses of all rows of a set as one client of a bank, or the plain base, sees them."""
+    def evaluate(
+        self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
+    ) -> Evaluation:
+        """Losses of all rows of a set as one client of a bank, or the plain base, sees them.
+
+        With `passes` only these of its passes are made; the rows of the others count nothing.
+        """
         sums = np.zeros((3, len(tokens)))
-        for rows in _row_groups(tokens, self.tokens_per_pass):
+        for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device)

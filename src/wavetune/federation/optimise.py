@@ -9,7 +9,7 @@ Every slot counts its own steps, since clients may sit out. Legend: K clients, S
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -100,6 +100,41 @@ class StackedOptimiser:
                     entry = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                     self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
 
+    def client_moments(self, clients: Container[int]) -> dict[str, Tensor]:
+        """Moments and step counts of some clients, `[their slots, ...]`, named by site, factor and moment."""
+        return {
+            f"{place}.{key}": stack[slots]
+            for name, place, slots, _ in self._places(clients)
+            for key, stack in self._moments.get(name, {}).items()
+        }
+
+    def load_client_moments(self, clients: Container[int], moments: Mapping[str, Tensor]) -> None:
+        """Continue for these clients from what `client_moments` returned, here or where a bank holds other clients."""
+        for name, place, slots, parameter in self._places(clients):
+            if f"{place}.step" in moments:
+                for key, stack in self._entry(name, parameter).items():
+                    stack[slots] = moments[f"{place}.{key}"].to(stack.device)
+
+    def _places(self, clients: Container[int]) -> Iterator[tuple[str, str, list[int], Tensor]]:
+        """Name, place (site and factor), slots of these clients and stack of what they train."""
+        places = {
+            id(t): f"{site}.{f}" for site, pair in self.bank.local.items() for f, t in zip("AB", pair, strict=True)
+        }
+        for name, owner_S, parameter in self._parameters("clients"):
+            slots = [slot for slot, owner in enumerate(owner_S) if owner in clients]
+            if slots:
+                yield name, places[id(parameter)], slots, parameter
+
+    def _entry(self, name: str, parameter: Tensor) -> dict[str, Tensor]:
+        """Step counts and moments of a stack, zero where it was never advanced."""
+        import torch
+
+        if name not in self._moments:
+            zeros = (torch.zeros_like(parameter) for _ in range(2))
+            steps = torch.zeros(len(parameter), device=parameter.device)
+            self._moments[name] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (steps, *zeros), strict=True))
+        return self._moments[name]
+
     def _advance(self, name: str, parameter: Tensor, rate: float, slots: Tensor | None) -> None:
         """One step of AdamW (arXiv 1711.05101) for some slots of a stack `[S, ...]`, all if None."""
         import torch
@@ -108,11 +143,7 @@ class StackedOptimiser:
         if grad is None:
             return
         with torch.no_grad():
-            if name not in self._moments:
-                zeros = (torch.zeros_like(parameter) for _ in range(2))
-                steps = torch.zeros(len(parameter), device=parameter.device)
-                self._moments[name] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (steps, *zeros), strict=True))
-            stacks = (*self._moments[name].values(), parameter, grad)
+            stacks = (*self._entry(name, parameter).values(), parameter, grad)
             if slots is not None:
                 slots = slots.to(parameter.device)
                 stacks = tuple(stack[slots] for stack in stacks)

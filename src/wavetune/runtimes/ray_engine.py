@@ -1,0 +1,254 @@
+"""Rounds trained by Ray: every worker is an actor, on this machine or on those of a cluster.
+
+A cluster is trusted: Ray's own processes exchange pickled calls. What is sent are wavetune's values and arrays, never a
+user's code, and no file is read that way.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from wavetune.errors import ConfigError, DeploymentError, WavetuneError
+from wavetune.runtimes.inprocess import Engine, TrainRound, versions
+from wavetune.runtimes.session import Session
+from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
+from wavetune.runtimes.worker import Introduction, Job, StateLostError, Worker
+
+RESTARTS = 5
+_STARTS = 3  # Ray gives its own processes some seconds to come up, which a machine under load may exceed
+_PATIENCE_S = 600.0
+_OBJECT_STORE_BYTES = 1 << 28
+_LOST = ("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError")
+
+
+@dataclass(frozen=True)
+class Place:
+    """What each worker asks for: a GPU, or so many CPU cores."""
+
+    workers: int
+    cores: int
+    gpu: bool
+
+
+class Actor(Worker):
+    """A worker whose job lies in Ray's object store, where it is found again by one that is started again."""
+
+    def __init__(self, job: Sequence[Any], clients: range, device: str) -> None:
+        import ray
+
+        super().__init__(ray.get(job[0]), clients, device)
+
+
+@dataclass
+class RayFleet:
+    """Workers as actors. One that dies is started again by Ray, up to RESTARTS times."""
+
+    ray: Any
+    job: Job
+    slices: Sequence[range]
+    place: Place
+    _actors: list[Any] = field(default_factory=list[Any], init=False)
+    _job: Any = field(default=None, init=False)
+
+    def __post_init__(self) -> None:
+        self._job = self.ray.put(self.job)
+        actor = self.ray.remote(Actor).options(
+            num_cpus=self.place.cores,
+            num_gpus=int(self.place.gpu),
+            max_restarts=RESTARTS,
+            scheduling_strategy="SPREAD",
+        )
+        device = "cuda" if self.place.gpu else "cpu"
+        self._actors = [actor.remote([self._job], clients, device) for clients in self.slices]
+
+    def introductions(self) -> list[Introduction]:
+        """Every worker's, once its model is loaded. Raises DeploymentError if Ray finds no room for one."""
+        everyone = [(worker, ()) for worker in range(len(self._actors))]
+        return self.ask("introduce", everyone, again=True, timeout_s=_PATIENCE_S)
+
+    def ask(
+        self,
+        method: str,
+        requests: Sequence[tuple[int, tuple[Any, ...]]],
+        again: bool = False,
+        timeout_s: float | None = None,
+    ) -> list[Any]:
+        """What a method of these workers answers to these arguments, in order; see `Fleet`."""
+        errors, retries = self.ray.exceptions, -1 if again else 0
+        lost = tuple(getattr(errors, name) for name in _LOST)
+        answers = [
+            getattr(self._actors[worker], method).options(max_task_retries=retries).remote(*arguments)
+            for worker, arguments in requests
+        ]
+        try:
+            return self.ray.get(answers, timeout=timeout_s)
+        except errors.GetTimeoutError as error:
+            raise DeploymentError(
+                f"Ray did not start {len(self._actors)} workers within {_PATIENCE_S:.0f} s; the cluster may be busy, "
+                "or give fewer --workers"
+            ) from error
+        except lost as error:
+            if again:
+                raise DeploymentError(
+                    f"a worker died more than {RESTARTS} times ({_first_line(error)}); the last checkpoint is kept, "
+                    "continue with --resume"
+                ) from error
+            raise WorkerLostError("a worker died") from error
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, StateLostError):
+                raise WorkerLostError("a worker was started again") from error
+            if isinstance(error.cause, WavetuneError):
+                raise error.cause from None
+            raise
+
+    def share(self, value: Any) -> Any:
+        """A reference to a value in Ray's object store."""
+        return self.ray.put(value)
+
+    def stop(self) -> None:
+        """End the workers."""
+        for actor in self._actors:
+            self.ray.kill(actor)
+
+
+def engine(workers: int | None = None, address: str | None = None) -> Engine:
+    """What trains a run's rounds in so many workers: on this machine, or on the Ray cluster at an address.
+
+    Without a number there is one worker for each GPU of the cluster, or for each machine where no GPU is used.
+    """
+    if address is not None and address.startswith("ray://"):
+        raise ConfigError(
+            f"--ray {address} is the address of a Ray client; start wavetune on a machine of the cluster with "
+            "--ray auto or --ray HOST:6379"
+        )
+
+    @contextmanager
+    def opened(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
+        if workers is not None:
+            slices_of(session, workers)
+        say("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
+        with connected(address, workers or 1) as ray:
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            place = placed(nodes, workers, len(session.rows_by_client), session.recipe.run.device)
+            fleet = RayFleet(ray, job_of(session), slices_of(session, place.workers), place)
+            try:
+                for line in _lines(fleet):
+                    say(line)
+                with training_in(session, fleet, say) as train:
+                    yield train
+            finally:
+                fleet.stop()
+
+    return opened
+
+
+def placed(nodes: Sequence[dict[str, float]], workers: int | None, clients: int, device: str) -> Place:
+    """What each worker asks for, given the CPU and GPU resources of the nodes. Raises ConfigError without enough.
+
+    >>> placed([{"CPU": 8, "GPU": 2}, {"CPU": 4}], None, 5, "auto")
+    Place(workers=2, cores=1, gpu=True)
+    >>> placed([{"CPU": 8}, {"CPU": 5}], 3, 5, "auto")
+    Place(workers=3, cores=4, gpu=False)
+    """
+    gpus = int(sum(node.get("GPU", 0) for node in nodes))
+    gpu = device == "cuda" or (device == "auto" and gpus > 0)
+    count = workers or max(1, min(gpus if gpu else len(nodes), clients))
+    if gpu and count > gpus:
+        raise ConfigError(
+            f"{count} workers ask for a GPU each, and Ray sees {gpus}; give fewer --workers, or --device cpu"
+        )
+    cores = [int(node.get("CPU", 0)) for node in nodes]
+    each = next((n for n in range(max(cores), 0, -1) if sum(c // n for c in cores) >= count), 0)
+    if not each:
+        raise ConfigError(f"{count} workers need a CPU core each, and Ray sees {sum(cores)}; give fewer --workers")
+    return Place(count, 1 if gpu else each, gpu)
+
+
+@contextmanager
+def connected(address: str | None, workers: int) -> Iterator[Any]:
+    """The module `ray`, connected to the cluster at an address or to one started here for as long as the context lasts.
+
+    Where this process is connected already it stays so. Raises ConfigError without Ray, DeploymentError if it does not
+    answer.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU are told to use none
+    try:
+        import ray
+    except ImportError as error:
+        raise ConfigError("workers need Ray: install it with pip install 'wavetune[ray]'") from error
+    if ray.is_initialized():
+        yield ray
+        return
+    with _own_signals():
+        _connect(ray, address, workers)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _connect(ray: Any, address: str | None, workers: int) -> None:
+    quiet = {"log_to_driver": False, "logging_level": "ERROR", "namespace": "wavetune"}
+    if address is not None:
+        try:
+            ray.init(address=address, **quiet)
+        except Exception as error:  # which types depends on what is at the address
+            raise DeploymentError(f"no Ray cluster answers at {address} ({_first_line(error)})") from error
+        return
+    for start in range(_STARTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, workers),
+                include_dashboard=False,
+                object_store_memory=_OBJECT_STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        except Exception as error:  # Ray raises a bare one where its processes come up too late
+            ray.shutdown()
+            if start + 1 == _STARTS:
+                raise DeploymentError(f"Ray does not start on this machine ({_first_line(error)})") from error
+        else:
+            return
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Keep this process's answer to SIGTERM, which Ray exchanges for its own."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _lines(fleet: RayFleet) -> Iterator[str]:
+    """Who the workers are. Raises ConfigError where one computes with other versions than this process."""
+    mine = versions()
+    for number, (worker, clients) in enumerate(zip(fleet.introductions(), fleet.slices, strict=True)):
+        for name, version in mine.items():
+            if worker.versions.get(name) != version:
+                raise ConfigError(
+                    f"worker {number} on {worker.host} has {name} {worker.versions.get(name)}, this process has "
+                    f"{version}; install the same versions on all machines"
+                )
+        who = f"client {clients[0]}" if len(clients) == 1 else f"clients {clients[0]} to {clients[-1]}"
+        yield (
+            f"worker {number}: {who} on {worker.host}, process {worker.process}, {worker.device}, {worker.threads} "
+            + ("thread" if worker.threads == 1 else "threads")
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

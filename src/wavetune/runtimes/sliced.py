@@ -1,0 +1,196 @@
+"""A run whose clients train in workers: each holds the base model and a slice of the cohort.
+
+The run's process keeps what is saved (all adapters, moments and the server's optimiser), hands every slice out as a
+round begins and takes it back before the mixing. In between, a local step is one request to every worker; what clients
+share in a step, the main server's adapters, goes out with it, and its gradients come back to be added in the order of
+the clients.
+Legend: K clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from wavetune.data.templates import TokenSet
+from wavetune.errors import ConfigError
+from wavetune.federation.cohort import Cohort, Evaluation, Rows, StepResult
+from wavetune.federation.slices import (
+    SliceStep,
+    add_server_gradients,
+    balanced_slices,
+    client_state,
+    load_client_state,
+    load_server_state,
+    server_state,
+)
+from wavetune.models.lora import AdapterBank
+from wavetune.runtimes.inprocess import TrainRound
+from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.session import Session, client_factors
+from wavetune.runtimes.worker import Arrays, Job, arrays, tensors
+
+
+class WorkerLostError(Exception):
+    """A worker lost what it was told since the round began; where it can be started again, it was."""
+
+
+class Fleet(Protocol):
+    """Workers, one a slice."""
+
+    slices: Sequence[range]
+
+    def ask(self, method: str, requests: Sequence[tuple[int, tuple[Any, ...]]], again: bool = False) -> list[Any]:
+        """What a method of these workers answers to these arguments, in order; all work at once.
+
+        With `again` a worker that is lost is asked again once it is back. Raises WorkerLostError, and what workers do.
+        """
+        ...
+
+    def share(self, value: Any) -> Any:
+        """A value to be given to several workers."""
+        ...
+
+
+@dataclass
+class SlicedCohort(Cohort):
+    """A cohort whose steps and evaluations are made by a fleet."""
+
+    fleet: Fleet = field(kw_only=True)
+    token_sets: dict[str, TokenSet] = field(kw_only=True)
+    _done: tuple[int, int] = field(default=(0, 0), init=False)  # rounds begun, steps since then
+    _begun_with: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
+
+    def drop_anchor(self, names: Collection[str]) -> None:
+        """Begin a round: hand every worker its clients' adapters and moments, and what they are to stay near."""
+        server = {name: t.clone() for name, t in server_state(self).items()}
+        moments = {name: t.clone() for name, t in self.optimiser.state().items()}
+        self._begun_with, self._done = {"server": server, "moments": moments}, (self._done[0] + 1, 0)
+        requests = [
+            (worker, (self._done[0], arrays(client_state(self, clients)), frozenset(names)))
+            for worker, clients in enumerate(self.fleet.slices)
+        ]
+        self.fleet.ask("load", requests, again=True)
+
+    def step(
+        self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
+    ) -> StepResult:
+        """One local step of every active client, on rows of the training set. Raises WorkerLostError."""
+        num_clients = self.placement.num_clients
+        active_K = [True] * num_clients if active_K is None else list(active_K)
+        clients = [k for k, on in enumerate(active_K) if on]
+        nll_K, labelled_K, count = np.zeros(num_clients), np.zeros(num_clients), 0
+        for turn in [[k] for k in clients] if self.placement.sequential else [clients]:
+            for part in self._train({k: rows[k] for k in turn}, factor, active_K):
+                count += part.tokens
+                self.link.door.bits.update(part.bits)
+                for client in part.nll:
+                    nll_K[client], labelled_K[client] = part.nll[client], part.labelled[client]
+            self._check_gradients()
+            self.optimiser.step_server(factor)
+        loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
+        return StepResult(loss_K, labelled_K, count)
+
+    def _train(self, rows: dict[int, Rows], factor: float, active_K: list[bool]) -> list[SliceStep]:
+        """A step of these clients; adds to the gradients of the server's adapters."""
+        server, requests = self.fleet.share(arrays(server_state(self))), list[tuple[int, tuple[Any, ...]]]()
+        for worker, clients in enumerate(self.fleet.slices):
+            own = {k: rows[k] for k in clients if k in rows}
+            requests.append((worker, (self._done, server, own, factor, active_K)))
+        parts: list[tuple[SliceStep, list[Arrays]]] = self.fleet.ask("step", requests)
+        self._done = (self._done[0], self._done[1] + 1)
+        for _, server_gradients in parts:
+            for gradients in server_gradients:
+                add_server_gradients(self, tensors(gradients))
+        return [step for step, _ in parts]
+
+    def collect(self) -> None:
+        """Take back what the clients trained in the round. Raises WorkerLostError."""
+        everyone = range(len(self.fleet.slices))
+        states = self.fleet.ask("state", [(worker, (self._done,)) for worker in everyone])
+        for clients, state in zip(self.fleet.slices, states, strict=True):
+            load_client_state(self, clients, tensors(state))
+
+    def rewind(self) -> None:
+        """Be again what the round began with."""
+        load_server_state(self, self._begun_with["server"])
+        self.optimiser.load_state(self._begun_with["moments"])
+        for parameter in self.bank.parameters(local=False):
+            parameter.grad = None
+
+    def evaluate(
+        self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
+    ) -> Evaluation:
+        """Losses of all rows of a set as one client of a bank sees them; the workers share the passes."""
+        name = next((name for name, known in self.token_sets.items() if known is tokens), None)
+        if name is None or passes != slice(None):
+            return super().evaluate(tokens, bank, client, passes)
+        factors = None
+        if bank is not None:
+            found = client_factors(bank, client)
+            factors = {site: tuple(t.cpu().numpy() for t in pair) for site, pair in found.items()}
+        factors, count = self.fleet.share(factors), len(self.fleet.slices)
+        requests = [(worker, (name, factors, slice(worker, None, count))) for worker in range(count)]
+        parts: list[Evaluation] = self.fleet.ask("evaluate", requests, again=True)
+        sums = (np.sum([getattr(p, f.name) for p in parts], 0) for f in fields(Evaluation))
+        return Evaluation(*sums)
+
+
+def job_of(session: Session) -> Job:
+    """What the workers of a session's run need to know."""
+    cohort, data = session.cohort, session.data
+    return Job(
+        recipe=session.recipe,
+        folder=session.model.folder.resolve(),
+        targets=session.planner.table.lora_targets,
+        bf16=any(p.dtype == torch.bfloat16 for p in cohort.backbone.model.parameters()),
+        placement=cohort.placement,
+        rank_K=session.rank_K,
+        num_classes=len(data.classes) or None,
+        token_sets={"train": data.train, "validation": data.validation},
+    )
+
+
+def slices_of(session: Session, workers: int) -> tuple[range, ...]:
+    """Clients of each worker, balanced by the tokens of a step. Raises ConfigError for more workers than clients."""
+    if workers > len(session.rows_by_client):
+        raise ConfigError(
+            f"there are {workers} workers but {len(session.rows_by_client)} clients to share among them; give at most "
+            "as many workers"
+        )
+    lengths = session.data.train.lengths
+    return balanced_slices([float(lengths[rows].mean()) for rows in session.rows_by_client], workers)
+
+
+@contextmanager
+def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> Iterator[TrainRound]:
+    """What trains a session's rounds in a fleet for as long as the context lasts."""
+    whole = session.cohort
+    parts = {f.name: getattr(whole, f.name) for f in fields(Cohort)}
+    sets = {"train": session.data.train, "validation": session.data.validation}
+    session.cohort = cohort = SlicedCohort(**parts, fleet=fleet, token_sets=sets)
+
+    def train(
+        session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
+    ) -> RoundOutcome:
+        def collect() -> None:
+            cohort.collect()
+            if before_mixing is not None:
+                before_mixing()
+
+        while True:
+            try:
+                return train_round(session, index, on_step, collect)
+            except WorkerLostError as lost:
+                say(f"{lost}; round {index + 1} is computed again")
+                cohort.rewind()
+
+    try:
+        yield train
+    finally:
+        session.cohort = whole

@@ -1,0 +1,146 @@
+"""A worker of a run: it holds the base model and a slice of the cohort, and trains and evaluates as it is told.
+
+Tensors cross as NumPy arrays. A Ray actor is this class in a process of its own; nothing here imports ray.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wavetune.data.templates import TokenSet
+from wavetune.federation.cohort import Evaluation, Placement, Rows
+from wavetune.federation.door import Door
+from wavetune.federation.slices import (
+    SliceCohort,
+    SliceStep,
+    client_state,
+    load_client_state,
+    load_server_state,
+    sliced,
+)
+from wavetune.models.backbone import load_backbone
+from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.resolve import resolve_model
+from wavetune.recipe import Recipe
+from wavetune.runtimes.inprocess import versions
+from wavetune.runtimes.session import _cohort
+
+Arrays = dict[str, NDArray[np.float32]]
+Factors = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+
+
+class StateLostError(Exception):
+    """This process was started again since the state it is asked to continue from."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What all workers of a run share: its recipe as planned, the model, who is placed where, and the rows."""
+
+    recipe: Recipe
+    folder: Path
+    targets: tuple[str, ...]
+    bf16: bool
+    placement: Placement
+    rank_K: tuple[int, ...]
+    num_classes: int | None
+    token_sets: Mapping[str, TokenSet]
+
+
+@dataclass(frozen=True)
+class Introduction:
+    """Who a worker is: its machine, process, device, threads and the versions of what computes there."""
+
+    host: str
+    process: int
+    device: str
+    threads: int
+    versions: dict[str, str]
+
+
+@dataclass
+class Worker:
+    """The clients `clients` of a job, on a device of the machine where this process runs."""
+
+    job: Job
+    clients: range
+    device: str
+    _done: tuple[int, int] | None = field(default=None, init=False)  # rounds loaded, steps since then
+
+    def introduce(self) -> Introduction:
+        """Load the base model. Raises ModelError where it is not on this machine."""
+        device = self._cohort.backbone.device
+        return Introduction(socket.gethostname(), os.getpid(), str(device), torch.get_num_threads(), versions())
+
+    def load(self, number: int, state: Arrays, anchored: Collection[str]) -> None:
+        """Begin a round, the `number`th that was begun, with these adapters and moments of the slice's clients."""
+        self._cohort.optimiser.reset()
+        load_client_state(self._cohort, self.clients, tensors(state))
+        self._cohort.drop_anchor(anchored)
+        self._done = (number, 0)
+
+    def step(
+        self,
+        done: tuple[int, int],
+        server: Arrays,
+        rows: Mapping[int, Rows],
+        factor: float,
+        active_K: list[bool],
+    ) -> tuple[SliceStep, list[Arrays]]:
+        """A local step of these clients, with the server's gradients apart. Raises NumericsError, StateLostError."""
+        self._require(done)
+        load_server_state(self._cohort, tensors(server))
+        step = self._cohort.step_slice(self.job.token_sets["train"], rows, factor, active_K)
+        self._done = (done[0], done[1] + 1)
+        return replace(step, server_gradients=[]), [arrays(gradients) for gradients in step.server_gradients]
+
+    def state(self, done: tuple[int, int]) -> Arrays:
+        """Adapters and moments of the slice's clients after the steps of a round. Raises StateLostError."""
+        self._require(done)
+        return arrays(client_state(self._cohort, self.clients))
+
+    def evaluate(self, rows: str, factors: Factors | None, passes: slice) -> Evaluation:
+        """Losses of some passes over a set of rows with these adapters, or of the plain base model."""
+        bank = None if factors is None else self._bank_of(factors)
+        return self._cohort.evaluate(self.job.token_sets[rows], bank, passes=passes)
+
+    @cached_property
+    def _cohort(self) -> SliceCohort:
+        job, method = self.job, self.job.recipe.method
+        folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
+        device = torch.device(self.device)
+        backbone = load_backbone(folder, job.targets, job.bf16, device, method.bottleneck, job.num_classes)
+        return sliced(_cohort(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
+
+    def _bank_of(self, factors: Factors) -> AdapterBank:
+        """A bank of one client that acts with these factors in every block."""
+        bank, device = self._cohort.bank, self._cohort.backbone.device
+        shared = {
+            name: LoraPair(*(torch.tensor(f, device=device)[None] for f in pair)) for name, pair in factors.items()
+        }
+        sites = tuple(site for site in bank.sites if site.name in factors)
+        return AdapterBank(sites, np.zeros((len(bank.local_LK), 1), np.bool_), bank.scale, {}, shared)
+
+    def _require(self, done: tuple[int, int]) -> None:
+        if self._done != done:
+            raise StateLostError(f"the state after step {done[1]} of round {done[0]} is not here")
+
+
+def arrays(named: Mapping[str, Tensor]) -> Arrays:
+    """Tensors as they are sent."""
+    return {name: tensor.detach().cpu().numpy() for name, tensor in named.items()}
+
+
+def tensors(named: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+    """Copies of arrays that arrived, which Ray keeps from being written to."""
+    return {name: torch.tensor(array) for name, array in named.items()}

@@ -1,0 +1,90 @@
+"""A run whose clients are spread over workers is the run of one process, file by file where passes are the same."""
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from helpers.runs import assert_same_run, read_rounds, small, train
+from helpers.workers import Here, train_in_workers, workers_here
+from wavetune.errors import ConfigError
+from wavetune.runtimes.session import build
+from wavetune.runtimes.sliced import slices_of
+
+ALONE = ("run.tokens_per_pass=1", "run.evaluate_every=1", "run.samples=0")  # every client is a pass of its own
+PWFF = ("method.alignment=null", "world.data.max_tokens=224", "method.bottleneck.width=4", "method.lora.rank=2")
+MIXED = ("method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
+RECIPES = {
+    "sflllm": ("sflllm",),
+    "mixed_cuts_and_ranks_near_an_anchor": ("sflllm", *MIXED, "method.proximal=0.1"),
+    "u_shape_int8": ("sflllm", "method.topology.labels=client", "method.activation_codec.kind=int8"),
+    "fedavg_lora_by_product": ("fedavg_lora", "method.mixing.kind=average_product"),
+    "sequential_frozen_a": ("split_lora_sequential", "method.mixing.kind=frozen_a"),
+    "pwff_first_stage": ("pwff", *PWFF),
+    "two_chosen_of_three": ("fedavg_lora", "method.selection.kind=fastest", "method.selection.count=2"),
+}
+
+
+def newest_state(folder):
+    return load_file(max((folder / "checkpoints").iterdir()) / "state.safetensors")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_runs_in_two_workers_and_in_one_process_leave_the_same_files(name, tmp_path):
+    recipe = small(*RECIPES[name], *ALONE)
+    train(recipe, tmp_path / "one")
+    train_in_workers(recipe, tmp_path / "two", workers_here(2))
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def test_passes_put_together_otherwise_change_no_more_than_rounding(tmp_path):
+    recipe = small("sflllm", "method.activation_codec.kind=fp32", "method.gradient_codec.kind=fp32", "run.samples=0")
+    train(recipe, tmp_path / "one")
+    train_in_workers(recipe, tmp_path / "three", workers_here(3))
+    one, three = newest_state(tmp_path / "one"), newest_state(tmp_path / "three")
+    assert one.keys() == three.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(three[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+    for mine, theirs in zip(read_rounds(tmp_path / "three"), read_rounds(tmp_path / "one"), strict=True):
+        assert mine["metered_bits"] == theirs["metered_bits"]
+        assert mine["charged"] == theirs["charged"]
+        assert mine["train_loss_K"] == pytest.approx(theirs["train_loss_K"], abs=1e-5)
+
+
+@pytest.mark.parametrize("moment", [2, 4, 5])
+def test_round_of_a_worker_that_was_started_again_is_computed_again(moment, tmp_path):
+    recipe, asked = small("sflllm", *MIXED, *ALONE), list[str]()
+
+    def start_again(fleet: Here, method: str) -> None:
+        asked.append(method)
+        if len([name for name in asked if name != "evaluate"]) == moment:
+            fleet.workers[1] = fleet.fresh(1)
+
+    train(recipe, tmp_path / "one")
+    observer = train_in_workers(recipe, tmp_path / "two", workers_here(2, start_again))
+    assert asked.count("load") == (3 if moment != 5 else 2)  # the fifth request is itself a load
+    assert ("a worker was started again; round 1 is computed again" in observer.messages) == (moment != 5)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def test_run_stopped_in_workers_goes_on_in_one_process_to_the_same_files(tmp_path):
+    recipe = small("sflllm", *ALONE)
+    train(recipe, tmp_path / "one")
+    steps = list[str]()
+
+    def stop_in_the_second_round(_fleet: Here, method: str) -> None:
+        steps.extend([method] * (method == "step"))
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_in_workers(recipe, tmp_path / "two", workers_here(2, stop_in_the_second_round))
+    assert len(read_rounds(tmp_path / "two")) == 1
+    train(recipe, tmp_path / "two", resume=True)
+    assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+def test_more_workers_than_clients_are_refused():
+    session = build(small("sflllm"))
+    assert [len(clients) for clients in slices_of(session, 3)] == [1, 1, 1]
+    with pytest.raises(ConfigError, match="4 workers but 3 clients"):
+        slices_of(session, 4)
