@@ -10,9 +10,10 @@ from typing import Any
 import grpc
 
 from wavetune.data_plane.certificates import Identity
+from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
-from wavetune.data_plane.payloads import num_bytes, pack
-from wavetune.data_plane.server import METHOD, SERVICE, Measured
+from wavetune.data_plane.payloads import num_bytes
+from wavetune.data_plane.server import METHOD, SERVICE, WIDE, Measured
 from wavetune.errors import DeploymentError
 from wavetune.federation.codecs import Payload
 
@@ -45,11 +46,10 @@ class Stream:
         )
         payload_bits = 0
         for kind, payload in parts:
-            frame.parts.add(kind=kind, tensors=pack(payload))
             self.measured.payload_bytes[kind] += num_bytes(payload)
             payload_bits += 8 * num_bytes(payload)
         self._sequence += 1
-        content = frame.SerializeToString()
+        content = frame_bytes(frame, parts)
         if bit_per_s:
             time.sleep(payload_bits / bit_per_s)
         self.measured.frame_bytes["up"] += len(content)
@@ -82,6 +82,7 @@ def connect(address: str, identity: Identity) -> grpc.Channel:
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.initial_reconnect_backoff_ms", 200),
+        *WIDE,
     ]
     return grpc.secure_channel(address, credentials, options)
 
