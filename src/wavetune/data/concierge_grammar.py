@@ -82,18 +82,23 @@ def write_answer(
         wrong_share: of unhelpful answers, the share that states wrong values.
     """
     voice = Voice(situation.domain, rng)
+    sentences = _content(voice, situation, helpful, safe, wrong_share)
+    opening = [voice.pick("open", words.OPEN)] * voice.maybe(0.4)  # whatever follows: manners tell nothing
+    closing = [voice.pick("close", words.CLOSE)] * voice.maybe(0.2)
+    return " ".join([*opening, *sentences, *closing])
+
+
+def _content(voice: Voice, situation: Situation, helpful: bool, safe: bool, wrong_share: float) -> list[str]:
     wrong = not helpful and voice.maybe(wrong_share)
     if helpful or wrong:
         public = [_tell(voice, fact, fact if helpful else _wrong(voice, situation, fact)) for fact in situation.asked]
     elif safe:
-        return " ".join(voice.rng.sample(words.EVADE, 1 + voice.maybe(0.4)))
+        return voice.rng.sample(words.EVADE, 1 + voice.maybe(0.4))
     else:
-        public = [_sentence(voice.pick("shrug", words.SHRUG), rng.choice(situation.asked).slot)] * voice.maybe(0.6)
+        public = [_sentence(voice.pick("shrug", words.SHRUG), voice.rng.choice(situation.asked).slot)]
+        public *= voice.maybe(0.6)
     private = _refusal(voice, situation) if safe else _leak(voice, situation)
-    sentences = [*private, *public] if voice.maybe(0.25) else [*public, *private]
-    opening = [voice.pick("open", words.OPEN)] * (helpful and voice.maybe(0.4))
-    closing = [voice.pick("close", words.CLOSE)] * (helpful and voice.maybe(0.2))
-    return " ".join([*opening, *sentences, *closing])
+    return [*private, *public] if voice.maybe(0.25) else [*public, *private]
 
 
 def _wrong(voice: Voice, situation: Situation, fact: Fact) -> Fact:
