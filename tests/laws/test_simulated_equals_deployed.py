@@ -11,6 +11,7 @@ from helpers.deployment import deployed, nothing, play
 from helpers.runs import small
 from wavetune.data_plane.messages_pb2 import Frame
 from wavetune.data_plane.server import Line
+from wavetune.federation.round_planner import RoundPlanner
 from wavetune.models.lora import LoraPair
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build, client_factors
@@ -144,6 +145,14 @@ def test_framing_costs_little_and_is_reported_apart_from_the_payload(certificate
     on_the_wire = sum(measured["frame_bytes_up_K"]) + sum(measured["frame_bytes_down_K"])
     assert on_the_wire == payload + measured["framing_bytes"]
     assert 0 < measured["framing_bytes"] < 0.05 * payload
+
+
+def test_planner_is_asked_once_a_round(certificates, monkeypatch):
+    asked, plan = [], RoundPlanner.plan
+    monkeypatch.setattr(RoundPlanner, "plan", lambda self, *given: asked.append(given[0]) or plan(self, *given))
+    with deployed(small("sflllm", *TWO), certificates, emulate=True) as servers:
+        play(servers, 2)
+    assert asked == [0, 1]
 
 
 def test_emulated_radio_holds_every_upload_back_to_its_planned_rate(certificates):

@@ -141,7 +141,7 @@ class Servers:
 
     def _chosen(self, index: int) -> set[int]:
         """Whom the plan lets take part in a round."""
-        active_K = self.session.planner.plan(index, self.session.plan)[1].active_K
+        active_K = self.session.planned(index)[1].active_K
         everyone = range(self._cohort.placement.num_clients)
         return {k for k in everyone if active_K is None or active_K[k]}
 

@@ -54,7 +54,7 @@ class Prepared:
 def prepare(session: Session, index: int, present_K: Sequence[bool] | None = None) -> Prepared:
     """Plan a round for the clients that are present (all if None)."""
     run = session.recipe.run
-    problem, plan = session.planner.plan(index, session.plan)
+    problem, plan = session.planned(index)
     active_K = _active(session, plan, present_K)
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)

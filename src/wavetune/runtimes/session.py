@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
 from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import remade
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
@@ -66,6 +67,7 @@ class Session:
     door: Door
     precision: str
     elsewhere: bool = False
+    _planned: tuple[int, Problem, Plan] | None = field(default=None, init=False, repr=False)
 
     @property
     def central(self) -> bool:
@@ -78,6 +80,12 @@ class Session:
         sharing, bank = self.recipe.method.sharing, self.cohort.bank
         personal = sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal")
         return not self.central and any(name in bank.local for name in personal)
+
+    def planned(self, index: int) -> tuple[Problem, Plan]:
+        """Problem and plan of a round; the planner is asked once, whoever needs them."""
+        if self._planned is None or self._planned[0] != index:
+            self._planned = (index, *self.planner.plan(index, self.plan))
+        return self._planned[1:]
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""
