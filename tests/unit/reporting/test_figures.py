@@ -36,7 +36,9 @@ def test_what_was_not_recorded_gives_no_figure(make_run, tmp_path):
         save_figures(tmp_path / "nowhere", tmp_path)
 
 
-def test_tensorboard_gets_the_finite_scalars_of_each_round(make_run, tmp_path, monkeypatch):
+@pytest.fixture
+def written(monkeypatch):
+    """What goes to a writer that stands in for TensorBoard's, which is an extra."""
     written = []
 
     class SummaryWriter:
@@ -57,6 +59,10 @@ def test_tensorboard_gets_the_finite_scalars_of_each_round(make_run, tmp_path, m
     for name in ("torch", "torch.utils"):
         monkeypatch.setitem(sys.modules, name, ModuleType(name))
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", module)
+    return written
+
+
+def test_tensorboard_gets_the_finite_scalars_of_each_round(make_run, tmp_path, written):
     folder = make_run(rounds=2)
     lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
     lines[0]["validation_loss"] = None
@@ -66,6 +72,24 @@ def test_tensorboard_gets_the_finite_scalars_of_each_round(make_run, tmp_path, m
     assert ("loss/training", lines[0]["train_loss"], 1) in written
     assert [step for name, _, step in written if name == "loss/validation"] == [2]
     assert ("bits/adapters_up", lines[1]["charged"]["bits"]["adapters_up"], 2) in written
+
+
+def test_tensorboard_gets_the_means_of_each_step_of_alignment(make_run, tmp_path, written):
+    folder = make_run(rounds=1)
+    steps = [
+        {"step": 0, "helpful": [1.0, 2.0], "kl": [0.5, None], "charged": {"delay_s": 3.0}},
+        {"step": 1, "helpful": [2.0, 4.0], "evaluation": {"mixed_reward_K": [0.25, 0.75]}},
+    ]
+    (folder / "alignment.jsonl").write_text("".join(json.dumps(step) + "\n" for step in steps))
+    write_tensorboard(folder, tmp_path / "log")
+    found = [entry for entry in written if entry[0].startswith(("alignment/", "held_out/"))]
+    assert sorted(found) == [
+        ("alignment/delay_s", 3.0, 1),
+        ("alignment/helpful", 1.5, 1),
+        ("alignment/helpful", 3.0, 2),
+        ("alignment/kl", 0.5, 1),
+        ("held_out/mixed_reward", 0.5, 2),
+    ]
 
 
 def test_without_tensorboard_the_remedy_is_named(make_run, tmp_path, monkeypatch):
