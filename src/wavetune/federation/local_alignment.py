@@ -22,7 +22,7 @@ class LocalAlignment:
         helpful, safe: what scores answers.
         learning: objective, steps and rates; with 0 steps the clients are only evaluated.
         evaluate_every: steps from one evaluation on held-out prompts to the next.
-        held_out_prompts: prompts of an evaluation for each client, as many of its own domains as of foreign ones.
+        held_out_prompts: prompts of an evaluation for each client, of its own domains; of foreign ones a third.
     """
 
     lambdas: Annotated[tuple[Annotated[float, Ge(0), Le(1)], ...], MinLen(1)] = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -30,7 +30,7 @@ class LocalAlignment:
     safe: RewardPart = SAFE
     learning: AlignmentSettings = field(default_factory=AlignmentSettings)
     evaluate_every: Annotated[int, Ge(1)] = 10
-    held_out_prompts: Annotated[int, Ge(2)] = 24
+    held_out_prompts: Annotated[int, Ge(2)] = 30
 
     def lambda_of(self, client: int) -> float:
         """Weight of the helpful reward for a client.

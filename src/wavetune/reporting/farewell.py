@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.format import byte_size, joules, percent, seconds
+
+_PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command
 
 
 def last_lines(folder: Path, summary: Mapping[str, Any], report: Path) -> list[str]:
@@ -61,8 +65,18 @@ def _adapters(folder: Path, summary: Mapping[str, Any]) -> str:
 def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     if summary["perplexity"] is None:
         return [f"Try next: wavetune compare {summary['recipe']}   # the baselines beside it"]
-    client = " --client 0" if summary["personal"] else ""
+    sample = _short_sample(folder)
+    client = sample["client"] if sample["client"] is not None else 0
+    who = f" --client {client}" if summary["personal"] else ""
     return [
-        f'Try next: wavetune generate {folder}{client} --prompt "name[Aromi], eatType[pub], food[Italian]"',
+        f"Try next: wavetune generate {folder}{who} --prompt {shlex.quote(sample['prompt'])}",
         f"          wavetune run centralised_lora   # then: wavetune report {folder} runs/centralised_lora",
     ]
+
+
+def _short_sample(folder: Path) -> Mapping[str, Any]:
+    """The first sample of the run whose prompt fits a command."""
+    path = folder / "samples.json"
+    samples = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    short = (sample for sample in samples if len(sample["prompt"]) <= _PROMPT_CHARACTERS)
+    return next(short, {"prompt": "your prompt", "client": None})

@@ -95,7 +95,7 @@ def begin(session: Session, settings: LocalAlignment, folder: Path, say: Callabl
         tokens_per_pass=cohort.tokens_per_pass,
     )
     own = _held_out(session, settings.held_out_prompts)
-    foreign = foreign_prompts(own, settings.held_out_prompts, seed)
+    foreign = foreign_prompts(own, -(-settings.held_out_prompts // 3), seed)
     lengths = (
         float(np.mean([len(ids) for ids in alignment.learner.prompt_ids(prompts)]))
         for prompts in alignment.prompts_by_client
