@@ -41,7 +41,7 @@ def deploy(
         bool, typer.Option("--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.")
     ] = False,
 ) -> None:
-    """Run a split recipe with its servers and every device as processes of this machine, over TLS."""
+    """Run a recipe with its servers and every device as processes of this machine, over TLS."""
     from wavetune.recipe import load
     from wavetune.runtimes.launch import deploy as start
 

@@ -47,7 +47,7 @@ def serve(
     port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     with_parent: WithParent = False,
 ) -> None:
-    """Run the servers of a split recipe; its devices come from elsewhere."""
+    """Run the servers of a recipe; its devices come from elsewhere."""
     if with_parent:
         from wavetune.runtimes.launch import exit_with_parent
 

@@ -357,7 +357,10 @@ def check_deployable(session: Session) -> None:
             "evaluate; set method.topology.kind=federated or share all adapters, or use `wavetune run`"
         )
     if method.alignment is not None:
-        raise ConfigError("wavetune deploy has no stage of alignment on each client; use `wavetune run`")
+        raise ConfigError(
+            "method.alignment trains in one process for now; set method.alignment=null to deploy the rounds before it, "
+            "or use `wavetune run`"
+        )
 
 
 def contract_of(session: Session, client: int, sends: bool = True) -> Contract:

@@ -1,0 +1,64 @@
+"""What the server takes from a device that trains the whole model: adapters and the losses of its steps, no more."""
+
+from dataclasses import replace
+
+import pytest
+
+from helpers.data_plane import ADAPTER, LAYOUT, LOSS, X, contract
+from wavetune.data_plane.messages_pb2 import Frame, Hello, Loss, Part
+from wavetune.data_plane.payloads import pack
+from wavetune.data_plane.refusal import RefusedError
+from wavetune.federation.codecs import Bf16, Fp32
+
+UNCUT = replace(contract(), uncut=True)
+ADAPTERS = Part(kind="adapters_up", tensors=pack(Fp32().encode(ADAPTER)))
+STEP = Loss(nll=1.5, labelled=2, tokens=5)
+
+
+def frame(*losses, **more):
+    return Frame(sequence=1, parts=[ADAPTERS], losses=losses, **more)
+
+
+def test_adapters_and_the_losses_of_all_steps_are_taken_in_one_frame():
+    assert UNCUT.stages == ("hello", "adapters_up")
+    arrived = UNCUT.accept(1, frame(STEP, STEP), 0)
+    assert [loss.tokens for loss in arrived.losses] == [5, 5]
+    assert (Fp32().decode(arrived.one("adapters_up")) == ADAPTER).all()
+    assert len(frame(STEP, STEP).SerializeToString()) < UNCUT.max_frame_bytes < contract().max_frame_bytes + 1000
+
+
+def test_in_an_outage_losses_come_alone():
+    silent = replace(UNCUT, adapter_shapes=())
+    assert silent.accept(1, Frame(sequence=1, losses=[STEP, STEP]), 0).payloads == ()
+    with pytest.raises(RefusedError, match="holds 1 parts"):
+        silent.accept(1, frame(STEP, STEP), 0)
+
+
+REFUSED = {
+    "a_step_missing": (frame(STEP), "losses of 1 local steps, not of 2"),
+    "not_a_number": (frame(STEP, Loss(nll=float("nan"), labelled=2, tokens=5)), "a loss of nan"),
+    "more_labels_than_tokens": (frame(STEP, Loss(nll=1.0, labelled=6, tokens=5)), "over 6 labels"),
+    "more_tokens_than_a_batch": (frame(STEP, Loss(nll=1.0, labelled=2, tokens=65)), "a batch of 65 tokens"),
+    "activations": (
+        Frame(sequence=1, layout=LAYOUT, parts=[Part(kind="activations_up", tensors=pack(Bf16().encode(X)))]),
+        "sent layout where adapters_up",
+    ),
+    "a_second_frame": (Frame(sequence=2, parts=[ADAPTERS]), "frame 2"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_is_not_due_is_refused(case):
+    sent, words = REFUSED[case]
+    with pytest.raises(RefusedError, match=words):
+        UNCUT.accept(1, sent, 0)
+
+
+def test_a_device_before_a_cut_tells_no_losses_with_its_adapters():
+    with pytest.raises(RefusedError, match="sent losses where adapters_up"):
+        contract(local_steps=0).accept(1, frame(LOSS), 0)
+
+
+def test_the_number_of_blocks_is_checked_as_a_cut_is():
+    with pytest.raises(RefusedError, match="the plan has 2"):
+        UNCUT.accept(0, Frame(hello=Hello(version=1, width=8, cut=3)), 0)
