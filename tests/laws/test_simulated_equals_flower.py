@@ -4,6 +4,7 @@ Here the SuperNodes are threads; messages cross as the bytes that Flower writes,
 nothing but its folder. tests/end_to_end/test_flower.py starts the processes.
 """
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -75,3 +76,18 @@ def test_servers_that_start_again_go_on_with_devices_that_have_nothing_but_their
         over_flower(recipe, tmp_path / "run", StopsAfterOne())
     over_flower(recipe, tmp_path / "run", Silent(), resume=True)
     assert_ends_alike(tmp_path / "run", simulated)
+
+
+def test_a_device_that_lost_its_folder_sits_a_round_out_and_is_given_the_adapters_in_the_next(tmp_path):
+    class Burgles(Silent):
+        def round(self, record):
+            if record["round"] == 0:
+                shutil.rmtree(tmp_path / "states" / "1")
+
+    recipe = small("fedavg_lora", f"world.scenario.population.num_clients={CLIENTS}", "run.rounds=3")
+    over_flower(recipe, tmp_path / "run", Burgles())
+    first, second, third = read_rounds(tmp_path / "run")
+    assert first["lost"] == third["lost"] == []
+    assert [lost["client"] for lost in second["lost"]] == [1]
+    assert "kept after round 1" in second["lost"][0]["why"]
+    assert third["active_K"] == [True, True]

@@ -64,6 +64,9 @@ class LetterAgent(Agent):
     frames: dict[str, bytes] = field(default_factory=dict[str, bytes])
 
     def _round(self, order: RoundOrder) -> RoundReport:
+        done = order.round + order.listen
+        if done and not order.adapters and (self._run != order.run or done not in self._states):
+            raise DeploymentError(f"what client {self.client} kept after round {done} is no longer in {self.folder}")
         device = self._ready(order)
         if device.cut:
             self._reach(order.address)
