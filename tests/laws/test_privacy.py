@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from helpers.deployment import deployed, play
 from helpers.runs import read_json, read_rounds, small, train
 from wavetune.errors import ConfigError
 from wavetune.federation.privacy import epsilon
@@ -65,3 +66,15 @@ def test_a_run_records_what_it_gave_away_and_the_report_shows_it(tmp_path):
 def test_ranks_that_differ_are_refused():
     with pytest.raises(ConfigError, match=r"one rank for all clients, and theirs are \[1, 2, 2\]"):
         build(small("fedavg_lora", *EQUAL, "method.privacy.noise_multiplier=1", "method.lora.rank=[1,2,2]"))
+
+
+def test_devices_send_what_clients_in_one_process_would(tmp_path):
+    noisy = "method.privacy.noise_multiplier=1"
+    with deployed(small("fedavg_lora", *EQUAL, noisy), tmp_path / "certificates") as servers:
+        found = play(servers, 2)
+    _, wanted = rounds_of(noisy)
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert mine.record["privacy"]["epsilon"] == theirs.record["privacy"]["epsilon"]
+        for name, pair in theirs.mixed.factors.items():
+            for sent, simulated in zip(mine.mixed.factors[name], pair, strict=True):
+                torch.testing.assert_close(sent, simulated, rtol=0, atol=1e-6)

@@ -47,7 +47,7 @@ def _safetensors(payload: Payload) -> list[bytes | memoryview]:
 
 
 def _memory(tensor: Tensor) -> memoryview:
-    return memoryview(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _varint(number: int) -> bytes:

@@ -163,9 +163,9 @@ class AdapterServer:
 
     def _release(self, sent_K: Sequence[bool], round_index: int) -> None:
         """What privacy leaves of the updates of the clients that send."""
-        self._released = {}
-        for client in np.flatnonzero(sent_K).tolist() if self.privacy is not None else ():
-            self._released[client] = self._private(client, self.privacy, round_index, client)
+        if self.privacy is not None:
+            clients = np.flatnonzero(sent_K).tolist()
+            self._released = {client: self._private(client, self.privacy, round_index, client) for client in clients}
 
     def _private(self, client: int, privacy: ClientPrivacy, round_index: int, client_id: int) -> dict[str, LoraPair]:
         """What client `client` of the bank may send of its adapters; its noise is that of `client_id`."""

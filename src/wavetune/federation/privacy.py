@@ -5,6 +5,7 @@ mechanism (Kairouz et al., ICML 2021). Rounds compose by Renyi divergence; the f
 """
 
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportMissingTypeStubs=false
 # (the stubs of torch and opacus leave parts of their types open)
 
 from __future__ import annotations
