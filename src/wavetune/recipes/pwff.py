@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.batching import Batching
+from wavetune.data.examples import PreferenceKind
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.method import Federated, Lora, Method
 from wavetune.federation.optimise import AdamW
+from wavetune.federation.rewards import EmbeddedReward, RewardTraining
 from wavetune.federation.sharing import Sharing
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.pwff_task import LINK
@@ -25,6 +27,10 @@ DATA = DataSettings(
 )
 
 
+def _reward(preference: PreferenceKind) -> EmbeddedReward:
+    return EmbeddedReward(preference=preference, training=RewardTraining(test_pairs=200))
+
+
 def recipe() -> Recipe:
     """Five clients with wishes from all safe to all helpful, the embedded concierge, SmolLM2-135M."""
     method = Method(
@@ -33,11 +39,11 @@ def recipe() -> Recipe:
         lora=Lora(rank=12),
         bottleneck=Bottleneck(),
         sharing=Sharing(shared=("bottleneck",)),
-        optimiser=AdamW(learning_rate=2e-3),
+        optimiser=AdamW(learning_rate=5e-3, warmup_steps=3),
         link=LINK,
-        alignment=LocalAlignment(),
+        alignment=LocalAlignment(helpful=_reward("helpful"), safe=_reward("harmless")),
     )
-    return Recipe("pwff", World(data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=3))
+    return Recipe("pwff", World(data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=6))
 
 
 ONLY_EVALUATED = "method.alignment.learning.steps=0"

@@ -26,8 +26,8 @@ class KlControl:
     Source: Ziegler et al., arXiv 1909.08593, section 2.2 (gain 0.1 there, for many more steps).
     """
 
-    start: Annotated[float, Ge(0)] = 0.1
-    target: Annotated[float, Gt(0)] | None = 0.05
+    start: Annotated[float, Ge(0)] = 0.05
+    target: Annotated[float, Gt(0)] | None = 0.1
     gain: Annotated[float, Gt(0)] = 1.0
 
     def next(self, coefficient_K: NDArray[np.float64], kl_K: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from wavetune.federation.objectives.grpo import Grpo
 from wavetune.federation.objectives.ppo import Ppo
 from wavetune.federation.optimise import AdamW
 
-RATE = AdamW(learning_rate=1e-3, weight_decay=0.0, schedule="constant", warmup_steps=0)
+RATE = AdamW(learning_rate=2e-3, weight_decay=0.0, schedule="constant", warmup_steps=0)
 
 
 @dataclass(frozen=True)
@@ -26,11 +26,11 @@ class AlignmentSettings:
     """
 
     objective: Ppo | Grpo | Dpo = field(default_factory=Ppo)
-    steps: Annotated[int, Ge(0)] = 12
+    steps: Annotated[int, Ge(0)] = 8
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
-    temperature: Annotated[float, Gt(0)] = 1.0
+    temperature: Annotated[float, Gt(0)] = 0.7
     optimiser: AdamW = RATE
     distance_coefficient: Annotated[float, Ge(0)] = 0.0
 
