@@ -35,13 +35,14 @@ def test_flower_takes_the_app_and_carries_its_recipe(app, tmp_path):
 
 
 def test_configuration_is_what_flower_reads_with_what_the_run_overrides(app):
-    found = FlowerSettings.of(get_fused_config_from_dir(app, {"deadline": 30.0, "out": "elsewhere"}))
+    found = FlowerSettings.of(get_fused_config_from_dir(app, {"deadline": 30, "out": "elsewhere"}))
     assert (found.public_address, found.deadline_s, str(found.out)) == ("edge.example.org:7443", 30.0, "elsewhere")
     assert not found.emulate
 
 
 @pytest.mark.parametrize(
-    ("config", "words"), [({"deadline": "soon"}, "deadline"), ({"public-address": "edge"}, "HOST:PORT")]
+    ("config", "words"),
+    [({"deadline": "soon"}, "deadline"), ({"deadline": True}, "deadline"), ({"public-address": "edge"}, "HOST:PORT")],
 )
 def test_wrong_settings_are_named(config, words):
     with pytest.raises(ConfigError, match=words):

@@ -38,7 +38,7 @@ class FlowerSettings:
         """Those of a ServerApp's context. Raises ConfigError naming the key that is of another type."""
         found = {name: config.get(name, default) for name, default in DEFAULTS.items()}
         for name, default in DEFAULTS.items():
-            if not isinstance(found[name], type(default)):
+            if type(found[name]) not in ((int, float) if isinstance(default, float) else (type(default),)):
                 raise ConfigError(f"{name} of the app's configuration is {found[name]!r}, not like {default!r}")
         out, address, public, patience, deadline, emulate = found.values()
         if ":" not in str(public):
