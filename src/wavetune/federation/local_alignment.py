@@ -30,7 +30,7 @@ class LocalAlignment:
     safe: RewardPart = SAFE
     learning: AlignmentSettings = field(default_factory=AlignmentSettings)
     evaluate_every: Annotated[int, Ge(1)] = 10
-    held_out_prompts: Annotated[int, Ge(2)] = 30
+    held_out_prompts: Annotated[int, Ge(2)] = 40
 
     def lambda_of(self, client: int) -> float:
         """Weight of the helpful reward for a client.
