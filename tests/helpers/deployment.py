@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
+from wavetune.errors import DeploymentError
 from wavetune.recipe import Recipe
-from wavetune.runtimes.deployed import Deployment, Servers, opened
+from wavetune.runtimes.deployed import Deployment, Servers, engine, opened
 from wavetune.runtimes.device import take_part
+from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.round import RoundOutcome
 from wavetune.runtimes.session import Session, build
 
@@ -46,3 +49,31 @@ def deployed(recipe: Recipe, folder: Path, deadline_s: float = 60.0, emulate: bo
 def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None = None) -> list[RoundOutcome]:
     """Rounds of a deployed run."""
     return [servers.train_round(servers.session, index, nothing, before_mixing) for index in range(rounds)]
+
+
+def run_deployed(recipe: Recipe, out: Path, certificates: Path, observer: Any, resume: bool = False) -> None:
+    """A whole run whose devices keep their states in `out/devices`; they give up soon after it is interrupted."""
+    if not certificates.exists():
+        write_certificates(certificates, NUM_DEVICES)
+    port = certificates / f"port-of-{out.name}-{resume}"
+
+    def attend(client: int) -> None:
+        until = time.monotonic() + 120.0
+        while not port.exists() and time.monotonic() < until:
+            time.sleep(0.02)
+        name = device_name(client)
+        try:
+            address = f"127.0.0.1:{port.read_text()}"
+            take_part(address, read_identity(certificates / name), out / "devices" / name, 5.0, nothing)
+        except DeploymentError:
+            pass
+
+    threads = [threading.Thread(target=attend, args=(client,)) for client in range(NUM_DEVICES)]
+    for thread in threads:
+        thread.start()
+    try:
+        deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"))
+        run(recipe, out, observer, resume, engine(deployment, out, port))
+    finally:
+        for thread in threads:
+            thread.join()

@@ -57,14 +57,23 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _adapters(folder: Path, summary: Mapping[str, Any]) -> str:
+    if _on_devices(folder, summary):
+        return f"{folder / 'adapters' / 'global'}, what all share; each device keeps its own model in its state folder"
     if summary["personal"]:
         return f"{folder / 'adapters'}/client-NN, one model a client"
     return f"{folder / 'adapters' / 'global'} (PEFT format)"
 
 
+def _on_devices(folder: Path, summary: Mapping[str, Any]) -> bool:
+    """Whether clients' models are where the run's folder is not."""
+    return summary["personal"] and not any((folder / "adapters").glob("client-*"))
+
+
 def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
     if summary["perplexity"] is None:
         return [f"Try next: wavetune compare {summary['recipe']}   # the baselines beside it"]
+    if _on_devices(folder, summary):
+        return ["Try next: wavetune generate STATE --client N --prompt 'your prompt'   # STATE: the folder of device N"]
     sample = _short_sample(folder)
     client = sample["client"] if sample["client"] is not None else 0
     who = f" --client {client}" if summary["personal"] else ""
