@@ -169,19 +169,24 @@ def charge(session: Session, stage: Stage, record: Mapping[str, Any]) -> dict[st
     """Seconds and joules of a step: the slowest client's and all clients' computing. Nothing is sent.
 
     Counted are the policy's passes: answering, measuring with and without LoRA, and every epoch's forward and backward
-    pass. Scoring by the reward models is not. DPO's answers are counted at their longest.
+    pass; the answers to a prompt share its tokens. Scoring by the reward models is not. DPO's answers are counted at
+    their longest.
     """
     learning, planner = stage.settings.learning, session.planner
     epochs = 1 if isinstance(learning.objective, Dpo) else learning.objective.epochs
-    count, prompt_K = learning.answers_per_step, np.array(stage.prompt_tokens_K)
+    prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(stage.prompt_tokens_K)
     answer_K = np.array(record.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
-    tokens_K = count * (prompt_K + answer_K)
     work = split_work(
         planner.table,
         planner.table.num_layers,
         np.array(session.rank_K),
         0,
-        Workload(count, tokens_K, count * (prompt_K + answer_K) ** 2, count * answer_K),
+        Workload(
+            answers,
+            prompts * prompt_K + answers * answer_K,
+            prompts * prompt_K**2 + answers * ((prompt_K + answer_K) ** 2 - prompt_K**2),
+            answers * answer_K,
+        ),
     )
     flop_K = (3 + epochs) * work.client_forward_flop_K + epochs * work.client_backward_flop_K
     speed_K = np.array([device.flop_per_s for device in planner.devices])
