@@ -61,6 +61,7 @@ class _Desk:
     def __init__(self, attend: Attend) -> None:
         self.attend = attend
         self.states = set(attend.states)
+        self.ordered = -1  # the latest round
         self.orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[RoundReport | None] = queue.SimpleQueue()
 
@@ -73,7 +74,7 @@ class _Desk:
 class Coordinator:
     """The servers' end: who attends, orders to them, their reports.
 
-    `lost(client, why)` is called as soon as a device leaves or reports that its round failed.
+    `lost(client, why)` is called as soon as a device leaves or reports that the round it was last sent failed.
     """
 
     def __init__(self, num_clients: int, lost: Callable[[int, str], None]) -> None:
@@ -101,7 +102,7 @@ class Coordinator:
         """Send an order to a device, if it is still there."""
         desk = self._desks.get(client)
         if desk is not None:
-            desk.attend.run = order.run
+            desk.attend.run, desk.ordered = order.run, order.round
             desk.orders.put(Order(round=order))
 
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
@@ -136,9 +137,9 @@ class Coordinator:
                 elif not report.HasField("round"):
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:
-                    if report.round.failure:
+                    if report.round.failure and report.round.round == desk.ordered:
                         self.lost(desk.attend.client, report.round.failure)
-                    else:
+                    elif not report.round.failure:
                         desk.states.add(report.round.round + 1)
                     desk.reports.put(report.round)
                 order = desk.orders.get()

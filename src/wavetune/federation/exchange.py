@@ -218,7 +218,8 @@ class AdapterServer:
         norms = {client: value**0.5 for client, value in sorted(square.items())}
         rejected = self.screening.rejected(norms, self.rejections)
         for client in rejected:
-            self.rejections[client] = self.rejections.get(client, 0) + 1
+            so_far = self.rejections.get(client, 0)
+            self.rejections[client] = min(so_far + 1, self.screening.quarantine_after)
             for site in self.sites:
                 received[site.name].pop(client, None)
                 self.last.get(site.name, {}).pop(int(self.bank.slots(site.layer)[client]), None)

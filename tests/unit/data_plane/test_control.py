@@ -69,6 +69,26 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     assert ended == ["that was all"]
 
 
+def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_next(office):
+    ordered = threading.Event()
+
+    def handle(order):
+        assert ordered.wait(PATIENCE_S)
+        return RoundReport(round=order.round, failure="the round is over" if order.round == 3 else "")
+
+    thread, _ = in_thread(office, 0, handle)
+    coordinator = office.coordinator
+    coordinator.wait_for([0], PATIENCE_S)
+    for index in (3, 4):
+        coordinator.order(0, RoundOrder(run="a run", round=index))
+    ordered.set()
+    assert coordinator.report(0, 4, PATIENCE_S).failure == ""
+    assert office.lost == []
+    assert not coordinator.can_go_on(0, "a run", 4)
+    coordinator.dismiss("that was all")
+    thread.join(PATIENCE_S)
+
+
 def test_a_device_that_dies_is_noticed_and_not_waited_for(office):
     """Whatever escapes its handling ends its process; here its channel closes."""
 
