@@ -37,7 +37,7 @@ FILES = {
     "checkpoints",
 }
 COMMON = [name for name in recipes.names() if not name.startswith("pwff")]  # these have test_pwff.py
-ACCOUNT = {"delay_s", "local_steps", "phases", "step", "energy_j", "energy", "bits"}
+ACCOUNT = {"delay_s", "local_steps", "phases", "step", "energy_j", "energy", "bits", "bits_up_K", "bits_down_K"}
 
 
 @pytest.fixture(scope="module", params=COMMON)
@@ -71,6 +71,8 @@ def test_every_record_is_complete_and_adds_up_to_the_summary(finished):
     assert [record["round"] for record in records] == [0, 1]
     for record in records:
         assert record["planned"].keys() == record["charged"].keys() == ACCOUNT
+        charged = record["charged"]
+        assert sum(charged["bits_up_K"]) + sum(charged["bits_down_K"]) == sum(charged["bits"].values())
         assert record["straggler"]["phase"] in ("client_forward", "uplink", "downlink", "client_backward", "fed_upload")
         assert record["lost"] == []
     for name in ("delay_s", "energy_j"):
