@@ -21,10 +21,15 @@ from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, trainin
 from wavetune.runtimes.worker import Introduction, Job, StateLostError, Worker
 
 RESTARTS = 5
-_STARTS = 3  # Ray gives its own processes some seconds to come up, which a machine under load may exceed
 _PATIENCE_S = 600.0
 _OBJECT_STORE_BYTES = 1 << 28
 _LOST = ("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError")
+_ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU are told to use none
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of actors whose arguments might be lost; the fleet holds them
+    "RAY_worker_niceness": "0",
+}
 
 
 @dataclass(frozen=True)
@@ -36,15 +41,6 @@ class Place:
     gpu: bool
 
 
-class Actor(Worker):
-    """A worker whose job lies in Ray's object store, where it is found again by one that is started again."""
-
-    def __init__(self, job: Sequence[Any], clients: range, device: str) -> None:
-        import ray
-
-        super().__init__(ray.get(job[0]), clients, device)
-
-
 @dataclass
 class RayFleet:
     """Workers as actors. One that dies is started again by Ray, up to RESTARTS times."""
@@ -54,18 +50,18 @@ class RayFleet:
     slices: Sequence[range]
     place: Place
     _actors: list[Any] = field(default_factory=list[Any], init=False)
-    _job: Any = field(default=None, init=False)
+    _job: Any = field(default=None, init=False)  # held, since a worker that is started again needs it
 
     def __post_init__(self) -> None:
         self._job = self.ray.put(self.job)
-        actor = self.ray.remote(Actor).options(
+        actor = self.ray.remote(Worker).options(
             num_cpus=self.place.cores,
             num_gpus=int(self.place.gpu),
             max_restarts=RESTARTS,
             scheduling_strategy="SPREAD",
         )
         device = "cuda" if self.place.gpu else "cpu"
-        self._actors = [actor.remote([self._job], clients, device) for clients in self.slices]
+        self._actors = [actor.remote(self._job, clients, device) for clients in self.slices]
 
     def introductions(self) -> list[Introduction]:
         """Every worker's, once its model is loaded. Raises DeploymentError if Ray finds no room for one."""
@@ -177,8 +173,8 @@ def connected(address: str | None, workers: int) -> Iterator[Any]:
     Where this process is connected already it stays so. Raises ConfigError without Ray, DeploymentError if it does not
     answer.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # workers without a GPU are told to use none
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
@@ -202,22 +198,20 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         except Exception as error:  # which types depends on what is at the address
             raise DeploymentError(f"no Ray cluster answers at {address} ({_first_line(error)})") from error
         return
-    for start in range(_STARTS):
-        try:
-            ray.init(
-                address="local",
-                num_cpus=max(os.cpu_count() or 1, workers),
-                include_dashboard=False,
-                object_store_memory=_OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
-                **quiet,
-            )
-        except Exception as error:  # Ray raises a bare one where its processes come up too late
-            ray.shutdown()
-            if start + 1 == _STARTS:
-                raise DeploymentError(f"Ray does not start on this machine ({_first_line(error)})") from error
-        else:
-            return
+    try:
+        ray.init(
+            address="local",
+            num_cpus=max(os.cpu_count() or 1, workers),
+            include_dashboard=False,
+            object_store_memory=_OBJECT_STORE_BYTES,
+            _node_ip_address="127.0.0.1",
+            **quiet,
+        )
+    except Exception as error:  # a bare one where Ray's processes do not come up within the time it gives them
+        raise DeploymentError(
+            f"Ray does not start on this machine ({_first_line(error)}); it may have too much to do, try again or "
+            "train without --workers"
+        ) from error
 
 
 @contextmanager

@@ -64,13 +64,13 @@ class SlicedCohort(Cohort):
     fleet: Fleet = field(kw_only=True)
     token_sets: dict[str, TokenSet] = field(kw_only=True)
     _done: tuple[int, int] = field(default=(0, 0), init=False)  # rounds begun, steps since then
-    _begun_with: dict[str, Any] = field(default_factory=dict[str, Any], init=False)
+    _begun_with: tuple[dict[str, torch.Tensor], ...] = field(default=(), init=False)  # the server's adapters, moments
 
     def drop_anchor(self, names: Collection[str]) -> None:
         """Begin a round: hand every worker its clients' adapters and moments, and what they are to stay near."""
-        server = {name: t.clone() for name, t in server_state(self).items()}
-        moments = {name: t.clone() for name, t in self.optimiser.state().items()}
-        self._begun_with, self._done = {"server": server, "moments": moments}, (self._done[0] + 1, 0)
+        server, moments = server_state(self), self._moments(of_server=True)
+        self._begun_with = tuple({name: t.clone() for name, t in named.items()} for named in (server, moments))
+        self._done = (self._done[0] + 1, 0)
         requests = [
             (worker, (self._done[0], arrays(client_state(self, clients)), frozenset(names)))
             for worker, clients in enumerate(self.fleet.slices)
@@ -117,11 +117,15 @@ class SlicedCohort(Cohort):
             load_client_state(self, clients, tensors(state))
 
     def rewind(self) -> None:
-        """Be again what the round began with."""
-        load_server_state(self, self._begun_with["server"])
-        self.optimiser.load_state(self._begun_with["moments"])
+        """Be again what the round began with: until the clients' part is collected, only the server's has changed."""
+        server, moments = self._begun_with
+        load_server_state(self, server)
+        self.optimiser.load_state({**self._moments(of_server=False), **moments})
         for parameter in self.bank.parameters(local=False):
             parameter.grad = None
+
+    def _moments(self, of_server: bool) -> dict[str, torch.Tensor]:
+        return {name: t for name, t in self.optimiser.state().items() if name.startswith("server.") == of_server}
 
     def evaluate(
         self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)

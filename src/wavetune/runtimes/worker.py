@@ -33,7 +33,7 @@ from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import versions
-from wavetune.runtimes.session import _cohort
+from wavetune.runtimes.session import _cohort, _device
 
 Arrays = dict[str, NDArray[np.float32]]
 Factors = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
@@ -68,7 +68,7 @@ class Introduction:
     versions: dict[str, str]
 
 
-@dataclass
+@dataclass(repr=False)  # Ray writes an actor's into its log
 class Worker:
     """The clients `clients` of a job, on a device of the machine where this process runs."""
 
@@ -78,7 +78,7 @@ class Worker:
     _done: tuple[int, int] | None = field(default=None, init=False)  # rounds loaded, steps since then
 
     def introduce(self) -> Introduction:
-        """Load the base model. Raises ModelError where it is not on this machine."""
+        """Load the base model. Raises ModelError where it is not on this machine, ConfigError without its GPU."""
         device = self._cohort.backbone.device
         return Introduction(socket.gethostname(), os.getpid(), str(device), torch.get_num_threads(), versions())
 
@@ -118,7 +118,7 @@ class Worker:
     def _cohort(self) -> SliceCohort:
         job, method = self.job, self.job.recipe.method
         folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
-        device = torch.device(self.device)
+        device = _device(self.device)
         backbone = load_backbone(folder, job.targets, job.bf16, device, method.bottleneck, job.num_classes)
         return sliced(_cohort(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
