@@ -82,6 +82,29 @@ def test_a_device_lost_between_two_steps_leaves_what_it_gave_the_server_and_noth
     assert found.record["active_K"] == [True] * 3
 
 
+def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keeps_what_it_had(
+    certificates, monkeypatch
+):
+    local_steps = Device.local_steps
+
+    def failing(device, order):
+        for number, result in enumerate(local_steps(device, order)):
+            if (device.client, order.round, number) == (FAILING, IN_ROUND, 1):
+                raise DeploymentError("the battery is empty")
+            yield result
+
+    monkeypatch.setattr(Device, "local_steps", failing)
+    recipe = small("fedavg_lora", "run.rounds=3", "method.lora.rank=2")
+    with deployed(recipe, certificates) as servers:
+        found = play(servers, 3)
+    session = build(recipe)
+    wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
+    for mine, theirs in zip(found, wanted, strict=True):
+        assert_equal(mine.mixed, theirs.mixed)
+        assert mine.record["active_K"] == theirs.record["active_K"]
+    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAILING], []]
+
+
 def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkeypatch):
     upload = DeviceAdapters._upload
 
