@@ -13,7 +13,7 @@ from wavetune.federation.objectives.grpo import Grpo
 from wavetune.federation.objectives.ppo import Ppo
 from wavetune.federation.optimise import AdamW
 
-RATE = AdamW(learning_rate=2e-3, weight_decay=0.0, schedule="constant", warmup_steps=0)
+RATE = AdamW(learning_rate=3e-3, weight_decay=0.0, schedule="linear", warmup_steps=0)
 
 
 @dataclass(frozen=True)
