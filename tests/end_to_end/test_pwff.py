@@ -11,6 +11,7 @@ import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import ALIGNED, assert_same_run, read_json, read_rounds
+from wavetune.reporting.farewell import last_lines
 
 WIDTH, HIDDEN, BLOCKS, CLIENTS = 4, 64, 4, 3
 STEPS = 3
@@ -23,6 +24,18 @@ def finished(tmp_path_factory):
     answer = wavetune("run", "pwff", *PWFF, "--out", out)
     assert answer.code == 0, answer.err
     return out
+
+
+def test_the_last_lines_tell_how_many_clients_gained(finished):
+    summary = read_json(finished / "summary.json")
+    told = "\n".join(last_lines(finished, summary, finished / "report.html"))
+    gains, stage = [gain["mean"] for gain in summary["alignment"]["mixed_gain_K"]], summary["alignment"]
+    assert f"mixed reward of {sum(gain > 0 for gain in gains)} of {CLIENTS} clients rose" in told
+    assert f"{min(gains):+.2f} to {max(gains):+.2f} standard deviations" in told
+    risen = sum(
+        now > was for was, now in zip(stage["before"]["true_mixed_K"], stage["after"]["true_mixed_K"], strict=True)
+    )
+    assert f"scores behind the rewards rose for {risen}" in told
 
 
 def test_a_run_leaves_everything_behind_and_sends_the_shared_adapters_alone(finished):

@@ -53,6 +53,25 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
             f"An upload is {byte_size(sent / 8)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
             "whole model in fp32; what is personal never leaves its client."
         )
+    if summary.get("alignment", {}).get("steps"):
+        lines += _aligned(summary["alignment"])
+    return lines
+
+
+def _aligned(stage: Mapping[str, Any]) -> list[str]:
+    gains = [client["mean"] for client in stage["mixed_gain_K"]]
+    risen = sum(gain > 0 for gain in gains)
+    lines = [
+        f"Aligned in {stage['steps']} steps: on held-out prompts the mixed reward of {risen} of {len(gains)} clients "
+        f"rose; all gains are from {min(gains):+.2f} to {max(gains):+.2f} standard deviations."
+    ]
+    if "true_mixed_K" in stage["after"]:
+        pairs = list(zip(stage["before"]["true_mixed_K"], stage["after"]["true_mixed_K"], strict=True))
+        before, after = (finite_mean([pair[i] for pair in pairs]) for i in (0, 1))
+        risen = sum(now > was for was, now in pairs)
+        lines.append(
+            f"The exact scores behind the rewards rose for {risen}, on average from {before:.3f} to {after:.3f}."
+        )
     return lines
 
 
