@@ -77,7 +77,7 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     process.terminate()  # as Ctrl-C, which a background process may ignore
     text, errors = process.communicate()
     assert process.returncode == 130, errors
-    assert re.search(r"a worker (died|was started again); round \d+ is computed again", text)
+    assert ends(workers[1])
     assert f"wavetune run --workers 2 --resume --out {out}" in text
     assert ends(workers[0])
     assert rounds_in(out) < 14

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -182,7 +183,7 @@ def connected(address: str | None, workers: int) -> Iterator[Any]:
     if ray.is_initialized():
         yield ray
         return
-    with _own_signals():
+    with _own_signals(), _muted():
         _connect(ray, address, workers)
     try:
         yield ray
@@ -212,6 +213,20 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
             f"Ray does not start on this machine ({_first_line(error)}); it may have too much to do, try again or "
             "train without --workers"
         ) from error
+
+
+@contextmanager
+def _muted() -> Iterator[None]:
+    """Keep what Ray's own code writes beside Python off standard error: that it was told to be quiet."""
+    sys.stderr.flush()
+    with open(os.devnull, "wb") as nowhere:
+        kept = os.dup(2)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
 
 
 @contextmanager
