@@ -20,6 +20,7 @@ def last_lines(folder: Path, summary: Mapping[str, Any], report: Path) -> list[s
     return [
         "",
         *_learned(summary),
+        *_aligned(folder, summary.get("alignment", {})),
         f"On the simulated cell that took {seconds(summary['delay_s'])}, {joules(summary['energy_j'])} and "
         f"{byte_size(traffic)} on the air; here {seconds(summary['wall_s'])} at "
         f"{summary['tokens_per_s']:,.0f} tokens/s.",
@@ -53,17 +54,19 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
             f"An upload is {byte_size(sent / 8)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
             "whole model in fp32; what is personal never leaves its client."
         )
-    if summary.get("alignment", {}).get("steps"):
-        lines += _aligned(summary["alignment"])
     return lines
 
 
-def _aligned(stage: Mapping[str, Any]) -> list[str]:
+def _aligned(folder: Path, stage: Mapping[str, Any]) -> list[str]:
+    if not stage.get("steps"):
+        return []
+    steps = (folder / "alignment.jsonl").read_text(encoding="utf-8").splitlines()
+    wall_s = sum(json.loads(step)["wall_s"] for step in steps)
     gains = [client["mean"] for client in stage["mixed_gain_K"]]
     risen = sum(gain > 0 for gain in gains)
     lines = [
-        f"Aligned in {stage['steps']} steps: on held-out prompts the mixed reward of {risen} of {len(gains)} clients "
-        f"rose; all gains are from {min(gains):+.2f} to {max(gains):+.2f} standard deviations."
+        f"Aligned in {stage['steps']} steps, {seconds(wall_s)}. On held-out prompts the mixed reward of {risen} of "
+        f"{len(gains)} clients rose (gains {min(gains):+.2f} to {max(gains):+.2f} standard deviations)."
     ]
     if "true_mixed_K" in stage["after"]:
         pairs = list(zip(stage["before"]["true_mixed_K"], stage["after"]["true_mixed_K"], strict=True))
