@@ -1,5 +1,8 @@
 """`wavetune deploy --flower`: SuperLink, SuperNodes and app as processes, with the end of the run in one process."""
 
+import os
+import signal
+
 from helpers.runs import read_rounds, small, train
 from wavetune.runtimes.flower.launch import deploy
 
@@ -7,10 +10,19 @@ DEVICES = 2
 LONG_S = 900.0  # for whatever a loaded machine takes
 
 
-def test_a_run_of_flowers_processes_ends_as_the_run_in_one_process(tmp_path):
+def test_a_run_whose_superlink_is_killed_ends_as_the_run_in_one_process(tmp_path):
     recipe, out = small("sflllm", f"world.scenario.population.num_clients={DEVICES}"), tmp_path / "run"
     said: list[str] = []
-    assert deploy(recipe, out, DEVICES, {"deadline": LONG_S, "patience": LONG_S}, said.append) == 0, said
+
+    def kill_once(parties):
+        if not killed and (out / "rounds.jsonl").exists():
+            killed.append(parties[0].name)
+            os.kill(parties[0].process.pid, signal.SIGKILL)
+
+    killed: list[str] = []
+    assert deploy(recipe, out, DEVICES, {"deadline": LONG_S, "patience": LONG_S}, said.append, kill_once) == 0, said
+    assert killed == ["the SuperLink"]
+    assert any(line.startswith("the SuperLink ended with code -9") for line in said), said
     train(recipe, tmp_path / "simulated")
     for wanted in (tmp_path / "simulated").glob("adapters/*/adapter_model.safetensors"):
         assert (out / wanted.relative_to(tmp_path / "simulated")).read_bytes() == wanted.read_bytes(), wanted
