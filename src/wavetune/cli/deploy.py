@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from wavetune.cli.folders import free_folder, require_run
+from wavetune.cli.folders import free_folder, require_no_run, require_run
 from wavetune.cli.options import (
     Data,
     Deadline,
@@ -22,7 +22,6 @@ from wavetune.cli.options import (
     Settings,
 )
 from wavetune.cli.read_recipe import name_of, read_recipe
-from wavetune.errors import RunFolderError
 
 
 def deploy(
@@ -58,8 +57,8 @@ def deploy(
     if flower:
         from wavetune.runtimes.flower.launch import deploy as start_with_flower
 
-        if chosen is not None and (folder / "recipe.json").exists():
-            raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+        if chosen is not None:
+            require_no_run(folder)
         settings_of_app = {"deadline": deadline, "emulate": emulate}
         raise typer.Exit(start_with_flower(known, folder, num_devices, settings_of_app, console.print))
     options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]

@@ -22,6 +22,12 @@ def require_run(folder: Path) -> None:
         raise RunFolderError(f"{folder} holds no run (no recipe.json); start one without --resume")
 
 
+def require_no_run(folder: Path) -> None:
+    """RunFolderError if the folder holds a run already."""
+    if (folder / "recipe.json").exists():
+        raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+
+
 def write(path: Path, text: str) -> None:
     """Write a file whole, with its folders."""
     from wavetune.federation.run_folder import ELSEWHERE, write_whole

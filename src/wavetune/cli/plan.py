@@ -11,7 +11,7 @@ from rich.console import Console
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
 from wavetune.cli.options import CodecTable, Data, Model, RankTable, RecipeOrInstance, Seed, Settings
-from wavetune.cli.read_recipe import is_recipe_file, read_recipe
+from wavetune.cli.read_recipe import is_instance, read_recipe
 
 if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
@@ -59,7 +59,7 @@ def _planned(
     codec_table: Path | None,
     time_limit_s: float | None,
 ) -> tuple[Problem, Plan, str]:
-    if what.endswith(".json") and not is_recipe_file(Path(what)):
+    if is_instance(what):
         from wavetune.allocation.instance import read_instance
         from wavetune.federation.planning import Optimal
 

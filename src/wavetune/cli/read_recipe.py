@@ -60,9 +60,11 @@ def _read_rank_table(path: Path) -> dict[int, float]:
         ) from None
 
 
-def is_recipe_file(path: Path) -> bool:
-    """Whether a JSON file holds a recipe, rather than the instance of a plan."""
-    try:
-        return "world" in json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+def is_instance(what: str) -> bool:
+    """Whether a command is given a JSON file with the instance of a plan, rather than a recipe."""
+    if not what.endswith(".json"):
         return False
+    try:
+        return "world" not in json.loads(Path(what).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError):
+        return True

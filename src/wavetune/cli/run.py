@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 
 from wavetune.cli.exit_codes import INFEASIBLE
-from wavetune.cli.folders import free_folder, require_run
+from wavetune.cli.folders import free_folder, require_no_run, require_run
 from wavetune.cli.options import (
     CodecTable,
     Data,
@@ -23,7 +23,7 @@ from wavetune.cli.options import (
     Settings,
 )
 from wavetune.cli.read_recipe import name_of, read_recipe
-from wavetune.errors import ConfigError, RunFolderError
+from wavetune.errors import ConfigError
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -80,8 +80,8 @@ def train(
 ) -> None:
     """Run a recipe, or with none the one in the folder, in this process or with an engine; `command` continues it."""
     console = Console(highlight=False)
-    if recipe is not None and (folder / "recipe.json").exists():
-        raise RunFolderError(f"{folder} already holds a run; continue it with --resume or choose another --out")
+    if recipe is not None:
+        require_no_run(folder)
     from wavetune.recipe import load
     from wavetune.runtimes.inprocess import Infeasible
     from wavetune.runtimes.inprocess import run as run_recipe

@@ -12,7 +12,7 @@ from rich.console import Console
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
 from wavetune.cli.options import Data, Model, RankTable, RecipeOrInstance, Seed, Settings
-from wavetune.cli.read_recipe import is_recipe_file, read_recipe
+from wavetune.cli.read_recipe import is_instance, read_recipe
 from wavetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _problem(
     seed: int | None,
     rank_table: Path | None,
 ) -> tuple[Problem, str]:
-    if what.endswith(".json") and not is_recipe_file(Path(what)):
+    if is_instance(what):
         from wavetune.allocation.instance import read_instance
 
         return read_instance(what), Path(what).stem
