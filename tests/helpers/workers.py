@@ -41,8 +41,8 @@ class Here:
 def workers_here(workers: int, before: Callable[[Here, str], None] = lambda _fleet, _method: None) -> Engine:
     @contextmanager
     def opened(session, say):
-        with training_in(session, Here(session, workers, before), say) as train:
-            yield train
+        with training_in(session, Here(session, workers, before), say) as trainer:
+            yield trainer
 
     return opened
 

@@ -4,62 +4,91 @@
 # source: messages.proto
 # Protobuf Python Version: 6.33.5
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
-_runtime_version.ValidateProtobufRuntimeVersion(_runtime_version.Domain.PUBLIC, 6, 33, 5, "", "messages.proto")
+_runtime_version.ValidateProtobufRuntimeVersion(
+    _runtime_version.Domain.PUBLIC,
+    6,
+    33,
+    5,
+    '',
+    'messages.proto'
+)
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n\x0emessages.proto\x12\x08wavetune"\xcb\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\tsent_at_s\x18\x02 \x01(\x01\x12\x1e\n\x05hello\x18\x03 \x01(\x0b\x32\x0f.wavetune.Hello\x12 \n\x06layout\x18\x04 \x01(\x0b\x32\x10.wavetune.Layout\x12\x1d\n\x05parts\x18\x05 \x03(\x0b\x32\x0e.wavetune.Part\x12\x1c\n\x04loss\x18\x06 \x01(\x0b\x32\x0e.wavetune.Loss\x12\x1e\n\x06losses\x18\x07 \x03(\x0b\x32\x0e.wavetune.Loss"o\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x63lient\x18\x04 \x01(\r\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0b\n\x03\x63ut\x18\x07 \x01(\r"2\n\x06Layout\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x17\n\x0flabel_positions\x18\x02 \x03(\r"%\n\x04Part\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x01(\x0c"5\n\x04Loss\x12\x0b\n\x03nll\x18\x01 \x01(\x01\x12\x10\n\x08labelled\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r"\\\n\x05Order\x12%\n\x05round\x18\x01 \x01(\x0b\x32\x14.wavetune.RoundOrderH\x00\x12$\n\x07goodbye\x18\x02 \x01(\x0b\x32\x11.wavetune.GoodbyeH\x00\x42\x06\n\x04what"\xf9\x01\n\nRoundOrder\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x13\n\x0blocal_steps\x18\x04 \x01(\r\x12\x0c\n\x04\x63uts\x18\x05 \x03(\r\x12\r\n\x05ranks\x18\x06 \x03(\r\x12\x0c\n\x04\x62\x66\x31\x36\x18\x07 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\r\n\x05token\x18\t \x01(\x0c\x12\x10\n\x08\x61\x64\x61pters\x18\n \x01(\x0c\x12\x16\n\x0emain_bit_per_s\x18\x0b \x01(\x01\x12\x15\n\rfed_bit_per_s\x18\x0c \x01(\x01\x12\x0e\n\x06outage\x18\r \x01(\x08\x12\x0e\n\x06listen\x18\x0e \x01(\x08"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t"\\\n\x06Report\x12"\n\x06\x61ttend\x18\x01 \x01(\x0b\x32\x10.wavetune.AttendH\x00\x12&\n\x05round\x18\x02 \x01(\x0b\x32\x15.wavetune.RoundReportH\x00\x42\x06\n\x04what"F\n\x06\x41ttend\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06states\x18\x04 \x03(\r"\xb6\x03\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\x12\x33\n\x07seconds\x18\x03 \x03(\x0b\x32".wavetune.RoundReport.SecondsEntry\x12>\n\rpayload_bytes\x18\x04 \x03(\x0b\x32\'.wavetune.RoundReport.PayloadBytesEntry\x12:\n\x0b\x66rame_bytes\x18\x05 \x03(\x0b\x32%.wavetune.RoundReport.FrameBytesEntry\x12\x1c\n\x03own\x18\x06 \x01(\x0b\x32\x0f.wavetune.Score\x12 \n\x07\x66oreign\x18\x07 \x01(\x0b\x32\x0f.wavetune.Score\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11PayloadBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x31\n\x0f\x46rameBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01"8\n\x05Score\x12\x0b\n\x03nll\x18\x01 \x01(\x01\x12\x11\n\tpositions\x18\x02 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x01\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x0emessages.proto\x12\x08wavetune\"\xcb\x01\n\x05\x46rame\x12\x10\n\x08sequence\x18\x01 \x01(\r\x12\x11\n\tsent_at_s\x18\x02 \x01(\x01\x12\x1e\n\x05hello\x18\x03 \x01(\x0b\x32\x0f.wavetune.Hello\x12 \n\x06layout\x18\x04 \x01(\x0b\x32\x10.wavetune.Layout\x12\x1d\n\x05parts\x18\x05 \x03(\x0b\x32\x0e.wavetune.Part\x12\x1c\n\x04loss\x18\x06 \x01(\x0b\x32\x0e.wavetune.Loss\x12\x1e\n\x06losses\x18\x07 \x03(\x0b\x32\x0e.wavetune.Loss\"o\n\x05Hello\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0b\n\x03run\x18\x02 \x01(\t\x12\r\n\x05round\x18\x03 \x01(\r\x12\x0e\n\x06\x63lient\x18\x04 \x01(\r\x12\r\n\x05token\x18\x05 \x01(\x0c\x12\r\n\x05width\x18\x06 \x01(\r\x12\x0b\n\x03\x63ut\x18\x07 \x01(\r\"2\n\x06Layout\x12\x0f\n\x07lengths\x18\x01 \x03(\r\x12\x17\n\x0flabel_positions\x18\x02 \x03(\r\"%\n\x04Part\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x0f\n\x07tensors\x18\x02 \x01(\x0c\"5\n\x04Loss\x12\x0b\n\x03nll\x18\x01 \x01(\x01\x12\x10\n\x08labelled\x18\x02 \x01(\r\x12\x0e\n\x06tokens\x18\x03 \x01(\r\"\\\n\x05Order\x12%\n\x05round\x18\x01 \x01(\x0b\x32\x14.wavetune.RoundOrderH\x00\x12$\n\x07goodbye\x18\x02 \x01(\x0b\x32\x11.wavetune.GoodbyeH\x00\x42\x06\n\x04what\"\x99\x02\n\nRoundOrder\x12\x0b\n\x03run\x18\x01 \x01(\t\x12\r\n\x05round\x18\x02 \x01(\r\x12\x0e\n\x06recipe\x18\x03 \x01(\t\x12\x13\n\x0blocal_steps\x18\x04 \x01(\r\x12\x0c\n\x04\x63uts\x18\x05 \x03(\r\x12\r\n\x05ranks\x18\x06 \x03(\r\x12\x0c\n\x04\x62\x66\x31\x36\x18\x07 \x01(\x08\x12\x0f\n\x07\x61\x64\x64ress\x18\x08 \x01(\t\x12\r\n\x05token\x18\t \x01(\x0c\x12\x10\n\x08\x61\x64\x61pters\x18\n \x01(\x0c\x12\x16\n\x0emain_bit_per_s\x18\x0b \x01(\x01\x12\x15\n\rfed_bit_per_s\x18\x0c \x01(\x01\x12\x0e\n\x06outage\x18\r \x01(\x08\x12\x0e\n\x06listen\x18\x0e \x01(\x08\x12\x1e\n\x05\x61lign\x18\x0f \x01(\x0b\x32\x0f.wavetune.Align\"P\n\x05\x41lign\x12\r\n\x05steps\x18\x01 \x01(\r\x12\x10\n\x08\x65valuate\x18\x02 \x01(\x08\x12&\n\x07rewards\x18\x03 \x03(\x0b\x32\x15.wavetune.RewardModel\"z\n\x0bRewardModel\x12\x0c\n\x04name\x18\x01 \x01(\t\x12/\n\x05\x66iles\x18\x02 \x03(\x0b\x32 .wavetune.RewardModel.FilesEntry\x1a,\n\nFilesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x19\n\x07Goodbye\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\\\n\x06Report\x12\"\n\x06\x61ttend\x18\x01 \x01(\x0b\x32\x10.wavetune.AttendH\x00\x12&\n\x05round\x18\x02 \x01(\x0b\x32\x15.wavetune.RoundReportH\x00\x42\x06\n\x04what\"F\n\x06\x41ttend\x12\x0f\n\x07version\x18\x01 \x01(\r\x12\x0e\n\x06\x63lient\x18\x02 \x01(\r\x12\x0b\n\x03run\x18\x03 \x01(\t\x12\x0e\n\x06states\x18\x04 \x03(\r\"\xda\x03\n\x0bRoundReport\x12\r\n\x05round\x18\x01 \x01(\r\x12\x0f\n\x07\x66\x61ilure\x18\x02 \x01(\t\x12\x33\n\x07seconds\x18\x03 \x03(\x0b\x32\".wavetune.RoundReport.SecondsEntry\x12>\n\rpayload_bytes\x18\x04 \x03(\x0b\x32\'.wavetune.RoundReport.PayloadBytesEntry\x12:\n\x0b\x66rame_bytes\x18\x05 \x03(\x0b\x32%.wavetune.RoundReport.FrameBytesEntry\x12\x1c\n\x03own\x18\x06 \x01(\x0b\x32\x0f.wavetune.Score\x12 \n\x07\x66oreign\x18\x07 \x01(\x0b\x32\x0f.wavetune.Score\x12\"\n\x07\x61ligned\x18\x08 \x01(\x0b\x32\x11.wavetune.Aligned\x1a.\n\x0cSecondsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a\x33\n\x11PayloadBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x1a\x31\n\x0f\x46rameBytesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"\xd3\x02\n\x07\x41ligned\x12\r\n\x05steps\x18\x01 \x01(\r\x12/\n\x07metrics\x18\x02 \x03(\x0b\x32\x1e.wavetune.Aligned.MetricsEntry\x12\'\n\x03own\x18\x03 \x03(\x0b\x32\x1a.wavetune.Aligned.OwnEntry\x12/\n\x07\x66oreign\x18\x04 \x03(\x0b\x32\x1e.wavetune.Aligned.ForeignEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1a<\n\x08OwnEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.wavetune.Scores:\x02\x38\x01\x1a@\n\x0c\x46oreignEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x1f\n\x05value\x18\x02 \x01(\x0b\x32\x10.wavetune.Scores:\x02\x38\x01\"\x18\n\x06Scores\x12\x0e\n\x06values\x18\x01 \x03(\x01\"8\n\x05Score\x12\x0b\n\x03nll\x18\x01 \x01(\x01\x12\x11\n\tpositions\x18\x02 \x01(\x01\x12\x0f\n\x07\x63orrect\x18\x03 \x01(\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "messages_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'messages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_ROUNDREPORT_SECONDSENTRY"]._loaded_options = None
-    _globals["_ROUNDREPORT_SECONDSENTRY"]._serialized_options = b"8\001"
-    _globals["_ROUNDREPORT_PAYLOADBYTESENTRY"]._loaded_options = None
-    _globals["_ROUNDREPORT_PAYLOADBYTESENTRY"]._serialized_options = b"8\001"
-    _globals["_ROUNDREPORT_FRAMEBYTESENTRY"]._loaded_options = None
-    _globals["_ROUNDREPORT_FRAMEBYTESENTRY"]._serialized_options = b"8\001"
-    _globals["_FRAME"]._serialized_start = 29
-    _globals["_FRAME"]._serialized_end = 232
-    _globals["_HELLO"]._serialized_start = 234
-    _globals["_HELLO"]._serialized_end = 345
-    _globals["_LAYOUT"]._serialized_start = 347
-    _globals["_LAYOUT"]._serialized_end = 397
-    _globals["_PART"]._serialized_start = 399
-    _globals["_PART"]._serialized_end = 436
-    _globals["_LOSS"]._serialized_start = 438
-    _globals["_LOSS"]._serialized_end = 491
-    _globals["_ORDER"]._serialized_start = 493
-    _globals["_ORDER"]._serialized_end = 585
-    _globals["_ROUNDORDER"]._serialized_start = 588
-    _globals["_ROUNDORDER"]._serialized_end = 837
-    _globals["_GOODBYE"]._serialized_start = 839
-    _globals["_GOODBYE"]._serialized_end = 864
-    _globals["_REPORT"]._serialized_start = 866
-    _globals["_REPORT"]._serialized_end = 958
-    _globals["_ATTEND"]._serialized_start = 960
-    _globals["_ATTEND"]._serialized_end = 1030
-    _globals["_ROUNDREPORT"]._serialized_start = 1033
-    _globals["_ROUNDREPORT"]._serialized_end = 1471
-    _globals["_ROUNDREPORT_SECONDSENTRY"]._serialized_start = 1321
-    _globals["_ROUNDREPORT_SECONDSENTRY"]._serialized_end = 1367
-    _globals["_ROUNDREPORT_PAYLOADBYTESENTRY"]._serialized_start = 1369
-    _globals["_ROUNDREPORT_PAYLOADBYTESENTRY"]._serialized_end = 1420
-    _globals["_ROUNDREPORT_FRAMEBYTESENTRY"]._serialized_start = 1422
-    _globals["_ROUNDREPORT_FRAMEBYTESENTRY"]._serialized_end = 1471
-    _globals["_SCORE"]._serialized_start = 1473
-    _globals["_SCORE"]._serialized_end = 1529
+  DESCRIPTOR._loaded_options = None
+  _globals['_REWARDMODEL_FILESENTRY']._loaded_options = None
+  _globals['_REWARDMODEL_FILESENTRY']._serialized_options = b'8\001'
+  _globals['_ROUNDREPORT_SECONDSENTRY']._loaded_options = None
+  _globals['_ROUNDREPORT_SECONDSENTRY']._serialized_options = b'8\001'
+  _globals['_ROUNDREPORT_PAYLOADBYTESENTRY']._loaded_options = None
+  _globals['_ROUNDREPORT_PAYLOADBYTESENTRY']._serialized_options = b'8\001'
+  _globals['_ROUNDREPORT_FRAMEBYTESENTRY']._loaded_options = None
+  _globals['_ROUNDREPORT_FRAMEBYTESENTRY']._serialized_options = b'8\001'
+  _globals['_ALIGNED_METRICSENTRY']._loaded_options = None
+  _globals['_ALIGNED_METRICSENTRY']._serialized_options = b'8\001'
+  _globals['_ALIGNED_OWNENTRY']._loaded_options = None
+  _globals['_ALIGNED_OWNENTRY']._serialized_options = b'8\001'
+  _globals['_ALIGNED_FOREIGNENTRY']._loaded_options = None
+  _globals['_ALIGNED_FOREIGNENTRY']._serialized_options = b'8\001'
+  _globals['_FRAME']._serialized_start=29
+  _globals['_FRAME']._serialized_end=232
+  _globals['_HELLO']._serialized_start=234
+  _globals['_HELLO']._serialized_end=345
+  _globals['_LAYOUT']._serialized_start=347
+  _globals['_LAYOUT']._serialized_end=397
+  _globals['_PART']._serialized_start=399
+  _globals['_PART']._serialized_end=436
+  _globals['_LOSS']._serialized_start=438
+  _globals['_LOSS']._serialized_end=491
+  _globals['_ORDER']._serialized_start=493
+  _globals['_ORDER']._serialized_end=585
+  _globals['_ROUNDORDER']._serialized_start=588
+  _globals['_ROUNDORDER']._serialized_end=869
+  _globals['_ALIGN']._serialized_start=871
+  _globals['_ALIGN']._serialized_end=951
+  _globals['_REWARDMODEL']._serialized_start=953
+  _globals['_REWARDMODEL']._serialized_end=1075
+  _globals['_REWARDMODEL_FILESENTRY']._serialized_start=1031
+  _globals['_REWARDMODEL_FILESENTRY']._serialized_end=1075
+  _globals['_GOODBYE']._serialized_start=1077
+  _globals['_GOODBYE']._serialized_end=1102
+  _globals['_REPORT']._serialized_start=1104
+  _globals['_REPORT']._serialized_end=1196
+  _globals['_ATTEND']._serialized_start=1198
+  _globals['_ATTEND']._serialized_end=1268
+  _globals['_ROUNDREPORT']._serialized_start=1271
+  _globals['_ROUNDREPORT']._serialized_end=1745
+  _globals['_ROUNDREPORT_SECONDSENTRY']._serialized_start=1595
+  _globals['_ROUNDREPORT_SECONDSENTRY']._serialized_end=1641
+  _globals['_ROUNDREPORT_PAYLOADBYTESENTRY']._serialized_start=1643
+  _globals['_ROUNDREPORT_PAYLOADBYTESENTRY']._serialized_end=1694
+  _globals['_ROUNDREPORT_FRAMEBYTESENTRY']._serialized_start=1696
+  _globals['_ROUNDREPORT_FRAMEBYTESENTRY']._serialized_end=1745
+  _globals['_ALIGNED']._serialized_start=1748
+  _globals['_ALIGNED']._serialized_end=2087
+  _globals['_ALIGNED_METRICSENTRY']._serialized_start=1913
+  _globals['_ALIGNED_METRICSENTRY']._serialized_end=1959
+  _globals['_ALIGNED_OWNENTRY']._serialized_start=1961
+  _globals['_ALIGNED_OWNENTRY']._serialized_end=2021
+  _globals['_ALIGNED_FOREIGNENTRY']._serialized_start=2023
+  _globals['_ALIGNED_FOREIGNENTRY']._serialized_end=2087
+  _globals['_SCORES']._serialized_start=2089
+  _globals['_SCORES']._serialized_end=2113
+  _globals['_SCORE']._serialized_start=2115
+  _globals['_SCORE']._serialized_end=2171
 # @@protoc_insertion_point(module_scope)

@@ -77,7 +77,7 @@ class Order(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class RoundOrder(_message.Message):
-    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen")
+    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen", "align")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
@@ -92,6 +92,7 @@ class RoundOrder(_message.Message):
     FED_BIT_PER_S_FIELD_NUMBER: _ClassVar[int]
     OUTAGE_FIELD_NUMBER: _ClassVar[int]
     LISTEN_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     recipe: str
@@ -106,7 +107,33 @@ class RoundOrder(_message.Message):
     fed_bit_per_s: float
     outage: bool
     listen: bool
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ...) -> None: ...
+    align: Align
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ..., align: _Optional[_Union[Align, _Mapping]] = ...) -> None: ...
+
+class Align(_message.Message):
+    __slots__ = ("steps", "evaluate", "rewards")
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    EVALUATE_FIELD_NUMBER: _ClassVar[int]
+    REWARDS_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    evaluate: bool
+    rewards: _containers.RepeatedCompositeFieldContainer[RewardModel]
+    def __init__(self, steps: _Optional[int] = ..., evaluate: _Optional[bool] = ..., rewards: _Optional[_Iterable[_Union[RewardModel, _Mapping]]] = ...) -> None: ...
+
+class RewardModel(_message.Message):
+    __slots__ = ("name", "files")
+    class FilesEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: bytes
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[bytes] = ...) -> None: ...
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    files: _containers.ScalarMap[str, bytes]
+    def __init__(self, name: _Optional[str] = ..., files: _Optional[_Mapping[str, bytes]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)
@@ -135,7 +162,7 @@ class Attend(_message.Message):
     def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ..., run: _Optional[str] = ..., states: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes", "own", "foreign")
+    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes", "own", "foreign", "aligned")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -164,6 +191,7 @@ class RoundReport(_message.Message):
     FRAME_BYTES_FIELD_NUMBER: _ClassVar[int]
     OWN_FIELD_NUMBER: _ClassVar[int]
     FOREIGN_FIELD_NUMBER: _ClassVar[int]
+    ALIGNED_FIELD_NUMBER: _ClassVar[int]
     round: int
     failure: str
     seconds: _containers.ScalarMap[str, float]
@@ -171,7 +199,47 @@ class RoundReport(_message.Message):
     frame_bytes: _containers.ScalarMap[str, int]
     own: Score
     foreign: Score
-    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ..., own: _Optional[_Union[Score, _Mapping]] = ..., foreign: _Optional[_Union[Score, _Mapping]] = ...) -> None: ...
+    aligned: Aligned
+    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ..., own: _Optional[_Union[Score, _Mapping]] = ..., foreign: _Optional[_Union[Score, _Mapping]] = ..., aligned: _Optional[_Union[Aligned, _Mapping]] = ...) -> None: ...
+
+class Aligned(_message.Message):
+    __slots__ = ("steps", "metrics", "own", "foreign")
+    class MetricsEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    class OwnEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Scores
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Scores, _Mapping]] = ...) -> None: ...
+    class ForeignEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: Scores
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[_Union[Scores, _Mapping]] = ...) -> None: ...
+    STEPS_FIELD_NUMBER: _ClassVar[int]
+    METRICS_FIELD_NUMBER: _ClassVar[int]
+    OWN_FIELD_NUMBER: _ClassVar[int]
+    FOREIGN_FIELD_NUMBER: _ClassVar[int]
+    steps: int
+    metrics: _containers.ScalarMap[str, float]
+    own: _containers.MessageMap[str, Scores]
+    foreign: _containers.MessageMap[str, Scores]
+    def __init__(self, steps: _Optional[int] = ..., metrics: _Optional[_Mapping[str, float]] = ..., own: _Optional[_Mapping[str, Scores]] = ..., foreign: _Optional[_Mapping[str, Scores]] = ...) -> None: ...
+
+class Scores(_message.Message):
+    __slots__ = ("values",)
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    values: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, values: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class Score(_message.Message):
     __slots__ = ("nll", "positions", "correct")

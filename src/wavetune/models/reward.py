@@ -27,6 +27,8 @@ from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.ragged import ragged_layout
 
 ABOUT, HEAD_FILE, ADAPTER = "reward.json", "head.safetensors", "adapter"
+LOADED = (f"{ADAPTER}/adapter_model.safetensors", HEAD_FILE, ABOUT)
+"""The files that a saved reward model is loaded from; it is there once the last one is."""
 
 
 def reward_bank(backbone: Backbone, rank: int, alpha: float, seed: int) -> AdapterBank:

@@ -1,4 +1,4 @@
-"""The second stage of a run: local alignment of every client, evaluated on held-out prompts, saved like the rounds.
+"""The second stage of a run: local alignment of every client, judged on held-out prompts, saved like the rounds.
 
 Legend: K clients.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -18,11 +18,16 @@ from wavetune.costs.workload import split_work
 from wavetune.data.concierge_truth import helpful, safe
 from wavetune.data.examples import Example
 from wavetune.data.preferences import load_preferences
+from wavetune.data.settings import PreparedData
+from wavetune.data.templates import prompt_ids
 from wavetune.errors import DataError
 from wavetune.federation.alignment import Alignment, ClientPairs, Evaluation, Rewards
 from wavetune.federation.alignment.evaluation import Scores, foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.objectives import Dpo
+from wavetune.models.backbone import Backbone
+from wavetune.models.lora import AdapterBank
+from wavetune.recipe import Recipe
 from wavetune.runtimes.rewards import CONCIERGE, check_rewards, open_rewards
 from wavetune.runtimes.session import Session
 from wavetune.seeds import stream
@@ -30,26 +35,66 @@ from wavetune.seeds import stream
 Prompts = tuple[tuple[Example, ...], ...]
 
 
-@dataclass
-class Stage:
-    """Alignment of a session's clients and the held-out prompts that they are judged on."""
+@dataclass(frozen=True)
+class Task:
+    """What all clients of a run learn from and are judged on, a tuple's entry for each."""
 
     settings: LocalAlignment
-    alignment: Alignment
     lambdas: tuple[float, ...]
-    own: Prompts
-    foreign: Prompts
+    prompts: Prompts
+    own: Prompts  # held out
+    foreign: Prompts  # held out, of domains that the client has none of; may be empty
     prompt_tokens_K: tuple[float, ...]  # mean length of the training prompts
 
-    def evaluate(self) -> Evaluation:
-        """Answers of all clients to their held-out prompts, scored."""
-        return self.alignment.evaluate(self.own, self.foreign if all(self.foreign) else None)
+
+class Stage(Protocol):
+    """Alignment of a run's clients, wherever it happens."""
+
+    def advance(self, steps: int, evaluate: bool) -> tuple[dict[str, Any], Evaluation | None]:
+        """Have so many steps done; the last one's record and, if asked for, scores of held-out prompts."""
+        ...
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of it beside the adapters."""
+        ...
 
 
-class _Watcher:
+@dataclass
+class StageHere:
+    """Alignment of some of a run's clients in this process."""
+
+    task: Task
+    clients: Sequence[int]
+    alignment: Alignment
+    record: dict[str, Any]
+
+    def advance(self, steps: int, evaluate: bool) -> tuple[dict[str, Any], Evaluation | None]:
+        """Take the steps that are missing; the last one's record, and if asked for the scores of held-out prompts."""
+        while self.alignment.steps_done < steps:
+            self.record = self.alignment.step().as_json()
+        if not evaluate:
+            return self.record, None
+        own, foreign = ([part[k] for k in self.clients] for part in (self.task.own, self.task.foreign))
+        return self.record, self.alignment.evaluate(own, foreign if all(self.task.foreign) else None)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the stage beside the adapters."""
+        return {f"alignment.{name}": tensor for name, tensor in self.alignment.state().items()}
+
+    def load_state(self, saved: Mapping[str, torch.Tensor]) -> None:
+        """Continue from a checkpoint of the stage; from its start if there is none."""
+        own = {n.removeprefix("alignment."): t for n, t in saved.items() if n.startswith("alignment.")}
+        if own:
+            self.alignment.load_state(own)
+
+
+Say = Callable[[str], None]
+
+
+class Watcher:
     """A reward model's training, told as messages."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
+    def __init__(self, say: Say) -> None:
         self.say = say
 
     def message(self, text: str) -> None:
@@ -64,52 +109,89 @@ class _Watcher:
 
 def check(session: Session, settings: LocalAlignment) -> None:
     """Raise before anything is trained what `begin` would raise after the federated rounds."""
-    source, seed = session.recipe.world.data.source, session.recipe.run.seed
-    check_rewards((settings.helpful, settings.safe), source, seed)
-    _held_out(session, settings.held_out_prompts)
+    recipe = session.recipe
+    check_rewards((settings.helpful, settings.safe), recipe.world.data.source, recipe.run.seed)
+    task_of(recipe, session.data, session.tokenizer)
 
 
-def begin(session: Session, settings: LocalAlignment, folder: Path, say: Callable[[str], None]) -> Stage:
-    """Open or train the rewards and set the stage up. Raises as the parts do."""
-    recipe, data, cohort = session.recipe, session.data, session.cohort
-    source, seed, learning = recipe.world.data.source, recipe.run.seed, settings.learning
-    clients = range(cohort.placement.num_clients)
-    scores = open_rewards(
-        (settings.helpful, settings.safe), source, folder, _Watcher(say), seed, cohort.backbone.device
-    )
-    known = {"helpful": helpful, "safe": safe} if source == CONCIERGE else {}
-    rewards = Rewards(scores[0].score, scores[1].score, known)
+def task_of(recipe: Recipe, data: PreparedData, tokenizer: Any) -> Task:
+    """The task of every client. Raises DataError if there is nothing to judge them on."""
+    settings, template = recipe.method.alignment, recipe.world.data.template
+    assert settings is not None
     examples = [data.corpus.train[i] for i in data.train.example_index]
-    lambdas = tuple(settings.lambda_of(client) for client in clients)
+    prompts = tuple(_distinct(examples[row] for row in rows) for rows in data.rows_by_client)
+    own = _held_out(data, settings.held_out_prompts, recipe.run.seed)
+    room = settings.learning.max_prompt_tokens
+    lengths = ([min(len(ids), room) for ids in prompt_ids(part, tokenizer, template)] for part in prompts)
+    return Task(
+        settings,
+        tuple(settings.lambda_of(client) for client in range(len(data.rows_by_client))),
+        prompts,
+        own,
+        foreign_prompts(own, -(-settings.held_out_prompts // 3), recipe.run.seed),
+        tuple(float(np.mean(own_lengths)) for own_lengths in lengths),
+    )
+
+
+def begin(session: Session, task: Task, folder: Path, saved: Mapping[str, torch.Tensor], say: Say) -> StageHere:
+    """Set the stage up for all clients, from where a checkpoint left it; rewards are in the folder or trained into it.
+
+    Raises as the parts do.
+    """
+    cohort = session.cohort
+    rewards = rewards_of(session.recipe, task, folder, cohort.backbone, say)
+    clients = range(cohort.placement.num_clients)
+    parts = session.recipe, session.data, task, clients, cohort.backbone, cohort.bank, session.tokenizer, rewards
+    return stage_of(*parts, cohort.tokens_per_pass, saved)
+
+
+def rewards_of(recipe: Recipe, task: Task, folder: Path, backbone: Backbone, say: Say) -> Rewards:
+    """Both rewards, and the true scores where they are known. Raises as the parts do."""
+    source, parts = recipe.world.data.source, (task.settings.helpful, task.settings.safe)
+    scores = open_rewards(parts, source, folder, Watcher(say), recipe.run.seed, backbone.device)
+    known = {"helpful": helpful, "safe": safe} if source == CONCIERGE else {}
+    return Rewards(scores[0].score, scores[1].score, known)
+
+
+def stage_of(
+    recipe: Recipe,
+    data: PreparedData,
+    task: Task,
+    clients: Sequence[int],
+    backbone: Backbone,
+    bank: AdapterBank,
+    tokenizer: Any,
+    rewards: Rewards,
+    tokens_per_pass: int,
+    saved: Mapping[str, torch.Tensor],
+) -> StageHere:
+    """Alignment of some clients, whose adapters the bank holds; their positions in it are those in `clients`."""
+    source, seed, learning = recipe.world.data.source, recipe.run.seed, task.settings.learning
     alignment = Alignment(
-        cohort.backbone,
-        cohort.bank,
-        session.tokenizer,
-        [_distinct(examples[row] for row in data.rows_by_client[client]) for client in clients],
-        lambdas,
+        backbone,
+        bank,
+        tokenizer,
+        [task.prompts[k] for k in clients],
+        [task.lambdas[k] for k in clients],
         rewards,
         learning,
         seed,
+        client_ids=clients,
         template=recipe.world.data.template,
-        pairs_by_client=_pairs(session, source, seed) if isinstance(learning.objective, Dpo) else (),
-        tokens_per_pass=cohort.tokens_per_pass,
+        pairs_by_client=_pairs(data, clients, source, seed) if isinstance(learning.objective, Dpo) else (),
+        tokens_per_pass=tokens_per_pass,
     )
-    own = _held_out(session, settings.held_out_prompts)
-    foreign = foreign_prompts(own, -(-settings.held_out_prompts // 3), seed)
-    lengths = (
-        float(np.mean([len(ids) for ids in alignment.learner.prompt_ids(prompts)]))
-        for prompts in alignment.prompts_by_client
-    )
-    return Stage(settings, alignment, lambdas, own, foreign, tuple(lengths))
+    stage = StageHere(task, clients, alignment, {})
+    stage.load_state(saved)
+    return stage
 
 
 def _distinct(examples: Any) -> tuple[Example, ...]:
     return tuple({example.prompt: example for example in examples}.values())
 
 
-def _held_out(session: Session, count: int) -> Prompts:
+def _held_out(data: PreparedData, count: int, seed: int) -> Prompts:
     """Validation prompts of each client's own domains, in the shares in which it holds them."""
-    data, seed = session.data, session.recipe.run.seed
     trained = {example.prompt for example in data.corpus.train}
     pool = _distinct(e for e in data.corpus.validation if e.prompt not in trained)
     if not pool:
@@ -127,12 +209,12 @@ def _held_out(session: Session, count: int) -> Prompts:
     return tuple(chosen)
 
 
-def _pairs(session: Session, source: str, seed: int) -> tuple[ClientPairs, ...]:
-    """Every client's preference pairs of both kinds: those of its domains, all where it has none of its own."""
+def _pairs(data: PreparedData, clients: Sequence[int], source: str, seed: int) -> tuple[ClientPairs, ...]:
+    """Clients' preference pairs of both kinds: those of their domains, all where one has none of its own."""
     kinds = [load_preferences(source, kind, seed).train for kind in ("helpful", "harmless")]
     found: list[ClientPairs] = []
-    for client in range(len(session.data.rows_by_client)):
-        domains = session.data.domains_of(client)
+    for client in clients:
+        domains = data.domains_of(client)
         own = (tuple(p for p in pairs if p.domain in domains) or pairs for pairs in kinds)
         found.append(ClientPairs(*own))
     return tuple(found)
@@ -165,16 +247,16 @@ def from_json(values: Mapping[str, Any]) -> Evaluation:
     return Evaluation(**parts)
 
 
-def charge(session: Session, stage: Stage, record: Mapping[str, Any]) -> dict[str, float]:
+def charge(session: Session, task: Task, record: Mapping[str, Any]) -> dict[str, float]:
     """Seconds and joules of a step: the slowest client's and all clients' computing. Nothing is sent.
 
     Counted are the policy's passes: answering, measuring with and without LoRA, and every epoch's forward and backward
     pass; the answers to a prompt share its tokens. Scoring by the reward models is not. DPO's answers are counted at
     their longest.
     """
-    learning, planner = stage.settings.learning, session.planner
+    learning, planner = task.settings.learning, session.planner
     epochs = 1 if isinstance(learning.objective, Dpo) else learning.objective.epochs
-    prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(stage.prompt_tokens_K)
+    prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(task.prompt_tokens_K)
     answer_K = np.array(record.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
     work = split_work(
         planner.table,
@@ -191,42 +273,37 @@ def charge(session: Session, stage: Stage, record: Mapping[str, Any]) -> dict[st
     flop_K = (3 + epochs) * work.client_forward_flop_K + epochs * work.client_backward_flop_K
     speed_K = np.array([device.flop_per_s for device in planner.devices])
     price_K = np.array([device.energy_j_per_flop for device in planner.devices])
+    flop_K[np.isnan(answer_K)] = 0.0
     return {"delay_s": float(np.max(flop_K / speed_K)), "energy_j": float(flop_K @ price_K)}
 
 
-def summary(stage: Stage, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def summary(task: Task, before: Evaluation, after: Evaluation) -> dict[str, Any]:
     """What the stage came to, for a run's summary: scores before and after, and each client's gain in its own mixture.
 
     A gain is in standard deviations of all answers before, so that both rewards count alike.
     """
-    gains = after.mixed_gain(before, stage.lambdas)
+    gains = after.mixed_gain(before, task.lambdas)
     return {
-        "lambdas": list(stage.lambdas),
-        "objective": stage.settings.learning.objective.kind,
-        "steps": stage.settings.learning.steps,
-        "before": by_name(before, stage.lambdas),
-        "after": by_name(after, stage.lambdas),
-        "mixed_gain_K": [{"mean": mean, "half_width_95": half if half == half else None} for mean, half in gains],
+        "lambdas": list(task.lambdas),
+        "objective": task.settings.learning.objective.kind,
+        "steps": task.settings.learning.steps,
+        "before": by_name(before, task.lambdas),
+        "after": by_name(after, task.lambdas),
+        "mixed_gain_K": [{"mean": known(mean), "half_width_95": known(half)} for mean, half in gains],
     }
 
 
-def by_name(evaluation: Evaluation, lambdas: Sequence[float]) -> dict[str, list[float]]:
+def by_name(evaluation: Evaluation, lambdas: Sequence[float]) -> dict[str, list[float | None]]:
     """Means of every score of each client's answers to own prompts, and of its mixture, in the scores' own units."""
-    found = {f"{name}_K": [s.mean(name)[0] for s in evaluation.own] for name in evaluation.own[0].by_name}
+    names = sorted({name for scores in evaluation.own for name in scores.by_name})
+    found = {f"{name}_K": np.array([scores.mean(name)[0] for scores in evaluation.own]) for name in names}
+    lambda_K = np.array(lambdas)
     for name, prefix in (("mixed_reward_K", ""), ("true_mixed_K", "true_")):
         if f"{prefix}helpful_K" in found:
-            pairs = zip(lambdas, found[f"{prefix}helpful_K"], found[f"{prefix}safe_K"], strict=True)
-            found[name] = [weight * first + (1 - weight) * second for weight, first, second in pairs]
-    return found
+            found[name] = lambda_K * found[f"{prefix}helpful_K"] + (1 - lambda_K) * found[f"{prefix}safe_K"]
+    return {name: [known(value) for value in values_K.tolist()] for name, values_K in found.items()}
 
 
-def state_of(alignment: Alignment) -> dict[str, torch.Tensor]:
-    """What a checkpoint holds of the stage beside the adapters."""
-    return {f"alignment.{name}": tensor for name, tensor in alignment.state().items()}
-
-
-def restore(alignment: Alignment, saved: Mapping[str, torch.Tensor]) -> None:
-    """Continue from a checkpoint of the stage; from its start if there is none."""
-    own = {n.removeprefix("alignment."): t for n, t in saved.items() if n.startswith("alignment.")}
-    if own:
-        alignment.load_state(own)
+def known(value: float) -> float | None:
+    """A number, or None where there is none."""
+    return None if np.isnan(value) else value

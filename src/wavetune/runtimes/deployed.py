@@ -17,6 +17,7 @@ from typing import Any
 
 import grpc
 from safetensors.torch import save
+from torch import Tensor
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
@@ -34,10 +35,13 @@ from wavetune.federation.method import Split
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
 from wavetune.recipe import Recipe, to_dict
+from wavetune.runtimes import served_alignment
+from wavetune.runtimes.aligning import Task
 from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.evaluation import Score
-from wavetune.runtimes.inprocess import Engine, TrainRound
+from wavetune.runtimes.inprocess import Engine, Trainer
 from wavetune.runtimes.round import RoundOutcome, StepDone, prepare, train_round
+from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
 
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
@@ -113,6 +117,12 @@ class Servers:
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
         return replace(outcome, scores=scores)
 
+    def begin_alignment(
+        self, session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor], say: Callable[[str], None]
+    ) -> ServedStage:
+        """The second stage, which every device does on its own."""
+        return served_alignment.begin(self, session, task, folder, saved, say)
+
     @property
     def _cut(self) -> bool:
         return self.session.cohort.placement.split
@@ -179,10 +189,10 @@ class Servers:
         contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
-        order = self._common(index)
+        order = self.common_order(index)
         for client in sorted(present):
             known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
-            order.token, order.adapters = tokens[client], b"" if known else self._adapters_of(client)
+            order.token, order.adapters = tokens[client], b"" if known else self.adapters_of(client)
             order.main_bit_per_s = _pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0
             order.fed_bit_per_s = _pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0
             order.outage = not ready.sent_K[client]
@@ -196,15 +206,15 @@ class Servers:
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round have what came of it; returns who answers."""
-        order = self._common(index)
+        order = self.common_order(index)
         order.listen = True
         for client in sorted(absent):
-            order.adapters = self._adapters_of(client)
+            order.adapters = self.adapters_of(client)
             self.coordinator.order(client, _copy(order))
         reports = {k: self.coordinator.report(k, index, self.deployment.deadline_s) for k in sorted(absent)}
         return {k: report for k, report in reports.items() if report is not None and not report.failure}
 
-    def _common(self, index: int) -> RoundOrder:
+    def common_order(self, index: int) -> RoundOrder:
         """What is the same in all orders of a round."""
         session = self.session
         return RoundOrder(
@@ -218,7 +228,7 @@ class Servers:
             address=self.deployment.public_address or "",
         )
 
-    def _adapters_of(self, client: int) -> bytes:
+    def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast."""
         return save(adapter_tensors(self.session.cohort.bank, client, self._adapters.current))
 
@@ -319,11 +329,11 @@ def engine(
     """What trains a run's rounds on devices. Where given, the port is written to a file once devices can come."""
 
     @contextmanager
-    def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
+    def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
         with opened(session, deployment, _run_of(out), say, control) as servers:
             if port_file is not None:
                 write_whole(port_file, servers.address.rpartition(":")[2])
-            yield servers.train_round
+            yield Trainer(servers.train_round, servers.begin_alignment)
 
     return opened_in
 
@@ -355,11 +365,6 @@ def check_deployable(session: Session) -> None:
         raise ConfigError(
             "with personal adapters in front of a cut and the servers' blocks behind it nobody has a whole model to "
             "evaluate; set method.topology.kind=federated or share all adapters, or use `wavetune run`"
-        )
-    if method.alignment is not None:
-        raise ConfigError(
-            "method.alignment trains in one process for now; set method.alignment=null to deploy the rounds before it, "
-            "or use `wavetune run`"
         )
 
 

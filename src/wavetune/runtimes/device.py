@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
 from wavetune.data_plane.uncut import LocalCohort
 from wavetune.data_plane.wires import DeviceWire
-from wavetune.errors import RunFolderError, WavetuneError
+from wavetune.errors import ConfigError, RunFolderError, WavetuneError
 from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
@@ -41,6 +42,7 @@ from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes import local_round
+from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of
 from wavetune.runtimes.world import architecture_of
 
@@ -175,6 +177,7 @@ class Agent:
     say: Callable[[str], None] = lambda _text: None
     _device: Device | None = None
     _built: tuple[Any, ...] = ()
+    _alignment: OwnAlignment | None = None
     _run: str = ""
     _states: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
     _channels: dict[str, grpc.Channel] = field(default_factory=dict[str, grpc.Channel])
@@ -196,6 +199,8 @@ class Agent:
 
     def _round(self, order: RoundOrder) -> RoundReport:
         device = self._ready(order)
+        if order.HasField("align"):
+            return self._align(device, order)
         if order.listen:
             self._keep(order, device.state())
             return local_round.ended(device, order, self.folder)
@@ -221,15 +226,30 @@ class Agent:
         self.say(f"round {order.round + 1}: done")
         return report
 
+    def _align(self, device: Device, order: RoundOrder) -> RoundReport:
+        """Steps of the device's own alignment. Their states are numbered on from those of the rounds."""
+        started = time.perf_counter()
+        assert self.folder is not None
+        if self._alignment is None or self._alignment.device is not device:
+            self._alignment = OwnAlignment(device, self.folder, self.say)
+        aligned, state = self._alignment.go_on(order.align, self._states[max(self._states)])
+        self._keep(order, state)
+        if aligned.metrics:
+            self.say(f"step {aligned.steps} of alignment: done")
+        return RoundReport(round=order.round, aligned=aligned, seconds={"align_s": time.perf_counter() - started})
+
     def _ready(self, order: RoundOrder) -> Device:
         """The device as it is at the start of the order's round."""
         wanted = (order.run, order.recipe, tuple(order.cuts), tuple(order.ranks), order.bf16)
         if self._device is None or self._built != wanted:
             self._device, self._built = build_device(order, self.client, self.say), wanted
+            if self._device.recipe.method.alignment is not None and self.folder is None:
+                raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
             if self._run != order.run:
                 self._states, self._run = {}, order.run
             self._states.setdefault(0, self._device.state())
-        latest = order.round + order.listen  # whose report came too late is told the end of a round that it has done
+        # whose report came too late is asked for what it has done
+        latest = order.round + (order.listen or order.HasField("align"))
         self._states = {done: state for done, state in self._states.items() if done <= latest}
         self._device.load_state(self._states[max(self._states)])
         if order.adapters:

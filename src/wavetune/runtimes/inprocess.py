@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,6 +29,8 @@ from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.lora import AdapterSite, LoraPair
 from wavetune.recipe import Recipe, load, to_dict
+from wavetune.runtimes import aligning
+from wavetune.runtimes.aligning import Stage, Task
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
@@ -54,8 +56,19 @@ class Observer(Protocol):
 
 
 TrainRound = Callable[[Session, int, StepDone, Callable[[], None] | None], RoundOutcome]
-Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[TrainRound]]
-"""What trains the rounds of a session; it may exchange the session's parts for ones whose other half is elsewhere."""
+BeginAlignment = Callable[[Session, Task, Path, Mapping[str, torch.Tensor], Callable[[str], None]], Stage]
+
+
+@dataclass(frozen=True)
+class Trainer:
+    """What trains the rounds of a session and aligns its clients: this process, where nothing else is named."""
+
+    train_round: TrainRound
+    begin_alignment: BeginAlignment = aligning.begin
+
+
+Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[Trainer]]
+"""What gives a session its trainer; it may exchange the session's parts for ones whose other half is elsewhere."""
 
 
 def run(
@@ -71,60 +84,61 @@ def run(
     if isinstance(session, Infeasible):
         return session
     if recipe.method.alignment is not None:
-        from wavetune.runtimes import aligning
-
         aligning.check(session, recipe.method.alignment)
     if folder is None:
         folder = RunFolder.create(out)
         folder.write_json("recipe.json", to_dict(recipe))
     if planned is None:
         _write_world(folder, session)
-    with nullcontext(train_round) if engine is None else engine(session, observer.message) as train:
+    with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
         done, saved = _restore(folder, session)
         rounds_done = min(done, recipe.run.rounds)
         state = folder.read_json("state.json") or _before(folder, session, observer)
         observer.started(session, rounds_done, state["validation_loss"])
         for index in range(rounds_done, recipe.run.rounds):
-            _one_round(folder, session, index, observer, train)
-    if recipe.method.alignment is not None:
-        state = {**state, "alignment": _align(folder, session, done - rounds_done, saved, observer)}
+            _one_round(folder, session, index, observer, trainer.train_round)
+        if recipe.method.alignment is not None:
+            begin = trainer.begin_alignment
+            state = {**state, "alignment": _align(folder, session, done - rounds_done, saved, observer, begin)}
     return _finish(folder, session, state, observer)
 
 
 def _align(
-    folder: RunFolder, session: Session, steps_done: int, saved: Mapping[str, torch.Tensor], observer: Observer
+    folder: RunFolder,
+    session: Session,
+    steps_done: int,
+    saved: Mapping[str, torch.Tensor],
+    observer: Observer,
+    begin: BeginAlignment,
 ) -> dict[str, Any]:
     """The second stage; returns its summary."""
-    from wavetune.runtimes import aligning
-
-    settings, run_settings = session.recipe.method.alignment, session.recipe.run
-    assert settings is not None
+    recipe = session.recipe
     observer.message("aligning every client to its owner's wishes")
-    stage = aligning.begin(session, settings, folder.path / "rewards", observer.message)
-    aligning.restore(stage.alignment, saved)
+    task = aligning.task_of(recipe, session.data, session.tokenizer)
+    stage = begin(session, task, folder.path / "rewards", saved, observer.message)
     folder.keep_rounds(steps_done, ALIGNMENT)
+    steps, every = task.settings.learning.steps, task.settings.evaluate_every
     if folder.read_json("alignment_before.json") is None:
-        folder.write_json("alignment_before.json", aligning.to_json(stage.evaluate()))
+        _, found = stage.advance(steps_done, evaluate=True)
+        assert found is not None
+        folder.write_json("alignment_before.json", aligning.to_json(found))
     before = aligning.from_json(folder.read_json("alignment_before.json"))
-    steps = settings.learning.steps
     for step in range(steps_done, steps):
         started, last = time.perf_counter(), step + 1 == steps
-        record = stage.alignment.step().as_json()
-        record["charged"] = aligning.charge(session, stage, record)
+        record, found = stage.advance(step + 1, evaluate=last or (step + 1) % every == 0)
+        record["charged"] = aligning.charge(session, task, record)
         record["wall_s"] = time.perf_counter() - started
-        if last or (step + 1) % settings.evaluate_every == 0:
-            found = stage.evaluate()
-            record["evaluation"] = aligning.by_name(found, stage.lambdas)
-            if last:
-                folder.write_json("alignment_after.json", aligning.to_json(found))
-                _export(folder, session, session.server.current, _clients_models(session))
+        if found is not None:
+            record["evaluation"] = aligning.by_name(found, task.lambdas)
+        if last and found is not None:
+            folder.write_json("alignment_after.json", aligning.to_json(found))
+            _export(folder, session, session.server.current, {} if session.elsewhere else _clients_models(session))
         folder.append_round(record, ALIGNMENT)
-        if last or (step + 1) % run_settings.checkpoint_every == 0:
-            state = _state(session) | aligning.state_of(stage.alignment)
-            folder.save_checkpoint(run_settings.rounds + step + 1, state)
+        if last or (step + 1) % recipe.run.checkpoint_every == 0:
+            folder.save_checkpoint(recipe.run.rounds + step + 1, _state(session) | stage.state())
         observer.aligned(record, steps)
     ended = folder.read_json("alignment_after.json")
-    return aligning.summary(stage, before, before if ended is None else aligning.from_json(ended))
+    return aligning.summary(task, before, before if ended is None else aligning.from_json(ended))
 
 
 def _clients_models(session: Session) -> dict[int, dict[str, LoraPair]]:

@@ -73,11 +73,11 @@ def ended(device: Device, order: RoundOrder, folder: Path | None) -> RoundReport
         report.own.CopyFrom(Score(**own._asdict()))
         report.foreign.CopyFrom(Score(**foreign._asdict()))
     if not device.cut and order.round + 1 == run.rounds and folder is not None:
-        _export(device, folder)
+        export(device, folder)
     return report
 
 
-def _export(device: Device, folder: Path) -> None:
+def export(device: Device, folder: Path) -> None:
     """Write the device's own model such that `wavetune generate FOLDER --client N` answers with it."""
     cohort, bank = device.cohort, device.cohort.bank
     save(device.recipe, folder / "recipe.json")

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wavetune.errors import ConfigError, DeploymentError, WavetuneError
-from wavetune.runtimes.inprocess import Engine, TrainRound, versions
+from wavetune.runtimes.inprocess import Engine, Trainer, versions
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
 from wavetune.runtimes.worker import Introduction, Job, StateLostError, Worker
@@ -126,7 +126,7 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
         )
 
     @contextmanager
-    def opened(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
+    def opened(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
         if workers is not None:
             slices_of(session, workers)
         say("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
@@ -137,8 +137,8 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
             try:
                 for line in _lines(fleet):
                     say(line)
-                with training_in(session, fleet, say) as train:
-                    yield train
+                with training_in(session, fleet, say) as trainer:
+                    yield trainer
             finally:
                 fleet.stop()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavetune.data.preferences import load_preferences
+from wavetune.errors import DeploymentError, RunFolderError
 from wavetune.federation.rewards import EmbeddedReward, Reward, RewardPart, TrainedReward
+from wavetune.federation.run_folder import explained
 
 if TYPE_CHECKING:
     import torch
@@ -39,11 +41,7 @@ def open_rewards(
             fast in it.
     Raises: DataError, ModelError, ConfigError or RunFolderError as the parts do.
     """
-    import torch
-
-    from wavetune.runtimes.session import _use_bf16
-
-    chosen = _use_bf16("auto", torch.device(device)) if bf16 is None else bf16
+    chosen = _precision(device, bf16)
     return [_opened(part, source, folder, watcher, seed, device, chosen) for part in parts]
 
 
@@ -59,8 +57,21 @@ def check_rewards(parts: Sequence[RewardPart], source: str, seed: int) -> None:
 def _opened(
     part: RewardPart, source: str, folder: Path, watcher: Watcher, seed: int, device: torch.device | str, bf16: bool
 ) -> Reward:
-    if not isinstance(part, EmbeddedReward):
-        return part.open(device, bf16)
+    if isinstance(part, EmbeddedReward):
+        part = TrainedReward(path=str(trained(part, source, folder, watcher, seed, device, bf16)))
+    return part.open(device, bf16)
+
+
+def trained(
+    part: EmbeddedReward,
+    source: str,
+    folder: Path,
+    watcher: Watcher,
+    seed: int,
+    device: torch.device | str,
+    bf16: bool | None = None,
+) -> Path:
+    """The folder of an embedded reward under that of all, where it is trained unless it is there already."""
     from wavetune.models.reward import ABOUT
     from wavetune.runtimes.train_reward import PLANNED, preference_corpus, train_reward
 
@@ -68,5 +79,36 @@ def _opened(
     if not (own / ABOUT).exists():
         corpus = preference_corpus(source, part.preference, part.training, seed)
         begun = (own / PLANNED).exists()
-        train_reward(corpus, part.training, own, watcher, seed, device, bf16, begun, source)
-    return TrainedReward(str(own)).open(device, bf16)
+        train_reward(corpus, part.training, own, watcher, seed, device, _precision(device, bf16), begun, source)
+    return own
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    """A trained reward model's files by name, for `write_files`. Raises RunFolderError if one cannot be read."""
+    from wavetune.models.reward import LOADED
+
+    try:
+        return {name: (folder / name).read_bytes() for name in LOADED}
+    except OSError as error:
+        raise RunFolderError(f"cannot read the reward model in {folder} ({error}); train it again") from error
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write a reward model that another process read; a killed process leaves none rather than a part."""
+    from wavetune.models.reward import ABOUT, LOADED
+
+    if files.keys() != set(LOADED):
+        raise DeploymentError(f"a reward model came with the files {sorted(files)} instead of {sorted(LOADED)}")
+    with explained(folder):
+        (folder / ABOUT).unlink(missing_ok=True)
+        for name in LOADED:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_bytes(files[name])
+
+
+def _precision(device: torch.device | str, bf16: bool | None) -> bool:
+    import torch
+
+    from wavetune.runtimes.session import _use_bf16
+
+    return _use_bf16("auto", torch.device(device)) if bf16 is None else bf16

@@ -30,7 +30,7 @@ from wavetune.federation.slices import (
     server_state,
 )
 from wavetune.models.lora import AdapterBank
-from wavetune.runtimes.inprocess import TrainRound
+from wavetune.runtimes.inprocess import Trainer
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Session, client_factors
 from wavetune.runtimes.worker import Arrays, Job, arrays, tensors
@@ -172,7 +172,7 @@ def slices_of(session: Session, workers: int) -> tuple[range, ...]:
 
 
 @contextmanager
-def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> Iterator[TrainRound]:
+def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> Iterator[Trainer]:
     """What trains a session's rounds in a fleet for as long as the context lasts."""
     whole = session.cohort
     parts = {f.name: getattr(whole, f.name) for f in fields(Cohort)}
@@ -195,6 +195,6 @@ def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> I
                 cohort.rewind()
 
     try:
-        yield train
+        yield Trainer(train)
     finally:
         session.cohort = whole

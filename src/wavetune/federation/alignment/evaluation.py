@@ -24,15 +24,20 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Scores:
-    """One client's answers to some prompts, and every score of each answer: name -> `[S]`."""
+    """One client's answers to some prompts, and every score of each answer: name -> `[S]`.
+
+    Of a client on a device of its own there are no texts, and no scores where it did not report.
+    """
 
     prompts: tuple[str, ...]
     texts: tuple[str, ...]
     by_name: dict[str, Floats]
 
     def mean(self, name: str) -> tuple[float, float]:
-        """Mean of a score, and half the width of its 95 % confidence interval."""
-        values = self.by_name[name]
+        """Mean of a score, and half the width of its 95 % confidence interval; NaN where they are not known."""
+        values = self.by_name.get(name, np.empty(0))
+        if not len(values):
+            return float("nan"), float("nan")
         spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
         return float(values.mean()), 1.96 * spread / sqrt(len(values))
 
@@ -50,8 +55,12 @@ class Evaluation:
         Both rewards are in standard deviations of all clients' answers before; prompts are compared one by one.
         """
         gains: list[tuple[float, float]] = []
-        scale = {name: float(np.concatenate([s.by_name[name] for s in before.own]).std()) for name in MIXED}
+        known = [scores.by_name for scores in before.own if scores.by_name]
+        scale = {name: float(np.concatenate([scores[name] for scores in known]).std()) for name in MIXED}
         for weight, was, now in zip(lambdas, before.own, self.own, strict=True):
+            if not (was.by_name and now.by_name):
+                gains.append((float("nan"), float("nan")))
+                continue
             gain_S = np.zeros(len(now.prompts))
             for name, share in zip(MIXED, (weight, 1 - weight), strict=True):
                 gain_S += share * (now.by_name[name] - was.by_name[name]) / max(scale[name], 1e-8)

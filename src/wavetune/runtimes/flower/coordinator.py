@@ -34,6 +34,7 @@ class _Node:
     report: RoundReport | None = None
     line: Line | None = None  # of that round, where adapters come with the report
     download: bytes = b""  # what its line answered, which goes with the next order
+    whole: bool = False  # what it keeps of that round lacks no download
 
 
 @dataclass
@@ -83,7 +84,7 @@ class FlowerCoordinator:
         node = self._nodes.get(client)
         if node is None or node.attend.run != run or rounds_done not in node.states:
             return False
-        return not self.letters or (node.round_index + 1 == rounds_done and bool(node.download))
+        return not self.letters or (node.round_index + 1 == rounds_done and (node.whole or bool(node.download)))
 
     def order(self, client: int, order: RoundOrder) -> None:
         """Send an order to a device, if it is still there."""
@@ -102,8 +103,8 @@ class FlowerCoordinator:
             parts["download"] = node.download
         with self._changed:
             node.attend.run, node.round_index, node.report, node.order = order.run, order.round, None, ""
-            node.line, node.download = None, b""
-            if self.letters and not order.listen:
+            node.line, node.download, node.whole = None, b"", order.listen or order.HasField("align")
+            if self.letters and not node.whole:
                 node.line = self.plane.line(client)
                 node.line.ready.set()
         self._push(Message(pack(parts), node.number, MessageType.TRAIN, group_id=str(order.round + 1)), node)

@@ -67,6 +67,8 @@ class LetterAgent(Agent):
         done = order.round + order.listen
         if done and not order.adapters and (self._run != order.run or done not in self._states):
             raise DeploymentError(f"what client {self.client} kept after round {done} is no longer in {self.folder}")
+        if order.HasField("align"):
+            return super()._round(order)
         device = self._ready(order)
         if device.cut:
             self._reach(order.address)

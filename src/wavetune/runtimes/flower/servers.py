@@ -18,7 +18,7 @@ from wavetune.errors import ConfigError
 from wavetune.runtimes.deployed import Deployment, engine
 from wavetune.runtimes.flower.app import DEFAULTS
 from wavetune.runtimes.flower.coordinator import FlowerCoordinator
-from wavetune.runtimes.inprocess import Engine, TrainRound
+from wavetune.runtimes.inprocess import Engine, Trainer
 from wavetune.runtimes.session import Session
 
 
@@ -57,7 +57,7 @@ def flower_engine(grid: Grid, settings: FlowerSettings) -> Engine:
     """
 
     @contextmanager
-    def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[TrainRound]:
+    def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
         num_clients, split = session.cohort.placement.num_clients, session.cohort.placement.split
         host = settings.public_address.rpartition(":")[0].strip("[]")
         with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, ExitStack() as stack:
@@ -78,7 +78,7 @@ def flower_engine(grid: Grid, settings: FlowerSettings) -> Engine:
                 settings.deadline_s,
                 settings.emulate,
             )
-            with engine(deployment, settings.out, None, control)(session, say) as train:
-                yield train
+            with engine(deployment, settings.out, None, control)(session, say) as trainer:
+                yield trainer
 
     return opened_in

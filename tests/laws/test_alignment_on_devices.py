@@ -1,0 +1,105 @@
+"""Devices that align themselves end as the clients of a run in one process, and tell the servers scores alone.
+
+The deployed run is interrupted after its first step of alignment and goes on with new servers and new devices, which
+have nothing but their folders.
+"""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from helpers.deployment import NUM_DEVICES, run_deployed
+from helpers.leaving import anywhere, assert_same, neighbours, occur, tapped
+from helpers.runs import ALIGNED, Silent, read_json, read_rounds, small, train
+from wavetune.reporting.html import write_report
+
+STEPS = 3
+RECIPE = small(
+    "pwff",
+    *ALIGNED,
+    f"method.alignment.learning.steps={STEPS}",
+    "method.alignment.learning.max_new_tokens=12",
+    "method.alignment.evaluate_every=2",
+)
+DEVICES = range(NUM_DEVICES)
+
+
+class StopsAfterOneStep(Silent):
+    def aligned(self, record, steps):
+        raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A deployed run's folder, that of the run in one process, and all bytes that moved between devices and servers."""
+    folder, moved = tmp_path_factory.mktemp("aligned"), []
+    with tapped(moved):
+        with pytest.raises(KeyboardInterrupt):
+            run_deployed(RECIPE, folder / "deployed", folder / "certificates", StopsAfterOneStep())
+        run_deployed(RECIPE, folder / "deployed", folder / "certificates", Silent(), resume=True)
+    train(RECIPE, folder / "in-process")
+    return folder / "deployed", folder / "in-process", b"".join(moved)
+
+
+def device_folder(run, client):
+    return run / "devices" / f"device-{client:02d}"
+
+
+def test_every_device_ends_with_the_adapters_of_the_run_in_one_process(runs):
+    deployed, in_process, _ = runs
+    for client in DEVICES:
+        name = f"adapters/client-{client:02d}"
+        assert_same(device_folder(deployed, client) / name, in_process / name, 1e-5)
+
+
+def test_steps_and_scores_are_those_of_the_run_in_one_process(runs):
+    deployed, in_process, _ = runs
+    steps = [read_rounds(run, "alignment.jsonl") for run in (deployed, in_process)]
+    assert [record["step"] for record in steps[0]] == list(range(STEPS))
+    for mine, theirs in zip(*steps, strict=True):
+        assert mine["lost"] == []
+        assert len(mine["measured"]["align_s_K"]) == NUM_DEVICES
+        assert mine["charged"] == theirs["charged"]
+        for name, values in {**theirs, **theirs.get("evaluation", {})}.items():
+            if isinstance(values, list):
+                assert {**mine, **mine.get("evaluation", {})}[name] == pytest.approx(values, abs=1e-4), name
+    mine, theirs = (read_json(run / "summary.json")["alignment"] for run in (deployed, in_process))
+    for part in ("before", "after"):
+        assert mine[part].keys() == theirs[part].keys()
+        for name, values in theirs[part].items():
+            assert mine[part][name] == pytest.approx(values, abs=1e-6), name
+    for gain, wanted in zip(mine["mixed_gain_K"], theirs["mixed_gain_K"], strict=True):
+        assert gain == pytest.approx(wanted, abs=1e-6)
+
+
+def test_answers_stay_with_their_device(runs):
+    deployed, in_process, moved = runs
+    for name in ("alignment_before.json", "alignment_after.json"):
+        told, whole = read_json(deployed / name), read_json(in_process / name)
+        for part in ("own", "foreign"):
+            for client in DEVICES:
+                (own,) = read_json(device_folder(deployed, client) / name)[part]
+                assert own == whole[part][client]
+                assert told[part][client] == own | {"answers": []}
+                kept = [answer.encode() for answer in own["answers"] if len(answer.encode()) > 3]
+                assert kept
+                assert not any(answer in moved for answer in kept)
+
+
+def test_no_private_adapter_moment_or_value_head_leaves_a_device(runs):
+    deployed, _, moved = runs
+    there = anywhere(moved)
+    for client in DEVICES:
+        states = sorted(device_folder(deployed, client).glob("state-*.safetensors"))
+        last = load_file(states[-1])
+        assert any(name.startswith("alignment.value") for name in last)
+        own = {n: v for n, v in last.items() if v.ndim > 1 and v.dtype == np.float32 and (":lora" in n or "alignment." in n)}
+        assert len(own) > 10
+        assert not {name for name, value in own.items() if occur(neighbours(value), there)}
+
+
+def test_the_report_shows_what_devices_told(runs, tmp_path):
+    deployed, _, _ = runs
+    page = write_report([deployed], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Helpfulness and safety of each client" in page
+    assert "What each client gained" in page
