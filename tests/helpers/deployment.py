@@ -51,7 +51,9 @@ def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None
     return [servers.train_round(servers.session, index, nothing, before_mixing) for index in range(rounds)]
 
 
-def run_deployed(recipe: Recipe, out: Path, certificates: Path, observer: Any, resume: bool = False) -> None:
+def run_deployed(
+    recipe: Recipe, out: Path, certificates: Path, observer: Any, resume: bool = False, patience_s: float = 300.0
+) -> None:
     """A whole run whose devices keep their states in `out/devices`; they give up soon after it is interrupted."""
     if not certificates.exists():
         write_certificates(certificates, NUM_DEVICES)
@@ -72,7 +74,7 @@ def run_deployed(recipe: Recipe, out: Path, certificates: Path, observer: Any, r
     for thread in threads:
         thread.start()
     try:
-        deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"))
+        deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"), patience_s=patience_s)
         run(recipe, out, observer, resume, engine(deployment, out, port))
     finally:
         for thread in threads:

@@ -4,16 +4,25 @@ The deployed run is interrupted after its first step of alignment and goes on wi
 have nothing but their folders.
 """
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
 from helpers.deployment import NUM_DEVICES, run_deployed
+from helpers.flower import ThreadGrid, free_port
 from helpers.leaving import anywhere, assert_same, neighbours, occur, tapped
 from helpers.runs import ALIGNED, Silent, read_json, read_rounds, small, train
+from wavetune.errors import DeploymentError, NumericsError
+from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
+from wavetune.runtimes.device import Agent
+from wavetune.runtimes.device_alignment import OwnAlignment
+from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
+from wavetune.runtimes.inprocess import run
 
-STEPS = 3
+STEPS, LOST = 3, 1
 RECIPE = small(
     "pwff",
     *ALIGNED,
@@ -93,7 +102,11 @@ def test_no_private_adapter_moment_or_value_head_leaves_a_device(runs):
         states = sorted(device_folder(deployed, client).glob("state-*.safetensors"))
         last = load_file(states[-1])
         assert any(name.startswith("alignment.value") for name in last)
-        own = {n: v for n, v in last.items() if v.ndim > 1 and v.dtype == np.float32 and (":lora" in n or "alignment." in n)}
+        own = {
+            n: v
+            for n, v in last.items()
+            if v.ndim > 1 and v.dtype == np.float32 and (":lora" in n or "alignment." in n)
+        }
         assert len(own) > 10
         assert not {name for name, value in own.items() if occur(neighbours(value), there)}
 
@@ -103,3 +116,69 @@ def test_the_report_shows_what_devices_told(runs, tmp_path):
     page = write_report([deployed], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Helpfulness and safety of each client" in page
     assert "What each client gained" in page
+
+
+def test_a_device_that_fails_in_a_step_is_named_and_does_what_it_missed_in_the_next(runs, tmp_path, monkeypatch):
+    _, in_process, _ = runs
+    go_on, failed = OwnAlignment.go_on, []
+
+    def fails_once(own, align, saved):
+        if own.device.client == LOST and align.steps == 2 and not failed:
+            failed.append(align.steps)
+            raise NumericsError("a loss is not finite")
+        return go_on(own, align, saved)
+
+    monkeypatch.setattr(OwnAlignment, "go_on", fails_once)
+    run_deployed(RECIPE, tmp_path / "run", tmp_path / "certificates", Silent())
+    assert failed
+    steps = read_rounds(tmp_path / "run", "alignment.jsonl")
+    assert [step["lost"] for step in steps] == [[], [{"client": LOST, "why": "a loss is not finite"}], []]
+    assert [steps[1][name][LOST] for name in ("reward", "kl")] == [None, None]
+    assert steps[1]["evaluation"]["helpful_K"][LOST] is None
+    for client in DEVICES:
+        name = f"adapters/client-{client:02d}"
+        assert_same(device_folder(tmp_path / "run", client) / name, in_process / name, 1e-5)
+
+
+def test_without_a_device_that_never_comes_back_the_others_end_as_they_would(runs, tmp_path, monkeypatch):
+    _, in_process, _ = runs
+    handle = Agent.handle
+
+    def leaves(agent, order):
+        if agent.client == LOST and order.align.steps == 2:
+            raise DeploymentError("this device is gone")
+        return handle(agent, order)
+
+    monkeypatch.setattr(Agent, "handle", leaves)
+    out = tmp_path / "run"
+    run_deployed(RECIPE, out, tmp_path / "certificates", Silent(), patience_s=10.0)
+    steps, summary = read_rounds(out, "alignment.jsonl"), read_json(out / "summary.json")
+    assert [[lost["client"] for lost in step["lost"]] for step in steps] == [[], [LOST], [LOST]]
+    for client in set(DEVICES) - {LOST}:
+        name = f"adapters/client-{client:02d}"
+        assert_same(device_folder(out, client) / name, in_process / name, 1e-5)
+    gains = [gain["mean"] for gain in summary["alignment"]["mixed_gain_K"]]
+    wanted = [gain["mean"] for gain in read_json(in_process / "summary.json")["alignment"]["mixed_gain_K"]]
+    assert [gain is None for gain in gains] == [client == LOST for client in DEVICES]
+    assert [gains[k] for k in DEVICES if k != LOST] == pytest.approx([wanted[k] for k in DEVICES if k != LOST])
+    assert any("of 2 clients rose" in line for line in last_lines(out, summary, out / "report.html"))
+    assert "What each client gained" in write_report([out], tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def over_flower(out: Path, observer: Silent, resume: bool = False) -> None:
+    address = f"127.0.0.1:{free_port()}"
+    settings = FlowerSettings.of({"out": str(out), "address": address, "public-address": address})
+    run(RECIPE, out, observer, resume, flower_engine(ThreadGrid(out / "devices", NUM_DEVICES), settings))
+
+
+def test_orders_that_flower_carries_align_devices_alike(runs, tmp_path):
+    """Every step is a message to a device that has nothing but its folder; the servers stop after the first."""
+    _, in_process, _ = runs
+    out = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        over_flower(out, StopsAfterOneStep())
+    over_flower(out, Silent(), resume=True)
+    assert [step["lost"] for step in read_rounds(out, "alignment.jsonl")] == [[]] * STEPS
+    for client in DEVICES:
+        name = f"adapters/client-{client:02d}"
+        assert_same(out / "devices" / str(client) / name, in_process / name, 1e-5)

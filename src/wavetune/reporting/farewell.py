@@ -62,14 +62,17 @@ def _aligned(folder: Path, stage: Mapping[str, Any]) -> list[str]:
         return []
     steps = (folder / "alignment.jsonl").read_text(encoding="utf-8").splitlines()
     wall_s = sum(json.loads(step)["wall_s"] for step in steps)
-    gains = [client["mean"] for client in stage["mixed_gain_K"]]
+    gains = [client["mean"] for client in stage["mixed_gain_K"] if client["mean"] is not None]
+    if not gains:
+        return [f"Aligned in {stage['steps']} steps, {seconds(wall_s)}; no device told of its answers in the end."]
     risen = sum(gain > 0 for gain in gains)
     lines = [
         f"Aligned in {stage['steps']} steps, {seconds(wall_s)}. On held-out prompts the mixed reward of {risen} of "
         f"{len(gains)} clients rose (gains {min(gains):+.2f} to {max(gains):+.2f} standard deviations)."
     ]
     if "true_mixed_K" in stage["after"]:
-        pairs = list(zip(stage["before"]["true_mixed_K"], stage["after"]["true_mixed_K"], strict=True))
+        scores = zip(stage["before"]["true_mixed_K"], stage["after"]["true_mixed_K"], strict=True)
+        pairs = [pair for pair in scores if None not in pair]
         before, after = (finite_mean([pair[i] for pair in pairs]) for i in (0, 1))
         risen = sum(now > was for was, now in pairs)
         lines.append(
