@@ -3,8 +3,8 @@
     python benchmarks/data_plane.py [--repeats 30] [--model tiny --devices 3 --rounds 6] [--set PATH=VALUE ...]
 
 - exchange: a device sends bf16 activations and gets as many bytes of gradients back, all checks included; the other end
-  is another process. The bare stream sends and receives the same bytes over one TLS socket and does nothing else. Both
-  take turns, so that a machine whose speed drifts treats them alike.
+  is another process. The bare streams send and receive the same bytes over one TLS socket, and over a gRPC stream with
+  the same TLS, and do nothing else. All take turns, so that a machine whose speed drifts treats them alike.
 - steps: the median round of `wavetune deploy`, real processes, over its local steps; and of the same recipe in process.
 - bytes: what was predicted, what the frames' payloads held, the frames, and what crossed a proxy between the devices
   and the servers (with TLS and HTTP/2).
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import queue
 import shutil
 import socket
 import ssl
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
+import grpc
 import torch
 
 from wavetune import recipes
@@ -46,6 +48,7 @@ from wavetune.runtimes.launch import deploy
 from wavetune.runtimes.session import Session, build
 
 WIDTH, ROW_TOKENS = 576, 256
+ECHO = "/wavetune.Benchmark/Echo"
 LABELS = {"ids": torch.ones(1, dtype=torch.int32)}
 
 
@@ -61,7 +64,9 @@ def other_end(folder: Path, sizes: list[int], repeats: int) -> None:
     identity = read_identity(folder / "server")
     plane = DataPlane("benchmark")
     rows = {size: max(1, size // (2 * WIDTH)) for size in sizes}
-    server, port = serve("127.0.0.1:0", identity, [plane.handler()], 4, 1 << 30)
+    echo = grpc.stream_stream_rpc_method_handler(lambda requests, _context: requests)
+    bare_grpc = grpc.method_handlers_generic_handler(ECHO.split("/")[1], {ECHO.split("/")[2]: echo})
+    server, port = serve("127.0.0.1:0", identity, [plane.handler(), bare_grpc], 4, 1 << 30)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(folder / "server" / "certificate.pem", folder / "server" / "key.pem")
     listener = socket.create_server(("127.0.0.1", 0))
@@ -79,6 +84,7 @@ def other_end(folder: Path, sizes: list[int], repeats: int) -> None:
             line.answer([("gradients_down", arrived.one("activations_up"))])
             receive_all(bare, len(answer))
             bare.sendall(answer)
+    sys.stdin.read()  # until the other side is done
     server.stop(0).wait()
 
 
@@ -91,7 +97,10 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
     folder = Path(tempfile.mkdtemp())
     write_certificates(folder, 1)
     arguments = ["--other-end", str(folder), "--repeats", str(repeats), "--megabytes", *(str(s / 1e6) for s in sizes)]
-    other = subprocess.Popen([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    other = subprocess.Popen(
+        [sys.executable, __file__, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert other.stdin is not None
     assert other.stdout is not None
     ports = json.loads(other.stdout.readline())
     context = ssl.create_default_context(cafile=str(folder / "server" / "authority.pem"))
@@ -99,6 +108,8 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bare = context.wrap_socket(plain, server_hostname="localhost")
     channel = connect(f"localhost:{ports['port']}", read_identity(folder / "device-00"))
+    requests: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+    replies = channel.stream_stream(ECHO)(iter(requests.get, None), wait_for_ready=True)
     found = []
     for index, size in enumerate(sizes):
         token = bytes.fromhex(json.loads(other.stdout.readline())["token"])
@@ -119,17 +130,23 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
             bare.sendall(content)
             receive_all(bare, len(content))
 
+        def echo_over_grpc(content: bytes = content) -> None:
+            requests.put(content)
+            next(replies)
+
         def copies(x: torch.Tensor = x) -> None:
             payload = Bf16().encode(x)
             arrived = unpack(written_and_read(payload), spec_like(payload), "a copy")
             check_values(arrived, Bf16(), (len(x), WIDTH), "a copy")
             Bf16().decode(unpack(written_and_read(arrived), spec_like(payload), "a copy"))
 
-        times = take_turns([exchange, echo, copies], repeats)
-        names = ("exchange", "bare", "codec")
+        times = take_turns([exchange, echo, echo_over_grpc, copies], repeats)
+        names = ("exchange", "bare", "grpc", "codec")
         found.append({"bytes": len(content)} | {n: t for name, own in zip(names, times, strict=True) for n, t in
                      ((f"{name}_ms", statistics.median(own)), (f"{name}_least_ms", min(own)))})  # fmt: skip
         stream.close()
+    requests.put(None)
+    other.stdin.close()
     other.wait()
     shutil.rmtree(folder)
     return found
@@ -249,8 +266,9 @@ def main() -> None:
         return
     if options.only in (None, "exchange"):
         for row in time_exchanges(sizes, options.repeats):
-            print(f"{row['bytes'] / 1e6:5.2f} MB each way, median (least): exchange {of(row, 'exchange')}, bare TLS "
-                  f"stream {of(row, 'bare')}, encoding and checking {of(row, 'codec')}")  # fmt: skip
+            names = {"exchange": "exchange", "bare TLS": "bare", "bare gRPC": "grpc", "encoding and checking": "codec"}
+            told = ", ".join(f"{title} {of(row, name)}" for title, name in names.items())
+            print(f"{row['bytes'] / 1e6:5.2f} MB each way, median (least): {told}")
     recipe = with_settings(
         recipes.get("sflllm"),
         [f"world.model={json.dumps(options.model)}", f"world.scenario.population.num_clients={options.devices}",

@@ -43,9 +43,9 @@ def main() -> None:
         sys.exit("the recipe has no plan")
     print(f"one process: {torch.get_num_threads()} threads, {alone.cohort.backbone.device}")
     seconds: dict[str, list[float]] = {"one process": [], f"{chosen.workers} workers": []}
-    with engine(chosen.workers)(spread, print) as train_in_workers:
+    with engine(chosen.workers)(spread, print) as workers:
         for index in range(chosen.rounds + 1):
-            found = timed(train_round, alone, index), timed(train_in_workers, spread, index)
+            found = timed(train_round, alone, index), timed(workers.train_round, spread, index)
             for name, value in zip(seconds, found, strict=True):
                 seconds[name] += [value] if index else []
     medians = {name: statistics.median(values) for name, values in seconds.items()}
