@@ -4,6 +4,7 @@ The deployed run is interrupted after its first step of alignment and goes on wi
 have nothing but their folders.
 """
 
+import math
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +164,45 @@ def test_without_a_device_that_never_comes_back_the_others_end_as_they_would(run
     assert [gains[k] for k in DEVICES if k != LOST] == pytest.approx([wanted[k] for k in DEVICES if k != LOST])
     assert any("of 2 clients rose" in line for line in last_lines(out, summary, out / "report.html"))
     assert "What each client gained" in write_report([out], tmp_path / "report.html").read_text(encoding="utf-8")
+
+
+def say_nan(report):
+    report.aligned.metrics["kl"] = math.nan
+
+
+def leave_a_score_out(report):
+    del report.aligned.own["helpful"].values[0]
+
+
+def add_a_score(report):
+    report.aligned.foreign["secret"].values.append(0.0)
+
+
+@pytest.mark.parametrize(
+    ("falsify", "why"),
+    [(say_nan, "not finite"), (leave_a_score_out, "other scores"), (add_a_score, "other scores")],
+)
+def test_a_false_report_of_a_step_is_refused_and_harms_no_one(runs, tmp_path, monkeypatch, falsify, why):
+    _, in_process, _ = runs
+    handle = Agent.handle
+
+    def lies(agent, order):
+        report = handle(agent, order)
+        if agent.client == LOST and order.align.steps == 2:
+            falsify(report)
+        return report
+
+    monkeypatch.setattr(Agent, "handle", lies)
+    out = tmp_path / "run"
+    run_deployed(RECIPE, out, tmp_path / "certificates", Silent())
+    steps, wanted = (read_rounds(run, "alignment.jsonl") for run in (out, in_process))
+    (lost,) = steps[1]["lost"]
+    assert lost["client"] == LOST
+    assert why in lost["why"]
+    assert steps[0]["lost"] == steps[2]["lost"] == []
+    for mine, theirs in zip(steps, wanted, strict=True):
+        for client in set(DEVICES) - {LOST}:
+            assert mine["kl"][client] == pytest.approx(theirs["kl"][client], abs=1e-6)
 
 
 def over_flower(out: Path, observer: Silent, resume: bool = False) -> None:

@@ -7,6 +7,7 @@ parts that run here are the cohort and the federated server, whose counterparts 
 from __future__ import annotations
 
 import json
+import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -145,7 +146,7 @@ class Servers:
                 raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
             time.sleep(0.0 if asked else _ANSWER_S)
             for client in sorted(asked):
-                report = self.coordinator.report(client, index, _ANSWER_S)
+                report = self.report(client, index, _ANSWER_S)
                 if report is not None:
                     raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
 
@@ -211,7 +212,7 @@ class Servers:
         for client in sorted(absent):
             order.adapters = self.adapters_of(client)
             self.coordinator.order(client, _copy(order))
-        reports = {k: self.coordinator.report(k, index, self.deployment.deadline_s) for k in sorted(absent)}
+        reports = {k: self.report(k, index, self.deployment.deadline_s) for k in sorted(absent)}
         return {k: report for k, report in reports.items() if report is not None and not report.failure}
 
     def common_order(self, index: int) -> RoundOrder:
@@ -236,12 +237,22 @@ class Servers:
         found: dict[int, RoundReport] = {}
         for client in sorted(present):
             patience_s = _ANSWER_S if client in self.wire.lost else self.deployment.deadline_s
-            report = self.coordinator.report(client, index, patience_s)
+            report = self.report(client, index, patience_s)
             if report is not None and report.failure:
                 self.wire.lost[client] = report.failure
             elif report is not None:
                 found[client] = report
         return found
+
+    def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
+        """A device's report on a round, or None if it left or does not report in time.
+
+        One with numbers that are not finite, which no record could hold, is a failure.
+        """
+        report = self.coordinator.report(client, index, patience_s)
+        if report is None or all(map(math.isfinite, _numbers(report))):
+            return report
+        return RoundReport(round=report.round, failure=f"client {client} reported numbers that are not finite")
 
     def _measured(self, wall_s: float, present: set[int], reports: dict[int, RoundReport]) -> dict[str, Any]:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
@@ -418,6 +429,16 @@ def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | Reporte
 def _served_adapters(session: Session, wire: ServerWire) -> ServedAdapters:
     server = session.server
     return ServedAdapters(**{f.name: getattr(server, f.name) for f in fields(server) if f.init}, wire=wire)
+
+
+def _numbers(report: RoundReport) -> Iterator[float]:
+    """All fractions in a report."""
+    yield from report.seconds.values()
+    for score in (report.own, report.foreign):
+        yield from (score.nll, score.positions, score.correct)
+    yield from report.aligned.metrics.values()
+    for scores in (*report.aligned.own.values(), *report.aligned.foreign.values()):
+        yield from scores.values
 
 
 def _score(told: messages_pb2.Score) -> Score:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
-from wavetune.data_plane.messages_pb2 import Align, RewardModel, RoundOrder, RoundReport
+from wavetune.data_plane.messages_pb2 import Align, Aligned, RewardModel, RoundOrder, RoundReport
 from wavetune.errors import DeploymentError
 from wavetune.federation.alignment import Evaluation
 from wavetune.federation.alignment.evaluation import Scores
@@ -26,6 +26,7 @@ from wavetune.runtimes.session import Session
 if TYPE_CHECKING:
     from wavetune.runtimes.deployed import Servers
 
+SCORES, OPTIONAL = ("helpful", "safe", "true_helpful", "true_safe"), {"true_helpful", "true_safe"}
 _POLL_S = 1.0
 
 
@@ -91,17 +92,18 @@ class ServedStage:
         missing, until = set(range(len(self.task.lambdas))), time.monotonic() + deployment.patience_s
         while missing:
             here = control.present() & missing
-            if not here and (missing <= self._away or time.monotonic() > until):
+            if (not here and missing <= self._away) or time.monotonic() > until:
                 break
             for client in sorted(here):
                 self._order(client, order)
             for client in sorted(here):
                 asked = time.monotonic()
                 report = self._report(client, order.round, deadline_s)
-                if report is not None and not report.failure:
-                    reports[client] = report
+                wrong = "" if report is None else report.failure or self._wrong(client, report.aligned, order.align)
+                if wrong:
+                    lost[client] = wrong
                 elif report is not None:
-                    lost[client] = report.failure
+                    reports[client] = report
                 elif time.monotonic() >= asked + deadline_s:
                     lost[client] = f"client {client} did not answer within {deadline_s:.3g} s"
             missing -= reports.keys() | lost.keys()
@@ -122,12 +124,25 @@ class ServedStage:
             self._told.add(client)
         servers.coordinator.order(client, own)
 
+    def _wrong(self, client: int, told: Aligned, asked: Align) -> str:
+        """Why a report does not answer an order; empty if it does."""
+        if told.steps != asked.steps:
+            return f"client {client} reported {told.steps} steps of alignment and {asked.steps} were ordered"
+        foreign = self.task.foreign if all(self.task.foreign) else ((),) * len(self.task.own)
+        for scores, prompts in ((told.own, self.task.own[client]), (told.foreign, foreign[client])):
+            due = set(SCORES) if asked.evaluate and prompts else set[str]()
+            if not due - OPTIONAL <= scores.keys() <= due or any(
+                len(s.values) != len(prompts) for s in scores.values()
+            ):
+                return f"client {client} reported other scores of held-out prompts than it was asked for"
+        return ""
+
     def _report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
         """A device's report on an order to align; late ones on the round before it are passed over."""
         until = time.monotonic() + patience_s
         while True:
             left_s = max(0.0, until - time.monotonic())
-            report = self.servers.coordinator.report(client, index, left_s)
+            report = self.servers.report(client, index, left_s)
             if report is None or report.failure or report.HasField("aligned"):
                 return report
 
