@@ -117,6 +117,7 @@ def test_the_report_shows_what_devices_told(runs, tmp_path):
     page = write_report([deployed], tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Helpfulness and safety of each client" in page
     assert "What each client gained" in page
+    assert "The slowest device took" in page
 
 
 def test_a_device_that_fails_in_a_step_is_named_and_does_what_it_missed_in_the_next(runs, tmp_path, monkeypatch):

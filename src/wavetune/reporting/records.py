@@ -319,6 +319,13 @@ class Charged:
 
 
 @dataclass(frozen=True)
+class AlignmentMeasured:
+    """What a step of alignment took on devices."""
+
+    align_s_K: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
 class AlignmentStep:
     """One line of alignment.jsonl: means over each client's training prompts; at some steps scores on held-out ones."""
 
@@ -331,6 +338,7 @@ class AlignmentStep:
     kl: tuple[float, ...] = ()
     evaluation: Scores = field(default_factory=dict[str, tuple[float, ...]])
     charged: Charged = field(default_factory=Charged)
+    measured: AlignmentMeasured = field(default_factory=AlignmentMeasured)
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import stdev
+from statistics import median, stdev
 
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
@@ -40,8 +40,23 @@ def alignment(run: Run) -> Section:
         if info.steps
         else "No step of alignment was taken: the clients are evaluated only."
     )
+    words = " ".join(filter(None, (words, _on_devices(run))))
     made = make_section("Alignment", "Alignment", figures, [_table(run)], words if info.lambdas else "")
     return Section(made.anchor, made.title, made.short, made.words, made.figures, made.tables, _answers(run))
+
+
+def _on_devices(run: Run) -> str:
+    """What steps took where devices of their own took them, beside what was charged for those of the recipe."""
+    slowest = [
+        max(known) for one in run.alignment if (known := [s for s in one.measured.align_s_K if math.isfinite(s)])
+    ]
+    if not slowest:
+        return ""
+    charged = finite_mean(one.charged.delay_s for one in run.alignment)
+    return (
+        f"The slowest device took {fmt.seconds(median(slowest))} for a step (median), evaluations included; "
+        f"{fmt.seconds(charged)} are charged for the recipe's devices."
+    )
 
 
 def _labels(run: Run) -> list[str]:
