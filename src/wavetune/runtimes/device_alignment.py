@@ -75,7 +75,7 @@ class OwnAlignment:
 
     def _keep(self, found: Evaluation, steps: int) -> None:
         """Write what this device answered before its first and after its last step, for its owner to read."""
-        ended = steps == self.task.settings.learning.steps
+        ended = 0 < steps == self.task.settings.learning.steps
         for name, due in (("alignment_before.json", not steps), ("alignment_after.json", ended)):
             if due:
                 RunFolder(self.folder).write_json(name, aligning.to_json(found))

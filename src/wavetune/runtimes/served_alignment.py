@@ -68,7 +68,10 @@ class ServedStage:
                 Scores(
                     tuple(example.prompt for example in part[k]),
                     (),
-                    {name: np.array(scores.values) for name, scores in getattr(reports[k].aligned, side).items()},
+                    {
+                        name: np.array(scores.values)
+                        for name, scores in sorted(getattr(reports[k].aligned, side).items())
+                    },
                 )
                 if k in reports
                 else Scores((), (), {})
