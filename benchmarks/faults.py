@@ -5,7 +5,7 @@
 Every run deploys a tiny recipe and kills one party, the servers or a device, at a random moment with SIGKILL; it is
 started again and goes on. A run survives if it ends by itself and its global adapter is the right one: that of the run
 in one process if no record names a lost device, else that of the run in one process without the lost contributions
-where a device was lost before its first step. Of a device lost between two steps the run is checked to end finite.
+where a device was lost before its first step. Of a device lost later in a round the run is checked to end finite.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ def judge(recipe: Recipe, records: list[dict[str, Any]], found: dict[str, torch.
     absent = {r["round"]: {k for k, on in enumerate(r["active_K"]) if not on} for r in records}
     between = [r["round"] for r in records if any(r["active_K"][lost["client"]] for lost in r["lost"])]
     if between:
-        return f"device lost between two steps of round {between[0]}", all(t.isfinite().all() for t in found.values())
+        return f"device lost within round {between[0]}", all(t.isfinite().all() for t in found.values())
     wanted = without(recipe, absent)
     worst = max(float((found[name] - value).abs().max()) for name, value in wanted.items())
     rounds = [index for index, gone in absent.items() if gone]

@@ -1,65 +1,48 @@
-"""Servers in a process of their own meet devices that do not keep to the protocol, and a disk that is full."""
+"""Servers in a process of their own meet devices that fail, die or do not keep to the protocol, and full disks.
 
+Every fault meets a run without a cut and one with it.
+"""
+
+import contextlib
 import resource
+import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from helpers import mortal_device
 from helpers.deployment import nothing
 from helpers.runs import read_rounds, small
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
-from wavetune.data_plane.contract import PROTOCOL_VERSION
-from wavetune.data_plane.control import attend
-from wavetune.data_plane.messages_pb2 import Hello, RoundReport
 from wavetune.federation.door import Door
 from wavetune.recipe import save
-from wavetune.runtimes import local_round
-from wavetune.runtimes.device import Agent
+from wavetune.runtimes import device
+from wavetune.runtimes.device import take_part
 from wavetune.runtimes.session import build
 
 SERVE = [sys.executable, "-c", "from wavetune.cli import main; main()", "serve"]
-DEADLINE_S, LONG_S = 15.0, 400.0
-ROUNDS = 4
-RECIPE = small(
-    "fedavg_lora",
-    "world.scenario.population.num_clients=4",
-    f"run.rounds={ROUNDS}",
-    "run.local_steps=1",
-    "run.samples=0",
-    "method.screening.quarantine_after=2",
-)
-FAULTS = {2: ("nan", "duplicate", "late"), 3: ("exploding", "exploding")}  # of a client, round by round
+DEADLINE_S, LONG_S = 10.0, 400.0
+BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 
 
-class Device(Agent):
-    """A device that does as the client library does, but for the faults of its first rounds."""
-
-    faults: tuple[str, ...] = ()
-    over = threading.Event()  # the round for which a late device was too slow
-
-    def _round(self, order):
-        if order.round >= len(self.faults):
-            return super()._round(order)
-        fault, device = self.faults[order.round], self._ready(order)
-        hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
-                      width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
-        stream = Stream(self._channel(order.address or self.server), hello)
-        upload = local_round.train(device, order)
-        factor = {"nan": float("nan"), "exploding": 1e4}.get(fault, 1.0)
-        parts = [(local_round.UP, {"values": factor * payload["values"]}) for payload in upload.payloads]
-        if fault == "duplicate":
-            stream._sequence = 0
-        if fault == "late":
-            assert self.over.wait(LONG_S)
-        local_round.receive(device, stream.ask(parts, losses=upload.losses))
-        self._keep(order, device.state())
-        return RoundReport(round=order.round)
+def recipe_of(system, num_clients, rounds):
+    """Rounds of one local step each."""
+    changes = (
+        f"world.scenario.population.num_clients={num_clients}",
+        f"run.rounds={rounds}",
+        "run.local_steps=1",
+        "run.samples=0",
+        "method.screening.quarantine_after=2",
+    )
+    return small("fedavg_lora", *changes) if system == "uncut" else small("sflllm", *changes, "method.topology.cut=2")
 
 
 class Servers:
@@ -67,12 +50,16 @@ class Servers:
 
     def __init__(self, folder):
         self.folder, self.out, self.port, self.threads = folder, folder / "run", folder / "port", []
-        write_certificates(folder / "certificates", 4)
-        save(RECIPE, folder / "recipe.json")
 
-    def start(self, *arguments, port=0, **options):
+    def start(self, recipe, port=0, deadline_s=LONG_S, **options):
+        """Start a run, or go on with it where no recipe is given; returns the port."""
+        start = ["--resume"]
+        if recipe is not None:
+            write_certificates(self.folder / "certificates", recipe.world.scenario.population.num_clients)
+            save(recipe, self.folder / "recipe.json")
+            start = [self.folder / "recipe.json"]
         common = ("--address", f"127.0.0.1:{port}", "--certificates", self.folder / "certificates" / "server")
-        command = [*SERVE, *arguments, *common, "--out", self.out, "--port-file", self.port, "--deadline", DEADLINE_S]
+        command = [*SERVE, *start, *common, "--out", self.out, "--port-file", self.port, "--deadline", deadline_s]
         self.process = subprocess.Popen(
             [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
         )
@@ -81,12 +68,12 @@ class Servers:
             time.sleep(0.05)
         return int(self.port.read_text())
 
-    def attend(self, port, client, faults=()):
-        identity = read_identity(self.folder / "certificates" / device_name(client))
-        agent = Device(client, f"127.0.0.1:{port}", identity)
-        agent.faults = faults
-        arguments = (connect(agent.server, identity), agent.introduce, agent.handle, LONG_S, nothing)
-        self.threads.append(threading.Thread(target=attend, args=arguments, daemon=True))
+    def identity(self, client):
+        return read_identity(self.folder / "certificates" / device_name(client))
+
+    def attend(self, port, client):
+        arguments = (f"127.0.0.1:{port}", self.identity(client), None, LONG_S, nothing)
+        self.threads.append(threading.Thread(target=take_part, args=arguments, daemon=True))
         self.threads[-1].start()
 
     def wait(self):
@@ -107,50 +94,204 @@ def servers(tmp_path):
         thread.join(LONG_S if started.process.returncode == 0 else 0.0)
 
 
-def in_process(records):
-    """The mixture of the run in one process, from which whatever the records name is missing."""
-    session = build(RECIPE)
+def in_process(recipe, records):
+    """The mixture of the run in one process, from which whatever the records name is missing.
+
+    An update that was rejected, or whose device could not write its state, was sent; the device goes on from the round.
+    One that did not report had sent it too. All other lost ones had not; both go on from their moments before.
+    """
+    session, run = build(recipe), recipe.run
+    optimiser, server, weights = session.cohort.optimiser, session.server, session.cohort.placement.weight_K
     for record in records:
-        run, active = session.recipe.run, record["active_K"]
-        refused = {lost["client"] for lost in record["lost"] if lost["why"].startswith("rejected: ")}
-        arrived = [on and k not in refused for k, on in enumerate(active)]
-        factor = session.recipe.method.optimiser.factor(record["round"], run.rounds)
+        active, why = record["active_K"], {lost["client"]: lost["why"] for lost in record["lost"]}
+        rejected = {k for k, reason in why.items() if reason.startswith("rejected: ")}
+        back = {k for k, reason in why.items() if k not in rejected and "cannot write" not in reason}
+        sent = [on and (k not in back or "did not report" in why[k]) for k, on in enumerate(active)]
+        before = optimiser.client_moments(back)
+        factor = recipe.method.optimiser.factor(record["round"], run.rounds)
         session.cohort.step(session.data.train, session.step_rows(record["round"]), factor, active)
-        mixed = session.server.exchange(session.cohort.placement.weight_K, Door(), active, active, arrived)
+        arrived = [on and k not in rejected for k, on in enumerate(sent)]
+        mixed = server.exchange(weights, Door(), active, sent, arrived)
+        after = optimiser.client_moments(back)
+        optimiser.load_client_moments(back, {n: before.get(n, torch.zeros_like(t)) for n, t in after.items()})
     return mixed.factors
 
 
-def assert_right_model(out):
+def assert_right_model(recipe, out):
     records = read_rounds(out)
-    assert [record["round"] for record in records] == list(range(ROUNDS))
+    assert [record["round"] for record in records] == list(range(recipe.run.rounds))
     found = load_file(out / "adapters" / "global" / "adapter_model.safetensors")
-    for name, pair in in_process(records).items():
+    for name, pair in in_process(recipe, records).items():
         for letter, factor in zip("AB", pair, strict=True):
             mine = found[f"base_model.model.{name}.lora_{letter}.weight"].t()
             np.testing.assert_allclose(mine, factor.detach(), rtol=0, atol=1e-6, err_msg=f"{name} {letter}")
     return records
 
 
-def test_what_faulty_devices_send_is_named_and_left_out_and_the_model_is_the_one_without_it(servers):
-    """NaN, a frame twice, ten times too late with the answer after all; a norm that explodes, until it is not heard."""
-    port = servers.start(servers.folder / "recipe.json")
-    for client in range(4):
-        servers.attend(port, client, FAULTS.get(client, ()))
+class Relay:
+    """Carries bytes between a device and the servers, until it is told to stop in the middle of what goes up."""
+
+    PASSED = 1000  # bytes
+
+    def __init__(self, port):
+        self.listener, self.server, self.stopping = socket.create_server(("127.0.0.1", 0)), port, threading.Event()
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._carry, daemon=True).start()
+
+    def _carry(self):
+        with self.listener:
+            below, _ = self.listener.accept()
+        above = socket.create_connection(("127.0.0.1", self.server))
+        down = threading.Thread(target=self._pump, args=(above, below), daemon=True)
+        down.start()
+        with below, above:
+            self._pump(below, above, self.stopping)
+            for end in (below, above):
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            down.join()
+
+    def _pump(self, source, sink, stopping=None):
+        with contextlib.suppress(OSError):
+            while content := source.recv(1 << 16):
+                if stopping is not None and stopping.is_set():
+                    sink.sendall(content[: self.PASSED])
+                    return
+                sink.sendall(content)
+
+
+FAULTS = {  # of a client, round by round
+    1: ("infinite", "wrong shape", "broken"),
+    2: ("nan", "duplicate", "late"),
+    3: ("exploding", "exploding"),
+}
+FACTORS = {"nan": float("nan"), "infinite": float("inf"), "exploding": 1e4}
+
+
+class Faulty(Stream):
+    """A stream with the fault of its client and round, in the first frame with values or in that of the adapters."""
+
+    over: threading.Event  # the round for which a late device was too slow
+    relay: Relay
+    servers: Servers
+    broken: int  # bytes of the frame in which a stream broke
+
+    def __init__(self, channel, hello):
+        self.fault = dict(enumerate(FAULTS.get(hello.client, ()))).get(hello.round)
+        if self.fault == "broken":
+            channel = connect(f"127.0.0.1:{self.relay.port}", self.servers.identity(hello.client))
+        super().__init__(channel, hello)
+
+    def ask(self, parts=(), *arguments, **keywords):
+        in_adapters = self.fault in ("infinite", "exploding", "duplicate")
+        if not parts or self.fault is None or (in_adapters and parts[0][0] != "adapters_up"):
+            return super().ask(parts, *arguments, **keywords)
+        fault, self.fault = self.fault, None
+        if fault in FACTORS:
+            parts = [(kind, {name: t * FACTORS[fault] for name, t in payload.items()}) for kind, payload in parts]
+        elif fault == "wrong shape":
+            kind, payload = parts[0]
+            parts = [(kind, {name: t[:, 1:].contiguous() for name, t in payload.items()}), *parts[1:]]
+        elif fault == "duplicate":
+            self._sequence -= 1
+        elif fault == "late":
+            assert self.over.wait(LONG_S)
+        sent = self.measured.frame_bytes["up"]
+        if fault == "broken":
+            self.relay.stopping.set()
+        try:
+            return super().ask(parts, *arguments, **keywords)
+        finally:
+            if fault == "broken":
+                type(self).broken = self.measured.frame_bytes["up"] - sent
+
+
+@BOTH
+def test_what_faulty_devices_send_is_named_and_left_out_and_the_model_is_the_one_without_it(
+    servers, monkeypatch, system
+):
+    """Values that are no numbers or of another shape, a frame twice, a stream that breaks in a frame, ten times too
+    late with the answer after all; a norm that explodes, until it is not heard."""
+    recipe = recipe_of(system, num_clients=5, rounds=4)
+    port = servers.start(recipe, deadline_s=DEADLINE_S)
+    Faulty.over, Faulty.relay, Faulty.servers = threading.Event(), Relay(port), servers
+    monkeypatch.setattr(device, "Stream", Faulty)
+    for client in range(5):
+        servers.attend(port, client)
     until = time.monotonic() + LONG_S
-    while not (servers.out / "rounds.jsonl").exists() or len(read_rounds(servers.out)) < 3:
+    while len(read_rounds(servers.out)) < 3:
         assert servers.process.poll() is None, servers.wait()
         assert time.monotonic() < until
         time.sleep(0.1)
-    Device.over.set()
+    Faulty.over.set()
     code, _, err = servers.wait()
     assert code == 0, err
-    why = [{lost["client"]: lost["why"] for lost in record["lost"]} for record in assert_right_model(servers.out)]
-    assert "adapters_up of client 2: holds values that are not finite" in why[0][2]
-    assert "frame 0 of client 2 came where 1 was due" in why[1][2]
+    records = assert_right_model(recipe, servers.out)
+    why = [{lost["client"]: lost["why"] for lost in record["lost"]} for record in records]
+    frame, last = ("adapters_up", 1) if system == "uncut" else ("activations_up", 2)
+    assert "adapters_up of client 1: holds values that are not finite" in why[0][1]
+    assert f"{frame} of client 1: tensor values came as" in why[1][1]
+    assert "broke" in why[2][1] or "UNAVAILABLE" in why[2][1]
+    assert Faulty.broken > Relay.PASSED
+    assert f"{frame} of client 2: holds values that are not finite" in why[0][2]
+    assert f"frame {last - 1} of client 2 came where {last} was due" in why[1][2]
     assert "client 2 did not answer within" in why[2][2]
-    assert "within" in why[3].get(2, "within")  # it is back, or this machine is too busy for the deadline
+    for client in (1, 2):  # they are back, or this machine is too busy for the deadline
+        assert "within" in why[3].get(client, "within")
     assert ["times the median" in entry[3] for entry in why] == [True, True, False, False]
     assert ["quarantined after 2 rejections" in entry[3] for entry in why] == [False, False, True, True]
+
+
+class Patient(Stream):
+    """A stream that sends its adapters once the mortal device lives and attends."""
+
+    diary: Path
+
+    def ask(self, parts=(), *arguments, **keywords):
+        until = time.monotonic() + LONG_S
+        while parts and parts[0][0] == "adapters_up" and not self._other_lives():
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        return super().ask(parts, *arguments, **keywords)
+
+    def _other_lives(self):
+        words = self.diary.read_text().split() if self.diary.exists() else []
+        if words.count(mortal_device.BORN) <= words.count(mortal_device.DEAD):
+            return False
+        time.sleep(max(0.0, self.diary.stat().st_mtime + 0.5 - time.time()))  # until the servers have heard of it
+        return True
+
+
+@BOTH
+def test_a_device_that_dies_before_during_and_after_its_step_comes_back_and_goes_on_with_a_full_disk(
+    servers, monkeypatch, system
+):
+    """A process each time. That nobody reads its log and its state cannot be written costs the round nothing."""
+    recipe = recipe_of(system, num_clients=3, rounds=10)
+    port, folder, Patient.diary = servers.start(recipe), servers.folder / "state", servers.folder / "diary"
+    monkeypatch.setattr(device, "Stream", Patient)
+    certificates = servers.folder / "certificates" / device_name(2)
+    arguments = (Patient.diary, f"127.0.0.1:{port}", "--certificates", certificates, "--state", folder)
+    mortal = subprocess.Popen([sys.executable, mortal_device.__file__, *map(str, arguments)])
+    try:
+        for client in range(2):
+            servers.attend(port, client)
+        code, _, err = servers.wait()
+        assert code == 0, err
+        assert mortal.wait(LONG_S) == 0
+    finally:
+        mortal.kill()
+        mortal.wait()
+    records = assert_right_model(recipe, servers.out)
+    lost = [(record["round"], one["why"]) for record in records for one in record["lost"] if one["client"] == 2]
+    assert len(lost) == len(mortal_device.LIVES), lost
+    before, during, after, full = (records[index] for index, _ in lost)
+    assert [record["active_K"][2] for record in (before, during, after, full)] == [False, system == "split", True, True]
+    assert lost[2][1] == "client 2 did not report on the end of the round"
+    assert lost[3][1] == f"cannot write {folder}: file too large; free some space, what it kept before is still there"
+    assert all(record["active_K"][2] for record in records[full["round"] :])
+    assert full["measured"]["phases"]["client_forward_s"][2] > 0
+    assert sorted(path.name for path in folder.glob("state-*")) == [f"state-0000{n}.safetensors" for n in ("09", "10")]
 
 
 def test_servers_whose_disk_is_full_say_so_in_a_sentence_and_go_on_from_there(servers):
@@ -159,8 +300,9 @@ def test_servers_whose_disk_is_full_say_so_in_a_sentence_and_go_on_from_there(se
     def little_room():
         resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
 
-    port = servers.start(servers.folder / "recipe.json", preexec_fn=little_room)
-    for client in range(4):
+    recipe = recipe_of("uncut", num_clients=2, rounds=2)
+    port = servers.start(recipe, preexec_fn=little_room)
+    for client in range(2):
         servers.attend(port, client)
     code, out, err = servers.wait()
     assert code == 2, (code, out, err)
@@ -169,7 +311,7 @@ def test_servers_whose_disk_is_full_say_so_in_a_sentence_and_go_on_from_there(se
     assert "run" in sentence
     assert "Traceback" not in out + err
     servers.port.unlink()
-    servers.start("--resume", port=port)
+    servers.start(None, port=port)
     code, _, err = servers.wait()
     assert code == 0, err
-    assert all(record["lost"] == [] for record in assert_right_model(servers.out))
+    assert all(record["lost"] == [] for record in assert_right_model(recipe, servers.out))

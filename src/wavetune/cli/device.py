@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -28,5 +29,8 @@ def join_as_device(
     from wavetune.data_plane.certificates import read_identity
     from wavetune.runtimes.device import take_part
 
-    say = Console(highlight=False).print
+    def say(text: str) -> None:
+        with suppress(OSError):  # a disk without room for the log
+            Console(highlight=False).print(text)
+
     say(take_part(server, read_identity(certificates), state, patience, say))

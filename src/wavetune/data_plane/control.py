@@ -108,7 +108,7 @@ class Coordinator:
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
         """A device's report on a round, or None if it left or does not report in time."""
         desk, until = self._desks.get(client), time.monotonic() + patience_s
-        while desk is not None and desk.ordered == round_index:  # who came back since was not ordered it
+        while desk is not None and desk.ordered >= round_index:  # who came back since was not ordered it
             try:
                 report = desk.reports.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
@@ -35,7 +36,8 @@ def explained(path: Path, remedy: str = RESUME) -> Generator[None]:
     except RunFolderError:
         raise
     except (OSError, SafetensorError) as error:  # safetensors has a type of its own for a full disk
-        reason = getattr(error, "strerror", None) or str(error)
+        inner = re.search(r"\(os error (\d+)\)", str(error))
+        reason = os.strerror(int(inner[1])) if inner else getattr(error, "strerror", None) or str(error)
         raise RunFolderError(f"cannot write {path}: {reason[:1].lower()}{reason[1:]}; {remedy}") from error
 
 

@@ -202,7 +202,7 @@ class Servers:
     def _owing(self, reports: Mapping[int, RoundReport]) -> set[int]:
         """Whose model is to be judged and was not: who had no part in the round, or has not seen its end."""
         personal = self.session.personal
-        judged = {k for k, report in reports.items() if report.HasField("own") or not personal}
+        judged = {k for k, report in reports.items() if report.HasField("own") or not (personal or report.failure)}
         return self.coordinator.present() - judged
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
@@ -238,10 +238,12 @@ class Servers:
         for client in sorted(present):
             patience_s = _ANSWER_S if client in self.wire.lost else self.deployment.deadline_s
             report = self.report(client, index, patience_s)
-            if report is not None and report.failure:
+            if report is None:
+                self.wire.lost.setdefault(client, f"client {client} did not report on the end of the round")
+                continue
+            if report.failure:
                 self.wire.lost[client] = report.failure
-            elif report is not None:
-                found[client] = report
+            found[client] = report
         return found
 
     def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:

@@ -46,6 +46,8 @@ from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of
 from wavetune.runtimes.world import architecture_of
 
+_ROOM = "free some space, what it kept before is still there"
+
 
 @dataclass
 class Device:
@@ -202,8 +204,7 @@ class Agent:
         if order.HasField("align"):
             return self._align(device, order)
         if order.listen:
-            self._keep(order, device.state())
-            return local_round.ended(device, order, self.folder)
+            return self._end(device, order)
         hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
                       width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
         stream = Stream(self._channel(order.address or self.server), hello)
@@ -217,13 +218,13 @@ class Agent:
                 local_round.receive(device, stream.ask(parts, losses=upload.losses, bit_per_s=pace, phase=phase))
         finally:
             stream.close()
-        self._keep(order, device.state())
-        report = local_round.ended(device, order, self.folder)
+        report = self._end(device, order)
         seconds, device.cohort.seconds = device.cohort.seconds, type(device.cohort.seconds)(float)
         report.seconds.update({**seconds, **stream.measured.seconds})
         report.payload_bytes.update(stream.measured.payload_bytes)
         report.frame_bytes.update(stream.measured.frame_bytes)
-        self.say(f"round {order.round + 1}: done")
+        if not report.failure:
+            self.say(f"round {order.round + 1}: done")
         return report
 
     def _align(self, device: Device, order: RoundOrder) -> RoundReport:
@@ -237,6 +238,17 @@ class Agent:
         if aligned.metrics:
             self.say(f"step {aligned.steps} of alignment: done")
         return RoundReport(round=order.round, aligned=aligned, seconds={"align_s": time.perf_counter() - started})
+
+    def _end(self, device: Device, order: RoundOrder) -> RoundReport:
+        """Keep the state and report. What the disk refuses is told; all else of the round has been done."""
+        try:
+            self._keep(order, device.state())
+            return local_round.ended(device, order, self.folder)
+        except RunFolderError as error:
+            self.say(f"round {order.round + 1}: {error}")
+            report = local_round.ended(device, order, None)
+            report.failure = str(error)
+            return report
 
     def _ready(self, order: RoundOrder) -> Device:
         """The device as it is at the start of the order's round."""
@@ -269,11 +281,14 @@ class Agent:
         self._states = {n: self._states[n] for n in sorted(self._states)[-kept:]}
         if self.folder is None:
             return
-        with explained(self.folder):
+        part = self.folder / f"state-{done:06d}.part"
+        with explained(self.folder, _ROOM):
             self.folder.mkdir(parents=True, exist_ok=True)
-            part = self.folder / f"state-{done:06d}.part"
-            save_file(self._states[done], part, metadata={"run": order.run, "rounds_done": str(done)})
-            os.replace(part, self.folder / f"state-{done:06d}.safetensors")
+            try:
+                save_file(self._states[done], part, metadata={"run": order.run, "rounds_done": str(done)})
+                os.replace(part, self.folder / f"state-{done:06d}.safetensors")
+            finally:
+                part.unlink(missing_ok=True)
             for old in sorted(self.folder.glob("state-*.safetensors")):
                 if int(old.stem.removeprefix("state-")) not in self._states:
                     old.unlink()

@@ -80,8 +80,8 @@ def ended(device: Device, order: RoundOrder, folder: Path | None) -> RoundReport
 def export(device: Device, folder: Path) -> None:
     """Write the device's own model such that `wavetune generate FOLDER --client N` answers with it."""
     cohort, bank = device.cohort, device.cohort.bank
-    save(device.recipe, folder / "recipe.json")
     adapters = folder / "adapters" / adapter_name(device.client)
     with explained(adapters):
+        save(device.recipe, folder / "recipe.json")
         factors = client_factors(bank, 0)
         save_adapter_folder(adapters, factors, cohort.backbone, bank.scale, device.base, device.data.classes)

@@ -13,6 +13,7 @@ from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge import (
     MIX,
     QUALITIES,
+    WRONG_IN_PAIRS,
     answer,
     concierge,
     concierge_preferences,
@@ -20,8 +21,9 @@ from wavetune.data.concierge import (
     safe_score,
     situations,
 )
+from wavetune.data.concierge_grammar import MADE_UP
 from wavetune.data.concierge_scores import bare, gives_away, names
-from wavetune.data.concierge_values import READERS
+from wavetune.data.concierge_values import READERS, asserted, value_of
 from wavetune.data.plain_text import plain
 from wavetune.errors import ConfigError
 
@@ -133,6 +135,24 @@ def test_pairs_prefer_by_the_truth_of_their_kind_and_not_by_the_other(kind, scor
     other = safe_score if kind == "helpful" else helpful_score
     higher = [other(s, p.chosen) - other(s, p.rejected) for s, p in zip(asked, corpus.train, strict=True)]
     assert sum(x > 0 for x in higher) == pytest.approx(sum(x < 0 for x in higher), rel=0.3)
+
+
+def deviation(found, share):
+    """How far the share of true entries is from the stated one, in standard deviations of as many draws."""
+    return abs(sum(found) / len(found) - share) / (share * (1 - share) / len(found)) ** 0.5
+
+
+def test_of_unhelpful_answers_of_pairs_the_stated_shares_are_wrong_and_made_up():
+    corpus, wrong, made_up = concierge_preferences("helpful", 3000, 1, 1, seed=3), [], []
+    for situation, pair in zip(situations(3000, 3, purpose="helpful"), corpus.train, strict=True):
+        stated = {fact: frozenset().union(*asserted(fact.kind, pair.rejected)) for fact in situation.asked}
+        wrong.append(all(stated.values()))
+        for fact, values in stated.items() if wrong[-1] else ():
+            (decoy,) = situation.decoys(fact)
+            made_up.append(value_of(fact.kind, decoy.value) not in values)
+    assert (WRONG_IN_PAIRS, MADE_UP) == (0.6, 0.5)  # as docs/preferences.md says
+    assert deviation(wrong, WRONG_IN_PAIRS) < 4, sum(wrong) / len(wrong)
+    assert deviation(made_up, MADE_UP) < 4, sum(made_up) / len(made_up)
 
 
 def test_label_noise_swaps_that_share_and_leaves_the_others_alone():

@@ -1,10 +1,12 @@
 """What the server takes from a device, and what it refuses without harm to anyone else."""
 
 import threading
+from pathlib import Path
 
 import grpc
 import pytest
 import torch
+from grpc._cython import cygrpc
 
 from helpers.data_plane import ADAPTER, LAYOUT, LOSS, PATIENCE_S, X, contract, hello, party, up
 from wavetune.data_plane.certificates import read_identity
@@ -302,3 +304,21 @@ def test_without_a_certificate_of_the_authority_nobody_is_heard(opened, tmp_path
                 next(call)
             assert refused.value.code() == grpc.StatusCode.UNAVAILABLE
             channel.close()
+
+
+def test_grpc_knows_every_option_that_it_is_given(tmp_path, monkeypatch):
+    """It takes no notice of a name that it does not know; then idle devices are cut off for their pings."""
+    given = []
+    for name in ("server", "secure_channel"):
+        real = getattr(grpc, name)
+
+        def noted(*arguments, real=real, **keywords):
+            given.extend(keywords.get("options", arguments[-1]))
+            return real(*arguments, **keywords)
+
+        monkeypatch.setattr(grpc, name, noted)
+    with party(tmp_path, 1) as opened:
+        opened.channel()
+    known = Path(cygrpc.__file__).read_bytes()
+    assert len(given) > 10
+    assert [name for name, _ in given if name.encode() not in known] == []

@@ -76,8 +76,7 @@ class LetterAgent(Agent):
         if self.download:
             local_round.receive(device, Frame.FromString(self.download).parts)
         if order.listen:
-            self._keep(order, device.state())
-            return local_round.ended(device, order, self.folder)
+            return self._end(device, order)
         upload = local_round.train(device, order)
         self._keep(order, device.state())
         hello = Hello(version=PROTOCOL_VERSION, width=device.cohort.backbone.model.config.hidden_size,
