@@ -21,7 +21,7 @@ from wavetune.cli.options import (
     Seed,
     Settings,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 
 
 def deploy(
@@ -46,6 +46,8 @@ def deploy(
 
     console = Console(highlight=False)
     if resume:
+        require_unchanged({"--devices": devices, "--set": settings, "--data": data, "--model": model,
+                           "--device": device, "--seed": seed})  # fmt: skip
         folder = out or Path("runs") / name_of(recipe)
         require_run(folder)
         chosen, known = None, load(folder / "recipe.json")
