@@ -269,6 +269,11 @@ def test_options_that_a_resumed_run_would_not_follow_are_refused(command, option
     assert_refused(answer, f"{option[0]} does not go with --resume: a run continues with the recipe in its folder")
 
 
+def test_finished_run_is_not_started_over_by_flower(finished):
+    answer = wavetune("deploy", "--flower", "--resume", "--out", finished)
+    assert (answer.code, answer.out) == (0, f"the run in {finished} is finished\n")
+
+
 def test_number_of_devices_does_not_change_when_a_run_is_resumed(finished):
     answer = wavetune("deploy", "--resume", "--devices", "4", "--out", finished)
     assert_refused(answer, "--devices does not go with --resume")

@@ -61,6 +61,9 @@ def deploy(
 
         if chosen is not None:
             require_no_run(folder)
+        elif (folder / "summary.json").exists():
+            console.print(f"the run in {folder} is finished", markup=False, soft_wrap=True)
+            return
         settings_of_app = {"deadline": deadline, "emulate": emulate}
         raise typer.Exit(start_with_flower(known, folder, num_devices, settings_of_app, console.print))
     options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
