@@ -27,8 +27,13 @@ class TwoMachines:
     """The processes of a cluster; the first machine is its head."""
 
     folder: Path
-    address: str
+    port: int
+    client_port: int  # Ray's own default would be the same for two clusters
     machines: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def complete(self) -> None:
         """Start the machines that are not there."""
@@ -54,8 +59,10 @@ class TwoMachines:
     def _start(self, number: int) -> subprocess.Popen[bytes]:
         role = [f"--address={self.address}"]
         if number == 0:
-            port = self.address.rpartition(":")[2]
-            role = ["--head", f"--port={port}", "--include-dashboard=false", f"--temp-dir={self.folder}"]
+            role = [
+                "--head", f"--port={self.port}", f"--ray-client-server-port={self.client_port}",
+                "--include-dashboard=false", f"--temp-dir={self.folder}",
+            ]  # fmt: skip
         with self._log(number).open("wb") as out:
             return subprocess.Popen(
                 [
@@ -84,11 +91,11 @@ class TwoMachines:
 def two_machines() -> Iterator[TwoMachines]:
     """A cluster that ends with the context. Skips without Ray."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        ports = one.getsockname()[1], other.getsockname()[1]
     # not pytest's folder: paths of sockets have to be short
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        cluster = TwoMachines(Path(folder), f"127.0.0.1:{port}")
+        cluster = TwoMachines(Path(folder), *ports)
         try:
             cluster.complete()
             yield cluster

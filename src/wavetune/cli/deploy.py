@@ -65,7 +65,14 @@ def deploy(
             console.print(f"the run in {folder} is finished", markup=False, soft_wrap=True)
             return
         settings_of_app = {"deadline": deadline, "emulate": emulate}
-        raise typer.Exit(start_with_flower(known, folder, num_devices, settings_of_app, console.print))
+        try:
+            code = start_with_flower(known, folder, num_devices, settings_of_app, console.print)
+        except KeyboardInterrupt:
+            if (folder / "recipe.json").exists():
+                again = f"stopped; continue with: wavetune deploy --flower --resume --out {folder}"
+                console.print(again, markup=False, soft_wrap=True)
+            raise
+        raise typer.Exit(code)
     options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
     code = start(chosen, folder, num_devices, options, console.print)
     if code == 0:
