@@ -116,11 +116,11 @@ def test_what_a_worker_refuses_is_said_in_one_sentence(tmp_path):
 
 
 def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cluster: TwoMachines, tmp_path):
-    recipe = small("sflllm", *ALONE, "run.rounds=20")
+    recipe = small("sflllm", *ALONE, "run.rounds=14")
     train(recipe, tmp_path / "one")
     cluster.complete()
     out = tmp_path / "two"
-    process = start(out, "run.rounds=20", options=("--ray", cluster.address))
+    process = start(out, "run.rounds=14", options=("--ray", cluster.address))
     workers = introduced(process)
     assert parent(workers[0]) != parent(workers[1])  # each machine's raylet starts the workers there
     wait_for_rounds(process, out, 2)
@@ -128,7 +128,7 @@ def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cl
     _, errors = process.communicate()
     assert process.returncode == 2, errors
     assert errors.splitlines()[-1].startswith("wavetune: a machine left the Ray cluster")
-    assert 2 <= rounds_in(out) < 20
+    assert 2 <= rounds_in(out) < 14
     train(recipe, out, resume=True)
     assert_same_run(out, tmp_path / "one")
 

@@ -20,6 +20,12 @@ import pytest
 GPUS = ("0,1", "2,3")
 """Those that each machine says it has."""
 _START_S = 120.0
+_RAY = """
+from wavetune.runtimes.launch import exit_with_parent
+exit_with_parent()
+from ray.scripts.scripts import main
+main()
+"""
 
 
 @dataclass
@@ -49,7 +55,7 @@ class TwoMachines:
         """Switch a machine off."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.machines[number].pid, signal.SIGKILL)
-        self.machines[number].wait()
+        self.machines[number].communicate()
 
     def stop(self) -> None:
         """End all processes, the head's last."""
@@ -66,11 +72,11 @@ class TwoMachines:
         with self._log(number).open("wb") as out:
             return subprocess.Popen(
                 [
-                    sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", *role, "--block",
+                    sys.executable, "-c", _RAY, "start", *role, "--block",
                     "--node-ip-address=127.0.0.1", "--num-cpus=2", "--num-gpus=2", "--object-store-memory=80000000",
                     "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats",
                 ],
-                stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True,
+                stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True,
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": GPUS[number], "RAY_worker_niceness": "0"},
             )  # fmt: skip
 
