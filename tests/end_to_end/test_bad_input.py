@@ -251,7 +251,32 @@ def test_folder_that_holds_a_run_is_not_overwritten(finished):
 def test_resuming_what_is_no_run_is_refused(tmp_path):
     assert_refused(wavetune("run", "--resume", "--out", tmp_path), "holds no run")
     assert_refused(wavetune("run", "--resume"), "no recipe given")
-    assert_refused(wavetune("run", "--resume", "--seed", "4", "--out", tmp_path), "--seed does not go with --resume")
+
+
+CHANGES = [
+    ("--set", "run.rounds=3"),
+    ("--data", "concierge"),
+    ("--model", "tiny"),
+    ("--device", "cpu"),
+    ("--seed", "4"),
+]
+
+
+@pytest.mark.parametrize("option", CHANGES, ids=lambda option: option[0])
+@pytest.mark.parametrize("command", ["run", "serve", "deploy", "deploy --flower"])
+def test_options_that_a_resumed_run_would_not_follow_are_refused(command, option, finished):
+    answer = wavetune(*command.split(), "--resume", *option, "--out", finished)
+    assert_refused(answer, f"{option[0]} does not go with --resume: a run continues with the recipe in its folder")
+
+
+def test_finished_run_is_not_started_over_by_flower(finished):
+    answer = wavetune("deploy", "--flower", "--resume", "--out", finished)
+    assert (answer.code, answer.out) == (0, f"the run in {finished} is finished\n")
+
+
+def test_number_of_devices_does_not_change_when_a_run_is_resumed(finished):
+    answer = wavetune("deploy", "--resume", "--devices", "4", "--out", finished)
+    assert_refused(answer, "--devices does not go with --resume")
 
 
 @pytest.mark.parametrize("name", ["recipe.json", "rounds.jsonl", "plan.json", "state.json"])

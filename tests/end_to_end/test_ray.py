@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from helpers.command_line import assert_refused, wavetune
+from helpers.ray_cluster import TwoMachines, two_machines
 from helpers.runs import SMALL, assert_same_run, small, train
 from wavetune.errors import ConfigError
 from wavetune.runtimes.ray_engine import placed
@@ -18,21 +20,46 @@ from wavetune.runtimes.ray_engine import placed
 ALONE = ("run.tokens_per_pass=1", "run.samples=0")
 
 
-def start(out, *settings):
-    """`wavetune run` in two workers."""
+@pytest.fixture(scope="module")
+def cluster():
+    with two_machines() as machines:
+        yield machines
+
+
+def start(out, *settings, workers=2, options=()):
+    """`wavetune run` in workers."""
     pytest.importorskip("ray", reason="Ray is not installed")
     words = [word for setting in (*SMALL, *ALONE, *settings) for word in ("--set", setting)]
+    words += ["--workers", str(workers), *options, "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "wavetune.cli", "run", "sflllm", *words, "--workers", "2", "--out", str(out)],
+        [sys.executable, "-m", "wavetune.cli", "run", "sflllm", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env={**os.environ, "COLUMNS": "200"},
     )
 
 
 def skip_if_ray_ran_out_of_time(errors):
     if "timed out during startup" in errors:
         pytest.skip("Ray's processes did not come up within the 30 s that Ray gives them on this machine")
+
+
+def introduced(process):
+    """Processes of the two workers, once they have started."""
+    said = [process.stdout.readline()]
+    while said[-1] and not said[-1].startswith("worker 1"):
+        said.append(process.stdout.readline())
+    workers = [int(number) for number in re.findall(r"^worker \d.* process (\d+)", "".join(said), re.MULTILINE)]
+    if len(workers) < 2:
+        errors = process.communicate()[1]
+        skip_if_ray_ran_out_of_time(errors)
+        pytest.fail(errors)
+    return workers
+
+
+def parent(process):
+    return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def rounds_in(out):
@@ -63,14 +90,7 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     train(small("sflllm", *ALONE, "run.rounds=14"), tmp_path / "one")
     out = tmp_path / "two"
     process = start(out, "run.rounds=14")
-    said = [process.stdout.readline()]
-    while said[-1] and not said[-1].startswith("worker 1"):
-        said.append(process.stdout.readline())
-    workers = [int(number) for number in re.findall(r"^worker \d.* process (\d+)", "".join(said), re.MULTILINE)]
-    if len(workers) < 2:
-        errors = process.communicate()[1]
-        skip_if_ray_ran_out_of_time(errors)
-        pytest.fail(errors)
+    workers = introduced(process)
     wait_for_rounds(process, out, 1)
     os.kill(workers[1], signal.SIGKILL)
     wait_for_rounds(process, out, rounds_in(out) + 4)
@@ -95,11 +115,45 @@ def test_what_a_worker_refuses_is_said_in_one_sentence(tmp_path):
     assert errors.count("\n") == 1
 
 
+def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cluster: TwoMachines, tmp_path):
+    recipe = small("sflllm", *ALONE, "run.rounds=14")
+    train(recipe, tmp_path / "one")
+    cluster.complete()
+    out = tmp_path / "two"
+    process = start(out, "run.rounds=14", options=("--ray", cluster.address))
+    workers = introduced(process)
+    assert parent(workers[0]) != parent(workers[1])  # each machine's raylet starts the workers there
+    wait_for_rounds(process, out, 2)
+    cluster.lose(1)
+    _, errors = process.communicate()
+    assert process.returncode == 2, errors
+    assert errors.splitlines()[-1].startswith("wavetune: a machine left the Ray cluster")
+    assert 2 <= rounds_in(out) < 14
+    train(recipe, out, resume=True)
+    assert_same_run(out, tmp_path / "one")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where the workers would just start")
+def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_none(cluster: TwoMachines, tmp_path):
+    """Ray counts GPUs that it is told of: two on each machine, whose numbers differ from the other's."""
+    cluster.complete()
+    process = start(tmp_path / "run", "run.device=auto", workers=3, options=("--ray", cluster.address))
+    text, errors = process.communicate()
+    assert process.returncode == 2, errors
+    gpus = re.findall(r"^worker \d: client \d on .*, process \d+, GPU (\d), 1 thread$", text, re.MULTILINE)
+    assert len(set(gpus)) == 3
+    assert set(gpus) & {"0", "1"}
+    assert set(gpus) & {"2", "3"}
+    assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         (("--workers", 4), ("4 workers", "3 clients")),
         (("--ray", "ray://127.0.0.1:10001"), ("Ray client", "--ray auto")),
+        (("--ray", "here"), ("--ray here is neither HOST:PORT nor auto",)),
+        (("--ray", "127.0.0.1:1"), ("no Ray cluster answers at 127.0.0.1:1", "refused")),
     ],
 )
 def test_workers_that_cannot_be_had_are_refused(options, words, tmp_path):
@@ -112,4 +166,6 @@ def test_more_workers_than_gpus_or_cores_are_refused():
         placed([{"CPU": 8, "GPU": 2}], 3, 5, "auto")
     with pytest.raises(ConfigError, match="5 workers need a CPU core each, and Ray sees 4"):
         placed([{"CPU": 3}, {"CPU": 1}], 5, 5, "cpu")
+    with pytest.raises(ConfigError, match="2 workers need a CPU core beside its GPU, and Ray sees 5"):
+        placed([{"CPU": 1, "GPU": 2}, {"CPU": 4}], 2, 5, "cuda")
     assert placed([{"CPU": 8, "GPU": 2}], 3, 5, "cpu").cores == 2

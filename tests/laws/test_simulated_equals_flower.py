@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from helpers.deployment import NUM_DEVICES, run_deployed
 from helpers.flower import ThreadGrid, free_port
 from helpers.runs import Silent, read_rounds, small, train
+from wavetune.data_plane.certificates import device_name
 from wavetune.recipe import Recipe
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
@@ -42,11 +44,11 @@ def simulated(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def over_flower(recipe: Recipe, out: Path, observer: Silent, resume: bool = False) -> None:
+def over_flower(recipe: Recipe, out: Path, observer: Silent, num_clients: int = CLIENTS, resume: bool = False) -> None:
     """A run with a grid of its own, so with nodes that Flower did not know before."""
     address = f"127.0.0.1:{free_port()}"
     settings = FlowerSettings.of({"out": str(out), "address": address, "public-address": address})
-    grid = ThreadGrid(out.with_name("states"), CLIENTS)
+    grid = ThreadGrid(out.with_name("states"), num_clients)
     run(recipe, out, observer, resume, flower_engine(grid, settings))
 
 
@@ -54,9 +56,18 @@ def adapters(folder: Path) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in folder.rglob("adapter_model.safetensors")}
 
 
-def assert_ends_alike(out: Path, simulated: Path) -> None:
-    """The same adapters to the bit, those of devices with models of their own from their folders; the same records."""
-    assert adapters(out) | adapters(out.with_name("states")) == adapters(simulated)
+def assert_ends_alike(recipe: Recipe, out: Path, simulated: Path) -> None:
+    """The same adapters to the bit, and the same records.
+
+    Devices with the whole model have it in their folders: that of their client or, where all end with the same, that.
+    """
+    ours, kept, wanted = adapters(out), adapters(out.with_name("states")), adapters(simulated)
+    if recipe.name == "pwff":
+        assert ours | kept == wanted
+    else:
+        whole = ["client-00", "client-01"] if recipe.name == "fedavg_lora" else []
+        assert ours == wanted
+        assert kept == dict.fromkeys(whole, wanted["global"])
     for found, wanted in zip(read_rounds(out), read_rounds(simulated), strict=True):
         for name in ("planned", "charged", "metered_bits", "lost", "active_K"):
             assert found[name] == wanted[name], name
@@ -68,14 +79,30 @@ def assert_ends_alike(out: Path, simulated: Path) -> None:
 
 def test_a_run_over_flower_ends_where_the_run_in_one_process_ends(recipe, simulated, tmp_path):
     over_flower(recipe, tmp_path / "run", Silent())
-    assert_ends_alike(tmp_path / "run", simulated)
+    assert_ends_alike(recipe, tmp_path / "run", simulated)
 
 
 def test_servers_that_start_again_go_on_with_devices_that_have_nothing_but_their_folders(recipe, simulated, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         over_flower(recipe, tmp_path / "run", StopsAfterOne())
     over_flower(recipe, tmp_path / "run", Silent(), resume=True)
-    assert_ends_alike(tmp_path / "run", simulated)
+    assert_ends_alike(recipe, tmp_path / "run", simulated)
+
+
+def test_devices_end_with_the_same_files_over_flower_as_over_streams(tmp_path):
+    recipe = small("fedavg_lora", f"world.scenario.population.num_clients={NUM_DEVICES}", "run.rounds=1")
+    over_flower(recipe, tmp_path / "run", Silent(), NUM_DEVICES)
+    run_deployed(recipe, tmp_path / "streams", tmp_path / "certificates", Silent())
+    for client in range(NUM_DEVICES):
+        mine, theirs = tmp_path / "states" / str(client), tmp_path / "streams" / "devices" / device_name(client)
+        assert files(mine).keys() == files(theirs).keys()
+        assert files(mine) == files(theirs)
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    """All that a device wrote, but for the state, which names the run."""
+    found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    return {name: path.read_bytes() for name, path in found.items() if not name.startswith("state-")}
 
 
 def test_a_device_that_lost_its_folder_sits_a_round_out_and_is_given_the_adapters_in_the_next(tmp_path):

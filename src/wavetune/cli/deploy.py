@@ -21,7 +21,7 @@ from wavetune.cli.options import (
     Seed,
     Settings,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 
 
 def deploy(
@@ -46,6 +46,8 @@ def deploy(
 
     console = Console(highlight=False)
     if resume:
+        require_unchanged({"--devices": devices, "--set": settings, "--data": data, "--model": model,
+                           "--device": device, "--seed": seed})  # fmt: skip
         folder = out or Path("runs") / name_of(recipe)
         require_run(folder)
         chosen, known = None, load(folder / "recipe.json")
@@ -59,8 +61,18 @@ def deploy(
 
         if chosen is not None:
             require_no_run(folder)
+        elif (folder / "summary.json").exists():
+            console.print(f"the run in {folder} is finished", markup=False, soft_wrap=True)
+            return
         settings_of_app = {"deadline": deadline, "emulate": emulate}
-        raise typer.Exit(start_with_flower(known, folder, num_devices, settings_of_app, console.print))
+        try:
+            code = start_with_flower(known, folder, num_devices, settings_of_app, console.print)
+        except KeyboardInterrupt:
+            if (folder / "recipe.json").exists():
+                again = f"stopped; continue with: wavetune deploy --flower --resume --out {folder}"
+                console.print(again, markup=False, soft_wrap=True)
+            raise
+        raise typer.Exit(code)
     options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
     code = start(chosen, folder, num_devices, options, console.print)
     if code == 0:

@@ -46,5 +46,6 @@ def train_over(grid: Grid, context: Context, recipe: Path) -> None:
     configured, chosen = FlowerSettings.of(context.run_config), load(recipe)
     resume = (configured.out / "recipe.json").exists()
     if resume and (load(configured.out / "recipe.json") != chosen or (configured.out / "summary.json").exists()):
-        raise RunFolderError(f"{configured.out} holds another run; choose a new folder: flwr run -c 'out=\"FOLDER\"'")
+        which = "a finished" if (configured.out / "summary.json").exists() else "another"
+        raise RunFolderError(f"{configured.out} holds {which} run; choose a new folder: flwr run -c 'out=\"FOLDER\"'")
     train(None if resume else chosen, configured.out, resume, flower_engine(grid, configured))

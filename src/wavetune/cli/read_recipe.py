@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +21,15 @@ def name_of(recipe: str | None) -> str:
 
         raise ConfigError("no recipe given; choose one of " + ", ".join(names()))
     return recipe
+
+
+def require_unchanged(
+    options: Mapping[str, object], continues: str = "a run continues with the recipe in its folder"
+) -> None:
+    """What an option cannot change any more with --resume: ConfigError naming the first of these that is given."""
+    for name, value in options.items():
+        if value is not None:
+            raise ConfigError(f"{name} does not go with --resume: {continues}")
 
 
 def read_recipe(

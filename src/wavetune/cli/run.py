@@ -22,8 +22,7 @@ from wavetune.cli.options import (
     Seed,
     Settings,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe
-from wavetune.errors import ConfigError
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -49,12 +48,9 @@ def run(
     ] = None,
 ) -> None:
     """Plan, train and report a recipe."""
-    changed = [name for name, value in (("--set", settings), ("--data", data), ("--model", model), ("--device", device),
-               ("--seed", seed), ("--rank-table", rank_table), ("--codec-table", codec_table))
-               if value is not None]  # fmt: skip
     if resume:
-        if changed:
-            raise ConfigError(f"{changed[0]} does not go with --resume: a run continues with the recipe in its folder")
+        require_unchanged({"--set": settings, "--data": data, "--model": model, "--device": device, "--seed": seed,
+                           "--rank-table": rank_table, "--codec-table": codec_table})  # fmt: skip
         folder = out or Path("runs") / name_of(recipe)
         train(None, folder, True, _engine(workers, ray), _command(workers, ray))
         return

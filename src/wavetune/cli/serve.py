@@ -21,7 +21,7 @@ from wavetune.cli.options import (
     Settings,
     WithParent,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 from wavetune.cli.run import train
 
 
@@ -52,6 +52,8 @@ def serve(
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
+    if resume:
+        require_unchanged({"--set": settings, "--data": data, "--model": model, "--device": device, "--seed": seed})
     from wavetune.data_plane.certificates import read_identity
     from wavetune.runtimes.deployed import Deployment, engine
 

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from wavetune.cli.folders import free_folder
 from wavetune.cli.options import DeviceName, Model, Seed
+from wavetune.cli.read_recipe import require_unchanged
 from wavetune.errors import ConfigError
 
 
@@ -34,10 +35,12 @@ def train_reward(
     training = {"model": model, "steps": steps, "pairs_per_step": pairs_per_step, "train_pairs": train_pairs,
                 "rank": rank, "learning_rate": learning_rate, "max_tokens": max_tokens}  # fmt: skip
     changed = {name: value for name, value in training.items() if value is not None}
-    given = [*changed, *(name for name, value in (("kind", kind), ("data", data), ("seed", seed)) if value is not None)]
-    if resume and given:
-        option = given[0].replace("_", "-")
-        raise ConfigError(f"--{option} does not go with --resume: a training continues with the settings in its folder")
+    if resume:
+        options = {f"--{name.replace('_', '-')}": value for name, value in training.items()}
+        require_unchanged(
+            {**options, "--kind": kind, "--data": data, "--seed": seed},
+            "a training continues with the settings in its folder",
+        )
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the training to continue")
     from wavetune.runtimes.train_reward import begin_training, continue_training

@@ -50,6 +50,10 @@ class Control(Protocol):
         """A device's report on a round, or None if it left or does not report in time."""
         ...
 
+    def owes(self, client: int) -> bool:
+        """Whether a device that reported gets what came of its round only with its next order."""
+        ...
+
     def dismiss(self, reason: str) -> None:
         """Tell all devices that there is nothing more to do."""
         ...
@@ -116,6 +120,10 @@ class Coordinator:
             if report is None or report.round == round_index:
                 return report
         return None
+
+    def owes(self, client: int) -> bool:
+        """Never: a device's stream ends with what came of its round."""
+        return False
 
     def dismiss(self, reason: str) -> None:
         """Tell all devices that there is nothing more to do."""

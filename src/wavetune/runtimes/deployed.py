@@ -106,7 +106,7 @@ class Servers:
         wall_s = time.perf_counter() - started
         reports, record = self._reports(index, present), outcome.record
         if not self._cut and session.recipe.run.evaluates_after(index):
-            for client, told in self._told(index, self._owing(reports)).items():
+            for client, told in self._told(index, self._owing(index, reports)).items():
                 told.seconds.update(reports[client].seconds if client in reports else {})
                 reports[client] = told
         self._forget_unheard(record)
@@ -199,14 +199,19 @@ class Servers:
             order.outage = not ready.sent_K[client]
             self.coordinator.order(client, _copy(order))
 
-    def _owing(self, reports: Mapping[int, RoundReport]) -> set[int]:
-        """Whose model is to be judged and was not: who had no part in the round, or has not seen its end."""
-        personal = self.session.personal
-        judged = {k for k, report in reports.items() if report.HasField("own") or not (personal or report.failure)}
-        return self.coordinator.present() - judged
+    def _owing(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
+        """Whom no report shows at the end of an evaluated round: not there, not judged, or without the last mixture."""
+        last = index + 1 == self.session.recipe.run.rounds
+
+        def ended(client: int) -> bool:
+            if self.session.personal:
+                return reports[client].HasField("own")
+            return not (reports[client].failure or (last and self.coordinator.owes(client)))
+
+        return {k for k in self.coordinator.present() if k not in reports or not ended(k)}
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
-        """Let those who had no part in a round have what came of it; returns who answers."""
+        """Let those who had no part in a round, or have not seen its end, have what came of it; returns who answers."""
         order = self.common_order(index)
         order.listen = True
         for client in sorted(absent):

@@ -6,10 +6,13 @@ user's code, and no file is read that way.
 
 from __future__ import annotations
 
+import math
 import os
 import signal
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +26,13 @@ from wavetune.runtimes.worker import Introduction, Job, StateLostError, Worker
 
 RESTARTS = 5
 _PATIENCE_S = 600.0
+_REACH_S = 10.0
+_LOOK_S = 2.0  # between looks at the cluster's machines while an answer is awaited
 _OBJECT_STORE_BYTES = 1 << 28
 _LOST = ("RayActorError", "ObjectLostError", "NodeDiedError", "WorkerCrashedError", "OutOfMemoryError")
 _ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # workers without a GPU are told to use none
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # or it warns; workers without a GPU use none anyway
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # it warns of actors whose arguments might be lost; the fleet holds them
     "RAY_worker_niceness": "0",
 }
@@ -65,7 +70,7 @@ class RayFleet:
         self._actors = [actor.remote(self._job, clients, device) for clients in self.slices]
 
     def introductions(self) -> list[Introduction]:
-        """Every worker's, once its model is loaded. Raises DeploymentError if Ray finds no room for one."""
+        """Every worker's, once its model is loaded. Raises DeploymentError if Ray does not start all in time."""
         everyone = [(worker, ()) for worker in range(len(self._actors))]
         return self.ask("introduce", everyone, again=True, timeout_s=_PATIENCE_S)
 
@@ -76,7 +81,10 @@ class RayFleet:
         again: bool = False,
         timeout_s: float | None = None,
     ) -> list[Any]:
-        """What a method of these workers answers to these arguments, in order; see `Fleet`."""
+        """What a method of these workers answers to these arguments, in order; see `Fleet`.
+
+        Raises DeploymentError if a worker cannot be had any more.
+        """
         errors, retries = self.ray.exceptions, -1 if again else 0
         lost = tuple(getattr(errors, name) for name in _LOST)
         answers = [
@@ -84,12 +92,7 @@ class RayFleet:
             for worker, arguments in requests
         ]
         try:
-            return self.ray.get(answers, timeout=timeout_s)
-        except errors.GetTimeoutError as error:
-            raise DeploymentError(
-                f"Ray did not start {len(self._actors)} workers within {_PATIENCE_S:.0f} s; the cluster may be busy, "
-                "or give fewer --workers"
-            ) from error
+            return self._await(answers, math.inf if timeout_s is None else time.monotonic() + timeout_s)
         except lost as error:
             if again:
                 raise DeploymentError(
@@ -103,6 +106,24 @@ class RayFleet:
             if isinstance(error.cause, WavetuneError):
                 raise error.cause from None
             raise
+
+    def _await(self, answers: list[Any], until: float) -> list[Any]:
+        """What was answered. Ray would wait for ever for room where a machine has left."""
+        while True:
+            try:
+                return self.ray.get(answers, timeout=_LOOK_S)
+            except self.ray.exceptions.GetTimeoutError:
+                count = self.place.workers
+                if room(alive(self.ray), self.place.cores, self.place.gpu) < count:
+                    raise DeploymentError(
+                        f"a machine left the Ray cluster, and those that remain have no room for {count} workers; the "
+                        "last checkpoint is kept, continue with --resume and fewer --workers, or once it is back"
+                    ) from None
+                if time.monotonic() > until:
+                    raise DeploymentError(
+                        f"Ray did not start {count} workers within {_PATIENCE_S:.0f} s; the cluster may be busy, or "
+                        "give fewer --workers"
+                    ) from None
 
     def share(self, value: Any) -> Any:
         """A reference to a value in Ray's object store."""
@@ -124,6 +145,8 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
             f"--ray {address} is the address of a Ray client; start wavetune on a machine of the cluster with "
             "--ray auto or --ray HOST:6379"
         )
+    if address is not None:
+        _require_open(address)
 
     @contextmanager
     def opened(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
@@ -131,8 +154,7 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
             slices_of(session, workers)
         say("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
         with connected(address, workers or 1) as ray:
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            place = placed(nodes, workers, len(session.rows_by_client), session.recipe.run.device)
+            place = placed(alive(ray), workers, len(session.rows_by_client), session.recipe.run.device)
             fleet = RayFleet(ray, job_of(session), slices_of(session, place.workers), place)
             try:
                 for line in _lines(fleet):
@@ -143,6 +165,20 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
                 fleet.stop()
 
     return opened
+
+
+def alive(ray: Any) -> list[dict[str, float]]:
+    """What each machine of the cluster has, of those that are there."""
+    return [node["Resources"] for node in ray.nodes() if node["Alive"]]
+
+
+def room(nodes: Sequence[dict[str, float]], cores: int, gpu: bool) -> int:
+    """How many workers these nodes hold that ask for so many CPU cores and maybe a GPU.
+
+    >>> room([{"CPU": 8, "GPU": 2}, {"CPU": 5}], 3, False), room([{"CPU": 8, "GPU": 2}, {"CPU": 5}], 1, True)
+    (3, 2)
+    """
+    return sum(min(int(n.get("CPU", 0)) // cores, int(n.get("GPU", 0)) if gpu else sys.maxsize) for n in nodes)
 
 
 def placed(nodes: Sequence[dict[str, float]], workers: int | None, clients: int, device: str) -> Place:
@@ -161,10 +197,11 @@ def placed(nodes: Sequence[dict[str, float]], workers: int | None, clients: int,
             f"{count} workers ask for a GPU each, and Ray sees {gpus}; give fewer --workers, or --device cpu"
         )
     cores = [int(node.get("CPU", 0)) for node in nodes]
-    each = next((n for n in range(max(cores), 0, -1) if sum(c // n for c in cores) >= count), 0)
+    each = next((n for n in range(1 if gpu else max(cores), 0, -1) if room(nodes, n, gpu) >= count), 0)
     if not each:
-        raise ConfigError(f"{count} workers need a CPU core each, and Ray sees {sum(cores)}; give fewer --workers")
-    return Place(count, 1 if gpu else each, gpu)
+        where = "beside its GPU" if gpu else "each"
+        raise ConfigError(f"{count} workers need a CPU core {where}, and Ray sees {sum(cores)}; give fewer --workers")
+    return Place(count, each, gpu)
 
 
 @contextmanager
@@ -215,6 +252,19 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         ) from error
 
 
+def _require_open(address: str) -> None:
+    """Refuse at once an address where nothing listens, for which Ray would look for minutes."""
+    host, _, port = address.rpartition(":")
+    if address == "auto":
+        return
+    if not host or not port.isdigit():
+        raise ConfigError(f"--ray {address} is neither HOST:PORT nor auto")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()
+    except (OSError, OverflowError) as error:
+        raise DeploymentError(f"no Ray cluster answers at {address} ({error})") from error
+
+
 @contextmanager
 def _muted() -> Iterator[None]:
     """Keep what Ray's own code writes beside Python off standard error: that it was told to be quiet."""
@@ -243,9 +293,9 @@ def _own_signals() -> Iterator[None]:
 
 
 def _lines(fleet: RayFleet) -> Iterator[str]:
-    """Who the workers are. Raises ConfigError where one computes with other versions than this process."""
-    mine = versions()
-    for number, (worker, clients) in enumerate(zip(fleet.introductions(), fleet.slices, strict=True)):
+    """Who the workers are. Raises ConfigError where one has other versions than this process, or no use of its GPU."""
+    mine, workers = versions(), fleet.introductions()
+    for number, (worker, clients) in enumerate(zip(workers, fleet.slices, strict=True)):
         for name, version in mine.items():
             if worker.versions.get(name) != version:
                 raise ConfigError(
@@ -256,6 +306,12 @@ def _lines(fleet: RayFleet) -> Iterator[str]:
         yield (
             f"worker {number}: {who} on {worker.host}, process {worker.process}, {worker.device}, {worker.threads} "
             + ("thread" if worker.threads == 1 else "threads")
+        )
+    if blind := [number for number, worker in enumerate(workers) if not worker.usable]:
+        first = workers[blind[0]]
+        raise ConfigError(
+            f"Ray gave {first.device} of {first.host} to worker {blind[0]}, but PyTorch sees no CUDA device there; "
+            "install PyTorch with CUDA and the GPU's driver on that machine, or give --device cpu"
         )
 
 

@@ -59,11 +59,15 @@ class Job:
 
 @dataclass(frozen=True)
 class Introduction:
-    """Who a worker is: its machine, process, device, threads and the versions of what computes there."""
+    """Who a worker is: its machine, process, device, threads and the versions of what computes there.
+
+    `usable` is whether PyTorch sees the device; if not, no model was loaded.
+    """
 
     host: str
     process: int
     device: str
+    usable: bool
     threads: int
     versions: dict[str, str]
 
@@ -78,9 +82,12 @@ class Worker:
     _done: tuple[int, int] | None = field(default=None, init=False)  # rounds loaded, steps since then
 
     def introduce(self) -> Introduction:
-        """Load the base model. Raises ModelError where it is not on this machine, ConfigError without its GPU."""
-        device = self._cohort.backbone.device
-        return Introduction(socket.gethostname(), os.getpid(), str(device), torch.get_num_threads(), versions())
+        """Load the base model. Raises ModelError where it is not on this machine."""
+        gpu = self.device == "cuda"
+        device = f"GPU {os.environ.get('CUDA_VISIBLE_DEVICES', '')}" if gpu else self.device
+        if usable := not gpu or torch.cuda.is_available():
+            _ = self._cohort
+        return Introduction(socket.gethostname(), os.getpid(), device, usable, torch.get_num_threads(), versions())
 
     def load(self, number: int, state: Arrays, anchored: Collection[str]) -> None:
         """Begin a round, the `number`th that was begun, with these adapters and moments of the slice's clients."""

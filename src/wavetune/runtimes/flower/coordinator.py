@@ -122,6 +122,11 @@ class FlowerCoordinator:
                 self._require_link()
         return None
 
+    def owes(self, client: int) -> bool:
+        """Whether the mixture of a device's round is still here."""
+        node = self._nodes.get(client)
+        return node is not None and bool(node.download)
+
     def dismiss(self, reason: str) -> None:
         """Nodes stay with their SuperLink; there is nothing to tell them."""
 
