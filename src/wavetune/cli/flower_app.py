@@ -41,8 +41,10 @@ def flower_app(
 def train_over(grid: Grid, context: Context, recipe: Path) -> None:
     """Train the recipe of an app with the nodes of its Grid, or continue the run in the app's `out`."""
     from wavetune.recipe import load
+    from wavetune.runtimes.flower.process import end_with_parent
     from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 
+    end_with_parent()
     configured, chosen = FlowerSettings.of(context.run_config), load(recipe)
     resume = (configured.out / "recipe.json").exists()
     if resume and (load(configured.out / "recipe.json") != chosen or (configured.out / "summary.json").exists()):

@@ -61,7 +61,9 @@ _CLIENT = '''\
 """A device: a SuperNode starts it for every message."""
 
 from wavetune.runtimes.flower.device import client_app
+from wavetune.runtimes.flower.process import end_with_parent
 
+end_with_parent()
 app = client_app()
 '''
 

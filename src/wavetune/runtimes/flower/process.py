@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
+import time
 from importlib.metadata import entry_points
 from pathlib import Path
 
@@ -18,6 +20,23 @@ ENVIRONMENT = {
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds until it looks for a task again; 1 by default
 }
+_LOOK_S, _GRACE_S = 0.5, 10.0
+
+
+def end_with_parent() -> None:
+    """End the app that this process runs soon after the one that started it is gone.
+
+    Flower asks it to, and then waits for as long as the SuperLink is away to tell it so: for ever, if it was killed.
+    """
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(_LOOK_S)
+        time.sleep(_GRACE_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main() -> None:
