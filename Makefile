@@ -13,7 +13,7 @@ demo: .venv/.core ## fine-tune a language model over a simulated cell, end to en
 	.venv/bin/wavetune run sflllm $(ARGS)
 
 test: .venv/.dev ## run the tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
 
 check: .venv/.dev ## lint, format, types, import order and spelling
 	.venv/bin/ruff check .
