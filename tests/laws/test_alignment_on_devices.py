@@ -1,7 +1,7 @@
 """Devices that align themselves end as the clients of a run in one process, and tell the servers scores alone.
 
-The deployed run is interrupted after its first step of alignment and goes on with new servers and new devices, which
-have nothing but their folders.
+The deployed run is interrupted after its second step of alignment, of which its servers have no checkpoint: they go on
+from the last round, with new devices that have nothing but their folders and are two steps ahead.
 """
 
 import math
@@ -30,13 +30,15 @@ RECIPE = small(
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.learning.max_new_tokens=12",
     "method.alignment.evaluate_every=2",
+    "run.checkpoint_every=5",
 )
 DEVICES = range(NUM_DEVICES)
 
 
-class StopsAfterOneStep(Silent):
+class StopsAfterTwoSteps(Silent):
     def aligned(self, record, steps):
-        raise KeyboardInterrupt
+        if record["step"] == 1:
+            raise KeyboardInterrupt
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def runs(tmp_path_factory):
     folder, moved = tmp_path_factory.mktemp("aligned"), []
     with tapped(moved):
         with pytest.raises(KeyboardInterrupt):
-            run_deployed(RECIPE, folder / "deployed", folder / "certificates", StopsAfterOneStep())
+            run_deployed(RECIPE, folder / "deployed", folder / "certificates", StopsAfterTwoSteps())
         run_deployed(RECIPE, folder / "deployed", folder / "certificates", Silent(), resume=True)
     train(RECIPE, folder / "in-process")
     return folder / "deployed", folder / "in-process", b"".join(moved)
@@ -213,11 +215,11 @@ def over_flower(out: Path, observer: Silent, resume: bool = False) -> None:
 
 
 def test_orders_that_flower_carries_align_devices_alike(runs, tmp_path):
-    """Every step is a message to a device that has nothing but its folder; the servers stop after the first."""
+    """Every step is a message to a device that has nothing but its folder; the servers stop after the second."""
     _, in_process, _ = runs
     out = tmp_path / "run"
     with pytest.raises(KeyboardInterrupt):
-        over_flower(out, StopsAfterOneStep())
+        over_flower(out, StopsAfterTwoSteps())
     over_flower(out, Silent(), resume=True)
     assert [step["lost"] for step in read_rounds(out, "alignment.jsonl")] == [[]] * STEPS
     for client in DEVICES:
