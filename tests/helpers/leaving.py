@@ -11,9 +11,12 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers.deployment import run_deployed
+from helpers.runs import Silent, train
 from wavetune.data_plane import control
 from wavetune.data_plane.server import Line
 from wavetune.models.adapter_folder import PEFT_FILE, WEIGHTS
+from wavetune.recipe import Recipe
 
 TOLERANCE = 1e-6
 
@@ -40,6 +43,20 @@ def tapped(moved: list[bytes]) -> Iterator[None]:
         patch.setattr(Line, "next_answer", tapped_answer)
         patch.setattr(control, "_parsed", tapped_report)
         yield
+
+
+def interrupted_and_whole(recipe: Recipe, folder: Path, stops: Silent) -> tuple[Path, Path, bytes]:
+    """A deployed run that an observer stops and that goes on with new servers and devices, and the run in one process.
+
+    Returns both runs' folders, and all bytes that moved between devices and servers.
+    """
+    deployed, moved = folder / "deployed", list[bytes]()
+    with tapped(moved):
+        with pytest.raises(KeyboardInterrupt):
+            run_deployed(recipe, deployed, folder / "certificates", stops)
+        run_deployed(recipe, deployed, folder / "certificates", Silent(), resume=True)
+    train(recipe, folder / "in-process")
+    return deployed, folder / "in-process", b"".join(moved)
 
 
 def files(folder: Path) -> dict[str, Any]:

@@ -13,8 +13,8 @@ from safetensors.numpy import load_file
 
 from helpers.deployment import NUM_DEVICES, run_deployed
 from helpers.flower import ThreadGrid, free_port
-from helpers.leaving import anywhere, assert_same, neighbours, occur, tapped
-from helpers.runs import ALIGNED, Silent, read_json, read_rounds, small, train
+from helpers.leaving import anywhere, assert_same, interrupted_and_whole, neighbours, occur
+from helpers.runs import ALIGNED, Silent, read_json, read_rounds, small
 from wavetune.errors import DeploymentError, NumericsError
 from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
@@ -44,13 +44,7 @@ class StopsAfterTwoSteps(Silent):
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
     """A deployed run's folder, that of the run in one process, and all bytes that moved between devices and servers."""
-    folder, moved = tmp_path_factory.mktemp("aligned"), []
-    with tapped(moved):
-        with pytest.raises(KeyboardInterrupt):
-            run_deployed(RECIPE, folder / "deployed", folder / "certificates", StopsAfterTwoSteps())
-        run_deployed(RECIPE, folder / "deployed", folder / "certificates", Silent(), resume=True)
-    train(RECIPE, folder / "in-process")
-    return folder / "deployed", folder / "in-process", b"".join(moved)
+    return interrupted_and_whole(RECIPE, tmp_path_factory.mktemp("aligned"), StopsAfterTwoSteps())
 
 
 def device_folder(run, client):

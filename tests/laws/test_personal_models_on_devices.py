@@ -7,9 +7,9 @@ nothing but their folders.
 import pytest
 from safetensors.numpy import load_file
 
-from helpers.deployment import NUM_DEVICES, run_deployed
-from helpers.leaving import anywhere, assert_same, neighbours, occur, tapped
-from helpers.runs import Silent, read_json, read_rounds, small, train
+from helpers.deployment import NUM_DEVICES
+from helpers.leaving import anywhere, assert_same, interrupted_and_whole, neighbours, occur
+from helpers.runs import Silent, read_json, read_rounds, small
 from wavetune.reporting.farewell import last_lines
 from wavetune.runtimes.answer import answer
 
@@ -27,13 +27,8 @@ class StopsAfterOne(Silent):
 @pytest.fixture(scope="module", params=RECIPES)
 def runs(request, tmp_path_factory):
     """A deployed run's folder, that of the run in one process, and all bytes that moved between devices and servers."""
-    folder, recipe, moved = tmp_path_factory.mktemp(request.param), RECIPES[request.param], []
-    with tapped(moved):
-        with pytest.raises(KeyboardInterrupt):
-            run_deployed(recipe, folder / "deployed", folder / "certificates", StopsAfterOne())
-        run_deployed(recipe, folder / "deployed", folder / "certificates", Silent(), resume=True)
-    train(recipe, folder / "in-process")
-    return folder / "deployed", folder / "in-process", b"".join(moved)
+    folder = tmp_path_factory.mktemp(request.param)
+    return interrupted_and_whole(RECIPES[request.param], folder, StopsAfterOne())
 
 
 def test_the_servers_end_with_the_shared_adapters_and_no_others(runs):
