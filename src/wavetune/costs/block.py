@@ -3,7 +3,8 @@
 A multiply-add is 2 FLOP. Counted are the matrix products that automatic differentiation executes, nothing else; norms,
 softmax, rotary positions, activation functions and residual sums add 0.7 % to the operations of GPT-2 small and
 SmolLM2-135M at 512 tokens, 1 % at 1024. Attention is counted over the full square of a sample's length, also under a
-causal mask or a sliding window: a kernel that skips what they hide beats this count.
+causal mask or a sliding window: a kernel that skips what they hide beats this count. Of a mixture of experts those
+count that a token is sent to.
 """
 
 from __future__ import annotations
@@ -11,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from wavetune.costs.architecture import Architecture, Projection
-from wavetune.costs.bottleneck import Bottleneck
-from wavetune.costs.gradient_flow import GradientFlow, gradient_flow
+from wavetune.costs.bottleneck import Bottleneck, Place
+from wavetune.costs.operations import INPUT, Block, Names, Projection
 
 
 @dataclass(frozen=True)
@@ -49,10 +49,29 @@ class BlockCosts:
     saved_lora_values_per_token: int
 
 
+@dataclass(frozen=True)
+class GradientFlow:
+    """Which tensors of a block need a gradient.
+
+    Args:
+        adapted: names of the linear maps that carry LoRA.
+        trained: names of what yields something trained: those, the maps that trained bottlenecks follow, and `INPUT`
+            where the block's input needs a gradient.
+    """
+
+    adapted: Names
+    trained: Names
+
+    def needed(self, because: Names) -> bool:
+        """Whether a tensor needs a gradient that has these names upstream."""
+        return bool(because & self.trained)
+
+
 def block_costs(
-    architecture: Architecture,
+    block: Block,
     trained: Collection[Projection],
     input_needs_grad: bool,
+    hidden_size: int,
     bottleneck: Bottleneck | None = None,
     frozen_bottleneck: bool = False,
 ) -> BlockCosts:
@@ -67,10 +86,11 @@ def block_costs(
     needs are not executed and not counted.
 
     Args:
-        architecture: the model.
-        trained: the projections of a block that carry LoRA.
+        block: the block.
+        trained: the projections of the block that carry LoRA.
         input_needs_grad: whether the block's input needs a gradient; not so in the first block, as the embedding is
             frozen.
+        hidden_size: width of the residual stream, d.
         bottleneck: the block's bottlenecks.
         frozen_bottleneck: whether they act but do not train.
 
@@ -84,8 +104,8 @@ def block_costs(
     GPT-2 small at 512 tokens: 24 d^2 s + 4 s^2 d = 8.05 GFLOP a sample and block.
 
     >>> from wavetune.costs.architecture import PRESETS
-    >>> gpt2 = PRESETS["gpt2"]
-    >>> block = block_costs(gpt2, gpt2.lora_projections(["c_attn"]), input_needs_grad=True)
+    >>> gpt2 = PRESETS["gpt2"].blocks[0]
+    >>> block = block_costs(gpt2, gpt2.lora_projections(["c_attn"]), input_needs_grad=True, hidden_size=768)
     >>> 512 * block.forward_flop_per_token + 512**2 * block.forward_flop_per_pair
     8053063680
     >>> 24 * 768**2 * 512 + 4 * 512**2 * 768
@@ -97,66 +117,59 @@ def block_costs(
     (3072, 6144)
     """
     places = () if bottleneck is None else bottleneck.places
-    flow = gradient_flow(trained, input_needs_grad, () if frozen_bottleneck else places)
-    pair_flop = 2 * architecture.query_width
-    narrow_flop = 0 if bottleneck is None else 2 * architecture.hidden_size * bottleneck.width
+    adapted = frozenset(p.name for p in trained)
+    ends = frozenset(_end(block, place) for place in places) if not frozen_bottleneck else frozenset[str]()
+    flow = GradientFlow(adapted, adapted | ends | ({INPUT} if input_needs_grad else set[str]()))
+    narrow_flop = 0 if bottleneck is None else 2 * hidden_size * bottleneck.width
+    passes = {p.name: _passes(block, p) for p in trained}
+    reached = [_reaches_output(block, _end(block, place), flow) for place in places]
+    backward = [(p, flow.needed(p.left) + flow.needed(p.right)) for p in block.products]
     return BlockCosts(
-        forward_flop_per_token=sum(_product_flop(p) for p in architecture.projections),
-        forward_flop_per_pair=2 * pair_flop,
-        backward_flop_per_token=sum(_product_flop(p) for p in architecture.projections if flow.reaches_input_of(p)),
-        backward_flop_per_pair=pair_flop * (flow.query + flow.key + flow.scores + flow.value),
-        lora_forward_flop_per_token=sum(2 * (p.in_features + p.out_features) for p in trained),
+        forward_flop_per_token=sum(p.flop_per_token for p in block.products),
+        forward_flop_per_pair=sum(p.flop_per_pair for p in block.products),
+        backward_flop_per_token=sum(p.flop_per_token * times for p, times in backward),
+        backward_flop_per_pair=sum(p.flop_per_pair * times for p, times in backward),
+        lora_forward_flop_per_token=sum(2 * passes[p.name] * (p.in_features + p.out_features) for p in trained),
         lora_backward_flop_per_token=sum(
-            2 * p.in_features * (1 + flow.reaches_input_of(p)) + 4 * p.out_features for p in trained
+            passes[p.name] * (2 * p.in_features * (1 + _reaches_input(block, p.name, flow)) + 4 * p.out_features)
+            for p in trained
         ),
         lora_values_per_rank=sum(p.in_features + p.out_features for p in trained),
         bottleneck_forward_flop_per_token=2 * narrow_flop * len(places),
         bottleneck_backward_flop_per_token=narrow_flop
-        * sum(2 * flow.reaches_output_of(p) if frozen_bottleneck else 3 + flow.reaches_output_of(p) for p in places),
-        bottleneck_values=0 if bottleneck is None else bottleneck.values(architecture.hidden_size),
-        saved_values_per_token=_saved_values_per_token(architecture, trained, flow)
-        + _saved_by_bottlenecks(architecture, bottleneck, frozen_bottleneck, flow),
-        saved_lora_values_per_token=len(trained),
+        * sum(2 * output if frozen_bottleneck else 3 + output for output in reached),
+        bottleneck_values=0 if bottleneck is None else bottleneck.values(hidden_size),
+        saved_values_per_token=sum(s.values for s in block.saved if flow.needed(s.because) or s.read_by & adapted)
+        + _saved_by_bottlenecks(hidden_size, bottleneck, frozen_bottleneck, reached),
+        saved_lora_values_per_token=sum(passes.values()),
     )
 
 
-def _product_flop(projection: Projection) -> int:
-    """FLOP of one token through a projection; its input's gradient takes as many."""
-    return 2 * projection.in_features * projection.out_features
+def _end(block: Block, place: Place) -> str:
+    """The map that a bottleneck follows."""
+    return block.attention_end if place == "attention" else block.feed_forward_end
 
 
-def _saved_values_per_token(architecture: Architecture, trained: Collection[Projection], flow: GradientFlow) -> int:
-    """Activations a block keeps per token with fused attention and no dropout: what frozen operations need backward.
+def _passes(block: Block, projection: Projection) -> int:
+    """How often a token goes through a projection: once, but for maps that a block uses again."""
+    flop = sum(p.flop_per_token for p in block.products if p.projection == projection.name)
+    return flop // (2 * projection.in_features * projection.out_features)
 
-    A norm keeps its input and one scalar a row (LayerNorm two), attention q, k, v, its output and one normaliser a
-    head, a gated MLP gate, activated gate and up, GPT-2's GELU four tensors, BERT's one; an adapter the input it reads.
-    Frozen projections keep nothing. Counts too much in a first block where of gate and up only one is adapted and
-    nothing before them.
-    """
-    a = architecture
-    statistics = 2 if a.has_layer_norm else 1
-    norm = a.hidden_size + statistics
-    saved = norm * flow.mlp_in + norm * (flow.block_out if a.is_encoder else flow.attention_in)
-    if a.qk_norm:
-        saved += flow.query * (a.query_width + a.num_heads) + flow.key * (a.kv_width + a.num_kv_heads)
-    if flow.attention_out:
-        saved += 2 * (a.query_width + a.kv_width) + a.num_heads
-    if flow.mlp_hidden:
-        saved += (1 if a.is_encoder else 4 if a.has_layer_norm else 3) * a.intermediate_size
-    if a.post_norm:
-        saved += norm * flow.mlp_in + norm * flow.block_out
-    sites = {p.reads: p.in_features for p in trained}
-    if flow.attention_out:
-        sites.pop("attention_out", None)  # attention keeps its output already
-    return saved + sum(sites.values())
+
+def _reaches_input(block: Block, name: str, flow: GradientFlow) -> bool:
+    """Whether what a projection reads needs a gradient."""
+    return any(flow.needed(p.left) for p in block.products if p.projection == name)
+
+
+def _reaches_output(block: Block, name: str, flow: GradientFlow) -> bool:
+    """Whether what a projection yields, and a bottleneck behind it reads, needs a gradient."""
+    return name in flow.adapted or _reaches_input(block, name, flow)
 
 
 def _saved_by_bottlenecks(
-    architecture: Architecture, bottleneck: Bottleneck | None, frozen: bool, flow: GradientFlow
+    hidden_size: int, bottleneck: Bottleneck | None, frozen: bool, reached: Collection[bool]
 ) -> int:
     """A bottleneck keeps its hidden values before the activation, and its input if it trains."""
     if bottleneck is None:
         return 0
-    if frozen:
-        return bottleneck.width * sum(flow.reaches_output_of(place) for place in bottleneck.places)
-    return (architecture.hidden_size + bottleneck.width) * len(bottleneck.places)
+    return bottleneck.width * sum(reached) if frozen else (hidden_size + bottleneck.width) * len(reached)

@@ -52,15 +52,15 @@ class ConfigReader:
             raise ModelError(f"the model config's {key!r} ({value}) is no multiple of {divisor_key!r} ({divisor})")
 
     def refuse_unknown_patterns(self) -> None:
-        """Refuse mixtures of experts, cross attention and layers that are not attention layers."""
-        for key in MIXTURE_KEYS:
+        """Refuse mixtures of experts, cross attention, encoders that decode and layers that are not attention layers."""
+        for key in (*MIXTURE_KEYS, "add_cross_attention", "is_decoder"):
             if self.config.get(key):
-                raise ModelError(f"the model config has {key!r}: mixtures of experts have no cost model")
-        if self.config.get("add_cross_attention"):
-            raise ModelError("the model config sets 'add_cross_attention': cross attention has no cost model")
+                raise ModelError(f"the model config sets {key!r}, which the blocks written down here do not have")
         layer_types = self.config.get("layer_types") or ()
         if not isinstance(layer_types, list | tuple):
             raise ModelError(f"the model config's 'layer_types' is {layer_types!r}; it must be a list of names")
         for kind in cast("Sequence[object]", layer_types):
             if kind not in ATTENTION_LAYERS:
-                raise ModelError(f"the model config's 'layer_types' has {kind!r}, which has no cost model")
+                raise ModelError(
+                    f"the model config's 'layer_types' has {kind!r}, whose blocks are not written down here"
+                )

@@ -158,7 +158,8 @@ def server_memory_bytes(
 def _block_bytes(table: CostTable, storage: Storage) -> Array:
     """Frozen weights of each block and its bottlenecks, with gradients and moments where they train, [L]."""
     bottleneck_bytes = storage.adapter_bytes / 4 if table.frozen_bottleneck else storage.adapter_bytes
-    return table.architecture.block_values * storage.weight_bytes + table.bottleneck_values_L * bottleneck_bytes
+    values_L = np.array([block.values for block in table.architecture.blocks], dtype=float)
+    return values_L * storage.weight_bytes + table.bottleneck_values_L * bottleneck_bytes
 
 
 def _adapter_bytes(table: CostTable, storage: Storage) -> Array:
@@ -182,9 +183,7 @@ def _passing_bytes(table: CostTable, workload: Workload, storage: Storage) -> Ar
     """What exists for a moment: three tensors as wide as the MLP and one as wide as the residual stream, and what all
     blocks share: sines and cosines of rotary positions; [...].
     """
-    a = table.architecture
-    rotary = 0 if a.num_positions else 2 * a.head_dim
-    values = 3 * a.intermediate_size + a.hidden_size + rotary
+    values = table.architecture.passing_values_per_token
     return np.asarray(workload.tokens, dtype=float) * values * storage.activation_bytes
 
 
@@ -203,9 +202,9 @@ def _head_bytes(
     if table.outputs is not None:
         vectors = samples * (2 * a.hidden_size + 3 * table.outputs) * storage.activation_bytes
         return weights + table.outputs_values * storage.adapter_bytes + vectors
-    if a.is_encoder:
+    if not a.head_values:
         return weights + 0 * labelled
-    positions = labelled * (2 * a.hidden_size + 1 + a.has_layer_norm) * storage.activation_bytes
+    positions = labelled * (2 * a.hidden_size + a.final_norm_statistics) * storage.activation_bytes
     chunk = np.maximum(storage.logit_values // a.vocab_size, 1)
     logits = 2 * 4 * np.minimum(labelled, chunk) * a.vocab_size
     return weights + positions + logits

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.block import BlockCosts, block_costs
 from wavetune.costs.bottleneck import Bottleneck
+from wavetune.costs.operations import Block
 from wavetune.errors import ConfigError
 from wavetune.units import Array
 
@@ -86,13 +87,16 @@ class CostTable:
 
     @cached_property
     def blocks(self) -> tuple[BlockCosts, ...]:
-        """Costs of each of the L blocks; all but the first are equal."""
-        trained = self.architecture.lora_projections(self.lora_targets)
-        first, later = (
-            block_costs(self.architecture, trained, input_needs_grad, self.bottleneck, self.frozen_bottleneck)
-            for input_needs_grad in (self.input_needs_grad, True)
-        )
-        return (first, *(later,) * (self.num_layers - 1))
+        """Costs of each of the L blocks; the first one may spare what only its input's gradient would need."""
+
+        @cache
+        def costs(block: Block, input_needs_grad: bool) -> BlockCosts:
+            trained = block.lora_projections(self.lora_targets)
+            width = self.architecture.hidden_size
+            return block_costs(block, trained, input_needs_grad, width, self.bottleneck, self.frozen_bottleneck)
+
+        first, *later = self.architecture.blocks
+        return (costs(first, self.input_needs_grad), *(costs(block, True) for block in later))
 
     @property
     def num_layers(self) -> int:

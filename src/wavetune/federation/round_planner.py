@@ -151,7 +151,8 @@ class RoundPlanner:
     def _sent_share(self) -> float:
         if self.method.mixing.trains_a:
             return 1.0
-        projections = self.table.architecture.lora_projections(self.table.lora_targets)
+        blocks, targets = self.table.architecture.blocks, self.table.lora_targets
+        projections = [p for block in blocks for p in block.lora_projections(targets)]
         return sum(p.out_features for p in projections) / sum(p.in_features + p.out_features for p in projections)
 
     @property

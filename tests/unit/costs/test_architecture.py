@@ -37,7 +37,7 @@ def test_a_size_that_is_no_positive_whole_number_is_named(value: object):
     [
         (LLAMA | {"model_type": "mixtral", "num_local_experts": 8}, "'num_local_experts'"),
         (LLAMA | {"model_type": "qwen3_moe", "num_experts": 128}, "'num_experts'"),
-        (LLAMA | {"model_type": "qwen_2"}, "'model_type' is 'qwen_2'.*did you mean 'qwen2'"),
+        (LLAMA | {"model_type": "qwen_2"}, "'model_type' is 'qwen_2'.*counted from the model itself"),
         (LLAMA | {"layer_types": ["full_attention", "linear_attention"]}, "'layer_types' has 'linear_attention'"),
         (LLAMA | {"layer_types": 4}, "'layer_types'"),
         (LLAMA | {"tie_word_embeddings": "yes"}, "'tie_word_embeddings'"),
@@ -54,12 +54,12 @@ def test_a_pattern_without_cost_model_is_refused_by_key(config: dict[str, object
 
 def test_sliding_window_layers_and_an_explicit_head_width_are_accepted():
     config = LLAMA | {"layer_types": ["sliding_attention", "full_attention"], "num_attention_heads": 6, "head_dim": 20}
-    assert Architecture.from_config(config).query_width == 120
+    assert Architecture.from_config(config).blocks[0].projections[0].out_features == 120
 
 
 def test_absent_key_value_heads_mean_one_for_each_query_head():
     config = {k: v for k, v in LLAMA.items() if k != "num_key_value_heads"}
-    assert Architecture.from_config(config).num_kv_heads == 4
+    assert Architecture.from_config(config).blocks[0].projections[1].out_features == 64
 
 
 @pytest.mark.parametrize(
