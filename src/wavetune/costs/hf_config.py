@@ -52,7 +52,7 @@ class ConfigReader:
             raise ModelError(f"the model config's {key!r} ({value}) is no multiple of {divisor_key!r} ({divisor})")
 
     def refuse_unknown_patterns(self) -> None:
-        """Refuse mixtures of experts, cross attention, encoders that decode and layers that are not attention layers."""
+        """Refuse mixtures of experts, cross attention, encoders that decode and layers without attention."""
         for key in (*MIXTURE_KEYS, "add_cross_attention", "is_decoder"):
             if self.config.get(key):
                 raise ModelError(f"the model config sets {key!r}, which the blocks written down here do not have")

@@ -2,7 +2,8 @@
 
 A tensor needs a gradient where a trained value lies upstream. Upstream of a tensor of a block lie some of its linear
 maps, which may carry a trained adapter, and what comes before the block; their names (`INPUT` for the latter) say when
-the tensor needs one. Nothing else about a block's structure is needed to know what its backward pass computes and keeps.
+the tensor needs one. Nothing else about a block's structure is needed to know what its backward pass computes and
+keeps.
 """
 
 from __future__ import annotations
