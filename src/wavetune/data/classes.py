@@ -19,8 +19,14 @@ from wavetune.errors import ConfigError, DataError
 def class_names(corpus: Corpus) -> tuple[str, ...]:
     """Names of the classes of train, numbers by value and texts by name; a class is its place here.
 
-    Raises: DataError if there are fewer than two.
+    Raises: DataError if there are fewer than two, or a row is text alone.
     """
+    unlabelled = sum(example.verbatim and not example.prompt for example in corpus.train)
+    if unlabelled:
+        raise DataError(
+            f"{corpus.name}: {unlabelled} of {len(corpus.train)} training rows are text without a label; the template "
+            "'class' needs {text, label}"
+        )
     names = sorted({example.answer for example in corpus.train}, key=lambda name: (_number(name), name))
     if len(names) < 2:
         raise DataError(f"{corpus.name}: every row of train has the label {names[0]!r}; a classifier needs two classes")
@@ -32,7 +38,9 @@ def tokenise_classes(
 ) -> TokenSet:
     """Tokenised rows with their classes: [CLS] text [SEP], or what the tokenizer puts there; at least EOS at the end.
 
-    A text that is too long loses its end. Examples with an empty text are dropped. Both are counted.
+    Of a pair, both texts with what the tokenizer puts behind one between them, or a line break: [CLS] one [SEP] other
+    [SEP]. A text that is too long loses its end, of a pair the longer one first. Examples with an empty text are
+    dropped. Both are counted.
 
     Args:
         examples: what to tokenise; the answer is the class's name.
@@ -57,15 +65,31 @@ def tokenise_classes(
     chosen = [examples[i] for i in kept]
     before, after = frame(tokenizer)
     room = max_tokens - len(before) - len(after)
-    texts = encode(tokenizer, [example.prompt for example in chosen])
+    texts = whole_texts(chosen, tokenizer, room)
     return class_rows(
-        [before + ids[:room] + after for ids in texts],
+        [before + ids + after for ids, _ in texts],
         [number[example.answer] for example in chosen],
         [example.answer if template.partition_by == "label" else example.domain for example in chosen],
         kept,
         dropped=len(examples) - len(kept),
-        truncated_prompts=sum(len(ids) > room for ids in texts),
+        truncated_prompts=sum(cut for _, cut in texts),
     )
+
+
+def whole_texts(examples: Sequence[Example], tokenizer: Any, room: int) -> list[tuple[list[int], bool]]:
+    """Token ids of each text, or of both texts of a pair, cut to `room` tokens, and whether they were cut."""
+    firsts = encode(tokenizer, [example.prompt for example in examples])
+    if not any(example.second for example in examples):
+        return [(ids[:room], len(ids) > room) for ids in firsts]
+    between = own_frame(tokenizer)[1] or encode(tokenizer, ["\n"])[0]
+    seconds = encode(tokenizer, [example.second for example in examples])
+    room -= len(between)
+    both: list[tuple[list[int], bool]] = []
+    for first, second in zip(firsts, seconds, strict=True):
+        kept = min(len(first), max(room - len(second), (room + 1) // 2))
+        ids = first[:kept] + between + second[: room - kept]
+        both.append((ids, len(ids) < len(first) + len(between) + len(second)))
+    return both
 
 
 def class_rows(
@@ -89,10 +113,15 @@ def frame(tokenizer: Any) -> tuple[list[int], list[int]]:
 
     A causal model reads a text's class off its last token, which so is always the same.
     """
+    (before, after), eos = own_frame(tokenizer), getattr(tokenizer, "eos_token_id", None)
+    return before, after or ([] if eos is None else [int(eos)])
+
+
+def own_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
+    """Tokens that the tokenizer itself puts before and after a text."""
     inner, whole = tokenizer("a", add_special_tokens=False)["input_ids"], list(tokenizer("a")["input_ids"])
     start = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == list(inner)), 0)
-    after, eos = whole[start + len(inner) :], getattr(tokenizer, "eos_token_id", None)
-    return whole[:start], after or ([] if eos is None else [int(eos)])
+    return whole[:start], whole[start + len(inner) :]
 
 
 def _number(name: str) -> float:

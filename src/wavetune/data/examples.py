@@ -2,23 +2,58 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 NO_DOMAIN = "all"
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One turn of a dialogue: who speaks and what; `more` is a JSON object of further fields, such as tool calls."""
+
+    role: str
+    content: str = ""
+    more: str = ""
+    learned: bool = True  # False for an assistant's turn that the data asks not to learn (`weight` 0)
+
+    @property
+    def message(self) -> dict[str, Any]:
+        """The turn as a chat template takes it."""
+        return {"role": self.role, "content": self.content, **(json.loads(self.more) if self.more else {})}
+
+    @property
+    def text(self) -> str:
+        """What is said, with the tool calls as JSON, for templates that know text alone."""
+        calls = self.message.get("tool_calls")
+        said = [self.content] if self.content else []
+        return "\n".join(said + [json.dumps(call.get("function", call), ensure_ascii=False) for call in calls or ()])
 
 
 @dataclass(frozen=True)
 class Example:
     """One prompt with its answer, and the domain that clients may be told apart by.
 
-    `turns` holds the (role, content) turns of a dialogue before the answer; empty for everything but chat rows.
+    A dialogue has `turns` before its answer, and `reply`, the answer as a turn; both are empty for everything but chat
+    rows. `tools` is a JSON list of the tools that its turns may call. Where `verbatim`, prompt and answer are one text
+    cut in two, which is written end to end; an empty prompt then stands for text alone. `second` is the other text of
+    a pair to classify.
     """
 
     prompt: str
     answer: str
     domain: str = NO_DOMAIN
-    turns: tuple[tuple[str, str], ...] = ()
+    turns: tuple[Turn, ...] = ()
+    reply: Turn | None = None
+    tools: str = ""
+    verbatim: bool = False
+    second: str = ""
+
+    @property
+    def dialogue(self) -> tuple[Turn, ...]:
+        """All turns of a dialogue, the answer's last; empty for everything but chat rows."""
+        return (*self.turns, *((self.reply,) if self.reply else ()))
 
 
 @dataclass(frozen=True)
@@ -44,6 +79,7 @@ class PreferencePair:
     rejected: str
     source: str = NO_DOMAIN
     domain: str = NO_DOMAIN
+    turns: tuple[Turn, ...] = ()  # of the prompt, where it is a dialogue
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.corpora import HOLD_OUT, SPLITS, SUFFIXES, read_jsonl
-from wavetune.data.examples import NO_DOMAIN, Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair
+from wavetune.data.examples import NO_DOMAIN, Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
 from wavetune.errors import ConfigError, DataError, nearest
 from wavetune.seeds import stream
 
@@ -106,20 +106,20 @@ def first_human_turn(prompt: str) -> str:
     >>> first_human_turn("Human: Hello?\n\nAssistant: Yes?\n\nHuman: Fine.\n\nAssistant:")
     'Hello?'
     """
-    return next((content for role, content in dialogue(prompt) if role == "user"), prompt)
+    return next((turn.content for turn in dialogue(prompt) if turn.role == "user"), prompt)
 
 
-def dialogue(prompt: str) -> tuple[tuple[str, str], ...]:
-    r"""(role, content) turns of a prompt marked `Human:` and `Assistant:`; none where it is not.
+def dialogue(prompt: str) -> tuple[Turn, ...]:
+    r"""Turns of a prompt marked `Human:` and `Assistant:`; none where it is not.
 
-    >>> dialogue("Human: Hello?\n\nAssistant:")
-    (('user', 'Hello?'),)
+    >>> dialogue("Human: Hello?\n\nAssistant:")[0].content
+    'Hello?'
     """
     before, *marked = TURN.split(prompt)
     if before.strip():
         return ()
     turns = zip(marked[::2], marked[1::2], strict=True)
-    return tuple((ROLES[role], content.strip()) for role, content in turns if content.strip())
+    return tuple(Turn(ROLES[role], content.strip()) for role, content in turns if content.strip())
 
 
 def prompt_examples(pairs: Iterable[PreferencePair]) -> tuple[Example, ...]:

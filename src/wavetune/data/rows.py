@@ -1,16 +1,33 @@
-"""Row forms: what a JSON object must hold to become an `Example`."""
+"""Row forms: what a row of a data file must hold to become an `Example`."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from wavetune.data.examples import NO_DOMAIN, Example
-from wavetune.errors import DataError
+from wavetune.data.dialogues import WrongValueError, tools_of, turns_of, written
+from wavetune.data.examples import NO_DOMAIN, Example, Turn
+from wavetune.errors import DataError, nearest
 
 Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Form:
+    """Fields that a row of this form must have, may have and must not have, and what makes an example of them."""
+
+    needed: tuple[str, ...]
+    convert: Callable[[Row], Example]
+    optional: tuple[str, ...] = ()
+    without: tuple[str, ...] = ()
+
+    @property
+    def fields(self) -> set[str]:
+        """All fields that are looked at."""
+        return {*self.needed, *self.optional, "domain"}
 
 
 def example_of(row: Row, where: str) -> Example:
@@ -18,20 +35,48 @@ def example_of(row: Row, where: str) -> Example:
 
     Raises: DataError that starts with `where` if the keys match no form, or a value has the wrong type.
     """
-    if "chosen" in row:
+    form = form_of(row, where)
+    try:
+        example = form.convert(row)
+    except WrongValueError as error:
+        raise DataError(f"{where}: {error}") from error
+    return replace(example, domain=str(row["domain"])) if row.get("domain") is not None else example
+
+
+def form_of(row: Row, where: str) -> Form:
+    """The first form whose fields a row has. Raises DataError that starts with `where` if there is none."""
+    if row.get("chosen") is not None:
         raise DataError(
             f"{where}: rows with 'chosen' are preference pairs, which train reward models and alignment, "
             "not supervised fine-tuning; give rows with one answer"
         )
-    for needed, convert in FORMS:
-        if all(key in row for key in needed):
-            try:
-                example = convert(row)
-            except _WrongValueError as error:
-                raise DataError(f"{where}: {error}") from error
-            return replace(example, domain=str(row["domain"])) if row.get("domain") is not None else example
-    known = "; ".join("{" + ", ".join(needed) + "}" for needed, _ in FORMS)
-    raise DataError(f"{where}: found keys {{{', '.join(row)}}}; known row forms are {known}")
+    there = {key for key, value in row.items() if value is not None}
+    for fields in (there, {*row}):  # a field that is null is as good as missing, unless there is no other
+        for form in FORMS:
+            if fields.issuperset(form.needed) and row.keys().isdisjoint(form.without):
+                return form
+    raise DataError(
+        f"{where}: found the columns {', '.join(map(str, row)) or 'none'}; known are {KNOWN}. "
+        'Name yours by world.data.columns, such as {"prompt": "...", "response": "..."}'
+    )
+
+
+def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
+    """The row with the columns that a mapping from known fields names, and no others; itself without a mapping.
+
+    Raises: DataError if a field or column of the mapping is unknown.
+    """
+    if not columns:
+        return row
+    for field, column in columns.items():
+        if field not in FIELDS:
+            raise DataError(f"world.data.columns has no field {field!r}; {nearest(field, FIELDS)}")
+        if column not in row:
+            raise DataError(
+                f"{where}: there is no column {column!r}, which world.data.columns.{field} names; "
+                f"{nearest(column, map(str, row))}"
+            )
+    return {field: row[column] for field, column in columns.items()}
 
 
 def slots(meaning: str) -> dict[str, str]:
@@ -44,81 +89,159 @@ def slots(meaning: str) -> dict[str, str]:
     return dict(re.findall(slot, meaning)) if re.fullmatch(f"{slot}(, ?{slot})*", meaning) else {}
 
 
-class _WrongValueError(Exception):
-    pass
-
-
-def _text(row: Row, key: str) -> str:
-    value = row[key]
+def text_of(row: Row, field: str) -> str:
+    """A field that holds text; numbers are written out. Raises WrongValueError."""
+    value = row[field]
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
     if not isinstance(value, str):
-        raise _WrongValueError(f"{key!r} must be text, found {type(value).__name__}")
-    return value.strip()
+        raise WrongValueError(f"{field!r} must be text, found {'null' if value is None else type(value).__name__}")
+    return value
 
 
-def _chat(row: Row) -> Example:
-    try:
-        turns = [(str(turn["role"]), turn["content"].strip()) for turn in row["messages"]]
-    except (TypeError, KeyError, AttributeError):
-        raise _WrongValueError("'messages' must be a list of {role, content} objects with text contents") from None
-    answers = [i for i, (role, _) in enumerate(turns) if role == "assistant"]
-    if not answers or answers[-1] == 0:
-        raise _WrongValueError("'messages' needs a turn with role 'assistant' after another turn")
-    before = tuple(turns[: answers[-1]])
-    prompt = (
-        before[0][1] if len(before) == 1 else "\n".join(f"{role.capitalize()}: {content}" for role, content in before)
-    )
-    return Example(prompt, turns[answers[-1]][1], NO_DOMAIN, before)
+def _domain(row: Row, *fields: str) -> str:
+    return next((str(row[field]) for field in fields if row.get(field)), NO_DOMAIN)
 
 
-def _instruction(row: Row) -> Example:
-    context = _text(row, "input") if row.get("input") else ""
-    prompt = _text(row, "instruction")
-    return Example(
-        f"{prompt}\n\n{context}" if context else prompt, _text(row, "output"), str(row.get("category") or NO_DOMAIN)
-    )
+def _dialogue(turns: Sequence[Turn], row: Row) -> Example:
+    """The last turn of the assistant is the answer to all before it; without one there is no answer."""
+    last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=0)
+    before, domain = tuple(turns[:last]), _domain(row, "category")
+    if row.get("system") and (not turns or turns[0].role != "system"):
+        before = (Turn("system", text_of(row, "system")), *before) if before else ()
+    if not before:
+        return Example(written(turns), "", domain, tuple(turns))
+    return Example(written(before), turns[last].text, domain, before, turns[last], tools_of(row.get("tools")))
 
 
-def _choice(row: Row) -> Example:
-    options, answer = row["options"], row["answer"]
-    if not isinstance(options, list) or not 2 <= len(options) <= 26:
-        raise _WrongValueError("'options' must be a list of 2 to 26 texts")
-    if type(answer) is not int or not 0 <= answer < len(options):  # a bool is an int, but no index
-        raise _WrongValueError(f"'answer' must be the index of an option, 0 to {len(options) - 1}, found {answer!r}")
-    lettered = [f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options)]
-    return Example(
-        "\n".join([_text(row, "question"), *lettered]), lettered[answer], str(row.get("difficulty") or NO_DOMAIN)
-    )
+def _messages(field: str) -> Callable[[Row], Example]:
+    return lambda row: _dialogue(turns_of(row[field], field), row)
 
 
-def _class(text: str) -> Callable[[Row], Example]:
+def _pair(prompt: str, answer: str, verbatim: bool = False) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
-        label = row["label"]
-        if not isinstance(label, str | int) or not str(label).strip():
-            raise _WrongValueError(f"'label' must be a class, as text or a whole number, found {label!r}")
-        return Example(_text(row, text), str(label).strip(), str(label).strip())
+        asked, said = row[prompt], row[answer]
+        if isinstance(asked, list) or isinstance(said, list):
+            before = turns_of(asked, prompt) if isinstance(asked, list) else (Turn("user", text_of(row, prompt)),)
+            after = turns_of(said, answer) if isinstance(said, list) else (Turn("assistant", text_of(row, answer)),)
+            return _dialogue((*before, *after), row)
+        question, reply, domain = text_of(row, prompt), text_of(row, answer), _domain(row, "category")
+        instructed = next((row[field] for field in ("system", "system_prompt") if row.get(field)), None)
+        if instructed is None:
+            return Example(question, reply, domain, verbatim=verbatim)
+        turns = (Turn("system", str(instructed)), Turn("user", question))
+        return Example(written(turns), reply, domain, turns, Turn("assistant", reply))
+
+    return convert
+
+
+def _instruction(answer: str) -> Callable[[Row], Example]:
+    """Alpaca's instruction with its input, or Dolly's with its context."""
+
+    def convert(row: Row) -> Example:
+        context = next((text_of(row, field) for field in ("input", "context") if row.get(field)), "")
+        prompt = text_of(row, "instruction")
+        whole = {**row, "instruction": f"{prompt}\n\n{context}" if context.strip() else prompt}
+        return _pair("instruction", answer)(whole)
 
     return convert
 
 
 def _meaning(row: Row) -> Example:
-    prompt = _text(row, "input")
-    slot = slots(prompt)
-    return Example(prompt, _text(row, "output"), slot.get("food") or slot.get("eatType") or NO_DOMAIN)
+    prompt = text_of(row, "input")
+    slot = slots(prompt.strip())
+    return Example(prompt, text_of(row, "output"), slot.get("food") or slot.get("eatType") or NO_DOMAIN)
 
 
-def _pair(prompt: str, answer: str) -> Callable[[Row], Example]:
-    return lambda row: Example(_text(row, prompt), _text(row, answer), str(row.get("category") or NO_DOMAIN))
+def _choice(options: str, answer: str) -> Callable[[Row], Example]:
+    def convert(row: Row) -> Example:
+        texts, labels = row[options], None
+        if isinstance(texts, Mapping):
+            texts, labels = texts.get("text"), texts.get("label")
+        if not isinstance(texts, list) or not 2 <= len(texts) <= 26:
+            raise WrongValueError(f"{options!r} must be a list of 2 to 26 texts")
+        letters = [chr(ord("A") + i) for i in range(len(texts))]
+        right, asked = row[answer], labels or letters
+        if isinstance(right, str):
+            known = [str(label) for label in asked] if right in map(str, asked) else [str(text) for text in texts]
+            right = known.index(right) if right in known else right
+        if type(right) is not int or not 0 <= right < len(texts):  # a bool is an int, but no index
+            raise WrongValueError(
+                f"{answer!r} must be the index of an option, 0 to {len(texts) - 1}, its letter or its text, "
+                f"found {right!r}"
+            )
+        lettered = [f"{letter}. {text}" for letter, text in zip(letters, texts, strict=True)]
+        prompt = "\n".join([text_of(row, "question"), *lettered])
+        return Example(prompt, lettered[right], _domain(row, "difficulty", "category", "subject"))
+
+    return convert
 
 
-# The first form whose keys are all there is taken, so a form stands before those whose keys it contains.
-FORMS: tuple[tuple[tuple[str, ...], Callable[[Row], Example]], ...] = (
-    (("messages",), _chat),
-    (("instruction", "output"), _instruction),
-    (("question", "options", "answer"), _choice),
-    (("input", "output"), _meaning),
-    (("prompt", "response"), _pair("prompt", "response")),
-    (("prompt", "completion"), _pair("prompt", "completion")),
-    (("question", "answer"), _pair("question", "answer")),
-    (("text", "label"), _class("text")),
-    (("prompt", "label"), _class("prompt")),
+def _from_context(answer: str) -> Callable[[Row], Example]:
+    """A question about a context; of SQuAD's several answers the first, none where there is none."""
+
+    def convert(row: Row) -> Example:
+        found = row[answer]
+        found = found.get("text") if isinstance(found, Mapping) else found
+        if isinstance(found, list):
+            found = found[0] if found else ""
+        answers = {answer: found}
+        prompt = f"{text_of(row, 'context')}\n\n{text_of(row, 'question')}"
+        return Example(prompt, text_of(answers, answer), _domain(row, "category", "title"))
+
+    return convert
+
+
+def _class(label: str, text: str, second: str | None = None) -> Callable[[Row], Example]:
+    def convert(row: Row) -> Example:
+        value = row[label]
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
+        if not isinstance(value, str | int) or not str(value).strip():
+            raise WrongValueError(f"{label!r} must be a class, as text or a whole number, found {value!r}")
+        name = str(value).strip()
+        return Example(text_of(row, text), name, name, second=text_of(row, second) if second else "")
+
+    return convert
+
+
+def _plain(field: str) -> Callable[[Row], Example]:
+    return lambda row: Example("", text_of(row, field), _domain(row, "category"), verbatim=True)
+
+
+DIALOGUES = ("messages", "conversations", "conversation")
+INSTRUCTED = ("output", "response", "completion", "answer")  # what follows `instruction`
+CHOICES = (("options", "answer"), ("choices", "answer"), ("choices", "answerKey"), ("options", "answerKey"))
+PAIRS = (
+    ("prompt", "response"), ("prompt", "output"), ("prompt", "answer"), ("question", "answer"),
+    ("question", "response"), ("query", "response"), ("query", "answer"), ("inputs", "targets"), ("input", "target"),
+    ("input", "response"), ("problem", "solution"),
+)  # fmt: skip
+TEXT_PAIRS = (
+    ("premise", "hypothesis"), ("sentence1", "sentence2"), ("text1", "text2"), ("question1", "question2"),
+    ("text", "text_pair"), ("question", "sentence"),
+)  # fmt: skip
+TEXTS, LABELS = ("text", "sentence", "prompt", "content", "review"), ("label", "labels")
+SAID = ("category", "system", "system_prompt")
+
+# The first form whose fields are all there is taken, so a form stands before those whose fields it contains.
+FORMS: tuple[Form, ...] = (
+    *(Form((field,), _messages(field), ("tools", "system", "category")) for field in DIALOGUES),
+    *(Form(("instruction", answer), _instruction(answer), ("input", "context", *SAID)) for answer in INSTRUCTED),
+    *(Form(("question", *pair), _choice(*pair), ("difficulty", "category", "subject")) for pair in CHOICES),
+    *(Form(("context", "question", a), _from_context(a), ("category", "title")) for a in ("answers", "answer")),
+    Form(("input", "output"), _meaning),
+    Form(("prompt", "completion"), _pair("prompt", "completion", verbatim=True), SAID),
+    *(Form(pair, _pair(*pair), SAID) for pair in PAIRS),
+    *(Form((*pair, label), _class(label, *pair)) for pair in TEXT_PAIRS for label in LABELS),
+    *(Form((text, label), _class(label, text)) for text in TEXTS for label in LABELS),
+    *(Form((text,), _plain(text), ("category",), LABELS) for text in ("text", "content")),
+)
+FIELDS = frozenset(field for form in FORMS for field in form.fields) | {"chosen", "rejected", "source"}
+KNOWN = (
+    "{messages} or {conversations}, {instruction, output}, {prompt, response}, {prompt, completion}, "
+    "{question, answer}, {question, options, answer}, {input, output}, {text, label}, {premise, hypothesis, label}, "
+    "{text}"
 )

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.data.examples import Example
+from wavetune.data.examples import Example, Turn
 from wavetune.errors import ConfigError, DataError, ModelError
 
 Ints = NDArray[np.int64]
@@ -22,14 +22,14 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class PlainTemplate:
-    """The prompt, then a separator, then the answer."""
+    """The prompt, then a separator, then the answer; no separator where both are one text."""
 
     kind: Literal["plain"] = field(default="plain", kw_only=True)
     separator: str = "\n"
 
     def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
         """What stands before each answer."""
-        return [example.prompt + self.separator for example in examples]
+        return [example.prompt + ("" if example.verbatim else self.separator) for example in examples]
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that end an answer."""
@@ -62,14 +62,14 @@ class ChatTemplate:
     def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
         """What stands before each answer, up to and with the heading of the assistant's turn."""
         return [
-            _apply(tokenizer, example.turns or (("user", example.prompt),), add_generation_prompt=True)
+            _apply(tokenizer, example.turns or (Turn("user", example.prompt),), add_generation_prompt=True)
             for example in examples
         ]
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that the chat template writes after an assistant's turn, less white space; EOS if it writes none."""
         marker = "wavetune-answer"
-        dialogue = _apply(tokenizer, (("user", "?"), ("assistant", marker)), add_generation_prompt=False)
+        dialogue = _apply(tokenizer, (Turn("user", "?"), Turn("assistant", marker)), add_generation_prompt=False)
         end = dialogue.rpartition(marker)[2].strip()
         return list(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else [eos_id(tokenizer)]
 
@@ -214,10 +214,10 @@ def eos_id(tokenizer: Any) -> int:
     return int(tokenizer.eos_token_id)
 
 
-def _apply(tokenizer: Any, turns: Sequence[tuple[str, str]], add_generation_prompt: bool) -> str:
+def _apply(tokenizer: Any, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
     if not getattr(tokenizer, "chat_template", None):
         raise ConfigError(
             "template 'chat' needs a tokenizer with a chat template; use template 'instruction' or 'plain'"
         )
-    messages = [{"role": role, "content": content} for role, content in turns]
+    messages = [turn.message for turn in turns]
     return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)

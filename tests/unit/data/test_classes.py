@@ -60,6 +60,14 @@ def test_a_text_that_is_too_long_loses_its_end_but_not_its_frame():
     assert tokens.truncated_prompts == 1
 
 
+def test_a_pair_of_texts_is_separated_as_the_tokenizer_ends_a_text_and_the_longer_one_is_cut_first(tokenizer):
+    pair = Example("abcd", "yes", second="ef")
+    assert tokenise([pair], FramingTokenizer()).row(0).tolist() == [101, 97, 98, 99, 100, 102, 101, 102, 102]
+    assert tokenise([pair], tokenizer).row(0).tolist() == [97, 98, 99, 100, 10, 101, 102, 1]
+    cut = tokenise([pair], FramingTokenizer(), max_tokens=7)
+    assert (cut.row(0).tolist(), cut.truncated_prompts) == ([101, 97, 98, 102, 101, 102, 102], 1)
+
+
 def test_empty_texts_are_dropped_and_counted(tokenizer):
     tokens = tokenise([Example(" ", "yes"), Example("a", "no")], tokenizer)
     assert (len(tokens), tokens.dropped, tokens.example_index.tolist()) == (1, 1, [1])
@@ -115,9 +123,10 @@ def test_a_row_without_a_usable_label_is_named(tmp_path, label):
         load_file(file)
 
 
-def test_a_row_with_no_label_at_all_is_named(tmp_path):
-    with pytest.raises(DataError, match=r"rows\.jsonl:1: found keys {text}.*{text, label}"):
-        load_file(write(tmp_path / "rows.jsonl", [{"text": "a"}]))
+def test_rows_without_a_label_are_no_classes(tmp_path):
+    corpus = Corpus("mine", (Example("a", "1"), Example("", "text", verbatim=True)), ())
+    with pytest.raises(DataError, match=r"mine: 1 of 2 training rows are text without a label.*{text, label}"):
+        class_names(corpus)
 
 
 @pytest.fixture(scope="module")

@@ -72,7 +72,7 @@ def test_a_folder_without_a_train_file_names_what_was_looked_for_and_found(tmp_p
     [
         ("{broken", "not JSON"),
         ("[1, 2]", "a JSON list"),
-        ('{"a": 1}', "known row forms"),
+        ('{"a": 1}', "found the columns a; known are"),
         ('{"chosen": 1}', "preference"),
     ],
 )
@@ -145,7 +145,7 @@ def test_hub_failures_name_the_data_set(monkeypatch):
     with pytest.raises(DataError, match="'owner/name' has no train split; found test"):
         load_corpus("owner/name")
     hub(monkeypatch, {"train": [{"x": 1}]})
-    with pytest.raises(DataError, match=r"owner/name train row 0: found keys \{x\}"):
+    with pytest.raises(DataError, match=r"owner/name train row 0: found the columns x"):
         load_corpus("owner/name")
 
 

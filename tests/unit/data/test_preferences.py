@@ -6,7 +6,7 @@ import json
 import pytest
 
 from wavetune.data.concierge import concierge_preferences
-from wavetune.data.examples import PreferencePair
+from wavetune.data.examples import PreferencePair, Turn
 from wavetune.data.partition import Dirichlet
 from wavetune.data.preferences import (
     chosen_answers,
@@ -105,7 +105,7 @@ def test_prompts_for_alignment_are_distinct_in_order_without_answers_and_with_th
     pairs = [PreferencePair(**row(p)) for p in ("a", "b\n\nAssistant: c\n\nHuman: d", "a")]
     examples = prompt_examples(pairs)
     assert [(e.prompt, e.answer) for e in examples] == [(pairs[0].prompt, ""), (pairs[1].prompt, "")]
-    assert examples[1].turns == (("user", "b"), ("assistant", "c"), ("user", "d"))
+    assert examples[1].turns == (Turn("user", "b"), Turn("assistant", "c"), Turn("user", "d"))
 
 
 def test_a_prompt_without_marked_turns_is_its_own_first_turn():
@@ -117,7 +117,7 @@ def test_the_reference_pairs_are_read_and_split_over_clients_by_source(shared):
     harmless = load_preferences(shared / "data/preference", "harmless")
     assert (len(helpful.train) + len(helpful.validation), len(helpful.test)) == (3614, 700)
     assert (len(harmless.train) + len(harmless.validation), len(harmless.test)) == (4213, 900)
-    assert all(e.turns[-1][0] == "user" for e in prompt_examples(harmless.test))
+    assert all(e.turns[-1].role == "user" for e in prompt_examples(harmless.test))
     turns = [{first_human_turn(pair.prompt) for pair in part} for part in (harmless.train, harmless.validation)]
     assert not turns[0] & turns[1]
     rows = Dirichlet(alpha=0.3).split(tuple(pair.domain for pair in helpful.train), 4, 0, 1)
@@ -138,7 +138,7 @@ def test_a_folder_of_preferences_is_a_corpus_of_their_chosen_answers(folder):
     assert len(corpus.train) + len(corpus.validation) == 30
     assert not {e.prompt for e in corpus.train} & {e.prompt for e in corpus.validation}
     assert corpus == chosen_answers(folder, 0)
-    assert corpus.train[0].turns[0][0] == "user"
+    assert corpus.train[0].turns[0].role == "user"
 
 
 def test_a_prompt_held_out_of_one_kind_is_not_judged_on_if_the_other_kind_trains_on_it(tmp_path):
@@ -146,7 +146,7 @@ def test_a_prompt_held_out_of_one_kind_is_not_judged_on_if_the_other_kind_trains
         write(tmp_path / f"{kind}-train.jsonl", [row(f"{kind} {i}") for i in range(3)])
         write(tmp_path / f"{kind}-valid.jsonl", [row(f"{kind} held out"), row("helpful 1")])
     corpus = chosen_answers(tmp_path)
-    assert sorted(e.turns[0][1] for e in corpus.validation) == ["harmless held out", "helpful held out"]
+    assert sorted(e.turns[0].content for e in corpus.validation) == ["harmless held out", "helpful held out"]
 
 
 def test_a_folder_with_a_plain_train_file_is_read_as_it_is(folder):

@@ -2,16 +2,20 @@ from __future__ import annotations
 
 import pytest
 
-from wavetune.data.examples import Example
-from wavetune.data.rows import example_of, slots
+from wavetune.data.examples import Example, Turn
+from wavetune.data.rows import example_of, renamed, slots
 from wavetune.errors import DataError
+
+SAY = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+HI, HELLO = Turn("user", "Hi"), Turn("assistant", "Hello")
+CHAT = Example("Hi", "Hello", turns=(HI,), reply=HELLO)
 
 
 @pytest.mark.parametrize(
     ("row", "expected"),
     [
         (
-            {"input": "name[A], eatType[pub], food[Thai]", "output": " A is a pub. "},
+            {"input": "name[A], eatType[pub], food[Thai]", "output": "A is a pub."},
             Example("name[A], eatType[pub], food[Thai]", "A is a pub.", "Thai"),
         ),
         ({"input": "name[A], eatType[pub]", "output": "A."}, Example("name[A], eatType[pub]", "A.", "pub")),
@@ -22,56 +26,180 @@ from wavetune.errors import DataError
             Example("Sum up.\n\nLong text.", "Short.", "summarization"),
         ),
         ({"instruction": "Why?", "input": "", "output": "So.", "category": None}, Example("Why?", "So.", "all")),
-        ({"instruction": "Why?", "output": "So."}, Example("Why?", "So.")),
+        ({"instruction": "Why?", "output": "So.", "text": "all of it"}, Example("Why?", "So.")),
+        (
+            {"instruction": "Why?", "context": "Here.", "response": "So.", "category": "open_qa"},
+            Example("Why?\n\nHere.", "So.", "open_qa"),
+        ),
         (
             {"question": "Which?", "options": ["one", "two"], "answer": 1, "difficulty": "easy"},
             Example("Which?\nA. one\nB. two", "B. two", "easy"),
         ),
+        ({"question": "Which?", "choices": ["one", "two"], "answer": "A"}, Example("Which?\nA. one\nB. two", "A. one")),
+        (
+            {"question": "Which?", "options": ["one", "two"], "answer": "two"},
+            Example("Which?\nA. one\nB. two", "B. two"),
+        ),
+        (
+            {"question": "Which?", "choices": {"text": ["x", "y"], "label": ["1", "2"]}, "answerKey": "2"},
+            Example("Which?\nA. x\nB. y", "B. y"),
+        ),
+        (
+            {"context": "Ann ran.", "question": "Who?", "answers": {"text": ["Ann", "ann"], "answer_start": [0, 0]}},
+            Example("Ann ran.\n\nWho?", "Ann"),
+        ),
+        ({"context": "Ann ran.", "question": "When?", "answers": {"text": []}}, Example("Ann ran.\n\nWhen?", "")),
         ({"question": "Which?", "answer": "This."}, Example("Which?", "This.")),
-        ({"text": "News.", "label": 3}, Example("News.", "3", "3")),
+        ({"inputs": "p", "targets": "r"}, Example("p", "r")),
+        ({"query": "p", "response": "r"}, Example("p", "r")),
+        ({"problem": "p", "solution": "r"}, Example("p", "r")),
         ({"prompt": "p", "response": "r"}, Example("p", "r")),
-        ({"prompt": "p", "completion": "c", "domain": "law"}, Example("p", "c", "law")),
+        ({"prompt": "p", "response": None, "completion": "c"}, Example("p", "c", verbatim=True)),
+        ({"prompt": "2+2", "response": 4}, Example("2+2", "4")),
+        ({"prompt": "pi", "response": 3.14}, Example("pi", "3.14")),
+        ({"prompt": "p", "completion": "c", "domain": "law"}, Example("p", "c", "law", verbatim=True)),
+        ({"prompt": "def f():\n", "completion": "    pass\n"}, Example("def f():\n", "    pass\n", verbatim=True)),
+        ({"text": " Once upon a time\n"}, Example("", " Once upon a time\n", verbatim=True)),
+        ({"text": "News.", "label": 3}, Example("News.", "3", "3")),
+        ({"text": "News.", "label": 3.0}, Example("News.", "3", "3")),
+        ({"sentence": "News.", "labels": " pos "}, Example("News.", "pos", "pos")),
+        ({"premise": "a", "hypothesis": "b", "label": 0}, Example("a", "0", "0", second="b")),
+        ({"sentence1": "a", "sentence2": "b", "label": 0}, Example("a", "0", "0", second="b")),
+        ({"text": "a", "text_pair": "b", "label": 0}, Example("a", "0", "0", second="b")),
+        (
+            {"system_prompt": "Be brief.", "question": "Hi", "response": "Hello"},
+            Example("System: Be brief.\nUser: Hi", "Hello", turns=(Turn("system", "Be brief."), HI), reply=HELLO),
+        ),
     ],
 )
 def test_every_row_form_gives_prompt_answer_and_domain(row, expected):
     assert example_of(row, "here") == expected
 
 
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"messages": SAY},
+        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello"}]},
+        {"conversation": SAY},
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "H"}, {"type": "text", "text": "i"}]},
+                SAY[1],
+            ]
+        },
+        {"prompt": SAY[:1], "completion": SAY[1:]},
+        {"prompt": SAY[:1], "completion": "Hello"},
+        {"prompt": "Hi", "response": SAY[1:]},
+    ],
+)
+def test_every_form_of_a_dialogue_gives_its_turns(row):
+    assert example_of(row, "here") == CHAT
+
+
 def test_chat_answers_are_the_last_assistant_turn_after_all_turns_before_it():
-    turns = [("system", "Be brief."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Bye"), ("assistant", "Ciao")]
-    row = {
-        "messages": [{"role": role, "content": content} for role, content in turns] + [{"role": "user", "content": "?"}]
-    }
-    example = example_of(row, "here")
+    turns = [
+        Turn("system", "Be brief."),
+        Turn("user", "Hi"),
+        Turn("assistant", "Hello"),
+        Turn("user", "Bye"),
+        Turn("assistant", "Ciao"),
+    ]
+    example = example_of({"messages": [turn.message for turn in turns] + [{"role": "user", "content": "?"}]}, "here")
     assert example.answer == "Ciao"
     assert example.turns == tuple(turns[:-1])
+    assert example.dialogue == tuple(turns)
     assert example.prompt == "System: Be brief.\nUser: Hi\nAssistant: Hello\nUser: Bye"
 
 
-def test_a_single_user_turn_is_the_prompt_itself():
-    row = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]}
-    assert example_of(row, "here").prompt == "Hi"
+def test_a_system_prompt_beside_a_dialogue_is_its_first_turn():
+    example = example_of({"conversations": SAY, "system": "Be brief."}, "here")
+    assert example.dialogue == (Turn("system", "Be brief."), HI, HELLO)
+
+
+def test_tool_turns_keep_their_calls_with_arguments_as_an_object():
+    call = {"type": "function", "function": {"name": "add", "arguments": '{"a": 1}'}}
+    row = {
+        "tools": [{"type": "function", "function": {"name": "add"}}],
+        "messages": [
+            SAY[0],
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "2", "name": "add"},
+            {"role": "assistant", "content": "Two."},
+        ],
+    }
+    example = example_of(row, "here")
+    called, answered = example.turns[1:]
+    assert called.message == {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}],
+    }
+    assert answered.message == {"role": "tool", "content": "2", "name": "add"}
+    assert called.text == '{"name": "add", "arguments": {"a": 1}}'
+    assert (example.answer, example.tools) == ("Two.", '[{"type": "function", "function": {"name": "add"}}]')
+    assert example_of({"messages": row["messages"][:2]}, "here").answer == called.text
+
+
+def test_a_turn_of_weight_zero_is_not_to_be_learned():
+    dialogue = example_of({"messages": [SAY[0], {**SAY[1], "weight": 0}, *SAY]}, "here").dialogue
+    assert [turn.learned for turn in dialogue] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("messages", [[], SAY[:1], SAY[1:]])
+def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
+    assert example_of({"messages": messages}, "here").answer == ""
 
 
 @pytest.mark.parametrize(
     ("row", "sentence"),
     [
         ({"prompt": "p", "chosen": "a", "rejected": "b"}, "preference pairs, which train reward models"),
-        ({"story": "x", "title": "y"}, r"found keys \{story, title\}; known row forms are .*\{input, output\}"),
-        ({"prompt": "p", "response": 3}, "'response' must be text, found int"),
-        ({"input": "x", "output": None}, "'output' must be text, found NoneType"),
-        ({"question": "q", "options": ["a", "b"], "answer": 2}, "index of an option, 0 to 1, found 2"),
-        ({"question": "q", "options": ["a", "b"], "answer": True}, "index of an option, 0 to 1, found True"),
+        (
+            {"story": "x", "title": "y"},
+            r"found the columns story, title; known are .*\{input, output\}.*world.data.columns",
+        ),
+        ({"prompt": "p", "response": [3]}, r"response\[0\] must be a message \{role, content\}, found int"),
+        ({"prompt": "p", "response": {}}, "'response' must be text, found dict"),
+        ({"prompt": "p", "response": float("nan")}, "'response' must be text, found float"),
+        ({"input": "x", "output": None}, "'output' must be text, found null"),
+        ({"question": "q", "options": ["a", "b"], "answer": 2}, "index of an option, 0 to 1, its letter .* found 2"),
+        ({"question": "q", "options": ["a", "b"], "answer": True}, "index of an option, 0 to 1.* found True"),
+        ({"question": "q", "options": ["a", "b"], "answer": "c"}, "index of an option, 0 to 1.* found 'c'"),
         ({"question": "q", "options": "ab", "answer": 0}, "'options' must be a list"),
-        ({"messages": [{"role": "user", "content": "Hi"}]}, "needs a turn with role 'assistant'"),
-        ({"messages": [{"role": "assistant", "content": "Hi"}]}, "needs a turn with role 'assistant' after another"),
-        ({"messages": "Hi"}, "'messages' must be a list"),
-        ({"messages": [{"role": "user", "content": ["Hi"]}]}, "'messages' must be a list"),
+        ({"messages": "Hi"}, "'messages' must be a list of messages"),
+        ({"messages": ["Hi"]}, r"messages\[0\] must be a message"),
+        ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\].content must be text, found int"),
+        (
+            {"messages": [{"role": "critic", "content": "Hi"}]},
+            r"messages\[0\] has the role 'critic'; known are assistant",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]},
+            r"messages\[0\].content\[0\] is of type 'image_url'; text alone",
+        ),
+        ({"text": "x", "label": 0.5}, "'label' must be a class, as text or a whole number, found 0.5"),
+        ({"text": "x", "label": [1]}, r"'label' must be a class.* found \[1\]"),
+        ({"text": "x", "label": " "}, "'label' must be a class"),
+        ({"text": "x", "label": None}, "'label' must be a class"),
     ],
 )
 def test_a_bad_row_is_refused_with_its_place_and_a_reason(row, sentence):
     with pytest.raises(DataError, match=f"^file:7: .*{sentence}"):
         example_of(row, "file:7")
+
+
+def test_a_mapping_names_the_columns_of_a_form():
+    row = {"ask": "Hi", "reply": "Hello", "text": "unused", "kind": "law"}
+    columns = {"prompt": "ask", "response": "reply", "domain": "kind"}
+    assert example_of(renamed(row, columns, "here"), "here") == Example("Hi", "Hello", "law")
+    assert renamed(row, {}, "here") is row
+    with pytest.raises(DataError, match=r"world.data.columns has no field 'prompted'; did you mean 'prompt'"):
+        renamed(row, {"prompted": "ask"}, "here")
+    with pytest.raises(
+        DataError, match=r"^here: there is no column 'rply'.*columns.response names; did you mean 'reply'"
+    ):
+        renamed(row, {"response": "rply"}, "here")
 
 
 def test_slots_of_a_long_broken_meaning_are_found_missing_at_once():

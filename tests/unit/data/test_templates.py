@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wavetune.data.examples import Example
+from wavetune.data.examples import Example, Turn
 from wavetune.data.templates import (
     ChatTemplate,
     InstructionTemplate,
@@ -128,7 +128,7 @@ def chat_tokenizer():
 
 
 def test_the_chat_template_writes_the_turns_and_labels_the_answer_and_its_end(chat_tokenizer):
-    dialogue = (("system", "Be kind."), ("user", "Hi"), ("assistant", "Yes?"), ("user", "Bye"))
+    dialogue = (Turn("system", "Be kind."), Turn("user", "Hi"), Turn("assistant", "Yes?"), Turn("user", "Bye"))
     examples = [Example("Hello", "There you are."), Example("flat", "Ciao", turns=dialogue)]
     tokens = tokenise(examples, chat_tokenizer, ChatTemplate(), 200)
     texts = [chat_tokenizer.decode(tokens.row(i)) for i in range(2)]

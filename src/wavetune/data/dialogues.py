@@ -1,0 +1,107 @@
+"""Dialogues as data sets write them (lists of messages in the manner of OpenAI, ShareGPT or TRL), read as turns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wavetune.data.examples import Turn
+
+ROLES = {
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("user", "human", "prompter", "client"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "function_call"), "assistant"),
+    **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
+}
+"""What data sets call those who speak, and what chat templates call them."""
+
+
+class WrongValueError(Exception):
+    """A field of a row does not hold what its form needs; the message says which and why."""
+
+
+def turns_of(messages: Any, field: str) -> tuple[Turn, ...]:
+    """Turns of a list of messages, each with `role` and `content` (or `from` and `value`), of the field of that name.
+
+    Contents may be texts, null, or lists of parts with text. Raises WrongValueError.
+    """
+    if isinstance(messages, str) or not isinstance(messages, Sequence):
+        raise WrongValueError(f"{field!r} must be a list of messages {{role, content}}, found {_type(messages)}")
+    return tuple(_turn(message, f"{field}[{place}]") for place, message in enumerate(messages))
+
+
+def written(turns: Sequence[Turn]) -> str:
+    """Turns as plain text: what is said alone if there is one, else a line each behind who says it."""
+    if len(turns) == 1:
+        return turns[0].text
+    return "\n".join(f"{turn.role.capitalize()}: {turn.text}" for turn in turns)
+
+
+def tools_of(tools: Any) -> str:
+    """The tools that a dialogue may call, as a JSON list; data sets give a list or its JSON. Raises WrongValueError."""
+    if isinstance(tools, str):
+        tools = _parsed(tools)
+    if tools is not None and not isinstance(tools, list):
+        raise WrongValueError(f"'tools' must be a list of tools, found {_type(tools)}")
+    return _json(tools) if tools else ""
+
+
+def _turn(message: Any, where: str) -> Turn:
+    if not isinstance(message, Mapping):
+        raise WrongValueError(f"{where} must be a message {{role, content}}, found {_type(message)}")
+    role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
+    role = ROLES.get(str(message.get(role_key)).lower())
+    if role is None:
+        known = ", ".join(sorted({*ROLES.values()}))
+        raise WrongValueError(f"{where} has the {role_key} {message.get(role_key)!r}; known are {known}")
+    kept = (role_key, content_key, "weight")
+    more = {key: value for key, value in message.items() if key not in kept and value is not None}
+    if "tool_calls" in more:
+        more["tool_calls"] = [_with_arguments(call, where) for call in more["tool_calls"]]
+    content = _content(message.get(content_key), f"{where}.{content_key}")
+    return Turn(role, content, _json(more) if more else "", message.get("weight", 1) != 0)
+
+
+def _content(content: Any, where: str) -> str:
+    if content is None:  # beside tool calls
+        return ""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise WrongValueError(f"{where} must be text, found {_type(content)}")
+    return "".join(_part(part, f"{where}[{place}]") for place, part in enumerate(content))
+
+
+def _part(part: Any, where: str) -> str:
+    if isinstance(part, str):
+        return part
+    if isinstance(part, Mapping) and isinstance(part.get("text"), str) and part.get("type", "text") == "text":
+        return part["text"]
+    kind = part.get("type") if isinstance(part, Mapping) else _type(part)
+    raise WrongValueError(f"{where} is of type {kind!r}; text alone is trained on")
+
+
+def _with_arguments(call: Any, where: str) -> Any:
+    """A tool call whose arguments are an object, as chat templates expect them, where the data holds their JSON."""
+    if not isinstance(call, Mapping):
+        raise WrongValueError(f"{where}.tool_calls must hold objects, found {_type(call)}")
+    function = call.get("function")
+    if not isinstance(function, Mapping) or not isinstance(function.get("arguments"), str):
+        return call
+    return {**call, "function": {**function, "arguments": _parsed(function["arguments"])}}
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _type(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
