@@ -16,6 +16,7 @@ from typing import Any
 
 from wavetune.errors import ConfigError, RunFolderError, nearest
 from wavetune.federation.run_folder import explained, write_whole
+from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe, to_dict, with_settings
 from wavetune.reporting.estimate import Estimate, finite_mean
 from wavetune.reporting.format import bits, joules, number, percent, seconds
@@ -105,7 +106,7 @@ def compare(
 def _claim(out: Path, recipe: Recipe) -> None:
     """The folder is this recipe's comparison, new or to be continued."""
     path, mine = out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n"
-    if path.exists() and path.read_text(encoding="utf-8") != mine:
+    if path.exists() and read_text(path) != mine:
         raise RunFolderError(f"{out} holds a comparison of other settings; choose another --out")
     write_whole(path, mine)
 
@@ -124,7 +125,7 @@ def _reuse(trained: Path, wanted: Path) -> None:
 def _finished(recipe: Recipe, folder: Path, watch: Observer) -> dict[str, Any]:
     """Summary of a run, which is made, continued or read."""
     if (folder / "summary.json").exists():
-        return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        return read_json(folder / "summary.json")
     outcome = run(recipe, folder, watch, resume=(folder / "recipe.json").exists())
     if isinstance(outcome, Infeasible):
         raise ConfigError(f"no plan exists for {folder.name}: {outcome.reason}")

@@ -25,6 +25,18 @@ class ModelError(WavetuneError, ValueError):
     """A model cannot be found, read, verified or used."""
 
 
+class JsonError(WavetuneError, ValueError):
+    """A file or text cannot be read as JSON; `reason` says why and where in it, the message names the file too."""
+
+    def __init__(self, reason: str, file: object = None) -> None:
+        super().__init__(reason if file is None else f"cannot read {file}: {reason}")
+        self.reason = reason
+
+
+class NotJsonError(JsonError):
+    """A text is no JSON at all: it breaks JSON's grammar."""
+
+
 class InstanceError(WavetuneError, ValueError):
     """A plan instance is malformed; the message starts with the JSON path."""
 

@@ -15,8 +15,9 @@ from annotated_types import Ge
 from pydantic import TypeAdapter, ValidationError
 
 from wavetune.data.settings import DataSettings
-from wavetune.errors import ConfigError, WavetuneError, nearest
+from wavetune.errors import ConfigError, JsonError, WavetuneError, nearest
 from wavetune.federation.method import Method
+from wavetune.json_reader import read_json, value_of
 from wavetune.wireless.scenario import Scenario
 
 
@@ -92,9 +93,9 @@ def save(recipe: Recipe, path: Path) -> None:
 def load(path: Path) -> Recipe:
     """Read a recipe that `save` wrote. Raises ConfigError."""
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"cannot read a recipe from {path}: {error}") from None
+        values = read_json(path, finite=False)  # from_dict names the field that is not finite
+    except JsonError as error:
+        raise ConfigError(f"cannot read a recipe from {path}: {error.reason}") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} does not hold a recipe: expected a JSON object")
     return from_dict(values)
@@ -110,15 +111,16 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
-        _assign(values, path.strip(), _parsed(text))
+        _assign(values, path.strip(), _parsed(path.strip(), text))
     return from_dict(values)
 
 
-def _parsed(text: str) -> Any:
+def _parsed(path: str, text: str) -> Any:
+    words = {"None": None, "True": True, "False": False}
     try:
-        return json.loads(text)
-    except ValueError:
-        return {"None": None, "True": True, "False": False}.get(text.strip(), text.strip())
+        return words[text.strip()] if text.strip() in words else value_of(text.strip())
+    except JsonError as error:
+        raise ConfigError(f"--set {path}: {error.reason}") from None
 
 
 def _assign(values: dict[str, Any], path: str, value: Any) -> None:

@@ -15,7 +15,8 @@ import numpy as np
 from wavetune.allocation.plan import Allocation, Plan
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
-from wavetune.errors import InstanceError
+from wavetune.errors import InstanceError, JsonError, NotJsonError
+from wavetune.json_reader import read_json
 from wavetune.units import Array
 
 Json = dict[str, Any]
@@ -26,15 +27,18 @@ def read_instance(path: Path | str) -> Problem:
     """Read a plan instance from a file.
 
     Raises:
-        InstanceError: the file cannot be read, is not JSON, or is malformed; names the JSON path.
+        InstanceError: the file cannot be read, is not JSON, or is malformed; names the file and the JSON path.
     """
     try:
-        data = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InstanceError(f"$: cannot read {path}: {error.strerror}; give the path of a plan instance") from error
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise InstanceError(f"$: {path} is not JSON ({error}); give a plan instance") from error
-    return problem_from_json(data)
+        data = read_json(path, most_bytes=2**30)
+    except NotJsonError as error:
+        raise InstanceError(f"{path} is {error.reason}; give a plan instance") from error
+    except JsonError as error:
+        raise InstanceError(f"{error}; give the path of a plan instance") from error
+    try:
+        return problem_from_json(data)
+    except InstanceError as error:
+        raise InstanceError(f"plan instance {path}: {error}") from None
 
 
 def problem_from_json(data: object) -> Problem:

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, JsonError
+from wavetune.json_reader import read_json
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -62,11 +63,12 @@ def read_recipe(
 
 def _read_rank_table(path: Path) -> dict[int, float]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["rounds_to_target"]
+        values = read_json(path)["rounds_to_target"]
         return {int(rank): float(rounds) for rank, rounds in values.items()}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        reason = error.reason if isinstance(error, JsonError) else error
         raise ConfigError(
-            f"cannot read a rank table from {path} ({error}); `wavetune measure-ranks` writes one"
+            f"cannot read a rank table from {path} ({reason}); `wavetune measure-ranks` writes one"
         ) from None
 
 
@@ -75,6 +77,6 @@ def is_instance(what: str) -> bool:
     if not what.endswith(".json"):
         return False
     try:
-        return "world" not in json.loads(Path(what).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError):
+        return "world" not in read_json(what, finite=False)
+    except (JsonError, TypeError):
         return True

@@ -5,11 +5,8 @@ Row forms (one JSON object a line) are described in `rows.py`.
 
 from __future__ import annotations
 
-import gzip
 import importlib
-import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +17,8 @@ from wavetune.data.concierge import concierge
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.restaurants import restaurants
 from wavetune.data.rows import example_of
-from wavetune.errors import DataError
+from wavetune.errors import DataError, JsonError, NotJsonError
+from wavetune.json_reader import parse, read_lines
 from wavetune.seeds import stream
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
@@ -146,21 +144,21 @@ def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             continue
         where = f"{file}:{number}"
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{where}: not JSON ({error}); every line must hold one JSON object") from error
+            row = parse(line, finite=False, unique=False)
+        except NotJsonError as error:
+            raise DataError(f"{where}: {error}; every line must hold one JSON object") from error
+        except JsonError as error:
+            raise DataError(f"{where}: {error}") from error
         if not isinstance(row, dict):
             raise DataError(f"{where}: a JSON {type(row).__name__}; every line must hold one JSON object")
         yield where, row
 
 
 def _lines(file: Path) -> Iterable[str]:
-    opener = gzip.open if file.name.endswith(".gz") else open
     try:
-        with opener(file, "rt", encoding="utf-8-sig") as text:
-            yield from text
-    except (OSError, EOFError, UnicodeDecodeError, zlib.error) as error:
-        raise DataError(f"{file}: cannot be read as UTF-8 text ({error})") from error
+        yield from read_lines(file)
+    except JsonError as error:
+        raise DataError(str(error)) from error
 
 
 def _find(folder: Path, names: Iterable[str]) -> Path | None:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated
 
 from annotated_types import Gt
 
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.codecs import Codec
+from wavetune.json_reader import read_json
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def read_candidates(path: Path) -> tuple[CodecCandidate, ...]:
     from pydantic import TypeAdapter
 
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))["candidates"]
+        values = read_json(path)["candidates"]
         return TypeAdapter(tuple[CodecCandidate, ...]).validate_python(values)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, KeyError, TypeError) as error:
+        reason = error.reason if isinstance(error, JsonError) else str(error).splitlines()[0]
         raise ConfigError(
             f"cannot read a codec table from {path} ({reason}); `wavetune measure-codecs` writes one"
         ) from None

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from wavetune.errors import NumericsError, RunFolderError
+from wavetune.errors import JsonError, NumericsError, RunFolderError
+from wavetune.json_reader import complete_lines, read_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -95,9 +96,9 @@ class RunFolder:
         if not path.exists():
             return None
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"cannot read {path}: {error}") from error
+            return read_json(path)
+        except JsonError as error:
+            raise RunFolderError(str(error)) from error
 
     def append_round(self, record: Mapping[str, Any], name: str = ROUNDS) -> None:
         """Add one line to rounds.jsonl, or to another file of records."""
@@ -109,11 +110,9 @@ class RunFolder:
         """All complete lines of a file of records. Raises RunFolderError if one of them is damaged."""
         path = self.path / name
         try:
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
-            complete = text[: text.rfind("\n") + 1]
-            return [json.loads(line) for line in complete.splitlines()]
-        except (OSError, ValueError) as error:
-            raise RunFolderError(f"cannot read {path}: {error}; repair it or start a new run") from error
+            return complete_lines(path) if path.exists() else []
+        except JsonError as error:
+            raise RunFolderError(f"{error}; repair it or start a new run") from error
 
     def keep_rounds(self, count: int, name: str = ROUNDS) -> None:
         """Drop the records of rounds after the first `count`: they are run again."""

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavetune.errors import ModelError
+from wavetune.json_reader import read_json
 from wavetune.models.backbone import Backbone, default_pooling, is_encoder
 from wavetune.models.classifier import Pooling
 from wavetune.models.export import save_peft_adapter
@@ -108,7 +109,7 @@ def read_beside_peft(folder: Path) -> BesidePeft:
     if not (folder / ABOUT).exists():
         return BesidePeft((), None, {})
     try:
-        about: dict[str, Any] = json.loads((folder / ABOUT).read_text(encoding="utf-8"))
+        about: dict[str, Any] = read_json(folder / ABOUT)
         if about["format"] != FORMAT:
             raise ModelError(f"{folder / ABOUT} has format {about['format']}; this wavetune reads format {FORMAT}")
         found = about["head"]

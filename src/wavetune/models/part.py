@@ -6,7 +6,6 @@ are those of the whole model, and a cut between two blocks is the same hook in e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +19,7 @@ from transformers.initialization import no_init_weights
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
+from wavetune.json_reader import read_json
 from wavetune.models.backbone import ONE_AT_A_TIME, Backbone, prepare_backbone
 from wavetune.models.ragged import ATTENTION
 
@@ -89,7 +89,7 @@ def _drop_head(model: PreTrainedModel) -> None:
 def _files_by_weight(folder: Path) -> dict[str, Path]:
     index = folder / "model.safetensors.index.json"
     if index.exists():
-        found: Mapping[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        found: Mapping[str, str] = read_json(index, finite=False, unique=False)["weight_map"]
         return {name: folder / file for name, file in found.items()}
     whole = folder / "model.safetensors"
     with safe_open(whole, "pt") as stored:

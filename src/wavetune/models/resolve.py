@@ -6,7 +6,6 @@ need nothing else. Weights are safetensors only: a pickle can run code when it i
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +14,8 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from wavetune.errors import ModelError, nearest
+from wavetune.errors import JsonError, ModelError, nearest
+from wavetune.json_reader import read_json
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.cache import cached, written_once
 
@@ -188,9 +188,9 @@ def _weight_files(folder: Path) -> list[Path]:
 
 def _read_json(path: Path) -> dict[str, object]:
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON ({error}): fetch the model again") from error
+        value = read_json(path, finite=False, unique=False)
+    except JsonError as error:
+        raise ModelError(f"{error}: fetch the model again") from error
     if not isinstance(value, dict):
         raise ModelError(f"{path} is not a JSON object: fetch the model again")
     return value

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from wavetune.errors import ModelError
+from wavetune.errors import JsonError, ModelError
+from wavetune.json_reader import read_json
 from wavetune.models.backbone import Backbone, is_encoder
 from wavetune.models.classifier import HEAD, head_site, stacked_head
 from wavetune.models.export import save_peft_adapter
@@ -74,8 +75,8 @@ def save_reward(folder: Path, backbone: Backbone, bank: AdapterBank, base: str, 
 def read_about(folder: Path) -> dict[str, Any]:
     """What a reward model's folder says about it. Raises ModelError if it holds none."""
     try:
-        return json.loads((folder / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        return read_json(folder / ABOUT)
+    except JsonError as error:
         raise ModelError(
             f"{folder} holds no reward model ({error}): train one with `wavetune train-reward --out {folder}`"
         ) from error

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.json_reader import complete_lines, read_json
 from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.format import byte_size, joules, percent, seconds
 
@@ -60,8 +60,7 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
 def _aligned(folder: Path, stage: Mapping[str, Any]) -> list[str]:
     if not stage.get("steps"):
         return []
-    steps = (folder / "alignment.jsonl").read_text(encoding="utf-8").splitlines()
-    wall_s = sum(json.loads(step)["wall_s"] for step in steps)
+    wall_s = sum(step["wall_s"] for step in complete_lines(folder / "alignment.jsonl"))
     gains = [client["mean"] for client in stage["mixed_gain_K"] if client["mean"] is not None]
     if not gains:
         return [f"Aligned in {stage['steps']} steps, {seconds(wall_s)}; no device told of its answers in the end."]
@@ -111,6 +110,6 @@ def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
 def _short_sample(folder: Path) -> Mapping[str, Any]:
     """The first sample of the run whose prompt fits a command."""
     path = folder / "samples.json"
-    samples = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    samples = read_json(path) if path.exists() else []
     short = (sample for sample in samples if len(sample["prompt"]) <= _PROMPT_CHARACTERS)
     return next(short, {"prompt": "your prompt", "client": None})

@@ -6,7 +6,6 @@ K clients, M subchannels.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from dataclasses import dataclass, field
@@ -16,7 +15,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
-from wavetune.errors import RunFolderError
+from wavetune.errors import JsonError, NotJsonError, RunFolderError
+from wavetune.json_reader import LONGEST_RECORDS, parse, read_text
 
 FILES = ("recipe.json", "rounds.jsonl", "summary.json", "world.json", "samples.json")
 UNKNOWN = math.nan
@@ -447,14 +447,12 @@ def read_run(folder: Path) -> Run:
 
 
 def _read(path: Path, kind: Any, default: Any, problems: list[str], optional: bool = False) -> Any:
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
+    if not path.exists():
         problems += [] if optional else [f"{path.name} is missing."]
         return default
     ignored: list[str] = []
     try:
-        return _parse(text, kind, ignored)
+        return _parse(read_text(path, errors="replace"), kind, ignored)
     except ValueError as error:
         ignored = [f"not readable ({_reason(error)})"]
         return default
@@ -464,17 +462,20 @@ def _read(path: Path, kind: Any, default: Any, problems: list[str], optional: bo
 
 def _read_lines(path: Path, kind: Any, index: str, problems: list[str], optional: bool = False) -> tuple[Any, ...]:
     """Records in order of their index; one written twice (by a resumed run) counts once, as written last."""
-    try:
-        lines = path.read_text(encoding="utf-8", errors="replace").rstrip("\n").split("\n")
-    except FileNotFoundError:
+    if not path.exists():
         problems += [] if optional else [f"{path.name} is missing."]
+        return ()
+    try:
+        lines = read_text(path, LONGEST_RECORDS, "replace").rstrip("\n").split("\n")
+    except JsonError as error:
+        problems.append(f"{path.name}: not readable ({error.reason}); left out.")
         return ()
     records: dict[int, Any] = {}
     ignored: list[str] = []
     for number, line in enumerate(lines, start=1):
         try:
             record = _parse(line, kind, ignored) if line.strip() else None
-        except json.JSONDecodeError:
+        except NotJsonError:
             ignored.append("the last line is torn" if number == len(lines) else f"line {number} is not JSON")
         except ValueError as error:
             ignored.append(f"line {number} is not a {index} ({_reason(error)})")
@@ -492,7 +493,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _parse(text: str, kind: Any, ignored: list[str]) -> Any:
     """Validate a document; fields that do not fit are named in `ignored` and read as absent."""
-    document = _without_nulls(json.loads(text))
+    document = _without_nulls(parse(text, finite=False, unique=False))
     try:
         return _adapter(kind).validate_python(document)
     except ValidationError as error:
@@ -517,4 +518,4 @@ def _reason(error: ValueError) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"
-    return str(error)
+    return error.reason if isinstance(error, JsonError) else str(error)

@@ -5,7 +5,6 @@ These are the blocks before its cut or, where nothing is cut, all of them.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -36,6 +35,7 @@ from wavetune.federation.door import Door
 from wavetune.federation.method import Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.run_folder import explained
+from wavetune.json_reader import parse
 from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.part import load_part
@@ -133,7 +133,7 @@ class Device:
 
 def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> Device:
     """Load what an order asks for: this client's rows and its blocks of the base model."""
-    recipe = from_dict(json.loads(order.recipe))
+    recipe = from_dict(parse(order.recipe))
     method, run, world = recipe.method, recipe.run, recipe.world
     device = _device(run.device)
     folder = resolve_model(world.model, progress=say).folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,9 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
 from wavetune.data.settings import load_samples, prepare
 from wavetune.data.templates import ClassTemplate, TokenSet
-from wavetune.errors import ConfigError, ModelError, nearest
+from wavetune.errors import ConfigError, JsonError, ModelError, nearest
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
+from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe
 from wavetune.wireless.channel import draw_devices
 
@@ -67,11 +67,9 @@ def plan_world(
 def architecture_of(folder: Path) -> Architecture:
     """The architecture that a model folder's config describes."""
     try:
-        return Architecture.from_config(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        if isinstance(error, ModelError):
-            raise
-        raise ModelError(f"cannot read {folder / 'config.json'}: {error}") from error
+        return Architecture.from_config(read_json(folder / "config.json", finite=False, unique=False))
+    except JsonError as error:
+        raise ModelError(str(error)) from error
 
 
 def statistics_of(tokens: TokenSet) -> SampleStatistics:
@@ -88,7 +86,7 @@ class PlainTokenizer:
 
         try:
             self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+            config = read_json(folder / "tokenizer_config.json", finite=False, unique=False)
         except Exception as error:  # tokenizers raises no type of its own
             raise ModelError(f"cannot load the tokenizer in {folder} ({error}): fetch the model again") from error
         self._special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token")}
@@ -96,7 +94,7 @@ class PlainTokenizer:
             None if token is None else self._tokenizer.token_to_id(token) for token in self._special.values()
         )
         written = folder / "chat_template.jinja"
-        self.chat_template = written.read_text(encoding="utf-8") if written.exists() else config.get("chat_template")
+        self.chat_template = read_text(written) if written.exists() else config.get("chat_template")
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
         """Token ids of a text or of several."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from wavetune.errors import ConfigError, nearest
+from wavetune.errors import ConfigError, JsonError, NotJsonError, nearest
+from wavetune.json_reader import parse, value_of
 from wavetune.recipe import Recipe, with_settings
 from wavetune.reporting.format import axis_unit
 from wavetune.wireless.scenario import Band, Bands, Population
@@ -116,7 +117,10 @@ def axis_of(text: str, base: Recipe) -> Axis:
     field = field.strip()
     if not equals or not field:
         raise ConfigError(f"--over takes FIELD=v1,v2,..., such as bandwidth_hz=5e6,10e6, not {text!r}")
-    values = _values(listed)
+    try:
+        values = _values(listed)
+    except JsonError as error:
+        raise ConfigError(f"--over {field}: {error.reason}") from None
     if not values:
         raise ConfigError(f"--over {field} has no values; give some, such as {field}=1,2,4")
     if "." not in field and field not in QUANTITIES:
@@ -141,9 +145,9 @@ def _values(listed: str) -> tuple[Value, ...]:
     ((2, 1000000.0), ('a', 'b'), ([1, 2], [3, 4]), ())
     """
     try:
-        found: list[Value] = json.loads(f"[{listed}]")
-    except ValueError:
-        found = [_parsed(part.strip()) for part in listed.split(",") if part.strip()]
+        found: list[Value] = parse(f"[{listed}]")
+    except NotJsonError:
+        found = [value_of(part.strip()) for part in listed.split(",") if part.strip()]
     unique = {key_of(value): value for value in found}
     numeric = Axis("", tuple(unique.values())).is_numeric
     return tuple(unique[key] for key in (sorted(unique, key=float) if numeric else unique))
@@ -156,10 +160,3 @@ def key_of(value: Value) -> str:
     (True, '"2"')
     """
     return json.dumps(float(value) if isinstance(value, int) and not isinstance(value, bool) else value)
-
-
-def _parsed(text: str) -> Value:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text

@@ -10,6 +10,7 @@ from typing import Any
 
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import explained, to_json, write_whole
+from wavetune.json_reader import complete_lines, read_json, read_text
 from wavetune.sweep.axis import Value, key_of
 
 RESUME = "what was planned before is kept, the same command continues once that is put right"
@@ -38,12 +39,12 @@ class Results:
         """
         described, path = folder / "sweep.json", folder / "results.jsonl"
         try:
-            old = dict(json.loads(described.read_text(encoding="utf-8"))) if described.exists() else {**identity}
-            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            old = dict(read_json(described)) if described.exists() else {**identity}
+            text = read_text(path) if path.exists() else ""
             whole = text[: text.rfind("\n") + 1]
-            lines = [json.loads(line) for line in whole.splitlines()]
+            lines = complete_lines(path) if path.exists() else []
             records = {key(line["value"], line["seed"], line["method"]): line for line in lines}
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise RunFolderError(f"cannot continue the sweep in {folder}: {error}; choose another --out") from error
         if differing := [name for name in identity if old.get(name) != identity[name]]:
             raise RunFolderError(f"{folder} holds a sweep with another {differing[0]}; choose another --out")

@@ -166,7 +166,7 @@ def test_damaged_weights_are_refused(model_copy):
     ("file", "content", "sentence"),
     [
         ("config.json", None, r"no config\.json"),
-        ("config.json", "{", "cannot be read as JSON"),
+        ("config.json", "{", "not JSON at column 2"),
         ("config.json", "[]", "not a JSON object"),
         ("config.json", "{}", "no model_type"),
         ("model.safetensors", None, "no model.safetensors"),
