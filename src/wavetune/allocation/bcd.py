@@ -15,7 +15,7 @@ from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.subchannels import greedy_subchannels
 
 
-def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1e-6) -> Plan:
+def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1e-6, whole_band: bool = False) -> Plan:
     """Plan by the paper's alternating optimisation; `lower_bound_s` is the trivial 0.
 
     Greedy subchannels for the present cut and rank, exact powers, exhaustive search of cut and rank, and again; the
@@ -25,6 +25,7 @@ def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1
         problem: what to plan.
         max_iterations: at most so many rounds of the three blocks.
         tolerance: relative improvement below which it stops.
+        whole_band: hand out all subchannels, also to clients whose equal shares would exceed their caps.
 
     Returns:
         The best plan met, or an infeasible one.
@@ -34,7 +35,7 @@ def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1
         return infeasible(feasible.reason)
     (cut, rank), best = feasible.pairs[0], None
     for _ in range(max_iterations):
-        main_owner_M, fed_owner_M = greedy_owners(problem, cut, rank)
+        main_owner_M, fed_owner_M = greedy_owners(problem, cut, rank, whole_band)
         plan = with_best_power(problem, cut, rank, main_owner_M, fed_owner_M)
         plan = min(plan, best_cut_and_rank(problem, main_owner_M, fed_owner_M, feasible.pairs), key=lambda p: p.delay_s)
         if best is not None and plan.delay_s >= best.delay_s * (1 - tolerance):
@@ -44,11 +45,13 @@ def plan_sflllm(problem: Problem, max_iterations: int = 10, tolerance: float = 1
     return best
 
 
-def greedy_owners(problem: Problem, cut: IntArray | int, rank: IntArray | int) -> tuple[IntArray, IntArray]:
+def greedy_owners(
+    problem: Problem, cut: IntArray | int, rank: IntArray | int, whole_band: bool = False
+) -> tuple[IntArray, IntArray]:
     """Greedy owners of both bands: slow clients choose first in the main band, weak ones in the fed band."""
     load, cap_w_K = load_of(problem, cut, rank), problem.tx_power_max_w_K
     speed_K = problem.client_flop_per_s_K
     ready_s_K = load.client_forward_flop_IK[0] / speed_K
-    main = greedy_subchannels(problem.main, ready_s_K, load.uplink_bits_IK[0], cap_w_K, speed_K)
+    main = greedy_subchannels(problem.main, ready_s_K, load.uplink_bits_IK[0], cap_w_K, speed_K, whole_band)
     best_gain_K, at_once_K = problem.fed.gain_KM.max(axis=1), np.zeros(problem.num_clients)
-    return main, greedy_subchannels(problem.fed, at_once_K, load.fed_upload_bits_K, cap_w_K, best_gain_K)
+    return main, greedy_subchannels(problem.fed, at_once_K, load.fed_upload_bits_K, cap_w_K, best_gain_K, whole_band)

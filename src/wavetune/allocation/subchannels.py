@@ -1,7 +1,7 @@
 """The paper's greedy: give the straggler its best free subchannel, until a client's power cap or the band is used up.
 
 Source: SflLLM (arXiv 2504.14667) names a greedy heuristic; the steps are our reconstruction in the style of EPSL
-(arXiv 2303.15991).
+(arXiv 2303.15991). Handing out the whole band, whatever the caps, is our variant of it.
 """
 
 from __future__ import annotations
@@ -12,14 +12,22 @@ from wavetune.allocation.feasibility import match_subchannels, usable_subchannel
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.units import Array
 
+_CAP_TOLERANCE = 1e-3  # a cap missed by less than this share, as by a level rounded to 0.01 dB, is kept
+
 
 def greedy_subchannels(
-    band: RadioBand, ready_s_K: Array, bits_K: Array, tx_power_max_w_K: Array, first_K: Array
+    band: RadioBand,
+    ready_s_K: Array,
+    bits_K: Array,
+    tx_power_max_w_K: Array,
+    first_K: Array,
+    whole_band: bool = False,
 ) -> IntArray:
     """Owners by the greedy heuristic under a uniform power density.
 
     Phase 1 gives each sending client, in ascending order of `first_K`, its best free subchannel. Phase 2 gives the
-    client that would finish last its best free one; a client whose equal shares would exceed its own cap drops out.
+    client that would finish last its best free one. A client whose equal shares would exceed its own cap drops out, or
+    with `whole_band` goes on at a lower density; one that no free subchannel helps drops out in any case.
 
     Args:
         band: gains and noise.
@@ -27,6 +35,7 @@ def greedy_subchannels(
         bits_K: what it sends.
         tx_power_max_w_K: caps (W).
         first_K: sort key of phase 1, speed or gain of the clients.
+        whole_band: hand out all subchannels, whatever the caps.
 
     Returns:
         Owner of each subchannel, -1 where all clients dropped out before it was handed out.
@@ -34,7 +43,13 @@ def greedy_subchannels(
     share_w = band.total_power_max_w / band.num_subchannels
     rate_KM = band.subchannel_hz * np.log1p(band.snr_per_w_KM * share_w) / np.log(2.0)
     owner_M = _one_each(band, rate_KM, bits_K, tx_power_max_w_K, first_K)
-    rate_K, owned_K = _totals(rate_KM, owner_M)
+
+    def rate_of(k: int) -> float:
+        own = np.flatnonzero(owner_M == k)
+        density_w = min(share_w, tx_power_max_w_K[k] / max(len(own), 1))
+        return band.subchannel_hz * float(np.log1p(band.snr_per_w_KM[k, own] * density_w).sum()) / np.log(2.0)
+
+    rate_K = np.array([rate_of(k) for k in range(len(bits_K))])
     may_take_K = bits_K > 0
     free = set(np.flatnonzero(owner_M < 0).tolist())
     ranked_KM = np.argsort(-rate_KM, axis=1, kind="stable")
@@ -42,16 +57,20 @@ def greedy_subchannels(
     while free and may_take_K.any():
         finish_s_K = np.where(may_take_K, ready_s_K + bits_K / np.maximum(rate_K, 1e-300), -np.inf)
         k = int(np.argmax(finish_s_K))
-        if (owned_K[k] + 1) * share_w > tx_power_max_w_K[k]:
+        shares_w = (np.count_nonzero(owner_M == k) + 1) * share_w
+        if not whole_band and shares_w > tx_power_max_w_K[k] * (1 + _CAP_TOLERANCE):
             may_take_K[k] = False
             continue
         while int(ranked_KM[k, next_K[k]]) not in free:
             next_K[k] += 1
         i = int(ranked_KM[k, next_K[k]])
-        free.remove(i)
         owner_M[i] = k
-        rate_K[k] += rate_KM[k, i]
-        owned_K[k] += 1
+        rate = rate_of(k)
+        if rate <= rate_K[k]:
+            owner_M[i], may_take_K[k] = -1, False
+            continue
+        free.remove(i)
+        rate_K[k] = rate
     return owner_M
 
 
@@ -69,9 +88,3 @@ def _one_each(band: RadioBand, rate_KM: Array, bits_K: Array, tx_power_max_w_K: 
         owner_M[i] = k
         free_rate_KM[:, i] = 0.0
     return owner_M
-
-
-def _totals(rate_KM: Array, owner_M: IntArray) -> tuple[Array, IntArray]:
-    taken, rate_K = np.flatnonzero(owner_M >= 0), np.zeros(len(rate_KM))
-    np.add.at(rate_K, owner_M[taken], rate_KM[owner_M[taken], taken])
-    return rate_K, np.bincount(owner_M[taken], minlength=len(rate_KM))

@@ -29,8 +29,8 @@ def sweep(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Planners to compare, separated by commas: proposed, greedy, uniform-power, random-rank, random-cut, "
-            "random-subchannels, all-random, bound; all by default."
+            help="Planners to compare, separated by commas: proposed, greedy, greedy-whole-band, uniform-power, "
+            "random-rank, random-cut, random-subchannels, all-random, bound; all by default."
         ),
     ] = None,
     out: Annotated[

@@ -91,18 +91,22 @@ class Optimal:
 
 @dataclass(frozen=True)
 class PaperGreedy:
-    """SflLLM's own method, as we reconstruct it: greedy subchannels, exact power, exhaustive cut and rank, in turns."""
+    """SflLLM's own method, as we reconstruct it: greedy subchannels, exact power, exhaustive cut and rank, in turns.
+
+    With `whole_band` no client drops out of the hand-out at its power cap.
+    """
 
     kind: Literal["paper_greedy"] = field(default="paper_greedy", kw_only=True)
+    whole_band: bool = False
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem; neither seed nor start is used."""
-        return plan_sflllm(problem)
+        return plan_sflllm(problem, whole_band=self.whole_band)
 
 
 @dataclass(frozen=True)
 class UniformPower:
-    """Greedy subchannels, the same power density everywhere."""
+    """The same power density everywhere, on the better of both greedy hand-outs."""
 
     kind: Literal["uniform_power"] = field(default="uniform_power", kw_only=True)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 STYLES = {
     PROPOSED: {"color": "#0072B2", "marker": "o", "linewidth": 2.2, "zorder": 5},
     "greedy": {"color": "#D55E00", "marker": "s"},
+    "greedy-whole-band": {"color": "#882255", "marker": "p"},
     "uniform-power": {"color": "#E69F00", "marker": "^"},
     "random-rank": {"color": "#56B4E9", "marker": "v"},
     "random-cut": {"color": "#CC79A7", "marker": "D"},

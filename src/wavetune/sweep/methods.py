@@ -33,9 +33,14 @@ METHODS = {
         "the paper's method, our reconstruction: greedy subchannels, exact power, exhaustive cut and rank, in turns",
         lambda problem, seed: plan_sflllm(problem),
     ),
+    "greedy-whole-band": Method(
+        "greedy, whole band",
+        "the same, but no client drops out at its power cap: all subchannels are handed out",
+        lambda problem, seed: plan_sflllm(problem, whole_band=True),
+    ),
     "uniform-power": Method(
         "uniform power",
-        "the same power density everywhere; greedy subchannels, exhaustive cut and rank",
+        "the same power density everywhere; the better of both greedy hand-outs, exhaustive cut and rank",
         lambda problem, seed: baselines.plan_uniform_power(problem),
     ),
     "random-rank": Method(

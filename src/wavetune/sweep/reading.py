@@ -14,7 +14,9 @@ from wavetune.sweep.summary import Point, Summary
 def reading(summary: Summary) -> str:
     """How the delay moves, the proposed planner's gain over each baseline, its gap, and what had no plan."""
     samples = [f"Samples were {how}." for how in summary.samples]
-    return " ".join([*_trend(summary), *_gains(summary), *_gap(summary), *_infeasible(summary), *samples])
+    return " ".join(
+        [*_trend(summary), *_gains(summary), *_gap(summary), *_choices(summary), *_infeasible(summary), *samples]
+    )
 
 
 def interval(estimate: Estimate) -> str:
@@ -75,6 +77,18 @@ def _gap(summary: Summary) -> list[str]:
     if BOUND not in summary.sweep.methods or math.isnan(summary.largest_gap):
         return []
     return [f"In no cell is it more than {percent(summary.largest_gap)} above its proved lower bound."]
+
+
+def _choices(summary: Summary) -> list[str]:
+    """Cut and rank of the proposed planner, most frequent first."""
+    found, cells = sorted(summary.choices.items(), key=lambda item: (-item[1], item[0])), sum(summary.choices.values())
+    if not found:
+        return []
+    if len(found) == 1:
+        return [f"It chooses cut {found[0][0][0]} and rank {found[0][0][1]} in every cell."]
+    said = [f"cut {cut} and rank {rank} in {count}" for (cut, rank), count in found[:3]]
+    rest = cells - sum(count for _, count in found[:3])
+    return [f"Of {cells} cells it chooses {', '.join(said)}{f', others in {rest}' if rest else ''}."]
 
 
 def _infeasible(summary: Summary) -> list[str]:

@@ -8,6 +8,8 @@ from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+
 import wavetune
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
@@ -167,6 +169,8 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         "reason": plan.reason,
         "delay_s": plan.delay_s if found else None,
         "lower_bound_s": plan.lower_bound_s if found else None,
+        "cuts": np.unique(plan.cut_K).tolist() if found else [],
+        "ranks": np.unique(plan.rank_K).tolist() if found else [],
         "wall_s": round(wall_s, 6),
         "cpu_s": round(cpu_s, 6),
         "samples": count.how,

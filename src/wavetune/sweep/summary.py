@@ -7,6 +7,7 @@ have no delay: every mean says on how many seeds it rests, and a gain needs both
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -34,13 +35,16 @@ class Point:
 
 @dataclass(frozen=True)
 class Summary:
-    """All points of a sweep; the gain over each method averaged over the values; the largest gap to the lower bound."""
+    """All points of a sweep; the gain over each method averaged over the values; the largest gap to the lower bound;
+    what was chosen.
+    """
 
     sweep: Sweep
     points: tuple[Point, ...]
     gains: dict[str, Estimate]
     largest_gap: float
     samples: tuple[str, ...]
+    choices: dict[tuple[str, str], int]  # cut and rank of the proposed planner -> in how many cells
 
     def of(self, method: str) -> list[Point]:
         """The points of a method, in the order of the axis."""
@@ -89,7 +93,13 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         {method: over_values(method) for method in rivals},
         max((r["delay_s"] / r["lower_bound_s"] - 1 for r in proved), default=math.nan),
         tuple(sorted({r["samples"] for r in records})),
+        dict(Counter(_choice(r) for r in records if r["method"] == PROPOSED and r.get("cuts"))),
     )
+
+
+def _choice(record: Record) -> tuple[str, str]:
+    cut, rank = ("/".join(map(str, record[name])) for name in ("cuts", "ranks"))
+    return cut, rank
 
 
 def _over(values: Iterable[float | None]) -> Estimate:

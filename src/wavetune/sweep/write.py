@@ -58,6 +58,7 @@ def to_dict(summary: Summary, command: str) -> dict[str, Any]:
         "samples": summary.samples,
         "gains": {name: asdict(gain) for name, gain in summary.gains.items()},
         "largest_gap": summary.largest_gap,
+        "choices": [{"cut": cut, "rank": rank, "cells": n} for (cut, rank), n in summary.choices.items()],
         "points": [asdict(point) for point in summary.points],
         "reading": reading(summary),
     }

@@ -14,7 +14,7 @@ import numpy as np
 from annotated_types import Ge, Le
 
 from wavetune.errors import ConfigError
-from wavetune.units import Array, dbm_to_w
+from wavetune.units import Array, dbm_to_w, w_to_dbm
 from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
 from wavetune.wireless.placement import Placement, UniformDisc, check_placement
@@ -25,8 +25,8 @@ from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz,
 class Band:
     """One OFDMA band: equal subchannels, white noise, and the power limits of both directions.
 
-    `total_power_max_dbm` caps the sum of the clients' powers in the uplink. `downlink_power_dbm` is the server's power,
-    spread evenly over the subchannels. A receiver's noise figure is added to `noise_psd_dbm_per_hz`.
+    `total_power_max_dbm`, 5 W by default, caps the sum of the clients' powers in the uplink. `downlink_power_dbm` is
+    the server's power, spread evenly over the subchannels. Add a receiver's noise figure to `noise_psd_dbm_per_hz`.
     `interference_dbm_per_hz` is the density of a jammer or of other cells at the receiver, on `jammed_subchannels` or,
     where these are not given, on all.
 
@@ -37,7 +37,7 @@ class Band:
     num_subchannels: Count = 20
     subchannel_hz: Annotated[float, Ge(1), Le(1e11)] = 500e3
     noise_psd_dbm_per_hz: PsdDbmPerHz = -174.0
-    total_power_max_dbm: PowerDbm = 36.99
+    total_power_max_dbm: PowerDbm = float(w_to_dbm(5.0))
     downlink_power_dbm: PowerDbm = 43.0
     interference_dbm_per_hz: PsdDbmPerHz | None = None
     jammed_subchannels: tuple[Annotated[int, Ge(0)], ...] | None = None
@@ -99,14 +99,14 @@ class Population:
     """How devices are drawn: the clock is uniform over its range, the rest is common to all.
 
     `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
-    defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W.
+    defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W, and 1.5 W to send.
     """
 
     num_clients: Count = 5
     clock_hz: tuple[Positive, Positive] = (1.0e9, 1.6e9)
     cycles_per_flop: Positive = 1 / 1024
     switched_capacitance: Positive = 1e-26
-    tx_power_max_dbm: PowerDbm = 31.76
+    tx_power_max_dbm: PowerDbm = float(w_to_dbm(1.5))
     memory_bytes: Positive | tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:

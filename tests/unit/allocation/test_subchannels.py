@@ -8,6 +8,7 @@ from wavetune.allocation.feasibility import violations
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.problem import RadioBand
 from wavetune.allocation.subchannels import greedy_subchannels
+from wavetune.units import dbm_to_w
 
 
 def band(gain_KM, total_power_max_w):
@@ -30,6 +31,38 @@ def test_a_client_drops_out_at_its_power_cap_and_leaves_the_rest_to_others():
     )
     assert np.bincount(owner_M[owner_M >= 0]).tolist() == [1, 2]
     assert np.sum(owner_M < 0) == 1
+
+
+def test_a_cap_that_is_a_whole_number_of_shares_but_for_the_rounding_of_a_level_holds_that_many():
+    gain_KM = np.full((2, 12), 1e-15)
+    just_below_w = dbm_to_w(31.76)  # 1.49968 W where 1.5 W are six shares of 0.25 W
+    owner_M = greedy_subchannels(
+        band(gain_KM, 3.0), np.zeros(2), np.full(2, 1e6), np.full(2, just_below_w), np.zeros(2)
+    )
+    assert np.bincount(owner_M).tolist() == [6, 6]
+
+
+def test_the_whole_band_is_handed_out_though_caps_bind_and_powers_then_keep_them():
+    gain_KM = np.full((2, 4), 1e-15)
+    cap_w_K = np.array([1.0, 2.0])
+    owner_M = greedy_subchannels(
+        band(gain_KM, 4.0), np.array([9.0, 0.0]), np.full(2, 1e6), cap_w_K, np.zeros(2), whole_band=True
+    )
+    assert np.all(owner_M >= 0)
+    problem = replace(cell_problem(4, 20, seed=4), tx_power_max_w_K=np.full(4, 0.05))
+    plain, whole = plan_sflllm(problem), plan_sflllm(problem, whole_band=True)
+    assert np.any(plain.main.owner_M < 0)
+    assert np.all(whole.main.owner_M >= 0)
+    assert violations(problem, whole) == []
+    assert whole.delay_s < plain.delay_s
+
+
+def test_a_subchannel_that_helps_nobody_is_not_handed_out():
+    gain_KM = np.array([[8e-15, 4e-15, 0.0, 0.0], [8e-15, 4e-15, 0.0, 0.0]])
+    owner_M = greedy_subchannels(
+        band(gain_KM, 4.0), np.zeros(2), np.full(2, 1e6), np.full(2, 0.5), np.zeros(2), whole_band=True
+    )
+    assert (owner_M >= 0).tolist() == [True, True, False, False]
 
 
 def test_the_best_iterate_is_kept():

@@ -94,7 +94,7 @@ def test_more_values_seeds_and_methods_add_to_what_is_there(whole, tmp_path):
 def test_cells_without_a_plan_are_records_with_a_reason(tmp_path):
     found = run(sweep_of("num_clients=3,5", 1, None, f"{SUBCHANNELS}=4"), tmp_path, 1, silent)
     none = [r for r in found if r["status"] == "infeasible"]
-    assert [r["value"] for r in none] == [5] * 7
+    assert [r["value"] for r in none] == [5] * 8
     assert all(r["delay_s"] is r["lower_bound_s"] is None for r in none)
     assert all("4 subchannels for 5 clients" in r["reason"] for r in none)
 
