@@ -2,11 +2,12 @@
 
     python benchmarks/planner.py [--quick] [--sizes 10x40 50x200] [--seeds 5] [--baseline-size 10x40] [--skip-cvxpy]
 
-Every problem has GPT-2, sequences of 512 tokens, batches of 16, cuts 1 to 11 and ranks 1 to 8: 55 pairs of cut and
-rank. A "cell" is drawn from the wireless package (street, TR 38.901, Rayleigh fading, 0.5 W of total power and up to
-1.5 W per client); "Rayleigh" has mean gains spread evenly over three decades and no geometry. Times are CPU seconds of
-this process with one thread, as other programs may run beside it; wall seconds stand next to them where that matters.
-Kernels are compiled before; compiling and loading are timed in processes of their own.
+Every problem has GPT-2, sequences of 512 tokens, batches of 16, cuts 1 to 11 and ranks 1, 2, 4, 8 with the rounds to
+a target that the recipe `sflllm` has for them: 44 pairs of cut and rank. A "cell" is drawn from the wireless package
+(street, TR 38.901, Rayleigh fading, 0.5 W of total power and up to 1.5 W per client); "Rayleigh" has mean gains spread
+evenly over three decades and no geometry. Times are CPU seconds of this process with one thread, as other programs may
+run beside it; wall seconds stand next to them where that matters. Kernels are compiled before; compiling and loading
+are timed in processes of their own.
 """
 
 from __future__ import annotations
@@ -43,11 +44,11 @@ from wavetune.allocation.world import problem_from_world
 from wavetune.costs.architecture import PRESETS
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
+from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 from wavetune.units import w_to_dbm
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
-ROUNDS = {1: 64.0, 2: 52.0, 4: 46.0, 6: 44.0, 8: 43.0}
 SIZES = ("5x20", "10x40", "20x80", "50x200", "100x400", "200x800", "500x1000", "1000x2000")
 POWER_SIZES = ((5, 20), (10, 40), (20, 80), (50, 200))
 MANY_CLIENTS, SEEDS_OF_MANY = 500, 2
@@ -62,7 +63,9 @@ def cell(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0
     table = CostTable(PRESETS["gpt2"], ("c_attn",))
     costs = layer_costs(table, 512, 128, 32, 32, batch_size=16)
     channel = draw_channel(scenario, devices, seed, round_index)
-    return problem_from_world(scenario, devices, channel, costs, ROUNDS, range(1, 12), local_steps=12, batch_size=16)
+    return problem_from_world(
+        scenario, devices, channel, costs, ROUNDS_TO_TARGET, range(1, 12), local_steps=12, batch_size=16
+    )
 
 
 def rayleigh(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
@@ -143,6 +146,7 @@ def baseline_table(size: str, seeds: int) -> None:
     K, M = map(int, size.split("x"))
     baselines: dict[str, Callable[[Problem, int], float]] = {
         "paper_greedy": lambda p, s: plan_sflllm(p).delay_s,
+        "paper_greedy, whole band": lambda p, s: plan_sflllm(p, whole_band=True).delay_s,
         "a: all random": lambda p, s: plan_all_random(p, s).delay_s,
         "b: random subchannels": lambda p, s: plan_random_subchannels(p, s).delay_s,
         "c: uniform power": lambda p, s: plan_uniform_power(p).delay_s,

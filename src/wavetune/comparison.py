@@ -15,23 +15,28 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.errors import ConfigError, RunFolderError, nearest
+from wavetune.estimate import Estimate, finite_mean
 from wavetune.federation.run_folder import explained, write_whole
 from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe, to_dict, with_settings
-from wavetune.reporting.estimate import Estimate, finite_mean
 from wavetune.reporting.format import bits, joules, number, percent, seconds
+from wavetune.reporting.mixture import mixed_reward
 from wavetune.runtimes.inprocess import Infeasible, Observer, run
 
 PROPOSED, REWARDS = "proposed", "rewards"
+Summary = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a finished run, by name, and how it is shown; `higher` is better, or lower."""
+    """A number of a finished run, by name, and how it is shown; `higher` is better, or lower.
+
+    It is read from the run's summary, and where its unit is the proposed method's from that of its run with that seed.
+    """
 
     name: str
     higher: bool
-    of: Callable[[Mapping[str, Any]], float | None]
+    of: Callable[[Summary, Summary], float | None]
     show: Callable[[float], str] = number
 
 
@@ -40,12 +45,22 @@ def _mean_of(values: Sequence[float | None] | None) -> float | None:
     return None if math.isnan(mean) else mean
 
 
-def _after(key: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda summary: _mean_of(summary["evaluation"]["after"].get(key))
+def _after(key: str) -> Callable[[Summary, Summary], float | None]:
+    return lambda summary, _: _mean_of(summary["evaluation"]["after"].get(key))
 
 
-def _aligned(key: str) -> Callable[[Mapping[str, Any]], float | None]:
-    return lambda summary: _mean_of((summary.get("alignment") or {}).get("after", {}).get(key))
+def _true_mixed(summary: Summary, _: Summary) -> float | None:
+    return _mean_of((summary.get("alignment") or {}).get("after", {}).get("true_mixed_K"))
+
+
+def _mixed(summary: Summary, proposed: Summary) -> float | None:
+    """In standard deviations of the proposed method's answers before alignment."""
+    own, reference = (one.get("alignment") or {} for one in (summary, proposed))
+    return _mean_of([mixed_reward(own.get("after", {}), own.get("lambdas", ()), reference.get("scale", {}))])
+
+
+def _uplink_bits(summary: Summary, _: Summary) -> float:
+    return sum(count for kind, count in summary["bits"].items() if kind.endswith("_up"))
 
 
 METRICS = (
@@ -53,11 +68,11 @@ METRICS = (
     Metric("foreign accuracy", True, _after("foreign_accuracy_K"), percent),
     Metric("own loss", False, _after("own_loss_K")),
     Metric("foreign loss", False, _after("foreign_loss_K")),
-    Metric("mixed reward", True, _aligned("mixed_reward_K")),
-    Metric("true mixed score", True, _aligned("true_mixed_K")),
-    Metric("uplink bits", False, lambda s: sum(n for kind, n in s["bits"].items() if kind.endswith("_up")), bits),
-    Metric("delay_s", False, lambda s: s["delay_s"], seconds),
-    Metric("energy_j", False, lambda s: s["energy_j"], joules),
+    Metric("mixed reward (sd)", True, _mixed),
+    Metric("true mixed score", True, _true_mixed),
+    Metric("uplink bits", False, _uplink_bits, bits),
+    Metric("delay_s", False, lambda summary, _: summary["delay_s"], seconds),
+    Metric("energy_j", False, lambda summary, _: summary["energy_j"], joules),
 )
 
 
@@ -134,7 +149,10 @@ def _finished(recipe: Recipe, folder: Path, watch: Observer) -> dict[str, Any]:
 
 def _table(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Means over seeds with 95 % intervals, and the paired gain of the proposed method over each baseline."""
-    values = {method: {m.name: [m.of(summary) for summary in own] for m in METRICS} for method, own in runs.items()}
+    values: dict[str, dict[str, list[float | None]]] = {
+        method: {m.name: [m.of(*both) for both in zip(own, runs[PROPOSED], strict=True)] for m in METRICS}
+        for method, own in runs.items()
+    }
     values["full model, accounted"] = {m.name: [None] * len(runs[PROPOSED]) for m in METRICS}
     values["full model, accounted"] |= _full_model(runs[PROPOSED])
     rows: dict[str, Any] = {}

@@ -15,7 +15,7 @@ from rich.console import Console
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate, described
 from wavetune.federation.codecs import Codec
-from wavetune.measure_ranks import loss_curve, rounds_to
+from wavetune.measure_ranks import loss_curve, reached_by_all, rounds_to
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import versions
 
@@ -37,8 +37,8 @@ def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, co
             console.print(f"{both}, seed {recipe.run.seed + offset}")
             method = replace(recipe.method, activation_codec=candidate.activation, gradient_codec=candidate.gradient)
             own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset, console))
-    targets = [max(min(own[i]) for own in curves) for i in range(seeds)]
-    rounds = [[rounds_to(curve, target) for curve, target in zip(own, targets, strict=True)] for own in curves]
+    targets = reached_by_all(curves)
+    rounds = [list(map(rounds_to, own, targets)) for own in curves]
     factors = [[n / first for n, first in zip(own, rounds[0], strict=True)] for own in rounds]
     tabled = [replace(c, rounds_factor=max(1.0, fmean(own))) for c, own in zip(candidates, factors, strict=True)]
     return {

@@ -27,8 +27,9 @@ def measure(
 ) -> dict[str, Any]:
     """Train at each rank and seed, evaluating every round; returns the table with the curves behind it.
 
-    E(r) is the number of rounds after which validation loss first meets the target, linear between rounds. Without a
-    target it is the least loss that every rank reached with every seed.
+    E(r) is the number of rounds after which validation loss first meets the target, linear between rounds, averaged
+    over the seeds. Without a target it is, seed by seed, the least loss that every rank reached: the batches and
+    channels of a seed are the same for all ranks.
     """
     curves: dict[int, list[list[float]]] = {}
     for rank in ranks:
@@ -36,16 +37,16 @@ def measure(
             console.print(f"rank {rank}, seed {recipe.run.seed + offset}")
             at_rank = replace(recipe, method=replace(recipe.method, lora=replace(recipe.method.lora, rank=rank)))
             curves.setdefault(rank, []).append(loss_curve(at_rank, recipe.run.seed + offset, console))
-    reached = max(min(curve) for own in curves.values() for curve in own)
-    target = reached if target_loss is None else target_loss
-    if target < reached:
+    reached = reached_by_all(list(curves.values()))
+    if target_loss is not None and target_loss < max(reached):
         raise ConfigError(
-            f"--target-loss {target:g} was not reached at every rank (the highest best loss is {reached:.4f}); raise "
-            "it, or train longer with --set run.rounds=N"
+            f"--target-loss {target_loss:g} was not reached at every rank (the highest best loss is "
+            f"{max(reached):.4f}); raise it, or train longer with --set run.rounds=N"
         )
+    targets = reached if target_loss is None else [target_loss] * seeds
     return {
-        "rounds_to_target": {str(r): fmean(rounds_to(curve, target) for curve in own) for r, own in curves.items()},
-        "target_loss": target,
+        "rounds_to_target": {str(r): fmean(map(rounds_to, own, targets)) for r, own in curves.items()},
+        "target_loss_by_seed": targets,
         "model": recipe.world.model,
         "data": recipe.world.data.source,
         "seeds": [recipe.run.seed + offset for offset in range(seeds)],
@@ -76,6 +77,15 @@ def loss_curve(recipe: Recipe, seed: int, console: Console) -> list[float]:
     gc.collect()  # the model and its hooks refer to each other
     console.print(f"  validation loss {losses[0]:.4f} before, {min(losses):.4f} at best")
     return losses
+
+
+def reached_by_all(curves: Sequence[Sequence[Sequence[float]]]) -> list[float]:
+    """For each seed the least loss that every contender reached; a contender's curves are one a seed.
+
+    >>> reached_by_all([[[3.0, 1.0], [3.0, 2.0]], [[3.0, 1.5], [3.0, 1.0]]])
+    [1.5, 2.0]
+    """
+    return [max(min(curve) for curve in of_seed) for of_seed in zip(*curves, strict=True)]
 
 
 def rounds_to(curve: Sequence[float], target: float) -> float:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
-from wavetune.reporting.estimate import finite_mean
+from wavetune.estimate import finite_mean
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
 from wavetune.reporting.format import number

@@ -50,6 +50,21 @@ def test_means_intervals_and_paired_differences(table):
     assert table["methods"]["fedavg_lora"]["uplink bits"]["proposed_minus_this"]["mean"] == -600
 
 
+def test_rewards_are_mixed_in_the_spread_of_the_proposed_methods_answers_whatever_their_units():
+    def aligned(helpful, safe, scale):
+        after = {"helpful_K": helpful, "safe_K": safe}
+        stage = {"lambdas": [0.5, 1.0], "after": after, "scale": scale}
+        return summary(0.5, 600) | {"alignment": stage}
+
+    runs = {
+        "proposed": [aligned([1.0, 1.0], [10.0, 10.0], {"helpful": 0.5, "safe": 10.0})],
+        "fedavg_lora": [aligned([1.0, 2.0], [0.0, 0.0], {"helpful": 99.0, "safe": 99.0})],
+    }
+    rows = comparison._table(runs)["methods"]
+    assert rows["proposed"]["mixed reward (sd)"]["values"] == pytest.approx([((2 + 1) / 2 + 2) / 2])
+    assert rows["fedavg_lora"]["mixed reward (sd)"]["values"] == pytest.approx([(2 / 2 + 4) / 2])
+
+
 def test_the_full_model_costs_its_bits_and_their_time_at_the_same_rates(table):
     full = table["methods"]["full model, accounted"]
     assert full["uplink bits"]["mean"] == 1000 * 2 * 3

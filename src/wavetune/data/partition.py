@@ -5,7 +5,7 @@ Legend: R rows, K clients, D domains.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -101,6 +101,27 @@ class ByDomain:
 
 
 Partition = Iid | Dirichlet | QuantitySkew | ByDomain
+
+
+def split_alike(domains: Sequence[str], held_K: Sequence[Mapping[str, int]], seed: int, minimum: int = 1) -> list[Rows]:
+    """Row indices of each client, in the shares of each domain that clients hold already; every row goes to one client.
+
+    Args:
+        domains: domain of each row.
+        held_K: how many rows of each domain every client holds of another set.
+        seed: of the run.
+        minimum: a client left with fewer is filled up from the largest.
+
+    A domain that nobody holds is shared equally. Raises ConfigError if there are too few rows.
+    """
+    check_enough(len(domains), len(held_K), minimum)
+    pools = _rows_of_domains(domains, seed)
+    parts: list[list[Rows]] = []
+    for d, rows in enumerate(pools):
+        weight_K = np.array([held.get(domains[int(rows[0])], 0) for held in held_K], float)
+        weight_K = weight_K if weight_K.any() else np.ones(len(held_K))
+        parts.append(_cut(rows, weight_K / weight_K.sum(), seed, d))
+    return _sorted(fill_up([np.concatenate(part) for part in zip(*parts, strict=True)], minimum, seed))
 
 
 def check_enough(num_rows: int, num_clients: int, minimum: int) -> None:

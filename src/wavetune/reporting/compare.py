@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.lines import Point, Series, line_chart, thin
+from wavetune.reporting.mixture import mixed_reward
 from wavetune.reporting.records import Change, Run
 from wavetune.reporting.sections.learning import AGAINST, elapsed_s, positions, validation_points
 from wavetune.reporting.sections.section import Section, make_section
@@ -73,7 +74,7 @@ def _headlines(runs: Sequence[Run], labels: Sequence[str]) -> Table:
         _ranked("Accuracy, own domains", [finite_mean(j.own_accuracy_K) for j in after], fmt.percent, best=max),
         _ranked("Accuracy, foreign domains", [finite_mean(j.foreign_accuracy_K) for j in after], fmt.percent, best=max),
         _ranked("Loss, own domains", [finite_mean(j.own_loss_K) for j in after], lambda value: fmt.number(value, 4)),
-        _ranked("Mixed reward", [_aligned(run, "mixed_reward_K") for run in runs], fmt.number, best=max),
+        _ranked("Mixed reward (sd)", _mixed_rewards(runs), fmt.number, best=max),
         _ranked("True mixed score", [_aligned(run, "true_mixed_K") for run in runs], fmt.number, best=max),
         _ranked("Validation loss", [loss.after for loss in losses], lambda value: fmt.number(value, 4)),
         _ranked("Perplexity", [_perplexity(*pair) for pair in zip(runs, losses, strict=True)], fmt.number),
@@ -107,6 +108,13 @@ def _perplexity(run: Run, loss: Change) -> float:
 def _aligned(run: Run, name: str) -> float:
     """Mean over clients of a score of held-out prompts."""
     return finite_mean(run.summary.alignment.after.get(name, ()))
+
+
+def _mixed_rewards(runs: Sequence[Run]) -> list[float]:
+    """Mixed rewards in one unit, the spread of the first run's answers before alignment."""
+    infos = [run.summary.alignment for run in runs]
+    scale = next((info.scale for info in infos if info.scale), {})
+    return [mixed_reward(info.after, info.lambdas, scale) for info in infos]
 
 
 def _gap(delay_s: float, bound_s: float) -> float:

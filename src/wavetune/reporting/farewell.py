@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.estimate import finite_mean
 from wavetune.json_reader import complete_lines, read_json
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.format import byte_size, joules, percent, seconds
 
 _PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command

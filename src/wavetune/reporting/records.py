@@ -307,6 +307,7 @@ class AlignmentInfo:
     steps: int | None = None
     before: Scores = field(default_factory=dict[str, tuple[float, ...]])
     after: Scores = field(default_factory=dict[str, tuple[float, ...]])
+    scale: dict[str, float] = field(default_factory=dict[str, float])  # sd of either reward before
     mixed_gain_K: tuple[Gain, ...] = ()
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import (
     BIT_KINDS,
@@ -16,7 +17,6 @@ from wavetune.reporting.accounts import (
     straggler_counts,
     total_by_name,
 )
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.records import Change, Device, Run
 
 

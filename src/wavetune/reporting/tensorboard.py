@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 from wavetune.errors import ConfigError
-from wavetune.reporting.estimate import finite_mean
+from wavetune.estimate import finite_mean
 from wavetune.reporting.records import AlignmentStep, Round, read_run
 
 _OF_ALIGNMENT = ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl")

@@ -17,6 +17,7 @@ from wavetune.costs.table import Workload
 from wavetune.costs.workload import split_work
 from wavetune.data.concierge_truth import helpful, safe
 from wavetune.data.examples import Example
+from wavetune.data.partition import split_alike
 from wavetune.data.preferences import load_preferences
 from wavetune.data.settings import PreparedData
 from wavetune.data.templates import prompt_ids
@@ -210,14 +211,14 @@ def _held_out(data: PreparedData, count: int, seed: int) -> Prompts:
 
 
 def _pairs(data: PreparedData, clients: Sequence[int], source: str, seed: int) -> tuple[ClientPairs, ...]:
-    """Clients' preference pairs of both kinds: those of their domains, all where one has none of its own."""
+    """Clients' preference pairs of both kinds: each pair is one client's, in the shares in which domains are held."""
     kinds = [load_preferences(source, kind, seed).train for kind in ("helpful", "harmless")]
-    found: list[ClientPairs] = []
-    for client in clients:
-        domains = data.domains_of(client)
-        own = (tuple(p for p in pairs if p.domain in domains) or pairs for pairs in kinds)
-        found.append(ClientPairs(*own))
-    return tuple(found)
+    held_K = [data.domains_of(client) for client in range(len(data.rows_by_client))]
+    rows = [split_alike([pair.domain for pair in pairs], held_K, seed) for pairs in kinds]
+    return tuple(
+        ClientPairs(*(tuple(pairs[i] for i in own[client]) for pairs, own in zip(kinds, rows, strict=True)))
+        for client in clients
+    )
 
 
 def to_json(evaluation: Evaluation) -> dict[str, Any]:
@@ -287,20 +288,31 @@ def summary(task: Task, before: Evaluation, after: Evaluation) -> dict[str, Any]
         "lambdas": list(task.lambdas),
         "objective": task.settings.learning.objective.kind,
         "steps": task.settings.learning.steps,
-        "before": by_name(before, task.lambdas),
-        "after": by_name(after, task.lambdas),
+        "before": by_name(before, task.lambdas, before.scale()),
+        "after": by_name(after, task.lambdas, before.scale()),
+        "scale": before.scale(),
         "mixed_gain_K": [{"mean": known(mean), "half_width_95": known(half)} for mean, half in gains],
     }
 
 
-def by_name(evaluation: Evaluation, lambdas: Sequence[float]) -> dict[str, list[float | None]]:
-    """Means of every score of each client's answers to own prompts, and of its mixture, in the scores' own units."""
+def by_name(
+    evaluation: Evaluation, lambdas: Sequence[float], scale: Mapping[str, float]
+) -> dict[str, list[float | None]]:
+    """Means of every score of each client's answers to own prompts, and of its mixtures.
+
+    The rewards are in their own units, and mixed in those of `scale`; exact scores, all from 0 to 1, as they are.
+    """
     names = sorted({name for scores in evaluation.own for name in scores.by_name})
     found = {f"{name}_K": np.array([scores.mean(name)[0] for scores in evaluation.own]) for name in names}
     lambda_K = np.array(lambdas)
-    for name, prefix in (("mixed_reward_K", ""), ("true_mixed_K", "true_")):
-        if f"{prefix}helpful_K" in found:
-            found[name] = lambda_K * found[f"{prefix}helpful_K"] + (1 - lambda_K) * found[f"{prefix}safe_K"]
+    exact = {"true_helpful": 1.0, "true_safe": 1.0}
+    for name, (helps, guards), units in (
+        ("mixed_reward_K", ("helpful", "safe"), scale),
+        ("true_mixed_K", ("true_helpful", "true_safe"), exact),
+    ):
+        if f"{helps}_K" in found and units[helps] and units[guards]:
+            found[name] = lambda_K * found[f"{helps}_K"] / units[helps]
+            found[name] += (1 - lambda_K) * found[f"{guards}_K"] / units[guards]
     return {name: [known(value) for value in values_K.tolist()] for name, values_K in found.items()}
 
 

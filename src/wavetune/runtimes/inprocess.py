@@ -129,7 +129,7 @@ def _align(
         record["charged"] = aligning.charge(session, task, record)
         record["wall_s"] = time.perf_counter() - started
         if found is not None:
-            record["evaluation"] = aligning.by_name(found, task.lambdas)
+            record["evaluation"] = aligning.by_name(found, task.lambdas, before.scale())
         if last and found is not None:
             folder.write_json("alignment_after.json", aligning.to_json(found))
             _export(folder, session, session.server.current, {} if session.elsewhere else _clients_models(session))

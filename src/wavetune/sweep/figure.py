@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wavetune.reporting.estimate import Estimate
+from wavetune.estimate import Estimate
 from wavetune.reporting.format import axis_unit
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title

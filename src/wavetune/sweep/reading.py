@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from wavetune.reporting.estimate import Estimate
+from wavetune.estimate import Estimate
 from wavetune.reporting.format import percent, seconds
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title

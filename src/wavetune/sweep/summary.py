@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.reporting.estimate import Estimate
+from wavetune.estimate import Estimate
 from wavetune.sweep.axis import Value
 from wavetune.sweep.methods import BOUND, PROPOSED
 from wavetune.sweep.results import Record, key

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from wavetune.data.partition import ByDomain, Dirichlet, Iid, QuantitySkew, shares
+from wavetune.data.partition import ByDomain, Dirichlet, Iid, QuantitySkew, shares, split_alike
 from wavetune.errors import ConfigError
 
 PARTS = st.one_of(
@@ -33,6 +33,26 @@ def test_every_row_goes_to_exactly_one_client_and_everyone_gets_the_minimum(part
     assert min(map(len, rows)) >= minimum
     again = part.split(domains, clients, seed, minimum)
     assert all(np.array_equal(a, b) for a, b in zip(rows, again, strict=True))
+
+
+@given(
+    st.lists(st.sampled_from("abcde"), min_size=12, max_size=120),
+    st.lists(st.dictionaries(st.sampled_from("abcd"), st.integers(1, 50)), min_size=1, max_size=6),
+    st.integers(0, 2**31),
+)
+def test_rows_that_follow_another_partition_go_to_one_client_each_and_everyone_gets_some(domains, held_K, seed):
+    rows = split_alike(domains, held_K, seed, minimum=2)
+    assert len(rows) == len(held_K)
+    assert np.sort(np.concatenate(rows)).tolist() == list(range(len(domains)))
+    assert min(map(len, rows)) >= 2
+
+
+def test_rows_follow_the_shares_in_which_their_domains_are_held():
+    held_K = [{"d0": 30, "d1": 5}, {"d0": 10}, {"d1": 15}]
+    counts_K = [{name: sum(DOMAINS[i] == name for i in rows) for name in ("d0", "d1", "d2")}
+                for rows in split_alike(DOMAINS, held_K, 3)]  # fmt: skip
+    for name, wanted_K in (("d0", [75, 25, 0]), ("d1", [25, 0, 75]), ("d2", [33, 33, 33])):
+        assert [counts[name] for counts in counts_K] == pytest.approx(wanted_K, abs=1)
 
 
 @pytest.mark.parametrize("part", [Iid(), Dirichlet(), QuantitySkew()])

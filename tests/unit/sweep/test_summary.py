@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from helpers.sweeps import record, sweep_of
-from wavetune.reporting.estimate import Estimate
+from wavetune.estimate import Estimate
 from wavetune.sweep.figure import STYLES, save_figure
 from wavetune.sweep.methods import NAMES
 from wavetune.sweep.reading import reading

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from math import sqrt
 
 import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError
+from wavetune.estimate import Estimate
 from wavetune.federation.alignment.answers import answers_of
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.alignment.rewards import MIXED, Rewards
@@ -35,11 +35,8 @@ class Scores:
 
     def mean(self, name: str) -> tuple[float, float]:
         """Mean of a score, and half the width of its 95 % confidence interval; NaN where they are not known."""
-        values = self.by_name.get(name, np.empty(0))
-        if not len(values):
-            return float("nan"), float("nan")
-        spread = float(values.std(ddof=1)) if len(values) > 1 else float("nan")
-        return float(values.mean()), 1.96 * spread / sqrt(len(values))
+        found = Estimate.of(self.by_name.get(name, np.empty(0)).tolist())
+        return found.mean, found.half_width
 
 
 @dataclass(frozen=True)
@@ -49,14 +46,18 @@ class Evaluation:
     own: tuple[Scores, ...]
     foreign: tuple[Scores, ...] = ()
 
+    def scale(self) -> dict[str, float]:
+        """Standard deviation of either reward over all clients' answers to their own prompts; 0 where none is known."""
+        known = [scores.by_name for scores in self.own if scores.by_name]
+        return {name: float(np.concatenate([s[name] for s in known]).std()) if known else 0.0 for name in MIXED}
+
     def mixed_gain(self, before: Evaluation, lambdas: Sequence[float]) -> list[tuple[float, float]]:
         """By how much each client's mixture of rewards on its own prompts has risen, with half its 95 % interval.
 
         Both rewards are in standard deviations of all clients' answers before; prompts are compared one by one.
         """
         gains: list[tuple[float, float]] = []
-        known = [scores.by_name for scores in before.own if scores.by_name]
-        scale = {name: float(np.concatenate([scores[name] for scores in known]).std()) for name in MIXED}
+        scale = before.scale()
         for weight, was, now in zip(lambdas, before.own, self.own, strict=True):
             if not (was.by_name and now.by_name):
                 gains.append((float("nan"), float("nan")))

@@ -45,6 +45,8 @@ def kl_estimate(log_prob_P: Tensor, reference_P: Tensor) -> Tensor:
     """Estimate of KL(policy, reference) at each sampled token: r - 1 - log r with r = reference / policy. `[P]`.
 
     Never negative, and its mean over the policy's samples is the divergence (Schulman, "Approximating KL divergence").
+    Its gradient is not: differentiated at samples of the policy itself it is that of KL(reference, policy), the
+    divergence the other way round. Both are zero only where the two agree. This is the usual penalty of GRPO.
     """
     log_ratio = reference_P - log_prob_P
     return log_ratio.exp() - 1 - log_ratio

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from statistics import median, stdev
+from statistics import median
 
+from wavetune import estimate
+from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.front import Estimate, Move, front_chart
 from wavetune.reporting.lines import Point, Series, line_chart
 from wavetune.reporting.records import Answers, Run, Sample
@@ -105,8 +106,8 @@ def _estimate(answers: Sequence[Answers], k: int, name: str) -> Estimate:
     values = answers[k].scores.get(name, ()) if k < len(answers) else ()
     if not values:
         return math.nan, math.nan
-    half = 1.96 * stdev(values) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-    return finite_mean(values), half
+    found = estimate.Estimate.of(values)
+    return found.mean, found.half_width
 
 
 def _front_figure(run: Run) -> Figure | None:

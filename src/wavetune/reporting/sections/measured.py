@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import (
@@ -16,7 +17,6 @@ from wavetune.reporting.accounts import (
     total_list,
 )
 from wavetune.reporting.chart import Figure, Key, Table, figure
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.grouped import Group, grouped_chart
 from wavetune.reporting.records import Round, Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section, phase_name

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, Show, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.estimate import finite_mean
 from wavetune.reporting.grouped import Group, grouped_chart
 from wavetune.reporting.records import Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section

@@ -21,7 +21,7 @@ def finite_mean(values: Iterable[float | None]) -> float:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over `count` seeds and the half width of its 95 % confidence interval; NaN where these are too few."""
+    """A mean over `count` draws and the half width of its 95 % confidence interval; NaN where these are too few."""
 
     mean: float
     half_width: float
