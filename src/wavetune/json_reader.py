@@ -143,7 +143,10 @@ def _named(path: Path | str) -> Generator[None]:
 @contextmanager
 def _opened(path: Path) -> Generator[IO[bytes]]:
     """A regular file; a folder, pipe or device in its place is refused instead of waited for."""
-    descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    try:
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    except ValueError:  # a NUL, or half of a surrogate pair
+        raise JsonError("no file can have such a name") from None
     _require_regular(descriptor)
     with os.fdopen(descriptor, "rb") as file:
         yield file

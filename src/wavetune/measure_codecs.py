@@ -10,8 +10,8 @@ from statistics import fmean
 from typing import Any
 
 from pydantic import TypeAdapter
-from rich.console import Console
 
+from wavetune.console import Console
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate, described
 from wavetune.federation.codecs import Codec

@@ -14,8 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from rich.console import Console
-
+from wavetune.console import Console
 from wavetune.errors import ConfigError
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import Infeasible, run, versions

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich import box
-from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
+from wavetune.console import Console
 from wavetune.estimate import finite_mean
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules

@@ -6,8 +6,8 @@ import signal
 import sys
 from typing import Annotated
 
+import click
 import typer
-from rich.console import Console
 
 from wavetune.cli.certificates import certificates
 from wavetune.cli.compare import compare
@@ -25,7 +25,10 @@ from wavetune.cli.serve import serve
 from wavetune.cli.sweep import sweep
 from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
+from wavetune.console import Console, echo
 from wavetune.errors import WavetuneError
+
+_LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -40,12 +43,29 @@ def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
     try:
-        app()
-    except WavetuneError as error:
-        Console(stderr=True).print(f"wavetune: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(app(standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
         sys.exit(REFUSED)
+    except click.UsageError as error:
+        where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
+        _refuse(error.format_message().rstrip(".") + where)
+    except WavetuneError as error:
+        _refuse(str(error))
+    except OSError as error:  # of the disk, wherever it was not expected
+        _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except MemoryError:
+        _refuse("the machine's memory is used up; use a smaller model, batch or data set")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _refuse(sentence: str) -> None:
+    line = " ".join(part.strip() for part in sentence.splitlines())
+    if len(line) > _LONGEST_SENTENCE:
+        line = f"{line[: _LONGEST_SENTENCE // 2]} ... {line[-_LONGEST_SENTENCE // 2 :]}"
+    Console(stderr=True).print(f"wavetune: {line}", highlight=False, markup=False, soft_wrap=True)
+    sys.exit(REFUSED)
 
 
 def _terminate(*_: object) -> None:
@@ -56,7 +76,7 @@ def _version(wanted: bool) -> None:
     if wanted:
         from wavetune import __version__
 
-        typer.echo(f"wavetune {__version__}")
+        echo(f"wavetune {__version__}")
         raise typer.Exit
 
 

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wavetune.console import echo
+
 
 def certificates(
     folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write; one folder for each party.")],
@@ -19,4 +21,4 @@ def certificates(
     from wavetune.data_plane.certificates import write_certificates
 
     write_certificates(folder, devices, host or [])
-    typer.echo(f"wrote {folder}/server and {folder}/device-00 to device-{devices - 1:02d}: give each party its own")
+    echo(f"wrote {folder}/server and {folder}/device-00 to device-{devices - 1:02d}: give each party its own")

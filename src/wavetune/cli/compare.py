@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.options import Data, DeviceName, Model, Seed, Settings
 from wavetune.cli.read_recipe import read_recipe
+from wavetune.console import Console
 
 
 def compare(

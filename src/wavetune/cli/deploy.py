@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.folders import free_folder, require_no_run, require_run
 from wavetune.cli.options import (
@@ -22,6 +21,7 @@ from wavetune.cli.options import (
     Settings,
 )
 from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
+from wavetune.console import Console
 
 
 def deploy(

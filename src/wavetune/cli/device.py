@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.options import WithParent
+from wavetune.console import Console
 
 
 def join_as_device(

@@ -10,6 +10,7 @@ import typer
 from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Seed, Settings
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.cli.run import train
+from wavetune.console import echo
 from wavetune.errors import RunFolderError
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ def flower_app(
     chosen = read_recipe(recipe, settings, data, model, seed, device)
     folder = out or Path(f"{chosen.name}-app")
     write_app(folder, chosen, {} if public is None else {"public-address": public})
-    typer.echo(f"wrote {folder}; start it with: flwr run {folder} NAME-OF-YOUR-SUPERLINK --stream")
+    echo(f"wrote {folder}; start it with: flwr run {folder} NAME-OF-YOUR-SUPERLINK --stream")
 
 
 def train_over(grid: Grid, context: Context, recipe: Path) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wavetune.console import echo_answer
+
 
 def generate(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
@@ -22,4 +24,4 @@ def generate(
     """Answer a prompt with a trained adapter."""
     from wavetune.runtimes.answer import answer
 
-    typer.echo(answer(run_dir, prompt, client, base, max_new_tokens, temperature, seed))
+    echo_answer(answer(run_dir, prompt, client, base, max_new_tokens, temperature, seed))

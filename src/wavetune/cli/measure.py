@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.folders import write
 from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Repeats, Seed, Settings
 from wavetune.cli.read_recipe import read_recipe
+from wavetune.console import Console, echo
 from wavetune.errors import ConfigError
 
 
@@ -35,7 +35,7 @@ def measure_ranks(
     chosen = read_recipe(recipe, settings, data, model, seed, device)
     table = measure(chosen, _ranks(ranks), target_loss, seeds, Console(highlight=False))
     write(out, json.dumps(table, indent=1))
-    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
+    echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
 
 
 def measure_codecs(
@@ -58,7 +58,7 @@ def measure_codecs(
     chosen, candidates = read_recipe(recipe, settings, data, model, seed, device), candidates_of(codecs)
     table = measure(chosen, candidates, seeds, Console(highlight=False))
     write(out, json.dumps(table, indent=1))
-    typer.echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
+    echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
 
 
 def _ranks(text: str) -> list[int]:

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
 from wavetune.cli.options import CodecTable, Data, Model, RankTable, RecipeOrInstance, Seed, Settings
 from wavetune.cli.read_recipe import is_instance, read_recipe
+from wavetune.console import Console, echo
 
 if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
@@ -40,7 +40,7 @@ def plan(
     problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table, time_limit)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
     if json_out is not None and str(json_out) == "-":
-        typer.echo(text)
+        echo(text)
     else:
         if json_out is not None:
             write(json_out, text)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import json
 
-import typer
-
 from wavetune.cli.options import Data, Model, RecipeName, Seed, Settings
 from wavetune.cli.read_recipe import read_recipe
+from wavetune.console import echo
 
 
 def recipes() -> None:
@@ -16,7 +15,7 @@ def recipes() -> None:
 
     width = max(map(len, names()))
     for name in names():
-        typer.echo(f"{name:{width}s}  {title(name)}")
+        echo(f"{name:{width}s}  {title(name)}")
 
 
 def show(
@@ -25,4 +24,4 @@ def show(
     """Print a recipe with all its fields, as JSON that `wavetune run` takes."""
     from wavetune.recipe import to_dict
 
-    typer.echo(json.dumps(to_dict(read_recipe(recipe, settings, data, model, seed)), indent=2))
+    echo(json.dumps(to_dict(read_recipe(recipe, settings, data, model, seed)), indent=2))

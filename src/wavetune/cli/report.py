@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wavetune.console import echo
+
 
 def report(
     run_dirs: Annotated[
@@ -24,7 +26,7 @@ def report(
     from wavetune.reporting.tensorboard import write_tensorboard
 
     default = run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("comparison.html")
-    typer.echo(f"wrote {write_report(run_dirs, out or default)}")
+    echo(f"wrote {write_report(run_dirs, out or default)}")
     for run_dir in run_dirs:
         if figures is not None:
             save_figures(run_dir, figures / run_dir.name)

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import free_folder, require_no_run, require_run
@@ -23,6 +22,7 @@ from wavetune.cli.options import (
     Settings,
 )
 from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
+from wavetune.console import Console
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.options import RecipeName, Settings
 from wavetune.cli.read_recipe import read_recipe
+from wavetune.console import Console
 from wavetune.errors import ConfigError
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
 from wavetune.cli.options import Data, Model, RankTable, RecipeOrInstance, Seed, Settings
 from wavetune.cli.read_recipe import is_instance, read_recipe
+from wavetune.console import Console
 from wavetune.errors import ConfigError
 
 if TYPE_CHECKING:

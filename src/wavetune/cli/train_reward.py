@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from wavetune.cli.folders import free_folder
 from wavetune.cli.options import DeviceName, Model, Seed
 from wavetune.cli.read_recipe import require_unchanged
+from wavetune.console import Console
 from wavetune.errors import ConfigError
 
 

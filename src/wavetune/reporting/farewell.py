@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.console import steers
 from wavetune.estimate import finite_mean
 from wavetune.json_reader import complete_lines, read_json
 from wavetune.reporting.format import byte_size, joules, percent, seconds
@@ -108,8 +109,8 @@ def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
 
 
 def _short_sample(folder: Path) -> Mapping[str, Any]:
-    """The first sample of the run whose prompt fits a command."""
+    """The first sample of the run whose prompt fits a command that can be pasted."""
     path = folder / "samples.json"
     samples = read_json(path) if path.exists() else []
-    short = (sample for sample in samples if len(sample["prompt"]) <= _PROMPT_CHARACTERS)
+    short = (s for s in samples if len(s["prompt"]) <= _PROMPT_CHARACTERS and not steers(s["prompt"]))
     return next(short, {"prompt": "your prompt", "client": None})

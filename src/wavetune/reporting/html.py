@@ -9,6 +9,7 @@ from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from wavetune.console import visible
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
 from wavetune.reporting import format as fmt
@@ -66,7 +67,8 @@ def render(runs: list[Run]) -> str:
     views = [_view(run, label, f"run{index}") for index, (run, label) in enumerate(zip(runs, labels, strict=True))]
     title = labels[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
     comparison = compare(runs, labels) if len(runs) > 1 else None
-    return environment.get_template("report.html.j2").render(title=title, comparison=comparison, runs=views)
+    page = environment.get_template("report.html.j2").render(title=title, comparison=comparison, runs=views)
+    return visible(page)  # of names, prompts and answers: control characters shown, not kept
 
 
 def run_labels(runs: list[Run]) -> list[str]:

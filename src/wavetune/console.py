@@ -1,0 +1,58 @@
+"""Text of others on a terminal: what would steer the terminal is shown instead of sent."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable
+
+import rich.console
+from rich.console import ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+# C0 and C1 controls but line feed and tab, line and paragraph separators, bidirectional overrides, lone surrogates
+_STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def visible(text: str) -> str:
+    r"""The text with every character that steers a terminal written as its escape; line feeds and tabs stay.
+
+    >>> visible("\x1b[31mred\u202e\n")
+    '\\x1b[31mred\\u202e\n'
+    """
+    return _STEERS.sub(lambda found: _escape(found[0]), text)
+
+
+def steers(text: str) -> bool:
+    """Whether `visible` would change the text."""
+    return _STEERS.search(text) is not None
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}"
+
+
+class Console(rich.console.Console):
+    """Rich's console, on which no text steers the terminal: only Rich's own styles do."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Segments of what is printed, their text made visible."""
+        for segment in super().render(renderable, options):
+            if segment.control or not steers(segment.text):
+                yield segment
+            else:
+                yield Segment(visible(segment.text), segment.style)
+
+
+def echo(text: str) -> None:
+    """Write a line to standard output, with nothing in it that steers a terminal."""
+    print(visible(text), flush=True)
+
+
+def echo_answer(text: str) -> None:
+    """Write a model's answer: to a terminal with nothing in it that steers it, to a file or pipe as it is."""
+    if sys.stdout.isatty():
+        echo(text)
+    else:
+        print(text.encode(errors="replace").decode(), flush=True)
