@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 Sample = tuple[list[int], list[int]]  # prompt ids, answer ids
+PRECISION = torch.float32
 Factors = Mapping[str, tuple[Tensor, Tensor]]  # module name -> A [in, rank], B [rank, out]
 
 
@@ -30,7 +31,7 @@ class Part:
     """Consecutive blocks of a stock model with LoRA on the query and value projections, and an AdamW optimiser."""
 
     def __init__(self, folder: str, keep: int, rank: int, alpha: float, initial: Factors, lr: float) -> None:
-        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=PRECISION).eval()
         model.model.layers = model.model.layers[:keep]
         self.norm, model.model.norm = model.model.norm, nn.Identity()
         config = LoraConfig(r=rank, lora_alpha=alpha, target_modules=["q_proj", "v_proj"])

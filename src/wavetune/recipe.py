@@ -35,8 +35,9 @@ class RunSettings:
     """How long to train, in which precision and where; how often to evaluate and save.
 
     `bf16` keeps the frozen weights in bf16 with fp32 activations and adapters; `auto` does so where the processor has
-    bf16 products. `local_steps` 0 leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds
-    the tokens that go through the model at once (None: chosen for the device).
+    bf16 products. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps` 0
+    leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through the
+    model at once (None: chosen for the device).
     """
 
     rounds: Annotated[int, Ge(1)] = 20
@@ -44,7 +45,7 @@ class RunSettings:
     seed: Annotated[int, Ge(0)] = 0
     evaluate_every: Annotated[int, Ge(1)] = 5
     checkpoint_every: Annotated[int, Ge(1)] = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tokens_per_pass: Annotated[int, Ge(1)] | None = None
     samples: Annotated[int, Ge(0)] = 4

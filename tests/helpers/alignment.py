@@ -1,4 +1,4 @@
-"""A small cohort to be aligned: the tiny model, prompts of a line, and rewards that count characters."""
+"""A small cohort to be aligned: the tiny model in fp64, prompts of a line, and rewards that count characters."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def prompts_of(identities: Sequence[int], count: int = 9, word: str = "train") -
 @cache
 def model() -> tuple[Backbone, Any]:
     """One backbone for all tests of a process: the banks differ."""
-    return load_backbone(folder_of("tiny"), TARGETS), load_tokenizer(folder_of("tiny"))
+    return load_backbone(folder_of("tiny"), TARGETS, dtype=torch.float64), load_tokenizer(folder_of("tiny"))
 
 
 def fresh_bank(num_clients: int) -> AdapterBank:
     """LoRA as it starts: without effect."""
     backbone, _ = model()
     own = np.ones((backbone.num_layers, num_clients), bool)
-    return new_bank(backbone.sites, own, [4] * num_clients, 4, 8.0, 0)
+    return new_bank(backbone.sites, own, [4] * num_clients, 4, 8.0, 0, dtype=backbone.dtype)
 
 
 def random_bank(identities: Sequence[int]) -> AdapterBank:

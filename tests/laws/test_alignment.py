@@ -17,6 +17,7 @@ from helpers.alignment import (
     share,
     with_objective,
 )
+from helpers.training import TOLERANCE
 from wavetune.data.examples import PreferencePair
 from wavetune.federation.alignment import ClientPairs, Rewards
 from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
@@ -54,7 +55,7 @@ def run(found, steps=3):
     return [found.step() for _ in range(steps)]
 
 
-def assert_same_client(one, place, other, other_place, tolerance=2e-4):
+def assert_same_client(one, place, other, other_place, tolerance=TOLERANCE):
     mine, theirs = lora_of(one, place), lora_of(other, other_place)
     for name, tensor in theirs.items():
         torch.testing.assert_close(mine[name], tensor, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
@@ -63,7 +64,7 @@ def assert_same_client(one, place, other, other_place, tolerance=2e-4):
 def assert_same_records(records, place, others, other_place):
     for mine, theirs in zip(records, others, strict=True):
         for name, values in mine.metrics.items():
-            assert values[place] == pytest.approx(theirs.metrics[name][other_place], rel=5e-3, abs=5e-3), name
+            assert values[place] == pytest.approx(theirs.metrics[name][other_place], rel=1e-8, abs=1e-8), name
 
 
 @pytest.mark.parametrize("objective", [Ppo(epochs=3, kl=KlControl(0.05)), Grpo(kl=KlControl(0.05), epochs=2)])

@@ -10,12 +10,13 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
 from helpers.alignment import CHARACTERS, SETTINGS, TARGETS, alignment, prompts_of, random_bank, with_objective
-from helpers.training import folder_of, lora_parameters, torch_adamw
+from helpers.training import TOLERANCE, folder_of, lora_parameters, torch_adamw
 from wavetune.data.examples import PreferencePair
 from wavetune.federation.alignment import ClientPairs
 from wavetune.federation.alignment.answers import answers_of
 from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.double import compute_in_double
 
 WEIGHT, TEMPERATURE = 0.7, 0.8
 KL = KlControl(start=0.1, target=None)
@@ -29,7 +30,8 @@ def stock():
     config = LoraConfig(r=4, lora_alpha=4 * bank.scale, target_modules=list(TARGETS))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = get_peft_model(load_stock_model(folder_of("tiny")), config)
+        model = get_peft_model(load_stock_model(folder_of("tiny"), torch.float64), config)
+    compute_in_double(model)
     with torch.no_grad():
         for (name, factor), parameter in lora_parameters(model).items():
             parameter.copy_((bank.local[name].A if factor == "A" else bank.local[name].B)[0].T)
@@ -66,7 +68,7 @@ def mixture(examples, texts):
 
 def apply(model, losses):
     """One step of AdamW on the mean over all tokens (or pairs)."""
-    optimiser = torch_adamw(list(lora_parameters(model).values()), ADAMW)
+    optimiser = torch_adamw(lora_parameters(model), ADAMW)
     torch.cat(losses).mean().backward()
     optimiser.step()
 
@@ -74,7 +76,7 @@ def apply(model, losses):
 def assert_equal_factors(stage, model):
     state = stage.state()
     for (name, factor), parameter in lora_parameters(model).items():
-        torch.testing.assert_close(state[f"lora.{name}.{factor}"][0], parameter.detach().T, rtol=0, atol=2e-4)
+        torch.testing.assert_close(state[f"lora.{name}.{factor}"][0], parameter.detach().T, rtol=0, atol=TOLERANCE)
 
 
 def stage_of(objective, count=6, **options):
@@ -104,7 +106,7 @@ def test_a_ppo_step_is_the_policy_gradient_of_whitened_rewards_to_come(stock):
     losses = []
     for own, now, logits in zip(to_come, policy, logits_of(stock, answered.samples), strict=True):
         entropy = torch.distributions.Categorical(logits=logits).entropy()
-        losses.append(-now * torch.tensor((own - mean) / spread).float() - 0.02 * entropy)
+        losses.append(-now * torch.tensor((own - mean) / spread) - 0.02 * entropy)
     apply(stock, losses)
     assert_equal_factors(stage, stock)
 

@@ -20,7 +20,7 @@ _PART, _TENSORS = (
     bytes([message.DESCRIPTOR.fields_by_name[name].number << 3 | _LENGTH_DELIMITED])
     for message, name in ((Frame, "parts"), (Part, "tensors"))
 )
-_DTYPES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.int32: "I32", torch.int8: "I8"}
+_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.bfloat16: "BF16", torch.int32: "I32", torch.int8: "I8"}
 
 
 def frame_bytes(frame: Frame, parts: Sequence[tuple[str, Payload]]) -> bytes:

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from wavetune.data_plane.refusal import Reason, RefusedError
-from wavetune.federation.codecs import Bf16, Fp32, Payload, UpdateCodec
+from wavetune.federation.codecs import Bf16, Fp32, Fp64, Payload, UpdateCodec
 
 Spec = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 LABELS = "labels_up"
@@ -75,7 +75,7 @@ def check_values(payload: Payload, codec: UpdateCodec, shape: tuple[int, int], w
     if "width" in payload and any(width != shape[1] for width in payload["width"].tolist()):
         raise RefusedError(Reason.MALFORMED, f"{what}: claims to be {payload['width'].tolist()} wide, not {shape[1]}")
     try:
-        whole = isinstance(codec, Fp32 | Bf16)  # what is sent is the values themselves
+        whole = isinstance(codec, Fp64 | Fp32 | Bf16)  # what is sent is the values themselves
         decoded = payload["values"] if whole else codec.decode(payload)
     except (IndexError, RuntimeError, ValueError) as error:
         raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({str(error).splitlines()[0]})") from error

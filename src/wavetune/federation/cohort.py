@@ -195,7 +195,7 @@ class Cohort:
         def between(done: int, hidden: Tensor) -> Tensor:
             return self.link.cross(hidden, placement.crossings(done, clients, counts))
 
-        weight_P = torch.from_numpy(factors[owner_P].astype(np.float32)).to(self.backbone.device)
+        weight_P = torch.from_numpy(factors[owner_P]).to(self.backbone.device, self.backbone.dtype)
         loss, nll_P, _ = self._losses(batch, clients, counts, labels_P, weight_P, self.bank, between)
         loss.backward()
         sums = np.bincount(owner_P, nll_P.double().cpu().numpy(), len(clients))
@@ -286,7 +286,7 @@ class Cohort:
         for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
-            weight_P = torch.ones(len(labels_P), device=labels_P.device)
+            weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
             _, nll_P, right_P = self._losses(batch, [client], [len(batch.input_ids)], labels_P, weight_P, bank)
             values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
             for row, value_P in enumerate(values):

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
-from wavetune.federation.codecs import Bf16, Codec, Fp32, TopK, UpdateCodec
+from wavetune.federation.codecs import Bf16, Codec, Fp32, Fp64, TopK, UpdateCodec
 from wavetune.federation.links import Link, Reliable
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.mixing import AverageFactors, FrozenA, Mixing
@@ -186,7 +186,7 @@ class Method:
                 f"method.privacy counts the noise of a mean of updates, which method.mixing {self.mixing.kind} is not; "
                 "choose average_factors or frozen_a"
             )
-        if not isinstance(self.adapter_codec, Fp32):
+        if not isinstance(self.adapter_codec, Fp32 | Fp64):
             raise ConfigError(
                 f"method.privacy counts the noise of a sum of updates, which method.adapter_codec "
                 f"{self.adapter_codec.kind} rounds one by one; set method.adapter_codec.kind=fp32"

@@ -1,4 +1,4 @@
-"""AdamW for stacked adapters: elementwise, so one optimiser is K optimisers. Clipping takes a norm per client.
+"""AdamW for stacked adapters: elementwise, so one optimiser is K optimisers. Clipping takes a norm per slot and block.
 
 Every slot counts its own steps, since clients may sit out. Legend: K clients, S slots of a stack.
 """
@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
@@ -26,8 +28,9 @@ class AdamW:
     """AdamW on both sides of the cut, with one learning-rate schedule over all local steps of the run.
 
     `warmup_steps` rise linearly to the full rate; then it stays constant, or falls to zero at the last step along a
-    line or a half cosine. `max_grad_norm` clips each client's own gradient and the server's, each by its own norm; None
-    does not clip.
+    line or a half cosine. `max_grad_norm` bounds the norm of a gradient; None does not. Each of the model's L blocks
+    has an equal share of it: the gradient of a block's adapters, every client's own and the server's, is scaled down to
+    a norm of at most `max_grad_norm / sqrt(L)`. So it changes nothing where the model is cut.
     """
 
     learning_rate: Annotated[float, Gt(0)] = 2e-4
@@ -62,11 +65,10 @@ class StackedOptimiser:
         self._moments: dict[str, dict[str, Tensor]] = {}
 
     def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
-        """Clip each client's gradient, update the active clients (all if None), drop the gradients."""
+        """Clip each client's gradients, update the active clients (all if None), drop the gradients."""
         import torch
 
-        if self.settings.max_grad_norm is not None:
-            self._clip_clients(self.settings.max_grad_norm)
+        self._clip("clients")
         for name, owner_S, parameter in self._parameters("clients"):
             slots = None
             if active_K is not None and not all(active_K):
@@ -74,11 +76,8 @@ class StackedOptimiser:
             self._advance(name, parameter, self.settings.learning_rate * factor, slots)
 
     def step_server(self, factor: float) -> None:
-        """Clip the server's gradient, update the server, drop the gradient."""
-        import torch
-
-        if self.settings.max_grad_norm is not None:
-            torch.nn.utils.clip_grad_norm_(list(self.bank.parameters(local=False)), self.settings.max_grad_norm)
+        """Clip the server's gradients, update the server, drop the gradient."""
+        self._clip("server")
         rate = (self.settings.server_learning_rate or self.settings.learning_rate) * factor
         for name, _, parameter in self._parameters("server"):
             self._advance(name, parameter, rate, None)
@@ -152,7 +151,7 @@ class StackedOptimiser:
             mean.lerp_(grad, 1 - settings.beta1)
             square.mul_(settings.beta2).addcmul_(grad, grad, value=1 - settings.beta2)
             corrected = [
-                (1 - beta ** step.double()).float().view(-1, 1, 1) for beta in (settings.beta1, settings.beta2)
+                (1 - beta ** step.double()).to(grad.dtype).view(-1, 1, 1) for beta in (settings.beta1, settings.beta2)
             ]
             value.mul_(1 - rate * settings.weight_decay)
             value.sub_(rate / corrected[0] * mean / (square.sqrt() / corrected[1].sqrt() + settings.epsilon))
@@ -171,19 +170,18 @@ class StackedOptimiser:
                     yield f"{side}.{index}", owner_S, parameter
                     index += 1
 
-    def _clip_clients(self, limit: float) -> None:
+    def _clip(self, side: str) -> None:
+        """Scale the gradients of each block's adapters, slot by slot, to their share of the largest norm."""
         import torch
 
-        gradients = [
-            (torch.tensor(owner_S, device=p.device), p.grad)
-            for _, owner_S, p in self._parameters("clients")
-            if p.grad is not None
-        ]
-        if not gradients:
+        if self.settings.max_grad_norm is None:
             return
-        squared_K = torch.zeros(self.bank.local_LK.shape[1], device=gradients[0][1].device)
-        for owner_S, grad in gradients:
-            squared_K.index_add_(0, owner_S, grad.flatten(1).pow(2).sum(1))
-        scale_K = (limit / (squared_K.sqrt() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
-        for owner_S, grad in gradients:
-            grad.mul_(scale_K[owner_S].view(-1, 1, 1))
+        limit = self.settings.max_grad_norm / math.sqrt(len(self.bank.local_LK))
+        stacks = self.bank.local if side == "clients" else self.bank.shared
+        for _, sites in groupby(sorted(self.bank.sites, key=attrgetter("layer")), attrgetter("layer")):
+            gradients = [p.grad for site in sites for p in stacks.get(site.name, ()) if p.grad is not None]
+            if gradients:
+                squared_S = torch.stack([grad.flatten(1).pow(2).sum(1) for grad in gradients]).sum(0)
+                scale_S = (limit / (squared_S.sqrt() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
+                for grad in gradients:
+                    grad.mul_(scale_S.view(-1, 1, 1))

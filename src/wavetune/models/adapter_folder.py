@@ -61,7 +61,7 @@ def save_adapter_folder(
     labels: Sequence[str] = (),
     pooling: Pooling | None = None,
 ) -> None:
-    """Write the adapters of one client, or those that all share, in place of what the folder held.
+    """Write the adapters of one client, or those that all share, in fp32 and in place of what the folder held.
 
     `factors[name]` holds A `[in, R]` and B `[R, out]` of those sites of the backbone that are written; LoRA's update is
     `scale * A B`. `base` is the model's name or folder, `labels` name the head's classes.
@@ -91,7 +91,7 @@ def _save_beside(
 ) -> None:
     modules, head, weights = list[str](), None, dict[str, Tensor]()
     for site in sites:
-        A, B = (factor.detach().cpu() for factor in factors[site.name])
+        A, B = (factor.detach().cpu().float() for factor in factors[site.name])
         if site.kind == "bottleneck":
             module = site.name.rpartition(":")[0]
             modules.append(module)

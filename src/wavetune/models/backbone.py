@@ -27,6 +27,7 @@ from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
 from wavetune.models.bottleneck import StackedBottleneck, last_map
 from wavetune.models.classifier import HEAD, Pooling, pool
+from wavetune.models.double import compute_in_double
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
@@ -42,6 +43,7 @@ class Backbone:
     """A frozen decoder, or encoder, whose blocks can be interrupted by a cut.
 
     `head` is the output layer over the vocabulary, None for an encoder; the first token has position `first_position`.
+    Activations and adapters are of `dtype`.
     """
 
     model: PreTrainedModel
@@ -52,6 +54,7 @@ class Backbone:
     active: ActiveAdapters
     softcap: float | None = None
     first_position: int = 0
+    dtype: torch.dtype = torch.float32
     _between: list[Between] = field(default_factory=list)
 
     @property
@@ -129,18 +132,20 @@ def load_backbone(
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Backbone:
     """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where its architecture does not fit.
 
     `targets` are the names of the linear maps that carry LoRA, PEFT's default for the model family if None. `outputs`
-    asks for a head on pooled samples with so many of them: the classes, or one reward.
+    asks for a head on pooled samples with so many of them: the classes, or one reward. All is computed in `dtype`, fp32
+    or fp64, but for the products with bf16 weights.
     """
-    stock = load_stock_model(folder, attn_implementation=ATTENTION)
+    stock = load_stock_model(folder, dtype, attn_implementation=ATTENTION)
     return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs)
 
 
-def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
-    """A stock causal language model, or encoder without its pooler, in fp32 from safetensors, in evaluation mode."""
+def load_stock_model(folder: Path | str, dtype: torch.dtype = torch.float32, **options: object) -> PreTrainedModel:
+    """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode."""
     with ONE_AT_A_TIME, warnings.catch_warnings(), no_progress_bars():
         warnings.simplefilter("ignore")
         try:
@@ -148,7 +153,7 @@ def load_stock_model(folder: Path | str, **options: object) -> PreTrainedModel:
             kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
             loaded: Any = kind.from_pretrained(
                 str(folder),
-                dtype=torch.float32,
+                dtype=dtype,
                 use_safetensors=True,
                 local_files_only=True,
                 output_loading_info=True,
@@ -207,9 +212,15 @@ def prepare_backbone(
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
 ) -> Backbone:
-    """Freeze a stock model (loaded with ragged attention) and put adapter modules on it; see `load_backbone`."""
+    """Freeze a stock model (loaded with ragged attention) and put adapter modules on it; see `load_backbone`.
+
+    It computes in the precision in which it was loaded.
+    """
     encoder = is_encoder(model.config)
     blocks, final_norm, head = _encoder_parts(model) if encoder else _decoder_parts(model)
+    dtype = model.dtype
+    if dtype == torch.float64:
+        compute_in_double(*blocks, final_norm)
     model.requires_grad_(False).eval()
     active = ActiveAdapters()
     sites = _install(model, blocks, tuple(_peft_targets(model) if targets is None else targets), active, bf16)
@@ -221,10 +232,11 @@ def prepare_backbone(
         head.weight.data = head.weight.data.to(torch.bfloat16)
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
     nn.Module.to(model, device)
+    final_norm.to(device)
     softcap = getattr(model.config, "final_logit_softcapping", None)
     # RoBERTa counts positions from the one behind its padding token's
     first_position = model.config.pad_token_id + 1 if encoder and model.config.model_type != "bert" else 0
-    backbone = Backbone(model, blocks, final_norm, head, sites, active, softcap, first_position)
+    backbone = Backbone(model, blocks, final_norm, head, sites, active, softcap, first_position, dtype)
     for index, block in enumerate(blocks):
         block.register_forward_hook(backbone._after_block(index + 1))
     return backbone
@@ -298,13 +310,13 @@ def _is_linear(module: nn.Module) -> bool:
 
 
 def _frozen(module: nn.Linear | Conv1D, bf16: bool) -> FrozenLinear:
-    weight = module.weight.data
+    weight, dtype = module.weight.data, module.weight.dtype
     if isinstance(module, Conv1D):
         weight = weight.t()
     bias: Tensor | None = None if module.bias is None else module.bias.data
     if bf16:
         weight, bias = weight.to(torch.bfloat16).contiguous(), None if bias is None else bias.to(torch.bfloat16)
-    return FrozenLinear(weight, bias, torch.float32)
+    return FrozenLinear(weight, bias, dtype)
 
 
 def _peft_targets(model: PreTrainedModel) -> tuple[str, ...]:

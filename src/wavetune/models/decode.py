@@ -177,7 +177,7 @@ class _Batch:
         head, softcap = self.backbone.head, self.backbone.softcap
         if head is None:
             raise ModelError(f"{type(self.backbone.model).__name__} is an encoder and writes no text; choose a decoder")
-        logits = head(self.backbone.final_norm(hidden_LD).to(head.weight.dtype)).float()
+        logits = head(self.backbone.final_norm(hidden_LD).to(head.weight.dtype)).to(self.backbone.dtype)
         return logits if softcap is None else torch.tanh(logits / softcap) * softcap
 
 

@@ -22,7 +22,7 @@ def save_peft_adapter(
     transposed: bool,
     task: str = "CAUSAL_LM",
 ) -> None:
-    """Write one adapter. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
+    """Write one adapter in fp32. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
 
     `base` is the model's name or folder, `transposed` whether the base stores its weights as `[in, out]` (GPT-2),
     `task` PEFT's name for what the base is.
@@ -42,8 +42,8 @@ def save_peft_adapter(
     tensors = {}
     for site in sites:
         prefix = f"base_model.model.{site.name}"
-        tensors[f"{prefix}.lora_A.weight"] = factors[site.name].A.detach().cpu().t().contiguous()
-        tensors[f"{prefix}.lora_B.weight"] = factors[site.name].B.detach().cpu().t().contiguous()
+        tensors[f"{prefix}.lora_A.weight"] = factors[site.name].A.detach().cpu().float().t().contiguous()
+        tensors[f"{prefix}.lora_B.weight"] = factors[site.name].B.detach().cpu().float().t().contiguous()
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

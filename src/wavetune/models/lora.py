@@ -124,11 +124,12 @@ def new_bank(
     alpha: float,
     seed: int,
     device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
 ) -> AdapterBank:
     """Fresh adapters as PEFT initialises them: A uniform in plus or minus 1/sqrt(in), B zero; equal in all slots.
 
     Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
-    clients can be averaged. Each A is drawn from a stream keyed by its site's name.
+    clients can be averaged. Each A is drawn from a stream keyed by its site's name, in fp32 whatever its `dtype`.
     """
     largest = max(*rank_K, shared_rank)
     local: dict[str, LoraPair] = {}
@@ -137,20 +138,21 @@ def new_bank(
         generator = torch_stream(seed, f"lora:{site.name}")
         bound = site.in_features**-0.5
         A = torch.empty(site.in_features, site.width_at(largest)).uniform_(-bound, bound, generator=generator)
+        A = A.to(device, dtype)
         own_K = local_LK[site.layer]
         if own_K.any():
             widths = [site.width_at(rank_K[k]) for k in np.flatnonzero(own_K).tolist()]
-            local[site.name] = _stack(A, widths, site, device)
+            local[site.name] = _stack(A, widths, site)
         if not own_K.all():
-            shared[site.name] = _stack(A, [site.width_at(shared_rank)], site, device)
+            shared[site.name] = _stack(A, [site.width_at(shared_rank)], site)
     return AdapterBank(tuple(sites), local_LK, alpha / largest, local, shared)
 
 
-def _stack(A: Tensor, widths: Sequence[int], site: AdapterSite, device: torch.device | str) -> LoraPair:
-    keep = torch.arange(A.shape[1]) < torch.tensor(widths)[:, None, None]
+def _stack(A: Tensor, widths: Sequence[int], site: AdapterSite) -> LoraPair:
+    keep = torch.arange(A.shape[1], device=A.device) < torch.tensor(widths, device=A.device)[:, None, None]
     rows = 1 if site.kind == "head" else A.shape[1]
-    B = torch.zeros(len(widths), rows, site.out_features, device=device)
-    return LoraPair((A * keep).to(device).requires_grad_(), B.requires_grad_())
+    B = A.new_zeros(len(widths), rows, site.out_features)
+    return LoraPair((A * keep).requires_grad_(), B.requires_grad_())
 
 
 @dataclass

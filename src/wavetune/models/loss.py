@@ -27,7 +27,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         for start in range(0, len(labels_P), chunk):
             part = slice(start, start + chunk)
             low = hidden_PD[part].to(head_VD.dtype)
-            logits = (low @ head_VD.t()).float()
+            logits = (low @ head_VD.t()).to(torch.promote_types(hidden_PD.dtype, torch.float32))
             bent = None
             if softcap is not None:
                 bent = torch.tanh(logits / softcap)
@@ -57,8 +57,9 @@ def frozen_head_cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of negative log-likelihoods, in nats, and each position's own (detached).
 
-    Hidden states `[P, D]` come out of the final norm; `weight_P` (fp32) is each position's factor in the sum. Products
-    run in the head's precision, everything else in fp32. `softcap` bends logits as `softcap * tanh(logits / softcap)`.
+    Hidden states `[P, D]` come out of the final norm; `weight_P` is each position's factor in the sum. Products run in
+    the head's precision, everything else in fp32 (fp64 if the hidden states are). `softcap` bends
+    logits as `softcap * tanh(logits / softcap)`.
     """
     return _FrozenHeadCrossEntropy.apply(hidden_PD, head_VD, labels_P, weight_P, softcap)
 

@@ -40,6 +40,7 @@ def load_part(
     bf16: bool = False,
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Backbone:
     """The embedding, the blocks with these numbers and, where `head`, the head of a decoder; nothing else is read.
 
@@ -49,7 +50,7 @@ def load_part(
     try:
         config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
         with ONE_AT_A_TIME, no_init_weights():  # memory that is never written is never taken
-            options: dict[str, Any] = {"dtype": torch.float32, "attn_implementation": ATTENTION}
+            options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
             model = AutoModelForCausalLM.from_config(config, **options)
         model.tie_weights()
         files = _files_by_weight(Path(folder))

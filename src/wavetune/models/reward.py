@@ -35,7 +35,7 @@ LOADED = (f"{ADAPTER}/adapter_model.safetensors", HEAD_FILE, ABOUT)
 def reward_bank(backbone: Backbone, rank: int, alpha: float, seed: int) -> AdapterBank:
     """Fresh LoRA and head of one reward model. The head's offset is left out of training: pairs cannot tell it."""
     local_LK = np.ones((backbone.num_layers, 1), np.bool_)
-    bank = new_bank(backbone.sites, local_LK, [rank], rank, alpha, seed, backbone.device)
+    bank = new_bank(backbone.sites, local_LK, [rank], rank, alpha, seed, backbone.device, backbone.dtype)
     bank.local[HEAD].B.requires_grad_(False)
     return bank
 

@@ -230,7 +230,7 @@ class Servers:
             local_steps=session.recipe.run.local_steps,
             cuts=session.cohort.placement.cut_K,
             ranks=session.rank_K,
-            bf16=session.precision != "fp32",
+            bf16=session.precision.startswith("bf16"),
             address=self.deployment.public_address or "",
         )
 

@@ -43,7 +43,7 @@ from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes import local_round
 from wavetune.runtimes.device_alignment import OwnAlignment
-from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of
+from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of, working_dtype
 from wavetune.runtimes.world import architecture_of
 
 _ROOM = "free some space, what it kept before is still there"
@@ -135,7 +135,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     """Load what an order asks for: this client's rows and its blocks of the base model."""
     recipe = from_dict(parse(order.recipe))
     method, run, world = recipe.method, recipe.run, recipe.world
-    device = _device(run.device)
+    device, dtype = _device(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
     data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
     cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
@@ -143,13 +143,13 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     at_client = isinstance(method.topology, Split) and method.topology.labels == "client"
     targets = method.lora.targets or architecture_of(folder).default_lora_targets
     if split:
-        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck)
+        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype)
     else:
         outputs = len(data.classes) or None
-        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs)
+        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     alpha = method.lora.alpha
-    bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device)
+    bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device, dtype)
     if not method.mixing.trains_a:
         freeze_a(bank)
     freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))

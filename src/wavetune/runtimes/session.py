@@ -116,7 +116,13 @@ def build(
         require_accountant()
     bf16 = _use_bf16(run.precision, device)
     backbone = load_backbone(
-        model.folder, planner.table.lora_targets, bf16, device, method.bottleneck, len(data.classes) or None
+        model.folder,
+        planner.table.lora_targets,
+        bf16,
+        device,
+        method.bottleneck,
+        len(data.classes) or None,
+        working_dtype(run.precision),
     )
     _check_tokens(backbone, data)
     door = Door()
@@ -134,7 +140,7 @@ def build(
         privacy_of(recipe, rank_K),
     )
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
-    precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp32"
+    precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp64" if run.precision == "fp64" else "fp32"
     return Session(
         recipe,
         model,
@@ -223,7 +229,14 @@ def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tu
     method, run = recipe.method, recipe.run
     placement = Placement(**{**placement.__dict__, "num_layers": backbone.num_layers})
     bank = new_bank(
-        backbone.sites, placement.local_LK(), rank_K, max(rank_K), method.lora.alpha, run.seed, backbone.device
+        backbone.sites,
+        placement.local_LK(),
+        rank_K,
+        max(rank_K),
+        method.lora.alpha,
+        run.seed,
+        backbone.device,
+        backbone.dtype,
     )
     if not method.mixing.trains_a:
         freeze_a(bank)
@@ -272,6 +285,11 @@ def _device(wanted: str) -> torch.device:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise ConfigError("run.device is 'cuda' but PyTorch sees no CUDA device here; use auto or cpu")
     return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
+
+
+def working_dtype(precision: str) -> torch.dtype:
+    """What activations and adapters are of in a run of this precision."""
+    return torch.float64 if precision == "fp64" else torch.float32
 
 
 def _use_bf16(precision: str, device: torch.device) -> bool:

@@ -33,10 +33,11 @@ from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import versions
-from wavetune.runtimes.session import _cohort, _device
+from wavetune.runtimes.session import _cohort, _device, working_dtype
 
-Arrays = dict[str, NDArray[np.float32]]
-Factors = Mapping[str, tuple[NDArray[np.float32], NDArray[np.float32]]]
+Floats = NDArray[np.float32] | NDArray[np.float64]
+Arrays = dict[str, Floats]
+Factors = Mapping[str, tuple[Floats, Floats]]
 
 
 class StateLostError(Exception):
@@ -126,7 +127,15 @@ class Worker:
         job, method = self.job, self.job.recipe.method
         folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
         device = _device(self.device)
-        backbone = load_backbone(folder, job.targets, job.bf16, device, method.bottleneck, job.num_classes)
+        backbone = load_backbone(
+            folder,
+            job.targets,
+            job.bf16,
+            device,
+            method.bottleneck,
+            job.num_classes,
+            working_dtype(job.recipe.run.precision),
+        )
         return sliced(_cohort(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
     def _bank_of(self, factors: Factors) -> AdapterBank:
@@ -148,6 +157,6 @@ def arrays(named: Mapping[str, Tensor]) -> Arrays:
     return {name: tensor.detach().cpu().numpy() for name, tensor in named.items()}
 
 
-def tensors(named: Mapping[str, NDArray[np.float32]]) -> dict[str, Tensor]:
+def tensors(named: Mapping[str, Floats]) -> dict[str, Tensor]:
     """Copies of arrays that arrived, which Ray keeps from being written to."""
     return {name: torch.tensor(array) for name, array in named.items()}

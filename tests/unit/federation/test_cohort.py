@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from helpers.training import (
+    TOLERANCE,
     Job,
     cohort_of,
     folder_of,
@@ -19,6 +20,7 @@ from wavetune.federation.cohort import Placement
 from wavetune.federation.cut import Crossing
 from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.double import compute_in_double
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.runtimes.session import client_factors
 
@@ -89,12 +91,13 @@ def test_gradients_are_gone_after_a_step():
 
 
 def test_evaluation_sums_the_stock_models_loss_over_all_rows():
-    stock = load_stock_model(folder_of("tiny"))
+    stock = load_stock_model(folder_of("tiny"), torch.float64)
+    compute_in_double(stock)
     wanted_R = [stock_loss(stock, TOKENS, [row]).item() * TOKENS.labelled[row] for row in range(len(TOKENS))]
     found = cohort_of(Job()).evaluate(TOKENS, None)
     np.testing.assert_array_equal(found.positions_R, TOKENS.labelled)
-    np.testing.assert_allclose(found.nll_R, wanted_R, rtol=1e-5)
-    assert found.loss() == pytest.approx(sum(wanted_R) / TOKENS.labelled.sum(), rel=1e-6)
+    np.testing.assert_allclose(found.nll_R, wanted_R, rtol=TOLERANCE)
+    assert found.loss() == pytest.approx(sum(wanted_R) / TOKENS.labelled.sum(), rel=TOLERANCE)
 
 
 def test_evaluation_under_adapters_differs_and_leaves_training_alone():
@@ -161,14 +164,14 @@ def test_clients_that_sit_out_change_nothing_and_are_not_changed():
     for rows in random_batches(3, steps=3):
         found = whole.step(TOKENS, rows, 1.0, attending)
         wanted = pair.step(TOKENS, [rows[0], rows[2]], 1.0)
-        np.testing.assert_allclose(found.loss_K[[0, 2]], wanted.loss_K, rtol=1e-5)
+        np.testing.assert_allclose(found.loss_K[[0, 2]], wanted.loss_K, rtol=TOLERANCE)
         assert np.isnan(found.loss_K[1])
     for name, kept in client_factors(whole.bank, 1).items():
         assert all(torch.equal(x, y) for x, y in zip(kept, start[name], strict=True))
     for mine, theirs in ((0, 0), (2, 1)):
         for name, factors in client_factors(pair.bank, theirs).items():
             for x, y in zip(client_factors(whole.bank, mine)[name], factors, strict=True):
-                torch.testing.assert_close(x, y, rtol=0, atol=2e-5)
+                torch.testing.assert_close(x, y, rtol=0, atol=TOLERANCE)
 
 
 def test_a_client_that_sat_out_goes_on_with_its_own_count_of_steps():
@@ -182,7 +185,7 @@ def test_a_client_that_sat_out_goes_on_with_its_own_count_of_steps():
             alone.step(TOKENS, [rows[1]], 1.0)
     for name, factors in client_factors(alone.bank, 0).items():
         for x, y in zip(client_factors(whole.bank, 1)[name], factors, strict=True):
-            torch.testing.assert_close(x, y, rtol=0, atol=2e-5)
+            torch.testing.assert_close(x, y, rtol=0, atol=TOLERANCE)
 
 
 def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance():
@@ -199,5 +202,5 @@ def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance
         cohort.step(TOKENS, ROWS, 1.0)
     other = near.bank.sites[1].name
     difference = near.bank.local[site].B.grad - plain.bank.local[site].B.grad
-    torch.testing.assert_close(difference, torch.full_like(difference, 0.5), rtol=0, atol=1e-5)
+    torch.testing.assert_close(difference, torch.full_like(difference, 0.5), rtol=0, atol=TOLERANCE)
     assert torch.equal(near.bank.local[other].B.grad, plain.bank.local[other].B.grad)

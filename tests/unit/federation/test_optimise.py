@@ -22,21 +22,27 @@ def bank_with_gradients(seed=0, spread=1.0):
 
 
 def norms(bank):
-    """Norm of the whole gradient of client 0, client 1 and the server."""
-    client_0 = [g.grad[0] for g in bank.local["a"]]
-    client_1 = [g.grad[1] for g in bank.local["a"]] + [g.grad[0] for g in bank.local["b"]]
-    server = [g.grad for g in bank.shared["b"]]
-    return [float(torch.cat([g.flatten() for g in part]).norm()) for part in (client_0, client_1, server)]
+    """Norm of the gradient of block 0 at client 0 and client 1, of block 1 at client 1 and the server."""
+    parts = [
+        [g.grad[0] for g in bank.local["a"]],
+        [g.grad[1] for g in bank.local["a"]],
+        [g.grad[0] for g in bank.local["b"]],
+        [g.grad[0] for g in bank.shared["b"]],
+    ]
+    return [float(torch.cat([g.flatten() for g in part]).norm()) for part in parts]
 
 
 @given(limit=st.floats(0.01, 100), spread=st.floats(0.01, 10))
-def test_each_client_is_clipped_by_the_norm_of_its_own_whole_gradient(limit, spread):
+def test_each_blocks_gradient_is_clipped_to_its_share_for_every_client_and_the_server(limit, spread):
     bank = bank_with_gradients(spread=spread)
-    before = norms(bank)
-    StackedOptimiser(bank, AdamW(max_grad_norm=limit))._clip_clients(limit)
+    before, share = norms(bank), limit / 2**0.5
+    optimiser = StackedOptimiser(bank, AdamW(max_grad_norm=limit))
+    optimiser._clip("clients")
     after = norms(bank)
-    assert after[:2] == pytest.approx([min(n, limit) for n in before[:2]], rel=1e-3)
-    assert after[2] == before[2]
+    assert after[:3] == pytest.approx([min(n, share) for n in before[:3]], rel=1e-3)
+    assert after[3] == before[3]
+    optimiser._clip("server")
+    assert norms(bank) == pytest.approx([*after[:3], min(before[3], share)], rel=1e-3)
 
 
 def test_schedule_warms_up_and_falls_to_nothing_at_the_last_step():

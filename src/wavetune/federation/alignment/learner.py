@@ -96,8 +96,8 @@ class Learner:
             self.value_optimiser.step_clients(factor)
 
     def tensor(self, values: Floats) -> Tensor:
-        """An array in fp32 where the model is."""
-        return torch.from_numpy(values.astype(np.float32)).to(self.backbone.device)
+        """An array where the model is, in its precision."""
+        return torch.from_numpy(values).to(self.backbone.device, self.backbone.dtype)
 
     def means(self, values: NDArray[Any], client: NDArray[np.int64]) -> Floats:
         """Mean of the values of each client. `[K]`."""
@@ -144,10 +144,10 @@ def _with_lora_alone_trained(bank: AdapterBank) -> AdapterBank:
 
 def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
     """One linear map for each client from the final norm to the reward that is still to come, all zeros."""
-    width, device = backbone.model.config.hidden_size, backbone.device
+    width, place = backbone.model.config.hidden_size, {"device": backbone.device, "dtype": backbone.dtype}
     pair = LoraPair(
-        torch.zeros(num_clients, width, 1, device=device).requires_grad_(),
-        torch.zeros(num_clients, 1, 1, device=device).requires_grad_(),
+        torch.zeros(num_clients, width, 1, **place).requires_grad_(),
+        torch.zeros(num_clients, 1, 1, **place).requires_grad_(),
     )
     site = AdapterSite("value", 0, width, 1, "head")
     return AdapterBank((site,), np.ones((1, num_clients), np.bool_), 1.0, {"value": pair}, {})

@@ -1,18 +1,18 @@
 """How values are written for the air. A codec is a small frozen part that states its size in advance.
 
-Every codec has `bits(rows, width)`, `encode(x [rows, width]) -> named tensors` and `decode(named tensors) -> fp32
-tensor`. What `encode` returns is all that is sent: its tensors hold exactly `bits` bits. Planning uses `bits` alone and
-needs no torch.
+Every codec has `bits(rows, width)`, `encode(x [rows, width]) -> named tensors` and `decode(named tensors) -> tensor`.
+What `encode` returns is all that is sent: its tensors hold exactly `bits` bits. Planning uses `bits` alone and needs no
+torch.
 """
 
 from __future__ import annotations
 
 from wavetune.federation.codecs.int8 import Int8
-from wavetune.federation.codecs.precision import Bf16, Fp32, Payload
+from wavetune.federation.codecs.precision import Bf16, Fp32, Fp64, Payload
 from wavetune.federation.codecs.top_k import TopK
 
-Codec = Fp32 | Bf16 | Int8
-UpdateCodec = Fp32 | Bf16 | Int8 | TopK
+Codec = Fp32 | Bf16 | Int8 | Fp64
+UpdateCodec = Fp32 | Bf16 | Int8 | Fp64 | TopK
 
 
 def down_codec(codec: UpdateCodec) -> Codec:
@@ -20,4 +20,4 @@ def down_codec(codec: UpdateCodec) -> Codec:
     return Fp32() if isinstance(codec, TopK) else codec
 
 
-__all__ = ["Bf16", "Codec", "Fp32", "Int8", "Payload", "TopK", "UpdateCodec", "down_codec"]
+__all__ = ["Bf16", "Codec", "Fp32", "Fp64", "Int8", "Payload", "TopK", "UpdateCodec", "down_codec"]

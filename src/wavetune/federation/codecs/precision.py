@@ -1,4 +1,4 @@
-"""Codecs that change the number format alone: fp32 (exact) and bf16."""
+"""Codecs that change the number format alone: fp64 (exact), fp32 (exact in all runs but fp64 ones) and bf16."""
 
 from __future__ import annotations
 
@@ -12,8 +12,27 @@ Payload = dict[str, "Tensor"]
 
 
 @dataclass(frozen=True)
+class Fp64:
+    """64 bits a value: nothing is lost, also where a run computes in fp64."""
+
+    kind: Literal["fp64"] = field(default="fp64", kw_only=True)
+
+    def bits(self, rows: float, width: int) -> float:
+        """Bits of a message of `rows` vectors of `width` values."""
+        return 64 * rows * width
+
+    def encode(self, x: Tensor) -> Payload:
+        """What is sent for `x [rows, width]`."""
+        return {"values": x.detach().double()}
+
+    def decode(self, payload: Payload) -> Tensor:
+        """What is received, fp64 `[rows, width]`."""
+        return payload["values"]
+
+
+@dataclass(frozen=True)
 class Fp32:
-    """32 bits a value: nothing is lost."""
+    """32 bits a value: nothing is lost of what is computed in fp32."""
 
     kind: Literal["fp32"] = field(default="fp32", kw_only=True)
 
