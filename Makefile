@@ -34,7 +34,7 @@ docs: .venv/.docs ## build the documentation into site/
 
 lock: ## pin in constraints.txt what a fresh environment resolves to (after a change of dependencies)
 	@$(FIND_PYTHON); "$$python" -m venv --clear build/lock
-	build/lock/bin/python -m pip install --quiet -e ".[dev,docs,hub,flower]"
+	build/lock/bin/python -m pip install --quiet -e ".[dev,docs,flower]"
 	{ sed -n '/^#/p' constraints.txt; build/lock/bin/python -m pip freeze --exclude-editable | sed 's/+[a-z0-9.]*$$//'; } > constraints.new
 	mv constraints.new constraints.txt
 	rm -rf build/lock

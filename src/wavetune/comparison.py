@@ -49,11 +49,6 @@ def _after(key: str) -> Callable[[Summary, Summary], float | None]:
     return lambda summary, _: _mean_of(summary["evaluation"]["after"].get(key))
 
 
-def _validation_loss(summary: Summary, _: Summary) -> float | None:
-    """Of the one model of all clients; where they have models of their own it would be of other rows."""
-    return None if summary.get("personal", True) else summary["validation_loss"]["after"]
-
-
 def _true_mixed(summary: Summary, _: Summary) -> float | None:
     return _mean_of((summary.get("alignment") or {}).get("after", {}).get("true_mixed_K"))
 
@@ -69,7 +64,6 @@ def _uplink_bits(summary: Summary, _: Summary) -> float:
 
 
 METRICS = (
-    Metric("validation loss", False, _validation_loss),
     Metric("own accuracy", True, _after("own_accuracy_K"), percent),
     Metric("foreign accuracy", True, _after("foreign_accuracy_K"), percent),
     Metric("own loss", False, _after("own_loss_K")),
@@ -82,16 +76,11 @@ METRICS = (
 )
 
 
-def names_with_baselines() -> list[str]:
-    """Recipes that can be compared with baselines of their own."""
-    from wavetune import recipes
-
-    return [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
-
-
 def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
     """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
-    found = names_with_baselines()
+    from wavetune import recipes
+
+    found = [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
     if name not in found:
         raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, found)}")
     return dict(importlib.import_module(f"wavetune.recipes.{name}").BASELINES)

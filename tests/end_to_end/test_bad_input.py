@@ -107,11 +107,11 @@ def write_rows(folder, rows, name="train.jsonl"):
     ("content", "words"),
     [
         ('{"prompt": "a", "completion": "b"}\n{"prompt": ', ["train.jsonl:2", "not JSON"]),
-        ("[1, 2]", ["train.jsonl:1", "object"]),
+        ("[1, 2]", ["train.jsonl row 0", "object"]),
         ('{"question": "a"}', ["train.jsonl:1", "question"]),
-        ('{"prompt": "a", "completion": 5}', ["train.jsonl:1", "completion"]),
+        ('{"prompt": "a", "completion": {}}', ["train.jsonl:1", "completion"]),
         ("", ["no rows"]),
-        ('{"prompt": "a", "completion": "b"}', ["validation hold-out needs 2"]),
+        ('{"prompt": "a", "completion": "b"}', ["nothing to validate on", "world.data.validation_fraction=0"]),
         ('{"prompt": "a", "completion": ""}\n{"prompt": "b", "completion": ""}', ["has an answer"]),
     ],
 )
@@ -135,7 +135,8 @@ def test_data_that_is_not_there_or_cannot_be_read_is_refused(tmp_path):
 
 def test_more_training_samples_than_there_are_is_refused(tmp_path):
     write_rows(tmp_path / "data", [{"prompt": f"p{i}", "completion": "x"} for i in range(30)])
-    assert_refused(run("--data", tmp_path / "data"), "train_samples is 60", "ask for fewer")
+    answer = run("--data", tmp_path / "data", "--set", "world.data.train_samples=60")
+    assert_refused(answer, "world.data.train_samples is 60", "ask for fewer, or for all by null")
 
 
 @pytest.fixture

@@ -49,10 +49,11 @@ def flatten(pairs: Iterable[Iterable[str]]) -> Iterable[str]:
 
 
 def assert_refused(answer: Answer, *words: str) -> None:
-    """One sentence at the end of standard error, after what was said before; exit code 2, no traceback."""
+    """One sentence on standard error, exit code 2, no traceback."""
     assert answer.code == 2, answer
     lines = answer.err.strip().splitlines()
-    assert [line.startswith("wavetune: ") for line in lines] == [False] * (len(lines) - 1) + [True], answer.err
+    assert len(lines) == 1, answer.err
+    assert lines[0].startswith("wavetune: ")
     assert "Traceback" not in answer.err + answer.out
     for word in words:
         assert word in answer.err, f"{word!r} is not in {answer.err!r}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wavetune.cli.options import WithParent
-from wavetune.logs import LOG
+from wavetune.console import Console
 
 
 def join_as_device(
@@ -26,9 +27,10 @@ def join_as_device(
 
         exit_with_parent()
     from wavetune.data_plane.certificates import read_identity
-
-    identity = read_identity(certificates)
-    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.device import take_part
 
-    LOG.info(take_part(server, identity, state, patience, LOG.info))
+    def say(text: str) -> None:
+        with suppress(OSError):  # a disk without room for the log
+            Console(highlight=False).print(text)
+
+    say(take_part(server, read_identity(certificates), state, patience, say))

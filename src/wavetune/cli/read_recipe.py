@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavetune.cli.options import Changes, Tables
 from wavetune.errors import ConfigError, JsonError
 from wavetune.json_reader import read_json
 
@@ -18,27 +17,11 @@ if TYPE_CHECKING:
 
 def name_of(recipe: str | None) -> str:
     """The name as given; ConfigError with all names where none is."""
-    from wavetune.recipes import names
-
     if recipe is None:
+        from wavetune.recipes import names
+
         raise ConfigError("no recipe given; choose one of " + ", ".join(names()))
     return recipe
-
-
-def require_readable(name: str) -> None:
-    """ConfigError unless this is a recipe's name, or a JSON file, before anything is imported to read it."""
-    from wavetune.recipes import names, require_known
-
-    if name in names():
-        return
-    if Path(name).is_dir():
-        raise ConfigError(f"{name} is a folder, not a recipe; name a JSON file, such as a run folder's recipe.json")
-    if Path(name).exists() and not name.endswith(".json"):
-        raise ConfigError(
-            f"{name} does not end in .json: recipes are read from JSON alone, as `wavetune show RECIPE` writes it"
-        )
-    if not name.endswith(".json"):
-        require_known(name)
 
 
 def require_unchanged(
@@ -50,34 +33,48 @@ def require_unchanged(
             raise ConfigError(f"{name} does not go with --resume: {continues}")
 
 
-def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more: tuple[str, ...] = ()) -> Recipe:
-    """A recipe by its name or JSON file, with the fields that options and the settings `more` set; options win."""
-    require_readable(name)
+def read_recipe(
+    name: str,
+    settings: list[str] | None,
+    data: str | None,
+    model: str | None,
+    seed: int | None,
+    device: str | None = None,
+    rank_table: Path | None = None,
+    codec_table: Path | None = None,
+) -> Recipe:
+    """A recipe by its name or JSON file, with the fields that options set; options win over `settings`.
+
+    Of data of one's own all rows are trained on, unless a setting or the recipe's file says how many.
+    """
     from wavetune import recipes
     from wavetune.recipe import load, with_settings
 
-    chosen = recipes.get(name) if name in recipes.names() else load(Path(name))
-    device = getattr(changes, "device", None)
-    short = {
-        "world.data.source": changes.data,
-        "world.model": changes.model,
-        "run.seed": changes.seed,
-        "run.device": None if device is None else device.value,
-    }
+    chosen = load(Path(name)) if name.endswith(".json") else recipes.get(name)
+    short = {"world.data.source": data, "world.model": model, "run.seed": seed, "run.device": device}
     assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
-    chosen = with_settings(chosen, [*(changes.settings or []), *more, *assignments])
-    return chosen if tables is None else _with_tables(chosen, tables)
-
-
-def _with_tables(chosen: Recipe, tables: Tables) -> Recipe:
-    if tables.rank_table is not None:
-        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(tables.rank_table)))
-    if tables.codec_table is not None:
+    settings = settings or []
+    all_rows = [] if name.endswith(".json") or not _own_data(settings, data) else ["world.data.train_samples=null"]
+    chosen = with_settings(chosen, [*all_rows, *settings, *assignments])
+    if rank_table is not None:
+        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(rank_table)))
+    if codec_table is not None:
         from wavetune.federation.codec_choice import read_candidates
 
-        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(tables.codec_table))
+        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(codec_table))
         chosen = replace(chosen, method=method)
     return chosen
+
+
+def _own_data(settings: list[str], data: str | None) -> bool:
+    """Whether the options name data that is not built in."""
+    from wavetune.data.corpora import BUILT_IN
+
+    named = [
+        text for path, equals, text in (s.partition("=") for s in settings) if path == "world.data.source" and equals
+    ]
+    sources = [*named, *([] if data is None else [data])]
+    return bool(sources) and sources[-1].strip().strip('"') not in BUILT_IN
 
 
 def _read_rank_table(path: Path) -> dict[int, float]:

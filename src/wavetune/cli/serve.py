@@ -7,67 +7,59 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.folders import free_folder
+from wavetune.cli.folders import free_folder, require_run
 from wavetune.cli.options import (
-    DEPLOYMENT,
+    Data,
     Deadline,
+    DeviceName,
     Emulate,
+    Model,
     RecipeOfRun,
     Resume,
-    Rounds,
     RunFolder,
-    TrainingChanges,
+    Seed,
+    Settings,
     WithParent,
 )
-from wavetune.cli.read_recipe import name_of, require_unchanged
-from wavetune.cli.run import chosen_recipe, continues, train
-from wavetune.logs import LOG
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
+from wavetune.cli.run import train
 
 
 def serve(
-    changes: TrainingChanges,
     recipe: RecipeOfRun = None,
     certificates: Annotated[
-        Path,
-        typer.Option(help="The servers' folder, as `wavetune certificates` writes it.", rich_help_panel=DEPLOYMENT),
+        Path, typer.Option(help="The servers' folder, as `wavetune certificates` writes it.")
     ] = Path("certificates/server"),
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.", rich_help_panel=DEPLOYMENT)] = "0.0.0.0:7443",
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.")] = "0.0.0.0:7443",
     public: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT under which devices reach it, where that is another.", rich_help_panel=DEPLOYMENT),
+        str | None, typer.Option(help="HOST:PORT under which devices reach it, where that is another.")
     ] = None,
-    rounds: Rounds = None,
+    settings: Settings = None,
+    data: Data = None,
+    model: Model = None,
+    device: DeviceName = None,
     out: RunFolder = None,
     resume: Resume = False,
+    seed: Seed = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
-    patience: Annotated[
-        float, typer.Option(min=1, help="Seconds to wait for the devices to come.", rich_help_panel=DEPLOYMENT)
-    ] = 600.0,
+    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for the devices to come.")] = 600.0,
     port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     with_parent: WithParent = False,
 ) -> None:
-    """Run the servers of a recipe; its devices come from elsewhere.
-
-    For example: wavetune serve sflllm --certificates certs/server --address 0.0.0.0:7443
-    """
+    """Run the servers of a recipe; its devices come from elsewhere."""
     if with_parent:
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
     if resume:
-        require_unchanged(changes.named())
+        require_unchanged({"--set": settings, "--data": data, "--model": model, "--device": device, "--seed": seed})
     from wavetune.data_plane.certificates import read_identity
-
-    identity = read_identity(certificates)
-    if resume:
-        chosen, folder = None, out or Path("runs") / name_of(recipe)
-        continues(folder, rounds, tell=False)  # devices may wait to hear that the run is finished
-    else:
-        chosen = chosen_recipe(recipe, changes, rounds, out)
-        folder = out or free_folder(chosen.name)
-    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.deployed import Deployment, engine
 
-    deployment = Deployment(address, identity, public, patience, deadline, emulate)
-    train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve")
+    deployment = Deployment(address, read_identity(certificates), public, patience, deadline, emulate)
+    folder = out or (Path("runs") / name_of(recipe) if resume else free_folder(name_of(recipe)))
+    if resume:
+        require_run(folder)
+    chosen = None if resume else read_recipe(name_of(recipe), settings, data, model, seed, device)
+    train(chosen, folder, resume, engine(deployment, folder, port_file))

@@ -33,6 +33,13 @@ def class_names(corpus: Corpus) -> tuple[str, ...]:
     return tuple(names)
 
 
+def look_alikes(classes: Sequence[str]) -> tuple[str, ...]:
+    """A sentence if names of classes differ in upper and lower case alone."""
+    first: dict[str, str] = {}
+    pairs = [(first[name.casefold()], name) for name in classes if first.setdefault(name.casefold(), name) != name]
+    return (f"labels {pairs[0][0]!r} and {pairs[0][1]!r} differ in case alone and are two classes",) if pairs else ()
+
+
 def tokenise_classes(
     examples: Sequence[Example], tokenizer: Any, template: ClassTemplate, max_tokens: int, classes: Sequence[str]
 ) -> TokenSet:

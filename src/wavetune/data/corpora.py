@@ -1,161 +1,142 @@
 """Corpora of (prompt, answer, domain) examples, from the embedded generator, a file, a folder or the Hugging Face hub.
 
-Row forms (one JSON object a line) are described in `rows.py`.
+What a row must hold is described in `rows.py`, how files are read in `row_files.py`, which files of a folder in
+`splits.py`.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Iterator
-from dataclasses import replace
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from wavetune.data import movie_reviews
 from wavetune.data.concierge import concierge
-from wavetune.data.examples import Corpus, Example
+from wavetune.data.examples import NO_DOMAIN, Corpus, Example
+from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.restaurants import restaurants
-from wavetune.data.rows import example_of
-from wavetune.data.source import kind_of
-from wavetune.errors import DataError, JsonError, NotJsonError
-from wavetune.json_reader import parse, read_lines
-from wavetune.seeds import stream
+from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
+from wavetune.data.rows import DIALOGUES, Row, form_of, renamed
+from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
+from wavetune.errors import DataError
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
-SPLITS = {"train": ("train",), "validation": ("valid", "validation", "dev"), "test": ("test",)}
-SUFFIXES = (".jsonl", ".jsonl.gz")
-HOLD_OUT = 0.1  # share of the distinct prompts held out where a corpus has no validation part
+BUILT_IN = (*EMBEDDED, movie_reviews.NAME)
 
 
-def load_corpus(source: str, seed: int = 0) -> Corpus:
+def load_corpus(
+    source: str, seed: int = 0, columns: Mapping[str, str] | None = None, hold_out: float = HOLD_OUT
+) -> Corpus:
     """Corpus of a source: `restaurants`, `concierge`, `movie-reviews`, a folder or file, or a Hugging Face id.
 
-    An id is `owner/name` or `owner/name:config`.
-
+    Args:
+        source: an id is `owner/name` or `owner/name:config`.
+        seed: of the generator or of the hold-out.
+        columns: of the files, by the field of a row form that each holds; by default those that are known by name.
+        hold_out: share of train that is held out where there is no validation part.
     Raises: DataError if there is no such source or it cannot be read.
     """
     if source in EMBEDDED:
         return EMBEDDED[source](seed=seed)
-    if source == movie_reviews.NAME:
-        return load_folder(movie_reviews.movie_reviews_folder(), seed)
-    if kind_of(source) == "hub":
-        return load_hub(source, seed)
-    path = Path(source).expanduser()
-    return load_folder(path, seed) if path.is_dir() else load_file(path, seed)
+    path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else Path(source).expanduser()
+    if path.exists():
+        return with_validation(_read(path, Reading(columns or {})), seed, hold_out)
+    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith("."):
+        return with_validation(_read_tables(hub_splits(source), source, Reading(columns or {})), seed, hold_out)
+    raise DataError(
+        f"data source {source!r} is neither 'restaurants', 'concierge', 'movie-reviews', an existing folder or file, "
+        "nor a Hugging Face id 'owner/name'"
+    )
 
 
-def load_folder(path: str | Path, seed: int = 0) -> Corpus:
-    """Corpus of a folder with train, valid or validation, and test files, each .jsonl or .jsonl.gz.
+def hub_splits(identifier: str) -> Mapping[str, Any]:
+    """The splits of a Hugging Face data set `owner/name` or `owner/name:config`. Raises DataError."""
+    import datasets
 
-    Only train must be there; a missing validation part is held out of train.
-
-    Raises: DataError if no train file is there, or a line is malformed.
-    """
-    folder = Path(path)
-    files = {split: _find(folder, names) for split, names in SPLITS.items()}
-    if files["train"] is None:
-        found = ", ".join(sorted(p.name for p in folder.iterdir())) if folder.is_dir() else "no such folder"
-        looked = " or ".join(f"train{suffix}" for suffix in SUFFIXES)
-        raise DataError(f"{folder}: looked for {looked}, found {found or 'nothing'}; name the training file so")
-    parts = {split: read_examples(file) if file else () for split, file in files.items()}
-    return with_validation(Corpus(folder.name, parts["train"], parts["validation"], parts["test"]), seed)
-
-
-def load_file(path: str | Path, seed: int = 0) -> Corpus:
-    """Corpus of one JSONL file: everything is train but the seeded hold-out."""
-    file = Path(path)
-    return with_validation(Corpus(file.name, read_examples(file), ()), seed)
-
-
-def load_hub(identifier: str, seed: int = 0) -> Corpus:
-    """Corpus of a Hugging Face data set `owner/name` or `owner/name:config`, read with the `datasets` package.
-
-    Raises: DataError if `datasets` is missing, the hub does not answer, or the rows have no known form.
-    """
-    try:
-        datasets: Any = importlib.import_module("datasets")
-    except ImportError as error:
-        raise DataError(
-            f"{identifier!r} is no file or folder here; to read it from the Hugging Face hub: "
-            'pip install "wavetune[hub]"'
-        ) from error
     name, _, config = identifier.partition(":")
     try:
         splits = datasets.load_dataset(name, config or None)
     except Exception as error:  # the hub client raises many types; the sentence is what helps
         raise DataError(f"cannot read the Hugging Face data set {identifier!r}: {error}") from error
-    chosen = {split: next((n for n in names if n in splits), None) for split, names in SPLITS.items()}
-    if chosen["train"] is None:
-        raise DataError(f"{identifier!r} has no train split; found {', '.join(splits)}")
-    parts = {split: _hub_examples(splits[key], f"{identifier} {key}") if key else () for split, key in chosen.items()}
-    return with_validation(Corpus(identifier, parts["train"], parts["validation"], parts["test"]), seed)
+    return {str(split): rows for split, rows in splits.items()}
 
 
-def _hub_examples(rows: Any, where: str) -> tuple[Example, ...]:
-    """Examples of a split; numbered classes whose names the hub knows get them."""
-    names = dict(enumerate(getattr((getattr(rows, "features", None) or {}).get("label"), "names", ())))
-    named = ({**row, "label": names.get(row["label"], row["label"])} if names else row for row in rows)
-    return tuple(example_of(row, f"{where} row {i}") for i, row in enumerate(named))
+@dataclass
+class Reading:
+    """Makes examples of rows and remembers what of them was not used."""
+
+    columns: Mapping[str, str]
+    unused: set[str] = field(default_factory=set[str])
+    cut_dialogues: int = 0
+
+    def examples(self, rows: Iterable[tuple[str, Row]]) -> tuple[Example, ...]:
+        """Examples of (place, row) pairs."""
+        return tuple(self._example(row, place) for place, row in rows)
+
+    def _example(self, row: Row, place: str) -> Example:
+        row = renamed(row, self.columns, place)
+        form = form_of(row, place)
+        example = form.example(row, place)
+        self.unused.update(key for key, value in row.items() if value is not None and key not in form.fields)
+        if form.needed[0] in DIALOGUES and example.reply is not None:
+            self.cut_dialogues += len(row[form.needed[0]]) > len(example.dialogue)
+        return example
+
+    def notes(self) -> tuple[str, ...]:
+        """In sentences what was not used."""
+        names = sorted(map(str, self.unused))
+        more = f" and {len(names) - 8} more" if len(names) > 8 else ""
+        unused = [f"columns not used: {', '.join(names[:8])}{more}"] if names else []
+        cut = [f"{self.cut_dialogues} dialogues go on after their last answer, which is left out"]
+        return (*unused, *(cut if self.cut_dialogues else ()))
 
 
-def with_validation(corpus: Corpus, seed: int) -> Corpus:
-    """The corpus itself if it has a validation part, else with a tenth of the distinct train prompts held out.
-
-    All rows of a prompt stay on one side, so that no validation prompt was seen in training.
-    Raises: DataError if train has fewer than two distinct prompts.
-    """
-    if corpus.validation:
-        return corpus
-    prompts = sorted({example.prompt for example in corpus.train})
-    if len(prompts) < 2:
-        raise DataError(
-            f"{corpus.name}: {len(prompts)} distinct prompts in train; a validation hold-out needs 2 or more"
-        )
-    count = max(1, round(HOLD_OUT * len(prompts)))
-    held = {prompts[i] for i in stream(seed, "validation hold-out").permutation(len(prompts))[:count]}
-    validation = tuple(e for e in corpus.train if e.prompt in held)
-    train = tuple(e for e in corpus.train if e.prompt not in held)
-    note = (
-        f"no validation part: {len(validation)} rows ({count} of {len(prompts)} prompts) of train held out, seed {seed}"
-    )
-    return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note))
+def _read(path: Path, reading: Reading) -> Corpus:
+    """Corpus of a file, all train, or of a folder."""
+    if not path.is_dir():
+        return _checked(Corpus(path.name, reading.examples(read_rows(path)), (), notes=reading.notes()), path)
+    if is_saved(path):
+        return _read_tables(saved_splits(path), path.name, reading)
+    splits = splits_of(path)
+    parts = {split: _read_files(getattr(splits, split), reading) for split in SPLITS}
+    read = [file for split in SPLITS for file in getattr(splits, split)]
+    notes = list(reading.notes())
+    if any(stem(file) not in ("train", "validation", "valid", "test") for file in read):
+        notes.insert(0, f"read {_names(read)}")
+    if splits.unread:
+        notes.append(f"not read: {_names(splits.unread)}")
+    return _checked(Corpus(path.name, parts["train"], parts["validation"], parts["test"], tuple(notes)), path)
 
 
-def read_examples(file: Path) -> tuple[Example, ...]:
-    """Examples of a JSONL file, gzip-compressed if its name ends in .gz.
-
-    Raises: DataError with file and line number if a line is malformed, or if there is no line.
-    """
-    examples = tuple(example_of(row, where) for where, row in read_jsonl(file))
-    if not examples:
-        raise DataError(f"{file}: no rows")
-    return examples
-
-
-def read_jsonl(file: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Pairs ("file:line", object) of a JSONL file; blank lines are skipped."""
-    for number, line in enumerate(_lines(file), start=1):
-        if not line.strip():
-            continue
-        where = f"{file}:{number}"
-        try:
-            row = parse(line, finite=False, unique=False)
-        except NotJsonError as error:
-            raise DataError(f"{where}: {error}; every line must hold one JSON object") from error
-        except JsonError as error:
-            raise DataError(f"{where}: {error}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{where}: a JSON {type(row).__name__}; every line must hold one JSON object")
-        yield where, row
+def _read_files(files: Sequence[Path], reading: Reading) -> tuple[Example, ...]:
+    """Examples of the files of a split; those of a client's own file are a domain of their own."""
+    found: list[Example] = []
+    for file in files:
+        examples = reading.examples(read_rows(file))
+        if not examples:
+            raise DataError(f"{file}: no rows")
+        if len(files) > 1 and re.match("(client|device|user)", family(file)):
+            examples = tuple(replace(e, domain=stem(file)) if e.domain == NO_DOMAIN else e for e in examples)
+        found.extend(examples)
+    return tuple(found)
 
 
-def _lines(file: Path) -> Iterable[str]:
-    try:
-        yield from read_lines(file)
-    except JsonError as error:
-        raise DataError(str(error)) from error
+def _read_tables(tables: Mapping[str, Any], name: str, reading: Reading) -> Corpus:
+    names = split_names(list(tables), repr(name))
+    parts = {part: reading.examples(table_rows(tables[split], f"{name} {split}")) for part, split in names.items()}
+    unread = sorted({*map(str, tables)} - {*names.values()})
+    notes = (*reading.notes(), *([f"splits not read: {', '.join(unread)}"] if unread else []))
+    return _checked(Corpus(name, parts["train"], parts.get("validation", ()), parts.get("test", ()), notes), name)
 
 
-def _find(folder: Path, names: Iterable[str]) -> Path | None:
-    candidates = (folder / f"{name}{suffix}" for name in names for suffix in SUFFIXES)
-    return next((path for path in candidates if path.is_file()), None)
+def _checked(corpus: Corpus, where: object) -> Corpus:
+    if not corpus.train:
+        raise DataError(f"{where}: no rows")
+    return corpus
+
+
+def _names(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - 6} more" if len(files) > 6 else ""
+    return ", ".join(file.name for file in files[:6]) + more

@@ -2,29 +2,38 @@
 
 A folder may hold several kinds of preference, `helpful-train.jsonl.gz` beside `harmless-train.jsonl.gz`; a name such as
 `harmless-pku-train.jsonl.gz` is one more file of kind `harmless`. Files named just `train` and `test` serve any kind.
+What a row must hold is described in `preference_rows.py`.
 """
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from wavetune.data.concierge import concierge_preferences
-from wavetune.data.corpora import HOLD_OUT, SPLITS, SUFFIXES, read_jsonl
-from wavetune.data.examples import NO_DOMAIN, Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
+from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
+from wavetune.data.hold_out import HOLD_OUT, Group, held_out, most_common
+from wavetune.data.preference_rows import PROMPTS, dialogue, pair_of
+from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
+from wavetune.data.rows import Row, renamed
+from wavetune.data.splits import SPLITS, data_files, found, has_word, require_once, split_names, splits_of, stem
 from wavetune.errors import ConfigError, DataError, nearest
-from wavetune.seeds import stream
 
 KINDS: tuple[PreferenceKind, ...] = ("helpful", "harmless")
-ROLES = {"Human": "user", "Assistant": "assistant"}
-TURN = re.compile(r"(?:^|\n\n)(Human|Assistant):")
+_USED = {*PROMPTS, "chosen", "rejected", "system", "source", "domain"}
 
 
-def load_preferences(source: str | Path, kind: PreferenceKind, seed: int = 0) -> PreferenceCorpus:
-    """Pairs of one kind from a source: `concierge`, or the path of a folder or of one .jsonl or .jsonl.gz file.
+def load_preferences(
+    source: str | Path,
+    kind: PreferenceKind,
+    seed: int = 0,
+    columns: Mapping[str, str] | None = None,
+    hold_out: float = HOLD_OUT,
+) -> PreferenceCorpus:
+    """Pairs of one kind from a source: `concierge`, or the path of a folder or of one file.
 
     Where there is no validation part, a tenth of the first human turns of train is held out with all their pairs.
 
@@ -32,6 +41,8 @@ def load_preferences(source: str | Path, kind: PreferenceKind, seed: int = 0) ->
         source: the embedded generator's name, or a path.
         kind: which files of the folder are read, or which pairs the generator writes.
         seed: of the generator or of the hold-out.
+        columns: of the files, by the field that each holds; by default those that are known by name.
+        hold_out: share that is held out.
     Raises: ConfigError if there is no such kind; DataError if the source is missing or malformed.
     """
     if kind not in KINDS:
@@ -41,103 +52,104 @@ def load_preferences(source: str | Path, kind: PreferenceKind, seed: int = 0) ->
     path = Path(source).expanduser()
     if not path.exists():
         raise DataError(f"preference source {str(source)!r} is neither 'concierge' nor an existing folder or file")
-    if path.is_file():
-        return with_held_out_turns(PreferenceCorpus(path.name, kind, read_pairs([path]), ()), seed)
-    files = preference_files(path, kind)
-    parts = {split: read_pairs(found) for split, found in files.items()}
-    read = "read " + ", ".join(file.name for found in files.values() for file in found)
-    corpus = PreferenceCorpus(path.name, kind, parts["train"], parts["validation"], parts["test"], (read,))
-    return with_held_out_turns(corpus, seed)
+    reading = Reading(columns or {})
+    if path.is_dir() and is_saved(path):
+        tables = saved_splits(path)
+        names = split_names(list(tables), str(path))
+        parts = {part: reading.pairs(table_rows(tables[name], f"{path} {name}")) for part, name in names.items()}
+    else:
+        files = preference_files(path, kind) if path.is_dir() else {"train": [path]}
+        parts = {
+            part: tuple(p for file in names for p in reading.pairs(read_rows(file))) for part, names in files.items()
+        }
+        if path.is_dir():
+            reading.notes.append("read " + ", ".join(file.name for names in files.values() for file in names))
+    if not parts["train"]:
+        raise DataError(f"{path}: no rows of which one answer is preferred" + reading.unusable(": "))
+    corpus = PreferenceCorpus(
+        path.name, kind, parts["train"], parts.get("validation", ()), parts.get("test", ()), reading.told()
+    )
+    return with_held_out_turns(corpus, seed, hold_out)
 
 
 def preference_files(folder: Path, kind: str) -> dict[str, list[Path]]:
     """Files of each split: those whose names start with the kind, or, where there is no such train file, plain ones.
 
-    Raises: DataError if there is no train file.
+    Raises: DataError if there is no train file, or it is not clear which it is.
     """
-    there = sorted(path for path in folder.iterdir() if path.is_file() and path.name.endswith(SUFFIXES))
-    suffix = r"\.jsonl(\.gz)?"
-    for stem in (rf"{kind}(-\w+)*-", ""):
-        files = {
-            split: [path for path in there if re.fullmatch(f"{stem}({'|'.join(names)}){suffix}", path.name)]
-            for split, names in SPLITS.items()
-        }
-        if files["train"]:
-            return files
-    found = ", ".join(sorted(path.name for path in folder.iterdir())) or "nothing"
-    raise DataError(f"{folder}: looked for {kind}-train.jsonl[.gz] or train.jsonl[.gz], found {found}")
+    files = data_files(folder)
+    own = [file for file in files if re.match(rf"{kind}[-_.]", stem(file))]
+    by_split = {split: [file for file in own if has_word(stem(file), words)] for split, words in SPLITS.items()}
+    if by_split["train"]:
+        for split, chosen in by_split.items():
+            require_once(folder, split, chosen)
+        return by_split
+    plain = [file for file in files if not re.match(rf"({'|'.join(KINDS)})[-_.]", stem(file))]
+    if not plain:
+        raise DataError(f"{folder}: looked for {kind}-train or train (.jsonl, .csv, .parquet, ...), {found(folder)}")
+    splits = splits_of(folder, plain)
+    return {split: list(getattr(splits, split)) for split in SPLITS}
 
 
-def read_pairs(files: Iterable[Path]) -> tuple[PreferencePair, ...]:
-    """Pairs of JSONL files, in order.
+@dataclass
+class Reading:
+    """Makes pairs of rows and remembers what was left out."""
 
-    Raises: DataError with file and line if a line is malformed, or if a file has no rows.
-    """
-    pairs: list[PreferencePair] = []
-    for file in files:
-        before = len(pairs)
-        pairs.extend(pair_of(row, where) for where, row in read_jsonl(file))
-        if len(pairs) == before:
-            raise DataError(f"{file}: no rows")
-    return tuple(pairs)
+    columns: Mapping[str, str]
+    notes: list[str] = field(default_factory=list[str])
+    dropped: int = 0
+    unused: set[str] = field(default_factory=set[str])
 
+    def pairs(self, rows: Iterable[tuple[str, Row]]) -> tuple[PreferencePair, ...]:
+        """Pairs of (place, row) pairs, less those that prefer nothing."""
+        found: list[PreferencePair] = []
+        for place, row in rows:
+            row = renamed(row, self.columns, place)
+            pair = pair_of(row, place)
+            self.unused.update(str(key) for key in row if key not in _USED)
+            self.dropped += pair is None
+            found.extend([] if pair is None else [pair])
+        return tuple(found)
 
-def pair_of(row: Mapping[str, Any], where: str) -> PreferencePair:
-    """Pair of a row with `prompt`, `chosen`, `rejected`, optionally `source` and `domain` (else the source).
+    def unusable(self, before: str = "") -> str:
+        """How many pairs were dropped, in words; empty if none was."""
+        why = "pairs dropped whose answers are equal or empty, or come after different dialogues"
+        return f"{before}{self.dropped} {why}" if self.dropped else ""
 
-    Raises: DataError that starts with `where` if a text is missing or empty, or both answers are equal.
-    """
-    texts: list[str] = []
-    for key in ("prompt", "chosen", "rejected"):
-        text = row.get(key)
-        if not isinstance(text, str) or not text.strip():
-            raise DataError(f"{where}: a preference pair needs {key!r} as non-empty text; found keys {', '.join(row)}")
-        texts.append(text.strip())
-    prompt, chosen, rejected = texts
-    if chosen == rejected:
-        raise DataError(f"{where}: 'chosen' and 'rejected' are equal; such a pair prefers nothing, remove it")
-    source = str(row.get("source") or NO_DOMAIN)
-    return PreferencePair(prompt, chosen, rejected, source, str(row.get("domain") or source))
-
-
-def first_human_turn(prompt: str) -> str:
-    r"""What the human said first; the whole prompt where no turns are marked.
-
-    >>> first_human_turn("Human: Hello?\n\nAssistant: Yes?\n\nHuman: Fine.\n\nAssistant:")
-    'Hello?'
-    """
-    return next((turn.content for turn in dialogue(prompt) if turn.role == "user"), prompt)
+    def told(self) -> tuple[str, ...]:
+        """In sentences what was read and left out."""
+        unused = f"columns not used: {', '.join(sorted(self.unused)[:8])}" if self.unused else ""
+        return tuple(filter(None, (*self.notes, self.unusable(), unused)))
 
 
-def dialogue(prompt: str) -> tuple[Turn, ...]:
-    r"""Turns of a prompt marked `Human:` and `Assistant:`; none where it is not.
+def turns_of_prompt(pair: PreferencePair) -> tuple[Turn, ...]:
+    """Turns of a pair's prompt: its own, or those that its text marks; none where there are neither."""
+    return pair.turns or dialogue(pair.prompt)
 
-    >>> dialogue("Human: Hello?\n\nAssistant:")[0].content
-    'Hello?'
-    """
-    before, *marked = TURN.split(prompt)
-    if before.strip():
-        return ()
-    turns = zip(marked[::2], marked[1::2], strict=True)
-    return tuple(Turn(ROLES[role], content.strip()) for role, content in turns if content.strip())
+
+def first_human_turn(pair: PreferencePair) -> str:
+    """What the human said first; the whole prompt where it is no dialogue."""
+    return next((turn.content for turn in turns_of_prompt(pair) if turn.role == "user"), pair.prompt)
 
 
 def prompt_examples(pairs: Iterable[PreferencePair]) -> tuple[Example, ...]:
     """The distinct prompts as examples without an answer, which alignment generates from."""
-    domains: dict[str, str] = {}
+    first: dict[str, PreferencePair] = {}
     for pair in pairs:
-        domains.setdefault(pair.prompt, pair.domain)
-    return tuple(Example(prompt, "", domain, dialogue(prompt)) for prompt, domain in domains.items())
+        first.setdefault(pair.prompt, pair)
+    return tuple(Example(pair.prompt, "", pair.domain, turns_of_prompt(pair)) for pair in first.values())
 
 
 def holds_preferences(folder: Path) -> bool:
     """Whether a folder holds preference pairs of both kinds under their own names, and no plain train file."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    plain = any(name.startswith("train.jsonl") for name in names)
-    return not plain and all(any(re.match(rf"{kind}(-\w+)*-train\.", name) for name in names) for kind in KINDS)
+    names = [stem(file) for file in data_files(folder)]
+    plain = any(name in SPLITS["train"] for name in names)
+    return not plain and all(any(re.match(rf"{kind}([-_]\w+)*[-_]train", name) for name in names) for kind in KINDS)
 
 
-def chosen_answers(source: str | Path, seed: int = 0) -> Corpus:
+def chosen_answers(
+    source: str | Path, seed: int = 0, columns: Mapping[str, str] | None = None, hold_out: float = HOLD_OUT
+) -> Corpus:
     """The chosen answers of both kinds of pairs as examples to imitate, one for each prompt; the kind is the domain.
 
     Raises: DataError as `load_preferences`.
@@ -145,34 +157,52 @@ def chosen_answers(source: str | Path, seed: int = 0) -> Corpus:
     parts: dict[str, dict[str, Example]] = {"train": {}, "validation": {}, "test": {}}
     notes: list[str] = []
     for kind in KINDS:
-        corpus = load_preferences(source, kind, seed)
+        corpus = load_preferences(source, kind, seed, columns, hold_out)
         notes.extend(corpus.notes)
         for part, examples in parts.items():
             for pair in getattr(corpus, part):
-                examples.setdefault(pair.prompt, Example(pair.prompt, pair.chosen, kind, dialogue(pair.prompt)))
+                examples.setdefault(pair.prompt, _imitated(pair, kind))
     train, validation, test = (tuple(examples.values()) for examples in parts.values())
-    asked = {example.prompt for example in train}
-    held_out = tuple(example for example in validation if example.prompt not in asked)
-    return Corpus(Path(source).name, train, held_out, test, tuple(notes))
+    asked = {example.prompt for example in train if hold_out}
+    kept = tuple(example for example in validation if example.prompt not in asked)
+    return Corpus(Path(source).name, train, kept, test, tuple(notes))
 
 
-def with_held_out_turns(corpus: PreferenceCorpus, seed: int) -> PreferenceCorpus:
-    """The corpus itself if it has a validation part, else with a tenth of the first human turns of train held out.
+def _imitated(pair: PreferencePair, kind: str) -> Example:
+    turns = turns_of_prompt(pair)
+    return Example(pair.prompt, pair.chosen, kind, turns, Turn("assistant", pair.chosen) if turns else None)
 
-    Raises: DataError if train has fewer than two distinct first human turns.
+
+def with_held_out_turns(corpus: PreferenceCorpus, seed: int, fraction: float = HOLD_OUT) -> PreferenceCorpus:
+    """The corpus itself if it has a validation part, else with a share of the first human turns of train held out.
+
+    Where more than a third of the pairs begin with the same turn, they are told apart by all that they say. With a
+    share of 0 nothing is held out, and training pairs are validated on.
+
+    Raises: DataError if all pairs of train are the same.
     """
     if corpus.validation:
         return corpus
-    openings = [first_human_turn(pair.prompt) for pair in corpus.train]
-    distinct = sorted(set(openings))
-    if len(distinct) < 2:
-        raise DataError(f"{corpus.name}: {len(distinct)} distinct first human turns in train; a hold-out needs 2")
-    count = max(1, round(HOLD_OUT * len(distinct)))
-    held = {distinct[i] for i in stream(seed, "preference hold-out").permutation(len(distinct))[:count]}
-    validation = tuple(pair for pair, opening in zip(corpus.train, openings, strict=True) if opening in held)
-    train = tuple(pair for pair, opening in zip(corpus.train, openings, strict=True) if opening not in held)
+    if not fraction:
+        note = "no validation part and none held out: training pairs are validated on"
+        return replace(corpus, validation=corpus.train, notes=(*corpus.notes, note))
+    groups = _groups(corpus.train)
+    held = held_out(groups, fraction, seed, "preference hold-out")
+    if not held:
+        raise DataError(f"{corpus.name}: train has one distinct pair; a hold-out needs 2, or give a validation part")
+    pairs = list(zip(corpus.train, groups, strict=True))
+    train, validation = (tuple(pair for pair, group in pairs if (group in held) is side) for side in (False, True))
     note = (
-        f"no validation part: {len(validation)} pairs ({count} of {len(distinct)} first human turns) "
+        f"no validation part: {len(validation)} pairs ({len(held)} of {len({*groups})} first human turns) "
         f"of train held out, seed {seed}"
     )
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note))
+
+
+def _groups(pairs: Iterable[PreferencePair]) -> list[Group]:
+    openings = [(first_human_turn(pair), pair) for pair in pairs]
+    counts = Counter(opening for opening, _ in openings)
+    return [
+        (opening,) if counts[opening] <= most_common(len(openings)) else (pair.prompt, pair.chosen, pair.rejected)
+        for opening, pair in openings
+    ]

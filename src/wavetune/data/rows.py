@@ -29,18 +29,21 @@ class Form:
         """All fields that are looked at."""
         return {*self.needed, *self.optional, "domain"}
 
+    def example(self, row: Row, where: str) -> Example:
+        """Example of a row of this form. Raises DataError that starts with `where` if a value has the wrong type."""
+        try:
+            example = self.convert(row)
+        except WrongValueError as error:
+            raise DataError(f"{where}: {error}") from error
+        return replace(example, domain=str(row["domain"])) if row.get("domain") is not None else example
+
 
 def example_of(row: Row, where: str) -> Example:
     """Example of a row in any known form; a `domain` field, where there is one, overrides the form's own domain.
 
     Raises: DataError that starts with `where` if the keys match no form, or a value has the wrong type.
     """
-    form = form_of(row, where)
-    try:
-        example = form.convert(row)
-    except WrongValueError as error:
-        raise DataError(f"{where}: {error}") from error
-    return replace(example, domain=str(row["domain"])) if row.get("domain") is not None else example
+    return form_of(row, where).example(row, where)
 
 
 def form_of(row: Row, where: str) -> Form:

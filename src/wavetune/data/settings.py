@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
-from wavetune.data.classes import class_names, tokenise_classes
+from wavetune.data.classes import class_names, look_alikes, tokenise_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.examples import Corpus, Example
+from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.templates import ClassTemplate, PlainTemplate, Template, TokenSet, tokenise
@@ -28,8 +29,10 @@ class DataSettings:
     """Which corpus, how much of it, how it is split over clients, written as text and batched."""
 
     source: str = "restaurants"  # or `concierge`, `movie-reviews`, a folder, a file, a Hugging Face id
+    columns: dict[str, str] = field(default_factory=dict[str, str])  # of the files, by the field that each holds
     train_samples: Annotated[int, Ge(1)] | None = None  # drawn at random from train; None: all
     validation_samples: Annotated[int, Ge(1)] = 256  # at most
+    validation_fraction: Annotated[float, Ge(0), Le(0.9)] = HOLD_OUT  # held out where there is no validation part
     partition: Partition = field(default_factory=Dirichlet)
     minimum_samples: Annotated[int, Ge(1)] = 1  # rows that every client gets at least
     template: Template = field(default_factory=PlainTemplate)
@@ -46,6 +49,13 @@ class PreparedData:
     validation: TokenSet
     rows_by_client: tuple[NDArray[np.int64], ...]  # rows of `train` that client k holds
     classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
+    notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
+
+    @property
+    def told(self) -> str:
+        """The notes in one line that names the data."""
+        counts = f"{len(self.train):,} training and {len(self.validation):,} validation rows"
+        return "; ".join((f"data: {counts} of {self.corpus.name}", *self.notes))
 
     def domains_of(self, client_id: int) -> dict[str, int]:
         """Rows of each domain that a client holds; of each class, where clients are told apart by the label."""
@@ -57,20 +67,29 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
 
     Raises: ConfigError if train has fewer rows than `train_samples`.
     """
-    asked = settings.train_samples
-    if settings.source in EMBEDDED and asked is not None:
-        corpus = EMBEDDED[settings.source](train=asked, seed=seed)  # as many as wanted
-    elif holds_preferences(Path(settings.source).expanduser()):
-        corpus = chosen_answers(Path(settings.source).expanduser(), seed)
+    asked, source = settings.train_samples, settings.source
+    if source in EMBEDDED and asked is not None:
+        corpus = EMBEDDED[source](train=asked, seed=seed)  # as many as wanted
     else:
-        corpus = load_corpus(settings.source, seed)
+        folder = Path(source).expanduser()
+        read = chosen_answers if source not in EMBEDDED and holds_preferences(folder) else load_corpus
+        corpus = read(source, seed, settings.columns, settings.validation_fraction)
     if asked is not None and asked > len(corpus.train):
         raise ConfigError(
-            f"train_samples is {asked} and {corpus.name} has {len(corpus.train)} training rows; ask for fewer"
+            f"world.data.train_samples is {asked} and {corpus.name} has {len(corpus.train)} training rows; ask for "
+            "fewer, or for all by null"
         )
     train = _sample(corpus.train, asked or len(corpus.train), seed, "train")
     validation = _sample(corpus.validation, settings.validation_samples, seed, "validation")
-    return Corpus(corpus.name, train, validation, corpus.test, corpus.notes)
+    drawn = [
+        f"{len(part):,} of {len(whole):,} {name} rows drawn (world.data.{setting})"
+        for part, whole, name, setting in (
+            (train, corpus.train, "training", "train_samples"),
+            (validation, corpus.validation, "validation", "validation_samples"),
+        )
+        if len(part) < len(whole)
+    ]
+    return Corpus(corpus.name, train, validation, corpus.test, (*corpus.notes, *drawn))
 
 
 def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int) -> PreparedData:
@@ -83,7 +102,9 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     train = tokenise_part(corpus.train, tokenizer, settings, classes)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows = settings.partition.split(train.domains, num_clients, seed, settings.minimum_samples)
-    return PreparedData(corpus, train, validation, tuple(rows), classes)
+    notes = (*corpus.notes, *look_alikes(classes))
+    notes += tuple(note for part, name in ((train, "training"), (validation, "validation")) for note in part.told(name))
+    return PreparedData(corpus, train, validation, tuple(rows), classes, notes)
 
 
 def tokenise_part(

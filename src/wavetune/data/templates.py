@@ -113,6 +113,26 @@ class TokenSet:
     def __len__(self) -> int:
         return len(self.label_start)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many rows are kept, and of how many something was left out."""
+        return {
+            "kept": len(self),
+            "dropped": self.dropped,
+            "truncated_prompts": self.truncated_prompts,
+            "truncated_answers": self.truncated_answers,
+        }
+
+    def told(self, name: str) -> tuple[str, ...]:
+        """In sentences what was dropped and cut of the rows of a part of that name."""
+        prompts, answer = ("prompts", "an answer") if self.classes is None else ("texts", "a text")
+        counts = (
+            (self.dropped, f"{name} rows without {answer} dropped"),
+            (self.truncated_prompts, f"{name} {prompts} cut to world.data.max_tokens"),
+            (self.truncated_answers, f"{name} answers cut to world.data.max_tokens"),
+        )
+        return tuple(f"{count:,} {what}" for count, what in counts if count)
+
     def row(self, index: int) -> NDArray[np.int32]:
         """Token ids of one row."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]

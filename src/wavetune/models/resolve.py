@@ -30,7 +30,6 @@ HUB_IDS = {
 }
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
-_HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 CACHE_LAYOUT = (
     "v1"  # raised when what a bundled model writes changes, so that an old copy is never taken for the new one
 )
@@ -87,20 +86,8 @@ def resolve_model(
     if folder.is_dir():
         folder = folder.resolve()
         return ResolvedModel(folder.name, _check_folder(folder), f"local folder {folder}")
-    require_known(name)
-    return _from_hub(name, name, say)
-
-
-def require_known(name: str) -> None:
-    """ModelError unless it is the name of a model, a folder that holds one, or has the form of a Hugging Face id."""
-    folder = Path(name).expanduser()
-    if name in BUNDLED or name in HUB_IDS:
-        return
-    if folder.is_dir():
-        _check_folder(folder)
-        return
-    if re.fullmatch(_HUB_ID, name):
-        return
+    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return _from_hub(name, name, say)
     choices = nearest(name, [*BUNDLED, *HUB_IDS])
     raise ModelError(
         f"no model or folder {name!r}: {choices} (or a folder, or a Hugging Face id such as Qwen/Qwen3-0.6B)"
@@ -197,11 +184,6 @@ def _weight_files(folder: Path) -> list[Path]:
             " save the model again with safe_serialization (model.safetensors)"
         )
     raise ModelError(f"{folder} has no model.safetensors: pass a folder with weights in safetensors")
-
-
-def read_config(folder: Path) -> dict[str, object]:
-    """The config of a model folder. Raises ModelError."""
-    return _read_json(folder / "config.json")
 
 
 def _read_json(path: Path) -> dict[str, object]:

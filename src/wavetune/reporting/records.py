@@ -239,6 +239,7 @@ class DataInfo:
     train_samples: float = UNKNOWN
     validation_samples: float = UNKNOWN
     partition: str = ""
+    notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut
 
 
 @dataclass(frozen=True)

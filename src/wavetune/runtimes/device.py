@@ -161,6 +161,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
     cohort = engine(backbone, bank, placement, link, optimiser, budget, method.proximal)
     adapters = DeviceAdapters(bank, (rank,), method.mixing, method.adapter_codec, method.sharing)
     adapters.privacy = privacy_of(recipe, tuple(order.ranks))
+    say(data.told)
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
     return Device(recipe, client, data, cohort, adapters, door, str(folder))
 

@@ -344,6 +344,8 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
             "train_samples": len(data.train),
             "validation_samples": len(data.validation),
             "partition": recipe.world.data.partition.kind,
+            "notes": list(data.notes),
+            "rows": {"train": data.train.counts, "validation": data.validation.counts},
         },
         "rounds": len(records),
         "local_steps": recipe.run.local_steps,

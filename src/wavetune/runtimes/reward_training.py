@@ -40,6 +40,11 @@ class Training:
     seed: int
     best: dict[str, torch.Tensor] = field(default_factory=dict[str, torch.Tensor])
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """In sentences what was cut of the pairs."""
+        return (*self.train.told("training"), *self.validation.told("validation"))
+
     def step(self, index: int) -> float:
         """One step on the pairs of that index; returns the mean loss in nats. Raises NumericsError."""
         settings, bank = self.settings, self.model.bank

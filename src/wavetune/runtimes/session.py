@@ -105,6 +105,8 @@ def build(
     model = resolve_model(world.model, progress=say)
     tokenizer = load_tokenizer(model.folder)
     data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
+    if say is not None:
+        say(data.told)
     samples_K = [len(rows) for rows in data.rows_by_client]
     planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K, len(data.classes))
     method = planner.method  # with the codecs and rounds to the target that were chosen

@@ -77,6 +77,7 @@ def train_reward(
     _check(folder, plan, resume)
     watcher.message(f"loading {settings.model}")
     training = build_training(corpus, settings, seed, device, bf16)
+    watcher.message("; ".join((f"data: {corpus.kind} pairs of {corpus.name}", *corpus.notes, *training.notes)))
     with explained(out, "choose another place"):
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)
     folder.write_json(PLANNED, plan)
@@ -233,7 +234,7 @@ def _finish(
         "rank": settings.rank,
         "alpha": settings.alpha,
         "max_tokens": model.max_tokens,
-        "data": {"name": corpus.name, "notes": list(corpus.notes)}
+        "data": {"name": corpus.name, "notes": [*corpus.notes, *training.notes]}
         | {f"{name}_pairs": len(tokens) // 2 for name, tokens in sets.items()}
         | {f"{name}_truncated": tokens.truncated_prompts for name, tokens in sets.items()},
         "tested_on": "test" if corpus.test else "validation",

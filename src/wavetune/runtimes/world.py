@@ -121,19 +121,27 @@ def _text(token: Any) -> str | None:
 
 @dataclass(frozen=True)
 class SampleCount:
-    """What planning takes from model and data: architecture, average sample, samples a client; how it was counted."""
+    """What planning takes from model and data: architecture, average sample, samples a client.
+
+    `how` says how it was counted, `told` what was drawn, held out, dropped or cut of the data.
+    """
 
     architecture: Architecture
     statistics: SampleStatistics
     num_samples_K: tuple[int, ...]
     num_classes: int  # 0 where text is learned
     how: str
+    told: str = ""
+
+    def planner(self, recipe: Recipe) -> RoundPlanner:
+        """The planner of a recipe with this model and data."""
+        return plan_world(recipe, self.architecture, self.statistics, self.num_samples_K, self.num_classes)
 
 
 def planner_of(recipe: Recipe) -> tuple[RoundPlanner, str]:
     """The planner of a recipe without loading its model, and a sentence on how its samples were counted."""
     count = count_samples(recipe)
-    return plan_world(recipe, count.architecture, count.statistics, count.num_samples_K, count.num_classes), count.how
+    return count.planner(recipe), count.how
 
 
 def count_samples(recipe: Recipe) -> SampleCount:
@@ -150,7 +158,12 @@ def count_samples(recipe: Recipe) -> SampleCount:
         data = prepare(recipe.world.data, PlainTokenizer(folder), num_clients, seed)
         samples_K = tuple(len(rows) for rows in data.rows_by_client)
         return SampleCount(
-            architecture_of(folder), statistics_of(data.train), samples_K, len(data.classes), "counted exactly"
+            architecture_of(folder),
+            statistics_of(data.train),
+            samples_K,
+            len(data.classes),
+            "counted exactly",
+            data.told,
         )
     if recipe.world.model not in PRESETS:
         raise ConfigError(
@@ -161,7 +174,7 @@ def count_samples(recipe: Recipe) -> SampleCount:
     examples, classes = corpus.train, class_names(corpus) if isinstance(template, ClassTemplate) else ()
     prompt, answer = (
         np.array([len(t) for t in texts]) / _CHARACTERS_PER_TOKEN
-        for texts in zip(*((e.prompt, e.answer) for e in examples), strict=True)
+        for texts in zip(*((e.prompt + e.second, e.answer) for e in examples), strict=True)
     )
     by_label = isinstance(template, ClassTemplate) and template.partition_by == "label"
     domains = [e.answer if by_label else e.domain for e in examples]
@@ -171,4 +184,5 @@ def count_samples(recipe: Recipe) -> SampleCount:
     statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), labelled)
     how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
     samples_K = tuple(len(r) for r in rows)
-    return SampleCount(PRESETS[recipe.world.model], statistics, samples_K, len(classes), how)
+    told = "; ".join((f"data: {len(examples):,} training rows of {corpus.name}", *corpus.notes))
+    return SampleCount(PRESETS[recipe.world.model], statistics, samples_K, len(classes), how, told)

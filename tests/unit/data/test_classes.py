@@ -8,7 +8,7 @@ import pytest
 
 from wavetune.data.batching import collate
 from wavetune.data.classes import class_names, frame, tokenise_classes
-from wavetune.data.corpora import load_corpus, load_file
+from wavetune.data.corpora import load_corpus
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.partition import ByDomain, Dirichlet
 from wavetune.data.settings import DataSettings, prepare
@@ -112,7 +112,7 @@ def test_too_few_tokens_are_refused(tokenizer):
 @pytest.mark.parametrize("text", ["text", "prompt"])
 def test_rows_with_text_or_prompt_and_a_label_are_read(tmp_path, text):
     rows = [{text: f"t {i}", "label": i % 2} for i in range(10)]
-    corpus = load_file(write(tmp_path / "rows.jsonl", rows))
+    corpus = load_corpus(str(write(tmp_path / "rows.jsonl", rows)))
     assert {(e.answer, e.domain) for e in corpus.train} == {("0", "0"), ("1", "1")}
 
 
@@ -120,7 +120,7 @@ def test_rows_with_text_or_prompt_and_a_label_are_read(tmp_path, text):
 def test_a_row_without_a_usable_label_is_named(tmp_path, label):
     file = write(tmp_path / "rows.jsonl", [{"text": "a", "label": 1}, {"text": "b", "label": label}])
     with pytest.raises(DataError, match=r"rows\.jsonl:2: 'label' must be a class"):
-        load_file(file)
+        load_corpus(str(file))
 
 
 def test_rows_without_a_label_are_no_classes(tmp_path):

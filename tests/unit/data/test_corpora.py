@@ -9,7 +9,7 @@ from typing import ClassVar
 import pytest
 
 from wavetune.data.concierge import concierge
-from wavetune.data.corpora import load_corpus, load_file, load_folder
+from wavetune.data.corpora import load_corpus
 from wavetune.data.settings import DataSettings, load_samples
 from wavetune.errors import DataError
 
@@ -42,29 +42,21 @@ def test_a_folder_gives_its_parts(tmp_path, suffix, valid):
 
 def test_a_missing_validation_part_is_held_out_by_whole_prompt_and_stated(tmp_path):
     write(tmp_path / "train.jsonl", pairs(*[f"p{i % 50}" for i in range(200)]))
-    corpus = load_folder(tmp_path, seed=3)
+    corpus = load_corpus(str(tmp_path), seed=3)
     held = {e.prompt for e in corpus.validation}
     assert len(held) == 5
     assert len(corpus.validation) == 20
     assert not held & {e.prompt for e in corpus.train}
     assert len(corpus.train) + len(corpus.validation) == 200
     assert corpus.notes == ("no validation part: 20 rows (5 of 50 prompts) of train held out, seed 3",)
-    assert load_folder(tmp_path, seed=3) == corpus
-    assert {e.prompt for e in load_folder(tmp_path, seed=4).validation} != held
+    assert load_corpus(str(tmp_path), seed=3) == corpus
+    assert {e.prompt for e in load_corpus(str(tmp_path), seed=4).validation} != held
 
 
 def test_a_single_file_is_a_corpus(tmp_path):
     write(tmp_path / "mine.jsonl", pairs("a", "b", "c"))
     corpus = load_corpus(str(tmp_path / "mine.jsonl"))
     assert (corpus.name, len(corpus.train), len(corpus.validation), corpus.test) == ("mine.jsonl", 2, 1, ())
-
-
-def test_a_folder_without_a_train_file_names_what_was_looked_for_and_found(tmp_path):
-    write(tmp_path / "training.jsonl", pairs("a"))
-    with pytest.raises(DataError, match=r"looked for train.jsonl or train.jsonl.gz, found training.jsonl"):
-        load_folder(tmp_path)
-    with pytest.raises(DataError, match="no such folder"):
-        load_folder(tmp_path / "absent")
 
 
 @pytest.mark.parametrize(
@@ -79,40 +71,39 @@ def test_a_folder_without_a_train_file_names_what_was_looked_for_and_found(tmp_p
 def test_a_malformed_line_is_named_by_file_and_line(tmp_path, line, reason):
     write(tmp_path / "train.jsonl", [*pairs("a"), "", line])
     with pytest.raises(DataError, match=rf"train.jsonl:3: .*{reason}"):
-        load_folder(tmp_path)
+        load_corpus(str(tmp_path))
 
 
 def test_a_byte_order_mark_is_no_error(tmp_path):
     (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, pairs("a", "b"))), encoding="utf-8-sig")
-    assert len(load_folder(tmp_path).train) == 1
+    assert len(load_corpus(str(tmp_path)).train) == 1
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"\x1f\x8b\x08\x00broken"])
-def test_a_file_that_is_not_text_is_refused(tmp_path, content):
-    file = tmp_path / ("train.jsonl.gz" if content[0] == 0x1F else "train.jsonl")
-    file.write_bytes(content)
-    with pytest.raises(DataError, match=r"it is not UTF-8 text|it is no whole gzip file"):
-        load_file(file)
-
-
-def test_empty_and_one_prompt_files_are_refused(tmp_path):
+def test_an_empty_file_is_refused(tmp_path):
     write(tmp_path / "empty.jsonl", [""])
-    write(tmp_path / "one.jsonl", pairs("a", "a"))
-    with pytest.raises(DataError, match="no rows"):
-        load_file(tmp_path / "empty.jsonl")
-    with pytest.raises(DataError, match="1 distinct prompts"):
-        load_file(tmp_path / "one.jsonl")
+    with pytest.raises(DataError, match=r"empty.jsonl: no rows"):
+        load_corpus(str(tmp_path / "empty.jsonl"))
+
+
+def test_columns_and_turns_that_are_not_used_are_told(tmp_path):
+    said = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
+    write(tmp_path / "a.jsonl", [{"id": 1, "messages": said, "note": None, "lang": "en"}] * 2)
+    assert load_corpus(str(tmp_path / "a.jsonl"), hold_out=0).notes[:2] == (
+        "columns not used: id, lang",
+        "2 dialogues go on after their last answer, which is left out",
+    )
+
+
+def test_columns_of_any_name_are_read_through_a_mapping(tmp_path):
+    write(tmp_path / "a.jsonl", [{"frage": f"q{i}", "antwort": "a", "text": "all"} for i in range(3)])
+    settings = DataSettings(str(tmp_path / "a.jsonl"), columns={"prompt": "frage", "response": "antwort"})
+    corpus = load_samples(settings, 0)
+    assert sorted(e.prompt for e in (*corpus.train, *corpus.validation)) == ["q0", "q1", "q2"]
 
 
 def test_an_unknown_source_lists_the_possible_ones():
     with pytest.raises(DataError, match="'nowhere' is neither 'restaurants', 'concierge', 'movie-reviews'"):
         load_corpus("nowhere")
-
-
-def test_a_hub_id_without_the_extra_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(DataError, match=r'pip install "wavetune\[hub\]"'):
-        load_corpus("owner/name")
 
 
 def hub(monkeypatch, splits):

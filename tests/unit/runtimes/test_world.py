@@ -8,7 +8,7 @@ from transformers import AutoTokenizer
 
 from helpers.runs import small
 from helpers.training import folder_of
-from wavetune.data.examples import Example
+from wavetune.data.examples import Example, Turn
 from wavetune.data.templates import ChatTemplate, InstructionTemplate, PlainTemplate, TokenSet, tokenise
 from wavetune.errors import ConfigError, ModelError
 from wavetune.models.resolve import local_folder
@@ -24,7 +24,7 @@ CHAT = (
 )
 EXAMPLES = [
     Example("name[Aromi], food[Thai]", "Aromi serves Thai food.", "pub"),
-    Example("naïve — £12.50", " 日本 😀\nend ", "x", turns=(("system", "be brief"), ("user", "hello"))),
+    Example("naïve — £12.50", " 日本 😀\nend ", "x", turns=(Turn("system", "be brief"), Turn("user", "hello"))),
 ]
 
 

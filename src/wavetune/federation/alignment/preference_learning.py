@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example, PreferencePair
-from wavetune.data.preferences import dialogue
+from wavetune.data.preferences import turns_of_prompt
 from wavetune.data.templates import encode
 from wavetune.federation.alignment.answers import Sample, answer_tokens, measured, passes
 from wavetune.federation.alignment.learner import Learner
@@ -92,7 +92,7 @@ class PreferenceLearning:
     def _samples(self, drawn: Sequence[tuple[int, PreferencePair]]) -> list[Sample]:
         """Chosen and rejected answers, by turns."""
         learner = self.learner
-        prompts = learner.prompt_ids([Example(p.prompt, "", p.domain, dialogue(p.prompt)) for _, p in drawn])
+        prompts = learner.prompt_ids([Example(p.prompt, "", p.domain, turns_of_prompt(p)) for _, p in drawn])
         answers = encode(learner.tokenizer, [text for _, pair in drawn for text in (pair.chosen, pair.rejected)])
         end, room = learner.template.end_ids(learner.tokenizer), learner.settings.max_new_tokens
         return [

@@ -1,0 +1,138 @@
+"""What becomes of data files as people have them: every kind is read, or refused with what is wrong with it."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+
+from wavetune.data.row_files import read_rows
+from wavetune.errors import DataError
+
+ROWS = [{"prompt": f"q{i}", "response": f"a{i}"} for i in range(3)]
+LINES = [json.dumps(row) for row in ROWS]
+ARRAY = json.dumps(ROWS)
+
+
+def rows_of(file):
+    return [row for _, row in read_rows(file)]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.jsonl", "\n".join(LINES)),
+        ("a.JSONL", "\n".join(LINES) + "\n"),
+        ("a.ndjson", "\n".join(LINES)),
+        ("a.json", "\n".join(LINES)),
+        ("a.data", "\n".join(LINES)),
+        ("a.txt", "\n".join(LINES)),
+        ("a.jsonl", "\ufeff" + "\n\n".join(LINES)),
+        ("a.jsonl", "\r\n".join(LINES)),
+        ("a.jsonl", "\r".join(LINES)),
+        ("a.json", ARRAY),
+        ("a.json", json.dumps(ROWS, indent=2)),
+        ("a.jsonl", ARRAY),
+        ("a.json", json.dumps({"version": 1, "data": ROWS})),
+        ("a.json", json.dumps({"data": ROWS}, indent=2)),
+        ("a.json", json.dumps({key: [row[key] for row in ROWS] for key in ROWS[0]})),
+        ("a.csv", "prompt,response\nq0,a0\nq1,a1\n\nq2,a2\n"),
+        ("a.csv", "\ufeffprompt;response\r\nq0;a0\r\nq1;a1\r\nq2;a2\r\n"),
+        ("a.tsv", "prompt\tresponse\nq0\ta0\nq1\ta1\nq2\ta2"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path, name, content, packed):
+    file = tmp_path / (name + (".gz" if packed else ""))
+    file.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    assert rows_of(file) == ROWS
+
+
+def test_tables_of_parquet_and_arrow_are_read(tmp_path):
+    table = datasets.Dataset.from_list(ROWS)
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
+    table.save_to_disk(str(tmp_path / "saved"))
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    assert rows_of(tmp_path / "a.parquet") == rows_of(arrow) == ROWS
+    assert next(read_rows(tmp_path / "a.parquet"))[0] == f"{tmp_path / 'a.parquet'} row 0"
+
+
+def test_numbered_classes_of_a_table_get_their_names(tmp_path):
+    classes = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["world", "sports"]))
+    table = datasets.Dataset.from_list([{"text": "x", "label": 1}, {"text": "y", "label": -1}], features=classes)
+    pyarrow.parquet.write_table(table.data.table, tmp_path / "a.parquet")
+    assert [row["label"] for row in rows_of(tmp_path / "a.parquet")] == ["sports", -1]
+
+
+def test_a_text_file_has_a_row_a_line(tmp_path):
+    (tmp_path / "a.txt").write_text("Once upon\n\n  a time\n")
+    assert rows_of(tmp_path / "a.txt") == [{"text": "Once upon"}, {"text": "  a time"}]
+
+
+def test_cells_of_csv_are_text_as_they_stand(tmp_path):
+    (tmp_path / "a.csv").write_text('text,label\n"Two lines,\nof ""NA""",007\nNone,\n')
+    assert list(read_rows(tmp_path / "a.csv")) == [
+        (f"{tmp_path / 'a.csv'}:3", {"text": 'Two lines,\nof "NA"', "label": "007"}),
+        (f"{tmp_path / 'a.csv'}:4", {"text": "None", "label": ""}),
+    ]
+
+
+def test_every_script_and_line_separator_survives(tmp_path):
+    texts = ["中文 العربية 🦊 हिन्दी", "a\u2028b\u0085c\x1cd"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps({"text": t}, ensure_ascii=False) for t in texts))
+    assert [row["text"] for row in rows_of(tmp_path / "a.jsonl")] == texts
+
+
+PACKED = gzip.compress("\n".join(LINES).encode())
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("a.jsonl", LINES[0] + "\n{broken\n" + LINES[1], r"a.jsonl:2: not JSON .*every line must hold one JSON object"),
+        (
+            "a.jsonl",
+            LINES[0] + '\n{"prompt": "q1", "resp',
+            r"a.jsonl:2: not JSON .*ends inside this line: it was cut off",
+        ),
+        ("a.jsonl", ",\n".join(LINES), r"a.jsonl:1: not JSON .*a comma stands behind the object"),
+        ("a.jsonl", LINES[0] + "\n" + LINES[1] + LINES[2] + "\n", r"a.jsonl:2: not JSON .*it holds several objects"),
+        ("a.jsonl", LINES[0] + "\n[1, 2]\n", r"a.jsonl:2: a JSON list; every line must hold one JSON object"),
+        ("a.json", f"{ARRAY[:-1]},]", r"a.json: not JSON .*a comma stands behind the last row"),
+        ("a.json", ARRAY[:-9], r"a.json: not JSON .*ends before its list does: it was cut off"),
+        ("a.json", "[1, 2]", r"a.json row 0: a JSON int; every row must be a JSON object"),
+        ("a.jsonl", "Once upon a time\n", r"a.jsonl:1: not JSON"),
+        ("a.pdf", "%PDF-1.4", r"a.pdf: is not JSON, and its name does not say what it is; known endings are \.jsonl"),
+        ("a.jsonl", "\n".join(LINES).encode("utf-16"), r"a.jsonl: is UTF-16 text, not UTF-8: save it as UTF-8"),
+        ("a.csv", "prompt,response\nq,café\n".encode("latin-1"), r"a.csv: it is not UTF-8 text; save it as UTF-8"),
+        ("a.jsonl", '{"text": "café"}\n'.encode("latin-1"), r"a.jsonl: it is not UTF-8 text; save it as UTF-8"),
+        ("a.jsonl.gz", "\n".join(LINES), r"a.jsonl.gz: is no gzip file though it is named .gz"),
+        ("a.jsonl", PACKED, r"a.jsonl: is a gzip file though it is not named .gz"),
+        ("a.jsonl.gz", PACKED[:-20], r"a.jsonl.gz: "),
+        ("a.jsonl", b"PK\x03\x04rest", r"a.jsonl: is a zip archive: unpack it"),
+        ("a.jsonl", b"PAR1rest", r"a.jsonl: is a Parquet file: give its name the ending .parquet"),
+        ("a.parquet", b"PAR1rest", r"a.parquet: cannot be read as Parquet"),
+        ("a.arrow", b"ARROW", r"a.arrow: cannot be read as Arrow"),
+        ("a.csv", "a,b\n1,2,3\n", r"a.csv:2: 3 cells for 2 columns"),
+        ("a.csv", "a,a\n1,2\n", r"a.csv:1: the first line must name every column once, found a, a"),
+        ("a.csv", 'a,b\n"1,2\n', r"a.csv:2: cannot be read as CSV"),
+        ("a.jsonl", '{"text": "' + "[" * 9 + '", "more": ' + "[" * 5000 + "]" * 5000 + "}", r"a.jsonl:1: .*nested"),
+    ],
+)
+def test_a_file_that_is_not_what_its_name_says_is_refused_with_what_it_is(tmp_path, name, content, sentence):
+    file = tmp_path / name
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError, match=sentence) as caught:
+        rows_of(file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_pipe_is_refused_instead_of_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "a.jsonl")
+    with pytest.raises(DataError, match="is no regular file"):
+        rows_of(tmp_path / "a.jsonl")
