@@ -97,7 +97,7 @@ def add_bottlenecks(model: PreTrainedModel, bottleneck: Bottleneck, frozen: bool
         for place in bottleneck.places:
             A, B = (torch.randn(shape) for shape in ((WIDTH, bottleneck.width), (bottleneck.width, WIDTH)))
             A.requires_grad_(not frozen), B.requires_grad_(not frozen)
-            block.get_submodule(last_map(block, place)).register_forward_hook(
+            block.get_submodule(last_map(block, place, model.config.hidden_size)).register_forward_hook(
                 lambda _m, _x, y, A=A, B=B: y + F.gelu(y @ A) @ B
             )
 

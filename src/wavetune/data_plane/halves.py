@@ -32,7 +32,6 @@ from wavetune.federation.door import Door
 from wavetune.federation.exchange import AdapterServer, Mixed
 from wavetune.models.backbone import Between
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
-from wavetune.models.part import running
 
 Seconds = defaultdict[str, float]
 
@@ -173,7 +172,7 @@ class ServerCohort(Cohort):
     ) -> None:
         started, waited = time.perf_counter(), self.wire.waited_s
         last = placement.num_layers - (placement.tail_K[clients[0]] or 0)
-        with running(self.backbone, range(placement.cut_K[clients[0]], last)):
+        with self.backbone.running(range(placement.cut_K[clients[0]], last)):
             self._one_pass(_batch(arrived, self._filler), clients, placement, nll_K, labelled_K)
         spent = time.perf_counter() - started - (self.wire.waited_s - waited)
         self.seconds["server_backward_s"] += spent - self._forward_s

@@ -30,11 +30,11 @@ from wavetune.models.backbone import (
     prepare_backbone,
 )
 from wavetune.models.lora import AdapterBank
-from wavetune.models.ragged import ATTENTION
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.models.reward import load_reward, read_about, rewards_of
+from wavetune.models.stock import LOCAL
+from wavetune.models.targets import ALL_LINEAR
 
-ENCODER_TARGETS = ("query", "key", "value", "dense")
 TOKENS_PER_PASS = 4096  # answers of similar length go through the model together
 
 
@@ -95,8 +95,8 @@ def reward_backbone(
 
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, targets: tuple[str, ...], device: str, bf16: bool) -> tuple[Backbone, Any]:
-    stock = load_stock_model(folder, attn_implementation=ATTENTION)
-    chosen = targets or (ENCODER_TARGETS if is_encoder(stock.config) else None)
+    stock = load_stock_model(folder)
+    chosen = targets or (ALL_LINEAR if is_encoder(stock.config) else None)
     return prepare_backbone(stock, chosen, bf16, device, outputs=1), load_tokenizer(folder)
 
 
@@ -157,7 +157,7 @@ def open_classifier(name: str, label: str | None, reads: str, device: torch.devi
     try:
         with no_progress_bars():
             loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                str(folder), dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+                str(folder), dtype=torch.float32, use_safetensors=True, output_loading_info=True, **LOCAL
             )
     except Exception as error:
         raise ModelError(f"cannot load a sequence classifier from {folder}: {error}") from error

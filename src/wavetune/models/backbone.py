@@ -1,61 +1,71 @@
 """A stock Hugging Face decoder or encoder, frozen, seen as embedding, blocks, final norm and head, with adapters on its
 target modules.
 
-No model code is rewritten: blocks run as transformers wrote them. What is exchanged are the attention kernel (ragged),
-the target linear maps (stacked adapters) and, in bf16, the other linear maps of the blocks (bf16 weights, fp32
-activations). An encoder (BERT, RoBERTa) attends in both directions and has neither final norm nor output layer.
+No model code is rewritten: blocks run as transformers wrote them. What is exchanged are the attention kernel (ragged,
+where the model lets it be chosen), the target linear maps (stacked adapters) and, in bf16, the other linear maps of the
+blocks (bf16 weights, fp32 activations). An encoder attends in both directions and has no output layer.
 """
 
 from __future__ import annotations
 
-import threading
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
-from transformers.utils import logging
 
-from wavetune.costs.architecture import ENCODERS
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
+from wavetune.models.batches import PackedRow, PaddedRows
 from wavetune.models.bottleneck import StackedBottleneck, last_map
 from wavetune.models.classifier import HEAD, Pooling, pool
 from wavetune.models.double import compute_in_double
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy
-from wavetune.models.ragged import ATTENTION, RaggedLayout, ragged_layout
+from wavetune.models.output_layer import OutputLayer
+from wavetune.models.ragged import RaggedLayout, ragged_layout
+from wavetune.models.self_check import Way, checked
+from wavetune.models.stock import load_stock_model, load_tokenizer, no_progress_bars
+from wavetune.models.structure import LINEAR, AbsentBlock, Structure, first_of, is_encoder, text_model
+from wavetune.models.targets import lora_targets, named, refuse_missing
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
-
-ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
-_KNOWN_SCALING = ("logit_scale", "logits_scaling", "embedding_multiplier", "residual_multiplier")
 
 
 @dataclass
 class Backbone:
     """A frozen decoder, or encoder, whose blocks can be interrupted by a cut.
 
-    `head` is the output layer over the vocabulary, None for an encoder; the first token has position `first_position`.
-    Activations and adapters are of `dtype`.
+    `head` is the output layer over the vocabulary, None for an encoder. Activations and adapters are of `dtype`.
     """
 
     model: PreTrainedModel
+    structure: Structure
+    way: Way
     blocks: nn.ModuleList
     final_norm: nn.Module
-    head: nn.Linear | None
+    head: OutputLayer | None
     sites: tuple[AdapterSite, ...]
     active: ActiveAdapters
-    softcap: float | None = None
-    first_position: int = 0
-    dtype: torch.dtype = torch.float32
-    _between: list[Between] = field(default_factory=list)
+    dtype: torch.dtype
+    _pass: _Pass | None = None
+
+    @classmethod
+    def unadapted(cls, model: PreTrainedModel, structure: Structure, way: Way) -> Backbone:
+        """The stock model as it is, its blocks and norm still in place."""
+        tail = [model.get_submodule(path) for path in structure.tail]
+        blocks: Any = model.get_submodule(structure.blocks)
+        head = None
+        if structure.head is not None:
+            linear: Any = model.get_submodule(structure.head)
+            head = OutputLayer(linear.weight, linear.bias, structure.scale, structure.softcap)
+        norm = tail[0] if len(tail) == 1 else nn.Sequential(*tail)
+        return cls(model, structure, way, blocks, norm, head, (), ActiveAdapters(), model.dtype)
 
     @property
     def num_layers(self) -> int:
@@ -70,8 +80,8 @@ class Backbone:
     @property
     def max_tokens(self) -> int | None:
         """Longest sample that the model takes, None if its config names no limit."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        return None if positions is None else positions - self.first_position
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        return None if positions is None else positions - self.way.first_position
 
     def forward(
         self,
@@ -85,15 +95,24 @@ class Backbone:
         """Hidden states after the last block, before the final norm. `[N]` to `[N, D]`.
 
         `clients` are the cohort positions whose samples stand in the batch, `tokens` how many tokens each has.
-        `between` is called after every block.
+        `between` is called after every block. Raises ModelError if it is given and the model cannot be cut.
         """
-        self.active.use(bank, clients, tokens)
-        self._between[:] = [between] if between else []
-        positions_N = layout.positions_N + self.first_position
-        output = self.model.get_decoder()(
-            input_ids=input_ids_N[None], position_ids=positions_N[None], use_cache=False, ragged=layout
-        )
-        return output.last_hidden_state[0]
+        if between is not None and not self.way.cuts:
+            raise ModelError(
+                f"{type(self.model).__name__} cannot be split: its upper blocks read more than the hidden states that"
+                " cross a cut; use a recipe without a cut, such as fedavg_lora"
+            )
+        batch = PackedRow(layout, self.way.first_position) if self.way.packed else PaddedRows(layout)
+        self.active.use(bank, clients, batch.tokens(tokens))
+        self._pass = _Pass(batch, between)
+        options = {} if is_encoder(self.model.config) else {"use_cache": False}
+        try:
+            with batch.running():
+                text_model(self.model)(**batch.inputs(input_ids_N), **options)
+            assert self._pass.last is not None
+            return self._pass.last
+        finally:
+            self._pass = None
 
     def pooled(self, hidden_ND: Tensor, lengths: Sequence[int], pooling: Pooling | None = None) -> Tensor:
         """One normed vector for each sample of a pass, `[N, D]` to `[S, D]`.
@@ -112,68 +131,73 @@ class Backbone:
         if self.head is None:
             raise ModelError(f"{type(self.model).__name__} is an encoder and predicts no next token; choose a decoder")
         normed = self.final_norm(hidden_ND.index_select(0, index_P))
-        return frozen_head_cross_entropy(normed, self.head.weight, labels_P, weight_P, self.softcap)
+        return frozen_head_cross_entropy(normed, self.head, labels_P, weight_P)
 
-    def _after_block(self, done: int) -> Callable[..., Tensor | tuple[Tensor, ...] | None]:
-        def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Tensor, ...]) -> object:
-            if not self._between:
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """While in this block the blocks of an unadapted model tell what they yield, as they do once it is prepared."""
+        hooks = [block.register_forward_hook(self._after_block(i + 1)) for i, block in enumerate(self.blocks)]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    @contextmanager
+    def running(self, blocks: range) -> Iterator[None]:
+        """Within this context only these blocks of a model that holds more are run."""
+        kept = list(self.blocks)
+        for index in range(len(kept)):
+            if index not in blocks:
+                self.blocks[index] = AbsentBlock(kept[index], self.structure.yields)
+                self.blocks[index].register_forward_hook(self._after_block(index + 1))
+        try:
+            yield
+        finally:
+            for index, block in enumerate(kept):
+                self.blocks[index] = block
+
+    def _after_block(self, done: int) -> Callable[..., Any]:
+        def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Any, ...]) -> object:
+            now = self._pass
+            if now is None or (now.between is None and done < self.num_layers):
                 return None
-            hidden = output if isinstance(output, Tensor) else output[0]
-            changed = self._between[0](done, hidden[0])[None]
+            hidden_ND = now.batch.read(first_of(output))
+            if now.between is None:
+                now.last = hidden_ND
+                return None
+            now.last = now.between(done, hidden_ND)
+            changed = now.batch.write(now.last)
             return changed if isinstance(output, Tensor) else (changed, *output[1:])
 
-        return hook  # type: ignore[return-value]
+        return hook
+
+
+@dataclass
+class _Pass:
+    """What is going on while a model runs, and the hidden states after its last block."""
+
+    batch: PackedRow | PaddedRows
+    between: Between | None
+    last: Tensor | None = None
 
 
 def load_backbone(
     folder: Path | str,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | str | None = None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where its architecture does not fit.
+    """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where the engine cannot run it.
 
-    `targets` are the names of the linear maps that carry LoRA, PEFT's default for the model family if None. `outputs`
-    asks for a head on pooled samples with so many of them: the classes, or one reward. All is computed in `dtype`, fp32
-    or fp64, but for the products with bf16 weights.
+    `targets` are the names of the linear maps that carry LoRA, `all-linear`, or PEFT's default for the family if None.
+    `outputs` asks for a head on pooled samples with so many of them: the classes, or one reward. All is computed in
+    `dtype`, fp32 or fp64, but for the products with bf16 weights.
     """
-    stock = load_stock_model(folder, dtype, attn_implementation=ATTENTION)
-    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs)
-
-
-def load_stock_model(folder: Path | str, dtype: torch.dtype = torch.float32, **options: object) -> PreTrainedModel:
-    """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode."""
-    with ONE_AT_A_TIME, warnings.catch_warnings(), no_progress_bars():
-        warnings.simplefilter("ignore")
-        try:
-            config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-            kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
-            loaded: Any = kind.from_pretrained(
-                str(folder),
-                dtype=dtype,
-                use_safetensors=True,
-                local_files_only=True,
-                output_loading_info=True,
-                **options,
-            )
-        except Exception as error:
-            reason = str(error).strip().splitlines() or [type(error).__name__]
-            raise ModelError(f"cannot load a causal language model from {folder}: {reason[0]}") from error
-    model, info = loaded
-    missing = [key for key in info["missing_keys"] if not key.startswith("pooler.")]
-    if missing:  # transformers would train on with random numbers in their place
-        raise ModelError(f"{folder} holds no weights for {min(missing)}: fetch the model again")
-    if kind is AutoModel:
-        model.pooler = None
-    return model.eval()
-
-
-def is_encoder(config: PreTrainedConfig) -> bool:
-    """Whether a model of this config attends in both directions."""
-    return config.model_type in ENCODERS and not config.is_decoder
+    return prepare_backbone(load_stock_model(folder, dtype), targets, bf16, device, bottleneck, outputs)
 
 
 def default_pooling(model: PreTrainedModel) -> Pooling:
@@ -181,132 +205,83 @@ def default_pooling(model: PreTrainedModel) -> Pooling:
     return "mean" if is_encoder(model.config) else "last"
 
 
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """While in this block, transformers draws no progress bars."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
-
-
-def load_tokenizer(folder: Path | str):
-    """The stock tokenizer of a folder, silent on long texts. Raises ModelError if it cannot be loaded."""
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
-    except Exception as error:  # which types depends on the tokenizer's format
-        raise ModelError(f"cannot load the tokenizer in {folder} ({error}): fetch the model again") from error
-    # rows are cut after they were tokenised; without this entry it would warn of the first long one
-    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
-    return tokenizer
-
-
 def prepare_backbone(
     model: PreTrainedModel,
-    targets: Sequence[str] | None,
+    targets: Sequence[str] | str | None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
 ) -> Backbone:
-    """Freeze a stock model (loaded with ragged attention) and put adapter modules on it; see `load_backbone`.
+    """Freeze a stock model, check that the engine runs it as it is, and put adapters on it; see `load_backbone`.
 
     It computes in the precision in which it was loaded.
     """
-    encoder = is_encoder(model.config)
-    blocks, final_norm, head = _encoder_parts(model) if encoder else _decoder_parts(model)
-    dtype = model.dtype
-    if dtype == torch.float64:
-        compute_in_double(*blocks, final_norm)
     model.requires_grad_(False).eval()
-    active = ActiveAdapters()
-    sites = _install(model, blocks, tuple(_peft_targets(model) if targets is None else targets), active, bf16)
+    structure, way = checked(model)
+    backbone = Backbone.unadapted(model, structure, way)
+    if model.dtype == torch.float64:
+        compute_in_double(*backbone.blocks, backbone.final_norm)
+    width = model.config.get_text_config().hidden_size
+    sites = _install(backbone, targets, bf16)
     if bottleneck is not None:
-        sites += _install_bottlenecks(model, blocks, bottleneck, active)
+        sites += _install_bottlenecks(backbone, bottleneck, width)
     if outputs is not None:
-        sites += (AdapterSite(HEAD, len(blocks) - 1, model.config.hidden_size, outputs, "head", outputs),)
-    if bf16 and head is not None:
-        head.weight.data = head.weight.data.to(torch.bfloat16)
+        sites += (AdapterSite(HEAD, backbone.num_layers - 1, width, outputs, "head", outputs),)
+    backbone.sites = sites
+    if bf16 and backbone.head is not None:
+        backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
+    for path in structure.tail:  # applied later, at the positions that need it
+        model.set_submodule(path, nn.Identity())
     nn.Module.to(model, device)
-    final_norm.to(device)
-    softcap = getattr(model.config, "final_logit_softcapping", None)
-    # RoBERTa counts positions from the one behind its padding token's
-    first_position = model.config.pad_token_id + 1 if encoder and model.config.model_type != "bert" else 0
-    backbone = Backbone(model, blocks, final_norm, head, sites, active, softcap, first_position, dtype)
-    for index, block in enumerate(blocks):
+    backbone.final_norm.to(device)
+    for index, block in enumerate(backbone.blocks):
         block.register_forward_hook(backbone._after_block(index + 1))
     return backbone
 
 
-def _encoder_parts(model: PreTrainedModel) -> tuple[nn.ModuleList, nn.Module, None]:
-    return _attribute(model.get_submodule("encoder"), ("layer",), "encoder blocks"), nn.Identity(), None
-
-
-def _decoder_parts(model: PreTrainedModel) -> tuple[nn.ModuleList, nn.Module, nn.Linear]:
-    decoder = model.get_decoder()
-    blocks = _attribute(decoder, ("layers", "h"), "decoder blocks")
-    norm_name = _name_of(decoder, ("norm", "ln_f", "final_layernorm"), "final norm")
-    head = model.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        raise ModelError(
-            f"{type(model).__name__} has no plain output layer; use a Llama-, Qwen- or GPT-2-style decoder"
-        )
-    for name in _KNOWN_SCALING:
-        if getattr(model.config, name, 1.0) not in (None, 1.0):
-            raise ModelError(f"{type(model).__name__} uses {name}, which is not supported; choose another model")
-    final_norm = getattr(decoder, norm_name)
-    setattr(decoder, norm_name, nn.Identity())  # applied later, at the positions that need it
-    return blocks, final_norm, head
-
-
-def _install(
-    model: nn.Module, blocks: nn.ModuleList, targets: tuple[str, ...], active: ActiveAdapters, bf16: bool
-) -> tuple[AdapterSite, ...]:
+def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool) -> tuple[AdapterSite, ...]:
+    """LoRA on the targets and, in bf16, low precision in all linear maps of the blocks that all tokens go through."""
+    model, maps = backbone.model, backbone.structure.linear_maps
     names = {module: name for name, module in model.named_modules()}
+    chosen = lora_targets(model, maps, targets)
     sites: list[AdapterSite] = []
-    for layer, block in enumerate(blocks):
+    for layer, block in enumerate(backbone.blocks):
         for path, module in list(block.named_modules()):
-            if not isinstance(module, nn.Linear | Conv1D):
+            if path not in maps or not isinstance(module, LINEAR):
                 continue
-            leaf = path.rsplit(".", 1)[-1]
-            if leaf not in targets and not bf16:
+            adapted = named(names[module], chosen)
+            if not adapted and not bf16:
                 continue
             frozen = _frozen(module, bf16)
-            if leaf in targets:
+            if adapted:
                 site = AdapterSite(names[module], layer, frozen.weight.shape[1], frozen.weight.shape[0])
-                frozen = StackedLoraLinear(frozen, site, active)
+                frozen = StackedLoraLinear(frozen, site, backbone.active)
                 sites.append(site)
             block.set_submodule(path, frozen)
-    missing = set(targets) - {site.name.rsplit(".", 1)[-1] for site in sites}
-    if missing:
-        linear = sorted({path.rsplit(".", 1)[-1] for path, m in blocks[0].named_modules() if _is_linear(m)})
-        raise ModelError(f"no linear layer named {sorted(missing)[0]!r} in the model's blocks; choose from {linear}")
+    if any(isinstance(block, AbsentBlock) for block in backbone.blocks):
+        return tuple(sites)  # a target may be in the blocks that are elsewhere
+    for target in chosen:
+        if not any(named(site.name, [target]) for site in sites):
+            refuse_missing(model, {path.rsplit(".", 1)[-1] for path in maps}, target)
     return tuple(sites)
 
 
-def _install_bottlenecks(
-    model: PreTrainedModel, blocks: nn.ModuleList, bottleneck: Bottleneck, active: ActiveAdapters
-) -> tuple[AdapterSite, ...]:
-    names = {module: name for name, module in model.named_modules()}
+def _install_bottlenecks(backbone: Backbone, bottleneck: Bottleneck, width: int) -> tuple[AdapterSite, ...]:
+    names = {module: name for name, module in backbone.model.named_modules()}
     sites: list[AdapterSite] = []
-    for layer, block in enumerate(blocks):
+    for layer, block in enumerate(backbone.blocks):
+        if isinstance(block, AbsentBlock):
+            continue
         for place in bottleneck.places:
-            module = block.get_submodule(last_map(block, place))
-            width = model.config.hidden_size
+            module = block.get_submodule(last_map(block, place, width))
             site = AdapterSite(
                 f"{names[module]}:bottleneck", layer, width, width, kind="bottleneck", width=bottleneck.width
             )
-            module.register_forward_hook(StackedBottleneck(site, active))
+            module.register_forward_hook(StackedBottleneck(site, backbone.active))
             sites.append(site)
     return tuple(sites)
-
-
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear | Conv1D | FrozenLinear)
 
 
 def _frozen(module: nn.Linear | Conv1D, bf16: bool) -> FrozenLinear:
@@ -319,32 +294,14 @@ def _frozen(module: nn.Linear | Conv1D, bf16: bool) -> FrozenLinear:
     return FrozenLinear(weight, bias, dtype)
 
 
-def _peft_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
-
-    kind = model.config.model_type
-    if kind not in DEFAULTS:
-        raise ModelError(f"no default LoRA targets are known for {kind!r} models; name them in method.lora.targets")
-    return tuple(DEFAULTS[kind])
-
-
-def _name_of(module: nn.Module, names: Sequence[str], what: str) -> str:
-    for name in names:
-        if hasattr(module, name):
-            return name
-    raise ModelError(f"{type(module).__name__} has no {what} under a known name ({', '.join(names)})")
-
-
-def _attribute(module: nn.Module, names: Sequence[str], what: str) -> nn.ModuleList:
-    return getattr(module, _name_of(module, names, what))
-
-
 __all__ = [
     "Backbone",
     "Between",
+    "is_encoder",
     "load_backbone",
     "load_stock_model",
     "load_tokenizer",
+    "no_progress_bars",
     "prepare_backbone",
     "ragged_layout",
 ]

@@ -13,27 +13,36 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
 
 from wavetune.costs.bottleneck import Place
 from wavetune.errors import ModelError
-from wavetune.models.lora import ActiveAdapters, AdapterSite, Segment
-
-_LAST_MAPS: dict[Place, tuple[str, ...]] = {
-    "attention": ("self_attn.o_proj", "attn.c_proj", "attention.output.dense"),
-    "feed_forward": ("mlp.down_proj", "mlp.c_proj", "output.dense"),
-}
+from wavetune.models.lora import ActiveAdapters, AdapterSite, FrozenLinear, Segment
 
 
-def last_map(block: nn.Module, place: Place) -> str:
-    """Path in a block of the linear map that ends attention or feed-forward. Raises ModelError if it is not known."""
+def last_map(block: nn.Module, place: Place, width: int) -> str:
+    """Path in a block of the linear map that ends attention or feed-forward: the last one that yields `width` values,
+    inside or outside of what is named after attention. Raises ModelError if there is none.
+    """
     paths = dict(block.named_modules())
-    for path in _LAST_MAPS[place]:
-        if path in paths:
-            return path
-    raise ModelError(
-        f"a {type(block).__name__} has no map under a known name ({', '.join(_LAST_MAPS[place])}) for a bottleneck "
-        f"after {place.replace('_', '-')}; use a Llama-, Qwen-, GPT-2- or BERT-style model"
-    )
+    ends = [
+        path
+        for path, module in paths.items()
+        if ("att" in path.lower()) == (place == "attention") and _yields(module) == width
+    ]
+    mixture = place == "feed_forward" and any("experts" in path.split(".") for path in paths)
+    if not ends or mixture:
+        raise ModelError(
+            f"a {type(block).__name__} has no single linear map for a bottleneck after {place.replace('_', '-')}; "
+            "choose the other of method.bottleneck.places, or LoRA alone"
+        )
+    return ends[-1]
+
+
+def _yields(module: nn.Module) -> int | None:
+    if isinstance(module, Conv1D):
+        return module.weight.shape[1]
+    return module.weight.shape[0] if isinstance(module, nn.Linear | FrozenLinear) else None
 
 
 class StackedBottleneck:

@@ -8,21 +8,20 @@ Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Hashable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.errors import ConfigError, ModelError
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
-from wavetune.models.ragged import RaggedLayout, ragged_layout
+from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
 from wavetune.seeds import stream
 
 
@@ -174,11 +173,10 @@ class _Batch:
         return self.backbone.forward(ids_N, layout, self.bank, owners, counts)
 
     def _logits(self, hidden_LD: Tensor) -> Tensor:
-        head, softcap = self.backbone.head, self.backbone.softcap
+        head = self.backbone.head
         if head is None:
             raise ModelError(f"{type(self.backbone.model).__name__} is an encoder and writes no text; choose a decoder")
-        logits = head(self.backbone.final_norm(hidden_LD).to(head.weight.dtype)).to(self.backbone.dtype)
-        return logits if softcap is None else torch.tanh(logits / softcap) * softcap
+        return head.logits(self.backbone.final_norm(hidden_LD))[0]
 
 
 class _Cache:
@@ -186,13 +184,13 @@ class _Cache:
 
     def __init__(self, samples: int, length: int) -> None:
         self.samples, self.length = samples, length
-        self.layers: dict[int, tuple[Tensor, Tensor]] = {}
+        self.layers: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
-    def write(self, layer: int, rows_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor) -> None:
-        """Store the keys and values `[N, G, D]` of tokens."""
+    def write(self, layer: Hashable, rows_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor) -> None:
+        """Store the keys and values of tokens, `[N, G, width]`."""
         if layer not in self.layers:
-            shape = (self.samples, key.shape[1], self.length, key.shape[2])
-            self.layers[layer] = (key.new_zeros(shape), value.new_zeros(shape))
+            room = (self.samples, key.shape[1], self.length)
+            self.layers[layer] = (key.new_zeros(*room, key.shape[2]), value.new_zeros(*room, value.shape[2]))
         for stored, new in zip(self.layers[layer], (key, value), strict=True):
             stored[rows_N, :, positions_N] = new
 
@@ -208,12 +206,9 @@ class _Filling(RaggedLayout):
     cache: _Cache
     rows_N: Tensor
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
-        window: int | None,
-    ) -> Tensor:  # fmt: skip
+    def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
-        return super().attend(layer, query, key, value, scaling, causal, window)
+        return super().attend(layer, query, key, value, rule)
 
 
 @dataclass(frozen=True)
@@ -221,25 +216,19 @@ class _Reading(_Filling):
     """One new token a sample, which attends to the cache: its `longest` first positions are in use."""
 
     longest: int
-    masks: dict[int | None, Tensor] = field(default_factory=dict[int | None, Tensor])
 
-    def attend(
-        self, layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
-        window: int | None,
-    ) -> Tensor:  # fmt: skip
-        """The query heads that share a key-value head stand as the queries of one product. `[L, H, D]`."""
+    def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        """The query heads that share a key-value head stand as the queries of one product. `[L, H, E]`."""
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
         keys, values = (stored[:, :, : self.longest] for stored in self.cache.layers[layer])
         grouped = query.reshape(query.shape[0], key.shape[1], -1, query.shape[2])
-        attended = F.scaled_dot_product_attention(grouped, keys, values, attn_mask=self._mask(window), scale=scaling)
-        return attended.reshape(query.shape)
+        sinks = None if rule.sinks is None else rule.sinks.reshape(key.shape[1], -1, 1)
+        attended = attention(grouped, keys, values, *self.mask(0, rule.reach), rule, sinks)
+        return attended.reshape(*query.shape[:2], -1)
 
-    def _mask(self, window: int | None) -> Tensor:
-        if window not in self.masks:
-            back = self.positions_N[:, None] - torch.arange(self.longest, device=self.positions_N.device)
-            seen = back >= 0 if window is None else (back >= 0) & (back < window)
-            self.masks[window] = seen[:, None, None, :]
-        return self.masks[window]
+    def _mask(self, group: int, reach: Reach) -> tuple[Tensor, bool]:
+        place = torch.arange(self.longest, device=self.positions_N.device)
+        return reach.seen(self.positions_N[:, None], place)[:, None, None, :], False
 
 
 def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:

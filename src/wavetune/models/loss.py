@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wavetune.models.output_layer import OutputLayer
+
 _CHUNK_VALUES = 1 << 25  # logits held at once: 128 MiB in fp32
 
 
@@ -19,19 +21,12 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, weight_P: Tensor, softcap: float | None
+        ctx: Any, hidden_PD: Tensor, head: OutputLayer, labels_P: Tensor, weight_P: Tensor
     ) -> tuple[Tensor, Tensor]:
         nll_P = torch.empty_like(weight_P)
         grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
-        chunk = max(1, _CHUNK_VALUES // head_VD.shape[0])
-        for start in range(0, len(labels_P), chunk):
-            part = slice(start, start + chunk)
-            low = hidden_PD[part].to(head_VD.dtype)
-            logits = (low @ head_VD.t()).to(torch.promote_types(hidden_PD.dtype, torch.float32))
-            bent = None
-            if softcap is not None:
-                bent = torch.tanh(logits / softcap)
-                logits = bent * softcap
+        for part in _chunks(len(labels_P), head.weight.shape[0]):
+            logits, bent = head.logits(hidden_PD[part])
             normaliser = torch.logsumexp(logits, -1, keepdim=True)
             picked = logits.gather(1, labels_P[part, None])
             nll_P[part] = (normaliser - picked)[:, 0]
@@ -39,9 +34,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
                 error = logits.sub_(normaliser).exp_()
                 error.scatter_add_(1, labels_P[part, None], -torch.ones_like(picked))
                 error *= weight_P[part, None]
-                if bent is not None:
-                    error *= 1 - bent**2
-                grad_PD[part] = (error.to(head_VD.dtype) @ head_VD).to(grad_PD.dtype)
+                grad_PD[part] = head.back(error, bent)
         if grad_PD is not None:
             ctx.save_for_backward(grad_PD)
         ctx.mark_non_differentiable(nll_P)
@@ -49,19 +42,18 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.saved_tensors[0] * grads[0], None, None, None, None
+        return ctx.saved_tensors[0] * grads[0], None, None, None
 
 
 def frozen_head_cross_entropy(
-    hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, weight_P: Tensor, softcap: float | None = None
+    hidden_PD: Tensor, head: OutputLayer, labels_P: Tensor, weight_P: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Weighted sum of negative log-likelihoods, in nats, and each position's own (detached).
 
-    Hidden states `[P, D]` come out of the final norm; `weight_P` is each position's factor in the sum. Products run in
-    the head's precision, everything else in fp32 (fp64 if the hidden states are). `softcap` bends
-    logits as `softcap * tanh(logits / softcap)`.
+    Hidden states `[P, D]` come out of the final norm; `weight_P` (fp32) is each position's factor in the sum. Products
+    run in the head's precision, everything else in fp32.
     """
-    return _FrozenHeadCrossEntropy.apply(hidden_PD, head_VD, labels_P, weight_P, softcap)
+    return _FrozenHeadCrossEntropy.apply(hidden_PD, head, labels_P, weight_P)
 
 
 class _FrozenHeadLogProbs(torch.autograd.Function):
@@ -69,33 +61,33 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None, temperature: float
+        ctx: Any, hidden_PD: Tensor, head: OutputLayer, labels_P: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
         log_prob_P, entropy_P = (torch.empty(len(labels_P), dtype=wide, device=hidden_PD.device) for _ in range(2))
-        for part in _chunks(len(labels_P), head_VD.shape[0]):
-            log_probs, _ = _log_softmax(hidden_PD[part], head_VD, softcap, temperature)
+        for part in _chunks(len(labels_P), head.weight.shape[0]):
+            log_probs = torch.log_softmax(head.logits(hidden_PD[part])[0] / temperature, -1)
             log_prob_P[part] = log_probs.gather(1, labels_P[part, None])[:, 0]
             entropy_P[part] = -(log_probs.exp() * log_probs).sum(-1)
-        ctx.save_for_backward(hidden_PD, head_VD, labels_P, entropy_P)
-        ctx.softcap, ctx.temperature = softcap, temperature
+        ctx.save_for_backward(hidden_PD, labels_P, entropy_P)
+        ctx.head, ctx.temperature = head, temperature
         return log_prob_P, entropy_P
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_PD, head_VD, labels_P, entropy_P = ctx.saved_tensors
+        hidden_PD, labels_P, entropy_P = ctx.saved_tensors
+        head: OutputLayer = ctx.head
         g_log_prob, g_entropy = grads
         grad_PD = torch.empty_like(hidden_PD)
-        for part in _chunks(len(labels_P), head_VD.shape[0]):
-            log_probs, bent = _log_softmax(hidden_PD[part], head_VD, ctx.softcap, ctx.temperature)
+        for part in _chunks(len(labels_P), head.weight.shape[0]):
+            logits, bent = head.logits(hidden_PD[part])
+            log_probs = torch.log_softmax(logits / ctx.temperature, -1)
             own = g_log_prob[part, None]
             # d log p_y / dz = [y] - p,  dH / dz = -p (log p + H)
             error = log_probs.exp().mul_(-own - g_entropy[part, None] * (log_probs + entropy_P[part, None]))
             error.scatter_add_(1, labels_P[part, None], own)
-            if bent is not None:
-                error *= 1 - bent**2
-            grad_PD[part] = (error.div_(ctx.temperature).to(head_VD.dtype) @ head_VD).to(grad_PD.dtype)
-        return grad_PD, None, None, None, None
+            grad_PD[part] = head.back(error.div_(ctx.temperature), bent)
+        return grad_PD, None, None, None
 
 
 def _chunks(positions: int, vocabulary: int) -> list[slice]:
@@ -103,24 +95,12 @@ def _chunks(positions: int, vocabulary: int) -> list[slice]:
     return [slice(start, start + chunk) for start in range(0, positions, chunk)]
 
 
-def _log_softmax(
-    hidden_PD: Tensor, head_VD: Tensor, softcap: float | None, temperature: float
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities `[P, V]` in fp32 or wider, and the tanh of the soft cap."""
-    logits = hidden_PD.to(head_VD.dtype) @ head_VD.t()
-    logits = logits.to(torch.promote_types(hidden_PD.dtype, torch.float32))
-    bent = None if softcap is None else torch.tanh(logits / softcap)
-    logits = logits if bent is None or softcap is None else bent * softcap
-    return torch.log_softmax(logits / temperature, -1), bent
-
-
 def frozen_head_log_probs(
-    hidden_PD: Tensor, head_VD: Tensor, labels_P: Tensor, softcap: float | None = None, temperature: float = 1.0
+    hidden_PD: Tensor, head: OutputLayer, labels_P: Tensor, temperature: float = 1.0
 ) -> tuple[Tensor, Tensor]:
     """Log-probability of each label, and entropy of each position's distribution, in nats; both differentiable.
 
     Hidden states `[P, D]` come out of the final norm. Products run in the head's precision, everything else in fp32
-    (fp64 if the hidden states are). `softcap` bends logits as `softcap * tanh(logits / softcap)`; then they are divided
-    by the temperature.
+    (fp64 if the hidden states are). Logits are divided by the temperature.
     """
-    return _FrozenHeadLogProbs.apply(hidden_PD, head_VD, labels_P, softcap, temperature)
+    return _FrozenHeadLogProbs.apply(hidden_PD, head, labels_P, temperature)

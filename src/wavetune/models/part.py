@@ -6,37 +6,30 @@ are those of the whole model, and a cut between two blocks is the same hook in e
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_json
-from wavetune.models.backbone import ONE_AT_A_TIME, Backbone, prepare_backbone
-from wavetune.models.ragged import ATTENTION
-
-
-class AbsentBlock(nn.Module):
-    """Stands where a block is that runs elsewhere."""
-
-    def forward(self, hidden_states: Tensor, *_: object, **__: object) -> Tensor:
-        """Its input."""
-        return hidden_states
+from wavetune.models.backbone import Backbone, prepare_backbone
+from wavetune.models.folder_check import check_weights
+from wavetune.models.stock import ONE_AT_A_TIME, load_config, quiet
+from wavetune.models.structure import AbsentBlock, find_blocks
 
 
 def load_part(
     folder: Path | str,
     blocks: Container[int],
     head: bool,
-    targets: Sequence[str] | None = None,
+    targets: Sequence[str] | str | None = None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
@@ -47,38 +40,30 @@ def load_part(
     Without a head `labelled_loss` cannot be used. A head that shares its weight with the embedding comes with it.
     Raises ModelError where a weight is missing or the architecture does not fit.
     """
+    config = load_config(folder)
+    check_weights(Path(folder), None)
     try:
-        config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-        with ONE_AT_A_TIME, no_init_weights():  # memory that is never written is never taken
-            options: dict[str, Any] = {"dtype": dtype, "attn_implementation": ATTENTION}
+        with ONE_AT_A_TIME, quiet(), no_init_weights():  # memory that is never written is never taken
+            options: dict[str, Any] = {"dtype": dtype, "trust_remote_code": False}
             model = AutoModelForCausalLM.from_config(config, **options)
         model.tie_weights()
         files = _files_by_weight(Path(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # which types depends on the family
         raise ModelError(f"cannot load a causal language model from {folder}: {error}") from error
-    stacks = [module for module in model.get_decoder().children() if isinstance(module, nn.ModuleList)]
-    for index in range(len(stacks[0])):
+    stack: Any = model.get_submodule(find_blocks(model))
+    for index in range(len(stack)):
         if index not in blocks:
-            stacks[0][index] = AbsentBlock()
+            stack[index] = AbsentBlock(stack[index])
     if not head:
         _drop_head(model)
     _read_weights(model, files)
-    return prepare_backbone(model, targets, bf16, device, bottleneck)
-
-
-@contextmanager
-def running(backbone: Backbone, blocks: range) -> Iterator[None]:
-    """Within this context only these blocks of a model that holds more are run."""
-    kept = list(backbone.blocks)
-    for index in range(len(kept)):
-        if index not in blocks:
-            backbone.blocks[index] = AbsentBlock()
-            backbone.blocks[index].register_forward_hook(backbone._after_block(index + 1))
-    try:
-        yield
-    finally:
-        for index, block in enumerate(kept):
-            backbone.blocks[index] = block
+    backbone = prepare_backbone(model, targets, bf16, device, bottleneck)
+    if not backbone.way.cuts:
+        raise ModelError(
+            f"{type(model).__name__} cannot be split: its upper blocks read more than the hidden states that cross a"
+            " cut; use a recipe without a cut, such as fedavg_lora"
+        )
+    return backbone
 
 
 def _drop_head(model: PreTrainedModel) -> None:

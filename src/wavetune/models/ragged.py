@@ -4,22 +4,79 @@ The tokens of all samples stand one after another, `[N]`, client by client. Ever
 acts per token, so it needs no change. Attention alone needs samples as rows: lengths are sorted into a few groups, each
 padded to its longest sample for the product only. Causal attention needs no mask for that, since padding stands behind.
 
-Legend: N tokens of all samples, S samples, T longest sample of a group, H heads, D head width.
+Legend: N tokens of all samples, S samples, T longest sample of a group, H query heads, G key and value heads, D width
+of a key, E width of a value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers.masking_utils import (
+    ALL_MASK_ATTENTION_FUNCTIONS,
+    bidirectional_mask_function,
+    causal_mask_function,
+    sliding_window_bidirectional_mask_function,
+    sliding_window_causal_mask_function,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION = "wavetune_ragged"
 _GROUP_RATIO = 1.25  # a group's longest sample is at most this many times its shortest (plus 8 tokens)
+
+
+@dataclass(frozen=True, eq=False)
+class Reach:
+    """Which keys a query reads: `function(0, 0, query position, key position)`, as transformers writes its masks.
+
+    One is made for each pass and pattern (everything before, a window, a chunk), and keeps its masks of the pass.
+    """
+
+    function: Callable[..., Any]
+    masks: dict[int, tuple[Tensor | None, bool]] = field(default_factory=dict[int, tuple[Tensor | None, bool]])
+
+    def seen(self, query: Tensor, key: Tensor) -> Tensor:
+        """True where a query at a position reads the key at another; the positions broadcast."""
+        seen = self.function(0, 0, query, key)
+        return seen.expand(torch.broadcast_shapes(query.shape, key.shape))
+
+    def looks_ahead(self, device: torch.device) -> bool:
+        """Whether a query reads what stands behind it."""
+        if self.function in (causal_mask_function, bidirectional_mask_function):
+            return self.function is bidirectional_mask_function
+        first = torch.zeros((), dtype=torch.long, device=device)
+        return bool(self.seen(first, first + 1))
+
+
+def reach(causal: bool = True, window: int | None = None) -> Reach:
+    """What stands before a query, or everything; with a window, at most so many positions away, itself included."""
+    if window is None:
+        return Reach(causal_mask_function if causal else bidirectional_mask_function)
+    return Reach((sliding_window_causal_mask_function if causal else _both_ways)(window))
+
+
+def _both_ways(window: int) -> Callable[..., Tensor]:
+    return sliding_window_bidirectional_mask_function(window - 1)
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How a layer attends: which keys a query reads, the factor of its products, and what bends the scores.
+
+    `softcap` bends them as `softcap * tanh(score / softcap)`; `sinks` `[H]` are scores of a key of value zero.
+    """
+
+    reach: Reach
+    scaling: float | None = None
+    softcap: float | None = None
+    sinks: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -42,16 +99,30 @@ class RaggedLayout:
         """Number of rows of all padded groups."""
         return sum(samples * length for samples, length in self.groups)
 
-    def attend(
-        self, _layer: int, query: Tensor, key: Tensor, value: Tensor, scaling: float | None, causal: bool,
-        window: int | None,
-    ) -> Tensor:  # fmt: skip
+    def attend(self, _layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """What every token reads in a layer, here from its own sample; see `ragged_attention`."""
-        return ragged_attention(query, key, value, self, scaling, causal, window)
+        return ragged_attention(query, key, value, self, rule)
 
-    def mask(self, group: int, causal: bool, window: int | None) -> Tensor | None:
-        """What the tokens of a group may read (True), or None where causality alone suffices."""
-        return _mask(self.group_lengths[group], self.groups[group][1], causal, window, self.positions_N.device)
+    def mask(self, group: int, reach: Reach) -> tuple[Tensor | None, bool]:
+        """What the tokens of a group may read (True), or None; and whether it is just what stands before them."""
+        if group not in reach.masks:
+            reach.masks[group] = self._mask(group, reach)
+        return reach.masks[group]
+
+    def _mask(self, group: int, reach: Reach) -> tuple[Tensor | None, bool]:
+        if reach.function is causal_mask_function:
+            return None, True
+        (_, longest), device = self.groups[group], self.positions_N.device
+        lengths = self.group_lengths[group]
+        place = torch.arange(longest, device=device)
+        filled = place < torch.tensor(lengths, device=device)[:, None]
+        if reach.function is bidirectional_mask_function:
+            return None if min(lengths) == longest else filled[:, None, None, :], False
+        seen = reach.seen(place[:, None], place)
+        if not reach.looks_ahead(device):  # padding stands behind and is not seen
+            return (None, True) if torch.equal(seen, seen.new_ones(seen.shape).tril()) else (seen, False)
+        itself = place[:, None] == place  # padding reads itself, as a softmax over nothing is not a number
+        return (seen & filled[:, None, None, :]) | itself, False
 
 
 def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") -> RaggedLayout:
@@ -96,20 +167,15 @@ class BranchedLayout(RaggedLayout):
     """
 
     branch_N: Tensor
-    masks: dict[tuple[int, int | None], Tensor] = field(default_factory=dict[tuple[int, int | None], Tensor])
 
-    def mask(self, group: int, causal: bool, window: int | None) -> Tensor | None:
+    def _mask(self, group: int, reach: Reach) -> tuple[Tensor | None, bool]:
         """Of a decoder: what stands before a token on its trunk and its own branch."""
-        if not causal:
+        if reach.looks_ahead(self.positions_N.device):
             raise NotImplementedError("an encoder reads both ways, so what branches share is not the same for all")
-        key = (group, window)
-        if key not in self.masks:
-            branch, position = self._padded(self.branch_N, group), self._padded(self.positions_N, group)
-            back = position[:, :, None] - position[:, None, :]
-            seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
-            seen &= (back >= 0) if window is None else (back >= 0) & (back < window)
-            self.masks[key] = seen[:, None]
-        return self.masks[key]
+        branch, position = self._padded(self.branch_N, group), self._padded(self.positions_N, group)
+        seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
+        seen &= reach.seen(position[:, :, None], position[:, None, :])
+        return seen[:, None], False
 
     def _padded(self, values_N: Tensor, group: int) -> Tensor:
         """Values in a group's rows; padding looks like a branch of its own that starts with the sample."""
@@ -178,19 +244,9 @@ class _Unpad(torch.autograd.Function):
         return grad.new_zeros(ctx.rows, *grad.shape[1:]).index_copy_(0, ctx.saved_tensors[0], grad), None
 
 
-def ragged_attention(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    layout: RaggedLayout,
-    scaling: float | None = None,
-    causal: bool = True,
-    window: int | None = None,
-) -> Tensor:
-    """Attention within each sample. Query `[N, H, D]`, key and value `[N, G, D]` with G dividing H; returns `[N, H,
-    D]`.
-
-    `window` limits a query to that many positions back, itself included (sliding-window layers).
+def ragged_attention(query: Tensor, key: Tensor, value: Tensor, layout: RaggedLayout, rule: Rule) -> Tensor:
+    """Attention within each sample. Query `[N, H, D]`, key `[N, G, D]` and value `[N, G, E]` with G dividing H; returns
+    `[N, H, E]`.
     """
     if layout.slot_N is not None:
         rows = layout.padded_tokens
@@ -198,33 +254,55 @@ def ragged_attention(
     sizes = [samples * length for samples, length in layout.groups]
     outputs: list[Tensor] = []
     parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
-    for group, (q, k, v) in enumerate(parts):
-        (samples, length), mask = layout.groups[group], layout.mask(group, causal, window)
-        attended = F.scaled_dot_product_attention(
-            *(x.view(samples, length, *x.shape[1:]).transpose(1, 2) for x in (q, k, v)),
-            attn_mask=mask,
-            is_causal=causal and mask is None,
-            scale=scaling,
-            enable_gqa=q.shape[1] != k.shape[1],
-        )
-        outputs.append(attended.transpose(1, 2).reshape(samples * length, *q.shape[1:]))
+    for group, own in enumerate(parts):
+        samples, length = layout.groups[group]
+        q, k, v = (x.view(samples, length, *x.shape[1:]).transpose(1, 2) for x in own)
+        sinks = None if rule.sinks is None else rule.sinks[:, None, None]
+        attended = attention(q, k, v, *layout.mask(group, rule.reach), rule, sinks)
+        outputs.append(attended.transpose(1, 2).reshape(samples * length, *attended.shape[1:2], -1))
     output = outputs[0] if len(outputs) == 1 else torch.cat(outputs)
     return output if layout.slot_N is None else _Unpad.apply(output, layout.slot_N)
 
 
-def _mask(
-    lengths: Sequence[int], longest: int, causal: bool, window: int | None, device: torch.device
-) -> Tensor | None:
-    """Mask of one group, or None where causality alone suffices. True = may attend."""
+def attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, causal: bool, rule: Rule, sinks: Tensor | None
+) -> Tensor:
+    """Attention of whole rows: query `[S, H, Q, D]`, key `[S, G, T, D]`, value `[S, G, T, E]`; returns `[S, H, Q, E]`.
+
+    `mask` says what may be read (True), `causal` that it is what stands before; `sinks` broadcast to `[H, Q, 1]`.
+    """
+    if rule.softcap is None and sinks is None:
+        shared = query.shape[1] != key.shape[1]
+        return F.scaled_dot_product_attention(
+            query, key, value, attn_mask=mask, is_causal=causal, scale=rule.scaling, enable_gqa=shared
+        )
+    heads = query.shape[1] // key.shape[1]
+    key, value = (x.repeat_interleave(heads, 1) for x in (key, value))
+    scaling = query.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
+    scores = query @ key.transpose(2, 3) * scaling
+    if rule.softcap is not None:
+        scores = torch.tanh(scores / rule.softcap) * rule.softcap
     if causal:
-        if window is None or window >= longest:
-            return None
-        back = torch.arange(longest, device=device)[:, None] - torch.arange(longest, device=device)
-        return (back >= 0) & (back < window)
-    if min(lengths) == longest:
-        return None
-    valid = torch.arange(longest, device=device) < torch.tensor(lengths, device=device)[:, None]
-    return valid[:, None, None, :]
+        mask = torch.ones(scores.shape[2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None:
+        scores = scores.masked_fill(~mask, -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.expand(*scores.shape[:3], 1)], -1)
+    return torch.softmax(scores, -1)[..., : key.shape[2]] @ value
+
+
+_LAYOUT: ContextVar[RaggedLayout | None] = ContextVar("layout of the pass", default=None)
+_SAYS_NOTHING = {"position_ids", "cache_position", "position_embeddings"}  # acted on before attention is called
+
+
+@contextmanager
+def attending(layout: RaggedLayout) -> Iterator[None]:
+    """While in this block, models loaded with ragged attention take a batch of this layout."""
+    token = _LAYOUT.set(layout)
+    try:
+        yield
+    finally:
+        _LAYOUT.reset(token)
 
 
 def _attention_interface(
@@ -232,21 +310,38 @@ def _attention_interface(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None,
+    attention_mask: Reach | Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    ragged: RaggedLayout | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_: Any,
+    s_aux: Tensor | None = None,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
-    """The form in which transformers calls attention: query `[1, H, N, D]`, returns `[1, N, H, D]`."""
-    if ragged is None or attention_mask is not None or dropout or softcap is not None:
-        raise NotImplementedError("ragged attention takes a layout, and neither a mask nor dropout nor soft-capping")
+    """The form in which transformers calls attention: query `[1, H, N, D]`, returns `[1, N, H, D]`.
+
+    Raises: NotImplementedError for whatever it does not know how to take into account.
+    """
+    layout = _LAYOUT.get()
+    unknown = [name for name, value in others.items() if not (value is None or isinstance(value, bool))]
+    unknown = sorted(set(unknown) - _SAYS_NOTHING)
+    if layout is None or isinstance(attention_mask, Tensor) or dropout or unknown or len(query) > 1:
+        raise NotImplementedError(
+            "ragged attention takes one row with a layout, and neither a finished mask nor dropout"
+            + (f" nor {', '.join(unknown)}" if unknown else "")
+        )
+    if attention_mask is None:
+        causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
+        attention_mask = reach(causal, sliding_window)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    causal = bool(getattr(module, "is_causal", True))
-    layer = getattr(module, "layer_idx", 0)
-    return ragged.attend(layer, q, k, v, scaling, causal, sliding_window)[None], None
+    return layout.attend(module, q, k, v, Rule(attention_mask, scaling, softcap, s_aux))[None], None
+
+
+def _mask_interface(*, mask_function: Callable[..., Tensor], **_: Any) -> Reach:
+    """The form in which transformers asks for a mask."""
+    return Reach(mask_function)
 
 
 ALL_ATTENTION_FUNCTIONS.register(ATTENTION, _attention_interface)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION, _mask_interface)

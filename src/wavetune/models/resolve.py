@@ -12,12 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from wavetune.errors import JsonError, ModelError, nearest
-from wavetune.json_reader import read_json
+from wavetune.errors import ModelError, nearest
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.cache import cached, written_once
+from wavetune.models.folder_check import check_config, check_weights, read_object, refuse_gguf
 
 Progress = Callable[[str], None]
 
@@ -152,45 +150,14 @@ def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
 def _check_folder(folder: Path) -> Path:
     """The folder itself if it holds a model's config, whole safetensors and a tokenizer."""
     if not (folder / "config.json").is_file():
+        refuse_gguf(folder)
         adapter = (folder / "adapter_config.json").is_file()
         what = "holds an adapter, not a base model" if adapter else "has no config.json, so it is no model folder"
         raise ModelError(f"{folder} {what}: pass the folder that holds config.json, *.safetensors and the tokenizer")
-    if "model_type" not in _read_json(folder / "config.json"):
+    if "model_type" not in read_object(folder / "config.json"):
         raise ModelError(f"{folder / 'config.json'} has no model_type: pass a model in the Hugging Face format")
-    for path in _weight_files(folder):
-        try:
-            with safe_open(path, framework="numpy"):  # reads the header and compares it with the file's length
-                pass
-        except (OSError, SafetensorError) as error:
-            raise ModelError(f"{path} is missing or damaged ({error}): delete its folder and fetch it again") from error
+    check_config(folder)
+    check_weights(folder, None)
     if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer: save it there with AutoTokenizer...save_pretrained(folder)")
     return folder
-
-
-def _weight_files(folder: Path) -> list[Path]:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = _read_json(index).get("weight_map")
-        if not isinstance(shards, dict) or not shards:
-            raise ModelError(f"{index} has no weight_map: fetch the model again")
-        return [folder / str(shard) for shard in sorted(set(shards.values()))]
-    if (folder / "model.safetensors").is_file():
-        return [folder / "model.safetensors"]
-    pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
-    if pickles:
-        raise ModelError(
-            f"{folder} keeps its weights in a pickle ({pickles[0]}), which wavetune never loads as it can run code:"
-            " save the model again with safe_serialization (model.safetensors)"
-        )
-    raise ModelError(f"{folder} has no model.safetensors: pass a folder with weights in safetensors")
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    try:
-        value = read_json(path, finite=False, unique=False)
-    except JsonError as error:
-        raise ModelError(f"{error}: fetch the model again") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{path} is not a JSON object: fetch the model again")
-    return value

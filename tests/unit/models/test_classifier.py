@@ -190,7 +190,7 @@ def test_encoders_are_recognised_in_folders_and_need_no_pooler(tmp_path):
     saved.save_pretrained(tmp_path)
     backbone = load_backbone(tmp_path)
     assert backbone.head is None
-    assert (backbone.num_layers, backbone.max_tokens, backbone.first_position) == (3, 46, 2)
+    assert (backbone.num_layers, backbone.max_tokens, backbone.way.first_position) == (3, 46, 2)
     ids = samples()[-1]
     wanted = saved.roberta(input_ids=ids[None]).last_hidden_state[0]
     torch.testing.assert_close(backbone.forward(ids, ragged_layout([40])), wanted, rtol=1e-4, atol=1e-4)

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from wavetune.models import loss
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_log_probs
+from wavetune.models.output_layer import OutputLayer
 
 
 def inputs(positions, width=16, vocabulary=50, spread=3.0, seed=0):
@@ -33,7 +34,7 @@ def reference(hidden, head, labels, weights, softcap=None):
 @settings(max_examples=40, deadline=None)
 def test_loss_and_gradient_are_those_of_fp64_cross_entropy(positions, vocabulary, spread, seed):
     hidden, head, labels, weights = inputs(positions, 16, vocabulary, spread, seed)
-    total, nll = frozen_head_cross_entropy(hidden, head, labels, weights)
+    total, nll = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
     total.backward()
     wanted, each, gradient = reference(hidden, head, labels, weights)
     torch.testing.assert_close(total.detach().double(), wanted, rtol=2e-5, atol=1e-5)
@@ -43,7 +44,7 @@ def test_loss_and_gradient_are_those_of_fp64_cross_entropy(positions, vocabulary
 
 def test_soft_capped_logits_have_the_gradient_of_fp64_cross_entropy():
     hidden, head, labels, weights = inputs(20)
-    frozen_head_cross_entropy(hidden, head, labels, weights, softcap=5.0)[0].backward()
+    frozen_head_cross_entropy(hidden, OutputLayer(head, softcap=5.0), labels, weights)[0].backward()
     torch.testing.assert_close(
         hidden.grad.double(), reference(hidden, head, labels, weights, 5.0)[2], rtol=1e-4, atol=1e-5
     )
@@ -51,11 +52,11 @@ def test_soft_capped_logits_have_the_gradient_of_fp64_cross_entropy():
 
 def test_result_does_not_depend_on_how_many_logits_are_held_at_once(monkeypatch):
     hidden, head, labels, weights = inputs(23)
-    whole, nll = frozen_head_cross_entropy(hidden, head, labels, weights)
+    whole, nll = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
     whole.backward()
     gradient, hidden.grad = hidden.grad, None
     monkeypatch.setattr(loss, "_CHUNK_VALUES", 4 * head.shape[0])
-    chunked, nll_chunked = frozen_head_cross_entropy(hidden, head, labels, weights)
+    chunked, nll_chunked = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
     chunked.backward()
     torch.testing.assert_close(chunked, whole)
     torch.testing.assert_close(nll_chunked, nll)
@@ -74,13 +75,13 @@ def test_never_more_logits_than_the_limit_are_held(monkeypatch):
         return exponent(logits, *rest, **options)
 
     monkeypatch.setattr(torch, "logsumexp", watched)
-    frozen_head_cross_entropy(hidden, head, labels, weights)[0].backward()
+    frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)[0].backward()
     assert largest <= 8 * 32
 
 
 def test_huge_logits_stay_finite():
     hidden, head, labels, weights = inputs(5, spread=1e4)
-    total, _ = frozen_head_cross_entropy(hidden, head, labels, weights)
+    total, _ = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
     total.backward()
     assert torch.isfinite(total)
     assert torch.isfinite(hidden.grad).all()
@@ -88,14 +89,14 @@ def test_huge_logits_stay_finite():
 
 def test_bf16_head_gives_the_gradient_to_bf16_precision():
     hidden, head, labels, weights = inputs(40, width=64, spread=0.3)
-    frozen_head_cross_entropy(hidden, head.bfloat16(), labels, weights)[0].backward()
+    frozen_head_cross_entropy(hidden, OutputLayer(head.bfloat16()), labels, weights)[0].backward()
     exact = reference(hidden, head, labels, weights)[2]
     assert (hidden.grad.double() - exact).norm() / exact.norm() < 0.02
 
 
 def test_gradient_scales_with_what_the_loss_is_multiplied_by():
     hidden, head, labels, weights = inputs(6)
-    (3.0 * frozen_head_cross_entropy(hidden, head, labels, weights)[0]).backward()
+    (3.0 * frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)[0]).backward()
     torch.testing.assert_close(
         hidden.grad.double(), 3 * reference(hidden, head, labels, weights)[2], rtol=1e-4, atol=1e-5
     )
@@ -103,7 +104,7 @@ def test_gradient_scales_with_what_the_loss_is_multiplied_by():
 
 def test_without_a_gradient_wanted_none_is_kept():
     hidden, head, labels, weights = inputs(6)
-    total, nll = frozen_head_cross_entropy(hidden.detach(), head, labels, weights)
+    total, nll = frozen_head_cross_entropy(hidden.detach(), OutputLayer(head), labels, weights)
     assert not total.requires_grad
     assert total.item() == pytest.approx(float((nll * weights).sum()))
 
@@ -127,7 +128,7 @@ def test_log_probabilities_entropies_and_their_gradients_are_torchs(
 ):
     hidden, head, labels, weights = (x.double() for x in inputs(positions, 8, vocabulary, spread, seed))
     labels, hidden = labels.long(), hidden.detach().requires_grad_()
-    found = frozen_head_log_probs(hidden, head, labels, softcap, temperature)
+    found = frozen_head_log_probs(hidden, OutputLayer(head, softcap=softcap), labels, temperature)
     wanted = plain_log_probs(hidden, head, labels, softcap, temperature)
     gradients = []
     for log_prob, entropy in (found, wanted):
@@ -141,7 +142,9 @@ def test_gradients_of_log_probabilities_and_entropies_pass_gradcheck_in_chunks(m
     hidden, head, labels, _ = inputs(7, 5, 11)
     monkeypatch.setattr(loss, "_CHUNK_VALUES", 3 * 11)
     hidden, head = hidden.detach().double().requires_grad_(), head.double()
-    assert torch.autograd.gradcheck(lambda x: frozen_head_log_probs(x, head, labels, softcap, 0.7), (hidden,))
+    assert torch.autograd.gradcheck(
+        lambda x: frozen_head_log_probs(x, OutputLayer(head, softcap=softcap), labels, 0.7), (hidden,)
+    )
 
 
 def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):
@@ -154,7 +157,7 @@ def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):
         return softmax(logits, dim)
 
     monkeypatch.setattr(torch, "log_softmax", watched)
-    log_prob, entropy = frozen_head_log_probs(hidden, head, labels)
+    log_prob, entropy = frozen_head_log_probs(hidden, OutputLayer(head), labels)
     (log_prob + entropy).sum().backward()
     assert max(sizes) <= 8 * 32
     assert len(sizes) == 16  # eight chunks, forward and backward
@@ -163,7 +166,7 @@ def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):
 def test_log_probabilities_are_the_cross_entropys_in_every_precision():
     for dtype in (torch.float32, torch.bfloat16):
         hidden, head, labels, weights = inputs(20, spread=0.3)
-        _, nll = frozen_head_cross_entropy(hidden, head.to(dtype), labels, weights)
-        log_prob, _ = frozen_head_log_probs(hidden, head.to(dtype), labels)
+        _, nll = frozen_head_cross_entropy(hidden, OutputLayer(head.to(dtype)), labels, weights)
+        log_prob, _ = frozen_head_log_probs(hidden, OutputLayer(head.to(dtype)), labels)
         assert log_prob.dtype == torch.float32
         torch.testing.assert_close(log_prob, -nll, rtol=1e-5, atol=1e-5)

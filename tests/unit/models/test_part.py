@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from helpers.training import folder_of
 from wavetune.errors import ModelError
 from wavetune.models.backbone import load_backbone, ragged_layout
-from wavetune.models.part import load_part, running
+from wavetune.models.part import load_part
 
 IDS, LENGTHS = torch.tensor([5, 9, 3, 7, 100, 42, 8]), [4, 3]
 
@@ -33,7 +33,7 @@ def test_two_halves_one_after_the_other_are_the_whole_model_to_the_bit(model, cu
     wanted = hidden_states(whole)
     assert not torch.equal(crossing, wanted)
     assert torch.equal(hidden_states(upper, torch.zeros_like(IDS), receive), wanted)
-    with running(whole, range(cut, 4)):
+    with whole.running(range(cut, 4)):
         assert torch.equal(hidden_states(whole, torch.zeros_like(IDS), receive), wanted)
     assert torch.equal(hidden_states(whole), wanted)
     index, weight = torch.arange(7), torch.ones(7)

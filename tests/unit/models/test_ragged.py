@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from helpers.decoders import FAMILIES, decoder
 from wavetune.models.backbone import prepare_backbone
-from wavetune.models.ragged import ATTENTION, branched_layout, ragged_attention, ragged_layout
+from wavetune.models.ragged import ATTENTION, Rule, branched_layout, ragged_attention, ragged_layout, reach
 
 LENGTHS = [3, 17, 1, 30, 4, 30, 12, 60]
 
@@ -42,8 +42,8 @@ def naive_attention(query, key, value, lengths, scaling, causal, window):
         allowed = torch.ones_like(back, dtype=torch.bool)
         if causal:
             allowed &= back >= 0
-            if window is not None:
-                allowed &= back < window
+        if window is not None:
+            allowed &= back.abs() < window
         scores = torch.einsum("ihd,jhd->hij", q, k) * scaling
         weights = scores.masked_fill(~allowed, -torch.inf).softmax(-1)
         outputs.append(torch.einsum("hij,jhd->ihd", weights, v))
@@ -59,14 +59,13 @@ def naive_attention(query, key, value, lengths, scaling, causal, window):
 )
 @settings(max_examples=60, deadline=None)
 def test_attention_and_its_gradients_are_those_of_a_loop_over_samples(lengths, heads, causal, window, seed):
-    window = window if causal else None
     generator = torch.Generator().manual_seed(seed)
 
     def draw(count):
         return torch.randn(sum(lengths), count, 8, generator=generator, dtype=torch.float64).requires_grad_()
 
     tensors, upstream = [draw(heads[0]), draw(heads[1]), draw(heads[1])], draw(heads[0]).detach()
-    found = ragged_attention(*tensors, ragged_layout(lengths), 0.3, causal, window)
+    found = ragged_attention(*tensors, ragged_layout(lengths), Rule(reach(causal, window), 0.3))
     gradients = torch.autograd.grad(found, tensors, upstream)
     wanted = naive_attention(*tensors, lengths, 0.3, causal, window)
     torch.testing.assert_close(found, wanted)
@@ -116,7 +115,7 @@ def test_attention_on_trees_and_its_gradients_are_those_of_all_paths_apart(trees
         start = behind
     tensors = [torch.randn(start, 2, 8, generator=generator, dtype=torch.float64).requires_grad_() for _ in range(3)]
     upstream = torch.randn(start, 2, 8, generator=generator, dtype=torch.float64)
-    found = ragged_attention(*tensors, branched_layout(trunks, branches), 0.3, True, window)
+    found = ragged_attention(*tensors, branched_layout(trunks, branches), Rule(reach(True, window), 0.3))
     gradients = torch.autograd.grad(found, tensors, upstream)
     apart = [naive_attention(*(x[path] for x in tensors), [len(path)], 0.3, True, window) for path in paths]
     wanted = torch.cat([path[list(rows)] for path, rows in zip(apart, read, strict=True)])

@@ -68,7 +68,7 @@ def test_restored_decoder_gives_the_logits_of_the_stacked_one(model, kinds, tmp_
         states = backbone.final_norm(hidden_of(backbone, bank, client)).split(LENGTHS)
         for ids, state in zip(samples(), states, strict=True):
             logits = restored(input_ids=ids[None]).logits[0]
-            torch.testing.assert_close(logits, backbone.head(state), rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(logits, backbone.head.logits(state)[0], rtol=1e-4, atol=1e-4)
             assert not torch.allclose(logits, load_stock_model(folder_of(model))(ids[None]).logits[0], atol=0.1)
 
 

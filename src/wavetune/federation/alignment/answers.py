@@ -127,9 +127,7 @@ def answer_tokens(
     before = torch.tensor(_before_answers(trunks, branches), device=device)
     normed_PD = backbone.final_norm(hidden_ND.index_select(0, before))
     labels_P = torch.tensor([token for sample in samples for token in sample.answer], device=device)
-    log_prob_P, entropy_P = frozen_head_log_probs(
-        normed_PD, backbone.head.weight, labels_P, backbone.softcap, temperature
-    )
+    log_prob_P, entropy_P = frozen_head_log_probs(normed_PD, backbone.head, labels_P, temperature)
     value_P = None
     if values is not None:
         segments = values.segments(

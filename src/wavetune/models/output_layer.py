@@ -1,0 +1,45 @@
+"""What turns normed hidden states into logits: a frozen linear map over the vocabulary, a scale and a soft cap.
+
+Legend: P positions, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class OutputLayer:
+    """Logits are `scale * (W h + b)`, then bent as `softcap * tanh(logits / softcap)` if there is a soft cap.
+
+    `weight` `[V, D]`, `bias` `[V]`.
+    """
+
+    weight: Tensor
+    bias: Tensor | None = None
+    scale: float = 1.0
+    softcap: float | None = None
+
+    def logits(self, hidden_PD: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision."""
+        wide = torch.promote_types(hidden_PD.dtype, torch.float32)
+        logits = (hidden_PD.to(self.weight.dtype) @ self.weight.t()).to(wide)
+        if self.bias is not None:
+            logits += self.bias
+        if self.scale != 1.0:
+            logits *= self.scale
+        if self.softcap is None:
+            return logits, None
+        bent = torch.tanh(logits / self.softcap)
+        return bent * self.softcap, bent
+
+    def back(self, error_PV: Tensor, bent_PV: Tensor | None) -> Tensor:
+        """Gradient of the hidden states from that of the logits, which it overwrites. `[P, V]` to `[P, D]`."""
+        if bent_PV is not None:
+            error_PV *= 1 - bent_PV**2
+        if self.scale != 1.0:
+            error_PV *= self.scale
+        return error_PV.to(self.weight.dtype) @ self.weight

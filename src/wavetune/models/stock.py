@@ -1,0 +1,146 @@
+"""Stock models and tokenizers from a folder: from safetensors, and never with code that a folder brings."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.utils import logging
+
+from wavetune.errors import ModelError
+from wavetune.models.folder_check import check_config, check_weights
+from wavetune.models.structure import is_encoder
+
+ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
+LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""Nothing is fetched, and a folder's own code is not run, whatever anybody answers at a terminal."""
+
+
+def load_config(folder: Path | str) -> PreTrainedConfig:
+    """The config of a model that the engine may be able to run. Raises ModelError for others."""
+    check_config(Path(folder))
+    try:
+        with quiet():
+            config = AutoConfig.from_pretrained(str(folder), **LOCAL)
+    except Exception as error:  # which types depends on the family
+        raise ModelError(_cannot_load(folder, error)) from error
+    if getattr(config, "is_encoder_decoder", False):
+        raise ModelError(
+            f"{folder} is a {config.model_type!r} model, which has an encoder and a decoder: wavetune trains models"
+            " that are one of the two; choose such a one"
+        )
+    return config
+
+
+def model_class(config: PreTrainedConfig) -> Any:
+    """The class of `transformers` that opens a model of this config for training."""
+    return AutoModel if is_encoder(config) else AutoModelForCausalLM
+
+
+def load_stock_model(folder: Path | str, dtype: torch.dtype = torch.float32, **options: object) -> PreTrainedModel:
+    """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode."""
+    config = load_config(folder)
+    check_weights(Path(folder), config.get_text_config().num_hidden_layers)
+    kind = model_class(config)
+    with ONE_AT_A_TIME, quiet():
+        try:
+            loaded: Any = kind.from_pretrained(
+                str(folder),
+                config=config,
+                dtype=dtype,
+                use_safetensors=True,
+                ignore_mismatched_sizes=True,  # refused below, in a sentence
+                output_loading_info=True,
+                **LOCAL,
+                **options,
+            )
+        except Exception as error:
+            raise ModelError(_cannot_load(folder, error)) from error
+    model, info = loaded
+    _refuse_incomplete(folder, model, info)
+    if kind is AutoModel and hasattr(model, "pooler"):
+        model.pooler = None
+    return model.eval()
+
+
+def _refuse_incomplete(folder: Path | str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+    """Transformers would train on with random numbers in the place of weights that are missing or of another size."""
+    for name, stored, wanted in info["mismatched_keys"]:
+        raise ModelError(
+            f"{folder} holds {name} as {tuple(stored)}, but its config.json asks for {tuple(wanted)}: correct the"
+            " config or fetch the model again"
+        )
+    head = model.get_output_embeddings()
+    own = set() if head is None else {name for name, module in model.named_modules() if module is head}
+    missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}
+    if missing and all(key.rpartition(".")[0] in own for key in missing):
+        kind = (model.config.architectures or [type(model.base_model).__name__])[0]
+        raise ModelError(
+            f"{folder} was saved as {kind}, without an output layer ({min(missing)}), so it predicts no tokens: save it"
+            " again with AutoModelForCausalLM, from a model that has one"
+        )
+    if missing:
+        raise ModelError(f"{folder} holds no weights for {min(missing)}: fetch the model again")
+
+
+def load_tokenizer(folder: Path | str):
+    """The stock tokenizer of a folder, silent on long texts. Raises ModelError if it cannot be loaded."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
+    except Exception as error:  # which types depends on the tokenizer's format
+        raise ModelError(f"cannot load the tokenizer in {folder} ({_reason(error)}): fetch the model again") from error
+    # rows are cut after they were tokenised; without this entry it would warn of the first long one
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
+    return tokenizer
+
+
+def _cannot_load(folder: Path | str, error: Exception) -> str:
+    reason = _reason(error)
+    if "trust_remote_code" in reason or "does not recognize this architecture" in str(error):
+        return (
+            f"{folder} needs model code that this transformers does not have, and code from a model's folder is never"
+            " run: choose a model that transformers knows"
+        )
+    return f"cannot load a causal language model from {folder}: {reason}"
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """While in this block, transformers draws no progress bars and prints neither warnings nor reports."""
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), no_progress_bars():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(level)
+
+
+@contextmanager
+def no_progress_bars() -> Iterator[None]:
+    """While in this block, transformers draws no progress bars."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -1,0 +1,108 @@
+"""Families of transformers that nobody listed in the engine: each runs as the stock model does, or is refused."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
+
+from wavetune.models.backbone import prepare_backbone
+from wavetune.models.ragged import ragged_layout
+from wavetune.models.structure import is_encoder
+
+WIDTHS = {
+    "vocab_size": 80,
+    "hidden_size": 64,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "initializer_range": 0.2,
+}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+LLAMA = {**WIDTHS, **HEADS, **IDS, "max_position_embeddings": 64}
+GPT = {"vocab_size": 80, "n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 64, "initializer_range": 0.2, **IDS}
+BERT = {**WIDTHS, "num_attention_heads": 4, "max_position_embeddings": 64, "pad_token_id": 0}
+MOE = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+GRANITE = {"logits_scaling": 8.0, "residual_multiplier": 0.3, "embedding_multiplier": 12.0, "attention_multiplier": 0.1}
+
+PACKED = {
+    "gemma": LLAMA,
+    "gemma2": LLAMA | {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
+    "phi3": LLAMA,
+    "olmo2": LLAMA,
+    "glm4": LLAMA,
+    "starcoder2": LLAMA | {"sliding_window": 5},
+    "granite": LLAMA | GRANITE,
+    "stablelm": LLAMA | {"use_parallel_residual": True},
+    "cohere": LLAMA | {"logit_scale": 0.0625},
+    "cohere2": LLAMA | {"sliding_window": 5, "logit_scale": 0.25},
+    "gpt_neox": LLAMA,
+    "opt": {**WIDTHS, **IDS, "num_attention_heads": 4, "ffn_dim": 48, "word_embed_proj_dim": 32,
+            "max_position_embeddings": 64},
+    "phi": LLAMA,
+    "mixtral": LLAMA | {"num_local_experts": 4, "sliding_window": 5},
+    "qwen3_moe": LLAMA | MOE,
+    "gpt_oss": LLAMA | {"num_local_experts": 4, "sliding_window": 5},
+    "llama4_text": LLAMA | {"attention_chunk_size": 4, "num_local_experts": 2, "intermediate_size_mlp": 48},
+}  # fmt: skip
+PADDED = {
+    "bloom": {"vocab_size": 80, "hidden_size": 64, "n_layer": 3, "n_head": 4, "initializer_range": 0.2, **IDS},
+    "falcon": {**WIDTHS, **IDS, "num_attention_heads": 4, "max_position_embeddings": 64},
+    "gptj": GPT | {"rotary_dim": 8},
+    "gpt_neo": {**WIDTHS, **IDS, "num_layers": 3, "num_heads": 4, "window_size": 5, "max_position_embeddings": 64,
+                "attention_types": [[["global", "local", "global"], 1]]},
+    "mamba": {**WIDTHS, **IDS, "state_size": 8},
+}  # fmt: skip
+ENCODERS = {
+    "distilbert": {"vocab_size": 80, "dim": 64, "hidden_dim": 48, "n_layers": 3, "n_heads": 4, "pad_token_id": 0,
+                   "max_position_embeddings": 64, "initializer_range": 0.2},
+    "modernbert": BERT | {"local_attention": 6, "global_attn_every_n_layers": 2},
+    "deberta-v2": BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
+    "electra": BERT | {"embedding_size": 32},
+    "camembert": BERT | {"pad_token_id": 1},
+}  # fmt: skip
+ALL = PACKED | PADDED | ENCODERS
+LENGTHS = [20, 4, 13]
+
+
+def stock(kind, attention="eager", **more):
+    torch.manual_seed(0)
+    config = AutoConfig.for_model(kind, **(ALL[kind] | more))
+    model = (AutoModel if is_encoder(config) else AutoModelForCausalLM).from_config(
+        config, attn_implementation=attention
+    )
+    with torch.no_grad():
+        for module in model.modules():  # biases and norms that start at zero or one would hide mistakes
+            if getattr(module, "bias", None) is not None and isinstance(module.bias, torch.nn.Parameter):
+                module.bias.normal_(std=0.1)
+    return model.eval()
+
+
+def samples(lengths=LENGTHS):
+    return [torch.randint(3, 80, (n,), generator=torch.Generator().manual_seed(n)) for n in lengths]
+
+
+@torch.no_grad()
+def stock_states(model, ids):
+    if is_encoder(model.config):
+        return model(input_ids=ids[None]).last_hidden_state[0]
+    return model(input_ids=ids[None], use_cache=False).logits[0]
+
+
+def top(backbone, hidden):
+    normed = backbone.final_norm(hidden)
+    return normed if backbone.head is None else backbone.head.logits(normed)[0]
+
+
+def close(found, wanted):
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=2e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("kind", ALL)
+@torch.no_grad()
+def test_a_ragged_batch_gives_what_the_stock_model_gives_row_by_row(kind):
+    backbone = prepare_backbone(stock(kind), None)
+    assert backbone.way.packed == (kind not in PADDED and kind != "deberta-v2")
+    found = top(backbone, backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS)))
+    for mine, ids in zip(found.split(LENGTHS), samples(), strict=True):
+        close(mine, stock_states(stock(kind), ids))
