@@ -74,8 +74,8 @@ def _planned(
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.problem(0), planner.first_plan()
-    notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen), count.told)
-    return problem, chosen, "; ".join(filter(None, notes))
+    notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
+    return problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}"
 
 
 def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:

@@ -23,7 +23,6 @@ from wavetune.data.templates import bos_ids, keep_end, prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
 from wavetune.federation.sharing import message_shapes
 from wavetune.models.adapter_folder import save_adapter_folder
@@ -33,6 +32,7 @@ from wavetune.recipe import Recipe, load, to_dict
 from wavetune.runtimes import aligning
 from wavetune.runtimes.aligning import Stage, Task
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
+from wavetune.runtimes.inputs import keep_inputs
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
@@ -75,17 +75,7 @@ Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[Train
 def run(
     recipe: Recipe, out: Path, observer: Observer, resume: bool = False, engine: Engine | None = None
 ) -> dict[str, Any] | Infeasible:
-    """Run a recipe into a folder, or continue it there; returns the summary. Without an engine all is trained here.
-
-    Raises: RunFolderError if another process is at work in the folder, or it does not fit.
-    """
-    with locked(out):
-        return _run(recipe, out, observer, resume, engine)
-
-
-def _run(
-    recipe: Recipe, out: Path, observer: Observer, resume: bool, engine: Engine | None
-) -> dict[str, Any] | Infeasible:
+    """Run a recipe into a folder, or continue it there; returns the summary. Without an engine all is trained here."""
     folder = RunFolder.open(out) if resume else None
     if folder is not None:
         recipe = load(out / "recipe.json")
@@ -99,6 +89,7 @@ def _run(
     if folder is None:
         folder = RunFolder.create(out)
         folder.write_json("recipe.json", to_dict(recipe))
+    keep_inputs(folder, session.data, session.model.folder)
     if planned is None:
         _write_world(folder, session)
     with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:

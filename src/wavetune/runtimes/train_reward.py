@@ -24,10 +24,10 @@ from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
-from wavetune.federation.folder_lock import locked
 from wavetune.federation.rewards import Floats, RewardTraining
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.reward import ABOUT, read_about, save_reward
+from wavetune.runtimes.inputs import changed, digest_of_pairs
 from wavetune.runtimes.reward_training import Training, build_training, share_right
 from wavetune.runtimes.reward_truth import correlation_with_truth
 from wavetune.runtimes.session import _device, _use_bf16
@@ -69,27 +69,13 @@ def train_reward(
         device, bf16: where and in which precision the frozen weights are.
         resume: go on with what is in `out`.
         source: where the corpus is from, for `continue_training`; by default its name.
-    Raises: RunFolderError if `out` is in use or holds a reward model already, or with `resume` none that fits;
-        DataError if there are no validation pairs; NumericsError if the loss is not finite.
+    Raises: RunFolderError if `out` holds a reward model already, or with `resume` none that fits; DataError if there
+        are no validation pairs; NumericsError if the loss is not finite.
     """
-    with locked(out):
-        return _train(corpus, settings, out, watcher, seed, device, bf16, resume, source)
-
-
-def _train(
-    corpus: PreferenceCorpus,
-    settings: RewardTraining,
-    out: Path,
-    watcher: Watcher,
-    seed: int,
-    device: torch.device | str,
-    bf16: bool,
-    resume: bool,
-    source: str,
-) -> dict[str, Any]:
     folder, started = RunFolder(out), time.perf_counter()
     values = {**asdict(settings), "targets": settings.targets and list(settings.targets)}
     plan = {"kind": corpus.kind, "source": source or corpus.name, "seed": seed, "training": values}
+    plan["pairs"] = digest_of_pairs(corpus.train)
     _check(folder, plan, resume)
     watcher.message(f"loading {settings.model}")
     training = build_training(corpus, settings, seed, device, bf16)
@@ -180,6 +166,12 @@ def _check(folder: RunFolder, plan: Mapping[str, Any], resume: bool) -> None:
         raise RunFolderError(f"{folder.path} already holds a reward model; choose another --out, or --resume it")
     if resume and planned != plan:
         differing = next((key for key in plan if (planned or {}).get(key) != plan[key]), "plan")
+        if differing == "pairs":
+            difference = changed((planned or {}).get("pairs", {}), plan["pairs"])
+            raise RunFolderError(
+                f"the training pairs of {plan['source']} have changed since the training in {folder.path} began "
+                f"({difference}): put back what was there, or train into another --out"
+            )
         raise RunFolderError(f"{folder.path} was trained with another {differing}; repeat its options or start afresh")
 
 

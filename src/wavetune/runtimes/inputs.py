@@ -1,0 +1,90 @@
+"""What a run began with: digests of its data and model, by which a continued run is refused where they have changed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from wavetune.data.examples import Example, PreferencePair
+from wavetune.data.settings import PreparedData
+from wavetune.errors import RunFolderError
+from wavetune.federation.run_folder import RunFolder
+
+INPUTS = "inputs.json"
+_ENDS = 2**16  # bytes at either end of a file with weights that are looked at
+
+
+def keep_inputs(folder: RunFolder, data: PreparedData, model: Path) -> None:
+    """Note what a new run begins with; of one that is continued, check that it is still the same.
+
+    Raises: RunFolderError if data or model have changed.
+    """
+    now: dict[str, Any] = {
+        "data": {
+            "name": data.corpus.name,
+            "training": digest_of_rows(_said(example) for example in data.corpus.train),
+            "validation": digest_of_rows(_said(example) for example in data.corpus.validation),
+        },
+        "model": digest_of_model(model),
+    }
+    begun = folder.read_json(INPUTS)
+    if begun is None:
+        folder.write_json(INPUTS, now)
+        return
+    again = "put back what was there, or start a new run with another --out"
+    if begun.get("model") != now["model"]:
+        raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
+    for part in ("training", "validation"):
+        difference = changed(begun.get("data", {}).get(part, {}), now["data"][part])
+        if difference:
+            raise RunFolderError(
+                f"the {part} rows of {data.corpus.name} have changed since the run in {folder.path} began "
+                f"({difference}): {again}"
+            )
+
+
+def digest_of_pairs(pairs: Sequence[PreferencePair]) -> dict[str, Any]:
+    """Number of pairs, and a digest of all that they say."""
+    return digest_of_rows([pair.prompt, pair.chosen, pair.rejected, pair.domain] for pair in pairs)
+
+
+def digest_of_rows(rows: Iterable[list[str]]) -> dict[str, Any]:
+    """Number of rows, and a digest of their texts in order."""
+    digest, count = hashlib.sha256(), 0
+    for row in rows:
+        digest.update(json.dumps(row).encode())
+        count += 1
+    return {"rows": count, "sha256": digest.hexdigest()}
+
+
+def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """How two digests of rows differ, in words; empty if they do not."""
+    if before == now:
+        return ""
+    one, other = before.get("rows"), now["rows"]
+    return f"{one} rows then, {other} now" if one != other else f"the same number of rows, {one}, with other contents"
+
+
+def digest_of_model(folder: Path) -> dict[str, str]:
+    """A digest of each file of a model; of weights, of their size and both ends."""
+    names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+    files = [path for path in (folder / name for name in names) if path.is_file()]
+    return {path.name: _digest(path) for path in (*files, *sorted(folder.glob("*.safetensors")))}
+
+
+def _digest(path: Path) -> str:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if path.suffix != ".safetensors":
+            return hashlib.sha256(file.read()).hexdigest()
+        start = file.read(_ENDS)
+        file.seek(max(0, size - _ENDS))
+        return hashlib.sha256(start + file.read() + str(size).encode()).hexdigest()
+
+
+def _said(example: Example) -> list[str]:
+    turns = [text for turn in example.dialogue for text in (turn.role, turn.content, turn.more)]
+    return [example.prompt, example.answer, example.second, example.domain, *turns]

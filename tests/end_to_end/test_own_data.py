@@ -1,0 +1,105 @@
+"""A practitioner's own data file: all of it is used, what was done to it is told, and it may not change under a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from helpers.command_line import assert_refused, settings, wavetune
+
+ONE_ROUND = (
+    "run.rounds=1",
+    "run.local_steps=1",
+    "run.samples=0",
+    "world.scenario.population.num_clients=2",
+    "world.data.max_tokens=48",
+)
+TOLD = (
+    "data: 34 training and 4 validation rows of mine.json; columns not used: id; no validation part: 4 rows (4 of 40 "
+    "prompts) of train held out, seed 0; 2 training rows without an answer dropped; 1 training prompts cut to "
+    "world.data.max_tokens; 1 training answers cut to world.data.max_tokens"
+)
+
+
+@pytest.fixture(scope="module")
+def mine(tmp_path_factory):
+    rows = [{"id": i, "instruction": f"Say {i}", "input": "", "output": f"it is {i}"} for i in range(40)]
+    rows[8]["output"] = rows[9]["output"] = ""
+    rows[10]["output"] = "long " * 20
+    file = tmp_path_factory.mktemp("data") / "mine.json"
+    file.write_text(json.dumps(rows, indent=2))
+    return file
+
+
+def without_samples(assignments):
+    """Options of a small run that say nothing of how many rows there are."""
+    words = settings(*assignments)
+    pairs = zip(words[::2], words[1::2], strict=True)
+    return [word for pair in pairs if "train_samples" not in pair[1] for word in pair]
+
+
+@pytest.fixture(scope="module")
+def trained(mine, tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "run"
+    return wavetune("run", "sflllm", *without_samples(ONE_ROUND), "--data", mine, "--out", out), out
+
+
+def test_all_rows_are_trained_on_and_what_was_left_out_is_told(trained):
+    answer, out = trained
+    assert answer.code == 0, answer.err
+    assert TOLD in answer.out.replace("\n", " ")
+    data = json.loads((out / "summary.json").read_text())["data"]
+    assert (data["train_samples"], data["validation_samples"]) == (34, 4)
+    assert "; ".join(data["notes"]) in TOLD
+    assert data["rows"]["train"] == {"kept": 34, "dropped": 2, "truncated_prompts": 1, "truncated_answers": 1}
+    assert "2 training rows without an answer dropped" in (out / "report.html").read_text()
+
+
+def test_a_plan_tells_the_same(mine):
+    answer = wavetune("plan", "sflllm", *without_samples(ONE_ROUND), "--data", mine)
+    assert TOLD in answer.out.replace("\n", " ")
+
+
+def unfinished(run, out):
+    """A copy of a run from which a resumed one has something left to do."""
+    shutil.copytree(run, out)
+    (out / "summary.json").unlink()
+    shutil.rmtree(out / "checkpoints")
+    return out
+
+
+def test_a_run_whose_data_changed_is_not_continued(trained, mine, tmp_path):
+    out, before = unfinished(trained[1], tmp_path / "run"), mine.read_text()
+    rows = json.loads(before)
+    try:
+        mine.write_text(json.dumps(rows[:-4]))
+        assert_refused(wavetune("run", "--resume", "--out", out), "training rows of mine.json", "36 rows then, 32 now",
+                       "start a new run")  # fmt: skip
+        mine.write_text(before.replace("it is", "it was"))
+        assert_refused(wavetune("run", "--resume", "--out", out), "the same number of rows, 36, with other contents")
+        mine.write_text(json.dumps(rows))
+        assert wavetune("run", "--resume", "--out", out).code == 0
+    finally:
+        mine.write_text(before)
+
+
+def test_a_run_whose_model_changed_is_not_continued(trained, tmp_path):
+    out = unfinished(trained[1], tmp_path / "run")
+    inputs = json.loads((out / "inputs.json").read_text())
+    inputs["model"]["model.safetensors"] = "other"
+    (out / "inputs.json").write_text(json.dumps(inputs))
+    assert_refused(wavetune("run", "--resume", "--out", out), "the model in", "has changed")
+
+
+def test_columns_of_any_name_are_asked_for_and_read(tmp_path):
+    (tmp_path / "mine.csv").write_text("frage,antwort\n" + "".join(f"Sage {i},{i}\n" for i in range(20)))
+    words = ["plan", "sflllm", *without_samples(ONE_ROUND), "--data", tmp_path / "mine.csv"]
+    assert_refused(wavetune(*words), "mine.csv:2", "frage, antwort", "world.data.columns")
+    mapping = ["--set", "world.data.columns.prompt=frage", "--set", "world.data.columns.response=antwort"]
+    assert "data: 18 training and 2 validation rows of mine.csv" in wavetune(*words, *mapping).out
+    assert (
+        "20 training and 8 validation rows"
+        in wavetune(*words, *mapping, "--set", "world.data.validation_fraction=0").out
+    )
