@@ -132,12 +132,12 @@ def _gpt2(config: ConfigReader) -> Architecture:
     config.require_multiple("n_embd", d, "n_head", heads)
     fused = Projection("attn.c_attn", d, 3 * d, bias=True)
     block = serial_block(
-        BlockSizes(d, heads, heads, d // heads, inner, mlp_tensors=4, layer_norm=True),
+        BlockSizes(d, heads, heads, d // heads, inner, layer_norm=True),
         query=fused,
         key=fused,
         value=fused,
         attention_end=Projection("attn.c_proj", d, d, bias=True),
-        mlp_start=(Projection("mlp.c_fc", d, inner, bias=True),),
+        mlp_start=((Projection("mlp.c_fc", d, inner, bias=True), 4),),
         mlp_end=Projection("mlp.c_proj", inner, d, bias=True),
     )
     vocab = config.positive_int("vocab_size")
@@ -150,7 +150,7 @@ def _gpt2(config: ConfigReader) -> Architecture:
         tied_embeddings=config.flag("tie_word_embeddings", default=True),
         final_norm_values=2 * d,
         final_norm_statistics=2,
-        passing_values_per_token=3 * inner + d,
+        passing_values_per_token=3 * max(inner, d) + d,
         default_lora_targets=("c_attn",),
         blocks=(block,) * config.positive_int("n_layer"),
     )
@@ -176,14 +176,17 @@ def _llama_like(config: ConfigReader) -> Architecture:
     qkv_bias = attention_bias or family == "qwen2"
     mlp_bias = family in ("llama", "smollm3") and config.flag("mlp_bias", default=False)
     gemma, qk_norm = family == "gemma3_text", family in ("qwen3", "gemma3_text")
-    sizes = BlockSizes(d, heads, kv_heads, head_dim, inner, mlp_tensors=3, qk_norm=qk_norm, post_norm=gemma)
+    sizes = BlockSizes(d, heads, kv_heads, head_dim, inner, qk_norm=qk_norm, post_norm=gemma)
     block = serial_block(
         sizes,
         query=Projection("self_attn.q_proj", d, sizes.query_width, qkv_bias),
         key=Projection("self_attn.k_proj", d, sizes.kv_width, qkv_bias),
         value=Projection("self_attn.v_proj", d, sizes.kv_width, qkv_bias),
         attention_end=Projection("self_attn.o_proj", sizes.query_width, d, attention_bias),
-        mlp_start=tuple(Projection(f"mlp.{name}_proj", d, inner, mlp_bias) for name in ("gate", "up")),
+        mlp_start=(
+            (Projection("mlp.gate_proj", d, inner, mlp_bias), 2),
+            (Projection("mlp.up_proj", d, inner, mlp_bias), 1),
+        ),
         mlp_end=Projection("mlp.down_proj", inner, d, mlp_bias),
     )
     vocab = config.positive_int("vocab_size")
@@ -196,7 +199,7 @@ def _llama_like(config: ConfigReader) -> Architecture:
         tied_embeddings=config.flag("tie_word_embeddings", default=family in ("gemma3_text", "smollm3")),
         final_norm_values=d,
         final_norm_statistics=1,
-        passing_values_per_token=3 * inner + d + 2 * head_dim,
+        passing_values_per_token=3 * max(inner, sizes.query_width) + d + 2 * head_dim,
         default_lora_targets=("q_proj", "v_proj"),
         blocks=(block,) * config.positive_int("num_hidden_layers"),
     )
@@ -210,12 +213,12 @@ def _bert(config: ConfigReader) -> Architecture:
     config.require_multiple("hidden_size", d, "num_attention_heads", heads)
     query, key, value = (Projection(f"attention.self.{name}", d, d, bias=True) for name in ("query", "key", "value"))
     block = serial_block(
-        BlockSizes(d, heads, heads, d // heads, inner, mlp_tensors=1, layer_norm=True, pre_norm=False, post_norm=True),
+        BlockSizes(d, heads, heads, d // heads, inner, layer_norm=True, pre_norm=False, post_norm=True),
         query,
         key,
         value,
         attention_end=Projection("attention.output.dense", d, d, bias=True),
-        mlp_start=(Projection("intermediate.dense", d, inner, bias=True),),
+        mlp_start=((Projection("intermediate.dense", d, inner, bias=True), 1),),
         mlp_end=Projection("output.dense", inner, d, bias=True),
     )
     vocab, positions = config.positive_int("vocab_size"), config.positive_int("max_position_embeddings", default=512)
@@ -228,7 +231,7 @@ def _bert(config: ConfigReader) -> Architecture:
         tied_embeddings=True,
         final_norm_values=0,
         final_norm_statistics=0,
-        passing_values_per_token=3 * inner + d,
+        passing_values_per_token=3 * max(inner, d) + d,
         default_lora_targets=("query", "value"),
         blocks=(block,) * config.positive_int("num_hidden_layers"),
     )

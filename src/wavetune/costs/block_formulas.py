@@ -18,7 +18,6 @@ class BlockSizes:
         num_kv_heads: key and value heads, which divide the query heads.
         head_dim: width of one head.
         intermediate_size: width inside the MLP.
-        mlp_tensors: tensors as wide as the MLP that its activation and gate keep.
         layer_norm: whether norms are LayerNorm (scale and shift).
         qk_norm: whether queries and keys are normalised per head.
         pre_norm: whether attention and MLP read the normalised residual stream.
@@ -30,7 +29,6 @@ class BlockSizes:
     num_kv_heads: int
     head_dim: int
     intermediate_size: int
-    mlp_tensors: int
     layer_norm: bool = False
     qk_norm: bool = False
     pre_norm: bool = True
@@ -59,7 +57,7 @@ def serial_block(
     key: Projection,
     value: Projection,
     attention_end: Projection,
-    mlp_start: Sequence[Projection],
+    mlp_start: Sequence[tuple[Projection, int]],
     mlp_end: Projection,
 ) -> Block:
     """A block that runs attention, then its MLP, each added to the residual stream.
@@ -70,7 +68,8 @@ def serial_block(
         key: the map that yields keys.
         value: the map that yields values.
         attention_end: the map behind attention.
-        mlp_start: the maps that read the MLP's input.
+        mlp_start: the maps that read the MLP's input, each with the number of tensors as wide as the MLP that are kept
+            because what it yields needs a gradient.
         mlp_end: the map that ends the MLP.
 
     Returns:
@@ -81,19 +80,20 @@ def serial_block(
     at_query, at_key, at_value = (at_input | {p.name} for p in (query, key, value))
     attended = at_query | at_key | at_value
     at_mlp = attended | {attention_end.name}
-    in_mlp = at_mlp | {p.name for p in mlp_start}
+    starts = tuple(p for p, _ in mlp_start)
+    in_mlp = at_mlp | {p.name for p in starts}
     at_end = in_mlp | {mlp_end.name}
     readers = tuple({p.name: p for p in (query, key, value)}.values())
     pair_flop = 2 * sizes.query_width
     return Block(
-        values=sizes.norm_values + sum(p.num_values for p in (*readers, attention_end, *mlp_start, mlp_end)),
-        projections=(*readers, attention_end, *mlp_start, mlp_end),
+        values=sizes.norm_values + sum(p.num_values for p in (*readers, attention_end, *starts, mlp_end)),
+        projections=(*readers, attention_end, *starts, mlp_end),
         products=(
             *(_product(p, at_input) for p in readers),
             Product(0, pair_flop, at_query, at_key),
             Product(0, pair_flop, at_query | at_key, at_value),
             _product(attention_end, attended),
-            *(_product(p, at_mlp) for p in mlp_start),
+            *(_product(p, at_mlp) for p in starts),
             _product(mlp_end, in_mlp),
         ),
         saved=(
@@ -101,8 +101,8 @@ def serial_block(
             Saved(sizes.hidden_size, frozenset(), frozenset(p.name for p in readers)),
             Saved(sizes.query_width + 2 * sizes.kv_width + sizes.num_heads, attended),
             Saved(sizes.query_width, attended, frozenset({attention_end.name})),
-            Saved(sizes.hidden_size, frozenset(), frozenset(p.name for p in mlp_start)),
-            Saved(sizes.mlp_tensors * sizes.intermediate_size, in_mlp),
+            Saved(sizes.hidden_size, frozenset(), frozenset(p.name for p in starts)),
+            *(Saved(kept * sizes.intermediate_size, at_mlp | {p.name}) for p, kept in mlp_start),
             Saved(sizes.intermediate_size, frozenset(), frozenset({mlp_end.name})),
         ),
         attention_end=attention_end.name,
