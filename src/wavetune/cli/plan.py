@@ -70,7 +70,7 @@ def _planned(
     if time_limit_s is not None:
         settings = [*(settings or []), f"method.planner.time_limit_s={time_limit_s!r}"]
     recipe = read_recipe(what, settings, data, model, seed, None, rank_table, codec_table)
-    count = count_samples(recipe)
+    count = count_samples(recipe, lambda line: Console(stderr=True).print(line, markup=False, soft_wrap=True))
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.problem(0), planner.first_plan()

@@ -13,6 +13,7 @@ from wavetune.errors import ConfigError, ModelError, nearest
 
 ENCODERS = ("bert", "roberta", "xlm-roberta")
 LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "smollm3", "gemma3_text")
+WRITTEN_DOWN = ("gpt2", *LLAMA_LIKE, *ENCODERS)
 
 
 @dataclass(frozen=True)
@@ -64,17 +65,15 @@ class Architecture:
         124439808
         """
         reader = ConfigReader(config)
-        reader.refuse_unknown_patterns()
+        why = reader.unknown_pattern()
+        if reader.family not in WRITTEN_DOWN or why:
+            raise ModelError(
+                f"the model config {why or f'is of type {reader.family!r}'}, for which no formula is written down: its "
+                "costs are counted from the model itself (wavetune.models.architecture)"
+            )
         if reader.family == "gpt2":
             return _gpt2(reader)
-        if reader.family in LLAMA_LIKE:
-            return _llama_like(reader)
-        if reader.family in ENCODERS:
-            return _bert(reader)
-        raise ModelError(
-            f"the model config's 'model_type' is {reader.family!r}, whose blocks are not written down: its costs are "
-            "counted from the model itself, see wavetune.models.counting"
-        )
+        return _bert(reader) if reader.family in ENCODERS else _llama_like(reader)
 
     @property
     def num_layers(self) -> int:
@@ -122,6 +121,12 @@ class Architecture:
                     + nearest(target, names)
                 )
         return tuple(dict.fromkeys(p for block in kinds for p in block.lora_projections(targets)))
+
+
+def is_written_down(config: Mapping[str, object]) -> bool:
+    """Whether `Architecture.from_config` has a formula for a config. Raises ModelError if the config says no type."""
+    reader = ConfigReader(config)
+    return reader.family in WRITTEN_DOWN and reader.unknown_pattern() is None
 
 
 def _gpt2(config: ConfigReader) -> Architecture:

@@ -27,8 +27,11 @@ def architecture_from_json(text: str) -> Architecture:
     """The architecture of a text that `architecture_to_json` wrote; raises ValueError, KeyError or TypeError if not."""
     read: dict[str, Any] = json.loads(text)
     kinds = [_block(kind) for kind in read.pop("kinds")]
-    blocks = tuple(kinds[index] for index in read.pop("blocks"))
-    return Architecture(**read | {"default_lora_targets": tuple(read["default_lora_targets"])}, blocks=blocks)
+    targets: list[str] = read["default_lora_targets"]
+    read["default_lora_targets"] = tuple(targets)
+    order: list[int] = read["blocks"]
+    read["blocks"] = tuple(kinds[index] for index in order)
+    return Architecture(**read)
 
 
 def _block(read: dict[str, Any]) -> Block:

@@ -121,7 +121,6 @@ def block_costs(
     ends = frozenset(_end(block, place) for place in places) if not frozen_bottleneck else frozenset[str]()
     flow = GradientFlow(adapted, adapted | ends | ({INPUT} if input_needs_grad else set[str]()))
     narrow_flop = 0 if bottleneck is None else 2 * hidden_size * bottleneck.width
-    passes = {p.name: _passes(block, p) for p in trained}
     reached = [_reaches_output(block, _end(block, place), flow) for place in places]
     backward = [(p, flow.needed(p.left) + flow.needed(p.right)) for p in block.products]
     return BlockCosts(
@@ -129,10 +128,9 @@ def block_costs(
         forward_flop_per_pair=sum(p.flop_per_pair for p in block.products),
         backward_flop_per_token=sum(p.flop_per_token * times for p, times in backward),
         backward_flop_per_pair=sum(p.flop_per_pair * times for p, times in backward),
-        lora_forward_flop_per_token=sum(2 * passes[p.name] * (p.in_features + p.out_features) for p in trained),
+        lora_forward_flop_per_token=sum(2 * (p.in_features + p.out_features) for p in trained),
         lora_backward_flop_per_token=sum(
-            passes[p.name] * (2 * p.in_features * (1 + _reaches_input(block, p.name, flow)) + 4 * p.out_features)
-            for p in trained
+            2 * p.in_features * (1 + _reaches_input(block, p.name, flow)) + 4 * p.out_features for p in trained
         ),
         lora_values_per_rank=sum(p.in_features + p.out_features for p in trained),
         bottleneck_forward_flop_per_token=2 * narrow_flop * len(places),
@@ -141,19 +139,13 @@ def block_costs(
         bottleneck_values=0 if bottleneck is None else bottleneck.values(hidden_size),
         saved_values_per_token=sum(s.values for s in block.saved if flow.needed(s.because) or s.read_by & adapted)
         + _saved_by_bottlenecks(hidden_size, bottleneck, frozen_bottleneck, reached),
-        saved_lora_values_per_token=sum(passes.values()),
+        saved_lora_values_per_token=len(trained),
     )
 
 
 def _end(block: Block, place: Place) -> str:
     """The map that a bottleneck follows."""
     return block.attention_end if place == "attention" else block.feed_forward_end
-
-
-def _passes(block: Block, projection: Projection) -> int:
-    """How often a token goes through a projection: once, but for maps that a block uses again."""
-    flop = sum(p.flop_per_token for p in block.products if p.projection == projection.name)
-    return flop // (2 * projection.in_features * projection.out_features)
 
 
 def _reaches_input(block: Block, name: str, flow: GradientFlow) -> bool:

@@ -51,16 +51,18 @@ class ConfigReader:
         if value % divisor:
             raise ModelError(f"the model config's {key!r} ({value}) is no multiple of {divisor_key!r} ({divisor})")
 
-    def refuse_unknown_patterns(self) -> None:
-        """Refuse mixtures of experts, cross attention, encoders that decode and layers without attention."""
+    def unknown_pattern(self) -> str | None:
+        """What of the config makes blocks that are not written down here, in words; None if nothing does.
+
+        Mixtures of experts, cross attention, encoders that decode and layers without attention.
+        """
         for key in (*MIXTURE_KEYS, "add_cross_attention", "is_decoder"):
             if self.config.get(key):
-                raise ModelError(f"the model config sets {key!r}, which the blocks written down here do not have")
+                return f"sets {key!r}"
         layer_types = self.config.get("layer_types") or ()
         if not isinstance(layer_types, list | tuple):
             raise ModelError(f"the model config's 'layer_types' is {layer_types!r}; it must be a list of names")
         for kind in cast("Sequence[object]", layer_types):
             if kind not in ATTENTION_LAYERS:
-                raise ModelError(
-                    f"the model config's 'layer_types' has {kind!r}, whose blocks are not written down here"
-                )
+                return f"has {kind!r} in 'layer_types'"
+        return None

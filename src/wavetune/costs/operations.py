@@ -19,7 +19,7 @@ Names = frozenset[str]
 
 @dataclass(frozen=True)
 class Projection:
-    """One linear map of a block, `in_features` to `out_features`, which can carry LoRA.
+    """One linear map of a block, which every token goes through once and which can carry LoRA.
 
     Args:
         name: its path inside the block, such as "self_attn.q_proj".

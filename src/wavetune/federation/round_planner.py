@@ -57,7 +57,7 @@ class RoundPlanner:
     batch_size: int
     rounds: int
     seed: int
-    chosen: str = ""  # what was decided for the whole run, in words
+    chosen: str = ""  # what was decided for the whole run, and what could not be counted, in words
     bound_s: float = np.inf  # proved for plans with other codecs that might have been chosen
 
     def scheduled(self) -> RoundPlanner:
@@ -70,7 +70,7 @@ class RoundPlanner:
         tried = [self._with_candidate(candidate) for candidate in self.method.codec_candidates]
         plans = [planner.first_plan() for planner in tried]
         best = min(range(len(tried)), key=lambda i: tried[i]._cost(plans[i]))
-        chosen = f"{tried[best].chosen}; {self.chosen}" if self.chosen else tried[best].chosen
+        chosen = "; ".join(filter(None, (tried[best].chosen, self.chosen)))
         return replace(tried[best], chosen=chosen, bound_s=min(plan.lower_bound_s for plan in plans))
 
     def _with_candidate(self, candidate: CodecCandidate) -> RoundPlanner:
@@ -96,7 +96,8 @@ class RoundPlanner:
             schedule = self.method.planner.schedule(self.problem(0))
             rounds_to_target = dict.fromkeys(self.rounds_to_target, schedule.rounds)
             method = replace(self.method, rounds_to_target=rounds_to_target)
-            return replace(self, method=method, local_steps=schedule.local_steps, chosen=schedule.sentence)
+            chosen = "; ".join(filter(None, (schedule.sentence, self.chosen)))
+            return replace(self, method=method, local_steps=schedule.local_steps, chosen=chosen)
         if self.local_steps < 1:
             raise ConfigError(
                 f"run.local_steps is 0, which leaves them to the planner, but {self.method.planner.kind} does not "

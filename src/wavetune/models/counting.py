@@ -14,20 +14,23 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.operations import INPUT, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
-from wavetune.models.backbone import is_encoder
 from wavetune.models.recording import ATTENTION, Record, recorded, recording
+from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class, quiet
+from wavetune.models.structure import find_blocks, is_encoder, text_model
+from wavetune.models.targets import lora_targets
 
 SHORT, LONG = 8, 16  # tokens
 
@@ -39,6 +42,11 @@ class BlockCall:
     block: nn.Module
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
+
+    @property
+    def maps(self) -> dict[str, nn.Linear | Conv1D]:
+        """The block's linear maps by their paths."""
+        return _maps(self.block)
 
     @property
     def hidden(self) -> Tensor:
@@ -53,7 +61,7 @@ class BlockCall:
 
     def recorded(self, cause: str) -> Record:
         """What it does where `cause` makes tensors need a gradient."""
-        return recorded(_maps(self.block), self.run, self.hidden, cause)
+        return recorded(self.maps, self.run, self.hidden, cause)
 
 
 @dataclass(frozen=True)
@@ -64,27 +72,31 @@ class Pass:
     after: list[nn.Module]
 
 
+def count_folder(folder: Path) -> Architecture:
+    """The architecture that a folder's config describes; see `count_model`."""
+    return count_model(load_config(folder))
+
+
 def count_model(config: PreTrainedConfig) -> Architecture:
     """The architecture of a stock decoder or encoder, counted from its config alone.
 
     Where its blocks cannot run without weights, `note` of what is returned says what stands for their compute.
     Raises ModelError if the config makes no model with a list of blocks.
     """
+    for attention in (ATTENTION, "eager"):  # not every model calls attention through transformers' interface
+        try:
+            return _counted(_meta_model(config, attention))
+        except ModelError:
+            raise
+        except Exception:  # whatever a model's code raises on tensors without values
+            continue
     try:
-        for attention in (ATTENTION, "eager"):  # not every model calls attention through transformers' interface
-            model = _meta_model(config, attention)
-            try:
-                return _counted(model)
-            except ModelError:
-                raise
-            except Exception:  # whatever a model's code raises on tensors without values
-                continue
-        return _estimated(model)
+        return _estimated(_meta_model(config, "eager"))
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(
-            f"no model can be made from a config of type {config.model_type!r} "
+            f"no model of text can be made from a config of type {config.model_type!r} "
             f"({(str(error).splitlines() or [''])[0]}); choose another model"
         ) from error
 
@@ -92,25 +104,16 @@ def count_model(config: PreTrainedConfig) -> Architecture:
 def _meta_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     config = deepcopy(config)
     config._experts_implementation = "batched_mm"  # the one that asks no tensor for its values
-    kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
-    with torch.device("meta"), no_init_weights():
-        model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    if kind is AutoModel:
+    with ONE_AT_A_TIME, torch.device("meta"), no_init_weights(), quiet():
+        model = model_class(config).from_config(config, attn_implementation=attention, dtype=torch.float32)
+    if is_encoder(config):
         model.pooler = None
     model.tie_weights()
     return model.requires_grad_(False).eval()
 
 
-def _trunk(model: PreTrainedModel) -> nn.Module:
-    """The model without its head."""
-    return model if is_encoder(model.config) else model.get_decoder()
-
-
 def _blocks(model: PreTrainedModel) -> nn.ModuleList:
-    stacks = [module for module in _trunk(model).modules() if isinstance(module, nn.ModuleList)]
-    if not stacks:
-        raise ModelError(f"{type(model).__name__} has no list of blocks; choose a decoder or an encoder of text")
-    return max(stacks, key=_values)
+    return cast(nn.ModuleList, model.get_submodule(find_blocks(model)))
 
 
 def _counted(model: PreTrainedModel) -> Architecture:
@@ -129,7 +132,7 @@ def _counted(model: PreTrainedModel) -> Architecture:
 
 
 def _one_pass(model: PreTrainedModel, length: int) -> Pass:
-    blocks, trunk, found = _blocks(model), _trunk(model), Pass([], [])
+    blocks, trunk, found = _blocks(model), text_model(model), Pass([], [])
     inside = {*blocks.modules(), *(m for m in trunk.modules() if blocks in m.modules())}
 
     def before_block(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -165,7 +168,7 @@ def _kind(block: nn.Module) -> object:
 
 def _count_block(short: BlockCall, long: BlockCall) -> tuple[Block, int]:
     """A block, and the width of the widest tensor that one of its maps reads."""
-    maps = _maps(short.block)
+    maps = short.maps
     runs = {cause: short.recorded(cause) for cause in (INPUT, *maps)}
     longer = long.recorded(INPUT)
     if len({len(run.products) for run in (*runs.values(), longer)}) > 1:
@@ -179,16 +182,30 @@ def _count_block(short: BlockCall, long: BlockCall) -> tuple[Block, int]:
         )
         for i, product in enumerate(runs[INPUT].products)
     )
-    attention_end, feed_forward_end = _ends(products, maps, short.hidden.shape[-1])
+    projections = tuple(
+        Projection(name, *_widths(maps[name]), maps[name].bias is not None)
+        for name in maps
+        if _is_read_once(name, _widths(maps[name]), products)
+    )
     block = Block(
         _values(short.block),
-        tuple(Projection(name, *_widths(module), module.bias is not None) for name, module in maps.items()),
+        projections,
         tuple(p for p in products if p.flop_per_token or p.flop_per_pair),
         _saved(runs, longer),
-        attention_end,
-        feed_forward_end,
+        *_ends(products, projections, short.hidden.shape[-1]),
     )
-    return block, max((p.left_values // SHORT for p in runs[INPUT].products), default=0)
+    widths = [
+        (made.left_values if made.left_needs_grad else made.right_values) // SHORT
+        for made, product in zip(runs[INPUT].products, products, strict=True)
+        if not product.flop_per_pair
+    ]
+    return block, max(widths, default=0)
+
+
+def _is_read_once(name: str, widths: tuple[int, int], products: Sequence[Product]) -> bool:
+    """Whether every token goes through a map once, so that it can carry LoRA; not so experts and shared maps."""
+    own = [p.flop_per_token for p in products if p.projection == name]
+    return own == [2 * widths[0] * widths[1]] and "experts" not in name.split(".")
 
 
 def _saved(runs: Mapping[str, Record], longer: Record) -> tuple[Saved, ...]:
@@ -211,19 +228,21 @@ def _per_token_and_pair(short: int, long: int) -> tuple[int, int]:
     return (long - short) // (LONG - SHORT) - pair * (LONG + SHORT), pair
 
 
-def _ends(products: Sequence[Product], maps: Mapping[str, nn.Module], width: int) -> tuple[str, str]:
+def _ends(products: Sequence[Product], projections: Sequence[Projection], width: int) -> tuple[str, str]:
     """The maps that end attention and feed-forward; "" where there is none."""
+    back = {p.name for p in projections if p.out_features == width}
     pairs = [i for i, product in enumerate(products) if product.flop_per_pair]
-    back = [p.projection for p in products if p.projection and _widths(maps[p.projection])[1] == width]
     behind = [p.projection for p in products[pairs[-1] + 1 :] if p.projection] if pairs else []
     attention_end = behind[0] if behind and behind[0] in back else ""
-    return attention_end, back[-1] if back and back[-1] != attention_end else ""
+    last = [p.projection for p in products if p.projection in back][-1:]
+    return attention_end, last[0] if last and last[0] != attention_end else ""
 
 
 def _estimated(model: PreTrainedModel) -> Architecture:
     """What can be said of a model whose blocks do not run without weights: its sizes."""
     blocks = tuple(_estimated_block(block) for block in _blocks(model))
-    hidden = model.get_input_embeddings().weight.shape[-1]
+    embedding: Any = model.get_input_embeddings()
+    hidden = embedding.weight.shape[-1]
     widest = max((p.in_features for block in blocks for p in block.projections), default=hidden)
     return _architecture(
         model,
@@ -255,43 +274,34 @@ def _architecture(
     passing: int,
     note: str = "",
 ) -> Architecture:
-    head = None if is_encoder(model.config) else model.get_output_embeddings()
-    embedding = model.get_input_embeddings()
-    rows = [module.weight.shape[0] for module in (head, embedding) if module is not None]
+    embedding: Any = model.get_input_embeddings()
+    head: Any = None if is_encoder(model.config) else model.get_output_embeddings()
     in_head = set() if head is None else {head.weight}
-    tied = head is None or head.weight is embedding.weight
-    trunk = {*_trunk(model).parameters()}
+    trunk = {*text_model(model).parameters()}
     behind = {p for m in after for p in m.parameters()} | ({*model.parameters()} - trunk - in_head)
     before = trunk - behind - {*_blocks(model).parameters()}
     norms = any(isinstance(m, nn.LayerNorm) for m in after)
     return Architecture(
         family=model.config.model_type,
         hidden_size=hidden,
-        vocab_size=rows[0],
+        vocab_size=(embedding if head is None else head).weight.shape[0],
         embedding_values=_sum(before),
         head_values=_sum(in_head),
-        tied_embeddings=tied,
+        tied_embeddings=head is None or head.weight is embedding.weight,
         final_norm_values=_sum(behind),
         final_norm_statistics=2 if norms else min(len(after), 1),
         passing_values_per_token=passing,
-        default_lora_targets=default_targets(model),
+        default_lora_targets=lora_targets(model, {p.name for block in blocks for p in block.projections}, None),
         blocks=blocks,
         note=note,
     )
 
 
-def default_targets(model: PreTrainedModel) -> tuple[str, ...]:
-    """The linear maps that PEFT adapts in this family unless told otherwise."""
-    from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as DEFAULTS
-
-    return tuple(DEFAULTS.get(model.config.model_type, ()))
-
-
-def _maps(block: nn.Module) -> dict[str, nn.Module]:
+def _maps(block: nn.Module) -> dict[str, nn.Linear | Conv1D]:
     return {name: module for name, module in block.named_modules() if isinstance(module, nn.Linear | Conv1D)}
 
 
-def _widths(module: nn.Module) -> tuple[int, int]:
+def _widths(module: nn.Linear | Conv1D) -> tuple[int, int]:
     """What a linear map reads and yields."""
     rows, columns = module.weight.shape
     return (rows, columns) if isinstance(module, Conv1D) else (columns, rows)

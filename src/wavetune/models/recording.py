@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
@@ -25,10 +25,11 @@ Place = tuple[int, int]
 
 @dataclass(frozen=True)
 class RecordedProduct:
-    """One matrix product: its FLOP, the values of its left factor, and which factors need a gradient."""
+    """One matrix product: its FLOP, the values of either factor, and which of them need a gradient."""
 
     flop: int
     left_values: int
+    right_values: int
     left_needs_grad: bool
     right_needs_grad: bool
     projection: str
@@ -74,6 +75,10 @@ class Record:
         self._of_call += 1
         self._made.setdefault(tensor.untyped_storage()._cdata, ((self.call, self._of_call), tensor))
 
+    def is_same(self, tensor: Tensor, other: Tensor) -> None:
+        """Note that a tensor stands for another one."""
+        self._made[tensor.untyped_storage()._cdata] = (self.place(other), tensor)
+
     def place(self, tensor: Tensor) -> Place | None:
         """Where a tensor was made; None for weights and what comes from outside."""
         found = self._made.get(tensor.untyped_storage()._cdata)
@@ -86,9 +91,10 @@ class Record:
             self.saved.add(place)
         return tensor
 
-    def product(self, flop: int, left: Tensor, left_needs_grad: bool, right_needs_grad: bool) -> None:
+    def product(self, flop: int, left: Tensor, right: Tensor, left_needs_grad: bool) -> None:
         """Note a matrix product."""
-        self.products.append(RecordedProduct(flop, left.numel(), left_needs_grad, right_needs_grad, self.projection))
+        sizes = left.numel(), right.numel()
+        self.products.append(RecordedProduct(flop, *sizes, left_needs_grad, right.requires_grad, self.projection))
 
 
 class _Kernels(TorchDispatchMode):
@@ -137,10 +143,10 @@ class _Calls(TorchFunctionMode):
     def _note(self, name: str, tensors: list[Tensor]) -> None:
         record = self.record
         if name == "scaled_dot_product_attention":
-            record_attention(record, *tensors[:3], record.flop)
+            record_attention(record, tensors[0], tensors[1], tensors[2], record.flop)
             return
         left, right = tensors[1:3] if name.startswith(("add", "badd")) else tensors[:2]
-        record.product(record.flop, left, left.requires_grad, right.requires_grad)
+        record.product(record.flop, left, right, left.requires_grad)
 
 
 _QUESTIONS = {"__bool__": False, "item": 0, "__int__": 0, "__index__": 0, "__float__": 0.0}
@@ -154,8 +160,8 @@ def record_attention(record: Record, query: Tensor, key: Tensor, value: Tensor, 
     """Note attention's two products: the scores, and the average of the values by them."""
     scores = query.requires_grad or key.requires_grad
     share = flop * query.shape[-1] // (query.shape[-1] + value.shape[-1])
-    record.product(share, query, query.requires_grad, key.requires_grad)
-    record.product(flop - share, query, scores, value.requires_grad)
+    record.product(share, query, key, query.requires_grad)
+    record.product(flop - share, query, value, scores)
 
 
 class _FusedAttention(torch.autograd.Function):
@@ -217,11 +223,20 @@ def recorded(maps: Mapping[str, nn.Module], run: Callable[[Tensor], object], hid
                 stack.callback(handle.remove)
         stack.enter_context(saved_tensors_hooks(record.keep, lambda tensor: tensor))
         with _paused(record):
-            leaf = torch.empty_like(hidden).requires_grad_(cause == INPUT)
-            given = leaf.clone()  # no leaf, so that a block may change it in place
+            given = torch.empty_like(hidden)
         record.made(given)
-        run(given)
+        run(_cause(record, given) if cause == INPUT else given)
     return record
+
+
+def _cause(record: Record, tensor: Tensor) -> Tensor:
+    """The same tensor, but one that needs a gradient."""
+    if not tensor.is_floating_point():
+        return tensor
+    with _paused(record):
+        cause = tensor.detach().requires_grad_().clone()  # no leaf, so that a block may change it in place
+        record.is_same(cause, tensor)
+    return cause
 
 
 def _watch(record: Record, name: str, module: nn.Module, is_cause: bool) -> Iterator[Any]:
@@ -231,12 +246,9 @@ def _watch(record: Record, name: str, module: nn.Module, is_cause: bool) -> Iter
             record.read[name] = place
         record.projection = name
 
-    def leave(_module: nn.Module, _args: object, output: Tensor) -> Tensor | None:
+    def leave(_module: nn.Module, _args: object, output: Any) -> Any:
         record.projection = ""
-        if not is_cause:
-            return None
-        with _paused(record):
-            return output.detach().requires_grad_()
+        return tree_map_only(Tensor, lambda t: _cause(record, t), output) if is_cause else None
 
     yield module.register_forward_pre_hook(enter)
     yield module.register_forward_hook(leave)

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from wavetune.errors import ModelError, nearest
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
+from wavetune.models.architecture import architecture_of
 from wavetune.models.cache import cached, written_once
 from wavetune.models.folder_check import check_config, check_weights, read_object, refuse_gguf
 
@@ -26,6 +27,7 @@ HUB_IDS = {
     "llama-3.2-1b": "meta-llama/Llama-3.2-1B",
     "roberta-base": "FacebookAI/roberta-base",
 }
+HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 CACHE_LAYOUT = (
@@ -84,7 +86,7 @@ def resolve_model(
     if folder.is_dir():
         folder = folder.resolve()
         return ResolvedModel(folder.name, _check_folder(folder), f"local folder {folder}")
-    if re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+    if re.fullmatch(HUB_ID, name):
         return _from_hub(name, name, say)
     choices = nearest(name, [*BUNDLED, *HUB_IDS])
     raise ModelError(
@@ -96,7 +98,22 @@ def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) 
     """Folder of a model that is on this disk already, or None; nothing is fetched and torch is not needed."""
     name = str(name_or_path)
     folder = _cached(name, cache_dir) if name in BUNDLED else Path(name).expanduser()
-    return folder if name not in HUB_IDS and (folder / "config.json").is_file() else None
+    if name not in HUB_IDS and (folder / "config.json").is_file():
+        return folder
+    hub_id = HUB_IDS.get(name, name)
+    return _fetched(hub_id) if name not in BUNDLED and re.fullmatch(HUB_ID, hub_id) else None
+
+
+def _fetched(hub_id: str) -> Path | None:
+    """The folder of a Hub model that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        config = try_to_load_from_cache(hub_id, "config.json")
+    except HFValidationError:
+        return None
+    return Path(config).parent if isinstance(config, str) else None
 
 
 def _cached(name: str, cache_dir: str | Path | None) -> Path:
@@ -125,16 +142,28 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RemoteEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
 
     say(f"looking for {hub_id} in the Hugging Face cache and on the Hub")
     try:
+        config = Path(hf_hub_download(hub_id, "config.json"))  # what cannot be used is refused before it is fetched
+        _check_config(config.parent)
+        architecture_of(config.parent, say)
         # "*" also matches "/", so folders (other formats of the same weights) are left out by a pattern of their own
         found = snapshot_download(hub_id, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"])
     except GatedRepoError as error:
         remedy = f"accept its licence on https://huggingface.co/{hub_id} and run `hf auth login`"
         raise ModelError(f"{hub_id} is not open to everyone: {remedy}") from error
+    except ModelError as error:
+        raise ModelError(f"{hub_id}: {error}") from error
+    except RemoteEntryNotFoundError as error:
+        raise ModelError(f"{hub_id} has no config.json, so it is no model in the Hugging Face format") from error
     except (RepositoryNotFoundError, HFValidationError) as error:
         raise ModelError(f"no folder and no Hugging Face model {hub_id!r}: check the spelling") from error
     except Exception as error:  # the network, the disk and the Hub raise types without a common base
@@ -147,8 +176,8 @@ def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
     return ResolvedModel(name, folder, f"{hub_id} from the Hugging Face Hub, revision {folder.name[:12]}")
 
 
-def _check_folder(folder: Path) -> Path:
-    """The folder itself if it holds a model's config, whole safetensors and a tokenizer."""
+def _check_config(folder: Path) -> None:
+    """Refuse a folder whose config is none of a model that can be used."""
     if not (folder / "config.json").is_file():
         refuse_gguf(folder)
         adapter = (folder / "adapter_config.json").is_file()
@@ -157,6 +186,11 @@ def _check_folder(folder: Path) -> Path:
     if "model_type" not in read_object(folder / "config.json"):
         raise ModelError(f"{folder / 'config.json'} has no model_type: pass a model in the Hugging Face format")
     check_config(folder)
+
+
+def _check_folder(folder: Path) -> Path:
+    """The folder itself if it holds a model's config, whole safetensors and a tokenizer."""
+    _check_config(folder)
     check_weights(folder, None)
     if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer: save it there with AutoTokenizer...save_pretrained(folder)")

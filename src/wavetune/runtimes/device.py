@@ -36,6 +36,7 @@ from wavetune.federation.method import Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.run_folder import explained
 from wavetune.json_reader import parse
+from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.part import load_part
@@ -44,7 +45,6 @@ from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes import local_round
 from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of, working_dtype
-from wavetune.runtimes.world import architecture_of
 
 _ROOM = "free some space, what it kept before is still there"
 

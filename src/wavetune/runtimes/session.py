@@ -29,11 +29,12 @@ from wavetune.federation.method import Central, Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.privacy import ClientPrivacy, require_accountant
 from wavetune.federation.round_planner import RoundPlanner
+from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
-from wavetune.runtimes.world import architecture_of, plan_world, statistics_of
+from wavetune.runtimes.world import plan_world, statistics_of
 
 Rows = NDArray[np.int64]
 
@@ -108,7 +109,9 @@ def build(
     if say is not None:
         say(data.told)
     samples_K = [len(rows) for rows in data.rows_by_client]
-    planner = plan_world(recipe, architecture_of(model.folder), statistics_of(data.train), samples_K, len(data.classes))
+    planner = plan_world(
+        recipe, architecture_of(model.folder, say), statistics_of(data.train), samples_K, len(data.classes)
+    )
     method = planner.method  # with the codecs and rounds to the target that were chosen
     recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps), method=method)
     plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)

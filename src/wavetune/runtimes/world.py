@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
 from wavetune.data.settings import load_samples, prepare
 from wavetune.data.templates import ClassTemplate, TokenSet
-from wavetune.errors import ConfigError, JsonError, ModelError, nearest
+from wavetune.errors import ConfigError, ModelError, nearest
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.json_reader import read_json, read_text
+from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
 from wavetune.wireless.channel import draw_devices
 
@@ -61,15 +62,8 @@ def plan_world(
         recipe.world.data.batching.batch_size,
         run.rounds,
         run.seed,
+        architecture.note,
     ).scheduled()
-
-
-def architecture_of(folder: Path) -> Architecture:
-    """The architecture that a model folder's config describes."""
-    try:
-        return Architecture.from_config(read_json(folder / "config.json", finite=False, unique=False))
-    except JsonError as error:
-        raise ModelError(str(error)) from error
 
 
 def statistics_of(tokens: TokenSet) -> SampleStatistics:
@@ -138,13 +132,13 @@ class SampleCount:
         return plan_world(recipe, self.architecture, self.statistics, self.num_samples_K, self.num_classes)
 
 
-def planner_of(recipe: Recipe) -> tuple[RoundPlanner, str]:
+def planner_of(recipe: Recipe, say: Callable[[str], None] | None = None) -> tuple[RoundPlanner, str]:
     """The planner of a recipe without loading its model, and a sentence on how its samples were counted."""
-    count = count_samples(recipe)
+    count = count_samples(recipe, say)
     return count.planner(recipe), count.how
 
 
-def count_samples(recipe: Recipe) -> SampleCount:
+def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> SampleCount:
     """Read model and data as far as planning needs them: by model, data, number of clients and seed alone.
 
     With the model's folder at hand the counts are those that `wavetune run` plans with. Without it the architecture
@@ -158,7 +152,7 @@ def count_samples(recipe: Recipe) -> SampleCount:
         data = prepare(recipe.world.data, PlainTokenizer(folder), num_clients, seed)
         samples_K = tuple(len(rows) for rows in data.rows_by_client)
         return SampleCount(
-            architecture_of(folder),
+            architecture_of(folder, say),
             statistics_of(data.train),
             samples_K,
             len(data.classes),

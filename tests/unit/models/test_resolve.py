@@ -211,20 +211,54 @@ def test_hub_model_without_network_says_what_to_do(name, monkeypatch, tmp_path):
     assert "\n" not in str(caught.value)
 
 
+class FakeHub:
+    """A Hub that serves one folder, and notes what it is asked for."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch):
+        self.folder, self.asked = folder, []
+        monkeypatch.setattr("huggingface_hub.hf_hub_download", self.file)
+        monkeypatch.setattr("huggingface_hub.snapshot_download", self.snapshot)
+
+    def file(self, hub_id: str, name: str) -> str:
+        self.asked.append((hub_id, name))
+        return str(self.folder / name)
+
+    def snapshot(self, hub_id: str, **patterns: object) -> str:
+        self.asked.append((hub_id, patterns))
+        return str(self.folder)
+
+
 def test_hub_snapshot_asks_for_no_pickle_and_is_checked(tiny_folder, monkeypatch):
-    asked = {}
-
-    def snapshot(hub_id, **patterns):
-        asked[hub_id] = patterns
-        return str(tiny_folder)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    hub = FakeHub(tiny_folder, monkeypatch)
     resolved = resolve_model("qwen2.5-0.5b")
     assert resolved.name == "qwen2.5-0.5b"
     assert resolved.folder == tiny_folder
-    patterns = asked["Qwen/Qwen2.5-0.5B"]["allow_patterns"]
+    config, (hub_id, asked) = hub.asked
+    assert config == (hub_id, "config.json") == ("Qwen/Qwen2.5-0.5B", "config.json")
+    patterns = asked["allow_patterns"]
     assert "*.safetensors" in patterns
     assert not any("bin" in pattern or pattern == "*" for pattern in patterns)
+
+
+@pytest.mark.parametrize("config", [{"model_type": "t5"}, {"model_type": "no_such_model"}, {"hidden_size": 4}])
+def test_a_hub_model_that_cannot_be_used_is_refused_before_its_weights_are_fetched(config, tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    hub = FakeHub(tmp_path, monkeypatch)
+    with pytest.raises(ModelError, match="someone/model: "):
+        resolve_model("someone/model")
+    assert hub.asked == [("someone/model", "config.json")]
+
+
+def test_a_model_that_was_fetched_from_the_hub_is_found_on_this_disk(tiny_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert resolve.local_folder("someone/model") is None
+    snapshot = tmp_path / "models--someone--model/snapshots/0123456789abcdef0123456789abcdef01234567"
+    shutil.copytree(tiny_folder, snapshot)
+    (tmp_path / "models--someone--model/refs").mkdir()
+    (tmp_path / "models--someone--model/refs/main").write_text(snapshot.name)
+    assert resolve.local_folder("someone/model") == snapshot
+    assert resolve.local_folder("gpt2") is None
 
 
 def test_default_model_without_index_says_what_to_do(no_index, tmp_path):
