@@ -74,12 +74,17 @@ def read_identity(folder: Path) -> Identity:
 
 def client_of(identity: Identity) -> int:
     """Which client a device's certificate names. Raises ConfigError if it is none's."""
-    subject = x509.load_pem_x509_certificate(identity.certificate).subject
-    name = str(subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value)
-    kind, _, number = name.partition("-")
-    if kind != "device" or not number.isdigit():
+    name = common_name(x509.load_pem_x509_certificate(identity.certificate))
+    _, _, number = name.partition("-")
+    if not number.isdecimal() or device_name(int(number)) != name:
         raise ConfigError(f"the certificate is that of {name!r}; a device needs one of the folders device-00, ...")
     return int(number)
+
+
+def common_name(certificate: x509.Certificate) -> str:
+    """The common name in a certificate, whole; empty if it has none or several."""
+    names = certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    return str(names[0].value) if len(names) == 1 else ""
 
 
 def _authority(key: ec.EllipticCurvePrivateKey) -> x509.Certificate:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss
 from wavetune.data_plane.payloads import LABELS, check_labels, check_values, labels_spec, spec_of, unpack
 from wavetune.data_plane.refusal import Reason, RefusedError
@@ -100,6 +101,8 @@ class Contract:
         if strange := sorted({field.name for field, _ in frame.ListFields()} - taken - {"sequence", "sent_at_s"}):
             raise RefusedError(Reason.MALFORMED, f"client {self.client} sent {strange[0]} where {stage} was due")
         what = f"{stage} of client {self.client}"
+        if wrong := out_of_bounds(frame):
+            raise RefusedError(Reason.NOT_FINITE, f"{what}: {wrong}")
         if stage == "hello":
             return self._hello(frame.hello)
         if stage == "activations_up":
@@ -182,8 +185,8 @@ class Contract:
 
 
 def _check_loss(loss: Loss, tokens: int, what: str) -> None:
-    if not (0 <= loss.nll < float("inf")) or not 1 <= loss.labelled <= tokens:
-        raise RefusedError(Reason.NOT_FINITE, f"{what}: a loss of {loss.nll} over {loss.labelled} labels")
+    if not 1 <= loss.labelled <= tokens:
+        raise RefusedError(Reason.MALFORMED, f"{what}: a loss over {loss.labelled} labels of {tokens} tokens")
 
 
 def _contents(frame: Frame, kinds: Sequence[str], what: str) -> list[bytes]:

@@ -19,12 +19,19 @@ from wavetune.data_plane.certificates import device_name
 from wavetune.data_plane.client import refusal
 from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Attend, Goodbye, Order, Report, RoundOrder, RoundReport
-from wavetune.data_plane.refusal import Reason, RefusedError
-from wavetune.data_plane.server import peer_name
+from wavetune.data_plane.places import address_of, peer_name
+from wavetune.data_plane.refusal import Reason, RefusedError, quoted
 from wavetune.errors import DeploymentError
 
 SERVICE, METHOD = "wavetune.Control", "Attend"
 _RETRY_S = 0.5
+_PASSING = {
+    grpc.StatusCode.UNAVAILABLE: "the server has been away ({})",
+    grpc.StatusCode.CANCELLED: "the server ended the stream ({})",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is full ({})",
+    grpc.StatusCode.ALREADY_EXISTS: "{}",
+}
+"""Refusals that pass, and what they mean to the device."""
 
 
 class Control(Protocol):
@@ -62,8 +69,9 @@ class Control(Protocol):
 class _Desk:
     """One device that attends."""
 
-    def __init__(self, attend: Attend) -> None:
-        self.attend = attend
+    def __init__(self, attend: Attend, context: grpc.ServicerContext) -> None:
+        self.attend, self.context = attend, context
+        self.notice = ""  # goes with the next order
         self.states = set(attend.states)
         self.ordered = -1  # the latest round
         self.orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
@@ -107,6 +115,7 @@ class Coordinator:
         desk = self._desks.get(client)
         if desk is not None:
             desk.attend.run, desk.ordered = order.run, order.round
+            order.notice, desk.notice = desk.notice, ""
             desk.orders.put(Order(round=order))
 
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
@@ -146,7 +155,7 @@ class Coordinator:
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:
                     if report.round.failure and report.round.round == desk.ordered:
-                        self.lost(desk.attend.client, report.round.failure)
+                        self.lost(desk.attend.client, claimed(desk.attend.client, report.round.failure))
                     elif not report.round.failure:
                         desk.states.add(report.round.round + 1)
                     desk.reports.put(report.round)
@@ -154,8 +163,6 @@ class Coordinator:
                 if order is None:
                     return
                 yield order.SerializeToString()
-        except RefusedError as refused:
-            context.abort(refused.reason.value, refused.sentence)
         finally:
             if desk is not None:
                 self._left(desk)
@@ -175,9 +182,12 @@ class Coordinator:
                 Reason.UNKNOWN_DEVICE,
                 f"the certificate of {peer_name(context)!r} is not that of client {attend.client} of this run",
             )
-        desk = _Desk(attend)
+        desk = _Desk(attend, context)
         with self._changed:
-            earlier, self._desks[attend.client] = self._desks.get(attend.client), desk
+            earlier = self._desks.get(attend.client)
+            if earlier is not None:
+                _require_the_same(earlier, desk)
+            self._desks[attend.client] = desk
             self._changed.notify_all()
         if earlier is not None:  # a device that lost its connection may come back before we notice
             earlier.leave()
@@ -193,36 +203,59 @@ class Coordinator:
         desk.leave()
 
 
+def claimed(client: int, failure: str) -> str:
+    """A device's own account of why its round failed, as the servers tell it."""
+    return f"client {client} reports: {quoted(failure)}"
+
+
+def _require_the_same(earlier: _Desk, later: _Desk) -> None:
+    """Raise RefusedError if two processes attend as one device; the first goes on, and is told."""
+    if earlier.attend.process == later.attend.process or not earlier.context.is_active():
+        return
+    name = device_name(earlier.attend.client)
+    first, second = (address_of(desk.context.peer()) for desk in (earlier, later))
+    remedy = f"the certificate of {name}; stop one of them, or give each a certificate of its own"
+    earlier.notice = f"another machine, at {second}, came with {remedy}"
+    raise RefusedError(Reason.DUPLICATE, f"another machine, at {first}, attends with {remedy}")
+
+
 def attend(
     channel: grpc.Channel,
     introduce: Callable[[], Attend],
     handle: Callable[[RoundOrder], RoundReport],
     patience_s: float,
     say: Callable[[str], None],
+    diagnose: Callable[[], None] = lambda: None,
 ) -> str:
-    """Attend until the server says goodbye; returns its reason. A server that is away is waited for.
+    """Attend until the server says goodbye; returns its reason. A server that is away or full is waited for.
 
-    Raises DeploymentError if the server refuses, or is away for longer than `patience_s`.
+    Raises DeploymentError if the server refuses, or does not take the device for longer than `patience_s`. `diagnose`
+    looks at a connection that failed and raises what waiting cannot mend.
     """
-    until = time.monotonic() + patience_s
+    until, said = time.monotonic() + patience_s, ""
     while True:
         replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(replies.get, None))
         replies.put(Report(attend=introduce()).SerializeToString())
         try:
             for content in call:
-                until = time.monotonic() + patience_s
+                until, said = time.monotonic() + patience_s, ""
                 order = Order.FromString(content)
                 if order.HasField("goodbye"):
                     return order.goodbye.reason
                 replies.put(Report(round=handle(order.round)).SerializeToString())
         except grpc.RpcError as error:
             status: Any = error
-            if status.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+            if status.code() not in _PASSING:
                 raise refusal(error) from error
+            if status.code() == grpc.StatusCode.UNAVAILABLE:
+                diagnose()
+            why = _PASSING[status.code()].format(status.details())
             if time.monotonic() > until:
-                raise DeploymentError(f"the server has been away for {patience_s:.3g} s: {status.details()}") from error
-            say(f"the server is away ({status.details()}); trying again")
+                raise DeploymentError(f"gave up after {patience_s:.3g} s: {why}") from error
+            if why != said:
+                say(f"{why}; trying again")
+            said = why
         finally:
             replies.put(None)
             call.cancel()

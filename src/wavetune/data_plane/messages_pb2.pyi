@@ -77,7 +77,7 @@ class Order(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class RoundOrder(_message.Message):
-    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen", "align")
+    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen", "align", "notice")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
@@ -93,6 +93,7 @@ class RoundOrder(_message.Message):
     OUTAGE_FIELD_NUMBER: _ClassVar[int]
     LISTEN_FIELD_NUMBER: _ClassVar[int]
     ALIGN_FIELD_NUMBER: _ClassVar[int]
+    NOTICE_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     recipe: str
@@ -108,7 +109,8 @@ class RoundOrder(_message.Message):
     outage: bool
     listen: bool
     align: Align
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ..., align: _Optional[_Union[Align, _Mapping]] = ...) -> None: ...
+    notice: str
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ..., align: _Optional[_Union[Align, _Mapping]] = ..., notice: _Optional[str] = ...) -> None: ...
 
 class Align(_message.Message):
     __slots__ = ("steps", "evaluate", "rewards")
@@ -150,19 +152,21 @@ class Report(_message.Message):
     def __init__(self, attend: _Optional[_Union[Attend, _Mapping]] = ..., round: _Optional[_Union[RoundReport, _Mapping]] = ...) -> None: ...
 
 class Attend(_message.Message):
-    __slots__ = ("version", "client", "run", "states")
+    __slots__ = ("version", "client", "run", "states", "process")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CLIENT_FIELD_NUMBER: _ClassVar[int]
     RUN_FIELD_NUMBER: _ClassVar[int]
     STATES_FIELD_NUMBER: _ClassVar[int]
+    PROCESS_FIELD_NUMBER: _ClassVar[int]
     version: int
     client: int
     run: str
     states: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ..., run: _Optional[str] = ..., states: _Optional[_Iterable[int]] = ...) -> None: ...
+    process: bytes
+    def __init__(self, version: _Optional[int] = ..., client: _Optional[int] = ..., run: _Optional[str] = ..., states: _Optional[_Iterable[int]] = ..., process: _Optional[bytes] = ...) -> None: ...
 
 class RoundReport(_message.Message):
-    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes", "own", "foreign", "aligned")
+    __slots__ = ("round", "failure", "seconds", "payload_bytes", "frame_bytes", "own", "foreign", "aligned", "not_finite")
     class SecondsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -192,6 +196,7 @@ class RoundReport(_message.Message):
     OWN_FIELD_NUMBER: _ClassVar[int]
     FOREIGN_FIELD_NUMBER: _ClassVar[int]
     ALIGNED_FIELD_NUMBER: _ClassVar[int]
+    NOT_FINITE_FIELD_NUMBER: _ClassVar[int]
     round: int
     failure: str
     seconds: _containers.ScalarMap[str, float]
@@ -200,7 +205,8 @@ class RoundReport(_message.Message):
     own: Score
     foreign: Score
     aligned: Aligned
-    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ..., own: _Optional[_Union[Score, _Mapping]] = ..., foreign: _Optional[_Union[Score, _Mapping]] = ..., aligned: _Optional[_Union[Aligned, _Mapping]] = ...) -> None: ...
+    not_finite: bool
+    def __init__(self, round: _Optional[int] = ..., failure: _Optional[str] = ..., seconds: _Optional[_Mapping[str, float]] = ..., payload_bytes: _Optional[_Mapping[str, int]] = ..., frame_bytes: _Optional[_Mapping[str, int]] = ..., own: _Optional[_Union[Score, _Mapping]] = ..., foreign: _Optional[_Union[Score, _Mapping]] = ..., aligned: _Optional[_Union[Aligned, _Mapping]] = ..., not_finite: _Optional[bool] = ...) -> None: ...
 
 class Aligned(_message.Message):
     __slots__ = ("steps", "metrics", "own", "foreign")

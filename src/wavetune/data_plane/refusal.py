@@ -22,6 +22,19 @@ class Reason(enum.Enum):
     CLOSED = grpc.StatusCode.CANCELLED
 
 
+CLAIM_LETTERS = 300
+
+
+def quoted(words: str, most: int = CLAIM_LETTERS) -> str:
+    """What the other side wrote, cut to a length, with escapes for what a terminal or a page might act on.
+
+    >>> quoted("no battery" + chr(27) + "[2J"), quoted("x" * 400, 5)
+    ('no battery\\\\x1b[2J', 'xxxxx…')
+    """
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in words[:most])
+    return shown + ("…" if len(words) > most else "")
+
+
 class RefusedError(Exception):
     """A frame or stream that is not accepted."""
 

@@ -26,11 +26,13 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
 from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello
 from wavetune.data_plane.payloads import num_bytes
+from wavetune.data_plane.places import PER_PARTY, Places, peer_name
 from wavetune.data_plane.refusal import Reason, RefusedError
 from wavetune.federation.codecs import Payload
 
 SERVICE, METHOD = "wavetune.DataPlane", "Exchange"
 _TOKEN_BYTES = 32
+_WAITING = 64  # streams that may wait for each that is served
 WIDE: tuple[tuple[str, Any], ...] = (  # activations are megabytes, and gRPC's defaults are for messages of kilobytes
     ("grpc.http2.lookahead_bytes", 4 << 20),
     ("grpc.http2.max_frame_size", 4 << 20),
@@ -194,7 +196,7 @@ class DataPlane:
         except RefusedError as refused:
             if line is not None:
                 line.fail(refused.sentence, refused.reason)
-            context.abort(refused.reason.value, refused.sentence)
+            raise
         finally:
             if line is not None:
                 line.fail(f"the stream of client {line.contract.client} broke")
@@ -223,16 +225,19 @@ class DataPlane:
         return line
 
 
-def peer_name(context: grpc.ServicerContext) -> str:
-    """Common name of the certificate that the other side presented."""
-    names: Any = context.auth_context().get("x509_common_name", [])
-    return names[0].decode() if names else ""
-
-
 def serve(
-    address: str, identity: Identity, handlers: Sequence[grpc.GenericRpcHandler], streams: int, max_message_bytes: int
+    address: str,
+    identity: Identity,
+    handlers: Sequence[grpc.GenericRpcHandler],
+    streams: int,
+    max_message_bytes: int,
+    places: Places | None = None,
 ) -> tuple[grpc.Server, int]:
-    """Start a gRPC server behind mutual TLS; returns it and its port. `address` may end in port 0 for a free one."""
+    """Start a gRPC server behind mutual TLS; returns it and its port. `address` may end in port 0 for a free one.
+
+    So many `streams` are served at once, and many more wait for a moment; who may hold them is up to `places`.
+    """
+    places = Places() if places is None else places
     options: list[tuple[str, Any]] = [
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", -1),
@@ -240,16 +245,23 @@ def serve(
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
+        ("grpc.max_concurrent_streams", 4 * PER_PARTY),  # of one connection
+        ("grpc.max_connection_idle_ms", 30_000),  # without a stream
+        ("grpc.server_handshake_timeout_ms", 20_000),
         *WIDE,
     ]
     server = grpc.server(
-        ThreadPoolExecutor(streams), handlers=list(handlers), options=options, maximum_concurrent_rpcs=streams
+        ThreadPoolExecutor(streams),
+        handlers=[places.guarded(handler) for handler in handlers],
+        options=options,
+        maximum_concurrent_rpcs=_WAITING * streams,
     )
     credentials = grpc.ssl_server_credentials(
         [(identity.key, identity.certificate)], root_certificates=identity.authority, require_client_auth=True
     )
     port = server.add_secure_port(address, credentials)
     server.start()
+    threading.Thread(target=places.watch, args=(server,), daemon=True).start()
     return server, port
 
 

@@ -8,6 +8,7 @@ from wavetune.units import w_to_dbm
 
 DASH = "–"
 _SI = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E"}
+_AGES_S = 1e13
 _TIME_UNITS = ((86400.0, "d"), (3600.0, "h"), (60.0, "min"), (1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 
 
@@ -48,7 +49,7 @@ def si(value: float, unit: str, lowest: int = -4) -> str:
     if not math.isfinite(value) or value == 0:
         return f"{number(value)} {unit}" if not math.isnan(value) else DASH
     # rounding first keeps 999.9 from becoming "1000" of the smaller unit
-    power = min(max(math.floor(math.log10(float(f"{abs(value):.2e}")) / 3), lowest), 6)
+    power = min(max(int(f"{abs(value):.2e}".partition("e")[2]) // 3, lowest), 6)
     return f"{number(value / 1000.0**power)} {_SI[power]}{unit}"
 
 
@@ -107,6 +108,8 @@ def seconds(value: float) -> str:
         return si(value, "s")
     if value < 0:
         return "−" + seconds(-value)
+    if value >= _AGES_S:
+        return f"{number(value / 86400)} d"
     rounded = round(value) if value < 3600 else round(value / 60) * 60
     parts: list[str] = []
     for size, unit in _TIME_UNITS[:4]:

@@ -20,6 +20,7 @@ from wavetune.json_reader import LONGEST_RECORDS, parse, read_text
 
 FILES = ("recipe.json", "rounds.jsonl", "summary.json", "world.json", "samples.json")
 UNKNOWN = math.nan
+LARGEST = 1e100
 Bits = dict[str, float]  # kind ("activations_up", ...) -> bits; an absent kind is 0
 
 
@@ -115,6 +116,7 @@ class Lost:
 
     client: int
     why: str = ""
+    claim: str = ""  # what the client says itself, where that is more
 
 
 @dataclass(frozen=True)
@@ -495,7 +497,7 @@ def _adapter(kind: Any) -> TypeAdapter[Any]:
 
 def _parse(text: str, kind: Any, ignored: list[str]) -> Any:
     """Validate a document; fields that do not fit are named in `ignored` and read as absent."""
-    document = _without_nulls(parse(text, finite=False, unique=False))
+    document = _known(parse(text, finite=False, unique=False), ignored)
     try:
         return _adapter(kind).validate_python(document)
     except ValidationError as error:
@@ -507,12 +509,19 @@ def _parse(text: str, kind: Any, ignored: list[str]) -> Any:
         return valid
 
 
-def _without_nulls(value: Any) -> Any:
-    """Drop null fields, so that their defaults hold, and read null inside a list as NaN."""
+def _known(value: Any, ignored: list[str]) -> Any:
+    """Drop null fields, so that their defaults hold, and read null inside a list as NaN.
+
+    Numbers that no sum or axis could hold are read as null too.
+    """
     if isinstance(value, dict):
-        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+        known = {key: _known(item, ignored) for key, item in value.items()}
+        return {key: item for key, item in known.items() if item is not None}
     if isinstance(value, list):
-        return [UNKNOWN if item is None else _without_nulls(item) for item in value]
+        return [UNKNOWN if (item := _known(each, ignored)) is None else item for each in value]
+    if isinstance(value, int | float) and abs(value) > LARGEST:
+        ignored.append(f"a number is beyond {LARGEST:.0e}")
+        return None
     return value
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from markupsafe import Markup, escape
 
 FONT_PX = 12.0
+_SMALLEST, _FINEST = 1e-290, 1e-12  # an axis shows no smaller values, and no finer differences of its values
 
 
 def tag(name: str, *children: str, **attributes: str | float | None) -> Markup:
@@ -87,13 +88,15 @@ def ticks(low: float, high: float, wanted: int = 5) -> list[float]:
     >>> ticks(0, 9.3), ticks(2.1, 3.4, 4)
     ([0.0, 2.0, 4.0, 6.0, 8.0], [2.5, 3.0])
     """
-    if not high > low:
+    wanted = max(wanted, 2)
+    rough = high / wanted - low / wanted  # the difference itself may be beyond all floats
+    if not rough > max(abs(low), abs(high), _SMALLEST) * _FINEST:
         return [low]
-    rough = (high - low) / max(wanted, 1)
-    power = 10.0 ** math.floor(math.log10(rough))
+    exponent = math.floor(math.log10(rough))
+    power = 10.0**exponent
     step = next(power * factor for factor in (1, 2, 5, 10) if power * factor >= rough * 0.999)
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
-    return [round(index * step, 12) for index in range(first, last + 1)]
+    return [round(index * step, max(12, 1 - exponent)) for index in range(first, last + 1)]
 
 
 def tick_labels(values: Sequence[float]) -> list[str]:
@@ -129,5 +132,5 @@ class Scale:
         >>> Scale(0.0, 2.0, 100.0, 0.0)(0.5)
         75.0
         """
-        span = self.high - self.low or 1.0
-        return self.start_px + (value - self.low) / span * (self.end_px - self.start_px)
+        low, span = self.low / 2, self.high / 2 - self.low / 2 or 0.5  # halves: a difference may overflow
+        return self.start_px + (value / 2 - low) / span * (self.end_px - self.start_px)

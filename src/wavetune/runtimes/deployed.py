@@ -7,7 +7,6 @@ parts that run here are the cohort and the federated server, whose counterparts 
 from __future__ import annotations
 
 import json
-import math
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,11 +21,14 @@ from torch import Tensor
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
+from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.contract import Contract
-from wavetune.data_plane.control import Control, Coordinator
+from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
+from wavetune.data_plane.places import PER_PARTY, Places
+from wavetune.data_plane.refusal import quoted
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
@@ -77,7 +79,9 @@ class Servers:
     coordinator: Control
     address: str
     wire: ServerWire = field(init=False)
+    places: Places = field(default_factory=Places)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
+    claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
 
     def __post_init__(self) -> None:
         answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
@@ -110,7 +114,9 @@ class Servers:
                 told.seconds.update(reports[client].seconds if client in reports else {})
                 reports[client] = told
         self._forget_unheard(record)
-        record["lost"] += [{"client": k, "why": why} for k, why in sorted(self.wire.lost.items())]
+        record["lost"] += [self._why(k, seen) for k, seen in sorted(self.wire.lost.items())]
+        if refused := self.places.take_refused():
+            record["refused"] = refused
         record["measured"] = self._measured(wall_s, present, reports)
         self.plane.close_round("the round is over")
         if not self.session.personal:
@@ -134,6 +140,7 @@ class Servers:
         while True:
             asked, deployment = self._present(index, until) & self._chosen(index), self.deployment
             self.wire.begin()
+            self.claims.clear()
             self._order(index, asked)
             self.plane.wait_for(
                 {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
@@ -247,19 +254,26 @@ class Servers:
                 self.wire.lost.setdefault(client, f"client {client} did not report on the end of the round")
                 continue
             if report.failure:
-                self.wire.lost[client] = report.failure
+                self.wire.lost.setdefault(client, claimed(client, report.failure))
+                self.claims[client] = quoted(report.failure)
             found[client] = report
         return found
+
+    def _why(self, client: int, seen: str) -> dict[str, Any]:
+        """A lost device in the record: what the servers saw, and beside it what the device says, if that is more."""
+        claim = self.claims.get(client, "")
+        beside = {"claim": claim} if claim and claim not in seen else {}
+        return {"client": client, "why": seen, **beside}
 
     def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
         """A device's report on a round, or None if it left or does not report in time.
 
-        One with numbers that are not finite, which no record could hold, is a failure.
+        One with a number that no record can hold is a failure.
         """
         report = self.coordinator.report(client, index, patience_s)
-        if report is None or all(map(math.isfinite, _numbers(report))):
+        if report is None or not (wrong := out_of_bounds(report)):
             return report
-        return RoundReport(round=report.round, failure=f"client {client} reported numbers that are not finite")
+        return RoundReport(round=report.round, failure=f"client {client} reported what cannot be: {wrong}")
 
     def _measured(self, wall_s: float, present: set[int], reports: dict[int, RoundReport]) -> dict[str, Any]:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
@@ -313,9 +327,10 @@ def opened(
         handlers = [plane.handler(), coordinator.handler()]
     else:
         coordinator, handlers = control(plane), [plane.handler()] if session.cohort.placement.split else []
+    places = Places(say=say)
     with ExitStack() as stack:
-        address = _listen(session, deployment, handlers, stack) if handlers else deployment.address
-        servers = Servers(session, deployment, run, say, plane, coordinator, address)
+        address = _listen(session, deployment, handlers, places, stack) if handlers else deployment.address
+        servers = Servers(session, deployment, run, say, plane, coordinator, address, places)
         try:
             yield servers
             coordinator.dismiss("the run is finished")
@@ -325,13 +340,18 @@ def opened(
 
 
 def _listen(
-    session: Session, deployment: Deployment, handlers: Sequence[grpc.GenericRpcHandler], stack: ExitStack
+    session: Session,
+    deployment: Deployment,
+    handlers: Sequence[grpc.GenericRpcHandler],
+    places: Places,
+    stack: ExitStack,
 ) -> str:
     """Serve until the stack unwinds; returns the address with the port that was taken."""
     num_clients = session.cohort.placement.num_clients
     largest = max(contract_of(session, client).max_frame_bytes for client in range(num_clients))
     try:
-        server, port = serve(deployment.address, deployment.identity, handlers, 3 * num_clients + 4, largest)
+        streams = len(handlers) * PER_PARTY * num_clients + 4
+        server, port = serve(deployment.address, deployment.identity, handlers, streams, largest, places)
     except RuntimeError as error:
         raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
     stack.callback(lambda: server.stop(1.0).wait())
@@ -436,16 +456,6 @@ def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | Reporte
 def _served_adapters(session: Session, wire: ServerWire) -> ServedAdapters:
     server = session.server
     return ServedAdapters(**{f.name: getattr(server, f.name) for f in fields(server) if f.init}, wire=wire)
-
-
-def _numbers(report: RoundReport) -> Iterator[float]:
-    """All fractions in a report."""
-    yield from report.seconds.values()
-    for score in (report.own, report.foreign):
-        yield from (score.nll, score.positions, score.correct)
-    yield from report.aligned.metrics.values()
-    for scores in (*report.aligned.own.values(), *report.aligned.foreign.values()):
-        yield from scores.values
 
 
 def _score(told: messages_pb2.Score) -> Score:

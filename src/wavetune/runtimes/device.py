@@ -6,6 +6,7 @@ These are the blocks before its cut or, where nothing is cut, all of them.
 from __future__ import annotations
 
 import os
+import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import attend
 from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
+from wavetune.data_plane.refusal import quoted
 from wavetune.data_plane.uncut import LocalCohort
 from wavetune.data_plane.wires import DeviceWire
-from wavetune.errors import ConfigError, RunFolderError, WavetuneError
+from wavetune.errors import ConfigError, NumericsError, RunFolderError, WavetuneError
 from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
@@ -184,21 +186,26 @@ class Agent:
     _run: str = ""
     _states: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
     _channels: dict[str, grpc.Channel] = field(default_factory=dict[str, grpc.Channel])
+    _process: bytes = field(default_factory=lambda: secrets.token_bytes(8))
 
     def __post_init__(self) -> None:
         self._read_states()
 
     def introduce(self) -> Attend:
         """Who this is and which states it can go on from."""
-        return Attend(version=PROTOCOL_VERSION, client=self.client, run=self._run, states=sorted(self._states))
+        states = sorted(self._states)
+        return Attend(version=PROTOCOL_VERSION, client=self.client, run=self._run, states=states, process=self._process)
 
     def handle(self, order: RoundOrder) -> RoundReport:
         """Do a round. What goes wrong is the report's failure; the device is then as it was before the round."""
+        if order.notice:
+            self.say(quoted(order.notice))
         try:
             return self._round(order)
         except WavetuneError as error:
             self.say(f"round {order.round + 1}: {error}")
-            return RoundReport(round=order.round, failure=str(error))
+            not_finite = isinstance(error, NumericsError)
+            return RoundReport(round=order.round, failure=str(error), not_finite=not_finite)
 
     def _round(self, order: RoundOrder) -> RoundReport:
         device = self._ready(order)

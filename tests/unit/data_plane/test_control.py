@@ -3,6 +3,7 @@
 import threading
 import time
 
+import grpc
 import pytest
 
 from wavetune.data_plane.certificates import read_identity, write_certificates
@@ -63,7 +64,7 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     assert coordinator.report(1, 4, PATIENCE_S).failure == "no battery"
     assert coordinator.can_go_on(1, "a run", 4)
     assert not coordinator.can_go_on(1, "a run", 5)
-    assert office.lost == [(1, "no battery")]
+    assert office.lost == [(1, "client 1 reports: no battery")]
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
     assert ended == ["that was all"]
@@ -131,5 +132,73 @@ def test_who_may_not_attend_is_told_why(office, client, changes, words):
 
 def test_servers_that_stay_away_are_given_up(office):
     office.server.stop(0).wait()
-    with pytest.raises(DeploymentError, match="away for"):
+    with pytest.raises(DeploymentError, match=r"gave up after 0\.1 s: the server has been away"):
         office.attend(0, lambda _order: RoundReport(), 0.1)
+
+
+def test_of_two_machines_with_one_key_the_first_goes_on_and_both_are_told(office):
+    said, notices, asked = [], [], threading.Event()
+    name = "device-01"
+
+    def life(process, handle, say, patience_s):
+        with connect(f"localhost:{office.port}", read_identity(office.folder / name)) as channel:
+            introduce = lambda: Attend(version=PROTOCOL_VERSION, client=1, process=process)  # noqa: E731
+            return attend(channel, introduce, handle, patience_s, say)
+
+    def handle(order):
+        notices.append(order.notice)
+        return RoundReport(round=order.round)
+
+    def twin():
+        with pytest.raises(DeploymentError, match=r"another machine, at .* attends with the certificate of device-01"):
+            life(b"second", handle, lambda text: (said.append(text), asked.set()), 0.5)
+
+    ended = []
+    first = threading.Thread(target=lambda: ended.append(life(b"first", handle, lambda _text: None, PATIENCE_S)))
+    first.start()
+    office.coordinator.wait_for([1], PATIENCE_S)
+    second = threading.Thread(target=twin)
+    second.start()
+    assert asked.wait(PATIENCE_S)
+    for index in (0, 1):
+        office.coordinator.order(1, RoundOrder(run="a run", round=index))
+        assert office.coordinator.report(1, index, PATIENCE_S).round == index
+    second.join(PATIENCE_S)
+    assert office.lost == []
+    office.coordinator.dismiss("that was all")
+    first.join(PATIENCE_S)
+    assert ended == ["that was all"]
+    assert len(said) == 1
+    assert said[0].endswith("trying again")
+    assert "came with the certificate of device-01" in notices[0]
+
+
+def test_a_server_that_is_full_is_tried_again(office, monkeypatch):
+    """As gRPC refuses a stream where too many wait."""
+    said, handed = [], []
+    take = type(office.coordinator)._attend
+
+    def full_at_first(coordinator, requests, context):
+        handed.append(1)
+        if len(handed) == 1:
+            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
+        yield from take(coordinator, requests, context)
+
+    monkeypatch.setattr(type(office.coordinator), "_attend", full_at_first)
+    office.server.stop(0).wait()
+    handlers = [office.coordinator.handler()]
+    office.server, office.port = serve("127.0.0.1:0", read_identity(office.folder / "server"), handlers, 16, 1 << 20)
+    ended = []
+
+    def life():
+        with connect(f"localhost:{office.port}", read_identity(office.folder / "device-00")) as channel:
+            introduce = lambda: Attend(version=PROTOCOL_VERSION, client=0)  # noqa: E731
+            ended.append(attend(channel, introduce, lambda _order: RoundReport(), PATIENCE_S, said.append))
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    assert office.coordinator.wait_for([0], PATIENCE_S) == {0}
+    office.coordinator.dismiss("that was all")
+    thread.join(PATIENCE_S)
+    assert ended == ["that was all"]
+    assert said == ["the server is full (Concurrent RPC limit exceeded!); trying again"]

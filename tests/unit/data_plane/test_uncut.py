@@ -36,7 +36,7 @@ def test_in_an_outage_losses_come_alone():
 
 REFUSED = {
     "a_step_missing": (frame(STEP), "losses of 1 local steps, not of 2"),
-    "not_a_number": (frame(STEP, Loss(nll=float("nan"), labelled=2, tokens=5)), "a loss of nan"),
+    "not_a_number": (frame(STEP, Loss(nll=float("nan"), labelled=2, tokens=5)), "Loss.nll is nan"),
     "more_labels_than_tokens": (frame(STEP, Loss(nll=1.0, labelled=6, tokens=5)), "over 6 labels"),
     "more_tokens_than_a_batch": (frame(STEP, Loss(nll=1.0, labelled=2, tokens=65)), "a batch of 65 tokens"),
     "activations": (

@@ -4,6 +4,7 @@ import math
 import pytest
 
 from wavetune.errors import RunFolderError
+from wavetune.reporting.html import write_report
 from wavetune.reporting.records import FILES, read_run
 
 
@@ -114,3 +115,17 @@ def test_a_folder_without_records_is_refused_with_its_name(tmp_path, name):
     (tmp_path / "empty").mkdir()
     with pytest.raises(RunFolderError, match=f"{name} holds no run records"):
         read_run(tmp_path / name)
+
+
+@pytest.mark.parametrize("value", [1.7e308, -1.7e308, 7.9e307])
+def test_a_run_with_a_number_that_no_axis_holds_is_reported_without_it(make_run, tmp_path, value):
+    folder = make_run(clients=2, rounds=3)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    lines[1]["train_loss"], lines[1]["train_loss_K"][0] = value, value
+    lines[1]["charged"]["energy_j"] = value
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run = read_run(folder)
+    assert math.isnan(run.rounds[1].train_loss)
+    assert run.rounds[2].train_loss == lines[2]["train_loss"]
+    assert "a number is beyond 1e+100" in run.problems[0]
+    assert "<svg" in write_report([folder], tmp_path / "report.html").read_text()

@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wavetune.reporting.format import bits, count, joules, number, percent, rate, seconds, watts
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tick_labels, ticks, tip
+
+ANY = st.floats(allow_nan=False, allow_infinity=False)
 
 
 @given(st.floats(-1e6, 1e6), st.floats(1e-3, 1e6), st.integers(2, 12))
@@ -14,6 +17,22 @@ def test_ticks_lie_within_the_axis_and_are_not_too_many(low, span, wanted):
     assert all(low - slack <= value <= low + span + slack for value in values)
     assert len(values) <= wanted + 1
     assert len(set(tick_labels(values))) == len(values)
+
+
+@given(ANY, ANY, st.integers(1, 12))
+def test_an_axis_of_any_two_finite_numbers_has_ticks_within_its_pixels(one, other, wanted):
+    low, high = sorted((one, other))
+    values = ticks(low, high, wanted)
+    assert 1 <= len(values) <= wanted + 3
+    assert len(tick_labels(values)) == len(values)
+    assert all(-1e-3 <= Scale(low, high, 0.0, 100.0)(value) <= 100.001 for value in (low, high, *values))
+
+
+@given(ANY)
+def test_any_finite_number_has_words(value):
+    words = [show(value) for show in (number, count, seconds, joules, rate, bits, percent, watts)]
+    assert all(words)
+    assert all(len(text) < 420 for text in words)
 
 
 def test_tick_steps_are_one_two_or_five():

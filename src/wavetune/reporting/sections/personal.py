@@ -11,7 +11,7 @@ from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, Show, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.grouped import Group, grouped_chart
-from wavetune.reporting.records import Run
+from wavetune.reporting.records import Lost, Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section
 
 KINDS = (
@@ -100,6 +100,11 @@ def _uplink_figure(run: Run) -> Figure | None:
 
 def _lost_table(run: Run) -> Table:
     lost = [(one.round + 1, entry) for one in run.rounds for entry in one.lost]
-    rows = tuple((f"Round {number}", story.client_name(run, e.client), e.why or fmt.DASH) for number, e in lost)
+    rows = tuple((f"Round {number}", story.client_name(run, e.client), _why(e)) for number, e in lost)
     more = f"; the first {MOST_LOST} of {len(rows)}" if len(rows) > MOST_LOST else ""
     return Table(f"Updates that did not arrive{more}", ("", "Client", "Why"), rows[:MOST_LOST])
+
+
+def _why(lost: Lost) -> str:
+    """What was seen, and what the client says itself."""
+    return f"{lost.why or fmt.DASH}{f' (it says: {lost.claim})' if lost.claim else ''}"

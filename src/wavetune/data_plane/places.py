@@ -1,0 +1,181 @@
+"""Places at the servers: who may hold a stream, how many, and for how long without a word.
+
+A party is known by its certificate. It holds at most two streams of each service, the one in use and one that takes its
+place, so that no party keeps another out: a third ends the first that has said nothing, or else the oldest. A stream
+whose first frame does not come in time ends, and so do those of a certificate that was revoked.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from cryptography import x509
+
+from wavetune.data_plane.certificates import common_name
+from wavetune.data_plane.refusal import Reason, RefusedError, quoted
+
+PER_PARTY = 2
+FIRST_FRAME_S = 10.0
+_LOOK_S = 0.5
+_NAMED = 5  # refusals of one party that are told
+_EVERYDAY = (Reason.LATE, Reason.CLOSED)
+
+Behaviour = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
+
+
+@dataclass(eq=False)
+class _Place:
+    context: grpc.ServicerContext
+    serial: int
+    until: float
+    spoken: bool = False
+
+    def spoken_after(self, requests: Iterator[bytes]) -> Iterator[bytes]:
+        """What comes; the first of it is noted."""
+        for content in requests:
+            self.spoken = True
+            yield content
+
+
+@dataclass
+class Places:
+    """The open streams of every party. `revoked` says of a certificate's serial number whether it may not come."""
+
+    revoked: Callable[[int], bool] = lambda _serial: False
+    say: Callable[[str], None] = lambda _text: None
+    first_frame_s: float = FIRST_FRAME_S
+    _open: dict[tuple[str, str], list[_Place]] = field(default_factory=dict[tuple[str, str], list[_Place]])
+    _told: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
+    _refused: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def guarded(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
+        """The same services, for who finds a place."""
+        return _Guarded(handlers, self)
+
+    def behaviour(self, method: str, serve: Behaviour) -> Behaviour:
+        """A stream's behaviour within its place."""
+
+        def within(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+            certificate = peer_certificate(context)
+            key = (common_name(certificate), method)
+            place = self._take(key, context, certificate.serial_number)
+            try:
+                if self.revoked(certificate.serial_number):
+                    raise RefusedError(
+                        Reason.UNKNOWN_DEVICE,
+                        f"the certificate of {key[0]!r} was revoked; ask who runs the servers for another",
+                    )
+                yield from serve(place.spoken_after(requests), context)
+            except RefusedError as refused:
+                if refused.reason not in _EVERYDAY:
+                    self._note(key[0], context.peer(), refused.sentence)
+                context.abort(refused.reason.value, refused.sentence)
+            finally:
+                self._leave(key, place)
+
+        return within
+
+    def take_refused(self) -> list[dict[str, str]]:
+        """Who was refused since the last call, and why."""
+        with self._lock:
+            refused, self._refused = self._refused, []
+        return refused
+
+    def _note(self, who: str, peer: str, why: str) -> None:
+        """Remember a refusal; who knocks with ever new sentences is named a few times."""
+        why = quoted(why)
+        with self._lock:
+            told = self._told.setdefault(who, set())
+            if why in told or len(told) > _NAMED:
+                return
+            told.add(why)
+            if len(told) > _NAMED:
+                why = "further refusals of it are not told"
+            self._refused.append({"who": quoted(who), "why": why})
+        self.say(f"refused {quoted(who)} at {address_of(peer)}: {why}")
+
+    def watch(self, server: grpc.Server) -> None:
+        """Look after the places until the server stops."""
+        while server.wait_for_termination(_LOOK_S):
+            self.look()
+
+    def look(self) -> None:
+        """End the streams whose time is over and those of revoked certificates."""
+        now = time.monotonic()
+        with self._lock:
+            places = [place for places in self._open.values() for place in places]
+        for place in places:
+            if (not place.spoken and now > place.until) or self.revoked(place.serial):
+                _cancel(place)
+
+    def _take(self, key: tuple[str, str], context: grpc.ServicerContext, serial: int) -> _Place:
+        place = _Place(context, serial, time.monotonic() + self.first_frame_s)
+        with self._lock:
+            places = self._open.setdefault(key, [])
+            leaves = None
+            if len(places) >= PER_PARTY:
+                leaves = next((p for p in places if not p.spoken), places[0])
+                places.remove(leaves)
+            places.append(place)
+        if leaves is not None:
+            _cancel(leaves)
+        return place
+
+    def _leave(self, key: tuple[str, str], place: _Place) -> None:
+        with self._lock:
+            places = self._open.get(key, [])
+            if place in places:
+                places.remove(place)
+            if not places:
+                self._open.pop(key, None)
+
+
+@dataclass(frozen=True)
+class _Guarded(grpc.GenericRpcHandler):
+    handlers: grpc.GenericRpcHandler
+    places: Places
+
+    def service(self, handler_call_details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+        found: Any = self.handlers.service(handler_call_details)
+        if found is None or found.stream_stream is None:
+            return found
+        inner = self.places.behaviour(handler_call_details.method, found.stream_stream)
+        return grpc.stream_stream_rpc_method_handler(inner, found.request_deserializer, found.response_serializer)
+
+
+def peer_certificate(context: grpc.ServicerContext) -> x509.Certificate:
+    """The certificate that the other side presented."""
+    contents: Any = context.auth_context()["x509_pem_cert"]
+    return _certificate(contents[0])
+
+
+def peer_name(context: grpc.ServicerContext) -> str:
+    """Common name of the certificate that the other side presented, to its last letter."""
+    return common_name(peer_certificate(context))
+
+
+def address_of(peer: str) -> str:
+    """Host and port of what gRPC calls a peer.
+
+    >>> address_of("ipv4:192.0.2.7:5000"), address_of("ipv6:%5B::1%5D:5000")
+    ('192.0.2.7:5000', '[::1]:5000')
+    """
+    return unquote(peer.partition(":")[2])
+
+
+@lru_cache(maxsize=256)
+def _certificate(content: bytes) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(content)
+
+
+def _cancel(place: _Place) -> None:
+    cancel: Any = place.context
+    cancel.cancel()

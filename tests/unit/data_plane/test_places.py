@@ -1,0 +1,124 @@
+"""No party keeps another from its place, however many streams it opens and however little it says."""
+
+import queue
+import time
+
+import grpc
+import pytest
+
+from helpers.data_plane import contract, party
+from wavetune.data_plane.certificates import read_identity
+from wavetune.data_plane.client import connect
+from wavetune.data_plane.messages_pb2 import Frame
+from wavetune.data_plane.places import PER_PARTY, Places
+from wavetune.data_plane.server import METHOD, SERVICE, serve
+
+HURRIED_S = 0.2
+PATIENCE_S = 20.0
+
+
+class Hall:
+    """A server with a few threads; silent streams are those of `channel`."""
+
+    def __init__(self, opened, **places):
+        self.said = []
+        self.places = Places(say=self.said.append, **places)
+        identity = read_identity(opened.folder / "server")
+        self.server, port = serve("127.0.0.1:0", identity, [opened.plane.handler()], 8, 1 << 20, self.places)
+        self.address, self.folder, self.calls, self.channels = f"localhost:{port}", opened.folder, [], []
+
+    def stream(self, name, *frames, channel=None):
+        """A stream that says these frames and then nothing."""
+        self.channels.append(channel or connect(self.address, read_identity(self.folder / name)))
+        requests = queue.SimpleQueue()
+        for frame in frames:
+            requests.put(frame)
+        self.calls.append(self.channels[-1].stream_stream(f"/{SERVICE}/{METHOD}")(iter(requests.get, None)))
+        return self.calls[-1]
+
+    def close(self):
+        for call in self.calls:
+            call.cancel()
+        for channel in self.channels:
+            channel.close()
+        self.server.stop(0).wait()
+
+
+@pytest.fixture(scope="module")
+def opened(tmp_path_factory):
+    with party(tmp_path_factory.mktemp("certificates")) as found:
+        yield found
+
+
+@pytest.fixture
+def hall(opened):
+    found = Hall(opened)
+    yield found
+    found.close()
+
+
+def ends(call):
+    until = time.monotonic() + PATIENCE_S
+    while not call.done() and time.monotonic() < until:
+        time.sleep(0.01)
+    return call.code()
+
+
+def test_silent_streams_of_one_device_leave_the_others_their_places(opened, hall):
+    silent = [hall.stream("device-02") for _ in range(40)]
+    for call in silent[:-PER_PARTY]:
+        assert ends(call) in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+    token = opened.plane.open_round(0, [contract(0)])[0]
+    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    answer = next(hall.stream("device-00", hello.SerializeToString()))
+    assert Frame.FromString(answer).hello.version == 1
+
+
+def test_a_stream_that_is_in_use_is_not_the_one_that_ends(opened, hall):
+    token = opened.plane.open_round(0, [contract(0)])[0]
+    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    used = hall.stream("device-00", hello.SerializeToString())
+    next(used)
+    silent = [hall.stream("device-00") for _ in range(10)]
+    for call in silent[:-1]:
+        ends(call)
+    assert not used.done()
+
+
+def test_a_stream_whose_first_frame_does_not_come_in_time_ends(opened):
+    hall = Hall(opened, first_frame_s=HURRIED_S)
+    try:
+        assert ends(hall.stream("device-01")) in (grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN)
+    finally:
+        hall.close()
+
+
+def test_who_is_refused_is_told_to_the_servers_a_few_times(opened, hall):
+    for sequence in range(20):
+        stranger = Frame(sequence=sequence, hello={"version": 1, "client": 100 + sequence}).SerializeToString()
+        with pytest.raises(grpc.RpcError):
+            next(hall.stream("device-01", stranger))
+    assert "refused device-01 at 127.0.0.1:" in hall.said[0] or "refused device-01 at [::1]:" in hall.said[0]
+    assert "is not that of client 100" in hall.said[0]
+    assert hall.said[-1].endswith("further refusals of it are not told")
+    assert 2 < len(hall.said) < 10
+    assert [entry["who"] for entry in hall.places.take_refused()] == ["device-01"] * len(hall.said)
+    assert hall.places.take_refused() == []
+
+
+def test_a_revoked_certificate_loses_its_streams_and_gets_no_other(opened):
+    revoked = set()
+    hall = Hall(opened, revoked=revoked.__contains__)
+    try:
+        token = opened.plane.open_round(0, [contract(0)])[0]
+        hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+        used = hall.stream("device-00", hello.SerializeToString())
+        next(used)
+        (place,) = next(iter(hall.places._open.values()))
+        revoked.add(place.serial)
+        ends(used)
+        assert opened.plane.line(0).take(PATIENCE_S) is None
+        with pytest.raises(grpc.RpcError, match="was revoked"):
+            next(hall.stream("device-00", hello.SerializeToString()))
+    finally:
+        hall.close()
