@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -26,6 +27,7 @@ from wavetune.data_plane.contract import Arrived
 from wavetune.data_plane.messages_pb2 import Layout, Loss
 from wavetune.data_plane.payloads import LABELS
 from wavetune.data_plane.wires import DeviceWire, ServerWire
+from wavetune.errors import NumericsError
 from wavetune.federation.cohort import Cohort, Placement, Rows, StepResult
 from wavetune.federation.cut import Crossing, CutLink
 from wavetune.federation.door import Door
@@ -128,27 +130,34 @@ class ServerCohort(Cohort):
     ) -> StepResult:
         """One local step with what the active devices send; who is lost on the way counts as if it sat out.
 
-        Their rows are theirs: `tokens` and `rows` are not looked at.
+        So does, from here on, whose values make a loss or gradient not finite. Their rows are theirs: `tokens` and
+        `rows` are not looked at. Raises NumericsError if that holds for all of several devices.
         """
         num_clients = self.placement.num_clients
         asked = [k for k in range(num_clients) if active_K is None or active_K[k]]
         arrived = self.wire.gather(asked)
-        self.wire.heard |= arrived.keys()
-        present = [k in arrived for k in range(num_clients)]
-        nll_K, labelled_K = np.zeros(num_clients), np.zeros(num_clients)
-        if not arrived:
-            return StepResult(np.full(num_clients, np.nan), labelled_K, 0)
-        placement = self.placement.among(present)
-        for clients in self._groups(arrived):
-            self._served_pass(clients, [arrived[k] for k in clients], placement, nll_K, labelled_K)
-            if placement.sequential:
-                self._check_gradients()
-                self.optimiser.step_server(factor)
-        if not placement.sequential:
-            self._check_gradients()
+        nll_K, labelled_K, given_up = np.zeros(num_clients), np.zeros(num_clients), dict[int, str]()
+
+        def passes(clients: Collection[int]) -> None:
+            placement = self.placement.among([k in clients for k in range(num_clients)])
+            for group in self._groups({k: arrived[k] for k in clients}):
+                self._served_pass(group, [arrived[k] for k in group], placement, nll_K, labelled_K)
+
+        for turn in [[k] for k in sorted(arrived)] if self.placement.sequential else [sorted(arrived)]:
+            given_up |= self.without_faults(passes, turn, nll_K)
             self.optimiser.step_server(factor)
+        if given_up and given_up.keys() >= set(asked) and len(asked) > min(1, num_clients - 1):
+            raise NumericsError(next(iter(given_up.values())))
+        for client, why in given_up.items():
+            self.wire.give_up(client, f"{why}, and what client {client} sent makes it so")
+            nll_K[client], labelled_K[client] = 0.0, 0.0
+        there = arrived.keys() - given_up.keys()
+        self.wire.heard |= there
         loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
-        return StepResult(loss_K, labelled_K, sum(sum(a.lengths) for a in arrived.values()))
+        return StepResult(loss_K, labelled_K, sum(sum(arrived[k].lengths) for k in there))
+
+    def _repeating(self) -> AbstractContextManager[None]:
+        return self.wire.repeating()
 
     def _groups(self, arrived: Mapping[int, Arrived]) -> Iterator[list[int]]:
         """Clients of one pass: of one cut, as many as fit; in their order where the server steps after each."""
@@ -179,7 +188,7 @@ class ServerCohort(Cohort):
         self.seconds["server_forward_s"] += self._forward_s
         for client in clients:
             if placement.tail_K[client] is not None:
-                nll_K[client], labelled_K[client] = self.wire.losses.pop(client, (0.0, 0.0))
+                nll_K[client], labelled_K[client] = self.wire.losses.get(client, (0.0, 0))
 
     @property
     def _filler(self) -> int:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -17,6 +18,7 @@ from wavetune.data_plane.client import Stream
 from wavetune.data_plane.contract import Arrived
 from wavetune.data_plane.messages_pb2 import Layout, Loss, Part
 from wavetune.data_plane.payloads import LABELS, spec_like, unpack
+from wavetune.data_plane.refusal import Reason
 from wavetune.data_plane.server import Line
 from wavetune.federation.codecs import Payload
 from wavetune.federation.door import Carry
@@ -92,7 +94,9 @@ class ServerWire:
     silent: set[int] = field(default_factory=set[int])  # who was told to send no adapters
     arrived: dict[int, Arrived] = field(default_factory=dict[int, Arrived])
     losses: dict[int, tuple[float, int]] = field(default_factory=dict[int, tuple[float, int]])
+    gradients: dict[int, Payload] = field(default_factory=dict[int, Payload])  # that came up in this step
     waited_s: float = 0.0
+    _again: bool = False
     _uploads: dict[int, deque[Payload]] = field(default_factory=dict[int, deque[Payload]])
     _downloads: defaultdict[int, list[tuple[str, Payload]]] = field(
         default_factory=lambda: defaultdict[int, list[tuple[str, Payload]]](list)
@@ -108,7 +112,7 @@ class ServerWire:
     def gather(self, clients: Iterable[int]) -> Mapping[int, Arrived]:
         """The next frame of each of these clients that is still there, all within one patience."""
         until = time.monotonic() + self.patience_s
-        self.arrived = {}
+        self.arrived, self.losses, self.gradients = {}, {}, {}
         for client in clients:
             arrived = self._take(client, until)
             if arrived is not None:
@@ -119,6 +123,20 @@ class ServerWire:
         """The adapters of each of these clients that is still there."""
         for client, arrived in self.gather(clients).items():
             self._uploads[client] = deque(payload for _, payload in arrived.payloads)
+
+    def give_up(self, client: int, sentence: str) -> None:
+        """Do not hear a client any more in this round."""
+        self.line_of(client).fail(sentence, Reason.NOT_FINITE)
+        self.lost.setdefault(client, sentence)
+
+    @contextmanager
+    def repeating(self) -> Generator[None]:
+        """While a pass is made again: nothing is sent or awaited, and what came is taken once more."""
+        self._again = True
+        try:
+            yield
+        finally:
+            self._again = False
 
     def peek(self) -> Carry:
         """A carry of the adapters that came, which leaves them to be taken later."""
@@ -132,7 +150,8 @@ class ServerWire:
         if kind == "adapters_down":
             self._downloads[client].append((kind, payload))
         elif kind in ("activations_down", "gradients_down"):
-            self.line_of(client).answer([(kind, payload)])
+            if not self._again:
+                self.line_of(client).answer([(kind, payload)])
         elif kind == "gradients_up":
             return self._gradients(client, payload)
         else:
@@ -146,11 +165,14 @@ class ServerWire:
         self._downloads.clear()
 
     def _gradients(self, client: int, payload: Payload) -> Payload:
-        arrived = self._take(client, time.monotonic() + self.patience_s)
+        if self._again and client in self.gradients:
+            return self.gradients[client]
+        arrived = None if self._again else self._take(client, time.monotonic() + self.patience_s)
         if arrived is None:  # what would have come counts as nothing
             return {name: torch.zeros_like(tensor) for name, tensor in payload.items()}
         self.losses[client] = arrived.nll, arrived.labelled
-        return arrived.one("gradients_up")
+        self.gradients[client] = arrived.one("gradients_up")
+        return self.gradients[client]
 
     def _take(self, client: int, until: float) -> Arrived | None:
         started = time.monotonic()

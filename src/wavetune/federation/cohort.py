@@ -8,7 +8,10 @@ Legend: K clients, N tokens, P labelled positions, D width.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import math
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -27,6 +30,7 @@ from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ragged_layout
 
 Rows = NDArray[np.int64]
+_OVERFLOW = 1e30  # of a square, where fp32 ends at 3e38
 
 
 @dataclass(frozen=True)
@@ -88,12 +92,14 @@ class Placement:
 class StepResult:
     """Mean loss of each client on its batch, in nats, with the number of labelled positions behind it.
 
-    The loss of a client that sat out is NaN.
+    The loss of a client that sat out is NaN, and so is that of one whose values did not stay finite: `given_up` says
+    which. Nothing of its step is left.
     """
 
     loss_K: NDArray[np.float64]
     labelled_K: NDArray[np.float64]
     tokens: int
+    given_up: Mapping[int, str] = field(default_factory=dict[int, str])
 
 
 @dataclass(frozen=True)
@@ -140,26 +146,86 @@ class Cohort:
     ) -> StepResult:
         """One local step of every active client (all if None) at `factor` of the full rate.
 
-        Client k trains on `rows[k]` of the set; the others' rows are not looked at.
+        Client k trains on `rows[k]` of the set; the others' rows are not looked at. Raises NumericsError if no active
+        client's values stay finite.
         """
         num_clients = self.placement.num_clients
-        active_K = [True] * num_clients if active_K is None else active_K
-        placement = self.placement.among(active_K)
-        counts = [int(tokens.lengths[r].sum()) if on else 0 for r, on in zip(rows, active_K, strict=True)]
-        nll_K, labelled_K = np.zeros(num_clients), np.zeros(num_clients)
-        for clients in self._passes(counts):
-            batch = collate(tokens, [rows[k] for k in clients])
-            self._one_pass(batch, clients, placement, nll_K, labelled_K)
-            if placement.sequential:
-                self._check_gradients()
-                self.optimiser.step_server(factor)
-        self._pull_to_anchor()
-        if not placement.sequential:
-            self._check_gradients()
+        active = [k for k in range(num_clients) if active_K is None or active_K[k]]
+        lengths = {k: int(tokens.lengths[rows[k]].sum()) for k in active}
+        nll_K, labelled_K, given_up = np.zeros(num_clients), np.zeros(num_clients), dict[int, str]()
+
+        def passes(clients: Collection[int]) -> None:
+            placement = self.placement.among([k in clients for k in range(num_clients)])
+            for group in self._passes([lengths[k] if k in clients else 0 for k in range(num_clients)]):
+                batch = collate(tokens, [rows[k] for k in group])
+                self._one_pass(batch, group, placement, nll_K, labelled_K)
+
+        for turn in [[k] for k in active] if self.placement.sequential else [active]:
+            given_up |= self.without_faults(passes, turn, nll_K)
             self.optimiser.step_server(factor)
-        self.optimiser.step_clients(factor, active_K)
+        if given_up and given_up.keys() >= set(active):
+            raise NumericsError(next(iter(given_up.values())))
+        self._pull_to_anchor()
+        self.optimiser.step_clients(factor, [k in active and k not in given_up for k in range(num_clients)])
+        for client in given_up:
+            nll_K[client], labelled_K[client], lengths[client] = 0.0, 0.0, 0
         loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
-        return StepResult(loss_K, labelled_K, sum(counts))
+        return StepResult(loss_K, labelled_K, sum(lengths.values()), given_up)
+
+    def without_faults(
+        self, passes: Callable[[Collection[int]], None], clients: Collection[int], nll_K: NDArray[np.float64]
+    ) -> dict[int, str]:
+        """Make the passes of those clients whose values stay finite; returns whose do not, and which.
+
+        `passes` adds the gradients of the clients that it is given, and their losses. Where the server's gradient is
+        not finite and no client's own value tells why, those are at fault who make it so alone, or else who gives it
+        most. Nothing of a client at fault is left, neither gradient nor bits.
+        """
+        given_up, kept, bits = dict[int, str](), list(clients), self.link.door.bits.copy()
+        repeating = nullcontext()
+        while kept:
+            with repeating:
+                passes(kept)
+            repeating = self._repeating()
+            found = self._faults(kept, nll_K)
+            if not found and (wrong := self._shared_fault()):
+                found = dict.fromkeys(self._blamed(passes, kept), wrong)
+            if not found:
+                break
+            given_up |= found
+            self._drop(kept, bits)
+            kept = [k for k in kept if k not in found]
+        return given_up
+
+    def _repeating(self) -> AbstractContextManager[None]:
+        """The context in which passes are made again."""
+        return nullcontext()
+
+    def _blamed(self, passes: Callable[[Collection[int]], None], clients: list[int]) -> list[int]:
+        """Who of these makes the server's gradient not finite alone, or else who gives it most."""
+        if len(clients) == 1:
+            return clients
+        bits, square = self.link.door.bits.copy(), dict[int, float]()
+        for client in clients:
+            self._drop(clients, bits)
+            with self._repeating():
+                passes([client])
+            square[client] = sum(float(g.double().square().sum()) for g in self._shared_gradients())
+            if self._shared_fault():
+                square[client] = math.inf
+        most = max(square.values())
+        return [client for client in clients if square[client] == most]
+
+    def _drop(self, clients: Collection[int], bits: Counter[tuple[str, int]]) -> None:
+        """Take back the gradients of these clients' passes, and what crossed in them."""
+        self.link.door.bits = bits.copy()
+        for parameter in self.bank.parameters(local=False):
+            parameter.grad = None
+        for site in self.bank.sites:
+            slots = [int(slot) for slot in self.bank.slots(site.layer)[list(clients)] if slot >= 0]
+            for parameter in self.bank.local.get(site.name, ()):
+                if parameter.grad is not None:
+                    parameter.grad[slots] = 0.0
 
     def _passes(self, counts: Sequence[int]) -> Iterator[list[int]]:
         """Consecutive clients whose tokens fit a pass; each alone where the server steps after every client."""
@@ -201,8 +267,6 @@ class Cohort:
         sums = np.bincount(owner_P, nll_P.double().cpu().numpy(), len(clients))
         for position, client in enumerate(clients):
             nll_K[client], labelled_K[client] = sums[position], labelled[position]
-            if not np.isfinite(sums[position]):
-                raise NumericsError(f"the loss of client {client} is {sums[position]}")
 
     def _losses(
         self,
@@ -261,18 +325,43 @@ class Cohort:
                 parts[position] = self.link.door.send_ids("labels_up", client, parts[position])
         return torch.cat(parts)
 
-    def _check_gradients(self) -> None:
-        gradients = [p.grad for side in (True, False) for p in self.bank.parameters(side) if p.grad is not None]
-        if not gradients or torch.isfinite(torch.stack([g.abs().sum() for g in gradients]).sum()):
-            return
-        for side, stacks in (("client", self.bank.local), ("server", self.bank.shared)):
-            for site in self.bank.sites:
-                for factor, p in zip("AB", stacks.get(site.name, ()), strict=False):
-                    if p.grad is not None and not torch.isfinite(p.grad).all():
-                        slot = int((~torch.isfinite(p.grad).flatten(1).all(1)).nonzero()[0])
-                        owner = int(self.bank.local_LK[site.layer].nonzero()[0][slot]) if side == "client" else slot
-                        who = f"client {owner}" if side == "client" else "the server"
-                        raise NumericsError(f"the gradient of {site.name}.lora_{factor} of {who} is not finite")
+    def _faults(self, clients: Collection[int], nll_K: NDArray[np.float64]) -> dict[int, str]:
+        """Of these clients those whose loss or own gradient is not finite, and which that is."""
+        found = {k: f"the loss of client {k} is {nll_K[k]}" for k in clients if not math.isfinite(nll_K[k])}
+        gradients = [p.grad for p in self.bank.parameters(local=True) if p.grad is not None]
+        if not gradients or _are_finite(gradients):
+            return found
+        for site in self.bank.sites:
+            slots = self.bank.slots(site.layer)
+            for factor, p in zip("AB", self.bank.local.get(site.name, ()), strict=False):
+                for k in clients:
+                    if p.grad is not None and slots[k] >= 0 and not _are_finite([p.grad[slots[k]]]):
+                        found.setdefault(k, f"the gradient of {site.name}.lora_{factor} of client {k} is not finite")
+        return found
+
+    def _shared_gradients(self) -> Iterable[Tensor]:
+        """The gradients of the server's adapters."""
+        return (p.grad for p in self.bank.parameters(local=False) if p.grad is not None)
+
+    def _shared_fault(self) -> str:
+        """Which gradient of the server is not finite; empty if all are."""
+        gradients = list(self._shared_gradients())
+        if not gradients or _are_finite(gradients):
+            return ""
+        names = [f"{s.name}.lora_{f}" for s in self.bank.sites for f in "AB" if s.name in self.bank.shared]
+        given = [p.grad for s in self.bank.sites for p in self.bank.shared.get(s.name, ())]
+        wrong = (name for name, g in zip(names, given, strict=True) if g is not None and not _are_finite([g]))
+        return f"the gradient of {next(wrong, 'an adapter')} of the server is not finite"
+
+    def holds(self, tokens: TokenSet, bank: AdapterBank) -> bool:
+        """Whether the first row's hidden states and gradients stay far from overflow under a bank of all blocks."""
+        batch = collate(tokens, [np.array([0])])
+        parameters = [p.requires_grad_() for p in bank.parameters(local=False)]
+        loss = self._hidden(batch, [0], [len(batch.input_ids)], bank, None).double().square().mean()
+        if not float(loss) < _OVERFLOW:
+            return False
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+        return float(torch.stack([g.double().square().sum() for g in gradients]).sum()) < _OVERFLOW
 
     @torch.no_grad()
     def evaluate(
@@ -292,6 +381,11 @@ class Cohort:
             for row, value_P in enumerate(values):
                 np.add.at(sums[row], rows[batch.sample_of_label], value_P.double().cpu().numpy())
         return Evaluation(*sums)
+
+
+def _are_finite(gradients: Sequence[Tensor]) -> bool:
+    """Whether all are finite, and so is the norm by which they are clipped and scaled."""
+    return bool(torch.isfinite(torch.stack([g.square().sum() for g in gradients]).sum()))
 
 
 def _row_groups(tokens: TokenSet, tokens_per_pass: int) -> Iterator[Rows]:

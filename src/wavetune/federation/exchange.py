@@ -8,7 +8,8 @@ Legend: K clients, S slots of a block, R common rank.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -16,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavetune.errors import NumericsError
 from wavetune.federation.codecs import TopK, UpdateCodec, down_codec
 from wavetune.federation.door import Door
 from wavetune.federation.mixing import ROBUST, AverageFactors, Mixing, MultiKrum, squared_error_and_norm
@@ -23,6 +25,8 @@ from wavetune.federation.privacy import ClientPrivacy
 from wavetune.federation.screening import Screening
 from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+
+PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried out
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class AdapterServer:
 
     `current` is what was last broadcast, `last` the updates that last arrived from each slot (kept for `lost` "reuse"),
     `residual` what sparse updates left out so far. With `privacy` clients send what that leaves of their updates, and
-    `mixed_by_round` counts the updates of every round.
+    `mixed_by_round` counts the updates of every round. `holds` tries a mixture out, where the model is at hand.
     """
 
     bank: AdapterBank
@@ -59,6 +63,7 @@ class AdapterServer:
     lost: Literal["skip", "reuse"] = "skip"
     screening: Screening | None = None
     privacy: ClientPrivacy | None = None
+    holds: Callable[[Mapping[str, LoraPair]], bool] | None = None
     current: dict[str, LoraPair] = field(init=False)
     last: dict[str, dict[int, LoraPair]] = field(default_factory=dict[str, dict[int, LoraPair]])
     residual: dict[str, LoraPair] = field(default_factory=dict[str, LoraPair])
@@ -94,6 +99,9 @@ class AdapterServer:
     ) -> Mixed:
         """Mix what was delivered and load the mixture. Without a door nothing crosses the air.
 
+        Whose update makes the mixture one that nothing can be computed with is rejected. Raises NumericsError if that
+        holds for all.
+
         Args:
             weight_K: weights of the clients, any positive scale.
             door: what the adapters cross.
@@ -110,22 +118,64 @@ class AdapterServer:
         received = {site.name: self._received(site, door, active_K, sent_K, delivered_K) for site in self.sites}
         rejected = self._reject(received)
         self._choose(received)
+        mixture, broken = self._mixture(received, weight_K, active_K)
         self._count(received)
-        error = norm = 0.0
+        self.current |= mixture.factors
+        for site in self.sites:
+            self._load(site, door)
+        return Mixed(dict(self.current), mixture.error, rejected | broken)
+
+    def _mixture(
+        self, received: Mapping[str, dict[int, LoraPair]], weight_K: Sequence[float], active_K: Sequence[bool]
+    ) -> tuple[Mixed, dict[int, str]]:
+        """What is mixed of each site, without those updates under which the model gives no finite numbers, and whose.
+
+        A mixture is tried out where a value of an update is larger than is plausible; if it fails, the update of the
+        largest norm is taken out.
+        """
+        clients, broken = {k for pairs in received.values() for k in pairs}, dict[int, str]()
+        largest = {k: _largest(received, k) for k in sorted(clients)}
+        suspects = [k for k in largest if not largest[k] <= PLAUSIBLE]
+        norms = self._norms(received) if suspects else {}
+        while True:
+            mixture = self._mixed(received, weight_K, active_K)
+            if not suspects or (mixture is not None and self._sound(mixture.factors)):
+                break
+            worst = max(suspects, key=lambda k: norms[k] if math.isfinite(norms[k]) else math.inf)
+            broken[worst] = f"with a value of {largest[worst]:.3g} in it the mixture gives no finite numbers"
+            suspects.remove(worst)
+            self._take_out(worst, received)
+        if mixture is None or (broken.keys() == clients and len(broken) > min(1, len(self.rank_K) - 1)):
+            raise NumericsError(next(iter(broken.values()), "the mixture cannot be computed"))
+        return mixture, broken
+
+    def _mixed(
+        self, received: Mapping[str, dict[int, LoraPair]], weight_K: Sequence[float], active_K: Sequence[bool]
+    ) -> Mixed | None:
+        """The mixture of what was received; None if the rule cannot compute it."""
+        factors, error, norm = dict[str, LoraPair](), 0.0, 0.0
         for site in self.sites:
             pair, weight_S = self._contributions(site, received[site.name], weight_K, active_K)
-            if len(weight_S):
-                rule = self.mixing if site.kind == "lora" or isinstance(self.mixing, ROBUST) else AverageFactors()
-                if len(weight_S) == 1:
-                    mixed = LoraPair(pair.A[0].clone(), pair.B[0].clone())
-                else:
-                    mixed = LoraPair(*rule.mix(pair.A, pair.B, weight_S))
-                    if site.kind == "lora":
-                        site_error, site_norm = squared_error_and_norm(*pair, weight_S, *mixed)
-                        error, norm = error + site_error, norm + site_norm
-                self.current[site.name] = mixed
-            self._load(site, door)
-        return Mixed(dict(self.current), float(np.sqrt(error / norm)) if norm else 0.0, rejected)
+            if not len(weight_S):
+                continue
+            rule = self.mixing if site.kind == "lora" or isinstance(self.mixing, ROBUST) else AverageFactors()
+            if len(weight_S) == 1:
+                factors[site.name] = LoraPair(pair.A[0].clone(), pair.B[0].clone())
+                continue
+            try:
+                factors[site.name] = mixed = LoraPair(*rule.mix(pair.A, pair.B, weight_S))
+            except RuntimeError:  # a decomposition that does not converge
+                return None
+            if site.kind == "lora":
+                site_error, site_norm = squared_error_and_norm(*pair, weight_S, *mixed)
+                error, norm = error + site_error, norm + site_norm
+        return Mixed(factors, float(np.sqrt(error / norm)) if norm else 0.0)
+
+    def _sound(self, factors: Mapping[str, LoraPair]) -> bool:
+        """Whether a mixture is finite and, where the model is at hand, gives finite numbers."""
+        if not all(bool(torch.isfinite(t).all()) for pair in factors.values() for t in pair):
+            return False
+        return self.holds is None or self.holds({**self.current, **factors})
 
     def state(self) -> dict[str, Tensor]:
         """What the server must remember between rounds, as named tensors."""
@@ -209,21 +259,36 @@ class AdapterServer:
         """Take rejected clients' updates out; returns whose, and why."""
         if self.screening is None:
             return {}
+        norms = self._norms(received)
+        sizes = {client: self._size(client) for client in norms}
+        rejected = self.screening.rejected(norms, self.rejections, sizes)
+        for client in rejected:
+            so_far = self.rejections.get(client, 0)
+            self.rejections[client] = min(so_far + 1, self.screening.quarantine_after)
+            self._take_out(client, received)
+        return rejected
+
+    def _norms(self, received: Mapping[str, dict[int, LoraPair]]) -> dict[int, float]:
+        """Norm of each client's update, over all shared adapters."""
         square: dict[int, float] = {}
         for site in self.sites:
             for client, pair in received[site.name].items():
                 before = _cut(self.current[site.name], site.width_at(self.rank_K[client]))
-                changes = (float((t - then).double().square().sum()) for t, then in zip(pair, before, strict=True))
+                changes = (float((t.double() - then).square().sum()) for t, then in zip(pair, before, strict=True))
                 square[client] = square.get(client, 0.0) + sum(changes)
-        norms = {client: value**0.5 for client, value in sorted(square.items())}
-        rejected = self.screening.rejected(norms, self.rejections)
-        for client in rejected:
-            so_far = self.rejections.get(client, 0)
-            self.rejections[client] = min(so_far + 1, self.screening.quarantine_after)
-            for site in self.sites:
-                received[site.name].pop(client, None)
-                self.last.get(site.name, {}).pop(int(self.bank.slots(site.layer)[client]), None)
-        return rejected
+        return {client: value**0.5 for client, value in sorted(square.items())}
+
+    def _size(self, client: int) -> float:
+        """Norm of the shared adapters that a client has of the last broadcast."""
+        held = [site for site in self.sites if self.bank.slots(site.layer)[client] >= 0]
+        pairs = (_cut(self.current[site.name], site.width_at(self.rank_K[client])) for site in held)
+        return sum(float(t.double().square().sum()) for pair in pairs for t in pair) ** 0.5
+
+    def _take_out(self, client: int, received: Mapping[str, dict[int, LoraPair]]) -> None:
+        """Leave a client's update out of what is mixed, now and later."""
+        for site in self.sites:
+            received[site.name].pop(client, None)
+            self.last.get(site.name, {}).pop(int(self.bank.slots(site.layer)[client]), None)
 
     def _choose(self, received: Mapping[str, dict[int, LoraPair]]) -> None:
         """Leave of the updates those that a rule which judges whole clients keeps."""
@@ -297,6 +362,12 @@ class AdapterServer:
             A[:, :width] = door.send(kind, client, A[:, :width].t().contiguous(), codec).t()
         B[:width] = door.send(kind, client, B[:width], codec)
         return LoraPair(A, B)
+
+
+def _largest(received: Mapping[str, dict[int, LoraPair]], client: int) -> float:
+    """The largest value of a client's update; NaN if it has one."""
+    pairs = (pairs[client] for pairs in received.values() if client in pairs)
+    return float(torch.stack([t.abs().max() for pair in pairs for t in pair if t.numel()]).max())
 
 
 def _cut(pair: LoraPair, width: int) -> LoraPair:

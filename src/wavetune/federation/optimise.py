@@ -72,7 +72,8 @@ class StackedOptimiser:
         for name, owner_S, parameter in self._parameters("clients"):
             slots = None
             if active_K is not None and not all(active_K):
-                slots = torch.tensor([slot for slot, owner in enumerate(owner_S) if active_K[owner]])
+                own = [slot for slot, owner in enumerate(owner_S) if active_K[owner]]
+                slots = torch.tensor(own, dtype=torch.int64)
             self._advance(name, parameter, self.settings.learning_rate * factor, slots)
 
     def step_server(self, factor: float) -> None:

@@ -10,24 +10,35 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+_ROUNDING = 1.0 + 1e-6
+
 
 @dataclass(frozen=True)
 class Screening:
     """An update that is not finite, or whose norm is above `max_norm_ratio` times the median of its round, is rejected.
 
-    A client whose updates were rejected `quarantine_after` times is not heard any more. The norm is that of the change
-    since the last broadcast, over all shared adapters.
+    The norm is that of the change since the last broadcast, over all shared adapters. A change that is no larger than
+    the adapters themselves, as one that sets them to zero, is not rejected for its norm. A client whose updates were
+    rejected `quarantine_after` times is not heard any more.
     """
 
     max_norm_ratio: Annotated[float, Gt(1)] = 10.0
     quarantine_after: Annotated[int, Ge(1)] = 3
 
-    def rejected(self, norm_by_client: Mapping[int, float], rejections: Mapping[int, int]) -> dict[int, str]:
-        """Why each rejected client is, given the norms of the updates that arrived and earlier rejections.
+    def rejected(
+        self,
+        norm_by_client: Mapping[int, float],
+        rejections: Mapping[int, int],
+        size_by_client: Mapping[int, float] | None = None,
+    ) -> dict[int, str]:
+        """Why each rejected client is, given norms of the updates that arrived and of the adapters that they change.
+
+        `rejections` counts those of earlier rounds.
 
         >>> Screening().rejected({0: 1.0, 1: 1.2, 2: 50.0, 3: float("nan"), 4: 1.0}, {4: 3})
         {2: 'its norm 50 is 45.5 times the median', 3: 'it is not finite', 4: 'quarantined after 3 rejections'}
         """
+        sizes = size_by_client or {}
         finite = [norm for norm in norm_by_client.values() if math.isfinite(norm)]
         typical, found = median(finite) if finite else 0.0, dict[int, str]()
         for client, norm in norm_by_client.items():
@@ -35,6 +46,6 @@ class Screening:
                 found[client] = f"quarantined after {rejections[client]} rejections"
             elif not math.isfinite(norm):
                 found[client] = "it is not finite"
-            elif typical > 0 and norm > self.max_norm_ratio * typical:
+            elif typical > 0 and norm > max(self.max_norm_ratio * typical, _ROUNDING * sizes.get(client, 0.0)):
                 found[client] = f"its norm {norm:.3g} is {norm / typical:.3g} times the median"
         return found

@@ -12,7 +12,7 @@ Legend: K clients, L blocks, S slots.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
@@ -54,7 +54,8 @@ class SliceStep:
     """What a slice did in a local step.
 
     Summed loss in nats and labelled positions of its clients, tokens, bits by (kind, client), and the gradient of the
-    server's adapters of every pass, by site and factor, in the order of the passes.
+    server's adapters of every pass, by site and factor, in the order of the passes. Whose values did not stay finite is
+    `given_up`, and says why.
     """
 
     nll: dict[int, float]
@@ -62,6 +63,7 @@ class SliceStep:
     tokens: int
     bits: Counter[tuple[str, int]]
     server_gradients: list[Named]
+    given_up: dict[int, str]
 
 
 @dataclass
@@ -69,6 +71,7 @@ class SliceCohort(Cohort):
     """The clients `clients` of a cohort; its bank holds their slots, and a copy of the server's."""
 
     clients: range = field(kw_only=True)
+    _taken: list[Named] = field(default_factory=list[Named], init=False)
 
     def step_slice(
         self, tokens: TokenSet, rows: Mapping[int, Rows], factor: float, active_K: Sequence[bool]
@@ -76,16 +79,27 @@ class SliceCohort(Cohort):
         """One local step of those clients of the slice that have rows; who is active in the cohort sets the weights."""
         num_clients, placement = self.placement.num_clients, self.placement.among(active_K)
         nll_K, labelled_K = np.zeros(num_clients), np.zeros(num_clients)
-        counts = [int(tokens.lengths[rows[k]].sum()) if k in rows else 0 for k in range(num_clients)]
-        gradients = list[Named]()
-        for clients in self._passes(counts):
-            self._one_pass(collate(tokens, [rows[k] for k in clients]), clients, placement, nll_K, labelled_K)
-            gradients.append(self._take_server_gradients())
+        lengths = {k: int(tokens.lengths[own].sum()) for k, own in rows.items()}
+
+        def passes(clients: Collection[int]) -> None:
+            for group in self._passes([lengths[k] if k in clients else 0 for k in range(num_clients)]):
+                self._one_pass(collate(tokens, [rows[k] for k in group]), group, placement, nll_K, labelled_K)
+                self._taken.append(self._take_server_gradients())
+
+        given_up = self.without_faults(passes, list(rows), nll_K)
+        gradients, self._taken = self._taken, []
         self._pull_to_anchor()
-        self._check_gradients()
-        self.optimiser.step_clients(factor, [k in rows for k in range(num_clients)])
-        nll, labelled = ({k: float(values[k]) for k in rows} for values in (nll_K, labelled_K))
-        return SliceStep(nll, labelled, sum(counts), self.link.door.take(), gradients)
+        self.optimiser.step_clients(factor, [k in rows and k not in given_up for k in range(num_clients)])
+        nll, labelled = ({k: float(values[k]) for k in rows if k not in given_up} for values in (nll_K, labelled_K))
+        count = sum(length for k, length in lengths.items() if k not in given_up)
+        return SliceStep(nll, labelled, count, self.link.door.take(), gradients, given_up)
+
+    def _shared_gradients(self) -> Iterable[Tensor]:
+        return (gradient for gradients in self._taken for gradient in gradients.values())
+
+    def _drop(self, clients: Collection[int], bits: Counter[tuple[str, int]]) -> None:
+        super()._drop(clients, bits)
+        self._taken = []
 
     def _take_server_gradients(self) -> Named:
         found = Named()
@@ -148,6 +162,13 @@ def add_server_gradients(cohort: Cohort, gradients: Mapping[str, Tensor]) -> Non
         if name in gradients:
             gradient = gradients[name].to(parameter.device)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
+
+
+def scale_server_gradients(cohort: Cohort, factor: float) -> None:
+    """Let those who are left count for those who were given up."""
+    for _, parameter in _factors(cohort.bank.shared):
+        if parameter.grad is not None:
+            parameter.grad.mul_(factor)
 
 
 def _slots(bank: AdapterBank, layer: int, clients: range) -> list[int]:

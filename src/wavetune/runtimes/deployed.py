@@ -43,7 +43,7 @@ from wavetune.runtimes.aligning import Task
 from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.inprocess import Engine, Trainer
-from wavetune.runtimes.round import RoundOutcome, StepDone, prepare, train_round
+from wavetune.runtimes.round import RoundOutcome, StepDone, not_finite, prepare, train_round
 from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
 
@@ -109,6 +109,7 @@ class Servers:
         outcome = train_round(session, index, on_step, receive_adapters, present_K)
         wall_s = time.perf_counter() - started
         reports, record = self._reports(index, present), outcome.record
+        self._require_finite(index, present, reports)
         if not self._cut and session.recipe.run.evaluates_after(index):
             for client, told in self._told(index, self._owing(index, reports)).items():
                 told.seconds.update(reports[client].seconds if client in reports else {})
@@ -123,6 +124,12 @@ class Servers:
             return outcome
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
         return replace(outcome, scores=scores)
+
+    def _require_finite(self, index: int, present: set[int], reports: Mapping[int, RoundReport]) -> None:
+        """Raise NumericsError if the losses of all of several devices are not finite: then none is at fault."""
+        alone = len(present) == 1 < self._cohort.placement.num_clients
+        if not (alone or self.wire.heard) and all(k in reports and reports[k].not_finite for k in present):
+            raise not_finite(f"round {index}", self.claims[min(present)])
 
     def begin_alignment(
         self, session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor], say: Callable[[str], None]

@@ -6,7 +6,8 @@ A new method changes a part, never this loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,24 +85,24 @@ def train_round(
     session.door.take()
     session.cohort.drop_anchor(session.server.current)
 
-    results, metered = list[StepResult](), list[Bits]()
+    results, metered, faults, training_K = list[StepResult](), list[Bits](), dict[int, str](), list(active_K)
     for i, rows in enumerate(ready.steps):
         factor = method.optimiser.factor(index * run.local_steps + i, run.rounds * run.local_steps)
-        try:
-            results.append(session.cohort.step(session.data.train, rows, factor, active_K))
-        except NumericsError as error:
-            raise NumericsError(
-                f"round {index}, local step {i}: {error}; the last checkpoint is kept, start again with a lower "
-                "method.optimiser.learning_rate"
-            ) from error
+        with _explained(f"round {index}, local step {i}"):
+            results.append(session.cohort.step(session.data.train, rows, factor, training_K))
+        faults |= {k: f"given up in local step {i}: {why}" for k, why in results[-1].given_up.items()}
+        training_K = [on and k not in faults for k, on in enumerate(training_K)]
         metered.append(session.door.take())
         on_step(index, i, results[-1])
 
     if before_mixing is not None:
         before_mixing()
+    trained_K = [on and k not in results[0].given_up for k, on in enumerate(active_K)]  # in one step at least
+    sent_K = [sent and k not in faults for k, sent in enumerate(sent_K)]
     delivered_K = [sent and method.link.arrives(run.seed, index, k) for k, sent in enumerate(sent_K)]
     door = None if session.central else session.door
-    mixed = session.server.exchange(session.cohort.placement.weight_K, door, active_K, sent_K, delivered_K, index)
+    with _explained(f"round {index}"):
+        mixed = session.server.exchange(session.cohort.placement.weight_K, door, trained_K, sent_K, delivered_K, index)
     if method.mixing.rebases:
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
@@ -117,8 +118,8 @@ def train_round(
         "round": index,
         "cut_K": list(map(int, plan.cut_K)),
         "rank_K": list(map(int, plan.rank_K)),
-        "train_loss": float(loss_K @ session.cohort.placement.among(active_K).weight_K),
-        "train_loss_K": [loss if on else None for loss, on in zip(loss_K.tolist(), active_K, strict=True)],
+        "train_loss": float(loss_K @ session.cohort.placement.among(trained_K).weight_K),
+        "train_loss_K": [loss if on else None for loss, on in zip(loss_K.tolist(), trained_K, strict=True)],
         "validation_loss": None,
         "samples": int(np.sum(workload.samples)),
         "tokens": tokens,
@@ -134,14 +135,30 @@ def train_round(
         },
         "rate_bit_per_s": ready.rates,
         "aggregation_error": mixed.error,
-        "active_K": active_K,
-        "lost": _lost(active_K, sent_K, delivered_K)
+        "active_K": trained_K,
+        "lost": [{"client": client, "why": why} for client, why in sorted(faults.items())]
+        + _lost([on and k not in faults for k, on in enumerate(trained_K)], sent_K, delivered_K)
         + [{"client": client, "why": f"rejected: {why}"} for client, why in mixed.rejected.items()],
         **_privacy(session.server),
         "wall_s": wall_s,
         "tokens_per_s": tokens / wall_s,
     }
     return RoundOutcome(record, mixed)
+
+
+@contextmanager
+def _explained(where: str) -> Generator[None]:
+    try:
+        yield
+    except NumericsError as error:
+        raise not_finite(where, error) from error
+
+
+def not_finite(where: str, why: object) -> NumericsError:
+    """What is not finite where all clients are at fault, and what to do."""
+    return NumericsError(
+        f"{where}: {why}; the last checkpoint is kept, start again with a lower method.optimiser.learning_rate"
+    )
 
 
 def _active(session: Session, plan: Plan, present_K: Sequence[bool] | None) -> list[bool]:

@@ -144,6 +144,7 @@ def build(
         method.screening,
         privacy_of(recipe, rank_K),
     )
+    server.holds = lambda factors: cohort.holds(data.validation, one_bank(cohort, factors))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
     precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp64" if run.precision == "fp64" else "fp32"
     return Session(
@@ -270,10 +271,14 @@ def freeze(bank: AdapterBank, names: AbstractSet[str]) -> None:
 
 def global_bank(session: Session, factors: Mapping[str, LoraPair]) -> AdapterBank:
     """A one-client bank that acts with the given factors in every block; where there are none, the base acts alone."""
-    bank, layers = session.cohort.bank, session.cohort.backbone.num_layers
-    shared = {name: LoraPair(pair.A[None], pair.B[None]) for name, pair in factors.items()}
-    sites = tuple(site for site in bank.sites if site.name in factors)
-    return AdapterBank(sites, np.zeros((layers, 1), np.bool_), bank.scale, {}, shared)
+    return one_bank(session.cohort, factors)
+
+
+def one_bank(cohort: Cohort, factors: Mapping[str, LoraPair]) -> AdapterBank:
+    """A bank of one client that is the same in every block."""
+    shared = {name: LoraPair(*(t.detach()[None] for t in pair)) for name, pair in factors.items()}
+    sites = tuple(site for site in cohort.bank.sites if site.name in factors)
+    return AdapterBank(sites, np.zeros((cohort.backbone.num_layers, 1), np.bool_), cohort.bank.scale, {}, shared)
 
 
 def client_factors(bank: AdapterBank, client: int) -> dict[str, LoraPair]:

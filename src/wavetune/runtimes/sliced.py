@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from wavetune.data.templates import TokenSet
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.cohort import Cohort, Evaluation, Rows, StepResult
 from wavetune.federation.slices import (
     SliceStep,
@@ -27,6 +27,7 @@ from wavetune.federation.slices import (
     client_state,
     load_client_state,
     load_server_state,
+    scale_server_gradients,
     server_state,
 )
 from wavetune.models.lora import AdapterBank
@@ -80,21 +81,23 @@ class SlicedCohort(Cohort):
     def step(
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
     ) -> StepResult:
-        """One local step of every active client, on rows of the training set. Raises WorkerLostError."""
+        """One local step of every active client, on rows of the training set. Raises NumericsError, WorkerLostError."""
         num_clients = self.placement.num_clients
         active_K = [True] * num_clients if active_K is None else list(active_K)
         clients = [k for k, on in enumerate(active_K) if on]
-        nll_K, labelled_K, count = np.zeros(num_clients), np.zeros(num_clients), 0
+        nll_K, labelled_K, count, given_up = np.zeros(num_clients), np.zeros(num_clients), 0, dict[int, str]()
         for turn in [[k] for k in clients] if self.placement.sequential else [clients]:
             for part in self._train({k: rows[k] for k in turn}, factor, active_K):
                 count += part.tokens
+                given_up |= part.given_up
                 self.link.door.bits.update(part.bits)
                 for client in part.nll:
                     nll_K[client], labelled_K[client] = part.nll[client], part.labelled[client]
-            self._check_gradients()
+            if wrong := next(iter(given_up.values())) if given_up.keys() >= set(clients) else self._shared_fault():
+                raise NumericsError(wrong)
             self.optimiser.step_server(factor)
         loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
-        return StepResult(loss_K, labelled_K, count)
+        return StepResult(loss_K, labelled_K, count, given_up)
 
     def _train(self, rows: dict[int, Rows], factor: float, active_K: list[bool]) -> list[SliceStep]:
         """A step of these clients; adds to the gradients of the server's adapters."""
@@ -107,6 +110,9 @@ class SlicedCohort(Cohort):
         for _, server_gradients in parts:
             for gradients in server_gradients:
                 add_server_gradients(self, tensors(gradients))
+        weight_K, gone = self.placement.among(active_K).weight_K, [k for step, _ in parts for k in step.given_up]
+        if gone and not self.placement.sequential and (left := 1 - sum(weight_K[k] for k in gone)) > 0:
+            scale_server_gradients(self, 1 / left)
         return [step for step, _ in parts]
 
     def collect(self) -> None:
