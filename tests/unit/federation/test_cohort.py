@@ -160,7 +160,7 @@ def test_a_client_whose_gradient_is_not_finite_is_given_up_with_its_tensor(seque
 @pytest.mark.parametrize("sequential", [False, True])
 @pytest.mark.parametrize("limit", [1, 1000])
 def test_a_client_whose_finite_activations_break_the_servers_gradient_is_given_up(sequential, limit):
-    job = {"cut_K": (2, 2, 2), "sequential": sequential, "tokens_per_pass": limit}
+    job = {"cut_K": (2, 2, 2), "sequential": sequential, "tokens_per_pass": limit, "dtype": torch.float32}
     cohort = cohort_of(Job(**job))
 
     def lie(kind, client, payload):
@@ -173,7 +173,7 @@ def test_a_client_whose_finite_activations_break_the_servers_gradient_is_given_u
 
 
 def test_where_no_client_alone_is_at_fault_the_largest_share_of_the_servers_gradient_is_left_out():
-    cohort = cohort_of(Job(cut_K=(2, 2, 2)))
+    cohort = cohort_of(Job(cut_K=(2, 2, 2), dtype=torch.float32))
     shares = {0: 1e18, 1: 1.6e19, 2: 1.2e19}
 
     def passes(clients):
@@ -185,7 +185,7 @@ def test_where_no_client_alone_is_at_fault_the_largest_share_of_the_servers_grad
 
 
 def test_where_all_clients_are_at_fault_the_first_is_named():
-    cohort = cohort_of(Job())
+    cohort = cohort_of(Job(dtype=torch.float32))
     with torch.no_grad():
         for pair in cohort.bank.local.values():
             pair.B.fill_(1e30)

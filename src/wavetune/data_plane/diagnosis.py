@@ -1,0 +1,97 @@
+"""Addresses of the servers, and why a connection fails: to gRPC servers that are away and that refuse are the same."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import tempfile
+from pathlib import Path
+
+from wavetune.data_plane.certificates import Identity
+from wavetune.errors import ConfigError, DeploymentError
+
+DEFAULT_PORT = 7443
+_REACH_S = 5.0
+
+
+def host_and_port(address: str) -> tuple[str, int]:
+    """Host and port of an address; without a port, the default of the servers.
+
+    >>> host_and_port("edge.example.org"), host_and_port("[::1]:5000")
+    (('edge.example.org', 7443), ('::1', 5000))
+
+    Raises: ConfigError if it is no address.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or address.endswith("]") or (host.count(":") and not host.startswith("[")):
+        host, port = address, str(DEFAULT_PORT)
+    if not host.strip("[]") or not port.isdecimal() or int(port) > 65535:
+        raise ConfigError(f"{address!r} is not an address; write HOST:PORT with a port from 0 to 65535, or HOST alone")
+    return host.strip("[]"), int(port)
+
+
+def with_port(address: str) -> str:
+    """An address with its port, as gRPC takes it.
+
+    >>> with_port("edge.example.org"), with_port("::1")
+    ('edge.example.org:7443', '[::1]:7443')
+    """
+    host, port = host_and_port(address)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def require_listenable(address: str) -> None:
+    """Raise DeploymentError, with the system's reason, where nothing can listen at an address."""
+    host, port = host_and_port(address)
+    try:
+        found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        with socket.socket(found[0][0]) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(found[0][4])
+            probe.listen()
+    except OSError as error:
+        why = (error.strerror or str(error)).lower()
+        raise DeploymentError(f"cannot listen at {with_port(address)}: {why}; choose another --address") from error
+
+
+def diagnose(address: str, identity: Identity) -> None:
+    """Look once at servers that cannot be reached; returns if they are away, or if nothing is wrong.
+
+    Raises DeploymentError where one side does not take the other's certificate, which waiting does not mend.
+    """
+    host, port = host_and_port(address)
+    try:
+        context = _context(identity)
+        with socket.create_connection((host, port), _REACH_S) as plain:
+            plain.settimeout(_REACH_S)
+            with context.wrap_socket(plain, server_hostname=host) as secured:
+                secured.recv(1)  # in TLS 1.3 a refusal comes with the first answer
+    except ssl.SSLCertVerificationError as error:
+        raise DeploymentError(
+            f"this device does not take the certificate shown at {address}: {error.verify_message}; it must be the "
+            "servers' own, of the same authority, made for this host (`wavetune certificates --host`)"
+        ) from error
+    except ssl.SSLError as error:
+        reason = (error.reason or str(error)).lower().replace("_", " ")
+        if "alert" in reason:
+            why = reason.rpartition("alert ")[2]
+            raise DeploymentError(
+                f"the servers at {address} do not take this device's certificate ({why}); it must be of their "
+                "authority, valid by their clock, and not revoked"
+            ) from error
+        if "wrong version" in reason or "http request" in reason:
+            raise DeploymentError(f"what listens at {address} does not speak TLS; check the port") from error
+    except OSError:
+        return
+
+
+def _context(identity: Identity) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.set_alpn_protocols(["h2"])
+    context.load_verify_locations(cadata=identity.authority.decode("ascii"))
+    with tempfile.TemporaryDirectory(prefix="wavetune-") as kept:  # a certificate is taken from a file alone
+        path = Path(kept) / "party.pem"
+        path.touch(mode=0o600)
+        path.write_bytes(identity.certificate + identity.key)
+        context.load_cert_chain(path)
+    return context
