@@ -16,6 +16,7 @@ from typing import Any
 
 from wavetune.errors import ConfigError, RunFolderError, nearest
 from wavetune.estimate import Estimate, finite_mean
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import explained, write_whole
 from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe, to_dict, with_settings
@@ -91,30 +92,31 @@ def compare(
 ) -> dict[str, Any]:
     """Run every method with every seed under `out` and lay them side by side; what is done already is kept.
 
-    Raises ConfigError for an unknown method; RunFolderError if `out` holds another comparison.
+    Raises ConfigError for an unknown method; RunFolderError if `out` holds another comparison or is in use.
     """
     baselines = {PROPOSED: (), **baselines_of(recipe.name)}
     for method in methods or ():
         if method not in baselines:
             raise ConfigError(f"--methods has {method!r}; {nearest(method, baselines)}")
     chosen = [m for m in baselines if not methods or m in methods or m == PROPOSED]
-    _claim(out, recipe)
-    runs: dict[str, list[dict[str, Any]]] = {}
-    for offset in range(seeds):
-        for method in chosen:
-            seed = recipe.run.seed + offset
-            say(f"{method}, seed {seed}")
-            settled = with_settings(replace(recipe, run=replace(recipe.run, seed=seed)), baselines[method])
-            folder = out / f"{method}-seed{seed}"
-            _reuse(out / f"{PROPOSED}-seed{seed}" / REWARDS, folder / REWARDS)
-            runs.setdefault(method, []).append(_finished(settled, folder, watch))
-            gc.collect()  # the model and its hooks refer to each other
-    table = _table(runs)
-    table["command"] = shlex.join(["wavetune", *sys.argv[1:]])
-    table["seeds"] = [recipe.run.seed + offset for offset in range(seeds)]
-    table["model"], table["data"] = runs[PROPOSED][0]["model"], runs[PROPOSED][0]["data"]
-    write_whole(out / "comparison.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
-    write_whole(out / "comparison.md", as_markdown(recipe, table))
+    with locked(out):
+        _claim(out, recipe)
+        runs: dict[str, list[dict[str, Any]]] = {}
+        for offset in range(seeds):
+            for method in chosen:
+                seed = recipe.run.seed + offset
+                say(f"{method}, seed {seed}")
+                settled = with_settings(replace(recipe, run=replace(recipe.run, seed=seed)), baselines[method])
+                folder = out / f"{method}-seed{seed}"
+                _reuse(out / f"{PROPOSED}-seed{seed}" / REWARDS, folder / REWARDS)
+                runs.setdefault(method, []).append(_finished(settled, folder, watch))
+                gc.collect()  # the model and its hooks refer to each other
+        table = _table(runs)
+        table["command"] = shlex.join(["wavetune", *sys.argv[1:]])
+        table["seeds"] = [recipe.run.seed + offset for offset in range(seeds)]
+        table["model"], table["data"] = runs[PROPOSED][0]["model"], runs[PROPOSED][0]["data"]
+        write_whole(out / "comparison.json", json.dumps(table, indent=1, allow_nan=False) + "\n")
+        write_whole(out / "comparison.md", as_markdown(recipe, table))
     return table
 
 

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import assert_same_run, read_rounds
 from helpers.training import folder_of
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import RunFolder
 from wavetune.runtimes import inprocess
 
@@ -394,3 +395,22 @@ def test_file_that_is_not_there_is_refused(tmp_path):
     assert_refused(wavetune("run", tmp_path / "mine.json"), "mine.json")
     assert_refused(wavetune("plan", tmp_path / "mine.json"), "mine.json")
     assert_refused(wavetune("plan", "sflllm", *FAST, "--rank-table", tmp_path / "ranks.json"), "ranks.json")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("run", "sflllm"),
+        ("run", "--resume"),
+        ("compare", "pwff"),
+        ("sweep", "sflllm", "--over", "num_clients=2,3"),
+        ("train-reward", "--kind", "helpful"),
+    ],
+)
+def test_a_folder_in_which_another_process_works_is_refused(command, tmp_path):
+    if "--resume" in command:
+        (tmp_path / "recipe.json").write_text(wavetune("show", "sflllm").out)
+    before = {path.name for path in tmp_path.iterdir()}
+    with locked(tmp_path):
+        assert_refused(wavetune(*command, "--out", tmp_path), f"is in use by process {os.getpid()}")
+    assert {path.name for path in tmp_path.iterdir()} == before

@@ -23,6 +23,7 @@ from wavetune.data.templates import bos_ids, keep_end, prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import StepResult
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
 from wavetune.federation.sharing import message_shapes
 from wavetune.models.adapter_folder import save_adapter_folder
@@ -75,7 +76,17 @@ Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[Train
 def run(
     recipe: Recipe, out: Path, observer: Observer, resume: bool = False, engine: Engine | None = None
 ) -> dict[str, Any] | Infeasible:
-    """Run a recipe into a folder, or continue it there; returns the summary. Without an engine all is trained here."""
+    """Run a recipe into a folder, or continue it there; returns the summary. Without an engine all is trained here.
+
+    Raises: RunFolderError if another process is at work in the folder, or it does not fit.
+    """
+    with locked(out):
+        return _run(recipe, out, observer, resume, engine)
+
+
+def _run(
+    recipe: Recipe, out: Path, observer: Observer, resume: bool, engine: Engine | None
+) -> dict[str, Any] | Infeasible:
     folder = RunFolder.open(out) if resume else None
     if folder is not None:
         recipe = load(out / "recipe.json")

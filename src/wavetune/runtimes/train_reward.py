@@ -24,6 +24,7 @@ from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.rewards import Floats, RewardTraining
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.reward import ABOUT, read_about, save_reward
@@ -69,9 +70,24 @@ def train_reward(
         device, bf16: where and in which precision the frozen weights are.
         resume: go on with what is in `out`.
         source: where the corpus is from, for `continue_training`; by default its name.
-    Raises: RunFolderError if `out` holds a reward model already, or with `resume` none that fits; DataError if there
-        are no validation pairs; NumericsError if the loss is not finite.
+    Raises: RunFolderError if `out` is in use or holds a reward model already, or with `resume` none that fits;
+        DataError if there are no validation pairs; NumericsError if the loss is not finite.
     """
+    with locked(out):
+        return _train(corpus, settings, out, watcher, seed, device, bf16, resume, source)
+
+
+def _train(
+    corpus: PreferenceCorpus,
+    settings: RewardTraining,
+    out: Path,
+    watcher: Watcher,
+    seed: int,
+    device: torch.device | str,
+    bf16: bool,
+    resume: bool,
+    source: str,
+) -> dict[str, Any]:
     folder, started = RunFolder(out), time.perf_counter()
     values = {**asdict(settings), "targets": settings.targets and list(settings.targets)}
     plan = {"kind": corpus.kind, "source": source or corpus.name, "seed": seed, "training": values}

@@ -13,6 +13,7 @@ import numpy as np
 import wavetune
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.method import Central, Split
 from wavetune.federation.planning import Optimal
 from wavetune.federation.selection import All
@@ -82,10 +83,14 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
 
     Raises:
         ConfigError: a value does not suit the recipe, its model or its data.
-        RunFolderError: the folder holds another sweep or cannot be written, or a process was killed.
+        RunFolderError: the folder holds another sweep, is in use or cannot be written, or a process was killed.
     """
     identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
-    results = Results.open(folder, identity)
+    with locked(folder):
+        return _run(sweep, Results.open(folder, identity), jobs, progress)
+
+
+def _run(sweep: Sweep, results: Results, jobs: int, progress: Progress) -> list[Record]:
     recipes = {key_of(value): sweep.axis.recipe(sweep.recipe, value) for value in sweep.axis.values}
     todo = [cell for cell in sweep.cells if key(*cell) not in results.records]
     worlds = [_seeded(recipes[key_of(value)], seed) for value, seed, _ in todo]
@@ -100,8 +105,8 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
                 progress("cells", done, total)
     except BrokenProcessPool as error:
         raise RunFolderError(
-            f"the sweep in {folder} stopped as one of its processes was killed, perhaps for want of memory; the same "
-            "command with fewer --jobs goes on"
+            f"the sweep in {results.folder} stopped as one of its processes was killed, perhaps for want of memory; "
+            "the same command with fewer --jobs goes on"
         ) from error
     return [results.records[key(*cell)] for cell in sweep.cells]
 
