@@ -11,10 +11,10 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from wavetune.console import Console
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate, described
 from wavetune.federation.codecs import Codec
+from wavetune.logs import LOG
 from wavetune.measure_ranks import loss_curve, reached_by_all, rounds_to
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import versions
@@ -23,7 +23,7 @@ _CANDIDATES: TypeAdapter[tuple[CodecCandidate, ...]] = TypeAdapter(tuple[CodecCa
 _CODEC: TypeAdapter[Codec] = TypeAdapter(Codec)
 
 
-def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, console: Console) -> dict[str, Any]:
+def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int) -> dict[str, Any]:
     """Train with each candidate and seed, evaluating every round; returns the table with the curves behind it.
 
     For each seed the target is the least validation loss that every candidate reached, and a candidate's factor is its
@@ -34,9 +34,9 @@ def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, co
     for offset in range(seeds):
         for candidate, own in zip(candidates, curves, strict=True):
             both = f"{described(candidate.activation)} up, {described(candidate.gradient)} down"
-            console.print(f"{both}, seed {recipe.run.seed + offset}")
+            LOG.info(f"{both}, seed {recipe.run.seed + offset}")
             method = replace(recipe.method, activation_codec=candidate.activation, gradient_codec=candidate.gradient)
-            own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset, console))
+            own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset))
     targets = reached_by_all(curves)
     rounds = [list(map(rounds_to, own, targets)) for own in curves]
     factors = [[n / first for n, first in zip(own, rounds[0], strict=True)] for own in rounds]

@@ -14,16 +14,14 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from wavetune.console import Console
 from wavetune.errors import ConfigError
+from wavetune.logs import LOG
 from wavetune.recipe import Recipe
 from wavetune.runtimes.inprocess import Infeasible, run, versions
 from wavetune.terminal import RunDisplay
 
 
-def measure(
-    recipe: Recipe, ranks: Sequence[int], target_loss: float | None, seeds: int, console: Console
-) -> dict[str, Any]:
+def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, seeds: int) -> dict[str, Any]:
     """Train at each rank and seed, evaluating every round; returns the table with the curves behind it.
 
     E(r) is the number of rounds after which validation loss first meets the target, linear between rounds, averaged
@@ -33,9 +31,9 @@ def measure(
     curves: dict[int, list[list[float]]] = {}
     for rank in ranks:
         for offset in range(seeds):
-            console.print(f"rank {rank}, seed {recipe.run.seed + offset}")
+            LOG.info(f"rank {rank}, seed {recipe.run.seed + offset}")
             at_rank = replace(recipe, method=replace(recipe.method, lora=replace(recipe.method.lora, rank=rank)))
-            curves.setdefault(rank, []).append(loss_curve(at_rank, recipe.run.seed + offset, console))
+            curves.setdefault(rank, []).append(loss_curve(at_rank, recipe.run.seed + offset))
     reached = reached_by_all(list(curves.values()))
     if target_loss is not None and target_loss < max(reached):
         raise ConfigError(
@@ -55,7 +53,7 @@ def measure(
     }
 
 
-def loss_curve(recipe: Recipe, seed: int, console: Console) -> list[float]:
+def loss_curve(recipe: Recipe, seed: int) -> list[float]:
     """Validation loss before training and after each round."""
     settings = replace(recipe.run, seed=seed, evaluate_every=1, samples=0)
     losses: list[float] = []
@@ -68,13 +66,13 @@ def loss_curve(recipe: Recipe, seed: int, console: Console) -> list[float]:
             super().round(record)
             losses.append(record["validation_loss"])
 
-    with tempfile.TemporaryDirectory() as folder, Watch(console) as watch:
+    with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         outcome = run(replace(recipe, run=settings), Path(folder) / "run", watch)
         if isinstance(outcome, Infeasible):
             raise ConfigError(f"no plan exists: {outcome.reason}")
         losses.insert(0, watch.before)
     gc.collect()  # the model and its hooks refer to each other
-    console.print(f"  validation loss {losses[0]:.4f} before, {min(losses):.4f} at best")
+    LOG.info(f"  validation loss {losses[0]:.4f} before, {min(losses):.4f} at best")
     return losses
 
 

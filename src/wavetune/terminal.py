@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from rich import box
+from rich.console import RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.console import Console
 from wavetune.estimate import finite_mean
+from wavetune.logs import LOG, is_quiet, shown_on
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
-from wavetune.reporting.format import number
+from wavetune.reporting.format import number, plural
 from wavetune.reporting.format import seconds as show_seconds
 
 if TYPE_CHECKING:
@@ -24,59 +28,73 @@ if TYPE_CHECKING:
     from wavetune.runtimes.session import Session
 
 
+class Bars(Progress):
+    """A bar with steps and time left for each task, and below them a line that is cut where the terminal ends."""
+
+    below = ""
+
+    def __init__(self, console: Console | None, unit: str = "") -> None:
+        super().__init__(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=None),
+            TextColumn("{task.completed}/{task.total}" + unit),
+            TimeRemainingColumn(),
+            console=console or Console(stderr=True),
+            expand=True,
+            speed_estimate_period=600,
+        )
+        self.disable = is_quiet() or not self.console.is_terminal
+
+    def get_renderables(self) -> Iterator[RenderableType]:
+        """Bars, then the line."""
+        yield self.make_tasks_table(self.tasks)
+        if self.below:
+            yield Text(self.below, no_wrap=True, overflow="ellipsis")
+
+
 class RunDisplay:
     """Observer of a run that shows round, step, loss, speed, simulated delay, energy, bits, straggler and time left."""
 
-    def __init__(self, console: Console) -> None:
-        self.console, self.live = console, console.is_terminal
-        self.progress = Progress(
-            SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.completed}/{task.total} steps"),
-            TimeRemainingColumn(),
-            console=console,
-            disable=not self.live,
-        )
+    def __init__(self, console: Console | None = None) -> None:
+        self.bars = Bars(console, " steps")
         self.delay_s = self.energy_j = self.bits = 0.0
         self.before = self.validation = float("nan")
 
     def __enter__(self) -> RunDisplay:
-        self.progress.start()
+        self._open = ExitStack()
+        self._open.enter_context(shown_on(self.bars.console))
+        self._open.enter_context(self.bars)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.progress.stop()
+        self._open.close()
 
     def message(self, text: str) -> None:
         """A line on what happens now."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        LOG.info(text)
 
     def started(self, session: Session, rounds_done: int, before: float) -> None:
         """Say what was planned, and start counting."""
         run, plan = session.recipe.run, session.plan
         self.before = self.validation = before
         self.delay_s = self.energy_j = self.bits = 0.0
-        self.rounds, self.steps = run.rounds, run.local_steps
-        where = f"after round {rounds_done}, " if rounds_done else ""
+        self.rounds, self.steps, self.central = run.rounds, run.local_steps, session.central
+        where = f"after {plural(rounds_done, 'round')}, " if rounds_done else ""
         self.message(f"{session.recipe.method.title}")
         if session.planner.chosen:
             self.message(session.planner.chosen)
         if not session.central:
             self.message(
                 f"plan: {_range('cut', plan.cut_K.tolist())}, {_range('rank', plan.rank_K.tolist())}, "
-                f"{show_seconds(plan.phases.round_s)} a round of {run.local_steps} steps; "
+                f"{show_seconds(plan.phases.round_s)} a round of {plural(run.local_steps, 'step')}; "
                 f"bottleneck {_straggler(plan.phases.straggler())}"
             )
         self.message(
             f"{where}validation loss before training {before:.4f}; {session.precision} on "
             f"{session.cohort.backbone.device}"
         )
-        for finished in self.progress.task_ids:  # of a run before this one
-            self.progress.remove_task(finished)
-        self.task = self.progress.add_task(
-            "training", total=run.rounds * run.local_steps, completed=rounds_done * run.local_steps
-        )
+        self._begin("training", run.rounds * run.local_steps, rounds_done * run.local_steps)
         self.clock = time.perf_counter()
 
     def aligned(self, record: Mapping[str, Any], steps: int) -> None:
@@ -86,18 +104,17 @@ class RunDisplay:
         if (found := record.get("evaluation")) is not None:
             name = "true_mixed_K" if "true_mixed_K" in found else "mixed_reward_K"
             parts.append(f"held out: {name.removesuffix('_K').replace('_', ' ')} {finite_mean(found[name]):.3f}")
+        if self.bars.tasks[-1].description != "alignment":
+            self._begin("alignment", steps, record["step"])
+        self.bars.update(self.task, completed=record["step"] + 1)
         self.message(f"alignment {record['step'] + 1}/{steps}  " + "  ".join(parts))
 
     def step(self, round_index: int, step: int, result: StepResult) -> None:
         """A local step is done."""
         now = time.perf_counter()
         speed, self.clock = result.tokens / max(now - self.clock, 1e-9), now
-        self.progress.update(
-            self.task,
-            advance=1,
-            description=f"round {round_index + 1}/{self.rounds} step {step + 1}/{self.steps}  "
-            f"loss {float(result.loss_K.mean()):.3f}  {speed:,.0f} tokens/s  {self._charged()}",
-        )
+        self.bars.below = f"loss {float(result.loss_K.mean()):.3f}  {speed:,.0f} tokens/s  {self._charged()}"
+        self.bars.update(self.task, advance=1, description=f"round {round_index + 1}/{self.rounds}")
 
     def round(self, record: Mapping[str, Any]) -> None:
         """A round is done: one plain line."""
@@ -108,15 +125,19 @@ class RunDisplay:
         self.bits += sum(record["metered_bits"].values())
         if validation is not None:
             self.validation = validation
-        if self.live and validation is None:
-            return
         slow = record["straggler"]
         loss = "" if validation is None else f"  validation {validation:.4f}"
+        slowest = "" if self.central else f"  slowest: {_straggler((slow['client'], slow['phase']))}"
         self.message(
             f"round {record['round'] + 1}/{self.rounds}  loss {record['train_loss']:.4f}{loss}  "
-            f"{record['tokens_per_s']:,.0f} tokens/s  {self._charged()}  slowest: "
-            f"{_straggler((slow['client'], slow['phase']))}"
+            f"{self._charged()}{slowest}"
         )
+
+    def _begin(self, what: str, total: int, completed: int) -> None:
+        for finished in self.bars.task_ids:  # of a run or a stage before this one
+            self.bars.remove_task(finished)
+        self.bars.below = ""
+        self.task = self.bars.add_task(what, total=total, completed=completed)
 
     def _charged(self) -> str:
         return f"simulated {show_seconds(self.delay_s)}, {show_joules(self.energy_j)}, {show_bits(self.bits)}"
@@ -125,30 +146,26 @@ class RunDisplay:
 class RewardDisplay:
     """Watcher of the training of a reward model: a bar with loss and time left on a terminal, and a line a result."""
 
-    def __init__(self, console: Console) -> None:
-        self.console = console
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed}/{task.total}"),
-        )
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal)
-        self.task = self.bar.add_task("training", total=None)
+    def __init__(self, console: Console | None = None) -> None:
+        self.bars = Bars(console, " steps")
+        self.task = self.bars.add_task("training", total=None)
 
     def __enter__(self) -> RewardDisplay:
-        self.bar.start()
+        self._open = ExitStack()
+        self._open.enter_context(shown_on(self.bars.console))
+        self._open.enter_context(self.bars)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self._open.close()
 
     def message(self, text: str) -> None:
         """A line on what happens now, or on an evaluation."""
-        self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        LOG.info(text)
 
     def step(self, done: int, steps: int, loss: float) -> None:
         """A step is done."""
-        self.bar.update(self.task, completed=done, total=steps, description=f"loss {loss:.4f}")
+        self.bars.update(self.task, completed=done, total=steps, description=f"loss {loss:.4f}")
 
 
 def _straggler(who: tuple[int, str]) -> str:

@@ -49,11 +49,10 @@ def flatten(pairs: Iterable[Iterable[str]]) -> Iterable[str]:
 
 
 def assert_refused(answer: Answer, *words: str) -> None:
-    """One sentence on standard error, exit code 2, no traceback."""
+    """One sentence at the end of standard error, after what was said before; exit code 2, no traceback."""
     assert answer.code == 2, answer
     lines = answer.err.strip().splitlines()
-    assert len(lines) == 1, answer.err
-    assert lines[0].startswith("wavetune: ")
+    assert [line.startswith("wavetune: ") for line in lines] == [False] * (len(lines) - 1) + [True], answer.err
     assert "Traceback" not in answer.err + answer.out
     for word in words:
         assert word in answer.err, f"{word!r} is not in {answer.err!r}"

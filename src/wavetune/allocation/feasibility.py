@@ -6,10 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array  # pyright: ignore[reportMissingTypeStubs]
-from scipy.sparse.csgraph import (  # pyright: ignore[reportMissingTypeStubs]
-    maximum_bipartite_matching,  # pyright: ignore[reportUnknownVariableType]
-)
 
 from wavetune.allocation.delay import RoundLoad, load_of
 from wavetune.allocation.plan import Allocation, Plan
@@ -75,6 +71,12 @@ def match_subchannels(usable_KM: BoolArray) -> IntArray:
     >>> match_subchannels(np.array([[True, True], [True, False]])).tolist()
     [1, 0]
     """
+    # importing scipy takes longer than reading a recipe, which reaches this file
+    from scipy.sparse import csr_array  # pyright: ignore[reportMissingTypeStubs]
+    from scipy.sparse.csgraph import (  # pyright: ignore[reportMissingTypeStubs]
+        maximum_bipartite_matching,  # pyright: ignore[reportUnknownVariableType]
+    )
+
     return np.asarray(maximum_bipartite_matching(csr_array(usable_KM), perm_type="column"), dtype=np.int64)
 
 

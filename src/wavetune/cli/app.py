@@ -16,6 +16,7 @@ from wavetune.cli.device import join_as_device
 from wavetune.cli.exit_codes import INTERRUPTED, REFUSED
 from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
+from wavetune.cli.grouped import grouped
 from wavetune.cli.measure import measure_codecs, measure_ranks
 from wavetune.cli.plan import plan
 from wavetune.cli.recipes import recipes, show
@@ -27,23 +28,42 @@ from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
 from wavetune.console import Console, echo
 from wavetune.errors import WavetuneError
+from wavetune.logs import shown_on
 
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
     help="Plan, train and deploy federated and split-federated fine-tuning of language models over wireless networks.",
+    epilog="Begin with: wavetune run sflllm --model tiny --set run.rounds=2 (half a minute). docs/cli.md has all.",
 )
+
+COMMANDS = {
+    "Train": {"run": run, "compare": compare, "train-reward": train_reward},
+    "Look at what came out": {"report": report, "generate": generate},
+    "Recipes": {"recipes": recipes, "show": show},
+    "Plan, without training": {"plan": plan, "trade-off": trade_off, "sweep": sweep},
+    "Measure for the planner": {"measure-ranks": measure_ranks, "measure-codecs": measure_codecs},
+    "Deploy": {
+        "deploy": deploy,
+        "certificates": certificates,
+        "serve": serve,
+        "device": join_as_device,
+        "flower-app": flower_app,
+    },
+}
 
 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
+    console = Console(stderr=True)
     try:
-        sys.exit(app(standalone_mode=False))
+        with shown_on(console):
+            sys.exit(app(prog_name="wavetune", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(REFUSED)
@@ -83,15 +103,12 @@ def _version(wanted: bool) -> None:
 @app.callback()
 def _root(
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+        bool, typer.Option("--version", "-V", callback=_version, is_eager=True, help="Show the version.")
     ] = False,
 ) -> None:
     pass
 
 
-for command in (run, plan, trade_off, recipes, show, sweep, compare, measure_ranks, measure_codecs, train_reward,
-                deploy, flower_app, serve):  # fmt: skip
-    app.command()(command)
-app.command("device")(join_as_device)
-for command in (certificates, report, generate):
-    app.command()(command)
+for panel, commands in COMMANDS.items():
+    for name, command in commands.items():
+        app.command(name, rich_help_panel=panel)(grouped(command))

@@ -7,18 +7,16 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.options import Data, DeviceName, Model, Seed, Settings
-from wavetune.cli.read_recipe import read_recipe
+from wavetune.cli.options import RecipeName, TrainingChanges
+from wavetune.cli.preflight import check
+from wavetune.cli.run import chosen_recipe
 from wavetune.console import Console
+from wavetune.logs import LOG
 
 
 def compare(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe with baselines, such as pwff_task.")],
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
-    seed: Seed = None,
+    recipe: RecipeName,
+    changes: TrainingChanges,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a method is run with.")] = 3,
     methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
     out: Annotated[
@@ -26,6 +24,10 @@ def compare(
     ] = None,
 ) -> None:
     """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side."""
+    chosen = chosen_recipe(recipe, changes, None, None)
+    folder = out or Path("runs") / f"{chosen.name}-comparison"
+    check(out=folder)
+    LOG.info("loading PyTorch and transformers")
     from rich.table import Column, Table
 
     from wavetune.comparison import compare as run_all
@@ -33,13 +35,12 @@ def compare(
     from wavetune.reporting.html import write_report
     from wavetune.terminal import RunDisplay
 
-    chosen, console = read_recipe(recipe, settings, data, model, seed, device), Console(highlight=False)
-    folder, wanted = out or Path("runs") / f"{chosen.name}-comparison", methods.split(",") if methods else None
+    console, wanted = Console(highlight=False), methods.split(",") if methods else None
     try:
-        with RunDisplay(console) as display:
+        with RunDisplay() as display:
             found = run_all(chosen, wanted, seeds, folder, display.message, display)
     except KeyboardInterrupt:
-        console.print("stopped; the same command goes on where it stopped", soft_wrap=True)
+        LOG.warning("stopped; the same command goes on where it stopped")
         raise
     for title, differences in (("means", False), ("differences", True)):
         heading, *rows = rows_of(found, differences)

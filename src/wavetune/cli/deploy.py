@@ -2,79 +2,90 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.folders import free_folder, require_no_run, require_run
+from wavetune.cli.folders import free_folder, require_no_run
 from wavetune.cli.options import (
-    Data,
+    DEPLOYMENT,
     Deadline,
-    DeviceName,
     Emulate,
-    Model,
     RecipeOfRun,
     Resume,
+    Rounds,
     RunFolder,
-    Seed,
-    Settings,
+    TrainingChanges,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
-from wavetune.console import Console
+from wavetune.cli.read_recipe import name_of, require_unchanged
+from wavetune.cli.run import chosen_recipe, continues
+from wavetune.console import echo
+from wavetune.logs import LOG
+
+if TYPE_CHECKING:
+    from wavetune.recipe import Recipe
 
 
 def deploy(
+    changes: TrainingChanges,
     recipe: RecipeOfRun = None,
-    devices: Annotated[int | None, typer.Option(min=1, help="Devices; as many as the recipe's cell has.")] = None,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(min=1, help="Devices; as many as the recipe's cell has.", rich_help_panel=DEPLOYMENT),
+    ] = None,
+    rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
-    seed: Seed = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     flower: Annotated[
-        bool, typer.Option("--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.")
+        bool,
+        typer.Option(
+            "--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.", rich_help_panel=DEPLOYMENT
+        ),
     ] = False,
 ) -> None:
-    """Run a recipe with its servers and every device as processes of this machine, over TLS."""
+    """Run a recipe with its servers and every device as processes of this machine, over TLS.
+
+    For example: wavetune deploy sflllm --devices 3 --model tiny --set run.rounds=2
+    """
     from wavetune.recipe import load
+
+    if resume:
+        require_unchanged({"--devices": devices, **changes.named()})
+        folder, chosen = out or Path("runs") / name_of(recipe), None
+        if not continues(folder, rounds):
+            return
+        known = load(folder / "recipe.json")
+    else:
+        more = () if devices is None else (f"world.scenario.population.num_clients={devices}",)
+        chosen = known = chosen_recipe(recipe, changes, rounds, out, None, more)
+        folder = out or free_folder(chosen.name)
+        require_no_run(folder)
+    settings = {"deadline": deadline, "emulate": emulate}
+    code = _over_flower(known, folder, settings) if flower else _start(chosen, known, folder, settings)
+    if code == 0 and not flower:
+        echo(f"Devices:  {folder / 'devices'} (what each kept, and its log)")
+    raise typer.Exit(code)
+
+
+def _over_flower(known: Recipe, folder: Path, settings: dict[str, float | bool]) -> int:
+    from wavetune.runtimes.flower.launch import deploy as start
+
+    num_devices = known.world.scenario.population.num_clients
+    try:
+        return start(known, folder, num_devices, settings, LOG.info)
+    except KeyboardInterrupt:
+        if (folder / "recipe.json").exists():
+            again = f"wavetune deploy --flower --resume --out {shlex.quote(str(folder))}"
+            LOG.warning(f"stopped; continue with: {again}")
+        raise
+
+
+def _start(chosen: Recipe | None, known: Recipe, folder: Path, settings: dict[str, float | bool]) -> int:
     from wavetune.runtimes.launch import deploy as start
 
-    console = Console(highlight=False)
-    if resume:
-        require_unchanged({"--devices": devices, "--set": settings, "--data": data, "--model": model,
-                           "--device": device, "--seed": seed})  # fmt: skip
-        folder = out or Path("runs") / name_of(recipe)
-        require_run(folder)
-        chosen, known = None, load(folder / "recipe.json")
-    else:
-        count = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
-        chosen = known = read_recipe(name_of(recipe), [*(settings or []), *count], data, model, seed, device)
-        folder = out or free_folder(chosen.name)
-    num_devices = known.world.scenario.population.num_clients
-    if flower:
-        from wavetune.runtimes.flower.launch import deploy as start_with_flower
-
-        if chosen is not None:
-            require_no_run(folder)
-        elif (folder / "summary.json").exists():
-            console.print(f"the run in {folder} is finished", markup=False, soft_wrap=True)
-            return
-        settings_of_app = {"deadline": deadline, "emulate": emulate}
-        try:
-            code = start_with_flower(known, folder, num_devices, settings_of_app, console.print)
-        except KeyboardInterrupt:
-            if (folder / "recipe.json").exists():
-                again = f"stopped; continue with: wavetune deploy --flower --resume --out {folder}"
-                console.print(again, markup=False, soft_wrap=True)
-            raise
-        raise typer.Exit(code)
-    options = [*(["--emulate"] if emulate else []), "--deadline", str(deadline)]
-    code = start(chosen, folder, num_devices, options, console.print)
-    if code == 0:
-        console.print(f"Devices:  {folder / 'devices'} (what each kept, and its log)", markup=False, soft_wrap=True)
-    raise typer.Exit(code)
+    options = [*(["--emulate"] if settings["emulate"] else []), "--deadline", str(settings["deadline"])]
+    return start(chosen, folder, known.world.scenario.population.num_clients, options, LOG.info)

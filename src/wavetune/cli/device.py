@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wavetune.cli.options import WithParent
-from wavetune.console import Console
+from wavetune.logs import LOG
 
 
 def join_as_device(
@@ -27,10 +26,9 @@ def join_as_device(
 
         exit_with_parent()
     from wavetune.data_plane.certificates import read_identity
+
+    identity = read_identity(certificates)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.device import take_part
 
-    def say(text: str) -> None:
-        with suppress(OSError):  # a disk without room for the log
-            Console(highlight=False).print(text)
-
-    say(take_part(server, read_identity(certificates), state, patience, say))
+    LOG.info(take_part(server, identity, state, patience, LOG.info))

@@ -7,9 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Seed, Settings
-from wavetune.cli.read_recipe import read_recipe
-from wavetune.cli.run import train
+from wavetune.cli.options import RecipeName, TrainingChanges
+from wavetune.cli.run import chosen_recipe, train
 from wavetune.console import echo
 from wavetune.errors import RunFolderError
 
@@ -20,12 +19,8 @@ if TYPE_CHECKING:
 
 def flower_app(
     recipe: RecipeName,
+    changes: TrainingChanges,
     out: Annotated[Path | None, typer.Option(help="Folder of the app; RECIPE-app by default.")] = None,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
-    seed: Seed = None,
     public: Annotated[
         str | None, typer.Option(help="HOST:PORT under which devices reach the servers of a split recipe.")
     ] = None,
@@ -33,7 +28,7 @@ def flower_app(
     """Write a recipe as a Flower app for `flwr run`."""
     from wavetune.runtimes.flower.app import write_app
 
-    chosen = read_recipe(recipe, settings, data, model, seed, device)
+    chosen = chosen_recipe(recipe, changes, None, None)
     folder = out or Path(f"{chosen.name}-app")
     write_app(folder, chosen, {} if public is None else {"public-address": public})
     echo(f"wrote {folder}; start it with: flwr run {folder} NAME-OF-YOUR-SUPERLINK --stream")
@@ -51,4 +46,4 @@ def train_over(grid: Grid, context: Context, recipe: Path) -> None:
     if resume and (load(configured.out / "recipe.json") != chosen or (configured.out / "summary.json").exists()):
         which = "a finished" if (configured.out / "summary.json").exists() else "another"
         raise RunFolderError(f"{configured.out} holds {which} run; choose a new folder: flwr run -c 'out=\"FOLDER\"'")
-    train(None if resume else chosen, configured.out, resume, flower_engine(grid, configured))
+    train(None if resume else chosen, configured.out, flower_engine(grid, configured))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from wavetune.console import echo_answer
+from wavetune.logs import LOG
 
 
 def generate(
@@ -21,7 +22,14 @@ def generate(
     seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     base: Annotated[bool, typer.Option("--base", help="Answer with the untouched model.")] = False,
 ) -> None:
-    """Answer a prompt with a trained adapter."""
+    """Answer a prompt with a trained adapter.
+
+    For example: wavetune generate runs/sflllm --client 2 --prompt "name[Aromi], eatType[pub]"
+    """
+    from wavetune.runtimes.adapters import adapter_of
+
+    adapter_of(run_dir, client, base)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.answer import answer
 
     echo_answer(answer(run_dir, prompt, client, base, max_new_tokens, temperature, seed))

@@ -9,54 +9,52 @@ from typing import Annotated
 import typer
 
 from wavetune.cli.folders import write
-from wavetune.cli.options import Data, DeviceName, Model, RecipeName, Repeats, Seed, Settings
-from wavetune.cli.read_recipe import read_recipe
-from wavetune.console import Console, echo
+from wavetune.cli.options import RecipeName, Repeats, TrainingChanges
+from wavetune.cli.preflight import check_writable
+from wavetune.cli.run import chosen_recipe
+from wavetune.console import echo
 from wavetune.errors import ConfigError
+from wavetune.logs import LOG
 
 
 def measure_ranks(
     recipe: RecipeName,
+    changes: TrainingChanges,
     ranks: Annotated[str, typer.Option(help="Ranks to train at, separated by commas.")] = "1,2,4,8",
     target_loss: Annotated[
         float | None, typer.Option(help="Validation loss to reach; by default the least that every rank reached.")
     ] = None,
     seeds: Repeats = 1,
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("rank-table.json"),
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
-    seed: Seed = None,
 ) -> None:
     """Train at each rank and write how many rounds each needs to a target loss, for the planner."""
+    wanted, chosen = _ranks(ranks), chosen_recipe(recipe, changes, None, None)
+    check_writable(out.parent)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.measure_ranks import measure
 
-    chosen = read_recipe(recipe, settings, data, model, seed, device)
-    table = measure(chosen, _ranks(ranks), target_loss, seeds, Console(highlight=False))
+    table = measure(chosen, wanted, target_loss, seeds)
     write(out, json.dumps(table, indent=1))
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
 
 
 def measure_codecs(
     recipe: RecipeName,
+    changes: TrainingChanges,
     codecs: Annotated[
         str,
         typer.Option(help="Codecs at the cut, separated by commas: KIND[:SETTING=VALUE], or one each way as UP/DOWN."),
     ] = "fp32,bf16,int8",
     seeds: Repeats = 1,
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("codec-table.json"),
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
-    seed: Seed = None,
 ) -> None:
     """Train with each codec at the cut and write what it costs in rounds to a target loss, for the planner."""
+    chosen = chosen_recipe(recipe, changes, None, None)
+    check_writable(out.parent)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.measure_codecs import candidates_of, measure
 
-    chosen, candidates = read_recipe(recipe, settings, data, model, seed, device), candidates_of(codecs)
-    table = measure(chosen, candidates, seeds, Console(highlight=False))
+    table = measure(chosen, candidates_of(codecs), seeds)
     write(out, json.dumps(table, indent=1))
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
 

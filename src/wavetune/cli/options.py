@@ -1,43 +1,158 @@
-"""Arguments and options that several commands share."""
+"""Arguments and options that several commands share, and the groups in which commands take them."""
 
 from __future__ import annotations
 
+import importlib.util
+import pkgutil
+from dataclasses import dataclass, fields
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+WORLD, RUN, DEPLOYMENT, OUTPUT = "What is run", "Run folder", "Deployment", "Messages"
+
+
+def _recipe_names(incomplete: str) -> list[str]:
+    """Recipes for the shell to complete, without importing any."""
+    found = importlib.util.find_spec("wavetune.recipes")
+    folders = [] if found is None else list(found.submodule_search_locations or ())
+    names = (module.name for module in pkgutil.iter_modules(folders))
+    return [name for name in names if name.startswith(incomplete) and not name.startswith("_")]
+
+
+class DeviceKind(StrEnum):
+    """Where tensors are computed."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
 RecipeName = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="Name of a recipe (see `wavetune recipes`) or its JSON file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="Name of a recipe (see `wavetune recipes`) or its JSON file.",
+        autocompletion=_recipe_names,
+    ),
 ]
-RecipeOfRun = Annotated[str | None, typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.")]
+RecipeOfRun = Annotated[
+    str | None,
+    typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.", autocompletion=_recipe_names),
+]
 RecipeOrInstance = Annotated[
-    str, typer.Argument(metavar="RECIPE|INSTANCE.json", help="A recipe, or a plan instance file.")
+    str,
+    typer.Argument(
+        metavar="RECIPE|INSTANCE.json", help="A recipe, or a plan instance file.", autocompletion=_recipe_names
+    ),
 ]
 
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a field, e.g. run.rounds=10; repeatable."),
+Seed = Annotated[
+    int | None,
+    typer.Option(min=0, help="Seed of every random stream; the recipe's, 0, by default.", rich_help_panel=WORLD),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODEL", help="A name, a folder or a Hugging Face id; the recipe's by default.", rich_help_panel=WORLD
+    ),
 ]
 Data = Annotated[
-    str | None, typer.Option(help="Corpus: a file or folder (JSON, CSV, Parquet, ...), or a Hugging Face id.")
+    str | None,
+    typer.Option(
+        metavar="DATA",
+        help="Corpus: a folder or file, or a Hugging Face id; the recipe's by default.",
+        rich_help_panel=WORLD,
+    ),
 ]
-Model = Annotated[str | None, typer.Option(help="Model: a name, a folder, or a Hugging Face id.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of every random stream.")]
-Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
-DeviceName = Annotated[str | None, typer.Option(help="auto, cpu or cuda.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Change a field, e.g. run.rounds=10; repeatable. `wavetune show RECIPE` lists all.",
+        rich_help_panel=WORLD,
+    ),
+]
+DeviceName = Annotated[
+    DeviceKind | None,
+    typer.Option(help="Where to compute; auto, the GPU where there is one, by default.", rich_help_panel=WORLD),
+]
 RankTable = Annotated[
-    Path | None, typer.Option(help="Rounds to target per rank, as `wavetune measure-ranks` writes them.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Rounds to target per rank, as `wavetune measure-ranks` writes them.",
+        rich_help_panel=WORLD,
+    ),
 ]
 CodecTable = Annotated[
-    Path | None, typer.Option(help="Codecs to choose among at the cut, as `wavetune measure-codecs` writes them.")
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Codecs to choose among at the cut, as `wavetune measure-codecs` writes them.",
+        rich_help_panel=WORLD,
+    ),
+]
+Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
+
+RunFolder = Annotated[
+    Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/RECIPE by default.", rich_help_panel=RUN)
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in --out to the same end.", rich_help_panel=RUN)
+]
+Rounds = Annotated[
+    int | None,
+    typer.Option(min=1, help="How many rounds to train; with --resume the run's new total.", rich_help_panel=RUN),
 ]
 
-RunFolder = Annotated[Path | None, typer.Option(help="Run folder; runs/RECIPE by default.")]
-Resume = Annotated[bool, typer.Option("--resume", help="Continue the run in --out to the same end.")]
-
-Emulate = Annotated[bool, typer.Option("--emulate", help="Pace every stream to the rate that the plan gave it.")]
+Emulate = Annotated[
+    bool,
+    typer.Option("--emulate", help="Pace every stream to the rate that the plan gave it.", rich_help_panel=DEPLOYMENT),
+]
 Deadline = Annotated[
-    float, typer.Option(min=0.1, help="Seconds a device has to answer before the round goes on without it.")
+    float,
+    typer.Option(
+        min=0.1,
+        help="Seconds a device has to answer before the round goes on without it.",
+        rich_help_panel=DEPLOYMENT,
+    ),
 ]
 WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True)]
+
+
+@dataclass(frozen=True)
+class Changes:
+    """Options that change fields of a recipe; they win over the recipe, and --model and the like over --set."""
+
+    settings: Settings = None
+    data: Data = None
+    model: Model = None
+    seed: Seed = None
+
+    def named(self) -> dict[str, object]:
+        """What was given, by the option's name."""
+        names = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)} | {"settings": "--set"}
+        return {names[field.name]: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class TrainingChanges(Changes):
+    """The same for a command that trains."""
+
+    device: DeviceName = None
+
+
+@dataclass(frozen=True)
+class Tables:
+    """Measured tables that a planner reads."""
+
+    rank_table: RankTable = None
+    codec_table: CodecTable = None
+
+    def named(self) -> dict[str, object]:
+        """What was given, by the option's name."""
+        return {"--rank-table": self.rank_table, "--codec-table": self.codec_table}

@@ -9,9 +9,10 @@ import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
-from wavetune.cli.options import CodecTable, Data, Model, RankTable, RecipeOrInstance, Seed, Settings
+from wavetune.cli.options import Changes, RecipeOrInstance, Tables
 from wavetune.cli.read_recipe import is_instance, read_recipe
 from wavetune.console import Console, echo
+from wavetune.logs import LOG
 
 if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
@@ -21,12 +22,8 @@ if TYPE_CHECKING:
 
 def plan(
     what: RecipeOrInstance,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    seed: Seed = None,
-    rank_table: RankTable = None,
-    codec_table: CodecTable = None,
+    changes: Changes,
+    tables: Tables,
     time_limit: Annotated[
         float | None, typer.Option(min=1e-3, help="Seconds of search; a first plan is always finished.")
     ] = None,
@@ -37,7 +34,7 @@ def plan(
     from wavetune.federation.run_folder import to_json
 
     console = Console(highlight=False)
-    problem, chosen, note = _planned(what, settings, data, model, seed, rank_table, codec_table, time_limit)
+    problem, chosen, note = _planned(what, changes, tables, time_limit)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
     if json_out is not None and str(json_out) == "-":
         echo(text)
@@ -49,28 +46,18 @@ def plan(
         raise typer.Exit(INFEASIBLE)
 
 
-def _planned(
-    what: str,
-    settings: list[str] | None,
-    data: str | None,
-    model: str | None,
-    seed: int | None,
-    rank_table: Path | None,
-    codec_table: Path | None,
-    time_limit_s: float | None,
-) -> tuple[Problem, Plan, str]:
+def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | None) -> tuple[Problem, Plan, str]:
     if is_instance(what):
         from wavetune.allocation.instance import read_instance
         from wavetune.federation.planning import Optimal
 
         problem = read_instance(what)
-        return problem, Optimal(time_limit_s).plan(problem, seed or 0), ""
+        return problem, Optimal(time_limit_s).plan(problem, changes.seed or 0), ""
     from wavetune.runtimes.world import count_samples
 
-    if time_limit_s is not None:
-        settings = [*(settings or []), f"method.planner.time_limit_s={time_limit_s!r}"]
-    recipe = read_recipe(what, settings, data, model, seed, None, rank_table, codec_table)
-    count = count_samples(recipe, lambda line: Console(stderr=True).print(line, markup=False, soft_wrap=True))
+    more = () if time_limit_s is None else (f"method.planner.time_limit_s={time_limit_s!r}",)
+    recipe = read_recipe(what, changes, tables, more)
+    count = count_samples(recipe, LOG.info)
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.problem(0), planner.first_plan()

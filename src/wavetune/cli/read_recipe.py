@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavetune.cli.options import Changes, Tables
 from wavetune.errors import ConfigError, JsonError
 from wavetune.json_reader import read_json
 
@@ -17,11 +18,27 @@ if TYPE_CHECKING:
 
 def name_of(recipe: str | None) -> str:
     """The name as given; ConfigError with all names where none is."""
-    if recipe is None:
-        from wavetune.recipes import names
+    from wavetune.recipes import names
 
+    if recipe is None:
         raise ConfigError("no recipe given; choose one of " + ", ".join(names()))
     return recipe
+
+
+def require_readable(name: str) -> None:
+    """ConfigError unless this is a recipe's name, or a JSON file, before anything is imported to read it."""
+    from wavetune.recipes import names, require_known
+
+    if name in names():
+        return
+    if Path(name).is_dir():
+        raise ConfigError(f"{name} is a folder, not a recipe; name a JSON file, such as a run folder's recipe.json")
+    if Path(name).exists() and not name.endswith(".json"):
+        raise ConfigError(
+            f"{name} does not end in .json: recipes are read from JSON alone, as `wavetune show RECIPE` writes it"
+        )
+    if not name.endswith(".json"):
+        require_known(name)
 
 
 def require_unchanged(
@@ -33,35 +50,37 @@ def require_unchanged(
             raise ConfigError(f"{name} does not go with --resume: {continues}")
 
 
-def read_recipe(
-    name: str,
-    settings: list[str] | None,
-    data: str | None,
-    model: str | None,
-    seed: int | None,
-    device: str | None = None,
-    rank_table: Path | None = None,
-    codec_table: Path | None = None,
-) -> Recipe:
-    """A recipe by its name or JSON file, with the fields that options set; options win over `settings`.
+def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more: tuple[str, ...] = ()) -> Recipe:
+    """A recipe by its name or JSON file, with the fields that options and the settings `more` set; options win.
 
     Of data of one's own all rows are trained on, unless a setting or the recipe's file says how many.
     """
+    require_readable(name)
     from wavetune import recipes
     from wavetune.recipe import load, with_settings
 
-    chosen = load(Path(name)) if name.endswith(".json") else recipes.get(name)
-    short = {"world.data.source": data, "world.model": model, "run.seed": seed, "run.device": device}
+    chosen = recipes.get(name) if name in recipes.names() else load(Path(name))
+    device = getattr(changes, "device", None)
+    short = {
+        "world.data.source": changes.data,
+        "world.model": changes.model,
+        "run.seed": changes.seed,
+        "run.device": None if device is None else device.value,
+    }
     assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
-    settings = settings or []
-    all_rows = [] if name.endswith(".json") or not _own_data(settings, data) else ["world.data.train_samples=null"]
-    chosen = with_settings(chosen, [*all_rows, *settings, *assignments])
-    if rank_table is not None:
-        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(rank_table)))
-    if codec_table is not None:
+    settings = [*(changes.settings or []), *more]
+    all_rows = name in recipes.names() and _own_data(settings, changes.data)
+    chosen = with_settings(chosen, [*(["world.data.train_samples=null"] if all_rows else []), *settings, *assignments])
+    return chosen if tables is None else _with_tables(chosen, tables)
+
+
+def _with_tables(chosen: Recipe, tables: Tables) -> Recipe:
+    if tables.rank_table is not None:
+        chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(tables.rank_table)))
+    if tables.codec_table is not None:
         from wavetune.federation.codec_choice import read_candidates
 
-        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(codec_table))
+        method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(tables.codec_table))
         chosen = replace(chosen, method=method)
     return chosen
 

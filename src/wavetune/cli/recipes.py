@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from wavetune.cli.options import Data, Model, RecipeName, Seed, Settings
+from wavetune.cli.options import RecipeName, TrainingChanges
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.console import echo
 
@@ -18,10 +18,8 @@ def recipes() -> None:
         echo(f"{name:{width}s}  {title(name)}")
 
 
-def show(
-    recipe: RecipeName, settings: Settings = None, data: Data = None, model: Model = None, seed: Seed = None
-) -> None:
+def show(recipe: RecipeName, changes: TrainingChanges) -> None:
     """Print a recipe with all its fields, as JSON that `wavetune run` takes."""
     from wavetune.recipe import to_dict
 
-    echo(json.dumps(to_dict(read_recipe(recipe, settings, data, model, seed)), indent=2))
+    echo(json.dumps(to_dict(read_recipe(recipe, changes)), indent=2))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,20 +10,11 @@ import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import free_folder, require_no_run, require_run
-from wavetune.cli.options import (
-    CodecTable,
-    Data,
-    DeviceName,
-    Model,
-    RankTable,
-    RecipeOfRun,
-    Resume,
-    RunFolder,
-    Seed,
-    Settings,
-)
-from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
-from wavetune.console import Console
+from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, TrainingChanges
+from wavetune.cli.preflight import check
+from wavetune.cli.read_recipe import name_of, read_recipe, require_readable, require_unchanged
+from wavetune.console import echo
+from wavetune.logs import LOG, kept_in
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -30,16 +22,12 @@ if TYPE_CHECKING:
 
 
 def run(
+    changes: TrainingChanges,
+    tables: Tables,
     recipe: RecipeOfRun = None,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
+    rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
-    seed: Seed = None,
-    rank_table: RankTable = None,
-    codec_table: CodecTable = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Train in so many Ray workers; on this machine unless --ray is given.")
     ] = None,
@@ -47,20 +35,68 @@ def run(
         str | None, typer.Option(metavar="ADDRESS", help="Train on the Ray cluster at HOST:PORT, or auto.")
     ] = None,
 ) -> None:
-    """Plan, train and report a recipe."""
+    """Plan, train and report a recipe.
+
+    For a first try: wavetune run sflllm --model tiny --set run.rounds=2
+
+    With your data: wavetune run sflllm --data FOLDER --model Qwen/Qwen3-0.6B --out runs/mine
+    """
     if resume:
-        require_unchanged({"--set": settings, "--data": data, "--model": model, "--device": device, "--seed": seed,
-                           "--rank-table": rank_table, "--codec-table": codec_table})  # fmt: skip
+        require_unchanged({**changes.named(), **tables.named()})
         folder = out or Path("runs") / name_of(recipe)
-        train(None, folder, True, _engine(workers, ray), _command(workers, ray))
+        if continues(folder, rounds):
+            train(None, folder, _engine(workers, ray), _command(workers, ray))
         return
-    chosen = read_recipe(name_of(recipe), settings, data, model, seed, device, rank_table, codec_table)
-    train(chosen, out or free_folder(chosen.name), False, _engine(workers, ray), _command(workers, ray))
+    chosen = chosen_recipe(recipe, changes, rounds, out, tables)
+    train(chosen, out or free_folder(chosen.name), _engine(workers, ray), _command(workers, ray))
+
+
+def chosen_recipe(
+    recipe: str | None,
+    changes: TrainingChanges,
+    rounds: int | None,
+    out: Path | None,
+    tables: Tables | None = None,
+    more: tuple[str, ...] = (),
+) -> Recipe:
+    """The recipe of a new run, once all is checked that can be before anything large is loaded."""
+    name = name_of(recipe)
+    require_readable(name)
+    check(source=changes.data, model=changes.model, device=changes.device and changes.device.value, out=out)
+    if out is not None:
+        require_no_run(out)
+    more = more if rounds is None else (*more, f"run.rounds={rounds}")
+    chosen = read_recipe(name, changes, tables, more)
+    check(chosen)
+    return chosen
+
+
+def continues(folder: Path, rounds: int | None, tell: bool = True) -> bool:
+    """Whether a run is to be continued, to so many rounds; a finished one is told of. Raises RunFolderError."""
+    require_run(folder)
+    check(out=folder)
+    if rounds is not None:
+        from wavetune.runtimes.extend import extend
+
+        for sentence in extend(folder, rounds):
+            LOG.info(sentence)
+        return True
+    if not tell or not (folder / "summary.json").exists():
+        return True
+    report = folder / "report.html"
+    if not report.exists():
+        from wavetune.reporting.html import write_report
+
+        write_report([folder], report)
+    echo(f"the run in {folder} is finished; its report: {report}")
+    echo(f"To train it further: wavetune run --resume --rounds TOTAL --out {shlex.quote(str(folder))}")
+    return False
 
 
 def _engine(workers: int | None, ray: str | None) -> Engine | None:
     if workers is None and ray is None:
         return None
+    LOG.info("loading Ray")
     from wavetune.runtimes.ray_engine import engine
 
     return engine(workers, ray)
@@ -71,38 +107,36 @@ def _command(workers: int | None, ray: str | None) -> str:
     return "run" + ("" if workers is None else f" --workers {workers}") + ("" if ray is None else f" --ray {ray}")
 
 
-def train(
-    recipe: Recipe | None, folder: Path, resume: bool, engine: Engine | None = None, command: str = "deploy"
-) -> None:
+def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, command: str = "deploy") -> None:
     """Run a recipe, or with none the one in the folder, in this process or with an engine; `command` continues it."""
-    console = Console(highlight=False)
     if recipe is not None:
         require_no_run(folder)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.recipe import load
     from wavetune.runtimes.inprocess import Infeasible
     from wavetune.runtimes.inprocess import run as run_recipe
     from wavetune.terminal import RunDisplay
 
+    resume = recipe is None
     if recipe is None:
         require_run(folder)
         recipe = load(folder / "recipe.json")
     try:
-        with RunDisplay(console) as display:
+        with kept_in(folder), RunDisplay() as display:
             outcome = run_recipe(recipe, folder, display, resume, engine)
     except KeyboardInterrupt:
-        saved = (folder / "recipe.json").exists()
-        again = f"stopped; continue with: wavetune {command} --resume --out {folder}"
-        console.print(again if saved else "stopped", soft_wrap=True)
+        again = f"stopped; continue with: wavetune {command} --resume --out {shlex.quote(str(folder))}"
+        LOG.warning(again if (folder / "recipe.json").exists() else "stopped")
         raise
     if isinstance(outcome, Infeasible):
-        console.print(f"no plan exists: {outcome.reason}", markup=False)
+        echo(f"no plan exists: {outcome.reason}")
         raise typer.Exit(INFEASIBLE)
-    _say_goodbye(console, folder, outcome)
+    _say_goodbye(folder, outcome)
 
 
-def _say_goodbye(console: Console, folder: Path, summary: dict[str, Any]) -> None:
+def _say_goodbye(folder: Path, summary: dict[str, Any]) -> None:
     from wavetune.reporting.farewell import last_lines
     from wavetune.reporting.html import write_report
 
     for line in last_lines(folder, summary, write_report([folder], folder / "report.html")):
-        console.print(line, markup=False, soft_wrap=True)
+        echo(line)

@@ -7,59 +7,67 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.folders import free_folder, require_run
+from wavetune.cli.folders import free_folder
 from wavetune.cli.options import (
-    Data,
+    DEPLOYMENT,
     Deadline,
-    DeviceName,
     Emulate,
-    Model,
     RecipeOfRun,
     Resume,
+    Rounds,
     RunFolder,
-    Seed,
-    Settings,
+    TrainingChanges,
     WithParent,
 )
-from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
-from wavetune.cli.run import train
+from wavetune.cli.read_recipe import name_of, require_unchanged
+from wavetune.cli.run import chosen_recipe, continues, train
+from wavetune.logs import LOG
 
 
 def serve(
+    changes: TrainingChanges,
     recipe: RecipeOfRun = None,
     certificates: Annotated[
-        Path, typer.Option(help="The servers' folder, as `wavetune certificates` writes it.")
+        Path,
+        typer.Option(help="The servers' folder, as `wavetune certificates` writes it.", rich_help_panel=DEPLOYMENT),
     ] = Path("certificates/server"),
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.")] = "0.0.0.0:7443",
+    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.", rich_help_panel=DEPLOYMENT)] = "0.0.0.0:7443",
     public: Annotated[
-        str | None, typer.Option(help="HOST:PORT under which devices reach it, where that is another.")
+        str | None,
+        typer.Option(help="HOST:PORT under which devices reach it, where that is another.", rich_help_panel=DEPLOYMENT),
     ] = None,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    device: DeviceName = None,
+    rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
-    seed: Seed = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
-    patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for the devices to come.")] = 600.0,
+    patience: Annotated[
+        float, typer.Option(min=1, help="Seconds to wait for the devices to come.", rich_help_panel=DEPLOYMENT)
+    ] = 600.0,
     port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     with_parent: WithParent = False,
 ) -> None:
-    """Run the servers of a recipe; its devices come from elsewhere."""
+    """Run the servers of a recipe; its devices come from elsewhere.
+
+    For example: wavetune serve sflllm --certificates certs/server --address 0.0.0.0:7443
+    """
     if with_parent:
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
     if resume:
-        require_unchanged({"--set": settings, "--data": data, "--model": model, "--device": device, "--seed": seed})
+        require_unchanged(changes.named())
     from wavetune.data_plane.certificates import read_identity
+
+    identity = read_identity(certificates)
+    if resume:
+        chosen, folder = None, out or Path("runs") / name_of(recipe)
+        continues(folder, rounds, tell=False)  # devices may wait to hear that the run is finished
+    else:
+        chosen = chosen_recipe(recipe, changes, rounds, out)
+        folder = out or free_folder(chosen.name)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.deployed import Deployment, engine
 
-    deployment = Deployment(address, read_identity(certificates), public, patience, deadline, emulate)
-    folder = out or (Path("runs") / name_of(recipe) if resume else free_folder(name_of(recipe)))
-    if resume:
-        require_run(folder)
-    chosen = None if resume else read_recipe(name_of(recipe), settings, data, model, seed, device)
-    train(chosen, folder, resume, engine(deployment, folder, port_file))
+    deployment = Deployment(address, identity, public, patience, deadline, emulate)
+    train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve")

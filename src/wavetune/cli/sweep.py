@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
-from wavetune.cli.options import RecipeName, Settings
+from wavetune.cli.options import Changes, RecipeName, Settings
 from wavetune.cli.read_recipe import read_recipe
-from wavetune.console import Console
+from wavetune.console import echo
 from wavetune.errors import ConfigError
+from wavetune.logs import LOG
 
 
 def sweep(
@@ -51,24 +52,18 @@ def sweep(
     from wavetune.sweep.workers import cores
     from wavetune.sweep.write import FILES, write_outcome
 
-    base = read_recipe(recipe, settings, None, None, None)
+    base = read_recipe(recipe, Changes(settings))
     planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs is {jobs} but must be at least 1")
     folder = out or Path("sweeps") / f"{base.name}-{planned.axis.field}"
-    console = Console(highlight=False)
     try:
-        with SweepDisplay(console) as display:
+        with SweepDisplay() as display:
             records = plan_all(planned, folder, jobs or cores(), display.progress)
     except KeyboardInterrupt:
-        console.print(f"stopped; the same command goes on from {folder}", markup=False, soft_wrap=True)
+        LOG.warning(f"stopped; the same command goes on from {folder}")
         raise
-    console.print(
-        write_outcome(summarise(planned, records), folder, shlex.join(["wavetune", *sys.argv[1:]])),
-        f"wrote {', '.join(FILES)} into {folder}",
-        sep="\n",
-        markup=False,
-        soft_wrap=True,
-    )
+    echo(write_outcome(summarise(planned, records), folder, shlex.join(["wavetune", *sys.argv[1:]])))
+    echo(f"wrote {', '.join(FILES)} into {folder}")
     if all(record["status"] == "infeasible" for record in records):
         raise typer.Exit(INFEASIBLE)

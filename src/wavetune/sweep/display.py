@@ -2,38 +2,38 @@
 
 from __future__ import annotations
 
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from contextlib import ExitStack
+
+from rich.progress import TaskID
 
 from wavetune.console import Console
+from wavetune.logs import LOG, shown_on
+from wavetune.terminal import Bars
 
 
 class SweepDisplay:
     """Shows how many data sets are counted and cells planned."""
 
-    def __init__(self, console: Console) -> None:
-        self.console, self.live = console, console.is_terminal
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=30),
-            TextColumn("{task.completed}/{task.total}"),
-        )
-        self.bar = Progress(*columns, TimeRemainingColumn(), console=console, disable=not self.live)
+    def __init__(self, console: Console | None = None) -> None:
+        self.bars = Bars(console)
         self.tasks: dict[str, TaskID] = {}
         self.tenths: dict[str, int] = {}
 
     def __enter__(self) -> SweepDisplay:
-        self.bar.start()
+        self._open = ExitStack()
+        self._open.enter_context(shown_on(self.bars.console))
+        self._open.enter_context(self.bars)
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.bar.stop()
+        self._open.close()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """So many of `what` are done."""
         if what not in self.tasks:
-            self.tasks[what] = self.bar.add_task(what)
-        self.bar.update(self.tasks[what], completed=done, total=total)
+            self.tasks[what] = self.bars.add_task(what)
+        self.bars.update(self.tasks[what], completed=done, total=total)
         tenth = 10 * done // max(total, 1)
-        if not self.live and tenth > self.tenths.get(what, 0):
+        if self.bars.disable and tenth > self.tenths.get(what, 0):
             self.tenths[what] = tenth
-            self.console.print(f"{what} {done}/{total}", highlight=False)
+            LOG.info(f"{what} {done}/{total}")

@@ -1,0 +1,67 @@
+"""A command whose parameters may be groups of options, and which takes what every command takes."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+from wavetune.cli.options import OUTPUT
+from wavetune.logs import LOG, ConsoleHandler, level_of
+
+_QUIET, _VERBOSE = "quiet", "verbose"
+_SHARED = {
+    _QUIET: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.", rich_help_panel=OUTPUT)
+    ],
+    _VERBOSE: Annotated[bool, typer.Option("--verbose", "-v", help="Tell details, too.", rich_help_panel=OUTPUT)],
+}
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command as typer takes it: a parameter whose type is a dataclass becomes an option for each of its fields."""
+    hints = get_type_hints(command, include_extras=True)
+    given = inspect.signature(command).parameters.values()
+    groups = {p.name: hints[p.name] for p in given if dataclasses.is_dataclass(hints[p.name])}
+
+    @functools.wraps(command)
+    def call(**options: Any) -> None:
+        set_level(options.pop(_QUIET), options.pop(_VERBOSE))
+        values = {name: _taken(group, options) for name, group in groups.items()}
+        command(**options, **values)
+
+    parameters = [part for p in given for part in _parameters(p, hints[p.name], p.name in groups)]
+    parameters += [_parameter(name, hint, False) for name, hint in _SHARED.items()]
+    call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return call
+
+
+def set_level(quiet: bool, verbose: bool) -> None:
+    """Let the console show what the options ask for."""
+    level = level_of(quiet, verbose)
+    for handler in LOG.handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.setLevel(level)
+    LOG.setLevel(min(level, LOG.level))
+
+
+def _taken(group: type, options: dict[str, Any]) -> Any:
+    return group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+
+
+def _parameters(parameter: inspect.Parameter, hint: Any, is_group: bool) -> Iterator[inspect.Parameter]:
+    if not is_group:
+        yield _parameter(parameter.name, hint, parameter.default)
+        return
+    hints = get_type_hints(hint, include_extras=True)
+    for field in dataclasses.fields(hint):
+        yield _parameter(field.name, hints[field.name], field.default)
+
+
+def _parameter(name: str, hint: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=hint)

@@ -1,0 +1,27 @@
+"""What the name of a data source means, without reading anything."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Literal
+
+from wavetune.errors import DataError
+
+_FILES = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow|txt|gz|zip|zst|xz|bz2)$", re.IGNORECASE)
+EMBEDDED = ("restaurants", "concierge", "movie-reviews")
+
+
+def kind_of(source: str) -> Literal["embedded", "path", "hub"]:
+    """Whether a source is embedded, a file or folder here, or a Hugging Face id. Raises DataError for anything else."""
+    if source in EMBEDDED:
+        return "embedded"
+    if Path(source).expanduser().exists():
+        return "path"
+    looks_like_an_id = re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith(".")
+    if looks_like_an_id and not _FILES.search(source):
+        return "hub"
+    raise DataError(
+        f"data source {source!r} is neither 'restaurants', 'concierge', 'movie-reviews', an existing folder or file, "
+        "nor a Hugging Face id 'owner/name'"
+    )
