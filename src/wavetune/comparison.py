@@ -65,6 +65,7 @@ def _uplink_bits(summary: Summary, _: Summary) -> float:
 
 
 METRICS = (
+    Metric("validation loss", False, lambda summary: (summary.get("validation_loss") or {}).get("after")),
     Metric("own accuracy", True, _after("own_accuracy_K"), percent),
     Metric("foreign accuracy", True, _after("foreign_accuracy_K"), percent),
     Metric("own loss", False, _after("own_loss_K")),
@@ -77,11 +78,16 @@ METRICS = (
 )
 
 
-def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
-    """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
+def names_with_baselines() -> list[str]:
+    """Recipes that can be compared with baselines of their own."""
     from wavetune import recipes
 
-    found = [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
+    return [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
+
+
+def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
+    """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
+    found = names_with_baselines()
     if name not in found:
         raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, found)}")
     return dict(importlib.import_module(f"wavetune.recipes.{name}").BASELINES)

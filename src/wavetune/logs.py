@@ -86,8 +86,9 @@ def kept_in(folder: Path) -> Iterator[None]:
 
 
 def is_quiet() -> bool:
-    """Whether no console shows what happens."""
-    return all(h.level > logging.INFO for h in LOG.handlers if isinstance(h, ConsoleHandler))
+    """Whether the console was asked to show no more than warnings."""
+    levels = [handler.level for handler in LOG.handlers if isinstance(handler, ConsoleHandler)]
+    return bool(levels) and min(levels) > logging.INFO
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -111,6 +112,7 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
     """Run a recipe, or with none the one in the folder, in this process or with an engine; `command` continues it."""
     if recipe is not None:
         require_no_run(folder)
+    started = time.perf_counter()
     LOG.info("loading PyTorch and transformers")
     from wavetune.recipe import load
     from wavetune.runtimes.inprocess import Infeasible
@@ -131,12 +133,15 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
     if isinstance(outcome, Infeasible):
         echo(f"no plan exists: {outcome.reason}")
         raise typer.Exit(INFEASIBLE)
-    _say_goodbye(folder, outcome)
+    _say_goodbye(folder, outcome, started)
 
 
-def _say_goodbye(folder: Path, summary: dict[str, Any]) -> None:
+def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
+    from wavetune.comparison import names_with_baselines
     from wavetune.reporting.farewell import last_lines
     from wavetune.reporting.html import write_report
 
-    for line in last_lines(folder, summary, write_report([folder], folder / "report.html")):
+    report = write_report([folder], folder / "report.html")
+    comparable = summary["recipe"] in names_with_baselines()
+    for line in last_lines(folder, summary, report, time.perf_counter() - started, comparable):
         echo(line)

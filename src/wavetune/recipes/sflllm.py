@@ -32,3 +32,23 @@ def recipe() -> Recipe:
         codec_candidates=CODEC_CANDIDATES,
     )
     return Recipe("sflllm", World(data=DATA), method, RunSettings(rounds=10, evaluate_every=5))
+
+
+BASELINES = {
+    "fedavg_lora": (
+        "method.title=FedAvg-LoRA: whole model on every client, adapters averaged",
+        "method.topology.kind=federated",
+        "method.lora.rank=8",
+    ),
+    "split_lora_sequential": (
+        "method.title=SplitLoRA, sequential: the server steps after each client",
+        "method.topology.cut=3",
+        "method.topology.schedule=sequential",
+        "method.lora.rank=8",
+    ),
+    "centralised_lora": (
+        "method.title=Centralised LoRA: one trainer with all data",
+        "method.topology.kind=central",
+        "method.lora.rank=8",
+    ),
+}

@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wavetune.console import steers
 from wavetune.estimate import finite_mean
-from wavetune.json_reader import complete_lines, read_json
-from wavetune.reporting.format import byte_size, joules, percent, seconds
+from wavetune.json_reader import complete_lines
+from wavetune.reporting.format import bits, joules, percent, plural, seconds
+from wavetune.reporting.next_steps import next_steps, on_devices
 
-_PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command
 
-
-def last_lines(folder: Path, summary: Mapping[str, Any], report: Path) -> list[str]:
-    """Lines on a run's summary."""
-    model, traffic = summary["model"], sum(summary["bits"].values()) / 8
+def last_lines(
+    folder: Path, summary: Mapping[str, Any], report: Path, elapsed_s: float | None = None, comparable: bool = False
+) -> list[str]:
+    """Lines on a run's summary; `elapsed_s` is what the command took, `comparable` whether its recipe has baselines."""
+    model = summary["model"]
     return [
         "",
         *_learned(summary),
         *_aligned(folder, summary.get("alignment", {})),
-        f"On the simulated cell that took {seconds(summary['delay_s'])}, {joules(summary['energy_j'])} and "
-        f"{byte_size(traffic)} on the air; here {seconds(summary['wall_s'])} at "
-        f"{summary['tokens_per_s']:,.0f} tokens/s.",
+        f"{_charged(summary)} {_took(summary, elapsed_s)}",
         f"Model: {model['name']} ({model['note']}), {summary['precision']}, seed {summary['seed']}.",
         f"Report:   {report}",
         f"Adapters: {_adapters(folder, summary)}",
-        *_next(folder, summary),
+        *next_steps(folder, summary, comparable),
     ]
+
+
+def _took(summary: Mapping[str, Any], elapsed_s: float | None) -> str:
+    rounds = f"{seconds(summary['wall_s'])} for the rounds at {summary['tokens_per_s']:,.0f} tokens/s"
+    return f"Here {rounds}." if elapsed_s is None else f"Here {seconds(elapsed_s)} in all, {rounds}."
+
+
+def _charged(summary: Mapping[str, Any]) -> str:
+    spent = f"{seconds(summary['delay_s'])} and {joules(summary['energy_j'])}"
+    if not summary["bits"]:
+        return f"Its computation was charged {spent}; moving the data to one place is not charged."
+    return f"On the simulated cell that took {spent}, with {bits(sum(summary['bits'].values()))} on the air."
 
 
 def _learned(summary: Mapping[str, Any]) -> list[str]:
     loss, before, after = summary["validation_loss"], *summary["evaluation"].values()
-    length = f"in {summary['rounds']} rounds, {summary['samples']} samples."
+    length = f"in {plural(summary['rounds'], 'round')}, {plural(summary['samples'], 'sample')}."
     if "accuracy" in after:
         own, foreign = (finite_mean(after[f"{whose}_accuracy_K"]) for whose in ("own", "foreign"))
         lines = [
@@ -52,7 +61,7 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
     if summary["personal"]:
         sent = summary["bits"].get("adapters_up", 0) / (summary["rounds"] * summary["num_clients"])
         lines.append(
-            f"An upload is {byte_size(sent / 8)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
+            f"An upload is {bits(sent)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
             "whole model in fp32; what is personal never leaves its client."
         )
     return lines
@@ -62,12 +71,13 @@ def _aligned(folder: Path, stage: Mapping[str, Any]) -> list[str]:
     if not stage.get("steps"):
         return []
     wall_s = sum(step["wall_s"] for step in complete_lines(folder / "alignment.jsonl"))
+    steps = plural(stage["steps"], "step")
     gains = [client["mean"] for client in stage["mixed_gain_K"] if client["mean"] is not None]
     if not gains:
-        return [f"Aligned in {stage['steps']} steps, {seconds(wall_s)}; no device told of its answers in the end."]
+        return [f"Aligned in {steps}, {seconds(wall_s)}; no device told of its answers in the end."]
     risen = sum(gain > 0 for gain in gains)
     lines = [
-        f"Aligned in {stage['steps']} steps, {seconds(wall_s)}. On held-out prompts the mixed reward of {risen} of "
+        f"Aligned in {steps}, {seconds(wall_s)}. On held-out prompts the mixed reward of {risen} of "
         f"{len(gains)} clients rose (gains {min(gains):+.2f} to {max(gains):+.2f} standard deviations)."
     ]
     if "true_mixed_K" in stage["after"]:
@@ -82,35 +92,8 @@ def _aligned(folder: Path, stage: Mapping[str, Any]) -> list[str]:
 
 
 def _adapters(folder: Path, summary: Mapping[str, Any]) -> str:
-    if _on_devices(folder, summary):
+    if on_devices(folder, summary):
         return f"{folder / 'adapters' / 'global'}, what all share; each device keeps its own model in its state folder"
     if summary["personal"]:
         return f"{folder / 'adapters'}/client-NN, one model a client"
     return f"{folder / 'adapters' / 'global'} (PEFT format)"
-
-
-def _on_devices(folder: Path, summary: Mapping[str, Any]) -> bool:
-    """Whether clients' models are where the run's folder is not."""
-    return summary["personal"] and not any((folder / "adapters").glob("client-*"))
-
-
-def _next(folder: Path, summary: Mapping[str, Any]) -> list[str]:
-    if summary["perplexity"] is None:
-        return [f"Try next: wavetune compare {summary['recipe']}   # the baselines beside it"]
-    if _on_devices(folder, summary):
-        return ["Try next: wavetune generate STATE --client N --prompt 'your prompt'   # STATE: the folder of device N"]
-    sample = _short_sample(folder)
-    client = sample["client"] if sample["client"] is not None else 0
-    who = f" --client {client}" if summary["personal"] else ""
-    return [
-        f"Try next: wavetune generate {folder}{who} --prompt {shlex.quote(sample['prompt'])}",
-        f"          wavetune run centralised_lora   # then: wavetune report {folder} runs/centralised_lora",
-    ]
-
-
-def _short_sample(folder: Path) -> Mapping[str, Any]:
-    """The first sample of the run whose prompt fits a command that can be pasted."""
-    path = folder / "samples.json"
-    samples = read_json(path) if path.exists() else []
-    short = (s for s in samples if len(s["prompt"]) <= _PROMPT_CHARACTERS and not steers(s["prompt"]))
-    return next(short, {"prompt": "your prompt", "client": None})

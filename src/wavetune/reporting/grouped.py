@@ -12,7 +12,7 @@ from wavetune.reporting.bars import LEAST_PX, Show
 from wavetune.reporting.chart import NARROW_PX
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tip
 
-BAR_PX, GAP_PX = 12, 12
+BAR_PX, GAP_PX, DOT_PX = 12, 12, 4.5
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,25 @@ class Group:
     bars: tuple[tuple[str, str, float], ...]
 
 
-def grouped_chart(groups: Sequence[Group], show: Show, label: str, width: int) -> Markup | None:
+def grouped_chart(
+    groups: Sequence[Group], show: Show, label: str, width: int, by_factor: bool = False
+) -> Markup | None:
     """Groups of bars on a common scale from 0, each with its value at its end; None if there is no value above 0.
 
-    On a narrow screen names stand above their groups, which then have the whole width.
+    With `by_factor` values are dots on a logarithmic scale, for what differs by orders of magnitude. On a narrow screen
+    names stand above their groups, which then have the whole width.
     """
-    largest = max((v for group in groups for _, _, v in group.bars if math.isfinite(v)), default=0.0)
-    if largest <= 0:
+    known = [v for group in groups for _, _, v in group.bars if math.isfinite(v) and v > 0]
+    if not known:
         return None
+    largest = max(known)
     narrow = width <= NARROW_PX
     name_px = 0.0 if narrow else min(max(text_width(group.label) for group in groups) + 10, width * 0.3)
     words_px = max(text_width(show(v)) for group in groups for _, _, v in group.bars) + 8
     x = Scale(0.0, largest, name_px, width - words_px)
+    if by_factor:
+        x = Scale(math.log10(min(known)), math.log10(largest), name_px + DOT_PX, width - words_px - DOT_PX)
+    draw = _dot if by_factor else _bar
     shapes, top = list[Markup](), 0.0
     for group in groups:
         if narrow:
@@ -46,7 +53,7 @@ def grouped_chart(groups: Sequence[Group], show: Show, label: str, width: int) -
                 tag("text", tip(group.label), words, class_="name", x=name_px - 8, y=middle, text_anchor="end")
             )
         for css, what, value in group.bars:
-            shapes += _bar(group.label, css, what, value, x, top, show)
+            shapes += draw(group.label, css, what, value, x, top, show)
             top += BAR_PX
         top += GAP_PX
     return svg(width, top - GAP_PX + 2, label, *shapes)
@@ -57,3 +64,12 @@ def _bar(name: str, css: str, what: str, value: float, x: Scale, top: float, sho
     words = tip(f"{name}, {what}: {show(value)}")
     bar = tag("rect", words, class_=f"fill {css}", x=x(0.0), y=top + 1, width=length, height=BAR_PX - 2)
     return [bar, tag("text", show(value), class_="small", x=x(0.0) + length + 5, y=top + BAR_PX - 2)]
+
+
+def _dot(name: str, css: str, what: str, value: float, x: Scale, top: float, show: Show) -> list[Markup]:
+    at = x(math.log10(value)) if math.isfinite(value) and value > 0 else x.start_px
+    words, middle = tip(f"{name}, {what}: {show(value)}"), top + BAR_PX / 2
+    shapes = [tag("line", class_="grid", x1=x.start_px, x2=at, y1=middle, y2=middle)]
+    if value > 0:
+        shapes.append(tag("circle", words, class_=f"fill {css}", cx=at, cy=middle, r=DOT_PX))
+    return [*shapes, tag("text", show(value), class_="small", x=at + DOT_PX + 4, y=top + BAR_PX - 2)]

@@ -88,7 +88,7 @@ def _view(run: Run, label: str, anchor: str) -> RunView:
         anchor=anchor,
         label=label,
         method=summary.method,
-        status=summary.status or "no summary",
+        status=story.status(run),
         note=summary.model.note,
         lead=story.lead(run),
         tiles=story.tiles(run),

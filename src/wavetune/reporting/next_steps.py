@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from wavetune.console import steers
+from wavetune.json_reader import read_json
 
 _PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command
 _CENTRAL = ("centralised_lora", "Centralised LoRA: one trainer with all data", "central")
@@ -16,7 +18,7 @@ _FEDERATED = ("fedavg_lora", "FedAvg-LoRA: whole model on every client, adapters
 def next_steps(folder: Path, summary: Mapping[str, Any], comparable: bool) -> list[str]:
     """Lines with commands to paste; `comparable` says whether the run's recipe has baselines of its own."""
     found = [_generate(folder, summary)]
-    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    recipe = read_json(folder / "recipe.json")
     if comparable:
         found.append(
             f"wavetune compare {quoted(folder / 'recipe.json')}   # beside its baselines: same model, data, seed"
@@ -69,8 +71,8 @@ def _beside(folder: Path, recipe: Mapping[str, Any], summary: Mapping[str, Any])
 
 
 def _short_sample(folder: Path) -> Mapping[str, Any]:
-    """The first sample of the run whose prompt fits a command."""
+    """The first sample of the run whose prompt fits a command that can be pasted."""
     path = folder / "samples.json"
-    samples = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
-    short = (sample for sample in samples if len(sample["prompt"]) <= _PROMPT_CHARACTERS)
+    samples = read_json(path) if path.exists() else []
+    short = (s for s in samples if len(s["prompt"]) <= _PROMPT_CHARACTERS and not steers(s["prompt"]))
     return next(short, {"prompt": "your prompt", "client": None})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wavetune.estimate import finite_mean
 from wavetune.reporting import format as fmt
@@ -58,8 +59,13 @@ def _direction(bits: dict[str, float], way: str) -> float:
 
 
 def device_name(device: Device) -> str:
-    """Name of a device, or its id."""
-    return device.name or f"client {device.client_id}"
+    """Name of a device, or its id.
+
+    >>> device_name(Device(3, "client-03")), device_name(Device(3, "roof"))
+    ('client 3', 'roof')
+    """
+    own = device.name and device.name != f"client-{device.client_id:02d}"
+    return device.name if own else f"client {device.client_id}"
 
 
 def client_names(run: Run) -> list[str]:
@@ -128,10 +134,27 @@ def is_classifier(run: Run) -> bool:
     )
 
 
-def is_federated(run: Run) -> bool:
-    """Whether clients train whole models, so that a cut says nothing."""
-    topology = run.recipe.get("method", {}).get("topology", {}) if isinstance(run.recipe.get("method"), dict) else {}
-    return isinstance(topology, dict) and topology.get("kind") == "federated"
+def topology(run: Run) -> str:
+    """Kind of the topology in the run's recipe, if it names one."""
+    return str(setting(run, "method", "topology", "kind") or "")
+
+
+def setting(run: Run, *path: str) -> Any:
+    """Value of a field of the run's recipe, None where it has none."""
+    value: Any = run.recipe
+    for name in path:
+        value = value.get(name) if isinstance(value, dict) else None
+    return value
+
+
+def is_cut(run: Run) -> bool:
+    """Whether the model is cut, as far as the recipe says; elsewhere a cut says nothing."""
+    return topology(run) not in ("federated", "central")
+
+
+def is_central(run: Run) -> bool:
+    """Whether one trainer held all data, so that there is no cell, no straggler and no band."""
+    return topology(run) == "central"
 
 
 def upload_bits(run: Run) -> tuple[float, float, float]:
@@ -156,11 +179,15 @@ def lead(run: Run) -> list[str]:
 
 def _what_ran(run: Run) -> str:
     summary, clients = run.summary, len(client_names(run)) or run.summary.num_clients
-    model = summary.model.name or "The model"
+    model = summary.model.name or str(setting(run, "world", "model") or "The model")
     where = f" over {_many(clients, 'client')}" if clients else ""
-    steps = f" of {_many(summary.local_steps, 'local step')}" if summary.local_steps else ""
-    data = f" on {summary.data.name}" if summary.data.name else ""
-    cut = f", cut after layer {same_or_range(cuts(run))}" if cuts(run) and not is_federated(run) else ""
+    if is_central(run):
+        where = f" in one place, with the rows of {_many(clients, 'client')}" if clients else " in one place"
+    local_steps = summary.local_steps or setting(run, "run", "local_steps")
+    steps = f" of {_many(local_steps, 'local step')}" if isinstance(local_steps, int) and local_steps else ""
+    source = summary.data.name or setting(run, "world", "data", "source")
+    data = f" on {source}" if source else ""
+    cut = f", cut after layer {same_or_range(cuts(run))}" if cuts(run) and is_cut(run) else ""
     rank = f" with LoRA rank {same_or_range(ranks(run))}" if ranks(run) else ""
     return f"{model} was fine-tuned{data}{where} for {_many(len(run.rounds), 'round')}{steps}{cut}{rank}."
 
@@ -212,7 +239,7 @@ def _listed(words: Sequence[str]) -> str:
 def _what_it_waited_for(run: Run) -> str:
     parts = total_by_name(critical_s(one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s))
     total = sum(parts.values())
-    if total <= 0:
+    if total <= 0 or is_central(run):
         return ""
     phase = max((name for name in parts if name != CHANGING), key=lambda name: parts[name])
     words = f"The largest part of the delay was {PHASES[phase]} ({fmt.percent(parts[phase] / total)})"
@@ -220,6 +247,8 @@ def _what_it_waited_for(run: Run) -> str:
     if not counts or len(client_names(run)) < 2:
         return words + "."
     (client, late_phase), times = counts[0]
+    if len(counts) > 1 and counts[1][1] == times:
+        return f"{words}; no client was waited for more often than all others."
     how = f" in {PHASES.get(late_phase + '_s', late_phase)}" if late_phase else ""
     often = f"in {times} of {_many(len(run.rounds), 'round')}"
     return f"{words}; the others waited most often for {client_name(run, client)}{how}, {often}."
@@ -230,7 +259,8 @@ def tiles(run: Run) -> list[Tile]:
     loss, cost, plan = loss_change(run), totals(run), run.summary.plan
     before = f"from {fmt.number(perplexity(loss.before))}" if math.isfinite(loss.before) else ""
     rounds = len([one for one in run.rounds if math.isfinite(one.charged.delay_s)])
-    gap = plan.delay_s / plan.lower_bound_s - 1 if plan.lower_bound_s > 0 else math.nan
+    known_gap = plan.lower_bound_s > 0 and not is_central(run)
+    gap = plan.delay_s / plan.lower_bound_s - 1 if known_gap else math.nan
     gains, judged = run.summary.alignment.mixed_gain_K, run.summary.evaluation
     gain = finite_mean(one.mean for one in gains) if run.summary.alignment.steps else math.nan
     sent, _, full = upload_bits(run)
@@ -272,16 +302,33 @@ def _kinds(run: Run, way: str) -> str:
     return _listed([what for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and sent.get(kind, 0) > 0])
 
 
+def status(run: Run) -> str:
+    """The run's state in two words."""
+    return run.summary.status or "not finished"
+
+
+def _where_it_is(run: Run) -> str:
+    """How far a run without a summary has come."""
+    rounds, steps = setting(run, "run", "rounds"), setting(run, "method", "alignment", "learning", "steps")
+    total = f" of {rounds}" if isinstance(rounds, int) else ""
+    if run.alignment:
+        of_all = f" of {steps}" if isinstance(steps, int) else ""
+        return f"in its alignment, after step {len(run.alignment)}{of_all}"
+    if isinstance(rounds, int) and len(run.rounds) >= rounds:
+        return "after its last round: what follows the rounds is not there yet"
+    if run.rounds:
+        return f"after round {len(run.rounds)}{total}"
+    return f"before the end of its first round{total}"
+
+
 def notices(run: Run) -> list[str]:
     """Warn of what is missing, interrupted, lost, unequal or not finite."""
     words = list(run.problems)
     if run.summary.status and run.summary.status != "finished":
         planned = f" of {run.summary.rounds}" if run.summary.rounds else ""
         words.insert(0, f"This run was {run.summary.status} after {len(run.rounds)}{planned} rounds.")
-    elif not run.summary.status and run.rounds:
-        words.insert(
-            0, f"This run has no summary: it is still going or was interrupted after {_many(len(run.rounds), 'round')}."
-        )
+    elif not run.summary.status:
+        words.insert(0, f"This run is still going or was interrupted, {_where_it_is(run)}.")
     finite = [math.isfinite(one.train_loss) for one in run.rounds]
     if any(finite) and not all(finite):
         words.append(f"The training loss of round {run.rounds[finite.index(False)].round + 1} is not finite.")

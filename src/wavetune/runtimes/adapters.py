@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavetune.errors import RunFolderError
+from wavetune.errors import JsonError, RunFolderError
+from wavetune.json_reader import read_json
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -51,6 +51,6 @@ def adapter_of(run_dir: Path, client: int | None, base: bool) -> Path | None:
 
 def _has_head(adapter: Path) -> bool:
     try:
-        return json.loads((adapter / _BESIDE).read_text(encoding="utf-8")).get("head") is not None
-    except (OSError, ValueError, AttributeError):
+        return read_json(adapter / _BESIDE).get("head") is not None
+    except (JsonError, AttributeError):
         return False

@@ -116,7 +116,8 @@ def test_alignment_shows_every_client_its_gain_and_its_answers(folder, tmp_path)
     section = sections(folder)["Alignment"]
     titles = [figure.title for figure in section.figures]
     assert titles[0].startswith("Helpfulness and safety")
-    assert {"Mixed reward in training", "Distance from the shared policy", "Helpful reward", "Safe reward"} <= {*titles}
+    assert "Mixed reward in training" in titles
+    assert not {"Distance from the shared policy", "Helpful reward", "Safe reward"} & {*titles}  # nothing moved there
     rows = section.tables[0].rows
     assert [row[1] for row in rows] == ["0", "0.5", "1"]
     assert [row[2] for row in rows] == ["+0.500 ± 0.20", "+0.100 ± 0.30", "−0.200"]

@@ -28,7 +28,9 @@ DENSE_SUBCHANNELS = 40  # beyond that, a band takes both columns
 
 
 def cell(run: Run) -> Section:
-    """Section on the cell."""
+    """Section on the cell; empty where no client was in one."""
+    if story.is_central(run):
+        return Section("cell", "", "")
     shown = typical_round(run.rounds)
     beside = [one for one in (_own_time_figure(run, shown), _straggler_figure(run)) if one]
     figures = [_map_figure(run, shown, "tall" if len(beside) == 2 else "half"), *beside]
@@ -100,7 +102,8 @@ def _own_time_figure(run: Run, shown: Round | None) -> Figure | None:
 
 
 def _straggler_figure(run: Run) -> Figure | None:
-    if len(story.client_names(run)) < 2:
+    counts = straggler_counts(run.rounds)
+    if len(story.client_names(run)) < 2 or (len(counts) > 1 and len({n for _, n in counts}) == 1):
         return None
     bars = [
         Bar(
@@ -108,13 +111,15 @@ def _straggler_figure(run: Run) -> Figure | None:
             ((phase_css(f"{phase}_s"), "", float(times)),),
             f"{times} of {len(run.rounds)}",
         )
-        for (client, phase), times in straggler_counts(run.rounds)[:MOST_STRAGGLERS]
+        for (client, phase), times in counts[:MOST_STRAGGLERS]
     ]
     title, caption = "Stragglers", "How many rounds waited longest for a client, and in which phase."
     return figure(title, lambda px: bar_chart(bars, fmt.count, title, px), caption)
 
 
 def _band_figure(run: Run, shown: Round, band: str, what: str, shape: BandShape, use: BandUse) -> Figure | None:
+    if all(owner < 0 for owner in use.owner):
+        return None
     width = f" of {fmt.si(shape.subchannel_hz, 'Hz', 0)}" if math.isfinite(shape.subchannel_hz) else ""
     unused = sum(owner < 0 for owner in use.owner)
     caption = (

@@ -18,7 +18,9 @@ MOST_COLUMNS = 60
 
 
 def delay(run: Run) -> Section:
-    """Section on delay."""
+    """Section on delay; empty where one trainer held all data, so that nobody waited."""
+    if story.is_central(run):
+        return Section("delay", "", "")
     return make_section("Where the time went", "Delay", [_timeline_figure(run), _phase_figure(run), _round_figure(run)])
 
 

@@ -14,14 +14,17 @@ from wavetune.reporting.records import Round, Run
 from wavetune.reporting.sections.section import Section, client_figure, make_section
 
 ROUNDS, TIME = Axis("round", whole=True), Axis("simulated time", "s")
+LEAST_POINTS = 3  # of a curve that says more than a number before and one after
+LEAST_SPREAD = 0.05  # between clients' losses that can be told apart as bars from zero
 AGAINST = ((ROUNDS, "rounds"), (TIME, "simulated time"))
 
 
 def learning(run: Run) -> Section:
     """Section on learning."""
-    curves = [_loss_figure(run, *against) for against in AGAINST]
+    against = AGAINST[:1] if story.is_central(run) else AGAINST
+    curves = [_loss_figure(run, *each) for each in against]
     quality = _accuracy_figure if story.is_classifier(run) else _perplexity_figure
-    curves += [quality(run, *against) for against in AGAINST]
+    curves += [quality(run, *each) for each in against]
     return make_section("Learning", "Learning", [*curves, _mixing_figure(run), _client_figure(run)])
 
 
@@ -85,6 +88,8 @@ def _loss_table(run: Run) -> Table:
 def _perplexity_figure(run: Run, axis: Axis, against: str) -> Figure | None:
     points = [(x, story.perplexity(loss)) for x, loss in validation_points(run, axis)]
     series = [Series("validation perplexity", "cat-1", points)]
+    if sum(math.isfinite(y) for _, y in points) < LEAST_POINTS:
+        return None  # two points say no more than the headline
     title = f"Perplexity against {against}"
     return figure(title, lambda px: line_chart(series, axis, Axis("perplexity"), title, px))
 
@@ -111,6 +116,9 @@ def _mixing_figure(run: Run) -> Figure | None:
 def _client_figure(run: Run) -> Figure | None:
     last = next((record for record in reversed(run.rounds) if len(record.train_loss_K) > 1), None)
     if not last:
+        return None
+    known = [loss for loss in last.train_loss_K if math.isfinite(loss)]
+    if not known or max(known) - min(known) < LEAST_SPREAD * abs(max(known)):
         return None
     losses = zip(story.client_names(run), last.train_loss_K, strict=False)
     bars = [Bar(name, (("cat-0", "", loss),), fmt.number(loss, 4)) for name, loss in losses]

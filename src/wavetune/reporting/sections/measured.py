@@ -24,6 +24,7 @@ from wavetune.reporting.sections.traffic import account_row
 
 COLUMNS = {"planned": "pale cat-0", "charged": "cat-0", "measured": "cat-1"}
 UPLOADS = ("uplink_s", "fed_upload_s")
+BY_FACTOR = "The scale is logarithmic: equal distances are equal factors."
 WORDS = (
     "Uploads take the seconds of the plan where streams were paced to its rates (--emulate), and downloads too where "
     "the plan prices them; without that they take what this network takes. Seconds of computing are those of the "
@@ -64,7 +65,7 @@ def _listed(phase: str, value: float | tuple[float, ...]) -> tuple[float, ...]:
 
 def _phase_figure(seconds: dict[str, list[list[float]]]) -> Figure | None:
     groups = [_group(phase_name(phase), map(finite_mean, columns)) for phase, columns in seconds.items()]
-    return _grouped("Seconds by phase", groups, "Mean of the clients.")
+    return _grouped("Seconds by phase", groups, f"Mean of the clients. {BY_FACTOR}")
 
 
 def _upload_figure(rounds: Sequence[Round], names: Sequence[str]) -> Figure | None:
@@ -72,7 +73,7 @@ def _upload_figure(rounds: Sequence[Round], names: Sequence[str]) -> Figure | No
         return None
     columns = [total_list(both) for both in zip(*(_seconds(rounds, phase) for phase in UPLOADS), strict=True)]
     groups = [_group(name, (at(values, k) for values in columns)) for k, name in enumerate(names)]
-    return _grouped("Seconds of uploads by client", groups, "What local steps and adapters send up.")
+    return _grouped("Seconds of uploads by client", groups, f"What local steps and adapters send up. {BY_FACTOR}")
 
 
 def _group(name: str, values: Iterable[float]) -> Group:
@@ -81,7 +82,7 @@ def _group(name: str, values: Iterable[float]) -> Group:
 
 def _grouped(title: str, groups: Sequence[Group], caption: str) -> Figure | None:
     keys = tuple(Key(css, column) for column, css in COLUMNS.items())
-    return figure(title, lambda px: grouped_chart(groups, fmt.seconds, title, px), caption, keys)
+    return figure(title, lambda px: grouped_chart(groups, fmt.seconds, title, px, by_factor=True), caption, keys)
 
 
 def _seconds_table(rounds: Sequence[Round], seconds: dict[str, list[list[float]]], names: Sequence[str]) -> Table:

@@ -25,15 +25,16 @@ MOST_LOST = 40
 
 
 def personal(run: Run) -> Section:
-    """Section on the clients' own models, or on the one model in each client's domains."""
-    title = "Personal models" if run.summary.personal else "Own and foreign domains"
+    """Section on the clients' own models; where there is one model for all, on the updates that did not arrive."""
+    if not run.summary.personal:
+        return make_section("Lost updates", "Lost", [], [_lost_table(run)])
     figures = [_domains_figure(run), _upload_figure(run), _uplink_figure(run)]
     words = (
         "Every client has a model of its own. Its own domains count as often as in its training data, foreign ones by "
         "what is missing there to an equal share of all."
     )
-    made = make_section(title, "Personal", figures, [_lost_table(run)], words if run.summary.personal else "")
-    return made if figures[0] or made.tables else Section(made.anchor, title, made.short)
+    made = make_section("Personal models", "Personal", figures, [_lost_table(run)], words)
+    return made if figures[0] or made.tables else Section(made.anchor, made.title, made.short)
 
 
 def _domains_figure(run: Run) -> Figure | None:
@@ -82,7 +83,7 @@ def _upload_figure(run: Run) -> Figure | None:
     ]
     title = "One client's upload in a round"
     caption = "Mean over clients, counted by the codec of the adapters. What is private never leaves its client."
-    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption if run.summary.personal else "")
+    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption)
 
 
 def _uplink_figure(run: Run) -> Figure | None:
@@ -91,11 +92,11 @@ def _uplink_figure(run: Run) -> Figure | None:
         for one in run.rounds
         if (bits := one.metered_bits.get("adapters_up", math.nan)) > 0
     ]
-    amounts = {bar.total for bar in bars}
-    each = f"{fmt.count(amounts.pop())} bits in every round" if len(amounts) == 1 else "Metered bits"
+    if len({bar.total for bar in bars}) < 2:
+        return None
     title, axis = "Adapters sent up in each round", Axis("all clients", "bit")
-    caption = f"{each}; a client in outage does not send."
-    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption) if bars else None
+    caption = "Metered bits; a client in outage does not send."
+    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption)
 
 
 def _lost_table(run: Run) -> Table:

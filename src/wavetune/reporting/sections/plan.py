@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from wavetune.reporting import format as fmt
+from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, bar_chart
 from wavetune.reporting.chart import Figure, figure
 from wavetune.reporting.records import Run
@@ -12,7 +13,9 @@ from wavetune.reporting.sections.section import Section, make_section
 
 
 def plan(run: Run) -> Section:
-    """Section on the plan."""
+    """Section on the plan; empty where one trainer held all data and nothing was planned."""
+    if story.is_central(run):
+        return Section("plan", "", "")
     info = run.summary.plan
     bars = [Bar(info.method or "this plan", (("cat-0", "", info.delay_s),), fmt.seconds(info.delay_s))]
     bars += [
