@@ -50,6 +50,11 @@ def _after(key: str) -> Callable[[Summary, Summary], float | None]:
     return lambda summary, _: _mean_of(summary["evaluation"]["after"].get(key))
 
 
+def _validation_loss(summary: Summary, _: Summary) -> float | None:
+    """Of the one model of all clients; where they have models of their own it would be of other rows."""
+    return None if summary.get("personal", True) else summary["validation_loss"]["after"]
+
+
 def _true_mixed(summary: Summary, _: Summary) -> float | None:
     return _mean_of((summary.get("alignment") or {}).get("after", {}).get("true_mixed_K"))
 
@@ -65,7 +70,7 @@ def _uplink_bits(summary: Summary, _: Summary) -> float:
 
 
 METRICS = (
-    Metric("validation loss", False, lambda summary: (summary.get("validation_loss") or {}).get("after")),
+    Metric("validation loss", False, _validation_loss),
     Metric("own accuracy", True, _after("own_accuracy_K"), percent),
     Metric("foreign accuracy", True, _after("foreign_accuracy_K"), percent),
     Metric("own loss", False, _after("own_loss_K")),
