@@ -5,8 +5,9 @@ Nothing here imports torch, so that planning and showing recipes stay instant.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt
 
@@ -26,6 +27,7 @@ from wavetune.federation.sharing import Sharing
 
 Rank = Annotated[int, Ge(1)]
 Cut = Annotated[int, Ge(1)]
+Crossing = Literal["cut", "adapters"]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Split:
     """
 
     kind: Literal["split"] = field(default="split", kw_only=True)
+    crossings: ClassVar[tuple[Crossing, ...]] = ("cut", "adapters")
     cut: Cut | tuple[Cut, ...] | None = None
     cuts: tuple[Cut, ...] | None = None
     labels: Literal["server", "client"] = "server"
@@ -49,6 +52,7 @@ class Federated:
     """Every client holds the whole model and sends only adapters."""
 
     kind: Literal["federated"] = field(default="federated", kw_only=True)
+    crossings: ClassVar[tuple[Crossing, ...]] = ("adapters",)
 
 
 @dataclass(frozen=True)
@@ -56,9 +60,11 @@ class Central:
     """One trainer holds everybody's data and takes the clients' batches as one: the reference without federation."""
 
     kind: Literal["central"] = field(default="central", kw_only=True)
+    crossings: ClassVar[tuple[Crossing, ...]] = ()
 
 
 Topology = Split | Federated | Central
+_NOTHING = {"cut": ("nothing crosses a cut", "split"), "adapters": ("no adapters cross the air", "federated")}
 
 
 @dataclass(frozen=True)
@@ -81,6 +87,8 @@ class Method:
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
     broadcast is added to its loss. With `alignment` the federated rounds are followed by a stage on each client alone.
+
+    A field's metadata says what it `acts_on`, if that does not cross in every topology; a part may say it for itself.
     """
 
     title: str
@@ -90,19 +98,19 @@ class Method:
     sharing: Sharing = field(default_factory=Sharing)
     proximal: Annotated[float, Ge(0)] = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
-    activation_codec: Codec = field(default_factory=Bf16)
-    gradient_codec: Codec = field(default_factory=Bf16)
+    activation_codec: Codec = field(default_factory=Bf16, metadata={"acts_on": "cut"})
+    gradient_codec: Codec = field(default_factory=Bf16, metadata={"acts_on": "cut"})
     choose_codecs: bool = False
     codec_candidates: tuple[CodecCandidate, ...] = ()
-    adapter_codec: UpdateCodec = field(default_factory=Fp32)
-    link: Link = field(default_factory=Reliable)
-    mixing: Mixing = field(default_factory=AverageFactors)
-    screening: Screening | None = None
+    adapter_codec: UpdateCodec = field(default_factory=Fp32, metadata={"acts_on": "adapters"})
+    link: Link = field(default_factory=Reliable, metadata={"acts_on": "adapters"})
+    mixing: Mixing = field(default_factory=AverageFactors, metadata={"acts_on": "adapters"})
+    screening: Screening | None = field(default=None, metadata={"acts_on": "adapters"})
     privacy: Gaussian | None = None
     planner: Planner = field(default_factory=Optimal)
     selection: Selection = field(default_factory=All)
-    replan: Literal["every_round", "never"] = "every_round"
-    price_downlink: bool = False
+    replan: Literal["every_round", "never"] = field(default="every_round", metadata={"acts_on": "adapters"})
+    price_downlink: bool = field(default=False, metadata={"acts_on": "adapters"})
     server_shares: Literal["together", "optimal"] = "together"
     rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
     alignment: LocalAlignment | None = None
@@ -116,6 +124,13 @@ class Method:
 
     def check(self, num_clients: int, num_layers: int, width: int) -> None:
         """Raise ConfigError where the parts do not fit each other, the clients or the model."""
+        for path, value, what in _idle(self, "method", self.topology.crossings):
+            why, other = _NOTHING[what]
+            shown = getattr(value, "kind", "set" if is_dataclass(value) else value)
+            raise ConfigError(
+                f"{path} is {shown!r}, which changes nothing with method.topology {self.topology.kind}: {why}; leave "
+                f"it out, or set method.topology.kind={other}"
+            )
         if isinstance(self.topology, Split):
             _check_per_client("method.topology.cut", self.topology.cut, num_clients, num_layers, "the model's blocks")
             for cut in self.topology.cuts or ():
@@ -217,6 +232,22 @@ class Method:
             raise ConfigError(
                 f"method.selection.{name} is {wanted} but there are {num_clients} clients; give at most that"
             )
+
+
+def _idle(part: Any, path: str, crossings: tuple[Crossing, ...]) -> Iterator[tuple[str, Any, Crossing]]:
+    """Settings below a part that differ from their defaults and act on what does not cross: path, value, on what."""
+    for each in fields(part):
+        value, where = getattr(part, each.name), f"{path}.{each.name}"
+        what: Crossing | None = getattr(value, "acts_on", each.metadata.get("acts_on"))
+        if what is not None and what not in crossings:
+            if value != _default(each):
+                yield where, value, what
+        elif is_dataclass(value):
+            yield from _idle(value, where, crossings)
+
+
+def _default(each: Field[Any]) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
 
 
 def _check_per_client(

@@ -41,6 +41,7 @@ class FrozenA:
     """A stays at its common start, only B is trained, sent and averaged: exact, half the traffic (FFA-LoRA)."""
 
     kind: Literal["frozen_a"] = field(default="frozen_a", kw_only=True)
+    acts_on = None  # training as well
     trains_a = False
     rebases = False
 

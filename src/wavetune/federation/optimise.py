@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -34,7 +34,7 @@ class AdamW:
     """
 
     learning_rate: Annotated[float, Gt(0)] = 2e-4
-    server_learning_rate: Annotated[float, Gt(0)] | None = None
+    server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"acts_on": "cut"})
     weight_decay: Annotated[float, Ge(0)] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.999

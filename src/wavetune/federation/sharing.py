@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
@@ -23,8 +23,8 @@ class Sharing:
     personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
     """
 
-    shared: tuple[AdapterKind, ...] = ("lora", "bottleneck", "head")
-    shared_layers: Annotated[int, Ge(0)] | None = None
+    shared: tuple[AdapterKind, ...] = field(default=("lora", "bottleneck", "head"), metadata={"acts_on": "adapters"})
+    shared_layers: Annotated[int, Ge(0)] | None = field(default=None, metadata={"acts_on": "adapters"})
     trained_layers: Annotated[int, Ge(1)] | None = None
 
     def role(self, kind: AdapterKind, layer: int, num_layers: int) -> Role:

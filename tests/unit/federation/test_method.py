@@ -1,7 +1,11 @@
+import re
+
 import pytest
 
+from wavetune import recipes
 from wavetune.errors import ConfigError
 from wavetune.federation.method import Central, Federated, Lora, Method, Split
+from wavetune.recipe import with_settings
 
 FITS = {"num_clients": 3, "num_layers": 4, "width": 32}
 TABLE = {1: 10.0, 4: 8.0}
@@ -40,6 +44,45 @@ def test_parts_that_fit_pass(method):
 def test_parts_that_do_not_fit_are_refused_by_field_value_and_range(method, message):
     with pytest.raises(ConfigError, match=message):
         method.check(**FITS)
+
+
+ON_THE_CUT = (
+    "method.activation_codec.kind=int8",
+    "method.gradient_codec.kind=fp32",
+    "method.optimiser.server_learning_rate=1e-3",
+)
+ON_ADAPTERS = (
+    "method.adapter_codec.kind=top_k",
+    "method.link.kind=outage",
+    "method.mixing.kind=median",
+    "method.mixing.kind=average_product",
+    "method.screening.max_norm_ratio=3",
+    "method.replan=never",
+    "method.price_downlink=true",
+    "method.sharing.shared=[]",
+    "method.sharing.shared_layers=1",
+)
+
+
+@pytest.mark.parametrize(
+    ("topology", "setting"),
+    [("federated", s) for s in ON_THE_CUT] + [("central", s) for s in (*ON_THE_CUT, *ON_ADAPTERS)],
+)
+def test_what_acts_on_something_that_does_not_cross_is_refused_by_its_name(topology, setting):
+    path = setting.partition("=")[0].removesuffix(".kind").removesuffix(".max_norm_ratio")
+    recipe = with_settings(recipes.get("fedavg_lora"), [f"method.topology.kind={topology}", setting])
+    with pytest.raises(ConfigError, match=rf"{re.escape(path)} is .* with method.topology {topology}: .*leave it out"):
+        recipe.method.check(**FITS)
+
+
+@pytest.mark.parametrize("setting", [*ON_THE_CUT, *ON_ADAPTERS])
+def test_the_same_fits_a_topology_where_it_acts(setting):
+    name = "sflllm" if setting in ON_THE_CUT else "fedavg_lora"
+    with_settings(recipes.get(name), ["method.lora.rank=4", setting]).method.check(**FITS)
+
+
+def test_a_frozen_a_is_trained_so_by_one_trainer_too():
+    with_settings(recipes.get("centralised_lora"), ["method.mixing.kind=frozen_a"]).method.check(**FITS)
 
 
 @pytest.mark.parametrize("table", [{0: 5.0}, {2: 0.0}, {2: -1.0}, {2: float("nan")}])
