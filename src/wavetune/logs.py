@@ -26,9 +26,8 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line; a console that cannot be written to any more is no reason to stop."""
-        mark = "warning: " if record.levelno >= logging.WARNING else ""
         try:
-            self.console.print(mark + self.format(record), highlight=False, markup=False, soft_wrap=True)
+            self.console.print(self.format(record), highlight=False, markup=False, soft_wrap=True)
         except OSError:
             self.handleError(record)
 

@@ -131,7 +131,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
         where = ".".join(parts[:depth])
         names = _field_names(kind, parent)
         if part not in names and not _is_mapping(kind):
-            raise ConfigError(f"{where or 'a recipe'} has no field {part!r}; {nearest(part, names)}")
+            raise ConfigError(f"{where or 'a recipe'} has no field {part!r}; {_meant(part, names, values)}")
         if depth == len(parts) - 1:
             if part == "kind" and parent.get("kind") != value:
                 parent.clear()
@@ -145,6 +145,22 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
                 f"{'.'.join(parts[: depth + 1])} holds a single value; it has no field {parts[depth + 1]!r}"
             )
         parent = parent[part]
+
+
+def _meant(name: str, names: Iterable[str], recipe: Mapping[str, Any]) -> str:
+    """Where in a recipe a field of this name stands; if nowhere, the nearest of the names that were possible."""
+    found = _paths_to(name, Recipe, recipe)
+    return f"did you mean {' or '.join(found[:3])}?" if found else nearest(name, names)
+
+
+def _paths_to(name: str, kind: Any, values: Any, path: str = "") -> list[str]:
+    """Paths of all fields of a name, in parts that are off too."""
+    found, given = list[str](), values if isinstance(values, Mapping) else {}
+    for field_name in _field_names(kind, given):
+        here = f"{path}.{field_name}".lstrip(".")
+        found += [here] if field_name == name else []
+        found += _paths_to(name, _field_type(kind, given, field_name), given.get(field_name), here)
+    return found
 
 
 def _alternatives(kind: Any) -> list[Any]:

@@ -84,14 +84,17 @@ def test_every_record_is_complete_and_adds_up_to_the_summary(finished):
 
 
 def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
-    _, folder, answer = finished
+    name, folder, answer = finished
     loss = read_json(folder / "summary.json")["validation_loss"]
-    lines = answer.out.strip().splitlines()[-7:]
+    lines = answer.out.strip().splitlines()
     assert f"{loss['before']:.4f}" in lines[0]
     assert f"{loss['after']:.4f}" in lines[0]
     assert str(folder / "report.html") in answer.out
     assert str(folder / "adapters" / "global") in answer.out
-    assert lines[-2].startswith("Try next: wavetune generate")
+    advised = next(index for index, line in enumerate(lines) if line.startswith("Try next: wavetune generate"))
+    assert all(str(folder) in line for line in lines[advised:])
+    assert "wavetune run " + str(folder / "recipe.json") in lines[advised + 1]
+    assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
 
 
 @pytest.mark.parametrize("name", COMMON)
@@ -160,11 +163,11 @@ def test_run_stopped_by_a_signal_says_how_to_go_on_and_continues_to_the_identica
     answer = wavetune("run", "sflllm", *settings(), "--out", out)
     assert answer.code == 130
     assert "Traceback" not in answer.err
-    assert f"stopped; continue with: wavetune run --resume --out {out}" in answer.out.replace("\n", "")
+    assert f"stopped; continue with: wavetune run --resume --out {out}" in answer.err
     monkeypatch.undo()
     resumed = wavetune("run", "--resume", "--out", out)
     assert resumed.code == 0
-    assert "after round 1" in resumed.out
+    assert "after 1 round" in resumed.err
     assert_same_run(out, sflllm)
 
 
@@ -175,7 +178,7 @@ def test_stopping_before_anything_is_saved_promises_nothing(tmp_path, monkeypatc
     monkeypatch.setattr("wavetune.runtimes.inprocess.build", stop)
     answer = wavetune("run", "sflllm", *settings(), "--out", tmp_path / "run")
     assert answer.code == 130
-    assert answer.out.splitlines()[-1] == "stopped"
+    assert answer.err.splitlines()[-1] == "stopped"
 
 
 def test_plan_of_an_instance_and_of_its_recipe_agree(sflllm):

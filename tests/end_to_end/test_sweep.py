@@ -58,7 +58,7 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
         patch.setattr(SweepDisplay, "progress", interrupted)
         answer = wavetune(*SWEEP, "--jobs", 1, "--out", folder)
     assert answer.code == 130
-    assert f"the same command goes on from {folder}" in answer.out
+    assert f"the same command goes on from {folder}" in answer.err
     assert len(cells(folder)) == 5
 
     process = start(environment, tmp_path, jobs=2)

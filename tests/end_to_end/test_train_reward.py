@@ -51,7 +51,7 @@ def test_it_learns_and_says_how_well(finished):
     assert about["tested_on"] == "test"
     assert about["data"]["train_pairs"] == 120
     assert "knows no language" in answer.out
-    assert "validation loss" in answer.out
+    assert "validation loss" in answer.err
 
 
 def test_the_saved_reward_prefers_what_was_chosen(finished):
@@ -74,11 +74,11 @@ def test_an_interrupted_training_goes_on_to_the_same_end(pairs, finished, tmp_pa
     out = tmp_path / "helpful"
     stopped = wavetune(*options(pairs, out))
     assert stopped.code == 130
-    assert f"wavetune train-reward --resume --out {out}" in stopped.out
+    assert f"wavetune train-reward --resume --out {out}" in stopped.err
     monkeypatch.undo()
     resumed = wavetune("train-reward", "--resume", "--out", out)
     assert resumed.code == 0, resumed.err
-    assert "going on after step 20" in resumed.out
+    assert "going on after step 20" in resumed.err
     for file in FILES:
         one, other = load_file(out / file), load_file(finished[1] / file)
         assert all((one[name] == other[name]).all() for name in other), file
@@ -93,7 +93,7 @@ def test_another_seed_gives_another_model_and_a_finished_folder_is_left_alone(pa
     assert_refused(wavetune(*options(pairs, out)), "already holds a reward model")
     again = wavetune("train-reward", "--resume", "--out", out)
     assert again.code == 0
-    assert "finished reward model already" in again.out
+    assert "finished reward model already" in again.out + again.err
 
 
 def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):

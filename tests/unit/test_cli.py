@@ -1,9 +1,15 @@
 import json
+import logging
+import subprocess
+import sys
 
 import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from wavetune import __version__, recipes
+from wavetune.cli import app
+from wavetune.cli.options import _recipe_names
+from wavetune.logs import level_of
 from wavetune.recipe import from_dict, to_dict
 
 
@@ -108,3 +114,52 @@ def test_unknown_field_offers_the_nearest_names():
 @pytest.mark.parametrize("ranks", ["", "a", "1,x", "0,2", "-1", "1.5"])
 def test_ranks_that_are_no_whole_numbers_are_refused(ranks):
     assert_refused(wavetune("measure-ranks", "sflllm", *settings(), f"--ranks={ranks}"), "--ranks is")
+
+
+COMMANDS = [name for commands in app.COMMANDS.values() for name in commands]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_short_help_and_the_shared_options(command):
+    short, long = wavetune(command, "-h"), wavetune(command, "--help")
+    assert (short.code, short.out) == (0, long.out)
+    assert "--quiet" in short.out
+    assert "--verbose" in short.out
+
+
+def test_short_forms_and_completion_are_offered():
+    assert wavetune("-V").out == wavetune("--version").out
+    everything = wavetune("-h").out
+    assert "--install-completion" in everything
+    assert all(name in everything for name in COMMANDS)
+
+
+def test_the_module_is_the_command():
+    answer = subprocess.run([sys.executable, "-m", "wavetune", "-V"], capture_output=True, text=True, check=False)
+    assert (answer.returncode, answer.stdout) == (0, f"wavetune {__version__}\n")
+
+
+def test_recipes_are_completed_by_name():
+    assert _recipe_names("sfl") == ["sflllm"]
+    assert set(_recipe_names("")) == {*recipes.names()}
+
+
+def test_devices_are_named_in_the_help_and_others_refused():
+    assert "auto|cpu|cuda" in wavetune("run", "-h").out
+    assert_refused(wavetune("run", "sflllm", "--device", "tpu"), "'auto', 'cpu', 'cuda'")
+
+
+def test_a_log_level_comes_from_the_options_or_the_environment(monkeypatch):
+    assert level_of(False, False) == logging.INFO
+    monkeypatch.setenv("WAVETUNE_LOG", "ERROR")
+    assert level_of(False, False) == logging.ERROR
+    assert level_of(False, True) == logging.DEBUG
+    assert level_of(True, False) == logging.WARNING
+    monkeypatch.setenv("WAVETUNE_LOG", "inof")
+    assert_refused(wavetune("show", "sflllm"), "WAVETUNE_LOG is 'inof'", "did you mean 'info'")
+
+
+def test_field_of_a_part_is_found_wherever_it_stands():
+    assert_refused(wavetune("show", "sflllm", "--set", "method.cut=8"), "method.topology.cut")
+    assert_refused(wavetune("show", "sflllm", "--set", "batch_size=8"), "world.data.batching.batch_size")
+    assert_refused(wavetune("show", "sflllm", "--set", "run.learning_rate=1"), "method.optimiser.learning_rate")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -13,6 +14,7 @@ from wavetune.cli.preflight import check
 from wavetune.cli.read_recipe import require_unchanged
 from wavetune.console import echo
 from wavetune.errors import ConfigError
+from wavetune.json_reader import read_json
 from wavetune.logs import LOG
 
 
@@ -45,6 +47,10 @@ def train_reward(
         )
     if resume and out is None:
         raise ConfigError("--resume needs --out, the folder of the training to continue")
+    if resume and out is not None and (out / "reward.json").exists():
+        echo(f"{out} holds a finished reward model already")
+        _tell(read_json(out / "reward.json"), out)
+        return
     where = "auto" if device is None else device.value
     check(source=data, model=model, device=where, out=out)
     LOG.info("loading PyTorch and transformers")
@@ -63,6 +69,10 @@ def train_reward(
         go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
         LOG.warning(f"stopped{go_on}")
         raise
+    _tell(about, folder)
+
+
+def _tell(about: Mapping[str, Any], folder: Path) -> None:
     low, high = about["accuracy_interval_95"]
     pairs, part = about["data"]["test_pairs"], about["tested_on"]
     lines = (

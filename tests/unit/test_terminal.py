@@ -1,0 +1,68 @@
+"""What a terminal of usual width shows of a run."""
+
+import io
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from wavetune.console import Console
+from wavetune.terminal import RewardDisplay, RunDisplay
+
+SESSION = SimpleNamespace(
+    recipe=SimpleNamespace(
+        run=SimpleNamespace(rounds=160, local_steps=4), method=SimpleNamespace(title="A method with a long name")
+    ),
+    plan=None,
+    planner=SimpleNamespace(chosen=""),
+    central=True,
+    precision="fp32",
+    cohort=SimpleNamespace(backbone=SimpleNamespace(device="cpu")),
+)
+RECORD = {
+    "round": 8,
+    "charged": {"delay_s": 285.1, "energy_j": 1680.0},
+    "metered_bits": {"activations_up": 10.1e6},
+    "validation_loss": None,
+    "train_loss": 5.5412,
+    "straggler": {"client": 0, "phase": "uplink"},
+}
+
+
+def shown(width):
+    """The last state of the live display, and all that was written."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, color_system=None)
+    with RunDisplay(console) as display:
+        display.started(SESSION, 8, 6.1)
+        display.round(RECORD)
+        display.step(9, 0, SimpleNamespace(tokens=1000, loss_K=np.array([5.54])))
+        display.bars.refresh()
+        lines = [
+            "".join(segment.text for segment in line)
+            for line in console.render_lines(display.bars.get_renderable(), pad=False)
+        ]
+    return lines, console.file.getvalue()
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_round_bar_steps_and_time_left_are_seen_at_every_width(width):
+    (bar, below), _ = shown(width)
+    assert all(part in bar for part in ("round 10/160", "━", "33/640 steps"))
+    assert re.search(r"\d:\d\d:\d\d|-:--:--", bar)
+    assert max(len(bar), len(below)) <= width
+    assert "loss 5.540" in below
+    assert "simulated" in below
+
+
+def test_a_round_without_an_evaluation_leaves_a_line_on_a_terminal():
+    assert "round 9/160  loss 5.5412" in shown(80)[1]
+
+
+def test_a_reward_model_in_training_shows_its_steps():
+    console = Console(file=io.StringIO(), force_terminal=True, width=60, color_system=None)
+    with RewardDisplay(console) as display:
+        display.step(30, 120, 0.61)
+        display.bars.refresh()
+    assert "30/120 steps" in console.file.getvalue()
+    assert "loss 0.6100" in console.file.getvalue()
