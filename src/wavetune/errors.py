@@ -60,7 +60,7 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     "did you mean 'rank'?"
     """
     known = sorted(choices)
-    close = get_close_matches(word, known, n=3, cutoff=0.5)
+    close = get_close_matches(word[:100], known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"
     return "choose one of " + ", ".join(known)

@@ -202,7 +202,7 @@ def _is_mapping(kind: Any) -> bool:
 def _refuse_unknown(kind: Any, values: Any, path: str) -> None:
     if not isinstance(values, Mapping):
         return
-    kinds = {_kind_of(a): a for a in _alternatives(kind) if dataclasses.is_dataclass(a)}
+    kinds = [_kind_of(a) for a in _alternatives(kind) if dataclasses.is_dataclass(a)]
     if values.get("kind") is not None and None not in kinds and kinds and values["kind"] not in kinds:
         raise ConfigError(f"{path}.kind is {values['kind']!r}; {nearest(str(values['kind']), map(str, kinds))}")
     part = _part(kind, values)
