@@ -17,6 +17,7 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Codec, Fp32, Fp64, TopK, UpdateCodec
 from wavetune.federation.links import Link, Reliable
 from wavetune.federation.local_alignment import LocalAlignment
+from wavetune.federation.lora_targets import LoraTargets
 from wavetune.federation.mixing import AverageFactors, FrozenA, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Fedsllm, Optimal, Planner
@@ -69,7 +70,8 @@ _NOTHING = {"cut": ("nothing crosses a cut", "split"), "adapters": ("no adapters
 
 @dataclass(frozen=True)
 class Lora:
-    """LoRA on the linear maps named in `targets` (PEFT's default for the model family if None).
+    """LoRA on the linear maps named in `targets`: ends of their dotted paths, or `all-linear` for all of the blocks, as
+    in PEFT; by default PEFT's choice for the model family.
 
     `rank` is one number, one per client, or None: the planner chooses among the ranks of `rounds_to_target`. The update
     is `alpha / R` times the product of the factors, R the largest rank in use.
@@ -77,7 +79,7 @@ class Lora:
 
     rank: Rank | tuple[Rank, ...] | None = None
     alpha: Annotated[float, Gt(0)] = 16.0
-    targets: tuple[str, ...] | None = None
+    targets: LoraTargets | None = None
 
 
 @dataclass(frozen=True)

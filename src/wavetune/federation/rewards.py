@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from wavetune.data.examples import Example, PreferenceKind
 from wavetune.errors import ConfigError, NumericsError
+from wavetune.federation.lora_targets import LoraTargets
 
 if TYPE_CHECKING:
     import torch
@@ -46,7 +47,7 @@ class RewardTraining:
     model: str = "minilm-l6"
     rank: Annotated[int, Ge(1)] = 8
     alpha: Annotated[float, Gt(0)] = 16.0
-    targets: tuple[str, ...] | None = None
+    targets: LoraTargets | None = None
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     pairs_per_step: Annotated[int, Ge(1)] = 8
     steps: Annotated[int, Ge(1)] = 120

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_json
-from wavetune.models.backbone import Backbone, default_pooling, is_encoder
+from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.lora import AdapterSite, LoraPair
@@ -72,9 +72,7 @@ def save_adapter_folder(
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
     if lora:
-        config = backbone.model.config
-        task = "FEATURE_EXTRACTION" if is_encoder(config) else "CAUSAL_LM"
-        save_peft_adapter(whole, factors, lora, scale, base, config.model_type == "gpt2", task)
+        save_peft_adapter(whole, factors, lora, scale, base, backbone)
     if len(lora) < len(sites):
         _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
     shutil.rmtree(folder, ignore_errors=True)

@@ -41,7 +41,8 @@ Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hid
 class Backbone:
     """A frozen decoder, or encoder, whose blocks can be interrupted by a cut.
 
-    `head` is the output layer over the vocabulary, None for an encoder. Activations and adapters are of `dtype`.
+    `head` is the output layer over the vocabulary, None for an encoder. Activations and adapters are of `dtype`;
+    the stock model's maps store their weights `transposed`, `[in, out]`, if they are GPT-2's.
     """
 
     model: PreTrainedModel
@@ -53,6 +54,7 @@ class Backbone:
     sites: tuple[AdapterSite, ...]
     active: ActiveAdapters
     dtype: torch.dtype
+    transposed: bool = False
     _pass: _Pass | None = None
 
     @classmethod
@@ -66,6 +68,10 @@ class Backbone:
             head = OutputLayer(linear.weight, linear.bias, structure.scale, structure.softcap)
         norm = tail[0] if len(tail) == 1 else nn.Sequential(*tail)
         return cls(model, structure, way, blocks, norm, head, (), ActiveAdapters(), model.dtype)
+
+    def path_in_block(self, site: AdapterSite) -> str:
+        """Path of a site's module within its block, such as `self_attn.q_proj`."""
+        return site.name.removeprefix(f"{self.structure.blocks}.{site.layer}.")
 
     @property
     def num_layers(self) -> int:
@@ -255,6 +261,7 @@ def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool
             if not adapted and not bf16:
                 continue
             frozen = _frozen(module, bf16)
+            backbone.transposed |= isinstance(module, Conv1D)
             if adapted:
                 site = AdapterSite(names[module], layer, frozen.weight.shape[1], frozen.weight.shape[0])
                 frozen = StackedLoraLinear(frozen, site, backbone.active)

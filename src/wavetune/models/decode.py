@@ -1,7 +1,8 @@
 """Generation for all clients of a cohort at once: ragged prompts, a static key-value cache, adapters per client.
 
 Prompts go through the model without padding and fill the cache; then every step takes one token of each live sample.
-Samples that end leave the batch, so that no step works on finished ones.
+Samples that end leave the batch, so that no step works on finished ones. A model whose attention cannot be exchanged
+reads its texts anew for every token.
 
 Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-value heads, D head width, V vocabulary.
 """
@@ -113,15 +114,10 @@ class _Batch:
         distinct = list(dict.fromkeys(zip(owners, map(tuple, prompts), strict=True)))
         self.owners, filled = [owner for owner, _ in distinct], [prompt for _, prompt in distinct]
         self.lengths = [len(prompt) for prompt in filled]  # tokens in the cache, of each live sample
+        self.texts = [list(prompt) for prompt in filled]
         self.cache = _Cache(len(filled), max(self.lengths) + max_new_tokens)
         self.live = list(range(len(filled)))
-        layout: dict[str, Any] = vars(ragged_layout(self.lengths, backbone.device))
-        rows = torch.arange(len(filled), device=backbone.device)
-        rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=backbone.device))
-        hidden = self._forward(
-            [token for prompt in filled for token in prompt], _Filling(**layout, cache=self.cache, rows_N=rows_N)
-        )
-        self.logits_LV = self._logits(hidden[np.cumsum(self.lengths) - 1])
+        self.logits_LV = self._read_texts()
         if len(distinct) < len(prompts):  # whoever answers the same prompt goes on from the same keys and values
             row_of = {key: row for row, key in enumerate(distinct)}
             rows = [row_of[key] for key in zip(owners, map(tuple, prompts), strict=True)]
@@ -153,10 +149,28 @@ class _Batch:
             self.live, self.lengths, self.owners = (
                 [values[row] for row in rows] for values in (self.live, self.lengths, self.owners)
             )
+            self.texts = [list(self.texts[row]) for row in rows]
             self.cache.keep(torch.tensor(rows, device=self.backbone.device))
+
+    def _read_texts(self) -> Tensor:
+        """Logits after whole texts, which fill the cache where the model's attention lets it be kept."""
+        device = self.backbone.device
+        layout = ragged_layout(self.lengths, device)
+        if self.backbone.way.packed:
+            rows = torch.arange(len(self.texts), device=device)
+            rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=device))
+            layout = _Filling(**vars(layout), cache=self.cache, rows_N=rows_N)
+        hidden = self._forward([token for text in self.texts for token in text], layout)
+        return self._logits(hidden[np.cumsum(self.lengths) - 1])
 
     def _advance(self, tokens: list[int]) -> None:
         device = self.backbone.device
+        if not self.backbone.way.packed:
+            for text, token in zip(self.texts, tokens, strict=True):
+                text.append(token)
+            self.lengths = [length + 1 for length in self.lengths]
+            self.logits_LV = self._read_texts()
+            return
         rows_N = torch.arange(len(tokens), device=device)
         layout: dict[str, Any] = vars(ragged_layout([1] * len(tokens), device))
         layout = layout | {"positions_N": torch.tensor(self.lengths, device=device)}
@@ -164,7 +178,7 @@ class _Batch:
         hidden = self._forward(tokens, _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths)))
         self.logits_LV = self._logits(hidden)
 
-    def _forward(self, tokens: list[int], layout: _Filling) -> Tensor:
+    def _forward(self, tokens: list[int], layout: RaggedLayout) -> Tensor:
         owners, counts = list[int](), list[int]()
         for owner, group in groupby(zip(self.owners, layout.lengths, strict=True), key=lambda pair: pair[0]):
             owners.append(owner)

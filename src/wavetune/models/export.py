@@ -9,8 +9,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
+from torch import nn
 
-from wavetune.models.lora import AdapterSite, LoraPair
+from wavetune.models.backbone import Backbone
+from wavetune.models.lora import AdapterSite, FrozenLinear, LoraPair
+from wavetune.models.structure import LINEAR
+from wavetune.models.targets import named
 
 
 def save_peft_adapter(
@@ -19,13 +23,11 @@ def save_peft_adapter(
     sites: Sequence[AdapterSite],
     scale: float,
     base: str,
-    transposed: bool,
-    task: str = "CAUSAL_LM",
+    backbone: Backbone,
 ) -> None:
     """Write one adapter in fp32. `factors[name]` holds A `[in, R]` and B `[R, out]` with update `scale * A B`.
 
-    `base` is the model's name or folder, `transposed` whether the base stores its weights as `[in, out]` (GPT-2),
-    `task` PEFT's name for what the base is.
+    `base` is the name or folder of the model that `backbone` runs.
     """
     from peft import LoraConfig
 
@@ -33,9 +35,9 @@ def save_peft_adapter(
     config = LoraConfig(
         r=rank,
         lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
-        target_modules=sorted({site.name.rsplit(".", 1)[-1] for site in sites}),
-        fan_in_fan_out=transposed,
-        task_type=task,
+        target_modules=_targets(backbone, sites),
+        fan_in_fan_out=backbone.transposed,
+        task_type="FEATURE_EXTRACTION" if backbone.head is None else "CAUSAL_LM",
         base_model_name_or_path=base,
         inference_mode=True,
     )
@@ -52,6 +54,18 @@ def save_peft_adapter(
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
+
+
+def _targets(backbone: Backbone, sites: Sequence[AdapterSite]) -> list[str]:
+    """Names of the maps, or their whole paths where the names are those of other modules too."""
+    wanted = {site.name for site in sites}
+    names = sorted({name.rsplit(".", 1)[-1] for name in wanted})
+    matched = {name for name, module in backbone.model.named_modules() if named(name, names) and _is_map(module)}
+    return names if matched == wanted else sorted(wanted)
+
+
+def _is_map(module: nn.Module) -> bool:
+    return isinstance(module, (*LINEAR, FrozenLinear))
 
 
 def _sort_targets(path: Path) -> None:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from wavetune.errors import JsonError, ModelError
 from wavetune.json_reader import read_json
-from wavetune.models.backbone import Backbone, is_encoder
+from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import HEAD, head_site, stacked_head
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
@@ -62,10 +62,8 @@ def save_reward(folder: Path, backbone: Backbone, bank: AdapterBank, base: str, 
     """Write a reward model: the LoRA part in PEFT format, the head, and what is known about it, last of all."""
     own = {name: LoraPair(pair.A[0], pair.B[0]) for name, pair in bank.local.items()}
     sites = [site for site in bank.sites if site.kind == "lora"]
-    config = backbone.model.config
-    task = "FEATURE_EXTRACTION" if is_encoder(config) else "CAUSAL_LM"
     folder.mkdir(parents=True, exist_ok=True)
-    save_peft_adapter(folder / ADAPTER, own, sites, bank.scale, base, config.model_type == "gpt2", task)
+    save_peft_adapter(folder / ADAPTER, own, sites, bank.scale, base, backbone)
     head = {"weight": own[HEAD].A[:, 0], "bias": own[HEAD].B[0]}
     save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, folder / HEAD_FILE)
     text = json.dumps(dict(about), indent=1, allow_nan=False) + "\n"

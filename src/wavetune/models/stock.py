@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,24 @@ def load_config(folder: Path | str) -> PreTrainedConfig:
     return config
 
 
-def model_class(config: PreTrainedConfig) -> Any:
-    """The class of `transformers` that opens a model of this config for training."""
-    return AutoModel if is_encoder(config) else AutoModelForCausalLM
+def load_stock_model(
+    folder: Path | str,
+    dtype: torch.dtype = torch.float32,
+    thin: Callable[[PreTrainedModel], None] | None = None,
+    **options: object,
+) -> PreTrainedModel:
+    """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode.
 
-
-def load_stock_model(folder: Path | str, dtype: torch.dtype = torch.float32, **options: object) -> PreTrainedModel:
-    """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode."""
+    What `thin` takes away from the still empty model is not read. Raises ModelError.
+    """
     config = load_config(folder)
-    check_weights(Path(folder), config.get_text_config().num_hidden_layers)
-    kind = model_class(config)
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    check_weights(Path(folder), layers if thin is None else None)
+    encoder = is_encoder(config)
+    kind: Any = AutoModel if encoder else AutoModelForCausalLM
     with ONE_AT_A_TIME, quiet():
         try:
+            kind = kind if thin is None else _thinned(kind, config, thin)
             loaded: Any = kind.from_pretrained(
                 str(folder),
                 config=config,
@@ -71,14 +77,28 @@ def load_stock_model(folder: Path | str, dtype: torch.dtype = torch.float32, **o
             raise ModelError(_cannot_load(folder, error)) from error
     model, info = loaded
     _refuse_incomplete(folder, model, info)
-    if kind is AutoModel and hasattr(model, "pooler"):
+    if encoder and hasattr(model, "pooler"):
         model.pooler = None
     return model.eval()
+
+
+def _thinned(kind: Any, config: PreTrainedConfig, thin: Callable[[PreTrainedModel], None]) -> Any:
+    """The class of a config's models, whose instances are thinned before weights are read."""
+    with torch.device("meta"):
+        own = type(kind.from_config(config))
+
+    def build(self: Any, *args: Any, **named: Any) -> None:
+        own.__init__(self, *args, **named)
+        thin(self)
+
+    return type(own.__name__, (own,), {"__init__": build, "__module__": own.__module__})
 
 
 def _refuse_incomplete(folder: Path | str, model: PreTrainedModel, info: dict[str, Any]) -> None:
     """Transformers would train on with random numbers in the place of weights that are missing or of another size."""
     for name, stored, wanted in info["mismatched_keys"]:
+        if 0 in wanted:  # thinned
+            continue
         raise ModelError(
             f"{folder} holds {name} as {tuple(stored)}, but its config.json asks for {tuple(wanted)}: correct the"
             " config or fetch the model again"

@@ -21,6 +21,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.pytorch_utils import Conv1D
 
 from wavetune.errors import ModelError
+from wavetune.models.targets import peft_takes
 
 LINEAR = (nn.Linear, Conv1D)
 _LOUD = 40.0  # logits large enough for a soft cap to show
@@ -117,7 +118,7 @@ def examine(model: PreTrainedModel, ids_N: Tensor) -> Structure:
         scale, softcap = _after_head(model, blocks, head, yields, ids_N)
         scale *= _before_head(model, seen, tail, head)
     maps = {path for path, rows in seen.rows.items() if all(r == len(ids_N) for r in rows)}
-    maps = {path for path in maps if "experts" not in path.split(".")}
+    maps = {path for path in maps if "experts" not in path.split(".") and peft_takes(model, path)}
     return Structure(path, yields, tail, head_path, scale, softcap, frozenset(maps))
 
 

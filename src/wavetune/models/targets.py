@@ -38,6 +38,12 @@ def lora_targets(model: PreTrainedModel, maps: Collection[str], targets: Sequenc
     return (targets,) if isinstance(targets, str) else tuple(targets)
 
 
+def peft_takes(model: PreTrainedModel, path: str) -> bool:
+    """Whether PEFT puts LoRA on a map: not on those whose weights state-space models read without calling them."""
+    leaf = path.rsplit(".", 1)[-1]
+    return leaf != "out_proj" or not any("mamba" in type(module).__name__.lower() for module in model.modules())
+
+
 def refuse_missing(model: PreTrainedModel, leaves: Collection[str], target: str) -> None:
     """Raise ModelError for a target that names no map that can carry LoRA, with those that can."""
     head = model.get_output_embeddings()

@@ -254,7 +254,7 @@ def _finish(
         "kind": corpus.kind,
         "model": base.name if base.name == settings.model else str(base.folder),
         "model_note": base.note,
-        "targets": sorted({s.name.rsplit(".", 1)[-1] for s in model.bank.sites if s.kind == "lora"}),
+        "targets": sorted({model.backbone.path_in_block(s) for s in model.bank.sites if s.kind == "lora"}),
         "rank": settings.rank,
         "alpha": settings.alpha,
         "max_tokens": model.max_tokens,

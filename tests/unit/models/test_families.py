@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import warnings
+
+import numpy as np
 import pytest
 import torch
+from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
-from wavetune.models.backbone import prepare_backbone
-from wavetune.models.ragged import ragged_layout
+from wavetune.models.adapter_folder import save_adapter_folder
+from wavetune.models.backbone import load_backbone, prepare_backbone
+from wavetune.models.decode import decode
+from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.part import load_part
+from wavetune.models.ragged import branched_layout, ragged_layout
 from wavetune.models.structure import is_encoder
 
 WIDTHS = {
@@ -60,6 +68,7 @@ ENCODERS = {
     "deberta-v2": BERT | {"relative_attention": True, "pos_att_type": ["p2c", "c2p"], "position_buckets": 8},
     "electra": BERT | {"embedding_size": 32},
     "camembert": BERT | {"pad_token_id": 1},
+    "bert": BERT,
 }  # fmt: skip
 ALL = PACKED | PADDED | ENCODERS
 LENGTHS = [20, 4, 13]
@@ -106,3 +115,67 @@ def test_a_ragged_batch_gives_what_the_stock_model_gives_row_by_row(kind):
     found = top(backbone, backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS)))
     for mine, ids in zip(found.split(LENGTHS), samples(), strict=True):
         close(mine, stock_states(stock(kind), ids))
+
+
+def random_bank(backbone, num_clients=2):
+    generator = torch.Generator().manual_seed(1)
+    local = {
+        site.name: LoraPair(
+            torch.randn(num_clients, site.in_features, 4, generator=generator) * 0.1,
+            torch.randn(num_clients, 4, site.out_features, generator=generator) * 0.1,
+        )
+        for site in backbone.sites
+    }
+    return AdapterBank(backbone.sites, np.ones((backbone.num_layers, num_clients), bool), 2.0, local, {})
+
+
+@pytest.mark.parametrize("kind", ALL)
+def test_exported_adapters_do_in_stock_peft_what_they_do_in_the_engine(kind, tmp_path):
+    backbone = prepare_backbone(stock(kind), "all-linear")
+    bank = random_bank(backbone)
+    found = top(backbone, backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS), bank, (0, 1), (24, 13)))
+    for client, rows in ((0, samples()[:2]), (1, samples()[2:])):
+        own = {name: LoraPair(pair.A[client], pair.B[client]) for name, pair in bank.local.items()}
+        save_adapter_folder(tmp_path / str(client), own, backbone, 2.0, "base")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced
+            peft = PeftModel.from_pretrained(stock(kind), str(tmp_path / str(client)))
+        start = sum(LENGTHS[:2]) if client else 0
+        for ids in rows:
+            close(found[start : start + len(ids)], stock_states(peft, ids))
+            start += len(ids)
+    assert not torch.allclose(found, top(backbone, backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS))))
+
+
+@pytest.mark.parametrize("kind", [k for k in ALL if k not in ENCODERS])
+def test_what_is_decoded_is_what_the_stock_model_generates(kind):
+    prompts = [ids.tolist() for ids in samples([9, 4, 9])]
+    answers = decode(prepare_backbone(stock(kind), None), prompts, 6, ())
+    for prompt, answer in zip(prompts, answers, strict=True):
+        text = list(prompt)
+        for _ in range(6):
+            text.append(int(stock_states(stock(kind), torch.tensor(text))[-1].argmax()))
+        assert answer.ids == tuple(text[len(prompt) :])
+
+
+@pytest.mark.parametrize("kind", ["gemma2", "gpt_oss", "llama4_text", "opt", "bloom", "gpt_neo", "mamba"])
+@torch.no_grad()
+def test_branches_do_not_see_each_other(kind):
+    backbone = prepare_backbone(stock(kind), None)
+    trunk, left, right = samples([5, 4, 7])
+    found = backbone.forward(torch.cat([trunk, left, right]), branched_layout([5], [[4, 7]]))
+    for branch, mine in ((left, found[5:9]), (right, found[9:])):
+        alone = backbone.forward(torch.cat([trunk, branch]), ragged_layout([5 + len(branch)]))
+        close(mine, alone[5:])
+
+
+@pytest.mark.parametrize("kind", [k for k in ALL if k not in ENCODERS])
+@torch.no_grad()
+def test_deployed_halves_are_the_whole_model(kind, tmp_path):
+    stock(kind).save_pretrained(tmp_path)
+    ids, layout = torch.cat(samples()), ragged_layout(LENGTHS)
+    whole = load_backbone(tmp_path, "all-linear")
+    crossing = load_part(tmp_path, range(1), head=False).forward(ids, layout)
+    upper = load_part(tmp_path, range(1, 3), head=True)
+    found = upper.forward(torch.zeros_like(ids), layout, between=lambda done, h: crossing if done == 1 else h)
+    close(top(upper, found), top(whole, whole.forward(ids, layout)))

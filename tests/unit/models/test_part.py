@@ -57,7 +57,7 @@ def test_only_its_own_blocks_are_read(tmp_path):
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
     part = load_part(tmp_path, range(2), head=False)
     assert torch.equal(hidden_states(part), hidden_states(load_part(source, range(2), head=False)))
-    with pytest.raises(ModelError, match=r"hold no weights for model\.layers\.2"):
+    with pytest.raises(ModelError, match=r"holds no weights for model\.layers\.2"):
         load_part(tmp_path, range(3), head=False)
 
 
@@ -68,7 +68,7 @@ def test_shards_and_weights_without_the_prefix_are_found(tmp_path):
     places = {n: f"part-{i % 2}.safetensors" for i, n in enumerate(renamed)}
     for file in set(places.values()):
         save_file({n: w for n, w in renamed.items() if places[n] == file}, tmp_path / file)
-    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": places}))
     (tmp_path / "config.json").write_bytes((source / "config.json").read_bytes())
     whole = load_backbone(source)
     assert torch.equal(hidden_states(load_part(tmp_path, range(4), head=True)), hidden_states(whole))
