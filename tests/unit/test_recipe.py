@@ -220,3 +220,15 @@ def test_the_baselines_of_sflllm_differ_from_it_in_the_method_alone():
     table = [to_dict(ALL[name]) for name in ("sflllm", "fedavg_lora", "centralised_lora", "split_lora_sequential")]
     assert len({json.dumps(recipe["world"]) for recipe in table}) == 1
     assert len({json.dumps(recipe["method"]["optimiser"]) for recipe in table}) == 1
+
+
+def test_one_name_stands_for_a_list_of_lora_targets_and_all_linear_for_all_maps():
+    for text, targets in (
+        ("all-linear", ("all-linear",)), ("q_proj", ("q_proj",)),
+        ('["q_proj", "mlp.down_proj"]', ("q_proj", "mlp.down_proj")),
+    ):  # fmt: skip
+        recipe = with_settings(SFLLLM, [f"method.lora.targets={text}"])
+        assert recipe.method.lora.targets == targets
+        assert from_dict(to_dict(recipe)) == recipe
+    with pytest.raises(ConfigError, match=r"method\.lora\.targets is 5"):
+        with_settings(SFLLLM, ["method.lora.targets=5"])
