@@ -163,3 +163,17 @@ def test_field_of_a_part_is_found_wherever_it_stands():
     assert_refused(wavetune("show", "sflllm", "--set", "method.cut=8"), "method.topology.cut")
     assert_refused(wavetune("show", "sflllm", "--set", "batch_size=8"), "world.data.batching.batch_size")
     assert_refused(wavetune("show", "sflllm", "--set", "run.learning_rate=1"), "method.optimiser.learning_rate")
+
+
+def test_a_long_recipe_is_short_with_a_tiny_model_alone(tmp_path):
+    whole, short, changed = (
+        from_dict(json.loads(wavetune("show", "pwff", *more).out))
+        for more in ([], ["--model", "tiny"], ["--model", "tiny", "--set", "run.rounds=5"])
+    )
+    assert short.run.rounds < whole.run.rounds
+    assert short.method.alignment.learning.steps < whole.method.alignment.learning.steps
+    assert short.method.alignment.safe.training.steps < whole.method.alignment.safe.training.steps
+    assert changed.run.rounds == 5
+    (tmp_path / "pwff.json").write_text(wavetune("show", "pwff").out)
+    from_file = from_dict(json.loads(wavetune("show", tmp_path / "pwff.json", "--model", "tiny").out))
+    assert from_file.run == whole.run

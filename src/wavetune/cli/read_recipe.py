@@ -53,7 +53,8 @@ def require_unchanged(
 def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more: tuple[str, ...] = ()) -> Recipe:
     """A recipe by its name or JSON file, with the fields that options and the settings `more` set; options win.
 
-    Of data of one's own all rows are trained on, unless a setting or the recipe's file says how many.
+    Of data of one's own all rows are trained on, unless a setting or the recipe's file says how many. With --model and
+    a tiny model of random weights, a recipe that is long for what that can learn begins from its short form.
     """
     require_readable(name)
     from wavetune import recipes
@@ -69,8 +70,10 @@ def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more:
     }
     assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
     settings = [*(changes.settings or []), *more]
-    all_rows = name in recipes.names() and _own_data(settings, changes.data)
-    chosen = with_settings(chosen, [*(["world.data.train_samples=null"] if all_rows else []), *settings, *assignments])
+    first = list(recipes.short_form(name)) if _is_try_out(changes.model) else []
+    if name in recipes.names() and _own_data(settings, changes.data):
+        first.append("world.data.train_samples=null")
+    chosen = with_settings(chosen, [*first, *settings, *assignments])
     return chosen if tables is None else _with_tables(chosen, tables)
 
 
@@ -83,6 +86,14 @@ def _with_tables(chosen: Recipe, tables: Tables) -> Recipe:
         method = replace(chosen.method, choose_codecs=True, codec_candidates=read_candidates(tables.codec_table))
         chosen = replace(chosen, method=method)
     return chosen
+
+
+def _is_try_out(model: str | None) -> bool:
+    """Whether a model is one of the tiny ones that know no language."""
+    from wavetune.models.resolve import BUNDLED
+    from wavetune.models.tiny import NOTE
+
+    return model in BUNDLED and BUNDLED[model].note == NOTE
 
 
 def _own_data(settings: list[str], data: str | None) -> bool:

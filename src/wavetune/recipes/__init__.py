@@ -29,6 +29,11 @@ def get(name: str) -> Recipe:
     return importlib.import_module(f"{__name__}.{name}").recipe()
 
 
+def short_form(name: str) -> tuple[str, ...]:
+    """Settings that make a recipe short enough for a try-out; none where it is short already, or the name is none."""
+    return getattr(importlib.import_module(f"{__name__}.{name}"), "SHORT", ()) if name in names() else ()
+
+
 def title(name: str) -> str:
     """One line on what a recipe does."""
     return get(name).method.title

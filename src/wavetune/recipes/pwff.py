@@ -46,6 +46,22 @@ def recipe() -> Recipe:
     return Recipe("pwff", World(data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=6))
 
 
+SHORT = (
+    "world.data.train_samples=300",
+    "world.data.validation_samples=40",
+    "run.rounds=2",
+    "run.evaluate_every=2",
+    "run.sample_tokens=16",
+    "method.alignment.learning.steps=2",
+    "method.alignment.learning.prompts_per_step=4",
+    "method.alignment.learning.max_new_tokens=16",
+    "method.alignment.held_out_prompts=4",
+    *(
+        f"method.alignment.{reward}.training.{setting}"
+        for reward in ("helpful", "safe")
+        for setting in ("model=tiny-bert", "steps=4", "evaluate_every=4", "validation_pairs=20", "test_pairs=20")
+    ),
+)
 ONLY_EVALUATED = "method.alignment.learning.steps=0"
 BASELINES = {
     "without_alignment": ("method.title=PWFF without its second stage", ONLY_EVALUATED),

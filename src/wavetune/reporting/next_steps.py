@@ -74,5 +74,6 @@ def _short_sample(folder: Path) -> Mapping[str, Any]:
     """The first sample of the run whose prompt fits a command that can be pasted."""
     path = folder / "samples.json"
     samples = read_json(path) if path.exists() else []
-    short = (s for s in samples if len(s["prompt"]) <= _PROMPT_CHARACTERS and not steers(s["prompt"]))
-    return next(short, {"prompt": "your prompt", "client": None})
+    short = [s for s in samples if len(s["prompt"]) <= _PROMPT_CHARACTERS and not steers(s["prompt"])]
+    short.sort(key=lambda sample: "\n" in sample["prompt"])  # one line first
+    return next(iter(short), {"prompt": "your prompt", "client": None})
