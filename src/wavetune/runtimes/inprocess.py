@@ -349,7 +349,7 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
         "seed": recipe.run.seed,
         "model": {
             "name": session.model.name,
-            "note": session.model.note,
+            "note": "; ".join(filter(None, (session.model.note, session.planner.table.architecture.note))),
             "parameters": sum(p.numel() for p in session.cohort.backbone.model.parameters()),
         },
         "data": {
