@@ -17,7 +17,7 @@ from wavetune.federation.codecs import Codec
 from wavetune.logs import LOG
 from wavetune.measure_ranks import loss_curve, reached_by_all, rounds_to
 from wavetune.recipe import Recipe
-from wavetune.runtimes.inprocess import versions
+from wavetune.runtimes.provenance import versions
 
 _CANDIDATES: TypeAdapter[tuple[CodecCandidate, ...]] = TypeAdapter(tuple[CodecCandidate, ...])
 _CODEC: TypeAdapter[Codec] = TypeAdapter(Codec)

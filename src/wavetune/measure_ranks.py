@@ -17,7 +17,8 @@ from typing import Any
 from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe
-from wavetune.runtimes.inprocess import Infeasible, run, versions
+from wavetune.runtimes.inprocess import Infeasible, run
+from wavetune.runtimes.provenance import versions
 from wavetune.terminal import RunDisplay
 
 

@@ -29,6 +29,7 @@ FILES = {
     "instance.json",
     "plan.json",
     "state.json",
+    "inputs.json",
     "rounds.jsonl",
     "samples.json",
     "summary.json",
@@ -93,8 +94,10 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
     assert str(folder / "adapters" / "global") in answer.out
     advised = next(index for index, line in enumerate(lines) if line.startswith("Try next: wavetune generate"))
     assert all(str(folder) in line for line in lines[advised:])
-    assert "wavetune run " + str(folder / "recipe.json") in lines[advised + 1]
-    assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
+    command = "compare" if name == "sflllm" else "run"
+    assert f"wavetune {command} {folder / 'recipe.json'}" in lines[advised + 1]
+    if name != "sflllm":
+        assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
 
 
 @pytest.mark.parametrize("name", COMMON)

@@ -24,7 +24,7 @@ SMALL = (
     "run.precision=fp32",
     "run.device=cpu",
 )
-WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command"}
+WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command", "started", "ended"}
 
 
 REWARDS = Path(__file__).with_name("simple_rewards.py")

@@ -96,7 +96,7 @@ def _view(run: Run, label: str, anchor: str) -> RunView:
         sections=run_sections(run),
         samples=run.samples,
         facts=_facts(run),
-        command=summary.command,
+        command=summary.command or str(run.state.get("command") or ""),
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False) if run.recipe else "",
     )
 
@@ -104,12 +104,12 @@ def _view(run: Run, label: str, anchor: str) -> RunView:
 def _facts(run: Run) -> list[tuple[str, str]]:
     summary, data = run.summary, run.summary.data
     facts: dict[str, Any] = {
-        "Seed": summary.seed,
-        "Model": summary.model.name,
+        "Seed": story.setting(run, "run", "seed") if summary.seed is None else summary.seed,
+        "Model": summary.model.name or story.setting(run, "world", "model"),
         "Parameters": fmt.si(summary.model.parameters, "", 0).strip(),
         "Trainable on a client": fmt.count(summary.trainable_parameters.client),
         "Trainable on the server": fmt.count(summary.trainable_parameters.server),
-        "Data": data.name,
+        "Data": data.name or story.setting(run, "world", "data", "source"),
         "Training samples": fmt.count(data.train_samples),
         "Validation samples": fmt.count(data.validation_samples),
         "Rows drawn, held out, dropped or cut": "; ".join(data.notes),
@@ -117,10 +117,14 @@ def _facts(run: Run) -> list[tuple[str, str]]:
         "Aggregation": summary.aggregation.name,
         "Precision": summary.precision,
         "Device": summary.device,
+        "Hardware": summary.hardware,
+        "Started": summary.started or run.state.get("started"),
+        "Ended": summary.ended,
         "Tokens": fmt.count(summary.tokens),
         "Tokens per second": fmt.number(summary.tokens_per_s),
-        "Wall-clock time": fmt.seconds(summary.wall_s),
+        "Wall-clock time of the rounds": fmt.seconds(summary.wall_s),
         "Peak memory": fmt.byte_size(summary.peak_memory_bytes),
+        "Source commit": summary.commit,
         **summary.versions,
     }
     return [(name, str(value)) for name, value in facts.items() if value not in (None, "", fmt.DASH)]

@@ -397,6 +397,10 @@ class Summary:
     peak_memory_bytes: float = UNKNOWN
     trainable_parameters: Trainable = field(default_factory=Trainable)
     versions: dict[str, str] = field(default_factory=dict[str, str])
+    commit: str = ""
+    hardware: str = ""
+    started: str = ""
+    ended: str = ""
     command: str = ""
 
 
@@ -426,6 +430,7 @@ class Run:
     alignment: tuple[AlignmentStep, ...] = ()
     held_out_before: HeldOut = field(default_factory=HeldOut)
     held_out_after: HeldOut = field(default_factory=HeldOut)
+    state: dict[str, Any] = field(default_factory=dict[str, Any])  # what was known before the first round
 
 
 def read_run(folder: Path) -> Run:
@@ -446,6 +451,7 @@ def read_run(folder: Path) -> Run:
         alignment=_read_lines(folder / "alignment.jsonl", AlignmentStep, "step", problems, optional=True),
         held_out_before=_read(folder / "alignment_before.json", HeldOut, HeldOut(), problems, optional=True),
         held_out_after=_read(folder / "alignment_after.json", HeldOut, HeldOut(), problems, optional=True),
+        state=_read(folder / "state.json", dict[str, Any], {}, problems, optional=True),
         problems=tuple(problems),
     )
 

@@ -314,6 +314,8 @@ def _where_it_is(run: Run) -> str:
     if run.alignment:
         of_all = f" of {steps}" if isinstance(steps, int) else ""
         return f"in its alignment, after step {len(run.alignment)}{of_all}"
+    if isinstance(rounds, int) and len(run.rounds) >= rounds and (run.folder / "rewards").is_dir():
+        return "after its last round, in the training of its reward models"
     if isinstance(rounds, int) and len(run.rounds) >= rounds:
         return "after its last round: what follows the rounds is not there yet"
     if run.rounds:

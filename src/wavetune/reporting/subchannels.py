@@ -11,7 +11,7 @@ from wavetune.reporting.chart import NARROW_PX
 from wavetune.reporting.records import BandUse
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tick_labels, ticks, tip
 
-TOTALS_PX, SHORT_TOTALS_PX = 168, 92
+TOTALS_GAP_PX = 10
 LANES_PX, LEAST_TEXT_PX = 560, 11
 
 
@@ -31,9 +31,10 @@ def subchannel_lanes(use: BandUse, names: Sequence[str], band: str, width: int) 
     row = max(min(LANES_PX / len(names), 26), 4)
     roomy = width > NARROW_PX
     name_px = min(max(map(text_width, names)) + 10, width * 0.28)
-    x = Scale(0.0, len(use.owner), name_px, width - (TOTALS_PX if roomy else SHORT_TOTALS_PX))
+    totals = [_totals(use, k, roomy) for k in range(len(names))]
+    x = Scale(0.0, len(use.owner), name_px, width - max(map(text_width, totals)) - TOTALS_GAP_PX)
     bottom = len(names) * row
-    lanes = [_lane(name, _totals(use, k, roomy), k * row, row, x) for k, name in enumerate(names)]
+    lanes = [_lane(name, totals[k], k * row, row, x) for k, name in enumerate(names)]
     peak = max(use.power_w, default=0.0) or 1.0
     for m, (k, power_w) in enumerate(zip(use.owner, use.power_w, strict=False)):
         if 0 <= k < len(names):
@@ -44,7 +45,7 @@ def subchannel_lanes(use: BandUse, names: Sequence[str], band: str, width: int) 
     whole = [value for value in values if value == int(value)]
     for value, words in zip(whole, tick_labels(whole), strict=True):
         lanes.append(tag("text", words, class_="tick", x=x(value + 0.5), y=bottom + 14, text_anchor="middle"))
-    lanes.append(tag("text", "subchannel", class_="axis", x=x.end_px + 8, y=bottom + 14))
+    lanes.append(tag("text", "subchannel", class_="axis", x=width, y=bottom + 14, text_anchor="end"))
     label = f"Subchannels and power of {len(names)} clients in the {band} band of {len(use.owner)} subchannels."
     return svg(width, bottom + 20, label, *lanes)
 

@@ -64,16 +64,18 @@ def text_width(words: str, size_px: float = FONT_PX) -> float:
 def _em(letter: str) -> float:
     if unicodedata.east_asian_width(letter) in "WF":
         return 1.0
-    if letter in "ijlI.,:;'|! ()[]/ft":
-        return 0.36
-    return 0.98 if letter in "MWm@%…" else 0.76 if letter.isupper() or letter == "w" else 0.58
+    if letter in "ijlI.,:;'|! ()[]/ft·":
+        return 0.4
+    if letter in "MWm@%…→":
+        return 1.0
+    return 0.84 if letter in "+−w=<>" else 0.78 if letter.isupper() else 0.64
 
 
 def fit(words: str, room_px: float, size_px: float = FONT_PX) -> str:
     """Text shortened with an ellipsis to the room there is.
 
     >>> fit("sensor", 100), fit("a very long device name", 60)
-    ('sensor', 'a very l…')
+    ('sensor', 'a very…')
     """
     if text_width(words, size_px) <= room_px:
         return words

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import platform
 import resource
 import shlex
 import sys
@@ -16,7 +15,6 @@ from typing import Any, Protocol
 
 import torch
 
-import wavetune
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 from wavetune.data.examples import Example
 from wavetune.data.templates import bos_ids, keep_end, prompt_ids
@@ -34,6 +32,7 @@ from wavetune.runtimes import aligning
 from wavetune.runtimes.aligning import Stage, Task
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
+from wavetune.runtimes.provenance import commit, hardware, now, versions
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
@@ -229,6 +228,7 @@ def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str
         "validation_loss": evaluation["loss"],
         "answers": _answers(session, None),
         "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "started": now(),
     }
     folder.write_json("state.json", state)
     return state
@@ -322,7 +322,7 @@ def _write_world(folder: RunFolder, session: Session) -> None:
 
 
 def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
-    observer.message("writing sample answers and the summary")
+    observer.message("writing the summary" if not _samples(session) else "writing sample answers and the summary")
     records = folder.read_rounds()
     samples, after = _samples(session), _answers(session, folder.path / "adapters")
     folder.write_json(
@@ -403,6 +403,10 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
             "server": sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
         },
         "versions": versions(),
+        "commit": commit(),
+        "hardware": hardware(session.cohort.backbone.device),
+        "started": state.get("started"),
+        "ended": now(),
         "command": state["command"],
     }
 
@@ -457,19 +461,3 @@ def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
             else:
                 total[name] = total.get(name, 0) + value
     return total
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computed the run."""
-    import numpy
-    import peft
-    import transformers
-
-    return {
-        "wavetune": wavetune.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
-        "numpy": numpy.__version__,
-    }

@@ -32,7 +32,7 @@ from wavetune.models.backbone import load_backbone
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
-from wavetune.runtimes.inprocess import versions
+from wavetune.runtimes.provenance import versions
 from wavetune.runtimes.session import _cohort, _device, working_dtype
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
