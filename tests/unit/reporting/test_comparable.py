@@ -89,7 +89,9 @@ def test_figures_that_show_equal_values_are_left_out(make_run):
 
 
 def test_an_unfinished_run_says_where_it_is_and_how_to_repeat_it(make_run):
-    folder = edit(make_run("run14", rounds=3), "recipe.json", lambda recipe: recipe.setdefault("run", {}).update(rounds=10))
+    folder = edit(
+        make_run("run14", rounds=3), "recipe.json", lambda recipe: recipe.setdefault("run", {}).update(rounds=10)
+    )
     (folder / "summary.json").unlink()
     assert "after round 3 of 10" in notices(read_run(folder))[0]
     (folder / "rounds.jsonl").write_text("")
