@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from wavetune import recipes
-from wavetune.recipe import with_settings
+from wavetune.recipe import to_dict, with_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -30,3 +30,15 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in navigation] == []
+
+
+def test_the_settings_that_people_change_are_fields_of_recipes():
+    table = (ROOT / "docs" / "cli.md").read_text().split("## Settings that people change")[1].split("## Messages")[0]
+    paths = re.findall(r"`((?:run|world|method)\.[\w.]+)`", table)
+    known = [to_dict(recipes.get(name)) for name in ("sflllm", "pwff")]
+    assert len(paths) > 20
+    assert [path for path in paths if not any(holds(values, path.split(".")) for values in known)] == []
+
+
+def holds(values, path):
+    return not path or (isinstance(values, dict) and path[0] in values and holds(values[path[0]], path[1:]))
