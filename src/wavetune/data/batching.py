@@ -107,18 +107,20 @@ def collate(tokens: TokenSet, rows: Sequence[Ints]) -> RaggedBatch:
     """
     chosen = np.concatenate([np.asarray(r, np.int64) for r in rows])
     starts, lengths, labels = tokens.offsets[chosen], tokens.lengths[chosen], tokens.labelled[chosen]
-    input_at = _ranges(starts, lengths)
-    label_ids = (
-        tokens.ids[_ranges(starts + tokens.label_start[chosen], labels)]
-        if tokens.classes is None
-        else tokens.classes[chosen]
-    )
     ends = np.cumsum(lengths)
+    if tokens.classes is not None:
+        label_index, label_ids = ends - 1, tokens.classes[chosen]
+    elif tokens.labels is None:
+        label_index = _ranges(ends - labels, labels)
+        label_ids = tokens.ids[_ranges(starts + tokens.label_start[chosen], labels)]
+    else:  # a label is predicted at the token before it
+        places, marked = _ranges(ends - lengths, lengths), tokens.labels[_ranges(starts + 1, lengths)]
+        label_index, label_ids = places[marked], tokens.ids[_ranges(starts + 1, lengths)][marked]
     return RaggedBatch(
-        input_ids=tokens.ids[input_at].astype(np.int64),
+        input_ids=tokens.ids[_ranges(starts, lengths)].astype(np.int64),
         lengths=lengths,
         client_of_sample=np.repeat(np.arange(len(rows)), [len(r) for r in rows]),
-        label_index=_ranges(ends - labels, labels),
+        label_index=label_index,
         label_ids=label_ids.astype(np.int64),
         sample_of_label=np.repeat(np.arange(len(chosen)), labels),
     )

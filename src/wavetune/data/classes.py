@@ -100,7 +100,13 @@ def whole_texts(examples: Sequence[Example], tokenizer: Any, room: int) -> list[
 
 
 def class_rows(
-    rows: Sequence[Sequence[int]], classes: Sequence[int], domains: Sequence[str], index: Sequence[int], **counts: int
+    rows: Sequence[Sequence[int]],
+    classes: Sequence[int],
+    domains: Sequence[str],
+    index: Sequence[int],
+    dropped: int = 0,
+    truncated_prompts: int = 0,
+    truncated_answers: int = 0,
 ) -> TokenSet:
     """Token set of rows of which all tokens go through the model, with a class each."""
     offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
@@ -111,7 +117,9 @@ def class_rows(
         domains=tuple(domains),
         example_index=np.array(index, np.int64),
         classes=np.array(classes, np.int64),
-        **counts,
+        dropped=dropped,
+        truncated_prompts=truncated_prompts,
+        truncated_answers=truncated_answers,
     )
 
 

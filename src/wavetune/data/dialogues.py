@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from wavetune.data.examples import Turn
+from wavetune.data.examples import Example, Turn
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
@@ -36,6 +37,39 @@ def written(turns: Sequence[Turn]) -> str:
     if len(turns) == 1:
         return turns[0].text
     return "\n".join(f"{turn.role.capitalize()}: {turn.text}" for turn in turns)
+
+
+def is_dialogue(example: Example) -> bool:
+    """Whether an example was given as turns, and not as a text in which turns are marked."""
+    return bool(example.turns) and (example.reply is not None or example.prompt == written(example.turns))
+
+
+def without_oldest(turns: Sequence[Turn], exchanges: int) -> tuple[Turn, ...]:
+    """The turns but those of the oldest exchanges, which start with the user; the first turns of the system stay."""
+    first = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    starts = exchange_starts(turns)
+    return (*turns[:first], *turns[starts[exchanges] if exchanges else first :])
+
+
+def exchange_starts(turns: Sequence[Turn]) -> list[int]:
+    """Places at which an exchange starts: turns of the user that do not follow one another, and the first of all."""
+    first = next((i for i, turn in enumerate(turns) if turn.role != "system"), len(turns))
+    later = range(first + 1, len(turns))
+    return [first, *(i for i in later if turns[i].role == "user" and turns[i - 1].role != "user")]
+
+
+def trimmed(example: Example) -> Example:
+    """The example without white space around its texts."""
+    turns = [replace(turn, content=turn.content.strip()) for turn in example.dialogue]
+    before = tuple(turns[: len(example.turns)])
+    return replace(
+        example,
+        prompt=written(before) if is_dialogue(example) else example.prompt.strip(),
+        answer=example.answer.strip(),
+        turns=before,
+        reply=turns[-1] if example.reply else None,
+        second=example.second.strip(),
+    )
 
 
 def tools_of(tools: Any) -> str:

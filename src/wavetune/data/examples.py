@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 NO_DOMAIN = "all"
@@ -38,7 +38,7 @@ class Example:
     A dialogue has `turns` before its answer, and `reply`, the answer as a turn; both are empty for everything but chat
     rows. `tools` is a JSON list of the tools that its turns may call. Where `verbatim`, prompt and answer are one text
     cut in two, which is written end to end; an empty prompt then stands for text alone. `second` is the other text of
-    a pair to classify.
+    a pair to classify. `where` says which row of the data it came from.
     """
 
     prompt: str
@@ -49,6 +49,7 @@ class Example:
     tools: str = ""
     verbatim: bool = False
     second: str = ""
+    where: str = field(default="", compare=False)
 
     @property
     def dialogue(self) -> tuple[Turn, ...]:

@@ -35,7 +35,8 @@ class Form:
             example = self.convert(row)
         except WrongValueError as error:
             raise DataError(f"{where}: {error}") from error
-        return replace(example, domain=str(row["domain"])) if row.get("domain") is not None else example
+        domain = row.get("domain")
+        return replace(example, where=where, domain=example.domain if domain is None else str(domain))
 
 
 def example_of(row: Row, where: str) -> Example:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,11 +15,21 @@ from numpy.typing import NDArray
 from wavetune.data.batching import Batching
 from wavetune.data.classes import class_names, look_alikes, tokenise_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
+from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
-from wavetune.data.templates import ClassTemplate, PlainTemplate, Template, TokenSet, tokenise
+from wavetune.data.templates import (
+    AutoTemplate,
+    ChatTemplate,
+    ClassTemplate,
+    Template,
+    TokenSet,
+    ends_of,
+    resolved,
+    tokenise,
+)
 from wavetune.errors import ConfigError
 from wavetune.seeds import stream
 
@@ -35,7 +45,8 @@ class DataSettings:
     validation_fraction: Annotated[float, Ge(0), Le(0.9)] = HOLD_OUT  # held out where there is no validation part
     partition: Partition = field(default_factory=Dirichlet)
     minimum_samples: Annotated[int, Ge(1)] = 1  # rows that every client gets at least
-    template: Template = field(default_factory=PlainTemplate)
+    trim: bool = False  # white space around texts is taken away
+    template: Template = field(default_factory=AutoTemplate)
     max_tokens: Annotated[int, Ge(4)] = 256
     batching: Batching = field(default_factory=Batching)
 
@@ -48,7 +59,9 @@ class PreparedData:
     train: TokenSet
     validation: TokenSet
     rows_by_client: tuple[NDArray[np.int64], ...]  # rows of `train` that client k holds
+    template: Template  # with all that the settings left open
     classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
+    ends: tuple[tuple[int, ...], ...] = ()  # token sequences that end an answer
     notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
 
     @property
@@ -79,6 +92,9 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
             f"world.data.train_samples is {asked} and {corpus.name} has {len(corpus.train)} training rows; ask for "
             "fewer, or for all by null"
         )
+    if settings.trim:
+        train, validation, test = (tuple(map(trimmed, p)) for p in (corpus.train, corpus.validation, corpus.test))
+        corpus = replace(corpus, train=train, validation=validation, test=test)
     train = _sample(corpus.train, asked or len(corpus.train), seed, "train")
     validation = _sample(corpus.validation, settings.validation_samples, seed, "validation")
     drawn = [
@@ -98,13 +114,24 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     Raises: DataError, ConfigError or ModelError as the parts do.
     """
     corpus = load_samples(settings, seed)
+    settings = replace(settings, template=resolved(settings.template, corpus.train, tokenizer))
     classes = class_names(corpus) if isinstance(settings.template, ClassTemplate) else ()
     train = tokenise_part(corpus.train, tokenizer, settings, classes)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows = settings.partition.split(train.domains, num_clients, seed, settings.minimum_samples)
-    notes = (*corpus.notes, *look_alikes(classes))
+    notes = (*corpus.notes, *look_alikes(classes), *_told_of_dialogues(corpus, settings.template))
     notes += tuple(note for part, name in ((train, "training"), (validation, "validation")) for note in part.told(name))
-    return PreparedData(corpus, train, validation, tuple(rows), classes, notes)
+    ends = ends_of(settings.template, tokenizer)
+    return PreparedData(corpus, train, validation, tuple(rows), settings.template, classes, ends, notes)
+
+
+def _told_of_dialogues(corpus: Corpus, template: Template) -> tuple[str, ...]:
+    """In a sentence how dialogues are written; nothing where there are none."""
+    if not any(example.reply for example in corpus.train) or isinstance(template, ClassTemplate):
+        return ()
+    answers = "the last answer is" if getattr(template, "learn", "all") == "last" else "all answers are"
+    by = "the model's own chat template" if isinstance(template, ChatTemplate) else f"template {template.kind!r}"
+    return (f"dialogues written by {by}, {answers} learned",)
 
 
 def tokenise_part(

@@ -1,35 +1,62 @@
-"""From examples to token ids: templates that write the prompt, and the ragged set of tokenised rows.
+"""From examples to token ids: templates that write prompts and answers, and the ragged set of tokenised rows.
 
-The prompt and the answer are tokenised apart, so that training and generation see the same tokens before the answer.
+Answers are tokenised apart from what stands before them, so that training and generation see the same tokens there.
 Legend: R rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from datetime import date, datetime
 from itertools import chain
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.data.chat_template import ChatWriter, brings_reasoning, source_of
+from wavetune.data.dialogues import exchange_starts, is_dialogue
 from wavetune.data.examples import Example, Turn
-from wavetune.errors import ConfigError, DataError, ModelError
+from wavetune.data.pieces import (
+    Piece,
+    Row,
+    bos_ids,
+    encode,
+    encode_after,
+    encode_rows,
+    eos_id,
+    joined,
+    keep_end,
+    row_of,
+    shortened,
+)
+from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
+from wavetune.errors import ConfigError, DataError
+
+__all__ = ["bos_ids", "encode", "eos_id", "keep_end"]  # what others take from here as well
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PlainTemplate:
-    """The prompt, then a separator, then the answer; no separator where both are one text."""
+    """The prompt, then a separator, then the answer; without one a line break, or nothing where both are one text."""
 
     kind: Literal["plain"] = field(default="plain", kw_only=True)
-    separator: str = "\n"
+    separator: str | None = None
+    learn: Learn = "all"  # answers of a dialogue
+    between: ClassVar[str] = "\n"  # its exchanges
 
-    def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
-        """What stands before each answer."""
-        return [example.prompt + ("" if example.verbatim else self.separator) for example in examples]
+    def asked(self, prompt: str, example: Example) -> list[Piece]:
+        """A prompt up to its answer."""
+        separator = ("" if example.verbatim else "\n") if self.separator is None else self.separator
+        return [Piece(prompt + separator, cut="beginning")]
+
+    def writer(self, tokenizer: Any) -> Writer:
+        """This template for a tokenizer."""
+        return TextWriter(self, bos_ids(tokenizer))
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that end an answer."""
@@ -43,10 +70,16 @@ class InstructionTemplate:
     kind: Literal["instruction"] = field(default="instruction", kw_only=True)
     prompt_heading: str = "### Instruction:\n"
     answer_heading: str = "\n\n### Response:\n"
+    learn: Learn = "all"  # answers of a dialogue
+    between: ClassVar[str] = "\n\n"  # its exchanges
 
-    def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
-        """What stands before each answer."""
-        return [self.prompt_heading + example.prompt + self.answer_heading for example in examples]
+    def asked(self, prompt: str, example: Example) -> list[Piece]:
+        """A prompt up to its answer."""
+        return [Piece(self.prompt_heading), Piece(prompt, cut="beginning"), Piece(self.answer_heading)]
+
+    def writer(self, tokenizer: Any) -> Writer:
+        """This template for a tokenizer."""
+        return TextWriter(self, bos_ids(tokenizer))
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that end an answer."""
@@ -54,24 +87,53 @@ class InstructionTemplate:
 
 
 @dataclass(frozen=True)
-class ChatTemplate:
-    """The tokenizer's own chat template: the turns of a chat row, else the prompt as one user turn."""
+class _ChatSettings:
+    """How dialogues are written by the tokenizer's own chat template.
+
+    `learn`: all answers of a dialogue, or the last. `system`: its turn is kept, or written before the user's first, for
+    templates without one. `name` chooses among several templates of a tokenizer, `variables` are handed to it (such as
+    enable_thinking). `reasoning`: answers bring their own, so that all after an assistant's heading is learned (None:
+    whether any training answer does). `date`: today's, where the template asks for it (None: when the run starts).
+    """
+
+    learn: Learn = "all"
+    system: Literal["keep", "first_user"] = "keep"
+    name: str | None = None
+    variables: dict[str, Any] = field(default_factory=dict[str, Any])
+    reasoning: bool | None = None
+    date: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            datetime.fromisoformat(self.date or "2000-01-01")
+        except ValueError:
+            raise ConfigError(f"date is {self.date!r}; it must be a day such as 2026-01-31") from None
+
+
+@dataclass(frozen=True)
+class ChatTemplate(_ChatSettings):
+    """The tokenizer's own chat template: a dialogue's turns, else the prompt as one user turn."""
 
     kind: Literal["chat"] = field(default="chat", kw_only=True)
 
-    def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
-        """What stands before each answer, up to and with the heading of the assistant's turn."""
-        return [
-            _apply(tokenizer, example.turns or (Turn("user", example.prompt),), add_generation_prompt=True)
-            for example in examples
-        ]
+    def writer(self, tokenizer: Any) -> DialogueWriter:
+        """This template for a tokenizer. Raises ConfigError if that has no chat template."""
+        source_of(tokenizer, self.name)
+        chat = ChatWriter(tokenizer, self.name, self.date, bool(self.reasoning), self.system, self.variables)
+        return DialogueWriter(chat, self.learn)
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that the chat template writes after an assistant's turn, less white space; EOS if it writes none."""
-        marker = "wavetune-answer"
-        dialogue = _apply(tokenizer, (Turn("user", "?"), Turn("assistant", marker)), add_generation_prompt=False)
-        end = dialogue.rpartition(marker)[2].strip()
-        return list(tokenizer(end, add_special_tokens=False)["input_ids"]) if end else [eos_id(tokenizer)]
+        end = self.writer(tokenizer).chat.end
+        return encode_after(tokenizer, [end])[0] if end else [eos_id(tokenizer)]
+
+
+@dataclass(frozen=True)
+class AutoTemplate(_ChatSettings):
+    """`chat` for dialogues where the tokenizer has a chat template, else `plain`; `resolved` chooses."""
+
+    kind: Literal["auto"] = field(default="auto", kw_only=True)
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -84,31 +146,65 @@ class ClassTemplate:
     kind: Literal["class"] = field(default="class", kw_only=True)
     partition_by: Literal["label", "domain"] = "label"
 
-    def prompt_texts(self, examples: Sequence[Example], tokenizer: Any) -> list[str]:
-        """The texts to classify."""
-        return [example.prompt for example in examples]
 
-    def end_ids(self, tokenizer: Any) -> list[int]:
-        """Nothing: there is no answer to end."""
-        return []
+Template = AutoTemplate | PlainTemplate | InstructionTemplate | ChatTemplate | ClassTemplate
+TextTemplate = PlainTemplate | InstructionTemplate | ChatTemplate
 
 
-Template = PlainTemplate | InstructionTemplate | ChatTemplate | ClassTemplate
+def resolved(template: Template, examples: Sequence[Example], tokenizer: Any) -> Template:
+    """The template with all that it leaves to the training examples, the tokenizer and the day filled in.
+
+    Raises: ConfigError if a chat template is asked for and missing.
+    """
+    if isinstance(template, AutoTemplate):
+        dialogues = any(example.reply is not None for example in examples)
+        if dialogues and getattr(tokenizer, "chat_template", None):
+            own = {f.name: getattr(template, f.name) for f in fields(_ChatSettings)}
+            return resolved(ChatTemplate(**own), examples, tokenizer)
+        template = PlainTemplate(template.separator, template.learn)
+    if isinstance(template, PlainTemplate) and template.separator is None:
+        one_text = sum(example.verbatim for example in examples)
+        return PlainTemplate("" if 2 * one_text > len(examples) else "\n", template.learn)
+    if not isinstance(template, ChatTemplate):
+        return template
+    source = source_of(tokenizer, template.name)
+    reasoning, day = template.reasoning, template.date
+    if reasoning is None:
+        answers = (turn for e in examples for turn in e.dialogue or (Turn("assistant", e.answer),))
+        reasoning = any(turn.role == "assistant" and brings_reasoning(turn) for turn in answers)
+    if day is None and "strftime_now" in source:
+        day = date.today().isoformat()
+    return ChatTemplate(template.learn, template.system, template.name, template.variables, reasoning, day)
+
+
+def ends_of(template: Template, tokenizer: Any, own: Iterable[tuple[int, ...]] = ()) -> tuple[tuple[int, ...], ...]:
+    """Token sequences that end an answer: the template's end of a turn, EOS, and the model's `own`; none of a class."""
+    if isinstance(template, ClassTemplate):
+        return ()
+    written = [] if isinstance(template, AutoTemplate) else [tuple(template.end_ids(tokenizer))]
+    eos = [] if tokenizer.eos_token_id is None else [(int(tokenizer.eos_token_id),)]
+    return tuple(sorted({*written, *eos, *own}))
 
 
 @dataclass(frozen=True)
 class TokenSet:
-    """R tokenised rows, end to end. With `classes`, what is learned of a row is its class; else its last tokens."""
+    """R tokenised rows, end to end. With `classes`, what is learned of a row is its class; else tokens of it.
+
+    These are the last ones, from `label_start` on, or where dialogues have several answers those marked in `labels`.
+    """
 
     ids: NDArray[np.int32]
     offsets: Ints  # row i is ids[offsets[i]:offsets[i + 1]]
-    label_start: Ints  # where in its row an answer starts
+    label_start: Ints  # where in its row the first answer starts
     domains: tuple[str, ...]
     example_index: Ints  # which example a row came from
     dropped: int = 0  # examples with an empty answer
     truncated_prompts: int = 0
     truncated_answers: int = 0
     classes: Ints | None = None
+    labels: NDArray[np.bool_] | None = None  # of every token; the last one of a row always is
+    shortened_dialogues: int = 0  # that lost their oldest exchanges
+    dropped_turns: int = 0  # which these held
 
     def __len__(self) -> int:
         return len(self.label_start)
@@ -128,6 +224,7 @@ class TokenSet:
         prompts, answer = ("prompts", "an answer") if self.classes is None else ("texts", "a text")
         counts = (
             (self.dropped, f"{name} rows without {answer} dropped"),
+            (self.shortened_dialogues, f"{name} dialogues without their oldest turns ({self.dropped_turns:,} in all)"),
             (self.truncated_prompts, f"{name} {prompts} cut to world.data.max_tokens"),
             (self.truncated_answers, f"{name} answers cut to world.data.max_tokens"),
         )
@@ -137,6 +234,12 @@ class TokenSet:
         """Token ids of one row."""
         return self.ids[self.offsets[index] : self.offsets[index + 1]]
 
+    def labels_of(self, index: int) -> NDArray[np.bool_]:
+        """Which tokens of one row are labels."""
+        if self.labels is not None:
+            return self.labels[self.offsets[index] : self.offsets[index + 1]]
+        return np.arange(self.offsets[index + 1] - self.offsets[index]) >= self.label_start[index]
+
     @property
     def lengths(self) -> Ints:
         """Tokens that go through the model per row, [R]: all, or all but the last where it is only ever a label."""
@@ -145,99 +248,110 @@ class TokenSet:
     @property
     def labelled(self) -> Ints:
         """Labelled positions per row, [R]; one where rows have classes."""
+        if self.labels is not None:
+            return np.add.reduceat(self.labels.astype(np.int64), self.offsets[:-1])
         return np.diff(self.offsets) - self.label_start
 
 
 def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, max_tokens: int) -> TokenSet:
-    """Tokenised rows: [BOS] prompt answer EOS, with labels on the answer and EOS alone.
+    """Tokenised rows: [BOS] prompt answer EOS, with labels on the answer and EOS alone; on all answers of a dialogue.
 
-    A row longer than `max_tokens` loses the beginning of its prompt (after BOS); an answer that still does not fit
-    loses its end, EOS included. Examples with an empty answer are dropped. All three are counted. Where nothing stands
-    before an answer, its first token is not labelled, as there is nothing to predict it from.
+    A dialogue longer than `max_tokens` loses its oldest exchanges, never what the system says before them. If that does
+    not help, and of other rows, prompts lose their beginning (after BOS) and the system's turn its end; an answer that
+    still does not fit loses its end, EOS included. Examples with an empty answer are dropped. All is counted. Where
+    nothing stands before an answer, its first token is not labelled, as there is nothing to predict it from.
 
     Args:
         examples: what to tokenise.
         tokenizer: called as `tokenizer(texts, add_special_tokens=False)["input_ids"]`.
-        template: what is written before and after an answer.
+        template: what is written before and after an answer; one that leaves something open is resolved first.
         max_tokens: longest row, at least 4 tokens.
-    Raises: ConfigError if max_tokens < 4 or the chat template is missing; DataError if no row is left; ModelError if
-        the tokenizer has no EOS.
+    Raises: ConfigError if max_tokens < 4 or the chat template is missing; DataError if no row is left, or the chat
+        template refuses one; ModelError if the tokenizer has no EOS.
     """
     if max_tokens < 4:
         raise ConfigError(f"max_tokens is {max_tokens}; a row needs at least 4 tokens")
-    kept = [i for i, example in enumerate(examples) if example.answer.strip()]
+    writer = text_template(template, examples, tokenizer).writer(tokenizer)
+    asked = ((i, writer.row(example)) for i, example in enumerate(examples) if _answers(example, template))
+    kept, pieces = [], []
+    for i, own in asked:
+        if own:
+            kept.append(i)
+            pieces.append(own)
     if not kept:
         raise DataError(f"none of the {len(examples)} examples has an answer; there is nothing to train on")
     chosen = [examples[i] for i in kept]
-    begin, end = bos_ids(tokenizer), template.end_ids(tokenizer)
-    prompts = prompt_ids(chosen, tokenizer, template)
-    answers = [answer + end for answer in encode(tokenizer, [example.answer for example in chosen])]
-    room = max_tokens - 1 - len(begin)  # the first answer token is predicted from a prompt token
-    contexts = [
-        keep_end(prompt, max_tokens - min(len(answer), room), len(begin))
-        for prompt, answer in zip(prompts, answers, strict=True)
-    ]
-    rows = [context + answer[:room] for context, answer in zip(contexts, answers, strict=True)]
-    offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows])]).astype(np.int64)
+    rows, lost = _fitting(chosen, pieces, writer.row, writer.begin, tokenizer, max_tokens)
+    offsets = np.concatenate([[0], np.cumsum([len(row.ids) for row in rows])]).astype(np.int64)
+    starts = [row.labels.index(True) if True in row.labels else len(row.ids) for row in rows]
+    several = any(not all(row.labels[start:]) for row, start in zip(rows, starts, strict=True))
     return TokenSet(
-        ids=np.fromiter(chain.from_iterable(rows), np.int32, count=int(offsets[-1])),
+        ids=np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, count=int(offsets[-1])),
         offsets=offsets,
-        label_start=np.array([max(1, len(context)) for context in contexts], np.int64),
+        label_start=np.array(starts, np.int64),
         domains=tuple(example.domain for example in chosen),
         example_index=np.array(kept, np.int64),
         dropped=len(examples) - len(kept),
-        truncated_prompts=sum(len(c) < len(p) for c, p in zip(contexts, prompts, strict=True)),
-        truncated_answers=sum(len(answer) > room for answer in answers),
+        truncated_prompts=sum(row.cut_prompt for row in rows),
+        truncated_answers=sum(row.cut_answer for row in rows),
+        labels=np.array([label for row in rows for label in row.labels]) if several else None,
+        shortened_dialogues=sum(turns > 0 for turns in lost),
+        dropped_turns=sum(lost),
     )
 
 
-def prompt_ids(examples: Sequence[Example], tokenizer: Any, template: Template) -> list[list[int]]:
-    """Token ids of all that stands before each answer, BOS included: what generation starts from."""
-    begin = bos_ids(tokenizer)
-    encoded = encode(tokenizer, template.prompt_texts(examples, tokenizer))
-    return [ids if ids[: len(begin)] == begin else begin + ids for ids in encoded]
+def prompt_ids(
+    examples: Sequence[Example], tokenizer: Any, template: Template, room: int | None = None
+) -> list[list[int]]:
+    """Token ids of all that stands before each answer, BOS included: what generation starts from.
 
-
-def keep_end(prompt: list[int], room: int, begin: int) -> list[int]:
-    """Prompt cut to `room` tokens: its first `begin` tokens (BOS) and its end.
-
-    >>> keep_end([0, 1, 2, 3, 4], room=3, begin=1)
-    [0, 3, 4]
+    One longer than `room` is cut as `tokenise` does.
     """
-    return prompt if len(prompt) <= room else prompt[:begin] + prompt[len(prompt) - (room - begin) :]
+    writer = text_template(template, examples, tokenizer).writer(tokenizer)
+    pieces = [writer.prompt(example) for example in examples]
+    return [row.ids for row in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)[0]]
 
 
-def encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; one call for all, in which repeated texts occur once."""
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:  # which a fast tokenizer does not take
-        return []
-    ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
-    return [ids[text] for text in texts]
+def text_template(template: Template, examples: Sequence[Example], tokenizer: Any) -> TextTemplate:
+    """The template, resolved if need be. Raises ConfigError if it writes no text."""
+    chosen = resolved(template, examples, tokenizer) if isinstance(template, AutoTemplate) else template
+    if isinstance(chosen, AutoTemplate | ClassTemplate):
+        raise ConfigError("template 'class' writes no text; use template 'plain', 'instruction' or 'chat'")
+    return chosen
 
 
-def bos_ids(tokenizer: Any) -> list[int]:
-    """[BOS] if the tokenizer itself puts BOS before a text, else []."""
-    bos = getattr(tokenizer, "bos_token_id", None)
-    return [bos] if bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos] else []
+def _answers(example: Example, template: Template) -> bool:
+    """Whether there is anything to learn."""
+    last_only = getattr(template, "learn", "all") == "last"
+    turns = example.dialogue[-1:] if last_only else example.dialogue
+    if example.reply is None:
+        return bool(example.answer.strip())
+    return any(turn.role == "assistant" and turn.learned and turn.text.strip() for turn in turns)
 
 
-def eos_id(tokenizer: Any) -> int:
-    """Id of the end-of-sequence token.
+def _fitting(
+    examples: Sequence[Example],
+    rows: Sequence[list[Piece]],
+    write: Any,
+    begin: Sequence[int],
+    tokenizer: Any,
+    room: int | None,
+) -> tuple[list[Row], list[int]]:
+    """Token ids of each row, cut to the room, and how many turns it lost."""
+    found, lost = list[Row](), list[int]()
+    for example, parts, pieces in zip(examples, encode_rows([joined(r) for r in rows], tokenizer), rows, strict=True):
+        row, without = row_of(parts, begin), 0
+        if room is not None and len(row.ids) > room:
+            starts = exchange_starts(example.turns) if is_dialogue(example) else [0]
 
-    Raises: ModelError if there is none.
-    """
-    if tokenizer.eos_token_id is None:
-        raise ModelError(
-            "the tokenizer has no end-of-sequence token, so answers would never end; set tokenizer.eos_token"
-        )
-    return int(tokenizer.eos_token_id)
+            def attempt(without: int, example: Example = example) -> Row:
+                return row_of(encode_rows([joined(write(example, without))], tokenizer)[0], begin)
 
-
-def _apply(tokenizer: Any, turns: Sequence[Turn], add_generation_prompt: bool) -> str:
-    if not getattr(tokenizer, "chat_template", None):
-        raise ConfigError(
-            "template 'chat' needs a tokenizer with a chat template; use template 'instruction' or 'plain'"
-        )
-    messages = [turn.message for turn in turns]
-    return tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+            without = bisect_left(range(len(starts) - 1), True, key=lambda k: len(attempt(k).ids) <= room)
+            row = attempt(without) if without else row
+            if len(row.ids) > room:
+                parts = encode_rows([write(example, without) if without else pieces], tokenizer)[0]
+                row = shortened(parts, begin, room)
+        found.append(row)
+        lost.append(starts[without] - starts[0] if without else 0)
+    return found, lost

@@ -23,8 +23,10 @@ from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.lora import AdapterSite, LoraPair
+from wavetune.models.stopping import Ends, own_ends
 
 PEFT_FILE = "adapter_model.safetensors"
+GENERATION = "generation_config.json"
 ABOUT, WEIGHTS = "wavetune_adapter.json", "wavetune_adapter.safetensors"
 FORMAT = 1
 
@@ -60,11 +62,13 @@ def save_adapter_folder(
     base: str,
     labels: Sequence[str] = (),
     pooling: Pooling | None = None,
+    ends: Ends = (),
 ) -> None:
     """Write the adapters of one client, or those that all share, in fp32 and in place of what the folder held.
 
     `factors[name]` holds A `[in, R]` and B `[R, out]` of those sites of the backbone that are written; LoRA's update is
-    `scale * A B`. `base` is the model's name or folder, `labels` name the head's classes.
+    `scale * A B`. `base` is the model's name or folder, `labels` name the head's classes. Of the `ends` of
+    an answer, single tokens and the model's own stand in a generation config, as stock generation takes them.
     """
     sites = [site for site in backbone.sites if site.name in factors]
     lora = [site for site in sites if site.kind == "lora"]
@@ -75,6 +79,9 @@ def save_adapter_folder(
         save_peft_adapter(whole, factors, lora, scale, base, backbone)
     if len(lora) < len(sites):
         _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
+    if ends:
+        tokens = sorted(end[0] for end in {*ends, *own_ends(backbone.model)} if len(end) == 1)
+        (whole / GENERATION).write_text(json.dumps({"eos_token_id": tokens}) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(whole, folder)
 

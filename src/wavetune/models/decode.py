@@ -23,11 +23,12 @@ from wavetune.errors import ConfigError, ModelError
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
+from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 
 
 class Answer(NamedTuple):
-    """Token ids (with the stop token if one came), the log-probability of each, and whether a stop token came."""
+    """Token ids (with the end if one came), the log-probability of each, and whether an end came."""
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
@@ -70,17 +71,17 @@ def decode(
     backbone: Backbone,
     prompts: Sequence[Sequence[int]],
     max_new_tokens: int,
-    stop_ids: Collection[int],
+    stop_ids: Collection[int | tuple[int, ...]],
     bank: AdapterBank | None = None,
     owner_S: Sequence[int] = (),
     sampling: Sampling | None = None,
     samples_at_once: int = 128,
 ) -> list[Answer]:
-    """What follows each prompt, up to a stop token or `max_new_tokens`: greedily, or sampled if told how.
+    """What follows each prompt, up to an end or `max_new_tokens`: greedily, or sampled if told how.
 
     Args:
         prompts: token ids, at least one each.
-        stop_ids: tokens that end an answer.
+        stop_ids: tokens, or sequences of them, that end an answer.
         bank: adapters to act with; none is the plain base.
         owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
         sampling: temperature, top-p and draws.
@@ -92,10 +93,11 @@ def decode(
         return []
     _check_room(backbone, prompts, max_new_tokens)
     owners, found = list(owner_S) or [0] * len(prompts), list[Answer]()
+    ends = frozenset((end,) if isinstance(end, int) else tuple(end) for end in stop_ids)
     for start in range(0, len(prompts), samples_at_once):
         part = slice(start, start + samples_at_once)
         batch = _Batch(backbone, prompts[part], owners[part], bank, max_new_tokens)
-        found += batch.run(max_new_tokens, frozenset(stop_ids), sampling, start)
+        found += batch.run(max_new_tokens, ends, sampling, start)
     return found
 
 
@@ -124,9 +126,7 @@ class _Batch:
             self._keep(rows)
             self.live, self.logits_LV = list(range(len(rows))), self.logits_LV[rows]
 
-    def run(
-        self, max_new_tokens: int, stop_ids: frozenset[int], sampling: Sampling | None, first: int
-    ) -> Iterator[Answer]:
+    def run(self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, first: int) -> Iterator[Answer]:
         """Answers in the order of the prompts; `first` is the place of this batch's first sample among the draws."""
         ids: list[list[int]] = [[] for _ in self.live]
         log_probs: list[list[float]] = [[] for _ in self.live]
@@ -136,13 +136,13 @@ class _Batch:
             for sample, token, value in zip(self.live, chosen, log_prob, strict=True):
                 ids[sample].append(token)
                 log_probs[sample].append(value)
-            going = [row for row, token in enumerate(chosen) if token not in stop_ids]
+            going = [row for row, sample in enumerate(self.live) if not length_of_end(ids[sample], ends)]
             if not going or step + 1 == max_new_tokens:
                 break
             self._keep(going)
             self._advance([chosen[row] for row in going])
         for own, values in zip(ids, log_probs, strict=True):
-            yield Answer(tuple(own), tuple(values), own[-1] in stop_ids)
+            yield Answer(tuple(own), tuple(values), length_of_end(own, ends) > 0)
 
     def _keep(self, rows: list[int]) -> None:
         if rows != list(range(len(self.live))):

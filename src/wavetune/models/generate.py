@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import StoppingCriteria, StoppingCriteriaList
 
 from wavetune.errors import ConfigError
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.restore import load_adapted
+from wavetune.models.stopping import Ends, length_of_end, own_ends, up_to_end
 
 
 def load_for_generation(folder: Path, adapter: Path | None, device: str = "cpu") -> Any:
@@ -27,11 +29,14 @@ def generate(
     max_new_tokens: int,
     temperature: float = 0.0,
     seed: int = 0,
+    ends: Ends = (),
 ) -> list[str]:
-    """What follows each prompt (token ids): greedily at temperature 0, else sampled.
+    """What follows each prompt (token ids) up to an end, as it is: greedily at temperature 0, else sampled.
 
+    The tokenizer's end-of-sequence token and what the model's own configuration names end an answer in any case.
     Raises ConfigError if prompt and answer together are longer than the model takes.
     """
+    ends = {*ends, *own_ends(model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     longest, room = max(map(len, prompts)), getattr(model.config, "max_position_embeddings", None)
     if room is not None and longest + max_new_tokens > room:
@@ -57,7 +62,20 @@ def generate(
         attention_mask=mask.to(model.device),
         max_new_tokens=max_new_tokens,
         pad_token_id=pad,
-        eos_token_id=tokenizer.eos_token_id,
+        eos_token_id=sorted(end[0] for end in ends if len(end) == 1) or None,
+        stopping_criteria=StoppingCriteriaList([_AllEnded(longest, ends)]),
         **sampling,
     )
-    return [tokenizer.decode(row[longest:], skip_special_tokens=True).strip() for row in out]
+    answers = [up_to_end(row[longest:].tolist(), ends) for row in out]
+    return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
+
+
+class _AllEnded(StoppingCriteria):
+    """Ends, of one token or of several, of the answers behind the prompts of a batch."""
+
+    def __init__(self, start: int, ends: Ends) -> None:
+        self.start, self.ends = start, ends
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **kwargs: Any) -> torch.Tensor:
+        ended = [length_of_end(row[self.start :].tolist(), self.ends) > 0 for row in input_ids]
+        return torch.tensor(ended, device=input_ids.device)

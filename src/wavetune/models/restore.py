@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from wavetune.errors import ModelError
-from wavetune.models.adapter_folder import PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
+from wavetune.json_reader import read_json
+from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
 from wavetune.models.backbone import load_stock_model
 
 
@@ -76,6 +77,7 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     if not is_adapter_folder(folder):
         raise ModelError(f"{folder} holds no adapters: pass a folder under adapters/ of a run")
     stock = load_stock_model(base_folder)
+    _stop_where_taught(stock, folder)
     beside = read_beside_peft(folder)
     model = _with_lora(stock, folder) if (folder / PEFT_FILE).exists() else stock
     try:
@@ -88,6 +90,14 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     except (AttributeError, KeyError, ModelError) as error:
         raise ModelError(f"the adapters in {folder} do not fit the model in {base_folder}: {error}") from error
     return model.eval()
+
+
+def _stop_where_taught(stock: PreTrainedModel, folder: Path) -> None:
+    """Let the model's `generate` stop at the ends that stand beside the adapters."""
+    if (folder / GENERATION).is_file() and getattr(stock, "generation_config", None) is not None:
+        found = read_json(folder / GENERATION)
+        ends = found.get("eos_token_id") if isinstance(found, dict) else None
+        stock.generation_config.eos_token_id = ends or stock.generation_config.eos_token_id
 
 
 def _with_lora(stock: PreTrainedModel, folder: Path) -> Any:

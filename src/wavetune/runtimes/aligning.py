@@ -123,7 +123,7 @@ def task_of(recipe: Recipe, data: PreparedData, tokenizer: Any) -> Task:
     prompts = tuple(_distinct(examples[row] for row in rows) for rows in data.rows_by_client)
     own = _held_out(data, settings.held_out_prompts, recipe.run.seed)
     room = settings.learning.max_prompt_tokens
-    lengths = ([min(len(ids), room) for ids in prompt_ids(part, tokenizer, template)] for part in prompts)
+    lengths = ([len(ids) for ids in prompt_ids(part, tokenizer, template, room)] for part in prompts)
     return Task(
         settings,
         tuple(settings.lambda_of(client) for client in range(len(data.rows_by_client))),

@@ -8,7 +8,7 @@ import torch
 
 from wavetune.data.classes import frame
 from wavetune.data.examples import Example
-from wavetune.data.templates import encode, prompt_ids
+from wavetune.data.templates import encode, ends_of, prompt_ids
 from wavetune.models.backbone import load_tokenizer
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.resolve import resolve_model
@@ -33,7 +33,8 @@ def answer(
         text = encode(tokenizer, [prompt])[0][: data.max_tokens - len(before) - len(after)]
         return _classes(model, before + text + after)
     ids = prompt_ids([Example(prompt, "", "")], tokenizer, data.template)
-    return generate(model, tokenizer, ids, max_new_tokens, temperature, seed)[0]
+    ends = ends_of(data.template, tokenizer)
+    return generate(model, tokenizer, ids, max_new_tokens, temperature, seed, ends)[0]
 
 
 @torch.no_grad()

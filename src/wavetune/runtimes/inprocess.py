@@ -17,7 +17,7 @@ import torch
 
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 from wavetune.data.examples import Example
-from wavetune.data.templates import bos_ids, keep_end, prompt_ids
+from wavetune.data.templates import prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import StepResult
@@ -98,7 +98,7 @@ def _run(
         aligning.check(session, recipe.method.alignment)
     if folder is None:
         folder = RunFolder.create(out)
-        folder.write_json("recipe.json", to_dict(recipe))
+        folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
     keep_inputs(folder, session.data, session.model.folder)
     if planned is None:
         _write_world(folder, session)
@@ -262,17 +262,16 @@ def adapter_name(client: int | None) -> str:
 def _answers(session: Session, adapters: Path | None) -> list[str]:
     """Answers to the sample prompts, by the untouched model or by those under `adapters`."""
     samples, settings = _samples(session), session.recipe.run
-    begin = bos_ids(session.tokenizer)
-    prompts = prompt_ids([e for e, _ in samples], session.tokenizer, session.recipe.world.data.template)
+    template, tokenizer = session.recipe.world.data.template, session.tokenizer
     answers = dict[int, str]()
     for who in sorted({client for _, client in samples}, key=str):
         folder = None if adapters is None else adapters / adapter_name(who)
         model = load_for_generation(session.model.folder, folder, str(session.cohort.backbone.device))
         asked = [i for i, (_, client) in enumerate(samples) if client == who]
-        if (positions := getattr(model.config, "max_position_embeddings", None)) is not None:
-            room = max(len(begin) + 1, positions - settings.sample_tokens)
-            prompts = [keep_end(ids, room, len(begin)) for ids in prompts]
-        texts = generate(model, session.tokenizer, [prompts[i] for i in asked], settings.sample_tokens)
+        positions = getattr(model.config, "max_position_embeddings", None)
+        room = None if positions is None else max(2, positions - settings.sample_tokens)
+        prompts = prompt_ids([samples[i][0] for i in asked], tokenizer, template, room)
+        texts = generate(model, tokenizer, prompts, settings.sample_tokens, ends=session.data.ends)
         answers |= dict(zip(asked, texts, strict=True))
     return [answers[i] for i in range(len(samples))]
 
@@ -284,9 +283,10 @@ def _export(
     adapters = folder.path / "adapters"
     named = {"global": factors} if factors else {}
     named |= {adapter_name(client): own for client, own in personal.items()}
+    backbone, data = session.cohort.backbone, session.data
     with explained(adapters):
         for name, own in named.items():
-            save_adapter_folder(adapters / name, own, session.cohort.backbone, bank.scale, base, session.data.classes)
+            save_adapter_folder(adapters / name, own, backbone, bank.scale, base, data.classes, ends=data.ends)
 
 
 def _write_world(folder: RunFolder, session: Session) -> None:

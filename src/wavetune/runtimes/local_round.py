@@ -84,4 +84,5 @@ def export(device: Device, folder: Path) -> None:
     with explained(adapters):
         save(device.recipe, folder / "recipe.json")
         factors = client_factors(bank, 0)
-        save_adapter_folder(adapters, factors, cohort.backbone, bank.scale, device.base, device.data.classes)
+        ends, classes = device.data.ends, device.data.classes
+        save_adapter_folder(adapters, factors, cohort.backbone, bank.scale, device.base, classes, ends=ends)

@@ -106,6 +106,7 @@ def build(
     model = resolve_model(world.model, progress=say)
     tokenizer = load_tokenizer(model.folder)
     data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
+    recipe = replace(recipe, world=replace(world, data=replace(world.data, template=data.template)))
     if say is not None:
         say(data.told)
     samples_K = [len(rows) for rows in data.rows_by_client]

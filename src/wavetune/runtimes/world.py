@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,11 +11,11 @@ from numpy.typing import NDArray
 from wavetune.costs.architecture import PRESETS, Architecture
 from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
+from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import load_samples, prepare
 from wavetune.data.templates import ClassTemplate, TokenSet
-from wavetune.errors import ConfigError, ModelError, nearest
+from wavetune.errors import ConfigError, nearest
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
-from wavetune.json_reader import read_json, read_text
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
 from wavetune.wireless.channel import draw_devices
@@ -70,47 +68,6 @@ def statistics_of(tokens: TokenSet) -> SampleStatistics:
     """Averages over a token set's rows."""
     lengths = tokens.lengths.astype(float)
     return SampleStatistics(float(lengths.mean()), float((lengths**2).mean()), float(tokens.labelled.mean()))
-
-
-class PlainTokenizer:
-    """A tokenizer file behind the few calls that tokenising needs, without transformers and torch."""
-
-    def __init__(self, folder: Path) -> None:
-        from tokenizers import Tokenizer
-
-        try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            config = read_json(folder / "tokenizer_config.json", finite=False, unique=False)
-        except Exception as error:  # tokenizers raises no type of its own
-            raise ModelError(f"cannot load the tokenizer in {folder} ({error}): fetch the model again") from error
-        self._special = {name: _text(config.get(name)) for name in ("bos_token", "eos_token")}
-        self.bos_token_id, self.eos_token_id = (
-            None if token is None else self._tokenizer.token_to_id(token) for token in self._special.values()
-        )
-        written = folder / "chat_template.jinja"
-        self.chat_template = read_text(written) if written.exists() else config.get("chat_template")
-
-    def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
-        """Token ids of a text or of several."""
-        if isinstance(text, str):
-            return {"input_ids": self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids}
-        encoded = self._tokenizer.encode_batch(text, add_special_tokens=add_special_tokens)
-        return {"input_ids": [e.ids for e in encoded]}
-
-    def apply_chat_template(
-        self, messages: Sequence[Mapping[str, str]], tokenize: bool = False, add_generation_prompt: bool = False
-    ) -> str:
-        """A dialogue as the tokenizer's chat template writes it."""
-        from jinja2.ext import loopcontrols
-        from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-        jinja = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols])
-        template = jinja.from_string(str(self.chat_template))
-        return template.render(messages=messages, add_generation_prompt=add_generation_prompt, **self._special)
-
-
-def _text(token: Any) -> str | None:
-    return token.get("content") if isinstance(token, dict) else token
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from wavetune.models.decode import Sampling, decode, keyed_draws
 from wavetune.models.lora import AdapterBank
 from wavetune.models.loss import frozen_head_log_probs
 from wavetune.models.ragged import branched_layout
+from wavetune.models.stopping import up_to_end
 
 
 @dataclass(frozen=True)
@@ -67,11 +68,9 @@ def answers_of(
     if temperature > 0:
         draws_ST = keyed_draws(learner.seed, purpose, round_index, places, settings.max_new_tokens)
         sampling = Sampling(draws_ST, temperature)
-    found = decode(
-        learner.backbone, prompts, settings.max_new_tokens, learner.stop_ids, learner.policy, owner_S, sampling
-    )
+    found = decode(learner.backbone, prompts, settings.max_new_tokens, learner.ends, learner.policy, owner_S, sampling)
     samples = [Sample(k, tuple(p), answer.ids) for k, p, answer in zip(owner_S, prompts, found, strict=True)]
-    said = [answer.ids[:-1] if answer.ended else answer.ids for answer in found]
+    said = [up_to_end(answer.ids, learner.ends) for answer in found]
     texts = [learner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
     return Answered(examples, samples, texts, [answer.ended for answer in found])
 

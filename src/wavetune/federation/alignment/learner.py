@@ -19,7 +19,7 @@ from torch import Tensor
 
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.examples import Example
-from wavetune.data.templates import PlainTemplate, Template, bos_ids, eos_id, keep_end, prompt_ids
+from wavetune.data.templates import PlainTemplate, Template, ends_of, prompt_ids, text_template
 from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.objectives import AlignmentSettings, Ppo
@@ -27,6 +27,7 @@ from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+from wavetune.models.stopping import own_ends
 
 Floats = NDArray[np.float64]
 
@@ -50,7 +51,9 @@ class Learner:
         tokens_per_pass: int | None,
     ) -> None:
         self.backbone, self.tokenizer, self.settings, self.seed = backbone, tokenizer, settings, seed
-        self.client_ids, self.template = tuple(client_ids), template or PlainTemplate()
+        self.client_ids = tuple(client_ids)
+        self.template = text_template(template or PlainTemplate(), (), tokenizer)
+        self.ends = ends_of(self.template, tokenizer, own_ends(backbone.model))  # token sequences that end an answer
         self.tokens_per_pass = tokens_per_pass or default_tokens_per_pass(backbone.device)
         self.lora = bank.only(("lora",))
         if not self.lora.sites or not bank.local_LK.all():
@@ -71,15 +74,9 @@ class Learner:
         """Size of the cohort."""
         return len(self.client_ids)
 
-    @property
-    def stop_ids(self) -> frozenset[int]:
-        """Tokens that end an answer."""
-        return frozenset((eos_id(self.tokenizer), self.template.end_ids(self.tokenizer)[0]))
-
     def prompt_ids(self, examples: Sequence[Example]) -> list[list[int]]:
-        """Token ids of what stands before each answer, of a long one the end."""
-        begin, room = len(bos_ids(self.tokenizer)), self.settings.max_prompt_tokens
-        return [keep_end(ids, room, begin) for ids in prompt_ids(examples, self.tokenizer, self.template)]
+        """Token ids of what stands before each answer, cut to the longest prompt."""
+        return prompt_ids(examples, self.tokenizer, self.template, self.settings.max_prompt_tokens)
 
     def drawn(self, available: int, client: int, count: int, step: int) -> list[int]:
         """Which `count` of a client's rows a step takes, from seeded permutations, one an epoch."""

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example, PreferencePair
+from wavetune.data.pieces import encode_after
 from wavetune.data.preferences import turns_of_prompt
-from wavetune.data.templates import encode
 from wavetune.federation.alignment.answers import Sample, answer_tokens, measured, passes
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.objectives import Dpo
@@ -93,7 +93,7 @@ class PreferenceLearning:
         """Chosen and rejected answers, by turns."""
         learner = self.learner
         prompts = learner.prompt_ids([Example(p.prompt, "", p.domain, turns_of_prompt(p)) for _, p in drawn])
-        answers = encode(learner.tokenizer, [text for _, pair in drawn for text in (pair.chosen, pair.rejected)])
+        answers = encode_after(learner.tokenizer, [text for _, pair in drawn for text in (pair.chosen, pair.rejected)])
         end, room = learner.template.end_ids(learner.tokenizer), learner.settings.max_new_tokens
         return [
             Sample(drawn[i // 2][0], tuple(prompts[i // 2]), tuple([*answer, *end][:room]))

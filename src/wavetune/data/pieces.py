@@ -1,0 +1,163 @@
+"""Pieces of a row's text and their token ids: encoding one after another, and cutting what is too long.
+
+Pieces are tokenised apart, so that an answer's tokens do not depend on what stands before it and generation starts from
+the tokens that training saw.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from wavetune.errors import ModelError
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A part of a row's text. An answer is `learned`; EOS follows it where `ended`.
+
+    `cut` says where it may be shortened: it loses its `beginning` or its `end`, or nothing.
+    """
+
+    text: str
+    learned: bool = False
+    ended: bool = False
+    cut: Literal["", "beginning", "end"] = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Token ids of a row, which of them are labels, and what was cut to make it fit."""
+
+    ids: list[int]
+    labels: list[bool]
+    cut_prompt: bool = False
+    cut_answer: bool = False
+
+
+Encoded = tuple[Piece, list[int]]
+
+
+def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of each text, without special tokens; one call for all, in which repeated texts occur once."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:  # which a fast tokenizer does not take
+        return []
+    ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
+    return [list(ids[text]) for text in texts]
+
+
+def encode_after(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+    """Token ids of texts that stand behind others: without the space that some tokenizers put before a first word."""
+    newline, one, other = encode(tokenizer, ["\n", "\na", "a"])
+    if one == newline + other:
+        return encode(tokenizer, texts)
+    behind = encode(tokenizer, ["\n" + text for text in texts])
+    if any(ids[: len(newline)] != newline for ids in behind):
+        return encode(tokenizer, texts)
+    return [ids[len(newline) :] for ids in behind]
+
+
+def encode_rows(rows: Sequence[Sequence[Piece]], tokenizer: Any) -> list[list[Encoded]]:
+    """Every row's pieces with their token ids, EOS included where it follows."""
+    first = iter(encode(tokenizer, [row[0].text for row in rows if row]))
+    later = iter(encode_after(tokenizer, [piece.text for row in rows for piece in row[1:]]))
+    end = [eos_id(tokenizer)] if any(piece.ended for row in rows for piece in row) else []
+    return [
+        [(piece, next(later if i else first) + (end if piece.ended else [])) for i, piece in enumerate(row)]
+        for row in rows
+    ]
+
+
+def joined(pieces: Sequence[Piece]) -> list[Piece]:
+    """The pieces with neighbours that are not learned made one, which so are tokenised together."""
+    found: list[Piece] = []
+    for piece in pieces:
+        if found and not piece.learned and not found[-1].learned:
+            found[-1] = Piece(found[-1].text + piece.text)
+        else:
+            found.append(piece if piece.learned else Piece(piece.text))
+    return found
+
+
+def row_of(parts: Sequence[Encoded], begin: Sequence[int]) -> Row:
+    """A row of pieces as they are, behind BOS where the tokenizer puts it and the text does not."""
+    ids = [token for _, own in parts for token in own]
+    labels = [piece.learned for piece, own in parts for _ in own]
+    begin = [] if ids[: len(begin)] == list(begin) else list(begin)
+    ids, labels = begin + ids, [False] * len(begin) + labels
+    return Row(ids, [False, *labels[1:]] if labels else [])  # nothing stands before the first token to predict it from
+
+
+def shortened(parts: Sequence[Encoded], begin: Sequence[int], room: int) -> Row:
+    """A row cut to `room` tokens: the texts before the answer share what it leaves, the longest is cut first.
+
+    An answer that does not fit alone loses its end; texts that stand between headings then keep up to half of the room.
+    """
+    answer = len(parts) - next((i for i, (piece, _) in enumerate(reversed(parts)) if not piece.learned), len(parts))
+    if parts and parts[0][1][: len(begin)] == list(begin):
+        begin = ()
+    fixed = sum(len(own) for piece, own in parts[:answer] if not piece.cut)
+    sizes = [len(own) for piece, own in parts[:answer] if piece.cut]
+    left = room - len(begin) - fixed
+    said = [token for _, own in parts[answer:] for token in own]
+    if left < 2:  # not even the headings fit
+        return _shortened_blindly(parts, said, begin, room)
+    fits, share = len(said) <= left - (not fixed), left // 2 if fixed else 1
+    kept = len(said) if fits else min(len(said), max(left - sum(sizes), left - share))
+    level = iter(_levels(sizes, left - kept))
+    cut = [(piece, _cut(piece, own, next(level)) if piece.cut else own) for piece, own in parts[:answer]]
+    row = row_of([*cut, (Piece("", learned=True), said[:kept])], begin)
+    return Row(row.ids, row.labels, left - kept < sum(sizes), kept < len(said))
+
+
+def _shortened_blindly(parts: Sequence[Encoded], said: Sequence[int], begin: Sequence[int], room: int) -> Row:
+    kept = min(len(said), room - 1 - len(begin))
+    before = keep_end([*begin, *(t for p, own in parts if not p.learned for t in own)], room - kept, len(begin))
+    return Row(before + list(said[:kept]), [False] * len(before) + [True] * kept, True, kept < len(said))
+
+
+def _levels(sizes: Sequence[int], room: int) -> list[int]:
+    """What is kept of each size so that together they fill the room: all are cut to one level, smaller ones not at all.
+
+    >>> _levels([10, 2, 7], 12)
+    [5, 2, 5]
+    """
+    kept = [0] * len(sizes)
+    order = sorted(range(len(sizes)), key=lambda i: sizes[i])
+    for place, i in enumerate(order):
+        kept[i] = min(sizes[i], max(room, 0) // (len(order) - place))
+        room -= kept[i]
+    return kept
+
+
+def _cut(piece: Piece, ids: list[int], kept: int) -> list[int]:
+    return ids[:kept] if piece.cut == "end" else ids[len(ids) - kept :]
+
+
+def keep_end(prompt: list[int], room: int, begin: int) -> list[int]:
+    """Prompt cut to `room` tokens: its first `begin` tokens (BOS) and its end.
+
+    >>> keep_end([0, 1, 2, 3, 4], room=3, begin=1)
+    [0, 3, 4]
+    """
+    return prompt if len(prompt) <= room else prompt[:begin] + prompt[len(prompt) - (room - begin) :]
+
+
+def bos_ids(tokenizer: Any) -> list[int]:
+    """[BOS] if the tokenizer itself puts BOS before a text, else []."""
+    bos = getattr(tokenizer, "bos_token_id", None)
+    return [bos] if bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos] else []
+
+
+def eos_id(tokenizer: Any) -> int:
+    """Id of the end-of-sequence token.
+
+    Raises: ModelError if there is none.
+    """
+    if tokenizer.eos_token_id is None:
+        raise ModelError(
+            "the tokenizer has no end-of-sequence token, so answers would never end; set tokenizer.eos_token"
+        )
+    return int(tokenizer.eos_token_id)

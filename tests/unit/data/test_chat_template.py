@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
+from wavetune.data import templates
+from wavetune.data.plain_tokenizer import PlainTokenizer
+from wavetune.data.rows import example_of
+from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, resolved, tokenise
+from wavetune.errors import ConfigError, DataError, ModelError
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+ASKED, SAID = {"role": "user", "content": "q0"}, {"role": "assistant", "content": "ok"}
+AGAIN, LAST = {"role": "user", "content": "assistant"}, {"role": "assistant", "content": "user  fine"}
+END = {"llama2": "</s>", "r1": "</s>", "no_end": "</s>", "gemma": "<end_of_turn>", "phi3": "<|end|>"}
+
+
+def dialogue(*messages, **fields):
+    return example_of({"messages": list(messages), **fields}, "here:1")
+
+
+def labels(tokenizer, tokens, row=0):
+    """Every run of labels of a row, as text."""
+    marked, ids, runs = tokens.labels_of(row), tokens.row(row), []
+    for i in range(len(ids)):
+        if marked[i]:
+            runs = [*runs, []] if not i or not marked[i - 1] else runs
+            runs[-1].append(ids[i])
+    return [tokenizer.decode(run) for run in runs]
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_a_dialogue_is_trained_as_its_template_writes_it_with_labels_on_all_answers_and_their_ends(name, tmp_path):
+    tokenizer, messages = chat_tokenizer(TEMPLATES[name]), [ASKED, SAID, AGAIN, LAST]
+    example, end = dialogue(*messages), END.get(name, "<|im_end|>")
+    template = resolved(AutoTemplate(), [example], tokenizer)
+    tokens = tokenise([example], tokenizer, template, 400)
+    written = tokenizer.apply_chat_template(messages, tokenize=False)
+    whole = tokenizer.decode(tokens.row(0))
+    assert whole.removesuffix("</s>") + written[len(whole.removesuffix("</s>")) :] == written
+    found = labels(tokenizer, tokens)
+    if name == "llama2":
+        assert found == [" ok </s>", " user  fine </s>"]
+    elif name == "no_end":  # the template writes none, so EOS ends the last answer
+        assert found == ["ok", "user  fine</s>"]
+    else:
+        assert found == [f"ok{end}", f"user  fine{end}"]
+    assert tokenizer.decode(template.end_ids(tokenizer)) == end
+    start = int(np.flatnonzero(tokens.labels_of(0))[len(tokenizer(found[0]).input_ids)])
+    assert prompt_ids([example], tokenizer, template) == [tokens.row(0)[:start].tolist()]
+    tokenizer.save_pretrained(tmp_path)
+    plain = PlainTokenizer(tmp_path)
+    assert (
+        tokenise([example], plain, resolved(AutoTemplate(), [example], plain), 400).ids.tolist() == tokens.ids.tolist()
+    )
+
+
+def test_only_the_last_answer_is_learned_if_told_so_and_none_that_the_data_excludes():
+    tokenizer = chat_tokenizer(CHATML)
+    example = dialogue(ASKED, SAID, AGAIN, LAST)
+    assert labels(tokenizer, tokenise([example], tokenizer, ChatTemplate(learn="last"), 400)) == [
+        "user  fine<|im_end|>"
+    ]
+    partly = dialogue(ASKED, SAID, AGAIN, {**LAST, "weight": 0})
+    tokens = tokenise([partly, example], tokenizer, ChatTemplate(), 400)
+    assert labels(tokenizer, tokens) == ["ok<|im_end|>"]
+    assert labels(tokenizer, tokens, 1) == ["ok<|im_end|>", "user  fine<|im_end|>"]
+
+
+def test_white_space_of_an_answer_is_learned_as_given():
+    tokenizer = chat_tokenizer(CHATML)
+    code = {"role": "assistant", "content": "    return x\n"}
+    assert labels(tokenizer, tokenise([dialogue(ASKED, code)], tokenizer, ChatTemplate(), 400)) == [
+        "    return x\n<|im_end|>"
+    ]
+
+
+def test_answers_with_reasoning_are_learned_from_their_heading_and_prompts_end_there():
+    tokenizer = chat_tokenizer(TEMPLATES["qwen3"])
+    thought = dialogue(ASKED, {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nok"})
+    field = dialogue(ASKED, {**SAID, "reasoning_content": "why"})
+    for example in (thought, field):
+        template = resolved(AutoTemplate(), [example], tokenizer)
+        assert labels(tokenizer, tokenise([example], tokenizer, template, 400)) == [
+            "<think>\nwhy\n</think>\n\nok<|im_end|>"
+        ]
+        assert tokenizer.decode(prompt_ids([example], tokenizer, template)[0]).endswith("<|im_start|>assistant\n")
+    without = ChatTemplate(variables={"enable_thinking": False})
+    assert labels(tokenizer, tokenise([dialogue(ASKED, SAID)], tokenizer, without, 400)) == ["ok<|im_end|>"]
+
+
+def test_tool_calls_are_learned_and_tools_reach_the_template():
+    tools = [{"type": "function", "function": {"name": "clock", "parameters": {}}}]
+    source = (
+        "{% if tools %}Tools: {{ tools | tojson }}\n{% endif %}{% for m in messages %}<|im_start|>{{ m.role }}\n"
+        "{% if m.tool_calls %}{% for c in m.tool_calls %}<call>{{ c.function | tojson }}</call>{% endfor %}{% else %}"
+        "{{ m.content }}{% endif %}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+    )
+    tokenizer = chat_tokenizer(source)
+    call = {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"function": {"name": "clock", "arguments": {"a": 1}}}],
+    }
+    example = dialogue(
+        ASKED, call, {"role": "tool", "content": "noon"}, {"role": "assistant", "content": "12"}, tools=tools
+    )
+    tokens = tokenise([example], tokenizer, ChatTemplate(), 600)
+    assert labels(tokenizer, tokens) == [
+        '<call>{"name": "clock", "arguments": {"a": 1}}</call><|im_end|>',
+        "12<|im_end|>",
+    ]
+    assert tokenizer.decode(tokens.row(0)).startswith('Tools: [{"type": "function", "function": {"name": "clock"')
+
+
+@pytest.mark.parametrize("template", ["chatml", "plain"])
+def test_a_long_dialogue_loses_whole_exchanges_and_keeps_its_system_turn(template):
+    tokenizer = chat_tokenizer(CHATML)
+    kind = ChatTemplate() if template == "chatml" else PlainTemplate()
+    long = {"role": "user", "content": "x" * 60}
+    tokens = tokenise(
+        [dialogue(SYSTEM, long, SAID, long, SAID, ASKED, LAST), dialogue(ASKED, SAID)], tokenizer, kind, 100
+    )
+    wanted = tokenise([dialogue(SYSTEM, ASKED, LAST)], tokenizer, kind, 100)
+    assert tokens.row(0).tolist() == wanted.row(0).tolist()
+    assert (tokens.shortened_dialogues, tokens.dropped_turns, tokens.truncated_prompts) == (1, 4, 0)
+    assert any("1 training dialogues without their oldest turns (4 in all)" in note for note in tokens.told("training"))
+    prompt = prompt_ids([dialogue(SYSTEM, long, SAID, ASKED, LAST)], tokenizer, kind, 80)[0]
+    assert prompt == wanted.row(0)[: len(prompt)].tolist()
+
+
+def test_an_exchange_that_is_too_long_keeps_its_headings_and_the_longest_text_is_cut():
+    tokenizer = chat_tokenizer(CHATML)
+    system = {"role": "system", "content": "Answer in JSON. " * 10}
+    tokens = tokenise([dialogue(system, ASKED, SAID)], tokenizer, ChatTemplate(), 80)
+    assert len(tokens.row(0)) == 80
+    text = tokenizer.decode(tokens.row(0))
+    assert re.fullmatch(
+        r"<\|im_start\|>system\nAnswer in JSON\. Ans.*<\|im_end\|>\n<\|im_start\|>user\nq0<\|im_end\|>\n"
+        r"<\|im_start\|>assistant\nok<\|im_end\|>", text
+    )  # fmt: skip
+    assert (tokens.truncated_prompts, tokens.truncated_answers) == (1, 0)
+    both = tokenise(
+        [dialogue({**ASKED, "content": "y" * 90}, {**SAID, "content": "z" * 90})], tokenizer, ChatTemplate(), 80
+    )
+    assert tokenizer.decode(both.row(0)).count("y") == pytest.approx(tokenizer.decode(both.row(0)).count("z"), abs=2)
+    assert (both.truncated_prompts, both.truncated_answers) == (1, 1)
+
+
+def test_a_day_that_a_template_asks_for_is_pinned(monkeypatch):
+    tokenizer, example = chat_tokenizer(TEMPLATES["dated"]), dialogue(ASKED, SAID)
+    pinned = resolved(AutoTemplate(), [example], tokenizer)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d", pinned.date)
+    assert resolved(pinned, [example], tokenizer) == pinned
+    tokens = tokenise([example], tokenizer, ChatTemplate(date="2024-02-29"), 200)
+    assert tokenizer.decode(tokens.row(0)).startswith("29 February 2024")
+    assert resolved(AutoTemplate(), [example], chat_tokenizer(CHATML)).date is None
+    with pytest.raises(ConfigError, match="date is 'tomorrow'"):
+        ChatTemplate(date="tomorrow")
+
+
+def test_the_chat_template_is_the_default_for_dialogues_alone():
+    tokenizer, text = chat_tokenizer(CHATML), example_of({"instruction": "a", "output": "b"}, "here:1")
+    assert resolved(AutoTemplate(), [text, dialogue(ASKED, SAID)], tokenizer).kind == "chat"
+    assert resolved(AutoTemplate(), [text], tokenizer) == PlainTemplate("\n")
+    tokenizer.chat_template = None
+    assert resolved(AutoTemplate(learn="last"), [dialogue(ASKED, SAID)], tokenizer) == PlainTemplate("\n", "last")
+    completion = example_of({"prompt": "a", "completion": "b"}, "here:1")
+    assert resolved(AutoTemplate(), [completion], tokenizer) == PlainTemplate("")
+
+
+def test_templates_by_name_are_found_wherever_a_folder_keeps_them(tmp_path):
+    tokenizer = chat_tokenizer({"default": CHATML, "short": "{% for m in messages %}{{ m.content }}|{% endfor %}"})
+    example = dialogue(ASKED, SAID)
+    for legacy in (False, True):
+        folder = tmp_path / str(legacy)
+        tokenizer.save_pretrained(folder, save_jinja_files=not legacy)
+        plain = PlainTokenizer(folder)
+        assert bool(list(folder.glob("additional_chat_templates/*"))) is not legacy
+        assert tokenizer.decode(tokenise([example], plain, ChatTemplate(), 99).row(0)).startswith(
+            "<|im_start|>user\nq0"
+        )
+        assert tokenizer.decode(tokenise([example], plain, ChatTemplate(name="short"), 99).row(0)) == "q0|ok|"
+        with pytest.raises(ConfigError, match=r"no chat template 'shrot'; did you mean 'short'\?"):
+            tokenise([example], plain, ChatTemplate(name="shrot"), 99)
+
+
+@pytest.mark.parametrize(
+    ("name", "messages", "sentence"),
+    [
+        ("gemma", [SYSTEM, ASKED, SAID], r"no system turn \(says 'System role not supported'\); set .*first_user"),
+        ("llama2", [ASKED, ASKED, SAID], r"refuses a dialogue of the turns user, user, assistant \(Conversation roles"),
+        ("{% for m in messages %}", [ASKED, SAID], r"cannot be read \("),
+        ("{{ messages[9].content.x }}", [ASKED, SAID], "refuses a dialogue of the turns user, assistant"),
+        ("{{ messages[0].content }}", [ASKED, SAID], "turn 2 is not to be found"),
+        ("{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}",
+         [SYSTEM, ASKED, SAID], r"takes no system turn \(leaves it out\)"),
+    ],
+)  # fmt: skip
+def test_what_a_template_refuses_is_said_in_a_sentence_that_names_the_row(name, messages, sentence):
+    tokenizer = chat_tokenizer(TEMPLATES.get(name, name))
+    with pytest.raises((DataError, ModelError), match=sentence) as refused:
+        tokenise([dialogue(*messages)], tokenizer, ChatTemplate(), 200)
+    assert "here:1" in str(refused.value) or isinstance(refused.value, ModelError)
+
+
+def test_a_system_turn_can_be_written_before_the_first_user_turn():
+    tokenizer = chat_tokenizer(TEMPLATES["gemma"])
+    tokens = tokenise([dialogue(SYSTEM, ASKED, SAID)], tokenizer, ChatTemplate(system="first_user"), 200)
+    assert tokenizer.decode(tokens.row(0)) == (
+        "<s><start_of_turn>user\nBe brief.\n\nq0<end_of_turn>\n<start_of_turn>model\nok<end_of_turn>"
+    )
+
+
+def test_ends_are_the_templates_the_tokenizers_and_the_models():
+    tokenizer = chat_tokenizer(CHATML)
+    end, eos = tokenizer.convert_tokens_to_ids("<|im_end|>"), tokenizer.eos_token_id
+    assert ends_of(ChatTemplate(), tokenizer, [(7,)]) == ((eos,), (7,), (end,))
+    assert ends_of(PlainTemplate(), tokenizer) == ((eos,),)
+    spelled = chat_tokenizer(CHATML, special=False)
+    assert tuple(spelled("<|im_end|>").input_ids) in ends_of(ChatTemplate(), spelled)
+
+
+def test_plain_dialogues_have_all_their_answers_learned():
+    tokenizer = chat_tokenizer(CHATML)
+    tokens = tokenise([dialogue(SYSTEM, ASKED, SAID, AGAIN, LAST)], tokenizer, PlainTemplate(), 200)
+    assert tokenizer.decode(tokens.row(0)) == "System: Be brief.\nUser: q0\nok</s>\nassistant\nuser  fine</s>"
+    assert labels(tokenizer, tokens) == ["ok</s>", "user  fine</s>"]
+    headed = tokenise([dialogue(ASKED, SAID, AGAIN, LAST)], tokenizer, templates.InstructionTemplate(), 200)
+    assert tokenizer.decode(headed.row(0)).count("### Instruction:\n") == 2
