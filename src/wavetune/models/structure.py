@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import (
-    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 from transformers.pytorch_utils import Conv1D
@@ -48,10 +47,7 @@ class Structure:
 
 def is_encoder(config: PreTrainedConfig) -> bool:
     """Whether a model of this config attends in both directions."""
-    kind = config.model_type
-    return not getattr(config, "is_decoder", False) and (
-        kind in MODEL_FOR_MASKED_LM_MAPPING_NAMES or kind not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
-    )
+    return config.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES and not getattr(config, "is_decoder", False)
 
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:

@@ -1,0 +1,151 @@
+"""Folders that look like models but cannot be used end in one sentence, before anything large is read or built."""
+
+import ast
+import json
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+import wavetune
+from helpers.training import folder_of
+from wavetune.errors import ModelError
+from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
+from wavetune.models.part import load_part
+from wavetune.models.resolve import resolve_model
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A copy of the tiny model, to be spoiled."""
+    return shutil.copytree(folder_of("tiny"), tmp_path / "model")
+
+
+def configure(folder, **values):
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def refused(folder, message):
+    for opened in (resolve_model, load_backbone, lambda f: load_part(f, range(1), head=False)):
+        with pytest.raises(ModelError, match=message):
+            opened(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "method"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
+        ({"load_in_4bit": True}, "bitsandbytes"),
+        ({"quant_method": "gptq", "bits": 4}, "gptq"),
+        ({"quant_method": "awq"}, "awq"),
+        ({"quant_method": "fp8"}, "fp8"),
+        ({"quant_method": "mxfp4"}, "mxfp4"),
+        ({"bits": 3}, "an unnamed method"),
+    ],
+)
+def test_quantised_models_are_refused_by_the_name_of_their_method(folder, config, method):
+    configure(folder, quantization_config=config)
+    refused(folder, rf"quantised \({method}\).*use the unquantised model")
+
+
+def test_quantisation_of_a_part_is_found(folder):
+    configure(folder, text_config={"quantization_config": {"quant_method": "awq"}})
+    refused(folder, r"quantised \(awq\)")
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.float8_e4m3fn])
+def test_packed_weights_are_refused_whatever_the_config_says(folder, dtype):
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.up_proj.weight"
+    save_file(weights | {name: weights[name].to(dtype)}, folder / "model.safetensors")
+    refused(folder, r"up_proj\.weight as packed")
+
+
+def test_an_adapter_beside_the_base_model_is_not_taken_for_a_part_of_it(folder):
+    (folder / "adapter_config.json").write_text("{}")
+    refused(folder, r"a base model and an adapter \(adapter_config\.json\): move")
+
+
+@pytest.mark.parametrize("with_config", [True, False])
+def test_gguf_weights_are_named(folder, with_config):
+    (folder / "model.safetensors").rename(folder / "model-q4.gguf")
+    if not with_config:
+        (folder / "config.json").unlink()
+    with pytest.raises(ModelError, match=r"as GGUF \(model-q4\.gguf\).*in safetensors"):
+        resolve_model(folder)
+
+
+@pytest.mark.parametrize("count", [1_000_000, 10**30, -5])
+def test_counts_beyond_reason_are_refused_before_anything_is_built(folder, count):
+    configure(folder, num_hidden_layers=count)
+    refused(folder, f"num_hidden_layers = {count}, outside")
+
+
+def test_a_config_of_more_blocks_than_the_weights_have_is_refused(folder):
+    configure(folder, num_hidden_layers=4000)
+    with pytest.raises(ModelError, match="asks for 4000 blocks, but the weights are of 4"):
+        load_backbone(folder)
+
+
+def test_a_vocabulary_unlike_the_weights_is_refused_by_both_sizes(folder, capfd):
+    configure(folder, vocab_size=300)
+    with pytest.raises(ModelError, match=r"holds model\.embed_tokens\.weight as \(\d+, 64\), but .* \(300, 64\)"):
+        load_backbone(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", [AutoModel, AutoModelForSequenceClassification])
+def test_a_model_saved_without_its_output_layer_says_so(folder, kind):
+    configure(folder, tie_word_embeddings=False)
+    weights = load_file(folder / "model.safetensors")
+    save_file(weights | {"lm_head.weight": weights["model.embed_tokens.weight"].clone()}, folder / "model.safetensors")
+    kind.from_pretrained(folder).save_pretrained(folder)
+    with pytest.raises(ModelError, match=r"was saved as Llama\w+, without an output layer \(lm_head\.weight\)"):
+        load_backbone(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("no_such_family", "needs model code that this transformers does not have"),
+        ("t5", "an encoder and a decoder"),
+        ("vit", "neither predicts the next token of a text nor"),
+    ],
+)
+def test_other_kinds_of_models_are_refused_for_what_they_are(folder, kind, message):
+    configure(folder, model_type=kind)
+    with pytest.raises(ModelError, match=message) as refusal:
+        load_backbone(folder)
+    assert "did you mean" not in str(refusal.value)
+
+
+def test_code_of_a_folder_never_runs_whatever_is_answered(folder, tmp_path, monkeypatch):
+    """Transformers asks at a terminal whether to run it."""
+    (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass C: pass\n", encoding="utf-8")
+    auto = {"AutoConfig": "evil.C", "AutoModelForCausalLM": "evil.C", "AutoTokenizer": ["evil.C", "evil.C"]}
+    configure(folder, model_type="no_such_family", auto_map=auto)
+    tokenizer = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(tokenizer | {"auto_map": {"AutoTokenizer": ["evil.C", "evil.C"]}, "tokenizer_class": "C"})
+    )
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    for opened in (load_stock_model, lambda f: load_part(f, range(1), head=False), load_tokenizer):
+        with suppress(ModelError):
+            opened(folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_no_call_opens_a_model_without_refusing_its_code():
+    """Every `from_pretrained` and `from_config` of the library says so, or opens a class of PEFT."""
+    for path in Path(wavetune.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            called = node.func if isinstance(node, ast.Call) else None
+            if not isinstance(called, ast.Attribute) or called.attr != "from_pretrained":
+                continue
+            text = ast.unparse(node)
+            assert "**LOCAL" in text or "trust_remote_code=False" in text or "Peft" in text, f"{path}: {text}"
