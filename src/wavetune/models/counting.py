@@ -20,7 +20,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
@@ -28,7 +28,7 @@ from wavetune.costs.architecture import Architecture
 from wavetune.costs.operations import INPUT, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
 from wavetune.models.recording import ATTENTION, Record, recorded, recording
-from wavetune.models.stock import ONE_AT_A_TIME, load_config, quiet
+from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class, quiet
 from wavetune.models.structure import find_blocks, is_encoder, text_model
 from wavetune.models.targets import lora_targets
 
@@ -104,7 +104,7 @@ def count_model(config: PreTrainedConfig) -> Architecture:
 def _meta_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     config = deepcopy(config)
     config._experts_implementation = "batched_mm"  # the one that asks no tensor for its values
-    kind = AutoModel if is_encoder(config) else AutoModelForCausalLM
+    kind = model_class(config)
     with ONE_AT_A_TIME, torch.device("meta"), no_init_weights(), quiet():
         model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
     if is_encoder(config):

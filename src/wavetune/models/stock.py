@@ -47,16 +47,20 @@ def load_config(folder: Path | str) -> PreTrainedConfig:
             f"{folder} is a {config.model_type!r} model, which has an encoder and a decoder: wavetune trains models"
             " that are one of the two; choose such a one"
         )
-    if not is_encoder(config) and _decoder_class(config) is None:
+    if model_class(config) is None:
         raise ModelError(
-            f"{folder} is a {config.model_type!r} model, which neither predicts the next token of a text nor was trained"
-            " to fill its gaps: choose a causal language model or an encoder such as BERT"
+            f"{folder} is a {config.model_type!r} model, which neither predicts the next token of a text nor was"
+            " trained to fill its gaps: choose a causal language model or an encoder such as BERT"
         )
     return config
 
 
-def _decoder_class(config: PreTrainedConfig) -> Any:
-    """What opens a model that predicts the next token, a larger one that also reads images included."""
+def model_class(config: PreTrainedConfig) -> Any:
+    """What opens a model of this config: an encoder, or what predicts the next token (a larger one that also reads
+    images included); None for other kinds.
+    """
+    if is_encoder(config):
+        return AutoModel
     if config.model_type in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         return AutoModelForCausalLM
     return AutoModelForImageTextToText if config.model_type in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES else None
@@ -75,8 +79,7 @@ def load_stock_model(
     config = load_config(folder)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     check_weights(Path(folder), layers if thin is None else None)
-    encoder = is_encoder(config)
-    kind: Any = AutoModel if encoder else _decoder_class(config)
+    kind = model_class(config)
     with ONE_AT_A_TIME, quiet():
         try:
             kind = kind if thin is None else _thinned(kind, config, thin)
@@ -94,7 +97,7 @@ def load_stock_model(
             raise ModelError(_cannot_load(folder, error)) from error
     model, info = loaded
     _refuse_incomplete(folder, model, info)
-    if encoder and hasattr(model, "pooler"):
+    if is_encoder(config) and hasattr(model, "pooler"):
         model.pooler = None
     return model.eval()
 
