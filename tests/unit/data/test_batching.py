@@ -7,11 +7,15 @@ from hypothesis import strategies as st
 
 from wavetune.data import batching
 from wavetune.data.batching import Batching, batch_indices, collate
-from wavetune.data.examples import Example
+from wavetune.data.examples import Example, Turn
 from wavetune.data.templates import PlainTemplate, tokenise
 from wavetune.errors import ConfigError
 
 BUCKETS = ("none", "client", "cohort")
+
+
+def codes(text):
+    return [ord(c) for c in text]
 
 
 def lengths_of(num_rows, seed=0):
@@ -125,3 +129,15 @@ def test_collate_lays_rows_end_to_end_as_a_loop_would(tokenizer_class, texts, da
     told = batch.work_by_client(len(clients))
     for name, expected in zip(("samples", "tokens", "token_pairs", "labelled"), work, strict=True):
         assert told[name].tolist() == expected.tolist()
+
+
+def test_collate_predicts_every_marked_token_from_the_one_before_it(tokenizer):
+    turns = [Turn("user", "ab"), Turn("assistant", "x"), Turn("user", "c"), Turn("assistant", "yz")]
+    example = Example("User: ab", "yz", turns=tuple(turns[:3]), reply=turns[3])
+    tokens = tokenise([example, Example("p", "q")], tokenizer, PlainTemplate(), 50)
+    batch = collate(tokens, [np.array([1, 0]), np.array([0])])
+    assert batch.label_ids.tolist() == [*codes("q"), 1, *(2 * [*codes("x"), 1, *codes("yz"), 1])]
+    before = [batch.input_ids[i] for i in batch.label_index]
+    assert before == [*codes("\nq"), *(2 * [*codes("\nx"), *codes("\nyz")])]
+    assert batch.sample_of_label.tolist() == [0, 0, *(5 * [1]), *(5 * [2])]
+    assert tokens.labelled.tolist() == [5, 2]
