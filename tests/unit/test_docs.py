@@ -8,9 +8,10 @@ from wavetune.recipe import to_dict, with_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"wavetune (?:run|plan|show) ([a-z]\w*)((?: --\S+(?: [^-\s]\S*)?)*)")
+WORD = r"(?:'[^']*'|[^\s`]+)"
+COMMAND = re.compile(rf"wavetune (?:run|plan|show) ([a-z]\w*)((?: --{WORD}(?: (?!-){WORD})?)*)")
 COMMANDS = [
-    (recipe, re.findall(r"--set (\S+)", options))
+    (recipe, [word.strip("'") for word in re.findall(rf"--set ({WORD})", options)])
     for page in PAGES
     for recipe, options in COMMAND.findall(page.read_text())
 ]
