@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import importlib
 import json
 import math
 import shlex
@@ -14,18 +13,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from wavetune.errors import ConfigError, RunFolderError, nearest
-from wavetune.estimate import Estimate, finite_mean
+from wavetune import recipes
+from wavetune.errors import ConfigError, RunFolderError
+from wavetune.estimate import Estimate, caution, finite_mean
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import explained, write_whole
 from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe, to_dict, with_settings
+from wavetune.recipes import PROPOSED
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.reporting.mixture import mixed_reward
 from wavetune.runtimes.inprocess import Infeasible, Observer, run
 
-PROPOSED, REWARDS = "proposed", "rewards"
+REWARDS = "rewards"
 Summary = Mapping[str, Any]
+DIRECTIONS = "↑: more is better, ↓: less is better."
 
 
 @dataclass(frozen=True)
@@ -83,21 +85,6 @@ METRICS = (
 )
 
 
-def names_with_baselines() -> list[str]:
-    """Recipes that can be compared with baselines of their own."""
-    from wavetune import recipes
-
-    return [n for n in recipes.names() if getattr(importlib.import_module(f"wavetune.recipes.{n}"), "BASELINES", None)]
-
-
-def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
-    """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
-    found = names_with_baselines()
-    if name not in found:
-        raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, found)}")
-    return dict(importlib.import_module(f"wavetune.recipes.{name}").BASELINES)
-
-
 def compare(
     recipe: Recipe, methods: Sequence[str] | None, seeds: int, out: Path, say: Callable[[str], None], watch: Observer
 ) -> dict[str, Any]:
@@ -105,10 +92,8 @@ def compare(
 
     Raises ConfigError for an unknown method; RunFolderError if `out` holds another comparison or is in use.
     """
-    baselines = {PROPOSED: (), **baselines_of(recipe.name)}
-    for method in methods or ():
-        if method not in baselines:
-            raise ConfigError(f"--methods has {method!r}; {nearest(method, baselines)}")
+    baselines = {PROPOSED: (), **recipes.baselines_of(recipe.name)}
+    recipes.require_methods(recipe.name, methods)
     chosen = [m for m in baselines if not methods or m in methods or m == PROPOSED]
     with locked(out):
         _claim(out, recipe)
@@ -201,7 +186,7 @@ def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[s
             found = [table["methods"][method].get(metric.name) for method in methods]
             if differences:
                 found = [value and value.get("proposed_minus_this") for value in found]
-            name = metric.name.removesuffix("_s").removesuffix("_j")
+            name = f"{metric.name.removesuffix('_s').removesuffix('_j')} {'↑' if metric.higher else '↓'}"
             rows.append((name, *(_cell(metric, value, differences) for value in found)))
     return rows
 
@@ -230,7 +215,8 @@ def as_markdown(recipe: Recipe, table: Mapping[str, Any]) -> str:
             "",
             *(f"- {name}: {words}" for name, words in facts.items()),
             "",
-            "Means over seeds, ± half of the 95 % interval (Student's t); a run's number is the mean of its clients.",
+            "Means over seeds, ± half of the 95 % interval (Student's t); a run's number is the mean of its clients. "
+            f"{DIRECTIONS} {caution(len(table['seeds']))}".rstrip(),
             "",
             *_markdown_table(rows_of(table)),
             "",

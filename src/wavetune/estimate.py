@@ -19,6 +19,17 @@ def finite_mean(values: Iterable[float | None]) -> float:
     return sum(known) / len(known) if known else math.nan
 
 
+LEAST_SEEDS = 3  # with two, Student's t makes an interval 12.7 standard errors wide to each side
+
+
+def caution(seeds: int) -> str:
+    """What a reader of intervals over so few seeds must know; empty where they are enough."""
+    if seeds >= LEAST_SEEDS:
+        return ""
+    what = "One seed gives no interval" if seeds < 2 else "Two seeds give intervals too wide to tell methods apart"
+    return f"{what}: run with 5 seeds or more before you conclude anything."
+
+
 @dataclass(frozen=True)
 class Estimate:
     """A mean over `count` draws and the half width of its 95 % confidence interval; NaN where these are too few."""

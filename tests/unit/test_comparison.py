@@ -4,7 +4,7 @@ import math
 import pytest
 
 from wavetune import comparison, recipes
-from wavetune.comparison import as_markdown, baselines_of, compare, rows_of
+from wavetune.comparison import as_markdown, compare, rows_of
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.recipe import with_settings
 
@@ -76,13 +76,13 @@ def test_rows_are_metrics_and_columns_methods(table):
     heading, *rows = rows_of(table)
     assert heading == ("", "proposed", "fedavg lora", "full model, accounted")
     named = {row[0]: row[1:] for row in rows}
-    assert named["own accuracy"] == ("60.0 %\n± 24.8 %", "50.0 %\n± 24.8 %", "-")
+    assert named["own accuracy ↑"] == ("60.0 %\n± 24.8 %", "50.0 %\n± 24.8 %", "-")
     assert "mixed reward" not in named
     heading, *rows = rows_of(table, differences=True)
     assert heading == ("proposed minus", "fedavg lora", "full model, accounted")
     named = {row[0]: row[1:] for row in rows}
-    assert named["own accuracy"] == ("+10.0 %\n± 24.8 %", "-")
-    assert named["uplink bits"] == ("−600 bit", "−5.40 kbit")
+    assert named["own accuracy ↑"] == ("+10.0 %\n± 24.8 %", "-")
+    assert named["uplink bits ↓"] == ("−600 bit", "−5.40 kbit")
 
 
 def test_the_page_names_its_sources(table):
@@ -91,7 +91,7 @@ def test_the_page_names_its_sources(table):
         "Seeds: 0, 1, 2",
         "tiny: random weights",
         "8 training",
-        "| own accuracy | 60.0 % ± 24.8 % |",
+        "| own accuracy ↑ | 60.0 % ± 24.8 % |",
         "`wavetune",
     ):
         assert words in page
@@ -115,7 +115,7 @@ def test_reward_models_are_trained_once_a_seed(tmp_path):
 
 @pytest.mark.parametrize("name", ["pwff", "pwff_task"])
 def test_every_baseline_is_a_valid_recipe_with_a_title_of_its_own(name):
-    baselines = baselines_of(name)
+    baselines = recipes.baselines_of(name)
     titles = {with_settings(recipes.get(name), settings).method.title for settings in baselines.values()}
     assert len(titles) == len(baselines) > 3
 
@@ -127,3 +127,19 @@ def test_unknown_methods_and_folders_of_others_are_refused(tmp_path):
     (tmp_path / "recipe.json").write_text(json.dumps({"name": "other"}))
     with pytest.raises(RunFolderError, match="other settings"):
         compare(recipe, None, 1, tmp_path, lambda _: None, None)
+
+
+def test_few_seeds_are_warned_of_and_directions_said(table):
+    page = as_markdown(recipes.get("pwff_task"), table)
+    assert "↑: more is better" in page
+    assert "too wide" not in page
+    assert "too wide" in as_markdown(recipes.get("pwff_task"), {**table, "seeds": [0, 1]})
+    assert "no interval" in as_markdown(recipes.get("pwff_task"), {**table, "seeds": [0]})
+
+
+def test_baselines_are_checked_before_anything_is_loaded():
+    assert {"fedavg_lora", "centralised_lora"} <= recipes.baselines_of("sflllm").keys()
+    with pytest.raises(ConfigError, match="did you mean 'fedavg_lora'"):
+        recipes.require_methods("sflllm", ["fedavg"])
+    with pytest.raises(ConfigError, match="no baselines"):
+        recipes.require_methods("fedsllm", None)

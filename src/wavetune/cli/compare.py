@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.options import RecipeName, TrainingChanges
+from wavetune.cli.options import RecipeName, Rounds, TrainingChanges
 from wavetune.cli.preflight import check
 from wavetune.cli.run import chosen_recipe
 from wavetune.console import Console
@@ -17,25 +17,34 @@ from wavetune.logs import LOG
 def compare(
     recipe: RecipeName,
     changes: TrainingChanges,
+    rounds: Rounds = None,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a method is run with.")] = 3,
     methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder; runs/RECIPE-comparison by default. Run again to go on.")
     ] = None,
 ) -> None:
-    """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side."""
-    chosen = chosen_recipe(recipe, changes, None, None)
+    """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side.
+
+    For example: wavetune compare sflllm --model tiny --rounds 2 --seeds 3
+    """
+    from wavetune.recipes import require_methods
+
+    chosen = chosen_recipe(recipe, changes, rounds, None)
     folder = out or Path("runs") / f"{chosen.name}-comparison"
     check(out=folder)
+    wanted = methods.split(",") if methods else None
+    require_methods(chosen.name, wanted)
     LOG.info("loading PyTorch and transformers")
     from rich.table import Column, Table
 
+    from wavetune.comparison import DIRECTIONS, rows_of
     from wavetune.comparison import compare as run_all
-    from wavetune.comparison import rows_of
+    from wavetune.estimate import caution
     from wavetune.reporting.html import write_report
     from wavetune.terminal import RunDisplay
 
-    console, wanted = Console(highlight=False), methods.split(",") if methods else None
+    console = Console(highlight=False)
     try:
         with RunDisplay() as display:
             found = run_all(chosen, wanted, seeds, folder, display.message, display)
@@ -50,6 +59,7 @@ def compare(
             table.add_row(*row)
         if len(heading) > 1:
             console.print(table)
+    console.print(f"{DIRECTIONS} {caution(seeds)}".rstrip(), soft_wrap=True)
     first = [folder / f"{method}-seed{chosen.run.seed}" for method in found["methods"]]
     report = write_report([path for path in first if path.exists()], folder / "report.html")
     console.print(

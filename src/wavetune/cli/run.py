@@ -137,7 +137,7 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
 
 
 def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
-    from wavetune.comparison import names_with_baselines
+    from wavetune.recipes import names_with_baselines
     from wavetune.reporting.farewell import last_lines
     from wavetune.reporting.html import write_report
 

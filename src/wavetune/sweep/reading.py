@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from wavetune.estimate import Estimate
+from wavetune.estimate import Estimate, caution
 from wavetune.reporting.format import percent, seconds
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title
@@ -13,9 +13,11 @@ from wavetune.sweep.summary import Point, Summary
 
 def reading(summary: Summary) -> str:
     """How the delay moves, the proposed planner's gain over each baseline, its gap, and what had no plan."""
+    seeds = len(summary.sweep.seeds)
+    few = [caution(seeds)] if seeds > 1 and caution(seeds) else []  # of one seed the trend says so
     samples = [f"Samples were {how}." for how in summary.samples]
     return " ".join(
-        [*_trend(summary), *_gains(summary), *_gap(summary), *_choices(summary), *_infeasible(summary), *samples]
+        [*_trend(summary), *_gains(summary), *_gap(summary), *_choices(summary), *_infeasible(summary), *few, *samples]
     )
 
 
