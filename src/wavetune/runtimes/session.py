@@ -101,18 +101,19 @@ def build(
     recipe: Recipe, planned: Mapping[str, Any] | None = None, say: Callable[[str], None] | None = None
 ) -> Session | Infeasible:
     """Resolve, load and plan everything. When a run is continued, `planned` is the plan it wrote, which is kept."""
-    run, world = recipe.run, recipe.world
+    run, world, say = recipe.run, recipe.world, say or (lambda _sentence: None)
     device = _device(run.device)
     model = resolve_model(world.model, progress=say)
     tokenizer = load_tokenizer(model.folder)
+    say("reading and tokenising the data")
     data = prepare(world.data, tokenizer, world.scenario.population.num_clients, run.seed)
     recipe = replace(recipe, world=replace(world, data=replace(world.data, template=data.template)))
-    if say is not None:
-        say(data.told)
+    say(data.told)
     samples_K = [len(rows) for rows in data.rows_by_client]
     planner = plan_world(
         recipe, architecture_of(model.folder, say), statistics_of(data.train), samples_K, len(data.classes)
     )
+    say("planning")
     method = planner.method  # with the codecs and rounds to the target that were chosen
     recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps), method=method)
     plan = planner.first_plan() if planned is None else _kept_plan(planner, planned)
@@ -121,6 +122,7 @@ def build(
     if method.privacy is not None:
         require_accountant()
     bf16 = _use_bf16(run.precision, device)
+    say("loading the model's weights")
     backbone = load_backbone(
         model.folder,
         planner.table.lora_targets,
