@@ -17,9 +17,9 @@ ONE_ROUND = (
     "world.data.max_tokens=48",
 )
 TOLD = (
-    "data: 34 training and 4 validation rows of mine.json; columns not used: id; no validation part: 4 rows (4 of 40 "
-    "prompts) of train held out, seed 0; 2 training rows without an answer dropped; 1 training prompts cut to "
-    "world.data.max_tokens; 1 training answers cut to world.data.max_tokens"
+    "data: 34 training and 4 validation rows of mine.json; columns not used: id; 2 rows without an answer (or a "
+    "text to classify) dropped; no validation part: 4 rows (4 of 38 prompts) of train held out, seed 0; 1 training "
+    "prompts cut to world.data.max_tokens; 1 training answers cut to world.data.max_tokens"
 )
 
 
@@ -49,17 +49,17 @@ def trained(mine, tmp_path_factory):
 def test_all_rows_are_trained_on_and_what_was_left_out_is_told(trained):
     answer, out = trained
     assert answer.code == 0, answer.err
-    assert TOLD in answer.out.replace("\n", " ")
+    assert TOLD in (answer.out + answer.err).replace("\n", " ")
     data = json.loads((out / "summary.json").read_text())["data"]
-    assert (data["train_samples"], data["validation_samples"]) == (34, 4)
+    assert (data["train_samples"], data["validation_samples"], data["dropped"]) == (34, 4, 2)
     assert "; ".join(data["notes"]) in TOLD
-    assert data["rows"]["train"] == {"kept": 34, "dropped": 2, "truncated_prompts": 1, "truncated_answers": 1}
-    assert "2 training rows without an answer dropped" in (out / "report.html").read_text()
+    assert data["rows"]["train"] == {"kept": 34, "dropped": 0, "truncated_prompts": 1, "truncated_answers": 1}
+    assert "2 rows without an answer (or a text to classify) dropped" in (out / "report.html").read_text()
 
 
 def test_a_plan_tells_the_same(mine):
     answer = wavetune("plan", "sflllm", *without_samples(ONE_ROUND), "--data", mine)
-    assert TOLD in answer.out.replace("\n", " ")
+    assert TOLD in (answer.out + answer.err).replace("\n", " ")
 
 
 def unfinished(run, out):
@@ -75,10 +75,10 @@ def test_a_run_whose_data_changed_is_not_continued(trained, mine, tmp_path):
     rows = json.loads(before)
     try:
         mine.write_text(json.dumps(rows[:-4]))
-        assert_refused(wavetune("run", "--resume", "--out", out), "training rows of mine.json", "36 rows then, 32 now",
+        assert_refused(wavetune("run", "--resume", "--out", out), "training rows of mine.json", "34 rows then, 31 now",
                        "start a new run")  # fmt: skip
         mine.write_text(before.replace("it is", "it was"))
-        assert_refused(wavetune("run", "--resume", "--out", out), "the same number of rows, 36, with other contents")
+        assert_refused(wavetune("run", "--resume", "--out", out), "the same number of rows, 34, with other contents")
         mine.write_text(json.dumps(rows))
         assert wavetune("run", "--resume", "--out", out).code == 0
     finally:

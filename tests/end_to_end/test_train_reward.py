@@ -40,6 +40,30 @@ def finished(pairs, tmp_path_factory):
     return wavetune(*options(pairs, out)), out
 
 
+def test_columns_of_any_name_are_read_and_what_was_left_out_is_told(tmp_path):
+    rows = [f"q{i},{'a' if i % 2 else 'b'},b" for i in range(8)]
+    (tmp_path / "pairs.csv").write_text("\n".join(["ask,better,worse", *rows]))
+    columns = [word for field in ("prompt=ask", "chosen=better", "rejected=worse") for word in ("--column", field)]
+    words = [*options(tmp_path / "pairs.csv", tmp_path / "out", steps=1), *columns]
+    answer = wavetune(*words)
+    assert answer.code == 0, answer.err
+    told = "data: helpful pairs of pairs.csv; 4 pairs dropped whose answers are equal or empty"
+    assert told in answer.out + answer.err
+    assert json.loads((tmp_path / "out" / "reward.json").read_text())["data"]["notes"][0].startswith("4 pairs dropped")
+    assert_refused(wavetune(*words, "--column", "better"), "--column takes FIELD=NAME")
+    assert_refused(wavetune(*words[:-2]), "world.data.columns", "rejected")
+
+
+def test_pairs_that_changed_are_not_trained_on_further(pairs, tmp_path, monkeypatch):
+    (tmp_path / "pairs.jsonl").write_text((pairs / "helpful-train.jsonl").read_text())
+    monkeypatch.setattr("wavetune.runtimes.train_reward._finish", lambda *_: {}.missing)
+    with pytest.raises(AttributeError):
+        wavetune(*options(tmp_path / "pairs.jsonl", tmp_path / "out", steps=1))
+    (tmp_path / "pairs.jsonl").write_text("\n".join((pairs / "helpful-train.jsonl").read_text().splitlines()[:60]))
+    answer = wavetune("train-reward", "--resume", "--out", tmp_path / "out")
+    assert_refused(answer, "the training pairs of", "108 rows then, 54 now")
+
+
 def test_it_learns_and_says_how_well(finished):
     answer, out = finished
     assert answer.code == 0, answer.err
@@ -147,7 +171,7 @@ def test_pairs_that_cannot_be_read_are_refused(tmp_path):
     assert_refused(answer, "train.jsonl:1", "'rejected'")
     (tmp_path / "train.jsonl").write_text('{"prompt": "p", "chosen": "a", "rejected": "b"}\n')
     answer = wavetune("train-reward", "--kind", "helpful", "--data", tmp_path, "--out", tmp_path / "out")
-    assert_refused(answer, "1 distinct first human turns in train; a hold-out needs 2")
+    assert_refused(answer, "train has one distinct pair; a hold-out needs 2")
     assert not (tmp_path / "out").exists()
 
 

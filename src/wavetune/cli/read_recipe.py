@@ -98,13 +98,13 @@ def _is_try_out(model: str | None) -> bool:
 
 def _own_data(settings: list[str], data: str | None) -> bool:
     """Whether the options name data that is not built in."""
-    from wavetune.data.corpora import BUILT_IN
+    from wavetune.data.source import EMBEDDED
 
     named = [
         text for path, equals, text in (s.partition("=") for s in settings) if path == "world.data.source" and equals
     ]
     sources = [*named, *([] if data is None else [data])]
-    return bool(sources) and sources[-1].strip().strip('"') not in BUILT_IN
+    return bool(sources) and sources[-1].strip().strip('"') not in EMBEDDED
 
 
 def _read_rank_table(path: Path) -> dict[int, float]:

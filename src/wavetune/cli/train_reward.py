@@ -23,6 +23,12 @@ def train_reward(
     data: Annotated[
         str | None, typer.Option(help="Pairs: a folder or file with JSON lines; concierge by default.")
     ] = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FIELD=NAME", help="Column of the data that holds prompt, chosen or rejected; repeatable."
+        ),
+    ] = None,
     model: Model = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write; rewards/KIND by default.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the training in --out to the same end.")] = False,
@@ -42,7 +48,7 @@ def train_reward(
     if resume:
         options = {f"--{name.replace('_', '-')}": value for name, value in training.items()}
         require_unchanged(
-            {**options, "--kind": kind, "--data": data, "--seed": seed},
+            {**options, "--kind": kind, "--data": data, "--column": column, "--seed": seed},
             "a training continues with the settings in its folder",
         )
     if resume and out is None:
@@ -63,7 +69,8 @@ def train_reward(
             if resume:
                 about = continue_training(folder, display, where)
             else:
-                about = begin_training(kind, data or "concierge", changed, folder, display, seed or 0, where)
+                source, columns = data or "concierge", _columns(column)
+                about = begin_training(kind, source, changed, folder, display, seed or 0, where, columns)
     except KeyboardInterrupt:
         saved = (folder / "training.json").exists()
         go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
@@ -84,3 +91,11 @@ def _tell(about: Mapping[str, Any], folder: Path) -> None:
     )
     for line in lines:
         echo(line)
+
+
+def _columns(options: list[str] | None) -> dict[str, str]:
+    parts = [(option, *option.partition("=")) for option in options or []]
+    for option, field, equals, name in parts:
+        if not (field and equals and name):
+            raise ConfigError(f"--column takes FIELD=NAME, such as chosen=better, not {option!r}")
+    return {field: name for _, field, _, name in parts}

@@ -18,13 +18,12 @@ from wavetune.data.examples import NO_DOMAIN, Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.restaurants import restaurants
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
-from wavetune.data.rows import DIALOGUES, Row, form_of, renamed
+from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
 from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
 from wavetune.errors import DataError
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
-BUILT_IN = (*EMBEDDED, movie_reviews.NAME)
 
 
 def load_corpus(
@@ -66,19 +65,23 @@ class Reading:
     columns: Mapping[str, str]
     unused: set[str] = field(default_factory=set[str])
     cut_dialogues: int = 0
+    dropped: int = 0
 
     def examples(self, rows: Iterable[tuple[str, Row]]) -> tuple[Example, ...]:
-        """Examples of (place, row) pairs."""
-        return tuple(self._example(row, place) for place, row in rows)
+        """Examples of (place, row) pairs, less those without an answer, or with a label and no text."""
+        return tuple(example for place, row in rows if (example := self._example(row, place)) is not None)
 
-    def _example(self, row: Row, place: str) -> Example:
+    def _example(self, row: Row, place: str) -> Example | None:
         row = renamed(row, self.columns, place)
         form = form_of(row, place)
         example = form.example(row, place)
         self.unused.update(key for key, value in row.items() if value is not None and key not in form.fields)
         if form.needed[0] in DIALOGUES and example.reply is not None:
             self.cut_dialogues += len(row[form.needed[0]]) > len(example.dialogue)
-        return example
+        if example.answer.strip() and (example.prompt.strip() or form.needed[-1] not in LABELS):
+            return example
+        self.dropped += 1
+        return None
 
     def notes(self) -> tuple[str, ...]:
         """In sentences what was not used."""
@@ -86,13 +89,26 @@ class Reading:
         more = f" and {len(names) - 8} more" if len(names) > 8 else ""
         unused = [f"columns not used: {', '.join(names[:8])}{more}"] if names else []
         cut = [f"{self.cut_dialogues} dialogues go on after their last answer, which is left out"]
-        return (*unused, *(cut if self.cut_dialogues else ()))
+        empty = [f"{self.dropped:,} rows without an answer (or a text to classify) dropped"]
+        return (*unused, *(cut if self.cut_dialogues else ()), *(empty if self.dropped else ()))
+
+    def corpus(
+        self, name: str, parts: Mapping[str, tuple[Example, ...]], notes: Sequence[str], where: object
+    ) -> Corpus:
+        """The corpus of what was read. Raises DataError if there is no training row."""
+        if not parts["train"]:
+            none = f"none of the {self.dropped} rows has an answer; there is nothing to train on"
+            raise DataError(f"{where}: {none if self.dropped else 'no rows'}")
+        return Corpus(
+            name, parts["train"], parts.get("validation", ()), parts.get("test", ()), tuple(notes), self.dropped
+        )
 
 
 def _read(path: Path, reading: Reading) -> Corpus:
     """Corpus of a file, all train, or of a folder."""
     if not path.is_dir():
-        return _checked(Corpus(path.name, reading.examples(read_rows(path)), (), notes=reading.notes()), path)
+        train = reading.examples(read_rows(path))
+        return reading.corpus(path.name, {"train": train}, reading.notes(), path)
     if is_saved(path):
         return _read_tables(saved_splits(path), path.name, reading)
     splits = splits_of(path)
@@ -103,15 +119,16 @@ def _read(path: Path, reading: Reading) -> Corpus:
         notes.insert(0, f"read {_names(read)}")
     if splits.unread:
         notes.append(f"not read: {_names(splits.unread)}")
-    return _checked(Corpus(path.name, parts["train"], parts["validation"], parts["test"], tuple(notes)), path)
+    return reading.corpus(path.name, parts, notes, path)
 
 
 def _read_files(files: Sequence[Path], reading: Reading) -> tuple[Example, ...]:
     """Examples of the files of a split; those of a client's own file are a domain of their own."""
     found: list[Example] = []
     for file in files:
+        before = reading.dropped
         examples = reading.examples(read_rows(file))
-        if not examples:
+        if not examples and reading.dropped == before:
             raise DataError(f"{file}: no rows")
         if len(files) > 1 and re.match("(client|device|user)", family(file)):
             examples = tuple(replace(e, domain=stem(file)) if e.domain == NO_DOMAIN else e for e in examples)
@@ -124,13 +141,7 @@ def _read_tables(tables: Mapping[str, Any], name: str, reading: Reading) -> Corp
     parts = {part: reading.examples(table_rows(tables[split], f"{name} {split}")) for part, split in names.items()}
     unread = sorted({*map(str, tables)} - {*names.values()})
     notes = (*reading.notes(), *([f"splits not read: {', '.join(unread)}"] if unread else []))
-    return _checked(Corpus(name, parts["train"], parts.get("validation", ()), parts.get("test", ()), notes), name)
-
-
-def _checked(corpus: Corpus, where: object) -> Corpus:
-    if not corpus.train:
-        raise DataError(f"{where}: no rows")
-    return corpus
+    return reading.corpus(name, parts, notes, name)
 
 
 def _names(files: Sequence[Path]) -> str:

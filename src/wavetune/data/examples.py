@@ -59,13 +59,17 @@ class Example:
 
 @dataclass(frozen=True)
 class Corpus:
-    """Three lists of examples; `notes` says in sentences what was done to them (a hold-out)."""
+    """Three lists of examples; `notes` says in sentences what was done to them (a hold-out).
+
+    `dropped` counts rows that were left out as there is nothing to learn in them.
+    """
 
     name: str
     train: tuple[Example, ...]
     validation: tuple[Example, ...]
     test: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
+    dropped: int = 0
 
 
 PreferenceKind = Literal["helpful", "harmless"]

@@ -35,7 +35,7 @@ def pair_of(row: Row, where: str) -> PreferencePair | None:
         if row.get(key) is None:
             raise DataError(
                 f"{where}: a preference pair needs {key!r} as text or a list of messages; found the columns "
-                f"{', '.join(map(str, row))}"
+                f"{', '.join(map(str, row))}. Name yours by world.data.columns, or --column {key}=NAME of train-reward"
             )
     try:
         as_text = isinstance(row["chosen"], str) and isinstance(row["rejected"], str)

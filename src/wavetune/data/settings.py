@@ -105,7 +105,7 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
         )
         if len(part) < len(whole)
     ]
-    return Corpus(corpus.name, train, validation, corpus.test, (*corpus.notes, *drawn))
+    return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, *drawn))
 
 
 def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int) -> PreparedData:

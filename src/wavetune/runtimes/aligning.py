@@ -19,7 +19,7 @@ from wavetune.data.concierge_truth import helpful, safe
 from wavetune.data.examples import Example
 from wavetune.data.partition import split_alike
 from wavetune.data.preferences import load_preferences
-from wavetune.data.settings import PreparedData
+from wavetune.data.settings import DataSettings, PreparedData
 from wavetune.data.templates import prompt_ids
 from wavetune.errors import DataError
 from wavetune.federation.alignment import Alignment, ClientPairs, Evaluation, Rewards
@@ -111,7 +111,8 @@ class Watcher:
 def check(session: Session, settings: LocalAlignment) -> None:
     """Raise before anything is trained what `begin` would raise after the federated rounds."""
     recipe = session.recipe
-    check_rewards((settings.helpful, settings.safe), recipe.world.data.source, recipe.run.seed)
+    data = recipe.world.data
+    check_rewards((settings.helpful, settings.safe), data.source, recipe.run.seed, data.columns)
     task_of(recipe, session.data, session.tokenizer)
 
 
@@ -149,7 +150,8 @@ def begin(session: Session, task: Task, folder: Path, saved: Mapping[str, torch.
 def rewards_of(recipe: Recipe, task: Task, folder: Path, backbone: Backbone, say: Say) -> Rewards:
     """Both rewards, and the true scores where they are known. Raises as the parts do."""
     source, parts = recipe.world.data.source, (task.settings.helpful, task.settings.safe)
-    scores = open_rewards(parts, source, folder, Watcher(say), recipe.run.seed, backbone.device)
+    columns = recipe.world.data.columns
+    scores = open_rewards(parts, source, folder, Watcher(say), recipe.run.seed, backbone.device, columns=columns)
     known = {"helpful": helpful, "safe": safe} if source == CONCIERGE else {}
     return Rewards(scores[0].score, scores[1].score, known)
 
@@ -167,7 +169,7 @@ def stage_of(
     saved: Mapping[str, torch.Tensor],
 ) -> StageHere:
     """Alignment of some clients, whose adapters the bank holds; their positions in it are those in `clients`."""
-    source, seed, learning = recipe.world.data.source, recipe.run.seed, task.settings.learning
+    seed, learning = recipe.run.seed, task.settings.learning
     alignment = Alignment(
         backbone,
         bank,
@@ -179,7 +181,7 @@ def stage_of(
         seed,
         client_ids=clients,
         template=recipe.world.data.template,
-        pairs_by_client=_pairs(data, clients, source, seed) if isinstance(learning.objective, Dpo) else (),
+        pairs_by_client=_pairs(data, clients, recipe.world.data, seed) if isinstance(learning.objective, Dpo) else (),
         tokens_per_pass=tokens_per_pass,
     )
     stage = StageHere(task, clients, alignment, {})
@@ -210,9 +212,9 @@ def _held_out(data: PreparedData, count: int, seed: int) -> Prompts:
     return tuple(chosen)
 
 
-def _pairs(data: PreparedData, clients: Sequence[int], source: str, seed: int) -> tuple[ClientPairs, ...]:
+def _pairs(data: PreparedData, clients: Sequence[int], read: DataSettings, seed: int) -> tuple[ClientPairs, ...]:
     """Clients' preference pairs of both kinds: each pair is one client's, in the shares in which domains are held."""
-    kinds = [load_preferences(source, kind, seed).train for kind in ("helpful", "harmless")]
+    kinds = [load_preferences(read.source, kind, seed, read.columns).train for kind in ("helpful", "harmless")]
     held_K = [data.domains_of(client) for client in range(len(data.rows_by_client))]
     rows = [split_alike([pair.domain for pair in pairs], held_K, seed) for pairs in kinds]
     return tuple(

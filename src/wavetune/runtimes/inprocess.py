@@ -358,6 +358,7 @@ def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str
             "validation_samples": len(data.validation),
             "partition": recipe.world.data.partition.kind,
             "notes": list(data.notes),
+            "dropped": data.corpus.dropped,
             "rows": {"train": data.train.counts, "validation": data.validation.counts},
         },
         "rounds": len(records),

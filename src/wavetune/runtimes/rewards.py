@@ -28,6 +28,7 @@ def open_rewards(
     seed: int = 0,
     device: torch.device | str = "cpu",
     bf16: bool | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> list[Reward]:
     """Rewards of a run, in the order of the parts.
 
@@ -39,26 +40,36 @@ def open_rewards(
         seed: of the run.
         device, bf16: where and in which precision reward models are loaded; by default in bf16 where products are
             fast in it.
+        columns: of the files with pairs, by the field that each holds.
     Raises: DataError, ModelError, ConfigError or RunFolderError as the parts do.
     """
     chosen = _precision(device, bf16)
-    return [_opened(part, source, folder, watcher, seed, device, chosen) for part in parts]
+    return [_opened(part, source, folder, watcher, seed, device, chosen, columns) for part in parts]
 
 
-def check_rewards(parts: Sequence[RewardPart], source: str, seed: int) -> None:
+def check_rewards(
+    parts: Sequence[RewardPart], source: str, seed: int, columns: Mapping[str, str] | None = None
+) -> None:
     """Raise at once what `open_rewards` would raise about a part's function, model or pairs; nothing is trained."""
     for part in parts:
         if not isinstance(part, EmbeddedReward):
             part.open()
         elif source != CONCIERGE:
-            load_preferences(source, part.preference, seed)
+            load_preferences(source, part.preference, seed, columns)
 
 
 def _opened(
-    part: RewardPart, source: str, folder: Path, watcher: Watcher, seed: int, device: torch.device | str, bf16: bool
+    part: RewardPart,
+    source: str,
+    folder: Path,
+    watcher: Watcher,
+    seed: int,
+    device: torch.device | str,
+    bf16: bool,
+    columns: Mapping[str, str] | None,
 ) -> Reward:
     if isinstance(part, EmbeddedReward):
-        part = TrainedReward(path=str(trained(part, source, folder, watcher, seed, device, bf16)))
+        part = TrainedReward(path=str(trained(part, source, folder, watcher, seed, device, bf16, columns)))
     return part.open(device, bf16)
 
 
@@ -70,6 +81,7 @@ def trained(
     seed: int,
     device: torch.device | str,
     bf16: bool | None = None,
+    columns: Mapping[str, str] | None = None,
 ) -> Path:
     """The folder of an embedded reward under that of all, where it is trained unless it is there already."""
     from wavetune.models.reward import ABOUT
@@ -77,9 +89,10 @@ def trained(
 
     own = folder / part.preference
     if not (own / ABOUT).exists():
-        corpus = preference_corpus(source, part.preference, part.training, seed)
+        corpus = preference_corpus(source, part.preference, part.training, seed, columns)
         begun = (own / PLANNED).exists()
-        train_reward(corpus, part.training, own, watcher, seed, device, _precision(device, bf16), begun, source)
+        precision = _precision(device, bf16)
+        train_reward(corpus, part.training, own, watcher, seed, device, precision, begun, source, columns)
     return own
 
 

@@ -158,6 +158,7 @@ def begin(
     source, seed, models = recipe.world.data.source, recipe.run.seed, list[RewardModel]()
     for part in (task.settings.helpful, task.settings.safe):
         if isinstance(part, EmbeddedReward):
-            own = trained(part, source, folder, Watcher(say), seed, device)
+            columns = recipe.world.data.columns
+            own = trained(part, source, folder, Watcher(say), seed, device, columns=columns)
             models.append(RewardModel(name=part.preference, files=read_files(own)))
     return ServedStage(servers, task, tuple(models), recipe.run.rounds)

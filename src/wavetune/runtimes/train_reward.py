@@ -58,6 +58,7 @@ def train_reward(
     bf16: bool = False,
     resume: bool = False,
     source: str = "",
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train on a corpus's pairs and write the reward model into a folder; returns what its reward.json says.
 
@@ -69,12 +70,13 @@ def train_reward(
         seed: of the order of pairs and the initial adapters.
         device, bf16: where and in which precision the frozen weights are.
         resume: go on with what is in `out`.
-        source: where the corpus is from, for `continue_training`; by default its name.
+        source, columns: where the corpus is from, and by which columns it was read, for `continue_training`; by default
+            its name, and those that are known.
     Raises: RunFolderError if `out` is in use or holds a reward model already, or with `resume` none that fits;
         DataError if there are no validation pairs; NumericsError if the loss is not finite.
     """
     with locked(out):
-        return _train(corpus, settings, out, watcher, seed, device, bf16, resume, source)
+        return _train(corpus, settings, out, watcher, seed, device, bf16, resume, source, columns or {})
 
 
 def _train(
@@ -87,10 +89,12 @@ def _train(
     bf16: bool,
     resume: bool,
     source: str,
+    columns: Mapping[str, str],
 ) -> dict[str, Any]:
     folder, started = RunFolder(out), time.perf_counter()
     values = {**asdict(settings), "targets": settings.targets and list(settings.targets)}
     plan = {"kind": corpus.kind, "source": source or corpus.name, "seed": seed, "training": values}
+    plan["columns"] = dict(columns)
     plan["pairs"] = digest_of_pairs(corpus.train)
     _check(folder, plan, resume)
     watcher.message(f"loading {settings.model}")
@@ -125,7 +129,14 @@ def _train(
 
 
 def begin_training(
-    kind: str | None, source: str, changed: Mapping[str, Any], out: Path, watcher: Watcher, seed: int, device: str
+    kind: str | None,
+    source: str,
+    changed: Mapping[str, Any],
+    out: Path,
+    watcher: Watcher,
+    seed: int,
+    device: str,
+    columns: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train with the default settings but for those `changed`, on the device of that name; returns reward.json.
 
@@ -136,8 +147,9 @@ def begin_training(
     chosen = _chosen(device)
     settings = RewardTraining(**changed)
     watcher.message(f"loading {source}")
-    corpus = preference_corpus(source, kind, settings, seed)
-    return train_reward(corpus, settings, out, watcher, seed, chosen, _use_bf16("auto", chosen), source=source)
+    corpus = preference_corpus(source, kind, settings, seed, columns)
+    bf16 = _use_bf16("auto", chosen)
+    return train_reward(corpus, settings, out, watcher, seed, chosen, bf16, source=source, columns=columns)
 
 
 def continue_training(out: Path, watcher: Watcher, device: str = "auto") -> dict[str, Any]:
@@ -153,12 +165,13 @@ def continue_training(out: Path, watcher: Watcher, device: str = "auto") -> dict
         return read_about(out)
     try:
         settings = TypeAdapter(RewardTraining).validate_python(plan["training"])
-        kind, source, seed = plan["kind"], plan["source"], plan["seed"]
+        kind, source, seed, columns = plan["kind"], plan["source"], plan["seed"], plan["columns"]
     except (KeyError, TypeError, ValidationError) as error:
         raise RunFolderError(f"{out / PLANNED} is damaged or of another version; train into another folder") from error
     chosen = _chosen(device)
-    corpus = preference_corpus(source, kind, settings, seed)
-    return train_reward(corpus, settings, out, watcher, seed, chosen, _use_bf16("auto", chosen), True, source)
+    corpus = preference_corpus(source, kind, settings, seed, columns)
+    bf16 = _use_bf16("auto", chosen)
+    return train_reward(corpus, settings, out, watcher, seed, chosen, bf16, True, source, columns)
 
 
 def _chosen(device: str) -> torch.device:
@@ -167,10 +180,16 @@ def _chosen(device: str) -> torch.device:
     return _device(device)
 
 
-def preference_corpus(source: str, kind: PreferenceKind, training: RewardTraining, seed: int) -> PreferenceCorpus:
+def preference_corpus(
+    source: str,
+    kind: PreferenceKind,
+    training: RewardTraining,
+    seed: int,
+    columns: Mapping[str, str] | None = None,
+) -> PreferenceCorpus:
     """Pairs of a source: of the embedded concierge as many as the training can see, else all."""
     if source != "concierge":
-        return load_preferences(source, kind, seed)
+        return load_preferences(source, kind, seed, columns)
     wanted = training.train_pairs or training.steps * training.pairs_per_step
     validation, test = training.validation_pairs, training.test_pairs or CONCIERGE_TEST_PAIRS
     return concierge_preferences(kind, wanted, validation, test, seed)

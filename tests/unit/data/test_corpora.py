@@ -85,6 +85,17 @@ def test_an_empty_file_is_refused(tmp_path):
         load_corpus(str(tmp_path / "empty.jsonl"))
 
 
+def test_rows_without_an_answer_or_a_text_to_classify_are_dropped_before_rows_are_held_out(tmp_path):
+    empty = [{"prompt": f"p{i}", "response": " "} for i in range(30)]
+    write(tmp_path / "a.jsonl", [*empty, *pairs("a", "b"), {"text": " ", "label": 1}])
+    corpus = load_corpus(str(tmp_path / "a.jsonl"))
+    assert (len(corpus.train), len(corpus.validation), corpus.dropped) == (1, 1, 31)
+    assert corpus.notes[0] == "31 rows without an answer (or a text to classify) dropped"
+    write(tmp_path / "train.jsonl", empty)
+    with pytest.raises(DataError, match="none of the 30 rows has an answer; there is nothing to train on"):
+        load_corpus(str(tmp_path))
+
+
 def test_columns_and_turns_that_are_not_used_are_told(tmp_path):
     said = [{"role": role, "content": "x"} for role in ("user", "assistant", "user")]
     write(tmp_path / "a.jsonl", [{"id": 1, "messages": said, "note": None, "lang": "en"}] * 2)
