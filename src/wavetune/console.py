@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterable
 
@@ -56,3 +58,12 @@ def echo_answer(text: str) -> None:
         echo(text)
     else:
         print(text.encode(errors="replace").decode(), flush=True)
+
+
+COMMAND = "WAVETUNE_COMMAND"
+"""Environment variable by which a command tells the processes that it starts what its user gave."""
+
+
+def given_command() -> str:
+    """The command that a user gave, in this process or in the one that started it."""
+    return os.environ.get(COMMAND) or shlex.join(["wavetune", *sys.argv[1:]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,11 +13,25 @@ from wavetune.logs import LOG
 
 
 def join_as_device(
-    server: Annotated[str, typer.Argument(metavar="HOST:PORT", help="Where the servers listen.")],
+    server: Annotated[
+        str, typer.Argument(metavar="HOST:PORT", help="Where the servers listen; port 7443 if left out.")
+    ],
     certificates: Annotated[
         Path, typer.Option(help="This device's folder, as `wavetune certificates` writes it; says which client it is.")
     ],
     state: Annotated[Path | None, typer.Option(help="Folder in which it keeps its state between rounds.")] = None,
+    data: Annotated[
+        str | None, typer.Option(metavar="PATH", help="This device's own data, in the place of what the servers name.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="PATH", help="This device's own copy of the model that the servers name.")
+    ] = None,
+    allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODULE|PATH", help="Module or file of a Python reward, or folder of a reward; repeatable."
+        ),
+    ] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for servers that are away.")] = 600.0,
     with_parent: WithParent = False,
 ) -> None:
@@ -25,10 +40,15 @@ def join_as_device(
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
-    from wavetune.data_plane.certificates import read_identity
+    os.umask(0o077)  # what it keeps is its owner's alone
+    from wavetune.data_plane.certificates import check_identity, read_identity
+    from wavetune.data_plane.diagnosis import with_port
 
-    identity = read_identity(certificates)
+    identity, server = read_identity(certificates), with_port(server)
+    check_identity(identity)
     LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.device import take_part
+    from wavetune.runtimes.device_permission import Allowed
 
-    LOG.info(take_part(server, identity, state, patience, LOG.info))
+    allowed = Allowed(data, model, tuple(allow or ()))
+    LOG.info(take_part(server, identity, state, patience, LOG.info, allowed))

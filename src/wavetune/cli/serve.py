@@ -31,7 +31,9 @@ def serve(
         Path,
         typer.Option(help="The servers' folder, as `wavetune certificates` writes it.", rich_help_panel=DEPLOYMENT),
     ] = Path("certificates/server"),
-    address: Annotated[str, typer.Option(help="HOST:PORT to listen at.", rich_help_panel=DEPLOYMENT)] = "0.0.0.0:7443",
+    address: Annotated[
+        str, typer.Option(help="HOST:PORT to listen at; port 7443 if left out.", rich_help_panel=DEPLOYMENT)
+    ] = "0.0.0.0:7443",
     public: Annotated[
         str | None,
         typer.Option(help="HOST:PORT under which devices reach it, where that is another.", rich_help_panel=DEPLOYMENT),
@@ -57,17 +59,21 @@ def serve(
         exit_with_parent()
     if resume:
         require_unchanged(changes.named())
-    from wavetune.data_plane.certificates import read_identity
+    from wavetune.data_plane.certificates import check_identity, read_identity
+    from wavetune.data_plane.diagnosis import require_listenable, with_port
 
-    identity = read_identity(certificates)
+    identity, address = read_identity(certificates), with_port(address)
+    check_identity(identity, server=True)
     if resume:
         chosen, folder = None, out or Path("runs") / name_of(recipe)
         continues(folder, rounds, tell=False)  # devices may wait to hear that the run is finished
     else:
         chosen = chosen_recipe(recipe, changes, rounds, out)
         folder = out or free_folder(chosen.name)
+    require_listenable(address)
     LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.deployed import Deployment, engine
 
-    deployment = Deployment(address, identity, public, patience, deadline, emulate)
+    public = None if public is None else with_port(public)
+    deployment = Deployment(address, identity, public, patience, deadline, emulate, certificates)
     train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve")

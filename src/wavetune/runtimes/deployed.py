@@ -16,15 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from cryptography.x509 import load_pem_x509_certificate
 from safetensors.torch import save
 from torch import Tensor
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
 from wavetune.data_plane.bounds import out_of_bounds
-from wavetune.data_plane.certificates import Identity
+from wavetune.data_plane.certificates import Identity, Revoked
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
+from wavetune.data_plane.diagnosis import require_listenable
 from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.places import PER_PARTY, Places
@@ -57,6 +59,7 @@ class Deployment:
     `address` is where they listen; devices open their streams at `public_address` (None: where they attend). All are
     waited for `patience_s` before the first round; later rounds go on with those that attend. A device that does not
     answer within `deadline_s` is lost for the round. With `emulate` every stream is paced to the rates of the plan.
+    Devices on the list of revoked certificates in the folder `certificates` are refused, the list read as it changes.
     """
 
     address: str
@@ -65,6 +68,7 @@ class Deployment:
     patience_s: float = 300.0
     deadline_s: float = 120.0
     emulate: bool = False
+    certificates: Path | None = None
 
 
 @dataclass
@@ -334,7 +338,7 @@ def opened(
         handlers = [plane.handler(), coordinator.handler()]
     else:
         coordinator, handlers = control(plane), [plane.handler()] if session.cohort.placement.split else []
-    places = Places(say=say)
+    places = Places(_revoked(deployment), say)
     with ExitStack() as stack:
         address = _listen(session, deployment, handlers, places, stack) if handlers else deployment.address
         servers = Servers(session, deployment, run, say, plane, coordinator, address, places)
@@ -360,9 +364,18 @@ def _listen(
         streams = len(handlers) * PER_PARTY * num_clients + 4
         server, port = serve(deployment.address, deployment.identity, handlers, streams, largest, places)
     except RuntimeError as error:
-        raise DeploymentError(f"cannot listen at {deployment.address}: {error}") from error
+        require_listenable(deployment.address)
+        raise DeploymentError(f"cannot listen at {deployment.address}; choose another --address") from error
     stack.callback(lambda: server.stop(1.0).wait())
     return f"{deployment.address.rpartition(':')[0]}:{port}"
+
+
+def _revoked(deployment: Deployment) -> Callable[[int], bool]:
+    if deployment.certificates is None:
+        return lambda _serial: False
+    revoked = Revoked(deployment.certificates, load_pem_x509_certificate(deployment.identity.authority))
+    revoked.serials()  # a list that cannot be read is told at once
+    return revoked
 
 
 def engine(
@@ -375,7 +388,9 @@ def engine(
 
     @contextmanager
     def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
-        with opened(session, deployment, _run_of(out), say, control) as servers:
+        run = _run_of(out)
+        with opened(session, deployment, run, say, control) as servers:
+            RunFolder(out).write_json("deployment.json", {"run": run})
             if port_file is not None:
                 write_whole(port_file, servers.address.rpartition(":")[2])
             yield Trainer(servers.train_round, servers.begin_alignment)
@@ -385,12 +400,8 @@ def engine(
 
 def _run_of(out: Path) -> str:
     """The name under which devices know the run in a folder, so that they never mix up two runs' states."""
-    folder = RunFolder(out)
-    known = folder.read_json("deployment.json")
-    if known is None:
-        known = {"run": secrets.token_hex(8)}
-        folder.write_json("deployment.json", known)
-    return str(known["run"])
+    known = RunFolder(out).read_json("deployment.json")
+    return secrets.token_hex(8) if known is None else str(known["run"])
 
 
 def check_deployable(session: Session) -> None:

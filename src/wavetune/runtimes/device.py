@@ -5,26 +5,26 @@ These are the blocks before its cut or, where nothing is cut, all of them.
 
 from __future__ import annotations
 
-import os
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import grpc
 import torch
-from safetensors import safe_open
-from safetensors.torch import load, save_file
+from safetensors.torch import load
 from torch import Tensor
 
 from wavetune.data.batching import batch_indices
 from wavetune.data.settings import PreparedData, prepare
-from wavetune.data_plane.certificates import Identity, client_of
+from wavetune.data_plane.certificates import Identity, check_identity, client_of
 from wavetune.data_plane.client import Stream, connect
 from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import attend
+from wavetune.data_plane.diagnosis import diagnose, with_port
 from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
@@ -34,9 +34,9 @@ from wavetune.errors import ConfigError, NumericsError, RunFolderError, Wavetune
 from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
+from wavetune.federation.folder_lock import locked
 from wavetune.federation.method import Split
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.federation.run_folder import explained
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
@@ -44,11 +44,10 @@ from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
-from wavetune.runtimes import local_round
+from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.device_alignment import OwnAlignment
+from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of, working_dtype
-
-_ROOM = "free some space, what it kept before is still there"
 
 
 @dataclass
@@ -133,9 +132,13 @@ class Device:
         return own[batch_indices(lengths[own], batching, seed, self.client, step)]
 
 
-def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> Device:
-    """Load what an order asks for: this client's rows and its blocks of the base model."""
+def build_device(order: RoundOrder, client: int, say: Callable[[str], None], allowed: Allowed | None = None) -> Device:
+    """Load what an order asks for: this client's rows and its blocks of the base model.
+
+    Raises: ConfigError for what is not allowed (None: all is).
+    """
     recipe = from_dict(parse(order.recipe))
+    recipe = recipe if allowed is None else allowed.applied(recipe)
     method, run, world = recipe.method, recipe.run, recipe.world
     device, dtype = _device(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
@@ -172,7 +175,9 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None]) -> 
 class Agent:
     """What attends for a device: builds it from its first order, keeps its state, answers every order with a report.
 
-    With a folder the state outlives the process: it is written whole after every round.
+    With a folder the state outlives the process: it is written whole after every round, for its owner's eyes alone. The
+    folder is that of the first run that uses it; each further run has one of its own in it. Without `allowed` the
+    servers may name any data, model and reward of this machine.
     """
 
     client: int
@@ -180,6 +185,8 @@ class Agent:
     identity: Identity
     folder: Path | None = None
     say: Callable[[str], None] = lambda _text: None
+    allowed: Allowed | None = None
+    _place: Path | None = None  # where the states of the present run are
     _device: Device | None = None
     _built: tuple[Any, ...] = ()
     _alignment: OwnAlignment | None = None
@@ -189,7 +196,8 @@ class Agent:
     _process: bytes = field(default_factory=lambda: secrets.token_bytes(8))
 
     def __post_init__(self) -> None:
-        self._read_states()
+        if self.folder is not None and (latest := state_folder.latest(self.folder)) is not None:
+            self._place, (self._run, self._states) = latest, state_folder.read(latest)
 
     def introduce(self) -> Attend:
         """Who this is and which states it can go on from."""
@@ -238,9 +246,9 @@ class Agent:
     def _align(self, device: Device, order: RoundOrder) -> RoundReport:
         """Steps of the device's own alignment. Their states are numbered on from those of the rounds."""
         started = time.perf_counter()
-        assert self.folder is not None
+        assert self._place is not None
         if self._alignment is None or self._alignment.device is not device:
-            self._alignment = OwnAlignment(device, self.folder, self.say)
+            self._alignment = OwnAlignment(device, self._place, self.say)
         aligned, state = self._alignment.go_on(order.align, self._states[max(self._states)])
         self._keep(order, state)
         if aligned.metrics:
@@ -251,7 +259,9 @@ class Agent:
         """Keep the state and report. What the disk refuses is told; all else of the round has been done."""
         try:
             self._keep(order, device.state())
-            return local_round.ended(device, order, self.folder)
+            report = local_round.ended(device, order, self._place)
+            self._hide()
+            return report
         except RunFolderError as error:
             self.say(f"round {order.round + 1}: {error}")
             report = local_round.ended(device, order, None)
@@ -262,11 +272,10 @@ class Agent:
         """The device as it is at the start of the order's round."""
         wanted = (order.run, order.recipe, tuple(order.cuts), tuple(order.ranks), order.bf16)
         if self._device is None or self._built != wanted:
-            self._device, self._built = build_device(order, self.client, self.say), wanted
+            self._device, self._built = build_device(order, self.client, self.say, self.allowed), wanted
             if self._device.recipe.method.alignment is not None and self.folder is None:
                 raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
-            if self._run != order.run:
-                self._states, self._run = {}, order.run
+            self._turn_to(order.run)
             self._states.setdefault(0, self._device.state())
         # whose report came too late is asked for what it has done
         latest = order.round + (order.listen or order.HasField("align"))
@@ -275,6 +284,23 @@ class Agent:
         if order.adapters:
             self._device.start_from(load(order.adapters))
         return self._device
+
+    def _turn_to(self, run: str) -> None:
+        """Have the states of a run at hand, and its folder."""
+        if self.folder is not None:
+            place = state_folder.of_run(self.folder, run)
+            if place != self._place and place != self.folder:
+                self.say(f"keeps this run's state in {place}; {self.folder} has that of another run")
+            if self._run != run:
+                self._states = state_folder.read(place)[1]
+            self._place = place
+        elif self._run != run:
+            self._states = {}
+        self._run = run
+
+    def _hide(self) -> None:
+        if self.folder is not None:
+            state_folder.hide(self.folder)
 
     def _channel(self, address: str) -> grpc.Channel:
         if address not in self._channels:
@@ -287,40 +313,33 @@ class Agent:
         assert self._device is not None
         kept = self._device.recipe.run.checkpoint_every + 1  # the servers may go back to their last checkpoint
         self._states = {n: self._states[n] for n in sorted(self._states)[-kept:]}
-        if self.folder is None:
-            return
-        part = self.folder / f"state-{done:06d}.part"
-        with explained(self.folder, _ROOM):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                save_file(self._states[done], part, metadata={"run": order.run, "rounds_done": str(done)})
-                os.replace(part, self.folder / f"state-{done:06d}.safetensors")
-            finally:
-                part.unlink(missing_ok=True)
-            for old in sorted(self.folder.glob("state-*.safetensors")):
-                if int(old.stem.removeprefix("state-")) not in self._states:
-                    old.unlink()
-
-    def _read_states(self) -> None:
-        for path in sorted(self.folder.glob("state-*.safetensors")) if self.folder is not None else ():
-            try:
-                with safe_open(path, "pt") as stored:
-                    metadata = stored.metadata()
-                    state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-                if metadata["run"] != self._run:
-                    self._run, self._states = metadata["run"], {}
-                self._states[int(metadata["rounds_done"])] = state
-            except Exception as error:  # safetensors has types of its own
-                raise RunFolderError(f"cannot read {path} ({error}); remove it to start this device afresh") from error
+        if self._place is not None:
+            state_folder.write(self._place, order.run, done, self._states)
+            self._hide()
 
 
 def take_part(
-    server: str, identity: Identity, state: Path | None, patience_s: float, say: Callable[[str], None]
+    server: str,
+    identity: Identity,
+    state: Path | None,
+    patience_s: float,
+    say: Callable[[str], None],
+    allowed: Allowed | None = None,
 ) -> str:
-    """Attend at a server until it says goodbye; returns its reason. Raises ConfigError, DeploymentError."""
-    agent = Agent(client_of(identity), server, identity, state, say)
-    say(f"device {agent.client} attends at {server}")
-    return attend(connect(server, identity), agent.introduce, agent.handle, patience_s, say)
+    """Attend at a server until it says goodbye; returns its reason.
+
+    Raises: ConfigError for certificates that the servers would not take, DeploymentError if they cannot be reached or
+    refuse, RunFolderError if the state folder is in use.
+    """
+    check_identity(identity)
+    server = with_port(server)
+    with nullcontext() if state is None else locked(state):
+        if state is not None:
+            state_folder.hide(state)
+        agent = Agent(client_of(identity), server, identity, state, say, allowed)
+        say(f"device {agent.client} attends at {server}")
+        channel = connect(server, identity)
+        return attend(channel, agent.introduce, agent.handle, patience_s, say, lambda: diagnose(server, identity))
 
 
 @torch.no_grad()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 import resource
-import shlex
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -16,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from wavetune.allocation.instance import plan_to_json, problem_to_json
+from wavetune.console import given_command
 from wavetune.data.examples import Example
 from wavetune.data.templates import prompt_ids
 from wavetune.errors import RunFolderError
@@ -96,13 +95,13 @@ def _run(
         return session
     if recipe.method.alignment is not None:
         aligning.check(session, recipe.method.alignment)
-    if folder is None:
-        folder = RunFolder.create(out)
-        folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
-    keep_inputs(folder, session.data, session.model.folder)
-    if planned is None:
-        _write_world(folder, session)
     with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
+        if folder is None:
+            folder = RunFolder.create(out)
+            folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
+        keep_inputs(folder, session.data, session.model.folder)
+        if planned is None:
+            _write_world(folder, session)
         done, saved = _restore(folder, session)
         rounds_done = min(done, recipe.run.rounds)
         state = folder.read_json("state.json") or _before(folder, session, observer)
@@ -227,7 +226,7 @@ def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str
         "evaluation": evaluation,
         "validation_loss": evaluation["loss"],
         "answers": _answers(session, None),
-        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "command": given_command(),
         "started": now(),
     }
     folder.write_json("state.json", state)

@@ -20,10 +20,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from wavetune.console import COMMAND, given_command
 from wavetune.data_plane.certificates import SERVER, device_name, write_certificates
 from wavetune.errors import DeploymentError
 from wavetune.federation.run_folder import explained
-from wavetune.recipe import Recipe, save
+from wavetune.recipe import Recipe, load, save
+from wavetune.runtimes.device_permission import options_of
 
 RESTARTS = 5
 _POLL_S, _STOP_S = 0.1, 10.0
@@ -47,12 +49,15 @@ class Party:
         if self.starts > 1:
             self._close()
         with contextlib.ExitStack() as stack:
-            out: IO[Any] | None = None if self.log is None else stack.enter_context(self.log.open("ab"))
+            out: IO[Any] | None = None
+            if self.log is not None:
+                out = stack.enter_context(open(self.log, "ab", opener=_for_its_owner))
             self.process = subprocess.Popen(
                 [*self.command, *self.arguments, "--with-parent"],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out and subprocess.STDOUT,
+                env={**os.environ, COMMAND: given_command()},
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop the others in order
             )
 
@@ -101,14 +106,20 @@ def deploy(
         if address is None:
             return servers.process.returncode
         servers.arguments = ["serve", "--resume", "--address", address, *common]
+        allowed = options_of(recipe or load(out / "recipe.json"))
         for client in range(num_devices):
             state = out / "devices" / device_name(client)
             with explained(state):
-                state.mkdir(parents=True, exist_ok=True)
+                state.mkdir(parents=True, exist_ok=True, mode=0o700)
             arguments = ["device", address, "--certificates", str(folder / device_name(client)), "--state", str(state)]
+            arguments += allowed
             parties.append(Party(f"device {client}", arguments, state / "log.txt"))
             parties[-1].start()
         return _watch_over(servers, parties[1:], out, say, lambda: watch(parties))
+
+
+def _for_its_owner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def exit_with_parent() -> None:

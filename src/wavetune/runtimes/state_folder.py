@@ -1,0 +1,88 @@
+"""What a device keeps between rounds: states as safetensors in the folder of a run, readable by their owner alone."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from wavetune.errors import RunFolderError
+from wavetune.federation.run_folder import explained
+
+_ROOM = "free some space, what it kept before is still there"
+_PATTERN, _RUN = "state-*.safetensors", "run-"
+_OWN = (_PATTERN, "recipe.json", "alignment_*.json", "adapters", "rewards", "log.txt", f"{_RUN}*")
+
+
+def latest(folder: Path) -> Path | None:
+    """The folder of the run that kept a state last, in a device's folder; None if none did."""
+    states = [path for place in (folder, *folder.glob(f"{_RUN}*")) for path in place.glob(_PATTERN)]
+    return max(states, key=lambda path: path.stat().st_mtime_ns).parent if states else None
+
+
+def of_run(folder: Path, run: str) -> Path:
+    """Where a run's states belong in a device's folder: there if it is free or theirs, else in one of their own."""
+    owner = next((_run_of(path) for path in sorted(folder.glob(_PATTERN))), run)
+    name = run if re.fullmatch(r"[0-9A-Za-z]{1,64}", run) else hashlib.sha256(run.encode()).hexdigest()[:16]
+    return folder if owner == run else folder / f"{_RUN}{name}"
+
+
+def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
+    """The run whose states are in its folder, and these by the number of rounds done. Raises RunFolderError."""
+    run, states = "", dict[int, dict[str, Tensor]]()
+    for path in sorted(folder.glob(_PATTERN)):
+        try:
+            with safe_open(path, "pt") as stored:
+                metadata = stored.metadata()
+                state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+            if metadata["run"] != run:
+                run, states = metadata["run"], {}
+            states[int(metadata["rounds_done"])] = state
+        except Exception as error:  # safetensors has types of its own
+            raise _unreadable(path, error) from error
+    return run, states
+
+
+def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+    """Keep the state after `done` rounds, whole or not at all, and of older ones those that are still given."""
+    part = folder / f"state-{done:06d}.part"
+    with explained(folder, _ROOM):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        try:
+            save_file(dict(states[done]), part, metadata={"run": run, "rounds_done": str(done)})
+            os.replace(part, folder / f"state-{done:06d}.safetensors")
+        finally:
+            part.unlink(missing_ok=True)
+        for old in sorted(folder.glob(_PATTERN)):
+            if int(old.stem.removeprefix("state-")) not in states:
+                old.unlink()
+
+
+def hide(folder: Path) -> None:
+    """Take others' rights to a device's folder and what it wrote there. Raises RunFolderError if that fails."""
+    own = [path for pattern in _OWN for path in folder.glob(pattern)]
+    within = [path for place in own if place.is_dir() for path in place.rglob("*")]
+    with explained(folder, "what a device keeps is its owner's alone; choose another --state"):
+        for path in (folder, *own, *within):
+            mode = stat.S_IMODE(path.lstat().st_mode)
+            if mode & 0o077 and not path.is_symlink():
+                path.chmod(mode & 0o700)
+
+
+def _run_of(path: Path) -> str:
+    try:
+        with safe_open(path, "pt") as stored:
+            return str(stored.metadata()["run"])
+    except Exception as error:  # safetensors has types of its own
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> RunFolderError:
+    return RunFolderError(f"cannot read {path} ({error}); remove it to start this device afresh")
