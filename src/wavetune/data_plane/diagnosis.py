@@ -11,7 +11,7 @@ from wavetune.data_plane.certificates import Identity
 from wavetune.errors import ConfigError, DeploymentError
 
 DEFAULT_PORT = 7443
-_REACH_S = 5.0
+_REACH_S, _LOOKS = 5.0, 2
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -59,13 +59,8 @@ def diagnose(address: str, identity: Identity) -> None:
 
     Raises DeploymentError where one side does not take the other's certificate, which waiting does not mend.
     """
-    host, port = host_and_port(address)
     try:
-        context = _context(identity)
-        with socket.create_connection((host, port), _REACH_S) as plain:
-            plain.settimeout(_REACH_S)
-            with context.wrap_socket(plain, server_hostname=host) as secured:
-                secured.recv(1)  # in TLS 1.3 a refusal comes with the first answer
+        closed = all(_closes_at_once(address, identity) for _ in range(_LOOKS))  # once may be a server that stops
     except ssl.SSLCertVerificationError as error:
         raise DeploymentError(
             f"this device does not take the certificate shown at {address}: {error.verify_message}; it must be the "
@@ -73,16 +68,28 @@ def diagnose(address: str, identity: Identity) -> None:
         ) from error
     except ssl.SSLError as error:
         reason = (error.reason or str(error)).lower().replace("_", " ")
-        if "alert" in reason:
-            why = reason.rpartition("alert ")[2]
-            raise DeploymentError(
-                f"the servers at {address} do not take this device's certificate ({why}); it must be of their "
-                "authority, valid by their clock, and not revoked"
-            ) from error
-        if "wrong version" in reason or "http request" in reason:
+        if "wrong version" in reason or "http request" in reason or "record layer" in reason:
             raise DeploymentError(f"what listens at {address} does not speak TLS; check the port") from error
+        closed = "alert" in reason
     except OSError:
         return
+    if closed:
+        raise DeploymentError(
+            f"the servers at {address} do not take this device's certificate; it must be of their authority, valid by "
+            "their clock, and not revoked"
+        )
+
+
+def _closes_at_once(address: str, identity: Identity) -> bool:
+    """Whether the servers take a connection and then end it before their first byte, as after a wrong certificate."""
+    host, port = host_and_port(address)
+    with socket.create_connection((host, port), _REACH_S) as plain:
+        plain.settimeout(_REACH_S)
+        with _context(identity).wrap_socket(plain, server_hostname=host) as secured:
+            try:
+                return not secured.recv(1)
+            except (ConnectionResetError, BrokenPipeError):
+                return True
 
 
 def _context(identity: Identity) -> ssl.SSLContext:
