@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from wavetune.errors import DeploymentError
 from wavetune.recipe import Recipe
 from wavetune.runtimes.deployed import Deployment, Servers, engine, opened
 from wavetune.runtimes.device import take_part
+from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.round import RoundOutcome
 from wavetune.runtimes.session import Session, build
@@ -26,7 +27,14 @@ def nothing(*_: Any) -> None:
 
 
 @contextmanager
-def deployed(recipe: Recipe, folder: Path, deadline_s: float = 60.0, emulate: bool = False) -> Iterator[Servers]:
+def deployed(
+    recipe: Recipe,
+    folder: Path,
+    deadline_s: float = 60.0,
+    emulate: bool = False,
+    allowed: Mapping[int, Allowed] | None = None,
+    say: Callable[[str], None] = nothing,
+) -> Iterator[Servers]:
     """The servers of a recipe, with its three devices attending."""
     if not folder.exists():
         write_certificates(folder, NUM_DEVICES)
@@ -37,7 +45,7 @@ def deployed(recipe: Recipe, folder: Path, deadline_s: float = 60.0, emulate: bo
     with opened(session, deployment, "a run", nothing) as servers:
         for client in range(NUM_DEVICES):
             identity = read_identity(folder / device_name(client))
-            arguments = (servers.address, identity, None, 30.0, nothing)
+            arguments = (servers.address, identity, None, 30.0, say, (allowed or {}).get(client))
             threads.append(threading.Thread(target=take_part, args=arguments))
             threads[-1].start()
         yield servers

@@ -1,5 +1,6 @@
 """A client whose finite values break what is computed with them is given up for its round, wherever the run is."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.door import Door
 from wavetune.federation.screening import Screening
 from wavetune.runtimes import device
+from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build
 from wavetune.runtimes.sliced import job_of, slices_of, training_in
@@ -168,3 +170,17 @@ def test_adapters_that_are_set_to_zero_are_not_out_of_proportion():
     norms, sizes = {0: 0.0027, 1: 0.0028, 2: 1.17}, {0: 1.17, 1: 1.17, 2: 1.17}
     assert Screening().rejected(norms, {}, sizes) == {}
     assert list(Screening().rejected(norms | {2: 1.3}, {}, sizes)) == [2]
+
+
+def test_a_device_that_was_not_given_leave_for_its_servers_data_says_so_and_the_record_names_it(certificates, tmp_path):
+    corpus = [{"prompt": f"{k} and {k} is", "answer": str(2 * k)} for k in range(40)]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in corpus))
+    recipe = small("fedavg_lora", f"world.data.source={tmp_path / 'sums.jsonl'}", "world.data.train_samples=30")
+    own = {0: Allowed(data=str(tmp_path / "sums.jsonl")), 1: Allowed(data=str(tmp_path / "sums.jsonl")), 2: Allowed()}
+    said = []
+    with deployed(recipe, certificates, allowed=own, say=said.append) as servers:
+        (outcome,) = play(servers, 1)
+    (lost,) = outcome.record["lost"]
+    assert lost["client"] == 2
+    assert "start it with --data PATH" in lost["why"] + lost.get("claim", "")
+    assert any("start it with --data PATH" in text for text in said)

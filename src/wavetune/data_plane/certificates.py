@@ -176,6 +176,7 @@ class Revoked:
         try:
             found = self._path.stat()
         except FileNotFoundError:
+            self._read = self._read or (0, 0)  # one that comes later, and is damaged, does not stop the servers
             return self._serials
         state = (found.st_mtime_ns, found.st_size)
         if state != self._read:

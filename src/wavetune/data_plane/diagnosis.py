@@ -12,6 +12,7 @@ from wavetune.errors import ConfigError, DeploymentError
 
 DEFAULT_PORT = 7443
 _REACH_S, _LOOKS = 5.0, 2
+_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # HTTP/2's, with empty settings
 
 
 def host_and_port(address: str) -> tuple[str, int]:
@@ -87,6 +88,7 @@ def _closes_at_once(address: str, identity: Identity) -> bool:
         plain.settimeout(_REACH_S)
         with _context(identity).wrap_socket(plain, server_hostname=host) as secured:
             try:
+                secured.sendall(_HELLO)
                 return not secured.recv(1)
             except (ConnectionResetError, BrokenPipeError):
                 return True

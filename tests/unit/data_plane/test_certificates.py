@@ -105,6 +105,21 @@ def test_a_list_of_revoked_certificates_must_be_the_authoritys(tmp_path):
         Revoked(tmp_path / "ours" / "server", Authority.read(tmp_path / "ours").certificate)(1)
 
 
+def test_a_damaged_list_that_comes_while_servers_run_changes_nothing(tmp_path):
+    write_certificates(tmp_path, 1)
+    authority = Authority.read(tmp_path)
+    revoked = Revoked(tmp_path / "server", authority.certificate)
+    first = serial(tmp_path, "device-00")
+    assert not revoked(first)
+    (tmp_path / "server" / "revoked.pem").write_bytes(b"rubbish")
+    assert not revoked(first)
+    (tmp_path / "server" / "revoked.pem").unlink()
+    authority.revoke("device-00")
+    assert revoked(first)
+    (tmp_path / "server" / "revoked.pem").write_bytes(b"")
+    assert revoked(first)
+
+
 def test_without_the_authoritys_key_nobody_is_added(tmp_path):
     write_certificates(tmp_path, 1)
     (tmp_path / "authority" / "key.pem").unlink()
