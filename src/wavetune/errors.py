@@ -41,6 +41,10 @@ class InstanceError(WavetuneError, ValueError):
     """A plan instance is malformed; the message starts with the JSON path."""
 
 
+class PlanError(WavetuneError, RuntimeError):
+    """A planner broke a constraint of its own problem: a fault of wavetune, not of its user."""
+
+
 class RunFolderError(WavetuneError, OSError):
     """A run folder cannot be written, read or continued."""
 

@@ -207,8 +207,8 @@ def test_world_without_a_plan_is_a_sentence_and_exit_code_3_and_nothing_is_writt
         extra = ["--out", tmp_path / "run"] if command == "run" else []
         answer = wavetune(command, "sflllm", *settings(*tight), *extra)
         assert answer.code == 3
-        assert "no plan exists: " in answer.out
-        assert "memory" in answer.out
+        assert "wavetune: no plan exists: " in answer.err
+        assert "memory" in answer.err
         assert "Traceback" not in answer.err
     assert not (tmp_path / "run").exists()
     instance = tmp_path / "instance.json"

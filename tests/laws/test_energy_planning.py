@@ -180,7 +180,7 @@ def test_command_plans_within_a_budget_and_refuses_energy_without_a_deadline(tmp
     assert most_j("--set", f"method.planner.energy_budget_j={0.9 * plain_j}") <= 0.91 * plain_j
     assert_refused(wavetune("plan", "sflllm", *PLAN, "--set", "method.planner.minimise=energy"), "round_deadline_s")
     tight = wavetune("plan", "sflllm", *PLAN, "--set", "method.planner.energy_budget_j=1e-6")
-    assert (tight.code, "energy budget of a client" in tight.out) == (3, True)
+    assert (tight.code, "energy budget of a client" in tight.err) == (3, True)
 
 
 def test_command_draws_the_curve(tmp_path):

@@ -121,18 +121,26 @@ def _critical_s(phases: Phases) -> tuple[float, float, float]:
     return float(up_s.sum()), float(server_s.sum()), float(down_s.sum())
 
 
-def sensitivities(problem: Problem, plan: Plan, change: float = 0.1) -> list[Sensitivity]:
+def sensitivities(
+    problem: Problem, plan: Plan, change: float = 0.1, time_limit_s: float | None = None
+) -> list[Sensitivity]:
     """What more of each resource would save, the largest saving first.
 
     Model: finite differences; the problem with `change` more of one resource is planned again, from `plan` on. Where a
-    plan is slower than it need be, as energy counts too, these are the savings of the least delay.
+    plan is slower than it need be, as energy counts too, these are the savings of the least delay. A time limit is
+    shared evenly by the plans; each first plan is finished all the same.
     """
     if plan.status != "ok" or plan.delay_s <= 0:
         return []
     problem, plan = taking_part(problem, plan)
-    least_s = plan.delay_s if plan.gap < _FAST else best_plan(problem, warm_start=plan).delay_s
+    each_s = None if time_limit_s is None else time_limit_s / (1 + len(_RESOURCES))
+
+    def least_delay_s(problem: Problem) -> float:
+        return best_plan(problem, time_limit_s=each_s, warm_start=plan).delay_s
+
+    least_s = plan.delay_s if plan.gap < _FAST else least_delay_s(problem)
     savings = [
-        Sensitivity(resource, change, 1.0 - best_plan(grow(problem, 1.0 + change), warm_start=plan).delay_s / least_s)
+        Sensitivity(resource, change, 1.0 - least_delay_s(grow(problem, 1.0 + change)) / least_s)
         for resource, grow in _RESOURCES.items()
     ]
     return sorted((replace(s, saving=max(0.0, s.saving)) for s in savings), key=lambda s: -s.saving)

@@ -7,6 +7,7 @@ range raises InstanceError, its message starting with the JSON path of the culpr
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +21,9 @@ from wavetune.json_reader import read_json
 from wavetune.units import Array
 
 Json = dict[str, Any]
-_LEAST, _MOST = 1e-30, 1e30  # No quantity in SI units lies outside; products of a few stay finite.
+_MOST_RANK_DIGITS, _LARGEST = 15, sys.float_info.max
+_OWN_ADAPTER_BITS = "wavetune:adapter_bits"  # of adapters without a rank, which the format does not have
+_MOST = 1e200  # of what is computed from several numbers; a few factors more stay finite
 
 
 def read_instance(path: Path | str) -> Problem:
@@ -47,6 +50,12 @@ def problem_from_json(data: object) -> Problem:
     Raises:
         InstanceError: a key is missing, of the wrong type or out of range; names the JSON path.
     """
+    problem = _problem(data)
+    _require_computable(problem)
+    return problem
+
+
+def _problem(data: object) -> Problem:
     root = _object(data, "$")
     costs = _layer_costs(_object(_get(root, "costs", "$"), "$.costs"))
     clients = [_object(c, f"$.clients[{k}]") for k, c in enumerate(_list(_get(root, "clients", "$"), "$.clients"))]
@@ -73,6 +82,8 @@ def problem_to_json(problem: Problem) -> Json:
     costs = {
         name.removesuffix("_L"): value.tolist() for name, value in vars(problem.costs).items() if value is not None
     }
+    if "adapter_bits" in costs:
+        costs[_OWN_ADAPTER_BITS] = costs.pop("adapter_bits")
     clients = [
         {
             "flop_per_s": float(problem.client_flop_per_s_K[k]),
@@ -145,8 +156,8 @@ def _layer_costs(costs: Json) -> LayerCosts:
     num_layers = len(arrays["forward_flop"])
     for name in ("memory_bytes", "memory_bytes_per_rank"):
         arrays[name] = _numbers(costs[name], f"$.costs.{name}") if name in costs else np.zeros(num_layers)
-    if "adapter_bits" in costs:
-        arrays["adapter_bits"] = _numbers(costs["adapter_bits"], "$.costs.adapter_bits")
+    if _OWN_ADAPTER_BITS in costs:
+        arrays["adapter_bits"] = _numbers(costs[_OWN_ADAPTER_BITS], f"$.costs.{_OWN_ADAPTER_BITS}")
     for name, values in arrays.items():
         if len(values) != num_layers:
             raise InstanceError(
@@ -159,9 +170,14 @@ def _rounds(value: object) -> dict[int, float]:
     table = _object(value, "$.rounds_to_target")
     rounds: dict[int, float] = {}
     for key, count in table.items():
-        path = f"$.rounds_to_target.{key}"
-        if not key.isascii() or not key.isdigit() or int(key) < 1:
-            raise InstanceError(f"{path}: the rank {key!r} must be an integer of at least 1; write it as a string")
+        path = f"$.rounds_to_target.{_short(key)}"
+        if not key.isascii() or not key.isdigit() or len(key) > _MOST_RANK_DIGITS or int(key) < 1:
+            raise InstanceError(
+                f"{path}: the rank {_short(key)!r} must be an integer from 1 to {'9' * _MOST_RANK_DIGITS}; write it "
+                "as a string"
+            )
+        if int(key) in rounds:
+            raise InstanceError(f"{path}: the rank {int(key)} stands there twice; keep one")
         rounds[int(key)] = _number(count, path, positive=True)
     if not rounds:
         raise InstanceError("$.rounds_to_target: is empty, must name at least one rank; give its rounds")
@@ -250,9 +266,13 @@ def _integer(value: object, path: str, least: int) -> int:
 def _number(value: object, path: str, positive: bool = False) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise InstanceError(f"{path}: is {_shown(value)}, must be a number")
-    least = _LEAST if positive else 0.0
-    if not least <= value <= _MOST:
-        raise InstanceError(f"{path}: is {_shown(value)}, must be from {least:g} to {_MOST:g}")
+    if value < 0 and (".gain[" in path or path.endswith(("noise_psd_w_per_hz", "_power_max_w", "tx_power_max_w"))):
+        raise InstanceError(
+            f"{path}: is {_shown(value)}, which looks like dB or dBm; powers, densities and gains are linear here: "
+            "give 10^(dB/10), with dBm less 30 first"
+        )
+    if not 0 <= value <= _LARGEST or (positive and value == 0):
+        raise InstanceError(f"{path}: is {_shown(value)}, must be {'above 0' if positive else 'at least 0'} and finite")
     return float(value)
 
 
@@ -261,5 +281,34 @@ def _numbers(value: object, path: str) -> Array:
 
 
 def _shown(value: object) -> str:
-    text = json.dumps(value)
+    return _short(json.dumps(value))
+
+
+def _short(text: str) -> str:
     return text if len(text) <= 40 else text[:37] + "..."
+
+
+def _require_computable(problem: Problem) -> None:
+    """InstanceError where the numbers are each in the format but their products are beyond what can be computed."""
+    costs, rank = problem.costs, max(problem.ranks)
+    flop = max(
+        float((costs.forward_flop_L + rank * costs.lora_forward_flop_per_rank_L).sum()),
+        float((costs.backward_flop_L + rank * costs.lora_backward_flop_per_rank_L).sum()),
+    )
+    flop_s = flop / float(min(problem.client_flop_per_s_K.min(), problem.server_flop_per_s))
+    with np.errstate(all="ignore"):
+        rounds = max(problem.rounds_to_target.values()) * problem.local_steps
+        found = {
+            "the rounds times the local steps": rounds,
+            "the computing": rounds * problem.batch_size * flop_s,
+        }
+        for name, band in (("main", problem.main), ("fed", problem.fed)):
+            found[f"the signal-to-noise ratio of the {name} band"] = float(
+                (band.snr_per_w_KM * band.total_power_max_w).max()
+            )
+        bits = problem.batch_size * costs.activation_bits_L.sum() + rank * costs.lora_bits_per_rank_L.sum()
+        narrowest = min(problem.main.subchannel_hz, problem.fed.subchannel_hz)
+        found["the transfers"] = float(rounds * bits / narrowest)
+    for what, value in found.items():
+        if not value < _MOST:
+            raise InstanceError(f"$: {what} would be beyond {_MOST:g}; check the units of the numbers it comes from")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wavetune.allocation.checked import checked
 from wavetune.allocation.energy_bound import least_energy_j
 from wavetune.allocation.energy_power import EnergyTerms, rounds_of
 from wavetune.allocation.energy_search import improve
@@ -67,7 +68,7 @@ def trade_off(problem: Problem, num_points: int, time_limit_s: float | None = No
         if found.status == "ok" and _energy_j(problem, found) < _energy_j(problem, at):
             at = found
         bound_j = 0.0 if per_client else min(least_energy_j(problem, limit_s), _energy_j(problem, at))
-        points.append(TradeOffPoint(at, _energy_j(problem, at), bound_j))
+        points.append(TradeOffPoint(checked(problem, at), _energy_j(problem, at), bound_j))
     return TradeOff(tuple(points))
 
 

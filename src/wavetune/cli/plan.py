@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.exit_codes import no_plan
 from wavetune.cli.folders import write
 from wavetune.cli.options import Changes, RecipeOrInstance, Tables
-from wavetune.cli.read_recipe import is_instance, read_recipe
+from wavetune.cli.read_recipe import is_instance, read_recipe, refuse_beside_instance
 from wavetune.console import Console, echo
 from wavetune.logs import LOG
 
@@ -25,7 +26,7 @@ def plan(
     changes: Changes,
     tables: Tables,
     time_limit: Annotated[
-        float | None, typer.Option(min=1e-3, help="Seconds of search; a first plan is always finished.")
+        float | None, typer.Option(min=1e-3, help="Seconds for the command; a first plan is always finished.")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
 ) -> None:
@@ -33,6 +34,7 @@ def plan(
     from wavetune.allocation.instance import plan_to_json
     from wavetune.federation.run_folder import to_json
 
+    until = None if time_limit is None else time.monotonic() + time_limit
     console = Console(highlight=False)
     problem, chosen, note = _planned(what, changes, tables, time_limit)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
@@ -41,18 +43,23 @@ def plan(
     else:
         if json_out is not None:
             write(json_out, text)
-        _show_plan(console, problem, chosen, note)
+        if chosen.status == "ok":
+            _show_plan(console, problem, chosen, note)
+            if json_out is None:
+                _show_what_helps(console, problem, chosen, until)
     if chosen.status == "infeasible":
-        raise typer.Exit(INFEASIBLE)
+        no_plan(chosen.reason)
 
 
 def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | None) -> tuple[Problem, Plan, str]:
     if is_instance(what):
+        from wavetune.allocation.checked import checked
         from wavetune.allocation.instance import read_instance
         from wavetune.federation.planning import Optimal
 
+        refuse_beside_instance(changes, tables)
         problem = read_instance(what)
-        return problem, Optimal(time_limit_s).plan(problem, changes.seed or 0), ""
+        return problem, checked(problem, Optimal(time_limit_s).plan(problem, 0)), ""
     from wavetune.runtimes.world import count_samples
 
     more = () if time_limit_s is None else (f"method.planner.time_limit_s={time_limit_s!r}",)
@@ -98,13 +105,10 @@ def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
 
 
 def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> None:
-    from wavetune.allocation.describe import bottleneck, sensitivities
+    from wavetune.allocation.describe import bottleneck
     from wavetune.reporting.format import percent, seconds
     from wavetune.terminal import plan_table
 
-    if chosen.status == "infeasible":
-        console.print(f"no plan exists: {chosen.reason}", markup=False)
-        return
     console.print(plan_table(problem, chosen))
     of_main = "W, Mbit/s: main band" if chosen.server_share_K is None else "W: main band; share: of the server"
     lines = [
@@ -118,8 +122,18 @@ def _show_plan(console: Console, problem: Problem, chosen: Plan, note: str) -> N
         lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
     if chosen.lower_bound_s > 0:
         lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
-    helpful = [s.sentence for s in sensitivities(problem, chosen) if s.saving > 5e-4]
-    if helpful:
-        lines.append("what would help: " + ", ".join(helpful[:3]))
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
+
+
+def _show_what_helps(console: Console, problem: Problem, chosen: Plan, until: float | None) -> None:
+    """What more of each resource would save, if there is time left to plan with more of each."""
+    from wavetune.allocation.describe import sensitivities
+
+    left_s = None if until is None else until - time.monotonic()
+    if left_s is not None and left_s <= 0:
+        console.print("what would help: no time left to find out", markup=False, soft_wrap=True)
+        return
+    helpful = [s.sentence for s in sensitivities(problem, chosen, time_limit_s=left_s) if s.saving > 5e-4]
+    if helpful:
+        console.print("what would help: " + ", ".join(helpful[:3]), markup=False, soft_wrap=True)

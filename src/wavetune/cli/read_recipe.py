@@ -118,6 +118,13 @@ def _read_rank_table(path: Path) -> dict[int, float]:
         ) from None
 
 
+def refuse_beside_instance(changes: Changes, tables: Tables) -> None:
+    """ConfigError naming the first option given that changes recipes: a plan instance has nothing for it to change."""
+    for name, value in {**changes.named(), **tables.named()}.items():
+        if value is not None:
+            raise ConfigError(f"{name} does not go with a plan instance, which says everything itself; change the file")
+
+
 def is_instance(what: str) -> bool:
     """Whether a command is given a JSON file with the instance of a plan, rather than a recipe."""
     if not what.endswith(".json"):

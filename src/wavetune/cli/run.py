@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.exit_codes import no_plan
 from wavetune.cli.folders import free_folder, require_no_run, require_run
 from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, TrainingChanges
 from wavetune.cli.preflight import check
@@ -131,8 +131,7 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
         LOG.warning(again if (folder / "recipe.json").exists() else "stopped")
         raise
     if isinstance(outcome, Infeasible):
-        echo(f"no plan exists: {outcome.reason}")
-        raise typer.Exit(INFEASIBLE)
+        no_plan(outcome.reason)
     _say_goodbye(folder, outcome, started)
 
 

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.exit_codes import no_plan
 from wavetune.cli.folders import write
 from wavetune.cli.options import Changes, RankTable, RecipeOrInstance, Tables
-from wavetune.cli.read_recipe import is_instance, read_recipe
+from wavetune.cli.read_recipe import is_instance, read_recipe, refuse_beside_instance
 from wavetune.console import Console
 from wavetune.errors import ConfigError
 
@@ -41,8 +41,7 @@ def trade_off(
     write(folder / "trade-off.json", to_json(values, folder / "trade-off.json", indent=1))
     console = Console(highlight=False)
     if not curve.points:
-        console.print(f"no plan exists: {curve.reason}", markup=False)
-        raise typer.Exit(INFEASIBLE)
+        no_plan(curve.reason)
     console.print(table(curve))
     with explained(folder, ELSEWHERE):
         save_figure(curve, folder / "figure")
@@ -57,6 +56,7 @@ def trade_off(
 
 def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]:
     if is_instance(what):
+        refuse_beside_instance(changes, tables)
         from wavetune.allocation.instance import read_instance
 
         return read_instance(what), Path(what).stem

@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 
 from wavetune.allocation.bcd import greedy_owners
+from wavetune.allocation.checked import checked
 from wavetune.allocation.cut_and_rank import with_best_power
 from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_budget import within_budgets
@@ -207,7 +208,7 @@ class RoundPlanner:
 
         Where clients are selected, cut and rank are decided with all of them, if these have a plan together.
         """
-        plan = self._first_plan()
+        plan = checked(self.problem(0), self._first_plan())
         return replace(plan, lower_bound_s=min(plan.lower_bound_s, self.bound_s))
 
     def _first_plan(self) -> Plan:
@@ -258,7 +259,7 @@ class RoundPlanner:
             plan = self._replanned(problem, first, self.method.planner, round_index)
         else:
             plan = self._selected(problem, first, round_index)
-        return problem, plan if plan.status == "ok" else held
+        return problem, checked(problem, plan) if plan.status == "ok" else held
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""

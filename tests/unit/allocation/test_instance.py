@@ -54,7 +54,10 @@ def changed(path, value):
         (("bands", "main", "gain"), [[1.0, 1.0, 1.0]], "$.bands.main.gain"),
         (("bands", "fed", "gain", 1), [1.0], "$.bands.fed.gain[1]"),
         (("bands", "fed", "gain", 1, 2), float("nan"), "$.bands.fed.gain[1][2]"),
-        (("bands", "main", "noise_psd_w_per_hz"), 1e-300, "$.bands.main.noise_psd_w_per_hz"),
+        (("bands", "main", "noise_psd_w_per_hz"), -174, "$.bands.main.noise_psd_w_per_hz"),
+        (("bands", "main", "noise_psd_w_per_hz"), 1e-300, "$"),
+        (("rounds_to_target",), {"8": 1, "08": 2}, "$.rounds_to_target.08"),
+        (("rounds_to_target",), {"1" * 5000: 1}, f"$.rounds_to_target.{'1' * 37}..."),
         (("bands", "main", "subchannel_hz"), 10**400, "$.bands.main.subchannel_hz"),
         (("bands", "fed"), None, "$.bands.fed"),
     ],
@@ -108,3 +111,17 @@ def test_written_plan_has_the_format_and_can_be_evaluated_again():
 
 def test_written_infeasible_plan_says_why():
     assert plan_to_json(infeasible("no power")) == {"status": "infeasible", "reason": "no power"}
+
+
+@pytest.mark.parametrize("path", [("bands", "main", "gain", 0, 0), ("clients", 0, "tx_power_max_w")])
+def test_negative_powers_and_gains_are_asked_whether_they_are_db(path):
+    with pytest.raises(InstanceError, match=r"looks like dB or dBm.*linear"):
+        problem_from_json(changed(path, -97.5))
+
+
+def test_numbers_of_the_format_are_read_whatever_their_size_and_other_keys_ignored():
+    data = changed(("bands", "main", "noise_psd_w_per_hz"), 1e-40)
+    data["costs"]["adapter_bits"] = "mine"
+    problem = problem_from_json(data)
+    assert problem.main.noise_psd_w_per_hz == 1e-40
+    assert problem.costs.adapter_bits_L is None

@@ -1,0 +1,75 @@
+"""The planner's command line: options that would do nothing, time limits of the whole command, faults of a planner."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from helpers.command_line import assert_refused, wavetune
+from helpers.problems import cell_problem
+from wavetune.allocation import checked as last_look
+from wavetune.allocation import describe
+from wavetune.allocation.checked import checked
+from wavetune.allocation.instance import problem_to_json
+from wavetune.allocation.planner import plan
+from wavetune.errors import PlanError
+
+
+@pytest.fixture
+def instance(tmp_path):
+    path = tmp_path / "instance.json"
+    path.write_text(json.dumps(problem_to_json(cell_problem(3, 8, seed=1))))
+    return path
+
+
+@pytest.mark.parametrize("command", ["plan", "trade-off"])
+@pytest.mark.parametrize(
+    "option",
+    [
+        ("--set", "method.lora.rank=4"),
+        ("--data", "x"),
+        ("--model", "tiny"),
+        ("--seed", "1"),
+        ("--rank-table", "x.json"),
+    ],
+)
+def test_options_that_change_recipes_are_refused_beside_an_instance(command, option, instance):
+    assert_refused(wavetune(command, instance, *option), option[0], "plan instance")
+
+
+def test_what_would_help_is_planned_only_for_who_reads_it_and_within_the_limit(instance, tmp_path, monkeypatch):
+    asked = []
+
+    def plans(problem, time_limit_s=None, warm_start=None):
+        asked.append(time_limit_s)
+        return plan(problem, time_limit_s, warm_start)
+
+    monkeypatch.setattr(describe, "best_plan", plans)
+    assert wavetune("plan", instance, "--json", tmp_path / "plan.json").code == 0
+    assert asked == []
+    limited = wavetune("plan", instance, "--time-limit", "1000")
+    assert "what would help" in limited.out
+    assert asked
+    assert all(limit is not None and limit < 1000 / 6 for limit in asked)
+    asked.clear()
+    assert "no time left" in wavetune("plan", instance, "--time-limit", "0.001").out
+    assert asked == []
+
+
+def test_an_infeasible_instance_is_one_line_on_standard_error(instance):
+    data = json.loads(instance.read_text())
+    data["bands"]["main"]["gain"] = [[0.0] * len(row) for row in data["bands"]["main"]["gain"]]
+    instance.write_text(json.dumps(data))
+    answer = wavetune("plan", instance)
+    assert (answer.code, answer.out) == (3, "")
+    assert answer.err.startswith("wavetune: no plan exists: ")
+    assert len(answer.err.splitlines()) == 1
+
+
+def test_a_plan_that_breaks_a_constraint_is_called_a_fault_of_the_planner():
+    problem = cell_problem(3, 8, seed=1)
+    good = plan(problem)
+    assert checked(problem, good) is good
+    greedy = replace(good, main=replace(good.main, power_w_M=10 * good.main.power_w_M))
+    with pytest.raises(PlanError, match=r"exceeds its power.*fault of wavetune's planner"):
+        last_look.checked(problem, greedy)
