@@ -109,8 +109,10 @@ def small_config(family: str) -> Any:
 
 def _shrunk(kind: Any, own: Mapping[str, Any]) -> Any:
     known = kind().to_dict()
-    latent = "qk_rope_head_dim" in known  # then the width of a head follows from others
-    sizes = {name: size for name, size in SMALL.items() if name in known and not (latent and name == "head_dim")}
+    sizes = {name: size for name, size in SMALL.items() if name in known}
+    if "qk_rope_head_dim" in known:  # latent attention: the width of a head follows from others, no heads are shared
+        sizes.pop("head_dim", None)
+        sizes |= {"num_key_value_heads": sizes["num_attention_heads"]} if "num_key_value_heads" in known else {}
     parts = {name: _shrunk(part, {}) for name, part in kind.sub_configs.items() if getattr(part, "model_type", "")}
     return kind(**{**sizes, **parts, **own})
 
@@ -231,7 +233,7 @@ def stock_losses(model: Path, out: Path, encoder: bool) -> tuple[float, float]:
                 scores = stock(input_ids=ids).last_hidden_state[0].mean(0, keepdim=True) @ weight.t() + bias
                 wanted = torch.tensor([int(rows.classes[i])])
             else:
-                scores, wanted = stock(input_ids=ids).logits[0, start - 1 : -1].float(), ids[0, start:]
+                scores, wanted = stock(input_ids=ids, use_cache=False).logits[0, start - 1 : -1].float(), ids[0, start:]
             total += float(torch.nn.functional.cross_entropy(scores, wanted, reduction="sum"))
             count += len(wanted)
         return total / count

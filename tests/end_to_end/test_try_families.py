@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -46,3 +47,15 @@ def test_another_loss_is_wrong_and_an_exception_is_no_refusal(
     assert wrong.failed
     assert raised.failed
     assert "ZeroDivisionError" in raised.detail
+
+
+def test_a_model_whose_blocks_cannot_be_counted_trains_and_its_summary_says_so(
+    script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(script, "RECIPES", ("fedavg_lora",))
+    monkeypatch.setattr("wavetune.models.counting._counted", lambda _model: 1 / 0)
+    (result,) = script.try_families(["phi3"], tmp_path / "tried")
+    assert result.outcome == "right"
+    summary = json.loads((tmp_path / "tried/phi3-fedavg_lora/summary.json").read_text())
+    assert "their compute is estimated from their parameters" in summary["model"]["note"]

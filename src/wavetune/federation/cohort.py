@@ -262,7 +262,9 @@ class Cohort:
             return self.link.cross(hidden, placement.crossings(done, clients, counts))
 
         weight_P = torch.from_numpy(factors[owner_P]).to(self.backbone.device, self.backbone.dtype)
-        loss, nll_P, _ = self._losses(batch, clients, counts, labels_P, weight_P, self.bank, between)
+        loss, nll_P, _ = self._losses(
+            batch, clients, counts, labels_P, weight_P, self.bank, between if placement.split else None
+        )
         loss.backward()
         sums = np.bincount(owner_P, nll_P.double().cpu().numpy(), len(clients))
         for position, client in enumerate(clients):

@@ -79,6 +79,11 @@ class Backbone:
         return len(self.blocks)
 
     @property
+    def width(self) -> int:
+        """Width of the residual stream, D."""
+        return self.model.config.get_text_config().hidden_size
+
+    @property
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.model.device

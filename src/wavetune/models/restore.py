@@ -77,6 +77,7 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     if not is_adapter_folder(folder):
         raise ModelError(f"{folder} holds no adapters: pass a folder under adapters/ of a run")
     stock = load_stock_model(base_folder)
+    width = stock.config.get_text_config().hidden_size
     _stop_where_taught(stock, folder)
     beside = read_beside_peft(folder)
     model = _with_lora(stock, folder) if (folder / PEFT_FILE).exists() else stock
@@ -84,8 +85,8 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
         _add_bottlenecks(stock, beside)
         if beside.head is not None:
             weight, bias = (beside.weights[f"classifier.{name}"] for name in ("weight", "bias"))
-            if weight.shape[1] != stock.config.hidden_size:
-                raise ModelError(f"its head reads {weight.shape[1]} values, the model has {stock.config.hidden_size}")
+            if weight.shape[1] != width:
+                raise ModelError(f"its head reads {weight.shape[1]} values, the model has {width}")
             model = PooledModel(model, beside.head, weight, bias)
     except (AttributeError, KeyError, ModelError) as error:
         raise ModelError(f"the adapters in {folder} do not fit the model in {base_folder}: {error}") from error
@@ -113,8 +114,9 @@ def _with_lora(stock: PreTrainedModel, folder: Path) -> Any:
 
 def _add_bottlenecks(stock: PreTrainedModel, beside: BesidePeft) -> None:
     """Put each bottleneck behind its map, which may be LoRA's by now: PEFT keeps the names of what it wraps."""
+    width = stock.config.get_text_config().hidden_size
     for name in beside.modules:
         down, up = (beside.weights[f"{name}.bottleneck.{part}"] for part in ("down", "up"))
-        if down.shape[1] != stock.config.hidden_size:
-            raise ModelError(f"its bottlenecks read {down.shape[1]} values, the model has {stock.config.hidden_size}")
+        if down.shape[1] != width:
+            raise ModelError(f"its bottlenecks read {down.shape[1]} values, the model has {width}")
         stock.set_submodule(name, nn.Sequential(stock.get_submodule(name), BottleneckAdapter(down, up)))

@@ -52,7 +52,8 @@ def is_encoder(config: PreTrainedConfig) -> bool:
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
     """What takes tokens and holds the blocks: the model without its output layer, or the text part of a larger one."""
-    return model if is_encoder(model.config) else model.get_decoder()
+    inner = model if is_encoder(model.config) else model.get_decoder()
+    return inner if any(isinstance(module, nn.ModuleList) for module in inner.modules()) else model.base_model
 
 
 def find_blocks(model: PreTrainedModel) -> str:

@@ -426,7 +426,8 @@ def check_deployable(session: Session) -> None:
 
 def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     """What a client may send in a round; no adapters unless it `sends` them."""
-    placement, method, config = session.cohort.placement, session.recipe.method, session.cohort.backbone.model.config
+    placement, method = session.cohort.placement, session.recipe.method
+    config = session.cohort.backbone.model.config.get_text_config()
     shapes = [
         shape
         for site in session.server.sites

@@ -222,7 +222,7 @@ class Agent:
         if order.listen:
             return self._end(device, order)
         hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
-                      width=device.cohort.backbone.model.config.hidden_size, cut=order.cuts[self.client])  # fmt: skip
+                      width=device.cohort.backbone.width, cut=order.cuts[self.client])  # fmt: skip
         stream = Stream(self._channel(order.address or self.server), hello)
         try:
             if device.cut:

@@ -182,7 +182,7 @@ def privacy_of(recipe: Recipe, rank_K: tuple[int, ...]) -> ClientPrivacy | None:
 
 
 def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
-    config = backbone.model.config
+    config = backbone.model.config.get_text_config()
     largest = max(int(part.ids.max()) for part in (data.train, data.validation))
     if largest >= config.vocab_size:
         raise ModelError(

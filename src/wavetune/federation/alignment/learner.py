@@ -141,7 +141,7 @@ def _with_lora_alone_trained(bank: AdapterBank) -> AdapterBank:
 
 def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
     """One linear map for each client from the final norm to the reward that is still to come, all zeros."""
-    width, place = backbone.model.config.hidden_size, {"device": backbone.device, "dtype": backbone.dtype}
+    width, place = backbone.width, {"device": backbone.device, "dtype": backbone.dtype}
     pair = LoraPair(
         torch.zeros(num_clients, width, 1, **place).requires_grad_(),
         torch.zeros(num_clients, 1, 1, **place).requires_grad_(),

@@ -79,7 +79,7 @@ class LetterAgent(Agent):
             return self._end(device, order)
         upload = local_round.train(device, order)
         self._keep(order, device.state())
-        hello = Hello(version=PROTOCOL_VERSION, width=device.cohort.backbone.model.config.hidden_size,
+        hello = Hello(version=PROTOCOL_VERSION, width=device.cohort.backbone.width,
                       cut=order.cuts[self.client])  # fmt: skip
         letter = upload.frame()
         letter.sent_at_s = time.time()
