@@ -34,17 +34,29 @@ class Bars(Progress):
     below = ""
 
     def __init__(self, console: Console | None, unit: str = "") -> None:
+        self.terminal, self._open = console or Console(stderr=True), ExitStack()
         super().__init__(
             SpinnerColumn(),
             TextColumn("{task.description}"),
             BarColumn(bar_width=None),
             TextColumn("{task.completed}/{task.total}" + unit),
             TimeRemainingColumn(),
-            console=console or Console(stderr=True),
+            console=self.terminal,
             expand=True,
             speed_estimate_period=600,
         )
-        self.disable = is_quiet() or not self.console.is_terminal
+        self.disable = is_quiet() or not self.terminal.is_terminal
+
+    def start(self) -> None:
+        """Show the bars where there is a terminal, and the lines of the logger above them."""
+        self._open.enter_context(shown_on(self.terminal))
+        super().start()
+
+    def stop(self) -> None:
+        """Show neither any more."""
+        if not self.disable:
+            super().stop()
+        self._open.close()
 
     def get_renderables(self) -> Iterator[RenderableType]:
         """Bars, then the line."""
@@ -62,13 +74,11 @@ class RunDisplay:
         self.before = self.validation = float("nan")
 
     def __enter__(self) -> RunDisplay:
-        self._open = ExitStack()
-        self._open.enter_context(shown_on(self.bars.console))
-        self._open.enter_context(self.bars)
+        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.bars.stop()
 
     def message(self, text: str) -> None:
         """A line on what happens now."""
@@ -151,13 +161,11 @@ class RewardDisplay:
         self.task = self.bars.add_task("training", total=None)
 
     def __enter__(self) -> RewardDisplay:
-        self._open = ExitStack()
-        self._open.enter_context(shown_on(self.bars.console))
-        self._open.enter_context(self.bars)
+        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.bars.stop()
 
     def message(self, text: str) -> None:
         """A line on what happens now, or on an evaluation."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
-
 from rich.progress import TaskID
 
 from wavetune.console import Console
-from wavetune.logs import LOG, shown_on
+from wavetune.logs import LOG
 from wavetune.terminal import Bars
 
 
@@ -20,13 +18,11 @@ class SweepDisplay:
         self.tenths: dict[str, int] = {}
 
     def __enter__(self) -> SweepDisplay:
-        self._open = ExitStack()
-        self._open.enter_context(shown_on(self.bars.console))
-        self._open.enter_context(self.bars)
+        self.bars.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._open.close()
+        self.bars.stop()
 
     def progress(self, what: str, done: int, total: int) -> None:
         """So many of `what` are done."""
