@@ -18,6 +18,7 @@ from wavetune.errors import ModelError
 from wavetune.json_reader import read_json
 from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.structure import text_model
 
 
 class BottleneckAdapter(nn.Module):
@@ -50,7 +51,8 @@ class PooledModel(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Outputs of each sample, `[S, T]` to `[S, C]`; a decoder takes batches padded at the end."""
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        hidden = self.model.get_decoder()(input_ids=input_ids, attention_mask=mask).last_hidden_state
+        stock = self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model  # PEFT's or plain
+        hidden = text_model(stock)(input_ids=input_ids, attention_mask=mask).last_hidden_state
         if self.pooling == "mean":
             pooled = (hidden * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
         else:

@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from wavetune.errors import ModelError
+from wavetune.models.check_memory import recall, remember
 from wavetune.models.ragged import ATTENTION, ragged_layout
 from wavetune.models.structure import AbsentBlock, Structure, examine, first_of, is_encoder
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from wavetune.models.backbone import Backbone, Between
 
 LENGTHS = (6, 3)
+LARGE_VALUES = 10_000_000  # the check of a smaller model is over at once
 TOLERANCE = 1e-4  # of a token's largest value; fp32 with another order of sums stays below a tenth of it
 
 
@@ -45,19 +47,28 @@ _CHECKED: dict[tuple[str, ...], Checked] = {}
 def checked(model: PreTrainedModel) -> Checked:
     """Structure of a stock model and the way in which the engine runs it, which is the model's attention from now on.
 
-    Once for each config in a process. Raises ModelError if no way gives the stock model's numbers.
+    Once for each config in a process, and once in all for a large model. Raises ModelError if no way gives the stock
+    model's numbers.
     """
     key = _key(model)
     if key not in _CHECKED:
-        _attend(model, "eager")
-        structure = examine(model, _rows(model)[0])
-        _CHECKED[key] = Checked(structure, _way(model, structure))
+        large = sum(p.numel() for p in model.parameters()) > LARGE_VALUES
+        found = recall(key) if large else None
+        _CHECKED[key] = found or _check(model)
+        if large and found is None:
+            remember(key, _CHECKED[key])
     found = _CHECKED[key]
     _attend(model, ATTENTION if found.way.packed else "eager")
     for module in model.modules():
         if isinstance(module, AbsentBlock):
             module.yields = found.structure.yields
     return found
+
+
+def _check(model: PreTrainedModel) -> Checked:
+    _attend(model, "eager")
+    structure = examine(model, _rows(model)[0])
+    return Checked(structure, _way(model, structure))
 
 
 def _key(model: PreTrainedModel) -> tuple[str, ...]:
@@ -88,8 +99,6 @@ def _way(model: PreTrainedModel, structure: Structure) -> Way:
     from wavetune.models.backbone import Backbone
 
     wanted = _stock_pass(model, structure)
-    if not all(torch.isfinite(x).all() for x in wanted):
-        raise ModelError(f"{type(model).__name__} yields numbers that are not finite: its weights are damaged")
     padding = getattr(model.config, "pad_token_id", None)
     starts = [0] if padding is None else [0, padding + 1]  # RoBERTa counts from behind its padding token's position
     failure = "its numbers differ from those of the stock model"

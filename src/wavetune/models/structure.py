@@ -108,6 +108,8 @@ def examine(model: PreTrainedModel, ids_N: Tensor) -> Structure:
     yields, seen = _watched(model, blocks, ids_N)
     if seen.order != list(range(len(blocks))):
         raise ModelError(f"{type(model).__name__} does not run its {len(blocks)} blocks once each, one after another")
+    if seen.last is None or not torch.isfinite(seen.last).all():
+        raise ModelError(f"{type(model).__name__} yields numbers that are not finite: its weights are damaged")
     head = None if is_encoder(model.config) else _head(model)
     tail, head_path = _tail(model, seen, head)
     scale, softcap = 1.0, None
@@ -235,7 +237,7 @@ def _before_head(model: PreTrainedModel, seen: _Seen, tail: tuple[str, ...], hea
     hidden = seen.last
     for path in tail:
         hidden = model.get_submodule(path)(hidden)
-    assert hidden is not None
+    assert hidden is not None  # the caller has looked
     factor = _factor(hidden, seen.inputs[head])
     if factor is None or (factor != 1.0 and head.bias is not None):
         raise ModelError(f"{type(model).__name__} changes hidden states on the way to its output layer; choose another")

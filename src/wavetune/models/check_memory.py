@@ -1,0 +1,62 @@
+"""What the check of a large model found, kept in the cache: for one config, engine, transformers and torch."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+
+from wavetune.errors import JsonError
+from wavetune.json_reader import read_json
+from wavetune.models.cache import cached
+from wavetune.models.structure import Structure
+
+if TYPE_CHECKING:
+    from wavetune.models.self_check import Checked
+
+ENGINE = ("backbone", "batches", "ragged", "self_check", "structure")
+
+
+@cache
+def _engine() -> str:
+    """Changes with whatever a check depends on beside the model."""
+    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in ENGINE]
+    return sha256(b"".join(sources)).hexdigest() + transformers.__version__ + torch.__version__
+
+
+def _place(key: Sequence[str]) -> Path:
+    return cached(f"checked/{sha256(json.dumps([_engine(), *key]).encode()).hexdigest()}.json")
+
+
+def recall(key: Sequence[str]) -> Checked | None:
+    """What was found for a model with this key; None if it was not looked at, or cannot be read."""
+    from wavetune.models.self_check import Checked, Way
+
+    try:
+        values: Any = read_json(_place(key))
+        structure = values["structure"]
+        structure |= {"tail": tuple(structure["tail"]), "linear_maps": frozenset(structure["linear_maps"])}
+        return Checked(Structure(**structure), Way(**values["way"]))
+    except (JsonError, KeyError, TypeError):
+        return None
+
+
+def remember(key: Sequence[str], found: Checked) -> None:
+    """Keep it; a cache that cannot be written is done without."""
+    structure = asdict(found.structure) | {"linear_maps": sorted(found.structure.linear_maps)}
+    text = json.dumps({"structure": structure, "way": found.way._asdict()}, indent=1)
+    place = _place(key)
+    with contextlib.suppress(OSError):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        part = place.with_name(f".{place.name}.{os.getpid()}")
+        part.write_text(text, encoding="utf-8")
+        part.replace(place)

@@ -1,0 +1,132 @@
+import json
+from copy import deepcopy
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
+
+from helpers.decoders import SMALL, decoder
+from wavetune.errors import ModelError
+from wavetune.models import check_memory, ragged, self_check
+from wavetune.models.backbone import prepare_backbone
+from wavetune.models.part import load_part
+from wavetune.models.ragged import ATTENTION, ragged_layout
+
+
+@pytest.fixture(autouse=True)
+def nothing_checked_yet(monkeypatch, tmp_path):
+    monkeypatch.setattr(self_check, "_CHECKED", {})
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path))
+
+
+def llama(**more):
+    torch.manual_seed(0)
+    config = LlamaConfig(**(SMALL | {"initializer_range": 0.2} | more))
+    return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
+
+
+def wrong_attention(*args, **named):
+    output, weights = ragged._attention_interface(*args, **named)
+    return output * 1.01, weights
+
+
+def test_an_attention_that_is_wrong_is_not_used(monkeypatch):
+    monkeypatch.setitem(ragged.ALL_ATTENTION_FUNCTIONS, ATTENTION, wrong_attention)
+    assert not prepare_backbone(llama(), None).way.packed
+    monkeypatch.undo()
+    self_check._CHECKED.clear()
+    assert prepare_backbone(llama(), None).way.packed
+
+
+@pytest.mark.parametrize("name", ["new_bias", "score_mod"])
+def test_an_argument_of_attention_that_is_not_known_is_never_swallowed(name, monkeypatch):
+    def extended(*args, **named):
+        return ragged._attention_interface(*args, **named, **{name: torch.ones(4)})
+
+    monkeypatch.setitem(ragged.ALL_ATTENTION_FUNCTIONS, ATTENTION, extended)
+    assert not prepare_backbone(llama(), None).way.packed
+
+
+def test_a_window_that_only_the_mask_knows_of_is_felt():
+    """The layer says nothing of its window to attention."""
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(MistralConfig(**SMALL, sliding_window=4)).eval()
+    ids = torch.arange(3, 33)
+    model.set_attn_implementation("eager")
+    wanted = model(ids[None], use_cache=False).logits[0]
+    backbone = prepare_backbone(model, None)
+    for block in backbone.blocks:
+        block.self_attn.sliding_window = None
+    found = backbone.head.logits(backbone.final_norm(backbone.forward(ids, ragged_layout([30]))))[0]
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_logits_that_are_bent_in_an_unknown_way_are_refused():
+    model = llama()
+    model.lm_head.register_forward_hook(lambda _m, _a, logits: logits)
+    plain = model.forward
+
+    def bent(*args, **named):
+        output = plain(*args, **named)
+        output.logits = output.logits**3
+        return output
+
+    model.forward = bent
+    with pytest.raises(ModelError, match="changes its logits in a way that is not known"):
+        prepare_backbone(model, None)
+
+
+def test_blocks_that_run_twice_are_refused():
+    model = llama()
+    model.model.layers[1].forward = lambda hidden, model=model, **named: model.model.layers[0](hidden, **named)
+    with pytest.raises(ModelError, match="does not run its 3 blocks once each"):
+        prepare_backbone(model, None)
+
+
+def test_a_model_whose_upper_blocks_read_the_tokens_is_trained_whole_and_not_cut(monkeypatch, tmp_path):
+    model = llama()
+    embeddings = {}
+    model.model.embed_tokens.register_forward_hook(lambda _m, _a, out: embeddings.update(now=out))
+    model.model.layers[2].register_forward_pre_hook(lambda _m, args: (args[0] + embeddings["now"], *args[1:]))
+    backbone, ids = prepare_backbone(model, None), torch.arange(3, 12)
+    whole = backbone.forward(ids, ragged_layout([9]))
+    assert whole.shape == (9, 32)
+    assert not backbone.way.cuts
+    with pytest.raises(ModelError, match="cannot be split: its upper blocks read more"):
+        backbone.forward(ids, ragged_layout([9]), between=lambda _done, hidden: hidden)
+    found = self_check._CHECKED.copy()
+    llama().save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(self_check, "_can_be_cut", lambda *_: False)
+    self_check._CHECKED.clear()
+    with pytest.raises(ModelError, match="cannot be split"):
+        load_part(tmp_path / "model", range(1), head=False)
+    assert found
+
+
+def test_weights_that_are_not_finite_are_refused():
+    model = llama()
+    model.model.layers[1].mlp.up_proj.weight.data[0, 0] = float("nan")
+    with pytest.raises(ModelError, match="not finite"):
+        prepare_backbone(model, None)
+
+
+def test_what_a_large_models_check_found_is_kept_for_this_engine(monkeypatch, tmp_path):
+    monkeypatch.setattr(self_check, "LARGE_VALUES", 0)
+    first = prepare_backbone(decoder("gemma3_window_of_5"), None)
+    (kept,) = (tmp_path / "checked").glob("*.json")
+    self_check._CHECKED.clear()
+    monkeypatch.setattr(self_check, "_check", lambda _model: pytest.fail("checked again"))
+    again = prepare_backbone(decoder("gemma3_window_of_5"), None)
+    assert (again.structure, again.way) == (first.structure, first.way)
+    assert again.sites == first.sites
+    seen = []
+    monkeypatch.setattr(self_check, "_check", lambda _model: seen.append(1) or deepcopy(found))
+    found = self_check.Checked(first.structure, first.way)
+    for spoiled in ("{", "[]", json.dumps({"structure": {}, "way": {}})):
+        kept.write_text(spoiled)
+        self_check._CHECKED.clear()
+        prepare_backbone(decoder("gemma3_window_of_5"), None)
+    monkeypatch.setattr(check_memory, "_engine", lambda: "another engine")
+    self_check._CHECKED.clear()
+    prepare_backbone(decoder("gemma3_window_of_5"), None)
+    assert len(seen) == 4
