@@ -119,6 +119,15 @@ class ChatWriter:
         tail, between = text.rpartition(other)[2], text.partition(one)[2]
         return _common_end(self.tokenizer, tail, between) if one in text else tail.strip()
 
+    @cached_property
+    def _sources(self) -> tuple[str, str]:
+        """The template without tools and with them."""
+        return source_of(self.tokenizer, self.name), source_of(self.tokenizer, self.name, tools=True)
+
+    @cached_property
+    def _special_tokens(self) -> dict[str, Any]:
+        return dict(getattr(self.tokenizer, "special_tokens_map", {}))
+
     def _span(self, text: str, messages: Messages, place: int, tools: Sequence[Any], where: str) -> Span | None:
         """Where the answer of a turn stands: from the assistant's heading, or what is given after it, to its end."""
         heading = self._heading(messages[:place], tools)
@@ -180,9 +189,9 @@ class ChatWriter:
 
         messages = [_plain(message) for message in self._with_system(messages)]
         try:
-            template = _compile_jinja_template(source_of(self.tokenizer, self.name, bool(tools)))
+            template = _compile_jinja_template(self._sources[bool(tools)])
             values = {
-                **_special_tokens(self.tokenizer),
+                **self._special_tokens,
                 **self.variables,
                 "messages": messages,
                 "tools": list(tools) or None,
@@ -234,10 +243,6 @@ class ChatWriter:
             f"the model's chat template takes no system turn ({what}); set world.data.template.system=first_user to "
             "write it before the user's first"
         )
-
-
-def _special_tokens(tokenizer: Any) -> dict[str, Any]:
-    return dict(getattr(tokenizer, "special_tokens_map", {}))
 
 
 def _plain(message: Mapping[str, Any]) -> dict[str, Any]:

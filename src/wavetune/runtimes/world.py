@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -95,6 +97,15 @@ def planner_of(recipe: Recipe, say: Callable[[str], None] | None = None) -> tupl
     return count.planner(recipe), count.how
 
 
+def _tokenizer_of(folder: Path) -> Any:
+    """The tokenizer of a model's folder, without torch where its file is of the usual kind."""
+    if (folder / "tokenizer.json").exists():
+        return PlainTokenizer(folder)
+    from wavetune.models.backbone import load_tokenizer
+
+    return load_tokenizer(folder)
+
+
 def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> SampleCount:
     """Read model and data as far as planning needs them: by model, data, number of clients and seed alone.
 
@@ -105,8 +116,8 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
 
     num_clients, seed = recipe.world.scenario.population.num_clients, recipe.run.seed
     folder = local_folder(recipe.world.model)
-    if folder is not None and (folder / "tokenizer.json").exists():
-        data = prepare(recipe.world.data, PlainTokenizer(folder), num_clients, seed)
+    if folder is not None:
+        data = prepare(recipe.world.data, _tokenizer_of(folder), num_clients, seed)
         samples_K = tuple(len(rows) for rows in data.rows_by_client)
         return SampleCount(
             architecture_of(folder, say),

@@ -5,7 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Example, Turn
+from wavetune.data.settings import DataSettings
 from wavetune.data.templates import (
     ChatTemplate,
     InstructionTemplate,
@@ -145,3 +147,32 @@ def test_the_chat_template_writes_the_turns_and_labels_the_answer_and_its_end(ch
 def test_a_stock_tokenizer_gives_the_plain_row(chat_tokenizer):
     tokens = tokenise([EXAMPLE], chat_tokenizer, PlainTemplate(), 50)
     assert chat_tokenizer.decode(tokens.row(0)) == "ab\nxyz<end>"
+
+
+def test_white_space_and_text_are_kept_where_a_tokenizer_puts_a_space_before_first_words():
+    tokenizers = pytest.importorskip("tokenizers")
+    transformers = pytest.importorskip("transformers")
+    core = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
+    core.pre_tokenizer = tokenizers.pre_tokenizers.Metaspace(prepend_scheme="always", split=False)
+    core.decoder = tokenizers.decoders.Metaspace(prepend_scheme="always", split=False)
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=80, special_tokens=["<unk>", "<end>"], initial_alphabet=[*"\n▁def():rtunxab"], show_progress=False
+    )
+    core.train_from_iterator(["def f(x):\n    return x", "a b ab"], trainer)
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=core, eos_token="<end>", unk_token="<unk>")
+    for example in (Example("def f(x):\n", "    return x\n", verbatim=True), Example("a b", "ab")):
+        tokens = tokenise([example], fast, PlainTemplate(), 60)
+        between = "" if example.verbatim else "\n"
+        said = fast.convert_ids_to_tokens(tokens.row(0)[tokens.label_start[0] : -1].tolist())
+        assert "".join(said) == example.answer.replace(" ", "▁")
+        asked = fast.convert_ids_to_tokens(tokens.row(0)[: tokens.label_start[0]].tolist())
+        assert "".join(asked) == f"▁{example.prompt}{between}".replace(" ", "▁")
+
+
+def test_texts_are_trimmed_only_if_told_so():
+    turns = (Turn("user", " q "),)
+    example = Example(" q ", "\n a ", turns=turns, reply=Turn("assistant", "\n a "))
+    cut = trimmed(example)
+    assert (cut.prompt, cut.answer, cut.dialogue) == ("q", "a", (Turn("user", "q"), Turn("assistant", "a")))
+    assert trimmed(Example(" p ", " r\t")) == Example("p", "r")
+    assert not DataSettings().trim
