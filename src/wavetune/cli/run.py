@@ -113,7 +113,8 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
     if recipe is not None:
         require_no_run(folder)
     started = time.perf_counter()
-    LOG.info("loading PyTorch and transformers")
+    if engine is None:  # who made one has said so
+        LOG.info("loading PyTorch and transformers")
     from wavetune.recipe import load
     from wavetune.runtimes.inprocess import Infeasible
     from wavetune.runtimes.inprocess import run as run_recipe
