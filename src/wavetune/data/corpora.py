@@ -130,7 +130,7 @@ def _read_files(files: Sequence[Path], reading: Reading) -> tuple[Example, ...]:
         examples = reading.examples(read_rows(file))
         if not examples and reading.dropped == before:
             raise DataError(f"{file}: no rows")
-        if len(files) > 1 and re.match("(client|device|user)", family(file)):
+        if len(files) > 1 and re.match("(client|device|user)", family(file.parent, file)):
             examples = tuple(replace(e, domain=stem(file)) if e.domain == NO_DOMAIN else e for e in examples)
         found.extend(examples)
     return tuple(found)

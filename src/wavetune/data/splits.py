@@ -41,9 +41,9 @@ def splits_of(folder: Path, files: Sequence[Path] | None = None) -> Splits:
     Raises: DataError if there is no train file, or it is not clear which it is.
     """
     files = data_files(folder) if files is None else list(files)
-    by_split = {split: named(files, words) for split, words in SPLITS.items()}
+    by_split = {split: named(folder, files, words) for split, words in SPLITS.items()}
     told = [file for found in by_split.values() for file in found]
-    train = by_split["train"] or ([] if told else one_set(files))
+    train = by_split["train"] or ([] if told else one_set(folder, files))
     if not train:
         raise DataError(f"{folder}: no training file: name it train (train.jsonl, train.csv, ...); {found(folder)}")
     for split, chosen in (*by_split.items(), ("train", train)):
@@ -58,13 +58,13 @@ def data_files(folder: Path) -> list[Path]:
     here = _rows_in(folder)
     if here or not folder.is_dir():
         return here
-    inner = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower() in (*WORDS, "data"))
-    return [file for path in inner for file in _rows_in(path)]
+    inside = sorted(path for path in folder.iterdir() if path.is_dir() and path.name.lower() in (*WORDS, "data"))
+    return [file for path in inside for file in _rows_in(path)]
 
 
-def named(files: Iterable[Path], words: Sequence[str]) -> list[Path]:
+def named(folder: Path, files: Iterable[Path], words: Sequence[str]) -> list[Path]:
     """The files of a split, named or in a folder named by one of its words: exactly, else as one word among others."""
-    exact = [file for file in files if _is(stem(file), words) or file.parent.name.lower() in words]
+    exact = [file for file in files if _is(stem(file), words) or inner(folder, file) in words]
     return exact or [file for file in files if has_word(stem(file), words)]
 
 
@@ -93,14 +93,14 @@ def has_word(name: str, words: Sequence[str]) -> bool:
     return re.fullmatch(rf"(.*[^a-z])?({'|'.join(words)})([^a-z].*)?", name) is not None
 
 
-def one_set(files: Sequence[Path]) -> list[Path]:
+def one_set(folder: Path, files: Sequence[Path]) -> list[Path]:
     """All files if they are numbered parts of one, else none."""
-    return list(files) if len({family(file) for file in files}) == 1 else []
+    return list(files) if len({family(folder, file) for file in files}) == 1 else []
 
 
 def require_clear(folder: Path, split: str, files: Sequence[Path]) -> None:
     """Raise DataError if files of a split do not belong together: the same name twice, or other words for it."""
-    if len({family(file) for file in files}) > 1:
+    if len({family(folder, file) for file in files}) > 1:
         raise _unclear(folder, split, files)
     require_once(folder, split, files)
 
@@ -121,11 +121,16 @@ def stem(file: Path) -> str:
     return file.name.lower().removesuffix(".gz").removesuffix(kind_of(file.name))
 
 
-def family(file: Path) -> str:
+def family(folder: Path, file: Path) -> str:
     """Name of a file without its number, or of its folder where that is named as a split: the same for parts of one."""
-    if file.parent.name.lower() in WORDS:
-        return file.parent.name.lower()
+    if inner(folder, file) in WORDS:
+        return inner(folder, file)
     return re.sub(rf"{_PART}$", "", stem(file)) + kind_of(file.name)
+
+
+def inner(folder: Path, file: Path) -> str:
+    """Name of the folder in `folder` where a file lies, in lower case; empty if it lies in `folder` itself."""
+    return "" if file.parent == folder else file.parent.name.lower()
 
 
 def found(folder: Path) -> str:
@@ -149,4 +154,4 @@ def _rows_in(folder: Path) -> list[Path]:
 def _is_data(path: Path) -> bool:
     """Whether a file is not about the data, as notes and descriptions are."""
     about = path.name in ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json")
-    return not about and (kind_of(path.name) != ".txt" or bool(named([path], WORDS)))
+    return not about and (kind_of(path.name) != ".txt" or has_word(stem(path), WORDS))

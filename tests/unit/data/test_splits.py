@@ -69,6 +69,18 @@ def test_a_folder_whose_training_file_is_not_clear_is_refused(tmp_path, names, s
         splits_of(tmp_path)
 
 
+def test_the_name_of_the_folder_itself_says_nothing(tmp_path):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    fill(folder, "train.jsonl", "test.jsonl")
+    splits = splits_of(folder)
+    assert [[file.name for file in part] for part in (splits.train, splits.validation, splits.test)] == [
+        ["train.jsonl"],
+        [],
+        ["test.jsonl"],
+    ]
+
+
 def test_files_that_are_not_read_are_told(tmp_path):
     fill(tmp_path, "train.jsonl", "valid.jsonl", "extra.jsonl")
     assert load_corpus(str(tmp_path)).notes == ("not read: extra.jsonl",)
