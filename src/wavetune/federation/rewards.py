@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -23,6 +27,8 @@ from wavetune.federation.lora_targets import LoraTargets
 
 if TYPE_CHECKING:
     import torch
+
+_LONGEST_IMPORT_S = 120.0
 
 Floats = NDArray[np.float64]
 
@@ -131,9 +137,14 @@ class FunctionReward:
     def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
         """What the function returns, [N].
 
-        Raises: ConfigError if that is not one number an answer, NumericsError if a number is not finite.
+        Raises: ConfigError if it fails or that is not one number an answer, NumericsError if a number is not finite.
         """
-        found = self.function(list(examples), list(answers))
+        try:
+            found = self.function(list(examples), list(answers))
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever the user's code raises, SystemExit too
+            raise ConfigError(f"reward {self.name} failed: {type(error).__name__}: {error}") from error
         try:
             scores = np.asarray(found, np.float64)
         except (TypeError, ValueError) as error:
@@ -158,18 +169,46 @@ def _imported(name: str) -> Callable[..., Any]:
     place, colon, function = name.rpartition(":")
     if not colon or not place or not function:
         raise ConfigError(f"a Python reward is named module:function or file.py:function, not {name!r}")
-    try:
-        if place.endswith(".py"):
-            spec = importlib.util.spec_from_file_location("wavetune_reward", Path(place).expanduser())
-            assert spec is not None
-            assert spec.loader is not None
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(place)
-    except Exception as error:  # whatever the user's code raises
-        raise ConfigError(f"cannot import the reward {name!r}: {type(error).__name__}: {error}") from error
-    found = getattr(module, function, None)
+    if place.partition(".")[0] in sys.stdlib_module_names:
+        raise ConfigError(f"the reward {name!r} is of Python's own library, which scores no answers; name yours")
+    found = getattr(_module(place, name), function, None)
     if not callable(found):
         raise ConfigError(f"{place} has no function {function!r} for the reward {name!r}")
+    try:
+        inspect.signature(found).bind([], [])
+    except TypeError as error:
+        raise ConfigError(f"the reward {name!r} must take a list of examples and a list of answers: {error}") from None
+    except ValueError:  # of a compiled function without a signature: its first call will tell
+        pass
     return found
+
+
+def _module(place: str, name: str) -> ModuleType:
+    """The imported module. Raises ConfigError if its code fails, ends the process or does not come to an end."""
+    done: list[ModuleType | BaseException] = []
+
+    def load() -> None:
+        try:
+            done.append(_load(place))
+        except BaseException as error:  # whatever the user's code raises, SystemExit too
+            done.append(error)
+
+    thread = threading.Thread(target=load, daemon=True)
+    thread.start()
+    thread.join(_LONGEST_IMPORT_S)
+    if not done:
+        raise ConfigError(f"the import of the reward {name!r} has not ended after {_LONGEST_IMPORT_S:g} s")
+    if isinstance(done[0], BaseException):
+        raise ConfigError(f"cannot import the reward {name!r}: {type(done[0]).__name__}: {done[0]}") from done[0]
+    return done[0]
+
+
+def _load(place: str) -> ModuleType:
+    if not place.endswith(".py"):
+        return importlib.import_module(place)
+    spec = importlib.util.spec_from_file_location("wavetune_reward", Path(place).expanduser())
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

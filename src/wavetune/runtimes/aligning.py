@@ -26,6 +26,7 @@ from wavetune.federation.alignment import Alignment, ClientPairs, Evaluation, Re
 from wavetune.federation.alignment.evaluation import Scores, foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.objectives import Dpo
+from wavetune.federation.rewards import PythonReward
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
 from wavetune.recipe import Recipe
@@ -114,6 +115,10 @@ def check(session: Session, settings: LocalAlignment) -> None:
     data = recipe.world.data
     check_rewards((settings.helpful, settings.safe), data.source, recipe.run.seed, data.columns)
     task_of(recipe, session.data, session.tokenizer)
+    example = session.data.corpus.train[session.data.train.example_index[0]]
+    for part in (settings.helpful, settings.safe):
+        if isinstance(part, PythonReward):
+            part.open().score([example], [example.answer])
 
 
 def task_of(recipe: Recipe, data: PreparedData, tokenizer: Any) -> Task:

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTok
 
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, NumericsError
+from wavetune.federation import rewards
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import EmbeddedReward, HubClassifier, PythonReward, RewardPart, TrainedReward
 from wavetune.models.resolve import resolve_model
@@ -171,3 +172,36 @@ def test_parts_survive_json_and_are_told_apart_by_kind():
 def test_importing_the_parts_needs_no_torch():
     code = "import sys, wavetune.federation.rewards; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("body", ["import sys; sys.exit(7)", "raise BaseException('no')", "raise GeneratorExit"])
+def test_a_module_that_would_end_the_command_is_refused(tmp_path, body):
+    (tmp_path / "mine.py").write_text(body + "\n")
+    with pytest.raises(ConfigError, match="cannot import the reward"):
+        PythonReward(function=f"{tmp_path / 'mine.py'}:f").open()
+
+
+def test_a_module_that_never_ends_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(rewards, "_LONGEST_IMPORT_S", 0.05)
+    (tmp_path / "mine.py").write_text("import time\nfor _ in range(20): time.sleep(0.1)\n")
+    with pytest.raises(ConfigError, match=r"has not ended after 0\.05 s"):
+        PythonReward(function=f"{tmp_path / 'mine.py'}:f").open()
+
+
+@pytest.mark.parametrize("function", ["os:system", "builtins:exec", "subprocess:run", "os.path:join"])
+def test_functions_of_pythons_own_library_are_no_rewards(function):
+    with pytest.raises(ConfigError, match="Python's own library"):
+        PythonReward(function=function).open()
+
+
+@pytest.mark.parametrize("body", ["def f(answer): return 1.0", "def f(): return []", "def f(a, b, c): return []"])
+def test_a_function_that_cannot_be_called_with_examples_and_answers_is_refused_before_it_is_called(tmp_path, body):
+    (tmp_path / "mine.py").write_text(body + "\n")
+    with pytest.raises(ConfigError, match="a list of examples and a list of answers"):
+        PythonReward(function=f"{tmp_path / 'mine.py'}:f").open()
+
+
+def test_a_function_that_would_end_the_command_is_refused(tmp_path):
+    (tmp_path / "mine.py").write_text("import sys\ndef f(examples, answers): sys.exit(7)\n")
+    with pytest.raises(ConfigError, match="failed: SystemExit: 7"):
+        PythonReward(function=f"{tmp_path / 'mine.py'}:f").open().score(EXAMPLES, ANSWERS)
