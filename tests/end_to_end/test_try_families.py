@@ -59,3 +59,9 @@ def test_a_model_whose_blocks_cannot_be_counted_trains_and_its_summary_says_so(
     assert result.outcome == "right"
     summary = json.loads((tmp_path / "tried/phi3-fedavg_lora/summary.json").read_text())
     assert "their compute is estimated from their parameters" in summary["model"]["note"]
+
+
+def test_a_model_whose_upper_blocks_read_more_than_crosses_a_cut_trains_uncut(script: ModuleType, tmp_path: Path):
+    split, uncut = script.try_families(["gemma4_text"], tmp_path / "tried")
+    assert (split.outcome, uncut.outcome) == ("refused", "right")
+    assert "cannot be split" in split.detail

@@ -128,3 +128,19 @@ def test_blocks_that_do_not_run_without_weights_are_estimated_and_said_to_be():
 def test_encoders_are_those_without_a_head():
     for family in ENCODERS:
         assert counted(family).head_values == 0
+
+
+def test_the_text_part_of_a_larger_model_is_counted():
+    text = {**SMALL, "head_dim": 12, "model_type": "gemma3_text"}
+    vision = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    found = count_model(AutoConfig.for_model("gemma3", text_config=text, vision_config=vision))
+    written = Architecture.from_config(AutoConfig.for_model("gemma3_text", **SMALL, head_dim=12).to_dict())
+    assert found.blocks == counted("gemma3_text", head_dim=12).blocks
+    assert [block.values for block in found.blocks] == [block.values for block in written.blocks]
+
+
+def test_a_decoder_behind_another_head_is_found_and_blocks_that_differ_are_told_apart():
+    found = counted("modernbert-decoder")
+    assert not found.note
+    assert found.num_layers == 3
+    assert len(set(found.blocks)) == 2  # the first has no norm before attention
