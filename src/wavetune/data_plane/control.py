@@ -19,7 +19,7 @@ from wavetune.data_plane.certificates import device_name
 from wavetune.data_plane.client import refusal
 from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Attend, Goodbye, Order, Report, RoundOrder, RoundReport
-from wavetune.data_plane.places import address_of, peer_name
+from wavetune.data_plane.places import Requests, address_of, peer_name
 from wavetune.data_plane.refusal import Reason, RefusedError, quoted
 from wavetune.errors import DeploymentError
 
@@ -144,13 +144,14 @@ class Coordinator:
         method = grpc.stream_stream_rpc_method_handler(self._attend)
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
-    def _attend(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _attend(self, requests: Requests, context: grpc.ServicerContext) -> Iterator[bytes]:
         desk: _Desk | None = None
         try:
             for content in requests:
                 report = _parsed(content)
                 if desk is None:
                     desk = self._admit(report, context)
+                    requests.admitted = True
                 elif not report.HasField("round"):
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:

@@ -1,7 +1,7 @@
 """Places at the servers: who may hold a stream, how many, and for how long without a word.
 
 A party is known by its certificate. It holds at most two streams of each service, the one in use and one that takes its
-place, so that no party keeps another out: a third ends the first that has said nothing, or else the oldest. A stream
+place, so that no party keeps another out: a third ends the first that was not admitted, or else the oldest. A stream
 whose first frame does not come in time ends, and so do those of a certificate that was revoked.
 """
 
@@ -27,21 +27,31 @@ _LOOK_S = 0.5
 _NAMED = 5  # refusals of one party that are told
 _EVERYDAY = (Reason.LATE, Reason.CLOSED)
 
-Behaviour = Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]
+
+class Requests:
+    """What comes over a stream. Who serves it says so once its sender is admitted."""
+
+    def __init__(self, frames: Iterator[bytes]) -> None:
+        self._frames, self.spoken, self.admitted = frames, False, False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        frame = next(self._frames)
+        self.spoken = True
+        return frame
+
+
+Behaviour = Callable[[Requests, grpc.ServicerContext], Iterator[bytes]]
 
 
 @dataclass(eq=False)
 class _Place:
     context: grpc.ServicerContext
+    requests: Requests
     serial: int
     until: float
-    spoken: bool = False
-
-    def spoken_after(self, requests: Iterator[bytes]) -> Iterator[bytes]:
-        """What comes; the first of it is noted."""
-        for content in requests:
-            self.spoken = True
-            yield content
 
 
 @dataclass
@@ -60,20 +70,22 @@ class Places:
         """The same services, for who finds a place."""
         return _Guarded(handlers, self)
 
-    def behaviour(self, method: str, serve: Behaviour) -> Behaviour:
+    def behaviour(
+        self, method: str, serve: Behaviour
+    ) -> Callable[[Iterator[bytes], grpc.ServicerContext], Iterator[bytes]]:
         """A stream's behaviour within its place."""
 
         def within(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
             certificate = peer_certificate(context)
             key = (common_name(certificate), method)
-            place = self._take(key, context, certificate.serial_number)
+            place = self._take(key, context, Requests(requests), certificate.serial_number)
             try:
                 if self.revoked(certificate.serial_number):
                     raise RefusedError(
                         Reason.UNKNOWN_DEVICE,
                         f"the certificate of {key[0]!r} was revoked; ask who runs the servers for another",
                     )
-                yield from serve(place.spoken_after(requests), context)
+                yield from serve(place.requests, context)
             except RefusedError as refused:
                 if refused.reason not in _EVERYDAY:
                     self._note(key[0], context.peer(), refused.sentence)
@@ -113,16 +125,16 @@ class Places:
         with self._lock:
             places = [place for places in self._open.values() for place in places]
         for place in places:
-            if (not place.spoken and now > place.until) or self.revoked(place.serial):
+            if (not place.requests.spoken and now > place.until) or self.revoked(place.serial):
                 _cancel(place)
 
-    def _take(self, key: tuple[str, str], context: grpc.ServicerContext, serial: int) -> _Place:
-        place = _Place(context, serial, time.monotonic() + self.first_frame_s)
+    def _take(self, key: tuple[str, str], context: grpc.ServicerContext, requests: Requests, serial: int) -> _Place:
+        place = _Place(context, requests, serial, time.monotonic() + self.first_frame_s)
         with self._lock:
             places = self._open.setdefault(key, [])
             leaves = None
             if len(places) >= PER_PARTY:
-                leaves = next((p for p in places if not p.spoken), places[0])
+                leaves = next((p for p in places if not p.requests.admitted), places[0])
                 places.remove(leaves)
             places.append(place)
         if leaves is not None:

@@ -26,7 +26,7 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
 from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello
 from wavetune.data_plane.payloads import num_bytes
-from wavetune.data_plane.places import PER_PARTY, Places, peer_name
+from wavetune.data_plane.places import Places, Requests, peer_name
 from wavetune.data_plane.refusal import Reason, RefusedError
 from wavetune.federation.codecs import Payload
 
@@ -185,12 +185,13 @@ class DataPlane:
         method = grpc.stream_stream_rpc_method_handler(self._exchange)
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
-    def _exchange(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _exchange(self, requests: Requests, context: grpc.ServicerContext) -> Iterator[bytes]:
         line: Line | None = None
         try:
             for content in requests:
                 if line is None:
                     line = self._admit(content, context)
+                    requests.admitted = True
                 line.receive(content)
                 yield line.next_answer()
         except RefusedError as refused:
@@ -245,7 +246,7 @@ def serve(
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.min_ping_interval_without_data_ms", 10_000),
-        ("grpc.max_concurrent_streams", 4 * PER_PARTY),  # of one connection
+        ("grpc.max_concurrent_streams", 64),  # of one connection
         ("grpc.max_connection_idle_ms", 30_000),  # without a stream
         ("grpc.server_handshake_timeout_ms", 20_000),
         *WIDE,

@@ -85,6 +85,18 @@ def test_a_stream_that_is_in_use_is_not_the_one_that_ends(opened, hall):
     assert not used.done()
 
 
+def test_streams_of_rubbish_with_ones_own_key_do_not_end_the_one_in_use(opened, hall):
+    token = opened.plane.open_round(0, [contract(0)])[0]
+    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    used = hall.stream("device-00", hello.SerializeToString())
+    next(used)
+    rubbish = [hall.stream("device-00", bytes([number]) * 50) for number in range(200)]
+    for call in rubbish:
+        ends(call)
+    assert not used.done()
+    assert opened.plane.line(0).failure == ""
+
+
 def test_a_stream_whose_first_frame_does_not_come_in_time_ends(opened):
     hall = Hall(opened, first_frame_s=HURRIED_S)
     try:
