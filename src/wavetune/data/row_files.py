@@ -156,7 +156,7 @@ def _advice(line: str) -> str:
         return "a comma stands behind the object; leave it out, or write the list in brackets"
     if re.search(r"\}\s*\{", whole):
         return "it holds several objects; every line must hold one JSON object"
-    if not line.endswith("\n"):
+    if whole.startswith("{") and not line.endswith("\n"):
         return "the file ends inside this line: it was cut off, fetch or write it again"
     return "every line must hold one JSON object"
 

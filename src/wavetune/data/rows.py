@@ -101,7 +101,8 @@ def text_of(row: Row, field: str) -> str:
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     if not isinstance(value, str):
-        raise WrongValueError(f"{field!r} must be text, found {'null' if value is None else type(value).__name__}")
+        found = "null" if value is None else value if isinstance(value, float) else type(value).__name__
+        raise WrongValueError(f"{field!r} must be text, found {found}")
     return value
 
 

@@ -107,6 +107,7 @@ PACKED = gzip.compress("\n".join(LINES).encode())
         ("a.json", ARRAY[:-9], r"a.json: not JSON .*ends before its list does: it was cut off"),
         ("a.json", "[1, 2]", r"a.json row 0: a JSON int; every row must be a JSON object"),
         ("a.jsonl", "Once upon a time\n", r"a.jsonl:1: not JSON"),
+        ("a.json", "<html></html>", r"a.json:1: not JSON .*every line must hold one JSON object"),
         ("a.pdf", "%PDF-1.4", r"a.pdf: is not JSON, and its name does not say what it is; known endings are \.jsonl"),
         ("a.jsonl", "\n".join(LINES).encode("utf-16"), r"a.jsonl: is UTF-16 text, not UTF-8: save it as UTF-8"),
         ("a.csv", "prompt,response\nq,café\n".encode("latin-1"), r"a.csv: it is not UTF-8 text; save it as UTF-8"),

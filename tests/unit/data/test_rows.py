@@ -161,7 +161,7 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ),
         ({"prompt": "p", "response": [3]}, r"response\[0\] must be a message \{role, content\}, found int"),
         ({"prompt": "p", "response": {}}, "'response' must be text, found dict"),
-        ({"prompt": "p", "response": float("nan")}, "'response' must be text, found float"),
+        ({"prompt": "p", "response": float("nan")}, "'response' must be text, found nan"),
         ({"input": "x", "output": None}, "'output' must be text, found null"),
         ({"question": "q", "options": ["a", "b"], "answer": 2}, "index of an option, 0 to 1, its letter .* found 2"),
         ({"question": "q", "options": ["a", "b"], "answer": True}, "index of an option, 0 to 1.* found True"),
