@@ -37,7 +37,7 @@ def test_a_comparison_is_laid_side_by_side_and_goes_on_where_it_was(corpus, tmp_
     assert uplink["fedavg_lora"]["proposed_minus_this"]["mean"] == sent[2] - sent[0]
     assert uplink["full model, accounted"]["mean"] > max(sent)
     page = (tmp_path / "comparison.md").read_text()
-    for words in ("Seeds: 0, 1", "tiny random weights", "| own accuracy |", "| proposed minus |"):
+    for words in ("Seeds: 0, 1", "tiny random weights", "| own accuracy ↑ |", "| proposed minus |"):
         assert words in page
     assert "own accuracy" in first.out
     assert "full model" in first.out
@@ -52,6 +52,6 @@ def test_a_comparison_is_laid_side_by_side_and_goes_on_where_it_was(corpus, tmp_
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(corpus, tmp_path):
     assert_refused(compare(corpus, tmp_path, "--methods", "fedavg"), "--methods has 'fedavg'", "fedavg_lora")
-    assert_refused(wavetune("compare", "sflllm", "--out", tmp_path), "'sflllm' has no baselines", "pwff")
+    assert_refused(wavetune("compare", "fedsllm", "--out", tmp_path), "'fedsllm' has no baselines", "sflllm")
     (tmp_path / "recipe.json").write_text("{}\n")
     assert_refused(compare(corpus, tmp_path), "other settings", "--out")
