@@ -243,8 +243,6 @@ def prepare_backbone(
     if bf16 and backbone.head is not None:
         backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
-    for path in structure.tail:  # applied later, at the positions that need it
-        model.set_submodule(path, nn.Identity())
     nn.Module.to(model, device)
     backbone.final_norm.to(device)
     for index, block in enumerate(backbone.blocks):

@@ -52,6 +52,7 @@ PACKED = {
     "qwen3_moe": LLAMA | MOE,
     "modernbert-decoder": {**WIDTHS, **IDS, "num_attention_heads": 4, "local_attention": 6,
                            "global_attn_every_n_layers": 2, "max_position_embeddings": 64},
+    "nanochat": LLAMA | {"final_logit_softcapping": 3.0},  # one norm stands before and behind the blocks
     "gpt_oss": LLAMA | {"num_local_experts": 4, "sliding_window": 5},
     "llama4_text": LLAMA | {"attention_chunk_size": 4, "num_local_experts": 2, "intermediate_size_mlp": 48},
 }  # fmt: skip
