@@ -24,7 +24,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -146,8 +146,11 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
                      ((f"{name}_ms", statistics.median(own)), (f"{name}_least_ms", min(own)))})  # fmt: skip
         stream.close()
     requests.put(None)
+    channel.close()
+    bare.close()
     other.stdin.close()
     other.wait()
+    other.stdout.close()
     shutil.rmtree(folder)
     return found
 
@@ -248,7 +251,7 @@ def of(row: dict[str, float], name: str) -> str:
     return f"{row[f'{name}_ms']:.1f} ({row[f'{name}_least_ms']:.1f}) ms"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--megabytes", type=float, nargs="+", default=[0.01, 0.1, 1.0, 4.0])
     parser.add_argument("--repeats", type=int, default=30)
@@ -258,7 +261,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["exchange", "steps", "bytes"])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE")
     parser.add_argument("--other-end", type=Path, help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sizes = [int(1e6 * m) for m in options.megabytes]
     torch.set_num_threads(1)
     if options.other_end is not None:

@@ -18,6 +18,7 @@ import shutil
 import signal
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +93,12 @@ def judge(recipe: Recipe, records: list[dict[str, Any]], found: dict[str, torch.
     return f"sat out rounds {rounds}, off by {worst:.1e}" if rounds else f"off by {worst:.1e}", worst <= TOLERANCE
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=100)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     cell = f"world.scenario.population.num_clients={options.devices}"
     recipe = with_settings(recipes.get("sflllm"), [*SETTINGS, cell])

@@ -13,7 +13,7 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -44,13 +44,13 @@ def seconds_between_rounds(deploy: Callable[..., int], recipe: Recipe, devices: 
     return [after - before for before, after in pairwise(done)]
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Time both and print one line each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--recipe", default="sflllm")
-    asked = parser.parse_args()
+    asked = parser.parse_args(arguments)
     wanted = [*SETTINGS, f"run.rounds={asked.rounds}", f"world.scenario.population.num_clients={asked.devices}"]
     recipe = with_settings(recipes.get(asked.recipe), wanted)
     for name, deploy, options in (("control stream", launch.deploy, []), ("Flower", flower.deploy, {})):

@@ -16,7 +16,7 @@ import json
 import statistics
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ def _ignore(_: object) -> None:
     pass
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--clients", type=int, default=6)
@@ -94,7 +94,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--bf16", action="store_true")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     seconds: dict[str, list[float]] = {}
     runs = contenders(options)
     for repeat in range(options.repeats + 1):  # the first warms up

@@ -259,7 +259,7 @@ def ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f} ms" if seconds < 0.01 else f"{seconds * 1e3:.0f} ms"
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", nargs="+", default=SIZES, help="clients x subchannels")
@@ -267,8 +267,9 @@ def main() -> None:
     parser.add_argument("--baseline-size", default="10x40", help="clients x subchannels of the baselines")
     parser.add_argument("--anytime-size", default="50x200", help="clients x subchannels under a time limit")
     parser.add_argument("--skip-cvxpy", action="store_true", help="leave the convex toolbox out")
+    parser.add_argument("--skip-start", action="store_true", help="leave the times of fresh processes out")
     parser.add_argument("--quick", action="store_true", help="one minute: sizes up to 50x200, two problems each")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     sizes, seeds = (options.sizes, options.seeds) if not options.quick else (SIZES[:4], 2)
     plan(cell(3, 7, 0))
     plan(rayleigh(5, 20, 0), warm_start=plan(cell(5, 20, 0)))
@@ -277,7 +278,7 @@ def main() -> None:
     baseline_table(options.baseline_size, 2 * seeds)
     if not options.skip_cvxpy:
         power_table(4 if options.quick else 12)
-    if not options.quick:
+    if not (options.quick or options.skip_start):
         start_table()
 
 

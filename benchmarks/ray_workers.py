@@ -12,6 +12,7 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
 
 import torch
 
@@ -30,13 +31,13 @@ def timed(train: TrainRound, session: Session, index: int) -> float:
     return time.perf_counter() - started
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipe", nargs="?", default="sflllm")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", dest="settings")
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     recipe = with_settings(recipes.get(chosen.recipe), [*chosen.settings, f"run.rounds={chosen.rounds + 1}"])
     alone, spread = build(recipe), build(recipe)
     if isinstance(alone, Infeasible) or isinstance(spread, Infeasible):

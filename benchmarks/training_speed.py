@@ -137,7 +137,7 @@ def contenders(setting: Setting, folder: Path, data: PreparedData) -> dict[str, 
     }
 
 
-def _ignore(_: object) -> None:
+def _ignore(*_: object) -> None:
     return None
 
 
@@ -186,11 +186,11 @@ def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
         cohort = new_cohort(setting, folder, None)
         _spread(cohort)
         cohort.link = CutLink(Door(), up, down)
-        cohort.optimiser.step_clients = cohort.optimiser.step_server = lambda factor: None  # type: ignore[method-assign]
+        cohort.optimiser.step_clients = cohort.optimiser.step_server = _ignore  # type: ignore[method-assign]
         cohort.step(data.train, rows, 1.0)
         gradient = torch.cat([p.grad.flatten() for p in cohort.bank.parameters(local=True) if p.grad is not None])
         exact = gradient if exact is None else exact
-        values = 576 * sum(int(data.train.lengths[r].sum()) for r in rows)
+        values = cohort.backbone.model.config.hidden_size * sum(int(data.train.lengths[r].sum()) for r in rows)
         kind = "activations_up" if up != Fp32() else "gradients_down"
         bits = sum(n for (name, _), n in cohort.link.door.bits.items() if name == kind) / values
         error = float((gradient - exact).norm() / exact.norm())
@@ -233,7 +233,7 @@ def child_memory(setting: Setting) -> None:
     print(peak)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Parse the command line and run every part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
@@ -244,9 +244,10 @@ def main() -> None:
     parser.add_argument("--precision", default="both", choices=["fp32", "bf16", "both"])
     parser.add_argument("--bucket", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--memory-clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", choices=["speed", "codecs", "memory"])
     parser.add_argument("--child-memory", help=argparse.SUPPRESS)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     if options.child_memory:
         child_memory(Setting(**json.loads(options.child_memory)))
         return
@@ -259,7 +260,7 @@ def main() -> None:
     if options.only in (None, "codecs"):
         gradient_error(settings[0], [Bf16(), *(Int8(outlier_channels=n) for n in (0, 4, 8, 16))])
     if options.only in (None, "memory"):
-        peak_memory(settings[0], [1, 8, 32])
+        peak_memory(settings[0], options.memory_clients)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers.command_line import assert_refused, settings, wavetune
-from helpers.runs import read_rounds, small, train
+from helpers.runs import EXACT, read_rounds, small, train
 from wavetune.data_plane.certificates import write_certificates
 from wavetune.runtimes.launch import Party, deploy
 
@@ -71,7 +71,7 @@ def assert_same_adapters(found: Path, wanted: Path) -> None:
 
 
 ROUNDS = 3
-RECIPE = small("sflllm", f"run.rounds={ROUNDS}")
+RECIPE = small("sflllm", *EXACT, f"run.rounds={ROUNDS}")
 
 
 @pytest.fixture(scope="module")

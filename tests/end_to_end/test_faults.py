@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from helpers import mortal_device
 from helpers.deployment import nothing
-from helpers.runs import read_rounds, small
+from helpers.runs import EXACT, read_rounds, small
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
 from wavetune.federation.door import Door
@@ -36,6 +36,7 @@ BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 def recipe_of(system, num_clients, rounds):
     """Rounds of one local step each."""
     changes = (
+        *EXACT,
         f"world.scenario.population.num_clients={num_clients}",
         f"run.rounds={rounds}",
         "run.local_steps=1",

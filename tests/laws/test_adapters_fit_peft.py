@@ -63,8 +63,8 @@ def test_global_adapter_in_peft_gives_the_reported_validation_loss(finished):
     validation = session.data.validation
     after = stock_validation_loss(loaded(recipe, folder / "adapters" / "global"), validation)
     before = stock_validation_loss(load_stock_model(folder_of(recipe.world.model)), validation)
-    assert after == pytest.approx(summary["validation_loss"]["after"], abs=1e-5)
-    assert before == pytest.approx(summary["validation_loss"]["before"], abs=1e-5)
+    assert after == pytest.approx(summary["validation_loss"]["after"], rel=1e-5)
+    assert before == pytest.approx(summary["validation_loss"]["before"], rel=1e-5)
     assert abs(after - before) > 1e-3
     assert summary["perplexity"]["after"] == pytest.approx(np.exp(after), rel=1e-4)
 
@@ -79,7 +79,7 @@ def test_each_clients_adapter_in_peft_acts_as_it_did_in_the_run(finished):
         own = AdapterBank(bank.sites, np.zeros((4, 1), bool), bank.scale, {}, factors)
         loss = session.cohort.evaluate(validation, own).loss()
         assert stock_validation_loss(loaded(recipe, folder / "adapters" / name), validation) == pytest.approx(
-            loss, abs=1e-5
+            loss, rel=1e-5
         )
         seen.add(round(loss, 5))
     assert len(seen) == len(clients)  # they trained on rows of their own

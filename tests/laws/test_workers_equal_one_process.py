@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.runs import assert_same_run, read_rounds, small, train
+from helpers.runs import EXACT, assert_same_run, read_rounds, small, train
 from helpers.workers import Here, train_in_workers, workers_here
 from wavetune.errors import ConfigError
 from wavetune.runtimes.session import build
@@ -36,18 +36,19 @@ def test_runs_in_two_workers_and_in_one_process_leave_the_same_files(name, tmp_p
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
-def test_passes_put_together_otherwise_change_no_more_than_rounding(tmp_path):
-    recipe = small("sflllm", "method.activation_codec.kind=fp32", "method.gradient_codec.kind=fp32", "run.samples=0")
+def test_passes_put_together_otherwise_change_nothing_but_rounding(tmp_path):
+    cut = ("method.activation_codec.kind=fp64", "method.gradient_codec.kind=fp64")
+    recipe = small("sflllm", *EXACT, *cut, "run.samples=0")
     train(recipe, tmp_path / "one")
     train_in_workers(recipe, tmp_path / "three", workers_here(3))
     one, three = newest_state(tmp_path / "one"), newest_state(tmp_path / "three")
     assert one.keys() == three.keys()
     for name, value in one.items():
-        torch.testing.assert_close(three[name], value, rtol=1e-4, atol=2e-5, msg=lambda text, n=name: f"{n}: {text}")
+        torch.testing.assert_close(three[name], value, rtol=0, atol=1e-10, msg=lambda text, n=name: f"{n}: {text}")
     for mine, theirs in zip(read_rounds(tmp_path / "three"), read_rounds(tmp_path / "one"), strict=True):
         assert mine["metered_bits"] == theirs["metered_bits"]
         assert mine["charged"] == theirs["charged"]
-        assert mine["train_loss_K"] == pytest.approx(theirs["train_loss_K"], abs=1e-5)
+        assert mine["train_loss_K"] == pytest.approx(theirs["train_loss_K"], abs=1e-10)
 
 
 @pytest.mark.parametrize("moment", [2, 4, 5])

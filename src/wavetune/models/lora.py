@@ -137,8 +137,9 @@ def new_bank(
     for site in sites:
         generator = torch_stream(seed, f"lora:{site.name}")
         bound = site.in_features**-0.5
-        A = torch.empty(site.in_features, site.width_at(largest)).uniform_(-bound, bound, generator=generator)
-        A = A.to(device, dtype)
+        # named, as the default is another while a thread beside this one loads a model in fp64
+        A = torch.empty(site.in_features, site.width_at(largest), dtype=torch.float32)
+        A = A.uniform_(-bound, bound, generator=generator).to(device, dtype)
         own_K = local_LK[site.layer]
         if own_K.any():
             widths = [site.width_at(rank_K[k]) for k in np.flatnonzero(own_K).tolist()]
