@@ -138,7 +138,7 @@ def _assign(values: dict[str, Any], path: str, value: Any) -> None:
             parent[part] = value
             return
         kind = _field_type(kind, parent, part)
-        if parent.get(part) is None and _field_names(kind, {}):
+        if parent.get(part) is None and (_field_names(kind, {}) or _is_mapping(kind)):
             parent[part] = {}  # a part that is off: setting one of its fields turns it on
         if not isinstance(parent.get(part), dict):
             raise ConfigError(

@@ -99,7 +99,7 @@ class _ChatSettings:
     learn: Learn = "all"
     system: Literal["keep", "first_user"] = "keep"
     name: str | None = None
-    variables: dict[str, Any] = field(default_factory=dict[str, Any])
+    variables: dict[str, Any] | None = None
     reasoning: bool | None = None
     date: str | None = None
 
@@ -119,7 +119,7 @@ class ChatTemplate(_ChatSettings):
     def writer(self, tokenizer: Any) -> DialogueWriter:
         """This template for a tokenizer. Raises ConfigError if that has no chat template."""
         source_of(tokenizer, self.name)
-        chat = ChatWriter(tokenizer, self.name, self.date, bool(self.reasoning), self.system, self.variables)
+        chat = ChatWriter(tokenizer, self.name, self.date, bool(self.reasoning), self.system, self.variables or {})
         return DialogueWriter(chat, self.learn)
 
     def end_ids(self, tokenizer: Any) -> list[int]:
