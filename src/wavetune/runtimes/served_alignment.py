@@ -15,6 +15,7 @@ import numpy as np
 from torch import Tensor
 
 from wavetune.data_plane.messages_pb2 import Align, Aligned, RewardModel, RoundOrder, RoundReport
+from wavetune.data_plane.refusal import quoted
 from wavetune.errors import DeploymentError
 from wavetune.federation.alignment import Evaluation
 from wavetune.federation.alignment.evaluation import Scores
@@ -102,7 +103,9 @@ class ServedStage:
             for client in sorted(here):
                 asked = time.monotonic()
                 report = self._report(client, order.round, deadline_s)
-                wrong = "" if report is None else report.failure or self._wrong(client, report.aligned, order.align)
+                wrong = (
+                    "" if report is None else quoted(report.failure) or self._wrong(client, report.aligned, order.align)
+                )
                 if wrong:
                     lost[client] = wrong
                 elif report is not None:
