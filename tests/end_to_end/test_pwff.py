@@ -52,12 +52,9 @@ def test_a_run_leaves_everything_behind_and_sends_the_shared_adapters_alone(fini
     assert len(steps) == STEPS
     assert "true_mixed_K" in steps[-1]["evaluation"]
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for words in (
-        "Personal models",
-        "Helpfulness and safety of each client",
-        f"{bits * CLIENTS:,}".replace(",", "\u202f"),
-    ):
+    for words in ("Personal models", "Helpfulness and safety of each client"):
         assert words in page
+    assert "Adapters sent up in each round" not in page  # the same in every round
 
 
 def test_every_client_answers_with_its_own_model(finished):
