@@ -37,8 +37,8 @@ def test_a_size_that_is_no_positive_whole_number_is_named(value: object):
     [
         (LLAMA | {"model_type": "mixtral", "num_local_experts": 8}, "'num_local_experts'"),
         (LLAMA | {"model_type": "qwen3_moe", "num_experts": 128}, "'num_experts'"),
-        (LLAMA | {"model_type": "qwen_2"}, "'model_type' is 'qwen_2'.*counted from the model itself"),
-        (LLAMA | {"layer_types": ["full_attention", "linear_attention"]}, "'layer_types' has 'linear_attention'"),
+        (LLAMA | {"model_type": "qwen_2"}, "is of type 'qwen_2'.*counted from the model itself"),
+        (LLAMA | {"layer_types": ["full_attention", "linear_attention"]}, "has 'linear_attention' in 'layer_types'"),
         (LLAMA | {"layer_types": 4}, "'layer_types'"),
         (LLAMA | {"tie_word_embeddings": "yes"}, "'tie_word_embeddings'"),
         (LLAMA | {"num_key_value_heads": 3}, r"'num_attention_heads' \(4\) is no multiple of 'num_key_value_heads'"),
