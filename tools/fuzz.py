@@ -77,11 +77,17 @@ def attempt(arguments: Sequence[str]) -> tuple[str, Finding | None]:
         problem, detail = f"code {code}", refused[-500:]
     elif not problem and steers(out.getvalue() + refused):
         problem, detail = "escape sequence", repr((out.getvalue() + refused)[-500:])
-    elif not problem and code == 2 and (not refused.startswith("wavetune: ") or "\n" in refused or len(refused) > 3000):
+    elif not problem and code == 2 and not _is_sentence(refused):
         problem, detail = "no sentence", refused[-1000:]
     elif not problem and (foreign := [str(w.message) for w in warned if _counts(w)]):
         problem, detail = "warning", foreign[0][:500]
     return str(code), Finding([a[:200] for a in arguments], problem, detail) if problem else None
+
+
+def _is_sentence(refused: str) -> bool:
+    """Whether what a refused command wrote to standard error, progress first, ends in one short sentence."""
+    last = refused.splitlines()[-1] if refused else ""
+    return last.startswith("wavetune: ") and len(last) < 3000
 
 
 def _counts(warning: warnings.WarningMessage) -> bool:

@@ -90,15 +90,18 @@ class RunFolder:
         """Write a JSON file."""
         write_whole(self.path / name, to_json(value, self.path / name, indent=1) + "\n")
 
-    def read_json(self, name: str) -> Any:
-        """Read a JSON file; None if it is missing."""
+    def read_json(self, name: str, kind: type = dict) -> Any:
+        """Read a JSON file; None if it is missing. Raises RunFolderError if it cannot be read or holds another kind."""
         path = self.path / name
         if not path.exists():
             return None
         try:
-            return read_json(path)
+            found = read_json(path)
         except JsonError as error:
             raise RunFolderError(str(error)) from error
+        if not isinstance(found, kind):
+            raise RunFolderError(f"{path} is damaged: it holds no JSON {'object' if kind is dict else 'list'}")
+        return found
 
     def append_round(self, record: Mapping[str, Any], name: str = ROUNDS) -> None:
         """Add one line to rounds.jsonl, or to another file of records."""

@@ -253,7 +253,7 @@ def _restore(folder: RunFolder, training: Training) -> tuple[int, list[dict[str,
     device = training.model.backbone.device
     training.best = {name: t.to(device) for name, t in part("best.").items()}
     training.optimiser.load_state(part("optimiser."))
-    return done, [entry for entry in folder.read_json(PROGRESS) or [] if entry["step"] <= done]
+    return done, [entry for entry in folder.read_json(PROGRESS, list) or [] if entry["step"] <= done]
 
 
 def _finish(

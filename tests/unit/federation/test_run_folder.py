@@ -52,7 +52,7 @@ def test_nothing_that_is_not_json_is_written(folder):
             folder.write_json("a.json", value)
         with pytest.raises(NumericsError, match=r"rounds\.jsonl would hold"):
             folder.append_round({"round": value})
-    assert folder.read_json("a.json") == 1
+    assert folder.read_json("a.json", object) == 1
     assert folder.read_rounds() == []
 
 
@@ -66,14 +66,14 @@ def test_a_write_that_fails_leaves_the_old_content(folder, monkeypatch):
     with pytest.raises(RunFolderError, match=r"cannot write .*a\.json: no space left on device; what was saved"):
         folder.write_json("a.json", "new")
     monkeypatch.undo()
-    assert folder.read_json("a.json") == "old"
+    assert folder.read_json("a.json", object) == "old"
 
 
 def test_a_half_written_part_is_never_taken_for_the_file(folder):
     (folder.path / "a.json.part").write_text('{"ha')
-    assert folder.read_json("a.json") is None
+    assert folder.read_json("a.json", object) is None
     folder.write_json("a.json", 5)
-    assert folder.read_json("a.json") == 5
+    assert folder.read_json("a.json", object) == 5
     assert not (folder.path / "a.json.part").exists()
 
 
@@ -167,3 +167,10 @@ def test_explained_names_what_was_written_and_what_to_do_and_keeps_other_errors(
 def test_text_is_written_into_folders_that_are_not_there_yet(tmp_path):
     write_whole(tmp_path / "a" / "b" / "c.json", json.dumps("ü"))
     assert (tmp_path / "a" / "b" / "c.json").read_text(encoding="utf-8") == '"\\u00fc"'
+
+
+@pytest.mark.parametrize("text", ["null", "[1]", "5", '"x"'])
+def test_a_file_that_holds_another_kind_of_json_is_refused(tmp_path, text):
+    (tmp_path / "state.json").write_text(text)
+    with pytest.raises(RunFolderError, match=r"state\.json is damaged: it holds no JSON object"):
+        RunFolder(tmp_path).read_json("state.json")
