@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -52,8 +52,9 @@ def is_encoder(config: PreTrainedConfig) -> bool:
 
 def text_model(model: PreTrainedModel) -> PreTrainedModel:
     """What takes tokens and holds the blocks: the model without its output layer, or the text part of a larger one."""
-    inner = model if is_encoder(model.config) else model.get_decoder()
-    return inner if any(isinstance(module, nn.ModuleList) for module in inner.modules()) else model.base_model
+    inner: PreTrainedModel = model if is_encoder(model.config) else model.get_decoder()
+    holds_blocks = any(isinstance(module, nn.ModuleList) for module in inner.modules())
+    return inner if holds_blocks else cast(PreTrainedModel, model.base_model)
 
 
 def find_blocks(model: PreTrainedModel) -> str:

@@ -141,11 +141,12 @@ def _with_lora_alone_trained(bank: AdapterBank) -> AdapterBank:
 
 def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
     """One linear map for each client from the final norm to the reward that is still to come, all zeros."""
-    width, place = backbone.width, {"device": backbone.device, "dtype": backbone.dtype}
-    pair = LoraPair(
-        torch.zeros(num_clients, width, 1, **place).requires_grad_(),
-        torch.zeros(num_clients, 1, 1, **place).requires_grad_(),
-    )
+
+    def zeros(*shape: int) -> torch.Tensor:
+        return torch.zeros(shape, device=backbone.device, dtype=backbone.dtype, requires_grad=True)
+
+    width = backbone.width
+    pair = LoraPair(zeros(num_clients, width, 1), zeros(num_clients, 1, 1))
     site = AdapterSite("value", 0, width, 1, "head")
     return AdapterBank((site,), np.ones((1, num_clients), np.bool_), 1.0, {"value": pair}, {})
 
