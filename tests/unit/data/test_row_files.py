@@ -49,7 +49,7 @@ def rows_of(file):
 @pytest.mark.parametrize("packed", [False, True])
 def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path, name, content, packed):
     file = tmp_path / (name + (".gz" if packed else ""))
-    file.write_bytes(gzip.compress(content.encode()) if packed else content.encode())
+    file.write_bytes(gzip.compress(content.encode(), mtime=0) if packed else content.encode())
     assert rows_of(file) == ROWS
 
 
@@ -88,7 +88,7 @@ def test_every_script_and_line_separator_survives(tmp_path):
     assert [row["text"] for row in rows_of(tmp_path / "a.jsonl")] == texts
 
 
-PACKED = gzip.compress("\n".join(LINES).encode())
+PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, and names of tests, in every process
 
 
 @pytest.mark.parametrize(
