@@ -49,6 +49,12 @@ def read_text(path: Path | str, most_bytes: int = MOST_BYTES, errors: str = "str
         return _decoded(_read_bytes(Path(path), most_bytes), errors)
 
 
+def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
+    """What a regular file holds. Raises JsonError naming the file."""
+    with _named(path):
+        return _read_bytes(Path(path), most_bytes)
+
+
 def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[str]:
     """The lines of a regular file with UTF-8 text, gzip-compressed if its name ends in .gz, one at a time.
 

@@ -19,7 +19,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, JsonError
+from wavetune.json_reader import read_bytes
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 SERVER, AUTHORITY = "server", "authority"
@@ -82,13 +83,13 @@ class Authority:
         """The authority of a folder that `write_certificates` made. Raises ConfigError if its key is not there."""
         own = folder / AUTHORITY
         try:
-            content, key = ((own / f"{name}.pem").read_bytes() for name in ("authority", "key"))
+            content, key = (read_bytes(own / f"{name}.pem") for name in ("authority", "key"))
             return cls(
                 folder, x509.load_pem_x509_certificate(content), serialization.load_pem_private_key(key, password=None)
             )
-        except (OSError, ValueError, TypeError) as error:
+        except (ValueError, TypeError) as error:
             raise ConfigError(
-                f"cannot read the authority's key in {own} ({getattr(error, 'strerror', None) or error}); without it "
+                f"cannot read the authority's key in {own} ({getattr(error, 'reason', error)}); without it "
                 "nobody can be added or revoked: make new certificates in another folder"
             ) from error
 
@@ -138,9 +139,16 @@ class Authority:
         self.issue(name, hosts)
 
     def issued(self) -> Iterator[x509.Certificate]:
-        """All certificates that it signed."""
+        """All certificates that it signed. Raises ConfigError if one cannot be read."""
         for path in sorted(self._issued.glob("*.pem")):
-            yield x509.load_pem_x509_certificate(path.read_bytes())
+            try:
+                yield x509.load_pem_x509_certificate(read_bytes(path))
+            except ValueError as error:
+                reason = getattr(error, "reason", error)
+                raise ConfigError(
+                    f"cannot read {path} ({reason}), a copy of a certificate that was given out; put the party's own "
+                    "certificate.pem in its place"
+                ) from error
 
     @property
     def _issued(self) -> Path:
@@ -181,7 +189,7 @@ class Revoked:
         state = (found.st_mtime_ns, found.st_size)
         if state != self._read:
             try:
-                listed = x509.load_pem_x509_crl(self._path.read_bytes())
+                listed = x509.load_pem_x509_crl(read_bytes(self._path))
                 if not listed.is_signature_valid(self._authority.public_key()):  # pyright: ignore[reportArgumentType]
                     raise ValueError("it is not signed by the authority")
             except (OSError, ValueError) as error:
@@ -197,11 +205,9 @@ class Revoked:
 def read_identity(folder: Path) -> Identity:
     """The identity in a folder that `write_certificates` made. Raises ConfigError if a file is missing."""
     try:
-        return Identity(*((folder / f"{name}.pem").read_bytes() for name in ("authority", "certificate", "key")))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {error.filename}: {error.strerror}; `wavetune certificates` makes a folder for each party"
-        ) from error
+        return Identity(*(read_bytes(folder / f"{name}.pem") for name in ("authority", "certificate", "key")))
+    except JsonError as error:
+        raise ConfigError(f"{error}; `wavetune certificates` makes a folder for each party") from error
 
 
 def check_identity(identity: Identity, server: bool = False) -> None:

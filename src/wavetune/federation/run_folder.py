@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, NumericsError, RunFolderError
@@ -27,6 +28,7 @@ RESUME = "what was saved before is kept, continue with --resume once that is put
 ROUNDS, ALIGNMENT = "rounds.jsonl", "alignment.jsonl"
 ELSEWHERE = "free some space or choose another place"
 _KEPT_CHECKPOINTS = 2
+_ROUNDS_DONE = re.compile("round-([0-9]{6,12})")
 
 
 @contextmanager
@@ -90,8 +92,11 @@ class RunFolder:
         """Write a JSON file."""
         write_whole(self.path / name, to_json(value, self.path / name, indent=1) + "\n")
 
-    def read_json(self, name: str, kind: type = dict) -> Any:
-        """Read a JSON file; None if it is missing. Raises RunFolderError if it cannot be read or holds another kind."""
+    def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any:
+        """Read a JSON file; None if it is missing.
+
+        Raises: RunFolderError if it cannot be read, or holds another kind than this type, as pydantic understands it.
+        """
         path = self.path / name
         if not path.exists():
             return None
@@ -99,9 +104,7 @@ class RunFolder:
             found = read_json(path)
         except JsonError as error:
             raise RunFolderError(str(error)) from error
-        if not isinstance(found, kind):
-            raise RunFolderError(f"{path} is damaged: it holds no JSON {'object' if kind is dict else 'list'}")
-        return found
+        return _of_kind(found, kind, path)
 
     def append_round(self, record: Mapping[str, Any], name: str = ROUNDS) -> None:
         """Add one line to rounds.jsonl, or to another file of records."""
@@ -109,13 +112,14 @@ class RunFolder:
         with explained(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json(record, path) + "\n")
 
-    def read_rounds(self, name: str = ROUNDS) -> list[dict[str, Any]]:
-        """All complete lines of a file of records. Raises RunFolderError if one of them is damaged."""
+    def read_rounds(self, name: str = ROUNDS, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:
+        """All complete lines of a file of records. Raises RunFolderError if one is damaged or of another kind."""
         path = self.path / name
         try:
-            return complete_lines(path) if path.exists() else []
+            found = complete_lines(path) if path.exists() else []
         except JsonError as error:
             raise RunFolderError(f"{error}; repair it or start a new run") from error
+        return _of_kind(found, list[kind], path)
 
     def keep_rounds(self, count: int, name: str = ROUNDS) -> None:
         """Drop the records of rounds after the first `count`: they are run again."""
@@ -150,4 +154,17 @@ class RunFolder:
         return None
 
     def _checkpoints(self) -> list[Path]:
-        return sorted(p for p in (self.path / "checkpoints").glob("round-*") if p.suffix != ".part")
+        """Checkpoints from old to new; whatever else lies beside them is left alone."""
+        found = {p: _ROUNDS_DONE.fullmatch(p.name) for p in (self.path / "checkpoints").iterdir()}
+        return sorted((p for p, name in found.items() if name), key=lambda p: int(p.name.removeprefix("round-")))
+
+
+def _of_kind(found: Any, kind: Any, path: Path) -> Any:
+    try:
+        TypeAdapter(kind).validate_json(json.dumps(found), strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
+        reason = f"${place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
+        raise RunFolderError(f"{path} is damaged ({reason}); repair it or start a new run") from None
+    return found

@@ -33,6 +33,7 @@ from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
 from wavetune.runtimes.provenance import commit, hardware, now, versions
 from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.saved import Begun, HeldOut, Trained
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
 
@@ -104,7 +105,7 @@ def _run(
             _write_world(folder, session)
         done, saved = _restore(folder, session)
         rounds_done = min(done, recipe.run.rounds)
-        state = folder.read_json("state.json") or _before(folder, session, observer)
+        state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
         observer.started(session, rounds_done, state["validation_loss"])
         for index in range(rounds_done, recipe.run.rounds):
             _one_round(folder, session, index, observer, trainer.train_round)
@@ -133,7 +134,7 @@ def _align(
         _, found = stage.advance(steps_done, evaluate=True)
         assert found is not None
         folder.write_json("alignment_before.json", aligning.to_json(found))
-    before = aligning.from_json(folder.read_json("alignment_before.json"))
+    before = aligning.from_json(folder.read_json("alignment_before.json", HeldOut))
     for step in range(steps_done, steps):
         started, last = time.perf_counter(), step + 1 == steps
         record, found = stage.advance(step + 1, evaluate=last or (step + 1) % every == 0)
@@ -148,7 +149,7 @@ def _align(
         if last or (step + 1) % recipe.run.checkpoint_every == 0:
             folder.save_checkpoint(recipe.run.rounds + step + 1, _state(session) | stage.state())
         observer.aligned(record, steps)
-    ended = folder.read_json("alignment_after.json")
+    ended = folder.read_json("alignment_after.json", HeldOut)
     return aligning.summary(task, before, before if ended is None else aligning.from_json(ended))
 
 
@@ -203,7 +204,7 @@ def _restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.
     checkpoint = folder.load_checkpoint()
     done, saved = checkpoint if checkpoint is not None else (0, {})
     rounds_done = min(done, session.recipe.run.rounds)
-    records = folder.read_rounds()
+    records = folder.read_rounds(kind=Trained)
     if len(records) < rounds_done:
         raise RunFolderError(f"{folder.path} has a checkpoint of round {rounds_done} but {len(records)} round records")
     folder.keep_rounds(rounds_done)
@@ -322,7 +323,7 @@ def _write_world(folder: RunFolder, session: Session) -> None:
 
 def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
     observer.message("writing the summary" if not _samples(session) else "writing sample answers and the summary")
-    records = folder.read_rounds()
+    records = folder.read_rounds(kind=Trained)
     samples, after = _samples(session), _answers(session, folder.path / "adapters")
     folder.write_json(
         "samples.json",

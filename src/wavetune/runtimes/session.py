@@ -210,7 +210,7 @@ def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
             None if share is None else np.asarray(share, dtype=np.float64),
             None if active is None else np.asarray(active, dtype=np.bool_),
         )
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise RunFolderError(f"plan.json of the run does not fit its recipe ({error}); start a new run") from error
 
 

@@ -31,6 +31,7 @@ from wavetune.models.reward import ABOUT, read_about, save_reward
 from wavetune.runtimes.inputs import changed, digest_of_pairs
 from wavetune.runtimes.reward_training import Training, build_training, share_right
 from wavetune.runtimes.reward_truth import correlation_with_truth
+from wavetune.runtimes.saved import RewardStep
 from wavetune.runtimes.session import _device, _use_bf16
 
 CONCIERGE_TEST_PAIRS = 400
@@ -253,7 +254,7 @@ def _restore(folder: RunFolder, training: Training) -> tuple[int, list[dict[str,
     device = training.model.backbone.device
     training.best = {name: t.to(device) for name, t in part("best.").items()}
     training.optimiser.load_state(part("optimiser."))
-    return done, [entry for entry in folder.read_json(PROGRESS, list) or [] if entry["step"] <= done]
+    return done, [entry for entry in folder.read_json(PROGRESS, list[RewardStep]) or [] if entry["step"] <= done]
 
 
 def _finish(

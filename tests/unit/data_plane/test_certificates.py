@@ -1,4 +1,5 @@
 import datetime as dt
+import os
 import stat
 from dataclasses import replace
 
@@ -164,3 +165,23 @@ def test_ones_own_certificates_are_checked_before_a_connection(tmp_path):
     check_identity(ours)
     check_identity(server, server=True)
     check_identity(signed(authority, "device-02", -1, 1))
+
+
+@pytest.mark.parametrize("damage", ["cut", "folder", "pipe"])
+def test_a_damaged_copy_of_an_issued_certificate_is_refused_by_name(tmp_path, damage):
+    write_certificates(tmp_path, 1)
+    copy = min((tmp_path / "authority" / "issued").iterdir())
+    content = copy.read_bytes()
+    copy.unlink()
+    {"cut": lambda: copy.write_bytes(content[:100]), "folder": copy.mkdir, "pipe": lambda: os.mkfifo(copy)}[damage]()
+    with pytest.raises(ConfigError, match=rf"cannot read .*{copy.name} \(.*\), a copy of a certificate"):
+        Authority.read(tmp_path).add(1)
+
+
+@pytest.mark.parametrize("name", ["authority", "certificate", "key"])
+def test_a_pipe_in_the_place_of_a_certificate_is_not_waited_for(tmp_path, name):
+    write_certificates(tmp_path, 1)
+    (tmp_path / "device-00" / f"{name}.pem").unlink()
+    os.mkfifo(tmp_path / "device-00" / f"{name}.pem")
+    with pytest.raises(ConfigError, match=rf"{name}\.pem: it is a pipe or device, not a file"):
+        read_identity(tmp_path / "device-00")

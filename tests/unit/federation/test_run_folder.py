@@ -1,7 +1,9 @@
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from safetensors import SafetensorError
 
 from wavetune.errors import NumericsError, RunFolderError
 from wavetune.federation.run_folder import ELSEWHERE, RunFolder, explained, write_whole
+from wavetune.runtimes.saved import RewardStep
 
 
 @pytest.fixture
@@ -52,7 +55,7 @@ def test_nothing_that_is_not_json_is_written(folder):
             folder.write_json("a.json", value)
         with pytest.raises(NumericsError, match=r"rounds\.jsonl would hold"):
             folder.append_round({"round": value})
-    assert folder.read_json("a.json", object) == 1
+    assert folder.read_json("a.json", Any) == 1
     assert folder.read_rounds() == []
 
 
@@ -66,14 +69,14 @@ def test_a_write_that_fails_leaves_the_old_content(folder, monkeypatch):
     with pytest.raises(RunFolderError, match=r"cannot write .*a\.json: no space left on device; what was saved"):
         folder.write_json("a.json", "new")
     monkeypatch.undo()
-    assert folder.read_json("a.json", object) == "old"
+    assert folder.read_json("a.json", Any) == "old"
 
 
 def test_a_half_written_part_is_never_taken_for_the_file(folder):
     (folder.path / "a.json.part").write_text('{"ha')
-    assert folder.read_json("a.json", object) is None
+    assert folder.read_json("a.json", Any) is None
     folder.write_json("a.json", 5)
-    assert folder.read_json("a.json", object) == 5
+    assert folder.read_json("a.json", Any) == 5
     assert not (folder.path / "a.json.part").exists()
 
 
@@ -172,5 +175,34 @@ def test_text_is_written_into_folders_that_are_not_there_yet(tmp_path):
 @pytest.mark.parametrize("text", ["null", "[1]", "5", '"x"'])
 def test_a_file_that_holds_another_kind_of_json_is_refused(tmp_path, text):
     (tmp_path / "state.json").write_text(text)
-    with pytest.raises(RunFolderError, match=r"state\.json is damaged: it holds no JSON object"):
+    with pytest.raises(RunFolderError, match=r"state\.json is damaged \("):
         RunFolder(tmp_path).read_json("state.json")
+
+
+def test_a_file_of_records_that_lacks_what_is_needed_is_refused_with_the_place(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.append_round({"step": 1, "loss": 0.5, "validation_loss": 0.5, "validation_accuracy": 1, "seconds": 2})
+    folder.append_round({"step": "two", "loss": 0.5, "validation_loss": 0.5, "validation_accuracy": 1, "seconds": 2})
+    assert len(folder.read_rounds()) == 2
+    with pytest.raises(RunFolderError, match=r"rounds\.jsonl is damaged \(\$\[1\]\.step: .*\); repair it or start"):
+        folder.read_rounds(kind=RewardStep)
+
+
+def test_a_folder_in_the_place_of_records_is_refused(tmp_path):
+    (tmp_path / "rounds.jsonl").mkdir()
+    with pytest.raises(RunFolderError, match=r"rounds\.jsonl: it is a folder"):
+        RunFolder(tmp_path).read_rounds()
+
+
+def test_what_is_no_checkpoint_is_neither_read_nor_removed(folder):
+    folder.save_checkpoint(1, {"a": torch.zeros(1)})
+    places = folder.path / "checkpoints"
+    names = ["round--1", "round-", "round-x", "round-000009x", "round-\u0663", "round-000003.part", "other"]
+    for name in names:
+        shutil.copytree(places / "round-000001", places / name)
+    for done in (2, 3, 1_000_000):
+        folder.save_checkpoint(done, {"a": torch.full((1,), float(done))})
+    done, state = folder.load_checkpoint()
+    assert (done, float(state["a"])) == (1_000_000, 1e6)
+    kept = {"round-000003", "round-1000000", *names} - {"round-000003.part"}
+    assert {path.name for path in places.iterdir()} == kept

@@ -1,0 +1,70 @@
+"""What a run that goes on, or ends, takes from the files it wrote: the least that each must hold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+Amounts = dict[str, float | list[float]]
+Texts = list[str]
+
+
+@dataclass(frozen=True)
+class Begun:
+    """state.json: what was known before the first round."""
+
+    evaluation: dict[str, Any]
+    validation_loss: float
+    answers: Texts
+    command: str
+
+
+@dataclass(frozen=True)
+class Charged:
+    """Seconds and joules of a round, in all and by phase."""
+
+    delay_s: float
+    energy_j: float
+    phases: Amounts
+    energy: Amounts
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A line of rounds.jsonl."""
+
+    validation_loss: float | None
+    samples: float
+    tokens: float
+    wall_s: float
+    charged: Charged
+    metered_bits: dict[str, float]
+    aggregation_error: float | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One client's answers to held-out prompts, with their scores by name."""
+
+    prompts: Texts
+    answers: Texts
+    scores: dict[str, list[float]]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """alignment_before.json or alignment_after.json."""
+
+    own: list[Answered]
+    foreign: list[Answered]
+
+
+@dataclass(frozen=True)
+class RewardStep:
+    """An entry of a reward model's progress.json."""
+
+    step: int
+    loss: float
+    validation_loss: float
+    validation_accuracy: float
+    seconds: float
