@@ -12,6 +12,7 @@ from wavetune.data.examples import Example, PreferencePair
 from wavetune.data.settings import PreparedData
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
+from wavetune.runtimes.saved import Inputs
 
 INPUTS = "inputs.json"
 _ENDS = 2**16  # bytes at either end of a file with weights that are looked at
@@ -30,15 +31,15 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path) -> None:
         },
         "model": digest_of_model(model),
     }
-    begun = folder.read_json(INPUTS)
+    begun = folder.read_json(INPUTS, Inputs)
     if begun is None:
         folder.write_json(INPUTS, now)
         return
     again = "put back what was there, or start a new run with another --out"
-    if begun.get("model") != now["model"]:
+    if begun["model"] != now["model"]:
         raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
     for part in ("training", "validation"):
-        difference = changed(begun.get("data", {}).get(part, {}), now["data"][part])
+        difference = changed(begun["data"][part], now["data"][part])
         if difference:
             raise RunFolderError(
                 f"the {part} rows of {data.corpus.name} have changed since the run in {folder.path} began "

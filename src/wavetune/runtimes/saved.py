@@ -60,6 +60,37 @@ class HeldOut:
 
 
 @dataclass(frozen=True)
+class Digest:
+    """Of rows of data."""
+
+    rows: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class DataDigests:
+    """Of both sets of rows."""
+
+    training: Digest
+    validation: Digest
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """inputs.json."""
+
+    data: DataDigests
+    model: dict[str, str]
+
+
+@dataclass(frozen=True)
+class RewardPlan:
+    """A reward model's training.json."""
+
+    pairs: Digest
+
+
+@dataclass(frozen=True)
 class RewardStep:
     """An entry of a reward model's progress.json."""
 

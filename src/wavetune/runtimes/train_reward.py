@@ -31,7 +31,7 @@ from wavetune.models.reward import ABOUT, read_about, save_reward
 from wavetune.runtimes.inputs import changed, digest_of_pairs
 from wavetune.runtimes.reward_training import Training, build_training, share_right
 from wavetune.runtimes.reward_truth import correlation_with_truth
-from wavetune.runtimes.saved import RewardStep
+from wavetune.runtimes.saved import RewardPlan, RewardStep
 from wavetune.runtimes.session import _device, _use_bf16
 
 CONCIERGE_TEST_PAIRS = 400
@@ -158,7 +158,7 @@ def continue_training(out: Path, watcher: Watcher, device: str = "auto") -> dict
 
     Raises: RunFolderError if there is none, or it cannot be read.
     """
-    plan = RunFolder(out).read_json(PLANNED)
+    plan = RunFolder(out).read_json(PLANNED, RewardPlan)
     if plan is None:
         raise RunFolderError(f"{out} holds no training of a reward model (no {PLANNED}); start one without --resume")
     if (out / ABOUT).exists():
@@ -197,7 +197,7 @@ def preference_corpus(
 
 
 def _check(folder: RunFolder, plan: Mapping[str, Any], resume: bool) -> None:
-    planned = folder.read_json(PLANNED)
+    planned = folder.read_json(PLANNED, RewardPlan)
     if not resume and planned is not None:
         raise RunFolderError(f"{folder.path} already holds a reward model; choose another --out, or --resume it")
     if resume and planned != plan:
