@@ -104,12 +104,15 @@ def command(what: str, commands: Callable[[int, int], Iterable[list[str]]]) -> N
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--report", type=Path, help="Also write what was found here, as JSON.")
+    parser.add_argument("--only", help="Try the commands of this name alone.")
     chosen = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     counts: Counter[str] = Counter()
     found: list[Finding] = []
     slowest: tuple[float, list[str]] = (0.0, [])
     for number, arguments in enumerate(commands(chosen.seed, chosen.count), start=1):
+        if chosen.only not in (None, arguments[0]):
+            continue
         started = time.process_time()
         code, finding = attempt(arguments)
         slowest = max(slowest, (time.process_time() - started, [a[:80] for a in arguments]))

@@ -1,6 +1,7 @@
 """Random settings and files through the command line end well or in a sentence; `tools/fuzz_*.py` try more of them."""
 
 import fuzz
+import fuzz_files
 import fuzz_settings
 import pytest
 
@@ -10,6 +11,12 @@ from helpers.command_line import assert_refused, wavetune
 @pytest.mark.parametrize("seed", range(3))
 def test_random_settings_end_without_a_traceback(seed):
     for arguments in fuzz_settings.commands(seed, 12):
+        _, finding = fuzz.attempt(arguments)
+        assert finding is None, finding
+
+
+def test_damaged_files_end_without_a_traceback():
+    for arguments in fuzz_files.commands(0, 16):
         _, finding = fuzz.attempt(arguments)
         assert finding is None, finding
 

@@ -46,6 +46,7 @@ from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.inprocess import Engine, Trainer
 from wavetune.runtimes.round import RoundOutcome, StepDone, not_finite, prepare, train_round
+from wavetune.runtimes.saved import Deployed
 from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
 
@@ -400,7 +401,7 @@ def engine(
 
 def _run_of(out: Path) -> str:
     """The name under which devices know the run in a folder, so that they never mix up two runs' states."""
-    known = RunFolder(out).read_json("deployment.json")
+    known = RunFolder(out).read_json("deployment.json", Deployed)
     return secrets.token_hex(8) if known is None else str(known["run"])
 
 

@@ -99,3 +99,10 @@ class RewardStep:
     validation_loss: float
     validation_accuracy: float
     seconds: float
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """deployment.json: the name under which devices know a run."""
+
+    run: str
