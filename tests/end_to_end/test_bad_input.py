@@ -200,7 +200,7 @@ def test_weight_that_is_not_a_number_stops_the_run_in_a_sentence(model_copy, tmp
     tensors["model.layers.2.mlp.down_proj.weight"][3, 5] = float("nan")
     save_file(tensors, model_copy / "model.safetensors", metadata={"format": "pt"})
     answer = run("--model", model_copy, "--out", tmp_path / "run")
-    assert_refused(answer, "the validation loss of the untouched model is nan")
+    assert_refused(answer, "numbers that are not finite: its weights are damaged")
 
 
 def test_loss_that_stops_being_a_number_names_round_and_client_and_keeps_the_last_checkpoint(tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ def test_loss_that_stops_being_a_number_names_round_and_client_and_keeps_the_las
     def poisoned(session, index, *rest):
         if index == 2:
             name = next(s.name for s in session.cohort.bank.sites if s.name.endswith("v_proj"))
-            session.cohort.bank.local[name].B.data[1] = float("nan")
+            session.cohort.bank.local[name].B.data[:] = float("nan")  # of one client: the run goes on without it
         steps.append(index)
         return step(session, index, *rest)
 

@@ -74,7 +74,7 @@ def test_each_clients_memory_is_kept_and_who_lacks_it_is_named(tmp_path):
     assert plan["cut"][1] < plan["cut"][2]
     answer = wavetune("plan", "sflllm", *settings(), *options("world.scenario.population.memory_bytes=[1e9,1e9,1000]"))
     assert answer.code == 3
-    assert "memory: client 2 has 1000 bytes" in answer.out
+    assert "memory: client 2 has 1000 bytes" in answer.err
 
 
 @pytest.mark.parametrize(

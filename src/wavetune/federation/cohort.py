@@ -355,12 +355,13 @@ class Cohort:
         wrong = (name for name, g in zip(names, given, strict=True) if g is not None and not _are_finite([g]))
         return f"the gradient of {next(wrong, 'an adapter')} of the server is not finite"
 
+    @torch.enable_grad()
     def holds(self, tokens: TokenSet, bank: AdapterBank) -> bool:
         """Whether the first row's hidden states and gradients stay far from overflow under a bank of all blocks."""
         batch = collate(tokens, [np.array([0])])
         parameters = [p.requires_grad_() for p in bank.parameters(local=False)]
         loss = self._hidden(batch, [0], [len(batch.input_ids)], bank, None).double().square().mean()
-        if not float(loss) < _OVERFLOW:
+        if not float(loss.detach()) < _OVERFLOW:
             return False
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
         return float(torch.stack([g.double().square().sum() for g in gradients]).sum()) < _OVERFLOW

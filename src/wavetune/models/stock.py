@@ -26,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from transformers.utils import logging
 
 from wavetune.errors import ModelError
-from wavetune.models.folder_check import check_config, check_weights
+from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.structure import is_encoder
 
 ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
@@ -150,9 +150,11 @@ def load_tokenizer(folder: Path | str):
 def _cannot_load(folder: Path | str, error: Exception) -> str:
     reason = _reason(error)
     if "trust_remote_code" in reason or "does not recognize this architecture" in str(error):
+        kind = read_object(Path(folder) / "config.json").get("model_type") if Path(folder).is_dir() else None
+        named = f"a model of type {kind!r}" if kind else "the model"
         return (
-            f"{folder} needs model code that this transformers does not have, and code from a model's folder is never"
-            " run: choose a model that transformers knows"
+            f"{folder}: {named} needs model code that this transformers does not have, and code from a model's folder"
+            " is never run: choose a model that transformers knows"
         )
     return f"cannot load a causal language model from {folder}: {reason}"
 
