@@ -74,7 +74,7 @@ def main() -> None:
 def section(field: str, values: str) -> str:
     """Run one sweep; copy its figure and table; its page as a section of ours."""
     arguments = ["sweep", "sflllm", "--over", f"{field}={values}", "--seeds", str(SEEDS)]
-    subprocess.run([sys.executable, "-m", "wavetune.cli", *arguments], cwd=WORK, check=True)
+    subprocess.run([sys.executable, "-m", "wavetune", *arguments], cwd=WORK, check=True)
     made = WORK / "sweeps" / f"sflllm-{field}"
     for name, kept in (("figure.svg", f"{field}.svg"), ("table.csv", f"{field}.csv")):
         shutil.copy(made / name, DOCS / "figures" / kept)
