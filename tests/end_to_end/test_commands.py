@@ -291,7 +291,7 @@ def test_own_data_from_a_folder_of_json_lines(tmp_path):
 
 
 def test_output_can_be_cut_off_by_a_pipe():
-    command = [sys.executable, "-m", "wavetune.cli", "recipes"]
+    command = [sys.executable, "-m", "wavetune", "recipes"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     process.stdout.close()
     assert b"Traceback" not in process.stderr.read()

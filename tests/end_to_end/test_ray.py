@@ -32,7 +32,7 @@ def start(out, *settings, workers=2, options=()):
     words = [word for setting in (*SMALL, *ALONE, *settings) for word in ("--set", setting)]
     words += ["--workers", str(workers), *options, "--out", str(out)]
     return subprocess.Popen(
-        [sys.executable, "-m", "wavetune.cli", "run", "sflllm", *words],
+        [sys.executable, "-m", "wavetune", "run", "sflllm", *words],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

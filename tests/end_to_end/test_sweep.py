@@ -27,7 +27,7 @@ def environment(tmp_path_factory):
 
 
 def start(environment, folder, jobs):
-    command = [sys.executable, "-m", "wavetune.cli", *SWEEP, "--jobs", str(jobs), "--out", str(folder / "sweep")]
+    command = [sys.executable, "-m", "wavetune", *SWEEP, "--jobs", str(jobs), "--out", str(folder / "sweep")]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     return subprocess.Popen(command, cwd=folder, env=environment, **streams)
 

@@ -193,7 +193,7 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_process_killed_by_sigkill_is_continued_by_another_to_the_same_bytes(tmp_path):
-    out, command = tmp_path / "run", [sys.executable, "-m", "wavetune.cli", "run"]
+    out, command = tmp_path / "run", [sys.executable, "-m", "wavetune", "run"]
     settings = [word for setting in (*SMALL, "run.rounds=10") for word in ("--set", setting)]
     train(small("sflllm", "run.rounds=10"), tmp_path / "whole")
     draw = random.Random(5)
