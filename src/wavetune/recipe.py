@@ -18,6 +18,7 @@ from wavetune.data.settings import DataSettings
 from wavetune.errors import ConfigError, JsonError, WavetuneError, nearest
 from wavetune.federation.method import Method
 from wavetune.json_reader import read_json, value_of
+from wavetune.wireless.plausible import require_plausible
 from wavetune.wireless.scenario import Scenario
 
 
@@ -79,11 +80,13 @@ def from_dict(values: Mapping[str, Any]) -> Recipe:
     _refuse_unknown(Recipe, values, "")
     _refuse_not_finite(values, "")
     try:
-        return _ADAPTER.validate_json(json.dumps(values), strict=True)
+        recipe = _ADAPTER.validate_json(json.dumps(values), strict=True)
     except WavetuneError:
         raise
     except ValidationError as error:
         raise ConfigError(_sentence(error)) from None
+    require_plausible(recipe.world.scenario)
+    return recipe
 
 
 def save(recipe: Recipe, path: Path) -> None:

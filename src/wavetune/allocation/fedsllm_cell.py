@@ -39,8 +39,8 @@ def fedsllm_cell(
     (2, 50)
     """
     draw = stream(seed, "FedsLLM cell")
-    distance_m_K = np.hypot(*draw.uniform(-250.0, 250.0, (2, num_clients)))
     law = LogDistance()
+    distance_m_K = np.maximum(law.distance_limits_m[0], np.hypot(*draw.uniform(-250.0, 250.0, (2, num_clients))))
     loss_db_K = law.path_loss_db(distance_m_K, False, 2e9) + law.shadowing_db * draw.standard_normal(num_clients)
     cycles_K = 500 * draw.uniform(1e4, 3e4, num_clients)
     carrier_to_noise_hz_K = dbm_to_w(tx_power_dbm) * db_to_linear(-loss_db_K) / dbm_to_w(-174.0)

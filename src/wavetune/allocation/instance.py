@@ -23,6 +23,7 @@ from wavetune.units import Array
 Json = dict[str, Any]
 _MOST_RANK_DIGITS, _LARGEST = 15, sys.float_info.max
 _OWN_ADAPTER_BITS = "wavetune:adapter_bits"  # of adapters without a rank, which the format does not have
+_MOST_NOISE_W = 1e-6  # that a subchannel of a receiver can have
 _MOST = 1e200  # of what is computed from several numbers; a few factors more stay finite
 
 
@@ -212,12 +213,26 @@ def _band(value: object, path: str, num_clients: int) -> RadioBand:
             raise InstanceError(
                 f"{path}.gain[{k}]: has {len(row)} entries, must have {len(rows[0])} as the first row has"
             )
-    return RadioBand(
+    read = RadioBand(
         gain_KM=np.array(rows),
         subchannel_hz=_number(_get(band, "subchannel_hz", path), f"{path}.subchannel_hz", positive=True),
         noise_psd_w_per_hz=_number(_get(band, "noise_psd_w_per_hz", path), f"{path}.noise_psd_w_per_hz", positive=True),
         total_power_max_w=_number(_get(band, "total_power_max_w", path), f"{path}.total_power_max_w"),
     )
+    _require_linear_gains(read, path)
+    return read
+
+
+def _require_linear_gains(band: RadioBand, path: str) -> None:
+    """InstanceError for gains above 1 beside a receiver's noise in watts; beside larger noise they are normalised."""
+    k, m = np.unravel_index(band.gain_KM.argmax(), band.gain_KM.shape)
+    largest = float(band.gain_KM[k, m])
+    if largest > 1 and band.noise_psd_w_per_hz * band.subchannel_hz < _MOST_NOISE_W:
+        raise InstanceError(
+            f"{path}.gain[{k}][{m}]: is {largest:g}, which looks like a loss in dB, as no more is received than was "
+            "sent; gains are linear here: give 10^(-loss/10), or scale noise_psd_w_per_hz with gains that are "
+            "normalised"
+        )
 
 
 def _band_json(band: RadioBand) -> Json:

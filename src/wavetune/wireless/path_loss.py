@@ -44,7 +44,7 @@ class LogDistance:
     The defaults are 128.1 + 37.6 log10(d_km), the urban macro law of 3GPP TR 36.942 clause 4.5.2 at 2 GHz.
     """
 
-    distance_limits_m: ClassVar[Limits] = (1e-3, 1e7)
+    distance_limits_m: ClassVar[Limits] = (1.0, 1e7)  # nearer, no law of far fields holds
     carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
 
     kind: Literal["log_distance"] = field(default="log_distance", kw_only=True)
@@ -73,7 +73,7 @@ class LogDistance:
             dB, in the shape of the distance.
 
         Raises:
-            ConfigError: a distance is not positive.
+            ConfigError: a distance is less than 1 m.
 
         Ignores: carrier frequency, heights and line of sight.
 

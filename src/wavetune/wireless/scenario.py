@@ -161,7 +161,8 @@ class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
     `antenna_gain_db` is the sum of both ends. `reciprocal` gives the downlink the uplink's fading (time division);
-    otherwise the two fade independently (frequency division).
+    otherwise the two fade independently (frequency division). A recipe is asked about values that look like another
+    unit, unless they are said to be `unusual`.
     """
 
     population: Population = field(default_factory=Population)
@@ -176,6 +177,7 @@ class Scenario:
     fading: Fading = field(default_factory=Rayleigh)
     placement: Placement = field(default_factory=UniformDisc)
     reciprocal: bool = True
+    unusual: bool = False
 
     def __post_init__(self) -> None:
         check_fields(self)

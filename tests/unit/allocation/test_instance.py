@@ -125,3 +125,13 @@ def test_numbers_of_the_format_are_read_whatever_their_size_and_other_keys_ignor
     problem = problem_from_json(data)
     assert problem.main.noise_psd_w_per_hz == 1e-40
     assert problem.costs.adapter_bits_L is None
+
+
+def test_a_gain_above_one_is_asked_whether_it_is_a_loss_in_db_unless_gains_and_noise_are_normalised():
+    data = copy.deepcopy(GOOD)
+    data["bands"]["fed"]["gain"][1][0] = 97.3
+    data["bands"]["fed"]["noise_psd_w_per_hz"] = 4e-21
+    with pytest.raises(InstanceError, match=r"\$\.bands\.fed\.gain\[1\]\[0\]: is 97\.3, which looks like a loss in dB"):
+        problem_from_json(data)
+    data["bands"]["fed"]["noise_psd_w_per_hz"] = 1 / data["bands"]["fed"]["subchannel_hz"]
+    assert problem_from_json(data).fed.gain_KM[1, 0] == 97.3
