@@ -271,6 +271,30 @@ def test_options_that_a_resumed_run_would_not_follow_are_refused(command, option
     assert_refused(answer, f"{option[0]} does not go with --resume: a run continues with the recipe in its folder")
 
 
+@pytest.mark.parametrize("command", ["run", "deploy", "deploy --flower"])
+def test_a_run_is_not_continued_as_one_of_another_recipe(command, finished):
+    answer = wavetune(*command.split(), "fedavg_lora", "--resume", "--out", finished)
+    assert_refused(answer, f"fedavg_lora does not go with --resume: the run in {finished} is one of sflllm")
+
+
+@pytest.mark.parametrize("named", ["sflllm", "recipe.json"])
+def test_a_run_is_continued_where_its_own_recipe_is_named(named, finished):
+    recipe = finished / named if named.endswith(".json") else named
+    assert wavetune("run", recipe, "--resume", "--out", finished).code == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--base", "--client", 1], "--client does not go with --base"),
+        (["--seed", 3], "--seed has no effect without --temperature above 0"),
+        (["--seed", 3, "--temperature", 0], "--seed has no effect without --temperature above 0"),
+    ],
+)
+def test_options_of_an_answer_that_have_no_effect_are_refused(options, sentence, finished):
+    assert_refused(wavetune("generate", finished, "--prompt", "x", *options), sentence)
+
+
 def test_finished_run_is_not_started_over_by_flower(finished):
     answer = wavetune("deploy", "--flower", "--resume", "--out", finished)
     assert answer.code == 0

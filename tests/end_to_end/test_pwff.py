@@ -95,8 +95,11 @@ def test_task_tuning_gives_every_client_a_classifier(tmp_path):
     assert summary["perplexity"] is None
     assert len(summary["evaluation"]["after"]["own_accuracy_K"]) == CLIENTS
     assert "Accuracy on the clients" in (out / "report.html").read_text(encoding="utf-8")
-    told = wavetune("generate", out, "--client", 1, "--prompt", "good film")
+    asked = ["generate", out, "--client", 1, "--prompt", "good film"]
+    told = wavetune(*asked)
     assert told.code == 0, told.err
+    for option in ("--temperature", "--seed", "--max-new-tokens"):
+        assert_refused(wavetune(*asked, option, 1), f"{option} has no effect", "a classifier, which writes no text")
 
 
 @pytest.mark.parametrize(

@@ -19,8 +19,8 @@ from wavetune.cli.options import (
     RunFolder,
     TrainingChanges,
 )
-from wavetune.cli.read_recipe import name_of, require_unchanged
-from wavetune.cli.run import chosen_recipe, continues
+from wavetune.cli.read_recipe import require_unchanged
+from wavetune.cli.run import chosen_recipe, continues, folder_to_continue
 from wavetune.console import echo
 from wavetune.logs import LOG
 
@@ -55,7 +55,7 @@ def deploy(
 
     if resume:
         require_unchanged({"--devices": devices, **changes.named()})
-        folder, chosen = out or Path("runs") / name_of(recipe), None
+        folder, chosen = folder_to_continue(recipe, out), None
         if not continues(folder, rounds):
             return
         known = load(folder / "recipe.json")

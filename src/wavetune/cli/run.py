@@ -15,6 +15,7 @@ from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables,
 from wavetune.cli.preflight import check
 from wavetune.cli.read_recipe import name_of, read_recipe, require_readable, require_unchanged
 from wavetune.console import echo
+from wavetune.errors import ConfigError
 from wavetune.logs import LOG, kept_in
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def run(
     """
     if resume:
         require_unchanged({**changes.named(), **tables.named()})
-        folder = out or Path("runs") / name_of(recipe)
+        folder = folder_to_continue(recipe, out)
         if continues(folder, rounds):
             train(None, folder, _engine(workers, ray), _command(workers, ray))
         return
@@ -70,6 +71,24 @@ def chosen_recipe(
     chosen = read_recipe(name, changes, tables, more)
     check(chosen)
     return chosen
+
+
+def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
+    """Where the run is that --resume means. Raises ConfigError if it is one of another recipe than is named."""
+    if recipe is None or out is None:
+        return out or Path("runs") / name_of(recipe)
+    require_run(out)
+    require_readable(recipe)
+    from wavetune.recipe import load
+
+    own = load(out / "recipe.json").name
+    named = load(Path(recipe)).name if recipe.endswith(".json") else recipe
+    if named != own:
+        raise ConfigError(
+            f"{recipe} does not go with --resume: the run in {out} is one of {own}, and a run continues with the "
+            "recipe in its folder; leave it out"
+        )
+    return out
 
 
 def continues(folder: Path, rounds: int | None, tell: bool = True) -> bool:

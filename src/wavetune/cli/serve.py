@@ -19,8 +19,8 @@ from wavetune.cli.options import (
     TrainingChanges,
     WithParent,
 )
-from wavetune.cli.read_recipe import name_of, require_unchanged
-from wavetune.cli.run import chosen_recipe, continues, train
+from wavetune.cli.read_recipe import require_unchanged
+from wavetune.cli.run import chosen_recipe, continues, folder_to_continue, train
 from wavetune.logs import LOG
 
 
@@ -65,7 +65,7 @@ def serve(
     identity, address = read_identity(certificates), with_port(address)
     check_identity(identity, server=True)
     if resume:
-        chosen, folder = None, out or Path("runs") / name_of(recipe)
+        chosen, folder = None, folder_to_continue(recipe, out)
         continues(folder, rounds, tell=False)  # devices may wait to hear that the run is finished
     else:
         chosen = chosen_recipe(recipe, changes, rounds, out)
