@@ -320,6 +320,14 @@ def test_resuming_a_damaged_run_is_refused(name, finished, tmp_path):
     assert_refused(wavetune("run", "--resume", "--out", copy), name)
 
 
+def test_plan_of_a_run_with_a_negative_power_is_refused(finished, tmp_path):
+    copy = unfinished(finished, tmp_path)
+    planned = json.loads((copy / "plan.json").read_text())
+    planned["bands"]["main"]["power_w"][0] = -1
+    (copy / "plan.json").write_text(json.dumps(planned))
+    assert_refused(wavetune("run", "--resume", "--out", copy), "plan.json", "a power is negative")
+
+
 def test_plan_file_that_is_no_plan_is_refused(finished, tmp_path):
     copy = unfinished(finished, tmp_path)
     (copy / "plan.json").write_text("{}")

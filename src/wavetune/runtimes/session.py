@@ -199,6 +199,8 @@ def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
 def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
     try:
         cut, rank, main, fed = allocation_from_json(dict(planned))
+        if min(main.power_w_M.min(initial=0), fed.power_w_M.min(initial=0)) < 0:
+            raise ValueError("a power is negative")
         share, active = (planned.get(name) for name in ("server_share", "active"))
         return remade(
             planner.problem(0),
