@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,6 +16,8 @@ from wavetune.errors import RunFolderError
 if TYPE_CHECKING:
     from flwr.app import Context
     from flwr.serverapp import Grid
+
+    from wavetune.recipe import Recipe
 
 
 def flower_app(
@@ -42,8 +45,15 @@ def train_over(grid: Grid, context: Context, recipe: Path) -> None:
 
     end_with_parent()
     configured, chosen = FlowerSettings.of(context.run_config), load(recipe)
-    resume = (configured.out / "recipe.json").exists()
-    if resume and (load(configured.out / "recipe.json") != chosen or (configured.out / "summary.json").exists()):
-        which = "a finished" if (configured.out / "summary.json").exists() else "another"
+    kept, finished = configured.out / "recipe.json", (configured.out / "summary.json").exists()
+    resume = kept.exists()
+    if resume and (finished or not _begun_as(load(kept), chosen)):
+        which = "a finished" if finished else "another"
         raise RunFolderError(f"{configured.out} holds {which} run; choose a new folder: flwr run -c 'out=\"FOLDER\"'")
     train(None if resume else chosen, configured.out, flower_engine(grid, configured))
+
+
+def _begun_as(kept: Recipe, asked: Recipe) -> bool:
+    """Whether a run's own recipe, in which the template is settled, is that of the app."""
+    data = replace(kept.world.data, template=asked.world.data.template)
+    return replace(kept, world=replace(kept.world, data=data)) == asked

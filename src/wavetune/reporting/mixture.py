@@ -24,11 +24,12 @@ def mixed_reward(
     1.5
     """
     names = ("helpful", "safe")
-    if not all(scale.get(name) for name in names):
+    if not all(name in scale for name in names):
         return float("nan")
+    helps, guards = (scale[name] or 1.0 for name in names)  # a reward without any spread keeps its own unit
     columns = (scores.get("helpful_K", ()), scores.get("safe_K", ()))
     return finite_mean(
-        weight * helpful / scale["helpful"] + (1 - weight) * safe / scale["safe"]
+        weight * helpful / helps + (1 - weight) * safe / guards
         for weight, helpful, safe in zip(lambda_K, *columns, strict=False)
         if helpful is not None and safe is not None
     )

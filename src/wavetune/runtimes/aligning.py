@@ -307,7 +307,8 @@ def by_name(
 ) -> dict[str, list[float | None]]:
     """Means of every score of each client's answers to own prompts, and of its mixtures.
 
-    The rewards are in their own units, and mixed in those of `scale`; exact scores, all from 0 to 1, as they are.
+    The rewards are in their own units, and mixed in those of `scale` (a reward without any spread in its own); exact
+    scores, all from 0 to 1, as they are.
     """
     names = sorted({name for scores in evaluation.own for name in scores.by_name})
     found = {f"{name}_K": np.array([scores.mean(name)[0] for scores in evaluation.own]) for name in names}
@@ -317,9 +318,9 @@ def by_name(
         ("mixed_reward_K", ("helpful", "safe"), scale),
         ("true_mixed_K", ("true_helpful", "true_safe"), exact),
     ):
-        if f"{helps}_K" in found and units[helps] and units[guards]:
-            found[name] = lambda_K * found[f"{helps}_K"] / units[helps]
-            found[name] += (1 - lambda_K) * found[f"{guards}_K"] / units[guards]
+        if f"{helps}_K" in found:
+            found[name] = lambda_K * found[f"{helps}_K"] / (units[helps] or 1.0)
+            found[name] += (1 - lambda_K) * found[f"{guards}_K"] / (units[guards] or 1.0)
     return {name: [known(value) for value in values_K.tolist()] for name, values_K in found.items()}
 
 
