@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.errors import ModelError
-from wavetune.json_reader import read_json
+from wavetune.json_reader import read_bytes, read_json
+
+_MOST_BYTES = 2**28
 
 
 class PlainTokenizer:
@@ -18,15 +20,15 @@ class PlainTokenizer:
 
         self._folder = folder
         try:
-            self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            self._tokenizer = Tokenizer.from_buffer(read_bytes(folder / "tokenizer.json", _MOST_BYTES))
             config = read_json(folder / "tokenizer_config.json", finite=False, unique=False)
+            self.bos_token_id, self.eos_token_id = (
+                None if token is None else self._tokenizer.token_to_id(token)
+                for token in (_text(config.get(name)) for name in ("bos_token", "eos_token"))
+            )
+            self._has_template = bool(config.get("chat_template"))
         except Exception as error:  # tokenizers raises no type of its own
             raise self._unreadable(error) from error
-        self.bos_token_id, self.eos_token_id = (
-            None if token is None else self._tokenizer.token_to_id(token)
-            for token in (_text(config.get(name)) for name in ("bos_token", "eos_token"))
-        )
-        self._has_template = bool(config.get("chat_template"))
 
     def __call__(self, text: str | list[str], add_special_tokens: bool = True) -> dict[str, Any]:
         """Token ids of a text or of several."""

@@ -108,6 +108,8 @@ def _with_lora(stock: PreTrainedModel, folder: Path) -> Any:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced
+        warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # of its config, which it leaves out
+        warnings.filterwarnings("error", "Found missing adapter keys")  # it would draw them at random
         try:
             return PeftModel.from_pretrained(stock, str(folder))
         except Exception as error:  # PEFT, safetensors and the disk have types of their own

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
+from safetensors.torch import load_file, save_file
 
 from helpers.training import folder_of
 from wavetune.costs.bottleneck import Bottleneck
@@ -149,3 +150,16 @@ def test_generate_answers_a_classifiers_prompt_with_its_classes(tmp_path):
         answer(tmp_path, "text", None, True, 5, 0.0, 0)
     with pytest.raises(RunFolderError, match="no adapter global: there are client-01"):
         answer(tmp_path, "text", None, False, 5, 0.0, 0)
+
+
+def test_an_adapter_that_lacks_a_factor_is_refused_and_an_unknown_setting_of_peft_left_out(tmp_path):
+    backbone, bank = trained("tiny")
+    exported(tmp_path / "a", "tiny", backbone, bank, 0)
+    config, weights = (tmp_path / "a" / f"adapter_{name}" for name in ("config.json", "model.safetensors"))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"of_a_later_version": 1}))
+    load_adapted(folder_of("tiny"), tmp_path / "a")
+    kept = load_file(weights)
+    kept.pop(min(name for name in kept if "lora_A" in name))
+    save_file(kept, weights)
+    with pytest.raises(ModelError, match=r"cannot load the adapter .*missing adapter keys"):
+        load_adapted(folder_of("tiny"), tmp_path / "a")
