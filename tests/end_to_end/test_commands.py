@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -297,3 +298,37 @@ def test_output_can_be_cut_off_by_a_pipe():
     assert b"Traceback" not in process.stderr.read()
     process.stderr.close()
     process.wait()
+
+
+def test_totals_of_the_summary_are_those_that_the_rounds_were_charged(sflllm, tmp_path):
+    """Where rounds differ, and what was charged is not what was planned."""
+    folder = tmp_path / "run"
+    shutil.copytree(sflllm, folder)
+    records = read_rounds(folder)
+    for factor, record in zip((3.0, 0.25), records, strict=True):
+        charged = record["charged"]
+        for name in ("delay_s", "energy_j"):
+            charged[name] *= factor
+        for name in ("phases", "energy"):
+            charged[name] = {
+                key: [factor * x for x in own] if isinstance(own, list) else factor * own
+                for key, own in charged[name].items()
+            }
+        record["metered_bits"] = {kind: round(4 * factor) * bits for kind, bits in record["metered_bits"].items()}
+        record["samples"] *= round(4 * factor)
+        record["tokens"] *= round(4 * factor)
+        record["wall_s"] = 8 * factor
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    train(small(), folder, resume=True)
+    summary, first, last = read_json(folder / "summary.json"), *records
+    for name in ("delay_s", "energy_j"):
+        assert summary[name] == pytest.approx(first["charged"][name] + last["charged"][name])
+    for name in ("phases", "energy"):
+        assert summary[name].keys() == first["charged"][name].keys()
+        for key, total in summary[name].items():
+            assert total == pytest.approx(np.add(first["charged"][name][key], last["charged"][name][key]))
+    for kind, total in summary["bits"].items():
+        assert total == first["metered_bits"][kind] + last["metered_bits"][kind]
+    for name in ("samples", "tokens", "wall_s"):
+        assert summary[name] == first[name] + last[name]
+    assert summary["tokens_per_s"] == pytest.approx(summary["tokens"] / 26)

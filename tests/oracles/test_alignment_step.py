@@ -13,7 +13,7 @@ from helpers.alignment import CHARACTERS, SETTINGS, TARGETS, alignment, prompts_
 from helpers.training import TOLERANCE, folder_of, lora_parameters, torch_adamw
 from wavetune.data.examples import PreferencePair
 from wavetune.federation.alignment import ClientPairs
-from wavetune.federation.alignment.answers import answers_of
+from wavetune.federation.alignment.answers import answers_of, measured
 from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.double import compute_in_double
@@ -109,6 +109,33 @@ def test_a_ppo_step_is_the_policy_gradient_of_whitened_rewards_to_come(stock):
         losses.append(-now * torch.tensor((own - mean) / spread) - 0.02 * entropy)
     apply(stock, losses)
     assert_equal_factors(stage, stock)
+
+
+def test_values_are_drawn_towards_discounted_rewards_and_the_values_that_follow(stock):
+    """Where value heads have learned something: the target is the value and its advantage, summed out here."""
+    gamma, gae_lambda = 0.9, 0.6
+    stage = stage_of(Ppo(epochs=1, gamma=gamma, gae_lambda=gae_lambda, kl=KL))
+    with torch.no_grad():
+        for parameter in stage.learner.values.parameters(local=True):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    answered = drawn(stage, copies=4)
+    room = stage.learner.tokens_per_pass
+    backbone, heads = stage.learner.backbone, stage.learner.values
+    _, _, values = measured(backbone, stage.learner.policy, answered.samples, room, heads, TEMPERATURE)
+    values = np.split(values, np.cumsum([len(sample.answer) for sample in answered.samples])[:-1])
+    with torch.no_grad():
+        policy = log_probs(stock, answered.samples)
+    rewards, errors = mixture(answered.examples, answered.texts), []
+    for reward, value, now, ref in zip(
+        rewards, values, policy, reference_log_probs(stock, answered.samples), strict=True
+    ):
+        earned = -0.1 * (now - ref).double().numpy()
+        earned[-1] += reward
+        surprise = earned + gamma * np.append(value[1:], 0.0) - value
+        for t in range(len(value)):
+            later = sum((gamma * gae_lambda) ** i * d for i, d in enumerate(surprise[t:]))
+            errors.append((value[t] - (value[t] + later)) ** 2)
+    assert stage.step().metrics["value_loss"].tolist() == pytest.approx([np.mean(errors)])
 
 
 def test_a_grpo_step_is_the_policy_gradient_of_scores_within_the_group(stock):

@@ -127,7 +127,7 @@ def task_of(recipe: Recipe, data: PreparedData, tokenizer: Any) -> Task:
     assert settings is not None
     examples = [data.corpus.train[i] for i in data.train.example_index]
     prompts = tuple(_distinct(examples[row] for row in rows) for rows in data.rows_by_client)
-    own = _held_out(data, settings.held_out_prompts, recipe.run.seed)
+    own = held_out(data, settings.held_out_prompts, recipe.run.seed)
     room = settings.learning.max_prompt_tokens
     lengths = ([len(ids) for ids in prompt_ids(part, tokenizer, template, room)] for part in prompts)
     return Task(
@@ -198,7 +198,7 @@ def _distinct(examples: Any) -> tuple[Example, ...]:
     return tuple({example.prompt: example for example in examples}.values())
 
 
-def _held_out(data: PreparedData, count: int, seed: int) -> Prompts:
+def held_out(data: PreparedData, count: int, seed: int) -> Prompts:
     """Validation prompts of each client's own domains, in the shares in which it holds them."""
     trained = {example.prompt for example in data.corpus.train}
     pool = _distinct(e for e in data.corpus.validation if e.prompt not in trained)

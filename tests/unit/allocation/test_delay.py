@@ -183,3 +183,14 @@ def test_the_best_shares_end_all_pipelines_at_once_and_never_later_than_serving_
         for _ in range(5):
             others = generator.dirichlet(np.ones(works.sum()))
             assert np.max(other_s_K[works] + work_s_K[works] / others) >= end_s_K.max() * (1 - 1e-9)
+
+
+def test_bits_that_cross_are_those_of_the_layer_before_the_cut_where_layers_differ():
+    crossing_L, adapters_L = np.arange(1.0, 13.0), 100.0 * np.arange(1.0, 13.0) ** 2
+    problem = cell_problem(3, 6)
+    costs = replace(problem.costs, activation_bits_L=crossing_L, lora_bits_per_rank_L=adapters_L)
+    load = load_of(replace(problem, costs=costs, batch_size=16), np.array([1, 5, 12]), np.array([1, 2, 4]))
+    for bits_IK in (load.uplink_bits_IK, load.downlink_bits_IK):
+        assert bits_IK.tolist() == [[16 * 1.0, 16 * 5.0, 16 * 12.0]]
+    wanted = [rank * adapters_L[:cut].sum() for cut, rank in ((1, 1), (5, 2), (12, 4))]
+    assert load.fed_upload_bits_K.tolist() == load.fed_download_bits_K.tolist() == wanted

@@ -7,7 +7,7 @@ import pytest
 from helpers.problems import cell_problem, layer_costs
 from wavetune.allocation.baselines import plan_baselines
 from wavetune.allocation.bcd import plan_sflllm
-from wavetune.allocation.feasibility import check_feasible, match_subchannels, violations
+from wavetune.allocation.feasibility import check_feasible, match_subchannels, violations, why_infeasible
 from wavetune.allocation.plan import Allocation, make_plan
 from wavetune.allocation.planner import plan
 from wavetune.errors import ConfigError
@@ -104,3 +104,32 @@ def test_a_cut_or_rank_that_is_not_allowed_is_named():
 def test_restricting_to_what_is_not_allowed_is_refused(kept):
     with pytest.raises(ConfigError, match="must be one or more of the allowed"):
         CELL.restrict(**kept)
+
+
+SOME_SEND = replace(CELL, costs=replace(CELL.costs, activation_bits_L=np.array([0.0] + [1e6] * 11)))
+CUTS, RANKS = np.array([1, 2, 3]), np.array([8, 4, 1])  # client 0 cuts where nothing crosses
+MEMORY = replace(CELL, costs=layer_costs(12, memory_bytes=1e9))
+
+
+@pytest.mark.parametrize(
+    ("problem", "named"),
+    [
+        (with_gain(SOME_SEND, [[1e-9] * 4, [1e-9] * 4, [0.0] * 4]), "main band: client 2 .* zero gain"),
+        (with_gain(SOME_SEND, [[1e-9] * 4, *[[1e-9, 0, 0, 0]] * 2]), "main band: clients 1, 2 .* only 1 subchannels"),
+        (replace(SOME_SEND, tx_power_max_w_K=np.array([1.0, 1.0, 0.0])), "main band: tx_power_max_w of client 2 "),
+        (
+            replace(MEMORY, memory_bytes_K=np.array([1e9, 2e9, 2.5e9])),
+            r"client 2 has 2.5e\+09 bytes, cut 3 with rank 1 needs 3e\+09",
+        ),
+        (
+            replace(MEMORY, memory_bytes_K=np.array([1e9, 1.5e9, 2.5e9])),
+            r"client 1 has 1.5e\+09 bytes \(and 1 more clients\), cut 2 with rank 4 needs 2e\+09",
+        ),
+    ],
+)
+def test_where_clients_differ_the_limit_is_that_of_the_client_named(problem, named):
+    assert re.search(named, why_infeasible(problem, CUTS, RANKS))
+
+
+def test_no_limit_is_named_where_clients_that_send_nothing_are_deaf():
+    assert why_infeasible(with_gain(SOME_SEND, [[0.0] * 4, [1e-9] * 4, [1e-9] * 4]), CUTS, RANKS) == ""

@@ -331,3 +331,17 @@ def test_the_median_of_three_ignores_one_that_lies():
         pair.B[0], pair.B[1], pair.B[2] = 1.0, 2.0, 1e6
     mixed = AdapterServer(bank, (3, 3, 3), Median(), Fp32()).exchange(WEIGHTS, Door())
     assert all((pair.B == 2.0).all() for pair in mixed.factors.values())
+
+
+@pytest.mark.parametrize("active", [(True, False, True), (False, False, True), (True, True, False)])
+def test_the_main_servers_copy_counts_for_those_of_its_clients_that_took_part(active):
+    bank = random_bank()
+    acting = [client_factors(bank, k) for k in range(3)]
+    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door(), active)
+    total = sum(w for w, on in zip(WEIGHTS, active, strict=True) if on)
+    for site in SITES:
+        for factor in (0, 1):
+            parts = [
+                w / total * own[site.name][factor] for w, own, on in zip(WEIGHTS, acting, active, strict=True) if on
+            ]
+            torch.testing.assert_close(mixed.factors[site.name][factor], sum(parts))

@@ -318,3 +318,26 @@ def test_a_report_needs_neither_torch_nor_matplotlib(make_run, tmp_path):
     out = tmp_path / "report.html"
     subprocess.run([sys.executable, "-c", code, str(make_run(rounds=1)), str(out)], check=True, timeout=120)
     assert out.stat().st_size > 10_000
+
+
+def test_the_straggler_is_called_by_its_name_in_words_and_in_the_timelines_caption(make_run, tmp_path):
+    folder = make_run(clients=3, rounds=3, names=["roof", "cellar", "gate"])
+
+    def give_ids_and_stragglers(lines):
+        for line, client, delay_s in zip(lines, (9, 4, 9), (1.0, 2.0, 3.0), strict=True):
+            line["straggler"] = {"client": client, "phase": "uplink"}
+            line["charged"]["delay_s"] = delay_s
+
+    world = json.loads((folder / "world.json").read_text())
+    for device, identity in zip(world["devices"], (7, 9, 4), strict=True):
+        device["client_id"] = identity
+    (folder / "world.json").write_text(json.dumps(world))
+    rewrite_rounds(folder, give_ids_and_stragglers)
+    text = page_of([folder], tmp_path)
+    words = " ".join(Page(text).words)
+    assert "the others waited most often for cellar in uplink, in 2 of 3 rounds" in words
+    assert "Round 2, whose delay (2.00 s) is the median of the run. ▸ marks the straggler: gate, in uplink." in words
+    assert "▸ gate" in text
+    assert "▸ cellar" not in text
+    (folder / "world.json").unlink()
+    assert "waited most often for client 9" in " ".join(Page(page_of([folder], tmp_path)).words)
