@@ -113,9 +113,10 @@ class Wire:
 
 @pytest.fixture(scope="module", params=METHODS)
 def played(request):
-    """Session, record and weighed bits of a method's first round, priced both ways."""
+    """Session, record and weighed bits of a method's first round, priced both ways where adapters cross the air."""
     recipe = METHODS[request.param]
-    session = build(replace(recipe, method=replace(recipe.method, price_downlink=True)))
+    priced = "adapters" in recipe.method.topology.crossings
+    session = build(replace(recipe, method=replace(recipe.method, price_downlink=priced)))
     wire = Wire()
     session.door.carry = wire.carry
     return session, train_round(session, 0, lambda *_: None).record, dict(wire.bits)

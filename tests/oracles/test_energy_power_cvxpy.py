@@ -1,10 +1,11 @@
 """The exact powers under a price on energy, budgets and deadlines against a convex solver on small cases."""
 
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import HealthCheck, assume, example, given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import layer_costs
@@ -30,7 +31,10 @@ def small_problem(g, K, M):
 
 
 def convex_cost(problem, owner, idle_s, terms, compute_j_K):
-    """The problem in rates and times: the energy t (2^(bits / (B t)) - 1) / h is the perspective of an exponential."""
+    """The problem in rates and times: the energy t (2^(bits / (B t)) - 1) / h is the perspective of an exponential.
+
+    None where the solver has no accurate answer, as where a budget is all but out of reach.
+    """
     load, limits, spent_K = load_of(problem, 1, 1), [], list(compute_j_K)
     steps, times = problem.local_steps, {}
     ready_s_K = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
@@ -60,10 +64,16 @@ def convex_cost(problem, owner, idle_s, terms, compute_j_K):
     energy = sum(spent_K)
     goal = energy if terms.least == "energy" else delay + terms.weight_s_per_j * energy
     solved = cp.Problem(cp.Minimize(goal), limits)
-    solved.solve(solver=cp.CLARABEL)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Solution may be inaccurate", UserWarning)  # its status says so too
+            solved.solve(solver=cp.CLARABEL)
+    except cp.error.SolverError:
+        return None
     return solved.value if solved.status == cp.OPTIMAL else None
 
 
+@example(128, "budget")  # the solver finds no plan, and is not sure of it
 @settings(max_examples=20, suppress_health_check=[HealthCheck.filter_too_much, HealthCheck.too_slow])
 @given(st.integers(0, 2**32), st.sampled_from(["weight", "budget", "deadline"]))
 def test_powers_reach_the_cost_of_a_convex_solver(seed, what):
@@ -86,10 +96,7 @@ def test_powers_reach_the_cost_of_a_convex_solver(seed, what):
     idle_s = problem.local_steps * float(
         phases.server_forward_s[0] + phases.server_backward_s[0] + np.max(phases.client_backward_s)
     )
-    try:
-        expected = convex_cost(problem, owner, idle_s, terms, fastest.energy.client_compute_j_K)
-    except cp.error.SolverError:
-        expected = None
+    expected = convex_cost(problem, owner, idle_s, terms, fastest.energy.client_compute_j_K)
     assume(expected is not None)
     assert ours is not None
     assert terms.cost(problem, ours) == pytest.approx(expected, rel=1e-4)
