@@ -122,7 +122,7 @@ def _write_model(family: str, folder: Path) -> bool:
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
 
-    from wavetune.models.stock import quiet
+    from wavetune.models.quiet import quiet
     from wavetune.models.structure import is_encoder
     from wavetune.models.tiny import byte_tokenizer
 
@@ -214,7 +214,7 @@ def stock_losses(model: Path, out: Path, encoder: bool) -> tuple[float, float]:
     from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
     from wavetune.data.settings import prepare
-    from wavetune.models.stock import quiet
+    from wavetune.models.quiet import quiet
     from wavetune.recipe import load
 
     recipe = load(out / "recipe.json")

@@ -7,7 +7,7 @@ import pkgutil
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -30,24 +30,14 @@ class DeviceKind(StrEnum):
     cuda = "cuda"
 
 
-RecipeName = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="Name of a recipe (see `wavetune recipes`) or its JSON file.",
-        autocompletion=_recipe_names,
-    ),
-]
-RecipeOfRun = Annotated[
-    str | None,
-    typer.Argument(metavar="RECIPE", help="Name of a recipe, or its JSON file.", autocompletion=_recipe_names),
-]
-RecipeOrInstance = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE|INSTANCE.json", help="A recipe, or a plan instance file.", autocompletion=_recipe_names
-    ),
-]
+def _recipe(metavar: str = "RECIPE", what: str = "or its JSON file") -> Any:
+    help = f"Name of a recipe (see `wavetune recipes`), {what}."
+    return typer.Argument(metavar=metavar, help=help, autocompletion=_recipe_names)
+
+
+RecipeName = Annotated[str, _recipe()]
+RecipeOfRun = Annotated[str | None, _recipe()]
+RecipeOrInstance = Annotated[str, _recipe("RECIPE|INSTANCE.json", "its JSON file, or a plan instance file")]
 
 Seed = Annotated[
     int | None,
@@ -135,8 +125,7 @@ class Changes:
 
     def named(self) -> dict[str, object]:
         """What was given, by the option's name."""
-        names = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)} | {"settings": "--set"}
-        return {names[field.name]: getattr(self, field.name) for field in fields(self)}
+        return _by_option(self)
 
 
 @dataclass(frozen=True)
@@ -155,4 +144,9 @@ class Tables:
 
     def named(self) -> dict[str, object]:
         """What was given, by the option's name."""
-        return {"--rank-table": self.rank_table, "--codec-table": self.codec_table}
+        return _by_option(self)
+
+
+def _by_option(options: Changes | Tables) -> dict[str, object]:
+    names = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(options)} | {"settings": "--set"}
+    return {names[field.name]: getattr(options, field.name) for field in fields(options)}

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from wavetune.data.examples import Corpus, Example
 from wavetune.errors import DataError
@@ -13,6 +14,7 @@ from wavetune.seeds import stream
 HOLD_OUT = 0.1  # share of the distinct prompts
 
 Group = tuple[str, ...]
+Row = TypeVar("Row")
 
 
 def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Corpus:
@@ -30,40 +32,48 @@ def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Co
         note = "no validation part and none held out: validation losses are of training rows"
         return replace(corpus, validation=corpus.train, notes=(*corpus.notes, note))
     groups = groups_of(corpus.train)
-    held = held_out(groups, fraction, seed, "validation hold-out")
-    if not held:
+    train, validation, shares = held_out(corpus.train, groups, fraction, seed, "validation hold-out")
+    if not validation:
         raise DataError(
             f"{corpus.name}: there is nothing to validate on: train has {len(corpus.train)} "
             f"row{'s, all the same' if len(corpus.train) > 1 else ''}; give a validation part, or set "
             "world.data.validation_fraction=0 to train on all"
         )
-    pairs = list(zip(corpus.train, groups, strict=True))
-    train, validation = (tuple(e for e, group in pairs if (group in held) is side) for side in (False, True))
     what = "prompts" if all(len(group) == 1 for group in groups) else "distinct prompts or rows"
-    note = (
-        f"no validation part: {len(validation)} rows ({len(held)} of {len({*groups})} {what}) of train held out, "
-        f"seed {seed}"
-    )
+    note = f"no validation part: {len(validation)} rows ({shares} {what}) of train held out, seed {seed}"
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note))
-
-
-def most_common(num_rows: int) -> float:
-    """How many rows a prompt may have before it is an instruction common to all rather than a question of its own."""
-    return max(1.0, num_rows / 3)
 
 
 def groups_of(examples: Sequence[Example]) -> list[Group]:
     """What the rows that must stay together have in common: a prompt, or all where the prompt says too little."""
-    rows = Counter(example.prompt for example in examples)
-    limit = most_common(len(examples))
-    return [
-        (e.prompt,) if e.prompt.strip() and rows[e.prompt] <= limit else (e.prompt, e.second, e.answer)
-        for e in examples
-    ]
+    return kept_together((e.prompt, (e.prompt, e.second, e.answer)) for e in examples)
 
 
-def held_out(groups: Sequence[Group], fraction: float, seed: int, purpose: str) -> set[Group]:
-    """A share of the distinct groups, at least one and never all; none if there is only one."""
+def kept_together(rows: Iterable[tuple[str, Group]]) -> list[Group]:
+    """What each row shares with those that stay on its side: how it opens, or, where too little is said by that, all.
+
+    Too little is an opening of white space, or one that more than a third of the rows have: an instruction common to
+    all rather than a question of its own.
+
+    Args:
+        rows: how each opens, and all that it says.
+    """
+    listed = list(rows)
+    counts = Counter(opening for opening, _ in listed)
+    limit = max(1.0, len(listed) / 3)
+    return [(opening,) if opening.strip() and counts[opening] <= limit else whole for opening, whole in listed]
+
+
+def held_out(
+    rows: Sequence[Row], groups: Sequence[Group], fraction: float, seed: int, purpose: str
+) -> tuple[tuple[Row, ...], tuple[Row, ...], str]:
+    """The rows that stay in train, those held out, and how many groups these are, in words.
+
+    Held out is a share of the distinct groups, at least one and never all; none if there is only one.
+    """
     distinct = sorted({*groups})
     count = min(max(1, round(fraction * len(distinct))), len(distinct) - 1)
-    return {distinct[i] for i in stream(seed, purpose).permutation(len(distinct))[:count]}
+    held = {distinct[i] for i in stream(seed, purpose).permutation(len(distinct))[:count]}
+    pairs = list(zip(rows, groups, strict=True))
+    train, validation = (tuple(row for row, group in pairs if (group in held) is side) for side in (False, True))
+    return train, validation, f"{len(held)} of {len(distinct)}"

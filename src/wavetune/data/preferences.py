@@ -8,14 +8,13 @@ What a row must hold is described in `preference_rows.py`.
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
-from wavetune.data.hold_out import HOLD_OUT, Group, held_out, most_common
+from wavetune.data.hold_out import HOLD_OUT, held_out, kept_together
 from wavetune.data.preference_rows import PROMPTS, dialogue, pair_of
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import Row, renamed
@@ -186,23 +185,10 @@ def with_held_out_turns(corpus: PreferenceCorpus, seed: int, fraction: float = H
     if not fraction:
         note = "no validation part and none held out: training pairs are validated on"
         return replace(corpus, validation=corpus.train, notes=(*corpus.notes, note))
-    groups = _groups(corpus.train)
-    held = held_out(groups, fraction, seed, "preference hold-out")
-    if not held:
+    opening = [(first_human_turn(pair), (pair.prompt, pair.chosen, pair.rejected)) for pair in corpus.train]
+    groups = kept_together(opening)
+    train, validation, shares = held_out(corpus.train, groups, fraction, seed, "preference hold-out")
+    if not validation:
         raise DataError(f"{corpus.name}: train has one distinct pair; a hold-out needs 2, or give a validation part")
-    pairs = list(zip(corpus.train, groups, strict=True))
-    train, validation = (tuple(pair for pair, group in pairs if (group in held) is side) for side in (False, True))
-    note = (
-        f"no validation part: {len(validation)} pairs ({len(held)} of {len({*groups})} first human turns) "
-        f"of train held out, seed {seed}"
-    )
+    note = f"no validation part: {len(validation)} pairs ({shares} first human turns) of train held out, seed {seed}"
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note))
-
-
-def _groups(pairs: Iterable[PreferencePair]) -> list[Group]:
-    openings = [(first_human_turn(pair), pair) for pair in pairs]
-    counts = Counter(opening for opening, _ in openings)
-    return [
-        (opening,) if counts[opening] <= most_common(len(openings)) else (pair.prompt, pair.chosen, pair.rejected)
-        for opening, pair in openings
-    ]

@@ -26,10 +26,10 @@ from wavetune.models.backbone import (
     is_encoder,
     load_stock_model,
     load_tokenizer,
-    no_progress_bars,
     prepare_backbone,
 )
 from wavetune.models.lora import AdapterBank
+from wavetune.models.quiet import no_progress_bars
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.models.reward import load_reward, read_about, rewards_of
 from wavetune.models.stock import LOCAL

@@ -30,7 +30,7 @@ from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import Way, checked
-from wavetune.models.stock import load_stock_model, load_tokenizer, no_progress_bars
+from wavetune.models.stock import load_stock_model, load_tokenizer
 from wavetune.models.structure import LINEAR, AbsentBlock, Structure, first_of, is_encoder, text_model
 from wavetune.models.targets import lora_targets, named, refuse_missing
 
@@ -311,7 +311,6 @@ __all__ = [
     "load_backbone",
     "load_stock_model",
     "load_tokenizer",
-    "no_progress_bars",
     "prepare_backbone",
     "ragged_layout",
 ]

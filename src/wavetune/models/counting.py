@@ -27,8 +27,9 @@ from transformers.pytorch_utils import Conv1D
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.operations import INPUT, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
+from wavetune.models.quiet import quiet
 from wavetune.models.recording import ATTENTION, Record, recorded, recording
-from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class, quiet
+from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class
 from wavetune.models.structure import find_blocks, is_encoder, text_model
 from wavetune.models.targets import lora_targets
 

@@ -7,8 +7,7 @@ need nothing else. Weights are safetensors only: a pickle can run code when it i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.architecture import architecture_of
 from wavetune.models.cache import cached, written_once
 from wavetune.models.folder_check import check_config, check_weights, read_object, refuse_gguf
+from wavetune.models.quiet import no_progress_bars
 
 Progress = Callable[[str], None]
 
@@ -134,23 +134,10 @@ def _cached(name: str, cache_dir: str | Path | None) -> Path:
 
 def _bundled(name: str, cache_dir: str | Path | None, say: Progress) -> Path:
     def write(folder: Path) -> None:
-        with _no_progress_bars():
+        with no_progress_bars():
             BUNDLED[name].write(folder, say)
 
     return written_once(_cached(name, cache_dir), write, BUNDLED[name].size_bytes)
-
-
-@contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:

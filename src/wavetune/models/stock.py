@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import threading
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +21,10 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
-from transformers.utils import logging
 
 from wavetune.errors import ModelError
 from wavetune.models.folder_check import check_config, check_weights, read_object
+from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 
 ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
@@ -161,28 +159,3 @@ def _cannot_load(folder: Path | str, error: Exception) -> str:
 
 def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """While in this block, transformers draws no progress bars and prints neither warnings nor reports."""
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(), no_progress_bars():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(level)
-
-
-@contextmanager
-def no_progress_bars() -> Iterator[None]:
-    """While in this block, transformers draws no progress bars."""
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            logging.enable_progress_bar()
