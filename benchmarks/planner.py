@@ -36,7 +36,7 @@ from wavetune.allocation.baselines import (
     plan_random_subchannels,
     plan_uniform_power,
 )
-from wavetune.allocation.bcd import plan_sflllm
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.planner import plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import Problem, RadioBand

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from helpers.command_line import assert_refused, wavetune
 from helpers.problems import cell_problem, wild_problem
 from wavetune.allocation.energy_bound import least_energy_j
-from wavetune.allocation.energy_power import EnergyTerms, economical_plan
+from wavetune.allocation.energy_power import economical_plan
 from wavetune.allocation.energy_search import plan_economically
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.planner import plan
 from wavetune.allocation.trade_off import trade_off

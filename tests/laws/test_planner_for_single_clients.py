@@ -9,12 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem, wild_problem
-from wavetune.allocation.decision import Cell
+from wavetune.allocation.decision import Cell, fixed_options
 from wavetune.allocation.feasibility import violations, why_infeasible
-from wavetune.allocation.options import fixed_options
-from wavetune.allocation.per_client import plan_fixed
 from wavetune.allocation.plan import evaluate, make_plan
-from wavetune.allocation.planner import plan
+from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
 
 SEEDS = st.integers(0, 2**32)

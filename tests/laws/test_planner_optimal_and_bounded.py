@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from helpers.problems import absurd_problem, brute_force_delay_s, cell_problem, wild_problem
 from wavetune.allocation.baselines import plan_baselines
-from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json, read_instance
 from wavetune.allocation.plan import evaluate
 from wavetune.allocation.planner import plan

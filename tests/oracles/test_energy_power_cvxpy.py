@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from helpers.problems import layer_costs
 from wavetune.allocation.delay import load_of
-from wavetune.allocation.energy_power import EnergyTerms, economical_plan
+from wavetune.allocation.energy_power import economical_plan
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.problem import Problem, RadioBand
 
 cp = pytest.importorskip("cvxpy")

@@ -4,7 +4,7 @@ import cvxpy as cp
 import numpy as np
 import pytest
 
-from wavetune.allocation.fedsllm import FedsllmProblem, plan_bandwidth, plan_fedsllm
+from wavetune.allocation.fedsllm.planner import FedsllmProblem, plan_bandwidth, plan_fedsllm
 
 
 def problem_of(seed: int, activations: str) -> FedsllmProblem:

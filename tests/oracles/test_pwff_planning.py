@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 
 from helpers.problems import layer_costs
 from wavetune.allocation.delay import uplink_rate_bit_per_s_K
-from wavetune.allocation.energy_power import EnergyTerms, economical_plan
+from wavetune.allocation.energy_power import economical_plan
 from wavetune.allocation.energy_search import plan_economically
+from wavetune.allocation.energy_terms import EnergyTerms
+from wavetune.allocation.participants import only
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import Problem, RadioBand
-from wavetune.allocation.selection import lone_round_s, most_within, only
+from wavetune.allocation.selection import lone_round_s, most_within
 
 cp = pytest.importorskip("cvxpy")
 SEEDS = st.integers(0, 2**32)

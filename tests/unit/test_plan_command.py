@@ -7,9 +7,8 @@ import pytest
 
 from helpers.command_line import assert_refused, wavetune
 from helpers.problems import cell_problem
-from wavetune.allocation import checked as last_look
-from wavetune.allocation import describe
-from wavetune.allocation.checked import checked
+from wavetune.allocation import describe, feasibility
+from wavetune.allocation.feasibility import checked
 from wavetune.allocation.instance import problem_to_json
 from wavetune.allocation.planner import plan
 from wavetune.errors import PlanError
@@ -72,4 +71,4 @@ def test_a_plan_that_breaks_a_constraint_is_called_a_fault_of_the_planner():
     assert checked(problem, good) is good
     greedy = replace(good, main=replace(good.main, power_w_M=10 * good.main.power_w_M))
     with pytest.raises(PlanError, match=r"exceeds its power.*fault of wavetune's planner"):
-        last_look.checked(problem, greedy)
+        feasibility.checked(problem, greedy)

@@ -10,10 +10,9 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from wavetune.allocation.bcd import greedy_owners, plan_sflllm
-from wavetune.allocation.cut_and_rank import best_cut_and_rank
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.feasibility import check_feasible, match_subchannels, usable_subchannels
+from wavetune.allocation.greedy import best_cut_and_rank, greedy_owners, plan_sflllm
 from wavetune.allocation.plan import Plan, infeasible, make_plan
 from wavetune.allocation.power import uniform_power
 from wavetune.allocation.problem import IntArray, Problem, RadioBand

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wavetune.allocation.delay import Phases
+from wavetune.allocation.participants import taking_part
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem, RadioBand
-from wavetune.allocation.selection import taking_part
 
 _FAST = 0.02  # A plan this close to its bound is taken for the fastest.
 _PHASES = {

@@ -18,8 +18,8 @@ from collections.abc import Callable
 import numpy as np
 
 from wavetune.allocation.delay import load_of
-from wavetune.allocation.energy_power import rounds_of
 from wavetune.allocation.energy_search import computing
+from wavetune.allocation.energy_terms import rounds_of
 from wavetune.allocation.feasibility import FORGIVEN, check_feasible
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.units import Array

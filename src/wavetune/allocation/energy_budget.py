@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavetune.allocation.delay import RoundLoad
-from wavetune.allocation.energy_power import EnergyTerms
-from wavetune.allocation.feasibility import BoolArray
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.plan import Allocation, Plan, downlink_power_w_K, speeds_of
-from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.units import Array
 
 if TYPE_CHECKING:
@@ -98,13 +97,13 @@ class _Sender:
 
     def joules_K(self, share_K: Array) -> Array:
         """Energy at a share of the planned rates (J)."""
-        from wavetune.allocation.airtime import spent_until
+        from wavetune.allocation.water_filling import spent_until
 
         return spent_until(self._race(share_K), self.planned.owner_M, self.none_K, 0.0)[0]
 
     def slowed(self, share_K: Array) -> Allocation:
         """The allocation at a share of the planned rates; who keeps its rates keeps its powers."""
-        from wavetune.allocation.airtime import powers_until
+        from wavetune.allocation.water_filling import powers_until
 
         owner_M = self.planned.owner_M
         power_w_M = powers_until(self._race(share_K), owner_M, self.none_K, 0.0)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
-from wavetune.allocation.energy_power import EnergyTerms, around_activations, economical_plan, rounds_of
+from wavetune.allocation.energy_power import around_activations, economical_plan
+from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.planner import plan as fastest_plan
@@ -23,7 +24,7 @@ from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 if TYPE_CHECKING:
-    from wavetune.allocation.standing import Clock
+    from wavetune.allocation.effort import Clock
 
 Decision = tuple[IntArray | int, IntArray | int]
 
@@ -52,7 +53,7 @@ def plan_economically(
     fastest = fastest_plan(problem, time_limit_s, warm_start)
     if fastest.status != "ok" or terms.idle:
         return fastest
-    from wavetune.allocation.standing import Clock
+    from wavetune.allocation.effort import Clock
 
     clock = Clock(np.inf if time_limit_s is None else started_s + time_limit_s)
     return improve(problem, terms, fastest, warm_start, clock)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.allocation.delay import RoundLoad, load_of
+from wavetune.allocation.participants import taking_part
 from wavetune.allocation.plan import Allocation, Plan
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
+from wavetune.errors import PlanError
 from wavetune.units import Array
-
-BoolArray = NDArray[np.bool_]
 
 # Below this signal-to-noise ratio at full power a subchannel counts as unusable: a bit would outlast the universe.
 _LEAST_SNR = 1e-100
@@ -185,3 +184,16 @@ def _band_violations(problem: Problem, band: RadioBand, allocation: Allocation, 
     sent_K = np.bincount(owner_M[owner_M >= 0], weights=(power_w_M * gain_M)[owner_M >= 0], minlength=K) > 0
     found += [f"client {k} has bits but no rate" for k in np.flatnonzero((bits_K > 0) & ~(heard_K & sent_K))]
     return found
+
+
+def checked(problem: Problem, plan: Plan) -> Plan:
+    """The plan itself, whatever planner made it, if it keeps every constraint of the problem.
+
+    Raises: PlanError naming the first constraint that it breaks.
+    """
+    if plan.status == "ok" and (broken := violations(*taking_part(problem, plan))):
+        raise PlanError(
+            f"the plan breaks a constraint ({broken[0]}): a fault of wavetune's planner, not of the input; please "
+            "report it with the instance"
+        )
+    return plan

@@ -11,23 +11,20 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.decision import Cell, Decision
-from wavetune.allocation.delay import transfer_s
-from wavetune.allocation.downlink import downlink_rate_bit_per_s_KM, least_downlink_s
-from wavetune.allocation.options import Options
+from wavetune.allocation.band import Standing, Track, bound_by_prices, descend, solve, start, tighten
+from wavetune.allocation.decision import Cell, Decision, Options
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
+from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray
+from wavetune.allocation.rate_costs import RateCosts, rate_costs
+from wavetune.allocation.relaxation import Choices, Pick, bound_shared, bound_together
+from wavetune.allocation.water_filling import Race, optimal_power
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.allocation.band import Clock, Effort, Standing, Track
-    from wavetune.allocation.rate_costs import RateCosts
-    from wavetune.allocation.relaxation import Choices, Pick
-    from wavetune.allocation.water_filling import Race
 
 _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
@@ -85,8 +82,6 @@ class MenuSearch:
 
     def _seeds(self, i: int) -> list[Pick]:
         """What to start from in a menu: the best decision's choices and the relaxation's; all where they are few."""
-        from wavetune.allocation.relaxation import Pick
-
         menu, clients = self.menus[i], np.arange(self.problem.num_clients)
         least_K = np.argmax(menu.allowed_KC, axis=1)
         seeds = [Pick(menu.choice_of(self.best.options)), *self.picks.get(i, ())]
@@ -118,8 +113,6 @@ class MenuSearch:
 
     def _hand_out(self, decision: Decision) -> Decision:
         """Owners of both bands by local search without kicks; from greedy ones where the given leave no rate."""
-        from wavetune.allocation.band import descend, start
-
         cell, options = self.cell, decision.options
         race = cell.main_race(options, decision.main_owner_M, decision.share_K)
         if np.any(race.need_K > 0):
@@ -184,8 +177,6 @@ class MenuSearch:
 
     def _stand(self, track: Track, race: Race, owner_M: IntArray, weight: float, effort: Effort) -> Standing:
         """Standing of a race whose delay counts `weight` times, solved from given owners."""
-        from wavetune.allocation.band import Standing, solve, start
-
         if not np.any(race.need_K > 0):
             ready_s = float(np.max(race.ready_K))
             return Standing(owner_M, ready_s, ready_s)
@@ -194,9 +185,6 @@ class MenuSearch:
 
     def _costs(self, track: Track, race: Race, standing: Standing, bits_KC: Sequence[Array]) -> RateCosts:
         """Costs of rates at the prices of a solved race, around the rates that its clients and other choices need."""
-        from wavetune.allocation.band import tighten
-        from wavetune.allocation.rate_costs import rate_costs
-
         if standing.prices is None and np.any(race.need_K > 0) and not self.clock.expired:
             goal_s = standing.delay_s
             standing = tighten(race, standing, goal_s, 1e-6 * goal_s, self.effort.iterations)
@@ -215,8 +203,6 @@ class MenuSearch:
 
     def _bound(self, i: int, proof: _Proof, fine: bool) -> None:
         """Raise the bound of a menu by what is known of the best decision's races."""
-        from wavetune.allocation.relaxation import bound_shared, bound_together
-
         menu, problem, choices = self.menus[i], self.problem, self._choices(self.menus[i])
         rounds, steps = menu.rounds, problem.local_steps
         fed_s, fed_down_s = self._least_fed_s(menu, proof)
@@ -254,8 +240,6 @@ class MenuSearch:
 
     def _choices(self, menu: Options) -> Choices:
         """What the relaxation sees of a menu; of the way back, what a client alone in the band would need."""
-        from wavetune.allocation.relaxation import Choices
-
         problem, back_s_KC, least_back_s = self.problem, menu.back_s_KC, 0.0
         down: tuple[Array, Array] | tuple[None, None] = (None, None)
         if problem.price_downlink and problem.share_server:
@@ -274,8 +258,6 @@ class MenuSearch:
 
     def _least_fed_s(self, menu: Options, proof: _Proof) -> tuple[float, float]:
         """Least seconds of the adapters' upload and download for any choice from a menu."""
-        from wavetune.allocation.band import bound_by_prices
-
         problem, bits_K, fed = self.problem, _least(menu, menu.fed_bits_KC), proof.fed
         down_s = least_downlink_s(problem.fed, bits_K, np.zeros(len(bits_K))) if problem.price_downlink else 0.0
         if not np.any(bits_K > 0):
@@ -327,8 +309,6 @@ def predicted_change_s(cell: Cell, menu: Options, decision: Decision) -> Array:
 
 def _delay_per_second(race: Race, owner_M: IntArray) -> tuple[Array, Array]:
     """What the race's end moves per second that a client starts later, and each client's airtime (s)."""
-    from wavetune.allocation.water_filling import optimal_power
-
     delay_s, _, level_K = optimal_power(race, owner_M)
     sends = race.need_K > 0
     air_s_K = np.where(sends, np.maximum(delay_s - race.ready_K, 1e-300), 0.0)

@@ -11,13 +11,13 @@ from dataclasses import replace
 
 import numpy as np
 
-from wavetune.allocation.decision import Cell, Decision
+from wavetune.allocation.band import start
+from wavetune.allocation.common_cut import plan_common_cut
+from wavetune.allocation.decision import Cell, Decision, Options, fixed_options, options_of
+from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import check_feasible, why_infeasible
 from wavetune.allocation.menu_search import MenuSearch
-from wavetune.allocation.options import Options, fixed_options, options_of
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.planner import effort_of
-from wavetune.allocation.planner import plan as plan_common
 from wavetune.allocation.problem import IntArray, Problem
 
 
@@ -30,13 +30,11 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
             starts: with a server that is not shared and, unless both are asked for, one cut for all.
         warm_start: plan of a similar problem, whose decisions are tried too, with a small part of the usual effort.
     """
-    from wavetune.allocation.band import Clock
-
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
     both = problem.cut_per_client and problem.share_server
     plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
     common_s = None if time_limit_s is None else 0.5 * time_limit_s
-    common = plan_common(plain, common_s, warm_start)
+    common = (plan_per_client if both else plan_common_cut)(plain, common_s, warm_start)
     if common.status != "ok" and problem.cut_per_client:
         common = _with_few_senders(problem) or common
     if common.status != "ok":
@@ -54,7 +52,7 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
     return plan if problem.rank_slack is None else _raise_ranks(cell, plan, problem.rank_slack)
 
 
-def plan_fixed(
+def plan_decision(
     problem: Problem,
     cut_K: IntArray,
     rank_K: IntArray,
@@ -62,8 +60,6 @@ def plan_fixed(
     warm_start: Plan | None = None,
 ) -> Plan:
     """Plan of given cuts and ranks, one per client, with a bound that holds for these."""
-    from wavetune.allocation.band import Clock, start
-
     if reason := why_infeasible(problem, cut_K, rank_K):
         return infeasible(reason)
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
@@ -89,7 +85,7 @@ def _with_few_senders(problem: Problem) -> Plan | None:
         for more_KC, less_KC in ((main_KC, fed_KC), (fed_KC, main_KC)):
             sends_KC = np.where(menu.allowed_KC, 2 * more_KC + less_KC, 4)
             options = menu.of(np.argmin(sends_KC, axis=1))
-            plan = plan_fixed(problem, options.cut_KC[:, 0], options.rank_K)
+            plan = plan_decision(problem, options.cut_KC[:, 0], options.rank_K)
             if plan.status == "ok":
                 return plan
     return None

@@ -11,9 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.compiled import kernel, part
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import Race, least_power, most_rate, owned_lists
+from wavetune.allocation.water_filling import Race, kernel, least_power, most_rate, owned_lists, part
 from wavetune.units import Array
 
 _LOG_2 = float(np.log(2.0))

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.allocation.delay import (
     Energy,
@@ -14,12 +13,12 @@ from wavetune.allocation.delay import (
     Speeds,
     downlink_rate_bit_per_s_K,
     load_of,
+    optimal_shares,
     round_energy,
     round_phases,
     uplink_rate_bit_per_s_K,
 )
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
-from wavetune.allocation.server_shares import optimal_shares
+from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 
@@ -66,7 +65,7 @@ class Plan:
     phases: Phases
     energy: Energy
     server_share_K: Array | None = None
-    active_K: NDArray[np.bool_] | None = None
+    active_K: BoolArray | None = None
 
     @property
     def gap(self) -> float:

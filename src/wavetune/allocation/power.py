@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.plan import Allocation
-from wavetune.allocation.problem import IntArray, RadioBand
+from wavetune.allocation.delay import load_of
+from wavetune.allocation.plan import Allocation, Plan, make_plan
+from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 
@@ -48,3 +49,24 @@ def uniform_power(band: RadioBand, owner_M: IntArray, tx_power_max_w_K: Array) -
     owned_K = np.bincount(owner_M[owner_M >= 0], minlength=len(tx_power_max_w_K))
     power_w_K = np.minimum(share_w, tx_power_max_w_K / np.maximum(owned_K, 1))
     return Allocation(owner_M, np.where(owner_M >= 0, power_w_K[owner_M], 0.0))
+
+
+def with_best_power(
+    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
+) -> Plan:
+    """Plan of one cut and rank, or one per client, with optimal powers on the given owners."""
+    main, fed = powers(problem, cut, rank, main_owner_M, fed_owner_M)
+    return make_plan(problem, cut, rank, main, fed)
+
+
+def powers(
+    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
+) -> tuple[Allocation, Allocation]:
+    """Optimal powers of both bands on the given owners; the bands do not couple."""
+    load = load_of(problem, cut, rank)
+    cap_w_K = problem.tx_power_max_w_K
+    ready_s_K = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
+    main, _ = allocate_power(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K)
+    at_once_K = np.zeros(problem.num_clients)
+    fed, _ = allocate_power(problem.fed, fed_owner_M, at_once_K, load.fed_upload_bits_K, cap_w_K)
+    return main, fed

@@ -21,9 +21,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.compiled import part
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, part
 from wavetune.units import Array
 
 LOG_2 = np.log(2.0)

@@ -16,6 +16,7 @@ from wavetune.errors import ConfigError
 from wavetune.units import Array
 
 IntArray = NDArray[np.int64]
+BoolArray = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

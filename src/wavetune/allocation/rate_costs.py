@@ -11,10 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.compiled import kernel
+from wavetune.allocation.band import copied, forgiving
 from wavetune.allocation.prices import Prices, best_prices, new_room
-from wavetune.allocation.standing import copied, forgiving
-from wavetune.allocation.water_filling import Race
+from wavetune.allocation.water_filling import Race, kernel
 from wavetune.units import Array
 
 _LOG_2 = float(np.log(2.0))

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.checked import checked
 from wavetune.allocation.energy_bound import least_energy_j
-from wavetune.allocation.energy_power import EnergyTerms, rounds_of
 from wavetune.allocation.energy_search import improve
+from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.feasibility import checked
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as fastest_plan
 from wavetune.allocation.problem import Problem

@@ -53,7 +53,7 @@ def plan(
 
 def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | None) -> tuple[Problem, Plan, str]:
     if is_instance(what):
-        from wavetune.allocation.checked import checked
+        from wavetune.allocation.feasibility import checked
         from wavetune.allocation.instance import read_instance
         from wavetune.federation.planning import Optimal
 
@@ -87,8 +87,8 @@ def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str
 def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
     from wavetune.allocation.energy_bound import least_energy_j
-    from wavetune.allocation.energy_power import rounds_of
-    from wavetune.allocation.selection import taking_part
+    from wavetune.allocation.energy_terms import rounds_of
+    from wavetune.allocation.participants import taking_part
     from wavetune.federation.planning import Optimal
     from wavetune.reporting.format import joules
 

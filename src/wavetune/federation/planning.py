@@ -9,13 +9,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
-from wavetune.allocation.bcd import plan_sflllm
-from wavetune.allocation.energy_power import EnergyTerms
 from wavetune.allocation.energy_search import improve, plan_economically
-from wavetune.allocation.fedsllm_subchannels import Schedule, best_schedule, plan_subchannels
-from wavetune.allocation.learning_accuracy import LearningModel
-from wavetune.allocation.per_client import plan_fixed
+from wavetune.allocation.energy_terms import EnergyTerms
+from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.subchannels import Schedule, best_schedule, plan_subchannels
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.plan import Plan
+from wavetune.allocation.planner import plan_fixed
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.errors import ConfigError
 

@@ -8,15 +8,15 @@ from functools import cached_property
 
 import numpy as np
 
-from wavetune.allocation.bcd import greedy_owners
-from wavetune.allocation.checked import checked
-from wavetune.allocation.cut_and_rank import with_best_power
 from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_budget import within_budgets
-from wavetune.allocation.feasibility import why_infeasible
+from wavetune.allocation.feasibility import checked, why_infeasible
+from wavetune.allocation.greedy import greedy_owners
+from wavetune.allocation.participants import on_another_channel, only, restricted, widened
 from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
-from wavetune.allocation.selection import lone_round_s, on_another_channel, only, restricted, widened
+from wavetune.allocation.selection import lone_round_s
 from wavetune.allocation.world import problem_from_world
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.costs.table import CostTable

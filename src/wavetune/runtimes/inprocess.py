@@ -440,7 +440,7 @@ def _plan_story(session: Session) -> dict[str, Any]:
     """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save."""
     from wavetune.allocation.baselines import plan_baselines
     from wavetune.allocation.describe import bottleneck, sensitivities
-    from wavetune.allocation.selection import taking_part
+    from wavetune.allocation.participants import taking_part
 
     problem, plan = session.planner.problem(0), session.plan
     plans = plan_baselines(taking_part(problem, plan)[0], session.recipe.run.seed)

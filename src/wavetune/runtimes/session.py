@@ -13,9 +13,9 @@ import torch
 from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
+from wavetune.allocation.participants import remade
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
-from wavetune.allocation.selection import remade
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from wavetune.allocation import baselines
-from wavetune.allocation.bcd import plan_sflllm
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import wavetune
-from wavetune.allocation.checked import checked
+from wavetune.allocation.feasibility import checked
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.folder_lock import locked

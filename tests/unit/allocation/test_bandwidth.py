@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import lambertw
 
-from wavetune.allocation.bandwidth import efficiency, excess, fdma_rate_bit_per_s, least_bandwidth_hz
+from wavetune.allocation.fedsllm.bandwidth import efficiency, excess, fdma_rate_bit_per_s, least_bandwidth_hz
 
 LN2 = np.log(2.0)
 # z from 1e-12 up to 1 - 1e-12, dense at both ends

@@ -9,8 +9,8 @@ from wavetune.allocation.baselines import (
     plan_random_rank,
     plan_random_subchannels,
 )
-from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.planner import plan
 
 PROBLEM = cell_problem(5, 20, seed=2)

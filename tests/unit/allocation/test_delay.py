@@ -11,6 +11,7 @@ from wavetune.allocation.delay import (
     RoundLoad,
     Speeds,
     load_of,
+    optimal_shares,
     round_delay,
     round_energy,
     round_phases,
@@ -18,7 +19,6 @@ from wavetune.allocation.delay import (
 )
 from wavetune.allocation.instance import read_instance
 from wavetune.allocation.plan import Allocation, evaluate
-from wavetune.allocation.server_shares import optimal_shares
 
 
 def random_load(generator, steps=3, clients=4, repeat=1):

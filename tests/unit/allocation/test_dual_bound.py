@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.allocation.bounds import rounded_owners, uniform_prices
-from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound
+from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.water_filling import Race, log_and_inverse, owners_delay
 

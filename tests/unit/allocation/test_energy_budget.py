@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from helpers.problems import cell_problem
 from wavetune.allocation.delay import load_of, round_energy, round_phases
 from wavetune.allocation.energy_budget import within_budgets
-from wavetune.allocation.energy_power import EnergyTerms
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.plan import speeds_of
 from wavetune.allocation.planner import plan
 

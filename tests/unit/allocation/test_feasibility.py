@@ -6,8 +6,8 @@ import pytest
 
 from helpers.problems import cell_problem, layer_costs
 from wavetune.allocation.baselines import plan_baselines
-from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.feasibility import check_feasible, match_subchannels, violations, why_infeasible
+from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.plan import Allocation, make_plan
 from wavetune.allocation.planner import plan
 from wavetune.errors import ConfigError

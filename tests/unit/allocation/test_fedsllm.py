@@ -5,16 +5,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.allocation.fdma import least_delay_bandwidths
-from wavetune.allocation.fedsllm import (
+from helpers.fedsllm_cell import fedsllm_cell
+from wavetune.allocation.fedsllm.fdma import least_delay_bandwidths
+from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.planner import (
     FedsllmProblem,
     plan_accuracy,
     plan_bandwidth,
     plan_fedsllm,
     plan_unoptimised,
 )
-from wavetune.allocation.fedsllm_cell import fedsllm_cell
-from wavetune.allocation.learning_accuracy import LearningModel
 from wavetune.errors import ConfigError
 
 seeds = st.integers(0, 10**6)

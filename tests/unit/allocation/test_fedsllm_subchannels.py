@@ -7,15 +7,15 @@ from hypothesis import strategies as st
 
 from wavetune.allocation.delay import uplink_rate_bit_per_s_K
 from wavetune.allocation.feasibility import violations
-from wavetune.allocation.fedsllm import plan_bandwidth, plan_fedsllm
-from wavetune.allocation.fedsllm_subchannels import (
+from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.planner import plan_bandwidth, plan_fedsllm
+from wavetune.allocation.fedsllm.subchannels import (
     Schedule,
     best_schedule,
     fedsllm_problem,
     plan_subchannels,
     whole_subchannels,
 )
-from wavetune.allocation.learning_accuracy import LearningModel
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
 

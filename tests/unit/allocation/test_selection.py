@@ -10,18 +10,10 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem, wild_problem
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.participants import on_another_channel, only, restricted, widened
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan
-from wavetune.allocation.selection import (
-    fastest,
-    lone_round_s,
-    most_possible,
-    most_within,
-    on_another_channel,
-    only,
-    restricted,
-    widened,
-)
+from wavetune.allocation.selection import fastest, lone_round_s, most_possible, most_within
 
 SEEDS = st.integers(0, 2**32)
 

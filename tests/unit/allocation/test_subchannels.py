@@ -3,11 +3,10 @@ from dataclasses import replace
 import numpy as np
 
 from helpers.problems import cell_problem
-from wavetune.allocation.bcd import plan_sflllm
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.greedy import greedy_subchannels, plan_sflllm
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.problem import RadioBand
-from wavetune.allocation.subchannels import greedy_subchannels
 from wavetune.units import dbm_to_w
 
 

@@ -19,9 +19,9 @@ from typing import Literal
 
 import numpy as np
 
-from wavetune.allocation.bandwidth import excess, fdma_rate_bit_per_s, least_time_s, log_saved_per_second
-from wavetune.allocation.fdma import least_delay_bandwidths, root
-from wavetune.allocation.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.bandwidth import excess, fdma_rate_bit_per_s, least_time_s, log_saved_per_second
+from wavetune.allocation.fedsllm.fdma import least_delay_bandwidths, root
+from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
 from wavetune.errors import ConfigError
 from wavetune.units import Array
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wavetune.allocation.bandwidth import bandwidth_at, efficiency, excess, least_time_s, log_saved_per_second
+from wavetune.allocation.fedsllm.bandwidth import bandwidth_at, efficiency, excess, least_time_s, log_saved_per_second
 from wavetune.units import Array
 
 

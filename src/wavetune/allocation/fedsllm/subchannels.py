@@ -15,8 +15,8 @@ import numpy as np
 
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.feasibility import check_feasible
-from wavetune.allocation.fedsllm import FedsllmProblem, plan_bandwidth, plan_fedsllm
-from wavetune.allocation.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
+from wavetune.allocation.fedsllm.planner import FedsllmProblem, plan_bandwidth, plan_fedsllm
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array

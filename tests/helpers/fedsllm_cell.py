@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.fedsllm import FedsllmProblem
+from wavetune.allocation.fedsllm.planner import FedsllmProblem
 from wavetune.seeds import stream
 from wavetune.units import db_to_linear, dbm_to_w
 from wavetune.wireless.path_loss import LogDistance

@@ -1,0 +1,238 @@
+"""Plan with one cut and one rank for all clients: owners and powers with them, and a certified lower bound.
+
+For a given cut and rank the two bands do not couple. The fed band is one race of equal payloads, solved once and scaled
+to every pair of cut and rank. The main band is a race per pair; what is proved for one pair bounds the others, so that
+nearly all are ruled out without a search of their own. The rest is searched, best bound first.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from wavetune.allocation.band import Standing, Track, bound_by_prices, descend, solve, start
+from wavetune.allocation.delay import least_downlink_s, load_of
+from wavetune.allocation.effort import Clock, Effort, effort_of
+from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
+from wavetune.allocation.power import allocate_power
+from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.water_filling import Race, owners_delay
+from wavetune.units import Array
+
+_TOLERANCE, _WARM_TOLERANCE = 1e-4, 1e-3
+_ROUNDING = 1e-9
+
+
+def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
+    """Plan with one cut and one rank for all clients; arguments and result are those of `planner.plan`."""
+    started_s = time.monotonic()
+    feasible = check_feasible(problem)
+    if not feasible.pairs:
+        return infeasible(feasible.reason)
+    clock = Clock(np.inf if time_limit_s is None else started_s + time_limit_s)
+    candidates = [candidate_of(problem, cut, rank) for cut, rank in feasible.pairs]
+    search = _Search(problem, candidates, warm_start)
+    search.run(clock)
+    return search.best_plan()
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """One cut and rank.
+
+    Its total delay is rounds * (steps * (main + after) + fed bits * fed delay per bit + fed after), where `main` is
+    when the last activations arrive in a step, and the two `after` are the least that follows.
+    """
+
+    cut: int
+    rank: int
+    rounds: float
+    steps: int
+    ready_s_K: Array
+    bits_K: Array
+    after_s: float
+    fed_bits: float
+    fed_after_s: float
+
+    def delay_s(self, main_s: float, fed_s_per_bit: float) -> float:
+        """Total delay (s)."""
+        return self.rounds * (self.steps * (main_s + self.after_s) + self.fed_bits * fed_s_per_bit + self.fed_after_s)
+
+    def later_s(self, other: Candidate) -> float:
+        """How much later than another's its last activations arrive at least, for any owners and powers (s).
+
+        Whoever sends no less and is ready no earlier than s later is done at least s later.
+        """
+        sends_no_less = np.all(self.bits_K >= other.bits_K)
+        return float(np.min(self.ready_s_K - other.ready_s_K)) if sends_no_less else -np.inf
+
+    def main_s(self, delay_s: float, fed_s_per_bit: float) -> float:
+        """When the last activations must arrive for a total delay (s)."""
+        rest_s = delay_s / self.rounds - self.fed_bits * fed_s_per_bit - self.fed_after_s
+        return rest_s / self.steps - self.after_s
+
+
+def candidate_of(problem: Problem, cut: int, rank: int) -> Candidate:
+    """Numbers of one cut and rank, the same for all clients."""
+    load = load_of(problem, cut, rank)
+    server_flop = float(load.server_forward_flop_I[0] + load.server_backward_flop_I[0])
+    back_s_K = load.client_backward_flop_IK[0] / problem.client_flop_per_s_K
+    priced = problem.price_downlink
+    down_s = least_downlink_s(problem.main, load.downlink_bits_IK[0], back_s_K) if priced else float(np.max(back_s_K))
+    at_once_K = np.zeros(problem.num_clients)
+    return Candidate(
+        cut=cut,
+        rank=rank,
+        rounds=problem.rounds_to_target[rank],
+        steps=problem.local_steps,
+        ready_s_K=load.client_forward_flop_IK[0] / problem.client_flop_per_s_K,
+        bits_K=load.uplink_bits_IK[0],
+        after_s=server_flop / problem.server_flop_per_s + down_s,
+        fed_bits=float(load.fed_upload_bits_K[0]),
+        fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K) if priced else 0.0,
+    )
+
+
+class _Search:
+    """State of a search: what is known of the fed band and, per candidate, of the main band."""
+
+    def __init__(self, problem: Problem, candidates: list[Candidate], warm_start: Plan | None) -> None:
+        self.problem, self.candidates = problem, candidates
+        self.warm = warm_start if warm_start is not None and warm_start.status == "ok" else None
+        self.tolerance = _TOLERANCE if self.warm is None else _WARM_TOLERANCE
+        self.main = Track(problem.main, problem.tx_power_max_w_K)
+        self.fed = Track(problem.fed, problem.tx_power_max_w_K)
+        self.races = [self.main.race(c.ready_s_K, c.bits_K) for c in candidates]
+        self.bounds_s = [self._lone_bound_s(i) for i in range(len(candidates))]
+        self.fed_race = self.fed.race(np.zeros(problem.num_clients), np.ones(problem.num_clients))
+        sends = any(c.fed_bits > 0 for c in candidates)
+        self.fed_standing = (
+            self._first_standing(self.fed, self.fed_race, self.warm and self.warm.fed) if sends else None
+        )
+        self.standings: dict[int, Standing] = {}
+        self.best = self._first_candidate()
+        self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
+
+    def run(self, clock: Clock) -> None:
+        """Improve the best plan and its bound until nothing is left to do or the time is up."""
+        if clock.expired:
+            return
+        if self.fed_standing is not None:
+            self.fed_standing = descend(self.fed_race, self.fed_standing, clock)
+        self.standings[self.best] = descend(self.races[self.best], self.standings[self.best], clock)
+        # A bound for every candidate first, so that an answer cut short knows how good it is.
+        for effort in (self.effort,) if self.warm else (self.effort.briefly, self.effort):
+            self._solve_main(self.best, effort, clock)
+            self._solve_fed(effort, clock)
+            self._bound_others(clock)
+        for i in self._rivals()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
+            if clock.expired:
+                return
+            self._challenge(i, clock)
+
+    def best_plan(self) -> Plan:
+        """Best plan so far, with the least bound over all candidates."""
+        lower_s = min(self._lower_s(i) for i in range(len(self.candidates)))
+        plans = [self._plan_of(i) for i in self.standings]
+        best = min(plans, key=lambda p: p.delay_s)
+        return replace(best, lower_bound_s=min(lower_s * (1 - _ROUNDING), best.delay_s))
+
+    def _plan_of(self, i: int) -> Plan:
+        problem, candidate = self.problem, self.candidates[i]
+        caps = problem.tx_power_max_w_K
+        main, _ = allocate_power(problem.main, self.standings[i].owner_M, candidate.ready_s_K, candidate.bits_K, caps)
+        fed = Allocation(np.full(problem.fed.num_subchannels, -1), np.zeros(problem.fed.num_subchannels))
+        if self.fed_standing is not None and candidate.fed_bits > 0:
+            at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, candidate.fed_bits)
+            fed, _ = allocate_power(problem.fed, self.fed_standing.owner_M, at_once_K, bits_K, caps)
+        return make_plan(problem, candidate.cut, candidate.rank, main, fed)
+
+    def _fed_s(self) -> tuple[float, float]:
+        """Best known and least possible delay of the fed band, per bit (s)."""
+        return (self.fed_standing.delay_s, self.fed_standing.bound_s) if self.fed_standing else (0.0, 0.0)
+
+    def _lower_s(self, i: int) -> float:
+        return self.candidates[i].delay_s(self.bounds_s[i], self._fed_s()[1])
+
+    def _upper_s(self, i: int) -> float:
+        return self.candidates[i].delay_s(self.standings[i].delay_s, self._fed_s()[0])
+
+    def _lone_bound_s(self, i: int) -> float:
+        ready_s = float(np.max(self.candidates[i].ready_s_K))
+        return max(ready_s, self.main.lone_bound_s(self.races[i])) if np.any(self.races[i].need_K > 0) else ready_s
+
+    def _first_standing(self, track: Track, race: Race, warm: Allocation | None) -> Standing:
+        fresh = start(track, race)
+        return fresh if warm is None else min(fresh, start(track, race, warm.owner_M), key=lambda s: s.delay_s)
+
+    def _stand(self, i: int, owner_M: IntArray | None = None) -> Standing:
+        """First standing of a candidate in the main band, from the better of given and greedy owners."""
+        race = self.races[i]
+        if not np.any(race.need_K > 0):
+            ready_s = self.bounds_s[i]
+            return Standing(np.full(self.problem.main.num_subchannels, -1), ready_s, ready_s)
+        fresh = start(self.main, race)
+        return fresh if owner_M is None else min(fresh, start(self.main, race, owner_M), key=lambda s: s.delay_s)
+
+    def _first_candidate(self) -> int:
+        """Candidate that is best with the owners that suit the most promising one."""
+        guess = min(range(len(self.candidates)), key=self._lower_s)
+        owner_M = self._stand(guess, self.warm.main.owner_M if self.warm else None).owner_M
+
+        def main_s(i: int) -> float:
+            return owners_delay(self.races[i], owner_M) if np.any(self.races[i].need_K > 0) else self.bounds_s[i]
+
+        best, best_main_s, fed_s = guess, main_s(guess), self._fed_s()[0]
+        for i, candidate in enumerate(self.candidates):
+            limit_s = self.candidates[best].delay_s(best_main_s, fed_s)
+            least_s = max(self.bounds_s[i], best_main_s + candidate.later_s(self.candidates[best]))
+            if candidate.delay_s(least_s, fed_s) < limit_s and candidate.delay_s(found_s := main_s(i), fed_s) < limit_s:
+                best, best_main_s = i, found_s
+        self.standings[best] = self._stand(best, owner_M)
+        return best
+
+    def _solve_fed(self, effort: Effort, clock: Clock) -> None:
+        weight = self.candidates[self.best].rounds * self.candidates[self.best].fed_bits
+        if self.fed_standing is not None and weight > 0:
+            gap_s = 0.5 * self.tolerance * self._upper_s(self.best) / weight
+            self.fed_standing = solve(self.fed_race, self.fed_standing, gap_s, effort, clock)
+
+    def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
+        candidate, standing = self.candidates[i], self.standings[i]
+        gap_s = 0.5 * self.tolerance * self._upper_s(i) / (candidate.rounds * candidate.steps)
+        if standing.gap_s > 0:
+            self.standings[i] = solve(self.races[i], standing, gap_s, effort, clock, beat_s)
+            self.bounds_s[i] = max(self.bounds_s[i], self.standings[i].bound_s)
+
+    def _bound_others(self, clock: Clock) -> None:
+        """Raise the other candidates' bounds by what is proved for the best one."""
+        best, proved = self.candidates[self.best], self.standings[self.best]
+        for i, other in enumerate(self.candidates):
+            goal_s = other.main_s(self._upper_s(self.best), self._fed_s()[1])
+            if clock.expired:
+                return
+            if i == self.best or self.bounds_s[i] >= goal_s or not np.any(other.bits_K > 0):
+                continue
+            self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + other.later_s(best))
+            if self.bounds_s[i] < goal_s and proved.prices is not None:
+                self.bounds_s[i] = bound_by_prices(self.races[i], proved.prices, self.bounds_s[i], goal_s)
+
+    def _rivals(self) -> list[int]:
+        """Candidates that might still beat the best plan, most promising first."""
+        upper_s = self._upper_s(self.best) * (1 - self.tolerance)
+        rivals = [i for i in range(len(self.candidates)) if i != self.best and self._lower_s(i) < upper_s]
+        return sorted(rivals, key=self._lower_s)
+
+    def _challenge(self, i: int, clock: Clock) -> None:
+        """Try to beat the best plan with another candidate, or to prove that it cannot be beaten by it."""
+        enough_s = self._upper_s(self.best) * (1 - self.tolerance)
+        if self._lower_s(i) >= enough_s:
+            return
+        self.standings[i] = descend(self.races[i], self._stand(i, self.standings[self.best].owner_M), clock)
+        beat_s = self.candidates[i].main_s(enough_s, self._fed_s()[1])
+        self._solve_main(i, replace(self.effort, searches=4, branches=self.effort.branches // 4), clock, beat_s)
+        if self._upper_s(i) < self._upper_s(self.best):
+            self.best = i

@@ -1,0 +1,1 @@
+"""FedsLLM: learning accuracy and bandwidths (FDMA) together, and their step to whole subchannels."""
