@@ -80,6 +80,7 @@ GOLDEN: dict[str, tuple[str, bool, tuple[str, ...]]] = {
 
 
 def main() -> None:
+    """Compare, or play what a comparison asks for."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--before", default="HEAD~1", help="the commit to compare with")
     parser.add_argument("--only", action="append", choices=GOLDEN, help="runs to compare (all, if none is named)")
@@ -138,14 +139,14 @@ def _names_of(tool: Path) -> list[str]:
 
 def play(names: Sequence[str], out: Path) -> None:
     """Run these in this process, each into a folder of its name."""
+    from helpers import runs
     from helpers.deployment import run_deployed
-    from helpers.runs import ALIGNED as aligned
     from helpers.runs import Silent, small, train
 
     out.mkdir(parents=True)
     for name in names:
         recipe, on_devices, settings = GOLDEN[name]
-        wanted = small(recipe, *FEW, *(aligned if settings is ALIGNED else settings))
+        wanted = small(recipe, *FEW, *(runs.ALIGNED if settings is ALIGNED else settings))
         if on_devices:
             run_deployed(wanted, out / name, out / "certificates", Silent())
         else:
@@ -177,7 +178,7 @@ def difference(one: Any, other: Any, path: str = "") -> str:
             missing = [f"{path} has {len(one)} entries before and {len(other)} after"] * (len(one) != len(other))
             pairs = [(f"{path}[{i}]", a, b) for i, (a, b) in enumerate(zip(one, other, strict=False))]
         return next(filter(None, [*sorted(missing), *(difference(a, b, where) for where, a, b in pairs)]), "")
-    if one == other or one != one and other != other:
+    if one == other or (one != one and other != other):
         return ""
     return f"{path} differs" if isinstance(one, bytes) else f"{path} was {one!r} and is {other!r}"
 
