@@ -11,7 +11,7 @@ def folder(tmp_path):
     """A run as the comparison reads it."""
     record = {"round": 0, "train_loss": 1.0, "wall_s": 2.0, "lost": [{"client": 1}]}
     (tmp_path / "adapters" / "global").mkdir(parents=True)
-    (tmp_path / "adapters" / "global" / "adapter_model.safetensors").write_bytes(b"abc")
+    (tmp_path / "adapters" / "global" / "adapter_model.safetensors").write_bytes(b"one")
     (tmp_path / "rounds.jsonl").write_text(json.dumps(record) + "\n")
     return tmp_path
 
@@ -32,7 +32,7 @@ def test_one_digit_of_a_record_or_byte_of_an_adapter_is_a_difference_and_a_clock
     rounds.write_text(rounds.read_text().replace('"client": 1', '"client": 2'))
     found = golden_runs.difference(before, golden_runs.contents(folder))
     assert found == "rounds.jsonl[0].lost[0].client was 1 and is 2"
-    adapter.write_bytes(b"abd")
+    adapter.write_bytes(b"two")
     assert "adapter_model.safetensors differs" in golden_runs.difference(before, golden_runs.contents(folder))
 
 
