@@ -63,7 +63,7 @@ def prepare(session: Session, index: int, present_K: Sequence[bool] | None = Non
         asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
         plan = session.planner.within_budgets(problem, plan, asked)
     rates = session.accountant.rates(problem, plan)
-    sent_K = active_K if session.central else _sent(session, rates["fed"], active_K)
+    sent_K = _sent(session, rates["fed"], active_K)
     return Prepared(problem, plan, active_K, sent_K, steps, workload, rates)
 
 
@@ -99,7 +99,10 @@ def train_round(
         before_mixing()
     trained_K = [on and k not in results[0].given_up for k, on in enumerate(active_K)]  # in one step at least
     sent_K = [sent and k not in faults for k, sent in enumerate(sent_K)]
-    delivered_K = [sent and method.link.arrives(run.seed, index, k) for k, sent in enumerate(sent_K)]
+    delivered_K = [
+        sent and (not uploads or method.link.arrives(run.seed, index, k))
+        for k, (sent, uploads) in enumerate(zip(sent_K, session.uploads_K, strict=True))
+    ]
     door = None if session.central else session.door
     with _explained(f"round {index}"):
         mixed = session.server.exchange(session.cohort.placement.weight_K, door, trained_K, sent_K, delivered_K, index)
@@ -169,9 +172,12 @@ def _active(session: Session, plan: Plan, present_K: Sequence[bool] | None) -> l
 
 
 def _sent(session: Session, rate_bit_per_s_K: Sequence[float], active_K: Sequence[bool]) -> list[bool]:
-    """Who of the active clients sends its update, given the uplink rates."""
+    """Who of the active clients sends its update, given the uplink rates; no outage stops an empty one."""
+    uploads_K = session.uploads_K
+    if not any(uploads_K):
+        return list(active_K)
     sent_K = session.recipe.method.link.sent(rate_bit_per_s_K)
-    return [on and sent for on, sent in zip(active_K, sent_K, strict=True)]
+    return [on and (sent or not uploads) for on, sent, uploads in zip(active_K, sent_K, uploads_K, strict=True)]
 
 
 def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequence[bool]) -> list[dict[str, Any]]:

@@ -82,6 +82,13 @@ class Session:
         personal = sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal")
         return not self.central and any(name in bank.local for name in personal)
 
+    @property
+    def uploads_K(self) -> list[bool]:
+        """Which trainers have adapters to send up: none where one has all data, or where nothing is shared."""
+        accountant = self.accountant
+        pairs = zip(accountant.cut_K, accountant.rank_K, strict=True)
+        return [not self.central and accountant.adapter_bits(cut, rank)[0] > 0 for cut, rank in pairs]
+
     def planned(self, index: int) -> tuple[Problem, Plan]:
         """Problem and plan of a round; the planner is asked once, whoever needs them."""
         if self._planned is None or self._planned[0] != index:
