@@ -19,6 +19,7 @@ from wavetune.runtimes.launch import Party, deploy
 COMMAND = [sys.executable, "-c", "from wavetune.cli import main; main()", "deploy"]
 TOLERANCE = 1e-6
 LONG_S = 400.0  # for whatever a loaded machine takes
+ALL = 4  # processes of one device: the servers and it, what they are forked from, and Python's own tracker
 
 
 def start(*arguments: object) -> subprocess.Popen:
@@ -83,9 +84,10 @@ def in_process(tmp_path_factory):
 
 def test_deployed_run_whose_servers_are_killed_ends_as_the_run_in_one_process(tmp_path, in_process):
     """The servers die after the first round, and go on from their checkpoint with devices that lived on."""
-    out, said, killed = tmp_path / "run", [], []
+    out, said, killed, seen = tmp_path / "run", [], [], set()
 
     def watch(parties: list[Party]) -> None:
+        seen.update(party.process.pid for party in parties)
         records = out / "rounds.jsonl"
         if not killed and records.exists() and records.read_text().count("\n"):
             killed.append(parties[0].process.pid)
@@ -102,7 +104,8 @@ def test_deployed_run_whose_servers_are_killed_ends_as_the_run_in_one_process(tm
         assert 8 * sum(mine["measured"]["payload_bytes"].values()) == sum(theirs["metered_bits"].values())
         assert mine["lost"] == []
     assert "round 3: done" in (out / "devices" / "device-02" / "log.txt").read_text()
-    assert descendants(os.getpid()) == []
+    assert len(seen) == 5
+    assert alive(list(seen)) == []
 
 
 def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued(tmp_path):
@@ -113,7 +116,7 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
     try:
         wait_until(lambda: (out / "rounds.jsonl").exists() and read_rounds(out), "no round was done")
         parties = descendants(started.pid)
-        assert len(parties) >= 2
+        assert len(parties) >= ALL
     finally:
         started.kill()
         started.communicate()
@@ -121,7 +124,7 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
 
     again = start("--resume", "--out", out)
     try:
-        wait_until(lambda: len(descendants(again.pid)) >= 2, "the run did not continue")
+        wait_until(lambda: len(descendants(again.pid)) >= ALL, "the run did not continue")
         parties = descendants(again.pid)
         again.send_signal(signal.SIGINT)
         again.communicate(timeout=LONG_S)
@@ -129,7 +132,7 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
         again.kill()
         again.communicate()
     assert again.returncode == 130
-    assert not alive(parties)
+    wait_until(lambda: not alive(parties), "a process outlived its deployment")
 
 
 def test_what_cannot_be_deployed_is_refused_in_a_sentence(tmp_path):

@@ -10,7 +10,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from wavetune.console import COMMAND, given_command
 from wavetune.data_plane.certificates import SERVER, device_name, write_certificates
@@ -26,21 +25,21 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe, load, save
 from wavetune.runtimes.device_permission import options_of
+from wavetune.runtimes.forked import Fork
 
 RESTARTS = 5
 _POLL_S, _STOP_S = 0.1, 10.0
-_COMMAND = (sys.executable, "-c", "from wavetune.cli import main; main()")
 
 
 @dataclass
 class Party:
-    """One process, and how to start it again."""
+    """One process, and how to start it again; without a command of its own it is `wavetune`."""
 
     name: str
     arguments: Sequence[str]
     log: Path | None
-    command: Sequence[str] = _COMMAND
-    process: subprocess.Popen[bytes] = field(init=False)
+    command: Sequence[str] | None = None
+    process: subprocess.Popen[bytes] | Fork = field(init=False)
     starts: int = 0
 
     def start(self) -> None:
@@ -48,16 +47,20 @@ class Party:
         self.starts += 1
         if self.starts > 1:
             self._close()
+        arguments, environment = [*self.arguments, "--with-parent"], {**os.environ, COMMAND: given_command()}
         with contextlib.ExitStack() as stack:
-            out: IO[Any] | None = None
+            out: IO[bytes] | None = None
             if self.log is not None:
                 out = stack.enter_context(open(self.log, "ab", opener=_for_its_owner))
+            if self.command is None:
+                self.process = Fork(arguments, out, environment)
+                return
             self.process = subprocess.Popen(
-                [*self.command, *self.arguments, "--with-parent"],
+                [*self.command, *arguments],
                 stdin=subprocess.PIPE,
                 stdout=out,
                 stderr=out and subprocess.STDOUT,
-                env={**os.environ, COMMAND: given_command()},
+                env=environment,
                 start_new_session=True,  # Ctrl-C reaches us alone, and we stop the others in order
             )
 
@@ -104,7 +107,7 @@ def deploy(
         servers.start()
         address = _address(servers, port)
         if address is None:
-            return servers.process.returncode
+            return servers.process.wait()
         servers.arguments = ["serve", "--resume", "--address", address, *common]
         allowed = options_of(recipe or load(out / "recipe.json"))
         for client in range(num_devices):

@@ -1,19 +1,59 @@
 """The processes that a deployed run starts."""
 
+import os
+import signal
 import stat
 import sys
+import time
+
+import pytest
 
 from wavetune.console import COMMAND, given_command
+from wavetune.data_plane.certificates import device_name, write_certificates
 from wavetune.runtimes.launch import Party
 
+PROGRAM = "from wavetune.console import given_command; print(given_command())"
 
-def test_a_process_that_was_started_knows_the_users_command_and_only_its_owner_reads_its_log(tmp_path, monkeypatch):
+
+def test_a_program_that_was_started_knows_the_users_command_and_only_its_owner_reads_its_log(tmp_path, monkeypatch):
     monkeypatch.delenv(COMMAND, raising=False)
     monkeypatch.setattr(sys, "argv", ["/somewhere/wavetune", "deploy", "sflllm", "--out", "a folder"])
-    program = "from wavetune.console import given_command; print(given_command())"
-    party = Party("a device", ["device"], tmp_path / "log.txt", (sys.executable, "-c", program))
+    party = Party("a device", ["device"], tmp_path / "log.txt", (sys.executable, "-c", PROGRAM))
     party.start()
     party.process.wait()
     party.stop()
     assert (tmp_path / "log.txt").read_text() == "wavetune deploy sflllm --out 'a folder'\n" == given_command() + "\n"
     assert stat.S_IMODE((tmp_path / "log.txt").stat().st_mode) == 0o600
+
+
+def test_a_fork_has_its_own_session_log_and_code_and_what_it_says_is_added_at_each_start(tmp_path):
+    log = tmp_path / "log.txt"
+    party = Party("a device", ["device", "localhost:1", "--certificates", str(tmp_path / "none")], log)
+    for starts in (1, 2):
+        party.start()
+        pid = party.process.pid
+        assert pid != os.getpid()
+        party.process.wait()
+        assert party.process.poll() == 2
+        assert log.read_text().count("wavetune: ") == starts, log.read_text()
+    party.stop()
+    assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize(("end", "code"), [("killed", -signal.SIGKILL), ("its input ends", 130)])
+def test_a_fork_that_waits_ends_as_it_is_made_to(tmp_path, end, code):
+    write_certificates(tmp_path, 1)
+    log = tmp_path / "log.txt"
+    party = Party("a device", ["device", "localhost:1", "--certificates", str(tmp_path / device_name(0))], log)
+    party.start()
+    while "attends" not in log.read_text():
+        assert party.process.poll() is None
+        time.sleep(0.05)
+    assert os.getsid(party.process.pid) == party.process.pid
+    if end == "killed":
+        os.kill(party.process.pid, signal.SIGKILL)
+    else:
+        party.process.stdin.close()
+    party.process.wait(60.0)
+    assert party.process.returncode == code, log.read_text()
+    party.stop()
