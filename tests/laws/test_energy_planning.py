@@ -13,7 +13,7 @@ from helpers.command_line import assert_refused, wavetune
 from helpers.problems import cell_problem, wild_problem
 from wavetune.allocation.energy_bound import least_energy_j
 from wavetune.allocation.energy_power import economical_plan
-from wavetune.allocation.energy_search import plan_economically
+from wavetune.allocation.energy_search import plan_with_energy
 from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.planner import plan
@@ -38,7 +38,7 @@ def client_j_K(outcome):
 
 def test_without_a_price_on_energy_the_plan_is_the_fastest():
     problem = with_energy(cell_problem(5, 12, cuts=(1, 2, 3)))
-    free, fastest = plan_economically(problem, EnergyTerms()), plan(problem)
+    free, fastest = plan_with_energy(problem, EnergyTerms()), plan(problem)
     assert (free.delay_s, free.lower_bound_s) == (fastest.delay_s, fastest.lower_bound_s)
     np.testing.assert_array_equal(free.main.power_w_M, fastest.main.power_w_M)
 
@@ -53,7 +53,7 @@ def test_budgets_are_always_kept(seed, own_share, total_share):
     terms = EnergyTerms(
         budget_j=own_share * float(np.max(client_j_K(fastest))), total_budget_j=total_share * fastest.energy.total_j
     )
-    outcome = plan_economically(problem, terms)
+    outcome = plan_with_energy(problem, terms)
     if outcome.status == "ok":
         assert violations(problem, outcome) == []
         assert np.all(client_j_K(outcome) <= terms.budget_j * (1 + 1e-9))
@@ -73,7 +73,7 @@ def test_least_energy_meets_the_deadline_and_costs_no_more_than_the_fastest_plan
     if fastest.status != "ok" or fastest.delay_s == 0:
         return
     terms = EnergyTerms(least="energy", deadline_s=slack * fastest.phases.round_s)
-    outcome = plan_economically(problem, terms)
+    outcome = plan_with_energy(problem, terms)
     assert violations(problem, outcome) == []
     assert outcome.phases.round_s <= terms.deadline_s * (1 + 1e-6)
     assert terms.cost(problem, outcome) <= terms.cost(problem, fastest) * (1 + 1e-6)
@@ -85,7 +85,7 @@ def test_a_price_on_energy_saves_energy_and_never_costs_more_than_the_fastest_pl
     problem = with_energy(wild_problem(seed, most_clients=4, most_subchannels=8), seed)
     fastest, terms = plan(problem), EnergyTerms(weight_s_per_j=10**log_weight)
     if fastest.status == "ok":
-        outcome = plan_economically(problem, terms)
+        outcome = plan_with_energy(problem, terms)
         assert violations(problem, outcome) == []
         assert terms.cost(problem, outcome) <= terms.cost(problem, fastest) * (1 + 1e-9)
 
@@ -123,7 +123,7 @@ def test_least_energy_is_near_that_of_enumeration_and_its_bound_below(seed, slac
         for fed in itertools.product(range(K), repeat=problem.fed.num_subchannels):
             other = economical_plan(problem, problem.cuts[0], 1, np.array(main), np.array(fed), terms)
             best_j = min(best_j, np.inf if other is None else terms.cost(problem, other))
-    found_j = terms.cost(problem, plan_economically(problem, terms))
+    found_j = terms.cost(problem, plan_with_energy(problem, terms))
     assert least_energy_j(problem, terms.target_delay_s) <= best_j * (1 + 1e-9)
     assert best_j * (1 - 1e-6) <= found_j <= best_j * 1.05
 
@@ -152,18 +152,18 @@ def test_curve_falls_and_stays_above_its_bounds(seed):
 def test_warm_start_keeps_the_terms_and_is_no_worse_than_its_owners():
     problem = with_energy(cell_problem(5, 12, cuts=(2,)))
     terms = EnergyTerms(weight_s_per_j=0.05, budget_j=60.0)
-    first = plan_economically(problem, terms)
-    again = plan_economically(problem, terms, warm_start=first)
+    first = plan_with_energy(problem, terms)
+    again = plan_with_energy(problem, terms, warm_start=first)
     assert terms.kept(again)
     assert terms.cost(problem, again) <= terms.cost(problem, first) * (1 + 1e-6)
 
 
 def test_limits_that_computing_alone_breaks_are_named():
     problem = with_energy(cell_problem(3, 6))
-    tight = plan_economically(problem, EnergyTerms(budget_j=1e-6))
+    tight = plan_with_energy(problem, EnergyTerms(budget_j=1e-6))
     assert tight.status == "infeasible"
     assert "energy budget of a client is 1e-06 J" in tight.reason
-    assert "deadline is 0.001 s" in plan_economically(problem, EnergyTerms(deadline_s=1e-3)).reason
+    assert "deadline is 0.001 s" in plan_with_energy(problem, EnergyTerms(deadline_s=1e-3)).reason
 
 
 PLAN = ("--set", "world.model=gpt2", "--set", "world.data.train_samples=200", "--set", "method.topology.cuts=[1,2,3]")

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem, wild_problem
-from wavetune.allocation.decision import Cell, fixed_options
+from wavetune.allocation.decision import Evaluator, fixed_options
 from wavetune.allocation.feasibility import violations, why_infeasible
 from wavetune.allocation.plan import evaluate, make_plan
 from wavetune.allocation.planner import plan, plan_fixed
@@ -34,7 +34,7 @@ def priced(problem):
 
 def best_by_enumeration_s(problem, alike, same_rank=False):
     """Least delay over every owner of every subchannel and every cut and rank, of all clients alike or of each."""
-    cell, K, best_s = Cell(problem), problem.num_clients, np.inf
+    cell, K, best_s = Evaluator(problem), problem.num_clients, np.inf
     cuts = [(c,) * K for c in problem.cuts] if alike else itertools.product(problem.cuts, repeat=K)
     ranks = [(r,) * K for r in problem.ranks] if alike or same_rank else itertools.product(problem.ranks, repeat=K)
     for cut_K, rank_K in itertools.product(list(cuts), list(ranks)):
@@ -126,7 +126,7 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
     assert (outcome.status == "infeasible") == bool(why_infeasible(problem, cut_K, rank_K))
     if outcome.status == "ok":
         certified(problem, outcome)
-        cell, options = Cell(problem), fixed_options(problem, cut_K, rank_K)
+        cell, options = Evaluator(problem), fixed_options(problem, cut_K, rank_K)
         fed_M = min(owners(problem.fed), key=lambda o: cell.fed_s(options, o))
         best_s = min(cell.decide(options, o, fed_M).delay_s for o in owners(problem.main))
         assert outcome.lower_bound_s <= best_s * (1 + 1e-9)
@@ -145,7 +145,7 @@ def test_powers_and_shares_balanced_together_beat_any_split_of_the_server(seed):
         cell_problem(3, 6, seed % 100, server_flop_per_s=10 ** generator.uniform(11, 14)), share_server=True
     )
     cut_K, owner_M = generator.integers(1, 12, 3), generator.permutation(np.repeat(np.arange(3), 2))
-    cell, options = Cell(problem), fixed_options(problem, cut_K, 4)
+    cell, options = Evaluator(problem), fixed_options(problem, cut_K, 4)
     balanced = cell.balanced(cell.decide(options, owner_M, owner_M))
     for share_K in (np.full(3, 1 / 3), *generator.dirichlet(np.ones(3), 30), balanced.share_K):
         after_s_K = options.work_s_KC[:, 0] / share_K + options.back_s_KC[:, 0]

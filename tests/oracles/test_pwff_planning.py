@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from helpers.problems import layer_costs
 from wavetune.allocation.delay import uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_power import economical_plan
-from wavetune.allocation.energy_search import plan_economically
+from wavetune.allocation.energy_search import plan_with_energy
 from wavetune.allocation.energy_terms import EnergyTerms
-from wavetune.allocation.participants import only
+from wavetune.allocation.participants import problem_of
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan
 from wavetune.allocation.power import allocate_power
@@ -86,7 +86,7 @@ def test_least_energy_over_all_owners_is_near_that_of_enumeration(seed, slack):
     every = (np.array(owner) for owner in itertools.product(range(3), repeat=5))
     plans = (economical_plan(problem, 2, 1, np.full(5, -1), owner_M, terms) for owner_M in every)
     best_j = min(terms.cost(problem, p) for p in plans if p is not None)
-    found_j = terms.cost(problem, plan_economically(problem, terms))
+    found_j = terms.cost(problem, plan_with_energy(problem, terms))
     assert best_j * (1 - 1e-6) <= found_j <= best_j * 1.02
 
 
@@ -97,11 +97,11 @@ def test_most_clients_within_a_deadline_and_the_least_energy_for_them(seed):
     terms = EnergyTerms(least="energy", deadline_s=deadline_s)
 
     def planner(clients):
-        return plan_economically(only(problem, clients), terms)
+        return plan_with_energy(problem_of(problem, clients), terms)
 
     clients, outcome = most_within(planner, deadline_s, lone_round_s(problem, 2, 1), np.ones(4), least=0)
     sets = [s for n in range(1, 5) for s in itertools.combinations(range(4), n)]
-    in_time = [s for s in sets if plan(only(problem, s)).phases.round_s <= deadline_s]
+    in_time = [s for s in sets if plan(problem_of(problem, s)).phases.round_s <= deadline_s]
     assert len(clients) == max(map(len, in_time))
     assert outcome.phases.round_s <= deadline_s * (1 + 1e-6)
-    assert outcome.energy.total_j <= plan(only(problem, clients)).energy.total_j
+    assert outcome.energy.total_j <= plan(problem_of(problem, clients)).energy.total_j

@@ -8,7 +8,7 @@ import pytest
 from helpers.command_line import assert_refused, wavetune
 from helpers.problems import cell_problem
 from wavetune.allocation import describe, feasibility
-from wavetune.allocation.feasibility import checked
+from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.instance import problem_to_json
 from wavetune.allocation.planner import plan
 from wavetune.errors import PlanError
@@ -68,7 +68,7 @@ def test_an_infeasible_instance_is_one_line_on_standard_error(instance):
 def test_a_plan_that_breaks_a_constraint_is_called_a_fault_of_the_planner():
     problem = cell_problem(3, 8, seed=1)
     good = plan(problem)
-    assert checked(problem, good) is good
+    assert require_feasible(problem, good) is good
     greedy = replace(good, main=replace(good.main, power_w_M=10 * good.main.power_w_M))
     with pytest.raises(PlanError, match=r"exceeds its power.*fault of wavetune's planner"):
-        feasibility.checked(problem, greedy)
+        feasibility.require_feasible(problem, greedy)

@@ -2,6 +2,7 @@
 
 Source: the comparison of SflLLM (arXiv 2504.14667); its exact definitions are not public, these are ours. Every random
 choice comes from a stream keyed by (seed, the baseline's name).
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Plan with one cut and one rank for all clients: owners and powers with them, and a certified lower bound.
 
-For a given cut and rank the two bands do not couple. The fed band is one race of equal payloads, solved once and scaled
-to every pair of cut and rank. The main band is a race per pair; what is proved for one pair bounds the others, so that
-nearly all are ruled out without a search of their own. The rest is searched, best bound first.
+For a given cut and rank the two bands do not couple. The fed band is one problem of equal payloads, solved once and
+scaled to every pair of cut and rank. The main band is a problem per pair; what is proved for one pair bounds the
+others, so that nearly all are ruled out without a search of their own. The rest is searched, best bound first.
+Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wavetune.allocation.band import Standing, Track, bound_by_prices, descend, solve, start
+from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
 from wavetune.allocation.delay import least_downlink_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import IntArray, Problem
-from wavetune.allocation.water_filling import Race, owners_delay
+from wavetune.allocation.water_filling import BandProblem, owners_delay
 from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE = 1e-4, 1e-3
@@ -33,14 +34,14 @@ def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_st
     if not feasible.pairs:
         return infeasible(feasible.reason)
     clock = Clock(np.inf if time_limit_s is None else started_s + time_limit_s)
-    candidates = [candidate_of(problem, cut, rank) for cut, rank in feasible.pairs]
-    search = _Search(problem, candidates, warm_start)
+    pairs = [pair_of(problem, cut, rank) for cut, rank in feasible.pairs]
+    search = _Search(problem, pairs, warm_start)
     search.run(clock)
     return search.best_plan()
 
 
 @dataclass(frozen=True, eq=False)
-class Candidate:
+class CutRankPair:
     """One cut and rank.
 
     Its total delay is rounds * (steps * (main + after) + fed bits * fed delay per bit + fed after), where `main` is
@@ -61,7 +62,7 @@ class Candidate:
         """Total delay (s)."""
         return self.rounds * (self.steps * (main_s + self.after_s) + self.fed_bits * fed_s_per_bit + self.fed_after_s)
 
-    def later_s(self, other: Candidate) -> float:
+    def later_s(self, other: CutRankPair) -> float:
         """How much later than another's its last activations arrive at least, for any owners and powers (s).
 
         Whoever sends no less and is ready no earlier than s later is done at least s later.
@@ -75,7 +76,7 @@ class Candidate:
         return rest_s / self.steps - self.after_s
 
 
-def candidate_of(problem: Problem, cut: int, rank: int) -> Candidate:
+def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
     """Numbers of one cut and rank, the same for all clients."""
     load = load_of(problem, cut, rank)
     server_flop = float(load.server_forward_flop_I[0] + load.server_backward_flop_I[0])
@@ -83,7 +84,7 @@ def candidate_of(problem: Problem, cut: int, rank: int) -> Candidate:
     priced = problem.price_downlink
     down_s = least_downlink_s(problem.main, load.downlink_bits_IK[0], back_s_K) if priced else float(np.max(back_s_K))
     at_once_K = np.zeros(problem.num_clients)
-    return Candidate(
+    return CutRankPair(
         cut=cut,
         rank=rank,
         rounds=problem.rounds_to_target[rank],
@@ -97,120 +98,136 @@ def candidate_of(problem: Problem, cut: int, rank: int) -> Candidate:
 
 
 class _Search:
-    """State of a search: what is known of the fed band and, per candidate, of the main band."""
+    """State of a search: what is known of the fed band and, per pair, of the main band."""
 
-    def __init__(self, problem: Problem, candidates: list[Candidate], warm_start: Plan | None) -> None:
-        self.problem, self.candidates = problem, candidates
+    def __init__(self, problem: Problem, pairs: list[CutRankPair], warm_start: Plan | None) -> None:
+        self.problem, self.pairs = problem, pairs
         self.warm = warm_start if warm_start is not None and warm_start.status == "ok" else None
         self.tolerance = _TOLERANCE if self.warm is None else _WARM_TOLERANCE
-        self.main = Track(problem.main, problem.tx_power_max_w_K)
-        self.fed = Track(problem.fed, problem.tx_power_max_w_K)
-        self.races = [self.main.race(c.ready_s_K, c.bits_K) for c in candidates]
-        self.bounds_s = [self._lone_bound_s(i) for i in range(len(candidates))]
-        self.fed_race = self.fed.race(np.zeros(problem.num_clients), np.ones(problem.num_clients))
-        sends = any(c.fed_bits > 0 for c in candidates)
-        self.fed_standing = (
-            self._first_standing(self.fed, self.fed_race, self.warm and self.warm.fed) if sends else None
+        self.main = BandTables(problem.main, problem.tx_power_max_w_K)
+        self.fed = BandTables(problem.fed, problem.tx_power_max_w_K)
+        self.main_problems = [self.main.problem(c.ready_s_K, c.bits_K) for c in pairs]
+        self.bounds_s = [self._lone_bound_s(i) for i in range(len(pairs))]
+        self.fed_problem = self.fed.problem(np.zeros(problem.num_clients), np.ones(problem.num_clients))
+        sends = any(c.fed_bits > 0 for c in pairs)
+        self.fed_incumbent = (
+            self._first_incumbent(self.fed, self.fed_problem, self.warm and self.warm.fed) if sends else None
         )
-        self.standings: dict[int, Standing] = {}
-        self.best = self._first_candidate()
+        self.incumbents: dict[int, Incumbent] = {}
+        self.best = self._first_pair()
         self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
 
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
         if clock.expired:
             return
-        if self.fed_standing is not None:
-            self.fed_standing = descend(self.fed_race, self.fed_standing, clock)
-        self.standings[self.best] = descend(self.races[self.best], self.standings[self.best], clock)
-        # A bound for every candidate first, so that an answer cut short knows how good it is.
+        if self.fed_incumbent is not None:
+            self.fed_incumbent = descend(self.fed_problem, self.fed_incumbent, clock)
+        self.incumbents[self.best] = descend(self.main_problems[self.best], self.incumbents[self.best], clock)
+        # A bound for every pair first, so that an answer cut short knows how good it is.
         for effort in (self.effort,) if self.warm else (self.effort.briefly, self.effort):
             self._solve_main(self.best, effort, clock)
             self._solve_fed(effort, clock)
             self._bound_others(clock)
-        for i in self._rivals()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
+        for i in self._open_pairs()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
             if clock.expired:
                 return
-            self._challenge(i, clock)
+            self._search_pair(i, clock)
 
     def best_plan(self) -> Plan:
-        """Best plan so far, with the least bound over all candidates."""
-        lower_s = min(self._lower_s(i) for i in range(len(self.candidates)))
-        plans = [self._plan_of(i) for i in self.standings]
+        """Best plan so far, with the least bound over all pairs."""
+        lower_s = min(self._lower_s(i) for i in range(len(self.pairs)))
+        plans = [self._plan_of(i) for i in self.incumbents]
         best = min(plans, key=lambda p: p.delay_s)
         return replace(best, lower_bound_s=min(lower_s * (1 - _ROUNDING), best.delay_s))
 
     def _plan_of(self, i: int) -> Plan:
-        problem, candidate = self.problem, self.candidates[i]
+        problem, pair = self.problem, self.pairs[i]
         caps = problem.tx_power_max_w_K
-        main, _ = allocate_power(problem.main, self.standings[i].owner_M, candidate.ready_s_K, candidate.bits_K, caps)
+        main, _ = allocate_power(problem.main, self.incumbents[i].owner_M, pair.ready_s_K, pair.bits_K, caps)
         fed = Allocation(np.full(problem.fed.num_subchannels, -1), np.zeros(problem.fed.num_subchannels))
-        if self.fed_standing is not None and candidate.fed_bits > 0:
-            at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, candidate.fed_bits)
-            fed, _ = allocate_power(problem.fed, self.fed_standing.owner_M, at_once_K, bits_K, caps)
-        return make_plan(problem, candidate.cut, candidate.rank, main, fed)
+        if self.fed_incumbent is not None and pair.fed_bits > 0:
+            at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, pair.fed_bits)
+            fed, _ = allocate_power(problem.fed, self.fed_incumbent.owner_M, at_once_K, bits_K, caps)
+        return make_plan(problem, pair.cut, pair.rank, main, fed)
 
     def _fed_s(self) -> tuple[float, float]:
         """Best known and least possible delay of the fed band, per bit (s)."""
-        return (self.fed_standing.delay_s, self.fed_standing.bound_s) if self.fed_standing else (0.0, 0.0)
+        return (self.fed_incumbent.delay_s, self.fed_incumbent.bound_s) if self.fed_incumbent else (0.0, 0.0)
 
     def _lower_s(self, i: int) -> float:
-        return self.candidates[i].delay_s(self.bounds_s[i], self._fed_s()[1])
+        return self.pairs[i].delay_s(self.bounds_s[i], self._fed_s()[1])
 
     def _upper_s(self, i: int) -> float:
-        return self.candidates[i].delay_s(self.standings[i].delay_s, self._fed_s()[0])
+        return self.pairs[i].delay_s(self.incumbents[i].delay_s, self._fed_s()[0])
 
     def _lone_bound_s(self, i: int) -> float:
-        ready_s = float(np.max(self.candidates[i].ready_s_K))
-        return max(ready_s, self.main.lone_bound_s(self.races[i])) if np.any(self.races[i].need_K > 0) else ready_s
+        ready_s = float(np.max(self.pairs[i].ready_s_K))
+        return (
+            max(ready_s, self.main.lone_bound_s(self.main_problems[i]))
+            if np.any(self.main_problems[i].need_K > 0)
+            else ready_s
+        )
 
-    def _first_standing(self, track: Track, race: Race, warm: Allocation | None) -> Standing:
-        fresh = start(track, race)
-        return fresh if warm is None else min(fresh, start(track, race, warm.owner_M), key=lambda s: s.delay_s)
+    def _first_incumbent(self, tables: BandTables, band_problem: BandProblem, warm: Allocation | None) -> Incumbent:
+        fresh = first_incumbent(tables, band_problem)
+        return (
+            fresh
+            if warm is None
+            else min(fresh, first_incumbent(tables, band_problem, warm.owner_M), key=lambda s: s.delay_s)
+        )
 
-    def _stand(self, i: int, owner_M: IntArray | None = None) -> Standing:
-        """First standing of a candidate in the main band, from the better of given and greedy owners."""
-        race = self.races[i]
-        if not np.any(race.need_K > 0):
+    def _main_incumbent(self, i: int, owner_M: IntArray | None = None) -> Incumbent:
+        """First incumbent of a pair in the main band, from the better of given and greedy owners."""
+        band_problem = self.main_problems[i]
+        if not np.any(band_problem.need_K > 0):
             ready_s = self.bounds_s[i]
-            return Standing(np.full(self.problem.main.num_subchannels, -1), ready_s, ready_s)
-        fresh = start(self.main, race)
-        return fresh if owner_M is None else min(fresh, start(self.main, race, owner_M), key=lambda s: s.delay_s)
+            return Incumbent(np.full(self.problem.main.num_subchannels, -1), ready_s, ready_s)
+        fresh = first_incumbent(self.main, band_problem)
+        return (
+            fresh
+            if owner_M is None
+            else min(fresh, first_incumbent(self.main, band_problem, owner_M), key=lambda s: s.delay_s)
+        )
 
-    def _first_candidate(self) -> int:
-        """Candidate that is best with the owners that suit the most promising one."""
-        guess = min(range(len(self.candidates)), key=self._lower_s)
-        owner_M = self._stand(guess, self.warm.main.owner_M if self.warm else None).owner_M
+    def _first_pair(self) -> int:
+        """CutRankPair that is best with the owners that suit the most promising one."""
+        guess = min(range(len(self.pairs)), key=self._lower_s)
+        owner_M = self._main_incumbent(guess, self.warm.main.owner_M if self.warm else None).owner_M
 
         def main_s(i: int) -> float:
-            return owners_delay(self.races[i], owner_M) if np.any(self.races[i].need_K > 0) else self.bounds_s[i]
+            return (
+                owners_delay(self.main_problems[i], owner_M)
+                if np.any(self.main_problems[i].need_K > 0)
+                else self.bounds_s[i]
+            )
 
         best, best_main_s, fed_s = guess, main_s(guess), self._fed_s()[0]
-        for i, candidate in enumerate(self.candidates):
-            limit_s = self.candidates[best].delay_s(best_main_s, fed_s)
-            least_s = max(self.bounds_s[i], best_main_s + candidate.later_s(self.candidates[best]))
-            if candidate.delay_s(least_s, fed_s) < limit_s and candidate.delay_s(found_s := main_s(i), fed_s) < limit_s:
+        for i, pair in enumerate(self.pairs):
+            limit_s = self.pairs[best].delay_s(best_main_s, fed_s)
+            least_s = max(self.bounds_s[i], best_main_s + pair.later_s(self.pairs[best]))
+            if pair.delay_s(least_s, fed_s) < limit_s and pair.delay_s(found_s := main_s(i), fed_s) < limit_s:
                 best, best_main_s = i, found_s
-        self.standings[best] = self._stand(best, owner_M)
+        self.incumbents[best] = self._main_incumbent(best, owner_M)
         return best
 
     def _solve_fed(self, effort: Effort, clock: Clock) -> None:
-        weight = self.candidates[self.best].rounds * self.candidates[self.best].fed_bits
-        if self.fed_standing is not None and weight > 0:
+        weight = self.pairs[self.best].rounds * self.pairs[self.best].fed_bits
+        if self.fed_incumbent is not None and weight > 0:
             gap_s = 0.5 * self.tolerance * self._upper_s(self.best) / weight
-            self.fed_standing = solve(self.fed_race, self.fed_standing, gap_s, effort, clock)
+            self.fed_incumbent = solve(self.fed_problem, self.fed_incumbent, gap_s, effort, clock)
 
     def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
-        candidate, standing = self.candidates[i], self.standings[i]
-        gap_s = 0.5 * self.tolerance * self._upper_s(i) / (candidate.rounds * candidate.steps)
-        if standing.gap_s > 0:
-            self.standings[i] = solve(self.races[i], standing, gap_s, effort, clock, beat_s)
-            self.bounds_s[i] = max(self.bounds_s[i], self.standings[i].bound_s)
+        pair, incumbent = self.pairs[i], self.incumbents[i]
+        gap_s = 0.5 * self.tolerance * self._upper_s(i) / (pair.rounds * pair.steps)
+        if incumbent.gap_s > 0:
+            self.incumbents[i] = solve(self.main_problems[i], incumbent, gap_s, effort, clock, beat_s)
+            self.bounds_s[i] = max(self.bounds_s[i], self.incumbents[i].bound_s)
 
     def _bound_others(self, clock: Clock) -> None:
-        """Raise the other candidates' bounds by what is proved for the best one."""
-        best, proved = self.candidates[self.best], self.standings[self.best]
-        for i, other in enumerate(self.candidates):
+        """Raise the other pairs' bounds by what is proved for the best one."""
+        best, proved = self.pairs[self.best], self.incumbents[self.best]
+        for i, other in enumerate(self.pairs):
             goal_s = other.main_s(self._upper_s(self.best), self._fed_s()[1])
             if clock.expired:
                 return
@@ -218,21 +235,23 @@ class _Search:
                 continue
             self.bounds_s[i] = max(self.bounds_s[i], self.bounds_s[self.best] + other.later_s(best))
             if self.bounds_s[i] < goal_s and proved.prices is not None:
-                self.bounds_s[i] = bound_by_prices(self.races[i], proved.prices, self.bounds_s[i], goal_s)
+                self.bounds_s[i] = bound_by_prices(self.main_problems[i], proved.prices, self.bounds_s[i], goal_s)
 
-    def _rivals(self) -> list[int]:
+    def _open_pairs(self) -> list[int]:
         """Candidates that might still beat the best plan, most promising first."""
         upper_s = self._upper_s(self.best) * (1 - self.tolerance)
-        rivals = [i for i in range(len(self.candidates)) if i != self.best and self._lower_s(i) < upper_s]
-        return sorted(rivals, key=self._lower_s)
+        open_pairs = [i for i in range(len(self.pairs)) if i != self.best and self._lower_s(i) < upper_s]
+        return sorted(open_pairs, key=self._lower_s)
 
-    def _challenge(self, i: int, clock: Clock) -> None:
-        """Try to beat the best plan with another candidate, or to prove that it cannot be beaten by it."""
+    def _search_pair(self, i: int, clock: Clock) -> None:
+        """Try to beat the best plan with another pair, or to prove that it cannot be beaten by it."""
         enough_s = self._upper_s(self.best) * (1 - self.tolerance)
         if self._lower_s(i) >= enough_s:
             return
-        self.standings[i] = descend(self.races[i], self._stand(i, self.standings[self.best].owner_M), clock)
-        beat_s = self.candidates[i].main_s(enough_s, self._fed_s()[1])
+        self.incumbents[i] = descend(
+            self.main_problems[i], self._main_incumbent(i, self.incumbents[self.best].owner_M), clock
+        )
+        beat_s = self.pairs[i].main_s(enough_s, self._fed_s()[1])
         self._solve_main(i, replace(self.effort, searches=4, branches=self.effort.branches // 4), clock, beat_s)
         if self._upper_s(i) < self._upper_s(self.best):
             self.best = i

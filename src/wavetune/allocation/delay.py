@@ -3,7 +3,7 @@
 A local step waits for the slowest client twice (activations up, gradients down) and computes all batches at the server
 in between; a round is its local steps plus the slowest adapter upload. Where clients hold shares of the server, each is
 served as soon as its own activations arrive, and a step waits once, for the slowest of these pipelines.
-Shape suffixes: I steps, K clients.
+Shape suffixes: I steps, K clients, M subchannels.
 Source: SflLLM's latency model (arXiv 2504.14667) as reconstructed from its abstract and lineage (EPSL, 2303.15991); the
 shares are ours.
 """
@@ -284,6 +284,12 @@ def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
 
 def optimal_shares(work_s_K: Array, other_s_K: Array) -> Array:
     """Shares of the server, [K], at least 0 and 1 together; equal where no client has work or one never ends.
+
+    Problem: min over shares that add up to 1 of max_k(other_k + work_k / share_k), with `work` the seconds that the
+    whole server would take for client k's batch and `other` what the client's pipeline takes besides.
+    Solution: all clients with work end together at T with share_k = work_k / (T - other_k), which add up to 1 at one T.
+    Their sum is convex and decreasing in T, so that Newton's steps from the left never overshoot.
+    Source: ours; the same argument as for min-max bandwidth in FDMA (arXiv 1911.02417).
 
     >>> optimal_shares(np.array([1.0, 1.0]), np.array([0.0, 1.5])).round(6).tolist()
     [0.333333, 0.666667]

@@ -1,4 +1,7 @@
-"""What a plan's delay is made of, who holds everyone up, and what would help most: values for tables and sentences."""
+"""What a plan's delay is made of, who holds everyone up, and what would help most: values for tables and sentences.
+
+Shape suffix: K clients.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wavetune.allocation.delay import Phases
-from wavetune.allocation.participants import taking_part
+from wavetune.allocation.participants import of_participants
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem, RadioBand
@@ -132,7 +135,7 @@ def sensitivities(
     """
     if plan.status != "ok" or plan.delay_s <= 0:
         return []
-    problem, plan = taking_part(problem, plan)
+    problem, plan = of_participants(problem, plan)
     each_s = None if time_limit_s is None else time_limit_s / (1 + len(_RESOURCES))
 
     def least_delay_s(problem: Problem) -> float:

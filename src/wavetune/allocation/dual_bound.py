@@ -1,7 +1,8 @@
-"""Compiled dual bound on a race's delay: what all clients' cheapest bundles prove together, and how prices are moved.
+"""Compiled dual bound on a band's delay: what all clients' cheapest bundles prove together, and how prices are moved.
 
 The claim and one client's bundle stand in `prices`. The multipliers that price a client's bundle at one delay prove
-something at every delay, as the delay enters through the client's rate alone: a line for each side.
+something at every delay, as the delay enters through the client's rate alone: a tangent for each side.
+Shape suffixes: K clients, M subchannels, M1 subchannels and the total power, K2 both sides of a client's sets.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.prices import LOG_2, Bundle, Prices, Room, best_prices, new_room
+from wavetune.allocation.prices import LOG_2, Bundle, Prices, Scratch, best_prices, new_scratch
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, Race, kernel, optimal_power, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part
 from wavetune.units import Array
 
 _MOST_CHANGE = 0.5
@@ -22,8 +23,8 @@ _SPLITS = 3  # How often a client's count is moved in one evaluation.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
 
 
-class Lines(NamedTuple):
-    """What one evaluation proves at every delay: per client and side (at most n subchannels, more) a line in the rate.
+class Tangents(NamedTuple):
+    """What an evaluation proves at every delay: per client and side (at most n subchannels, more) a line in its rate.
 
     The sides' bundles cost at least value_K2 + rate_price_K2 * (rate - rate_K); rounding hides at most 1e-13 of
     those costs, of rate_price_K2 * rate and of unit_K2.
@@ -36,40 +37,40 @@ class Lines(NamedTuple):
 
 
 @part
-def tally(bundle: Bundle, room: Room, use_M1: Array) -> None:
+def add_use(bundle: Bundle, scratch: Scratch, use_M1: Array) -> None:
     """Add a bundle's use of subchannels and power."""
     for j in range(bundle.num_below):
-        use_M1[room.below[j]] += bundle.share_below
+        use_M1[scratch.below[j]] += bundle.share_below
     for j in range(bundle.num_above):
-        use_M1[room.above[j]] += 1.0 - bundle.share_below
+        use_M1[scratch.above[j]] += 1.0 - bundle.share_below
     use_M1[-1] += bundle.power_w
 
 
 @part
-def cheapest(
-    race: Race, prices: Prices, k: int, delay: float, rooms: tuple[Room, Room], lines: Lines
+def cheapest_bundle(
+    problem: BandProblem, prices: Prices, k: int, delay: float, scratches: tuple[Scratch, Scratch], tangents: Tangents
 ) -> tuple[Bundle, int]:
-    """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills the client's lines."""
-    M = race.log_KM.shape[1]
-    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / race.total_w
-    rate, side = race.need_K[k] / (delay - race.ready_K[k]), -1
+    """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills its tangents."""
+    M = problem.log_KM.shape[1]
+    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
+    rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
     chosen = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0)
-    lines.rate_K[k] = rate
+    tangents.rate_K[k] = rate
     for _ in range(_SPLITS):
         n, side = int(prices.count_K[k]), -1
-        lines.value_K2[k, 0], lines.rate_price_K2[k, 0] = np.inf, 0.0
+        tangents.value_K2[k, 0], tangents.rate_price_K2[k, 0] = np.inf, 0.0
         for more in range(1, -1, -1):
             if n + more == 0:
                 continue
             bundle, dearer = best_prices(
-                race.log_KM[k], race.inverse_KM[k], weight_M, rate, watt_price, float(race.cap_w_K[k]),
-                prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-5 / len(race.need_K),
-                rooms[more],
+                problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
+                prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-5 / len(problem.need_K),
+                scratches[more],
             )  # fmt: skip
             prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
             rate_price = bundle.level * watt_price * dearer * LOG_2
-            lines.value_K2[k, more], lines.rate_price_K2[k, more] = bundle.value, rate_price
-            lines.unit_K2[k, more] = rate_price * 100.0 * (n + 1) + watt_price * dearer * race.cap_w_K[k]
+            tangents.value_K2[k, more], tangents.rate_price_K2[k, more] = bundle.value, rate_price
+            tangents.unit_K2[k, more] = rate_price * 100.0 * (n + 1) + watt_price * dearer * problem.cap_w_K[k]
             if side < 0 or bundle.value < chosen.value:
                 chosen, side = bundle, more
         if (side == 0 or chosen.size <= n + 1 + 1e-9) and (side == 1 or chosen.size >= n - 1e-9):
@@ -80,51 +81,58 @@ def cheapest(
 
 
 @part
-def add_up(race: Race, prices: Prices, delay: float, rooms: tuple[Room, Room], lines: Lines, use_M1: Array) -> float:
-    """What the cheapest bundles cost above 1 at a delay, less a slack for rounding; also the lines that prove it.
+def evaluate(
+    problem: BandProblem,
+    prices: Prices,
+    delay: float,
+    scratches: tuple[Scratch, Scratch],
+    tangents: Tangents,
+    use_M1: Array,
+) -> float:
+    """What the cheapest bundles cost above 1 at a delay, less a slack for rounding; also the tangents that prove it.
 
     `use_M1` receives the bundles' use of each subchannel and of the total power (W): the excess's supergradient.
     """
     for i in range(len(use_M1)):
         use_M1[i] = 0.0
-    for k in range(len(race.need_K)):
-        if race.need_K[k] > 0.0:
-            bundle, side = cheapest(race, prices, k, delay, rooms, lines)
-            tally(bundle, rooms[side], use_M1)
-    return excess_at(race, lines, delay)
+    for k in range(len(problem.need_K)):
+        if problem.need_K[k] > 0.0:
+            bundle, side = cheapest_bundle(problem, prices, k, delay, scratches, tangents)
+            add_use(bundle, scratches[side], use_M1)
+    return excess_at(problem, tangents, delay)
 
 
 @part
-def excess_at(race: Race, lines: Lines, delay: float) -> float:
-    """What the lines prove that the cheapest bundles cost above 1 at a delay, less a slack for rounding."""
+def excess_at(problem: BandProblem, tangents: Tangents, delay: float) -> float:
+    """What the tangents prove that the cheapest bundles cost above 1 at a delay, less a slack for rounding."""
     total, magnitude = -1.0, 1.0
-    for k in range(len(race.need_K)):
-        if race.need_K[k] > 0.0:
-            rate = race.need_K[k] / max(delay - race.ready_K[k], 1e-300)
+    for k in range(len(problem.need_K)):
+        if problem.need_K[k] > 0.0:
+            rate = problem.need_K[k] / max(delay - problem.ready_K[k], 1e-300)
             least, hidden = np.inf, 0.0
             for side in range(2):
-                rate_price = lines.rate_price_K2[k, side]
-                value = lines.value_K2[k, side] + rate_price * (rate - lines.rate_K[k])
+                rate_price = tangents.rate_price_K2[k, side]
+                value = tangents.value_K2[k, side] + rate_price * (rate - tangents.rate_K[k])
                 if np.isnan(value):
                     return -np.inf
                 if value < least:
-                    least, hidden = value, rate_price * rate + lines.unit_K2[k, side] + abs(value)
+                    least, hidden = value, rate_price * rate + tangents.unit_K2[k, side] + abs(value)
             total += least
             magnitude += hidden
     return total - 1e-13 * magnitude
 
 
 @part
-def proved_until(race: Race, lines: Lines, low: float, high: float) -> float:
-    """Largest delay up to `high` that the lines prove impossible; `low`, proved before, where none is above it."""
-    if excess_at(race, lines, high) > 0.0:
+def largest_refuted(problem: BandProblem, tangents: Tangents, low: float, high: float) -> float:
+    """Largest delay up to `high` that the tangents prove impossible; `low`, proved before, where none is above it."""
+    if excess_at(problem, tangents, high) > 0.0:
         return high
     width = high - low
     while high - low > 1e-6 * width:
         middle = 0.5 * (low + high)
         if middle <= low or middle >= high:
             break
-        if excess_at(race, lines, middle) > 0.0:
+        if excess_at(problem, tangents, middle) > 0.0:
             low = middle
         else:
             high = middle
@@ -132,46 +140,51 @@ def proved_until(race: Race, lines: Lines, low: float, high: float) -> float:
 
 
 @kernel
-def excess(race: Race, prices: Prices, delay: float) -> tuple[float, Array]:
+def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, Array]:
     """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), and their use."""
-    K, M = race.log_KM.shape
-    use_M1, rooms = np.zeros(M + 1), (new_room(M), new_room(M))
-    over = add_up(race, prices, delay, rooms, new_lines(K), use_M1)
+    K, M = problem.log_KM.shape
+    use_M1, scratches = np.zeros(M + 1), (new_scratch(M), new_scratch(M))
+    over = evaluate(problem, prices, delay, scratches, new_tangents(K), use_M1)
     return over, use_M1
 
 
 @kernel
-def provable_delay(race: Race, prices: Prices, low: float, goal: float) -> float:
+def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float) -> float:
     """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where none is above it."""
-    K, M = race.log_KM.shape
-    use_M1, rooms, lines = np.zeros(M + 1), (new_room(M), new_room(M)), new_lines(K)
+    K, M = problem.log_KM.shape
+    use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
     trial = goal
     for _ in range(12):
-        add_up(race, prices, trial, rooms, lines, use_M1)
-        proved = proved_until(race, lines, low, goal)
+        evaluate(problem, prices, trial, scratches, tangents, use_M1)
+        proved = largest_refuted(problem, tangents, low, goal)
         if proved >= goal or low < proved <= low + 1e-3 * (goal - low):
             return proved
-        # Lines drawn where they prove most; halfway down where they prove nothing yet.
+        # Tangents drawn where they prove most; halfway down where they prove nothing yet.
         trial = proved if proved > low else 0.5 * (low + trial)
         low = proved
     return low
 
 
 @kernel
-def bundles(race: Race, prices: Prices, delay: float) -> tuple[Array, Array]:
+def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, Array]:
     """Share of each subchannel in each client's cheapest bundle at a delay, [K, M], and the clients' strain, [K].
 
     A client is strained if its bundle costs much and its own cap makes power much dearer to it than the total does.
     """
-    K, M = race.log_KM.shape
-    share_KM, strain_K, use_M1, rooms = np.zeros((K, M)), np.zeros(K), np.zeros(M + 1), (new_room(M), new_room(M))
-    lines = new_lines(K)
+    K, M = problem.log_KM.shape
+    share_KM, strain_K, use_M1, scratches = (
+        np.zeros((K, M)),
+        np.zeros(K),
+        np.zeros(M + 1),
+        (new_scratch(M), new_scratch(M)),
+    )
+    tangents = new_tangents(K)
     for k in range(K):
-        if race.need_K[k] > 0.0:
+        if problem.need_K[k] > 0.0:
             for i in range(M + 1):
                 use_M1[i] = 0.0
-            bundle, side = cheapest(race, prices, k, delay, rooms, lines)
-            tally(bundle, rooms[side], use_M1)
+            bundle, side = cheapest_bundle(problem, prices, k, delay, scratches, tangents)
+            add_use(bundle, scratches[side], use_M1)
             strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):
                 share_KM[k, i] = use_M1[i]
@@ -180,27 +193,27 @@ def bundles(race: Race, prices: Prices, delay: float) -> tuple[Array, Array]:
 
 @kernel
 def raise_bound(
-    race: Race, prices: Prices, low: float, goal: float, reach: float, tolerance: float, iterations: int
+    problem: BandProblem, prices: Prices, low: float, goal: float, trial_step: float, tolerance: float, iterations: int
 ) -> tuple[float, float]:
     """Raise a proved lower bound `low` on the delay towards `goal` by moving the prices.
 
-    Each iteration prices the bundles at a trial delay `reach` above the bound, raises the bound as far as their lines
-    prove, and moves the prices along the averaged supergradient by Polyak's step towards a proof of the trial. Where
-    that stalls the reach is halved. Ends at the goal or at a reach of `tolerance`. Returns the bound and the reach (s);
-    `prices` keeps what came closest at the last trial.
+    Each iteration prices the bundles at a trial delay, `trial_step` above the bound, raises the bound as far as their
+    tangents prove, and moves the prices along the averaged supergradient by Polyak's step towards a proof of the trial.
+    Where that stalls the step is halved. Ends at the goal or at a step of `tolerance`. Returns the bound and the step
+    (s); `prices` keeps what came closest at the last trial.
     """
-    K, M = race.log_KM.shape
+    K, M = problem.log_KM.shape
     weight_M1, use_M1, step_M1 = prices.weight_M1, np.zeros(M + 1), np.zeros(M + 1)
-    best_M1, rooms, lines = weight_M1.copy(), (new_room(M), new_room(M)), new_lines(K)
-    reach, best, stalled = min(reach, goal - low), _NOTHING, 0
-    trial = next_trial(low, reach, goal)
+    best_M1, scratches, tangents = weight_M1.copy(), (new_scratch(M), new_scratch(M)), new_tangents(K)
+    trial_step, best, stalled = min(trial_step, goal - low), _NOTHING, 0
+    trial = next_trial(low, trial_step, goal)
     for _ in range(iterations):
-        over = add_up(race, prices, trial, rooms, lines, use_M1)
-        low = proved_until(race, lines, low, goal)
+        over = evaluate(problem, prices, trial, scratches, tangents, use_M1)
+        low = largest_refuted(problem, tangents, low, goal)
         if low >= goal:
-            return low, reach
+            return low, trial_step
         if low >= trial:
-            trial, best, stalled = next_trial(low, reach, goal), _NOTHING, 0
+            trial, best, stalled = next_trial(low, trial_step, goal), _NOTHING, 0
             copy_floats(weight_M1, best_M1)
             continue
         stalled = 0 if over > best + _PROGRESS * abs(best) else stalled + 1
@@ -208,30 +221,30 @@ def raise_bound(
             best = over
             copy_floats(weight_M1, best_M1)
         if stalled >= _PATIENCE:
-            reach = 0.5 * min(reach, trial - low)
-            if reach <= tolerance:
+            trial_step = 0.5 * min(trial_step, trial - low)
+            if trial_step <= tolerance:
                 break
-            trial, best, stalled = next_trial(low, reach, goal), _NOTHING, 0
+            trial, best, stalled = next_trial(low, trial_step, goal), _NOTHING, 0
             copy_floats(best_M1, weight_M1)
             for i in range(M + 1):
                 step_M1[i] = 0.0
             continue
         for i in range(M + 1):
-            violation = (use_M1[i] if i < M else use_M1[i] / race.total_w) - 1.0
+            violation = (use_M1[i] if i < M else use_M1[i] / problem.total_w) - 1.0
             step_M1[i] = 0.5 * (violation + step_M1[i])
-        follow(weight_M1, step_M1, -over)
+        move_weights(weight_M1, step_M1, -over)
     copy_floats(best_M1, weight_M1)
-    return low, reach
+    return low, trial_step
 
 
 @part
-def next_trial(low: float, reach: float, goal: float) -> float:
-    """Delay to try next: `reach` above the bound, but at most four times it, and not above the goal."""
-    return min(low + min(reach, 3.0 * low), goal)
+def next_trial(low: float, trial_step: float, goal: float) -> float:
+    """Delay to try next: `trial_step` above the bound, but at most four times it, and not above the goal."""
+    return min(low + min(trial_step, 3.0 * low), goal)
 
 
 @part
-def follow(weight_M1: Array, step_M1: Array, rise: float) -> None:
+def move_weights(weight_M1: Array, step_M1: Array, rise: float) -> None:
     """Change the weights along a direction by Polyak's step, for a rise wanted, and let them sum to 1 again."""
     norm, largest, total = 1e-300, 1e-300, 0.0
     for i in range(len(weight_M1)):
@@ -253,15 +266,15 @@ def copy_floats(source: Array, target: Array) -> None:
 
 
 @part
-def new_lines(K: int) -> Lines:
-    """Lines that prove nothing."""
-    return Lines(np.zeros((K, 2)), np.zeros((K, 2)), np.zeros((K, 2)), np.zeros(K))
+def new_tangents(K: int) -> Tangents:
+    """Tangents that prove nothing."""
+    return Tangents(np.zeros((K, 2)), np.zeros((K, 2)), np.zeros((K, 2)), np.zeros(K))
 
 
-def uniform_prices(race: Race, owner_M: IntArray, low_s: float, delay_s: float) -> Prices:
+def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_s: float) -> Prices:
     """Equal prices on all subchannels, their share set by bisection to prove most at a delay just below `delay_s`."""
-    K, M = race.log_KM.shape
-    level_K = optimal_power(race, owner_M)[2]
+    K, M = problem.log_KM.shape
+    level_K = optimal_power(problem, owner_M)[2]
     count_K = np.bincount(owner_M[owner_M >= 0], minlength=K)
     prices = Prices(np.zeros(M + 1), count_K, np.stack([level_K, level_K], axis=1), np.ones((K, 2)))
     low, high = -20.0, 25.0
@@ -270,36 +283,36 @@ def uniform_prices(race: Race, owner_M: IntArray, low_s: float, delay_s: float) 
         power_share = 1.0 / (1.0 + np.exp(-log_odds))
         prices.weight_M1[:M] = (1.0 - power_share) / M
         prices.weight_M1[M] = power_share
-        over, use_M1 = excess(race, prices, low_s + 0.999 * (delay_s - low_s))
+        over, use_M1 = excess(problem, prices, low_s + 0.999 * (delay_s - low_s))
         if over > 0:
             break
-        low, high = (log_odds, high) if use_M1[M] / race.total_w > np.mean(use_M1[:M]) else (low, log_odds)
+        low, high = (log_odds, high) if use_M1[M] / problem.total_w > np.mean(use_M1[:M]) else (low, log_odds)
     return prices
 
 
-def rounded_owners(race: Race, prices: Prices, delay_s: float) -> IntArray:
+def rounded_owners(problem: BandProblem, prices: Prices, delay_s: float) -> IntArray:
     """Each subchannel to the client whose cheapest bundle at a delay holds most of it; -1 where none does."""
-    share_KM, _ = bundles(race, prices, delay_s)
+    share_KM, _ = bundles(problem, prices, delay_s)
     return np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1)
 
 
-def most_divided(race: Race, prices: Prices, delay_s: float) -> tuple[int, int]:
+def most_divided(problem: BandProblem, prices: Prices, delay_s: float) -> tuple[int, int]:
     """Client and subchannel to branch on; -1 where every subchannel is heard by one client at most.
 
     The client's cheapest bundle is a mixture of two sets, of which one has the subchannel and one has not; the sets
     share evenly, the client is strained, and of several such subchannels it is the strongest. Where all bundles are
     whole it is the subchannel that most clients want at once.
     """
-    open_KM = (race.log_KM > NO_GAIN_LOG2) & (race.need_K > 0)[:, None]
+    open_KM = (problem.log_KM > NO_GAIN_LOG2) & (problem.need_K > 0)[:, None]
     open_KM &= np.sum(open_KM, axis=0) > 1
     if not np.any(open_KM):
         return -1, -1
     # Where numbers are so far apart that a bundle has none, branching elsewhere is as good.
-    share_KM, strain_K = (np.nan_to_num(x, posinf=1e300) for x in bundles(race, prices, delay_s))
+    share_KM, strain_K = (np.nan_to_num(x, posinf=1e300) for x in bundles(problem, prices, delay_s))
     score_KM = np.where(open_KM, np.minimum(share_KM, 1 - share_KM) * strain_K[:, None], 0.0)
     if np.max(score_KM) <= 1e-12:
         wanted_M = np.where(np.any(open_KM, axis=0), np.sum(share_KM, axis=0), -1.0)
         score_KM = np.where(open_KM & (np.arange(len(wanted_M)) == np.argmax(wanted_M)), 1.0 + share_KM, 0.0)
-    strongest = np.argmax(np.where(score_KM >= np.max(score_KM) * (1 - 1e-6), race.log_KM, -np.inf))
+    strongest = np.argmax(np.where(score_KM >= np.max(score_KM) * (1 - 1e-6), problem.log_KM, -np.inf))
     k, i = np.unravel_index(strongest, score_KM.shape)
     return int(k), int(i)

@@ -41,7 +41,6 @@ class Effort:
 
 def effort_of(size: int, brief: bool) -> Effort:
     """Effort for a band of K * M = size, such that the time grows little faster than the size."""
-
     if brief:
         return Effort(kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=25, branches=0)
     return Effort(

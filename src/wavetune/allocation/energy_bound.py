@@ -8,6 +8,7 @@ price on subchannels prices the sharing: for any price y >= 0,
 which counts whole subchannels but not that two clients may want the same one. Energy falls with time, so that over an
 interval of times its value at the end and the delay at the start bound the cost from below; intervals are halved until
 their bounds are close.
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import numpy as np
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.energy_search import computing
 from wavetune.allocation.energy_terms import rounds_of
-from wavetune.allocation.feasibility import FORGIVEN, check_feasible
+from wavetune.allocation.feasibility import CAP_TOLERANCE, check_feasible
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.units import Array
 
@@ -98,7 +99,7 @@ class BandEnergy:
         self.inverse_sum_KM = np.cumsum(np.where(heard_KM, self.inverse_KM, 0.0), axis=1)
         self.heard_KM, self.count_M = heard_KM, np.arange(1.0, snr_KM.shape[1] + 1.0)
         self.ready_s_K, self.need_K = ready_s_K[sends], bits_K[sends] / band.subchannel_hz
-        self.cap_w_K = np.minimum(cap_w_K[sends], band.total_power_max_w) * (1 + FORGIVEN)
+        self.cap_w_K = np.minimum(cap_w_K[sends], band.total_power_max_w) * (1 + CAP_TOLERANCE)
 
     def least_j(self, done_s: float) -> float:
         """Least energy of all if each is done by a time (J); infinite where one cannot be."""

@@ -1,4 +1,7 @@
-"""Keep a plan's budgets of joules for what a round really asks, by sending more slowly where it asks too much."""
+"""Keep a plan's budgets of joules for what a round really asks, by sending more slowly where it asks too much.
+
+Shape suffixes: I local steps, K clients, M subchannels.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.units import Array
 
 if TYPE_CHECKING:
-    from wavetune.allocation.water_filling import Race
+    from wavetune.allocation.water_filling import BandProblem
 
 _SLOWEST = 1e-4
 
@@ -57,7 +60,7 @@ def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyT
     share_K = share_K * _largest(together_keep, np.ones(1))
     if np.all(share_K == 1.0):
         return plan
-    return replace(plan, main=bands[0].slowed(share_K), fed=bands[1].slowed(share_K))
+    return replace(plan, main=bands[0].slow_down(share_K), fed=bands[1].slow_down(share_K))
 
 
 def _broadcast_j(problem: Problem, plan: Plan, load: RoundLoad) -> float:
@@ -97,21 +100,21 @@ class _Sender:
 
     def joules_K(self, share_K: Array) -> Array:
         """Energy at a share of the planned rates (J)."""
-        from wavetune.allocation.water_filling import spent_until
+        from wavetune.allocation.water_filling import energy_until
 
-        return spent_until(self._race(share_K), self.planned.owner_M, self.none_K, 0.0)[0]
+        return energy_until(self._band_problem(share_K), self.planned.owner_M, self.none_K, 0.0)[0]
 
-    def slowed(self, share_K: Array) -> Allocation:
+    def slow_down(self, share_K: Array) -> Allocation:
         """The allocation at a share of the planned rates; who keeps its rates keeps its powers."""
         from wavetune.allocation.water_filling import powers_until
 
         owner_M = self.planned.owner_M
-        power_w_M = powers_until(self._race(share_K), owner_M, self.none_K, 0.0)
+        power_w_M = powers_until(self._band_problem(share_K), owner_M, self.none_K, 0.0)
         slower_M = (owner_M >= 0) & ((share_K < 1.0) & self.sends_K)[owner_M]
         return Allocation(owner_M, np.where(slower_M, power_w_M, self.planned.power_w_M))
 
-    def _race(self, share_K: Array) -> Race:
-        from wavetune.allocation.water_filling import Race
+    def _band_problem(self, share_K: Array) -> BandProblem:
+        from wavetune.allocation.water_filling import BandProblem
 
         start_s_K = -self.airtime_s_K / share_K
-        return Race(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0)
+        return BandProblem(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0)

@@ -10,6 +10,7 @@ where e_k(t) = (t - ready_k) P_k(D_k / (t - ready_k)) is the water-filled energy
 c_k the energy of computing. Solution: for each t the best u is found by bisection; what remains is convex in t alone.
 Where clients have shares of the server, t is the end of a step and ready_k all that client k's pipeline takes besides.
 Source: our own; the energy model is that of PWFF (arXiv 2404.13238) as we reconstruct it.
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -27,24 +28,24 @@ from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 if TYPE_CHECKING:
-    from wavetune.allocation.water_filling import Race
+    from wavetune.allocation.water_filling import BandProblem
 
 _ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
 class Uplink:
-    """A race of clients with their owners.
+    """A band problem of clients with their owners.
 
     Args:
-        race: the band's tables, and what the clients send.
+        band_problem: the band's tables, and what the clients send.
         owner_M: client that owns each subchannel, -1 for none.
         floor_K: least rates (bit/s/Hz).
         times: transfers of a round.
         least_s: the earliest time at which all can be done.
     """
 
-    race: Race
+    band_problem: BandProblem
     owner_M: IntArray
     floor_K: Array
     times: int
@@ -62,49 +63,53 @@ class Uplink:
         times: int,
     ) -> Uplink | None:
         """The band; None where a client that sends has no rate, or not the least rate, within the caps."""
-        from wavetune.allocation.water_filling import Race, log_and_inverse, owners_delay
+        from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
 
         log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
         need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
         owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-        race = Race(log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w)
+        band_problem = BandProblem(
+            log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w
+        )
         start_s = float(np.max(ready_s_K))
         if not np.any(need_K > 0):
-            return cls(race, owner_M, floor_K, times, start_s)
-        uplink = cls(race, owner_M, floor_K, times, max(owners_delay(race, owner_M), start_s))
+            return cls(band_problem, owner_M, floor_K, times, start_s)
+        uplink = cls(band_problem, owner_M, floor_K, times, max(owners_delay(band_problem, owner_M), start_s))
         if not np.isfinite(uplink.least_s):
             return None
         least_s = earliest(uplink.within_caps, uplink.least_s)
-        return None if least_s is None else cls(race, owner_M, floor_K, times, least_s)
+        return None if least_s is None else cls(band_problem, owner_M, floor_K, times, least_s)
 
     @property
     def sends(self) -> bool:
         """Whether anybody sends anything."""
-        return bool(np.any(self.race.need_K > 0))
+        return bool(np.any(self.band_problem.need_K > 0))
 
     def within_caps(self, done_s: float) -> bool:
         """Whether the powers to be done by a time keep the caps."""
-        from wavetune.allocation.water_filling import spent_until
+        from wavetune.allocation.water_filling import energy_until
 
-        _, power_w_K = spent_until(self.race, self.owner_M, self.floor_K, done_s)
-        within = np.all(power_w_K <= self.race.cap_w_K * (1 + _ROUNDING))
-        return bool(within) and float(np.sum(power_w_K)) <= self.race.total_w * (1 + _ROUNDING)
+        _, power_w_K = energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)
+        within = np.all(power_w_K <= self.band_problem.cap_w_K * (1 + _ROUNDING))
+        return bool(within) and float(np.sum(power_w_K)) <= self.band_problem.total_w * (1 + _ROUNDING)
 
     def joules_K(self, done_s: float) -> Array:
         """Energy of a round's transfers in this band if each is done at a time (J)."""
-        from wavetune.allocation.water_filling import spent_until
+        from wavetune.allocation.water_filling import energy_until
 
-        return self.times * spent_until(self.race, self.owner_M, self.floor_K, done_s)[0]
+        return self.times * energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)[0]
 
     def allocation(self, done_s: float) -> Allocation:
         """Owners and powers; what rounding adds to a cap is taken off."""
         from wavetune.allocation.water_filling import powers_until
 
-        power_w_M = powers_until(self.race, self.owner_M, self.floor_K, done_s)
-        spent_w_K = Allocation(self.owner_M, power_w_M).power_w_K(len(self.race.need_K))
-        scale_K = np.minimum(1.0, self.race.cap_w_K / np.maximum(spent_w_K, 1e-300))
+        power_w_M = powers_until(self.band_problem, self.owner_M, self.floor_K, done_s)
+        spent_w_K = Allocation(self.owner_M, power_w_M).power_w_K(len(self.band_problem.need_K))
+        scale_K = np.minimum(1.0, self.band_problem.cap_w_K / np.maximum(spent_w_K, 1e-300))
         power_w_M = np.where(self.owner_M >= 0, power_w_M * scale_K[self.owner_M], 0.0)
-        return Allocation(self.owner_M, power_w_M * min(1.0, self.race.total_w / max(float(power_w_M.sum()), 1e-300)))
+        return Allocation(
+            self.owner_M, power_w_M * min(1.0, self.band_problem.total_w / max(float(power_w_M.sum()), 1e-300))
+        )
 
 
 def earliest(holds: Callable[[float], bool], low_s: float) -> float | None:
@@ -278,7 +283,9 @@ class _Round:
             return self.fed.least_s
         from wavetune.allocation.water_filling import earliest_affordable
 
-        return earliest_affordable(self.fed.race, self.fed.owner_M, self.fed.floor_K, left_K, left_j, self.fed.least_s)
+        return earliest_affordable(
+            self.fed.band_problem, self.fed.owner_M, self.fed.floor_K, left_K, left_j, self.fed.least_s
+        )
 
 
 def _edge(holds: Callable[[float], bool], inside_s: float, outside_s: float) -> float:

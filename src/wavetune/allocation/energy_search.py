@@ -3,6 +3,7 @@
 Powers are exact for given owners (`energy_power`). Owners, cut and rank are improved locally: at a fixed time every
 rate is fixed, and the owners that need the fewest joules are sought by the same moves and swaps as those of the fastest
 plan, in a band whose powers are counted times the time they are spent for. Shares of the server stay as they are.
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ _ENOUGH = 1e-4
 _PASSES = 8
 
 
-def plan_economically(
+def plan_with_energy(
     problem: Problem, terms: EnergyTerms, time_limit_s: float | None = None, warm_start: Plan | None = None
 ) -> Plan:
     """Plan that keeps budgets and deadline at the least cost found; the fastest plan where energy does not count.
@@ -79,7 +80,7 @@ def improve(
     for pair in owners:
         search.consider(decisions, *pair)
     if search.best is None:
-        search.slow_down(decisions)
+        search.search_long_rounds(decisions)
     if search.best is None:
         return infeasible(_why_none(problem, terms, decisions))
     search.run(decisions, 2 if warm_start is not None else _PASSES, clock)
@@ -137,7 +138,7 @@ class _Search:
                 return
             self.consider(decisions, self.best.main.owner_M, self.best.fed.owner_M)
 
-    def slow_down(self, decisions: Sequence[Decision]) -> None:
+    def search_long_rounds(self, decisions: Sequence[Decision]) -> None:
         """Look for a first plan on owners that need few joules where nobody is in a hurry."""
         problem, fastest = self.problem, self.fastest
         long_s, no_cap_K = 10.0 * fastest.phases.round_s, np.full(problem.num_clients, np.inf)
@@ -147,8 +148,8 @@ class _Search:
             done_s = float(np.max(ready_s_K)) + long_s / problem.local_steps
             bits_K, fed_bits_K = load.uplink_bits_IK[0], load.fed_upload_bits_K
             main, fed = fastest.main.owner_M, fastest.fed.owner_M
-            main = frugal_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, no_cap_K, done_s)
-            fed = frugal_owners(problem.fed, fed, 0.0 * ready_s_K, fed_bits_K, cap_w_K, no_cap_K, long_s)
+            main = least_energy_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, no_cap_K, done_s)
+            fed = least_energy_owners(problem.fed, fed, 0.0 * ready_s_K, fed_bits_K, cap_w_K, no_cap_K, long_s)
             self.consider([(cut, rank)], main, fed)
 
 
@@ -192,14 +193,14 @@ def _cheaper_owners(problem: Problem, terms: EnergyTerms, plan: Plan) -> Iterato
     main, fed, bits_K = plan.main.owner_M, plan.fed.owner_M, load.uplink_bits_IK[0]
     for factor in _SOONER if np.any(bits_K > 0) else ():
         done_s, cap_j_K = float(np.max(ready_s_K)) + factor * main_s, (left_j_K - fed_j_K) / steps
-        yield frugal_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, cap_j_K, done_s), fed
+        yield least_energy_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, cap_j_K, done_s), fed
     fed_bits_K, at_once_K = load.fed_upload_bits_K, np.zeros(problem.num_clients)
     for factor in _SOONER if np.any(fed_bits_K > 0) else ():
         cap_j_K = left_j_K - main_j_K
-        yield main, frugal_owners(problem.fed, fed, at_once_K, fed_bits_K, cap_w_K, cap_j_K, factor * fed_s)
+        yield main, least_energy_owners(problem.fed, fed, at_once_K, fed_bits_K, cap_w_K, cap_j_K, factor * fed_s)
 
 
-def frugal_owners(
+def least_energy_owners(
     band: RadioBand, owner_M: IntArray, ready_s_K: Array, bits_K: Array, cap_w_K: Array, cap_j_K: Array, done_s: float
 ) -> IntArray:
     """Owners, found by local search, with which being done by a time takes few joules.

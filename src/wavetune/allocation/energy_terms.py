@@ -1,4 +1,7 @@
-"""Energy terms of a plan: the price of a joule, budgets of joules, a deadline."""
+"""Energy terms of a plan: the price of a joule, budgets of joules, a deadline.
+
+Shape suffix: K clients.
+"""
 
 from __future__ import annotations
 

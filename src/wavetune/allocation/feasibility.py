@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.delay import RoundLoad, load_of
-from wavetune.allocation.participants import taking_part
+from wavetune.allocation.participants import of_participants
 from wavetune.allocation.plan import Allocation, Plan
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.errors import PlanError
@@ -15,7 +15,7 @@ from wavetune.units import Array
 
 # Below this signal-to-noise ratio at full power a subchannel counts as unusable: a bit would outlast the universe.
 _LEAST_SNR = 1e-100
-FORGIVEN = 1e-6  # Relative excess of a cap that a plan is forgiven.
+CAP_TOLERANCE = 1e-6  # Relative excess of a cap that a plan is forgiven.
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
     found = [f"cut {c} is not allowed" for c in np.unique(plan.cut_K) if c not in problem.cuts]
     found += [f"rank {r} is not allowed" for r in np.unique(plan.rank_K) if r not in problem.ranks]
     need_K = memory_need_bytes_K(problem, plan.cut_K, plan.rank_K)
-    found += [f"client {k} lacks memory" for k in np.flatnonzero(need_K > problem.memory_bytes_K * (1 + FORGIVEN))]
+    found += [f"client {k} lacks memory" for k in np.flatnonzero(need_K > problem.memory_bytes_K * (1 + CAP_TOLERANCE))]
     for name, band, allocation, bits_K in (
         ("main", problem.main, plan.main, load.uplink_bits_IK[0]),
         ("fed", problem.fed, plan.fed, load.fed_upload_bits_K),
@@ -175,9 +175,9 @@ def _band_violations(problem: Problem, band: RadioBand, allocation: Allocation, 
     found: list[str] = []
     if not np.all(power_w_M >= 0) or np.any(power_w_M[owner_M < 0] > 0):
         found.append("a power is negative, not a number, or spent where there is no owner")
-    over_K = allocation.power_w_K(K) > problem.tx_power_max_w_K * (1 + FORGIVEN)
+    over_K = allocation.power_w_K(K) > problem.tx_power_max_w_K * (1 + CAP_TOLERANCE)
     found += [f"client {k} exceeds its power" for k in np.flatnonzero(over_K)]
-    if power_w_M.sum() > band.total_power_max_w * (1 + FORGIVEN):
+    if power_w_M.sum() > band.total_power_max_w * (1 + CAP_TOLERANCE):
         found.append("the powers exceed the total")
     heard_K = np.bincount(owner_M[owner_M >= 0], minlength=K) > 0
     gain_M = band.gain_KM[owner_M, np.arange(shape[0])]
@@ -186,12 +186,12 @@ def _band_violations(problem: Problem, band: RadioBand, allocation: Allocation, 
     return found
 
 
-def checked(problem: Problem, plan: Plan) -> Plan:
+def require_feasible(problem: Problem, plan: Plan) -> Plan:
     """The plan itself, whatever planner made it, if it keeps every constraint of the problem.
 
     Raises: PlanError naming the first constraint that it breaks.
     """
-    if plan.status == "ok" and (broken := violations(*taking_part(problem, plan))):
+    if plan.status == "ok" and (broken := violations(*of_participants(problem, plan))):
         raise PlanError(
             f"the plan breaks a constraint ({broken[0]}): a fault of wavetune's planner, not of the input; please "
             "report it with the instance"

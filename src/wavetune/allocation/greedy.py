@@ -3,6 +3,7 @@
 Subchannels go to the straggler, its best free one each, until a client's power cap or the band is used up.
 Source: SflLLM (arXiv 2504.14667) names a greedy heuristic; the steps are our reconstruction in the style of EPSL
 (arXiv 2303.15991), and so is the order of the blocks. Handing out the whole band, whatever the caps, is our variant.
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 SI units and linear powers and gains throughout; indices start at 0. Unknown keys are ignored; what is missing or out of
 range raises InstanceError, its message starting with the JSON path of the culprit.
+Shape suffixes: K clients, M subchannels, L layers.
 """
 
 from __future__ import annotations

@@ -3,7 +3,9 @@
 At a fixed delay every client's rate is fixed, and so is the least power its subchannels allow; clients interact only
 through who owns what. A step gives a subchannel to another client or exchanges two, and what it saves is bounded from
 above by the subchannels' values at the present water levels (water-filling's dual is a lower bound on power), so that
-few of the M^2 / 2 exchanges are evaluated exactly. Random kicks, undone unless they pay, leave local optima.
+few of the M^2 / 2 exchanges are evaluated exactly. Random kicks, undone unless they pay, leave local optima. The first
+owners come from a greedy rule: every client its best subchannel, the rest to whoever would finish last.
+Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -117,8 +119,8 @@ class Ownership(NamedTuple):
     value_KM: Array
     own_value_M: Array
     loss_M: Array
-    dirty_K: IntArray
-    room_M: IntArray
+    changed_K: IntArray
+    scratch_M: IntArray
 
 
 @part
@@ -140,16 +142,16 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         if waiting and log_M[extra] > log_M[i]:
-            own.room_M[n] = extra
+            own.scratch_M[n] = extra
             n += 1
             waiting = False
         if i != without:
-            own.room_M[n] = i
+            own.scratch_M[n] = i
             n += 1
     if waiting:
-        own.room_M[n] = extra
+        own.scratch_M[n] = extra
         n += 1
-    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.room_M, n, demand.rate_K[k])
+    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k])
     return price(power_w, demand.cap_w_K[k])
 
 
@@ -169,11 +171,11 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
         own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
-    own.dirty_K[k] = 1
+    own.changed_K[k] = 1
 
 
 @part
-def hand_over(demand: Demand, own: Ownership, i: int, k: int) -> None:
+def assign(demand: Demand, own: Ownership, i: int, k: int) -> None:
     """Take subchannel i from its owner and give it to client k; either may be -1, nobody."""
     a = own.owner_M[i]
     own.owner_M[i] = k
@@ -214,7 +216,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
     )
     for i in range(M):
         if owner_M[i] >= 0:
-            hand_over(demand, own, i, owner_M[i])
+            assign(demand, own, i, owner_M[i])
     for k in range(K):
         refresh(demand, own, k)
     return own
@@ -252,22 +254,22 @@ def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
 
 
 @part
-def settle(demand: Demand, own: Ownership) -> None:
+def to_local_optimum(demand: Demand, own: Ownership) -> None:
     """Take improving steps until none is left for any client whose subchannels changed."""
     changed = True
     while changed:
         changed = False
         for a in range(len(own.count_K)):
-            while own.dirty_K[a] == 1:
+            while own.changed_K[a] == 1:
                 i, k, j = best_step(demand, own, a)
-                own.dirty_K[a] = 0
+                own.changed_K[a] = 0
                 if i < 0:
                     break
                 changed = True
                 giver = own.owner_M[i]
-                hand_over(demand, own, i, k)
+                assign(demand, own, i, k)
                 if j >= 0:
-                    hand_over(demand, own, j, giver)
+                    assign(demand, own, j, giver)
                 refresh(demand, own, k)
                 if giver >= 0:
                     refresh(demand, own, giver)
@@ -321,11 +323,11 @@ def restore(demand: Demand, own: Ownership, owner_M: IntArray) -> None:
                 touched_K[own.owner_M[i]] = 1
             if owner_M[i] >= 0:
                 touched_K[owner_M[i]] = 1
-            hand_over(demand, own, i, owner_M[i])
+            assign(demand, own, i, owner_M[i])
     for k in range(len(touched_K)):
         if touched_K[k] == 1:
             refresh(demand, own, k)
-            own.dirty_K[k] = 0
+            own.changed_K[k] = 0
 
 
 @part
@@ -343,7 +345,7 @@ def kick(demand: Demand, own: Ownership, state_1: Array) -> None:
         i = int(chosen[m])
         giver, taker = int(own.owner_M[i]), int(own.owner_M[chosen[m + 1]]) if m + 1 < n else first
         if giver >= 0 and taker >= 0 and giver != taker:
-            hand_over(demand, own, i, taker)
+            assign(demand, own, i, taker)
             refresh(demand, own, giver)
             refresh(demand, own, taker)
 
@@ -356,13 +358,13 @@ def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray
     """
     state_1 = np.full(1, float(seed % 2147483648))
     own = ownership(demand, owner_M)
-    settle(demand, own)
+    to_local_optimum(demand, own)
     cost, kept_M = total_price(demand, own), own.owner_M.copy()
     for _ in range(kicks):
         if meets(demand, own):
             break
         kick(demand, own, state_1)
-        settle(demand, own)
+        to_local_optimum(demand, own)
         new_cost = total_price(demand, own)
         if new_cost <= cost:
             cost = new_cost

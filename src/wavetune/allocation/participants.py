@@ -1,4 +1,7 @@
-"""The problem and the plan of those clients alone that take part in a round."""
+"""The problem and the plan of those clients alone that take part in a round.
+
+Shape suffixes: K clients, M subchannels.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.units import Array
 
 
-def only(problem: Problem, clients: Sequence[int]) -> Problem:
+def problem_of(problem: Problem, clients: Sequence[int]) -> Problem:
     """The problem of some of the clients, in the order given."""
     kept, joules_K = list(clients), problem.client_energy_j_per_flop_K
 
@@ -33,7 +36,7 @@ def only(problem: Problem, clients: Sequence[int]) -> Problem:
     )
 
 
-def restricted(plan: Plan, clients: Sequence[int]) -> Plan:
+def restrict_plan(plan: Plan, clients: Sequence[int]) -> Plan:
     """The decisions of a plan for some of its clients; subchannels of the others are nobody's. A warm start."""
     kept, share_K = list(clients), plan.server_share_K
     position_K = np.full(len(plan.cut_K) + 1, -1, dtype=np.int64)  # the last one for subchannels of nobody
@@ -54,7 +57,7 @@ def restricted(plan: Plan, clients: Sequence[int]) -> Plan:
     )
 
 
-def widened(plan: Plan, clients: Sequence[int], cut_K: IntArray, rank_K: IntArray) -> Plan:
+def extend_plan(plan: Plan, clients: Sequence[int], cut_K: IntArray, rank_K: IntArray) -> Plan:
     """A plan of some clients as one of all: the others keep cut and rank, own nothing and take no time."""
     if plan.status != "ok":
         return plan
@@ -100,22 +103,22 @@ def widened(plan: Plan, clients: Sequence[int], cut_K: IntArray, rank_K: IntArra
     )
 
 
-def taking_part(problem: Problem, plan: Plan) -> tuple[Problem, Plan]:
+def of_participants(problem: Problem, plan: Plan) -> tuple[Problem, Plan]:
     """Problem and plan of those alone that take part; both as they are where nobody was selected."""
     if plan.active_K is None:
         return problem, plan
     clients = np.flatnonzero(plan.active_K).tolist()
-    part, few = restricted(plan, clients), only(problem, clients)
+    part, few = restrict_plan(plan, clients), problem_of(problem, clients)
     return few, make_plan(few, part.cut_K, part.rank_K, part.main, part.fed, plan.lower_bound_s, part.server_share_K)
 
 
-def on_another_channel(problem: Problem, plan: Plan) -> Plan:
+def plan_on_channel(problem: Problem, plan: Plan) -> Plan:
     """The decisions of a plan, who takes part included, on the channel of a problem."""
     decided = plan.cut_K, plan.rank_K, plan.main, plan.fed
-    return remade(problem, *decided, 0.0, plan.server_share_K, plan.active_K)
+    return plan_of_decisions(problem, *decided, 0.0, plan.server_share_K, plan.active_K)
 
 
-def remade(
+def plan_of_decisions(
     problem: Problem,
     cut_K: IntArray,
     rank_K: IntArray,
@@ -130,8 +133,8 @@ def remade(
     if active_K is None:
         return whole
     clients = np.flatnonzero(active_K).tolist()
-    part = restricted(whole, clients)
+    part = restrict_plan(whole, clients)
     made = make_plan(
-        only(problem, clients), part.cut_K, part.rank_K, part.main, part.fed, lower_bound_s, part.server_share_K
+        problem_of(problem, clients), part.cut_K, part.rank_K, part.main, part.fed, lower_bound_s, part.server_share_K
     )
-    return widened(made, clients, whole.cut_K, whole.rank_K)
+    return extend_plan(made, clients, whole.cut_K, whole.rank_K)

@@ -2,6 +2,7 @@
 
 Mixed ranks never lower the delay: all clients at the least of them need no more rounds, compute, bits or memory. So the
 search has one rank for all, and `rank_slack` says how much of the delay may be given up to raise single ones.
+Shape suffixes: K clients, M subchannels, C cuts.
 """
 
 from __future__ import annotations
@@ -11,12 +12,12 @@ from dataclasses import replace
 
 import numpy as np
 
-from wavetune.allocation.band import start
+from wavetune.allocation.band import first_incumbent
 from wavetune.allocation.common_cut import plan_common_cut
-from wavetune.allocation.decision import Cell, Decision, Options, fixed_options, options_of
+from wavetune.allocation.decision import Decision, Evaluator, Options, fixed_options, options_of
+from wavetune.allocation.decision_search import DecisionSearch
 from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import check_feasible, why_infeasible
-from wavetune.allocation.menu_search import MenuSearch
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
@@ -40,16 +41,16 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
     if common.status != "ok":
         return common
     if not problem.cut_per_client and not problem.share_server:
-        plan, cell = common, Cell(problem)
+        plan, evaluator = common, Evaluator(problem)
     else:
-        cell = Cell(problem)
-        first = _decision(cell, common)
-        warm = [_decision(cell, warm_start)] if warm_start is not None and _fits(problem, warm_start) else []
+        evaluator = Evaluator(problem)
+        first = _decision(evaluator, common)
+        warm = [_decision(evaluator, warm_start)] if warm_start is not None and _fits(problem, warm_start) else []
         effort = effort_of(problem.main.gain_KM.size, warm_start is not None)
-        search = MenuSearch(cell, _menus(problem), first, effort, clock)
+        search = DecisionSearch(evaluator, _option_sets(problem), first, effort, clock)
         search.run(warm)
         plan = search.plan()
-    return plan if problem.rank_slack is None else _raise_ranks(cell, plan, problem.rank_slack)
+    return plan if problem.rank_slack is None else _raise_ranks(evaluator, plan, problem.rank_slack)
 
 
 def plan_decision(
@@ -63,44 +64,49 @@ def plan_decision(
     if reason := why_infeasible(problem, cut_K, rank_K):
         return infeasible(reason)
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
-    cell, options = Cell(problem), fixed_options(problem, cut_K, rank_K)
-    races = ((cell.main, cell.main_race(options, np.zeros(0, np.int64), None)), (cell.fed, cell.fed_race(options)))
+    evaluator, options = Evaluator(problem), fixed_options(problem, cut_K, rank_K)
+    band_problems = (
+        (evaluator.main, evaluator.main_problem(options, np.zeros(0, np.int64), None)),
+        (evaluator.fed, evaluator.fed_problem(options)),
+    )
     owners = [
-        start(track, race).owner_M if np.any(race.need_K > 0) else np.full(track.band.num_subchannels, -1)
-        for track, race in races
+        first_incumbent(tables, band_problem).owner_M
+        if np.any(band_problem.need_K > 0)
+        else np.full(tables.band.num_subchannels, -1)
+        for tables, band_problem in band_problems
     ]
-    first = cell.decide(options, owners[0], owners[1])
+    first = evaluator.decide(options, owners[0], owners[1])
     warm: list[Decision] = []
     if warm_start is not None and _shaped(problem, warm_start):
-        warm = [cell.decide(options, warm_start.main.owner_M, warm_start.fed.owner_M, warm_start.server_share_K)]
-    search = MenuSearch(cell, [options], first, effort_of(problem.main.gain_KM.size, bool(warm)), clock)
+        warm = [evaluator.decide(options, warm_start.main.owner_M, warm_start.fed.owner_M, warm_start.server_share_K)]
+    search = DecisionSearch(evaluator, [options], first, effort_of(problem.main.gain_KM.size, bool(warm)), clock)
     search.run(warm)
     return search.plan()
 
 
 def _with_few_senders(problem: Problem) -> Plan | None:
     """A first plan where cuts at which nothing is sent spare single clients a subchannel that they cannot all have."""
-    for menu in _menus(problem):
-        main_KC, fed_KC = (bits_KC > 0 for bits_KC in (menu.up_bits_KC, menu.fed_bits_KC))
+    for option_set in _option_sets(problem):
+        main_KC, fed_KC = (bits_KC > 0 for bits_KC in (option_set.up_bits_KC, option_set.fed_bits_KC))
         for more_KC, less_KC in ((main_KC, fed_KC), (fed_KC, main_KC)):
-            sends_KC = np.where(menu.allowed_KC, 2 * more_KC + less_KC, 4)
-            options = menu.of(np.argmin(sends_KC, axis=1))
+            sends_KC = np.where(option_set.allowed_KC, 2 * more_KC + less_KC, 4)
+            options = option_set.of(np.argmin(sends_KC, axis=1))
             plan = plan_decision(problem, options.cut_KC[:, 0], options.rank_K)
             if plan.status == "ok":
                 return plan
     return None
 
 
-def _menus(problem: Problem) -> list[Options]:
+def _option_sets(problem: Problem) -> list[Options]:
     if problem.cut_per_client:
-        menus = [options_of(problem, rank) for rank in problem.ranks]
-        return [menu for menu in menus if np.all(np.any(menu.allowed_KC, axis=1))]
+        option_sets = [options_of(problem, rank) for rank in problem.ranks]
+        return [option_set for option_set in option_sets if np.all(np.any(option_set.allowed_KC, axis=1))]
     return [fixed_options(problem, cut, rank) for cut, rank in check_feasible(problem).pairs]
 
 
-def _decision(cell: Cell, plan: Plan) -> Decision:
-    options = fixed_options(cell.problem, plan.cut_K, plan.rank_K)
-    return cell.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K)
+def _decision(evaluator: Evaluator, plan: Plan) -> Decision:
+    options = fixed_options(evaluator.problem, plan.cut_K, plan.rank_K)
+    return evaluator.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K)
 
 
 def _shaped(problem: Problem, plan: Plan) -> bool:
@@ -117,20 +123,20 @@ def _fits(problem: Problem, plan: Plan) -> bool:
     return bool(alike) and not why_infeasible(problem, plan.cut_K, plan.rank_K)
 
 
-def _raise_ranks(cell: Cell, plan: Plan, slack: float) -> Plan:
+def _raise_ranks(evaluator: Evaluator, plan: Plan, slack: float) -> Plan:
     """Raise single clients' ranks, whoever computes and sends soonest first, while the delay stays within the slack.
 
     The owners of the subchannels stay. The delay counts the rounds of the slowest learner and a server whose adapters
     have the largest rank.
     """
-    problem, limit_s, rank_K = cell.problem, plan.delay_s * (1 + slack), plan.rank_K.copy()
+    problem, limit_s, rank_K = evaluator.problem, plan.delay_s * (1 + slack), plan.rank_K.copy()
     soonest = np.argsort(plan.phases.client_forward_s[0] + plan.phases.fed_upload_s, kind="stable")
 
     def raised(rank: int, count: int) -> Plan:
         tried_K = rank_K.copy()
         tried_K[soonest[:count]] = rank
         options = fixed_options(problem, plan.cut_K, tried_K)
-        return cell.plan_of(cell.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K))
+        return evaluator.plan_of(evaluator.decide(options, plan.main.owner_M, plan.fed.owner_M, plan.server_share_K))
 
     best = plan
     for rank in problem.ranks:

@@ -5,6 +5,7 @@ powers within the caps and shares that add up to at most 1 such that, with y_k t
     ready_k + y_k + work_k / share_k <= T.
 For a given T both the least power P_k(need_k / y) and the share work_k / (T - ready_k - y) are convex in y; the least
 total power within the shares equates the clients' exchange rates (-dP/dy) / (dshare/dy) = mu, found by bisection.
+Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import Race, kernel, least_power, most_rate, owned_lists, part
+from wavetune.allocation.water_filling import BandProblem, kernel, least_power, most_rate, owned_lists, part
 from wavetune.units import Array
 
 _LOG_2 = float(np.log(2.0))
@@ -21,17 +22,17 @@ _STEPS = 24
 
 @part
 def exchange_rate(
-    race: Race, owned_KM: IntArray, count_K: IntArray, work: float, k: int, airtime: float, left: float
+    problem: BandProblem, owned_KM: IntArray, count_K: IntArray, work: float, k: int, airtime: float, left: float
 ) -> float:
     """Watts saved by more airtime over share of the server spent on it."""
-    rate = race.need_K[k] / airtime
-    _, level = least_power(race.log_KM[k], race.inverse_KM[k], owned_KM[k], count_K[k], rate)
+    rate = problem.need_K[k] / airtime
+    _, level = least_power(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], rate)
     return level * _LOG_2 * rate / airtime * left * left / work
 
 
 @part
 def airtimes(
-    race: Race,
+    problem: BandProblem,
     work_K: Array,
     owned_KM: IntArray,
     count_K: IntArray,
@@ -43,34 +44,34 @@ def airtimes(
     """Each client's airtime at an exchange rate; returns the sum of the shares."""
     total = 0.0
     for k in range(len(work_K)):
-        room = delay - race.ready_K[k]
+        left = delay - problem.ready_K[k]
         air_K[k] = least_K[k]
-        if race.need_K[k] > 0.0:
+        if problem.need_K[k] > 0.0:
             if work_K[k] <= 0.0:
-                air_K[k] = room
+                air_K[k] = left
                 continue
-            low, high = least_K[k], room
-            if exchange_rate(race, owned_KM, count_K, work_K[k], k, low, room - low) > mu:
+            low, high = least_K[k], left
+            if exchange_rate(problem, owned_KM, count_K, work_K[k], k, low, left - low) > mu:
                 for _ in range(_STEPS):
                     middle = 0.5 * (low + high)
-                    if exchange_rate(race, owned_KM, count_K, work_K[k], k, middle, room - middle) > mu:
+                    if exchange_rate(problem, owned_KM, count_K, work_K[k], k, middle, left - middle) > mu:
                         low = middle
                     else:
                         high = middle
                 air_K[k] = low
         if work_K[k] > 0.0:
-            total += work_K[k] / (room - air_K[k])
+            total += work_K[k] / (left - air_K[k])
     return total
 
 
 @part
-def power_needed(race: Race, owned_KM: IntArray, count_K: IntArray, air_K: Array) -> float:
+def power_needed(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, air_K: Array) -> float:
     """Least total power for the airtimes (W)."""
     total = 0.0
     for k in range(len(air_K)):
-        if race.need_K[k] > 0.0:
+        if problem.need_K[k] > 0.0:
             power_w, _ = least_power(
-                race.log_KM[k], race.inverse_KM[k], owned_KM[k], count_K[k], race.need_K[k] / air_K[k]
+                problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], problem.need_K[k] / air_K[k]
             )
             total += power_w
     return total
@@ -78,7 +79,7 @@ def power_needed(race: Race, owned_KM: IntArray, count_K: IntArray, air_K: Array
 
 @part
 def meets_delay(
-    race: Race,
+    problem: BandProblem,
     work_K: Array,
     owned_KM: IntArray,
     count_K: IntArray,
@@ -88,60 +89,60 @@ def meets_delay(
 ) -> bool:
     """Whether some powers and shares end all pipelines by `delay`; `air_K` receives the airtimes of the least power."""
     for k in range(len(work_K)):
-        if delay - race.ready_K[k] < least_K[k] + work_K[k]:
+        if delay - problem.ready_K[k] < least_K[k] + work_K[k]:
             return False
     low, high = -60.0, 60.0
-    if airtimes(race, work_K, owned_KM, count_K, least_K, delay, 10.0**high, air_K) > 1.0:
+    if airtimes(problem, work_K, owned_KM, count_K, least_K, delay, 10.0**high, air_K) > 1.0:
         return False
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if airtimes(race, work_K, owned_KM, count_K, least_K, delay, 10.0**middle, air_K) > 1.0:
+        if airtimes(problem, work_K, owned_KM, count_K, least_K, delay, 10.0**middle, air_K) > 1.0:
             low = middle
         else:
             high = middle
-    airtimes(race, work_K, owned_KM, count_K, least_K, delay, 10.0**high, air_K)
-    return power_needed(race, owned_KM, count_K, air_K) <= race.total_w
+    airtimes(problem, work_K, owned_KM, count_K, least_K, delay, 10.0**high, air_K)
+    return power_needed(problem, owned_KM, count_K, air_K) <= problem.total_w
 
 
 @kernel
-def can_end(race: Race, work_K: Array, owner_M: IntArray, delay: float) -> bool:
+def can_end(problem: BandProblem, work_K: Array, owner_M: IntArray, delay: float) -> bool:
     """Whether for given owners some powers and shares end all pipelines by `delay`."""
     K = len(work_K)
-    owned_KM, count_K = owned_lists(race.log_KM, owner_M)
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
     least_K = np.zeros(K)
     for k in range(K):
-        least_K[k] = least_airtime(race, owned_KM, count_K, k)
-    return meets_delay(race, work_K, owned_KM, count_K, least_K, delay, np.zeros(K))
+        least_K[k] = least_airtime(problem, owned_KM, count_K, k)
+    return meets_delay(problem, work_K, owned_KM, count_K, least_K, delay, np.zeros(K))
 
 
 @part
-def least_airtime(race: Race, owned_KM: IntArray, count_K: IntArray, k: int) -> float:
+def least_airtime(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, k: int) -> float:
     """Airtime at client k's full power; infinite where it cannot send."""
-    if race.need_K[k] <= 0.0:
+    if problem.need_K[k] <= 0.0:
         return 0.0
-    cap_w = min(race.cap_w_K[k], race.total_w)
-    rate = most_rate(race.log_KM[k], race.inverse_KM[k], owned_KM[k], count_K[k], cap_w) if cap_w > 0.0 else 0.0
-    return race.need_K[k] / rate if rate > 0.0 else np.inf
+    cap_w = min(problem.cap_w_K[k], problem.total_w)
+    rate = most_rate(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], cap_w) if cap_w > 0.0 else 0.0
+    return problem.need_K[k] / rate if rate > 0.0 else np.inf
 
 
 @kernel
-def balance(race: Race, work_K: Array, owner_M: IntArray, known: float) -> Array:
+def balance(problem: BandProblem, work_K: Array, owner_M: IntArray, known: float) -> Array:
     """Airtimes of the least common end of all pipelines for given owners, [K] (s), given an end that is `known`.
 
     Infinite where some client cannot send.
     """
     K = len(work_K)
-    owned_KM, count_K = owned_lists(race.log_KM, owner_M)
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
     least_K, air_K, best_K = np.zeros(K), np.zeros(K), np.full(K, np.inf)
     low = 0.0
     for k in range(K):
-        least_K[k] = least_airtime(race, owned_KM, count_K, k)
+        least_K[k] = least_airtime(problem, owned_KM, count_K, k)
         if least_K[k] == np.inf:
             return best_K
-        low = max(low, race.ready_K[k] + least_K[k] + work_K[k])
+        low = max(low, problem.ready_K[k] + least_K[k] + work_K[k])
     high = known
     for _ in range(60):
-        if meets_delay(race, work_K, owned_KM, count_K, least_K, high, air_K):
+        if meets_delay(problem, work_K, owned_KM, count_K, least_K, high, air_K):
             break
         low, high = max(low, high), 1.5 * high
     best_K[:] = air_K
@@ -149,7 +150,7 @@ def balance(race: Race, work_K: Array, owner_M: IntArray, known: float) -> Array
         if high - low <= 1e-7 * high:
             break
         middle = 0.5 * (low + high)
-        if meets_delay(race, work_K, owned_KM, count_K, least_K, middle, air_K):
+        if meets_delay(problem, work_K, owned_KM, count_K, least_K, middle, air_K):
             high = middle
             best_K[:] = air_K
         else:

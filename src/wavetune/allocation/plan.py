@@ -1,4 +1,7 @@
-"""A plan: the decision, what it costs, and how much better any other plan could be."""
+"""A plan: the decision, what it costs, and how much better any other plan could be.
+
+Shape suffixes: K clients, M subchannels.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """The planner: the least total delay over owners, powers, cuts and ranks, with a certified lower bound.
 
 The search imports the compiler, which takes longer than reading a recipe; so it is imported at the first plan.
+Shape suffix: K clients.
 """
 
 from __future__ import annotations

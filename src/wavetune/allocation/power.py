@@ -4,6 +4,7 @@ Problem: min t s.t. sum_{i of k} B log2(1 + p_i h_i) >= D_k / (t - a_k), sum_{i 
 Solution: for a given t each client's least power is water-filling, p_i = [theta_k - 1/h_i]^+; that power is convex and
 decreasing in t, so t is the larger of the clients' own limits and the root of the total, found by Newton's method.
 Source: the convex power step of SflLLM (arXiv 2504.14667); water-filling as in Cover and Thomas, section 9.4.
+Shape suffixes: I local steps, K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -32,14 +33,16 @@ def allocate_power(
         The allocation, and the least max_k(ready_s[k] + bits[k] / rate[k]) over the clients that send (s): infinite
         where one of them owns no usable subchannel, minus infinity where none sends.
     """
-    from wavetune.allocation.water_filling import Race, log_and_inverse, optimal_power
+    from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power
 
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
     need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
     cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
     owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-    race = Race(log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w)
-    delay_s, power_w_M, _ = optimal_power(race, owner_M)
+    band_problem = BandProblem(
+        log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w
+    )
+    delay_s, power_w_M, _ = optimal_power(band_problem, owner_M)
     return Allocation(owner_M, power_w_M), float(delay_s)
 
 

@@ -13,6 +13,8 @@ mu = w / P is the price of a watt and P_k(S) the least power. (Disjoint sets wit
 separately for the sets of at most n subchannels and for those of more: the smaller of both bounds V_k. Counting whole
 subchannels this way closes most of the gap that time-shared subchannels leave. Any nu, alpha, n give a valid bound, so
 that approximate maximisation costs tightness, never validity; rounding is covered by an explicit slack.
+Shape suffixes: K clients, M subchannels, 2 for sets of at most n subchannels and of more, M1 for the subchannels and
+the total power.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ class Prices(NamedTuple):
     dearer_K2: Array
 
 
-class Room(NamedTuple):
+class Scratch(NamedTuple):
     """Scratch space of a client's search."""
 
     cost_M: Array
@@ -54,7 +56,7 @@ class Room(NamedTuple):
 
 
 @part
-def choose(
+def cheapest_set(
     log_M: Array,
     inverse_M: Array,
     weight_M: Array,
@@ -62,13 +64,13 @@ def choose(
     power_price: float,
     n: int,
     more: bool,
-    room: Room,
+    scratch: Scratch,
 ) -> tuple[float, float, float, int]:
     """Cheapest set of at most n >= 1 subchannels (with `more`: of at least n): its cost, rate, power and size."""
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
     offset = rate_price * log_level - power_price * level
-    cost_M, top, top_cost = room.cost_M, room.top, room.top_cost
+    cost_M, top, top_cost = scratch.cost_M, scratch.top, scratch.top_cost
     for i in range(len(log_M)):
         gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
         cost_M[i] = weight_M[i] - (gain if log_level + log_M[i] > 0.0 else 0.0) if log_M[i] > NO_GAIN_LOG2 else _NEVER
@@ -78,13 +80,13 @@ def choose(
         cost = cost_M[i]
         if cost >= limit:
             if more and cost < 0.0:
-                room.chosen[size] = i
+                scratch.chosen[size] = i
                 size += 1
             continue
         if filled == n:
             filled -= 1
             if more and top_cost[filled] < 0.0:
-                room.chosen[size] = top[filled]
+                scratch.chosen[size] = top[filled]
                 size += 1
         j = filled
         while j > 0 and top_cost[j - 1] > cost:
@@ -97,11 +99,11 @@ def choose(
         if filled == n:
             limit = top_cost[n - 1]
     for j in range(filled):
-        room.chosen[size] = top[j]
+        scratch.chosen[size] = top[j]
         size += 1
     cost, rate, power_w = 0.0, 0.0, 0.0
     for j in range(size):
-        i = int(room.chosen[j])
+        i = int(scratch.chosen[j])
         cost += float(cost_M[i])
         if log_level + log_M[i] > 0.0:
             rate += log_level + float(log_M[i])
@@ -148,7 +150,7 @@ def best_rate_price(
     more: bool,
     tolerance: float,
     enough: float,
-    room: Room,
+    scratch: Scratch,
 ) -> Bundle:
     """Maximise over nu: nu rate + cheapest set, for a given price of power; a value of `enough` ends the search."""
     best, best_level = -np.inf, level
@@ -156,16 +158,16 @@ def best_rate_price(
     high, high_value, high_rate, high_power, num_above = 0.0, 0.0, 0.0, 0.0, -1
     price = level * power_price * LOG_2
     for turn in range(40):
-        cost, set_rate, power_w, size = choose(log_M, inverse_M, weight_M, price, power_price, n, more, room)
+        cost, set_rate, power_w, size = cheapest_set(log_M, inverse_M, weight_M, price, power_price, n, more, scratch)
         value = price * rate + cost
         if value > best:
             best, best_level = value, price / (power_price * LOG_2)
         if set_rate < rate:
             low, low_value, low_rate, low_power, num_below = price, value, set_rate, power_w, size
-            copy(room.chosen, room.below, size)
+            copy(scratch.chosen, scratch.below, size)
         else:
             high, high_value, high_rate, high_power, num_above = price, value, set_rate, power_w, size
-            copy(room.chosen, room.above, size)
+            copy(scratch.chosen, scratch.above, size)
         if abs(set_rate - rate) <= 1e-9 * rate or best > enough:
             break
         # The same set would have the rate wanted at this price.
@@ -199,7 +201,7 @@ def best_prices(
     n: int,
     more: bool,
     tolerance: float,
-    room: Room,
+    scratch: Scratch,
 ) -> tuple[Bundle, float]:
     """Maximise over nu and alpha: nu rate - alpha cap + cheapest set; also (mu + alpha) / mu."""
     low, low_value, low_slope = 0.0, 0.0, -1.0
@@ -209,7 +211,7 @@ def best_prices(
     while True:
         cap_cost = (price - watt_price) * cap_w
         bundle = best_rate_price(
-            log_M, inverse_M, weight_M, rate, price, level, n, more, tolerance, _MUCH + cap_cost, room
+            log_M, inverse_M, weight_M, rate, price, level, n, more, tolerance, _MUCH + cap_cost, scratch
         )
         level, value, slope = bundle.level, bundle.value - cap_cost, bundle.power_w - cap_w
         if value > best:
@@ -237,9 +239,9 @@ def best_prices(
 
 
 @part
-def new_room(M: int) -> Room:
+def new_scratch(M: int) -> Scratch:
     """Scratch space for M subchannels."""
-    return Room(
+    return Scratch(
         np.zeros(M),
         np.zeros(M + 1),
         np.zeros(M + 1, np.int64),

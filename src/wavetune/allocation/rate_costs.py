@@ -3,6 +3,7 @@
 The prices of `prices` give each client's cheapest bundle of subchannels and power for one rate, as the smaller of two
 concave maximisations over multipliers: sets of at most n subchannels, and larger ones. The multipliers that are best at
 one rate bound the cost at every other rate by a line, so that a table of tangents serves all rates, hence all cuts.
+Shape suffixes: K clients, M subchannels, J rates, G rates, 2 for sets of at most n subchannels and of more.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.band import copied, forgiving
-from wavetune.allocation.prices import Prices, best_prices, new_room
-from wavetune.allocation.water_filling import Race, kernel
+from wavetune.allocation.band import copy_prices, with_cap_tolerance
+from wavetune.allocation.prices import Prices, best_prices, new_scratch
+from wavetune.allocation.water_filling import BandProblem, kernel
 from wavetune.units import Array
 
 _LOG_2 = float(np.log(2.0))
@@ -64,36 +65,36 @@ class RateCosts:
 
 
 def rate_costs(
-    race: Race, prices: Prices | None, most_K: Array, low_K: Array, ratio: float, num_rates: int
+    problem: BandProblem, prices: Prices | None, most_K: Array, low_K: Array, ratio: float, num_rates: int
 ) -> RateCosts:
-    """Costs of the rates from `low_K` on for the race's clients; they hold for every plan that is forgiven its caps.
+    """Costs of the rates from `low_K` on for the problem's clients; they hold for every plan that is forgiven its caps.
 
     Without prices every rate up to `most_K` is free.
     """
     if prices is None:
         nothing_KG2 = np.zeros((len(low_K), 1, 2))
-        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2, np.zeros_like(race.log_KM[0]))
-    value_KG2, slope_KG2 = _tangents(forgiving(race), copied(prices), low_K, ratio, num_rates)
+        return RateCosts(most_K, low_K, ratio, nothing_KG2, nothing_KG2, np.zeros_like(problem.log_KM[0]))
+    value_KG2, slope_KG2 = _tangents(with_cap_tolerance(problem), copy_prices(prices), low_K, ratio, num_rates)
     weight_M = np.asarray(prices.weight_M1, dtype=np.float64)[:-1]
     return RateCosts(most_K, low_K, ratio, value_KG2, slope_KG2, weight_M)
 
 
 @kernel
-def _tangents(race: Race, prices: Prices, low_K: Array, ratio: float, num_rates: int) -> tuple[Array, Array]:
-    K, M = race.log_KM.shape
+def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, num_rates: int) -> tuple[Array, Array]:
+    K, M = problem.log_KM.shape
     value_KG2, slope_KG2 = np.full((K, num_rates, 2), np.inf), np.zeros((K, num_rates, 2))
-    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / race.total_w
-    rooms = (new_room(M), new_room(M))
+    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
+    scratches = (new_scratch(M), new_scratch(M))
     for k in range(K):
-        cap_w = float(race.cap_w_K[k])
+        cap_w = float(problem.cap_w_K[k])
         for g in range(num_rates):
             rate, n, best, size, side = low_K[k] * ratio**g, int(prices.count_K[k]), np.inf, 0.0, 0
             for more in range(1, -1, -1):
                 if n + more == 0:
                     continue
                 bundle, dearer = best_prices(
-                    race.log_KM[k], race.inverse_KM[k], weight_M, rate, watt_price, cap_w,
-                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, rooms[more],
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, cap_w,
+                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, scratches[more],
                 )  # fmt: skip
                 prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
                 slope = bundle.level * watt_price * dearer * _LOG_2

@@ -14,7 +14,7 @@ import numpy as np
 
 from wavetune.allocation.delay import load_of, transfer_s
 from wavetune.allocation.feasibility import check_feasible
-from wavetune.allocation.participants import only
+from wavetune.allocation.participants import problem_of
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.units import Array
@@ -28,18 +28,18 @@ def lone_round_s(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int
 
     It is infinite for a client that lacks memory, or a subchannel that it can use.
     """
-    from wavetune.allocation.band import Track
+    from wavetune.allocation.band import BandTables
 
     load = load_of(problem, cut_K, rank_K)
     compute_s_K = (load.client_forward_flop_IK + load.client_backward_flop_IK)[0] / problem.client_flop_per_s_K
     server_s_K = (load.server_forward_flop_IK + load.server_backward_flop_IK)[0] / problem.server_flop_per_s
     up_s_K, fed_s_K = (
-        transfer_s(bits_K, band.subchannel_hz * Track(band, problem.tx_power_max_w_K).lone_rate_K)
+        transfer_s(bits_K, band.subchannel_hz * BandTables(band, problem.tx_power_max_w_K).lone_rate_K)
         for band, bits_K in ((problem.main, load.uplink_bits_IK[0]), (problem.fed, load.fed_upload_bits_K))
     )
     alone_s_K = problem.local_steps * (compute_s_K + server_s_K + up_s_K) + fed_s_K
     for k, (cut, rank) in enumerate(zip(*np.broadcast_arrays(cut_K, rank_K, alone_s_K)[:2], strict=True)):
-        if not check_feasible(only(problem, [k]).restrict([int(cut)], [int(rank)])).pairs:
+        if not check_feasible(problem_of(problem, [k]).restrict([int(cut)], [int(rank)])).pairs:
             alone_s_K[k] = np.inf
     return alone_s_K
 

@@ -3,6 +3,7 @@
 Its points minimise the energy under a limit on the delay, so that the curve need not be convex; a weight on energy
 picks the points of its lower hull. The first point is as fast as the certified least-delay plan, less the joules that
 clients waste who hurry only to wait.
+Shape suffix: K clients.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from wavetune.allocation.energy_bound import least_energy_j
 from wavetune.allocation.energy_search import improve
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
-from wavetune.allocation.feasibility import checked
+from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as fastest_plan
 from wavetune.allocation.problem import Problem
@@ -68,7 +69,7 @@ def trade_off(problem: Problem, num_points: int, time_limit_s: float | None = No
         if found.status == "ok" and _energy_j(problem, found) < _energy_j(problem, at):
             at = found
         bound_j = 0.0 if per_client else min(least_energy_j(problem, limit_s), _energy_j(problem, at))
-        points.append(TradeOffPoint(checked(problem, at), _energy_j(problem, at), bound_j))
+        points.append(TradeOffPoint(require_feasible(problem, at), _energy_j(problem, at), bound_j))
     return TradeOff(tuple(points))
 
 

@@ -1,7 +1,10 @@
 """Compiled water-filling: least power for a rate, and the least common delay of all clients.
 
 Quantities per subchannel i of client k: h = signal-to-noise ratio per watt, log = log2 h, inverse = 1/h. Rates are in
-bit/s per hertz of a subchannel. Everything here is compiled on first use and cached, so import it where it is needed.
+bit/s per hertz of a subchannel. A client with more time needs a lower rate, and the least power falls faster than the
+time grows (P(R) is convex with P(0) = 0), so that whoever waits for the last client spends least by sending all the
+while. Everything here is compiled on first use and cached, so import it where it is needed.
+Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ _LOW = (
 )
 
 
-class Race(NamedTuple):
+class BandProblem(NamedTuple):
     """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W)."""
 
     log_KM: Array
@@ -124,9 +127,9 @@ def owned_lists(log_KM: Array, owner_M: IntArray) -> tuple[IntArray, IntArray]:
 
 
 @part
-def least_delay(race: Race, owned_KM: IntArray, count_K: IntArray) -> tuple[float, Array]:
+def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> tuple[float, Array]:
     """Least delay every sending client can meet, and their rates at it; infinite where one cannot send."""
-    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w = race
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w = problem
     K = len(need_K)
     rate_K = np.zeros(K)
     delay = -np.inf
@@ -157,11 +160,11 @@ def least_delay(race: Race, owned_KM: IntArray, count_K: IntArray) -> tuple[floa
 
 
 @kernel
-def optimal_power(race: Race, owner_M: IntArray) -> tuple[float, Array, Array]:
+def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array, Array]:
     """Least delay of all clients for given owners, the powers that reach it, and the clients' water levels (W)."""
-    log_KM, inverse_KM, _, need_K, cap_w_K, total_w = race
+    log_KM, inverse_KM, _, need_K, cap_w_K, total_w = problem
     owned_KM, count_K = owned_lists(log_KM, owner_M)
-    delay, rate_K = least_delay(race, owned_KM, count_K)
+    delay, rate_K = least_delay(problem, owned_KM, count_K)
     power_w_M, level_K = np.zeros(len(owner_M)), np.ones(len(need_K))
     if delay == np.inf:
         return delay, power_w_M, level_K
@@ -169,7 +172,7 @@ def optimal_power(race: Race, owner_M: IntArray) -> tuple[float, Array, Array]:
         if need_K[k] > 0.0:
             power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k])
             level_K[k] = level
-            pour(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, power_w_M)
+            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, power_w_M)
             spent_w = 0.0
             for j in range(count_K[k]):
                 spent_w += power_w_M[owned_KM[k, j]]
@@ -186,7 +189,7 @@ def optimal_power(race: Race, owner_M: IntArray) -> tuple[float, Array, Array]:
 
 
 @part
-def pour(
+def fill_powers(
     log_M: Array,
     inverse_M: Array,
     owned: IntArray,
@@ -207,9 +210,9 @@ def pour(
             power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
 
 
-def owners_delay(race: Race, owner_M: IntArray) -> float:
+def owners_delay(problem: BandProblem, owner_M: IntArray) -> float:
     """Least delay of all clients for given owners; infinite where one of them cannot send."""
-    return optimal_power(race, owner_M)[0]
+    return optimal_power(problem, owner_M)[0]
 
 
 def lone_rates(snr_per_w_KM: Array, power_w_K: Array) -> Array:
@@ -232,9 +235,9 @@ def lone_rates(snr_per_w_KM: Array, power_w_K: Array) -> Array:
 
 
 @kernel
-def spent_until(race: Race, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
+def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
     """Least energy (J) and power (W) of each client that is done by `done_s` at no less than its floor (bit/s/Hz)."""
-    log_KM, inverse_KM, ready_K, need_K, _, _ = race
+    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
     K = len(need_K)
     energy_K, power_K = np.zeros(K), np.zeros(K)
     owned_KM, count_K = owned_lists(log_KM, owner_M)
@@ -248,28 +251,28 @@ def spent_until(race: Race, owner_M: IntArray, floor_K: Array, done_s: float) ->
 
 
 @kernel
-def powers_until(race: Race, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
-    """The powers (W) that `spent_until` adds up, per subchannel."""
-    log_KM, inverse_KM, ready_K, need_K, _, _ = race
+def powers_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
+    """The powers (W) that `energy_until` adds up, per subchannel."""
+    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
     power_w_M = np.zeros(len(owner_M))
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     for k in range(len(need_K)):
         if need_K[k] > 0.0:
             rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
             power_w, level_w = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate)
-            pour(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, power_w_M)
+            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, power_w_M)
     return power_w_M
 
 
 @kernel
 def earliest_affordable(
-    race: Race, owner_M: IntArray, floor_K: Array, left_j_K: Array, left_j: float, soonest_s: float
+    problem: BandProblem, owner_M: IntArray, floor_K: Array, left_j_K: Array, left_j: float, soonest_s: float
 ) -> float:
     """Earliest time, from `soonest_s` on, by which all clients can be done within the joules left to each and to all.
 
     Infinite where a billion times as long would not do.
     """
-    log_KM, inverse_KM, ready_K, need_K, _, _ = race
+    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     low, high, done = soonest_s, soonest_s, soonest_s
     while True:

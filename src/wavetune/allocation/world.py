@@ -1,4 +1,7 @@
-"""The planning problem of a drawn world: devices, channel and layer costs brought together."""
+"""The planning problem of a drawn world: devices, channel and layer costs brought together.
+
+Shape suffixes: K clients, M subchannels.
+"""
 
 from __future__ import annotations
 

@@ -53,13 +53,13 @@ def plan(
 
 def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | None) -> tuple[Problem, Plan, str]:
     if is_instance(what):
-        from wavetune.allocation.feasibility import checked
+        from wavetune.allocation.feasibility import require_feasible
         from wavetune.allocation.instance import read_instance
         from wavetune.federation.planning import Optimal
 
         refuse_beside_instance(changes, tables)
         problem = read_instance(what)
-        return problem, checked(problem, Optimal(time_limit_s).plan(problem, 0)), ""
+        return problem, require_feasible(problem, Optimal(time_limit_s).plan(problem, 0)), ""
     from wavetune.runtimes.world import count_samples
 
     more = () if time_limit_s is None else (f"method.planner.time_limit_s={time_limit_s!r}",)
@@ -88,7 +88,7 @@ def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
     from wavetune.allocation.energy_bound import least_energy_j
     from wavetune.allocation.energy_terms import rounds_of
-    from wavetune.allocation.participants import taking_part
+    from wavetune.allocation.participants import of_participants
     from wavetune.federation.planning import Optimal
     from wavetune.reporting.format import joules
 
@@ -100,7 +100,7 @@ def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     per_client = problem.cut_per_client or problem.rank_slack is not None
     if per_client or len({*chosen.cut_K.tolist()}) > 1 or len({*chosen.rank_K.tolist()}) > 1:
         return f"{joules(spent_j)} to the target"
-    bound_j = min(spent_j, least_energy_j(taking_part(problem, chosen)[0], chosen.delay_s))
+    bound_j = min(spent_j, least_energy_j(of_participants(problem, chosen)[0], chosen.delay_s))
     return f"{joules(spent_j)} to the target, no plan as fast spends less than {joules(bound_j)}"
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt
 
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
-from wavetune.allocation.energy_search import improve, plan_economically
+from wavetune.allocation.energy_search import improve, plan_with_energy
 from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
 from wavetune.allocation.fedsllm.subchannels import Schedule, best_schedule, plan_subchannels
@@ -74,7 +74,7 @@ class Optimal:
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""
-        return plan_economically(problem, self.energy_terms, self.time_limit_s, warm_start)
+        return plan_with_energy(problem, self.energy_terms, self.time_limit_s, warm_start)
 
     def allowing(self, problem: Problem) -> Problem:
         """The problem with what this planner leaves to single clients."""

@@ -10,9 +10,9 @@ import numpy as np
 
 from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.energy_budget import within_budgets
-from wavetune.allocation.feasibility import checked, why_infeasible
+from wavetune.allocation.feasibility import require_feasible, why_infeasible
 from wavetune.allocation.greedy import greedy_owners
-from wavetune.allocation.participants import on_another_channel, only, restricted, widened
+from wavetune.allocation.participants import extend_plan, plan_on_channel, problem_of, restrict_plan
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
@@ -208,7 +208,7 @@ class RoundPlanner:
 
         Where clients are selected, cut and rank are decided with all of them, if these have a plan together.
         """
-        plan = checked(self.problem(0), self._first_plan())
+        plan = require_feasible(self.problem(0), self._first_plan())
         return replace(plan, lower_bound_s=min(plan.lower_bound_s, self.bound_s))
 
     def _first_plan(self) -> Plan:
@@ -220,9 +220,9 @@ class RoundPlanner:
             return self._selected(problem, plan, 0)
         lone_s_K = np.min([lone_round_s(problem, c, r) for c in problem.cuts for r in problem.ranks], axis=0)
         clients, chosen = self.method.selection.choose(
-            problem, lone_s_K, lambda clients: self._decided(only(problem, clients), clients)
+            problem, lone_s_K, lambda clients: self._decided(problem_of(problem, clients), clients)
         )
-        return plan if chosen is None else widened(chosen, clients, *self._given_to_all(chosen))
+        return plan if chosen is None else extend_plan(chosen, clients, *self._given_to_all(chosen))
 
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
@@ -252,14 +252,14 @@ class RoundPlanner:
         Where the channel admits no plan, the first plan's allocation stays in force.
         """
         problem = self.problem(round_index)
-        held = on_another_channel(problem, first)
+        held = plan_on_channel(problem, first)
         if self.method.replan == "never":
             return problem, held
         if isinstance(self.method.selection, All):
             plan = self._replanned(problem, first, self.method.planner, round_index)
         else:
             plan = self._selected(problem, first, round_index)
-        return problem, checked(problem, plan) if plan.status == "ok" else held
+        return problem, require_feasible(problem, plan) if plan.status == "ok" else held
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""
@@ -285,14 +285,16 @@ class RoundPlanner:
         def plan_of(clients: Sequence[int]) -> Plan:
             key = tuple(clients)
             if key not in plans:
-                some = only(problem, key)
-                plans[key] = self._all_heard(some, self._replanned(some, restricted(start, key), planner, round_index))
+                some = problem_of(problem, key)
+                plans[key] = self._all_heard(
+                    some, self._replanned(some, restrict_plan(start, key), planner, round_index)
+                )
             return plans[key]
 
         clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of)
         if plan is None:
             return infeasible("no client has a plan even with both bands to itself")
-        return widened(plan, clients, start.cut_K, start.rank_K)
+        return extend_plan(plan, clients, start.cut_K, start.rank_K)
 
     def _all_heard(self, problem: Problem, plan: Plan) -> Plan:
         """A plan of selected clients, or why none: an update of theirs would be lost in outage."""

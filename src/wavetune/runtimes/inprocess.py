@@ -440,10 +440,10 @@ def _plan_story(session: Session) -> dict[str, Any]:
     """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save."""
     from wavetune.allocation.baselines import plan_baselines
     from wavetune.allocation.describe import bottleneck, sensitivities
-    from wavetune.allocation.participants import taking_part
+    from wavetune.allocation.participants import of_participants
 
     problem, plan = session.planner.problem(0), session.plan
-    plans = plan_baselines(taking_part(problem, plan)[0], session.recipe.run.seed)
+    plans = plan_baselines(of_participants(problem, plan)[0], session.recipe.run.seed)
     per_client = len({*plan.cut_K.tolist()}) > 1 or len({*plan.rank_K.tolist()}) > 1
     return {
         "baselines": {name: other.delay_s for name, other in plans.items() if other.status == "ok"},

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
-from wavetune.allocation.participants import remade
+from wavetune.allocation.participants import plan_of_decisions
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.data.batching import Batching, batch_indices
@@ -209,7 +209,7 @@ def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
         if min(main.power_w_M.min(initial=0), fed.power_w_M.min(initial=0)) < 0:
             raise ValueError("a power is negative")
         share, active = (planned.get(name) for name in ("server_share", "active"))
-        return remade(
+        return plan_of_decisions(
             planner.problem(0),
             np.asarray(cut),
             np.asarray(rank),

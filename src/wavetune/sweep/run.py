@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import wavetune
-from wavetune.allocation.feasibility import checked
+from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.folder_lock import locked
@@ -164,7 +164,7 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         plan_with(problem, seed)
         _warm.add(method)
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
-    plan = checked(problem, plan_with(problem, seed))
+    plan = require_feasible(problem, plan_with(problem, seed))
     wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
     found = plan.status == "ok"
     return {

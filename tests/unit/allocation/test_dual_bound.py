@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.prices import Prices
-from wavetune.allocation.water_filling import Race, log_and_inverse, owners_delay
+from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
 
 SEEDS = st.integers(0, 2**32)
 
 
-def small_race(g):
+def small_problem(g):
     """Up to three clients on up to six subchannels: fading or wild gains, caps and totals that bind or not."""
     K = int(g.integers(1, 4))
     M = int(g.integers(K, 7))
@@ -21,21 +21,21 @@ def small_race(g):
     if g.random() < 0.5:
         snr_per_w_KM = 10 ** g.uniform(-6, 6, (K, M)) * (g.random((K, M)) < 0.9)
     tables = log_and_inverse(snr_per_w_KM)
-    return Race(
+    return BandProblem(
         *tables, g.uniform(0, 1, K), 10 ** g.uniform(-1, 2, K), 10 ** g.uniform(-2, 1, K), 10 ** g.uniform(-2, 1)
     )
 
 
-def best_owners(race):
+def best_owners(problem):
     """Least delay over every way to hand out the subchannels, and the owners that reach it."""
-    K, M = race.log_KM.shape
+    K, M = problem.log_KM.shape
     everyone = [np.array(owners) for owners in itertools.product(range(K), repeat=M)]
-    delays_s = [owners_delay(race, owner_M) for owner_M in everyone]
+    delays_s = [owners_delay(problem, owner_M) for owner_M in everyone]
     return everyone[int(np.argmin(delays_s))], min(delays_s)
 
 
-def random_prices(g, race):
-    K, M = race.log_KM.shape
+def random_prices(g, problem):
+    K, M = problem.log_KM.shape
     weight_M1 = g.dirichlet(np.full(M + 1, 10 ** g.uniform(-1, 1)))
     counts_K = g.integers(0, M + 1, K)
     return Prices(weight_M1, counts_K, 10 ** g.uniform(-3, 3, (K, 2)), 1 + g.exponential(size=(K, 2)))
@@ -45,24 +45,24 @@ def random_prices(g, race):
 @given(SEEDS)
 def test_any_prices_prove_only_what_is_impossible(seed):
     g = np.random.default_rng(seed)
-    race = small_race(g)
-    _, best_s = best_owners(race)
+    problem = small_problem(g)
+    _, best_s = best_owners(problem)
     if np.isfinite(best_s):
         for goal_s in (best_s, 3.0 * best_s):
-            assert provable_delay(race, random_prices(g, race), 1e-9, goal_s) <= best_s
-        assert excess(race, random_prices(g, race), best_s * (1 + 1e-9))[0] <= 0
+            assert provable_delay(problem, random_prices(g, problem), 1e-9, goal_s) <= best_s
+        assert excess(problem, random_prices(g, problem), best_s * (1 + 1e-9))[0] <= 0
 
 
 @settings(max_examples=40)
 @given(SEEDS)
 def test_the_bound_rises_to_the_optimum_and_stops_there(seed):
-    race = small_race(np.random.default_rng(seed))
-    owner_M, best_s = best_owners(race)
+    problem = small_problem(np.random.default_rng(seed))
+    owner_M, best_s = best_owners(problem)
     if np.isfinite(best_s):
-        low_s = float(np.max(race.ready_K)) + 1e-6 * best_s
-        prices = uniform_prices(race, owner_M, min(low_s, best_s), best_s)
-        proved_s = provable_delay(race, prices, min(low_s, best_s), best_s)
-        raised_s, _ = raise_bound(race, prices, proved_s, 1.5 * best_s, np.inf, 1e-5 * best_s, 200)
+        low_s = float(np.max(problem.ready_K)) + 1e-6 * best_s
+        prices = uniform_prices(problem, owner_M, min(low_s, best_s), best_s)
+        proved_s = provable_delay(problem, prices, min(low_s, best_s), best_s)
+        raised_s, _ = raise_bound(problem, prices, proved_s, 1.5 * best_s, np.inf, 1e-5 * best_s, 200)
         assert proved_s <= raised_s <= best_s
         assert np.all(prices.weight_M1 >= 0)
         assert abs(np.sum(prices.weight_M1) - 1) < 1e-9
@@ -70,20 +70,20 @@ def test_the_bound_rises_to_the_optimum_and_stops_there(seed):
 
 def test_two_clients_who_need_two_of_three_subchannels_each_are_proved_too_many_by_hand():
     # Ratio 3 at 1 W on any subchannel: 2 bit/s/Hz each. Within the cap of 1 W, 3 bit in 1 s take two subchannels.
-    race = Race(*log_and_inverse(np.full((2, 3), 3.0)), np.zeros(2), np.full(2, 2.3), np.ones(2), 10.0)
+    problem = BandProblem(*log_and_inverse(np.full((2, 3), 3.0)), np.zeros(2), np.full(2, 2.3), np.ones(2), 10.0)
     even = Prices(np.array([1.0, 1.0, 1.0, 1e-9]) / (3 + 1e-9), np.ones(2, np.int64), np.ones((2, 2)), np.ones((2, 2)))
-    over, use_M1 = excess(race, even, 1.0)
+    over, use_M1 = excess(problem, even, 1.0)
     assert abs(over - 1 / 3) < 1e-6
     assert abs(np.sum(use_M1[:3]) - 4) < 1e-6
     # With one subchannel for one of them, its 2.3 bit take 1.15 s; until then four would be needed.
-    assert abs(provable_delay(race, even, 0.1, 2.0) - 1.15) < 1e-3
-    assert abs(best_owners(race)[1] - 1.15) < 1e-9
+    assert abs(provable_delay(problem, even, 0.1, 2.0) - 1.15) < 1e-3
+    assert abs(best_owners(problem)[1] - 1.15) < 1e-9
 
 
 def test_cheapest_bundles_of_clients_who_do_not_compete_are_whole():
     snr_per_w_KM = np.array([[9.0, 9.0, 0.0, 0.0], [0.0, 0.0, 9.0, 9.0]])
-    race = Race(*log_and_inverse(snr_per_w_KM), np.zeros(2), np.full(2, 2.0), np.ones(2), 2.0)
+    problem = BandProblem(*log_and_inverse(snr_per_w_KM), np.zeros(2), np.full(2, 2.0), np.ones(2), 2.0)
     owner_M = np.array([0, 0, 1, 1])
-    best_s = owners_delay(race, owner_M)
-    prices = uniform_prices(race, owner_M, 0.1 * best_s, best_s)
-    assert rounded_owners(race, prices, best_s).tolist() == [0, 0, 1, 1]
+    best_s = owners_delay(problem, owner_M)
+    prices = uniform_prices(problem, owner_M, 0.1 * best_s, best_s)
+    assert rounded_owners(problem, prices, best_s).tolist() == [0, 0, 1, 1]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem, wild_problem
 from wavetune.allocation.feasibility import violations
-from wavetune.allocation.participants import on_another_channel, only, restricted, widened
+from wavetune.allocation.participants import extend_plan, plan_on_channel, problem_of, restrict_plan
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan
 from wavetune.allocation.selection import fastest, lone_round_s, most_possible, most_within
@@ -19,14 +19,14 @@ SEEDS = st.integers(0, 2**32)
 
 
 def planner_of(problem):
-    return lambda clients: plan(only(problem, clients))
+    return lambda clients: plan(problem_of(problem, clients))
 
 
 def sets_in_time(problem, deadline_s):
     """Every set of clients whose plan ends its round by the deadline."""
     K = problem.num_clients
     sets = [s for n in range(1, K + 1) for s in itertools.combinations(range(K), n)]
-    plans = [(s, plan(only(problem, s))) for s in sets]
+    plans = [(s, plan(problem_of(problem, s))) for s in sets]
     return [(s, p) for s, p in plans if p.status == "ok" and p.phases.round_s <= deadline_s]
 
 
@@ -94,20 +94,20 @@ def test_a_plan_of_some_is_the_same_plan_among_all(seed):
     problem = wild_problem(seed, most_clients=5, most_subchannels=8)
     K = problem.num_clients
     clients = np.flatnonzero(np.random.default_rng(seed).random(K) < 0.6).tolist() or [0]
-    part = plan(only(problem, clients))
+    part = plan(problem_of(problem, clients))
     if part.status != "ok":
-        assert widened(part, clients, np.ones(K, int), np.ones(K, int)).status == "infeasible"
+        assert extend_plan(part, clients, np.ones(K, int), np.ones(K, int)).status == "infeasible"
         return
-    whole = widened(part, clients, np.full(K, part.cut_K[0]), np.full(K, part.rank_K[0]))
+    whole = extend_plan(part, clients, np.full(K, part.cut_K[0]), np.full(K, part.rank_K[0]))
     assert whole.phases.round_s == part.phases.round_s
     assert whole.energy.total_j == pytest.approx(part.energy.total_j, rel=1e-12)
     assert np.flatnonzero(whole.active_K).tolist() == clients
     assert set(whole.main.owner_M.tolist()) <= {*clients, -1}
-    again = restricted(whole, clients)
-    assert violations(only(problem, clients), again) == []
-    made = make_plan(only(problem, clients), again.cut_K, again.rank_K, again.main, again.fed)
+    again = restrict_plan(whole, clients)
+    assert violations(problem_of(problem, clients), again) == []
+    made = make_plan(problem_of(problem, clients), again.cut_K, again.rank_K, again.main, again.fed)
     assert made.delay_s == pytest.approx(part.delay_s, rel=1e-12)
-    assert on_another_channel(problem, whole).delay_s == pytest.approx(part.delay_s, rel=1e-12)
+    assert plan_on_channel(problem, whole).delay_s == pytest.approx(part.delay_s, rel=1e-12)
 
 
 @settings(max_examples=20)

@@ -4,6 +4,7 @@ A client's share of a band becomes a block of whole subchannels with its full po
 flat fading is exactly FDMA over the block's width. What differs from the continuous shares is the rounding alone. Under
 frequency-selective fading a client is judged by its mean gain, as FedsLLM knows only one.
 Source: the step from FedsLLM (arXiv 2407.09250) to subchannels is ours.
+Shape suffixes: I local steps, K clients, M subchannels, 2 for the bands (main, fed).
 """
 
 from __future__ import annotations

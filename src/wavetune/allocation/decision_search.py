@@ -1,0 +1,379 @@
+"""Search over decisions in which clients may differ, with a bound that no plan beats.
+
+An option set holds what every client may choose: all cuts at one rank, one common cut and rank, or cuts and ranks given
+from outside. Promising sets are searched from the best common choice and from what the relaxation suggests: single
+clients change their cut where the prices say that it pays, the powers follow exactly, then the subchannels are assigned
+anew; the best is kept. Shape suffixes: K clients, M subchannels, C cuts.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from wavetune.allocation.band import (
+    BandTables,
+    Incumbent,
+    bound_by_prices,
+    descend,
+    first_incumbent,
+    raise_lower_bound,
+    solve,
+)
+from wavetune.allocation.decision import Decision, Evaluator, Options
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
+from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import IntArray
+from wavetune.allocation.rate_costs import RateCosts, rate_costs
+from wavetune.allocation.relaxation import Choices, Pick, bound_shared, bound_together
+from wavetune.allocation.water_filling import BandProblem, optimal_power
+from wavetune.units import Array
+
+_TOLERANCE = 1e-4
+_ROUNDING = 1e-9
+_MOST_OPTION_SETS = 12
+_BOXES = 160
+_FEW = 32
+
+
+class DecisionSearch:
+    """State of a search: the best decision so far and, per option set, a delay that no plan from it beats."""
+
+    def __init__(
+        self, evaluator: Evaluator, option_sets: Sequence[Options], first: Decision, effort: Effort, clock: Clock
+    ) -> None:
+        self.evaluator, self.option_sets, self.best, self.effort, self.clock = (
+            evaluator,
+            option_sets,
+            first,
+            effort,
+            clock,
+        )
+        self.problem = evaluator.problem
+        self.lower_s = [0.0] * len(option_sets)
+        self.picks: dict[int, tuple[Pick, ...]] = {}
+
+    def run(self, others: Iterable[Decision]) -> None:
+        """Improve the best decision and the bounds until nothing is left to do or the time is up."""
+        for decision in others:
+            self._keep_better(decision)
+        if not self.clock.expired:
+            self._improve(self.best)
+            self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
+        for i in [] if self.clock.expired else self._promising():
+            if not self.clock.expired and self.lower_s[i] < self._enough_s:
+                for start in self._starts(i):
+                    self._improve(self._start_decision(i, start))
+        self._solve(self.effort)
+
+    def plan(self) -> Plan:
+        """The best decision as a plan, with the least bound over the option sets."""
+        plan = self.evaluator.plan_of(self.best)
+        return replace(plan, lower_bound_s=min(min(self.lower_s) * (1 - _ROUNDING), plan.delay_s))
+
+    @property
+    def _enough_s(self) -> float:
+        return self.best.delay_s * (1 - _TOLERANCE)
+
+    def _keep_better(self, decision: Decision) -> None:
+        if decision.delay_s < self.best.delay_s:
+            self.best = decision
+
+    def _decide(self, options: Options, like: Decision) -> Decision:
+        return self.evaluator.decide(options, like.main_owner_M, like.fed_owner_M, like.share_K)
+
+    def _promising(self) -> list[int]:
+        """The option sets to search, in the order of what their first starts take on the owners of the best."""
+
+        def delay_s(i: int) -> float:
+            return min(
+                self._decide(self.option_sets[i].of(start.choice_K), self.best).delay_s for start in self._starts(i)
+            )
+
+        open_sets = [i for i, lower_s in enumerate(self.lower_s) if lower_s < self._enough_s]
+        return sorted(open_sets, key=delay_s)[:_MOST_OPTION_SETS]
+
+    def _starts(self, i: int) -> list[Pick]:
+        """Choices to start from in an option set: the best decision's and the relaxation's; all where they are few."""
+        option_set, clients = self.option_sets[i], np.arange(self.problem.num_clients)
+        least_K = np.argmax(option_set.allowed_KC, axis=1)
+        starts = [Pick(option_set.choice_of(self.best.options)), *self.picks.get(i, ())]
+        if option_set.num_cuts**option_set.num_clients <= _FEW:
+            every = itertools.product(range(option_set.num_cuts), repeat=option_set.num_clients)
+            starts += [Pick(np.array(choice)) for choice in every]
+        return [
+            s._replace(choice_K=np.where(option_set.allowed_KC[clients, s.choice_K], s.choice_K, least_K))
+            for s in starts
+        ]
+
+    def _start_decision(self, i: int, start: Pick) -> Decision:
+        """Decision of a start on the best's owners; where it has shares, on owners that suit these."""
+        decision = self._decide(self.option_sets[i].of(start.choice_K), self.best)
+        if start.share_K is None and np.isfinite(decision.delay_s):
+            return decision
+        share_K = decision.share_K if start.share_K is None else start.share_K
+        return _better(
+            self._assign_subchannels(replace(decision, share_K=share_K, step_s=np.inf, delay_s=np.inf)), decision
+        )
+
+    def _improve(self, decision: Decision) -> None:
+        """Shares, cuts and bands in turns, as long as it pays."""
+        rank = decision.options.rank_K[0]
+        option_set = next((m for m in self.option_sets if m.num_cuts > 1 and m.rank_K[0] == rank), None)
+        for _ in range(6):
+            better = self.evaluator.balance_shares(decision)
+            better = self._assign_subchannels(better if option_set is None else self._change_cuts(option_set, better))
+            paid = better.delay_s < decision.delay_s * (1 - 0.1 * _TOLERANCE)
+            decision = better if better.delay_s < decision.delay_s else decision
+            if not paid or self.clock.expired:
+                break
+        self._keep_better(decision)
+
+    def _assign_subchannels(self, decision: Decision) -> Decision:
+        """Owners of both bands by local search without kicks; from greedy ones where the given leave no rate."""
+        evaluator, options = self.evaluator, decision.options
+        band_problem = evaluator.main_problem(options, decision.main_owner_M, decision.share_K)
+        if np.any(band_problem.need_K > 0):
+            owner_M = descend(
+                band_problem, first_incumbent(evaluator.main, band_problem, decision.main_owner_M), self.clock
+            ).owner_M
+            decision = _better(evaluator.decide(options, owner_M, decision.fed_owner_M, decision.share_K), decision)
+        band_problem = evaluator.fed_problem(options)
+        if np.any(band_problem.need_K > 0):
+            owner_M = descend(
+                band_problem, first_incumbent(evaluator.fed, band_problem, decision.fed_owner_M), self.clock
+            ).owner_M
+            decision = _better(evaluator.decide(options, decision.main_owner_M, owner_M, decision.share_K), decision)
+        return decision
+
+    def _change_cuts(self, option_set: Options, decision: Decision) -> Decision:
+        """Change single clients' cuts, the most promising by the prices first, where the delay falls."""
+        tries = max(30, min(400, 20_000_000 // self.evaluator.main.snr_per_w_KM.size))
+        while np.isfinite(decision.delay_s) and not self.clock.expired:
+            change_s_KC = predict_change_s(self.evaluator, option_set, decision)
+            changed = decision
+            for flat in np.argsort(change_s_KC, axis=None, kind="stable")[: option_set.num_clients]:
+                k, c = divmod(int(flat), option_set.num_cuts)
+                if tries == 0 or not change_s_KC[k, c] < 0:
+                    break
+                tries -= 1
+                choice_K = option_set.choice_of(decision.options)
+                choice_K[k] = c
+                options = option_set.of(choice_K)
+                if not self.evaluator.can_beat(options, decision):
+                    continue
+                changed = self.evaluator.balance_shares(self._decide(options, decision))
+                if changed.delay_s < decision.delay_s * (1 - 1e-7):
+                    break
+            if not changed.delay_s < decision.delay_s * (1 - 1e-7):
+                break
+            decision = changed
+        return decision
+
+    def _solve(self, effort: Effort) -> None:
+        """Solve both bands for the best decision, and bound every option set with the prices that this leaves."""
+        evaluator, best = self.evaluator, self.best
+        per_step = best.options.rounds * self.problem.local_steps
+        band_problem = evaluator.main_problem(best.options, best.main_owner_M, best.share_K)
+        main = self._incumbent(evaluator.main, band_problem, best.main_owner_M, per_step, effort)
+        fed_problem = evaluator.fed_problem(best.options)
+        fed = self._incumbent(evaluator.fed, fed_problem, best.fed_owner_M, best.options.rounds, effort)
+        self._keep_better(evaluator.decide(best.options, main.owner_M, fed.owner_M, best.share_K))
+        self._keep_better(evaluator.balance_shares(self.best))
+        proof = _Proof(
+            best.options,
+            main,
+            fed,
+            self._costs(evaluator.main, band_problem, main, [m.up_bits_KC for m in self.option_sets]),
+            self._costs(evaluator.fed, fed_problem, fed, [m.fed_bits_KC for m in self.option_sets]),
+        )
+        for i in range(len(self.option_sets)):
+            self._bound(i, proof, fine=False)
+        for _ in range(_MOST_OPTION_SETS):
+            i = int(np.argmin(self.lower_s))
+            before_s = self.lower_s[i]
+            if before_s < self._enough_s:
+                self._bound(i, proof, fine=True)
+            if self.lower_s[i] <= before_s or self.clock.expired:
+                break
+
+    def _incumbent(
+        self, tables: BandTables, band_problem: BandProblem, owner_M: IntArray, weight: float, effort: Effort
+    ) -> Incumbent:
+        """Incumbent of a band problem whose delay counts `weight` times, solved from given owners."""
+        if not np.any(band_problem.need_K > 0):
+            ready_s = float(np.max(band_problem.ready_K))
+            return Incumbent(owner_M, ready_s, ready_s)
+        gap_s = 0.5 * _TOLERANCE * self.best.delay_s / weight
+        return solve(band_problem, first_incumbent(tables, band_problem, owner_M), gap_s, effort, self.clock)
+
+    def _costs(
+        self, tables: BandTables, band_problem: BandProblem, incumbent: Incumbent, bits_KC: Sequence[Array]
+    ) -> RateCosts:
+        """Costs of rates at a solved band's prices, around the rates that its clients and other choices need."""
+        if incumbent.prices is None and np.any(band_problem.need_K > 0) and not self.clock.expired:
+            goal_s = incumbent.delay_s
+            incumbent = raise_lower_bound(band_problem, incumbent, goal_s, 1e-6 * goal_s, self.effort.iterations)
+        air_s_K = np.maximum(incumbent.delay_s - band_problem.ready_K, 1e-3 * incumbent.delay_s + 1e-300)
+        need_K2 = np.stack([band_problem.need_K, band_problem.need_K], axis=1)
+        for bits in bits_KC:
+            need_KC = bits / tables.band.subchannel_hz
+            need_K2[:, 0] = np.minimum(need_K2[:, 0], np.min(np.where(need_KC > 0, need_KC, np.inf), axis=1))
+            need_K2[:, 1] = np.maximum(need_K2[:, 1], np.max(need_KC, axis=1))
+        low_K = np.where(need_K2[:, 0] > 0, need_K2[:, 0], np.maximum(need_K2[:, 1], 1e-300)) / air_s_K / 4.0
+        span = 32.0 * float(np.max(need_K2[:, 1] / np.maximum(need_K2[:, 0], 1e-3 * need_K2[:, 1] + 1e-300)))
+        num_rates = max(16, min(512, 2_000_000 // band_problem.log_KM.size))
+        return rate_costs(
+            band_problem, incumbent.prices, tables.lone_rate_K, low_K, max(span, 32.0) ** (1 / num_rates), num_rates
+        )
+
+    def _bound(self, i: int, proof: _Proof, fine: bool) -> None:
+        """Raise the bound of an option set by what is known of the best decision's band problems."""
+        option_set, problem, choices = self.option_sets[i], self.problem, self._choices(self.option_sets[i])
+        rounds, steps = option_set.rounds, problem.local_steps
+        fed_s, fed_down_s = self._least_fed_s(option_set, proof)
+        step_s = self._least_step_s(option_set, choices, proof)
+        round_s = steps * step_s + fed_s
+        beat_s = self.best.delay_s / rounds - fed_down_s
+        if round_s >= beat_s or self.clock.expired:
+            picks = ()
+        elif problem.share_server:
+            num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
+            most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
+            bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
+            round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
+        elif option_set.num_cuts > 1:
+            boxes = _BOXES if fine else _BOXES // 8
+            bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
+            round_s, picks = max(round_s, bound.least_s), bound.picks
+        else:
+            picks = ()
+        self.picks[i] = picks or self.picks.get(i, ())
+        self.lower_s[i] = max(self.lower_s[i], rounds * (min(round_s, beat_s) + fed_down_s) * (1 - _ROUNDING))
+
+    def _least_step_s(self, option_set: Options, choices: Choices, proof: _Proof) -> float:
+        """Least seconds of a step if every client had the main band, and where they share it the server, to itself."""
+        alone_s_KC = choices.need_KC / np.maximum(self.evaluator.main.lone_rate_K, 1e-300)[:, None]
+        if self.problem.share_server:
+            step_s_KC = choices.ready_s_KC + alone_s_KC + choices.work_s_KC + choices.back_s_KC
+            return float(np.max(np.min(step_s_KC, axis=1)))
+        up_s_KC = np.where(np.isfinite(choices.back_s_KC), choices.ready_s_KC + alone_s_KC, np.inf)
+        up_s, solved = float(np.max(np.min(up_s_KC, axis=1))), proof.options
+        if np.array_equal(option_set.up_bits_KC, solved.up_bits_KC) and np.array_equal(
+            option_set.ready_s_KC, solved.ready_s_KC
+        ):
+            up_s = max(up_s, proof.main.bound_s)
+        back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
+        return up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
+
+    def _choices(self, option_set: Options) -> Choices:
+        """What the relaxation sees of an option set; of the way back, what a client alone in the band would need."""
+        problem, back_s_KC, least_back_s = self.problem, option_set.back_s_KC, 0.0
+        down: tuple[Array, Array] | tuple[None, None] = (None, None)
+        if problem.price_downlink and problem.share_server:
+            down = option_set.down_bits_KC, downlink_rate_bit_per_s_KM(problem.main)
+        elif problem.price_downlink:
+            alone_s_KC = transfer_s(
+                option_set.down_bits_KC, downlink_rate_bit_per_s_KM(problem.main).sum(axis=1)[:, None]
+            )
+            least_bits_K, least_s_K = (_least(option_set, x) for x in (option_set.down_bits_KC, option_set.back_s_KC))
+            least_back_s = least_downlink_s(problem.main, least_bits_K, least_s_K)
+            back_s_KC = back_s_KC + alone_s_KC
+        back_s_KC = np.where(option_set.allowed_KC, back_s_KC, np.inf)
+        need_KC, fed_need_KC = (
+            option_set.up_bits_KC / problem.main.subchannel_hz,
+            option_set.fed_bits_KC / problem.fed.subchannel_hz,
+        )
+        return Choices(
+            option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, *down
+        )
+
+    def _least_fed_s(self, option_set: Options, proof: _Proof) -> tuple[float, float]:
+        """Least seconds of the adapters' upload and download for any choice from an option set."""
+        problem, bits_K, fed = self.problem, _least(option_set, option_set.fed_bits_KC), proof.fed
+        down_s = least_downlink_s(problem.fed, bits_K, np.zeros(len(bits_K))) if problem.price_downlink else 0.0
+        if not np.any(bits_K > 0):
+            return 0.0, down_s
+        solved_K = proof.options.fed_bits_KC[:, 0]
+        scale = float(np.min(bits_K[solved_K > 0] / solved_K[solved_K > 0], initial=np.inf))
+        band_problem = self.evaluator.fed.problem(np.zeros(len(bits_K)), bits_K)
+        up_s = max(self.evaluator.fed.lone_bound_s(band_problem), scale * fed.bound_s if np.isfinite(scale) else 0.0)
+        if option_set.num_cuts > 1 and fed.prices is not None:
+            up_s = bound_by_prices(band_problem, fed.prices, up_s, max(up_s, self.best.fed_s))
+        return up_s, down_s
+
+
+class _Proof(NamedTuple):
+    """What is known of a decision in both bands: its options, incumbents, and costs of rates at their prices."""
+
+    options: Options
+    main: Incumbent
+    fed: Incumbent
+    main_costs: RateCosts
+    fed_costs: RateCosts
+
+
+def predict_change_s(evaluator: Evaluator, option_set: Options, decision: Decision) -> Array:
+    """Change of a round's delay if one client took another cut, at the present prices of airtime, [K, C].
+
+    For given owners the delay is convex in the clients' seconds, so that the true change is no less.
+    """
+    own = decision.options
+    start_s_KC, back_s_KC = option_set.ready_s_KC - own.ready_s_KC, option_set.back_s_KC - own.back_s_KC
+    work_s_KC = option_set.work_s_KC - own.work_s_KC
+    band_problem = evaluator.main_problem(own, decision.main_owner_M, decision.share_K)
+    weight_K, air_s_K = _delay_per_second(band_problem, decision.main_owner_M)
+    start_s_KC = start_s_KC + air_s_K[:, None] * _more(option_set.up_bits_KC, own.up_bits_KC)
+    if decision.share_K is None:
+        back_s_K = evaluator.back_s_K(own, decision.main_owner_M)
+        last_s_KC = np.maximum(_largest_of_others(back_s_K)[:, None], back_s_K[:, None] + back_s_KC)
+        step_s_KC = weight_K[:, None] * start_s_KC + work_s_KC + last_s_KC - np.max(back_s_K)
+    else:
+        share_K1, work_s_K1 = np.maximum(decision.share_K, 1e-300)[:, None], np.maximum(own.work_s_KC, 1e-300)
+        weight_K1 = np.where(own.work_s_KC > 0, share_K1**2 / work_s_K1, 0.0)
+        weight_K1 = weight_K1 / max(float(np.sum(weight_K1)), 1e-300)
+        step_s_KC = weight_K1 * (start_s_KC + back_s_KC + work_s_KC / share_K1)
+    fed_weight_K, fed_air_s_K = _delay_per_second(evaluator.fed_problem(own), decision.fed_owner_M)
+    fed_s_KC = (fed_weight_K * fed_air_s_K)[:, None] * _more(option_set.fed_bits_KC, own.fed_bits_KC)
+    change_s_KC = evaluator.problem.local_steps * step_s_KC + fed_s_KC
+    return np.where(option_set.allowed_KC & (option_set.cut_KC != own.cut_KC), change_s_KC, np.inf)
+
+
+def _delay_per_second(band_problem: BandProblem, owner_M: IntArray) -> tuple[Array, Array]:
+    """What the band problem's end moves per second that a client starts later, and each client's airtime (s)."""
+    delay_s, _, level_K = optimal_power(band_problem, owner_M)
+    sends = band_problem.need_K > 0
+    air_s_K = np.where(sends, np.maximum(delay_s - band_problem.ready_K, 1e-300), 0.0)
+    slope_K = np.divide(
+        level_K * band_problem.need_K, air_s_K**2, out=np.zeros(len(air_s_K)), where=sends & (air_s_K > 1e-150)
+    )
+    total = float(np.sum(slope_K))
+    if not np.isfinite(delay_s) or not 0 < total < np.inf:
+        return np.zeros(len(air_s_K)), np.where(np.isfinite(air_s_K), air_s_K, 0.0)
+    return slope_K / total, air_s_K
+
+
+def _more(bits_KC: Array, own_K1: Array) -> Array:
+    """Relative change of what is sent."""
+    return np.minimum(bits_KC / np.maximum(own_K1, 1e-9), 1e6) - 1.0
+
+
+def _largest_of_others(values_K: Array) -> Array:
+    """For each client the largest value of another one."""
+    if len(values_K) == 1:
+        return np.full(1, -np.inf)
+    second, first = (float(x) for x in np.sort(values_K)[-2:])
+    return np.where(np.equal(values_K, first), second, first)
+
+
+def _least(option_set: Options, value_KC: Array) -> Array:
+    return np.min(np.where(option_set.allowed_KC, value_KC, np.inf), axis=1)
+
+
+def _better(one: Decision, other: Decision) -> Decision:
+    return one if one.delay_s < other.delay_s else other
