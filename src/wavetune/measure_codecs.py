@@ -5,22 +5,19 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from statistics import fmean
 from typing import Any
 
-from pydantic import TypeAdapter
-
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.codec_choice import CodecCandidate, described
 from wavetune.federation.codecs import Codec
+from wavetune.json_reader import value_of
 from wavetune.logs import LOG
 from wavetune.measure_ranks import loss_curve, reached_by_all, rounds_to
+from wavetune.part_values import read_part, values_of
 from wavetune.recipe import Recipe
 from wavetune.runtimes.provenance import versions
-
-_CANDIDATES: TypeAdapter[tuple[CodecCandidate, ...]] = TypeAdapter(tuple[CodecCandidate, ...])
-_CODEC: TypeAdapter[Codec] = TypeAdapter(Codec)
 
 
 def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int) -> dict[str, Any]:
@@ -42,7 +39,7 @@ def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int) ->
     factors = [[n / first for n, first in zip(own, rounds[0], strict=True)] for own in rounds]
     tabled = [replace(c, rounds_factor=max(1.0, fmean(own))) for c, own in zip(candidates, factors, strict=True)]
     return {
-        "candidates": _CANDIDATES.dump_python(tuple(tabled), mode="json"),
+        "candidates": values_of(tabled),
         "factor_by_seed": factors,
         "target_loss_by_seed": targets,
         "model": recipe.world.model,
@@ -75,16 +72,10 @@ def candidates_of(text: str) -> list[CodecCandidate]:
 
 def _codec(text: str) -> Codec:
     kind, *settings = text.strip().split(":")
-    values: dict[str, Any] = {"kind": kind}
-    for setting in settings:
-        name, _, value = setting.partition("=")
-        values[name] = value
     try:
-        codec = _CODEC.validate_python(values)
-        if not values.keys() <= {f.name for f in fields(codec)}:
-            raise ValueError(f"{kind} has no such setting")
-        return codec
-    except ValueError:  # pydantic's is one
+        values = {name: value_of(value) for name, _, value in (setting.partition("=") for setting in settings)}
+        return read_part(Codec, {"kind": kind, **values})
+    except (ConfigError, JsonError):
         raise ConfigError(
             f"--codecs has {text.strip()!r}; write KIND or KIND:SETTING=VALUE with a codec of method.activation_codec, "
             "such as int8:outlier_channels=8"

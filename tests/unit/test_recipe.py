@@ -7,6 +7,7 @@ import pytest
 
 from wavetune import recipes
 from wavetune.errors import ConfigError
+from wavetune.parts import Part, kinds, seam_of
 from wavetune.recipe import Recipe, from_dict, load, save, to_dict, with_settings
 
 ALL = {name: recipes.get(name) for name in recipes.names()}
@@ -29,9 +30,11 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
     elif get_origin(kind) in (Union, types.UnionType):
         for choice in get_args(kind):
             yield from parts(choice, path, chosen)
+    elif isinstance(kind, type) and issubclass(kind, Part) and not dataclasses.is_dataclass(kind):
+        for name, choice in kinds(kind).items():
+            own = f"{path}={json.dumps({'kind': name, **NEEDED.get(name, {})})}"
+            yield from parts(choice, path, (*chosen, own))
     elif dataclasses.is_dataclass(kind):
-        own = next((f.default for f in dataclasses.fields(kind) if f.name == "kind"), None)
-        chosen = chosen if own is None else (*chosen, f"{path}={json.dumps({'kind': own, **NEEDED.get(own, {})})}")
         yield path, kind, chosen
         for name, hint in get_type_hints(kind, include_extras=True).items():
             yield from parts(hint, f"{path}.{name}".lstrip("."), chosen)
@@ -40,7 +43,7 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
 ANYWHERE = "world.scenario.cell_radius_m=145"  # which every path loss and placement admits
 NEEDED = {"fixed": {"positions_m": [[50, 0], [0, 50], [-50, 0], [0, -50], [50, 50]]}}
 PARTS = list(parts())
-CHOICES = [part for part in PARTS if any(f.name == "kind" for f in dataclasses.fields(part[1]))]
+CHOICES = [part for part in PARTS if issubclass(part[1], Part) and seam_of(part[1]) is not None]
 
 
 def named(cases):

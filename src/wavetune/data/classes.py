@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from wavetune.data.examples import Corpus, Example
-from wavetune.data.templates import ClassTemplate, TokenSet, encode
+from wavetune.data.templates import Template, TokenSet, encode
 from wavetune.errors import ConfigError, DataError
 
 
@@ -41,7 +41,7 @@ def look_alikes(classes: Sequence[str]) -> tuple[str, ...]:
 
 
 def tokenise_classes(
-    examples: Sequence[Example], tokenizer: Any, template: ClassTemplate, max_tokens: int, classes: Sequence[str]
+    examples: Sequence[Example], tokenizer: Any, template: Template, max_tokens: int, classes: Sequence[str]
 ) -> TokenSet:
     """Tokenised rows with their classes: [CLS] text [SEP], or what the tokenizer puts there; at least EOS at the end.
 
@@ -76,7 +76,7 @@ def tokenise_classes(
     return class_rows(
         [before + ids + after for ids, _ in texts],
         [number[example.answer] for example in chosen],
-        [example.answer if template.partition_by == "label" else example.domain for example in chosen],
+        [example.answer if template.clients_differ_by_label else example.domain for example in chosen],
         kept,
         dropped=len(examples) - len(kept),
         truncated_prompts=sum(cut for _, cut in texts),

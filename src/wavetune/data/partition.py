@@ -6,14 +6,15 @@ Legend: R rows, K clients, D domains.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.parts import Part
 from wavetune.seeds import stream
 
 Rows = NDArray[np.int64]
@@ -21,11 +22,17 @@ Floats = NDArray[np.float64]
 ALPHA_MIN, ALPHA_MAX = 1e-6, 1e6
 
 
-@dataclass(frozen=True)
-class Iid:
-    """Rows dealt at random in equal numbers (to within one)."""
+class Partition(Part):
+    """How rows are dealt to clients."""
 
-    kind: Literal["iid"] = field(default="iid", kw_only=True)
+    def split(self, domains: Sequence[str], num_clients: int, seed: int, minimum: int = 1) -> list[Rows]:
+        """Row indices of each client, at least the minimum; the rows are told apart by their domains."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Iid(Partition):
+    """Rows dealt at random in equal numbers (to within one)."""
 
     def split(self, domains: Sequence[str], num_clients: int, seed: int, minimum: int = 1) -> list[Rows]:
         """Row indices of each client."""
@@ -34,7 +41,7 @@ class Iid:
 
 
 @dataclass(frozen=True)
-class Dirichlet:
+class Dirichlet(Partition):
     """Each domain is shared out by p ~ Dirichlet(alpha) over the clients: small alpha, few domains a client.
 
     Client k's unnormalised shares come from its own stream, so its preferences do not depend on the other clients.
@@ -42,7 +49,6 @@ class Dirichlet:
     Source: Li et al., "Federated learning on non-IID data silos", ICDE 2022, distribution-based label skew.
     """
 
-    kind: Literal["dirichlet"] = field(default="dirichlet", kw_only=True)
     alpha: Annotated[float, Ge(ALPHA_MIN), Le(ALPHA_MAX)] = 0.5
 
     def __post_init__(self) -> None:
@@ -58,10 +64,9 @@ class Dirichlet:
 
 
 @dataclass(frozen=True)
-class QuantitySkew:
+class QuantitySkew(Partition):
     """Rows dealt at random in numbers that follow p ~ Dirichlet(alpha), on top of the minimum for everyone."""
 
-    kind: Literal["quantity_skew"] = field(default="quantity_skew", kw_only=True)
     alpha: Annotated[float, Ge(ALPHA_MIN), Le(ALPHA_MAX)] = 0.5
 
     def __post_init__(self) -> None:
@@ -77,13 +82,11 @@ class QuantitySkew:
 
 
 @dataclass(frozen=True)
-class ByDomain:
+class ByDomain(Partition):
     """A client holds whole domains, or, with more clients than domains, a part of one domain.
 
     Domains go, largest first, to the client with the fewest rows; clients go to the domain with the most rows a client.
     """
-
-    kind: Literal["by_domain"] = field(default="by_domain", kw_only=True)
 
     def split(self, domains: Sequence[str], num_clients: int, seed: int, minimum: int = 1) -> list[Rows]:
         """Row indices of each client."""
@@ -98,9 +101,6 @@ class ByDomain:
                     "use fewer clients, more rows, or partition 'dirichlet'"
                 )
         return _sorted(parts)
-
-
-Partition = Iid | Dirichlet | QuantitySkew | ByDomain
 
 
 def split_alike(domains: Sequence[str], held_K: Sequence[Mapping[str, int]], seed: int, minimum: int = 1) -> list[Rows]:

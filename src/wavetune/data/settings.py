@@ -20,16 +20,7 @@ from wavetune.data.examples import Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
-from wavetune.data.templates import (
-    AutoTemplate,
-    ChatTemplate,
-    ClassTemplate,
-    Template,
-    TokenSet,
-    ends_of,
-    resolved,
-    tokenise,
-)
+from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, tokenise
 from wavetune.errors import ConfigError
 from wavetune.seeds import stream
 
@@ -114,8 +105,8 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     Raises: DataError, ConfigError or ModelError as the parts do.
     """
     corpus = load_samples(settings, seed)
-    settings = replace(settings, template=resolved(settings.template, corpus.train, tokenizer))
-    classes = class_names(corpus) if isinstance(settings.template, ClassTemplate) else ()
+    settings = replace(settings, template=settings.template.resolved(corpus.train, tokenizer))
+    classes = () if settings.template.writes_text else class_names(corpus)
     train = tokenise_part(corpus.train, tokenizer, settings, classes)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows = settings.partition.split(train.domains, num_clients, seed, settings.minimum_samples)
@@ -127,11 +118,10 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
 
 def _told_of_dialogues(corpus: Corpus, template: Template) -> tuple[str, ...]:
     """In a sentence how dialogues are written; nothing where there are none."""
-    if not any(example.reply for example in corpus.train) or isinstance(template, ClassTemplate):
+    if not any(example.reply for example in corpus.train) or not template.writes_text:
         return ()
-    answers = "the last answer is" if getattr(template, "learn", "all") == "last" else "all answers are"
-    by = "the model's own chat template" if isinstance(template, ChatTemplate) else f"template {template.kind!r}"
-    return (f"dialogues written by {by}, {answers} learned",)
+    answers = "the last answer is" if template.learn == "last" else "all answers are"
+    return (f"dialogues written by {template.described}, {answers} learned",)
 
 
 def tokenise_part(
@@ -141,7 +131,7 @@ def tokenise_part(
 
     Raises: DataError, ConfigError or ModelError as `tokenise` or `tokenise_classes`.
     """
-    if isinstance(settings.template, ClassTemplate):
+    if not settings.template.writes_text:
         return tokenise_classes(examples, tokenizer, settings.template, settings.max_tokens, classes)
     return tokenise(examples, tokenizer, settings.template, settings.max_tokens)
 

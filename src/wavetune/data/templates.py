@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, fields
 from datetime import date, datetime
 from itertools import chain
 from typing import Any, ClassVar, Literal
@@ -34,20 +34,57 @@ from wavetune.data.pieces import (
 )
 from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
 from wavetune.errors import ConfigError, DataError
+from wavetune.parts import Part
 
 __all__ = ["bos_ids", "encode", "eos_id", "keep_end"]  # what others take from here as well
 
 Ints = NDArray[np.int64]
 
 
+class Template(Part):
+    """How examples are written as text, and what of it is learned."""
+
+    writes_text: ClassVar[bool] = True  # else what is learned is the row's class
+    chooses: ClassVar[bool] = False  # whether another template is to be resolved first
+    learn: Learn = "all"  # answers of a dialogue
+    clients_differ_by_label: bool = False  # else by the domain of a row
+
+    @property
+    def described(self) -> str:
+        """What writes dialogues."""
+        return f"template {self.kind!r}"
+
+    def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
+        """This template with all that it leaves to the training examples, the tokenizer and the day filled in.
+
+        Raises: ConfigError if a chat template is asked for and missing.
+        """
+        return self
+
+    def writer(self, tokenizer: Any) -> Writer:
+        """This template for a tokenizer."""
+        raise NotImplementedError
+
+    def end_ids(self, tokenizer: Any) -> list[int]:
+        """Tokens that end an answer; none where only another template knows them."""
+        return []
+
+
 @dataclass(frozen=True)
-class PlainTemplate:
+class PlainTemplate(Template):
     """The prompt, then a separator, then the answer; without one a line break, or nothing where both are one text."""
 
-    kind: Literal["plain"] = field(default="plain", kw_only=True)
+    kind = "plain"
     separator: str | None = None
     learn: Learn = "all"  # answers of a dialogue
     between: ClassVar[str] = "\n"  # its exchanges
+
+    def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
+        """The same with its separator: none where most examples are one text, else a line break."""
+        if self.separator is not None:
+            return self
+        one_text = sum(example.verbatim for example in examples)
+        return PlainTemplate("" if 2 * one_text > len(examples) else "\n", self.learn)
 
     def asked(self, prompt: str, example: Example) -> list[Piece]:
         """A prompt up to its answer."""
@@ -64,10 +101,10 @@ class PlainTemplate:
 
 
 @dataclass(frozen=True)
-class InstructionTemplate:
+class InstructionTemplate(Template):
     """A heading over the prompt and one over the answer."""
 
-    kind: Literal["instruction"] = field(default="instruction", kw_only=True)
+    kind = "instruction"
     prompt_heading: str = "### Instruction:\n"
     answer_heading: str = "\n\n### Response:\n"
     learn: Learn = "all"  # answers of a dialogue
@@ -111,10 +148,26 @@ class _ChatSettings:
 
 
 @dataclass(frozen=True)
-class ChatTemplate(_ChatSettings):
+class ChatTemplate(_ChatSettings, Template):
     """The tokenizer's own chat template: a dialogue's turns, else the prompt as one user turn."""
 
-    kind: Literal["chat"] = field(default="chat", kw_only=True)
+    kind = "chat"
+
+    @property
+    def described(self) -> str:
+        """What writes dialogues."""
+        return "the model's own chat template"
+
+    def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
+        """The same with reasoning and, where the template asks for it, the day."""
+        source = source_of(tokenizer, self.name)
+        reasoning, day = self.reasoning, self.date
+        if reasoning is None:
+            answers = (turn for e in examples for turn in e.dialogue or (Turn("assistant", e.answer),))
+            reasoning = any(turn.role == "assistant" and brings_reasoning(turn) for turn in answers)
+        if day is None and "strftime_now" in source:
+            day = date.today().isoformat()
+        return ChatTemplate(self.learn, self.system, self.name, self.variables, reasoning, day)
 
     def writer(self, tokenizer: Any) -> DialogueWriter:
         """This template for a tokenizer. Raises ConfigError if that has no chat template."""
@@ -129,59 +182,43 @@ class ChatTemplate(_ChatSettings):
 
 
 @dataclass(frozen=True)
-class AutoTemplate(_ChatSettings):
+class AutoTemplate(_ChatSettings, Template):
     """`chat` for dialogues where the tokenizer has a chat template, else `plain`; `resolved` chooses."""
 
-    kind: Literal["auto"] = field(default="auto", kw_only=True)
+    kind = "auto"
+    chooses = True
     separator: str | None = None
+
+    def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
+        """The template that is chosen, itself resolved."""
+        if any(example.reply is not None for example in examples) and getattr(tokenizer, "chat_template", None):
+            own = {f.name: getattr(self, f.name) for f in fields(_ChatSettings)}
+            return ChatTemplate(**own).resolved(examples, tokenizer)
+        return PlainTemplate(self.separator, self.learn).resolved(examples, tokenizer)
 
 
 @dataclass(frozen=True)
-class ClassTemplate:
+class ClassTemplate(Template):
     """The prompt alone: what is learned is its class, by `classes.tokenise_classes`, and no text is written.
 
     `partition_by` says by what clients are told apart: the class (label skew) or the domain of a row.
     """
 
-    kind: Literal["class"] = field(default="class", kw_only=True)
+    kind = "class"
+    writes_text = False
     partition_by: Literal["label", "domain"] = "label"
 
-
-Template = AutoTemplate | PlainTemplate | InstructionTemplate | ChatTemplate | ClassTemplate
-TextTemplate = PlainTemplate | InstructionTemplate | ChatTemplate
-
-
-def resolved(template: Template, examples: Sequence[Example], tokenizer: Any) -> Template:
-    """The template with all that it leaves to the training examples, the tokenizer and the day filled in.
-
-    Raises: ConfigError if a chat template is asked for and missing.
-    """
-    if isinstance(template, AutoTemplate):
-        dialogues = any(example.reply is not None for example in examples)
-        if dialogues and getattr(tokenizer, "chat_template", None):
-            own = {f.name: getattr(template, f.name) for f in fields(_ChatSettings)}
-            return resolved(ChatTemplate(**own), examples, tokenizer)
-        template = PlainTemplate(template.separator, template.learn)
-    if isinstance(template, PlainTemplate) and template.separator is None:
-        one_text = sum(example.verbatim for example in examples)
-        return PlainTemplate("" if 2 * one_text > len(examples) else "\n", template.learn)
-    if not isinstance(template, ChatTemplate):
-        return template
-    source = source_of(tokenizer, template.name)
-    reasoning, day = template.reasoning, template.date
-    if reasoning is None:
-        answers = (turn for e in examples for turn in e.dialogue or (Turn("assistant", e.answer),))
-        reasoning = any(turn.role == "assistant" and brings_reasoning(turn) for turn in answers)
-    if day is None and "strftime_now" in source:
-        day = date.today().isoformat()
-    return ChatTemplate(template.learn, template.system, template.name, template.variables, reasoning, day)
+    @property
+    def clients_differ_by_label(self) -> bool:
+        """Whether rows are dealt by their class."""
+        return self.partition_by == "label"
 
 
 def ends_of(template: Template, tokenizer: Any, own: Iterable[tuple[int, ...]] = ()) -> tuple[tuple[int, ...], ...]:
     """Token sequences that end an answer: the template's end of a turn, EOS, and the model's `own`; none of a class."""
-    if isinstance(template, ClassTemplate):
+    if not template.writes_text:
         return ()
-    written = [] if isinstance(template, AutoTemplate) else [tuple(template.end_ids(tokenizer))]
+    written = filter(None, [tuple(template.end_ids(tokenizer))])
     eos = [] if tokenizer.eos_token_id is None else [(int(tokenizer.eos_token_id),)]
     return tuple(sorted({*written, *eos, *own}))
 
@@ -312,17 +349,17 @@ def prompt_ids(
     return [row.ids for row in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)[0]]
 
 
-def text_template(template: Template, examples: Sequence[Example], tokenizer: Any) -> TextTemplate:
+def text_template(template: Template, examples: Sequence[Example], tokenizer: Any) -> Template:
     """The template, resolved if need be. Raises ConfigError if it writes no text."""
-    chosen = resolved(template, examples, tokenizer) if isinstance(template, AutoTemplate) else template
-    if isinstance(chosen, AutoTemplate | ClassTemplate):
+    chosen = template.resolved(examples, tokenizer) if template.chooses else template
+    if not chosen.writes_text:
         raise ConfigError("template 'class' writes no text; use template 'plain', 'instruction' or 'chat'")
     return chosen
 
 
 def _answers(example: Example, template: Template) -> bool:
     """Whether there is anything to learn."""
-    last_only = getattr(template, "learn", "all") == "last"
+    last_only = template.learn == "last"
     turns = example.dialogue[-1:] if last_only else example.dialogue
     if example.reply is None:
         return bool(example.answer.strip())

@@ -18,9 +18,10 @@ from wavetune.allocation.problem import Problem
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.codecs import down_codec
-from wavetune.federation.method import Method, Split
+from wavetune.federation.method import Method
 from wavetune.federation.round_planner import LABEL_BITS
 from wavetune.federation.sharing import message_shapes
+from wavetune.federation.topology import Split
 from wavetune.units import Array
 
 if TYPE_CHECKING:

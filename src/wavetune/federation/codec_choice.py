@@ -11,10 +11,12 @@ from annotated_types import Gt
 from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.codecs import Codec
 from wavetune.json_reader import read_json
+from wavetune.part_values import read_part
+from wavetune.parts import Part
 
 
 @dataclass(frozen=True)
-class CodecCandidate:
+class CodecCandidate(Part):
     """Codecs of activations and gradients, and the factor on the rounds to the target that was measured for them."""
 
     activation: Codec
@@ -41,17 +43,15 @@ def described(codec: Codec) -> str:
     >>> described(Fp32())
     'fp32'
     """
-    settings = ", ".join(f"{f.name} {getattr(codec, f.name)}" for f in fields(codec) if f.name != "kind")
+    settings = ", ".join(f"{f.name} {getattr(codec, f.name)}" for f in fields(codec))
     return f"{codec.kind} ({settings})" if settings else codec.kind
 
 
 def read_candidates(path: Path) -> tuple[CodecCandidate, ...]:
     """The candidates of a table that `wavetune measure-codecs` wrote. Raises ConfigError."""
-    from pydantic import TypeAdapter
-
     try:
         values = read_json(path)["candidates"]
-        return TypeAdapter(tuple[CodecCandidate, ...]).validate_python(values)
+        return read_part(tuple[CodecCandidate, ...], values, "candidates")
     except (ValueError, KeyError, TypeError) as error:
         reason = error.reason if isinstance(error, JsonError) else str(error).splitlines()[0]
         raise ConfigError(

@@ -3,21 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from dataclasses import dataclass
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Lt
 
+from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE
+from wavetune.parts import Fact, Part
 from wavetune.seeds import stream
 from wavetune.wireless.outage import in_outage
 
 
+class Link(Part):
+    """What may happen to an adapter upload on its way."""
+
+    needs = (ADAPTERS,)
+    min_rate_bit_per_s: float = 0.0  # below which nothing is sent
+    lost: Literal["skip", "reuse"] = "skip"  # what stands in for an update that does not arrive
+
+    def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
+        """Who sends, given the uplink rates."""
+        raise NotImplementedError
+
+    def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
+        """Whether a sent upload arrives."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Reliable:
+class Reliable(Link):
     """Every upload arrives."""
 
-    kind: Literal["reliable"] = field(default="reliable", kw_only=True)
-    lost: ClassVar[Literal["skip"]] = "skip"
+    needs = ()
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""
@@ -29,7 +46,7 @@ class Reliable:
 
 
 @dataclass(frozen=True)
-class Outage:
+class Outage(Link):
     """A client whose uplink rate is below the minimum does not send; what is sent is lost with a probability.
 
     A lost update is skipped and the others reweighted, or the client's last one that arrived stands in for it (STFL,
@@ -37,10 +54,13 @@ class Outage:
     that is lost on the way costs both.
     """
 
-    kind: Literal["outage"] = field(default="outage", kw_only=True)
     min_rate_bit_per_s: Annotated[float, Ge(0)] = 0.0
     loss_probability: Annotated[float, Ge(0), Lt(1)] = 0.0
     lost: Literal["skip", "reuse"] = "skip"
+
+    def removed(self) -> tuple[Fact, ...]:
+        """Each update counting once, where old ones stand in for what is lost."""
+        return (COUNTED_ONCE,) if self.lost == "reuse" else ()
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""
@@ -51,6 +71,3 @@ class Outage:
     def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
         """Whether a sent upload arrives."""
         return bool(stream(seed, "upload lost", round_index, client_id).random() >= self.loss_probability)
-
-
-Link = Reliable | Outage

@@ -7,14 +7,16 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, MinLen
 
+from wavetune.federation.facts import PRIVATE_LORA, WHOLE_MODEL
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.rewards import EmbeddedReward, RewardPart
+from wavetune.parts import Fact, Part
 
 HELPFUL, SAFE = EmbeddedReward(preference="helpful"), EmbeddedReward(preference="harmless")
 
 
 @dataclass(frozen=True)
-class LocalAlignment:
+class LocalAlignment(Part):
     """Every client aligns its private LoRA to its own mixture of two rewards; nothing of it leaves the client.
 
     Args:
@@ -31,6 +33,10 @@ class LocalAlignment:
     learning: AlignmentSettings = field(default_factory=AlignmentSettings)
     evaluate_every: Annotated[int, Ge(1)] = 10
     held_out_prompts: Annotated[int, Ge(2)] = 40
+
+    def needed(self) -> tuple[Fact, ...]:
+        """The whole model on each client, and LoRA of its own where that is trained."""
+        return WHOLE_MODEL, *((PRIVATE_LORA,) if self.learning.steps else ())
 
     def lambda_of(self, client: int) -> float:
         """Weight of the helpful reward for a client.

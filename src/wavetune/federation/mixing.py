@@ -14,22 +14,37 @@ Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in,
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+from wavetune.federation.facts import ADAPTERS, MEAN, VALUES_SENT
+from wavetune.parts import Part
+
+
+class Mixing(Part):
+    """A rule that makes one adapter of the clients' contributions."""
+
+    needs = (ADAPTERS,)
+    removes = (MEAN,)
+    trains_a: ClassVar[bool] = True  # whether A is trained and sent
+    rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
+
+    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
+        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class AverageFactors:
+class AverageFactors(Mixing):
     """A and B averaged separately, the usual choice. The mean of products is not the product of means: inexact."""
 
-    kind: Literal["average_factors"] = field(default="average_factors", kw_only=True)
-    trains_a = True
-    rebases = False
+    needs = ()
+    removes = ()
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -37,13 +52,12 @@ class AverageFactors:
 
 
 @dataclass(frozen=True)
-class FrozenA:
+class FrozenA(Mixing):
     """A stays at its common start, only B is trained, sent and averaged: exact, half the traffic (FFA-LoRA)."""
 
-    kind: Literal["frozen_a"] = field(default="frozen_a", kw_only=True)
-    acts_on = None  # training as well
+    needs = ()  # training minds it as well
+    removes = ()
     trains_a = False
-    rebases = False
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -51,15 +65,14 @@ class FrozenA:
 
 
 @dataclass(frozen=True)
-class AverageProduct:
+class AverageProduct(Mixing):
     """The products are averaged and the mean re-factored by a singular value decomposition of rank R.
 
     The best approximation of that rank, exact where the mean has it. New factors are another basis, so the optimisers'
     moments start afresh.
     """
 
-    kind: Literal["average_product"] = field(default="average_product", kw_only=True)
-    trains_a = True
+    needs = (ADAPTERS, VALUES_SENT)
     rebases = True
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
@@ -79,15 +92,11 @@ class AverageProduct:
 
 
 @dataclass(frozen=True)
-class Median:
+class Median(Mixing):
     """The median of every value over the clients, weights not looked at: half of them may send anything.
 
     Source: coordinate-wise median (Yin et al., ICML 2018).
     """
-
-    kind: Literal["median"] = field(default="median", kw_only=True)
-    trains_a = True
-    rebases = False
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -95,16 +104,13 @@ class Median:
 
 
 @dataclass(frozen=True)
-class TrimmedMean:
+class TrimmedMean(Mixing):
     """The mean of every value over the clients without the smallest and the largest ones, weights not looked at.
 
     `fraction` of the clients is left out at either end, rounded down. Source: Yin et al., ICML 2018.
     """
 
-    kind: Literal["trimmed_mean"] = field(default="trimmed_mean", kw_only=True)
     fraction: Annotated[float, Ge(0), Lt(0.5)] = 0.2
-    trains_a = True
-    rebases = False
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -113,18 +119,15 @@ class TrimmedMean:
 
 
 @dataclass(frozen=True)
-class MultiKrum:
+class MultiKrum(Mixing):
     """The weighted mean of the `keep` clients whose whole updates have the closest neighbours.
 
     A client's score is the sum of its squared distances to its n - malicious - 2 nearest (one at least), over all
     adapters that every contributor holds. Source: Blanchard et al., NeurIPS 2017.
     """
 
-    kind: Literal["multi_krum"] = field(default="multi_krum", kw_only=True)
     malicious: Annotated[int, Ge(0)] = 1
     keep: Annotated[int, Ge(1)] = 3
-    trains_a = True
-    rebases = False
 
     def chosen(self, update_SP: Tensor) -> list[int]:
         """Places of the contributions that are kept, of updates `[S, P]`."""
@@ -140,7 +143,6 @@ class MultiKrum:
         return _mean(A, weight_S), _mean(B, weight_S)
 
 
-Mixing = AverageFactors | FrozenA | AverageProduct | Median | TrimmedMean | MultiKrum
 ROBUST = (Median, TrimmedMean, MultiKrum)
 
 

@@ -17,6 +17,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge, Gt, Lt
 
+from wavetune.federation.facts import CUT
+from wavetune.parts import Part
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class AdamW:
+class AdamW(Part):
     """AdamW on both sides of the cut, with one learning-rate schedule over all local steps of the run.
 
     `warmup_steps` rise linearly to the full rate; then it stays constant, or falls to zero at the last step along a
@@ -34,7 +37,7 @@ class AdamW:
     """
 
     learning_rate: Annotated[float, Gt(0)] = 2e-4
-    server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"acts_on": "cut"})
+    server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"needs": (CUT,)})
     weight_decay: Annotated[float, Ge(0)] = 0.01
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.999

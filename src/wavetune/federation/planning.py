@@ -4,24 +4,79 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
+import numpy as np
 from annotated_types import Ge, Gt
 
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
+from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.energy_budget import within_budgets
 from wavetune.allocation.energy_search import improve, plan_with_energy
 from wavetune.allocation.energy_terms import EnergyTerms
+from wavetune.allocation.feasibility import why_infeasible
 from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
 from wavetune.allocation.fedsllm.subchannels import Schedule, best_schedule, plan_subchannels
-from wavetune.allocation.greedy import plan_sflllm
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.greedy import greedy_owners, plan_sflllm
+from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.planner import plan_fixed
+from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.errors import ConfigError
+from wavetune.federation.facts import CUT, ONE_CUT, ONE_RANK
+from wavetune.parts import Part
+
+
+class Planner(Part):
+    """Turns a planning problem into a plan."""
+
+    chooses_local_steps: ClassVar[bool] = False
+
+    def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
+        """Plan of a problem, which may start from the plan of a similar one."""
+        raise NotImplementedError
+
+    def plan_fixed(self, problem: Problem, cut_K: IntArray, rank_K: IntArray, warm_start: Plan | None = None) -> Plan:
+        """Plan of given cuts and ranks, one per client: by default the best power on the greedy's owners."""
+        if reason := why_infeasible(problem, cut_K, rank_K):
+            return infeasible(reason)
+        return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))
+
+    def replan(self, problem: Problem, start: Plan, seed: int) -> Plan:
+        """Plan with the cuts and ranks of another one, started from it."""
+        if np.ptp(start.cut_K) or np.ptp(start.rank_K):
+            return self.plan_fixed(problem, start.cut_K, start.rank_K, start)
+        narrowed = problem.restrict([int(start.cut_K[0])], [int(start.rank_K[0])])
+        return self.plan(narrowed, seed, warm_start=start)
+
+    def allowing(self, problem: Problem) -> Problem:
+        """The problem with what this planner leaves to single clients."""
+        return problem
+
+    @property
+    def minds_energy(self) -> bool:
+        """Whether energy has a price, a budget or is what is minimised."""
+        return False
+
+    def cost(self, problem: Problem, plan: Plan) -> float:
+        """What this planner minimises; infinite where there is no plan."""
+        return plan.delay_s
+
+    def by(self, deadline_s: float) -> Planner:
+        """This planner where a round must end by a deadline, which who saves energy must not miss by it."""
+        return self
+
+    def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
+        """A plan, slowed down where the energy of what it really asks would exceed the budgets."""
+        return plan
+
+    def schedule(self, problem: Problem) -> Schedule:
+        """Local steps and rounds, of a planner that chooses them."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Optimal:
+class Optimal(Planner):
     """The default: all decisions together, with a lower bound that no plan can beat; may be cut short.
 
     Without a time limit the plan depends on the problem alone, so that a run can be repeated. Where energy counts the
@@ -39,7 +94,6 @@ class Optimal:
         round_deadline_s: a round's planned delay must not be above it.
     """
 
-    kind: Literal["optimal"] = field(default="optimal", kw_only=True)
     time_limit_s: Annotated[float, Gt(0)] | None = None
     energy_weight_s_per_j: Annotated[float, Ge(0)] = 0.0
     energy_budget_j: Annotated[float, Gt(0)] | None = None
@@ -76,6 +130,31 @@ class Optimal:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""
         return plan_with_energy(problem, self.energy_terms, self.time_limit_s, warm_start)
 
+    @property
+    def minds_energy(self) -> bool:
+        """Whether energy has a price, a budget or is what is minimised."""
+        return not self.energy_terms.idle
+
+    def replan(self, problem: Problem, start: Plan, seed: int) -> Plan:
+        """Plan with the cuts and ranks of another one, started from it; server shares go with these."""
+        if problem.share_server:
+            return self.plan_fixed(problem, start.cut_K, start.rank_K, start)
+        return super().replan(problem, start, seed)
+
+    def cost(self, problem: Problem, plan: Plan) -> float:
+        """Delay with the weighted energy, or the energy; infinite where there is no plan."""
+        return plan.delay_s if plan.status != "ok" else self.energy_terms.cost(problem, plan)
+
+    def by(self, deadline_s: float) -> Planner:
+        """The same with the earlier of both deadlines, where energy counts."""
+        if not self.minds_energy:
+            return self
+        return replace(self, round_deadline_s=min(deadline_s, self.round_deadline_s or math.inf))
+
+    def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
+        """A plan, slowed down where the energy of what it really asks would exceed the budgets."""
+        return within_budgets(problem, plan, load, self.energy_terms)
+
     def allowing(self, problem: Problem) -> Problem:
         """The problem with what this planner leaves to single clients."""
         slack = self.rank_slack if self.rank_per_client else None
@@ -90,13 +169,12 @@ class Optimal:
 
 
 @dataclass(frozen=True)
-class PaperGreedy:
+class PaperGreedy(Planner):
     """SflLLM's own method, as we reconstruct it: greedy subchannels, exact power, exhaustive cut and rank, in turns.
 
     With `whole_band` no client drops out of the hand-out at its power cap.
     """
 
-    kind: Literal["paper_greedy"] = field(default="paper_greedy", kw_only=True)
     whole_band: bool = False
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
@@ -105,10 +183,8 @@ class PaperGreedy:
 
 
 @dataclass(frozen=True)
-class UniformPower:
+class UniformPower(Planner):
     """The same power density everywhere, on the better of both greedy hand-outs."""
-
-    kind: Literal["uniform_power"] = field(default="uniform_power", kw_only=True)
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem; neither seed nor start is used."""
@@ -116,10 +192,8 @@ class UniformPower:
 
 
 @dataclass(frozen=True)
-class RandomSubchannels:
+class RandomSubchannels(Planner):
     """Subchannels drawn at random, the rest optimised."""
-
-    kind: Literal["random_subchannels"] = field(default="random_subchannels", kw_only=True)
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem; the start is not used."""
@@ -127,10 +201,8 @@ class RandomSubchannels:
 
 
 @dataclass(frozen=True)
-class AllRandom:
+class AllRandom(Planner):
     """Everything drawn at random, power uniform."""
-
-    kind: Literal["all_random"] = field(default="all_random", kw_only=True)
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem; the start is not used."""
@@ -138,13 +210,14 @@ class AllRandom:
 
 
 @dataclass(frozen=True)
-class Fedsllm:
+class Fedsllm(Planner):
     """FedsLLM's bandwidths, as we reconstruct them, on whole subchannels at full power; cut and rank that suit them.
 
     It also chooses the local steps of a round, from the learning accuracy, where run.local_steps is 0.
     """
 
-    kind: Literal["fedsllm"] = field(default="fedsllm", kw_only=True)
+    needs = (CUT, ONE_CUT, ONE_RANK)
+    chooses_local_steps = True
     learning: LearningModel = field(default_factory=LearningModel)
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
@@ -156,7 +229,3 @@ class Fedsllm:
         if problem.local_steps:
             return Schedule.of(problem.local_steps, self.learning)
         return best_schedule(problem, self.learning)
-
-
-Planner = Optimal | PaperGreedy | UniformPower | RandomSubchannels | AllRandom | Fedsllm
-DEFAULT: Planner = Optimal()

@@ -22,6 +22,8 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.errors import ConfigError
+from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE, MEAN, UNJUDGED, UNROUNDED, UPDATES_ALONE
+from wavetune.parts import Part
 from wavetune.seeds import torch_stream
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ _COARSE_ORDERS = (64, 96, 128, 192, 256, 512, 1024)
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Gaussian(Part):
     """Every client scales its joint update down to the L2 norm `clip_norm` and adds its share of the noise.
 
     Each of K clients draws noise of standard deviation `noise_multiplier * clip_norm / sqrt(K)` for every value, so
@@ -41,7 +43,7 @@ class Gaussian:
     "secure" draws from the operating system.
     """
 
-    kind: Literal["gaussian"] = field(default="gaussian", kw_only=True)
+    needs = (UPDATES_ALONE, ADAPTERS, MEAN, UNROUNDED, COUNTED_ONCE, UNJUDGED)
     clip_norm: Annotated[float, Gt(0)] | None = 1.0
     noise_multiplier: Annotated[float, Ge(0)] = 1.0
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5

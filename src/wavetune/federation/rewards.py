@@ -6,15 +6,10 @@ Legend: N answers.
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import sys
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
 
 import numpy as np
@@ -24,11 +19,11 @@ from numpy.typing import NDArray
 from wavetune.data.examples import Example, PreferenceKind
 from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.lora_targets import LoraTargets
+from wavetune.foreign import imported
+from wavetune.parts import Part
 
 if TYPE_CHECKING:
     import torch
-
-_LONGEST_IMPORT_S = 120.0
 
 Floats = NDArray[np.float64]
 
@@ -66,20 +61,24 @@ class RewardTraining:
     max_tokens: Annotated[int, Ge(8)] = 256
 
 
+class RewardPart(Part):
+    """What a recipe says of how answers are scored."""
+
+
 @dataclass(frozen=True)
-class EmbeddedReward:
+class EmbeddedReward(RewardPart):
     """A reward model trained at the start of a run from the preference pairs of its own data."""
 
-    kind: Literal["embedded"] = field(default="embedded", kw_only=True)
+    kind = "embedded"
     preference: PreferenceKind = "helpful"
     training: RewardTraining = field(default_factory=RewardTraining)
 
 
 @dataclass(frozen=True)
-class TrainedReward:
+class TrainedReward(RewardPart):
     """A reward model that `wavetune train-reward` wrote into a folder."""
 
-    kind: Literal["trained"] = field(default="trained", kw_only=True)
+    kind = "trained"
     path: str = "rewards/helpful"
 
     def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
@@ -90,14 +89,14 @@ class TrainedReward:
 
 
 @dataclass(frozen=True)
-class HubClassifier:
+class HubClassifier(RewardPart):
     """A stock Hugging Face sequence classifier, from a folder or the hub.
 
     The score is the log-odds of `label`, or the one output of a model that has but one. `reads` says whether prompt and
     answer are given as a pair, or the answer alone.
     """
 
-    kind: Literal["classifier"] = field(default="classifier", kw_only=True)
+    kind = "classifier"
     model: str = ""
     label: str | None = None
     reads: Literal["pair", "answer"] = "pair"
@@ -110,21 +109,18 @@ class HubClassifier:
 
 
 @dataclass(frozen=True)
-class PythonReward:
+class PythonReward(RewardPart):
     """A function of the user's: `package.module:function` or `path/to/file.py:function`.
 
     It is called with a list of examples and a list of answers and returns a number for each. Its code is run as it is.
     """
 
-    kind: Literal["python"] = field(default="python", kw_only=True)
+    kind = "python"
     function: str = ""
 
     def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
         """The imported function. Raises ConfigError if there is none."""
-        return FunctionReward(self.function, _imported(self.function))
-
-
-RewardPart = EmbeddedReward | TrainedReward | HubClassifier | PythonReward
+        return FunctionReward(self.function, _function(self.function))
 
 
 @dataclass(frozen=True)
@@ -165,15 +161,10 @@ def check_finite(scores: Floats, who: str, answers: Sequence[str]) -> Floats:
     return scores
 
 
-def _imported(name: str) -> Callable[..., Any]:
-    place, colon, function = name.rpartition(":")
-    if not colon or not place or not function:
-        raise ConfigError(f"a Python reward is named module:function or file.py:function, not {name!r}")
-    if place.partition(".")[0] in sys.stdlib_module_names:
-        raise ConfigError(f"the reward {name!r} is of Python's own library, which scores no answers; name yours")
-    found = getattr(_module(place, name), function, None)
+def _function(name: str) -> Callable[..., Any]:
+    found = imported(name, "the reward", "function")
     if not callable(found):
-        raise ConfigError(f"{place} has no function {function!r} for the reward {name!r}")
+        raise ConfigError(f"the reward {name!r} is no function")
     try:
         inspect.signature(found).bind([], [])
     except TypeError as error:
@@ -181,34 +172,3 @@ def _imported(name: str) -> Callable[..., Any]:
     except ValueError:  # of a compiled function without a signature: its first call will tell
         pass
     return found
-
-
-def _module(place: str, name: str) -> ModuleType:
-    """The imported module. Raises ConfigError if its code fails, ends the process or does not come to an end."""
-    done: list[ModuleType | BaseException] = []
-
-    def load() -> None:
-        try:
-            done.append(_load(place))
-        except BaseException as error:  # whatever the user's code raises, SystemExit too
-            done.append(error)
-
-    thread = threading.Thread(target=load, daemon=True)
-    thread.start()
-    thread.join(_LONGEST_IMPORT_S)
-    if not done:
-        raise ConfigError(f"the import of the reward {name!r} has not ended after {_LONGEST_IMPORT_S:g} s")
-    if isinstance(done[0], BaseException):
-        raise ConfigError(f"cannot import the reward {name!r}: {type(done[0]).__name__}: {done[0]}") from done[0]
-    return done[0]
-
-
-def _load(place: str) -> ModuleType:
-    if not place.endswith(".py"):
-        return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location("wavetune_reward", Path(place).expanduser())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module

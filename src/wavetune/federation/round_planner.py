@@ -9,12 +9,9 @@ from functools import cached_property
 import numpy as np
 
 from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
-from wavetune.allocation.energy_budget import within_budgets
-from wavetune.allocation.feasibility import require_feasible, why_infeasible
-from wavetune.allocation.greedy import greedy_owners
+from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.participants import extend_plan, plan_on_channel, problem_of, restrict_plan
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.selection import lone_round_s
 from wavetune.allocation.world import problem_from_world
@@ -23,10 +20,7 @@ from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
-from wavetune.federation.links import Outage
-from wavetune.federation.method import Central, Federated, Method, Split
-from wavetune.federation.planning import Fedsllm, Optimal, Planner
-from wavetune.federation.selection import All, Deadline
+from wavetune.federation.method import Method
 from wavetune.federation.sharing import AdapterKind
 from wavetune.units import Array
 from wavetune.wireless.channel import draw_channel
@@ -87,13 +81,10 @@ class RoundPlanner:
 
     def _cost(self, plan: Plan) -> float:
         """What the method's planner minimises; infinite where there is no plan."""
-        planner = self.method.planner
-        if plan.status != "ok" or not isinstance(planner, Optimal):
-            return plan.delay_s
-        return planner.energy_terms.cost(self.problem(0), plan)
+        return self.method.planner.cost(self.problem(0), plan)
 
     def _with_local_steps(self) -> RoundPlanner:
-        if isinstance(self.method.planner, Fedsllm):
+        if self.method.planner.chooses_local_steps:
             schedule = self.method.planner.schedule(self.problem(0))
             rounds_to_target = dict.fromkeys(self.rounds_to_target, schedule.rounds)
             method = replace(self.method, rounds_to_target=rounds_to_target)
@@ -111,12 +102,11 @@ class RoundPlanner:
         """Costs of an average sample."""
         method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
         topology = method.topology
-        u_shape = isinstance(topology, Split) and topology.labels == "client"
         rows = stats.tokens * self.batch_size
         bits = method.activation_codec.bits(rows, width)
-        if u_shape:
+        if topology.labels_stay:
             bits += method.gradient_codec.bits(rows, width)
-        elif isinstance(topology, Split):
+        elif topology.is_split:
             bits += LABEL_BITS * stats.labelled * self.batch_size
         else:
             bits = 0.0
@@ -128,7 +118,7 @@ class RoundPlanner:
             self.adapter_bits_per_value,
             batch_size=self.batch_size,
             token_pairs_per_sample=stats.token_pairs,
-            u_shape=u_shape,
+            u_shape=topology.labels_stay,
         )
         others_L = self._shared_L("bottleneck") * self.table.bottleneck_values_L
         others_L[-1] += self._shared_L("head")[-1] * self.table.outputs_values
@@ -160,12 +150,7 @@ class RoundPlanner:
     @property
     def allowed_cuts(self) -> tuple[int, ...]:
         """Cuts among which the planner chooses."""
-        topology, num_layers = self.method.topology, self.table.num_layers
-        if not isinstance(topology, Split):
-            return (num_layers,)
-        if topology.cut is not None:
-            return tuple(sorted(set(topology.cut))) if isinstance(topology.cut, tuple) else (topology.cut,)
-        return topology.cuts or tuple(range(1, num_layers))
+        return self.method.topology.allowed_cuts(self.table.num_layers)
 
     @property
     def rounds_to_target(self) -> dict[int, float]:
@@ -193,15 +178,9 @@ class RoundPlanner:
         problem = replace(
             problem,
             share_server=self.method.server_shares == "optimal",
-            fed_min_rate_bit_per_s=self._min_rate_bit_per_s,
+            fed_min_rate_bit_per_s=self.method.link.min_rate_bit_per_s,
         )
-        planner = self.method.planner
-        return planner.allowing(problem) if isinstance(planner, Optimal) else problem
-
-    @property
-    def _min_rate_bit_per_s(self) -> float:
-        """Rate below which an adapter upload is lost."""
-        return self.method.link.min_rate_bit_per_s if isinstance(self.method.link, Outage) else 0.0
+        return self.method.planner.allowing(problem)
 
     def first_plan(self) -> Plan:
         """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open.
@@ -214,7 +193,7 @@ class RoundPlanner:
     def _first_plan(self) -> Plan:
         problem, everyone = self.problem(0), range(len(self.devices))
         plan = self._decided(problem, everyone)
-        if isinstance(self.method.selection, All):
+        if self.method.selection.everyone:
             return plan
         if plan.status == "ok":
             return self._selected(problem, plan, 0)
@@ -226,16 +205,14 @@ class RoundPlanner:
 
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
-        topology, rank = self.method.topology, self.method.lora.rank
-        cut = topology.cut if isinstance(topology, Split) else None
+        cut, rank = self.method.topology.cut_of(self.table.num_layers), self.method.lora.rank
         cut, rank = (int(own[0]) if x is None else x for own, x in ((plan.cut_K, cut), (plan.rank_K, rank)))
         cut_K, rank_K = (np.array(np.broadcast_to(np.asarray(x), len(self.devices))) for x in (cut, rank))
         return cut_K, rank_K
 
     def _decided(self, problem: Problem, clients: Sequence[int]) -> Plan:
         """Plan of the problem of these clients, with cut and rank where the method leaves them open."""
-        topology, rank = self.method.topology, self.method.lora.rank
-        cut = topology.cut if isinstance(topology, Split) else self.table.num_layers
+        cut, rank = self.method.topology.cut_of(self.table.num_layers), self.method.lora.rank
         if not isinstance(cut, tuple) and not isinstance(rank, tuple):
             return self.method.planner.plan(problem, self.seed)
         if cut is None or rank is None:
@@ -244,7 +221,7 @@ class RoundPlanner:
                 "planner; give both"
             )
         cut_K, rank_K = (np.broadcast_to(np.asarray(x), len(self.devices))[list(clients)] for x in (cut, rank))
-        return self._fixed(problem, cut_K, rank_K, self.method.planner)
+        return self.method.planner.plan_fixed(problem, cut_K, rank_K)
 
     def plan(self, round_index: int, first: Plan) -> tuple[Problem, Plan]:
         """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
@@ -255,40 +232,27 @@ class RoundPlanner:
         held = plan_on_channel(problem, first)
         if self.method.replan == "never":
             return problem, held
-        if isinstance(self.method.selection, All):
-            plan = self._replanned(problem, first, self.method.planner, round_index)
+        if self.method.selection.everyone:
+            plan = self.method.planner.replan(problem, first, self.seed + round_index)
         else:
             plan = self._selected(problem, first, round_index)
         return problem, require_feasible(problem, plan) if plan.status == "ok" else held
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""
-        planner = self.method.planner
-        return within_budgets(problem, plan, load, planner.energy_terms) if isinstance(planner, Optimal) else plan
-
-    def _replanned(self, problem: Problem, start: Plan, planner: Planner, round_index: int) -> Plan:
-        """Plan with the cuts and ranks of another one, started from it."""
-        differ = np.ptp(start.cut_K) or np.ptp(start.rank_K)
-        if differ or (problem.share_server and isinstance(planner, Optimal)):
-            return self._fixed(problem, start.cut_K, start.rank_K, planner, start)
-        narrowed = problem.restrict([int(start.cut_K[0])], [int(start.rank_K[0])])
-        return planner.plan(narrowed, self.seed + round_index, warm_start=start)
+        return self.method.planner.within_budgets(problem, plan, load)
 
     def _selected(self, problem: Problem, start: Plan, round_index: int) -> Plan:
         """Plan of those that the method selects on this channel, with the cuts and ranks of another plan."""
-        selection, planner, plans = self.method.selection, self.method.planner, dict[tuple[int, ...], Plan]()
-        assert not isinstance(selection, All)
-        if isinstance(selection, Deadline) and isinstance(planner, Optimal) and not planner.energy_terms.idle:
-            most_s = min(selection.round_deadline_s, planner.round_deadline_s or np.inf)
-            planner = replace(planner, round_deadline_s=most_s)  # Who saves energy must not miss the deadline by it.
+        selection, plans = self.method.selection, dict[tuple[int, ...], Plan]()
+        planner = self.method.planner.by(selection.deadline_s)
 
         def plan_of(clients: Sequence[int]) -> Plan:
             key = tuple(clients)
             if key not in plans:
                 some = problem_of(problem, key)
-                plans[key] = self._all_heard(
-                    some, self._replanned(some, restrict_plan(start, key), planner, round_index)
-                )
+                plan = planner.replan(some, restrict_plan(start, key), self.seed + round_index)
+                plans[key] = self._all_heard(some, plan)
             return plans[key]
 
         clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of)
@@ -302,18 +266,5 @@ class RoundPlanner:
             return plan
         rate_K = uplink_rate_bit_per_s_K(problem.fed, plan.fed.owner_M, plan.fed.power_w_M)
         sends_K = load_of(problem, plan.cut_K, plan.rank_K).fed_upload_bits_K > 0
-        silent = np.flatnonzero(sends_K & (rate_K < self._min_rate_bit_per_s))
+        silent = np.flatnonzero(sends_K & (rate_K < problem.fed_min_rate_bit_per_s))
         return infeasible(f"{len(silent)} of the selected clients would be in outage") if len(silent) else plan
-
-    def _fixed(
-        self, problem: Problem, cut_K: IntArray, rank_K: IntArray, planner: Planner, first: Plan | None = None
-    ) -> Plan:
-        """Plan of cuts and ranks given per client: by the optimal planner, for others on the greedy's owners."""
-        if isinstance(planner, Optimal):
-            return planner.plan_fixed(problem, cut_K, rank_K, first)
-        if reason := why_infeasible(problem, cut_K, rank_K):
-            return infeasible(reason)
-        return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))
-
-
-__all__ = ["Central", "Federated", "RoundPlanner", "SampleStatistics"]

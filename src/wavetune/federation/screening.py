@@ -10,11 +10,13 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from wavetune.parts import Part
+
 _ROUNDING = 1.0 + 1e-6
 
 
 @dataclass(frozen=True)
-class Screening:
+class Screening(Part):
     """An update that is not finite, or whose norm is above `max_norm_ratio` times the median of its round, is rejected.
 
     The norm is that of the change since the last broadcast, over all shared adapters. A change that is no larger than

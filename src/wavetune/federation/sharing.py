@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from annotated_types import Ge
 
+from wavetune.errors import ConfigError
+from wavetune.federation.facts import ADAPTERS, PRIVATE_LORA
+from wavetune.parts import Extent, Fact, Part
+
 if TYPE_CHECKING:
     from wavetune.models.lora import AdapterSite
 
@@ -16,16 +20,29 @@ Role = Literal["shared", "personal", "frozen"]
 
 
 @dataclass(frozen=True)
-class Sharing:
+class Sharing(Part):
     """The role of every adapter, by its kind and block.
 
     Adapters of the kinds in `shared` are shared, of all blocks or of the last `shared_layers` alone; the others are
     personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
     """
 
-    shared: tuple[AdapterKind, ...] = field(default=("lora", "bottleneck", "head"), metadata={"acts_on": "adapters"})
-    shared_layers: Annotated[int, Ge(0)] | None = field(default=None, metadata={"acts_on": "adapters"})
+    shared: tuple[AdapterKind, ...] = field(default=("lora", "bottleneck", "head"), metadata={"needs": (ADAPTERS,)})
+    shared_layers: Annotated[int, Ge(0)] | None = field(default=None, metadata={"needs": (ADAPTERS,)})
     trained_layers: Annotated[int, Ge(1)] | None = None
+
+    def removed(self) -> tuple[Fact, ...]:
+        """LoRA of clients' own, where all share it."""
+        return (PRIVATE_LORA,) if "lora" in self.shared else ()
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """Refuse more blocks than the model has."""
+        for name in ("shared_layers", "trained_layers"):
+            if (getattr(self, name) or 0) > extent.num_layers:
+                raise ConfigError(
+                    f"{path}.{name} is {getattr(self, name)} but the model has {extent.num_layers} blocks; give at "
+                    "most these"
+                )
 
     def role(self, kind: AdapterKind, layer: int, num_layers: int) -> Role:
         """Role of an adapter of block `layer`, counted from 0.

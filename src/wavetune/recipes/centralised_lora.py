@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wavetune.federation.method import Central, Lora, Method
+from wavetune.federation.method import Lora, Method
+from wavetune.federation.topology import Central
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.sflllm import DATA, OPTIMISER
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wavetune.federation.method import Federated, Lora, Method
+from wavetune.federation.method import Lora, Method
+from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.sflllm import DATA, OPTIMISER
 

@@ -5,8 +5,9 @@ Source: arXiv 2407.09250. Model, solution and defaults are our reconstruction (d
 
 from __future__ import annotations
 
-from wavetune.federation.method import Lora, Method, Split
+from wavetune.federation.method import Lora, Method
 from wavetune.federation.planning import Fedsllm
+from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.sflllm import DATA, OPTIMISER
 from wavetune.wireless.fading import Rayleigh

@@ -11,10 +11,11 @@ from wavetune.data.examples import PreferenceKind
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
 from wavetune.federation.local_alignment import LocalAlignment
-from wavetune.federation.method import Federated, Lora, Method
+from wavetune.federation.method import Lora, Method
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.rewards import EmbeddedReward, RewardTraining
 from wavetune.federation.sharing import Sharing
+from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.pwff_task import LINK
 

@@ -11,9 +11,10 @@ from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
 from wavetune.data.templates import ClassTemplate
 from wavetune.federation.links import Outage
-from wavetune.federation.method import Federated, Lora, Method
+from wavetune.federation.method import Lora, Method
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.sharing import Sharing
+from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.wireless.scenario import Population, Scenario
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 from wavetune.data.batching import Batching
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
-from wavetune.federation.method import Lora, Method, Split
+from wavetune.federation.method import Lora, Method
 from wavetune.federation.optimise import AdamW
+from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes._codec_table import CODEC_CANDIDATES
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from wavetune.federation.method import Lora, Method, Split
+from wavetune.federation.method import Lora, Method
+from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.sflllm import DATA, OPTIMISER
 

@@ -36,9 +36,9 @@ from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.account import KINDS
-from wavetune.federation.method import Split
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
+from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes import served_alignment
 from wavetune.runtimes.aligning import Task

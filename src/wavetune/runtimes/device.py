@@ -35,8 +35,8 @@ from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.folder_lock import locked
-from wavetune.federation.method import Split
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.topology import Split
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer

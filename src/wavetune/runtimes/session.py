@@ -25,10 +25,10 @@ from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.memory import default_tokens_per_pass
-from wavetune.federation.method import Central, Split
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.privacy import ClientPrivacy, require_accountant
 from wavetune.federation.round_planner import RoundPlanner
+from wavetune.federation.topology import Central, Split
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank

@@ -15,7 +15,7 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
 from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import load_samples, prepare
-from wavetune.data.templates import ClassTemplate, TokenSet
+from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, nearest
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
@@ -133,13 +133,12 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
             f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
         )
     corpus, template = load_samples(recipe.world.data, seed), recipe.world.data.template
-    examples, classes = corpus.train, class_names(corpus) if isinstance(template, ClassTemplate) else ()
+    examples, classes = corpus.train, () if template.writes_text else class_names(corpus)
     prompt, answer = (
         np.array([len(t) for t in texts]) / _CHARACTERS_PER_TOKEN
         for texts in zip(*((e.prompt + e.second, e.answer) for e in examples), strict=True)
     )
-    by_label = isinstance(template, ClassTemplate) and template.partition_by == "label"
-    domains = [e.answer if by_label else e.domain for e in examples]
+    domains = [e.answer if template.clients_differ_by_label else e.domain for e in examples]
     rows = recipe.world.data.partition.split(domains, num_clients, seed, recipe.world.data.minimum_samples)
     tokens = prompt if classes else prompt + answer
     labelled = 1.0 if classes else float(answer.mean())

@@ -15,9 +15,9 @@ from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.folder_lock import locked
-from wavetune.federation.method import Central, Split
 from wavetune.federation.planning import Optimal
 from wavetune.federation.selection import All
+from wavetune.federation.topology import Central, Split
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of

@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear, dbm_to_w
 from wavetune.wireless.energy import energy_j_per_flop
-from wavetune.wireless.placement import draw_positions_m
 from wavetune.wireless.scenario import Band, Device, Scenario
 from wavetune.wireless.shadowing import draw_shadowing_db
 
@@ -57,8 +56,8 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
     True
     """
     population, ids = scenario.population, range(scenario.population.num_clients)
-    position_m_K2 = draw_positions_m(
-        scenario.placement, ids, _streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
+    position_m_K2 = scenario.placement.draw_m(
+        ids, _streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
     )
     distance_m_K = np.hypot(position_m_K2[:, 0], position_m_K2[:, 1])
     clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in _streams(seed, "clock", 0, ids)])

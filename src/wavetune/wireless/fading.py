@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.validation import Positive, check_fields
 
@@ -19,11 +20,19 @@ Complex = NDArray[np.complex128]
 NUM_TAPS = 32
 
 
+class Fading(Part):
+    """Small-scale fading: the power gain of each subchannel around the path loss."""
+
+    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
+        """[K, M] linear power gain of mean 1, each client's from its own generator."""
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class NoFading:
+class NoFading(Fading):
     """Gain exactly 1."""
 
-    kind: Literal["none"] = field(default="none", kw_only=True)
+    kind = "none"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -34,14 +43,13 @@ class NoFading:
 
 
 @dataclass(frozen=True)
-class Rayleigh:
+class Rayleigh(Fading):
     """No dominant path: h ~ CN(0, 1), so the power gain |h|^2 is exponential with mean 1.
 
     `frequency_selective=False` gives a client one draw for the whole band. Otherwise subchannels are independent, or,
     with a `delay_spread_s`, correlated as an exponential power delay profile makes them.
     """
 
-    kind: Literal["rayleigh"] = field(default="rayleigh", kw_only=True)
     frequency_selective: bool = True
     delay_spread_s: Positive | None = None
 
@@ -56,7 +64,7 @@ class Rayleigh:
 
 
 @dataclass(frozen=True)
-class Rician:
+class Rician(Fading):
     """A dominant path of power K_f / (K_f + 1) plus Rayleigh scattering of power 1 / (K_f + 1).
 
     Formula: h = sqrt(K_f / (K_f + 1)) + sqrt(1 / (K_f + 1)) g with g ~ CN(0, 1); K_f = 0 is Rayleigh.
@@ -65,7 +73,6 @@ class Rician:
     Ignores: that a device out of sight has no dominant path; every client gets the same K factor.
     """
 
-    kind: Literal["rician"] = field(default="rician", kw_only=True)
     k_factor_db: Annotated[float, Ge(-300), Le(300)] = 9.0
     frequency_selective: bool = True
     delay_spread_s: Positive | None = None
@@ -79,9 +86,6 @@ class Rician:
         k_factor = db_to_linear(self.k_factor_db)
         scattered_KM = _scattered(self, generators, num_subchannels, subchannel_hz)
         return np.square(np.abs((np.sqrt(k_factor) + scattered_KM) / np.sqrt(k_factor + 1)))
-
-
-Fading = Rayleigh | Rician | NoFading
 
 
 def _check_selectivity(frequency_selective: bool, delay_spread_s: float | None) -> None:

@@ -9,7 +9,8 @@ than 0.007 dB.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.line_of_sight import (
     mixed_office_los_probability,
@@ -28,6 +30,7 @@ from wavetune.wireless.line_of_sight import (
 from wavetune.wireless.validation import Positive, check_fields, check_range
 
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
+_EXPONENTS = 1.2, 8.0  # of corridors that guide waves, and more than the most obstructed buildings measured
 
 Bools = bool | NDArray[np.bool_]
 Limits = tuple[float, float]
@@ -37,17 +40,44 @@ OutdoorDeviceHeight = Annotated[float, Ge(1.5), Le(22.5)]
 IndoorHeight = Annotated[float, Ge(0), Le(10)]
 
 
+class PathLoss(Part):
+    """A large-scale law: path loss by distance, line of sight and shadowing."""
+
+    carrier_limits_hz: ClassVar[Limits]
+
+    @property
+    def distance_limits_m(self) -> Limits:
+        """Horizontal distances the law is valid for, m."""
+        raise NotImplementedError
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss, dB, broadcast shape; `uniform` is a draw of U[0, 1) per device."""
+        raise NotImplementedError
+
+    def los_probability(self, distance_2d_m: float | Array) -> Array:
+        """Probability of line of sight in the shape of the distance."""
+        raise NotImplementedError
+
+    def shadowing_std_db(self, is_los: Bools) -> Array:
+        """Standard deviation of the shadowing, dB."""
+        raise NotImplementedError
+
+    def doubts(self, min_distance_m: float, carrier_hz: float) -> Iterator[str]:
+        """Settings that are allowed and look like a mistake, in words."""
+        yield from ()
+
+
 @dataclass(frozen=True)
-class LogDistance:
+class LogDistance(PathLoss):
     """Loss that grows with the logarithm of distance, whether in line of sight or not.
 
     The defaults are 128.1 + 37.6 log10(d_km), the urban macro law of 3GPP TR 36.942 clause 4.5.2 at 2 GHz.
     """
 
-    distance_limits_m: ClassVar[Limits] = (1.0, 1e7)  # nearer, no law of far fields holds
     carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
 
-    kind: Literal["log_distance"] = field(default="log_distance", kw_only=True)
     intercept_db: Annotated[float, Ge(-100), Le(400)] = 128.1
     exponent: Annotated[float, Ge(0), Le(20)] = 3.76
     reference_m: Positive = 1000.0
@@ -55,6 +85,11 @@ class LogDistance:
 
     def __post_init__(self) -> None:
         check_fields(self)
+
+    @property
+    def distance_limits_m(self) -> Limits:
+        """Horizontal distances the law is valid for, m: nearer than 1 m, no law of far fields holds."""
+        return 1.0, 1e7
 
     def path_loss_db(
         self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
@@ -91,8 +126,23 @@ class LogDistance:
         """Standard deviation of the shadowing, dB."""
         return np.full(np.shape(is_los), self.shadowing_db)
 
+    def doubts(self, min_distance_m: float, carrier_hz: float) -> Iterator[str]:
+        """An exponent that no place has, and a loss that is a gain."""
+        low, high = _EXPONENTS
+        if not low <= self.exponent <= high:
+            yield (
+                f"path_loss.exponent is {self.exponent:g}, outside {low:g} to {high:g}: free space has 2, built-up "
+                "places 3 to 6"
+            )
+        loss_db = float(self.path_loss_db(min_distance_m, False, carrier_hz))
+        if loss_db < 0:
+            yield (
+                f"the path loss at min_distance_m = {min_distance_m:g} is {loss_db:.3g} dB, so that more would be "
+                "received than was sent: check path_loss.intercept_db, which is positive, and the metres of reference_m"
+            )
 
-class _Tr38901:
+
+class _Tr38901(PathLoss):
     """What the three scenarios of TR 38.901 share."""
 
     carrier_limits_hz: ClassVar[Limits] = (0.5e9, 100e9)
@@ -133,7 +183,6 @@ class UrbanMacro(_Tr38901):
 
     _shadowing_los_nlos_db: ClassVar = (4.0, 6.0)
 
-    kind: Literal["urban_macro"] = field(default="urban_macro", kw_only=True)
     line_of_sight: LineOfSight = "random"
     server_height_m: OutdoorServerHeight = 25.0
     device_height_m: OutdoorDeviceHeight = 1.5
@@ -193,7 +242,6 @@ class UrbanMicro(_Tr38901):
 
     _shadowing_los_nlos_db: ClassVar = (4.0, 7.82)
 
-    kind: Literal["urban_micro"] = field(default="urban_micro", kw_only=True)
     line_of_sight: LineOfSight = "random"
     server_height_m: OutdoorServerHeight = 10.0
     device_height_m: OutdoorDeviceHeight = 1.5
@@ -246,7 +294,6 @@ class IndoorHotspot(_Tr38901):
 
     _shadowing_los_nlos_db: ClassVar = (3.0, 8.03)
 
-    kind: Literal["indoor_hotspot"] = field(default="indoor_hotspot", kw_only=True)
     office: Literal["open", "mixed"] = "mixed"
     line_of_sight: LineOfSight = "random"
     server_height_m: IndoorHeight = 3.0
@@ -299,9 +346,6 @@ class IndoorHotspot(_Tr38901):
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         law = open_office_los_probability if self.office == "open" else mixed_office_los_probability
         return law(distance_2d_m)
-
-
-PathLoss = UrbanMicro | UrbanMacro | IndoorHotspot | LogDistance
 
 
 def breakpoint_distance_m(

@@ -4,32 +4,55 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from wavetune.errors import ConfigError
+from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.validation import Positive, check_fields, check_range
 
+_RING = "from Scenario.min_distance_m to Scenario.cell_radius_m"
+
+
+class Placement(Part):
+    """Where devices stand in a cell, whose ring is from its minimum distance to its radius."""
+
+    def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
+        """ConfigError, naming position or hotspot and its distance, where a device could be put outside the ring."""
+
+    def draw_m(
+        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
+    ) -> Array:
+        """[K, 2] positions x, y in m, the server at the origin; each client's drawn from its own generator."""
+        raise NotImplementedError
+
 
 @dataclass(frozen=True)
-class UniformDisc:
-    """Every device is uniform over the cell, outside the minimum distance."""
+class UniformDisc(Placement):
+    """Every device is uniform over the cell, outside the minimum distance.
 
-    kind: Literal["uniform_disc"] = field(default="uniform_disc", kw_only=True)
+    With u, v ~ U[0, 1), radius = sqrt(r0^2 + u (R^2 - r0^2)) and angle = 2 pi v, uniform over the ring from r0 to R.
+    """
 
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def draw_m(
+        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
+    ) -> Array:
+        """[K, 2] positions, uniform over the ring."""
+        uniform = _draws(generators)
+        return _in_ring(uniform[:, 0], uniform[:, 1], inner_m, outer_m)
+
 
 @dataclass(frozen=True)
-class Hotspot:
+class Hotspot(Placement):
     """A device is in a small disc with probability `fraction`, else uniform over the cell."""
 
-    kind: Literal["hotspot"] = field(default="hotspot", kw_only=True)
     center_m: tuple[float, float] = (100.0, 0.0)
     radius_m: Positive = 30.0
     fraction: Annotated[float, Ge(0), Le(1)] = 0.5
@@ -37,75 +60,53 @@ class Hotspot:
     def __post_init__(self) -> None:
         check_fields(self)
 
+    def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
+        """ConfigError where a part of the hotspot is outside the ring."""
+        distance_m = math.hypot(*self.center_m)
+        reach_m = [distance_m - self.radius_m, distance_m + self.radius_m]
+        check_range("the distance of a device in the hotspot", reach_m, min_distance_m, cell_radius_m, _RING)
+
+    def draw_m(
+        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
+    ) -> Array:
+        """[K, 2] positions, uniform over hotspot or ring."""
+        uniform = _draws(generators)
+        cell = _in_ring(uniform[:, 0], uniform[:, 1], inner_m, outer_m)
+        spot = _in_ring(uniform[:, 0], uniform[:, 1], 0.0, self.radius_m) + np.array(self.center_m)
+        return np.where(uniform[:, 2:] < self.fraction, spot, cell)
+
 
 @dataclass(frozen=True)
-class FixedPositions:
+class FixedPositions(Placement):
     """Client k stands at `positions_m[k]`."""
 
-    kind: Literal["fixed"] = field(default="fixed", kw_only=True)
+    kind = "fixed"
     positions_m: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         check_fields(self)
 
-
-Placement = UniformDisc | Hotspot | FixedPositions
-
-
-def check_placement(placement: Placement, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
-    """Refuse a placement that could put a device outside the ring min_distance_m <= d <= cell_radius_m.
-
-    Raises:
-        ConfigError: names the position or hotspot, its distance and the ring.
-    """
-    source = "from Scenario.min_distance_m to Scenario.cell_radius_m"
-    if isinstance(placement, Hotspot):
-        distance_m = math.hypot(*placement.center_m)
-        reach_m = [distance_m - placement.radius_m, distance_m + placement.radius_m]
-        check_range("the distance of a device in the hotspot", reach_m, min_distance_m, cell_radius_m, source)
-    elif isinstance(placement, FixedPositions):
-        if len(placement.positions_m) < num_clients:
+    def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
+        """ConfigError where there are too few positions, or one is outside the ring."""
+        if len(self.positions_m) < num_clients:
             raise ConfigError(
-                f"FixedPositions.positions_m holds {len(placement.positions_m)} positions but num_clients is "
+                f"FixedPositions.positions_m holds {len(self.positions_m)} positions but num_clients is "
                 f"{num_clients}; give one position for each client"
             )
-        for k, position_m in enumerate(placement.positions_m):
+        for k, position_m in enumerate(self.positions_m):
             name = f"the distance of FixedPositions.positions_m[{k}]"
-            check_range(name, math.hypot(*position_m), min_distance_m, cell_radius_m, source)
+            check_range(name, math.hypot(*position_m), min_distance_m, cell_radius_m, _RING)
+
+    def draw_m(
+        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
+    ) -> Array:
+        """[K, 2] positions as configured."""
+        return np.array([self.positions_m[k] for k in client_ids], np.float64).reshape(-1, 2)
 
 
-def draw_positions_m(
-    placement: Placement,
-    client_ids: Sequence[int],
-    generators: Sequence[np.random.Generator],
-    min_distance_m: float,
-    cell_radius_m: float,
-) -> Array:
-    """Draw one position per client, each from that client's own generator.
-
-    Model: with u, v ~ U[0, 1), radius = sqrt(r0^2 + u (R^2 - r0^2)) and angle = 2 pi v, uniform over the ring
-    r0 = min_distance_m, R = cell_radius_m.
-
-    Args:
-        placement: how devices are placed.
-        client_ids: [K] identities, which index fixed positions.
-        generators: [K] one random generator per client.
-        min_distance_m: inner radius of the ring, m.
-        cell_radius_m: outer radius of the ring, m.
-
-    Returns:
-        [K, 2] positions x, y in m, the server at the origin.
-
-    Ignores: mobility; devices stay where they are drawn.
-    """
-    if isinstance(placement, FixedPositions):
-        return np.array([placement.positions_m[k] for k in client_ids], np.float64).reshape(-1, 2)
-    uniform = np.array([generator.random(3) for generator in generators], np.float64).reshape(-1, 3)
-    cell = _in_ring(uniform[:, 0], uniform[:, 1], min_distance_m, cell_radius_m)
-    if isinstance(placement, UniformDisc):
-        return cell
-    spot = _in_ring(uniform[:, 0], uniform[:, 1], 0.0, placement.radius_m) + np.array(placement.center_m)
-    return np.where(uniform[:, 2:] < placement.fraction, spot, cell)
+def _draws(generators: Sequence[np.random.Generator]) -> Array:
+    """[K, 3] of U[0, 1)."""
+    return np.array([generator.random(3) for generator in generators], np.float64).reshape(-1, 3)
 
 
 def _in_ring(u: Array, v: Array, inner_m: float, outer_m: float) -> Array:

@@ -6,13 +6,11 @@ from collections.abc import Iterator
 
 from wavetune.errors import ConfigError
 from wavetune.units import w_to_dbm
-from wavetune.wireless.path_loss import LogDistance
 from wavetune.wireless.scenario import Scenario
 
 THERMAL_DBM_PER_HZ = -174.0  # at 290 K
 _MOST_NOISE_DBM_PER_HZ = -130.0  # 44 dB above it, more than any receiver or place adds
 _LEAST_POWER_DBM = -30.0
-_EXPONENTS = 1.2, 8.0  # of corridors that guide waves, and more than the most obstructed buildings measured
 
 
 def require_plausible(scenario: Scenario) -> None:
@@ -42,8 +40,7 @@ def _questions(scenario: Scenario) -> Iterator[str]:
                 f"noise: {THERMAL_DBM_PER_HZ:g} dBm/Hz and a receiver's noise figure are usual, the power in a whole "
                 "band must be divided by its width"
             )
-    if isinstance(scenario.path_loss, LogDistance):
-        yield from _law(scenario.path_loss, scenario)
+    yield from scenario.path_loss.doubts(scenario.min_distance_m, scenario.carrier_hz)
 
 
 def _power(name: str, power_dbm: float) -> Iterator[str]:
@@ -51,18 +48,3 @@ def _power(name: str, power_dbm: float) -> Iterator[str]:
         yield f"{name} is {power_dbm:g}, which looks like watts: {power_dbm:g} W are {w_to_dbm(power_dbm):.3g} dBm"
     elif power_dbm < _LEAST_POWER_DBM:
         yield f"{name} is {power_dbm:g}, less than a microwatt: 23 dBm are 0.2 W, the power of a handset"
-
-
-def _law(law: LogDistance, scenario: Scenario) -> Iterator[str]:
-    low, high = _EXPONENTS
-    if not low <= law.exponent <= high:
-        yield (
-            f"path_loss.exponent is {law.exponent:g}, outside {low:g} to {high:g}: free space has 2, built-up places "
-            "3 to 6"
-        )
-    loss_db = float(law.path_loss_db(scenario.min_distance_m, False, scenario.carrier_hz))
-    if loss_db < 0:
-        yield (
-            f"the path loss at min_distance_m = {scenario.min_distance_m:g} is {loss_db:.3g} dB, so that more would be "
-            "received than was sent: check path_loss.intercept_db, which is positive, and the metres of reference_m"
-        )

@@ -17,7 +17,7 @@ from wavetune.errors import ConfigError
 from wavetune.units import Array, dbm_to_w, w_to_dbm
 from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
-from wavetune.wireless.placement import Placement, UniformDisc, check_placement
+from wavetune.wireless.placement import Placement, UniformDisc
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
 
 
@@ -186,7 +186,7 @@ class Scenario:
                 f"Scenario.min_distance_m is {self.min_distance_m:g} but must be less than "
                 f"cell_radius_m = {self.cell_radius_m:g}; shrink it or enlarge the cell"
             )
-        check_placement(self.placement, self.population.num_clients, self.min_distance_m, self.cell_radius_m)
+        self.placement.require_inside(self.population.num_clients, self.min_distance_m, self.cell_radius_m)
         source = f"the range of {type(self.path_loss).__name__}"
         check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)
         check_range("Scenario.cell_radius_m", self.cell_radius_m, *self.path_loss.distance_limits_m, source)

@@ -9,7 +9,7 @@ from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
 from wavetune.data import templates
 from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.rows import example_of
-from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, resolved, tokenise
+from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, tokenise
 from wavetune.errors import ConfigError, DataError, ModelError
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -36,7 +36,7 @@ def labels(tokenizer, tokens, row=0):
 def test_a_dialogue_is_trained_as_its_template_writes_it_with_labels_on_all_answers_and_their_ends(name, tmp_path):
     tokenizer, messages = chat_tokenizer(TEMPLATES[name]), [ASKED, SAID, AGAIN, LAST]
     example, end = dialogue(*messages), END.get(name, "<|im_end|>")
-    template = resolved(AutoTemplate(), [example], tokenizer)
+    template = AutoTemplate().resolved([example], tokenizer)
     tokens = tokenise([example], tokenizer, template, 400)
     written = tokenizer.apply_chat_template(messages, tokenize=False)
     whole = tokenizer.decode(tokens.row(0))
@@ -54,7 +54,7 @@ def test_a_dialogue_is_trained_as_its_template_writes_it_with_labels_on_all_answ
     tokenizer.save_pretrained(tmp_path)
     plain = PlainTokenizer(tmp_path)
     assert (
-        tokenise([example], plain, resolved(AutoTemplate(), [example], plain), 400).ids.tolist() == tokens.ids.tolist()
+        tokenise([example], plain, AutoTemplate().resolved([example], plain), 400).ids.tolist() == tokens.ids.tolist()
     )
 
 
@@ -83,7 +83,7 @@ def test_answers_with_reasoning_are_learned_from_their_heading_and_prompts_end_t
     thought = dialogue(ASKED, {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nok"})
     field = dialogue(ASKED, {**SAID, "reasoning_content": "why"})
     for example in (thought, field):
-        template = resolved(AutoTemplate(), [example], tokenizer)
+        template = AutoTemplate().resolved([example], tokenizer)
         assert labels(tokenizer, tokenise([example], tokenizer, template, 400)) == [
             "<think>\nwhy\n</think>\n\nok<|im_end|>"
         ]
@@ -153,24 +153,24 @@ def test_an_exchange_that_is_too_long_keeps_its_headings_and_the_longest_text_is
 
 def test_a_day_that_a_template_asks_for_is_pinned(monkeypatch):
     tokenizer, example = chat_tokenizer(TEMPLATES["dated"]), dialogue(ASKED, SAID)
-    pinned = resolved(AutoTemplate(), [example], tokenizer)
+    pinned = AutoTemplate().resolved([example], tokenizer)
     assert re.fullmatch(r"\d{4}-\d\d-\d\d", pinned.date)
-    assert resolved(pinned, [example], tokenizer) == pinned
+    assert pinned.resolved([example], tokenizer) == pinned
     tokens = tokenise([example], tokenizer, ChatTemplate(date="2024-02-29"), 200)
     assert tokenizer.decode(tokens.row(0)).startswith("29 February 2024")
-    assert resolved(AutoTemplate(), [example], chat_tokenizer(CHATML)).date is None
+    assert AutoTemplate().resolved([example], chat_tokenizer(CHATML)).date is None
     with pytest.raises(ConfigError, match="date is 'tomorrow'"):
         ChatTemplate(date="tomorrow")
 
 
 def test_the_chat_template_is_the_default_for_dialogues_alone():
     tokenizer, text = chat_tokenizer(CHATML), example_of({"instruction": "a", "output": "b"}, "here:1")
-    assert resolved(AutoTemplate(), [text, dialogue(ASKED, SAID)], tokenizer).kind == "chat"
-    assert resolved(AutoTemplate(), [text], tokenizer) == PlainTemplate("\n")
+    assert AutoTemplate().resolved([text, dialogue(ASKED, SAID)], tokenizer).kind == "chat"
+    assert AutoTemplate().resolved([text], tokenizer) == PlainTemplate("\n")
     tokenizer.chat_template = None
-    assert resolved(AutoTemplate(learn="last"), [dialogue(ASKED, SAID)], tokenizer) == PlainTemplate("\n", "last")
+    assert AutoTemplate(learn="last").resolved([dialogue(ASKED, SAID)], tokenizer) == PlainTemplate("\n", "last")
     completion = example_of({"prompt": "a", "completion": "b"}, "here:1")
-    assert resolved(AutoTemplate(), [completion], tokenizer) == PlainTemplate("")
+    assert AutoTemplate().resolved([completion], tokenizer) == PlainTemplate("")
 
 
 def test_templates_by_name_are_found_wherever_a_folder_keeps_them(tmp_path):

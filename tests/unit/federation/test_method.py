@@ -4,7 +4,8 @@ import pytest
 
 from wavetune import recipes
 from wavetune.errors import ConfigError
-from wavetune.federation.method import Central, Federated, Lora, Method, Split
+from wavetune.federation.method import Lora, Method
+from wavetune.federation.topology import Central, Federated, Split
 from wavetune.recipe import with_settings
 
 FITS = {"num_clients": 3, "num_layers": 4, "width": 32}
@@ -71,7 +72,10 @@ ON_ADAPTERS = (
 def test_what_acts_on_something_that_does_not_cross_is_refused_by_its_name(topology, setting):
     path = setting.partition("=")[0].removesuffix(".kind").removesuffix(".max_norm_ratio")
     recipe = with_settings(recipes.get("fedavg_lora"), [f"method.topology.kind={topology}", setting])
-    with pytest.raises(ConfigError, match=rf"{re.escape(path)} is .* with method.topology {topology}: .*leave it out"):
+    with pytest.raises(
+        ConfigError,
+        match=rf"{re.escape(path)}.* needs .* which method.topology {topology} does not give; .*leave {path} out",
+    ):
         recipe.method.check(**FITS)
 
 

@@ -7,16 +7,16 @@ import sys
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
+from wavetune import foreign
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, NumericsError
-from wavetune.federation import rewards
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import EmbeddedReward, HubClassifier, PythonReward, RewardPart, TrainedReward
 from wavetune.models.resolve import resolve_model
 from wavetune.models.reward import reward_bank
+from wavetune.part_values import read_part, values_of
 
 EXAMPLES = [Example("Where?", ""), Example("When does the bar close tonight?", ""), Example("Who?", "")]
 ANSWERS = ["In the garden, behind the old chapel.", "At nine.", "I may not say."]
@@ -162,11 +162,10 @@ def test_a_folder_without_a_reward_model_is_refused(tmp_path):
 
 
 def test_parts_survive_json_and_are_told_apart_by_kind():
-    adapter = TypeAdapter(list[RewardPart])
-    parts = [EmbeddedReward(preference="harmless"), TrainedReward("a"), HubClassifier("b", "c"), PythonReward("d:e")]
-    assert adapter.validate_json(adapter.dump_json(parts)) == parts
+    parts = (EmbeddedReward(preference="harmless"), TrainedReward("a"), HubClassifier("b", "c"), PythonReward("d:e"))
+    assert read_part(tuple[RewardPart, ...], values_of(parts)) == parts
     kinds = [{"kind": "embedded"}, {"kind": "trained"}, {"kind": "classifier"}, {"kind": "python"}]
-    assert [type(part) for part in adapter.validate_python(kinds)] == [type(part) for part in parts]
+    assert [type(part) for part in read_part(tuple[RewardPart, ...], kinds)] == [type(part) for part in parts]
 
 
 def test_importing_the_parts_needs_no_torch():
@@ -182,7 +181,7 @@ def test_a_module_that_would_end_the_command_is_refused(tmp_path, body):
 
 
 def test_a_module_that_never_ends_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(rewards, "_LONGEST_IMPORT_S", 0.05)
+    monkeypatch.setattr(foreign, "LONGEST_IMPORT_S", 0.05)
     (tmp_path / "mine.py").write_text("import time\nfor _ in range(20): time.sleep(0.1)\n")
     with pytest.raises(ConfigError, match=r"has not ended after 0\.05 s"):
         PythonReward(function=f"{tmp_path / 'mine.py'}:f").open()

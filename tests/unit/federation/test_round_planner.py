@@ -9,10 +9,11 @@ from wavetune.costs.architecture import Architecture
 from wavetune.costs.table import CostTable
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Bf16, Fp32, Int8
-from wavetune.federation.method import Central, Federated, Lora, Method, Split
+from wavetune.federation.method import Lora, Method
 from wavetune.federation.mixing import FrozenA
 from wavetune.federation.planning import AllRandom, Optimal, PaperGreedy, RandomSubchannels, UniformPower
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
+from wavetune.federation.topology import Central, Federated, Split
 from wavetune.wireless.channel import draw_devices
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 

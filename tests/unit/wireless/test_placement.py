@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from wavetune.seeds import stream
-from wavetune.wireless.placement import FixedPositions, Hotspot, UniformDisc, draw_positions_m
+from wavetune.wireless.placement import FixedPositions, Hotspot, UniformDisc
 
 IDS = range(4000)
 
 
 def draw(placement, ids=IDS):
-    return draw_positions_m(placement, ids, [stream(3, "placement", 0, k) for k in ids], 10.0, 200.0)
+    return placement.draw_m(ids, [stream(3, "placement", 0, k) for k in ids], 10.0, 200.0)
 
 
 def test_a_uniform_disc_is_uniform_over_the_ring():

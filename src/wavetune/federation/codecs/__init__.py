@@ -7,15 +7,13 @@ torch.
 
 from __future__ import annotations
 
+from wavetune.federation.codecs.codec import Codec, Payload, UpdateCodec
 from wavetune.federation.codecs.int8 import Int8
-from wavetune.federation.codecs.precision import Bf16, Fp32, Fp64, Payload
+from wavetune.federation.codecs.precision import Bf16, Fp32, Fp64
 from wavetune.federation.codecs.top_k import TopK
 
-Codec = Fp32 | Bf16 | Int8 | Fp64
-UpdateCodec = Fp32 | Bf16 | Int8 | Fp64 | TopK
 
-
-def down_codec(codec: UpdateCodec) -> Codec:
+def down_codec(codec: UpdateCodec) -> UpdateCodec:
     """Codec of the way back of adapters: sparse updates add up to a dense mixture, which is sent whole."""
     return Fp32() if isinstance(codec, TopK) else codec
 

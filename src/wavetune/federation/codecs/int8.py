@@ -7,26 +7,26 @@ bf16 beside their indices, and only the rest is quantised.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge
+
+from wavetune.federation.codecs.codec import Codec, Payload
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Payload = dict[str, "Tensor"]
 _LEVELS = 127
 
 
 @dataclass(frozen=True)
-class Int8:
+class Int8(Codec):
     """8 bits a value, 32 bits of scale per row, and `outlier_channels` channels in bf16 (with a 32-bit index each).
 
     The outlier channels are chosen per message by their largest magnitude.
     """
 
-    kind: Literal["int8"] = field(default="int8", kw_only=True)
     outlier_channels: Annotated[int, Ge(0)] = 8
 
     def bits(self, rows: float, width: int) -> float:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wavetune.federation.codecs.codec import Codec, Payload
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Payload = dict[str, "Tensor"]
-
 
 @dataclass(frozen=True)
-class Fp64:
+class Fp64(Codec):
     """64 bits a value: nothing is lost, also where a run computes in fp64."""
 
-    kind: Literal["fp64"] = field(default="fp64", kw_only=True)
+    removes = ()
 
     def bits(self, rows: float, width: int) -> float:
         """Bits of a message of `rows` vectors of `width` values."""
@@ -31,10 +31,10 @@ class Fp64:
 
 
 @dataclass(frozen=True)
-class Fp32:
+class Fp32(Codec):
     """32 bits a value: nothing is lost of what is computed in fp32."""
 
-    kind: Literal["fp32"] = field(default="fp32", kw_only=True)
+    removes = ()
 
     def bits(self, rows: float, width: int) -> float:
         """Bits of a message of `rows` vectors of `width` values."""
@@ -50,10 +50,8 @@ class Fp32:
 
 
 @dataclass(frozen=True)
-class Bf16:
+class Bf16(Codec):
     """16 bits a value: 8 bits of exponent as in fp32, 8 significant bits (relative error at most 2^-8)."""
-
-    kind: Literal["bf16"] = field(default="bf16", kw_only=True)
 
     def bits(self, rows: float, width: int) -> float:
         """Bits of a message of `rows` vectors of `width` values."""

@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt, Le
+
+from wavetune.federation.codecs.codec import Payload, UpdateCodec
+from wavetune.federation.facts import UNROUNDED, VALUES_SENT
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Payload = dict[str, "Tensor"]
 _INDEX_BITS = 32
 
 
 @dataclass(frozen=True)
-class TopK:
+class TopK(UpdateCodec):
     """The largest `fraction` of each row's values (one at least) in fp32, each with a 32-bit place; the rest is 0.
 
     Meant for updates: adapters are then sent as changes since the last broadcast, and what was left out is added to the
     client's next update (error feedback, arXiv 1901.09847). The way back is sent whole.
     """
 
-    kind: Literal["top_k"] = field(default="top_k", kw_only=True)
+    removes = (UNROUNDED, VALUES_SENT)
     fraction: Annotated[float, Gt(0), Le(1)] = 0.1
 
     def kept(self, width: int) -> int:

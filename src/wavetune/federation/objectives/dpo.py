@@ -5,21 +5,28 @@ Legend: B pairs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
+
+from wavetune.federation.objectives.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Dpo:
+class Dpo(Objective):
     """Of the pairs that a client has learned from, the share lambda is helpful pairs, the others are harmless ones."""
 
-    kind: Literal["dpo"] = field(default="dpo", kw_only=True)
+    learns_from = "pairs"
     beta: Annotated[float, Gt(0)] = 0.1
+
+    @property
+    def answers_to_each_prompt(self) -> int:
+        """Both of a pair."""
+        return 2
 
 
 def preference_margin(

@@ -6,31 +6,36 @@ Legend: G groups, M answers of a group.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from wavetune.federation.objectives.kl import KlControl
+from wavetune.federation.objectives.objective import Objective
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Grpo:
+class Grpo(Objective):
     """Several answers to each prompt; an answer's advantage is its reward relative to its group's.
 
     The divergence from the reference is a term of the loss, the estimate of `kl_estimate` at every token.
     """
 
-    kind: Literal["grpo"] = field(default="grpo", kw_only=True)
     group_size: Annotated[int, Ge(2)] = 4
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     entropy_coefficient: Annotated[float, Ge(0)] = 0.0
     epochs: Annotated[int, Ge(1)] = 1
     minibatches: Annotated[int, Ge(1)] = 1
     kl: KlControl = field(default_factory=KlControl)
+
+    @property
+    def answers_to_each_prompt(self) -> int:
+        """The group."""
+        return self.group_size
 
 
 def group_advantages(reward_GM: Floats) -> Floats:

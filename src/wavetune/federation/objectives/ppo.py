@@ -6,13 +6,14 @@ Legend: S samples, T longest answer, P positions of all answers.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from wavetune.federation.objectives.kl import KlControl
+from wavetune.federation.objectives.objective import Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ppo:
+class Ppo(Objective):
     """Clipped policy updates with a value head and generalised advantages.
 
     A token's reward is minus the KL coefficient times its log-ratio to the reference; the last token of an answer also
@@ -30,7 +31,6 @@ class Ppo:
     so its weight in the loss is its learning rate.
     """
 
-    kind: Literal["ppo"] = field(default="ppo", kw_only=True)
     answers_per_prompt: Annotated[int, Ge(1)] = 4
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     gae_lambda: Annotated[float, Ge(0), Le(1)] = 0.95
@@ -40,6 +40,11 @@ class Ppo:
     epochs: Annotated[int, Ge(1)] = 2
     minibatches: Annotated[int, Ge(1)] = 1
     kl: KlControl = field(default_factory=KlControl)
+
+    @property
+    def answers_to_each_prompt(self) -> int:
+        """As configured."""
+        return self.answers_per_prompt
 
 
 def generalised_advantages(

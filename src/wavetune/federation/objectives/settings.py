@@ -8,8 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from wavetune.errors import ConfigError
-from wavetune.federation.objectives.dpo import Dpo
-from wavetune.federation.objectives.grpo import Grpo
+from wavetune.federation.objectives.objective import Objective
 from wavetune.federation.objectives.ppo import Ppo
 from wavetune.federation.optimise import AdamW
 
@@ -25,7 +24,7 @@ class AlignmentSettings:
     distance of a client's weights from those without its LoRA, a term of the loss beside the divergence of the answers.
     """
 
-    objective: Ppo | Grpo | Dpo = field(default_factory=Ppo)
+    objective: Objective = field(default_factory=Ppo)
     steps: Annotated[int, Ge(0)] = 8
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
@@ -35,7 +34,7 @@ class AlignmentSettings:
     distance_coefficient: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
-        parts = 1 if isinstance(self.objective, Dpo) else self.objective.minibatches
+        parts = self.objective.minibatches
         if parts > self.answers_per_step:
             raise ConfigError(
                 f"objective.minibatches is {parts}, but a step has {self.answers_per_step} answers of each client; "
@@ -50,10 +49,4 @@ class AlignmentSettings:
     @property
     def answers_per_prompt(self) -> int:
         """Answers to the same prompt in a step; of a pair for DPO, two."""
-        match self.objective:
-            case Dpo():
-                return 2
-            case Grpo():
-                return self.objective.group_size
-            case Ppo():
-                return self.objective.answers_per_prompt
+        return self.objective.answers_to_each_prompt

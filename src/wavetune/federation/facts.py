@@ -1,0 +1,26 @@
+"""What parts of a method may need of each other: the facts that a part here takes away and another relies on."""
+
+from __future__ import annotations
+
+from wavetune.parts import Fact
+
+CUT = Fact("a cut through the model")
+ADAPTERS = Fact("adapters that cross the air")
+WHOLE_MODEL = Fact("the whole model on every client")
+ONE_CUT = Fact("one cut for all clients", "set method.topology.cut to one number")
+ONE_RANK = Fact("one rank for all clients", "set method.lora.rank to one number")
+AT_ONCE = Fact(
+    "a server that serves all clients at once", "set method.topology.kind=split with method.topology.schedule=parallel"
+)
+CLIENTS = Fact("clients that train")
+NEW_PLANS = Fact("a plan of its own for every round", "set method.replan=every_round")
+VALUES_SENT = Fact("updates sent as the factors themselves (it gives these another basis every round)")
+UPDATES_ALONE = Fact("updates of clients to be all that is learned from their data")
+MEAN = Fact("a mean of the updates (it counts the noise of one)")
+UNROUNDED = Fact("updates that are not rounded one by one")
+COUNTED_ONCE = Fact("every update to be mixed once", "set method.link.lost=skip")
+UNJUDGED = Fact("updates not judged by the others (clipping bounds them already)")
+PRIVATE_LORA = Fact(
+    "LoRA that clients do not share (it is trained as each owner wishes)",
+    "take 'lora' out of method.sharing.shared, or set method.alignment.learning.steps=0 to evaluate only",
+)

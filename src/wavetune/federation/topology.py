@@ -1,0 +1,115 @@
+"""Who runs which blocks of the model, and what then crosses the air."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from annotated_types import Ge
+
+from wavetune.errors import ConfigError
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UPDATES_ALONE, WHOLE_MODEL
+from wavetune.parts import Extent, Fact, Part
+
+Cut = Annotated[int, Ge(1)]
+
+
+class Topology(Part):
+    """Where the blocks of the model run."""
+
+    is_split: ClassVar[bool] = False  # clients run the first blocks and a server the rest
+    pooled: ClassVar[bool] = False  # one trainer holds everybody's data
+
+    @property
+    def labels_stay(self) -> bool:
+        """Whether a split is U-shaped: labels, head and loss are the client's."""
+        return False
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether a server steps after each client in turn, rather than once on all of them."""
+        return False
+
+    def cut_of(self, num_layers: int) -> int | tuple[int, ...] | None:
+        """Blocks that clients run: one number, one a client, or None where the planner chooses."""
+        return num_layers
+
+    def allowed_cuts(self, num_layers: int) -> tuple[int, ...]:
+        """Cuts among which the planner chooses."""
+        return (num_layers,)
+
+
+@dataclass(frozen=True)
+class Split(Topology):
+    """The model is cut: each client runs the first blocks, the main server the rest.
+
+    `cut` is one number for all clients, one per client, or None: the planner chooses among `cuts` (all, if None too).
+    `labels` at the client makes the model U-shaped: final norm, head and loss come back to the client. With the
+    sequential schedule the server steps after each client in turn (SplitLoRA), else once on all of them.
+    """
+
+    is_split = True
+    cut: Cut | tuple[Cut, ...] | None = None
+    cuts: tuple[Cut, ...] | None = None
+    labels: Literal["server", "client"] = "server"
+    schedule: Literal["parallel", "sequential"] = "parallel"
+
+    @property
+    def labels_stay(self) -> bool:
+        """Whether the clients keep labels, head and loss."""
+        return self.labels == "client"
+
+    @property
+    def in_turn(self) -> bool:
+        """Whether the server steps after each client in turn."""
+        return self.schedule == "sequential"
+
+    def cut_of(self, num_layers: int) -> int | tuple[int, ...] | None:
+        """Blocks that clients run, as configured."""
+        return self.cut
+
+    def allowed_cuts(self, num_layers: int) -> tuple[int, ...]:
+        """Cuts among which the planner chooses."""
+        if self.cut is not None:
+            return tuple(sorted(set(self.cut))) if isinstance(self.cut, tuple) else (self.cut,)
+        return self.cuts or tuple(range(1, num_layers))
+
+    def removed(self) -> tuple[Fact, ...]:
+        """What a cut leaves no room for."""
+        several = isinstance(self.cut, tuple)
+        return WHOLE_MODEL, UPDATES_ALONE, *((ONE_CUT,) if several else ()), *((AT_ONCE,) if self.in_turn else ())
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """Refuse cuts that the model does not have, or that are not one a client."""
+        for name, cuts in (("cut", (self.cut,)), ("cuts", self.cuts or ())):
+            for cut in cuts:
+                require_per_client(f"{path}.{name}", cut, extent.num_clients, extent.num_layers, "the model's blocks")
+
+
+@dataclass(frozen=True)
+class Federated(Topology):
+    """Every client holds the whole model and sends only adapters."""
+
+    removes = (CUT, ONE_CUT, AT_ONCE)
+
+
+@dataclass(frozen=True)
+class Central(Topology):
+    """One trainer holds everybody's data and takes the clients' batches as one: the reference without federation."""
+
+    pooled = True
+    removes = (CUT, ONE_CUT, AT_ONCE, ADAPTERS, CLIENTS, WHOLE_MODEL, UPDATES_ALONE)
+
+
+def require_per_client(
+    path: str, value: int | tuple[int, ...] | None, num_clients: int, largest: int, what: str
+) -> None:
+    """ConfigError unless a setting is one number or one a client, each from 1 to the largest."""
+    values = () if value is None else value if isinstance(value, tuple) else (value,)
+    if isinstance(value, tuple) and len(value) != num_clients:
+        raise ConfigError(
+            f"{path} has {len(value)} entries for {num_clients} clients; give one number, or one per client"
+        )
+    for entry in values:
+        if not 1 <= entry <= largest:
+            raise ConfigError(f"{path} is {entry} but must be between 1 and {largest} ({what})")
