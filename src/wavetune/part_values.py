@@ -24,8 +24,7 @@ def values_of(value: Any) -> Any:
     """A part, or what a field of one holds, as plain JSON values."""
     if dataclasses.is_dataclass(value):
         own = {f.name: values_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        is_choice = isinstance(value, Part) and seam_of(type(value)) is not None
-        return {"kind": value.kind, **own} if is_choice else own
+        return {"kind": value.kind, **own} if isinstance(value, Part) and seam_of(type(value)) is not None else own
     if isinstance(value, Mapping):
         return {str(key): values_of(one) for key, one in value.items()}
     return [values_of(one) for one in value] if isinstance(value, list | tuple) else value

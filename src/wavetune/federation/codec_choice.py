@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 from annotated_types import Gt
 
@@ -43,7 +43,7 @@ def described(codec: Codec) -> str:
     >>> described(Fp32())
     'fp32'
     """
-    settings = ", ".join(f"{f.name} {getattr(codec, f.name)}" for f in fields(codec))
+    settings = ", ".join(f"{f.name} {getattr(codec, f.name)}" for f in fields(cast("Any", codec)))
     return f"{codec.kind} ({settings})" if settings else codec.kind
 
 
