@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 import sys
 import threading
+from collections.abc import Collection
 from operator import attrgetter
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +16,21 @@ from typing import Any
 from wavetune.errors import ConfigError
 
 LONGEST_IMPORT_S = 120.0
+
+
+def allows(names: Collection[str], place: str) -> bool:
+    """Whether a module, file or folder is one of these, or a module of one of these packages.
+
+    >>> [allows(("theirs", "a.b"), place) for place in ("theirs.mixing", "a.b", "a", "theirsnot")]
+    [True, True, False, False]
+    """
+    parts = place.split(".")
+    packages = {".".join(parts[: i + 1]) for i in range(len(parts))}
+    return not packages.isdisjoint(names) or _real(place) in map(_real, names)
+
+
+def _real(name: str) -> str:
+    return os.path.realpath(Path(name).expanduser())
 
 
 def imported(name: str, what: str, kind: str = "name") -> Any:

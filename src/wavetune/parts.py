@@ -15,7 +15,7 @@ from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, ClassVar, TypeVar, cast
 
 from wavetune.errors import ConfigError, nearest
-from wavetune.foreign import imported
+from wavetune.foreign import allows, imported
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
         kind: `top_k`, or `theirs.mixing:Scores`.
         seam: what may stand at the path.
         path: of the part in the recipe, for what is refused.
-        packages: whose modules may be imported for a kind, beside wavetune's; None: anybody's.
+        packages: packages or modules of which a kind may be, beside wavetune's own; None: of anybody's.
 
     Raises: ConfigError.
     """
@@ -118,11 +118,11 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
         if kind not in known:
             raise ConfigError(f"{path}.kind is {kind!r}; {nearest(kind, known)}")
         return known[kind]
-    package = kind.partition(":")[0].partition(".")[0]
-    if packages is not None and package not in packages:
+    module = kind.partition(":")[0]
+    if packages is not None and not allows(packages, module):
         raise ConfigError(
-            f"{path}.kind is {kind!r}, of a package that this device was not started with; if its code may run here, "
-            f"start it with --allow {package}"
+            f"the servers ask this device to run the code of {kind!r} at {path}; if it may, start it with --allow "
+            f"{module.partition('.')[0]}"
         )
     found = imported(kind, f"{path}.kind")
     if not is_part(found) or not issubclass(found, seam):
@@ -130,6 +130,17 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
             f"{path}.kind is {kind!r}, which is no frozen dataclass derived from {seam.__module__}.{seam.__name__}"
         )
     return found
+
+
+def foreign_packages(value: Any) -> tuple[str, ...]:
+    """Packages of other people's parts in a dataclass, each once."""
+    found = dict[str, None]()
+    if isinstance(value, Part) and ":" in value.kind and seam_of(type(value)) is not None:
+        found[value.kind.partition(":")[0].partition(".")[0]] = None
+    below = [getattr(value, f.name) for f in fields(value)] if is_dataclass(value) else value
+    for one in cast("Sequence[Any]", below) if isinstance(below, list | tuple) else ():
+        found |= dict.fromkeys(foreign_packages(one))
+    return tuple(found)
 
 
 @dataclass(frozen=True)

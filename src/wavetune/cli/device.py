@@ -29,7 +29,8 @@ def join_as_device(
     allow: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODULE|PATH", help="Module or file of a Python reward, or folder of a reward; repeatable."
+            metavar="PACKAGE|PATH",
+            help="Package or module whose parts and rewards may run here, or file or folder of a reward; repeatable.",
         ),
     ] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for servers that are away.")] = 600.0,

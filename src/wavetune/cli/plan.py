@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -75,12 +76,11 @@ def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | 
 def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     """How many clients could meet the deadline of a selection at most."""
     from wavetune.allocation.selection import most_possible
-    from wavetune.federation.selection import Deadline
 
     selection, decided = planner.method.selection, {*zip(chosen.cut_K.tolist(), chosen.rank_K.tolist(), strict=True)}
-    if not isinstance(selection, Deadline) or len(decided) != 1:
+    if isinf(selection.deadline_s) or len(decided) != 1:
         return ""
-    most = most_possible(problem, *decided.pop(), selection.round_deadline_s)
+    most = most_possible(problem, *decided.pop(), selection.deadline_s)
     return f"at this cut and rank no more than {most} clients can end a round by the deadline"
 
 
@@ -89,12 +89,9 @@ def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     from wavetune.allocation.energy_bound import least_energy_j
     from wavetune.allocation.energy_terms import rounds_of
     from wavetune.allocation.participants import of_participants
-    from wavetune.federation.planning import Optimal
     from wavetune.reporting.format import joules
 
-    if not isinstance(planner.method.planner, Optimal) or planner.method.planner.energy_terms.idle:
-        return ""
-    if chosen.status != "ok":
+    if not planner.method.planner.minds_energy or chosen.status != "ok":
         return ""
     spent_j = rounds_of(problem, chosen.rank_K) * chosen.energy.total_j
     per_client = problem.cut_per_client or problem.rank_slack is not None

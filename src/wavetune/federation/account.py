@@ -21,7 +21,6 @@ from wavetune.federation.codecs import down_codec
 from wavetune.federation.method import Method
 from wavetune.federation.round_planner import LABEL_BITS
 from wavetune.federation.sharing import message_shapes
-from wavetune.federation.topology import Split
 from wavetune.units import Array
 
 if TYPE_CHECKING:
@@ -85,9 +84,9 @@ class Accountant:
 
     def _step_bits(self, client: int, tokens: float, labelled: float) -> Iterator[tuple[tuple[str, int], float]]:
         method, width = self.method, self.table.activation_values_per_token
-        if not isinstance(method.topology, Split):
+        if not method.topology.is_split:
             return
-        u_shape = method.topology.labels == "client"
+        u_shape = method.topology.labels_stay
         for kind in ("activations_up", "activations_down") if u_shape else ("activations_up",):
             yield (kind, client), method.activation_codec.bits(tokens, width)
         for kind in ("gradients_down", "gradients_up") if u_shape else ("gradients_down",):
@@ -126,7 +125,7 @@ class Accountant:
             np.array(self.rank_K),
             self.server_rank,
             workload,
-            u_shape=isinstance(topology, Split) and topology.labels == "client",
+            u_shape=topology.labels_stay,
         )
         clients = range(len(self.cut_K))
 

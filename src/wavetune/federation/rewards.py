@@ -10,7 +10,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
 
 import numpy as np
 from annotated_types import Ge, Gt
@@ -64,14 +64,50 @@ class RewardTraining:
 class RewardPart(Part):
     """What a recipe says of how answers are scored."""
 
+    may_be_public: ClassVar[bool] = False  # its name may be of a model that everybody has
+
+    @property
+    def asks_for(self) -> tuple[str, str]:
+        """What of a machine's it opens, in words, and the name of that."""
+        raise NotImplementedError
+
+    def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
+        """What scores answers, loaded."""
+        raise NotImplementedError
+
+    def trained_by(self, train: Callable[[EmbeddedReward], Path]) -> RewardPart:
+        """What can be opened, once what is trained in this run has been trained into a folder."""
+        return self
+
+    def require(self, load_pairs: Callable[[PreferenceKind], object]) -> None:
+        """Raise at once what opening would raise; pairs to train on are only loaded."""
+        self.open()
+
+    def try_out(self, examples: Sequence[Example], answers: Sequence[str]) -> None:
+        """Raise at once what scoring would raise, where that is anybody's code."""
+
 
 @dataclass(frozen=True)
 class EmbeddedReward(RewardPart):
     """A reward model trained at the start of a run from the preference pairs of its own data."""
 
     kind = "embedded"
+    may_be_public = True
     preference: PreferenceKind = "helpful"
     training: RewardTraining = field(default_factory=RewardTraining)
+
+    @property
+    def asks_for(self) -> tuple[str, str]:
+        """The model that is trained."""
+        return "a reward model", self.training.model
+
+    def trained_by(self, train: Callable[[EmbeddedReward], Path]) -> RewardPart:
+        """The model that was trained."""
+        return TrainedReward(path=str(train(self)))
+
+    def require(self, load_pairs: Callable[[PreferenceKind], object]) -> None:
+        """Load the pairs."""
+        load_pairs(self.preference)
 
 
 @dataclass(frozen=True)
@@ -80,6 +116,11 @@ class TrainedReward(RewardPart):
 
     kind = "trained"
     path: str = "rewards/helpful"
+
+    @property
+    def asks_for(self) -> tuple[str, str]:
+        """The folder."""
+        return "a reward model", self.path
 
     def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
         """The loaded model. Raises ModelError if there is none."""
@@ -97,9 +138,15 @@ class HubClassifier(RewardPart):
     """
 
     kind = "classifier"
+    may_be_public = True
     model: str = ""
     label: str | None = None
     reads: Literal["pair", "answer"] = "pair"
+
+    @property
+    def asks_for(self) -> tuple[str, str]:
+        """The classifier."""
+        return "a reward model", self.model
 
     def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
         """The loaded model, in fp32. Raises ModelError if it cannot be loaded, ConfigError if it has no such label."""
@@ -117,6 +164,15 @@ class PythonReward(RewardPart):
 
     kind = "python"
     function: str = ""
+
+    @property
+    def asks_for(self) -> tuple[str, str]:
+        """The module or file."""
+        return "the code of a reward", self.function.rpartition(":")[0]
+
+    def try_out(self, examples: Sequence[Example], answers: Sequence[str]) -> None:
+        """Score them."""
+        self.open().score(examples, answers)
 
     def open(self, device: torch.device | str = "cpu", bf16: bool = False) -> Reward:
         """The imported function. Raises ConfigError if there is none."""

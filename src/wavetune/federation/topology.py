@@ -90,7 +90,7 @@ class Split(Topology):
 class Federated(Topology):
     """Every client holds the whole model and sends only adapters."""
 
-    removes = (CUT, ONE_CUT, AT_ONCE)
+    removes = (CUT, AT_ONCE)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ class Central(Topology):
     """One trainer holds everybody's data and takes the clients' batches as one: the reference without federation."""
 
     pooled = True
-    removes = (CUT, ONE_CUT, AT_ONCE, ADAPTERS, CLIENTS, WHOLE_MODEL, UPDATES_ALONE)
+    removes = (CUT, AT_ONCE, ADAPTERS, CLIENTS, WHOLE_MODEL, UPDATES_ALONE)
 
 
 def require_per_client(

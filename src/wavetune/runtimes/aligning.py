@@ -25,8 +25,6 @@ from wavetune.errors import DataError
 from wavetune.federation.alignment import Alignment, ClientPairs, Evaluation, Rewards
 from wavetune.federation.alignment.evaluation import Scores, foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
-from wavetune.federation.objectives import Dpo
-from wavetune.federation.rewards import PythonReward
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
 from wavetune.recipe import Recipe
@@ -117,8 +115,7 @@ def check(session: Session, settings: LocalAlignment) -> None:
     task_of(recipe, session.data, session.tokenizer)
     example = session.data.corpus.train[session.data.train.example_index[0]]
     for part in (settings.helpful, settings.safe):
-        if isinstance(part, PythonReward):
-            part.open().score([example], [example.answer])
+        part.try_out([example], [example.answer])
 
 
 def task_of(recipe: Recipe, data: PreparedData, tokenizer: Any) -> Task:
@@ -175,6 +172,8 @@ def stage_of(
 ) -> StageHere:
     """Alignment of some clients, whose adapters the bank holds; their positions in it are those in `clients`."""
     seed, learning = recipe.run.seed, task.settings.learning
+    from_pairs = learning.objective.learns_from == "pairs"
+    pairs = _pairs(data, clients, recipe.world.data, seed) if from_pairs else ()
     alignment = Alignment(
         backbone,
         bank,
@@ -186,7 +185,7 @@ def stage_of(
         seed,
         client_ids=clients,
         template=recipe.world.data.template,
-        pairs_by_client=_pairs(data, clients, recipe.world.data, seed) if isinstance(learning.objective, Dpo) else (),
+        pairs_by_client=pairs,
         tokens_per_pass=tokens_per_pass,
     )
     stage = StageHere(task, clients, alignment, {})
@@ -263,7 +262,7 @@ def charge(session: Session, task: Task, record: Mapping[str, Any]) -> dict[str,
     their longest.
     """
     learning, planner = task.settings.learning, session.planner
-    epochs = 1 if isinstance(learning.objective, Dpo) else learning.objective.epochs
+    epochs = learning.objective.epochs
     prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(task.prompt_tokens_K)
     answer_K = np.array(record.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
     work = split_work(

@@ -38,7 +38,6 @@ from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.account import KINDS
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
-from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes import served_alignment
 from wavetune.runtimes.aligning import Task
@@ -413,12 +412,12 @@ def check_deployable(session: Session) -> None:
             "method.topology central has one trainer and no devices; set method.topology.kind to split or federated, "
             "or use `wavetune run`"
         )
-    if isinstance(method.topology, Split) and session.data.classes:
+    if method.topology.is_split and session.data.classes:
         raise ConfigError(
             "wavetune deploy cuts models that learn the next token; where rows have classes set "
             "method.topology.kind=federated, or use `wavetune run`"
         )
-    if isinstance(method.topology, Split) and session.personal:
+    if method.topology.is_split and session.personal:
         raise ConfigError(
             "with personal adapters in front of a cut and the servers' blocks behind it nobody has a whole model to "
             "evaluate; set method.topology.kind=federated or share all adapters, or use `wavetune run`"

@@ -36,7 +36,6 @@ from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.federation.topology import Split
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
@@ -137,15 +136,14 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
     Raises: ConfigError for what is not allowed (None: all is).
     """
-    recipe = from_dict(parse(order.recipe))
+    recipe = from_dict(parse(order.recipe), None if allowed is None else allowed.others)
     recipe = recipe if allowed is None else allowed.applied(recipe)
     method, run, world = recipe.method, recipe.run, recipe.world
     device, dtype = _device(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
     data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
     cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
-    split = isinstance(method.topology, Split)
-    at_client = isinstance(method.topology, Split) and method.topology.labels == "client"
+    split, at_client = method.topology.is_split, method.topology.labels_stay
     targets = method.lora.targets or architecture_of(folder).default_lora_targets
     if split:
         backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from wavetune.data.preferences import load_preferences
 from wavetune.errors import DeploymentError, RunFolderError
-from wavetune.federation.rewards import EmbeddedReward, Reward, RewardPart, TrainedReward
+from wavetune.federation.rewards import EmbeddedReward, Reward, RewardPart
 from wavetune.federation.run_folder import explained
 
 if TYPE_CHECKING:
@@ -44,7 +44,11 @@ def open_rewards(
     Raises: DataError, ModelError, ConfigError or RunFolderError as the parts do.
     """
     chosen = _precision(device, bf16)
-    return [_opened(part, source, folder, watcher, seed, device, chosen, columns) for part in parts]
+
+    def train(part: EmbeddedReward) -> Path:
+        return trained(part, source, folder, watcher, seed, device, chosen, columns)
+
+    return [part.trained_by(train).open(device, chosen) for part in parts]
 
 
 def check_rewards(
@@ -52,25 +56,7 @@ def check_rewards(
 ) -> None:
     """Raise at once what `open_rewards` would raise about a part's function, model or pairs; nothing is trained."""
     for part in parts:
-        if not isinstance(part, EmbeddedReward):
-            part.open()
-        elif source != CONCIERGE:
-            load_preferences(source, part.preference, seed, columns)
-
-
-def _opened(
-    part: RewardPart,
-    source: str,
-    folder: Path,
-    watcher: Watcher,
-    seed: int,
-    device: torch.device | str,
-    bf16: bool,
-    columns: Mapping[str, str] | None,
-) -> Reward:
-    if isinstance(part, EmbeddedReward):
-        part = TrainedReward(path=str(trained(part, source, folder, watcher, seed, device, bf16, columns)))
-    return part.open(device, bf16)
+        part.require(lambda preference: source == CONCIERGE or load_preferences(source, preference, seed, columns))
 
 
 def trained(

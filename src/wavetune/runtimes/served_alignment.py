@@ -159,9 +159,12 @@ def begin(
     """The stage of a deployed run; embedded rewards are trained here, once for all devices. Raises as the parts do."""
     recipe, device = session.recipe, session.cohort.backbone.device
     source, seed, models = recipe.world.data.source, recipe.run.seed, list[RewardModel]()
+
+    def train(part: EmbeddedReward) -> Path:
+        own = trained(part, source, folder, Watcher(say), seed, device, columns=recipe.world.data.columns)
+        models.append(RewardModel(name=part.preference, files=read_files(own)))
+        return own
+
     for part in (task.settings.helpful, task.settings.safe):
-        if isinstance(part, EmbeddedReward):
-            columns = recipe.world.data.columns
-            own = trained(part, source, folder, Watcher(say), seed, device, columns=columns)
-            models.append(RewardModel(name=part.preference, files=read_files(own)))
+        part.trained_by(train)
     return ServedStage(servers, task, tuple(models), recipe.run.rounds)

@@ -28,7 +28,6 @@ from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.privacy import ClientPrivacy, require_accountant
 from wavetune.federation.round_planner import RoundPlanner
-from wavetune.federation.topology import Central, Split
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
@@ -73,7 +72,7 @@ class Session:
     @property
     def central(self) -> bool:
         """Whether one trainer holds all data."""
-        return isinstance(self.recipe.method.topology, Central)
+        return self.recipe.method.topology.pooled
 
     @property
     def personal(self) -> bool:
@@ -228,7 +227,7 @@ def _trainers(
 ) -> tuple[Placement, tuple[int, ...], tuple[Rows, ...], Batching]:
     topology, batching, num_layers = recipe.method.topology, recipe.world.data.batching, max(cut_K)
     rows = data.rows_by_client
-    if isinstance(topology, Central):
+    if topology.pooled:
         everything = np.sort(np.concatenate(rows))
         whole = Batching(batching.batch_size * len(rows), batching.bucket, batching.pool_batches)
         placement = Placement(num_layers, (num_layers,), (None,), (1.0,), split=False)
@@ -236,11 +235,9 @@ def _trainers(
     total = sum(map(len, rows))
     private = recipe.method.privacy is not None  # then nobody may count for more than another
     weights = tuple(1 / len(rows) if private else len(r) / total for r in rows)
-    tail = (0 if isinstance(topology, Split) and topology.labels == "client" else None,) * len(rows)
-    split = isinstance(topology, Split)
-    sequential = isinstance(topology, Split) and topology.schedule == "sequential"
+    tail = (0 if topology.labels_stay else None,) * len(rows)
     # the number of blocks is filled in by `_cohort`, which knows the model
-    return Placement(0, cut_K, tail, weights, split, sequential), rank_K, rows, batching
+    return Placement(0, cut_K, tail, weights, topology.is_split, topology.in_turn), rank_K, rows, batching
 
 
 def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tuple[int, ...], door: Door) -> Cohort:

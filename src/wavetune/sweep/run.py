@@ -14,10 +14,8 @@ import wavetune
 from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
+from wavetune.federation.facts import ONE_CUT, ONE_RANK
 from wavetune.federation.folder_lock import locked
-from wavetune.federation.planning import Optimal
-from wavetune.federation.selection import All
-from wavetune.federation.topology import Central, Split
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
@@ -59,14 +57,13 @@ class Sweep:
 def _check_comparable(recipe: Recipe) -> None:
     """Refuse what not all planners plan alike."""
     method = recipe.method
-    if isinstance(method.topology, Central):
+    if method.topology.pooled:
         raise ConfigError(f"{recipe.name} trains in one place and sends nothing: there is no plan to sweep")
-    cut = method.topology.cut if isinstance(method.topology, Split) else None
-    if isinstance(cut, tuple) or isinstance(method.lora.rank, tuple):
+    if {ONE_CUT, ONE_RANK} & {*method.topology.removed(), *method.lora.removed()}:
         raise ConfigError("a sweep plans one cut and one rank for all clients; give one number, or none, for each")
-    if isinstance(method.planner, Optimal) and not method.planner.energy_terms.idle:
+    if method.planner.minds_energy:
         raise ConfigError("a sweep compares delays alone; plan without the energy and deadline of method.planner")
-    if not isinstance(method.selection, All):
+    if not method.selection.everyone:
         raise ConfigError("a sweep plans for all clients together; set method.selection.kind=all")
 
 

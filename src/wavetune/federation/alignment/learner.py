@@ -22,7 +22,7 @@ from wavetune.data.examples import Example
 from wavetune.data.templates import PlainTemplate, Template, ends_of, prompt_ids, text_template
 from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.memory import default_tokens_per_pass
-from wavetune.federation.objectives import AlignmentSettings, Ppo
+from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.models.backbone import Backbone
@@ -63,9 +63,10 @@ class Learner:
         self.optimiser = StackedOptimiser(self.lora, settings.optimiser)
         self.values: AdapterBank | None = None
         self.value_optimiser: StackedOptimiser | None = None
-        if isinstance(settings.objective, Ppo):
+        value_rate = settings.objective.value_learning_rate
+        if value_rate:
             self.values = _value_heads(backbone, self.num_clients)
-            rate = replace(settings.optimiser, learning_rate=settings.objective.value_learning_rate)
+            rate = replace(settings.optimiser, learning_rate=value_rate)
             self.value_optimiser = StackedOptimiser(self.values, rate)
         self.steps_done = 0
 

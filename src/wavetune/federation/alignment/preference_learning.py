@@ -21,8 +21,8 @@ from wavetune.data.pieces import encode_after
 from wavetune.data.preferences import turns_of_prompt
 from wavetune.federation.alignment.answers import Sample, answer_tokens, measured, passes
 from wavetune.federation.alignment.learner import Learner
-from wavetune.federation.objectives import Dpo
-from wavetune.federation.objectives.dpo import dpo_loss, preference_margin
+from wavetune.federation.objectives import Objective
+from wavetune.federation.objectives.dpo import preference_margin
 
 Floats = NDArray[np.float64]
 
@@ -38,7 +38,7 @@ class ClientPairs:
 class PreferenceLearning:
     """DPO of all clients in stacked passes."""
 
-    def __init__(self, learner: Learner, objective: Dpo, pairs: Sequence[ClientPairs], lambda_K: Floats) -> None:
+    def __init__(self, learner: Learner, objective: Objective, pairs: Sequence[ClientPairs], lambda_K: Floats) -> None:
         self.learner, self.objective, self.pairs, self.lambda_K = learner, objective, pairs, lambda_K
 
     def step(self) -> dict[str, Floats]:
@@ -71,7 +71,7 @@ class PreferenceLearning:
         answers: Sequence[Tensor] = torch.split(now.log_prob_P, [len(sample.answer) for sample in samples])
         policy_S, kept_S = torch.stack([answer.sum() for answer in answers]), learner.tensor(reference_S)
         margin_B = preference_margin(policy_S[::2], policy_S[1::2], kept_S[::2], kept_S[1::2])
-        loss_B = dpo_loss(margin_B, self.objective.beta)
+        loss_B = self.objective.pair_loss(margin_B)
         (loss_B * weight_B).sum().backward()
         return torch.stack([loss_B, margin_B]).detach()
 

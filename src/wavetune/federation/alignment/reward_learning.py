@@ -20,10 +20,9 @@ from wavetune.data.examples import Example
 from wavetune.federation.alignment.answers import Sample, answer_tokens, answers_of, measured, passes
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.alignment.rewards import Mixture, Rewards
-from wavetune.federation.objectives import Grpo, Ppo
-from wavetune.federation.objectives.grpo import group_advantages
+from wavetune.federation.objectives import Objective
 from wavetune.federation.objectives.kl import kl_estimate
-from wavetune.federation.objectives.ppo import clipped_surrogate, generalised_advantages, value_loss, whitened
+from wavetune.federation.objectives.ppo import clipped_surrogate, value_loss
 from wavetune.seeds import stream
 
 Floats = NDArray[np.float64]
@@ -51,7 +50,7 @@ class RewardLearning:
     def __init__(
         self,
         learner: Learner,
-        objective: Ppo | Grpo,
+        objective: Objective,
         prompts: Sequence[Sequence[Example]],
         rewards: Rewards,
         lambda_K: Floats,
@@ -74,7 +73,8 @@ class RewardLearning:
         )
         reference_P, _, _ = measured(learner.backbone, learner.reference, samples, room, None, temperature)
         reward_S = self.mixture.mix(scores, client_S)
-        advantage_P, target_P = self._advantages(reward_S, policy_P - reference_P, value_P, client_P, lengths_S)
+        penalty_P = self.kl_coefficient_K[client_P] * (policy_P - reference_P)
+        advantage_P, target_P = self.objective.advantages(reward_S, penalty_P, value_P, client_P, lengths_S)
         learned = self._learn(samples, Tokens(client_P, policy_P, reference_P, advantage_P, target_P))
         kl_P = kl_estimate(torch.from_numpy(policy_P), torch.from_numpy(reference_P)).numpy()
         metrics = {
@@ -97,26 +97,6 @@ class RewardLearning:
             [own[row] for row in learner.drawn(len(own), client, count, learner.steps_done) for _ in range(copies)]
             for client, own in enumerate(self.prompts)
         ]
-
-    def _advantages(
-        self, reward_S: Floats, log_ratio_P: Floats, value_P: Floats, client_P: Ints, lengths_S: Ints
-    ) -> tuple[Floats, Floats]:
-        """Advantage of each token, and what its value should have been. `[P]` each."""
-        objective = self.objective
-        if isinstance(objective, Grpo):
-            groups = group_advantages(reward_S.reshape(-1, objective.group_size))
-            return np.repeat(groups.ravel(), lengths_S), np.zeros_like(value_P)
-        penalty_P = self.kl_coefficient_K[client_P] * log_ratio_P
-        inside_ST = np.arange(int(lengths_S.max()))[None] < lengths_S[:, None]
-        reward_ST, value_ST = np.zeros(inside_ST.shape), np.zeros(inside_ST.shape)
-        reward_ST[inside_ST], value_ST[inside_ST] = -penalty_P, value_P
-        reward_ST[np.arange(len(lengths_S)), lengths_S - 1] += reward_S
-        plain_ST = generalised_advantages(reward_ST, value_ST, lengths_S, objective.gamma, objective.gae_lambda)
-        plain_P = plain_ST[inside_ST]
-        advantage_P = np.zeros_like(plain_P)
-        for client in range(self.learner.num_clients):
-            advantage_P[client_P == client] = whitened(plain_P[client_P == client])
-        return advantage_P, plain_P + value_P
 
     def _learn(self, samples: Sequence[Sample], tokens: Tokens) -> dict[str, Floats]:
         """Update all clients from their answers; means over all updates, by client."""
@@ -161,7 +141,7 @@ class RewardLearning:
         old_P, advantage_P = learner.tensor(tokens.old_log_prob), learner.tensor(tokens.advantage)
         surrogate_P, clipped_P = clipped_surrogate(now.log_prob_P, old_P, advantage_P, objective.clip)
         loss_P = surrogate_P - objective.entropy_coefficient * now.entropy_P
-        if isinstance(objective, Grpo):
+        if objective.divergence_in_loss:
             divergence_P = kl_estimate(now.log_prob_P, learner.tensor(tokens.reference))
             loss_P = loss_P + learner.tensor(self.kl_coefficient_K[tokens.client]) * divergence_P
         metrics = {"policy_loss": loss_P.detach(), "clip_fraction": clipped_P.float()}

@@ -22,7 +22,7 @@ from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.alignment.preference_learning import ClientPairs, PreferenceLearning
 from wavetune.federation.alignment.reward_learning import RewardLearning
 from wavetune.federation.alignment.rewards import Rewards
-from wavetune.federation.objectives import AlignmentSettings, Dpo
+from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
@@ -86,7 +86,7 @@ class Alignment:
         _check_clients(num_clients, ids, lambda_K)
         self.learner = Learner(backbone, bank, tokenizer, settings, seed, ids, template, reference, tokens_per_pass)
         self.prompts_by_client, self.rewards = tuple(map(tuple, prompts_by_client)), rewards
-        if isinstance(objective, Dpo):
+        if objective.learns_from == "pairs":
             _check_pairs(pairs_by_client, ids, lambda_K)
             self.learning = PreferenceLearning(self.learner, objective, pairs_by_client, lambda_K)
         else:

@@ -28,6 +28,10 @@ class Dpo(Objective):
         """Both of a pair."""
         return 2
 
+    def pair_loss(self, margin_B: Tensor) -> Tensor:
+        """-log sigmoid(beta margin) of each pair. `[B]`."""
+        return dpo_loss(margin_B, self.beta)
+
 
 def preference_margin(
     chosen_B: Tensor, rejected_B: Tensor, reference_chosen_B: Tensor, reference_rejected_B: Tensor

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
 from wavetune.federation.objectives.kl import KlControl
-from wavetune.federation.objectives.objective import Objective
+from wavetune.federation.objectives.objective import Ints, Objective
 
 Floats = NDArray[np.float64]
 
@@ -25,6 +25,7 @@ class Grpo(Objective):
     The divergence from the reference is a term of the loss, the estimate of `kl_estimate` at every token.
     """
 
+    divergence_in_loss = True
     group_size: Annotated[int, Ge(2)] = 4
     clip: Annotated[float, Gt(0), Lt(1)] = 0.2
     entropy_coefficient: Annotated[float, Ge(0)] = 0.0
@@ -36,6 +37,13 @@ class Grpo(Objective):
     def answers_to_each_prompt(self) -> int:
         """The group."""
         return self.group_size
+
+    def advantages(
+        self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
+    ) -> tuple[Floats, Floats]:
+        """An answer's advantage at each of its tokens; values are not learned."""
+        groups = group_advantages(reward_S.reshape(-1, self.group_size))
+        return np.repeat(groups.ravel(), length_S), np.zeros_like(value_P)
 
 
 def group_advantages(reward_GM: Floats) -> Floats:

@@ -13,7 +13,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from wavetune.federation.objectives.kl import KlControl
-from wavetune.federation.objectives.objective import Objective
+from wavetune.federation.objectives.objective import Ints, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -45,6 +45,20 @@ class Ppo(Objective):
     def answers_to_each_prompt(self) -> int:
         """As configured."""
         return self.answers_per_prompt
+
+    def advantages(
+        self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
+    ) -> tuple[Floats, Floats]:
+        """Generalised advantages, of every client's own mean and spread; the penalty is paid at every token."""
+        inside_ST = np.arange(int(length_S.max()))[None] < length_S[:, None]
+        reward_ST, value_ST = np.zeros(inside_ST.shape), np.zeros(inside_ST.shape)
+        reward_ST[inside_ST], value_ST[inside_ST] = -penalty_P, value_P
+        reward_ST[np.arange(len(length_S)), length_S - 1] += reward_S
+        plain_P = generalised_advantages(reward_ST, value_ST, length_S, self.gamma, self.gae_lambda)[inside_ST]
+        advantage_P = np.zeros_like(plain_P)
+        for client in np.unique(client_P):
+            advantage_P[client_P == client] = whitened(plain_P[client_P == client])
+        return advantage_P, plain_P + value_P
 
 
 def generalised_advantages(
