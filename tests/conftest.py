@@ -1,6 +1,7 @@
 """What every test shares: one thread a process, no network, and data that lies beside the repository."""
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -23,3 +24,15 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference data is not on this machine (no folder {folder})")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Keep how long every test took, with what it set up, the longest first."""
+    seconds = Counter[str]()
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if isinstance(report, pytest.TestReport):
+                seconds[report.nodeid] += report.duration
+    file = terminalreporter.config.rootpath / "build" / "durations.txt"
+    file.parent.mkdir(exist_ok=True)
+    file.write_text("".join(f"{took:8.2f} s  {name}\n" for name, took in seconds.most_common()), encoding="utf-8")

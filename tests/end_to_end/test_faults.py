@@ -4,10 +4,9 @@ Every fault meets a run without a cut and one with it.
 """
 
 import contextlib
+import multiprocessing
 import resource
 import socket
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -26,9 +25,9 @@ from wavetune.federation.door import Door
 from wavetune.recipe import save
 from wavetune.runtimes import device
 from wavetune.runtimes.device import take_part
+from wavetune.runtimes.forked import Fork
 from wavetune.runtimes.session import build
 
-SERVE = [sys.executable, "-c", "from wavetune.cli import main; main()", "serve"]
 DEADLINE_S, LONG_S = 10.0, 400.0
 BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 
@@ -50,9 +49,10 @@ class Servers:
     """`wavetune serve` as a process, and devices that attend in threads of this one."""
 
     def __init__(self, folder):
-        self.folder, self.out, self.port, self.threads = folder, folder / "run", folder / "port", []
+        self.folder, self.out, self.port, self.log = folder, folder / "run", folder / "port", folder / "said.txt"
+        self.threads = []
 
-    def start(self, recipe, port=0, deadline_s=LONG_S, **options):
+    def start(self, recipe, port=0, deadline_s=LONG_S):
         """Start a run, or go on with it where no recipe is given; returns the port."""
         start = ["--resume"]
         if recipe is not None:
@@ -60,10 +60,9 @@ class Servers:
             save(recipe, self.folder / "recipe.json")
             start = [self.folder / "recipe.json"]
         common = ("--address", f"127.0.0.1:{port}", "--certificates", self.folder / "certificates" / "server")
-        command = [*SERVE, *start, *common, "--out", self.out, "--port-file", self.port, "--deadline", deadline_s]
-        self.process = subprocess.Popen(
-            [*map(str, command)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
-        )
+        command = ["serve", *start, *common, "--out", self.out, "--port-file", self.port, "--deadline", deadline_s]
+        with self.log.open("wb") as said:
+            self.process = Fork([*map(str, command)], said, {})
         until = time.monotonic() + LONG_S
         while not self.port.exists() and self.process.poll() is None and time.monotonic() < until:
             time.sleep(0.05)
@@ -78,12 +77,13 @@ class Servers:
         self.threads[-1].start()
 
     def wait(self):
-        out, err = self.process.communicate(timeout=LONG_S)
-        return self.process.returncode, out, err
+        """The code that they end with, and what they said."""
+        return self.process.wait(LONG_S), self.log.read_text()
 
     def stop(self):
         self.process.kill()
-        self.process.communicate()
+        self.process.wait()
+        self.process.stdin.close()
 
 
 @pytest.fixture
@@ -225,8 +225,8 @@ def test_what_faulty_devices_send_is_named_and_left_out_and_the_model_is_the_one
         assert time.monotonic() < until
         time.sleep(0.1)
     Faulty.over.set()
-    code, _, err = servers.wait()
-    assert code == 0, err
+    code, said = servers.wait()
+    assert code == 0, said
     records = assert_right_model(recipe, servers.out)
     why = [{lost["client"]: lost["why"] for lost in record["lost"]} for record in records]
     frame, last = ("adapters_up", 1) if system == "uncut" else ("activations_up", 2)
@@ -273,16 +273,19 @@ def test_a_device_that_dies_before_during_and_after_its_step_comes_back_and_goes
     monkeypatch.setattr(device, "Stream", Patient)
     certificates = servers.folder / "certificates" / device_name(2)
     arguments = (Patient.diary, f"127.0.0.1:{port}", "--certificates", certificates, "--state", folder)
-    mortal = subprocess.Popen([sys.executable, mortal_device.__file__, *map(str, arguments)])
+    forks = multiprocessing.get_context("forkserver")
+    mortal = forks.Process(target=mortal_device.live_all, args=([*map(str, arguments)],), daemon=True)
+    mortal.start()
     try:
         for client in range(2):
             servers.attend(port, client)
-        code, _, err = servers.wait()
-        assert code == 0, err
-        assert mortal.wait(LONG_S) == 0
+        code, said = servers.wait()
+        assert code == 0, said
+        mortal.join(LONG_S)
+        assert mortal.exitcode == 0
     finally:
         mortal.kill()
-        mortal.wait()
+        mortal.join()
     records = assert_right_model(recipe, servers.out)
     lost = [(record["round"], one["why"]) for record in records for one in record["lost"] if one["client"] == 2]
     assert len(lost) == len(mortal_device.LIVES), lost
@@ -298,22 +301,19 @@ def test_a_device_that_dies_before_during_and_after_its_step_comes_back_and_goes
 
 def test_servers_whose_disk_is_full_say_so_in_a_sentence_and_go_on_from_there(servers):
     """Nothing of the size of a checkpoint can be written; the devices wait until the servers are back."""
-
-    def little_room():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
-
     recipe = recipe_of("uncut", num_clients=2, rounds=2)
-    port = servers.start(recipe, preexec_fn=little_room)
+    port = servers.start(recipe)
+    resource.prlimit(servers.process.pid, resource.RLIMIT_FSIZE, (1 << 14, 1 << 14))
     for client in range(2):
         servers.attend(port, client)
-    code, out, err = servers.wait()
-    assert code == 2, (code, out, err)
-    *_, sentence = err.strip().splitlines()  # after the progress
+    code, said = servers.wait()
+    assert code == 2, (code, said)
+    *_, sentence = said.strip().splitlines()  # after the progress
     assert sentence.startswith("wavetune: ")
     assert "run" in sentence
-    assert "Traceback" not in out + err
+    assert "Traceback" not in said
     servers.port.unlink()
     servers.start(None, port=port)
-    code, _, err = servers.wait()
-    assert code == 0, err
+    code, said = servers.wait()
+    assert code == 0, said
     assert all(record["lost"] == [] for record in assert_right_model(recipe, servers.out))

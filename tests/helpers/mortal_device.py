@@ -1,7 +1,5 @@
 """`wavetune device` as a process that dies in its round, and is born again as another.
 
-    python mortal_device.py DIARY ARGUMENTS OF WAVETUNE DEVICE
-
 Its lives are `LIVES`. In the last its disk is full for one round, and for its log until the end. It notes in the
 diary when it attends and when it died.
 """
@@ -70,14 +68,16 @@ def live(life: str, diary: Path, arguments: list[str]) -> None:
     main()
 
 
-if __name__ == "__main__":
+def live_all(arguments: list[str]) -> None:
+    """All lives, of a diary and the arguments of `wavetune device`; ends with the code of the last."""
+    diary, code = Path(arguments[0]), 0
     for each in LIVES:
         pid = os.fork()
         if not pid:
             try:
-                live(each, Path(sys.argv[1]), sys.argv[2:])
+                live(each, diary, arguments[1:])
             except SystemExit as end:
                 os._exit(int(end.code or 0))
-        _, status = os.waitpid(pid, 0)
-        note(Path(sys.argv[1]), DEAD)
-    sys.exit(os.waitstatus_to_exitcode(status))
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        note(diary, DEAD)
+    sys.exit(code)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -73,7 +74,7 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
     """
     asked, source = settings.train_samples, settings.source
     if source in EMBEDDED and asked is not None:
-        corpus = EMBEDDED[source](train=asked, seed=seed)  # as many as wanted
+        corpus = _written(source, asked, seed)
     else:
         folder = Path(source).expanduser()
         read = chosen_answers if source not in EMBEDDED and holds_preferences(folder) else load_corpus
@@ -97,6 +98,12 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
         if len(part) < len(whole)
     ]
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, *drawn))
+
+
+@lru_cache(maxsize=4)
+def _written(source: str, train: int, seed: int) -> Corpus:
+    """An embedded corpus with as many training rows as wanted; written once a process."""
+    return EMBEDDED[source](train=train, seed=seed)
 
 
 def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int) -> PreparedData:
