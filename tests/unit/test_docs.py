@@ -43,3 +43,8 @@ def test_the_settings_that_people_change_are_fields_of_recipes():
 
 def holds(values, path):
     return not path or (isinstance(values, dict) and path[0] in values and holds(values[path[0]], path[1:]))
+
+
+def test_the_example_of_writing_a_method_is_the_package_that_is_tested():
+    shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "architecture.md").read_text(), re.DOTALL)
+    assert shown == [(ROOT / "examples/theirs/theirs" / name).read_text() for name in ("mixing.py", "recipes.py")]

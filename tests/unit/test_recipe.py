@@ -36,8 +36,9 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
             yield from parts(choice, path, (*chosen, own))
     elif dataclasses.is_dataclass(kind):
         yield path, kind, chosen
-        for name, hint in get_type_hints(kind, include_extras=True).items():
-            yield from parts(hint, f"{path}.{name}".lstrip("."), chosen)
+        hints = get_type_hints(kind, include_extras=True)
+        for name in (f.name for f in dataclasses.fields(kind)):
+            yield from parts(hints[name], f"{path}.{name}".lstrip("."), chosen)
 
 
 ANYWHERE = "world.scenario.cell_radius_m=145"  # which every path loss and placement admits

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from wavetune.cli.folders import named_after
 from wavetune.cli.options import RecipeName, Rounds, TrainingChanges
 from wavetune.cli.preflight import check
 from wavetune.cli.run import chosen_recipe
@@ -31,7 +32,7 @@ def compare(
     from wavetune.recipes import require_methods
 
     chosen = chosen_recipe(recipe, changes, rounds, None)
-    folder = out or Path("runs") / f"{chosen.name}-comparison"
+    folder = out or Path("runs") / f"{named_after(chosen.name)}-comparison"
     check(out=folder)
     wanted = methods.split(",") if methods else None
     require_methods(chosen.name, wanted)

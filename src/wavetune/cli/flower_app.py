@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wavetune.cli.folders import named_after
 from wavetune.cli.options import RecipeName, TrainingChanges
 from wavetune.cli.run import chosen_recipe, train
 from wavetune.console import echo
@@ -32,7 +33,7 @@ def flower_app(
     from wavetune.runtimes.flower.app import write_app
 
     chosen = chosen_recipe(recipe, changes, None, None)
-    folder = out or Path(f"{chosen.name}-app")
+    folder = out or Path(f"{named_after(chosen.name)}-app")
     write_app(folder, chosen, {} if public is None else {"public-address": public})
     echo(f"wrote {folder}; start it with: flwr run {folder} NAME-OF-YOUR-SUPERLINK --stream")
 

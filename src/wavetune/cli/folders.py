@@ -7,8 +7,14 @@ from pathlib import Path
 from wavetune.errors import RunFolderError
 
 
-def free_folder(name: str, parent: Path = Path("runs")) -> Path:
+def named_after(recipe: str) -> str:
+    """What a folder is called after a recipe, `theirs.recipes:mine` too."""
+    return recipe.replace(":", ".")
+
+
+def free_folder(recipe: str, parent: Path = Path("runs")) -> Path:
     """parent/NAME, or the first of NAME-2, NAME-3 and so on that does not exist."""
+    name = named_after(recipe)
     folder, number = parent / name, 1
     while folder.exists():
         number += 1

@@ -31,7 +31,7 @@ class DeviceKind(StrEnum):
 
 
 def _recipe(metavar: str = "RECIPE", what: str = "or its JSON file") -> Any:
-    help = f"Name of a recipe (see `wavetune recipes`), {what}."
+    help = f"Name of a recipe (see `wavetune recipes`), your own as MODULE:FUNCTION, {what}."
     return typer.Argument(metavar=metavar, help=help, autocompletion=_recipe_names)
 
 

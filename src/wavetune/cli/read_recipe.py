@@ -26,10 +26,10 @@ def name_of(recipe: str | None) -> str:
 
 
 def require_readable(name: str) -> None:
-    """ConfigError unless this is a recipe's name, or a JSON file, before anything is imported to read it."""
-    from wavetune.recipes import names, require_known
+    """ConfigError unless this can be a recipe's name, or a JSON file, before anything is imported to read it."""
+    from wavetune.recipes import is_name, require_known
 
-    if name in names():
+    if is_name(name):
         return
     if Path(name).is_dir():
         raise ConfigError(f"{name} is a folder, not a recipe; name a JSON file, such as a run folder's recipe.json")
@@ -60,7 +60,7 @@ def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more:
     from wavetune import recipes
     from wavetune.recipe import load, with_settings
 
-    chosen = recipes.get(name) if name in recipes.names() else load(Path(name))
+    chosen = recipes.get(name) if recipes.is_name(name) else load(Path(name))
     device = getattr(changes, "device", None)
     short = {
         "world.data.source": changes.data,
@@ -71,7 +71,7 @@ def read_recipe(name: str, changes: Changes, tables: Tables | None = None, more:
     assignments = [f"{path}={json.dumps(value)}" for path, value in short.items() if value is not None]
     settings = [*(changes.settings or []), *more]
     first = list(recipes.short_form(name)) if _is_try_out(changes.model) else []
-    if name in recipes.names() and _own_data(settings, changes.data):
+    if recipes.is_name(name) and _own_data(settings, changes.data):
         first.append("world.data.train_samples=null")
     chosen = with_settings(chosen, [*first, *settings, *assignments])
     return chosen if tables is None else _with_tables(chosen, tables)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from wavetune.cli.exit_codes import no_plan
-from wavetune.cli.folders import free_folder, require_no_run, require_run
+from wavetune.cli.folders import free_folder, named_after, require_no_run, require_run
 from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, TrainingChanges
 from wavetune.cli.preflight import check
 from wavetune.cli.read_recipe import name_of, read_recipe, require_readable, require_unchanged
@@ -76,7 +76,7 @@ def chosen_recipe(
 def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     """Where the run is that --resume means. Raises ConfigError if it is one of another recipe than is named."""
     if recipe is None or out is None:
-        return out or Path("runs") / name_of(recipe)
+        return out or Path("runs") / named_after(name_of(recipe))
     require_run(out)
     require_readable(recipe)
     from wavetune.recipe import load
@@ -156,11 +156,11 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
 
 
 def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
-    from wavetune.recipes import names_with_baselines
+    from wavetune.recipes import has_baselines
     from wavetune.reporting.farewell import last_lines
     from wavetune.reporting.html import write_report
 
     report = write_report([folder], folder / "report.html")
-    comparable = summary["recipe"] in names_with_baselines()
+    comparable = has_baselines(summary["recipe"])
     for line in last_lines(folder, summary, report, time.perf_counter() - started, comparable):
         echo(line)

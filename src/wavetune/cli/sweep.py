@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
+from wavetune.cli.folders import named_after
 from wavetune.cli.options import Changes, RecipeName, Settings
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.console import echo
@@ -56,7 +57,7 @@ def sweep(
     planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs is {jobs} but must be at least 1")
-    folder = out or Path("sweeps") / f"{base.name}-{planned.axis.field}"
+    folder = out or Path("sweeps") / f"{named_after(base.name)}-{planned.axis.field}"
     try:
         with SweepDisplay() as display:
             records = plan_all(planned, folder, jobs or cores(), display.progress)

@@ -1,49 +1,86 @@
-"""Recipes: one module a system, each with a function `recipe()` that returns a typed value."""
+"""Recipes: one module a system, each with a function `recipe()` that returns a typed value.
+
+Somebody else's recipe is named `package.module:function`.
+"""
 
 from __future__ import annotations
 
 import importlib
 import pkgutil
 from collections.abc import Sequence
+from dataclasses import replace
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from wavetune.errors import ConfigError, nearest
+from wavetune.foreign import imported
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
 
 
 def names() -> list[str]:
-    """Names of all recipes."""
+    """Names of all recipes that wavetune brings along."""
     return sorted(m.name for m in pkgutil.iter_modules(__path__) if not m.name.startswith("_"))
 
 
+def is_name(name: str) -> bool:
+    """Whether this can be the name of a recipe, wavetune's or somebody else's, rather than of its file."""
+    return name in names() or (":" in name and not name.endswith(".json"))
+
+
 def require_known(name: str) -> None:
-    """ConfigError with the nearest names unless there is a recipe of this name."""
-    if name not in names():
-        raise ConfigError(f"no recipe is called {name!r}; {nearest(name, names())}")
+    """ConfigError with the nearest names unless there can be a recipe of this name."""
+    if not is_name(name):
+        raise ConfigError(
+            f"no recipe is called {name!r}; {nearest(name, names())}. One of your own is named package.module:function"
+        )
 
 
 def get(name: str) -> Recipe:
-    """The recipe of a name. Raises ConfigError with the nearest names."""
+    """The recipe of a name. Raises ConfigError with the nearest names, or what is wrong with somebody else's."""
     require_known(name)
-    return importlib.import_module(f"{__name__}.{name}").recipe()
+    if ":" not in name:
+        return importlib.import_module(f"{__name__}.{name}").recipe()
+    from wavetune.recipe import Recipe
+
+    function = imported(name, "the recipe", "function")
+    try:
+        made = function()
+    except Exception as error:  # whatever their code raises
+        raise ConfigError(f"the recipe {name!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, Recipe):
+        raise ConfigError(f"the recipe {name!r} returned {type(made).__name__}, not a wavetune.recipe.Recipe")
+    return replace(made, name=name)
+
+
+def _module(name: str) -> ModuleType | None:
+    """The module of a recipe that can be found by its name, None where there is none (any more)."""
+    try:
+        place = name.partition(":")[0] if ":" in name else f"{__name__}.{name}"
+        return importlib.import_module(place) if is_name(name) else None
+    except ImportError:
+        return None
 
 
 PROPOSED = "proposed"  # what a comparison calls the recipe itself
 
 
-def names_with_baselines() -> list[str]:
-    """Recipes that can be compared with baselines of their own."""
-    return [name for name in names() if getattr(importlib.import_module(f"{__name__}.{name}"), "BASELINES", None)]
+def has_baselines(name: str) -> bool:
+    """Whether a recipe can be compared with baselines of its own."""
+    return bool(_baselines(name))
+
+
+def _baselines(name: str) -> dict[str, tuple[str, ...]]:
+    return getattr(_module(name), "BASELINES", {})
 
 
 def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
     """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
-    found = names_with_baselines()
-    if name not in found:
-        raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, found)}")
-    return dict(importlib.import_module(f"{__name__}.{name}").BASELINES)
+    if not has_baselines(name):
+        known = [name for name in names() if has_baselines(name)]
+        raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, known)}")
+    return dict(_baselines(name))
 
 
 def require_methods(name: str, methods: Sequence[str] | None) -> None:
@@ -56,7 +93,7 @@ def require_methods(name: str, methods: Sequence[str] | None) -> None:
 
 def short_form(name: str) -> tuple[str, ...]:
     """Settings that make a recipe short enough for a try-out; none where it is short already, or the name is none."""
-    return getattr(importlib.import_module(f"{__name__}.{name}"), "SHORT", ()) if name in names() else ()
+    return getattr(_module(name), "SHORT", ())
 
 
 def title(name: str) -> str:

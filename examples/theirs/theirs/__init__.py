@@ -1,0 +1,1 @@
+"""A mixing rule and a recipe of somebody else's, for wavetune."""

@@ -1,0 +1,106 @@
+"""Somebody else's package with a mixing rule and a recipe, named by its path wherever wavetune's own are."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.command_line import assert_refused, settings, wavetune
+from helpers.deployment import deployed, nothing, play
+from helpers.runs import EXACT, SMALL, assert_same_run
+from wavetune import recipes
+from wavetune.recipe import load, with_settings
+from wavetune.runtimes.device_permission import Allowed, options_of
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.session import build
+
+PACKAGE = Path(__file__).parents[2] / "examples" / "theirs"
+MINE = "theirs.recipes:mine"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed(tmp_path_factory):
+    """What pip does with a package of pure Python: its folder stands on the path."""
+    site = tmp_path_factory.mktemp("site")
+    shutil.copytree(PACKAGE / "theirs", site / "theirs", ignore=shutil.ignore_patterns("__pycache__"))
+    sys.path.insert(0, str(site))
+    yield
+    sys.path.remove(str(site))
+    for name in [name for name in sys.modules if name.partition(".")[0] == "theirs"]:
+        del sys.modules[name]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    out = tmp_path_factory.mktemp("whole") / "run"
+    answer = wavetune("run", MINE, *settings(), "--out", out)
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_it_runs_and_its_record_names_it_by_its_path(whole):
+    recipe = load(whole / "recipe.json")
+    assert (recipe.name, recipe.method.mixing.kind) == (MINE, "theirs.mixing:Scores")
+    assert json.loads((whole / "summary.json").read_text())["aggregation"]["name"] == "theirs.mixing:Scores"
+    assert (whole / "report.html").exists()
+
+
+def test_it_is_continued_to_the_same_end(whole, tmp_path):
+    out = Path(shutil.copytree(whole, tmp_path / "run"))
+    (max((out / "checkpoints").iterdir()) / "state.safetensors").write_bytes(b"damaged")
+    (out / "summary.json").unlink()
+    answer = wavetune("run", MINE, "--resume", "--out", out)
+    assert answer.code == 0, answer.err
+    assert_same_run(out, whole)
+
+
+def test_it_is_shown_planned_and_swept(whole, tmp_path):
+    shown = wavetune("show", MINE, "--set", "method.mixing.chi=3")
+    assert json.loads(shown.out)["method"]["mixing"] == {"kind": "theirs.mixing:Scores", "chi": 3.0}
+    assert wavetune("plan", MINE, *settings()).code == 0
+    over = ("--over", "method.mixing.chi=1,4", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
+    swept = wavetune("sweep", MINE, *settings(), *over, "--out", tmp_path / "sweep")
+    assert swept.code == 0, swept.err
+
+
+def test_it_is_compared_with_baselines_of_its_own(tmp_path):
+    out = tmp_path / "comparison"
+    answer = wavetune("compare", MINE, *settings("run.rounds=1"), "--seeds", 1, "--out", out)
+    assert answer.code == 0, answer.err
+    assert set(json.loads((out / "comparison.json").read_text())["methods"]) >= {"proposed", "plain averaging"}
+
+
+def test_devices_run_it_where_they_were_told_they_may(tmp_path):
+    recipe = with_settings(recipes.get(MINE), [*SMALL, *EXACT])
+    assert options_of(recipe) == ["--allow", "theirs"]
+    alone = build(recipe)
+    wanted = [train_round(alone, index, nothing) for index in range(2)]
+    allowed = dict.fromkeys(range(3), Allowed(others=("theirs",)))
+    with deployed(recipe, tmp_path / "certificates", allowed=allowed) as servers:
+        found = play(servers, 2)
+    for mine, theirs in zip(found, wanted, strict=True):
+        np.testing.assert_allclose(mine.record["train_loss_K"], theirs.record["train_loss_K"], rtol=1e-9)
+        for name, pair in theirs.mixed.factors.items():
+            for one, other in zip(mine.mixed.factors[name], pair, strict=True):
+                np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("theirs.recipes:yours", "theirs.recipes has no function 'yours'"),
+        ("theirs.nowhere:mine", "cannot import the recipe 'theirs.nowhere:mine'"),
+        ("theirs.recipes:Scores", "returned Scores, not a wavetune.recipe.Recipe"),
+        ("theirs.recipes:replace", "the recipe 'theirs.recipes:replace' failed: TypeError"),
+        ("theirs.recipes:", "is named module:function"),
+        ("theirs", "One of your own is named package.module:function"),
+        ("os:getcwd", "Python's own library"),
+    ],
+)
+def test_what_is_no_recipe_is_refused(name, words):
+    assert_refused(wavetune("show", name), words)
