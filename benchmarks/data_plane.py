@@ -234,14 +234,14 @@ def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
             threading.Thread(target=take_part, args=arguments, daemon=True).start()
         servers.train_round(session, 0, lambda *_: None)
         before = proxy.bytes
-        record = servers.train_round(session, 1, lambda *_: None).record
+        record = servers.train_round(session, 1, lambda *_: None).record()
         wire = proxy.bytes - before
     shutil.rmtree(folder)
-    measured = record["measured"]
+    measured = record.measured
     return {
-        "predicted": sum(record["planned"]["bits"].values()) // 8,
-        "payload": sum(measured["payload_bytes"].values()),
-        "frames": sum(measured["frame_bytes_up_K"]) + sum(measured["frame_bytes_down_K"]),
+        "predicted": sum(record.planned.bits.values()) // 8,
+        "payload": sum(measured.payload_bytes.values()),
+        "frames": sum(measured.frame_bytes_up_K) + sum(measured.frame_bytes_down_K),
         "wire": wire,
     }
 

@@ -7,7 +7,7 @@ import math
 import shlex
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -17,6 +17,7 @@ from typing import Any
 from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe
+from wavetune.records.rounds import Round
 from wavetune.runtimes.inprocess import Infeasible, run
 from wavetune.runtimes.provenance import versions
 from wavetune.terminal import RunDisplay
@@ -63,9 +64,9 @@ def loss_curve(recipe: Recipe, seed: int) -> list[float]:
         def message(self, text: str) -> None:
             """Keep the terminal to one line a run."""
 
-        def round(self, record: Mapping[str, Any]) -> None:
+        def round(self, record: Round) -> None:
             super().round(record)
-            losses.append(record["validation_loss"])
+            losses.append(record.validation_loss)
 
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
         outcome = run(replace(recipe, run=settings), Path(folder) / "run", watch)

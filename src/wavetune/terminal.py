@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rich import box
 from rich.console import RenderableType
@@ -18,6 +19,8 @@ from wavetune.allocation.problem import Problem
 from wavetune.console import Console
 from wavetune.estimate import finite_mean
 from wavetune.logs import LOG, is_quiet, shown_on
+from wavetune.records.alignment import AlignmentStep
+from wavetune.records.rounds import Round
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
 from wavetune.reporting.format import number, plural
@@ -107,17 +110,18 @@ class RunDisplay:
         self._begin("training", run.rounds * run.local_steps, rounds_done * run.local_steps)
         self.clock = time.perf_counter()
 
-    def aligned(self, record: Mapping[str, Any], steps: int) -> None:
+    def aligned(self, record: AlignmentStep, steps: int) -> None:
         """A step of alignment is done: the clients' means, and of an evaluation those on held-out prompts."""
-        names = [name for name in ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl") if name in record]
-        parts = [f"{name.replace('_', ' ')} {finite_mean(record[name]):.3f}" for name in names]
-        if (found := record.get("evaluation")) is not None:
+        told, found = record.metrics, record.evaluation
+        names = [name for name in ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl") if name in told]
+        parts = [f"{name.replace('_', ' ')} {finite_mean(told[name]):.3f}" for name in names]
+        if found:
             name = "true_mixed_K" if "true_mixed_K" in found else "mixed_reward_K"
             parts.append(f"held out: {name.removesuffix('_K').replace('_', ' ')} {finite_mean(found[name]):.3f}")
         if self.bars.tasks[-1].description != "alignment":
-            self._begin("alignment", steps, record["step"])
-        self.bars.update(self.task, completed=record["step"] + 1)
-        self.message(f"alignment {record['step'] + 1}/{steps}  " + "  ".join(parts))
+            self._begin("alignment", steps, record.step)
+        self.bars.update(self.task, completed=record.step + 1)
+        self.message(f"alignment {record.step + 1}/{steps}  " + "  ".join(parts))
 
     def step(self, round_index: int, step: int, result: StepResult) -> None:
         """A local step is done."""
@@ -126,21 +130,19 @@ class RunDisplay:
         self.bars.below = f"loss {float(result.loss_K.mean()):.3f}  {speed:,.0f} tokens/s  {self._charged()}"
         self.bars.update(self.task, advance=1, description=f"round {round_index + 1}/{self.rounds}")
 
-    def round(self, record: Mapping[str, Any]) -> None:
+    def round(self, record: Round) -> None:
         """A round is done: one plain line."""
         self.clock = time.perf_counter()
-        charged, validation = record["charged"], record["validation_loss"]
-        self.delay_s += charged["delay_s"]
-        self.energy_j += charged["energy_j"]
-        self.bits += sum(record["metered_bits"].values())
-        if validation is not None:
-            self.validation = validation
-        slow = record["straggler"]
-        loss = "" if validation is None else f"  validation {validation:.4f}"
-        slowest = "" if self.central else f"  slowest: {_straggler((slow['client'], slow['phase']))}"
+        self.delay_s += record.charged.delay_s
+        self.energy_j += record.charged.energy_j
+        self.bits += sum(record.metered_bits.values())
+        loss, slow = "", record.straggler
+        if math.isfinite(record.validation_loss):
+            self.validation = record.validation_loss
+            loss = f"  validation {self.validation:.4f}"
+        slowest = "" if self.central or slow is None else f"  slowest: {_straggler((slow.client, slow.phase))}"
         self.message(
-            f"round {record['round'] + 1}/{self.rounds}  loss {record['train_loss']:.4f}{loss}  "
-            f"{self._charged()}{slowest}"
+            f"round {record.round + 1}/{self.rounds}  loss {record.train_loss:.4f}{loss}  {self._charged()}{slowest}"
         )
 
     def _begin(self, what: str, total: int, completed: int) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from helpers.command_line import settings, wavetune
 from helpers.runs import read_json, read_rounds
+from wavetune.records.reading import read_run
 from wavetune.reporting.accounts import CHANGING, critical_s, pipelines
-from wavetune.reporting.records import read_run
 
 SLOW_SERVER = (
     "world.scenario.server.flop_per_s=1e10",

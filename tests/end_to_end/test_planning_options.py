@@ -29,7 +29,7 @@ class StopsAfter:
         pass
 
     def round(self, record):
-        if record["round"] + 1 == self.rounds:
+        if record.round + 1 == self.rounds:
             raise KeyboardInterrupt
 
 

@@ -16,7 +16,7 @@ from wavetune.runtimes.deployed import Deployment, Servers, engine, opened
 from wavetune.runtimes.device import take_part
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.inprocess import run
-from wavetune.runtimes.round import RoundOutcome
+from wavetune.runtimes.outcome import RoundOutcome
 from wavetune.runtimes.session import Session, build
 
 NUM_DEVICES = 3

@@ -8,7 +8,9 @@ from typing import Any
 
 from wavetune import recipes
 from wavetune.recipe import Recipe, with_settings
+from wavetune.records.fields import as_json
 from wavetune.runtimes.inprocess import run
+from wavetune.runtimes.outcome import RoundOutcome
 
 SMALL = (
     'world.model="tiny"',
@@ -78,6 +80,11 @@ def small(name: str = "sflllm", *settings: str) -> Recipe:
 
 def train(recipe: Recipe, out: Path, resume: bool = False) -> Any:
     return run(recipe, out, Silent(), resume)
+
+
+def told(outcome: RoundOutcome) -> dict[str, Any]:
+    """The record of a round, without an evaluation, as a file has it."""
+    return as_json(outcome.record())
 
 
 def read_json(path: Path) -> Any:

@@ -37,7 +37,7 @@ DEVICES = range(NUM_DEVICES)
 
 class StopsAfterTwoSteps(Silent):
     def aligned(self, record, steps):
-        if record["step"] == 1:
+        if record.step == 1:
             raise KeyboardInterrupt
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import small
+from helpers.runs import small, told
 from wavetune.errors import NumericsError
 from wavetune.federation.door import Door
 from wavetune.federation.screening import Screening
@@ -78,10 +78,10 @@ def test_a_device_whose_values_break_a_step_sits_the_round_out_and_is_named(cert
         found = play(servers, 3)
     for mine, theirs in zip(found, without(recipe), strict=True):
         assert_equal(mine, theirs)
-        assert mine.record["active_K"] == theirs.record["active_K"]
-        assert mine.record["train_loss"] == pytest.approx(theirs.record["train_loss"])
-    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAULTY], []]
-    assert "what client 2 sent makes it so" in found[IN_ROUND].record["lost"][0]["why"]
+        assert told(mine)["active_K"] == told(theirs)["active_K"]
+        assert told(mine)["train_loss"] == pytest.approx(told(theirs)["train_loss"])
+    assert [[entry["client"] for entry in told(outcome)["lost"]] for outcome in found] == [[], [FAULTY], []]
+    assert "what client 2 sent makes it so" in told(found[IN_ROUND])["lost"][0]["why"]
 
 
 @pytest.mark.parametrize("value", [3e38, 1e12])
@@ -92,11 +92,11 @@ def test_a_device_whose_adapters_break_the_mixture_is_left_out_of_it_and_named(
     monkeypatch.setattr(device, "Stream", lies("adapters_up", value))
     with deployed(recipe, certificates) as servers:
         found = play(servers, 3)
-    (lost,) = found[IN_ROUND].record["lost"]
+    (lost,) = told(found[IN_ROUND])["lost"]
     assert lost["client"] == FAULTY
     assert "the mixture gives no finite numbers" in lost["why"]
-    assert [outcome.record["active_K"] for outcome in found] == [[True] * 3] * 3
-    assert all(loss < 10 for outcome in found for loss in outcome.record["train_loss_K"])
+    assert [told(outcome)["active_K"] for outcome in found] == [[True] * 3] * 3
+    assert all(loss < 10 for outcome in found for loss in told(outcome)["train_loss_K"])
     assert max(t.abs().max() for pair in found[-1].mixed.factors.values() for t in pair) < 1
 
 
@@ -150,10 +150,10 @@ def test_a_simulated_client_whose_values_break_a_step_sits_the_round_out_and_is_
         play_all(train_round)
     for mine, theirs in zip(found, without(recipe), strict=True):
         assert_equal(mine, theirs)
-        assert mine.record["active_K"] == theirs.record["active_K"]
-        assert mine.record["train_loss_K"] == pytest.approx(theirs.record["train_loss_K"])
-    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAULTY], []]
-    assert "given up in local step 0" in found[IN_ROUND].record["lost"][0]["why"]
+        assert told(mine)["active_K"] == told(theirs)["active_K"]
+        assert told(mine)["train_loss_K"] == pytest.approx(told(theirs)["train_loss_K"])
+    assert [[entry["client"] for entry in told(outcome)["lost"]] for outcome in found] == [[], [FAULTY], []]
+    assert "given up in local step 0" in told(found[IN_ROUND])["lost"][0]["why"]
 
 
 @pytest.mark.parametrize("recipe", [SPLIT, UNCUT], ids=["split", "uncut"])
@@ -180,7 +180,7 @@ def test_a_device_that_was_not_given_leave_for_its_servers_data_says_so_and_the_
     said = []
     with deployed(recipe, certificates, allowed=own, say=said.append) as servers:
         (outcome,) = play(servers, 1)
-    (lost,) = outcome.record["lost"]
+    (lost,) = told(outcome)["lost"]
     assert lost["client"] == 2
     assert "start it with --data PATH" in lost["why"] + lost.get("claim", "")
     assert any("start it with --data PATH" in text for text in said)

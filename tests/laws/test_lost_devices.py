@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, small
+from helpers.runs import EXACT, small, told
 from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
 from wavetune.errors import DeploymentError
 from wavetune.federation.door import Door
@@ -64,10 +64,10 @@ def test_a_device_lost_before_its_first_step_sits_the_round_out_and_comes_back(c
     wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
     for mine, theirs in zip(found, wanted, strict=True):
         assert_equal(mine.mixed, theirs.mixed)
-        assert mine.record["active_K"] == theirs.record["active_K"]
-        assert mine.record["train_loss"] == pytest.approx(theirs.record["train_loss"], rel=1e-10)
-    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAILING], []]
-    assert found[IN_ROUND].record["train_loss_K"][FAILING] is None
+        assert told(mine)["active_K"] == told(theirs)["active_K"]
+        assert told(mine)["train_loss"] == pytest.approx(told(theirs)["train_loss"], rel=1e-10)
+    assert [[entry["client"] for entry in told(outcome)["lost"]] for outcome in found] == [[], [FAILING], []]
+    assert told(found[IN_ROUND])["train_loss_K"][FAILING] is None
 
 
 @pytest.mark.parametrize("recipe", [RECIPE, AT_CLIENT], ids=["labels_at_server", "labels_at_clients"])
@@ -78,8 +78,8 @@ def test_a_device_lost_between_two_steps_leaves_what_it_gave_the_server_and_noth
     session = build(recipe)
     train_round(session, 0, nothing)
     assert_equal(found.mixed, round_without_upload(session, steps_without=[1]))
-    assert [entry["client"] for entry in found.record["lost"]] == [FAILING]
-    assert found.record["active_K"] == [True] * 3
+    assert [entry["client"] for entry in told(found)["lost"]] == [FAILING]
+    assert told(found)["active_K"] == [True] * 3
 
 
 def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keeps_what_it_had(
@@ -101,8 +101,8 @@ def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keep
     wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
     for mine, theirs in zip(found, wanted, strict=True):
         assert_equal(mine.mixed, theirs.mixed)
-        assert mine.record["active_K"] == theirs.record["active_K"]
-    assert [[entry["client"] for entry in outcome.record["lost"]] for outcome in found] == [[], [FAILING], []]
+        assert told(mine)["active_K"] == told(theirs)["active_K"]
+    assert [[entry["client"] for entry in told(outcome)["lost"]] for outcome in found] == [[], [FAILING], []]
 
 
 def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkeypatch):
@@ -129,7 +129,7 @@ def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkey
     session = build(RECIPE)
     train_round(session, 0, nothing)
     assert_equal(found.mixed, round_without_upload(session, steps_without=[]))
-    (lost,) = found.record["lost"]
+    (lost,) = told(found)["lost"]
     assert lost["client"] == FAILING
     assert "adapters_up of client 2: holds values that are not finite" in lost["why"]
 

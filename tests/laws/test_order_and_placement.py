@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import small
+from helpers.runs import small, told
 from helpers.training import TOLERANCE, Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.data.batching import batch_indices
 from wavetune.federation.codecs import Bf16, Fp64
@@ -96,7 +96,7 @@ def test_a_rounds_batches_do_not_depend_on_the_rounds_before():
     walked, jumped = build(recipe), build(recipe)
     for index in range(3):
         train_round(walked, index, lambda *_: None)
-    one, other = (train_round(session, 3, lambda *_: None).record for session in (walked, jumped))
+    one, other = (told(train_round(session, 3, lambda *_: None)) for session in (walked, jumped))
     for name in ("planned", "charged", "metered_bits", "allocation", "rate_bit_per_s", "learning_rate", "tokens"):
         assert one[name] == other[name]
     assert one["train_loss"] != other["train_loss"]

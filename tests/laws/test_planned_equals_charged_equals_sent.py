@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import small
+from helpers.runs import small, told
 from wavetune.allocation.delay import Phases
 from wavetune.allocation.instance import plan_to_json
 from wavetune.runtimes.round import train_round
@@ -115,11 +115,11 @@ class Wire:
 def played(request):
     """Session, record and weighed bits of a method's first round, priced both ways where adapters cross the air."""
     recipe = METHODS[request.param]
-    priced = "adapters" in recipe.method.topology.crossings
+    priced = not recipe.method.topology.pooled
     session = build(replace(recipe, method=replace(recipe.method, price_downlink=priced)))
     wire = Wire()
     session.door.carry = wire.carry
-    return session, train_round(session, 0, lambda *_: None).record, dict(wire.bits)
+    return session, told(train_round(session, 0, lambda *_: None)), dict(wire.bits)
 
 
 def test_predicted_bits_are_the_metered_ones_and_those_on_the_wire(played):
@@ -194,7 +194,7 @@ def test_where_all_rows_have_one_length_the_plan_itself_predicts_the_charge(sett
     (tmp_path / "train.jsonl").write_text("\n".join(EQUAL_ROWS))
     recipe = small("sflllm", f"world.data.source={tmp_path}", "world.data.train_samples=null", *settings)
     session = build(recipe)
-    record = train_round(session, 0, lambda *_: None).record
+    record = told(train_round(session, 0, lambda *_: None))
     assert session.plan.phases.round_s == pytest.approx(record["charged"]["delay_s"], rel=1e-9)
     assert session.plan.energy.total_j == pytest.approx(record["charged"]["energy_j"], rel=1e-9)
 
@@ -217,11 +217,11 @@ def test_plan_round_and_record_follow_the_same_objective(monkeypatch):
     """There is one: where a step takes a second more, it does so in the plan, the prediction and the charge."""
     recipe = METHODS["split_bf16"]
     before = build(recipe)
-    record, round_s = train_round(before, 0, lambda *_: None).record, before.plan.phases.round_s
+    record, round_s = told(train_round(before, 0, lambda *_: None)), before.plan.phases.round_s
     step_s = Phases.step_s.func
     monkeypatch.setattr(Phases, "step_s", property(lambda phases: step_s(phases) + 1.0))
     after = build(recipe, plan_to_json(before.plan))
-    changed = train_round(after, 0, lambda *_: None).record
+    changed = told(train_round(after, 0, lambda *_: None))
     steps = recipe.run.local_steps
     assert after.plan.phases.round_s == pytest.approx(round_s + steps)
     for account in ("planned", "charged"):

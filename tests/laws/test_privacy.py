@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, play
-from helpers.runs import read_json, read_rounds, small, train
+from helpers.runs import read_json, read_rounds, small, told, train
 from wavetune.errors import ConfigError
 from wavetune.federation.privacy import epsilon
 from wavetune.reporting import write_report
@@ -34,9 +34,9 @@ def test_without_noise_and_clipping_a_private_run_is_the_run_without_privacy(cha
     _, plain = rounds_of(*changes)
     _, private = rounds_of(*changes, *nothing)
     for wanted, found in zip(plain, private, strict=True):
-        assert found.record["train_loss_K"] == wanted.record["train_loss_K"]
-        assert found.record["metered_bits"] == wanted.record["metered_bits"]
-        assert found.record["privacy"]["epsilon"] is None
+        assert told(found)["train_loss_K"] == told(wanted)["train_loss_K"]
+        assert told(found)["metered_bits"] == told(wanted)["metered_bits"]
+        assert told(found)["privacy"]["epsilon"] is None
         for name, pair in wanted.mixed.factors.items():
             for mine, theirs in zip(found.mixed.factors[name], pair, strict=True):
                 assert torch.equal(mine, theirs)
@@ -74,7 +74,7 @@ def test_devices_send_what_clients_in_one_process_would(tmp_path):
         found = play(servers, 2)
     _, wanted = rounds_of(noisy)
     for mine, theirs in zip(found, wanted, strict=True):
-        assert mine.record["privacy"]["epsilon"] == theirs.record["privacy"]["epsilon"]
+        assert told(mine)["privacy"]["epsilon"] == told(theirs)["privacy"]["epsilon"]
         for name, pair in theirs.mixed.factors.items():
             for sent, simulated in zip(mine.mixed.factors[name], pair, strict=True):
                 torch.testing.assert_close(sent, simulated, rtol=0, atol=1e-6)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, small
+from helpers.runs import EXACT, small, told
 from wavetune.data_plane.messages_pb2 import Frame
 from wavetune.data_plane.server import Line
 from wavetune.federation.round_planner import RoundPlanner
@@ -76,11 +76,11 @@ def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certifica
         for name, pair in personal["simulated"][client].items():
             close(personal["deployed"][client][name], pair, f"client {client} {name}", tolerance)
     for mine, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(mine.record["train_loss_K"], theirs.record["train_loss_K"], rtol=tolerance)
+        np.testing.assert_allclose(told(mine)["train_loss_K"], told(theirs)["train_loss_K"], rtol=tolerance)
         for name in ("planned", "charged", "metered_bits", "lost", "active_K"):
-            assert mine.record[name] == theirs.record[name], name
-        bytes_sent = mine.record["measured"]["payload_bytes"]
-        assert {kind: 8 * count for kind, count in bytes_sent.items()} == theirs.record["metered_bits"]
+            assert told(mine)[name] == told(theirs)[name], name
+        bytes_sent = told(mine)["measured"]["payload_bytes"]
+        assert {kind: 8 * count for kind, count in bytes_sent.items()} == told(theirs)["metered_bits"]
 
 
 def test_who_was_not_chosen_joins_with_what_was_broadcast_meanwhile(certificates):
@@ -89,12 +89,12 @@ def test_who_was_not_chosen_joins_with_what_was_broadcast_meanwhile(certificates
         found = play(servers, 2)
     session = build(recipe)
     wanted = [train_round(session, index, nothing) for index in range(2)]
-    assert [outcome.record["active_K"] for outcome in wanted] == [[True, True, False], [True, False, True]]
+    assert [told(outcome)["active_K"] for outcome in wanted] == [[True, True, False], [True, False, True]]
     for name, pair in wanted[-1].mixed.factors.items():
         close(found[-1].mixed.factors[name], pair, name)
     for mine, theirs in zip(found, wanted, strict=True):
         for name in ("planned", "charged", "metered_bits", "lost", "active_K"):
-            assert mine.record[name] == theirs.record[name], name
+            assert told(mine)[name] == told(theirs)[name], name
 
 
 def keep(personal, where, bank):
@@ -148,7 +148,7 @@ def test_where_labels_stay_with_the_clients_no_token_id_label_or_position_is_in_
 
 def test_framing_costs_little_and_is_reported_apart_from_the_payload(certificates):
     with deployed(small("sflllm"), certificates) as servers:
-        measured = play(servers, 1)[0].record["measured"]
+        measured = told(play(servers, 1)[0])["measured"]
     payload = sum(measured["payload_bytes"].values())
     on_the_wire = sum(measured["frame_bytes_up_K"]) + sum(measured["frame_bytes_down_K"])
     assert on_the_wire == payload + measured["framing_bytes"]
@@ -168,7 +168,7 @@ def test_emulated_radio_holds_every_upload_back_to_its_planned_rate(certificates
     slow = [f"world.scenario.bands.{band}.subchannel_hz=500" for band in ("main", "fed")]
     recipe = small("sflllm", *slow, "run.rounds=1", "run.local_steps=1")
     with deployed(recipe, certificates, emulate=True) as servers:
-        record = play(servers, 1)[0].record
+        record = told(play(servers, 1)[0])
     for phase in ("uplink_s", "fed_upload_s"):
         planned, measured = record["charged"]["phases"][phase], record["measured"]["phases"][phase]
         assert max(planned) > 0.02

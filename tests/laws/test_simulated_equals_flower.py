@@ -108,7 +108,7 @@ def files(folder: Path) -> dict[str, bytes]:
 def test_a_device_that_lost_its_folder_sits_a_round_out_and_is_given_the_adapters_in_the_next(tmp_path):
     class Burgles(Silent):
         def round(self, record):
-            if record["round"] == 0:
+            if record.round == 0:
                 shutil.rmtree(tmp_path / "states" / "1")
 
     recipe = small("fedavg_lora", f"world.scenario.population.num_clients={CLIENTS}", "run.rounds=3")

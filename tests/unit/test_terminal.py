@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from wavetune.console import Console
+from wavetune.records.rounds import Account, Round, Straggler
 from wavetune.terminal import RewardDisplay, RunDisplay
 
 SESSION = SimpleNamespace(
@@ -20,14 +21,13 @@ SESSION = SimpleNamespace(
     precision="fp32",
     cohort=SimpleNamespace(backbone=SimpleNamespace(device="cpu")),
 )
-RECORD = {
-    "round": 8,
-    "charged": {"delay_s": 285.1, "energy_j": 1680.0},
-    "metered_bits": {"activations_up": 10.1e6},
-    "validation_loss": None,
-    "train_loss": 5.5412,
-    "straggler": {"client": 0, "phase": "uplink"},
-}
+RECORD = Round(
+    round=8,
+    charged=Account(delay_s=285.1, energy_j=1680.0),
+    metered_bits={"activations_up": 10.1e6},
+    train_loss=5.5412,
+    straggler=Straggler(0, "uplink"),
+)
 
 
 def shown(width):

@@ -20,6 +20,7 @@ from cryptography import x509
 
 from wavetune.data_plane.certificates import common_name
 from wavetune.data_plane.refusal import Reason, RefusedError, quoted
+from wavetune.records.rounds import Refused
 
 PER_PARTY = 2
 FIRST_FRAME_S = 10.0
@@ -63,7 +64,7 @@ class Places:
     first_frame_s: float = FIRST_FRAME_S
     _open: dict[tuple[str, str], list[_Place]] = field(default_factory=dict[tuple[str, str], list[_Place]])
     _told: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    _refused: list[dict[str, str]] = field(default_factory=list[dict[str, str]])
+    _refused: list[Refused] = field(default_factory=list[Refused])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def guarded(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
@@ -95,7 +96,7 @@ class Places:
 
         return within
 
-    def take_refused(self) -> list[dict[str, str]]:
+    def take_refused(self) -> list[Refused]:
         """Who was refused since the last call, and why."""
         with self._lock:
             refused, self._refused = self._refused, []
@@ -111,7 +112,7 @@ class Places:
             told.add(why)
             if len(told) > _NAMED:
                 why = "further refusals of it are not told"
-            self._refused.append({"who": quoted(who), "why": why})
+            self._refused.append(Refused(quoted(who), why))
         self.say(f"refused {quoted(who)} at {address_of(peer)}: {why}")
 
     def watch(self, server: grpc.Server) -> None:

@@ -6,13 +6,14 @@ Both go through the one objective of `wavetune.allocation.delay`. Shape letters:
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from wavetune.allocation.delay import Energy, Phases, RoundLoad, round_energy, round_phases
+from wavetune.allocation import delay
+from wavetune.allocation.delay import RoundLoad, round_energy, round_phases
 from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import CostTable, Workload
@@ -21,29 +22,16 @@ from wavetune.federation.codecs import down_codec
 from wavetune.federation.method import Method
 from wavetune.federation.round_planner import LABEL_BITS
 from wavetune.federation.sharing import message_shapes
+from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
 
 if TYPE_CHECKING:
     from wavetune.models.lora import AdapterSite
 
 Bits = Mapping[tuple[str, int], float]
-KINDS = (
-    "activations_up",
-    "labels_up",
-    "gradients_up",
-    "activations_down",
-    "gradients_down",
-    "adapters_up",
-    "adapters_down",
-)
-_UP, _DOWN = ("activations_up", "labels_up", "gradients_up"), ("activations_down", "gradients_down")
-_STEP_FIELDS = (
-    "client_forward_s",
-    "uplink_s",
-    "server_forward_s",
-    "server_backward_s",
-    "downlink_s",
-    "client_backward_s",
+_UP, _DOWN = (
+    tuple(kind for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and what != "adapters")
+    for way in ("up", "down")
 )
 
 
@@ -105,10 +93,10 @@ class Accountant:
         ]
         return sum(up.bits(*shape) for shape in shapes), sum(down.bits(*shape) for shape in shapes)
 
-    def rates(self, problem: Problem, plan: Plan) -> dict[str, list[float]]:
+    def rates(self, problem: Problem, plan: Plan) -> Rates:
         """Uplink rates of every client in both bands (bit/s)."""
         speeds = speeds_of(problem, plan.main, plan.fed)
-        return {"main": speeds.uplink_bit_per_s_K.tolist(), "fed": speeds.fed_up_bit_per_s_K.tolist()}
+        return Rates(_plain(speeds.uplink_bit_per_s_K), _plain(speeds.fed_up_bit_per_s_K))
 
     def load(
         self, workload: Workload, steps: Sequence[Bits], exchange: Bits, active_K: Sequence[bool] | None = None
@@ -160,7 +148,7 @@ def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
     )
 
 
-def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[Phases, Energy]:
+def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases, delay.Energy]:
     """Seconds and joules of a load under a plan."""
     K = problem.num_clients
     phases = round_phases(load, speeds_of(problem, plan.main, plan.fed, plan.server_share_K))
@@ -177,47 +165,50 @@ def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[Phases, Energ
     return phases, energy
 
 
-def account(phases: Phases, energy: Energy, steps: Sequence[Bits], exchange: Bits) -> dict[str, Any]:
+def account(phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], exchange: Bits) -> Account:
     """The record of a charge: seconds and joules by phase and client, bits by kind."""
-    fed = {"fed_upload_s": _plain(phases.fed_upload_s), "fed_download_s": _plain(phases.fed_download_s)}
-    summed = {name: _plain(getattr(phases, name).sum(0)) for name in _STEP_FIELDS}
-    first = {name: _plain(getattr(phases, name)[0]) for name in _STEP_FIELDS}
     counts, num_clients = [*steps, exchange], phases.uplink_s.shape[-1]
-    return {
-        "delay_s": phases.round_s,
-        "local_steps": len(phases.step_s),
-        "phases": {**summed, **fed},
-        "step": {**first, **fed},
-        "energy_j": energy.total_j,
-        "energy": {
-            "client_compute_j": _plain(energy.client_compute_j_K),
-            "client_radio_j": _plain(energy.client_radio_j_K),
-            "server_compute_j": energy.server_compute_j,
-            "server_radio_j": energy.server_radio_j,
-        },
-        "bits": bits_by_kind(counts),
-        "bits_up_K": bits_of_clients(counts, "up", num_clients),
-        "bits_down_K": bits_of_clients(counts, "down", num_clients),
-    }
+    return Account(
+        delay_s=phases.round_s,
+        local_steps=len(phases.step_s),
+        phases=_recorded(phases, lambda seconds_I: seconds_I.sum(0)),
+        step=_recorded(phases, lambda seconds_I: seconds_I[0]),
+        energy_j=energy.total_j,
+        energy=Energy(
+            _plain(energy.client_compute_j_K),
+            _plain(energy.client_radio_j_K),
+            energy.server_compute_j,
+            energy.server_radio_j,
+        ),
+        bits=bits_by_kind(counts),
+        bits_up_K=bits_of_clients(counts, "up", num_clients),
+        bits_down_K=bits_of_clients(counts, "down", num_clients),
+    )
 
 
-def bits_by_kind(counts: Sequence[Bits]) -> dict[str, int]:
+def _recorded(phases: delay.Phases, of_steps: Callable[[Array], Array]) -> Phases:
+    """The phases of a record, given what becomes of those that every local step has, `[I, ...]`."""
+    values = {f.name: getattr(phases, f.name) for f in fields(Phases)}
+    return Phases(**{n: _plain(x if n.startswith("fed") else of_steps(x)) for n, x in values.items()})
+
+
+def bits_by_kind(counts: Sequence[Bits]) -> dict[str, float]:
     """Bits of every kind that occurred, clients added up."""
     total: Counter[str] = Counter()
     for bits in counts:
         for (kind, _), number in bits.items():
             total[kind] += round(number)
-    return {kind: total[kind] for kind in KINDS if total[kind]}
+    return {kind: total[kind] for kind in BIT_KINDS if total[kind]}
 
 
-def bits_of_clients(counts: Sequence[Bits], way: str, num_clients: int) -> list[int]:
+def bits_of_clients(counts: Sequence[Bits], way: str, num_clients: int) -> tuple[int, ...]:
     """Bits of every client one way ("up" or "down"), kinds added up."""
     total_K = [0] * num_clients
     for bits in counts:
         for (kind, client), number in bits.items():
             total_K[client] += round(number) * kind.endswith(f"_{way}")
-    return total_K
+    return tuple(total_K)
 
 
 def _plain(values: Array | float) -> Any:
-    return values.tolist() if isinstance(values, np.ndarray) else float(values)
+    return tuple(values.tolist()) if isinstance(values, np.ndarray) else float(values)

@@ -24,6 +24,8 @@ from annotated_types import Ge, Gt, Lt
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE, MEAN, UNJUDGED, UNROUNDED, UPDATES_ALONE
 from wavetune.parts import Part
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Spent
 from wavetune.seeds import torch_stream
 
 if TYPE_CHECKING:
@@ -65,33 +67,19 @@ class Gaussian(Part):
         return self.noise_multiplier * (self.clip_norm or 0.0) / math.sqrt(num_clients)
 
     def spent(self, arrived_by_round: Sequence[int], num_clients: int) -> Spent:
-        """What the rounds so far gave away, from how many updates were mixed in each."""
+        """What the rounds so far gave away, from how many updates were mixed in each.
+
+        `epsilon` is against whoever sees the mixtures of all rounds, `epsilon_client` against a client, who knows its
+        own noise, and `epsilon_server` against the federated server, who sees every update by itself.
+        """
         z, rounds = self.noise_multiplier, [arrived for arrived in arrived_by_round if arrived]
         per_client = z / math.sqrt(num_clients)
-        return Spent(
-            self.delta,
+        found = (
             epsilon([per_client * math.sqrt(arrived) for arrived in rounds], self.delta),
             epsilon([per_client * math.sqrt(arrived - 1) for arrived in rounds], self.delta),
             epsilon([per_client] * len(arrived_by_round), self.delta),
         )
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Epsilon at `delta`, by who looks; infinite where nothing is guaranteed.
-
-    `epsilon` is against whoever sees the mixtures of all rounds, `epsilon_client` against a client, who knows its own
-    noise, and `epsilon_server` against the federated server, who sees every update by itself.
-    """
-
-    delta: float
-    epsilon: float
-    epsilon_client: float
-    epsilon_server: float
-
-    def as_json(self) -> dict[str, float | None]:
-        """The figures as JSON values; what is infinite is null."""
-        return {name: value if math.isfinite(value) else None for name, value in self.__dict__.items()}
+        return Spent(self.delta, *(value if math.isfinite(value) else UNKNOWN for value in found))
 
 
 @dataclass

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from wavetune.reporting.records import Account, Bits, Phases, Round
+from wavetune.records.rounds import BIT_KINDS, Account, Bits, Phases, Round
 
 PHASES = {
     "client_forward_s": "client forward",
@@ -20,15 +20,6 @@ PHASES = {
     "fed_download_s": "adapter download",
 }
 CHANGING = "changing stragglers"
-BIT_KINDS = {
-    "activations_up": ("activations", "up"),
-    "gradients_up": ("gradients", "up"),
-    "labels_up": ("labels", "up"),
-    "adapters_up": ("adapters", "up"),
-    "gradients_down": ("gradients", "down"),
-    "activations_down": ("activations", "down"),
-    "adapters_down": ("adapters", "down"),
-}
 TOTALS = ("all bits", "delay", "energy")
 EQUAL_TOLERANCE = 1e-9
 

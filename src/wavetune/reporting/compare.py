@@ -7,12 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from wavetune.estimate import finite_mean
+from wavetune.records.reading import Run
+from wavetune.records.summary import Change, PlanInfo
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.lines import Point, Series, line_chart, thin
 from wavetune.reporting.mixture import mixed_reward
-from wavetune.reporting.records import Change, PlanInfo, Run
 from wavetune.reporting.sections.learning import AGAINST, elapsed_s, positions, validation_points
 from wavetune.reporting.sections.section import Section, make_section
 

@@ -6,11 +6,11 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from wavetune.records.reading import Run, read_run
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import PHASES, critical_s, total_by_name
 from wavetune.reporting.chart import Axis
 from wavetune.reporting.lines import thin
-from wavetune.reporting.records import Run, read_run
 from wavetune.reporting.sections.learning import ROUNDS, TIME, positions, validation_points
 
 if TYPE_CHECKING:

@@ -12,10 +12,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wavetune.console import visible
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
+from wavetune.records.reading import Run, read_run
+from wavetune.records.summary import Sample
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.compare import compare
-from wavetune.reporting.records import Run, Sample, read_run
 from wavetune.reporting.sections import Section, run_sections
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from wavetune.estimate import finite_mean
+from wavetune.records.reading import Run
+from wavetune.records.summary import Change
+from wavetune.records.world import Device
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import (
     BIT_KINDS,
@@ -18,7 +21,6 @@ from wavetune.reporting.accounts import (
     straggler_counts,
     total_by_name,
 )
-from wavetune.reporting.records import Change, Device, Run
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from wavetune.records.rounds import BandUse
 from wavetune.reporting import format as fmt
 from wavetune.reporting.chart import NARROW_PX
-from wavetune.reporting.records import BandUse
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tick_labels, ticks, tip
 
 TOTALS_GAP_PX = 10

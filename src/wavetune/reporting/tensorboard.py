@@ -7,7 +7,9 @@ from pathlib import Path
 
 from wavetune.errors import ConfigError
 from wavetune.estimate import finite_mean
-from wavetune.reporting.records import AlignmentStep, Round, read_run
+from wavetune.records.alignment import AlignmentStep
+from wavetune.records.reading import read_run
+from wavetune.records.rounds import Round
 
 _OF_ALIGNMENT = ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl")
 
@@ -45,7 +47,7 @@ def _of_round(record: Round) -> dict[str, float]:
 
 def _of_alignment(record: AlignmentStep) -> dict[str, float]:
     return {
-        **{f"alignment/{name}": finite_mean(getattr(record, name)) for name in _OF_ALIGNMENT},
+        **{f"alignment/{name}": finite_mean(record.metrics.get(name, ())) for name in _OF_ALIGNMENT},
         **{f"held_out/{name.removesuffix('_K')}": finite_mean(scores) for name, scores in record.evaluation.items()},
         "alignment/delay_s": record.charged.delay_s,
         "alignment/energy_j": record.charged.energy_j,

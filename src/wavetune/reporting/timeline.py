@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from wavetune.records.rounds import Phases
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import PHASES, client_s, pipelines
 from wavetune.reporting.chart import NARROW_PX, Axis, base_axis
-from wavetune.reporting.records import Phases
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tip
 
 SERVER = -1

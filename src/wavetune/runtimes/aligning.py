@@ -6,7 +6,7 @@ Legend: K clients.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -28,6 +28,8 @@ from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
 from wavetune.recipe import Recipe
+from wavetune.records.alignment import AlignmentInfo, AlignmentMeasured, Answers, ByName, Charged, Gain, HeldOut
+from wavetune.records.rounds import Lost
 from wavetune.runtimes.rewards import CONCIERGE, check_rewards, open_rewards
 from wavetune.runtimes.session import Session
 from wavetune.seeds import stream
@@ -47,11 +49,20 @@ class Task:
     prompt_tokens_K: tuple[float, ...]  # mean length of the training prompts
 
 
+@dataclass(frozen=True)
+class Stepped:
+    """What a step of alignment was like for each client, by name; on devices, who did not take it and what it took."""
+
+    metrics: ByName
+    lost: tuple[Lost, ...] | None = None
+    measured: AlignmentMeasured = field(default_factory=AlignmentMeasured)
+
+
 class Stage(Protocol):
     """Alignment of a run's clients, wherever it happens."""
 
-    def advance(self, steps: int, evaluate: bool) -> tuple[dict[str, Any], Evaluation | None]:
-        """Have so many steps done; the last one's record and, if asked for, scores of held-out prompts."""
+    def advance(self, steps: int, evaluate: bool) -> tuple[Stepped, Evaluation | None]:
+        """Have so many steps done; what the last was like and, if asked for, scores of held-out prompts."""
         ...
 
     def state(self) -> dict[str, torch.Tensor]:
@@ -66,16 +77,17 @@ class StageHere:
     task: Task
     clients: Sequence[int]
     alignment: Alignment
-    record: dict[str, Any]
+    last: Stepped = field(default_factory=lambda: Stepped({}))
 
-    def advance(self, steps: int, evaluate: bool) -> tuple[dict[str, Any], Evaluation | None]:
-        """Take the steps that are missing; the last one's record, and if asked for the scores of held-out prompts."""
+    def advance(self, steps: int, evaluate: bool) -> tuple[Stepped, Evaluation | None]:
+        """Take the steps that are missing; what the last was like, and if asked for the scores of held-out prompts."""
         while self.alignment.steps_done < steps:
-            self.record = self.alignment.step().as_json()
+            metrics = self.alignment.step().metrics
+            self.last = Stepped({name: tuple(values_K.tolist()) for name, values_K in metrics.items()})
         if not evaluate:
-            return self.record, None
+            return self.last, None
         own, foreign = ([part[k] for k in self.clients] for part in (self.task.own, self.task.foreign))
-        return self.record, self.alignment.evaluate(own, foreign if all(self.task.foreign) else None)
+        return self.last, self.alignment.evaluate(own, foreign if all(self.task.foreign) else None)
 
     def state(self) -> dict[str, torch.Tensor]:
         """What a checkpoint holds of the stage beside the adapters."""
@@ -188,7 +200,7 @@ def stage_of(
         pairs_by_client=pairs,
         tokens_per_pass=tokens_per_pass,
     )
-    stage = StageHere(task, clients, alignment, {})
+    stage = StageHere(task, clients, alignment)
     stage.load_state(saved)
     return stage
 
@@ -227,23 +239,21 @@ def _pairs(data: PreparedData, clients: Sequence[int], read: DataSettings, seed:
     )
 
 
-def to_json(evaluation: Evaluation) -> dict[str, Any]:
+def held_out_of(evaluation: Evaluation) -> HeldOut:
     """Every client's prompts, answers and scores, on own and foreign domains."""
-    return {
-        part: [
-            {
-                "prompts": list(one.prompts),
-                "answers": list(one.texts),
-                "scores": {name: values.tolist() for name, values in one.by_name.items()},
-            }
-            for one in getattr(evaluation, part)
-        ]
-        for part in ("own", "foreign")
-    }
+    return HeldOut(
+        *(
+            tuple(
+                Answers(one.prompts, one.texts, {name: tuple(values.tolist()) for name, values in one.by_name.items()})
+                for one in part
+            )
+            for part in (evaluation.own, evaluation.foreign)
+        )
+    )
 
 
 def from_json(values: Mapping[str, Any]) -> Evaluation:
-    """What `to_json` wrote."""
+    """An evaluation whose `held_out_of` was written."""
     parts = {
         part: tuple(
             Scores(tuple(c["prompts"]), tuple(c["answers"]), {n: np.array(v) for n, v in c["scores"].items()})
@@ -254,7 +264,7 @@ def from_json(values: Mapping[str, Any]) -> Evaluation:
     return Evaluation(**parts)
 
 
-def charge(session: Session, task: Task, record: Mapping[str, Any]) -> dict[str, float]:
+def charge(session: Session, task: Task, metrics: ByName) -> Charged:
     """Seconds and joules of a step: the slowest client's and all clients' computing. Nothing is sent.
 
     Counted are the policy's passes: answering, measuring with and without LoRA, and every epoch's forward and backward
@@ -264,7 +274,7 @@ def charge(session: Session, task: Task, record: Mapping[str, Any]) -> dict[str,
     learning, planner = task.settings.learning, session.planner
     epochs = learning.objective.epochs
     prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(task.prompt_tokens_K)
-    answer_K = np.array(record.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
+    answer_K = np.array(metrics.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
     work = split_work(
         planner.table,
         planner.table.num_layers,
@@ -281,29 +291,27 @@ def charge(session: Session, task: Task, record: Mapping[str, Any]) -> dict[str,
     speed_K = np.array([device.flop_per_s for device in planner.devices])
     price_K = np.array([device.energy_j_per_flop for device in planner.devices])
     flop_K[np.isnan(answer_K)] = 0.0
-    return {"delay_s": float(np.max(flop_K / speed_K)), "energy_j": float(flop_K @ price_K)}
+    return Charged(float(np.max(flop_K / speed_K)), float(flop_K @ price_K))
 
 
-def summary(task: Task, before: Evaluation, after: Evaluation) -> dict[str, Any]:
+def summary(task: Task, before: Evaluation, after: Evaluation) -> AlignmentInfo:
     """What the stage came to, for a run's summary: scores before and after, and each client's gain in its own mixture.
 
     A gain is in standard deviations of all answers before, so that both rewards count alike.
     """
     gains = after.mixed_gain(before, task.lambdas)
-    return {
-        "lambdas": list(task.lambdas),
-        "objective": task.settings.learning.objective.kind,
-        "steps": task.settings.learning.steps,
-        "before": by_name(before, task.lambdas, before.scale()),
-        "after": by_name(after, task.lambdas, before.scale()),
-        "scale": before.scale(),
-        "mixed_gain_K": [{"mean": known(mean), "half_width_95": known(half)} for mean, half in gains],
-    }
+    return AlignmentInfo(
+        lambdas=task.lambdas,
+        objective=task.settings.learning.objective.kind,
+        steps=task.settings.learning.steps,
+        before=by_name(before, task.lambdas, before.scale()),
+        after=by_name(after, task.lambdas, before.scale()),
+        scale=before.scale(),
+        mixed_gain_K=tuple(Gain(*gain) for gain in gains),
+    )
 
 
-def by_name(
-    evaluation: Evaluation, lambdas: Sequence[float], scale: Mapping[str, float]
-) -> dict[str, list[float | None]]:
+def by_name(evaluation: Evaluation, lambdas: Sequence[float], scale: Mapping[str, float]) -> ByName:
     """Means of every score of each client's answers to own prompts, and of its mixtures.
 
     The rewards are in their own units, and mixed in those of `scale` (a reward without any spread in its own); exact
@@ -320,9 +328,4 @@ def by_name(
         if f"{helps}_K" in found:
             found[name] = lambda_K * found[f"{helps}_K"] / (units[helps] or 1.0)
             found[name] += (1 - lambda_K) * found[f"{guards}_K"] / (units[guards] or 1.0)
-    return {name: [known(value) for value in values_K.tolist()] for name, values_K in found.items()}
-
-
-def known(value: float) -> float | None:
-    """A number, or None where there is none."""
-    return None if np.isnan(value) else value
+    return {name: tuple(values_K.tolist()) for name, values_K in found.items()}

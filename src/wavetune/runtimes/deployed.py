@@ -35,16 +35,17 @@ from wavetune.data_plane.server import DataPlane, serve
 from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
-from wavetune.federation.account import KINDS
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.federation.sharing import message_shapes
 from wavetune.recipe import Recipe, to_dict
+from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases
 from wavetune.runtimes import served_alignment
 from wavetune.runtimes.aligning import Task
 from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.inprocess import Engine, Trainer
-from wavetune.runtimes.round import RoundOutcome, StepDone, not_finite, prepare, train_round
+from wavetune.runtimes.outcome import RoundOutcome, Witness
+from wavetune.runtimes.round import StepDone, not_finite, prepare, train_round
 from wavetune.runtimes.saved import Deployed
 from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
@@ -97,7 +98,7 @@ class Servers:
     def train_round(
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
     ) -> RoundOutcome:
-        """Order a round, train it with whoever is there, and add to its record what was measured."""
+        """Order a round, train it with whoever is there, and say what was seen of them."""
         present = self._assemble(index)
         present_K = [k in present for k in range(session.cohort.placement.num_clients)]
         self._cohort.seconds.clear()
@@ -112,22 +113,22 @@ class Servers:
         started = time.perf_counter()
         outcome = train_round(session, index, on_step, receive_adapters, present_K)
         wall_s = time.perf_counter() - started
-        reports, record = self._reports(index, present), outcome.record
+        reports = self._reports(index, present)
         self._require_finite(index, present, reports)
         if not self._cut and session.recipe.run.evaluates_after(index):
             for client, told in self._told(index, self._owing(index, reports)).items():
                 told.seconds.update(reports[client].seconds if client in reports else {})
                 reports[client] = told
-        self._forget_unheard(record)
-        record["lost"] += [self._why(k, seen) for k, seen in sorted(self.wire.lost.items())]
-        if refused := self.places.take_refused():
-            record["refused"] = refused
-        record["measured"] = self._measured(wall_s, present, reports)
-        self.plane.close_round("the round is over")
-        if not self.session.personal:
-            return outcome
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
-        return replace(outcome, scores=scores)
+        witness = Witness(
+            heard_K=[k in self.wire.heard for k in range(session.cohort.placement.num_clients)],
+            lost=tuple(self._why(k, seen) for k, seen in sorted(self.wire.lost.items())),
+            refused=tuple(self.places.take_refused()),
+            measured=self._measured(wall_s, present, reports),
+            scores=scores if session.personal else None,
+        )
+        self.plane.close_round("the round is over")
+        return replace(outcome, witness=witness)
 
     def _require_finite(self, index: int, present: set[int], reports: Mapping[int, RoundReport]) -> None:
         """Raise NumericsError if the losses of all of several devices are not finite: then none is at fault."""
@@ -190,15 +191,6 @@ class Servers:
             self.coordinator.wait_for(everyone, _ANSWER_S)
             present = self.coordinator.present()
         return present
-
-    def _forget_unheard(self, record: dict[str, Any]) -> None:
-        """Who was lost before its first step has no loss and did not take part."""
-        placement = self._cohort.placement
-        heard_K = [k in self.wire.heard for k in range(placement.num_clients)]
-        losses = [loss if heard else None for loss, heard in zip(record["train_loss_K"], heard_K, strict=True)]
-        weights = placement.among(heard_K).weight_K if any(heard_K) else placement.weight_K
-        record["active_K"], record["train_loss_K"] = heard_K, losses
-        record["train_loss"] = sum(w * loss for w, loss in zip(weights, losses, strict=True) if loss is not None)
 
     def _order(self, index: int, present: set[int]) -> None:
         session, emulate = self.session, self.deployment.emulate
@@ -270,11 +262,10 @@ class Servers:
             found[client] = report
         return found
 
-    def _why(self, client: int, seen: str) -> dict[str, Any]:
+    def _why(self, client: int, seen: str) -> Lost:
         """A lost device in the record: what the servers saw, and beside it what the device says, if that is more."""
         claim = self.claims.get(client, "")
-        beside = {"claim": claim} if claim and claim not in seen else {}
-        return {"client": client, "why": seen, **beside}
+        return Lost(client, seen, "" if claim in seen else claim)
 
     def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
         """A device's report on a round, or None if it left or does not report in time.
@@ -286,36 +277,34 @@ class Servers:
             return report
         return RoundReport(round=report.round, failure=f"client {client} reported what cannot be: {wrong}")
 
-    def _measured(self, wall_s: float, present: set[int], reports: dict[int, RoundReport]) -> dict[str, Any]:
+    def _measured(self, wall_s: float, present: set[int], reports: Mapping[int, RoundReport]) -> Measured:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
         clients = range(self.session.cohort.placement.num_clients)
         lines = {k: self.plane.line(k).measured for k in present}
 
-        def seconds_K(phase: str) -> list[float]:
-            return [
+        def seconds_K(phase: str) -> tuple[float, ...]:
+            return tuple(
                 float(lines[k].seconds.get(phase, 0.0) if k in lines else 0.0)
                 + (reports[k].seconds.get(phase, 0.0) if k in reports else 0.0)
                 for k in clients
-            ]
+            )
 
-        def frame_bytes_K(way: str) -> list[int]:
-            return [lines[k].frame_bytes[way] if k in lines else 0 for k in clients]
-
-        cohort = self._cohort
-        per_client = (
-            "client_forward_s", "uplink_s", "downlink_s", "client_backward_s", "fed_upload_s", "fed_download_s",
-        )  # fmt: skip
-        payload = {kind: sum(m.payload_bytes[kind] for m in lines.values()) for kind in KINDS}
-        sent = sum(frame_bytes_K("up")) + sum(frame_bytes_K("down"))
-        return {
-            "wall_s": wall_s,
-            "phases": {name: seconds_K(name) for name in per_client}
-            | {name: cohort.seconds[name] for name in ("server_forward_s", "server_backward_s")},
-            "payload_bytes": {kind: count for kind, count in payload.items() if count},
-            "framing_bytes": sent - sum(payload.values()),
-            "frame_bytes_up_K": frame_bytes_K("up"),
-            "frame_bytes_down_K": frame_bytes_K("down"),
+        seconds: dict[str, Any] = {
+            f.name: self._cohort.seconds[f.name] if f.name.startswith("server") else seconds_K(f.name)
+            for f in fields(Phases)
         }
+        payload = {kind: sum(m.payload_bytes[kind] for m in lines.values()) for kind in BIT_KINDS}
+        up_K, down_K = (
+            tuple(lines[k].frame_bytes[way] if k in lines else 0 for k in clients) for way in ("up", "down")
+        )
+        return Measured(
+            wall_s=wall_s,
+            phases=Phases(**seconds),
+            payload_bytes={kind: count for kind, count in payload.items() if count},
+            framing_bytes=sum(up_K) + sum(down_K) - sum(payload.values()),
+            frame_bytes_up_K=up_K,
+            frame_bytes_down_K=down_K,
+        )
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from wavetune.data_plane.messages_pb2 import Align, Aligned, Scores
 from wavetune.federation.alignment import Evaluation, Rewards
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models.backbone import load_tokenizer
+from wavetune.records.fields import as_json
 from wavetune.runtimes import aligning, local_round
 from wavetune.runtimes.aligning import Task
 from wavetune.runtimes.rewards import write_files
@@ -59,11 +60,10 @@ class OwnAlignment:
         cohort, clients = device.cohort, (device.client,)
         parts = device.recipe, device.data, self.task, clients, cohort.backbone, cohort.bank, self._tokenizer
         stage = aligning.stage_of(*parts, self._rewards, cohort.tokens_per_pass, saved)
-        stage.record = {
-            name.removeprefix(_METRIC): [float(value)] for name, value in saved.items() if name.startswith(_METRIC)
-        }
-        record, found = stage.advance(align.steps, align.evaluate)
-        metrics = {name: float(values[0]) for name, values in record.items() if isinstance(values, list)}
+        kept = {n.removeprefix(_METRIC): (float(value),) for n, value in saved.items() if n.startswith(_METRIC)}
+        stage.last = aligning.Stepped(kept)
+        last, found = stage.advance(align.steps, align.evaluate)
+        metrics = {name: values[0] for name, values in last.metrics.items()}
         report = Aligned(steps=stage.alignment.steps_done, metrics=metrics)
         if found is not None:
             self._keep(found, align.steps)
@@ -78,6 +78,6 @@ class OwnAlignment:
         ended = 0 < steps == self.task.settings.learning.steps
         for name, due in (("alignment_before.json", not steps), ("alignment_after.json", ended)):
             if due:
-                RunFolder(self.folder).write_json(name, aligning.to_json(found))
+                RunFolder(self.folder).write_json(name, as_json(aligning.held_out_of(found)))
         if ended:
             local_round.export(self.device, self.folder)

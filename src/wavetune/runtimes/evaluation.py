@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,6 +19,8 @@ from wavetune.data.settings import PreparedData
 from wavetune.errors import DeploymentError, NumericsError
 from wavetune.federation.cohort import Evaluation
 from wavetune.models.lora import LoraPair
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Judged
 from wavetune.runtimes.session import Session, global_bank
 
 Weights = NDArray[np.float64]
@@ -47,7 +50,7 @@ Scores = tuple[Score, Score]
 
 def evaluate(
     session: Session, factors: Mapping[str, LoraPair], round_index: int, reported: Mapping[int, Scores] | None = None
-) -> dict[str, Any]:
+) -> Judged:
     """Losses (nats) and accuracies after a round, given its mixture, or what devices found of models of their own.
 
     `loss` is that of the one global model over all rows; where clients keep adapters of their own, the mean over
@@ -71,7 +74,7 @@ def evaluate(
     )
 
 
-def evaluate_untouched(session: Session) -> dict[str, Any]:
+def evaluate_untouched(session: Session) -> Judged:
     """The same before training, of the base model alone (with a fresh head, where classes are learned)."""
     head = session.cohort.bank.only(("head",)) if session.data.classes else None
     found = session.cohort.evaluate(session.data.validation, head)
@@ -85,29 +88,28 @@ def own_and_foreign(data: PreparedData, client: int, found: Evaluation) -> Score
     return _score(found, own_R), _score(found, foreign_R)
 
 
-def _judged(session: Session, found: list[Evaluation], refusal: str) -> dict[str, Any]:
+def _judged(session: Session, found: list[Evaluation], refusal: str) -> Judged:
     for one in found:
         if not np.isfinite(one.nll_R).all():
             raise NumericsError(refusal.format(one.loss()))
     num_clients = len(session.data.rows_by_client)
     each = found * num_clients if len(found) == 1 else found
     judged = _summed_up(session, [own_and_foreign(session.data, client, one) for client, one in enumerate(each)])
-    if len(found) == 1:
-        judged["loss"] = found[0].loss()
-        if session.data.classes:
-            judged["accuracy"] = found[0].accuracy()
-    return judged
+    if len(found) > 1:
+        return judged
+    return replace(judged, loss=found[0].loss(), accuracy=found[0].accuracy() if session.data.classes else UNKNOWN)
 
 
-def _summed_up(session: Session, scores: Sequence[Scores | None]) -> dict[str, Any]:
-    """Every client's losses and accuracies, None where nothing is known, and the means of those on own domains."""
+def _summed_up(session: Session, scores: Sequence[Scores | None]) -> Judged:
+    """Every client's losses and accuracies, and the means of those on own domains."""
     share_K = [len(rows) for rows in session.data.rows_by_client]
     judged: dict[str, Any] = {}
     for name in ("loss", "accuracy") if session.data.classes else ("loss",):
         for place, whose in enumerate(("own", "foreign")):
-            judged[f"{whose}_{name}_K"] = [one and getattr(one[place], name) for one in scores]
+            known = [None if one is None else getattr(one[place], name) for one in scores]
+            judged[f"{whose}_{name}_K"] = tuple(UNKNOWN if value is None else value for value in known)
         judged[name] = _mean(judged[f"own_{name}_K"], share_K)
-    return judged
+    return Judged(**judged)
 
 
 def _weights(data: PreparedData, client: int) -> tuple[Weights, Weights]:
@@ -123,6 +125,6 @@ def _score(found: Evaluation, weight_R: Weights) -> Score:
     return Score(*(float(weight_R @ sum_R) for sum_R in (found.nll_R, found.positions_R, found.correct_R)))
 
 
-def _mean(values: Sequence[float | None], share_K: Sequence[int]) -> float:
-    known = [(v, w) for v, w in zip(values, share_K, strict=True) if v is not None]
+def _mean(values: Sequence[float], share_K: Sequence[int]) -> float:
+    known = [(v, w) for v, w in zip(values, share_K, strict=True) if not math.isnan(v)]
     return sum(v * w for v, w in known) / sum(w for _, w in known) if known else math.nan

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,12 +27,30 @@ from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.lora import AdapterSite, LoraPair
 from wavetune.recipe import Recipe, load, to_dict
+from wavetune.records.alignment import AlignmentInfo, AlignmentStep
+from wavetune.records.fields import UNKNOWN, as_json, total
+from wavetune.records.reading import read_record
+from wavetune.records.rounds import Judged, Round, RoundPrivacy
+from wavetune.records.summary import (
+    Aggregation,
+    Change,
+    DataInfo,
+    Judgement,
+    ModelInfo,
+    PlanInfo,
+    PrivacyInfo,
+    Sample,
+    Summary,
+    Trainable,
+)
+from wavetune.records.world import BandShape, BandShapes, Device, ServerInfo, World
 from wavetune.runtimes import aligning
 from wavetune.runtimes.aligning import Stage, Task
 from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
+from wavetune.runtimes.outcome import RoundOutcome
 from wavetune.runtimes.provenance import commit, hardware, now, versions
-from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.round import StepDone, train_round
 from wavetune.runtimes.saved import Begun, HeldOut, Trained
 from wavetune.runtimes.session import Infeasible, Session, build, client_factors
 
@@ -49,10 +67,10 @@ class Observer(Protocol):
     def step(self, round_index: int, step: int, result: StepResult) -> None:
         """A local step is done."""
 
-    def round(self, record: Mapping[str, Any]) -> None:
+    def round(self, record: Round) -> None:
         """A round is done and saved."""
 
-    def aligned(self, record: Mapping[str, Any], steps: int) -> None:
+    def aligned(self, record: AlignmentStep, steps: int) -> None:
         """A step of alignment, of so many, is done and saved."""
 
 
@@ -122,7 +140,7 @@ def _align(
     saved: Mapping[str, torch.Tensor],
     observer: Observer,
     begin: BeginAlignment,
-) -> dict[str, Any]:
+) -> AlignmentInfo:
     """The second stage; returns its summary."""
     recipe = session.recipe
     observer.message("aligning every client to its owner's wishes")
@@ -133,19 +151,24 @@ def _align(
     if folder.read_json("alignment_before.json") is None:
         _, found = stage.advance(steps_done, evaluate=True)
         assert found is not None
-        folder.write_json("alignment_before.json", aligning.to_json(found))
+        folder.write_json("alignment_before.json", as_json(aligning.held_out_of(found)))
     before = aligning.from_json(folder.read_json("alignment_before.json", HeldOut))
     for step in range(steps_done, steps):
         started, last = time.perf_counter(), step + 1 == steps
-        record, found = stage.advance(step + 1, evaluate=last or (step + 1) % every == 0)
-        record["charged"] = aligning.charge(session, task, record)
-        record["wall_s"] = time.perf_counter() - started
-        if found is not None:
-            record["evaluation"] = aligning.by_name(found, task.lambdas, before.scale())
+        done, found = stage.advance(step + 1, evaluate=last or (step + 1) % every == 0)
+        record = AlignmentStep(
+            step=step,
+            metrics=done.metrics,
+            charged=aligning.charge(session, task, done.metrics),
+            wall_s=time.perf_counter() - started,
+            evaluation={} if found is None else aligning.by_name(found, task.lambdas, before.scale()),
+            lost=done.lost,
+            measured=done.measured,
+        )
         if last and found is not None:
-            folder.write_json("alignment_after.json", aligning.to_json(found))
+            folder.write_json("alignment_after.json", as_json(aligning.held_out_of(found)))
             _export(folder, session, session.server.current, {} if session.elsewhere else _clients_models(session))
-        folder.append_round(record, ALIGNMENT)
+        folder.append_round(as_json(record), ALIGNMENT)
         if last or (step + 1) % recipe.run.checkpoint_every == 0:
             folder.save_checkpoint(recipe.run.rounds + step + 1, _state(session) | stage.state())
         observer.aligned(record, steps)
@@ -173,13 +196,12 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
     outcome = train(session, index, observer.step, keep_personal if before_mixing else None)
     if last and session.personal and not session.elsewhere:
         keep_personal()
-    record = outcome.record
-    if settings.evaluates_after(index):
-        record["evaluation"] = evaluate(session, outcome.mixed.factors, index, outcome.scores)
-        record["validation_loss"] = record["evaluation"]["loss"]
+    scores = None if outcome.witness is None else outcome.witness.scores
+    due = settings.evaluates_after(index)
+    record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores) if due else None)
     if last:
         _export(folder, session, outcome.mixed.factors, personal)
-    folder.append_round(record)
+    folder.append_round(as_json(record))
     if last or (index + 1) % settings.checkpoint_every == 0:
         folder.save_checkpoint(index + 1, _state(session))
     observer.round(record)
@@ -224,8 +246,8 @@ def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str
     observer.message(f"evaluating the untouched model on {len(session.data.validation)} validation rows")
     evaluation = evaluate_untouched(session)
     state = {
-        "evaluation": evaluation,
-        "validation_loss": evaluation["loss"],
+        "evaluation": as_json(evaluation),
+        "validation_loss": evaluation.loss,
         "answers": _answers(session, None),
         "command": given_command(),
         "started": now(),
@@ -290,134 +312,116 @@ def _export(
 
 
 def _write_world(folder: RunFolder, session: Session) -> None:
-    scenario, devices = session.recipe.world.scenario, session.planner.devices
-    folder.write_json(
-        "world.json",
-        {
-            "cell_radius_m": scenario.cell_radius_m,
-            "devices": [
-                {
-                    "client_id": d.client_id,
-                    "name": f"client-{d.client_id:02d}",
-                    "position_m": list(d.position_m),
-                    "flop_per_s": d.flop_per_s,
-                    "tx_power_max_w": d.tx_power_max_w,
-                    "path_loss_db": d.path_loss_db,
-                    "shadowing_db": d.shadowing_db,
-                    "is_los": d.is_los,
-                    "num_samples": len(session.data.rows_by_client[d.client_id]),
-                    "domains": session.data.domains_of(d.client_id),
-                }
-                for d in devices
-            ],
-            "bands": {
-                name: {"num_subchannels": band.num_subchannels, "subchannel_hz": band.subchannel_hz}
-                for name, band in (("main", scenario.bands.main), ("fed", scenario.bands.fed))
-            },
-            "server": {"flop_per_s": scenario.server.flop_per_s},
-        },
+    scenario, data = session.recipe.world.scenario, session.data
+    devices = tuple(
+        Device(
+            client_id=d.client_id,
+            name=f"client-{d.client_id:02d}",
+            position_m=d.position_m,
+            flop_per_s=d.flop_per_s,
+            tx_power_max_w=d.tx_power_max_w,
+            path_loss_db=d.path_loss_db,
+            shadowing_db=d.shadowing_db,
+            is_los=d.is_los,
+            num_samples=len(data.rows_by_client[d.client_id]),
+            domains=data.domains_of(d.client_id),
+        )
+        for d in session.planner.devices
     )
+    bands = (BandShape(band.num_subchannels, band.subchannel_hz) for band in (scenario.bands.main, scenario.bands.fed))
+    world = World(scenario.cell_radius_m, devices, BandShapes(*bands), ServerInfo(scenario.server.flop_per_s))
+    folder.write_json("world.json", as_json(world))
     folder.write_json("instance.json", problem_to_json(session.planner.problem(0)))
     folder.write_json("plan.json", plan_to_json(session.plan))  # last: where it is missing, a resumed run writes all
 
 
 def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
     observer.message("writing the summary" if not _samples(session) else "writing sample answers and the summary")
-    records = folder.read_rounds(kind=Trained)
+    rounds = [read_record(Round, line) for line in folder.read_rounds(kind=Trained)]
     samples, after = _samples(session), _answers(session, folder.path / "adapters")
-    folder.write_json(
-        "samples.json",
-        [
-            {"prompt": e.prompt, "reference": e.answer, "before": b, "after": a, "domain": e.domain, "client": who}
-            for (e, who), b, a in zip(samples, state["answers"], after, strict=True)
-        ],
-    )
-    summary = _summary(session, records, state)
+    told = [
+        Sample(e.prompt, e.answer, before, now, e.domain, who)
+        for (e, who), before, now in zip(samples, state["answers"], after, strict=True)
+    ]
+    folder.write_json("samples.json", as_json(told))
+    summary = as_json(_summary(session, rounds, state))
     folder.write_json("summary.json", summary)
     return summary
 
 
-def _summary(session: Session, records: list[dict[str, Any]], state: Mapping[str, Any]) -> dict[str, Any]:
-    recipe, data, placement = session.recipe, session.data, session.cohort.placement
-    before, after = state["validation_loss"], records[-1]["validation_loss"]
-    tokens, wall_s = sum(r["tokens"] for r in records), sum(r["wall_s"] for r in records)
-    bank, plan = session.cohort.bank, session.plan
-    return {
-        "status": "finished",
-        "recipe": recipe.name,
-        "method": recipe.method.title,
-        "seed": recipe.run.seed,
-        "model": {
-            "name": session.model.name,
-            "note": "; ".join(filter(None, (session.model.note, session.planner.table.architecture.note))),
-            "parameters": sum(p.numel() for p in session.cohort.backbone.model.parameters()),
-        },
-        "data": {
-            "name": data.corpus.name,
-            "train_samples": len(data.train),
-            "validation_samples": len(data.validation),
-            "partition": recipe.world.data.partition.kind,
-            "notes": list(data.notes),
-            "dropped": data.corpus.dropped,
-            "rows": {"train": data.train.counts, "validation": data.validation.counts},
-        },
-        "rounds": len(records),
-        "local_steps": recipe.run.local_steps,
-        "num_clients": recipe.world.scenario.population.num_clients,
-        "precision": session.precision,
-        "device": str(session.cohort.backbone.device),
-        "validation_loss": {"before": before, "after": after},
-        "perplexity": None if data.classes else {"before": _perplexity(before), "after": _perplexity(after)},
-        "evaluation": {"before": state["evaluation"], "after": records[-1]["evaluation"]},
-        "personal": session.personal,
-        "full_model_bits": 32 * sum(p.numel() for p in session.cohort.backbone.model.parameters()),
-        "upload_bits_K": _upload_bits(session.accountant),
-        "all_adapters_bits_K": _upload_bits(replace(session.accountant, sites=_trained(session))),
-        "delay_s": sum(r["charged"]["delay_s"] for r in records),
-        "phases": _totals([r["charged"]["phases"] for r in records]),
-        "energy_j": sum(r["charged"]["energy_j"] for r in records),
-        "energy": _totals([r["charged"]["energy"] for r in records]),
-        "bits": _totals([r["metered_bits"] for r in records]),
-        "plan": {
-            "delay_s": plan.delay_s,
-            "lower_bound_s": plan.lower_bound_s or None,
-            "cut_K": plan.cut_K.tolist(),
-            "rank_K": plan.rank_K.tolist(),
-            "method": recipe.method.planner.kind,
-            **({} if session.central else _plan_story(session)),
-        },
-        "aggregation": {"name": recipe.method.mixing.kind, "error": records[-1]["aggregation_error"]},
-        **({"privacy": _privacy(session, records[-1])} if "privacy" in records[-1] else {}),
-        **({"alignment": state["alignment"]} if "alignment" in state else {}),
-        "samples": sum(r["samples"] for r in records),
-        "tokens": tokens,
-        "tokens_per_s": tokens / wall_s,
-        "wall_s": wall_s,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "trainable_parameters": {
-            "client": sum(
+def _summary(session: Session, rounds: Sequence[Round], state: Mapping[str, Any]) -> Summary:
+    recipe, data, bank = session.recipe, session.data, session.cohort.bank
+    before, last = read_record(Judged, state["evaluation"]), rounds[-1]
+    loss = Change(state["validation_loss"], last.validation_loss)
+    tokens, wall_s = sum(r.tokens for r in rounds), sum(r.wall_s for r in rounds)
+    parameters = sum(p.numel() for p in session.cohort.backbone.model.parameters())
+    note = "; ".join(filter(None, (session.model.note, session.planner.table.architecture.note)))
+    return Summary(
+        status="finished",
+        recipe=recipe.name,
+        method=recipe.method.title,
+        seed=recipe.run.seed,
+        model=ModelInfo(session.model.name, note, parameters),
+        data=DataInfo(
+            name=data.corpus.name,
+            train_samples=len(data.train),
+            validation_samples=len(data.validation),
+            partition=recipe.world.data.partition.kind,
+            notes=tuple(data.notes),
+            dropped=data.corpus.dropped,
+            rows={"train": data.train.counts, "validation": data.validation.counts},
+        ),
+        rounds=len(rounds),
+        local_steps=recipe.run.local_steps,
+        num_clients=recipe.world.scenario.population.num_clients,
+        precision=session.precision,
+        device=str(session.cohort.backbone.device),
+        validation_loss=loss,
+        perplexity=None if data.classes else Change(_perplexity(loss.before), _perplexity(loss.after)),
+        evaluation=Judgement(before, last.evaluation),
+        personal=session.personal,
+        full_model_bits=32 * parameters,
+        upload_bits_K=_upload_bits(session.accountant),
+        all_adapters_bits_K=_upload_bits(replace(session.accountant, sites=_trained(session))),
+        alignment=state.get("alignment", AlignmentInfo()),
+        privacy=_privacy(session, last.privacy),
+        delay_s=sum(r.charged.delay_s for r in rounds),
+        phases=total([r.charged.phases for r in rounds]),
+        energy_j=sum(r.charged.energy_j for r in rounds),
+        energy=total([r.charged.energy for r in rounds]),
+        bits=total([r.metered_bits for r in rounds]),
+        plan=_plan_info(session),
+        aggregation=Aggregation(recipe.method.mixing.kind, last.aggregation_error),
+        samples=sum(r.samples for r in rounds),
+        tokens=tokens,
+        tokens_per_s=tokens / wall_s,
+        wall_s=wall_s,
+        peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        trainable_parameters=Trainable(
+            client=sum(
                 rows * width
                 for s in bank.sites
-                if s.layer < max(placement.cut_K)
+                if s.layer < max(session.cohort.placement.cut_K)
                 for rows, width in message_shapes(s, max(session.rank_K), recipe.method.mixing.trains_a)
             ),
-            "server": sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
-        },
-        "versions": versions(),
-        "commit": commit(),
-        "hardware": hardware(session.cohort.backbone.device),
-        "started": state.get("started"),
-        "ended": now(),
-        "command": state["command"],
-    }
+            server=sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
+        ),
+        versions=versions(),
+        commit=commit(),
+        hardware=hardware(session.cohort.backbone.device),
+        started=state.get("started", ""),
+        ended=now(),
+        command=state["command"],
+    )
 
 
-def _privacy(session: Session, last: Mapping[str, Any]) -> dict[str, Any]:
+def _privacy(session: Session, last: RoundPrivacy) -> PrivacyInfo:
     """What the run gave away of any one client, and the mechanism."""
     part = session.recipe.method.privacy
-    assert part is not None
-    spent = {name: last["privacy"][name] for name in ("delta", "epsilon", "epsilon_client", "epsilon_server")}
-    return {**spent, "clip_norm": part.clip_norm, "noise_multiplier": part.noise_multiplier, "noise": part.noise}
+    if part is None:
+        return PrivacyInfo()
+    spent = (last.delta, last.epsilon, last.epsilon_client, last.epsilon_server)
+    return PrivacyInfo(*spent, part.clip_norm, part.noise_multiplier, part.noise)
 
 
 def _trained(session: Session) -> tuple[AdapterSite, ...]:
@@ -426,39 +430,37 @@ def _trained(session: Session) -> tuple[AdapterSite, ...]:
     return tuple(s for s in session.cohort.bank.sites if sharing.role(s.kind, s.layer, layers) != "frozen")
 
 
-def _upload_bits(accountant: Accountant) -> list[float]:
+def _upload_bits(accountant: Accountant) -> tuple[float, ...]:
     """Bits of every client's upload of the adapters that an accountant counts."""
     pairs = zip(accountant.cut_K, accountant.rank_K, strict=True)
-    return [accountant.adapter_bits(cut, rank)[0] for cut, rank in pairs]
+    return tuple(accountant.adapter_bits(cut, rank)[0] for cut, rank in pairs)
 
 
 def _perplexity(loss: float) -> float:
     return math.exp(min(loss, 700.0))  # no float holds more
 
 
-def _plan_story(session: Session) -> dict[str, Any]:
+def _plan_info(session: Session) -> PlanInfo:
     """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save."""
     from wavetune.allocation.baselines import plan_baselines
     from wavetune.allocation.describe import bottleneck, sensitivities
     from wavetune.allocation.participants import of_participants
 
     problem, plan = session.planner.problem(0), session.plan
+    info = PlanInfo(
+        delay_s=plan.delay_s,
+        lower_bound_s=plan.lower_bound_s or UNKNOWN,
+        cut_K=tuple(plan.cut_K.tolist()),
+        rank_K=tuple(plan.rank_K.tolist()),
+        method=session.recipe.method.planner.kind,
+    )
+    if session.central:
+        return info
     plans = plan_baselines(of_participants(problem, plan)[0], session.recipe.run.seed)
-    per_client = len({*plan.cut_K.tolist()}) > 1 or len({*plan.rank_K.tolist()}) > 1
-    return {
-        "baselines": {name: other.delay_s for name, other in plans.items() if other.status == "ok"},
-        "bottleneck": bottleneck(problem, plan).sentence + ".",
-        "savings": {} if per_client else {s.resource: s.saving for s in sensitivities(problem, plan)},
-    }
-
-
-def _totals(parts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Sum of records field by field; per-client lists are added up to lists."""
-    total: dict[str, Any] = {}
-    for part in parts:
-        for name, value in part.items():
-            if isinstance(value, list):
-                total[name] = [a + b for a, b in zip(total.get(name, [0.0] * len(value)), value, strict=True)]
-            else:
-                total[name] = total.get(name, 0) + value
-    return total
+    per_client = len({*info.cut_K}) > 1 or len({*info.rank_K}) > 1
+    return replace(
+        info,
+        baselines={name: other.delay_s for name, other in plans.items() if other.status == "ok"},
+        bottleneck=bottleneck(problem, plan).sentence + ".",
+        savings={} if per_client else {s.resource: s.saving for s in sensitivities(problem, plan)},
+    )

@@ -6,10 +6,9 @@ A new method changes a part, never this loop.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -19,24 +18,14 @@ from wavetune.costs.table import Workload
 from wavetune.errors import NumericsError
 from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.exchange import AdapterServer, Mixed
-from wavetune.runtimes.evaluation import Scores
+from wavetune.federation.exchange import AdapterServer
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
+from wavetune.runtimes.outcome import RoundOutcome
 from wavetune.runtimes.session import Rows, Session
 from wavetune.runtimes.world import workload_of
 
 StepDone = Callable[[int, int, StepResult], None]  # (round, step, result)
-
-
-@dataclass(frozen=True)
-class RoundOutcome:
-    """The record of a round and the adapter that came out of it.
-
-    Where clients' own adapters are on devices alone, `scores` are what these found on validation rows when it was due.
-    """
-
-    record: dict[str, Any]
-    mixed: Mixed
-    scores: Mapping[int, Scores] | None = None
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,7 @@ class Prepared:
     sent_K: list[bool]
     steps: list[list[Rows]]
     workload: Workload
-    rates: dict[str, list[float]]
+    rates: Rates
 
 
 def prepare(session: Session, index: int, present_K: Sequence[bool] | None = None) -> Prepared:
@@ -63,7 +52,7 @@ def prepare(session: Session, index: int, present_K: Sequence[bool] | None = Non
         asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
         plan = session.planner.within_budgets(problem, plan, asked)
     rates = session.accountant.rates(problem, plan)
-    sent_K = _sent(session, rates["fed"], active_K)
+    sent_K = _sent(session, rates.fed, active_K)
     return Prepared(problem, plan, active_K, sent_K, steps, workload, rates)
 
 
@@ -110,43 +99,31 @@ def train_round(
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
 
-    accounts = [
-        _account(session, problem, plan, workload, active_K, *bits) for bits in (predicted, (metered, exchanged))
-    ]
-    labelled_K = np.sum([r.labelled_K for r in results], axis=0)
-    loss_K = np.nansum([r.loss_K * r.labelled_K for r in results], axis=0) / np.maximum(labelled_K, 1)
-    wall_s, tokens = time.perf_counter() - started, sum(r.tokens for r in results)
-    client, phase = accounts[1][1]
-    record = {
-        "round": index,
-        "cut_K": list(map(int, plan.cut_K)),
-        "rank_K": list(map(int, plan.rank_K)),
-        "train_loss": float(loss_K @ session.cohort.placement.among(trained_K).weight_K),
-        "train_loss_K": [loss if on else None for loss, on in zip(loss_K.tolist(), trained_K, strict=True)],
-        "validation_loss": None,
-        "samples": int(np.sum(workload.samples)),
-        "tokens": tokens,
-        "learning_rate": method.optimiser.learning_rate
+    planned, _ = _account(session, problem, plan, workload, active_K, *predicted)
+    charged, straggler = _account(session, problem, plan, workload, active_K, metered, exchanged)
+    return RoundOutcome(
+        round=index,
+        plan=plan,
+        rate_bit_per_s=ready.rates,
+        learning_rate=method.optimiser.learning_rate
         * method.optimiser.factor(index * run.local_steps, run.rounds * run.local_steps),
-        "planned": accounts[0][0],
-        "charged": accounts[1][0],
-        "metered_bits": bits_by_kind([*metered, exchanged]),
-        "straggler": {"client": client, "phase": phase},
-        "allocation": {
-            name: {"owner": band.owner_M.tolist(), "power_w": band.power_w_M.tolist()}
-            for name, band in (("main", plan.main), ("fed", plan.fed))
-        },
-        "rate_bit_per_s": ready.rates,
-        "aggregation_error": mixed.error,
-        "active_K": trained_K,
-        "lost": [{"client": client, "why": why} for client, why in sorted(faults.items())]
-        + _lost([on and k not in faults for k, on in enumerate(trained_K)], sent_K, delivered_K)
-        + [{"client": client, "why": f"rejected: {why}"} for client, why in mixed.rejected.items()],
-        **_privacy(session.server),
-        "wall_s": wall_s,
-        "tokens_per_s": tokens / wall_s,
-    }
-    return RoundOutcome(record, mixed)
+        placement=session.cohort.placement,
+        results=results,
+        samples=int(np.sum(workload.samples)),
+        planned=planned,
+        charged=charged,
+        straggler=Straggler(*straggler),
+        metered_bits=bits_by_kind([*metered, exchanged]),
+        trained_K=trained_K,
+        lost=(
+            *(Lost(client, why) for client, why in sorted(faults.items())),
+            *_lost([on and k not in faults for k, on in enumerate(trained_K)], sent_K, delivered_K),
+            *(Lost(client, f"rejected: {why}") for client, why in mixed.rejected.items()),
+        ),
+        mixed=mixed,
+        privacy=_privacy(session.server),
+        wall_s=time.perf_counter() - started,
+    )
 
 
 @contextmanager
@@ -180,23 +157,23 @@ def _sent(session: Session, rate_bit_per_s_K: Sequence[float], active_K: Sequenc
     return [on and (sent or not uploads) for on, sent, uploads in zip(active_K, sent_K, uploads_K, strict=True)]
 
 
-def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequence[bool]) -> list[dict[str, Any]]:
+def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequence[bool]) -> list[Lost]:
     """Whose update is missing from the mixture, and why."""
     return [
-        {"client": client, "why": "lost on the way" if sent else "outage"}
+        Lost(client, "lost on the way" if sent else "outage")
         for client, (on, sent, there) in enumerate(zip(active_K, sent_K, delivered_K, strict=True))
         if on and not there
     ]
 
 
-def _privacy(server: AdapterServer) -> dict[str, Any]:
+def _privacy(server: AdapterServer) -> RoundPrivacy:
     """What the rounds so far gave away of any one client, where updates are private."""
     if server.privacy is None:
-        return {}
+        return RoundPrivacy()
     clients, norms = server.privacy.num_clients, server.privacy.norms
     spent = server.privacy.part.spent(server.mixed_by_round, clients)
-    record = {"mixed": server.mixed_by_round[-1], "update_norm_K": [norms.get(k) for k in range(clients)]}
-    return {"privacy": {**spent.as_json(), **record}}
+    norm_K = tuple(norms.get(k, UNKNOWN) for k in range(clients))
+    return RoundPrivacy(**vars(spent), mixed=server.mixed_by_round[-1], update_norm_K=norm_K)
 
 
 def _account(
@@ -207,7 +184,7 @@ def _account(
     active_K: Sequence[bool],
     steps: list[Bits],
     exchange: Bits,
-) -> tuple[dict[str, Any], tuple[int, str]]:
+) -> tuple[Account, tuple[int, str]]:
     exchange = {} if session.central else exchange
     load = session.accountant.load(workload, steps, exchange, active_K)
     if session.central:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from torch import Tensor
@@ -20,7 +20,10 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.alignment import Evaluation
 from wavetune.federation.alignment.evaluation import Scores
 from wavetune.federation.rewards import EmbeddedReward
-from wavetune.runtimes.aligning import Say, Task, Watcher
+from wavetune.records.alignment import AlignmentMeasured
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Lost
+from wavetune.runtimes.aligning import Say, Stepped, Task, Watcher
 from wavetune.runtimes.rewards import read_files, trained
 from wavetune.runtimes.session import Session
 
@@ -46,8 +49,8 @@ class ServedStage:
     _told: set[int] = field(default_factory=set[int])  # who was sent the rewards
     _away: set[int] = field(default_factory=set[int])  # who is not waited for any more
 
-    def advance(self, steps: int, evaluate: bool) -> tuple[dict[str, Any], Evaluation | None]:
-        """Have so many steps done; the last one's record and, if asked for, scores of held-out prompts.
+    def advance(self, steps: int, evaluate: bool) -> tuple[Stepped, Evaluation | None]:
+        """Have so many steps done; what the last was like and, if asked for, scores of held-out prompts.
 
         Raises DeploymentError if no device does it.
         """
@@ -56,13 +59,14 @@ class ServedStage:
             raise DeploymentError(f"no device took step {steps} of alignment: {next(iter(lost.values()))}")
         clients = range(len(self.task.lambdas))
         names = sorted({name for report in reports.values() for name in report.aligned.metrics})
-        record: dict[str, Any] = {"step": steps - 1}
-        for name in names:
-            record[name] = [reports[k].aligned.metrics.get(name) if k in reports else None for k in clients]
-        record["lost"] = [{"client": k, "why": why} for k, why in sorted(lost.items())]
-        record["measured"] = {"align_s_K": [reports[k].seconds["align_s"] if k in reports else None for k in clients]}
+        told = {k: report.aligned.metrics for k, report in reports.items()}
+        last = Stepped(
+            {name: tuple(told[k].get(name, UNKNOWN) if k in told else UNKNOWN for k in clients) for name in names},
+            tuple(Lost(k, why) for k, why in sorted(lost.items())),
+            AlignmentMeasured(tuple(reports[k].seconds["align_s"] if k in reports else UNKNOWN for k in clients)),
+        )
         if not evaluate:
-            return record, None
+            return last, None
         foreign = self.task.foreign if all(self.task.foreign) else ()
         own, others = (
             tuple(
@@ -80,7 +84,7 @@ class ServedStage:
             )
             for side, part in (("own", self.task.own), ("foreign", foreign))
         )
-        return record, Evaluation(own, others)
+        return last, Evaluation(own, others)
 
     def state(self) -> dict[str, Tensor]:
         """Nothing: every device keeps its own."""

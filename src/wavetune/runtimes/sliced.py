@@ -32,7 +32,8 @@ from wavetune.federation.slices import (
 )
 from wavetune.models.lora import AdapterBank
 from wavetune.runtimes.inprocess import Trainer
-from wavetune.runtimes.round import RoundOutcome, StepDone, train_round
+from wavetune.runtimes.outcome import RoundOutcome
+from wavetune.runtimes.round import StepDone, train_round
 from wavetune.runtimes.session import Session, client_factors
 from wavetune.runtimes.worker import Arrays, Job, arrays, tensors
 

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wavetune.records.reading import read_run
+from wavetune.records.rounds import Account, Energy, Phases, Round, Straggler
 from wavetune.reporting.accounts import CHANGING, PHASES, critical_s, ledger, straggler_counts, typical_round
-from wavetune.reporting.records import Account, Energy, Phases, Round, Straggler, read_run
 
 second = st.floats(0.0, 10.0)
 

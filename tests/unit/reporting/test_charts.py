@@ -9,12 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wavetune.records.reading import read_run
+from wavetune.records.rounds import Account, BandUse, Phases
 from wavetune.reporting.accounts import CHANGING, PHASES, critical_s
 from wavetune.reporting.bars import Bar, bar_chart, column_chart
 from wavetune.reporting.cell_map import Site, cell_map
 from wavetune.reporting.chart import NARROW_PX, WIDE_PX, Axis
 from wavetune.reporting.lines import Series, line_chart, thin
-from wavetune.reporting.records import Account, BandUse, Phases, read_run
 from wavetune.reporting.subchannels import subchannel_lanes
 from wavetune.reporting.svg import text_width
 from wavetune.reporting.timeline import MOST_ROWS, SERVER, exchange_segments, shown_rows, step_segments

@@ -2,8 +2,8 @@
 
 import json
 
+from wavetune.records.reading import read_run
 from wavetune.reporting.compare import BEST, compare
-from wavetune.reporting.records import read_run
 from wavetune.reporting.sections import run_sections
 from wavetune.reporting.story import lead, notices, tiles
 

@@ -5,11 +5,11 @@ import re
 
 import pytest
 
+from wavetune.records.rounds import Lost
 from wavetune.reporting import read_run, write_report
 from wavetune.reporting.chart import Axis
 from wavetune.reporting.compare import compare
 from wavetune.reporting.front import Move, front_chart
-from wavetune.reporting.records import Lost
 from wavetune.reporting.sections import run_sections
 from wavetune.reporting.story import lead, tiles
 
@@ -100,10 +100,10 @@ def test_split_runs_state_no_upload_of_adapters_alone(folder):
     assert "An upload" not in {tile.label for tile in tiles(read_run(folder))}
 
 
-def test_lost_updates_are_named_in_old_records_and_new_ones(folder):
+def test_lost_updates_are_named_with_the_reason_where_there_is_one(folder):
     path = folder / "rounds.jsonl"
     records = [json.loads(line) for line in path.read_text().splitlines()]
-    records[0]["lost"], records[1]["lost"] = [2], [{"client": 1, "why": "outage"}]
+    records[0]["lost"], records[1]["lost"] = [{"client": 2}], [{"client": 1, "why": "outage"}]
     path.write_text("".join(json.dumps(record) + "\n" for record in records))
     assert [record.lost for record in read_run(folder).rounds] == [(Lost(2),), (Lost(1, "outage"),), ()]
     table = sections(personal(folder))["Personal models"].tables[0]

@@ -9,10 +9,10 @@ import pytest
 from markupsafe import Markup
 
 from wavetune.errors import ConfigError, RunFolderError
+from wavetune.records.reading import FILES
 from wavetune.reporting import write_report
 from wavetune.reporting.chart import Figure
 from wavetune.reporting.format import DASH
-from wavetune.reporting.records import FILES
 from wavetune.reporting.sections.section import paired
 from wavetune.reporting.svg import text_width
 
@@ -216,7 +216,7 @@ def test_losses_that_blew_up_lost_clients_and_unequal_accounts_are_pointed_out(m
 
     def harm(lines):
         lines[1]["train_loss"] = float("nan")
-        lines[2]["lost"] = [0, 2]
+        lines[2]["lost"] = [{"client": 0}, {"client": 2}]
         lines[0]["planned"]["bits"]["adapters_up"] -= 8
 
     rewrite_rounds(folder, harm)

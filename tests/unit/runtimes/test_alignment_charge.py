@@ -56,10 +56,10 @@ def test_a_prompt_is_charged_once_and_every_answer_to_it_in_full(session, object
     devices = session.planner.devices
     seconds = max(one / device.flop_per_s for one, device in zip(spent, devices, strict=True))
     joules = sum(one * device.energy_j_per_flop for one, device in zip(spent, devices, strict=True))
-    assert charged == pytest.approx({"delay_s": seconds, "energy_j": joules}, rel=1e-9)
+    assert (charged.delay_s, charged.energy_j) == pytest.approx((seconds, joules), rel=1e-9)
 
 
 def test_answers_of_pairs_are_charged_at_their_longest(session):
     longest = charge(session, task(Dpo(), max_new_tokens=24), {"answer_tokens": [24.0] * 3})
     assert charge(session, task(Dpo(), max_new_tokens=24), {}) == longest
-    assert charge(session, task(Dpo(), max_new_tokens=25), {})["delay_s"] > longest["delay_s"]
+    assert charge(session, task(Dpo(), max_new_tokens=25), {}).delay_s > longest.delay_s

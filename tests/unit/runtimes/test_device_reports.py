@@ -6,7 +6,7 @@ import math
 import pytest
 
 from helpers.deployment import NUM_DEVICES, deployed, play
-from helpers.runs import small
+from helpers.runs import small, told
 from wavetune.runtimes.device import Agent
 
 LIAR = 1
@@ -33,9 +33,9 @@ def test_numbers_that_no_record_can_hold_are_left_out_and_their_device_is_named(
     monkeypatch.setattr(Agent, "handle", lies)
     with deployed(small("fedavg_lora", "run.rounds=1"), tmp_path / "certificates") as servers:
         (outcome,) = play(servers, 1)
-    json.dumps(outcome.record, allow_nan=False)
-    (lost,) = outcome.record["lost"]
+    json.dumps(told(outcome), allow_nan=False)
+    (lost,) = told(outcome)["lost"]
     assert lost["client"] == LIAR
     assert "not finite" in lost["why"]
-    forward_s_K = outcome.record["measured"]["phases"]["client_forward_s"]
+    forward_s_K = told(outcome)["measured"]["phases"]["client_forward_s"]
     assert [value > 0 for value in forward_s_K] == [k != LIAR for k in range(NUM_DEVICES)]

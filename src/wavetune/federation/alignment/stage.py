@@ -37,10 +37,6 @@ class AlignmentRecord:
     step: int
     metrics: dict[str, Floats]
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain numbers."""
-        return {"step": self.step} | {name: values_K.tolist() for name, values_K in self.metrics.items()}
-
 
 class Alignment:
     """Alignment of K clients, each to its own mixture of two rewards, in stacked passes.

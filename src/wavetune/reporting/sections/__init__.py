@@ -1,6 +1,6 @@
 """The sections of one run's report, one file a subject."""
 
-from wavetune.reporting.records import Run
+from wavetune.records.reading import Run
 from wavetune.reporting.sections.alignment import alignment
 from wavetune.reporting.sections.cell import cell
 from wavetune.reporting.sections.clients import clients

@@ -8,12 +8,14 @@ from statistics import median
 
 from wavetune import estimate
 from wavetune.estimate import finite_mean
+from wavetune.records.alignment import Answers
+from wavetune.records.reading import Run
+from wavetune.records.summary import Sample
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.front import Estimate, Move, front_chart
 from wavetune.reporting.lines import Point, Series, line_chart
-from wavetune.reporting.records import Answers, Run, Sample
 from wavetune.reporting.sections.section import Section, at, make_section
 
 STEPS = Axis("step", whole=True)
@@ -90,7 +92,7 @@ def _lines_figure(
 
 
 def _training_figure(run: Run, name: str, title: str, axis: str) -> Figure | None:
-    return _lines_figure(run, [(one.step + 1.0, getattr(one, name)) for one in run.alignment], title, axis)
+    return _lines_figure(run, [(one.step + 1.0, one.metrics.get(name, ())) for one in run.alignment], title, axis)
 
 
 def _held_out_figure(run: Run, name: str, title: str) -> Figure | None:
@@ -155,7 +157,7 @@ def _table(run: Run) -> Table:
             _pm((info.mixed_gain_K[k].mean, info.mixed_gain_K[k].half_width_95), signed=True)
             if k < len(info.mixed_gain_K)
             else fmt.DASH,
-            fmt.number(at(last.kl, k, math.nan)) if last else fmt.DASH,
+            fmt.number(at(last.metrics.get("kl", ()), k, math.nan)) if last else fmt.DASH,
             *(_change(run, part, score, k) for _, part, score in columns),
         )
         for k, name in enumerate(story.client_names(run))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 
+from wavetune.records.reading import Run
+from wavetune.records.rounds import BandUse, Round
+from wavetune.records.world import BandShape, Device
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import client_s, straggler_counts, typical_round
 from wavetune.reporting.bars import Bar, bar_chart
 from wavetune.reporting.cell_map import BINS, Site, cell_map
 from wavetune.reporting.chart import Axis, Figure, Key, figure
-from wavetune.reporting.records import BandShape, BandUse, Device, Round, Run
 from wavetune.reporting.sections.section import (
     Section,
     client_figure,

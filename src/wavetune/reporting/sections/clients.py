@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 
+from wavetune.records.reading import Run
+from wavetune.records.rounds import BandUse, Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import PHASES, client_s, total_list, typical_round
 from wavetune.reporting.chart import Table
-from wavetune.reporting.records import BandUse, Round, Run
 from wavetune.reporting.sections.section import Section, at, make_section
 from wavetune.reporting.subchannels import owned
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wavetune.records.reading import Run
+from wavetune.records.rounds import Account, Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import critical_s, total_by_name, typical_round
 from wavetune.reporting.bars import Bar, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, figure
-from wavetune.reporting.records import Account, Round, Run
 from wavetune.reporting.sections.section import Section, make_section, phase_css, phase_keys, phase_name, phase_parts
 from wavetune.reporting.timeline import MOST_ROWS, exchange_segments, step_segments, timeline
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from wavetune.records.reading import Run
+from wavetune.records.rounds import Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.bars import Bar
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.lines import Point, Series, line_chart
-from wavetune.reporting.records import Round, Run
 from wavetune.reporting.sections.section import Section, client_figure, make_section
 
 ROUNDS, TIME = Axis("round", whole=True), Axis("simulated time", "s")

@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Sequence
 
 from wavetune.estimate import finite_mean
+from wavetune.records.reading import Run
+from wavetune.records.rounds import Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import (
@@ -18,7 +20,6 @@ from wavetune.reporting.accounts import (
 )
 from wavetune.reporting.chart import Figure, Key, Table, figure
 from wavetune.reporting.grouped import Group, grouped_chart
-from wavetune.reporting.records import Round, Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section, phase_name
 from wavetune.reporting.sections.traffic import account_row
 

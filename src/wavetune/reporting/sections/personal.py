@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 
 from wavetune.estimate import finite_mean
+from wavetune.records.reading import Run
+from wavetune.records.rounds import Lost
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, Show, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.grouped import Group, grouped_chart
-from wavetune.reporting.records import Lost, Run
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section
 
 KINDS = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 
+from wavetune.records.reading import Run
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, bar_chart
 from wavetune.reporting.chart import Figure, figure
-from wavetune.reporting.records import Run
 from wavetune.reporting.sections.section import Section, make_section
 
 

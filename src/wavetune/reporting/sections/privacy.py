@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 
+from wavetune.records.reading import Run
+from wavetune.records.rounds import Spent
 from wavetune.reporting import format as fmt
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.lines import Series, line_chart
-from wavetune.reporting.records import Run, Spent
 from wavetune.reporting.sections.section import Section, make_section
 
 LOOKERS = {

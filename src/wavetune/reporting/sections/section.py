@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from wavetune.records.summary import Sample
 from wavetune.reporting.accounts import CHANGING, PHASES
 from wavetune.reporting.bars import Bar, Part, bar_chart, column_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.records import Sample
 
 MOST_BARS = 16
 

@@ -38,7 +38,7 @@ def test_a_record_tells_of_every_client_what_the_step_was_like():
         "reward", "helpful", "safe", "true_helpful", "kl", "kl_coefficient", "answer_tokens", "ended", "entropy",
         "policy_loss", "clip_fraction", "value_loss", "distance",
     }  # fmt: skip
-    assert record.as_json()["true_helpful"] == [0.25, 0.25]
+    assert record.metrics["true_helpful"].tolist() == [0.25, 0.25]
     assert (record.metrics["kl"] > 0).all()
     assert (record.metrics["answer_tokens"] <= SETTINGS.max_new_tokens).all()
 

@@ -4,8 +4,8 @@ import math
 import pytest
 
 from wavetune.errors import RunFolderError
+from wavetune.records.reading import FILES, read_run
 from wavetune.reporting.html import write_report
-from wavetune.reporting.records import FILES, read_run
 
 
 def edit(path, change):

@@ -1,0 +1,1 @@
+"""What a run writes down: its records, as they are written and as they are read. Needs no torch."""

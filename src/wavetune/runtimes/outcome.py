@@ -1,0 +1,96 @@
+"""What a round came to, from which its record is made.
+
+Legend: K clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavetune.allocation import plan
+from wavetune.federation.cohort import Placement, StepResult
+from wavetune.federation.exchange import Mixed
+from wavetune.records import rounds
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Account, Allocation, BandUse, Judged, Lost, Measured, Refused, Round, RoundPrivacy
+from wavetune.runtimes.evaluation import Scores
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What the servers of a round saw of its devices, where clients are devices.
+
+    Who was heard in a step, whose updates are missing and why, who was not let in, and what the round really took.
+    Where clients' own adapters are on devices alone, `scores` are what these found on validation rows when it was due.
+    """
+
+    heard_K: Sequence[bool]
+    lost: tuple[Lost, ...]
+    refused: tuple[Refused, ...]
+    measured: Measured
+    scores: Mapping[int, Scores] | None = None
+
+
+@dataclass(frozen=True)
+class RoundOutcome:
+    """A round that is over: its plan, what it cost, who did what, and the mixture that came out of it."""
+
+    round: int
+    plan: plan.Plan
+    rate_bit_per_s: rounds.Rates
+    learning_rate: float
+    placement: Placement
+    results: Sequence[StepResult]  # of the local steps
+    samples: int
+    planned: Account
+    charged: Account
+    straggler: rounds.Straggler
+    metered_bits: rounds.Bits
+    trained_K: Sequence[bool]  # in one step at least
+    lost: tuple[Lost, ...]
+    mixed: Mixed
+    privacy: RoundPrivacy
+    wall_s: float
+    witness: Witness | None = None
+
+    def record(self, evaluation: Judged | None = None) -> Round:
+        """The line of rounds.jsonl, with the evaluation where there was one."""
+        active_K = self.trained_K if self.witness is None else self.witness.heard_K
+        known_K = [on and trained for on, trained in zip(active_K, self.trained_K, strict=True)]
+        labelled_K = np.sum([r.labelled_K for r in self.results], axis=0)
+        loss_K = np.nansum([r.loss_K * r.labelled_K for r in self.results], axis=0) / np.maximum(labelled_K, 1)
+        weight_K = self.placement.among(active_K).weight_K if any(active_K) else self.placement.weight_K
+        tokens = sum(r.tokens for r in self.results)
+        return Round(
+            round=self.round,
+            cut_K=tuple(map(int, self.plan.cut_K)),
+            rank_K=tuple(map(int, self.plan.rank_K)),
+            train_loss=float(loss_K @ weight_K),
+            train_loss_K=tuple(loss if on else UNKNOWN for loss, on in zip(loss_K.tolist(), known_K, strict=True)),
+            validation_loss=UNKNOWN if evaluation is None else evaluation.loss,
+            samples=self.samples,
+            tokens=tokens,
+            learning_rate=self.learning_rate,
+            planned=self.planned,
+            charged=self.charged,
+            metered_bits=self.metered_bits,
+            measured=Measured() if self.witness is None else self.witness.measured,
+            straggler=self.straggler,
+            allocation=Allocation(*(_use(band) for band in (self.plan.main, self.plan.fed))),
+            rate_bit_per_s=self.rate_bit_per_s,
+            aggregation_error=self.mixed.error,
+            active_K=tuple(active_K),
+            lost=self.lost + (() if self.witness is None else self.witness.lost),
+            refused=() if self.witness is None else self.witness.refused,
+            evaluation=evaluation or Judged(),
+            privacy=self.privacy,
+            wall_s=self.wall_s,
+            tokens_per_s=tokens / self.wall_s,
+        )
+
+
+def _use(band: plan.Allocation) -> BandUse:
+    return BandUse(tuple(band.owner_M.tolist()), tuple(band.power_w_M.tolist()))
