@@ -2,9 +2,15 @@
 
 import importlib.util
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import create_autospec
 
 import pytest
+
+from helpers.command_line import settings
+from wavetune.runtimes.round import train_round
 
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
@@ -15,10 +21,8 @@ SMALLEST = {
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
     "training_speed": "--model tiny --clients 2 --batch-size 1 --repeats 1 --precision fp32 --memory-clients 1",
 }
-ELSEWHERE = {  # what the others start is started by these tests
-    "flower": "tests/end_to_end/test_flower.py",
-    "ray_workers": "tests/end_to_end/test_ray.py",
-}
+# These two time parties that are processes of their own, which test_flower.py and test_ray.py start for real.
+STARTERS = {"flower": "--rounds 3 --devices 1", "ray_workers": "--workers 1 --rounds 1"}
 
 
 def benchmark(name):
@@ -29,9 +33,8 @@ def benchmark(name):
     return module
 
 
-def test_every_benchmark_has_a_smallest_size_or_a_test_elsewhere():
-    assert sorted({*SMALLEST, *ELSEWHERE}) == BENCHMARKS
-    assert all((ROOT / path).exists() for path in ELSEWHERE.values())
+def test_every_benchmark_has_a_smallest_size():
+    assert sorted({*SMALLEST, *STARTERS}) == BENCHMARKS
 
 
 @pytest.mark.parametrize("name", SMALLEST)
@@ -41,3 +44,31 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
     said = capfd.readouterr().out
     assert said.strip()
     assert "WRONG" not in said
+
+
+def test_rounds_over_flower_are_timed_beside_those_over_the_control_stream(monkeypatch, capsys):
+    def deploy(recipe, out, _devices, _options, _say, watch):
+        out.mkdir()
+        for index in range(recipe.run.rounds):
+            with (out / "rounds.jsonl").open("a") as records:
+                records.write(f'{{"round": {index}}}\n')
+            watch([])
+        return 0
+
+    timing = benchmark("flower")
+    for launcher in (timing.launch, timing.flower):
+        monkeypatch.setattr(launcher, "deploy", create_autospec(launcher.deploy, side_effect=deploy))
+    timing.main(STARTERS["flower"].split())
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == ["control stream", "Flower"]
+    assert all("s a round, between" in line for line in lines)
+
+
+def test_rounds_in_workers_are_timed_beside_those_of_one_process(monkeypatch, capsys):
+    timing = benchmark("ray_workers")
+    here = nullcontext(SimpleNamespace(train_round=train_round))
+    start = create_autospec(timing.engine(1), return_value=here)
+    monkeypatch.setattr(timing, "engine", create_autospec(timing.engine, return_value=start))
+    timing.main(STARTERS["ray_workers"].split() + settings("run.samples=0"))
+    assert capsys.readouterr().out.splitlines()[-1].startswith("ratio: ")
+    assert start.call_count == 1
