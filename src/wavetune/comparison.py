@@ -18,11 +18,12 @@ from wavetune.errors import ConfigError, RunFolderError
 from wavetune.estimate import Estimate, caution, finite_mean
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import explained, write_whole
-from wavetune.json_reader import read_json, read_text
+from wavetune.json_reader import read_json
 from wavetune.recipe import Recipe, to_dict, with_settings
 from wavetune.recipes import PROPOSED
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.reporting.mixture import mixed_reward
+from wavetune.runtimes.continued import as_begun, is_free_or_of
 from wavetune.runtimes.inprocess import Infeasible, Observer, run
 
 REWARDS = "rewards"
@@ -96,7 +97,7 @@ def compare(
     recipes.require_methods(recipe.name, methods)
     chosen = [m for m in baselines if not methods or m in methods or m == PROPOSED]
     with locked(out):
-        _claim(out, recipe)
+        recipe = _claim(out, recipe)
         runs: dict[str, list[dict[str, Any]]] = {}
         for offset in range(seeds):
             for method in chosen:
@@ -116,12 +117,13 @@ def compare(
     return table
 
 
-def _claim(out: Path, recipe: Recipe) -> None:
-    """The folder is this recipe's comparison, new or to be continued."""
-    path, mine = out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n"
-    if path.exists() and read_text(path) != mine:
+def _claim(out: Path, recipe: Recipe) -> Recipe:
+    """The recipe as of the day that its comparison in this folder was begun, which is today in a new one."""
+    if not is_free_or_of(out, recipe):
         raise RunFolderError(f"{out} holds a comparison of other settings; choose another --out")
-    write_whole(path, mine)
+    recipe = as_begun(recipe, out / "recipe.json")
+    write_whole(out / "recipe.json", json.dumps(to_dict(recipe), indent=1) + "\n")
+    return recipe
 
 
 def _reuse(trained: Path, wanted: Path) -> None:

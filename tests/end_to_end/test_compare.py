@@ -1,10 +1,14 @@
 """A recipe against its baselines, through the command line."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
+from helpers.runs import small
+from wavetune.recipe import save
+from wavetune.runtimes.continued import as_begun
 
 TASK = settings('world.model="tiny-bert"', "world.data.source=CORPUS", "run.rounds=1", "run.local_steps=1")
 
@@ -48,6 +52,24 @@ def test_a_comparison_is_laid_side_by_side_and_goes_on_where_it_was(corpus, tmp_
     assert json.loads((tmp_path / "comparison.json").read_text())["methods"] == table["methods"]
     changed = [path.parent.name for path in written if path.stat().st_mtime_ns != written[path]]
     assert changed == ["fedavg_lora-seed1"]
+
+
+def test_comparisons_of_other_settings_lie_side_by_side(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = []
+
+    def compared(recipe, _methods, _seeds, out, _say, _watch):
+        ran.append(out)
+        out.mkdir(parents=True, exist_ok=True)
+        save(as_begun(recipe, out / "recipe.json"), out / "recipe.json")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("wavetune.comparison.compare", compared)
+    save(small("sflllm", "run.rounds=7"), tmp_path / "recipe.json")
+    for recipe in ("sflllm", "recipe.json", "sflllm", "recipe.json"):
+        assert wavetune("compare", recipe).code == 130
+    first, second = (Path("runs") / name for name in ("sflllm-comparison", "sflllm-comparison-2"))
+    assert ran == [first, second, first, second]
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(corpus, tmp_path):

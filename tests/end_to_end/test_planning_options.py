@@ -114,6 +114,12 @@ def test_command_says_who_takes_part_and_how_many_could_at_most():
     assert "clients can end a round by the deadline" in tight.out
 
 
+def test_a_limit_on_time_is_refused_where_the_planner_searches_for_nothing():
+    answer = wavetune("plan", "fedsllm", "--time-limit", "3")
+    assert_refused(answer, "--time-limit", "method.planner fedsllm", "method.planner.kind=optimal")
+    assert wavetune("plan", "fedsllm", "--time-limit", "3", "--set", "method.planner.kind=optimal").code == 0
+
+
 def test_selection_that_cannot_be_is_refused():
     for bad, word in (
         (("method.selection.kind=fastest", "method.selection.count=9"), "count is 9"),

@@ -68,11 +68,12 @@ TRAINING = {
     "run.precision": "fp32",
     "run.device": "cpu",
 }
+CUTS = "method.topology.cuts"
 PLANNING = {
     "world.data.train_samples": "60",
     "world.data.validation_samples": "8",
     "world.scenario.population.num_clients": "3",
-    "method.topology.cuts": "[1,9]",
+    CUTS: "[1,9]",
 }
 REWARD = {
     "model": "tiny-bert",
@@ -157,10 +158,16 @@ def at_smallest_size(words: list[str]) -> list[str]:
     for option, value in changes.items():
         words = with_option(words, option, value)
     if command in ("plan", "sweep", "trade-off") and recipe_of(words):
-        return with_least(words, PLANNING)
+        return with_least(words, planning_of(recipe_of(words)))
     if {"--set", "--device"} <= takes:
         return with_least(words, training_of(recipe_of(words)))
     return with_least(words, {}) if {"--codec-table", "--rank-table"} & {*words} else words
+
+
+def planning_of(recipe: str | None) -> dict[str, str]:
+    """Settings of a recipe's shortest plan."""
+    topology = recipes.get(recipe or "sflllm").method.topology
+    return {path: value for path, value in PLANNING.items() if path != CUTS or hasattr(topology, "cuts")}
 
 
 def training_of(recipe: str | None) -> dict[str, str]:
@@ -174,7 +181,7 @@ def training_of(recipe: str | None) -> dict[str, str]:
 def with_least(words: list[str], smallest: dict[str, str]) -> list[str]:
     """The smallest settings before the printed ones, which keep what is no matter of size; the tiny model to train."""
     words, settings = apart(words)
-    if smallest is not PLANNING:
+    if "run.rounds" in smallest:
         words = with_tiny_model(words, settings)
     return together(words, smallest | settings | smallest)
 

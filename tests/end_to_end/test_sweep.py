@@ -103,6 +103,8 @@ def test_folder_that_holds_another_sweep_is_refused(tmp_path):
     [
         (["--over", "bandwith_hz=1e6"], ["'bandwith_hz'", "did you mean 'bandwidth_hz'"]),
         (["--over", "world.scenario.cell_radius=5"], ["did you mean 'cell_radius_m'"]),
+        (["--over", "foo"], ["FIELD=v1,v2,..."]),
+        (["--over", "foo=1"], ["no field 'foo'; choose one of", " (or give the path of a recipe's field)"]),
         (["--over", "num_clients=two"], ["num_clients takes numbers, not 'two'"]),
         (["--over", "num_clients=2.5"], ["num_clients is 2.5", "integer"]),
         (["--over", "run.local_steps=many"], ["run.local_steps is 'many'"]),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from itertools import count
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -14,6 +15,9 @@ from wavetune.cli.run import chosen_recipe
 from wavetune.console import Console
 from wavetune.logs import LOG
 
+if TYPE_CHECKING:
+    from wavetune.recipe import Recipe
+
 
 def compare(
     recipe: RecipeName,
@@ -22,7 +26,8 @@ def compare(
     seeds: Annotated[int, typer.Option(min=1, help="Seeds a method is run with.")] = 3,
     methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Folder; runs/RECIPE-comparison by default. Run again to go on.")
+        Path | None,
+        typer.Option(help="Folder; runs/RECIPE-comparison, with a number if taken, by default. Run again to go on."),
     ] = None,
 ) -> None:
     """Run a recipe and its baselines on the same data, model and seeds, and lay them side by side.
@@ -32,7 +37,7 @@ def compare(
     from wavetune.recipes import require_methods
 
     chosen = chosen_recipe(recipe, changes, rounds, None)
-    folder = out or Path("runs") / f"{named_after(chosen.name)}-comparison"
+    folder = out or _folder_of(chosen)
     check(out=folder)
     wanted = methods.split(",") if methods else None
     require_methods(chosen.name, wanted)
@@ -67,3 +72,12 @@ def compare(
         f"All numbers: {folder / 'comparison.json'}", f"Page: {folder / 'comparison.md'}", sep="\n", soft_wrap=True
     )
     console.print(f"Side by side, first seed: {report}", soft_wrap=True)
+
+
+def _folder_of(recipe: Recipe) -> Path:
+    """`runs/RECIPE-comparison`, or, beside comparisons of other settings, the first such name with a number."""
+    from wavetune.runtimes.continued import is_free_or_of
+
+    named = Path("runs") / f"{named_after(recipe.name)}-comparison"
+    folders = (named if number == 1 else named.with_name(f"{named.name}-{number}") for number in count(1))
+    return next(folder for folder in folders if is_free_or_of(folder, recipe))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from math import isinf
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,12 +15,14 @@ from wavetune.cli.folders import write
 from wavetune.cli.options import Changes, RecipeOrInstance, Tables
 from wavetune.cli.read_recipe import is_instance, read_recipe, refuse_beside_instance
 from wavetune.console import Console, echo
+from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 
 if TYPE_CHECKING:
     from wavetune.allocation.plan import Plan
     from wavetune.allocation.problem import Problem
     from wavetune.federation.round_planner import RoundPlanner
+    from wavetune.recipe import Recipe
 
 
 def plan(
@@ -63,14 +66,28 @@ def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | 
         return problem, require_feasible(problem, Optimal(time_limit_s).plan(problem, 0)), ""
     from wavetune.runtimes.world import count_samples
 
-    more = () if time_limit_s is None else (f"method.planner.time_limit_s={time_limit_s!r}",)
-    recipe = read_recipe(what, changes, tables, more)
+    recipe = _in_time(read_recipe(what, changes, tables), time_limit_s)
     count = count_samples(recipe, LOG.info)
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.problem(0), planner.first_plan()
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
     return problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}"
+
+
+def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:
+    """The recipe whose planner searches for no longer. Raises ConfigError for one without a search."""
+    from wavetune.federation.planning import Optimal
+
+    planner = recipe.method.planner
+    if time_limit_s is None:
+        return recipe
+    if not isinstance(planner, Optimal):
+        raise ConfigError(
+            f"--time-limit bounds a search, and method.planner {planner.kind}, which plans {recipe.name}, has none: "
+            "leave it out, or set method.planner.kind=optimal"
+        )
+    return replace(recipe, method=replace(recipe.method, planner=replace(planner, time_limit_s=time_limit_s)))
 
 
 def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:

@@ -29,6 +29,7 @@ HUB_IDS = {
 }
 HUB_ID = r"\w[\w.-]*/\w[\w.-]*"
 HUB_FILES = ("*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt", "vocab.txt")
+MORE_TEMPLATES = "additional_chat_templates/*.jinja"  # by name, beside the default one
 TOKENIZER_FILES = (("tokenizer.json",), ("vocab.json", "merges.txt"), ("tokenizer.model",))
 CACHE_LAYOUT = (
     "v1"  # raised when what a bundled model writes changes, so that an old copy is never taken for the new one
@@ -156,6 +157,7 @@ def _from_hub(name: str, hub_id: str, say: Progress) -> ResolvedModel:
         architecture_of(config.parent, say)
         # "*" also matches "/", so folders (other formats of the same weights) are left out by a pattern of their own
         found = snapshot_download(hub_id, allow_patterns=list(HUB_FILES), ignore_patterns=["*/*"])
+        snapshot_download(hub_id, allow_patterns=[MORE_TEMPLATES])  # into the same folder
     except GatedRepoError as error:
         remedy = f"accept its licence on https://huggingface.co/{hub_id} and run `hf auth login`"
         raise ModelError(f"{hub_id} is not open to everyone: {remedy}") from error

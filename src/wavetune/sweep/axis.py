@@ -125,7 +125,7 @@ def axis_of(text: str, base: Recipe) -> Axis:
         raise ConfigError(f"--over {field} has no values; give some, such as {field}=1,2,4")
     if "." not in field and field not in QUANTITIES:
         raise ConfigError(
-            f"--over knows no field {field!r}; {nearest(field, QUANTITIES)} The path of any recipe field goes too"
+            f"--over knows no field {field!r}; {nearest(field, QUANTITIES)} (or give the path of a recipe's field)"
         )
     if field == "run.seed":
         raise ConfigError("--over run.seed is what --seeds varies already; vary another field")

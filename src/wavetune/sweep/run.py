@@ -17,6 +17,7 @@ from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.facts import ONE_CUT, ONE_RANK
 from wavetune.federation.folder_lock import locked
 from wavetune.recipe import Recipe, to_dict
+from wavetune.runtimes.continued import as_begun
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
 from wavetune.sweep.methods import BOUND, METHODS
@@ -83,8 +84,9 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
         ConfigError: a value does not suit the recipe, its model or its data.
         RunFolderError: the folder holds another sweep, is in use or cannot be written, or a process was killed.
     """
-    identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
     with locked(folder):
+        sweep = replace(sweep, recipe=as_begun(sweep.recipe, folder / "sweep.json"))
+        identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
         return _run(sweep, Results.open(folder, identity), jobs, progress)
 
 

@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import zipfile
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,10 @@ import torch
 from huggingface_hub import constants
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer
 
-from wavetune.errors import ModelError
+from helpers.chat_models import TEMPLATES, chat_model
+from wavetune.data.chat_template import source_of
+from wavetune.data.plain_tokenizer import PlainTokenizer
+from wavetune.errors import ConfigError, ModelError
 from wavetune.models import cache, gguf_wheel, resolve
 from wavetune.models.resolve import BundledModel, resolve_model
 
@@ -233,11 +237,34 @@ def test_hub_snapshot_asks_for_no_pickle_and_is_checked(tiny_folder, monkeypatch
     resolved = resolve_model("qwen2.5-0.5b")
     assert resolved.name == "qwen2.5-0.5b"
     assert resolved.folder == tiny_folder
-    config, (hub_id, asked) = hub.asked
+    config, (hub_id, asked), _ = hub.asked
     assert config == (hub_id, "config.json") == ("Qwen/Qwen2.5-0.5B", "config.json")
     patterns = asked["allow_patterns"]
     assert "*.safetensors" in patterns
     assert not any("bin" in pattern or pattern == "*" for pattern in patterns)
+
+
+def test_further_chat_templates_of_a_hub_model_are_fetched_and_chosen_by_name(tmp_path, monkeypatch):
+    repository = chat_model(tmp_path / "repository", TEMPLATES["chatml"])
+    more = repository / "additional_chat_templates"
+    more.mkdir()
+    (more / "other.jinja").write_text("{{ messages[0].content }}")
+
+    class CopyingHub(FakeHub):
+        def snapshot(self, hub_id, allow_patterns, ignore_patterns=()):
+            for path in (path for path in self.folder.rglob("*") if path.is_file()):
+                name = path.relative_to(self.folder).as_posix()
+                wanted = any(fnmatch(name, pattern) for pattern in allow_patterns)
+                if wanted and not any(fnmatch(name, pattern) for pattern in ignore_patterns):
+                    (tmp_path / "fetched" / name).parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(path, tmp_path / "fetched" / name)
+            return str(tmp_path / "fetched")
+
+    CopyingHub(repository, monkeypatch)
+    tokenizer = PlainTokenizer(resolve_model("someone/some-model").folder)
+    assert source_of(tokenizer, "other") == "{{ messages[0].content }}"
+    with pytest.raises(ConfigError, match="no chat template 'othr'; did you mean 'other'"):
+        source_of(tokenizer, "othr")
 
 
 @pytest.mark.parametrize("config", [{"model_type": "t5"}, {"model_type": "no_such_model"}, {"hidden_size": 4}])

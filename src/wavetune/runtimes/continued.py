@@ -1,0 +1,43 @@
+"""What goes on in a folder, such as a sweep or a comparison, is what was begun there, as of the day it was begun."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from wavetune.errors import ConfigError, JsonError
+from wavetune.json_reader import read_json
+from wavetune.recipe import Recipe, load
+
+
+def as_begun(recipe: Recipe, kept: Path) -> Recipe:
+    """The recipe with the day that its chat template is written as of, where it names none.
+
+    Args:
+        recipe: as it was given.
+        kept: file with the recipe of what was begun, by itself or as `recipe`; its day is taken, else today.
+    """
+    data = recipe.world.data
+    if getattr(data.template, "date", "") is not None:  # one without a chat template, or a day that was given
+        return recipe
+    template = replace(data.template, date=_day_in(kept) or date.today().isoformat())
+    return replace(recipe, world=replace(recipe.world, data=replace(data, template=template)))
+
+
+def is_free_or_of(folder: Path, recipe: Recipe) -> bool:
+    """Whether nothing was begun in a folder, or this recipe, in its `recipe.json`."""
+    kept = folder / "recipe.json"
+    try:
+        return not kept.exists() or load(kept) == as_begun(recipe, kept)
+    except ConfigError:
+        return False
+
+
+def _day_in(kept: Path) -> str | None:
+    try:
+        values = read_json(kept)
+        day = values.get("recipe", values)["world"]["data"]["template"]["date"]
+    except (JsonError, KeyError, TypeError, AttributeError):
+        return None
+    return day if isinstance(day, str) else None
