@@ -20,6 +20,8 @@ from helpers.printed_commands import ROOT, Printed, options_of, parsed, printed
 from helpers.problems import cell_problem
 from wavetune import recipes
 from wavetune.allocation.instance import problem_to_json
+from wavetune.federation.method import Split
+from wavetune.federation.planning import Optimal
 
 STANDS_FOR = {
     "RECIPE": "sflllm",
@@ -48,6 +50,7 @@ ELSEWHERE = {  # words of commands that start other processes or need them; thes
 }
 
 OPTIONS = {"--seeds": "1", "--points": "2", "--jobs": "1", "--ranks": "1,2"}
+CODECS = "bf16,int8"
 METHODS = {"sweep": "greedy", "compare": "proposed"}  # where the command names none
 REWARD_OPTIONS = {
     "--model": "tiny-bert",
@@ -56,23 +59,25 @@ REWARD_OPTIONS = {
     "--train-pairs": "8",
     "--max-tokens": "48",
 }
+CUTS, POPULATION = "method.topology.cuts", "world.scenario.population."
+CLIENTS = POPULATION + "num_clients"
+SEARCH = {"method.planner.time_limit_s": "0.2"}
 TRAINING = {
     "world.data.train_samples": "60",
     "world.data.validation_samples": "8",
     "world.data.max_tokens": "64",
     "world.data.batching.batch_size": "1",
-    "world.scenario.population.num_clients": "3",
+    CLIENTS: "3",
     "run.rounds": "1",
     "run.local_steps": "1",
     "run.samples": "0",
     "run.precision": "fp32",
     "run.device": "cpu",
 }
-CUTS = "method.topology.cuts"
 PLANNING = {
     "world.data.train_samples": "60",
     "world.data.validation_samples": "8",
-    "world.scenario.population.num_clients": "3",
+    CLIENTS: "3",
     CUTS: "[1,9]",
 }
 REWARD = {
@@ -152,6 +157,8 @@ def at_smallest_size(words: list[str]) -> list[str]:
         changes = changes | {"--rounds": "1"}
     if "--over" in words:
         changes = changes | {"--over": ",".join(words[words.index("--over") + 1].split(",")[:2])}
+    if command == "measure-codecs":
+        changes = changes | {"--codecs": CODECS}
     if command in METHODS:
         named = words[words.index("--methods") + 1] if "--methods" in words else METHODS[command]
         changes = changes | {"--methods": named.rpartition(",")[2]}
@@ -166,13 +173,20 @@ def at_smallest_size(words: list[str]) -> list[str]:
 
 def planning_of(recipe: str | None) -> dict[str, str]:
     """Settings of a recipe's shortest plan."""
-    topology = recipes.get(recipe or "sflllm").method.topology
-    return {path: value for path, value in PLANNING.items() if path != CUTS or hasattr(topology, "cuts")}
+    return {path: value for path, value in PLANNING.items() if path != CUTS or is_split(recipe)} | search_of(recipe)
+
+
+def is_split(recipe: str | None) -> bool:
+    return recipe is not None and isinstance(recipes.get(recipe).method.topology, Split)
+
+
+def search_of(recipe: str | None) -> dict[str, str]:
+    return SEARCH if recipe is None or isinstance(recipes.get(recipe).method.planner, Optimal) else {}
 
 
 def training_of(recipe: str | None) -> dict[str, str]:
     """Settings of a recipe's shortest training."""
-    smallest = TRAINING | (ALIGNMENT if recipe == "pwff" else {})
+    smallest = TRAINING | search_of(recipe) | (ALIGNMENT if recipe == "pwff" else {})
     if recipe == "fedsllm":  # it plans its local steps
         del smallest["run.local_steps"]
     return smallest
@@ -183,6 +197,8 @@ def with_least(words: list[str], smallest: dict[str, str]) -> list[str]:
     words, settings = apart(words)
     if "run.rounds" in smallest:
         words = with_tiny_model(words, settings)
+    if any(path.startswith(POPULATION) and value.startswith("[") for path, value in settings.items()):  # one a client
+        smallest = {path: value for path, value in smallest.items() if path != CLIENTS}
     return together(words, smallest | settings | smallest)
 
 

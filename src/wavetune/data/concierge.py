@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from itertools import islice
 from types import MappingProxyType
 from typing import Literal
@@ -107,6 +108,7 @@ def concierge(
     return Corpus("concierge", *parts, (f"generated answers: {shares}",))
 
 
+@lru_cache(maxsize=4)
 def concierge_preferences(
     kind: PreferenceKind,
     train: int = 4000,
