@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from wavetune import recipes
 from wavetune.allocation.instance import problem_to_json
 from wavetune.federation.cohort import Cohort
 from wavetune.models.generate import load_for_generation
+from wavetune.recipe import load
 from wavetune.runtimes import inprocess
 from wavetune.runtimes.session import build
 from wavetune.terminal import RunDisplay
@@ -99,6 +101,20 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
     assert f"wavetune {command} {folder / 'recipe.json'}" in lines[advised + 1]
     if name != "sflllm":
         assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
+
+
+def test_the_run_that_is_advised_beside_a_centralised_one_is_made(tmp_path):
+    folder = tmp_path / "central"
+    first = wavetune("run", "centralised_lora", *settings("run.samples=0"), "--rounds", 1, "--out", folder)
+    lines = [line.removeprefix("Try next:").strip() for line in first.out.splitlines()]
+    beside, report = (
+        next(line for line in lines if line.startswith(f"wavetune {word} ")) for word in ("run", "report")
+    )
+    for line in (beside, report):
+        words = shlex.split(line, comments=True)
+        answer = wavetune(*words[1:])
+        assert answer.code == 0, answer.err
+    assert load(tmp_path / "central-fedavg_lora" / "recipe.json").method.topology.kind == "federated"
 
 
 @pytest.mark.parametrize("name", COMMON)

@@ -20,8 +20,8 @@ from helpers.printed_commands import ROOT, Printed, options_of, parsed, printed
 from helpers.problems import cell_problem
 from wavetune import recipes
 from wavetune.allocation.instance import problem_to_json
-from wavetune.federation.method import Split
 from wavetune.federation.planning import Optimal
+from wavetune.federation.topology import Split
 
 STANDS_FOR = {
     "RECIPE": "sflllm",

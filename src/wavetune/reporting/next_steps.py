@@ -2,28 +2,36 @@
 
 from __future__ import annotations
 
+import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wavetune.console import steers
+from wavetune.errors import ConfigError
+from wavetune.federation.method import Method
+from wavetune.federation.topology import Central, Federated
 from wavetune.json_reader import read_json
+from wavetune.recipe import Recipe, load
 
 _PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command
-_CENTRAL = ("centralised_lora", "Centralised LoRA: one trainer with all data", "central")
-_FEDERATED = ("fedavg_lora", "FedAvg-LoRA: whole model on every client, adapters averaged", "federated")
+_CENTRAL = ("centralised_lora", "Centralised LoRA: one trainer with all data")
+_FEDERATED = ("fedavg_lora", "FedAvg-LoRA: whole model on every client, adapters averaged")
+_OF_CLIENTS = {(name, "central") for name in ("selection", "planner", "server_shares")}  # without a meaning for one
+_ENOUGH = 10**6  # blocks and width, which the run's own settings fit
 
 
 def next_steps(folder: Path, summary: Mapping[str, Any], comparable: bool) -> list[str]:
     """Lines with commands to paste; `comparable` says whether the run's recipe has baselines of its own."""
     found = [_generate(folder, summary)]
-    recipe = read_json(folder / "recipe.json")
+    recipe = load(folder / "recipe.json")
     if comparable:
         found.append(
             f"wavetune compare {quoted(folder / 'recipe.json')}   # beside its baselines: same model, data, seed"
         )
-    elif not summary["personal"] and recipe["method"]["alignment"] is None:
+    elif not summary["personal"] and recipe.method.alignment is None:
         found += _beside(folder, recipe, summary)
     return [f"{'' if index else 'Try next:':9} {line}" for index, line in enumerate(found)]
 
@@ -47,27 +55,48 @@ def _generate(folder: Path, summary: Mapping[str, Any]) -> str:
     return f"wavetune generate {quoted(folder)}{who} --prompt {quoted(sample['prompt'])}"
 
 
-def _beside(folder: Path, recipe: Mapping[str, Any], summary: Mapping[str, Any]) -> list[str]:
+def _beside(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
     """The same run with another topology: centralised or, where it was that, federated."""
-    method = recipe["method"]
-    name, title, topology = _FEDERATED if method["topology"]["kind"] == "central" else _CENTRAL
+    method, topology = recipe.method, Federated() if isinstance(recipe.method.topology, Central) else Central()
+    name, title = _FEDERATED if isinstance(topology, Federated) else _CENTRAL
     out = folder.with_name(f"{folder.name}-{name}")
-    settings = [f"name={name}", f"method.title={title}", f"method.topology.kind={topology}"]
-    if topology == "central":  # what only clients have
-        parts = {"selection": "all", "link": "reliable", "planner": "optimal"}
-        settings += [f"method.{part}.kind={kind}" for part, kind in parts.items() if method[part]["kind"] != kind]
-        off = {"choose_codecs": "false", "privacy": "null", "screening": "null"}
-        settings += [f"method.{part}={value}" for part, value in off.items() if method[part]]
-        settings += ["method.server_shares=together"] * (method["server_shares"] != "together")
-    if not isinstance(method["lora"]["rank"], int):
-        settings.append(f"method.lora.rank={max(summary['plan']['rank_K'])}")
-    if not recipe["run"]["local_steps"]:
+    settings = [f"name={name}", f"method.title={title}", f"method.topology.kind={topology.kind}"]
+    if not isinstance(method.lora.rank, int):
+        rank = max(summary["plan"]["rank_K"])
+        settings.append(f"method.lora.rank={rank}")
+        method = replace(method, lora=replace(method.lora, rank=rank))
+    settings += _reset(method, topology, recipe.world.scenario.population.num_clients)
+    if not recipe.run.local_steps:
         settings.append(f"run.local_steps={summary['local_steps']}")
     options = " ".join(f"--set {quoted(setting)}" for setting in settings)
     return [
         f"wavetune run {quoted(folder / 'recipe.json')} {options} --out {quoted(out)}",
         f"wavetune report {quoted(folder)} {quoted(out)}   # side by side",
     ]
+
+
+def _reset(method: Method, topology: Central | Federated, num_clients: int) -> Iterator[str]:
+    """Settings that bring back the default of whatever does not go with another topology, even alone."""
+    plain = Method(method.title, topology, method.lora)
+
+    def fits(**changes: Any) -> bool:
+        try:
+            replace(plain, **changes).check(num_clients, _ENOUGH, _ENOUGH)
+        except ConfigError:
+            return False
+        return True
+
+    for name, usual in ((field.name, getattr(plain, field.name)) for field in fields(plain)):
+        own = getattr(method, name)
+        if own == usual or name == "topology" or (fits(**{name: own}) and (name, topology.kind) not in _OF_CLIENTS):
+            continue
+        if type(own) is not type(usual) or not is_dataclass(own):
+            yield f"method.{name}.kind={usual.kind}" if is_dataclass(usual) else f"method.{name}={json.dumps(usual)}"
+            continue
+        for inner in (field.name for field in fields(own)):
+            value = getattr(usual, inner)
+            if not fits(**{name: replace(usual, **{inner: getattr(own, inner)})}):
+                yield f"method.{name}.{inner}={json.dumps(value)}"
 
 
 def _short_sample(folder: Path) -> Mapping[str, Any]:

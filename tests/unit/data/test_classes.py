@@ -94,6 +94,14 @@ def test_classes_are_sorted_by_value_or_name():
     assert named("b", "a", "2") == ("2", "a", "b")
 
 
+def test_labels_that_differ_in_case_alone_are_two_classes_and_told_of(tmp_path, tokenizer):
+    labels = ["Neg", "neg", "pos"] * 8
+    write(tmp_path / "train.jsonl", [{"text": f"film {i}", "label": label} for i, label in enumerate(labels)])
+    data = prepare(DataSettings(str(tmp_path), template=ClassTemplate(), train_samples=None), tokenizer, 2, seed=0)
+    assert data.classes == ("Neg", "neg", "pos")
+    assert "labels 'Neg' and 'neg' differ in case alone and are two classes" in data.told
+
+
 def test_one_class_is_refused():
     with pytest.raises(DataError, match=r"every row of train has the label 'yes'.*two classes"):
         class_names(Corpus("c", (Example("t", "yes"),) * 3, ()))

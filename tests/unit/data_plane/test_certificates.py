@@ -153,6 +153,7 @@ def test_ones_own_certificates_are_checked_before_a_connection(tmp_path):
         (signed(authority, "device-02", -3, -1), "'device-02' expired on"),
         (signed(authority, "device-02", 1, 3), "not valid before .* set the clock"),
         (signed(authority, "device-2", -1, 1), "certificate is that of 'device-2'"),
+        (signed(authority, "device-02\x00x", -1, 1), r"certificate is that of 'device-02\\x00x'"),
         (replace(ours, authority=other.authority), "was not issued by the authority in authority.pem"),
         (replace(ours, key=second.key), "key.pem is not the key"),
         (replace(ours, key=b"rubbish"), "is damaged"),
