@@ -1,6 +1,7 @@
 """`wavetune deploy` with real processes: the same end as a run in one process, whatever is killed on the way."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from safetensors.numpy import load_file
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import EXACT, read_rounds, small, train
 from wavetune.data_plane.certificates import write_certificates
+from wavetune.recipe import load
+from wavetune.runtimes import launch
 from wavetune.runtimes.launch import Party, deploy
 
 COMMAND = [sys.executable, "-c", "from wavetune.cli import main; main()", "deploy"]
@@ -133,6 +136,24 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
         again.communicate()
     assert again.returncode == 130
     wait_until(lambda: not alive(parties), "a process outlived its deployment")
+
+
+@pytest.mark.parametrize("command", ["serve", "deploy"])
+def test_so_many_rounds_are_served_and_a_finished_run_is_served_further(command, in_process, tmp_path, monkeypatch):
+    """What starts the servers is replaced: which rounds the run in their folder has is all that is looked at."""
+    starts = []
+    monkeypatch.setattr("wavetune.cli.serve.train", lambda chosen, folder, *_: starts.append((chosen, folder)))
+    monkeypatch.setattr(launch, "deploy", lambda chosen, folder, *_: starts.append((chosen, folder)) or 0)
+    write_certificates(tmp_path, 3)
+    own = ("--certificates", tmp_path / "server", "--address", "127.0.0.1:0") if command == "serve" else ()
+    further = Path(shutil.copytree(in_process, tmp_path / "further"))
+    for words in (("sflllm", *settings(), "--out", tmp_path / "run"), ("--resume", "--out", further)):
+        answer = wavetune(command, *words, "--rounds", ROUNDS + 4, *own)
+        assert answer.code == 0, answer.err
+    (begun, folder), (continued, again) = starts
+    assert (begun.run.rounds, folder) == (ROUNDS + 4, tmp_path / "run")
+    assert (continued, again) == (None, further)
+    assert load(further / "recipe.json").run.rounds == ROUNDS + 4
 
 
 def test_what_cannot_be_deployed_is_refused_in_a_sentence(tmp_path):

@@ -8,7 +8,7 @@ import torch
 
 from helpers.deployment import deployed, nothing, play
 from helpers.runs import small, told
-from wavetune.errors import NumericsError
+from wavetune.errors import DeploymentError, NumericsError, WavetuneError
 from wavetune.federation.door import Door
 from wavetune.federation.screening import Screening
 from wavetune.runtimes import device
@@ -184,3 +184,30 @@ def test_a_device_that_was_not_given_leave_for_its_servers_data_says_so_and_the_
     assert lost["client"] == 2
     assert "start it with --data PATH" in lost["why"] + lost.get("claim", "")
     assert any("start it with --data PATH" in text for text in said)
+    assert sum(text.startswith("data: 30 training") and "of sums" in text for text in said) == 2  # the others' own rows
+
+
+class Excused(device.Stream):
+    """Sends what cannot be mixed, and reports a reason of its own."""
+
+    def ask(self, parts=(), *arguments, **keywords):
+        parts = [(kind, filled(payload, float("nan"))) for kind, payload in parts]
+        try:
+            return super().ask(parts, *arguments, **keywords)
+        except WavetuneError:
+            raise DeploymentError("the \x1b[31mcat\x07 " + "sat " * 9999) from None
+
+
+def test_what_the_servers_saw_of_a_lost_device_stands_before_what_it_says_of_itself(certificates, monkeypatch):
+    streams = device.Stream
+    monkeypatch.setattr(
+        device, "Stream", lambda channel, hello: (Excused if hello.client == FAULTY else streams)(channel, hello)
+    )
+    with deployed(UNCUT, certificates) as servers:
+        (outcome,) = play(servers, 1)
+    (lost,) = outcome.record["lost"]
+    assert lost["client"] == FAULTY
+    assert "not finite" in lost["why"]
+    assert "cat" not in lost["why"]
+    assert lost["claim"].startswith("the \\x1b[31mcat")
+    assert len(lost["claim"]) < 1000

@@ -14,6 +14,7 @@ from wavetune.errors import ConfigError
 from wavetune.federation.method import Method
 from wavetune.federation.topology import Central, Federated
 from wavetune.json_reader import read_json
+from wavetune.parts import Part
 from wavetune.recipe import Recipe, load
 
 _PROMPT_CHARACTERS = 500  # of a prompt that is shown in a command
@@ -91,7 +92,9 @@ def _reset(method: Method, topology: Central | Federated, num_clients: int) -> I
         if own == usual or name == "topology" or (fits(**{name: own}) and (name, topology.kind) not in _OF_CLIENTS):
             continue
         if type(own) is not type(usual) or not is_dataclass(own):
-            yield f"method.{name}.kind={usual.kind}" if is_dataclass(usual) else f"method.{name}={json.dumps(usual)}"
+            yield (
+                f"method.{name}.kind={usual.kind}" if isinstance(usual, Part) else f"method.{name}={json.dumps(usual)}"
+            )
             continue
         for inner in (field.name for field in fields(own)):
             value = getattr(usual, inner)

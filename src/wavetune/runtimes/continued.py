@@ -6,6 +6,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from wavetune.data.templates import AutoTemplate, ChatTemplate
 from wavetune.errors import ConfigError, JsonError
 from wavetune.json_reader import read_json
 from wavetune.recipe import Recipe, load
@@ -19,7 +20,7 @@ def as_begun(recipe: Recipe, kept: Path) -> Recipe:
         kept: file with the recipe of what was begun, by itself or as `recipe`; its day is taken, else today.
     """
     data = recipe.world.data
-    if getattr(data.template, "date", "") is not None:  # one without a chat template, or a day that was given
+    if not isinstance(data.template, AutoTemplate | ChatTemplate) or data.template.date is not None:
         return recipe
     template = replace(data.template, date=_day_in(kept) or date.today().isoformat())
     return replace(recipe, world=replace(recipe.world, data=replace(data, template=template)))
