@@ -6,7 +6,7 @@ import signal
 import pytest
 
 from helpers.leaving import assert_same
-from helpers.runs import ALIGNED, read_json, read_rounds, small, train
+from helpers.runs import ALIGNED, EXACT, read_json, read_rounds, small, train
 from wavetune.models.reward import LOADED
 from wavetune.runtimes.launch import Party, deploy
 
@@ -15,6 +15,7 @@ REWARD = "method.alignment.safe"  # trained at the servers, scored in bf16; the 
 RECIPE = small(
     "pwff",
     *(setting for setting in ALIGNED if not setting.startswith(REWARD)),
+    *EXACT,
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.evaluate_every=3",
     "method.alignment.lambdas=[1.0]",  # towards that one
@@ -51,7 +52,7 @@ def test_killed_devices_and_servers_go_on_aligning_where_they_were(tmp_path, in_
     assert [record["step"] for record in steps] == list(range(STEPS))
     for client in range(CLIENTS):
         own, name = out / "devices" / f"device-{client:02d}", f"adapters/client-{client:02d}"
-        assert_same(own / name, in_process / name, 1e-5)
+        assert_same(own / name, in_process / name)
         assert {f"rewards/harmless/{file}" for file in LOADED} <= files_under(own)
         assert not any(file.startswith("rewards/helpful") for file in files_under(own))
     for run in (out, in_process):
@@ -59,7 +60,7 @@ def test_killed_devices_and_servers_go_on_aligning_where_they_were(tmp_path, in_
     mine, theirs = (read_json(run / "summary.json")["alignment"]["after"] for run in (out, in_process))
     assert mine.keys() == theirs.keys()
     for name in ("helpful_K", "mixed_reward_K", "true_safe_K"):
-        assert mine[name] == pytest.approx(theirs[name], abs=1e-6), name
+        assert mine[name] == pytest.approx(theirs[name], abs=1e-9), name
     assert mine["safe_K"] == pytest.approx(theirs["safe_K"], abs=0.05)
 
 

@@ -18,7 +18,7 @@ from wavetune.data_plane.server import Line
 from wavetune.models.adapter_folder import PEFT_FILE, WEIGHTS
 from wavetune.recipe import Recipe
 
-TOLERANCE = 1e-6
+TOLERANCE = 1e-7  # files hold fp32 of what was computed in fp64
 
 
 @contextmanager
@@ -75,15 +75,10 @@ def assert_same(found: Path, wanted: Path, tolerance: float = TOLERANCE) -> None
 
 
 def anywhere(moved: bytes) -> Any:
-    """All pairs of neighbouring floats in some bytes, at whatever offset, sorted."""
-    places = [np.frombuffer(moved[start : start + len(moved) // 4 * 4 - 4], np.float32) for start in range(4)]
-    return np.unique(np.concatenate([side_by_side(values) for values in places]))
-
-
-def side_by_side(values: Any) -> Any:
-    """Pairs of successive floats, each as one number."""
-    words = values.view(np.uint32).astype(np.uint64)
-    return words[:-1] | words[1:] << np.uint64(32)
+    """All runs of eight bytes, at whatever offset, each as one number, sorted."""
+    words = (np.frombuffer(moved[start : start + len(moved) // 4 * 4 - 4], np.uint32) for start in range(4))
+    wide = (word.astype(np.uint64) for word in words)
+    return np.unique(np.concatenate([word[:-1] | word[1:] << np.uint64(32) for word in wide]))
 
 
 def occur(numbers: Any, sorted_numbers: Any) -> bool:
@@ -92,9 +87,19 @@ def occur(numbers: Any, sorted_numbers: Any) -> bool:
     return bool((sorted_numbers[places] == numbers).any())
 
 
-def neighbours(value: Any) -> Any:
-    """Pairs of neighbouring values of a tensor, along rows and columns, each as one number."""
-    pairs = [np.stack([value[..., :-1], value[..., 1:]], -1), np.stack([value[..., :-1, :], value[..., 1:, :]], -1)]
+def eight_bytes(value: Any) -> Any:
+    """The values of a tensor as eight bytes give them away, each as one number.
+
+    That is each value in fp64 where the tensor has that, and each two neighbours, along rows and columns, in fp32.
+    """
+    value = np.where(np.abs(value) > 1e-8, value, np.nan)
+    narrow = value.astype(np.float32)
+    pairs = [
+        np.stack([narrow[..., :-1], narrow[..., 1:]], -1), np.stack([narrow[..., :-1, :], narrow[..., 1:, :]], -1)
+    ]  # fmt: skip
     flat = np.concatenate([pair.reshape(-1, 2) for pair in pairs])
-    flat = flat[(np.abs(flat) > 1e-8).all(1)]
-    return flat.view(np.uint32).astype(np.uint64) @ np.array([1, 1 << 32], np.uint64)
+    flat = flat[~np.isnan(flat).any(1)]
+    found = [flat.view(np.uint32).astype(np.uint64) @ np.array([1, 1 << 32], np.uint64)]
+    if value.dtype == np.float64:
+        found.append(value[~np.isnan(value)].view(np.uint64))
+    return np.concatenate(found)
