@@ -103,7 +103,8 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
         assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
 
 
-def test_the_run_that_is_advised_beside_a_centralised_one_is_made(tmp_path):
+def test_the_run_that_is_advised_beside_a_centralised_one_is_made(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "central"
     first = wavetune("run", "centralised_lora", *settings("run.samples=0"), "--rounds", 1, "--out", folder)
     lines = [line.removeprefix("Try next:").strip() for line in first.out.splitlines()]
