@@ -15,6 +15,7 @@ from typing import Any, NamedTuple, TypeVar, cast
 import numpy as np
 from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
+from wavetune.allocation.kernel_cache import kept_with_sources
 from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
 
@@ -23,13 +24,17 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def kernel(function: Function) -> Function:
     """Machine code of a numeric function that Python calls; made at its first call and kept in the cache."""
-    return cast(Function, njit(cache=True, nogil=True, error_model="numpy")(function))
+    return _compiled(function, {})
 
 
 def part(function: Function) -> Function:
     """Machine code of a function that only kernels call: quicker to compile, as nothing wraps it for Python."""
-    options: dict[str, Any] = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-    return cast(Function, njit(cache=True, nogil=True, error_model="numpy", **options)(function))
+    return _compiled(function, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True})
+
+
+def _compiled(function: Function, options: dict[str, Any]) -> Function:
+    with kept_with_sources():
+        return cast(Function, njit(cache=True, nogil=True, error_model="numpy", **options)(function))
 
 
 HUGE_W = 1e200

@@ -1,0 +1,48 @@
+"""Machine code is not used after a source of what it was made from has changed."""
+
+import os
+from pathlib import Path
+
+from numba import config
+
+from wavetune.allocation import dual_bound, water_filling
+from wavetune.allocation.kernel_cache import forget, kept_with_sources, state_of
+
+SOURCE = "from wavetune.allocation.water_filling import kernel\n"
+
+
+def test_a_change_in_any_source_with_kernels_is_another_state(tmp_path):
+    (tmp_path / "one.py").write_text(SOURCE)
+    (tmp_path / "fedsllm").mkdir()
+    (tmp_path / "fedsllm" / "two.py").write_text(SOURCE)
+    (tmp_path / "other.py").write_text("")
+    states = [state_of(tmp_path)]
+    (tmp_path / "fedsllm" / "two.py").write_text(SOURCE + "a = 1\n")
+    states.append(state_of(tmp_path))
+    (tmp_path / "one.py").rename(tmp_path / "three.py")
+    states.append(state_of(tmp_path))
+    assert len({*states}) == 3
+    (tmp_path / "other.py").write_text("b = 2\n")
+    assert state_of(tmp_path) == states[-1]
+
+
+def test_kernels_are_kept_with_the_state_of_their_sources():
+    package = Path(water_filling.__file__).parent
+    for kernel in (water_filling.least_power, dual_bound.excess):
+        assert f"kernels-{state_of(package)}" in kernel._cache.cache_path
+
+
+def test_other_code_is_kept_where_it_would_be():
+    usual = config.CACHE_DIR
+    with kept_with_sources():
+        assert usual != config.CACHE_DIR
+    assert usual == config.CACHE_DIR
+
+
+def test_old_states_are_forgotten_and_nothing_else(tmp_path):
+    for name in ("kernels-old", "kernels-new", "other"):
+        (tmp_path / name).mkdir()
+    os.utime(tmp_path / "kernels-old", (0, 0))
+    os.utime(tmp_path / "other", (0, 0))
+    forget(tmp_path, 1000.0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-new", "other"]
