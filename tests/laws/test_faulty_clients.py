@@ -205,7 +205,7 @@ def test_what_the_servers_saw_of_a_lost_device_stands_before_what_it_says_of_its
     )
     with deployed(UNCUT, certificates) as servers:
         (outcome,) = play(servers, 1)
-    (lost,) = outcome.record["lost"]
+    (lost,) = told(outcome)["lost"]
     assert lost["client"] == FAULTY
     assert "not finite" in lost["why"]
     assert "cat" not in lost["why"]
