@@ -1,4 +1,4 @@
-"""Recipes of somebody else's: `wavetune run theirs.recipes:mine`."""
+"""Recipes of somebody else's: `theirs.recipes:mine` is one."""
 
 from __future__ import annotations
 
