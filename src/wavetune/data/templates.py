@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import chain
 from typing import Any, ClassVar, Literal
@@ -192,8 +192,8 @@ class AutoTemplate(_ChatSettings, Template):
     def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
         """The template that is chosen, itself resolved."""
         if any(example.reply is not None for example in examples) and getattr(tokenizer, "chat_template", None):
-            own = {f.name: getattr(self, f.name) for f in fields(_ChatSettings)}
-            return ChatTemplate(**own).resolved(examples, tokenizer)
+            chat = ChatTemplate(self.learn, self.system, self.name, self.variables, self.reasoning, self.date)
+            return chat.resolved(examples, tokenizer)
         return PlainTemplate(self.separator, self.learn).resolved(examples, tokenizer)
 
 

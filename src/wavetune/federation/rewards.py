@@ -10,30 +10,20 @@ import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt
-from numpy.typing import NDArray
 
 from wavetune.data.examples import Example, PreferenceKind
-from wavetune.errors import ConfigError, NumericsError
+from wavetune.errors import ConfigError
 from wavetune.federation.lora_targets import LoraTargets
+from wavetune.federation.scores import Floats, Reward, check_finite
 from wavetune.foreign import imported
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
     import torch
-
-Floats = NDArray[np.float64]
-
-
-class Reward(Protocol):
-    """What scores answers."""
-
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
-        """Score of each answer to its example's prompt, [N]; higher is better, on a scale of its own."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -207,14 +197,6 @@ class FunctionReward:
                 " number for each"
             )
         return check_finite(scores, f"reward {self.name}", answers)
-
-
-def check_finite(scores: Floats, who: str, answers: Sequence[str]) -> Floats:
-    """The scores. Raises NumericsError that names the first answer whose score is not finite."""
-    wrong = np.flatnonzero(~np.isfinite(scores))
-    if len(wrong):
-        raise NumericsError(f"{who} gave {scores[wrong[0]]} to the answer {answers[wrong[0]][:60]!r}")
-    return scores
 
 
 def _function(name: str) -> Callable[..., Any]:

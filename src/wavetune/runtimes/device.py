@@ -46,7 +46,8 @@ from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.device_permission import Allowed
-from wavetune.runtimes.session import _device, freeze, freeze_a, privacy_of, working_dtype
+from wavetune.runtimes.precision import device_of, working_dtype
+from wavetune.runtimes.session import freeze, freeze_a, privacy_of
 
 
 @dataclass
@@ -139,7 +140,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     recipe = from_dict(parse(order.recipe), None if allowed is None else allowed.others)
     recipe = recipe if allowed is None else allowed.applied(recipe)
     method, run, world = recipe.method, recipe.run, recipe.world
-    device, dtype = _device(run.device), working_dtype(run.precision)
+    device, dtype = device_of(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
     data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
     cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)

@@ -20,7 +20,8 @@ from wavetune.errors import DataError, NumericsError
 from wavetune.federation.accuracy import Accuracy
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.reward_models import RewardModel, reward_backbone
-from wavetune.federation.rewards import Floats, RewardTraining
+from wavetune.federation.rewards import RewardTraining
+from wavetune.federation.scores import Floats
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
 from wavetune.seeds import stream

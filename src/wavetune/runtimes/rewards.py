@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from wavetune.data.preferences import load_preferences
 from wavetune.errors import DeploymentError, RunFolderError
-from wavetune.federation.rewards import EmbeddedReward, Reward, RewardPart
+from wavetune.federation.rewards import EmbeddedReward, RewardPart
 from wavetune.federation.run_folder import explained
+from wavetune.federation.scores import Reward
 
 if TYPE_CHECKING:
     import torch
@@ -108,6 +109,6 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def _precision(device: torch.device | str, bf16: bool | None) -> bool:
     import torch
 
-    from wavetune.runtimes.session import _use_bf16
+    from wavetune.runtimes.precision import uses_bf16
 
-    return _use_bf16("auto", torch.device(device)) if bf16 is None else bf16
+    return uses_bf16("auto", torch.device(device)) if bf16 is None else bf16

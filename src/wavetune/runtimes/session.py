@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
@@ -33,6 +31,7 @@ from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
+from wavetune.runtimes.precision import device_of, uses_bf16, working_dtype
 from wavetune.runtimes.world import plan_world, statistics_of
 
 Rows = NDArray[np.int64]
@@ -108,7 +107,7 @@ def build(
 ) -> Session | Infeasible:
     """Resolve, load and plan everything. When a run is continued, `planned` is the plan it wrote, which is kept."""
     run, world, say = recipe.run, recipe.world, say or (lambda _sentence: None)
-    device = _device(run.device)
+    device = device_of(run.device)
     model = resolve_model(world.model, progress=say)
     tokenizer = load_tokenizer(model.folder)
     say("reading and tokenising the data")
@@ -127,7 +126,7 @@ def build(
         return Infeasible(plan.reason)
     if method.privacy is not None:
         require_accountant()
-    bf16 = _use_bf16(run.precision, device)
+    bf16 = uses_bf16(run.precision, device)
     say("loading the model's weights")
     backbone = load_backbone(
         model.folder,
@@ -142,7 +141,7 @@ def build(
     door = Door()
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
-    cohort = _cohort(recipe, backbone, placement, rank_K, door)
+    cohort = cohort_of(recipe, backbone, placement, rank_K, door)
     server = AdapterServer(
         cohort.bank,
         rank_K,
@@ -236,13 +235,14 @@ def _trainers(
     private = recipe.method.privacy is not None  # then nobody may count for more than another
     weights = tuple(1 / len(rows) if private else len(r) / total for r in rows)
     tail = (0 if topology.labels_stay else None,) * len(rows)
-    # the number of blocks is filled in by `_cohort`, which knows the model
+    # the number of blocks is filled in by `cohort_of`, which knows the model
     return Placement(0, cut_K, tail, weights, topology.is_split, topology.in_turn), rank_K, rows, batching
 
 
-def _cohort(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tuple[int, ...], door: Door) -> Cohort:
+def cohort_of(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tuple[int, ...], door: Door) -> Cohort:
+    """The cohort of a model, with new adapters and optimisers."""
     method, run = recipe.method, recipe.run
-    placement = Placement(**{**placement.__dict__, "num_layers": backbone.num_layers})
+    placement = replace(placement, num_layers=backbone.num_layers)
     bank = new_bank(
         backbone.sites,
         placement.local_LK(),
@@ -298,29 +298,3 @@ def client_factors(bank: AdapterBank, client: int) -> dict[str, LoraPair]:
         pair = bank.local[site.name] if slot >= 0 else bank.shared[site.name]
         found[site.name] = LoraPair(pair.A[max(slot, 0)].detach().clone(), pair.B[max(slot, 0)].detach().clone())
     return found
-
-
-def _device(wanted: str) -> torch.device:
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("run.device is 'cuda' but PyTorch sees no CUDA device here; use auto or cpu")
-    return torch.device("cuda" if wanted == "cuda" or (wanted == "auto" and torch.cuda.is_available()) else "cpu")
-
-
-def working_dtype(precision: str) -> torch.dtype:
-    """What activations and adapters are of in a run of this precision."""
-    return torch.float64 if precision == "fp64" else torch.float32
-
-
-def _use_bf16(precision: str, device: torch.device) -> bool:
-    if precision != "auto":
-        return precision == "bf16"
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.backends.cpu.get_cpu_capability() == "AVX512" and _cpu_has_bf16())
-
-
-def _cpu_has_bf16() -> bool:
-    try:
-        return "avx512_bf16" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
-    except OSError:
-        return False

@@ -25,14 +25,15 @@ from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
 from wavetune.federation.folder_lock import locked
-from wavetune.federation.rewards import Floats, RewardTraining
+from wavetune.federation.rewards import RewardTraining
 from wavetune.federation.run_folder import RunFolder, explained
+from wavetune.federation.scores import Floats
 from wavetune.models.reward import ABOUT, read_about, save_reward
 from wavetune.runtimes.inputs import changed, digest_of_pairs
+from wavetune.runtimes.precision import device_of, uses_bf16
 from wavetune.runtimes.reward_training import Training, build_training, share_right
 from wavetune.runtimes.reward_truth import correlation_with_truth
 from wavetune.runtimes.saved import RewardPlan, RewardStep
-from wavetune.runtimes.session import _device, _use_bf16
 
 CONCIERGE_TEST_PAIRS = 400
 DEVICES = ("auto", "cpu", "cuda")
@@ -149,7 +150,7 @@ def begin_training(
     settings = RewardTraining(**changed)
     watcher.message(f"loading {source}")
     corpus = preference_corpus(source, kind, settings, seed, columns)
-    bf16 = _use_bf16("auto", chosen)
+    bf16 = uses_bf16("auto", chosen)
     return train_reward(corpus, settings, out, watcher, seed, chosen, bf16, source=source, columns=columns)
 
 
@@ -171,14 +172,14 @@ def continue_training(out: Path, watcher: Watcher, device: str = "auto") -> dict
         raise RunFolderError(f"{out / PLANNED} is damaged or of another version; train into another folder") from error
     chosen = _chosen(device)
     corpus = preference_corpus(source, kind, settings, seed, columns)
-    bf16 = _use_bf16("auto", chosen)
+    bf16 = uses_bf16("auto", chosen)
     return train_reward(corpus, settings, out, watcher, seed, chosen, bf16, True, source, columns)
 
 
 def _chosen(device: str) -> torch.device:
     if device not in DEVICES:
         raise ConfigError(f"--device is {device!r}; {nearest(device, DEVICES)}")
-    return _device(device)
+    return device_of(device)
 
 
 def preference_corpus(

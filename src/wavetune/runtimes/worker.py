@@ -32,8 +32,9 @@ from wavetune.models.backbone import load_backbone
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
+from wavetune.runtimes.precision import device_of, working_dtype
 from wavetune.runtimes.provenance import versions
-from wavetune.runtimes.session import _cohort, _device, working_dtype
+from wavetune.runtimes.session import cohort_of
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Arrays = dict[str, Floats]
@@ -126,7 +127,7 @@ class Worker:
     def _cohort(self) -> SliceCohort:
         job, method = self.job, self.job.recipe.method
         folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
-        device = _device(self.device)
+        device = device_of(self.device)
         backbone = load_backbone(
             folder,
             job.targets,
@@ -136,7 +137,7 @@ class Worker:
             job.num_classes,
             working_dtype(job.recipe.run.precision),
         )
-        return sliced(_cohort(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
+        return sliced(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
     def _bank_of(self, factors: Factors) -> AdapterBank:
         """A bank of one client that acts with these factors in every block."""

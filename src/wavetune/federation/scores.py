@@ -1,0 +1,33 @@
+"""Scores of answers, and what gives them.
+
+Legend: N answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavetune.data.examples import Example
+from wavetune.errors import NumericsError
+
+Floats = NDArray[np.float64]
+
+
+class Reward(Protocol):
+    """What scores answers."""
+
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+        """Score of each answer to its example's prompt, [N]; higher is better, on a scale of its own."""
+        ...
+
+
+def check_finite(scores: Floats, who: str, answers: Sequence[str]) -> Floats:
+    """The scores. Raises NumericsError that names the first answer whose score is not finite."""
+    wrong = np.flatnonzero(~np.isfinite(scores))
+    if len(wrong):
+        raise NumericsError(f"{who} gave {scores[wrong[0]]} to the answer {answers[wrong[0]][:60]!r}")
+    return scores
