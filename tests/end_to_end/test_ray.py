@@ -3,14 +3,13 @@
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from helpers import forked
 from helpers.command_line import assert_refused, wavetune
 from helpers.ray_cluster import TwoMachines, two_machines
 from helpers.runs import SMALL, assert_same_run, small, train
@@ -30,14 +29,7 @@ def start(out, *settings, workers=2, options=()):
     """`wavetune run` in workers."""
     pytest.importorskip("ray", reason="Ray is not installed")
     words = [word for setting in (*SMALL, *ALONE, *settings) for word in ("--set", setting)]
-    words += ["--workers", str(workers), *options, "--out", str(out)]
-    return subprocess.Popen(
-        [sys.executable, "-m", "wavetune", "run", "sflllm", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "COLUMNS": "200"},
-    )
+    return forked.wavetune("run", "sflllm", *words, "--workers", workers, *options, "--out", out)
 
 
 def skip_if_ray_ran_out_of_time(errors):

@@ -1,15 +1,12 @@
 """One process, real Ray workers, and servers and devices as processes of their own end with the same adapters."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers.forked import Forked
 from helpers.runs import EXACT, small, train
+from helpers.workers import train_all_in_ray
 from wavetune.recipe import save
 from wavetune.runtimes.launch import deploy
 
@@ -23,19 +20,6 @@ RECIPES = {
     "pwff_first_stage": small("pwff", *ALONE, "method.alignment=null", "world.data.max_tokens=224"),
 }
 TOLERANCE = {"mixed_cuts": 1e-6}  # whose deployed servers add up in another order; the others agree to the bit
-TRAIN_ALL_IN_WORKERS = """
-import sys
-from pathlib import Path
-from helpers.runs import Silent
-from wavetune.recipe import load
-from wavetune.runtimes.inprocess import run
-from wavetune.runtimes.ray_engine import connected, engine
-
-folder = Path(sys.argv[1])
-with connected(None, 2):
-    for path in sorted(folder.glob("*.json")):
-        run(load(path), folder / path.stem, Silent(), engine=engine(2))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -73,14 +57,10 @@ def test_ray_workers_end_as_one_process(in_process, tmp_path):
     pytest.importorskip("ray", reason="Ray is not installed")
     for name, recipe in RECIPES.items():
         save(recipe, tmp_path / f"{name}.json")
-    ended = subprocess.run(
-        [sys.executable, "-c", TRAIN_ALL_IN_WORKERS, str(tmp_path)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    if "may have too much to do" in ended.stderr:
+    process = Forked(train_all_in_ray, tmp_path)
+    _, errors = process.communicate()
+    if "may have too much to do" in errors:
         pytest.skip("Ray's processes did not come up within the 30 s that Ray gives them on this machine")
-    assert ended.returncode == 0, ended.stderr
+    assert process.returncode == 0, errors
     for name in RECIPES:
         assert_same(tmp_path / name, in_process / name)

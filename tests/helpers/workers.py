@@ -1,4 +1,4 @@
-"""Workers in the process of the test, where starting Ray would show nothing more."""
+"""Workers in the process of the test, where starting Ray would show nothing more, and runs in Ray's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.runs import Silent
-from wavetune.recipe import Recipe
+from wavetune.recipe import Recipe, load
 from wavetune.runtimes.inprocess import Engine, run
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
@@ -51,3 +51,12 @@ def train_in_workers(recipe: Recipe, out: Path, engine: Engine, resume: bool = F
     observer = Silent()
     run(recipe, out, observer, resume, engine)
     return observer
+
+
+def train_all_in_ray(folder: Path) -> None:
+    """Train the recipes of a folder in two of Ray's workers, for a process of its own: Ray leaves warnings behind."""
+    from wavetune.runtimes.ray_engine import connected, engine
+
+    with connected(None, 2):
+        for path in sorted(folder.glob("*.json")):
+            run(load(path), folder / path.stem, Silent(), engine=engine(2))

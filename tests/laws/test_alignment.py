@@ -126,10 +126,10 @@ def test_a_stage_restored_from_its_state_goes_on_as_if_never_interrupted(name):
 @pytest.mark.parametrize("objective", [Ppo(kl=FREE, epochs=4), Grpo(kl=FREE, group_size=8, epochs=4)])
 def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objective):
     """On held-out prompts: capital letters are helpful and small ones safe, and one token is an answer."""
-    prompts = 64 if isinstance(objective, Ppo) else 8
+    prompts = 32 if isinstance(objective, Ppo) else 8
     settings = with_objective(objective, prompts_per_step=prompts, max_new_tokens=1)
     found = alignment(fresh_bank(2), [1.0, 0.0], settings, Rewards(share("@", "_"), share("`", "\x7f")))
-    held_out = prompts_of((0, 1), 100, "held out")
+    held_out = prompts_of((0, 1), 60, "held out")
     before = found.evaluate(held_out)
     run(found, 14)
     after = found.evaluate(held_out)
@@ -150,7 +150,7 @@ def test_the_penalty_and_the_distance_keep_the_policy_near_its_reference():
     def divergence(kl, coefficient=0.0):
         settings = with_objective(Ppo(kl=kl, epochs=4), distance_coefficient=coefficient)
         found = alignment(fresh_bank(1), [1.0], settings)
-        last = run(found, 8)[-1].metrics
+        last = run(found, 6)[-1].metrics
         return last["kl"][0], last["distance"][0]
 
     free, held, near = divergence(FREE), divergence(KlControl(start=2.0, target=None)), divergence(FREE, 1e-2)
