@@ -143,7 +143,7 @@ def test_samples_hold_prompt_reference_and_answers_before_and_after(sflllm):
 def test_a_terminal_shows_live_progress_and_ends_with_the_same_records(sflllm, tmp_path):
     terminal = Console(file=io.StringIO(), force_terminal=True, width=200)
     with RunDisplay(terminal) as display:
-        inprocess.run(small(), tmp_path / "run", display)
+        inprocess.run(small("sflllm", "run.samples=2"), tmp_path / "run", display)
     shown = terminal.file.getvalue()
     for words in ("round 2/2", "tokens/s", "simulated", "slowest: client", "4/4 steps", "validation"):
         assert words in shown
@@ -336,7 +336,7 @@ def test_totals_of_the_summary_are_those_that_the_rounds_were_charged(sflllm, tm
         record["tokens"] *= round(4 * factor)
         record["wall_s"] = 8 * factor
     (folder / "rounds.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    train(small(), folder, resume=True)
+    train(small("sflllm", "run.samples=2"), folder, resume=True)
     summary, first, last = read_json(folder / "summary.json"), *records
     for name in ("delay_s", "energy_j"):
         assert summary[name] == pytest.approx(first["charged"][name] + last["charged"][name])

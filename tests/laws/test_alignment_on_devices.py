@@ -32,6 +32,8 @@ RECIPE = small(
     "method.alignment.learning.max_new_tokens=12",
     "method.alignment.evaluate_every=2",
     "run.checkpoint_every=5",
+    "run.rounds=1",
+    "run.local_steps=1",
 )
 DEVICES = range(NUM_DEVICES)
 

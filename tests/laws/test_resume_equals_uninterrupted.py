@@ -40,6 +40,7 @@ KINDS = {
     "cuts_and_shares_of_the_server_per_client": small(
         "sflllm",
         "run.rounds=3",
+        "run.samples=1",
         "method.planner.cut_per_client=true",
         "method.server_shares=optimal",
         "world.scenario.server.flop_per_s=1e10",
