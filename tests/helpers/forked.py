@@ -6,30 +6,26 @@ import multiprocessing
 import os
 import signal
 import sys
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from wavetune.cli import main
 from wavetune.runtimes.forked import LOADED
 
 
 class Forked:
-    """A function in a process of its own, with what `subprocess.Popen` offers. Its standard output is a stream."""
+    """A function in a process of its own, with what `subprocess.Popen` offers; its outputs are streams."""
 
-    def __init__(self, function: Callable[..., Any], *arguments: Any, environment: Mapping[str, str] | None = None):
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         forks = multiprocessing.get_context("forkserver")
         forks.set_forkserver_preload(list(LOADED))
-        read, write = forks.Pipe(duplex=False)
-        self._folder = tempfile.TemporaryDirectory(prefix="forked-")
-        self._said = Path(self._folder.name) / "errors.txt"
-        given = (write, self._said, dict(environment or {}), function, arguments)
-        self._process = forks.Process(target=_live, args=given, daemon=True)
-        with read, write:
+        (out, out_end), (err, err_end) = forks.Pipe(duplex=False), forks.Pipe(duplex=False)
+        self._process = forks.Process(target=_live, args=(out_end, err_end, function, arguments), daemon=True)
+        with out, out_end, err, err_end:
             self._process.start()
-            self.stdout = os.fdopen(os.dup(read.fileno()), encoding="utf-8")
+            self.stdout, self.stderr = text(out), text(err)
         self.pid = self._process.pid
 
     @property
@@ -39,39 +35,38 @@ class Forked:
     def poll(self) -> int | None:
         return self.returncode
 
-    def send_signal(self, number: int) -> None:
-        os.kill(self.pid, number)
-
     def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
+        os.kill(self.pid, signal.SIGTERM)
 
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        os.kill(self.pid, signal.SIGKILL)
 
     def communicate(self) -> tuple[str, str]:
-        """What it still says, and all that it said on standard error, once it has ended."""
-        with self.stdout, self._folder:
+        """What it still says on both streams, once it has ended."""
+        with self.stdout, self.stderr, ThreadPoolExecutor(1) as aside:
+            errors = aside.submit(self.stderr.read)
             said = self.stdout.read()
             self._process.join()
-            return said, self._said.read_text(encoding="utf-8")
+            return said, errors.result()
 
 
 def wavetune(*arguments: object) -> Forked:
     """`wavetune ARGUMENT...`."""
-    return Forked(_command, *map(str, arguments), environment={"COLUMNS": "200"})
+    return Forked(_command, *map(str, arguments))
+
+
+def text(pipe: Connection) -> TextIO:
+    return os.fdopen(os.dup(pipe.fileno()), encoding="utf-8")
 
 
 def _command(*arguments: str) -> None:
+    os.environ["COLUMNS"] = "200"
     sys.argv = ["wavetune", *arguments]
     main()
 
 
-def _live(
-    out: Connection, errors: Path, environment: Mapping[str, str], function: Callable[..., Any], arguments: Any
-) -> None:
-    os.dup2(out.fileno(), 1)
-    out.close()
-    with errors.open("wb") as file:
-        os.dup2(file.fileno(), 2)
-    os.environ.update(environment)
+def _live(out: Connection, err: Connection, function: Callable[..., Any], arguments: Any) -> None:
+    for pipe, number in ((out, 1), (err, 2)):
+        os.dup2(pipe.fileno(), number)
+        pipe.close()
     function(*arguments)
