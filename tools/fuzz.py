@@ -23,6 +23,7 @@ from wavetune.console import steers
 
 LONGEST_S = 60  # of CPU
 ALLOWED = (0, 2, 3)
+STOPPED = 130
 HOSTILE = (
     "0", "-1", "1", "2", "0.5", "-0.0", "7", "40", "1e6", "1e-6", "1e20", "1e30", "1e308", "-1e308", "1e-308",
     "5e-324", "1e999", "NaN", "Infinity", "-Infinity", "null", "true", "[]", "{}", "[[]]", "[null]", '""', '"x"',
@@ -72,6 +73,8 @@ def attempt(arguments: Sequence[str]) -> tuple[str, Finding | None]:
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+    if code == STOPPED:  # by a signal from outside, which is no finding
+        raise KeyboardInterrupt
     refused = err.getvalue().strip()
     if not problem and code not in ALLOWED:
         problem, detail = f"code {code}", refused[-500:]

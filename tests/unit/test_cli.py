@@ -28,6 +28,11 @@ def test_every_command_explains_itself(command):
     assert f" {command} " in answer.out
 
 
+@pytest.mark.parametrize(("command", "words"), [("plan", "or a plan instance"), ("show", "Name of a recipe")])
+def test_arguments_are_explained_too(command, words):
+    assert words in " ".join(wavetune(command, "--help").out.replace("│", " ").split())
+
+
 def test_recipes_lists_every_recipe_with_what_it_does():
     lines = wavetune("recipes").out.splitlines()
     assert [line.split()[0] for line in lines] == recipes.names()

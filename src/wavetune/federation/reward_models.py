@@ -95,7 +95,7 @@ def reward_backbone(
 
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, targets: tuple[str, ...], device: str, bf16: bool) -> tuple[Backbone, Any]:
-    stock = load_stock_model(folder)
+    stock = load_stock_model(folder, predicts=False)
     chosen = targets or (ALL_LINEAR if is_encoder(stock.config) else None)
     return prepare_backbone(stock, chosen, bf16, device, outputs=1), load_tokenizer(folder)
 

@@ -208,7 +208,8 @@ def load_backbone(
     `outputs` asks for a head on pooled samples with so many of them: the classes, or one reward. All is computed in
     `dtype`, fp32 or fp64, but for the products with bf16 weights.
     """
-    return prepare_backbone(load_stock_model(folder, dtype), targets, bf16, device, bottleneck, outputs)
+    stock = load_stock_model(folder, dtype, predicts=outputs is None)
+    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs)
 
 
 def default_pooling(model: PreTrainedModel) -> Pooling:

@@ -78,10 +78,10 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     folder = Path(adapter_folder)
     if not is_adapter_folder(folder):
         raise ModelError(f"{folder} holds no adapters: pass a folder under adapters/ of a run")
-    stock = load_stock_model(base_folder)
+    beside = read_beside_peft(folder)
+    stock = load_stock_model(base_folder, predicts=beside.head is None)
     width = stock.config.get_text_config().hidden_size
     _stop_where_taught(stock, folder)
-    beside = read_beside_peft(folder)
     model = _with_lora(stock, folder) if (folder / PEFT_FILE).exists() else stock
     try:
         _add_bottlenecks(stock, beside)

@@ -68,11 +68,13 @@ def load_stock_model(
     folder: Path | str,
     dtype: torch.dtype = torch.float32,
     thin: Callable[[PreTrainedModel], None] | None = None,
+    predicts: bool = True,
     **options: object,
 ) -> PreTrainedModel:
     """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode.
 
-    What `thin` takes away from the still empty model is not read. Raises ModelError.
+    What `thin` takes away from the still empty model is not read. Raises ModelError, also without an output layer, unless
+    the model `predicts` no tokens.
     """
     config = load_config(folder)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
@@ -94,7 +96,7 @@ def load_stock_model(
         except Exception as error:
             raise ModelError(_cannot_load(folder, error)) from error
     model, info = loaded
-    _refuse_incomplete(folder, model, info)
+    _refuse_incomplete(folder, model, info, predicts)
     if is_encoder(config) and hasattr(model, "pooler"):
         model.pooler = None
     return model.eval()
@@ -112,7 +114,7 @@ def _thinned(kind: Any, config: PreTrainedConfig, thin: Callable[[PreTrainedMode
     return type(own.__name__, (own,), {"__init__": build, "__module__": own.__module__})
 
 
-def _refuse_incomplete(folder: Path | str, model: PreTrainedModel, info: dict[str, Any]) -> None:
+def _refuse_incomplete(folder: Path | str, model: PreTrainedModel, info: dict[str, Any], predicts: bool) -> None:
     """Transformers would train on with random numbers in the place of weights that are missing or of another size."""
     for name, stored, wanted in info["mismatched_keys"]:
         if 0 in wanted:  # thinned
@@ -125,6 +127,8 @@ def _refuse_incomplete(folder: Path | str, model: PreTrainedModel, info: dict[st
     own = set() if head is None else {name for name, module in model.named_modules() if module is head}
     missing = {key for key in info["missing_keys"] if not key.startswith("pooler.")}
     if missing and all(key.rpartition(".")[0] in own for key in missing):
+        if not predicts:
+            return
         kind = (model.config.architectures or [type(model.base_model).__name__])[0]
         raise ModelError(
             f"{folder} was saved as {kind}, without an output layer ({min(missing)}), so it predicts no tokens: save it"

@@ -107,6 +107,7 @@ def test_a_model_saved_without_its_output_layer_says_so(folder, kind):
     kind.from_pretrained(folder).save_pretrained(folder)
     with pytest.raises(ModelError, match=r"was saved as Llama\w+, without an output layer \(lm_head\.weight\)"):
         load_backbone(folder)
+    assert load_backbone(folder, outputs=2).sites[-1].kind == "head"  # a classifier needs none
 
 
 @pytest.mark.parametrize(
