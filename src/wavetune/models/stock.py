@@ -73,8 +73,8 @@ def load_stock_model(
 ) -> PreTrainedModel:
     """A stock causal language model, or encoder without its pooler, from safetensors, in evaluation mode.
 
-    What `thin` takes away from the still empty model is not read. Raises ModelError, also without an output layer, unless
-    the model `predicts` no tokens.
+    What `thin` takes away from the still empty model is not read. Raises ModelError, also where the output layer is
+    missing and the model `predicts` tokens.
     """
     config = load_config(folder)
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
