@@ -34,7 +34,7 @@ def priced(problem):
 
 def best_by_enumeration_s(problem, alike, same_rank=False):
     """Least delay over every owner of every subchannel and every cut and rank, of all clients alike or of each."""
-    cell, K, best_s = Evaluator(problem), problem.num_clients, np.inf
+    evaluator, K, best_s = Evaluator(problem), problem.num_clients, np.inf
     cuts = [(c,) * K for c in problem.cuts] if alike else itertools.product(problem.cuts, repeat=K)
     ranks = [(r,) * K for r in problem.ranks] if alike or same_rank else itertools.product(problem.ranks, repeat=K)
     for cut_K, rank_K in itertools.product(list(cuts), list(ranks)):
@@ -42,9 +42,9 @@ def best_by_enumeration_s(problem, alike, same_rank=False):
         if why_infeasible(problem, cut_K, rank_K):
             continue
         options = fixed_options(problem, cut_K, rank_K)
-        fed_M = min(owners(problem.fed), key=lambda o: cell.fed_s(options, o))
+        fed_M = min(owners(problem.fed), key=lambda o: evaluator.fed_s(options, o))
         for main_M in owners(problem.main):
-            best_s = min(best_s, cell.balanced(cell.decide(options, main_M, fed_M)).delay_s)
+            best_s = min(best_s, evaluator.balance_shares(evaluator.decide(options, main_M, fed_M)).delay_s)
     return best_s
 
 
@@ -126,9 +126,9 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
     assert (outcome.status == "infeasible") == bool(why_infeasible(problem, cut_K, rank_K))
     if outcome.status == "ok":
         certified(problem, outcome)
-        cell, options = Evaluator(problem), fixed_options(problem, cut_K, rank_K)
-        fed_M = min(owners(problem.fed), key=lambda o: cell.fed_s(options, o))
-        best_s = min(cell.decide(options, o, fed_M).delay_s for o in owners(problem.main))
+        evaluator, options = Evaluator(problem), fixed_options(problem, cut_K, rank_K)
+        fed_M = min(owners(problem.fed), key=lambda o: evaluator.fed_s(options, o))
+        best_s = min(evaluator.decide(options, o, fed_M).delay_s for o in owners(problem.main))
         assert outcome.lower_bound_s <= best_s * (1 + 1e-9)
         assert outcome.delay_s <= best_s * 1.001
         assert outcome.lower_bound_s >= best_s * 0.98
@@ -145,8 +145,8 @@ def test_powers_and_shares_balanced_together_beat_any_split_of_the_server(seed):
         cell_problem(3, 6, seed % 100, server_flop_per_s=10 ** generator.uniform(11, 14)), share_server=True
     )
     cut_K, owner_M = generator.integers(1, 12, 3), generator.permutation(np.repeat(np.arange(3), 2))
-    cell, options = Evaluator(problem), fixed_options(problem, cut_K, 4)
-    balanced = cell.balanced(cell.decide(options, owner_M, owner_M))
+    evaluator, options = Evaluator(problem), fixed_options(problem, cut_K, 4)
+    balanced = evaluator.balance_shares(evaluator.decide(options, owner_M, owner_M))
     for share_K in (np.full(3, 1 / 3), *generator.dirichlet(np.ones(3), 30), balanced.share_K):
         after_s_K = options.work_s_KC[:, 0] / share_K + options.back_s_KC[:, 0]
         ready_s_K = options.ready_s_KC[:, 0] + after_s_K
