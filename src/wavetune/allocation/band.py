@@ -25,6 +25,7 @@ from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, log_and
 from wavetune.units import Array
 
 _STEP = 0.02
+_EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
 
@@ -115,12 +116,12 @@ def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray 
     return Incumbent(owner_M, delay_s, min(low_s, delay_s))
 
 
-def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock) -> Incumbent:
-    """Local search without kicks, for delays ever closer to the best known; nothing to do where nobody sends."""
+def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int = 0) -> Incumbent:
+    """Local search for delays ever closer to the best known; nothing to do where nobody sends."""
     step = _STEP if np.any(problem.need_K > 0) else 0.0
     while step > 1e-4 and not clock.expired:
         target_s = incumbent.delay_s - step * (incumbent.delay_s - _last_start_s(problem))
-        better = search_below(problem, incumbent, target_s, 0, 0)
+        better = search_below(problem, incumbent, target_s, kicks, 0)
         step = step if better.delay_s < incumbent.delay_s * (1 - 1e-6) else step / 4
         incumbent = better
     return incumbent
@@ -139,10 +140,17 @@ def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, ki
         return incumbent
     with np.errstate(over="ignore"):  # An infinite rate costs too much, as it should.
         rate_K = problem.need_K / left_s_K
-    demand = Demand(problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w)
+    demand = Demand(
+        problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, _excess_prices(problem)
+    )
     owner_M = search(demand, owner_M, kicks, seed)
     delay_s = owners_delay(problem, owner_M)
     return replace(incumbent, owner_M=owner_M, delay_s=delay_s) if delay_s < incumbent.delay_s else incumbent
+
+
+def _excess_prices(problem: BandProblem) -> Array:
+    """What a watt above a client's own cap costs, so that an excess costs by its share of the cap."""
+    return np.minimum(_EXCESS_PRICE * problem.total_w / np.maximum(problem.cap_w_K, 1e-300), 1e60)
 
 
 def raise_lower_bound(

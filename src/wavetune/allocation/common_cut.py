@@ -25,6 +25,7 @@ from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE = 1e-4, 1e-3
 _ROUNDING = 1e-9
+_QUICK, _FIRST_KICKS = 300_000, 40  # size of a band that a local search takes milliseconds for
 
 
 def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
@@ -119,11 +120,9 @@ class _Search:
 
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
+        self._descend(clock)
         if clock.expired:
             return
-        if self.fed_incumbent is not None:
-            self.fed_incumbent = descend(self.fed_problem, self.fed_incumbent, clock)
-        self.incumbents[self.best] = descend(self.main_problems[self.best], self.incumbents[self.best], clock)
         # A bound for every pair first, so that an answer cut short knows how good it is.
         for effort in (self.effort,) if self.warm else (self.effort.briefly, self.effort):
             self._solve_main(self.best, effort, clock)
@@ -191,25 +190,44 @@ class _Search:
         )
 
     def _first_pair(self) -> int:
-        """CutRankPair that is best with the owners that suit the most promising one."""
+        """Pair that is best with the owners that suit the most promising one."""
         guess = min(range(len(self.pairs)), key=self._lower_s)
         owner_M = self._main_incumbent(guess, self.warm.main.owner_M if self.warm else None).owner_M
+        best = self._best_pair_on(owner_M, guess)
+        self.incumbents[best] = self._main_incumbent(best, owner_M)
+        return best
+
+    def _best_pair_on(self, owner_M: IntArray, best: int) -> int:
+        """Pair that is best on given owners of the main band; that given where none is better."""
 
         def main_s(i: int) -> float:
-            return (
-                owners_delay(self.main_problems[i], owner_M)
-                if np.any(self.main_problems[i].need_K > 0)
-                else self.bounds_s[i]
-            )
+            sends = np.any(self.main_problems[i].need_K > 0)
+            return owners_delay(self.main_problems[i], owner_M) if sends else self.bounds_s[i]
 
-        best, best_main_s, fed_s = guess, main_s(guess), self._fed_s()[0]
+        best_main_s, fed_s = main_s(best), self._fed_s()[0]
         for i, pair in enumerate(self.pairs):
             limit_s = self.pairs[best].delay_s(best_main_s, fed_s)
             least_s = max(self.bounds_s[i], best_main_s + pair.later_s(self.pairs[best]))
             if pair.delay_s(least_s, fed_s) < limit_s and pair.delay_s(found_s := main_s(i), fed_s) < limit_s:
                 best, best_main_s = i, found_s
-        self.incumbents[best] = self._main_incumbent(best, owner_M)
         return best
+
+    def _descend(self, clock: Clock) -> None:
+        """Owners by local search, then the pair that suits them; part of the first plan where it takes milliseconds."""
+        size = self.main.snr_per_w_KM.size
+        kicks = 0 if self.warm else min(_FIRST_KICKS, _QUICK // size)
+        clock = Clock() if size <= _QUICK else clock
+        if self.fed_incumbent is not None:
+            self.fed_incumbent = descend(self.fed_problem, self.fed_incumbent, clock, kicks)
+        for _ in range(2):
+            i, incumbent = self.best, self.incumbents[self.best]
+            self.incumbents[i] = descend(self.main_problems[i], incumbent, clock, kicks)
+            self.best = self._best_pair_on(self.incumbents[i].owner_M, i)
+            if self.best == i or clock.expired:
+                self.best = i
+                break
+            self.incumbents[self.best] = self._main_incumbent(self.best, self.incumbents[i].owner_M)
+        self.best = min(self.incumbents, key=self._upper_s)
 
     def _solve_fed(self, effort: Effort, clock: Clock) -> None:
         weight = self.pairs[self.best].rounds * self.pairs[self.best].fed_bits

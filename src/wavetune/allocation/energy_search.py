@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 Decision = tuple[IntArray | int, IntArray | int]
 
 _SOONER = (1.0, 0.95, 0.8, 1.25)  # Times at which cheaper owners are sought, in those of the plan at hand.
+_EXCESS_PRICE = 1e3  # joules for one above a cap
 _ENOUGH = 1e-4
 _PASSES = 8
 
@@ -230,6 +231,7 @@ def least_energy_owners(
         rate_K,
         np.minimum(cap_w_K * time_s_K, np.maximum(cap_j_K, 0.0)),
         0.0,  # no total ends the search early
+        np.full(len(rate_K), _EXCESS_PRICE),
     )
     kicks = max(2, min(20, 200_000 // log_KM.size))
     return search(demand, np.asarray(owner_M, dtype=np.int64), kicks, 1)

@@ -92,17 +92,20 @@ def even_rate(snr_per_w_M: Array, owner_M: IntArray, k: int, count: int, cap_w: 
 
 
 _LOG_2 = np.log(2.0)
-_EXCESS_PRICE = 1e3
 
 
 class Demand(NamedTuple):
-    """One band at one delay: the rate (bit/s/Hz) each of K clients needs on M subchannels, and the caps (W)."""
+    """One band at one delay: the rate (bit/s/Hz) each of K clients needs on M subchannels, and the caps (W).
+
+    A watt above a client's own cap costs `excess_price_K` watts besides itself.
+    """
 
     log_KM: Array
     inverse_KM: Array
     rate_K: Array
     cap_w_K: Array
     total_w: float
+    excess_price_K: Array
 
 
 class Ownership(NamedTuple):
@@ -124,15 +127,15 @@ class Ownership(NamedTuple):
 
 
 @part
-def price(power_w: float, cap_w: float) -> float:
-    """Cost of a client's power: each watt costs 1, one above the client's cap much more."""
-    return power_w + _EXCESS_PRICE * max(0.0, power_w - cap_w)
+def price(demand: Demand, k: int, power_w: float) -> float:
+    """Cost of client k's power: each watt costs 1, one above the client's cap much more."""
+    return power_w + demand.excess_price_K[k] * max(0.0, power_w - demand.cap_w_K[k])
 
 
 @part
 def present_price(demand: Demand, own: Ownership, k: int) -> float:
     """Cost of client k's power."""
-    return price(own.power_w_K[k], demand.cap_w_K[k])
+    return price(demand, k, own.power_w_K[k])
 
 
 @part
@@ -152,7 +155,7 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
         own.scratch_M[n] = extra
         n += 1
     power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k])
-    return price(power_w, demand.cap_w_K[k])
+    return price(demand, k, power_w)
 
 
 @part
@@ -160,13 +163,13 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
     """Bring client k's power, values and losses up to date with what it owns."""
     log_M, inverse_M, value_M = demand.log_KM[k], demand.inverse_KM[k], own.value_KM[k]
     power_w, level_w = least_power(log_M, inverse_M, own.owned_KM[k], own.count_K[k], demand.rate_K[k])
-    slope = 1.0 + _EXCESS_PRICE if power_w > demand.cap_w_K[k] else 1.0
+    slope = 1.0 + demand.excess_price_K[k] if power_w > demand.cap_w_K[k] else 1.0
     log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
     for i in range(len(log_M)):
         above = log_level + log_M[i]
         value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
     own.power_w_K[k] = power_w
-    cost = price(power_w, demand.cap_w_K[k])
+    cost = price(demand, k, power_w)
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
@@ -280,7 +283,7 @@ def total_price(demand: Demand, own: Ownership) -> float:
     """Cost of all clients' power."""
     cost = 0.0
     for k in range(len(own.power_w_K)):
-        cost += price(own.power_w_K[k], demand.cap_w_K[k])
+        cost += price(demand, k, own.power_w_K[k])
     return cost
 
 
@@ -300,7 +303,7 @@ def most_over_cap(demand: Demand, own: Ownership) -> int:
     """Client furthest above its cap; -1 where none is above or it owns nothing."""
     worst, most = -1, 0.0
     for k in range(len(own.count_K)):
-        over = own.power_w_K[k] - demand.cap_w_K[k]
+        over = own.power_w_K[k] / demand.cap_w_K[k] - 1.0
         if over > most and own.count_K[k] > 0:
             worst, most = k, over
     return worst
