@@ -21,10 +21,12 @@ from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, us
 from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
+from wavetune.allocation.set_packing import pack
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, log_and_inverse, lone_rates, owners_delay
 from wavetune.units import Array
 
 _STEP = 0.02
+_MOST_TO_PACK, _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 4_000, 14, 130, 30
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
@@ -38,6 +40,7 @@ class Incumbent:
     bound_s: float
     prices: Prices | None = None
     trial_step_s: float = np.inf
+    packing_weight_M1: Array | None = None
 
     @property
     def gap_s(self) -> float:
@@ -135,15 +138,22 @@ def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, ki
     owner_M = incumbent.owner_M
     if seed % 2 == 1 and incumbent.prices is not None:
         owner_M = rounded_owners(problem, copy_prices(incumbent.prices), target_s)
-    left_s_K = np.where(problem.need_K > 0, target_s - problem.ready_K, np.inf)
-    if np.any(left_s_K <= 0):
+    if np.any(target_s <= problem.ready_K[problem.need_K > 0]):
         return incumbent
+    return _better(problem, incumbent, search(_demand(problem, target_s), owner_M, kicks, seed))
+
+
+def _demand(problem: BandProblem, target_s: float) -> Demand:
+    """What the clients need to meet a delay after the last of them has started."""
+    left_s_K = np.where(problem.need_K > 0, target_s - problem.ready_K, np.inf)
     with np.errstate(over="ignore"):  # An infinite rate costs too much, as it should.
         rate_K = problem.need_K / left_s_K
-    demand = Demand(
-        problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, _excess_prices(problem)
-    )
-    owner_M = search(demand, owner_M, kicks, seed)
+    excess_price_K = _excess_prices(problem)
+    return Demand(problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, excess_price_K)
+
+
+def _better(problem: BandProblem, incumbent: Incumbent, owner_M: IntArray) -> Incumbent:
+    """The incumbent with other owners where these are faster."""
     delay_s = owners_delay(problem, owner_M)
     return replace(incumbent, owner_M=owner_M, delay_s=delay_s) if delay_s < incumbent.delay_s else incumbent
 
@@ -179,7 +189,7 @@ def solve(
 
     It also ends once the bound proves that `beat_s` cannot be beaten.
     """
-    share, iterations, tolerance_s = 0.5, effort.iterations, 0.25 * gap_s
+    share, iterations, tolerance_s, packed = 0.5, effort.iterations, 0.25 * gap_s, False
     a_turn = clock.portion(_ITERATIONS_A_TURN, problem.log_KM.size)
     for turn in range(effort.searches):
         if clock.expired:
@@ -190,13 +200,49 @@ def solve(
             iterations -= a_turn
         if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s or clock.expired:
             return incumbent
+        if turn == 1:
+            before_s = incumbent.bound_s
+            incumbent = close_by_packing(problem, incumbent, gap_s, effort, clock, beat_s)
+            packed = incumbent.bound_s > before_s
         if share * incumbent.gap_s > 0.2 * gap_s:
             better = search_below(
                 problem, incumbent, incumbent.delay_s - share * incumbent.gap_s, effort.kicks, turn + 1
             )
             share = 0.5 if better.delay_s < incumbent.delay_s else 0.5 * share
             incumbent = better
-    return branch(problem, incumbent, gap_s, effort.branches, clock)
+    wide = packed and incumbent.gap_s > _WIDE * gap_s
+    return branch(problem, incumbent, gap_s, 0 if wide else effort.branches, clock)
+
+
+def close_by_packing(
+    problem: BandProblem, incumbent: Incumbent, gap_s: float, effort: Effort, clock: Clock, beat_s: float
+) -> Incumbent:
+    """Close a wide gap of a small band by set packing: refute delays, or take the owners that it suggests instead."""
+    heard = np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2)
+    if incumbent.prices is None or heard > _MOST_TO_PACK:
+        return incumbent
+    weight_M1, open_s, programs = incumbent.prices.weight_M1, np.inf, 0
+    for serial in range(_MOST_PACKINGS):
+        target_s = min(incumbent.delay_s - 0.5 * gap_s, beat_s)
+        if open_s <= target_s:  # The program does not refute this one: another is tried, halfway to the bound.
+            target_s = 0.5 * (incumbent.bound_s + open_s)
+        if (
+            incumbent.gap_s <= _WIDE * gap_s
+            or incumbent.bound_s >= beat_s
+            or clock.expired
+            or programs > _MOST_PROGRAMS
+        ):
+            break
+        packing = pack(with_cap_tolerance(problem), weight_M1, incumbent.owner_M, target_s)
+        programs += packing.programs
+        if packing.weight_M1 is not None:
+            weight_M1 = packing.weight_M1
+            incumbent = replace(incumbent, bound_s=target_s, packing_weight_M1=weight_M1)
+        else:
+            open_s = target_s
+            found_M = search(_demand(problem, target_s), packing.owner_M, effort.kicks, serial)
+            incumbent = _better(problem, incumbent, found_M)
+    return incumbent
 
 
 def _last_start_s(problem: BandProblem) -> float:

@@ -1,0 +1,209 @@
+"""Bound and owners of a small band by set packing: each client one set of subchannels, disjoint and within the power.
+
+At a fixed delay t a client can choose any set S with which it meets t within its cap. If the linear program
+
+    max sum_S x_S   s.t.  each client has at most one set, each subchannel is in at most one, sum_S P_k(S) x_S <= P
+
+is below K, no plan meets t, and its duals w_i, mu are prices as in `prices`: all clients' cheapest sets cost more than
+all subchannels and the total power. Here the cheapest set is exact: with multipliers (nu, alpha) every subchannel has
+a reduced cost c_i, and a set that differs from {c_i < 0} costs at least the sum of |c_i| over the differences more, so
+that only the few sets within the gap of the multipliers are evaluated. The program is solved by column generation.
+Shape suffixes: K clients, M subchannels, M1 for the subchannels and the total power, S sets.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from wavetune.allocation.prices import LOG_2, Scratch, best_prices, new_scratch
+from wavetune.allocation.problem import BoolArray, IntArray
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, part
+from wavetune.units import Array
+
+_PROGRAMS, _NODES = 60, 2_000
+_UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
+_SURE = 1e-7  # Share of an excess that rounding cannot feign.
+
+
+class Packing(NamedTuple):
+    """What a delay's linear programs say: prices that refute it, or owners that the solution suggests instead."""
+
+    weight_M1: Array | None
+    owner_M: IntArray
+    programs: int
+
+
+@part
+def reduced_costs(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, scratch: Scratch, cost_M: Array
+) -> float:
+    """Fill each subchannel's cost to client k less its worth at the best multipliers; the bound without any of them."""
+    M = len(cost_M)
+    log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], problem.cap_w_K[k]
+    weight_M, watt_price, rate = (
+        weight_M1[:M],
+        weight_M1[M] / problem.total_w,
+        problem.need_K[k] / (delay - problem.ready_K[k]),
+    )
+    bundle, dearer = best_prices(log_M, inverse_M, weight_M, rate, watt_price, cap_w, 1.0, 1.0, 1, True, 1e-7, scratch)
+    watt, log_level = watt_price * dearer, np.log2(bundle.level)
+    rate_price = bundle.level * watt * LOG_2
+    for i in range(M):
+        above = log_level + log_M[i]
+        gain = rate_price * above - watt * (bundle.level - inverse_M[i]) if above > 0.0 else 0.0
+        cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
+    return rate_price * rate - (watt - watt_price) * cap_w
+
+
+@part
+def set_cost(
+    problem: BandProblem,
+    weight_M1: Array,
+    k: int,
+    delay: float,
+    inside_M: BoolArray,
+    strongest: IntArray,
+    owned: IntArray,
+) -> tuple[float, float]:
+    """What a set costs client k that meets a delay with it, infinite beyond its cap, and the power (W)."""
+    count, cost, rate = 0, 0.0, problem.need_K[k] / (delay - problem.ready_K[k])
+    for i in strongest:
+        if inside_M[i]:
+            owned[count] = i
+            count += 1
+            cost += weight_M1[i]
+    power_w, _ = least_power(problem.log_KM[k], problem.inverse_KM[k], owned, count, rate)
+    return cost + weight_M1[-1] / problem.total_w * power_w if power_w <= problem.cap_w_K[k] else np.inf, power_w
+
+
+@part
+def cheapest_set(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, nodes: int, scratch: Scratch, set_M: BoolArray
+) -> tuple[float, float]:
+    """Cost and power of client k's cheapest set, which `set_M` receives: a depth-first search of changes."""
+    M = len(set_M)
+    cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
+    bound = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M)
+    inside_M = cost_M < 0.0
+    bound += np.sum(cost_M[inside_M])
+    strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
+    # A first set: the multipliers' own and, while it does not do, the next cheapest subchannel.
+    trial_M, best, best_w = inside_M.copy(), np.inf, 0.0
+    for step in range(-1, M):
+        if step >= 0:
+            if not 0.0 <= cost_M[order[step]] < _UNHEARD:
+                continue
+            trial_M[order[step]] = True
+        best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned)
+        if best < np.inf:
+            set_M[:] = trial_M
+            break
+    depth, spent, place, seen = 0, 0.0, 0, 0
+    while best < np.inf:
+        if place < M and spent + change_M[order[place]] < best - bound:
+            changes[depth] = place
+            depth += 1
+            spent += change_M[order[place]]
+            inside_M[order[place]] = not inside_M[order[place]]
+            cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned)
+            if cost < best:
+                best, best_w = cost, power_w
+                set_M[:] = inside_M
+            seen += 1
+            if seen == nodes:
+                return min(best, bound), best_w
+            place += 1
+        elif depth > 0:
+            depth -= 1
+            i = order[changes[depth]]
+            inside_M[i] = not inside_M[i]
+            spent -= change_M[i]
+            place = changes[depth] + 1
+        else:
+            break
+    return best, best_w
+
+
+@kernel
+def cheapest_sets(problem: BandProblem, weight_M1: Array, delay: float, nodes: int) -> tuple[Array, BoolArray, Array]:
+    """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], and its power, [K] (W).
+
+    Where more than `nodes` sets would have to be looked at, the cost is the multipliers' lower bound.
+    """
+    K, M = problem.log_KM.shape
+    value_K, set_KM, power_K, scratch = np.zeros(K), np.zeros((K, M), np.bool_), np.zeros(K), new_scratch(M)
+    for k in range(K):
+        if problem.need_K[k] > 0.0:
+            value_K[k], power_K[k] = cheapest_set(problem, weight_M1, k, delay, nodes, scratch, set_KM[k])
+    return value_K, set_KM, power_K
+
+
+def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
+    """Whether the clients' cheapest sets cost more than all subchannels and the total power at given prices."""
+    value_K, _, _ = cheapest_sets(problem, weight_M1, delay_s, _NODES)
+    return float(np.sum(value_K)) > float(np.sum(weight_M1)) * (1 + _SURE)
+
+
+def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: float) -> Packing:
+    """Refute a delay by column generation, from given prices on; owners like the given ones where it cannot be."""
+    program = _Program(problem)
+    K, smoothing = program.num_senders, 0.5
+    trial_M1 = best_M1 = weight_M1 * K
+    best_over = -np.inf
+    for turn in range(_PROGRAMS):
+        value_K, set_KM, power_K = cheapest_sets(problem, trial_M1, delay_s, _NODES)
+        over = float(np.sum(value_K) - np.sum(trial_M1))
+        if over > _SURE * K:
+            return Packing(trial_M1 / np.sum(trial_M1), owner_M, turn)
+        if over > best_over:
+            best_over, best_M1 = over, trial_M1
+        is_new = program.add(set_KM, power_K)
+        if not is_new and smoothing == 0.0:
+            break
+        smoothing = 0.5 if is_new else 0.0
+        served, dual_M1, share_KM = program.solve()
+        if served > K - 1e-7:
+            suggested_M = np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), owner_M)
+            return Packing(None, suggested_M, turn + 1)
+        trial_M1 = smoothing * best_M1 + (1 - smoothing) * dual_M1
+    return Packing(None, owner_M, _PROGRAMS)
+
+
+class _Program:
+    """The linear program over the sets found so far."""
+
+    def __init__(self, problem: BandProblem) -> None:
+        self.problem = problem
+        self.senders = np.flatnonzero(problem.need_K > 0)
+        self.num_senders = len(self.senders)
+        self.columns: dict[tuple[int, bytes], tuple[BoolArray, float]] = {}
+
+    def add(self, set_KM: BoolArray, power_K: Array) -> bool:
+        """Add a set of each client; whether any is new."""
+        before = len(self.columns)
+        for k in self.senders.tolist():
+            self.columns[k, set_KM[k].tobytes()] = (set_KM[k].copy(), float(power_K[k]))
+        return len(self.columns) > before
+
+    def solve(self) -> tuple[float, Array, Array]:
+        """How many clients are served, the prices, and the share of each subchannel that each client gets, [K, M]."""
+        from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+        from scipy.sparse import csc_array  # pyright: ignore[reportMissingTypeStubs]
+
+        client_S = np.array([k for k, _ in self.columns])
+        set_SM = np.array([set_M for set_M, _ in self.columns.values()])
+        power_S = np.array([power_w for _, power_w in self.columns.values()]) / self.problem.total_w
+        ours_SK = client_S[:, None] == self.senders
+        use = csc_array(np.concatenate((ours_SK, set_SM, power_S[:, None]), axis=1).T)
+        solved: Any = linprog(
+            -np.ones(len(client_S)), A_ub=use, b_ub=np.ones(self.num_senders + len(set_SM[0]) + 1), method="highs-ds"
+        )
+        if solved.status != 0:
+            return np.inf, np.zeros(0), np.zeros(self.problem.log_KM.shape)
+        share_KM = np.zeros(self.problem.log_KM.shape)
+        np.add.at(share_KM, client_S, solved.x[:, None] * set_SM)
+        dual_M1 = np.maximum(-np.asarray(solved.ineqlin.marginals, dtype=np.float64)[self.num_senders :], 0.0)
+        dual_M1[-1] = max(dual_M1[-1], 1e-9)  # a power without a price has no multipliers
+        return -float(solved.fun), dual_M1, share_KM
