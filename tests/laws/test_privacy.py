@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, play
-from helpers.runs import read_json, read_rounds, small, told, train
+from helpers.runs import EXACT, read_json, read_rounds, small, told, train
 from wavetune.errors import ConfigError
 from wavetune.federation.privacy import epsilon
 from wavetune.reporting import write_report
@@ -69,12 +69,12 @@ def test_ranks_that_differ_are_refused():
 
 
 def test_devices_send_what_clients_in_one_process_would(tmp_path):
-    noisy = "method.privacy.noise_multiplier=1"
-    with deployed(small("fedavg_lora", *EQUAL, noisy), tmp_path / "certificates") as servers:
+    noisy = (*EXACT, "method.privacy.noise_multiplier=1")
+    with deployed(small("fedavg_lora", *EQUAL, *noisy), tmp_path / "certificates") as servers:
         found = play(servers, 2)
-    _, wanted = rounds_of(noisy)
+    _, wanted = rounds_of(*noisy)
     for mine, theirs in zip(found, wanted, strict=True):
         assert told(mine)["privacy"]["epsilon"] == told(theirs)["privacy"]["epsilon"]
         for name, pair in theirs.mixed.factors.items():
             for sent, simulated in zip(mine.mixed.factors[name], pair, strict=True):
-                torch.testing.assert_close(sent, simulated, rtol=0, atol=1e-6)
+                torch.testing.assert_close(sent, simulated, rtol=0, atol=1e-9)
