@@ -54,7 +54,8 @@ class _Reader:
         part, each = part_type(hint), _type_of_items(hint)
         if each is not None:
             if isinstance(value, list):
-                return tuple(self.value(each, one, f"{path}.{i}") for i, one in enumerate(value))
+                paths = [path] if len(value) == 1 else [f"{path}.{i}" for i in range(len(value))]
+                return tuple(self.value(each, one, where) for where, one in zip(paths, value, strict=True))
             return (self.value(each, value, path),)
         if part is None:
             return _leaf(hint, value, path)
@@ -161,12 +162,16 @@ def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> None:
     parent, hint, at = values, kind, list[str]()
     for name in inside:
         hint = _type_of_field(hint, parent, name, at, kind, values)
-        if isinstance(parent, dict) and parent.get(name) is None and (part_type(hint) or _is_mapping(hint)):
+        holds_parts = part_type(hint) or _type_of_items(hint) or _is_mapping(hint)
+        if isinstance(parent, dict) and parent.get(name) is None and holds_parts:
             parent[name] = {}
         if isinstance(parent, dict) and isinstance(parent.get(name), str) and _is_open(hint):
             parent[name] = {"kind": parent[name]}
         parent = parent[int(name)] if isinstance(parent, list) else parent.get(name)
         at.append(name)
+        if isinstance(parent, list) and not [*inside, last][len(at)].isdecimal() and len(parent) < 2:
+            parent[:] = parent or [{}]  # one part stands for a list of one
+            parent, hint = parent[0], _type_of_items(hint)
         if not isinstance(parent, dict | list):
             following = [*inside, last][len(at)]
             raise ConfigError(f"{'.'.join(at)} holds a single value; it has no field {following!r}")

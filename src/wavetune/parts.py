@@ -186,7 +186,7 @@ def inner(value: Any, path: str) -> Iterator[tuple[str, Part]]:
         yield path, value
     elif isinstance(value, tuple):
         for i, one in enumerate(cast("Sequence[Any]", value)):
-            yield from inner(one, f"{path}.{i}")
+            yield from inner(one, f"{path}.{i}" if len(value) > 1 else path)  # one part stands for a list of one
 
 
 def default_of(each: Field[Any]) -> Any:

@@ -14,16 +14,19 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION, Contract
 from wavetune.data_plane.messages_pb2 import Hello, Layout, Loss
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.federation.codecs import Bf16, Fp32
+from wavetune.federation.messages import Field
 
 WIDTH, CUT, PATIENCE_S, LIMIT_BYTES = 8, 2, 20.0, 1 << 20
 X = torch.arange(5 * WIDTH, dtype=torch.float32).view(5, WIDTH)  # a batch of 5 tokens
 LABELS = {"ids": torch.tensor([3, 4], dtype=torch.int32)}
 LAYOUT = Layout(lengths=[3, 2], label_positions=[2, 4])
 ADAPTER = torch.ones(2, 6)
+CHAIN, DECLARED = (Fp32(),), {"a": Field((2, 6))}
+ADAPTERS_UP = {"a|values": ADAPTER}
 
 
 def contract(client: int = 0, u_shape: bool = False, local_steps: int = 2) -> Contract:
-    return Contract(client, u_shape, local_steps, WIDTH, CUT, 4, 16, 300, Bf16(), Bf16(), Fp32(), ((2, 6),))
+    return Contract(client, u_shape, local_steps, WIDTH, CUT, 4, 16, 300, Bf16(), Bf16(), CHAIN, DECLARED)
 
 
 def hello(token: bytes, client: int = 0, round_index: int = 0, **changes: object) -> Hello:

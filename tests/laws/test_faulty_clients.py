@@ -10,7 +10,7 @@ from helpers.deployment import deployed, nothing, play
 from helpers.runs import EXACT, small, told
 from wavetune.errors import DeploymentError, NumericsError, WavetuneError
 from wavetune.federation.door import Door
-from wavetune.federation.screening import Screening
+from wavetune.federation.filters.screening import Screening
 from wavetune.runtimes import device
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.round import train_round

@@ -5,9 +5,10 @@ import torch
 
 from helpers.deployment import deployed, nothing, play
 from helpers.runs import EXACT, small, told
-from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
+from wavetune.data_plane.halves import DeviceCohort
 from wavetune.errors import DeploymentError
 from wavetune.federation.door import Door
+from wavetune.federation.nodes import Nodes
 from wavetune.runtimes.device import Device
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build
@@ -106,14 +107,13 @@ def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keep
 
 
 def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkeypatch):
-    upload = DeviceAdapters._upload
+    upload = Nodes.upload
 
-    def broken(adapters, site, slot, client, door):
-        pair = adapters.bank.local[site.name]
-        if adapters.bank is rotten[0]:
+    def broken(adapters, *given):
+        for pair in adapters.bank.local.values() if adapters.bank is rotten[0] else ():
             with torch.no_grad():
                 pair.B.fill_(float("nan"))
-        return upload(adapters, site, slot, client, door)
+        return upload(adapters, *given)
 
     train, rotten = Device.train, [None]
 
@@ -122,7 +122,7 @@ def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkey
             rotten[0] = device.cohort.bank
         train(device, order, wire)
 
-    monkeypatch.setattr(DeviceAdapters, "_upload", broken)
+    monkeypatch.setattr(Nodes, "upload", broken)
     monkeypatch.setattr(Device, "train", tracked)
     with deployed(RECIPE, certificates) as servers:
         found = play(servers, 2)[IN_ROUND]

@@ -11,8 +11,8 @@ from helpers.training import TOLERANCE, Job, cohort_of, random_batches, random_r
 from wavetune.data.batching import batch_indices
 from wavetune.federation.codecs import Bf16, Fp64
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.mixing import AverageFactors, AverageProduct
+from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import AdamW
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build, client_factors
@@ -50,7 +50,7 @@ def test_shuffled_clients_get_the_same_losses_bits_adapters_and_mixture(tokens, 
         cohort = cohort_of(job)
         losses = np.array([cohort.step(tokens, step, 1.0).loss_K for step in rows])
         bits, own = cohort.link.door.take(), [client_factors(cohort.bank, k) for k in range(4)]
-        mixed = AdapterServer(cohort.bank, job.rank_K, mixing, Fp64()).exchange(job.weight_K, Door())
+        mixed = Nodes(cohort.bank, job.rank_K, mixing, (Fp64(),)).exchange(job.weight_K, Door())
         results.append((losses, bits, own, mixed))
     (losses, bits, own, mixed), (losses_2, bits_2, own_2, mixed_2) = results
     np.testing.assert_allclose(losses_2, losses[:, list(ORDER)], rtol=0, atol=TOLERANCE)

@@ -28,8 +28,8 @@ from helpers.training import (
 )
 from wavetune.federation.codecs import Fp32, Fp64
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.mixing import AverageFactors
+from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import load_backbone
 from wavetune.models.double import StaysDouble
@@ -125,7 +125,7 @@ def test_cohort_and_flat_example_give_the_same_losses_and_global_adapter_over_ro
     cohort, tokens, losses, mixed = cohort_of(job, initial), tokens_of(rows), [], None
     for of_round in (batches[:2], batches[2:]):
         losses += [cohort.step(tokens, step, 1.0).loss_K for step in of_round]
-        mixed = AdapterServer(cohort.bank, job.rank_K, AverageFactors(), Fp64()).exchange(job.weight_K, Door())
+        mixed = Nodes(cohort.bank, job.rank_K, AverageFactors(), (Fp64(),)).exchange(job.weight_K, Door())
     np.testing.assert_allclose(losses, flat_losses, rtol=0, atol=TOLERANCE)
     assert mixed.factors.keys() == flat_global.keys()
     for name, (A, B) in flat_global.items():

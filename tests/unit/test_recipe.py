@@ -19,6 +19,8 @@ def leaves(value: Any, path: str = ""):
     if isinstance(value, dict) and not path.endswith("rounds_to_target"):
         for name, part in value.items():
             yield from leaves(part, f"{path}.{name}".lstrip("."))
+    elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
+        yield from leaves(value[0], path)
     else:
         yield path, value
 
@@ -30,7 +32,15 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
     elif get_origin(kind) in (Union, types.UnionType):
         for choice in get_args(kind):
             yield from parts(choice, path, chosen)
+    elif (
+        get_origin(kind) is tuple
+        and isinstance(get_args(kind)[0], type)
+        and not dataclasses.is_dataclass(get_args(kind)[0])
+    ):
+        yield from parts(get_args(kind)[0], path, chosen)
     elif isinstance(kind, type) and issubclass(kind, Part) and not dataclasses.is_dataclass(kind):
+        if len(chosen) > 1:  # parts may hold chains of parts
+            return
         for name, choice in kinds(kind).items():
             own = f"{path}={json.dumps({'kind': name, **NEEDED.get(name, {})})}"
             yield from parts(choice, path, (*chosen, own))
@@ -44,7 +54,7 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
 ANYWHERE = "world.scenario.cell_radius_m=145"  # which every path loss and placement admits
 NEEDED = {"fixed": {"positions_m": [[50, 0], [0, 50], [-50, 0], [0, -50], [50, 50]]}}
 PARTS = list(parts())
-CHOICES = [part for part in PARTS if issubclass(part[1], Part) and seam_of(part[1]) is not None]
+CHOICES = [part for part in PARTS if issubclass(part[1], Part) and seam_of(part[1]) is not None and part[2]]
 
 
 def named(cases):
@@ -78,6 +88,7 @@ def test_every_kind_of_every_part_can_be_chosen_and_has_its_own_fields(path, par
     value: Any = recipe
     for name in path.split("."):
         value = getattr(value, name)
+        value = value[0] if isinstance(value, tuple) else value
     assert type(value) is part
     for field in dataclasses.fields(part):
         assert any(shown == f"{path}.{field.name}" or shown.startswith(f"{path}.{field.name}.")
@@ -140,15 +151,20 @@ def test_values_are_read_as_json_where_they_parse_else_as_text():
     assert recipe.world.scenario.bands.main.subchannel_hz == 1e6
 
 
+def alone(value):
+    """The one entry of a list of one."""
+    return value[0] if isinstance(value, list) and value else value
+
+
 @pytest.mark.parametrize(**named(PARTS[1:]))
 def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, chosen):
     values = to_dict(with_settings(SFLLLM, [ANYWHERE, *chosen]))
     *parents, last = path.split(".")
     target = values
     for name in parents:
-        target[name] = target.get(name) or {}  # a part that is off
+        target[name] = alone(target.get(name)) or {}  # a part that is off
         target = target[name]
-    whole = target.get(last) or {}
+    whole = alone(target.get(last)) or {}
     for field in dataclasses.fields(part):
         slip = field.name[:-1] + "x"
         target[last] = {**whole, slip: 1}

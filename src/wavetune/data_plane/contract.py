@@ -14,9 +14,11 @@ from itertools import pairwise
 
 from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss
-from wavetune.data_plane.payloads import LABELS, check_labels, check_values, labels_spec, spec_of, unpack
+from wavetune.data_plane.payloads import LABELS, as_tensors, check_labels, check_message, check_values, spec_of, unpack
 from wavetune.data_plane.refusal import Reason, RefusedError
-from wavetune.federation.codecs import Codec, Payload, UpdateCodec
+from wavetune.federation.codecs import Chain, Codec, Payload
+from wavetune.federation.codecs.codec import on_the_wire
+from wavetune.federation.messages import Spec, bits_of, label_fields
 
 PROTOCOL_VERSION = 1
 _PART_BYTES, _FRAME_BYTES = 1024, 1 << 16  # at most, besides values
@@ -48,7 +50,8 @@ class Arrived:
 
 @dataclass(frozen=True)
 class Contract:
-    """What one device may send in one round. `adapter_shapes` are rows and width of every adapter message.
+    """What one device may send in one round. `adapters` are declared before their chain; none cross where
+    it is empty.
 
     Without a cut (`uncut`) no activations cross, `cut` is the number of blocks and the codecs of the cut are not used.
     """
@@ -63,8 +66,8 @@ class Contract:
     vocabulary: int
     activation_codec: Codec
     gradient_codec: Codec
-    adapter_codec: UpdateCodec
-    adapter_shapes: tuple[tuple[int, int], ...]
+    chain: Chain
+    adapters: Spec
     uncut: bool = False
 
     @property
@@ -81,9 +84,9 @@ class Contract:
         tokens = 0 if self.uncut else self.batch_size * self.max_row_tokens
         codecs = (self.activation_codec, self.gradient_codec) if self.u_shape else (self.activation_codec,)
         step_bits = max(codec.bits(tokens, self.width) for codec in codecs)
-        adapter_bits = sum(self.adapter_codec.bits(*shape) for shape in self.adapter_shapes)
+        adapter_bits = bits_of(on_the_wire(self.chain, self.adapters))
         per_token = 4 + 5 + 5  # a label, its position, and a row's length where all rows are short
-        most = max(step_bits / 8 + per_token * tokens, adapter_bits / 8 + _PART_BYTES * len(self.adapter_shapes))
+        most = max(step_bits / 8 + per_token * tokens, adapter_bits / 8 + _PART_BYTES * (1 + len(self.adapters)))
         return int(most) + _LOSS_BYTES * self.local_steps + _FRAME_BYTES
 
     def accept(self, sequence: int, frame: Frame, tokens: int) -> Arrived:
@@ -134,7 +137,7 @@ class Contract:
         check_values(payload, self.activation_codec, (tokens, self.width), what)
         payloads = [("activations_up", payload)]
         if not self.u_shape:
-            labels = unpack(contents[1], labels_spec(len(positions)), what)
+            labels = unpack(contents[1], as_tensors(label_fields(len(positions))), what)
             check_labels(labels, self.vocabulary, what)
             payloads.append((LABELS, labels))
         return Arrived("activations_up", tuple(payloads), lengths, positions)
@@ -163,11 +166,10 @@ class Contract:
         return Arrived("gradients_up", (("gradients_up", payload),), nll=loss.nll, labelled=loss.labelled)
 
     def _adapters(self, frame: Frame, what: str) -> Arrived:
-        contents = _contents(frame, ["adapters_up"] * len(self.adapter_shapes), what)
         payloads = list[tuple[str, Payload]]()
-        for content, shape in zip(contents, self.adapter_shapes, strict=True):
-            payload = unpack(content, spec_of(self.adapter_codec, *shape), what)
-            check_values(payload, self.adapter_codec, shape, what)
+        for content in _contents(frame, ["adapters_up"] * bool(self.adapters), what):
+            payload = unpack(content, as_tensors(on_the_wire(self.chain, self.adapters)), what)
+            check_message(payload, self.chain, self.adapters, what)
             payloads.append(("adapters_up", payload))
         if self.uncut:
             self._check_losses(frame.losses, what)

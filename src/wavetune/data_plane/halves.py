@@ -30,10 +30,8 @@ from wavetune.data_plane.wires import DeviceWire, ServerWire
 from wavetune.errors import NumericsError
 from wavetune.federation.cohort import Cohort, Placement, Rows, StepResult
 from wavetune.federation.cut import Crossing, CutLink
-from wavetune.federation.door import Door
-from wavetune.federation.exchange import AdapterServer, Mixed
 from wavetune.models.backbone import Between
-from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+from wavetune.models.lora import AdapterBank
 
 Seconds = defaultdict[str, float]
 
@@ -77,35 +75,6 @@ class DeviceCohort(Cohort):
         loss, nll_P, right_P = super()._losses(batch, clients, counts, labels_P, weight_P, bank, between)
         self.wire.loss = Loss(nll=float(nll_P.double().sum()), labelled=len(nll_P))
         return loss, nll_P, right_P
-
-
-@dataclass
-class DeviceAdapters(AdapterServer):
-    """A device's end of the adapter exchange."""
-
-    @torch.no_grad()
-    def upload(self, door: Door, round_index: int = 0, client: int = 0) -> None:
-        """Send the shared adapters, or what privacy leaves of them."""
-        if self.privacy is not None:
-            self._released = {0: self._private(0, self.privacy, round_index, client)}
-        for site in self._held:
-            self._upload(site, 0, 0, door)
-
-    @torch.no_grad()
-    def download(self, door: Door) -> None:
-        """Load the mixture."""
-        for site in self._held:
-            self._load(site, door)
-        self.remember_broadcast()
-
-    @property
-    def _held(self) -> list[AdapterSite]:
-        return [site for site in self.sites if site.name in self.bank.local]
-
-    def remember_broadcast(self) -> None:
-        """What this device has now is what was last broadcast."""
-        for name in self.current:
-            self.current[name] = LoraPair(*(t[0].detach().clone() for t in self.bank.local[name]))
 
 
 class ServerLink(CutLink):
@@ -212,52 +181,6 @@ class ServerCohort(Cohort):
             found = super()._losses(batch, clients, counts, labels_P, weight_P, bank, between)
         self._forward_s = time.perf_counter() - started
         return found
-
-
-@dataclass
-class ServedAdapters(AdapterServer):
-    """The federated server of devices: what is exchanged comes from their streams and goes back over them."""
-
-    wire: ServerWire = field(kw_only=True)
-
-    @torch.no_grad()
-    def show_uploads(self) -> None:
-        """Put what the devices sent into their slots, before it is mixed."""
-        door = Door(self.wire.peek())
-        for site in self.sites:
-            for slot, client in enumerate(np.flatnonzero(self.bank.local_LK[site.layer]).tolist()):
-                if client in self.wire.arrived.keys() - self.wire.silent:
-                    for stored, came in zip(
-                        self.bank.local[site.name], self._upload(site, slot, client, door), strict=True
-                    ):
-                        stored[slot].copy_(came)
-
-    def exchange(
-        self,
-        weight_K: Sequence[float],
-        door: Door | None,
-        active_K: Sequence[bool] | None = None,
-        sent_K: Sequence[bool] | None = None,
-        delivered_K: Sequence[bool] | None = None,
-        round_index: int = 0,
-    ) -> Mixed:
-        """Mix what was delivered and load the mixture, in the bank here and on every device that is still there.
-
-        Who was lost before its first step counts as if it had not come.
-        """
-        heard = [k in self.wire.heard for k in range(len(weight_K))]
-        there = [k in self.wire.heard - self.wire.lost.keys() for k in range(len(weight_K))]
-        spoke = [k_there and k not in self.wire.silent for k, k_there in enumerate(there)]
-        sent, delivered = (
-            spoke if mask is None else [on and k_spoke for on, k_spoke in zip(mask, spoke, strict=True)]
-            for mask in (sent_K, sent_K if delivered_K is None else delivered_K)
-        )
-        mixed = super().exchange(weight_K, door, heard, sent, delivered, round_index)
-        self.wire.send_adapters(k for k, k_there in enumerate(there) if k_there)
-        return mixed
-
-    def _release(self, sent_K: Sequence[bool], round_index: int) -> None:
-        """The devices have made their updates private before they sent them."""
 
 
 def _batch(arrived: Sequence[Arrived], filler: int) -> RaggedBatch:

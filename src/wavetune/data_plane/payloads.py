@@ -7,7 +7,7 @@ the expected size, and what it decodes to must be finite.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import lru_cache
 
 import safetensors
@@ -15,7 +15,9 @@ import torch
 from safetensors.torch import load, save
 
 from wavetune.data_plane.refusal import Reason, RefusedError
-from wavetune.federation.codecs import Bf16, Fp32, Fp64, Payload, UpdateCodec
+from wavetune.federation import messages
+from wavetune.federation.codecs import Chain, Codec, Context, Payload
+from wavetune.federation.codecs.codec import receive
 
 Spec = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 LABELS = "labels_up"
@@ -32,19 +34,22 @@ def num_bytes(payload: Payload) -> int:
 
 
 @lru_cache(maxsize=4096)
-def spec_of(codec: UpdateCodec, rows: int, width: int) -> Spec:
+def spec_of(codec: Codec, rows: int, width: int) -> Spec:
     """Names, dtypes and shapes of what a codec writes for `[rows, width]` values."""
-    return spec_like(codec.encode(torch.zeros(rows, width)))
+    return as_tensors(codec.fields(rows, width))
+
+
+def as_tensors(declared: messages.Spec) -> Spec:
+    """Names, dtypes and shapes of a message that was declared."""
+    return {
+        name: (getattr(torch, field.format), tuple(int(size) for size in field.shape))
+        for name, field in declared.items()
+    }
 
 
 def spec_like(payload: Payload) -> Spec:
     """Names, dtypes and shapes of a payload."""
     return {name: (t.dtype, tuple(t.shape)) for name, t in payload.items()}
-
-
-def labels_spec(labelled: int) -> Spec:
-    """Names, dtypes and shapes of the labels of that many positions."""
-    return {"ids": (torch.int32, (labelled,))}
 
 
 def unpack(content: bytes, spec: Spec, what: str) -> Payload:
@@ -70,19 +75,28 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
     return payload
 
 
-def check_values(payload: Payload, codec: UpdateCodec, shape: tuple[int, int], what: str) -> None:
+def check_values(payload: Payload, codec: Codec, shape: tuple[int, int], what: str) -> None:
     """See that a payload can be decoded. Raises RefusedError if that fails, has another shape or is not finite."""
-    if "width" in payload and any(width != shape[1] for width in payload["width"].tolist()):
-        raise RefusedError(Reason.MALFORMED, f"{what}: claims to be {payload['width'].tolist()} wide, not {shape[1]}")
+    whole = payload.keys() == {"values"}  # what is sent is the values themselves
+    _check_decoded(lambda: {"": payload["values"] if whole else codec.decode(payload)}, {"": shape}, what)
+
+
+def check_message(payload: Payload, chain: Chain, declared: messages.Spec, what: str) -> None:
+    """See that a message of a chain can be decoded, as `check_values` does."""
+    context, shapes = Context(0, 0, 0), {name: tuple(map(int, field.shape)) for name, field in declared.items()}
+    _check_decoded(lambda: receive(chain, payload, declared, context), shapes, what)
+
+
+def _check_decoded(decode: Callable[[], Payload], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
     try:
-        whole = isinstance(codec, Fp64 | Fp32 | Bf16)  # what is sent is the values themselves
-        decoded = payload["values"] if whole else codec.decode(payload)
+        decoded = decode()
     except (IndexError, RuntimeError, ValueError) as error:
         raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({str(error).splitlines()[0]})") from error
-    if tuple(decoded.shape) != shape:
-        raise RefusedError(Reason.MALFORMED, f"{what}: decodes to {list(decoded.shape)}, not {list(shape)}")
-    if not torch.isfinite(decoded.sum()) and not torch.isfinite(decoded).all():  # the sum alone is quick
-        raise RefusedError(Reason.NOT_FINITE, f"{what}: holds values that are not finite")
+    for name, x in decoded.items():
+        if tuple(x.shape) != shapes[name]:
+            raise RefusedError(Reason.MALFORMED, f"{what}: decodes to {list(x.shape)}, not {list(shapes[name])}")
+        if not torch.isfinite(x.sum()) and not torch.isfinite(x).all():  # the sum alone is quick
+            raise RefusedError(Reason.NOT_FINITE, f"{what}: holds values that are not finite")
 
 
 def check_labels(payload: Payload, vocabulary: int, what: str) -> None:

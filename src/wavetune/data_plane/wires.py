@@ -21,7 +21,6 @@ from wavetune.data_plane.payloads import LABELS, spec_like, unpack
 from wavetune.data_plane.refusal import Reason
 from wavetune.data_plane.server import Line
 from wavetune.federation.codecs import Payload
-from wavetune.federation.door import Carry
 
 
 @dataclass
@@ -97,7 +96,7 @@ class ServerWire:
     gradients: dict[int, Payload] = field(default_factory=dict[int, Payload])  # that came up in this step
     waited_s: float = 0.0
     _again: bool = False
-    _uploads: dict[int, deque[Payload]] = field(default_factory=dict[int, deque[Payload]])
+    _uploads: dict[int, Payload] = field(default_factory=dict[int, Payload])
     _downloads: defaultdict[int, list[tuple[str, Payload]]] = field(
         default_factory=lambda: defaultdict[int, list[tuple[str, Payload]]](list)
     )
@@ -122,7 +121,7 @@ class ServerWire:
     def gather_adapters(self, clients: Iterable[int]) -> None:
         """The adapters of each of these clients that is still there."""
         for client, arrived in self.gather(clients).items():
-            self._uploads[client] = deque(payload for _, payload in arrived.payloads)
+            self._uploads[client] = dict(arrived.payloads).get("adapters_up", {})
 
     def give_up(self, client: int, sentence: str) -> None:
         """Do not hear a client any more in this round."""
@@ -138,15 +137,10 @@ class ServerWire:
         finally:
             self._again = False
 
-    def peek(self) -> Carry:
-        """A carry of the adapters that came, which leaves them to be taken later."""
-        uploads = {client: deque(payloads) for client, payloads in self._uploads.items()}
-        return lambda _kind, client, _payload: uploads[client].popleft()
-
     def carry(self, kind: str, client: int, payload: Payload) -> Payload:
         """Send what goes down; what came up takes the payload's place."""
         if kind == "adapters_up":
-            return self._uploads[client].popleft()
+            return self._uploads[client]
         if kind == "adapters_down":
             self._downloads[client].append((kind, payload))
         elif kind in ("activations_down", "gradients_down"):
@@ -158,9 +152,17 @@ class ServerWire:
             return self.arrived[client].one(kind)
         return payload
 
-    def send_adapters(self, clients: Iterable[int]) -> None:
-        """Send these clients all that was broadcast since the last call."""
-        for client in clients:
+    def took_part(self, client: int) -> bool:
+        """Whether a client was heard in a step of the round."""
+        return client in self.heard
+
+    def can_send(self, client: int) -> bool:
+        """Whether a client's adapters are there."""
+        return client in self.heard - self.lost.keys() - self.silent
+
+    def end_round(self) -> None:
+        """Send every client that is still there what was broadcast."""
+        for client in sorted(self.heard - self.lost.keys()):
             self.line_of(client).answer(self._downloads[client])
         self._downloads.clear()
 

@@ -18,10 +18,10 @@ from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
-from wavetune.federation.codecs import down_codec
+from wavetune.federation.codecs import Fp32
+from wavetune.federation.codecs.codec import on_the_wire, way_back
+from wavetune.federation.messages import adapter_spec, bits_of, step_messages
 from wavetune.federation.method import Method
-from wavetune.federation.round_planner import LABEL_BITS
-from wavetune.federation.sharing import message_shapes
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
 
@@ -71,27 +71,26 @@ class Accountant:
         return steps, exchange
 
     def _step_bits(self, client: int, tokens: float, labelled: float) -> Iterator[tuple[tuple[str, int], float]]:
-        method, width = self.method, self.table.activation_values_per_token
+        method = self.method
         if not method.topology.is_split:
             return
-        u_shape = method.topology.labels_stay
-        for kind in ("activations_up", "activations_down") if u_shape else ("activations_up",):
-            yield (kind, client), method.activation_codec.bits(tokens, width)
-        for kind in ("gradients_down", "gradients_up") if u_shape else ("gradients_down",):
-            yield (kind, client), method.gradient_codec.bits(tokens, width)
-        if not u_shape:
-            yield ("labels_up", client), LABEL_BITS * labelled
+        messages = step_messages(
+            tokens,
+            labelled,
+            self.table.activation_values_per_token,
+            method.activation_codec,
+            method.gradient_codec,
+            labels_stay=method.topology.labels_stay,
+        )
+        for kind, spec in messages.items():
+            yield (kind, client), bits_of(spec)
 
     def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
         """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
-        up, down = self.method.adapter_codec, down_codec(self.method.adapter_codec)
-        shapes = [
-            shape
-            for site in self.sites
-            if site.layer < cut
-            for shape in message_shapes(site, rank, self.method.mixing.trains_a)
-        ]
-        return sum(up.bits(*shape) for shape in shapes), sum(down.bits(*shape) for shape in shapes)
+        own = [site for site in self.sites if site.layer < cut]
+        spec = adapter_spec(own, rank, sends_a=self.method.mixing.trains_a)
+        up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec) or (Fp32(),)
+        return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
 
     def rates(self, problem: Problem, plan: Plan) -> Rates:
         """Uplink rates of every client in both bands (bit/s)."""
@@ -106,14 +105,13 @@ class Accountant:
         All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which
         costs no time of theirs.
         """
-        topology = self.method.topology
         work = split_work(
             self.table,
             np.array(self.cut_K),
             np.array(self.rank_K),
             self.server_rank,
             workload,
-            u_shape=topology.labels_stay,
+            u_shape=self.method.topology.labels_stay,
         )
         clients = range(len(self.cut_K))
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Literal
+from dataclasses import dataclass, field
+from typing import Annotated
 
 from annotated_types import Ge, Lt
 
-from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE
-from wavetune.parts import Fact, Part
+from wavetune.federation.facts import ADAPTERS
+from wavetune.federation.filters.filter import Fill
+from wavetune.federation.filters.skip import Skip
+from wavetune.parts import Part
 from wavetune.seeds import stream
 from wavetune.wireless.outage import in_outage
 
@@ -19,7 +21,7 @@ class Link(Part):
 
     needs = (ADAPTERS,)
     min_rate_bit_per_s: float = 0.0  # below which nothing is sent
-    lost: Literal["skip", "reuse"] = "skip"  # what stands in for an update that does not arrive
+    lost: Fill = Skip()  # what stands in for an update that does not arrive
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""
@@ -56,11 +58,7 @@ class Outage(Link):
 
     min_rate_bit_per_s: Annotated[float, Ge(0)] = 0.0
     loss_probability: Annotated[float, Ge(0), Lt(1)] = 0.0
-    lost: Literal["skip", "reuse"] = "skip"
-
-    def removed(self) -> tuple[Fact, ...]:
-        """Each update counting once, where old ones stand in for what is lost."""
-        return (COUNTED_ONCE,) if self.lost == "reuse" else ()
+    lost: Fill = field(default_factory=Skip)
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""

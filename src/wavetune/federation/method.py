@@ -6,6 +6,7 @@ Nothing here imports torch, so that planning and showing recipes stay instant.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
@@ -14,8 +15,12 @@ from wavetune import parts
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
-from wavetune.federation.codecs import Bf16, Codec, Fp32, UpdateCodec
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, NEW_PLANS, ONE_RANK, UNJUDGED
+from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
+from wavetune.federation.exchanges.exchange import Exchange
+from wavetune.federation.exchanges.star import Star
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, NEW_PLANS, ONE_RANK
+from wavetune.federation.filters.filter import Filter
+from wavetune.federation.filters.screening import Screening
 from wavetune.federation.links import Link, Reliable
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.lora_targets import LoraTargets
@@ -23,7 +28,6 @@ from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.optimise import AdamW
 from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
-from wavetune.federation.screening import Screening
 from wavetune.federation.selection import All, Selection
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.topology import Split, Topology, require_per_client
@@ -75,12 +79,14 @@ class Method(Part):
     gradient_codec: Codec = field(default_factory=Bf16, metadata={"message": "gradients", "needs": (CUT,)})
     choose_codecs: bool = field(default=False, metadata={"needs": (CUT,)})
     codec_candidates: tuple[CodecCandidate, ...] = ()
-    adapter_codec: UpdateCodec = field(default_factory=Fp32, metadata={"message": "adapters", "needs": (ADAPTERS,)})
-    link: Link = field(default_factory=Reliable, metadata={"message": "adapters"})
-    mixing: Mixing = field(default_factory=AverageFactors, metadata={"message": "adapters"})
-    screening: Screening | None = field(
-        default=None, metadata={"message": "adapters", "needs": (ADAPTERS,), "removes": (UNJUDGED,)}
+    adapter_codec: tuple[Transform, ...] = field(
+        default=(Fp32(),), metadata={"message": "adapters", "needs": (ADAPTERS,)}
     )
+    link: Link = field(default_factory=Reliable, metadata={"message": "adapters"})
+    screening: Screening | None = field(default=None, metadata={"message": "adapters"})
+    filters: tuple[Filter, ...] = field(default=(), metadata={"message": "adapters"})
+    mixing: Mixing = field(default_factory=AverageFactors, metadata={"message": "adapters"})
+    exchange: Exchange = field(default_factory=Star, metadata={"message": "adapters"})
     privacy: Gaussian | None = field(default=None, metadata={"message": "adapters"})
     planner: Planner = field(default_factory=Optimal)
     selection: Selection = field(default_factory=All)
@@ -98,6 +104,17 @@ class Method(Part):
                 raise ConfigError(
                     f"method.rounds_to_target has {rounds} rounds at rank {rank}; ranks are at least 1, rounds positive"
                 )
+
+    def chain(self, num_clients: int) -> Chain:
+        """What is done to a client's update on its way: what depends on no data, then privacy, then all else."""
+        public = tuple(takewhile(lambda one: one.public, self.adapter_codec))
+        private = () if self.privacy is None else self.privacy.chain(num_clients)
+        return (*public, *private, *self.adapter_codec[len(public) :])
+
+    @property
+    def server_filters(self) -> tuple[Filter, ...]:
+        """What a server does to the updates that came: fills gaps, refuses misfits, its own."""
+        return (self.link.lost, *(() if self.screening is None else (self.screening,)), *self.filters)
 
     def check(self, num_clients: int, num_layers: int, width: int) -> None:
         """Raise ConfigError where the parts do not fit each other, the clients or the model."""

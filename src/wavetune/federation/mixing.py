@@ -14,16 +14,21 @@ Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
+from wavetune.federation.facts import ADAPTERS, MEAN, VALUES_SENT
+from wavetune.federation.updates import MAIN, Update
+from wavetune.parts import Part
+
 if TYPE_CHECKING:
     from torch import Tensor
 
-from wavetune.federation.facts import ADAPTERS, MEAN, VALUES_SENT
-from wavetune.parts import Part
+    from wavetune.federation.codecs import Tensors
+    from wavetune.models.lora import AdapterSite
 
 
 class Mixing(Part):
@@ -33,6 +38,31 @@ class Mixing(Part):
     removes = (MEAN,)
     trains_a: ClassVar[bool] = True  # whether A is trained and sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
+    of_factors: ClassVar[bool] = False  # meant for the factors of LoRA alone: other adapters are averaged
+
+    def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
+        """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.
+
+        Every adapter is mixed by itself, among those who sent it, whose weights are scaled to sum to 1. Raises
+        RuntimeError where a decomposition does not converge.
+        """
+        import torch
+
+        mixed, error, norm = dict[str, "Tensor"](), 0.0, 0.0
+        for site in sites:
+            of_site = [u for u in updates if f"{site.name}.A" in u.tensors]
+            if not of_site:
+                continue
+            A, B = (torch.stack([u.tensors[f"{site.name}.{factor}"] for u in of_site]) for factor in "AB")
+            weight_S = torch.tensor([u.weight for u in of_site], dtype=torch.float64)
+            weight_S = (weight_S / weight_S.sum()).to(A)
+            rule = AverageFactors() if self.of_factors and site.kind != "lora" else self
+            mixed_a, mixed_b = rule.mix(A, B, weight_S) if len(of_site) > 1 else (A[0].clone(), B[0].clone())
+            mixed |= {f"{site.name}.A": mixed_a, f"{site.name}.B": mixed_b}
+            if len(of_site) > 1 and site.kind == "lora":
+                site_error, site_norm = squared_error_and_norm(A, B, weight_S, mixed_a, mixed_b)
+                error, norm = error + site_error, norm + site_norm
+        return mixed, (error / norm) ** 0.5 if norm else 0.0
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -58,6 +88,7 @@ class FrozenA(Mixing):
     needs = ()  # training minds it as well
     removes = ()
     trains_a = False
+    of_factors = True
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -74,6 +105,7 @@ class AverageProduct(Mixing):
 
     needs = (ADAPTERS, VALUES_SENT)
     rebases = True
+    of_factors = True
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter, by falling singular value, balanced between the two."""
@@ -138,12 +170,21 @@ class MultiKrum(Mixing):
         score_S = distance_SS.sort(dim=1).values[:, 1 : near + 1].sum(1)
         return sorted(score_S.argsort(stable=True)[: self.keep].tolist())
 
+    def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
+        """The mixture of the clients' updates that are kept, and of what the main server has."""
+        import torch
+
+        clients = [u for u in updates if u.sender != MAIN]
+        if len(clients) > 1:
+            common = [name for name in clients[0].tensors if all(name in u.tensors for u in clients)]
+            vectors = [torch.cat([u.tensors[name].flatten() for name in common]) for u in clients]
+            kept = [clients[place] for place in self.chosen(torch.stack(vectors))]
+            updates = [*kept, *(u for u in updates if u.sender == MAIN)]
+        return super().combine(updates, sites)
+
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mean of the contributions that were kept."""
         return _mean(A, weight_S), _mean(B, weight_S)
-
-
-ROBUST = (Median, TrimmedMean, MultiKrum)
 
 
 def squared_error_and_norm(

@@ -11,25 +11,20 @@ mechanism (Kairouz et al., ICML 2021). Rounds compose by Renyi divergence; the f
 from __future__ import annotations
 
 import math
-import os
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-import numpy as np
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.errors import ConfigError
+from wavetune.federation.codecs import Chain, Clip, Noise
 from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE, MEAN, UNJUDGED, UNROUNDED, UPDATES_ALONE
 from wavetune.parts import Part
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Spent
-from wavetune.seeds import torch_stream
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 _FINE_ORDERS = (1.01, 1.02, 1.05)  # around those that the accountant looks at by default
 _COARSE_ORDERS = (64, 96, 128, 192, 256, 512, 1024)
@@ -66,6 +61,12 @@ class Gaussian(Part):
         """
         return self.noise_multiplier * (self.clip_norm or 0.0) / math.sqrt(num_clients)
 
+    def chain(self, num_clients: int) -> Chain:
+        """What every client does to its update; nothing, where it neither clips nor adds noise."""
+        clip = () if self.clip_norm is None else (Clip(self.clip_norm),)
+        std = self.share_std(num_clients)
+        return (*clip, Noise(std, self.noise)) if std else clip
+
     def spent(self, arrived_by_round: Sequence[int], num_clients: int) -> Spent:
         """What the rounds so far gave away, from how many updates were mixed in each.
 
@@ -80,38 +81,6 @@ class Gaussian(Part):
             epsilon([per_client] * len(arrived_by_round), self.delta),
         )
         return Spent(self.delta, *(value if math.isfinite(value) else UNKNOWN for value in found))
-
-
-@dataclass
-class ClientPrivacy:
-    """The mechanism as each of a run's clients applies it. `norms` are those of the latest updates before clipping."""
-
-    part: Gaussian
-    num_clients: int
-    seed: int
-    norms: dict[int, float] = field(default_factory=dict[int, float])
-
-    def release(self, tensors: Sequence[tuple[Tensor, Tensor]], round_index: int, client: int) -> None:
-        """Make what a client may send of (own, last broadcast) tensors, in place in the first of each pair.
-
-        An update that is not finite counts as none.
-        """
-        import torch
-
-        square = sum(float((own - start).double().square().sum()) for own, start in tensors)
-        norm = self.norms[client] = math.sqrt(square)
-        clip = self.part.clip_norm
-        if not math.isfinite(norm) or (clip is not None and norm > clip):
-            scale = clip / norm if clip is not None and math.isfinite(norm) else 0.0
-            for own, start in tensors:
-                own.copy_(torch.nan_to_num(own - start) * scale + start)
-        std = self.part.share_std(self.num_clients)
-        if std:
-            generator = torch_stream(self.seed, "privacy noise", round_index, client)
-            for own, _ in tensors:
-                seeded = self.part.noise == "seeded"
-                noise = torch.randn(own.shape, generator=generator) if seeded else secure_normal(own.shape)
-                own += (std * noise).to(own)
 
 
 def epsilon(noise_multipliers: Sequence[float], delta: float) -> float:
@@ -137,21 +106,6 @@ def epsilon(noise_multipliers: Sequence[float], delta: float) -> float:
 def require_accountant() -> None:
     """Raise ConfigError where Opacus is missing."""
     _rdp_accountant()
-
-
-def secure_normal(shape: Sequence[int]) -> Tensor:
-    """Standard normal values from the operating system's secret randomness, fp32.
-
-    Four draws are added up for each, which hides the pattern of floats that a single one would show (Holohan and
-    Braghin, 2021).
-    """
-    import torch
-
-    count = math.prod(shape)
-    bits = np.frombuffer(os.urandom(8 * 8 * count), np.uint64).reshape(8, count) >> np.uint64(11)
-    uniform = (bits + 0.5) * 2.0**-53  # in (0, 1)
-    radius, angle = np.sqrt(-2 * np.log(uniform[:4])), 2 * np.pi * uniform[4:]
-    return torch.from_numpy((radius * np.cos(angle)).sum(0) / 2).float().reshape(tuple(shape))
 
 
 def _rdp_accountant() -> Any:

@@ -20,13 +20,13 @@ from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
+from wavetune.federation.codecs.codec import on_the_wire
+from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.sharing import AdapterKind
 from wavetune.units import Array
 from wavetune.wireless.channel import draw_channel
 from wavetune.wireless.scenario import Device, Scenario
-
-LABEL_BITS = 32  # a label is sent as a 32-bit token id
 
 
 @dataclass(frozen=True)
@@ -102,14 +102,10 @@ class RoundPlanner:
         """Costs of an average sample."""
         method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
         topology = method.topology
-        rows = stats.tokens * self.batch_size
-        bits = method.activation_codec.bits(rows, width)
-        if topology.labels_stay:
-            bits += method.gradient_codec.bits(rows, width)
-        elif topology.is_split:
-            bits += LABEL_BITS * stats.labelled * self.batch_size
-        else:
-            bits = 0.0
+        rows, labelled = stats.tokens * self.batch_size, stats.labelled * self.batch_size
+        codecs, stay = (method.activation_codec, method.gradient_codec), topology.labels_stay
+        messages = step_messages(rows, labelled, width, *codecs, labels_stay=stay) if topology.is_split else {}
+        bits = sum((bits_of(spec) for kind, spec in messages.items() if kind.endswith("_up")), 0.0)
         costs = layer_costs(
             self.table,
             stats.tokens,
@@ -118,7 +114,7 @@ class RoundPlanner:
             self.adapter_bits_per_value,
             batch_size=self.batch_size,
             token_pairs_per_sample=stats.token_pairs,
-            u_shape=topology.labels_stay,
+            u_shape=stay,
         )
         others_L = self._shared_L("bottleneck") * self.table.bottleneck_values_L
         others_L[-1] += self._shared_L("head")[-1] * self.table.outputs_values
@@ -137,7 +133,8 @@ class RoundPlanner:
     def adapter_bits_per_value(self) -> float:
         """Bits of an adapter value on the air, averaged over a row of the model's width."""
         width = self.table.activation_values_per_token
-        return self.method.adapter_codec.bits(8, width) / (8 * width)
+        spec = on_the_wire(self.method.adapter_codec, {"adapter": Field((8, width))})
+        return bits_of(spec) / (8 * width) * self.method.exchange.over_fed
 
     @property
     def _sent_share(self) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -60,11 +60,3 @@ class Sharing(Part):
     def names(self, sites: Collection[AdapterSite], num_layers: int, role: Role) -> frozenset[str]:
         """Names of the sites that have a role."""
         return frozenset(site.name for site in sites if self.role(site.kind, site.layer, num_layers) == role)
-
-
-def message_shapes(site: AdapterSite, rank: int, trains_a: bool) -> Iterator[tuple[int, int]]:
-    """Rows and width of the messages that carry one client's adapter."""
-    width = site.width_at(rank)
-    if site.kind != "lora" or trains_a:
-        yield width, site.in_features
-    yield 1 if site.kind == "head" else width, site.out_features

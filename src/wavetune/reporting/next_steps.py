@@ -14,6 +14,7 @@ from wavetune.errors import ConfigError
 from wavetune.federation.method import Method
 from wavetune.federation.topology import Central, Federated
 from wavetune.json_reader import read_json
+from wavetune.part_values import values_of
 from wavetune.parts import Part
 from wavetune.recipe import Recipe, load
 
@@ -93,7 +94,9 @@ def _reset(method: Method, topology: Central | Federated, num_clients: int) -> I
             continue
         if type(own) is not type(usual) or not is_dataclass(own):
             yield (
-                f"method.{name}.kind={usual.kind}" if isinstance(usual, Part) else f"method.{name}={json.dumps(usual)}"
+                f"method.{name}.kind={usual.kind}"
+                if isinstance(usual, Part)
+                else f"method.{name}={json.dumps(values_of(usual))}"
             )
             continue
         for inner in (field.name for field in fields(own)):

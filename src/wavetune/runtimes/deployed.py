@@ -27,7 +27,7 @@ from wavetune.data_plane.certificates import Identity, Revoked
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.diagnosis import require_listenable
-from wavetune.data_plane.halves import ServedAdapters, ServerCohort, ServerLink
+from wavetune.data_plane.halves import ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.places import PER_PARTY, Places
 from wavetune.data_plane.refusal import quoted
@@ -35,8 +35,9 @@ from wavetune.data_plane.server import DataPlane, serve
 from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
+from wavetune.federation.door import Door
+from wavetune.federation.messages import adapter_spec
 from wavetune.federation.run_folder import RunFolder, write_whole
-from wavetune.federation.sharing import message_shapes
 from wavetune.recipe import Recipe, to_dict
 from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases
 from wavetune.runtimes import served_alignment
@@ -93,7 +94,8 @@ class Servers:
         self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.line)
         self.session.door.carry, self.session.elsewhere = self.wire.carry, True
         self._cohort = self.session.cohort = _served_cohort(self.session, self.wire)
-        self._adapters = self.session.server = _served_adapters(self.session, self.wire)
+        self._nodes = self.session.server
+        self._nodes.with_clients, self._nodes.transport = False, self.wire
 
     def train_round(
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
@@ -107,7 +109,7 @@ class Servers:
             if self._cut:
                 self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
             if before_mixing is not None:
-                self._adapters.show_uploads()
+                self._show_uploads(index)
                 before_mixing()
 
         started = time.perf_counter()
@@ -129,6 +131,12 @@ class Servers:
         )
         self.plane.close_round("the round is over")
         return replace(outcome, witness=witness)
+
+    def _show_uploads(self, index: int) -> None:
+        """Put what the devices sent into their slots, before it is mixed."""
+        came, door = sorted(self.wire.arrived.keys() - self.wire.silent), Door(self.wire.carry)
+        uploads = {client: self._nodes.upload(client, door, index) for client in came}
+        self._nodes.show({client: tensors for client, tensors in uploads.items() if tensors is not None})
 
     def _require_finite(self, index: int, present: set[int], reports: Mapping[int, RoundReport]) -> None:
         """Raise NumericsError if the losses of all of several devices are not finite: then none is at fault."""
@@ -246,7 +254,7 @@ class Servers:
 
     def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast."""
-        return save(adapter_tensors(self.session.cohort.bank, client, self._adapters.current))
+        return save(adapter_tensors(self.session.cohort.bank, client, self._nodes.current))
 
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
@@ -417,12 +425,8 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     """What a client may send in a round; no adapters unless it `sends` them."""
     placement, method = session.cohort.placement, session.recipe.method
     config = session.cohort.backbone.model.config.get_text_config()
-    shapes = [
-        shape
-        for site in session.server.sites
-        if placement.local_LK()[site.layer, client]
-        for shape in message_shapes(site, session.rank_K[client], method.mixing.trains_a)
-    ]
+    own = [site for site in session.server.sites if placement.local_LK()[site.layer, client]]
+    adapters = adapter_spec(own, session.rank_K[client], sends_a=method.mixing.trains_a) if sends else {}
     return Contract(
         client=client,
         u_shape=placement.tail_K[client] is not None,
@@ -434,8 +438,8 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
         vocabulary=config.vocab_size,
         activation_codec=session.cohort.link.activation_codec,
         gradient_codec=session.cohort.link.gradient_codec,
-        adapter_codec=method.adapter_codec,
-        adapter_shapes=tuple(shapes) if sends else (),
+        chain=session.server.chain,
+        adapters=adapters,
         uncut=not placement.split,
     )
 
@@ -459,11 +463,6 @@ def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | Reporte
         return ReportedCohort(**parts, wire=wire)
     parts["link"] = ServerLink(cohort.link.door, cohort.link.activation_codec, cohort.link.gradient_codec)
     return ServerCohort(**parts, wire=wire)
-
-
-def _served_adapters(session: Session, wire: ServerWire) -> ServedAdapters:
-    server = session.server
-    return ServedAdapters(**{f.name: getattr(server, f.name) for f in fields(server) if f.init}, wire=wire)
 
 
 def _score(told: messages_pb2.Score) -> Score:

@@ -25,7 +25,7 @@ from wavetune.data_plane.client import Stream, connect
 from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import attend
 from wavetune.data_plane.diagnosis import diagnose, with_port
-from wavetune.data_plane.halves import DeviceAdapters, DeviceCohort
+from wavetune.data_plane.halves import DeviceCohort
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
 from wavetune.data_plane.uncut import LocalCohort
@@ -35,6 +35,7 @@ from wavetune.federation.cohort import Placement, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.folder_lock import locked
+from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
@@ -47,7 +48,7 @@ from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.precision import device_of, working_dtype
-from wavetune.runtimes.session import freeze, freeze_a, privacy_of
+from wavetune.runtimes.session import check_ranks, freeze, freeze_a
 
 
 @dataclass
@@ -58,7 +59,7 @@ class Device:
     client: int
     data: PreparedData
     cohort: DeviceCohort | LocalCohort
-    adapters: DeviceAdapters
+    adapters: Nodes
     door: Door
     base: str  # folder of the base model
 
@@ -94,11 +95,12 @@ class Device:
     def upload(self, order: RoundOrder) -> None:
         """Send the shared adapters through the door, unless the order simulates an outage."""
         if not order.outage:
-            self.adapters.upload(self.door, order.round, self.client)
+            self.adapters.upload(0, self.door, order.round)
 
     def end_round(self) -> None:
         """Load the mixture, which comes through the door."""
-        self.adapters.download(self.door)
+        self.adapters.download(0, self.door)
+        self.adapters.remember_broadcast()
         if self.recipe.method.mixing.rebases:
             self.cohort.optimiser.reset()
 
@@ -163,8 +165,9 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
     engine = DeviceCohort if split else LocalCohort
     cohort = engine(backbone, bank, placement, link, optimiser, budget, method.proximal)
-    adapters = DeviceAdapters(bank, (rank,), method.mixing, method.adapter_codec, method.sharing)
-    adapters.privacy = privacy_of(recipe, tuple(order.ranks))
+    check_ranks(method, tuple(order.ranks))
+    chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
+    adapters = Nodes(bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), with_servers=False)
     say(data.told)
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
     return Device(recipe, client, data, cohort, adapters, door, str(folder))

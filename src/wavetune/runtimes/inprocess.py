@@ -21,8 +21,8 @@ from wavetune.errors import RunFolderError
 from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import StepResult
 from wavetune.federation.folder_lock import locked
+from wavetune.federation.messages import adapter_spec
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
-from wavetune.federation.sharing import message_shapes
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.lora import AdapterSite, LoraPair
@@ -399,10 +399,12 @@ def _summary(session: Session, rounds: Sequence[Round], state: Mapping[str, Any]
         peak_memory_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         trainable_parameters=Trainable(
             client=sum(
-                rows * width
-                for s in bank.sites
-                if s.layer < max(session.cohort.placement.cut_K)
-                for rows, width in message_shapes(s, max(session.rank_K), recipe.method.mixing.trains_a)
+                math.prod(int(size) for size in field.shape)
+                for field in adapter_spec(
+                    [site for site in bank.sites if site.layer < max(session.cohort.placement.cut_K)],
+                    max(session.rank_K),
+                    sends_a=recipe.method.mixing.trains_a,
+                ).values()
             ),
             server=sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),
         ),

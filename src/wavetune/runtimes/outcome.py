@@ -12,7 +12,7 @@ import numpy as np
 
 from wavetune.allocation import plan
 from wavetune.federation.cohort import Placement, StepResult
-from wavetune.federation.exchange import Mixed
+from wavetune.federation.nodes import Mixed
 from wavetune.records import rounds
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Allocation, BandUse, Judged, Lost, Measured, Refused, Round, RoundPrivacy

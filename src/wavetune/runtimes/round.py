@@ -18,7 +18,6 @@ from wavetune.costs.table import Workload
 from wavetune.errors import NumericsError
 from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
-from wavetune.federation.exchange import AdapterServer
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
 from wavetune.runtimes.outcome import RoundOutcome
@@ -121,7 +120,7 @@ def train_round(
             *(Lost(client, f"rejected: {why}") for client, why in mixed.rejected.items()),
         ),
         mixed=mixed,
-        privacy=_privacy(session.server),
+        privacy=_privacy(session),
         wall_s=time.perf_counter() - started,
     )
 
@@ -166,12 +165,13 @@ def _lost(active_K: Sequence[bool], sent_K: Sequence[bool], delivered_K: Sequenc
     ]
 
 
-def _privacy(server: AdapterServer) -> RoundPrivacy:
+def _privacy(session: Session) -> RoundPrivacy:
     """What the rounds so far gave away of any one client, where updates are private."""
-    if server.privacy is None:
+    part, server = session.recipe.method.privacy, session.server
+    if part is None:
         return RoundPrivacy()
-    clients, norms = server.privacy.num_clients, server.privacy.norms
-    spent = server.privacy.part.spent(server.mixed_by_round, clients)
+    clients, norms = len(server.rank_K), server.norms
+    spent = part.spent(server.mixed_by_round, clients)
     norm_K = tuple(norms.get(k, UNKNOWN) for k in range(clients))
     return RoundPrivacy(**vars(spent), mixed=server.mixed_by_round[-1], update_norm_K=norm_K)
 

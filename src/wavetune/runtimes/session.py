@@ -21,10 +21,11 @@ from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import Cohort, Placement
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import AdapterServer
 from wavetune.federation.memory import default_tokens_per_pass
+from wavetune.federation.method import Method
+from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.federation.privacy import ClientPrivacy, require_accountant
+from wavetune.federation.privacy import require_accountant
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
@@ -62,7 +63,7 @@ class Session:
     accountant: Accountant
     rank_K: tuple[int, ...]
     cohort: Cohort
-    server: AdapterServer
+    server: Nodes
     door: Door
     precision: str
     elsewhere: bool = False
@@ -142,15 +143,16 @@ def build(
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
     cohort = cohort_of(recipe, backbone, placement, rank_K, door)
-    server = AdapterServer(
+    check_ranks(method, rank_K)
+    server = Nodes(
         cohort.bank,
         rank_K,
         method.mixing,
-        method.adapter_codec,
+        method.chain(len(rank_K)),
         method.sharing,
-        method.link.lost,
-        method.screening,
-        privacy_of(recipe, rank_K),
+        method.server_filters,
+        method.exchange,
+        run.seed,
     )
     server.holds = lambda factors: cohort.holds(data.validation, one_bank(cohort, factors))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
@@ -173,17 +175,13 @@ def build(
     )
 
 
-def privacy_of(recipe: Recipe, rank_K: tuple[int, ...]) -> ClientPrivacy | None:
-    """What clients of these ranks do to their updates. Raises ConfigError where it would not protect them."""
-    part = recipe.method.privacy
-    if part is None:
-        return None
-    if len({*rank_K}) > 1:
+def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:
+    """Raise ConfigError where privacy would not protect clients of these ranks."""
+    if method.privacy is not None and len({*rank_K}) > 1:
         raise ConfigError(
             f"method.privacy needs one rank for all clients, and theirs are {list(rank_K)}: a component that few hold "
             "gets less noise; set method.lora.rank to one number"
         )
-    return ClientPrivacy(part, len(rank_K), recipe.run.seed)
 
 
 def _check_tokens(backbone: Backbone, data: PreparedData) -> None:

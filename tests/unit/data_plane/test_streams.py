@@ -8,14 +8,14 @@ import pytest
 import torch
 from grpc._cython import cygrpc
 
-from helpers.data_plane import ADAPTER, LAYOUT, LOSS, PATIENCE_S, X, contract, hello, party, up
+from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, PATIENCE_S, X, contract, hello, party, up
 from wavetune.data_plane.certificates import read_identity
 from wavetune.data_plane.client import connect
 from wavetune.data_plane.messages_pb2 import Frame, Layout, Part
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.server import METHOD, SERVICE
 from wavetune.errors import DeploymentError
-from wavetune.federation.codecs import Bf16, Fp32
+from wavetune.federation.codecs import Bf16
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +56,8 @@ def test_what_is_sent_arrives_and_the_answer_comes_back(opened):
         assert arrived.one("labels_up")["ids"].tolist() == [3, 4]
         assert (arrived.lengths, arrived.label_positions) == ((3, 2), (2, 4))
         assert [p.kind for p in parts] == ["gradients_down"]
-    _, (arrived,) = exchange(opened, stream, parts=[("adapters_up", Fp32().encode(ADAPTER))])
-    assert torch.equal(Fp32().decode(arrived.one("adapters_up")), ADAPTER)
+    _, (arrived,) = exchange(opened, stream, parts=[("adapters_up", ADAPTERS_UP)])
+    assert torch.equal(arrived.one("adapters_up")["a|values"], ADAPTER)
     line = opened.plane.line(0)
     assert line.measured.payload_bytes == stream.measured.payload_bytes | {"gradients_down": 3 * X.numel() * 2}
     assert line.measured.payload_bytes["activations_up"] == 2 * X.numel() * 2
@@ -121,7 +121,7 @@ FRAMES = {
     "unasked_loss": (Frame(sequence=1, layout=LAYOUT, parts=[UP, IDS], loss=LOSS), "INVALID_ARGUMENT", "loss where"),
     "no_labels": (Frame(sequence=1, layout=LAYOUT, parts=[UP]), "INVALID_ARGUMENT", "holds 1 parts"),
     "adapters_too_soon": (
-        Frame(sequence=1, parts=[Part(kind="adapters_up", tensors=pack(Fp32().encode(ADAPTER)))]),
+        Frame(sequence=1, parts=[Part(kind="adapters_up", tensors=pack(ADAPTERS_UP))]),
         "INVALID_ARGUMENT",
         "rows",
     ),
@@ -237,8 +237,7 @@ def test_the_largest_frames_that_are_due_stay_below_the_limit():
         for kind, payload in (("activations_up", Bf16().encode(x)), ("labels_up", ids)):
             frame.parts.add(kind=kind, tensors=pack(payload))
         adapters = Frame(sequence=99, sent_at_s=1e9)
-        for shape in due.adapter_shapes:
-            adapters.parts.add(kind="adapters_up", tensors=pack(Fp32().encode(torch.zeros(shape))))
+        adapters.parts.add(kind="adapters_up", tensors=pack(ADAPTERS_UP))
         largest = max(len(f.SerializeToString()) for f in (frame, adapters))
         assert largest <= due.max_frame_bytes < largest + (1 << 17)
 

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.data_plane import ADAPTER, LAYOUT, LOSS, X, contract
+from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, X, contract
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Loss, Part
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.refusal import RefusedError
-from wavetune.federation.codecs import Bf16, Fp32
+from wavetune.federation.codecs import Bf16
 
 UNCUT = replace(contract(), uncut=True)
-ADAPTERS = Part(kind="adapters_up", tensors=pack(Fp32().encode(ADAPTER)))
+ADAPTERS = Part(kind="adapters_up", tensors=pack(ADAPTERS_UP))
 STEP = Loss(nll=1.5, labelled=2, tokens=5)
 
 
@@ -23,12 +23,12 @@ def test_adapters_and_the_losses_of_all_steps_are_taken_in_one_frame():
     assert UNCUT.stages == ("hello", "adapters_up")
     arrived = UNCUT.accept(1, frame(STEP, STEP), 0)
     assert [loss.tokens for loss in arrived.losses] == [5, 5]
-    assert (Fp32().decode(arrived.one("adapters_up")) == ADAPTER).all()
+    assert (arrived.one("adapters_up")["a|values"] == ADAPTER).all()
     assert len(frame(STEP, STEP).SerializeToString()) < UNCUT.max_frame_bytes < contract().max_frame_bytes + 1000
 
 
 def test_in_an_outage_losses_come_alone():
-    silent = replace(UNCUT, adapter_shapes=())
+    silent = replace(UNCUT, adapters={})
     assert silent.accept(1, Frame(sequence=1, losses=[STEP, STEP]), 0).payloads == ()
     with pytest.raises(RefusedError, match="holds 1 parts"):
         silent.accept(1, frame(STEP, STEP), 0)

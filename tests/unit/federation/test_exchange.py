@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 from wavetune.federation.codecs import Bf16, Fp32, Int8, TopK
 from wavetune.federation.door import Door
-from wavetune.federation.exchange import AdapterServer
+from wavetune.federation.filters.reuse import Reuse
+from wavetune.federation.filters.screening import Screening
 from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA, Median, MultiKrum
-from wavetune.federation.screening import Screening
+from wavetune.federation.nodes import Nodes
 from wavetune.federation.sharing import Sharing
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 from wavetune.runtimes.session import client_factors
@@ -40,7 +41,7 @@ def test_a_block_is_averaged_over_what_its_clients_act_with():
     """The server's copy stands in for the clients that leave a block to it."""
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
+    mixed = Nodes(bank, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, Door())
     for site in SITES:
         for factor in (0, 1):
             mean = sum(w * own[site.name][factor] for w, own in zip(WEIGHTS, acting, strict=True))
@@ -50,7 +51,7 @@ def test_a_block_is_averaged_over_what_its_clients_act_with():
 @pytest.mark.parametrize("mixing", [AverageFactors(), AverageProduct(), FrozenA()], ids=lambda m: m.kind)
 def test_everyone_goes_on_with_the_mixture_cut_to_its_rank(mixing):
     bank = random_bank(common_a=mixing.kind == "frozen_a")
-    mixed = AdapterServer(bank, RANKS, mixing, Fp32()).exchange(WEIGHTS, Door())
+    mixed = Nodes(bank, RANKS, mixing, (Fp32(),)).exchange(WEIGHTS, Door())
     for site in SITES:
         A, B = mixed.factors[site.name]
         if site.name in bank.shared:
@@ -66,7 +67,7 @@ def test_everyone_goes_on_with_the_mixture_cut_to_its_rank(mixing):
 
 def test_bits_are_those_of_the_clients_own_ranks_and_blocks_both_ways():
     door = Door()
-    AdapterServer(random_bank(), RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, door)
+    Nodes(random_bank(), RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, door)
     values = {0: 1 * (6 + 5) * 2, 1: 3 * (6 + 5), 2: 2 * (6 + 5) * 2}
     wanted = {(kind, k): 32 * n for k, n in values.items() for kind in ("adapters_up", "adapters_down")}
     assert dict(door.take()) == wanted
@@ -74,14 +75,14 @@ def test_bits_are_those_of_the_clients_own_ranks_and_blocks_both_ways():
 
 def test_frozen_a_stays_at_home():
     door = Door()
-    AdapterServer(random_bank(common_a=True), RANKS, FrozenA(), Fp32()).exchange(WEIGHTS, door)
+    Nodes(random_bank(common_a=True), RANKS, FrozenA(), (Fp32(),)).exchange(WEIGHTS, door)
     assert door.take()["adapters_up", 1] == 32 * 3 * 5
 
 
 def test_without_a_door_nothing_is_sent_and_the_mixture_is_the_same():
     one, other = random_bank(), random_bank()
-    sent = AdapterServer(one, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
-    kept = AdapterServer(other, RANKS, AverageFactors(), Int8()).exchange(WEIGHTS, None)
+    sent = Nodes(one, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, Door())
+    kept = Nodes(other, RANKS, AverageFactors(), (Int8(),)).exchange(WEIGHTS, None)
     for site in SITES:
         torch.testing.assert_close(sent.factors[site.name].A, kept.factors[site.name].A)
 
@@ -91,7 +92,7 @@ def test_a_lossy_codec_acts_on_the_way_up_and_on_the_way_down(codec):
     """A crosses transposed: a row is one rank's vector, up and down."""
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = AdapterServer(bank, RANKS, AverageFactors(), codec).exchange(WEIGHTS, Door())
+    mixed = Nodes(bank, RANKS, AverageFactors(), (codec,)).exchange(WEIGHTS, Door())
 
     def through(x):
         return codec.decode(codec.encode(x))
@@ -112,7 +113,7 @@ def test_equal_clients_keep_what_they_have(seed, clients):
     for pair in bank.local.values():
         pair.A[:], pair.B[:] = pair.A[0].clone(), pair.B[0].clone()
     before = {name: (pair.A.clone(), pair.B.clone()) for name, pair in bank.local.items()}
-    mixed = AdapterServer(bank, (3,) * clients, AverageFactors(), Fp32()).exchange((1 / clients,) * clients, Door())
+    mixed = Nodes(bank, (3,) * clients, AverageFactors(), (Fp32(),)).exchange((1 / clients,) * clients, Door())
     assert mixed.error < 1e-5
     for name, (A, B) in before.items():
         torch.testing.assert_close(bank.local[name].A, A)
@@ -122,7 +123,7 @@ def test_equal_clients_keep_what_they_have(seed, clients):
 def test_aggregation_error_is_that_of_all_blocks_together():
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door())
+    mixed = Nodes(bank, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, Door())
     error = norm = 0.0
     for site in SITES[:2]:  # block 2 has one copy: nothing is mixed there
         mean = sum(w * own[site.name].A @ own[site.name].B for w, own in zip(WEIGHTS, acting, strict=True))
@@ -137,7 +138,7 @@ def test_untrained_adapters_have_no_error():
     for stacks in (bank.local, bank.shared):
         for pair in stacks.values():
             pair.B.zero_()
-    assert AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door()).error == 0.0
+    assert Nodes(bank, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, Door()).error == 0.0
 
 
 EVERY = np.ones((3, 3), bool)
@@ -150,7 +151,7 @@ def stacks(bank):
 def test_a_lost_update_is_left_out_and_the_others_are_reweighted():
     bank = random_bank((3, 3, 3), EVERY)
     before = stacks(bank)
-    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32())
+    server = Nodes(bank, (3, 3, 3), AverageFactors(), (Fp32(),))
     mixed = server.exchange(WEIGHTS, Door(), delivered_K=[True, False, True])
     for name, pair in before.items():
         for factor in (0, 1):
@@ -162,7 +163,7 @@ def test_a_lost_update_is_left_out_and_the_others_are_reweighted():
 
 def test_a_lost_update_is_replaced_by_the_last_that_arrived_if_asked():
     bank = random_bank((3, 3, 3), EVERY)
-    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32(), lost="reuse")
+    server = Nodes(bank, (3, 3, 3), AverageFactors(), (Fp32(),), filters=(Reuse(),))
     first = stacks(bank)
     server.exchange(WEIGHTS, Door())
     with torch.no_grad():
@@ -180,7 +181,7 @@ def test_a_lost_update_is_replaced_by_the_last_that_arrived_if_asked():
 
 def test_where_nothing_arrives_the_last_broadcast_stays():
     bank = random_bank((3, 3, 3), EVERY)
-    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32())
+    server = Nodes(bank, (3, 3, 3), AverageFactors(), (Fp32(),))
     start = dict(server.exchange(WEIGHTS, Door()).factors)
     for pair in bank.local.values():
         pair.B.add_(1.0)
@@ -193,7 +194,7 @@ def test_where_nothing_arrives_the_last_broadcast_stays():
 def test_who_sits_out_sends_nothing_and_weighs_nothing():
     bank, door = random_bank(), Door()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, door, active_K=[True, True, False])
+    mixed = Nodes(bank, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, door, active_K=[True, True, False])
     for site in SITES:  # client 1 leaves blocks to the server, whose copy then has its weight alone
         mean = sum(w * own[site.name].B for w, own in zip((0.4, 0.6), acting[:2], strict=True))
         torch.testing.assert_close(mixed.factors[site.name].B, mean)
@@ -205,7 +206,7 @@ def test_who_sits_out_sends_nothing_and_weighs_nothing():
 def test_personal_adapters_are_neither_sent_nor_changed():
     bank, door = random_bank((3, 3, 3), EVERY), Door()
     before = stacks(bank)
-    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), Fp32(), Sharing(shared_layers=1))
+    server = Nodes(bank, (3, 3, 3), AverageFactors(), (Fp32(),), Sharing(shared_layers=1))
     mixed = server.exchange(WEIGHTS, door)
     assert set(mixed.factors) == {"c"}
     assert door.take()["adapters_up", 0] == 32 * 3 * (4 + 4)
@@ -220,7 +221,7 @@ def test_what_sparse_updates_leave_out_is_sent_later(seed):
     for pair in bank.local.values():
         for t in pair:
             t[:] = t[:1]
-    server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.4))
+    server = Nodes(bank, (3, 3, 3), AverageFactors(), (TopK(fraction=0.4),))
     generator = torch.Generator().manual_seed(seed)
     moves = {name: [torch.randn(t.shape, generator=generator) for t in pair] for name, pair in bank.local.items()}
     wanted = {
@@ -242,7 +243,7 @@ def test_a_heads_bias_is_averaged_with_its_weight():
     pair = LoraPair(torch.randn(3, 4, 2), torch.randn(3, 1, 2))
     before = LoraPair(*(t.clone() for t in pair))
     bank, door = AdapterBank((site,), EVERY, 1.0, {"classifier": pair}, {}), Door()
-    mixed = AdapterServer(bank, (1, 1, 1), FrozenA(), Fp32()).exchange(WEIGHTS, door)
+    mixed = Nodes(bank, (1, 1, 1), FrozenA(), (Fp32(),)).exchange(WEIGHTS, door)
     for factor in (0, 1):
         wanted = sum(w * before[factor][k] for k, w in enumerate(WEIGHTS))
         torch.testing.assert_close(mixed.factors["classifier"][factor], wanted)
@@ -252,11 +253,11 @@ def test_a_heads_bias_is_averaged_with_its_weight():
 def test_a_restored_server_goes_on_as_the_first_would():
     def played(interrupted):
         bank = random_bank((3, 3, 3), EVERY)
-        server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.3), lost="reuse")
+        server = Nodes(bank, (3, 3, 3), AverageFactors(), (TopK(fraction=0.3),), filters=(Reuse(),))
         server.exchange(WEIGHTS, Door())
         if interrupted:
             state = {name: t.clone() for name, t in server.state().items()}
-            server = AdapterServer(bank, (3, 3, 3), AverageFactors(), TopK(fraction=0.3), lost="reuse")
+            server = Nodes(bank, (3, 3, 3), AverageFactors(), (TopK(fraction=0.3),), filters=(Reuse(),))
             server.load_state(state)
         for pair in bank.local.values():
             pair.B.add_(torch.arange(3.0).view(3, 1, 1))
@@ -273,7 +274,7 @@ def five_clients(spoil):
     for pair in bank.local.values():
         for t in pair:
             t[:] = t[:1]
-    server = AdapterServer(bank, (3,) * 5, AverageFactors(), Fp32(), screening=Screening(quarantine_after=2))
+    server = Nodes(bank, (3,) * 5, AverageFactors(), (Fp32(),), filters=(Screening(quarantine_after=2),))
     for pair in bank.local.values():
         for t in pair:
             t += 0.1 * torch.randn(t.shape, generator=generator)
@@ -306,7 +307,7 @@ def test_a_spoilt_update_is_rejected_named_and_later_quarantined(spoil, why):
     server.exchange(weights, Door())
     for pair in bank.local.values():
         pair.B.add_(0.01)  # sound again, but not heard any more
-    restored = AdapterServer(bank, (3,) * 5, AverageFactors(), Fp32(), screening=Screening(quarantine_after=2))
+    restored = Nodes(bank, (3,) * 5, AverageFactors(), (Fp32(),), filters=(Screening(quarantine_after=2),))
     restored.load_state(server.state())
     assert restored.exchange(weights, Door()).rejected == {4: "quarantined after 2 rejections"}
 
@@ -319,7 +320,7 @@ def test_sound_updates_are_all_taken():
 def test_multi_krum_keeps_whole_clients_and_leaves_the_outlier_out():
     bank = five_clients(lambda t: t + 5)[0]
     before = stacks(bank)
-    server = AdapterServer(bank, (3,) * 5, MultiKrum(malicious=1, keep=4), Fp32())
+    server = Nodes(bank, (3,) * 5, MultiKrum(malicious=1, keep=4), (Fp32(),))
     mixed = server.exchange((0.2,) * 5, Door())
     for name, pair in before.items():
         torch.testing.assert_close(mixed.factors[name].A, pair.A[:4].mean(0))
@@ -329,7 +330,7 @@ def test_the_median_of_three_ignores_one_that_lies():
     bank = random_bank((3, 3, 3), EVERY)
     for pair in bank.local.values():
         pair.B[0], pair.B[1], pair.B[2] = 1.0, 2.0, 1e6
-    mixed = AdapterServer(bank, (3, 3, 3), Median(), Fp32()).exchange(WEIGHTS, Door())
+    mixed = Nodes(bank, (3, 3, 3), Median(), (Fp32(),)).exchange(WEIGHTS, Door())
     assert all((pair.B == 2.0).all() for pair in mixed.factors.values())
 
 
@@ -337,7 +338,7 @@ def test_the_median_of_three_ignores_one_that_lies():
 def test_the_main_servers_copy_counts_for_those_of_its_clients_that_took_part(active):
     bank = random_bank()
     acting = [client_factors(bank, k) for k in range(3)]
-    mixed = AdapterServer(bank, RANKS, AverageFactors(), Fp32()).exchange(WEIGHTS, Door(), active)
+    mixed = Nodes(bank, RANKS, AverageFactors(), (Fp32(),)).exchange(WEIGHTS, Door(), active)
     total = sum(w for w, on in zip(WEIGHTS, active, strict=True) if on)
     for site in SITES:
         for factor in (0, 1):

@@ -73,7 +73,7 @@ def test_nothing_crosses_where_nothing_is_cut():
 def test_adapters_weigh_what_their_codec_makes_of_what_is_trained():
     plain = planner().layer_costs.lora_bits_per_rank_L
     assert plain.tolist() == [32 * (64 + 64 + 64 + 32)] * 4
-    half = planner(replace(METHOD, adapter_codec=Bf16())).layer_costs.lora_bits_per_rank_L
+    half = planner(replace(METHOD, adapter_codec=(Bf16(),))).layer_costs.lora_bits_per_rank_L
     np.testing.assert_allclose(half, plain / 2)
     only_b = planner(replace(METHOD, mixing=FrozenA())).layer_costs.lora_bits_per_rank_L
     np.testing.assert_allclose(only_b, [32 * (64 + 32)] * 4)

@@ -1,21 +1,35 @@
-"""How values are written for the air. A codec is a small frozen part that states its size in advance.
+"""What is done to messages on their way: codecs, and transforms of adapters that form chains with them.
 
-Every codec has `bits(rows, width)`, `encode(x [rows, width]) -> named tensors` and `decode(named tensors) -> tensor`.
-What `encode` returns is all that is sent: its tensors hold exactly `bits` bits. Planning uses `bits` alone and needs no
-torch.
+Every part declares what is then on the wire (`spec`, `fields`), which needs no torch: predictions, contracts and meters
+read it. What is sent is exactly that.
 """
 
 from __future__ import annotations
 
-from wavetune.federation.codecs.codec import Codec, Payload, UpdateCodec
+from wavetune.federation.codecs.clip import Clip
+from wavetune.federation.codecs.codec import Chain, Codec, Context, Payload, Tensors, Transform, UpdateCodec
+from wavetune.federation.codecs.feedback import Feedback
 from wavetune.federation.codecs.int8 import Int8
+from wavetune.federation.codecs.noise import Noise
 from wavetune.federation.codecs.precision import Bf16, Fp32, Fp64
+from wavetune.federation.codecs.random_sparse import RandomSparse
 from wavetune.federation.codecs.top_k import TopK
 
-
-def down_codec(codec: UpdateCodec) -> UpdateCodec:
-    """Codec of the way back of adapters: sparse updates add up to a dense mixture, which is sent whole."""
-    return Fp32() if isinstance(codec, TopK) else codec
-
-
-__all__ = ["Bf16", "Codec", "Fp32", "Fp64", "Int8", "Payload", "TopK", "UpdateCodec", "down_codec"]
+__all__ = [
+    "Bf16",
+    "Chain",
+    "Clip",
+    "Codec",
+    "Context",
+    "Feedback",
+    "Fp32",
+    "Fp64",
+    "Int8",
+    "Noise",
+    "Payload",
+    "RandomSparse",
+    "Tensors",
+    "TopK",
+    "Transform",
+    "UpdateCodec",
+]

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from wavetune.federation.codecs.codec import Codec, Payload
+from wavetune.federation.messages import Field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,10 +30,15 @@ class Int8(Codec):
 
     outlier_channels: Annotated[int, Ge(0)] = 8
 
-    def bits(self, rows: float, width: int) -> float:
-        """Bits of a message of `rows` vectors of `width` values."""
+    def fields(self, rows: float, width: int) -> dict[str, Field]:
+        """The tensors that are sent for a matrix of so many rows."""
         apart = min(self.outlier_channels, width) if rows else 0
-        return rows * (8 * (width - apart) + 16 * apart + 32) + 32 * apart
+        return {
+            "codes": Field((rows, width - apart), "int8"),
+            "scale": Field((rows, 1)),
+            "outliers": Field((rows, apart), "bfloat16"),
+            "index": Field((apart,), "int32"),
+        }
 
     def encode(self, x: Tensor) -> Payload:
         """What is sent for `x [rows, width]`."""

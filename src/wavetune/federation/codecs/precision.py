@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wavetune.federation.codecs.codec import Codec, Payload
+from wavetune.federation.messages import Field
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -17,9 +18,9 @@ class Fp64(Codec):
 
     removes = ()
 
-    def bits(self, rows: float, width: int) -> float:
-        """Bits of a message of `rows` vectors of `width` values."""
-        return 64 * rows * width
+    def fields(self, rows: float, width: int) -> dict[str, Field]:
+        """The tensors that are sent for a matrix of so many rows."""
+        return {"values": Field((rows, width), "float64")}
 
     def encode(self, x: Tensor) -> Payload:
         """What is sent for `x [rows, width]`."""
@@ -36,9 +37,9 @@ class Fp32(Codec):
 
     removes = ()
 
-    def bits(self, rows: float, width: int) -> float:
-        """Bits of a message of `rows` vectors of `width` values."""
-        return 32 * rows * width
+    def fields(self, rows: float, width: int) -> dict[str, Field]:
+        """The tensors that are sent for a matrix of so many rows."""
+        return {"values": Field((rows, width))}
 
     def encode(self, x: Tensor) -> Payload:
         """What is sent for `x [rows, width]`."""
@@ -53,9 +54,9 @@ class Fp32(Codec):
 class Bf16(Codec):
     """16 bits a value: 8 bits of exponent as in fp32, 8 significant bits (relative error at most 2^-8)."""
 
-    def bits(self, rows: float, width: int) -> float:
-        """Bits of a message of `rows` vectors of `width` values."""
-        return 16 * rows * width
+    def fields(self, rows: float, width: int) -> dict[str, Field]:
+        """The tensors that are sent for a matrix of so many rows."""
+        return {"values": Field((rows, width), "bfloat16")}
 
     def encode(self, x: Tensor) -> Payload:
         """What is sent for `x [rows, width]`."""

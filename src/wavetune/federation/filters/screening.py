@@ -10,13 +10,16 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from wavetune.parts import Part
+from wavetune.federation.codecs.codec import Context, Tensors
+from wavetune.federation.facts import UNJUDGED
+from wavetune.federation.filters.filter import Filter
+from wavetune.federation.updates import Inbox
 
 _ROUNDING = 1.0 + 1e-6
 
 
 @dataclass(frozen=True)
-class Screening(Part):
+class Screening(Filter):
     """An update that is not finite, or whose norm is above `max_norm_ratio` times the median of its round, is rejected.
 
     The norm is that of the change since the last broadcast, over all shared adapters. A change that is no larger than
@@ -24,8 +27,20 @@ class Screening(Part):
     rejected `quarantine_after` times is not heard any more.
     """
 
+    removes = (UNJUDGED,)
     max_norm_ratio: Annotated[float, Gt(1)] = 10.0
     quarantine_after: Annotated[int, Ge(1)] = 3
+
+    def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
+        """Take rejected updates out and count the rejections."""
+        import torch
+
+        so_far = {int(name.partition("|")[2]): int(count) for name, count in state.items()}
+        by_client = {int(u.sender): u for u in inbox.updates}
+        norms = {client: u.norm() for client, u in by_client.items()}
+        found = self.rejected(norms, so_far, {client: u.size() for client, u in by_client.items()})
+        counts = {k: torch.tensor(min(so_far.get(k, 0) + 1, self.quarantine_after)) for k in found}
+        return inbox.without(found), {**state, **{f"rejections|{k}": count for k, count in counts.items()}}
 
     def rejected(
         self,

@@ -1,0 +1,1 @@
+"""How a round ends: who sends its adapters to whom, and what each goes on with."""

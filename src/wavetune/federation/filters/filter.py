@@ -1,0 +1,37 @@
+"""The seam of filters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from wavetune.federation.facts import ADAPTERS, INDIVIDUAL
+from wavetune.parts import Part
+
+if TYPE_CHECKING:
+    from wavetune.federation.codecs import Context, Tensors
+    from wavetune.federation.updates import Inbox
+
+
+class Filter(Part):
+    """What a server makes of the updates that came before it mixes them.
+
+    State is named tensors, passed in and out; what is kept of client 3's update is named `3|...`, so that it can be
+    forgotten once the client's update proves unusable.
+    """
+
+    home = "wavetune.federation.filters"
+    needs = (ADAPTERS, INDIVIDUAL)
+
+    def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
+        """What is to be mixed of what came."""
+        return inbox, state
+
+    def forget(self, state: Tensors, client: int) -> Tensors:
+        """The state without what is kept of a client's update."""
+        return {name: t for name, t in state.items() if not name.startswith(f"{client}|")}
+
+
+class Fill(Filter):
+    """What stands in for updates that took part in a round and did not arrive."""
+
+    needs = ()

@@ -1,0 +1,100 @@
+"""What crosses the air, declared once: the names, shapes and number formats of every message, before it is sent.
+
+Predicted bits, the contract of a device's stream, the meter, the record's kinds and the planner's load are all read
+from these declarations. Nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from wavetune.models.lora import AdapterSite
+
+FORMAT_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "int32": 32, "int8": 8}
+LABEL_BITS = 32  # a label is sent as a 32-bit token id
+
+
+@dataclass(frozen=True)
+class Field:
+    """One named tensor of a message: its shape and number format.
+
+    In planning the rows of an average message are a fraction. `bits_per_value` is given where the air asks another
+    number of bits than the format has, as for values sent as amplitudes.
+    """
+
+    shape: tuple[float, ...]
+    format: str = "float32"
+    bits_per_value: float | None = None
+
+    @property
+    def bits(self) -> float:
+        """Bits of the whole tensor."""
+        found: float = FORMAT_BITS[self.format] if self.bits_per_value is None else self.bits_per_value
+        for size in self.shape:
+            found *= size
+        return found
+
+
+Spec = Mapping[str, Field]
+
+
+def bits_of(spec: Spec) -> float:
+    """Bits of a message.
+
+    >>> bits_of({"values": Field((2, 3), "bfloat16"), "index": Field((2,), "int32")})
+    160.0
+    """
+    return float(sum(field.bits for field in spec.values()))
+
+
+class Matrices(Protocol):
+    """What says how a matrix is written for the air."""
+
+    def fields(self, rows: float, width: int) -> Mapping[str, Field]:
+        """The tensors that are sent for a matrix of so many rows."""
+        ...
+
+
+def step_messages(
+    tokens: float, labelled: float, width: int, activation: Matrices, gradient: Matrices, *, labels_stay: bool
+) -> dict[str, Spec]:
+    """The messages of one client's local step before a cut, by kind.
+
+    Args:
+        tokens: that cross the cut.
+        labelled: positions with a label.
+        width: of the hidden states.
+        activation: codec of hidden states.
+        gradient: codec of their gradients.
+        labels_stay: whether the head and the labels are the client's (U-shape), so that all crosses twice.
+    """
+    activations, gradients = activation.fields(tokens, width), gradient.fields(tokens, width)
+    if labels_stay:
+        return {
+            "activations_up": activations,
+            "activations_down": activations,
+            "gradients_down": gradients,
+            "gradients_up": gradients,
+        }
+    return {"activations_up": activations, "gradients_down": gradients, "labels_up": label_fields(labelled)}
+
+
+def label_fields(labelled: float) -> Spec:
+    """The labels of so many positions."""
+    return {"ids": Field((labelled,), "int32")}
+
+
+def adapter_spec(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> dict[str, Field]:
+    """The adapters that one client of a rank exchanges at these sites, before any codec: A transposed, and B."""
+    return {name: Field(shape) for site in sites for name, shape in _shapes(site, rank, sends_a=sends_a)}
+
+
+def _shapes(site: AdapterSite, rank: int, *, sends_a: bool) -> Iterator[tuple[str, tuple[int, int]]]:
+    """Names, rows and widths of one site's matrices."""
+    width = site.width_at(rank)
+    if site.kind != "lora" or sends_a:
+        yield f"{site.name}.A", (width, site.in_features)
+    yield f"{site.name}.B", (1 if site.kind == "head" else width, site.out_features)

@@ -1,0 +1,425 @@
+"""The end of a round for the nodes that live in this process: all of them, one device, or the servers.
+
+Every message passes the door: declared, encoded, metered, carried to where its receiver lives, decoded.
+Legend: K clients.
+"""
+
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (the stubs of torch leave parts of their types open)
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from wavetune.errors import NumericsError
+from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
+from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs, way_back
+from wavetune.federation.door import Door
+from wavetune.federation.exchanges.exchange import Exchange, Held, Hop
+from wavetune.federation.exchanges.star import Star
+from wavetune.federation.filters.filter import Filter
+from wavetune.federation.messages import Field, adapter_spec
+from wavetune.federation.mixing import Mixing
+from wavetune.federation.sharing import Sharing
+from wavetune.federation.updates import MAIN, Inbox, Node, Update
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+
+PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried out
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """The global adapters, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error.
+
+    `rejected` says of whom an update was not taken, and why.
+    """
+
+    factors: dict[str, LoraPair]
+    error: float
+    rejected: dict[int, str] = field(default_factory=dict[int, str])
+
+
+class Transport(Protocol):
+    """What says which clients are there, where these are elsewhere."""
+
+    def took_part(self, client: int) -> bool:
+        """Whether a client trained in the round."""
+        ...
+
+    def can_send(self, client: int) -> bool:
+        """Whether a client's message can be had."""
+        ...
+
+    def end_round(self) -> None:
+        """Nothing more is broadcast in this round."""
+
+
+@dataclass
+class Nodes:
+    """The nodes of an exchange that live here, with what they hold and what their parts remember.
+
+    Clients' adapters are in the bank; a client of rank r holds the first r components of what it was sent. A block that
+    some clients leave to the main server is mixed from the copies of its holders and the main server's, the latter with
+    the weight of the clients it serves. `with_clients` and `with_servers` say whose halves are computed here: of the
+    others the bank has what they were sent. `client_ids` are who the bank's clients are. `holds` tries a mixture out,
+    where the model is at hand.
+    """
+
+    bank: AdapterBank
+    rank_K: Sequence[int]
+    mixing: Mixing
+    chain: Chain = (Fp32(),)
+    sharing: Sharing = field(default_factory=Sharing)
+    filters: tuple[Filter, ...] = ()
+    exchange_part: Exchange = field(default_factory=Star)
+    seed: int = 0
+    client_ids: Sequence[int] = ()
+    with_clients: bool = True
+    with_servers: bool = True
+    holds: Callable[[Mapping[str, LoraPair]], bool] | None = None
+    transport: Transport | None = None
+    held: dict[Node, Held] = field(init=False)
+    states: dict[str, Tensors] = field(default_factory=dict[str, Tensors])
+    mixed_by_round: list[int] = field(default_factory=list[int])
+
+    def __post_init__(self) -> None:
+        names = self.sharing.names(self.bank.sites, self.num_layers, "shared")
+        self.sites = tuple(site for site in self.bank.sites if site.name in names)
+        self.client_ids = self.client_ids or range(len(self.rank_K))
+        start = {name: t for site in self.sites for name, t in self._widest(site).items()}
+        self.held = {node: Held(dict(start), 1.0) for node in self.exchange_part.servers}
+        self.broadcast_chain = way_back(self.chain) or (Fp32(),)
+        self.of_changes = any(one.of_changes for one in self.chain)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of the model's blocks."""
+        return self.bank.local_LK.shape[0]
+
+    @property
+    def current(self) -> dict[str, LoraPair]:
+        """The adapters that all clients together have."""
+        return _pairs(self.exchange_part.common(self.held))
+
+    @torch.no_grad()
+    def exchange(
+        self,
+        weight_K: Sequence[float],
+        door: Door | None,
+        active_K: Sequence[bool] | None = None,
+        sent_K: Sequence[bool] | None = None,
+        delivered_K: Sequence[bool] | None = None,
+        round_index: int = 0,
+    ) -> Mixed:
+        """End a round: all messages of the exchange, hop by hop. Without a door nothing crosses the air.
+
+        Whose update makes the mixture one that nothing can be computed with is rejected. Raises NumericsError if that
+        holds for all.
+
+        Args:
+            weight_K: weights of the clients, any positive scale.
+            door: what the adapters cross.
+            active_K: who trained this round; all if None.
+            sent_K: whose uploads were sent; those of all active clients if None.
+            delivered_K: whose uploads arrived; those sent if None.
+            round_index: which round of the run this ends.
+        """
+        everyone = [True] * len(weight_K)
+        active_K = everyone if active_K is None else active_K
+        sent_K = active_K if sent_K is None else sent_K
+        delivered_K = sent_K if delivered_K is None else delivered_K
+        if (there := self.transport) is not None:
+            active_K = [there.took_part(k) for k in range(len(weight_K))]
+            sent_K = [on and there.can_send(k) for k, on in enumerate(sent_K)]
+            delivered_K = [on and there.can_send(k) for k, on in enumerate(delivered_K)]
+        ending = _Ending(self, weight_K, door, active_K, sent_K, delivered_K, round_index)
+        for hop in self.exchange_part.hops(range(len(weight_K)), np.flatnonzero(active_K).tolist(), round_index):
+            ending.run(hop)
+        if there is not None:
+            there.end_round()
+        self.mixed_by_round.append(len(ending.mixed))
+        for site in self.sites:
+            for stored, new in zip(self.bank.shared.get(site.name, ()), self.current[site.name], strict=False):
+                stored[0].copy_(new)
+        return Mixed(self.current, ending.error, ending.rejected)
+
+    @torch.no_grad()
+    def upload(self, client: int, door: Door | None, round_index: int, kind: str = "adapters_up") -> Tensors | None:
+        """One client's message to its server, as this decodes it; None where that is elsewhere."""
+        start, own, spec = self.start_of(client), self._own(client), self._spec(client)
+        if door is None or not spec:
+            return own
+        context = Context(self.seed, round_index, self.client_ids[client])
+        payload = Tensors()
+        if self.with_clients:
+            base = {name: t - start[name] for name, t in own.items()} if self.of_changes else own
+            payload = self._encoded(f"{self.client_ids[client]}|{kind}", self._message(client, base), spec, context)
+        payload = door.pass_on(kind, client, payload, on_the_wire(self.chain, spec))
+        if not self.with_servers:
+            return None
+        came = receive(self.chain, payload, spec, context)
+        found = {name: t.clone() for name, t in start.items()}
+        for name, tensor in came.items():
+            rows, view = len(tensor), found[name].t() if name.endswith(".A") else found[name]
+            view[:rows] = tensor.to(view) + view[:rows] if self.of_changes else tensor.to(view)
+        return found
+
+    @torch.no_grad()
+    def download(self, client: int, door: Door | None) -> None:
+        """The broadcast to one client, loaded as it decodes it."""
+        spec, chain, received = self._spec(client), self.broadcast_chain, self.start_of(client)
+        if door is not None and spec:
+            context = Context(self.seed, 0, self.client_ids[client])
+            states = [one.start(before) for one, before in zip(chain, specs(chain, spec), strict=False)]
+            payload = send(chain, self._message(client, received), states, context)[0]
+            payload = door.pass_on("adapters_down", client, payload, on_the_wire(chain, spec))
+            for name, tensor in receive(chain, payload, spec, context).items():
+                view = received[name].t() if name.endswith(".A") else received[name]
+                view[: len(tensor)] = tensor.to(view)
+        self._store(client, received)
+
+    @torch.no_grad()
+    def remember_broadcast(self) -> None:
+        """What the one client of this device has now is what it was last sent."""
+        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self._own(0), 1.0)}
+
+    @torch.no_grad()
+    def show(self, uploads: Mapping[int, Tensors]) -> None:
+        """Put clients' uploads into their slots, before they are mixed."""
+        for client, tensors in uploads.items():
+            self._store(client, tensors)
+
+    def start_of(self, client: int) -> Tensors:
+        """What a client started the round from: the first components of what its server holds, copied."""
+        held = self.held[self.exchange_part.server_of(self.client_ids[client])].tensors
+        found = Tensors()
+        for site in self._sites_of(client):
+            width = site.width_at(self.rank_K[client])
+            A, B = held[f"{site.name}.A"].clone(), held[f"{site.name}.B"].clone()
+            A[:, width:], B[width:] = 0, 0
+            found |= {f"{site.name}.A": A, f"{site.name}.B": B}
+        return found
+
+    @property
+    def norms(self) -> dict[int, float]:
+        """Norms of clients' latest updates before they were clipped, of those that clip here."""
+        found = {key: state["norm"] for key, state in self.states.items() if "norm" in state}
+        return {int(key.partition("|")[0]): float(norm) for key, norm in found.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """What these nodes must remember between rounds, as named tensors."""
+        found = {f"held.{node}.{name}": t for node, held in self.held.items() for name, t in held.tensors.items()}
+        found |= {f"part.{key}.{name}": t for key, state in self.states.items() for name, t in state.items()}
+        return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+        stacks = [*self.bank.local.values(), *self.bank.shared.values()]
+        device = stacks[0].A.device if stacks else "cpu"
+        self.mixed_by_round = state["mixed_by_round"].tolist() if "mixed_by_round" in state else []
+        held, self.states = dict[str, Tensors](), {}
+        for full, tensor in state.items():
+            what, _, rest = full.partition(".")
+            owner, _, name = rest.partition(".")
+            if what in ("held", "part"):
+                (held if what == "held" else self.states).setdefault(owner, {})[name] = tensor.to(device, copy=True)
+        self.held = {node: Held(tensors, 1.0) for node, tensors in held.items()} or self.held
+
+    def _encoded(self, key: str, message: Tensors, spec: Mapping[str, Field], context: Context) -> Tensors:
+        """A message as it goes on the wire; what the chain's parts remember is kept."""
+        keys = [f"{key}|{i}" for i in range(len(self.chain))]
+        inputs = specs(self.chain, spec)
+        starts = [one.start(before) for one, before in zip(self.chain, inputs, strict=False)]
+        states = [self.states.get(k, start) for k, start in zip(keys, starts, strict=True)]
+        payload, states = send(self.chain, message, states, context)
+        self.states |= {k: state for k, state in zip(keys, states, strict=True) if state}
+        return payload
+
+    def _sites_of(self, client: int) -> list[AdapterSite]:
+        """The shared sites of a client's blocks."""
+        return [site for site in self.sites if self.bank.slots(site.layer)[client] >= 0]
+
+    def _spec(self, client: int) -> dict[str, Field]:
+        return adapter_spec(self._sites_of(client), self.rank_K[client], sends_a=self.mixing.trains_a)
+
+    def _own(self, client: int) -> Tensors:
+        """A copy of a client's shared adapters, padded to the common rank."""
+        found = Tensors()
+        for site in self._sites_of(client):
+            slot = int(self.bank.slots(site.layer)[client])
+            found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in _named(self.bank.local[site.name])}
+        return found
+
+    def _message(self, client: int, tensors: Mapping[str, Tensor]) -> Tensors:
+        """What a client exchanges of its adapters: the components of its rank, A transposed."""
+        rows = {name: int(each.shape[0]) for name, each in self._spec(client).items()}
+        return {
+            name: tensors[name][:, :n].t().contiguous() if name.endswith(".A") else tensors[name][:n]
+            for name, n in rows.items()
+        }
+
+    def _store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
+        for site in self._sites_of(client):
+            slot = int(self.bank.slots(site.layer)[client])
+            for factor, stack in _named(self.bank.local[site.name]):
+                stack[slot].copy_(tensors[f"{site.name}.{factor}"])
+
+    def _widest(self, site: AdapterSite) -> Tensors:
+        """The start that all copies share, from the copy of the largest rank."""
+        if site.name in self.bank.shared:
+            stack, slot = self.bank.shared[site.name], 0
+        else:
+            owners = np.flatnonzero(self.bank.local_LK[site.layer]).tolist()
+            stack, slot = self.bank.local[site.name], int(np.argmax([self.rank_K[k] for k in owners]))
+        return {f"{site.name}.{factor}": t[slot].detach().clone() for factor, t in _named(stack)}
+
+
+@dataclass
+class _Ending:
+    """One round's end under way."""
+
+    nodes: Nodes
+    weight_K: Sequence[float]
+    door: Door | None
+    active_K: Sequence[bool]
+    sent_K: Sequence[bool]
+    delivered_K: Sequence[bool]
+    round_index: int
+    error: float = 0.0
+    mixed: set[Node] = field(default_factory=set[Node])
+    rejected: dict[int, str] = field(default_factory=dict[int, str])
+
+    def run(self, hop: Hop) -> None:
+        """Carry a hop's messages; every receiver takes what came."""
+        inboxes = dict[Node, list[Update]]()
+        missing = dict[Node, list[Update]]()
+        for sender, receivers in hop.ways:
+            arrived, update = self._crossed(hop, sender, receivers)
+            for receiver in receivers:
+                if update is not None:
+                    (inboxes if arrived else missing).setdefault(receiver, []).append(update)
+        nodes, taken = self.nodes, dict[Node, Held]()
+        for node in {receiver: None for _, receivers in hop.ways for receiver in receivers}:
+            if isinstance(node, str):
+                inbox = Inbox(tuple(inboxes.get(node, ())), tuple(missing.get(node, ())))
+                mix = _Mixer(self, node).mixture
+                taken[node] = nodes.exchange_part.take(hop, node, nodes.held[node], inbox, mix)
+        nodes.held |= taken
+
+    def _crossed(self, hop: Hop, sender: Node, receivers: Sequence[Node]) -> tuple[bool, Update | None]:
+        """One sender's message, and whether it arrived; None where its receivers have taken it already."""
+        nodes = self.nodes
+        if isinstance(sender, int):
+            start = nodes.start_of(sender)
+            if not start:
+                return False, None
+            sent = nodes.upload(sender, self.door, self.round_index, hop.kind) if self.sent_K[sender] else None
+            arrived = sent is not None and self.delivered_K[sender]
+            return arrived, Update(sender, self.weight_K[sender], sent if arrived and sent else start, start)
+        for receiver in receivers:
+            if isinstance(receiver, int):
+                nodes.download(receiver, self.door)
+        held = nodes.held[sender]
+        return True, Update(sender, held.weight, held.tensors, held.tensors)
+
+    def of_the_main_server(self) -> list[Update]:
+        """The main server's copies, each with the weight of the active clients that leave the block to it."""
+        by_weight = dict[float, Tensors]()
+        for site in self.nodes.sites:
+            own_K = self.nodes.bank.local_LK[site.layer]
+            pairs = zip(self.weight_K, own_K, self.active_K, strict=True)
+            served = sum(w for w, own, active in pairs if active and not own)
+            if served:
+                copies = _named(self.nodes.bank.shared[site.name])
+                tensors = {f"{site.name}.{factor}": t[0].detach() for factor, t in copies}
+                by_weight[served] = by_weight.get(served, {}) | tensors
+        return [Update(MAIN, weight, tensors, tensors) for weight, tensors in by_weight.items()]
+
+
+@dataclass
+class _Mixer:
+    """A server's filters and mixing of one round."""
+
+    ending: _Ending
+    node: str
+
+    def mixture(self, inbox: Inbox) -> Tensors:
+        """What a server makes of what came: its filters, the mixing rule, and what it held of the rest."""
+        nodes, ending = self.ending.nodes, self.ending
+        context = Context(nodes.seed, ending.round_index, nodes.exchange_part.servers.index(self.node))
+        for i, one in enumerate(nodes.filters):
+            inbox, state = one.take(inbox, nodes.states.get(self._key(i), {}), context)
+            if state:
+                nodes.states[self._key(i)] = state
+        self._forget(inbox.rejected)
+        mixed, ending.error, broken = self._sound(inbox.updates)
+        self._forget(broken)
+        ending.rejected |= inbox.rejected | broken
+        ending.mixed |= {u.sender for u in inbox.updates} - broken.keys()
+        return {**nodes.held[self.node].tensors, **mixed}
+
+    def _key(self, i: int) -> str:
+        return f"{self.node}|filter|{i}"
+
+    def _forget(self, clients: Iterable[int]) -> None:
+        for client in clients:
+            for i, one in enumerate(self.ending.nodes.filters):
+                key = self._key(i)
+                if key in self.ending.nodes.states:
+                    self.ending.nodes.states[key] = one.forget(self.ending.nodes.states[key], client)
+
+    def _sound(self, updates: Sequence[Update]) -> tuple[Tensors, float, dict[int, str]]:
+        """The mixture without those updates under which the model gives no finite numbers, its error, and whose.
+
+        A mixture is tried out where a value of an update is larger than is plausible; if it fails, the update of the
+        largest norm is taken out.
+        """
+        of_server, broken, clients = self.ending.of_the_main_server(), dict[int, str](), {u.sender for u in updates}
+        largest = {u.sender: _largest(u.tensors.values()) for u in updates}
+        suspects = [k for k in largest if not largest[k] <= PLAUSIBLE]
+        norms = {u.sender: u.norm() for u in updates} if suspects else {}
+        while True:
+            mixture = self._combined([*(u for u in updates if u.sender not in broken), *of_server])
+            if not suspects or (mixture is not None and self._holds(mixture[0])):
+                break
+            worst = max(suspects, key=lambda k: norms[k] if math.isfinite(norms[k]) else math.inf)
+            broken[int(worst)] = f"with a value of {largest[worst]:.3g} in it the mixture gives no finite numbers"
+            suspects.remove(worst)
+        if mixture is None or (broken.keys() == clients and len(broken) > min(1, len(self.ending.weight_K) - 1)):
+            raise NumericsError(next(iter(broken.values()), "the mixture cannot be computed"))
+        return *mixture, broken
+
+    def _combined(self, updates: Sequence[Update]) -> tuple[Tensors, float] | None:
+        try:
+            return self.ending.nodes.mixing.combine(updates, self.ending.nodes.sites)
+        except RuntimeError:  # a decomposition that does not converge
+            return None
+
+    def _holds(self, mixed: Tensors) -> bool:
+        """Whether a mixture is finite and, where the model is at hand, gives finite numbers."""
+        if not all(bool(torch.isfinite(t).all()) for t in mixed.values()):
+            return False
+        nodes = self.ending.nodes
+        return nodes.holds is None or nodes.holds(_pairs({**nodes.held[self.node].tensors, **mixed}))
+
+
+def _named(pair: LoraPair) -> Iterable[tuple[str, Tensor]]:
+    return zip("AB", pair, strict=True)
+
+
+def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, LoraPair]:
+    """Factors by site."""
+    sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
+    return {site: LoraPair(tensors[f"{site}.A"], tensors[f"{site}.B"]) for site in sites}
+
+
+def _largest(tensors: Iterable[Tensor]) -> float:
+    """The largest value; NaN if there is one."""
+    return float(torch.stack([t.abs().max() for t in tensors if t.numel()]).max())
