@@ -32,7 +32,7 @@ class Fork:
         read, self.stdin = context.Pipe(duplex=False)
         with read:
             given = list(arguments), out and _File(out.fileno()), dict(environment), read
-            self._process = context.Process(target=_live, args=given, daemon=True)
+            self._process = context.Process(target=_live, args=given)
             self._process.start()
         assert self._process.pid is not None
         self.pid: int = self._process.pid
