@@ -26,6 +26,7 @@ OUTAGE = (
     "method.link.loss_probability=0.3",
     "method.link.lost=reuse",
 )
+CLIPPED = ("method.optimiser.max_grad_norm=1e-3",)
 ALONE = ("run.tokens_per_pass=1",)  # products of the same sizes in both, so of the same rounding
 METHODS = {
     "sflllm": small("sflllm", *EXACT),
@@ -46,6 +47,8 @@ METHODS = {
     ),
     "uncut_lost_updates_stand_in": small("fedavg_lora", *EXACT, *OUTAGE),
     "outage": small("sflllm", *EXACT, *OUTAGE),
+    "clipped_where_cuts_differ": small("sflllm", *EXACT, *MIXED, *CLIPPED),
+    "clipped_uncut": small("fedavg_lora", *EXACT, *CLIPPED),
 }
 TWO = ("method.planner.kind=all_random", "method.selection.kind=fastest", "method.selection.count=2")
 TOLERANCE, OF_FP32 = 1e-9, 1e-7  # of factors around 0.1 that cross in fp64, or whose values cross in fp32
@@ -56,10 +59,18 @@ def certificates(tmp_path_factory):
     return tmp_path_factory.mktemp("deployed") / "certificates"
 
 
+@pytest.mark.parametrize("name", ["sflllm", "fedavg_lora"])
+def test_the_limit_on_gradients_is_felt_where_it_should_be(name):
+    one, other = (build(small(name, *EXACT, *limit)) for limit in (CLIPPED, ()))
+    clipped, free = (train_round(session, 0, nothing).mixed.factors for session in (one, other))
+    assert max((clipped[site].B - free[site].B).abs().max() for site in free) > 1e-6
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certificates):
     recipe, personal = METHODS[method], {}
-    tolerance = TOLERANCE if recipe.method.adapter_codec.kind == "fp64" else OF_FP32
+    sent = {one.kind for one in recipe.method.adapter_codec}
+    tolerance = TOLERANCE if sent == {"fp64"} else OF_FP32
     with deployed(recipe, certificates) as servers:
         found = play(servers, 2, lambda: keep(personal, "deployed", servers.session.cohort.bank))
     session = build(recipe)
@@ -70,7 +81,7 @@ def test_a_deployed_run_ends_where_the_run_in_one_process_ends(method, certifica
     assert wanted[-1].mixed.factors.keys() == found[-1].mixed.factors.keys()
     for name, pair in wanted[-1].mixed.factors.items():
         close(found[-1].mixed.factors[name], pair, name, tolerance)
-    exact = recipe.method.adapter_codec.kind in ("fp32", "fp64")  # of others the servers see what they were sent
+    exact = sent <= {"fp32", "fp64"}  # of others the servers see what they were sent
     exact &= recipe.method.link.kind == "reliable"  # and nothing of those in an outage
     for client in range(3) if exact else ():
         for name, pair in personal["simulated"][client].items():
