@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -26,7 +27,8 @@ IMPORT_CIRCLES = [
     {"wavetune.runtimes.deployed", "wavetune.runtimes.served_alignment"},  # alignment is no phase like another yet
     {"wavetune.runtimes.device", "wavetune.runtimes.device_alignment", "wavetune.runtimes.local_round"},
 ]
-FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports
+FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports; and a record of phases
+    "wavetune/federation/account.py",
     "wavetune/federation/slices.py",
     "wavetune/runtimes/deployed.py",
     "wavetune/runtimes/sliced.py",
@@ -39,6 +41,7 @@ def named(node: ast.AST) -> set[str]:
     return found | {one.attr for one in ast.walk(node) if isinstance(one, ast.Attribute)}
 
 
+@cache
 def is_part(name: str) -> bool:
     bases = {base for one in CLASSES.get(name, (None, None))[1:] if one for base in map(_last, one.bases)}
     return Part.__name__ in bases or any(is_part(base) for base in bases - {name})
@@ -50,11 +53,13 @@ def _last(base: ast.expr) -> str:
 
 def asked_for_their_class() -> Iterator[tuple[str, int]]:
     """Where a part of another file is told apart by `isinstance`, or by `match`."""
+    lists = {  # such as ROBUST = (Median, MultiKrum)
+        _last(node.targets[0]): named(node.value)
+        for tree in TREES.values()
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
+    }
     for name, tree in TREES.items():
-        lists = {  # such as ROBUST = (Median, MultiKrum)
-            _last(node.targets[0]): named(node.value) for other in TREES.values() for node in other.body
-            if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
-        }  # fmt: skip
         for node in ast.walk(tree):
             classes = set[str]()
             if isinstance(node, ast.Call) and _last(node.func) in ("isinstance", "issubclass"):

@@ -77,12 +77,10 @@ def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | 
 
 def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:
     """The recipe whose planner searches for no longer. Raises ConfigError for one without a search."""
-    from wavetune.federation.planning import Optimal
-
     planner = recipe.method.planner
     if time_limit_s is None:
         return recipe
-    if not isinstance(planner, Optimal):
+    if not planner.searches:
         raise ConfigError(
             f"--time-limit bounds a search, and method.planner {planner.kind}, which plans {recipe.name}, has none: "
             "leave it out, or set method.planner.kind=optimal"

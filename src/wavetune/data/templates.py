@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date, datetime
 from itertools import chain
 from typing import Any, ClassVar, Literal
@@ -53,6 +53,15 @@ class Template(Part):
     def described(self) -> str:
         """What writes dialogues."""
         return f"template {self.kind!r}"
+
+    @property
+    def leaves_the_day(self) -> bool:
+        """Whether dialogues are written as of today."""
+        return False
+
+    def dated(self, day: str) -> Template:
+        """This template with dialogues as of a day."""
+        return self
 
     def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
         """This template with all that it leaves to the training examples, the tokenizer and the day filled in.
@@ -124,7 +133,7 @@ class InstructionTemplate(Template):
 
 
 @dataclass(frozen=True)
-class _ChatSettings:
+class _ChatSettings(Template):
     """How dialogues are written by the tokenizer's own chat template.
 
     `learn`: all answers of a dialogue, or the last. `system`: its turn is kept, or written before the user's first, for
@@ -146,9 +155,18 @@ class _ChatSettings:
         except ValueError:
             raise ConfigError(f"date is {self.date!r}; it must be a day such as 2026-01-31") from None
 
+    @property
+    def leaves_the_day(self) -> bool:
+        """Whether no date is given."""
+        return self.date is None
+
+    def dated(self, day: str) -> Template:
+        """The same with a date."""
+        return replace(self, date=day)
+
 
 @dataclass(frozen=True)
-class ChatTemplate(_ChatSettings, Template):
+class ChatTemplate(_ChatSettings):
     """The tokenizer's own chat template: a dialogue's turns, else the prompt as one user turn."""
 
     kind = "chat"
@@ -182,7 +200,7 @@ class ChatTemplate(_ChatSettings, Template):
 
 
 @dataclass(frozen=True)
-class AutoTemplate(_ChatSettings, Template):
+class AutoTemplate(_ChatSettings):
     """`chat` for dialogues where the tokenizer has a chat template, else `plain`; `resolved` chooses."""
 
     kind = "auto"

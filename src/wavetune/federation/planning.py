@@ -31,6 +31,7 @@ class Planner(Part):
     """Turns a planning problem into a plan."""
 
     chooses_local_steps: ClassVar[bool] = False
+    searches: ClassVar[bool] = False  # for as long as its `time_limit_s`, if that is set
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, which may start from the plan of a similar one."""
@@ -94,6 +95,7 @@ class Optimal(Planner):
         round_deadline_s: a round's planned delay must not be above it.
     """
 
+    searches = True
     time_limit_s: Annotated[float, Gt(0)] | None = None
     energy_weight_s_per_j: Annotated[float, Ge(0)] = 0.0
     energy_budget_j: Annotated[float, Gt(0)] | None = None

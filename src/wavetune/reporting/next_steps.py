@@ -59,8 +59,8 @@ def _generate(folder: Path, summary: Mapping[str, Any]) -> str:
 
 def _beside(folder: Path, recipe: Recipe, summary: Mapping[str, Any]) -> list[str]:
     """The same run with another topology: centralised or, where it was that, federated."""
-    method, topology = recipe.method, Federated() if isinstance(recipe.method.topology, Central) else Central()
-    name, title = _FEDERATED if isinstance(topology, Federated) else _CENTRAL
+    method, topology = recipe.method, Federated() if recipe.method.topology.pooled else Central()
+    name, title = _CENTRAL if topology.pooled else _FEDERATED
     out = folder.with_name(f"{folder.name}-{name}")
     settings = [f"name={name}", f"method.title={title}", f"method.topology.kind={topology.kind}"]
     if not isinstance(method.lora.rank, int):

@@ -6,7 +6,6 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from wavetune.data.templates import AutoTemplate, ChatTemplate
 from wavetune.errors import ConfigError, JsonError
 from wavetune.json_reader import read_json
 from wavetune.recipe import Recipe, load
@@ -20,9 +19,9 @@ def as_begun(recipe: Recipe, kept: Path) -> Recipe:
         kept: file with the recipe of what was begun, by itself or as `recipe`; its day is taken, else today.
     """
     data = recipe.world.data
-    if not isinstance(data.template, AutoTemplate | ChatTemplate) or data.template.date is not None:
+    if not data.template.leaves_the_day:
         return recipe
-    template = replace(data.template, date=_day_in(kept) or date.today().isoformat())
+    template = data.template.dated(_day_in(kept) or date.today().isoformat())
     return replace(recipe, world=replace(recipe.world, data=replace(data, template=template)))
 
 

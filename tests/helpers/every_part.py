@@ -1,0 +1,83 @@
+"""Few recipes that have every part of every seam, found by walking the seams: nobody lists the parts."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, get_type_hints
+
+from helpers.runs import small
+from wavetune.errors import ConfigError
+from wavetune.federation.topology import Topology
+from wavetune.part_values import part_type
+from wavetune.parts import kinds
+from wavetune.recipe import Recipe, with_settings
+
+ELSEWHERE = ("method.alignment", "world.data.template")  # a second stage; what asks for other data or tokenizers
+# With these settings a part does something that its defaults do not do in so small a run; a new part needs none.
+TELLING: dict[str, dict[str, Any]] = {
+    "all_random": {},
+    "bottleneck": {"width": 4},
+    "deadline": {"round_deadline_s": 0.004, "min_clients": 2},
+    "fastest": {"count": 2},
+    "fixed": {"positions_m": [[50, 0], [0, 90], [-140, 0]]},
+    "multi_krum": {"malicious": 0, "keep": 2},
+    "outage": {"loss_probability": 0.4, "lost": "reuse"},
+    "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
+    "screening": {"max_norm_ratio": 1.2},
+    "trimmed_mean": {"fraction": 0.4},
+}
+TOPOLOGY = "method.topology"
+BASE = (
+    "run.precision=fp64",
+    "run.tokens_per_pass=1",
+    "run.samples=0",
+    "method.lora.rank=4",
+)  # every client a pass of its own
+ANY_CELL = "world.scenario.cell_radius_m=145"  # which every path loss admits
+
+
+def choices(part: Any = Recipe, path: str = "") -> Iterator[tuple[str, str, str]]:
+    """Every part that a recipe can have: the path of its field, its kind, and the setting that puts it there."""
+    hints = get_type_hints(part, include_extras=True)
+    for field in dataclasses.fields(part):
+        inside, where = part_type(hints[field.name]), f"{path}.{field.name}".lstrip(".")
+        if inside is None or where in ELSEWHERE:
+            continue
+        if not dataclasses.is_dataclass(inside):
+            for kind in kinds(inside):
+                yield where, kind, f"{where}={json.dumps({'kind': kind, **TELLING.get(kind, {})})}"
+        elif field.default is None:  # a part that is off by default
+            kind = inside.__name__.lower()
+            yield where, kind, f"{where}={json.dumps(TELLING.get(kind, {}))}"
+        else:
+            yield from choices(inside, where)
+
+
+def recipes_with_every_part() -> dict[str, Recipe]:
+    """As few recipes as a greedy hand finds, by the names of the parts that each is the first to have."""
+    left, found = list(choices()), dict[str, Recipe]()
+    while left:
+        tried = [_with_as_many_as_fit(kind, left) for kind in kinds(Topology)]
+        recipe, used = max(tried, key=lambda one: len(one[1]))
+        if not used:
+            raise AssertionError(f"no method can have {left[0][2]}")
+        found["-".join(kind for _, kind, _ in used)] = recipe
+        left = [choice for choice in left if choice not in used]
+    return found
+
+
+def _with_as_many_as_fit(topology: str, left: Sequence[tuple[str, str, str]]) -> tuple[Recipe, list[Any]]:
+    recipe = small("fedavg_lora", *BASE, ANY_CELL, f"{TOPOLOGY}={topology}")
+    used = [choice for choice in left if choice[:2] == (TOPOLOGY, topology)]
+    for choice in left:
+        if choice[0] in (TOPOLOGY, *(path for path, _, _ in used)):
+            continue
+        try:
+            more = with_settings(recipe, [choice[2]])
+            more.method.check(3, 4, 32)
+        except ConfigError:
+            continue
+        recipe, used = more, [*used, choice]
+    return recipe, used
