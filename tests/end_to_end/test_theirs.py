@@ -1,4 +1,4 @@
-"""Somebody else's package with a mixing rule and a recipe, named by its path wherever wavetune's own are."""
+"""Somebody else's package with a filter, a mixing rule and a recipe, named by its path wherever wavetune's own are."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, SMALL, assert_same_run
+from helpers.runs import EXACT, SMALL, assert_same_run, told
 from wavetune import recipes
 from wavetune.recipe import load, with_settings
 from wavetune.runtimes.device_permission import Allowed, options_of
@@ -45,8 +45,9 @@ def whole(tmp_path_factory):
 
 def test_it_runs_and_its_record_names_it_by_its_path(whole):
     recipe = load(whole / "recipe.json")
-    assert (recipe.name, recipe.method.mixing.kind) == (MINE, "theirs.mixing:Scores")
-    assert json.loads((whole / "summary.json").read_text())["aggregation"]["name"] == "theirs.mixing:Scores"
+    kinds = [part.kind for part in (*recipe.method.filters, recipe.method.mixing)]
+    assert (recipe.name, kinds) == (MINE, ["theirs.filters:Scores", "theirs.mixing:Damped"])
+    assert json.loads((whole / "summary.json").read_text())["aggregation"]["name"] == "theirs.mixing:Damped"
     assert (whole / "report.html").exists()
 
 
@@ -60,10 +61,11 @@ def test_it_is_continued_to_the_same_end(whole, tmp_path):
 
 
 def test_it_is_shown_planned_and_swept(whole, tmp_path):
-    shown = wavetune("show", MINE, "--set", "method.mixing.chi=3")
-    assert json.loads(shown.out)["method"]["mixing"] == {"kind": "theirs.mixing:Scores", "chi": 3.0}
+    shown = wavetune("show", MINE, "--set", "method.mixing.rate=0.5", "--set", "method.filters.chi=3")
+    assert json.loads(shown.out)["method"]["mixing"] == {"kind": "theirs.mixing:Damped", "rate": 0.5}
+    assert json.loads(shown.out)["method"]["filters"][0]["chi"] == 3.0
     assert wavetune("plan", MINE, *settings()).code == 0
-    over = ("--over", "method.mixing.chi=1,4", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
+    over = ("--over", "method.mixing.rate=0.5,1", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
     swept = wavetune("sweep", MINE, *settings(), *over, "--out", tmp_path / "sweep")
     assert swept.code == 0, swept.err
 
@@ -84,7 +86,7 @@ def test_devices_run_it_where_they_were_told_they_may(tmp_path):
     with deployed(recipe, tmp_path / "certificates", allowed=allowed) as servers:
         found = play(servers, 2)
     for mine, theirs in zip(found, wanted, strict=True):
-        np.testing.assert_allclose(mine.record["train_loss_K"], theirs.record["train_loss_K"], rtol=1e-9)
+        np.testing.assert_allclose(told(mine)["train_loss_K"], told(theirs)["train_loss_K"], rtol=1e-9)
         for name, pair in theirs.mixed.factors.items():
             for one, other in zip(mine.mixed.factors[name], pair, strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-9)

@@ -1,33 +1,29 @@
-"""Clients whose updates point where the others' point count for more."""
+"""A server that goes only part of the way to the mean of the updates."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge
+from annotated_types import Gt, Le
 
-from wavetune.federation.mixing import Mixing
+from wavetune.federation.mixing import AverageFactors, Mixing
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from wavetune.federation.codecs import Tensors
+    from wavetune.federation.updates import Update
+    from wavetune.models.lora import AdapterSite
 
 
 @dataclass(frozen=True)
-class Scores(Mixing):
-    """The mean of both factors with weights w_k (chi + cos(A_k B_k, sum_j w_j A_j B_j)), scaled to a sum of 1.
+class Damped(Mixing):
+    """The last broadcast, moved by `rate` times the way to the mean of the updates; a rate of 1 is plain averaging."""
 
-    A large `chi` is plain averaging. The cosine is of the products, which are what the factors stand for.
-    """
+    rate: Annotated[float, Gt(0), Le(1)] = 0.7
 
-    chi: Annotated[float, Ge(1)] = 1.0
-
-    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mixed adapter, of S contributions `[S, in, R]` and `[S, R, out]`."""
-        from torch.nn.functional import cosine_similarity  # torch only here, so that planning stays instant
-
-        product = (A @ B).flatten(1)
-        weight = weight_S.to(product)
-        score = self.chi + cosine_similarity(product, (weight[:, None] * product).sum(0, keepdim=True))
-        share = (weight * score / (weight * score).sum())[:, None, None]
-        return (share * A).sum(0), (share * B).sum(0)
+    def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
+        """Adapters by name, and the error of the mean as a mean of products."""
+        mean, error = AverageFactors().combine(updates, sites)
+        start = {name: t for update in updates for name, t in update.start.items()}
+        return {name: start[name] + self.rate * (t - start[name]) for name, t in mean.items()}, error

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from theirs.mixing import Scores
+from theirs.filters import Scores
+from theirs.mixing import Damped
 from wavetune import recipes
 from wavetune.recipe import Recipe
 
 
 def mine() -> Recipe:
-    """The recipe `fedavg_lora` with another mixing rule."""
+    """The recipe `fedavg_lora` whose server weighs updates by agreement and goes part of the way."""
     base = recipes.get("fedavg_lora")
-    method = replace(base.method, title="Federated LoRA, weighed by agreement", mixing=Scores(chi=1.5))
+    method = replace(base.method, title="Federated LoRA, weighed by agreement", filters=(Scores(),), mixing=Damped())
     return replace(base, method=method)
 
 
 # What `wavetune compare theirs.recipes:mine` runs beside it, and what `--model tiny` begins from.
-BASELINES = {"plain averaging": ("method.mixing.kind=average_factors",)}
+BASELINES = {"plain averaging": ("method.filters=[]", "method.mixing=average_factors")}
 SHORT = ("run.rounds=2", "world.data.train_samples=120")

@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from math import isinf
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -85,7 +85,9 @@ def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:
             f"--time-limit bounds a search, and method.planner {planner.kind}, which plans {recipe.name}, has none: "
             "leave it out, or set method.planner.kind=optimal"
         )
-    return replace(recipe, method=replace(recipe.method, planner=replace(planner, time_limit_s=time_limit_s)))
+    return replace(
+        recipe, method=replace(recipe.method, planner=replace(cast("Any", planner), time_limit_s=time_limit_s))
+    )
 
 
 def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
