@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 from helpers.runs import small
 from wavetune.errors import ConfigError
@@ -14,7 +14,8 @@ from wavetune.part_values import part_type
 from wavetune.parts import kinds
 from wavetune.recipe import Recipe, with_settings
 
-ELSEWHERE = ("method.alignment", "world.data.template")  # a second stage; what asks for other data or tokenizers
+# A second stage; a table that is measured; what asks for other data or tokenizers.
+ELSEWHERE = ("method.alignment", "method.codec_candidates", "world.data.template")
 # With these settings a part does something that its defaults do not do in so small a run; a new part needs none.
 TELLING: dict[str, dict[str, Any]] = {
     "all_random": {},
@@ -43,10 +44,11 @@ def choices(part: Any = Recipe, path: str = "") -> Iterator[tuple[str, str, str]
     hints = get_type_hints(part, include_extras=True)
     for field in dataclasses.fields(part):
         inside, where = part_type(hints[field.name]), f"{path}.{field.name}".lstrip(".")
-        if inside is None or where in ELSEWHERE:
+        chain = next((part_type(one) for one in get_args(hints[field.name])), None)
+        if (inside is None and chain is None) or where in ELSEWHERE:
             continue
-        if not dataclasses.is_dataclass(inside):
-            for kind in kinds(inside):
+        if inside is None or not dataclasses.is_dataclass(inside):
+            for kind in kinds(inside or chain):
                 yield where, kind, f"{where}={json.dumps({'kind': kind, **TELLING.get(kind, {})})}"
         elif field.default is None:  # a part that is off by default
             kind = inside.__name__.lower()

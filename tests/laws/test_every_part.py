@@ -67,9 +67,10 @@ def test_every_part_stands_in_a_recipe():
 
 def standing(recipe):
     for path, kind, _ in choices():
-        part = attrgetter(path)(recipe)
-        if part is not None and kind in (part.kind if hasattr(part, "kind") else "", type(part).__name__.lower()):
-            yield path, kind
+        held = attrgetter(path)(recipe)
+        for part in held if isinstance(held, tuple) else (held,):
+            if kind in (getattr(part, "kind", ""), type(part).__name__.lower()):
+                yield path, kind
 
 
 def test_planned_is_charged_and_sent(played):
