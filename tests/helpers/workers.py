@@ -1,7 +1,11 @@
-"""Workers in the process of the test, where starting Ray would show nothing more, and runs in Ray's."""
+"""Workers in the process of the test, where starting Ray would show nothing more, and runs in Ray's.
+
+What is asked and answered is written and read as between processes.
+"""
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,13 +33,18 @@ class Here:
     def ask(self, method: str, requests: Any, again: bool = False) -> list[Any]:
         self.before(self, method)
         try:
-            return [getattr(self.workers[worker], method)(*arguments) for worker, arguments in requests]
+            return [crossed(getattr(self.workers[worker], method)(*crossed(given))) for worker, given in requests]
         except StateLostError as error:
             assert not again
             raise WorkerLostError("a worker was started again") from error
 
     def share(self, value: Any) -> Any:
         return value
+
+
+def crossed(value: Any) -> Any:
+    """A value as it arrives in another process."""
+    return pickle.loads(pickle.dumps(value))
 
 
 def workers_here(workers: int, before: Callable[[Here, str], None] = lambda _fleet, _method: None) -> Engine:
