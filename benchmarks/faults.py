@@ -28,7 +28,7 @@ from safetensors.torch import load_file
 from wavetune import recipes
 from wavetune.recipe import Recipe, with_settings
 from wavetune.runtimes.launch import Party, deploy
-from wavetune.runtimes.round import train_round
+from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import Session, build
 
 TOLERANCE = 1e-5
@@ -43,8 +43,8 @@ def without(recipe: Recipe, absent: dict[int, set[int]]) -> dict[str, torch.Tens
     assert isinstance(session, Session), session.reason
     devices, outcome = range(session.cohort.placement.num_clients), None
     for index in range(recipe.run.rounds):
-        present_K = [k not in absent.get(index, set()) for k in devices]
-        outcome = train_round(session, index, lambda *_: None, None, present_K)
+        ready = prepare(session, index).among([k not in absent.get(index, set()) for k in devices])
+        outcome = train_round(session, index, lambda *_: None, None, ready)
     assert outcome is not None
     return {name: pair.B.detach() for name, pair in outcome.mixed.factors.items()}
 

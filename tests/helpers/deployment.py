@@ -56,7 +56,11 @@ def deployed(
 
 def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None = None) -> list[RoundOutcome]:
     """Rounds of a deployed run."""
-    return [servers.train_round(servers.session, index, nothing, before_mixing) for index in range(rounds)]
+    outcomes = list[RoundOutcome]()
+    for index in range(rounds):
+        outcomes.append(servers.train_round(servers.session, index, nothing, before_mixing))
+        servers.session.settle(outcomes[-1].charged)
+    return outcomes
 
 
 def run_deployed(

@@ -13,7 +13,7 @@ from wavetune.federation.door import Door
 from wavetune.federation.filters.screening import Screening
 from wavetune.runtimes import device
 from wavetune.runtimes.device_permission import Allowed
-from wavetune.runtimes.round import train_round
+from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import build
 from wavetune.runtimes.sliced import job_of, slices_of, training_in
 from wavetune.runtimes.worker import Worker
@@ -53,9 +53,14 @@ def lies(kind, value):
     return Lying
 
 
+def present(session, index):
+    """A round as it is prepared where the faulty client is not there."""
+    return prepare(session, index).among(WITHOUT if index == IN_ROUND else [True] * 3)
+
+
 def without(recipe, rounds=3):
     session = build(recipe)
-    return [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(rounds)]
+    return [train_round(session, i, nothing, None, present(session, i)) for i in range(rounds)]
 
 
 def assert_equal(found, wanted):

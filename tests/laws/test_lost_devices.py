@@ -10,7 +10,7 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
 from wavetune.runtimes.device import Device
-from wavetune.runtimes.round import train_round
+from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import build
 
 SETTINGS = ("run.rounds=3", "method.topology.cut=2", "method.lora.rank=2")
@@ -57,12 +57,17 @@ def assert_equal(found, wanted):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
+def present(session, index):
+    """A round as it is prepared where the failing device is not there."""
+    return prepare(session, index).among(WITHOUT if index == IN_ROUND else [True] * 3)
+
+
 def test_a_device_lost_before_its_first_step_sits_the_round_out_and_comes_back(certificates, fail):
     fail(0)
     with deployed(RECIPE, certificates) as servers:
         found = play(servers, 3)
     session = build(RECIPE)
-    wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
+    wanted = [train_round(session, i, nothing, None, present(session, i)) for i in range(3)]
     for mine, theirs in zip(found, wanted, strict=True):
         assert_equal(mine.mixed, theirs.mixed)
         assert told(mine)["active_K"] == told(theirs)["active_K"]
@@ -99,7 +104,7 @@ def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keep
     with deployed(recipe, certificates) as servers:
         found = play(servers, 3)
     session = build(recipe)
-    wanted = [train_round(session, i, nothing, None, WITHOUT if i == IN_ROUND else None) for i in range(3)]
+    wanted = [train_round(session, i, nothing, None, present(session, i)) for i in range(3)]
     for mine, theirs in zip(found, wanted, strict=True):
         assert_equal(mine.mixed, theirs.mixed)
         assert told(mine)["active_K"] == told(theirs)["active_K"]

@@ -28,7 +28,6 @@ IMPORT_CIRCLES = [
     {"wavetune.runtimes.device", "wavetune.runtimes.device_alignment", "wavetune.runtimes.local_round"},
 ]
 FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports; and a record of phases
-    "wavetune/federation/account.py",
     "wavetune/federation/slices.py",
     "wavetune/runtimes/deployed.py",
     "wavetune/runtimes/sliced.py",

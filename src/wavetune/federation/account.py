@@ -186,8 +186,12 @@ def account(phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], e
 
 def _recorded(phases: delay.Phases, of_steps: Callable[[Array], Array]) -> Phases:
     """The phases of a record, given what becomes of those that every local step has, `[I, ...]`."""
-    values = {f.name: getattr(phases, f.name) for f in fields(Phases)}
-    return Phases(**{n: _plain(x if n.startswith("fed") else of_steps(x)) for n, x in values.items()})
+
+    def value(name: str) -> Any:
+        seconds = getattr(phases, name)
+        return _plain(seconds if name.startswith("fed") else of_steps(seconds))
+
+    return Phases(**{f.name: value(f.name) for f in fields(Phases)})
 
 
 def bits_by_kind(counts: Sequence[Bits]) -> dict[str, float]:

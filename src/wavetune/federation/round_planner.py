@@ -23,7 +23,9 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs.codec import on_the_wire
 from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
+from wavetune.federation.selection import State
 from wavetune.federation.sharing import AdapterKind
+from wavetune.records.rounds import Account
 from wavetune.units import Array
 from wavetune.wireless.channel import draw_channel
 from wavetune.wireless.scenario import Device, Scenario
@@ -193,10 +195,10 @@ class RoundPlanner:
         if self.method.selection.everyone:
             return plan
         if plan.status == "ok":
-            return self._selected(problem, plan, 0)
+            return self._selected(problem, plan, 0, self.init())
         lone_s_K = np.min([lone_round_s(problem, c, r) for c in problem.cuts for r in problem.ranks], axis=0)
         clients, chosen = self.method.selection.choose(
-            problem, lone_s_K, lambda clients: self._decided(problem_of(problem, clients), clients)
+            problem, lone_s_K, lambda clients: self._decided(problem_of(problem, clients), clients), self.init()
         )
         return plan if chosen is None else extend_plan(chosen, clients, *self._given_to_all(chosen))
 
@@ -220,10 +222,19 @@ class RoundPlanner:
         cut_K, rank_K = (np.broadcast_to(np.asarray(x), len(self.devices))[list(clients)] for x in (cut, rank))
         return self.method.planner.plan_fixed(problem, cut_K, rank_K)
 
-    def plan(self, round_index: int, first: Plan) -> tuple[Problem, Plan]:
+    def init(self) -> State:
+        """What the method's selection knows before the first round."""
+        return self.method.selection.init(len(self.devices))
+
+    def settle(self, state: State, charged: Account) -> State:
+        """What it knows after a round that was charged so much."""
+        return self.method.selection.settle(state, charged)
+
+    def plan(self, round_index: int, first: Plan, state: State | None = None) -> tuple[Problem, Plan]:
         """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
 
-        Where the channel admits no plan, the first plan's allocation stays in force.
+        Where the channel admits no plan, the first plan's allocation stays in force. The state is that of the rounds
+        before; as before the first one, if none is given.
         """
         problem = self.problem(round_index)
         held = plan_on_channel(problem, first)
@@ -232,14 +243,14 @@ class RoundPlanner:
         if self.method.selection.everyone:
             plan = self.method.planner.replan(problem, first, self.seed + round_index)
         else:
-            plan = self._selected(problem, first, round_index)
+            plan = self._selected(problem, first, round_index, self.init() if state is None else state)
         return problem, require_feasible(problem, plan) if plan.status == "ok" else held
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""
         return self.method.planner.within_budgets(problem, plan, load)
 
-    def _selected(self, problem: Problem, start: Plan, round_index: int) -> Plan:
+    def _selected(self, problem: Problem, start: Plan, round_index: int, state: State) -> Plan:
         """Plan of those that the method selects on this channel, with the cuts and ranks of another plan."""
         selection, plans = self.method.selection, dict[tuple[int, ...], Plan]()
         planner = self.method.planner.by(selection.deadline_s)
@@ -252,7 +263,7 @@ class RoundPlanner:
                 plans[key] = self._all_heard(some, plan)
             return plans[key]
 
-        clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of)
+        clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of, state)
         if plan is None:
             return infeasible("no client has a plan even with both bands to itself")
         return extend_plan(plan, clients, start.cut_K, start.rank_K)

@@ -46,7 +46,7 @@ from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.inprocess import Engine, Trainer
 from wavetune.runtimes.outcome import RoundOutcome, Witness
-from wavetune.runtimes.round import StepDone, not_finite, prepare, train_round
+from wavetune.runtimes.round import Prepared, StepDone, not_finite, prepare, train_round
 from wavetune.runtimes.saved import Deployed
 from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
@@ -101,8 +101,9 @@ class Servers:
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
     ) -> RoundOutcome:
         """Order a round, train it with whoever is there, and say what was seen of them."""
-        present = self._assemble(index)
-        present_K = [k in present for k in range(session.cohort.placement.num_clients)]
+        everyone = prepare(session, index)
+        present = self._assemble(index, everyone)
+        ready = everyone.among([k in present for k in range(session.cohort.placement.num_clients)])
         self._cohort.seconds.clear()
 
         def receive_adapters() -> None:
@@ -113,7 +114,7 @@ class Servers:
                 before_mixing()
 
         started = time.perf_counter()
-        outcome = train_round(session, index, on_step, receive_adapters, present_K)
+        outcome = train_round(session, index, on_step, receive_adapters, ready)
         wall_s = time.perf_counter() - started
         reports = self._reports(index, present)
         self._require_finite(index, present, reports)
@@ -154,14 +155,15 @@ class Servers:
     def _cut(self) -> bool:
         return self.session.cohort.placement.split
 
-    def _assemble(self, index: int) -> set[int]:
+    def _assemble(self, index: int, ready: Prepared) -> set[int]:
         """Order the round and wait for the streams; returns whose came. Raises DeploymentError if none does."""
+        chosen = {k for k, active in enumerate(ready.active_K) if active}
         until = time.monotonic() + self.deployment.patience_s
         while True:
-            asked, deployment = self._present(index, until) & self._chosen(index), self.deployment
+            asked, deployment = self._present(index, until) & chosen, self.deployment
             self.wire.begin()
             self.claims.clear()
-            self._order(index, asked)
+            self._order(index, asked, ready)
             self.plane.wait_for(
                 {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
             )
@@ -176,12 +178,6 @@ class Servers:
                 report = self.report(client, index, _ANSWER_S)
                 if report is not None:
                     raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
-
-    def _chosen(self, index: int) -> set[int]:
-        """Whom the plan lets take part in a round."""
-        active_K = self.session.planned(index)[1].active_K
-        everyone = range(self._cohort.placement.num_clients)
-        return {k for k in everyone if active_K is None or active_K[k]}
 
     def _present(self, index: int, until: float) -> set[int]:
         """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
@@ -200,9 +196,8 @@ class Servers:
             present = self.coordinator.present()
         return present
 
-    def _order(self, index: int, present: set[int]) -> None:
+    def _order(self, index: int, present: set[int], ready: Prepared) -> None:
         session, emulate = self.session, self.deployment.emulate
-        ready = prepare(session, index, [k in present for k in range(self._cohort.placement.num_clients)])
         speeds = speeds_of(ready.problem, ready.plan.main, ready.plan.fed)
         self.wire.silent = {k for k in present if not ready.sent_K[k]}
         contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]

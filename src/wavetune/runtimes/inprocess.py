@@ -201,6 +201,7 @@ def _one_round(folder: RunFolder, session: Session, index: int, observer: Observ
     record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores) if due else None)
     if last:
         _export(folder, session, outcome.mixed.factors, personal)
+    session.settle(record.charged)
     folder.append_round(as_json(record))
     if last or (index + 1) % settings.checkpoint_every == 0:
         folder.save_checkpoint(index + 1, _state(session))
@@ -214,7 +215,8 @@ def _state(session: Session) -> dict[str, torch.Tensor]:
             state[f"adapter.{side}.{name}.A"], state[f"adapter.{side}.{name}.B"] = pair
     optimiser, server = session.cohort.optimiser.state(), session.server.state()
     state |= {f"optimiser.{name}": value for name, value in optimiser.items()}
-    return state | {f"server.{name}": value for name, value in server.items()}
+    schedule = {f"schedule.{name}": torch.from_numpy(values) for name, values in session.schedule.items()}
+    return state | {f"server.{name}": value for name, value in server.items()} | schedule
 
 
 @torch.no_grad()
@@ -238,6 +240,8 @@ def _restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.
         tensor.copy_(saved[name])
     for part, target in (("optimiser.", session.cohort.optimiser), ("server.", session.server)):
         target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
+    for name in session.schedule.keys() & {n.removeprefix("schedule.") for n in saved if n.startswith("schedule.")}:
+        session.schedule[name] = saved[f"schedule.{name}"].numpy()
     return done, saved
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -39,12 +39,20 @@ class Prepared:
     workload: Workload
     rates: Rates
 
+    def among(self, present_K: Sequence[bool]) -> Prepared:
+        """The same for those alone that are present; their plan stays."""
+        active_K, sent_K = (
+            [on and there for on, there in zip(on_K, present_K, strict=True)] for on_K in (self.active_K, self.sent_K)
+        )
+        workload = Workload(*(amount * np.array(active_K) for amount in vars(self.workload).values()))
+        return replace(self, active_K=active_K, sent_K=sent_K, workload=workload)
 
-def prepare(session: Session, index: int, present_K: Sequence[bool] | None = None) -> Prepared:
-    """Plan a round for the clients that are present (all if None)."""
+
+def prepare(session: Session, index: int) -> Prepared:
+    """Plan a round."""
     run = session.recipe.run
     problem, plan = session.planned(index)
-    active_K = _active(session, plan, present_K)
+    active_K = [True] * session.cohort.placement.num_clients if plan.active_K is None else plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
     if not session.central:
@@ -60,14 +68,14 @@ def train_round(
     index: int,
     on_step: StepDone,
     before_mixing: Callable[[], None] | None = None,
-    present_K: Sequence[bool] | None = None,
+    ready: Prepared | None = None,
 ) -> RoundOutcome:
-    """Train one round with the clients that are present (all if None); `before_mixing` sees their own adapters.
+    """Train one round, which may have been prepared before; `before_mixing` sees the clients' own adapters.
 
     Raises NumericsError naming round, client and tensor if a loss or gradient is not finite.
     """
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
-    ready = prepare(session, index, present_K)
+    ready = ready or prepare(session, index)
     problem, plan, workload, active_K, sent_K = ready.problem, ready.plan, ready.workload, ready.active_K, ready.sent_K
     predicted = session.accountant.predicted_bits(workload, sent_K)
     session.door.take()
@@ -138,13 +146,6 @@ def not_finite(where: str, why: object) -> NumericsError:
     return NumericsError(
         f"{where}: {why}; the last checkpoint is kept, start again with a lower method.optimiser.learning_rate"
     )
-
-
-def _active(session: Session, plan: Plan, present_K: Sequence[bool] | None) -> list[bool]:
-    """Who takes part: those that are present, and chosen where the plan chose some."""
-    everyone = [True] * session.cohort.placement.num_clients
-    chosen_K = everyone if plan.active_K is None else plan.active_K.tolist()
-    return [chosen and there for chosen, there in zip(chosen_K, present_K or everyone, strict=True)]
 
 
 def _sent(session: Session, rate_bit_per_s_K: Sequence[float], active_K: Sequence[bool]) -> list[bool]:

@@ -27,11 +27,13 @@ from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.privacy import require_accountant
 from wavetune.federation.round_planner import RoundPlanner
+from wavetune.federation.selection import State
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
+from wavetune.records.rounds import Account
 from wavetune.runtimes.precision import device_of, uses_bf16, working_dtype
 from wavetune.runtimes.world import plan_world, statistics_of
 
@@ -67,7 +69,11 @@ class Session:
     door: Door
     precision: str
     elsewhere: bool = False
+    schedule: State = field(init=False)  # what the planner knows of the rounds that are over
     _planned: tuple[int, Problem, Plan] | None = field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.schedule = self.planner.init()
 
     @property
     def central(self) -> bool:
@@ -91,8 +97,12 @@ class Session:
     def planned(self, index: int) -> tuple[Problem, Plan]:
         """Problem and plan of a round; the planner is asked once, whoever needs them."""
         if self._planned is None or self._planned[0] != index:
-            self._planned = (index, *self.planner.plan(index, self.plan))
+            self._planned = (index, *self.planner.plan(index, self.plan, self.schedule))
         return self._planned[1:]
+
+    def settle(self, charged: Account) -> None:
+        """Tell the planner what the round that is over was charged."""
+        self.schedule = self.planner.settle(self.schedule, charged)
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""

@@ -1,0 +1,68 @@
+"""Who takes part in a round. A selection may remember what rounds cost: its state is passed in and returned.
+
+Legend: K clients.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import Problem
+from wavetune.allocation.selection import PlanOf
+from wavetune.errors import ConfigError
+from wavetune.federation.facts import CLIENTS, NEW_PLANS
+from wavetune.parts import Extent, Part
+from wavetune.records.rounds import Account
+from wavetune.units import Array
+
+Chosen = tuple[Sequence[int], Plan | None]
+State = dict[str, Array]
+
+
+class Selection(Part):
+    """Who takes part in a round, chosen on its channel and by what rounds so far have cost."""
+
+    needs = (CLIENTS, NEW_PLANS)
+    everyone: ClassVar[bool] = False  # nobody is left out
+
+    @property
+    def deadline_s(self) -> float:
+        """When those that are chosen must be done."""
+        return math.inf
+
+    def init(self, num_clients: int) -> State:
+        """The state before the first round."""
+        return {}
+
+    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+        """The clients that take part, and their plan; None where there is none.
+
+        Args:
+            problem: of the round, with all clients.
+            lone_s_K: least round of each client with both bands and the server to itself (s).
+            plan_of: the plan of some of the clients, who alone would take part.
+            state: of the rounds before.
+        """
+        raise NotImplementedError
+
+    def settle(self, state: State, charged: Account) -> State:
+        """The state after a round that was charged so much."""
+        return state
+
+
+@dataclass(frozen=True)
+class All(Selection):
+    """Everyone takes part in every round."""
+
+    needs = ()
+    everyone = True
+
+
+def require_that_many(path: str, wanted: int, extent: Extent) -> None:
+    """Raise ConfigError where fewer clients exist than a field wants."""
+    if wanted > extent.num_clients:
+        raise ConfigError(f"{path} is {wanted} but there are {extent.num_clients} clients; give at most that")

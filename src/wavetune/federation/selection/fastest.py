@@ -1,0 +1,29 @@
+"""The fastest few clients on the round's channel. Legend: K clients."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge
+
+from wavetune.allocation.problem import Problem
+from wavetune.allocation.selection import PlanOf, fastest
+from wavetune.federation.selection import Chosen, Selection, State, require_that_many
+from wavetune.parts import Extent
+from wavetune.units import Array
+
+
+@dataclass(frozen=True)
+class Fastest(Selection):
+    """So many clients, with whom the round is short on its channel."""
+
+    count: Annotated[int, Ge(1)] = 1
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """Refuse more clients than there are."""
+        require_that_many(f"{path}.count", self.count, extent)
+
+    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+        """Who takes part, and their plan."""
+        return fastest(plan_of, lone_s_K, self.count)
