@@ -49,6 +49,7 @@ GOLDEN: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "uncut_sparse": ("fedavg_lora", False, (*SPARSE, "method.lora.rank=[2,8,4]")),
     "outage": ("sflllm", False, (*OUTAGE, *MIXED)),
     "central": ("centralised_lora", False, ()),
+    "energy_queues": ("cre", False, ("method.selection.budget_j=0.004", "method.planner.round_deadline_s=1.0")),
     "private": (
         "fedavg_lora",
         False,

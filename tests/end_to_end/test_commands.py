@@ -22,6 +22,8 @@ from wavetune.allocation.instance import problem_to_json
 from wavetune.federation.cohort import Cohort
 from wavetune.models.generate import load_for_generation
 from wavetune.recipe import load
+from wavetune.records.fields import as_json
+from wavetune.records.reading import read_run
 from wavetune.runtimes import inprocess
 from wavetune.runtimes.session import build
 from wavetune.terminal import RunDisplay
@@ -85,6 +87,15 @@ def test_every_record_is_complete_and_adds_up_to_the_summary(finished):
     for kind, bits in summary["bits"].items():
         assert bits == sum(record["metered_bits"][kind] for record in records)
     assert summary["tokens"] == sum(record["tokens"] for record in records)
+
+
+def test_what_is_read_of_a_run_is_all_that_was_written(finished):
+    _, folder, _ = finished
+    run = read_run(folder)
+    assert run.problems == ()
+    assert as_json(run.rounds) == read_rounds(folder)
+    for name in ("summary", "world", "samples"):
+        assert as_json(getattr(run, name)) == read_json(folder / f"{name}.json"), name
 
 
 def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
