@@ -9,6 +9,7 @@ Shape suffixes: K clients, M subchannels.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,15 +31,23 @@ _QUICK, _FIRST_KICKS = 300_000, 40  # size of a band that a local search takes m
 
 def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
     """Plan with one cut and one rank for all clients; arguments and result are those of `planner.plan`."""
-    started_s = time.monotonic()
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason)
-    clock = Clock(np.inf if time_limit_s is None else started_s + time_limit_s)
-    pairs = [pair_of(problem, cut, rank) for cut, rank in feasible.pairs]
-    search = _Search(problem, pairs, warm_start)
+    return search_common_cut(problem, feasible.pairs, time_limit_s, warm_start).best_plan()
+
+
+def search_common_cut(
+    problem: Problem,
+    pairs: Sequence[tuple[int, int]],
+    time_limit_s: float | None = None,
+    warm_start: Plan | None = None,
+) -> CommonCutSearch:
+    """The search at its end, with what it proved; over at least one pair of cut and rank, each with a plan."""
+    clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
+    search = CommonCutSearch(problem, [pair_of(problem, cut, rank) for cut, rank in pairs], warm_start)
     search.run(clock)
-    return search.best_plan()
+    return search
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,7 +107,7 @@ def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
     )
 
 
-class _Search:
+class CommonCutSearch:
     """State of a search: what is known of the fed band and, per pair, of the main band."""
 
     def __init__(self, problem: Problem, pairs: list[CutRankPair], warm_start: Plan | None) -> None:

@@ -140,12 +140,12 @@ def largest_refuted(problem: BandProblem, tangents: Tangents, low: float, high: 
 
 
 @kernel
-def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, Array]:
-    """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), and their use."""
+def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, Array, Array]:
+    """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), their use, the rates' prices."""
     K, M = problem.log_KM.shape
-    use_M1, scratches = np.zeros(M + 1), (new_scratch(M), new_scratch(M))
-    over = evaluate(problem, prices, delay, scratches, new_tangents(K), use_M1)
-    return over, use_M1
+    use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
+    over = evaluate(problem, prices, delay, scratches, tangents, use_M1)
+    return over, use_M1, tangents.rate_price_K2
 
 
 @kernel
@@ -283,7 +283,7 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
         power_share = 1.0 / (1.0 + np.exp(-log_odds))
         prices.weight_M1[:M] = (1.0 - power_share) / M
         prices.weight_M1[M] = power_share
-        over, use_M1 = excess(problem, prices, low_s + 0.999 * (delay_s - low_s))
+        over, use_M1, _ = excess(problem, prices, low_s + 0.999 * (delay_s - low_s))
         if over > 0:
             break
         low, high = (log_odds, high) if use_M1[M] / problem.total_w > np.mean(use_M1[:M]) else (low, log_odds)

@@ -38,8 +38,8 @@ class Packing(NamedTuple):
 @part
 def reduced_costs(
     problem: BandProblem, weight_M1: Array, k: int, delay: float, scratch: Scratch, cost_M: Array
-) -> float:
-    """Fill each subchannel's cost to client k less its worth at the best multipliers; the bound without any of them."""
+) -> tuple[float, float, float]:
+    """Fill each subchannel's cost to client k less its worth; the bound without any of them, and the multipliers."""
     M = len(cost_M)
     log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], problem.cap_w_K[k]
     weight_M, watt_price, rate = (
@@ -54,7 +54,7 @@ def reduced_costs(
         above = log_level + log_M[i]
         gain = rate_price * above - watt * (bundle.level - inverse_M[i]) if above > 0.0 else 0.0
         cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
-    return rate_price * rate - (watt - watt_price) * cap_w
+    return rate_price * rate - (watt - watt_price) * cap_w, rate_price, watt - watt_price
 
 
 @part
@@ -80,12 +80,19 @@ def set_cost(
 
 @part
 def cheapest_set(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, nodes: int, scratch: Scratch, set_M: BoolArray
+    problem: BandProblem,
+    weight_M1: Array,
+    k: int,
+    delay: float,
+    nodes: int,
+    scratch: Scratch,
+    set_M: BoolArray,
+    multiplier_2: Array,
 ) -> tuple[float, float]:
-    """Cost and power of client k's cheapest set, which `set_M` receives: a depth-first search of changes."""
+    """Cost and power of client k's cheapest set, which `set_M` receives, by a depth-first search of changes."""
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
-    bound = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M)
+    bound, multiplier_2[0], multiplier_2[1] = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
@@ -127,22 +134,28 @@ def cheapest_set(
 
 
 @kernel
-def cheapest_sets(problem: BandProblem, weight_M1: Array, delay: float, nodes: int) -> tuple[Array, BoolArray, Array]:
-    """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], and its power, [K] (W).
+def cheapest_sets(
+    problem: BandProblem, weight_M1: Array, delay: float, nodes: int
+) -> tuple[Array, BoolArray, Array, Array]:
+    """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], its power, [K] (W).
 
-    Where more than `nodes` sets would have to be looked at, the cost is the multipliers' lower bound.
+    Also the multipliers on each client's rate (nu) and cap (alpha), [K, 2]. Where more than `nodes` sets would have to
+    be looked at, the cost is the bound of these.
     """
     K, M = problem.log_KM.shape
     value_K, set_KM, power_K, scratch = np.zeros(K), np.zeros((K, M), np.bool_), np.zeros(K), new_scratch(M)
+    multiplier_K2 = np.zeros((K, 2))
     for k in range(K):
         if problem.need_K[k] > 0.0:
-            value_K[k], power_K[k] = cheapest_set(problem, weight_M1, k, delay, nodes, scratch, set_KM[k])
-    return value_K, set_KM, power_K
+            value_K[k], power_K[k] = cheapest_set(
+                problem, weight_M1, k, delay, nodes, scratch, set_KM[k], multiplier_K2[k]
+            )
+    return value_K, set_KM, power_K, multiplier_K2
 
 
 def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
     """Whether the clients' cheapest sets cost more than all subchannels and the total power at given prices."""
-    value_K, _, _ = cheapest_sets(problem, weight_M1, delay_s, _NODES)
+    value_K, *_ = cheapest_sets(problem, weight_M1, delay_s, _NODES)
     return float(np.sum(value_K)) > float(np.sum(weight_M1)) * (1 + _SURE)
 
 
@@ -153,7 +166,7 @@ def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: flo
     trial_M1 = best_M1 = weight_M1 * K
     best_over = -np.inf
     for turn in range(_PROGRAMS):
-        value_K, set_KM, power_K = cheapest_sets(problem, trial_M1, delay_s, _NODES)
+        value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _NODES)
         over = float(np.sum(value_K) - np.sum(trial_M1))
         if over > _SURE * K:
             return Packing(trial_M1 / np.sum(trial_M1), owner_M, turn)

@@ -33,6 +33,9 @@ def plan(
         float | None, typer.Option(min=1e-3, help="Seconds for the command; a first plan is always finished.")
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
+    certificate: Annotated[
+        Path | None, typer.Option(help="Write the proof of an instance's bound here, for tools/verify_plan.py.")
+    ] = None,
 ) -> None:
     """Choose subchannels, power, cut and rank for the least delay, without training."""
     from wavetune.allocation.instance import plan_to_json
@@ -40,7 +43,10 @@ def plan(
 
     until = None if time_limit is None else time.monotonic() + time_limit
     console = Console(highlight=False)
-    problem, chosen, note = _planned(what, changes, tables, time_limit)
+    if certificate is None:
+        problem, chosen, note = _planned(what, changes, tables, time_limit)
+    else:
+        problem, chosen, note = _certified(what, changes, tables, time_limit, certificate)
     text = to_json(plan_to_json(chosen), json_out or Path("plan.json"))
     if json_out is not None and str(json_out) == "-":
         echo(text)
@@ -73,6 +79,24 @@ def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | 
     problem, chosen = planner.problem(0), planner.first_plan()
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
     return problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}"
+
+
+def _certified(
+    what: str, changes: Changes, tables: Tables, time_limit_s: float | None, out: Path
+) -> tuple[Problem, Plan, str]:
+    from wavetune.allocation.certificate import plan_with_certificate
+    from wavetune.allocation.feasibility import require_feasible
+    from wavetune.allocation.instance import read_instance
+    from wavetune.federation.run_folder import to_json
+
+    if not is_instance(what):
+        raise ConfigError(f"--certificate is of a plan instance, and {what} is a recipe; give an INSTANCE.json")
+    refuse_beside_instance(changes, tables)
+    problem = read_instance(what)
+    chosen, proof = plan_with_certificate(problem, time_limit_s)
+    if chosen.status == "ok":
+        write(out, to_json(proof, out))
+    return problem, require_feasible(problem, chosen), ""
 
 
 def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:

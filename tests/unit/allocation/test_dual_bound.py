@@ -72,7 +72,7 @@ def test_two_clients_who_need_two_of_three_subchannels_each_are_proved_too_many_
     # Ratio 3 at 1 W on any subchannel: 2 bit/s/Hz each. Within the cap of 1 W, 3 bit in 1 s take two subchannels.
     problem = BandProblem(*log_and_inverse(np.full((2, 3), 3.0)), np.zeros(2), np.full(2, 2.3), np.ones(2), 10.0)
     even = Prices(np.array([1.0, 1.0, 1.0, 1e-9]) / (3 + 1e-9), np.ones(2, np.int64), np.ones((2, 2)), np.ones((2, 2)))
-    over, use_M1 = excess(problem, even, 1.0)
+    over, use_M1, _ = excess(problem, even, 1.0)
     assert abs(over - 1 / 3) < 1e-6
     assert abs(np.sum(use_M1[:3]) - 4) < 1e-6
     # With one subchannel for one of them, its 2.3 bit take 1.15 s; until then four would be needed.

@@ -1,0 +1,121 @@
+"""Certificates: what a plan claims is confirmed without the planner, and whatever was tampered with is refused."""
+
+import copy
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from helpers.command_line import assert_refused, wavetune
+from helpers.problems import cell_problem
+from wavetune.allocation.instance import problem_to_json
+
+PATH = Path(__file__).parents[3] / "tools" / "verify_plan.py"
+spec = importlib.util.spec_from_file_location("verify_plan", PATH)
+verify_plan = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(verify_plan)
+
+
+def instance_of(kind):
+    instance, g = problem_to_json(cell_problem(8, 18, seed=1)), np.random.default_rng(5)
+    if kind != "cell":
+        for band in instance["bands"].values():
+            band["gain"] = (10 ** g.uniform(-13, -9, (8, 18))).tolist()
+            band["total_power_max_w"] = 1e3
+        for client in instance["clients"]:
+            client["tx_power_max_w"] = 0.02
+    return instance
+
+
+@pytest.fixture(scope="module", params=["cell", "wild gains and small caps"])
+def files(request, tmp_path_factory):
+    """Instance, plan and certificate of the command."""
+    folder = tmp_path_factory.mktemp("certificate")
+    names = [folder / f"{name}.json" for name in ("instance", "plan", "certificate")]
+    names[0].write_text(json.dumps(instance_of(request.param)))
+    assert wavetune("plan", names[0], "--json", names[1], "--certificate", names[2]).code == 0
+    return names
+
+
+def checked(files, changed, tmp_path, capsys):
+    """Exit code and words of the checker for the files, one of them changed."""
+    paths = [tmp_path / file.name for file in files]
+    for file, path in zip(files, paths, strict=True):
+        path.write_text(json.dumps(changed.get(file.stem) or json.loads(file.read_text())))
+    code = verify_plan.main(*paths)
+    return code, capsys.readouterr().out
+
+
+def test_plan_and_bound_are_confirmed_within_half_a_percent(files, tmp_path, capsys):
+    code, words = checked(files, {}, tmp_path, capsys)
+    assert code == 0
+    assert float(words.split("proved gap ")[1].rstrip("%\n")) < 0.5
+
+
+def tampered_plans(plan):
+    """Plans that claim too much, and what is said of them."""
+    for keys, value in ((("delay_s",), 0.999 * plan["delay_s"]), (("cut",), 99), (("rank",), 3)):
+        changed = copy.deepcopy(plan)
+        changed[keys[0]] = value
+        yield changed
+    for change in (lambda band: [2 * p for p in band["power_w"]], lambda band: [0.0 for _ in band["power_w"]]):
+        changed = copy.deepcopy(plan)
+        changed["bands"]["main"]["power_w"] = change(plan["bands"]["main"])
+        yield changed
+    changed = copy.deepcopy(plan)
+    changed["bands"]["fed"]["owner"][0] = 50
+    yield changed
+
+
+def test_a_tampered_plan_is_refused(files, tmp_path, capsys):
+    for plan in tampered_plans(json.loads(files[1].read_text())):
+        code, words = checked(files, {"plan": plan}, tmp_path, capsys)
+        assert (code, words[:9]) == (1, "refused: ")
+
+
+def tampered_certificates(certificate, plan):
+    """Certificates that claim more than they prove, or nothing."""
+    decided = (plan["cut"], plan["rank"])
+    best = next(i for i, pair in enumerate(certificate["pairs"]) if (pair["cut"], pair["rank"]) == decided)
+    for factor in (1.001, 1.1):
+        changed = copy.deepcopy(certificate)
+        changed["lower_bound_s"] *= factor
+        yield changed
+        changed = copy.deepcopy(certificate)
+        changed["fed_s_per_bit"] *= 1.0 + 100 * (factor - 1.0)
+        yield changed
+    for change in ("drop", "later", "no proof"):
+        changed = copy.deepcopy(certificate)
+        if change == "drop":
+            del changed["pairs"][best]
+        elif change == "later":
+            changed["pairs"][best]["main_s"] *= 1.5
+        else:
+            changed["pairs"][best]["proof"] = None
+        yield changed
+    changed = copy.deepcopy(certificate)
+    changed["fed_proof"]["subchannels"][0] = -1.0
+    yield changed
+    changed = copy.deepcopy(certificate)
+    for client in changed["fed_proof"]["clients"]:
+        client.update(nu=client["nu"][:1], alpha=client["alpha"][:1], least=1.0)
+    yield changed
+
+
+def test_a_tampered_certificate_is_refused(files, tmp_path, capsys):
+    for certificate in tampered_certificates(*(json.loads(file.read_text()) for file in (files[2], files[1]))):
+        code, words = checked(files, {"certificate": certificate}, tmp_path, capsys)
+        assert (code, words[:9]) == (1, "refused: ")
+
+
+def test_the_checker_imports_numpy_alone_and_is_short():
+    lines = PATH.read_text().splitlines()
+    assert len(lines) <= 200
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported <= {"json", "sys", "pathlib", "numpy"}
+
+
+def test_a_certificate_is_of_an_instance_alone(tmp_path):
+    assert_refused(wavetune("plan", "sflllm", "--certificate", tmp_path / "c.json"), "--certificate", "plan instance")
