@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from helpers.runs import small, without_clock
+from helpers.runs import small, told, without_clock
 from wavetune.federation.links import Outage
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build
@@ -28,6 +28,6 @@ def test_a_dead_link_changes_nothing_where_no_adapters_cross(name):
 
 def records(session):
     """Two rounds as they are recorded."""
-    found = [train_round(session, index, lambda *_: None).record for index in range(2)]
+    found = [told(train_round(session, index, lambda *_: None)) for index in range(2)]
     assert not any(record["lost"] for record in found)
     return [without_clock(record) for record in found]
