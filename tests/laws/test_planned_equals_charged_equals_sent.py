@@ -52,6 +52,7 @@ METHODS = {
     "federated_frozen_a": small("fedavg_lora", "method.lora.rank=[1,2,3]", "method.mixing.kind=frozen_a"),
     "gpt2": small("sflllm", "world.model=tiny-gpt2", *MIXED, *codecs("int8", "int8", "int8")),
     "central": small("centralised_lora"),
+    **{name: small(name) for name in ("sparse_dp", "stfl", "osafl")},
     "bottlenecks_shared_lora_personal": small(
         "fedavg_lora",
         "method.bottleneck.width=8",
@@ -171,6 +172,21 @@ def test_adapter_airtime_is_each_clients_bits_over_its_rate(played):
     np.testing.assert_allclose(record["charged"]["phases"]["fed_upload_s"], up_K / rate_K)
     assert sum(up_K) == record["metered_bits"].get("adapters_up", 0)
     assert sum(down_K) == record["metered_bits"]["adapters_down"]
+
+
+@pytest.mark.parametrize("name", ["gossip", "hierarchical", "over_the_air"])
+def test_what_crosses_links_of_its_own_is_predicted_and_charged_beside_the_phases(name):
+    session = build(small(name, "run.local_steps=1"))
+    outcome = train_round(session, 0, lambda *_: None)
+    assert outcome.planned.bits == outcome.charged.bits == outcome.metered_bits
+    assert outcome.planned.delay_s == outcome.charged.delay_s
+    fed = session.planned(0)[0].fed
+    link_s = session.accountant.link_s([True] * 3, 0, fed.subchannel_hz * len(outcome.plan.fed.owner_M))
+    phases = outcome.charged.phases
+    last = max(phases.fed_upload_s) + max(phases.fed_download_s)
+    assert link_s > 0
+    compute_s = np.add(phases.client_forward_s, phases.client_backward_s).max()
+    assert outcome.charged.delay_s == pytest.approx(compute_s + last + link_s)
 
 
 EQUAL_ROWS = [f'{{"prompt": "{i:04d}", "completion": "{i * 7:05d}", "domain": "d{i % 3}"}}' for i in range(40)]

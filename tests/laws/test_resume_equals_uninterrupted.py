@@ -68,6 +68,15 @@ KINDS = {
         "method.link.loss_probability=0.3",
     ),
     "central": small("centralised_lora", "run.rounds=3"),
+    "gossip": small("gossip", "run.rounds=3", "run.samples=0"),
+    "hierarchical_blended": small(
+        "stfl",
+        "run.rounds=4",
+        "run.checkpoint_every=2",
+        "run.samples=0",
+        "method.exchange.kind=hierarchical",
+        "method.exchange.edges=2",
+    ),
     "aligned": small("fedavg_lora", "run.rounds=1", "run.samples=1", *ALIGNED),
 }
 

@@ -5,7 +5,8 @@ Both go through the one objective of `wavetune.allocation.delay`. Shape letters:
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,8 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.codecs import Fp32
 from wavetune.federation.codecs.codec import on_the_wire, way_back
-from wavetune.federation.messages import adapter_spec, bits_of, step_messages
+from wavetune.federation.exchanges.exchange import Hop
+from wavetune.federation.messages import adapter_spec, bits_of, server_bits, step_messages
 from wavetune.federation.method import Method
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
 
 Bits = Mapping[tuple[str, int], float]
 _UP, _DOWN = (
-    tuple(kind for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and what != "adapters")
+    tuple(kind for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and not what.startswith("adapters"))
     for way in ("up", "down")
 )
 
@@ -46,8 +48,10 @@ class Accountant:
     server_rank: int
     sites: tuple[AdapterSite, ...]  # that are shared
 
-    def predicted_bits(self, workload: Workload, sent_K: Sequence[bool] | None = None) -> tuple[list[Bits], Bits]:
-        """Bits by (kind, client) of every local step, and of the adapter exchange, from the batches alone.
+    def predicted_bits(
+        self, workload: Workload, sent_K: Sequence[bool] | None = None, round_index: int = 0
+    ) -> tuple[list[Bits], Bits]:
+        """Bits by (kind, client or server) of every local step, and of a round's exchange, from the batches alone.
 
         Only the clients of `sent_K` send their adapters (all if None); the broadcast is for everyone.
         """
@@ -62,13 +66,37 @@ class Accountant:
             }
             for tokens_K, labelled_K in zip(tokens_IK, labelled_IK, strict=True)
         ]
-        exchange: dict[tuple[str, int], float] = {}
-        for client, (cut, rank) in enumerate(zip(self.cut_K, self.rank_K, strict=True)):
-            up, down = self.adapter_bits(cut, rank)
-            exchange["adapters_down", client] = down
-            if sent_K is None or sent_K[client]:
-                exchange["adapters_up", client] = up
+        exchange, part = defaultdict[tuple[str, int], float](float), self.method.exchange
+        bits_K = [self.adapter_bits(cut, rank) for cut, rank in zip(self.cut_K, self.rank_K, strict=True)]
+        for hop in self._hops(sent_K, round_index):
+            for sender, receivers in hop.ways:
+                if isinstance(sender, int):
+                    exchange[hop.kind, sender] += bits_K[sender][0] * bool(receivers)
+                for receiver in receivers if isinstance(sender, str) else ():
+                    down = isinstance(receiver, int)
+                    number = receiver if isinstance(receiver, int) else part.servers.index(sender)
+                    exchange[hop.kind, number] += bits_K[receiver][1] if down else self.backhaul_bits
         return steps, exchange
+
+    def link_s(self, sent_K: Sequence[bool], round_index: int, band_hz: float) -> float:
+        """Seconds of a round's messages that are not planned with the bands, one hop after the other."""
+        spec = adapter_spec(self.sites, max(self.rank_K), sends_a=self.method.mixing.trains_a)
+        values = float(sum(math.prod(field.shape) for field in spec.values()))
+        up = max(self.adapter_bits(cut, rank)[0] for cut, rank in zip(self.cut_K, self.rank_K, strict=True))
+        return sum(
+            self.method.exchange.link_s(hop, values, self.backhaul_bits if hop.kind == "backhaul" else up, band_hz)
+            for hop in self._hops(sent_K, round_index)
+        )
+
+    @property
+    def backhaul_bits(self) -> float:
+        """Bits of a server's message to another."""
+        return server_bits(self.sites, max(self.rank_K), sends_a=self.method.mixing.trains_a)
+
+    def _hops(self, sent_K: Sequence[bool] | None, round_index: int) -> tuple[Hop, ...]:
+        clients = range(len(self.cut_K))
+        sending = [k for k in clients if sent_K is None or sent_K[k]]
+        return self.method.exchange.hops(clients, sending, round_index)
 
     def _step_bits(self, client: int, tokens: float, labelled: float) -> Iterator[tuple[tuple[str, int], float]]:
         method = self.method
@@ -163,11 +191,13 @@ def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases,
     return phases, energy
 
 
-def account(phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], exchange: Bits) -> Account:
-    """The record of a charge: seconds and joules by phase and client, bits by kind."""
+def account(
+    phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], exchange: Bits, link_s: float = 0.0
+) -> Account:
+    """The record of a charge: seconds and joules by phase and client, bits by kind; `link_s` is added to the delay."""
     counts, num_clients = [*steps, exchange], phases.uplink_s.shape[-1]
     return Account(
-        delay_s=phases.round_s,
+        delay_s=phases.round_s + link_s,
         local_steps=len(phases.step_s),
         phases=_recorded(phases, lambda seconds_I: seconds_I.sum(0)),
         step=_recorded(phases, lambda seconds_I: seconds_I[0]),

@@ -8,7 +8,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Lt
 
-from wavetune.federation.facts import ADAPTERS
+from wavetune.federation.facts import ADAPTERS, BY_SERVER
 from wavetune.federation.filters.filter import Fill
 from wavetune.federation.filters.skip import Skip
 from wavetune.parts import Part
@@ -19,7 +19,7 @@ from wavetune.wireless.outage import in_outage
 class Link(Part):
     """What may happen to an adapter upload on its way."""
 
-    needs = (ADAPTERS,)
+    needs = (ADAPTERS, BY_SERVER)
     min_rate_bit_per_s: float = 0.0  # below which nothing is sent
     lost: Fill = Skip()  # what stands in for an update that does not arrive
 

@@ -92,6 +92,11 @@ def adapter_spec(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> d
     return {name: Field(shape) for site in sites for name, shape in _shapes(site, rank, sends_a=sends_a)}
 
 
+def server_bits(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> float:
+    """Bits of one server's message to another: all adapters at the largest rank, and a weight."""
+    return bits_of(adapter_spec(sites, rank, sends_a=sends_a)) + 32
+
+
 def _shapes(site: AdapterSite, rank: int, *, sends_a: bool) -> Iterator[tuple[str, tuple[int, int]]]:
     """Names, rows and widths of one site's matrices."""
     width = site.width_at(rank)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from annotated_types import Ge, Lt
 
-from wavetune.federation.facts import ADAPTERS, MEAN, VALUES_SENT
+from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL, MEAN, VALUES_SENT
 from wavetune.federation.updates import MAIN, Update
 from wavetune.parts import Part
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class Mixing(Part):
     """A rule that makes one adapter of the clients' contributions."""
 
-    needs = (ADAPTERS,)
+    needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
     removes = (MEAN,)
     trains_a: ClassVar[bool] = True  # whether A is trained and sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
@@ -103,7 +103,7 @@ class AverageProduct(Mixing):
     moments start afresh.
     """
 
-    needs = (ADAPTERS, VALUES_SENT)
+    needs = (ADAPTERS, BY_SERVER, INDIVIDUAL, VALUES_SENT)
     rebases = True
     of_factors = True
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -25,7 +25,7 @@ from wavetune.federation.door import Door
 from wavetune.federation.exchanges.exchange import Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
-from wavetune.federation.messages import Field, adapter_spec
+from wavetune.federation.messages import Field, adapter_spec, server_bits
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.updates import MAIN, Inbox, Node, Update
@@ -106,7 +106,11 @@ class Nodes:
     @property
     def current(self) -> dict[str, LoraPair]:
         """The adapters that all clients together have."""
-        return _pairs(self.exchange_part.common(self.held))
+        return _pairs(self.exchange_part.common(self.held, self._clients))
+
+    def _clients(self) -> list[Held]:
+        """What every client here holds."""
+        return [Held(self.own(k)) for k in range(len(self.rank_K))]
 
     @torch.no_grad()
     def exchange(
@@ -153,7 +157,7 @@ class Nodes:
     @torch.no_grad()
     def upload(self, client: int, door: Door | None, round_index: int, kind: str = "adapters_up") -> Tensors | None:
         """One client's message to its server, as this decodes it; None where that is elsewhere."""
-        start, own, spec = self.start_of(client), self._own(client), self._spec(client)
+        start, own, spec = self.start_of(client), self.own(client), self._spec(client)
         if door is None or not spec:
             return own
         context = Context(self.seed, round_index, self.client_ids[client])
@@ -183,18 +187,18 @@ class Nodes:
             for name, tensor in receive(chain, payload, spec, context).items():
                 view = received[name].t() if name.endswith(".A") else received[name]
                 view[: len(tensor)] = tensor.to(view)
-        self._store(client, received)
+        self.store(client, received)
 
     @torch.no_grad()
     def remember_broadcast(self) -> None:
         """What the one client of this device has now is what it was last sent."""
-        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self._own(0), 1.0)}
+        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self.own(0), 1.0)}
 
     @torch.no_grad()
     def show(self, uploads: Mapping[int, Tensors]) -> None:
         """Put clients' uploads into their slots, before they are mixed."""
         for client, tensors in uploads.items():
-            self._store(client, tensors)
+            self.store(client, tensors)
 
     def start_of(self, client: int) -> Tensors:
         """What a client started the round from: the first components of what its server holds, copied."""
@@ -217,6 +221,7 @@ class Nodes:
         """What these nodes must remember between rounds, as named tensors."""
         found = {f"held.{node}.{name}": t for node, held in self.held.items() for name, t in held.tensors.items()}
         found |= {f"part.{key}.{name}": t for key, state in self.states.items() for name, t in state.items()}
+        found |= {f"weight.{node}": torch.tensor(held.weight) for node, held in self.held.items()}
         return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -230,7 +235,8 @@ class Nodes:
             owner, _, name = rest.partition(".")
             if what in ("held", "part"):
                 (held if what == "held" else self.states).setdefault(owner, {})[name] = tensor.to(device, copy=True)
-        self.held = {node: Held(tensors, 1.0) for node, tensors in held.items()} or self.held
+        weight = {node: float(state.get(f"weight.{node}", 1.0)) for node in held}
+        self.held = {node: Held(tensors, weight[node]) for node, tensors in held.items()} or self.held
 
     def _encoded(self, key: str, message: Tensors, spec: Mapping[str, Field], context: Context) -> Tensors:
         """A message as it goes on the wire; what the chain's parts remember is kept."""
@@ -249,7 +255,7 @@ class Nodes:
     def _spec(self, client: int) -> dict[str, Field]:
         return adapter_spec(self._sites_of(client), self.rank_K[client], sends_a=self.mixing.trains_a)
 
-    def _own(self, client: int) -> Tensors:
+    def own(self, client: int) -> Tensors:
         """A copy of a client's shared adapters, padded to the common rank."""
         found = Tensors()
         for site in self._sites_of(client):
@@ -265,7 +271,8 @@ class Nodes:
             for name, n in rows.items()
         }
 
-    def _store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
+    def store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
+        """Load a client's shared adapters."""
         for site in self._sites_of(client):
             slot = int(self.bank.slots(site.layer)[client])
             for factor, stack in _named(self.bank.local[site.name]):
@@ -307,11 +314,19 @@ class _Ending:
                     (inboxes if arrived else missing).setdefault(receiver, []).append(update)
         nodes, taken = self.nodes, dict[Node, Held]()
         for node in {receiver: None for _, receivers in hop.ways for receiver in receivers}:
-            if isinstance(node, str):
+            if isinstance(node, str) or node in inboxes:
                 inbox = Inbox(tuple(inboxes.get(node, ())), tuple(missing.get(node, ())))
-                mix = _Mixer(self, node).mixture
-                taken[node] = nodes.exchange_part.take(hop, node, nodes.held[node], inbox, mix)
-        nodes.held |= taken
+                taken[node] = self._taken(hop, node, inbox)
+        nodes.held |= {node: held for node, held in taken.items() if isinstance(node, str)}
+        for node, held in taken.items():
+            if isinstance(node, int):
+                nodes.store(node, held.tensors)
+
+    def _taken(self, hop: Hop, node: Node, inbox: Inbox) -> Held:
+        nodes, number = self.nodes, node if isinstance(node, int) else self.nodes.exchange_part.servers.index(node)
+        own = nodes.held[node] if isinstance(node, str) else Held(nodes.own(node))
+        mix = _Mixer(self, str(node)).mixture
+        return nodes.exchange_part.take(hop, node, own, inbox, mix, Context(nodes.seed, self.round_index, number))
 
     def _crossed(self, hop: Hop, sender: Node, receivers: Sequence[Node]) -> tuple[bool, Update | None]:
         """One sender's message, and whether it arrived; None where its receivers have taken it already."""
@@ -323,9 +338,16 @@ class _Ending:
             sent = nodes.upload(sender, self.door, self.round_index, hop.kind) if self.sent_K[sender] else None
             arrived = sent is not None and self.delivered_K[sender]
             return arrived, Update(sender, self.weight_K[sender], sent if arrived and sent else start, start)
+        servers = [receiver for receiver in receivers if isinstance(receiver, str)]
         for receiver in receivers:
             if isinstance(receiver, int):
                 nodes.download(receiver, self.door)
+        if not servers:
+            return True, None
+        if self.door is not None:
+            number = nodes.exchange_part.servers.index(sender)
+            bits = server_bits(nodes.sites, max(nodes.rank_K), sends_a=nodes.mixing.trains_a)
+            self.door.bits[hop.kind, number] += round(bits) * len(servers)
         held = nodes.held[sender]
         return True, Update(sender, held.weight, held.tensors, held.tensors)
 
@@ -381,7 +403,7 @@ class _Mixer:
         A mixture is tried out where a value of an update is larger than is plausible; if it fails, the update of the
         largest norm is taken out.
         """
-        of_server, broken, clients = self.ending.of_the_main_server(), dict[int, str](), {u.sender for u in updates}
+        of_server, broken, clients = self.ending.of_the_main_server(), dict[Any, str](), {u.sender for u in updates}
         largest = {u.sender: _largest(u.tensors.values()) for u in updates}
         suspects = [k for k in largest if not largest[k] <= PLAUSIBLE]
         norms = {u.sender: u.norm() for u in updates} if suspects else {}
@@ -390,7 +412,7 @@ class _Mixer:
             if not suspects or (mixture is not None and self._holds(mixture[0])):
                 break
             worst = max(suspects, key=lambda k: norms[k] if math.isfinite(norms[k]) else math.inf)
-            broken[int(worst)] = f"with a value of {largest[worst]:.3g} in it the mixture gives no finite numbers"
+            broken[worst] = f"with a value of {largest[worst]:.3g} in it the mixture gives no finite numbers"
             suspects.remove(worst)
         if mixture is None or (broken.keys() == clients and len(broken) > min(1, len(self.ending.weight_K) - 1)):
             raise NumericsError(next(iter(broken.values()), "the mixture cannot be computed"))

@@ -21,7 +21,17 @@ from annotated_types import Ge, Gt, Lt
 
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Chain, Clip, Noise
-from wavetune.federation.facts import ADAPTERS, COUNTED_ONCE, MEAN, UNJUDGED, UNROUNDED, UPDATES_ALONE
+from wavetune.federation.facts import (
+    ADAPTERS,
+    BY_SERVER,
+    COUNTED_ONCE,
+    INDIVIDUAL,
+    MEAN,
+    ONE_MIXTURE,
+    UNJUDGED,
+    UNROUNDED,
+    UPDATES_ALONE,
+)
 from wavetune.parts import Part
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Spent
@@ -40,7 +50,7 @@ class Gaussian(Part):
     "secure" draws from the operating system.
     """
 
-    needs = (UPDATES_ALONE, ADAPTERS, MEAN, UNROUNDED, COUNTED_ONCE, UNJUDGED)
+    needs = (UPDATES_ALONE, ADAPTERS, BY_SERVER, INDIVIDUAL, ONE_MIXTURE, MEAN, UNROUNDED, COUNTED_ONCE, UNJUDGED)
     clip_norm: Annotated[float, Gt(0)] | None = 1.0
     noise_multiplier: Annotated[float, Ge(0)] = 1.0
     delta: Annotated[float, Gt(0), Lt(1)] = 1e-5

@@ -17,6 +17,9 @@ BIT_KINDS = {
     "gradients_down": ("gradients", "down"),
     "activations_down": ("activations", "down"),
     "adapters_down": ("adapters", "down"),
+    "analog_up": ("adapters, all at once", "up"),
+    "adapters_side": ("adapters between clients", "across"),
+    "backhaul": ("adapters between servers", "across"),
 }
 """What crosses the air, by the name it has in records: what it is, and which way it goes."""
 Bits = dict[str, float]

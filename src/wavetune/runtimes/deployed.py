@@ -404,6 +404,11 @@ def check_deployable(session: Session) -> None:
             "method.topology central has one trainer and no devices; set method.topology.kind to split or federated, "
             "or use `wavetune run`"
         )
+    if not method.exchange.deployable:
+        raise ConfigError(
+            f"method.exchange {method.exchange.kind} sends in ways that devices and servers cannot; choose another "
+            "exchange, or use `wavetune run`"
+        )
     if method.topology.is_split and session.data.classes:
         raise ConfigError(
             "wavetune deploy cuts models that learn the next token; where rows have classes set "

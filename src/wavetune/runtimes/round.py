@@ -56,7 +56,8 @@ def prepare(session: Session, index: int) -> Prepared:
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
     if not session.central:
-        asked = session.accountant.load(workload, *session.accountant.predicted_bits(workload, active_K), active_K)
+        bits = session.accountant.predicted_bits(workload, active_K, index)
+        asked = session.accountant.load(workload, *bits, active_K)
         plan = session.planner.within_budgets(problem, plan, asked)
     rates = session.accountant.rates(problem, plan)
     sent_K = _sent(session, rates.fed, active_K)
@@ -77,7 +78,7 @@ def train_round(
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
     ready = ready or prepare(session, index)
     problem, plan, workload, active_K, sent_K = ready.problem, ready.plan, ready.workload, ready.active_K, ready.sent_K
-    predicted = session.accountant.predicted_bits(workload, sent_K)
+    predicted = session.accountant.predicted_bits(workload, sent_K, index)
     session.door.take()
     session.cohort.drop_anchor(session.server.current)
 
@@ -106,8 +107,10 @@ def train_round(
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
 
-    planned, _ = _account(session, problem, plan, workload, active_K, *predicted)
-    charged, straggler = _account(session, problem, plan, workload, active_K, metered, exchanged)
+    band_hz = problem.fed.subchannel_hz * len(plan.fed.owner_M)
+    link_s = 0.0 if session.central else session.accountant.link_s(sent_K, index, band_hz)
+    planned, _ = _account(session, problem, plan, workload, active_K, *predicted, link_s)
+    charged, straggler = _account(session, problem, plan, workload, active_K, metered, exchanged, link_s)
     return RoundOutcome(
         round=index,
         plan=plan,
@@ -185,10 +188,11 @@ def _account(
     active_K: Sequence[bool],
     steps: list[Bits],
     exchange: Bits,
+    link_s: float,
 ) -> tuple[Account, tuple[int, str]]:
     exchange = {} if session.central else exchange
     load = session.accountant.load(workload, steps, exchange, active_K)
     if session.central:
         load = central_load(load, problem.num_clients)
     phases, energy = charge(problem, plan, load)
-    return account(phases, energy, steps, exchange), phases.straggler()
+    return account(phases, energy, steps, exchange, link_s), phases.straggler()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar
 
 from wavetune.federation.facts import ADAPTERS
 from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
-    from wavetune.federation.codecs import Tensors
+    from wavetune.federation.codecs import Context, Tensors
 
 SERVER = "fed"
 Mix = Callable[[Inbox], "Tensors"]
@@ -20,16 +20,10 @@ Mix = Callable[[Inbox], "Tensors"]
 
 @dataclass(frozen=True)
 class Hop:
-    """Messages that cross at the same time: `ways` are senders with their receivers.
-
-    Over "fed" clients and servers exchange as planned; the other media are links with rates of their own. With `names`
-    the adapters of these sites alone cross.
-    """
+    """Messages of one kind that cross at the same time: `ways` are senders with their receivers."""
 
     kind: str
     ways: tuple[tuple[Node, tuple[Node, ...]], ...]
-    medium: Literal["fed", "sidelink", "backhaul"] = "fed"
-    names: frozenset[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +31,7 @@ class Held:
     """What a node holds, and the weight of the clients that it stands for."""
 
     tensors: Tensors
-    weight: float
+    weight: float = 1.0
 
 
 class Exchange(Part):
@@ -45,8 +39,8 @@ class Exchange(Part):
 
     home = "wavetune.federation.exchanges"
     needs = (ADAPTERS,)
-    over_fed: ClassVar[bool] = True  # whether clients exchange adapters with servers, over the federated band
-    link_bit_per_s: float = 0.0  # of links that are not the cell's
+    over_fed: ClassVar[bool] = True  # whether updates cross the federated band by themselves, as the planner counts
+    deployable: ClassVar[bool] = True  # whether devices and servers can exchange so
 
     @property
     def servers(self) -> tuple[str, ...]:
@@ -61,20 +55,29 @@ class Exchange(Part):
         """The messages of a round in order, of all clients and those that took part."""
         raise NotImplementedError
 
-    def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix) -> Held:
-        """What a node that a hop reaches holds afterwards."""
+    def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix, context: Context) -> Held:
+        """What a node that a hop reaches holds afterwards; `mix` is for servers alone."""
         raise NotImplementedError
 
-    def common(self, held: Mapping[Node, Held]) -> Tensors:
-        """One set of adapters for all, to evaluate and export: the mean of what the nodes hold."""
-        if len(held) == 1:
-            return next(iter(held.values())).tensors
-        total = sum(one.weight for one in held.values())
-        names = next(iter(held.values())).tensors
-        return {name: sum(one.weight / total * one.tensors[name] for one in held.values()) for name in names}  # type: ignore[misc]
+    def common(self, held: Mapping[Node, Held], clients: Callable[[], Sequence[Held]]) -> Tensors:
+        """One set of adapters for all, to evaluate and export, of what servers (and clients) hold."""
+        return held[SERVER].tensors
+
+    def link_s(self, hop: Hop, values: float, bits: float, band_hz: float) -> float:
+        """Seconds of a hop that is not planned with the federated band, whose messages have so many values and bits."""
+        return 0.0
 
 
-def weighted_mean(updates: Sequence[Update], weights: Sequence[float]) -> Tensors:
-    """The sum of updates with these weights, whatever they sum to."""
-    names = updates[0].tensors
-    return {n: sum(w * u.tensors[n] for u, w in zip(updates, weights, strict=True)) for n in names}  # type: ignore[misc]
+def weighted_sum(held: Sequence[Held | Update], weights: Sequence[float]) -> Tensors:
+    """The sum of adapters with these weights, whatever they sum to."""
+    found = {name: weights[0] * t for name, t in held[0].tensors.items()}
+    for one, weight in zip(held[1:], weights[1:], strict=True):
+        for name in found:
+            found[name] = found[name] + weight * one.tensors[name]
+    return found
+
+
+def mean(held: Sequence[Held]) -> Tensors:
+    """The mean by weight."""
+    total = sum(one.weight for one in held)
+    return weighted_sum(held, [one.weight / total if total else 1 / len(held) for one in held])

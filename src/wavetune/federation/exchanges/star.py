@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import SERVER, Exchange, Held, Hop, Mix
 from wavetune.federation.updates import Inbox, Node
 
@@ -20,6 +21,6 @@ class Star(Exchange):
         up = tuple((k, (SERVER,)) for k in active)
         return Hop("adapters_up", up), Hop("adapters_down", ((SERVER, tuple(clients)),))
 
-    def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix) -> Held:
+    def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix, context: Context) -> Held:
         """The mixture."""
-        return Held(mix(inbox), 1.0)
+        return Held(mix(inbox))

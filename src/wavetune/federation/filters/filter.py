@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from wavetune.federation.facts import ADAPTERS, INDIVIDUAL
+from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class Filter(Part):
     """
 
     home = "wavetune.federation.filters"
-    needs = (ADAPTERS, INDIVIDUAL)
+    needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """What is to be mixed of what came."""

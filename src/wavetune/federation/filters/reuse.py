@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from wavetune.federation.codecs.codec import Context, Tensors
-from wavetune.federation.facts import COUNTED_ONCE
+from wavetune.federation.facts import COUNTED_ONCE, INDIVIDUAL
 from wavetune.federation.filters.filter import Fill
 from wavetune.federation.updates import Inbox
 
@@ -14,6 +14,7 @@ from wavetune.federation.updates import Inbox
 class Reuse(Fill):
     """The adapters of a client that last arrived stand in for those that are missing, if there are any."""
 
+    needs = (INDIVIDUAL,)
     removes = (COUNTED_ONCE,)
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:

@@ -12,7 +12,7 @@ from wavetune.reporting.bars import Bar, bar_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, client_figure, make_section
 
-ARROW = {"up": "↑", "down": "↓"}
+ARROW = {"up": "↑", "down": "↓", "across": "↔"}
 SHOW = {"bit": fmt.bits, "B": fmt.byte_size, "s": fmt.seconds, "J": fmt.joules}
 
 
@@ -27,7 +27,7 @@ def _bits_figure(run: Run) -> Figure | None:
     bars = [
         Bar(
             f"{what} {ARROW[way]}",
-            ((f"way-{way}", "", bits[kind]),),
+            (("way-down" if way == "down" else "way-up", "", bits[kind]),),
             f"{fmt.bits(bits[kind])} · {fmt.percent(bits[kind] / total)}",
         )
         for kind, (what, way) in BIT_KINDS.items()

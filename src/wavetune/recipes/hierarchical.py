@@ -1,0 +1,26 @@
+"""A hierarchy: edge servers average their clients, and each other by push-sum.
+
+Source: arXiv 2409.19509. Mathematics and defaults are our reconstruction (docs/exchange.md).
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from wavetune.federation.exchanges.hierarchical import Hierarchical
+from wavetune.recipe import Recipe
+from wavetune.recipes import fedavg_lora
+
+
+def recipe() -> Recipe:
+    """The job of `fedavg_lora` with three edge servers."""
+    plain = fedavg_lora.recipe()
+    return replace(
+        plain,
+        name="hierarchical",
+        method=replace(
+            plain.method,
+            title="Hierarchical: edge servers between clients and the mean of all",
+            exchange=Hierarchical(),
+        ),
+    )
