@@ -40,6 +40,7 @@ ALIGNED = (
     "world.data.max_tokens=224",
     "method.alignment.learning.steps=2",
     "method.alignment.learning.prompts_per_step=4",
+    "method.alignment.learning.objective.kind=ppo",
     "method.alignment.learning.objective.answers_per_prompt=2",
     "method.alignment.learning.max_new_tokens=4",
     "method.alignment.held_out_prompts=4",
