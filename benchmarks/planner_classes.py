@@ -5,7 +5,9 @@ OMP_NUM_THREADS=1 python benchmarks/planner_classes.py
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -67,12 +69,17 @@ def problem_of(kind: str, K: int, M: int, seed: int) -> Problem:
     return Problem(3, 8, rounds, (1, 2, 3, 4), costs, 2e13, speed_K, np.ones(K), caps_w_K, free_K, main, fed)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Print the table."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--most-clients", type=int, default=300, help="leave out problems with more clients")
+    options = parser.parse_args(arguments)
     for kind in ("equal small caps", "Rayleigh"):  # compile
         plan(problem_of(kind, 12, 26, 4))
     print("| class | clients x subchannels | first plan above final | gap | CPU |\n| --- | --- | --- | --- | --- |")
     for kind, K, M, seed in CLASSES:
+        if options.most_clients < K:
+            continue
         problem = problem_of(kind, K, M, seed)
         first_s, started_s = plan(problem, time_limit_s=1e-9).delay_s, time.process_time()
         outcome = plan(problem)

@@ -19,6 +19,7 @@ SMALLEST = {
     "faults": "--runs 1 --devices 1",
     "generation": "--model tiny --clients 2 --samples 1 --new-tokens 2 --repeats 1",
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
+    "planner_classes": "--most-clients 12",
     "training_speed": "--model tiny --clients 2 --batch-size 1 --repeats 1 --precision fp32 --memory-clients 1",
 }
 # These two time parties that are processes of their own, which test_flower.py and test_ray.py start for real.

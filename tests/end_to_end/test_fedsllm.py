@@ -50,8 +50,13 @@ def test_planners_that_cannot_choose_local_steps_say_so():
 
 
 @pytest.mark.parametrize(
-    "setting", ["method.topology.kind=federated", "method.lora.rank=[1, 2, 4]", "method.topology.cut=[1, 2, 3]"]
+    ("setting", "missing"),
+    [
+        ("method.topology.kind=federated", "a cut through the model"),
+        ("method.lora.rank=[1, 2, 4]", "one rank for all clients"),
+        ("method.topology.cut=[1, 2, 3]", "one cut for all clients"),
+    ],
 )
-def test_methods_without_one_split_for_all_are_refused(setting):
-    with pytest.raises(ConfigError, match="fedsllm needs a split"):
+def test_methods_without_one_split_for_all_are_refused(setting, missing):
+    with pytest.raises(ConfigError, match=f"fedsllm needs {missing}"):
         planner_of(with_settings(small("fedsllm", "method.topology.cut=1"), [setting]))

@@ -68,7 +68,7 @@ def test_no_value_of_a_personal_adapter_moves_between_devices_and_servers(runs):
         assert len(states) == 2
         for state in map(load_file, states):
             found = {name for name, value in state.items() if value.ndim > 1 and occur(eight_bytes(value), there)}
-            broadcast = {name for name in state if name.startswith("exchange.current")}
+            broadcast = {name for name in state if name.startswith("exchange.held.fed.")}
             shared = {name for name in state if ":bottleneck" in name and name.startswith("adapter.")}
             assert len(shared) < len(state) - len(broadcast)
             assert found == shared | broadcast

@@ -132,7 +132,7 @@ class RunFolder:
 
         folder = self.path / "checkpoints" / f"round-{rounds_done:06d}"
         part = folder.with_name(folder.name + ".part")
-        saved = {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+        saved = each_its_own(tensors)
         with explained(folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
@@ -167,4 +167,15 @@ def _of_kind(found: Any, kind: Any, path: Path) -> Any:
         place = "".join(f"[{at}]" if isinstance(at, int) else f".{at}" for at in first["loc"])
         reason = f"${place}: {first['msg'][:1].lower()}{first['msg'][1:]}"
         raise RunFolderError(f"{path} is damaged ({reason}); repair it or start a new run") from None
+    return found
+
+
+def each_its_own(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors as a file keeps them: on the CPU, in one piece, and none in the memory of another."""
+    found: dict[str, Tensor] = {}
+    taken = set[int]()
+    for name, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        found[name] = own.clone() if own.data_ptr() in taken else own
+        taken.add(own.data_ptr())
     return found

@@ -81,16 +81,17 @@ def _reset(method: Method, topology: Central | Federated, num_clients: int) -> I
     """Settings that bring back the default of whatever does not go with another topology, even alone."""
     plain = Method(method.title, topology, method.lora)
 
-    def fits(**changes: Any) -> bool:
+    def fits(name: str, part: Any, **changes: Any) -> bool:
         try:
-            replace(plain, **changes).check(num_clients, _ENOUGH, _ENOUGH)
+            changed = replace(part, **changes) if changes else part
+            replace(plain, **{name: changed}).check(num_clients, _ENOUGH, _ENOUGH)
         except ConfigError:
             return False
         return True
 
     for name, usual in ((field.name, getattr(plain, field.name)) for field in fields(plain)):
         own = getattr(method, name)
-        if own == usual or name == "topology" or (fits(**{name: own}) and (name, topology.kind) not in _OF_CLIENTS):
+        if own == usual or name == "topology" or (fits(name, own) and (name, topology.kind) not in _OF_CLIENTS):
             continue
         if type(own) is not type(usual) or not is_dataclass(own):
             yield (
@@ -101,7 +102,7 @@ def _reset(method: Method, topology: Central | Federated, num_clients: int) -> I
             continue
         for inner in (field.name for field in fields(own)):
             value = getattr(usual, inner)
-            if not fits(**{name: replace(usual, **{inner: getattr(own, inner)})}):
+            if not fits(name, usual, **{inner: getattr(own, inner)}):
                 yield f"method.{name}.{inner}={json.dumps(value)}"
 
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wavetune.errors import RunFolderError
-from wavetune.federation.run_folder import explained
+from wavetune.federation.run_folder import each_its_own, explained
 
 _ROOM = "free some space, what it kept before is still there"
 _PATTERN, _RUN = "state-*.safetensors", "run-"
@@ -56,7 +56,7 @@ def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, T
     with explained(folder, _ROOM):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            save_file(dict(states[done]), part, metadata={"run": run, "rounds_done": str(done)})
+            save_file(each_its_own(states[done]), part, metadata={"run": run, "rounds_done": str(done)})
             os.replace(part, folder / f"state-{done:06d}.safetensors")
         finally:
             part.unlink(missing_ok=True)

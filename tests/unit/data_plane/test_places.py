@@ -114,7 +114,7 @@ def test_who_is_refused_is_told_to_the_servers_a_few_times(opened, hall):
     assert "is not that of client 100" in hall.said[0]
     assert hall.said[-1].endswith("further refusals of it are not told")
     assert 2 < len(hall.said) < 10
-    assert [entry["who"] for entry in hall.places.take_refused()] == ["device-01"] * len(hall.said)
+    assert [entry.who for entry in hall.places.take_refused()] == ["device-01"] * len(hall.said)
     assert hall.places.take_refused() == []
 
 

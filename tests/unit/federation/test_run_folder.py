@@ -206,3 +206,12 @@ def test_what_is_no_checkpoint_is_neither_read_nor_removed(folder):
     assert (done, float(state["a"])) == (1_000_000, 1e6)
     kept = {"round-000003", "round-1000000", *names} - {"round-000003.part"}
     assert {path.name for path in places.iterdir()} == kept
+
+
+def test_states_that_are_one_tensor_are_each_kept(folder):
+    one = torch.arange(6.0).view(2, 3)
+    folder.save_checkpoint(1, {"first": one, "second": one, "row": one[0]})
+    done, found = folder.load_checkpoint()
+    assert done == 1
+    for name, value in (("first", one), ("second", one), ("row", one[0])):
+        assert torch.equal(found[name], value)
