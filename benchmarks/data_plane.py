@@ -39,7 +39,7 @@ from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout
 from wavetune.data_plane.payloads import check_values, num_bytes, pack, spec_like, unpack
 from wavetune.data_plane.server import DataPlane, serve
-from wavetune.federation.codecs import Bf16, Fp32, Payload
+from wavetune.federation.codecs import Bf16, Payload
 from wavetune.recipe import Recipe, with_settings
 from wavetune.runtimes.deployed import Deployment, opened
 from wavetune.runtimes.device import take_part
@@ -75,7 +75,7 @@ def other_end(folder: Path, sizes: list[int], repeats: int) -> None:
     accepted.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     bare = context.wrap_socket(accepted, server_side=True)
     for index, size in enumerate(sizes):
-        contract = Contract(0, False, repeats, WIDTH, 1, 1 << 16, ROW_TOKENS, 2, Bf16(), Bf16(), Fp32(), ())
+        contract = Contract(0, False, repeats, WIDTH, 1, 1 << 16, ROW_TOKENS, 2, Bf16(), Bf16(), (), {})
         say(token=plane.open_round(index, [contract])[0].hex())
         line, answer = plane.line(0), b"x" * num_bytes(Bf16().encode(torch.zeros(rows[size], WIDTH)))
         for _ in range(repeats):
@@ -239,7 +239,7 @@ def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
     shutil.rmtree(folder)
     measured = record.measured
     return {
-        "predicted": sum(record.planned.bits.values()) // 8,
+        "predicted": int(sum(record.planned.bits.values())) // 8,
         "payload": sum(measured.payload_bytes.values()),
         "frames": sum(measured.frame_bytes_up_K) + sum(measured.frame_bytes_down_K),
         "wire": wire,

@@ -62,7 +62,13 @@ def problem_of(kind: str, K: int, M: int, seed: int) -> Problem:
     speed_K = 10 ** g.uniform(11.5, 12.5, K)
     speed_K[0] /= 30 if kind == "one slow client" else 1
     low_high = ((1e10, 3e10), (2e10, 6e10), (1e6, 1e7), (1e6, 1e7), (1e6, 8e6), (1e5, 4e5))
-    costs = LayerCosts(*(g.uniform(low, high, L) for low, high in low_high), np.zeros(L), np.zeros(L))
+    forward_L, backward_L, lora_forward_L, lora_backward_L, activation_L, lora_bits_L = (
+        g.uniform(low, high, L) for low, high in low_high
+    )
+    nothing_L = np.zeros(L)
+    costs = LayerCosts(
+        forward_L, backward_L, lora_forward_L, lora_backward_L, activation_L, lora_bits_L, nothing_L, nothing_L
+    )
     main, fed = (RadioBand(gains(kind, g, K, M), 5e5, 4e-21, total_w) for _ in range(2))
     rounds = {1: 80.0, 2: 70.0, 4: 62.0, 8: 60.0}
     free_K = np.full(K, np.inf)

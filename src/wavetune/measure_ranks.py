@@ -18,8 +18,9 @@ from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe
 from wavetune.records.rounds import Round
-from wavetune.runtimes.inprocess import Infeasible, run
+from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.provenance import versions
+from wavetune.runtimes.session import Infeasible
 from wavetune.terminal import RunDisplay
 
 

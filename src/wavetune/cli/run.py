@@ -135,8 +135,8 @@ def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, com
     if engine is None:  # who made one has said so
         LOG.info("loading PyTorch and transformers")
     from wavetune.recipe import load
-    from wavetune.runtimes.inprocess import Infeasible
     from wavetune.runtimes.inprocess import run as run_recipe
+    from wavetune.runtimes.session import Infeasible
     from wavetune.terminal import RunDisplay
 
     resume = recipe is None

@@ -9,11 +9,11 @@ from typing import Any
 
 from wavetune.estimate import finite_mean
 from wavetune.records.reading import Run
+from wavetune.records.rounds import BIT_KINDS
 from wavetune.records.summary import Change
 from wavetune.records.world import Device
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import (
-    BIT_KINDS,
     CHANGING,
     PHASES,
     critical_s,

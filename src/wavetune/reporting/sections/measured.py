@@ -7,11 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from wavetune.estimate import finite_mean
 from wavetune.records.reading import Run
-from wavetune.records.rounds import Round
+from wavetune.records.rounds import BIT_KINDS, Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import (
-    BIT_KINDS,
     PHASES,
     Entry,
     finite_sum,

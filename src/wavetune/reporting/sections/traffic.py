@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 from wavetune.records.reading import Run
+from wavetune.records.rounds import BIT_KINDS
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.accounts import BIT_KINDS, TOTALS, Entry, finite_sum, ledger, total_by_name, total_list
+from wavetune.reporting.accounts import TOTALS, Entry, finite_sum, ledger, total_by_name, total_list
 from wavetune.reporting.bars import Bar, bar_chart
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, client_figure, make_section
