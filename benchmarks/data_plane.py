@@ -240,8 +240,8 @@ def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
     measured = record.measured
     return {
         "predicted": int(sum(record.planned.bits.values())) // 8,
-        "payload": sum(measured.payload_bytes.values()),
-        "frames": sum(measured.frame_bytes_up_K) + sum(measured.frame_bytes_down_K),
+        "payload": int(sum(measured.payload_bytes.values())),
+        "frames": int(sum(measured.frame_bytes_up_K) + sum(measured.frame_bytes_down_K)),
         "wire": wire,
     }
 
