@@ -20,7 +20,7 @@ import torch
 from wavetune.data.answers import answer_rows
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, nearest
-from wavetune.federation.scores import Floats, check_finite
+from wavetune.federation.answer_scores import Floats, check_finite
 from wavetune.models.backbone import (
     Backbone,
     is_encoder,

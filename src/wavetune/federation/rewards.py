@@ -17,8 +17,8 @@ from annotated_types import Ge, Gt
 
 from wavetune.data.examples import Example, PreferenceKind
 from wavetune.errors import ConfigError
+from wavetune.federation.answer_scores import Floats, Reward, check_finite
 from wavetune.federation.lora_targets import LoraTargets
-from wavetune.federation.scores import Floats, Reward, check_finite
 from wavetune.foreign import imported
 from wavetune.parts import Part
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from wavetune.federation.codecs import Tensors
 
 Node = int | str  # a client's number, or a server's name
@@ -61,3 +63,19 @@ class Inbox:
         """Without the updates of these clients."""
         kept = tuple(u for u in self.updates if u.sender not in reasons)
         return replace(self, updates=kept, rejected=self.rejected | reasons)
+
+
+def summed_changes(updates: Sequence[Update]) -> tuple[Tensors, dict[str, float]]:
+    """The weighted sum of the changes of every adapter, and the weight of those that hold it."""
+    summed, weight = dict[str, "Tensor"](), dict[str, float]()
+    for update in updates:
+        for name, t in update.change.items():
+            summed[name] = update.weight * t + summed[name] if name in summed else update.weight * t
+            weight[name] = weight.get(name, 0.0) + update.weight
+    return summed, weight
+
+
+def mean_change(updates: Sequence[Update]) -> Tensors:
+    """The mean change of every adapter by the weights of those that hold it."""
+    summed, weight = summed_changes(updates)
+    return {name: t / weight[name] for name, t in summed.items()}

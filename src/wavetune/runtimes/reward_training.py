@@ -18,10 +18,10 @@ from wavetune.data.examples import PreferenceCorpus, PreferencePair
 from wavetune.data.templates import TokenSet
 from wavetune.errors import DataError, NumericsError
 from wavetune.federation.accuracy import Accuracy
+from wavetune.federation.answer_scores import Floats
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import RewardTraining
-from wavetune.federation.scores import Floats
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
 from wavetune.seeds import stream

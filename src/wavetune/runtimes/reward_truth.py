@@ -8,7 +8,7 @@ import numpy as np
 
 from wavetune.data.concierge import QUALITIES, answer, situations
 from wavetune.data.concierge_truth import helpful, safe
-from wavetune.federation.scores import Floats, Reward
+from wavetune.federation.answer_scores import Floats, Reward
 
 SITUATIONS = 50
 

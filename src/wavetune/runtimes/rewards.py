@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from wavetune.data.preferences import load_preferences
 from wavetune.errors import DeploymentError, RunFolderError
+from wavetune.federation.answer_scores import Reward
 from wavetune.federation.rewards import EmbeddedReward, RewardPart
 from wavetune.federation.run_folder import explained
-from wavetune.federation.scores import Reward
 
 if TYPE_CHECKING:
     import torch

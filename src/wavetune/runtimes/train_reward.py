@@ -24,10 +24,10 @@ from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
+from wavetune.federation.answer_scores import Floats
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.rewards import RewardTraining
 from wavetune.federation.run_folder import RunFolder, explained
-from wavetune.federation.scores import Floats
 from wavetune.models.reward import ABOUT, read_about, save_reward
 from wavetune.runtimes.inputs import changed, digest_of_pairs
 from wavetune.runtimes.precision import device_of, uses_bf16

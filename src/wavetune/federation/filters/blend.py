@@ -24,8 +24,7 @@ from annotated_types import Ge, Gt, Le
 from wavetune.federation.codecs.codec import Context, Tensors
 from wavetune.federation.facts import COUNTED_ONCE, INDIVIDUAL
 from wavetune.federation.filters.filter import Fill
-from wavetune.federation.filters.scores import mean_change
-from wavetune.federation.updates import Inbox, Update
+from wavetune.federation.updates import Inbox, Update, mean_change, summed_changes
 from wavetune.units import Array
 
 if TYPE_CHECKING:
@@ -56,7 +55,7 @@ class Blend(Fill):
 
         state = self._observed(inbox.updates, state) if self.fit == "lmmse" else dict(state)
         theta, phi = self.factors(state)
-        together = mean_change(inbox.updates, [u.change for u in inbox.updates])
+        together = mean_change(inbox.updates)
         filled = list[Update]()
         for u in inbox.missing:
             age = int(state.get(f"{u.sender}|age", torch.tensor(self.max_age))) + 1
@@ -81,13 +80,12 @@ class Blend(Fill):
 
         known = [u for u in updates if all(f"{u.sender}|{name}" in state for name in u.tensors)]
         square, product = np.zeros((2, 2)), np.zeros(2)
-        for u in known if len(updates) > 1 else ():
-            others = [v for v in updates if v is not u]
-            rest = mean_change(others, [v.change for v in others])
+        summed, weight = summed_changes(updates)
+        for u in known:
             for name, change in u.change.items():
-                if name in rest:
-                    last = state[f"{u.sender}|{name}"]
-                    rows: Array = torch.stack([rest[name].flatten(), last.flatten().to(change)]).double().numpy()
+                if (others := weight[name] - u.weight) > 0:
+                    rest, last = (summed[name] - u.weight * change) / others, state[f"{u.sender}|{name}"]
+                    rows: Array = torch.stack([rest.flatten(), last.flatten().to(change)]).double().numpy()
                     square, product = square + rows @ rows.T, product + rows @ change.flatten().double().numpy()
         if not square.any():
             return dict(state)

@@ -9,19 +9,15 @@ arXiv 2408.05886 (a reconstruction). Ignores: that cosines of LoRA factors depen
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Ge
 
 from wavetune.federation.codecs.codec import Context, Tensors
 from wavetune.federation.facts import UNJUDGED
 from wavetune.federation.filters.filter import Filter
-from wavetune.federation.updates import Inbox, Update
-
-if TYPE_CHECKING:
-    from torch import Tensor
+from wavetune.federation.updates import Inbox, Update, mean_change
 
 
 @dataclass(frozen=True)
@@ -33,29 +29,19 @@ class Scores(Filter):
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """The updates by their scores."""
-        changes = [u.change for u in inbox.updates]
-        together = mean_change(inbox.updates, changes)
-        moved = [
-            u.moved({name: self.score(change, together) * t for name, t in change.items()})
-            for u, change in zip(inbox.updates, changes, strict=True)
-        ]
-        return replace(inbox, updates=tuple(moved)), state
+        together = mean_change(inbox.updates)
+        return replace(inbox, updates=tuple(self._scored(u, together) for u in inbox.updates)), state
+
+    def _scored(self, update: Update, together: Tensors) -> Update:
+        change = update.change
+        score = self.score(change, together)
+        return update.moved({name: score * t for name, t in change.items()})
 
     def score(self, change: Tensors, together: Tensors) -> float:
         """A change's score: 1 where it points as the mean, (chi - 1) / (chi + 1) where it points against it."""
         common = {name: together[name] for name in change}
         size = math.sqrt(_inner(change, change) * _inner(common, common))
         return (self.chi + (_inner(change, common) / size if size else 1.0)) / (self.chi + 1)
-
-
-def mean_change(updates: Sequence[Update], changes: Sequence[Tensors]) -> Tensors:
-    """The mean change of every adapter by the weights of those that hold it."""
-    total, summed = dict[str, float](), dict[str, "Tensor"]()
-    for update, change in zip(updates, changes, strict=True):
-        for name, t in change.items():
-            total[name] = total.get(name, 0.0) + update.weight
-            summed[name] = update.weight * t + summed[name] if name in summed else update.weight * t
-    return {name: t / total[name] for name, t in summed.items()}
 
 
 def _inner(one: Tensors, other: Tensors) -> float:
