@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.cli import main
-from wavetune.runtimes import device
+from wavetune.runtimes import agent
 
 LIVES = ("before its step", "during its step", "after its step", "with a full disk")
 BORN, DEAD = "born", "dead"
 _ROOM = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
-class Mortal(device.Stream):
+class Mortal(agent.Stream):
     """The stream of a device that dies before its first frame, before it sends adapters, or once it has mixed ones."""
 
     life, opened = "", 0
@@ -55,13 +55,13 @@ def note(diary: Path, word: str) -> None:
 
 def live(life: str, diary: Path, arguments: list[str]) -> None:
     """One life, to its end."""
-    introduce = device.Agent.introduce
+    introduce = agent.Agent.introduce
 
-    def noted(self: device.Agent) -> Any:
+    def noted(self: agent.Agent) -> Any:
         note(diary, BORN)
         return introduce(self)
 
-    Mortal.life, device.Stream, device.Agent.introduce = life, Mortal, noted
+    Mortal.life, agent.Stream, agent.Agent.introduce = life, Mortal, noted
     if life == "with a full disk":
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     sys.argv = ["wavetune", "device", *arguments]

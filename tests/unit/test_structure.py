@@ -25,7 +25,6 @@ PARTS_ASKED_FOR_THEIR_CLASS = set[str]()
 IMPORT_CIRCLES = [
     {"wavetune.models.backbone", "wavetune.models.check_memory", "wavetune.models.self_check"},  # a check at load
     {"wavetune.runtimes.deployed", "wavetune.runtimes.served_alignment"},  # alignment is no phase like another yet
-    {"wavetune.runtimes.device", "wavetune.runtimes.device_alignment", "wavetune.runtimes.local_round"},
 ]
 FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports; and a record of phases
     "wavetune/federation/slices.py",

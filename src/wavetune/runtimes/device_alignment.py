@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,10 +21,8 @@ from wavetune.models.backbone import load_tokenizer
 from wavetune.records.fields import as_json
 from wavetune.runtimes import aligning, local_round
 from wavetune.runtimes.aligning import Task
+from wavetune.runtimes.device import Device
 from wavetune.runtimes.rewards import write_files
-
-if TYPE_CHECKING:
-    from wavetune.runtimes.device import Device
 
 _METRIC = "aligned."
 

@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wavetune.data_plane.messages_pb2 import Frame, Loss, Part, RoundOrder, RoundReport, Score
 from wavetune.data_plane.payloads import pack
@@ -20,12 +19,10 @@ from wavetune.federation.codecs import Payload
 from wavetune.federation.run_folder import explained
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.recipe import save
+from wavetune.runtimes.device import Device
 from wavetune.runtimes.evaluation import own_and_foreign
 from wavetune.runtimes.inprocess import adapter_name
 from wavetune.runtimes.session import client_factors
-
-if TYPE_CHECKING:
-    from wavetune.runtimes.device import Device
 
 UP = "adapters_up"
 
