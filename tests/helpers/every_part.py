@@ -24,6 +24,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "fastest": {"count": 2},
     "fixed": {"positions_m": [[50, 0], [0, 90], [-140, 0]]},
     "multi_krum": {"malicious": 0, "keep": 2},
+    "module_wise": {"full_rounds": 1, "threshold": 2, "patience": 1},
     "outage": {"loss_probability": 0.4, "lost": "reuse"},
     "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
     "screening": {"max_norm_ratio": 1.2},

@@ -107,6 +107,19 @@ def test_a_trained_input_makes_every_block_alike(family: str):
     assert table.backward_flop(work)[0] == table.backward_flop(work)[1]
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("blocks", [(0,), (1,), (2,), (0, 2)])
+def test_only_trained_blocks_and_those_above_them_have_a_backward_pass(family: str, blocks: tuple[int, ...]):
+    targets = ("c_attn", "mlp.c_proj") if family == "gpt2" else ("q_proj", "down_proj")
+    model, table = stock_model(family, targets, rank=2, layers=3)
+    for name, parameter in model.named_parameters():
+        if "lora" in name:
+            parameter.requires_grad_(any(f".{layer}." in name for layer in blocks))
+    table = CostTable(table.architecture, table.lora_targets, trained_blocks=blocks)
+    assert executed(model, 1, 9, labelled=4) == predicted(table, Workload.from_lengths([9], labelled=4), rank=2)
+    assert not table.backward_flop(Workload.from_lengths([9], labelled=4))[: min(blocks)].any()
+
+
 def test_ragged_batches_are_exact():
     model, table = stock_model("llama", ("q_proj", "v_proj"), rank=4, layers=2)
     lengths, labelled = (3, 11, 30), (1, 4, 30)

@@ -74,6 +74,7 @@ def block_costs(
     hidden_size: int,
     bottleneck: Bottleneck | None = None,
     frozen_bottleneck: bool = False,
+    trains: bool = True,
 ) -> BlockCosts:
     """Costs of one block.
 
@@ -81,9 +82,9 @@ def block_costs(
     pair, an adapter 2 (in + out) a token and unit of rank. Backward, a frozen projection gives only its input's
     gradient (2 in out), attention four products as large as its two forward ones (the averages' and the values', the
     queries' and the keys'), an adapter its two factors' and the gradient between them, 2 in + 4 out, and 2 in for its
-    input's. A bottleneck of width m behind a map to width d costs 4 d m a token forward; backward 2 d m each for its
-    hidden values' and its input's gradient, and 4 d m for its own unless it is frozen. Products whose result nobody
-    needs are not executed and not counted.
+    input's; where it does not train, 2 (in + out) for its input's alone. A bottleneck of width m behind a map to width
+    d costs 4 d m a token forward; backward 2 d m each for its hidden values' and its input's gradient, and 4 d m for
+    its own unless it is frozen. Products whose result nobody needs are not executed and not counted.
 
     Args:
         block: the block.
@@ -93,6 +94,7 @@ def block_costs(
         hidden_size: width of the residual stream, d.
         bottleneck: the block's bottlenecks.
         frozen_bottleneck: whether they act but do not train.
+        trains: whether anything of the block does; if not, its adapters act and pass gradients on.
 
     Returns:
         The block's costs.
@@ -117,7 +119,8 @@ def block_costs(
     (3072, 6144)
     """
     places = () if bottleneck is None else bottleneck.places
-    adapted = frozenset(p.name for p in trained)
+    frozen_bottleneck = frozen_bottleneck or not trains
+    adapted = frozenset(p.name for p in trained if trains)
     ends = frozenset(_end(block, place) for place in places) if not frozen_bottleneck else frozenset[str]()
     flow = GradientFlow(adapted, adapted | ends | ({INPUT} if input_needs_grad else set[str]()))
     narrow_flop = 0 if bottleneck is None else 2 * hidden_size * bottleneck.width
@@ -130,7 +133,8 @@ def block_costs(
         backward_flop_per_pair=sum(p.flop_per_pair * times for p, times in backward),
         lora_forward_flop_per_token=sum(2 * (p.in_features + p.out_features) for p in trained),
         lora_backward_flop_per_token=sum(
-            2 * p.in_features * (1 + _reaches_input(block, p.name, flow)) + 4 * p.out_features for p in trained
+            2 * p.in_features * (trains + reaches) + 2 * p.out_features * (trains + (trains or reaches))
+            for p, reaches in ((p, _reaches_input(block, p.name, flow)) for p in trained)
         ),
         lora_values_per_rank=sum(p.in_features + p.out_features for p in trained),
         bottleneck_forward_flop_per_token=2 * narrow_flop * len(places),
@@ -139,7 +143,7 @@ def block_costs(
         bottleneck_values=0 if bottleneck is None else bottleneck.values(hidden_size),
         saved_values_per_token=sum(s.values for s in block.saved if flow.needed(s.because) or s.read_by & adapted)
         + _saved_by_bottlenecks(hidden_size, bottleneck, frozen_bottleneck, reached),
-        saved_lora_values_per_token=len(trained),
+        saved_lora_values_per_token=len(trained) * trains,
     )
 
 

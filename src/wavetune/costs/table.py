@@ -57,6 +57,8 @@ class CostTable:
             forces a gradient there; if not, the first block's backward pass spares what only that would need.
         bottleneck: bottlenecks in every block beside LoRA.
         frozen_bottleneck: whether they act but do not train, as where only LoRA is aligned.
+        trained_blocks: the blocks whose adapters train, counted from 0 (None: all); below the lowest of them nothing
+            needs a backward pass.
         outputs: outputs of a trained head on pooled samples (classes, or one reward), which then stands in the place of
             the head over the vocabulary.
 
@@ -81,6 +83,7 @@ class CostTable:
     bottleneck: Bottleneck | None = None
     frozen_bottleneck: bool = False
     outputs: int | None = None
+    trained_blocks: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         self.architecture.lora_projections(self.lora_targets)
@@ -90,13 +93,20 @@ class CostTable:
         """Costs of each of the L blocks; the first one may spare what only its input's gradient would need."""
 
         @cache
-        def costs(block: Block, input_needs_grad: bool) -> BlockCosts:
+        def costs(block: Block, input_needs_grad: bool, trains: bool) -> BlockCosts:
             trained = block.lora_projections(self.lora_targets)
-            width = self.architecture.hidden_size
-            return block_costs(block, trained, input_needs_grad, width, self.bottleneck, self.frozen_bottleneck)
+            width, bottleneck = self.architecture.hidden_size, self.bottleneck
+            return block_costs(block, trained, input_needs_grad, width, bottleneck, self.frozen_bottleneck, trains)
 
-        first, *later = self.architecture.blocks
-        return (costs(first, self.input_needs_grad), *(costs(block, True) for block in later))
+        found, needs_grad = list[BlockCosts](), self.input_needs_grad
+        for layer, block in enumerate(self.architecture.blocks):
+            trains = self._trains(layer)
+            found.append(costs(block, needs_grad, trains))
+            needs_grad |= trains
+        return tuple(found)
+
+    def _trains(self, layer: int) -> bool:
+        return self.trained_blocks is None or layer in self.trained_blocks
 
     @property
     def num_layers(self) -> int:
@@ -180,7 +190,9 @@ class CostTable:
 
     def head_backward_flop(self, workload: Workload) -> Array:
         """Head, backward: frozen, it gives its input's gradient alone; on pooled samples it trains, [...] (FLOP)."""
-        return (1 if self.outputs is None else 2) * self.head_forward_flop(workload)
+        return (1 if self.outputs is None or not self._trains(self.num_layers - 1) else 2) * self.head_forward_flop(
+            workload
+        )
 
     def _each(self, field: str) -> Array:
         return np.array([getattr(block, field) for block in self.blocks], dtype=float)

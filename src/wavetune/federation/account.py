@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.codecs import Fp32
 from wavetune.federation.codecs.codec import on_the_wire, way_back
-from wavetune.federation.exchanges.exchange import Hop
+from wavetune.federation.exchanges.exchange import Agenda, Hop
 from wavetune.federation.messages import adapter_spec, bits_of, server_bits, step_messages
 from wavetune.federation.method import Method
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
@@ -47,6 +47,13 @@ class Accountant:
     rank_K: tuple[int, ...]
     server_rank: int
     sites: tuple[AdapterSite, ...]  # that are shared
+
+    def about(self, agenda: Agenda) -> Accountant:
+        """The same for a round that trains and sends the adapters of these blocks alone."""
+        if agenda is None:
+            return self
+        sites = tuple(site for site in self.sites if site.layer in agenda)
+        return replace(self, table=replace(self.table, trained_blocks=agenda), sites=sites)
 
     def predicted_bits(
         self, workload: Workload, sent_K: Sequence[bool] | None = None, round_index: int = 0

@@ -306,8 +306,12 @@ class Cohort:
         )
         return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between)
 
-    def drop_anchor(self, names: Collection[str]) -> None:
-        """Remember the clients' adapters of these names, which the round's training is to stay near."""
+    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
+        """Train the adapters of these blocks alone (None: all) in the round that begins.
+
+        The clients' adapters of these names are remembered: the round's training is to stay near them.
+        """
+        self.optimiser.train(blocks)
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}
             self.anchor = {name: LoraPair(*(t.detach().clone() for t in pair)) for name, pair in found.items()}

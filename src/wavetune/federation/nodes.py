@@ -22,7 +22,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
 from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs, way_back
 from wavetune.federation.door import Door
-from wavetune.federation.exchanges.exchange import Exchange, Held, Hop
+from wavetune.federation.exchanges.exchange import Agenda, Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.messages import Field, adapter_spec, server_bits
@@ -31,6 +31,7 @@ from wavetune.federation.sharing import Sharing
 from wavetune.federation.updates import MAIN, Inbox, Node, Update
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
 
+_EXCHANGE = "exchange"  # whose state this is, among those of parts
 PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried out
 
 
@@ -68,8 +69,8 @@ class Nodes:
     Clients' adapters are in the bank; a client of rank r holds the first r components of what it was sent. A block that
     some clients leave to the main server is mixed from the copies of its holders and the main server's, the latter with
     the weight of the clients it serves. `with_clients` and `with_servers` say whose halves are computed here: of the
-    others the bank has what they were sent. `client_ids` are who the bank's clients are. `holds` tries a mixture out,
-    where the model is at hand.
+    others the bank has what they were sent. `agenda` are the blocks that the round under way is about. `client_ids` are
+    who the bank's clients are. `holds` tries a mixture out, where the model is at hand.
     """
 
     bank: AdapterBank
@@ -85,6 +86,7 @@ class Nodes:
     with_servers: bool = True
     holds: Callable[[Mapping[str, LoraPair]], bool] | None = None
     transport: Transport | None = None
+    agenda: Agenda = None
     held: dict[Node, Held] = field(init=False)
     states: dict[str, Tensors] = field(default_factory=dict[str, Tensors])
     mixed_by_round: list[int] = field(default_factory=list[int])
@@ -108,9 +110,20 @@ class Nodes:
         """The adapters that all clients together have."""
         return _pairs(self.exchange_part.common(self.held, self._clients))
 
+    def begin(self, round_index: int) -> Agenda:
+        """Settle which blocks a round is about, from the rounds before it."""
+        state = self.states.get(_EXCHANGE, {})
+        self.agenda = self.exchange_part.agenda(state, self.num_layers, round_index)
+        return self.agenda
+
+    @property
+    def due(self) -> tuple[AdapterSite, ...]:
+        """The shared sites that the round under way is about."""
+        return self.sites if self.agenda is None else tuple(s for s in self.sites if s.layer in self.agenda)
+
     def _clients(self) -> list[Held]:
         """What every client here holds."""
-        return [Held(self.own(k)) for k in range(len(self.rank_K))]
+        return [Held(self._copy_of(k, self.sites)) for k in range(len(self.rank_K))]
 
     @torch.no_grad()
     def exchange(
@@ -143,12 +156,14 @@ class Nodes:
             active_K = [there.took_part(k) for k in range(len(weight_K))]
             sent_K = [on and there.can_send(k) for k, on in enumerate(sent_K)]
             delivered_K = [on and there.can_send(k) for k, on in enumerate(delivered_K)]
-        ending = _Ending(self, weight_K, door, active_K, sent_K, delivered_K, round_index)
+        ending, before = _Ending(self, weight_K, door, active_K, sent_K, delivered_K, round_index), dict(self.held)
         for hop in self.exchange_part.hops(range(len(weight_K)), np.flatnonzero(active_K).tolist(), round_index):
             ending.run(hop)
         if there is not None:
             there.end_round()
         self.mixed_by_round.append(len(ending.mixed))
+        state = self.exchange_part.settle(self.states.get(_EXCHANGE, {}), self.sites, before, self.held)
+        self.states |= {_EXCHANGE: state} if state else {}
         for site in self.sites:
             for stored, new in zip(self.bank.shared.get(site.name, ()), self.current[site.name], strict=False):
                 stored[0].copy_(new)
@@ -192,7 +207,7 @@ class Nodes:
     @torch.no_grad()
     def remember_broadcast(self) -> None:
         """What the one client of this device has now is what it was last sent."""
-        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self.own(0), 1.0)}
+        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self._copy_of(0, self.sites), 1.0)}
 
     @torch.no_grad()
     def show(self, uploads: Mapping[int, Tensors]) -> None:
@@ -222,6 +237,7 @@ class Nodes:
         found = {f"held.{node}.{name}": t for node, held in self.held.items() for name, t in held.tensors.items()}
         found |= {f"part.{key}.{name}": t for key, state in self.states.items() for name, t in state.items()}
         found |= {f"weight.{node}": torch.tensor(held.weight) for node, held in self.held.items()}
+        found |= {} if self.agenda is None else {"agenda": torch.tensor(self.agenda)}
         return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
@@ -229,6 +245,7 @@ class Nodes:
         stacks = [*self.bank.local.values(), *self.bank.shared.values()]
         device = stacks[0].A.device if stacks else "cpu"
         self.mixed_by_round = state["mixed_by_round"].tolist() if "mixed_by_round" in state else []
+        self.agenda = tuple(state["agenda"].tolist()) if "agenda" in state else None
         held, self.states = dict[str, Tensors](), {}
         for full, tensor in state.items():
             what, _, rest = full.partition(".")
@@ -243,23 +260,28 @@ class Nodes:
         keys = [f"{key}|{i}" for i in range(len(self.chain))]
         inputs = specs(self.chain, spec)
         starts = [one.start(before) for one, before in zip(self.chain, inputs, strict=False)]
-        states = [self.states.get(k, start) for k, start in zip(keys, starts, strict=True)]
-        payload, states = send(self.chain, message, states, context)
-        self.states |= {k: state for k, state in zip(keys, states, strict=True) if state}
+        states = [{**start, **self.states.get(k, {})} for k, start in zip(keys, starts, strict=True)]
+        payload, after = send(self.chain, message, states, context)
+        kept = ({**old, **new} for old, new in zip(states, after, strict=True))  # of what is not sent, too
+        self.states |= {k: state for k, state in zip(keys, kept, strict=True) if state}
         return payload
 
     def _sites_of(self, client: int) -> list[AdapterSite]:
-        """The shared sites of a client's blocks."""
-        return [site for site in self.sites if self.bank.slots(site.layer)[client] >= 0]
+        """The sites of a client's blocks that the round is about."""
+        return [site for site in self.due if self.bank.slots(site.layer)[client] >= 0]
 
     def _spec(self, client: int) -> dict[str, Field]:
         return adapter_spec(self._sites_of(client), self.rank_K[client], sends_a=self.mixing.trains_a)
 
     def own(self, client: int) -> Tensors:
-        """A copy of a client's shared adapters, padded to the common rank."""
+        """A copy of those of a client's adapters that the round is about, padded to the common rank."""
+        return self._copy_of(client, self.due)
+
+    def _copy_of(self, client: int, sites: Sequence[AdapterSite]) -> Tensors:
         found = Tensors()
-        for site in self._sites_of(client):
-            slot = int(self.bank.slots(site.layer)[client])
+        for site in sites:
+            if (slot := int(self.bank.slots(site.layer)[client])) < 0:
+                continue
             found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in _named(self.bank.local[site.name])}
         return found
 
@@ -346,7 +368,7 @@ class _Ending:
             return True, None
         if self.door is not None:
             number = nodes.exchange_part.servers.index(sender)
-            bits = server_bits(nodes.sites, max(nodes.rank_K), sends_a=nodes.mixing.trains_a)
+            bits = server_bits(nodes.due, max(nodes.rank_K), sends_a=nodes.mixing.trains_a)
             self.door.bits[hop.kind, number] += round(bits) * len(servers)
         held = nodes.held[sender]
         return True, Update(sender, held.weight, held.tensors, held.tensors)

@@ -9,7 +9,7 @@ Every slot counts its own steps, since clients may sit out. Legend: K clients, S
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from operator import attrgetter
@@ -66,6 +66,14 @@ class StackedOptimiser:
     def __init__(self, bank: AdapterBank, settings: AdamW) -> None:
         self.bank, self.settings = bank, settings
         self._moments: dict[str, dict[str, Tensor]] = {}
+        self._trained = {side: tuple(self._trainable(side)) for side in ("clients", "server")}
+
+    def train(self, blocks: Collection[int] | None) -> None:
+        """Let the adapters of these blocks alone have gradients (None: all that are trained); the others stay."""
+        for site in self.bank.sites:
+            for parameter in (*self.bank.local.get(site.name, ()), *self.bank.shared.get(site.name, ())):
+                if any(parameter is own for _, _, own in (*self._trained["clients"], *self._trained["server"])):
+                    parameter.requires_grad_(blocks is None or site.layer in blocks)
 
     def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
         """Clip each client's gradients, update the active clients (all if None), drop the gradients."""
@@ -164,7 +172,11 @@ class StackedOptimiser:
                     stack[slots] = part
         parameter.grad = None
 
-    def _parameters(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
+    def _parameters(self, side: str) -> tuple[tuple[str, tuple[int, ...], Tensor], ...]:
+        """Name, owners of the slots and stack of everything that a side trains in some round."""
+        return self._trained[side]
+
+    def _trainable(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
         """Name, owners of the slots and stack of everything that a side trains."""
         stacks, index = self.bank.local if side == "clients" else self.bank.shared, 0
         for site in self.bank.sites:

@@ -21,6 +21,7 @@ from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs.codec import on_the_wire
+from wavetune.federation.exchanges.exchange import Agenda
 from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.selection import State
@@ -102,6 +103,11 @@ class RoundPlanner:
     @cached_property
     def layer_costs(self) -> LayerCosts:
         """Costs of an average sample."""
+        return self._costs(None)
+
+    def _costs(self, agenda: Agenda) -> LayerCosts:
+        """Costs of an average sample in a round that trains and sends the adapters of these blocks alone."""
+        table = self.table if agenda is None else replace(self.table, trained_blocks=agenda)
         method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
         topology = method.topology
         rows, labelled = stats.tokens * self.batch_size, stats.labelled * self.batch_size
@@ -109,7 +115,7 @@ class RoundPlanner:
         messages = step_messages(rows, labelled, width, *codecs, labels_stay=stay) if topology.is_split else {}
         bits = sum((bits_of(spec) for kind, spec in messages.items() if kind.endswith("_up")), 0.0)
         costs = layer_costs(
-            self.table,
+            table,
             stats.tokens,
             stats.labelled,
             bits / (rows * width),
@@ -118,18 +124,19 @@ class RoundPlanner:
             token_pairs_per_sample=stats.token_pairs,
             u_shape=stay,
         )
-        others_L = self._shared_L("bottleneck") * self.table.bottleneck_values_L
-        others_L[-1] += self._shared_L("head")[-1] * self.table.outputs_values
+        others_L = self._sent_L("bottleneck", agenda) * table.bottleneck_values_L
+        others_L[-1] += self._sent_L("head", agenda)[-1] * table.outputs_values
         return replace(
             costs,
-            lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._shared_L("lora"),
+            lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._sent_L("lora", agenda),
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
         )
 
-    def _shared_L(self, kind: AdapterKind) -> Array:
-        """1 for the blocks whose adapters of a kind are shared, else 0, [L]."""
+    def _sent_L(self, kind: AdapterKind, agenda: Agenda) -> Array:
+        """1 for the blocks whose adapters of a kind are shared and on the agenda, else 0, [L]."""
         sharing, layers = self.method.sharing, self.table.num_layers
-        return np.array([float(sharing.role(kind, layer, layers) == "shared") for layer in range(layers)])
+        shared_L = [sharing.role(kind, layer, layers) == "shared" for layer in range(layers)]
+        return np.array([float(on and (agenda is None or layer in agenda)) for layer, on in enumerate(shared_L)])
 
     @property
     def adapter_bits_per_value(self) -> float:
@@ -159,14 +166,14 @@ class RoundPlanner:
             return table
         return {r: table.get(r, float(self.rounds)) for r in (rank if isinstance(rank, tuple) else (rank,))}
 
-    def problem(self, round_index: int) -> Problem:
-        """The planning problem on the channel of a round."""
+    def problem(self, round_index: int, agenda: Agenda = None) -> Problem:
+        """The planning problem on the channel of a round that is about these blocks' adapters."""
         channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
         problem = problem_from_world(
             self.scenario,
             self.devices,
             channel,
-            self.layer_costs,
+            self.layer_costs if agenda is None else self._costs(agenda),
             self.rounds_to_target,
             self.allowed_cuts,
             self.local_steps,
@@ -230,13 +237,15 @@ class RoundPlanner:
         """What it knows after a round that was charged so much."""
         return self.method.selection.settle(state, charged)
 
-    def plan(self, round_index: int, first: Plan, state: State | None = None) -> tuple[Problem, Plan]:
+    def plan(
+        self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda = None
+    ) -> tuple[Problem, Plan]:
         """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
 
         Where the channel admits no plan, the first plan's allocation stays in force. The state is that of the rounds
         before; as before the first one, if none is given.
         """
-        problem = self.problem(round_index)
+        problem = self.problem(round_index, agenda)
         held = plan_on_channel(problem, first)
         if self.method.replan == "never":
             return problem, held

@@ -234,6 +234,7 @@ class _LoraLinear(torch.autograd.Function):
         ctx.save_for_backward(wide, weight, local_A, local_B, shared_A, shared_B, *reduced)
         ctx.scale, ctx.segments, ctx.in_dtype = scale, segments, x.dtype
         ctx.trains_a = ctx.needs_input_grad[5] or ctx.needs_input_grad[7]
+        ctx.trains_b = ctx.needs_input_grad[6] or ctx.needs_input_grad[8]
         return y
 
     @staticmethod
@@ -250,7 +251,8 @@ class _LoraLinear(torch.autograd.Function):
             gh = gy_part @ B[slot].t()
             if ctx.trains_a:
                 gA[slot].addmm_(x[start:stop].t(), gh, alpha=ctx.scale)
-            gB[slot].addmm_(h.t(), gy_part, alpha=ctx.scale)
+            if ctx.trains_b:
+                gB[slot].addmm_(h.t(), gy_part, alpha=ctx.scale)
             if gx is not None:
                 gx[start:stop].addmm_(gh, A[slot].t(), alpha=ctx.scale)
         gx = gx.to(ctx.in_dtype) if gx is not None else None

@@ -182,6 +182,7 @@ class Round:
     aggregation_error: float = UNKNOWN
     active_K: tuple[bool, ...] = ()
     lost: tuple[Lost, ...] = ()
+    blocks: tuple[int, ...] = field(default=(), metadata=OPTIONAL)  # trained and sent, where these are not all
     refused: tuple[Refused, ...] = field(default=(), metadata=OPTIONAL)
     evaluation: Judged = field(default_factory=Judged, metadata=OPTIONAL)
     privacy: RoundPrivacy = field(default_factory=RoundPrivacy, metadata=OPTIONAL)

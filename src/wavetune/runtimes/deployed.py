@@ -204,6 +204,7 @@ class Servers:
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
         order = self.common_order(index)
+        order.blocks.extend(session.server.agenda or ())
         for client in sorted(present):
             known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
             order.token, order.adapters = tokens[client], b"" if known else self.adapters_of(client)
@@ -425,7 +426,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     """What a client may send in a round; no adapters unless it `sends` them."""
     placement, method = session.cohort.placement, session.recipe.method
     config = session.cohort.backbone.model.config.get_text_config()
-    own = [site for site in session.server.sites if placement.local_LK()[site.layer, client]]
+    own = [site for site in session.server.due if placement.local_LK()[site.layer, client]]
     adapters = adapter_spec(own, session.rank_K[client], sends_a=method.mixing.trains_a) if sends else {}
     return Contract(
         client=client,

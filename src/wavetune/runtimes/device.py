@@ -72,7 +72,8 @@ class Device:
     def local_steps(self, order: RoundOrder) -> Iterator[StepResult]:
         """Do the local steps of a round, one after the other."""
         method, run = self.recipe.method, self.recipe.run
-        self.cohort.drop_anchor(self.adapters.current)
+        self.adapters.agenda = tuple(order.blocks) or None
+        self.cohort.begin_round(self.adapters.current, self.adapters.agenda)
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
             yield self.cohort.step(self.data.train, [self._rows(step)], factor)
@@ -86,6 +87,7 @@ class Device:
         """Load the mixture, which comes through the door."""
         self.adapters.download(0, self.door)
         self.adapters.remember_broadcast()
+        self.cohort.optimiser.train(None)
         if self.recipe.method.mixing.rebases:
             self.cohort.optimiser.reset()
 

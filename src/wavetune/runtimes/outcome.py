@@ -52,6 +52,7 @@ class RoundOutcome:
     trained_K: Sequence[bool]  # in one step at least
     lost: tuple[Lost, ...]
     mixed: Mixed
+    blocks: tuple[int, ...]  # whose adapters were trained and sent; all, if there are none
     privacy: RoundPrivacy
     wall_s: float
     witness: Witness | None = None
@@ -84,6 +85,7 @@ class RoundOutcome:
             aggregation_error=self.mixed.error,
             active_K=tuple(active_K),
             lost=self.lost + (() if self.witness is None else self.witness.lost),
+            blocks=self.blocks,
             refused=() if self.witness is None else self.witness.refused,
             evaluation=evaluation or Judged(),
             privacy=self.privacy,

@@ -16,7 +16,7 @@ from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import Workload
 from wavetune.errors import NumericsError
-from wavetune.federation.account import Bits, account, bits_by_kind, central_load, charge
+from wavetune.federation.account import Accountant, Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
@@ -38,6 +38,7 @@ class Prepared:
     steps: list[list[Rows]]
     workload: Workload
     rates: Rates
+    accountant: Accountant
 
     def among(self, present_K: Sequence[bool]) -> Prepared:
         """The same for those alone that are present; their plan stays."""
@@ -55,13 +56,14 @@ def prepare(session: Session, index: int) -> Prepared:
     active_K = [True] * session.cohort.placement.num_clients if plan.active_K is None else plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
+    accountant = session.accountant.about(session.server.agenda)
     if not session.central:
-        bits = session.accountant.predicted_bits(workload, active_K, index)
-        asked = session.accountant.load(workload, *bits, active_K)
+        bits = accountant.predicted_bits(workload, active_K, index)
+        asked = accountant.load(workload, *bits, active_K)
         plan = session.planner.within_budgets(problem, plan, asked)
-    rates = session.accountant.rates(problem, plan)
+    rates = accountant.rates(problem, plan)
     sent_K = _sent(session, rates.fed, active_K)
-    return Prepared(problem, plan, active_K, sent_K, steps, workload, rates)
+    return Prepared(problem, plan, active_K, sent_K, steps, workload, rates, accountant)
 
 
 def train_round(
@@ -78,9 +80,10 @@ def train_round(
     started, run, method = time.perf_counter(), session.recipe.run, session.recipe.method
     ready = ready or prepare(session, index)
     problem, plan, workload, active_K, sent_K = ready.problem, ready.plan, ready.workload, ready.active_K, ready.sent_K
-    predicted = session.accountant.predicted_bits(workload, sent_K, index)
+    accountant, agenda = ready.accountant, session.server.agenda
+    predicted = accountant.predicted_bits(workload, sent_K, index)
     session.door.take()
-    session.cohort.drop_anchor(session.server.current)
+    session.cohort.begin_round(session.server.current, agenda)
 
     results, metered, faults, training_K = list[StepResult](), list[Bits](), dict[int, str](), list(active_K)
     for i, rows in enumerate(ready.steps):
@@ -103,14 +106,15 @@ def train_round(
     door = None if session.central else session.door
     with _explained(f"round {index}"):
         mixed = session.server.exchange(session.cohort.placement.weight_K, door, trained_K, sent_K, delivered_K, index)
+    session.cohort.optimiser.train(None)
     if method.mixing.rebases:
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
 
     band_hz = problem.fed.subchannel_hz * len(plan.fed.owner_M)
-    link_s = 0.0 if session.central else session.accountant.link_s(sent_K, index, band_hz)
-    planned, _ = _account(session, problem, plan, workload, active_K, *predicted, link_s)
-    charged, straggler = _account(session, problem, plan, workload, active_K, metered, exchanged, link_s)
+    link_s = 0.0 if session.central else accountant.link_s(sent_K, index, band_hz)
+    planned, _ = _account(session, accountant, problem, plan, workload, active_K, *predicted, link_s)
+    charged, straggler = _account(session, accountant, problem, plan, workload, active_K, metered, exchanged, link_s)
     return RoundOutcome(
         round=index,
         plan=plan,
@@ -131,6 +135,7 @@ def train_round(
             *(Lost(client, f"rejected: {why}") for client, why in mixed.rejected.items()),
         ),
         mixed=mixed,
+        blocks=agenda or (),
         privacy=_privacy(session),
         wall_s=time.perf_counter() - started,
     )
@@ -182,6 +187,7 @@ def _privacy(session: Session) -> RoundPrivacy:
 
 def _account(
     session: Session,
+    accountant: Accountant,
     problem: Problem,
     plan: Plan,
     workload: Workload,
@@ -191,7 +197,7 @@ def _account(
     link_s: float,
 ) -> tuple[Account, tuple[int, str]]:
     exchange = {} if session.central else exchange
-    load = session.accountant.load(workload, steps, exchange, active_K)
+    load = accountant.load(workload, steps, exchange, active_K)
     if session.central:
         load = central_load(load, problem.num_clients)
     phases, energy = charge(problem, plan, load)

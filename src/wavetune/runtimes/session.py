@@ -90,14 +90,15 @@ class Session:
     @property
     def uploads_K(self) -> list[bool]:
         """Which trainers have adapters to send up: none where one has all data, or where nothing is shared."""
-        accountant = self.accountant
+        accountant = self.accountant.about(self.server.agenda)
         pairs = zip(accountant.cut_K, accountant.rank_K, strict=True)
         return [not self.central and accountant.adapter_bits(cut, rank)[0] > 0 for cut, rank in pairs]
 
     def planned(self, index: int) -> tuple[Problem, Plan]:
         """Problem and plan of a round; the planner is asked once, whoever needs them."""
         if self._planned is None or self._planned[0] != index:
-            self._planned = (index, *self.planner.plan(index, self.plan, self.schedule))
+            agenda = self.server.begin(index)
+            self._planned = (index, *self.planner.plan(index, self.plan, self.schedule, agenda))
         return self._planned[1:]
 
     def settle(self, charged: Account) -> None:

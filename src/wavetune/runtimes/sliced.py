@@ -68,13 +68,14 @@ class SlicedCohort(Cohort):
     _done: tuple[int, int] = field(default=(0, 0), init=False)  # rounds begun, steps since then
     _begun_with: tuple[dict[str, torch.Tensor], ...] = field(default=(), init=False)  # the server's adapters, moments
 
-    def drop_anchor(self, names: Collection[str]) -> None:
-        """Begin a round: hand every worker its clients' adapters and moments, and what they are to stay near."""
+    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
+        """Hand every worker its clients' adapters and moments, which blocks train, and what to stay near."""
+        self.optimiser.train(blocks)
         server, moments = server_state(self), self._moments(of_server=True)
         self._begun_with = tuple({name: t.clone() for name, t in named.items()} for named in (server, moments))
         self._done = (self._done[0] + 1, 0)
         requests = [
-            (worker, (self._done[0], arrays(client_state(self, clients)), frozenset(names)))
+            (worker, (self._done[0], arrays(client_state(self, clients)), frozenset(names), blocks))
             for worker, clients in enumerate(self.fleet.slices)
         ]
         self.fleet.ask("load", requests, again=True)

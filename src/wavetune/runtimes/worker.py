@@ -91,11 +91,13 @@ class Worker:
             _ = self._cohort
         return Introduction(socket.gethostname(), os.getpid(), device, usable, torch.get_num_threads(), versions())
 
-    def load(self, number: int, state: Arrays, anchored: Collection[str]) -> None:
+    def load(
+        self, number: int, state: Arrays, anchored: Collection[str], blocks: Collection[int] | None = None
+    ) -> None:
         """Begin a round, the `number`th that was begun, with these adapters and moments of the slice's clients."""
         self._cohort.optimiser.reset()
         load_client_state(self._cohort, self.clients, tensors(state))
-        self._cohort.drop_anchor(anchored)
+        self._cohort.begin_round(anchored, blocks)
         self._done = (number, 0)
 
     def step(

@@ -249,7 +249,7 @@ def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance
     near, plain = cohort_of(job), cohort_of(job)
     near.proximal = 0.5
     site = near.bank.sites[0].name
-    near.drop_anchor([site])
+    near.begin_round([site])
     with torch.no_grad():
         for cohort in (near, plain):
             cohort.bank.local[site].B.add_(1.0)

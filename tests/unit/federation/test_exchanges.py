@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from wavetune.federation.codecs import Fp64
+from wavetune.federation.codecs import Fp64, TopK
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.door import Door
 from wavetune.federation.exchanges.gossip import Gossip
 from wavetune.federation.exchanges.hierarchical import Hierarchical
+from wavetune.federation.exchanges.module_wise import ModuleWise
 from wavetune.federation.exchanges.over_the_air import OverTheAir, amplitudes
 from wavetune.federation.filters.blend import Blend
 from wavetune.federation.filters.scores import Scores
@@ -94,6 +95,85 @@ def test_edges_that_never_meet_are_runs_of_their_own():
     for edge in (0, 1):
         own = weights[edge::2] / weights[edge::2].sum()
         torch.testing.assert_close(clients_of(nodes)[edge], own @ before[edge::2], rtol=0, atol=1e-12)
+
+
+def moving(nodes, by_site):
+    """What clients of a round make of what they have; sites that the round is not about stay."""
+    for site in nodes.due:
+        for t in nodes.bank.local[site.name]:
+            t += by_site[site.name]
+
+
+def rounds(nodes, moves):
+    """Which blocks each round was about, and its bits of client 0."""
+    found = []
+    for i, by_site in enumerate(moves):
+        door, agenda = Door(), nodes.begin(i)
+        moving(nodes, by_site)
+        nodes.exchange(WEIGHTS, door, round_index=i)
+        found.append((agenda, door.bits["adapters_up", 0]))
+    return found
+
+
+BITS = {None: 64 * RANK * (5 + 4 + 3 + 4), (0,): 64 * RANK * (5 + 4), (1,): 64 * RANK * (3 + 4)}
+
+
+def test_a_block_that_moves_less_than_it_did_is_neither_sent_nor_changed_until_all_have_their_turn():
+    part = ModuleWise(full_rounds=1, threshold=0.6, patience=1, period=1, full_every=5)
+    nodes = trained(exchange_part=part)
+    nodes.begin(0)
+    nodes.exchange(WEIGHTS, Door())
+    fading = [{"a": 1.0, "b": 0.5**i} for i in range(5)]  # b's share of its fastest: 1, 0.75, 0.5 on average
+    kept, found = nodes.current["b"].A.clone(), []
+    for i, by_site in enumerate(fading, 1):
+        nodes.begin(i)
+        if nodes.agenda == (0,):
+            kept = nodes.current["b"].A.clone()
+        moving(nodes, by_site)
+        nodes.exchange(WEIGHTS, Door(), round_index=i)
+        found.append(nodes.agenda)
+        if nodes.agenda == (0,):
+            assert torch.equal(nodes.current["b"].A, kept)
+            assert all(torch.equal(own, kept) for own in nodes.bank.local["b"].A)
+    assert found[0] is None
+    assert (0,) in found
+    assert found[4 - 1] is None  # the fifth round
+
+
+def test_what_is_sent_is_what_the_round_is_about_and_one_block_remains_where_all_have_converged():
+    found = rounds(
+        trained(exchange_part=ModuleWise(full_rounds=2, threshold=1e9, patience=1, full_every=None)),
+        [{"a": 1.0, "b": 1.0}, {"a": 0.5, "b": 0.9}, {"a": 1.0, "b": 1.0}],
+    )
+    assert [agenda for agenda, _ in found] == [None, None, (1,)]
+    assert [bits for _, bits in found] == [BITS[agenda] for agenda, _ in found]
+
+
+@pytest.mark.parametrize("neutral", [{"threshold": 0.0}, {"full_rounds": 99}])
+def test_a_star_whose_blocks_never_converge_is_the_plain_one(neutral):
+    nodes, plain = trained(exchange_part=ModuleWise(**neutral)), trained()
+    for i in range(3):
+        assert nodes.begin(i) is None
+        moving(nodes, {"a": 0.5**i, "b": 0.1**i})
+        moving(plain, {"a": 0.5**i, "b": 0.1**i})
+        both = [each.exchange(WEIGHTS, Door(), round_index=i).factors for each in (nodes, plain)]
+        assert torch.equal(*map(flat, both))
+
+
+def test_residuals_of_what_a_round_does_not_send_wait_for_their_turn():
+    part = ModuleWise(full_rounds=1, threshold=1e9, patience=1, full_every=3)
+    nodes = trained(exchange_part=part)
+    nodes.chain, nodes.of_changes = (TopK(fraction=0.5),), True
+    nodes.begin(0)
+    nodes.exchange(WEIGHTS, Door())
+    key = "0|adapters_up|0"
+    waiting = {name: t.clone() for name, t in nodes.states[key].items()}
+    (block,) = nodes.begin(1)
+    nodes.exchange(WEIGHTS, Door(), round_index=1)
+    name = {0: "a", 1: "b"}[1 - block]
+    assert torch.equal(nodes.states[key][f"{name}.B"], waiting[f"{name}.B"])
+    assert nodes.begin(2) is None
+    nodes.exchange(WEIGHTS, Door(), round_index=2)
 
 
 @pytest.mark.parametrize("policy", ["optimal", "inversion"])

@@ -12,8 +12,11 @@ from wavetune.parts import Part
 
 if TYPE_CHECKING:
     from wavetune.federation.codecs import Context, Tensors
+    from wavetune.models.lora import AdapterSite
 
 SERVER = "fed"
+Agenda = tuple[int, ...] | None
+"""Blocks, counted from 0; None means all."""
 Mix = Callable[[Inbox], "Tensors"]
 """The method's filters and mixing rule, applied to what came to a server."""
 
@@ -54,6 +57,16 @@ class Exchange(Part):
     def hops(self, clients: Sequence[int], active: Sequence[int], round_index: int) -> tuple[Hop, ...]:
         """The messages of a round in order, of all clients and those that took part."""
         raise NotImplementedError
+
+    def agenda(self, state: Tensors, num_layers: int, round_index: int) -> Agenda:
+        """The blocks whose adapters a round trains and sends, given what the exchange remembers."""
+        return None
+
+    def settle(
+        self, state: Tensors, sites: Sequence[AdapterSite], before: Mapping[Node, Held], after: Mapping[Node, Held]
+    ) -> Tensors:
+        """What the exchange remembers of a round, of what servers held at its start and its end."""
+        return state
 
     def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix, context: Context) -> Held:
         """What a node that a hop reaches holds afterwards; `mix` is for servers alone."""
