@@ -43,7 +43,8 @@ from wavetune.federation.codecs import Bf16, Payload
 from wavetune.recipe import Recipe, with_settings
 from wavetune.runtimes.agent import take_part
 from wavetune.runtimes.deployed import Deployment, opened
-from wavetune.runtimes.inprocess import Observer, run
+from wavetune.runtimes.engine import Observer
+from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.launch import deploy
 from wavetune.runtimes.session import Session, build
 

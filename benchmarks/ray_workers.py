@@ -18,7 +18,7 @@ import torch
 
 from wavetune import recipes
 from wavetune.recipe import with_settings
-from wavetune.runtimes.inprocess import TrainRound
+from wavetune.runtimes.engine import TrainRound
 from wavetune.runtimes.ray_engine import engine
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import Infeasible, Session, build

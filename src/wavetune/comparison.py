@@ -24,7 +24,8 @@ from wavetune.recipes import PROPOSED
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.reporting.mixture import mixed_reward
 from wavetune.runtimes.continued import as_begun, is_free_or_of
-from wavetune.runtimes.inprocess import Observer, run
+from wavetune.runtimes.engine import Observer
+from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import Infeasible
 
 REWARDS = "rewards"

@@ -13,7 +13,8 @@ from typing import Any
 
 from helpers.runs import Silent
 from wavetune.recipe import Recipe, load
-from wavetune.runtimes.inprocess import Engine, run
+from wavetune.runtimes.engine import Engine
+from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
 from wavetune.runtimes.worker import StateLostError, Worker

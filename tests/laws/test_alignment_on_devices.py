@@ -19,7 +19,7 @@ from wavetune.errors import DeploymentError, NumericsError
 from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
 from wavetune.runtimes.agent import Agent
-from wavetune.runtimes.device_alignment import OwnAlignment
+from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
 

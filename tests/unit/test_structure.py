@@ -24,7 +24,6 @@ CLASSES = {node.name: (name, node) for name, tree in TREES.items() for node in a
 PARTS_ASKED_FOR_THEIR_CLASS = set[str]()
 IMPORT_CIRCLES = [
     {"wavetune.models.backbone", "wavetune.models.check_memory", "wavetune.models.self_check"},  # a check at load
-    {"wavetune.runtimes.deployed", "wavetune.runtimes.served_alignment"},  # alignment is no phase like another yet
 ]
 FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports; and a record of phases
     "wavetune/federation/slices.py",

@@ -20,7 +20,7 @@ from wavetune.logs import LOG, kept_in
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
-    from wavetune.runtimes.inprocess import Engine
+    from wavetune.runtimes.engine import Engine
 
 
 def run(

@@ -25,8 +25,8 @@ from wavetune.data_plane.wires import DeviceWire
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, WavetuneError
 from wavetune.federation.folder_lock import locked
 from wavetune.runtimes import local_round, state_folder
+from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.device import Device, build_device
-from wavetune.runtimes.device_alignment import OwnAlignment
 from wavetune.runtimes.device_permission import Allowed
 
 

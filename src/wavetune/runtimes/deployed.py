@@ -6,23 +6,20 @@ parts that run here are the cohort and the federated server, whose counterparts 
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
 from cryptography.x509 import load_pem_x509_certificate
-from safetensors.torch import save
-from torch import Tensor
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
-from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.certificates import Identity, Revoked
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
@@ -38,17 +35,14 @@ from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.door import Door
 from wavetune.federation.messages import adapter_spec
 from wavetune.federation.run_folder import RunFolder, write_whole
-from wavetune.recipe import Recipe, to_dict
 from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases
-from wavetune.runtimes import served_alignment
-from wavetune.runtimes.aligning import Task
-from wavetune.runtimes.device import adapter_tensors
+from wavetune.runtimes.alignment import devices
+from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.evaluation import Score
-from wavetune.runtimes.inprocess import Engine, Trainer
+from wavetune.runtimes.orders import Orders
 from wavetune.runtimes.outcome import RoundOutcome, Witness
 from wavetune.runtimes.round import Prepared, StepDone, not_finite, prepare, train_round
 from wavetune.runtimes.saved import Deployed
-from wavetune.runtimes.served_alignment import ServedStage
 from wavetune.runtimes.session import Session
 
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
@@ -85,6 +79,7 @@ class Servers:
     coordinator: Control
     address: str
     wire: ServerWire = field(init=False)
+    orders: Orders = field(init=False)
     places: Places = field(default_factory=Places)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
     claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
@@ -96,6 +91,9 @@ class Servers:
         self._cohort = self.session.cohort = _served_cohort(self.session, self.wire)
         self._nodes = self.session.server
         self._nodes.with_clients, self._nodes.transport = False, self.wire
+        given = self.deployment
+        at, patience_s, deadline_s = given.public_address or "", given.patience_s, given.deadline_s
+        self.orders = Orders(self.session, self.coordinator, self.run, at, patience_s, deadline_s)
 
     def train_round(
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
@@ -145,12 +143,6 @@ class Servers:
         if not (alone or self.wire.heard) and all(k in reports and reports[k].not_finite for k in present):
             raise not_finite(f"round {index}", self.claims[min(present)])
 
-    def begin_alignment(
-        self, session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor], say: Callable[[str], None]
-    ) -> ServedStage:
-        """The second stage, which every device does on its own."""
-        return served_alignment.begin(self, session, task, folder, saved, say)
-
     @property
     def _cut(self) -> bool:
         return self.session.cohort.placement.split
@@ -175,7 +167,7 @@ class Servers:
                 raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
             time.sleep(0.0 if asked else _ANSWER_S)
             for client in sorted(asked):
-                report = self.report(client, index, _ANSWER_S)
+                report = self.orders.report(client, index, _ANSWER_S)
                 if report is not None:
                     raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
 
@@ -203,11 +195,11 @@ class Servers:
         contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
-        order = self.common_order(index)
+        order = self.orders.common(index)
         order.blocks.extend(session.server.agenda or ())
         for client in sorted(present):
-            known = index == 0 or self.coordinator.can_go_on(client, self.run, index)
-            order.token, order.adapters = tokens[client], b"" if known else self.adapters_of(client)
+            known = index == 0 or self.orders.knows(client, index)
+            order.token, order.adapters = tokens[client], b"" if known else self.orders.adapters_of(client)
             order.main_bit_per_s = _pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0
             order.fed_bit_per_s = _pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0
             order.outage = not ready.sent_K[client]
@@ -226,37 +218,21 @@ class Servers:
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round, or have not seen its end, have what came of it; returns who answers."""
-        order = self.common_order(index)
-        order.listen = True
-        for client in sorted(absent):
-            order.adapters = self.adapters_of(client)
-            self.coordinator.order(client, _copy(order))
-        reports = {k: self.report(k, index, self.deployment.deadline_s) for k in sorted(absent)}
-        return {k: report for k, report in reports.items() if report is not None and not report.failure}
+        common = self.orders.common(index)
+        common.listen = True
 
-    def common_order(self, index: int) -> RoundOrder:
-        """What is the same in all orders of a round."""
-        session = self.session
-        return RoundOrder(
-            run=self.run,
-            round=index,
-            recipe=json.dumps(to_dict(_with_codecs_in_use(session))),
-            local_steps=session.recipe.run.local_steps,
-            cuts=session.cohort.placement.cut_K,
-            ranks=session.rank_K,
-            bf16=session.precision.startswith("bf16"),
-            address=self.deployment.public_address or "",
-        )
+        def order(client: int) -> RoundOrder:
+            own = _copy(common)
+            own.adapters = self.orders.adapters_of(client)
+            return own
 
-    def adapters_of(self, client: int) -> bytes:
-        """The shared adapters that a client has after the last broadcast."""
-        return save(adapter_tensors(self.session.cohort.bank, client, self._nodes.current))
+        return self.orders.ask(absent, order)[0]
 
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
         for client in sorted(present):
             patience_s = _ANSWER_S if client in self.wire.lost else self.deployment.deadline_s
-            report = self.report(client, index, patience_s)
+            report = self.orders.report(client, index, patience_s)
             if report is None:
                 self.wire.lost.setdefault(client, f"client {client} did not report on the end of the round")
                 continue
@@ -270,16 +246,6 @@ class Servers:
         """A lost device in the record: what the servers saw, and beside it what the device says, if that is more."""
         claim = self.claims.get(client, "")
         return Lost(client, seen, "" if claim in seen else claim)
-
-    def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
-        """A device's report on a round, or None if it left or does not report in time.
-
-        One with a number that no record can hold is a failure.
-        """
-        report = self.coordinator.report(client, index, patience_s)
-        if report is None or not (wrong := out_of_bounds(report)):
-            return report
-        return RoundReport(round=report.round, failure=f"client {client} reported what cannot be: {wrong}")
 
     def _measured(self, wall_s: float, present: set[int], reports: Mapping[int, RoundReport]) -> Measured:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
@@ -386,7 +352,7 @@ def engine(
             RunFolder(out).write_json("deployment.json", {"run": run})
             if port_file is not None:
                 write_whole(port_file, servers.address.rpartition(":")[2])
-            yield Trainer(servers.train_round, servers.begin_alignment)
+            yield Trainer(servers.train_round, partial(devices.begin, servers.orders))
 
     return opened_in
 
@@ -443,18 +409,6 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
         adapters=adapters,
         uncut=not placement.split,
     )
-
-
-def _with_codecs_in_use(session: Session) -> Recipe:
-    """The recipe with the codecs that its planner may have chosen."""
-    recipe, link = session.recipe, session.cohort.link
-    method = replace(
-        recipe.method,
-        choose_codecs=False,
-        activation_codec=link.activation_codec,
-        gradient_codec=link.gradient_codec,
-    )
-    return replace(recipe, method=method)
 
 
 def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | ReportedCohort:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import resource
-import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -19,15 +18,12 @@ from wavetune.data.examples import Example
 from wavetune.data.templates import prompt_ids
 from wavetune.errors import RunFolderError
 from wavetune.federation.account import Accountant
-from wavetune.federation.cohort import StepResult
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.messages import adapter_spec
-from wavetune.federation.run_folder import ALIGNMENT, RunFolder, explained
-from wavetune.models.adapter_folder import save_adapter_folder
+from wavetune.federation.run_folder import RunFolder
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import AdapterSite, LoraPair
+from wavetune.models.lora import AdapterSite
 from wavetune.recipe import Recipe, load, to_dict
-from wavetune.records.alignment import AlignmentInfo, AlignmentStep
 from wavetune.records.fields import UNKNOWN, as_json, total
 from wavetune.records.reading import read_record
 from wavetune.records.rounds import Judged, Round, RoundPrivacy
@@ -44,50 +40,18 @@ from wavetune.records.summary import (
     Trainable,
 )
 from wavetune.records.world import BandShape, BandShapes, Device, ServerInfo, World
-from wavetune.runtimes import aligning
-from wavetune.runtimes.aligning import Stage, Task
-from wavetune.runtimes.evaluation import evaluate, evaluate_untouched
+from wavetune.runtimes.alignment.phase import Aligning
+from wavetune.runtimes.alignment.task import checked_task
+from wavetune.runtimes.engine import Engine, Observer, Trainer
+from wavetune.runtimes.evaluation import evaluate_untouched
+from wavetune.runtimes.export import adapter_name
 from wavetune.runtimes.inputs import keep_inputs
-from wavetune.runtimes.outcome import RoundOutcome
+from wavetune.runtimes.phase import Phase, play, require_records, rounds_of_each
 from wavetune.runtimes.provenance import commit, hardware, now, versions
-from wavetune.runtimes.round import StepDone, train_round
-from wavetune.runtimes.saved import Begun, HeldOut, Trained
-from wavetune.runtimes.session import Infeasible, Session, build, client_factors
-
-
-class Observer(Protocol):
-    """What watches a run: progress on a terminal, a log, a test."""
-
-    def message(self, text: str) -> None:
-        """Something worth a line happened."""
-
-    def started(self, session: Session, rounds_done: int, before: float) -> None:
-        """Everything is loaded and planned."""
-
-    def step(self, round_index: int, step: int, result: StepResult) -> None:
-        """A local step is done."""
-
-    def round(self, record: Round) -> None:
-        """A round is done and saved."""
-
-    def aligned(self, record: AlignmentStep, steps: int) -> None:
-        """A step of alignment, of so many, is done and saved."""
-
-
-TrainRound = Callable[[Session, int, StepDone, Callable[[], None] | None], RoundOutcome]
-BeginAlignment = Callable[[Session, Task, Path, Mapping[str, torch.Tensor], Callable[[str], None]], Stage]
-
-
-@dataclass(frozen=True)
-class Trainer:
-    """What trains the rounds of a session and aligns its clients: this process, where nothing else is named."""
-
-    train_round: TrainRound
-    begin_alignment: BeginAlignment = aligning.begin
-
-
-Engine = Callable[[Session, Callable[[str], None]], AbstractContextManager[Trainer]]
-"""What gives a session its trainer; it may exchange the session's parts for ones whose other half is elsewhere."""
+from wavetune.runtimes.round import train_round
+from wavetune.runtimes.saved import Begun, Trained
+from wavetune.runtimes.session import Infeasible, Session, build
+from wavetune.runtimes.tuning import Tuning
 
 
 def run(
@@ -112,8 +76,7 @@ def _run(
     session = build(recipe, planned, observer.message)
     if isinstance(session, Infeasible):
         return session
-    if recipe.method.alignment is not None:
-        aligning.check(session, recipe.method.alignment)
+    task = checked_task(session)
     with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
         if folder is None:
             folder = RunFolder.create(out)
@@ -121,91 +84,15 @@ def _run(
         keep_inputs(folder, session.data, session.model.folder)
         if planned is None:
             _write_world(folder, session)
-        done, saved = _restore(folder, session)
-        rounds_done = min(done, recipe.run.rounds)
+        phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
+        if task is not None:
+            phases.append(Aligning(session, folder, observer, task, trainer.align))
+        done, saved = _restore(folder, session, phases)
         state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
-        observer.started(session, rounds_done, state["validation_loss"])
-        for index in range(rounds_done, recipe.run.rounds):
-            _one_round(folder, session, index, observer, trainer.train_round)
-        if recipe.method.alignment is not None:
-            begin = trainer.begin_alignment
-            state = {**state, "alignment": _align(folder, session, done - rounds_done, saved, observer, begin)}
-    return _finish(folder, session, state, observer)
-
-
-def _align(
-    folder: RunFolder,
-    session: Session,
-    steps_done: int,
-    saved: Mapping[str, torch.Tensor],
-    observer: Observer,
-    begin: BeginAlignment,
-) -> AlignmentInfo:
-    """The second stage; returns its summary."""
-    recipe = session.recipe
-    observer.message("aligning every client to its owner's wishes")
-    task = aligning.task_of(recipe, session.data, session.tokenizer)
-    stage = begin(session, task, folder.path / "rewards", saved, observer.message)
-    folder.keep_rounds(steps_done, ALIGNMENT)
-    steps, every = task.settings.learning.steps, task.settings.evaluate_every
-    if folder.read_json("alignment_before.json") is None:
-        _, found = stage.advance(steps_done, evaluate=True)
-        assert found is not None
-        folder.write_json("alignment_before.json", as_json(aligning.held_out_of(found)))
-    before = aligning.from_json(folder.read_json("alignment_before.json", HeldOut))
-    for step in range(steps_done, steps):
-        started, last = time.perf_counter(), step + 1 == steps
-        done, found = stage.advance(step + 1, evaluate=last or (step + 1) % every == 0)
-        record = AlignmentStep(
-            step=step,
-            metrics=done.metrics,
-            charged=aligning.charge(session, task, done.metrics),
-            wall_s=time.perf_counter() - started,
-            evaluation={} if found is None else aligning.by_name(found, task.lambdas, before.scale()),
-            lost=done.lost,
-            measured=done.measured,
-        )
-        if last and found is not None:
-            folder.write_json("alignment_after.json", as_json(aligning.held_out_of(found)))
-            _export(folder, session, session.server.current, {} if session.elsewhere else _clients_models(session))
-        folder.append_round(as_json(record), ALIGNMENT)
-        if last or (step + 1) % recipe.run.checkpoint_every == 0:
-            folder.save_checkpoint(recipe.run.rounds + step + 1, _state(session) | stage.state())
-        observer.aligned(record, steps)
-    ended = folder.read_json("alignment_after.json", HeldOut)
-    return aligning.summary(task, before, before if ended is None else aligning.from_json(ended))
-
-
-def _clients_models(session: Session) -> dict[int, dict[str, LoraPair]]:
-    """Every client's adapters as they stand now."""
-    return {
-        client: client_factors(session.cohort.bank, client) for client in range(session.cohort.placement.num_clients)
-    }
-
-
-def _one_round(folder: RunFolder, session: Session, index: int, observer: Observer, train: TrainRound) -> None:
-    settings = session.recipe.run
-    last = index + 1 == settings.rounds
-    personal: dict[int, dict[str, LoraPair]] = {}
-
-    def keep_personal() -> None:
-        personal.update(_clients_models(session))
-
-    # where clients have models of their own, these hold what all share after the mixing
-    before_mixing = last and not session.central and not session.personal
-    outcome = train(session, index, observer.step, keep_personal if before_mixing else None)
-    if last and session.personal and not session.elsewhere:
-        keep_personal()
-    scores = None if outcome.witness is None else outcome.witness.scores
-    due = settings.evaluates_after(index)
-    record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores) if due else None)
-    if last:
-        _export(folder, session, outcome.mixed.factors, personal)
-    session.settle(record.charged)
-    folder.append_round(as_json(record))
-    if last or (index + 1) % settings.checkpoint_every == 0:
-        folder.save_checkpoint(index + 1, _state(session))
-    observer.round(record)
+        observer.started(session, rounds_of_each(phases, done)[0], state["validation_loss"])
+        play(phases, folder, done, saved, recipe.run.checkpoint_every, lambda: _state(session))
+        found = {name: value for phase in phases for name, value in phase.summary().items()}
+    return _finish(folder, session, state, found, observer)
 
 
 def _state(session: Session) -> dict[str, torch.Tensor]:
@@ -220,20 +107,13 @@ def _state(session: Session) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.Tensor]]:
-    """Load the newest checkpoint; returns the rounds (and steps of alignment) done, and the checkpoint.
-
-    Later records are dropped, their rounds run again.
-    """
+def _restore(folder: RunFolder, session: Session, phases: Sequence[Phase]) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
     checkpoint = folder.load_checkpoint()
     done, saved = checkpoint if checkpoint is not None else (0, {})
-    rounds_done = min(done, session.recipe.run.rounds)
-    records = folder.read_rounds(kind=Trained)
-    if len(records) < rounds_done:
-        raise RunFolderError(f"{folder.path} has a checkpoint of round {rounds_done} but {len(records)} round records")
-    folder.keep_rounds(rounds_done)
+    require_records(folder, phases, done)
     for name, tensor in _state(session).items():
-        if not rounds_done or not name.startswith("adapter."):
+        if not done or not name.startswith("adapter."):
             continue
         if name not in saved or saved[name].shape != tensor.shape:
             raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
@@ -280,11 +160,6 @@ def _samples(session: Session) -> list[tuple[Example, int | None]]:
     return [(e, max(range(len(rows_K)), key=lambda k: rows_K[k].get(e.domain, 0))) for e in chosen]
 
 
-def adapter_name(client: int | None) -> str:
-    """Folder under `adapters` of a client's model, or of the one that all share."""
-    return "global" if client is None else f"client-{client:02d}"
-
-
 def _answers(session: Session, adapters: Path | None) -> list[str]:
     """Answers to the sample prompts, by the untouched model or by those under `adapters`."""
     samples, settings = _samples(session), session.recipe.run
@@ -300,19 +175,6 @@ def _answers(session: Session, adapters: Path | None) -> list[str]:
         texts = generate(model, tokenizer, prompts, settings.sample_tokens, ends=session.data.ends)
         answers |= dict(zip(asked, texts, strict=True))
     return [answers[i] for i in range(len(samples))]
-
-
-def _export(
-    folder: RunFolder, session: Session, factors: dict[str, LoraPair], personal: Mapping[int, dict[str, LoraPair]]
-) -> None:
-    bank, base = session.cohort.bank, str(session.model.folder)
-    adapters = folder.path / "adapters"
-    named = {"global": factors} if factors else {}
-    named |= {adapter_name(client): own for client, own in personal.items()}
-    backbone, data = session.cohort.backbone, session.data
-    with explained(adapters):
-        for name, own in named.items():
-            save_adapter_folder(adapters / name, own, backbone, bank.scale, base, data.classes, ends=data.ends)
 
 
 def _write_world(folder: RunFolder, session: Session) -> None:
@@ -339,7 +201,9 @@ def _write_world(folder: RunFolder, session: Session) -> None:
     folder.write_json("plan.json", plan_to_json(session.plan))  # last: where it is missing, a resumed run writes all
 
 
-def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], observer: Observer) -> dict[str, Any]:
+def _finish(
+    folder: RunFolder, session: Session, state: Mapping[str, Any], found: Mapping[str, Any], observer: Observer
+) -> dict[str, Any]:
     observer.message("writing the summary" if not _samples(session) else "writing sample answers and the summary")
     rounds = [read_record(Round, line) for line in folder.read_rounds(kind=Trained)]
     samples, after = _samples(session), _answers(session, folder.path / "adapters")
@@ -348,7 +212,7 @@ def _finish(folder: RunFolder, session: Session, state: Mapping[str, Any], obser
         for (e, who), before, now in zip(samples, state["answers"], after, strict=True)
     ]
     folder.write_json("samples.json", as_json(told))
-    summary = as_json(_summary(session, rounds, state))
+    summary = as_json(replace(_summary(session, rounds, state), **found))
     folder.write_json("summary.json", summary)
     return summary
 
@@ -387,7 +251,6 @@ def _summary(session: Session, rounds: Sequence[Round], state: Mapping[str, Any]
         full_model_bits=32 * parameters,
         upload_bits_K=_upload_bits(session.accountant),
         all_adapters_bits_K=_upload_bits(replace(session.accountant, sites=_trained(session))),
-        alignment=state.get("alignment", AlignmentInfo()),
         privacy=_privacy(session, last.privacy),
         delay_s=sum(r.charged.delay_s for r in rounds),
         phases=total([r.charged.phases for r in rounds]),

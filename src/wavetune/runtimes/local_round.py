@@ -21,7 +21,7 @@ from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.recipe import save
 from wavetune.runtimes.device import Device
 from wavetune.runtimes.evaluation import own_and_foreign
-from wavetune.runtimes.inprocess import adapter_name
+from wavetune.runtimes.export import adapter_name
 from wavetune.runtimes.session import client_factors
 
 UP = "adapters_up"

@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from wavetune.errors import ConfigError, DeploymentError, WavetuneError
-from wavetune.runtimes.inprocess import Engine, Trainer
+from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.provenance import versions
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in

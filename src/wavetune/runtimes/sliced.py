@@ -31,7 +31,7 @@ from wavetune.federation.slices import (
     server_state,
 )
 from wavetune.models.lora import AdapterBank
-from wavetune.runtimes.inprocess import Trainer
+from wavetune.runtimes.engine import Trainer
 from wavetune.runtimes.outcome import RoundOutcome
 from wavetune.runtimes.round import StepDone, train_round
 from wavetune.runtimes.session import Session, client_factors

@@ -9,7 +9,7 @@ from helpers.runs import small
 from wavetune.costs.table import Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.objectives import AlignmentSettings, Dpo, Grpo, Ppo
-from wavetune.runtimes.aligning import charge
+from wavetune.runtimes.alignment.phase import charge
 from wavetune.runtimes.session import build
 
 PROMPTS = 3

@@ -4,7 +4,7 @@ import pytest
 
 from wavetune.data.examples import Example
 from wavetune.errors import DataError
-from wavetune.runtimes import aligning
+from wavetune.runtimes.alignment import task
 
 
 def examples(*numbers: int) -> list[Example]:
@@ -25,10 +25,10 @@ def test_nobody_is_judged_on_a_prompt_that_any_client_trains_on():
     train = [*examples(0, 1, 2, 3), Example("prompt 6", "", "domain 1"), Example("prompt 7", "", "domain 0")]
     data = data_of(train, examples(0, 1, 4, 5, 6, 7, 8, 9, 8))
     for seed in range(5):
-        held_out = [sorted(e.prompt for e in own) for own in aligning.held_out(data, 9, seed)]
+        held_out = [sorted(e.prompt for e in own) for own in task.held_out(data, 9, seed)]
         assert held_out == [["prompt 4", "prompt 8"], ["prompt 5", "prompt 9"]]
 
 
 def test_where_all_prompts_are_trained_on_nothing_is_left_to_judge_by():
     with pytest.raises(DataError, match="also trained on"):
-        aligning.held_out(data_of(examples(0, 1, 2, 3), examples(0, 1, 2)), 2, 0)
+        task.held_out(data_of(examples(0, 1, 2, 3), examples(0, 1, 2)), 2, 0)

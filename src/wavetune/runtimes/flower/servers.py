@@ -16,9 +16,9 @@ from wavetune.data_plane.control import Control
 from wavetune.data_plane.server import DataPlane
 from wavetune.errors import ConfigError
 from wavetune.runtimes.deployed import Deployment, engine
+from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.flower.app import DEFAULTS
 from wavetune.runtimes.flower.coordinator import FlowerCoordinator
-from wavetune.runtimes.inprocess import Engine, Trainer
 from wavetune.runtimes.session import Session
 
 

@@ -1,0 +1,64 @@
+"""A device's own alignment: its private LoRA, its prompts and answers, its owner's mixture of two rewards.
+
+None of these leaves the device: it reports what a step was like, and the scores of its answers to held-out prompts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from torch import Tensor
+
+from wavetune.data_plane.messages_pb2 import Align, Aligned
+from wavetune.federation.alignment import Evaluation, Rewards
+from wavetune.federation.run_folder import RunFolder
+from wavetune.models.backbone import load_tokenizer
+from wavetune.runtimes import local_round
+from wavetune.runtimes.alignment import report
+from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep
+from wavetune.runtimes.alignment.here import work_of
+from wavetune.runtimes.alignment.rewards import Say, rewards_of
+from wavetune.runtimes.alignment.task import Task, task_of
+from wavetune.runtimes.device import Device
+from wavetune.runtimes.rewards import write_files
+
+
+@dataclass
+class OwnAlignment:
+    """Steps of alignment of one device; reward models and what it answered are kept in its folder."""
+
+    device: Device
+    folder: Path
+    say: Say
+
+    @cached_property
+    def task(self) -> Task:
+        """What all clients learn and are judged on."""
+        return task_of(self.device.recipe, self.device.data, load_tokenizer(Path(self.device.base)))
+
+    @cached_property
+    def _rewards(self) -> Rewards:
+        return rewards_of(self.task, self.folder / "rewards", self.device.cohort.backbone.device, self.say)
+
+    def go_on(self, align: Align, saved: Mapping[str, Tensor]) -> tuple[Aligned, dict[str, Tensor]]:
+        """Have the steps done that are asked for, from a saved state; what to report, and the state to save."""
+        device = self.device
+        for reward in align.rewards:
+            write_files(self.folder / "rewards" / Path(reward.name).name, reward.files)
+            self.__dict__.pop("_rewards", None)
+        work = work_of(self.task, (device.client,), device.cohort, self._rewards, saved)
+        step = work.advance(align.steps, align.evaluate)
+        if step.evaluation is not None:
+            self._keep(step.evaluation, align.steps)
+        return report.write(step, work.alignment.steps_done), device.state() | work.state()
+
+    def _keep(self, found: Evaluation, steps: int) -> None:
+        """Write what this device answered before its first and after its last step, for its owner to read."""
+        ended = 0 < steps == self.task.settings.learning.steps
+        if not steps or ended:
+            keep(RunFolder(self.folder), AFTER if ended else BEFORE, found)
+        if ended:
+            local_round.export(self.device, self.folder)

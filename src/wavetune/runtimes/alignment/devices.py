@@ -1,0 +1,87 @@
+"""Alignment on the devices of a run: each aligns itself, the servers order steps and hear how they went."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor
+
+from wavetune.data_plane.messages_pb2 import Align, RewardModel, RoundOrder, RoundReport
+from wavetune.errors import DeploymentError
+from wavetune.federation.rewards import EmbeddedReward
+from wavetune.runtimes.alignment import report
+from wavetune.runtimes.alignment.here import Step
+from wavetune.runtimes.alignment.rewards import Progress, Say
+from wavetune.runtimes.alignment.task import Task
+from wavetune.runtimes.orders import Orders
+from wavetune.runtimes.rewards import read_files, trained
+from wavetune.runtimes.session import Session
+
+
+@dataclass
+class OnDevices:
+    """The work of a task's clients, each on its device.
+
+    A device that leaves in a step is waited for and ordered the step again; one that stays away, or fails, is named as
+    lost, and does what it missed once it is back.
+    """
+
+    orders: Orders
+    task: Task
+    rewards: tuple[RewardModel, ...]
+    _told: set[int] = field(default_factory=set[int])  # devices that were sent the rewards
+
+    def advance(self, steps: int, evaluate: bool) -> Step:
+        """Have so many steps done in all; the last one and, if asked for, the scores of held-out prompts after it.
+
+        Raises DeploymentError if no device does it.
+        """
+        orders, align = self.orders, Align(steps=steps, evaluate=evaluate)
+        common = orders.common(self.task.recipe.run.rounds + steps - 1)  # states are numbered on from the rounds'
+
+        def order(client: int) -> RoundOrder:
+            return self._order(client, common, align)
+
+        def judge(client: int, told: RoundReport) -> str | None:
+            return report.wrong_in(self.task, client, told.aligned, align) if told.HasField("aligned") else None
+
+        deadline_s = orders.deadline_s + (orders.patience_s if evaluate else 0.0)
+        reports, lost = orders.ask(range(len(self.task.lambdas)), order, judge, deadline_s, orders.patience_s)
+        if not reports:
+            raise DeploymentError(f"no device took step {steps} of alignment: {next(iter(lost.values()))}")
+        return report.read(self.task, reports, lost, evaluate)
+
+    def state(self) -> dict[str, Tensor]:
+        """Nothing: every device keeps its own."""
+        return {}
+
+    def _order(self, client: int, common: RoundOrder, align: Align) -> RoundOrder:
+        """A device's order; the shared adapters and the rewards are in it where the device may not have them."""
+        own, known = RoundOrder(), self.orders.knows(client, common.round)
+        own.CopyFrom(common)
+        own.align.CopyFrom(align)
+        if not known:
+            own.adapters = self.orders.adapters_of(client)
+        if not known or client not in self._told:
+            own.align.rewards.extend(self.rewards)
+            self._told.add(client)
+        return own
+
+
+def begin(
+    orders: Orders, session: Session, task: Task, folder: Path, _saved: Mapping[str, Tensor], say: Say
+) -> OnDevices:
+    """The work on a deployed run's devices; embedded rewards are trained here, once for all. Raises as the parts do."""
+    device, read = session.cohort.backbone.device, task.recipe.world.data
+    models = list[RewardModel]()
+
+    def train(part: EmbeddedReward) -> Path:
+        own = trained(part, read.source, folder, Progress(say), task.recipe.run.seed, device, columns=read.columns)
+        models.append(RewardModel(name=part.preference, files=read_files(own)))
+        return own
+
+    for part in (task.settings.helpful, task.settings.safe):
+        part.trained_by(train)
+    return OnDevices(orders, task, tuple(models))

@@ -1,0 +1,78 @@
+"""What a device tells of a step of its alignment: both halves of the message, the device's and the servers'.
+
+Legend: K clients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from wavetune.data.examples import Example
+from wavetune.data_plane.messages_pb2 import Align, Aligned, RoundReport
+from wavetune.data_plane.messages_pb2 import Scores as Told
+from wavetune.federation.alignment import Evaluation
+from wavetune.federation.alignment.evaluation import Scores
+from wavetune.records.alignment import AlignmentMeasured
+from wavetune.records.fields import UNKNOWN
+from wavetune.records.rounds import Lost
+from wavetune.runtimes.alignment.here import Step
+from wavetune.runtimes.alignment.task import Task
+
+SCORES, OPTIONAL = ("helpful", "safe", "true_helpful", "true_safe"), {"true_helpful", "true_safe"}
+SIDES = ("own", "foreign")
+
+
+def write(step: Step, steps: int) -> Aligned:
+    """The report on so many steps, of one client: means and scores, without any prompt or answer."""
+    report = Aligned(steps=steps, metrics={name: value for name, (value,) in step.metrics.items()})
+    for side in SIDES if step.evaluation is not None else ():
+        for scores in getattr(step.evaluation, side):
+            for name, values in scores.by_name.items():
+                getattr(report, side)[name].CopyFrom(Told(values=values.tolist()))
+    return report
+
+
+def wrong_in(task: Task, client: int, told: Aligned, asked: Align) -> str:
+    """Why a report does not answer an order; empty if it does."""
+    if told.steps != asked.steps:
+        return f"client {client} reported {told.steps} steps of alignment and {asked.steps} were ordered"
+    for side in SIDES:
+        prompts, scores = _prompts(task, side, client), getattr(told, side)
+        due = set(SCORES) if asked.evaluate and prompts else set[str]()
+        if not due - OPTIONAL <= scores.keys() <= due or any(len(s.values) != len(prompts) for s in scores.values()):
+            return f"client {client} reported other scores of held-out prompts than it was asked for"
+    return ""
+
+
+def read(task: Task, reports: Mapping[int, RoundReport], lost: Mapping[int, str], evaluated: bool) -> Step:
+    """The step that reports tell of, by client; unknown where a client did not take it."""
+    clients = range(len(task.lambdas))
+    told = {k: report.aligned for k, report in reports.items()}
+    names = sorted({name for one in told.values() for name in one.metrics})
+    evaluation = {
+        side: tuple(
+            Scores(
+                tuple(example.prompt for example in _prompts(task, side, k)),
+                (),
+                {name: np.array(scores.values) for name, scores in sorted(getattr(told[k], side).items())},
+            )
+            if k in told
+            else Scores((), (), {})
+            for k in clients
+        )
+        for side in (SIDES if task.asked_foreign else SIDES[:1])
+    }
+    return Step(
+        {name: tuple(told[k].metrics.get(name, UNKNOWN) if k in told else UNKNOWN for k in clients) for name in names},
+        Evaluation(**evaluation) if evaluated else None,
+        tuple(Lost(k, why) for k, why in sorted(lost.items())),
+        AlignmentMeasured(tuple(reports[k].seconds["align_s"] if k in reports else UNKNOWN for k in clients)),
+    )
+
+
+def _prompts(task: Task, side: str, client: int) -> tuple[Example, ...]:
+    """The held-out prompts of a side that a client is asked for."""
+    asked = task.own if side == "own" else task.asked_foreign
+    return asked[client] if asked else ()

@@ -1,0 +1,129 @@
+"""Orders that a run's servers give its devices, and the reports that come back, whoever carries both."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+
+from safetensors.torch import save
+
+from wavetune.data_plane.bounds import out_of_bounds
+from wavetune.data_plane.control import Control
+from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
+from wavetune.data_plane.refusal import quoted
+from wavetune.recipe import Recipe, to_dict
+from wavetune.runtimes.device import adapter_tensors
+from wavetune.runtimes.session import Session
+
+Judge = Callable[[int, RoundReport], str | None]
+"""Why a client's report does not answer an order: empty if it does, None if it is a report on something else."""
+_POLL_S = 1.0
+
+
+@dataclass
+class Orders:
+    """What the servers of a run tell its devices, and hear of them.
+
+    Devices open their streams at `address` (empty: where they attend). One that has to be waited for is waited for
+    `patience_s`, and one that was given an order has `deadline_s` to answer it.
+    """
+
+    session: Session
+    control: Control
+    run: str
+    address: str
+    patience_s: float
+    deadline_s: float
+    _away: set[int] = field(default_factory=set[int])  # devices that did not come back for an order
+
+    def common(self, index: int) -> RoundOrder:
+        """The part of a round's order that is the same for all devices."""
+        session = self.session
+        return RoundOrder(
+            run=self.run,
+            round=index,
+            recipe=json.dumps(to_dict(_with_codecs_in_use(session))),
+            local_steps=session.recipe.run.local_steps,
+            cuts=session.cohort.placement.cut_K,
+            ranks=session.rank_K,
+            bf16=session.precision.startswith("bf16"),
+            address=self.address,
+        )
+
+    def adapters_of(self, client: int) -> bytes:
+        """The shared adapters that a client has after the last broadcast."""
+        return save(adapter_tensors(self.session.cohort.bank, client, self.session.server.current))
+
+    def knows(self, client: int, index: int) -> bool:
+        """Whether a device has the state that a round starts from."""
+        return self.control.can_go_on(client, self.run, index)
+
+    def report(self, client: int, index: int, patience_s: float) -> RoundReport | None:
+        """A device's report on a round, or None if it left or does not report in time.
+
+        One with a number that no record can hold is a failure.
+        """
+        report = self.control.report(client, index, patience_s)
+        if report is None or not (wrong := out_of_bounds(report)):
+            return report
+        return RoundReport(round=report.round, failure=f"client {client} reported what cannot be: {wrong}")
+
+    def ask(
+        self,
+        clients: Collection[int],
+        order_for: Callable[[int], RoundOrder],
+        judge: Judge = lambda _client, _report: "",
+        deadline_s: float | None = None,
+        patience_s: float = 0.0,
+    ) -> tuple[dict[int, RoundReport], dict[int, str]]:
+        """The reports of devices that did what takes no stream, by client, and why the others have none.
+
+        A device that leaves is waited for and ordered again for up to `patience_s`, unless it has stayed away for
+        as long as that before.
+        """
+        deadline_s = self.deadline_s if deadline_s is None else deadline_s
+        reports, lost, missing = dict[int, RoundReport](), dict[int, str](), set(clients)
+        until = time.monotonic() + patience_s
+        while missing:
+            orders = {client: order_for(client) for client in sorted(self.control.present() & missing)}
+            for client, order in orders.items():
+                self.control.order(client, order)
+            for client, order in orders.items():
+                asked = time.monotonic()
+                report = self._answer(client, order.round, deadline_s, judge)
+                wrong = "" if report is None else quoted(report.failure) or judge(client, report)
+                if wrong:
+                    lost[client] = wrong
+                elif report is not None:
+                    reports[client] = report
+                elif time.monotonic() >= asked + deadline_s:
+                    lost[client] = f"client {client} did not answer within {deadline_s:.3g} s"
+            missing -= reports.keys() | lost.keys()
+            if time.monotonic() > until or not (missing - self._away or missing & self.control.present()):
+                break
+            self.control.wait_for(missing - self._away, _POLL_S)
+        if patience_s:
+            self._away = missing
+        return reports, lost | {client: f"client {client} is away" for client in missing}
+
+    def _answer(self, client: int, index: int, patience_s: float, judge: Judge) -> RoundReport | None:
+        """A device's report that answers its order; those on something else are passed over."""
+        until = time.monotonic() + patience_s
+        while True:
+            report = self.report(client, index, max(0.0, until - time.monotonic()))
+            if report is None or report.failure or judge(client, report) is not None:
+                return report
+
+
+def _with_codecs_in_use(session: Session) -> Recipe:
+    """The recipe with the codecs that its planner may have chosen."""
+    recipe, link = session.recipe, session.cohort.link
+    method = replace(
+        recipe.method,
+        choose_codecs=False,
+        activation_codec=link.activation_codec,
+        gradient_codec=link.gradient_codec,
+    )
+    return replace(recipe, method=method)
