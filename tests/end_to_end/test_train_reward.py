@@ -11,7 +11,7 @@ from wavetune.data.examples import Example
 from wavetune.errors import RunFolderError
 from wavetune.federation.rewards import EmbeddedReward, RewardTraining, TrainedReward
 from wavetune.runtimes.reward_training import Training
-from wavetune.runtimes.rewards import open_rewards
+from wavetune.runtimes.rewards import RewardFolder
 
 FILES = ("head.safetensors", "adapter/adapter_model.safetensors")
 
@@ -130,18 +130,19 @@ def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):
     log = Log()
     training = RewardTraining("tiny-bert", steps=2, pairs_per_step=2, max_tokens=48)
     part = EmbeddedReward(preference="helpful", training=training)
+    folder = RewardFolder(tmp_path, str(pairs), log)
     example, answers = [Example("p", "")] * 2, ["a!", "a."]
-    (reward,) = open_rewards([part], str(pairs), tmp_path, log)
+    (reward,) = folder.open([part])
     trained = len(log)
-    (again,) = open_rewards([part], str(pairs), tmp_path, log)
+    (again,) = folder.open([part])
     assert trained == len(log) > 0
     assert (reward.score(example, answers) == again.score(example, answers)).all()
     (tmp_path / "helpful" / "reward.json").unlink()
-    (anew,) = open_rewards([part], str(pairs), tmp_path, log)  # as after a kill
+    (anew,) = folder.open([part])  # as after a kill
     assert (reward.score(example, answers) == anew.score(example, answers)).all()
     (tmp_path / "helpful" / "reward.json").unlink()
     with pytest.raises(RunFolderError, match="was trained with another training"):
-        open_rewards([EmbeddedReward(training=RewardTraining("tiny-bert", steps=3))], str(pairs), tmp_path, log)
+        folder.open([EmbeddedReward(training=RewardTraining("tiny-bert", steps=3))])
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,17 @@ Legend: K clients.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wavetune.records.fields import BESIDE, OPTIONAL, UNKNOWN
-from wavetune.records.rounds import Lost
+import numpy as np
 
+from wavetune.estimate import Estimate
+from wavetune.records.fields import BESIDE, OPTIONAL, UNKNOWN
+from wavetune.records.rounds import Bits, Lost
+
+MIXED = ("helpful", "safe")
+"""The rewards that each client mixes."""
 ByName = dict[str, tuple[float, ...]]
 """Lists by name: "helpful_K", "true_safe_K", "mixed_reward_K", ... with the mean of each client."""
 
@@ -62,17 +68,26 @@ class AlignmentStep:
     charged: Charged = field(default_factory=Charged)
     wall_s: float = UNKNOWN
     evaluation: ByName = field(default_factory=ByName, metadata=OPTIONAL)  # held-out prompts, at some steps
+    metered_bits: Bits = field(default_factory=dict[str, float], metadata=OPTIONAL)  # what crossed: nothing is due
     lost: tuple[Lost, ...] | None = field(default=None, metadata=OPTIONAL)  # of devices
     measured: AlignmentMeasured = field(default_factory=AlignmentMeasured, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
 class Answers:
-    """One client's answers to held-out prompts and their scores, by name and in the order of the prompts."""
+    """One client's answers to held-out prompts and their scores, by name and in the order of the prompts.
+
+    Of a client on a device of its own the servers have no answers, and no scores where it did not report.
+    """
 
     prompts: tuple[str, ...] = ()
     answers: tuple[str, ...] = ()
     scores: ByName = field(default_factory=ByName)
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean of a score, and half the width of its 95 % confidence interval; NaN where they are not known."""
+        found = Estimate.of(self.scores.get(name, ()))
+        return found.mean, found.half_width
 
 
 @dataclass(frozen=True)
@@ -81,3 +96,25 @@ class HeldOut:
 
     own: tuple[Answers, ...] = ()
     foreign: tuple[Answers, ...] = ()
+
+    def scale(self) -> dict[str, float]:
+        """Standard deviation of either reward over all clients' answers to their own prompts; 0 where none is known."""
+        known = [one.scores for one in self.own if one.scores]
+        return {name: float(np.concatenate([s[name] for s in known]).std()) if known else 0.0 for name in MIXED}
+
+    def mixed_gain(self, before: HeldOut, lambdas: Sequence[float]) -> list[tuple[float, float]]:
+        """By how much each client's mixture of rewards on its own prompts has risen, with half its 95 % interval.
+
+        Both rewards are in standard deviations of all clients' answers before; prompts are compared one by one.
+        """
+        gains, scale = list[tuple[float, float]](), before.scale()
+        for weight, was, now in zip(lambdas, before.own, self.own, strict=True):
+            if not (was.scores and now.scores):
+                gains.append((UNKNOWN, UNKNOWN))
+                continue
+            gain_S = np.zeros(len(now.prompts))
+            for name, share in zip(MIXED, (weight, 1 - weight), strict=True):
+                risen_S = np.array(now.scores[name]) - np.array(was.scores[name])
+                gain_S += share * risen_S / max(scale[name], 1e-8)
+            gains.append(Answers(scores={"gain": tuple(gain_S.tolist())}).mean("gain"))
+        return gains

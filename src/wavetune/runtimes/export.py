@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
+from wavetune.data.settings import PreparedData
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.lora import LoraPair
@@ -26,11 +29,16 @@ def export(
     folder: RunFolder, session: Session, factors: dict[str, LoraPair], personal: Mapping[int, dict[str, LoraPair]]
 ) -> None:
     """Write what all share (nothing, where there is none) and these clients' own adapters into a run's folder."""
-    bank, base = session.cohort.bank, str(session.model.folder)
-    adapters = folder.path / "adapters"
-    named = {"global": factors} if factors else {}
-    named |= {adapter_name(client): own for client, own in personal.items()}
-    backbone, data = session.cohort.backbone, session.data
+    shared: dict[int | None, dict[str, LoraPair]] = {None: factors} if factors else {}
+    write_models(folder.path, {**shared, **personal}, session.cohort, session.data, session.model.folder)
+
+
+def write_models(
+    folder: Path, models: Mapping[int | None, Mapping[str, LoraPair]], cohort: Cohort, data: PreparedData, base: Path
+) -> None:
+    """Write adapters on a base model into a folder, of clients or, under None, of what all share."""
+    adapters, backbone, scale = folder / "adapters", cohort.backbone, cohort.bank.scale
     with explained(adapters):
-        for name, own in named.items():
-            save_adapter_folder(adapters / name, own, backbone, bank.scale, base, data.classes, ends=data.ends)
+        for client, own in models.items():
+            path = adapters / adapter_name(client)
+            save_adapter_folder(path, own, backbone, scale, str(base), data.classes, ends=data.ends)

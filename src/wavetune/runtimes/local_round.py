@@ -17,11 +17,10 @@ from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.wires import Tray
 from wavetune.federation.codecs import Payload
 from wavetune.federation.run_folder import explained
-from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.recipe import save
 from wavetune.runtimes.device import Device
 from wavetune.runtimes.evaluation import own_and_foreign
-from wavetune.runtimes.export import adapter_name
+from wavetune.runtimes.export import write_models
 from wavetune.runtimes.session import client_factors
 
 UP = "adapters_up"
@@ -76,10 +75,7 @@ def ended(device: Device, order: RoundOrder, folder: Path | None) -> RoundReport
 
 def export(device: Device, folder: Path) -> None:
     """Write the device's own model such that `wavetune generate FOLDER --client N` answers with it."""
-    cohort, bank = device.cohort, device.cohort.bank
-    adapters = folder / "adapters" / adapter_name(device.client)
-    with explained(adapters):
+    with explained(folder):
         save(device.recipe, folder / "recipe.json")
-        factors = client_factors(bank, 0)
-        ends, classes = device.data.ends, device.data.classes
-        save_adapter_folder(adapters, factors, cohort.backbone, bank.scale, device.base, classes, ends=ends)
+    own = client_factors(device.cohort.bank, 0)
+    write_models(folder, {device.client: own}, device.cohort, device.data, Path(device.base))

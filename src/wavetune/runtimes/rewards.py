@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,66 +22,57 @@ if TYPE_CHECKING:
 CONCIERGE = "concierge"
 
 
-def open_rewards(
-    parts: Sequence[RewardPart],
-    source: str,
-    folder: Path,
-    watcher: Watcher,
-    seed: int = 0,
-    device: torch.device | str = "cpu",
-    bf16: bool | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> list[Reward]:
-    """Rewards of a run, in the order of the parts.
+@dataclass(frozen=True)
+class RewardFolder:
+    """The reward models of a run: a folder of each, opened or, where a recipe embeds it, first trained.
 
     Args:
-        parts: what the recipe names.
+        path: the folder of them all; what is there is not trained again.
         source: where embedded rewards get their pairs: `concierge`, a folder or a file.
-        folder: where embedded rewards are kept, one folder each; what is there is not trained again.
         watcher: what is told about the training.
         seed: of the run.
-        device, bf16: where and in which precision reward models are loaded; by default in bf16 where products are
-            fast in it.
+        device: where models are trained and loaded, in bf16 where products are fast in it.
         columns: of the files with pairs, by the field that each holds.
-    Raises: DataError, ModelError, ConfigError or RunFolderError as the parts do.
     """
-    chosen = _precision(device, bf16)
 
-    def train(part: EmbeddedReward) -> Path:
-        return trained(part, source, folder, watcher, seed, device, chosen, columns)
+    path: Path
+    source: str
+    watcher: Watcher
+    seed: int = 0
+    device: torch.device | str = "cpu"
+    columns: Mapping[str, str] | None = None
 
-    return [part.trained_by(train).open(device, chosen) for part in parts]
+    def open(self, parts: Sequence[RewardPart]) -> list[Reward]:
+        """Rewards in the order of the parts. Raises DataError, ModelError, ConfigError or RunFolderError as they do."""
+        return [part.trained_by(self.train).open(self.device, self._bf16) for part in parts]
+
+    def train(self, part: EmbeddedReward) -> Path:
+        """The folder of an embedded reward, where it is trained unless it is there already."""
+        from wavetune.models.reward import ABOUT
+        from wavetune.runtimes.train_reward import PLANNED, preference_corpus, train_reward
+
+        own = self.path / part.preference
+        if not (own / ABOUT).exists():
+            corpus = preference_corpus(self.source, part.preference, part.training, self.seed, self.columns)
+            begun, about = (own / PLANNED).exists(), (self.source, self.columns)
+            train_reward(corpus, part.training, own, self.watcher, self.seed, self.device, self._bf16, begun, *about)
+        return own
+
+    @property
+    def _bf16(self) -> bool:
+        import torch
+
+        from wavetune.runtimes.precision import uses_bf16
+
+        return uses_bf16("auto", torch.device(self.device))
 
 
 def check_rewards(
     parts: Sequence[RewardPart], source: str, seed: int, columns: Mapping[str, str] | None = None
 ) -> None:
-    """Raise at once what `open_rewards` would raise about a part's function, model or pairs; nothing is trained."""
+    """Raise at once what `RewardFolder.open` would raise of a part's function, model or pairs; nothing is trained."""
     for part in parts:
         part.require(lambda preference: source == CONCIERGE or load_preferences(source, preference, seed, columns))
-
-
-def trained(
-    part: EmbeddedReward,
-    source: str,
-    folder: Path,
-    watcher: Watcher,
-    seed: int,
-    device: torch.device | str,
-    bf16: bool | None = None,
-    columns: Mapping[str, str] | None = None,
-) -> Path:
-    """The folder of an embedded reward under that of all, where it is trained unless it is there already."""
-    from wavetune.models.reward import ABOUT
-    from wavetune.runtimes.train_reward import PLANNED, preference_corpus, train_reward
-
-    own = folder / part.preference
-    if not (own / ABOUT).exists():
-        corpus = preference_corpus(source, part.preference, part.training, seed, columns)
-        begun = (own / PLANNED).exists()
-        precision = _precision(device, bf16)
-        train_reward(corpus, part.training, own, watcher, seed, device, precision, begun, source, columns)
-    return own
 
 
 def read_files(folder: Path) -> dict[str, bytes]:
@@ -104,11 +96,3 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
         for name in LOADED:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(files[name])
-
-
-def _precision(device: torch.device | str, bf16: bool | None) -> bool:
-    import torch
-
-    from wavetune.runtimes.precision import uses_bf16
-
-    return uses_bf16("auto", torch.device(device)) if bf16 is None else bf16

@@ -1,8 +1,7 @@
 """Local alignment of all clients in stacked passes: each client's private LoRA learns what its owner prefers."""
 
-from wavetune.federation.alignment.evaluation import Evaluation
 from wavetune.federation.alignment.preference_learning import ClientPairs
 from wavetune.federation.alignment.rewards import Rewards, Score
 from wavetune.federation.alignment.stage import Alignment, AlignmentRecord
 
-__all__ = ["Alignment", "AlignmentRecord", "ClientPairs", "Evaluation", "Rewards", "Score"]
+__all__ = ["Alignment", "AlignmentRecord", "ClientPairs", "Rewards", "Score"]

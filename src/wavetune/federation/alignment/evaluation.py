@@ -6,86 +6,34 @@ Legend: K clients, S samples.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError
-from wavetune.estimate import Estimate
 from wavetune.federation.alignment.answers import answers_of
 from wavetune.federation.alignment.learner import Learner
-from wavetune.federation.alignment.rewards import MIXED, Rewards
+from wavetune.federation.alignment.rewards import Rewards
+from wavetune.records.alignment import Answers, HeldOut
 from wavetune.seeds import stream
-
-Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class Scores:
-    """One client's answers to some prompts, and every score of each answer: name -> `[S]`.
-
-    Of a client on a device of its own there are no texts, and no scores where it did not report.
-    """
-
-    prompts: tuple[str, ...]
-    texts: tuple[str, ...]
-    by_name: dict[str, Floats]
-
-    def mean(self, name: str) -> tuple[float, float]:
-        """Mean of a score, and half the width of its 95 % confidence interval; NaN where they are not known."""
-        found = Estimate.of(self.by_name.get(name, np.empty(0)).tolist())
-        return found.mean, found.half_width
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """Scores of every client, on prompts of its own domains and, where asked for, of foreign ones."""
-
-    own: tuple[Scores, ...]
-    foreign: tuple[Scores, ...] = ()
-
-    def scale(self) -> dict[str, float]:
-        """Standard deviation of either reward over all clients' answers to their own prompts; 0 where none is known."""
-        known = [scores.by_name for scores in self.own if scores.by_name]
-        return {name: float(np.concatenate([s[name] for s in known]).std()) if known else 0.0 for name in MIXED}
-
-    def mixed_gain(self, before: Evaluation, lambdas: Sequence[float]) -> list[tuple[float, float]]:
-        """By how much each client's mixture of rewards on its own prompts has risen, with half its 95 % interval.
-
-        Both rewards are in standard deviations of all clients' answers before; prompts are compared one by one.
-        """
-        gains: list[tuple[float, float]] = []
-        scale = before.scale()
-        for weight, was, now in zip(lambdas, before.own, self.own, strict=True):
-            if not (was.by_name and now.by_name):
-                gains.append((float("nan"), float("nan")))
-                continue
-            gain_S = np.zeros(len(now.prompts))
-            for name, share in zip(MIXED, (weight, 1 - weight), strict=True):
-                gain_S += share * (now.by_name[name] - was.by_name[name]) / max(scale[name], 1e-8)
-            gains.append(Scores(now.prompts, now.texts, {"gain": gain_S}).mean("gain"))
-        return gains
 
 
 def evaluation_of(
     learner: Learner, rewards: Rewards, parts: Mapping[str, Sequence[Sequence[Example]]], temperature: float | None
-) -> Evaluation:
+) -> HeldOut:
     """All clients' answers to their lists of prompts, `own` and possibly `foreign`, scored."""
-    found: dict[str, tuple[Scores, ...]] = {}
+    found: dict[str, tuple[Answers, ...]] = {}
     for part, examples_by_client in parts.items():
         if len(examples_by_client) != learner.num_clients or not all(examples_by_client):
             raise ConfigError(f"evaluation on {part} domains needs prompts for each of {learner.num_clients} clients")
         answered = answers_of(learner, examples_by_client, f"evaluation {part}", 0, temperature)
-        scores, scored, start = rewards.score(answered.examples, answered.texts), list[Scores](), 0
+        scores, scored, start = rewards.score(answered.examples, answered.texts), list[Answers](), 0
         for own in examples_by_client:
             span = slice(start, start + len(own))
             prompts = tuple(example.prompt for example in own)
-            scored.append(Scores(prompts, tuple(answered.texts[span]), {n: v[span] for n, v in scores.items()}))
+            own_scores = {name: tuple(values_S[span].tolist()) for name, values_S in scores.items()}
+            scored.append(Answers(prompts, tuple(answered.texts[span]), own_scores))
             start = span.stop
         found[part] = tuple(scored)
-    return Evaluation(**found)
+    return HeldOut(**found)
 
 
 def foreign_prompts(

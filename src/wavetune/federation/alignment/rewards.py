@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from wavetune.data.examples import Example
 from wavetune.errors import NumericsError
 from wavetune.federation.objectives.standardise import Moments
+from wavetune.records.alignment import MIXED
 
 Floats = NDArray[np.float64]
 Score = Callable[[Sequence[Example], Sequence[str]], Any]  # (prompts, answers) -> one number each
-MIXED = ("helpful", "safe")
 
 
 @dataclass(frozen=True)

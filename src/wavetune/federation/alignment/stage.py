@@ -17,7 +17,7 @@ from torch import Tensor
 from wavetune.data.examples import Example
 from wavetune.data.templates import Template
 from wavetune.errors import ConfigError, DataError
-from wavetune.federation.alignment.evaluation import Evaluation, evaluation_of
+from wavetune.federation.alignment.evaluation import evaluation_of
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.alignment.preference_learning import ClientPairs, PreferenceLearning
 from wavetune.federation.alignment.reward_learning import RewardLearning
@@ -26,6 +26,7 @@ from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
+from wavetune.records.alignment import HeldOut
 
 Floats = NDArray[np.float64]
 
@@ -109,7 +110,7 @@ class Alignment:
         own_by_client: Sequence[Sequence[Example]],
         foreign_by_client: Sequence[Sequence[Example]] | None = None,
         temperature: float | None = None,
-    ) -> Evaluation:
+    ) -> HeldOut:
         """Every client's answers to held-out prompts of its own and of foreign domains, and all their scores.
 
         Answers are sampled with the same draws whenever this is called, so that before and after differ by what was

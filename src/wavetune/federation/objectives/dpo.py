@@ -28,6 +28,11 @@ class Dpo(Objective):
         """Both of a pair."""
         return 2
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """One forward pass without LoRA, and one that is learned from: the answers are there."""
+        return 2, 1
+
     def pair_loss(self, margin_B: Tensor) -> Tensor:
         """-log sigmoid(beta margin) of each pair. `[B]`."""
         return dpo_loss(margin_B, self.beta)

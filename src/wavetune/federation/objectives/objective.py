@@ -38,6 +38,11 @@ class Objective(Part):
         """Answers to the same prompt in a step."""
         raise NotImplementedError
 
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward and backward passes over a step's answers: answering, measuring with LoRA and without, learning."""
+        return 3 + self.epochs, self.epochs
+
     def advantages(
         self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
     ) -> tuple[Floats, Floats]:

@@ -13,9 +13,10 @@ from pathlib import Path
 from torch import Tensor
 
 from wavetune.data_plane.messages_pb2 import Align, Aligned
-from wavetune.federation.alignment import Evaluation, Rewards
+from wavetune.federation.alignment import Rewards
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models.backbone import load_tokenizer
+from wavetune.records.alignment import HeldOut
 from wavetune.runtimes import local_round
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep
@@ -55,7 +56,7 @@ class OwnAlignment:
             self._keep(step.evaluation, align.steps)
         return report.write(step, work.alignment.steps_done), device.state() | work.state()
 
-    def _keep(self, found: Evaluation, steps: int) -> None:
+    def _keep(self, found: HeldOut, steps: int) -> None:
         """Write what this device answered before its first and after its last step, for its owner to read."""
         ended = 0 < steps == self.task.settings.learning.steps
         if not steps or ended:

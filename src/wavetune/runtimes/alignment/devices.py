@@ -13,10 +13,10 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.rewards import EmbeddedReward
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.here import Step
-from wavetune.runtimes.alignment.rewards import Progress, Say
+from wavetune.runtimes.alignment.rewards import Say, reward_folder
 from wavetune.runtimes.alignment.task import Task
 from wavetune.runtimes.orders import Orders
-from wavetune.runtimes.rewards import read_files, trained
+from wavetune.runtimes.rewards import read_files
 from wavetune.runtimes.session import Session
 
 
@@ -74,14 +74,13 @@ def begin(
     orders: Orders, session: Session, task: Task, folder: Path, _saved: Mapping[str, Tensor], say: Say
 ) -> OnDevices:
     """The work on a deployed run's devices; embedded rewards are trained here, once for all. Raises as the parts do."""
-    device, read = session.cohort.backbone.device, task.recipe.world.data
-    models = list[RewardModel]()
+    trained, models = reward_folder(task, folder, session.cohort.backbone.device, say), list[RewardModel]()
 
     def train(part: EmbeddedReward) -> Path:
-        own = trained(part, read.source, folder, Progress(say), task.recipe.run.seed, device, columns=read.columns)
+        own = trained.train(part)
         models.append(RewardModel(name=part.preference, files=read_files(own)))
         return own
 
-    for part in (task.settings.helpful, task.settings.safe):
+    for part in task.rewards:
         part.trained_by(train)
     return OnDevices(orders, task, tuple(models))

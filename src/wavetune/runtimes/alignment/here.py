@@ -13,9 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from wavetune.federation.alignment import Alignment, Evaluation, Rewards
+from wavetune.federation.alignment import Alignment, Rewards
 from wavetune.federation.cohort import Cohort
-from wavetune.records.alignment import AlignmentMeasured, ByName
+from wavetune.records.alignment import AlignmentMeasured, ByName, HeldOut
 from wavetune.records.rounds import Lost
 from wavetune.runtimes.alignment.rewards import Say, rewards_of
 from wavetune.runtimes.alignment.task import Task, pairs_of
@@ -32,7 +32,7 @@ class Step:
     """
 
     metrics: ByName = field(default_factory=ByName)
-    evaluation: Evaluation | None = None
+    evaluation: HeldOut | None = None
     lost: tuple[Lost, ...] | None = None
     measured: AlignmentMeasured = field(default_factory=AlignmentMeasured)
 

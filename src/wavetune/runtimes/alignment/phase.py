@@ -15,9 +15,9 @@ from torch import Tensor
 
 from wavetune.costs.table import Workload
 from wavetune.costs.workload import split_work
-from wavetune.federation.alignment import Evaluation
+from wavetune.federation.account import bits_by_kind
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder
-from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, Gain
+from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, Gain, HeldOut
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep, kept
 from wavetune.runtimes.alignment.here import Align, Work
 from wavetune.runtimes.alignment.task import Task
@@ -36,7 +36,7 @@ class Aligning:
     task: Task
     align: Align
     work: Work = field(init=False)
-    before: Evaluation = field(init=False)
+    before: HeldOut = field(init=False)
     records, record = ALIGNMENT, dict[str, Any]
 
     @property
@@ -68,6 +68,7 @@ class Aligning:
             charged=charge(session, self.task, step.metrics),
             wall_s=time.perf_counter() - started,
             evaluation={} if found is None else by_name(found, self.task.lambdas, self.before.scale()),
+            metered_bits=bits_by_kind([session.door.take()]),
             lost=step.lost,
             measured=step.measured,
         )
@@ -92,12 +93,11 @@ class Aligning:
 def charge(session: Session, task: Task, metrics: ByName) -> Charged:
     """Seconds and joules of a step: the slowest client's and all clients' computing. Nothing is sent.
 
-    Counted are the policy's passes: answering, measuring with and without LoRA, and every epoch's forward and backward
-    pass; the answers to a prompt share its tokens. Scoring by the reward models is not. DPO's answers are counted at
-    their longest.
+    Counted are the passes that the objective makes with the policy and its reference; the answers to a prompt share its
+    tokens. Scoring by the reward models is not. Answers of pairs are counted at their longest.
     """
     learning, planner = task.settings.learning, session.planner
-    epochs = learning.objective.epochs
+    forward, backward = learning.objective.passes
     prompts, answers, prompt_K = learning.prompts_per_step, learning.answers_per_step, np.array(task.prompt_tokens_K)
     answer_K = np.array(metrics.get("answer_tokens", [learning.max_new_tokens] * len(prompt_K)), float)
     work = split_work(
@@ -112,14 +112,14 @@ def charge(session: Session, task: Task, metrics: ByName) -> Charged:
             answers * answer_K,
         ),
     )
-    flop_K = (3 + epochs) * work.client_forward_flop_K + epochs * work.client_backward_flop_K
+    flop_K = forward * work.client_forward_flop_K + backward * work.client_backward_flop_K
     speed_K = np.array([device.flop_per_s for device in planner.devices])
     price_K = np.array([device.energy_j_per_flop for device in planner.devices])
     flop_K[np.isnan(answer_K)] = 0.0
     return Charged(float(np.max(flop_K / speed_K)), float(flop_K @ price_K))
 
 
-def summary(task: Task, before: Evaluation, after: Evaluation) -> AlignmentInfo:
+def summary(task: Task, before: HeldOut, after: HeldOut) -> AlignmentInfo:
     """What the stage came to, for a run's summary: scores before and after, and each client's gain in its own mixture.
 
     A gain is in standard deviations of all answers before, so that both rewards count alike.
@@ -136,21 +136,21 @@ def summary(task: Task, before: Evaluation, after: Evaluation) -> AlignmentInfo:
     )
 
 
-def by_name(evaluation: Evaluation, lambdas: Sequence[float], scale: Mapping[str, float]) -> ByName:
+def by_name(found: HeldOut, lambdas: Sequence[float], scale: Mapping[str, float]) -> ByName:
     """Means of every score of each client's answers to own prompts, and of its mixtures.
 
     The rewards are in their own units, and mixed in those of `scale` (a reward without any spread in its own); exact
     scores, all from 0 to 1, as they are.
     """
-    names = sorted({name for scores in evaluation.own for name in scores.by_name})
-    found = {f"{name}_K": np.array([scores.mean(name)[0] for scores in evaluation.own]) for name in names}
+    names = sorted({name for one in found.own for name in one.scores})
+    means = {f"{name}_K": np.array([one.mean(name)[0] for one in found.own]) for name in names}
     lambda_K = np.array(lambdas)
     exact = {"true_helpful": 1.0, "true_safe": 1.0}
     for name, (helps, guards), units in (
         ("mixed_reward_K", ("helpful", "safe"), scale),
         ("true_mixed_K", ("true_helpful", "true_safe"), exact),
     ):
-        if f"{helps}_K" in found:
-            found[name] = lambda_K * found[f"{helps}_K"] / (units[helps] or 1.0)
-            found[name] += (1 - lambda_K) * found[f"{guards}_K"] / (units[guards] or 1.0)
-    return {name: tuple(values_K.tolist()) for name, values_K in found.items()}
+        if f"{helps}_K" in means:
+            means[name] = lambda_K * means[f"{helps}_K"] / (units[helps] or 1.0)
+            means[name] += (1 - lambda_K) * means[f"{guards}_K"] / (units[guards] or 1.0)
+    return {name: tuple(values_K.tolist()) for name, values_K in means.items()}

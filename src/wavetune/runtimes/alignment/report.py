@@ -7,14 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from wavetune.data.examples import Example
-from wavetune.data_plane.messages_pb2 import Align, Aligned, RoundReport
-from wavetune.data_plane.messages_pb2 import Scores as Told
-from wavetune.federation.alignment import Evaluation
-from wavetune.federation.alignment.evaluation import Scores
-from wavetune.records.alignment import AlignmentMeasured
+from wavetune.data_plane.messages_pb2 import Align, Aligned, RoundReport, Scores
+from wavetune.records.alignment import AlignmentMeasured, Answers, HeldOut
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Lost
 from wavetune.runtimes.alignment.here import Step
@@ -28,9 +23,9 @@ def write(step: Step, steps: int) -> Aligned:
     """The report on so many steps, of one client: means and scores, without any prompt or answer."""
     report = Aligned(steps=steps, metrics={name: value for name, (value,) in step.metrics.items()})
     for side in SIDES if step.evaluation is not None else ():
-        for scores in getattr(step.evaluation, side):
-            for name, values in scores.by_name.items():
-                getattr(report, side)[name].CopyFrom(Told(values=values.tolist()))
+        for one in getattr(step.evaluation, side):
+            for name, values in one.scores.items():
+                getattr(report, side)[name].CopyFrom(Scores(values=values))
     return report
 
 
@@ -53,20 +48,19 @@ def read(task: Task, reports: Mapping[int, RoundReport], lost: Mapping[int, str]
     names = sorted({name for one in told.values() for name in one.metrics})
     evaluation = {
         side: tuple(
-            Scores(
+            Answers(
                 tuple(example.prompt for example in _prompts(task, side, k)),
-                (),
-                {name: np.array(scores.values) for name, scores in sorted(getattr(told[k], side).items())},
+                scores={name: tuple(scores.values) for name, scores in sorted(getattr(told[k], side).items())},
             )
             if k in told
-            else Scores((), (), {})
+            else Answers()
             for k in clients
         )
         for side in (SIDES if task.asked_foreign else SIDES[:1])
     }
     return Step(
         {name: tuple(told[k].metrics.get(name, UNKNOWN) if k in told else UNKNOWN for k in clients) for name in names},
-        Evaluation(**evaluation) if evaluated else None,
+        HeldOut(**evaluation) if evaluated else None,
         tuple(Lost(k, why) for k, why in sorted(lost.items())),
         AlignmentMeasured(tuple(reports[k].seconds["align_s"] if k in reports else UNKNOWN for k in clients)),
     )

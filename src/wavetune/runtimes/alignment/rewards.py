@@ -10,7 +10,7 @@ import torch
 from wavetune.data.concierge_truth import helpful, safe
 from wavetune.federation.alignment import Rewards
 from wavetune.runtimes.alignment.task import Task
-from wavetune.runtimes.rewards import CONCIERGE, open_rewards
+from wavetune.runtimes.rewards import CONCIERGE, RewardFolder
 
 Say = Callable[[str], None]
 
@@ -31,12 +31,18 @@ class Progress:
             self.say(f"  reward model: step {done} of {steps}, loss {loss:.3f}")
 
 
-def rewards_of(task: Task, folder: Path, device: torch.device, say: Say) -> Rewards:
+def reward_folder(task: Task, path: Path, device: torch.device, say: Say) -> RewardFolder:
+    """Where the rewards of a task are kept."""
+    read = task.recipe.world.data
+    return RewardFolder(path, read.source, Progress(say), task.recipe.run.seed, device, read.columns)
+
+
+def rewards_of(task: Task, path: Path, device: torch.device, say: Say) -> Rewards:
     """Both rewards, opened from a folder or trained into it, and the true scores where they are known.
 
     Raises as the parts do.
     """
-    read, parts = task.recipe.world.data, (task.settings.helpful, task.settings.safe)
-    scores = open_rewards(parts, read.source, folder, Progress(say), task.recipe.run.seed, device, columns=read.columns)
-    known = {"helpful": helpful, "safe": safe} if read.source == CONCIERGE else {}
+    folder = reward_folder(task, path, device, say)
+    scores = folder.open(task.rewards)
+    known = {"helpful": helpful, "safe": safe} if folder.source == CONCIERGE else {}
     return Rewards(scores[0].score, scores[1].score, known)

@@ -20,6 +20,7 @@ from wavetune.errors import DataError
 from wavetune.federation.alignment import ClientPairs
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
+from wavetune.federation.rewards import RewardPart
 from wavetune.recipe import Recipe
 from wavetune.runtimes.rewards import check_rewards
 from wavetune.runtimes.session import Session
@@ -41,6 +42,11 @@ class Task:
     own: Prompts  # held out
     foreign: Prompts  # held out, of domains that the client has none of; may be empty
     prompt_tokens_K: tuple[float, ...]  # mean length of the training prompts
+
+    @property
+    def rewards(self) -> tuple[RewardPart, RewardPart]:
+        """The helpful and the safe one."""
+        return self.settings.helpful, self.settings.safe
 
     @property
     def asked_foreign(self) -> Prompts:

@@ -21,11 +21,12 @@ from wavetune.data.examples import Example, PreferencePair
 from wavetune.errors import ConfigError, DataError, NumericsError
 from wavetune.federation.alignment import Alignment, ClientPairs, Rewards
 from wavetune.federation.alignment.answers import Sample, passes
-from wavetune.federation.alignment.evaluation import Evaluation, Scores, foreign_prompts
+from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.alignment.rewards import Mixture
 from wavetune.federation.objectives import AlignmentSettings, Dpo, Grpo, Ppo
 from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.lora import new_bank
+from wavetune.records.alignment import Answers, HeldOut
 
 KIND = PreferencePair("ask", "yes", "no")
 
@@ -126,12 +127,12 @@ def test_an_evaluation_repeats_its_draws_and_knows_own_from_foreign():
     own = prompts_of((5, 6), 3, "held out")
     foreign = foreign_prompts(own, 2, seed=0, client_ids=(5, 6))
     one, other = found.evaluate(own, foreign), found.evaluate(own, foreign)
-    assert [s.texts for s in one.own] == [s.texts for s in other.own]
-    assert [len(s.texts) for s in one.foreign] == [2, 2]
+    assert [s.answers for s in one.own] == [s.answers for s in other.own]
+    assert [len(s.answers) for s in one.foreign] == [2, 2]
     assert {prompt.split()[2] for prompt in one.foreign[0].prompts} == {"6"}
     greedy = found.evaluate(own, temperature=0.0)
     assert greedy.foreign == ()
-    assert [s.texts for s in greedy.own] != [s.texts for s in one.own]
+    assert [s.answers for s in greedy.own] != [s.answers for s in one.own]
 
 
 def test_foreign_prompts_are_of_other_domains_where_there_are_some():
@@ -144,11 +145,10 @@ def test_foreign_prompts_are_of_other_domains_where_there_are_some():
 
 def test_the_gain_compares_prompt_by_prompt_in_deviations_of_the_answers_before():
     def scores(helpful, safe):
-        by_name = {"helpful": np.array(helpful, float), "safe": np.array(safe, float)}
-        return Scores(("p", "q"), ("", ""), by_name)
+        return Answers(("p", "q"), ("", ""), {"helpful": (*map(float, helpful),), "safe": (*map(float, safe),)})
 
-    before = Evaluation((scores([0, 4], [0, 2]), scores([0, 4], [0, 2])))
-    after = Evaluation((scores([2, 4], [0, 2]), scores([0, 4], [1, 3])))
+    before = HeldOut((scores([0, 4], [0, 2]), scores([0, 4], [0, 2])))
+    after = HeldOut((scores([2, 4], [0, 2]), scores([0, 4], [1, 3])))
     (first, width), (second, none) = after.mixed_gain(before, [0.5, 0.0])
     assert first == pytest.approx(0.5 * (1 + 0) / 2)
     students_t = 12.706204736432095  # 97.5 % point for two prompts

@@ -1,0 +1,104 @@
+"""One loop runs the rounds of all phases of a run: recorded, saved and continued wherever it was stopped."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+
+from wavetune.errors import RunFolderError
+from wavetune.federation.run_folder import RunFolder
+from wavetune.runtimes.phase import play, require_records
+
+ROUNDS = {"first": 3, "none": 0, "last": 4}
+
+
+@dataclass
+class Counting:
+    """A phase whose rounds add to a sum that is the session's, and to a count of its own."""
+
+    name: str
+    rounds: int
+    session: dict[str, int]
+    stops_at: int | None = None
+    own: int = 0
+    shown: list[int] = field(default_factory=list[int])
+    record = dict[str, Any]
+
+    @property
+    def records(self) -> str:
+        return f"{self.name}.jsonl"
+
+    def begin(self, done: int, saved: Any) -> None:
+        self.own = int(saved.get(self.name, torch.tensor(0)))
+        assert self.own == done
+
+    def round(self, index: int) -> dict[str, int]:
+        if index == self.stops_at:
+            raise KeyboardInterrupt
+        self.session["sum"] += 10 * self.session["sum"] + index
+        self.own += 1
+        return {"index": index, "sum": self.session["sum"]}
+
+    def state(self) -> dict[str, torch.Tensor]:
+        return {self.name: torch.tensor(self.own)}
+
+    def show(self, record: dict[str, int]) -> None:
+        self.shown.append(record["index"])
+
+    def summary(self) -> dict[str, Any]:
+        return {}
+
+
+def run(folder: RunFolder, every: int = 1, stops: tuple[str, int] | None = None) -> list[Counting]:
+    """Run or continue three phases; the session's sum is a checkpoint's."""
+    checkpoint = folder.load_checkpoint()
+    done, saved = (0, {}) if checkpoint is None else checkpoint
+    session = {"sum": int(saved.get("sum", torch.tensor(1)))}
+    phases = [Counting(n, r, session, stops[1] if stops and n == stops[0] else None) for n, r in ROUNDS.items()]
+    require_records(folder, phases, done)
+    play(phases, folder, done, saved, every, lambda: {"sum": torch.tensor(session["sum"])})
+    return phases
+
+
+def left(folder: RunFolder) -> list[Any]:
+    return [folder.read_rounds(f"{name}.jsonl") for name in ROUNDS]
+
+
+@pytest.fixture
+def whole(tmp_path):
+    folder = RunFolder.create(tmp_path / "whole")
+    run(folder)
+    return folder
+
+
+def shown(phases: Sequence[Counting]) -> list[list[int]]:
+    return [phase.shown for phase in phases]
+
+
+@pytest.mark.parametrize("every", [1, 2, 9])
+@pytest.mark.parametrize("stops", [("first", 0), ("first", 2), ("last", 0), ("last", 3)])
+def test_a_run_that_was_stopped_in_any_phase_ends_with_the_records_of_one_that_was_not(tmp_path, whole, stops, every):
+    folder = RunFolder.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, every, stops)
+    run(folder, every)
+    assert left(folder) == left(whole)
+    assert [[record["index"] for record in records] for records in left(folder)] == [[0, 1, 2], [], [0, 1, 2, 3]]
+
+
+def test_a_checkpoint_counts_the_rounds_of_all_phases_and_stands_at_the_end_of_each(tmp_path):
+    folder = RunFolder.create(tmp_path / "run")
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, every=9, stops=("last", 0))
+    assert [path.name for path in sorted((tmp_path / "run" / "checkpoints").iterdir())] == ["round-000003"]
+    assert shown(run(folder, every=9)) == [[], [], [0, 1, 2, 3]]
+    assert shown(run(folder, every=9)) == [[], [], []]
+
+
+def test_a_checkpoint_whose_rounds_have_no_records_is_refused_in_whichever_phase(whole):
+    path = whole.path / "last.jsonl"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
+    with pytest.raises(RunFolderError, match=r"a checkpoint of round 4 but 2 round records in last\.jsonl"):
+        run(whole)
