@@ -121,16 +121,10 @@ def test_another_seed_gives_another_model_and_a_finished_folder_is_left_alone(pa
 
 
 def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):
-    class Log(list):
-        message = list.append
-
-        def step(self, *_):
-            pass
-
-    log = Log()
+    log = []
     training = RewardTraining("tiny-bert", steps=2, pairs_per_step=2, max_tokens=48)
     part = EmbeddedReward(preference="helpful", training=training)
-    folder = RewardFolder(tmp_path, str(pairs), log)
+    folder = RewardFolder(tmp_path, str(pairs), log.append)
     example, answers = [Example("p", "")] * 2, ["a!", "a."]
     (reward,) = folder.open([part])
     trained = len(log)

@@ -63,8 +63,8 @@ def assert_same_client(one, place, other, other_place, tolerance=TOLERANCE):
 
 def assert_same_records(records, place, others, other_place):
     for mine, theirs in zip(records, others, strict=True):
-        for name, values in mine.metrics.items():
-            assert values[place] == pytest.approx(theirs.metrics[name][other_place], rel=1e-8, abs=1e-8), name
+        for name, values in mine.items():
+            assert values[place] == pytest.approx(theirs[name][other_place], rel=1e-8, abs=1e-8), name
 
 
 @pytest.mark.parametrize("objective", [Ppo(epochs=3, kl=KlControl(0.05)), Grpo(kl=KlControl(0.05), epochs=2)])
@@ -73,8 +73,8 @@ def test_without_a_difference_in_reward_everyone_stays_at_the_reference(objectiv
     before = [p.detach().clone() for p in bank.parameters(local=True)]
     found = alignment(bank, [0.5, 1.0], with_objective(objective), Rewards(constant(0.0), constant(0.7)))
     for record in run(found):
-        assert not record.metrics["kl"].any()
-        assert not record.metrics["distance"].any()
+        assert not record["kl"].any()
+        assert not record["distance"].any()
     for now, then in zip(bank.parameters(local=True), before, strict=True):
         assert torch.equal(now, then)
 
@@ -142,15 +142,15 @@ def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objec
 def test_dpo_learns_to_prefer_what_each_client_wishes():
     found = stage("dpo", bank=random_bank(IDENTITIES), lambdas=(1.0, 0.0, 0.5))
     records = run(found, 10)
-    assert (records[0].metrics["margin"] < records[-1].metrics["margin"]).all()
-    assert (records[-1].metrics["preferred"] == 1).all()
+    assert (records[0]["margin"] < records[-1]["margin"]).all()
+    assert (records[-1]["preferred"] == 1).all()
 
 
 def test_the_penalty_and_the_distance_keep_the_policy_near_its_reference():
     def divergence(kl, coefficient=0.0):
         settings = with_objective(Ppo(kl=kl, epochs=4), distance_coefficient=coefficient)
         found = alignment(fresh_bank(1), [1.0], settings)
-        last = run(found, 6)[-1].metrics
+        last = run(found, 6)[-1]
         return last["kl"][0], last["distance"][0]
 
     free, held, near = divergence(FREE), divergence(KlControl(start=2.0, target=None)), divergence(FREE, 1e-2)
@@ -165,5 +165,5 @@ def test_every_client_has_a_kl_coefficient_of_its_own():
         for pair in found.learner.lora.local.values():
             pair.B[1] = 0  # the second client acts as the reference does
     records = run(found, 3)
-    assert (np.diff([r.metrics["kl_coefficient"][0] for r in records]) > 0).all()
-    assert records[1].metrics["kl_coefficient"][1] == pytest.approx(0.08)
+    assert (np.diff([r["kl_coefficient"][0] for r in records]) > 0).all()
+    assert records[1]["kl_coefficient"][1] == pytest.approx(0.08)

@@ -135,7 +135,7 @@ def test_values_are_drawn_towards_discounted_rewards_and_the_values_that_follow(
         for t in range(len(value)):
             later = sum((gamma * gae_lambda) ** i * d for i, d in enumerate(surprise[t:]))
             errors.append((value[t] - (value[t] + later)) ** 2)
-    assert stage.step().metrics["value_loss"].tolist() == pytest.approx([np.mean(errors)])
+    assert stage.step()["value_loss"].tolist() == pytest.approx([np.mean(errors)])
 
 
 def test_a_grpo_step_is_the_policy_gradient_of_scores_within_the_group(stock):

@@ -80,7 +80,7 @@ class Answers:
     Of a client on a device of its own the servers have no answers, and no scores where it did not report.
     """
 
-    prompts: tuple[str, ...] = ()
+    prompts: tuple[str, ...]
     answers: tuple[str, ...] = ()
     scores: ByName = field(default_factory=ByName)
 
@@ -94,7 +94,7 @@ class Answers:
 class HeldOut:
     """alignment_before.json or alignment_after.json: every client's answers on own and foreign domains."""
 
-    own: tuple[Answers, ...] = ()
+    own: tuple[Answers, ...]
     foreign: tuple[Answers, ...] = ()
 
     def scale(self) -> dict[str, float]:
@@ -116,5 +116,5 @@ class HeldOut:
             for name, share in zip(MIXED, (weight, 1 - weight), strict=True):
                 risen_S = np.array(now.scores[name]) - np.array(was.scores[name])
                 gain_S += share * risen_S / max(scale[name], 1e-8)
-            gains.append(Answers(scores={"gain": tuple(gain_S.tolist())}).mean("gain"))
+            gains.append(Answers(now.prompts, scores={"gain": tuple(gain_S.tolist())}).mean("gain"))
         return gains

@@ -39,8 +39,8 @@ class Run:
     samples: tuple[Sample, ...]
     problems: tuple[str, ...]
     alignment: tuple[AlignmentStep, ...] = ()
-    held_out_before: HeldOut = field(default_factory=HeldOut)
-    held_out_after: HeldOut = field(default_factory=HeldOut)
+    held_out_before: HeldOut = field(default_factory=lambda: HeldOut(()))
+    held_out_after: HeldOut = field(default_factory=lambda: HeldOut(()))
     state: dict[str, Any] = field(default_factory=dict[str, Any])  # what was known before the first round
 
 
@@ -60,8 +60,8 @@ def read_run(folder: Path) -> Run:
         world=_read(folder / "world.json", World, World(), problems),
         samples=_read(folder / "samples.json", tuple[Sample, ...], (), problems),
         alignment=_read_lines(folder / "alignment.jsonl", AlignmentStep, "step", problems, optional=True),
-        held_out_before=_read(folder / "alignment_before.json", HeldOut, HeldOut(), problems, optional=True),
-        held_out_after=_read(folder / "alignment_after.json", HeldOut, HeldOut(), problems, optional=True),
+        held_out_before=_read(folder / "alignment_before.json", HeldOut, HeldOut(()), problems, optional=True),
+        held_out_after=_read(folder / "alignment_after.json", HeldOut, HeldOut(()), problems, optional=True),
         state=_read(folder / "state.json", dict[str, Any], {}, problems, optional=True),
         problems=tuple(problems),
     )

@@ -25,7 +25,7 @@ from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.diagnosis import require_listenable
 from wavetune.data_plane.halves import ServerCohort, ServerLink
-from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
+from wavetune.data_plane.messages_pb2 import RoundReport
 from wavetune.data_plane.places import PER_PARTY, Places
 from wavetune.data_plane.refusal import quoted
 from wavetune.data_plane.server import DataPlane, serve
@@ -195,15 +195,18 @@ class Servers:
         contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
-        order = self.orders.common(index)
-        order.blocks.extend(session.server.agenda or ())
         for client in sorted(present):
             known = index == 0 or self.orders.knows(client, index)
-            order.token, order.adapters = tokens[client], b"" if known else self.orders.adapters_of(client)
-            order.main_bit_per_s = _pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0
-            order.fed_bit_per_s = _pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0
-            order.outage = not ready.sent_K[client]
-            self.coordinator.order(client, _copy(order))
+            order = self.orders.order(
+                index,
+                token=tokens[client],
+                adapters=b"" if known else self.orders.adapters_of(client),
+                main_bit_per_s=_pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0,
+                fed_bit_per_s=_pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0,
+                outage=not ready.sent_K[client],
+                blocks=session.server.agenda or (),
+            )
+            self.coordinator.order(client, order)
 
     def _owing(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
         """Whom no report shows at the end of an evaluated round: not there, not judged, or without the last mixture."""
@@ -218,15 +221,8 @@ class Servers:
 
     def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round, or have not seen its end, have what came of it; returns who answers."""
-        common = self.orders.common(index)
-        common.listen = True
-
-        def order(client: int) -> RoundOrder:
-            own = _copy(common)
-            own.adapters = self.orders.adapters_of(client)
-            return own
-
-        return self.orders.ask(absent, order)[0]
+        orders = self.orders
+        return orders.ask(absent, lambda k: orders.order(index, listen=True, adapters=orders.adapters_of(k)))[0]
 
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
@@ -422,12 +418,6 @@ def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | Reporte
 
 def _score(told: messages_pb2.Score) -> Score:
     return Score(told.nll, told.positions, told.correct)
-
-
-def _copy(order: RoundOrder) -> RoundOrder:
-    copied = RoundOrder()
-    copied.CopyFrom(order)
-    return copied
 
 
 def _pace(rate_bit_per_s: float) -> float:

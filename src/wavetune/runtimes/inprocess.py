@@ -46,7 +46,7 @@ from wavetune.runtimes.engine import Engine, Observer, Trainer
 from wavetune.runtimes.evaluation import evaluate_untouched
 from wavetune.runtimes.export import adapter_name
 from wavetune.runtimes.inputs import keep_inputs
-from wavetune.runtimes.phase import Phase, play, require_records, rounds_of_each
+from wavetune.runtimes.phase import Phase, play
 from wavetune.runtimes.provenance import commit, hardware, now, versions
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.saved import Begun, Trained
@@ -87,9 +87,9 @@ def _run(
         phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
         if task is not None:
             phases.append(Aligning(session, folder, observer, task, trainer.align))
-        done, saved = _restore(folder, session, phases)
+        done, saved = _restore(folder, session)
         state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
-        observer.started(session, rounds_of_each(phases, done)[0], state["validation_loss"])
+        observer.started(session, min(done, phases[0].rounds), state["validation_loss"])
         play(phases, folder, done, saved, recipe.run.checkpoint_every, lambda: _state(session))
         found = {name: value for phase in phases for name, value in phase.summary().items()}
     return _finish(folder, session, state, found, observer)
@@ -107,11 +107,10 @@ def _state(session: Session) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def _restore(folder: RunFolder, session: Session, phases: Sequence[Phase]) -> tuple[int, dict[str, torch.Tensor]]:
+def _restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.Tensor]]:
     """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
     checkpoint = folder.load_checkpoint()
     done, saved = checkpoint if checkpoint is not None else (0, {})
-    require_records(folder, phases, done)
     for name, tensor in _state(session).items():
         if not done or not name.startswith("adapter."):
             continue

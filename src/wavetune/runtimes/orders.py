@@ -6,6 +6,8 @@ import json
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
 
 from safetensors.torch import save
 
@@ -13,7 +15,7 @@ from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.control import Control
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
-from wavetune.recipe import Recipe, to_dict
+from wavetune.recipe import to_dict
 from wavetune.runtimes.device import adapter_tensors
 from wavetune.runtimes.session import Session
 
@@ -38,19 +40,28 @@ class Orders:
     deadline_s: float
     _away: set[int] = field(default_factory=set[int])  # devices that did not come back for an order
 
-    def common(self, index: int) -> RoundOrder:
-        """The part of a round's order that is the same for all devices."""
+    def order(self, index: int, **own: Any) -> RoundOrder:
+        """An order of a round: what all devices are told, and what is for one of them."""
         session = self.session
         return RoundOrder(
             run=self.run,
             round=index,
-            recipe=json.dumps(to_dict(_with_codecs_in_use(session))),
+            recipe=self._recipe,
             local_steps=session.recipe.run.local_steps,
             cuts=session.cohort.placement.cut_K,
             ranks=session.rank_K,
             bf16=session.precision.startswith("bf16"),
             address=self.address,
+            **own,
         )
+
+    @cached_property
+    def _recipe(self) -> str:
+        """The recipe with the codecs that its planner may have chosen."""
+        recipe, link = self.session.recipe, self.session.cohort.link
+        chosen = {"activation_codec": link.activation_codec, "gradient_codec": link.gradient_codec}
+        method = replace(recipe.method, choose_codecs=False, **chosen)
+        return json.dumps(to_dict(replace(recipe, method=method)))
 
     def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast."""
@@ -115,15 +126,3 @@ class Orders:
             report = self.report(client, index, max(0.0, until - time.monotonic()))
             if report is None or report.failure or judge(client, report) is not None:
                 return report
-
-
-def _with_codecs_in_use(session: Session) -> Recipe:
-    """The recipe with the codecs that its planner may have chosen."""
-    recipe, link = session.recipe, session.cohort.link
-    method = replace(
-        recipe.method,
-        choose_codecs=False,
-        activation_codec=link.activation_codec,
-        gradient_codec=link.gradient_codec,
-    )
-    return replace(recipe, method=method)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -14,57 +14,37 @@ from wavetune.records.fields import as_json
 Tensors = Mapping[str, Tensor]
 
 
-class Phase(Protocol):
+class Phase:
     """So many rounds of one kind, wherever the clients are.
 
-    Records are lines of the file `records`, of which a continued run takes what the type `record` names.
+    Their records are lines of the file `records`, of which a continued run needs what the type `record` names.
     """
 
-    records: str
-    record: Any
+    records: ClassVar[str]
+    record: ClassVar[Any] = dict[str, Any]
 
     @property
     def rounds(self) -> int:
-        """How many there are."""
-        ...
+        """How many rounds there are."""
+        raise NotImplementedError
 
     def begin(self, done: int, saved: Tensors) -> None:
         """Make ready for the rounds after the first `done`, given the newest checkpoint."""
-        ...
 
     def round(self, index: int) -> Any:
         """The record of a round, once it is done."""
-        ...
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the phase beside the session."""
-        ...
+        raise NotImplementedError
 
     def show(self, record: Any) -> None:
         """Tell who watches that a round is done and saved."""
-        ...
+
+    def state(self) -> dict[str, Tensor]:
+        """What a checkpoint holds of the phase beside the session."""
+        return {}
 
     def summary(self) -> dict[str, Any]:
         """The phase's fields of the run's summary, once all rounds are done."""
-        ...
-
-
-def rounds_of_each(phases: Sequence[Phase], done: int) -> list[int]:
-    """How many rounds of each phase are among the first `done` of a run."""
-    found = list[int]()
-    for phase in phases:
-        found.append(min(done - sum(found), phase.rounds))
-    return found
-
-
-def require_records(folder: RunFolder, phases: Sequence[Phase], done: int) -> None:
-    """Raise RunFolderError where a round that a checkpoint counts has no record."""
-    for phase, own in zip(phases, rounds_of_each(phases, done), strict=True):
-        found = len(folder.read_rounds(phase.records, phase.record))
-        if found < own:
-            raise RunFolderError(
-                f"{folder.path} has a checkpoint of round {own} but {found} round records in {phase.records}"
-            )
+        return {}
 
 
 def play(
@@ -73,10 +53,17 @@ def play(
     """Run what is left of the phases after the first `done` rounds of them all, as a checkpoint counts them.
 
     Records after the checkpoint are dropped, their rounds run again. A checkpoint is written after `every` so many
-    rounds of a phase and after its last: the session's `state`, and what the phase has beside it.
+    rounds of a phase and after its last: the session's `state`, and what the phase has beside it. Raises RunFolderError
+    where a round that is done has no record.
     """
     before = 0
-    for phase, own in zip(phases, rounds_of_each(phases, done), strict=True):
+    for phase in phases:
+        own = min(max(done - before, 0), phase.rounds)
+        found = len(folder.read_rounds(phase.records, phase.record))
+        if found < own:
+            raise RunFolderError(
+                f"{folder.path} has a checkpoint of round {own} but {found} round records in {phase.records}"
+            )
         folder.keep_rounds(own, phase.records)
         phase.begin(own, saved)
         for index in range(own, phase.rounds):

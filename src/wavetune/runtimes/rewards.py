@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +16,25 @@ from wavetune.federation.run_folder import explained
 if TYPE_CHECKING:
     import torch
 
-    from wavetune.runtimes.train_reward import Watcher
-
 
 CONCIERGE = "concierge"
+Say = Callable[[str], None]
+
+
+class Progress:
+    """A reward model's training, told as messages."""
+
+    def __init__(self, say: Say) -> None:
+        self.say = say
+
+    def message(self, text: str) -> None:
+        """Told as it is."""
+        self.say(text)
+
+    def step(self, done: int, steps: int, loss: float) -> None:
+        """A line a quarter is enough."""
+        if done % max(1, steps // 4) == 0:
+            self.say(f"  reward model: step {done} of {steps}, loss {loss:.3f}")
 
 
 @dataclass(frozen=True)
@@ -29,7 +44,7 @@ class RewardFolder:
     Args:
         path: the folder of them all; what is there is not trained again.
         source: where embedded rewards get their pairs: `concierge`, a folder or a file.
-        watcher: what is told about the training.
+        say: what is told about the training.
         seed: of the run.
         device: where models are trained and loaded, in bf16 where products are fast in it.
         columns: of the files with pairs, by the field that each holds.
@@ -37,7 +52,7 @@ class RewardFolder:
 
     path: Path
     source: str
-    watcher: Watcher
+    say: Say
     seed: int = 0
     device: torch.device | str = "cpu"
     columns: Mapping[str, str] | None = None
@@ -55,7 +70,9 @@ class RewardFolder:
         if not (own / ABOUT).exists():
             corpus = preference_corpus(self.source, part.preference, part.training, self.seed, self.columns)
             begun, about = (own / PLANNED).exists(), (self.source, self.columns)
-            train_reward(corpus, part.training, own, self.watcher, self.seed, self.device, self._bf16, begun, *about)
+            train_reward(
+                corpus, part.training, own, Progress(self.say), self.seed, self.device, self._bf16, begun, *about
+            )
         return own
 
     @property

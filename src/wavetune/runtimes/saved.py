@@ -43,23 +43,6 @@ class Trained:
 
 
 @dataclass(frozen=True)
-class Answered:
-    """One client's answers to held-out prompts, with their scores by name."""
-
-    prompts: Texts
-    answers: Texts
-    scores: dict[str, list[float]]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """alignment_before.json or alignment_after.json."""
-
-    own: list[Answered]
-    foreign: list[Answered]
-
-
-@dataclass(frozen=True)
 class Digest:
     """Of rows of data."""
 

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
-
-from torch import Tensor
 
 from wavetune.federation.run_folder import ROUNDS, RunFolder
 from wavetune.models.lora import LoraPair
@@ -14,12 +10,13 @@ from wavetune.records.rounds import Round
 from wavetune.runtimes.engine import Observer, TrainRound
 from wavetune.runtimes.evaluation import evaluate
 from wavetune.runtimes.export import clients_models, export
+from wavetune.runtimes.phase import Phase
 from wavetune.runtimes.saved import Trained
 from wavetune.runtimes.session import Session
 
 
 @dataclass
-class Tuning:
+class Tuning(Phase):
     """The federated rounds of a session. All that they go on from is the session's."""
 
     session: Session
@@ -32,9 +29,6 @@ class Tuning:
     def rounds(self) -> int:
         """As the recipe says."""
         return self.session.recipe.run.rounds
-
-    def begin(self, done: int, saved: Mapping[str, Tensor]) -> None:
-        """Nothing: the session has been restored."""
 
     def round(self, index: int) -> Round:
         """Train a round and evaluate where that is due; after the last the models are written."""
@@ -58,14 +52,6 @@ class Tuning:
         session.settle(record.charged)
         return record
 
-    def state(self) -> dict[str, Tensor]:
-        """Nothing beside the session's."""
-        return {}
-
     def show(self, record: Round) -> None:
         """A round is done."""
         self.observer.round(record)
-
-    def summary(self) -> dict[str, Any]:
-        """Nothing: a summary is of the rounds to begin with."""
-        return {}

@@ -9,13 +9,13 @@ import torch
 
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
-from wavetune.runtimes.phase import play, require_records
+from wavetune.runtimes.phase import Phase, play
 
 ROUNDS = {"first": 3, "none": 0, "last": 4}
 
 
 @dataclass
-class Counting:
+class Counting(Phase):
     """A phase whose rounds add to a sum that is the session's, and to a count of its own."""
 
     name: str
@@ -24,7 +24,6 @@ class Counting:
     stops_at: int | None = None
     own: int = 0
     shown: list[int] = field(default_factory=list[int])
-    record = dict[str, Any]
 
     @property
     def records(self) -> str:
@@ -47,9 +46,6 @@ class Counting:
     def show(self, record: dict[str, int]) -> None:
         self.shown.append(record["index"])
 
-    def summary(self) -> dict[str, Any]:
-        return {}
-
 
 def run(folder: RunFolder, every: int = 1, stops: tuple[str, int] | None = None) -> list[Counting]:
     """Run or continue three phases; the session's sum is a checkpoint's."""
@@ -57,7 +53,6 @@ def run(folder: RunFolder, every: int = 1, stops: tuple[str, int] | None = None)
     done, saved = (0, {}) if checkpoint is None else checkpoint
     session = {"sum": int(saved.get("sum", torch.tensor(1)))}
     phases = [Counting(n, r, session, stops[1] if stops and n == stops[0] else None) for n, r in ROUNDS.items()]
-    require_records(folder, phases, done)
     play(phases, folder, done, saved, every, lambda: {"sum": torch.tensor(session["sum"])})
     return phases
 

@@ -2,6 +2,6 @@
 
 from wavetune.federation.alignment.preference_learning import ClientPairs
 from wavetune.federation.alignment.rewards import Rewards, Score
-from wavetune.federation.alignment.stage import Alignment, AlignmentRecord
+from wavetune.federation.alignment.stage import Alignment
 
-__all__ = ["Alignment", "AlignmentRecord", "ClientPairs", "Rewards", "Score"]
+__all__ = ["Alignment", "ClientPairs", "Rewards", "Score"]

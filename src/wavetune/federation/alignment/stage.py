@@ -6,7 +6,6 @@ Legend: K clients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -29,14 +28,6 @@ from wavetune.models.lora import AdapterBank
 from wavetune.records.alignment import HeldOut
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class AlignmentRecord:
-    """What one step was like for each client, by name: `[K]` each."""
-
-    step: int
-    metrics: dict[str, Floats]
 
 
 class Alignment:
@@ -97,13 +88,13 @@ class Alignment:
         """Steps taken so far."""
         return self.learner.steps_done
 
-    def step(self) -> AlignmentRecord:
-        """One step of every client. Raises NumericsError if something is not finite."""
+    def step(self) -> dict[str, Floats]:
+        """One step of every client; what it was like, by name, `[K]` each. Raises NumericsError where not finite."""
         metrics = self.learning.step()
         with torch.no_grad():
             metrics["distance"] = weight_distance(self.learner.lora).double().cpu().numpy()
         self.learner.steps_done += 1
-        return AlignmentRecord(self.learner.steps_done - 1, metrics)
+        return metrics
 
     def evaluate(
         self,

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from wavetune import estimate
 from wavetune.estimate import finite_mean
 from wavetune.records.alignment import Answers
 from wavetune.records.reading import Run
@@ -105,11 +104,7 @@ def _held_out_figure(run: Run, name: str, title: str) -> Figure | None:
 
 def _estimate(answers: Sequence[Answers], k: int, name: str) -> Estimate:
     """Mean of a client's scores and half its 95 % interval."""
-    values = answers[k].scores.get(name, ()) if k < len(answers) else ()
-    if not values:
-        return math.nan, math.nan
-    found = estimate.Estimate.of(values)
-    return found.mean, found.half_width
+    return answers[k].mean(name) if k < len(answers) else (math.nan, math.nan)
 
 
 def _front_figure(run: Run) -> Figure | None:

@@ -21,10 +21,9 @@ from wavetune.runtimes import local_round
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep
 from wavetune.runtimes.alignment.here import work_of
-from wavetune.runtimes.alignment.rewards import Say, rewards_of
-from wavetune.runtimes.alignment.task import Task, task_of
+from wavetune.runtimes.alignment.task import Task, rewards_of, task_of
 from wavetune.runtimes.device import Device
-from wavetune.runtimes.rewards import write_files
+from wavetune.runtimes.rewards import Say, write_files
 
 
 @dataclass

@@ -13,10 +13,9 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.rewards import EmbeddedReward
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.here import Step
-from wavetune.runtimes.alignment.rewards import Say, reward_folder
-from wavetune.runtimes.alignment.task import Task
+from wavetune.runtimes.alignment.task import Task, reward_folder
 from wavetune.runtimes.orders import Orders
-from wavetune.runtimes.rewards import read_files
+from wavetune.runtimes.rewards import Say, read_files
 from wavetune.runtimes.session import Session
 
 
@@ -39,10 +38,10 @@ class OnDevices:
         Raises DeploymentError if no device does it.
         """
         orders, align = self.orders, Align(steps=steps, evaluate=evaluate)
-        common = orders.common(self.task.recipe.run.rounds + steps - 1)  # states are numbered on from the rounds'
+        index = self.task.recipe.run.rounds + steps - 1  # states are numbered on from the rounds'
 
         def order(client: int) -> RoundOrder:
-            return self._order(client, common, align)
+            return self._order(client, index, align)
 
         def judge(client: int, told: RoundReport) -> str | None:
             return report.wrong_in(self.task, client, told.aligned, align) if told.HasField("aligned") else None
@@ -57,13 +56,10 @@ class OnDevices:
         """Nothing: every device keeps its own."""
         return {}
 
-    def _order(self, client: int, common: RoundOrder, align: Align) -> RoundOrder:
+    def _order(self, client: int, index: int, align: Align) -> RoundOrder:
         """A device's order; the shared adapters and the rewards are in it where the device may not have them."""
-        own, known = RoundOrder(), self.orders.knows(client, common.round)
-        own.CopyFrom(common)
-        own.align.CopyFrom(align)
-        if not known:
-            own.adapters = self.orders.adapters_of(client)
+        known = self.orders.knows(client, index)
+        own = self.orders.order(index, align=align, adapters=b"" if known else self.orders.adapters_of(client))
         if not known or client not in self._told:
             own.align.rewards.extend(self.rewards)
             self._told.add(client)

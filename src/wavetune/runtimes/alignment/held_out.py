@@ -6,7 +6,6 @@ from wavetune.federation.run_folder import RunFolder
 from wavetune.records.alignment import HeldOut
 from wavetune.records.fields import as_json
 from wavetune.records.reading import read_record
-from wavetune.runtimes import saved
 
 BEFORE, AFTER = "alignment_before.json", "alignment_after.json"
 
@@ -18,5 +17,5 @@ def keep(folder: RunFolder, name: str, found: HeldOut) -> None:
 
 def kept(folder: RunFolder, name: str) -> HeldOut | None:
     """What was answered according to a file; None where there is none. Raises RunFolderError where it is damaged."""
-    found = folder.read_json(name, saved.HeldOut)
+    found = folder.read_json(name, HeldOut)
     return None if found is None else read_record(HeldOut, found)

@@ -17,8 +17,8 @@ from wavetune.federation.alignment import Alignment, Rewards
 from wavetune.federation.cohort import Cohort
 from wavetune.records.alignment import AlignmentMeasured, ByName, HeldOut
 from wavetune.records.rounds import Lost
-from wavetune.runtimes.alignment.rewards import Say, rewards_of
-from wavetune.runtimes.alignment.task import Task, pairs_of
+from wavetune.runtimes.alignment.task import Task, pairs_of, rewards_of
+from wavetune.runtimes.rewards import Say
 from wavetune.runtimes.session import Session
 
 _STATE, _METRIC = "alignment.", "aligned."
@@ -65,8 +65,7 @@ class Here:
     def advance(self, steps: int, evaluate: bool) -> Step:
         """Take the steps that are missing; the last one and, if asked for, the scores of held-out prompts after it."""
         while self.alignment.steps_done < steps:
-            metrics = self.alignment.step().metrics
-            self.metrics = {name: tuple(values_K.tolist()) for name, values_K in metrics.items()}
+            self.metrics = {name: tuple(row_K.tolist()) for name, row_K in self.alignment.step().items()}
         if not evaluate:
             return Step(self.metrics)
         own, foreign = ([part[k] for k in self.clients] for part in (self.task.own, self.task.foreign))

@@ -23,11 +23,12 @@ from wavetune.runtimes.alignment.here import Align, Work
 from wavetune.runtimes.alignment.task import Task
 from wavetune.runtimes.engine import Observer
 from wavetune.runtimes.export import clients_models, export
+from wavetune.runtimes.phase import Phase
 from wavetune.runtimes.session import Session
 
 
 @dataclass
-class Aligning:
+class Aligning(Phase):
     """The steps of alignment of a session's clients, wherever `align` has them taken."""
 
     session: Session
@@ -37,7 +38,7 @@ class Aligning:
     align: Align
     work: Work = field(init=False)
     before: HeldOut = field(init=False)
-    records, record = ALIGNMENT, dict[str, Any]
+    records = ALIGNMENT
 
     @property
     def rounds(self) -> int:

@@ -53,7 +53,7 @@ def read(task: Task, reports: Mapping[int, RoundReport], lost: Mapping[int, str]
                 scores={name: tuple(scores.values) for name, scores in sorted(getattr(told[k], side).items())},
             )
             if k in told
-            else Answers()
+            else Answers(())
             for k in clients
         )
         for side in (SIDES if task.asked_foreign else SIDES[:1])

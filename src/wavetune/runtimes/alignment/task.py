@@ -7,22 +7,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from wavetune.data.concierge_truth import helpful, safe
 from wavetune.data.examples import Example
 from wavetune.data.partition import split_alike
 from wavetune.data.preferences import load_preferences
 from wavetune.data.settings import DataSettings, PreparedData
 from wavetune.data.templates import prompt_ids
 from wavetune.errors import DataError
-from wavetune.federation.alignment import ClientPairs
+from wavetune.federation.alignment import ClientPairs, Rewards
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.rewards import RewardPart
 from wavetune.recipe import Recipe
-from wavetune.runtimes.rewards import check_rewards
+from wavetune.runtimes.rewards import CONCIERGE, RewardFolder, Say, check_rewards
 from wavetune.runtimes.session import Session
 from wavetune.seeds import stream
 
@@ -125,3 +128,20 @@ def pairs_of(data: PreparedData, clients: Sequence[int], read: DataSettings, see
         ClientPairs(*(tuple(pairs[i] for i in own[client]) for pairs, own in zip(kinds, rows, strict=True)))
         for client in clients
     )
+
+
+def reward_folder(task: Task, path: Path, device: torch.device, say: Say) -> RewardFolder:
+    """Where the rewards of a task are kept."""
+    read = task.recipe.world.data
+    return RewardFolder(path, read.source, say, task.recipe.run.seed, device, read.columns)
+
+
+def rewards_of(task: Task, path: Path, device: torch.device, say: Say) -> Rewards:
+    """Both rewards, opened from a folder or trained into it, and the true scores where they are known.
+
+    Raises as the parts do.
+    """
+    folder = reward_folder(task, path, device, say)
+    scores = folder.open(task.rewards)
+    known = {"helpful": helpful, "safe": safe} if folder.source == CONCIERGE else {}
+    return Rewards(scores[0].score, scores[1].score, known)

@@ -34,14 +34,13 @@ KIND = PreferencePair("ask", "yes", "no")
 def test_a_record_tells_of_every_client_what_the_step_was_like():
     rewards = replace(CHARACTERS, truth={"helpful": constant(0.25)})
     record = alignment(random_bank((0, 1)), [1.0, 0.0], rewards=rewards).step()
-    assert record.step == 0
-    assert set(record.metrics) == {
+    assert set(record) == {
         "reward", "helpful", "safe", "true_helpful", "kl", "kl_coefficient", "answer_tokens", "ended", "entropy",
         "policy_loss", "clip_fraction", "value_loss", "distance",
     }  # fmt: skip
-    assert record.metrics["true_helpful"].tolist() == [0.25, 0.25]
-    assert (record.metrics["kl"] > 0).all()
-    assert (record.metrics["answer_tokens"] <= SETTINGS.max_new_tokens).all()
+    assert record["true_helpful"].tolist() == [0.25, 0.25]
+    assert (record["kl"] > 0).all()
+    assert (record["answer_tokens"] <= SETTINGS.max_new_tokens).all()
 
 
 def test_only_lora_is_trained_and_bottlenecks_stay_as_they_are():
