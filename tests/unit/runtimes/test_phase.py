@@ -19,15 +19,18 @@ class Counting(Phase):
     """A phase whose rounds add to a sum that is the session's, and to a count of its own."""
 
     name: str
-    rounds: int
+    count: int
     session: dict[str, int]
     stops_at: int | None = None
     own: int = 0
     shown: list[int] = field(default_factory=list[int])
 
+    def __post_init__(self) -> None:
+        self.records = f"{self.name}.jsonl"
+
     @property
-    def records(self) -> str:
-        return f"{self.name}.jsonl"
+    def rounds(self) -> int:
+        return self.count
 
     def begin(self, done: int, saved: Any) -> None:
         self.own = int(saved.get(self.name, torch.tensor(0)))
