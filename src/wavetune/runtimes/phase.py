@@ -53,10 +53,10 @@ def play(
     """Run what is left of the phases after the first `done` rounds of them all, as a checkpoint counts them.
 
     Records after the checkpoint are dropped, their rounds run again. A checkpoint is written after `every` so many
-    rounds of a phase and after its last: the session's `state`, and what the phase has beside it. Raises RunFolderError
-    where a round that is done has no record.
+    rounds of a phase and after its last: the session's `state`, and what this phase and those before have beside it.
+    Raises RunFolderError where a round that is done has no record.
     """
-    before = 0
+    before, begun = 0, list[Phase]()
     for phase in phases:
         own = min(max(done - before, 0), phase.rounds)
         found = len(folder.read_rounds(phase.records, phase.record))
@@ -66,10 +66,12 @@ def play(
             )
         folder.keep_rounds(own, phase.records)
         phase.begin(own, saved)
+        begun.append(phase)
         for index in range(own, phase.rounds):
             record = phase.round(index)
             folder.append_round(as_json(record), phase.records)
             if index + 1 == phase.rounds or (index + 1) % every == 0:
-                folder.save_checkpoint(before + index + 1, {**state(), **phase.state()})
+                own_states = {name: t for one in begun for name, t in one.state().items()}
+                folder.save_checkpoint(before + index + 1, {**state(), **own_states})
             phase.show(record)
         before += phase.rounds
