@@ -33,9 +33,9 @@ def flop(session, client, lengths, labelled=0):
     return np.array([float(work.client_forward_flop_K), float(work.client_backward_flop_K)])
 
 
-def naive(session, client, copies):
+def naive(session, client, copies, answer_tokens_K=ANSWER_TOKENS_K):
     """The same of a step, sequence by sequence: a prompt alone, then for each answer what it adds to its prompt."""
-    prompt, answer = PROMPT_TOKENS_K[client], ANSWER_TOKENS_K[client]
+    prompt, answer = PROMPT_TOKENS_K[client], answer_tokens_K[client]
     alone = flop(session, client, [prompt])
     added = flop(session, client, [prompt + answer], answer) - alone
     return PROMPTS * (alone + copies * added)
@@ -52,11 +52,20 @@ def naive(session, client, copies):
 )
 def test_a_prompt_is_charged_once_and_every_answer_to_it_in_full(session, objective, copies, epochs):
     charged = charge(session, task(objective), {"answer_tokens": ANSWER_TOKENS_K})
-    spent = [(3 + epochs, epochs) @ naive(session, client, copies) for client in range(3)]
+    assert_spent(session, charged, [(3 + epochs, epochs) @ naive(session, client, copies) for client in range(3)])
+
+
+def assert_spent(session, charged, flop_K):
     devices = session.planner.devices
-    seconds = max(one / device.flop_per_s for one, device in zip(spent, devices, strict=True))
-    joules = sum(one * device.energy_j_per_flop for one, device in zip(spent, devices, strict=True))
+    seconds = max(one / device.flop_per_s for one, device in zip(flop_K, devices, strict=True))
+    joules = sum(one * device.energy_j_per_flop for one, device in zip(flop_K, devices, strict=True))
     assert (charged.delay_s, charged.energy_j) == pytest.approx((seconds, joules), rel=1e-9)
+
+
+def test_pairs_are_charged_two_forward_passes_and_one_backward(session):
+    """With LoRA and without: their answers are there."""
+    charged = charge(session, task(Dpo(), max_new_tokens=24), {})
+    assert_spent(session, charged, [(2, 1) @ naive(session, client, 2, [24.0] * 3) for client in range(3)])
 
 
 def test_answers_of_pairs_are_charged_at_their_longest(session):
