@@ -13,7 +13,7 @@ from wavetune.records.rounds import Account, Energy, Judged, Lost, Measured, Pha
 from wavetune.records.summary import Sample, Summary
 from wavetune.records.world import World
 
-NOTHING = {Round: {"round": 3}, AlignmentStep: {"step": 3}}
+NOTHING = {Round: {"round": 3}, AlignmentStep: {"step": 3}, HeldOut: {"own": ()}}
 
 
 def filled(hint, count):
