@@ -1,4 +1,4 @@
-"""Try the command line in this process and judge how it ends; what `fuzz_settings` and `fuzz_files` share."""
+"""Try the command line in this process and judge how it ends; what the files `fuzz_*` share."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from wavetune.console import steers
 
 LONGEST_S = 60  # of CPU
 ALLOWED = (0, 2, 3)
+_OWN_FAULT = "a fault of wavetune"
 STOPPED = 130
 HOSTILE = (
     "0", "-1", "1", "2", "0.5", "-0.0", "7", "40", "1e6", "1e-6", "1e20", "1e30", "1e308", "-1e308", "1e-308",
@@ -48,7 +49,7 @@ class _TooLongError(BaseException):
     pass
 
 
-def attempt(arguments: Sequence[str]) -> tuple[str, Finding | None]:
+def attempt(arguments: Sequence[str], start: Callable[[], object] = main) -> tuple[str, Finding | None]:
     """How a command ended, and what was wrong with that: a traceback, a warning, an escape, a long or empty refusal."""
     out, err, problem, detail = io.StringIO(), io.StringIO(), "", ""
     code: object = 0
@@ -63,7 +64,7 @@ def attempt(arguments: Sequence[str]) -> tuple[str, Finding | None]:
         signal.signal(signal.SIGVTALRM, _too_long)
         signal.setitimer(signal.ITIMER_VIRTUAL, LONGEST_S)
         try:
-            main()
+            start()
         except SystemExit as end:
             code = 0 if end.code is None else end.code
         except BaseException as error:
@@ -80,7 +81,7 @@ def attempt(arguments: Sequence[str]) -> tuple[str, Finding | None]:
         problem, detail = f"code {code}", refused[-500:]
     elif not problem and steers(out.getvalue() + refused):
         problem, detail = "escape sequence", repr((out.getvalue() + refused)[-500:])
-    elif not problem and code == 2 and not _is_sentence(refused):
+    elif not problem and code == 2 and (not _is_sentence(refused) or _OWN_FAULT in refused):
         problem, detail = "no sentence", refused[-1000:]
     elif not problem and (foreign := [str(w.message) for w in warned if _counts(w)]):
         problem, detail = "warning", foreign[0][:500]
@@ -101,7 +102,7 @@ def _too_long(*_: object) -> None:
     raise _TooLongError
 
 
-def command(what: str, commands: Callable[[int, int], Iterable[list[str]]]) -> None:
+def command(what: str, commands: Callable[[int, int], Iterable[list[str]]], start: Callable[[], object] = main) -> None:
     """Parse `--seed` and `--count`, try the commands, print what was found; exits with 1 if there is anything."""
     parser = argparse.ArgumentParser(description=what)
     parser.add_argument("--seed", type=int, default=0)
@@ -117,7 +118,7 @@ def command(what: str, commands: Callable[[int, int], Iterable[list[str]]]) -> N
         if chosen.only not in (None, arguments[0]):
             continue
         started = time.process_time()
-        code, finding = attempt(arguments)
+        code, finding = attempt(arguments, start)
         slowest = max(slowest, (time.process_time() - started, [a[:80] for a in arguments]))
         counts[f"{arguments[0]} {code}"] += 1
         if finding is not None:

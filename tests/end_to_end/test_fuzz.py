@@ -2,6 +2,7 @@
 
 import fuzz
 import fuzz_files
+import fuzz_plans
 import fuzz_settings
 import pytest
 
@@ -18,6 +19,12 @@ def test_random_settings_end_without_a_traceback(seed):
 def test_damaged_files_end_without_a_traceback():
     for arguments in fuzz_files.commands(0, 16):
         _, finding = fuzz.attempt(arguments)
+        assert finding is None, finding
+
+
+def test_random_plan_instances_end_with_a_plan_or_a_sentence():
+    for arguments in fuzz_plans.commands(2, 80):
+        _, finding = fuzz.attempt(arguments, fuzz_plans.started)
         assert finding is None, finding
 
 

@@ -224,3 +224,15 @@ def test_a_cut_at_which_nothing_is_sent_makes_room_for_the_others():
     certified(crowded, outcome)
     assert outcome.cut_K[0] == 12
     assert np.all(outcome.cut_K[1:] <= 5)
+
+
+@pytest.mark.parametrize("share_server", [False, True])
+def test_a_client_that_nobody_hears_takes_the_cut_at_which_it_sends_nothing(share_server):
+    problem = cell_problem(3, 6, cut_per_client=True, share_server=share_server, cuts=(1, 4, 9), rank_slack=0.01)
+    gain_KM, bits_L = problem.main.gain_KM.copy(), problem.costs.activation_bits_L.copy()
+    gain_KM[0], bits_L[8] = 0.0, 0.0
+    unheard = replace(problem, main=replace(problem.main, gain_KM=gain_KM))
+    assert plan(unheard).status == "infeasible"
+    outcome = plan(replace(unheard, costs=replace(problem.costs, activation_bits_L=bits_L)))
+    assert outcome.cut_K[0] == 9
+    certified(replace(unheard, costs=replace(problem.costs, activation_bits_L=bits_L)), outcome)

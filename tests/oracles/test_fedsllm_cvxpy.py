@@ -31,7 +31,7 @@ def convex_delay_s(problem: FedsllmProblem, accuracy: float) -> float:
     program = cp.Problem(cp.Minimize(round_s), [done_s_K <= round_s, cp.sum(share_2K, axis=1) <= band_2])
     program.solve(solver=cp.CLARABEL)
     assert program.status == cp.OPTIMAL
-    return learning.rounds(accuracy) * float(round_s.value)
+    return learning.rounds(iterations) * float(round_s.value)
 
 
 @pytest.mark.parametrize("activations", ["once_a_round", "every_iteration"])
@@ -39,7 +39,7 @@ def convex_delay_s(problem: FedsllmProblem, accuracy: float) -> float:
 def test_bandwidths_for_a_given_accuracy_equal_those_of_a_convex_solver(seed, activations):
     problem = problem_of(seed, activations)
     for accuracy in (0.2, 0.8):
-        delay_s = plan_bandwidth(problem, accuracy).delay_s
+        delay_s = plan_bandwidth(problem, problem.learning.iterations(accuracy)).delay_s
         assert delay_s == pytest.approx(convex_delay_s(problem, accuracy), rel=1e-6)
 
 

@@ -146,8 +146,7 @@ def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, ki
 def _demand(problem: BandProblem, target_s: float) -> Demand:
     """What the clients need to meet a delay after the last of them has started."""
     left_s_K = np.where(problem.need_K > 0, target_s - problem.ready_K, np.inf)
-    with np.errstate(over="ignore"):  # An infinite rate costs too much, as it should.
-        rate_K = problem.need_K / left_s_K
+    rate_K = problem.need_K / left_s_K
     excess_price_K = _excess_prices(problem)
     return Demand(problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, excess_price_K)
 

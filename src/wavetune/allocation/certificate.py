@@ -30,6 +30,7 @@ _MARGIN = 1e-8
 _HALVINGS, _NODES, _MOST_TO_PACK = 14, 2_000, 4_000
 
 
+@np.errstate(over="ignore")
 def plan_with_certificate(problem: Problem, time_limit_s: float | None = None) -> tuple[Plan, Json]:
     """The plan of `planner.plan` for one common cut and rank, and its certificate; empty where there is no plan."""
     feasible = check_feasible(problem)
@@ -133,7 +134,7 @@ def _best_count(
     sides: list[tuple[Array, Array]] = []
     for nu, alpha in zip(nu_2, alpha_2, strict=True):
         watt = float(weight_M1[-1]) / problem.total_w + alpha
-        above_M = np.log2(max(nu, 1e-300) / (watt * np.log(2.0))) + problem.log_KM[k]
+        above_M = np.log2(max(nu, 1e-300)) - np.log2(watt * np.log(2.0)) + problem.log_KM[k]
         gain_M = nu * above_M - nu / np.log(2.0) + watt * problem.inverse_KM[k]
         cost_M = np.sort(np.where(problem.log_KM[k] > -1e29, weight_M1[:M] - np.where(above_M > 0, gain_M, 0.0), 1e9))
         free = nu * rate - alpha * problem.cap_w_K[k]

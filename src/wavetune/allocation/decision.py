@@ -11,13 +11,14 @@ import numpy as np
 
 from wavetune.allocation.band import BandTables
 from wavetune.allocation.delay import (
+    RoundLoad,
     downlink_rate_bit_per_s_K,
     load_of,
     optimal_shares,
     transfer_s,
     uplink_rate_bit_per_s_K,
 )
-from wavetune.allocation.feasibility import memory_need_bytes_K
+from wavetune.allocation.feasibility import memory_need_bytes_K, usable_subchannels
 from wavetune.allocation.pipelines import balance, can_end
 from wavetune.allocation.plan import Plan, make_plan
 from wavetune.allocation.power import allocate_power
@@ -39,7 +40,7 @@ class Options:
         work_s_KC: both passes on the client's batch at the server, at the server's whole speed (s).
         up_bits_KC, down_bits_KC: what crosses the cut in a local step, each way.
         fed_bits_KC: adapters, once a round, each way.
-        allowed_KC: whether the client has the memory.
+        allowed_KC: whether the client has the memory, and can be heard in a band where it would have something to send.
     """
 
     cut_KC: IntArray
@@ -95,8 +96,21 @@ def fixed_options(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | in
         up_bits_KC=load.uplink_bits_IK[0][:, None],
         down_bits_KC=load.downlink_bits_IK[0][:, None],
         fed_bits_KC=load.fed_upload_bits_K[:, None],
-        allowed_KC=(memory_need_bytes_K(problem, cut_K, rank_K) <= problem.memory_bytes_K)[:, None],
+        allowed_KC=(_remembers_K(problem, cut_K, rank_K) & _is_heard_K(problem, load))[:, None],
     )
+
+
+def _remembers_K(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> BoolArray:
+    return memory_need_bytes_K(problem, cut_K, rank_K) <= problem.memory_bytes_K
+
+
+def _is_heard_K(problem: Problem, load: RoundLoad) -> BoolArray:
+    """Whether every band that a client would send in has a subchannel for it."""
+    sent = ((problem.main, load.uplink_bits_IK[0]), (problem.fed, load.fed_upload_bits_K))
+    usable = (
+        np.any(usable_subchannels(band, problem.tx_power_max_w_K), axis=1) | (bits_K <= 0) for band, bits_K in sent
+    )
+    return np.logical_and(*usable)
 
 
 @dataclass(frozen=True, eq=False)

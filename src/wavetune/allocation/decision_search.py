@@ -39,6 +39,7 @@ _ROUNDING = 1e-9
 _MOST_OPTION_SETS = 12
 _BOXES = 160
 _FEW = 32
+_LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
 
 
 class DecisionSearch:
@@ -337,7 +338,7 @@ def predict_change_s(evaluator: Evaluator, option_set: Options, decision: Decisi
         share_K1, work_s_K1 = np.maximum(decision.share_K, 1e-300)[:, None], np.maximum(own.work_s_KC, 1e-300)
         weight_K1 = np.where(own.work_s_KC > 0, share_K1**2 / work_s_K1, 0.0)
         weight_K1 = weight_K1 / max(float(np.sum(weight_K1)), 1e-300)
-        step_s_KC = weight_K1 * (start_s_KC + back_s_KC + work_s_KC / share_K1)
+        step_s_KC = weight_K1 * (start_s_KC + back_s_KC + np.minimum(work_s_KC / share_K1, _LONGEST_S))
     fed_weight_K, fed_air_s_K = _delay_per_second(evaluator.fed_problem(own), decision.fed_owner_M)
     fed_s_KC = (fed_weight_K * fed_air_s_K)[:, None] * _more(option_set.fed_bits_KC, own.fed_bits_KC)
     change_s_KC = evaluator.problem.local_steps * step_s_KC + fed_s_KC

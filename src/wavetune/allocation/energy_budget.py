@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _SLOWEST = 1e-4
 
 
+@np.errstate(over="ignore")
 def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyTerms) -> Plan:
     """The plan with rates lowered, both bands alike, until every client and all together keep their budgets of a load.
 

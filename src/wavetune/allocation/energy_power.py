@@ -276,6 +276,8 @@ class _Round:
     def _soonest_fed_s(self, main_s: float) -> float:
         """Earliest time for the adapters within what the activations leave of the budgets; infinite if none."""
         spent_K = self.main.joules_K(main_s)
+        if not np.isfinite(np.sum(spent_K)):
+            return np.inf
         left_K, left_j = self.left_j_K - spent_K, self.left_j - float(np.sum(spent_K))
         if np.any(left_K < 0) or left_j < 0:
             return np.inf

@@ -35,6 +35,7 @@ _ENOUGH = 1e-4
 _PASSES = 8
 
 
+@np.errstate(over="ignore")
 def plan_with_energy(
     problem: Problem, terms: EnergyTerms, time_limit_s: float | None = None, warm_start: Plan | None = None
 ) -> Plan:
@@ -61,6 +62,7 @@ def plan_with_energy(
     return improve(problem, terms, fastest, warm_start, clock)
 
 
+@np.errstate(over="ignore")
 def improve(
     problem: Problem,
     terms: EnergyTerms,

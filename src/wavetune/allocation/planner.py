@@ -6,10 +6,13 @@ Shape suffix: K clients.
 
 from __future__ import annotations
 
+import numpy as np
+
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray, Problem
 
 
+@np.errstate(over="ignore")  # an infinite rate costs too much, as it should
 def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
     """Plan with the least total delay that the search finds, and a lower bound that no plan can beat.
 
@@ -31,6 +34,7 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     return (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
 
 
+@np.errstate(over="ignore")
 def plan_fixed(
     problem: Problem,
     cut_K: IntArray,

@@ -185,6 +185,12 @@ def test_the_best_shares_end_all_pipelines_at_once_and_never_later_than_serving_
             assert np.max(other_s_K[works] + work_s_K[works] / others) >= end_s_K.max() * (1 - 1e-9)
 
 
+def test_shares_are_shares_where_the_work_is_too_small_to_be_told():
+    share_K = optimal_shares(np.array([1e-20, 3e-20, 1e-300]), np.array([5.0, 5.0, 5.0]))
+    assert share_K == pytest.approx([0.25, 0.75, 0.0])
+    assert np.all(share_K > 0)
+
+
 def test_bits_that_cross_are_those_of_the_layer_before_the_cut_where_layers_differ():
     crossing_L, adapters_L = np.arange(1.0, 13.0), 100.0 * np.arange(1.0, 13.0) ** 2
     problem = cell_problem(3, 6)

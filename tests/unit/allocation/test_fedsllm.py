@@ -47,7 +47,7 @@ def test_no_accuracy_on_a_grid_is_better_and_the_bound_holds_for_all(seed, activ
     problem = random_problem(seed, activations)
     plan = plan_fedsllm(problem)
     for accuracy in np.linspace(0.03, 0.97, 11):
-        fixed = plan_bandwidth(problem, float(accuracy))
+        fixed = plan_bandwidth(problem, problem.learning.iterations(float(accuracy)))
         assert fixed.delay_s >= plan.delay_s * (1 - 1e-9)
         assert max(plan.lower_bound_s, fixed.lower_bound_s) <= plan.delay_s * (1 + 1e-12)
 
@@ -56,7 +56,7 @@ def test_no_accuracy_on_a_grid_is_better_and_the_bound_holds_for_all(seed, activ
 @settings(max_examples=8)
 def test_no_perturbed_bandwidths_are_better(seed, activations):
     problem = random_problem(seed, activations)
-    plan = plan_bandwidth(problem, 0.5)
+    plan = plan_bandwidth(problem, problem.learning.iterations(0.5))
     draw = np.random.default_rng(seed)
     for spread in (0.3, 1e-2, 1e-4):
         other_2K = plan.bandwidth_hz_2K * np.exp(spread * draw.standard_normal(plan.bandwidth_hz_2K.shape))
@@ -134,7 +134,7 @@ def test_a_thousand_clients_are_planned_with_a_certificate():
 
 def test_named_baselines_are_ordered_by_what_they_leave_out():
     problem = fedsllm_cell(seed=0)
-    best, bandwidth = plan_fedsllm(problem).delay_s, plan_bandwidth(problem, 0.5).delay_s
+    best, bandwidth = plan_fedsllm(problem).delay_s, plan_bandwidth(problem, problem.learning.iterations(0.5)).delay_s
     accuracy, unoptimised = plan_accuracy(problem).delay_s, plan_unoptimised(problem).delay_s
     assert best < bandwidth < unoptimised
     assert best < accuracy < unoptimised
@@ -160,7 +160,9 @@ def test_single_uplink_example_of_the_literature_is_reproduced_in_order_of_magni
     assert 0.12 < saved < 0.3
 
 
-@pytest.mark.parametrize("plan", [plan_fedsllm, plan_accuracy, plan_unoptimised, lambda p: plan_bandwidth(p, 0.5)])
+@pytest.mark.parametrize(
+    "plan", [plan_fedsllm, plan_accuracy, plan_unoptimised, lambda p: plan_bandwidth(p, p.learning.iterations(0.5))]
+)
 def test_a_client_that_cannot_be_heard_makes_the_plan_infeasible(plan):
     problem = random_problem(1, num_clients=3)
     deaf_2K = problem.carrier_to_noise_hz_2K.copy()
@@ -194,6 +196,20 @@ def test_learning_model_converts_accuracy_and_iterations_and_refuses_divergent_s
     assert learning.iterations(0.5) == pytest.approx(learning.iterations_scale)
     with pytest.raises(ConfigError, match="step_size"):
         LearningModel(step_size=2.0)
+
+
+@pytest.mark.parametrize("setting", [{"convexity": 1e-300}, {"relaxation": 1e-300}, {"smoothness": 1e-300}])
+def test_learning_model_beyond_all_numbers_is_refused(setting):
+    with pytest.raises(ConfigError, match="scale of its"):
+        LearningModel(**setting)
+
+
+def test_rounds_are_told_apart_however_near_the_accuracy_is_to_exact_or_useless():
+    learning, hardly_any = LearningModel(), LearningModel(convexity=1e-20)
+    assert learning.rounds(1e6) == learning.rounds_scale
+    assert hardly_any.rounds(1) == pytest.approx(
+        hardly_any.rounds_scale * hardly_any.iterations_scale / np.log(2), rel=1e-9
+    )
 
 
 def test_equal_clients_share_both_bands_equally():

@@ -83,7 +83,7 @@ def test_delay_by_the_formula_is_within_two_percent_of_the_continuous_optimum(se
     own_s_K = phases.client_forward_s[0] + phases.uplink_s[0] + phases.client_backward_s[0]
     server_s = phases.server_forward_s[0] + phases.server_backward_s[0]
     round_s = np.max(problem.local_steps * (own_s_K + server_s) + phases.fed_upload_s)
-    best = plan_bandwidth(fedsllm_problem(problem, 2, 8, LEARNING), LEARNING.accuracy(problem.local_steps))
+    best = plan_bandwidth(fedsllm_problem(problem, 2, 8, LEARNING), problem.local_steps)
     assert 1 - 1e-9 <= round_s / (best.delay_s / best.rounds) <= 1.02
     assert phases.round_s >= round_s * (1 - 1e-12)
 
@@ -95,7 +95,7 @@ def test_local_steps_are_the_iterations_of_the_best_accuracy_rounded_up():
     assert schedule.local_steps == np.ceil(best.local_iterations)
     assert schedule.accuracy == pytest.approx(LEARNING.accuracy(schedule.local_steps))
     assert schedule.accuracy <= best.accuracy
-    assert schedule.rounds == pytest.approx(LEARNING.rounds(schedule.accuracy))
+    assert schedule.rounds == pytest.approx(LEARNING.rounds(schedule.local_steps))
     assert f"{schedule.local_steps} local steps" in schedule.sentence
     assert Schedule.of(schedule.local_steps, LEARNING) == schedule
 

@@ -14,6 +14,7 @@ from annotated_types import Gt, Lt
 from wavetune.errors import ConfigError
 
 Positive = Annotated[float, Gt(0)]
+_MOST = 1e100
 
 
 @dataclass(frozen=True)
@@ -41,16 +42,23 @@ class LearningModel:
                 f"LearningModel.step_size is {self.step_size:g} but must be below 2 / smoothness = "
                 f"{2 / self.smoothness:g}, where gradient steps converge; lower it"
             )
+        for what, scale in (("local iterations", self.iterations_scale), ("rounds", self.rounds_scale)):
+            if not 1 / _MOST < scale < _MOST:
+                raise ConfigError(
+                    f"LearningModel has {scale:g} as the scale of its {what}, which must be from {1 / _MOST:g} to "
+                    f"{_MOST:g}; bring smoothness, convexity, step_size and relaxation closer together"
+                )
 
     @property
     def iterations_scale(self) -> float:
         """v: local iterations that halve the local error."""
-        return 2 / ((2 - self.smoothness * self.step_size) * self.step_size * self.convexity)
+        return 2 / (2 - self.smoothness * self.step_size) / self.step_size / self.convexity
 
     @property
     def rounds_scale(self) -> float:
         """a: rounds to the global accuracy with exact local solutions."""
-        return 2 * self.smoothness**2 / (self.convexity**2 * self.relaxation) * math.log(1 / self.global_accuracy)
+        condition = self.smoothness / self.convexity
+        return 2 * condition * condition / self.relaxation * -math.log(self.global_accuracy)
 
     def iterations(self, accuracy: float) -> float:
         """Local iterations v log2(1 / eta), a real number."""
@@ -60,6 +68,6 @@ class LearningModel:
         """The local accuracy that so many iterations reach."""
         return 2 ** (-iterations / self.iterations_scale)
 
-    def rounds(self, accuracy: float) -> float:
-        """Rounds a / (1 - eta), a real number."""
-        return self.rounds_scale / (1 - accuracy)
+    def rounds(self, iterations: float) -> float:
+        """Rounds a / (1 - eta) with so many local iterations, a real number."""
+        return self.rounds_scale / -math.expm1(-iterations / self.iterations_scale * math.log(2))

@@ -91,19 +91,21 @@ def plan_fedsllm(problem: FedsllmProblem, deadline_s: float = math.inf) -> Fedsl
         return _infeasible(why)
 
     def moved(logit: float) -> float:
-        accuracy = _expit(logit)
-        return _best_logit(problem.learning, *_proved(problem, accuracy, _best_bandwidths(problem, accuracy))) - logit
+        iterations = _iterations(problem.learning, logit)
+        proved = _proved(problem, iterations, _best_bandwidths(problem, iterations))
+        return _best_logit(problem.learning, *proved) - logit
 
-    plan = plan_bandwidth(problem, _expit(root(moved, 0.0, -1.0, (-_LOGIT, _LOGIT), 1e-7)))
+    best = root(moved, 0.0, -1.0, (-_LOGIT, _LOGIT), 1e-7)
+    plan = plan_bandwidth(problem, _iterations(problem.learning, best))
     if plan.delay_s > deadline_s:
         return _infeasible(f"training takes at least {plan.lower_bound_s:.6g} s, the deadline is {deadline_s:.6g} s")
     return plan
 
 
-def plan_bandwidth(problem: FedsllmProblem, accuracy: float) -> FedsllmPlan:
-    """The best bandwidths for a given accuracy."""
+def plan_bandwidth(problem: FedsllmProblem, iterations: float) -> FedsllmPlan:
+    """The best bandwidths for given local iterations of a round."""
     why = _unheard(problem)
-    return _infeasible(why) if why else _plan(problem, accuracy, _best_bandwidths(problem, accuracy))
+    return _infeasible(why) if why else _plan(problem, iterations, _best_bandwidths(problem, iterations))
 
 
 def plan_accuracy(problem: FedsllmProblem) -> FedsllmPlan:
@@ -113,51 +115,54 @@ def plan_accuracy(problem: FedsllmProblem) -> FedsllmPlan:
     low, high = -30.0, 30.0
     while high - low > 1e-9:
         left, right = low + (high - low) / 3, high - (high - low) / 3
-        if plan_unoptimised(problem, _expit(left)).delay_s < plan_unoptimised(problem, _expit(right)).delay_s:
+        if _equal_bandwidth(problem, left).delay_s < _equal_bandwidth(problem, right).delay_s:
             high = right
         else:
             low = left
-    return plan_unoptimised(problem, _expit(low))
+    return _equal_bandwidth(problem, low)
 
 
 def plan_unoptimised(problem: FedsllmProblem, accuracy: float = 0.5) -> FedsllmPlan:
     """Baseline "unoptimised": accuracy 0.5 and equal bandwidth. The paper's own reference is not public."""
+    return _equal_bandwidth(problem, math.log(accuracy) - math.log1p(-accuracy))
+
+
+def _equal_bandwidth(problem: FedsllmProblem, logit: float) -> FedsllmPlan:
     why, num_clients = _unheard(problem), len(problem.iteration_s_K)
     equal_2K = np.repeat(problem.bandwidth_hz_2[:, None] / num_clients, num_clients, axis=1)
-    return _infeasible(why) if why else _plan(problem, accuracy, equal_2K)
+    return _infeasible(why) if why else _plan(problem, _iterations(problem.learning, logit), equal_2K)
 
 
-def _best_bandwidths(problem: FedsllmProblem, accuracy: float) -> Array:
-    ready_s_K, bits_2K = _round_load(problem, accuracy)
+def _best_bandwidths(problem: FedsllmProblem, iterations: float) -> Array:
+    ready_s_K, bits_2K = _round_load(problem, iterations)
     return least_delay_bandwidths(ready_s_K, bits_2K, problem.carrier_to_noise_hz_2K, problem.bandwidth_hz_2)
 
 
-def _round_load(problem: FedsllmProblem, accuracy: float) -> tuple[Array, Array]:
+def _round_load(problem: FedsllmProblem, iterations: float) -> tuple[Array, Array]:
     """Compute (s) and payloads (bits) of a round."""
-    iterations = problem.learning.iterations(accuracy)
     times = iterations if problem.activations == "every_iteration" else 1.0
     return iterations * problem.iteration_s_K, problem.bits_2K * np.array([[times], [1.0]])
 
 
-def _plan(problem: FedsllmProblem, accuracy: float, bandwidth_hz_2K: Array) -> FedsllmPlan:
+def _plan(problem: FedsllmProblem, iterations: float, bandwidth_hz_2K: Array) -> FedsllmPlan:
     learning = problem.learning
-    compute_s_K, bits_2K = _round_load(problem, accuracy)
+    compute_s_K, bits_2K = _round_load(problem, iterations)
     upload_s_2K = bits_2K / fdma_rate_bit_per_s(bandwidth_hz_2K, problem.carrier_to_noise_hz_2K)
     return FedsllmPlan(
         "ok",
         "",
-        accuracy,
-        learning.iterations(accuracy),
-        learning.rounds(accuracy),
-        learning.rounds(accuracy) * float(np.max(compute_s_K + upload_s_2K.sum(axis=0))),
-        _lower_bound_s(learning, *_proved(problem, accuracy, bandwidth_hz_2K)),
+        learning.accuracy(iterations),
+        iterations,
+        learning.rounds(iterations),
+        learning.rounds(iterations) * float(np.max(compute_s_K + upload_s_2K.sum(axis=0))),
+        _lower_bound_s(learning, *_proved(problem, iterations, bandwidth_hz_2K)),
         bandwidth_hz_2K,
         compute_s_K,
         upload_s_2K,
     )
 
 
-def _proved(problem: FedsllmProblem, accuracy: float, bandwidth_hz_2K: Array) -> tuple[float, float]:
+def _proved(problem: FedsllmProblem, iterations: float, bandwidth_hz_2K: Array) -> tuple[float, float]:
     """Seconds per local iteration and per round, alpha and beta, below which no allocation and no accuracy comes.
 
     Weak duality: for weights w_k that add up to 1, the last client takes at least sum_k w_k (compute + uploads). The
@@ -165,7 +170,7 @@ def _proved(problem: FedsllmProblem, accuracy: float, bandwidth_hz_2K: Array) ->
     steepest gets all the band.
     """
     q_2K = problem.carrier_to_noise_hz_2K
-    bits_2K = _round_load(problem, accuracy)[1]
+    bits_2K = _round_load(problem, iterations)[1]
     y_2K = np.log1p(q_2K / bandwidth_hz_2K)
     least_s_2K = least_time_s(bits_2K, q_2K)
     log_steep_2K = np.log(least_s_2K / q_2K) - log_saved_per_second(y_2K)
@@ -178,7 +183,7 @@ def _proved(problem: FedsllmProblem, accuracy: float, bandwidth_hz_2K: Array) ->
     ).tolist()
     compute_s = float(weight_K @ problem.iteration_s_K)
     if problem.activations == "every_iteration":
-        return compute_s + main_s / problem.learning.iterations(accuracy), fed_s
+        return compute_s + main_s / iterations, fed_s
     return compute_s, main_s + fed_s
 
 
@@ -196,14 +201,14 @@ def _lower_bound_s(learning: LearningModel, per_iteration_s: float, per_round_s:
     """Least (v log2(1 / eta) per_iteration_s + per_round_s) a / (1 - eta), less what rounding may have added."""
     if per_iteration_s < 0 or per_round_s < 0:
         return 0.0
-    logit = _best_logit(learning, per_iteration_s, per_round_s)
-    iterations = -learning.iterations_scale * _log_expit(logit) / _LN2
+    iterations = _iterations(learning, _best_logit(learning, per_iteration_s, per_round_s))
     round_s = iterations * per_iteration_s + per_round_s
-    return learning.rounds_scale / _expit(-logit) * round_s * (1 - 1e-11)
+    return learning.rounds(iterations) * round_s * (1 - 1e-11)
 
 
-def _expit(logit: float) -> float:
-    return 1 / (1 + math.exp(-logit))
+def _iterations(learning: LearningModel, logit: float) -> float:
+    """Local iterations that reach an accuracy, which a logit names exactly near 0 and near 1."""
+    return -learning.iterations_scale * _log_expit(logit) / _LN2
 
 
 def _log_expit(logit: float) -> float:

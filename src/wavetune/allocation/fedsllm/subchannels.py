@@ -34,8 +34,7 @@ class Schedule:
     @classmethod
     def of(cls, local_steps: int, learning: LearningModel) -> Schedule:
         """The accuracy that so many local steps reach."""
-        accuracy = learning.accuracy(local_steps)
-        return cls(accuracy, local_steps, learning.rounds(accuracy))
+        return cls(learning.accuracy(local_steps), local_steps, learning.rounds(local_steps))
 
     @property
     def sentence(self) -> str:
@@ -105,8 +104,7 @@ def whole_subchannels(share_K: Array, num_subchannels: int) -> IntArray:
 
 
 def _plan(problem: Problem, cut: int, rank: int, learning: LearningModel) -> Plan:
-    accuracy = learning.accuracy(problem.local_steps)
-    shares = plan_bandwidth(fedsllm_problem(problem, cut, rank, learning), accuracy)
+    shares = plan_bandwidth(fedsllm_problem(problem, cut, rank, learning), problem.local_steps)
     if shares.status != "ok":
         return infeasible(shares.reason)
     main, fed = (
