@@ -81,7 +81,7 @@ def _run(
         if folder is None:
             folder = RunFolder.create(out)
             folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
-        keep_inputs(folder, session.data, session.model.folder)
+        keep_inputs(folder, session.data, session.model.folder, session.recipe.world.scenario.channel.inputs())
         if planned is None:
             _write_world(folder, session)
         phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]

@@ -1,4 +1,4 @@
-"""What a run began with: digests of its data and model, by which a continued run is refused where they have changed."""
+"""What a run began with: digests of its data, model and traces; a continued run is refused where they have changed."""
 
 from __future__ import annotations
 
@@ -18,10 +18,16 @@ INPUTS = "inputs.json"
 _ENDS = 2**16  # bytes at either end of a file with weights that are looked at
 
 
-def keep_inputs(folder: RunFolder, data: PreparedData, model: Path) -> None:
+def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Mapping[str, str]) -> None:
     """Note what a new run begins with; of one that is continued, check that it is still the same.
 
-    Raises: RunFolderError if data or model have changed.
+    Args:
+        folder: of the run.
+        data: what it trains on.
+        model: the model's folder.
+        channel: digests of the files with its channel, by name.
+
+    Raises: RunFolderError if data, model or channel have changed.
     """
     now: dict[str, Any] = {
         "data": {
@@ -30,6 +36,7 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path) -> None:
             "validation": digest_of_rows(_said(example) for example in data.corpus.validation),
         },
         "model": digest_of_model(model),
+        **({"channel": dict(channel)} if channel else {}),
     }
     begun = folder.read_json(INPUTS, Inputs)
     if begun is None:
@@ -38,6 +45,10 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path) -> None:
     again = "put back what was there, or start a new run with another --out"
     if begun["model"] != now["model"]:
         raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
+    if begun.get("channel") != now.get("channel"):
+        raise RunFolderError(
+            f"the channel in {', '.join(channel)} has changed since the run in {folder.path} began: {again}"
+        )
     for part in ("training", "validation"):
         difference = changed(begun["data"][part], now["data"][part])
         if difference:

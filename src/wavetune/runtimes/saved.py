@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 Amounts = dict[str, float | list[float]]
@@ -64,6 +64,7 @@ class Inputs:
 
     data: DataDigests
     model: dict[str, str]
+    channel: dict[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True)

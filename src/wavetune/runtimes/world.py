@@ -51,6 +51,7 @@ def plan_world(
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients = recipe.world.scenario.population.num_clients
     method.check(num_clients, architecture.num_layers, narrowest)
+    recipe.world.scenario.channel.require_rounds(run.rounds)
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),

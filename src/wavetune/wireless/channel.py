@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear, dbm_to_w
+from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
 from wavetune.wireless.scenario import Band, Device, Scenario
 from wavetune.wireless.shadowing import draw_shadowing_db
@@ -80,9 +81,10 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
 
 
 def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Channel:
-    """Draw the block fading of one round and combine it with the devices' large-scale gains.
+    """The gains of one round, as the scenario's channel model makes them of the devices' large-scale gains.
 
-    Formula: gain_km = 10^((G - PL_k - X_k) / 10) |h_km|^2 with antenna gain G, path loss PL, shadowing X, fading h.
+    Formula: gain_km = 10^((G - PL_k - X_k) / 10) |h_km|^2 with antenna gain G, path loss PL, shadowing X, fading h;
+    a trace may say other gains.
 
     Args:
         scenario: the cell.
@@ -95,18 +97,24 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
 
     Ignores: the distance between the main and the federated server (both stand at the origin).
     """
-    ids = [device.client_id for device in devices]
     loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
-    mean_gain_K1 = db_to_linear(scenario.antenna_gain_db - loss_db_K)[:, None]
 
     def link(name: str, band: Band) -> LinkState:
-        def gain_KM(direction: str) -> Array:
-            generators = _streams(seed, f"fading/{name}/{direction}", round_index, ids)
-            return mean_gain_K1 * scenario.fading.power_gain(generators, band.num_subchannels, band.subchannel_hz)
-
-        uplink_KM = gain_KM("uplink")
-        downlink_KM = uplink_KM if scenario.reciprocal else gain_KM("downlink")
-        return LinkState(uplink_KM, downlink_KM, band.interference_w_M)
+        cell = Cell(
+            band=name,
+            client_ids=[device.client_id for device in devices],
+            num_clients=scenario.population.num_clients,
+            num_subchannels=band.num_subchannels,
+            subchannel_hz=band.subchannel_hz,
+            carrier_hz=scenario.carrier_hz,
+            mean_gain_K=db_to_linear(scenario.antenna_gain_db - loss_db_K),
+            uplink_power_w_K=np.array([device.tx_power_max_w for device in devices]),
+            downlink_power_w=band.downlink_power_w,
+            noise_w=band.noise_w,
+            fading=scenario.fading,
+            reciprocal=scenario.reciprocal,
+        )
+        return LinkState(*scenario.channel.gains(cell, seed, round_index), band.interference_w_M)
 
     return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))
 

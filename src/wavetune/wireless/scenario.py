@@ -15,6 +15,8 @@ from annotated_types import Ge, Le
 
 from wavetune.errors import ConfigError
 from wavetune.units import Array, dbm_to_w, w_to_dbm
+from wavetune.wireless.channels.block import Block
+from wavetune.wireless.channels.channel_model import ChannelModel
 from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
 from wavetune.wireless.placement import Placement, UniformDisc
@@ -161,7 +163,8 @@ class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
     `antenna_gain_db` is the sum of both ends. `reciprocal` gives the downlink the uplink's fading (time division);
-    otherwise the two fade independently (frequency division). A recipe is asked about values that look like another
+    otherwise the two fade independently (frequency division). `channel` says how gains come about from round to round,
+    or that a trace holds them. A recipe is asked about values that look like another
     unit, unless they are said to be `unusual`.
     """
 
@@ -176,6 +179,7 @@ class Scenario:
     shadowing: bool = True
     fading: Fading = field(default_factory=Rayleigh)
     placement: Placement = field(default_factory=UniformDisc)
+    channel: ChannelModel = field(default_factory=Block)
     reciprocal: bool = True
     unusual: bool = False
 

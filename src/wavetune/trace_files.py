@@ -1,0 +1,350 @@
+"""Measured or simulated channels as files: one value per round and client, and where there are any per subchannel.
+
+Tables (CSV, TSV, Parquet) have a row per value, or several values a row; NPZ, NPY and MAT files hold arrays
+`[rounds, clients]` or `[rounds, clients, subchannels]`. Shape letters: T rounds, K clients, M subchannels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
+from wavetune.errors import DataError, JsonError
+from wavetune.json_reader import read_lines
+
+Array = NDArray[np.float64]
+Indices = NDArray[np.int64]
+Values = NDArray[Any]  # real, or complex where they are amplitudes
+ByLink = dict[tuple[str, str], Values]
+Bad = Callable[[Values], tuple[NDArray[np.bool_], str]]  # which values are refused, and why
+
+MOST_BYTES = 2**29
+BANDS, DIRECTIONS = ("main", "fed"), ("uplink", "downlink")
+_TABLES = (".csv", ".tsv", ".parquet")
+_KEYS = ("round", "time_s", "client", "subchannel", "band", "direction")
+_NUMBERED = re.compile(r"(client|subchannel)[ _-]?([0-9]{1,6})")
+_FIELD = "world.scenario.channel"
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """What files hold, `[T, K, M]` or `[T, K, 1]` where all subchannels are alike, by (band, direction).
+
+    An empty band or direction stands for both.
+    """
+
+    values: Mapping[tuple[str, str], Values]
+    sha256: str
+
+    def of(self, band: str, direction: str) -> Values | None:
+        """The values of a band and direction; None where there are none of them."""
+        found = (self.values.get(key) for key in ((band, direction), (band, ""), ("", direction), ("", "")))
+        return next((values for values in found if values is not None), None)
+
+
+def read_trace(files: Sequence[str], quantity: str, column: str | None, round_s: float | None, bad: Bad) -> Trace:
+    """The trace in one file of all clients, or in one file a client.
+
+    Args:
+        files: one, or each client's own in the order of the clients.
+        quantity: what arrays are called, unless `column` names another.
+        column: which column of a table, or array of a file, holds the values; None: the only one, or those numbered
+            `client_0` or `subchannel_0` and on.
+        round_s: seconds of a round where rows have a time; the values of a round are averaged. None: each time is one.
+        bad: which values are refused, and why.
+
+    Raises: DataError naming file, row and column of what is refused.
+    """
+    return _read(tuple((file, *_stamp(Path(file))) for file in files), quantity, column, round_s, bad)
+
+
+@lru_cache(maxsize=4)
+def _read(
+    stamps: tuple[tuple[str, int, int], ...], quantity: str, column: str | None, round_s: float | None, bad: Bad
+) -> Trace:
+    read, digest = list[ByLink](), hashlib.sha256()
+    for file, _, _ in stamps:
+        read.append(_values(Path(file), quantity, column, round_s, bad))
+        with open(file, "rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return Trace(read[0] if len(read) == 1 else _joined([s[0] for s in stamps], read), digest.hexdigest())
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """When a file was written and its size, by which a change is seen. Raises DataError if it cannot be a trace."""
+    if not file.is_file():
+        raise DataError(f"{file}: there is no such file; give the path of a trace")
+    stat = file.stat()
+    if stat.st_size > MOST_BYTES:
+        raise DataError(f"{file}: has {stat.st_size} bytes, and a trace at most {MOST_BYTES}; cut it into shorter ones")
+    return stat.st_mtime_ns, stat.st_size
+
+
+def _joined(files: Sequence[str], read: Sequence[ByLink]) -> ByLink:
+    """One file a client, all with what the first has, as long as the shortest."""
+    found: ByLink = {}
+    for key, first in read[0].items():
+        for file, values in zip(files, read, strict=True):
+            if values.keys() != read[0].keys() or values[key].shape[1:] != (1, first.shape[2]):
+                raise DataError(
+                    f"{file}: is not of one client with the bands and subchannels that {files[0]} has; give one file "
+                    "of all clients, or for each client one like the others"
+                )
+        rounds = min(len(values[key]) for values in read)
+        found[key] = np.concatenate([values[key][:rounds] for values in read], axis=1)
+    return found
+
+
+def _values(file: Path, quantity: str, column: str | None, round_s: float | None, bad: Bad) -> ByLink:
+    kind = file.suffix.lower()
+    if kind in ENDINGS:
+        return _of_arrays(file, column or quantity, bad)
+    if kind not in _TABLES:
+        known = ", ".join((*_TABLES, *ENDINGS))
+        raise DataError(f"{file}: its name does not say what it is; known endings are {known}")
+    try:
+        table = _parquet(file) if kind == ".parquet" else _separated(file)
+    except (OSError, UnicodeDecodeError, JsonError) as error:
+        raise DataError(f"{file}: cannot be read ({getattr(error, 'reason', error)}); write it again") from None
+    return table.trace(column, round_s, bad)
+
+
+def _of_arrays(file: Path, name: str, bad: Bad) -> ByLink:
+    """Arrays by band and direction, called NAME, NAME_main, NAME_downlink or NAME_fed_uplink."""
+    keys = {
+        "_".join(filter(None, (name, band, way))): (band, way) for band in ("", *BANDS) for way in ("", *DIRECTIONS)
+    }
+    arrays = read_arrays(file, name)
+    found = {keys[one]: _checked(file, one, values, bad) for one, values in arrays.items() if one in keys}
+    if not found:
+        raise DataError(
+            f"{file}: has no array {name!r}, only {', '.join(sorted(arrays)) or 'none'}; name it in {_FIELD}.column"
+        )
+    return found
+
+
+def _checked(file: Path, name: str, values: Values, bad: Bad) -> Values:
+    if values.dtype.kind not in "fiuc":
+        raise DataError(f"{file}: {name} is of type {values.dtype}; it must hold numbers")
+    if values.ndim not in (2, 3) or 0 in values.shape:
+        raise DataError(
+            f"{file}: {name} has the shape {list(values.shape)}; it must be [rounds, clients] or [rounds, clients, "
+            "subchannels]"
+        )
+    values = values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
+    wrong, why = bad(values)
+    if wrong.any():
+        index = tuple(int(i) for i in np.argwhere(wrong)[0])
+        raise DataError(f"{file}: {name}{list(index)} is {values[index]:g}; {why}")
+    return values if values.ndim == 3 else values[:, :, None]
+
+
+@dataclass(frozen=True)
+class _Table:
+    """Columns of a table by name, and what each row is called in a refusal. A row may hold several of N values."""
+
+    file: Path
+    columns: Mapping[str, Sequence[Any]]
+    places: Sequence[str]
+
+    def trace(self, column: str | None, round_s: float | None, bad: Bad) -> ByLink:
+        """The values by band and direction."""
+        names, across = self._value_columns(column)
+        value_RC = np.stack([self._numbers(name) for name in names], axis=1)
+        wrong, why = bad(value_RC)
+        if wrong.any():
+            row, at = (int(i) for i in np.argwhere(wrong)[0])
+            raise DataError(f"{self.places[row]}: {names[at]} is {value_RC[row, at]:g}; {why}")
+        rows, width = value_RC.shape
+        index = {name: np.repeat(self._labels(name), width) for name in ("client", "subchannel")}
+        if across:
+            index[across] = np.tile(np.arange(width), rows)
+        round_N, averaged = np.repeat(self._rounds(round_s), width), "time_s" in self.columns and round_s is not None
+        entry = (np.repeat(np.arange(rows), width), round_N, index["client"], index["subchannel"])
+        shape = (0, *(1 + int(index[name].max()) for name in ("client", "subchannel")))
+        found: ByLink = {}
+        for key, in_link in self._links():
+            here = np.repeat(in_link, width)
+            found[key] = self._filled(value_RC.reshape(-1)[here], [one[here] for one in entry], shape, averaged)
+        return found
+
+    def _value_columns(self, column: str | None) -> tuple[list[str], str | None]:
+        """Columns with values, and what they are numbered by where there are several."""
+        left = [name for name in self.columns if name not in _KEYS]
+        if column is not None:
+            if column not in left:
+                raise DataError(f"{self.file}: has no column {column!r}, only {', '.join(left)}; see {_FIELD}.column")
+            return [column], None
+        numbered = {(m[1], int(m[2])): name for name in left if (m := _NUMBERED.fullmatch(name))}
+        across = {what for what, _ in numbered}
+        if len(left) == len(numbered) > 0 and len(across) == 1 and not across & self.columns.keys():
+            return [numbered[key] for key in sorted(numbered)], across.pop()
+        if len(left) != 1:
+            said = ", ".join(left) or "none"
+            raise DataError(
+                f"{self.file}: one column must hold the values beside {', '.join(_KEYS)}, and there are {said}; name "
+                f"it in {_FIELD}.column, or number them client_0, client_1 or subchannel_0, subchannel_1"
+            )
+        return left, None
+
+    def _numbers(self, name: str) -> Array:
+        values = np.empty(len(self.places))
+        for row, cell in enumerate(self.columns[name]):
+            try:
+                values[row] = float(cell)
+            except (TypeError, ValueError):
+                said = "empty" if cell in (None, "") else repr(cell)
+                raise DataError(f"{self.places[row]}: {name} is {said}; it must be a number") from None
+        return values
+
+    def _labels(self, name: str) -> Indices:
+        """Which client or subchannel each row is of: whole numbers without a gap from 0 or 1, or any texts, sorted."""
+        if name not in self.columns:
+            return np.zeros(len(self.places), np.int64)
+        cells = [str(cell).strip() for cell in self.columns[name]]
+        if "" in cells or "None" in cells:
+            row = cells.index("") if "" in cells else cells.index("None")
+            raise DataError(f"{self.places[row]}: {name} is empty; say which one it is")
+        if not all(re.fullmatch("[0-9]{1,9}", cell) for cell in cells):
+            if name == "subchannel":
+                raise DataError(f"{self.file}: subchannel must hold whole numbers, counted from 0 or 1")
+            return np.unique(np.array(cells), return_inverse=True)[1].astype(np.int64)
+        number_R = np.array(cells, np.int64)
+        known = np.unique(number_R)
+        gaps = np.flatnonzero(np.diff(known) > 1)
+        if known[0] > 1 or len(gaps):
+            missing = int(known[gaps[0]]) + 1 if len(gaps) else 0
+            raise DataError(f"{self.file}: {name} {missing} is missing; number them without a gap from 0 or 1")
+        return number_R - known[0]
+
+    def _rounds(self, round_s: float | None) -> Indices:
+        """The round of each row, by its number, its time, or where it stands among those of its kind."""
+        if "round" in self.columns and "time_s" in self.columns:
+            raise DataError(f"{self.file}: has a column round and a column time_s; leave one out")
+        if "time_s" in self.columns:
+            time_R = self._numbers("time_s")
+            if not np.isfinite(time_R).all():
+                row = int(np.flatnonzero(~np.isfinite(time_R))[0])
+                raise DataError(f"{self.places[row]}: time_s is {time_R[row]:g}; it must be a finite number")
+            if round_s is None:
+                return np.unique(time_R, return_inverse=True)[1].astype(np.int64)
+            return np.floor((time_R - time_R.min()) / round_s * (1 + 1e-12)).astype(np.int64)
+        if "round" in self.columns:
+            round_R = self._numbers("round")
+            whole = (round_R == np.round(round_R)) & (np.abs(round_R) < MOST_VALUES)
+            if not whole.all():
+                row = int(np.flatnonzero(~whole)[0])
+                raise DataError(f"{self.places[row]}: round is {round_R[row]:g}; it must be a whole number")
+            return (round_R - round_R.min()).astype(np.int64)
+        if any(name in self.columns for name in _KEYS):
+            raise DataError(f"{self.file}: has no column round or time_s; say when each value was")
+        return np.arange(len(self.places))
+
+    def _links(self) -> Iterator[tuple[tuple[str, str], NDArray[np.bool_]]]:
+        """Which rows are of each band and direction."""
+        words = [self._words("band", BANDS), self._words("direction", DIRECTIONS)]
+        pairs = list(zip(*words, strict=True))
+        for key in dict.fromkeys(pairs):
+            yield key, np.array([pair == key for pair in pairs])
+
+    def _words(self, name: str, allowed: Sequence[str]) -> list[str]:
+        if name not in self.columns:
+            return [""] * len(self.places)
+        cells = [str(cell).strip() for cell in self.columns[name]]
+        for row, cell in enumerate(cells):
+            if cell not in allowed:
+                raise DataError(f"{self.places[row]}: {name} is {cell!r}; it must be {' or '.join(allowed)}")
+        return cells
+
+    def _filled(self, value_N: Array, entry: Sequence[Indices], shape: tuple[int, ...], averaged: bool) -> Array:
+        """The values `[T, K, M]`, where every entry has one, or where times are averaged at least one."""
+        row_N, *index = entry
+        rounds = 1 + int(index[0].max())
+        if averaged:  # to where every client's values reach
+            reach = np.zeros(shape[1], np.int64)
+            np.maximum.at(reach, index[1], index[0] + 1)
+            rounds = int(reach.min())
+        full = (rounds, *shape[1:])
+        if np.prod(full, dtype=np.float64) > MOST_VALUES:
+            raise DataError(f"{self.file}: rounds up to {rounds} make {full}, more than {MOST_VALUES} values; number "
+                            "rounds one after the other")  # fmt: skip
+        inside = index[0] < rounds
+        flat_N = np.ravel_multi_index([one[inside] for one in index], full)
+        count = np.bincount(flat_N, minlength=int(np.prod(full)))
+        if not averaged and (count > 1).any():
+            twice = row_N[inside][flat_N == int(np.flatnonzero(count > 1)[0])]
+            raise DataError(f"{self.places[twice[1]]}: says again what stands in {self.places[twice[0]]}; keep one")
+        if (count == 0).any():
+            t, k, m = (int(i) for i in np.unravel_index(int(np.flatnonzero(count == 0)[0]), full))
+            of = f" of subchannel {m}" if full[2] > 1 else ""
+            when = "longer rounds in world.scenario.channel.round_s, or " if averaged else ""
+            raise DataError(f"{self.file}: has a gap, no value of client {k}{of} in round {t}; give {when}every value")
+        return (np.bincount(flat_N, value_N[inside], len(count)) / count).reshape(full)
+
+
+def _separated(file: Path) -> _Table:
+    """CSV or TSV: a line with the names of the columns, then a line for each row."""
+    lines = read_lines(file)
+    header = next(lines, "")
+    mark = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
+    reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
+    rows, places = list[list[str]](), list[str]()
+    try:
+        names = [name.strip() for name in next(reader, [])]
+        if not any(names) or len({*names}) < len(names):
+            raise DataError(f"{file}:1: the first line must name every column once, and is {header.strip()[:80]!r}")
+        if all(_is_number(name) for name in names):
+            raise DataError(f"{file}:1: the first line must name the columns, such as round, client, gain")
+        for cells in reader:
+            if not any(cell.strip() for cell in cells):
+                continue
+            if len(cells) != len(names):
+                raise DataError(f"{file}:{reader.line_num}: {len(cells)} cells for {len(names)} columns")
+            rows.append(cells)
+            places.append(f"{file}:{reader.line_num}")
+            if len(rows) * len(names) > MOST_VALUES:
+                raise DataError(f"{file}: holds more than {MOST_VALUES} cells; cut it into shorter ones")
+    except csv.Error as error:
+        raise DataError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from None
+    return _table(file, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}, places)
+
+
+def _parquet(file: Path) -> _Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(file) as parquet:
+            size = parquet.metadata
+            if size.num_rows * size.num_columns > MOST_VALUES:
+                raise DataError(f"{file}: holds more than {MOST_VALUES} cells; cut it into shorter ones")
+            columns = {name.strip(): column for name, column in parquet.read().to_pydict().items()}
+    except pyarrow.ArrowException as error:
+        reason = " ".join(str(error).split())[:120]
+        raise DataError(f"{file}: cannot be read as Parquet ({reason}); write it again") from None
+    return _table(file, columns, [f"{file} row {row}" for row in range(size.num_rows)])
+
+
+def _table(file: Path, columns: Mapping[str, Sequence[Any]], places: Sequence[str]) -> _Table:
+    if not places:
+        raise DataError(f"{file}: has no rows; give at least one")
+    return _Table(file, columns, places)
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,1 @@
+"""Where the gains of a round come from: drawn anew every round, or a trace. One file a kind."""

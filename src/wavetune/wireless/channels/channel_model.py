@@ -1,0 +1,57 @@
+"""The seam of channel models: from devices' mean gains to the gains of a round on every subchannel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from wavetune.parts import Part
+from wavetune.units import Array
+from wavetune.wireless.fading import Fading
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """What a channel model is told of a band and of K devices in it.
+
+    Args:
+        band: `main` or `fed`.
+        client_ids: [K] of the devices, in the order of the rows.
+        num_clients: of the whole population.
+        mean_gain_K: linear power gain with antennas, path loss and shadowing, and without fading.
+        uplink_power_w_K: the most that each device sends with in the band, W.
+        downlink_power_w: what the server sends with, W.
+        noise_w: noise in a subchannel, W.
+        fading: how gains vary around their mean.
+        reciprocal: whether both ways fade alike.
+    """
+
+    band: str
+    client_ids: Sequence[int]
+    num_clients: int
+    num_subchannels: int
+    subchannel_hz: float
+    carrier_hz: float
+    mean_gain_K: Array
+    uplink_power_w_K: Array
+    downlink_power_w: float
+    noise_w: float
+    fading: Fading
+    reciprocal: bool
+
+
+class ChannelModel(Part):
+    """Where the gains of a round come from."""
+
+    home = "wavetune.wireless.channels"
+
+    def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
+        """[K, M] linear power gains of the uplink and of the downlink in a round."""
+        raise NotImplementedError
+
+    def require_rounds(self, rounds: int) -> None:
+        """ConfigError or DataError, saying what to do, where there is not a channel for so many rounds."""
+
+    def inputs(self) -> Mapping[str, str]:
+        """Digests of the files that it reads, by name: a continued run must find the same."""
+        return {}
