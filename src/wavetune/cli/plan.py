@@ -76,7 +76,7 @@ def _planned(what: str, changes: Changes, tables: Tables, time_limit_s: float | 
     count = count_samples(recipe, LOG.info)
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
-    problem, chosen = planner.problem(0), planner.first_plan()
+    problem, chosen = planner.known(0), planner.first_plan()
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
     return problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}"
 

@@ -68,4 +68,4 @@ def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]
             "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
             "method.lora.rank to one number or to null, which leaves them to the planner"
         )
-    return planner_of(recipe)[0].problem(0), recipe.name
+    return planner_of(recipe)[0].known(0), recipe.name

@@ -10,8 +10,14 @@ import numpy as np
 
 from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.feasibility import require_feasible
-from wavetune.allocation.participants import extend_plan, plan_on_channel, problem_of, restrict_plan
-from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.participants import (
+    extend_plan,
+    plan_of_decisions,
+    plan_on_channel,
+    problem_of,
+    restrict_plan,
+)
+from wavetune.allocation.plan import Plan, infeasible, speeds_of
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.selection import lone_round_s
 from wavetune.allocation.world import problem_from_world
@@ -28,7 +34,7 @@ from wavetune.federation.selection import State
 from wavetune.federation.sharing import AdapterKind
 from wavetune.records.rounds import Account
 from wavetune.units import Array
-from wavetune.wireless.channel import draw_channel
+from wavetune.wireless.channel import Channel, draw_channel, known_channel
 from wavetune.wireless.scenario import Device, Scenario
 
 
@@ -84,11 +90,11 @@ class RoundPlanner:
 
     def _cost(self, plan: Plan) -> float:
         """What the method's planner minimises; infinite where there is no plan."""
-        return self.method.planner.cost(self.problem(0), plan)
+        return self.method.planner.cost(self.known(0), plan)
 
     def _with_local_steps(self) -> RoundPlanner:
         if self.method.planner.chooses_local_steps:
-            schedule = self.method.planner.schedule(self.problem(0))
+            schedule = self.method.planner.schedule(self.known(0))
             rounds_to_target = dict.fromkeys(self.rounds_to_target, schedule.rounds)
             method = replace(self.method, rounds_to_target=rounds_to_target)
             chosen = "; ".join(filter(None, (schedule.sentence, self.chosen)))
@@ -167,8 +173,14 @@ class RoundPlanner:
         return {r: table.get(r, float(self.rounds)) for r in (rank if isinstance(rank, tuple) else (rank,))}
 
     def problem(self, round_index: int, agenda: Agenda = None) -> Problem:
-        """The planning problem on the channel of a round that is about these blocks' adapters."""
-        channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
+        """The planning problem of a round about these blocks' adapters on its channel, by which it is charged."""
+        return self._problem_on(draw_channel(self.scenario, self.devices, self.seed, round_index), agenda)
+
+    def known(self, round_index: int, agenda: Agenda = None) -> Problem:
+        """The same on what is known of the channel, on which the round is planned."""
+        return self._problem_on(known_channel(self.scenario, self.devices, self.seed, round_index), agenda)
+
+    def _problem_on(self, channel: Channel, agenda: Agenda) -> Problem:
         problem = problem_from_world(
             self.scenario,
             self.devices,
@@ -193,14 +205,14 @@ class RoundPlanner:
 
         Where clients are selected, cut and rank are decided with all of them, if these have a plan together.
         """
-        plan = require_feasible(self.problem(0), self._first_plan())
+        plan = require_feasible(self.known(0), self._first_plan())
         return replace(plan, lower_bound_s=min(plan.lower_bound_s, self.bound_s))
 
     def _first_plan(self) -> Plan:
-        problem, everyone = self.problem(0), range(len(self.devices))
-        plan = self._decided(problem, everyone)
+        problem, everyone = self.known(0), range(len(self.devices))
         if self.method.selection.everyone:
-            return plan
+            return self._of_reachable(problem)
+        plan = self._decided(problem, everyone)
         if plan.status == "ok":
             return self._selected(problem, plan, 0, self.init())
         lone_s_K = np.min([lone_round_s(problem, c, r) for c in problem.cuts for r in problem.ranks], axis=0)
@@ -208,6 +220,23 @@ class RoundPlanner:
             problem, lone_s_K, lambda clients: self._decided(problem_of(problem, clients), clients), self.init()
         )
         return plan if chosen is None else extend_plan(chosen, clients, *self._given_to_all(chosen))
+
+    def _of_reachable(self, problem: Problem) -> Plan:
+        """Plan of all clients that the channel reaches; the others sit out."""
+        reached = self._reached(problem)
+        if len(reached) == problem.num_clients:
+            return self._decided(problem, reached)
+        plan = self._decided(problem_of(problem, reached), reached)
+        return plan if plan.status != "ok" else extend_plan(plan, reached, *self._given_to_all(plan))
+
+    def _reached(self, problem: Problem) -> list[int]:
+        """Clients with a gain in every band that they need; all where that is none."""
+        bands = [problem.fed, *([problem.main] if self.method.topology.is_split else [])]
+        gains = [band.gain_KM for band in bands]
+        if problem.price_downlink:
+            gains += [band.downlink_gain_KM for band in bands if band.downlink_gain_KM is not None]
+        reached_K = np.all([(gain_KM > 0).any(axis=1) for gain_KM in gains], axis=0)
+        return np.flatnonzero(reached_K if reached_K.any() else np.ones_like(reached_K)).tolist()
 
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
@@ -240,20 +269,65 @@ class RoundPlanner:
     def plan(
         self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda = None
     ) -> tuple[Problem, Plan]:
-        """Problem and plan of a round with the cut and rank of the first plan, on this round's channel.
+        """Problem and plan of a round with the cut and rank of the first plan: decided on what is known of its channel.
 
-        Where the channel admits no plan, the first plan's allocation stays in force. The state is that of the rounds
-        before; as before the first one, if none is given.
+        The problem is that of the channel as it is, and the plan's seconds are those that it takes there. Where what is
+        known admits no plan, the first plan's allocation stays in force. Who turns out to have no link sits out. The
+        state is that of the rounds before; as before the first one, if none is given.
         """
-        problem = self.problem(round_index, agenda)
-        held = plan_on_channel(problem, first)
+        known = self.known(round_index, agenda)
+        plan = self._decided_in_round(known, round_index, first, state)
+        problem = known
+        if not self.scenario.knowledge.perfect:
+            problem = self.problem(round_index, agenda)
+            plan = plan_on_channel(problem, plan)
+        return problem, self._without_silent(problem, plan)
+
+    def informed(self, round_index: int, problem: Problem, first: Plan, plan: Plan) -> Plan | None:
+        """The plan of the same clients in a round whose channel is known; None where knowledge makes no difference."""
+        if self.scenario.knowledge.perfect or self.method.replan == "never":
+            return None
+        clients = range(problem.num_clients) if plan.active_K is None else np.flatnonzero(plan.active_K).tolist()
+        informed = self._among(problem, clients, round_index, first)
+        return informed if informed.status == "ok" else None
+
+    def _decided_in_round(self, known: Problem, round_index: int, first: Plan, state: State | None) -> Plan:
+        held = plan_on_channel(known, first)
         if self.method.replan == "never":
-            return problem, held
+            return held
         if self.method.selection.everyone:
-            plan = self.method.planner.replan(problem, first, self.seed + round_index)
+            plan = self._among(known, self._reached(known), round_index, first)
         else:
-            plan = self._selected(problem, first, round_index, self.init() if state is None else state)
-        return problem, require_feasible(problem, plan) if plan.status == "ok" else held
+            plan = self._selected(known, first, round_index, self.init() if state is None else state)
+        return require_feasible(known, plan) if plan.status == "ok" else held
+
+    def _among(self, problem: Problem, clients: Sequence[int], round_index: int, first: Plan) -> Plan:
+        """Plan of these clients with the cuts and ranks of the first plan; the others sit out."""
+        if len(clients) == problem.num_clients:
+            return self.method.planner.replan(problem, first, self.seed + round_index)
+        some, start = problem_of(problem, clients), restrict_plan(first, clients)
+        plan = self.method.planner.replan(some, start, self.seed + round_index)
+        return extend_plan(plan, clients, first.cut_K, first.rank_K)
+
+    def _without_silent(self, problem: Problem, plan: Plan) -> Plan:
+        """The plan without those whose links carry nothing; as it is where these are all or nobody."""
+        if self.method.topology.pooled:
+            return plan
+        load, speeds = load_of(problem, plan.cut_K, plan.rank_K), speeds_of(problem, plan.main, plan.fed)
+        needs = [
+            (load.uplink_bits_IK.sum(0), speeds.uplink_bit_per_s_K),
+            (load.downlink_bits_IK.sum(0), speeds.downlink_bit_per_s_K),
+            (load.fed_download_bits_K, speeds.fed_down_bit_per_s_K),
+        ]
+        if self.method.link.sent([0.0])[0]:  # else the upload is lost in outage, and the client goes on
+            needs.append((load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K))
+        heard_K = np.all([(bits_K == 0) | (rate_K > 0) for bits_K, rate_K in needs], axis=0)
+        active_K = heard_K if plan.active_K is None else heard_K & plan.active_K
+        if heard_K.all() or not active_K.any():
+            return plan
+        return plan_of_decisions(
+            problem, plan.cut_K, plan.rank_K, plan.main, plan.fed, 0.0, plan.server_share_K, active_K
+        )
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""

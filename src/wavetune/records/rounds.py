@@ -174,6 +174,7 @@ class Round:
     learning_rate: float = UNKNOWN
     planned: Account = field(default_factory=Account)
     charged: Account = field(default_factory=Account)
+    informed_s: float = field(default=UNKNOWN, metadata=OPTIONAL)  # charged had the channel been known when planned
     metered_bits: Bits = field(default_factory=dict[str, float])
     measured: Measured = field(default_factory=Measured, metadata=OPTIONAL)
     straggler: Straggler | None = None

@@ -196,7 +196,7 @@ def _write_world(folder: RunFolder, session: Session) -> None:
     bands = (BandShape(band.num_subchannels, band.subchannel_hz) for band in (scenario.bands.main, scenario.bands.fed))
     world = World(scenario.cell_radius_m, devices, BandShapes(*bands), ServerInfo(scenario.server.flop_per_s))
     folder.write_json("world.json", as_json(world))
-    folder.write_json("instance.json", problem_to_json(session.planner.problem(0)))
+    folder.write_json("instance.json", problem_to_json(session.planner.known(0)))
     folder.write_json("plan.json", plan_to_json(session.plan))  # last: where it is missing, a resumed run writes all
 
 
@@ -314,7 +314,7 @@ def _plan_info(session: Session) -> PlanInfo:
     from wavetune.allocation.describe import bottleneck, sensitivities
     from wavetune.allocation.participants import of_participants
 
-    problem, plan = session.planner.problem(0), session.plan
+    problem, plan = session.planner.known(0), session.plan
     info = PlanInfo(
         delay_s=plan.delay_s,
         lower_bound_s=plan.lower_bound_s or UNKNOWN,

@@ -47,6 +47,7 @@ class RoundOutcome:
     samples: int
     planned: Account
     charged: Account
+    informed_s: float
     straggler: rounds.Straggler
     metered_bits: rounds.Bits
     trained_K: Sequence[bool]  # in one step at least
@@ -77,6 +78,7 @@ class RoundOutcome:
             learning_rate=self.learning_rate,
             planned=self.planned,
             charged=self.charged,
+            informed_s=self.informed_s,
             metered_bits=self.metered_bits,
             measured=Measured() if self.witness is None else self.witness.measured,
             straggler=self.straggler,

@@ -29,8 +29,12 @@ StepDone = Callable[[int, int, StepResult], None]  # (round, step, result)
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is settled before the first step of a round: plan, who takes part and sends adapters, rows, uplink rates."""
+    """What is settled before the first step of a round: plan, who takes part and sends adapters, rows, uplink rates.
 
+    The plan was made on the channel of `known`, and the round is charged by that of `problem`.
+    """
+
+    known: Problem
     problem: Problem
     plan: Plan
     active_K: list[bool]
@@ -53,6 +57,7 @@ def prepare(session: Session, index: int) -> Prepared:
     """Plan a round."""
     run = session.recipe.run
     problem, plan = session.planned(index)
+    known = problem if session.planner.scenario.knowledge.perfect else session.planner.known(index, session.server.agenda)
     active_K = [True] * session.cohort.placement.num_clients if plan.active_K is None else plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
@@ -60,10 +65,10 @@ def prepare(session: Session, index: int) -> Prepared:
     if not session.central:
         bits = accountant.predicted_bits(workload, active_K, index)
         asked = accountant.load(workload, *bits, active_K)
-        plan = session.planner.within_budgets(problem, plan, asked)
+        plan = session.planner.within_budgets(known, plan, asked)
     rates = accountant.rates(problem, plan)
     sent_K = _sent(session, rates.fed, active_K)
-    return Prepared(problem, plan, active_K, sent_K, steps, workload, rates, accountant)
+    return Prepared(known, problem, plan, active_K, sent_K, steps, workload, rates, accountant)
 
 
 def train_round(
@@ -113,8 +118,12 @@ def train_round(
 
     band_hz = problem.fed.subchannel_hz * len(plan.fed.owner_M)
     link_s = 0.0 if session.central else accountant.link_s(sent_K, index, band_hz)
-    planned, _ = _account(session, accountant, problem, plan, workload, active_K, *predicted, link_s)
+    planned, _ = _account(session, accountant, ready.known, plan, workload, active_K, *predicted, link_s)
     charged, straggler = _account(session, accountant, problem, plan, workload, active_K, metered, exchanged, link_s)
+    better, informed_s = session.planner.informed(index, problem, session.plan, plan), UNKNOWN
+    if better is not None:
+        asked = workload, active_K, metered, exchanged, link_s
+        informed_s = _account(session, accountant, problem, better, *asked)[0].delay_s
     return RoundOutcome(
         round=index,
         plan=plan,
@@ -126,6 +135,7 @@ def train_round(
         samples=int(np.sum(workload.samples)),
         planned=planned,
         charged=charged,
+        informed_s=informed_s,
         straggler=Straggler(*straggler),
         metered_bits=bits_by_kind([*metered, exchanged]),
         trained_K=trained_K,

@@ -217,7 +217,7 @@ def _kept_plan(planner: RoundPlanner, planned: Mapping[str, Any]) -> Plan:
             raise ValueError("a power is negative")
         share, active = (planned.get(name) for name in ("server_share", "active"))
         return plan_of_decisions(
-            planner.problem(0),
+            planner.known(0),
             np.asarray(cut),
             np.asarray(rank),
             main,

@@ -119,6 +119,25 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))
 
 
+def known_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Channel:
+    """The gains that are known when a round is planned: as old and as uncertain as the scenario's knowledge is.
+
+    Arguments and shapes are those of `draw_channel`, whose gains these are where knowledge is perfect.
+    """
+    knowledge = scenario.knowledge
+    channel = draw_channel(scenario, devices, seed, knowledge.known_round(round_index))
+    ids = [device.client_id for device in devices]
+
+    def known(name: str, link: LinkState) -> LinkState:
+        uplink_KM, downlink_KM = (
+            knowledge.estimated(gain_KM, ids, f"{name}/{way}", seed, round_index)
+            for way, gain_KM in (("uplink", link.uplink_gain_KM), ("downlink", link.downlink_gain_KM))
+        )
+        return LinkState(uplink_KM, downlink_KM, link.interference_w_M)
+
+    return channel if knowledge.perfect else Channel(known("main", channel.main), known("fed", channel.fed))
+
+
 def _streams(seed: int, purpose: str, round_index: int, ids: Sequence[int]) -> list[np.random.Generator]:
     return [stream(seed, purpose, round_index, k) for k in ids]
 

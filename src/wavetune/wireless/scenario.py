@@ -18,6 +18,7 @@ from wavetune.units import Array, dbm_to_w, w_to_dbm
 from wavetune.wireless.channels.block import Block
 from wavetune.wireless.channels.channel_model import ChannelModel
 from wavetune.wireless.fading import Fading, Rayleigh
+from wavetune.wireless.knowledge import Knowledge
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
 from wavetune.wireless.placement import Placement, UniformDisc
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
@@ -164,8 +165,8 @@ class Scenario:
 
     `antenna_gain_db` is the sum of both ends. `reciprocal` gives the downlink the uplink's fading (time division);
     otherwise the two fade independently (frequency division). `channel` says how gains come about from round to round,
-    or that a trace holds them. A recipe is asked about values that look like another
-    unit, unless they are said to be `unusual`.
+    or that a trace holds them, `knowledge` what of them is known when a round is planned. A recipe is asked about
+    values that look like another unit, unless they are said to be `unusual`.
     """
 
     population: Population = field(default_factory=Population)
@@ -180,6 +181,7 @@ class Scenario:
     fading: Fading = field(default_factory=Rayleigh)
     placement: Placement = field(default_factory=UniformDisc)
     channel: ChannelModel = field(default_factory=Block)
+    knowledge: Knowledge = field(default_factory=Knowledge)
     reciprocal: bool = True
     unusual: bool = False
 
