@@ -59,14 +59,14 @@ class Trace(ChannelModel):
 
     def __post_init__(self) -> None:
         check_fields(self)
-        if not self.file:
-            raise ConfigError(f"{_PATH}.file is empty; name the file of the trace")
         units = UNITS[self.quantity]
         if self.unit is not None and self.unit not in units:
             raise ConfigError(f"Trace.unit is {self.unit!r} but {self.quantity} is in {' or '.join(units)}")
 
     @property
     def _files(self) -> tuple[str, ...]:
+        if not self.file:
+            raise ConfigError(f"{_PATH}.file is empty; name the file of the trace")
         return (self.file,) if isinstance(self.file, str) else self.file
 
     @property

@@ -258,7 +258,7 @@ def test_a_file_that_is_something_else_is_refused(name, content, said, tmp_path)
 
 def test_a_trace_without_a_file_or_with_a_foreign_unit_is_refused():
     with pytest.raises(ConfigError, match=r"channel.file is empty; name the file"):
-        Trace()
+        Trace().require_rounds(1)
     with pytest.raises(ConfigError, match=r"unit is 'dB' but throughput is in bit/s or"):
         Trace("a.csv", "throughput", "dB")
 
