@@ -172,11 +172,8 @@ def upload_bits(run: Run) -> tuple[float, float, float]:
 
 def lead(run: Run) -> list[str]:
     """Say what ran, what it reached and what it cost."""
-    return [
-        sentence
-        for sentence in (_what_ran(run), _what_it_reached(run), _what_alignment_did(run), _what_it_waited_for(run))
-        if sentence
-    ]
+    what = (_what_ran, _what_it_reached, _what_alignment_did, _what_it_waited_for, what_knowledge_cost)
+    return [sentence for say in what if (sentence := say(run))]
 
 
 def _what_ran(run: Run) -> str:
@@ -254,6 +251,19 @@ def _what_it_waited_for(run: Run) -> str:
     how = f" in {PHASES.get(late_phase + '_s', late_phase)}" if late_phase else ""
     often = f"in {times} of {_many(len(run.rounds), 'round')}"
     return f"{words}; the others waited most often for {client_name(run, client)}{how}, {often}."
+
+
+def what_knowledge_cost(run: Run) -> str:
+    """Seconds that rounds took more than plans on their true channel would; empty where these were known."""
+    rounds = [one for one in run.rounds if math.isfinite(one.informed_s) and math.isfinite(one.charged.delay_s)]
+    charged_s, informed_s = sum(one.charged.delay_s for one in rounds), sum(one.informed_s for one in rounds)
+    if not informed_s:
+        return ""
+    return (
+        f"Rounds were planned on old or estimated gains: {_many(len(rounds), 'round')} took {fmt.seconds(charged_s)}, "
+        f"and plans on the gains they had would have taken {fmt.seconds(informed_s)} "
+        f"({fmt.percent(1 - informed_s / charged_s)} less)."
+    )
 
 
 def tiles(run: Run) -> list[Tile]:

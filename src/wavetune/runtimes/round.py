@@ -57,7 +57,8 @@ def prepare(session: Session, index: int) -> Prepared:
     """Plan a round."""
     run = session.recipe.run
     problem, plan = session.planned(index)
-    known = problem if session.planner.scenario.knowledge.perfect else session.planner.known(index, session.server.agenda)
+    perfect = session.planner.scenario.knowledge.perfect
+    known = problem if perfect else session.planner.known(index, session.server.agenda)
     active_K = [True] * session.cohort.placement.num_clients if plan.active_K is None else plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)

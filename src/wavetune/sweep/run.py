@@ -87,6 +87,8 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
     with locked(folder):
         sweep = replace(sweep, recipe=as_begun(sweep.recipe, folder / "sweep.json"))
         identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
+        if channel := dict(sweep.recipe.world.scenario.channel.inputs()):
+            identity["channel"] = channel
         return _run(sweep, Results.open(folder, identity), jobs, progress)
 
 
