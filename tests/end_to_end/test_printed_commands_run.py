@@ -225,15 +225,15 @@ def to_run(command: Printed) -> list[str] | None:
     return as_plan(words) if {*ELSEWHERE} & {*words} else at_smallest_size(words)
 
 
-def commands_by_page() -> dict[str, dict[str, list[str]]]:
-    """What is run for each printed command, once, on the page that prints it first."""
-    pages: dict[str, dict[str, list[str]]] = {}
+def commands_by_page() -> dict[str, dict[str, tuple[list[str], str]]]:
+    """What is run for each printed command, once, on the page that prints it first, and where its output goes."""
+    pages: dict[str, dict[str, tuple[list[str], str]]] = {}
     seen: set[str] = set()
     for command in printed():
         words = to_run(command) if command.program == "wavetune" else None
         if words and shlex.join(words) not in seen:
             seen.add(shlex.join(words))
-            pages.setdefault(command.page, {})[shlex.join(command.arguments)] = words
+            pages.setdefault(command.page, {})[shlex.join(command.arguments)] = (words, command.into)
     return pages
 
 
@@ -267,6 +267,7 @@ def workplace(tmp_path_factory):
             for part, n in {**sizes, "test": 8}.items()
         },
     )
+    shutil.copytree(ROOT / "examples" / "traces", folder / "examples" / "traces")
     (folder / OWN_FILE).write_text("frage,antwort\n" + "".join(f"{i}?,{i}!\n" for i in range(80)))
     (folder / "INSTANCE.json").write_text(json.dumps(problem_to_json(cell_problem(3, 6))))
     (folder / "my_rewards.py").write_text("def safe(examples, answers):\n    return [len(a) for a in answers]\n")
@@ -288,8 +289,10 @@ def test_printed_commands_run_to_their_end(page, workplace, tmp_path, monkeypatc
     shutil.copytree(workplace, tmp_path / "here")
     monkeypatch.chdir(tmp_path / "here")
     wrong = []
-    for command, words in PAGES[page].items():
+    for command, (words, into) in PAGES[page].items():
         answer = wavetune(*words)
+        if into:
+            Path(into).write_text(answer.out, encoding="utf-8")
         if answer.code != 0:
             last = (answer.err.strip() or answer.out.strip()).splitlines()[-1:]
             wrong.append(f"wavetune {command}\n  ran as {shlex.join(words)}\n  {last}")

@@ -1,4 +1,4 @@
-"""Runs and sweeps on a trace: charged by its gains, continued with the same alone, and what old knowledge of it costs."""
+"""Runs and sweeps on a trace: charged by its gains, continued with no other, and what old knowledge of it costs."""
 
 import csv
 import json

@@ -27,6 +27,7 @@ class Printed:
     program: str
     arguments: tuple[str, ...]
     in_prose: bool
+    into: str = ""  # the file that its output is written to
 
 
 def printed() -> Iterator[Printed]:
@@ -39,9 +40,10 @@ def printed() -> Iterator[Printed]:
         for command, in_prose in (*((line, False) for line in lines), *((code, True) for code in prose)):
             found = _COMMAND.fullmatch(command.strip())
             if found and (found[2] or found[1].startswith("python")):
-                words = re.split(r" (?:2?>|&&|\|) ", found[2] or "")[0]  # what is behind is the shell's
+                words, *shells = re.split(r" (?:2?>|&&|\|) ", found[2] or "")  # what is behind is the shell's
+                into = shells[0] if " > " in (found[2] or "") else ""
                 arguments = shlex.split(re.sub(r"\bN\b", "3", words), comments=True)
-                yield Printed(where, found[1], tuple(arguments), in_prose)
+                yield Printed(where, found[1], tuple(arguments), in_prose, into)
 
 
 def parsed(arguments: Sequence[str]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import typer
 
 from wavetune.cli.exit_codes import INFEASIBLE
 from wavetune.cli.folders import named_after
-from wavetune.cli.options import Changes, RecipeName, Settings
+from wavetune.cli.options import Changes, RecipeName
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.console import echo
 from wavetune.errors import ConfigError
@@ -19,6 +19,7 @@ from wavetune.logs import LOG
 
 def sweep(
     recipe: RecipeName,
+    changes: Changes,
     over: Annotated[
         str,
         typer.Option(
@@ -38,7 +39,6 @@ def sweep(
     out: Annotated[
         Path | None, typer.Option(help="Folder; sweeps/RECIPE-FIELD by default. Run again to go on.")
     ] = None,
-    settings: Settings = None,
     jobs: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Plan over a range of one field with several planners and seeds: figure, table and reading, no training."""
@@ -53,7 +53,7 @@ def sweep(
     from wavetune.sweep.workers import cores
     from wavetune.sweep.write import FILES, write_outcome
 
-    base = read_recipe(recipe, Changes(settings))
+    base = read_recipe(recipe, changes)
     planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
     if jobs is not None and jobs < 1:
         raise ConfigError(f"--jobs is {jobs} but must be at least 1")

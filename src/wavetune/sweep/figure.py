@@ -127,7 +127,7 @@ def _mark_infeasible(summary: Summary, axes: Axes) -> None:
     """Say above the axis at which values, and for how many seeds, no plan exists."""
     seeds = len(summary.sweep.seeds)
     for x, value in zip(_positions(summary), summary.sweep.axis.values, strict=True):
-        planned = min(p.delay_s.count for p in summary.points if key_of(p.value) == key_of(value))
+        planned = min(p.planned for p in summary.points if key_of(p.value) == key_of(value))
         if planned < seeds:
             axes.axvline(x, color="#B00020", linewidth=0.8, linestyle=":")
             axes.annotate(f"no plan:\n{seeds - planned} of {seeds}", (x, 1.0), xycoords=("data", "axes fraction"),

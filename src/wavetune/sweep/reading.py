@@ -52,8 +52,21 @@ def _trend(summary: Summary) -> list[str]:
     ]
     return [
         f"As {axis.title} goes from {axis.show(low.value)} to {axis.show(high.value)}, {who} {moves} from "
-        f"{_delay(low.delay_s)} to {_delay(high.delay_s)}{''.join(f', {turn}' for turn in turns)} ({over})."
+        f"{_delay(low.delay_s)} to {_delay(high.delay_s)}{''.join(f', {turn}' for turn in turns)} ({over})"
+        f"{_paired(summary, low, high)}."
     ]
+
+
+def _paired(summary: Summary, low: Point, high: Point) -> str:
+    """The change in the same worlds, whose interval leaves out how much worlds differ."""
+    change = high.change
+    if low.value != summary.sweep.axis.values[0] or change.count < 2:
+        return ""
+    word = "falls" if change.mean < 0 else "rises"
+    ends = sorted(abs(change.mean + sign * change.half_width) for sign in (-1, 1))
+    if abs(change.mean) < change.half_width:
+        return f"; in the same world it changes by {percent(change.mean)} ({interval(change)})"
+    return f"; in the same world it {word} by {percent(abs(change.mean))} ({percent(ends[0])} to {percent(ends[1])})"
 
 
 def _delay(estimate: Estimate) -> str:
@@ -98,11 +111,12 @@ def _infeasible(summary: Summary) -> list[str]:
     total = len(sweep.seeds)
     for value in sweep.axis.values:
         tried = [p for p in summary.points if key_of(p.value) == key_of(value) and p.method != BOUND]
-        failed = [p for p in tried if p.delay_s.count < total]
-        for count in sorted({p.delay_s.count for p in failed}):
-            alike: list[Point] = [p for p in failed if p.delay_s.count == count]
+        failed = [p for p in tried if p.planned < total]
+        for count in sorted({p.planned for p in failed}):
+            alike: list[Point] = [p for p in failed if p.planned == count]
             who = "" if len(alike) == len(tried) else " by " + " and ".join(title(p.method) for p in alike)
-            rest = f"; the means there are over the other {count}" if count else ""
+            common = max(p.delay_s.count for p in tried)
+            rest = f"; the means there are over the {common} that all have" if count else ""
             said.append(
                 f"At {sweep.axis.title} {sweep.axis.show(value)}, {total - count} of {total} seeds have no plan{who} "
                 f"({alike[0].reason}){rest}."

@@ -12,6 +12,8 @@ import numpy as np
 
 import wavetune
 from wavetune.allocation.feasibility import require_feasible
+from wavetune.allocation.participants import plan_on_channel
+from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.facts import ONE_CUT, ONE_RANK
@@ -20,7 +22,7 @@ from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.continued import as_begun
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
-from wavetune.sweep.methods import BOUND, METHODS
+from wavetune.sweep.methods import BOUND, METHODS, PROPOSED
 from wavetune.sweep.results import Record, Results, key
 from wavetune.sweep.workers import Each, workers
 
@@ -152,21 +154,39 @@ def _check(tasks: Sequence[Task], results: Results) -> None:
 
 
 def _problem(recipe: Recipe, count: SampleCount) -> Problem:
+    return _problems(recipe, count)[0]
+
+
+def _problems(recipe: Recipe, count: SampleCount) -> tuple[Problem, Problem]:
+    """The problem as it is known when it is planned, and as it is: of the first round that both can differ in."""
     world = (count.architecture, count.statistics, count.num_samples_K, count.num_classes)
-    return plan_world(recipe, *world).problem(0)
+    planner, knowledge = plan_world(recipe, *world), recipe.world.scenario.knowledge
+    known = planner.known(knowledge.age_rounds)
+    return known, known if knowledge.perfect else planner.problem(knowledge.age_rounds)
+
+
+def _on(problem: Problem, plan: Plan, method: str) -> Plan:
+    """What a plan that was made on what was known takes on the channel as it is, and its bound there."""
+    if plan.status != "ok":
+        return plan
+    there = plan_on_channel(problem, plan)
+    if not np.isfinite(there.delay_s):
+        return infeasible("a client's link carries nothing by the time it sends")
+    return replace(there, lower_bound_s=METHODS[method].plan(problem, 0).lower_bound_s if method == PROPOSED else 0.0)
 
 
 _warm: set[str] = set()  # methods that this process has planned with
 
 
 def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: SampleCount) -> Record:
-    problem, plan_with = _problem(recipe, count), METHODS[method].plan
+    (problem, actual), plan_with = _problems(recipe, count), METHODS[method].plan
     if method not in _warm:  # so that the first cell is not charged for loading compiled kernels
         plan_with(problem, seed)
         _warm.add(method)
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     plan = require_feasible(problem, plan_with(problem, seed))
     wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
+    plan = plan if actual is problem else _on(actual, plan, method)
     found = plan.status == "ok"
     return {
         "value": value,

@@ -1,7 +1,8 @@
 """What a sweep found: means with 95 % confidence intervals over the seeds.
 
-Every method plans the same devices and channels, so gains are taken seed by seed and then averaged. Infeasible cells
-have no delay: every mean says on how many seeds it rests, and a gain needs both delays.
+Every method and value has the same devices and channels, so gains over methods and changes between values are taken
+seed by seed and then averaged. Infeasible cells have no delay: at a value, the means of all methods rest on the same
+seeds, those in which every method that has a plan there has one; gains and changes need both delays.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.estimate import Estimate
-from wavetune.sweep.axis import Value
+from wavetune.sweep.axis import Value, key_of
 from wavetune.sweep.methods import BOUND, PROPOSED
 from wavetune.sweep.results import Record, key
 from wavetune.sweep.run import Sweep
@@ -22,12 +23,16 @@ from wavetune.sweep.run import Sweep
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a value: delay (s), the proposed planner's gain over it, median times to plan, why one has none."""
+    """A method at a value: delay (s), the proposed planner's gain over it, the change of its delay from the first value
+    as a share of that, in how many seeds it has a plan, median times to plan, why one has none.
+    """
 
     method: str
     value: Value
     delay_s: Estimate
     gain: Estimate
+    change: Estimate
+    planned: int
     wall_s: float
     cpu_s: float
     reason: str
@@ -66,6 +71,15 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         ours, theirs = delay_s(value, seed, PROPOSED), delay_s(value, seed, method)
         return None if ours is None or theirs is None else 1 - ours / theirs
 
+    def change(value: Value, seed: int, method: str) -> float | None:
+        before, now = delay_s(values[0], seed, method), delay_s(value, seed, method)
+        return None if before is None or now is None else now / before - 1
+
+    def common(value: Value) -> list[int]:
+        """Seeds in which every method has a plan that has any at this value."""
+        planned = [{seed for seed in seeds if delay_s(value, seed, method) is not None} for method in sweep.methods]
+        return sorted(set.intersection(*(some for some in planned if some))) if any(planned) else []
+
     def point(value: Value, method: str) -> Point:
         cells = [record(value, seed, method) for seed in seeds]
 
@@ -75,8 +89,10 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         return Point(
             method,
             value,
-            _over(delay_s(value, seed, method) for seed in seeds),
+            _over(delay_s(value, seed, method) for seed in common_of[key_of(value)]),
             _over(gain(value, seed, method) for seed in seeds if method in rivals),
+            _over(change(value, seed, method) for seed in seeds),
+            sum(delay_s(value, seed, method) is not None for seed in seeds),
             median("wall_s"),
             median("cpu_s"),
             next((r["reason"] for r in cells if r["reason"]), ""),
@@ -85,6 +101,7 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
     def over_values(method: str) -> Estimate:
         return _over(_over(gain(value, seed, method) for value in values).mean for seed in seeds)
 
+    common_of = {key_of(value): common(value) for value in values}
     rivals = [m for m in sweep.methods if m not in (PROPOSED, BOUND)] if PROPOSED in sweep.methods else []
     proved = [r for r in records if r["method"] == PROPOSED and r["lower_bound_s"]]
     return Summary(

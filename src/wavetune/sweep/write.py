@@ -34,14 +34,19 @@ def write_outcome(summary: Summary, folder: Path, command: str) -> str:
 
 def table(summary: Summary) -> str:
     """The points as CSV: means with the half widths of their intervals, empty where there is no number."""
-    head = ("method", "seeds", "planned", "delay_s", "ci95_delay_s", "gain", "ci95_gain", "wall_s", "cpu_s", "reason")
+    head = (
+        *("method", "seeds", "planned", "common", "delay_s", "ci95_delay_s", "gain", "ci95_gain"),
+        *("change", "ci95_change", "wall_s", "cpu_s", "reason"),
+    )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((summary.sweep.axis.field, *head))
     for p in summary.points:
-        numbers = (p.delay_s.mean, p.delay_s.half_width, p.gain.mean, p.gain.half_width, p.wall_s, p.cpu_s)
+        estimates = [number for e in (p.delay_s, p.gain, p.change) for number in (e.mean, e.half_width)]
+        numbers = (*estimates, p.wall_s, p.cpu_s)
         shown = ("" if math.isnan(n) else f"{n:.6g}" for n in numbers)
-        writer.writerow((p.value, p.method, len(summary.sweep.seeds), p.delay_s.count, *shown, p.reason))
+        counts = (len(summary.sweep.seeds), p.planned, p.delay_s.count)
+        writer.writerow((p.value, p.method, *counts, *shown, p.reason))
     return text.getvalue()
 
 

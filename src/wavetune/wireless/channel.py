@@ -7,7 +7,7 @@ the same whatever the number or order of clients, and whatever happens in the ot
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear, dbm_to_w
 from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
+from wavetune.wireless.movement import Ring
 from wavetune.wireless.scenario import Band, Device, Scenario
 from wavetune.wireless.shadowing import draw_shadowing_db
 
@@ -84,7 +85,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     """The gains of one round, as the scenario's channel model makes them of the devices' large-scale gains.
 
     Formula: gain_km = 10^((G - PL_k - X_k) / 10) |h_km|^2 with antenna gain G, path loss PL, shadowing X, fading h;
-    a trace may say other gains.
+    a trace may say other gains. Where devices move, PL and X are those of where they are in the round.
 
     Args:
         scenario: the cell.
@@ -97,6 +98,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
 
     Ignores: the distance between the main and the federated server (both stand at the origin).
     """
+    devices = devices_in_round(scenario, devices, seed, round_index)
     loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
 
     def link(name: str, band: Band) -> LinkState:
@@ -117,6 +119,39 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
         return LinkState(*scenario.channel.gains(cell, seed, round_index), band.interference_w_M)
 
     return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))
+
+
+def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Sequence[Device]:
+    """The devices where they are in a round, with the line of sight, path loss and shadowing of there.
+
+    Model: shadowing X is a normal process along the way, X_t = a_t X_{t-1} + sqrt(1 - a_t^2) W_t with
+    a_t = exp(-|way of round t| / decorrelation), times the deviation of where the device is.
+    """
+    ids, ring = [device.client_id for device in devices], Ring(scenario.min_distance_m, scenario.cell_radius_m)
+    start_m_K2 = np.array([device.position_m for device in devices], np.float64).reshape(-1, 2)
+    path_m_KT2 = scenario.channel.paths_m(start_m_K2, ids, seed, round_index, ring)
+    if path_m_KT2 is None or not round_index:
+        return devices
+    distance_m_K = np.hypot(path_m_KT2[:, -1, 0], path_m_KT2[:, -1, 1])
+    is_los_K, path_loss_db_K, at_start_db_K = _large_scale(scenario, seed, ids, distance_m_K)
+    way_m_KT = np.hypot(*np.moveaxis(np.diff(path_m_KT2, axis=1), -1, 0))
+    kept_KT = np.exp(-way_m_KT / scenario.channel.decorrelation_m)
+    draw_KT = np.array([stream(seed, "shadowing/way", 0, k).standard_normal(round_index) for k in ids])
+    new_K = np.zeros(len(ids))
+    for kept_K, draw_K in zip(kept_KT.T, draw_KT.T, strict=True):
+        new_K = kept_K * new_K + np.sqrt(1 - kept_K**2) * draw_K
+    std_db_K = scenario.path_loss.shadowing_std_db(is_los_K) if scenario.shadowing else np.zeros(len(ids))
+    shadowing_db_K = kept_KT.prod(axis=1) * at_start_db_K + std_db_K * new_K
+    return [
+        replace(
+            device,
+            position_m=(float(path_m_KT2[i, -1, 0]), float(path_m_KT2[i, -1, 1])),
+            is_los=bool(is_los_K[i]),
+            path_loss_db=float(path_loss_db_K[i]),
+            shadowing_db=float(shadowing_db_K[i]),
+        )
+        for i, device in enumerate(devices)
+    ]
 
 
 def known_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Channel:

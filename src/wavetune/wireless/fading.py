@@ -25,6 +25,14 @@ class Fading(Part):
 
     def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
         """[K, M] linear power gain of mean 1, each client's from its own generator."""
+        return self.power_gain_of(self.scattered(generators, num_subchannels, subchannel_hz))
+
+    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
+        """[K, M] amplitudes of what is scattered, each CN(0, 1), each client's from its own generator."""
+        raise NotImplementedError
+
+    def power_gain_of(self, scattered_KM: Complex) -> Array:
+        """[K, M] linear power gain of scattered amplitudes."""
         raise NotImplementedError
 
 
@@ -37,9 +45,13 @@ class NoFading(Fading):
     def __post_init__(self) -> None:
         check_fields(self)
 
-    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
+    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
+        """[K, M] ones, which nothing is made of."""
+        return np.ones((len(generators), num_subchannels), np.complex128)
+
+    def power_gain_of(self, scattered_KM: Complex) -> Array:
         """[K, M] ones."""
-        return np.ones((len(generators), num_subchannels))
+        return np.ones(scattered_KM.shape)
 
 
 @dataclass(frozen=True)
@@ -57,10 +69,13 @@ class Rayleigh(Fading):
         check_fields(self)
         _check_selectivity(self.frequency_selective, self.delay_spread_s)
 
-    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
-        """[K, M] linear power gain of mean 1."""
-        h_KM = _scattered(self, generators, num_subchannels, subchannel_hz)
-        return np.square(np.abs(h_KM))
+    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
+        """[K, M] amplitudes."""
+        return _scattered(self, generators, num_subchannels, subchannel_hz)
+
+    def power_gain_of(self, scattered_KM: Complex) -> Array:
+        """[K, M] linear power gain, of mean 1."""
+        return np.square(np.abs(scattered_KM))
 
 
 @dataclass(frozen=True)
@@ -81,10 +96,13 @@ class Rician(Fading):
         check_fields(self)
         _check_selectivity(self.frequency_selective, self.delay_spread_s)
 
-    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
-        """[K, M] linear power gain of mean 1."""
+    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
+        """[K, M] amplitudes of the scattered part."""
+        return _scattered(self, generators, num_subchannels, subchannel_hz)
+
+    def power_gain_of(self, scattered_KM: Complex) -> Array:
+        """[K, M] linear power gain, of mean 1."""
         k_factor = db_to_linear(self.k_factor_db)
-        scattered_KM = _scattered(self, generators, num_subchannels, subchannel_hz)
         return np.square(np.abs((np.sqrt(k_factor) + scattered_KM) / np.sqrt(k_factor + 1)))
 
 

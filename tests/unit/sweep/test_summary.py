@@ -83,6 +83,29 @@ def test_method_that_alone_has_no_plan_is_named_and_no_gain_is_claimed_there():
     assert "Averaged over the values with a plan" in words
 
 
+def test_changes_over_the_axis_are_taken_world_by_world():
+    summary = summary_of(seeds=2)
+    assert point(summary, "greedy", 4).change == Estimate.of([5.0 / 2.0 - 1, 8.0 / 4.0 - 1])
+    assert point(summary, "greedy", 2).change == Estimate.of([0.0, 0.0])
+    certain = {(v, s): (d * worlds, 9 * worlds) for v, d in ((2, 4.0), (4, 1.0)) for s, worlds in ((0, 1.0), (1, 50.0))}
+    words = reading(summary_of(certain))  # the worlds differ by a factor of 50, what bandwidth does to them not at all
+    assert "; in the same world it falls by 75.0 % (75.0 % to 75.0 %)." in words
+    rows = list(csv.DictReader(table(summary_of(certain)).splitlines()))
+    assert [r["change"] for r in rows if r["method"] == "proposed"] == ["0", "-0.75"]
+
+
+def test_at_a_value_all_methods_are_averaged_over_the_same_worlds():
+    summary = summary_of(DELAY_S | {(4, 1): (6.0, None)}, "power")
+    for method, mean_s in (("proposed", 2.0), ("greedy", 5.0), ("bound", 0.9 * 2.0)):
+        assert point(summary, method, 4).delay_s.mean == pytest.approx(mean_s)
+    assert (point(summary, "proposed", 4).planned, point(summary, "greedy", 4).planned) == (2, 1)
+    assert "1 of 2 seeds have no plan by greedy (SflLLM) (power); the means there are over the 1 that all" in reading(
+        summary
+    )
+    rows = {r["method"]: r for r in csv.DictReader(table(summary).splitlines()) if r["num_clients"] == "4"}
+    assert (rows["proposed"]["planned"], rows["proposed"]["common"]) == ("2", "1")
+
+
 def test_sweep_without_any_plan_says_so_and_still_writes_its_files(tmp_path):
     summary = summary_of(dict.fromkeys(DELAY_S, (None, None)), "too many clients")
     assert "No cell of the sweep has a plan." in write_outcome(summary, tmp_path, "wavetune sweep")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.fading import Fading
+from wavetune.wireless.movement import Ring
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +46,7 @@ class ChannelModel(Part):
     """Where the gains of a round come from."""
 
     home = "wavetune.wireless.channels"
+    decorrelation_m: float = math.inf  # on whose way shadowing loses its memory
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] linear power gains of the uplink and of the downlink in a round."""
@@ -51,6 +54,10 @@ class ChannelModel(Part):
 
     def require_rounds(self, rounds: int) -> None:
         """ConfigError or DataError, saying what to do, where there is not a channel for so many rounds."""
+
+    def paths_m(self, start_m_K2: Array, client_ids: Sequence[int], seed: int, rounds: int, ring: Ring) -> Array | None:
+        """[K, rounds + 1, 2] positions of devices from their start on, m; None where devices stay."""
+        return None
 
     def inputs(self) -> Mapping[str, str]:
         """Digests of the files that it reads, by name: a continued run must find the same."""
