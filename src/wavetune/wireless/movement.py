@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.placement import UniformDisc
@@ -101,9 +102,12 @@ class RandomWaypoint(Movement):
         return np.array(path)
 
     def _goal_m(self, position_m: Array, ring: Ring, generator: np.random.Generator) -> Array:
-        """Where to go next, or where the cell is too thin a ring for that far away through all."""
+        """Where to go next. Raises ConfigError where there is hardly a straight line around the server."""
         for _ in range(_MOST_GOALS):
             goal_m = UniformDisc().draw_m([0], [generator], ring.inner_m, ring.outer_m)[0]
             if ring.holds_line(position_m, goal_m):
                 return goal_m
-        return -position_m
+        raise ConfigError(
+            f"no straight line leads from {ring.inner_m:g} m around the server to another place of a cell of "
+            f"{ring.outer_m:g} m; lower world.scenario.min_distance_m, or take movement=straight_lines"
+        )
