@@ -95,7 +95,8 @@ def test_folder_that_holds_another_sweep_is_refused(tmp_path):
     sweep = ["sweep", "sflllm", *SETTINGS, "--seeds", 1, "--methods", "all-random", "--out", tmp_path / "sweep"]
     assert wavetune(*sweep, "--over", "cell_radius_m=100").code == 0
     assert_refused(wavetune(*sweep, "--over", "num_clients=2"), "another field", "choose another --out")
-    assert_refused(wavetune(*sweep, "--over", "cell_radius_m=100", "--set", "run.seed=1"), "another recipe")
+    for other in (("--seed", 1), ("--model", "gpt2"), ("--data", "concierge")):
+        assert_refused(wavetune(*sweep, "--over", "cell_radius_m=100", *other), "another recipe")
 
 
 @pytest.mark.parametrize(

@@ -181,10 +181,12 @@ def test_planner_is_asked_once_a_round(certificates, monkeypatch):
     assert asked == [0, 1]
 
 
-def test_emulated_radio_holds_every_upload_back_to_its_planned_rate(certificates):
-    """A slow cell, so that the pace outweighs everything else."""
-    slow = [f"world.scenario.bands.{band}.subchannel_hz=500" for band in ("main", "fed")]
-    recipe = small("sflllm", *slow, "run.rounds=1", "run.local_steps=1")
+def test_emulated_radio_holds_every_upload_back_to_its_planned_rate(certificates, tmp_path):
+    """A slow cell by its trace, so that the pace outweighs everything else."""
+    (tmp_path / "slow.csv").write_text("round,client_0,client_1,client_2\n0,90,120,150\n")
+    slow = (f"file={tmp_path / 'slow.csv'}", "quantity=throughput", "unit=kbit/s")
+    channel = [f"world.scenario.channel.{setting}" for setting in ("kind=trace", *slow)]
+    recipe = small("sflllm", *channel, "run.rounds=1", "run.local_steps=1")
     with deployed(recipe, certificates, emulate=True) as servers:
         record = told(play(servers, 1)[0])
     for phase in ("uplink_s", "fed_upload_s"):
