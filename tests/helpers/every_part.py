@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from helpers.runs import small
@@ -14,6 +15,7 @@ from wavetune.part_values import part_type
 from wavetune.parts import kinds
 from wavetune.recipe import Recipe, with_settings
 
+PHONES = Path(__file__).resolve().parents[2] / "examples" / "traces" / "phones.csv"
 # A second stage; a table that is measured; what asks for other data or tokenizers.
 ELSEWHERE = ("method.alignment", "method.codec_candidates", "world.data.template")
 # With these settings a part does something that its defaults do not do in so small a run; a new part needs none.
@@ -24,10 +26,12 @@ TELLING: dict[str, dict[str, Any]] = {
     "fastest": {"count": 2},
     "fixed": {"positions_m": [[50, 0], [0, 90], [-140, 0]]},
     "multi_krum": {"malicious": 0, "keep": 2},
+    "moving": {"speed_m_per_s": 5.0, "round_s": 0.01, "movement": "random_waypoint"},
     "module_wise": {"full_rounds": 1, "threshold": 2, "patience": 1},
     "outage": {"loss_probability": 0.4, "lost": "reuse"},
     "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
     "screening": {"max_norm_ratio": 1.2},
+    "trace": {"file": str(PHONES), "quantity": "throughput", "unit": "Mbit/s", "bandwidth_hz": 1e7, "round_s": 6.0},
     "trimmed_mean": {"fraction": 0.4},
 }
 TOPOLOGY = "method.topology"
