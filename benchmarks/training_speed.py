@@ -32,10 +32,11 @@ from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.partition import Iid
 from wavetune.data.settings import DataSettings, PreparedData, prepare
 from wavetune.federation.codecs import Bf16, Codec, Fp32, Int8
-from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.federation.placement import Placement
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
 from wavetune.models.lora import new_bank
 from wavetune.models.resolve import resolve_model

@@ -25,10 +25,11 @@ from torch import Tensor
 
 from wavetune.data.templates import TokenSet
 from wavetune.federation.codecs import Codec, Fp64
-from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.federation.placement import Placement
 from wavetune.models.backbone import Backbone, load_backbone, load_stock_model
 from wavetune.models.double import compute_in_double
 from wavetune.models.lora import AdapterBank, LoraPair, new_bank

@@ -26,10 +26,11 @@ from helpers.training import (
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.classes import class_rows
 from wavetune.federation.codecs import Fp64
-from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.placement import Placement
 from wavetune.models.backbone import load_backbone, load_stock_model
 from wavetune.models.double import compute_in_double
 from wavetune.models.lora import new_bank

@@ -5,8 +5,8 @@ import torch
 
 from helpers.deployment import deployed, nothing, play
 from helpers.runs import EXACT, small, told
-from wavetune.data_plane.halves import DeviceCohort
 from wavetune.errors import DeploymentError
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
 from wavetune.runtimes.device import Device
@@ -30,7 +30,7 @@ def fail(monkeypatch):
     """Let the device fail before a local step of its round; its stream breaks without a word."""
 
     def at(step_of_round):
-        train, step, under_way = Device.train, DeviceCohort.step, []
+        train, step, under_way = Device.train, Cohort.step, []
 
         def tracked(device, order, wire):
             failing = (device.client, order.round) == (FAILING, IN_ROUND)
@@ -38,14 +38,15 @@ def fail(monkeypatch):
             train(device, order, wire)
 
         def failing_step(cohort, *arguments):
-            _, first, count = next(entry for entry in reversed(under_way) if entry[0] is cohort)
+            own = (entry for entry in reversed(under_way) if entry[0] is cohort)
+            _, first, count = next(own, (cohort, None, [0]))  # a cohort that is no device's does not fail
             count[0] += 1
             if first is not None and count[0] == step_of_round + 1:
                 raise DeploymentError("the battery is empty")
             return step(cohort, *arguments)
 
         monkeypatch.setattr(Device, "train", tracked)
-        monkeypatch.setattr(DeviceCohort, "step", failing_step)
+        monkeypatch.setattr(Cohort, "step", failing_step)
 
     return at
 

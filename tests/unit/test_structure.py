@@ -25,11 +25,7 @@ PARTS_ASKED_FOR_THEIR_CLASS = set[str]()
 IMPORT_CIRCLES = [
     {"wavetune.models.backbone", "wavetune.models.check_memory", "wavetune.models.self_check"},  # a check at load
 ]
-FIELDS_COPIED = {  # the cohorts of several places, which are subclasses and not transports; and a record of phases
-    "wavetune/federation/slices.py",
-    "wavetune/runtimes/deployed.py",
-    "wavetune/runtimes/sliced.py",
-}
+FIELDS_COPIED = set[str]()
 
 
 def named(node: ast.AST) -> set[str]:

@@ -9,10 +9,12 @@ Legend: K clients, N tokens, P labelled positions, D width.
 from __future__ import annotations
 
 import math
-from collections import Counter
+import time
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,70 +24,48 @@ from torch import Tensor
 from wavetune.data.batching import RaggedBatch, collate
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
-from wavetune.federation.cut import Crossing, CutLink
+from wavetune.federation.cut import CutLink, Layout, LossSum
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.placement import WHOLE, Half, Placement
 from wavetune.models.backbone import Backbone, Between
 from wavetune.models.classifier import classification_loss, head_site, stacked_head
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ragged_layout
 
 Rows = NDArray[np.int64]
+Named = dict[str, Tensor]
+Seconds = defaultdict[str, float]
+Passes = Callable[[Collection[int]], Mapping[int, LossSum]]
 _OVERFLOW = 1e30  # of a square, where fp32 ends at 3e38
 
 
-@dataclass(frozen=True)
-class Placement:
-    """Which blocks each client runs: the first `cut_K[k]`, and with `tail_K[k]` not None the last `tail_K[k]` and the
-    head.
-
-    A client that runs all blocks (`cut_K[k] == num_layers`, tail None) and has its labels itself is not split at all:
-    `split` False. Weights w_K sum to 1 over the cohort.
-    """
-
-    num_layers: int
-    cut_K: tuple[int, ...]
-    tail_K: tuple[int | None, ...]
-    weight_K: tuple[float, ...]
-    split: bool = True
-    sequential: bool = False
+class Batches(Protocol):
+    """The samples of one local step, by client."""
 
     @property
-    def num_clients(self) -> int:
-        """Size of the cohort."""
-        return len(self.cut_K)
+    def tokens(self) -> Mapping[int, int]:
+        """Tokens of each client that takes part."""
+        ...
 
-    def among(self, active_K: Sequence[bool]) -> Placement:
-        """The same with the weights of those alone that take part."""
-        total = sum(w for w, active in zip(self.weight_K, active_K, strict=True) if active)
-        weights = (w / total if active else 0.0 for w, active in zip(self.weight_K, active_K, strict=True))
-        return replace(self, weight_K=tuple(weights))
+    def of(self, clients: Sequence[int]) -> RaggedBatch:
+        """The samples of these clients, client by client."""
+        ...
 
-    def local_LK(self) -> NDArray[np.bool_]:
-        """Which blocks each client holds, `[L, K]`."""
-        layer = np.arange(self.num_layers)[:, None]
-        tail = np.array([0 if t is None else t for t in self.tail_K])
-        return (layer < np.array(self.cut_K)) | (layer >= self.num_layers - tail)
 
-    def loss_weight(self, client: int) -> float:
-        """Factor of F_k in the sum that is differentiated: 1 where the labels stay with the client."""
-        return self.server_weight(client) if self.split and self.tail_K[client] is None else 1.0
+@dataclass
+class RowBatches:
+    """Samples that are rows of a set."""
 
-    def server_weight(self, client: int) -> float:
-        """w_k in the server's sum; the sequential server sees one client at a time."""
-        return 1.0 if self.sequential else self.weight_K[client]
+    rows_of_all: TokenSet
+    rows: Mapping[int, Rows]
+    tokens: Mapping[int, int] = field(init=False)
 
-    def crossings(self, done: int, clients: Sequence[int], tokens: Sequence[int]) -> list[Crossing]:
-        """Who crosses a cut after `done` blocks, in a pass over these clients."""
-        found, start = list[Crossing](), 0
-        for client, count in zip(clients, tokens, strict=True):
-            span, weight = (start, start + count), self.server_weight(client)
-            if self.split and done == self.cut_K[client]:
-                found.append(Crossing(client, *span, weight, to_server=True))
-            tail = self.tail_K[client]
-            if self.split and tail is not None and done == self.num_layers - tail:
-                found.append(Crossing(client, *span, weight, to_server=False))
-            start += count
-        return found
+    def __post_init__(self) -> None:
+        self.tokens = {client: int(self.rows_of_all.lengths[own].sum()) for client, own in self.rows.items()}
+
+    def of(self, clients: Sequence[int]) -> RaggedBatch:
+        """The rows of these clients, client by client."""
+        return collate(self.rows_of_all, [self.rows[client] for client in clients])
 
 
 @dataclass(frozen=True)
@@ -93,13 +73,23 @@ class StepResult:
     """Mean loss of each client on its batch, in nats, with the number of labelled positions behind it.
 
     The loss of a client that sat out is NaN, and so is that of one whose values did not stay finite: `given_up` says
-    which. Nothing of its step is left.
+    which. Nothing of its step is left. NaN is also a loss that is computed elsewhere and not known here.
     """
 
     loss_K: NDArray[np.float64]
     labelled_K: NDArray[np.float64]
     tokens: int
     given_up: Mapping[int, str] = field(default_factory=dict[int, str])
+
+    @classmethod
+    def of(
+        cls, num_clients: int, losses: Mapping[int, LossSum], tokens: int, given_up: Mapping[int, str] | None = None
+    ) -> StepResult:
+        """The result of those clients whose losses are known."""
+        loss_K, labelled_K = np.full(num_clients, np.nan), np.zeros(num_clients)
+        for client, (nll, labelled) in losses.items():
+            loss_K[client], labelled_K[client] = nll / labelled if labelled else np.nan, labelled
+        return cls(loss_K, labelled_K, tokens, given_up or {})
 
 
 @dataclass(frozen=True)
@@ -129,7 +119,9 @@ class Cohort:
     """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once.
 
     What is learned is the next token, or a row's class where the rows have classes. Half of `proximal` times
-    the squared distance of a client's adapters to their `anchor` is added to its loss.
+    the squared distance of a client's adapters to their `anchor` is added to its loss. Of a model that is cut only
+    `half` is computed here; the link's door leads to the other. Where the server's optimiser is elsewhere, its
+    gradients of every pass gather in `server_gradients`.
     """
 
     backbone: Backbone
@@ -140,6 +132,19 @@ class Cohort:
     tokens_per_pass: int
     proximal: float = 0.0
     anchor: Mapping[str, LoraPair] = field(default_factory=dict[str, LoraPair])
+    half: Half = WHOLE
+    server_gradients: list[Named] | None = None
+    seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
+
+    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
+        """Train the adapters of these blocks alone (None: all) in the round that begins.
+
+        The clients' adapters of these names are remembered: the round's training is to stay near them.
+        """
+        self.optimiser.train(blocks)
+        if self.proximal:
+            found = {name: pair for name, pair in self.bank.local.items() if name in names}
+            self.anchor = {name: LoraPair(*(t.detach().clone() for t in pair)) for name, pair in found.items()}
 
     def step(
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
@@ -149,69 +154,83 @@ class Cohort:
         Client k trains on `rows[k]` of the set; the others' rows are not looked at. Raises NumericsError if no active
         client's values stay finite.
         """
-        num_clients = self.placement.num_clients
-        active = [k for k in range(num_clients) if active_K is None or active_K[k]]
-        lengths = {k: int(tokens.lengths[rows[k]].sum()) for k in active}
-        nll_K, labelled_K, given_up = np.zeros(num_clients), np.zeros(num_clients), dict[int, str]()
+        active = [k for k in range(self.placement.num_clients) if active_K is None or active_K[k]]
+        result = self.step_on(RowBatches(tokens, {k: rows[k] for k in active}), factor)
+        if result.given_up and result.given_up.keys() >= set(active):
+            raise NumericsError(next(iter(result.given_up.values())))
+        return result
 
-        def passes(clients: Collection[int]) -> None:
-            placement = self.placement.among([k in clients for k in range(num_clients)])
-            for group in self._passes([lengths[k] if k in clients else 0 for k in range(num_clients)]):
-                batch = collate(tokens, [rows[k] for k in group])
-                self._one_pass(batch, group, placement, nll_K, labelled_K)
+    def end_round(self) -> None:
+        """Nothing more is to be done: what the clients trained is in the bank."""
 
-        for turn in [[k] for k in active] if self.placement.sequential else [active]:
-            given_up |= self.without_faults(passes, turn, nll_K)
+    def step_on(self, batches: Batches, factor: float) -> StepResult:
+        """One local step of the clients that have batches, at `factor` of the full rate."""
+        started, before_s = self._computing_s(), self.seconds["forward_s"]
+        clients, losses, given_up = sorted(batches.tokens), dict[int, LossSum](), dict[int, str]()
+        for turn in [[k] for k in clients] if self.placement.sequential else [clients]:
+            known, faults = self.gradients(batches, turn)
+            losses |= known
+            given_up |= faults
             self.optimiser.step_server(factor)
-        if given_up and given_up.keys() >= set(active):
-            raise NumericsError(next(iter(given_up.values())))
+        self.step_clients(factor, losses)
+        spent_s = self._computing_s() - started
+        self.seconds["backward_s"] += spent_s - (self.seconds["forward_s"] - before_s)
+        count = sum(batches.tokens[client] for client in losses)
+        return StepResult.of(self.placement.num_clients, losses, count, given_up)
+
+    def gradients(
+        self, batches: Batches, clients: Sequence[int], taking_part: Collection[int] | None = None
+    ) -> tuple[dict[int, LossSum], dict[int, str]]:
+        """Add the gradients of these clients; returns the losses, and who was given up and why.
+
+        The weights of those that take part in the step add up to 1; None: of these clients, without those given up.
+        """
+        everyone = range(self.placement.num_clients)
+
+        def passes(kept: Collection[int]) -> dict[int, LossSum]:
+            losses, counted = dict[int, LossSum](), kept if taking_part is None else taking_part
+            placement = self.placement.among([k in counted for k in everyone])
+            for group in self._groups({k: batches.tokens[k] for k in kept}):
+                losses |= self._pass(batches.of(group), group, placement)
+            return losses
+
+        return self.without_faults(passes, clients)
+
+    def step_clients(self, factor: float, clients: Collection[int]) -> None:
+        """Let these clients go a step along their gradients; those of the others are dropped."""
         self._pull_to_anchor()
-        self.optimiser.step_clients(factor, [k in active and k not in given_up for k in range(num_clients)])
-        for client in given_up:
-            nll_K[client], labelled_K[client], lengths[client] = 0.0, 0.0, 0
-        loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
-        return StepResult(loss_K, labelled_K, sum(lengths.values()), given_up)
+        self.optimiser.step_clients(factor, [k in clients for k in range(self.placement.num_clients)])
 
-    def without_faults(
-        self, passes: Callable[[Collection[int]], None], clients: Collection[int], nll_K: NDArray[np.float64]
-    ) -> dict[int, str]:
-        """Make the passes of those clients whose values stay finite; returns whose do not, and which.
+    def without_faults(self, passes: Passes, clients: Collection[int]) -> tuple[dict[int, LossSum], dict[int, str]]:
+        """Make the passes of those clients whose values stay finite; returns their losses, and whose do not, and which.
 
-        `passes` adds the gradients of the clients that it is given, and their losses. Where the server's gradient is
-        not finite and no client's own value tells why, those are at fault who make it so alone, or else who gives it
-        most. Nothing of a client at fault is left, neither gradient nor bits.
+        `passes` adds the gradients of the clients that it is given, and returns their losses. Where the server's
+        gradient is not finite and no client's own value tells why, those are at fault who make it so alone, or else who
+        gives it most. Nothing of a client at fault is left, neither gradient nor bits.
         """
         given_up, kept, bits = dict[int, str](), list(clients), self.link.door.bits.copy()
-        repeating = nullcontext()
         while kept:
-            with repeating:
-                passes(kept)
-            repeating = self._repeating()
-            found = self._faults(kept, nll_K)
-            if not found and (wrong := self._shared_fault()):
+            losses = dict(passes(kept))
+            found = self._faults(losses)
+            if not found and (wrong := self.server_fault()):
                 found = dict.fromkeys(self._blamed(passes, kept), wrong)
             if not found:
-                break
+                return losses, given_up
             given_up |= found
             self._drop(kept, bits)
             kept = [k for k in kept if k not in found]
-        return given_up
+        return {}, given_up
 
-    def _repeating(self) -> AbstractContextManager[None]:
-        """The context in which passes are made again."""
-        return nullcontext()
-
-    def _blamed(self, passes: Callable[[Collection[int]], None], clients: list[int]) -> list[int]:
+    def _blamed(self, passes: Passes, clients: list[int]) -> list[int]:
         """Who of these makes the server's gradient not finite alone, or else who gives it most."""
         if len(clients) == 1:
             return clients
         bits, square = self.link.door.bits.copy(), dict[int, float]()
         for client in clients:
             self._drop(clients, bits)
-            with self._repeating():
-                passes([client])
+            passes([client])
             square[client] = sum(float(g.double().square().sum()) for g in self._shared_gradients())
-            if self._shared_fault():
+            if self.server_fault():
                 square[client] = math.inf
         most = max(square.values())
         return [client for client in clients if square[client] == most]
@@ -219,6 +238,8 @@ class Cohort:
     def _drop(self, clients: Collection[int], bits: Counter[tuple[str, int]]) -> None:
         """Take back the gradients of these clients' passes, and what crossed in them."""
         self.link.door.bits = bits.copy()
+        if self.server_gradients is not None:
+            self.server_gradients.clear()
         for parameter in self.bank.parameters(local=False):
             parameter.grad = None
         for site in self.bank.sites:
@@ -227,63 +248,85 @@ class Cohort:
                 if parameter.grad is not None:
                     parameter.grad[slots] = 0.0
 
-    def _passes(self, counts: Sequence[int]) -> Iterator[list[int]]:
-        """Consecutive clients whose tokens fit a pass; each alone where the server steps after every client."""
-        waiting, total = list[int](), 0
-        for client, count in enumerate(counts):
-            if not count:
-                continue
-            if waiting and (self.placement.sequential or total + count > self.tokens_per_pass):
-                yield waiting
-                waiting, total = [], 0
-            waiting.append(client)
-            total += count
-        if waiting:
+    def _groups(self, tokens: Mapping[int, int]) -> Iterator[list[int]]:
+        """Clients of a pass: consecutive ones whose tokens fit, for whom the same blocks are run here.
+
+        Each is alone where the server steps after every client.
+        """
+
+        def blocks(client: int) -> tuple[int, int]:
+            own = self.half.blocks(self.placement, client)
+            return own.start, -own.stop
+
+        order = sorted(tokens, key=lambda client: (() if self.placement.sequential else blocks(client), client))
+        for _, alike in groupby(order, blocks):
+            waiting, total = list[int](), 0
+            for client in alike:
+                if waiting and (self.placement.sequential or total + tokens[client] > self.tokens_per_pass):
+                    yield waiting
+                    waiting, total = [], 0
+                waiting.append(client)
+                total += tokens[client]
             yield waiting
 
-    def _one_pass(
-        self,
-        batch: RaggedBatch,
-        clients: list[int],
-        placement: Placement,
-        nll_K: NDArray[np.float64],
-        labelled_K: NDArray[np.float64],
-    ) -> None:
-        """Forward and backward; adds to the gradients and to each client's summed loss."""
+    def _pass(self, batch: RaggedBatch, clients: list[int], placement: Placement) -> dict[int, LossSum]:
+        """Forward and backward of clients for whom the same blocks are run here; adds to the gradients.
+
+        A loss that is computed elsewhere is 0 over 0 positions.
+        """
+        started, device = self._computing_s(), self.backbone.device
         work = batch.work_by_client(len(clients))
         counts, labelled = [int(n) for n in work["tokens"]], work["labelled"]
         owner_P = batch.client_of_sample[batch.sample_of_label]
         factors = np.array([placement.loss_weight(k) for k in clients]) / labelled
-        labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
+        labels_P = torch.from_numpy(batch.label_ids).to(device)
+        told = placement.split and not self.half.servers  # the servers, of what they must know beside what crosses
+        if told:
+            for position, client in enumerate(clients):
+                self.link.door.announce(client, Layout.of(batch, position, placement.head_at_client(client)))
         if placement.split:
             labels_P = self._send_labels(labels_P, clients, labelled)
 
         def between(done: int, hidden: Tensor) -> Tensor:
             return self.link.cross(hidden, placement.crossings(done, clients, counts))
 
-        weight_P = torch.from_numpy(factors[owner_P]).to(self.backbone.device, self.backbone.dtype)
-        loss, nll_P, _ = self._losses(
-            batch, clients, counts, labels_P, weight_P, self.bank, between if placement.split else None
-        )
+        blocks, has_head = self.half.blocks(placement, clients[0]), self.half.has_head(placement, clients[0])
+        hidden_ND = self._hidden(batch, clients, counts, self.bank, between if placement.split else None, blocks)
+        if has_head:
+            weight_P = torch.from_numpy(factors[owner_P]).to(device, self.backbone.dtype)
+            loss, nll_P, _ = self._losses(hidden_ND, batch, clients, labels_P, weight_P, self.bank)
+        else:  # the gradient of the sum is exchanged for that which comes over the cut
+            loss, nll_P, owner_P, labelled = hidden_ND.sum(), hidden_ND.new_zeros(0), owner_P[:0], 0 * labelled
+
+        def losses() -> dict[int, LossSum]:
+            sums = np.bincount(owner_P, nll_P.detach().double().cpu().numpy(), len(clients)).tolist()
+            return {k: LossSum(sums[p], int(labelled[p])) for p, k in enumerate(clients)}
+
+        if told and has_head:
+            for client, each in losses().items():
+                self.link.door.announce(client, each)
+        self.seconds["forward_s"] += self._computing_s() - started
         loss.backward()
-        sums = np.bincount(owner_P, nll_P.double().cpu().numpy(), len(clients))
-        for position, client in enumerate(clients):
-            nll_K[client], labelled_K[client] = sums[position], labelled[position]
+        if self.server_gradients is not None:
+            self.server_gradients.append(self._take_server_gradients())
+        return losses()
+
+    def _computing_s(self) -> float:
+        """A clock that stands still while the other half is waited for."""
+        return time.perf_counter() - self.link.door.away_s
 
     def _losses(
         self,
+        hidden_ND: Tensor,
         batch: RaggedBatch,
         clients: Sequence[int],
-        counts: Sequence[int],
         labels_P: Tensor,
         weight_P: Tensor,
         bank: AdapterBank | None,
-        between: Between | None = None,
     ) -> tuple[Tensor, Tensor, Tensor | None]:
         """Weighted sum of the losses of a pass, each position's own, and which classes were predicted right, if any."""
-        device, hidden_ND = self.backbone.device, self._hidden(batch, clients, counts, bank, between)
         if bank is None or not any(site.kind == "head" for site in bank.sites):
-            index_P = torch.from_numpy(batch.label_index).to(device)
+            index_P = torch.from_numpy(batch.label_index).to(self.backbone.device)
             return *self.backbone.labelled_loss(hidden_ND, index_P, labels_P, weight_P), None
         samples = np.bincount(batch.client_of_sample, minlength=len(clients)).tolist()
         segments = bank.segments(head_site(bank).layer, clients, samples)
@@ -296,7 +339,8 @@ class Cohort:
         clients: Sequence[int],
         counts: Sequence[int],
         bank: AdapterBank | None,
-        between: Between | None,
+        between: Between | None = None,
+        blocks: range | None = None,
     ) -> Tensor:
         """Hidden states of a pass behind the last block, `[N, D]`."""
         device = self.backbone.device
@@ -304,17 +348,7 @@ class Cohort:
             torch.from_numpy(batch.input_ids).to(device),
             ragged_layout(batch.lengths.tolist(), device),
         )
-        return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between)
-
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
-        """Train the adapters of these blocks alone (None: all) in the round that begins.
-
-        The clients' adapters of these names are remembered: the round's training is to stay near them.
-        """
-        self.optimiser.train(blocks)
-        if self.proximal:
-            found = {name: pair for name, pair in self.bank.local.items() if name in names}
-            self.anchor = {name: LoraPair(*(t.detach().clone() for t in pair)) for name, pair in found.items()}
+        return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between, blocks)
 
     @torch.no_grad()
     def _pull_to_anchor(self) -> None:
@@ -331,25 +365,34 @@ class Cohort:
                 parts[position] = self.link.door.send_ids("labels_up", client, parts[position])
         return torch.cat(parts)
 
-    def _faults(self, clients: Collection[int], nll_K: NDArray[np.float64]) -> dict[int, str]:
+    def _faults(self, losses: Mapping[int, LossSum]) -> dict[int, str]:
         """Of these clients those whose loss or own gradient is not finite, and which that is."""
-        found = {k: f"the loss of client {k} is {nll_K[k]}" for k in clients if not math.isfinite(nll_K[k])}
+        found = {k: f"the loss of client {k} is {nll}" for k, (nll, _) in losses.items() if not math.isfinite(nll)}
         gradients = [p.grad for p in self.bank.parameters(local=True) if p.grad is not None]
         if not gradients or _are_finite(gradients):
             return found
         for site in self.bank.sites:
             slots = self.bank.slots(site.layer)
             for factor, p in zip("AB", self.bank.local.get(site.name, ()), strict=False):
-                for k in clients:
+                for k in losses:
                     if p.grad is not None and slots[k] >= 0 and not _are_finite([p.grad[slots[k]]]):
                         found.setdefault(k, f"the gradient of {site.name}.lora_{factor} of client {k} is not finite")
         return found
 
     def _shared_gradients(self) -> Iterable[Tensor]:
         """The gradients of the server's adapters."""
-        return (p.grad for p in self.bank.parameters(local=False) if p.grad is not None)
+        yield from (gradient for apart in self.server_gradients or () for gradient in apart.values())
+        yield from (p.grad for p in self.bank.parameters(local=False) if p.grad is not None)
 
-    def _shared_fault(self) -> str:
+    def _take_server_gradients(self) -> Named:
+        """The gradients of the server's adapters, which then have none."""
+        found = Named()
+        for name, parameter in named_factors(self.bank.shared):
+            if parameter.grad is not None:
+                found[name], parameter.grad = parameter.grad, None
+        return found
+
+    def server_fault(self) -> str:
         """Which gradient of the server is not finite; empty if all are."""
         gradients = list(self._shared_gradients())
         if not gradients or _are_finite(gradients):
@@ -364,7 +407,7 @@ class Cohort:
         """Whether the first row's hidden states and gradients stay far from overflow under a bank of all blocks."""
         batch = collate(tokens, [np.array([0])])
         parameters = [p.requires_grad_() for p in bank.parameters(local=False)]
-        loss = self._hidden(batch, [0], [len(batch.input_ids)], bank, None).double().square().mean()
+        loss = self._hidden(batch, [0], [len(batch.input_ids)], bank).double().square().mean()
         if not float(loss.detach()) < _OVERFLOW:
             return False
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -383,11 +426,19 @@ class Cohort:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
-            _, nll_P, right_P = self._losses(batch, [client], [len(batch.input_ids)], labels_P, weight_P, bank)
+            hidden_ND = self._hidden(batch, [client], [len(batch.input_ids)], bank)
+            _, nll_P, right_P = self._losses(hidden_ND, batch, [client], labels_P, weight_P, bank)
             values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
             for row, value_P in enumerate(values):
                 np.add.at(sums[row], rows[batch.sample_of_label], value_P.double().cpu().numpy())
         return Evaluation(*sums)
+
+
+def named_factors(stacks: Mapping[str, LoraPair]) -> Iterator[tuple[str, Tensor]]:
+    """The factors of stacks of adapters, named by site and factor."""
+    for name, pair in stacks.items():
+        for factor, stack in zip("AB", pair, strict=True):
+            yield f"{name}.{factor}", stack
 
 
 def _are_finite(gradients: Sequence[Tensor]) -> bool:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from wavetune.data.batching import RaggedBatch
 from wavetune.federation.codecs import Codec
 from wavetune.federation.door import Door
 
@@ -33,6 +34,27 @@ class Crossing:
     to_server: bool
 
 
+class Layout(NamedTuple):
+    """How a client's tokens that cross are rows, and at which of them labels are predicted; labels may stay with it."""
+
+    lengths: tuple[int, ...]
+    label_positions: tuple[int, ...]
+
+    @classmethod
+    def of(cls, batch: RaggedBatch, position: int, labels_stay: bool) -> Layout:
+        """That of the client at a position of a batch."""
+        own, before = batch.client_of_sample == position, batch.client_of_sample < position
+        places = batch.label_index[own[batch.sample_of_label]] - batch.lengths[before].sum()
+        return cls(tuple(batch.lengths[own].tolist()), () if labels_stay else tuple(places.tolist()))
+
+
+class LossSum(NamedTuple):
+    """Summed loss of a client's labelled positions in nats, and how many they are."""
+
+    nll: float
+    labelled: int
+
+
 @dataclass(frozen=True)
 class CutLink:
     """What a cut does to values: codecs for activations (forward) and gradients (backward), through one door."""
@@ -42,7 +64,12 @@ class CutLink:
     gradient_codec: Codec
 
     def cross(self, hidden_ND: Tensor, crossings: Sequence[Crossing]) -> Tensor:
-        """Hidden states `[N, D]` after these crossings; tokens that do not cross pass untouched."""
+        """Hidden states `[N, D]` after these crossings; tokens that do not cross pass untouched.
+
+        Gradients cross back whatever is trained in front of the cut.
+        """
+        if crossings and not hidden_ND.requires_grad:
+            hidden_ND = hidden_ND.detach().requires_grad_()
         return _Cross.apply(hidden_ND, self, tuple(crossings)) if crossings else hidden_ND
 
 

@@ -102,11 +102,13 @@ class Backbone:
         clients: Sequence[int] = (),
         tokens: Sequence[int] = (),
         between: Between | None = None,
+        blocks: range | None = None,
     ) -> Tensor:
         """Hidden states after the last block, before the final norm. `[N]` to `[N, D]`.
 
         `clients` are the cohort positions whose samples stand in the batch, `tokens` how many tokens each has.
-        `between` is called after every block. Raises ModelError if it is given and the model cannot be cut.
+        `between` is called after every block. Other blocks than `blocks` (None: none) let hidden states through as they
+        are. Raises ModelError if `between` is given and the model cannot be cut.
         """
         if between is not None and not self.way.cuts:
             raise ModelError(
@@ -118,7 +120,7 @@ class Backbone:
         self._pass = _Pass(batch, between)
         options = {} if is_encoder(self.model.config) else {"use_cache": False}
         try:
-            with batch.running():
+            with batch.running(), self._without_others(blocks):
                 text_model(self.model)(**batch.inputs(input_ids_N), **options)
             assert self._pass.last is not None
             return self._pass.last
@@ -155,17 +157,16 @@ class Backbone:
                 hook.remove()
 
     @contextmanager
-    def running(self, blocks: range) -> Iterator[None]:
-        """Within this context only these blocks of a model that holds more are run."""
-        kept = list(self.blocks)
-        for index in range(len(kept)):
-            if index not in blocks:
-                self.blocks[index] = AbsentBlock(kept[index], self.structure.yields)
-                self.blocks[index].register_forward_hook(self._after_block(index + 1))
+    def _without_others(self, blocks: range | None) -> Iterator[None]:
+        """Within this context other blocks than these stand aside; None: all are run."""
+        kept = {i: block for i, block in enumerate(self.blocks) if blocks is not None and i not in blocks}
+        for index, block in kept.items():
+            self.blocks[index] = AbsentBlock(block, self.structure.yields)
+            self.blocks[index].register_forward_hook(self._after_block(index + 1))
         try:
             yield
         finally:
-            for index, block in enumerate(kept):
+            for index, block in kept.items():
                 self.blocks[index] = block
 
     def _after_block(self, done: int) -> Callable[..., Any]:

@@ -147,8 +147,8 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
     return not wanted.numel() or bool((error.amax(-1) <= TOLERANCE * size.amax(-1)).all())
 
 
-def _pass(backbone: Backbone, ids_N: Tensor, between: Between) -> Tensor:
-    return backbone.forward(ids_N, ragged_layout(LENGTHS, ids_N.device), between=between)
+def _pass(backbone: Backbone, ids_N: Tensor, between: Between, blocks: range | None = None) -> Tensor:
+    return backbone.forward(ids_N, ragged_layout(LENGTHS, ids_N.device), between=between, blocks=blocks)
 
 
 def _can_be_cut(backbone: Backbone, wanted: Tensor, crossing: Mapping[int, Tensor]) -> bool:
@@ -156,9 +156,9 @@ def _can_be_cut(backbone: Backbone, wanted: Tensor, crossing: Mapping[int, Tenso
     last = max((i for i, block in enumerate(backbone.blocks) if not isinstance(block, AbsentBlock)), default=0)
     other = torch.cat(_rows(backbone.model)).flip(0)
     for cut in {1, len(backbone.blocks) - 1} & set(range(1, last + 1)):
+        above = range(cut, len(backbone.blocks))
         try:
-            with backbone.running(range(cut, len(backbone.blocks))):
-                found = _pass(backbone, other, lambda done, hidden, cut=cut: crossing[cut] if done == cut else hidden)
+            found = _pass(backbone, other, lambda done, x, cut=cut: crossing[cut] if done == cut else x, above)
         except Exception:  # whatever model code does where a block is missing
             return False
         if not _close(found, wanted):

@@ -94,8 +94,7 @@ class Agent:
         finally:
             stream.close()
         report = self._end(device, order)
-        seconds, device.cohort.seconds = device.cohort.seconds, type(device.cohort.seconds)(float)
-        report.seconds.update({**seconds, **stream.measured.seconds})
+        report.seconds.update({**device.take_seconds(), **stream.measured.seconds})
         report.payload_bytes.update(stream.measured.payload_bytes)
         report.frame_bytes.update(stream.measured.frame_bytes)
         if not report.failure:

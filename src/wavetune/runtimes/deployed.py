@@ -24,16 +24,16 @@ from wavetune.data_plane.certificates import Identity, Revoked
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.diagnosis import require_listenable
-from wavetune.data_plane.halves import ServerCohort, ServerLink
 from wavetune.data_plane.messages_pb2 import RoundReport
 from wavetune.data_plane.places import PER_PARTY, Places
 from wavetune.data_plane.refusal import quoted
+from wavetune.data_plane.served_steps import CutSteps, ReportedSteps
 from wavetune.data_plane.server import DataPlane, serve
-from wavetune.data_plane.uncut import ReportedCohort
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.door import Door
 from wavetune.federation.messages import adapter_spec
+from wavetune.federation.placement import OF_SERVERS
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases
 from wavetune.runtimes.alignment import devices
@@ -88,7 +88,9 @@ class Servers:
         answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
         self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.line)
         self.session.door.carry, self.session.elsewhere = self.wire.carry, True
-        self._cohort = self.session.cohort = _served_cohort(self.session, self.wire)
+        if self._cut:
+            self.session.cohort.half = OF_SERVERS
+        self.session.place = (CutSteps if self._cut else ReportedSteps)(self.session.cohort, self.wire)
         self._nodes = self.session.server
         self._nodes.with_clients, self._nodes.transport = False, self.wire
         given = self.deployment
@@ -102,17 +104,15 @@ class Servers:
         everyone = prepare(session, index)
         present = self._assemble(index, everyone)
         ready = everyone.among([k in present for k in range(session.cohort.placement.num_clients)])
-        self._cohort.seconds.clear()
+        session.cohort.seconds.clear()
 
-        def receive_adapters() -> None:
-            if self._cut:
-                self.wire.gather_adapters(sorted(present - self.wire.lost.keys()))
+        def see_uploads() -> None:
+            self._show_uploads(index)
             if before_mixing is not None:
-                self._show_uploads(index)
                 before_mixing()
 
         started = time.perf_counter()
-        outcome = train_round(session, index, on_step, receive_adapters, ready)
+        outcome = train_round(session, index, on_step, see_uploads if before_mixing else None, ready)
         wall_s = time.perf_counter() - started
         reports = self._reports(index, present)
         self._require_finite(index, present, reports)
@@ -122,7 +122,7 @@ class Servers:
                 reports[client] = told
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
         witness = Witness(
-            heard_K=[k in self.wire.heard for k in range(session.cohort.placement.num_clients)],
+            heard_K=[self.wire.took_part(k) for k in range(session.cohort.placement.num_clients)],
             lost=tuple(self._why(k, seen) for k, seen in sorted(self.wire.lost.items())),
             refused=tuple(self.places.take_refused()),
             measured=self._measured(wall_s, present, reports),
@@ -133,14 +133,14 @@ class Servers:
 
     def _show_uploads(self, index: int) -> None:
         """Put what the devices sent into their slots, before it is mixed."""
-        came, door = sorted(self.wire.arrived.keys() - self.wire.silent), Door(self.wire.carry)
+        came, door = sorted(filter(self.wire.can_send, self.wire.present)), Door(self.wire.carry)
         uploads = {client: self._nodes.upload(client, door, index) for client in came}
         self._nodes.show({client: tensors for client, tensors in uploads.items() if tensors is not None})
 
     def _require_finite(self, index: int, present: set[int], reports: Mapping[int, RoundReport]) -> None:
         """Raise NumericsError if the losses of all of several devices are not finite: then none is at fault."""
-        alone = len(present) == 1 < self._cohort.placement.num_clients
-        if not (alone or self.wire.heard) and all(k in reports and reports[k].not_finite for k in present):
+        alone = len(present) == 1 < self.session.cohort.placement.num_clients
+        if not (alone or self.wire.trained) and all(k in reports and reports[k].not_finite for k in present):
             raise not_finite(f"round {index}", self.claims[min(present)])
 
     @property
@@ -153,7 +153,7 @@ class Servers:
         until = time.monotonic() + self.deployment.patience_s
         while True:
             asked, deployment = self._present(index, until) & chosen, self.deployment
-            self.wire.begin()
+            self.wire.begin_round()
             self.claims.clear()
             self._order(index, asked, ready)
             self.plane.wait_for(
@@ -162,6 +162,7 @@ class Servers:
             self.wire.lost.update({k: self.plane.line(k).failure for k in asked if self.plane.line(k).failure})
             if present := asked - self.wire.lost.keys():
                 self.known |= present
+                self.wire.present |= present
                 return present
             if time.monotonic() > until:
                 raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
@@ -173,7 +174,7 @@ class Servers:
 
     def _present(self, index: int, until: float) -> set[int]:
         """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
-        num_clients = self._cohort.placement.num_clients
+        num_clients = self.session.cohort.placement.num_clients
         everyone, present = set(range(num_clients)), self.coordinator.present()
         if present < everyone and not self.known:
             self.say(f"waiting for {num_clients} devices at {self.address}")
@@ -191,7 +192,7 @@ class Servers:
     def _order(self, index: int, present: set[int], ready: Prepared) -> None:
         session, emulate = self.session, self.deployment.emulate
         speeds = speeds_of(ready.problem, ready.plan.main, ready.plan.fed)
-        self.wire.silent = {k for k in present if not ready.sent_K[k]}
+        self.wire.without_upload = {k for k in present if not ready.sent_K[k]}
         contracts = [contract_of(session, client, ready.sent_K[client]) for client in sorted(present)]
         pace = {k: _pace(speeds.downlink_bit_per_s_K[k]) for k in present} if emulate else {}
         tokens = self.plane.open_round(index, contracts, pace)
@@ -246,7 +247,7 @@ class Servers:
     def _measured(self, wall_s: float, present: set[int], reports: Mapping[int, RoundReport]) -> Measured:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
         clients = range(self.session.cohort.placement.num_clients)
-        lines = {k: self.plane.line(k).measured for k in present}
+        lines, spent_s = {k: self.plane.line(k).measured for k in present}, self.session.cohort.seconds
 
         def seconds_K(phase: str) -> tuple[float, ...]:
             return tuple(
@@ -256,7 +257,7 @@ class Servers:
             )
 
         seconds: dict[str, Any] = {
-            f.name: self._cohort.seconds[f.name] if f.name.startswith("server") else seconds_K(f.name)
+            f.name: spent_s[f.name.removeprefix("server_")] if f.name.startswith("server") else seconds_K(f.name)
             for f in fields(Phases)
         }
         payload = {kind: sum(m.payload_bytes[kind] for m in lines.values()) for kind in BIT_KINDS}
@@ -405,15 +406,6 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
         adapters=adapters,
         uncut=not placement.split,
     )
-
-
-def _served_cohort(session: Session, wire: ServerWire) -> ServerCohort | ReportedCohort:
-    cohort = session.cohort
-    parts = {f.name: getattr(cohort, f.name) for f in fields(cohort)}
-    if not cohort.placement.split:
-        return ReportedCohort(**parts, wire=wire)
-    parts["link"] = ServerLink(cohort.link.door, cohort.link.activation_codec, cohort.link.gradient_codec)
-    return ServerCohort(**parts, wire=wire)
 
 
 def _score(told: messages_pb2.Score) -> Score:

@@ -14,16 +14,15 @@ from torch import Tensor
 
 from wavetune.data.batching import batch_indices
 from wavetune.data.settings import PreparedData, prepare
-from wavetune.data_plane.halves import DeviceCohort
 from wavetune.data_plane.messages_pb2 import RoundOrder
-from wavetune.data_plane.uncut import LocalCohort
 from wavetune.data_plane.wires import DeviceWire
 from wavetune.errors import RunFolderError
-from wavetune.federation.cohort import Placement, StepResult
+from wavetune.federation.cohort import Cohort, Seconds, StepResult
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
@@ -43,7 +42,7 @@ class Device:
     recipe: Recipe
     client: int
     data: PreparedData
-    cohort: DeviceCohort | LocalCohort
+    cohort: Cohort  # of this client alone
     adapters: Nodes
     door: Door
     base: str  # folder of the base model
@@ -61,8 +60,7 @@ class Device:
 
     def train(self, order: RoundOrder, wire: DeviceWire) -> None:
         """The local steps of a round before a cut, and its adapter exchange. Raises DeploymentError, NumericsError."""
-        assert isinstance(self.cohort, DeviceCohort)
-        self.cohort.wire, self.door.carry = wire, wire.carry
+        self.door.carry, self.door.announce = wire.carry, wire.announce
         for _ in self.local_steps(order):
             pass
         self.upload(order)
@@ -90,6 +88,11 @@ class Device:
         self.cohort.optimiser.train(None)
         if self.recipe.method.mixing.rebases:
             self.cohort.optimiser.reset()
+
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds spent on computing since the last call, by phase."""
+        seconds, self.cohort.seconds = self.cohort.seconds, Seconds(float)
+        return {f"client_{phase}": spent_s for phase, spent_s in seconds.items()}
 
     def state(self) -> dict[str, Tensor]:
         """All that a device must remember between rounds, as named tensors."""
@@ -150,8 +153,8 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     optimiser = StackedOptimiser(bank, method.optimiser)
     budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
-    engine = DeviceCohort if split else LocalCohort
-    cohort = engine(backbone, bank, placement, link, optimiser, budget, method.proximal)
+    half = OF_CLIENTS if split else WHOLE
+    cohort = Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal, half=half)
     check_ranks(method, tuple(order.ranks))
     chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
     adapters = Nodes(bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), with_servers=False)

@@ -63,9 +63,9 @@ def evaluate(
             raise DeploymentError(f"round {round_index}: no device told its validation loss; go on with --resume")
         return _summed_up(session, [reported.get(client) for client in clients])
     if session.personal:
-        found = [session.cohort.evaluate(validation, session.cohort.bank, client) for client in clients]
+        found = [session.place.evaluate(validation, session.cohort.bank, client) for client in clients]
     else:
-        found = [session.cohort.evaluate(validation, global_bank(session, factors))]
+        found = [session.place.evaluate(validation, global_bank(session, factors))]
     return _judged(
         session,
         found,
@@ -77,7 +77,7 @@ def evaluate(
 def evaluate_untouched(session: Session) -> Judged:
     """The same before training, of the base model alone (with a fresh head, where classes are learned)."""
     head = session.cohort.bank.only(("head",)) if session.data.classes else None
-    found = session.cohort.evaluate(session.data.validation, head)
+    found = session.place.evaluate(session.data.validation, head)
     what = "the validation loss of the untouched model is {}; its weights may be damaged"
     return _judged(session, [found], what)
 

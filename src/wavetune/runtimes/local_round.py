@@ -7,14 +7,12 @@ another process, that is what has to be kept between them.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavetune.data_plane.messages_pb2 import Frame, Loss, Part, RoundOrder, RoundReport, Score
-from wavetune.data_plane.payloads import pack
-from wavetune.data_plane.wires import Tray
+from wavetune.data_plane.payloads import pack, spec_like, unpack
 from wavetune.federation.codecs import Payload
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import save
@@ -45,15 +43,21 @@ def train(device: Device, order: RoundOrder) -> Upload:
     for result in device.local_steps(order):
         labelled = int(result.labelled_K[0])
         losses.append(Loss(nll=float(result.loss_K[0]) * labelled, labelled=labelled, tokens=result.tokens))
-    tray = Tray()
-    device.door.carry = tray.carry
+    payloads: list[Payload] = []
+
+    def keep(_kind: str, _client: int, payload: Payload) -> Payload:
+        payloads.append(payload)
+        return payload
+
+    device.door.carry = keep
     device.upload(order)
-    return Upload(tuple(losses), tuple(tray.uploads))
+    return Upload(tuple(losses), tuple(payloads))
 
 
 def receive(device: Device, parts: Sequence[Part]) -> None:
     """The end of a round: what the servers broadcast takes the place of the shared adapters."""
-    device.door.carry = Tray(downloads=deque(parts)).carry
+    left = iter(parts)
+    device.door.carry = lambda kind, _client, payload: unpack(next(left).tensors, spec_like(payload), kind)
     device.end_round()
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation import plan
-from wavetune.federation.cohort import Placement, StepResult
+from wavetune.federation.cohort import StepResult
 from wavetune.federation.nodes import Mixed
+from wavetune.federation.placement import Placement
 from wavetune.records import rounds
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Allocation, BandUse, Judged, Lost, Measured, Refused, Round, RoundPrivacy

@@ -89,18 +89,19 @@ def train_round(
     accountant, agenda = ready.accountant, session.server.agenda
     predicted = accountant.predicted_bits(workload, sent_K, index)
     session.door.take()
-    session.cohort.begin_round(session.server.current, agenda)
+    session.place.begin_round(session.server.current, agenda)
 
     results, metered, faults, training_K = list[StepResult](), list[Bits](), dict[int, str](), list(active_K)
     for i, rows in enumerate(ready.steps):
         factor = method.optimiser.factor(index * run.local_steps + i, run.rounds * run.local_steps)
         with _explained(f"round {index}, local step {i}"):
-            results.append(session.cohort.step(session.data.train, rows, factor, training_K))
+            results.append(session.place.step(session.data.train, rows, factor, training_K))
         faults |= {k: f"given up in local step {i}: {why}" for k, why in results[-1].given_up.items()}
         training_K = [on and k not in faults for k, on in enumerate(training_K)]
         metered.append(session.door.take())
         on_step(index, i, results[-1])
 
+    session.place.end_round()
     if before_mixing is not None:
         before_mixing()
     trained_K = [on and k not in results[0].given_up for k, on in enumerate(active_K)]  # in one step at least

@@ -18,13 +18,15 @@ from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError
 from wavetune.federation.account import Accountant
-from wavetune.federation.cohort import Cohort, Placement
+from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.method import Method
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.place import Place
+from wavetune.federation.placement import Placement
 from wavetune.federation.privacy import require_accountant
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.federation.selection import State
@@ -69,11 +71,12 @@ class Session:
     door: Door
     precision: str
     elsewhere: bool = False
+    place: Place = field(init=False)  # where local steps are made
     schedule: State = field(init=False)  # what the planner knows of the rounds that are over
     _planned: tuple[int, Problem, Plan] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self.schedule = self.planner.init()
+        self.place, self.schedule = self.cohort, self.planner.init()
 
     @property
     def central(self) -> bool:

@@ -20,6 +20,7 @@ import torch
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.cohort import Cohort, Evaluation, Rows, StepResult
+from wavetune.federation.cut import LossSum
 from wavetune.federation.slices import (
     SliceStep,
     add_server_gradients,
@@ -60,22 +61,23 @@ class Fleet(Protocol):
 
 
 @dataclass
-class SlicedCohort(Cohort):
-    """A cohort whose steps and evaluations are made by a fleet."""
+class FleetSteps:
+    """Steps and evaluations that a fleet makes; `cohort` holds what is saved, and the server's optimiser."""
 
-    fleet: Fleet = field(kw_only=True)
-    token_sets: dict[str, TokenSet] = field(kw_only=True)
+    cohort: Cohort
+    fleet: Fleet
+    token_sets: dict[str, TokenSet]
     _done: tuple[int, int] = field(default=(0, 0), init=False)  # rounds begun, steps since then
     _begun_with: tuple[dict[str, torch.Tensor], ...] = field(default=(), init=False)  # the server's adapters, moments
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
         """Hand every worker its clients' adapters and moments, which blocks train, and what to stay near."""
-        self.optimiser.train(blocks)
-        server, moments = server_state(self), self._moments(of_server=True)
+        self.cohort.optimiser.train(blocks)
+        server, moments = server_state(self.cohort), self._moments(of_server=True)
         self._begun_with = tuple({name: t.clone() for name, t in named.items()} for named in (server, moments))
         self._done = (self._done[0] + 1, 0)
         requests = [
-            (worker, (self._done[0], arrays(client_state(self, clients)), frozenset(names), blocks))
+            (worker, (self._done[0], arrays(client_state(self.cohort, clients)), frozenset(names), blocks))
             for worker, clients in enumerate(self.fleet.slices)
         ]
         self.fleet.ask("load", requests, again=True)
@@ -84,26 +86,40 @@ class SlicedCohort(Cohort):
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
     ) -> StepResult:
         """One local step of every active client, on rows of the training set. Raises NumericsError, WorkerLostError."""
-        num_clients = self.placement.num_clients
-        active_K = [True] * num_clients if active_K is None else list(active_K)
+        placement = self.cohort.placement
+        active_K = [True] * placement.num_clients if active_K is None else list(active_K)
         clients = [k for k, on in enumerate(active_K) if on]
-        nll_K, labelled_K, count, given_up = np.zeros(num_clients), np.zeros(num_clients), 0, dict[int, str]()
-        for turn in [[k] for k in clients] if self.placement.sequential else [clients]:
+        losses, count, given_up = dict[int, LossSum](), 0, dict[int, str]()
+        for turn in [[k] for k in clients] if placement.sequential else [clients]:
             for part in self._train({k: rows[k] for k in turn}, factor, active_K):
                 count += part.tokens
                 given_up |= part.given_up
-                self.link.door.bits.update(part.bits)
-                for client in part.nll:
-                    nll_K[client], labelled_K[client] = part.nll[client], part.labelled[client]
-            if wrong := next(iter(given_up.values())) if given_up.keys() >= set(clients) else self._shared_fault():
+                losses |= part.losses
+                self.cohort.link.door.bits.update(part.bits)
+            all_failed = given_up.keys() >= set(clients)
+            if wrong := next(iter(given_up.values())) if all_failed else self.cohort.server_fault():
                 raise NumericsError(wrong)
-            self.optimiser.step_server(factor)
-        loss_K = np.divide(nll_K, labelled_K, out=np.full(num_clients, np.nan), where=labelled_K > 0)
-        return StepResult(loss_K, labelled_K, count, given_up)
+            self.cohort.optimiser.step_server(factor)
+        return StepResult.of(placement.num_clients, losses, count, given_up)
+
+    def end_round(self) -> None:
+        """Take back what the clients trained in the round. Raises WorkerLostError."""
+        everyone = range(len(self.fleet.slices))
+        states = self.fleet.ask("state", [(worker, (self._done,)) for worker in everyone])
+        for clients, state in zip(self.fleet.slices, states, strict=True):
+            load_client_state(self.cohort, clients, tensors(state))
+
+    def rewind(self) -> None:
+        """Be again what the round began with: until the clients' part is taken back, only the server's has changed."""
+        server, moments = self._begun_with
+        load_server_state(self.cohort, server)
+        self.cohort.optimiser.load_state({**self._moments(of_server=False), **moments})
+        for parameter in self.cohort.bank.parameters(local=False):
+            parameter.grad = None
 
     def _train(self, rows: dict[int, Rows], factor: float, active_K: list[bool]) -> list[SliceStep]:
         """A step of these clients; adds to the gradients of the server's adapters."""
-        server, requests = self.fleet.share(arrays(server_state(self))), list[tuple[int, tuple[Any, ...]]]()
+        server, requests = self.fleet.share(arrays(server_state(self.cohort))), list[tuple[int, tuple[Any, ...]]]()
         for worker, clients in enumerate(self.fleet.slices):
             own = {k: rows[k] for k in clients if k in rows}
             requests.append((worker, (self._done, server, own, factor, active_K)))
@@ -111,29 +127,15 @@ class SlicedCohort(Cohort):
         self._done = (self._done[0], self._done[1] + 1)
         for _, server_gradients in parts:
             for gradients in server_gradients:
-                add_server_gradients(self, tensors(gradients))
-        weight_K, gone = self.placement.among(active_K).weight_K, [k for step, _ in parts for k in step.given_up]
-        if gone and not self.placement.sequential and (left := 1 - sum(weight_K[k] for k in gone)) > 0:
-            scale_server_gradients(self, 1 / left)
+                add_server_gradients(self.cohort, tensors(gradients))
+        placement, gone = self.cohort.placement, [k for step, _ in parts for k in step.given_up]
+        weight_K = placement.among(active_K).weight_K
+        if gone and not placement.sequential and (left := 1 - sum(weight_K[k] for k in gone)) > 0:
+            scale_server_gradients(self.cohort, 1 / left)
         return [step for step, _ in parts]
 
-    def collect(self) -> None:
-        """Take back what the clients trained in the round. Raises WorkerLostError."""
-        everyone = range(len(self.fleet.slices))
-        states = self.fleet.ask("state", [(worker, (self._done,)) for worker in everyone])
-        for clients, state in zip(self.fleet.slices, states, strict=True):
-            load_client_state(self, clients, tensors(state))
-
-    def rewind(self) -> None:
-        """Be again what the round began with: until the clients' part is collected, only the server's has changed."""
-        server, moments = self._begun_with
-        load_server_state(self, server)
-        self.optimiser.load_state({**self._moments(of_server=False), **moments})
-        for parameter in self.bank.parameters(local=False):
-            parameter.grad = None
-
     def _moments(self, of_server: bool) -> dict[str, torch.Tensor]:
-        return {name: t for name, t in self.optimiser.state().items() if name.startswith("server.") == of_server}
+        return {name: t for name, t in self.cohort.optimiser.state().items() if name.startswith("server.") == of_server}
 
     def evaluate(
         self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
@@ -141,7 +143,7 @@ class SlicedCohort(Cohort):
         """Losses of all rows of a set as one client of a bank sees them; the workers share the passes."""
         name = next((name for name, known in self.token_sets.items() if known is tokens), None)
         if name is None or passes != slice(None):
-            return super().evaluate(tokens, bank, client, passes)
+            return self.cohort.evaluate(tokens, bank, client, passes)
         factors = None
         if bank is not None:
             found = client_factors(bank, client)
@@ -182,27 +184,20 @@ def slices_of(session: Session, workers: int) -> tuple[range, ...]:
 @contextmanager
 def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> Iterator[Trainer]:
     """What trains a session's rounds in a fleet for as long as the context lasts."""
-    whole = session.cohort
-    parts = {f.name: getattr(whole, f.name) for f in fields(Cohort)}
     sets = {"train": session.data.train, "validation": session.data.validation}
-    session.cohort = cohort = SlicedCohort(**parts, fleet=fleet, token_sets=sets)
+    here, session.place = session.place, (steps := FleetSteps(session.cohort, fleet, sets))
 
     def train(
         session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
     ) -> RoundOutcome:
-        def collect() -> None:
-            cohort.collect()
-            if before_mixing is not None:
-                before_mixing()
-
         while True:
             try:
-                return train_round(session, index, on_step, collect)
+                return train_round(session, index, on_step, before_mixing)
             except WorkerLostError as lost:
                 say(f"{lost}; round {index + 1} is computed again")
-                cohort.rewind()
+                steps.rewind()
 
     try:
         yield Trainer(train)
     finally:
-        session.cohort = whole
+        session.place = here

@@ -18,15 +18,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.templates import TokenSet
-from wavetune.federation.cohort import Evaluation, Placement, Rows
+from wavetune.federation.cohort import Cohort, Evaluation, RowBatches, Rows
 from wavetune.federation.door import Door
+from wavetune.federation.placement import Placement
 from wavetune.federation.slices import (
-    SliceCohort,
     SliceStep,
     client_state,
     load_client_state,
     load_server_state,
-    sliced,
+    slice_of,
+    step_slice,
 )
 from wavetune.models.backbone import load_backbone
 from wavetune.models.lora import AdapterBank, LoraPair
@@ -111,7 +112,7 @@ class Worker:
         """A local step of these clients, with the server's gradients apart. Raises NumericsError, StateLostError."""
         self._require(done)
         load_server_state(self._cohort, tensors(server))
-        step = self._cohort.step_slice(self.job.token_sets["train"], rows, factor, active_K)
+        step = step_slice(self._cohort, RowBatches(self.job.token_sets["train"], rows), factor, active_K)
         self._done = (done[0], done[1] + 1)
         return replace(step, server_gradients=[]), [arrays(gradients) for gradients in step.server_gradients]
 
@@ -126,7 +127,7 @@ class Worker:
         return self._cohort.evaluate(self.job.token_sets[rows], bank, passes=passes)
 
     @cached_property
-    def _cohort(self) -> SliceCohort:
+    def _cohort(self) -> Cohort:
         job, method = self.job, self.job.recipe.method
         folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
         device = device_of(self.device)
@@ -139,7 +140,7 @@ class Worker:
             job.num_classes,
             working_dtype(job.recipe.run.precision),
         )
-        return sliced(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
+        return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
     def _bank_of(self, factors: Factors) -> AdapterBank:
         """A bank of one client that acts with these factors in every block."""

@@ -17,9 +17,9 @@ from helpers.training import (
     tokens_of,
 )
 from wavetune.errors import NumericsError
-from wavetune.federation.cohort import Placement
-from wavetune.federation.cut import Crossing
+from wavetune.federation.cut import Crossing, LossSum
 from wavetune.federation.optimise import AdamW
+from wavetune.federation.placement import Placement
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.double import compute_in_double
 from wavetune.models.lora import AdapterBank, LoraPair
@@ -180,8 +180,10 @@ def test_where_no_client_alone_is_at_fault_the_largest_share_of_the_servers_grad
         parameter = next(cohort.bank.parameters(local=False))
         parameter.grad = torch.zeros_like(parameter)
         parameter.grad.view(-1)[0] = sum(shares[k] for k in clients)
+        return dict.fromkeys(clients, LossSum(1.0, 1))
 
-    assert list(cohort.without_faults(passes, [0, 1, 2], np.zeros(3))) == [1]
+    losses, given_up = cohort.without_faults(passes, [0, 1, 2])
+    assert (list(losses), list(given_up)) == ([0, 2], [1])
 
 
 def test_where_all_clients_are_at_fault_the_first_is_named():
@@ -206,9 +208,9 @@ def test_gradient_of_the_server_that_is_not_finite_names_the_server(sequential):
 @pytest.mark.parametrize(("limit", "wanted"), [(1, [[0], [1], [2]]), (25, [[0, 1], [2]]), (1000, [[0, 1, 2]])])
 def test_consecutive_clients_share_a_pass_while_their_tokens_fit(limit, wanted):
     cohort = cohort_of(Job(tokens_per_pass=limit))
-    assert list(cohort._passes([10, 15, 8])) == wanted
+    assert list(cohort._groups({0: 10, 1: 15, 2: 8})) == wanted
     cohort.placement = replace(cohort.placement, sequential=True)
-    assert list(cohort._passes([10, 15, 8])) == [[0], [1], [2]]
+    assert list(cohort._groups({0: 10, 1: 15, 2: 8})) == [[0], [1], [2]]
 
 
 def test_clients_that_sit_out_change_nothing_and_are_not_changed():

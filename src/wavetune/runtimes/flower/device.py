@@ -85,7 +85,7 @@ class LetterAgent(Agent):
         letter.sent_at_s = time.time()
         self.frames = {"hello": Frame(hello=hello).SerializeToString(), "upload": letter.SerializeToString()}
         self.say(f"round {order.round + 1}: done")
-        return RoundReport(round=order.round, seconds=device.cohort.seconds)
+        return RoundReport(round=order.round, seconds=device.take_seconds())
 
     def _reach(self, address: str) -> None:
         """Servers that started anew since they gave an order show another certificate: not to be waited for."""
