@@ -78,7 +78,7 @@ def other_end(folder: Path, sizes: list[int], repeats: int) -> None:
     for index, size in enumerate(sizes):
         contract = Contract(0, False, repeats, WIDTH, 1, 1 << 16, ROW_TOKENS, 2, Bf16(), Bf16(), (), {})
         say(token=plane.open_round(index, [contract])[0].hex())
-        line, answer = plane.line(0), b"x" * num_bytes(Bf16().encode(torch.zeros(rows[size], WIDTH)))
+        line, answer = plane.stream(0), b"x" * num_bytes(Bf16().encode(torch.zeros(rows[size], WIDTH)))
         for _ in range(repeats):
             arrived = line.take(600.0)
             assert arrived is not None, line.failure

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from helpers.deployment import run_deployed
 from helpers.runs import Silent, train
 from wavetune.data_plane import control
-from wavetune.data_plane.server import Line
+from wavetune.data_plane.server import DeviceStream
 from wavetune.models.adapter_folder import PEFT_FILE, WEIGHTS
 from wavetune.recipe import Recipe
 
@@ -24,14 +24,14 @@ TOLERANCE = 1e-7  # files hold fp32 of what was computed in fp64
 @contextmanager
 def tapped(moved: list[bytes]) -> Iterator[None]:
     """Note what devices send, over both streams, and what the data plane answers."""
-    receive, next_answer, parsed = Line.receive, Line.next_answer, control._parsed
+    receive, next_answer, parsed = DeviceStream.receive, DeviceStream.next_answer, control._parsed
 
-    def tapped_receive(line: Line, content: bytes) -> None:
+    def tapped_receive(stream: DeviceStream, content: bytes) -> None:
         moved.append(content)
-        receive(line, content)
+        receive(stream, content)
 
-    def tapped_answer(line: Line) -> bytes:
-        moved.append(next_answer(line))
+    def tapped_answer(stream: DeviceStream) -> bytes:
+        moved.append(next_answer(stream))
         return moved[-1]
 
     def tapped_report(content: bytes) -> Any:
@@ -39,8 +39,8 @@ def tapped(moved: list[bytes]) -> Iterator[None]:
         return parsed(content)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Line, "receive", tapped_receive)
-        patch.setattr(Line, "next_answer", tapped_answer)
+        patch.setattr(DeviceStream, "receive", tapped_receive)
+        patch.setattr(DeviceStream, "next_answer", tapped_answer)
         patch.setattr(control, "_parsed", tapped_report)
         yield
 

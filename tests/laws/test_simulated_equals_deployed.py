@@ -10,7 +10,7 @@ import torch
 from helpers.deployment import deployed, nothing, play
 from helpers.runs import EXACT, small, told
 from wavetune.data_plane.messages_pb2 import Frame
-from wavetune.data_plane.server import Line
+from wavetune.data_plane.server import DeviceStream
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.models.lora import LoraPair
 from wavetune.runtimes.round import train_round
@@ -130,13 +130,13 @@ def test_where_labels_stay_with_the_clients_no_token_id_label_or_position_is_in_
 ):
     """All that arrives is captured; with labels at the server the same search finds them."""
     captured: list[bytes] = []
-    receive = Line.receive
+    receive = DeviceStream.receive
 
-    def tapped(line, content):
+    def tapped(stream, content):
         captured.append(content)
-        receive(line, content)
+        receive(stream, content)
 
-    monkeypatch.setattr(Line, "receive", tapped)
+    monkeypatch.setattr(DeviceStream, "receive", tapped)
     with deployed(small("sflllm", *([AT_CLIENT] if at_client else [])), certificates) as servers:
         play(servers, 1)
     session, stream = servers.session, b"".join(captured)

@@ -57,7 +57,7 @@ class Control(Protocol):
         """A device's report on a round, or None if it left or does not report in time."""
         ...
 
-    def owes(self, client: int) -> bool:
+    def has_broadcast_to_come(self, client: int) -> bool:
         """Whether a device that reported gets what came of its round only with its next order."""
         ...
 
@@ -66,7 +66,7 @@ class Control(Protocol):
         ...
 
 
-class _Desk:
+class _Attendance:
     """One device that attends."""
 
     def __init__(self, attend: Attend, context: grpc.ServicerContext) -> None:
@@ -91,53 +91,53 @@ class Coordinator:
 
     def __init__(self, num_clients: int, lost: Callable[[int, str], None]) -> None:
         self.num_clients, self.lost = num_clients, lost
-        self._desks: dict[int, _Desk] = {}
+        self._devices: dict[int, _Attendance] = {}
         self._changed = threading.Condition()
 
     def present(self) -> set[int]:
         """Who attends now."""
         with self._changed:
-            return set(self._desks)
+            return set(self._devices)
 
     def wait_for(self, clients: Collection[int], patience_s: float) -> set[int]:
         """Who of these attends, at the latest after the given time."""
         with self._changed:
-            self._changed.wait_for(lambda: self._desks.keys() >= set(clients), patience_s)
-            return set(clients) & set(self._desks)
+            self._changed.wait_for(lambda: self._devices.keys() >= set(clients), patience_s)
+            return set(clients) & set(self._devices)
 
     def can_go_on(self, client: int, run: str, rounds_done: int) -> bool:
         """Whether a device kept its state after this many rounds of the run."""
-        desk = self._desks.get(client)
-        return desk is not None and desk.attend.run == run and rounds_done in desk.states
+        device = self._devices.get(client)
+        return device is not None and device.attend.run == run and rounds_done in device.states
 
     def order(self, client: int, order: RoundOrder) -> None:
         """Send an order to a device, if it is still there."""
-        desk = self._desks.get(client)
-        if desk is not None:
-            desk.attend.run, desk.ordered = order.run, order.round
-            order.notice, desk.notice = desk.notice, ""
-            desk.orders.put(Order(round=order))
+        device = self._devices.get(client)
+        if device is not None:
+            device.attend.run, device.ordered = order.run, order.round
+            order.notice, device.notice = device.notice, ""
+            device.orders.put(Order(round=order))
 
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
         """A device's report on a round, or None if it left or does not report in time."""
-        desk, until = self._desks.get(client), time.monotonic() + patience_s
-        while desk is not None and desk.ordered >= round_index:  # who came back since was not ordered it
+        device, until = self._devices.get(client), time.monotonic() + patience_s
+        while device is not None and device.ordered >= round_index:  # who came back since was not ordered it
             try:
-                report = desk.reports.get(timeout=max(0.0, until - time.monotonic()))
+                report = device.reports.get(timeout=max(0.0, until - time.monotonic()))
             except queue.Empty:
                 return None
             if report is None or report.round == round_index:
                 return report
         return None
 
-    def owes(self, client: int) -> bool:
+    def has_broadcast_to_come(self, client: int) -> bool:
         """Never: a device's stream ends with what came of its round."""
         return False
 
     def dismiss(self, reason: str) -> None:
         """Tell all devices that there is nothing more to do."""
-        for desk in list(self._desks.values()):
-            desk.orders.put(Order(goodbye=Goodbye(reason=reason)))
+        for device in list(self._devices.values()):
+            device.orders.put(Order(goodbye=Goodbye(reason=reason)))
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server serves."""
@@ -145,30 +145,30 @@ class Coordinator:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
     def _attend(self, requests: Requests, context: grpc.ServicerContext) -> Iterator[bytes]:
-        desk: _Desk | None = None
+        device: _Attendance | None = None
         try:
             for content in requests:
                 report = _parsed(content)
-                if desk is None:
-                    desk = self._admit(report, context)
+                if device is None:
+                    device = self._admit(report, context)
                     requests.admitted = True
                 elif not report.HasField("round"):
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:
-                    if report.round.failure and report.round.round == desk.ordered:
-                        self.lost(desk.attend.client, claimed(desk.attend.client, report.round.failure))
+                    if report.round.failure and report.round.round == device.ordered:
+                        self.lost(device.attend.client, claimed(device.attend.client, report.round.failure))
                     elif not report.round.failure:
-                        desk.states.add(report.round.round + 1)
-                    desk.reports.put(report.round)
-                order = desk.orders.get()
+                        device.states.add(report.round.round + 1)
+                    device.reports.put(report.round)
+                order = device.orders.get()
                 if order is None:
                     return
                 yield order.SerializeToString()
         finally:
-            if desk is not None:
-                self._left(desk)
+            if device is not None:
+                self._left(device)
 
-    def _admit(self, report: Report, context: grpc.ServicerContext) -> _Desk:
+    def _admit(self, report: Report, context: grpc.ServicerContext) -> _Attendance:
         attend = report.attend
         if not report.HasField("attend"):
             raise RefusedError(Reason.OUT_OF_TURN, "a device attends before it reports")
@@ -183,25 +183,25 @@ class Coordinator:
                 Reason.UNKNOWN_DEVICE,
                 f"the certificate of {peer_name(context)!r} is not that of client {attend.client} of this run",
             )
-        desk = _Desk(attend, context)
+        device = _Attendance(attend, context)
         with self._changed:
-            earlier = self._desks.get(attend.client)
+            earlier = self._devices.get(attend.client)
             if earlier is not None:
-                _require_the_same(earlier, desk)
-            self._desks[attend.client] = desk
+                _require_the_same(earlier, device)
+            self._devices[attend.client] = device
             self._changed.notify_all()
         if earlier is not None:  # a device that lost its connection may come back before we notice
             earlier.leave()
-        context.add_callback(desk.leave)
-        return desk
+        context.add_callback(device.leave)
+        return device
 
-    def _left(self, desk: _Desk) -> None:
+    def _left(self, device: _Attendance) -> None:
         with self._changed:
-            if self._desks.get(desk.attend.client) is desk:
-                del self._desks[desk.attend.client]
+            if self._devices.get(device.attend.client) is device:
+                del self._devices[device.attend.client]
                 self._changed.notify_all()
-                self.lost(desk.attend.client, f"client {desk.attend.client} left")
-        desk.leave()
+                self.lost(device.attend.client, f"client {device.attend.client} left")
+        device.leave()
 
 
 def claimed(client: int, failure: str) -> str:
@@ -209,12 +209,12 @@ def claimed(client: int, failure: str) -> str:
     return f"client {client} reports: {quoted(failure)}"
 
 
-def _require_the_same(earlier: _Desk, later: _Desk) -> None:
+def _require_the_same(earlier: _Attendance, later: _Attendance) -> None:
     """Raise RefusedError if two processes attend as one device; the first goes on, and is told."""
     if earlier.attend.process == later.attend.process or not earlier.context.is_active():
         return
     name = device_name(earlier.attend.client)
-    first, second = (address_of(desk.context.peer()) for desk in (earlier, later))
+    first, second = (address_of(device.context.peer()) for device in (earlier, later))
     remedy = f"the certificate of {name}; stop one of them, or give each a certificate of its own"
     earlier.notice = f"another machine, at {second}, came with {remedy}"
     raise RefusedError(Reason.DUPLICATE, f"another machine, at {first}, attends with {remedy}")

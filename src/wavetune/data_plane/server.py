@@ -52,7 +52,7 @@ class Measured:
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
 
 
-class Line:
+class DeviceStream:
     """One device's stream of one round, as the round sees it: take what came, answer it."""
 
     def __init__(self, contract: Contract, downlink_bit_per_s: float = 0.0) -> None:
@@ -130,7 +130,7 @@ class Line:
 @dataclass
 class _Ticket:
     token: bytes
-    line: Line
+    stream: DeviceStream
     used: bool = False
 
 
@@ -147,38 +147,39 @@ class DataPlane:
         """Expect these devices in this round; returns the token that each must show."""
         pace = downlink_bit_per_s or {}
         tickets = {
-            c.client: _Ticket(secrets.token_bytes(_TOKEN_BYTES), Line(c, pace.get(c.client, 0.0))) for c in contracts
+            c.client: _Ticket(secrets.token_bytes(_TOKEN_BYTES), DeviceStream(c, pace.get(c.client, 0.0)))
+            for c in contracts
         }
         self.close_round("another round has begun")
         with self._lock:
             self._round, self._tickets = round_index, tickets
         return {client: ticket.token for client, ticket in tickets.items()}
 
-    def line(self, client: int) -> Line:
+    def stream(self, client: int) -> DeviceStream:
         """A device's stream of this round, come or not."""
-        return self._tickets[client].line
+        return self._tickets[client].stream
 
     def give_up(self, client: int, sentence: str) -> None:
         """Do not wait for a device any longer in this round."""
         with self._lock:
             ticket = self._tickets.get(client)
         if ticket is not None:
-            ticket.line.fail(sentence)
+            ticket.stream.fail(sentence)
 
     def wait_for(self, patience_s_by_client: Mapping[int, float]) -> None:
         """Until each of these has opened its stream, or its patience is over."""
         started = time.monotonic()
         for client, patience_s in patience_s_by_client.items():
-            line = self.line(client)
-            if not line.ready.wait(max(0.0, started + patience_s - time.monotonic())):
-                line.fail(f"client {client} did not open its stream within {patience_s:.3g} s", Reason.LATE)
+            stream = self.stream(client)
+            if not stream.ready.wait(max(0.0, started + patience_s - time.monotonic())):
+                stream.fail(f"client {client} did not open its stream within {patience_s:.3g} s", Reason.LATE)
 
     def close_round(self, sentence: str) -> None:
         """Whoever still waits is told that the round is over."""
         with self._lock:
             tickets, self._tickets = self._tickets, {}
         for ticket in tickets.values():
-            ticket.line.fail(sentence)
+            ticket.stream.fail(sentence)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server serves."""
@@ -186,24 +187,24 @@ class DataPlane:
         return grpc.method_handlers_generic_handler(SERVICE, {METHOD: method})
 
     def _exchange(self, requests: Requests, context: grpc.ServicerContext) -> Iterator[bytes]:
-        line: Line | None = None
+        stream: DeviceStream | None = None
         try:
             for content in requests:
-                if line is None:
-                    line = self._admit(content, context)
+                if stream is None:
+                    stream = self._admit(content, context)
                     requests.admitted = True
-                line.receive(content)
-                yield line.next_answer()
+                stream.receive(content)
+                yield stream.next_answer()
         except RefusedError as refused:
-            if line is not None:
-                line.fail(refused.sentence, refused.reason)
+            if stream is not None:
+                stream.fail(refused.sentence, refused.reason)
             raise
         finally:
-            if line is not None:
-                line.fail(f"the stream of client {line.contract.client} broke")
+            if stream is not None:
+                stream.fail(f"the stream of client {stream.contract.client} broke")
 
-    def _admit(self, content: bytes, context: grpc.ServicerContext) -> Line:
-        """The line that a first frame opens. A refused stranger leaves the rightful device's line alone."""
+    def _admit(self, content: bytes, context: grpc.ServicerContext) -> DeviceStream:
+        """The stream that a first frame opens. A refused stranger leaves the rightful device's stream alone."""
         hello = _parse(content).hello
         if peer_name(context) != device_name(hello.client):
             raise RefusedError(
@@ -220,10 +221,10 @@ class DataPlane:
                     Reason.DUPLICATE, f"client {hello.client} has opened its stream of round {hello.round}"
                 )
             ticket.used = True
-        line = ticket.line
-        if not context.add_callback(lambda: line.fail(f"the stream of client {hello.client} broke")):
-            line.fail(f"the stream of client {hello.client} broke")
-        return line
+        stream = ticket.stream
+        if not context.add_callback(lambda: stream.fail(f"the stream of client {hello.client} broke")):
+            stream.fail(f"the stream of client {hello.client} broke")
+        return stream
 
 
 def serve(

@@ -21,7 +21,7 @@ from wavetune.data_plane.contract import Arrived
 from wavetune.data_plane.messages_pb2 import Part
 from wavetune.data_plane.payloads import spec_like, unpack
 from wavetune.data_plane.refusal import Reason
-from wavetune.data_plane.server import Line
+from wavetune.data_plane.server import DeviceStream
 from wavetune.federation.codecs import Payload
 from wavetune.federation.cut import Layout, LossSum
 
@@ -72,7 +72,7 @@ class ServerWire:
     """The servers' side: the streams of a round's devices. Who does not answer in time is `lost`, with a sentence."""
 
     patience_s: float
-    line_of: Callable[[int], Line]
+    stream_of: Callable[[int], DeviceStream]
     present: set[int] = field(default_factory=set[int])  # whose streams of the round came
     trained: set[int] = field(default_factory=set[int])  # who took part in a step of the round
     without_upload: set[int] = field(default_factory=set[int])  # who was told to send no adapters
@@ -104,7 +104,7 @@ class ServerWire:
 
     def give_up(self, client: int, sentence: str) -> None:
         """Do not hear a client any more in this round."""
-        self.line_of(client).fail(sentence, Reason.NOT_FINITE)
+        self.stream_of(client).fail(sentence, Reason.NOT_FINITE)
         self.lost.setdefault(client, sentence)
 
     def carry(self, kind: str, client: int, payload: Payload) -> Payload:
@@ -114,7 +114,7 @@ class ServerWire:
         elif kind.endswith("_down"):
             if (kind, client) not in self._answered:
                 self._answered.add((kind, client))
-                self.line_of(client).answer([(kind, payload)])
+                self.stream_of(client).answer([(kind, payload)])
         else:
             found = self._received(kind, client)
             return {name: torch.zeros_like(tensor) for name, tensor in payload.items()} if found is None else found
@@ -131,7 +131,7 @@ class ServerWire:
     def end_round(self) -> None:
         """Send every client that is still there what was broadcast."""
         for client in sorted(self.trained - self.lost.keys()):
-            self.line_of(client).answer(self._broadcast.get(client, []))
+            self.stream_of(client).answer(self._broadcast.get(client, []))
         self._broadcast.clear()
 
     def _received(self, kind: str, client: int) -> Payload | None:
@@ -148,7 +148,7 @@ class ServerWire:
         return arrived.one(kind)
 
     def _take(self, client: int, until: float) -> Arrived | None:
-        arrived = None if client in self.lost else self.line_of(client).take(until - time.monotonic())
+        arrived = None if client in self.lost else self.stream_of(client).take(until - time.monotonic())
         if arrived is None:
-            self.lost.setdefault(client, self.line_of(client).failure)
+            self.lost.setdefault(client, self.stream_of(client).failure)
         return arrived

@@ -86,7 +86,7 @@ class Servers:
 
     def __post_init__(self) -> None:
         answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
-        self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.line)
+        self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.stream)
         self.session.door.carry, self.session.elsewhere = self.wire.carry, True
         if self._cut:
             self.session.cohort.half = OF_SERVERS
@@ -117,7 +117,7 @@ class Servers:
         reports = self._reports(index, present)
         self._require_finite(index, present, reports)
         if not self._cut and session.recipe.run.evaluates_after(index):
-            for client, told in self._told(index, self._owing(index, reports)).items():
+            for client, told in self._catch_up(index, self._without_end(index, reports)).items():
                 told.seconds.update(reports[client].seconds if client in reports else {})
                 reports[client] = told
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
@@ -159,7 +159,7 @@ class Servers:
             self.plane.wait_for(
                 {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
             )
-            self.wire.lost.update({k: self.plane.line(k).failure for k in asked if self.plane.line(k).failure})
+            self.wire.lost.update({k: self.plane.stream(k).failure for k in asked if self.plane.stream(k).failure})
             if present := asked - self.wire.lost.keys():
                 self.known |= present
                 self.wire.present |= present
@@ -209,18 +209,18 @@ class Servers:
             )
             self.coordinator.order(client, order)
 
-    def _owing(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
+    def _without_end(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
         """Whom no report shows at the end of an evaluated round: not there, not judged, or without the last mixture."""
         last = index + 1 == self.session.recipe.run.rounds
 
         def ended(client: int) -> bool:
             if self.session.personal:
                 return reports[client].HasField("own")
-            return not (reports[client].failure or (last and self.coordinator.owes(client)))
+            return not (reports[client].failure or (last and self.coordinator.has_broadcast_to_come(client)))
 
         return {k for k in self.coordinator.present() if k not in reports or not ended(k)}
 
-    def _told(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
+    def _catch_up(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round, or have not seen its end, have what came of it; returns who answers."""
         orders = self.orders
         return orders.ask(absent, lambda k: orders.order(index, listen=True, adapters=orders.adapters_of(k)))[0]
@@ -247,11 +247,11 @@ class Servers:
     def _measured(self, wall_s: float, present: set[int], reports: Mapping[int, RoundReport]) -> Measured:
         """Seconds and bytes that the round really took, named like those that are charged; clients apart."""
         clients = range(self.session.cohort.placement.num_clients)
-        lines, spent_s = {k: self.plane.line(k).measured for k in present}, self.session.cohort.seconds
+        streams, spent_s = {k: self.plane.stream(k).measured for k in present}, self.session.cohort.seconds
 
         def seconds_K(phase: str) -> tuple[float, ...]:
             return tuple(
-                float(lines[k].seconds.get(phase, 0.0) if k in lines else 0.0)
+                float(streams[k].seconds.get(phase, 0.0) if k in streams else 0.0)
                 + (reports[k].seconds.get(phase, 0.0) if k in reports else 0.0)
                 for k in clients
             )
@@ -260,9 +260,9 @@ class Servers:
             f.name: spent_s[f.name.removeprefix("server_")] if f.name.startswith("server") else seconds_K(f.name)
             for f in fields(Phases)
         }
-        payload = {kind: sum(m.payload_bytes[kind] for m in lines.values()) for kind in BIT_KINDS}
+        payload = {kind: sum(m.payload_bytes[kind] for m in streams.values()) for kind in BIT_KINDS}
         up_K, down_K = (
-            tuple(lines[k].frame_bytes[way] if k in lines else 0 for k in clients) for way in ("up", "down")
+            tuple(streams[k].frame_bytes[way] if k in streams else 0 for k in clients) for way in ("up", "down")
         )
         return Measured(
             wall_s=wall_s,

@@ -94,7 +94,7 @@ def test_streams_of_rubbish_with_ones_own_key_do_not_end_the_one_in_use(opened, 
     for call in rubbish:
         ends(call)
     assert not used.done()
-    assert opened.plane.line(0).failure == ""
+    assert opened.plane.stream(0).failure == ""
 
 
 def test_a_stream_whose_first_frame_does_not_come_in_time_ends(opened):
@@ -129,7 +129,7 @@ def test_a_revoked_certificate_loses_its_streams_and_gets_no_other(opened):
         (place,) = next(iter(hall.places._open.values()))
         revoked.add(place.serial)
         ends(used)
-        assert opened.plane.line(0).take(PATIENCE_S) is None
+        assert opened.plane.stream(0).take(PATIENCE_S) is None
         with pytest.raises(grpc.RpcError, match="was revoked"):
             next(hall.stream("device-00", hello.SerializeToString()))
     finally:

@@ -40,7 +40,7 @@ def answering(line, parts_of):
 
 
 def exchange(opened, stream, client=0, **frame):
-    thread, taken = answering(opened.plane.line(client), lambda a: [("gradients_down", Bf16().encode(X * 2))])
+    thread, taken = answering(opened.plane.stream(client), lambda a: [("gradients_down", Bf16().encode(X * 2))])
     try:
         return stream.ask(**frame), taken
     finally:
@@ -58,7 +58,7 @@ def test_what_is_sent_arrives_and_the_answer_comes_back(opened):
         assert [p.kind for p in parts] == ["gradients_down"]
     _, (arrived,) = exchange(opened, stream, parts=[("adapters_up", ADAPTERS_UP)])
     assert torch.equal(arrived.one("adapters_up")["a|values"], ADAPTER)
-    line = opened.plane.line(0)
+    line = opened.plane.stream(0)
     assert line.measured.payload_bytes == stream.measured.payload_bytes | {"gradients_down": 3 * X.numel() * 2}
     assert line.measured.payload_bytes["activations_up"] == 2 * X.numel() * 2
     assert line.measured.frame_bytes["up"] == stream.measured.frame_bytes["up"]
@@ -200,7 +200,7 @@ def test_a_frame_that_is_not_what_is_due_ends_its_stream_and_no_other(opened, ca
         next(call)
     assert refused.value.code().name == status
     assert words in refused.value.details()
-    assert opened.plane.line(0).take(PATIENCE_S) is None
+    assert opened.plane.stream(0).take(PATIENCE_S) is None
     parts, _ = exchange(opened, other, 1, parts=up(), layout=LAYOUT)
     assert [p.kind for p in parts] == ["gradients_down"]
 
@@ -263,7 +263,7 @@ def test_a_token_of_an_earlier_round_is_worth_nothing(opened):
 def test_a_device_that_does_not_come_in_time_is_given_up_and_told_so(opened):
     token = opened.plane.open_round(0, [contract()])[0]
     stream = opened.stream(token)
-    line = opened.plane.line(0)
+    line = opened.plane.stream(0)
     assert line.take(0.01) is None
     with pytest.raises(DeploymentError, match=r"DEADLINE_EXCEEDED: client 0 did not answer within 0\.01 s"):
         stream.ask(parts=up(), layout=LAYOUT)
@@ -273,7 +273,7 @@ def test_a_stream_that_breaks_is_noticed_at_once(opened):
     token = opened.plane.open_round(0, [contract()])[0]
     stream = opened.stream(token)
     stream.close()
-    line = opened.plane.line(0)
+    line = opened.plane.stream(0)
     assert line.take(PATIENCE_S) is None
     assert line.failure == "the stream of client 0 broke"
 

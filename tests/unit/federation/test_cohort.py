@@ -19,7 +19,7 @@ from helpers.training import (
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import Crossing, LossSum
 from wavetune.federation.optimise import AdamW
-from wavetune.federation.placement import Placement
+from wavetune.federation.placement import OF_CLIENTS, OF_SERVERS, WHOLE, Placement
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.double import compute_in_double
 from wavetune.models.lora import AdapterBank, LoraPair
@@ -60,6 +60,22 @@ def test_loss_is_weighted_where_the_server_computes_it():
     assert [MIXED.loss_weight(k) for k in range(3)] == [0.2, 1.0, 1.0]
     assert [replace(MIXED, sequential=True).loss_weight(k) for k in range(3)] == [1.0, 1.0, 1.0]
     assert Placement(4, (4,), (None,), (0.7,), split=False).loss_weight(0) == 1.0
+
+
+def test_halves_share_the_blocks_of_every_client_and_its_loss_is_computed_by_the_one_that_has_its_labels():
+    whole = replace(MIXED, split=False, cut_K=(4, 4, 4), tail_K=(None, None, None))
+    assert [OF_SERVERS.blocks(MIXED, k) for k in range(3)] == [range(1, 4), range(3, 4), range(2, 3)]
+    assert [OF_CLIENTS.has_head(MIXED, k) for k in range(3)] == [False, True, True]
+    assert [OF_SERVERS.has_head(MIXED, k) for k in range(3)] == [True, False, False]
+    assert all(half.blocks(MIXED, 0) == range(4) for half in (WHOLE, OF_CLIENTS))
+    assert all(WHOLE.has_head(each, k) for each in (MIXED, whole) for k in range(3))
+
+
+def test_passes_of_the_servers_half_have_clients_of_one_cut():
+    cohort = cohort_of(Job(cut_K=(1, 3, 1), tail_K=(None, None, None)))
+    assert list(cohort._groups({0: 5, 1: 5, 2: 5})) == [[0, 1, 2]]
+    cohort.half = OF_SERVERS
+    assert list(cohort._groups({0: 5, 1: 5, 2: 5})) == [[0, 2], [1]]
 
 
 def test_step_reports_each_clients_mean_loss_labels_and_tokens():

@@ -1,10 +1,13 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.training import random_rows, tokens_of
+from wavetune.data.batching import collate
 from wavetune.federation.codecs import Bf16, Fp32, Int8
-from wavetune.federation.cut import Crossing, CutLink
+from wavetune.federation.cut import Crossing, CutLink, Layout
 from wavetune.federation.door import Door
 
 EXACT = (Fp32(), Fp32())
@@ -79,3 +82,18 @@ def test_without_a_crossing_nothing_is_copied_or_metered(crossings):
     x, link = torch.randn(2, 4), CutLink(Door(), Fp32(), Fp32())
     assert link.cross(x, crossings) is x
     assert not link.door.take()
+
+
+def test_gradients_cross_back_though_nothing_in_front_of_the_cut_is_trained():
+    link = CutLink(Door(), Fp32(), Fp32())
+    link.cross(torch.randn(2, 4), [Crossing(0, 0, 2, 0.5, to_server=True)]).sum().backward()
+    assert link.door.take() == {("activations_up", 0): 2 * 4 * 32, ("gradients_down", 0): 2 * 4 * 32}
+
+
+def test_a_layout_tells_each_clients_rows_apart_and_no_position_of_labels_that_stay():
+    batch = collate(tokens_of(random_rows()), [np.array([0, 3]), np.array([5])])
+    first, second = (Layout.of(batch, position, labels_stay=False) for position in (0, 1))
+    assert first.lengths + second.lengths == tuple(batch.lengths)
+    shifted = [place + sum(first.lengths) for place in second.label_positions]
+    assert [*first.label_positions, *shifted] == batch.label_index.tolist()
+    assert Layout.of(batch, 1, labels_stay=True) == (second.lengths, ())

@@ -16,7 +16,7 @@ from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
 from wavetune.data_plane.refusal import RefusedError
-from wavetune.data_plane.server import DataPlane, Line
+from wavetune.data_plane.server import DataPlane, DeviceStream
 from wavetune.errors import DeploymentError
 from wavetune.runtimes.flower.messages import pack, unpack
 
@@ -32,24 +32,24 @@ class _Node:
     round_index: int = -1  # that it was last asked for
     order: str = ""  # Flower's name of the message that asked
     report: RoundReport | None = None
-    line: Line | None = None  # of that round, where adapters come with the report
-    download: bytes = b""  # what its line answered, which goes with the next order
-    whole: bool = False  # what it keeps of that round lacks no download
+    stream: DeviceStream | None = None  # of that round, where adapters come with the report
+    download: bytes = b""  # what its stream answered, which goes with the next order
+    has_broadcast: bool = False  # what it keeps of that round lacks no download
 
 
 @dataclass
 class FlowerCoordinator:
     """Orders to nodes and their reports, each a Flower message; one thread asks the SuperLink what is new.
 
-    With `letters` a device opens no stream: its frames of a round come with its report, and what the servers answer
-    goes with its next order. A node that leaves or fails is given up for the round at once. Each is asked once who it
-    is; of two that are the same client the later one counts.
+    Where adapters go `by_message` a device opens no stream: its frames of a round come with its report, and what the
+    servers answer goes with its next order. A node that leaves or fails is given up for the round at once. Each is
+    asked once who it is; of two that are the same client the later one counts.
     """
 
     grid: Grid
     plane: DataPlane
     identities: Mapping[int, Identity]
-    letters: bool
+    by_message: bool
     say: Callable[[str], None]
     _nodes: dict[int, _Node] = field(default_factory=dict[int, _Node])  # by client
     _asked: dict[int, float] = field(default_factory=dict[int, float])  # nodes, and when
@@ -84,7 +84,9 @@ class FlowerCoordinator:
         node = self._nodes.get(client)
         if node is None or node.attend.run != run or rounds_done not in node.states:
             return False
-        return not self.letters or (node.round_index + 1 == rounds_done and (node.whole or bool(node.download)))
+        return not self.by_message or (
+            node.round_index + 1 == rounds_done and (node.has_broadcast or bool(node.download))
+        )
 
     def order(self, client: int, order: RoundOrder) -> None:
         """Send an order to a device, if it is still there."""
@@ -103,10 +105,10 @@ class FlowerCoordinator:
             parts["download"] = node.download
         with self._changed:
             node.attend.run, node.round_index, node.report, node.order = order.run, order.round, None, ""
-            node.line, node.download, node.whole = None, b"", order.listen or order.HasField("align")
-            if self.letters and not node.whole:
-                node.line = self.plane.line(client)
-                node.line.ready.set()
+            node.stream, node.download, node.has_broadcast = None, b"", order.listen or order.HasField("align")
+            if self.by_message and not node.has_broadcast:
+                node.stream = self.plane.stream(client)
+                node.stream.ready.set()
         self._push(Message(pack(parts), node.number, MessageType.TRAIN, group_id=str(order.round + 1)), node)
 
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
@@ -122,7 +124,7 @@ class FlowerCoordinator:
                 self._require_link()
         return None
 
-    def owes(self, client: int) -> bool:
+    def has_broadcast_to_come(self, client: int) -> bool:
         """Whether the mixture of a device's round is still here."""
         node = self._nodes.get(client)
         return node is not None and bool(node.download)
@@ -232,22 +234,22 @@ class FlowerCoordinator:
 
 
 def _receive(node: _Node, parts: Mapping[str, bytes]) -> None:
-    """Hand a device's frames to its line, as a stream would."""
-    if node.line is None:
+    """Hand a device's frames to its stream, as a stream would."""
+    if node.stream is None:
         raise DeploymentError("adapters came that were not asked for")
     try:
         for name in ("hello", "upload"):
-            node.line.receive(parts[name])
+            node.stream.receive(parts[name])
     except RefusedError as refused:
-        node.line.fail(refused.sentence, refused.reason)
+        node.stream.fail(refused.sentence, refused.reason)
         raise DeploymentError(refused.sentence) from refused
 
 
 def _collect(node: _Node) -> None:
     """Take what the servers answered: to the hello, and with the mixture unless the device was given up."""
-    line, node.line = node.line, None
-    if line is None:
+    stream, node.stream = node.stream, None
+    if stream is None:
         return
     with contextlib.suppress(RefusedError):
-        line.next_answer()
-        node.download = line.next_answer()
+        stream.next_answer()
+        node.download = stream.next_answer()

@@ -53,7 +53,7 @@ def take_part(message: Message, context: Context) -> Message:
 
 
 @dataclass
-class LetterAgent(Agent):
+class MessageAgent(Agent):
     """An agent that opens no stream where its device has the whole model.
 
     The frames that it would send are `frames` of the reply, and what the servers answer, its `download`, comes with the
@@ -81,9 +81,9 @@ class LetterAgent(Agent):
         self._keep(order, device.state())
         hello = Hello(version=PROTOCOL_VERSION, width=device.cohort.backbone.width,
                       cut=order.cuts[self.client])  # fmt: skip
-        letter = upload.frame()
-        letter.sent_at_s = time.time()
-        self.frames = {"hello": Frame(hello=hello).SerializeToString(), "upload": letter.SerializeToString()}
+        message = upload.frame()
+        message.sent_at_s = time.time()
+        self.frames = {"hello": Frame(hello=hello).SerializeToString(), "upload": message.SerializeToString()}
         self.say(f"round {order.round + 1}: done")
         return RoundReport(round=order.round, seconds=device.take_seconds())
 
@@ -105,11 +105,11 @@ def client_of(context: Context) -> int:
     return found
 
 
-def _agent(context: Context, identity: Identity) -> LetterAgent:
+def _agent(context: Context, identity: Identity) -> MessageAgent:
     client = client_of(context)
     state = context.node_config.get("state")
     folder = get_flwr_home() / "wavetune" / device_name(client) if state is None else Path(str(state)).expanduser()
-    return LetterAgent(client, "", identity, folder, _say(client))
+    return MessageAgent(client, "", identity, folder, _say(client))
 
 
 def _say(client: int) -> Callable[[str], None]:
