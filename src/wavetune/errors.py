@@ -1,6 +1,7 @@
 """Every exception that misuse can raise; each also inherits the standard type a caller would expect.
 
-Nature (an outage, an infeasible plan, a dead device) never raises: it comes back as a status with a sentence.
+Nature (an outage, an infeasible plan, a dead device) never raises: it comes back as a status with a sentence. Only who
+asked for a whole run from Python, of which there is none without a plan, is told by an exception.
 """
 
 from __future__ import annotations
@@ -39,6 +40,10 @@ class NotJsonError(JsonError):
 
 class InstanceError(WavetuneError, ValueError):
     """A plan instance is malformed; the message starts with the JSON path."""
+
+
+class InfeasibleError(WavetuneError, ValueError):
+    """A run was asked for in a world that admits no plan; the message says which limits bind."""
 
 
 class PlanError(WavetuneError, RuntimeError):

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from wavetune.errors import ConfigError
+from wavetune.given import function_of, is_given
 
 LONGEST_IMPORT_S = 120.0
 
@@ -43,6 +44,8 @@ def imported(name: str, what: str, kind: str = "name") -> Any:
 
     Raises: ConfigError, also where the code fails, would end the process or does not come to an end.
     """
+    if is_given(name):
+        return function_of(name)
     place, colon, within = name.rpartition(":")
     if not colon or not place or not within:
         raise ConfigError(f"{what} is named module:{kind} or file.py:{kind}, not {name!r}")

@@ -63,6 +63,19 @@ class Recipe:
     method: Method
     run: RunSettings = field(default_factory=RunSettings)
 
+    def with_settings(self, *settings: str) -> Recipe:
+        """The recipe with `path=value` settings applied. Raises ConfigError naming the field.
+
+        >>> from wavetune import recipe
+        >>> recipe("sflllm").with_settings("run.rounds=3", "method.lora.rank=4").run.rounds
+        3
+        """
+        return with_settings(self, settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The recipe as plain JSON values, which `wavetune show` prints."""
+        return to_dict(self)
+
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """The recipe as plain JSON values."""

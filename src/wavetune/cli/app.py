@@ -13,7 +13,7 @@ from wavetune.cli.certificates import certificates
 from wavetune.cli.compare import compare
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
-from wavetune.cli.exit_codes import INTERRUPTED, REFUSED
+from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED
 from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
 from wavetune.cli.grouped import grouped
@@ -27,7 +27,7 @@ from wavetune.cli.sweep import sweep
 from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
 from wavetune.console import Console, echo
-from wavetune.errors import WavetuneError
+from wavetune.errors import InfeasibleError, WavetuneError
 from wavetune.logs import shown_on
 
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
@@ -57,6 +57,9 @@ COMMANDS = {
 }
 
 
+WITHOUT_JSON = ("plan", "certificates", "device", "flower-app")  # `plan --json FILE` names a place; the rest print none
+
+
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
@@ -70,6 +73,9 @@ def main() -> None:
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
         _refuse(error.format_message().rstrip(".") + where)
+    except InfeasibleError as error:
+        Console(stderr=True).print(f"wavetune: {error}", highlight=False, markup=False, soft_wrap=True)
+        sys.exit(INFEASIBLE)
     except WavetuneError as error:
         _refuse(str(error))
     except OSError as error:  # of the disk, wherever it was not expected
@@ -111,4 +117,4 @@ def _root(
 
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(grouped(command))
+        app.command(name, rich_help_panel=panel)(grouped(command, name not in WITHOUT_JSON))

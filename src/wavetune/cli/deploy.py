@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.folders import free_folder, require_no_run
+from wavetune.api.folders import free_folder, require_no_run
+from wavetune.cli.json_output import wants_json
 from wavetune.cli.options import (
     DEPLOYMENT,
     Deadline,
@@ -17,11 +18,13 @@ from wavetune.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    Track,
     TrainingChanges,
 )
 from wavetune.cli.read_recipe import require_unchanged
 from wavetune.cli.run import chosen_recipe, continues, folder_to_continue
 from wavetune.console import echo
+from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ def deploy(
     rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
+    track: Track = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     flower: Annotated[
@@ -64,8 +68,15 @@ def deploy(
         chosen = known = chosen_recipe(recipe, changes, rounds, out, None, more)
         folder = out or free_folder(chosen.name)
         require_no_run(folder)
+    if flower and track:
+        raise ConfigError("--track does not go with --flower: Flower starts the servers; run without one of them")
     settings = {"deadline": deadline, "emulate": emulate}
-    code = _over_flower(known, folder, settings) if flower else _start(chosen, known, folder, settings)
+    if flower:
+        code = _over_flower(known, folder, settings)
+    else:
+        from wavetune.api.deploy import start
+
+        code = start(chosen, folder, emulate, deadline, track or "", as_json=wants_json())
     if code == 0 and not flower:
         echo(f"Devices:  {folder / 'devices'} (what each kept, and its log)")
     raise typer.Exit(code)
@@ -82,10 +93,3 @@ def _over_flower(known: Recipe, folder: Path, settings: dict[str, float | bool])
             again = f"wavetune deploy --flower --resume --out {shlex.quote(str(folder))}"
             LOG.warning(f"stopped; continue with: {again}")
         raise
-
-
-def _start(chosen: Recipe | None, known: Recipe, folder: Path, settings: dict[str, float | bool]) -> int:
-    from wavetune.runtimes.launch import deploy as start
-
-    options = [*(["--emulate"] if settings["emulate"] else []), "--deadline", str(settings["deadline"])]
-    return start(chosen, folder, known.world.scenario.population.num_clients, options, LOG.info)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.folders import named_after
+from wavetune.api.folders import named_after
 from wavetune.cli.options import RecipeName, TrainingChanges
 from wavetune.cli.run import chosen_recipe, train
 from wavetune.console import echo

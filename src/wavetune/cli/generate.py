@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
+from wavetune.cli.json_output import result
 from wavetune.console import echo_answer
-from wavetune.errors import ConfigError
-from wavetune.logs import LOG
 
 
 def generate(
@@ -29,20 +28,9 @@ def generate(
 
     For example: wavetune generate runs/sflllm --client 2 --prompt "name[Aromi], eatType[pub]"
     """
-    from wavetune.runtimes.adapters import adapter_of, recipe_of
+    from wavetune.api.load_run import Run
 
-    if base and client is not None:
-        raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
-    adapter_of(run_dir, client, base)
-    if recipe_of(run_dir).world.data.template.kind == "class":
-        for name, value in {"max-new-tokens": max_new_tokens, "temperature": temperature, "seed": seed}.items():
-            if value is not None:
-                raise ConfigError(
-                    f"--{name} has no effect: the run in {run_dir} trained a classifier, which writes no text"
-                )
-    if seed is not None and not temperature:
-        raise ConfigError("--seed has no effect without --temperature above 0: the likeliest token is not drawn")
-    LOG.info("loading PyTorch and transformers")
-    from wavetune.runtimes.answer import answer
-
-    echo_answer(answer(run_dir, prompt, client, base, max_new_tokens or 64, temperature or 0.0, seed or 0))
+    settings = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    answer = Run(run_dir).generate(prompt, client, base=base, **settings)
+    result({"prompt": prompt, "client": client, "base": base, "answer": answer})
+    echo_answer(answer)

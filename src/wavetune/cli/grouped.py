@@ -10,20 +10,27 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from wavetune.cli.json_output import only_json
 from wavetune.cli.options import OUTPUT
 from wavetune.logs import LOG, ConsoleHandler, level_of
 
-_QUIET, _VERBOSE = "quiet", "verbose"
+_QUIET, _VERBOSE, _JSON = "quiet", "verbose", "json"
 _SHARED = {
     _QUIET: Annotated[
         bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.", rich_help_panel=OUTPUT)
     ],
     _VERBOSE: Annotated[bool, typer.Option("--verbose", "-v", help="Tell details, too.", rich_help_panel=OUTPUT)],
 }
+_OF_RESULTS = Annotated[
+    bool, typer.Option("--json", help="Results as JSON on standard output, all else aside.", rich_help_panel=OUTPUT)
+]
 
 
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """The command as typer takes it: a parameter whose type is a dataclass becomes an option for each of its fields."""
+def grouped(command: Callable[..., None], prints_results: bool = False) -> Callable[..., None]:
+    """The command as typer takes it: a parameter whose type is a dataclass becomes an option for each of its fields.
+
+    One that prints results takes `--json`.
+    """
     hints = get_type_hints(command, include_extras=True)
     given = inspect.signature(command).parameters.values()
     groups = {p.name: hints[p.name] for p in given if dataclasses.is_dataclass(hints[p.name])}
@@ -32,10 +39,12 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     def call(**options: Any) -> None:
         set_level(options.pop(_QUIET), options.pop(_VERBOSE))
         values = {name: _taken(group, options) for name, group in groups.items()}
-        command(**options, **values)
+        with only_json(prints_results and options.pop(_JSON)):
+            command(**options, **values)
 
     parameters = [part for p in given for part in _parameters(p, hints[p.name], p.name in groups)]
     parameters += [_parameter(name, hint, False) for name, hint in _SHARED.items()]
+    parameters += [_parameter(_JSON, _OF_RESULTS, False)] if prints_results else []
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return call

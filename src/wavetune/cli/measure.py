@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.folders import write
+from wavetune.api.folders import write
+from wavetune.api.preflight import check_writable
+from wavetune.cli.json_output import result
 from wavetune.cli.options import RecipeName, Repeats, TrainingChanges
-from wavetune.cli.preflight import check_writable
 from wavetune.cli.run import chosen_recipe
 from wavetune.console import echo
 from wavetune.errors import ConfigError
@@ -35,6 +36,7 @@ def measure_ranks(
 
     table = measure(chosen, wanted, target_loss, seeds)
     write(out, json.dumps(table, indent=1))
+    result(table)
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
 
 
@@ -56,6 +58,7 @@ def measure_codecs(
 
     table = measure(chosen, candidates_of(codecs), seeds)
     write(out, json.dumps(table, indent=1))
+    result(table)
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
 
 

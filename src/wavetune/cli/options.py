@@ -98,6 +98,14 @@ Rounds = Annotated[
     int | None,
     typer.Option(min=1, help="How many rounds to train; with --resume the run's new total.", rich_help_panel=RUN),
 ]
+Track = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Follow the run with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas.",
+        rich_help_panel=RUN,
+    ),
+]
 
 Emulate = Annotated[
     bool,

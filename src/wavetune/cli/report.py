@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from wavetune.cli.json_output import result
 from wavetune.console import echo
 
 
@@ -26,9 +27,22 @@ def report(
     from wavetune.reporting.tensorboard import write_tensorboard
 
     default = run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("comparison.html")
-    echo(f"wrote {write_report(run_dirs, out or default)}")
+    written = write_report(run_dirs, out or default)
+    result({"report": str(written), "runs": [_told(run_dir) for run_dir in run_dirs]})
+    echo(f"wrote {written}")
     for run_dir in run_dirs:
         if figures is not None:
             save_figures(run_dir, figures / run_dir.name)
         if tensorboard is not None:
             write_tensorboard(run_dir, tensorboard / run_dir.name)
+
+
+def _told(run_dir: Path) -> dict[str, Any]:
+    """What came out of a run, and its rounds."""
+    from wavetune.api.load_run import load_run
+    from wavetune.records.fields import as_json
+
+    run = load_run(run_dir)
+    rounds = [as_json(record) for record in run.records.rounds]
+    summary = run.summary if run.status == "finished" else None
+    return {"folder": str(run_dir), "status": run.status, "summary": summary, "rounds": rounds}

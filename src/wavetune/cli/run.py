@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from wavetune.cli.exit_codes import no_plan
-from wavetune.cli.folders import free_folder, named_after, require_no_run, require_run
-from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, TrainingChanges
-from wavetune.cli.preflight import check
-from wavetune.cli.read_recipe import name_of, read_recipe, require_readable, require_unchanged
+from wavetune.api.folders import free_folder, named_after, require_no_run, require_run
+from wavetune.api.preflight import check
+from wavetune.cli.json_output import result
+from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, Track, TrainingChanges
+from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 from wavetune.console import echo
 from wavetune.errors import ConfigError
-from wavetune.logs import LOG, kept_in
+from wavetune.logs import LOG
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -30,6 +30,7 @@ def run(
     rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
+    track: Track = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Train in so many Ray workers; on this machine unless --ray is given.")
     ] = None,
@@ -47,10 +48,18 @@ def run(
         require_unchanged({**changes.named(), **tables.named()})
         folder = folder_to_continue(recipe, out)
         if continues(folder, rounds):
-            train(None, folder, _engine(workers, ray), _command(workers, ray))
+            train(None, folder, _engine(workers, ray), _command(workers, ray), track)
         return
     chosen = chosen_recipe(recipe, changes, rounds, out, tables)
-    train(chosen, out or free_folder(chosen.name), _engine(workers, ray), _command(workers, ray))
+    train(chosen, out or free_folder(chosen.name), _engine(workers, ray), _command(workers, ray), track)
+
+
+def _engine(workers: int | None, ray: str | None) -> Engine | None:
+    if workers is None and ray is None:
+        return None
+    from wavetune.api.run import engine_of
+
+    return engine_of(workers, ray)
 
 
 def chosen_recipe(
@@ -62,6 +71,8 @@ def chosen_recipe(
     more: tuple[str, ...] = (),
 ) -> Recipe:
     """The recipe of a new run, once all is checked that can be before anything large is loaded."""
+    from wavetune.api.recipe import require_readable
+
     name = name_of(recipe)
     require_readable(name)
     check(source=changes.data, model=changes.model, device=changes.device and changes.device.value, out=out)
@@ -78,8 +89,10 @@ def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     if recipe is None or out is None:
         return out or Path("runs") / named_after(name_of(recipe))
     require_run(out)
-    require_readable(recipe)
+    from wavetune.api.recipe import require_readable
     from wavetune.recipe import load
+
+    require_readable(recipe)
 
     own = load(out / "recipe.json").name
     named = load(Path(recipe)).name if recipe.endswith(".json") else recipe
@@ -93,33 +106,20 @@ def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
 
 def continues(folder: Path, rounds: int | None, tell: bool = True) -> bool:
     """Whether a run is to be continued, to so many rounds; a finished one is told of. Raises RunFolderError."""
-    require_run(folder)
-    check(out=folder)
-    if rounds is not None:
-        from wavetune.runtimes.extend import extend
+    from wavetune.api.run import to_continue
 
-        for sentence in extend(folder, rounds):
-            LOG.info(sentence)
+    if to_continue(folder, rounds) or not tell:
         return True
-    if not tell or not (folder / "summary.json").exists():
-        return True
+    from wavetune.api.load_run import load_run
+
+    finished = load_run(folder)
     report = folder / "report.html"
     if not report.exists():
-        from wavetune.reporting.html import write_report
-
-        write_report([folder], report)
+        finished.report()
+    result(finished.summary)
     echo(f"the run in {folder} is finished; its report: {report}")
     echo(f"To train it further: wavetune run --resume --rounds TOTAL --out {shlex.quote(str(folder))}")
     return False
-
-
-def _engine(workers: int | None, ray: str | None) -> Engine | None:
-    if workers is None and ray is None:
-        return None
-    LOG.info("loading Ray")
-    from wavetune.runtimes.ray_engine import engine
-
-    return engine(workers, ray)
 
 
 def _command(workers: int | None, ray: str | None) -> str:
@@ -127,40 +127,35 @@ def _command(workers: int | None, ray: str | None) -> str:
     return "run" + ("" if workers is None else f" --workers {workers}") + ("" if ray is None else f" --ray {ray}")
 
 
-def train(recipe: Recipe | None, folder: Path, engine: Engine | None = None, command: str = "deploy") -> None:
+def train(
+    recipe: Recipe | None,
+    folder: Path,
+    engine: Engine | None = None,
+    command: str = "deploy",
+    track: str | None = None,
+) -> None:
     """Run a recipe, or with none the one in the folder, in this process or with an engine; `command` continues it."""
-    if recipe is not None:
-        require_no_run(folder)
     started = time.perf_counter()
-    if engine is None:  # who made one has said so
-        LOG.info("loading PyTorch and transformers")
-    from wavetune.recipe import load
-    from wavetune.runtimes.inprocess import run as run_recipe
-    from wavetune.runtimes.session import Infeasible
+    from wavetune.api.callbacks import callbacks_of
+    from wavetune.api.run import train as train_into
     from wavetune.terminal import RunDisplay
 
-    resume = recipe is None
-    if recipe is None:
-        require_run(folder)
-        recipe = load(folder / "recipe.json")
     try:
-        with kept_in(folder), RunDisplay() as display:
-            outcome = run_recipe(recipe, folder, display, resume, engine)
+        callbacks = callbacks_of(track or "")
+        with RunDisplay() as display:
+            finished = train_into(recipe, folder, callbacks, engine, display)
     except KeyboardInterrupt:
         again = f"stopped; continue with: wavetune {command} --resume --out {shlex.quote(str(folder))}"
         LOG.warning(again if (folder / "recipe.json").exists() else "stopped")
         raise
-    if isinstance(outcome, Infeasible):
-        no_plan(outcome.reason)
-    _say_goodbye(folder, outcome, started)
+    _say_goodbye(folder, finished.summary, started)
 
 
 def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
     from wavetune.recipes import has_baselines
     from wavetune.reporting.farewell import last_lines
-    from wavetune.reporting.html import write_report
 
-    report = write_report([folder], folder / "report.html")
+    result(summary)
     comparable = has_baselines(summary["recipe"])
-    for line in last_lines(folder, summary, report, time.perf_counter() - started, comparable):
+    for line in last_lines(folder, summary, folder / "report.html", time.perf_counter() - started, comparable):
         echo(line)

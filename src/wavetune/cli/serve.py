@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wavetune.cli.folders import free_folder
+from wavetune.api.folders import free_folder
 from wavetune.cli.options import (
     DEPLOYMENT,
     Deadline,
@@ -16,6 +16,7 @@ from wavetune.cli.options import (
     Resume,
     Rounds,
     RunFolder,
+    Track,
     TrainingChanges,
     WithParent,
 )
@@ -41,6 +42,7 @@ def serve(
     rounds: Rounds = None,
     out: RunFolder = None,
     resume: Resume = False,
+    track: Track = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     patience: Annotated[
@@ -76,4 +78,4 @@ def serve(
 
     public = None if public is None else with_port(public)
     deployment = Deployment(address, identity, public, patience, deadline, emulate, certificates)
-    train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve")
+    train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve", track)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from wavetune.api.folders import named_after
 from wavetune.cli.exit_codes import INFEASIBLE
-from wavetune.cli.folders import named_after
+from wavetune.cli.json_output import result
 from wavetune.cli.options import Changes, RecipeName
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.console import echo
-from wavetune.errors import ConfigError
 from wavetune.logs import LOG
 
 
@@ -42,29 +41,23 @@ def sweep(
     jobs: Annotated[int | None, typer.Option(help="Processes; one a core by default.")] = None,
 ) -> None:
     """Plan over a range of one field with several planners and seeds: figure, table and reading, no training."""
-    import shlex
-
+    from wavetune.api.sweep import sweep as plan_all
     from wavetune.sweep.axis import axis_of
     from wavetune.sweep.display import SweepDisplay
-    from wavetune.sweep.methods import methods_of
-    from wavetune.sweep.run import Sweep
-    from wavetune.sweep.run import run as plan_all
-    from wavetune.sweep.summary import summarise
     from wavetune.sweep.workers import cores
-    from wavetune.sweep.write import FILES, write_outcome
+    from wavetune.sweep.write import FILES
 
     base = read_recipe(recipe, changes)
-    planned = Sweep(base, axis_of(over, base), seeds, methods_of(methods))
-    if jobs is not None and jobs < 1:
-        raise ConfigError(f"--jobs is {jobs} but must be at least 1")
-    folder = out or Path("sweeps") / f"{named_after(base.name)}-{planned.axis.field}"
+    folder = out or Path("sweeps") / f"{named_after(base.name)}-{axis_of(over, base).field}"
+    jobs = cores() if jobs is None else jobs
     try:
         with SweepDisplay() as display:
-            records = plan_all(planned, folder, jobs or cores(), display.progress)
+            swept = plan_all(base, over, seeds=seeds, methods=methods, out=folder, jobs=jobs, progress=display.progress)
     except KeyboardInterrupt:
         LOG.warning(f"stopped; the same command goes on from {folder}")
         raise
-    echo(write_outcome(summarise(planned, records), folder, shlex.join(["wavetune", *sys.argv[1:]])))
+    result(swept.to_dict())
+    echo(swept.reading)
     echo(f"wrote {', '.join(FILES)} into {folder}")
-    if all(record["status"] == "infeasible" for record in records):
+    if not swept.feasible:
         raise typer.Exit(INFEASIBLE)

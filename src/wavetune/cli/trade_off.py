@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from wavetune.api.folders import write
 from wavetune.cli.exit_codes import no_plan
-from wavetune.cli.folders import write
+from wavetune.cli.json_output import result
 from wavetune.cli.options import Changes, RankTable, RecipeOrInstance, Tables
-from wavetune.cli.read_recipe import is_instance, read_recipe, refuse_beside_instance
+from wavetune.cli.read_recipe import read_recipe, refuse_beside_instance
 from wavetune.console import Console
 from wavetune.errors import ConfigError
 
@@ -39,6 +40,7 @@ def trade_off(
     curve = draw_curve(problem, points)
     values = to_dict(curve, shlex.join(["wavetune", *sys.argv[1:]]))
     write(folder / "trade-off.json", to_json(values, folder / "trade-off.json", indent=1))
+    result(values)
     console = Console(highlight=False)
     if not curve.points:
         no_plan(curve.reason)
@@ -55,6 +57,8 @@ def trade_off(
 
 
 def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]:
+    from wavetune.api.plan import is_instance
+
     if is_instance(what):
         refuse_beside_instance(changes, tables)
         from wavetune.allocation.instance import read_instance

@@ -8,9 +8,10 @@ from typing import Annotated, Any
 
 import typer
 
-from wavetune.cli.folders import free_folder
+from wavetune.api.folders import free_folder
+from wavetune.api.preflight import check
+from wavetune.cli.json_output import result
 from wavetune.cli.options import DeviceName, Model, Seed
-from wavetune.cli.preflight import check
 from wavetune.cli.read_recipe import require_unchanged
 from wavetune.console import echo
 from wavetune.errors import ConfigError
@@ -76,6 +77,7 @@ def train_reward(
         go_on = f"; continue with: wavetune train-reward --resume --out {folder}" if saved else ""
         LOG.warning(f"stopped{go_on}")
         raise
+    result(dict(about))
     _tell(about, folder)
 
 

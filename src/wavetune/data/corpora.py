@@ -22,6 +22,7 @@ from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
 from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
 from wavetune.errors import DataError
+from wavetune.given import folder_of
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
 
@@ -40,7 +41,7 @@ def load_corpus(
     """
     if source in EMBEDDED:
         return EMBEDDED[source](seed=seed)
-    path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else Path(source).expanduser()
+    path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else folder_of(source)
     if source != movie_reviews.NAME and kind_of(source) == "hub":
         return with_validation(_read_tables(hub_splits(source), source, Reading(columns or {})), seed, hold_out)
     return with_validation(_read(path, Reading(columns or {})), seed, hold_out)

@@ -20,6 +20,7 @@ from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_row
 from wavetune.data.rows import Row, renamed
 from wavetune.data.splits import SPLITS, data_files, found, has_word, require_once, split_names, splits_of, stem
 from wavetune.errors import ConfigError, DataError, nearest
+from wavetune.given import folder_of
 
 KINDS: tuple[PreferenceKind, ...] = ("helpful", "harmless")
 _USED = {*PROMPTS, "chosen", "rejected", "system", "source", "domain"}
@@ -48,7 +49,7 @@ def load_preferences(
         raise ConfigError(f"there is no preference kind {kind!r}; {nearest(kind, KINDS)}")
     if source == "concierge":
         return concierge_preferences(kind, seed=seed)
-    path = Path(source).expanduser()
+    path = folder_of(str(source))
     if not path.exists():
         raise DataError(f"preference source {str(source)!r} is neither 'concierge' nor an existing folder or file")
     reading = Reading(columns or {})

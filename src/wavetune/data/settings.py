@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, tokenise
 from wavetune.errors import ConfigError
+from wavetune.given import folder_of, is_given
 from wavetune.seeds import stream
 
 
@@ -76,9 +76,11 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
     if source in EMBEDDED and asked is not None:
         corpus = _written(source, asked, seed)
     else:
-        folder = Path(source).expanduser()
+        folder = folder_of(source)
         read = chosen_answers if source not in EMBEDDED and holds_preferences(folder) else load_corpus
         corpus = read(source, seed, settings.columns, settings.validation_fraction)
+    if is_given(source):
+        corpus = replace(corpus, name=f"{folder_of(source).name}, given as an object")
     if asked is not None and asked > len(corpus.train):
         raise ConfigError(
             f"world.data.train_samples is {asked} and {corpus.name} has {len(corpus.train)} training rows; ask for "

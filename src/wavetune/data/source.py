@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from wavetune.errors import DataError
+from wavetune.given import folder_of, is_given
 
 _FILES = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow|txt|gz|zip|zst|xz|bz2)$", re.IGNORECASE)
 EMBEDDED = ("restaurants", "concierge", "movie-reviews")
@@ -16,6 +17,9 @@ def kind_of(source: str) -> Literal["embedded", "path", "hub"]:
     """Whether a source is embedded, a file or folder here, or a Hugging Face id. Raises DataError for anything else."""
     if source in EMBEDDED:
         return "embedded"
+    if is_given(source):
+        folder_of(source)  # which says what to do where it is not at hand
+        return "path"
     if Path(source).expanduser().exists():
         return "path"
     looks_like_an_id = re.fullmatch(r"[\w.-]+/[\w.-]+(:[\w.-]+)?", source) and not source.startswith(".")

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavetune.errors import ModelError, nearest
+from wavetune.given import folder_of, is_given
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.architecture import architecture_of
 from wavetune.models.cache import cached, written_once
@@ -83,6 +84,8 @@ def resolve_model(
         return ResolvedModel(name, _check_folder(_bundled(name, cache_dir, say)), BUNDLED[name].note)
     if name in HUB_IDS:
         return _from_hub(name, HUB_IDS[name], say)
+    if is_given(name):
+        return ResolvedModel(name, _check_folder(folder_of(name)), "given as an object; its digest is in the name")
     folder = Path(name).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
@@ -93,9 +96,9 @@ def resolve_model(
 
 def require_known(name: str) -> None:
     """ModelError unless it is the name of a model, a folder that holds one, or has the form of a Hugging Face id."""
-    folder = Path(name).expanduser()
     if name in BUNDLED or name in HUB_IDS:
         return
+    folder = folder_of(name)
     if folder.is_dir():
         _check_folder(folder)
         return
@@ -110,7 +113,7 @@ def require_known(name: str) -> None:
 def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path | None:
     """Folder of a model that is on this disk already, or None; nothing is fetched and torch is not needed."""
     name = str(name_or_path)
-    folder = _cached(name, cache_dir) if name in BUNDLED else Path(name).expanduser()
+    folder = _cached(name, cache_dir) if name in BUNDLED else folder_of(name)
     if name not in HUB_IDS and (folder / "config.json").is_file():
         return folder
     hub_id = HUB_IDS.get(name, name)

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 
 from wavetune.errors import ConfigError
-from wavetune.estimate import finite_mean
-from wavetune.records.alignment import AlignmentStep
 from wavetune.records.reading import read_run
-from wavetune.records.rounds import Round
-
-_OF_ALIGNMENT = ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl")
+from wavetune.records.scalars import of_alignment, of_round
 
 
 def write_tensorboard(run_dir: Path, log_dir: Path) -> None:
@@ -27,28 +22,8 @@ def write_tensorboard(run_dir: Path, log_dir: Path) -> None:
         raise ConfigError('TensorBoard is not installed: pip install "wavetune[tensorboard]"') from error
     run = read_run(run_dir)
     with SummaryWriter(str(log_dir)) as writer:
-        found = [(one.round, _of_round(one)) for one in run.rounds]
-        found += [(one.step, _of_alignment(one)) for one in run.alignment]
+        found = [(one.round, of_round(one)) for one in run.rounds]
+        found += [(one.step, of_alignment(one)) for one in run.alignment]
         for index, scalars in found:
             for name, value in scalars.items():
-                if math.isfinite(value):
-                    writer.add_scalar(name, value, index + 1)
-
-
-def _of_round(record: Round) -> dict[str, float]:
-    return {
-        "loss/training": record.train_loss,
-        "loss/validation": record.validation_loss,
-        "charged/delay_s": record.charged.delay_s,
-        "charged/energy_j": record.charged.energy_j,
-        **{f"bits/{kind}": amount for kind, amount in record.charged.bits.items()},
-    }
-
-
-def _of_alignment(record: AlignmentStep) -> dict[str, float]:
-    return {
-        **{f"alignment/{name}": finite_mean(record.metrics.get(name, ())) for name in _OF_ALIGNMENT},
-        **{f"held_out/{name.removesuffix('_K')}": finite_mean(scores) for name, scores in record.evaluation.items()},
-        "alignment/delay_s": record.charged.delay_s,
-        "alignment/energy_j": record.charged.energy_j,
-    }
+                writer.add_scalar(name, value, index + 1)

@@ -10,6 +10,7 @@ from wavetune.data import movie_reviews
 from wavetune.data.corpora import EMBEDDED
 from wavetune.errors import ConfigError
 from wavetune.foreign import allows
+from wavetune.given import is_given
 from wavetune.models.resolve import BUNDLED, HUB_IDS
 from wavetune.parts import foreign_packages
 from wavetune.recipe import Recipe
@@ -65,7 +66,7 @@ def options_of(recipe: Recipe) -> list[str]:
 
 def _is_here(model: str) -> bool:
     """Whether a model's name is that of something on this disk."""
-    return model not in (*BUNDLED, *HUB_IDS) and Path(model).expanduser().exists()
+    return is_given(model) or (model not in (*BUNDLED, *HUB_IDS) and Path(model).expanduser().exists())
 
 
 def _refused(what: str, name: str, option: str) -> ConfigError:

@@ -1,0 +1,183 @@
+"""A plan and what it says, without training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import isinf
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from wavetune.api.recipe import as_recipe
+from wavetune.errors import ConfigError, JsonError
+from wavetune.json_reader import read_json
+from wavetune.logs import LOG
+from wavetune.recipe import Recipe
+
+if TYPE_CHECKING:
+    from wavetune.allocation.plan import Plan
+    from wavetune.allocation.problem import Problem
+    from wavetune.federation.round_planner import RoundPlanner
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A problem, its plan, and a note on how samples were counted; `proof` is of its bound, where one was asked for."""
+
+    problem: Problem
+    plan: Plan
+    note: str = ""
+    proof: dict[str, Any] | None = None
+
+    @property
+    def status(self) -> str:
+        """`ok`, or `infeasible` where no plan exists; `reason` then says why."""
+        return self.plan.status
+
+    @property
+    def reason(self) -> str:
+        """Which limits bind where no plan exists; else empty."""
+        return self.plan.reason
+
+    @property
+    def delay_s(self) -> float:
+        """Seconds to the target loss; infinite where no plan exists."""
+        return self.plan.delay_s
+
+    @property
+    def lower_bound_s(self) -> float:
+        """Seconds that no plan is below."""
+        return self.plan.lower_bound_s
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as `wavetune plan --json` writes it."""
+        from wavetune.allocation.instance import plan_to_json
+
+        return plan_to_json(self.plan)
+
+    def sentences(self) -> list[str]:
+        """What the plan says: delay, who holds the others up, what is proved."""
+        from wavetune.allocation.describe import bottleneck
+        from wavetune.reporting.format import percent, seconds
+
+        problem, chosen = self.problem, self.plan
+        if chosen.status != "ok":
+            return [chosen.reason]
+        lines = [
+            f"total delay to the target {seconds(chosen.delay_s)}, {seconds(chosen.phases.round_s)} a round of "
+            f"{problem.local_steps} local steps" + (f"; {self.note}" if self.note else ""),
+            bottleneck(problem, chosen).sentence,
+        ]
+        if chosen.active_K is not None:
+            lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
+        if chosen.lower_bound_s > 0:
+            lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
+        return lines
+
+    def what_helps(self, time_limit_s: float | None = None) -> list[str]:
+        """What more of each resource would save, the most first, where it is worth a word."""
+        from wavetune.allocation.describe import sensitivities
+
+        found = sensitivities(self.problem, self.plan, time_limit_s=time_limit_s)
+        return [s.sentence for s in found if s.saving > 5e-4][:3]
+
+
+def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certificate: bool = False) -> Planned:
+    """Choose subchannels, power, cut and rank for the least delay, without training.
+
+    >>> planned = plan("sflllm")
+    >>> planned.status, planned.delay_s >= planned.lower_bound_s > 0
+    ('ok', True)
+
+    Args:
+        what: a recipe, its name or file, or the file of a plan instance.
+        time_limit_s: for the search; a first plan is always finished.
+        certificate: also keep the proof of an instance's bound, as `tools/verify_plan.py` reads it.
+
+    Raises:
+        ConfigError: for a recipe that cannot be planned so; InstanceError: for a malformed instance.
+    """
+    if not isinstance(what, Recipe) and is_instance(str(what)):
+        return _of_instance(str(what), time_limit_s, certificate)
+    if certificate:
+        raise ConfigError(f"--certificate is of a plan instance, and {_name(what)} is a recipe; give an INSTANCE.json")
+    from wavetune.runtimes.world import count_samples
+
+    recipe = _in_time(as_recipe(what), time_limit_s)
+    count = count_samples(recipe, LOG.info)
+    planner = count.planner(recipe)
+    note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
+    problem, chosen = planner.known(0), planner.first_plan()
+    notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
+    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}")
+
+
+def is_instance(what: str) -> bool:
+    """Whether this is a JSON file with the instance of a plan, rather than a recipe."""
+    if not what.endswith(".json"):
+        return False
+    try:
+        return not {"world", "base"} & {*read_json(what, finite=False)}
+    except (JsonError, TypeError):
+        return True
+
+
+def _name(what: Recipe | str | Path) -> str:
+    return what.name if isinstance(what, Recipe) else str(what)
+
+
+def _of_instance(file: str, time_limit_s: float | None, certificate: bool) -> Planned:
+    from wavetune.allocation.feasibility import require_feasible
+    from wavetune.allocation.instance import read_instance
+
+    problem = read_instance(file)
+    if certificate:
+        from wavetune.allocation.certificate import plan_with_certificate
+
+        chosen, proof = plan_with_certificate(problem, time_limit_s)
+        return Planned(problem, require_feasible(problem, chosen), proof=proof if chosen.status == "ok" else None)
+    from wavetune.federation.planning import Optimal
+
+    return Planned(problem, require_feasible(problem, Optimal(time_limit_s).plan(problem, 0)))
+
+
+def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:
+    """The recipe whose planner searches for no longer. Raises ConfigError for one without a search."""
+    planner = recipe.method.planner
+    if time_limit_s is None:
+        return recipe
+    if not planner.searches:
+        raise ConfigError(
+            f"--time-limit bounds a search, and method.planner {planner.kind}, which plans {recipe.name}, has none: "
+            "leave it out, or set method.planner.kind=optimal"
+        )
+    return replace(
+        recipe, method=replace(recipe.method, planner=replace(cast("Any", planner), time_limit_s=time_limit_s))
+    )
+
+
+def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """How many clients could meet the deadline of a selection at most."""
+    from wavetune.allocation.selection import most_possible
+
+    selection, decided = planner.method.selection, {*zip(chosen.cut_K.tolist(), chosen.rank_K.tolist(), strict=True)}
+    if isinf(selection.deadline_s) or len(decided) != 1:
+        return ""
+    most = most_possible(problem, *decided.pop(), selection.deadline_s)
+    return f"at this cut and rank no more than {most} clients can end a round by the deadline"
+
+
+def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
+    """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
+    from wavetune.allocation.energy_bound import least_energy_j
+    from wavetune.allocation.energy_terms import rounds_of
+    from wavetune.allocation.participants import of_participants
+    from wavetune.reporting.format import joules
+
+    if not planner.method.planner.minds_energy or chosen.status != "ok":
+        return ""
+    spent_j = rounds_of(problem, chosen.rank_K) * chosen.energy.total_j
+    per_client = problem.cut_per_client or problem.rank_slack is not None
+    if per_client or len({*chosen.cut_K.tolist()}) > 1 or len({*chosen.rank_K.tolist()}) > 1:
+        return f"{joules(spent_j)} to the target"
+    bound_j = min(spent_j, least_energy_j(of_participants(problem, chosen)[0], chosen.delay_s))
+    return f"{joules(spent_j)} to the target, no plan as fast spends less than {joules(bound_j)}"

@@ -1,0 +1,25 @@
+"""Trackers that follow a run while it goes on, each through its library's own client; imported only when asked for."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.util import find_spec
+
+from wavetune.callbacks import Callback
+from wavetune.errors import ConfigError
+
+TRACKERS = {
+    "tensorboard": "tensorboard",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
+    "trackio": "trackio",
+}  # what each imports
+
+
+def tracker(name: str) -> Callback:
+    """A tracker of `TRACKERS` that has not begun. Raises ConfigError where its library is not installed."""
+    if find_spec(TRACKERS[name]) is None:
+        raise ConfigError(f"--track {name}: it is not installed; pip install {TRACKERS[name]}")
+    from wavetune.tracking.tracker import Tracking
+
+    return Tracking(name, importlib.import_module(f"wavetune.tracking.{name}").open_tracker)
