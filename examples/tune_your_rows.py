@@ -1,4 +1,4 @@
-"""An ML practitioner's first job: tune a model on rows of one's own, with a callback, and load what came out with PEFT."""
+"""An ML practitioner's first job: tune a model on one's own rows, with a callback, and load what came out with PEFT."""
 
 import wavetune as wt
 

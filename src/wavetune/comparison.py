@@ -5,15 +5,14 @@ from __future__ import annotations
 import gc
 import json
 import math
-import shlex
 import shutil
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from wavetune import recipes
+from wavetune.console import given_command
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.estimate import Estimate, caution, finite_mean
 from wavetune.federation.folder_lock import locked
@@ -111,7 +110,7 @@ def compare(
                 runs.setdefault(method, []).append(_finished(settled, folder, watch))
                 gc.collect()  # the model and its hooks refer to each other
         table = _table(runs)
-        table["command"] = shlex.join(["wavetune", *sys.argv[1:]])
+        table["command"] = given_command()
         table["seeds"] = [recipe.run.seed + offset for offset in range(seeds)]
         table["model"], table["data"] = runs[PROPOSED][0]["model"], runs[PROPOSED][0]["data"]
         write_whole(out / "comparison.json", json.dumps(table, indent=1, allow_nan=False) + "\n")

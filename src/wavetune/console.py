@@ -6,7 +6,9 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
@@ -64,6 +66,19 @@ COMMAND = "WAVETUNE_COMMAND"
 """Environment variable by which a command tells the processes that it starts what its user gave."""
 
 
+_command: ContextVar[str] = ContextVar("the command that runs in this process", default="")
+
+
+@contextmanager
+def as_command() -> Iterator[None]:
+    """What is written in this block was done by the command line, with the arguments of this process."""
+    token = _command.set(shlex.join(["wavetune", *sys.argv[1:]]))
+    try:
+        yield
+    finally:
+        _command.reset(token)
+
+
 def given_command() -> str:
-    """The command that a user gave, in this process or in the one that started it."""
-    return os.environ.get(COMMAND) or shlex.join(["wavetune", *sys.argv[1:]])
+    """The command that a user gave, in this process or in the one that started it; of a script how it was started."""
+    return os.environ.get(COMMAND) or _command.get() or shlex.join(["python", *sys.argv])

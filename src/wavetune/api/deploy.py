@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from wavetune.api.callbacks import callbacks_of
 from wavetune.api.folders import free_folder, require_no_run
 from wavetune.api.load_run import Run, load_run
 from wavetune.api.preflight import check
@@ -73,6 +74,7 @@ def start(
     """Start all processes of a run, or with no recipe of that in the folder, until it ends; the servers' exit code."""
     from wavetune.runtimes.launch import deploy as start_all
 
+    callbacks_of([name for name in track.split(",") if name and ":" not in name])  # which refuses what is no tracker
     options = ["--deadline", str(deadline_s), *(["--emulate"] if emulate else []), *(["--json"] if as_json else [])]
     options += ["--track", track] if track else []
     known = load(folder / "recipe.json") if chosen is None else chosen

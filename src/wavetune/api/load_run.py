@@ -128,8 +128,9 @@ class Run:
 def load_run(folder: str | Path) -> Run:
     """The run in a folder, finished or not. Raises RunFolderError where there is none.
 
-    >>> load_run("runs/of-nobody")
+    >>> load_run("runs/of-nobody")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
+    ...
     wavetune.errors.RunFolderError: runs/of-nobody holds no run records; expected at least one of ...
     """
     folder = Path(folder)

@@ -26,7 +26,7 @@ from wavetune.cli.serve import serve
 from wavetune.cli.sweep import sweep
 from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
-from wavetune.console import Console, echo
+from wavetune.console import Console, as_command, echo
 from wavetune.errors import InfeasibleError, WavetuneError
 from wavetune.logs import shown_on
 
@@ -65,7 +65,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, _terminate)
     console = Console(stderr=True)
     try:
-        with shown_on(console):
+        with shown_on(console), as_command():
             sys.exit(app(prog_name="wavetune", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()

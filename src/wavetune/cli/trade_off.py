@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +12,7 @@ from wavetune.cli.exit_codes import no_plan
 from wavetune.cli.json_output import result
 from wavetune.cli.options import Changes, RankTable, RecipeOrInstance, Tables
 from wavetune.cli.read_recipe import read_recipe, refuse_beside_instance
-from wavetune.console import Console
+from wavetune.console import Console, given_command
 from wavetune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -28,8 +27,6 @@ def trade_off(
     rank_table: RankTable = None,
 ) -> None:
     """Draw the delay-energy curve: the fewest joules to the target at each delay, from the least delay on."""
-    import shlex
-
     from wavetune.allocation.trade_off import trade_off as draw_curve
     from wavetune.federation.run_folder import ELSEWHERE, explained, to_json
     from wavetune.reporting.format import seconds
@@ -38,7 +35,7 @@ def trade_off(
     problem, name = _problem(what, changes, Tables(rank_table))
     folder = out or Path("trade-off") / name
     curve = draw_curve(problem, points)
-    values = to_dict(curve, shlex.join(["wavetune", *sys.argv[1:]]))
+    values = to_dict(curve, given_command())
     write(folder / "trade-off.json", to_json(values, folder / "trade-off.json", indent=1))
     result(values)
     console = Console(highlight=False)

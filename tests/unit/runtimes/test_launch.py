@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from wavetune.console import COMMAND, given_command
+from wavetune.console import COMMAND, as_command, given_command
 from wavetune.data_plane.certificates import device_name, write_certificates
 from wavetune.runtimes.launch import Party
 
@@ -19,10 +19,13 @@ def test_a_program_that_was_started_knows_the_users_command_and_only_its_owner_r
     monkeypatch.delenv(COMMAND, raising=False)
     monkeypatch.setattr(sys, "argv", ["/somewhere/wavetune", "deploy", "sflllm", "--out", "a folder"])
     party = Party("a device", ["device"], tmp_path / "log.txt", (sys.executable, "-c", PROGRAM))
-    party.start()
-    party.process.wait()
-    party.stop()
-    assert (tmp_path / "log.txt").read_text() == "wavetune deploy sflllm --out 'a folder'\n" == given_command() + "\n"
+    with as_command():
+        party.start()
+        party.process.wait()
+        party.stop()
+        assert given_command() == "wavetune deploy sflllm --out 'a folder'"
+    assert (tmp_path / "log.txt").read_text() == "wavetune deploy sflllm --out 'a folder'\n"
+    assert given_command() == "python /somewhere/wavetune deploy sflllm --out 'a folder'"
     assert stat.S_IMODE((tmp_path / "log.txt").stat().st_mode) == 0o600
 
 
