@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from wavetune.federation.cohort import StepResult
     from wavetune.records.alignment import AlignmentStep
     from wavetune.records.rounds import Round
-    from wavetune.runtimes.inprocess import Observer
+    from wavetune.runtimes.engine import Observer
     from wavetune.runtimes.session import Session
 
 _LONGEST = 300  # characters of a failure that are told

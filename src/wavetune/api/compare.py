@@ -17,7 +17,7 @@ from wavetune.logs import LOG
 from wavetune.recipe import Recipe
 
 if TYPE_CHECKING:
-    from wavetune.runtimes.inprocess import Observer
+    from wavetune.runtimes.engine import Observer
 
 
 @dataclass(frozen=True)

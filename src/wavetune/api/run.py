@@ -17,7 +17,7 @@ from wavetune.recipe import Recipe, load
 
 if TYPE_CHECKING:
     from wavetune.callbacks import Callback
-    from wavetune.runtimes.inprocess import Engine, Observer
+    from wavetune.runtimes.engine import Engine, Observer
 
 
 def run(
