@@ -29,7 +29,8 @@ def deploy(
 ) -> Run:
     """Run a recipe with its servers and every device as processes of this machine, over TLS.
 
-    The adapters that come out are those of `run`. A process that dies is started again and goes on.
+    The adapters that come out are those of `run`. A process that dies is started again and goes on. A script that calls
+    this is guarded by `if __name__ == "__main__"`.
 
     Args:
         recipe: a recipe, its name or file; None with `resume`.

@@ -89,13 +89,13 @@ def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     if recipe is None or out is None:
         return out or Path("runs") / named_after(name_of(recipe))
     require_run(out)
-    from wavetune.api.recipe import require_readable
+    from wavetune.api.recipe import as_recipe, require_readable
+    from wavetune.api.recipe_file import ENDINGS
     from wavetune.recipe import load
 
     require_readable(recipe)
-
     own = load(out / "recipe.json").name
-    named = load(Path(recipe)).name if recipe.endswith(".json") else recipe
+    named = as_recipe(recipe).name if recipe.endswith(ENDINGS) else recipe
     if named != own:
         raise ConfigError(
             f"{recipe} does not go with --resume: the run in {out} is one of {own}, and a run continues with the "
