@@ -250,6 +250,7 @@ def write_rows(folder: Path, rows: dict[str, list[dict[str, object]]]) -> None:
 def workplace(tmp_path_factory):
     """A folder with what the pages take as there: data of each kind, an instance, a reward, and two runs."""
     folder = tmp_path_factory.mktemp("printed")
+    (folder / "mine.yaml").write_text("base: sflllm\n")
     sizes = {"train": 60, "validation": 16}
     write_rows(
         folder / "rows",
