@@ -36,4 +36,5 @@ def show(
     if yaml and wants_json():
         raise ConfigError("--yaml and --json exclude each other; give one of them")
     result(values)
-    echo(as_yaml(values) if yaml else json.dumps(values, indent=2))
+    if not wants_json():
+        echo(as_yaml(values) if yaml else json.dumps(values, indent=2))
