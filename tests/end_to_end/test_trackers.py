@@ -108,7 +108,7 @@ def test_trackio_is_called_as_its_documentation_says(copied, monkeypatch):
 
     module = types.ModuleType("trackio")
     module.init = init
-    module.__spec__ = types.SimpleNamespace(name="trackio")
+    module.__spec__ = types.SimpleNamespace(name="trackio", origin="trackio")
     monkeypatch.setitem(sys.modules, "trackio", module)
     monkeypatch.setattr(tracking, "find_spec", lambda name: module.__spec__)
     follow(copied, "trackio")

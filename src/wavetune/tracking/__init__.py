@@ -8,18 +8,14 @@ from importlib.util import find_spec
 from wavetune.callbacks import Callback
 from wavetune.errors import ConfigError
 
-TRACKERS = {
-    "tensorboard": "tensorboard",
-    "wandb": "wandb",
-    "mlflow": "mlflow",
-    "trackio": "trackio",
-}  # what each imports
+TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")  # what each imports and installs is called the same
 
 
 def tracker(name: str) -> Callback:
     """A tracker of `TRACKERS` that has not begun. Raises ConfigError where its library is not installed."""
-    if find_spec(TRACKERS[name]) is None:
-        raise ConfigError(f"--track {name}: it is not installed; pip install {TRACKERS[name]}")
+    found = find_spec(name)
+    if found is None or found.origin is None:  # as of a folder here that happens to be called so
+        raise ConfigError(f"--track {name}: it is not installed; pip install {name}")
     from wavetune.tracking.tracker import Tracking
 
     return Tracking(name, importlib.import_module(f"wavetune.tracking.{name}").open_tracker)
