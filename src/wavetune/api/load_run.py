@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +29,7 @@ class Run:
         """`finished`, or `unfinished` where it still runs or was stopped."""
         return "finished" if (self.folder / "summary.json").exists() else "unfinished"
 
-    @cached_property
+    @property
     def records(self) -> Records:
         """All records, typed; `problems` names what could not be read."""
         return read_run(self.folder)
