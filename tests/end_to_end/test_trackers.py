@@ -12,7 +12,7 @@ from helpers.runs import SMALL
 from wavetune import tracking
 from wavetune.callbacks import Watched
 from wavetune.records.reading import read_run
-from wavetune.tracking import tracker as shared
+from wavetune.tracking import client as shared
 
 RECIPE = wt.recipe("sflllm").with_settings(*SMALL)
 
@@ -135,8 +135,8 @@ class Down:
 
 
 def test_a_tracker_that_is_down_is_one_line_and_the_run_goes_on(copied, caplog):
-    tracker = shared.Tracking("mlflow", lambda *_: Down())
-    watched = Watched(copied.folder, None, [tracker])
+    follower = shared.Tracking("mlflow", lambda *_: Down())
+    watched = Watched(copied.folder, None, [follower])
     watched._tell("started", copied.folder, copied.recipe.to_dict(), 0)
     for record in copied.records.rounds:
         watched.round(record)
@@ -153,8 +153,8 @@ def test_a_tracker_that_hangs_holds_nothing_up(copied, caplog, monkeypatch):
 
     monkeypatch.setattr(shared, "PATIENCE_S", 0.2)
     release = threading.Event()
-    tracker = shared.Tracking("mlflow", lambda *_: release.wait(60))
-    watched = Watched(copied.folder, None, [tracker])
+    follower = shared.Tracking("mlflow", lambda *_: release.wait(60))
+    watched = Watched(copied.folder, None, [follower])
     watched._tell("started", copied.folder, copied.recipe.to_dict(), 0)
     watched.round(copied.records.rounds[0])
     watched.closed()

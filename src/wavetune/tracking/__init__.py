@@ -16,6 +16,6 @@ def tracker(name: str) -> Callback:
     found = find_spec(name)
     if found is None or found.origin is None:  # as of a folder here that happens to be called so
         raise ConfigError(f"--track {name}: it is not installed; pip install {name}")
-    from wavetune.tracking.tracker import Tracking
+    from wavetune.tracking.client import Tracking
 
     return Tracking(name, importlib.import_module(f"wavetune.tracking.{name}").open_tracker)

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from wavetune.tracking.tracker import PROJECT
+from wavetune.tracking.client import PROJECT
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

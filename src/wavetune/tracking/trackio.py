@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from wavetune.tracking.tracker import PROJECT
+from wavetune.tracking.client import PROJECT
 
 
 class Trackio:

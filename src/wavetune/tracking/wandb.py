@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wavetune.tracking.tracker import PROJECT
+from wavetune.tracking.client import PROJECT
 
 if TYPE_CHECKING:
     import wandb
