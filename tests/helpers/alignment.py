@@ -12,7 +12,7 @@ import torch
 
 from helpers.training import folder_of, random_factors
 from wavetune.data.examples import Example
-from wavetune.federation.alignment import Alignment, Rewards
+from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.objectives import AlignmentSettings, KlControl, Ppo
 from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
@@ -78,13 +78,14 @@ def alignment(
     settings: AlignmentSettings = SETTINGS,
     rewards: Rewards | None = CHARACTERS,
     identities: Sequence[int] | None = None,
-    **options: Any,
+    pairs_by_client: Sequence[ClientPairs] = (),
 ) -> Alignment:
     """The stage on the tiny model."""
-    backbone, tokenizer = model()
     ids = tuple(range(len(lambdas))) if identities is None else identities
-    prompts = prompts_of(ids)
-    return Alignment(backbone, bank, tokenizer, prompts, lambdas, rewards, settings, 0, client_ids=ids, **options)
+    pairs = pairs_by_client or [ClientPairs()] * len(ids)
+    clients = [Client(k, *own) for k, *own in zip(ids, lambdas, map(tuple, prompts_of(ids)), pairs, strict=True)]
+    backbone, tokenizer = model()
+    return Alignment(Model(backbone, bank, tokenizer), clients, rewards, settings, 0)
 
 
 def with_objective(objective: Any, **changes: Any) -> AlignmentSettings:

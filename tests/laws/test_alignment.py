@@ -20,7 +20,8 @@ from helpers.alignment import (
 from helpers.training import TOLERANCE
 from wavetune.data.examples import PreferencePair
 from wavetune.federation.alignment import ClientPairs, Rewards
-from wavetune.federation.objectives import Dpo, Grpo, KlControl, Ppo
+from wavetune.federation.objectives import Dpo, Grpo, KlControl, Objective, Ppo
+from wavetune.parts import kinds
 
 IDENTITIES, LAMBDAS = (4, 0, 7), (0.8, 0.3, 0.5)
 CONTROLLED = KlControl(start=0.1, target=0.05)
@@ -37,17 +38,18 @@ def pairs_of(identities):
     return [ClientPairs(pairs(k, "helpful", "ab", "yz"), pairs(k, "harmless", "no", "uv")) for k in identities]
 
 
-OBJECTIVES = {
+TUNED = {
     "ppo": Ppo(minibatches=2, entropy_coefficient=0.01, kl=CONTROLLED),
     "grpo": Grpo(group_size=2, kl=CONTROLLED),
     "dpo": Dpo(beta=0.5),
 }
+OBJECTIVES = {kind: TUNED.get(kind, part()) for kind, part in sorted(kinds(Objective).items())}
 
 
 def stage(name, identities=IDENTITIES, lambdas=LAMBDAS, bank=None, **changes):
     return alignment(
         bank or random_bank(identities), lambdas, with_objective(OBJECTIVES[name], **changes), CHARACTERS, identities,
-        pairs_by_client=pairs_of(identities) if name == "dpo" else (),
+        pairs_by_client=pairs_of(identities) if OBJECTIVES[name].learns_from == "pairs" else (),
     )  # fmt: skip
 
 

@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from helpers.runs import small
+from helpers.runs import Silent, small
 from wavetune.costs.table import Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.objectives import AlignmentSettings, Dpo, Grpo, Ppo
-from wavetune.runtimes.alignment.phase import charge
+from wavetune.federation.run_folder import RunFolder
+from wavetune.runtimes.alignment.here import Step
+from wavetune.runtimes.alignment.phase import Aligning, charge
 from wavetune.runtimes.session import build
 
 PROMPTS = 3
@@ -22,7 +24,7 @@ def session():
 
 
 def task(objective, **settings):
-    learning = AlignmentSettings(objective, steps=1, prompts_per_step=PROMPTS, **settings)
+    learning = AlignmentSettings(objective, steps=2, prompts_per_step=PROMPTS, **settings)
     return SimpleNamespace(settings=SimpleNamespace(learning=learning), prompt_tokens_K=PROMPT_TOKENS_K)
 
 
@@ -72,3 +74,12 @@ def test_answers_of_pairs_are_charged_at_their_longest(session):
     longest = charge(session, task(Dpo(), max_new_tokens=24), {"answer_tokens": [24.0] * 3})
     assert charge(session, task(Dpo(), max_new_tokens=24), {}) == longest
     assert charge(session, task(Dpo(), max_new_tokens=25), {}).delay_s > longest.delay_s
+
+
+def test_what_crosses_in_a_step_is_in_its_record_and_nothing_is_due(session, tmp_path):
+    alone = task(Dpo())
+    alone.settings.evaluate_every = 5
+    phase = Aligning(session, RunFolder(tmp_path), Silent(), alone, None)
+    phase.work = SimpleNamespace(advance=lambda steps, evaluate: Step())
+    session.door.bits["adapters_up", 1] += 64
+    assert [phase.round(0).metered_bits for _ in range(2)] == [{"adapters_up": 64}, {}]

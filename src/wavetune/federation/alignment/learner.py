@@ -9,7 +9,7 @@ Legend: K clients, S samples, D width.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -32,34 +32,40 @@ from wavetune.models.stopping import own_ends
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Model:
+    """The model that a stage aligns: its clients' adapters, none shared between them, and the base that all have.
+
+    `template` says how a prompt is written. Divergence is measured from the adapters `reference`, by default the same
+    ones without LoRA. `tokens_per_pass` bounds what goes through the model at once (None: as the device bears).
+    """
+
+    backbone: Backbone
+    bank: AdapterBank
+    tokenizer: Any
+    template: Template = field(default_factory=PlainTemplate)
+    reference: AdapterBank | None = None
+    tokens_per_pass: int | None = None
+
+
 class Learner:
     """Policy, reference, value heads and optimisers of K clients; `steps_done` counts the steps of the stage.
 
     Raises: ConfigError if there is no LoRA, or some of it is shared between clients.
     """
 
-    def __init__(
-        self,
-        backbone: Backbone,
-        bank: AdapterBank,
-        tokenizer: Any,
-        settings: AlignmentSettings,
-        seed: int,
-        client_ids: Sequence[int],
-        template: Template | None,
-        reference: AdapterBank | None,
-        tokens_per_pass: int | None,
-    ) -> None:
-        self.backbone, self.tokenizer, self.settings, self.seed = backbone, tokenizer, settings, seed
+    def __init__(self, model: Model, settings: AlignmentSettings, seed: int, client_ids: Sequence[int]) -> None:
+        backbone, bank = model.backbone, model.bank
+        self.backbone, self.tokenizer, self.settings, self.seed = backbone, model.tokenizer, settings, seed
         self.client_ids = tuple(client_ids)
-        self.template = text_template(template or PlainTemplate(), (), tokenizer)
-        self.ends = ends_of(self.template, tokenizer, own_ends(backbone.model))  # token sequences that end an answer
-        self.tokens_per_pass = tokens_per_pass or default_tokens_per_pass(backbone.device)
+        self.template = text_template(model.template, (), self.tokenizer)
+        self.ends = ends_of(self.template, self.tokenizer, own_ends(backbone.model))  # token sequences: ends of answers
+        self.tokens_per_pass = model.tokens_per_pass or default_tokens_per_pass(backbone.device)
         self.lora = bank.only(("lora",))
         if not self.lora.sites or not bank.local_LK.all():
             raise ConfigError("alignment trains private LoRA, but there is none, or clients share some block's")
         self.policy = _with_lora_alone_trained(bank)
-        self.reference = reference or bank.only(("bottleneck", "head"))
+        self.reference = model.reference or bank.only(("bottleneck", "head"))
         self.optimiser = StackedOptimiser(self.lora, settings.optimiser)
         self.values: AdapterBank | None = None
         self.value_optimiser: StackedOptimiser | None = None

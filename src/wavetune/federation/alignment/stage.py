@@ -6,7 +6,7 @@ Legend: K clients.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -14,74 +14,65 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example
-from wavetune.data.templates import Template
 from wavetune.errors import ConfigError, DataError
 from wavetune.federation.alignment.evaluation import evaluation_of
-from wavetune.federation.alignment.learner import Learner
+from wavetune.federation.alignment.learner import Learner, Model
 from wavetune.federation.alignment.preference_learning import ClientPairs, PreferenceLearning
 from wavetune.federation.alignment.reward_learning import RewardLearning
 from wavetune.federation.alignment.rewards import Rewards
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
-from wavetune.models.backbone import Backbone
-from wavetune.models.lora import AdapterBank
 from wavetune.records.alignment import HeldOut
 
 Floats = NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class Client:
+    """What one client learns from, and its owner's wish.
+
+    Args:
+        identity: by which its randomness is keyed.
+        helpful: weight of the helpful reward, 0 to 1; the safe one has the rest.
+        prompts: for training; their own answers are not looked at. DPO needs none.
+        pairs: for DPO alone.
+    """
+
+    identity: int
+    helpful: float
+    prompts: tuple[Example, ...] = ()
+    pairs: ClientPairs = field(default_factory=ClientPairs)
+
+
 class Alignment:
-    """Alignment of K clients, each to its own mixture of two rewards, in stacked passes.
+    """Alignment of clients, each to its own mixture of two rewards, in stacked passes.
 
     A client learns here what it would learn alone. The policy that keeps it in bounds is the model without LoRA, which
     all clients share and which needs no second copy.
 
     Args:
-        backbone, bank: the model and all clients' adapters, none shared between them. LoRA alone is trained.
-        tokenizer: of the model.
-        prompts_by_client: training prompts of each client, whose own answers are not looked at. DPO needs none.
-        lambdas: weight of the helpful reward for each client, 0 to 1; the safe one has the rest.
-        rewards: both rewards; for DPO only what evaluations record.
-        settings, seed: of the stage; all randomness is keyed by the seed and a client's identity.
-        client_ids: identities; positions by default.
-        template: how a prompt is written; plain by default.
-        reference: from what divergence is measured; the same adapters without LoRA by default.
-        pairs_by_client: preference pairs, for DPO.
-        tokens_per_pass: bound of the tokens that go through the model at once.
+        model: with the adapters of the clients, in their order. LoRA alone is trained.
+        clients: wishes and training data.
+        rewards: both rewards; for DPO only what evaluations record, and None without any.
+        settings, seed: of the stage.
     Raises: ConfigError where these do not fit each other; DataError if a client has nothing to learn from.
     """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        bank: AdapterBank,
-        tokenizer: Any,
-        prompts_by_client: Sequence[Sequence[Example]],
-        lambdas: Sequence[float],
-        rewards: Rewards | None,
-        settings: AlignmentSettings,
-        seed: int,
-        *,
-        client_ids: Sequence[int] | None = None,
-        template: Template | None = None,
-        reference: AdapterBank | None = None,
-        pairs_by_client: Sequence[ClientPairs] = (),
-        tokens_per_pass: int | None = None,
+        self, model: Model, clients: Sequence[Client], rewards: Rewards | None, settings: AlignmentSettings, seed: int
     ) -> None:
-        num_clients, objective = bank.local_LK.shape[1], settings.objective
-        ids = tuple(range(num_clients) if client_ids is None else client_ids)
-        lambda_K = np.array(lambdas, np.float64)
-        _check_clients(num_clients, ids, lambda_K)
-        self.learner = Learner(backbone, bank, tokenizer, settings, seed, ids, template, reference, tokens_per_pass)
-        self.prompts_by_client, self.rewards = tuple(map(tuple, prompts_by_client)), rewards
+        objective, lambda_K = settings.objective, np.array([client.helpful for client in clients], np.float64)
+        _check_clients(model.bank.local_LK.shape[1], clients)
+        self.learner = Learner(model, settings, seed, [client.identity for client in clients])
+        self.clients, self.rewards = tuple(clients), rewards
         if objective.learns_from == "pairs":
-            _check_pairs(pairs_by_client, ids, lambda_K)
-            self.learning = PreferenceLearning(self.learner, objective, pairs_by_client, lambda_K)
+            _check_pairs(clients)
+            self.learning = PreferenceLearning(self.learner, objective, [c.pairs for c in clients], lambda_K)
         else:
-            _check_prompts(self.prompts_by_client, ids)
+            _check_prompts(clients)
             if rewards is None:
                 raise ConfigError(f"objective {objective.kind!r} learns from rewards; give them, or choose dpo")
-            self.learning = RewardLearning(self.learner, objective, self.prompts_by_client, rewards, lambda_K)
+            self.learning = RewardLearning(self.learner, objective, [c.prompts for c in clients], rewards, lambda_K)
 
     @property
     def steps_done(self) -> int:
@@ -112,13 +103,11 @@ class Alignment:
             raise ConfigError("an evaluation needs rewards; give them to the alignment")
         parts = {"own": own_by_client} | ({} if foreign_by_client is None else {"foreign": foreign_by_client})
         for examples_by_client in parts.values():
-            for identity, trained, held_out in zip(
-                self.learner.client_ids, self.prompts_by_client, examples_by_client, strict=False
-            ):
-                seen = {example.prompt for example in trained} & {example.prompt for example in held_out}
+            for client, held_out in zip(self.clients, examples_by_client, strict=False):
+                seen = {example.prompt for example in client.prompts} & {example.prompt for example in held_out}
                 if seen:
                     raise DataError(
-                        f"client {identity} was to be evaluated on a prompt that it is trained on; "
+                        f"client {client.identity} was to be evaluated on a prompt that it is trained on; "
                         f"hold others out than {min(seen)[:60]!r}"
                     )
         return evaluation_of(self.learner, self.rewards, parts, temperature)
@@ -133,29 +122,29 @@ class Alignment:
         self.learning.load_state(state)
 
 
-def _check_clients(num_clients: int, client_ids: Sequence[int], lambda_K: Floats) -> None:
-    for name, count in (("lambdas", len(lambda_K)), ("client_ids", len(set(client_ids)))):
-        if count != num_clients:
-            raise ConfigError(f"{name} has {count} distinct entries for {num_clients} clients; give one for each")
-    for identity, weight in zip(client_ids, lambda_K.tolist(), strict=True):
-        if not 0 <= weight <= 1:
-            raise ConfigError(f"lambda of client {identity} is {weight}; it must be between 0 and 1")
-
-
-def _check_prompts(prompts_by_client: Sequence[Sequence[Example]], client_ids: Sequence[int]) -> None:
-    if len(prompts_by_client) != len(client_ids):
-        raise ConfigError(f"there are prompts of {len(prompts_by_client)} clients, but {len(client_ids)} clients")
-    for identity, own in zip(client_ids, prompts_by_client, strict=True):
-        if not own:
-            raise DataError(f"client {identity} has no prompts to learn from")
-
-
-def _check_pairs(pairs_by_client: Sequence[ClientPairs], client_ids: Sequence[int], lambda_K: Floats) -> None:
-    if len(pairs_by_client) != len(client_ids):
+def _check_clients(num_clients: int, clients: Sequence[Client]) -> None:
+    distinct = len({client.identity for client in clients})
+    if not distinct == len(clients) == num_clients:
         raise ConfigError(
-            f"there are pairs of {len(pairs_by_client)} clients, but {len(client_ids)} clients; dpo needs each one's"
+            f"there are {len(clients)} clients of {distinct} identities, but adapters of {num_clients}; give one "
+            "for each, with an identity of its own"
         )
-    for identity, own, weight in zip(client_ids, pairs_by_client, lambda_K.tolist(), strict=True):
+    for client in clients:
+        if not 0 <= client.helpful <= 1:
+            raise ConfigError(f"lambda of client {client.identity} is {client.helpful}; it must be between 0 and 1")
+
+
+def _check_prompts(clients: Sequence[Client]) -> None:
+    for client in clients:
+        if not client.prompts:
+            raise DataError(f"client {client.identity} has no prompts to learn from")
+
+
+def _check_pairs(clients: Sequence[Client]) -> None:
+    for client in clients:
+        own, weight = client.pairs, client.helpful
         for kind, pairs, share in (("helpful", own.helpful, weight), ("harmless", own.harmless, 1 - weight)):
             if share > 0 and not pairs:
-                raise DataError(f"client {identity} has no {kind} pairs to learn from, but lambda {weight}")
+                raise DataError(
+                    f"client {client.identity} has no {kind} pairs to learn from, but lambda {weight}; dpo needs them"
+                )

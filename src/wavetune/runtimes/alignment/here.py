@@ -13,7 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from wavetune.federation.alignment import Alignment, Rewards
+from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.cohort import Cohort
 from wavetune.records.alignment import AlignmentMeasured, ByName, HeldOut
 from wavetune.records.rounds import Lost
@@ -95,22 +95,11 @@ def begin(session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor
 
 def work_of(task: Task, clients: Sequence[int], cohort: Cohort, rewards: Rewards, saved: Mapping[str, Tensor]) -> Here:
     """The work of the clients that a cohort holds, in its order, from where a checkpoint left it."""
-    recipe, learning = task.recipe, task.settings.learning
-    read, seed = recipe.world.data, recipe.run.seed
-    alignment = Alignment(
-        cohort.backbone,
-        cohort.bank,
-        task.tokenizer,
-        [task.prompts[k] for k in clients],
-        [task.lambdas[k] for k in clients],
-        rewards,
-        learning,
-        seed,
-        client_ids=clients,
-        template=read.template,
-        pairs_by_client=pairs_of(task.data, clients, read, seed) if learning.objective.learns_from == "pairs" else (),
-        tokens_per_pass=cohort.tokens_per_pass,
-    )
-    work = Here(task, clients, alignment)
+    read, seed, learning = task.recipe.world.data, task.recipe.run.seed, task.settings.learning
+    from_pairs = learning.objective.learns_from == "pairs"
+    pairs = dict(zip(clients, pairs_of(task.data, clients, read, seed), strict=True)) if from_pairs else {}
+    model = Model(cohort.backbone, cohort.bank, task.tokenizer, read.template, tokens_per_pass=cohort.tokens_per_pass)
+    own = [Client(k, task.lambdas[k], task.prompts[k], pairs.get(k, ClientPairs())) for k in clients]
+    work = Here(task, clients, Alignment(model, own, rewards, learning, seed))
     work.load_state(saved)
     return work

@@ -19,7 +19,7 @@ from helpers.training import folder_of
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.examples import Example, PreferencePair
 from wavetune.errors import ConfigError, DataError, NumericsError
-from wavetune.federation.alignment import Alignment, ClientPairs, Rewards
+from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.alignment.answers import Sample, passes
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.alignment.rewards import Mixture
@@ -29,6 +29,7 @@ from wavetune.models.lora import new_bank
 from wavetune.records.alignment import Answers, HeldOut
 
 KIND = PreferencePair("ask", "yes", "no")
+CLIENTS = tuple(Client(k, 1.0 - k, tuple(own)) for k, own in enumerate(prompts_of((0, 1))))
 
 
 def test_a_record_tells_of_every_client_what_the_step_was_like():
@@ -52,9 +53,7 @@ def test_only_lora_is_trained_and_bottlenecks_stay_as_they_are():
         for parameter in bank.parameters(local=True):
             parameter.copy_(torch.randn_like(parameter) * 0.1)
     before = [p.detach().clone() for p in frozen.parameters(local=True)]
-    found = Alignment(
-        backbone, bank, load_tokenizer(folder_of("tiny")), prompts_of((0, 1)), [1, 0], CHARACTERS, SETTINGS, 0
-    )
+    found = Alignment(Model(backbone, bank, load_tokenizer(folder_of("tiny"))), CLIENTS, CHARACTERS, SETTINGS, 0)
     lora = [p.detach().clone() for p in found.learner.lora.parameters(local=True)]
     found.step()
     for now, then in zip(frozen.parameters(local=True), before, strict=True):
@@ -156,40 +155,38 @@ def test_the_gain_compares_prompt_by_prompt_in_deviations_of_the_answers_before(
 
 
 @pytest.mark.parametrize(
-    ("change", "error", "words"),
+    ("clients", "change", "error", "words"),
     [
-        ({"lambdas": [0.5]}, ConfigError, "lambdas has 1 distinct entries for 2 clients"),
-        ({"lambdas": [0.5, 1.5]}, ConfigError, "lambda of client 8 is 1.5"),
-        ({"client_ids": (3, 3)}, ConfigError, "client_ids has 1 distinct entries"),
-        ({"rewards": None}, ConfigError, "objective 'ppo' learns from rewards"),
-        ({"prompts_by_client": [[Example("a", "")], []]}, DataError, "client 8 has no prompts"),
-        ({"prompts_by_client": [[Example("a", "")]]}, ConfigError, "prompts of 1 clients, but 2"),
-        ({"settings": with_objective(Dpo())}, ConfigError, "pairs of 0 clients, but 2 clients"),
+        (CLIENTS[:1], {}, ConfigError, "1 clients of 1 identities, but adapters of 2"),
+        (CLIENTS[:1] * 2, {}, ConfigError, "2 clients of 1 identities, but adapters of 2"),
+        ((CLIENTS[0], replace(CLIENTS[1], helpful=1.5)), {}, ConfigError, "lambda of client 1 is 1.5"),
+        ((CLIENTS[0], replace(CLIENTS[1], prompts=())), {}, DataError, "client 1 has no prompts"),
+        (CLIENTS, {"rewards": None}, ConfigError, "objective 'ppo' learns from rewards"),
+        (CLIENTS, {"settings": with_objective(Dpo())}, DataError, "client 0 has no helpful pairs"),
         (
-            {"settings": with_objective(Dpo()), "pairs_by_client": [ClientPairs((KIND,)), ClientPairs((KIND,))]},
+            [replace(client, helpful=0.5, pairs=ClientPairs((KIND,))) for client in CLIENTS],
+            {"settings": with_objective(Dpo())},
             DataError,
-            "client 8 has no harmless pairs to learn from, but lambda 0.5",
+            "client 0 has no harmless pairs to learn from, but lambda 0.5",
         ),
     ],
 )
-def test_parts_that_do_not_fit_are_refused(change, error, words):
+def test_parts_that_do_not_fit_are_refused(clients, change, error, words):
     backbone = load_backbone(folder_of("tiny"), ("q_proj",))
     bank = new_bank(backbone.sites, np.ones((backbone.num_layers, 2), bool), [4, 4], 4, 8.0, 0)
-    given = {
-        "prompts_by_client": prompts_of((7, 8)), "lambdas": [1.0, 0.5], "rewards": CHARACTERS, "settings": SETTINGS,
-        "client_ids": (7, 8),
-    } | change  # fmt: skip
     with pytest.raises(error, match=words):
-        Alignment(backbone, bank, load_tokenizer(folder_of("tiny")), seed=0, **given)
+        Alignment(
+            Model(backbone, bank, load_tokenizer(folder_of("tiny"))),
+            clients,
+            **{"rewards": CHARACTERS, "settings": SETTINGS, "seed": 0} | change,
+        )
 
 
 def test_shared_lora_is_refused():
     backbone = load_backbone(folder_of("tiny"), ("q_proj",))
     bank = new_bank(backbone.sites, np.zeros((backbone.num_layers, 2), bool), [4, 4], 4, 8.0, 0)
     with pytest.raises(ConfigError, match="clients share some block's"):
-        Alignment(
-            backbone, bank, load_tokenizer(folder_of("tiny")), prompts_of((0, 1)), [1, 0], CHARACTERS, SETTINGS, 0
-        )
+        Alignment(Model(backbone, bank, load_tokenizer(folder_of("tiny"))), CLIENTS, CHARACTERS, SETTINGS, 0)
 
 
 def test_training_prompts_are_no_held_out_prompts():
