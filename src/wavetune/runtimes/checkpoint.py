@@ -1,0 +1,39 @@
+"""What a checkpoint holds of a session, and a session restored from it."""
+
+from __future__ import annotations
+
+import torch
+
+from wavetune.errors import RunFolderError
+from wavetune.federation.run_folder import RunFolder
+from wavetune.runtimes.session import Session
+
+
+def state_of(session: Session) -> dict[str, torch.Tensor]:
+    """All that a session goes on from, as named tensors: adapters, optimisers, servers, schedule."""
+    bank, state = session.cohort.bank, dict[str, torch.Tensor]()
+    for side, stacks in (("clients", bank.local), ("server", bank.shared)):
+        for name, pair in stacks.items():
+            state[f"adapter.{side}.{name}.A"], state[f"adapter.{side}.{name}.B"] = pair
+    optimiser, server = session.cohort.optimiser.state(), session.server.state()
+    state |= {f"optimiser.{name}": value for name, value in optimiser.items()}
+    schedule = {f"schedule.{name}": torch.from_numpy(values) for name, values in session.schedule.items()}
+    return state | {f"server.{name}": value for name, value in server.items()} | schedule
+
+
+@torch.no_grad()
+def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
+    checkpoint = folder.load_checkpoint()
+    done, saved = checkpoint if checkpoint is not None else (0, {})
+    for name, tensor in state_of(session).items():
+        if not done or not name.startswith("adapter."):
+            continue
+        if name not in saved or saved[name].shape != tensor.shape:
+            raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
+        tensor.copy_(saved[name])
+    for part, target in (("optimiser.", session.cohort.optimiser), ("server.", session.server)):
+        target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
+    for name in session.schedule.keys() & {n.removeprefix("schedule.") for n in saved if n.startswith("schedule.")}:
+        session.schedule[name] = saved[f"schedule.{name}"].numpy()
+    return done, saved
