@@ -62,7 +62,7 @@ def test_an_output_that_cannot_be_written_is_refused_at_once(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize(("name", "words"), [("mine.yaml", "JSON alone"), ("folder", "a folder, not a recipe")])
+@pytest.mark.parametrize(("name", "words"), [("mine.yaml", "base: sflllm"), ("folder", "a folder, not a recipe")])
 def test_a_recipe_that_is_no_json_file_is_named_as_what_it_is(name, words, tmp_path):
     (tmp_path / "mine.yaml").write_text("run: {rounds: 2}\n")
     (tmp_path / "folder").mkdir()
