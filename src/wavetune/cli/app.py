@@ -13,6 +13,7 @@ from wavetune.cli.certificates import certificates
 from wavetune.cli.compare import compare
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
+from wavetune.cli.evaluate import evaluate
 from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED
 from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
@@ -43,7 +44,7 @@ app = typer.Typer(
 
 COMMANDS = {
     "Train": {"run": run, "compare": compare, "train-reward": train_reward},
-    "Look at what came out": {"report": report, "generate": generate},
+    "Look at what came out": {"report": report, "evaluate": evaluate, "generate": generate},
     "Recipes": {"recipes": recipes, "show": show},
     "Plan, without training": {"plan": plan, "trade-off": trade_off, "sweep": sweep},
     "Measure for the planner": {"measure-ranks": measure_ranks, "measure-codecs": measure_codecs},

@@ -30,9 +30,11 @@ def generate(
     temperature: float = 0.0,
     seed: int = 0,
     ends: Ends = (),
+    beams: int = 1,
 ) -> list[str]:
     """What follows each prompt (token ids) up to an end, as it is: greedily at temperature 0, else sampled.
 
+    With several beams it is the likeliest of so many answers that are followed at once.
     The tokenizer's end-of-sequence token and what the model's own configuration names end an answer in any case.
     Raises ConfigError if prompt and answer together are longer than the model takes.
     """
@@ -46,7 +48,7 @@ def generate(
         )
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    sampling: dict[str, Any] = {"do_sample": temperature > 0}
+    sampling: dict[str, Any] = {"do_sample": temperature > 0, "num_beams": beams}
     sampling |= (
         {"temperature": temperature, "top_k": None, "top_p": None}
         if temperature > 0

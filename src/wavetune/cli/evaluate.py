@@ -1,0 +1,90 @@
+"""`wavetune evaluate`: scores of a trained model on held-out or other rows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from wavetune.cli.folders import write
+from wavetune.cli.options import DeviceName
+from wavetune.console import Console, echo
+from wavetune.errors import ConfigError
+from wavetune.logs import LOG
+
+
+def evaluate(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    data: Annotated[
+        str | None,
+        typer.Option(metavar="DATA", help="Rows to score: a folder or file, or a Hugging Face id; the run's held-out."),
+    ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,...",
+            help="bleu, nist, meteor, rouge_l, cider, chrf, exact_match, perplexity, MODULE:FUNCTION; of classes "
+            "accuracy, macro_f1. All but meteor by default.",
+        ),
+    ] = None,
+    client: Annotated[
+        int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")
+    ] = None,
+    base: Annotated[bool, typer.Option("--base", help="Score the untouched model.")] = False,
+    prompts: Annotated[int, typer.Option(min=1, help="Distinct prompts to answer at most, drawn at random.")] = 256,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.0,
+    beams: Annotated[int, typer.Option(min=1, max=64, help="Answers followed at once in beam search.")] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of prompts and of sampling.")] = 0,
+    batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 16,
+    device: DeviceName = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores here.")
+    ] = None,
+) -> None:
+    """Score a run's model: its answers beside the references, its perplexity, or its classes.
+
+    For example: wavetune evaluate runs/sflllm --data e2e/test.jsonl --metrics bleu,rouge_l
+    """
+    from wavetune.data.source import kind_of
+    from wavetune.runtimes.adapters import adapter_of
+
+    if base and client is not None:
+        raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
+    if beams > 1 and temperature:
+        raise ConfigError("--beams above 1 does not go with --temperature: beams are followed, not drawn")
+    adapter_of(run_dir, client, base)
+    if data is not None:
+        kind_of(data)
+    LOG.info("loading PyTorch and transformers")
+    from wavetune.runtimes.scoring import Asked, Decoding, evaluate_run
+
+    names = tuple(dict.fromkeys(name.strip() for name in (metrics or "").split(",") if name.strip()))
+    found = evaluate_run(
+        run_dir,
+        Asked(data, client, base, names, prompts),
+        Decoding(max_new_tokens, temperature, beams, seed, batch_size),
+        "auto" if device is None else device.value,
+    )
+    if json_file is not None:
+        write(json_file, json.dumps(found, indent=1))
+    _show(found)
+
+
+def _show(found: dict[str, object]) -> None:
+    from rich.table import Table
+
+    scores, libraries = found["scores"], found["libraries"]
+    assert isinstance(scores, dict)
+    assert isinstance(libraries, dict)
+    echo(f"{found['prompts']} prompts of {found['data']} ({found['part']} rows), {found['rows']} references")
+    table = Table()
+    table.add_column("metric")
+    table.add_column("score", justify="right")
+    table.add_column("computed by")
+    for name, value in scores.items():
+        table.add_row(name, "undefined" if value is None else f"{value:.4g}", libraries.get(name, "wavetune"))
+    Console(highlight=False).print(table)
+    echo(f"wrote {found['folder']}")
