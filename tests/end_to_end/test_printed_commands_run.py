@@ -49,7 +49,7 @@ ELSEWHERE = {  # words of commands that start other processes or need them; thes
     "--install-completion": "tests/unit/test_cli.py",
 }
 
-OPTIONS = {"--seeds": "1", "--points": "2", "--jobs": "1", "--ranks": "1,2"}
+OPTIONS = {"--seeds": "1", "--prompts": "2", "--max-new-tokens": "2", "--points": "2", "--jobs": "1", "--ranks": "1,2"}
 CODECS = "bf16,int8"
 METHODS = {"sweep": "greedy", "compare": "proposed"}  # where the command names none
 REWARD_OPTIONS = {
