@@ -11,7 +11,7 @@ import string
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from types import MappingProxyType
-from typing import Any
+from typing import Any, cast
 
 from wavetune.errors import ConfigError
 from wavetune.foreign import imported
@@ -108,7 +108,7 @@ def metric_named(name: str) -> Metric:
         found: Any = imported(name, "metric", "function")
         if not callable(found):
             raise ConfigError(f"metric {name!r} is no function of answers and references")
-        return found
+        return cast(Metric, found)
     if name not in METRICS:
         raise ConfigError(f"no metric is called {name!r}; choose among {', '.join(METRICS)}, or give MODULE:FUNCTION")
     return METRICS[name]
@@ -145,7 +145,7 @@ def library_of(name: str) -> str | None:
     return None if distribution is None else f"{distribution} {version(distribution)}"
 
 
-def _streams(references: Sequence[Sequence[str]]) -> list[list[str | None]]:
+def _streams(references: Sequence[Sequence[str]]) -> Any:
     """References as sacrebleu takes them: the first of every answer, the second, and so on."""
     most = max(map(len, references))
     return [[texts[i] if i < len(texts) else None for texts in references] for i in range(most)]

@@ -135,9 +135,7 @@ def _metrics(recipe: Recipe, asked: Asked) -> tuple[str, ...]:
     for name in asked.metrics:
         if (classifies or name in OF_CLASSES) and name not in of_task:
             written = "answers with a class" if classifies else "writes text"
-            raise ConfigError(
-                f"metric {name!r} does not fit a run that {written}; choose among {', '.join(of_task)}"
-            )
+            raise ConfigError(f"metric {name!r} does not fit a run that {written}; choose among {', '.join(of_task)}")
     chosen = asked.metrics or tuple(name for name in of_task if name != "meteor")
     for name in chosen:
         if name not in (PERPLEXITY, *OF_CLASSES):
