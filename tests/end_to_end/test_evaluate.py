@@ -40,11 +40,11 @@ def scored(own):
     return answer, run / "evaluations" / "other-global"
 
 
-def test_perplexity_of_the_held_out_rows_is_that_of_the_runs_own_evaluation(own, tmp_path):
+def test_perplexity_of_the_held_out_rows_is_that_of_the_runs_own_evaluation(own):
     run, _ = own
-    answer = wavetune("evaluate", run, "--metrics", "perplexity", "--max-new-tokens", 2, "--json", tmp_path / "s.json")
+    answer = wavetune("evaluate", run, "--metrics", "perplexity", "--max-new-tokens", 2, "--json")
     assert answer.code == 0, answer.err
-    found = json.loads((tmp_path / "s.json").read_text())
+    found = json.loads(answer.out)
     assert (found["part"], found["prompts"]) == ("validation", 6)
     loss = json.loads((run / "summary.json").read_text())["validation_loss"]["after"]
     assert math.isclose(found["scores"]["perplexity"], math.exp(loss), rel_tol=1e-4)
@@ -96,9 +96,9 @@ def test_a_classifier_is_scored_by_its_classes(tmp_path):
     data = write(tmp_path / "films.jsonl", rows)
     words = settings("run.rounds=1", "world.data.template.kind=class", "world.data.train_samples=30")
     assert wavetune("run", "fedavg_lora", *words, "--data", data, "--out", tmp_path / "run").code == 0
-    answer = wavetune("evaluate", tmp_path / "run", "--json", tmp_path / "s.json")
+    answer = wavetune("evaluate", tmp_path / "run", "--json")
     assert answer.code == 0, answer.err
-    found = json.loads((tmp_path / "s.json").read_text())
+    found = json.loads(answer.out)
     accuracy = json.loads((tmp_path / "run" / "rounds.jsonl").read_text())["evaluation"]["accuracy"]
     assert math.isclose(found["scores"]["accuracy"], 100 * accuracy, rel_tol=1e-9)
     assert_refused(wavetune("evaluate", tmp_path / "run", "--metrics", "bleu"), "'bleu'", "accuracy, macro_f1")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from wavetune.cli.folders import write
+from wavetune.cli.json_output import result
 from wavetune.cli.options import DeviceName
 from wavetune.console import Console, echo
 from wavetune.errors import ConfigError
@@ -40,9 +39,6 @@ def evaluate(
     seed: Annotated[int, typer.Option(min=0, help="Seed of the draw of prompts and of sampling.")] = 0,
     batch_size: Annotated[int, typer.Option(min=1, help="Prompts answered at once.")] = 16,
     device: DeviceName = None,
-    json_file: Annotated[
-        Path | None, typer.Option("--json", metavar="FILE", help="Also write the scores here.")
-    ] = None,
 ) -> None:
     """Score a run's model: its answers beside the references, its perplexity, or its classes.
 
@@ -68,8 +64,7 @@ def evaluate(
         Decoding(max_new_tokens, temperature, beams, seed, batch_size),
         "auto" if device is None else device.value,
     )
-    if json_file is not None:
-        write(json_file, json.dumps(found, indent=1))
+    result(found)
     _show(found)
 
 
