@@ -120,6 +120,20 @@ def test_only_trained_blocks_and_those_above_them_have_a_backward_pass(family: s
     assert not table.backward_flop(Workload.from_lengths([9], labelled=4))[: min(blocks)].any()
 
 
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_where_a_prompt_alone_trains_every_block_passes_gradients_on(family: str):
+    config = AutoConfig.for_model(
+        family, **CONFIGS[family], **{"n_layer" if family == "gpt2" else "num_hidden_layers": 2}
+    )
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").requires_grad_(False)
+    targets = ("c_attn",) if family == "gpt2" else ("v_proj",)
+    architecture = Architecture.from_config(config.to_dict())
+    table = CostTable(architecture, targets, input_needs_grad=True, trained_blocks=())
+    prompt = torch.randn(1, 9, 48, requires_grad=True)
+    work = Workload.from_lengths([9], labelled=9)
+    assert count(lambda: model(inputs_embeds=prompt).logits) == predicted(table, work, rank=0)
+
+
 def test_ragged_batches_are_exact():
     model, table = stock_model("llama", ("q_proj", "v_proj"), rank=4, layers=2)
     lengths, labelled = (3, 11, 30), (1, 4, 30)

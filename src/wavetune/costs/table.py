@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 
 import numpy as np
@@ -87,6 +87,10 @@ class CostTable:
 
     def __post_init__(self) -> None:
         self.architecture.lora_projections(self.lora_targets)
+
+    def with_trained(self, blocks: Collection[int]) -> CostTable:
+        """The same where of the trained blocks only these train."""
+        return replace(self, trained_blocks=tuple(layer for layer in blocks if self._trains(layer)))
 
     @cached_property
     def blocks(self) -> tuple[BlockCosts, ...]:

@@ -56,6 +56,10 @@ class PreparedData:
     ends: tuple[tuple[int, ...], ...] = ()  # token sequences that end an answer
     notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
 
+    def with_prompt(self, tokens: int) -> PreparedData:
+        """The same with room for a soft prompt of so many tokens before every row."""
+        return replace(self, train=self.train.with_prompt(tokens), validation=self.validation.with_prompt(tokens))
+
     @property
     def told(self) -> str:
         """The notes in one line that names the data."""

@@ -260,6 +260,7 @@ class TokenSet:
     labels: NDArray[np.bool_] | None = None  # of every token; the last one of a row always is
     shortened_dialogues: int = 0  # that lost their oldest exchanges
     dropped_turns: int = 0  # which these held
+    prompt_tokens: int = 0  # of a soft prompt, at the beginning of every row: copies of its first token
 
     def __len__(self) -> int:
         return len(self.label_start)
@@ -284,6 +285,26 @@ class TokenSet:
             (self.truncated_answers, f"{name} answers cut to world.data.max_tokens"),
         )
         return tuple(f"{count:,} {what}" for count, what in counts if count)
+
+    def with_prompt(self, tokens: int) -> TokenSet:
+        """The same rows with room for a soft prompt of so many tokens."""
+        more = tokens - self.prompt_tokens
+        if not more:
+            return self
+        rows = [self.row(i) for i in range(len(self))]
+        marks = [self.labels_of(i) for i in range(len(self))] if self.labels is not None else None
+
+        def moved(row: NDArray[Any], fill: Any) -> NDArray[Any]:
+            return np.concatenate([np.full(more, fill, row.dtype), row]) if more > 0 else row[-more:]
+
+        return replace(
+            self,
+            ids=np.concatenate([moved(row, row[0]) for row in rows]),
+            offsets=self.offsets + more * np.arange(len(self.offsets)),
+            label_start=self.label_start + more,
+            labels=None if marks is None else np.concatenate([moved(mark, False) for mark in marks]),
+            prompt_tokens=tokens,
+        )
 
     def row(self, index: int) -> NDArray[np.int32]:
         """Token ids of one row."""

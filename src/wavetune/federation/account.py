@@ -53,7 +53,7 @@ class Accountant:
         if agenda is None:
             return self
         sites = tuple(site for site in self.sites if site.layer in agenda)
-        return replace(self, table=replace(self.table, trained_blocks=agenda), sites=sites)
+        return replace(self, table=self.table.with_trained(agenda), sites=sites)
 
     def predicted_bits(
         self, workload: Workload, sent_K: Sequence[bool] | None = None, round_index: int = 0

@@ -421,7 +421,8 @@ class Cohort:
 
         With `passes` only these of its passes are made; the rows of the others count nothing.
         """
-        sums = np.zeros((3, len(tokens)))
+        prompted = bank is not None and any(site.kind == "prompt" for site in bank.sites)
+        sums, tokens = np.zeros((3, len(tokens))), tokens if prompted else tokens.with_prompt(0)
         for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)

@@ -100,6 +100,6 @@ def server_bits(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> fl
 def _shapes(site: AdapterSite, rank: int, *, sends_a: bool) -> Iterator[tuple[str, tuple[int, int]]]:
     """Names, rows and widths of one site's matrices."""
     width = site.width_at(rank)
-    if site.kind != "lora" or sends_a:
+    if site.in_features and (site.kind != "lora" or sends_a):
         yield f"{site.name}.A", (width, site.in_features)
     yield f"{site.name}.B", (1 if site.kind == "head" else width, site.out_features)

@@ -5,6 +5,7 @@ Nothing here imports torch, so that planning and showing recipes stay instant.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Annotated, Literal
@@ -18,7 +19,7 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
 from wavetune.federation.exchanges.star import Star
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, NEW_PLANS, ONE_RANK
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, NEW_PLANS, ONE_RANK, PRIVATE_LORA
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.filters.screening import Screening
 from wavetune.federation.links import Link, Reliable
@@ -30,6 +31,7 @@ from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
 from wavetune.federation.selection import All, Selection
 from wavetune.federation.sharing import Sharing
+from wavetune.federation.soft_prompt import SoftPrompt
 from wavetune.federation.topology import Split, Topology, require_per_client
 from wavetune.parts import Extent, Fact, Part
 
@@ -42,20 +44,28 @@ class Lora(Part):
     """LoRA on the linear maps named in `targets`: ends of their dotted paths, or `all-linear` for all of the blocks, as
     in PEFT; by default PEFT's choice for the model family.
 
-    `rank` is one number, one per client, or None: the planner chooses among the ranks of `rounds_to_target`. The update
-    is `alpha / R` times the product of the factors, R the largest rank in use.
+    `rank` is one number (0: no LoRA), one per client, or None: the planner chooses among the ranks of
+    `rounds_to_target`. The update is `alpha / R` times the product of the factors, R the largest rank in use.
     """
 
-    rank: Rank | tuple[Rank, ...] | None = None
+    rank: Annotated[int, Ge(0)] | tuple[Rank, ...] | None = None
     alpha: Annotated[float, Gt(0)] = 16.0
     targets: LoraTargets | None = None
 
     def removed(self) -> tuple[Fact, ...]:
-        """One common rank, where every client has its own."""
+        """One common rank, where every client has its own; LoRA of clients' own, where there is none."""
+        if self.rank == 0:
+            return (PRIVATE_LORA,)
         return (ONE_RANK,) if isinstance(self.rank, tuple) else ()
+
+    def on(self, default: Sequence[str]) -> tuple[str, ...]:
+        """The targets on a model for which these are the default; none at rank 0."""
+        return () if self.rank == 0 else tuple(self.targets or default)
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse ranks that are not one a client, or above the width of a map that carries them."""
+        if self.rank == 0:
+            return
         require_per_client(f"{path}.rank", self.rank, extent.num_clients, extent.width, NARROWEST)
 
 
@@ -72,6 +82,7 @@ class Method(Part):
     topology: Topology = field(default_factory=Split)
     lora: Lora = field(default_factory=Lora)
     bottleneck: Bottleneck | None = None
+    soft_prompt: SoftPrompt | None = None
     sharing: Sharing = field(default_factory=Sharing)
     proximal: Annotated[float, Ge(0)] = 0.0
     optimiser: AdamW = field(default_factory=AdamW)
@@ -110,6 +121,11 @@ class Method(Part):
         public = tuple(takewhile(lambda one: one.public, self.adapter_codec))
         private = () if self.privacy is None else self.privacy.chain(num_clients)
         return (*public, *private, *self.adapter_codec[len(public) :])
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that a soft prompt adds to every text."""
+        return 0 if self.soft_prompt is None else self.soft_prompt.tokens
 
     @property
     def server_filters(self) -> tuple[Filter, ...]:

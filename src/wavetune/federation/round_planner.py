@@ -46,6 +46,15 @@ class SampleStatistics:
     token_pairs: float
     labelled: float
 
+    def with_prompt(self, tokens: int) -> SampleStatistics:
+        """The same behind so many tokens more.
+
+        >>> SampleStatistics(4, 20, 1).with_prompt(2)
+        SampleStatistics(tokens=6, token_pairs=40, labelled=1)
+        """
+        pairs = self.token_pairs + 2 * tokens * self.tokens + tokens**2
+        return SampleStatistics(self.tokens + tokens, pairs, self.labelled)
+
 
 @dataclass(frozen=True)
 class RoundPlanner:
@@ -113,7 +122,7 @@ class RoundPlanner:
 
     def _costs(self, agenda: Agenda) -> LayerCosts:
         """Costs of an average sample in a round that trains and sends the adapters of these blocks alone."""
-        table = self.table if agenda is None else replace(self.table, trained_blocks=agenda)
+        table = self.table if agenda is None else self.table.with_trained(agenda)
         method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
         topology = method.topology
         rows, labelled = stats.tokens * self.batch_size, stats.labelled * self.batch_size
@@ -131,6 +140,7 @@ class RoundPlanner:
             u_shape=stay,
         )
         others_L = self._sent_L("bottleneck", agenda) * table.bottleneck_values_L
+        others_L[0] += self._sent_L("prompt", agenda)[0] * method.prompt_tokens * width
         others_L[-1] += self._sent_L("head", agenda)[-1] * table.outputs_values
         return replace(
             costs,

@@ -15,7 +15,7 @@ from wavetune.parts import Extent, Fact, Part
 if TYPE_CHECKING:
     from wavetune.models.lora import AdapterSite
 
-AdapterKind = Literal["lora", "bottleneck", "head"]
+AdapterKind = Literal["lora", "bottleneck", "head", "prompt"]
 Role = Literal["shared", "personal", "frozen"]
 
 
@@ -27,7 +27,9 @@ class Sharing(Part):
     personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
     """
 
-    shared: tuple[AdapterKind, ...] = field(default=("lora", "bottleneck", "head"), metadata={"needs": (ADAPTERS,)})
+    shared: tuple[AdapterKind, ...] = field(
+        default=("lora", "bottleneck", "head", "prompt"), metadata={"needs": (ADAPTERS,)}
+    )
     shared_layers: Annotated[int, Ge(0)] | None = field(default=None, metadata={"needs": (ADAPTERS,)})
     trained_layers: Annotated[int, Ge(1)] | None = None
 

@@ -1,5 +1,8 @@
 """One client's adapters as a folder: LoRA as PEFT saves it, bottlenecks and a head in two files beside it.
 
+A soft prompt is saved as PEFT saves it, too: in the folder itself or, where there is LoRA, in its subfolder `prompt`,
+as PEFT loads one kind alone from a folder.
+
 `wavetune_adapter.safetensors` holds weights as `torch.nn.Linear` keeps them, `[out, in]`: `MODULE.bottleneck.down`,
 `MODULE.bottleneck.up`, `classifier.weight`, `classifier.bias`. `wavetune_adapter.json` says what they are.
 """
@@ -21,8 +24,9 @@ from wavetune.errors import ModelError
 from wavetune.json_reader import read_json
 from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
-from wavetune.models.export import save_peft_adapter
+from wavetune.models.export import save_peft_adapter, save_peft_prompt
 from wavetune.models.lora import AdapterSite, LoraPair
+from wavetune.models.soft_prompt import PROMPT
 from wavetune.models.stopping import Ends, own_ends
 
 PEFT_FILE = "adapter_model.safetensors"
@@ -71,13 +75,15 @@ def save_adapter_folder(
     an answer, single tokens and the model's own stand in a generation config, as stock generation takes them.
     """
     sites = [site for site in backbone.sites if site.name in factors]
-    lora = [site for site in sites if site.kind == "lora"]
+    lora, prompts = ([site for site in sites if site.kind == kind] for kind in ("lora", "prompt"))
     whole = folder.with_name(folder.name + ".whole")
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
     if lora:
         save_peft_adapter(whole, factors, lora, scale, base, backbone)
-    if len(lora) < len(sites):
+    for site in prompts:
+        save_peft_prompt(whole / PROMPT if lora else whole, factors[site.name].B, base, backbone)
+    if len(lora) + len(prompts) < len(sites):
         _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
     if ends:
         tokens = sorted(end[0] for end in {*ends, *own_ends(backbone.model)} if len(end) == 1)

@@ -30,6 +30,7 @@ from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import Way, checked
+from wavetune.models.soft_prompt import PROMPT, clients_of_samples, with_prompts
 from wavetune.models.stock import load_stock_model, load_tokenizer
 from wavetune.models.structure import LINEAR, AbsentBlock, Structure, first_of, is_encoder, text_model
 from wavetune.models.targets import lora_targets, named, refuse_missing
@@ -116,8 +117,9 @@ class Backbone:
                 " cross a cut; use a recipe without a cut, such as fedavg_lora"
             )
         batch = PackedRow(layout, self.way.first_position) if self.way.packed else PaddedRows(layout)
+        owners = clients_of_samples(clients, tokens, layout.lengths) if bank and self._prompt(bank) else []
         self.active.use(bank, clients, batch.tokens(tokens))
-        self._pass = _Pass(batch, between)
+        self._pass = _Pass(batch, between, layout.lengths, owners)
         options = {} if is_encoder(self.model.config) else {"use_cache": False}
         try:
             with batch.running(), self._without_others(blocks):
@@ -169,6 +171,20 @@ class Backbone:
             for index, block in kept.items():
                 self.blocks[index] = block
 
+    def _prompt(self, bank: AdapterBank) -> AdapterSite | None:
+        """Where a bank has a soft prompt, and the first block is here."""
+        if isinstance(self.blocks[0], AbsentBlock):
+            return None
+        return next((site for site in bank.sites if site.kind == "prompt"), None)
+
+    def after_embedding(self, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
+        """Hook of the embedding: the active bank's soft prompts before the samples of a pass."""
+        now, bank = self._pass, self.active.bank
+        if now is None or bank is None or (site := self._prompt(bank)) is None:
+            return output
+        embedded_ND = now.batch.read(output)
+        return now.batch.write(with_prompts(embedded_ND, now.lengths, bank, site, now.client_S)).to(output.dtype)
+
     def _after_block(self, done: int) -> Callable[..., Any]:
         def hook(_module: nn.Module, _args: object, output: Tensor | tuple[Any, ...]) -> object:
             now = self._pass
@@ -191,6 +207,8 @@ class _Pass:
 
     batch: PackedRow | PaddedRows
     between: Between | None
+    lengths: Sequence[int]  # of the samples
+    client_S: Sequence[int]  # whose they are, where clients have soft prompts
     last: Tensor | None = None
 
 
@@ -202,15 +220,17 @@ def load_backbone(
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
     dtype: torch.dtype = torch.float32,
+    prompt_tokens: int = 0,
 ) -> Backbone:
     """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where the engine cannot run it.
 
     `targets` are the names of the linear maps that carry LoRA, `all-linear`, or PEFT's default for the family if None.
-    `outputs` asks for a head on pooled samples with so many of them: the classes, or one reward. All is computed in
+    `outputs` asks for a head on pooled samples with so many of them: the classes, or one reward; `prompt_tokens` for a
+    soft prompt of so many. All is computed in
     `dtype`, fp32 or fp64, but for the products with bf16 weights.
     """
     stock = load_stock_model(folder, dtype, predicts=outputs is None)
-    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs)
+    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs, prompt_tokens)
 
 
 def default_pooling(model: PreTrainedModel) -> Pooling:
@@ -225,6 +245,7 @@ def prepare_backbone(
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
     outputs: int | None = None,
+    prompt_tokens: int = 0,
 ) -> Backbone:
     """Freeze a stock model, check that the engine runs it as it is, and put adapters on it; see `load_backbone`.
 
@@ -241,10 +262,14 @@ def prepare_backbone(
         sites += _install_bottlenecks(backbone, bottleneck, width)
     if outputs is not None:
         sites += (AdapterSite(HEAD, backbone.num_layers - 1, width, outputs, "head", outputs),)
+    if prompt_tokens:
+        sites = (AdapterSite(PROMPT, 0, 0, width, "prompt", prompt_tokens), *sites)
     backbone.sites = sites
     if bf16 and backbone.head is not None:
         backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
+    if prompt_tokens:
+        model.get_input_embeddings().register_forward_hook(backbone.after_embedding)
     nn.Module.to(model, device)
     backbone.final_norm.to(device)
     for index, block in enumerate(backbone.blocks):

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from safetensors.torch import save_file
-from torch import nn
+from torch import Tensor, nn
 
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterSite, FrozenLinear, LoraPair
@@ -31,7 +31,7 @@ def save_peft_adapter(
     """
     from peft import LoraConfig
 
-    rank = next(iter(factors.values())).A.shape[-1]
+    rank = factors[sites[0].name].A.shape[-1]
     config = LoraConfig(
         r=rank,
         lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
@@ -54,6 +54,27 @@ def save_peft_adapter(
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
+
+
+def save_peft_prompt(folder: Path, vectors: Tensor, base: str, backbone: Backbone) -> None:
+    """Write a soft prompt `[tokens, width]` in fp32, as PEFT's prompt tuning; beside what the folder holds."""
+    from peft import PromptTuningConfig
+
+    config = backbone.model.config.get_text_config()
+    about = PromptTuningConfig(
+        num_virtual_tokens=vectors.shape[0],
+        token_dim=vectors.shape[1],
+        num_transformer_submodules=1,
+        num_layers=backbone.num_layers,
+        num_attention_heads=config.num_attention_heads,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    about.save_pretrained(str(folder))
+    tensors = {"prompt_embeddings": vectors.detach().cpu().float().contiguous()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
 def _targets(backbone: Backbone, sites: Sequence[AdapterSite]) -> list[str]:

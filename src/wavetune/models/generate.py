@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from wavetune.errors import ConfigError
 from wavetune.models.backbone import load_stock_model
-from wavetune.models.restore import load_adapted
+from wavetune.models.restore import load_adapted, prompt_tokens
 from wavetune.models.stopping import Ends, length_of_end, own_ends, up_to_end
 
 
@@ -38,10 +39,13 @@ def generate(
     The tokenizer's end-of-sequence token and what the model's own configuration names end an answer in any case.
     Raises ConfigError if prompt and answer together are longer than the model takes.
     """
+    if prompt_tokens(model) and len(set(map(len, prompts))) > 1:  # PEFT would leave padding between prompt and text
+        alone = enumerate([[own] for own in prompts])
+        return [generate(model, tokenizer, own, max_new_tokens, temperature, seed + i, ends)[0] for i, own in alone]
     ends = {*ends, *own_ends(model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     longest, room = max(map(len, prompts)), getattr(model.config, "max_position_embeddings", None)
-    if room is not None and longest + max_new_tokens > room:
+    if room is not None and prompt_tokens(model) + longest + max_new_tokens > room:
         raise ConfigError(
             f"a prompt of {longest} tokens and {max_new_tokens} new ones are more than the {room} that the model "
             "takes; shorten one of them"
@@ -59,15 +63,17 @@ def generate(
         }
     )
     torch.manual_seed(seed)
-    out = model.generate(
-        input_ids=ids.to(model.device),
-        attention_mask=mask.to(model.device),
-        max_new_tokens=max_new_tokens,
-        pad_token_id=pad,
-        eos_token_id=sorted(end[0] for end in ends if len(end) == 1) or None,
-        stopping_criteria=StoppingCriteriaList([_AllEnded(longest, ends)]),
-        **sampling,
-    )
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Position ids are not supported")  # PEFT counts them itself behind a prompt
+        out = model.generate(
+            input_ids=ids.to(model.device),
+            attention_mask=mask.to(model.device),
+            max_new_tokens=max_new_tokens,
+            pad_token_id=pad,
+            eos_token_id=sorted(end[0] for end in ends if len(end) == 1) or None,
+            stopping_criteria=StoppingCriteriaList([_AllEnded(longest, ends)]),
+            **sampling,
+        )
     answers = [up_to_end(row[longest:].tolist(), ends) for row in out]
     return [tokenizer.decode(answer, skip_special_tokens=True) for answer in answers]
 

@@ -45,7 +45,8 @@ class Segment(NamedTuple):
     stop: int
 
 
-AdapterKind = Literal["lora", "bottleneck", "head"]
+AdapterKind = Literal["lora", "bottleneck", "head", "prompt"]
+_PROMPT_DEVIATION = 0.02  # of the values that a soft prompt starts with
 
 
 @dataclass(frozen=True)
@@ -54,8 +55,9 @@ class AdapterSite:
 
     A LoRA site is named after its module in the stock model. A bottleneck acts on a module's output and is named
     `module:bottleneck`; a classifier's weight and bias are the pair of the site `classifier`, in the last block.
-    `width` is the inner width that all slots have, a classifier's number of classes; None for LoRA, where it is each
-    client's rank.
+    A soft prompt, at the site `prompt` before the first block, is B `[tokens, width]`; its A is empty, as it reads
+    nothing. `width` is the inner width that all slots have, a classifier's number of classes, a prompt's number of
+    tokens; None for LoRA, where it is each client's rank.
     """
 
     name: str
@@ -128,6 +130,8 @@ def new_bank(
 ) -> AdapterBank:
     """Fresh adapters as PEFT initialises them: A uniform in plus or minus 1/sqrt(in), B zero; equal in all slots.
 
+    The vectors of a soft prompt are normal with deviation 0.02.
+
     Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
     clients can be averaged. Each A is drawn from a stream keyed by its site's name, in fp32 whatever its `dtype`.
     """
@@ -136,24 +140,25 @@ def new_bank(
     shared: dict[str, LoraPair] = {}
     for site in sites:
         generator = torch_stream(seed, f"lora:{site.name}")
-        bound = site.in_features**-0.5
+        bound = max(site.in_features, 1) ** -0.5
         # named, as the default is another while a thread beside this one loads a model in fp64
         A = torch.empty(site.in_features, site.width_at(largest), dtype=torch.float32)
         A = A.uniform_(-bound, bound, generator=generator).to(device, dtype)
-        own_K = local_LK[site.layer]
+        B = torch.zeros(1 if site.kind == "head" else A.shape[1], site.out_features, dtype=torch.float32)
+        if site.kind == "prompt":
+            B.normal_(0, _PROMPT_DEVIATION, generator=generator)
+        B, own_K = B.to(device, dtype), local_LK[site.layer]
         if own_K.any():
             widths = [site.width_at(rank_K[k]) for k in np.flatnonzero(own_K).tolist()]
-            local[site.name] = _stack(A, widths, site)
+            local[site.name] = _stack(A, B, widths)
         if not own_K.all():
-            shared[site.name] = _stack(A, [site.width_at(shared_rank)], site)
-    return AdapterBank(tuple(sites), local_LK, alpha / largest, local, shared)
+            shared[site.name] = _stack(A, B, [site.width_at(shared_rank)])
+    return AdapterBank(tuple(sites), local_LK, alpha / max(largest, 1), local, shared)
 
 
-def _stack(A: Tensor, widths: Sequence[int], site: AdapterSite) -> LoraPair:
+def _stack(A: Tensor, B: Tensor, widths: Sequence[int]) -> LoraPair:
     keep = torch.arange(A.shape[1], device=A.device) < torch.tensor(widths, device=A.device)[:, None, None]
-    rows = 1 if site.kind == "head" else A.shape[1]
-    B = A.new_zeros(len(widths), rows, site.out_features)
-    return LoraPair((A * keep).requires_grad_(), B.requires_grad_())
+    return LoraPair((A * keep).requires_grad_(), B.repeat(len(widths), 1, 1).requires_grad_())
 
 
 @dataclass

@@ -30,6 +30,7 @@ def load_part(
     device: torch.device | str = "cpu",
     bottleneck: Bottleneck | None = None,
     dtype: torch.dtype = torch.float32,
+    prompt_tokens: int = 0,
 ) -> Backbone:
     """The embedding, the blocks with these numbers and, where `head`, the head of a decoder; nothing else is read.
 
@@ -45,7 +46,9 @@ def load_part(
         if not head:
             _drop_head(model)
 
-    backbone = prepare_backbone(load_stock_model(folder, dtype, thin), targets, bf16, device, bottleneck)
+    backbone = prepare_backbone(
+        load_stock_model(folder, dtype, thin), targets, bf16, device, bottleneck, prompt_tokens=prompt_tokens
+    )
     if not backbone.way.cuts:
         raise ModelError(
             f"{type(backbone.model).__name__} cannot be split: its upper blocks read more than the hidden states that"

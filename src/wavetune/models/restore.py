@@ -18,6 +18,7 @@ from wavetune.errors import ModelError
 from wavetune.json_reader import read_json
 from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.soft_prompt import PROMPT
 from wavetune.models.structure import text_model
 
 
@@ -82,7 +83,10 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     stock = load_stock_model(base_folder, predicts=beside.head is None)
     width = stock.config.get_text_config().hidden_size
     _stop_where_taught(stock, folder)
-    model = _with_lora(stock, folder) if (folder / PEFT_FILE).exists() else stock
+    model: Any = stock
+    for saved in (folder, folder / PROMPT):  # LoRA acts within the stock model, which a prompt then wraps
+        if (saved / PEFT_FILE).exists():
+            model = _with_peft(stock, saved)
     try:
         _add_bottlenecks(stock, beside)
         if beside.head is not None:
@@ -95,6 +99,12 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
     return model.eval()
 
 
+def prompt_tokens(model: Any) -> int:
+    """Vectors of the soft prompt that PEFT puts before a model's texts; 0 without one."""
+    config = getattr(model, "active_peft_config", None)
+    return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
+
+
 def _stop_where_taught(stock: PreTrainedModel, folder: Path) -> None:
     """Let the model's `generate` stop at the ends that stand beside the adapters."""
     if (folder / GENERATION).is_file() and getattr(stock, "generation_config", None) is not None:
@@ -103,7 +113,7 @@ def _stop_where_taught(stock: PreTrainedModel, folder: Path) -> None:
         stock.generation_config.eos_token_id = ends or stock.generation_config.eos_token_id
 
 
-def _with_lora(stock: PreTrainedModel, folder: Path) -> Any:
+def _with_peft(stock: PreTrainedModel, folder: Path) -> Any:
     from peft import PeftModel
 
     with warnings.catch_warnings():

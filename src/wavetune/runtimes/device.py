@@ -134,15 +134,18 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     method, run, world = recipe.method, recipe.run, recipe.world
     device, dtype = device_of(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
-    data = prepare(world.data, load_tokenizer(folder), world.scenario.population.num_clients, run.seed)
+    data, prompt = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed), method.prompt_tokens
+    data = data.with_prompt(prompt)
     cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
     split, at_client = method.topology.is_split, method.topology.labels_stay
-    targets = method.lora.targets or architecture_of(folder).default_lora_targets
+    targets = method.lora.on(architecture_of(folder).default_lora_targets)
     if split:
-        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype)
+        backbone = load_part(
+            folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype, prompt
+        )
     else:
         outputs = len(data.classes) or None
-        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype)
+        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype, prompt)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     alpha = method.lora.alpha
     bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device, dtype)

@@ -141,16 +141,17 @@ def build(
         return Infeasible(plan.reason)
     if method.privacy is not None:
         require_accountant()
-    bf16 = uses_bf16(run.precision, device)
+    bf16, data = uses_bf16(run.precision, device), data.with_prompt(method.prompt_tokens)
     say("loading the model's weights")
     backbone = load_backbone(
         model.folder,
-        planner.table.lora_targets,
+        method.lora.on(planner.table.lora_targets),
         bf16,
         device,
         method.bottleneck,
         len(data.classes) or None,
         working_dtype(run.precision),
+        method.prompt_tokens,
     )
     _check_tokens(backbone, data)
     door = Door()
@@ -207,9 +208,11 @@ def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
             "together, fetch the model again"
         )
     longest = max(int(part.lengths.max()) for part in (data.train, data.validation))
+    shorter = " or method.soft_prompt.tokens" if data.train.prompt_tokens else ""
     if backbone.max_tokens is not None and longest > backbone.max_tokens:
         raise ConfigError(
             f"a row has {longest} tokens but the model takes {backbone.max_tokens}; lower world.data.max_tokens"
+            + shorter
         )
 
 

@@ -161,7 +161,7 @@ def job_of(session: Session) -> Job:
     return Job(
         recipe=session.recipe,
         folder=session.model.folder.resolve(),
-        targets=session.planner.table.lora_targets,
+        targets=session.recipe.method.lora.on(session.planner.table.lora_targets),
         bf16=any(p.dtype == torch.bfloat16 for p in cohort.backbone.model.parameters()),
         placement=cohort.placement,
         rank_K=session.rank_K,

@@ -139,6 +139,7 @@ class Worker:
             method.bottleneck,
             job.num_classes,
             working_dtype(job.recipe.run.precision),
+            method.prompt_tokens,
         )
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 

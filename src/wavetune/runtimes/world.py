@@ -46,7 +46,17 @@ def plan_world(
 ) -> RoundPlanner:
     """The planner of a recipe's world; checks the method against the clients and the model."""
     method, run = recipe.method, recipe.run
-    targets = method.lora.targets or architecture.default_lora_targets
+    targets, prompt = method.lora.targets or architecture.default_lora_targets, method.prompt_tokens
+    if num_classes and prompt:
+        raise ConfigError(
+            "method.soft_prompt needs text that is learned token by token, and world.data has classes; set "
+            "method.soft_prompt=null, or another world.data.template"
+        )
+    if method.lora.rank == 0 and not (prompt or method.bottleneck or num_classes):
+        raise ConfigError(
+            "method.lora.rank is 0 and there is no other adapter, so nothing would be trained; give a rank, a "
+            "method.bottleneck or a method.soft_prompt"
+        )
     projections = architecture.lora_projections(targets)
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients = recipe.world.scenario.population.num_clients
@@ -55,9 +65,16 @@ def plan_world(
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),
-        CostTable(architecture, targets, bottleneck=method.bottleneck, outputs=num_classes or None),
+        CostTable(
+            architecture,
+            targets,
+            input_needs_grad=prompt > 0,
+            bottleneck=method.bottleneck,
+            outputs=num_classes or None,
+            trained_blocks=() if method.lora.rank == 0 and not (method.bottleneck or num_classes) else None,
+        ),
         method,
-        statistics,
+        statistics.with_prompt(prompt),
         tuple(num_samples_K),
         run.local_steps,
         recipe.world.data.batching.batch_size,
