@@ -20,6 +20,7 @@ from wavetune.data.examples import Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
+from wavetune.data.stream import Stream
 from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, tokenise
 from wavetune.errors import ConfigError
 from wavetune.given import folder_of, is_given
@@ -41,6 +42,7 @@ class DataSettings:
     template: Template = field(default_factory=AutoTemplate)
     max_tokens: Annotated[int, Ge(4)] = 256
     batching: Batching = field(default_factory=Batching)
+    stream: Stream | None = None  # None: clients hold all their rows from the beginning
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,12 @@ class PreparedData:
     classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
     ends: tuple[tuple[int, ...], ...] = ()  # token sequences that end an answer
     notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
+
+    def held(
+        self, arriving: Stream | None, rows: NDArray[np.int64], seed: int, client: int, round_index: int
+    ) -> NDArray[np.int64]:
+        """Those of a trainer's rows of `train` that it has in a round."""
+        return rows if arriving is None else arriving.held(rows, self.train.domains, seed, client, round_index)
 
     def with_prompt(self, tokens: int) -> PreparedData:
         """The same with room for a soft prompt of so many tokens before every row."""

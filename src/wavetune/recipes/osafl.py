@@ -1,22 +1,25 @@
 """OSAFL: an update counts by how well it points where all together point.
 
-Source: arXiv 2408.05886. Scores are our reconstruction (docs/exchange.md); samples do not arrive as a stream here.
+Source: arXiv 2408.05886. Scores and storage are our reconstruction (docs/exchange.md, docs/data.md). Local steps that
+differ from client to client are not there.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+from wavetune.data.stream import Stream
 from wavetune.federation.filters.scores import Scores
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
 
 
 def recipe() -> Recipe:
-    """The job of `fedavg_lora`, whose updates are scored by the server."""
+    """The job of `fedavg_lora`, whose samples arrive as a stream and whose updates are scored by the server."""
     plain = fedavg_lora.recipe()
     return replace(
         plain,
         name="osafl",
+        world=replace(plain.world, data=replace(plain.world.data, stream=Stream())),
         method=replace(plain.method, title="OSAFL: updates weighed by their scores", filters=(Scores(),)),
     )

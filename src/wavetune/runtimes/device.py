@@ -74,7 +74,7 @@ class Device:
         self.cohort.begin_round(self.adapters.current, self.adapters.agenda)
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
-            yield self.cohort.step(self.data.train, [self._rows(step)], factor)
+            yield self.cohort.step(self.data.train, [self._rows(step, order.round)], factor)
 
     def upload(self, order: RoundOrder) -> None:
         """Send the shared adapters through the door, unless the order simulates an outage."""
@@ -118,10 +118,10 @@ class Device:
         load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.current)
         self.adapters.remember_broadcast()
 
-    def _rows(self, step: int) -> Any:
-        lengths, own = self.data.train.lengths, self.data.rows_by_client[self.client]
-        batching, seed = self.recipe.world.data.batching, self.recipe.run.seed
-        return own[batch_indices(lengths[own], batching, seed, self.client, step)]
+    def _rows(self, step: int, round_index: int) -> Any:
+        settings, seed, client = self.recipe.world.data, self.recipe.run.seed, self.client
+        own = self.data.held(settings.stream, self.data.rows_by_client[client], seed, client, round_index)
+        return own[batch_indices(self.data.train.lengths[own], settings.batching, seed, client, step)]
 
 
 def build_device(order: RoundOrder, client: int, say: Callable[[str], None], allowed: Allowed | None = None) -> Device:

@@ -110,10 +110,13 @@ class Session:
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""
-        lengths, seed = self.data.train.lengths, self.recipe.run.seed
+        lengths, run, arriving = self.data.train.lengths, self.recipe.run, self.recipe.world.data.stream
+        held = [
+            self.data.held(arriving, rows, run.seed, client, step // run.local_steps)
+            for client, rows in enumerate(self.rows_by_client)
+        ]
         return [
-            own[batch_indices(lengths[own], self.batching, seed, client, step)]
-            for client, own in enumerate(self.rows_by_client)
+            own[batch_indices(lengths[own], self.batching, run.seed, client, step)] for client, own in enumerate(held)
         ]
 
 
