@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import groupby
 from operator import attrgetter
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -197,7 +198,8 @@ class StackedOptimiser:
         for _, sites in groupby(sorted(self.bank.sites, key=attrgetter("layer")), attrgetter("layer")):
             gradients = [p.grad for site in sites for p in stacks.get(site.name, ()) if p.grad is not None]
             if gradients:
-                squared_S = torch.stack([grad.flatten(1).pow(2).sum(1) for grad in gradients]).sum(0)
+                # one after the other: the order in which torch adds a stack depends on how many slots it has
+                squared_S = reduce(torch.add, (grad.flatten(1).pow(2).sum(1) for grad in gradients))
                 scale_S = (limit / (squared_S.sqrt() + 1e-6)).clamp(max=1.0)  # as torch.nn.utils.clip_grad_norm_
                 for grad in gradients:
                     grad.mul_(scale_S.view(-1, 1, 1))

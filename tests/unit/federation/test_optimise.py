@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.federation.optimise import AdamW, StackedOptimiser
-from wavetune.models.lora import AdapterSite, new_bank
+from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair, new_bank
 
 SITES = (AdapterSite("a", 0, 4, 3), AdapterSite("b", 1, 4, 3))
 LOCAL = np.array([[True, True], [False, True]])
@@ -130,3 +130,24 @@ def test_frozen_a_is_neither_trained_nor_decayed():
     optimiser.step_clients(1.0)
     assert torch.equal(bank.local["a"].A, before)
     assert bank.local["a"].B.any()
+
+
+def test_a_clients_gradient_is_clipped_to_the_same_bits_whoever_stands_beside_it():
+    sites = tuple(AdapterSite(name, 0, 5, 3) for name in "abcd")  # eight factors, which torch adds in several ways
+    generator = torch.Generator().manual_seed(0)
+    grads = {
+        s.name: [torch.randn(3, *shape, generator=generator).double() for shape in ((5, 2), (2, 3))] for s in sites
+    }
+
+    def clipped(slots):
+        pairs = {name: LoraPair(*(g[slots].clone().requires_grad_() for g in pair)) for name, pair in grads.items()}
+        for name, pair in pairs.items():
+            for parameter, gradient in zip(pair, grads[name], strict=True):
+                parameter.grad = gradient[slots].clone()
+        bank = AdapterBank(sites, np.ones((1, len(slots)), np.bool_), 1.0, pairs, {})
+        StackedOptimiser(bank, AdamW(max_grad_norm=0.1))._clip("clients")
+        return [p.grad for pair in pairs.values() for p in pair]
+
+    for slot in range(3):
+        for together, alone in zip(clipped([0, 1, 2]), clipped([slot]), strict=True):
+            assert torch.equal(together[slot], alone[0])
