@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ def read_arrays(file: Path, name: str) -> dict[str, NDArray[Any]]:
             return dict(arrays)
     except DataError:
         raise
-    except (OSError, EOFError, zipfile.BadZipFile, ValueError, TypeError, RuntimeError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, RuntimeError) as error:
         raise DataError(
             f"{file}: cannot be read as {file.suffix[1:].upper()} ({_line(error)}); save it again"
         ) from None
@@ -44,17 +45,17 @@ def read_arrays(file: Path, name: str) -> dict[str, NDArray[Any]]:
 
 def _mat(file: Path) -> dict[str, NDArray[Any]]:
     import scipy.io
-    from scipy.io.matlab import MatReadError
 
     try:
         sizes = {name: shape for name, shape, _ in scipy.io.whosmat(file)}
-        if any(math.prod(shape) > MOST_VALUES for shape in sizes.values()):
-            raise DataError(f"{file}: holds an array of more than {MOST_VALUES} values; cut it into shorter files")
-        return {name: values for name, values in scipy.io.loadmat(file).items() if name in sizes}
-    except MatReadError as error:
-        raise ValueError(error) from None
+        found = {} if any(math.prod(shape) > MOST_VALUES for shape in sizes.values()) else scipy.io.loadmat(file)
     except NotImplementedError:
         raise DataError(f"{file}: is of MATLAB 7.3; save it with save(..., '-v7')") from None
+    except Exception as error:  # the library raises many types; the sentence is what helps
+        raise ValueError(error) from None
+    if not found:
+        raise DataError(f"{file}: holds an array of more than {MOST_VALUES} values; cut it into shorter files")
+    return {name: values for name, values in found.items() if name in sizes and isinstance(values, np.ndarray)}
 
 
 def _require_numbers(file: Path, stream: Any, size: int) -> None:

@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -30,11 +31,14 @@ ByLink = dict[tuple[str, str], Values]
 Bad = Callable[[Values], tuple[NDArray[np.bool_], str]]  # which values are refused, and why
 
 MOST_BYTES = 2**29
+MOST_CELLS = 2**23  # of a table, which takes longer to read than arrays
 BANDS, DIRECTIONS = ("main", "fed"), ("uplink", "downlink")
 _TABLES = (".csv", ".tsv", ".parquet")
-_KEYS = ("round", "time_s", "client", "subchannel", "band", "direction")
+_WHEN = ("round", "time_s", "time")
+_KEYS = (*_WHEN, "client", "subchannel", "band", "direction")
 _NUMBERED = re.compile(r"(client|subchannel)[ _-]?([0-9]{1,6})")
 _FIELD = "world.scenario.channel"
+_SMALLER = "cut it into shorter ones, or save arrays in an NPZ file"
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +174,7 @@ class _Table:
         index = {name: np.repeat(self._labels(name), width) for name in ("client", "subchannel")}
         if across:
             index[across] = np.tile(np.arange(width), rows)
-        round_N, averaged = np.repeat(self._rounds(round_s), width), "time_s" in self.columns and round_s is not None
+        round_N, averaged = np.repeat(self._rounds(round_s), width), "round" not in self.columns and round_s is not None
         entry = (np.repeat(np.arange(rows), width), round_N, index["client"], index["subchannel"])
         shape = (0, *(1 + int(index[name].max()) for name in ("client", "subchannel")))
         found: ByLink = {}
@@ -230,13 +234,11 @@ class _Table:
 
     def _rounds(self, round_s: float | None) -> Indices:
         """The round of each row, by its number, its time, or where it stands among those of its kind."""
-        if "round" in self.columns and "time_s" in self.columns:
-            raise DataError(f"{self.file}: has a column round and a column time_s; leave one out")
-        if "time_s" in self.columns:
-            time_R = self._numbers("time_s")
-            if not np.isfinite(time_R).all():
-                row = int(np.flatnonzero(~np.isfinite(time_R))[0])
-                raise DataError(f"{self.places[row]}: time_s is {time_R[row]:g}; it must be a finite number")
+        when = [name for name in _WHEN if name in self.columns]
+        if len(when) > 1:
+            raise DataError(f"{self.file}: has a column {when[0]} and a column {when[1]}; leave one out")
+        if when and when != ["round"]:
+            time_R = self._times(when[0])
             if round_s is None:
                 return np.unique(time_R, return_inverse=True)[1].astype(np.int64)
             return np.floor((time_R - time_R.min()) / round_s * (1 + 1e-12)).astype(np.int64)
@@ -248,8 +250,27 @@ class _Table:
                 raise DataError(f"{self.places[row]}: round is {round_R[row]:g}; it must be a whole number")
             return (round_R - round_R.min()).astype(np.int64)
         if any(name in self.columns for name in _KEYS):
-            raise DataError(f"{self.file}: has no column round or time_s; say when each value was")
+            raise DataError(f"{self.file}: has no column {', '.join(_WHEN)}; say when each value was")
         return np.arange(len(self.places))
+
+    def _times(self, name: str) -> Array:
+        """Seconds of each row: numbers in `time_s`, ISO 8601 in `time`, which is in UTC where it names no zone."""
+        if name == "time_s":
+            time_R = self._numbers(name)
+            if not np.isfinite(time_R).all():
+                row = int(np.flatnonzero(~np.isfinite(time_R))[0])
+                raise DataError(f"{self.places[row]}: time_s is {time_R[row]:g}; it must be a finite number")
+            return time_R
+        time_R = np.empty(len(self.places))
+        for row, cell in enumerate(self.columns[name]):
+            try:
+                found = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
+            except ValueError:
+                raise DataError(
+                    f"{self.places[row]}: time is {str(cell)[:40]!r}; write 2026-01-31T12:00:00, or seconds in time_s"
+                ) from None
+            time_R[row] = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+        return time_R
 
     def _links(self) -> Iterator[tuple[tuple[str, str], NDArray[np.bool_]]]:
         """Which rows are of each band and direction."""
@@ -313,8 +334,8 @@ def _separated(file: Path) -> _Table:
                 raise DataError(f"{file}:{reader.line_num}: {len(cells)} cells for {len(names)} columns")
             rows.append(cells)
             places.append(f"{file}:{reader.line_num}")
-            if len(rows) * len(names) > MOST_VALUES:
-                raise DataError(f"{file}: holds more than {MOST_VALUES} cells; cut it into shorter ones")
+            if len(rows) * len(names) > MOST_CELLS:
+                raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
     except csv.Error as error:
         raise DataError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from None
     return _table(file, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}, places)
@@ -327,8 +348,8 @@ def _parquet(file: Path) -> _Table:
     try:
         with pyarrow.parquet.ParquetFile(file) as parquet:
             size = parquet.metadata
-            if size.num_rows * size.num_columns > MOST_VALUES:
-                raise DataError(f"{file}: holds more than {MOST_VALUES} cells; cut it into shorter ones")
+            if size.num_rows * size.num_columns > MOST_CELLS:
+                raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
             columns = {name.strip(): column for name, column in parquet.read().to_pydict().items()}
     except pyarrow.ArrowException as error:
         reason = " ".join(str(error).split())[:120]
@@ -339,7 +360,8 @@ def _parquet(file: Path) -> _Table:
 def _table(file: Path, columns: Mapping[str, Sequence[Any]], places: Sequence[str]) -> _Table:
     if not places:
         raise DataError(f"{file}: has no rows; give at least one")
-    return _Table(file, columns, places)
+    known = {name: name.lower() if name.lower() in _KEYS else name for name in columns}
+    return _Table(file, {known[name]: cells for name, cells in columns.items()}, places)
 
 
 def _is_number(text: str) -> bool:

@@ -24,6 +24,8 @@ UNITS = {
     "throughput": ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"),
 }
 _BIT_PER_S = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
+_DEFAULT = {quantity: units[0] for quantity, units in UNITS.items()} | {"throughput": ""}
+_SLOW_BIT_PER_S = 1e4
 _MOST_BIT_PER_S = 1e12
 _MOST_BIT_PER_S_PER_HZ = 30.0  # a signal 90 dB above noise
 _LEAST_DB = -400.0
@@ -74,7 +76,13 @@ class Trace(ChannelModel):
         return self.unit or UNITS[self.quantity][0]
 
     def _read(self) -> TraceFiles:
-        return read_trace(self._files, self.quantity, self.column, self.round_s, _BAD[self.quantity, self._unit])
+        return read_trace(
+            self._files,
+            self.quantity,
+            self.column,
+            self.round_s,
+            _BAD[self.quantity, self.unit or _DEFAULT[self.quantity]],
+        )
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] gains of a round; those of one way stand for the other where the files have but one."""
@@ -175,6 +183,14 @@ def _bad_amplitude(values: NDArray[Any]) -> tuple[NDArray[np.bool_], str]:
     return ~(np.isfinite(values) & (np.abs(values) <= 1)), why
 
 
+def _bad_unsaid_throughput(values: NDArray[Any]) -> tuple[NDArray[np.bool_], str]:
+    """As bit/s, and as a question where nobody said so and none is as fast as a modem."""
+    wrong, why = _BAD["throughput", "bit/s"](values)
+    if wrong.any() or not 0 < values.max(initial=0.0) < _SLOW_BIT_PER_S:
+        return wrong, why
+    return values == values.max(), f"no throughput is above {values.max():g} bit/s: set {_PATH}.unit to what it is in"
+
+
 _BAD: dict[tuple[str, str], Bad] = {
     ("gain", "linear"): _refusal(
         0.0,
@@ -195,6 +211,7 @@ _BAD: dict[tuple[str, str], Bad] = {
         _LEAST_DB, 60.0, f"fading in dB is relative to path loss and shadowing, from {_LEAST_DB:g} to 60"
     ),
     ("amplitude", "linear"): _bad_amplitude,
+    ("throughput", ""): _bad_unsaid_throughput,
     **{
         ("throughput", unit): _refusal(
             0.0, _MOST_BIT_PER_S / scale, f"a throughput is from 0 to {_MOST_BIT_PER_S:g} bit/s; check {_PATH}.unit"

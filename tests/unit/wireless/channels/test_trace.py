@@ -7,6 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 import scipy.io
+import scipy.sparse
 
 from wavetune.errors import ConfigError, DataError
 from wavetune.wireless.channel import draw_channel, draw_devices
@@ -70,6 +71,12 @@ def npy(folder):
     return folder / "array.npy"
 
 
+def test_a_sparse_matrix_is_no_array(tmp_path):
+    scipy.io.savemat(tmp_path / "sparse.mat", {"gain": scipy.sparse.eye(2) * 1e-9})
+    with pytest.raises(DataError, match=r"sparse\.mat: has no array 'gain'"):
+        gains_of(tmp_path / "sparse.mat")
+
+
 def mat(folder):
     scipy.io.savemat(folder / "arrays.mat", {"gain": GAINS}, do_compression=True)
     return folder / "arrays.mat"
@@ -120,6 +127,20 @@ def test_decibels_amplitudes_and_fading_are_gains_in_other_words(tmp_path):
         10 ** ((scenario.antenna_gain_db - d.path_loss_db - d.shadowing_db) / 10) for d in draw_devices(scenario, 0)
     ]
     np.testing.assert_allclose(channel_of(scenario).main.uplink_gain_KM, np.array(mean_K)[:, None] * GAINS[0] * 1e9)
+
+
+def test_times_of_day_and_names_in_capitals_say_the_same(tmp_path):
+    rows = [("2026-01-31T12:00:00", 0, 1e-9), ("2026-01-31T12:00:00", 1, 2e-9), ("2026-01-31T13:00:02+01:00", 0, 3e-9),
+            ("2026-01-31 12:00:03", 1, 4e-9), ("2026-01-31T12:00:01Z", 0, 3e-9)]  # fmt: skip
+    text = "Time,Client,Gain\n" + "".join(f"{time},{client},{gain}\n" for time, client, gain in rows)
+    path = written(tmp_path / "times.csv", text)
+    gains = gains_of(path, round_s=2.0)
+    np.testing.assert_allclose(gains[:, :, 0], [[2e-9, 2e-9], [3e-9, 4e-9]])
+    bad = written(tmp_path / "bad.csv", text.replace("2026-01-31 12:00:03", "31.1.2026 12:00"))
+    with pytest.raises(
+        DataError, match=r"bad\.csv:5: time is '31.1.2026 12:00'; write 2026-01-31T12:00:00, or seconds"
+    ):
+        gains_of(bad)
 
 
 @pytest.mark.parametrize("after_end", ["repeat", "hold"])
@@ -202,7 +223,9 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         ("time_s,gain\n0,1e-9\n1,1e-9\n11,1e-9\n", {"round_s": 5}, r"no value of client 0 in round 1; give longer"),
         ("round,client_0,client_1\n0,1e12,0\n", {"quantity": "throughput"}, r"more than any link carries"),
         ("round,client_0,client_1\n0,5,-1\n", {"quantity": "throughput"}, r"t\.csv:2: client_1 is -1; a throughput is"),
+        ("round,time_s,gain\n0,0,1\n", {}, r"has a column round and a column time_s; leave one out"),
         ("round,x_0\n0,1e-9\n", {"column": "y"}, r"has no column 'y', only x_0"),
+        ("round,client_0,client_1\n0,40,9\n", {"quantity": "throughput"}, r"client_0 is 40; no throughput is above 40"),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_refused_with_its_row_and_column(text, trace, said, tmp_path):
