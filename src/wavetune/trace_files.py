@@ -193,6 +193,9 @@ class _Table:
         numbered = {(m[1], int(m[2])): name for name in left if (m := _NUMBERED.fullmatch(name))}
         across = {what for what, _ in numbered}
         if len(left) == len(numbered) > 0 and len(across) == 1 and not across & self.columns.keys():
+            numbers = sorted(number for _, number in numbered)
+            if numbers[0] > 1 or numbers != list(range(numbers[0], numbers[0] + len(numbers))):
+                raise DataError(f"{self.file}: columns {', '.join(left)} must be numbered without a gap from 0 or 1")
             return [numbered[key] for key in sorted(numbered)], across.pop()
         if len(left) != 1:
             said = ", ".join(left) or "none"

@@ -223,6 +223,7 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         ("time_s,gain\n0,1e-9\n1,1e-9\n11,1e-9\n", {"round_s": 5}, r"no value of client 0 in round 1; give longer"),
         ("round,client_0,client_1\n0,1e12,0\n", {"quantity": "throughput"}, r"more than any link carries"),
         ("round,client_0,client_1\n0,5,-1\n", {"quantity": "throughput"}, r"t\.csv:2: client_1 is -1; a throughput is"),
+        ("round,client_0,client_2\n0,1e-9,1e-9\n", {}, r"columns client_0, client_2 must be numbered without a gap"),
         ("round,time_s,gain\n0,0,1\n", {}, r"has a column round and a column time_s; leave one out"),
         ("round,x_0\n0,1e-9\n", {"column": "y"}, r"has no column 'y', only x_0"),
         ("round,client_0,client_1\n0,40,9\n", {"quantity": "throughput"}, r"client_0 is 40; no throughput is above 40"),
