@@ -63,7 +63,7 @@ def dead(tmp_path, main=(), fed=()):
     arrays = {name: np.full((2, 3, getattr(bands, name).num_subchannels), 1e-9) for name in ("main", "fed")}
     arrays["main"][1, list(main)] = 0
     arrays["fed"][1, list(fed)] = 0
-    np.savez(tmp_path / "dead.npz", **{f"gain_{name}": values for name, values in arrays.items()})
+    np.savez(tmp_path / "dead.npz", gain_main=arrays["main"], gain_fed=arrays["fed"])
     return replace(SCENARIO, channel=Trace(str(tmp_path / "dead.npz"), after_end="hold"))
 
 

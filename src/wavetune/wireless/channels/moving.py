@@ -115,9 +115,10 @@ def bessel_j0(x: Array) -> Array:
 @lru_cache(maxsize=4)
 def _factor(turn: float, rounds: int) -> Array:
     """Cholesky factor of J0(turn |s - t|), whose row t has the weights of rounds 0 to t."""
-    correlation_T = bessel_j0(turn * np.arange(rounds))
+    correlation_T = bessel_j0(turn * np.arange(rounds, dtype=np.float64))
     lag_TT = np.abs(np.subtract.outer(np.arange(rounds), np.arange(rounds)))
-    return np.linalg.cholesky((correlation_T[lag_TT] + _FLOOR * np.eye(rounds)) / (1 + _FLOOR))
+    matrix_TT = (correlation_T[lag_TT] + _FLOOR * np.eye(rounds)) / (1 + _FLOOR)
+    return np.linalg.cholesky(matrix_TT).astype(np.float64)
 
 
 def _innovations(cell: Cell, purpose: str, seed: int, round_index: int, client: int) -> Complex:
