@@ -218,7 +218,7 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         ("0,1,1e-9\n", {}, r"t\.csv:1: the first line must name the columns"),
         ("round,client,gain\n", {}, r"t\.csv: has no rows"),
         ("", {}, r"t\.csv:1: the first line must name every column once"),
-        ("client,gain\n0,1e-9\n", {}, r"has no column round or time_s"),
+        ("client,gain\n0,1e-9\n", {}, r"has no column round, time_s, time; say when"),
         ("round,band,client,gain\n0,side,0,1\n", {}, r"t\.csv:2: band is 'side'; it must be main or fed"),
         ("time_s,gain\n0,1e-9\n1,1e-9\n11,1e-9\n", {"round_s": 5}, r"no value of client 0 in round 1; give longer"),
         ("round,client_0,client_1\n0,1e12,0\n", {"quantity": "throughput"}, r"more than any link carries"),
