@@ -81,6 +81,9 @@ def test_other_settings_are_another_evaluation(own, scored):
     assert (run / "evaluations" / "other-global-2" / "evaluation.json").exists()
     assert wavetune("evaluate", run, "--data", other, "--base", "--max-new-tokens", 3, "--metrics", "chrf").code == 0
     assert (run / "evaluations" / "other-base" / "evaluation.json").exists()
+    page = (run / "report.html").read_text()
+    assert "Scores of wavetune evaluate" in page
+    assert "untouched" in page.partition("Scores of wavetune evaluate")[2]
 
 
 def test_a_metric_of_ones_own_is_a_function_of_answers_and_references(own, tmp_path):

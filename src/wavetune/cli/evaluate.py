@@ -55,7 +55,9 @@ def evaluate(
     if data is not None:
         kind_of(data)
     LOG.info("loading PyTorch and transformers")
-    from wavetune.runtimes.scoring import Asked, Decoding, evaluate_run
+    from wavetune.records.scores import Decoding
+    from wavetune.reporting.html import write_report
+    from wavetune.runtimes.scoring import Asked, evaluate_run
 
     names = tuple(dict.fromkeys(name.strip() for name in (metrics or "").split(",") if name.strip()))
     found = evaluate_run(
@@ -64,6 +66,7 @@ def evaluate(
         Decoding(max_new_tokens, temperature, beams, seed, batch_size),
         "auto" if device is None else device.value,
     )
+    write_report([run_dir], run_dir / "report.html")
     result(found)
     _show(found)
 

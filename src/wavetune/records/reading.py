@@ -19,6 +19,7 @@ from wavetune.json_reader import LONGEST_RECORDS, parse, read_text
 from wavetune.records.alignment import AlignmentStep, HeldOut
 from wavetune.records.fields import UNKNOWN, gathered
 from wavetune.records.rounds import Round
+from wavetune.records.scores import Scored
 from wavetune.records.summary import Sample, Summary
 from wavetune.records.world import World
 
@@ -42,6 +43,7 @@ class Run:
     held_out_before: HeldOut = field(default_factory=lambda: HeldOut(()))
     held_out_after: HeldOut = field(default_factory=lambda: HeldOut(()))
     state: dict[str, Any] = field(default_factory=dict[str, Any])  # what was known before the first round
+    scored: tuple[Scored, ...] = ()
 
 
 def read_run(folder: Path) -> Run:
@@ -52,6 +54,7 @@ def read_run(folder: Path) -> Run:
     if not any((folder / name).is_file() for name in FILES):
         raise RunFolderError(f"{folder} holds no run records; expected at least one of {', '.join(FILES)}")
     problems: list[str] = []
+    paths = sorted(folder.glob("evaluations/*/evaluation.json"))
     return Run(
         folder=folder,
         recipe=_read(folder / "recipe.json", dict[str, Any], {}, problems),
@@ -63,6 +66,7 @@ def read_run(folder: Path) -> Run:
         held_out_before=_read(folder / "alignment_before.json", HeldOut, HeldOut(()), problems, optional=True),
         held_out_after=_read(folder / "alignment_after.json", HeldOut, HeldOut(()), problems, optional=True),
         state=_read(folder / "state.json", dict[str, Any], {}, problems, optional=True),
+        scored=tuple(found for path in paths if (found := _read(path, Scored, None, problems)) is not None),
         problems=tuple(problems),
     )
 

@@ -36,6 +36,7 @@ from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.resolve import resolve_model
 from wavetune.models.restore import PooledModel
 from wavetune.recipe import Recipe
+from wavetune.records.scores import Decoding
 from wavetune.runtimes.adapters import adapter_of, recipe_of
 from wavetune.runtimes.precision import device_of
 from wavetune.seeds import stream
@@ -48,17 +49,6 @@ _ALL_ROWS = 10**9
 _PASS_TOKENS = 2048
 _TELL_EVERY_S = 10.0
 _SCORES, _ANSWERS = "evaluation.json", "answers.jsonl"
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How answers are written."""
-
-    max_new_tokens: int = 128
-    temperature: float = 0.0
-    beams: int = 1
-    seed: int = 0
-    batch_size: int = 16
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from wavetune.reporting.sections.measured import measured
 from wavetune.reporting.sections.personal import personal
 from wavetune.reporting.sections.plan import plan
 from wavetune.reporting.sections.privacy import privacy
+from wavetune.reporting.sections.scores import scores
 from wavetune.reporting.sections.section import Section
 from wavetune.reporting.sections.traffic import accounts, traffic
 
@@ -20,6 +21,7 @@ def run_sections(run: Run) -> list[Section]:
     """Sections that this run has records for, in the order of the page."""
     made = (
         learning(run),
+        scores(run),
         personal(run),
         alignment(run),
         privacy(run),
