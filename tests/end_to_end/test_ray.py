@@ -97,15 +97,30 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     assert_same_run(out, tmp_path / "one")
 
 
-def test_what_a_worker_refuses_is_said_in_one_sentence(tmp_path):
+def test_what_a_worker_refuses_is_said_in_one_sentence(cluster: TwoMachines, tmp_path):
     learning = ("method.optimiser.learning_rate=1e30", "method.optimiser.warmup_steps=0")
-    process = start(tmp_path / "run", *learning)
+    cluster.complete()
+    process = start(tmp_path / "run", *learning, options=("--ray", cluster.address))
     _, errors = process.communicate()
     skip_if_ray_ran_out_of_time(errors)
     assert process.returncode == 2, errors
     *progress, refusal = errors.splitlines()
     assert re.match(r"wavetune: round 0, local step 1: the (loss|gradient) of .* is ", refusal)
     assert not any("Traceback" in line for line in progress)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where the workers would just start")
+def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_none(cluster: TwoMachines, tmp_path):
+    """Ray counts GPUs that it is told of: two on each machine, whose numbers differ from the other's."""
+    cluster.complete()
+    process = start(tmp_path / "run", "run.device=auto", workers=3, options=("--ray", cluster.address))
+    _, errors = process.communicate()
+    assert process.returncode == 2, errors
+    gpus = re.findall(r"^worker \d: client \d on .*, process \d+, GPU (\d), 1 thread$", errors, re.MULTILINE)
+    assert len(set(gpus)) == 3
+    assert set(gpus) & {"0", "1"}
+    assert set(gpus) & {"2", "3"}
+    assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
 
 
 def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cluster: TwoMachines, tmp_path):
@@ -124,20 +139,6 @@ def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cl
     assert 2 <= rounds_in(out) < 14
     train(recipe, out, resume=True)
     assert_same_run(out, tmp_path / "one")
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU, where the workers would just start")
-def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_none(cluster: TwoMachines, tmp_path):
-    """Ray counts GPUs that it is told of: two on each machine, whose numbers differ from the other's."""
-    cluster.complete()
-    process = start(tmp_path / "run", "run.device=auto", workers=3, options=("--ray", cluster.address))
-    _, errors = process.communicate()
-    assert process.returncode == 2, errors
-    gpus = re.findall(r"^worker \d: client \d on .*, process \d+, GPU (\d), 1 thread$", errors, re.MULTILINE)
-    assert len(set(gpus)) == 3
-    assert set(gpus) & {"0", "1"}
-    assert set(gpus) & {"2", "3"}
-    assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
 
 
 @pytest.mark.parametrize(

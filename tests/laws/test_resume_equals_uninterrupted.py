@@ -4,14 +4,13 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from helpers import forked
 from helpers.runs import ALIGNED, SMALL, assert_same_run, lasting, read_rounds, small, train
 from wavetune.errors import RunFolderError
 from wavetune.federation.alignment import Alignment
@@ -203,21 +202,22 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_process_killed_by_sigkill_is_continued_by_another_to_the_same_bytes(tmp_path):
-    out, command = tmp_path / "run", [sys.executable, "-m", "wavetune", "run"]
+    out = tmp_path / "run"
     settings = [word for setting in (*SMALL, "run.rounds=10") for word in ("--set", setting)]
     train(small("sflllm", "run.rounds=10"), tmp_path / "whole")
     draw = random.Random(5)
     rounds = draw.randint(1, 8)
-    fresh = [*command, "sflllm", *settings, "--out", str(out)]
-    process = subprocess.Popen(fresh, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    process = forked.wavetune("run", "sflllm", *settings, "--out", out)
     while process.poll() is None and count_rounds(out) < rounds:
         time.sleep(0.005)
     time.sleep(draw.random() * 0.05)
     process.kill()
-    errors = process.communicate()[1]
+    _, errors = process.communicate()
     assert process.returncode == -signal.SIGKILL, f"it ended before it could be killed: {errors}"
     assert not (out / "summary.json").exists()
-    subprocess.run([*command, "--resume", "--out", str(out)], stdout=subprocess.DEVNULL, check=True)
+    again = forked.wavetune("run", "--resume", "--out", out)
+    _, errors = again.communicate()
+    assert again.returncode == 0, errors
     assert_same_run(out, tmp_path / "whole")
     assert len(read_rounds(out)) == 10
 

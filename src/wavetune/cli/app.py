@@ -29,10 +29,12 @@ from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
 from wavetune.console import Console, as_command, echo
 from wavetune.errors import InfeasibleError, WavetuneError
+from wavetune.left_out import leave_out
 from wavetune.logs import shown_on
 
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
 
+leave_out(["typer.rich_utils"], ["rich.markdown", "rich.traceback"])
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",

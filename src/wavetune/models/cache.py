@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
-from wavetune.errors import ModelError, WavetuneError
+from wavetune.errors import JsonError, ModelError, WavetuneError
+from wavetune.json_reader import read_json
 
 
 def cached(part: str, cache_dir: str | Path | None = None) -> Path:
@@ -42,6 +47,32 @@ def written_once(
             " can be written"
         ) from reason
     return folder
+
+
+def recalled(file: Path) -> Any:
+    """The JSON value of a file of the cache; None if it is missing or damaged."""
+    try:
+        return read_json(file)
+    except JsonError:
+        return None
+
+
+def remembered(file: Path, value: Any) -> None:
+    """Keep a JSON value in a file of the cache, whole or not at all; a cache that cannot be written is done without."""
+    part = file.with_name(f".{file.name}.{os.getpid()}")
+    with contextlib.suppress(OSError):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part.write_text(json.dumps(value), encoding="utf-8")
+        part.replace(file)
+
+
+def state_of(files: Iterable[Path]) -> str:
+    """A name for the paths, sizes and times of files, which changes when one of them does."""
+    digest = sha256()
+    for file in sorted(files):
+        stat = file.stat()
+        digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def _write_whole(folder: Path, write: Callable[[Path], None], size_bytes: int) -> None:

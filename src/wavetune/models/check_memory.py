@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import cache
@@ -15,9 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 
-from wavetune.errors import JsonError
-from wavetune.json_reader import read_json
-from wavetune.models.cache import cached
+from wavetune.models.cache import cached, recalled, remembered
 from wavetune.models.structure import Structure
 
 if TYPE_CHECKING:
@@ -42,21 +38,15 @@ def recall(key: Sequence[str]) -> Checked | None:
     from wavetune.models.self_check import Checked, Way
 
     try:
-        values: Any = read_json(_place(key))
+        values: Any = recalled(_place(key))
         structure = values["structure"]
         structure |= {"tail": tuple(structure["tail"]), "linear_maps": frozenset(structure["linear_maps"])}
         return Checked(Structure(**structure), Way(**values["way"]))
-    except (JsonError, KeyError, TypeError):
+    except (KeyError, TypeError):
         return None
 
 
 def remember(key: Sequence[str], found: Checked) -> None:
     """Keep it; a cache that cannot be written is done without."""
     structure = asdict(found.structure) | {"linear_maps": sorted(found.structure.linear_maps)}
-    text = json.dumps({"structure": structure, "way": found.way._asdict()}, indent=1)
-    place = _place(key)
-    with contextlib.suppress(OSError):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        part = place.with_name(f".{place.name}.{os.getpid()}")
-        part.write_text(text, encoding="utf-8")
-        part.replace(place)
+    remembered(_place(key), {"structure": structure, "way": found.way._asdict()})

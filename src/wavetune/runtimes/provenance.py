@@ -7,6 +7,7 @@ import platform
 import subprocess
 from datetime import UTC, datetime
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
@@ -20,15 +21,13 @@ _GIT_S = 5.0
 def versions() -> dict[str, str]:
     """Versions of what computes here."""
     import numpy
-    import peft
-    import transformers
 
     return {
         "wavetune": wavetune.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "peft": peft.__version__,
+        "transformers": version("transformers"),
+        "peft": version("peft"),
         "numpy": numpy.__version__,
     }
 

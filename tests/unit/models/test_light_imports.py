@@ -1,0 +1,63 @@
+"""Transformers is opened without what no model here needs, and what was left out can be imported afterwards."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wavetune.models.import_names import kept_names
+
+HEAVY = ["accelerate", "scipy.optimize", "sympy", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
+
+
+def test_a_model_is_opened_without_compilers_slices_and_optimisers_that_can_be_imported_afterwards() -> None:
+    said = subprocess.run(
+        [sys.executable, "-c", _OPEN.format(heavy=HEAVY)], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert said.stdout.splitlines() == ["[]", "[1, 0]", "[1, 0]"], said
+
+
+_OPEN = """
+import sys
+from wavetune.models.resolve import resolve_model
+from wavetune.models.stock import load_stock_model
+import wavetune.runtimes.device
+load_stock_model(resolve_model("tiny").folder)
+print([name for name in {heavy} if name in sys.modules])
+import scipy.optimize
+from transformers.loss import loss_for_object_detection
+print(scipy.optimize.linear_sum_assignment([[2, 1], [1, 2]])[1].tolist())
+print(loss_for_object_detection.linear_sum_assignment([[2, 1], [1, 2]])[1].tolist())
+"""
+
+
+def test_names_of_models_are_read_once_for_each_state_of_the_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "models"
+    (folder / "llama").mkdir(parents=True)
+    (folder / "llama" / "modeling.py").write_text("first")
+    names = {"llama": {frozenset(): {"modeling": {"A", "B"}}, frozenset({"torch"}): {"other": {"C"}}}}
+    asked: list[str] = []
+
+    def read(path: str) -> object:
+        asked.append(path)
+        return names
+
+    def known() -> object:
+        kept_names.cache_clear()  # as another process begins
+        return kept_names(read, folder)
+
+    assert known() == known() == names
+    assert len(asked) == 1
+    (folder / "llama" / "modeling.py").write_text("second, longer")
+    assert known() == names
+    assert len(asked) == 2
+    for file in (tmp_path / "cache" / "names").iterdir():
+        file.write_text("{")
+    assert known() == names
+    assert len(asked) == 3
