@@ -190,10 +190,18 @@ class MultiKrum(Mixing):
 def squared_error_and_norm(
     A: Tensor, B: Tensor, weight_S: Tensor, mixed_a: Tensor, mixed_b: Tensor
 ) -> tuple[float, float]:
-    """Squared Frobenius norms of the mixed product's error and of the mean product, without forming `[in, out]`."""
+    """Squared Frobenius norms of the mixed product's error and of the mean product.
+
+    `[in, out]` is formed where the clients' ranks together are more than its sides: the effort then grows with the
+    number of clients, and not with its square as that of inner products of their factors does.
+    """
     import torch
 
     left, right = _stacked(A.double(), B.double(), weight_S.double())
+    (width_in, ranks), width_out = left.shape, right.shape[1]
+    if ranks * (width_in + width_out) > width_in * width_out:
+        mean = left @ right
+        return float((mean - mixed_a.double() @ mixed_b.double()).square().sum()), float(mean.square().sum())
     error = _squared_norm(torch.cat([left, -mixed_a.double()], 1), torch.cat([right, mixed_b.double()]))
     return max(error, 0.0), _squared_norm(left, right)
 
