@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
 
-from wavetune.left_out import Around, found_by_others, leave_out
+from wavetune.left_out import Around, Finder, found_by_others, leave_out
 from wavetune.models.import_names import kept_names
 
 CORE = (
@@ -37,11 +38,22 @@ LEFT_OUT = (
 )
 
 
+_COMPILER = Finder((), (DECORATORS,), DECORATORS)
+
+
 def install() -> None:
     """From now on transformers is imported in this way, whoever imports it."""
     leave_out(CORE, LEFT_OUT, DECORATORS)
     if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _NamesFinder())
+        sys.meta_path[:0] = [_NamesFinder(), _COMPILER]
+
+
+def uncompiled() -> AbstractContextManager[None]:
+    """While in this block, PyTorch's compiler is not imported by operators that mark what it is not to compile.
+
+    Those on tensors without storage do, of which models are built before their weights are read.
+    """
+    return _COMPILER.among_placeholders()
 
 
 class _NamesFinder(MetaPathFinder):

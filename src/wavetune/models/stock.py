@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -25,6 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from wavetune.errors import ModelError
 from wavetune.models.folder_check import check_config, check_weights, read_object
+from wavetune.models.light_imports import uncompiled
 from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 
@@ -81,7 +81,7 @@ def load_stock_model(
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     check_weights(Path(folder), layers if thin is None else None)
     kind = model_class(config)
-    with ONE_AT_A_TIME, quiet(), NothingDrawn():
+    with ONE_AT_A_TIME, quiet(), uncompiled():
         try:
             kind = kind if thin is None else _thinned(kind, config, thin)
             loaded: Any = kind.from_pretrained(
@@ -101,18 +101,6 @@ def load_stock_model(
     if is_encoder(config) and hasattr(model, "pooler"):
         model.pooler = None
     return model.eval()
-
-
-class NothingDrawn(TorchFunctionMode):
-    """Within it a tensor without storage is given no first values, for which PyTorch would import its compiler."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        named = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            tensor = args[0] if args else named["tensor"]
-            if tensor.is_meta:
-                return tensor
-        return func(*args, **named)
 
 
 def _thinned(kind: Any, config: PreTrainedConfig, thin: Callable[[PreTrainedModel], None]) -> Any:

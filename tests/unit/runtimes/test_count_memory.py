@@ -56,7 +56,7 @@ def test_another_setting_of_the_data_is_counted_anew(counted: list[str], tmp_pat
 def test_other_rows_are_counted_anew(counted: list[str], tmp_path: Path) -> None:
     before = count(tmp_path)
     write(tmp_path, "it is not {}")
-    assert count(tmp_path).statistics.tokens == before.statistics.tokens + 4  # its tokens are bytes
+    assert count(tmp_path).statistics.tokens == pytest.approx(before.statistics.tokens + 4)  # its tokens are bytes
     assert len(counted) == 2
 
 
