@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.operations import INPUT, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
-from wavetune.models.light_imports import uncompiled
+from wavetune.models.light_imports import building
 from wavetune.models.quiet import quiet
 from wavetune.models.recording import ATTENTION, Record, recorded, recording
 from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class
@@ -107,7 +107,7 @@ def _meta_model(config: PreTrainedConfig, attention: str) -> PreTrainedModel:
     config = deepcopy(config)
     config._experts_implementation = "batched_mm"  # the one that asks no tensor for its values
     kind = model_class(config)
-    with ONE_AT_A_TIME, torch.device("meta"), no_init_weights(), quiet(), uncompiled():
+    with ONE_AT_A_TIME, torch.device("meta"), no_init_weights(), quiet(), building():
         model = kind.from_config(config, attn_implementation=attention, dtype=torch.float32)
     if is_encoder(config):
         model.pooler = None

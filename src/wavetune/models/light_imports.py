@@ -25,6 +25,7 @@ CORE = (
     "transformers.pytorch_utils",
 )
 DECORATORS = "torch._dynamo"  # they mark what is not to be compiled
+SLICES = "torch.distributed.tensor"
 LEFT_OUT = (
     DECORATORS,
     "accelerate",
@@ -32,28 +33,29 @@ LEFT_OUT = (
     "torch.distributed._composable",
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
-    "torch.distributed.tensor",
+    SLICES,
     "transformers.distributed.expert_parallel",
     "transformers.distributed.tensor_parallel",
 )
 
 
-_COMPILER = Finder((), (DECORATORS,), DECORATORS)
+_BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
 
 
 def install() -> None:
     """From now on transformers is imported in this way, whoever imports it."""
     leave_out(CORE, LEFT_OUT, DECORATORS)
     if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
-        sys.meta_path[:0] = [_NamesFinder(), _COMPILER]
+        sys.meta_path[:0] = [_NamesFinder(), _BUILDING]
 
 
-def uncompiled() -> AbstractContextManager[None]:
-    """While in this block, PyTorch's compiler is not imported by operators that mark what it is not to compile.
+def building() -> AbstractContextManager[None]:
+    """While in this block, models are built and opened without PyTorch's compiler and its slices of tensors.
 
-    Those on tensors without storage do, of which models are built before their weights are read.
+    Operators on tensors without storage import the one to mark what it is not to compile, and who asks whether a tensor
+    is a slice imports the others.
     """
-    return _COMPILER.among_placeholders()
+    return _BUILDING.among_placeholders()
 
 
 class _NamesFinder(MetaPathFinder):

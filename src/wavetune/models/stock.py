@@ -24,7 +24,7 @@ from transformers.models.auto.modeling_auto import (
 
 from wavetune.errors import ModelError
 from wavetune.models.folder_check import check_config, check_weights, read_object
-from wavetune.models.light_imports import uncompiled
+from wavetune.models.light_imports import building
 from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 
@@ -81,7 +81,7 @@ def load_stock_model(
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     check_weights(Path(folder), layers if thin is None else None)
     kind = model_class(config)
-    with ONE_AT_A_TIME, quiet(), uncompiled():
+    with ONE_AT_A_TIME, quiet(), building():
         try:
             kind = kind if thin is None else _thinned(kind, config, thin)
             loaded: Any = kind.from_pretrained(
