@@ -1,6 +1,6 @@
 """Transformers opened without what only other machines need, which halves the time and memory of a start.
 
-Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import SymPy, most
+Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most
 of SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
 """
 

@@ -10,7 +10,7 @@ import pytest
 
 from wavetune.models.import_names import kept_names
 
-HEAVY = ["accelerate", "scipy.optimize", "sympy", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
+HEAVY = ["accelerate", "scipy.optimize", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
 
 
 def test_a_model_is_opened_without_compilers_slices_and_optimisers_that_can_be_imported_afterwards() -> None:
