@@ -55,6 +55,20 @@ def read_bytes(path: Path | str, most_bytes: int = MOST_BYTES) -> bytes:
         return _read_bytes(Path(path), most_bytes)
 
 
+def require_file(path: Path) -> Path:
+    """The path of a regular file, for a library that would wait for a pipe. Raises JsonError naming it."""
+    with _named(path):
+        _require_regular(path.stat())
+    return path
+
+
+def require_files(folder: Path) -> None:
+    """Raise JsonError for a pipe or device in a folder that a library is to read."""
+    for path in folder.iterdir():
+        if path.exists() and not path.is_dir():
+            require_file(path)
+
+
 def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[str]:
     """The lines of a regular file with UTF-8 text, gzip-compressed if its name ends in .gz, one at a time.
 
@@ -153,17 +167,18 @@ def _opened(path: Path) -> Generator[IO[bytes]]:
         descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
     except ValueError:  # a NUL, or half of a surrogate pair
         raise JsonError("no file can have such a name") from None
-    _require_regular(descriptor)
+    try:
+        _require_regular(os.fstat(descriptor))
+    except JsonError:
+        os.close(descriptor)
+        raise
     with os.fdopen(descriptor, "rb") as file:
         yield file
 
 
-def _require_regular(descriptor: int) -> None:
-    mode = os.fstat(descriptor).st_mode
-    if stat.S_ISREG(mode):
-        return
-    os.close(descriptor)
-    raise JsonError(f"it is a {'folder' if stat.S_ISDIR(mode) else 'pipe or device'}, not a file")
+def _require_regular(found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        raise JsonError(f"it is a {'folder' if stat.S_ISDIR(found.st_mode) else 'pipe or device'}, not a file")
 
 
 def _read_bytes(path: Path, most_bytes: int) -> bytes:

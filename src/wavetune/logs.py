@@ -48,11 +48,16 @@ class RunFileHandler(logging.Handler):
         self.waiting = [*self.waiting[-_WAITING:], self.format(record) + "\n"]
         try:
             if (self.path.parent / "recipe.json").exists():
-                with self.path.open("a", encoding="utf-8") as file:
+                with open(self.path, "a", encoding="utf-8", opener=_not_waiting) as file:
                     file.writelines(self.waiting)
                 self.waiting.clear()
         except OSError:
             pass
+
+
+def _not_waiting(path: str, flags: int) -> int:
+    """A file to write to; a pipe without a reader is an OSError."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
 
 
 def level_of(quiet: bool, verbose: bool) -> int:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from wavetune.errors import JsonError, NotJsonError
-from wavetune.json_reader import MOST_LEVELS, parse, read_json, read_lines, value_of
+from wavetune.json_reader import MOST_LEVELS, parse, read_json, read_lines, require_file, require_files, value_of
 
 REFUSED = {
     "[" * 200_000: "expecting value|nested more than",
@@ -68,8 +68,12 @@ def test_what_is_no_file_is_refused_instead_of_waited_for(tmp_path):
     for name, reason in {"pipe": "pipe or device", ".": "folder", "none": "no such file", "loop": "symbolic"}.items():
         with pytest.raises(JsonError, match=f"cannot read .*: .*{reason}"):
             read_json(tmp_path / name)
+        with pytest.raises(JsonError, match=f"cannot read .*: .*{reason}"):
+            require_file(tmp_path / name)
     with pytest.raises(JsonError, match="pipe or device"):
         read_json("/dev/zero")
+    with pytest.raises(JsonError, match="pipe: it is a pipe or device"):
+        require_files(tmp_path)
 
 
 def test_errors_name_file_and_place(tmp_path):

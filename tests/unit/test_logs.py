@@ -2,6 +2,7 @@
 
 import io
 import logging
+import os
 
 from wavetune.console import Console
 from wavetune.logs import LOG, is_quiet, kept_in, shown_on
@@ -44,3 +45,10 @@ def test_a_run_folder_keeps_the_lines_from_before_it_held_a_run(tmp_path):
     LOG.info("afterwards")
     lines = (tmp_path / "run" / "log.txt").read_text().splitlines()
     assert [line.split(" INFO ")[1] for line in lines] == ["loading", "round 1"]
+
+
+def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    os.mkfifo(tmp_path / "log.txt")
+    with kept_in(tmp_path):
+        LOG.info("round 1")

@@ -72,3 +72,12 @@ def test_a_plan_that_breaks_a_constraint_is_called_a_fault_of_the_planner():
     greedy = replace(good, main=replace(good.main, power_w_M=10 * good.main.power_w_M))
     with pytest.raises(PlanError, match=r"exceeds its power.*fault of wavetune's planner"):
         feasibility.require_feasible(problem, greedy)
+
+
+@pytest.mark.parametrize("setting", ["population.cycles_per_flop=1e308", "fading.delay_spread_s=1e308"])
+def test_numbers_beyond_all_bounds_leave_no_warning_on_the_terminal(setting):
+    answer = wavetune(
+        "plan", "centralised_lora", "--model", "tiny", "--time-limit", 1, "--set", f"world.scenario.{setting}"
+    )
+    assert answer.code in (0, 2)
+    assert "Warning" not in answer.err

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import warnings
 from typing import Annotated
 
 import click
@@ -66,6 +67,8 @@ WITHOUT_JSON = ("plan", "certificates", "device", "flower-app")  # `plan --json 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
+    # What is beyond all numbers is infinite, and refused in a sentence where it would be written down.
+    warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     console = Console(stderr=True)
     try:
         with shown_on(console), as_command():

@@ -19,7 +19,7 @@ from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, NumericsError, RunFolderError
-from wavetune.json_reader import complete_lines, read_json
+from wavetune.json_reader import complete_lines, read_json, require_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -148,7 +148,7 @@ class RunFolder:
 
         for folder in reversed(self._checkpoints()):
             try:
-                return int(folder.name.removeprefix("round-")), load_file(folder / "state.safetensors")
+                return int(folder.name.removeprefix("round-")), load_file(require_file(folder / "state.safetensors"))
             except Exception:
                 continue
         return None

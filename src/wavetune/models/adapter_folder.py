@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavetune.errors import ModelError
-from wavetune.json_reader import read_json
+from wavetune.json_reader import read_json, require_file
 from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
 from wavetune.models.export import save_peft_adapter, save_peft_prompt
@@ -125,7 +125,7 @@ def read_beside_peft(folder: Path) -> BesidePeft:
             raise ModelError(f"{folder / ABOUT} has format {about['format']}; this wavetune reads format {FORMAT}")
         found = about["head"]
         head = found and Head(int(found["outputs"]), found["pooling"], tuple(found["labels"]))
-        weights = load_file(folder / WEIGHTS)
+        weights = load_file(require_file(folder / WEIGHTS))
     except ModelError:
         raise
     except Exception as error:  # JSON, safetensors and the disk have types of their own

@@ -13,7 +13,7 @@ from typing import Any, cast
 from safetensors import SafetensorError, safe_open
 
 from wavetune.errors import JsonError, ModelError
-from wavetune.json_reader import read_json
+from wavetune.json_reader import read_json, require_file
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_COUNT = 4096  # of anything that a model builds one by one, such as blocks or experts
@@ -59,12 +59,12 @@ def check_weights(folder: Path, num_layers: int | None) -> None:
     blocks, packed = set[int](), ""
     for path in weight_files(folder):
         try:
-            with safe_open(path, framework="numpy") as stored:
+            with safe_open(require_file(path), framework="numpy") as stored:
                 for name in stored.keys():  # noqa: SIM118  a handle of safetensors is no mapping
                     blocks.update(int(part) for part in name.split(".") if part.isdecimal())
                     kind = str(stored.get_slice(name).get_dtype()) if name.endswith("weight") else "F32"
                     packed = packed or (name if kind.startswith(("I", "U", "F8", "F4")) else "")
-        except (OSError, SafetensorError) as error:
+        except (OSError, JsonError, SafetensorError) as error:
             raise ModelError(f"{path} is missing or damaged ({error}): delete its folder and fetch it again") from error
     if packed:
         raise ModelError(

@@ -11,8 +11,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from wavetune.errors import ModelError, nearest
+from wavetune.errors import JsonError, ModelError, nearest
 from wavetune.given import folder_of, is_given
+from wavetune.json_reader import require_files
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.architecture import architecture_of
 from wavetune.models.cache import cached, written_once
@@ -195,6 +196,10 @@ def _check_config(folder: Path) -> None:
 def _check_folder(folder: Path) -> Path:
     """The folder itself if it holds a model's config, whole safetensors and a tokenizer."""
     _check_config(folder)
+    try:
+        require_files(folder)
+    except JsonError as error:
+        raise ModelError(f"{error}: pass a folder of files") from error
     check_weights(folder, None)
     if not any(all((folder / file).is_file() for file in files) for files in TOKENIZER_FILES):
         raise ModelError(f"{folder} has no tokenizer: save it there with AutoTokenizer...save_pretrained(folder)")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from wavetune.errors import ModelError
-from wavetune.json_reader import read_json
+from wavetune.json_reader import read_json, require_files
 from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.soft_prompt import PROMPT
@@ -121,6 +121,7 @@ def _with_peft(stock: PreTrainedModel, folder: Path) -> Any:
         warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # of its config, which it leaves out
         warnings.filterwarnings("error", "Found missing adapter keys")  # it would draw them at random
         try:
+            require_files(folder)
             return PeftModel.from_pretrained(stock, str(folder))
         except Exception as error:  # PEFT, safetensors and the disk have types of their own
             raise ModelError(f"cannot load the adapter {folder} ({error}): train it again") from error

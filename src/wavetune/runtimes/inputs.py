@@ -83,8 +83,8 @@ def changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
 def digest_of_model(folder: Path) -> dict[str, str]:
     """A digest of each file of a model; of weights, of their size and both ends."""
     names = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-    files = [path for path in (folder / name for name in names) if path.is_file()]
-    return {path.name: _digest(path) for path in (*files, *sorted(folder.glob("*.safetensors")))}
+    files = (*(folder / name for name in names), *sorted(folder.glob("*.safetensors")))
+    return {path.name: _digest(path) for path in files if path.is_file()}
 
 
 def _digest(path: Path) -> str:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import each_its_own, explained
+from wavetune.json_reader import require_file
 
 _ROOM = "free some space, what it kept before is still there"
 _PATTERN, _RUN = "state-*.safetensors", "run-"
@@ -39,7 +40,7 @@ def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
     run, states = "", dict[int, dict[str, Tensor]]()
     for path in sorted(folder.glob(_PATTERN)):
         try:
-            with safe_open(path, "pt") as stored:
+            with safe_open(require_file(path), "pt") as stored:
                 metadata = stored.metadata()
                 state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
             if metadata["run"] != run:
@@ -78,7 +79,7 @@ def hide(folder: Path) -> None:
 
 def _run_of(path: Path) -> str:
     try:
-        with safe_open(path, "pt") as stored:
+        with safe_open(require_file(path), "pt") as stored:
             return str(stored.metadata()["run"])
     except Exception as error:  # safetensors has types of its own
         raise _unreadable(path, error) from error

@@ -129,6 +129,10 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(folder):
     assert folder.load_checkpoint()[0] == 1
     folder.save_checkpoint(3, tensors(3))
     assert folder.load_checkpoint()[0] == 3
+    newest = folder.path / "checkpoints" / "round-000003" / "state.safetensors"
+    newest.unlink()
+    os.mkfifo(newest)  # which would be waited for
+    assert folder.load_checkpoint() is None
 
 
 @pytest.mark.parametrize(

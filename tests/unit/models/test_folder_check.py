@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -90,6 +91,14 @@ def test_a_config_of_more_blocks_than_the_weights_have_is_refused(folder):
     configure(folder, num_hidden_layers=4000)
     with pytest.raises(ModelError, match="asks for 4000 blocks, but the weights are of 4"):
         load_backbone(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "special_tokens_map.json", "tokenizer.json"])
+def test_a_pipe_in_a_model_folder_is_refused_instead_of_waited_for(folder, name):
+    (folder / name).unlink(missing_ok=True)
+    os.mkfifo(folder / name)
+    with pytest.raises(ModelError, match=rf"{name}: it is a pipe"):
+        resolve_model(folder)
 
 
 def test_a_vocabulary_unlike_the_weights_is_refused_by_both_sizes(folder, capfd):

@@ -5,10 +5,12 @@ from itertools import pairwise
 
 import pytest
 
-from helpers.runs import small
+from helpers.runs import small, train
+from wavetune import recipes
 from wavetune.recipe import load, save, with_settings
 from wavetune.reporting.next_steps import next_steps
 
+BESIDE = [n for n in recipes.names() if recipes.get(n).method.alignment is None and not n.startswith("pwff")]
 SUMMARY = {"personal": False, "plan": {"rank_K": [1, 4, 2]}, "local_steps": 3}
 PARTICULAR = {
     "rank": "method.lora.rank=[1,4,2]",
@@ -52,3 +54,10 @@ def test_a_rate_of_the_server_is_all_that_a_split_optimiser_loses(tmp_path):
     own = small("sflllm", "method.optimiser.server_learning_rate=0.5", "method.optimiser.learning_rate=0.02")
     optimiser = advised(own, tmp_path / "run").method.optimiser
     assert (optimiser.learning_rate, optimiser.server_learning_rate) == (0.02, None)
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_what_is_advised_beside_a_built_in_recipe_runs(name, tmp_path):
+    steps = min(1, recipes.get(name).run.local_steps)  # some leave them to their planner
+    own = small(name, "run.rounds=1", f"run.local_steps={steps}")
+    assert train(advised(own, tmp_path / "run"), tmp_path / "beside")["rounds"] == 1

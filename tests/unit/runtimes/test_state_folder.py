@@ -1,5 +1,6 @@
 """What a device keeps: each run's states in a folder of their own, for its owner alone."""
 
+import os
 import stat
 
 import pytest
@@ -56,8 +57,10 @@ def test_nothing_but_the_owner_reads_what_a_device_keeps(tmp_path):
 
 
 def test_a_damaged_state_is_named(tmp_path):
-    (tmp_path / "state-000001.safetensors").write_bytes(b"rubbish")
-    with pytest.raises(RunFolderError, match="remove it to start this device afresh"):
-        state_folder.read(tmp_path)
-    with pytest.raises(RunFolderError, match="remove it to start this device afresh"):
-        state_folder.of_run(tmp_path, "aa01")
+    path = tmp_path / "state-000001.safetensors"
+    for damage in (lambda: path.write_bytes(b"rubbish"), lambda: (path.unlink(), os.mkfifo(path))):
+        damage()
+        with pytest.raises(RunFolderError, match="remove it to start this device afresh"):
+            state_folder.read(tmp_path)
+        with pytest.raises(RunFolderError, match="remove it to start this device afresh"):
+            state_folder.of_run(tmp_path, "aa01")
