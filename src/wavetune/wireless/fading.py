@@ -7,16 +7,17 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear
-from wavetune.wireless.validation import Positive, check_fields
+from wavetune.wireless.validation import check_fields
 
 Generators = Sequence[np.random.Generator]
 Complex = NDArray[np.complex128]
+DelaySpread = Annotated[float, Gt(0), Le(1)]  # s; light goes 300,000 km in the longest
 NUM_TAPS = 32
 
 
@@ -63,7 +64,7 @@ class Rayleigh(Fading):
     """
 
     frequency_selective: bool = True
-    delay_spread_s: Positive | None = None
+    delay_spread_s: DelaySpread | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -90,7 +91,7 @@ class Rician(Fading):
 
     k_factor_db: Annotated[float, Ge(-300), Le(300)] = 9.0
     frequency_selective: bool = True
-    delay_spread_s: Positive | None = None
+    delay_spread_s: DelaySpread | None = None
 
     def __post_init__(self) -> None:
         check_fields(self)
