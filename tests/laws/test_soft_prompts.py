@@ -23,6 +23,7 @@ from wavetune.models.lora import new_bank
 from wavetune.models.ragged import ragged_layout
 from wavetune.models.restore import load_adapted, prompt_tokens
 from wavetune.runtimes.inprocess import run
+from wavetune.runtimes.scoring import perplexity
 from wavetune.runtimes.session import build
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
@@ -126,6 +127,13 @@ def _none(session):
     from wavetune.costs.table import Workload
 
     return Workload(*(np.zeros((1, 3)) for _ in range(4)))
+
+
+def test_what_evaluates_a_run_finds_the_loss_that_the_run_found(played):
+    folder, session = played
+    model = load_adapted(folder_of("tiny"), folder / "adapters" / "global")
+    after = read_json(folder / "summary.json")["validation_loss"]["after"]
+    assert perplexity(model, session.data.validation.with_prompt(0)) == pytest.approx(np.exp(after), rel=1e-4)
 
 
 def test_texts_are_generated_behind_the_prompt_alone_or_together(played):

@@ -40,8 +40,10 @@ def generate(
     Raises ConfigError if prompt and answer together are longer than the model takes.
     """
     if prompt_tokens(model) and len(set(map(len, prompts))) > 1:  # PEFT would leave padding between prompt and text
-        alone = enumerate([[own] for own in prompts])
-        return [generate(model, tokenizer, own, max_new_tokens, temperature, seed + i, ends)[0] for i, own in alone]
+        return [
+            generate(model, tokenizer, [own], max_new_tokens, temperature, seed + i, ends, beams)[0]
+            for i, own in enumerate(prompts)
+        ]
     ends = {*ends, *own_ends(model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
     longest, room = max(map(len, prompts)), getattr(model.config, "max_position_embeddings", None)

@@ -34,7 +34,7 @@ from wavetune.logs import LOG
 from wavetune.models.backbone import load_tokenizer
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.resolve import resolve_model
-from wavetune.models.restore import PooledModel
+from wavetune.models.restore import PooledModel, prompt_tokens
 from wavetune.recipe import Recipe
 from wavetune.records.scores import Decoding
 from wavetune.runtimes.adapters import adapter_of, recipe_of
@@ -112,7 +112,7 @@ def evaluate_run(run_dir: Path, asked: Asked, decoding: Decoding, device: str = 
         references = [[row.answer for row in task.rows] for task in tasks]
         scores = {name: score(name, answers, references) for name in metrics if name != PERPLEXITY}
         if PERPLEXITY in metrics:
-            scores[PERPLEXITY] = _perplexity(
+            scores[PERPLEXITY] = perplexity(
                 model, tokenise_part(rows, tokenizer, replace(settings, template=template), ())
             )
         return _finish(place, told, {name: scores[name] for name in metrics})
@@ -167,6 +167,7 @@ def _tasks(corpus: Corpus, part: str, most: int, seed: int) -> tuple[list[_Task]
 
 def _room(model: Any, decoding: Decoding) -> int | None:
     positions = getattr(model.config, "max_position_embeddings", None)
+    positions = None if positions is None else positions - prompt_tokens(model)
     if positions is not None and positions <= decoding.max_new_tokens + 1:
         raise ConfigError(
             f"--max-new-tokens is {decoding.max_new_tokens} and the model takes {positions} tokens, prompts included; "
@@ -245,13 +246,13 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 
 
 @torch.no_grad()
-def _perplexity(model: Any, rows: TokenSet) -> float | None:
+def perplexity(model: Any, rows: TokenSet) -> float | None:
     """Exponential of the mean loss over all labelled tokens."""
-    nll, labelled = 0.0, 0
+    nll, labelled, before = 0.0, 0, prompt_tokens(model)  # a soft prompt has logits, too
     for batch in _passes(rows):
         ids_BT, mask_BT = _padded([rows.row(i) for i in batch], model.device)
         wanted_BT = _padded([rows.labels_of(i) for i in batch], model.device)[0].bool()[:, 1:]
-        logits_BTC = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, :-1]
+        logits_BTC = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, before:-1]
         losses = F.cross_entropy(logits_BTC[wanted_BT].float(), ids_BT[:, 1:][wanted_BT], reduction="sum")
         nll, labelled = nll + float(losses), labelled + int(wanted_BT.sum())
     mean = nll / labelled if labelled else math.inf
