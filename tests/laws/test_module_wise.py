@@ -4,13 +4,14 @@ import torch
 
 from helpers.runs import small
 from wavetune.runtimes.round import train_round
-from wavetune.runtimes.session import build
+from wavetune.runtimes.session import Session, build
 
 ONE_BLOCK = ('method.exchange={"kind":"module_wise","full_rounds":1,"threshold":2,"patience":1}',)
 
 
 def test_blocks_that_a_round_is_not_about_stay_as_they_are_on_every_client_and_cost_nothing():
     session = build(small("module_wise", *ONE_BLOCK, "run.local_steps=1"))
+    assert isinstance(session, Session)
     bank, whole = session.cohort.bank, train_round(session, 0, lambda *_: None).record()
     before = {name: [t.detach().clone() for t in pair] for name, pair in bank.local.items()}
     some = train_round(session, 1, lambda *_: None).record()
