@@ -27,6 +27,7 @@ from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.messages import Field, adapter_spec, server_bits
 from wavetune.federation.mixing import Mixing
+from wavetune.federation.placement import WHOLE, Half
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.updates import MAIN, Inbox, Node, Update
 from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
@@ -68,7 +69,7 @@ class Nodes:
 
     Clients' adapters are in the bank; a client of rank r holds the first r components of what it was sent. A block that
     some clients leave to the main server is mixed from the copies of its holders and the main server's, the latter with
-    the weight of the clients it serves. `with_clients` and `with_servers` say whose halves are computed here: of the
+    the weight of the clients it serves. `half` says whose side is computed here: of the
     others the bank has what they were sent. `agenda` are the blocks that the round under way is about. `client_ids` are
     who the bank's clients are. `holds` tries a mixture out, where the model is at hand.
     """
@@ -82,8 +83,7 @@ class Nodes:
     exchange_part: Exchange = field(default_factory=Star)
     seed: int = 0
     client_ids: Sequence[int] = ()
-    with_clients: bool = True
-    with_servers: bool = True
+    half: Half = WHOLE
     holds: Callable[[Mapping[str, LoraPair]], bool] | None = None
     transport: Transport | None = None
     agenda: Agenda = None
@@ -177,11 +177,11 @@ class Nodes:
             return own
         context = Context(self.seed, round_index, self.client_ids[client])
         payload = Tensors()
-        if self.with_clients:
+        if self.half.clients:
             base = {name: t - start[name] for name, t in own.items()} if self.of_changes else own
             payload = self._encoded(f"{self.client_ids[client]}|{kind}", self._message(client, base), spec, context)
         payload = door.pass_on(kind, client, payload, on_the_wire(self.chain, spec))
-        if not self.with_servers:
+        if not self.half.servers:
             return None
         came = receive(self.chain, payload, spec, context)
         found = {name: t.clone() for name, t in start.items()}

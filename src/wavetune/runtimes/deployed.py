@@ -87,12 +87,12 @@ class Servers:
     def __post_init__(self) -> None:
         answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
         self.wire = ServerWire(answers * self.deployment.deadline_s, self.plane.stream)
-        self.session.door.carry, self.session.elsewhere = self.wire.carry, True
+        self.session.door.carry, self.session.on_devices = self.wire.carry, True
         if self._cut:
             self.session.cohort.half = OF_SERVERS
         self.session.place = (CutSteps if self._cut else ReportedSteps)(self.session.cohort, self.wire)
         self._nodes = self.session.server
-        self._nodes.with_clients, self._nodes.transport = False, self.wire
+        self._nodes.half, self._nodes.transport = OF_SERVERS, self.wire
         given = self.deployment
         at, patience_s, deadline_s = given.public_address or "", given.patience_s, given.deadline_s
         self.orders = Orders(self.session, self.coordinator, self.run, at, patience_s, deadline_s)

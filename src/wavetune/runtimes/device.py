@@ -18,21 +18,19 @@ from wavetune.data_plane.messages_pb2 import RoundOrder
 from wavetune.data_plane.wires import DeviceWire
 from wavetune.errors import RunFolderError
 from wavetune.federation.cohort import Cohort, Seconds, StepResult
-from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
-from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
-from wavetune.models.lora import AdapterBank, new_bank
+from wavetune.models.lora import AdapterBank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.precision import device_of, working_dtype
-from wavetune.runtimes.session import check_ranks, freeze, freeze_a
+from wavetune.runtimes.session import check_ranks, cohort_of
 
 
 @dataclass
@@ -44,8 +42,12 @@ class Device:
     data: PreparedData
     cohort: Cohort  # of this client alone
     adapters: Nodes
-    door: Door
     base: str  # folder of the base model
+
+    @property
+    def door(self) -> Door:
+        """What everything that moves between this device and the servers passes."""
+        return self.cohort.link.door
 
     @property
     def cut(self) -> bool:
@@ -136,7 +138,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     folder = resolve_model(world.model, progress=say).folder
     data, prompt = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed), method.prompt_tokens
     data = data.with_prompt(prompt)
-    cut, rank, largest = order.cuts[client], order.ranks[client], max(order.ranks)
+    cut, rank = order.cuts[client], order.ranks[client]
     split, at_client = method.topology.is_split, method.topology.labels_stay
     targets = method.lora.on(architecture_of(folder).default_lora_targets)
     if split:
@@ -147,23 +149,15 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
         outputs = len(data.classes) or None
         backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype, prompt)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
-    alpha = method.lora.alpha
-    bank = new_bank(backbone.sites, placement.local_LK(), (rank,), largest, alpha, run.seed, device, dtype)
-    if not method.mixing.trains_a:
-        freeze_a(bank)
-    freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
-    door = Door()
-    link = CutLink(door, method.activation_codec, method.gradient_codec)
-    optimiser = StackedOptimiser(bank, method.optimiser)
-    budget = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
-    half = OF_CLIENTS if split else WHOLE
-    cohort = Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal, half=half)
+    cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
+    cohort.half = OF_CLIENTS if split else WHOLE
+    cohort.tokens_per_pass = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
     check_ranks(method, tuple(order.ranks))
     chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
-    adapters = Nodes(bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), with_servers=False)
+    adapters = Nodes(cohort.bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), half=OF_CLIENTS)
     say(data.told)
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
-    return Device(recipe, client, data, cohort, adapters, door, str(folder))
+    return Device(recipe, client, data, cohort, adapters, str(folder))
 
 
 @torch.no_grad()

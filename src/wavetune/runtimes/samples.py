@@ -15,10 +15,10 @@ def samples_of(session: Session) -> list[tuple[Example, int | None]]:
     """Validation examples of different domains to generate from, and who answers.
 
     That is the one model of all clients (None) or, where they have models of their own, who knows the domain best.
-    Nobody does where these are elsewhere.
+    Nobody does where these are on devices.
     """
     chosen, seen = list[Example](), set[str]()
-    nobody = bool(session.data.classes) or (session.personal and session.elsewhere)
+    nobody = bool(session.data.classes) or (session.personal and session.on_devices)
     examples = [] if nobody else session.data.corpus.validation
     for example in sorted(examples, key=lambda e: e.domain in seen or seen.add(e.domain) or False):
         chosen.append(example)

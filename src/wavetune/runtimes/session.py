@@ -53,7 +53,7 @@ class Infeasible:
 class Session:
     """A run's parts. `rank_K` and `rows_by_client` are the trainers': the clients, or the one central trainer.
 
-    Where clients are `elsewhere`, on devices of their own, the bank's slots do not have what they keep to themselves.
+    Where clients are `on_devices` of their own, the bank's slots do not have what they keep to themselves.
     """
 
     recipe: Recipe
@@ -70,7 +70,7 @@ class Session:
     server: Nodes
     door: Door
     precision: str
-    elsewhere: bool = False
+    on_devices: bool = False
     place: Place = field(init=False)  # where local steps are made
     schedule: State = field(init=False)  # what the planner knows of the rounds that are over
     _planned: tuple[int, Problem, Plan] | None = field(default=None, init=False, repr=False)
@@ -257,15 +257,22 @@ def _trainers(
     return Placement(0, cut_K, tail, weights, topology.is_split, topology.in_turn), rank_K, rows, batching
 
 
-def cohort_of(recipe: Recipe, backbone: Backbone, placement: Placement, rank_K: tuple[int, ...], door: Door) -> Cohort:
-    """The cohort of a model, with new adapters and optimisers."""
+def cohort_of(
+    recipe: Recipe,
+    backbone: Backbone,
+    placement: Placement,
+    rank_K: tuple[int, ...],
+    door: Door,
+    largest_rank: int | None = None,
+) -> Cohort:
+    """The cohort of a model, with new adapters and optimisers. The largest rank may be that of a client elsewhere."""
     method, run = recipe.method, recipe.run
     placement = replace(placement, num_layers=backbone.num_layers)
     bank = new_bank(
         backbone.sites,
         placement.local_LK(),
         rank_K,
-        max(rank_K),
+        largest_rank or max(rank_K),
         method.lora.alpha,
         run.seed,
         backbone.device,

@@ -42,7 +42,7 @@ class Tuning(Phase):
         # where clients have models of their own, these hold what all share after the mixing
         before_mixing = last and not session.central and not session.personal
         outcome = self.train(session, index, self.observer.step, keep_personal if before_mixing else None)
-        if last and session.personal and not session.elsewhere:
+        if last and session.personal and not session.on_devices:
             keep_personal()
         scores = None if outcome.witness is None else outcome.witness.scores
         due = session.recipe.run.evaluates_after(index)

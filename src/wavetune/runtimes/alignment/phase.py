@@ -75,7 +75,7 @@ class Aligning(Phase):
         )
         if last and found is not None:
             keep(self.folder, AFTER, found)
-            export(self.folder, session, session.server.current, {} if session.elsewhere else clients_models(session))
+            export(self.folder, session, session.server.current, {} if session.on_devices else clients_models(session))
         return record
 
     def state(self) -> dict[str, Tensor]:
