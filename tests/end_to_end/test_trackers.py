@@ -186,11 +186,14 @@ def test_what_is_no_tracker_is_refused_before_anything_is_loaded(case, tmp_path)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_deployed_run_is_followed_in_its_servers_process(tmp_path):
+def test_a_deployed_run_is_followed_in_its_servers_process_and_opens_data_given_as_an_object(tmp_path):
     (tmp_path / "mine.py").write_text(
         f"from pathlib import Path\ndef note(record):\n    Path({str(tmp_path / 'told')!r}).open('a').write('.')\n"
     )
-    run = wt.deploy(RECIPE, tmp_path / "run", [f"{tmp_path / 'mine.py'}:note"], devices=2)
+    rows = [{"prompt": f"say {n}", "completion": f"{n} is said"} for n in range(30)]
+    recipe = wt.recipe("sflllm", *SMALL, "world.data.train_samples=20", data=rows)
+    run = wt.deploy(recipe, tmp_path / "run", [f"{tmp_path / 'mine.py'}:note"], devices=2)
     assert run.status == "finished"
     assert (tmp_path / "told").read_text() == ".."
     assert len(run.rounds) == 2
+    assert "given as an object" in run.summary["data"]["name"]
