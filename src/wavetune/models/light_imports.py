@@ -1,7 +1,7 @@
-"""Transformers opened without what only other machines need, which halves the time and memory of a start.
+"""Transformers opened without what only other machines need, which spares time and memory of a start.
 
-Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most
-of SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
+Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most of
+SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
 """
 
 from __future__ import annotations
