@@ -109,9 +109,9 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
     assert str(folder / "adapters" / "global") in answer.out
     advised = next(index for index, line in enumerate(lines) if line.startswith("Try next: wavetune generate"))
     assert all(str(folder) in line for line in lines[advised:])
-    command = "compare" if name == "sflllm" else "run"
+    command = "compare" if recipes.has_baselines(name) else "run"
     assert f"wavetune {command} {folder / 'recipe.json'}" in lines[advised + 1]
-    if name != "sflllm":
+    if command == "run":
         assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
 
 
