@@ -41,7 +41,9 @@ class Planner(Part):
         """Plan of given cuts and ranks, one per client: by default the best power on the greedy's owners."""
         if reason := why_infeasible(problem, cut_K, rank_K):
             return infeasible(reason)
-        return with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))
+        plan = with_best_power(problem, cut_K, rank_K, *greedy_owners(problem, cut_K, rank_K))
+        unheard = "the greedy leaves a client only subchannels on which nobody hears it"
+        return plan if plan.delay_s < math.inf else infeasible(unheard)
 
     def replan(self, problem: Problem, start: Plan, seed: int) -> Plan:
         """Plan with the cuts and ranks of another one, started from it."""
