@@ -33,10 +33,10 @@ Random = np.random.Generator
 PLANNERS = ("optimal",) * 9 + ("paper_greedy", "uniform_power", "random_subchannels", "all_random", "fedsllm")
 
 
-def commands(seed: int, count: int) -> Iterator[list[str]]:
-    """`count` commands of a seed, each on an instance that was just drawn."""
+def commands(seed: int, count: int, first: int = 0) -> Iterator[list[str]]:
+    """`count` commands of a seed from the `first` on, each on an instance that was just drawn."""
     with tempfile.TemporaryDirectory() as folder:
-        for number in range(count):
+        for number in range(first, first + count):
             g = np.random.default_rng([seed, number])
             path = Path(folder) / f"instance-{seed}-{number}.json"
             path.write_text(json.dumps(instance(g)), encoding="utf-8")
