@@ -80,16 +80,17 @@ class BandTables:
             "snr_per_w_KM": snr_per_w_KM,
             "log_KM": log_KM,
             "inverse_KM": inverse_KM,
-            "lone_rate_K": lone_rates(snr_per_w_KM, most_w_K),
+            "lone_rate_K": lone_rates(snr_per_w_KM, most_w_K, self.band.envelope.most),
         }
         for name, table in tables.items():
             object.__setattr__(self, name, table)
 
     def problem(self, ready_s_K: Array, bits_K: Array) -> BandProblem:
         """The problem of clients that start to send `bits_K` at `ready_s_K`."""
-        need_K = np.asarray(bits_K / self.band.subchannel_hz, dtype=np.float64)
+        need_K = np.asarray(bits_K / self.band.effective_hz, dtype=np.float64)
         ready_K = np.ascontiguousarray(ready_s_K, dtype=np.float64)
-        return BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, self.band.total_power_max_w)
+        total_w, limit = self.band.total_power_max_w, float(self.band.envelope.most)
+        return BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
 
     def lone_bound_s(self, problem: BandProblem) -> float:
         """Least delay of the client that would finish last if each had the whole band to itself (s)."""
@@ -113,7 +114,7 @@ def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray 
     heard_KM = np.where(usable_KM, tables.snr_per_w_KM, 0.0)
     weak_first_K = np.argsort(np.sum(np.log1p(heard_KM * (problem.total_w / heard_KM.shape[1])), axis=1), kind="stable")
     owner_M = first_owners(
-        heard_KM, problem.ready_K, problem.need_K, problem.cap_w_K, problem.total_w, weak_first_K, seed_K
+        heard_KM, problem.ready_K, problem.need_K, problem.cap_w_K, problem.total_w, weak_first_K, seed_K, problem.limit
     )
     delay_s = owners_delay(problem, owner_M)
     return Incumbent(owner_M, delay_s, min(low_s, delay_s))
@@ -148,7 +149,9 @@ def _demand(problem: BandProblem, target_s: float) -> Demand:
     left_s_K = np.where(problem.need_K > 0, target_s - problem.ready_K, np.inf)
     rate_K = problem.need_K / left_s_K
     excess_price_K = _excess_prices(problem)
-    return Demand(problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, excess_price_K)
+    return Demand(
+        problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, excess_price_K, problem.limit
+    )
 
 
 def _better(problem: BandProblem, incumbent: Incumbent, owner_M: IntArray) -> Incumbent:

@@ -223,7 +223,7 @@ class DecisionSearch:
         air_s_K = np.maximum(incumbent.delay_s - band_problem.ready_K, 1e-3 * incumbent.delay_s + 1e-300)
         need_K2 = np.stack([band_problem.need_K, band_problem.need_K], axis=1)
         for bits in bits_KC:
-            need_KC = bits / tables.band.subchannel_hz
+            need_KC = bits / tables.band.effective_hz
             need_K2[:, 0] = np.minimum(need_K2[:, 0], np.min(np.where(need_KC > 0, need_KC, np.inf), axis=1))
             need_K2[:, 1] = np.maximum(need_K2[:, 1], np.max(need_KC, axis=1))
         low_K = np.where(need_K2[:, 0] > 0, need_K2[:, 0], np.maximum(need_K2[:, 1], 1e-300)) / air_s_K / 4.0
@@ -287,8 +287,8 @@ class DecisionSearch:
             back_s_KC = back_s_KC + alone_s_KC
         back_s_KC = np.where(option_set.allowed_KC, back_s_KC, np.inf)
         need_KC, fed_need_KC = (
-            option_set.up_bits_KC / problem.main.subchannel_hz,
-            option_set.fed_bits_KC / problem.fed.subchannel_hz,
+            option_set.up_bits_KC / problem.main.effective_hz,
+            option_set.fed_bits_KC / problem.fed.effective_hz,
         )
         return Choices(
             option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, *down

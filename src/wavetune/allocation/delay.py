@@ -270,7 +270,9 @@ def _split(base_L: Array, per_rank_L: Array, cut_K: IntArray, rank_K: IntArray) 
 
 def uplink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray, power_w_M: Array) -> Array:
     """Rate of each client on the subchannels it owns (bit/s)."""
-    return client_rates(owner_M, power_w_M, band.gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M)
+    return client_rates(
+        owner_M, power_w_M, band.gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M, band.rate
+    )
 
 
 def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
@@ -278,8 +280,10 @@ def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
     if band.downlink_gain_KM is None:
         return np.full(len(band.gain_KM), np.inf)
     power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
-    gain_KM = band.downlink_gain_KM
-    return client_rates(owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M)
+    gain_KM, interference = band.downlink_gain_KM, band.interference_w_M
+    return client_rates(
+        owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, interference, band.rate, uplink=False
+    )
 
 
 def optimal_shares(work_s_K: Array, other_s_K: Array) -> Array:
@@ -317,7 +321,13 @@ def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
         return np.full(band.gain_KM.shape, np.inf)
     power_w = band.downlink_power_w / band.num_subchannels
     return subchannel_rate_bit_per_s(
-        power_w, band.downlink_gain_KM, band.noise_w, band.subchannel_hz, band.interference_w_M
+        power_w,
+        band.downlink_gain_KM,
+        band.noise_w,
+        band.subchannel_hz,
+        band.interference_w_M,
+        band.rate,
+        uplink=False,
     )
 
 

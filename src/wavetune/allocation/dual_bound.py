@@ -65,7 +65,7 @@ def cheapest_bundle(
             bundle, dearer = best_prices(
                 problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
                 prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-5 / len(problem.need_K),
-                scratches[more],
+                problem.limit, scratches[more],
             )  # fmt: skip
             prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
             rate_price = bundle.level * watt_price * dearer * LOG_2

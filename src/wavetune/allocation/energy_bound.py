@@ -98,7 +98,8 @@ class BandEnergy:
         self.log_sum_KM = np.cumsum(np.where(heard_KM, np.log2(np.where(heard_KM, snr_KM, 1.0)), 0.0), axis=1)
         self.inverse_sum_KM = np.cumsum(np.where(heard_KM, self.inverse_KM, 0.0), axis=1)
         self.heard_KM, self.count_M = heard_KM, np.arange(1.0, snr_KM.shape[1] + 1.0)
-        self.ready_s_K, self.need_K = ready_s_K[sends], bits_K[sends] / band.subchannel_hz
+        self.ready_s_K, self.need_K = ready_s_K[sends], bits_K[sends] / band.effective_hz
+        self.limit = band.envelope.most
         self.cap_w_K = np.minimum(cap_w_K[sends], band.total_power_max_w) * (1 + CAP_TOLERANCE)
 
     def least_j(self, done_s: float) -> float:
@@ -116,7 +117,8 @@ class BandEnergy:
         power_KM = np.where(active_KM, self.count_M * level_KM - self.inverse_sum_KM, np.inf)
         # The least slope of the rate's price holds whatever cancels in the difference above.
         least_KM = np.maximum(power_KM, rate_K1 * np.log(2.0) * self.inverse_KM[:, :1]) * (1 - 1e-9)
-        spent_KM = np.where(least_KM <= self.cap_w_K[:, None], least_KM * time_s_K1, np.inf)
+        carried_KM = rate_K1 <= self.count_M * self.limit * (1 + 1e-9)
+        spent_KM = np.where(carried_KM & (least_KM <= self.cap_w_K[:, None]), least_KM * time_s_K1, np.inf)
         spent_KM = np.minimum.accumulate(spent_KM, axis=1)
         return _priced(spent_KM, self.count_M) if np.all(np.isfinite(spent_KM[:, -1])) else np.inf
 

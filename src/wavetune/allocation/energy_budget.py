@@ -94,8 +94,9 @@ class _Sender:
         from wavetune.allocation.water_filling import log_and_inverse
 
         self.log_KM, self.inverse_KM = log_and_inverse(band.snr_per_w_KM)
+        self.limit = float(band.envelope.most)
         self.sends_K = (bits_K > 0) & (rate_K > 0)
-        self.need_K = np.where(self.sends_K, bits_K / band.subchannel_hz, 0.0)
+        self.need_K = np.where(self.sends_K, bits_K / band.effective_hz, 0.0)
         self.airtime_s_K = np.where(self.sends_K, bits_K / np.where(rate_K > 0, rate_K, 1.0), 1.0)
         self.planned, self.none_K = planned, np.zeros(len(bits_K))
 
@@ -118,4 +119,4 @@ class _Sender:
         from wavetune.allocation.water_filling import BandProblem
 
         start_s_K = -self.airtime_s_K / share_K
-        return BandProblem(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0)
+        return BandProblem(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0, self.limit)

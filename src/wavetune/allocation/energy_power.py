@@ -66,11 +66,12 @@ class Uplink:
         from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
 
         log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-        need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
+        need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
         owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
         band_problem = BandProblem(
-            log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w
-        )
+            log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w,
+            float(band.envelope.most),
+        )  # fmt: skip
         start_s = float(np.max(ready_s_K))
         if not np.any(need_K > 0):
             return cls(band_problem, owner_M, floor_K, times, start_s)
@@ -155,7 +156,7 @@ def economical_plan(
     )
     ready_s_K, after_s = around_activations(idle.phases)
     cap_w_K, steps = problem.tx_power_max_w_K, problem.local_steps
-    floor_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, K) * (1 + _SHARPNESS) / problem.fed.subchannel_hz
+    floor_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, K) * (1 + _SHARPNESS) / problem.fed.effective_hz
     main = Uplink.of(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K, np.zeros(K), steps)
     fed = Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1)
     if main is None or fed is None:

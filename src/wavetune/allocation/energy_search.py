@@ -226,7 +226,7 @@ def least_energy_owners(
 
     time_s_K = done_s - ready_s_K
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-    rate_K = np.where(bits_K > 0, bits_K / (band.subchannel_hz * time_s_K), 0.0)
+    rate_K = np.where(bits_K > 0, bits_K / (band.effective_hz * time_s_K), 0.0)
     demand = Demand(
         log_KM - np.log2(time_s_K)[:, None],
         inverse_KM * time_s_K[:, None],
@@ -234,6 +234,7 @@ def least_energy_owners(
         np.minimum(cap_w_K * time_s_K, np.maximum(cap_j_K, 0.0)),
         0.0,  # no total ends the search early
         np.full(len(rate_K), _EXCESS_PRICE),
+        float(band.envelope.most),
     )
     kicks = max(2, min(20, 200_000 // log_KM.size))
     return search(demand, np.asarray(owner_M, dtype=np.int64), kicks, 1)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.delay import RoundLoad, load_of
+from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.participants import of_participants
 from wavetune.allocation.plan import Allocation, Plan
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
@@ -61,7 +61,8 @@ def why_infeasible(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> str:
 def usable_subchannels(band: RadioBand, tx_power_max_w_K: Array) -> BoolArray:
     """Where a client would have a positive rate, [K, M]."""
     power_w_K = np.minimum(tx_power_max_w_K, band.total_power_max_w)
-    return band.snr_per_w_KM * power_w_K[:, None] > _LEAST_SNR
+    least = _LEAST_SNR if band.ladder is None else float(band.ladder.snr_I[0]) / band.envelope.gap * (1 - 1e-9)
+    return band.snr_per_w_KM * power_w_K[:, None] > least
 
 
 def match_subchannels(usable_KM: BoolArray) -> IntArray:
@@ -142,7 +143,9 @@ def _unmatched_reason(band: RadioBand, tx_power_max_w_K: Array, sends_K: BoolArr
     usable_KM = usable_subchannels(band, tx_power_max_w_K)[senders]
     count_K = usable_KM.sum(axis=1)
     for k in senders[count_K == 0]:
-        return f"client {k} {sending} has zero gain on every subchannel"
+        if band.ladder is None:
+            return f"client {k} {sending} has zero gain on every subchannel"
+        return f"client {k} {sending} reaches the least signal-to-noise ratio of its rate on no subchannel"
     if np.all(count_K >= len(senders)):
         return ""
     crowd, reach = _hall_violator(usable_KM)
@@ -179,10 +182,8 @@ def _band_violations(problem: Problem, band: RadioBand, allocation: Allocation, 
     found += [f"client {k} exceeds its power" for k in np.flatnonzero(over_K)]
     if power_w_M.sum() > band.total_power_max_w * (1 + CAP_TOLERANCE):
         found.append("the powers exceed the total")
-    heard_K = np.bincount(owner_M[owner_M >= 0], minlength=K) > 0
-    gain_M = band.gain_KM[owner_M, np.arange(shape[0])]
-    sent_K = np.bincount(owner_M[owner_M >= 0], weights=(power_w_M * gain_M)[owner_M >= 0], minlength=K) > 0
-    found += [f"client {k} has bits but no rate" for k in np.flatnonzero((bits_K > 0) & ~(heard_K & sent_K))]
+    rate_K = uplink_rate_bit_per_s_K(band, owner_M, np.maximum(power_w_M, 0.0))
+    found += [f"client {k} has bits but no rate" for k in np.flatnonzero((bits_K > 0) & ~(rate_K > 0))]
     return found
 
 

@@ -17,12 +17,15 @@ import numpy as np
 from wavetune.allocation.plan import Allocation, Plan
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
-from wavetune.errors import InstanceError, JsonError, NotJsonError
+from wavetune.errors import ConfigError, InstanceError, JsonError, NotJsonError
 from wavetune.json_reader import read_json
+from wavetune.part_values import read_part, values_of
 from wavetune.units import Array
+from wavetune.wireless.rate_models import RateModel, Shannon
 
 Json = dict[str, Any]
 _MOST_RANK_DIGITS, _LARGEST = 15, sys.float_info.max
+_OWN_RATE = "wavetune:rate"  # of a band whose subchannels do not carry Shannon's rate
 _OWN_ADAPTER_BITS = "wavetune:adapter_bits"  # of adapters without a rank, which the format does not have
 _MOST_NOISE_W = 1e-6  # that a subchannel of a receiver can have
 _MOST = 1e200  # of what is computed from several numbers; a few factors more stay finite
@@ -52,7 +55,10 @@ def problem_from_json(data: object) -> Problem:
     Raises:
         InstanceError: a key is missing, of the wrong type or out of range; names the JSON path.
     """
-    problem = _problem(data)
+    try:
+        problem = _problem(data)
+    except ConfigError as error:
+        raise InstanceError(str(error)) from None
     _require_computable(problem)
     return problem
 
@@ -214,12 +220,17 @@ def _band(value: object, path: str, num_clients: int) -> RadioBand:
             raise InstanceError(
                 f"{path}.gain[{k}]: has {len(row)} entries, must have {len(rows[0])} as the first row has"
             )
+    rate: RateModel = Shannon()
+    if (own := band.get(_OWN_RATE)) is not None:
+        rate = read_part(RateModel, own, f"{path}.{_OWN_RATE}", packages=())
     read = RadioBand(
         gain_KM=np.array(rows),
         subchannel_hz=_number(_get(band, "subchannel_hz", path), f"{path}.subchannel_hz", positive=True),
         noise_psd_w_per_hz=_number(_get(band, "noise_psd_w_per_hz", path), f"{path}.noise_psd_w_per_hz", positive=True),
         total_power_max_w=_number(_get(band, "total_power_max_w", path), f"{path}.total_power_max_w"),
+        rate=rate,
     )
+    rate.require_width(path, read.subchannel_hz)
     _require_linear_gains(read, path)
     return read
 
@@ -242,6 +253,7 @@ def _band_json(band: RadioBand) -> Json:
         "noise_psd_w_per_hz": band.noise_psd_w_per_hz,
         "total_power_max_w": band.total_power_max_w,
         "gain": band.gain_KM.tolist(),
+        **({} if band.rate == Shannon() else {_OWN_RATE: values_of(band.rate)}),
     }
 
 

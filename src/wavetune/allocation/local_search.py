@@ -28,6 +28,7 @@ def first_owners(
     total_w: float,
     order_K: IntArray,
     seed_K: IntArray,
+    limit: float,
 ) -> IntArray:
     """Owners by a greedy rule that, unlike the paper's, never lets a client drop out at its power cap.
 
@@ -53,7 +54,7 @@ def first_owners(
         if owner_M[i] >= 0:
             count_K[owner_M[i]] += 1
     for k in range(K):
-        rate_K[k] = even_rate(snr_per_w_KM[k], owner_M, k, count_K[k], cap_w_K[k], even_w)
+        rate_K[k] = even_rate(snr_per_w_KM[k], owner_M, k, count_K[k], cap_w_K[k], even_w, limit)
     open_K = need_K > 0.0
     while True:
         last, last_s = -1, -np.inf
@@ -68,7 +69,7 @@ def first_owners(
             continue
         owner_M[i] = last
         count_K[last] += 1
-        rate_K[last] = even_rate(snr_per_w_KM[last], owner_M, last, count_K[last], cap_w_K[last], even_w)
+        rate_K[last] = even_rate(snr_per_w_KM[last], owner_M, last, count_K[last], cap_w_K[last], even_w, limit)
 
 
 @part
@@ -82,12 +83,14 @@ def best_free(snr_per_w_M: Array, owner_M: IntArray) -> int:
 
 
 @part
-def even_rate(snr_per_w_M: Array, owner_M: IntArray, k: int, count: int, cap_w: float, even_w: float) -> float:
+def even_rate(
+    snr_per_w_M: Array, owner_M: IntArray, k: int, count: int, cap_w: float, even_w: float, limit: float
+) -> float:
     """Rate (bit/s/Hz) of client k if it spreads its power evenly, within its cap."""
     rate, power_w = 1e-300, min(even_w, cap_w / max(count, 1))
     for i in range(len(owner_M)):
         if owner_M[i] == k:
-            rate += np.log1p(snr_per_w_M[i] * power_w)
+            rate += min(np.log1p(snr_per_w_M[i] * power_w), limit * np.log(2.0))
     return rate / np.log(2.0)
 
 
@@ -97,7 +100,8 @@ _LOG_2 = np.log(2.0)
 class Demand(NamedTuple):
     """One band at one delay: the rate (bit/s/Hz) each of K clients needs on M subchannels, and the caps (W).
 
-    A watt above a client's own cap costs `excess_price_K` watts besides itself.
+    A watt above a client's own cap costs `excess_price_K` watts besides itself. `limit` is the most that a subchannel
+    carries (bit/s/Hz).
     """
 
     log_KM: Array
@@ -106,6 +110,7 @@ class Demand(NamedTuple):
     cap_w_K: Array
     total_w: float
     excess_price_K: Array
+    limit: float
 
 
 class Ownership(NamedTuple):
@@ -154,7 +159,7 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
     if waiting:
         own.scratch_M[n] = extra
         n += 1
-    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k])
+    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k], demand.limit)
     return price(demand, k, power_w)
 
 
@@ -162,12 +167,16 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
 def refresh(demand: Demand, own: Ownership, k: int) -> None:
     """Bring client k's power, values and losses up to date with what it owns."""
     log_M, inverse_M, value_M = demand.log_KM[k], demand.inverse_KM[k], own.value_KM[k]
-    power_w, level_w = least_power(log_M, inverse_M, own.owned_KM[k], own.count_K[k], demand.rate_K[k])
+    limit = demand.limit
+    power_w, level_w = least_power(log_M, inverse_M, own.owned_KM[k], own.count_K[k], demand.rate_K[k], limit)
     slope = 1.0 + demand.excess_price_K[k] if power_w > demand.cap_w_K[k] else 1.0
     log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
     for i in range(len(log_M)):
         above = log_level + log_M[i]
-        value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
+        if above > limit:
+            value_M[i] = slope * (level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i])
+        else:
+            value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
     own.power_w_K[k] = power_w
     cost = price(demand, k, power_w)
     for j in range(own.count_K[k]):

@@ -26,7 +26,7 @@ def exchange_rate(
 ) -> float:
     """Watts saved by more airtime over share of the server spent on it."""
     rate = problem.need_K[k] / airtime
-    _, level = least_power(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], rate)
+    _, level = least_power(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], rate, problem.limit)
     return level * _LOG_2 * rate / airtime * left * left / work
 
 
@@ -70,8 +70,9 @@ def power_needed(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, ai
     total = 0.0
     for k in range(len(air_K)):
         if problem.need_K[k] > 0.0:
+            rate = problem.need_K[k] / air_K[k]
             power_w, _ = least_power(
-                problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], problem.need_K[k] / air_K[k]
+                problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], rate, problem.limit
             )
             total += power_w
     return total
@@ -121,7 +122,9 @@ def least_airtime(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, k
     if problem.need_K[k] <= 0.0:
         return 0.0
     cap_w = min(problem.cap_w_K[k], problem.total_w)
-    rate = most_rate(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], cap_w) if cap_w > 0.0 else 0.0
+    if not cap_w > 0.0:
+        return np.inf
+    rate = most_rate(problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], cap_w, problem.limit)
     return problem.need_K[k] / rate if rate > 0.0 else np.inf
 
 

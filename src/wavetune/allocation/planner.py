@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.ladder import require_smooth
+from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
 
@@ -31,7 +32,12 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     from wavetune.allocation.per_client import plan_per_client
 
     differ = problem.cut_per_client or problem.share_server or problem.rank_slack is not None
-    return (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
+    if problem.share_server:
+        require_smooth(problem, "shares of the server")
+    found = (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
+    if found.status == "ok" and not np.isfinite(found.delay_s):
+        return infeasible("total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate")
+    return found
 
 
 @np.errstate(over="ignore")

@@ -3,6 +3,7 @@
 Problem: min t s.t. sum_{i of k} B log2(1 + p_i h_i) >= D_k / (t - a_k), sum_{i of k} p_i <= P_k, sum_i p_i <= P.
 Solution: for a given t each client's least power is water-filling, p_i = [theta_k - 1/h_i]^+; that power is convex and
 decreasing in t, so t is the larger of the clients' own limits and the root of the total, found by Newton's method.
+A rate that grows in steps is climbed instead (`ladder`).
 Source: the convex power step of SflLLM (arXiv 2504.14667); water-filling as in Cover and Thomas, section 9.4.
 Shape suffixes: I local steps, K clients, M subchannels.
 """
@@ -12,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from wavetune.allocation.delay import load_of
+from wavetune.allocation.ladder import climb
 from wavetune.allocation.plan import Allocation, Plan, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
@@ -36,12 +38,14 @@ def allocate_power(
     from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power
 
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-    need_K = np.asarray(bits_K / band.subchannel_hz, dtype=np.float64)
+    need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
     cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
     owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-    band_problem = BandProblem(
-        log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w
-    )
+    ready_s_K, limit = np.asarray(ready_s_K, np.float64), float(band.envelope.most)
+    if band.ladder is not None:
+        owner_M, power_w_M, delay_s = climb(band, band.ladder, owner_M, ready_s_K, bits_K, cap_w_K)
+        return Allocation(owner_M, power_w_M), delay_s
+    band_problem = BandProblem(log_KM, inverse_KM, ready_s_K, need_K, cap_w_K, band.total_power_max_w, limit)
     delay_s, power_w_M, _ = optimal_power(band_problem, owner_M)
     return Allocation(owner_M, power_w_M), float(delay_s)
 

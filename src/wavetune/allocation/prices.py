@@ -10,9 +10,10 @@ mu = w / P is the price of a watt and P_k(S) the least power. (Disjoint sets wit
 
     nu rate - alpha cap + min over S of sum_{i in S} [w_i - max_p (nu log2(1 + p h_i) - (mu + alpha) p)],
 
-separately for the sets of at most n subchannels and for those of more: the smaller of both bounds V_k. Counting whole
-subchannels this way closes most of the gap that time-shared subchannels leave. Any nu, alpha, n give a valid bound, so
-that approximate maximisation costs tightness, never validity; rounding is covered by an explicit slack.
+with p at most what a subchannel's limit takes, separately for the sets of at most n subchannels and for those of more:
+the smaller of both bounds V_k. Counting whole subchannels this way closes most of the gap that time-shared subchannels
+leave. Any nu, alpha, n give a valid bound, so that approximate maximisation costs tightness, never validity; rounding
+is covered by an explicit slack.
 Shape suffixes: K clients, M subchannels, 2 for sets of at most n subchannels and of more, M1 for the subchannels and
 the total power.
 """
@@ -64,21 +65,26 @@ def cheapest_set(
     power_price: float,
     n: int,
     more: bool,
+    limit: float,
     scratch: Scratch,
 ) -> tuple[float, float, float, int]:
     """Cheapest set of at most n >= 1 subchannels (with `more`: of at least n): its cost, rate, power and size."""
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
+    full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
     offset = rate_price * log_level - power_price * level
     cost_M, top, top_cost = scratch.cost_M, scratch.top, scratch.top_cost
     for i in range(len(log_M)):
-        gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
+        if log_level + log_M[i] > limit:
+            gain = rate_price * limit - power_price * full_snr * inverse_M[i]
+        else:
+            gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
         cost_M[i] = weight_M[i] - (gain if log_level + log_M[i] > 0.0 else 0.0) if log_M[i] > NO_GAIN_LOG2 else _NEVER
     filled, size = 0, 0
-    limit = np.inf if more else 0.0
+    dearest = np.inf if more else 0.0
     for i in range(len(log_M)):
         cost = cost_M[i]
-        if cost >= limit:
+        if cost >= dearest:
             if more and cost < 0.0:
                 scratch.chosen[size] = i
                 size += 1
@@ -97,7 +103,7 @@ def cheapest_set(
         top[j] = i
         filled += 1
         if filled == n:
-            limit = top_cost[n - 1]
+            dearest = top_cost[n - 1]
     for j in range(filled):
         scratch.chosen[size] = top[j]
         size += 1
@@ -105,7 +111,10 @@ def cheapest_set(
     for j in range(size):
         i = int(scratch.chosen[j])
         cost += float(cost_M[i])
-        if log_level + log_M[i] > 0.0:
+        if log_level + log_M[i] > limit:
+            rate += limit
+            power_w += full_snr * float(inverse_M[i])
+        elif log_level + log_M[i] > 0.0:
             rate += log_level + float(log_M[i])
             power_w += level - float(inverse_M[i])
     return cost, rate, power_w, size
@@ -150,6 +159,7 @@ def best_rate_price(
     more: bool,
     tolerance: float,
     enough: float,
+    limit: float,
     scratch: Scratch,
 ) -> Bundle:
     """Maximise over nu: nu rate + cheapest set, for a given price of power; a value of `enough` ends the search."""
@@ -158,7 +168,9 @@ def best_rate_price(
     high, high_value, high_rate, high_power, num_above = 0.0, 0.0, 0.0, 0.0, -1
     price = level * power_price * LOG_2
     for turn in range(40):
-        cost, set_rate, power_w, size = cheapest_set(log_M, inverse_M, weight_M, price, power_price, n, more, scratch)
+        cost, set_rate, power_w, size = cheapest_set(
+            log_M, inverse_M, weight_M, price, power_price, n, more, limit, scratch
+        )
         value = price * rate + cost
         if value > best:
             best, best_level = value, price / (power_price * LOG_2)
@@ -173,7 +185,9 @@ def best_rate_price(
         # The same set would have the rate wanted at this price.
         peak = price * 2.0 ** min(max((rate - set_rate) / max(size, 1), -20.0), 20.0)
         if num_below < 0 or num_above < 0:
-            price = peak
+            # Full subchannels carry no more at any price: the steps grow.
+            stride = 2.0 ** min(turn, 20) if limit < np.inf else 1.0
+            price = max(peak, price * stride) if set_rate < rate else min(peak, price / stride)
             continue
         meeting = between(low, low_value, rate - low_rate, high, high_value, rate - high_rate)
         if high - low <= 1e-9 * high or low_value + (rate - low_rate) * (meeting - low) - best <= tolerance:
@@ -201,6 +215,7 @@ def best_prices(
     n: int,
     more: bool,
     tolerance: float,
+    limit: float,
     scratch: Scratch,
 ) -> tuple[Bundle, float]:
     """Maximise over nu and alpha: nu rate - alpha cap + cheapest set; also (mu + alpha) / mu."""
@@ -211,7 +226,7 @@ def best_prices(
     while True:
         cap_cost = (price - watt_price) * cap_w
         bundle = best_rate_price(
-            log_M, inverse_M, weight_M, rate, price, level, n, more, tolerance, _MUCH + cap_cost, scratch
+            log_M, inverse_M, weight_M, rate, price, level, n, more, tolerance, _MUCH + cap_cost, limit, scratch
         )
         level, value, slope = bundle.level, bundle.value - cap_cost, bundle.power_w - cap_w
         if value > best:

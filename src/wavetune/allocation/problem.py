@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.errors import ConfigError
 from wavetune.units import Array
+from wavetune.wireless.rate_models import Envelope, Ladder, RateModel, Shannon
 
 IntArray = NDArray[np.int64]
 BoolArray = NDArray[np.bool_]
@@ -31,6 +32,7 @@ class RadioBand:
         interference_w_M: interference power per subchannel, at whichever end receives (W); scalar 0 for none.
         downlink_gain_KM: gain of the way back; None where the downlink is not priced.
         downlink_power_w: the server's power, spread evenly over the subchannels (W).
+        rate: what a subchannel carries, in both directions.
     """
 
     gain_KM: Array
@@ -40,6 +42,7 @@ class RadioBand:
     interference_w_M: Array | float = 0.0
     downlink_gain_KM: Array | None = None
     downlink_power_w: float = 0.0
+    rate: RateModel = Shannon()
 
     @property
     def num_subchannels(self) -> int:
@@ -53,8 +56,28 @@ class RadioBand:
 
     @property
     def snr_per_w_KM(self) -> Array:
-        """Signal-to-noise ratio per watt sent: gain / (N0 B + interference), in 1/W."""
-        return self.gain_KM / (self.noise_w + self.interference_w_M)
+        """Signal-to-noise ratio per watt sent, over the rate's gap: gain / (N0 B + interference) / gap, in 1/W."""
+        return self.gain_KM / (self.noise_w + self.interference_w_M) / self.envelope.gap
+
+    @property
+    def envelope(self) -> Envelope:
+        """What the uplink's rate never exceeds, and plans are found with."""
+        return self.rate.envelope(self.subchannel_hz)
+
+    @property
+    def effective_hz(self) -> float:
+        """Width of a subchannel of which the envelope's rate is Shannon's, up to its limit (Hz)."""
+        return self.subchannel_hz * self.envelope.share
+
+    @property
+    def ladder(self) -> Ladder | None:
+        """The rates worth sending at where the uplink's rate is below its envelope."""
+        return self.rate.ladder(self.subchannel_hz)
+
+    def envelope_bit_per_s(self, snr: Array) -> Array:
+        """The envelope's rate at a ratio over its gap, as `snr_per_w_KM` gives it (bit/s)."""
+        limit = self.effective_hz * self.envelope.most
+        return np.minimum(self.effective_hz * np.log1p(snr) / np.log(2.0), limit)
 
 
 @dataclass(frozen=True)

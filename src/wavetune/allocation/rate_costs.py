@@ -94,7 +94,8 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
                     continue
                 bundle, dearer = best_prices(
                     problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, cap_w,
-                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, scratches[more],
+                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, problem.limit,
+                    scratches[more],
                 )  # fmt: skip
                 prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
                 slope = bundle.level * watt_price * dearer * _LOG_2

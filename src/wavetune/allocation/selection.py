@@ -34,7 +34,7 @@ def lone_round_s(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int
     compute_s_K = (load.client_forward_flop_IK + load.client_backward_flop_IK)[0] / problem.client_flop_per_s_K
     server_s_K = (load.server_forward_flop_IK + load.server_backward_flop_IK)[0] / problem.server_flop_per_s
     up_s_K, fed_s_K = (
-        transfer_s(bits_K, band.subchannel_hz * BandTables(band, problem.tx_power_max_w_K).lone_rate_K)
+        transfer_s(bits_K, band.effective_hz * BandTables(band, problem.tx_power_max_w_K).lone_rate_K)
         for band, bits_K in ((problem.main, load.uplink_bits_IK[0]), (problem.fed, load.fed_upload_bits_K))
     )
     alone_s_K = problem.local_steps * (compute_s_K + server_s_K + up_s_K) + fed_s_K
@@ -125,7 +125,7 @@ def most_possible(problem: Problem, cut: int, rank: int, deadline_s: float) -> i
         most_w_K = np.minimum(problem.tx_power_max_w_K, band.total_power_max_w) * (1 + 1e-6)
         best_KM = -np.sort(-band.snr_per_w_KM, axis=1)
         # Full power on each of the n strongest at once is more than any split of it would carry.
-        rate_KM = np.cumsum(band.subchannel_hz * np.log1p(best_KM * most_w_K[:, None]) / np.log(2.0), axis=1)
+        rate_KM = np.cumsum(band.envelope_bit_per_s(best_KM * most_w_K[:, None]), axis=1)
         short_KM = rate_KM * np.maximum(left_s_K, 0.0)[:, None] < bits_K[:, None] * (1 - 1e-9)
         count_K = np.where(bits_K > 0, 1 + np.sum(short_KM, axis=1), 0)
         count_K = np.sort(count_K[(count_K <= band.num_subchannels) & (left_s_K > 0)])

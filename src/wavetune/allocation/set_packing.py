@@ -47,12 +47,17 @@ def reduced_costs(
         weight_M1[M] / problem.total_w,
         problem.need_K[k] / (delay - problem.ready_K[k]),
     )
-    bundle, dearer = best_prices(log_M, inverse_M, weight_M, rate, watt_price, cap_w, 1.0, 1.0, 1, True, 1e-7, scratch)
+    limit = problem.limit
+    bundle, dearer = best_prices(
+        log_M, inverse_M, weight_M, rate, watt_price, cap_w, 1.0, 1.0, 1, True, 1e-7, limit, scratch
+    )
     watt, log_level = watt_price * dearer, np.log2(bundle.level)
     rate_price = bundle.level * watt * LOG_2
     for i in range(M):
         above = log_level + log_M[i]
         gain = rate_price * above - watt * (bundle.level - inverse_M[i]) if above > 0.0 else 0.0
+        if above > limit:
+            gain = rate_price * limit - watt * np.expm1(limit * LOG_2) * inverse_M[i]
         cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
     return rate_price * rate - (watt - watt_price) * cap_w, rate_price, watt - watt_price
 
@@ -74,7 +79,7 @@ def set_cost(
             owned[count] = i
             count += 1
             cost += weight_M1[i]
-    power_w, _ = least_power(problem.log_KM[k], problem.inverse_KM[k], owned, count, rate)
+    power_w, _ = least_power(problem.log_KM[k], problem.inverse_KM[k], owned, count, rate, problem.limit)
     return cost + weight_M1[-1] / problem.total_w * power_w if power_w <= problem.cap_w_K[k] else np.inf, power_w
 
 

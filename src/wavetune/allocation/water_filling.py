@@ -1,8 +1,9 @@
 """Compiled water-filling: least power for a rate, and the least common delay of all clients.
 
 Quantities per subchannel i of client k: h = signal-to-noise ratio per watt, log = log2 h, inverse = 1/h. Rates are in
-bit/s per hertz of a subchannel. A client with more time needs a lower rate, and the least power falls faster than the
-time grows (P(R) is convex with P(0) = 0), so that whoever waits for the last client spends least by sending all the
+bit/s per hertz of a subchannel, of which one carries at most a limit: where the strongest would carry more, they are
+full, and the rest is water-filling over the others. A client with more time needs a lower rate, and the least power
+falls faster than the time grows (P(R) is convex with P(0) = 0), so that whoever waits for the last client spends least by sending all the
 while. Everything here is compiled on first use and cached, so import it where it is needed.
 Shape suffixes: K clients, M subchannels.
 """
@@ -47,7 +48,10 @@ _LOW = (
 
 
 class BandProblem(NamedTuple):
-    """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W)."""
+    """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W).
+
+    `limit` is the most that a subchannel carries (bit/s/Hz).
+    """
 
     log_KM: Array
     inverse_KM: Array
@@ -55,6 +59,7 @@ class BandProblem(NamedTuple):
     need_K: Array
     cap_w_K: Array
     total_w: float
+    limit: float = np.inf
 
 
 def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
@@ -65,8 +70,13 @@ def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
 
 
 @part
-def least_power(log_M: Array, inverse_M: Array, owned: IntArray, count: int, rate: float) -> tuple[float, float]:
-    """Least power (W) for `rate` over the first `count` of `owned` (strongest first), and its water level (W)."""
+def least_power(
+    log_M: Array, inverse_M: Array, owned: IntArray, count: int, rate: float, limit: float
+) -> tuple[float, float]:
+    """Least power (W) for `rate` over the first `count` of `owned` (strongest first), and its water level (W).
+
+    Where all of them together do not carry the rate, the power is at least HUGE_W and grows with what is missing.
+    """
     if rate <= 0.0:
         return 0.0, 0.0
     if rate < _LOW and count > 0:
@@ -80,6 +90,8 @@ def least_power(log_M: Array, inverse_M: Array, owned: IntArray, count: int, rat
         sum_log += log
         sum_inverse += float(inverse_M[owned[j]])
         active += 1
+    if limit < np.inf and (active == 0 or (rate - sum_log) / active + log_M[owned[0]] > limit):
+        return _limited_power(log_M, inverse_M, owned, count, rate, limit)
     if active == 0:
         return HUGE_W, HUGE_W
     log_level = (rate - sum_log) / active
@@ -90,7 +102,49 @@ def least_power(log_M: Array, inverse_M: Array, owned: IntArray, count: int, rat
 
 
 @part
-def most_rate(log_M: Array, inverse_M: Array, owned: IntArray, count: int, power_w: float) -> float:
+def _heard(log_M: Array, owned: IntArray, count: int) -> int:
+    """How many of a client's subchannels, strongest first, it is heard on."""
+    while count > 0 and log_M[owned[count - 1]] < -1e29:
+        count -= 1
+    return count
+
+
+@part
+def _limited_power(
+    log_M: Array, inverse_M: Array, owned: IntArray, count: int, rate: float, limit: float
+) -> tuple[float, float]:
+    """`least_power` where the strongest subchannels are full."""
+    count = _heard(log_M, owned, count)
+    missing = rate - count * limit
+    if missing > 1e-12 * rate:
+        # A level at which a further subchannel is worth all that it can add.
+        return HUGE_W * (1.0 + min(missing, 1e6)), HUGE_W * (1.0 + 1.0 / limit) / np.log(2.0)
+    full, active, sum_log, sum_inverse, full_inverse, log_level = 0, 0, 0.0, 0.0, 0.0, 0.0
+    while True:
+        while active < count and (active == full or log_level + log_M[owned[active]] > 0.0):
+            sum_log += float(log_M[owned[active]])
+            sum_inverse += float(inverse_M[owned[active]])
+            active += 1
+            log_level = (rate - full * limit - sum_log) / (active - full)
+        if active == full or log_level + log_M[owned[full]] <= limit:
+            break
+        sum_log -= float(log_M[owned[full]])
+        sum_inverse -= float(inverse_M[owned[full]])
+        full_inverse += float(inverse_M[owned[full]])
+        full += 1
+        if active > full:
+            log_level = (rate - full * limit - sum_log) / (active - full)
+    if active == full:
+        log_level = limit - float(log_M[owned[count - 1]])
+    if log_level > _MAX_LOG2:
+        return HUGE_W, HUGE_W
+    level = 2.0**log_level
+    power_w = np.expm1(limit * np.log(2.0)) * full_inverse + max((active - full) * level - sum_inverse, 0.0)
+    return power_w, level
+
+
+@part
+def most_rate(log_M: Array, inverse_M: Array, owned: IntArray, count: int, power_w: float, limit: float) -> float:
     """Largest rate that `power_w` buys over the first `count` of `owned` (strongest first)."""
     if count > 0 and power_w < _LOW * inverse_M[owned[0]]:
         return float(np.log1p(power_w / inverse_M[owned[0]]) / np.log(2.0))
@@ -103,7 +157,31 @@ def most_rate(log_M: Array, inverse_M: Array, owned: IntArray, count: int, power
         level_sum += inverse
         active += 1
         level = level_sum / active
+    if active > 0 and np.log2(level) + log_M[owned[0]] > limit:
+        return _limited_rate(log_M, inverse_M, owned, count, power_w, limit)
     return active * float(np.log2(level)) + sum_log if active > 0 else 0.0
+
+
+@part
+def _limited_rate(log_M: Array, inverse_M: Array, owned: IntArray, count: int, power_w: float, limit: float) -> float:
+    """`most_rate` where the strongest subchannels are full."""
+    count, full_snr = _heard(log_M, owned, count), np.expm1(limit * np.log(2.0))
+    full, active, sum_log, level_sum, level = 0, 0, 0.0, power_w, 0.0
+    while True:
+        while active < count and (active == full or level > inverse_M[owned[active]]):
+            sum_log += float(log_M[owned[active]])
+            level_sum += float(inverse_M[owned[active]])
+            active += 1
+            level = level_sum / (active - full)
+        if active == full:
+            return full * limit
+        if np.log2(level) + log_M[owned[full]] <= limit:
+            return full * limit + (active - full) * float(np.log2(level)) + sum_log
+        sum_log -= float(log_M[owned[full]])
+        level_sum -= (1.0 + full_snr) * float(inverse_M[owned[full]])
+        full += 1
+        if active > full:
+            level = level_sum / (active - full)
 
 
 @part
@@ -134,14 +212,14 @@ def owned_lists(log_KM: Array, owner_M: IntArray) -> tuple[IntArray, IntArray]:
 @part
 def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> tuple[float, Array]:
     """Least delay every sending client can meet, and their rates at it; infinite where one cannot send."""
-    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w = problem
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit = problem
     K = len(need_K)
     rate_K = np.zeros(K)
     delay = -np.inf
     for k in range(K):
         if need_K[k] > 0.0:
             cap_w = min(cap_w_K[k], total_w)
-            best = most_rate(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], cap_w) if cap_w > 0.0 else 0.0
+            best = most_rate(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], cap_w, limit) if cap_w > 0.0 else 0.0
             if best <= 0.0:
                 return np.inf, rate_K
             delay = max(delay, ready_K[k] + need_K[k] / best)
@@ -151,7 +229,7 @@ def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> 
             if need_K[k] > 0.0:
                 left_s = max(delay - ready_K[k], 1e-300)
                 rate_K[k] = need_K[k] / left_s
-                power_k, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k])
+                power_k, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], limit)
                 power_w += power_k
                 slope += level * np.log(2.0) * rate_K[k] / left_s
         # Convex and decreasing in the delay: Newton's steps from the left never overshoot.
@@ -167,7 +245,7 @@ def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> 
 @kernel
 def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array, Array]:
     """Least delay of all clients for given owners, the powers that reach it, and the clients' water levels (W)."""
-    log_KM, inverse_KM, _, need_K, cap_w_K, total_w = problem
+    log_KM, inverse_KM, _, need_K, cap_w_K, total_w, limit = problem
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     delay, rate_K = least_delay(problem, owned_KM, count_K)
     power_w_M, level_K = np.zeros(len(owner_M)), np.ones(len(need_K))
@@ -175,9 +253,9 @@ def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array
         return delay, power_w_M, level_K
     for k in range(len(need_K)):
         if need_K[k] > 0.0:
-            power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k])
+            power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], limit)
             level_K[k] = level
-            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, power_w_M)
+            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, limit, power_w_M)
             spent_w = 0.0
             for j in range(count_K[k]):
                 spent_w += power_w_M[owned_KM[k, j]]
@@ -202,6 +280,7 @@ def fill_powers(
     rate: float,
     power_w: float,
     level_w: float,
+    limit: float,
     power_w_M: Array,
 ) -> None:
     """Set the powers that least_power adds up."""
@@ -210,7 +289,7 @@ def fill_powers(
         return
     for j in range(count):
         i = int(owned[j])
-        above = np.log2(level_w) + log_M[i]
+        above = min(np.log2(level_w) + log_M[i], limit)
         if above > 0.0:
             power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
 
@@ -220,8 +299,8 @@ def owners_delay(problem: BandProblem, owner_M: IntArray) -> float:
     return optimal_power(problem, owner_M)[0]
 
 
-def lone_rates(snr_per_w_KM: Array, power_w_K: Array) -> Array:
-    """Upper bound, tight to 1e-6, on each client's rate (bit/s/Hz) with the whole band to itself.
+def lone_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float = np.inf) -> Array:
+    """Upper bound on each client's rate (bit/s/Hz) with the whole band to itself; tight to 1e-6 without a limit.
 
     >>> lone_rates(np.array([[3.0, 1e-9]]), np.array([1.0])).round(5).tolist()
     [2.0]
@@ -236,20 +315,22 @@ def lone_rates(snr_per_w_KM: Array, power_w_K: Array) -> Array:
     rate_K: Array = np.sum(np.log2(np.maximum(level_K1 * best_KM, 1.0)), axis=1)
     # Where the ratio is tiny the sum above is all rounding, and the strongest subchannel alone is as good as all.
     linear_K = power_w_K * best_KM[:, 0]
-    return np.where(linear_K < _LOW, linear_K / np.log(2.0), rate_K) * (1 + 1e-6)
+    heard_K = np.sum(best_KM > _LEAST_SNR_PER_W, axis=1)
+    most_K = np.where(heard_K > 0, heard_K, 1) * limit
+    return np.minimum(np.where(linear_K < _LOW, linear_K / np.log(2.0), rate_K), most_K) * (1 + 1e-6)
 
 
 @kernel
 def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
     """Least energy (J) and power (W) of each client that is done by `done_s` at no less than its floor (bit/s/Hz)."""
-    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem
     K = len(need_K)
     energy_K, power_K = np.zeros(K), np.zeros(K)
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     for k in range(K):
         if need_K[k] > 0.0:
             rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
-            power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate)
+            power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
             power_K[k] = power_w
             energy_K[k] = power_w * (need_K[k] / rate) if power_w < HUGE_W else np.inf
     return energy_K, power_K
@@ -258,14 +339,14 @@ def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s
 @kernel
 def powers_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
     """The powers (W) that `energy_until` adds up, per subchannel."""
-    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem
     power_w_M = np.zeros(len(owner_M))
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     for k in range(len(need_K)):
         if need_K[k] > 0.0:
             rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
-            power_w, level_w = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate)
-            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, power_w_M)
+            power_w, level_w = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
+            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, limit, power_w_M)
     return power_w_M
 
 
@@ -277,7 +358,7 @@ def earliest_affordable(
 
     Infinite where a billion times as long would not do.
     """
-    log_KM, inverse_KM, ready_K, need_K, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     low, high, done = soonest_s, soonest_s, soonest_s
     while True:
@@ -285,7 +366,7 @@ def earliest_affordable(
         for k in range(len(need_K)):
             if need_K[k] > 0.0:
                 rate = max(need_K[k] / max(done - ready_K[k], 1e-300), floor_K[k])
-                power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate)
+                power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
                 joules = power_w * (need_K[k] / rate)
                 energy_j += joules
                 within = within and joules <= left_j_K[k]

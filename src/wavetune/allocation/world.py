@@ -12,6 +12,7 @@ import numpy as np
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.wireless.channel import Channel, LinkState
+from wavetune.wireless.rate_models import RateModel
 from wavetune.wireless.scenario import Band, Device, Scenario
 
 
@@ -52,15 +53,15 @@ def problem_from_world(
         num_samples_K=np.ones(len(devices)) if num_samples_K is None else np.asarray(num_samples_K, dtype=np.float64),
         tx_power_max_w_K=np.array([device.tx_power_max_w for device in devices]),
         memory_bytes_K=np.array([device.memory_bytes for device in devices]),
-        main=_radio_band(scenario.bands.main, channel.main),
-        fed=_radio_band(scenario.bands.fed, channel.fed),
+        main=_radio_band(scenario.bands.main, channel.main, scenario.rate),
+        fed=_radio_band(scenario.bands.fed, channel.fed, scenario.rate),
         price_downlink=price_downlink,
         client_energy_j_per_flop_K=np.array([device.energy_j_per_flop for device in devices]),
         server_energy_j_per_flop=scenario.server.energy_j_per_flop,
     )
 
 
-def _radio_band(band: Band, link: LinkState) -> RadioBand:
+def _radio_band(band: Band, link: LinkState, rate: RateModel) -> RadioBand:
     return RadioBand(
         gain_KM=link.uplink_gain_KM,
         subchannel_hz=band.subchannel_hz,
@@ -69,4 +70,5 @@ def _radio_band(band: Band, link: LinkState) -> RadioBand:
         interference_w_M=link.interference_w_M,
         downlink_gain_KM=link.downlink_gain_KM,
         downlink_power_w=band.downlink_power_w,
+        rate=rate,
     )

@@ -7,11 +7,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.errors import ConfigError
 from wavetune.units import Array
+from wavetune.wireless.rate_models import RateModel, Shannon
 
 if TYPE_CHECKING:
     from wavetune.wireless.channel import LinkState
     from wavetune.wireless.scenario import Band
+
+_SHANNON = Shannon()
 
 
 def subchannel_rate_bit_per_s(
@@ -20,10 +24,12 @@ def subchannel_rate_bit_per_s(
     noise_w: float | Array,
     subchannel_hz: float,
     interference_w: float | Array = 0.0,
+    rate: RateModel = _SHANNON,
+    uplink: bool = True,
 ) -> Array:
-    """Shannon rate of a subchannel.
+    """Rate of a subchannel.
 
-    Formula: R = B log2(1 + p g / (N + I)).
+    Formula: that of the rate model at the ratio p g / (N + I); Shannon's R = B log2(1 + p g / (N + I)) by default.
 
     Args:
         power_w: p, transmit power on the subchannel, W.
@@ -31,17 +37,22 @@ def subchannel_rate_bit_per_s(
         noise_w: N, noise power in the subchannel, W (noise PSD times B).
         subchannel_hz: B, Hz.
         interference_w: I, interference power in the subchannel at the receiver, W.
+        rate: what a subchannel carries at a ratio.
+        uplink: the direction.
 
     Returns:
         bit/s, in the broadcast shape of the arguments; 0 where power or gain is 0.
 
-    Ignores: modulation and coding losses, cyclic prefix and pilots.
+    Raises:
+        ConfigError: a power is negative or no number.
 
     >>> float(subchannel_rate_bit_per_s(1.0, 3e-15, 1e-15, 1e6))
     2000000.0
     """
+    if not np.all(np.greater_equal(power_w, 0.0)):
+        raise ConfigError(f"power_w is {np.min(power_w):g} but must be at least 0; powers are in watts, not in dBm")
     snr = np.multiply(power_w, gain, dtype=np.float64) / np.add(noise_w, interference_w)
-    return subchannel_hz * np.log1p(snr) / np.log(2)
+    return rate.rate_bit_per_s(snr, subchannel_hz, uplink)
 
 
 def client_rates(
@@ -51,6 +62,8 @@ def client_rates(
     noise_w: float,
     subchannel_hz: float,
     interference_w: float | Array = 0.0,
+    rate: RateModel = _SHANNON,
+    uplink: bool = True,
 ) -> Array:
     """Rate of every client: the sum over the subchannels it owns.
 
@@ -61,6 +74,8 @@ def client_rates(
         noise_w: noise power in a subchannel, W.
         subchannel_hz: bandwidth of a subchannel, Hz.
         interference_w: interference power, W, scalar or [M].
+        rate: what a subchannel carries at a ratio.
+        uplink: the direction.
 
     Returns:
         [K] rates, bit/s; 0 for a client that owns nothing.
@@ -69,21 +84,26 @@ def client_rates(
     [4000000.0, 0.0]
     """
     owner_gain_M = gain_KM[owner_M, np.arange(len(owner_M))]  # of no meaning where there is no owner
-    rate_M = subchannel_rate_bit_per_s(power_w_M, owner_gain_M, noise_w, subchannel_hz, interference_w)
+    rate_M = subchannel_rate_bit_per_s(
+        power_w_M, owner_gain_M, noise_w, subchannel_hz, interference_w, rate, uplink
+    )
     is_owner_KM = owner_M == np.arange(len(gain_KM))[:, None]
     return np.where(is_owner_KM, rate_M, 0.0).sum(axis=1)
 
 
-def uplink_rates(band: Band, link: LinkState, owner_M: NDArray[np.int_], power_w_M: Array) -> Array:
+def uplink_rates(
+    band: Band, link: LinkState, owner_M: NDArray[np.int_], power_w_M: Array, rate: RateModel = _SHANNON
+) -> Array:
     """[K] uplink rates in bit/s of one band under an allocation of subchannels and powers."""
     return client_rates(
-        owner_M, power_w_M, link.uplink_gain_KM, band.noise_w, band.subchannel_hz, link.interference_w_M
+        owner_M, power_w_M, link.uplink_gain_KM, band.noise_w, band.subchannel_hz, link.interference_w_M, rate
     )
 
 
-def downlink_rates(band: Band, link: LinkState, owner_M: NDArray[np.int_]) -> Array:
+def downlink_rates(band: Band, link: LinkState, owner_M: NDArray[np.int_], rate: RateModel = _SHANNON) -> Array:
     """[K] downlink rates in bit/s: the server's power is spread evenly over all subchannels, used or not."""
     power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
+    gain_KM, interference_w_M = link.downlink_gain_KM, link.interference_w_M
     return client_rates(
-        owner_M, power_w_M, link.downlink_gain_KM, band.noise_w, band.subchannel_hz, link.interference_w_M
+        owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, interference_w_M, rate, uplink=False
     )

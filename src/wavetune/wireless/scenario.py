@@ -21,6 +21,7 @@ from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.knowledge import Knowledge
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
 from wavetune.wireless.placement import Placement, UniformDisc
+from wavetune.wireless.rate_models import RateModel, Shannon
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
 
 
@@ -182,6 +183,7 @@ class Scenario:
     placement: Placement = field(default_factory=UniformDisc)
     channel: ChannelModel = field(default_factory=Block)
     knowledge: Knowledge = field(default_factory=Knowledge)
+    rate: RateModel = field(default_factory=Shannon)
     reciprocal: bool = True
     unusual: bool = False
 
@@ -192,6 +194,8 @@ class Scenario:
                 f"Scenario.min_distance_m is {self.min_distance_m:g} but must be less than "
                 f"cell_radius_m = {self.cell_radius_m:g}; shrink it or enlarge the cell"
             )
+        for name, band in (("main", self.bands.main), ("fed", self.bands.fed)):
+            self.rate.require_width(f"bands.{name}", band.subchannel_hz)
         self.placement.require_inside(self.population.num_clients, self.min_distance_m, self.cell_radius_m)
         source = f"the range of {type(self.path_loss).__name__}"
         check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)

@@ -78,7 +78,9 @@ def fedsllm_problem(problem: Problem, cut: int, rank: int, learning: LearningMod
     bands = (problem.main, problem.fed)
     return FedsllmProblem(
         iteration_s_K=client_flop_K / problem.client_flop_per_s_K + server_flop / problem.server_flop_per_s,
-        bits_2K=np.stack([load.uplink_bits_IK[0], load.fed_upload_bits_K]),
+        bits_2K=np.stack(
+            [load.uplink_bits_IK[0] / problem.main.envelope.share, load.fed_upload_bits_K / problem.fed.envelope.share]
+        ),
         carrier_to_noise_hz_2K=np.stack(
             [_power_w_K(problem, b) * b.snr_per_w_KM.mean(axis=1) * b.subchannel_hz for b in bands]
         ),
