@@ -42,8 +42,8 @@ def parts(instance, cut, rank):
     forward, backward = ("forward_flop", "lora_forward_flop_per_rank"), ("backward_flop", "lora_backward_flop_per_rank")
     server = len(speed) * (flop(*forward, far) + flop(*backward, far)) / instance["server"]["flop_per_s"]
     adapters = rank * float(np.sum(np.array(costs["lora_bits_per_rank"])[near]))
-    activations = batch * float(costs["activation_bits"][cut - 1])
-    return flop(*forward, near) / speed, activations, server + float(np.max(flop(*backward, near) / speed)), adapters
+    after = server + float(np.max(flop(*backward, near) / speed))
+    return flop(*forward, near) / speed, batch * float(costs["activation_bits"][cut - 1]), after, adapters
 
 
 def fits(instance, cut, rank):
@@ -53,15 +53,20 @@ def fits(instance, cut, rank):
     return all(c.get("memory_bytes") is None or need <= c["memory_bytes"] for c in instance["clients"])
 
 
-def snr(band):
-    """Signal-to-noise ratio per watt of every client on every subchannel."""
-    return np.array(band["gain"], dtype=float) / (band["noise_psd_w_per_hz"] * band["subchannel_hz"])
+def link(band):
+    """Ratio per watt over the gap, hertz that carry log2(1 + ratio), and the most bit/s/Hz, of Shannon's rate."""
+    rate = band.get("wavetune:rate", {})
+    require(rate.get("kind", "shannon") == "shannon", "a rate other than Shannon's is not known here")
+    share = (1 - rate.get("uplink_overhead", 0.0)) * rate.get("uplink_share", 1.0)
+    noise = band["noise_psd_w_per_hz"] * band["subchannel_hz"] * 10 ** (rate.get("snr_gap_db", 0.0) / 10)
+    most = float(rate.get("max_bit_per_s_per_hz") or "inf")
+    return np.array(band["gain"], dtype=float) / noise, share * band["subchannel_hz"], most
 
 
 def airtime(band, caps, used, bits, name):
     """Seconds that each client sends under the plan's owners and powers, which must keep all limits."""
     owner, power = np.array(used["owner"]), np.array(used["power_w"], dtype=float)
-    h, K = snr(band), len(caps)
+    (h, hertz, most), K = link(band), len(caps)
     require(owner.shape == power.shape == (h.shape[1],), f"{name}: owner and power_w must have {h.shape[1]} entries")
     require(np.all((owner >= -1) & (owner < K) & (owner == owner.astype(int))), f"{name}: an owner is no client")
     require(np.all(power >= 0) and np.all(power[owner < 0] == 0), f"{name}: a power is negative or nobody's")
@@ -70,7 +75,7 @@ def airtime(band, caps, used, bits, name):
     for k in range(K):
         mine = owner == k
         require(np.sum(power[mine]) <= caps[k] * (1 + 1e-9), f"{name}: client {k} exceeds its power")
-        rate = band["subchannel_hz"] * float(np.sum(np.log1p(power[mine] * h[k, mine]))) / LN2
+        rate = hertz * float(np.sum(np.minimum(np.log1p(power[mine] * h[k, mine]) / LN2, most)))
         require(bits == 0 or rate > 0, f"{name}: client {k} has bits and no rate")
         seconds[k] = bits / rate if bits > 0 else 0.0
     return seconds
@@ -78,10 +83,8 @@ def airtime(band, caps, used, bits, name):
 
 def plan_delay(instance, plan):
     """Total delay of the plan, rounded up."""
-    cut, rank = plan["cut"], plan["rank"]
-    require(
-        cut in instance["cuts"] and str(rank) in instance["rounds_to_target"], f"cut {cut}, rank {rank}: not allowed"
-    )
+    cut, rank, ranks = plan["cut"], plan["rank"], instance["rounds_to_target"]
+    require(cut in instance["cuts"] and str(rank) in ranks, f"cut {cut}, rank {rank}: not allowed")
     require(fits(instance, cut, rank), f"cut {cut}, rank {rank}: a client lacks memory")
     caps = np.array([c["tx_power_max_w"] for c in instance["clients"]])
     ready, bits, after, adapters = parts(instance, cut, rank)
@@ -91,35 +94,34 @@ def plan_delay(instance, plan):
     return instance["rounds_to_target"][str(rank)] * a_round * (1 + EPS)
 
 
-def reduced_costs(h, w, nu, watt):
+def reduced_costs(h, w, nu, watt, most):
     """c_i rounded down; infinite where the client hears nothing."""
     heard, inverse = h > 0, 1 / np.where(h > 0, h, 1.0)
     level = nu / (watt * LN2)
     above = np.log2(max(level, 1e-300)) - np.log2(inverse)
     gain = np.where(above > 0, nu * above - watt * (level - inverse), 0.0)
-    error = np.where(
-        above > 0, nu * (abs(np.log2(max(level, 1e-300))) + abs(np.log2(inverse))) + watt * (level + inverse), 0
-    )
+    logs = abs(np.log2(max(level, 1e-300))) + abs(np.log2(inverse))
+    error = np.where(above > 0, nu * logs + watt * (level + inverse), 0)
+    gain = np.where(above > most, nu * min(most, 1e300) - watt * (2.0 ** min(most, 900) - 1) * inverse, gain)
     return np.where(heard, w - gain - EPS * (w + error), np.inf)
 
 
-def least_power(h, rate):
+def least_power(h, rate, most):
     """Least power for a rate on a set of subchannels, rounded down."""
-    inverse, power = np.sort(1 / h), np.inf
-    for n in range(1, len(inverse) + 1):
-        level = 2.0 ** min((rate + float(np.sum(np.log2(inverse[:n])))) / n, 600)
-        if n < len(inverse) and level > inverse[n]:
-            continue
-        power = n * level - float(np.sum(inverse[:n]))
-        return max(power - EPS * n * level, 0.0)
-    return power
+    inverse, low, high = 1 / h, -1100.0, 1000.0  # the logarithm of the water level, whose lower end is too low
+    for _ in range(60):
+        level = 0.5 * (low + high)
+        enough = np.sum(np.clip(level - np.log2(inverse), 0, most)) >= rate
+        low, high = (low, level) if enough else (level, high)
+    least = float(np.sum(np.clip(2.0**low - inverse, 0, (2.0**most - 1) * inverse) - EPS * 2.0**low))
+    return np.inf if rate > most * len(h) * (1 + EPS) else max(least, 0.0)
 
 
-def cheapest(h, w, mu, cap, rate, client):
+def cheapest(h, w, mu, cap, rate, client, most):
     """Lower bound on what a client pays, confirmed with the certificate's multipliers."""
     nus, alphas = client["nu"], client["alpha"]
     require(min(*nus, *alphas) >= 0 and max(*nus, *alphas) < np.inf, "a multiplier is negative or no number")
-    costs = [reduced_costs(h, w, nu, mu + alpha) for nu, alpha in zip(nus, alphas, strict=True)]
+    costs = [reduced_costs(h, w, nu, mu + alpha, most) for nu, alpha in zip(nus, alphas, strict=True)]
     free = [nu * rate - alpha * cap - EPS * (nu * rate + alpha * cap) for nu, alpha in zip(nus, alphas, strict=True)]
     if "least" not in client:
         n = int(client["count"])
@@ -135,14 +137,13 @@ def cheapest(h, w, mu, cap, rate, client):
     while stack:  # every set whose bound is below `least`, as changes of the first one in ascending order of their cost
         place, bound, chosen = stack.pop()
         if bound < least and np.any(chosen):
-            power = least_power(h[chosen], rate)
+            power = least_power(h[chosen], rate, most)
             pays = float(np.sum(w[chosen])) + mu * power
             require(power > cap or pays * (1 + EPS) >= least, "a client has a cheaper set than the certificate says")
         for later in range(place, len(order)):
-            more = bound + abs(float(c[order[later]])) * (1 - EPS)
+            more, changed = bound + abs(float(c[order[later]])) * (1 - EPS), chosen.copy()
             if more >= least:
                 break
-            changed = chosen.copy()
             changed[order[later]] = not changed[order[later]]
             stack.append((later + 1, more, changed))
     return least
@@ -150,13 +151,13 @@ def cheapest(h, w, mu, cap, rate, client):
 
 def refuted(band, caps, ready, bits, delay, proof):
     """Whether a proof shows that no allocation of a band ends by a delay."""
-    h, w, power = snr(band), np.array(proof["subchannels"], dtype=float), float(proof["power"])
+    (h, hertz, most), w, power = link(band), np.array(proof["subchannels"], dtype=float), float(proof["power"])
     require(np.all(np.isfinite(w)) and np.all(w >= 0) and power > 0 and len(w) == h.shape[1], "prices must be positive")
     require(np.all(delay > ready), "a proof must be for a delay after the last start")
     mu, total = power / band["total_power_max_w"], 0.0
     for k, client in enumerate(proof["clients"]):
-        rate = bits / (band["subchannel_hz"] * (delay - ready[k])) * (1 - EPS)
-        total += min(cheapest(h[k], w, mu, caps[k], rate, client), 1e6 * (np.sum(w) + power))
+        rate = bits / (hertz * (delay - ready[k])) * (1 - EPS)
+        total += min(cheapest(h[k], w, mu, caps[k], rate, client, most), 1e6 * (np.sum(w) + power))
     return total * (1 - EPS) > (float(np.sum(w)) + power) * (1 + EPS)
 
 
@@ -164,8 +165,8 @@ def bound(instance, certificate):
     """The lower bound that the certificate proves, over every allowed cut and rank that fits the memories."""
     caps = np.array([c["tx_power_max_w"] for c in instance["clients"]])
     fed_s, proof, K = float(certificate["fed_s_per_bit"]), certificate["fed_proof"], len(caps)
-    shown = fed_s == 0 or refuted(instance["bands"]["fed"], caps, np.zeros(K), 1.0, fed_s, proof)
-    require(shown, "fed band: the proof does not hold")
+    fed = instance["bands"]["fed"]
+    require(fed_s == 0 or refuted(fed, caps, np.zeros(K), 1.0, fed_s, proof), "fed band: the proof does not hold")
     given, lowest = {(p["cut"], p["rank"]): p for p in certificate["pairs"]}, np.inf
     for cut in instance["cuts"]:
         for rank in map(int, instance["rounds_to_target"]):
@@ -173,10 +174,9 @@ def bound(instance, certificate):
                 continue
             require((cut, rank) in given, f"cut {cut}, rank {rank}: not in the certificate")
             ready, bits, after, adapters = parts(instance, cut, rank)
-            pair, main_s = given[cut, rank], float(given[cut, rank]["main_s"])
-            if main_s > np.max(ready):
-                shown = bits > 0 and refuted(instance["bands"]["main"], caps, ready, bits, main_s, pair["proof"])
-                require(shown, f"cut {cut}, rank {rank}: the proof does not hold")
+            pair, main, main_s = given[cut, rank], instance["bands"]["main"], float(given[cut, rank]["main_s"])
+            shown = main_s <= np.max(ready) or (bits > 0 and refuted(main, caps, ready, bits, main_s, pair["proof"]))
+            require(shown, f"cut {cut}, rank {rank}: the proof does not hold")
             a_round = instance["local_steps"] * (main_s + after) + adapters * fed_s
             lowest = min(lowest, instance["rounds_to_target"][str(rank)] * a_round * (1 - EPS))
     return float(lowest)

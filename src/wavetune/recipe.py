@@ -16,14 +16,18 @@ from wavetune.federation.method import Method
 from wavetune.json_reader import read_json, value_of
 from wavetune.part_values import assign, read_part, values_of
 from wavetune.wireless.plausible import require_plausible
+from wavetune.wireless.presets import cell, fields_of_preset
 from wavetune.wireless.scenario import Scenario
 
 
 @dataclass(frozen=True)
 class World:
-    """Where training takes place: the cell and its devices, the clients' data, the model."""
+    """Where training takes place: the cell and its devices, the clients' data, the model.
 
-    scenario: Scenario = field(default_factory=Scenario)
+    By default the scenario is the preset `cell`.
+    """
+
+    scenario: Scenario = field(default_factory=cell)
     data: DataSettings = field(default_factory=DataSettings)
     model: str = "smollm2-135m"
 
@@ -87,7 +91,7 @@ def from_dict(values: Mapping[str, Any], packages: Collection[str] | None = None
 
     Raises ConfigError naming the field, its value and what is allowed.
     """
-    recipe = read_part(Recipe, values, packages=packages)
+    recipe = read_part(Recipe, _with_preset(values), packages=packages)
     require_plausible(recipe.world.scenario)
     return recipe
 
@@ -111,15 +115,44 @@ def load(path: Path) -> Recipe:
 def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
     """The recipe with `path=value` settings applied, values read as JSON where they parse, else as text.
 
-    Setting the `kind` of a part exchanges the part, with the defaults of the new one.
+    Setting the `kind` of a part exchanges the part, with the defaults of the new one; setting the scenario's `preset`
+    sets all that the preset says.
     """
     values = to_dict(recipe)
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
-        assign(Recipe, values, path.strip(), _parsed(path.strip(), text))
+        value = _parsed(path.strip(), text)
+        assign(Recipe, values, path.strip(), value)
+        if path.strip() == _PRESET:
+            values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
     return from_dict(values)
+
+
+_PRESET = "world.scenario.preset"
+
+
+def _with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The values, with those of the scenario's preset where the scenario leaves them out."""
+    world = values.get("world")
+    scenario = world.get("scenario") if isinstance(world, Mapping) else None
+    if not isinstance(world, Mapping) or not isinstance(scenario, Mapping) or "preset" not in scenario:
+        return values
+    return {
+        **values,
+        "world": {**world, "scenario": _merged(values_of(fields_of_preset(scenario["preset"])), scenario)},
+    }
+
+
+def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Values with others over them, field by field; a part of another kind takes the place of the whole part."""
+    found = dict(values)
+    for name, value in over.items():
+        below = found.get(name)
+        fields = isinstance(below, Mapping) and isinstance(value, Mapping) and below.get("kind") == value.get("kind")
+        found[name] = _merged(below, value) if fields else value
+    return found
 
 
 def _parsed(path: str, text: str) -> Any:

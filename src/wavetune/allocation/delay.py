@@ -15,10 +15,12 @@ from functools import cached_property
 
 import numpy as np
 
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.problem import Draw, IntArray, Problem, RadioBand
 from wavetune.units import Array
 from wavetune.wireless.energy import compute_energy_j, radio_energy_j
 from wavetune.wireless.rates import client_rates, subchannel_rate_bit_per_s
+
+_RADIATED = Draw()
 
 
 @dataclass(frozen=True)
@@ -138,16 +140,17 @@ _CLIENT_PHASES = ("client_forward", "uplink", "downlink", "client_backward", "fe
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules of one round."""
+    """Joules of one round: computing, what the amplifiers draw, and what clients draw besides whatever is planned."""
 
     client_compute_j_K: Array
     client_radio_j_K: Array
     server_compute_j: float
     server_radio_j: float
+    client_standby_j_K: Array | None = None
 
     @property
     def total_j(self) -> float:
-        """Everything added up."""
+        """Computing and amplifiers, which plans weigh and budgets limit."""
         return (
             float(np.sum(self.client_compute_j_K + self.client_radio_j_K)) + self.server_compute_j + self.server_radio_j
         )
@@ -208,24 +211,37 @@ def round_energy(
     server_energy_j_per_flop: float,
     downlink_power_main_w_K: Array | float = 0.0,
     downlink_power_fed_w_K: Array | float = 0.0,
+    draw: Draw = _RADIATED,
 ) -> Energy:
     """Energy of one round.
 
-    Model: FLOP times energy per FLOP, and transmit power times airtime.
-    Ignores: idle, receive and circuit power.
+    Model: FLOP times energy per FLOP, and transmit power over the amplifier's efficiency times airtime; besides,
+    circuit power while a client sends, receive power while it receives, idle power all through the round.
+    Ignores: what else the base station draws.
+
+    Args:
+        load, phases: what the round asks, and the seconds of its phases.
+        tx_power_main_w_K, tx_power_fed_w_K: radiated by each client in both bands.
+        client_energy_j_per_flop_K, server_energy_j_per_flop: of computing.
+        downlink_power_main_w_K, downlink_power_fed_w_K: radiated by the server to each client.
+        draw: what devices and amplifiers draw; by default what is radiated.
     """
     client_flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
     server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
     up_s_K, down_s_K = (np.sum(x, axis=0) * load.repeat for x in (phases.uplink_s, phases.downlink_s))
+    radiated_j_K = radio_energy_j(tx_power_main_w_K, up_s_K) + radio_energy_j(tx_power_fed_w_K, phases.fed_upload_s)
+    server_radiated_j = float(
+        np.sum(radio_energy_j(downlink_power_main_w_K, down_s_K))
+        + np.sum(radio_energy_j(downlink_power_fed_w_K, phases.fed_download_s))
+    )
     return Energy(
         client_compute_j_K=compute_energy_j(client_flop_K, client_energy_j_per_flop_K),
-        client_radio_j_K=radio_energy_j(tx_power_main_w_K, up_s_K)
-        + radio_energy_j(tx_power_fed_w_K, phases.fed_upload_s),
+        client_radio_j_K=radiated_j_K / draw.amplifier_efficiency,
         server_compute_j=server_flop * server_energy_j_per_flop,
-        server_radio_j=float(
-            np.sum(radio_energy_j(downlink_power_main_w_K, down_s_K))
-            + np.sum(radio_energy_j(downlink_power_fed_w_K, phases.fed_download_s))
-        ),
+        server_radio_j=server_radiated_j / draw.server_amplifier_efficiency,
+        client_standby_j_K=radio_energy_j(draw.circuit_power_w, up_s_K + phases.fed_upload_s)
+        + radio_energy_j(draw.receive_power_w, down_s_K + phases.fed_download_s)
+        + radio_energy_j(draw.idle_power_w, phases.round_s),
     )
 
 
@@ -282,7 +298,7 @@ def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
     power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
     gain_KM, interference = band.downlink_gain_KM, band.interference_w_M
     return client_rates(
-        owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, interference, band.rate, uplink=False
+        owner_M, power_w_M, gain_KM, band.downlink_noise_w, band.subchannel_hz, interference, band.rate, uplink=False
     )
 
 
@@ -323,7 +339,7 @@ def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
     return subchannel_rate_bit_per_s(
         power_w,
         band.downlink_gain_KM,
-        band.noise_w,
+        band.downlink_noise_w,
         band.subchannel_hz,
         band.interference_w_M,
         band.rate,

@@ -63,7 +63,9 @@ def _least_radio_j(problem: Problem, cut: int, rank: int, round_s: float, enough
     def bound_j(soonest_s: float, latest_s: float) -> float:
         return steps * main.least_j(latest_s) + fed.least_j(left_s - steps * soonest_s)
 
-    return least_over_intervals(bound_j, float(np.max(ready_s_K)), left_s / steps, enough_j)
+    efficiency = problem.draw.amplifier_efficiency
+    least_j = least_over_intervals(bound_j, float(np.max(ready_s_K)), left_s / steps, enough_j * efficiency)
+    return least_j / efficiency
 
 
 def least_over_intervals(bound: Callable[[float, float], float], low_s: float, high_s: float, enough: float) -> float:

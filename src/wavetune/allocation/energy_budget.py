@@ -49,9 +49,10 @@ def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyT
     compute_j_K = np.zeros(problem.num_clients) if per_flop_K is None else flop_K * per_flop_K
     server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
     server_j = server_flop * problem.server_energy_j_per_flop + _broadcast_j(problem, plan, load)
+    efficiency = problem.draw.amplifier_efficiency
 
     def joules_K(share_K: Array) -> Array:
-        return compute_j_K + bands[0].joules_K(share_K) + bands[1].joules_K(share_K)
+        return compute_j_K + (bands[0].joules_K(share_K) + bands[1].joules_K(share_K)) / efficiency
 
     share_K = _largest(lambda s_K: joules_K(s_K) <= terms.budget_j, np.ones(problem.num_clients))
 
@@ -73,7 +74,7 @@ def _broadcast_j(problem: Problem, plan: Plan, load: RoundLoad) -> float:
     ):
         power_w_K = downlink_power_w_K(band, owners, problem.num_clients)
         joules += float(np.sum(np.where(power_w_K > 0, power_w_K * bits_K / np.maximum(rate_K, 1e-300), 0.0)))
-    return joules
+    return joules / problem.draw.server_amplifier_efficiency
 
 
 def _largest(keeps: Callable[[Array], BoolArray], whole: Array) -> Array:

@@ -23,6 +23,7 @@ import numpy as np
 
 from wavetune.allocation.delay import Phases, load_of
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.ladder import require_smooth
 from wavetune.allocation.plan import Allocation, Plan, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
@@ -43,6 +44,7 @@ class Uplink:
         floor_K: least rates (bit/s/Hz).
         times: transfers of a round.
         least_s: the earliest time at which all can be done.
+        efficiency: radiated over drawn power.
     """
 
     band_problem: BandProblem
@@ -50,6 +52,7 @@ class Uplink:
     floor_K: Array
     times: int
     least_s: float
+    efficiency: float = 1.0
 
     @classmethod
     def of(
@@ -61,6 +64,7 @@ class Uplink:
         cap_w_K: Array,
         floor_K: Array,
         times: int,
+        efficiency: float = 1.0,
     ) -> Uplink | None:
         """The band; None where a client that sends has no rate, or not the least rate, within the caps."""
         from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
@@ -74,12 +78,13 @@ class Uplink:
         )  # fmt: skip
         start_s = float(np.max(ready_s_K))
         if not np.any(need_K > 0):
-            return cls(band_problem, owner_M, floor_K, times, start_s)
-        uplink = cls(band_problem, owner_M, floor_K, times, max(owners_delay(band_problem, owner_M), start_s))
+            return cls(band_problem, owner_M, floor_K, times, start_s, efficiency)
+        first_s = max(owners_delay(band_problem, owner_M), start_s)
+        uplink = cls(band_problem, owner_M, floor_K, times, first_s, efficiency)
         if not np.isfinite(uplink.least_s):
             return None
         least_s = earliest(uplink.within_caps, uplink.least_s)
-        return None if least_s is None else cls(band_problem, owner_M, floor_K, times, least_s)
+        return None if least_s is None else cls(band_problem, owner_M, floor_K, times, least_s, efficiency)
 
     @property
     def sends(self) -> bool:
@@ -98,7 +103,7 @@ class Uplink:
         """Energy of a round's transfers in this band if each is done at a time (J)."""
         from wavetune.allocation.water_filling import energy_until
 
-        return self.times * energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)[0]
+        return self.times * energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)[0] / self.efficiency
 
     def allocation(self, done_s: float) -> Allocation:
         """Owners and powers; what rounding adds to a cap is taken off."""
@@ -150,6 +155,7 @@ def economical_plan(
         terms: price, budgets and deadline.
         server_share_K: shares of the server where it is shared.
     """
+    require_smooth(problem, "energy")
     K, load = problem.num_clients, load_of(problem, cut_K, rank_K)
     idle = make_plan(
         problem, cut_K, rank_K, _unpowered(main_owner_M), _unpowered(fed_owner_M), server_share_K=server_share_K
@@ -157,8 +163,9 @@ def economical_plan(
     ready_s_K, after_s = around_activations(idle.phases)
     cap_w_K, steps = problem.tx_power_max_w_K, problem.local_steps
     floor_K = np.broadcast_to(problem.fed_min_rate_bit_per_s, K) * (1 + _SHARPNESS) / problem.fed.effective_hz
-    main = Uplink.of(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K, np.zeros(K), steps)
-    fed = Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1)
+    bits_K, efficiency = load.uplink_bits_IK[0], problem.draw.amplifier_efficiency
+    main = Uplink.of(problem.main, main_owner_M, ready_s_K, bits_K, cap_w_K, np.zeros(K), steps, efficiency)
+    fed = Uplink.of(problem.fed, fed_owner_M, np.zeros(K), load.fed_upload_bits_K, cap_w_K, floor_K, 1, efficiency)
     if main is None or fed is None:
         return None
     round_s = min(terms.deadline_s, terms.target_delay_s / rounds_of(problem, rank_K))

@@ -187,7 +187,8 @@ def computing(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -
 def _cheaper_owners(problem: Problem, terms: EnergyTerms, plan: Plan) -> Iterator[tuple[IntArray, IntArray]]:
     """Owners of both bands that need fewer joules at times around those of a plan; one band is changed at a time."""
     load, cap_w_K, steps = load_of(problem, plan.cut_K, plan.rank_K), problem.tx_power_max_w_K, problem.local_steps
-    main_j_K = steps * plan.main.power_w_K(problem.num_clients) * plan.phases.uplink_s[0]
+    efficiency = problem.draw.amplifier_efficiency
+    main_j_K = steps * plan.main.power_w_K(problem.num_clients) * plan.phases.uplink_s[0] / efficiency
     fed_j_K = plan.energy.client_radio_j_K - main_j_K
     left_j_K = terms.budget_j - plan.energy.client_compute_j_K
     ready_s_K, _ = around_activations(plan.phases)
@@ -195,11 +196,11 @@ def _cheaper_owners(problem: Problem, terms: EnergyTerms, plan: Plan) -> Iterato
     fed_s = float(np.max(plan.phases.fed_upload_s))
     main, fed, bits_K = plan.main.owner_M, plan.fed.owner_M, load.uplink_bits_IK[0]
     for factor in _SOONER if np.any(bits_K > 0) else ():
-        done_s, cap_j_K = float(np.max(ready_s_K)) + factor * main_s, (left_j_K - fed_j_K) / steps
+        done_s, cap_j_K = float(np.max(ready_s_K)) + factor * main_s, (left_j_K - fed_j_K) * efficiency / steps
         yield least_energy_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, cap_j_K, done_s), fed
     fed_bits_K, at_once_K = load.fed_upload_bits_K, np.zeros(problem.num_clients)
     for factor in _SOONER if np.any(fed_bits_K > 0) else ():
-        cap_j_K = left_j_K - main_j_K
+        cap_j_K = (left_j_K - main_j_K) * efficiency
         yield main, least_energy_owners(problem.fed, fed, at_once_K, fed_bits_K, cap_w_K, cap_j_K, factor * fed_s)
 
 

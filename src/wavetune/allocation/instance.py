@@ -19,7 +19,7 @@ from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.errors import ConfigError, InstanceError, JsonError, NotJsonError
 from wavetune.json_reader import read_json
-from wavetune.part_values import read_part, values_of
+from wavetune.parts import named
 from wavetune.units import Array
 from wavetune.wireless.rate_models import RateModel, Shannon
 
@@ -222,7 +222,7 @@ def _band(value: object, path: str, num_clients: int) -> RadioBand:
             )
     rate: RateModel = Shannon()
     if (own := band.get(_OWN_RATE)) is not None:
-        rate = read_part(RateModel, own, f"{path}.{_OWN_RATE}", packages=())
+        rate = _rate(_object(own, f"{path}.{_OWN_RATE}"), f"{path}.{_OWN_RATE}")
     read = RadioBand(
         gain_KM=np.array(rows),
         subchannel_hz=_number(_get(band, "subchannel_hz", path), f"{path}.subchannel_hz", positive=True),
@@ -233,6 +233,20 @@ def _band(value: object, path: str, num_clients: int) -> RadioBand:
     rate.require_width(path, read.subchannel_hz)
     _require_linear_gains(read, path)
     return read
+
+
+def _rate(values: Json, path: str) -> RateModel:
+    """The rate model of its kind and fields."""
+    kind = values.get("kind")
+    if not isinstance(kind, str):
+        raise InstanceError(f"{path}.kind: is {_shown(kind)}, must name a rate such as shannon")
+    part, fields = named(kind, RateModel, path, packages=()), {n: v for n, v in values.items() if n != "kind"}
+    try:
+        return part(**fields)
+    except TypeError:
+        raise InstanceError(f"{path}: has a field that {kind} has not; it has {', '.join(vars(part()))}") from None
+    except ConfigError as error:
+        raise InstanceError(f"{path}: {error}") from None
 
 
 def _require_linear_gains(band: RadioBand, path: str) -> None:
@@ -253,7 +267,7 @@ def _band_json(band: RadioBand) -> Json:
         "noise_psd_w_per_hz": band.noise_psd_w_per_hz,
         "total_power_max_w": band.total_power_max_w,
         "gain": band.gain_KM.tolist(),
-        **({} if band.rate == Shannon() else {_OWN_RATE: values_of(band.rate)}),
+        **({} if band.rate == Shannon() else {_OWN_RATE: {"kind": band.rate.kind, **vars(band.rate)}}),
     }
 
 

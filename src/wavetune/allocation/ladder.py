@@ -1,7 +1,7 @@
 """Powers on the rungs of a rate that grows in steps: as little as meets one delay for all, on given owners.
 
-A subchannel at rung i of a client with ratio h per watt takes snr_i / h watts. Steps from rung to rung on the upper hull
-of the ladder cost ever more per bit, so that a client that takes all its subchannels' steps in ascending order of
+A subchannel at rung i of a client with ratio h per watt takes snr_i / h watts. Steps from rung to rung on the upper
+hull of the ladder cost ever more per bit, so that a client that takes all its subchannels' steps in ascending order of
 watts per bit has at each of them the most bits for its power (Hughes-Hartogs). The least delay that all meet within
 their caps and the total is found by bisection; between two steps a client has more than it needs.
 Shape suffixes: K clients, M subchannels, I rungs.

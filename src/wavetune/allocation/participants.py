@@ -97,6 +97,7 @@ def extend_plan(plan: Plan, clients: Sequence[int], cut_K: IntArray, rank_K: Int
             spread(energy.client_radio_j_K),
             energy.server_compute_j,
             energy.server_radio_j,
+            None if energy.client_standby_j_K is None else spread(energy.client_standby_j_K),
         ),
         server_share_K=None if plan.server_share_K is None else spread(plan.server_share_K),
         active_K=active_K,

@@ -117,6 +117,7 @@ def make_plan(
         problem.server_energy_j_per_flop,
         downlink_power_w_K(problem.main, main, K),
         downlink_power_w_K(problem.fed, fed, K),
+        problem.draw,
     )
     cut_K, rank_K = (np.array(np.broadcast_to(x, K), dtype=np.int64) for x in (cut_K, rank_K))
     bound_s = min(lower_bound_s, delay_s)

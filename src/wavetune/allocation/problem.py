@@ -6,7 +6,7 @@ Shape suffixes: K clients, M subchannels of a band, L layers.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,6 +33,7 @@ class RadioBand:
         downlink_gain_KM: gain of the way back; None where the downlink is not priced.
         downlink_power_w: the server's power, spread evenly over the subchannels (W).
         rate: what a subchannel carries, in both directions.
+        downlink_noise_psd_w_per_hz: noise density at a client (W/Hz); None for that at the server.
     """
 
     gain_KM: Array
@@ -42,7 +43,8 @@ class RadioBand:
     interference_w_M: Array | float = 0.0
     downlink_gain_KM: Array | None = None
     downlink_power_w: float = 0.0
-    rate: RateModel = Shannon()
+    rate: RateModel = field(default_factory=Shannon)
+    downlink_noise_psd_w_per_hz: float | None = None
 
     @property
     def num_subchannels(self) -> int:
@@ -53,6 +55,12 @@ class RadioBand:
     def noise_w(self) -> float:
         """Noise power in one subchannel (W)."""
         return self.noise_psd_w_per_hz * self.subchannel_hz
+
+    @property
+    def downlink_noise_w(self) -> float:
+        """Noise power in one subchannel at a client (W)."""
+        own = self.downlink_noise_psd_w_per_hz
+        return self.noise_w if own is None else own * self.subchannel_hz
 
     @property
     def snr_per_w_KM(self) -> Array:
@@ -81,6 +89,23 @@ class RadioBand:
 
 
 @dataclass(frozen=True)
+class Draw:
+    """What amplifiers and devices draw.
+
+    Args:
+        amplifier_efficiency, server_amplifier_efficiency: radiated over drawn power of the clients and the server.
+        circuit_power_w, receive_power_w, idle_power_w: of a client, besides: while it sends, while it receives, and all
+            through a round (W).
+    """
+
+    amplifier_efficiency: float = 1.0
+    server_amplifier_efficiency: float = 1.0
+    circuit_power_w: float = 0.0
+    receive_power_w: float = 0.0
+    idle_power_w: float = 0.0
+
+
+@dataclass(frozen=True)
 class Problem:
     """Who gets which subchannel and power, where to cut, which rank: everything the decision depends on.
 
@@ -100,6 +125,7 @@ class Problem:
         price_downlink: whether the gradients' and adapters' way back takes time (the paper leaves it out).
         client_energy_j_per_flop_K: compute energy of the clients (J/FLOP); None for 0.
         server_energy_j_per_flop: compute energy of the server (J/FLOP).
+        draw: what amplifiers and devices draw.
         share_server: whether each client gets a share of the server and is served as soon as its own activations
             arrive, instead of all together after the last.
         cut_per_client: whether every client may get a cut of its own.
@@ -123,6 +149,7 @@ class Problem:
     price_downlink: bool = False
     client_energy_j_per_flop_K: Array | None = None
     server_energy_j_per_flop: float = 0.0
+    draw: Draw = field(default_factory=Draw)
     share_server: bool = False
     cut_per_client: bool = False
     rank_slack: float | None = None

@@ -3,8 +3,8 @@
 Quantities per subchannel i of client k: h = signal-to-noise ratio per watt, log = log2 h, inverse = 1/h. Rates are in
 bit/s per hertz of a subchannel, of which one carries at most a limit: where the strongest would carry more, they are
 full, and the rest is water-filling over the others. A client with more time needs a lower rate, and the least power
-falls faster than the time grows (P(R) is convex with P(0) = 0), so that whoever waits for the last client spends least by sending all the
-while. Everything here is compiled on first use and cached, so import it where it is needed.
+falls faster than the time grows (P(R) is convex with P(0) = 0), so that whoever waits for the last client spends least
+by sending all the while. Everything here is compiled on first use and cached, so import it where it is needed.
 Shape suffixes: K clients, M subchannels.
 """
 

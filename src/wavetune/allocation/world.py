@@ -9,10 +9,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.allocation.problem import Draw, Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
+from wavetune.units import db_to_linear
 from wavetune.wireless.channel import Channel, LinkState
-from wavetune.wireless.rate_models import RateModel
 from wavetune.wireless.scenario import Band, Device, Scenario
 
 
@@ -53,22 +53,33 @@ def problem_from_world(
         num_samples_K=np.ones(len(devices)) if num_samples_K is None else np.asarray(num_samples_K, dtype=np.float64),
         tx_power_max_w_K=np.array([device.tx_power_max_w for device in devices]),
         memory_bytes_K=np.array([device.memory_bytes for device in devices]),
-        main=_radio_band(scenario.bands.main, channel.main, scenario.rate),
-        fed=_radio_band(scenario.bands.fed, channel.fed, scenario.rate),
+        main=_radio_band(scenario, scenario.bands.main, channel.main),
+        fed=_radio_band(scenario, scenario.bands.fed, channel.fed),
         price_downlink=price_downlink,
         client_energy_j_per_flop_K=np.array([device.energy_j_per_flop for device in devices]),
         server_energy_j_per_flop=scenario.server.energy_j_per_flop,
+        draw=Draw(
+            scenario.population.amplifier_efficiency,
+            scenario.server.amplifier_efficiency,
+            scenario.population.circuit_power_w,
+            scenario.population.receive_power_w,
+            scenario.population.idle_power_w,
+        ),
     )
 
 
-def _radio_band(band: Band, link: LinkState, rate: RateModel) -> RadioBand:
+def _radio_band(scenario: Scenario, band: Band, link: LinkState) -> RadioBand:
+    at_server, at_client = (
+        band.noise_psd_w_per_hz * db_to_linear(end.noise_figure_db) for end in (scenario.server, scenario.population)
+    )
     return RadioBand(
         gain_KM=link.uplink_gain_KM,
         subchannel_hz=band.subchannel_hz,
-        noise_psd_w_per_hz=band.noise_psd_w_per_hz,
+        noise_psd_w_per_hz=at_server,
+        downlink_noise_psd_w_per_hz=at_client,
         total_power_max_w=band.total_power_max_w,
         interference_w_M=link.interference_w_M,
         downlink_gain_KM=link.downlink_gain_KM,
         downlink_power_w=band.downlink_power_w,
-        rate=rate,
+        rate=scenario.rate,
     )

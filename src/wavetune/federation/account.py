@@ -194,6 +194,7 @@ def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases,
         problem.server_energy_j_per_flop,
         downlink_power_w_K(problem.main, plan.main, K),
         downlink_power_w_K(problem.fed, plan.fed, K),
+        problem.draw,
     )
     return phases, energy
 
@@ -214,6 +215,7 @@ def account(
             _plain(energy.client_radio_j_K),
             energy.server_compute_j,
             energy.server_radio_j,
+            () if energy.client_standby_j_K is None else _plain(energy.client_standby_j_K),
         ),
         bits=bits_by_kind(counts),
         bits_up_K=bits_of_clients(counts, "up", num_clients),

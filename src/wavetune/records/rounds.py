@@ -45,12 +45,13 @@ class Phases:
 
 @dataclass(frozen=True)
 class Energy:
-    """Joules by where they are spent."""
+    """Joules by where they are spent: computing, the amplifiers of radios, and what clients draw besides."""
 
     client_compute_j: tuple[float, ...] = ()
     client_radio_j: tuple[float, ...] = ()
     server_compute_j: float = UNKNOWN
     server_radio_j: float = UNKNOWN
+    client_standby_j: tuple[float, ...] = field(default=(), metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Account:
     local_steps: int | None = None
     phases: Phases = field(default_factory=Phases)
     step: Phases = field(default_factory=Phases)
-    energy_j: float = UNKNOWN
+    energy_j: float = UNKNOWN  # computing and amplifiers, what plans weigh
     energy: Energy = field(default_factory=Energy)
     bits: Bits = field(default_factory=dict[str, float])
     bits_up_K: tuple[float, ...] = ()

@@ -211,7 +211,13 @@ def _energy_of(accounts: list[Account]) -> dict[str, float]:
         "client radio": finite_sum(sum(one.energy.client_radio_j) for one in accounts if one.energy.client_radio_j),
         "server compute": finite_sum(one.energy.server_compute_j for one in accounts),
         "server radio": finite_sum(one.energy.server_radio_j for one in accounts),
-    }
+    } | _standby_of(accounts)
+
+
+def _standby_of(accounts: list[Account]) -> dict[str, float]:
+    """What clients draw besides computing and amplifiers; none where nothing was recorded, or only zeros."""
+    joules = sum(sum(one.energy.client_standby_j) for one in accounts)
+    return {"client standby (not in energy)": joules} if joules > 0 else {}
 
 
 def _entries(unit: str, planned: dict[str, float], charged: dict[str, float]) -> list[Entry]:

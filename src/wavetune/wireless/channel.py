@@ -18,7 +18,7 @@ from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
 from wavetune.wireless.movement import Ring
 from wavetune.wireless.scenario import Band, Device, Scenario
-from wavetune.wireless.shadowing import draw_shadowing_db
+from wavetune.wireless.shadowing import draw_correlated, draw_shadowing_db
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +64,7 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
     distance_m_K = np.hypot(position_m_K2[:, 0], position_m_K2[:, 1])
     clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in _streams(seed, "clock", 0, ids)])
     energy_K = energy_j_per_flop(population.switched_capacitance, clock_hz_K, population.cycles_per_flop)
-    is_los_K, path_loss_db_K, shadowing_db_K = _large_scale(scenario, seed, ids, distance_m_K)
+    is_los_K, path_loss_db_K, shadowing_db_K = _large_scale(scenario, seed, ids, distance_m_K, position_m_K2)
     return tuple(
         Device(
             client_id=k,
@@ -84,8 +84,8 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
 def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round_index: int) -> Channel:
     """The gains of one round, as the scenario's channel model makes them of the devices' large-scale gains.
 
-    Formula: gain_km = 10^((G - PL_k - X_k) / 10) |h_km|^2 with antenna gain G, path loss PL, shadowing X, fading h;
-    a trace may say other gains. Where devices move, PL and X are those of where they are in the round.
+    Formula: gain_km = 10^(min(G - PL_k - X_k, -MCL) / 10) |h_km|^2 with the antenna gains of both ends G, path loss PL,
+    shadowing X, minimum coupling loss MCL, fading h; a trace may say other gains. Where devices move, PL and X are those of where they are in the round.
 
     Args:
         scenario: the cell.
@@ -100,6 +100,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     """
     devices = devices_in_round(scenario, devices, seed, round_index)
     loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
+    antennas_db = scenario.server.antenna_gain_db + scenario.population.antenna_gain_db
 
     def link(name: str, band: Band) -> LinkState:
         cell = Cell(
@@ -109,10 +110,11 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
             num_subchannels=band.num_subchannels,
             subchannel_hz=band.subchannel_hz,
             carrier_hz=scenario.carrier_hz,
-            mean_gain_K=db_to_linear(scenario.antenna_gain_db - loss_db_K),
+            mean_gain_K=db_to_linear(np.minimum(antennas_db - loss_db_K, -scenario.min_coupling_loss_db)),
+            is_los_K=np.array([device.is_los for device in devices], np.bool_),
             uplink_power_w_K=np.array([device.tx_power_max_w for device in devices]),
             downlink_power_w=band.downlink_power_w,
-            noise_w=band.noise_w,
+            noise_w=band.noise_w * db_to_linear(scenario.server.noise_figure_db),
             fading=scenario.fading,
             reciprocal=scenario.reciprocal,
         )
@@ -133,7 +135,7 @@ def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, r
     if path_m_KT2 is None or not round_index:
         return devices
     distance_m_K = np.hypot(path_m_KT2[:, -1, 0], path_m_KT2[:, -1, 1])
-    is_los_K, path_loss_db_K, at_start_db_K = _large_scale(scenario, seed, ids, distance_m_K)
+    is_los_K, path_loss_db_K, at_start_db_K = _large_scale(scenario, seed, ids, distance_m_K, path_m_KT2[:, 0])
     way_m_KT = np.hypot(*np.moveaxis(np.diff(path_m_KT2, axis=1), -1, 0))
     kept_KT = np.exp(-way_m_KT / scenario.channel.decorrelation_m)
     draw_KT = np.array([stream(seed, "shadowing/way", 0, k).standard_normal(round_index) for k in ids])
@@ -178,7 +180,7 @@ def _streams(seed: int, purpose: str, round_index: int, ids: Sequence[int]) -> l
 
 
 def _large_scale(
-    scenario: Scenario, seed: int, ids: Sequence[int], distance_m_K: Array
+    scenario: Scenario, seed: int, ids: Sequence[int], distance_m_K: Array, position_m_K2: Array
 ) -> tuple[NDArray[np.bool_], Array, Array]:
     model = scenario.path_loss
     sight_K, environment_K = np.array([g.random(2) for g in _streams(seed, "line of sight", 0, ids)]).T
@@ -187,4 +189,8 @@ def _large_scale(
     if not scenario.shadowing:
         return is_los_K, path_loss_db_K, np.zeros(len(ids))
     std_db_K = model.shadowing_std_db(is_los_K)
-    return is_los_K, path_loss_db_K, draw_shadowing_db(std_db_K, _streams(seed, "shadowing", 0, ids))
+    generators = _streams(seed, "shadowing", 0, ids)
+    if scenario.shadowing_distance_m is None:
+        return is_los_K, path_loss_db_K, draw_shadowing_db(std_db_K, generators)
+    field_K = draw_correlated(position_m_K2, scenario.shadowing_distance_m, generators)
+    return is_los_K, path_loss_db_K, std_db_K * field_K

@@ -16,6 +16,7 @@ from wavetune.units import Array, db_to_linear
 from wavetune.wireless.validation import check_fields
 
 Generators = Sequence[np.random.Generator]
+Bools = NDArray[np.bool_]
 Complex = NDArray[np.complex128]
 DelaySpread = Annotated[float, Gt(0), Le(1)]  # s; light goes 300,000 km in the longest
 NUM_TAPS = 32
@@ -24,15 +25,17 @@ NUM_TAPS = 32
 class Fading(Part):
     """Small-scale fading: the power gain of each subchannel around the path loss."""
 
-    def power_gain(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Array:
-        """[K, M] linear power gain of mean 1, each client's from its own generator."""
-        return self.power_gain_of(self.scattered(generators, num_subchannels, subchannel_hz))
+    def power_gain(
+        self, generators: Generators, num_subchannels: int, subchannel_hz: float, is_los_K: Bools | None = None
+    ) -> Array:
+        """[K, M] linear power gain of mean 1, each client's from its own generator; without `is_los_K` all in sight."""
+        return self.power_gain_of(self.scattered(generators, num_subchannels, subchannel_hz), is_los_K)
 
     def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
         """[K, M] amplitudes of what is scattered, each CN(0, 1), each client's from its own generator."""
         raise NotImplementedError
 
-    def power_gain_of(self, scattered_KM: Complex) -> Array:
+    def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] linear power gain of scattered amplitudes."""
         raise NotImplementedError
 
@@ -50,7 +53,7 @@ class NoFading(Fading):
         """[K, M] ones, which nothing is made of."""
         return np.ones((len(generators), num_subchannels), np.complex128)
 
-    def power_gain_of(self, scattered_KM: Complex) -> Array:
+    def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] ones."""
         return np.ones(scattered_KM.shape)
 
@@ -74,7 +77,7 @@ class Rayleigh(Fading):
         """[K, M] amplitudes."""
         return _scattered(self, generators, num_subchannels, subchannel_hz)
 
-    def power_gain_of(self, scattered_KM: Complex) -> Array:
+    def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] linear power gain, of mean 1."""
         return np.square(np.abs(scattered_KM))
 
@@ -86,10 +89,13 @@ class Rician(Fading):
     Formula: h = sqrt(K_f / (K_f + 1)) + sqrt(1 / (K_f + 1)) g with g ~ CN(0, 1); K_f = 0 is Rayleigh.
     The default K factor of 9 dB is the mean for urban cells in line of sight (TR 38.901 Table 7.5-6).
 
-    Ignores: that a device out of sight has no dominant path; every client gets the same K factor.
+    With `only_in_sight` a device out of sight of the server has no dominant path, as TR 38.901 has it.
+
+    Ignores: that the K factor differs between places; every client in sight gets the same.
     """
 
     k_factor_db: Annotated[float, Ge(-300), Le(300)] = 9.0
+    only_in_sight: bool = False
     frequency_selective: bool = True
     delay_spread_s: DelaySpread | None = None
 
@@ -101,9 +107,11 @@ class Rician(Fading):
         """[K, M] amplitudes of the scattered part."""
         return _scattered(self, generators, num_subchannels, subchannel_hz)
 
-    def power_gain_of(self, scattered_KM: Complex) -> Array:
+    def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] linear power gain, of mean 1."""
-        k_factor = db_to_linear(self.k_factor_db)
+        k_factor: float | Array = db_to_linear(self.k_factor_db)
+        if self.only_in_sight and is_los_K is not None:
+            k_factor = np.where(is_los_K, k_factor, 0.0)[:, None]
         return np.square(np.abs((np.sqrt(k_factor) + scattered_KM) / np.sqrt(k_factor + 1)))
 
 

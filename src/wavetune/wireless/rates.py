@@ -84,9 +84,7 @@ def client_rates(
     [4000000.0, 0.0]
     """
     owner_gain_M = gain_KM[owner_M, np.arange(len(owner_M))]  # of no meaning where there is no owner
-    rate_M = subchannel_rate_bit_per_s(
-        power_w_M, owner_gain_M, noise_w, subchannel_hz, interference_w, rate, uplink
-    )
+    rate_M = subchannel_rate_bit_per_s(power_w_M, owner_gain_M, noise_w, subchannel_hz, interference_w, rate, uplink)
     is_owner_KM = owner_M == np.arange(len(gain_KM))[:, None]
     return np.where(is_owner_KM, rate_M, 0.0).sum(axis=1)
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from wavetune.errors import ConfigError
 from wavetune.units import Array, dbm_to_w, w_to_dbm
@@ -24,13 +24,17 @@ from wavetune.wireless.placement import Placement, UniformDisc
 from wavetune.wireless.rate_models import RateModel, Shannon
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
 
+AntennaGainDb = Annotated[float, Ge(-50), Le(50)]
+NoiseFigureDb = Annotated[float, Ge(0), Le(40)]
+DeviceWatts = Annotated[float, Ge(0), Le(1e3)]
+
 
 @dataclass(frozen=True)
 class Band:
     """One OFDMA band: equal subchannels, white noise, and the power limits of both directions.
 
     `total_power_max_dbm`, 5 W by default, caps the sum of the clients' powers in the uplink. `downlink_power_dbm` is
-    the server's power, spread evenly over the subchannels. Add a receiver's noise figure to `noise_psd_dbm_per_hz`.
+    the server's power, spread evenly over the subchannels. Receivers add their noise figure to `noise_psd_dbm_per_hz`.
     `interference_dbm_per_hz` is the density of a jammer or of other cells at the receiver, on `jammed_subchannels` or,
     where these are not given, on all.
 
@@ -64,7 +68,7 @@ class Band:
 
     @property
     def noise_w(self) -> float:
-        """Noise power in one subchannel, W."""
+        """Noise power in one subchannel before any receiver, W."""
         return self.noise_psd_w_per_hz * self.subchannel_hz
 
     @property
@@ -104,6 +108,9 @@ class Population:
 
     `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
     defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W, and 1.5 W to send.
+
+    While it sends, a device draws its transmit power over `amplifier_efficiency`, and `circuit_power_w` besides; while
+    it receives `receive_power_w`; and all through a round `idle_power_w`.
     """
 
     num_clients: Count = 5
@@ -111,6 +118,12 @@ class Population:
     cycles_per_flop: Positive = 1 / 1024
     switched_capacitance: Positive = 1e-26
     tx_power_max_dbm: PowerDbm = float(w_to_dbm(1.5))
+    antenna_gain_db: AntennaGainDb = 0.0
+    noise_figure_db: NoiseFigureDb = 0.0
+    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 1.0
+    circuit_power_w: DeviceWatts = 0.0
+    receive_power_w: DeviceWatts = 0.0
+    idle_power_w: DeviceWatts = 0.0
     memory_bytes: Positive | tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -132,7 +145,7 @@ class Population:
 
 @dataclass(frozen=True)
 class Server:
-    """The main server's speed and energy, shared by all clients.
+    """The servers' side: speed and energy of the main one, shared by all clients, and the base station's radio.
 
     Defaults: 5e9 cycles/s at 32768 FLOP per cycle, and the energy of an accelerator that draws 400 W at that speed (an
     assumption of ours).
@@ -140,6 +153,9 @@ class Server:
 
     flop_per_s: Positive = 5e9 * 32768
     energy_j_per_flop: Positive = 2.5e-12
+    antenna_gain_db: AntennaGainDb = 10.0
+    noise_figure_db: NoiseFigureDb = 0.0
+    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 1.0
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -164,11 +180,16 @@ class Device:
 class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
-    `antenna_gain_db` is the sum of both ends. `reciprocal` gives the downlink the uplink's fading (time division);
-    otherwise the two fade independently (frequency division). `channel` says how gains come about from round to round,
-    or that a trace holds them, `knowledge` what of them is known when a round is planned. A recipe is asked about
-    values that look like another unit, unless they are said to be `unusual`.
+    `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries. No device is
+    received with less loss than `min_coupling_loss_db`, antenna gains included. `reciprocal` gives the downlink the
+    uplink's fading (time division); otherwise the two fade independently (frequency division). `channel` says how gains
+    come about from round to round, or that a trace holds them, `knowledge` what of them is known when a round is
+    planned. Shadowing is drawn for each device by itself or, with a `shadowing_distance_m`, correlated between devices
+    d apart by exp(-d / shadowing_distance_m). A recipe is asked about values that look like another unit, unless they
+    are said to be `unusual`.
     """
+
+    preset: Literal["paper", "cell"] = "paper"
 
     population: Population = field(default_factory=Population)
     server: Server = field(default_factory=Server)
@@ -176,9 +197,10 @@ class Scenario:
     cell_radius_m: Annotated[float, Ge(1), Le(1e6)] = 200.0
     min_distance_m: Positive = 10.0
     carrier_hz: Annotated[float, Ge(1e6), Le(1e13)] = 3.5e9
-    antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 10.0
+    min_coupling_loss_db: Annotated[float, Ge(0), Le(200)] = 0.0
     path_loss: PathLoss = field(default_factory=UrbanMicro)
     shadowing: bool = True
+    shadowing_distance_m: Annotated[float, Gt(0), Le(1e4)] | None = None
     fading: Fading = field(default_factory=Rayleigh)
     placement: Placement = field(default_factory=UniformDisc)
     channel: ChannelModel = field(default_factory=Block)
@@ -186,6 +208,11 @@ class Scenario:
     rate: RateModel = field(default_factory=Shannon)
     reciprocal: bool = True
     unusual: bool = False
+
+    @property
+    def prices_downlink(self) -> bool:
+        """Whether the way back takes time where a method says nothing of it."""
+        return self.preset != "paper"
 
     def __post_init__(self) -> None:
         check_fields(self)

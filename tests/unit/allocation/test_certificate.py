@@ -26,10 +26,13 @@ def instance_of(kind):
             band["total_power_max_w"] = 1e3
         for client in instance["clients"]:
             client["tx_power_max_w"] = 0.02
+    if "limit" in kind:
+        for band in instance["bands"].values():
+            band["wavetune:rate"] = {"kind": "shannon", "snr_gap_db": 3.0, "max_bit_per_s_per_hz": 5.5}
     return instance
 
 
-@pytest.fixture(scope="module", params=["cell", "wild gains and small caps"])
+@pytest.fixture(scope="module", params=["cell", "wild gains and small caps", "wild with a limit"])
 def files(request, tmp_path_factory):
     """Instance, plan and certificate of the command."""
     folder = tmp_path_factory.mktemp("certificate")
@@ -60,7 +63,7 @@ def tampered_plans(plan):
         changed = copy.deepcopy(plan)
         changed[keys[0]] = value
         yield changed
-    for change in (lambda band: [2 * p for p in band["power_w"]], lambda band: [0.0 for _ in band["power_w"]]):
+    for change in (lambda band: [1e3 * p for p in band["power_w"]], lambda band: [0.0 for _ in band["power_w"]]):
         changed = copy.deepcopy(plan)
         changed["bands"]["main"]["power_w"] = change(plan["bands"]["main"])
         yield changed
@@ -108,6 +111,13 @@ def test_a_tampered_certificate_is_refused(files, tmp_path, capsys):
     for certificate in tampered_certificates(*(json.loads(file.read_text()) for file in (files[2], files[1]))):
         code, words = checked(files, {"certificate": certificate}, tmp_path, capsys)
         assert (code, words[:9]) == (1, "refused: ")
+
+
+def test_a_rate_that_the_checker_does_not_know_is_refused(files, tmp_path, capsys):
+    instance = json.loads(files[0].read_text())
+    instance["bands"]["main"]["wavetune:rate"] = {"kind": "nr_mcs"}
+    code, words = checked(files, {"instance": instance}, tmp_path, capsys)
+    assert (code, words[:9]) == (1, "refused: ")
 
 
 def test_the_checker_imports_numpy_alone_and_is_short():

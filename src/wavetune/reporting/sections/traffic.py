@@ -45,7 +45,7 @@ def _energy_figure(run: Run) -> Figure | None:
     radio = total_list(one.client_radio_j for one in energies)
     bars = [_energy_bar(name, at(compute, k), at(radio, k)) for k, name in enumerate(story.client_names(run))]
     server = (finite_sum(one.server_compute_j for one in energies), finite_sum(one.server_radio_j for one in energies))
-    caption = "Whole run."
+    caption = "Whole run: computing, and what the radios' amplifiers draw."
     if len(bars) > MOST_BARS:  # columns of clients leave no room for the server, which may dwarf them
         caption += f" The server took {fmt.joules(server[0])} to compute and {fmt.joules(server[1])} to send."
     elif sum(server) > 0:

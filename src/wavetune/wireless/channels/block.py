@@ -26,7 +26,7 @@ class Block(ChannelModel):
         def gain_KM(direction: str) -> Array:
             purpose = f"fading/{cell.band}/{direction}"
             generators = [stream(seed, purpose, round_index, k) for k in cell.client_ids]
-            fading_KM = cell.fading.power_gain(generators, cell.num_subchannels, cell.subchannel_hz)
+            fading_KM = cell.fading.power_gain(generators, cell.num_subchannels, cell.subchannel_hz, cell.is_los_K)
             return cell.mean_gain_K[:, None] * fading_KM
 
         uplink_KM = gain_KM("uplink")

@@ -6,6 +6,9 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.fading import Fading
@@ -21,9 +24,10 @@ class Cell:
         client_ids: [K] of the devices, in the order of the rows.
         num_clients: of the whole population.
         mean_gain_K: linear power gain with antennas, path loss and shadowing, and without fading.
+        is_los_K: which devices the server sees.
         uplink_power_w_K: the most that each device sends with in the band, W.
         downlink_power_w: what the server sends with, W.
-        noise_w: noise in a subchannel, W.
+        noise_w: noise in a subchannel at the server, W.
         fading: how gains vary around their mean.
         reciprocal: whether both ways fade alike.
     """
@@ -35,6 +39,7 @@ class Cell:
     subchannel_hz: float
     carrier_hz: float
     mean_gain_K: Array
+    is_los_K: NDArray[np.bool_]
     uplink_power_w_K: Array
     downlink_power_w: float
     noise_w: float

@@ -62,7 +62,7 @@ class Moving(ChannelModel):
             rows = [
                 np.tensordot(weight_T, _innovations(cell, purpose, seed, round_index, k), 1) for k in cell.client_ids
             ]
-            return cell.mean_gain_K[:, None] * cell.fading.power_gain_of(np.array(rows, np.complex128))
+            return cell.mean_gain_K[:, None] * cell.fading.power_gain_of(np.array(rows, np.complex128), cell.is_los_K)
 
         uplink_KM = gain_KM("uplink")
         return uplink_KM, uplink_KM if cell.reciprocal else gain_KM("downlink")
