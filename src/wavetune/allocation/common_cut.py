@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
+from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.delay import least_downlink_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
@@ -67,6 +68,9 @@ class CutRankPair:
     after_s: float
     fed_bits: float
     fed_after_s: float
+    down_bits_K: Array
+    back_s_K: Array
+    server_s: float
 
     def delay_s(self, main_s: float, fed_s_per_bit: float) -> float:
         """Total delay (s)."""
@@ -104,6 +108,9 @@ def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
         after_s=server_flop / problem.server_flop_per_s + down_s,
         fed_bits=float(load.fed_upload_bits_K[0]),
         fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K) if priced else 0.0,
+        down_bits_K=load.downlink_bits_IK[0],
+        back_s_K=back_s_K,
+        server_s=server_flop / problem.server_flop_per_s,
     )
 
 
@@ -124,6 +131,7 @@ class CommonCutSearch:
             self._first_incumbent(self.fed, self.fed_problem, self.warm and self.warm.fed) if sends else None
         )
         self.incumbents: dict[int, Incumbent] = {}
+        self.two_way_owners: dict[int, IntArray] = {}
         self.best = self._first_pair()
         self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
 
@@ -137,22 +145,44 @@ class CommonCutSearch:
             self._solve_main(self.best, effort, clock)
             self._solve_fed(effort, clock)
             self._bound_others(clock)
+        self._serve_both_ways(clock)
         for i in self._open_pairs()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
             if clock.expired:
                 return
             self._search_pair(i, clock)
 
+    def _serve_both_ways(self, clock: Clock) -> None:
+        """Owners of the main band that suit the way back too, where it takes time."""
+        i = self.best
+        if self.problem.price_downlink and np.any(self.pairs[i].bits_K > 0):
+            owner_M = self._both_ways(i).improve(self.incumbents[i].owner_M, clock)
+            self.two_way_owners[i] = owner_M
+
+    def _both_ways(self, i: int) -> BothWays:
+        pair = self.pairs[i]
+        return BothWays(self.problem.main, self.main_problems[i], pair.down_bits_K, pair.back_s_K)
+
+    def _lower_both_ways_s(self, i: int, best_s: float) -> float:
+        """Bound of a pair with both ways counted together, up to the best known delay."""
+        pair, lower_s = self.pairs[i], self._lower_s(i)
+        if not (self.problem.price_downlink and lower_s < best_s and np.any(pair.bits_K > 0)):
+            return lower_s
+        enough_s = pair.main_s(best_s, self._fed_s()[1]) + pair.after_s - pair.server_s
+        step_s = self._both_ways(i).least_s(self.bounds_s[i], enough_s)
+        return max(lower_s, pair.delay_s(step_s + pair.server_s - pair.after_s, self._fed_s()[1]))
+
     def best_plan(self) -> Plan:
         """Best plan so far, with the least bound over all pairs."""
-        lower_s = min(self._lower_s(i) for i in range(len(self.pairs)))
-        plans = [self._plan_of(i) for i in self.incumbents]
+        plans = [self._plan_of(i, incumbent.owner_M) for i, incumbent in self.incumbents.items()]
+        plans += [self._plan_of(i, owner_M) for i, owner_M in self.two_way_owners.items()]
         best = min(plans, key=lambda p: p.delay_s)
+        lower_s = min(self._lower_both_ways_s(i, best.delay_s) for i in range(len(self.pairs)))
         return replace(best, lower_bound_s=min(lower_s * (1 - _ROUNDING), best.delay_s))
 
-    def _plan_of(self, i: int) -> Plan:
+    def _plan_of(self, i: int, owner_M: IntArray) -> Plan:
         problem, pair = self.problem, self.pairs[i]
         caps = problem.tx_power_max_w_K
-        main, _ = allocate_power(problem.main, self.incumbents[i].owner_M, pair.ready_s_K, pair.bits_K, caps)
+        main, _ = allocate_power(problem.main, owner_M, pair.ready_s_K, pair.bits_K, caps)
         fed = Allocation(np.full(problem.fed.num_subchannels, -1), np.zeros(problem.fed.num_subchannels))
         if self.fed_incumbent is not None and pair.fed_bits > 0:
             at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, pair.fed_bits)

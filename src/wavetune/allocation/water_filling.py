@@ -321,6 +321,21 @@ def lone_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float = np.inf) -> 
 
 
 @kernel
+def strongest_rates(problem: BandProblem) -> Array:
+    """Each client's largest rate on its strongest n subchannels at its own power, [K, M] (bit/s/Hz), n from 1."""
+    K, M = problem.log_KM.shape
+    rate_KM = np.zeros((K, M))
+    for k in range(K):
+        strongest, cap_w = np.argsort(-problem.log_KM[k]), min(problem.cap_w_K[k], problem.total_w)
+        for n in range(M):
+            if cap_w > 0.0:
+                rate_KM[k, n] = most_rate(
+                    problem.log_KM[k], problem.inverse_KM[k], strongest, n + 1, cap_w, problem.limit
+                )
+    return rate_KM
+
+
+@kernel
 def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
     """Least energy (J) and power (W) of each client that is done by `done_s` at no less than its floor (bit/s/Hz)."""
     log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem

@@ -1,0 +1,129 @@
+"""Owners that serve both directions: who owns a subchannel sends on it and receives on it.
+
+A step waits for the slowest uplink and then for the slowest downlink. The search of a band knows the uplink alone; from
+its owners on, whoever receives last is given one more subchannel at a time, the one whose giver lets the uplink suffer
+least, and exchanges that help the uplink at no cost to the downlink are made; the best owners met are kept.
+The bound counts whole subchannels: to end its uplink by a and its downlink by b, a client needs as many as its
+strongest would do in either direction, and together there are M.
+Shape suffixes: K clients, M subchannels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from wavetune.allocation.band import with_cap_tolerance
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
+from wavetune.allocation.effort import Clock
+from wavetune.allocation.energy_bound import least_over_intervals
+from wavetune.allocation.problem import IntArray, RadioBand
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay, strongest_rates
+from wavetune.units import Array
+
+_MOST_EXCHANGES = 3_000  # a step tries all exchanges of two subchannels up to so many
+_SAFE = 1 - 1e-9
+
+
+@dataclass(frozen=True, eq=False)
+class BothWays:
+    """A band whose clients send as its problem says, and receive `down_bits_K` before they work for `after_s_K`."""
+
+    band: RadioBand
+    problem: BandProblem
+    down_bits_K: Array
+    after_s_K: Array
+
+    def down_s_K(self, owner_M: IntArray) -> Array:
+        """When each client has received and worked (s)."""
+        rate_KM, K = downlink_rate_bit_per_s_KM(self.band), len(self.after_s_K)
+        used = np.flatnonzero(owner_M >= 0)
+        rate_K = np.bincount(owner_M[used], weights=rate_KM[owner_M[used], used], minlength=K)
+        receives = self.down_bits_K > 0
+        with np.errstate(divide="ignore"):
+            air_s_K = np.divide(self.down_bits_K, rate_K, out=np.zeros(K), where=receives)
+        return np.where(receives, air_s_K, 0.0) + self.after_s_K
+
+    def delay_s(self, owner_M: IntArray) -> float:
+        """Both ways together (s)."""
+        return owners_delay(self.problem, owner_M) + float(np.max(self.down_s_K(owner_M)))
+
+    def improve(self, owner_M: IntArray, clock: Clock) -> IntArray:
+        """The best owners on the way from given ones to those that receive soonest."""
+        best_M, best_s = owner_M, self.delay_s(owner_M)
+        for _ in range(4 * len(self.after_s_K) + 20):
+            moved_M = self._help_last(owner_M)
+            if moved_M is None or clock.expired:
+                break
+            owner_M = self._exchange(moved_M, clock)
+            if (found_s := self.delay_s(owner_M)) < best_s:
+                best_M, best_s = owner_M, found_s
+        return best_M
+
+    def _help_last(self, owner_M: IntArray) -> IntArray | None:
+        """One more subchannel for whoever receives last, from clients that do not come to be last; None if none is."""
+        down_s_K = self.down_s_K(owner_M)
+        last, limit_s = int(np.argmax(down_s_K)), float(np.max(down_s_K))
+        best_M, best_s = None, np.inf
+        for m in np.flatnonzero(owner_M != last):
+            moved_M = owner_M.copy()
+            moved_M[m] = last
+            moved_s_K = self.down_s_K(moved_M)
+            if moved_s_K[last] < limit_s and np.all(np.delete(moved_s_K, last) <= limit_s * _SAFE):
+                up_s = owners_delay(self.problem, moved_M)
+                if up_s < best_s:
+                    best_M, best_s = moved_M, up_s
+        return best_M
+
+    def _exchange(self, owner_M: IntArray, clock: Clock) -> IntArray:
+        """Exchanges of two subchannels that help the uplink without delaying the downlink, while there are any."""
+        M = len(owner_M)
+        pairs = [(i, j) for i in range(M) for j in range(i) if owner_M[i] >= 0 and owner_M[j] >= 0]
+        if len(pairs) > _MOST_EXCHANGES:
+            return owner_M
+        up_s, limit_s = owners_delay(self.problem, owner_M), float(np.max(self.down_s_K(owner_M)))
+        improved = True
+        while improved and not clock.expired:
+            improved = False
+            for i, j in pairs:
+                if owner_M[i] == owner_M[j]:
+                    continue
+                changed_M = owner_M.copy()
+                changed_M[i], changed_M[j] = owner_M[j], owner_M[i]
+                found_s = owners_delay(self.problem, changed_M)
+                if found_s < up_s * (1 - 1e-6) and float(np.max(self.down_s_K(changed_M))) <= limit_s:
+                    owner_M, up_s, improved = changed_M, found_s, True
+        return owner_M
+
+    def least_s(self, up_s: float, enough_s: float) -> float:
+        """No owners end both ways sooner (s), given that no uplink ends before `up_s`; at most what is enough."""
+        problem = with_cap_tolerance(self.problem)
+        M, gets, sends = problem.log_KM.shape[1], self.down_bits_K > 0, problem.need_K > 0
+        up_KM = strongest_rates(problem)
+        heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, downlink_rate_bit_per_s_KM(self.band), 0.0)
+        down_KM = np.cumsum(-np.sort(-heard_KM, axis=1), axis=1)
+
+        def count_K(rate_KM: Array, wanted_K: Array) -> Array:
+            return 1 + np.sum(rate_KM < wanted_K[:, None] * (1 - 1e-9), axis=1)
+
+        def down_s(done_s: float) -> float:
+            left_s_K = np.maximum(done_s - problem.ready_K, 1e-300)
+            ups_K = np.where(sends, count_K(up_KM, problem.need_K / left_s_K), 0)
+
+            def fits(b_s: float) -> bool:
+                left_s_K = np.maximum(b_s - self.after_s_K, 1e-300)
+                downs_K = np.where(gets, count_K(down_KM, self.down_bits_K / left_s_K), 0)
+                return int(np.sum(np.maximum(ups_K, downs_K))) <= M
+
+            low_s, high_s = float(np.max(self.after_s_K)), max(enough_s, 1e-300)
+            if not fits(high_s):
+                return high_s
+            for _ in range(30):
+                middle_s = 0.5 * (low_s + high_s)
+                low_s, high_s = (low_s, middle_s) if fits(middle_s) else (middle_s, high_s)
+            return low_s
+
+        return (
+            min(least_over_intervals(lambda a, b: a + down_s(b), up_s, max(enough_s, up_s), enough_s), enough_s) * _SAFE
+        )
