@@ -16,18 +16,15 @@ from wavetune.federation.method import Method
 from wavetune.json_reader import read_json, value_of
 from wavetune.part_values import assign, read_part, values_of
 from wavetune.wireless.plausible import require_plausible
-from wavetune.wireless.presets import cell, fields_of_preset
+from wavetune.wireless.presets import fields_of_preset
 from wavetune.wireless.scenario import Scenario
 
 
 @dataclass(frozen=True)
 class World:
-    """Where training takes place: the cell and its devices, the clients' data, the model.
+    """Where training takes place: the cell and its devices, the clients' data, the model."""
 
-    By default the scenario is the preset `cell`.
-    """
-
-    scenario: Scenario = field(default_factory=cell)
+    scenario: Scenario = field(default_factory=Scenario)
     data: DataSettings = field(default_factory=DataSettings)
     model: str = "smollm2-135m"
 

@@ -1,7 +1,8 @@
 """SflLLM: split federated LoRA with subchannels, power, cut and rank chosen together for the least training delay.
 
 Source: arXiv 2504.14667. The latency model, the solver's details and the defaults are our reconstruction
-(docs/sflllm.md). The world is the preset `cell`; the paper's own is `world.scenario.preset=paper`.
+(docs/sflllm.md). The world is the preset `paper`; `world.scenario.preset=cell` is a street cell
+with handsets.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes._codec_table import CODEC_CANDIDATES
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
-from wavetune.wireless.presets import cell
 
 DATA = DataSettings(
     train_samples=4000, validation_samples=96, partition=Dirichlet(alpha=0.5), batching=Batching(batch_size=4)
@@ -33,7 +33,7 @@ def recipe() -> Recipe:
         rounds_to_target=ROUNDS_TO_TARGET,
         codec_candidates=CODEC_CANDIDATES,
     )
-    return Recipe("sflllm", World(scenario=cell(), data=DATA), method, RunSettings(rounds=10, evaluate_every=5))
+    return Recipe("sflllm", World(data=DATA), method, RunSettings(rounds=10, evaluate_every=5))
 
 
 BASELINES = {
