@@ -104,7 +104,7 @@ class Method(Part):
     replan: Literal["every_round", "never"] = field(
         default="every_round", metadata={"needs": (ADAPTERS,), "removes": (NEW_PLANS,)}
     )
-    price_downlink: bool | None = None
+    price_downlink: bool = field(default=False, metadata={"needs": (ADAPTERS,)})
     server_shares: Literal["together", "optimal"] = field(default="together", metadata={"needs": (AT_ONCE,)})
     rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
     alignment: LocalAlignment | None = None
@@ -136,15 +136,10 @@ class Method(Part):
         """Raise ConfigError where the parts do not fit each other, the clients or the model."""
         parts.check(self, "method", Extent(num_clients, num_layers, width))
 
-    def prices_downlink(self, by_default: bool) -> bool:
-        """Whether the way back takes time: as it is set, else as the world has it where adapters cross the air."""
-        if self.price_downlink is not None:
-            return self.price_downlink
-        return by_default and not any(ADAPTERS in place.removes for place in parts.places(self, "method"))
-
-    def needed(self) -> tuple[parts.Fact, ...]:
-        """A way back that is to take time needs adapters."""
-        return (ADAPTERS,) if self.price_downlink else ()
+    def prices_downlink(self, in_world: bool) -> bool:
+        """Whether the way back takes time: as the method or the world has it, where adapters cross the air."""
+        crosses = not any(ADAPTERS in place.removes for place in parts.places(self, "method"))
+        return self.price_downlink or (in_world and crosses)
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse choices that are left to the planner without anything to choose among."""

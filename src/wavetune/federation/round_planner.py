@@ -201,7 +201,7 @@ class RoundPlanner:
             self.local_steps,
             self.batch_size,
             self.num_samples_K,
-            self.method.prices_downlink(self.scenario.prices_downlink),
+            self.method.prices_downlink(self.scenario.price_downlink),
         )
         problem = replace(
             problem,

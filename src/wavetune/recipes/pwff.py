@@ -1,7 +1,7 @@
 """PWFF: shared adapters, private LoRA, then local alignment of every client to its owner's wishes.
 
 Source: arXiv 2404.13238. Structure, objective and defaults are our reconstruction (docs/pwff.md). The world is the
-preset `cell`; with `world.scenario.preset=paper` rates are Shannon's and the way back is free.
+preset `paper`; `world.scenario.preset=cell` is a street cell with handsets.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from wavetune.federation.sharing import Sharing
 from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World
 from wavetune.recipes.pwff_task import LINK
-from wavetune.wireless.presets import cell
 
 DATA = DataSettings(
     source="concierge",
@@ -46,9 +45,7 @@ def recipe() -> Recipe:
         link=LINK,
         alignment=LocalAlignment(helpful=_reward("helpful"), safe=_reward("harmless")),
     )
-    return Recipe(
-        "pwff", World(scenario=cell(), data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=6)
-    )
+    return Recipe("pwff", World(data=DATA), method, RunSettings(rounds=6, local_steps=4, evaluate_every=6))
 
 
 SHORT = (

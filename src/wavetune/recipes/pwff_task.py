@@ -1,7 +1,7 @@
 """PWFF for task tuning: shared bottleneck adapters, private LoRA and head, a classifier for every client.
 
 Source: arXiv 2404.13238. Structure and defaults are our reconstruction (docs/pwff.md). The world is the preset
-`cell`; with `world.scenario.preset=paper` rates are Shannon's and the way back is free.
+`paper`; `world.scenario.preset=cell` is a street cell with handsets.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from wavetune.federation.optimise import AdamW
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World
-from wavetune.wireless.presets import cell
 from wavetune.wireless.scenario import Population, Scenario
 
 DATA = DataSettings(
@@ -29,7 +28,7 @@ DATA = DataSettings(
     max_tokens=96,
     batching=Batching(batch_size=16),
 )
-SCENARIO = cell(Scenario(population=Population(num_clients=4)))
+SCENARIO = Scenario(population=Population(num_clients=4))
 LINK = Outage(min_rate_bit_per_s=1e6)
 
 

@@ -32,6 +32,7 @@ _CELL: Mapping[str, Any] = {
     "server": {"antenna_gain_db": 8.0, "noise_figure_db": 5.0, "amplifier_efficiency": 0.35},
     "bands": {"main": {"total_power_max_dbm": 50.0}, "fed": {"total_power_max_dbm": 50.0}},
     "min_coupling_loss_db": 53.0,
+    "price_downlink": True,
     "rate": Shannon(snr_gap_db=2.0, max_bit_per_s_per_hz=7.4063, uplink_overhead=0.08, downlink_overhead=0.14),
 }
 

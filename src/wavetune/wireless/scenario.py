@@ -180,7 +180,8 @@ class Device:
 class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
-    `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries. No device is
+    `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries, and with
+    `price_downlink` the way back takes time. No device is
     received with less loss than `min_coupling_loss_db`, antenna gains included. `reciprocal` gives the downlink the
     uplink's fading (time division); otherwise the two fade independently (frequency division). `channel` says how gains
     come about from round to round, or that a trace holds them, `knowledge` what of them is known when a round is
@@ -206,13 +207,9 @@ class Scenario:
     channel: ChannelModel = field(default_factory=Block)
     knowledge: Knowledge = field(default_factory=Knowledge)
     rate: RateModel = field(default_factory=Shannon)
+    price_downlink: bool = False
     reciprocal: bool = True
     unusual: bool = False
-
-    @property
-    def prices_downlink(self) -> bool:
-        """Whether the way back takes time where a method says nothing of it."""
-        return self.preset != "paper"
 
     def __post_init__(self) -> None:
         check_fields(self)
