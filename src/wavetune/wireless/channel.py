@@ -85,8 +85,8 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     """The gains of one round, as the scenario's channel model makes them of the devices' large-scale gains.
 
     Formula: gain_km = 10^(min(G - PL_k - X_k, -MCL) / 10) |h_km|^2 with the antenna gains of both ends G, path loss PL,
-    shadowing X, minimum coupling loss MCL, fading h; a trace may say other gains. Where devices move, PL and X are those
-    of where they are in the round.
+    shadowing X, minimum coupling loss MCL, fading h; a trace may say other gains. Where devices move, PL and X are
+    those of where they are in the round.
 
     Args:
         scenario: the cell.

@@ -181,17 +181,15 @@ class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
     `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries, and with
-    `price_downlink` the way back takes time. No device is
-    received with less loss than `min_coupling_loss_db`, antenna gains included. `reciprocal` gives the downlink the
-    uplink's fading (time division); otherwise the two fade independently (frequency division). `channel` says how gains
-    come about from round to round, or that a trace holds them, `knowledge` what of them is known when a round is
-    planned. Shadowing is drawn for each device by itself or, with a `shadowing_distance_m`, correlated between devices
+    `price_downlink` the way back takes time. No device is received with less loss than `min_coupling_loss_db`, antenna
+    gains included. `reciprocal` gives the downlink the uplink's fading (time division); otherwise the two fade
+    independently (frequency division). `channel` says how gains come about from round to round, or that a trace holds
+    them, `knowledge` what of them is known when a round is planned. Shadowing is drawn for each device by itself or, with a `shadowing_distance_m`, correlated between devices
     d apart by exp(-d / shadowing_distance_m). A recipe is asked about values that look like another unit, unless they
     are said to be `unusual`.
     """
 
     preset: Literal["paper", "cell"] = "paper"
-
     population: Population = field(default_factory=Population)
     server: Server = field(default_factory=Server)
     bands: Bands = field(default_factory=Bands)

@@ -1,0 +1,83 @@
+"""Named worlds, and the link budget that they set."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from wavetune import recipes
+from wavetune.errors import ConfigError
+from wavetune.recipe import from_dict, to_dict, with_settings
+from wavetune.wireless.channel import draw_channel, draw_devices
+from wavetune.wireless.fading import NoFading, Rician
+from wavetune.wireless.placement import FixedPositions
+from wavetune.wireless.presets import cell, with_preset
+from wavetune.wireless.scenario import Population, Scenario, Server
+from wavetune.wireless.shadowing import draw_correlated
+
+
+def test_paper_is_the_plain_scenario_and_a_preset_leaves_what_it_says_nothing_of():
+    base = Scenario(population=Population(num_clients=3), cell_radius_m=80.0)
+    assert with_preset(cell(base), "paper") == base
+    found = cell(base)
+    assert (found.population.num_clients, found.cell_radius_m, found.preset) == (3, 80.0, "cell")
+    assert (found.population.tx_power_max_dbm, found.server.noise_figure_db) == (23.0, 5.0)
+    assert found.rate.envelope(5e5).most == pytest.approx(7.4, abs=0.01)
+
+
+def test_setting_the_preset_sets_all_it_says_and_what_is_set_after_it_stays():
+    recipe = recipes.get("sflllm")
+    found = with_settings(
+        recipe, ["world.scenario.preset=cell", "world.scenario.population.tx_power_max_dbm=20"]
+    ).world.scenario
+    expected = cell()
+    assert found == replace(expected, population=replace(expected.population, tx_power_max_dbm=20.0))
+    with pytest.raises(ConfigError, match="did you mean 'paper'"):
+        with_settings(recipe, ["world.scenario.preset=papers"])
+
+
+def test_a_recipe_that_names_its_preset_need_not_say_what_is_in_it():
+    values = to_dict(recipes.get("sflllm"))
+    values["world"]["scenario"] = {"preset": "cell", "cell_radius_m": 60.0}
+    assert from_dict(values).world.scenario == cell(Scenario(cell_radius_m=60.0))
+
+
+def gains(scenario):
+    return draw_channel(scenario, draw_devices(scenario, 0), 0, 0).main.uplink_gain_KM
+
+
+def test_antennas_of_both_ends_add_and_nobody_is_received_above_the_coupling_loss():
+    plain = Scenario(fading=NoFading(), server=Server(antenna_gain_db=0.0))
+    more = replace(plain, server=Server(antenna_gain_db=8.0), population=Population(antenna_gain_db=2.0))
+    np.testing.assert_allclose(gains(more), gains(plain) * 10.0)
+    limited = gains(replace(plain, min_coupling_loss_db=90.0))
+    np.testing.assert_allclose(limited, np.minimum(gains(plain), 1e-9))
+    assert np.any(limited < gains(plain))
+
+
+def test_out_of_sight_there_is_no_dominant_path():
+    rician, h = Rician(k_factor_db=300.0, only_in_sight=True), np.full((2, 4), 3 + 4j)
+    found = rician.power_gain_of(h, np.array([True, False]))
+    np.testing.assert_allclose(found, [[1.0] * 4, [25.0] * 4])
+
+
+def test_shadowing_is_alike_where_devices_stand_close_and_a_device_keeps_its_own_when_others_come():
+    positions_m_K2 = np.array([[0.0, 0.0], [5.0, 0.0], [300.0, 0.0]])
+    draws = np.array([
+        draw_correlated(positions_m_K2, 50.0, [np.random.default_rng((s, k)) for k in range(3)]) for s in range(4000)
+    ])  # fmt: skip
+    np.testing.assert_allclose(draws.std(axis=0), 1.0, atol=0.05)
+    correlation = np.corrcoef(draws.T)
+    np.testing.assert_allclose(correlation[0, 1:], [np.exp(-0.1), np.exp(-6.0)], atol=0.05)
+    few, many = (Scenario(population=Population(num_clients=n), shadowing_distance_m=50.0) for n in (2, 5))
+    assert draw_devices(few, 1) == draw_devices(many, 1)[:2]
+
+
+def test_devices_at_one_place_have_one_shadowing():
+    scenario = Scenario(
+        population=Population(num_clients=2), placement=FixedPositions(((50.0, 0.0), (50.0, 0.0))),
+        shadowing_distance_m=50.0,
+    )  # fmt: skip
+    one, other = draw_devices(scenario, 2)
+    if one.is_los == other.is_los:
+        assert one.shadowing_db == pytest.approx(other.shadowing_db, abs=1e-4)
