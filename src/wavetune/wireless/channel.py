@@ -101,7 +101,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     """
     devices = devices_in_round(scenario, devices, seed, round_index)
     loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
-    antennas_db = scenario.server.antenna_gain_db + scenario.population.antenna_gain_db
+    antennas_db = scenario.antenna_gain_db + scenario.population.antenna_gain_db
 
     def link(name: str, band: Band) -> LinkState:
         cell = Cell(

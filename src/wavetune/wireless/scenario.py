@@ -153,7 +153,6 @@ class Server:
 
     flop_per_s: Positive = 5e9 * 32768
     energy_j_per_flop: Positive = 2.5e-12
-    antenna_gain_db: AntennaGainDb = 10.0
     noise_figure_db: NoiseFigureDb = 0.0
     amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 1.0
 
@@ -181,12 +180,13 @@ class Scenario:
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
     `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries, and with
-    `price_downlink` the way back takes time. No device is received with less loss than `min_coupling_loss_db`, antenna
-    gains included. `reciprocal` gives the downlink the uplink's fading (time division); otherwise the two fade
-    independently (frequency division). `channel` says how gains come about from round to round, or that a trace holds
-    them, `knowledge` what of them is known when a round is planned. Shadowing is drawn for each device by itself or, with a `shadowing_distance_m`, correlated between devices
-    d apart by exp(-d / shadowing_distance_m). A recipe is asked about values that look like another unit, unless they
-    are said to be `unusual`.
+    `price_downlink` the way back takes time. `antenna_gain_db` is the base station's. No device is received with less
+    loss than `min_coupling_loss_db`, antenna gains included. `reciprocal` gives the downlink the uplink's fading (time
+    division); otherwise the two fade independently (frequency division). `channel` says how gains come about from round
+    to round, or that a trace holds them, `knowledge` what of them is known when a round is planned. Shadowing is drawn
+    for each device by itself or, with a `shadowing_distance_m`, correlated between devices d apart by
+    exp(-d / shadowing_distance_m). A recipe is asked about values that look like another unit, unless they are said to
+    be `unusual`.
     """
 
     preset: Literal["paper", "cell"] = "paper"
@@ -196,6 +196,7 @@ class Scenario:
     cell_radius_m: Annotated[float, Ge(1), Le(1e6)] = 200.0
     min_distance_m: Positive = 10.0
     carrier_hz: Annotated[float, Ge(1e6), Le(1e13)] = 3.5e9
+    antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 10.0
     min_coupling_loss_db: Annotated[float, Ge(0), Le(200)] = 0.0
     path_loss: PathLoss = field(default_factory=UrbanMicro)
     shadowing: bool = True

@@ -12,7 +12,7 @@ from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.fading import NoFading, Rician
 from wavetune.wireless.placement import FixedPositions
 from wavetune.wireless.presets import cell, with_preset
-from wavetune.wireless.scenario import Population, Scenario, Server
+from wavetune.wireless.scenario import Population, Scenario
 from wavetune.wireless.shadowing import draw_correlated
 
 
@@ -47,8 +47,8 @@ def gains(scenario):
 
 
 def test_antennas_of_both_ends_add_and_nobody_is_received_above_the_coupling_loss():
-    plain = Scenario(fading=NoFading(), server=Server(antenna_gain_db=0.0))
-    more = replace(plain, server=Server(antenna_gain_db=8.0), population=Population(antenna_gain_db=2.0))
+    plain = Scenario(fading=NoFading(), antenna_gain_db=0.0)
+    more = replace(plain, antenna_gain_db=8.0, population=Population(antenna_gain_db=2.0))
     np.testing.assert_allclose(gains(more), gains(plain) * 10.0)
     limited = gains(replace(plain, min_coupling_loss_db=90.0))
     np.testing.assert_allclose(limited, np.minimum(gains(plain), 1e-9))
