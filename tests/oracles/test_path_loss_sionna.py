@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from wavetune.wireless.line_of_sight import urban_macro_environment_height_m
-from wavetune.wireless.path_loss import IndoorHotspot, UrbanMacro, UrbanMicro
+from wavetune.wireless.path_loss import IndoorFactory, IndoorHotspot, RuralMacro, UrbanMacro, UrbanMicro
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # the oracle's own warnings are not ours
 
@@ -40,6 +40,12 @@ def oracle_of(model, carrier_hz):
         precision="double",
     )
     arrays = {"ut_array": array, "bs_array": array, "direction": "uplink", "precision": "double"}
+    if isinstance(model, RuralMacro):
+        return tr38901.RMaScenario(carrier_hz, **arrays)
+    if isinstance(model, IndoorFactory):
+        clutter = dict.fromkeys(("clutter_density", "clutter_size", "clutter_height"))
+        clutter = {name: getattr(model, name if name in vars(model) else f"{name}_m") for name in clutter}
+        return tr38901.InFScenario(carrier_hz, f"{model.clutter[0]}{model.server[0]}", **arrays, **clutter)
     if isinstance(model, IndoorHotspot):
         return tr38901.InHScenario(carrier_hz, model.office, **arrays)
     scenario = tr38901.UMaScenario if isinstance(model, UrbanMacro) else tr38901.UMiScenario
@@ -68,7 +74,7 @@ def place(oracle, model, distance_2d_m, angle):
         ut_orientations=zeros,
         bs_orientations=zeros[:, :1],
         ut_velocities=zeros,
-        in_state=torch.full((1, NUM_DEVICES), isinstance(model, IndoorHotspot)),
+        in_state=torch.full((1, NUM_DEVICES), isinstance(model, IndoorHotspot | IndoorFactory)),
         los=model.line_of_sight == "always",
     )
     return heights_m[-1].numpy()[0, 0] if heights_m else None
@@ -99,6 +105,29 @@ def test_tr38901_matches_sionna(model, carrier_hz):
     law = replace(model, line_of_sight="random").los_probability(distance_2d_m)
     np.testing.assert_allclose(law, np.minimum(oracle.los_probability.numpy()[0, 0], 1.0), rtol=1e-12)
     assert float(model.shadowing_std_db(is_los)) == pytest.approx(float(oracle.get_param("sigmaSF")[0, 0, 0]))
+
+
+def rural_and_factories():
+    for line_of_sight in ("always", "never"):
+        for building_m in (5.0, 20.0):
+            yield RuralMacro(line_of_sight=line_of_sight, building_height_m=building_m)
+        for clutter in ("sparse", "dense"):
+            yield IndoorFactory(clutter, "high", line_of_sight, server_height_m=8.5, clutter_density=0.4)
+            yield IndoorFactory(clutter, "low", line_of_sight, server_height_m=1.5, clutter_density=0.4)
+
+
+@pytest.mark.parametrize("model", list(rural_and_factories()), ids=lambda m: "-".join(str(v) for v in vars(m).values()))
+@pytest.mark.parametrize("carrier_hz", [0.7e9, 28e9])
+def test_rural_cells_and_factories_match_sionna(model, carrier_hz):
+    rng = np.random.default_rng(8)
+    low_m, high_m = model.distance_limits_m
+    distance_2d_m = np.exp(rng.uniform(np.log(max(low_m, 1.0)), np.log(high_m), NUM_DEVICES))
+    oracle = oracle_of(model, carrier_hz)
+    place(oracle, model, distance_2d_m, rng.uniform(0, 2 * np.pi, NUM_DEVICES))
+    path_loss_db = model.path_loss_db(distance_2d_m, model.line_of_sight == "always", carrier_hz)
+    np.testing.assert_allclose(path_loss_db, oracle.basic_pathloss.numpy()[0, 0], atol=1e-9)
+    law = replace(model, line_of_sight="random").los_probability(distance_2d_m)
+    np.testing.assert_allclose(law, oracle.los_probability.numpy()[0, 0], rtol=1e-9)
 
 
 def test_environment_height_is_one_metre_as_often_as_in_sionna():

@@ -1,4 +1,4 @@
-"""Mean path loss: 3GPP TR 38.901 (urban macro, urban micro, indoor office) and the log-distance law.
+"""Mean path loss: 3GPP TR 38.901 (urban, rural, office, factory) and the log-distance law.
 
 Every model answers the same questions over any number of devices: `path_loss_db`, `los_probability` and
 `shadowing_std_db`, within its `distance_limits_m` and `carrier_limits_hz`. Clauses are those of TR 38.901 v17 and v18.
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
@@ -143,7 +143,7 @@ class LogDistance(PathLoss):
 
 
 class _Tr38901(PathLoss):
-    """What the three scenarios of TR 38.901 share."""
+    """What the scenarios of TR 38.901 share."""
 
     carrier_limits_hz: ClassVar[Limits] = (0.5e9, 100e9)
     _shadowing_los_nlos_db: ClassVar[tuple[float, float]]
@@ -346,6 +346,168 @@ class IndoorHotspot(_Tr38901):
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         law = open_office_los_probability if self.office == "open" else mixed_office_los_probability
         return law(distance_2d_m)
+
+
+@dataclass(frozen=True)
+class RuralMacro(_Tr38901):
+    """3GPP RMa: a high mast over low buildings."""
+
+    carrier_limits_hz: ClassVar[Limits] = (0.5e9, 30e9)
+    _shadowing_los_nlos_db: ClassVar = (4.0, 8.0)
+
+    line_of_sight: LineOfSight = "random"
+    server_height_m: Annotated[float, Ge(10), Le(150)] = 35.0
+    device_height_m: Annotated[float, Ge(1), Le(10)] = 1.5
+    building_height_m: Annotated[float, Ge(5), Le(50)] = 5.0
+    street_width_m: Annotated[float, Ge(5), Le(50)] = 20.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the rural macro cell.
+
+        Formula, f in GHz, d3 the distance between the antennas, h the building height, W the street width,
+        d_B = 2 pi h_BS h_UT f / c the breakpoint distance:
+            LoS:  PL1(d) = 20 log10(40 pi d f / 3) + min(0.03 h^1.72, 10) log10(d) - min(0.044 h^1.72, 14.77)
+                           + 0.002 log10(h) d,   PL1(d3) up to d_B, then PL1(d_B) + 40 log10(d3 / d_B)
+            NLoS: max(LoS, 161.04 - 7.1 log10(W) + 7.5 log10(h) - (24.37 - 3.7 (h / h_BS)^2) log10(h_BS)
+                           + (43.42 - 3.1 log10(h_BS)) (log10(d3) - 3) + 20 log10(f) - (3.2 log10(11.75 h_UT)^2 - 4.97))
+
+        Args:
+            distance_2d_m: horizontal distance, m, in [10, 5000].
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in [0.5e9, 30e9].
+            uniform: not used.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+
+        Ignores: that the shadowing in sight is 6 dB in the place of 4 beyond the breakpoint, which is kilometres away.
+
+        Source: TR 38.901 Table 7.4.1-1.
+
+        >>> float(RuralMacro().path_loss_db(1000.0, True, 1e9).round(2))  # 92.45 + 1.43 - 0.70 + 1.40
+        94.58
+        """
+        log_m, ghz = self._log_distance_3d(distance_2d_m, carrier_hz), carrier_hz / 1e9
+        height_m, breakpoint_m = self.building_height_m, 2 * math.pi * self.server_height_m * self.device_height_m
+        breakpoint_m *= carrier_hz / SPEED_OF_LIGHT_M_PER_S
+
+        def near_db(log_m: float | Array) -> float | Array:
+            slope, offset_db = min(0.03 * height_m**1.72, 10.0), min(0.044 * height_m**1.72, 14.77)
+            free_db = 20 * math.log10(40 * math.pi * ghz / 3) + 20 * log_m
+            return free_db + slope * log_m - offset_db + 0.002 * math.log10(height_m) * 10**log_m
+
+        log_break = math.log10(breakpoint_m)
+        los_db = np.where(
+            np.asarray(distance_2d_m) < breakpoint_m, near_db(log_m), near_db(log_break) + 40 * (log_m - log_break)
+        )
+        log_mast = math.log10(self.server_height_m)
+        nlos_db = (
+            161.04
+            - 7.1 * math.log10(self.street_width_m)
+            + 7.5 * math.log10(height_m)
+            - (24.37 - 3.7 * (height_m / self.server_height_m) ** 2) * log_mast
+            + (43.42 - 3.1 * log_mast) * (log_m - 3)
+            + 20 * math.log10(ghz)
+            - (3.2 * math.log10(11.75 * self.device_height_m) ** 2 - 4.97)
+        )
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        return np.minimum(1.0, np.exp(-(np.asarray(distance_2d_m, np.float64) - 10) / 1000))
+
+
+@dataclass(frozen=True)
+class IndoorFactory(_Tr38901):
+    """3GPP InF: a hall with clutter, the server among it (`low`) or above it (`high`), the clutter `sparse` or `dense`.
+
+    The defaults are a base station above dense clutter (InF-DH).
+    """
+
+    clutter: Literal["sparse", "dense"] = "dense"
+    server: Literal["low", "high"] = "high"
+    line_of_sight: LineOfSight = "random"
+    server_height_m: IndoorHeight = 8.0
+    device_height_m: IndoorHeight = 1.5
+    clutter_density: Annotated[float, Gt(0), Lt(1)] = 0.6
+    clutter_size_m: Annotated[float, Gt(0), Le(100)] = 2.0
+    clutter_height_m: IndoorHeight = 6.0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        if self.server == "high" and not self.server_height_m > self.clutter_height_m > self.device_height_m:
+            raise ConfigError(
+                f"IndoorFactory.clutter_height_m is {self.clutter_height_m:g} but must be between device_height_m = "
+                f"{self.device_height_m:g} and server_height_m = {self.server_height_m:g}; or set server=low"
+            )
+
+    @property
+    def distance_limits_m(self) -> Limits:
+        """Horizontal distances, m, at which the antennas are 1 to 600 m apart (Table 7.4.1-1)."""
+        height_m = self.server_height_m - self.device_height_m
+        return math.sqrt(max(0.0, 1 - height_m**2)), math.sqrt(600**2 - height_m**2)
+
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss of the factory hall.
+
+        Formula, f in GHz, d3 the distance between the antennas:
+            LoS:  31.84 + 21.5 log10(d3) + 19 log10(f)
+            NLoS: max(LoS, a + b log10(d3) + 20 log10(f)), with a, b of sparse clutter 33, 25.5 (low server) or
+                  32.4, 23 (high), of dense 18.6, 35.7 (low, and at least sparse clutter's) or 33.63, 21.9 (high)
+
+        Args:
+            distance_2d_m: horizontal distance, m; d3 must be in [1, 600].
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in [0.5e9, 100e9].
+            uniform: not used.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+
+        Source: TR 38.901 Table 7.4.1-1.
+
+        >>> hall = IndoorFactory(server="low", clutter="sparse", server_height_m=1.5)
+        >>> hall.path_loss_db(10.0, np.array([True, False]), 1e9).round(2).tolist()
+        [53.34, 58.5]
+        """
+        log_m, ghz_db = self._log_distance_3d(distance_2d_m, carrier_hz), 20 * math.log10(carrier_hz / 1e9)
+        los_db = 31.84 + 21.5 * log_m + 0.95 * ghz_db
+        laws = [_FACTORIES[self.server, self.clutter]]
+        laws += [_FACTORIES["low", "sparse"]] if (self.server, self.clutter) == ("low", "dense") else []
+        nlos_db = np.max([a + b * log_m + ghz_db for a, b, _ in laws], axis=0)
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def shadowing_std_db(self, is_los: Bools) -> Array:
+        """Standard deviation of the shadowing, dB (Table 7.4.1-1)."""
+        return np.where(is_los, 4.3, _FACTORIES[self.server, self.clutter][2])
+
+    def _los_law(self, distance_2d_m: float | Array) -> Array:
+        reach_m = -self.clutter_size_m / math.log1p(-self.clutter_density)
+        if self.server == "high":
+            above_m = self.clutter_height_m - self.device_height_m
+            reach_m *= (self.server_height_m - self.device_height_m) / above_m
+        return np.exp(-np.asarray(distance_2d_m, np.float64) / reach_m)
+
+
+# Of InF without line of sight: loss at 1 m and 1 GHz (dB), dB a decade, deviation of the shadowing (dB).
+_FACTORIES = {
+    ("low", "sparse"): (33.0, 25.5, 5.7),
+    ("low", "dense"): (18.6, 35.7, 7.2),
+    ("high", "sparse"): (32.4, 23.0, 5.9),
+    ("high", "dense"): (33.63, 21.9, 4.0),
+}
 
 
 def breakpoint_distance_m(
