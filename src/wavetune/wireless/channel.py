@@ -17,6 +17,7 @@ from wavetune.units import Array, db_to_linear, dbm_to_w
 from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
 from wavetune.wireless.movement import Ring
+from wavetune.wireless.penetration import penetration_loss_db
 from wavetune.wireless.scenario import Band, Device, Scenario
 from wavetune.wireless.shadowing import draw_correlated, draw_shadowing_db
 
@@ -187,6 +188,12 @@ def _large_scale(
     sight_K, environment_K = np.array([g.random(2) for g in _streams(seed, "line of sight", 0, ids)]).T
     is_los_K = sight_K < model.los_probability(distance_m_K)
     path_loss_db_K = model.path_loss_db(distance_m_K, is_los_K, scenario.carrier_hz, environment_K)
+    if scenario.indoor_fraction > 0 and model.indoor_depth_m is not None:
+        indoors = _streams(seed, "indoors", 0, ids)
+        inside_K, one_K, other_K = np.array([g.random(3) for g in indoors]).T
+        depth_m_K, normal_K = model.indoor_depth_m * np.minimum(one_K, other_K), [g.standard_normal() for g in indoors]
+        loss_db_K = penetration_loss_db(scenario.building, scenario.carrier_hz, depth_m_K, np.array(normal_K))
+        path_loss_db_K = path_loss_db_K + np.where(inside_K < scenario.indoor_fraction, loss_db_K, 0.0)
     if not scenario.shadowing:
         return is_los_K, path_loss_db_K, np.zeros(len(ids))
     std_db_K = model.shadowing_std_db(is_los_K)

@@ -44,6 +44,7 @@ class PathLoss(Part):
     """A large-scale law: path loss by distance, line of sight and shadowing."""
 
     carrier_limits_hz: ClassVar[Limits]
+    indoor_depth_m: ClassVar[float | None] = None  # how far inside a building a device can be; None if there is none
 
     @property
     def distance_limits_m(self) -> Limits:
@@ -181,6 +182,7 @@ class _Tr38901(PathLoss):
 class UrbanMacro(_Tr38901):
     """3GPP UMa: a server above the rooftops."""
 
+    indoor_depth_m: ClassVar = 25.0
     _shadowing_los_nlos_db: ClassVar = (4.0, 6.0)
 
     line_of_sight: LineOfSight = "random"
@@ -240,6 +242,7 @@ class UrbanMacro(_Tr38901):
 class UrbanMicro(_Tr38901):
     """3GPP UMi street canyon: a server below the rooftops."""
 
+    indoor_depth_m: ClassVar = 25.0
     _shadowing_los_nlos_db: ClassVar = (4.0, 7.82)
 
     line_of_sight: LineOfSight = "random"
@@ -353,6 +356,7 @@ class RuralMacro(_Tr38901):
     """3GPP RMa: a high mast over low buildings."""
 
     carrier_limits_hz: ClassVar[Limits] = (0.5e9, 30e9)
+    indoor_depth_m: ClassVar = 10.0
     _shadowing_los_nlos_db: ClassVar = (4.0, 8.0)
 
     line_of_sight: LineOfSight = "random"

@@ -20,6 +20,7 @@ from wavetune.wireless.channels.channel_model import ChannelModel
 from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.knowledge import Knowledge
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
+from wavetune.wireless.penetration import Building
 from wavetune.wireless.placement import Placement, UniformDisc
 from wavetune.wireless.rate_models import RateModel, Shannon
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
@@ -181,12 +182,12 @@ class Scenario:
 
     `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries, and with
     `price_downlink` the way back takes time. `antenna_gain_db` is the base station's. No device is received with less
-    loss than `min_coupling_loss_db`, antenna gains included. `reciprocal` gives the downlink the uplink's fading (time
-    division); otherwise the two fade independently (frequency division). `channel` says how gains come about from round
-    to round, or that a trace holds them, `knowledge` what of them is known when a round is planned. Shadowing is drawn
-    for each device by itself or, with a `shadowing_distance_m`, correlated between devices d apart by
-    exp(-d / shadowing_distance_m). A recipe is asked about values that look like another unit, unless they are said to
-    be `unusual`.
+    loss than `min_coupling_loss_db`, antenna gains included. A share `indoor_fraction` of the devices is in a
+    `building` (`penetration`). `reciprocal` gives the downlink the uplink's fading (time division); otherwise the two
+    fade independently (frequency division). `channel` says how gains come about from round to round, or that a trace
+    holds them, `knowledge` what of them is known when a round is planned. Shadowing is drawn for each device by itself
+    or, with a `shadowing_distance_m`, correlated between devices d apart by exp(-d / shadowing_distance_m). A recipe is
+    asked about values that look like another unit, unless they are said to be `unusual`.
     """
 
     preset: Literal["paper", "cell"] = "paper"
@@ -199,6 +200,8 @@ class Scenario:
     antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 10.0
     min_coupling_loss_db: Annotated[float, Ge(0), Le(200)] = 0.0
     path_loss: PathLoss = field(default_factory=UrbanMicro)
+    indoor_fraction: Annotated[float, Ge(0), Le(1)] = 0.0
+    building: Building = "low_loss"
     shadowing: bool = True
     shadowing_distance_m: Annotated[float, Gt(0), Le(1e4)] | None = None
     fading: Fading = field(default_factory=Rayleigh)
@@ -220,6 +223,11 @@ class Scenario:
         for name, band in (("main", self.bands.main), ("fed", self.bands.fed)):
             self.rate.require_width(f"bands.{name}", band.subchannel_hz)
         self.placement.require_inside(self.population.num_clients, self.min_distance_m, self.cell_radius_m)
+        if self.indoor_fraction > 0 and self.path_loss.indoor_depth_m is None:
+            raise ConfigError(
+                f"Scenario.indoor_fraction is {self.indoor_fraction:g} but {self.path_loss.kind} has no outer walls; "
+                "set it to 0, or path_loss to urban_micro, urban_macro or rural_macro"
+            )
         source = f"the range of {type(self.path_loss).__name__}"
         check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)
         check_range("Scenario.cell_radius_m", self.cell_radius_m, *self.path_loss.distance_limits_m, source)

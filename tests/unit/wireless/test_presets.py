@@ -10,6 +10,7 @@ from wavetune.errors import ConfigError
 from wavetune.recipe import from_dict, to_dict, with_settings
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.fading import NoFading, Rician
+from wavetune.wireless.path_loss import LogDistance
 from wavetune.wireless.placement import FixedPositions
 from wavetune.wireless.presets import cell, with_preset
 from wavetune.wireless.scenario import Population, Scenario
@@ -81,3 +82,14 @@ def test_devices_at_one_place_have_one_shadowing():
     one, other = draw_devices(scenario, 2)
     if one.is_los == other.is_los:
         assert one.shadowing_db == pytest.approx(other.shadowing_db, abs=1e-4)
+
+
+def test_devices_in_buildings_lose_the_wall_and_their_depth_and_others_nothing():
+    base = Scenario(population=Population(num_clients=4000), shadowing=False)
+    outside = np.array([d.path_loss_db for d in draw_devices(base, 3)])
+    inside = np.array([d.path_loss_db for d in draw_devices(replace(base, indoor_fraction=0.5), 3)]) - outside
+    assert np.mean(inside == 0) == pytest.approx(0.5, abs=0.03)
+    # Half a decibel a metre of the smaller of two draws up to 25 m, whose mean is 25 / 3.
+    assert np.mean(inside[inside != 0]) == pytest.approx(12.7 + 25 / 6, abs=0.4)
+    with pytest.raises(ConfigError, match="but log_distance has no outer walls"):
+        Scenario(indoor_fraction=0.5, path_loss=LogDistance())
