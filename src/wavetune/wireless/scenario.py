@@ -190,7 +190,6 @@ class Scenario:
     asked about values that look like another unit, unless they are said to be `unusual`.
     """
 
-    preset: Literal["paper", "cell"] = "paper"
     population: Population = field(default_factory=Population)
     server: Server = field(default_factory=Server)
     bands: Bands = field(default_factory=Bands)
@@ -212,6 +211,7 @@ class Scenario:
     price_downlink: bool = False
     reciprocal: bool = True
     unusual: bool = False
+    preset: Literal["paper", "cell"] = "paper"
 
     def __post_init__(self) -> None:
         check_fields(self)
