@@ -17,7 +17,7 @@ import numpy as np
 from wavetune.allocation.band import with_cap_tolerance
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
 from wavetune.allocation.effort import Clock
-from wavetune.allocation.energy_bound import least_over_intervals
+from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay, strongest_rates
 from wavetune.units import Array

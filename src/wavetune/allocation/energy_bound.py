@@ -13,20 +13,15 @@ Shape suffixes: I local steps, K clients, M subchannels.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable
-
 import numpy as np
 
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.energy_search import computing
 from wavetune.allocation.energy_terms import rounds_of
 from wavetune.allocation.feasibility import CAP_TOLERANCE, check_feasible
+from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.units import Array
-
-_CLOSE = 2e-3
-_HALVINGS = 60
 
 
 def least_energy_j(problem: Problem, delay_s: float) -> float:
@@ -66,27 +61,6 @@ def _least_radio_j(problem: Problem, cut: int, rank: int, round_s: float, enough
     efficiency = problem.draw.amplifier_efficiency
     least_j = least_over_intervals(bound_j, float(np.max(ready_s_K)), left_s / steps, enough_j * efficiency)
     return least_j / efficiency
-
-
-def least_over_intervals(bound: Callable[[float, float], float], low_s: float, high_s: float, enough: float) -> float:
-    """Least value of a function over an interval, by halving, from a bound of it that holds over any part of it.
-
-    It may end below the least value once that is proved to be `enough`.
-    """
-    if not low_s <= high_s:
-        return np.inf
-    parts = [(bound(low_s, high_s), low_s, high_s)]
-    if parts[0][0] >= enough:
-        return parts[0][0]
-    for _ in range(_HALVINGS):
-        least, start_s, end_s = heapq.heappop(parts)
-        middle_s = 0.5 * (start_s + end_s)
-        halves = [(bound(a, b), a, b) for a, b in ((start_s, middle_s), (middle_s, end_s))]
-        for value, a, b in halves:
-            heapq.heappush(parts, (max(value, least), a, b))
-        if end_s - start_s <= _CLOSE * end_s or parts[0][0] >= enough:
-            break
-    return parts[0][0]
 
 
 class BandEnergy:
