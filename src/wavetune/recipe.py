@@ -121,8 +121,9 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
         value = _parsed(path.strip(), text)
+        before = values["world"]["scenario"]["preset"]
         assign(Recipe, values, path.strip(), value)
-        if path.strip() == _PRESET:
+        if path.strip() == _PRESET and value != before:
             values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
     return from_dict(values)
 

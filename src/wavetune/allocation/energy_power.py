@@ -293,8 +293,9 @@ class _Round:
             return self.fed.least_s
         from wavetune.allocation.water_filling import earliest_affordable
 
+        radiated_K, radiated = left_K * self.fed.efficiency, left_j * self.fed.efficiency
         return earliest_affordable(
-            self.fed.band_problem, self.fed.owner_M, self.fed.floor_K, left_K, left_j, self.fed.least_s
+            self.fed.band_problem, self.fed.owner_M, self.fed.floor_K, radiated_K, radiated, self.fed.least_s
         )
 
 
