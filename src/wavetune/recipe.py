@@ -121,7 +121,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
         value = _parsed(path.strip(), text)
-        before = values["world"]["scenario"]["preset"]
+        before = _preset_of(values)
         assign(Recipe, values, path.strip(), value)
         if path.strip() == _PRESET and value != before:
             values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
@@ -141,6 +141,13 @@ def _with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
         **values,
         "world": {**world, "scenario": _merged(values_of(fields_of_preset(scenario["preset"])), scenario)},
     }
+
+
+def _preset_of(values: Mapping[str, Any]) -> Any:
+    """The preset that a recipe's values name, None where they name none."""
+    world = values.get("world")
+    scenario = world.get("scenario") if isinstance(world, Mapping) else None
+    return scenario.get("preset") if isinstance(scenario, Mapping) else None
 
 
 def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
