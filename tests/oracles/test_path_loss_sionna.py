@@ -109,8 +109,7 @@ def test_tr38901_matches_sionna(model, carrier_hz):
 
 def rural_and_factories():
     for line_of_sight in ("always", "never"):
-        for building_m in (5.0, 20.0):
-            yield RuralMacro(line_of_sight=line_of_sight, building_height_m=building_m)
+        yield RuralMacro(line_of_sight=line_of_sight)
         for clutter in ("sparse", "dense"):
             yield IndoorFactory(clutter, "high", line_of_sight, server_height_m=8.5, clutter_density=0.4)
             yield IndoorFactory(clutter, "low", line_of_sight, server_height_m=1.5, clutter_density=0.4)
