@@ -13,13 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from wavetune.errors import ConfigError, nearest
 from wavetune.wireless.rate_models import Shannon
 from wavetune.wireless.scenario import Scenario
 
-_CELL: Mapping[str, Any] = {
+Fields = Mapping[str, Any]
+_CELL: Fields = {
     "preset": "cell",
     "population": {
         "tx_power_max_dbm": 23.0,
@@ -61,13 +62,15 @@ def cell(scenario: Scenario | None = None) -> Scenario:
 
 
 def _with_fields(value: Any, fields: Mapping[str, Any]) -> Any:
-    below = {n: _with_fields(getattr(value, n), v) if isinstance(v, Mapping) else v for n, v in fields.items()}
+    below = {
+        n: _with_fields(getattr(value, n), cast(Fields, v)) if isinstance(v, Mapping) else v for n, v in fields.items()
+    }
     return replace(value, **below)
 
 
 def _same_fields(value: Any, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Of a value those fields that others have."""
     return {
-        n: _same_fields(getattr(value, n), v) if isinstance(v, Mapping) else getattr(value, n)
+        n: _same_fields(getattr(value, n), cast(Fields, v)) if isinstance(v, Mapping) else getattr(value, n)
         for n, v in fields.items()
     }
