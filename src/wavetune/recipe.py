@@ -6,7 +6,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 from annotated_types import Ge
 
@@ -156,7 +156,7 @@ def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any
     for name, value in over.items():
         below = found.get(name)
         fields = isinstance(below, Mapping) and isinstance(value, Mapping) and below.get("kind") == value.get("kind")
-        found[name] = _merged(below, value) if fields else value
+        found[name] = _merged(cast("Mapping[str, Any]", below), value) if fields else value
     return found
 
 
