@@ -5,6 +5,7 @@ import pytest
 
 from wavetune import comparison, recipes
 from wavetune.comparison import as_markdown, compare, rows_of
+from wavetune.console import given_command
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.recipe import with_settings
 
@@ -92,7 +93,7 @@ def test_the_page_names_its_sources(table):
         "tiny: random weights",
         "8 training",
         "| own accuracy ↑ | 60.0 % ± 24.8 % |",
-        "`wavetune",
+        f"- Command: `{given_command()}`",
     ):
         assert words in page
     tables = [line for line in page.splitlines() if line.startswith("|")]
