@@ -117,6 +117,8 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
             uplink_power_w_K=np.array([device.tx_power_max_w for device in devices]),
             downlink_power_w=band.downlink_power_w,
             noise_w=band.noise_w * db_to_linear(scenario.server.noise_figure_db),
+            device_noise_w=band.noise_w * db_to_linear(scenario.population.noise_figure_db),
+            rate=scenario.rate,
             fading=scenario.fading,
             reciprocal=scenario.reciprocal,
         )

@@ -13,6 +13,7 @@ from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.fading import Fading
 from wavetune.wireless.movement import Ring
+from wavetune.wireless.rate_models import RateModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,6 +29,8 @@ class Cell:
         uplink_power_w_K: the most that each device sends with in the band, W.
         downlink_power_w: what the server sends with, W.
         noise_w: noise in a subchannel at the server, W.
+        device_noise_w: noise in a subchannel at a device, W.
+        rate: what a subchannel carries.
         fading: how gains vary around their mean.
         reciprocal: whether both ways fade alike.
     """
@@ -43,6 +46,8 @@ class Cell:
     uplink_power_w_K: Array
     downlink_power_w: float
     noise_w: float
+    device_noise_w: float
+    rate: RateModel
     fading: Fading
     reciprocal: bool
 

@@ -27,7 +27,7 @@ _BIT_PER_S = {"bit/s": 1.0, "kbit/s": 1e3, "Mbit/s": 1e6, "Gbit/s": 1e9}
 _DEFAULT = {quantity: units[0] for quantity, units in UNITS.items()} | {"throughput": ""}
 _SLOW_BIT_PER_S = 1e4
 _MOST_BIT_PER_S = 1e12
-_MOST_BIT_PER_S_PER_HZ = 30.0  # a signal 90 dB above noise
+_LEAST_SNR, _MOST_SNR = 1e-12, 1e9
 _LEAST_DB = -400.0
 _PATH = "world.scenario.channel"
 
@@ -39,9 +39,9 @@ class Trace(ChannelModel):
     `file` is one of all clients, or a list with one for each. `quantity` says what they hold: `gain`, the power gain
     from sender to receiver with all that is in between; `amplitude`, its square root, which may be complex; `fading`, a
     gain of mean about 1 that multiplies the scenario's own path loss, shadowing and antennas; `throughput`, what a
-    device with a full queue got over `bandwidth_hz` (None: the band's). A throughput R, measured in the direction
-    `measured`, stands for the gain at which the band's own sender, all its power P spread over the bandwidth W, gets it
-    over the band's noise: g = (2^(R/W) - 1) N0 W / P.
+    device with a full queue got over `bandwidth_hz` (None: the band's). A throughput, measured in the direction
+    `measured`, stands for the gain at which the band's own sender, all its power spread over that bandwidth, gets it
+    over the receiver's noise by the scenario's rate model.
 
     `unit` is one of the quantity's (None: linear, bit/s). Rows with a time are averaged over rounds of `round_s`.
     After its last round a trace is refused, repeated or held, as `after_end` says. `clients` picks the trace's clients
@@ -152,17 +152,28 @@ class Trace(ChannelModel):
     def _gain_of_throughput(self, cell: Cell, bit_per_s_KM: Array) -> Array:
         band_hz = self.bandwidth_hz or cell.num_subchannels * cell.subchannel_hz
         own_hz = band_hz if bit_per_s_KM.shape[1] == 1 else band_hz / bit_per_s_KM.shape[1]
-        efficiency_KM = bit_per_s_KM / own_hz
-        if efficiency_KM.max(initial=0.0) > _MOST_BIT_PER_S_PER_HZ:
+        uplink = self.measured == "uplink"
+        rate_KM = bit_per_s_KM / own_hz * cell.subchannel_hz
+        most = float(cell.rate.rate_bit_per_s(np.array([_MOST_SNR]), cell.subchannel_hz, uplink)[0])
+        if rate_KM.max(initial=0.0) > most * (1 + 1e-9):
             raise ConfigError(
                 f"{self._names} has {bit_per_s_KM.max():g} bit/s, which over {own_hz:g} Hz are "
-                f"{efficiency_KM.max():.3g} bit/s/Hz, more than any link carries; check {_PATH}.unit and "
-                f"{_PATH}.bandwidth_hz"
+                f"{bit_per_s_KM.max() / own_hz:.3g} bit/s/Hz, and world.scenario.rate carries at most "
+                f"{most / cell.subchannel_hz:.3g}; check {_PATH}.unit and {_PATH}.bandwidth_hz"
             )
-        uplink = self.measured == "uplink"
         power_w_K1 = (cell.uplink_power_w_K if uplink else np.full(len(bit_per_s_KM), cell.downlink_power_w))[:, None]
-        noise_w = cell.noise_w / cell.subchannel_hz * band_hz
-        return np.expm1(np.log(2) * efficiency_KM) * noise_w / power_w_K1
+        noise_w = (cell.noise_w if uplink else cell.device_noise_w) / cell.subchannel_hz * band_hz
+        return _least_snr(cell, np.minimum(rate_KM, most), uplink) * noise_w / power_w_K1
+
+
+def _least_snr(cell: Cell, rate_bit_per_s: Array, uplink: bool) -> Array:
+    """The least signal-to-noise ratio at which a subchannel carries rates, by halving on a scale of decibels."""
+    low, high = np.full(rate_bit_per_s.shape, np.log(_LEAST_SNR)), np.full(rate_bit_per_s.shape, np.log(_MOST_SNR))
+    for _ in range(60):
+        middle = (low + high) / 2
+        enough = cell.rate.rate_bit_per_s(np.exp(middle), cell.subchannel_hz, uplink) >= rate_bit_per_s
+        low, high = np.where(enough, low, middle), np.where(enough, middle, high)
+    return np.where(rate_bit_per_s > 0, np.exp(high), 0.0)
 
 
 def _refusal(least: float, most: float, why: str) -> Bad:

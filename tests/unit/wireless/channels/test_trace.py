@@ -1,5 +1,6 @@
 """Traces: what each kind of file means, and what is refused, with its row and column."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ import scipy.sparse
 from wavetune.errors import ConfigError, DataError
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.channels.trace import Trace
-from wavetune.wireless.rates import downlink_rates, uplink_rates
+from wavetune.wireless.rate_models import AttenuatedShannon, NrMcs, Shannon
+from wavetune.wireless.rates import client_rates, downlink_rates, uplink_rates
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
 GAINS = np.array([[[1e-9, 2e-9, 3e-9], [4e-9, 5e-9, 6e-9]], [[7e-9, 8e-9, 9e-9], [1e-10, 2e-10, 0.0]]])  # [T, K, M]
@@ -177,6 +179,28 @@ def test_a_phones_log_gives_the_band_the_throughput_that_was_measured(measured, 
         assert rates[measured][0] == pytest.approx(mbit_per_s * 1e6)
 
 
+@pytest.mark.parametrize(
+    ("rate", "most"),
+    [(Shannon(2.0, 7.4, 0.08, 0.14, 0.5, 0.4), 1 + 1e-6), (AttenuatedShannon(), 1 + 1e-6), (NrMcs(), 1.6)],  # in steps
+)
+@pytest.mark.parametrize("measured", ["uplink", "downlink"])
+def test_a_throughput_is_what_the_rate_model_carries_over_the_receivers_noise(rate, most, measured, tmp_path):
+    path = written(tmp_path / "phones.csv", "round,client_0,client_1\n0,2e6,1e5\n")
+    noisy = scenario_of(path, 4, quantity="throughput", measured=measured)
+    noisy = replace(noisy, rate=rate, population=replace(noisy.population, noise_figure_db=9.0),
+                    server=replace(noisy.server, noise_figure_db=5.0))  # fmt: skip
+    link, everything = channel_of(noisy).main, np.zeros(4, dtype=int)
+    uplink = measured == "uplink"
+    power_w = draw_devices(noisy, 0)[0].tx_power_max_w if uplink else noisy.bands.main.downlink_power_w
+    noise_w = noisy.bands.main.noise_w * 10 ** ((5.0 if uplink else 9.0) / 10)
+    gain_KM = link.uplink_gain_KM if uplink else link.downlink_gain_KM
+    rate_K = client_rates(everything, np.full(4, power_w / 4), gain_KM, noise_w, 500e3, 0.0, rate, uplink)
+    assert 2e6 * (1 - 1e-9) <= rate_K[0] <= 2e6 * most
+    much = written(tmp_path / "much.csv", "round,client_0,client_1\n0,2e7,1e5\n")
+    with pytest.raises(ConfigError, match=r"world\.scenario\.rate carries at most"):
+        channel_of(replace(noisy, channel=replace(noisy.channel, file=str(much))))
+
+
 def test_a_log_over_another_bandwidth_is_worth_its_spectral_efficiency(tmp_path):
     path = written(tmp_path / "phones.csv", "round,client_0,client_1\n0,20e6,0\n")
     scenario = scenario_of(path, 4, quantity="throughput", bandwidth_hz=1e7)  # 2 bit/s/Hz at full power over 10 MHz
@@ -221,7 +245,7 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         ("client,gain\n0,1e-9\n", {}, r"has no column round, time_s, time; say when"),
         ("round,band,client,gain\n0,side,0,1\n", {}, r"t\.csv:2: band is 'side'; it must be main or fed"),
         ("time_s,gain\n0,1e-9\n1,1e-9\n11,1e-9\n", {"round_s": 5}, r"no value of client 0 in round 1; give longer"),
-        ("round,client_0,client_1\n0,1e12,0\n", {"quantity": "throughput"}, r"more than any link carries"),
+        ("round,client_0,client_1\n0,1e12,0\n", {"quantity": "throughput"}, r"world.scenario.rate carries at most"),
         ("round,client_0,client_1\n0,5,-1\n", {"quantity": "throughput"}, r"t\.csv:2: client_1 is -1; a throughput is"),
         ("round,client_0,client_2\n0,1e-9,1e-9\n", {}, r"columns client_0, client_2 must be numbered without a gap"),
         ("round,time_s,gain\n0,0,1\n", {}, r"has a column round and a column time_s; leave one out"),
