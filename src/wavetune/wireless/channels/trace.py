@@ -173,7 +173,7 @@ def _least_snr(cell: Cell, rate_bit_per_s: Array, uplink: bool) -> Array:
         middle = (low + high) / 2
         enough = cell.rate.rate_bit_per_s(np.exp(middle), cell.subchannel_hz, uplink) >= rate_bit_per_s
         low, high = np.where(enough, low, middle), np.where(enough, middle, high)
-    return np.where(rate_bit_per_s > 0, np.exp(high), 0.0)
+    return np.where(rate_bit_per_s > 0, np.exp(high) * (1 + 1e-9), 0.0)  # rounded, it is not below a step
 
 
 def _refusal(least: float, most: float, why: str) -> Bad:
