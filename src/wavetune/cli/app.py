@@ -32,6 +32,7 @@ from wavetune.console import Console, as_command, echo
 from wavetune.errors import InfeasibleError, WavetuneError
 from wavetune.left_out import leave_out
 from wavetune.logs import shown_on
+from wavetune.models import light_imports
 
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
 
@@ -67,6 +68,7 @@ WITHOUT_JSON = ("plan", "certificates", "device", "flower-app")  # `plan --json 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
+    light_imports.install()
     # What is beyond all numbers is infinite, and refused in a sentence where it would be written down.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     console = Console(stderr=True)

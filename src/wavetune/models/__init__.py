@@ -1,5 +1,1 @@
 """Stock Hugging Face models: found, loaded, frozen, adapted and exported."""
-
-from wavetune.models.light_imports import install
-
-install()

@@ -1,7 +1,8 @@
-"""Transformers opened without what only other machines need, which spares time and memory of a start.
+"""Transformers opened without what only other machines need, which spares time and memory of a command's start.
 
 Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most of
 SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
+Only the processes of the command line do this: a program that imports wavetune has transformers as it is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from types import ModuleType
 from typing import Any
 
 from wavetune.left_out import Around, Finder, found_by_others, leave_out
-from wavetune.models.import_names import kept_names
 
 CORE = (
     "transformers.generation.utils",
@@ -43,14 +43,15 @@ _BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
 
 
 def install() -> None:
-    """From now on transformers is imported in this way, whoever imports it."""
+    """From now on this process imports transformers in this way."""
     leave_out(CORE, LEFT_OUT, DECORATORS)
     if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
         sys.meta_path[:0] = [_NamesFinder(), _BUILDING]
 
 
 def building() -> AbstractContextManager[None]:
-    """While in this block, models are built and opened without PyTorch's compiler and its slices of tensors.
+    """While in this block, models are built and opened without PyTorch's compiler and its slices of tensors, if at all
+    something is left out in this process.
 
     Operators on tensors without storage import the one to mark what it is not to compile, and who asks whether a tensor
     is a slice imports the others.
@@ -75,6 +76,8 @@ class _NamesLoader(Around):
     """Lets it look up what it would read."""
 
     def exec_module(self, module: ModuleType) -> None:
+        from wavetune.models.import_names import kept_names
+
         self.own.exec_module(module)
         read = vars(module).get("create_import_structure_from_path")
         if read is not None:
