@@ -35,7 +35,8 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     if problem.share_server:
         require_smooth(problem, "shares of the server")
     found = (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
-    if found.status == "ok" and not np.isfinite(found.delay_s):
+    stepped = problem.main.ladder is not None or problem.fed.ladder is not None
+    if stepped and found.status == "ok" and not np.isfinite(found.delay_s):
         return infeasible(
             "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"
         )
