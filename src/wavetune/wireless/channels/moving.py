@@ -20,8 +20,6 @@ from wavetune.wireless.validation import NonNegative, Positive, check_fields
 
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 MOST_ROUNDS = 2048  # whose correlations by Jakes make a matrix
-_FAR = 1000.0
-_SINES = np.sin(2 * np.pi * np.arange(2048) / 2048)
 _FLOOR = 1e-9  # of innovation: a slow channel is otherwise known from its past but for rounding
 
 
@@ -72,7 +70,7 @@ class Moving(ChannelModel):
         turn = 2 * math.pi * self.speed_m_per_s * carrier_hz / SPEED_OF_LIGHT_M_PER_S * self.round_s
         if self.process == "jakes":
             return _factor(turn, 1 << round_index.bit_length())[round_index, : round_index + 1]
-        step = float(bessel_j0(np.array([turn]))[0])
+        step = float(_bessel_j0(np.array([turn]))[0])
         weight_T = step ** np.arange(round_index, -1, -1, dtype=np.float64)
         weight_T[1:] *= math.sqrt(1 - step * step)
         return weight_T
@@ -95,27 +93,17 @@ class Moving(ChannelModel):
         return np.array(ways)
 
 
-def bessel_j0(x: Array) -> Array:
-    """Bessel's function of the first kind and order 0, for x of at least 0.
+def _bessel_j0(x: Array) -> Array:
+    """Bessel's function of the first kind and order 0."""
+    from scipy.special import j0  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType] # slow to import
 
-    Formula: the mean of cos(x sin(angle)) over a circle, whose mean over equal angles is exact to rounding while they
-    are more than x; from 1000 on Hankel's expansion to second order, which is off by less than 1e-13.
-
-    Source: DLMF 10.9.1 and 10.17.3.
-
-    >>> bessel_j0(np.array([0.0, 2.404825557695773])).round(12).tolist()
-    [1.0, 0.0]
-    """
-    near = np.array([np.cos(one * _SINES).mean() for one in np.minimum(x, _FAR)])
-    far, phase = np.maximum(x, _FAR), x - np.pi / 4
-    wave = (1 - 9 / (128 * far**2)) * np.cos(phase) + np.sin(phase) / (8 * far)
-    return np.where(x < _FAR, near, np.sqrt(2 / (np.pi * far)) * wave) + 0.0
+    return np.asarray(j0(x), dtype=np.float64)
 
 
 @lru_cache(maxsize=4)
 def _factor(turn: float, rounds: int) -> Array:
     """Cholesky factor of J0(turn |s - t|), whose row t has the weights of rounds 0 to t."""
-    correlation_T = bessel_j0(turn * np.arange(rounds, dtype=np.float64))
+    correlation_T = _bessel_j0(turn * np.arange(rounds, dtype=np.float64))
     lag_TT = np.abs(np.subtract.outer(np.arange(rounds), np.arange(rounds)))
     matrix_TT = (correlation_T[lag_TT] + _FLOOR * np.eye(rounds)) / (1 + _FLOOR)
     return np.linalg.cholesky(matrix_TT).astype(np.float64)

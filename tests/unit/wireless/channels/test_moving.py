@@ -9,7 +9,7 @@ from scipy.special import j0
 from wavetune.errors import ConfigError
 from wavetune.wireless.channel import devices_in_round, draw_channel, draw_devices
 from wavetune.wireless.channels.block import Block
-from wavetune.wireless.channels.moving import SPEED_OF_LIGHT_M_PER_S, Moving, bessel_j0
+from wavetune.wireless.channels.moving import SPEED_OF_LIGHT_M_PER_S, Moving
 from wavetune.wireless.fading import NoFading, Rayleigh
 from wavetune.wireless.movement import RandomWaypoint, Ring, StraightLines
 from wavetune.wireless.path_loss import LogDistance
@@ -40,11 +40,6 @@ def fading_of(moving, rounds=ROUNDS):
     devices = draw_devices(scenario, 3)
     gains = np.array([draw_channel(scenario, devices, 3, t).main.uplink_gain_KM[0] for t in range(rounds)])
     return gains / 10 ** ((scenario.antenna_gain_db - devices[0].path_loss_db) / 10)
-
-
-def test_bessels_function_is_scipys():
-    x = np.concatenate([np.linspace(0, 1500, 501), [1e4, 1e5, 3e5]])
-    np.testing.assert_allclose(bessel_j0(x), j0(x), rtol=0, atol=1e-11)
 
 
 @pytest.mark.parametrize("turn", [0.05, 0.7, 2.0, 5.0])
