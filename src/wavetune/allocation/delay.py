@@ -256,16 +256,16 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     cut_K, rank_K = np.broadcast_to(cut_K, K), np.broadcast_to(rank_K, K)
     forward_K, server_forward_K = _split(costs.forward_flop_L, costs.lora_forward_flop_per_rank_L, cut_K, rank_K)
     backward_K, server_backward_K = _split(costs.backward_flop_L, costs.lora_backward_flop_per_rank_L, cut_K, rank_K)
-    activation_bits_IK = (batch * costs.activation_bits_L[cut_K - 1])[None]
+    back_L = costs.activation_bits_L if costs.gradient_bits_L is None else costs.gradient_bits_L
     adapter_bits_K = rank_K * _before(costs.lora_bits_per_rank_L, cut_K)
     if costs.adapter_bits_L is not None:
         adapter_bits_K = adapter_bits_K + _before(costs.adapter_bits_L, cut_K)
     return RoundLoad(
         client_forward_flop_IK=batch * forward_K[None],
-        uplink_bits_IK=activation_bits_IK,
+        uplink_bits_IK=(batch * costs.activation_bits_L[cut_K - 1])[None],
         server_forward_flop_IK=batch * server_forward_K[None],
         server_backward_flop_IK=batch * server_backward_K[None],
-        downlink_bits_IK=activation_bits_IK,
+        downlink_bits_IK=(batch * back_L[cut_K - 1])[None],
         client_backward_flop_IK=batch * backward_K[None],
         fed_upload_bits_K=adapter_bits_K,
         fed_download_bits_K=adapter_bits_K,

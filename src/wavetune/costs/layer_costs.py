@@ -21,6 +21,7 @@ class LayerCosts:
         memory_bytes_L: what the layer takes on a client for the whole batch (bytes).
         memory_bytes_per_rank_L: the part of it that grows with the rank, per unit of rank (bytes).
         adapter_bits_L: size of the layer's adapters that have no rank, such as bottlenecks (bits); None for none.
+        gradient_bits_L: what comes back to the layer from the next one, per sample (bits); None for as much as leaves.
     """
 
     forward_flop_L: Array
@@ -32,6 +33,7 @@ class LayerCosts:
     memory_bytes_L: Array
     memory_bytes_per_rank_L: Array
     adapter_bits_L: Array | None = None
+    gradient_bits_L: Array | None = None
 
     @property
     def num_layers(self) -> int:

@@ -128,12 +128,15 @@ class RoundPlanner:
         rows, labelled = stats.tokens * self.batch_size, stats.labelled * self.batch_size
         codecs, stay = (method.activation_codec, method.gradient_codec), topology.labels_stay
         messages = step_messages(rows, labelled, width, *codecs, labels_stay=stay) if topology.is_split else {}
-        bits = sum((bits_of(spec) for kind, spec in messages.items() if kind.endswith("_up")), 0.0)
+        up, down = (
+            sum((bits_of(spec) for kind, spec in messages.items() if kind.endswith(way)), 0.0)
+            for way in ("_up", "_down")
+        )
         costs = layer_costs(
             table,
             stats.tokens,
             stats.labelled,
-            bits / (rows * width),
+            up / (rows * width),
             self.adapter_bits_per_value,
             batch_size=self.batch_size,
             token_pairs_per_sample=stats.token_pairs,
@@ -146,7 +149,12 @@ class RoundPlanner:
             costs,
             lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._sent_L("lora", agenda),
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
+            gradient_bits_L=np.full(table.num_layers, down / self.batch_size) if self._prices_downlink else None,
         )
+
+    @property
+    def _prices_downlink(self) -> bool:
+        return self.method.prices_downlink(self.scenario.price_downlink)
 
     def _sent_L(self, kind: AdapterKind, agenda: Agenda) -> Array:
         """1 for the blocks whose adapters of a kind are shared and on the agenda, else 0, [L]."""
@@ -201,7 +209,7 @@ class RoundPlanner:
             self.local_steps,
             self.batch_size,
             self.num_samples_K,
-            self.method.prices_downlink(self.scenario.price_downlink),
+            self._prices_downlink,
         )
         problem = replace(
             problem,

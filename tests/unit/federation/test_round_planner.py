@@ -5,6 +5,7 @@ import pytest
 
 from helpers.round_planner import METHOD, SCENARIO, planner
 from wavetune.allocation.baselines import plan_all_random
+from wavetune.allocation.delay import load_of
 from wavetune.allocation.plan import infeasible
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Bf16, Fp32, Int8
@@ -28,6 +29,13 @@ from wavetune.wireless.scenario import Band, Bands
 def test_a_sample_crosses_the_cut_with_the_codecs_bits_and_its_labels(codec, labels, bits):
     method = replace(METHOD, topology=Split(labels=labels), activation_codec=codec, gradient_codec=codec)
     np.testing.assert_allclose(planner(method).layer_costs.activation_bits_L, bits)
+
+
+@pytest.mark.parametrize(("labels", "bits"), [("server", 16 * 50 * 64), ("client", (16 + 32) * 50 * 64)])
+def test_what_comes_back_over_a_priced_downlink_are_the_gradients(labels, bits):
+    method = replace(METHOD, topology=Split(labels=labels), activation_codec=Fp32(), gradient_codec=Bf16())
+    load = load_of(planner(replace(method, price_downlink=True)).problem(0), 1, 1)
+    assert load.downlink_bits_IK.tolist() == [[4 * bits] * 3]
 
 
 def test_nothing_crosses_where_nothing_is_cut():
