@@ -39,10 +39,10 @@ _CELL: Fields = {
 }
 
 
-def fields_of_preset(name: str) -> Mapping[str, Any]:
+def fields_of_preset(name: object) -> Mapping[str, Any]:
     """What a preset says of a scenario, field by field. Raises ConfigError with the nearest names."""
     presets = {"cell": _CELL, "paper": _same_fields(Scenario(), _CELL)}
-    if name not in presets:
+    if not isinstance(name, str) or name not in presets:
         raise ConfigError(f"world.scenario.preset is {name!r}; {nearest(str(name), presets)}")
     return presets[name]
 

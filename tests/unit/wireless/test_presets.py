@@ -12,7 +12,7 @@ from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.fading import NoFading, Rician
 from wavetune.wireless.path_loss import LogDistance
 from wavetune.wireless.placement import FixedPositions
-from wavetune.wireless.presets import cell, with_preset
+from wavetune.wireless.presets import cell, fields_of_preset, with_preset
 from wavetune.wireless.scenario import Population, Scenario
 from wavetune.wireless.shadowing import draw_correlated
 
@@ -55,6 +55,12 @@ def test_antennas_of_both_ends_add_and_nobody_is_received_above_the_coupling_los
     limited = gains(replace(plain, min_coupling_loss_db=-10 * np.log10(most)))
     np.testing.assert_allclose(limited, np.minimum(gains(plain), most))
     assert np.any(limited < gains(plain) * 0.99)
+
+
+@pytest.mark.parametrize("name", ["cel", None, 3, ["cell"], {"cell": 1}])
+def test_what_is_no_presets_name_is_refused_with_those_there_are(name):
+    with pytest.raises(ConfigError, match=r"world\.scenario\.preset is .*cell"):
+        fields_of_preset(name)
 
 
 def test_out_of_sight_there_is_no_dominant_path():
