@@ -137,7 +137,8 @@ def _best_count(
         above_M = np.log2(max(nu, 1e-300)) - np.log2(watt * np.log(2.0)) + problem.log_KM[k]
         gain_M = nu * above_M - nu / np.log(2.0) + watt * problem.inverse_KM[k]
         full_w_M: Array = np.expm1(min(problem.limit, 600.0) * np.log(2.0)) * problem.inverse_KM[k]
-        gain_M = np.where(above_M > problem.limit, nu * min(problem.limit, 1e300) - watt * full_w_M, gain_M)
+        most_M: Array = nu * min(problem.limit, 1e300) - watt * full_w_M
+        gain_M = np.asarray(np.where(above_M > problem.limit, most_M, gain_M), np.float64)
         cost_M = np.sort(np.where(problem.log_KM[k] > -1e29, weight_M1[:M] - np.where(above_M > 0, gain_M, 0.0), 1e9))
         free = nu * rate - alpha * problem.cap_w_K[k]
         forced_M1 = np.concatenate(([0.0], np.cumsum(cost_M)))

@@ -51,7 +51,7 @@ class Stream(Part):
             return rows
         names = sorted(set(domains))
         places = {name: index / len(names) for index, name in enumerate(names)}
-        shift_R = np.array([places[domains[row]] for row in rows.tolist()])
+        shift_R = np.array([places[domains[int(row)]] for row in rows])
         found = dict[int, None]()
         for index in range(round_index, -1, -1):
             if len(found) == self.capacity:

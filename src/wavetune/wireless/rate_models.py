@@ -162,7 +162,7 @@ class AttenuatedShannon(RateModel):
     def ladder(self, subchannel_hz: float, uplink: bool = True) -> Ladder:
         """Ratios in steps of a fraction of a dB, from the least to that of the largest rate."""
         most = self.envelope(subchannel_hz, uplink).most
-        snr_I: Array = np.geomspace(db_to_linear(self.min_snr_db), 2.0**most - 1, _RUNGS)
+        snr_I = np.asarray(np.geomspace(db_to_linear(self.min_snr_db), 2.0**most - 1, _RUNGS), np.float64)
         return Ladder(snr_I, self.rate_bit_per_s(snr_I, subchannel_hz, uplink))
 
 

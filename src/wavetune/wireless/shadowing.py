@@ -50,5 +50,5 @@ def draw_correlated(position_m_K2: Array, distance_m: float, generators: Sequenc
     apart_m_KK = np.linalg.norm(position_m_K2[:, None] - position_m_K2[None], axis=2)
     covariance_KK = np.exp(-apart_m_KK / distance_m) + 1e-12 * np.eye(len(apart_m_KK))  # two may stand at one place
     draws_K = np.array([generator.standard_normal() for generator in generators], np.float64)
-    factor_KK: Array = np.linalg.cholesky(covariance_KK)
+    factor_KK = np.asarray(np.linalg.cholesky(covariance_KK), np.float64)
     return factor_KK @ draws_K
