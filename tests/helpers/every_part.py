@@ -31,7 +31,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "outage": {"loss_probability": 0.4, "lost": "reuse"},
     "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
     "screening": {"max_norm_ratio": 1.2},
-    "trace": {"file": str(PHONES), "quantity": "throughput", "unit": "Mbit/s", "bandwidth_hz": 1e7, "round_s": 6.0},
+    "trace": {"file": str(PHONES), "quantity": "throughput", "unit": "Mbit/s", "bandwidth_hz": 2e7, "round_s": 6.0},
     "softprompt": {"tokens": 4},
     "stream": {"capacity": 6, "arrivals": 3, "drift_rounds": 2},
     "trimmed_mean": {"fraction": 0.4},

@@ -72,7 +72,7 @@ def summary_of(session: Session, rounds: Sequence[Round], state: Mapping[str, An
         bits=total([r.metered_bits for r in rounds]),
         plan=_plan_info(session),
         aggregation=Aggregation(recipe.method.mixing.kind, last.aggregation_error),
-        samples=sum(r.samples for r in rounds),
+        samples=int(sum(r.samples for r in rounds)),
         tokens=tokens,
         tokens_per_s=tokens / wall_s,
         wall_s=wall_s,
