@@ -119,6 +119,7 @@ def _with_peft(stock: PreTrainedModel, folder: Path) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced
         warnings.filterwarnings("ignore", "Unexpected keyword arguments")  # of its config, which it leaves out
+        warnings.filterwarnings("ignore", ".* specified but will be ignored")  # settings of training
         warnings.filterwarnings("error", "Found missing adapter keys")  # it would draw them at random
         try:
             require_files(folder)

@@ -156,7 +156,7 @@ def test_an_adapter_that_lacks_a_factor_is_refused_and_an_unknown_setting_of_pef
     backbone, bank = trained("tiny")
     exported(tmp_path / "a", "tiny", backbone, bank, 0)
     config, weights = (tmp_path / "a" / f"adapter_{name}" for name in ("config.json", "model.safetensors"))
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"of_a_later_version": 1}))
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"of_a_later_version": 1, "loftq_config": {"a": 1}}))
     load_adapted(folder_of("tiny"), tmp_path / "a")
     kept = load_file(weights)
     kept.pop(min(name for name in kept if "lora_A" in name))
