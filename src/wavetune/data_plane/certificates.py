@@ -84,9 +84,7 @@ class Authority:
         own = folder / AUTHORITY
         try:
             content, key = (read_bytes(own / f"{name}.pem") for name in ("authority", "key"))
-            return cls(
-                folder, x509.load_pem_x509_certificate(content), serialization.load_pem_private_key(key, password=None)
-            )
+            return cls(folder, load_certificate(content), serialization.load_pem_private_key(key, password=None))
         except (ValueError, TypeError) as error:
             raise ConfigError(
                 f"cannot read the authority's key in {own} ({getattr(error, 'reason', error)}); without it "
@@ -142,7 +140,7 @@ class Authority:
         """All certificates that it signed. Raises ConfigError if one cannot be read."""
         for path in sorted(self._issued.glob("*.pem")):
             try:
-                yield x509.load_pem_x509_certificate(read_bytes(path))
+                yield load_certificate(read_bytes(path))
             except ValueError as error:
                 reason = getattr(error, "reason", error)
                 raise ConfigError(
@@ -213,7 +211,7 @@ def read_identity(folder: Path) -> Identity:
 def check_identity(identity: Identity, server: bool = False) -> None:
     """Raise ConfigError unless the other side would take this identity: dates, issuer, role, name and key."""
     try:
-        authority, certificate = map(x509.load_pem_x509_certificate, (identity.authority, identity.certificate))
+        authority, certificate = map(load_certificate, (identity.authority, identity.certificate))
         key = serialization.load_pem_private_key(identity.key, password=None)
     except (ValueError, TypeError) as error:
         raise ConfigError(f"a file of this party's certificates is damaged ({error}); {_ANOTHER}") from error
@@ -262,6 +260,13 @@ def client_of(identity: Identity) -> int:
     if not number.isdecimal() or device_name(int(number)) != name:
         raise ConfigError(f"the certificate is that of {name!r}; a device needs one of the folders device-00, ...")
     return int(number)
+
+
+def load_certificate(pem: bytes) -> x509.Certificate:
+    """A certificate, all of whose fields can be read. Raises ValueError for any other, which is read field by field."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    _ = certificate.subject, certificate.issuer, certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    return certificate
 
 
 def common_name(certificate: x509.Certificate) -> str:

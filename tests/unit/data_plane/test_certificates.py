@@ -1,5 +1,6 @@
 import datetime as dt
 import os
+import ssl
 import stat
 from dataclasses import replace
 
@@ -168,13 +169,26 @@ def test_ones_own_certificates_are_checked_before_a_connection(tmp_path):
     check_identity(signed(authority, "device-02", -1, 1))
 
 
-@pytest.mark.parametrize("damage", ["cut", "folder", "pipe"])
+def with_a_damaged_subject(pem: bytes) -> bytes:
+    """A certificate whose outer form is whole, while the text of its subject's name is none."""
+    der = ssl.PEM_cert_to_DER_cert(pem.decode())
+    name = b"\x06\x03\x55\x04\x03\x0c"  # a common name, as UTF-8
+    at = der.rindex(name) + len(name) + 1
+    return ssl.DER_cert_to_PEM_cert(der[:at] + b"\xff" + der[at + 1 :]).encode()
+
+
+@pytest.mark.parametrize("damage", ["cut", "folder", "pipe", "subject"])
 def test_a_damaged_copy_of_an_issued_certificate_is_refused_by_name(tmp_path, damage):
     write_certificates(tmp_path, 1)
     copy = min((tmp_path / "authority" / "issued").iterdir())
     content = copy.read_bytes()
     copy.unlink()
-    {"cut": lambda: copy.write_bytes(content[:100]), "folder": copy.mkdir, "pipe": lambda: os.mkfifo(copy)}[damage]()
+    {
+        "cut": lambda: copy.write_bytes(content[:100]),
+        "folder": copy.mkdir,
+        "pipe": lambda: os.mkfifo(copy),
+        "subject": lambda: copy.write_bytes(with_a_damaged_subject(content)),
+    }[damage]()
     with pytest.raises(ConfigError, match=rf"cannot read .*{copy.name} \(.*\), a copy of a certificate"):
         Authority.read(tmp_path).add(1)
 
