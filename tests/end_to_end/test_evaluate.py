@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import pytest
 import sacrebleu
+from safetensors.torch import load_file, save_file
 
 from helpers.command_line import assert_refused, settings, wavetune
 
@@ -84,6 +86,32 @@ def test_other_settings_are_another_evaluation(own, scored):
     page = (run / "report.html").read_text()
     assert "Scores of wavetune evaluate" in page
     assert "untouched" in page.partition("Scores of wavetune evaluate")[2]
+
+
+def test_answers_of_another_adapter_or_to_other_rows_are_not_taken_for_those_of_this_one(own, tmp_path):
+    run, other = shutil.copytree(own[0], tmp_path / "run"), shutil.copy(own[1], tmp_path / "other.jsonl")
+    shutil.rmtree(run / "evaluations", ignore_errors=True)
+
+    def score():
+        answer = wavetune("evaluate", run, "--data", other, "--max-new-tokens", 2, "--metrics", "chrf")
+        assert answer.code == 0, answer.err
+        return sorted(path.name for path in (run / "evaluations").iterdir())
+
+    assert score() == score() == ["other-global"]
+    weights = run / "adapters" / "global" / "adapter_model.safetensors"
+    save_file({name: 2 * tensor for name, tensor in load_file(weights).items()}, weights)  # as if trained further
+    assert score() == ["other-global", "other-global-2"]
+    write(tmp_path / "other.jsonl", [{"prompt": f"tell {i % 5}", "completion": f"it is {i}"} for i in range(10)])
+    assert score() == ["other-global", "other-global-2", "other-global-3"]
+
+
+def test_a_line_that_is_no_answer_is_refused(own, tmp_path):
+    run = shutil.copytree(own[0], tmp_path / "run")
+    words = ("evaluate", run, "--data", own[1], "--max-new-tokens", 2, "--metrics", "chrf")
+    assert wavetune(*words).code == 0
+    newest = max((run / "evaluations").glob("*/answers.jsonl"), key=lambda path: path.stat().st_mtime_ns)
+    newest.write_text("3\n")
+    assert_refused(wavetune(*words), "answers.jsonl", "no answers")
 
 
 def test_a_metric_of_ones_own_is_a_function_of_answers_and_references(own, tmp_path):

@@ -32,8 +32,8 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Map
     now: dict[str, Any] = {
         "data": {
             "name": data.corpus.name,
-            "training": digest_of_rows(_said(example) for example in data.corpus.train),
-            "validation": digest_of_rows(_said(example) for example in data.corpus.validation),
+            "training": digest_of_examples(data.corpus.train),
+            "validation": digest_of_examples(data.corpus.validation),
         },
         "model": digest_of_model(model),
         **({"channel": dict(channel)} if channel else {}),
@@ -56,6 +56,11 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Map
                 f"the {part} rows of {data.corpus.name} have changed since the run in {folder.path} began "
                 f"({difference}): {again}"
             )
+
+
+def digest_of_examples(examples: Iterable[Example]) -> dict[str, Any]:
+    """Number of examples, and a digest of all that they say."""
+    return digest_of_rows(_said(example) for example in examples)
 
 
 def digest_of_pairs(pairs: Sequence[PreferencePair]) -> dict[str, Any]:

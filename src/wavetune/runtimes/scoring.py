@@ -38,6 +38,7 @@ from wavetune.models.restore import PooledModel, prompt_tokens
 from wavetune.recipe import Recipe
 from wavetune.records.scores import Decoding
 from wavetune.runtimes.adapters import adapter_of, recipe_of
+from wavetune.runtimes.inputs import digest_of_examples, digest_of_model
 from wavetune.runtimes.precision import device_of
 from wavetune.seeds import stream
 from wavetune.text_metrics import library_of, require, score
@@ -97,6 +98,11 @@ def evaluate_run(run_dir: Path, asked: Asked, decoding: Decoding, device: str = 
         "prompts": len(tasks),
         "rows": len(rows),
         "drawn_by_seed": decoding.seed if drawn else None,
+        "inputs": {
+            "rows": digest_of_examples(rows),
+            "model": digest_of_model(folder),
+            "adapters": None if adapter is None else digest_of_model(adapter),
+        },
     }
     settings = recipe.world.data
     if isinstance(model, PooledModel):
@@ -210,7 +216,7 @@ def _answers(
     again.
     """
     path = place / _ANSWERS
-    known = {line["prompt_index"]: str(line["answer"]) for line in _lines(path) if "prompt_index" in line}
+    known = {line["prompt_index"]: str(line["answer"]) for line in _lines(path)}
     told = time.monotonic()
     for batch in _batches([len(prompt) for prompt in prompts], decoding.batch_size):
         if known.keys() >= set(batch):
@@ -233,10 +239,14 @@ def _answers(
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
+    again = "remove the file to answer all prompts again"
     try:
-        return complete_lines(path) if path.exists() else []
+        lines = complete_lines(path) if path.exists() else []
     except JsonError as error:
-        raise RunFolderError(f"{error}; remove the file to answer all prompts again") from error
+        raise RunFolderError(f"{error}; {again}") from error
+    if not all(isinstance(line, dict) and {"prompt_index", "answer"} <= line.keys() for line in lines):
+        raise RunFolderError(f"{path} has lines that are no answers; {again}")
+    return lines
 
 
 def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
