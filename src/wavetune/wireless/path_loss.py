@@ -170,6 +170,10 @@ class _Tr38901(PathLoss):
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         raise NotImplementedError
 
+    def _horizontal_m(self, distance_3d_m: float) -> float:
+        """Horizontal distance at which the antennas are so far apart; 0 where their heights alone are."""
+        return math.sqrt(max(0.0, distance_3d_m**2 - (self.server_height_m - self.device_height_m) ** 2))
+
     def _log_distance_3d(self, distance_2d_m: float | Array, carrier_hz: float) -> Array:
         """log10 of the distance between the antennas in m, once distance and carrier are known to be in range."""
         source = f"the range of {type(self).__name__} in TR 38.901 Table 7.4.1-1"
@@ -308,8 +312,7 @@ class IndoorHotspot(_Tr38901):
     @property
     def distance_limits_m(self) -> Limits:
         """Horizontal distances, m, at which the antennas are 1 to 150 m apart (Table 7.4.1-1)."""
-        height_m = self.server_height_m - self.device_height_m
-        return math.sqrt(max(0.0, 1 - height_m**2)), math.sqrt(150**2 - height_m**2)
+        return self._horizontal_m(1.0), self._horizontal_m(150.0)
 
     def path_loss_db(
         self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
@@ -455,8 +458,7 @@ class IndoorFactory(_Tr38901):
     @property
     def distance_limits_m(self) -> Limits:
         """Horizontal distances, m, at which the antennas are 1 to 600 m apart (Table 7.4.1-1)."""
-        height_m = self.server_height_m - self.device_height_m
-        return math.sqrt(max(0.0, 1 - height_m**2)), math.sqrt(600**2 - height_m**2)
+        return self._horizontal_m(1.0), self._horizontal_m(600.0)
 
     def path_loss_db(
         self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0

@@ -100,11 +100,8 @@ class Shannon(RateModel):
 
     def envelope(self, subchannel_hz: float, uplink: bool = True) -> Envelope:
         """The rate itself."""
-        share = (
-            (1 - self.uplink_overhead) * self.uplink_share
-            if uplink
-            else (1 - self.downlink_overhead) * self.downlink_share
-        )
+        overhead = self.uplink_overhead if uplink else self.downlink_overhead
+        share = (1 - overhead) * (self.uplink_share if uplink else self.downlink_share)
         most = np.inf if self.max_bit_per_s_per_hz is None else self.max_bit_per_s_per_hz
         return Envelope(share, db_to_linear(self.snr_gap_db), most)
 
