@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from wavetune import recipes
 from wavetune.recipe import to_dict, with_settings
@@ -31,6 +32,15 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
     assert [page for page in pages if page not in navigation] == []
+
+
+def test_the_pages_open_from_disk_and_ask_no_third_party():
+    site = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+    assert "offline" in site["plugins"]
+    assert not site["use_directory_urls"]
+    assert not site["theme"]["font"]
+    assert all((ROOT / "docs" / script).exists() for script in site["extra"]["polyfills"])
+    assert any("iframe-worker" in script for script in site["extra"]["polyfills"])  # else the plugin names an address
 
 
 def test_the_settings_that_people_change_are_fields_of_recipes():
