@@ -45,6 +45,7 @@ NO_GAIN_LOG2 = -1e30
 _LOW = (
     1e-6  # Rate (bit/s/Hz) and ratio below which the strongest subchannel alone is as good as all, to that precision.
 )
+_LEAST_SHARE = 1e-30  # Of the power that may be had, spent by all who send: less could underflow.
 
 
 class BandProblem(NamedTuple):
@@ -255,7 +256,10 @@ def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array
         if need_K[k] > 0.0:
             power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], limit)
             level_K[k] = level
-            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, limit, power_w_M)
+            least_w = _LEAST_SHARE * min(cap_w_K[k], total_w) / len(need_K)
+            fill_powers(
+                log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, limit, least_w, power_w_M
+            )
             spent_w = 0.0
             for j in range(count_K[k]):
                 spent_w += power_w_M[owned_KM[k, j]]
@@ -281,17 +285,19 @@ def fill_powers(
     power_w: float,
     level_w: float,
     limit: float,
+    least_w: float,
     power_w_M: Array,
 ) -> None:
-    """Set the powers that least_power adds up."""
+    """Set the powers that least_power adds up, that of the strongest subchannel to no less than `least_w`."""
     if rate < _LOW:
-        power_w_M[owned[0]] = power_w
+        power_w_M[owned[0]] = max(power_w, least_w)
         return
     for j in range(count):
         i = int(owned[j])
         above = min(np.log2(level_w) + log_M[i], limit)
         if above > 0.0:
             power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
+    power_w_M[owned[0]] = max(power_w_M[owned[0]], least_w)
 
 
 def owners_delay(problem: BandProblem, owner_M: IntArray) -> float:
@@ -354,14 +360,17 @@ def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s
 @kernel
 def powers_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
     """The powers (W) that `energy_until` adds up, per subchannel."""
-    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit = problem
     power_w_M = np.zeros(len(owner_M))
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     for k in range(len(need_K)):
         if need_K[k] > 0.0:
             rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
             power_w, level_w = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
-            fill_powers(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, limit, power_w_M)
+            least_w = _LEAST_SHARE * min(cap_w_K[k], total_w) / len(need_K)
+            fill_powers(
+                log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, limit, least_w, power_w_M
+            )
     return power_w_M
 
 

@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from wavetune.allocation.delay import uplink_rate_bit_per_s_K
 from wavetune.allocation.power import allocate_power, uniform_power
 from wavetune.allocation.problem import RadioBand
+from wavetune.wireless.rate_models import Shannon
 
 
 def random_case(seed, K, M, low=-18.0):
@@ -77,6 +78,17 @@ def test_a_client_with_bits_and_no_usable_subchannel_never_finishes():
     band = RadioBand(np.array([[1e-9, 1e-9], [0.0, 1e-9]]), 1e6, 1e-21, 2.0)
     for owner in ([0, 0], [1, 0]):
         assert allocate_power(band, np.array(owner), np.zeros(2), np.ones(2), np.ones(2))[1] == np.inf
+
+
+@pytest.mark.parametrize("limit", [None, 7.4])
+def test_whoever_waits_for_ages_still_has_a_rate(limit):
+    band = RadioBand(np.full((3, 4), 1e-3), 1e3, 1e-18, 1e-70, rate=Shannon(max_bit_per_s_per_hz=limit))
+    ready_s_K, bits_K = np.array([1e112, 0.0, 1.0]), np.full(3, 1e-60)
+    allocation, delay_s = allocate_power(band, np.array([0, 1, 2, 0]), ready_s_K, bits_K, np.ones(3))
+    done_s_K = finish_s(band, allocation, ready_s_K, bits_K)
+    assert delay_s == done_s_K.max() == 1e112
+    assert np.all(allocation.power_w_K(3) > 0)
+    assert allocation.power_w_M.sum() <= 1e-70
 
 
 def test_nobody_who_has_nothing_to_send_spends_power():
