@@ -42,6 +42,17 @@ def test_a_run_tells_its_records_adapters_answers_and_report(ran):
     assert len(run.plan["cut"]) if isinstance(run.plan["cut"], list) else run.plan["cut"]
 
 
+def test_a_run_is_scored_as_the_command_scores_it(ran):
+    run = ran[0]
+    found = run.evaluate(metrics="rouge_l, exact_match", prompts=2, max_new_tokens=3)
+    words = ("--metrics", "rouge_l,exact_match", "--prompts", 2, "--max-new-tokens", 3, "--json")
+    assert json.loads(wavetune("evaluate", run.folder, *words).out) == found
+    assert found["scores"].keys() == {"rouge_l", "exact_match"}
+    assert "rouge" in (run.folder / "report.html").read_text().lower()
+    with pytest.raises(ConfigError, match="beams are followed"):
+        run.evaluate(beams=2, temperature=1.0)
+
+
 def test_records_are_lists_where_pandas_is_not_installed(ran, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pandas", None)
     assert [row["round"] for row in wt.load_run(ran[0].folder).rounds] == [0, 1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.json_reader import read_json
@@ -110,6 +111,60 @@ class Run:
         from wavetune.runtimes.answer import answer
 
         return answer(self.folder, prompt, client, base, max_new_tokens or 64, temperature or 0.0, seed or 0)
+
+    def evaluate(
+        self,
+        data: str | Path | None = None,
+        metrics: str | Sequence[str] = (),
+        client: int | None = None,
+        *,
+        base: bool = False,
+        prompts: int = 256,
+        max_new_tokens: int = 128,
+        temperature: float = 0.0,
+        beams: int = 1,
+        seed: int = 0,
+        batch_size: int = 16,
+        device: Literal["auto", "cpu", "cuda"] = "auto",
+    ) -> dict[str, Any]:
+        """Scores of the run's answers, or classes, as `wavetune evaluate` writes them; the report is written anew.
+
+        Args:
+            data: a folder, a file or a Hugging Face id; None: the rows that the run kept from training.
+            metrics: `bleu`, `rouge_l`, `perplexity` and so on, with commas or as a list; none: all but `meteor`.
+            client: whose adapter answers; None: the one that all share.
+            base: score the untouched model.
+            prompts: distinct prompts to answer at most, drawn at random.
+            max_new_tokens: longest answer.
+            temperature: 0 takes the likeliest token each time.
+            beams: answers followed at once.
+            seed: of the draw of prompts and of sampling.
+            batch_size: prompts answered at once.
+            device: where to compute.
+        Returns: `scores` by metric, `prompts`, `rows`, `decoding`, `libraries` and the `folder` with all answers.
+        Raises: ConfigError for what does not go together, RunFolderError where there is no such adapter.
+        """
+        from wavetune.data.source import kind_of
+        from wavetune.runtimes.adapters import adapter_of
+
+        if base and client is not None:
+            raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
+        if beams > 1 and temperature:
+            raise ConfigError("--beams above 1 does not go with --temperature: beams are followed, not drawn")
+        adapter_of(self.folder, client, base)
+        source = None if data is None else str(data)
+        if source is not None:
+            kind_of(source)
+        LOG.info("loading PyTorch and transformers")
+        from wavetune.records.scores import Decoding
+        from wavetune.runtimes.scoring import Asked, evaluate_run
+
+        named = metrics.split(",") if isinstance(metrics, str) else metrics
+        names = tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
+        decoding = Decoding(max_new_tokens, temperature, beams, seed, batch_size)
+        found = evaluate_run(self.folder, Asked(source, client, base, names, prompts), decoding, device)
+        self.report()
+        return found
 
     def report(self, out: str | Path | None = None) -> Path:
         """Write the report, `report.html` in the run's folder by default; returns its path."""

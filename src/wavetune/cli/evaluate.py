@@ -10,8 +10,6 @@ import typer
 from wavetune.cli.json_output import result
 from wavetune.cli.options import DeviceName
 from wavetune.console import Console, echo
-from wavetune.errors import ConfigError
-from wavetune.logs import LOG
 
 
 def evaluate(
@@ -44,29 +42,21 @@ def evaluate(
 
     For example: wavetune evaluate runs/sflllm --data e2e/test.jsonl --metrics bleu,rouge_l
     """
-    from wavetune.data.source import kind_of
-    from wavetune.runtimes.adapters import adapter_of
+    from wavetune.api.load_run import Run
 
-    if base and client is not None:
-        raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
-    if beams > 1 and temperature:
-        raise ConfigError("--beams above 1 does not go with --temperature: beams are followed, not drawn")
-    adapter_of(run_dir, client, base)
-    if data is not None:
-        kind_of(data)
-    LOG.info("loading PyTorch and transformers")
-    from wavetune.records.scores import Decoding
-    from wavetune.reporting.html import write_report
-    from wavetune.runtimes.scoring import Asked, evaluate_run
-
-    names = tuple(dict.fromkeys(name.strip() for name in (metrics or "").split(",") if name.strip()))
-    found = evaluate_run(
-        run_dir,
-        Asked(data, client, base, names, prompts),
-        Decoding(max_new_tokens, temperature, beams, seed, batch_size),
-        "auto" if device is None else device.value,
+    found = Run(run_dir).evaluate(
+        data,
+        metrics or (),
+        client,
+        base=base,
+        prompts=prompts,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        beams=beams,
+        seed=seed,
+        batch_size=batch_size,
+        device="auto" if device is None else device.value,
     )
-    write_report([run_dir], run_dir / "report.html")
     result(found)
     _show(found)
 

@@ -29,8 +29,8 @@ MEMBERS = {
     ],
     "Recipe": ["method", "name", "run", "to_dict", "with_settings", "world"],
     "Run": [
-        "adapter", "alignment", "folder", "generate", "plan", "recipe", "records", "report", "rounds", "status",
-        "summary",
+        "adapter", "alignment", "evaluate", "folder", "generate", "plan", "recipe", "records", "report", "rounds",
+        "status", "summary",
     ],
     "Swept": ["feasible", "folder", "points", "reading", "summary", "to_dict"],
 }  # fmt: skip
