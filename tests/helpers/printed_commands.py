@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Iterator, Sequence
@@ -15,7 +16,12 @@ import typer
 from wavetune.cli.app import app
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+    *sorted((ROOT / "docs").rglob("*.ipynb")),
+]
 GROUP = typer.main.get_command(app)
 _COMMAND = re.compile(r"(?:\$ )?(?:[A-Z_]+=\S+ )*(wavetune|python (?:\w+/)\w+\.py|make)(?: (.*))?", re.DOTALL)
 _FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```[ ]*$", re.DOTALL | re.MULTILINE)
@@ -30,10 +36,19 @@ class Printed:
     into: str = ""  # the file that its output is written to
 
 
+def text_of(page: Path) -> str:
+    """A page's Markdown; of a notebook that between its cells of code."""
+    text = page.read_text(encoding="utf-8")
+    if page.suffix != ".ipynb":
+        return text
+    cells = (cell for cell in json.loads(text)["cells"] if cell["cell_type"] == "markdown")
+    return "\n\n".join("".join(cell["source"]) for cell in cells)
+
+
 def printed() -> Iterator[Printed]:
     """Each command with where it stands: in fences of shell, and between backticks in prose."""
     for page in PAGES:
-        text, where = page.read_text(encoding="utf-8"), page.relative_to(ROOT).as_posix()
+        text, where = text_of(page), page.relative_to(ROOT).as_posix()
         fences = [fence for language, fence in _FENCE.findall(text) if language in ("", "bash", "sh", "console")]
         lines = [line for fence in fences for line in fence.replace("\\\n", " ").splitlines()]
         prose = [" ".join(code.split()) for code in re.findall(r"`([^`]+)`", _FENCE.sub("", text))]

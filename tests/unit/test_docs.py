@@ -31,6 +31,9 @@ def test_recipes_page_lists_every_recipe():
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     pages = [page.relative_to(ROOT / "docs").as_posix() for page in (ROOT / "docs").rglob("*.md")]
+    pages += [
+        page.relative_to(ROOT / "docs").with_suffix(".md").as_posix() for page in (ROOT / "docs").rglob("*.ipynb")
+    ]
     assert [page for page in pages if page not in navigation] == []
 
 

@@ -33,6 +33,10 @@ class Swept:
         """summary.json of the folder."""
         return read_json(self.folder / "summary.json")
 
+    def _repr_png_(self) -> bytes:
+        """The figure, which a notebook shows of it."""
+        return (self.folder / "figure.png").read_bytes()
+
     @property
     def points(self) -> Any:
         """A row a method and value: a pandas frame, or a list of dicts without pandas."""
