@@ -25,6 +25,7 @@ from wavetune.models.batches import PackedRow, PaddedRows
 from wavetune.models.bottleneck import StackedBottleneck, last_map
 from wavetune.models.classifier import HEAD, Pooling, pool
 from wavetune.models.double import compute_in_double
+from wavetune.models.fused import fuse
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy
 from wavetune.models.output_layer import OutputLayer
@@ -254,9 +255,11 @@ def prepare_backbone(
     model.requires_grad_(False).eval()
     structure, way = checked(model)
     backbone = Backbone.unadapted(model, structure, way)
+    width = model.config.get_text_config().hidden_size
     if model.dtype == torch.float64:
         compute_in_double(*backbone.blocks, backbone.final_norm)
-    width = model.config.get_text_config().hidden_size
+    else:
+        fuse(nn.ModuleList([*backbone.blocks, backbone.final_norm]), width)
     sites = _install(backbone, targets, bf16)
     if bottleneck is not None:
         sites += _install_bottlenecks(backbone, bottleneck, width)

@@ -199,7 +199,11 @@ class FrozenLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b` of `[..., in]`."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias).to(self.out_dtype)
+        return self.product(x).to(self.out_dtype)
+
+    def product(self, x: Tensor) -> Tensor:
+        """The same in the weight's precision."""
+        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
 
 
 class StackedLoraLinear(FrozenLinear):

@@ -1,0 +1,212 @@
+"""Compiled element-wise kernels of a training step, each one sweep over its values: the norm of a residual stream and
+the product inside a gated MLP, forward and backward.
+
+PyTorch passes over memory for each operation and keeps what each needs; these read and write a value once. Compiled at
+their first call and cached, so import this where it is needed. Matrices are `[N, D]` and contiguous, in fp32 or, in a
+gated MLP, bf16; all is computed in fp32. What is not a number stays none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from itertools import pairwise
+from typing import Any, cast
+
+import numpy as np
+import torch
+from llvmlite import ir  # pyright: ignore[reportMissingTypeStubs]
+from numba import njit, types  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.extending import intrinsic  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from torch import Tensor
+
+from wavetune.allocation.kernel_cache import kept_with_sources
+
+_VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
+_FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
+_LOG2_E = np.float32(1.4426950408889634)
+_ONE, _HALF, _THREE, _ODD = np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
+# 2^f is the sum of (f ln 2)^k / k!, to 5e-9 where |f| is at most a half.
+_C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(c) for c in np.cumprod([1.0, *(np.log(2) / np.arange(1, 8))]))
+
+
+@cast(Any, intrinsic)
+def _bits(_context: Any, value: Any) -> Any:
+    def code(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.IntType(32))
+
+    return types.uint32(types.float32), code
+
+
+@cast(Any, intrinsic)
+def _float(_context: Any, value: Any) -> Any:
+    def code(_target: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.uint32), code
+
+
+def _inline(function: Callable[..., Any]) -> Any:
+    return cast(Any, njit)(fastmath=_FAST, error_model="numpy", inline="always")(function)
+
+
+def _kernel(function: Callable[..., None]) -> Any:
+    with kept_with_sources():
+        return cast(Any, njit)(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)(function)
+
+
+@_inline
+def _sigmoid(x: Any) -> Any:
+    t = min(max(-x * _LOG2_E, np.float32(-126)), np.float32(126))
+    whole = np.floor(t + _HALF)
+    f = t - whole
+    power = ((((((_C7 * f + _C6) * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _C0
+    return _ONE / (_ONE + power * _float(np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23))))
+
+
+@_inline
+def _wide(half: Any) -> Any:
+    return _float(np.uint32(half) << np.uint32(16))
+
+
+@_inline
+def _narrow(x: Any) -> Any:
+    """The bits of the nearest bf16, of two the even one."""
+    whole = _bits(np.float32(x))
+    rounded = (whole + np.uint32(0x7FFF) + ((whole >> np.uint32(16)) & _ODD)) >> np.uint32(16)
+    return np.uint16(rounded) if x == x else np.uint16(0x7FC0)
+
+
+@_kernel
+def _norm(x: Any, y: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
+    rows, width = x.shape
+    for n in range(rows):
+        total = np.float32(0)
+        for i in range(width):
+            total += x[n, i] * x[n, i]
+        r = _ONE / np.sqrt(total / np.float32(width) + epsilon)
+        inverse[n] = r
+        for i in range(width):
+            y[n, i] = x[n, i] * r * weight[i]
+
+
+@_kernel
+def _norm_back(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
+    rows, width = x.shape
+    for n in range(rows):
+        r, total = inverse[n], np.float32(0)
+        for i in range(width):
+            total += grad[n, i] * weight[i] * x[n, i]
+        along = total * r * r / np.float32(width)
+        for i in range(width):
+            out[n, i] = r * (grad[n, i] * weight[i] - x[n, i] * along)
+
+
+@_inline
+def _product(gate: Any, up: Any, a: Any, b: Any) -> Any:
+    return gate * _sigmoid(gate * (a + b * gate * gate)) * up
+
+
+@_inline
+def _slopes(gate: Any, up: Any, grad: Any, a: Any, b: Any) -> Any:
+    squared = gate * gate
+    s = _sigmoid(gate * (a + b * squared))
+    return grad * up * (s + gate * s * (_ONE - s) * (a + _THREE * b * squared)), grad * gate * s
+
+
+@_kernel
+def _gated(gate: Any, up: Any, out: Any, a: Any, b: Any) -> None:
+    rows, width = gate.shape
+    for n in range(rows):
+        for i in range(width):
+            out[n, i] = _product(gate[n, i], up[n, i], a, b)
+
+
+@_kernel
+def _gated_back(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a: Any, b: Any) -> None:
+    rows, width = gate.shape
+    for n in range(rows):
+        for i in range(width):
+            to_gate[n, i], to_up[n, i] = _slopes(gate[n, i], up[n, i], grad[n, i], a, b)
+
+
+@_kernel
+def _gated_bf16(gate: Any, up: Any, out: Any, a: Any, b: Any) -> None:
+    rows, width = gate.shape
+    for n in range(rows):
+        for i in range(width):
+            out[n, i] = _narrow(_product(_wide(gate[n, i]), _wide(up[n, i]), a, b))
+
+
+@_kernel
+def _gated_back_bf16(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a: Any, b: Any) -> None:
+    rows, width = gate.shape
+    for n in range(rows):
+        for i in range(width):
+            left, right = _slopes(_wide(gate[n, i]), _wide(up[n, i]), _wide(grad[n, i]), a, b)
+            to_gate[n, i], to_up[n, i] = _narrow(left), _narrow(right)
+
+
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, "kernels")
+
+
+def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...]) -> None:
+    """Call a kernel with the rows of these tensors, and its constants, in as many parts as PyTorch has threads."""
+    arrays = [(t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for t in by_row]
+    rows, threads = len(arrays[0]), torch.get_num_threads()
+    parts = max(1, min(threads, arrays[0].size // _VALUES_A_THREAD))
+    ends = [rows * part // parts for part in range(parts + 1)]
+    calls = [(*(array[start:stop] for array in arrays), *constants) for start, stop in pairwise(ends)]
+    waiting = [_pool(threads - 1).submit(kernel, *call) for call in calls[1:]]
+    kernel(*calls[0])
+    for one in waiting:
+        one.result()
+
+
+def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+    """`x weight / sqrt(mean(x^2) + epsilon)` of `[N, D]`, with a frozen weight `[D]`."""
+    return _RmsNorm.apply(x, weight, epsilon)
+
+
+def gated_product(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
+    """`gate sigmoid(a gate + b gate^3) up` of two matrices of one precision: with SiLU where a = 1 and b = 0."""
+    return _GatedProduct.apply(gate, up, a, b)
+
+
+class _RmsNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
+        x = x.contiguous()
+        y, inverse = torch.empty_like(x), x.new_empty(len(x))
+        _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
+        ctx.save_for_backward(x, weight, inverse)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        x, weight, inverse = ctx.saved_tensors
+        out = torch.empty_like(x)
+        _run(_norm_back, (x, inverse, grads[0].contiguous(), out), (weight.numpy(),))
+        return out, None, None
+
+
+class _GatedProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
+        gate, up = gate.contiguous(), up.contiguous()
+        out = torch.empty_like(gate)
+        _run(_gated_bf16 if gate.dtype == torch.bfloat16 else _gated, (gate, up, out), (np.float32(a), np.float32(b)))
+        ctx.save_for_backward(gate, up)
+        ctx.numbers = np.float32(a), np.float32(b)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        gate, up = ctx.saved_tensors
+        kernel = _gated_back_bf16 if gate.dtype == torch.bfloat16 else _gated_back
+        to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
+        _run(kernel, (gate, up, grads[0].contiguous(), to_gate, to_up), ctx.numbers)
+        return to_gate, to_up, None, None
