@@ -25,6 +25,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "deadline": {"round_deadline_s": 0.004, "min_clients": 2},
     "fastest": {"count": 2},
     "fixed": {"positions_m": [[50, 0], [0, 90], [-140, 0]]},
+    "lost_devices": {"from_round": 1},
     "multi_krum": {"malicious": 0, "keep": 2},
     "moving": {"speed_m_per_s": 5.0, "round_s": 0.01, "movement": "random_waypoint"},
     "module_wise": {"full_rounds": 1, "threshold": 2, "patience": 1},

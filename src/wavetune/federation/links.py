@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated
 
 from annotated_types import Ge, Lt
@@ -21,6 +21,7 @@ class Link(Part):
 
     needs = (ADAPTERS, BY_SERVER)
     min_rate_bit_per_s: float = 0.0  # below which nothing is sent
+    loss_probability: float = 0.0  # that what is sent is lost on the way
     lost: Fill = Skip()  # what stands in for an update that does not arrive
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
@@ -30,6 +31,12 @@ class Link(Part):
     def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
         """Whether a sent upload arrives."""
         raise NotImplementedError
+
+    def losing(self, probability: float) -> Link:
+        """The same link where this share of what is sent is lost on the way, and by chance no more."""
+        if not probability:
+            return self
+        return Outage(self.min_rate_bit_per_s, loss_probability=probability, lost=self.lost)
 
 
 @dataclass(frozen=True)
@@ -69,3 +76,7 @@ class Outage(Link):
     def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
         """Whether a sent upload arrives."""
         return bool(stream(seed, "upload lost", round_index, client_id).random() >= self.loss_probability)
+
+    def losing(self, probability: float) -> Link:
+        """The same link with this probability of a loss."""
+        return replace(self, loss_probability=probability)

@@ -236,7 +236,7 @@ class Nodes:
         """What these nodes must remember between rounds, as named tensors."""
         found = {f"held.{node}.{name}": t for node, held in self.held.items() for name, t in held.tensors.items()}
         found |= {f"part.{key}.{name}": t for key, state in self.states.items() for name, t in state.items()}
-        found |= {f"weight.{node}": torch.tensor(held.weight) for node, held in self.held.items()}
+        found |= {f"weight.{node}": torch.tensor(held.weight, dtype=torch.float64) for node, held in self.held.items()}
         found |= {} if self.agenda is None else {"agenda": torch.tensor(self.agenda)}
         return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
