@@ -7,6 +7,8 @@ Every contender trains LoRA on the query and value projections on the same rows,
 - one client per pass: wavetune with stacking switched off, which shows what stacking alone is worth
 - sequential PEFT: a loop over the clients, each a padded batch through a stock PEFT model
 - centralised PEFT: the same rows as one padded batch through a stock PEFT model
+Then, with adapters in the last blocks alone, a step whose first blocks are computed in every step against one that
+finds there what they yielded before, in CPU seconds.
 Contenders take turns, so that a machine whose speed drifts treats all alike. "Useful" tokens are those of the rows,
 without padding. The rows of a step are drawn at random; `--bucket` gives everyone batches of similar lengths instead.
 """
@@ -37,9 +39,11 @@ from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.placement import Placement
+from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
 from wavetune.models.lora import new_bank
 from wavetune.models.resolve import resolve_model
+from wavetune.runtimes.session import freeze
 
 warnings.simplefilter("ignore")
 TARGETS, RANK, ALPHA, CUT = ("q_proj", "v_proj"), 8, 16.0, 3
@@ -175,6 +179,35 @@ def _synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
+def frozen_prefix(setting: Setting, trained: int, repeats: int) -> None:
+    """Print the CPU seconds of a step that trains the last blocks alone, with and without what is kept below them."""
+    folder = resolve_model(setting.model).folder
+    data = data_of(setting, folder)
+    rows = rows_of(data, 0, Batching(setting.batch_size, "none"))
+    cohorts = {name: new_cohort(setting, folder, None) for name in ("computed", "kept")}
+    trained = min(trained, cohorts["kept"].backbone.num_layers - 1)
+    for cohort in cohorts.values():
+        K, L = setting.clients, cohort.backbone.num_layers
+        cohort.placement = Placement(L, (L,) * K, (None,) * K, (1 / K,) * K, split=False)
+        local_LK = cohort.placement.local_LK()
+        cohort.bank = new_bank(cohort.backbone.sites, local_LK, [RANK] * K, RANK, ALPHA, seed=0, device=setting.device)
+        freeze(cohort.bank, {site.name for site in cohort.bank.sites if site.layer < L - trained})
+        cohort.optimiser = StackedOptimiser(cohort.bank, AdamW(schedule="constant", warmup_steps=0))
+    cohorts["kept"].prefix = KeptPrefix(cohorts["kept"].backbone, L - trained, 2_000_000_000)
+    seconds: dict[str, list[float]] = {name: [] for name in cohorts}
+    for _ in range(repeats + 1):
+        for name, cohort in cohorts.items():
+            start = time.process_time()
+            cohort.step(data.train, rows, 1.0)
+            _synchronise(setting.device)
+            seconds[name].append(time.process_time() - start)
+    print(f"\n{trained} of {L} blocks trained, CPU seconds of a step: the first one, then the median of {repeats}")
+    for name, spent in seconds.items():
+        print(f"{name:24s}{spent[0]:10.2f}{statistics.median(spent[1:]):10.2f}")
+    ratio = statistics.median(a / b for a, b in zip(*(spent[1:] for spent in seconds.values()), strict=True))
+    print(f"{'kept is faster':24s}{ratio:19.2f}x")
+
+
 def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
     """Print, for each codec at the cut, its bits a value and the relative error of the clients' gradients."""
     folder = resolve_model(setting.model).folder
@@ -246,7 +279,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bucket", action="store_true")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory-clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--only", choices=["speed", "codecs", "memory"])
+    parser.add_argument("--trained-blocks", type=int, default=4)
+    parser.add_argument("--only", choices=["speed", "prefix", "codecs", "memory"])
     parser.add_argument("--child-memory", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child_memory:
@@ -258,6 +292,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.only in (None, "speed"):
         for setting in settings:
             measure(setting, options.repeats)
+    if options.only in (None, "prefix"):
+        frozen_prefix(settings[0], options.trained_blocks, options.repeats)
     if options.only in (None, "codecs"):
         gradient_error(settings[0], [Bf16(), *(Int8(outlier_channels=n) for n in (0, 4, 8, 16))])
     if options.only in (None, "memory"):

@@ -27,6 +27,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.placement import WHOLE, Half, Placement
+from wavetune.federation.prefix import KeptPrefix, lowest_trained
 from wavetune.models.backbone import Backbone, Between
 from wavetune.models.classifier import classification_loss, head_site, stacked_head
 from wavetune.models.lora import AdapterBank, LoraPair
@@ -121,7 +122,8 @@ class Cohort:
     What is learned is the next token, or a row's class where the rows have classes. Half of `proximal` times
     the squared distance of a client's adapters to their `anchor` is added to its loss. Of a model that is cut only
     `half` is computed here; the link's door leads to the other. Where the server's optimiser is elsewhere, its
-    gradients of every pass gather in `server_gradients`.
+    gradients of every pass gather in `server_gradients`. Where nothing is trained in the first blocks, a `prefix` keeps
+    what rows come to behind them.
     """
 
     backbone: Backbone
@@ -134,6 +136,7 @@ class Cohort:
     anchor: Mapping[str, LoraPair] = field(default_factory=dict[str, LoraPair])
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
+    prefix: KeptPrefix | None = None
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
@@ -255,7 +258,7 @@ class Cohort:
         """
 
         def blocks(client: int) -> tuple[int, int]:
-            own = self.half.blocks(self.placement, client)
+            own = self._blocks(client)
             return own.start, -own.stop
 
         order = sorted(tokens, key=lambda client: (() if self.placement.sequential else blocks(client), client))
@@ -268,6 +271,14 @@ class Cohort:
                 waiting.append(client)
                 total += tokens[client]
             yield waiting
+
+    def _blocks(self, client: int) -> range:
+        """The blocks that are run for a client in every step: without those whose outcome is kept."""
+        own = self.half.blocks(self.placement, client)
+        if self.prefix is None or own.start:
+            return own
+        cut = self.placement.cut_K[client] if self.placement.split else own.stop
+        return range(min(self.prefix.blocks, cut), own.stop)
 
     def _pass(self, batch: RaggedBatch, clients: list[int], placement: Placement) -> dict[int, LossSum]:
         """Forward and backward of clients for whom the same blocks are run here; adds to the gradients.
@@ -287,11 +298,18 @@ class Cohort:
         if placement.split:
             labels_P = self._send_labels(labels_P, clients, labelled)
 
-        def between(done: int, hidden: Tensor) -> Tensor:
-            return self.link.cross(hidden, placement.crossings(done, clients, counts))
+        trained_from, unwanted = lowest_trained(self.bank, placement.num_layers), list[Tensor]()
 
-        blocks, has_head = self.half.blocks(placement, clients[0]), self.half.has_head(placement, clients[0])
-        hidden_ND = self._hidden(batch, clients, counts, self.bank, between if placement.split else None, blocks)
+        def between(done: int, hidden: Tensor) -> Tensor:
+            crossed = self.link.cross(hidden, placement.crossings(done, clients, counts))
+            if crossed.requires_grad and done <= trained_from:  # nobody in front of the cut trains: zeros go back
+                unwanted.append(crossed)
+                crossed = crossed.detach()
+            return crossed
+
+        blocks, has_head = self._blocks(clients[0]), self.half.has_head(placement, clients[0])
+        kept = blocks.start if self.half.clients else 0
+        hidden_ND = self._hidden(batch, clients, counts, self.bank, between if placement.split else None, blocks, kept)
         if has_head:
             weight_P = torch.from_numpy(factors[owner_P]).to(device, self.backbone.dtype)
             loss, nll_P, _ = self._losses(hidden_ND, batch, clients, labels_P, weight_P, self.bank)
@@ -305,6 +323,8 @@ class Cohort:
         if told and has_head:
             for client, each in losses().items():
                 self.link.door.announce(client, each)
+        for crossed in unwanted:
+            loss = loss + 0.0 * crossed.sum()
         self.seconds["forward_s"] += self._computing_s() - started
         loss.backward()
         if self.server_gradients is not None:
@@ -341,13 +361,17 @@ class Cohort:
         bank: AdapterBank | None,
         between: Between | None = None,
         blocks: range | None = None,
+        kept: int = 0,
     ) -> Tensor:
-        """Hidden states of a pass behind the last block, `[N, D]`."""
+        """Hidden states of a pass behind the last block, `[N, D]`; what the `kept` first blocks yield is looked up."""
         device = self.backbone.device
         input_ids_N, layout = (
             torch.from_numpy(batch.input_ids).to(device),
             ragged_layout(batch.lengths.tolist(), device),
         )
+        if self.prefix is not None and kept:
+            blocks = range(kept, self.backbone.num_layers if blocks is None else blocks.stop)
+            between = _starting(kept, self.prefix.hidden(batch, clients, bank, kept), between)
         return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between, blocks)
 
     @torch.no_grad()
@@ -423,16 +447,27 @@ class Cohort:
         """
         prompted = bank is not None and any(site.kind == "prompt" for site in bank.sites)
         sums, tokens = np.zeros((3, len(tokens))), tokens if prompted else tokens.with_prompt(0)
+        kept = 0 if self.prefix is None else self.prefix.blocks
         for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
-            hidden_ND = self._hidden(batch, [client], [len(batch.input_ids)], bank)
+            hidden_ND = self._hidden(batch, [client], [len(batch.input_ids)], bank, kept=kept)
             _, nll_P, right_P = self._losses(hidden_ND, batch, [client], labels_P, weight_P, bank)
             values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
             for row, value_P in enumerate(values):
                 np.add.at(sums[row], rows[batch.sample_of_label], value_P.double().cpu().numpy())
         return Evaluation(*sums)
+
+
+def _starting(done_before: int, hidden_ND: Tensor, between: Between | None) -> Between:
+    """What happens between blocks where these hidden states are what the first blocks yield."""
+
+    def start(done: int, hidden: Tensor) -> Tensor:
+        hidden = hidden_ND if done == done_before else hidden
+        return hidden if between is None else between(done, hidden)
+
+    return start
 
 
 def named_factors(stacks: Mapping[str, LoraPair]) -> Iterator[tuple[str, Tensor]]:

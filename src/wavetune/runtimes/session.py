@@ -27,6 +27,7 @@ from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.place import Place
 from wavetune.federation.placement import Placement
+from wavetune.federation.prefix import KeptPrefix, lowest_trained
 from wavetune.federation.privacy import require_accountant
 from wavetune.federation.round_planner import RoundPlanner
 from wavetune.federation.selection import State
@@ -284,7 +285,10 @@ def cohort_of(
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     budget = run.tokens_per_pass or default_tokens_per_pass(backbone.device)
     optimiser = StackedOptimiser(bank, method.optimiser)
-    return Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal)
+    frozen, limit_bytes = lowest_trained(bank, backbone.num_layers), run.prefix_mb * 1_000_000
+    keeps = frozen and limit_bytes and backbone.way.cuts
+    prefix = KeptPrefix(backbone, frozen, limit_bytes) if keeps else None
+    return Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal, prefix=prefix)
 
 
 def freeze_a(bank: AdapterBank) -> None:

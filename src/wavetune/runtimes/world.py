@@ -17,6 +17,7 @@ from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import load_samples, prepare
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, nearest
+from wavetune.federation.method import Method
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
@@ -60,8 +61,8 @@ def plan_world(
         )
     projections = architecture.lora_projections(targets)
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
-    num_clients = recipe.world.scenario.population.num_clients
-    method.check(num_clients, architecture.num_layers, narrowest)
+    num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
+    method.check(num_clients, num_layers, narrowest)
     recipe.world.scenario.channel.require_rounds(run.rounds)
     return RoundPlanner(
         recipe.world.scenario,
@@ -69,10 +70,10 @@ def plan_world(
         CostTable(
             architecture,
             targets,
-            input_needs_grad=prompt > 0,
+            input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
             bottleneck=method.bottleneck,
             outputs=num_classes or None,
-            trained_blocks=() if method.lora.rank == 0 and not (method.bottleneck or num_classes) else None,
+            trained_blocks=_trained_blocks(method, num_layers, num_classes),
         ),
         method,
         statistics.with_prompt(prompt),
@@ -83,6 +84,14 @@ def plan_world(
         run.seed,
         architecture.note,
     ).scheduled()
+
+
+def _trained_blocks(method: Method, num_layers: int, num_classes: int) -> tuple[int, ...] | None:
+    """The blocks whose adapters train; None: all."""
+    if method.lora.rank == 0 and not method.bottleneck:
+        return (num_layers - 1,) if num_classes else ()
+    count = method.sharing.trained_layers
+    return None if count is None else tuple(range(num_layers - count, num_layers))
 
 
 def statistics_of(tokens: TokenSet) -> SampleStatistics:
