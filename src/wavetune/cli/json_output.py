@@ -34,5 +34,6 @@ def wants_json() -> bool:
 def result(value: Any) -> None:
     """A result of the command, written where JSON is asked for; null stands for what is no finite number."""
     if (out := _out.get()) is not None:
-        known = json.loads(json.dumps(value, default=str), parse_constant=lambda _: None)
-        print(json.dumps(known, indent=1), file=out, flush=True)
+        from wavetune.records.fields import finite_json
+
+        print(json.dumps(json.loads(finite_json(value)), indent=1), file=out, flush=True)

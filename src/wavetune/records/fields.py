@@ -5,6 +5,7 @@ A number that is not known is NaN in a record and null in a file; a list that is
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass
@@ -35,6 +36,15 @@ def as_json(value: Any) -> Any:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [as_json(own) for own in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def finite_json(value: Any) -> str:
+    """A value as one line of JSON, with null for what is no finite number.
+
+    >>> finite_json({"loss": float("inf"), "round": 1})
+    '{"loss": null, "round": 1}'
+    """
+    return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=lambda _: None))
 
 
 def gathered(kind: Any, document: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from wavetune.reporting.chart import FOOT_PX, NARROW_PX, Axis, chart_height, value_axis
+from wavetune.reporting.numbers import Numbers, rounded
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tip
 
 LEAST_PX = 0.8
@@ -138,3 +139,13 @@ def _column_ticks(labels: Sequence[str], left: float, width: float, y: float) ->
         at = min(max(left + (index + 0.5) * pitch, half), width - half)
         marks.append(tag("text", words, class_="tick", x=at, y=y, text_anchor="middle"))
     return marks
+
+
+def numbers_of_bars(bars: Sequence[Bar], unit: str = "", mark: tuple[float, str] | None = None) -> Numbers:
+    """Numbers of bars and their parts; one bar alone, without a mark to hold it against, says nothing."""
+    rows = tuple((bar.label, part, value) for bar in bars for _, part, value in bar.parts)
+    shapes = {tuple(rounded(value) for _, _, value in bar.parts) for bar in bars}
+    if mark:
+        rows += ((mark[1], "", mark[0]),)
+        shapes.add((rounded(mark[0]),))
+    return Numbers(("what", "part", f"value ({unit})" if unit else "value"), rows, len(shapes) < 2)

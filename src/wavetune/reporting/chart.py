@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from wavetune.reporting import format as fmt
+from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.svg import Scale, tag, text_width, tick_labels, ticks
 
 WIDE_PX, FULL_PX, NARROW_PX = 540, 1096, 330
@@ -48,6 +50,16 @@ class Figure:
     keys: tuple[Key, ...] = ()
     table: Table | None = None
     span: str = "half"  # half | full | tall (two rows high) | solo (a half chart with its words beside it)
+    numbers: Numbers | None = None
+
+    @property
+    def file_name(self) -> str:
+        """Name of a file of this chart, without its suffix.
+
+        >>> Figure("Loss against rounds", Markup(), Markup()).file_name
+        'loss-against-rounds'
+        """
+        return re.sub("[^a-z0-9]+", "-", self.title.lower()).strip("-")
 
 
 def figure(
@@ -57,10 +69,13 @@ def figure(
     keys: tuple[Key, ...] = (),
     table: Table | None = None,
     span: str = "half",
+    numbers: Numbers | None = None,
 ) -> Figure | None:
-    """Draw a chart for a wide and for a narrow screen; None if there is nothing to draw."""
+    """Draw a chart for a wide and for a narrow screen; None if there is nothing to draw, or all values are alike."""
+    if numbers and numbers.alike:
+        return None
     wide, narrow = draw(FULL_PX if span == "full" else WIDE_PX), draw(NARROW_PX)
-    return Figure(title, wide, narrow, caption, keys, table, span) if wide and narrow else None
+    return Figure(title, wide, narrow, caption, keys, table, span, numbers) if wide and narrow else None
 
 
 @dataclass(frozen=True)

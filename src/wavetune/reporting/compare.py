@@ -12,7 +12,7 @@ from wavetune.records.summary import Change, PlanInfo
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.lines import Point, Series, line_chart, thin
+from wavetune.reporting.lines import Point, Series, line_chart, numbers_of_lines, thin
 from wavetune.reporting.mixture import mixed_reward
 from wavetune.reporting.sections.learning import AGAINST, elapsed_s, positions, validation_points
 from wavetune.reporting.sections.section import Section, make_section
@@ -87,7 +87,8 @@ def _curves(runs: Sequence[Run], labels: Sequence[str], axis: Axis, against: str
     series = [one for one in series if thin(one.points)]
     keys = tuple(Key(one.css, one.label, "line") for one in series)
     title = f"{whose} loss against {against}"
-    return figure(title, lambda px: line_chart(series, axis, Axis("loss"), title, px), keys=keys)
+    numbers = numbers_of_lines(series, axis, Axis("loss"))
+    return figure(title, lambda px: line_chart(series, axis, Axis("loss"), title, px), keys=keys, numbers=numbers)
 
 
 def _differ(runs: Sequence[Run]) -> bool:

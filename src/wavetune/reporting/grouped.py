@@ -10,6 +10,7 @@ from markupsafe import Markup
 
 from wavetune.reporting.bars import LEAST_PX, Show
 from wavetune.reporting.chart import NARROW_PX
+from wavetune.reporting.numbers import Numbers, rounded
 from wavetune.reporting.svg import Scale, fit, svg, tag, text_width, tip
 
 BAR_PX, GAP_PX, DOT_PX = 12, 12, 4.5
@@ -73,3 +74,10 @@ def _dot(name: str, css: str, what: str, value: float, x: Scale, top: float, sho
     if value > 0:
         shapes.append(tag("circle", words, class_=f"fill {css}", cx=at, cy=middle, r=DOT_PX))
     return [*shapes, tag("text", show(value), class_="small", x=at + DOT_PX + 4, y=top + BAR_PX - 2)]
+
+
+def numbers_of_groups(groups: Sequence[Group], unit: str = "") -> Numbers:
+    """Numbers of bars in groups."""
+    rows = tuple((group.label, what, value) for group in groups for _, what, value in group.bars)
+    values = {rounded(value) for _, _, value in rows if math.isfinite(value)}
+    return Numbers(("group", "what", f"value ({unit})" if unit else "value"), rows, len(values) < 2)

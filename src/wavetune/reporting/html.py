@@ -6,18 +6,25 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from wavetune.console import visible
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
+from wavetune.records.fields import as_json, finite_json
+from wavetune.records.flat import flat
 from wavetune.records.reading import Run, read_run
 from wavetune.records.summary import Sample
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
+from wavetune.reporting.chart import Figure
 from wavetune.reporting.compare import compare
+from wavetune.reporting.next_steps import Step, next_in_report
+from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.sections import Section, run_sections
+from wavetune.reporting.sections.learning import loss_by_round
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -36,7 +43,10 @@ class RunView:
     notices: list[str]
     sections: list[Section]
     samples: tuple[Sample, ...]
+    figure: Figure | None
+    next: list[Step]
     facts: list[tuple[str, str]]
+    files: list[tuple[str, str]]
     command: str
     recipe: str
 
@@ -96,10 +106,24 @@ def _view(run: Run, label: str, anchor: str) -> RunView:
         notices=story.notices(run),
         sections=run_sections(run),
         samples=run.samples,
+        figure=loss_by_round(run),
+        next=next_in_report(run),
         facts=_facts(run),
+        files=_files(run),
         command=summary.command or str(run.state.get("command") or ""),
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False) if run.recipe else "",
     )
+
+
+def _files(run: Run) -> list[tuple[str, str]]:
+    """Names and addresses of files that the page holds: the rounds as a table, what the run's files say as JSON."""
+    records = [flat({**as_json(record), "planned": {}}) for record in run.rounds]  # as charged, or told in the page
+    scalars = [{name: v for name, v in record.items() if isinstance(v, str | int | float)} for record in records]
+    names = tuple(dict.fromkeys(name for record in scalars for name in record))
+    rounds = Numbers(names, tuple(tuple(record.get(name, "") for name in names) for record in scalars))
+    whole = {"recipe": run.recipe, "summary": as_json(run.summary), "world": as_json(run.world)}
+    found = [("rounds.csv", rounds.link)] if scalars else []
+    return [*found, ("run.json", "data:application/json;charset=utf-8," + quote(finite_json(whole), safe=" (){}[],:"))]
 
 
 def _facts(run: Run) -> list[tuple[str, str]]:

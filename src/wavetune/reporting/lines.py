@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
 
 from wavetune.reporting.chart import FOOT_PX, Axis, base_axis, chart_height, value_axis
+from wavetune.reporting.numbers import Cell, Numbers, rounded
 from wavetune.reporting.svg import Scale, svg, tag, tip
 
 MARKED_POINTS = 40  # beyond that, markers hide the line
 DRAWN_POINTS = 400
+TOLD_POINTS = 24  # of a line without markers, that tell their value on hover
 RIGHT_PX = 14
 
 Point = tuple[float, float]
@@ -89,16 +91,27 @@ def _path(points: Sequence[Point], x: Scale, y: Scale) -> str:
 
 
 def _dots(one: Series, points: Sequence[Point], x: Scale, y: Scale, axes: tuple[Axis, Axis]) -> list[Markup]:
-    if not one.marked or len(points) > MARKED_POINTS:
-        return []
+    marked = one.marked and len(points) <= MARKED_POINTS
+    css, radius_px = (f"dot {one.css}", 3) if marked else ("hit", 6)
     return [
         tag(
             "circle",
             tip(f"{one.label}: {axes[1].show(value)} at {axes[0].label} {axes[0].show(at)}"),
-            class_=f"dot {one.css}",
+            class_=css,
             cx=x(at),
             cy=y(value),
-            r=3,
+            r=radius_px,
         )
-        for at, value in points
+        for at, value in (points if marked else thin(points, TOLD_POINTS))
     ]
+
+
+def numbers_of_lines(series: Iterable[Series], x_axis: Axis, y_axis: Axis) -> Numbers:
+    """Numbers of lines and areas, point by point; curves on which nothing moves say nothing."""
+    rows, moves = list[tuple[Cell, ...]](), False
+    for one in series:
+        for points, name in ((one.points, one.label), (one.floor, f"{one.label}, from")):
+            known = [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)]
+            rows += [(name, x, y) for x, y in known]
+            moves = moves or len({rounded(y) for _, y in known}) > 1
+    return Numbers(("curve", *(axis.title(axis.unit) for axis in (x_axis, y_axis))), tuple(rows), not moves)

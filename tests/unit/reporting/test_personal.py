@@ -35,6 +35,9 @@ def personal(folder, accuracy=True):
     }
     sizes = {"upload_bits_K": [100.0] * 3, "all_adapters_bits_K": [160.0] * 3, "full_model_bits": 10000}
     edit(folder, personal=True, evaluation=evaluation, bits={"adapters_up": 300, "adapters_down": 300}, **sizes)
+    rounds = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    ends = [json.dumps(one | {"evaluation": evaluation["after"]}) + "\n" for one in rounds]
+    (folder / "rounds.jsonl").write_text("".join(ends))
     return folder
 
 

@@ -14,7 +14,8 @@ from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.front import Estimate, Move, front_chart
-from wavetune.reporting.lines import Point, Series, line_chart
+from wavetune.reporting.lines import Point, Series, line_chart, numbers_of_lines
+from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.sections.section import Section, at, make_section
 
 STEPS = Axis("step", whole=True)
@@ -81,13 +82,12 @@ def _lines_figure(
     ]
     means: list[Point] = [(x, finite_mean(values)) for x, values in curves]
     series.append(Series("mean of the clients", "strong", means))
-    if all(len({round(y, 9) for _, y in one.points if math.isfinite(y)}) < 2 for one in series):
-        return None  # nothing moved
     keys = (
         Key("strong", "mean", "line"),
         *(Key(f"thin {_css(k)}", label, "line") for k, label in enumerate(labels[:8])),
     )
-    return figure(title, lambda px: line_chart(series, STEPS, Axis(axis), title, px), note, keys)
+    numbers = numbers_of_lines(series, STEPS, Axis(axis))
+    return figure(title, lambda px: line_chart(series, STEPS, Axis(axis), title, px), note, keys, numbers=numbers)
 
 
 def _training_figure(run: Run, name: str, title: str, axis: str) -> Figure | None:
@@ -122,7 +122,10 @@ def _front_figure(run: Run) -> Figure | None:
         "alignment to those after it; crosses are 95 % intervals over prompts."
     )
     axes = Axis("helpful"), Axis("safe")
-    return figure(title, lambda px: front_chart(moves, *axes, title, px), caption, span="tall")
+    head = ("client", *(f"{name}, {when}" for when in ("before", "after") for name in ("helpful", "safe")))
+    rows = tuple((one.words.split(":")[0], *(mean for mean, _ in (*one.before, *one.after))) for one in moves)
+    numbers = Numbers(head, rows)
+    return figure(title, lambda px: front_chart(moves, *axes, title, px), caption, span="tall", numbers=numbers)
 
 
 def _pm(estimate: Estimate, signed: bool = False) -> str:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 
+from markupsafe import Markup
+
 from wavetune.records.reading import Run
 from wavetune.records.rounds import BandUse, Round
 from wavetune.records.world import BandShape, Device
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import client_s, straggler_counts, typical_round
-from wavetune.reporting.bars import Bar, bar_chart
+from wavetune.reporting.bars import Bar, bar_chart, numbers_of_bars
 from wavetune.reporting.cell_map import BINS, Site, cell_map
 from wavetune.reporting.chart import Axis, Figure, Key, figure
+from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.sections.section import (
     Section,
     client_figure,
@@ -71,7 +74,13 @@ def _map_figure(run: Run, shown: Round | None, span: str) -> Figure | None:
     words += ["Ring: the straggler."] if any(site.is_straggler for site in sites) else []
     radius_m = run.world.cell_radius_m
     keys = _heat_keys(delays)
-    return figure("Cell map", lambda px: cell_map(sites, radius_m, min(px, MAP_PX)), " ".join(words), keys, span=span)
+    head = ("client", "x (m)", "y (m)", "own time in the round (s)")
+    numbers = Numbers(head, tuple((site.name, *site.position_m, site.delay_s) for site in sites))
+
+    def draw(width: int) -> Markup | None:
+        return cell_map(sites, radius_m, min(width, MAP_PX))
+
+    return figure("Cell map", draw, " ".join(words), keys, span=span, numbers=numbers)
 
 
 def _heat_keys(delays: list[float]) -> tuple[Key, ...]:
@@ -105,7 +114,7 @@ def _own_time_figure(run: Run, shown: Round | None) -> Figure | None:
 
 def _straggler_figure(run: Run) -> Figure | None:
     counts = straggler_counts(run.rounds)
-    if len(story.client_names(run)) < 2 or (len(counts) > 1 and len({n for _, n in counts}) == 1):
+    if len(story.client_names(run)) < 2:
         return None
     bars = [
         Bar(
@@ -116,7 +125,9 @@ def _straggler_figure(run: Run) -> Figure | None:
         for (client, phase), times in counts[:MOST_STRAGGLERS]
     ]
     title, caption = "Stragglers", "How many rounds waited longest for a client, and in which phase."
-    return figure(title, lambda px: bar_chart(bars, fmt.count, title, px), caption)
+    return figure(
+        title, lambda px: bar_chart(bars, fmt.count, title, px), caption, numbers=numbers_of_bars(bars, "rounds")
+    )
 
 
 def _band_figure(run: Run, shown: Round, band: str, what: str, shape: BandShape, use: BandUse) -> Figure | None:
@@ -131,4 +142,7 @@ def _band_figure(run: Run, shown: Round, band: str, what: str, shape: BandShape,
     span = "full" if len(use.owner) > DENSE_SUBCHANNELS else "half"
     names = story.client_names(run)
     title = f"{band.capitalize()} band"
-    return figure(title, lambda px: subchannel_lanes(use, names, band, px), caption, span=span)
+    who = ((m, names[k] if 0 <= k < len(names) else "") for m, k in enumerate(use.owner))
+    rows = tuple((m, name, watt) for (m, name), watt in zip(who, use.power_w, strict=False))
+    numbers = Numbers(("subchannel", "client", "power (W)"), rows)
+    return figure(title, lambda px: subchannel_lanes(use, names, band, px), caption, span=span, numbers=numbers)

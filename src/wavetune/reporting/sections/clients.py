@@ -35,8 +35,15 @@ def clients(run: Run) -> Section:
     )
     head = ("Client", "Samples", "Cut", "Rank", "Subch. main + fed", "Power main", "Power fed", "Rate main", "Rate fed")
     caption = f"Clients in round {shown.round + 1}; seconds over its local steps, energy over the whole run"
-    table = Table(caption, (*head, *(PHASES[phase].capitalize() for phase in used), "Energy"), rows)
-    return make_section("Clients", "Clients", [], [table])
+    heads = (*head, *(PHASES[phase].capitalize() for phase in used), "Energy")
+    columns = [name for name in zip(heads, *rows, strict=True) if _says_something(run, name)]
+    kept, *rows = zip(*columns, strict=True) if columns else [()]
+    return make_section("Clients", "Clients", [], [Table(caption, kept, tuple(rows))])
+
+
+def _says_something(run: Run, column: tuple[str, ...]) -> bool:
+    """Whether a column, its head first, is more than dashes, and not the cut of a model that is not cut."""
+    return any(cell != fmt.DASH for cell in column[1:]) and (column[0] != "Cut" or story.is_cut(run))
 
 
 def _given(run: Run, shown: Round, k: int) -> list[str]:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 
 from wavetune.records.reading import Run
 from wavetune.records.rounds import Account, Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import critical_s, total_by_name, typical_round
-from wavetune.reporting.bars import Bar, bar_chart, column_chart
+from wavetune.reporting.bars import Bar, bar_chart, column_chart, numbers_of_bars
 from wavetune.reporting.chart import Axis, Figure, figure
+from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.sections.section import Section, make_section, phase_css, phase_keys, phase_name, phase_parts
 from wavetune.reporting.timeline import MOST_ROWS, exchange_segments, step_segments, timeline
 
@@ -36,7 +38,14 @@ def _timeline_figure(run: Run) -> Figure | None:
     late = story.client_position(run, shown.straggler.client) if shown.straggler else None
     caption = _timeline_caption(run, shown, len(names))
     title = "Timeline of one round"
-    return figure(title, lambda px: timeline(step, names, late, steps, px), caption, keys, span="full")
+    rows = tuple((_row_name(names, one.row), phase_name(one.phase), one.start_s, one.end_s) for one in segments)
+    numbers = Numbers(("row", "phase", "start in its part of the round (s)", "end (s)"), rows)
+    draw = partial(timeline, step, names, late, steps)
+    return figure(title, draw, caption, keys, span="full", numbers=numbers)
+
+
+def _row_name(names: Sequence[str], row: int) -> str:
+    return names[row] if 0 <= row < len(names) else "server"
 
 
 def _timeline_caption(run: Run, shown: Round, num_clients: int) -> str:
@@ -60,7 +69,8 @@ def _phase_figure(run: Run) -> Figure | None:
         if value > 0
     ]
     caption = "A phase counts for the client that the round waited for, so that the bars add up to the charged delay."
-    return figure("Delay by phase", lambda px: bar_chart(bars, fmt.seconds, "Delay by phase, whole run", px), caption)
+    title, numbers = "Delay by phase", numbers_of_bars(bars, "s")
+    return figure(title, lambda px: bar_chart(bars, fmt.seconds, f"{title}, whole run", px), caption, numbers=numbers)
 
 
 def _known_accounts(run: Run) -> list[tuple[int, Account]]:
@@ -73,7 +83,8 @@ def _round_figure(run: Run) -> Figure | None:
     bars = [_round_bar(accounts[start : start + size]) for start in range(0, len(accounts), size)]
     caption = f"Means over {size} rounds each." if size > 1 else ""
     axis, title = Axis("delay", "s"), "Delay of each round"
-    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption, phase_keys(bars))
+    keys, numbers = phase_keys(bars), numbers_of_bars(bars, "s")
+    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption, keys, numbers=numbers)
 
 
 def _round_bar(accounts: Sequence[tuple[int, Account]]) -> Bar:

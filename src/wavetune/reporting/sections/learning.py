@@ -11,7 +11,7 @@ from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.bars import Bar
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.lines import Point, Series, line_chart
+from wavetune.reporting.lines import Point, Series, line_chart, numbers_of_lines
 from wavetune.reporting.sections.section import Section, client_figure, make_section
 
 ROUNDS, TIME = Axis("round", whole=True), Axis("simulated time", "s")
@@ -20,10 +20,15 @@ LEAST_SPREAD = 0.05  # between clients' losses that can be told apart as bars fr
 AGAINST = ((ROUNDS, "rounds"), (TIME, "simulated time"))
 
 
+def loss_by_round(run: Run) -> Figure | None:
+    """The curve that stands beside the headline."""
+    return _loss_figure(run, *AGAINST[0])
+
+
 def learning(run: Run) -> Section:
-    """Section on learning."""
+    """Section on learning, besides the curve of the headline."""
     against = AGAINST[:1] if story.is_central(run) else AGAINST
-    curves = [_loss_figure(run, *each) for each in against]
+    curves = [_loss_figure(run, *each) for each in against[1:]]
     quality = _accuracy_figure if story.is_classifier(run) else _perplexity_figure
     curves += [quality(run, *each) for each in against]
     return make_section("Learning", "Learning", [*curves, _mixing_figure(run), _client_figure(run)])
@@ -66,7 +71,14 @@ def _loss_figure(run: Run, axis: Axis, against: str) -> Figure | None:
     change, title = story.loss_change(run), f"Loss against {against}"
     label = f"{title}: validation loss from {fmt.number(change.before, 4)} to {fmt.number(change.after, 4)}."
     table = _loss_table(run) if axis is ROUNDS else None
-    return figure(title, lambda px: line_chart(series, axis, Axis("loss"), label, px), keys=tuple(keys), table=table)
+    numbers = numbers_of_lines(series, axis, Axis("loss"))
+    return figure(
+        title,
+        lambda px: line_chart(series, axis, Axis("loss"), label, px),
+        keys=tuple(keys),
+        table=table,
+        numbers=numbers,
+    )
 
 
 def _loss_table(run: Run) -> Table:
@@ -92,7 +104,7 @@ def _perplexity_figure(run: Run, axis: Axis, against: str) -> Figure | None:
     if sum(math.isfinite(y) for _, y in points) < LEAST_POINTS:
         return None  # two points say no more than the headline
     title = f"Perplexity against {against}"
-    return figure(title, lambda px: line_chart(series, axis, Axis("perplexity"), title, px))
+    return _curve(title, series, axis, Axis("perplexity"))
 
 
 def _accuracy_figure(run: Run, axis: Axis, against: str) -> Figure | None:
@@ -101,7 +113,7 @@ def _accuracy_figure(run: Run, axis: Axis, against: str) -> Figure | None:
     percents = [(x, 100 * y) for x, y in points]
     series = [Series("validation accuracy", "cat-1", percents)]
     title = f"Accuracy against {against}"
-    return figure(title, lambda px: line_chart(series, axis, Axis("accuracy, %"), title, px))
+    return _curve(title, series, axis, Axis("accuracy, %"))
 
 
 def _mixing_figure(run: Run) -> Figure | None:
@@ -111,7 +123,12 @@ def _mixing_figure(run: Run) -> Figure | None:
     title, name = "Aggregation error", run.summary.aggregation.name or "the mixing used"
     caption = f"Relative Frobenius distance between the product BA that {name} gives and the mean of the clients' BA."
     series = [Series("aggregation error", "cat-3", points)]
-    return figure(title, lambda px: line_chart(series, ROUNDS, Axis("relative error"), title, px), caption)
+    return _curve(title, series, ROUNDS, Axis("relative error"), caption)
+
+
+def _curve(title: str, series: Sequence[Series], x_axis: Axis, y_axis: Axis, caption: str = "") -> Figure | None:
+    numbers = numbers_of_lines(series, x_axis, y_axis)
+    return figure(title, lambda px: line_chart(series, x_axis, y_axis, title, px), caption, numbers=numbers)
 
 
 def _client_figure(run: Run) -> Figure | None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from markupsafe import Markup
+
 from wavetune.estimate import finite_mean
 from wavetune.records.reading import Run
 from wavetune.records.rounds import BIT_KINDS, Round
@@ -18,7 +20,7 @@ from wavetune.reporting.accounts import (
     total_list,
 )
 from wavetune.reporting.chart import Figure, Key, Table, figure
-from wavetune.reporting.grouped import Group, grouped_chart
+from wavetune.reporting.grouped import Group, grouped_chart, numbers_of_groups
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section, phase_name
 from wavetune.reporting.sections.traffic import account_row
 
@@ -82,7 +84,12 @@ def _group(name: str, values: Iterable[float]) -> Group:
 
 def _grouped(title: str, groups: Sequence[Group], caption: str) -> Figure | None:
     keys = tuple(Key(css, column) for column, css in COLUMNS.items())
-    return figure(title, lambda px: grouped_chart(groups, fmt.seconds, title, px, by_factor=True), caption, keys)
+    numbers = numbers_of_groups(groups, "s")
+
+    def draw(width: int) -> Markup | None:
+        return grouped_chart(groups, fmt.seconds, title, width, by_factor=True)
+
+    return figure(title, draw, caption, keys, numbers=numbers)
 
 
 def _seconds_table(rounds: Sequence[Round], seconds: dict[str, list[list[float]]], names: Sequence[str]) -> Table:

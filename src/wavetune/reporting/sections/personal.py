@@ -10,9 +10,9 @@ from wavetune.records.reading import Run
 from wavetune.records.rounds import Lost
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.bars import Bar, Show, bar_chart, column_chart
+from wavetune.reporting.bars import Bar, Show, bar_chart, column_chart, numbers_of_bars
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.grouped import Group, grouped_chart
+from wavetune.reporting.grouped import Group, grouped_chart, numbers_of_groups
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, make_section
 
 KINDS = (
@@ -60,7 +60,8 @@ def _domains_figure(run: Run) -> Figure | None:
         f"Validation rows; {'more' if measure == 'accuracy' else 'less'} is better. The mean counts clients alike, "
         "the headline by its samples."
     )
-    return figure(title, lambda px: grouped_chart(groups, show, title, px), caption, keys, table, span="full")
+    numbers = numbers_of_groups(groups, measure)
+    return figure(title, lambda px: grouped_chart(groups, show, title, px), caption, keys, table, "full", numbers)
 
 
 _HEAD = ("Client", *(f"{whose.capitalize()}, {when}" for whose, when, _ in KINDS))
@@ -84,7 +85,7 @@ def _upload_figure(run: Run) -> Figure | None:
     ]
     title = "One client's upload in a round"
     caption = "Mean over clients, counted by the codec of the adapters. What is private never leaves its client."
-    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption)
+    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption, numbers=numbers_of_bars(bars, "bit"))
 
 
 def _uplink_figure(run: Run) -> Figure | None:
@@ -93,11 +94,11 @@ def _uplink_figure(run: Run) -> Figure | None:
         for one in run.rounds
         if (bits := one.metered_bits.get("adapters_up", math.nan)) > 0
     ]
-    if len({bar.total for bar in bars}) < 2:
-        return None
     title, axis = "Adapters sent up in each round", Axis("all clients", "bit")
     caption = "Metered bits; a client in outage does not send."
-    return figure(title, lambda px: column_chart(bars, "round", axis, title, px), caption)
+    return figure(
+        title, lambda px: column_chart(bars, "round", axis, title, px), caption, numbers=numbers_of_bars(bars, "bit")
+    )
 
 
 def _lost_table(run: Run) -> Table:

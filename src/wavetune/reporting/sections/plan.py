@@ -7,7 +7,7 @@ import math
 from wavetune.records.reading import Run
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.bars import Bar, bar_chart
+from wavetune.reporting.bars import Bar, bar_chart, numbers_of_bars
 from wavetune.reporting.chart import Figure, figure
 from wavetune.reporting.sections.section import Section, make_section
 
@@ -30,7 +30,10 @@ def plan(run: Run) -> Section:
         words += f"; this plan is within {fmt.percent(info.delay_s / bound_s - 1)} of it"
     title = "Planned delay against baselines"
     caption = words and f"{words}."
-    drawn = figure(title, lambda px: bar_chart(known, fmt.seconds, title, px, mark), caption, span="full")
+    numbers = numbers_of_bars(known, "s", mark)
+    drawn = figure(
+        title, lambda px: bar_chart(known, fmt.seconds, title, px, mark), caption, span="full", numbers=numbers
+    )
     return make_section(
         "Plan and baselines", "Plan", [drawn if known else None, _savings(info.savings)], words=info.bottleneck
     )
@@ -45,7 +48,8 @@ def _savings(savings: dict[str, float]) -> Figure | None:
     ]
     title = "What 10 % more would save"
     caption = "Share of the planned delay that goes away when one resource grows by 10 % and all is planned again."
-    return figure(title, lambda px: bar_chart(bars, fmt.percent, title, px), caption, span="full") if bars else None
+    numbers = numbers_of_bars(bars, "share")
+    return figure(title, lambda px: bar_chart(bars, fmt.percent, title, px), caption, span="full", numbers=numbers)
 
 
 def _against(delay_s: float, plan_s: float) -> str:

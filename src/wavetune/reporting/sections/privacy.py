@@ -8,7 +8,7 @@ from wavetune.records.reading import Run
 from wavetune.records.rounds import Spent
 from wavetune.reporting import format as fmt
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.lines import Series, line_chart
+from wavetune.reporting.lines import Series, line_chart, numbers_of_lines
 from wavetune.reporting.sections.section import Section, make_section
 
 LOOKERS = {
@@ -45,7 +45,8 @@ def _figure(run: Run) -> Figure | None:
     ]
     keys, title = tuple(Key(one.css, one.label, "line") for one in series), "Epsilon after each round"
     axes = Axis("round", whole=True), Axis("epsilon")
-    return figure(title, lambda px: line_chart(series, *axes, title, px), keys=keys) if series else None
+    numbers = numbers_of_lines(series, *axes)
+    return figure(title, lambda px: line_chart(series, *axes, title, px), keys=keys, numbers=numbers)
 
 
 def _shown(epsilon: float) -> str:

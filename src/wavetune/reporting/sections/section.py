@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from wavetune.records.summary import Sample
 from wavetune.reporting.accounts import CHANGING, PHASES
-from wavetune.reporting.bars import Bar, Part, bar_chart, column_chart
+from wavetune.reporting.bars import Bar, Part, bar_chart, column_chart, numbers_of_bars
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 
 MOST_BARS = 16
@@ -24,6 +24,11 @@ class Section:
     figures: tuple[Figure, ...] = ()
     tables: tuple[Table, ...] = ()
     samples: tuple[Sample, ...] = ()
+
+    @property
+    def about(self) -> str:
+        """What is in it, by the titles of its charts and tables."""
+        return " · ".join([*(one.title for one in self.figures), *(one.caption for one in self.tables)])
 
 
 def make_section(
@@ -56,9 +61,10 @@ def client_figure(
     title: str, bars: Sequence[Bar], axis: Axis, caption: str, keys: tuple[Key, ...] = ()
 ) -> Figure | None:
     """One horizontal bar for each client or, where that would fill a screen, one column."""
+    numbers = numbers_of_bars(bars, axis.unit)
     if len(bars) > MOST_BARS:
-        return figure(title, lambda px: column_chart(bars, "client", axis, title, px), caption, keys)
-    return figure(title, lambda px: bar_chart(bars, axis.show, title, px), caption, keys)
+        return figure(title, lambda px: column_chart(bars, "client", axis, title, px), caption, keys, numbers=numbers)
+    return figure(title, lambda px: bar_chart(bars, axis.show, title, px), caption, keys, numbers=numbers)
 
 
 def phase_css(phase: str) -> str:

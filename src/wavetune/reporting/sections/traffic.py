@@ -9,7 +9,7 @@ from wavetune.records.rounds import BIT_KINDS
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.accounts import TOTALS, Entry, finite_sum, ledger, total_by_name, total_list
-from wavetune.reporting.bars import Bar, bar_chart
+from wavetune.reporting.bars import Bar, bar_chart, numbers_of_bars
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.sections.section import MOST_BARS, Section, at, client_figure, make_section
 
@@ -36,7 +36,8 @@ def _bits_figure(run: Run) -> Figure | None:
     ]
     keys = (Key("way-up", "uplink ↑"), Key("way-down", "downlink ↓"))
     title, caption = "Bits by kind and direction", "Whole run."
-    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption, keys)
+    numbers = numbers_of_bars(bars, "bit")
+    return figure(title, lambda px: bar_chart(bars, fmt.bits, title, px), caption, keys, numbers=numbers)
 
 
 def _energy_figure(run: Run) -> Figure | None:

@@ -23,6 +23,68 @@
   document.addEventListener("pointerdown", show);
   document.addEventListener("scroll", () => { box.hidden = true; }, true);
 
+  // Parts that are folded open where a link leads into them, all at once, and on paper.
+  const folds = [...document.querySelectorAll("details.fold")];
+  const lead = () => {
+    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    if (!target) return;
+    const own = target.querySelector("details.fold");
+    if (own && own.parentNode === target) own.open = true;
+    for (let at = target; at; at = at.parentElement) if (at.matches("details.fold")) at.open = true;
+    target.scrollIntoView();
+  };
+  addEventListener("hashchange", lead);
+  document.addEventListener("click", (event) => {
+    if (event.target.closest?.('a[href^="#"]')) setTimeout(lead);
+  });
+  lead();
+  const all = document.getElementById("unfold");
+  all.hidden = !folds.length;
+  all.addEventListener("click", () => {
+    const opened = folds.some((fold) => !fold.open);
+    for (const fold of folds) fold.open = opened;
+    all.textContent = opened ? "Close all" : "Open all";
+  });
+  let closed = [];
+  addEventListener("beforeprint", () => {
+    closed = folds.filter((fold) => !fold.open);
+    for (const fold of closed) fold.open = true;
+  });
+  addEventListener("afterprint", () => { for (const fold of closed) fold.open = false; });
+
+  // A chart as a file of its own: with the colours it has here, which are in the style sheet only.
+  const LOOKS = ["fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap",
+    "opacity", "font-size", "font-weight", "font-family", "paint-order"];
+  const drawing = (figure) => {
+    const shown = [...figure.querySelectorAll(".wide > svg, .narrow > svg")].find((one) => one.getClientRects().length);
+    const copy = shown.cloneNode(true);
+    const pairs = [copy, ...copy.querySelectorAll("*")].map((to, index) => [to, [shown, ...shown.querySelectorAll("*")][index]]);
+    for (const [to, from] of pairs) {
+      const style = getComputedStyle(from);
+      for (const look of LOOKS) to.setAttribute(look, style.getPropertyValue(look));
+      if (from.dataset.tip) {
+        const words = document.createElementNS(from.namespaceURI, "title");
+        words.textContent = from.dataset.tip;
+        to.prepend(words);
+      }
+      to.removeAttribute("class");
+      delete to.dataset.tip;
+    }
+    copy.setAttribute("xmlns", shown.namespaceURI);
+    copy.style.background = getComputedStyle(figure).backgroundColor;
+    return new XMLSerializer().serializeToString(copy);
+  };
+  for (const save of document.querySelectorAll("button.svg")) {
+    save.hidden = false;
+    save.addEventListener("click", () => {
+      const link = document.createElement("a");
+      link.download = save.dataset.name;
+      link.href = URL.createObjectURL(new Blob([drawing(save.closest("figure"))], { type: "image/svg+xml" }));
+      link.click();
+      URL.revokeObjectURL(link.href);
+    });
+  }
+
   const button = document.getElementById("theme");
   button.hidden = false;
   button.addEventListener("click", () => {
