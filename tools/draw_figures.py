@@ -21,7 +21,7 @@ VALUES = {
     "num_clients": "2,4,6,8,12,16,20",
     "cell_radius_m": "50,100,200,300,400,500",
 }
-HEAD = """# Figures: the planner against two greedy methods and five baselines
+HEAD = """# Figures: the planner against eight methods of others and five random baselines
 
 `make figures` draws these six figures and writes this page, in some minutes on two cores. Each is one `wavetune
 sweep` of the [`sflllm`](sflllm.md) recipe ([command line](cli.md#sweep)): planning alone, nothing is trained. A seed
@@ -38,7 +38,10 @@ baselines alone; no number of a paper is compared. The two greedy methods differ
 whether a client whose equal shares of the power would exceed its own cap gets further subchannels. With few clients the
 first leaves part of the band unused for that rule alone, so read it beside the second. The time of a plan is
 wall-clock; beside it stands what it took on the CPU, on one thread, which is the wall-clock time where the machine has
-nothing else to do.
+nothing else to do. All methods plan with the same knowledge of the cell. *FedAvg-LoRA* solves another problem, without
+a cut, so the lower bound is not about it; its rounds to the target are taken to be those of the split model. The
+schedulers decide nothing by the delay and keep a cut and a rank as a practitioner would fix them (the nearest allowed
+pair, where these are not allowed).
 
 What to keep in mind when reading them:
 

@@ -8,6 +8,7 @@ Shape suffixes: I local steps, K clients, M subchannels.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -30,7 +31,7 @@ def plan_all_random(problem: Problem, seed: int) -> Plan:
         return infeasible(feasible.reason)
     generator = stream(seed, "baseline/all random")
     cut, rank = feasible.pairs[generator.integers(len(feasible.pairs))]
-    main_owner_M, fed_owner_M = _random_owners(problem, cut, rank, generator)
+    main_owner_M, fed_owner_M = random_owners(problem, cut, rank, generator)
     cap_w_K = problem.tx_power_max_w_K
     main = uniform_power(problem.main, main_owner_M, cap_w_K)
     return make_plan(problem, cut, rank, main, uniform_power(problem.fed, fed_owner_M, cap_w_K))
@@ -41,7 +42,7 @@ def plan_random_subchannels(problem: Problem, seed: int) -> Plan:
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason)
-    owners = _random_owners(problem, *feasible.pairs[0], stream(seed, "baseline/random subchannels"))
+    owners = random_owners(problem, *feasible.pairs[0], stream(seed, "baseline/random subchannels"))
     return best_cut_and_rank(problem, *owners, feasible.pairs)
 
 
@@ -92,7 +93,30 @@ def plan_baselines(problem: Problem, seed: int) -> Mapping[str, Plan]:
     }
 
 
-def _random_owners(problem: Problem, cut: int, rank: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
+def unsplit(problem: Problem, rank: int = 8) -> Problem:
+    """The problem of FedAvg-LoRA: every client trains the whole model at a rank, or the nearest allowed one.
+
+    Nothing crosses the main band and the server computes nothing; the rounds to the target are taken to be those of the
+    split model, which learns alike (what is cut is the model, not the mathematics).
+    """
+    costs, last = problem.costs, problem.costs.num_layers
+    back_L = costs.activation_bits_L if costs.gradient_bits_L is None else costs.gradient_bits_L
+    nearest = min(problem.ranks, key=lambda allowed: abs(allowed - rank))
+    return replace(
+        problem.restrict(ranks=[nearest]),
+        cuts=(last,),
+        costs=replace(
+            costs,
+            activation_bits_L=np.append(costs.activation_bits_L[:-1], 0.0),
+            gradient_bits_L=np.append(back_L[:-1], 0.0),
+        ),
+        share_server=False,
+        cut_per_client=False,
+    )
+
+
+def random_owners(problem: Problem, cut: int, rank: int, generator: np.random.Generator) -> tuple[IntArray, IntArray]:
+    """Owners of both bands at random, with a usable subchannel for whoever sends."""
     load, cap_w_K = load_of(problem, cut, rank), problem.tx_power_max_w_K
     main = _random_owner(problem.main, load.uplink_bits_IK[0], cap_w_K, generator)
     return main, _random_owner(problem.fed, load.fed_upload_bits_K, cap_w_K, generator)

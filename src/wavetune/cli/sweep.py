@@ -31,8 +31,9 @@ def sweep(
     methods: Annotated[
         str | None,
         typer.Option(
-            help="Planners to compare, separated by commas: proposed, greedy, greedy-whole-band, uniform-power, "
-            "random-rank, random-cut, random-subchannels, all-random, bound; all by default."
+            help="Planners to compare, separated by commas: proposed, greedy, greedy-whole-band, genetic, "
+            "fedavg-lora, proportional-fair, max-gain, round-robin, equal-shares, uniform-power, random-rank, "
+            "random-cut, random-subchannels, all-random, bound; all by default."
         ),
     ] = None,
     out: Annotated[

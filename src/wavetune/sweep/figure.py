@@ -23,6 +23,12 @@ STYLES = {
     PROPOSED: {"color": "#0072B2", "marker": "o", "linewidth": 2.2, "zorder": 5},
     "greedy": {"color": "#D55E00", "marker": "s"},
     "greedy-whole-band": {"color": "#882255", "marker": "p"},
+    "genetic": {"color": "#4B2991", "marker": "*"},
+    "fedavg-lora": {"color": "#000000", "marker": "h", "linestyle": ":"},
+    "proportional-fair": {"color": "#117733", "marker": "<", "linestyle": "-."},
+    "max-gain": {"color": "#AA4499", "marker": ">", "linestyle": "-."},
+    "round-robin": {"color": "#999933", "marker": "d", "linestyle": "-."},
+    "equal-shares": {"color": "#6699CC", "marker": "8", "linestyle": "-."},
     "uniform-power": {"color": "#E69F00", "marker": "^"},
     "random-rank": {"color": "#56B4E9", "marker": "v"},
     "random-cut": {"color": "#CC79A7", "marker": "D"},
@@ -30,7 +36,7 @@ STYLES = {
     "all-random": {"color": "#7F7F7F", "marker": "X"},
     BOUND: {"color": "black", "linestyle": "--", "linewidth": 1.0, "zorder": 6},
 }
-INCHES, DOTS_PER_INCH = (10.0, 4.2), 150
+INCHES, DOTS_PER_INCH = (10.0, 4.8), 150
 ASIDE = 0.006  # of the axis, from a method to the next, so that their intervals do not hide each other
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from wavetune.allocation import baselines
+from wavetune.allocation import baselines, schedulers
+from wavetune.allocation.genetic import plan_genetic
 from wavetune.allocation.greedy import plan_sflllm
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
@@ -15,13 +16,26 @@ from wavetune.errors import ConfigError, nearest
 PROPOSED, BOUND = "proposed", "bound"
 
 
+def _same(problem: Problem) -> Problem:
+    return problem
+
+
 @dataclass(frozen=True)
 class Method:
-    """A planner in a sweep: what it is called, what it does in words, and how it plans a problem with a seed."""
+    """A planner in a sweep: what it is called, what it does in words, and how it plans a problem with a seed.
+
+    `poses` makes of the cell's problem the one that it solves, where that is another.
+    """
 
     title: str
     note: str
     plan: Callable[[Problem, int], Plan]
+    poses: Callable[[Problem], Problem] = _same
+
+
+def _scheduled(title: str, what: str, scheduler: schedulers.Scheduler) -> Method:
+    note = f"cut {schedulers.CUT} and rank {schedulers.RANK} fixed, {what}, every client at full power"
+    return Method(title, note, lambda problem, seed: schedulers.plan_by(problem, scheduler))
 
 
 METHODS = {
@@ -38,6 +52,23 @@ METHODS = {
         "the same, but no client drops out at its power cap: all subchannels are handed out",
         lambda problem, seed: plan_sflllm(problem, whole_band=True),
     ),
+    "genetic": Method(
+        "genetic search",
+        "owners, cut and rank by a genetic algorithm of 1,200 trials; exact power",
+        plan_genetic,
+    ),
+    "fedavg-lora": Method(
+        "FedAvg-LoRA, unsplit",
+        "no cut: every client trains the whole model at rank 8; subchannels and power by the proposed planner",
+        lambda problem, seed: best_plan(problem),
+        baselines.unsplit,
+    ),
+    "proportional-fair": _scheduled(
+        "proportional fair", "subchannels by the proportional fair rule", schedulers.proportional_fair
+    ),
+    "max-gain": _scheduled("max gain", "subchannels to whom is heard best", schedulers.max_gain),
+    "round-robin": _scheduled("round robin", "subchannels in turn", schedulers.round_robin),
+    "equal-shares": _scheduled("equal shares", "neighbouring subchannels in equal shares", schedulers.equal_shares),
     "uniform-power": Method(
         "uniform power",
         "the same power density everywhere; the better of both greedy hand-outs, exhaustive cut and rank",

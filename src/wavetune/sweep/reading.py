@@ -76,7 +76,7 @@ def _delay(estimate: Estimate) -> str:
 
 def _gains(summary: Summary) -> list[str]:
     shown = [
-        f"{percent(gain.mean)}{f' (95 % interval {interval(gain)})' if interval(gain) else ''} below {title(method)}"
+        f"{percent(gain.mean)} ({_spread(gain, summary.worst_gains[method])}) below {title(method)}"
         for method, gain in sorted(summary.gains.items(), key=lambda item: item[1].mean)
         if gain.count
     ]
@@ -86,6 +86,11 @@ def _gains(summary: Summary) -> list[str]:
     everywhere = all(p.delay_s.count for p in summary.points)
     which = "all values" if everywhere else "the values with a plan"
     return [f"Averaged over {which}, the proposed planner's delay is {listed}."]
+
+
+def _spread(gain: Estimate, worst: float) -> str:
+    ends = f"95 % interval {interval(gain)}, " if interval(gain) else ""
+    return f"{ends}{percent(worst)} in the worst cell"
 
 
 def _gap(summary: Summary) -> list[str]:

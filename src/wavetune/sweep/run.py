@@ -179,14 +179,16 @@ _warm: set[str] = set()  # methods that this process has planned with
 
 
 def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: SampleCount) -> Record:
-    (problem, actual), plan_with = _problems(recipe, count), METHODS[method].plan
+    poses, plan_with = METHODS[method].poses, METHODS[method].plan
+    known, there = _problems(recipe, count)
+    problem = poses(known)
     if method not in _warm:  # so that the first cell is not charged for loading compiled kernels
         plan_with(problem, seed)
         _warm.add(method)
     started_s, started_cpu_s = time.perf_counter(), time.process_time()
     plan = require_feasible(problem, plan_with(problem, seed))
     wall_s, cpu_s = time.perf_counter() - started_s, time.process_time() - started_cpu_s
-    plan = plan if actual is problem else _on(actual, plan, method)
+    plan = plan if there is known else _on(poses(there), plan, method)
     found = plan.status == "ok"
     return {
         "value": value,

@@ -23,14 +23,16 @@ from wavetune.sweep.run import Sweep
 
 @dataclass(frozen=True)
 class Point:
-    """A method at a value: delay (s), the proposed planner's gain over it, the change of its delay from the first value
-    as a share of that, in how many seeds it has a plan, median times to plan, why one has none.
+    """A method at a value: delay (s), the proposed planner's gain over it and the least in any seed, the change of its
+    delay from the first value as a share of that, in how many seeds it has a plan, median times to plan, why one has
+    none.
     """
 
     method: str
     value: Value
     delay_s: Estimate
     gain: Estimate
+    worst_gain: float
     change: Estimate
     planned: int
     wall_s: float
@@ -40,13 +42,14 @@ class Point:
 
 @dataclass(frozen=True)
 class Summary:
-    """All points of a sweep; the gain over each method averaged over the values; the largest gap to the lower bound;
-    what was chosen.
+    """All points of a sweep; the gain over each method averaged over the values, and the least in any cell; the largest
+    gap to the lower bound; what was chosen.
     """
 
     sweep: Sweep
     points: tuple[Point, ...]
     gains: dict[str, Estimate]
+    worst_gains: dict[str, float]
     largest_gap: float
     samples: tuple[str, ...]
     choices: dict[tuple[str, str], int]  # cut and rank of the proposed planner -> in how many cells
@@ -91,6 +94,7 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
             value,
             _over(delay_s(value, seed, method) for seed in common_of[key_of(value)]),
             _over(gain(value, seed, method) for seed in seeds if method in rivals),
+            _least(gain(value, seed, method) for seed in seeds if method in rivals),
             _over(change(value, seed, method) for seed in seeds),
             sum(delay_s(value, seed, method) is not None for seed in seeds),
             median("wall_s"),
@@ -108,6 +112,7 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         sweep,
         tuple(point(value, method) for method in sweep.methods for value in values),
         {method: over_values(method) for method in rivals},
+        {method: _least(gain(value, seed, method) for value in values for seed in seeds) for method in rivals},
         max((r["delay_s"] / r["lower_bound_s"] - 1 for r in proved), default=math.nan),
         tuple(sorted({r["samples"] for r in records})),
         dict(Counter(_choice(r) for r in records if r["method"] == PROPOSED and r.get("cuts"))),
@@ -117,6 +122,11 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
 def _choice(record: Record) -> tuple[str, str]:
     cut, rank = ("/".join(map(str, record[name])) for name in ("cuts", "ranks"))
     return cut, rank
+
+
+def _least(values: Iterable[float | None]) -> float:
+    """The least of those that are known; NaN where none is."""
+    return min((v for v in values if v is not None), default=math.nan)
 
 
 def _over(values: Iterable[float | None]) -> Estimate:

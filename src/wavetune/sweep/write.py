@@ -35,15 +35,15 @@ def write_outcome(summary: Summary, folder: Path, command: str) -> str:
 def table(summary: Summary) -> str:
     """The points as CSV: means with the half widths of their intervals, empty where there is no number."""
     head = (
-        *("method", "seeds", "planned", "common", "delay_s", "ci95_delay_s", "gain", "ci95_gain"),
+        *("method", "seeds", "planned", "common", "delay_s", "ci95_delay_s", "gain", "ci95_gain", "worst_gain"),
         *("change", "ci95_change", "wall_s", "cpu_s", "reason"),
     )
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow((summary.sweep.axis.field, *head))
     for p in summary.points:
-        estimates = [number for e in (p.delay_s, p.gain, p.change) for number in (e.mean, e.half_width)]
-        numbers = (*estimates, p.wall_s, p.cpu_s)
+        delay, gain, change = ((e.mean, e.half_width) for e in (p.delay_s, p.gain, p.change))
+        numbers = (*delay, *gain, p.worst_gain, *change, p.wall_s, p.cpu_s)
         shown = ("" if math.isnan(n) else f"{n:.6g}" for n in numbers)
         counts = (len(summary.sweep.seeds), p.planned, p.delay_s.count)
         writer.writerow((p.value, p.method, *counts, *shown, p.reason))
@@ -62,6 +62,7 @@ def to_dict(summary: Summary, command: str) -> dict[str, Any]:
         "methods": {name: METHODS[name].note for name in summary.sweep.methods if name in METHODS},
         "samples": summary.samples,
         "gains": {name: asdict(gain) for name, gain in summary.gains.items()},
+        "worst_gains": summary.worst_gains,
         "largest_gap": summary.largest_gap,
         "choices": [{"cut": cut, "rank": rank, "cells": n} for (cut, rank), n in summary.choices.items()],
         "points": [asdict(point) for point in summary.points],
@@ -95,8 +96,8 @@ def page(summary: Summary, command: str) -> str:
             "",
             f"The proposed planner's gain over each method, with 95 % intervals over {over}:",
             "",
-            "| method | gain, all values | least gain | largest gain | median time of a plan | on the CPU |",
-            "| --- | --- | --- | --- | --- | --- |",
+            "| method | gain, all values | worst cell | least gain | largest gain | median time of a plan | CPU |",
+            "| --- | --- | --- | --- | --- | --- | --- |",
             *rows,
             "",
         ]
@@ -109,11 +110,12 @@ def _row(summary: Summary, method: str) -> str:
     def at(p: Point) -> str:
         return f"{percent(p.gain.mean)} at {summary.sweep.axis.show(p.value)}"
 
-    cells = [DASH] * 3
+    cells = [DASH] * 4
     if points:
         gain = summary.gains[method]
         least, largest = (choose(points, key=lambda p: p.gain.mean) for choose in (min, max))
-        cells = [f"{percent(gain.mean)} ({interval(gain)})".replace(" ()", ""), at(least), at(largest)]
+        mean = f"{percent(gain.mean)} ({interval(gain)})".replace(" ()", "")
+        cells = [mean, percent(summary.worst_gains[method]), at(least), at(largest)]
     wall_s, cpu_s = np.median([(p.wall_s, p.cpu_s) for p in summary.of(method)], axis=0)
     cells += [seconds(wall_s), seconds(cpu_s)]
     return f"| {title(method)} | {' | '.join(cells)} |"

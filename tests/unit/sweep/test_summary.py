@@ -51,6 +51,17 @@ def test_gains_are_taken_seed_by_seed_before_they_are_averaged():
     assert summary.gains.keys() == {"greedy"}
 
 
+def test_the_worst_cell_stands_beside_every_mean():
+    summary = summary_of()
+    assert point(summary, "greedy", 4).worst_gain == pytest.approx(1 - 6 / 8)
+    assert summary.worst_gains == {"greedy": pytest.approx(0.25)}
+    assert math.isnan(point(summary, "proposed", 4).worst_gain)
+    assert ", 25.0 % in the worst cell) below greedy (SflLLM)" in reading(summary)
+    assert "| 25.0 % |" in page(summary, "")
+    rows = [r for r in csv.DictReader(table(summary).splitlines()) if r["method"] == "greedy"]
+    assert [r["worst_gain"] for r in rows] == ["0.25", "0.25"]
+
+
 def test_bound_is_that_of_the_proposed_planner():
     summary = summary_of()
     assert point(summary, "bound", 4).delay_s.mean == pytest.approx(0.9 * 4.0)

@@ -1,0 +1,100 @@
+"""Genetic search of owners, cut and rank, with exact powers: what is used where nothing is known of the problem.
+
+An individual is the owner of every subchannel of both bands and a pair of cut and rank; its cost is the delay with the
+best powers for its owners. The algorithm is the plain generational one with tournaments of two, uniform crossover, one
+gene in M drawn anew, and the two best kept (Goldberg 1989). It starts from random individuals and stops after so many
+generations: it has no bound.
+Shape suffixes: K clients, M subchannels of a band, G genes: which pair of cut and rank, then the owners of both bands.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from wavetune.allocation.band import BandTables
+from wavetune.allocation.baselines import random_owners
+from wavetune.allocation.common_cut import CutRankPair, pair_of
+from wavetune.allocation.delay import downlink_rate_bit_per_s_K, transfer_s
+from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.power import with_best_power
+from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.water_filling import BandProblem, owners_delay
+from wavetune.seeds import stream
+from wavetune.units import Array
+
+_INDIVIDUALS, _GENERATIONS, _KEPT = 30, 40, 2
+
+
+def plan_genetic(problem: Problem, seed: int) -> Plan:
+    """The best plan of 30 individuals after 40 generations; `lower_bound_s` is the trivial 0."""
+    feasible = check_feasible(problem)
+    if not feasible.pairs:
+        return infeasible(feasible.reason)
+    generator, costs, M = (
+        stream(seed, "baseline/genetic search"),
+        Costs(problem, feasible.pairs),
+        problem.main.num_subchannels,
+    )
+
+    owners_G = np.full(M + problem.fed.num_subchannels, problem.num_clients)
+    choices_G = np.concatenate(([len(feasible.pairs)], owners_G))
+
+    def drawn() -> IntArray:
+        pair = int(generator.integers(len(feasible.pairs)))
+        return np.concatenate(([pair], *random_owners(problem, *feasible.pairs[pair], generator)))
+
+    def child() -> IntArray:
+        mother_G, father_G = (living[int(np.min(generator.integers(len(living), size=2)))][1] for _ in range(2))
+        gene_G = np.where(generator.random(len(mother_G)) < 0.5, mother_G, father_G)
+        return np.where(generator.random(len(gene_G)) < 1 / M, generator.integers(choices_G), gene_G)
+
+    def ranked(genes: list[IntArray]) -> list[tuple[float, IntArray]]:
+        return sorted(((costs.delay_s(gene_G), gene_G) for gene_G in genes), key=lambda one: one[0])
+
+    living = ranked([drawn() for _ in range(_INDIVIDUALS)])  # the best first
+    for _ in range(_GENERATIONS):
+        children = [child() for _ in range(_INDIVIDUALS - _KEPT)]
+        living = sorted([*living[:_KEPT], *ranked(children)], key=lambda one: one[0])
+    best_G = living[0][1]
+    cut, rank = feasible.pairs[int(best_G[0])]
+    return with_best_power(problem, cut, rank, best_G[1 : 1 + M], best_G[1 + M :])
+
+
+class Costs:
+    """Delays of individuals; of a rate that grows in steps, by its envelope."""
+
+    def __init__(self, problem: Problem, pairs: tuple[tuple[int, int], ...]) -> None:
+        self.problem, self.pairs = problem, [pair_of(problem, cut, rank) for cut, rank in pairs]
+        main, fed = (BandTables(band, problem.tx_power_max_w_K) for band in (problem.main, problem.fed))
+        none_K = np.zeros(problem.num_clients)
+        self.bands = [
+            (main.problem(p.ready_s_K, p.bits_K), fed.problem(none_K, none_K + p.fed_bits)) for p in self.pairs
+        ]
+
+    def delay_s(self, gene_G: IntArray) -> float:
+        """Total delay of an individual (s)."""
+        problem, pair, (main, fed) = self.problem, self.pairs[int(gene_G[0])], self.bands[int(gene_G[0])]
+        main_owner_M, fed_owner_M = np.split(gene_G[1:], [problem.main.num_subchannels])
+        up_s, down_s = (
+            _up_s(main, main_owner_M, pair),
+            self._down_s(problem.main, main_owner_M, pair.down_bits_K, pair.back_s_K),
+        )
+        fed_s = owners_delay(fed, fed_owner_M) if pair.fed_bits > 0 else 0.0
+        fed_down_s = self._down_s(
+            problem.fed, fed_owner_M, fed.need_K * problem.fed.effective_hz, np.zeros(problem.num_clients)
+        )
+        return pair.rounds * (pair.steps * (up_s + pair.server_s + down_s) + fed_s + fed_down_s)
+
+    def _down_s(self, band: RadioBand, owner_M: IntArray, bits_K: Array, after_s_K: Array) -> float:
+        if not self.problem.price_downlink:
+            return float(np.max(after_s_K))
+        return float(np.max(transfer_s(bits_K, downlink_rate_bit_per_s_K(band, owner_M)) + after_s_K))
+
+
+def _up_s(main: BandProblem, owner_M: IntArray, pair: CutRankPair) -> float:
+    return (
+        max(owners_delay(main, owner_M), float(np.max(pair.ready_s_K)))
+        if np.any(pair.bits_K > 0)
+        else float(np.max(pair.ready_s_K))
+    )
