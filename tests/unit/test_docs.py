@@ -1,3 +1,4 @@
+import ast
 import re
 from pathlib import Path
 
@@ -44,6 +45,19 @@ def test_the_pages_open_from_disk_and_ask_no_third_party():
     assert not site["theme"]["font"]
     assert all((ROOT / "docs" / script).exists() for script in site["extra"]["polyfills"])
     assert any("iframe-worker" in script for script in site["extra"]["polyfills"])  # else the plugin names an address
+
+
+def texts_of(module):
+    """All texts that a module holds, those of f-strings in pieces."""
+    nodes = ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+    return [node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)]
+
+
+def test_the_messages_that_are_explained_are_those_of_the_code():
+    headings = re.findall(r"(?m)^### `(.+)`$", (ROOT / "docs" / "errors.md").read_text())
+    texts = [text for module in (ROOT / "src").rglob("*.py") for text in texts_of(module)]
+    assert len(headings) > 25
+    assert [heading for heading in headings if not any(heading in text for text in texts)] == []
 
 
 def test_the_settings_that_people_change_are_fields_of_recipes():
