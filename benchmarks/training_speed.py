@@ -1,22 +1,28 @@
 """Training speed of the stacked engine against stock PEFT, in one run: ratios of medians on the same rows.
 
-    python benchmarks/training_speed.py [--data DIR_WITH_E2E] [--device cuda --clients 64]
+    python benchmarks/training_speed.py [--data DIR_WITH_E2E] [--device cuda --clients 64] [--before CHECKOUT]
 
 Every contender trains LoRA on the query and value projections on the same rows, in the same precision, with AdamW.
 - stacked: wavetune, all clients in one model, cut after 3 blocks (fp32 link)
 - one client per pass: wavetune with stacking switched off, which shows what stacking alone is worth
 - sequential PEFT: a loop over the clients, each a padded batch through a stock PEFT model
 - centralised PEFT: the same rows as one padded batch through a stock PEFT model
-Then, with adapters in the last blocks alone, a step whose first blocks are computed in every step against one that
-finds there what they yielded before, in CPU seconds.
+- before: the stacked engine of another checkout of this repository (`git worktree add CHECKOUT COMMIT`)
 Contenders take turns, so that a machine whose speed drifts treats all alike. "Useful" tokens are those of the rows,
 without padding. The rows of a step are drawn at random; `--bucket` gives everyone batches of similar lengths instead.
+"Of the products" is the share of the time that a step's matrix products alone would take at the speed of one large
+product, measured between the turns: attention, adapters and everything element by element count as nothing.
+Then, with adapters in the last blocks alone, a step whose first blocks are computed in every step against one that
+finds there what they yielded before, in CPU seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import platform
+import re
 import resource
 import statistics
 import subprocess
@@ -24,13 +30,14 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 
-from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.batching import Batching, batch_indices, collate
 from wavetune.data.partition import Iid
 from wavetune.data.settings import DataSettings, PreparedData, prepare
 from wavetune.federation.codecs import Bf16, Codec, Fp32, Int8
@@ -146,37 +153,125 @@ def _ignore(*_: object) -> None:
     return None
 
 
-def measure(setting: Setting, repeats: int) -> None:
-    """Print tokens per second of every contender and the ratios of medians."""
+def measure(setting: Setting, repeats: int, before: str | None = None) -> None:
+    """Print tokens per second of every contender, the ratios of medians and the share of the products in the time."""
     folder = resolve_model(setting.model).folder
     data = data_of(setting, folder)
     batching = Batching(setting.batch_size, "cohort" if setting.bucket else "none")
     steps = contenders(setting, folder, data)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    child = Elsewhere(setting, before) if before else None
+    seconds: dict[str, list[float]] = {name: [] for name in (*steps, *(["before"] if child else []))}
     useful: list[int] = []
+    needed: list[float] = []  # s that the products of a useful token take
     for repeat in range(repeats + 1):
         rows = rows_of(data, repeat, batching)
         useful.append(sum(int(data.train.lengths[r].sum()) for r in rows))
         for name, step in steps.items():
-            start = time.perf_counter()
-            step(rows)
-            _synchronise(setting.device)
-            seconds[name].append((time.perf_counter() - start) / useful[-1])
+            seconds[name].append(_timed(lambda step=step, rows=rows: step(rows), setting.device) / useful[-1])
+        if child:
+            seconds["before"].append(child.step(repeat) / useful[-1])
+        needed.append(operations(setting, folder, data, rows) / useful[-1] / product_speed(setting))
     precision = "bf16" if setting.bf16 else "fp32"
     print(
         f"\n{setting.model}, {data.corpus.name}, {precision}, {setting.device}: {setting.clients} clients x "
         f"{setting.batch_size} rows, {statistics.mean(useful):.0f} useful tokens a step, median of {repeats}"
     )
     median = {name: statistics.median(times[1:]) for name, times in seconds.items()}
-    print(f"{'':24s}{'useful tokens/s':>16s}{'stacked is':>12s}")
+    print(f"{'':24s}{'useful tokens/s':>16s}{'stacked is':>12s}{'of the products':>17s}")
     for name, value in median.items():
         ratio = statistics.median(b / a for a, b in zip(seconds["stacked"][1:], seconds[name][1:], strict=True))
-        print(f"{name:24s}{1 / value:16.0f}{ratio:11.2f}x")
+        share = statistics.median(a / b for a, b in zip(needed[1:], seconds[name][1:], strict=True))
+        print(f"{name:24s}{1 / value:16.0f}{ratio:11.2f}x{100 * share:15.0f} %")
+
+
+def _timed(step: Callable[[], object], device: str) -> float:
+    start = time.perf_counter()
+    step()
+    _synchronise(device)
+    return time.perf_counter() - start
 
 
 def _synchronise(device: str) -> None:
     if device == "cuda":
         torch.cuda.synchronize()
+
+
+class Elsewhere:
+    """The stacked engine of another checkout, in a process of its own that waits for its turns."""
+
+    def __init__(self, setting: Setting, checkout: str) -> None:
+        root = Path(checkout).resolve()
+        paths = os.pathsep.join([str(root / "src"), str(root / "benchmarks")])
+        self.child = subprocess.Popen(
+            [sys.executable, "-c", _TURNS, json.dumps(setting.__dict__)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"PYTHONPATH": paths},
+        )  # fmt: skip
+
+    def step(self, number: int) -> float:
+        """Seconds of the step with these rows."""
+        assert self.child.stdin is not None
+        assert self.child.stdout is not None
+        print(number, file=self.child.stdin, flush=True)
+        return float(self.child.stdout.readline())
+
+
+_TURNS = """
+import json, sys, time
+import training_speed as ts
+setting = ts.Setting(**json.loads(sys.argv[1]))
+folder = ts.resolve_model(setting.model).folder
+data, cohort = ts.data_of(setting, folder), ts.new_cohort(setting, folder, None)
+batching = ts.Batching(setting.batch_size, "cohort" if setting.bucket else "none")
+for line in sys.stdin:
+    rows = ts.rows_of(data, int(line), batching)
+    start = time.perf_counter()
+    cohort.step(data.train, rows, 1.0)
+    print(time.perf_counter() - start, flush=True)
+"""
+
+
+def operations(setting: Setting, folder: Path, data: PreparedData, rows: Rows) -> float:
+    """Floating-point operations of a step's products with frozen weights: forward, and backward to their inputs."""
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    head = model.get_output_embeddings().weight.numel()
+    maps = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear)) - head
+    work = [collate(data.train, [own]).work_by_client(1) for own in rows]
+    tokens, labelled = (sum(int(w[name].sum()) for w in work) for name in ("tokens", "labelled"))
+    return 4.0 * (maps * tokens + head * labelled)
+
+
+def product_speed(setting: Setting) -> float:
+    """Operations per second of one large product in the setting's precision, the best of three."""
+    dtype = torch.bfloat16 if setting.bf16 else torch.float32
+    a, b = (torch.randn(2048, 2048, device=setting.device, dtype=dtype) for _ in range(2))
+    return 2 * 2048**3 / min(_timed(lambda: a @ b, setting.device) for _ in range(3))
+
+
+def many_small(setting: Setting, repeats: int) -> None:
+    """Print the time per token of many clients of one row each, beside an eighth as many of 8 rows."""
+    folder = resolve_model(setting.model).folder
+    few, many = (replace(setting, clients=setting.clients * n, batch_size=8 // n) for n in (1, 8))
+    sides = [(s, data_of(s, folder), new_cohort(s, folder, None)) for s in (few, many)]
+    ratios: list[float] = []
+    for repeat in range(repeats + 1):
+        times: list[float] = []
+        for side, data, cohort in sides:
+            rows = rows_of(data, repeat, Batching(side.batch_size, "none"))
+            useful = sum(int(data.train.lengths[r].sum()) for r in rows)
+            times.append(_timed(lambda c=cohort, d=data, r=rows: c.step(d.train, r, 1.0), side.device) / useful)
+        ratios.append(times[1] / times[0])
+    ratio = statistics.median(ratios[1:])
+    print(f"{many.clients} clients of one row take {ratio:.2f} times as long a useful token as {few.clients} of 8 rows")
+
+
+def machine() -> str:
+    """The processor, what it multiplies with, and the threads in use."""
+    text = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    found = dict(re.findall(r"^(model name|flags)\s*:\s*(.*)$", text, re.MULTILINE))
+    flags = [f for f in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if f in found.get("flags", "").split()]
+    name = found.get("model name", platform.processor() or platform.machine())
+    return f"{name}, {' '.join(flags) or 'no vector flags known'}, {torch.get_num_threads()} threads of PyTorch"
 
 
 def frozen_prefix(setting: Setting, trained: int, repeats: int) -> None:
@@ -280,7 +375,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory-clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--trained-blocks", type=int, default=4)
-    parser.add_argument("--only", choices=["speed", "prefix", "codecs", "memory"])
+    parser.add_argument("--only", choices=["speed", "clients", "prefix", "codecs", "memory"])
+    parser.add_argument("--before", metavar="CHECKOUT", help="a checkout of another commit, whose engine takes turns")
     parser.add_argument("--child-memory", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.child_memory:
@@ -289,9 +385,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     fixed = (options.model, options.data, options.clients, options.batch_size, options.device)
     wanted = ["fp32", "bf16"] if options.precision == "both" else [options.precision]
     settings = [Setting(*fixed, precision == "bf16", options.bucket) for precision in wanted]
+    print(machine())
     if options.only in (None, "speed"):
         for setting in settings:
-            measure(setting, options.repeats)
+            measure(setting, options.repeats, options.before)
+    if options.only in (None, "clients"):
+        many_small(settings[0], options.repeats)
     if options.only in (None, "prefix"):
         frozen_prefix(settings[0], options.trained_blocks, options.repeats)
     if options.only in (None, "codecs"):
