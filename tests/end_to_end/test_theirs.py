@@ -12,7 +12,7 @@ import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, SMALL, assert_same_run, told
+from helpers.runs import EXACT, SMALL, assert_same_run, read_rounds, told
 from wavetune import recipes
 from wavetune.recipe import load, with_settings
 from wavetune.runtimes.device_permission import Allowed, options_of
@@ -68,6 +68,19 @@ def test_it_is_shown_planned_and_swept(whole, tmp_path):
     over = ("--over", "method.mixing.rate=0.5,1", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
     swept = wavetune("sweep", MINE, *settings(), *over, "--out", tmp_path / "sweep")
     assert swept.code == 0, swept.err
+
+
+def test_an_objective_of_theirs_is_minimised(tmp_path):
+    chosen = ("--set", "method.objective=theirs.objectives:Unsure", "--set", "method.objective.beta=0.5")
+    answer = wavetune("run", "fedavg_lora", *settings("run.rounds=1"), *chosen, "--out", tmp_path / "run")
+    assert answer.code == 0, answer.err
+    mine, plain = (read_rounds(folder)[0] for folder in (tmp_path / "run", train_plainly(tmp_path / "plain")))
+    assert mine["train_loss"] < plain["train_loss"] - 1  # half of an entropy near that of a uniform distribution
+
+
+def train_plainly(out):
+    wavetune("run", "fedavg_lora", *settings("run.rounds=1"), "--out", out)
+    return out
 
 
 def test_it_is_compared_with_baselines_of_its_own(tmp_path):

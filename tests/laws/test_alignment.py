@@ -20,7 +20,7 @@ from helpers.alignment import (
 from helpers.training import TOLERANCE
 from wavetune.data.examples import PreferencePair
 from wavetune.federation.alignment import ClientPairs, Rewards
-from wavetune.federation.objectives import Dpo, Grpo, KlControl, Objective, Ppo
+from wavetune.federation.objectives import AlignmentObjective, Dpo, Grpo, KlControl, Ppo
 from wavetune.parts import kinds
 
 IDENTITIES, LAMBDAS = (4, 0, 7), (0.8, 0.3, 0.5)
@@ -43,7 +43,7 @@ TUNED = {
     "grpo": Grpo(group_size=2, kl=CONTROLLED),
     "dpo": Dpo(beta=0.5),
 }
-OBJECTIVES = {kind: TUNED.get(kind, part()) for kind, part in sorted(kinds(Objective).items())}
+OBJECTIVES = {kind: TUNED.get(kind, part()) for kind, part in sorted(kinds(AlignmentObjective).items())}
 
 
 def stage(name, identities=IDENTITIES, lambdas=LAMBDAS, bank=None, **changes):

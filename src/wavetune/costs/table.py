@@ -61,6 +61,8 @@ class CostTable:
             needs a backward pass.
         outputs: outputs of a trained head on pooled samples (classes, or one reward), which then stands in the place of
             the head over the vocabulary.
+        untouched_passes: forward passes of the base alone beside the one that learns, as where an objective compares
+            the model with what it was.
 
     Raises:
         ConfigError: a target is no linear module of the architecture.
@@ -84,6 +86,7 @@ class CostTable:
     frozen_bottleneck: bool = False
     outputs: int | None = None
     trained_blocks: tuple[int, ...] | None = None
+    untouched_passes: int = 0
 
     def __post_init__(self) -> None:
         self.architecture.lora_projections(self.lora_targets)
@@ -155,7 +158,8 @@ class CostTable:
 
     def forward_flop(self, workload: Workload) -> Array:
         """Forward pass of the frozen blocks, [..., L] for a workload of shape [...] (FLOP)."""
-        return self._flop(workload, "forward_flop_per_token", "forward_flop_per_pair")
+        passes = 1 + self.untouched_passes
+        return passes * self._flop(workload, "forward_flop_per_token", "forward_flop_per_pair")
 
     def backward_flop(self, workload: Workload) -> Array:
         """Backward pass of the frozen blocks, [..., L] (FLOP)."""
@@ -188,15 +192,17 @@ class CostTable:
         >>> float(table.head_forward_flop(Workload.from_lengths([512], labelled=1)))
         77194752.0
         """
+        return (1 + self.untouched_passes) * self._head_flop(workload)
+
+    def _head_flop(self, workload: Workload) -> Array:
         if self.outputs is not None:
             return 2.0 * self.architecture.hidden_size * self.outputs * np.asarray(workload.samples, dtype=float)
         return 2.0 * self.architecture.head_values * np.asarray(workload.labelled, dtype=float)
 
     def head_backward_flop(self, workload: Workload) -> Array:
         """Head, backward: frozen, it gives its input's gradient alone; on pooled samples it trains, [...] (FLOP)."""
-        return (1 if self.outputs is None or not self._trains(self.num_layers - 1) else 2) * self.head_forward_flop(
-            workload
-        )
+        trains = self.outputs is not None and self._trains(self.num_layers - 1)
+        return (2 if trains else 1) * self._head_flop(workload)
 
     def _each(self, field: str) -> Array:
         return np.array([getattr(block, field) for block in self.blocks], dtype=float)

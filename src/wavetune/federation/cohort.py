@@ -25,11 +25,12 @@ from wavetune.data.batching import RaggedBatch, collate
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
+from wavetune.federation.objectives import Likelihood, Supervised
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.outputs import Outputs, outputs_of
 from wavetune.federation.placement import WHOLE, Half, Placement
 from wavetune.federation.prefix import KeptPrefix, lowest_trained
 from wavetune.models.backbone import Backbone, Between
-from wavetune.models.classifier import classification_loss, head_site, stacked_head
 from wavetune.models.lora import AdapterBank, LoraPair
 from wavetune.models.ragged import ragged_layout
 
@@ -119,11 +120,11 @@ class Evaluation:
 class Cohort:
     """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once.
 
-    What is learned is the next token, or a row's class where the rows have classes. Half of `proximal` times
-    the squared distance of a client's adapters to their `anchor` is added to its loss. Of a model that is cut only
-    `half` is computed here; the link's door leads to the other. Where the server's optimiser is elsewhere, its
-    gradients of every pass gather in `server_gradients`. Where nothing is trained in the first blocks, a `prefix` keeps
-    what rows come to behind them.
+    What is learned is the next token, or a row's class where the rows have classes, by an `objective`; evaluated is
+    always the likelihood. Half of `proximal` times the squared distance of a client's adapters to their `anchor` is
+    added to its loss. Of a model that is cut only `half` is computed here; the link's door leads to the other. Where
+    the server's optimiser is elsewhere, its gradients of every pass gather in `server_gradients`. Where nothing is
+    trained in the first blocks, a `prefix` keeps what rows come to behind them.
     """
 
     backbone: Backbone
@@ -133,6 +134,7 @@ class Cohort:
     optimiser: StackedOptimiser
     tokens_per_pass: int
     proximal: float = 0.0
+    objective: Supervised = field(default_factory=Likelihood)
     anchor: Mapping[str, LoraPair] = field(default_factory=dict[str, LoraPair])
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
@@ -312,7 +314,7 @@ class Cohort:
         hidden_ND = self._hidden(batch, clients, counts, self.bank, between if placement.split else None, blocks, kept)
         if has_head:
             weight_P = torch.from_numpy(factors[owner_P]).to(device, self.backbone.dtype)
-            loss, nll_P, _ = self._losses(hidden_ND, batch, clients, labels_P, weight_P, self.bank)
+            loss, nll_P = self.objective.losses(self._outputs(hidden_ND, batch, clients, labels_P, self.bank), weight_P)
         else:  # the gradient of the sum is exchanged for that which comes over the cut
             loss, nll_P, owner_P, labelled = hidden_ND.sum(), hidden_ND.new_zeros(0), owner_P[:0], 0 * labelled
 
@@ -335,23 +337,16 @@ class Cohort:
         """A clock that stands still while the other half is waited for."""
         return time.perf_counter() - self.link.door.away_s
 
-    def _losses(
-        self,
-        hidden_ND: Tensor,
-        batch: RaggedBatch,
-        clients: Sequence[int],
-        labels_P: Tensor,
-        weight_P: Tensor,
-        bank: AdapterBank | None,
-    ) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Weighted sum of the losses of a pass, each position's own, and which classes were predicted right, if any."""
-        if bank is None or not any(site.kind == "head" for site in bank.sites):
-            index_P = torch.from_numpy(batch.label_index).to(self.backbone.device)
-            return *self.backbone.labelled_loss(hidden_ND, index_P, labels_P, weight_P), None
-        samples = np.bincount(batch.client_of_sample, minlength=len(clients)).tolist()
-        segments = bank.segments(head_site(bank).layer, clients, samples)
-        logits_SC = stacked_head(self.backbone.pooled(hidden_ND, batch.lengths.tolist()), bank, segments)
-        return *classification_loss(logits_SC, labels_P, weight_P), logits_SC.argmax(1) == labels_P
+    def _outputs(
+        self, hidden_ND: Tensor, batch: RaggedBatch, clients: Sequence[int], labels_P: Tensor, bank: AdapterBank | None
+    ) -> Outputs:
+        """What a bank's clients have for the labels of a pass, of its hidden states behind the last block."""
+        tokens = [int(n) for n in batch.work_by_client(len(clients))["tokens"]]
+
+        def untouched() -> Tensor:
+            return self._hidden(batch, clients, tokens, None)
+
+        return outputs_of(self.backbone, bank, hidden_ND, batch, clients, labels_P, untouched)
 
     def _hidden(
         self,
@@ -453,7 +448,8 @@ class Cohort:
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
             hidden_ND = self._hidden(batch, [client], [len(batch.input_ids)], bank, kept=kept)
-            _, nll_P, right_P = self._losses(hidden_ND, batch, [client], labels_P, weight_P, bank)
+            outputs = self._outputs(hidden_ND, batch, [client], labels_P, bank)
+            nll_P, right_P = outputs.nll(weight_P)[1], outputs.right()
             values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
             for row, value_P in enumerate(values):
                 np.add.at(sums[row], rows[batch.sample_of_label], value_P.double().cpu().numpy())

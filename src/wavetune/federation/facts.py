@@ -7,6 +7,7 @@ from wavetune.parts import Fact
 CUT = Fact("a cut through the model")
 ADAPTERS = Fact("adapters that cross the air")
 WHOLE_MODEL = Fact("the whole model on every client")
+UNTOUCHED = Fact("a pass through the whole model without adapters beside the one that learns")
 ONE_CUT = Fact("one cut for all clients", "set method.topology.cut to one number")
 ONE_RANK = Fact("one rank for all clients", "set method.lora.rank to one number")
 AT_ONCE = Fact(

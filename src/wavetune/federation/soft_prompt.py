@@ -7,6 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge
 
+from wavetune.federation.facts import UNTOUCHED
 from wavetune.parts import Part
 
 
@@ -16,4 +17,5 @@ class SoftPrompt(Part):
     and cross a cut.
     """
 
+    removes = (UNTOUCHED,)  # the samples of a pass have room for the vectors
     tokens: Annotated[int, Ge(1)] = 20

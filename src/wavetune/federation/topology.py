@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Ge
 
 from wavetune.errors import ConfigError
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UPDATES_ALONE, WHOLE_MODEL
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UNTOUCHED, UPDATES_ALONE, WHOLE_MODEL
 from wavetune.parts import Extent, Fact, Part
 
 Cut = Annotated[int, Ge(1)]
@@ -77,7 +77,8 @@ class Split(Topology):
     def removed(self) -> tuple[Fact, ...]:
         """What a cut leaves no room for."""
         several = isinstance(self.cut, tuple)
-        return WHOLE_MODEL, UPDATES_ALONE, *((ONE_CUT,) if several else ()), *((AT_ONCE,) if self.in_turn else ())
+        always = WHOLE_MODEL, UNTOUCHED, UPDATES_ALONE
+        return *always, *((ONE_CUT,) if several else ()), *((AT_ONCE,) if self.in_turn else ())
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse cuts that the model does not have, or that are not one a client."""

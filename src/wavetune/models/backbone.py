@@ -27,7 +27,7 @@ from wavetune.models.classifier import HEAD, Pooling, pool
 from wavetune.models.double import compute_in_double
 from wavetune.models.fused import fuse
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
-from wavetune.models.loss import frozen_head_cross_entropy
+from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import Way, checked
@@ -144,10 +144,28 @@ class Backbone:
         self, hidden_ND: Tensor, index_P: Tensor, labels_P: Tensor, weight_P: Tensor
     ) -> tuple[Tensor, Tensor]:
         """Weighted sum of next-token losses at the labelled positions alone, and each one's loss in nats."""
+        return frozen_head_cross_entropy(self._normed(hidden_ND, index_P), self._output_layer(), labels_P, weight_P)
+
+    def labelled_log_probs(
+        self, hidden_ND: Tensor, index_P: Tensor, labels_P: Tensor, temperature: float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probability of each label, and entropy of each position's distribution, in nats; both differentiable."""
+        return frozen_head_log_probs(self._normed(hidden_ND, index_P), self._output_layer(), labels_P, temperature)
+
+    def labelled_divergence(
+        self, hidden_ND: Tensor, teacher_ND: Tensor, index_P: Tensor, weight_P: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        """Weighted sum of divergences from what other hidden states give at the labelled positions, and each one's."""
+        student_PD, teacher_PD = self._normed(hidden_ND, index_P), self._normed(teacher_ND, index_P)
+        return frozen_head_divergence(student_PD, teacher_PD, self._output_layer(), weight_P, temperature)
+
+    def _normed(self, hidden_ND: Tensor, index_P: Tensor) -> Tensor:
+        return self.final_norm(hidden_ND.index_select(0, index_P))
+
+    def _output_layer(self) -> OutputLayer:
         if self.head is None:
             raise ModelError(f"{type(self.model).__name__} is an encoder and predicts no next token; choose a decoder")
-        normed = self.final_norm(hidden_ND.index_select(0, index_P))
-        return frozen_head_cross_entropy(normed, self.head, labels_P, weight_P)
+        return self.head
 
     @contextmanager
     def watched(self) -> Iterator[None]:

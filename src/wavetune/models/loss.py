@@ -90,6 +90,44 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         return grad_PD, None, None, None
 
 
+class _FrozenHeadDivergence(torch.autograd.Function):
+    """Loss and input gradient in one sweep over chunks, as for the cross-entropy; the teacher's states are given."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden_PD: Tensor, teacher_PD: Tensor, head: OutputLayer, weight_P: Tensor, temperature: float
+    ) -> tuple[Tensor, Tensor]:
+        kl_P = torch.empty_like(weight_P)
+        grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
+        for part in _chunks(len(weight_P), head.weight.shape[0]):
+            teacher = torch.log_softmax(head.logits(teacher_PD[part])[0] / temperature, -1)
+            logits, bent = head.logits(hidden_PD[part])
+            student = torch.log_softmax(logits / temperature, -1)
+            kl_P[part] = (teacher.exp() * (teacher - student)).sum(-1)
+            if grad_PD is not None:  # d KL / dz = (p - q) / T
+                error = student.exp_().sub_(teacher.exp_()).mul_(weight_P[part, None] / temperature)
+                grad_PD[part] = head.back(error, bent)
+        if grad_PD is not None:
+            ctx.save_for_backward(grad_PD)
+        ctx.mark_non_differentiable(kl_P)
+        return (kl_P * weight_P).sum(), kl_P
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.saved_tensors[0] * grads[0], None, None, None, None
+
+
+def frozen_head_divergence(
+    hidden_PD: Tensor, teacher_PD: Tensor, head: OutputLayer, weight_P: Tensor, temperature: float = 1.0
+) -> tuple[Tensor, Tensor]:
+    """Weighted sum of KL(teacher || student) in nats at each position, and each one's own (detached).
+
+    Both are the head's distributions with logits divided by the temperature, of hidden states `[P, D]` that come out of
+    the final norm. Only the student's get a gradient.
+    """
+    return _FrozenHeadDivergence.apply(hidden_PD, teacher_PD, head, weight_P, temperature)
+
+
 def _chunks(positions: int, vocabulary: int) -> list[slice]:
     chunk = max(1, _CHUNK_VALUES // vocabulary)
     return [slice(start, start + chunk) for start in range(0, positions, chunk)]

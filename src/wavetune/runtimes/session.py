@@ -288,7 +288,7 @@ def cohort_of(
     frozen, limit_bytes = lowest_trained(bank, backbone.num_layers), run.prefix_mb * 1_000_000
     keeps = frozen and limit_bytes and backbone.way.cuts
     prefix = KeptPrefix(backbone, frozen, limit_bytes) if keeps else None
-    return Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal, prefix=prefix)
+    return Cohort(backbone, bank, placement, link, optimiser, budget, method.proximal, method.objective, prefix=prefix)
 
 
 def freeze_a(bank: AdapterBank) -> None:

@@ -54,6 +54,11 @@ def plan_world(
             "method.soft_prompt needs text that is learned token by token, and world.data has classes; set "
             "method.soft_prompt=null, or another world.data.template"
         )
+    if num_classes and not method.objective.takes_classes:
+        raise ConfigError(
+            f"method.objective {method.objective.kind} needs text that is learned token by token, and world.data has "
+            "classes; set method.objective=likelihood, or another world.data.template"
+        )
     if method.lora.rank == 0 and not (prompt or method.bottleneck or num_classes):
         raise ConfigError(
             "method.lora.rank is 0 and there is no other adapter, so nothing would be trained; give a rank, a "
@@ -73,6 +78,7 @@ def plan_world(
             input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
             bottleneck=method.bottleneck,
             outputs=num_classes or None,
+            untouched_passes=method.objective.passes[0] - 1,
             trained_blocks=_trained_blocks(method, num_layers, num_classes),
         ),
         method,

@@ -21,7 +21,7 @@ from wavetune.data.pieces import encode_after
 from wavetune.data.preferences import turns_of_prompt
 from wavetune.federation.alignment.answers import Sample, answer_tokens, measured, passes
 from wavetune.federation.alignment.learner import Learner
-from wavetune.federation.objectives import Objective
+from wavetune.federation.objectives import AlignmentObjective
 from wavetune.federation.objectives.dpo import preference_margin
 
 Floats = NDArray[np.float64]
@@ -38,7 +38,9 @@ class ClientPairs:
 class PreferenceLearning:
     """DPO of all clients in stacked passes."""
 
-    def __init__(self, learner: Learner, objective: Objective, pairs: Sequence[ClientPairs], lambda_K: Floats) -> None:
+    def __init__(
+        self, learner: Learner, objective: AlignmentObjective, pairs: Sequence[ClientPairs], lambda_K: Floats
+    ) -> None:
         self.learner, self.objective, self.pairs, self.lambda_K = learner, objective, pairs, lambda_K
 
     def step(self) -> dict[str, Floats]:

@@ -20,7 +20,7 @@ from wavetune.data.examples import Example
 from wavetune.federation.alignment.answers import Sample, answer_tokens, answers_of, measured, passes
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.alignment.rewards import Mixture, Rewards
-from wavetune.federation.objectives import Objective
+from wavetune.federation.objectives import AlignmentObjective
 from wavetune.federation.objectives.kl import kl_estimate
 from wavetune.federation.objectives.ppo import clipped_surrogate, value_loss
 from wavetune.seeds import stream
@@ -50,7 +50,7 @@ class RewardLearning:
     def __init__(
         self,
         learner: Learner,
-        objective: Objective,
+        objective: AlignmentObjective,
         prompts: Sequence[Sequence[Example]],
         rewards: Rewards,
         lambda_K: Floats,

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Gt
 
-from wavetune.federation.objectives.objective import Objective
+from wavetune.federation.objectives.alignment import AlignmentObjective
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
 @dataclass(frozen=True)
-class Dpo(Objective):
+class Dpo(AlignmentObjective):
     """Of the pairs that a client has learned from, the share lambda is helpful pairs, the others are harmless ones."""
 
     learns_from = "pairs"

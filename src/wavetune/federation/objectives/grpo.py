@@ -12,14 +12,14 @@ import numpy as np
 from annotated_types import Ge, Gt, Lt
 from numpy.typing import NDArray
 
+from wavetune.federation.objectives.alignment import AlignmentObjective, Ints
 from wavetune.federation.objectives.kl import KlControl
-from wavetune.federation.objectives.objective import Ints, Objective
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Grpo(Objective):
+class Grpo(AlignmentObjective):
     """Several answers to each prompt; an answer's advantage is its reward relative to its group's.
 
     The divergence from the reference is a term of the loss, the estimate of `kl_estimate` at every token.

@@ -12,8 +12,8 @@ import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
+from wavetune.federation.objectives.alignment import AlignmentObjective, Ints
 from wavetune.federation.objectives.kl import KlControl
-from wavetune.federation.objectives.objective import Ints, Objective
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -22,7 +22,7 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Ppo(Objective):
+class Ppo(AlignmentObjective):
     """Clipped policy updates with a value head and generalised advantages.
 
     A token's reward is minus the KL coefficient times its log-ratio to the reference; the last token of an answer also

@@ -8,7 +8,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from wavetune.errors import ConfigError
-from wavetune.federation.objectives.objective import Objective
+from wavetune.federation.objectives.alignment import AlignmentObjective
 from wavetune.federation.objectives.ppo import Ppo
 from wavetune.federation.optimise import AdamW
 
@@ -24,7 +24,7 @@ class AlignmentSettings:
     distance of a client's weights from those without its LoRA, a term of the loss beside the divergence of the answers.
     """
 
-    objective: Objective = field(default_factory=Ppo)
+    objective: AlignmentObjective = field(default_factory=Ppo)
     steps: Annotated[int, Ge(0)] = 8
     prompts_per_step: Annotated[int, Ge(1)] = 4
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
