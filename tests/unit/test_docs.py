@@ -1,10 +1,13 @@
 import ast
 import re
 from pathlib import Path
+from xml.etree import ElementTree
 
+import gallery
 import pytest
 import yaml
 
+from helpers.printed_commands import parsed
 from wavetune import recipes
 from wavetune.recipe import to_dict, with_settings
 
@@ -27,6 +30,21 @@ def test_commands_in_the_documentation_name_recipes_and_settings_that_exist(reci
 def test_recipes_page_lists_every_recipe():
     listed = re.findall(r"(?m)^\| `(\w+)` \|", (ROOT / "docs" / "recipes.md").read_text())
     assert sorted(listed) == recipes.names()
+
+
+def test_the_gallery_shows_every_system_with_picture_source_and_command():
+    sections = {part.split("\n")[0]: part for part in re.split(r"(?m)^## ", gallery.page())[1:]}
+    assert sorted(sections) == recipes.names()
+    for name, section in sections.items():
+        assert f"(gallery/{name}.svg)" in section
+        [command] = re.findall(r"(?m)^wavetune (run .*)$", section)
+        assert parsed(command.split())["recipe"] == name
+        root = ElementTree.fromstring(gallery.picture(name))
+        assert "".join(root.find("{*}title").itertext())
+    assert "arXiv 2504.14667" in sections["sflllm"]
+    assert (
+        len({gallery.picture(name) for name in ("sflllm", "pwff", "gossip", "hierarchical", "centralised_lora")}) == 5
+    )
 
 
 def test_every_page_is_in_the_navigation():
