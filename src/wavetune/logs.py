@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 from wavetune.console import Console
@@ -13,8 +15,31 @@ from wavetune.errors import ConfigError, nearest
 
 LOG = logging.getLogger("wavetune")
 VARIABLE = "WAVETUNE_LOG"
+FORMAT_VARIABLE = "WAVETUNE_LOG_FORMAT"
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _WAITING = 200  # lines that are kept for a folder that does not hold a run yet
+
+
+class JsonLines(logging.Formatter):
+    """A line of JSON for each record: time, level, process, message, what was given as `extra`, a traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The record as one line."""
+        at = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        told = {
+            "time": at,
+            "level": record.levelname.lower(),
+            "process": record.process,
+            "message": record.getMessage(),
+        }
+        told |= {name: value for name, value in vars(record).items() if name not in _OF_EVERY_RECORD}
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(told, default=str)
+
+
+_OF_EVERY_RECORD = {*vars(logging.makeLogRecord({})), "message", "asctime"}
+FORMATS = {"text": logging.Formatter, "json": JsonLines}
 
 
 class ConsoleHandler(logging.Handler):
@@ -23,6 +48,7 @@ class ConsoleHandler(logging.Handler):
     def __init__(self, console: Console, level: int = logging.INFO) -> None:
         super().__init__(level)
         self.console = console
+        self.setFormatter(FORMATS[format_of(None)]())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line; a console that cannot be written to any more is no reason to stop."""
@@ -72,13 +98,31 @@ def level_of(quiet: bool, verbose: bool) -> int:
     return LEVELS[name.lower()]
 
 
+def format_of(name: str | None) -> str:
+    """How lines are written: as the option says, else the environment. Raises ConfigError for a name that is none."""
+    name = name or os.environ.get(FORMAT_VARIABLE, "text")
+    if name not in FORMATS:
+        raise ConfigError(
+            f"the format of log lines is {name!r} (--log-format, {FORMAT_VARIABLE}); {nearest(name, FORMATS)}"
+        )
+    return name
+
+
+def is_for_people() -> bool:
+    """Whether the console shows lines for people, so that progress may move among them."""
+    return not any(isinstance(handler.formatter, JsonLines) for handler in LOG.handlers)
+
+
 @contextmanager
 def shown_on(console: Console, level: int | None = None) -> Iterator[None]:
     """Lines of this level on go to the console in this block, and to no other; None: as before, else from info on."""
     others = [handler for handler in LOG.handlers if isinstance(handler, ConsoleHandler)]
     if level is None:
         level = min((other.level for other in others), default=logging.INFO)
-    with _only(ConsoleHandler(console, level), others):
+    handler = ConsoleHandler(console, level)
+    if others:
+        handler.setFormatter(others[-1].formatter)
+    with _only(handler, others):
         yield
 
 

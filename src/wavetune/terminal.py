@@ -18,7 +18,7 @@ from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.console import Console
 from wavetune.estimate import finite_mean
-from wavetune.logs import LOG, is_quiet, shown_on
+from wavetune.logs import LOG, is_for_people, is_quiet, shown_on
 from wavetune.records.alignment import AlignmentStep
 from wavetune.records.rounds import Round
 from wavetune.reporting.format import bits as show_bits
@@ -48,7 +48,7 @@ class Bars(Progress):
             expand=True,
             speed_estimate_period=600,
         )
-        self.disable = is_quiet() or not self.terminal.is_terminal
+        self.disable = is_quiet() or not (is_for_people() and self.terminal.is_terminal)
 
     def start(self) -> None:
         """Show the bars where there is a terminal, and the lines of the logger above them."""

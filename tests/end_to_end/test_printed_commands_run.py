@@ -41,6 +41,8 @@ ELSEWHERE = {  # words of commands that start other processes or need them; thes
     "deploy": "tests/end_to_end/test_deploy.py",
     "serve": "tests/end_to_end/test_deploy.py",
     "device": "tests/end_to_end/test_deploy.py",
+    "devices": "tests/unit/runtimes/test_roster.py",
+    "watch": "tests/unit/reporting/test_watch.py",
     "runs/personal/devices/device-01": "tests/end_to_end/test_deploy_alignment.py",
     "flower-app": "tests/end_to_end/test_flower.py",
     "STATE": "tests/end_to_end/test_flower.py",

@@ -1,10 +1,16 @@
 """Where lines of the logger go."""
 
 import io
+import json
 import logging
 import os
+from datetime import datetime
 
+import pytest
+
+from wavetune.cli.grouped import set_format
 from wavetune.console import Console
+from wavetune.errors import ConfigError
 from wavetune.logs import LOG, is_quiet, kept_in, shown_on
 
 
@@ -52,3 +58,19 @@ def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "log.txt")
     with kept_in(tmp_path):
         LOG.info("round 1")
+
+
+def test_lines_of_json_hold_time_level_message_and_what_was_given_beside(monkeypatch):
+    out = io.StringIO()
+    with shown_on(Console(file=out)):
+        set_format("json")
+        LOG.info("a \x1b[31m line\nof two", extra={"device": "device-01"})
+        with shown_on(Console(file=out)):
+            LOG.warning("from within")
+    first, second = map(json.loads, out.getvalue().splitlines())
+    assert (first["level"], first["message"], first["device"]) == ("info", "a \x1b[31m line\nof two", "device-01")
+    assert datetime.fromisoformat(first["time"]).tzinfo is not None
+    assert (second["level"], second["message"]) == ("warning", "from within")
+    monkeypatch.setenv("WAVETUNE_LOG_FORMAT", "xml")
+    with pytest.raises(ConfigError, match="WAVETUNE_LOG_FORMAT is 'xml'"), shown_on(Console(file=out)):
+        pass

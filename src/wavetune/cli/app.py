@@ -14,6 +14,7 @@ from wavetune.cli.certificates import certificates
 from wavetune.cli.compare import compare
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
+from wavetune.cli.devices import devices
 from wavetune.cli.evaluate import evaluate
 from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED
 from wavetune.cli.flower_app import flower_app
@@ -24,10 +25,12 @@ from wavetune.cli.plan import plan
 from wavetune.cli.recipes import recipes, show
 from wavetune.cli.report import report
 from wavetune.cli.run import run
+from wavetune.cli.runs import runs
 from wavetune.cli.serve import serve
 from wavetune.cli.sweep import sweep
 from wavetune.cli.trade_off import trade_off
 from wavetune.cli.train_reward import train_reward
+from wavetune.cli.watch import watch
 from wavetune.console import Console, as_command, echo
 from wavetune.errors import InfeasibleError, WavetuneError
 from wavetune.left_out import leave_out
@@ -48,7 +51,7 @@ app = typer.Typer(
 
 COMMANDS = {
     "Train": {"run": run, "compare": compare, "train-reward": train_reward},
-    "Look at what came out": {"report": report, "evaluate": evaluate, "generate": generate},
+    "Look at runs": {"runs": runs, "watch": watch, "report": report, "evaluate": evaluate, "generate": generate},
     "Recipes": {"recipes": recipes, "show": show},
     "Plan, without training": {"plan": plan, "trade-off": trade_off, "sweep": sweep},
     "Measure for the planner": {"measure-ranks": measure_ranks, "measure-codecs": measure_codecs},
@@ -57,12 +60,19 @@ COMMANDS = {
         "certificates": certificates,
         "serve": serve,
         "device": join_as_device,
+        "devices": devices,
         "flower-app": flower_app,
     },
 }
 
 
-WITHOUT_JSON = ("plan", "certificates", "device", "flower-app")  # `plan --json FILE` names a place; the rest print none
+WITHOUT_JSON = (
+    "plan",
+    "watch",
+    "certificates",
+    "device",
+    "flower-app",
+)  # `plan --json FILE` names a place; the rest print none
 
 
 def main() -> None:

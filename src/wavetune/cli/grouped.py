@@ -12,7 +12,7 @@ import typer
 
 from wavetune.cli.json_output import only_json
 from wavetune.cli.options import OUTPUT
-from wavetune.logs import LOG, ConsoleHandler, level_of
+from wavetune.logs import FORMATS, LOG, ConsoleHandler, format_of, level_of
 
 _QUIET, _VERBOSE, _JSON = "quiet", "verbose", "json"
 _SHARED = {
@@ -21,6 +21,12 @@ _SHARED = {
     ],
     _VERBOSE: Annotated[bool, typer.Option("--verbose", "-v", help="Tell details, too.", rich_help_panel=OUTPUT)],
 }
+_FORMAT = Annotated[
+    str | None,
+    typer.Option(
+        "--log-format", metavar="text|json", help="How lines on standard error are written.", rich_help_panel=OUTPUT
+    ),
+]
 _OF_RESULTS = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, all else aside.", rich_help_panel=OUTPUT)
 ]
@@ -38,12 +44,14 @@ def grouped(command: Callable[..., None], prints_results: bool = False) -> Calla
     @functools.wraps(command)
     def call(**options: Any) -> None:
         set_level(options.pop(_QUIET), options.pop(_VERBOSE))
+        set_format(options.pop("log_format"))
         values = {name: _taken(group, options) for name, group in groups.items()}
         with only_json(prints_results and options.pop(_JSON)):
             command(**options, **values)
 
     parameters = [part for p in given for part in _parameters(p, hints[p.name], p.name in groups)]
     parameters += [_parameter(name, hint, False) for name, hint in _SHARED.items()]
+    parameters.append(_parameter("log_format", _FORMAT, None))
     parameters += [_parameter(_JSON, _OF_RESULTS, False)] if prints_results else []
     call.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
     call.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -57,6 +65,15 @@ def set_level(quiet: bool, verbose: bool) -> None:
         if isinstance(handler, ConsoleHandler):
             handler.setLevel(level)
     LOG.setLevel(min(level, LOG.level))
+
+
+def set_format(name: str | None) -> None:
+    """Let the console write lines as the option asks for."""
+    if name is not None:
+        formatter = FORMATS[format_of(name)]()
+        for handler in LOG.handlers:
+            if isinstance(handler, ConsoleHandler):
+                handler.setFormatter(formatter)
 
 
 def _taken(group: type, options: dict[str, Any]) -> Any:

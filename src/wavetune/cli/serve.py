@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,6 +25,9 @@ from wavetune.cli.options import (
 from wavetune.cli.read_recipe import require_unchanged
 from wavetune.cli.run import chosen_recipe, continues, folder_to_continue, train
 from wavetune.logs import LOG
+
+if TYPE_CHECKING:
+    from wavetune.runtimes.roster import Roster
 
 
 def serve(
@@ -48,6 +53,14 @@ def serve(
     patience: Annotated[
         float, typer.Option(min=1, help="Seconds to wait for the devices to come.", rich_help_panel=DEPLOYMENT)
     ] = 600.0,
+    health: Annotated[
+        str | None,
+        typer.Option(
+            metavar="[HOST:]PORT",
+            help="Answer /live and /ready over HTTP there; on this machine alone unless a host is given.",
+            rich_help_panel=DEPLOYMENT,
+        ),
+    ] = None,
     port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
     with_parent: WithParent = False,
 ) -> None:
@@ -73,9 +86,26 @@ def serve(
         chosen = chosen_recipe(recipe, changes, rounds, out)
         folder = out or free_folder(chosen.name)
     require_listenable(address)
-    LOG.info("loading PyTorch and transformers")
-    from wavetune.runtimes.deployed import Deployment, engine
-
     public = None if public is None else with_port(public)
-    deployment = Deployment(address, identity, public, patience, deadline, emulate, certificates)
-    train(chosen, folder, engine(deployment, folder, port_file), "deploy" if with_parent else "serve", track)
+    from wavetune.runtimes.roster import Roster
+
+    roster = Roster()
+    with nullcontext() if health is None else _probed(roster, health):
+        LOG.info("loading PyTorch and transformers")
+        from wavetune.runtimes.deployed import Deployment, engine
+
+        deployment = Deployment(address, identity, public, patience, deadline, emulate, certificates)
+        served_by = engine(deployment, folder, port_file, roster=roster)
+        train(chosen, folder, served_by, "deploy" if with_parent else "serve", track)
+
+
+@contextmanager
+def _probed(roster: Roster, health: str) -> Generator[None]:
+    """Probes are answered in this block."""
+    from wavetune.data_plane.diagnosis import host_and_port
+    from wavetune.local_http import LOOPBACK, served
+
+    host, port = (LOOPBACK, int(health)) if health.isdecimal() else host_and_port(health)
+    with served(roster.pages(), port, host, "--health") as at:
+        LOG.info(f"health at {at}live and {at}ready")
+        yield

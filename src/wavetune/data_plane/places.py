@@ -102,6 +102,11 @@ class Places:
             refused, self._refused = self._refused, []
         return refused
 
+    def refusals(self) -> tuple[str, ...]:
+        """Everybody who was refused since the servers started, and why."""
+        with self._lock:
+            return tuple(f"{quoted(who)}: {why}" for who, told in sorted(self._told.items()) for why in sorted(told))
+
     def _note(self, who: str, peer: str, why: str) -> None:
         """Remember a refusal; who knocks with ever new sentences is named a few times."""
         why = quoted(why)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -21,12 +21,12 @@ from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Figure
 from wavetune.reporting.compare import compare
+from wavetune.reporting.live import Live
 from wavetune.reporting.next_steps import Step, next_in_report
 from wavetune.reporting.numbers import Numbers
+from wavetune.reporting.run_state import RUNNING
 from wavetune.reporting.sections import Section, run_sections
 from wavetune.reporting.sections.learning import loss_by_round
-
-TEMPLATES = Path(__file__).parent / "templates"
 
 
 @dataclass(frozen=True)
@@ -64,21 +64,25 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
     return out
 
 
-def render(runs: list[Run]) -> str:
-    """HTML of the page."""
-    # autoescape for every template: samples and names hold arbitrary text
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+# autoescape for every template: samples and names hold arbitrary text
+TEMPLATE = Environment(
+    loader=FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+).get_template
+
+
+def render(runs: list[Run], live: Live | None = None) -> str:
+    """HTML of the page; of one that is watched with what goes on now, and of no run yet without a report."""
     labels = run_labels(runs)
     views = [_view(run, label, f"run{index}") for index, (run, label) in enumerate(zip(runs, labels, strict=True))]
-    title = labels[0] if len(runs) == 1 else f"{len(runs)} runs side by side"
+    if live and live.state == RUNNING:
+        views = [_going(view) for view in views]
+    title = labels[0] if len(runs) == 1 else f"{len(runs)} runs side by side" if runs else live.name if live else ""
     comparison = compare(runs, labels) if len(runs) > 1 else None
-    page = environment.get_template("report.html.j2").render(title=title, comparison=comparison, runs=views)
+    page = TEMPLATE("report.html.j2").render(title=title, comparison=comparison, runs=views, live=live)
     return visible(page)  # of names, prompts and answers: control characters shown, not kept
 
 
@@ -113,6 +117,12 @@ def _view(run: Run, label: str, anchor: str) -> RunView:
         command=summary.command or str(run.state.get("command") or ""),
         recipe=json.dumps(run.recipe, indent=2, ensure_ascii=False) if run.recipe else "",
     )
+
+
+def _going(view: RunView) -> RunView:
+    """Of a run that goes on: that it has no end yet, and what to do about that, is told above it."""
+    notices = [words for words in view.notices if not words.endswith("is missing.") and "still going" not in words]
+    return replace(view, status=RUNNING, notices=notices, next=[])
 
 
 def _files(run: Run) -> list[tuple[str, str]]:

@@ -319,7 +319,7 @@ def status(run: Run) -> str:
     return run.summary.status or "not finished"
 
 
-def _where_it_is(run: Run) -> str:
+def where_it_is(run: Run) -> str:
     """How far a run without a summary has come."""
     rounds, steps = setting(run, "run", "rounds"), setting(run, "method", "alignment", "learning", "steps")
     total = f" of {rounds}" if isinstance(rounds, int) else ""
@@ -342,7 +342,7 @@ def notices(run: Run) -> list[str]:
         planned = f" of {run.summary.rounds}" if run.summary.rounds else ""
         words.insert(0, f"This run was {run.summary.status} after {len(run.rounds)}{planned} rounds.")
     elif not run.summary.status:
-        words.insert(0, f"This run is still going or was interrupted, {_where_it_is(run)}.")
+        words.insert(0, f"This run is still going or was interrupted, {where_it_is(run)}.")
     finite = [math.isfinite(one.train_loss) for one in run.rounds]
     if any(finite) and not all(finite):
         words.append(f"The training loss of round {run.rounds[finite.index(False)].round + 1} is not finite.")

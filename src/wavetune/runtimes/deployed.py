@@ -9,7 +9,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from pathlib import Path
@@ -41,6 +41,7 @@ from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.evaluation import Score
 from wavetune.runtimes.orders import Orders
 from wavetune.runtimes.outcome import RoundOutcome, Witness
+from wavetune.runtimes.roster import Roster, Sight
 from wavetune.runtimes.round import Prepared, StepDone, not_finite, prepare, train_round
 from wavetune.runtimes.saved import Deployed
 from wavetune.runtimes.session import Session
@@ -83,6 +84,7 @@ class Servers:
     places: Places = field(default_factory=Places)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
     claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
+    round: int | None = None  # that goes on, or is the latest
 
     def __post_init__(self) -> None:
         answers = 1 if self._cut else self.session.recipe.run.local_steps  # for which one frame is awaited
@@ -101,7 +103,7 @@ class Servers:
         self, session: Session, index: int, on_step: StepDone, before_mixing: Callable[[], None] | None = None
     ) -> RoundOutcome:
         """Order a round, train it with whoever is there, and say what was seen of them."""
-        everyone = prepare(session, index)
+        self.round, everyone = index, prepare(session, index)
         present = self._assemble(index, everyone)
         ready = everyone.among([k in present for k in range(session.cohort.placement.num_clients)])
         session.cohort.seconds.clear()
@@ -130,6 +132,10 @@ class Servers:
         )
         self.plane.close_round("the round is over")
         return replace(outcome, witness=witness)
+
+    def sight(self) -> Sight:
+        """What is seen of the devices now."""
+        return Sight(frozenset(self.coordinator.present()), self.round, self.wire.lost.copy(), self.places.refusals())
 
     def _show_uploads(self, index: int) -> None:
         """Put what the devices sent into their slots, before it is mixed."""
@@ -339,8 +345,14 @@ def engine(
     out: Path,
     port_file: Path | None = None,
     control: Callable[[DataPlane], Control] | None = None,
+    roster: Roster | None = None,
 ) -> Engine:
-    """What trains a run's rounds on devices. Where given, the port is written to a file once devices can come."""
+    """What trains a run's rounds on devices. Where given, the port is written to a file once devices can come.
+
+    Where devices attend here, and not by another `control`, the roster and its file say who does.
+    """
+
+    kept = (roster or Roster()).kept
 
     @contextmanager
     def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
@@ -349,7 +361,9 @@ def engine(
             RunFolder(out).write_json("deployment.json", {"run": run})
             if port_file is not None:
                 write_whole(port_file, servers.address.rpartition(":")[2])
-            yield Trainer(servers.train_round, partial(devices.begin, servers.orders))
+            size = session.cohort.placement.num_clients, session.recipe.run.rounds
+            with nullcontext() if control else kept(out, servers.address, *size, servers.sight):
+                yield Trainer(servers.train_round, partial(devices.begin, servers.orders))
 
     return opened_in
 

@@ -61,7 +61,9 @@ def _loss_figure(run: Run, axis: Axis, against: str) -> Figure | None:
         Series("training", "cat-0", training, marked=False),
         Series("validation", "cat-1", validation_points(run, axis)),
     ]
-    keys = [Key("cat-0", "training, mean over clients", "line"), Key("cat-1", "validation", "line")]
+    names = {"training": "training, mean over clients"}
+    series = [one for one in series if any(math.isfinite(y) for _, y in one.points)]
+    keys = [Key(one.css, names.get(one.label, one.label), "line") for one in series]
     finite = [[loss for loss in record.train_loss_K if math.isfinite(loss)] for record in run.rounds]
     spread = [(x, min(losses), max(losses)) for x, losses in zip(xs, finite, strict=True) if len(losses) > 1]
     if len(spread) > 1:

@@ -4,10 +4,6 @@
   box.id = "tip";
   box.hidden = true;
   document.body.append(box);
-  for (const title of document.querySelectorAll("svg title")) {
-    title.parentNode.dataset.tip = title.textContent;
-    title.remove();
-  }
   const show = (event) => {
     const owner = event.target.closest?.("[data-tip]");
     box.hidden = !owner;
@@ -24,7 +20,7 @@
   document.addEventListener("scroll", () => { box.hidden = true; }, true);
 
   // Parts that are folded open where a link leads into them, all at once, and on paper.
-  const folds = [...document.querySelectorAll("details.fold")];
+  const every = () => [...document.querySelectorAll("details.fold")];
   const lead = () => {
     const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
     if (!target) return;
@@ -39,15 +35,15 @@
   });
   lead();
   const all = document.getElementById("unfold");
-  all.hidden = !folds.length;
   all.addEventListener("click", () => {
+    const folds = every();
     const opened = folds.some((fold) => !fold.open);
     for (const fold of folds) fold.open = opened;
     all.textContent = opened ? "Close all" : "Open all";
   });
   let closed = [];
   addEventListener("beforeprint", () => {
-    closed = folds.filter((fold) => !fold.open);
+    closed = every().filter((fold) => !fold.open);
     for (const fold of closed) fold.open = true;
   });
   addEventListener("afterprint", () => { for (const fold of closed) fold.open = false; });
@@ -74,7 +70,7 @@
     copy.style.background = getComputedStyle(figure).backgroundColor;
     return new XMLSerializer().serializeToString(copy);
   };
-  for (const save of document.querySelectorAll("button.svg")) {
+  const offer = (save) => {
     save.hidden = false;
     save.addEventListener("click", () => {
       const link = document.createElement("a");
@@ -83,7 +79,45 @@
       link.click();
       URL.revokeObjectURL(link.href);
     });
-  }
+  };
+  // What the elements of a report need from this script, once they are there.
+  const dress = () => {
+    for (const title of document.querySelectorAll("svg title")) {
+      title.parentNode.dataset.tip = title.textContent;
+      title.remove();
+    }
+    all.hidden = !every().length;
+    for (const save of document.querySelectorAll("button.svg[hidden]")) offer(save);
+  };
+  dress();
+
+  // A page that is watched: ask what is new, and take it in without losing the reader's place.
+  const live = document.getElementById("live");
+  const renew = async () => {
+    const page = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
+    const opened = every().filter((fold) => fold.open).map((fold) => fold.parentNode.id);
+    for (const part of ["main", ".bar nav"]) {
+      document.querySelector(part).replaceChildren(...page.querySelector(part).childNodes);
+    }
+    document.title = page.title;
+    for (const fold of every()) fold.open ||= opened.includes(fold.parentNode.id);
+    dress();
+  };
+  const look = async () => {
+    try {
+      const told = await (await fetch("/live")).json();
+      live.innerHTML = told.html;
+      if (told.version !== live.dataset.version) {
+        await renew();
+        live.dataset.version = told.version;
+      }
+      document.getElementById("away").hidden = true;
+    } catch {
+      document.getElementById("away").hidden = false;
+    }
+    setTimeout(look, 2000);
+  };
+  if (live) look();
 
   const button = document.getElementById("theme");
   button.hidden = false;
