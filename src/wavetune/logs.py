@@ -48,7 +48,7 @@ class ConsoleHandler(logging.Handler):
     def __init__(self, console: Console, level: int = logging.INFO) -> None:
         super().__init__(level)
         self.console = console
-        self.setFormatter(FORMATS[format_of(None)]())
+        self.setFormatter(FORMATS.get(os.environ.get(FORMAT_VARIABLE, ""), logging.Formatter)())
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one line; a console that cannot be written to any more is no reason to stop."""

@@ -6,11 +6,9 @@ import logging
 import os
 from datetime import datetime
 
-import pytest
-
+from helpers.command_line import assert_refused, wavetune
 from wavetune.cli.grouped import set_format
 from wavetune.console import Console
-from wavetune.errors import ConfigError
 from wavetune.logs import LOG, is_quiet, kept_in, shown_on
 
 
@@ -60,7 +58,7 @@ def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
         LOG.info("round 1")
 
 
-def test_lines_of_json_hold_time_level_message_and_what_was_given_beside(monkeypatch):
+def test_lines_of_json_hold_time_level_message_and_what_was_given_beside():
     out = io.StringIO()
     with shown_on(Console(file=out)):
         set_format("json")
@@ -71,6 +69,15 @@ def test_lines_of_json_hold_time_level_message_and_what_was_given_beside(monkeyp
     assert (first["level"], first["message"], first["device"]) == ("info", "a \x1b[31m line\nof two", "device-01")
     assert datetime.fromisoformat(first["time"]).tzinfo is not None
     assert (second["level"], second["message"]) == ("warning", "from within")
+
+
+def test_a_mistake_is_a_line_of_json_too_where_lines_are(tmp_path, monkeypatch):
+    told = wavetune("runs", tmp_path / "none", "--log-format", "json")
+    assert told.code == 2
+    line = json.loads(told.err)
+    assert (line["level"], "is no folder" in line["message"]) == ("error", True)
+    monkeypatch.setenv("WAVETUNE_LOG_FORMAT", "json")
+    assert json.loads(wavetune("runs", tmp_path / "none").err)["level"] == "error"
+    assert wavetune("runs", tmp_path / "none", "--log-format", "text").err.startswith("wavetune: ")
     monkeypatch.setenv("WAVETUNE_LOG_FORMAT", "xml")
-    with pytest.raises(ConfigError, match="WAVETUNE_LOG_FORMAT is 'xml'"), shown_on(Console(file=out)):
-        pass
+    assert_refused(wavetune("runs", tmp_path), "is 'xml'", "WAVETUNE_LOG_FORMAT")

@@ -16,7 +16,7 @@ from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.devices import devices
 from wavetune.cli.evaluate import evaluate
-from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED
+from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED, say_why
 from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
 from wavetune.cli.grouped import grouped
@@ -81,9 +81,13 @@ def main() -> None:
     light_imports.install()
     # What is beyond all numbers is infinite, and refused in a sentence where it would be written down.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
-    console = Console(stderr=True)
+    with shown_on(Console(stderr=True)):
+        _run()
+
+
+def _run() -> None:
     try:
-        with shown_on(console), as_command():
+        with as_command():
             sys.exit(app(prog_name="wavetune", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
@@ -92,7 +96,7 @@ def main() -> None:
         where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
         _refuse(error.format_message().rstrip(".") + where)
     except InfeasibleError as error:
-        Console(stderr=True).print(f"wavetune: {error}", highlight=False, markup=False, soft_wrap=True)
+        say_why(str(error))
         sys.exit(INFEASIBLE)
     except WavetuneError as error:
         _refuse(str(error))
@@ -108,7 +112,7 @@ def _refuse(sentence: str) -> None:
     line = " ".join(part.strip() for part in sentence.splitlines())
     if len(line) > _LONGEST_SENTENCE:
         line = f"{line[: _LONGEST_SENTENCE // 2]} ... {line[-_LONGEST_SENTENCE // 2 :]}"
-    Console(stderr=True).print(f"wavetune: {line}", highlight=False, markup=False, soft_wrap=True)
+    say_why(line)
     sys.exit(REFUSED)
 
 

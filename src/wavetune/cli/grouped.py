@@ -68,12 +68,11 @@ def set_level(quiet: bool, verbose: bool) -> None:
 
 
 def set_format(name: str | None) -> None:
-    """Let the console write lines as the option asks for."""
-    if name is not None:
-        formatter = FORMATS[format_of(name)]()
-        for handler in LOG.handlers:
-            if isinstance(handler, ConsoleHandler):
-                handler.setFormatter(formatter)
+    """Let the console write lines as the option asks for, or else the environment."""
+    formatter = FORMATS[format_of(name)]()
+    for handler in LOG.handlers:
+        if isinstance(handler, ConsoleHandler):
+            handler.setFormatter(formatter)
 
 
 def _taken(group: type, options: dict[str, Any]) -> Any:
