@@ -31,6 +31,7 @@ from wavetune.records.devices import FILE, Devices, SeenDevice
 from wavetune.records.fields import as_json
 from wavetune.reporting import write_report
 from wavetune.reporting.watch import Watch
+from wavetune.runtimes.provenance import now
 
 ROOT = Path(__file__).resolve().parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -90,12 +91,14 @@ def _before_the_last_round(folder: Path) -> None:
     clients = len(json.loads(rounds[-1])["cut_K"])
     devices = [SeenDevice(client, f"device-{client:02d}", True) for client in range(clients)]
     lost = {"lost_in_round": len(rounds) - 1, "lost_why": f"client {clients - 1} left"}
-    devices[-1] = SeenDevice(clients - 1, devices[-1].certificate, False, "", **lost)
+    devices[-1] = SeenDevice(clients - 1, devices[-1].certificate, False, now(), **lost)
     seen = Devices("127.0.0.1:7443", len(rounds), len(rounds) + 1, devices=tuple(devices))
     (folder / FILE).write_text(json.dumps(as_json(seen)))
 
 
 def _show(seen: Browser, address: str, size: tuple[int, int], dark: bool) -> None:
+    seen.show(address, *size, dark)
+    seen.value("localStorage.clear()")  # where the documentation keeps the scheme of its first visit
     seen.show(address, *size, dark)
     if address.startswith("http"):
         seen.until("document.querySelector('#live td')")
