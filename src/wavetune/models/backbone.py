@@ -9,7 +9,7 @@ blocks (bf16 weights, fp32 activations). An encoder attends in both directions a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,7 @@ from wavetune.models.double import compute_in_double
 from wavetune.models.fused import fuse
 from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
+from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import Way, checked
@@ -248,8 +249,13 @@ def load_backbone(
     soft prompt of so many. All is computed in
     `dtype`, fp32 or fp64, but for the products with bf16 weights.
     """
-    stock = load_stock_model(folder, dtype, predicts=outputs is None)
+    stock = load_stock_model(folder, opened_as(folder, dtype, bf16), predicts=outputs is None)
     return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs, prompt_tokens)
+
+
+def opened_as(folder: Path | str, dtype: torch.dtype, bf16: bool) -> torch.dtype:
+    """The precision in which weights are opened for a run: that of the file where both are bf16."""
+    return torch.bfloat16 if bf16 and dtype == torch.float32 and stored_in_bf16(folder) else dtype
 
 
 def default_pooling(model: PreTrainedModel) -> Pooling:
@@ -268,11 +274,17 @@ def prepare_backbone(
 ) -> Backbone:
     """Freeze a stock model, check that the engine runs it as it is, and put adapters on it; see `load_backbone`.
 
-    It computes in the precision in which it was loaded.
+    It computes in the precision in which it was loaded, and in fp32 where that was bf16.
     """
     model.requires_grad_(False).eval()
-    structure, way = checked(model)
+    narrow = model.dtype == torch.bfloat16
+    with computing_wide(model) if narrow else nullcontext():
+        structure, way = checked(model)
+    if narrow:
+        widen_others(model, _matrices(model, structure))
     backbone = Backbone.unadapted(model, structure, way)
+    if narrow:
+        backbone.dtype = torch.float32
     width = model.config.get_text_config().hidden_size
     if model.dtype == torch.float64:
         compute_in_double(*backbone.blocks, backbone.final_norm)
@@ -288,6 +300,7 @@ def prepare_backbone(
     backbone.sites = sites
     if bf16 and backbone.head is not None:
         backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
+    if bf16:
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
     if prompt_tokens:
         model.get_input_embeddings().register_forward_hook(backbone.after_embedding)
@@ -298,23 +311,35 @@ def prepare_backbone(
     return backbone
 
 
+def _matrices(model: PreTrainedModel, structure: Structure) -> set[int]:
+    """Ids of the weights that stay in bf16: those of the blocks' maps, of the output layer and of the embedding."""
+    blocks: Any = model.get_submodule(structure.blocks)
+    maps = [m for block in blocks for path, m in block.named_modules() if path in structure.linear_maps]
+    heads = [] if structure.head is None else [model.get_submodule(structure.head)]
+    modules: list[Any] = [*(m for m in maps if isinstance(m, LINEAR)), *heads, model.get_input_embeddings()]
+    return {id(module.weight) for module in modules}
+
+
 def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool) -> tuple[AdapterSite, ...]:
     """LoRA on the targets and, in bf16, low precision in all linear maps of the blocks that all tokens go through."""
     model, maps = backbone.model, backbone.structure.linear_maps
-    names = {module: name for name, module in model.named_modules()}
+    # named by where they are, as a list of the modules would keep all that are exchanged until the end
+    names = {id(module): name for name, module in model.named_modules()}
     chosen = lora_targets(model, maps, targets)
     sites: list[AdapterSite] = []
     for layer, block in enumerate(backbone.blocks):
-        for path, module in list(block.named_modules()):
+        within = names[id(block)]
+        for path in [path for path, module in block.named_modules() if isinstance(module, LINEAR)]:
+            module, name = block.get_submodule(path), f"{within}.{path}"
             if path not in maps or not isinstance(module, LINEAR):
                 continue
-            adapted = named(names[module], chosen)
+            adapted = named(name, chosen)
             if not adapted and not bf16:
                 continue
-            frozen = _frozen(module, bf16)
+            frozen = _frozen(module, bf16, backbone.dtype)
             backbone.transposed |= isinstance(module, Conv1D)
             if adapted:
-                site = AdapterSite(names[module], layer, frozen.weight.shape[1], frozen.weight.shape[0])
+                site = AdapterSite(name, layer, frozen.weight.shape[1], frozen.weight.shape[0])
                 frozen = StackedLoraLinear(frozen, site, backbone.active)
                 sites.append(site)
             block.set_submodule(path, frozen)
@@ -342,8 +367,8 @@ def _install_bottlenecks(backbone: Backbone, bottleneck: Bottleneck, width: int)
     return tuple(sites)
 
 
-def _frozen(module: nn.Linear | Conv1D, bf16: bool) -> FrozenLinear:
-    weight, dtype = module.weight.data, module.weight.dtype
+def _frozen(module: nn.Linear | Conv1D, bf16: bool, dtype: torch.dtype) -> FrozenLinear:
+    weight = module.weight.data
     if isinstance(module, Conv1D):
         weight = weight.t()
     bias: Tensor | None = None if module.bias is None else module.bias.data

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
-from wavetune.models.backbone import Backbone, prepare_backbone
+from wavetune.models.backbone import Backbone, opened_as, prepare_backbone
 from wavetune.models.stock import load_stock_model
 from wavetune.models.structure import AbsentBlock, find_blocks
 
@@ -47,7 +47,12 @@ def load_part(
             _drop_head(model)
 
     backbone = prepare_backbone(
-        load_stock_model(folder, dtype, thin), targets, bf16, device, bottleneck, prompt_tokens=prompt_tokens
+        load_stock_model(folder, opened_as(folder, dtype, bf16), thin),
+        targets,
+        bf16,
+        device,
+        bottleneck,
+        prompt_tokens=prompt_tokens,
     )
     if not backbone.way.cuts:
         raise ModelError(

@@ -7,6 +7,7 @@ its first blocks elsewhere, as after a cut. What differs is refused, so that no 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -107,6 +108,9 @@ def _way(model: PreTrainedModel, structure: Structure) -> Way:
         if way.packed and model.config._attn_implementation != ATTENTION:
             continue
         backbone = Backbone.unadapted(model, structure, way)
+        if backbone.head is not None:  # the stock model's logits were computed in fp32 at least
+            wide = torch.promote_types(backbone.head.weight.dtype, torch.float32)
+            backbone.head = replace(backbone.head, weight=backbone.head.weight.to(wide))
         crossing: dict[int, Tensor] = {}
         with backbone.watched():
             try:
