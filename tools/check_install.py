@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+EXAMPLES = ROOT / "examples"
 SMALL = (
     *("--model", "tiny", "--rounds", "1"),
     *("--set", "run.local_steps=1", "--set", "run.samples=1", "--set", "run.sample_tokens=4"),
@@ -28,8 +29,8 @@ FIRST = (
     ("wavetune", "report", "run", "--figures", "figures"),
 )
 TRIALS = {  # by extra, after FIRST
-    "core": (),
-    "deploy": (("wavetune", "deploy", "fedavg_lora", *SMALL, "--out", "deployed"),),
+    "core": (("python", EXAMPLES / "tune_your_rows.py"), ("python", EXAMPLES / "plan_your_cell.py")),
+    "deploy": (("python", EXAMPLES / "from_one_process_to_devices.py"),),
     "metrics": (("wavetune", "evaluate", "run", "--metrics", "bleu,nist,meteor,rouge_l,cider,chrf,perplexity"),),
     "tensorboard": (("wavetune", "report", "run", "--tensorboard", "scalars"),),
     "mlflow": (("wavetune", "run", "sflllm", *SMALL, "--out", "tracked", "--track", "mlflow"),),
