@@ -20,6 +20,7 @@ check: .venv/.dev ## lint, format, types, import order and spelling
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
 	.venv/bin/codespell
+	.venv/bin/hadolint deploy/Dockerfile
 	.venv/bin/pyright
 
 format: .venv/.dev ## rewrite the code in the house format

@@ -60,8 +60,8 @@ def test_a_device_sees_its_own_keys_alone():
 
 def test_the_image_is_of_a_named_version_runs_as_nobody_and_installs_what_is_pinned():
     assert all(re.fullmatch(r"python:3\.\d+-slim( AS \w+)?", image) for image in lines("FROM"))
-    assert lines("USER") == ["wavetune"]
-    assert DOCKERFILE.index("USER wavetune") < DOCKERFILE.index('ENTRYPOINT ["wavetune"]')
+    assert lines("USER") == ["10001"]
+    assert DOCKERFILE.index("USER 10001") < DOCKERFILE.index('ENTRYPOINT ["wavetune"]')
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     for run in lines("RUN"):
         if "pip" in run:
