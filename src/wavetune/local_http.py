@@ -41,7 +41,7 @@ class _Server(ThreadingHTTPServer):
     allow_reuse_address = True
 
     def __init__(self, host: str, port: int, pages: Pages) -> None:
-        self.pages, self.anyone = pages, host != LOOPBACK
+        self.pages, self.anyone = pages, host not in (LOOPBACK, "localhost")
         super().__init__((host, port), _Handler)
 
     def names(self) -> set[str]:
@@ -67,7 +67,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(Answer("this is not the host you meant\n", "text/plain", 421))
             return
         page = self.server.pages.get(self.path.partition("?")[0])
-        self._send(page() if page else Answer("there is no such page\n", "text/plain", 404))
+        try:
+            answer = page() if page else Answer("there is no such page\n", "text/plain", 404)
+        except Exception:  # whatever it is, the next answer may be another
+            LOG.warning(f"{self.path} could not be answered", exc_info=True)
+            answer = Answer("this page cannot be made now; the terminal says why\n", "text/plain", 500)
+        self._send(answer)
 
     do_HEAD = do_GET
 

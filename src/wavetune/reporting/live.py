@@ -52,19 +52,23 @@ class Live:
     phases: tuple[tuple[str, str, float], ...] = ()  # name, seconds in words, share of the whole
 
 
-def live_of(folder: Path) -> tuple[Live, Run | None]:
-    """What goes on in a run folder, and its records as far as there are any."""
-    state, seen = state_of(folder), version(folder)
-    run = read_run(folder) if is_run(folder) else None
+def records_of(folder: Path) -> Run | None:
+    """The records of a run as far as there are any."""
+    return read_run(folder) if is_run(folder) else None
+
+
+def live_of(folder: Path, run: Run | None, seen: str) -> Live:
+    """What goes on in a run folder, whose records were read when their `version` was the one that was `seen`."""
+    state = state_of(folder)
     if run is None:
         words = "waiting for its first records" if state.state == RUNNING else f"there is no run in {folder} yet"
-        return Live(folder.name, state.state, words, seen), None
+        return Live(folder.name, state.state, words, seen)
     done, total, left_s = _progress(run)
     title, phases = _where_time_goes(run.rounds[-_LATEST:])
     facts = _facts(run, state, left_s)
     words = _words(run, state)
     rows = tuple(device_rows(folder, state.state == RUNNING))
-    return Live(state.name, state.state, words, seen, min(done, total), total, facts, rows, title, phases), run
+    return Live(state.name, state.state, words, seen, min(done, total), total, facts, rows, title, phases)
 
 
 def version(folder: Path) -> str:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 from wavetune.console import visible
 from wavetune.local_http import Answer, Pages
+from wavetune.records.reading import Run
 from wavetune.reporting.html import TEMPLATE, render
-from wavetune.reporting.live import Live, live_of
+from wavetune.reporting.live import Live, live_of, records_of, version
 
 
 @dataclass
@@ -19,20 +20,28 @@ class Watch:
 
     folder: Path
     _lock: threading.Lock = field(default_factory=threading.Lock)  # one reader of the records at a time
+    _read: tuple[str, Run | None] = ("-", None)  # the records, and their version
 
     def pages(self) -> Pages:
         """What is answered under which path."""
         return {"/": self.report, "/live": self.now}
 
+    def look(self) -> tuple[Live, Run | None]:
+        """What goes on now, and the records, which are read where they changed."""
+        with self._lock:
+            seen = version(self.folder)
+            if seen != self._read[0]:
+                self._read = seen, records_of(self.folder)
+            run = self._read[1]
+            return live_of(self.folder, run, seen), run
+
     def report(self) -> Answer:
         """The report with what goes on now above it."""
-        with self._lock:
-            live, run = live_of(self.folder)
-            return Answer(render([run] if run else [], live))
+        live, run = self.look()
+        return Answer(render([run] if run else [], live))
 
     def now(self) -> Answer:
         """What goes on, as markup, and the version of the report that belongs to it."""
-        with self._lock:
-            live: Live = live_of(self.folder)[0]
+        live = self.look()[0]
         html = visible(TEMPLATE("live.html.j2").render(live=live))
         return Answer(json.dumps({"version": live.version, "html": html}), "application/json")

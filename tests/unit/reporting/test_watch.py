@@ -3,19 +3,22 @@
 import json
 import os
 import re
+import signal
 import socket
+import threading
+import time
 from http.client import HTTPConnection
 
 import pytest
 from browser import browser, executable
 
+from helpers.command_line import assert_refused, wavetune
 from helpers.page import HOSTILE, rewrite_rounds
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.folder_lock import is_held, locked
 from wavetune.local_http import served
 from wavetune.records.devices import Devices, SeenDevice
 from wavetune.records.fields import as_json
-from wavetune.reporting.live import live_of
 from wavetune.reporting.watch import Watch
 
 
@@ -60,13 +63,13 @@ def test_a_run_that_goes_on_tells_how_far_it_is_and_how_long_it_still_takes(make
     folder = unfinished(make_run(rounds=12), 3)
     rewrite_rounds(folder, lambda lines: [line.update(wall_s=10.0) for line in lines])
     with locked(folder):
-        live, run = live_of(folder)
+        live, run = Watch(folder).look()
     assert run is not None
     assert (live.state, live.done, live.total) == ("running", 3, 12)
     assert dict(live.facts)["Left"] == "about 1 min 30 s"
     assert live.phases_title == "Where the simulated time goes: mean of 3 rounds"
     assert sum(share for _, _, share in live.phases) == pytest.approx(1.0)
-    stopped = live_of(folder)[0]
+    stopped = Watch(folder).look()[0]
     assert stopped.state == "stopped"
     assert "nothing is at work" in stopped.words
     assert "Left" not in dict(stopped.facts)
@@ -88,7 +91,7 @@ def test_who_is_here_and_who_is_lost_is_told_of_a_deployed_run(make_run):
     }
     rewrite_rounds(folder, lambda lines: [line.update(measured={"wall_s": 20.0, "phases": phases}) for line in lines])
     with locked(folder):
-        live = live_of(folder)[0]
+        live = Watch(folder).look()[0]
     assert [(one.name, one.here) for one in live.devices] == [
         ("device-00", True),
         ("device-01", False),
@@ -101,16 +104,16 @@ def test_who_is_here_and_who_is_lost_is_told_of_a_deployed_run(make_run):
     shares = {name: (seconds, share) for name, seconds, share in live.phases}
     assert shares["waiting and the rest"] == ("6.00 s", pytest.approx(0.3))
     assert shares["uplink"] == ("3.00 s", pytest.approx(0.15))
-    assert live_of(folder)[0].devices[0].state == "the servers are not running"
+    assert Watch(folder).look()[0].devices[0].state == "the servers are not running"
 
 
 @pytest.mark.parametrize("damage", ["{", "[]", '{"devices": 3}', '{"devices": [{"client": "x"}]}'])
 def test_what_cannot_be_read_is_left_out_of_the_page(make_run, damage):
     folder = make_run(rounds=2)
     (folder / "devices.json").write_text(damage)
-    assert live_of(folder)[0].devices == ()
+    assert Watch(folder).look()[0].devices == ()
     (folder / "recipe.json").write_text("{")
-    assert live_of(folder)[0].state == "damaged"
+    assert Watch(folder).look()[0].state == "damaged"
     with served(Watch(folder).pages(), 0) as address:
         assert answer(address)[0] == 200
 
@@ -172,6 +175,32 @@ def test_a_port_that_is_taken_or_none_is_refused_in_a_sentence(make_run):
             pass
     with pytest.raises(ConfigError, match="--port is 70000"), served(pages, 70000):
         pass
+
+
+def test_ctrl_c_ends_a_watch_and_frees_its_port(make_run, tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    def press():
+        end, ready = time.monotonic() + 30.0, False
+        while not ready and time.monotonic() < end:
+            try:
+                ready = answer(f"http://127.0.0.1:{port}/")[0] == 200
+            except OSError:
+                time.sleep(0.05)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    pressing = threading.Thread(target=press)
+    pressing.start()
+    told = wavetune("watch", make_run(rounds=1), "--port", port)
+    pressing.join()
+    assert (told.code, told.err) == (0, "")
+    assert f"http://127.0.0.1:{port}/ until Ctrl-C" in told.out
+    with served({}, port):
+        pass
+    (tmp_path / "file").touch()
+    assert_refused(wavetune("watch", tmp_path / "file"), "is a file")
 
 
 def test_a_lock_tells_who_is_at_work_and_one_left_over_does_not(tmp_path):
