@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.band import with_cap_tolerance
-from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_common_s, transfer_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.problem import IntArray, RadioBand
@@ -103,26 +103,19 @@ class BothWays:
         up_KM = strongest_rates(problem)
         heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, downlink_rate_bit_per_s_KM(self.band), 0.0)
         down_KM = np.cumsum(-np.sort(-heard_KM, axis=1), axis=1)
-
-        def count_K(rate_KM: Array, wanted_K: Array) -> Array:
-            return 1 + np.sum(rate_KM < wanted_K[:, None] * (1 - 1e-9), axis=1)
+        down_s_KM = self.after_s_K[:, None] + transfer_s(self.down_bits_K[:, None], down_KM)
+        least_s = float(np.max(self.after_s_K))
 
         def down_s(done_s: float) -> float:
             left_s_K = np.maximum(done_s - problem.ready_K, 1e-300)
-            ups_K = np.where(sends, count_K(up_KM, problem.need_K / left_s_K), 0)
-
-            def fits(b_s: float) -> bool:
-                left_s_K = np.maximum(b_s - self.after_s_K, 1e-300)
-                downs_K = np.where(gets, count_K(down_KM, self.down_bits_K / left_s_K), 0)
-                return int(np.sum(np.maximum(ups_K, downs_K))) <= M
-
-            low_s, high_s = float(np.max(self.after_s_K)), max(enough_s, 1e-300)
-            if not fits(high_s):
-                return high_s
-            for _ in range(30):
-                middle_s = 0.5 * (low_s + high_s)
-                low_s, high_s = (low_s, middle_s) if fits(middle_s) else (middle_s, high_s)
-            return low_s
+            wanted_K1 = (problem.need_K / left_s_K)[:, None] * (1 - 1e-9)
+            ups_K = np.where(sends, 1 + np.sum(up_KM < wanted_K1, axis=1), 0)
+            others = int(np.sum(ups_K[~gets]))  # subchannels of clients that only send
+            if others + np.sum(np.maximum(ups_K[gets], 1)) > M:
+                return max(enough_s, least_s)
+            time_KM = down_s_KM[gets, : M - others]
+            received_s = least_common_s(time_KM, np.maximum(ups_K[gets], 1)) if gets.any() else -np.inf
+            return max(received_s, least_s)
 
         return (
             min(least_over_intervals(lambda a, b: a + down_s(b), up_s, max(enough_s, up_s), enough_s), enough_s) * _SAFE

@@ -296,7 +296,7 @@ def downlink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray) -> Array:
     if band.downlink_gain_KM is None:
         return np.full(len(band.gain_KM), np.inf)
     power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
-    gain_KM, interference = band.downlink_gain_KM, band.interference_w_M
+    gain_KM, interference = band.downlink_gain_KM, band.downlink_interference_w
     return client_rates(
         owner_M, power_w_M, gain_KM, band.downlink_noise_w, band.subchannel_hz, interference, band.rate, uplink=False
     )
@@ -341,7 +341,7 @@ def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
         band.downlink_gain_KM,
         band.downlink_noise_w,
         band.subchannel_hz,
-        band.interference_w_M,
+        band.downlink_interference_w,
         band.rate,
         uplink=False,
     )
@@ -361,21 +361,29 @@ def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array) -> float:
     least_s = float(np.max(after_s_K))
     if band.downlink_gain_KM is None or not np.any(bits_K > 0):
         return least_s
-    M, rate_KM = band.num_subchannels, downlink_rate_bit_per_s_KM(band)
-    best_KM = np.cumsum(-np.sort(-rate_KM, axis=1), axis=1)
     gets = bits_K > 0
-    if np.any(best_KM[gets, -1] <= 0):
+    time_KM = after_s_K[gets, None] + transfer_s(bits_K[gets, None], strongest_rate_bit_per_s_KM(band)[gets])
+    return max(least_s, least_common_s(time_KM, np.ones(len(time_KM), np.int64)) * (1 - 1e-9))
+
+
+def strongest_rate_bit_per_s_KM(band: RadioBand) -> Array:
+    """Downlink rate of each client on its n strongest subchannels, n = 1 to M (bit/s)."""
+    return np.cumsum(-np.sort(-downlink_rate_bit_per_s_KM(band), axis=1), axis=1)
+
+
+def least_common_s(time_KM: Array, least_K: IntArray) -> float:
+    """No owners of M subchannels have all clients done sooner (s); infinite where there are too few subchannels.
+
+    At a delay t, client k needs `least_K` subchannels and one more for each larger number of its strongest with which
+    it is done after t alone; with all together at most M, that is an order statistic of the times.
+
+    Args:
+        time_KM: when client k is done with its n strongest subchannels, n = 1 to M, falling (s).
+        least_K: subchannels that it needs at any delay, at least 1.
+    """
+    M = time_KM.shape[1]
+    spare = M - int(np.sum(least_K))
+    if spare < 0:
         return np.inf
-    low_s = max(least_s, float(np.max(after_s_K[gets] + bits_K[gets] / best_KM[gets, -1])))
-
-    def fits(delay_s: float) -> bool:
-        need_K = bits_K[gets] / np.maximum(delay_s - after_s_K[gets], 1e-300)
-        return int(np.sum(1 + np.sum(best_KM[gets] < need_K[:, None] * (1 - 1e-12), axis=1))) <= M
-
-    high_s = low_s
-    while not fits(high_s):
-        low_s, high_s = high_s, 2 * high_s
-    for _ in range(40):
-        middle_s = 0.5 * (low_s + high_s)
-        low_s, high_s = (low_s, middle_s) if fits(middle_s) else (middle_s, high_s)
-    return low_s * (1 - 1e-9)
+    late_KM = np.where(np.arange(1, M + 1) >= least_K[:, None], time_KM, -np.inf)
+    return float(np.partition(late_KM, late_KM.size - 1 - spare, axis=None)[late_KM.size - 1 - spare])

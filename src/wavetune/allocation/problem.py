@@ -29,11 +29,12 @@ class RadioBand:
         subchannel_hz: width of every subchannel (Hz).
         noise_psd_w_per_hz: noise density at the server (W/Hz).
         total_power_max_w: cap on the sum of all clients' powers in this band (W).
-        interference_w_M: interference power per subchannel, at whichever end receives (W); scalar 0 for none.
+        interference_w_M: interference power per subchannel at the server (W); scalar 0 for none.
         downlink_gain_KM: gain of the way back; None where the downlink is not priced.
         downlink_power_w: the server's power, spread evenly over the subchannels (W).
         rate: what a subchannel carries, in both directions.
         downlink_noise_psd_w_per_hz: noise density at a client (W/Hz); None for that at the server.
+        downlink_interference_w_KM: interference power at each client (W); None for that at the server.
     """
 
     gain_KM: Array
@@ -45,6 +46,7 @@ class RadioBand:
     downlink_power_w: float = 0.0
     rate: RateModel = field(default_factory=Shannon)
     downlink_noise_psd_w_per_hz: float | None = None
+    downlink_interference_w_KM: Array | None = None
 
     @property
     def num_subchannels(self) -> int:
@@ -61,6 +63,12 @@ class RadioBand:
         """Noise power in one subchannel at a client (W)."""
         own = self.downlink_noise_psd_w_per_hz
         return self.noise_w if own is None else own * self.subchannel_hz
+
+    @property
+    def downlink_interference_w(self) -> Array | float:
+        """Interference power in the subchannels where clients receive (W)."""
+        own_KM = self.downlink_interference_w_KM
+        return self.interference_w_M if own_KM is None else own_KM
 
     @property
     def snr_per_w_KM(self) -> Array:

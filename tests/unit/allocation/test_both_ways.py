@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation.delay import load_of
+from wavetune.allocation.delay import least_common_s, load_of
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan
 from wavetune.allocation.power import allocate_power
@@ -48,3 +50,19 @@ def test_owners_for_both_ways_are_near_the_best_of_all_owners_and_the_bound_is_b
     assert found.lower_bound_s <= best_s * (1 + 1e-9)
     assert found.delay_s <= best_s * 1.02
     assert found.gap < 0.12
+
+
+@given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 10**6))
+def test_the_least_common_time_is_the_first_at_which_the_subchannels_suffice(num_clients, num_subchannels, seed):
+    g = np.random.default_rng(seed)
+    time_KM = -np.sort(-g.integers(1, 9, (num_clients, num_subchannels)).astype(float), axis=1)
+    least_K = g.integers(1, 3, num_clients)
+
+    def needed(time_s):
+        return sum(max(least, 1 + int(np.sum(own > time_s))) for own, least in zip(time_KM, least_K, strict=True))
+
+    fitting = [t for t in np.unique(time_KM) if needed(t) <= num_subchannels]
+    found = least_common_s(time_KM, least_K)
+    assert np.isinf(found) if least_K.sum() > num_subchannels else needed(found) <= num_subchannels
+    assert found <= min(fitting, default=np.inf)
+    assert all(needed(t) > num_subchannels for t in np.unique(time_KM) if t < found)
