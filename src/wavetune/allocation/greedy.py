@@ -81,7 +81,7 @@ def greedy_subchannels(
     first_K: Array,
     whole_band: bool = False,
 ) -> IntArray:
-    """Owners by the greedy heuristic under a uniform power density.
+    """Owners by the greedy heuristic under a uniform power density: that of the total power, or of all senders' own.
 
     Phase 1 gives each sending client, in ascending order of `first_K`, its best free subchannel. Phase 2 gives the
     client that would finish last its best free one. A client whose equal shares would exceed its own cap drops out, or
@@ -98,7 +98,7 @@ def greedy_subchannels(
     Returns:
         Owner of each subchannel, -1 where all clients dropped out before it was handed out.
     """
-    share_w = band.total_power_max_w / band.num_subchannels
+    share_w = min(band.total_power_max_w, float(np.sum(tx_power_max_w_K[bits_K > 0]))) / band.num_subchannels
     rate_KM = band.envelope_bit_per_s(band.snr_per_w_KM * share_w)
     owner_M = _one_each(band, rate_KM, bits_K, tx_power_max_w_K, first_K)
 

@@ -32,6 +32,12 @@ def test_a_client_drops_out_at_its_power_cap_and_leaves_the_rest_to_others():
     assert np.sum(owner_M < 0) == 1
 
 
+def test_a_total_that_is_out_of_reach_is_no_reason_to_drop_out():
+    gain_KM = np.full((2, 4), 1e-15)
+    owner_M = greedy_subchannels(band(gain_KM, 100.0), np.zeros(2), np.full(2, 1e6), np.full(2, 0.2), np.zeros(2))
+    assert np.bincount(owner_M).tolist() == [2, 2]
+
+
 def test_a_cap_that_is_a_whole_number_of_shares_but_for_the_rounding_of_a_level_holds_that_many():
     gain_KM = np.full((2, 12), 1e-15)
     just_below_w = dbm_to_w(31.76)  # 1.49968 W where 1.5 W are six shares of 0.25 W
@@ -48,7 +54,7 @@ def test_the_whole_band_is_handed_out_though_caps_bind_and_powers_then_keep_them
         band(gain_KM, 4.0), np.array([9.0, 0.0]), np.full(2, 1e6), cap_w_K, np.zeros(2), whole_band=True
     )
     assert np.all(owner_M >= 0)
-    problem = replace(cell_problem(4, 20, seed=4), tx_power_max_w_K=np.full(4, 0.05))
+    problem = replace(cell_problem(4, 20, seed=4), tx_power_max_w_K=np.array([0.01, 0.05, 0.05, 0.05]))
     plain, whole = plan_sflllm(problem), plan_sflllm(problem, whole_band=True)
     assert np.any(plain.main.owner_M < 0)
     assert np.all(whole.main.owner_M >= 0)
