@@ -41,7 +41,10 @@ def oracle_of(model, carrier_hz):
     )
     arrays = {"ut_array": array, "bs_array": array, "direction": "uplink", "precision": "double"}
     if isinstance(model, RuralMacro):
-        return tr38901.RMaScenario(carrier_hz, **arrays)
+        around = {
+            "average_building_height": model.building_height_m, "average_street_width": model.street_width_m,
+        }  # fmt: skip
+        return tr38901.RMaScenario(carrier_hz, **arrays, **around)
     if isinstance(model, IndoorFactory):
         clutter = dict.fromkeys(("clutter_density", "clutter_size", "clutter_height"))
         clutter = {name: getattr(model, name if name in vars(model) else f"{name}_m") for name in clutter}
@@ -110,6 +113,9 @@ def test_tr38901_matches_sionna(model, carrier_hz):
 def rural_and_factories():
     for line_of_sight in ("always", "never"):
         yield RuralMacro(line_of_sight=line_of_sight)
+        for mast_m, building_m, street_m in ((10.0, 8.0, 5.0), (35.0, 10.0, 50.0), (150.0, 50.0, 8.0)):
+            heights = {"server_height_m": mast_m, "building_height_m": building_m, "street_width_m": street_m}
+            yield RuralMacro(line_of_sight=line_of_sight, device_height_m=4.0, **heights)
         for clutter in ("sparse", "dense"):
             yield IndoorFactory(clutter, "high", line_of_sight, server_height_m=8.5, clutter_density=0.4)
             yield IndoorFactory(clutter, "low", line_of_sight, server_height_m=1.5, clutter_density=0.4)
