@@ -4,10 +4,10 @@
 
 Every problem has GPT-2, sequences of 512 tokens, batches of 16, cuts 1 to 11 and ranks 1, 2, 4, 8 with the rounds to
 a target that the recipe `sflllm` has for them: 44 pairs of cut and rank. A "cell" is drawn from the wireless package
-(street, TR 38.901, Rayleigh fading, 0.5 W of total power and up to 1.5 W per client); "Rayleigh" has mean gains spread
-evenly over three decades and no geometry. Times are CPU seconds of this process with one thread, as other programs may
-run beside it; wall seconds stand next to them where that matters. Kernels are compiled before; compiling and loading
-are timed in processes of their own.
+(the papers' ideal links, street, TR 38.901, Rayleigh fading, 0.5 W of total power and up to 1.5 W per client);
+"Rayleigh" has mean gains spread evenly over three decades and no geometry. Times are CPU seconds of this process with
+one thread, as other programs may run beside it; wall seconds stand next to them where that matters. Kernels are
+compiled before; compiling and loading are timed in processes of their own.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ from wavetune.costs.workload import layer_costs
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 from wavetune.units import w_to_dbm
 from wavetune.wireless.channel import draw_channel, draw_devices
+from wavetune.wireless.presets import paper
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
 SIZES = ("5x20", "10x40", "20x80", "50x200", "100x400", "200x800", "500x1000", "1000x2000")
@@ -58,7 +59,7 @@ Result = TypeVar("Result")
 def cell(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
     """A drawn cell with that many clients and that many subchannels in either band."""
     band = Band(num_subchannels=num_subchannels, total_power_max_dbm=w_to_dbm(0.5 * num_clients))
-    scenario = Scenario(population=Population(num_clients=num_clients), bands=Bands(band, band))
+    scenario = replace(paper(Scenario(population=Population(num_clients=num_clients))), bands=Bands(band, band))
     devices = draw_devices(scenario, seed)
     table = CostTable(PRESETS["gpt2"], ("c_attn",))
     costs = layer_costs(table, 512, 128, 32, 32, batch_size=16)

@@ -12,7 +12,7 @@ from wavetune.sweep.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS, WORK = ROOT / "docs", ROOT / "build" / "figures"
-SEEDS = 12
+SEEDS = 6
 VALUES = {
     "bandwidth_hz": "2.5e6,5e6,10e6,20e6,40e6,80e6",
     "tx_power_max_dbm": "10,15,20,25,30,35,40",
@@ -35,8 +35,8 @@ Intervals are 95 %, by Student's t over the seeds: they cover the draw of the wo
 
 The lower bound is proved by the proposed planner beside each plan: no plan is below it. Gains are against these named
 baselines alone; no number of a paper is compared. The two greedy methods differ in one rule, which is a guess of ours:
-whether a client whose equal shares of the power would exceed its own cap gets further subchannels. With few clients the
-first leaves part of the band unused for that rule alone, so read it beside the second. The time of a plan is
+whether a client whose equal shares of the power would exceed its own cap gets further subchannels. Shares are of the
+total power or, where that is less, of all that the clients have. The time of a plan is
 wall-clock; beside it stands what it took on the CPU, on one thread, which is the wall-clock time where the machine has
 nothing else to do. All methods plan with the same knowledge of the cell. *FedAvg-LoRA* solves another problem, without
 a cut, so the lower bound is not about it; its rounds to the target are taken to be those of the split model. The
@@ -49,11 +49,10 @@ What to keep in mind when reading them:
   rounds of four steps, by rank. These rounds to the target, E(r), were measured with one seed and one alpha for all
   ranks, and differ by less than the noise of a seed ([recipes](recipes.md#cut-and-rank)); no interval here contains
   that uncertainty. These figures therefore do not show that choosing among ranks is worth anything.
-- The downlink is free here, as the recipe has it by default; priced (`method.price_downlink=true`), it is nearly half
-  of a round, and gains shrink.
-- Links are ideal (Shannon's formula without a cap, no noise figure), so delays are too short. Under every figure stands
-  which cut and rank were chosen: mostly one pair, so *random cut* and *random rank* say how bad other choices are, not
-  what a search gains over a sensible fixed choice.
+- The world is the default one, a [street cell with handsets](wireless.md#named-worlds): gradients take time on their
+  way back, and a subchannel carries 7.4 bit/s/Hz at most. What of these gains an ideal link would show stands there.
+- Under every figure stands which cut and rank were chosen: mostly one pair, so *random cut* and *random rank* say how
+  bad other choices are, not what a search gains over a sensible fixed choice.
 
 What moves: the bandwidth by wider subchannels, as many as before, in both bands; the maximum power together with the
 cap on the sum of powers, by as many decibels; the compute of all clients by the same factor.

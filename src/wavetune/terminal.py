@@ -196,14 +196,14 @@ def plan_table(problem: Problem, plan: Plan) -> Table:
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), collapse_padding=True)
     rate = "Mbit/s" if plan.server_share_K is None else "share"
-    for name in ("client", "cut", "rank", "subch", "W", rate, "fwd ms", "up ms", "bwd ms", "fed ms", "J"):
+    for name in ("client", "cut", "rank", "subch", "mW", rate, "fwd ms", "up ms", "bwd ms", "fed ms", "J"):
         table.add_column(name, justify="right", no_wrap=True)
     rate_K = uplink_rate_bit_per_s_K(problem.main, plan.main.owner_M, plan.main.power_w_M) / 1e6
     rate_K = rate_K if plan.server_share_K is None else plan.server_share_K
     power_K, phases = plan.main.power_w_K(problem.num_clients), plan.phases
     energy_K = plan.energy.client_compute_j_K + plan.energy.client_radio_j_K
     for k in range(problem.num_clients):
-        numbers = (power_K[k], rate_K[k], 1e3 * phases.client_forward_s[0, k], 1e3 * phases.uplink_s[0, k],
+        numbers = (1e3 * power_K[k], rate_K[k], 1e3 * phases.client_forward_s[0, k], 1e3 * phases.uplink_s[0, k],
                    1e3 * phases.client_backward_s[0, k], 1e3 * phases.fed_upload_s[k], energy_K[k])  # fmt: skip
         owned = f"{int((plan.main.owner_M == k).sum())}+{int((plan.fed.owner_M == k).sum())}"
         table.add_row(str(k), str(plan.cut_K[k]), str(plan.rank_K[k]), owned, *(number(float(x)) for x in numbers))

@@ -316,6 +316,8 @@ def test_own_data_from_a_folder_of_json_lines(tmp_path):
                       "--data", tmp_path / "data", "--out", out)  # fmt: skip
     assert answer.code == 0, answer.err
     summary, world = read_json(out / "summary.json"), read_json(out / "world.json")
+    assert world["preset"] == "cell"
+    assert "World: preset cell." in (out / "report.html").read_text()
     expected = {"name": "data", "train_samples": 30, "validation_samples": 8, "partition": "by_domain", "dropped": 0}
     assert summary["data"].items() >= expected.items()
     assert [device["domains"] for device in world["devices"]] == [{"d0": 15}, {"d1": 15}]

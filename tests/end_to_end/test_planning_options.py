@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
-from helpers.runs import assert_same_run, read_json, read_rounds, small, train
+from helpers.runs import PAPER, assert_same_run, read_json, read_rounds, small, train
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import build
 
-DEADLINE = ("method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
+DEADLINE = (*PAPER, "method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
 
-ENERGY = ("method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.006", "run.rounds=3")
+ENERGY = (*PAPER, "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.006", "run.rounds=3")
 
 
 class StopsAfter:
@@ -69,8 +69,8 @@ def test_more_clients_than_subchannels_train_in_turns():
 @pytest.mark.parametrize("name", ["sflllm", "fedavg_lora"])
 def test_no_client_spends_more_than_its_budget_in_any_round(name, tmp_path):
     budget_j = 0.006 if name == "sflllm" else 0.012
-    train(small(name, "run.rounds=3"), tmp_path / "free")
-    train(small(name, "run.rounds=3", f"method.planner.energy_budget_j={budget_j}"), tmp_path / "kept")
+    train(small(name, *PAPER, "run.rounds=3"), tmp_path / "free")
+    train(small(name, *PAPER, "run.rounds=3", f"method.planner.energy_budget_j={budget_j}"), tmp_path / "kept")
 
     def most_j(folder):
         energies = [record["charged"]["energy"] for record in read_rounds(folder)]
@@ -84,8 +84,8 @@ def test_no_client_spends_more_than_its_budget_in_any_round(name, tmp_path):
 
 def test_who_saves_energy_stays_above_the_rate_of_an_outage(tmp_path):
     """Without the least rate the deadline would let the uploads be slower than that."""
-    outage = ("method.link.kind=outage", "method.link.min_rate_bit_per_s=4e7", "run.rounds=3")
-    slow = ("method.planner.minimise=energy", "method.planner.round_deadline_s=0.02")
+    outage = (*PAPER, "method.link.kind=outage", "method.link.min_rate_bit_per_s=4e7", "run.rounds=3")
+    slow = (*PAPER, "method.planner.minimise=energy", "method.planner.round_deadline_s=0.02")
     train(small("fedavg_lora", *slow, "run.rounds=3"), tmp_path / "free")
     train(small("fedavg_lora", *slow, *outage), tmp_path / "heard")
     fastest_bit_per_s = max(max(record["rate_bit_per_s"]["fed"]) for record in read_rounds(tmp_path / "free"))
@@ -97,7 +97,7 @@ def test_who_saves_energy_stays_above_the_rate_of_an_outage(tmp_path):
 
 
 def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
-    outage = ("method.link.kind=outage", "method.link.min_rate_bit_per_s=6e7", "run.rounds=3")
+    outage = (*PAPER, "method.link.kind=outage", "method.link.min_rate_bit_per_s=6e7", "run.rounds=3")
     train(small("fedavg_lora", *outage), tmp_path / "all")
     train(small("fedavg_lora", *outage, "method.selection.kind=deadline"), tmp_path / "some")
     lost = [len(record["lost"]) for record in read_rounds(tmp_path / "all")]
@@ -108,7 +108,7 @@ def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
 
 
 def test_command_says_who_takes_part_and_how_many_could_at_most():
-    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:1], "method.selection.round_deadline_s=0.006"))
+    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:2], "method.selection.round_deadline_s=0.006"))
     assert tight.code == 0, tight
     assert "of 3 clients take part in this round" in tight.out
     assert "clients can end a round by the deadline" in tight.out

@@ -26,6 +26,8 @@ SMALL = (
     "run.precision=fp32",
     "run.device=cpu",
 )
+PAPER = ("world.scenario.preset=paper",)
+"""For tests whose seconds, joules and bits a second are those of the papers' ideal links."""
 EXACT = ("run.precision=fp64", "method.adapter_codec.kind=fp64")
 """Sums that are put together in another order then differ in the last digits of fp64, on whatever processor."""
 WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command", "started", "ended"}

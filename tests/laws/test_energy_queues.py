@@ -9,13 +9,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file
 
 from helpers.deployment import run_deployed
-from helpers.runs import Silent, assert_same_run, read_json, read_rounds, small, train
+from helpers.runs import PAPER, Silent, assert_same_run, read_json, read_rounds, small, train
 from wavetune.federation.selection.energy_queues import EnergyQueues
 from wavetune.records.rounds import Account, Energy
 from wavetune.runtimes.inprocess import run
 
 NUM_CLIENTS, ROUNDS = 3, 4
-TIGHT = ("method.selection.budget_j=0.004", "method.planner.round_deadline_s=1.0", f"run.rounds={ROUNDS}")
+TIGHT = (*PAPER, "method.selection.budget_j=0.004", "method.planner.round_deadline_s=1.0", f"run.rounds={ROUNDS}")
 
 
 def charged(spent_j):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.runs import small, told
+from helpers.runs import PAPER, small, told
 from wavetune.allocation.delay import Phases
 from wavetune.allocation.instance import plan_to_json
 from wavetune.runtimes.round import train_round
@@ -67,11 +67,15 @@ METHODS = {
         "fedavg_lora", "method.link.kind=outage", "method.link.loss_probability=0.6", "method.link.lost=reuse"
     ),
     "uploads_in_outage": small(
-        "sflllm", "method.planner.kind=all_random", "method.link.kind=outage", "method.link.min_rate_bit_per_s=5e7"
+        "sflllm",
+        *PAPER,
+        "method.planner.kind=all_random",
+        "method.link.kind=outage",
+        "method.link.min_rate_bit_per_s=5e7",
     ),
     "fastest_clients": small("sflllm", "method.selection.kind=fastest", "method.selection.count=2"),
     "clients_within_a_deadline": small(
-        "fedavg_lora", "method.selection.kind=deadline", "method.selection.round_deadline_s=0.004"
+        "fedavg_lora", *PAPER, "method.selection.kind=deadline", "method.selection.round_deadline_s=0.004"
     ),
     "clients_differ": small(
         "sflllm", *DIFFERENT, "method.planner.rank_per_client=true", "method.planner.rank_slack=0.1"
@@ -87,6 +91,7 @@ METHODS = {
     ),
     "least_energy_above_outage": small(
         "fedavg_lora",
+        *PAPER,
         "method.link.kind=outage",
         "method.link.min_rate_bit_per_s=4e7",
         "method.planner.minimise=energy",
@@ -95,7 +100,7 @@ METHODS = {
         "method.selection.count=2",
     ),
     "energy_within_budgets": small(
-        "sflllm", "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.005"
+        "sflllm", *PAPER, "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.005"
     ),
 }
 

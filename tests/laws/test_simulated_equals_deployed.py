@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, small, told
+from helpers.runs import EXACT, PAPER, small, told
 from wavetune.data_plane.messages_pb2 import Frame
 from wavetune.data_plane.server import DeviceStream
 from wavetune.federation.round_planner import RoundPlanner
@@ -20,6 +20,7 @@ MIXED = ("method.topology.cut=[1,4,2]", "method.lora.rank=[2,8,1]")
 AT_CLIENT = "method.topology.labels=client"
 INT8 = ("method.activation_codec.kind=int8", "method.gradient_codec.kind=int8")
 OUTAGE = (
+    *PAPER,
     "method.planner.kind=all_random",  # so that rates differ
     "method.link.kind=outage",
     "method.link.min_rate_bit_per_s=5e7",

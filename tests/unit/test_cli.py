@@ -62,6 +62,7 @@ def test_plan_prints_a_row_a_client_the_delay_and_who_holds_up_the_others():
     assert "total delay to the target" in answer.out
     assert "holds the others up most" in answer.out
     assert "(counted exactly)" in answer.out
+    assert "world: cell, a street cell with handsets (world.scenario.preset)" in answer.out
 
 
 def test_plan_as_json_goes_to_a_file_or_to_standard_output(tmp_path):

@@ -20,9 +20,16 @@ def problem_of(problem: Problem, clients: Sequence[int]) -> Problem:
     """The problem of some of the clients, in the order given."""
     kept, joules_K = list(clients), problem.client_energy_j_per_flop_K
 
+    def rows(of_all_KM: Array | None) -> Array | None:
+        return None if of_all_KM is None else of_all_KM[kept]
+
     def band(whole: RadioBand) -> RadioBand:
-        down_KM = whole.downlink_gain_KM
-        return replace(whole, gain_KM=whole.gain_KM[kept], downlink_gain_KM=None if down_KM is None else down_KM[kept])
+        return replace(
+            whole,
+            gain_KM=whole.gain_KM[kept],
+            downlink_gain_KM=rows(whole.downlink_gain_KM),
+            downlink_interference_w_KM=rows(whole.downlink_interference_w_KM),
+        )
 
     return replace(
         problem,

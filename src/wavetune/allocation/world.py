@@ -11,7 +11,6 @@ import numpy as np
 
 from wavetune.allocation.problem import Draw, Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
-from wavetune.units import db_to_linear
 from wavetune.wireless.channel import Channel, LinkState
 from wavetune.wireless.scenario import Band, Device, Scenario
 
@@ -69,17 +68,15 @@ def problem_from_world(
 
 
 def _radio_band(scenario: Scenario, band: Band, link: LinkState) -> RadioBand:
-    at_server, at_client = (
-        band.noise_psd_w_per_hz * db_to_linear(end.noise_figure_db) for end in (scenario.server, scenario.population)
-    )
     return RadioBand(
         gain_KM=link.uplink_gain_KM,
         subchannel_hz=band.subchannel_hz,
-        noise_psd_w_per_hz=at_server,
-        downlink_noise_psd_w_per_hz=at_client,
+        noise_psd_w_per_hz=scenario.noise_w_per_hz(band, uplink=True),
+        downlink_noise_psd_w_per_hz=scenario.noise_w_per_hz(band, uplink=False),
         total_power_max_w=band.total_power_max_w,
         interference_w_M=link.interference_w_M,
         downlink_gain_KM=link.downlink_gain_KM,
+        downlink_interference_w_KM=link.downlink_interference_w_KM,
         downlink_power_w=band.downlink_power_w,
         rate=scenario.rate,
     )

@@ -101,6 +101,7 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     if certificate:
         raise ConfigError(f"--certificate is of a plan instance, and {_name(what)} is a recipe; give an INSTANCE.json")
     from wavetune.runtimes.world import count_samples
+    from wavetune.wireless.presets import described
 
     recipe = _in_time(as_recipe(what), time_limit_s)
     count = count_samples(recipe, LOG.info)
@@ -108,7 +109,8 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.known(0), planner.first_plan()
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
-    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{count.told}")
+    told = "\n".join(filter(None, (count.told, f"world: {described(recipe.world.scenario)}")))
+    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}")
 
 
 def is_instance(what: str) -> bool:

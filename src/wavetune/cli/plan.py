@@ -63,7 +63,7 @@ def _show_plan(console: Console, planned: Planned) -> None:
     from wavetune.terminal import plan_table
 
     console.print(plan_table(planned.problem, planned.plan))
-    of_main = "W, Mbit/s: main band" if planned.plan.server_share_K is None else "W: main band; share: of the server"
+    of_main = "mW, Mbit/s: main band" if planned.plan.server_share_K is None else "mW: main band; share: of the server"
     legend = (
         f"subch: subchannels of the main + fed band; {of_main}; fwd, up, bwd: one local step; "
         "fed: adapter upload, once a round; J: a round"

@@ -34,7 +34,7 @@ from wavetune.federation.selection import State
 from wavetune.federation.sharing import AdapterKind
 from wavetune.records.rounds import Account
 from wavetune.units import Array
-from wavetune.wireless.channel import Channel, draw_channel, known_channel
+from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, known_channel
 from wavetune.wireless.scenario import Device, Scenario
 
 
@@ -192,16 +192,18 @@ class RoundPlanner:
 
     def problem(self, round_index: int, agenda: Agenda = None) -> Problem:
         """The planning problem of a round about these blocks' adapters on its channel, by which it is charged."""
-        return self._problem_on(draw_channel(self.scenario, self.devices, self.seed, round_index), agenda)
+        channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
+        return self._problem_on(channel, round_index, agenda)
 
     def known(self, round_index: int, agenda: Agenda = None) -> Problem:
         """The same on what is known of the channel, on which the round is planned."""
-        return self._problem_on(known_channel(self.scenario, self.devices, self.seed, round_index), agenda)
+        channel = known_channel(self.scenario, self.devices, self.seed, round_index)
+        return self._problem_on(channel, self.scenario.knowledge.known_round(round_index), agenda)
 
-    def _problem_on(self, channel: Channel, agenda: Agenda) -> Problem:
+    def _problem_on(self, channel: Channel, round_index: int, agenda: Agenda) -> Problem:
         problem = problem_from_world(
             self.scenario,
-            self.devices,
+            devices_in_round(self.scenario, self.devices, self.seed, round_index),
             channel,
             self.layer_costs if agenda is None else self._costs(agenda),
             self.rounds_to_target,

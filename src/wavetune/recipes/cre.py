@@ -20,7 +20,7 @@ def recipe() -> Recipe:
         topology=Federated(),
         lora=Lora(rank=8),
         optimiser=OPTIMISER,
-        planner=Optimal(minimise="energy", round_deadline_s=1.5),
+        planner=Optimal(minimise="energy", round_deadline_s=4.0),
         selection=EnergyQueues(budget_j=5.0),
     )
     return Recipe("cre", World(data=DATA), method, RunSettings(rounds=20, evaluate_every=5))

@@ -14,8 +14,8 @@ from wavetune.wireless.fading import Rayleigh
 from wavetune.wireless.scenario import Band, Bands, Scenario
 
 # The bands of `sflllm` in slices of 25 kHz, so that whole slices come close to any bandwidth. FDMA knows one gain a
-# client, and no cap on all clients together: 8 W is more than five clients have.
-BAND = Band(num_subchannels=400, subchannel_hz=25e3, total_power_max_dbm=39.0)
+# client.
+BAND = Band(num_subchannels=400, subchannel_hz=25e3)
 
 
 def recipe() -> Recipe:

@@ -1,7 +1,8 @@
 """PWFF: shared adapters, private LoRA, then local alignment of every client to its owner's wishes.
 
-Source: arXiv 2404.13238. Structure, objective and defaults are our reconstruction (docs/pwff.md). The world is the
-preset `paper`; `world.scenario.preset=cell` is a street cell with handsets.
+Source: arXiv 2404.13238. Structure, objective and defaults are our reconstruction (docs/pwff.md).
+The world is the preset `cell`, a street cell with handsets; `world.scenario.preset=paper` has the ideal links that the
+paper's formulas take for granted.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """SflLLM: split federated LoRA with subchannels, power, cut and rank chosen together for the least training delay.
 
 Source: arXiv 2504.14667. The latency model, the solver's details and the defaults are our reconstruction
-(docs/sflllm.md). The world is the preset `paper`; `world.scenario.preset=cell` is a street
-cell with handsets.
+(docs/sflllm.md).
+The world is the preset `cell`, a street cell with handsets; `world.scenario.preset=paper` has the ideal links that the
+paper's formulas take for granted.
 """
 
 from __future__ import annotations

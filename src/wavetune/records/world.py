@@ -55,3 +55,4 @@ class World:
     devices: tuple[Device, ...] = ()
     bands: BandShapes = field(default_factory=BandShapes)
     server: ServerInfo = field(default_factory=ServerInfo)
+    preset: str = ""  # the named world that it began from

@@ -10,16 +10,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.seeds import stream
-from wavetune.units import Array, db_to_linear, dbm_to_w
+from wavetune.units import Array, db_to_linear
 from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
+from wavetune.wireless.large_scale import large_scale, streams
 from wavetune.wireless.movement import Ring
-from wavetune.wireless.penetration import penetration_loss_db
 from wavetune.wireless.scenario import Band, Device, Scenario
-from wavetune.wireless.shadowing import draw_correlated, draw_shadowing_db
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,12 +25,13 @@ class LinkState:
     """One band in one round: K clients, M subchannels.
 
     Gains are linear power ratios with antenna gain, path loss, shadowing and fading; interference is in watts per
-    subchannel, at whichever end receives.
+    subchannel at the server, and at each device, where it is as at the server unless it is given.
     """
 
     uplink_gain_KM: Array
     downlink_gain_KM: Array
     interference_w_M: Array
+    downlink_interference_w_KM: Array | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,19 +59,20 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
     """
     population, ids = scenario.population, range(scenario.population.num_clients)
     position_m_K2 = scenario.placement.draw_m(
-        ids, _streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
+        ids, streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
     )
     distance_m_K = np.hypot(position_m_K2[:, 0], position_m_K2[:, 1])
-    clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in _streams(seed, "clock", 0, ids)])
+    clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in streams(seed, "clock", 0, ids)])
     energy_K = energy_j_per_flop(population.switched_capacitance, clock_hz_K, population.cycles_per_flop)
-    is_los_K, path_loss_db_K, shadowing_db_K = _large_scale(scenario, seed, ids, distance_m_K, position_m_K2)
+    is_los_K, path_loss_db_K, shadowing_db_K = large_scale(scenario, seed, ids, distance_m_K, position_m_K2)
+    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K))
     return tuple(
         Device(
             client_id=k,
             position_m=(float(position_m_K2[k, 0]), float(position_m_K2[k, 1])),
             flop_per_s=float(clock_hz_K[k]) / population.cycles_per_flop,
             energy_j_per_flop=float(energy_K[k]),
-            tx_power_max_w=dbm_to_w(population.tx_power_max_dbm),
+            tx_power_max_w=float(power_w_K[k]),
             memory_bytes=population.memory_bytes_of(k),
             is_los=bool(is_los_K[k]),
             path_loss_db=float(path_loss_db_K[k]),
@@ -102,7 +102,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
     """
     devices = devices_in_round(scenario, devices, seed, round_index)
     loss_db_K = np.array([device.path_loss_db + device.shadowing_db for device in devices], np.float64)
-    antennas_db = scenario.antenna_gain_db + scenario.population.antenna_gain_db
+    position_m_K2 = np.array([device.position_m for device in devices], np.float64).reshape(-1, 2)
 
     def link(name: str, band: Band) -> LinkState:
         cell = Cell(
@@ -112,17 +112,22 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
             num_subchannels=band.num_subchannels,
             subchannel_hz=band.subchannel_hz,
             carrier_hz=scenario.carrier_hz,
-            mean_gain_K=db_to_linear(np.minimum(antennas_db - loss_db_K, -scenario.min_coupling_loss_db)),
+            mean_gain_K=db_to_linear(-scenario.coupling_loss_db(loss_db_K)),
             is_los_K=np.array([device.is_los for device in devices], np.bool_),
             uplink_power_w_K=np.array([device.tx_power_max_w for device in devices]),
             downlink_power_w=band.downlink_power_w,
-            noise_w=band.noise_w * db_to_linear(scenario.server.noise_figure_db),
-            device_noise_w=band.noise_w * db_to_linear(scenario.population.noise_figure_db),
+            noise_w=scenario.noise_w_per_hz(band, uplink=True) * band.subchannel_hz,
+            device_noise_w=scenario.noise_w_per_hz(band, uplink=False) * band.subchannel_hz,
             rate=scenario.rate,
             fading=scenario.fading,
             reciprocal=scenario.reciprocal,
         )
-        return LinkState(*scenario.channel.gains(cell, seed, round_index), band.interference_w_M)
+        gains = scenario.channel.gains(cell, seed, round_index)
+        if scenario.neighbours is None:
+            return LinkState(*gains, band.interference_w_M)
+        at_server_w_M = scenario.neighbours.at_server_w_M(scenario, name, band, seed, round_index)
+        at_devices_w_K = scenario.neighbours.at_devices_w_K(scenario, band, cell.client_ids, position_m_K2, seed)
+        return LinkState(*gains, band.interference_w_M + at_server_w_M, band.interference_w_M + at_devices_w_K[:, None])
 
     return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))
 
@@ -139,7 +144,7 @@ def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, r
     if path_m_KT2 is None or not round_index:
         return devices
     distance_m_K = np.hypot(path_m_KT2[:, -1, 0], path_m_KT2[:, -1, 1])
-    is_los_K, path_loss_db_K, at_start_db_K = _large_scale(scenario, seed, ids, distance_m_K, path_m_KT2[:, 0])
+    is_los_K, path_loss_db_K, at_start_db_K = large_scale(scenario, seed, ids, distance_m_K, path_m_KT2[:, 0])
     way_m_KT = np.hypot(*np.moveaxis(np.diff(path_m_KT2, axis=1), -1, 0))
     kept_KT = np.exp(-way_m_KT / scenario.channel.decorrelation_m)
     draw_KT = np.array([stream(seed, "shadowing/way", 0, k).standard_normal(round_index) for k in ids])
@@ -148,6 +153,7 @@ def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, r
         new_K = kept_K * new_K + np.sqrt(1 - kept_K**2) * draw_K
     std_db_K = scenario.path_loss.shadowing_std_db(is_los_K) if scenario.shadowing else np.zeros(len(ids))
     shadowing_db_K = kept_KT.prod(axis=1) * at_start_db_K + std_db_K * new_K
+    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K))
     return [
         replace(
             device,
@@ -155,6 +161,7 @@ def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, r
             is_los=bool(is_los_K[i]),
             path_loss_db=float(path_loss_db_K[i]),
             shadowing_db=float(shadowing_db_K[i]),
+            tx_power_max_w=float(power_w_K[i]),
         )
         for i, device in enumerate(devices)
     ]
@@ -174,33 +181,6 @@ def known_channel(scenario: Scenario, devices: Sequence[Device], seed: int, roun
             knowledge.estimated(gain_KM, ids, f"{name}/{way}", seed, round_index)
             for way, gain_KM in (("uplink", link.uplink_gain_KM), ("downlink", link.downlink_gain_KM))
         )
-        return LinkState(uplink_KM, downlink_KM, link.interference_w_M)
+        return replace(link, uplink_gain_KM=uplink_KM, downlink_gain_KM=downlink_KM)
 
     return channel if knowledge.perfect else Channel(known("main", channel.main), known("fed", channel.fed))
-
-
-def _streams(seed: int, purpose: str, round_index: int, ids: Sequence[int]) -> list[np.random.Generator]:
-    return [stream(seed, purpose, round_index, k) for k in ids]
-
-
-def _large_scale(
-    scenario: Scenario, seed: int, ids: Sequence[int], distance_m_K: Array, position_m_K2: Array
-) -> tuple[NDArray[np.bool_], Array, Array]:
-    model = scenario.path_loss
-    sight_K, environment_K = np.array([g.random(2) for g in _streams(seed, "line of sight", 0, ids)]).T
-    is_los_K = sight_K < model.los_probability(distance_m_K)
-    path_loss_db_K = model.path_loss_db(distance_m_K, is_los_K, scenario.carrier_hz, environment_K)
-    if scenario.indoor_fraction > 0 and model.indoor_depth_m is not None:
-        indoors = _streams(seed, "indoors", 0, ids)
-        inside_K, one_K, other_K = np.array([g.random(3) for g in indoors]).T
-        depth_m_K, normal_K = model.indoor_depth_m * np.minimum(one_K, other_K), [g.standard_normal() for g in indoors]
-        loss_db_K = penetration_loss_db(scenario.building, scenario.carrier_hz, depth_m_K, np.array(normal_K))
-        path_loss_db_K = path_loss_db_K + np.where(inside_K < scenario.indoor_fraction, loss_db_K, 0.0)
-    if not scenario.shadowing:
-        return is_los_K, path_loss_db_K, np.zeros(len(ids))
-    std_db_K = model.shadowing_std_db(is_los_K)
-    generators = _streams(seed, "shadowing", 0, ids)
-    if scenario.shadowing_distance_m is None:
-        return is_los_K, path_loss_db_K, draw_shadowing_db(std_db_K, generators)
-    field_K = draw_correlated(position_m_K2, scenario.shadowing_distance_m, generators)
-    return is_los_K, path_loss_db_K, std_db_K * field_K

@@ -13,7 +13,7 @@ from wavetune.wireless.rate_models import RateModel, Shannon
 
 if TYPE_CHECKING:
     from wavetune.wireless.channel import LinkState
-    from wavetune.wireless.scenario import Band
+    from wavetune.wireless.scenario import Band, Scenario
 
 _SHANNON = Shannon()
 
@@ -73,7 +73,7 @@ def client_rates(
         gain_KM: [K, M] linear power gains.
         noise_w: noise power in a subchannel, W.
         subchannel_hz: bandwidth of a subchannel, Hz.
-        interference_w: interference power, W, scalar or [M].
+        interference_w: interference power, W, scalar, [M] or, where it differs by client, [K, M].
         rate: what a subchannel carries at a ratio.
         uplink: the direction.
 
@@ -83,25 +83,33 @@ def client_rates(
     >>> client_rates(np.array([0, 0, -1]), np.ones(3), np.full((2, 3), 3e-15), 1e-15, 1e6).tolist()
     [4000000.0, 0.0]
     """
-    owner_gain_M = gain_KM[owner_M, np.arange(len(owner_M))]  # of no meaning where there is no owner
-    rate_M = subchannel_rate_bit_per_s(power_w_M, owner_gain_M, noise_w, subchannel_hz, interference_w, rate, uplink)
+    own = owner_M, np.arange(len(owner_M))  # of no meaning where there is no owner
+    interference_w = interference_w[own] if np.ndim(interference_w) == 2 else interference_w
+    rate_M = subchannel_rate_bit_per_s(power_w_M, gain_KM[own], noise_w, subchannel_hz, interference_w, rate, uplink)
     is_owner_KM = owner_M == np.arange(len(gain_KM))[:, None]
     return np.where(is_owner_KM, rate_M, 0.0).sum(axis=1)
 
 
-def uplink_rates(
-    band: Band, link: LinkState, owner_M: NDArray[np.int_], power_w_M: Array, rate: RateModel = _SHANNON
-) -> Array:
-    """[K] uplink rates in bit/s of one band under an allocation of subchannels and powers."""
-    return client_rates(
-        owner_M, power_w_M, link.uplink_gain_KM, band.noise_w, band.subchannel_hz, link.interference_w_M, rate
-    )
+def uplink_rates(scenario: Scenario, band: Band, link: LinkState, owner_M: NDArray[np.int_], power_w_M: Array) -> Array:
+    """[K] uplink rates in bit/s in one band of a scenario under an allocation of subchannels and powers."""
+    return _rates(scenario, band, link, link.uplink_gain_KM, owner_M, power_w_M, uplink=True)
 
 
-def downlink_rates(band: Band, link: LinkState, owner_M: NDArray[np.int_], rate: RateModel = _SHANNON) -> Array:
+def downlink_rates(scenario: Scenario, band: Band, link: LinkState, owner_M: NDArray[np.int_]) -> Array:
     """[K] downlink rates in bit/s: the server's power is spread evenly over all subchannels, used or not."""
     power_w_M = np.full(band.num_subchannels, band.downlink_power_w / band.num_subchannels)
-    gain_KM, interference_w_M = link.downlink_gain_KM, link.interference_w_M
-    return client_rates(
-        owner_M, power_w_M, gain_KM, band.noise_w, band.subchannel_hz, interference_w_M, rate, uplink=False
-    )
+    return _rates(scenario, band, link, link.downlink_gain_KM, owner_M, power_w_M, uplink=False)
+
+
+def _rates(
+    scenario: Scenario,
+    band: Band,
+    link: LinkState,
+    gain_KM: Array,
+    owner_M: NDArray[np.int_],
+    power_w_M: Array,
+    uplink: bool,
+) -> Array:
+    noise_w, down_w_KM = scenario.noise_w_per_hz(band, uplink) * band.subchannel_hz, link.downlink_interference_w_KM
+    interference_w = link.interference_w_M if uplink or down_w_KM is None else down_w_KM
+    return client_rates(owner_M, power_w_M, gain_KM, noise_w, band.subchannel_hz, interference_w, scenario.rate, uplink)

@@ -1,5 +1,11 @@
 """What a user configures: bands, the population of devices, the server, and the cell around them.
 
+The defaults are a 5G street cell with handsets: power class 3 (23 dBm, TS 38.101-1 Table 6.2.1-1), noise figures of
+5 dB at the base station and 9 dB at a device and 8 dBi of antenna (usual in 3GPP's evaluations, TR 38.802 annex A.2),
+256-QAM at most (7.4 bit/s/Hz, the last row of TS 38.214 Table 5.1.3.1-2), 2 dB to Shannon's bound, pilots and control
+of TS 38.306 clause 4.1.2 (8 and 14 %), and a way back that takes time. 53 dB of coupling loss at least are usual for
+street cells; what devices draw besides radiated power is an assumption of ours. `presets` names other worlds.
+
 Every part holds plain values and refuses impossible ones when it is built. Levels in dB and dBm occur only here; the
 properties and the drawn `Device` are linear and in SI units.
 """
@@ -14,14 +20,16 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from wavetune.errors import ConfigError
-from wavetune.units import Array, dbm_to_w, w_to_dbm
+from wavetune.units import Array, db_to_linear, dbm_to_w
 from wavetune.wireless.channels.block import Block
 from wavetune.wireless.channels.channel_model import ChannelModel
 from wavetune.wireless.fading import Fading, Rayleigh
 from wavetune.wireless.knowledge import Knowledge
+from wavetune.wireless.neighbours import Neighbours
 from wavetune.wireless.path_loss import PathLoss, UrbanMicro
 from wavetune.wireless.penetration import Building
 from wavetune.wireless.placement import Placement, UniformDisc
+from wavetune.wireless.power_control import PowerControl
 from wavetune.wireless.rate_models import RateModel, Shannon
 from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
 
@@ -30,14 +38,18 @@ NoiseFigureDb = Annotated[float, Ge(0), Le(40)]
 DeviceWatts = Annotated[float, Ge(0), Le(1e3)]
 
 
+def _street_rate() -> Shannon:
+    return Shannon(snr_gap_db=2.0, max_bit_per_s_per_hz=7.4063, uplink_overhead=0.08, downlink_overhead=0.14)
+
+
 @dataclass(frozen=True)
 class Band:
     """One OFDMA band: equal subchannels, white noise, and the power limits of both directions.
 
-    `total_power_max_dbm`, 5 W by default, caps the sum of the clients' powers in the uplink. `downlink_power_dbm` is
-    the server's power, spread evenly over the subchannels. Receivers add their noise figure to `noise_psd_dbm_per_hz`.
-    `interference_dbm_per_hz` is the density of a jammer or of other cells at the receiver, on `jammed_subchannels` or,
-    where these are not given, on all.
+    `total_power_max_dbm` caps the sum of the clients' powers in the uplink, which nothing does in a network: the
+    default of 100 W is out of reach. `downlink_power_dbm` is the server's power, spread evenly over the subchannels.
+    Receivers add their noise figure to `noise_psd_dbm_per_hz`. `interference_dbm_per_hz` is the density of a jammer or
+    of other cells at the receiver, on `jammed_subchannels` or, where these are not given, on all.
 
     >>> f"{Band().noise_w:.3g}"
     '1.99e-15'
@@ -46,7 +58,7 @@ class Band:
     num_subchannels: Count = 20
     subchannel_hz: Annotated[float, Ge(1), Le(1e11)] = 500e3
     noise_psd_dbm_per_hz: PsdDbmPerHz = -174.0
-    total_power_max_dbm: PowerDbm = float(w_to_dbm(5.0))
+    total_power_max_dbm: PowerDbm = 50.0
     downlink_power_dbm: PowerDbm = 43.0
     interference_dbm_per_hz: PsdDbmPerHz | None = None
     jammed_subchannels: tuple[Annotated[int, Ge(0)], ...] | None = None
@@ -108,7 +120,7 @@ class Population:
     """How devices are drawn: the clock is uniform over its range, the rest is common to all.
 
     `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
-    defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W, and 1.5 W to send.
+    defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W, and 0.2 W to send.
 
     While it sends, a device draws its transmit power over `amplifier_efficiency`, and `circuit_power_w` besides; while
     it receives `receive_power_w`; and all through a round `idle_power_w`.
@@ -118,13 +130,13 @@ class Population:
     clock_hz: tuple[Positive, Positive] = (1.0e9, 1.6e9)
     cycles_per_flop: Positive = 1 / 1024
     switched_capacitance: Positive = 1e-26
-    tx_power_max_dbm: PowerDbm = float(w_to_dbm(1.5))
+    tx_power_max_dbm: PowerDbm = 23.0
     antenna_gain_db: AntennaGainDb = 0.0
-    noise_figure_db: NoiseFigureDb = 0.0
-    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 1.0
-    circuit_power_w: DeviceWatts = 0.0
-    receive_power_w: DeviceWatts = 0.0
-    idle_power_w: DeviceWatts = 0.0
+    noise_figure_db: NoiseFigureDb = 9.0
+    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 0.35
+    circuit_power_w: DeviceWatts = 0.1
+    receive_power_w: DeviceWatts = 0.2
+    idle_power_w: DeviceWatts = 0.05
     memory_bytes: Positive | tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:
@@ -154,8 +166,8 @@ class Server:
 
     flop_per_s: Positive = 5e9 * 32768
     energy_j_per_flop: Positive = 2.5e-12
-    noise_figure_db: NoiseFigureDb = 0.0
-    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 1.0
+    noise_figure_db: NoiseFigureDb = 5.0
+    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 0.35
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -187,7 +199,9 @@ class Scenario:
     fade independently (frequency division). `channel` says how gains come about from round to round, or that a trace
     holds them, `knowledge` what of them is known when a round is planned. Shadowing is drawn for each device by itself
     or, with a `shadowing_distance_m`, correlated between devices d apart by exp(-d / shadowing_distance_m). A recipe is
-    asked about values that look like another unit, unless they are said to be `unusual`.
+    asked about values that look like another unit, unless they are said to be `unusual`. With a `power_control` devices
+    send with what their path loss asks for, counted over an equal share of the main band; with `neighbours` cells
+    around this one interfere.
     """
 
     population: Population = field(default_factory=Population)
@@ -196,8 +210,8 @@ class Scenario:
     cell_radius_m: Annotated[float, Ge(1), Le(1e6)] = 200.0
     min_distance_m: Positive = 10.0
     carrier_hz: Annotated[float, Ge(1e6), Le(1e13)] = 3.5e9
-    antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 10.0
-    min_coupling_loss_db: Annotated[float, Ge(0), Le(200)] = 0.0
+    antenna_gain_db: Annotated[float, Ge(-100), Le(100)] = 8.0
+    min_coupling_loss_db: Annotated[float, Ge(0), Le(200)] = 53.0
     path_loss: PathLoss = field(default_factory=UrbanMicro)
     indoor_fraction: Annotated[float, Ge(0), Le(1)] = 0.0
     building: Building = "low_loss"
@@ -207,11 +221,13 @@ class Scenario:
     placement: Placement = field(default_factory=UniformDisc)
     channel: ChannelModel = field(default_factory=Block)
     knowledge: Knowledge = field(default_factory=Knowledge)
-    rate: RateModel = field(default_factory=Shannon)
-    price_downlink: bool = False
+    rate: RateModel = field(default_factory=_street_rate)
+    power_control: PowerControl | None = None
+    neighbours: Neighbours | None = None
+    price_downlink: bool = True
     reciprocal: bool = True
     unusual: bool = False
-    preset: Literal["paper", "cell"] = "paper"
+    preset: Literal["cell", "paper"] = "cell"
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -231,4 +247,26 @@ class Scenario:
         source = f"the range of {type(self.path_loss).__name__}"
         check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)
         check_range("Scenario.cell_radius_m", self.cell_radius_m, *self.path_loss.distance_limits_m, source)
+        if self.neighbours is not None:
+            limits_m = self.path_loss.distance_limits_m
+            self.neighbours.require_apart(self.cell_radius_m, limits_m, type(self.path_loss).__name__)
         check_range("Scenario.carrier_hz", self.carrier_hz, *self.path_loss.carrier_limits_hz, source)
+
+    def coupling_loss_db(self, loss_db: Array) -> Array:
+        """Loss between the connectors of both ends, dB, of the loss between their antennas."""
+        antennas_db = self.antenna_gain_db + self.population.antenna_gain_db
+        return np.maximum(loss_db - antennas_db, self.min_coupling_loss_db)
+
+    def tx_power_max_w(self, coupling_loss_db_K: Array) -> Array:
+        """The most that devices send with at these coupling losses, W."""
+        most_dbm = self.population.tx_power_max_dbm
+        if self.power_control is None:
+            return np.full(len(coupling_loss_db_K), dbm_to_w(most_dbm))
+        share_hz = self.bands.main.num_subchannels * self.bands.main.subchannel_hz / self.population.num_clients
+        power_dbm_K = self.power_control.power_dbm(most_dbm, share_hz, coupling_loss_db_K)
+        return db_to_linear(power_dbm_K - 30)
+
+    def noise_w_per_hz(self, band: Band, uplink: bool) -> float:
+        """Noise of the receiver of a direction, its noise figure included, W/Hz."""
+        receiver = self.server if uplink else self.population
+        return band.noise_psd_w_per_hz * db_to_linear(receiver.noise_figure_db)

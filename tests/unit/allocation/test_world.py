@@ -33,9 +33,9 @@ def world(**options):
 def test_rates_are_those_of_the_wireless_model_with_interference():
     problem, owner_M = world(), np.arange(20) % 4
     power_w_M = np.linspace(0.01, 0.2, 20)
-    expected_K = uplink_rates(SCENARIO.bands.main, CHANNEL.main, owner_M, power_w_M)
+    expected_K = uplink_rates(SCENARIO, SCENARIO.bands.main, CHANNEL.main, owner_M, power_w_M)
     np.testing.assert_array_equal(uplink_rate_bit_per_s_K(problem.main, owner_M, power_w_M), expected_K)
-    expected_K = downlink_rates(SCENARIO.bands.main, CHANNEL.main, owner_M)
+    expected_K = downlink_rates(SCENARIO, SCENARIO.bands.main, CHANNEL.main, owner_M)
     np.testing.assert_array_equal(downlink_rate_bit_per_s_K(problem.main, owner_M), expected_K)
 
 

@@ -102,8 +102,8 @@ def test_a_client_whose_link_broke_since_it_was_measured_sits_out(tmp_path):
 
 
 def test_a_lost_upload_is_still_the_links_matter(tmp_path):
-    scenario = replace(dead(tmp_path, fed=[2]), knowledge=Knowledge(age_rounds=1))
-    planning = planner(replace(METHOD, link=Outage()), scenario)
+    one_way = replace(dead(tmp_path, fed=[2]), price_downlink=False)  # otherwise it does not get the adapters either
+    planning = planner(replace(METHOD, link=Outage()), replace(one_way, knowledge=Knowledge(age_rounds=1)))
     assert planning.plan(1, planning.first_plan())[1].active_K is None
 
 

@@ -8,39 +8,49 @@ import pytest
 from wavetune import recipes
 from wavetune.errors import ConfigError
 from wavetune.recipe import from_dict, to_dict, with_settings
+from wavetune.units import dbm_to_w
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.fading import NoFading, Rician
 from wavetune.wireless.path_loss import LogDistance
 from wavetune.wireless.placement import FixedPositions
-from wavetune.wireless.presets import cell, fields_of_preset, with_preset
+from wavetune.wireless.presets import fields_of_preset, paper, with_preset
+from wavetune.wireless.rate_models import Shannon
 from wavetune.wireless.scenario import Population, Scenario
 from wavetune.wireless.shadowing import draw_correlated
 
 
-def test_paper_is_the_plain_scenario_and_a_preset_leaves_what_it_says_nothing_of():
+def test_a_street_cell_is_the_plain_scenario_and_a_preset_leaves_what_it_says_nothing_of():
     base = Scenario(population=Population(num_clients=3), cell_radius_m=80.0)
-    assert with_preset(cell(base), "paper") == base
-    found = cell(base)
-    assert (found.population.num_clients, found.cell_radius_m, found.preset) == (3, 80.0, "cell")
-    assert (found.population.tx_power_max_dbm, found.server.noise_figure_db) == (23.0, 5.0)
-    assert found.rate.envelope(5e5).most == pytest.approx(7.4, abs=0.01)
+    assert with_preset(paper(base), "cell") == base
+    assert (base.population.tx_power_max_dbm, base.server.noise_figure_db, base.preset) == (23.0, 5.0, "cell")
+    assert base.rate.envelope(5e5).most == pytest.approx(7.4, abs=0.01)
+    found = paper(base)
+    assert (found.population.num_clients, found.cell_radius_m, found.preset) == (3, 80.0, "paper")
+    assert (found.population.noise_figure_db, found.price_downlink, found.rate) == (0.0, False, Shannon())
+    assert dbm_to_w(found.population.tx_power_max_dbm) == pytest.approx(1.5)
 
 
 def test_setting_the_preset_sets_all_it_says_and_what_is_set_after_it_stays():
     recipe = recipes.get("sflllm")
     found = with_settings(
-        recipe, ["world.scenario.preset=cell", "world.scenario.population.tx_power_max_dbm=20"]
+        recipe, ["world.scenario.preset=paper", "world.scenario.population.tx_power_max_dbm=20"]
     ).world.scenario
-    expected = cell()
+    expected = paper()
     assert found == replace(expected, population=replace(expected.population, tx_power_max_dbm=20.0))
     with pytest.raises(ConfigError, match="did you mean 'paper'"):
         with_settings(recipe, ["world.scenario.preset=papers"])
 
 
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_recipe_is_in_the_street_cell_unless_the_papers_world_is_asked_for(name):
+    scenario = recipes.get(name).world.scenario
+    assert with_preset(scenario, "cell") == scenario
+
+
 def test_a_recipe_that_names_its_preset_need_not_say_what_is_in_it():
     values = to_dict(recipes.get("sflllm"))
-    values["world"]["scenario"] = {"preset": "cell", "cell_radius_m": 60.0}
-    assert from_dict(values).world.scenario == cell(Scenario(cell_radius_m=60.0))
+    values["world"]["scenario"] = {"preset": "paper", "cell_radius_m": 60.0}
+    assert from_dict(values).world.scenario == paper(Scenario(cell_radius_m=60.0))
 
 
 def gains(scenario):

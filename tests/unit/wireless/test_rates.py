@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from wavetune.wireless.channel import LinkState
+from wavetune.wireless.presets import paper
+from wavetune.wireless.rate_models import Shannon
 from wavetune.wireless.rates import client_rates, downlink_rates, subchannel_rate_bit_per_s, uplink_rates
-from wavetune.wireless.scenario import Band
+from wavetune.wireless.scenario import Band, Population, Scenario, Server
 
 POWERS_W = st.floats(0, 100)
 GAINS = st.floats(1e-18, 1)
@@ -83,6 +85,9 @@ def test_client_rates_equal_a_loop_over_owned_subchannels(allocation):
         assert rate_K[k] == pytest.approx(total)
 
 
+IDEAL = paper()
+
+
 def link(gain_KM, interference_w_M=None):
     gain_KM = np.asarray(gain_KM, np.float64)
     quiet = np.zeros(gain_KM.shape[1])
@@ -91,15 +96,16 @@ def link(gain_KM, interference_w_M=None):
 
 def test_uplink_and_downlink_use_their_own_gain_and_power():
     band = Band(num_subchannels=2, subchannel_hz=1e6, noise_psd_dbm_per_hz=-180.0, downlink_power_dbm=30.0)
+    scenario = Scenario(server=Server(noise_figure_db=10.0), population=Population(noise_figure_db=0.0), rate=Shannon())
     state, owner_M = link([[3e-15, 3e-15], [1e-15, 1e-15]]), np.array([0, 1])
-    np.testing.assert_allclose(uplink_rates(band, state, owner_M, np.array([1.0, 3.0])), [2e6, 2e6])
+    np.testing.assert_allclose(uplink_rates(scenario, band, state, owner_M, np.array([10.0, 30.0])), [2e6, 2e6])
     half_w_each = 1e6 * np.log2(1 + 0.5 * np.array([3e-15, 1e-15]) / 4 / 1e-15)
-    np.testing.assert_allclose(downlink_rates(band, state, owner_M), half_w_each)
-    np.testing.assert_array_equal(downlink_rates(band, state, np.array([-1, -1])), [0, 0])
+    np.testing.assert_allclose(downlink_rates(scenario, band, state, owner_M), half_w_each)
+    np.testing.assert_array_equal(downlink_rates(scenario, band, state, np.array([-1, -1])), [0, 0])
 
 
 def test_a_jammed_link_is_slower_in_both_directions():
     band, owner_M = Band(num_subchannels=2), np.array([0, 0])
     quiet, jammed = link(np.full((1, 2), 1e-10)), link(np.full((1, 2), 1e-10), [1e-12, 0.0])
-    assert uplink_rates(band, jammed, owner_M, np.ones(2)) < uplink_rates(band, quiet, owner_M, np.ones(2))
-    assert downlink_rates(band, jammed, owner_M) < downlink_rates(band, quiet, owner_M)
+    for rates, power in ((uplink_rates, (np.ones(2),)), (downlink_rates, ())):
+        assert rates(IDEAL, band, jammed, owner_M, *power) < rates(IDEAL, band, quiet, owner_M, *power)

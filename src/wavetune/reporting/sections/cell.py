@@ -70,6 +70,7 @@ def _map_figure(run: Run, shown: Round | None, span: str) -> Figure | None:
     words = (
         [f"Colour: a client's own seconds in round {shown.round + 1}, radio and compute."] if delays and shown else []
     )
+    words += [f"World: preset {run.world.preset}."] if run.world.preset else []
     words += ["White centre: no line of sight."] if any(site.is_los is False for site in sites) else []
     words += ["Ring: the straggler."] if any(site.is_straggler for site in sites) else []
     radius_m = run.world.cell_radius_m

@@ -13,6 +13,7 @@ import scipy.sparse
 from wavetune.errors import ConfigError, DataError
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.channels.trace import Trace
+from wavetune.wireless.presets import paper
 from wavetune.wireless.rate_models import AttenuatedShannon, NrMcs, Shannon
 from wavetune.wireless.rates import client_rates, downlink_rates, uplink_rates
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
@@ -165,16 +166,16 @@ LOG = "time_s,Mbit/s\n" + "".join(f"{t},{mbit}\n" for t, mbit in ((3.0, 8), (4.1
 @pytest.mark.parametrize("measured", ["uplink", "downlink"])
 def test_a_phones_log_gives_the_band_the_throughput_that_was_measured(measured, tmp_path):
     path = written(tmp_path / "phone.csv", LOG)
-    scenario = scenario_of(
-        (str(path), str(path)), 4, quantity="throughput", unit="Mbit/s", round_s=5.0, measured=measured
+    scenario = paper(
+        scenario_of((str(path), str(path)), 4, quantity="throughput", unit="Mbit/s", round_s=5.0, measured=measured)
     )
     everything = np.zeros(4, dtype=int)  # client 0 owns the whole band, at its full power spread evenly
     for round_index, mbit_per_s in ((0, 12.0), (1, 30.0)):
         link = channel_of(scenario, round_index).main
         power_w_M = np.full(4, draw_devices(scenario, 0)[0].tx_power_max_w / 4)
         rates = {
-            "uplink": uplink_rates(scenario.bands.main, link, everything, power_w_M),
-            "downlink": downlink_rates(scenario.bands.main, link, everything),
+            "uplink": uplink_rates(scenario, scenario.bands.main, link, everything, power_w_M),
+            "downlink": downlink_rates(scenario, scenario.bands.main, link, everything),
         }
         assert rates[measured][0] == pytest.approx(mbit_per_s * 1e6)
 
@@ -205,7 +206,7 @@ def test_a_log_over_another_bandwidth_is_worth_its_spectral_efficiency(tmp_path)
     path = written(tmp_path / "phones.csv", "round,client_0,client_1\n0,20e6,0\n")
     scenario = scenario_of(path, 4, quantity="throughput", bandwidth_hz=1e7)  # 2 bit/s/Hz at full power over 10 MHz
     power_w_M = np.full(4, draw_devices(scenario, 0)[0].tx_power_max_w / 20)  # the same density: 10 MHz are 20 of these
-    rate_K = uplink_rates(scenario.bands.main, channel_of(scenario).main, np.zeros(4, dtype=int), power_w_M)
+    rate_K = uplink_rates(scenario, scenario.bands.main, channel_of(scenario).main, np.zeros(4, dtype=int), power_w_M)
     assert rate_K[0] == pytest.approx(2 * 4 * 500e3)
     assert not channel_of(scenario).main.uplink_gain_KM[1].any()
 
