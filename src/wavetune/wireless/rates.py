@@ -84,8 +84,9 @@ def client_rates(
     [4000000.0, 0.0]
     """
     own = owner_M, np.arange(len(owner_M))  # of no meaning where there is no owner
-    interference_w = interference_w[own] if np.ndim(interference_w) == 2 else interference_w
-    rate_M = subchannel_rate_bit_per_s(power_w_M, gain_KM[own], noise_w, subchannel_hz, interference_w, rate, uplink)
+    heard_w = np.asarray(interference_w, dtype=np.float64)
+    heard_w = heard_w[own] if heard_w.ndim == 2 else heard_w
+    rate_M = subchannel_rate_bit_per_s(power_w_M, gain_KM[own], noise_w, subchannel_hz, heard_w, rate, uplink)
     is_owner_KM = owner_M == np.arange(len(gain_KM))[:, None]
     return np.where(is_owner_KM, rate_M, 0.0).sum(axis=1)
 
