@@ -1,6 +1,6 @@
 # `make demo` and `make test` are all that a fresh machine needs: each makes .venv and installs what it lacks first.
 .NOTPARALLEL:
-.PHONY: help demo test check format docs figures lock clean
+.PHONY: help demo test durations check format docs figures lock clean
 
 PIP_INSTALL = .venv/bin/python -m pip install --quiet --disable-pip-version-check
 # More for one run, such as `make test ARGS="-k water_filling"`.
@@ -13,7 +13,10 @@ demo: .venv/.core ## fine-tune a language model over a simulated cell, end to en
 	.venv/bin/wavetune run sflllm $(ARGS)
 
 test: .venv/.dev ## run the tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist worksteal $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+
+durations: ## keep how long the tests of the last `make test` took in tests/durations.md
+	.venv/bin/python tools/list_durations.py
 
 check: .venv/.dev ## lint, format, types, import order and spelling
 	.venv/bin/ruff check .

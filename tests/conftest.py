@@ -1,8 +1,12 @@
 """What every test shares: one thread a process, no network, and data that lies beside the repository."""
 
 import os
+import pickle
+import sys
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
@@ -12,6 +16,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Whether this machine wants it or not: else pytest would rewrite all tests in each of its processes, and every process
+# that a test starts would compile wavetune anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -24,6 +32,24 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"the reference data is not on this machine (no folder {folder})")
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def baselines_planned_once() -> Iterator[None]:
+    """What the plan of a run is compared with is planned once for each problem: hundreds of runs here have the same."""
+    from wavetune.allocation import baselines
+
+    plan_baselines, known = baselines.plan_baselines, dict[bytes, Any]()
+
+    def kept(problem: Any, seed: int) -> Any:
+        content = pickle.dumps((problem, seed))
+        if content not in known:
+            known[content] = plan_baselines(problem, seed)
+        return known[content]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(baselines, "plan_baselines", kept)
+        yield
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
