@@ -12,6 +12,7 @@ import pkgutil
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, ClassVar, TypeVar, cast
 
 from wavetune.errors import ConfigError, nearest
@@ -95,11 +96,16 @@ def _is_seam(base: type) -> bool:
 
 def kinds(seam: type[P]) -> dict[str, type[P]]:
     """All parts of a seam that wavetune brings along, by their kinds: the classes in its home."""
-    home = importlib.import_module(seam.home)
-    folder = getattr(home, "__path__", ())
-    modules = [home, *(importlib.import_module(f"{seam.home}.{m.name}") for m in pkgutil.iter_modules(folder))]
-    found = (value for module in modules for value in vars(module).values() if is_part(value))
-    return {part.kind: part for part in found if issubclass(part, seam) and not part.__name__.startswith("_")}
+    return {part.kind: part for part in _parts_of(seam.home) if issubclass(part, seam)}
+
+
+@cache
+def _parts_of(home: str) -> tuple[type[Any], ...]:
+    """All classes of parts in a module, or in a package and its modules."""
+    top = importlib.import_module(home)
+    inside = (importlib.import_module(f"{home}.{m.name}") for m in pkgutil.iter_modules(getattr(top, "__path__", ())))
+    found = (value for module in (top, *inside) for value in vars(module).values() if is_part(value))
+    return tuple(part for part in found if not part.__name__.startswith("_"))
 
 
 def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None = None) -> type[P]:
