@@ -14,6 +14,7 @@ from wavetune.federation.topology import Topology
 from wavetune.part_values import part_type
 from wavetune.parts import kinds
 from wavetune.recipe import Recipe, with_settings
+from wavetune.wireless.channel import draw_channel, draw_devices
 
 PHONES = Path(__file__).resolve().parents[2] / "examples" / "traces" / "phones.csv"
 # A second stage; a table that is measured; what asks for other data or tokenizers.
@@ -37,7 +38,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "stream": {"capacity": 6, "arrivals": 3, "drift_rounds": 2},
     "trimmed_mean": {"fraction": 0.4},
 }
-TOPOLOGY = "method.topology"
+TOPOLOGY, SCENARIO = "method.topology", "world.scenario."
 BASE = (
     "run.precision=fp64",
     "run.tokens_per_pass=1",
@@ -78,6 +79,14 @@ def recipes_with_every_part() -> dict[str, Recipe]:
     return found
 
 
+def _draw(recipe: Recipe) -> None:
+    """Raise ConfigError where parts of a world are refused together, such as a trace that a rate cannot carry."""
+    scenario, seed = recipe.world.scenario, recipe.run.seed
+    devices = draw_devices(scenario, seed)
+    for index in range(recipe.run.rounds):
+        draw_channel(scenario, devices, seed, index)
+
+
 def _with_as_many_as_fit(topology: str, left: Sequence[tuple[str, str, str]]) -> tuple[Recipe, list[Any]]:
     recipe = small("fedavg_lora", *BASE, ANY_CELL, f"{TOPOLOGY}={topology}")
     used = [choice for choice in left if choice[:2] == (TOPOLOGY, topology)]
@@ -87,6 +96,8 @@ def _with_as_many_as_fit(topology: str, left: Sequence[tuple[str, str, str]]) ->
         try:
             more = with_settings(recipe, [choice[2]])
             more.method.check(3, 4, 32)
+            if choice[0].startswith(SCENARIO):
+                _draw(more)
         except ConfigError:
             continue
         recipe, used = more, [*used, choice]
