@@ -81,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--most-clients", type=int, default=300, help="leave out problems with more clients")
     options = parser.parse_args(arguments)
     for kind in ("equal small caps", "Rayleigh"):  # compile
-        plan(problem_of(kind, 12, 26, 4))
+        plan(problem_of(kind, 5, 9, 4))
     print("| class | clients x subchannels | first plan above final | gap | CPU |\n| --- | --- | --- | --- | --- |")
     for kind, K, M, seed in CLASSES:
         if options.most_clients < K:

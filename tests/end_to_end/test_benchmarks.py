@@ -1,6 +1,7 @@
 """Benchmarks run to their end, at their smallest size."""
 
 import importlib.util
+import json
 import sys
 from contextlib import nullcontext
 from pathlib import Path
@@ -19,8 +20,9 @@ SMALLEST = {
     "faults": "--runs 1 --devices 1",
     "generation": "--model tiny --clients 2 --samples 1 --new-tokens 2 --repeats 1",
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
-    "planner_classes": "--most-clients 12",
-    "training_speed": "--model tiny --clients 2 --batch-size 1 --repeats 1 --precision fp32 --memory-clients 1",
+    "planner_classes": "--most-clients 10",
+    "training_speed": "--model tiny --data mine.jsonl --clients 2 --batch-size 1 --repeats 1 --precision fp32 "
+    "--memory-clients 1",
 }
 # These two time parties that are processes of their own, which test_flower.py and test_ray.py start for real.
 STARTERS = {"flower": "--rounds 3 --devices 1", "ray_workers": "--workers 1 --rounds 1"}
@@ -41,6 +43,8 @@ def test_every_benchmark_has_a_smallest_size():
 @pytest.mark.parametrize("name", SMALLEST)
 def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    rows = [{"prompt": f"where is {i}?", "completion": f"it is {i}"} for i in range(24)]
+    Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     benchmark(name).main(SMALLEST[name].split())
     said = capfd.readouterr().out
     assert said.strip()

@@ -12,7 +12,8 @@ from helpers.command_line import assert_refused, wavetune
 from helpers.sweeps import QUICK, without_times
 from wavetune.sweep.display import SweepDisplay
 
-SETTINGS = [word for setting in QUICK[:3] for word in ("--set", setting)]
+SMALLEST = (*QUICK, *(f"world.scenario.bands.{band}.num_subchannels=8" for band in ("main", "fed")))
+SETTINGS = [word for setting in SMALLEST for word in ("--set", setting)]
 OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "4", "--methods", "proposed,greedy,uniform-power,bound"]
 SWEEP = ["sweep", "sflllm", *SETTINGS, *OVER]
 CELLS = 2 * 4 * 3

@@ -4,12 +4,15 @@ The deployed runs are interrupted after their first round and go on with new ser
 nothing but their folders.
 """
 
+import json
+
 import pytest
 from safetensors.numpy import load_file
 
 from helpers.deployment import NUM_DEVICES
 from helpers.leaving import anywhere, assert_same, eight_bytes, interrupted_and_whole, occur
 from helpers.runs import EXACT, Silent, read_json, read_rounds, small
+from wavetune.recipe import with_settings
 from wavetune.reporting.farewell import last_lines
 from wavetune.runtimes.answer import answer
 
@@ -27,8 +30,19 @@ class StopsAfterOne(Silent):
 @pytest.fixture(scope="module", params=RECIPES)
 def runs(request, tmp_path_factory):
     """A deployed run's folder, that of the run in one process, and all bytes that moved between devices and servers."""
-    folder = tmp_path_factory.mktemp(request.param)
-    return interrupted_and_whole(RECIPES[request.param], folder, StopsAfterOne())
+    folder, recipe = tmp_path_factory.mktemp(request.param), RECIPES[request.param]
+    if request.param == "pwff_task":  # whose own 33,000 reviews each device would read
+        recipe = with_settings(recipe, [f"world.data.source={labelled(folder / 'films')}"])
+    return interrupted_and_whole(recipe, folder, StopsAfterOne())
+
+
+def labelled(folder):
+    """Rows to classify, in a folder of their own."""
+    folder.mkdir()
+    rows = [{"text": f"film number {i} of {i % 7}", "label": i % 2} for i in range(100)]
+    for part, own in (("train", rows[:80]), ("valid", rows[80:])):
+        (folder / f"{part}.jsonl").write_text("\n".join(map(json.dumps, own)))
+    return folder
 
 
 def test_the_servers_end_with_the_shared_adapters_and_no_others(runs):

@@ -19,10 +19,11 @@ spec.loader.exec_module(verify_plan)
 
 
 def instance_of(kind):
-    instance, g = problem_to_json(cell_problem(8, 18, seed=1)), np.random.default_rng(5)
+    clients, subchannels = (8, 18) if kind == "cell" else (6, 13)
+    instance, g = problem_to_json(cell_problem(clients, subchannels, seed=1)), np.random.default_rng(5)
     if kind != "cell":
         for band in instance["bands"].values():
-            band["gain"] = (10 ** g.uniform(-13, -9, (8, 18))).tolist()
+            band["gain"] = (10 ** g.uniform(-13, -9, (clients, subchannels))).tolist()
             band["total_power_max_w"] = 1e3
         for client in instance["clients"]:
             client["tx_power_max_w"] = 0.02

@@ -143,8 +143,8 @@ def deviation(found, share):
 
 
 def test_of_unhelpful_answers_of_pairs_the_stated_shares_are_wrong_and_made_up():
-    corpus, wrong, made_up = concierge_preferences("helpful", 3000, 1, 1, seed=3), [], []
-    for situation, pair in zip(situations(3000, 3, purpose="helpful"), corpus.train, strict=True):
+    corpus, wrong, made_up = concierge_preferences("helpful", 1500, 1, 1, seed=3), [], []
+    for situation, pair in zip(situations(1500, 3, purpose="helpful"), corpus.train, strict=True):
         stated = {fact: frozenset().union(*asserted(fact.kind, pair.rejected)) for fact in situation.asked}
         wrong.append(all(stated.values()))
         for fact, values in stated.items() if wrong[-1] else ():
