@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wavetune.models.grouped_lora import can_group, grouped_lora
 from wavetune.seeds import torch_stream
 
 
@@ -97,10 +98,11 @@ class AdapterBank:
         for client, count in zip(clients, tokens, strict=True):
             slot = int(slots[client])
             segment = Segment(slot >= 0, max(slot, 0), start, start + count)
+            if count == 0:
+                continue
             if found and not segment.local and not found[-1].local:
                 segment = found.pop()._replace(stop=start + count)
-            if count:
-                found.append(segment)
+            found.append(segment)
             start += count
         return tuple(found)
 
@@ -167,10 +169,12 @@ class ActiveAdapters:
 
     bank: AdapterBank | None = None
     segments: dict[int, tuple[Segment, ...]] = field(default_factory=dict)
+    _offsets: dict[tuple[Segment, ...], Tensor] = field(default_factory=dict)
 
     def use(self, bank: AdapterBank | None, clients: Sequence[int] = (), tokens: Sequence[int] = ()) -> None:
         """Act with a bank on a pass over these clients with that many tokens each."""
         self.bank = bank
+        self._offsets = {}
         layers = {site.layer for site in bank.sites} if bank else ()
         self.segments = {layer: bank.segments(layer, clients, tokens) for layer in layers} if bank else {}
 
@@ -186,6 +190,13 @@ class ActiveAdapters:
         local = bank.local[site.name] if any(s.local for s in segments) else (None, None)
         shared = bank.shared[site.name] if any(not s.local for s in segments) else (None, None)
         return segments, local, shared
+
+    def offsets(self, segments: tuple[Segment, ...], device: torch.device) -> Tensor:
+        """Where each segment of this pass ends, int32 `[S]`; blocks with equal segments share them."""
+        if segments not in self._offsets:
+            ends = [segment.stop for segment in segments]
+            self._offsets[segments] = torch.tensor(ends, dtype=torch.int32, device=device)
+        return self._offsets[segments]
 
 
 class FrozenLinear(nn.Module):
@@ -220,7 +231,12 @@ class StackedLoraLinear(FrozenLinear):
         if bank is None or stacks is None:
             return super().forward(x)
         segments, local, shared = stacks
-        y = _LoraLinear.apply(x.reshape(-1, x.shape[-1]), self.weight, self.bias, bank.scale, segments, *local, *shared)
+        rows = x.reshape(-1, x.shape[-1])
+        if can_group(rows, self.weight):
+            offsets_S = self.active.offsets(segments, rows.device)
+            y = grouped_lora(rows, self.weight, self.bias, bank.scale, segments, offsets_S, local, shared)
+        else:
+            y = _LoraLinear.apply(rows, self.weight, self.bias, bank.scale, segments, *local, *shared)
         return y.view(*x.shape[:-1], -1).to(self.out_dtype)
 
 

@@ -66,6 +66,7 @@ def test_segments_follow_the_clients_of_a_pass_and_join_neighbours_at_the_server
     assert bank.segments(0, (0, 1, 2), (4, 5, 6)) == ((True, 0, 0, 4), (False, 0, 4, 9), (True, 1, 9, 15))
     assert bank.segments(1, (0, 1, 2), (4, 5, 6)) == ((False, 0, 0, 9), (True, 0, 9, 15))
     assert bank.segments(0, (2, 0), (1, 2)) == ((True, 1, 0, 1), (True, 0, 1, 3))
+    assert bank.segments(1, (0, 1, 2), (4, 0, 6)) == ((False, 0, 0, 4), (True, 0, 4, 10))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
