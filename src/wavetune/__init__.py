@@ -14,13 +14,14 @@ __version__ = "0.1.0"
 
 _HOMES = {  # what each public name is imported from
     "Callback": "wavetune.callbacks",
-    "Comparison": "wavetune.api.compare",
+    "Ranking": "wavetune.api.rank",
     "Planned": "wavetune.api.plan",
     "Recipe": "wavetune.recipe",
     "Run": "wavetune.api.load_run",
     "Swept": "wavetune.api.sweep",
     "WavetuneError": "wavetune.errors",
-    "compare": "wavetune.api.compare",
+    "compare": "wavetune.api.rank",
+    "rank": "wavetune.api.rank",
     "deploy": "wavetune.api.deploy",
     "load_run": "wavetune.api.load_run",
     "plan": "wavetune.api.plan",

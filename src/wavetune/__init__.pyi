@@ -1,10 +1,11 @@
-from wavetune.api.compare import Comparison as Comparison
-from wavetune.api.compare import compare as compare
 from wavetune.api.deploy import deploy as deploy
 from wavetune.api.load_run import Run as Run
 from wavetune.api.load_run import load_run as load_run
 from wavetune.api.plan import Planned as Planned
 from wavetune.api.plan import plan as plan
+from wavetune.api.rank import Ranking as Ranking
+from wavetune.api.rank import compare as compare
+from wavetune.api.rank import rank as rank
 from wavetune.api.recipe import recipe as recipe
 from wavetune.api.run import run as run
 from wavetune.api.sweep import Swept as Swept

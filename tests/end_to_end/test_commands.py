@@ -3,7 +3,6 @@
 import io
 import json
 import os
-import shlex
 import shutil
 import signal
 import subprocess
@@ -21,7 +20,6 @@ from wavetune import recipes
 from wavetune.allocation.instance import problem_to_json
 from wavetune.federation.cohort import Cohort
 from wavetune.models.generate import load_for_generation
-from wavetune.recipe import load
 from wavetune.records.fields import as_json
 from wavetune.records.reading import read_run
 from wavetune.runtimes import inprocess
@@ -62,7 +60,7 @@ def sflllm(tmp_path_factory):
 
 
 def test_every_recipe_runs_to_a_complete_folder(finished):
-    name, folder, answer = finished
+    _, folder, answer = finished
     assert answer.code == 0, answer.err
     assert {path.name for path in folder.iterdir()} == FILES
     assert not list(folder.rglob("*.part"))
@@ -100,7 +98,7 @@ def test_what_is_read_of_a_run_is_all_that_was_written(finished):
 
 
 def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
-    name, folder, answer = finished
+    _, folder, answer = finished
     loss = read_json(folder / "summary.json")["validation_loss"]
     lines = answer.out.strip().splitlines()
     assert f"{loss['before']:.4f}" in lines[0]
@@ -109,25 +107,7 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
     assert str(folder / "adapters" / "global") in answer.out
     advised = next(index for index, line in enumerate(lines) if line.startswith("Try next: wavetune generate"))
     assert all(str(folder) in line for line in lines[advised:])
-    command = "compare" if recipes.has_baselines(name) else "run"
-    assert f"wavetune {command} {folder / 'recipe.json'}" in lines[advised + 1]
-    if command == "run":
-        assert f"method.topology.kind={'federated' if name == 'centralised_lora' else 'central'}" in lines[advised + 1]
-
-
-def test_the_run_that_is_advised_beside_a_centralised_one_is_made(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    folder = tmp_path / "central"
-    first = wavetune("run", "centralised_lora", *settings("run.samples=0"), "--rounds", 1, "--out", folder)
-    lines = [line.removeprefix("Try next:").strip() for line in first.out.splitlines()]
-    beside, report = (
-        next(line for line in lines if line.startswith(f"wavetune {word} ")) for word in ("run", "report")
-    )
-    for line in (beside, report):
-        words = shlex.split(line, comments=True)
-        answer = wavetune(*words[1:])
-        assert answer.code == 0, answer.err
-    assert load(tmp_path / "central-fedavg_lora" / "recipe.json").method.topology.kind == "federated"
+    assert f"wavetune compare {folder / 'recipe.json'}" in lines[advised + 1]
 
 
 @pytest.mark.parametrize(

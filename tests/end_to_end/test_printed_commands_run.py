@@ -53,6 +53,7 @@ ELSEWHERE = {  # words of commands that start other processes or need them; thes
 
 OPTIONS = {"--seeds": "1", "--prompts": "2", "--max-new-tokens": "2", "--points": "2", "--jobs": "1", "--ranks": "1,2"}
 CODECS = "bf16,int8"
+SOME = ("sflllm", "gossip")  # instead of all that can be ranked
 METHODS = {"sweep": "greedy", "compare": "proposed"}  # where the command names none
 REWARD_OPTIONS = {
     "--model": "tiny-bert",
@@ -161,7 +162,9 @@ def at_smallest_size(words: list[str]) -> list[str]:
         changes = changes | {"--over": ",".join(words[words.index("--over") + 1].split(",")[:2])}
     if command == "measure-codecs":
         changes = changes | {"--codecs": CODECS}
-    if command in METHODS:
+    if command == "rank" and recipe_of(words) is None:
+        words = ["rank", *SOME, *words[1:]]
+    if command in METHODS and not (command == "compare" and words[2:3] and words[2] in recipes.names()):
         named = words[words.index("--methods") + 1] if "--methods" in words else METHODS[command]
         changes = changes | {"--methods": named.rpartition(",")[2]}
     for option, value in changes.items():

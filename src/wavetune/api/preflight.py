@@ -66,15 +66,23 @@ def _check_model(name: str) -> None:
     require_known(name)
 
 
-def _check_cuda() -> None:
-    """ConfigError where no process could see a CUDA device: PyTorch without CUDA, none of the driver's files."""
-    try:
-        without = "+cpu" in version("torch")
-    except PackageNotFoundError:
-        without = False
+def sees_gpu() -> bool:
+    """Whether a process here may see a CUDA device: PyTorch with CUDA, and the driver's files."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    if without or hidden or (os.name == "posix" and not any(map(os.path.exists, _GPU_FILES))):
-        reason = "this PyTorch is built without CUDA" if without else "PyTorch sees no CUDA device here"
+    return not (_without_cuda() or hidden or (os.name == "posix" and not any(map(os.path.exists, _GPU_FILES))))
+
+
+def _without_cuda() -> bool:
+    try:
+        return "+cpu" in version("torch")
+    except PackageNotFoundError:
+        return False
+
+
+def _check_cuda() -> None:
+    """ConfigError where no process could see a CUDA device."""
+    if not sees_gpu():
+        reason = "this PyTorch is built without CUDA" if _without_cuda() else "PyTorch sees no CUDA device here"
         raise ConfigError(f"run.device is 'cuda' but {reason}; use auto or cpu (no CUDA device)")
 
 

@@ -11,7 +11,6 @@ import click
 import typer
 
 from wavetune.cli.certificates import certificates
-from wavetune.cli.compare import compare
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.devices import devices
@@ -22,6 +21,7 @@ from wavetune.cli.generate import generate
 from wavetune.cli.grouped import grouped
 from wavetune.cli.measure import measure_codecs, measure_ranks
 from wavetune.cli.plan import plan
+from wavetune.cli.rank import compare, rank
 from wavetune.cli.recipes import recipes, show
 from wavetune.cli.report import report
 from wavetune.cli.run import run
@@ -50,7 +50,7 @@ app = typer.Typer(
 )
 
 COMMANDS = {
-    "Train": {"run": run, "compare": compare, "train-reward": train_reward},
+    "Train": {"run": run, "compare": compare, "rank": rank, "train-reward": train_reward},
     "Look at runs": {"runs": runs, "watch": watch, "report": report, "evaluate": evaluate, "generate": generate},
     "Recipes": {"recipes": recipes, "show": show},
     "Plan, without training": {"plan": plan, "trade-off": trade_off, "sweep": sweep},

@@ -36,6 +36,8 @@ def _recipe(metavar: str = "RECIPE", what: str = "or its JSON file") -> Any:
 
 
 RecipeName = Annotated[str, _recipe()]
+OtherRecipe = Annotated[str | None, _recipe("[OTHER]", "or its JSON file, to set beside it; its baselines by default")]
+RecipeNames = Annotated[list[str] | None, _recipe("[RECIPE]...", "or its JSON file; all that fit by default")]
 RecipeOfRun = Annotated[str | None, _recipe()]
 RecipeOrInstance = Annotated[str, _recipe("RECIPE|INSTANCE.json", "its JSON file, or a plan instance file")]
 
@@ -86,6 +88,44 @@ CodecTable = Annotated[
         rich_help_panel=WORLD,
     ),
 ]
+Target = Annotated[
+    float | None,
+    typer.Option(
+        help="Loss, or accuracy from 0 to 1 of classes, to count costs to; what half of the methods reach by default."
+    ),
+]
+BudgetS = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Simulated seconds to be good within.")]
+BudgetJ = Annotated[float | None, typer.Option(min=0, metavar="JOULES", help="Joules to be good within.")]
+BudgetBit = Annotated[float | None, typer.Option(min=0, metavar="BITS", help="Bits to be good within.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option(min=1, help="Processes, of one numeric thread each; by default as many as cores and memory allow."),
+]
+TrackRuns = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAMES",
+        help="Follow each run with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What methods are measured by, beside what their summaries say."""
+
+    target: Target = None
+    budget_s: BudgetS = None
+    budget_j: BudgetJ = None
+    budget_bit: BudgetBit = None
+
+    @property
+    def budgets(self) -> dict[str, float]:
+        """Those that were given, by resource."""
+        found = {"delay": self.budget_s, "energy": self.budget_j, "bits": self.budget_bit}
+        return {name: budget for name, budget in found.items() if budget is not None}
+
+
 Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
 
 RunFolder = Annotated[

@@ -152,10 +152,8 @@ def train(
 
 
 def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
-    from wavetune.recipes import has_baselines
     from wavetune.reporting.farewell import last_lines
 
     result(summary)
-    comparable = has_baselines(summary["recipe"])
-    for line in last_lines(folder, summary, folder / "report.html", time.perf_counter() - started, comparable):
+    for line in last_lines(folder, summary, folder / "report.html", time.perf_counter() - started):
         echo(line)

@@ -45,8 +45,8 @@ def sweep(
     from wavetune.api.sweep import sweep as plan_all
     from wavetune.sweep.axis import axis_of
     from wavetune.sweep.display import SweepDisplay
-    from wavetune.sweep.workers import cores
     from wavetune.sweep.write import FILES
+    from wavetune.workers import cores
 
     base = read_recipe(recipe, changes)
     folder = out or Path("sweeps") / f"{named_after(base.name)}-{axis_of(over, base).field}"

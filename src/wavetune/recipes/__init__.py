@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
 from dataclasses import replace
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -66,29 +65,14 @@ def _module(name: str) -> ModuleType | None:
 PROPOSED = "proposed"  # what a comparison calls the recipe itself
 
 
-def has_baselines(name: str) -> bool:
-    """Whether a recipe can be compared with baselines of its own."""
-    return bool(_baselines(name))
-
-
-def _baselines(name: str) -> dict[str, tuple[str, ...]]:
-    return getattr(_module(name), "BASELINES", {})
-
-
 def baselines_of(name: str) -> dict[str, tuple[str, ...]]:
-    """Settings that make each of a recipe's baselines of it. Raises ConfigError if the recipe names none."""
-    if not has_baselines(name):
-        known = [name for name in names() if has_baselines(name)]
-        raise ConfigError(f"recipe {name!r} has no baselines to compare with; {nearest(name, known)}")
-    return dict(_baselines(name))
+    """Settings that make each of a recipe's own baselines of it; none where it names none."""
+    return dict(getattr(_module(name), "BASELINES", {}))
 
 
-def require_methods(name: str, methods: Sequence[str] | None) -> None:
-    """ConfigError unless all of these are the recipe itself or baselines of it."""
-    known = (PROPOSED, *baselines_of(name))
-    for method in methods or ():
-        if method not in known:
-            raise ConfigError(f"--methods has {method!r}; {nearest(method, known)}")
+def rival_of(name: str) -> str:
+    """The recipe beside which one without baselines of its own is compared: plain averaging, or no federation."""
+    return "centralised_lora" if name == "fedavg_lora" else "fedavg_lora"
 
 
 def short_form(name: str) -> tuple[str, ...]:

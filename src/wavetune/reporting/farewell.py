@@ -12,10 +12,8 @@ from wavetune.reporting.format import bits, joules, percent, plural, seconds
 from wavetune.reporting.next_steps import next_steps, on_devices
 
 
-def last_lines(
-    folder: Path, summary: Mapping[str, Any], report: Path, elapsed_s: float | None = None, comparable: bool = False
-) -> list[str]:
-    """Lines on a run's summary; `elapsed_s` is what the command took, `comparable` whether its recipe has baselines."""
+def last_lines(folder: Path, summary: Mapping[str, Any], report: Path, elapsed_s: float | None = None) -> list[str]:
+    """Lines on a run's summary; `elapsed_s` is what the command took."""
     model = summary["model"]
     return [
         "",
@@ -25,7 +23,7 @@ def last_lines(
         f"Model: {model['name']} ({model['note']}), {summary['precision']}, seed {summary['seed']}.",
         f"Report:   {report}",
         f"Adapters: {_adapters(folder, summary)}",
-        *next_steps(folder, summary, comparable),
+        *next_steps(folder, summary),
     ]
 
 

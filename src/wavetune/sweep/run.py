@@ -24,7 +24,7 @@ from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
 from wavetune.sweep.methods import BOUND, METHODS, PROPOSED
 from wavetune.sweep.results import Record, Results, key
-from wavetune.sweep.workers import Each, workers
+from wavetune.workers import Each, workers
 
 Cell = tuple[Value, int, str]
 Progress = Callable[[str, int, int], None]  # what is counted, how many are done, of how many

@@ -7,12 +7,19 @@ import sys
 import wavetune as wt
 
 SIGNATURES = {
-    "compare": "(recipe, *, seeds=3, methods=None, out=None, display=None)",
+    "compare": (
+        "(recipe, other=None, *, seeds=3, methods=None, target=None, budgets=None, under='nothing', out=None, jobs=1, "
+        "callbacks=(), display=None)"
+    ),
     "deploy": (
         "(recipe, out=None, callbacks=(), *, devices=None, resume=False, rounds=None, emulate=False, deadline_s=120.0)"
     ),
     "load_run": "(folder)",
     "plan": "(what, *, time_limit_s=None, certificate=False)",
+    "rank": (
+        "(chosen=None, *, world=None, seeds=3, target=None, budgets=None, under='outage,lost_devices', "
+        "evaluate_every=1, leave_out=False, out=None, jobs=1, callbacks=(), display=None)"
+    ),
     "recipe": (
         "(name, *settings, data=None, model=None, tokenizer=None, rewards=None, seed=None, device=None, "
         "rank_table=None, codec_table=None)"
@@ -22,11 +29,11 @@ SIGNATURES = {
 }
 MEMBERS = {
     "Callback": ["aligned", "closed", "finished", "round", "started"],
-    "Comparison": ["folder", "report", "rows", "run", "table"],
     "Planned": [
         "delay_s", "lower_bound_s", "note", "plan", "problem", "proof", "reason", "sentences", "status", "to_dict",
         "what_helps",
     ],
+    "Ranking": ["folder", "report", "rows", "run", "table"],
     "Recipe": ["method", "name", "run", "to_dict", "with_settings", "world"],
     "Run": [
         "adapter", "alignment", "evaluate", "folder", "generate", "plan", "recipe", "records", "report", "rounds",

@@ -24,7 +24,7 @@ def test_what_the_page_names_of_the_results_is_there():
     for name, members in shown:
         for member in re.findall(r"`\.(\w+)", members):
             assert hasattr(getattr(wt, name), member) or member in getattr(wt, name).__annotations__, (name, member)
-    assert len(shown) == 7
+    assert len(shown) == 8
 
 
 def test_the_code_on_the_page_is_python_with_arguments_that_exist():

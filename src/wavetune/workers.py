@@ -1,4 +1,4 @@
-"""Processes that plan, of one numeric thread each; they end with the process that started them."""
+"""Processes of one numeric thread each, which end with the process that started them."""
 
 from __future__ import annotations
 
@@ -19,6 +19,16 @@ _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA
 def cores() -> int:
     """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def memory_bytes() -> int:
+    """Memory that is free for new processes, as Linux says; without limit where nobody says."""
+    try:
+        with open("/proc/meminfo", encoding="ascii") as file:
+            found = dict(line.split(":", 1) for line in file)
+        return int(found["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):
+        return 2**63
 
 
 @contextmanager

@@ -1,0 +1,111 @@
+"""A contest as a page: where its numbers are from, the table, the differences, and what is not ranked and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from wavetune.estimate import caution, finite_mean
+from wavetune.ranking.curves import RESOURCES, Quality
+from wavetune.ranking.metrics import DIRECTIONS
+from wavetune.ranking.table import ALIKE, quality_named, rows_of
+from wavetune.recipe import Recipe
+from wavetune.recipes import PROPOSED
+from wavetune.reporting.compare import BEST
+
+
+def origin(table: Mapping[str, Any], num_clients: int) -> dict[str, str]:
+    """Where the numbers are from: seeds, model with the origin of its weights, data."""
+    model, data = table["model"], table["data"]
+    return {
+        "Seeds": ", ".join(map(str, table["seeds"])),
+        "Model": f"{model['name']}: {model['note']}",
+        "Data": f"{data['name']}, {data['train_samples']} training and {data['validation_samples']} validation rows, "
+        f"{data['partition']} over {num_clients} clients",
+    }
+
+
+def as_markdown(first: Recipe, table: Mapping[str, Any], figure: str) -> str:
+    """The page of a comparison or a ranking, whose first method is this recipe."""
+    ranking = PROPOSED not in table["methods"]
+    facts = {"Command": f"`{table['command']}`"}
+    facts |= origin(table, first.world.scenario.population.num_clients)
+    if not ranking:
+        facts["Method"] = first.method.title
+    title = f"{len(table['titles'])} methods ranked" if ranking else f"{first.name} and its baselines"
+    return "\n".join(
+        [
+            f"# {title}",
+            "",
+            *(f"- {name}: {words}" for name, words in facts.items()),
+            "",
+            "Means over seeds, ± half of the 95 % interval (Student's t); a run's number is the mean of its clients. "
+            f"{DIRECTIONS} {caution(len(table['seeds']))}".rstrip(),
+            "",
+            *_markdown_table(rows_of(table)),
+            "",
+            *(f"- {sentence}" for sentence in remarks(table)),
+            "",
+            "By how much each is above the best of its column"
+            if ranking
+            else "By how much the proposed method is above each other one",
+            "(differences of runs of the same seed, each with an interval of its own):",
+            "",
+            *_markdown_table(rows_of(table, differences=True)),
+            "",
+            f"![{table['quality']} against simulated delay, energy and bits]({figure})",
+            "",
+            *_named(table),
+        ]
+    )
+
+
+def remarks(table: Mapping[str, Any]) -> list[str]:
+    """What must be known to read the table: target, budgets, disturbances, marks, and what is left out."""
+    quality, ranking = quality_named(table["quality"]), PROPOSED not in table["methods"]
+    found = [_target(table, quality), _budgets(table)]
+    found += [f"Under {name.replace('_', ' ')}: {note}." for name, note in table["under"].items()]
+    if ranking:
+        found.append(
+            f"{BEST} is the best of a column, {ALIKE} is not told apart from it: the 95 % interval of the paired "
+            "difference, of each method by itself, holds 0."
+        )
+    shown = "in parentheses" if ranking else "charged to the cell"
+    found += [f"{method}: {why}; it is {shown}." for method, why in table["not_ranked"].items() if ranking]
+    found += [f"{name} did not run: {why}." for name, why in table["not_disturbed"].items()]
+    found += [f"{method} is left out: {why}." for method, why in table["left_out"].items()]
+    return found
+
+
+def _target(table: Mapping[str, Any], quality: Quality) -> str:
+    aims = [aim for aim in table["target"]["by_seed"] if aim is not None]
+    if not aims:
+        return "There is no target: fewer than half of the methods came to anything better than the untouched model."
+    where = "counted at the first evaluation that meets it"
+    if table["target"]["given"]:
+        return f"The target is {quality.name} {quality.show(aims[0])}, {where}."
+    return (
+        f"The target, {quality.name} {quality.show(finite_mean(aims))} in the mean of the seeds, is what at least half "
+        f"of the methods reach with a seed, taken after the runs; it is {where}. --target sets one beforehand."
+    )
+
+
+def _budgets(table: Mapping[str, Any]) -> str:
+    parts = list[str]()
+    for name, resource in RESOURCES.items():
+        own = table["budgets"][name]
+        parts.append(
+            f"{resource.show(finite_mean(own['by_seed']))} ({'given' if own['given'] else 'mean of the seeds'})"
+        )
+    some = not all(own["given"] for own in table["budgets"].values())
+    chosen = " What was not given is what the method in the middle spends in all with a seed." if some else ""
+    return f"Budgets: {', '.join(parts)}.{chosen}"
+
+
+def _named(table: Mapping[str, Any]) -> list[str]:
+    return [f"- {method}: {title}" for method, title in table["titles"].items() if title] + [""]
+
+
+def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    heading, *body = ["| " + " | ".join(cell.replace("\n", " ") for cell in row) + " |" for row in rows]
+    return [heading, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body]
