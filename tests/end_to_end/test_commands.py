@@ -60,7 +60,7 @@ def sflllm(tmp_path_factory):
 
 
 def test_every_recipe_runs_to_a_complete_folder(finished):
-    _, folder, answer = finished
+    name, folder, answer = finished
     assert answer.code == 0, answer.err
     assert {path.name for path in folder.iterdir()} == FILES
     assert not list(folder.rglob("*.part"))

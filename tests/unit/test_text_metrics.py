@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -50,6 +51,51 @@ def test_meteor_without_wordnet_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(theirs, "meteor_score", missing)
     with pytest.raises(ConfigError, match=r"nltk\.downloader wordnet"):
         score("meteor", ["a"], [["b"]])
+
+
+NO_OTHER_LANGUAGE = SimpleNamespace(fileids=list)
+
+
+def wordnet_of(folder, synsets):
+    """The files of a WordNet that knows nouns alone, each synset a list of words."""
+    folder.mkdir(parents=True)
+    for name in ("cntlist.rev", "index.sense", *(f"{kind}.exc" for kind in ("adj", "adv", "noun", "verb"))):
+        (folder / name).write_text("")
+    for kind in ("adj", "adv", "verb"):
+        for part in ("index", "data"):
+            (folder / f"{part}.{kind}").write_text("")
+    (folder / "lexnames").write_text("00\tnoun.all\t1\n")
+    data, index = "", ""
+    for words in synsets:
+        offset, listed = f"{len(data):08d}", " ".join(f"{word} 0" for word in words)
+        data += f"{offset} 00 n {len(words):02x} {listed} 000 | a gloss  \n"
+        index += "".join(f"{word} n 1 0 1 0 {offset}  \n" for word in words)
+    (folder / "data.noun").write_text(data)
+    (folder / "index.noun").write_text("".join(sorted(index.splitlines(keepends=True))))
+
+
+def test_meteor_counts_stems_and_the_synonyms_of_a_wordnet(tmp_path, monkeypatch):
+    import nltk
+    from nltk.corpus.reader.wordnet import WordNetCorpusReader
+
+    monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])
+    wordnet_of(tmp_path / "corpora" / "wordnet", [["pub", "tavern"], ["river", "stream"]])
+    reader = WordNetCorpusReader(
+        nltk.data.FileSystemPathPointer(str(tmp_path / "corpora" / "wordnet")), NO_OTHER_LANGUAGE
+    )
+    monkeypatch.setattr("nltk.translate.meteor_score.meteor_score", with_wordnet(reader))
+    # all m words match in one chunk: 1 - 0.5 (1/m)^3 (Banerjee and Lavie, 2005)
+    assert score("meteor", ["a tavern by a stream"], [["a pub by a river"]]) == pytest.approx(100 * (1 - 0.5 / 5**3))
+    assert score("meteor", ["two pubs"], [["two pub"]]) == pytest.approx(100 * (1 - 0.5 / 2**3))
+    assert score("meteor", ["a tavern"], [["a mill"]]) == pytest.approx(100 * 0.5 * 0.5)  # one of two
+    for file in reader._data_file_map.values():  # which nltk leaves open
+        file.close()
+
+
+def with_wordnet(reader):
+    from nltk.translate.meteor_score import meteor_score
+
+    return lambda references, answer: meteor_score(references, answer, wordnet=reader)
 
 
 def test_a_library_that_is_not_there_is_named(monkeypatch):
