@@ -32,10 +32,10 @@ def trade_off(
     from wavetune.reporting.format import seconds
     from wavetune.reporting.trade_off import save_figure, table, to_dict
 
-    problem, name = _problem(what, changes, Tables(rank_table))
+    problem, name, origin = _problem(what, changes, Tables(rank_table))
     folder = out or Path("trade-off") / name
     curve = draw_curve(problem, points)
-    values = to_dict(curve, given_command())
+    values = to_dict(curve, origin, given_command())
     write(folder / "trade-off.json", to_json(values, folder / "trade-off.json", indent=1))
     result(values)
     console = Console(highlight=False)
@@ -43,7 +43,7 @@ def trade_off(
         no_plan(curve.reason)
     console.print(table(curve))
     with explained(folder, ELSEWHERE):
-        save_figure(curve, folder / "figure")
+        save_figure(curve, folder / "figure", origin, given_command())
     for line in (
         "delay, energy: to the target loss; unproved: share of the energy not proved necessary; s per J: what a joule "
         "saved costs on the way from the plan before, a value for method.planner.energy_weight_s_per_j",
@@ -53,14 +53,16 @@ def trade_off(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]:
+def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str, dict[str, str]]:
+    """The problem, what its folder is called after, and where it is from."""
     from wavetune.api.plan import is_instance
 
     if is_instance(what):
         refuse_beside_instance(changes, tables)
         from wavetune.allocation.instance import read_instance
 
-        return read_instance(what), Path(what).stem
+        return read_instance(what), Path(what).stem, {"Instance": what}
+    from wavetune.reporting.origin import origin_of
     from wavetune.runtimes.world import planner_of
 
     recipe = read_recipe(what, changes, tables)
@@ -69,4 +71,4 @@ def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str]
             "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
             "method.lora.rank to one number or to null, which leaves them to the planner"
         )
-    return planner_of(recipe)[0].known(0), recipe.name
+    return planner_of(recipe)[0].known(0), recipe.name, origin_of(recipe, [recipe.run.seed])

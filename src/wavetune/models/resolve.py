@@ -111,6 +111,19 @@ def require_known(name: str) -> None:
     )
 
 
+def note_of(name_or_path: str | Path) -> str:
+    """What a model's weights are, in words, without fetching or opening it."""
+    name = str(name_or_path)
+    if name in BUNDLED:
+        return BUNDLED[name].note
+    if is_given(name):
+        return "given as an object; its digest is in the name"
+    folder = Path(name).expanduser()
+    return (
+        f"local folder {folder.resolve()}" if name not in HUB_IDS and folder.is_dir() else "from the Hugging Face Hub"
+    )
+
+
 def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path | None:
     """Folder of a model that is on this disk already, or None; nothing is fetched and torch is not needed."""
     name = str(name_or_path)

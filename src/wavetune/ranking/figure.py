@@ -13,6 +13,7 @@ from wavetune.ranking.page import origin
 from wavetune.ranking.table import quality_named
 from wavetune.records.reading import read_run
 from wavetune.reporting.format import axis_unit
+from wavetune.reporting.origin import footnote
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -42,10 +43,8 @@ def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[
         _draw_changes(panels[-1], table, changes, list(curves), quality)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     first = next(iter(outcome.contest.entrants.values()))
-    words = "; ".join(
-        f"{name.lower()} {text}" for name, text in origin(table, first.world.scenario.population.num_clients).items()
-    )
-    figure.supxlabel(f"{words}\n{table['command']}", fontsize=6, wrap=True)
+    found = origin(table, first.world.scenario.population.num_clients)
+    figure.supxlabel(footnote(found, table["command"]), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):

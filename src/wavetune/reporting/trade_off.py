@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,17 @@ from rich.table import Table
 
 from wavetune.allocation.trade_off import TradeOff
 from wavetune.reporting.format import axis_unit, joules, number, percent, seconds
+from wavetune.reporting.origin import footnote
 
 INCHES, DOTS_PER_INCH = (6.4, 3.6), 150
 
 
-def to_dict(curve: TradeOff, command: str) -> dict[str, Any]:
-    """The curve as plain values, fastest plan first."""
+def to_dict(curve: TradeOff, origin: Mapping[str, str], command: str) -> dict[str, Any]:
+    """The curve as plain values, fastest plan first, with where it is from."""
     points = zip(curve.points, curve.prices_s_per_j(), strict=True)
     return {
         "command": command,
+        "origin": dict(origin),
         "status": "ok" if curve.points else "infeasible",
         "reason": curve.reason,
         "lower_bound_s": curve.points[0].plan.lower_bound_s if curve.points else None,
@@ -57,8 +60,8 @@ def table(curve: TradeOff) -> Table:
     return shown
 
 
-def save_figure(curve: TradeOff, stem: Path) -> list[Path]:
-    """Save `stem`.svg and `stem`.png; the same curve gives the same files."""
+def save_figure(curve: TradeOff, stem: Path, origin: Mapping[str, str], command: str) -> list[Path]:
+    """Save `stem`.svg and `stem`.png; the same curve by the same command gives the same files."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
@@ -84,6 +87,7 @@ def save_figure(curve: TradeOff, stem: Path) -> list[Path]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, linewidth=0.4, alpha=0.5)
     axes.legend(frameon=False)
+    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):

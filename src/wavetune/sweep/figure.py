@@ -10,6 +10,7 @@ import numpy as np
 
 from wavetune.estimate import Estimate
 from wavetune.reporting.format import axis_unit
+from wavetune.reporting.origin import footnote, origin_of
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title
 from wavetune.sweep.summary import Point, Summary
@@ -40,8 +41,8 @@ INCHES, DOTS_PER_INCH = (10.0, 4.8), 150
 ASIDE = 0.006  # of the axis, from a method to the next, so that their intervals do not hide each other
 
 
-def save_figure(summary: Summary, stem: Path) -> list[Path]:
-    """Save `stem`.svg and `stem`.png; the same sweep gives the same files."""
+def save_figure(summary: Summary, stem: Path, command: str) -> list[Path]:
+    """Save `stem`.svg and `stem`.png; the same sweep by the same command gives the same files."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -52,6 +53,8 @@ def save_figure(summary: Summary, stem: Path) -> list[Path]:
     if has_gains:
         _draw_gains(summary, figure.add_subplot(1, 2, 2, sharex=delays))
     figure.legend(*delays.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
+    origin = origin_of(summary.sweep.recipe, summary.sweep.seeds)
+    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):

@@ -14,6 +14,7 @@ import numpy as np
 
 from wavetune.federation.run_folder import ELSEWHERE, explained, write_whole
 from wavetune.reporting.format import DASH, percent, seconds
+from wavetune.reporting.origin import origin_of
 from wavetune.sweep.figure import save_figure
 from wavetune.sweep.methods import METHODS, title
 from wavetune.sweep.reading import interval, reading
@@ -25,7 +26,7 @@ FILES = ("figure.svg", "figure.png", "table.csv", "summary.json", "sweep.md")
 def write_outcome(summary: Summary, folder: Path, command: str) -> str:
     """Write `FILES` into a folder; returns the reading."""
     with explained(folder, ELSEWHERE):
-        save_figure(summary, folder / "figure")
+        save_figure(summary, folder / "figure", command)
     write_whole(folder / "table.csv", table(summary), ELSEWHERE)
     write_whole(folder / "summary.json", json.dumps(_known(to_dict(summary, command)), indent=1) + "\n", ELSEWHERE)
     write_whole(folder / "sweep.md", page(summary, command), ELSEWHERE)
@@ -55,6 +56,7 @@ def to_dict(summary: Summary, command: str) -> dict[str, Any]:
     axis = summary.sweep.axis
     return {
         "command": command,
+        "origin": _origin(summary),
         "recipe": summary.sweep.recipe.name,
         "field": axis.field,
         "values": axis.values,
@@ -92,6 +94,8 @@ def page(summary: Summary, command: str) -> str:
             "",
             f"```bash\n{command}\n```",
             "",
+            *(f"- {name}: {words}" for name, words in _origin(summary).items()),
+            "",
             reading(summary),
             "",
             f"The proposed planner's gain over each method, with 95 % intervals over {over}:",
@@ -102,6 +106,10 @@ def page(summary: Summary, command: str) -> str:
             "",
         ]
     )
+
+
+def _origin(summary: Summary) -> dict[str, str]:
+    return origin_of(summary.sweep.recipe, summary.sweep.seeds)
 
 
 def _row(summary: Summary, method: str) -> str:

@@ -154,6 +154,9 @@ def test_page_has_command_reading_and_a_row_a_method_with_its_time():
     assert "| greedy (SflLLM) | 40.0 %" in text
     assert "| 37.5 % at 2 | 42.5 % at 4 | 500 ms | 250 ms |" in text
     assert "over seeds 0 to 1" in text
+    for words in ("- Seeds: 0 to 1", "- Model: smollm2-135m: ", "4-bit", "- Data: restaurants, 4000 training rows"):
+        assert words in text
+    assert to_dict(summary, "")["origin"].keys() == {"Seeds", "Model", "Data"}
 
 
 def test_summary_is_json_and_holds_every_point():
@@ -168,7 +171,7 @@ def test_figure_is_the_same_for_the_same_sweep_and_every_method_has_a_style(tmp_
     assert STYLES.keys() == set(NAMES)
     texts = []
     for stem in ("one", "two"):
-        svg, png = save_figure(summary_of(), tmp_path / stem)
+        svg, png = save_figure(summary_of(), tmp_path / stem, "wavetune sweep")
         assert png.stat().st_size > 10_000
         texts.append(svg.read_text())
     assert texts[0] == texts[1]
@@ -179,7 +182,7 @@ def test_figure_says_where_there_is_no_plan(delays, tmp_path):
     from matplotlib import rc_context
 
     with rc_context({"svg.fonttype": "none"}):  # text stays text
-        svg, _ = save_figure(summary_of(delays), tmp_path / "figure")
+        svg, _ = save_figure(summary_of(delays), tmp_path / "figure", "wavetune sweep")
     assert "no plan:" in svg.read_text()
 
 
@@ -187,5 +190,5 @@ def test_figure_says_where_there_is_no_plan(delays, tmp_path):
 def test_figure_of_words_of_one_value_and_of_a_wide_range(over, tmp_path):
     values = sweep_of(over).axis.values
     delays = {(value, seed): (1.0 + i, 2.0 + i) for i, value in enumerate(values) for seed in (0, 1)}
-    for path in save_figure(summary_of(delays, over=over), tmp_path / "figure"):
+    for path in save_figure(summary_of(delays, over=over), tmp_path / "figure", "wavetune sweep"):
         assert path.stat().st_size > 5_000
