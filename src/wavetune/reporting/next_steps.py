@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,10 +42,8 @@ def next_in_report(run: Run) -> list[Step]:
             Step(f"wavetune {command} --resume --out {quoted(folder)}", "Go on with it if it was stopped:"),
         ]
     found = list[Step]()
-    try:
+    with suppress(WavetuneError, KeyError, TypeError, ValueError):  # of a folder that somebody changed
         found.append(_generate(folder, {"personal": run.summary.personal}))
-    except (WavetuneError, KeyError, TypeError, ValueError):  # a folder that somebody changed
-        pass
     return [*found, _beside(folder)]
 
 
