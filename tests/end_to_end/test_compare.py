@@ -8,9 +8,9 @@ import pytest
 import wavetune as wt
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import SMALL, small, without_clock
-from wavetune.ranking.contest import METHODS
+from wavetune.ranking.contest import claimed
 from wavetune.ranking.entrants import beside_baselines
-from wavetune.recipe import save, to_dict
+from wavetune.recipe import save
 
 TASK = settings('world.model="tiny-bert"', "world.data.source=CORPUS", "run.rounds=1", "run.local_steps=1")
 RANKED = ("stfl", "centralised_lora")
@@ -64,9 +64,7 @@ def test_comparisons_of_other_settings_lie_side_by_side(tmp_path, monkeypatch):
 
     def held(contest, folder, *_):
         ran.append(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        told = {name: to_dict(recipe) for name, recipe in contest.entrants.items()}
-        (folder / METHODS).write_text(json.dumps(told))
+        claimed(folder, contest.entrants)
         raise KeyboardInterrupt
 
     monkeypatch.setattr("wavetune.ranking.contest.hold", held)

@@ -130,7 +130,7 @@ def hold(
         method does not fit and the contest is not lenient.
     """
     with locked(folder):
-        contest = replace(contest, entrants=_claimed(folder, contest.entrants))
+        contest = replace(contest, entrants=claimed(folder, contest.entrants))
         outcome = Outcome(folder, contest)
         runs = dict[Cell, Recipe]()
         for cell, recipe in contest.cells.items():
@@ -147,7 +147,7 @@ def hold(
     return outcome
 
 
-def _claimed(folder: Path, entrants: Entrants) -> Entrants:
+def claimed(folder: Path, entrants: Entrants) -> Entrants:
     """The methods as of the day that the contest in this folder was begun, which is today in a new one."""
     if not is_free_or_of(folder, entrants):
         raise RunFolderError(f"{folder} holds a comparison of other settings; choose another --out")
