@@ -32,7 +32,11 @@ def as_markdown(first: Recipe, table: Mapping[str, Any], figure: str) -> str:
     facts |= origin(table, first.world.scenario.population.num_clients)
     if not ranking:
         facts["Method"] = first.method.title
-    title = f"{len(table['titles'])} methods ranked" if ranking else f"{first.name} and its baselines"
+    title = (
+        f"{len(table['titles'])} methods ranked"
+        if ranking
+        else f"{first.name} beside {', '.join(table['titles'])}".replace(f"{PROPOSED}, ", "")
+    )
     return "\n".join(
         [
             f"# {title}",
