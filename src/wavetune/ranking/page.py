@@ -32,11 +32,8 @@ def as_markdown(first: Recipe, table: Mapping[str, Any], figure: str) -> str:
     facts |= origin(table, first.world.scenario.population.num_clients)
     if not ranking:
         facts["Method"] = first.method.title
-    title = (
-        f"{len(table['titles'])} methods ranked"
-        if ranking
-        else f"{first.name} beside {', '.join(table['titles'])}".replace(f"{PROPOSED}, ", "")
-    )
+    others = ", ".join(method for method in table["titles"] if method != PROPOSED)
+    title = f"{len(table['titles'])} methods ranked" if ranking else f"{first.name} beside {others}"
     return "\n".join(
         [
             f"# {title}",
