@@ -162,8 +162,9 @@ def at_smallest_size(words: list[str]) -> list[str]:
         changes = changes | {"--over": ",".join(words[words.index("--over") + 1].split(",")[:2])}
     if command == "measure-codecs":
         changes = changes | {"--codecs": CODECS}
-    if command == "rank" and recipe_of(words) is None:
-        words = ["rank", *SOME, *words[1:]]
+    if command == "rank":
+        words = words if recipe_of(words) else ["rank", *SOME, *words[1:]]
+        words = words if "--under" in words else [*words, "--under", "nothing"]
     if command in METHODS and not (command == "compare" and words[2:3] and words[2] in recipes.names()):
         named = words[words.index("--methods") + 1] if "--methods" in words else METHODS[command]
         changes = changes | {"--methods": named.rpartition(",")[2]}
