@@ -3,10 +3,12 @@ import re
 from pathlib import Path
 from xml.etree import ElementTree
 
+import api_page
 import gallery
 import pytest
 import yaml
 
+import wavetune
 from helpers.printed_commands import parsed
 from wavetune import recipes
 from wavetune.recipe import to_dict, with_settings
@@ -45,6 +47,11 @@ def test_the_gallery_shows_every_system_with_picture_source_and_command():
     assert (
         len({gallery.picture(name) for name in ("sflllm", "pwff", "gossip", "hierarchical", "centralised_lora")}) == 5
     )
+
+
+def test_every_public_name_is_in_the_reference():
+    listed = {line.rpartition(".")[2] for line in api_page.page().splitlines() if line.startswith("::: ")}
+    assert listed == {name for name in wavetune.__all__ if name != "__version__"}
 
 
 def test_every_page_is_in_the_navigation():
