@@ -32,7 +32,7 @@ def page() -> str:
     head = (
         "# Gallery of systems\n\nEvery recipe that wavetune brings along. Blue blocks carry adapters that are shared, "
         "orange ones such as never leave their client, and dashed ones are elsewhere. What differs is told from "
-        f"[`{PLAIN}`](#{PLAIN}). For numbers side by side see [the command line](cli.md#compare).\n"
+        f"[`{PLAIN}`](#{PLAIN}). [`wavetune rank`](rank.md) has numbers side by side.\n"
     )
     return "\n".join([head, *map(section, recipes.names())])
 
