@@ -10,7 +10,7 @@ from helpers.runs import ALIGNED, EXACT, read_json, read_rounds, small, train
 from wavetune.models.reward import LOADED
 from wavetune.runtimes.launch import Party, deploy
 
-STEPS, CLIENTS = 6, 3
+STEPS, CLIENTS = 5, 2
 REWARD = "method.alignment.safe"  # trained at the servers, scored in bf16; the other is an exact function
 RECIPE = small(
     "pwff",
@@ -19,6 +19,9 @@ RECIPE = small(
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.evaluate_every=3",
     "method.alignment.lambdas=[1.0]",  # towards that one
+    "world.scenario.population.num_clients=2",
+    "method.alignment.learning.prompts_per_step=2",
+    "method.alignment.held_out_prompts=2",
     f"{REWARD}.training.model=tiny-bert",
     f"{REWARD}.training.steps=4",
     f"{REWARD}.training.train_pairs=16",
