@@ -31,7 +31,7 @@ FIRST = (
 TRIALS = {  # by extra, after FIRST
     "core": (("python", EXAMPLES / "tune_your_rows.py"), ("python", EXAMPLES / "plan_your_cell.py")),
     "deploy": (("python", EXAMPLES / "from_one_process_to_devices.py"),),
-    "metrics": (("wavetune", "evaluate", "run", "--metrics", "bleu,nist,meteor,rouge_l,cider,chrf,perplexity"),),
+    "metrics": (("wavetune", "evaluate", "run", "--metrics", "bleu,nist,rouge_l,cider,chrf,perplexity"),),
     "tensorboard": (("wavetune", "report", "run", "--tensorboard", "scalars"),),
     "mlflow": (("wavetune", "run", "sflllm", *SMALL, "--out", "tracked", "--track", "mlflow"),),
     "wandb": (("env", "WANDB_MODE=offline", "wavetune", "run", "sflllm", *SMALL, "--out", "t", "--track", "wandb"),),
