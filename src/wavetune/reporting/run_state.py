@@ -38,7 +38,7 @@ class RunState:
 def run_states(folder: Path) -> list[RunState]:
     """All runs in a folder and below, or the one that it is, latest first. Raises ConfigError if there is no folder."""
     if not folder.is_dir():
-        raise ConfigError(f"{folder} is no folder; name one that holds runs, such as runs")
+        raise ConfigError(f"{folder} is no folder; name one that runs were written into")
     return sorted((state_of(found, folder) for found in _runs(folder, _DEEPEST)), key=lambda one: one.age_s)
 
 

@@ -162,10 +162,11 @@ def is_central(run: Run) -> bool:
 def upload_bits(run: Run) -> tuple[float, float, float]:
     """Bits of one client's upload, of all its adapters together, and of the whole model; NaN if unknown.
 
-    Unknown too where more than adapters is sent up, as in split training.
+    Unknown too where more than adapters is sent up, as in split training, or nothing, as with all data in one place.
     """
     summary = run.summary
-    if any(bits for kind, bits in summary.bits.items() if kind.endswith("_up") and kind != "adapters_up"):
+    more = any(bits for kind, bits in summary.bits.items() if kind.endswith("_up") and kind != "adapters_up")
+    if more or is_central(run):
         return math.nan, math.nan, math.nan
     return finite_mean(summary.upload_bits_K), finite_mean(summary.all_adapters_bits_K), summary.full_model_bits
 

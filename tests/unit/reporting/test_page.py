@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from urllib.parse import unquote
 
 import pytest
@@ -10,6 +11,7 @@ from browser import browser, executable
 
 from helpers.page import HOSTILE, Page, edit_summary, page_of, rewrite_rounds
 from wavetune.records.reading import read_run
+from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, numbers_of_bars
 from wavetune.reporting.chart import Axis
 from wavetune.reporting.lines import Series, numbers_of_lines
@@ -133,6 +135,16 @@ def test_a_model_that_is_not_cut_has_no_column_of_cuts(make_run):
     (folder / "recipe.json").write_text(json.dumps(recipe))
     rewrite_rounds(folder, lambda lines: [line["rate_bit_per_s"].update(main=[]) for line in lines])
     assert not {"Cut", "Rate main"} & set(heads())
+
+
+def test_one_trainer_with_all_data_uploads_nothing(make_run):
+    folder = make_run(clients=3, rounds=2)
+    edit_summary(folder, upload_bits_K=[229e3] * 3, bits={})
+    assert story.upload_bits(read_run(folder))[0] == 229e3
+    recipe = json.loads((folder / "recipe.json").read_text())
+    recipe["method"]["topology"] = {"kind": "central"}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    assert math.isnan(story.upload_bits(read_run(folder))[0])
 
 
 @needs_browser

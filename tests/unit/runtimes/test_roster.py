@@ -3,11 +3,13 @@
 import json
 import logging
 import re
+import socket
 import time
+from http.client import HTTPConnection
 
 import pytest
 
-from helpers.command_line import assert_refused, wavetune
+from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import run_deployed
 from helpers.runs import Silent, small
 from wavetune.data_plane.certificates import Authority, write_certificates
@@ -106,6 +108,29 @@ def test_neither_log_nor_file_holds_a_secret(served_run):
     assert len(secrets) > 10
     assert not [secret for secret in secrets if secret in said]
     assert "PRIVATE KEY" not in said
+
+
+def test_serve_answers_probes_on_this_machine_before_anything_is_loaded(tmp_path, monkeypatch):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    answers = []
+
+    def probe(*_):
+        for path in ("/ready", "/live", "/devices"):
+            connection = HTTPConnection("127.0.0.1", port, timeout=10)
+            connection.request("GET", path)
+            answers.append(connection.getresponse().status)
+            connection.close()
+
+    monkeypatch.setattr("wavetune.cli.serve.train", probe)
+    write_certificates(tmp_path / "c", 3)
+    own = ("--certificates", tmp_path / "c" / "server", "--address", "127.0.0.1:0", "--out", tmp_path / "run")
+    told = wavetune("serve", "sflllm", *settings(), *own, "--health", port)
+    assert (told.code, answers) == (0, [503, 200, 404]), told.err
+    assert f"health at http://127.0.0.1:{port}/live" in told.err
+    assert_refused(wavetune("serve", "sflllm", *settings(), *own, "--health", 70000), "--health is 70000")
+    assert_refused(wavetune("serve", "sflllm", *settings(), *own, "--health", "a:b"), "not an address")
 
 
 def test_a_run_without_devices_and_a_folder_without_a_run_are_refused(tmp_path):
