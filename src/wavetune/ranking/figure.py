@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, apart for every kind of colour vision; dashes tell the next eight from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#7F7F7F")
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
-INCHES, DOTS_PER_INCH = (11.0, 4.6), 150
+INCHES, MARK_INCHES, DOTS_PER_INCH = (11.0, 4.6), 0.17, 150
 
 
 def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[Path]:
@@ -35,7 +35,8 @@ def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[
         for method in outcome.methods
     }
     changes = [name for name in table["under"] if change_under(name, quality).name in table["metrics"]]
-    figure = Figure(figsize=INCHES, layout="constrained")
+    marks = len(changes) * len(curves)
+    figure = Figure(figsize=(INCHES[0], max(INCHES[1], 2 + MARK_INCHES * marks)), layout="constrained")
     panels = list(figure.subplots(1, len(RESOURCES) + bool(changes), squeeze=False)[0])
     for resource, axes in zip(RESOURCES, panels, strict=False):
         _draw_curves(axes, curves, resource, quality, table)

@@ -19,12 +19,12 @@ DIRECTIONS = "↑: more is better, ↓: less is better."
 
 @dataclass(frozen=True)
 class Metric:
-    """A number, by name, and how it is shown; `higher` is better, or lower; `costs`: a price of the cell."""
+    """A number, by name, and how it is shown; `higher` is better, or lower; `costs` is the resource it depends on."""
 
     name: str
     higher: bool
     show: Callable[[float], str] = number
-    costs: bool = False
+    costs: str = ""
 
     @property
     def title(self) -> str:
@@ -75,9 +75,9 @@ OF_SUMMARIES = (
     OfSummary("foreign loss", False, of=_after("foreign_loss_K")),
     OfSummary("mixed reward (sd)", True, of=_mixed),
     OfSummary("true mixed score", True, of=_true_mixed),
-    OfSummary("uplink bits", False, bits, True, _uplink_bits),
-    OfSummary("delay_s", False, seconds, True, lambda summary, _: summary["delay_s"]),
-    OfSummary("energy_j", False, joules, True, lambda summary, _: summary["energy_j"]),
+    OfSummary("uplink bits", False, bits, "bits", _uplink_bits),
+    OfSummary("delay_s", False, seconds, "delay", lambda summary, _: summary["delay_s"]),
+    OfSummary("energy_j", False, joules, "energy", lambda summary, _: summary["energy_j"]),
 )
 _UNITS = {"s": "_s", "J": "_j", "bit": ""}
 
@@ -90,12 +90,12 @@ def final(quality: Quality) -> Metric:
 def to_target(resource: str) -> Metric:
     """Cost-to-Target: what is spent until the target is met."""
     found = RESOURCES[resource]
-    return Metric(f"{resource} to target{_UNITS[found.unit]}", False, found.show, True)
+    return Metric(f"{resource} to target{_UNITS[found.unit]}", False, found.show, resource)
 
 
 def within(resource: str, quality: Quality) -> Metric:
     """Quality-under-Budget: the best quality before more than the budget is spent."""
-    return Metric(f"{quality.name} within {resource} budget", quality.higher, quality.show, True)
+    return Metric(f"{quality.name} within {resource} budget", quality.higher, quality.show, resource)
 
 
 def change_under(disturbance: str, quality: Quality) -> Metric:

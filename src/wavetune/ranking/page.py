@@ -71,8 +71,9 @@ def remarks(table: Mapping[str, Any]) -> list[str]:
             f"{BEST} is the best of a column, {ALIKE} is not told apart from it: the 95 % interval of the paired "
             "difference, of each method by itself, holds 0."
         )
-    shown = "in parentheses" if ranking else "charged to the cell"
-    found += [f"{method}: {why}; it is {shown}." for method, why in table["not_ranked"].items() if ranking]
+    for method, unlike in table["not_ranked"].items():
+        what, why = " and ".join(unlike), next(iter(unlike.values()))
+        found.append(f"{method} is not ranked by {what}, which stand in parentheses: {why}.")
     found += [f"{name} did not run: {why}." for name, why in table["not_disturbed"].items()]
     found += [f"{method} is left out: {why}." for method, why in table["left_out"].items()]
     return found

@@ -43,7 +43,8 @@ Values = dict[str, list[float | None]]
 
 ALIKE = "≈"  # not told apart from the best
 FULL_MODEL = "full model, accounted"
-NOT_CHARGED = "what it takes is not ranked, as moving all data to one place is not charged"
+Unranked = dict[str, dict[str, str]]
+"""Methods whose cost in a resource is not like the others', and why."""
 
 
 def table_of(
@@ -63,10 +64,10 @@ def table_of(
     runs = {method: [read_run(outcome.folder / f"{method}-seed{seed}") for seed in seeds] for method in outcome.methods}
     quality = quality_of([run for own in runs.values() for run in own])
     curves = {method: [curve_of(run, quality) for run in own] for method, own in runs.items()}
-    pooled = [m for m in runs if outcome.contest.entrants[m].method.topology.pooled]
-    charged = {method: own for method, own in curves.items() if method not in pooled} or curves
-    targets = _targets(list(charged.values()), quality) if target is None else [target] * len(seeds)
-    limits = {name: _budgets(list(charged.values()), name, (budgets or {}).get(name)) for name in RESOURCES}
+    unlike = _unlike(outcome)
+    alike = {name: [own for m, own in curves.items() if name not in unlike.get(m, {})] for name in RESOURCES}
+    targets = _targets(alike["delay"] or [*curves.values()], quality) if target is None else [target] * len(seeds)
+    limits = {name: _budgets(own or [*curves.values()], name, (budgets or {}).get(name)) for name, own in alike.items()}
     values = _of_summaries(outcome, seeds, list(runs))
     for method, own in curves.items():
         values[method] |= _of_curves(own, quality, targets, limits)
@@ -80,7 +81,7 @@ def table_of(
         for method, own in values.items()
     }
     for metric in metrics:
-        _compare(metric, rows, against, pooled)
+        _compare(metric, rows, against, unlike)
     first = runs[next(iter(runs))][0]
     return {
         "metrics": {m.name: m.higher for m in metrics if any(m.name in row for row in rows.values())},
@@ -93,7 +94,7 @@ def table_of(
         "target": {"given": target is not None, "by_seed": targets},
         "budgets": {name: {"given": name in (budgets or {}), "by_seed": own} for name, own in limits.items()},
         "under": {name: DISTURBANCES[name].note for name in outcome.contest.under},
-        "not_ranked": dict.fromkeys(pooled, NOT_CHARGED),
+        "not_ranked": unlike,
         "left_out": outcome.left_out,
         "not_disturbed": {
             f"{cell.method} under {DISTURBANCES[cell.under].title}": why
@@ -101,6 +102,18 @@ def table_of(
             if cell.under and cell.seed == seeds[0] and cell.method in runs
         },
     }
+
+
+def _unlike(outcome: Outcome) -> Unranked:
+    """What is charged to some methods in part alone, so that it is ranked with nobody's."""
+    found = Unranked()
+    for name in outcome.methods:
+        method = outcome.contest.entrants[name].method
+        if method.topology.pooled:
+            found[name] = dict.fromkeys(RESOURCES, "moving all data to one place is not charged")
+        elif method.exchange.uncounted_j:
+            found[name] = {"energy": f"the energy of {method.exchange.uncounted_j} is not charged"}
+    return found
 
 
 def quality_named(name: str) -> Quality:
@@ -198,7 +211,7 @@ def _with_interval(values: Sequence[float]) -> dict[str, Any]:
     return {"mean": found.mean, "half_width_95": half, "values": list(values)}
 
 
-def _compare(metric: Metric, rows: Mapping[str, dict[str, Any]], against: str, pooled: Sequence[str]) -> None:
+def _compare(metric: Metric, rows: Mapping[str, dict[str, Any]], against: str, unlike: Unranked) -> None:
     """Add each method's difference to the one that stands against all, or rank them and add that to the best."""
     known = {m: row[metric.name] for m, row in rows.items() if row.get(metric.name, {}).get("mean") is not None}
     if against:
@@ -206,7 +219,7 @@ def _compare(metric: Metric, rows: Mapping[str, dict[str, Any]], against: str, p
             if method != against and against in known:
                 own["proposed_minus_this"] = _difference(known[against], own)
         return
-    ranked = {m: own for m, own in known.items() if not (metric.costs and m in pooled)}
+    ranked = {m: own for m, own in known.items() if metric.costs not in unlike.get(m, {})}
     if not ranked:
         return
     sign = -1 if metric.higher else 1
@@ -255,7 +268,7 @@ def _cell(table: Mapping[str, Any], metric: Metric, method: str, key: str) -> st
     if own["mean"] is None:
         reached, seeds = own["reached"], len(own["values"])
         return f"reached with\n{reached} of {seeds} seeds" if reached else "not reached"
-    if metric.costs and method in table["not_ranked"]:
+    if metric.costs in table["not_ranked"].get(method, {}):
         return f"({_estimate(metric.show, own)})"
     return f"{_mark(own)} {_estimate(metric.show, own)}".strip()
 

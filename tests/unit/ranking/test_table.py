@@ -173,13 +173,24 @@ def test_there_is_no_target_where_methods_learn_nothing(tmp_path):
 
 def test_what_moves_all_data_for_free_is_not_ranked_by_its_costs(tmp_path):
     table = ranking(tmp_path, {"sflllm": [[3.0, 2.0]], "centralised_lora": [[3.0, 1.0]]})
-    assert "not charged" in table["not_ranked"]["centralised_lora"]
+    assert table["not_ranked"]["centralised_lora"].keys() == {"delay", "energy", "bits"}
     central = table["methods"]["centralised_lora"]
     assert central["final validation loss"]["rank"] == 1
     assert "rank" not in central["validation loss within bits budget"]
     assert table["methods"]["sflllm"]["validation loss within bits budget"]["rank"] == 1
     cells = dict(zip(*rows_of(table)[:1], rows_of(table)[2], strict=True))
     assert cells["bits to target ↓"].startswith("(")
+
+
+def test_a_method_whose_links_cost_no_energy_is_not_ranked_by_it(tmp_path):
+    table = ranking(tmp_path, {"sflllm": [[3.0, 2.0]], "gossip": [[3.0, 1.0]], "stfl": [[3.0, 2.5]]})
+    assert table["not_ranked"] == {"gossip": {"energy": "the energy of links between clients is not charged"}}
+    ring = table["methods"]["gossip"]
+    assert "rank" not in ring["energy to target_j"]
+    assert ring["bits to target"]["rank"] == 1
+    cells = dict(zip(rows_of(table)[0], rows_of(table)[2], strict=True))
+    assert cells["energy to target ↓"].startswith("(")
+    assert "gossip is not ranked by energy" in as_markdown(recipes.get("sflllm"), table | {"command": ""}, "f.svg")
 
 
 def test_runs_with_personal_models_are_ranked_on_own_domains(tmp_path):

@@ -43,6 +43,7 @@ class Exchange(Part):
     home = "wavetune.federation.exchanges"
     needs = (ADAPTERS,)
     over_fed: ClassVar[bool] = True  # whether updates cross the federated band by themselves, as the planner counts
+    uncounted_j: ClassVar[str] = ""  # whose energy no account has, in words
     deployable: ClassVar[bool] = True  # whether devices and servers can exchange so
 
     @property

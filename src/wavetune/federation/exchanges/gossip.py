@@ -35,6 +35,7 @@ class Gossip(Exchange):
     needs = (ADAPTERS, WHOLE_MODEL, ONE_RANK)
     removes = (COMMON_START, BY_SERVER)
     over_fed = False
+    uncounted_j = "links between clients"
     deployable = False
     reach: Annotated[int, Ge(1)] | None = 1
     times: Annotated[int, Ge(1)] = 1

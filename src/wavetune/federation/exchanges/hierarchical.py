@@ -39,6 +39,7 @@ class Hierarchical(Exchange):
 
     needs = (ADAPTERS, WHOLE_MODEL)
     removes = (ONE_MIXTURE,)
+    uncounted_j = "links between servers"
     edges: Annotated[int, Ge(1)] = 3
     graph: Literal["complete", "ring"] = "complete"
     steps: Annotated[int, Ge(0)] = 1

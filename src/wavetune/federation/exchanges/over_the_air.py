@@ -44,6 +44,7 @@ class OverTheAir(Exchange):
 
     needs = (ADAPTERS, WHOLE_MODEL, ONE_RANK)
     removes = (INDIVIDUAL,)
+    uncounted_j = "updates sent at once"
     deployable = False
     snr_db: float = 20.0
     policy: Literal["optimal", "inversion", "truncated"] = "optimal"
