@@ -13,7 +13,7 @@ def origin_of(recipe: Recipe, seeds: Sequence[int]) -> dict[str, str]:
 
     >>> from wavetune import recipes
     >>> origin_of(recipes.get("sflllm"), (0, 1, 2))["Model"]
-    'smollm2-135m: ...4-bit...'
+    'smollm2-135m: SmolLM2-135M-Instruct, dequantised from Q4_1 GGUF: not the original checkpoint'
     """
     data = recipe.world.data
     rows = "all training rows" if data.train_samples is None else f"{data.train_samples} training rows"

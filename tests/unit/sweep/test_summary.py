@@ -154,7 +154,12 @@ def test_page_has_command_reading_and_a_row_a_method_with_its_time():
     assert "| greedy (SflLLM) | 40.0 %" in text
     assert "| 37.5 % at 2 | 42.5 % at 4 | 500 ms | 250 ms |" in text
     assert "over seeds 0 to 1" in text
-    for words in ("- Seeds: 0 to 1", "- Model: smollm2-135m: ", "4-bit", "- Data: restaurants, 4000 training rows"):
+    for words in (
+        "- Seeds: 0 to 1",
+        "- Model: smollm2-135m: ",
+        "dequantised from Q4_1",
+        "- Data: restaurants, 4000 training rows",
+    ):
         assert words in text
     assert to_dict(summary, "")["origin"].keys() == {"Seeds", "Model", "Data"}
 
