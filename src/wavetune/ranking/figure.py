@@ -45,7 +45,7 @@ def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     first = next(iter(outcome.contest.entrants.values()))
     found = origin(table, first.world.scenario.population.num_clients)
-    figure.supxlabel(footnote(found, table["command"]), fontsize=6, wrap=True, parse_math=False)
+    figure.supxlabel(footnote(found, table["command"]), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):

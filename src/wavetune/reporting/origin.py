@@ -26,5 +26,10 @@ def origin_of(recipe: Recipe, seeds: Sequence[int]) -> dict[str, str]:
 
 
 def footnote(origin: Mapping[str, str], command: str) -> str:
-    """The same in two lines for the foot of a figure."""
-    return "; ".join(f"{name.lower()} {words}" for name, words in origin.items()) + f"\n{command}"
+    """The same in two lines for the foot of a figure, whose dollars are no formulas.
+
+    >>> footnote({"Seeds": "0"}, "wavetune plan '$a$'").splitlines()
+    ['seeds 0', "wavetune plan '\\\\$a\\\\$'"]
+    """
+    words = "; ".join(f"{name.lower()} {words}" for name, words in origin.items())
+    return f"{words}\n{command}".replace("$", r"\$")

@@ -87,7 +87,7 @@ def save_figure(curve: TradeOff, stem: Path, origin: Mapping[str, str], command:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(True, linewidth=0.4, alpha=0.5)
     axes.legend(frameon=False)
-    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True, parse_math=False)
+    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):

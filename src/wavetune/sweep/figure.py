@@ -54,7 +54,7 @@ def save_figure(summary: Summary, stem: Path, command: str) -> list[Path]:
         _draw_gains(summary, figure.add_subplot(1, 2, 2, sharex=delays))
     figure.legend(*delays.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
     origin = origin_of(summary.sweep.recipe, summary.sweep.seeds)
-    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True, parse_math=False)
+    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
     paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):
