@@ -268,7 +268,7 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
         downlink_bits_IK=(batch * back_L[cut_K - 1])[None],
         client_backward_flop_IK=batch * backward_K[None],
         fed_upload_bits_K=adapter_bits_K,
-        fed_download_bits_K=adapter_bits_K,
+        fed_download_bits_K=adapter_bits_K * costs.download_share,
         repeat=problem.local_steps,
     )
 

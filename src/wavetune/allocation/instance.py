@@ -87,7 +87,8 @@ def _problem(data: object) -> Problem:
 
 def problem_to_json(problem: Problem) -> Json:
     """The plan instance of a problem (the downlink and the energies have no place in the format)."""
-    kept = {name: value for name, value in vars(problem.costs).items() if name != "gradient_bits_L"}
+    of_way_back = ("gradient_bits_L", "download_share")
+    kept = {name: value for name, value in vars(problem.costs).items() if name not in of_way_back}
     costs = {name.removesuffix("_L"): value.tolist() for name, value in kept.items() if value is not None}
     if "adapter_bits" in costs:
         costs[_OWN_ADAPTER_BITS] = costs.pop("adapter_bits")

@@ -35,12 +35,7 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     if problem.share_server:
         require_smooth(problem, "shares of the server")
     found = (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
-    stepped = problem.main.ladder is not None or problem.fed.ladder is not None
-    if stepped and found.status == "ok" and not np.isfinite(found.delay_s):
-        return infeasible(
-            "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"
-        )
-    return found
+    return _or_why_none(problem, found)
 
 
 @np.errstate(over="ignore")
@@ -54,4 +49,15 @@ def plan_fixed(
     """Plan of given cuts and ranks, one per client, with a bound that holds for these."""
     from wavetune.allocation.per_client import plan_decision
 
-    return plan_decision(problem, cut_K, rank_K, time_limit_s, warm_start)
+    return _or_why_none(problem, plan_decision(problem, cut_K, rank_K, time_limit_s, warm_start))
+
+
+def _or_why_none(problem: Problem, found: Plan) -> Plan:
+    """The plan, or that there is none where its delay is infinite."""
+    if found.status != "ok" or np.isfinite(found.delay_s):
+        return found
+    if problem.main.ladder is not None or problem.fed.ladder is not None:
+        return infeasible(
+            "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"
+        )
+    return infeasible("a client's link, up or down, carries less than can be counted")

@@ -22,6 +22,7 @@ class LayerCosts:
         memory_bytes_per_rank_L: the part of it that grows with the rank, per unit of rank (bytes).
         adapter_bits_L: size of the layer's adapters that have no rank, such as bottlenecks (bits); None for none.
         gradient_bits_L: what comes back to the layer from the next one, per sample (bits); None for as much as leaves.
+        download_share: bits of the adapters that come back per bit of those sent, whose codec may be another.
     """
 
     forward_flop_L: Array
@@ -34,6 +35,7 @@ class LayerCosts:
     memory_bytes_per_rank_L: Array
     adapter_bits_L: Array | None = None
     gradient_bits_L: Array | None = None
+    download_share: float = 1.0
 
     @property
     def num_layers(self) -> int:

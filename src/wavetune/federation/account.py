@@ -19,8 +19,8 @@ from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
-from wavetune.federation.codecs import Fp32
-from wavetune.federation.codecs.codec import on_the_wire, way_back
+from wavetune.federation.codecs.codec import on_the_wire
+from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.exchanges.exchange import Agenda, Hop
 from wavetune.federation.messages import adapter_spec, bits_of, server_bits, step_messages
 from wavetune.federation.method import Method
@@ -124,7 +124,7 @@ class Accountant:
         """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
         own = [site for site in self.sites if site.layer < cut]
         spec = adapter_spec(own, rank, sends_a=self.method.mixing.trains_a)
-        up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec) or (Fp32(),)
+        up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
         return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
 
     def rates(self, problem: Problem, plan: Plan) -> Rates:

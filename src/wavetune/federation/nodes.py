@@ -20,7 +20,8 @@ from torch import Tensor
 
 from wavetune.errors import NumericsError
 from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
-from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs, way_back
+from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs
+from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.door import Door
 from wavetune.federation.exchanges.exchange import Agenda, Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
@@ -97,7 +98,7 @@ class Nodes:
         self.client_ids = self.client_ids or range(len(self.rank_K))
         start = {name: t for site in self.sites for name, t in self._widest(site).items()}
         self.held = {node: Held(dict(start), 1.0) for node in self.exchange_part.servers}
-        self.broadcast_chain = way_back(self.chain) or (Fp32(),)
+        self.broadcast_chain = way_back(self.chain)
         self.of_changes = any(one.of_changes for one in self.chain)
 
     @property

@@ -26,7 +26,8 @@ from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
 from wavetune.federation.codec_choice import CodecCandidate
-from wavetune.federation.codecs.codec import on_the_wire
+from wavetune.federation.codecs.codec import Chain, on_the_wire
+from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.exchanges.exchange import Agenda
 from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
@@ -150,6 +151,7 @@ class RoundPlanner:
             lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._sent_L("lora", agenda),
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
             gradient_bits_L=np.full(table.num_layers, down / self.batch_size) if self._prices_downlink else None,
+            download_share=self._bits_per_value(way_back(method.adapter_codec)) / self._bits_per_value(),
         )
 
     @property
@@ -164,10 +166,14 @@ class RoundPlanner:
 
     @property
     def adapter_bits_per_value(self) -> float:
-        """Bits of an adapter value on the air, averaged over a row of the model's width."""
+        """Bits of an adapter value on the way up, averaged over a row of the model's width."""
+        return self._bits_per_value() * self.method.exchange.over_fed
+
+    def _bits_per_value(self, chain: Chain | None = None) -> float:
+        """Bits of a value that passes a chain; of an update by default."""
         width = self.table.activation_values_per_token
-        spec = on_the_wire(self.method.adapter_codec, {"adapter": Field((8, width))})
-        return bits_of(spec) / (8 * width) * self.method.exchange.over_fed
+        spec = on_the_wire(self.method.adapter_codec if chain is None else chain, {"adapter": Field((8, width))})
+        return bits_of(spec) / (8 * width)
 
     @property
     def _sent_share(self) -> float:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.problems import cell_problem
 from wavetune.allocation.delay import least_common_s, load_of
 from wavetune.allocation.plan import make_plan
-from wavetune.allocation.planner import plan
+from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
 from wavetune.wireless.rate_models import Shannon
 
@@ -66,3 +66,16 @@ def test_the_least_common_time_is_the_first_at_which_the_subchannels_suffice(num
     assert np.isinf(found) if least_K.sum() > num_subchannels else needed(found) <= num_subchannels
     assert found <= min(fitting, default=np.inf)
     assert all(needed(t) > num_subchannels for t in np.unique(time_KM) if t < found)
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_way_back_that_carries_less_than_can_be_counted_leaves_no_plan(given):
+    problem = cell_problem(3, 6, seed=1)
+    silent = {
+        name: replace(band, downlink_gain_KM=np.full((3, 6), 1e-300), downlink_power_w=1e-30)
+        for name, band in (("main", problem.main), ("fed", problem.fed))
+    }
+    problem = replace(problem, price_downlink=True, **silent)
+    found = plan_fixed(problem, np.full(3, 2), np.full(3, 4)) if given else plan(problem)
+    assert found.status == "infeasible"
+    assert "carries less than can be counted" in found.reason

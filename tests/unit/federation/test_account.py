@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from helpers.runs import small
+from wavetune.allocation.delay import load_of
 from wavetune.costs.table import Workload
 from wavetune.federation.account import bits_by_kind, bits_of_clients, central_load
 from wavetune.runtimes.session import build
@@ -32,6 +33,15 @@ def test_bits_of_a_step_are_each_clients_tokens_both_ways_and_its_labels(server)
     assert ("activations_down", 0) not in steps[0]
     assert exchange["adapters_up", 2] == exchange["adapters_down", 2] == 32 * 4 * 4 * (64 + 64 + 64 + 32)
     assert exchange["adapters_up", 0] == 32 * 1 * 1 * (64 + 64 + 64 + 32)
+
+
+def test_adapters_come_back_in_the_plan_as_they_are_charged_whatever_they_are_sent_by():
+    codec = 'method.adapter_codec=[{"kind":"top_k","fraction":0.1}]'
+    session = build(small("sflllm", codec, "method.price_downlink=true"))
+    planned, (up, down) = load_of(session.planner.known(0), 2, 4), session.accountant.adapter_bits(2, 4)
+    assert planned.fed_download_bits_K == pytest.approx(np.full(3, down))
+    assert planned.fed_upload_bits_K == pytest.approx(np.full(3, up), rel=0.4)  # narrow rows keep one value at least
+    assert down > 2 * up
 
 
 def test_with_labels_at_the_client_activations_and_gradients_go_both_ways_and_labels_nowhere(u_shape):

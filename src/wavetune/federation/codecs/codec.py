@@ -161,8 +161,3 @@ def zeros(spec: Spec) -> Tensors:
     import torch
 
     return {name: torch.zeros([int(size) for size in field.shape]) for name, field in spec.items()}
-
-
-def way_back(chain: Chain) -> Chain:
-    """How the broadcast is written: as updates are, without what is meant for changes alone."""
-    return tuple(one for one in chain if one.both_ways)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wavetune.federation.codecs.codec import Codec, Payload
+from wavetune.federation.codecs.codec import Chain, Codec, Payload
 from wavetune.federation.messages import Field
 
 if TYPE_CHECKING:
@@ -65,3 +65,8 @@ class Bf16(Codec):
     def decode(self, payload: Payload) -> Tensor:
         """What is received, fp32 `[rows, width]`."""
         return payload["values"].float()
+
+
+def way_back(chain: Chain) -> Chain:
+    """How the broadcast is written: as updates are, without what is meant for changes alone; else in fp32."""
+    return tuple(one for one in chain if one.both_ways) or (Fp32(),)
