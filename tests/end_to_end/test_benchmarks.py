@@ -18,6 +18,7 @@ BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 SMALLEST = {
     "data_plane": "--only exchange --megabytes 0.01 --repeats 1",
     "faults": "--runs 1 --devices 1",
+    "frozen": "--count 1 --out .",
     "generation": "--model tiny --clients 2 --samples 1 --new-tokens 2 --repeats 1",
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
     "planner_classes": "--most-clients 10",
