@@ -386,4 +386,4 @@ def least_common_s(time_KM: Array, least_K: IntArray) -> float:
     if spare < 0:
         return np.inf
     late_KM = np.where(np.arange(1, M + 1) >= least_K[:, None], time_KM, -np.inf)
-    return float(np.partition(late_KM, late_KM.size - 1 - spare, axis=None)[late_KM.size - 1 - spare])
+    return float(np.sort(late_KM.ravel())[late_KM.size - 1 - spare])

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Le
 
+from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.validation import check_fields
 
 BLOCK_HZ = 180e3  # a resource block at numerology 0; at mu it is 2^mu times as wide (TS 38.211 clause 4.4.4.1)
+ALPHAS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
@@ -29,10 +31,15 @@ class PowerControl(Part):
     """
 
     p0_dbm: Annotated[float, Ge(-202), Le(24)] = -80.0
-    alpha: Literal[0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0] = 0.8
+    alpha: Annotated[float, Ge(0), Le(1)] = 0.8
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.alpha not in ALPHAS:
+            raise ConfigError(
+                f"world.scenario.power_control.alpha is {self.alpha:g}, which no network can signal; give one of "
+                f"{', '.join(f'{alpha:g}' for alpha in ALPHAS)}"
+            )
 
     def power_dbm(self, most_dbm: float, width_hz: float, loss_db: Array) -> Array:
         """Transmit power over a width of the band, in the shape of the loss.
