@@ -37,7 +37,7 @@ class PowerControl(Part):
         check_fields(self)
         if self.alpha not in ALPHAS:
             raise ConfigError(
-                f"world.scenario.power_control.alpha is {self.alpha:g}, which no network can signal; give one of "
+                f"alpha is {self.alpha:g}, which no network can signal; give one of "
                 f"{', '.join(f'{alpha:g}' for alpha in ALPHAS)}"
             )
 

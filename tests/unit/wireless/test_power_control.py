@@ -58,5 +58,7 @@ def test_power_follows_devices_that_move_and_plans_keep_to_it():
 def test_it_is_turned_on_by_a_setting_and_alpha_is_one_that_is_signalled():
     recipe = with_settings(recipes.get("sflllm"), ["world.scenario.power_control.p0_dbm=-90"])
     assert recipe.world.scenario.power_control == PowerControl(-90.0, 0.8)
-    with pytest.raises(ConfigError, match=r"power_control\.alpha"):
+    with pytest.raises(
+        ConfigError, match=r"world\.scenario\.power_control: alpha is 0\.3, which no network can signal"
+    ):
         with_settings(recipe, ["world.scenario.power_control.alpha=0.3"])
