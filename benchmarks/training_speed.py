@@ -153,38 +153,51 @@ def _ignore(*_: object) -> None:
     return None
 
 
-def measure(setting: Setting, repeats: int, before: str | None = None) -> None:
-    """Print tokens per second of every contender, the ratios of medians and the share of the products in the time."""
-    folder = resolve_model(setting.model).folder
+def timings(
+    setting: Setting, folder: Path, repeats: int, before: str | None = None
+) -> tuple[PreparedData, list[int], list[float], dict[str, list[float]]]:
+    """Data, useful tokens a step, seconds of the products of a useful token, and of everything for each contender.
+
+    The first step of each list is for warming up.
+    """
     data = data_of(setting, folder)
     batching = Batching(setting.batch_size, "cohort" if setting.bucket else "none")
     steps = contenders(setting, folder, data)
     child = Elsewhere(setting, before) if before else None
     seconds: dict[str, list[float]] = {name: [] for name in (*steps, *(["before"] if child else []))}
-    useful: list[int] = []
-    needed: list[float] = []  # s that the products of a useful token take
+    useful, needed = list[int](), list[float]()
     for repeat in range(repeats + 1):
         rows = rows_of(data, repeat, batching)
         useful.append(sum(int(data.train.lengths[r].sum()) for r in rows))
         for name, step in steps.items():
-            seconds[name].append(_timed(lambda step=step, rows=rows: step(rows), setting.device) / useful[-1])
+            seconds[name].append(timed(lambda step=step, rows=rows: step(rows), setting.device) / useful[-1])
         if child:
             seconds["before"].append(child.step(repeat) / useful[-1])
         needed.append(operations(setting, folder, data, rows) / useful[-1] / product_speed(setting))
+    return data, useful, needed, seconds
+
+
+def measure(setting: Setting, repeats: int, before: str | None = None) -> dict[str, dict[str, float]]:
+    """Print tokens per second of every contender, the ratios of medians and the share of the products in the time."""
+    data, useful, needed, seconds = timings(setting, resolve_model(setting.model).folder, repeats, before)
     precision = "bf16" if setting.bf16 else "fp32"
     print(
         f"\n{setting.model}, {data.corpus.name}, {precision}, {setting.device}: {setting.clients} clients x "
         f"{setting.batch_size} rows, {statistics.mean(useful):.0f} useful tokens a step, median of {repeats}"
     )
-    median = {name: statistics.median(times[1:]) for name, times in seconds.items()}
     print(f"{'':24s}{'useful tokens/s':>16s}{'stacked is':>12s}{'of the products':>17s}")
-    for name, value in median.items():
-        ratio = statistics.median(b / a for a, b in zip(seconds["stacked"][1:], seconds[name][1:], strict=True))
-        share = statistics.median(a / b for a, b in zip(needed[1:], seconds[name][1:], strict=True))
-        print(f"{name:24s}{1 / value:16.0f}{ratio:11.2f}x{100 * share:15.0f} %")
+    found: dict[str, dict[str, float]] = {}
+    for name, times in seconds.items():
+        speed = 1 / statistics.median(times[1:])
+        ratio = statistics.median(b / a for a, b in zip(seconds["stacked"][1:], times[1:], strict=True))
+        share = statistics.median(a / b for a, b in zip(needed[1:], times[1:], strict=True))
+        print(f"{name:24s}{speed:16.0f}{ratio:11.2f}x{100 * share:15.0f} %")
+        found[name] = {"useful_tokens_per_s": speed, "stacked_is_times": ratio, "share_of_products": share}
+    return found
 
 
-def _timed(step: Callable[[], object], device: str) -> float:
+def timed(step: Callable[[], object], device: str) -> float:
+    """Seconds of a step."""
     start = time.perf_counter()
     step()
     _synchronise(device)
@@ -244,8 +257,9 @@ def operations(setting: Setting, folder: Path, data: PreparedData, rows: Rows) -
 def product_speed(setting: Setting) -> float:
     """Operations per second of one large product in the setting's precision, the best of three."""
     dtype = torch.bfloat16 if setting.bf16 else torch.float32
-    a, b = (torch.randn(2048, 2048, device=setting.device, dtype=dtype) for _ in range(2))
-    return 2 * 2048**3 / min(_timed(lambda: a @ b, setting.device) for _ in range(3))
+    size = 8192 if setting.device == "cuda" else 2048
+    a, b = (torch.randn(size, size, device=setting.device, dtype=dtype) for _ in range(2))
+    return 2 * size**3 / min(timed(lambda: a @ b, setting.device) for _ in range(3))
 
 
 def many_small(setting: Setting, repeats: int) -> None:
@@ -259,7 +273,7 @@ def many_small(setting: Setting, repeats: int) -> None:
         for side, data, cohort in sides:
             rows = rows_of(data, repeat, Batching(side.batch_size, "none"))
             useful = sum(int(data.train.lengths[r].sum()) for r in rows)
-            times.append(_timed(lambda c=cohort, d=data, r=rows: c.step(d.train, r, 1.0), side.device) / useful)
+            times.append(timed(lambda c=cohort, d=data, r=rows: c.step(d.train, r, 1.0), side.device) / useful)
         ratios.append(times[1] / times[0])
     ratio = statistics.median(ratios[1:])
     print(f"{many.clients} clients of one row take {ratio:.2f} times as long a useful token as {few.clients} of 8 rows")
@@ -313,7 +327,7 @@ def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
     exact = None
     for up, down in [(Fp32(), Fp32()), *((c, Fp32()) for c in codecs), *((Fp32(), c) for c in codecs)]:
         cohort = new_cohort(setting, folder, None)
-        _spread(cohort)
+        spread(cohort)
         cohort.link = CutLink(Door(), up, down)
         cohort.optimiser.step_clients = cohort.optimiser.step_server = _ignore  # type: ignore[method-assign]
         cohort.step(data.train, rows, 1.0)
@@ -326,8 +340,8 @@ def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
         print(f"{_name(up):>20s}{_name(down):>20s}{bits:12.2f}{error:10.4f}")
 
 
-def _spread(cohort: Cohort) -> None:
-    # With B = 0 the gradient of A vanishes; start from a point inside.
+def spread(cohort: Cohort) -> None:
+    """Move all B away from zero, where the gradient of A vanishes."""
     generator = torch.Generator().manual_seed(0)
     for stacks in (cohort.bank.local, cohort.bank.shared):
         for pair in stacks.values():

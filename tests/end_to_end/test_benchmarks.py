@@ -20,6 +20,9 @@ SMALLEST = {
     "faults": "--runs 1 --devices 1",
     "frozen": "--count 1 --out .",
     "generation": "--model tiny --clients 2 --samples 1 --new-tokens 2 --repeats 1",
+    "gpu": "--out gpu.json --device cpu --precision fp32 --model tiny --data mine.jsonl --clients 2 "
+    "--batch-size 1 --repeats 1 --large "
+    '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2}',
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
     "planner_classes": "--most-clients 10",
     "training_speed": "--model tiny --data mine.jsonl --clients 2 --batch-size 1 --repeats 1 --precision fp32 "
@@ -50,6 +53,7 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
     said = capfd.readouterr().out
     assert said.strip()
     assert "WRONG" not in said
+    assert '"failed"' not in said
 
 
 def test_rounds_over_flower_are_timed_beside_those_over_the_control_stream(monkeypatch, capsys):
