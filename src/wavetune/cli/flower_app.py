@@ -40,6 +40,9 @@ def flower_app(
 
 def train_over(grid: Grid, context: Context, recipe: Path) -> None:
     """Train the recipe of an app with the nodes of its Grid, or continue the run in the app's `out`."""
+    from wavetune.models import light_imports
+
+    light_imports.install()  # the app has this process to itself
     from wavetune.recipe import load
     from wavetune.runtimes.flower.process import end_with_parent
     from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine

@@ -2,7 +2,8 @@
 
 Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most of
 SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
-Only the processes of the command line do this: a program that imports wavetune has transformers as it is.
+Only processes of wavetune alone do this, those of the command line and of its app for Flower: a program that imports
+wavetune has transformers as it is.
 """
 
 from __future__ import annotations

@@ -1,5 +1,8 @@
 """The app that `wavetune flower-app` writes, and what a node and a server make of their configuration."""
 
+import runpy
+import sys
+
 import pytest
 from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
@@ -9,8 +12,11 @@ from flwr.common.config import get_fused_config_from_dir
 
 from helpers.command_line import assert_refused, settings, wavetune
 from wavetune.errors import ConfigError
+from wavetune.models import light_imports
 from wavetune.recipe import load, with_settings
 from wavetune.recipes import get
+from wavetune.runtimes import flower
+from wavetune.runtimes.flower import process
 from wavetune.runtimes.flower.app import PACKAGE
 from wavetune.runtimes.flower.device import client_of
 from wavetune.runtimes.flower.servers import FlowerSettings
@@ -32,6 +38,16 @@ def test_flower_takes_the_app_and_carries_its_recipe(app, tmp_path):
     installed = install_from_fab(build_fab_from_disk(app), tmp_path / "home", skip_prompt=True)
     recipe = load(installed / PACKAGE / "recipe.json")
     assert recipe == with_settings(get("sflllm"), settings()[1::2])
+
+
+def test_a_devices_process_leaves_out_what_it_does_not_need_before_it_imports_the_rest(app, monkeypatch):
+    device, imported = "wavetune.runtimes.flower.device", []
+    monkeypatch.setattr(flower, "device", flower.device)  # so that it is again what it was
+    monkeypatch.delitem(sys.modules, device)
+    monkeypatch.setattr(process, "end_with_parent", lambda: None)
+    monkeypatch.setattr(light_imports, "install", lambda: imported.append(device in sys.modules))
+    assert type(runpy.run_path(str(app / PACKAGE / "client_app.py"))["app"]).__name__ == "ClientApp"
+    assert imported == [False]
 
 
 def test_configuration_is_what_flower_reads_with_what_the_run_overrides(app):

@@ -60,10 +60,14 @@ def main(grid, context):
 _CLIENT = '''\
 """A device: a SuperNode starts it for every message."""
 
-from wavetune.runtimes.flower.device import client_app
+from wavetune.models import light_imports
 from wavetune.runtimes.flower.process import end_with_parent
 
 end_with_parent()
+light_imports.install()
+
+from wavetune.runtimes.flower.device import client_app
+
 app = client_app()
 '''
 
