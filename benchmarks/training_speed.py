@@ -95,7 +95,7 @@ def new_cohort(setting: Setting, folder: Path, tokens_per_pass: int | None, code
     bank = new_bank(backbone.sites, placement.local_LK(), [RANK] * K, RANK, ALPHA, seed=0, device=setting.device)
     link = CutLink(Door(), codec or Fp32(), codec or Fp32())
     if tokens_per_pass is None:
-        tokens_per_pass = default_tokens_per_pass(torch.device(setting.device))
+        tokens_per_pass = default_tokens_per_pass(backbone)
     optimiser = StackedOptimiser(bank, AdamW(schedule="constant", warmup_steps=0))
     return Cohort(backbone, bank, placement, link, optimiser, tokens_per_pass)
 

@@ -6,14 +6,18 @@ the tokens that training saw.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from wavetune.errors import ModelError
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Piece:
     """A part of a row's text. An answer is `learned`; EOS follows it where `ended`.
 
@@ -26,7 +30,7 @@ class Piece:
     cut: Literal["", "beginning", "end"] = ""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Row:
     """Token ids of a row, which of them are labels, and what was cut to make it fit."""
 
@@ -37,18 +41,43 @@ class Row:
 
 
 Encoded = tuple[Piece, list[int]]
+_AT_ONCE = 10_000  # texts
 
 
-def encode(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """Token ids of each text, without special tokens; one call for all, in which repeated texts occur once."""
-    distinct = list(dict.fromkeys(texts))
-    if not distinct:  # which a fast tokenizer does not take
-        return []
-    ids = dict(zip(distinct, tokenizer(distinct, add_special_tokens=False)["input_ids"], strict=True))
-    return [list(ids[text]) for text in texts]
+@dataclass(frozen=True)
+class Encodings(Sequence[list[int]]):
+    """Token ids of texts, in four bytes each: a list is made of those that are asked for.
+
+    Text i is the `place[i]`th of those that stand end to end in `ids`, without its first `skipped` tokens.
+    """
+
+    ids: NDArray[np.int32]
+    ends: NDArray[np.int64]
+    place: NDArray[np.int64]
+    skipped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.place)
+
+    def __getitem__(self, index: Any) -> Any:
+        place = int(self.place[index])
+        start = int(self.ends[place - 1]) if place else 0
+        return self.ids[start : self.ends[place]].tolist()[self.skipped :]
 
 
-def encode_after(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
+def encode(tokenizer: Any, texts: Sequence[str]) -> Encodings:
+    """Token ids of each text, without special tokens; repeated texts are tokenised once."""
+    place_of: dict[str, int] = {}
+    place = np.array([place_of.setdefault(text, len(place_of)) for text in texts], np.int64)
+    distinct, found, lengths = list(place_of), list[NDArray[np.int32]](), list[int]()
+    for start in range(0, len(distinct), _AT_ONCE):  # a tokenizer's answer is thirty times as large as its ids
+        ids = tokenizer(distinct[start : start + _AT_ONCE], add_special_tokens=False)["input_ids"]
+        lengths += map(len, ids)
+        found.append(np.fromiter(chain.from_iterable(ids), np.int32))
+    return Encodings(np.concatenate(found or [np.zeros(0, np.int32)]), np.cumsum(lengths, dtype=np.int64), place)
+
+
+def encode_after(tokenizer: Any, texts: Sequence[str]) -> Encodings:
     """Token ids of texts that stand behind others: without the space that some tokenizers put before a first word."""
     newline, one, other = encode(tokenizer, ["\n", "\na", "a"])
     if one == newline + other:
@@ -56,18 +85,16 @@ def encode_after(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
     behind = encode(tokenizer, ["\n" + text for text in texts])
     if any(ids[: len(newline)] != newline for ids in behind):
         return encode(tokenizer, texts)
-    return [ids[len(newline) :] for ids in behind]
+    return replace(behind, skipped=len(newline))
 
 
-def encode_rows(rows: Sequence[Sequence[Piece]], tokenizer: Any) -> list[list[Encoded]]:
+def encode_rows(rows: Sequence[Sequence[Piece]], tokenizer: Any) -> Iterator[list[Encoded]]:
     """Every row's pieces with their token ids, EOS included where it follows."""
     first = iter(encode(tokenizer, [row[0].text for row in rows if row]))
     later = iter(encode_after(tokenizer, [piece.text for row in rows for piece in row[1:]]))
     end = [eos_id(tokenizer)] if any(piece.ended for row in rows for piece in row) else []
-    return [
-        [(piece, next(later if i else first) + (end if piece.ended else [])) for i, piece in enumerate(row)]
-        for row in rows
-    ]
+    for row in rows:
+        yield [(piece, next(later if i else first) + (end if piece.ended else [])) for i, piece in enumerate(row)]
 
 
 def joined(pieces: Sequence[Piece]) -> list[Piece]:

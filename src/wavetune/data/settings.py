@@ -21,7 +21,8 @@ from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.stream import Stream
-from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, tokenise
+from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, text_template, tokenise
+from wavetune.data.token_cache import recalled_tokens
 from wavetune.errors import ConfigError
 from wavetune.given import folder_of, is_given
 from wavetune.seeds import stream
@@ -154,7 +155,8 @@ def tokenise_part(
     """
     if not settings.template.writes_text:
         return tokenise_classes(examples, tokenizer, settings.template, settings.max_tokens, classes)
-    return tokenise(examples, tokenizer, settings.template, settings.max_tokens)
+    chosen, room = text_template(settings.template, examples, tokenizer), settings.max_tokens
+    return recalled_tokens(examples, tokenizer, chosen, room, lambda: tokenise(examples, tokenizer, chosen, room))
 
 
 def _sample(examples: Sequence[Example], count: int, seed: int, part: str) -> tuple[Example, ...]:

@@ -6,11 +6,11 @@ Legend: R rows.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
-from itertools import chain
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -356,23 +356,31 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
             pieces.append(own)
     if not kept:
         raise DataError(f"none of the {len(examples)} examples has an answer; there is nothing to train on")
-    chosen = [examples[i] for i in kept]
-    rows, lost = _fitting(chosen, pieces, writer.row, writer.begin, tokenizer, max_tokens)
-    offsets = np.concatenate([[0], np.cumsum([len(row.ids) for row in rows])]).astype(np.int64)
-    starts = [row.labels.index(True) if True in row.labels else len(row.ids) for row in rows]
-    several = any(not all(row.labels[start:]) for row, start in zip(rows, starts, strict=True))
+    ids, marks, sizes, starts = array("i"), bytearray(), list[int](), list[int]()
+    cut_prompts = cut_answers = shortened_dialogues = dropped_turns = 0
+    fitting = _fitting([examples[i] for i in kept], pieces, writer.row, writer.begin, tokenizer, max_tokens)
+    for row, lost in fitting:
+        ids.extend(row.ids)
+        marks.extend(row.labels)
+        sizes.append(len(row.ids))
+        starts.append(row.labels.index(True) if True in row.labels else len(row.ids))
+        cut_prompts, cut_answers = cut_prompts + row.cut_prompt, cut_answers + row.cut_answer
+        shortened_dialogues, dropped_turns = shortened_dialogues + (lost > 0), dropped_turns + lost
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    labels, label_start = np.frombuffer(marks, np.bool_), np.array(starts, np.int64)
+    several = int(labels.sum()) < int((np.diff(offsets) - label_start).sum())
     return TokenSet(
-        ids=np.fromiter(chain.from_iterable(row.ids for row in rows), np.int32, count=int(offsets[-1])),
+        ids=np.frombuffer(ids, np.int32),
         offsets=offsets,
-        label_start=np.array(starts, np.int64),
-        domains=tuple(example.domain for example in chosen),
+        label_start=label_start,
+        domains=tuple(examples[i].domain for i in kept),
         example_index=np.array(kept, np.int64),
         dropped=len(examples) - len(kept),
-        truncated_prompts=sum(row.cut_prompt for row in rows),
-        truncated_answers=sum(row.cut_answer for row in rows),
-        labels=np.array([label for row in rows for label in row.labels]) if several else None,
-        shortened_dialogues=sum(turns > 0 for turns in lost),
-        dropped_turns=sum(lost),
+        truncated_prompts=cut_prompts,
+        truncated_answers=cut_answers,
+        labels=labels if several else None,
+        shortened_dialogues=shortened_dialogues,
+        dropped_turns=dropped_turns,
     )
 
 
@@ -385,7 +393,7 @@ def prompt_ids(
     """
     writer = text_template(template, examples, tokenizer).writer(tokenizer)
     pieces = [writer.prompt(example) for example in examples]
-    return [row.ids for row in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)[0]]
+    return [row.ids for row, _ in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)]
 
 
 def text_template(template: Template, examples: Sequence[Example], tokenizer: Any) -> Template:
@@ -412,22 +420,19 @@ def _fitting(
     begin: Sequence[int],
     tokenizer: Any,
     room: int | None,
-) -> tuple[list[Row], list[int]]:
+) -> Iterator[tuple[Row, int]]:
     """Token ids of each row, cut to the room, and how many turns it lost."""
-    found, lost = list[Row](), list[int]()
     for example, parts, pieces in zip(examples, encode_rows([joined(r) for r in rows], tokenizer), rows, strict=True):
         row, without = row_of(parts, begin), 0
         if room is not None and len(row.ids) > room:
             starts = exchange_starts(example.turns) if is_dialogue(example) else [0]
 
             def attempt(without: int, example: Example = example) -> Row:
-                return row_of(encode_rows([joined(write(example, without))], tokenizer)[0], begin)
+                return row_of(next(encode_rows([joined(write(example, without))], tokenizer)), begin)
 
             without = bisect_left(range(len(starts) - 1), True, key=lambda k: len(attempt(k).ids) <= room)
             row = attempt(without) if without else row
             if len(row.ids) > room:
-                parts = encode_rows([write(example, without) if without else pieces], tokenizer)[0]
+                parts = next(encode_rows([write(example, without) if without else pieces], tokenizer))
                 row = shortened(parts, begin, room)
-        found.append(row)
-        lost.append(starts[without] - starts[0] if without else 0)
-    return found, lost
+        yield row, starts[without] - starts[0] if without else 0

@@ -1,17 +1,47 @@
-"""How many clients go through the base at once."""
+"""How many clients go through the base at once, and memory that goes back to the system."""
 
 from __future__ import annotations
 
+import ctypes
+import os
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import torch
+    from wavetune.models.backbone import Backbone
+
+_LEAST_TOKENS = 64
 
 
-def default_tokens_per_pass(device: torch.device) -> int:
-    """Tokens of a pass that keep the matrix products efficient without holding more activations than needed.
+def default_tokens_per_pass(backbone: Backbone) -> int:
+    """Tokens of a pass that keep the matrix products efficient, as far as their activations fit the memory there is.
 
     On a CPU products of 1,000 rows already run at full speed, so small passes cost nothing and hold the memory of many
-    clients near that of one. An accelerator wants larger ones.
+    clients near that of one: these or what fits an eighth of the machine's memory. An accelerator wants larger ones:
+    32,768, or what fits half of its memory beside the weights. What is free at the moment does not count, so that a
+    run that is continued makes the same passes.
     """
-    return 1024 if device.type == "cpu" else 32768
+    import torch
+
+    if backbone.device.type == "cpu":
+        most, room_bytes = 1024, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+    else:
+        weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+        total = torch.cuda.get_device_properties(backbone.device).total_memory
+        most, room_bytes = 32768, max(total - weights, 0) // 2
+    return max(_LEAST_TOKENS, min(most, room_bytes // activation_bytes_per_token(backbone)))
+
+
+def activation_bytes_per_token(backbone: Backbone) -> int:
+    """What a token keeps for the backward pass: a rule of thumb for Llama-shaped blocks.
+
+    In each block 8 vectors as wide as the residual stream and 5 as wide as the widest map.
+    """
+    widest = max((p.shape[0] for p in backbone.blocks[-1].parameters() if p.dim() == 2), default=backbone.width)
+    return (8 * backbone.width + 5 * widest) * backbone.dtype.itemsize * backbone.num_layers
+
+
+def give_back_free_heap() -> None:
+    """Let glibc give back memory that was freed, which it keeps in pieces otherwise; elsewhere nothing."""
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)

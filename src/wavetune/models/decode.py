@@ -210,7 +210,8 @@ class _Cache:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all samples but these."""
-        self.layers = {layer: (k[rows], v[rows]) for layer, (k, v) in self.layers.items()}
+        for layer in self.layers:  # one after the other, so that there are never two whole caches
+            self.layers[layer] = self.layers[layer][0][rows], self.layers[layer][1][rows]
 
 
 @dataclass(frozen=True)

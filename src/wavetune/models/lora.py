@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -258,8 +258,7 @@ class _LoraLinear(torch.autograd.Function):
             reduced.append(h)
         ctx.save_for_backward(wide, weight, local_A, local_B, shared_A, shared_B, *reduced)
         ctx.scale, ctx.segments, ctx.in_dtype = scale, segments, x.dtype
-        ctx.trains_a = ctx.needs_input_grad[5] or ctx.needs_input_grad[7]
-        ctx.trains_b = ctx.needs_input_grad[6] or ctx.needs_input_grad[8]
+        ctx.stacks = local_A, local_B, shared_A, shared_B
         return y
 
     @staticmethod
@@ -267,18 +266,32 @@ class _LoraLinear(torch.autograd.Function):
         x, weight, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
         gy = grads[0]
         gx = (gy.to(weight.dtype) @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
-        factors = (local_A, local_B), (shared_A, shared_B)
-        g_local, g_shared = (tuple(None if f is None else torch.zeros_like(f) for f in pair) for pair in factors)
+        wanted = zip(ctx.stacks, ctx.needs_input_grad[5:], strict=True)
+        buffers, returned = zip(*(_gradient_of(f, needed) for f, needed in wanted), strict=True)
         for (local, slot, start, stop), h in zip(ctx.segments, reduced, strict=True):
             A, B = (local_A, local_B) if local else (shared_A, shared_B)
-            gA, gB = cast("tuple[Tensor, Tensor]", g_local if local else g_shared)
+            gA, gB = buffers[:2] if local else buffers[2:]
             gy_part = gy[start:stop]
             gh = gy_part @ B[slot].t()
-            if ctx.trains_a:
+            if gA is not None:
                 gA[slot].addmm_(x[start:stop].t(), gh, alpha=ctx.scale)
-            if ctx.trains_b:
+            if gB is not None:
                 gB[slot].addmm_(h.t(), gy_part, alpha=ctx.scale)
             if gx is not None:
                 gx[start:stop].addmm_(gh, A[slot].t(), alpha=ctx.scale)
         gx = gx.to(ctx.in_dtype) if gx is not None else None
-        return gx, None, None, None, None, *g_local, *g_shared
+        return gx, None, None, None, None, *returned
+
+
+def _gradient_of(stack: Tensor | None, needed: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Where the gradient of a stack is added up, and what its pass returns of it.
+
+    A stack of several slots has its gradient in place: a pass is about few of them, and leaves the others alone.
+    """
+    if stack is None or not needed:
+        return None, None
+    if len(stack) == 1 or not stack.is_leaf:
+        return (found := torch.zeros_like(stack)), found
+    if stack.grad is None:
+        stack.grad = torch.zeros_like(stack)
+    return stack.grad, None

@@ -10,8 +10,8 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import wavetune
 from wavetune.data.corpora import EMBEDDED
+from wavetune.data.token_cache import code_of_data
 from wavetune.federation.round_planner import SampleStatistics
 from wavetune.models.cache import cached, recalled, remembered, state_of
 from wavetune.part_values import values_of
@@ -64,8 +64,4 @@ def _all_files(path: Path) -> Iterator[Path]:
 @cache
 def _code() -> str:
     """Changes with the sources that write, read and tokenise data, and with the library that tokenises."""
-    from tokenizers import __version__ as tokenizers
-
-    package = Path(wavetune.__file__).parent
-    sources = [*(package / "data").glob("*.py"), Path(__file__).with_name("world.py")]
-    return f"{state_of(sources)} {tokenizers}"
+    return f"{code_of_data()} {state_of([Path(__file__).with_name('world.py')])}"

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from wavetune.errors import RunFolderError
+from wavetune.federation.memory import give_back_free_heap
 from wavetune.federation.run_folder import RunFolder
 from wavetune.records.fields import as_json
 
@@ -69,6 +70,7 @@ def play(
         begun.append(phase)
         for index in range(own, phase.rounds):
             record = phase.round(index)
+            give_back_free_heap()
             folder.append_round(as_json(record), phase.records)
             if index + 1 == phase.rounds or (index + 1) % every == 0:
                 own_states = {name: t for one in begun for name, t in one.state().items()}

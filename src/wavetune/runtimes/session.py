@@ -283,7 +283,7 @@ def cohort_of(
         freeze_a(bank)
     freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
     link = CutLink(door, method.activation_codec, method.gradient_codec)
-    budget = run.tokens_per_pass or default_tokens_per_pass(backbone.device)
+    budget = run.tokens_per_pass or default_tokens_per_pass(backbone)
     optimiser = StackedOptimiser(bank, method.optimiser)
     frozen, limit_bytes = lowest_trained(bank, backbone.num_layers), run.prefix_mb * 1_000_000
     keeps = frozen and limit_bytes and backbone.way.cuts

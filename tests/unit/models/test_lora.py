@@ -95,8 +95,25 @@ def test_a_pass_and_its_gradients_are_those_of_dense_updates_token_by_token(dtyp
     wanted = linear(x) + torch.cat(rows)
     torch.testing.assert_close(found, wanted)
     wanted_gradients = torch.autograd.grad(wanted, [x, *leaves], upstream)
-    for mine, theirs in zip(torch.autograd.grad(found, [x, *leaves], upstream), wanted_gradients, strict=True):
-        torch.testing.assert_close(mine, theirs)
+    found.backward(upstream)
+    for mine, theirs in zip([x, *leaves], wanted_gradients, strict=True):
+        torch.testing.assert_close(mine.grad, theirs)
+
+
+def test_a_pass_adds_to_the_gradients_of_its_own_clients_in_the_stack_that_is_there():
+    bank, site = filled_bank(), SITES[0]
+    active = ActiveAdapters()
+    module = StackedLoraLinear(FrozenLinear(torch.randn(5, 6), None, torch.float32), site, active)
+    holders = [k for k in range(3) if bank.slots(site.layer)[k] >= 0][:2]
+    for client in holders:
+        active.use(bank, (client,), (4,))
+        module(torch.randn(4, 6)).sum().backward()
+        stack = bank.local[site.name].B.grad
+        if client == holders[0]:
+            there, before = stack.data_ptr(), stack[0].clone()
+    assert stack.data_ptr() == there
+    assert torch.equal(stack[0], before)
+    assert stack[1].any()
 
 
 def test_without_a_bank_the_base_alone_answers():

@@ -60,7 +60,7 @@ class Learner:
         self.client_ids = tuple(client_ids)
         self.template = text_template(model.template, (), self.tokenizer)
         self.ends = ends_of(self.template, self.tokenizer, own_ends(backbone.model))  # token sequences: ends of answers
-        self.tokens_per_pass = model.tokens_per_pass or default_tokens_per_pass(backbone.device)
+        self.tokens_per_pass = model.tokens_per_pass or default_tokens_per_pass(backbone)
         self.lora = bank.only(("lora",))
         if not self.lora.sites or not bank.local_LK.all():
             raise ConfigError("alignment trains private LoRA, but there is none, or clients share some block's")

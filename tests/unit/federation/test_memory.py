@@ -1,0 +1,32 @@
+"""How many tokens go through the base at once follows from the model and the machine."""
+
+import os
+
+import pytest
+
+from helpers.training import folder_of
+from wavetune.federation import memory
+from wavetune.federation.memory import activation_bytes_per_token, default_tokens_per_pass, give_back_free_heap
+from wavetune.models.backbone import load_backbone
+
+
+@pytest.mark.parametrize(("tokens", "wanted"), [(10_000, 1024), (300, 300), (3, 64)])
+def test_a_pass_takes_what_fits_an_eighth_of_the_memory_and_no_more_than_is_of_use(tokens, wanted, monkeypatch):
+    backbone = load_backbone(folder_of("tiny"))
+    room = 8 * tokens * activation_bytes_per_token(backbone)
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": room}[name])
+    assert default_tokens_per_pass(backbone) == wanted
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no resident size to read")
+def test_freed_memory_goes_back_to_the_system():
+    def resident():
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    pieces = [bytearray(60_000) for _ in range(2000)]
+    kept, full = pieces[::100], resident()
+    del pieces
+    give_back_free_heap()
+    assert kept
+    assert resident() < full - 60_000_000
