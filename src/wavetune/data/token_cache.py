@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-import wavetune
 from wavetune.data.examples import Example
 from wavetune.data.templates import Template, TokenSet
 from wavetune.errors import DataError
@@ -36,7 +35,7 @@ def code_of_data() -> str:
     """Changes with the sources that write and tokenise data, and with the library that tokenises."""
     from tokenizers import __version__ as tokenizers
 
-    return f"{state_of((Path(wavetune.__file__).parent / 'data').glob('*.py'))} {tokenizers}"
+    return f"{state_of(Path(__file__).parent.glob('*.py'))} {tokenizers}"
 
 
 def recalled_tokens(
