@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
-from helpers.deployment import deployed, nothing, play
-from helpers.runs import EXACT, SMALL, assert_same_run, read_rounds, told
+from helpers.deployment import deployed, nothing, play, run_deployed
+from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told
 from wavetune import recipes
+from wavetune.federation.run_folder import RunFolder
 from wavetune.recipe import load, with_settings
 from wavetune.runtimes.device_permission import Allowed, options_of
 from wavetune.runtimes.round import train_round
@@ -76,6 +77,64 @@ def test_an_objective_of_theirs_is_minimised(tmp_path):
     assert answer.code == 0, answer.err
     mine, plain = (read_rounds(folder)[0] for folder in (tmp_path / "run", train_plainly(tmp_path / "plain")))
     assert mine["train_loss"] < plain["train_loss"] - 1  # half of an entropy near that of a uniform distribution
+
+
+PHASE = ("--set", "method.phases=theirs.phases:Interpolate", "--set", "method.phases.shares=[0.25,1.0,0.5]")
+
+
+@pytest.fixture(scope="module")
+def phased(tmp_path_factory):
+    out = tmp_path_factory.mktemp("phased") / "run"
+    answer = wavetune("run", MINE, *settings("run.rounds=1"), *PHASE, "--out", out)
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_a_phase_of_theirs_follows_the_federated_rounds(phased):
+    tried = read_rounds(phased, "interpolation.jsonl")
+    assert [line["share"] for line in tried] == [0.25, 1.0, 0.5]
+    assert tried[1]["loss"] == pytest.approx(read_rounds(phased)[-1]["validation_loss"])
+    found = json.loads((phased / "summary.json").read_text())["further"]["theirs.phases:Interpolate"]
+    best = min(tried, key=lambda line: line["loss"])
+    assert found == {"share": best["share"], "validation_loss": best["loss"]}
+
+
+@pytest.mark.parametrize("done", [1, 2, 3])
+def test_a_run_stopped_in_a_phase_of_theirs_is_continued_to_the_same_end(phased, done, tmp_path):
+    out = Path(shutil.copytree(phased, tmp_path / "run"))
+    (out / "summary.json").unlink()
+    folder = RunFolder(out)
+    state = folder.load_checkpoint()[1]
+    shutil.rmtree(out / "checkpoints")
+    (out / "checkpoints").mkdir()
+    folder.save_checkpoint(done, state)  # as it stood then: this phase changes no adapter
+    answer = wavetune("run", MINE, "--resume", "--out", out)
+    assert answer.code == 0, answer.err
+    assert_same_run(out, phased)
+    assert read_rounds(out, "interpolation.jsonl") == read_rounds(phased, "interpolation.jsonl")
+
+
+def test_a_phase_of_theirs_is_swept_and_refused_where_it_cannot_be(tmp_path):
+    over = ("--over", "method.mixing.rate=0.5,1", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
+    swept = wavetune("sweep", MINE, *settings(), *PHASE, *over, "--out", tmp_path / "sweep")
+    assert swept.code == 0, swept.err
+    personal = ("--set", "method.bottleneck.width=4", "--set", 'method.sharing.shared=["bottleneck"]')
+    assert_refused(
+        wavetune("run", MINE, *settings(), *PHASE, *personal, "--out", tmp_path / "run"), "one model of all clients"
+    )
+
+
+def test_a_phase_of_theirs_follows_rounds_on_devices(tmp_path):
+    recipe = with_settings(recipes.get(MINE), [*SMALL, *EXACT, "run.rounds=1", PHASE[1], PHASE[3]])
+    run_deployed(recipe, tmp_path / "run", tmp_path / "certificates", Silent(), allowed=Allowed(others=("theirs",)))
+    tried = read_rounds(tmp_path / "run", "interpolation.jsonl")
+    assert tried[1]["loss"] == pytest.approx(read_rounds(tmp_path / "run")[-1]["validation_loss"])
+
+
+def test_two_phases_that_write_one_file_are_refused(tmp_path):
+    twice = json.dumps([{"kind": "theirs.phases:Interpolate"}] * 2)
+    asked = ("--set", f"method.phases={twice}", "--out", tmp_path / "run")
+    assert_refused(wavetune("run", MINE, *settings(), *asked), "write their records into interpolation.jsonl")
 
 
 def train_plainly(out):

@@ -64,7 +64,13 @@ def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None
 
 
 def run_deployed(
-    recipe: Recipe, out: Path, certificates: Path, observer: Any, resume: bool = False, patience_s: float = 300.0
+    recipe: Recipe,
+    out: Path,
+    certificates: Path,
+    observer: Any,
+    resume: bool = False,
+    patience_s: float = 300.0,
+    allowed: Allowed | None = None,
 ) -> None:
     """A whole run whose devices keep their states in `out/devices`; they give up soon after it is interrupted."""
     if not certificates.exists():
@@ -78,7 +84,7 @@ def run_deployed(
         name = device_name(client)
         try:
             address = f"127.0.0.1:{port.read_text()}"
-            take_part(address, read_identity(certificates / name), out / "devices" / name, 5.0, nothing)
+            take_part(address, read_identity(certificates / name), out / "devices" / name, 5.0, nothing, allowed)
         except DeploymentError:
             pass
 

@@ -1,1 +1,1 @@
-"""A filter, a mixing rule and a recipe of somebody else's, for wavetune."""
+"""A filter, a mixing rule, an objective, a phase and a recipe of somebody else's, for wavetune."""

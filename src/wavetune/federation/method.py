@@ -28,6 +28,7 @@ from wavetune.federation.lora_targets import LoraTargets
 from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.objectives import Likelihood, Supervised
 from wavetune.federation.optimise import AdamW
+from wavetune.federation.phases import PhasePart
 from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
 from wavetune.federation.selection import All, Selection
@@ -76,7 +77,8 @@ class Method(Part):
 
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
-    broadcast is added to its loss. With `alignment` the federated rounds are followed by a stage on each client alone.
+    broadcast is added to its loss. With `alignment` the federated rounds are followed by a stage on each client alone,
+    and then by further `phases`.
     """
 
     title: str
@@ -110,6 +112,7 @@ class Method(Part):
     server_shares: Literal["together", "optimal"] = field(default="together", metadata={"needs": (AT_ONCE,)})
     rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
     alignment: LocalAlignment | None = None
+    phases: tuple[PhasePart, ...] = ()
 
     def __post_init__(self) -> None:
         for rank, rounds in self.rounds_to_target.items():

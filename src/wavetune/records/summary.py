@@ -91,7 +91,7 @@ class PrivacyInfo(Spent):
 
 @dataclass(frozen=True)
 class Summary:
-    """summary.json; the default is what is known of a run without one."""
+    """summary.json; the default is what is known of a run without one. `further` are phases of the method, by kind."""
 
     status: str = ""
     recipe: str = ""
@@ -112,6 +112,7 @@ class Summary:
     upload_bits_K: tuple[float, ...] = ()
     all_adapters_bits_K: tuple[float, ...] = ()
     alignment: AlignmentInfo = field(default_factory=AlignmentInfo, metadata=OPTIONAL)
+    further: dict[str, dict[str, float]] = field(default_factory=dict[str, dict[str, float]], metadata=OPTIONAL)
     privacy: PrivacyInfo = field(default_factory=PrivacyInfo, metadata=OPTIONAL)
     delay_s: float = UNKNOWN
     phases: Phases = field(default_factory=Phases)

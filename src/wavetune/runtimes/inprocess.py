@@ -11,6 +11,7 @@ from typing import Any
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 from wavetune.console import given_command
 from wavetune.federation.folder_lock import locked
+from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import RunFolder
 from wavetune.recipe import Recipe, load, to_dict
 from wavetune.records.fields import as_json
@@ -24,7 +25,7 @@ from wavetune.runtimes.checkpoint import restore, state_of
 from wavetune.runtimes.engine import Engine, Observer, Trainer
 from wavetune.runtimes.evaluation import evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
-from wavetune.runtimes.phase import Phase, play
+from wavetune.runtimes.phase import UnderWay, declared, play
 from wavetune.runtimes.provenance import now
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.samples import answers_of, samples_of
@@ -67,11 +68,14 @@ def _run(
         phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
         if task is not None:
             phases.append(Aligning(session, folder, observer, task, trainer.align))
+        running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
+        further = declared(parts, running, phases)
         done, saved = restore(folder, session)
         state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
         observer.started(session, min(done, phases[0].rounds), state["validation_loss"])
-        play(phases, folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
+        play([*phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
         found = {name: value for phase in phases for name, value in phase.summary().items()}
+        found["further"] = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
     return _finish(folder, session, state, found, observer)
 
 

@@ -2,50 +2,40 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from wavetune.errors import RunFolderError
+from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.memory import give_back_free_heap
+from wavetune.federation.phases import Phase, PhasePart
 from wavetune.federation.run_folder import RunFolder
 from wavetune.records.fields import as_json
+from wavetune.runtimes.session import Session
 
 Tensors = Mapping[str, Tensor]
 
 
-class Phase:
-    """So many rounds of one kind, wherever the clients are.
+@dataclass(frozen=True)
+class UnderWay:
+    """A run, as the further phases of its method see it."""
 
-    Their records are lines of the file `records`, of which a continued run needs what the type `record` names.
-    """
+    session: Session
+    folder: RunFolder
+    say: Callable[[str], None]
 
-    records: ClassVar[str]
-    record: ClassVar[Any] = dict[str, Any]
 
-    @property
-    def rounds(self) -> int:
-        """How many rounds there are."""
-        raise NotImplementedError
-
-    def begin(self, done: int, saved: Tensors) -> None:
-        """Make ready for the rounds after the first `done`, given the newest checkpoint."""
-
-    def round(self, index: int) -> Any:
-        """The record of a round, once it is done."""
-        raise NotImplementedError
-
-    def show(self, record: Any) -> None:
-        """Tell who watches that a round is done and saved."""
-
-    def state(self) -> dict[str, Tensor]:
-        """What a checkpoint holds of the phase beside the session."""
-        return {}
-
-    def summary(self) -> dict[str, Any]:
-        """The phase's fields of the run's summary, once all rounds are done."""
-        return {}
+def declared(parts: Sequence[PhasePart], running: UnderWay, before: Sequence[Phase]) -> list[Phase]:
+    """The further phases of a method. Raises ConfigError where two of a run's phases write one file, and as they do."""
+    found = [part.phase(running) for part in parts]
+    for name, count in Counter(phase.records for phase in (*before, *found)).items():
+        if count > 1:
+            raise ConfigError(
+                f"method.phases has {count} phases that write their records into {name}; let each name its own file"
+            )
+    return found
 
 
 def play(
@@ -54,8 +44,8 @@ def play(
     """Run what is left of the phases after the first `done` rounds of them all, as a checkpoint counts them.
 
     Records after the checkpoint are dropped, their rounds run again. A checkpoint is written after `every` so many
-    rounds of a phase and after its last: the session's `state`, and what this phase and those before have beside it.
-    Raises RunFolderError where a round that is done has no record.
+    rounds of a phase and after its last: the session's `state`, and what this phase and those before have beside it,
+    named after their files of records. Raises RunFolderError where a round that is done has no record.
     """
     before, begun = 0, list[Phase]()
     for phase in phases:
@@ -66,14 +56,15 @@ def play(
                 f"{folder.path} has a checkpoint of round {own} but {found} round records in {phase.records}"
             )
         folder.keep_rounds(own, phase.records)
-        phase.begin(own, saved)
+        name = f"{phase.records}|"
+        phase.begin(own, {key.removeprefix(name): t for key, t in saved.items() if key.startswith(name)})
         begun.append(phase)
         for index in range(own, phase.rounds):
             record = phase.round(index)
             give_back_free_heap()
             folder.append_round(as_json(record), phase.records)
             if index + 1 == phase.rounds or (index + 1) % every == 0:
-                own_states = {name: t for one in begun for name, t in one.state().items()}
+                own_states = {f"{one.records}|{key}": t for one in begun for key, t in one.state().items()}
                 folder.save_checkpoint(before + index + 1, {**state(), **own_states})
             phase.show(record)
         before += phase.rounds

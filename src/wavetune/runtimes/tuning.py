@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import ROUNDS, RunFolder
 from wavetune.models.lora import LoraPair
 from wavetune.records.rounds import Round
 from wavetune.runtimes.engine import Observer, TrainRound
 from wavetune.runtimes.evaluation import evaluate
 from wavetune.runtimes.export import clients_models, export
-from wavetune.runtimes.phase import Phase
 from wavetune.runtimes.saved import Trained
 from wavetune.runtimes.session import Session
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from wavetune.errors import RunFolderError
+from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import RunFolder
-from wavetune.runtimes.phase import Phase, play
+from wavetune.runtimes.phase import play
 
 ROUNDS = {"first": 3, "none": 0, "last": 4}
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from wavetune.costs.table import Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.account import bits_by_kind
+from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder
 from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, Gain, HeldOut
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep, kept
@@ -23,7 +24,6 @@ from wavetune.runtimes.alignment.here import Align, Work
 from wavetune.runtimes.alignment.task import Task
 from wavetune.runtimes.engine import Observer
 from wavetune.runtimes.export import clients_models, export
-from wavetune.runtimes.phase import Phase
 from wavetune.runtimes.session import Session
 
 
