@@ -382,10 +382,10 @@ def check_deployable(session: Session) -> None:
             "method.topology central has one trainer and no devices; set method.topology.kind to split or federated, "
             "or use `wavetune run`"
         )
-    if not method.exchange.deployable:
+    if why := method.exchange.simulated_only:
         raise ConfigError(
-            f"method.exchange {method.exchange.kind} sends in ways that devices and servers cannot; choose another "
-            "exchange, or use `wavetune run`"
+            f"method.exchange {method.exchange.kind} is simulated only, as {why}; choose another exchange, or use "
+            "`wavetune run`"
         )
     if method.topology.is_split and session.data.classes:
         raise ConfigError(

@@ -44,7 +44,7 @@ class Exchange(Part):
     needs = (ADAPTERS,)
     over_fed: ClassVar[bool] = True  # whether updates cross the federated band by themselves, as the planner counts
     uncounted_j: ClassVar[str] = ""  # whose energy no account has, in words
-    deployable: ClassVar[bool] = True  # whether devices and servers can exchange so
+    simulated_only: ClassVar[str] = ""  # why devices and servers cannot exchange so; empty: they can
 
     @property
     def servers(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ class Gossip(Exchange):
     removes = (COMMON_START, BY_SERVER)
     over_fed = False
     uncounted_j = "links between clients"
-    deployable = False
+    simulated_only = "devices open connections to their servers alone and none to each other"
     reach: Annotated[int, Ge(1)] | None = 1
     times: Annotated[int, Ge(1)] = 1
     link_bit_per_s: Annotated[float, Gt(0)] = 2e7

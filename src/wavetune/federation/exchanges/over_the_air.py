@@ -45,7 +45,7 @@ class OverTheAir(Exchange):
     needs = (ADAPTERS, WHOLE_MODEL, ONE_RANK)
     removes = (INDIVIDUAL,)
     uncounted_j = "updates sent at once"
-    deployable = False
+    simulated_only = "updates that add up on the air need radios that send amplitudes in step, and no connection does"
     snr_db: float = 20.0
     policy: Literal["optimal", "inversion", "truncated"] = "optimal"
     threshold: Annotated[float, Ge(0)] = 0.2
