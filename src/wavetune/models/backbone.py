@@ -31,11 +31,12 @@ from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergen
 from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import RaggedLayout, ragged_layout
-from wavetune.models.self_check import Way, checked
+from wavetune.models.self_check import checked
 from wavetune.models.soft_prompt import PROMPT, clients_of_samples, with_prompts
 from wavetune.models.stock import load_stock_model, load_tokenizer
 from wavetune.models.structure import LINEAR, AbsentBlock, Structure, first_of, is_encoder, text_model
 from wavetune.models.targets import lora_targets, named, refuse_missing
+from wavetune.models.way import Way
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
 
@@ -279,7 +280,7 @@ def prepare_backbone(
     model.requires_grad_(False).eval()
     narrow = model.dtype == torch.bfloat16
     with computing_wide(model) if narrow else nullcontext():
-        structure, way = checked(model)
+        structure, way = checked(model, Backbone.unadapted)
     if narrow:
         widen_others(model, _matrices(model, structure))
     backbone = Backbone.unadapted(model, structure, way)

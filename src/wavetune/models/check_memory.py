@@ -8,18 +8,16 @@ from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
 
 from wavetune.models.cache import cached, recalled, remembered
 from wavetune.models.structure import Structure
+from wavetune.models.way import Checked, Way
 
-if TYPE_CHECKING:
-    from wavetune.models.self_check import Checked
-
-ENGINE = ("backbone", "batches", "ragged", "self_check", "structure")
+ENGINE = ("backbone", "batches", "ragged", "self_check", "structure", "way")
 
 
 @cache
@@ -35,8 +33,6 @@ def _place(key: Sequence[str]) -> Path:
 
 def recall(key: Sequence[str]) -> Checked | None:
     """What was found for a model with this key; None if it was not looked at, or cannot be read."""
-    from wavetune.models.self_check import Checked, Way
-
     try:
         values: Any = recalled(_place(key))
         structure = values["structure"]

@@ -6,9 +6,9 @@ its first blocks elsewhere, as after a cut. What differs is refused, so that no 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,34 +18,21 @@ from wavetune.errors import ModelError
 from wavetune.models.check_memory import recall, remember
 from wavetune.models.ragged import ATTENTION, ragged_layout
 from wavetune.models.structure import AbsentBlock, Structure, examine, first_of, is_encoder
+from wavetune.models.way import Checked, Way
 
-if TYPE_CHECKING:
-    from wavetune.models.backbone import Backbone, Between
+Engine = Callable[[PreTrainedModel, Structure, Way], Any]
+"""What makes a `Backbone` of a stock model without adapters, to be run in one way."""
+Between = Callable[[int, Tensor], Tensor]
 
 LENGTHS = (6, 3)
 LARGE_VALUES = 10_000_000  # the check of a smaller model is over at once
 TOLERANCE = 1e-4  # of a token's largest value; fp32 with another order of sums stays below a tenth of it
 
 
-class Way(NamedTuple):
-    """How the engine runs a model: tokens packed in one row or padded, where positions start, whether it can be cut."""
-
-    packed: bool = True
-    first_position: int = 0
-    cuts: bool = True
-
-
-class Checked(NamedTuple):
-    """What is known of a model after its check."""
-
-    structure: Structure
-    way: Way
-
-
 _CHECKED: dict[tuple[str, ...], Checked] = {}
 
 
-def checked(model: PreTrainedModel) -> Checked:
+def checked(model: PreTrainedModel, engine: Engine) -> Checked:
     """Structure of a stock model and the way in which the engine runs it, which is the model's attention from now on.
 
     Once for each config in a process, and once in all for a large model. Raises ModelError if no way gives the stock
@@ -55,7 +42,7 @@ def checked(model: PreTrainedModel) -> Checked:
     if key not in _CHECKED:
         large = sum(p.numel() for p in model.parameters()) > LARGE_VALUES
         found = recall(key) if large else None
-        _CHECKED[key] = found or _check(model)
+        _CHECKED[key] = found or _check(model, engine)
         if large and found is None:
             remember(key, _CHECKED[key])
     found = _CHECKED[key]
@@ -66,10 +53,10 @@ def checked(model: PreTrainedModel) -> Checked:
     return found
 
 
-def _check(model: PreTrainedModel) -> Checked:
+def _check(model: PreTrainedModel, engine: Engine) -> Checked:
     _attend(model, "eager")
     structure = examine(model, _rows(model)[0])
-    return Checked(structure, _way(model, structure))
+    return Checked(structure, _way(model, structure, engine))
 
 
 def _key(model: PreTrainedModel) -> tuple[str, ...]:
@@ -96,9 +83,7 @@ def _rows(model: PreTrainedModel) -> tuple[Tensor, ...]:
 
 
 @torch.no_grad()
-def _way(model: PreTrainedModel, structure: Structure) -> Way:
-    from wavetune.models.backbone import Backbone
-
+def _way(model: PreTrainedModel, structure: Structure, engine: Engine) -> Way:
     wanted = _stock_pass(model, structure)
     padding = getattr(model.config, "pad_token_id", None)
     starts = [0] if padding is None else [0, padding + 1]  # RoBERTa counts from behind its padding token's position
@@ -107,7 +92,7 @@ def _way(model: PreTrainedModel, structure: Structure) -> Way:
         _attend(model, ATTENTION if way.packed else "eager")
         if way.packed and model.config._attn_implementation != ATTENTION:
             continue
-        backbone = Backbone.unadapted(model, structure, way)
+        backbone = engine(model, structure, way)
         if backbone.head is not None:  # the stock model's logits were computed in fp32 at least
             wide = torch.promote_types(backbone.head.weight.dtype, torch.float32)
             backbone.head = replace(backbone.head, weight=backbone.head.weight.to(wide))
@@ -139,7 +124,7 @@ def _stock_pass(model: PreTrainedModel, structure: Structure) -> tuple[Tensor, .
     return torch.cat(last), torch.cat(tops)
 
 
-def _outputs(backbone: Backbone, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
+def _outputs(backbone: Any, hidden_ND: Tensor) -> tuple[Tensor, Tensor]:
     top = backbone.final_norm(hidden_ND)
     return hidden_ND, top if backbone.head is None else backbone.head.logits(top)[0]
 
@@ -151,11 +136,11 @@ def _close(found: Tensor, wanted: Tensor) -> bool:
     return not wanted.numel() or bool((error.amax(-1) <= TOLERANCE * size.amax(-1)).all())
 
 
-def _pass(backbone: Backbone, ids_N: Tensor, between: Between, blocks: range | None = None) -> Tensor:
+def _pass(backbone: Any, ids_N: Tensor, between: Between, blocks: range | None = None) -> Tensor:
     return backbone.forward(ids_N, ragged_layout(LENGTHS, ids_N.device), between=between, blocks=blocks)
 
 
-def _can_be_cut(backbone: Backbone, wanted: Tensor, crossing: Mapping[int, Tensor]) -> bool:
+def _can_be_cut(backbone: Any, wanted: Tensor, crossing: Mapping[int, Tensor]) -> bool:
     """Whether blocks need nothing from below a cut but the hidden states that cross it."""
     last = max((i for i, block in enumerate(backbone.blocks) if not isinstance(block, AbsentBlock)), default=0)
     other = torch.cat(_rows(backbone.model)).flip(0)

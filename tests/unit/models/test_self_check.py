@@ -11,6 +11,7 @@ from wavetune.models import check_memory, ragged, self_check
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.part import load_part
 from wavetune.models.ragged import ATTENTION, ragged_layout
+from wavetune.models.way import Checked
 
 
 @pytest.fixture(autouse=True)
@@ -115,13 +116,13 @@ def test_what_a_large_models_check_found_is_kept_for_this_engine(monkeypatch, tm
     first = prepare_backbone(decoder("gemma3_window_of_5"), None)
     (kept,) = (tmp_path / "checked").glob("*.json")
     self_check._CHECKED.clear()
-    monkeypatch.setattr(self_check, "_check", lambda _model: pytest.fail("checked again"))
+    monkeypatch.setattr(self_check, "_check", lambda *_: pytest.fail("checked again"))
     again = prepare_backbone(decoder("gemma3_window_of_5"), None)
     assert (again.structure, again.way) == (first.structure, first.way)
     assert again.sites == first.sites
     seen = []
-    monkeypatch.setattr(self_check, "_check", lambda _model: seen.append(1) or deepcopy(found))
-    found = self_check.Checked(first.structure, first.way)
+    monkeypatch.setattr(self_check, "_check", lambda *_: seen.append(1) or deepcopy(found))
+    found = Checked(first.structure, first.way)
     for spoiled in ("{", "[]", json.dumps({"structure": {}, "way": {}})):
         kept.write_text(spoiled)
         self_check._CHECKED.clear()
