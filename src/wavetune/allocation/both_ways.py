@@ -1,8 +1,9 @@
 """Owners that serve both directions: who owns a subchannel sends on it and receives on it.
 
 A step waits for the slowest uplink and then for the slowest downlink. The search of a band knows the uplink alone; from
-its owners on, whoever receives last is given one more subchannel at a time, the one whose giver lets the uplink suffer
-least, and exchanges that help the uplink at no cost to the downlink are made; the best owners met are kept.
+its owners and the greedy's on, whoever receives last is given one more subchannel at a time, the one whose giver lets
+the uplink suffer least, and exchanges that help the uplink at no cost to the downlink are made. Then moves and
+exchanges that shorten both ways together follow.
 The bound counts whole subchannels: to end its uplink by a and its downlink by b, a client needs as many as its
 strongest would do in either direction, and together there are M.
 Shape suffixes: K clients, M subchannels.
@@ -10,6 +11,7 @@ Shape suffixes: K clients, M subchannels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +21,13 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_common_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay, strongest_rates
+from wavetune.allocation.water_filling import (
+    NO_GAIN_LOG2,
+    BandProblem,
+    optimal_power,
+    owners_delay,
+    strongest_rates,
+)
 from wavetune.units import Array
 
 _MOST_EXCHANGES = 3_000  # a step tries all exchanges of two subchannels up to so many
@@ -49,8 +57,12 @@ class BothWays:
         """Both ways together (s)."""
         return owners_delay(self.problem, owner_M) + float(np.max(self.down_s_K(owner_M)))
 
-    def improve(self, owner_M: IntArray, clock: Clock) -> IntArray:
-        """The best owners on the way from given ones to those that receive soonest."""
+    def improve(self, starts: Sequence[IntArray], clock: Clock) -> IntArray:
+        """The best owners met on the ways from given ones to those that receive soonest, and between neighbours."""
+        return min((self._shortened(self._on_the_way(s, clock), clock) for s in starts), key=self.delay_s)
+
+    def _on_the_way(self, owner_M: IntArray, clock: Clock) -> IntArray:
+        """The best owners on the way to those that receive soonest."""
         best_M, best_s = owner_M, self.delay_s(owner_M)
         for _ in range(4 * len(self.after_s_K) + 20):
             moved_M = self._help_last(owner_M)
@@ -60,6 +72,37 @@ class BothWays:
             if (found_s := self.delay_s(owner_M)) < best_s:
                 best_M, best_s = owner_M, found_s
         return best_M
+
+    def _shortened(self, owner_M: IntArray, clock: Clock) -> IntArray:
+        """Moves and exchanges that shorten both ways together, while there are any."""
+        best_s = self.delay_s(owner_M)
+        while not clock.expired:
+            near = [(self.delay_s(n), n) for n in self._neighbours(owner_M)]
+            found_s, found_M = min(near, key=lambda n: n[0], default=(np.inf, owner_M))
+            if found_s >= best_s * (1 - 1e-9):
+                break
+            owner_M, best_s = found_M, found_s
+        return owner_M
+
+    def _neighbours(self, owner_M: IntArray) -> Iterator[IntArray]:
+        """One subchannel more for a client that holds the others up, from anybody or for one of its own."""
+        for last in self._holding_up(owner_M):
+            own = np.flatnonzero(owner_M == last)
+            for m in np.flatnonzero((owner_M >= 0) & (owner_M != last)):
+                for given in (None, *own):
+                    changed_M = owner_M.copy()
+                    changed_M[m] = last
+                    if given is not None:
+                        changed_M[given] = owner_M[m]
+                    yield changed_M
+
+    def _holding_up(self, owner_M: IntArray) -> set[int]:
+        """Who receives last, sends nearest to its cap, or at the most power."""
+        used, K = np.flatnonzero(owner_M >= 0), len(self.after_s_K)
+        power_w_M = optimal_power(self.problem, owner_M)[1]
+        spent_w_K = np.bincount(owner_M[used], weights=power_w_M[used], minlength=K)
+        scores = (self.down_s_K(owner_M), spent_w_K / np.maximum(self.problem.cap_w_K, 1e-300), spent_w_K)
+        return {int(np.argmax(score_K)) for score_K in scores}
 
     def _help_last(self, owner_M: IntArray) -> IntArray | None:
         """One more subchannel for whoever receives last, from clients that do not come to be last; None if none is."""

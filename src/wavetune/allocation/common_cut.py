@@ -19,6 +19,7 @@ from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.delay import least_downlink_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.greedy import greedy_owners
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import IntArray, Problem
@@ -153,10 +154,11 @@ class CommonCutSearch:
 
     def _serve_both_ways(self, clock: Clock) -> None:
         """Owners of the main band that suit the way back too, where it takes time."""
-        i = self.best
-        if self.problem.price_downlink and np.any(self.pairs[i].bits_K > 0):
-            owner_M = self._both_ways(i).improve(self.incumbents[i].owner_M, clock)
-            self.two_way_owners[i] = owner_M
+        i, problem = self.best, self.problem
+        pair = self.pairs[i]
+        if problem.price_downlink and np.any(pair.bits_K > 0):
+            greedy = [greedy_owners(problem, pair.cut, pair.rank, whole)[0] for whole in (False, True)]
+            self.two_way_owners[i] = self._both_ways(i).improve([self.incumbents[i].owner_M, *greedy], clock)
 
     def _both_ways(self, i: int) -> BothWays:
         pair = self.pairs[i]

@@ -15,6 +15,7 @@ from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.channels.channel_model import Cell
 from wavetune.wireless.energy import energy_j_per_flop
+from wavetune.wireless.interference import sent_to_devices, sent_to_server
 from wavetune.wireless.large_scale import large_scale, streams
 from wavetune.wireless.movement import Ring
 from wavetune.wireless.scenario import Band, Device, Scenario
@@ -125,8 +126,8 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
         gains = scenario.channel.gains(cell, seed, round_index)
         if scenario.neighbours is None:
             return LinkState(*gains, band.interference_w_M)
-        at_server_w_M = scenario.neighbours.at_server_w_M(scenario, name, band, seed, round_index)
-        at_devices_w_K = scenario.neighbours.at_devices_w_K(scenario, band, cell.client_ids, position_m_K2, seed)
+        at_server_w_M = sent_to_server(scenario.neighbours, scenario, name, band, seed, round_index)
+        at_devices_w_K = sent_to_devices(scenario.neighbours, scenario, band, cell.client_ids, position_m_K2, seed)
         return LinkState(*gains, band.interference_w_M + at_server_w_M, band.interference_w_M + at_devices_w_K[:, None])
 
     return Channel(link("main", scenario.bands.main), link("fed", scenario.bands.fed))

@@ -3,21 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from wavetune.parts import Part
-from wavetune.seeds import stream
-from wavetune.units import Array, db_to_linear
-from wavetune.wireless.large_scale import large_scale, streams
+from wavetune.units import Array
 from wavetune.wireless.validation import Positive, check_fields, check_range
-
-if TYPE_CHECKING:
-    from wavetune.wireless.scenario import Band, Scenario
 
 
 @dataclass(frozen=True)
@@ -57,42 +51,3 @@ class Neighbours(Part):
         """[C, 2] where the base stations stand, m."""
         angle_C = math.pi / 6 + math.pi / 3 * np.arange(self.cells)
         return self.distance_m * np.stack([np.cos(angle_C), np.sin(angle_C)], axis=1)
-
-    def at_server_w_M(self, scenario: Scenario, name: str, band: Band, seed: int, round_index: int) -> Array:
-        """[M] what the neighbours' devices send to this cell's base station in a round, W."""
-        total_w_M = np.zeros(band.num_subchannels)
-        for c, site_m_2 in enumerate(self.site_m_C2):
-            power_w_K, gain_K = self._devices(scenario, c, site_m_2, seed)
-            generator = stream(seed, f"neighbours/{name}/owners", round_index, c)
-            owner_M = generator.permutation(np.arange(band.num_subchannels) % len(power_w_K))
-            count_K = np.bincount(owner_M, minlength=len(power_w_K))
-            total_w_M += (power_w_K * gain_K)[owner_M] / count_K[owner_M]
-        return self.activity * total_w_M
-
-    def at_devices_w_K(
-        self, scenario: Scenario, band: Band, ids: Sequence[int], position_m_K2: Array, seed: int
-    ) -> Array:
-        """[K] what the neighbours' base stations send to devices at these positions on each subchannel, W."""
-        gain_K = np.zeros(len(ids))
-        for c, site_m_2 in enumerate(self.site_m_C2):
-            gain_K += _gain(scenario, seed, ids, position_m_K2 - site_m_2, f"neighbour {c}/down/")
-        return self.activity * band.downlink_power_w / band.num_subchannels * gain_K
-
-    def _devices(self, scenario: Scenario, c: int, site_m_2: Array, seed: int) -> tuple[Array, Array]:
-        """[K] of a neighbour's devices: their power, W, and their gain to this cell's base station."""
-        ids = range(scenario.population.num_clients)
-        own_m_K2 = scenario.placement.draw_m(
-            ids, streams(seed, f"neighbour {c}/placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
-        )
-        own_loss_db_K = -10 * np.log10(_gain(scenario, seed, ids, own_m_K2, f"neighbour {c}/own/"))
-        return (
-            scenario.tx_power_max_w(own_loss_db_K),
-            _gain(scenario, seed, ids, own_m_K2 + site_m_2, f"neighbour {c}/up/"),
-        )
-
-
-def _gain(scenario: Scenario, seed: int, ids: Sequence[int], from_site_m_K2: Array, link: str) -> Array:
-    """[K] linear gains without fading between a base station and devices at places relative to it."""
-    distance_m_K = np.hypot(from_site_m_K2[:, 0], from_site_m_K2[:, 1])
-    drawn = large_scale(scenario, seed, ids, distance_m_K, from_site_m_K2, link)
-    return db_to_linear(-scenario.coupling_loss_db(drawn.path_loss_db_K + drawn.shadowing_db_K))

@@ -42,13 +42,13 @@ def best_delay_s(problem, fed):
     return min(make_plan(problem, cut, rank, main, fed).delay_s for main, delay_s in found if np.isfinite(delay_s))
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_owners_for_both_ways_are_near_the_best_of_all_owners_and_the_bound_is_below(seed):
+@pytest.mark.parametrize("seed", range(6))
+def test_owners_for_both_ways_are_the_best_of_all_owners_and_the_bound_is_below(seed):
     problem = two_way_problem(seed)
     found = plan(problem)
     best_s = best_delay_s(problem, found.fed)
     assert found.lower_bound_s <= best_s * (1 + 1e-9)
-    assert found.delay_s <= best_s * 1.02
+    assert found.delay_s <= best_s * (1 + 1e-4)
     assert found.gap < 0.12
 
 
