@@ -41,8 +41,8 @@ from wavetune.data_plane.payloads import check_values, num_bytes, pack, spec_lik
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.federation.codecs import Bf16, Payload
 from wavetune.recipe import Recipe, with_settings
-from wavetune.runtimes.agent import take_part
 from wavetune.runtimes.deployed import Deployment, opened
+from wavetune.runtimes.device import take_part
 from wavetune.runtimes.engine import Observer
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.launch import deploy

@@ -15,8 +15,8 @@ from wavetune.data_plane.control import Coordinator
 from wavetune.data_plane.diagnosis import diagnose, host_and_port
 from wavetune.data_plane.server import serve
 from wavetune.errors import ConfigError, DeploymentError
-from wavetune.runtimes.agent import take_part
 from wavetune.runtimes.deployed import Deployment, engine
+from wavetune.runtimes.device import take_part
 from wavetune.runtimes.inprocess import run
 
 

@@ -24,8 +24,8 @@ from wavetune.data_plane.certificates import device_name, read_identity, write_c
 from wavetune.data_plane.client import Stream, connect
 from wavetune.federation.door import Door
 from wavetune.recipe import save
-from wavetune.runtimes import agent
-from wavetune.runtimes.agent import take_part
+from wavetune.runtimes import device
+from wavetune.runtimes.device import take_part
 from wavetune.runtimes.forked import Fork
 from wavetune.runtimes.session import build
 
@@ -217,7 +217,7 @@ def test_what_faulty_devices_send_is_named_and_left_out_and_the_model_is_the_one
     recipe = recipe_of(system, num_clients=5, rounds=4)
     port = servers.start(recipe, deadline_s=DEADLINE_S)
     Faulty.over, Faulty.relay, Faulty.servers = threading.Event(), Relay(port), servers
-    monkeypatch.setattr(agent, "Stream", Faulty)
+    monkeypatch.setattr(device, "Stream", Faulty)
     for client in range(5):
         servers.attend(port, client)
     until = time.monotonic() + LONG_S
@@ -271,7 +271,7 @@ def test_a_device_that_dies_before_during_and_after_its_step_comes_back_and_goes
     """A process each time. That nobody reads its log and its state cannot be written costs the round nothing."""
     recipe = recipe_of(system, num_clients=3, rounds=10)
     port, folder, Patient.diary = servers.start(recipe), servers.folder / "state", servers.folder / "diary"
-    monkeypatch.setattr(agent, "Stream", Patient)
+    monkeypatch.setattr(device, "Stream", Patient)
     certificates = servers.folder / "certificates" / device_name(2)
     arguments = (Patient.diary, f"127.0.0.1:{port}", "--certificates", certificates, "--state", folder)
     forks = multiprocessing.get_context("forkserver")

@@ -12,8 +12,8 @@ from typing import Any
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
 from wavetune.errors import DeploymentError
 from wavetune.recipe import Recipe
-from wavetune.runtimes.agent import take_part
 from wavetune.runtimes.deployed import Deployment, Servers, engine, opened
+from wavetune.runtimes.device import take_part
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.outcome import RoundOutcome

@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.cli import main
-from wavetune.runtimes import agent
+from wavetune.runtimes import device
 
 LIVES = ("before its step", "during its step", "after its step", "with a full disk")
 BORN, DEAD = "born", "dead"
 _ROOM = resource.getrlimit(resource.RLIMIT_FSIZE)
 
 
-class Mortal(agent.Stream):
+class Mortal(device.Stream):
     """The stream of a device that dies before its first frame, before it sends adapters, or once it has mixed ones."""
 
     life, opened = "", 0
@@ -55,13 +55,13 @@ def note(diary: Path, word: str) -> None:
 
 def live(life: str, diary: Path, arguments: list[str]) -> None:
     """One life, to its end."""
-    introduce = agent.Agent.introduce
+    introduce = device.Agent.introduce
 
-    def noted(self: agent.Agent) -> Any:
+    def noted(self: device.Agent) -> Any:
         note(diary, BORN)
         return introduce(self)
 
-    Mortal.life, agent.Stream, agent.Agent.introduce = life, Mortal, noted
+    Mortal.life, device.Stream, device.Agent.introduce = life, Mortal, noted
     if life == "with a full disk":
         os.dup2(os.open("/dev/full", os.O_WRONLY), 1)
     sys.argv = ["wavetune", "device", *arguments]

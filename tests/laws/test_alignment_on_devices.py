@@ -18,8 +18,8 @@ from helpers.runs import ALIGNED, EXACT, Silent, read_json, read_rounds, small
 from wavetune.errors import DeploymentError, NumericsError
 from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
-from wavetune.runtimes.agent import Agent
 from wavetune.runtimes.alignment.device import OwnAlignment
+from wavetune.runtimes.device import Agent
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
 

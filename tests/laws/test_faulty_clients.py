@@ -11,7 +11,7 @@ from helpers.runs import EXACT, small, told
 from wavetune.errors import DeploymentError, NumericsError, WavetuneError
 from wavetune.federation.door import Door
 from wavetune.federation.filters.screening import Screening
-from wavetune.runtimes import agent
+from wavetune.runtimes import device
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import build
@@ -40,7 +40,7 @@ def filled(payload, value):
 def lies(kind, value):
     """A device's stream that fills what it sends of a kind with a value, in one round."""
 
-    class Lying(agent.Stream):
+    class Lying(device.Stream):
         def __init__(self, channel, hello):
             self.lies = (hello.client, hello.round) == (FAULTY, IN_ROUND)
             super().__init__(channel, hello)
@@ -80,7 +80,7 @@ STEPS = {
 @pytest.mark.parametrize("case", STEPS)
 def test_a_device_whose_values_break_a_step_sits_the_round_out_and_is_named(certificates, monkeypatch, case):
     recipe, kind, value = STEPS[case]
-    monkeypatch.setattr(agent, "Stream", lies(kind, value))
+    monkeypatch.setattr(device, "Stream", lies(kind, value))
     with deployed(recipe, certificates) as servers:
         found = play(servers, 3)
     for mine, theirs in zip(found, without(recipe), strict=True):
@@ -96,7 +96,7 @@ def test_a_device_whose_values_break_a_step_sits_the_round_out_and_is_named(cert
 def test_a_device_whose_adapters_break_the_mixture_is_left_out_of_it_and_named(
     certificates, monkeypatch, recipe, value
 ):
-    monkeypatch.setattr(agent, "Stream", lies("adapters_up", value))
+    monkeypatch.setattr(device, "Stream", lies("adapters_up", value))
     with deployed(recipe, certificates) as servers:
         found = play(servers, 3)
     (lost,) = told(found[IN_ROUND])["lost"]
@@ -194,7 +194,7 @@ def test_a_device_that_was_not_given_leave_for_its_servers_data_says_so_and_the_
     assert sum(text.startswith("data: 30 training") and "of sums" in text for text in said) == 2  # the others' own rows
 
 
-class Excused(agent.Stream):
+class Excused(device.Stream):
     """Sends what cannot be mixed, and reports a reason of its own."""
 
     def ask(self, parts=(), *arguments, **keywords):
@@ -206,9 +206,9 @@ class Excused(agent.Stream):
 
 
 def test_what_the_servers_saw_of_a_lost_device_stands_before_what_it_says_of_itself(certificates, monkeypatch):
-    streams = agent.Stream
+    streams = device.Stream
     monkeypatch.setattr(
-        agent, "Stream", lambda channel, hello: (Excused if hello.client == FAULTY else streams)(channel, hello)
+        device, "Stream", lambda channel, hello: (Excused if hello.client == FAULTY else streams)(channel, hello)
     )
     with deployed(UNCUT, certificates) as servers:
         (outcome,) = play(servers, 1)

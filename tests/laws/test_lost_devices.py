@@ -9,7 +9,7 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
-from wavetune.runtimes.device import Device
+from wavetune.runtimes.device_half import Device
 from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import build
 

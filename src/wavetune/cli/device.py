@@ -48,7 +48,7 @@ def join_as_device(
     identity, server = read_identity(certificates), with_port(server)
     check_identity(identity)
     LOG.info("loading PyTorch and transformers")
-    from wavetune.runtimes.agent import take_part
+    from wavetune.runtimes.device import take_part
     from wavetune.runtimes.device_permission import Allowed
 
     allowed = Allowed(data, model, tuple(allow or ()))

@@ -16,7 +16,7 @@ from wavetune.data_plane.payloads import pack, spec_like, unpack
 from wavetune.federation.codecs import Payload
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import save
-from wavetune.runtimes.device import Device
+from wavetune.runtimes.device_half import Device
 from wavetune.runtimes.evaluation import own_and_foreign
 from wavetune.runtimes.export import write_models
 from wavetune.runtimes.session import client_factors

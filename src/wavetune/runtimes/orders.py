@@ -16,7 +16,7 @@ from wavetune.data_plane.control import Control
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
 from wavetune.recipe import to_dict
-from wavetune.runtimes.device import adapter_tensors
+from wavetune.runtimes.device_half import adapter_tensors
 from wavetune.runtimes.session import Session
 
 Judge = Callable[[int, RoundReport], str | None]

@@ -7,7 +7,7 @@ import pytest
 
 from helpers.deployment import NUM_DEVICES, deployed, play
 from helpers.runs import small, told
-from wavetune.runtimes.agent import Agent
+from wavetune.runtimes.device import Agent
 
 LIAR = 1
 

@@ -22,7 +22,7 @@ from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep
 from wavetune.runtimes.alignment.here import work_of
 from wavetune.runtimes.alignment.task import Task, rewards_of, task_of
-from wavetune.runtimes.device import Device
+from wavetune.runtimes.device_half import Device
 from wavetune.runtimes.rewards import Say, write_files
 
 

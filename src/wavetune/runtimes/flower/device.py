@@ -23,7 +23,7 @@ from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Frame, Hello, RoundOrder, RoundReport
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.runtimes import local_round
-from wavetune.runtimes.agent import Agent
+from wavetune.runtimes.device import Agent
 from wavetune.runtimes.flower.messages import pack, unpack
 
 _REACH_S = 60.0

@@ -1,0 +1,190 @@
+"""A device of a deployed run: its own data and its blocks of the model, and its half of a round.
+
+These are the blocks before its cut or, where nothing is cut, all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wavetune.data.batching import batch_indices
+from wavetune.data.settings import PreparedData, prepare
+from wavetune.data_plane.messages_pb2 import RoundOrder
+from wavetune.data_plane.wires import DeviceWire
+from wavetune.errors import RunFolderError
+from wavetune.federation.cohort import Cohort, Seconds, StepResult
+from wavetune.federation.door import Door
+from wavetune.federation.nodes import Nodes
+from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
+from wavetune.json_reader import parse
+from wavetune.models.architecture import architecture_of
+from wavetune.models.backbone import load_backbone, load_tokenizer
+from wavetune.models.lora import AdapterBank
+from wavetune.models.part import load_part
+from wavetune.models.resolve import resolve_model
+from wavetune.recipe import Recipe, from_dict
+from wavetune.runtimes.device_permission import Allowed
+from wavetune.runtimes.precision import device_of, working_dtype
+from wavetune.runtimes.session import check_ranks, cohort_of
+
+
+@dataclass
+class Device:
+    """One client's half of a run."""
+
+    recipe: Recipe
+    client: int
+    data: PreparedData
+    cohort: Cohort  # of this client alone
+    adapters: Nodes
+    base: str  # folder of the base model
+
+    @property
+    def door(self) -> Door:
+        """What everything that moves between this device and the servers passes."""
+        return self.cohort.link.door
+
+    @property
+    def cut(self) -> bool:
+        """Whether some blocks are elsewhere."""
+        return self.cohort.placement.split
+
+    @property
+    def personal(self) -> bool:
+        """Whether some adapters are trained here and never leave."""
+        bank, sharing = self.cohort.bank, self.recipe.method.sharing
+        return bool(sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal"))
+
+    def train(self, order: RoundOrder, wire: DeviceWire) -> None:
+        """The local steps of a round before a cut, and its adapter exchange. Raises DeploymentError, NumericsError."""
+        self.door.carry, self.door.announce = wire.carry, wire.announce
+        for _ in self.local_steps(order):
+            pass
+        self.upload(order)
+        wire.exchange_adapters()
+        self.end_round()
+
+    def local_steps(self, order: RoundOrder) -> Iterator[StepResult]:
+        """Do the local steps of a round, one after the other."""
+        method, run = self.recipe.method, self.recipe.run
+        self.adapters.agenda = tuple(order.blocks) or None
+        self.cohort.begin_round(self.adapters.current, self.adapters.agenda)
+        for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
+            factor = method.optimiser.factor(step, run.rounds * order.local_steps)
+            yield self.cohort.step(self.data.train, [self._rows(step, order.round)], factor)
+
+    def upload(self, order: RoundOrder) -> None:
+        """Send the shared adapters through the door, unless the order simulates an outage."""
+        if not order.outage:
+            self.adapters.upload(0, self.door, order.round)
+
+    def end_round(self) -> None:
+        """Load the mixture, which comes through the door."""
+        self.adapters.download(0, self.door)
+        self.adapters.remember_broadcast()
+        self.cohort.optimiser.train(None)
+        if self.recipe.method.mixing.rebases:
+            self.cohort.optimiser.reset()
+
+    def take_seconds(self) -> dict[str, float]:
+        """Seconds spent on computing since the last call, by phase."""
+        seconds, self.cohort.seconds = self.cohort.seconds, Seconds(float)
+        return {f"client_{phase}": spent_s for phase, spent_s in seconds.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """All that a device must remember between rounds, as named tensors."""
+        optimiser, adapters = self.cohort.optimiser.state(), self.adapters.state()
+        return (
+            {f"adapter.{name}": tensor for name, tensor in adapter_tensors(self.cohort.bank, 0).items()}
+            | {f"optimiser.{name}": tensor for name, tensor in optimiser.items()}
+            | {f"exchange.{name}": tensor for name, tensor in adapters.items()}
+        )
+
+    def load_state(self, state: Mapping[str, Tensor]) -> None:
+        """Continue from what `state` returned."""
+
+        def part(name: str) -> dict[str, Tensor]:
+            return {key.removeprefix(name): tensor for key, tensor in state.items() if key.startswith(name)}
+
+        load_adapter_tensors(self.cohort.bank, 0, part("adapter."))
+        self.cohort.optimiser.load_state(part("optimiser."))
+        self.adapters.load_state(part("exchange."))
+
+    def start_from(self, adapters: Mapping[str, Tensor]) -> None:
+        """Take the shared adapters that the server says this device has; all else stays."""
+        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.current)
+        self.adapters.remember_broadcast()
+
+    def _rows(self, step: int, round_index: int) -> Any:
+        settings, seed, client = self.recipe.world.data, self.recipe.run.seed, self.client
+        own = self.data.held(settings.stream, self.data.rows_by_client[client], seed, client, round_index)
+        return own[batch_indices(self.data.train.lengths[own], settings.batching, seed, client, step)]
+
+
+def build_device(order: RoundOrder, client: int, say: Callable[[str], None], allowed: Allowed | None = None) -> Device:
+    """Load what an order asks for: this client's rows and its blocks of the base model.
+
+    Raises: ConfigError for what is not allowed (None: all is).
+    """
+    recipe = from_dict(parse(order.recipe), None if allowed is None else allowed.others)
+    recipe = recipe if allowed is None else allowed.applied(recipe)
+    method, run, world = recipe.method, recipe.run, recipe.world
+    device, dtype = device_of(run.device), working_dtype(run.precision)
+    folder = resolve_model(world.model, progress=say).folder
+    data, prompt = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed), method.prompt_tokens
+    data = data.with_prompt(prompt)
+    cut, rank = order.cuts[client], order.ranks[client]
+    split, at_client = method.topology.is_split, method.topology.labels_stay
+    targets = method.lora.on(architecture_of(folder).default_lora_targets)
+    if split:
+        backbone = load_part(
+            folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype, prompt
+        )
+    else:
+        outputs = len(data.classes) or None
+        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype, prompt)
+    placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
+    cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
+    cohort.half = OF_CLIENTS if split else WHOLE
+    cohort.tokens_per_pass = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
+    check_ranks(method, tuple(order.ranks))
+    chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
+    adapters = Nodes(cohort.bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), half=OF_CLIENTS)
+    say(data.told)
+    say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
+    return Device(recipe, client, data, cohort, adapters, str(folder))
+
+
+@torch.no_grad()
+def adapter_tensors(bank: AdapterBank, client: int, names: Collection[str] | None = None) -> dict[str, Tensor]:
+    """Copies of the factors that a client holds, at these sites (all if None), named by site."""
+    found: dict[str, Tensor] = {}
+    for site in bank.sites:
+        slot = int(bank.slots(site.layer)[client])
+        if slot >= 0 and (names is None or site.name in names):
+            pair = bank.local[site.name]
+            found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in zip("AB", pair, strict=True)}
+    return found
+
+
+@torch.no_grad()
+def load_adapter_tensors(
+    bank: AdapterBank, client: int, tensors: Mapping[str, Tensor], names: Collection[str] | None = None
+) -> None:
+    """Put back what `adapter_tensors` returned. Raises RunFolderError where it does not fit."""
+    for site in bank.sites:
+        slot = int(bank.slots(site.layer)[client])
+        for factor, stack in zip("AB", bank.local.get(site.name, ()), strict=False):
+            found = tensors.get(f"{site.name}.{factor}")
+            if slot < 0 or (names is not None and site.name not in names):
+                continue
+            if found is None or found.shape != stack[slot].shape:
+                raise RunFolderError(
+                    f"the saved adapters of client {client} do not fit at {site.name}; start a new run"
+                )
+            stack[slot].copy_(found)
