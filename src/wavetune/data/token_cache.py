@@ -95,16 +95,17 @@ def _read(folder: Path, examples: Sequence[Example]) -> TokenSet | None:
             for name in _ARRAYS
             if name != "labels" or (folder / "labels.npy").exists()
         }
-        counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+        found = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
+        counts: dict[str, Any] = {name: int(found[name]) for name in _COUNTS}
         domains = tuple(examples[i].domain for i in arrays["example_index"].tolist())
-        found = TokenSet(**arrays, domains=domains, **{name: int(counts[name]) for name in _COUNTS})
-        if len(found.ids) != found.offsets[-1] or len(found.offsets) != len(found.label_start) + 1:
+        tokens = TokenSet(**arrays, domains=domains, **counts)
+        if len(tokens.ids) != tokens.offsets[-1] or len(tokens.offsets) != len(tokens.label_start) + 1:
             raise ValueError("the arrays do not belong together")
         os.utime(folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError, IndexError):
         shutil.rmtree(folder, ignore_errors=True)
         return None
-    return found
+    return tokens
 
 
 def _make_room(newest: Path) -> None:
