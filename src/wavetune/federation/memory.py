@@ -27,8 +27,8 @@ def default_tokens_per_pass(backbone: Backbone) -> int:
         most, room_bytes = 1024, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
     else:
         weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-        properties: Any = torch.cuda.get_device_properties(backbone.device)  # pyright: ignore[reportUnknownMemberType]
-        total = int(properties.total_memory)
+        cuda: Any = torch.cuda
+        total = int(cuda.get_device_properties(backbone.device).total_memory)
         most, room_bytes = 32768, max(total - weights, 0) // 2
     return max(_LEAST_TOKENS, min(most, room_bytes // activation_bytes_per_token(backbone)))
 

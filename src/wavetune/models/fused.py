@@ -78,8 +78,9 @@ def _mlp(stock: Callable[[Tensor], Tensor], module: nn.Module, names: _Gated, x:
 
 def _in_own_precision(linear: nn.Module, x: Tensor) -> Tensor:
     """A map's output as its product leaves it, where nothing acts on it."""
-    plain = type(linear) is FrozenLinear and not linear._forward_hooks
-    return linear.product(x) if plain else linear(x)
+    if type(linear) is FrozenLinear and not linear._forward_hooks:
+        return linear.product(x)
+    return linear(x)
 
 
 @torch.no_grad()
