@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wavetune.allocation.problem import Draw, IntArray, Problem, RadioBand
 from wavetune.units import Array
@@ -385,5 +386,6 @@ def least_common_s(time_KM: Array, least_K: IntArray) -> float:
     spare = M - int(np.sum(least_K))
     if spare < 0:
         return np.inf
-    late_KM = np.where(np.arange(1, M + 1) >= least_K[:, None], time_KM, -np.inf)
+    enough_KM: NDArray[np.bool_] = np.arange(1, M + 1) >= least_K[:, None]
+    late_KM = np.where(enough_KM, time_KM, -np.inf)
     return float(np.sort(late_KM.ravel())[late_KM.size - 1 - spare])

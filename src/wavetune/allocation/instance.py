@@ -171,7 +171,8 @@ def _layer_costs(costs: Json) -> LayerCosts:
             raise InstanceError(
                 f"$.costs.{name}: has {len(values)} entries, must have {num_layers} as forward_flop; give one per layer"
             )
-    return LayerCosts(**{f"{name}_L": values for name, values in arrays.items()})
+    by_layer: dict[str, Any] = {f"{name}_L": values for name, values in arrays.items()}
+    return LayerCosts(**by_layer)
 
 
 def _rounds(value: object) -> dict[int, float]:
