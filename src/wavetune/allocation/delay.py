@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -386,6 +387,6 @@ def least_common_s(time_KM: Array, least_K: IntArray) -> float:
     spare = M - int(np.sum(least_K))
     if spare < 0:
         return np.inf
-    enough_KM: NDArray[np.bool_] = np.arange(1, M + 1) >= least_K[:, None]
+    enough_KM = cast(NDArray[np.bool_], np.arange(1, M + 1) >= least_K[:, None])
     late_KM = np.where(enough_KM, time_KM, -np.inf)
     return float(np.sort(late_KM.ravel())[late_KM.size - 1 - spare])
