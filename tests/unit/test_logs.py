@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 
 from helpers.command_line import assert_refused, wavetune
+from wavetune.cli import app
 from wavetune.cli.grouped import set_format
 from wavetune.console import Console
 from wavetune.logs import LOG, is_quiet, kept_in, shown_on
@@ -81,3 +82,18 @@ def test_a_mistake_is_a_line_of_json_too_where_lines_are(tmp_path, monkeypatch):
     assert wavetune("runs", tmp_path / "none", "--log-format", "text").err.startswith("wavetune: ")
     monkeypatch.setenv("WAVETUNE_LOG_FORMAT", "xml")
     assert_refused(wavetune("runs", tmp_path), "is 'xml'", "WAVETUNE_LOG_FORMAT")
+
+
+def test_a_librarys_handler_of_the_root_logger_says_no_line_of_a_command_once_more(monkeypatch):
+    heard = io.StringIO()
+    handler = logging.StreamHandler(heard)
+    logging.getLogger().addHandler(handler)
+    monkeypatch.setattr(LOG, "propagate", True)
+    for module, name in ((app.signal, "signal"), (app.light_imports, "install"), (app.warnings, "filterwarnings")):
+        monkeypatch.setattr(module, name, lambda *_: None)  # this process goes on with other tests
+    monkeypatch.setattr(app, "_run", lambda: LOG.warning("once"))
+    try:
+        app.main()
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert heard.getvalue() == ""

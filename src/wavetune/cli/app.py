@@ -34,7 +34,7 @@ from wavetune.cli.watch import watch
 from wavetune.console import Console, as_command, echo
 from wavetune.errors import InfeasibleError, WavetuneError
 from wavetune.left_out import leave_out
-from wavetune.logs import shown_on
+from wavetune.logs import LOG, shown_on
 from wavetune.models import light_imports
 
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
@@ -81,6 +81,7 @@ def main() -> None:
     light_imports.install()
     # What is beyond all numbers is infinite, and refused in a sentence where it would be written down.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
+    LOG.propagate = False  # a library may put a handler on the root logger, which would say every line once more
     with shown_on(Console(stderr=True)):
         _run()
 
