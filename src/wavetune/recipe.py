@@ -37,7 +37,8 @@ class RunSettings:
     bf16 products. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps` 0
     leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through the
     model at once (None: chosen for the device). Behind the first blocks, as far up as nothing is trained, hidden states
-    of rows are kept, up to `prefix_mb` megabytes in a file without a name (0: they are computed in every step).
+    of rows are kept, up to `prefix_mb` megabytes in a file without a name (0: they are computed in every step). With
+    `recompute_blocks` a block keeps its input alone for the backward pass, which costs a second forward pass.
     """
 
     rounds: Annotated[int, Ge(1)] = 20
@@ -49,6 +50,7 @@ class RunSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tokens_per_pass: Annotated[int, Ge(1)] | None = None
     prefix_mb: Annotated[int, Ge(0)] = 2000
+    recompute_blocks: bool = False
     samples: Annotated[int, Ge(0)] = 4
     sample_tokens: Annotated[int, Ge(1)] = 48
 

@@ -36,10 +36,13 @@ def default_tokens_per_pass(backbone: Backbone) -> int:
 def activation_bytes_per_token(backbone: Backbone) -> int:
     """What a token keeps for the backward pass: a rule of thumb for Llama-shaped blocks.
 
-    In each block 8 vectors as wide as the residual stream and 5 as wide as the widest map.
+    In each block 8 vectors as wide as the residual stream and 5 as wide as the widest map; of blocks that are computed
+    again, one such vector each, and all of one block.
     """
     widest = max((p.shape[0] for p in backbone.blocks[-1].parameters() if p.dim() == 2), default=backbone.width)
-    return (8 * backbone.width + 5 * widest) * backbone.dtype.itemsize * backbone.num_layers
+    block, layers = 8 * backbone.width + 5 * widest, backbone.num_layers
+    kept = block + layers * backbone.width if backbone.recompute else layers * block
+    return kept * backbone.dtype.itemsize
 
 
 def give_back_free_heap() -> None:

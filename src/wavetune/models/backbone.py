@@ -10,12 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -46,7 +49,8 @@ class Backbone:
     """A frozen decoder, or encoder, whose blocks can be interrupted by a cut.
 
     `head` is the output layer over the vocabulary, None for an encoder. Activations and adapters are of `dtype`;
-    the stock model's maps store their weights `transposed`, `[in, out]`, if they are GPT-2's.
+    the stock model's maps store their weights `transposed`, `[in, out]`, if they are GPT-2's. With `recompute` a block
+    keeps its input alone for the backward pass, which computes the rest again.
     """
 
     model: PreTrainedModel
@@ -59,6 +63,7 @@ class Backbone:
     active: ActiveAdapters
     dtype: torch.dtype
     transposed: bool = False
+    recompute: bool = False
     _pass: _Pass | None = None
 
     @classmethod
@@ -192,6 +197,26 @@ class Backbone:
             for index, block in kept.items():
                 self.blocks[index] = block
 
+    def recomputed(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """A block's forward that, where told so, the backward pass runs again with the same samples and adapters."""
+
+        def run(*args: Any, **named: Any) -> Any:
+            if not (self.recompute and torch.is_grad_enabled()):
+                return forward(*args, **named)
+            now, acting = copy_context(), copy(self.active)
+
+            def again(*args: Any) -> Any:
+                later = copy(self.active)
+                vars(self.active).update(vars(acting))
+                try:
+                    return now.run(forward, *args, **named)
+                finally:
+                    vars(self.active).update(vars(later))
+
+            return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False)
+
+        return run
+
     def _prompt(self, bank: AdapterBank) -> AdapterSite | None:
         """Where a bank has a soft prompt, and the first block is here."""
         if isinstance(self.blocks[0], AbsentBlock):
@@ -308,6 +333,7 @@ def prepare_backbone(
     nn.Module.to(model, device)
     backbone.final_norm.to(device)
     for index, block in enumerate(backbone.blocks):
+        block.forward = backbone.recomputed(block.forward)
         block.register_forward_hook(backbone._after_block(index + 1))
     return backbone
 

@@ -283,6 +283,7 @@ def cohort_of(
         freeze_a(bank)
     freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
     link = CutLink(door, method.activation_codec, method.gradient_codec)
+    backbone.recompute = run.recompute_blocks
     budget = run.tokens_per_pass or default_tokens_per_pass(backbone)
     optimiser = StackedOptimiser(bank, method.optimiser)
     frozen, limit_bytes = lowest_trained(bank, backbone.num_layers), run.prefix_mb * 1_000_000
