@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -31,6 +32,7 @@ from wavetune.allocation.water_filling import (
 from wavetune.units import Array
 
 _MOST_EXCHANGES = 3_000  # a step tries all exchanges of two subchannels up to so many
+_MOST_STEPS, _WORTH_IT = 50, 1e-4  # of the last descent, and what one of them shortens at least
 _SAFE = 1 - 1e-9
 
 
@@ -43,9 +45,13 @@ class BothWays:
     down_bits_K: Array
     after_s_K: Array
 
+    @cached_property
+    def _rate_KM(self) -> Array:
+        return downlink_rate_bit_per_s_KM(self.band)
+
     def down_s_K(self, owner_M: IntArray) -> Array:
         """When each client has received and worked (s)."""
-        rate_KM, K = downlink_rate_bit_per_s_KM(self.band), len(self.after_s_K)
+        rate_KM, K = self._rate_KM, len(self.after_s_K)
         used = np.flatnonzero(owner_M >= 0)
         rate_K = np.bincount(owner_M[used], weights=rate_KM[owner_M[used], used], minlength=K)
         receives = self.down_bits_K > 0
@@ -58,8 +64,18 @@ class BothWays:
         return owners_delay(self.problem, owner_M) + float(np.max(self.down_s_K(owner_M)))
 
     def improve(self, starts: Sequence[IntArray], clock: Clock) -> IntArray:
-        """The best owners met on the ways from given ones to those that receive soonest, and between neighbours."""
+        """The best owners met on the ways from given ones to those that receive soonest, and between neighbours.
+
+        In a band with many subchannels only the first are improved, as far as one way leads.
+        """
+        first_M, *others = starts
+        if not self._has_few_pairs():
+            return min((self._on_the_way(first_M, clock), *others), key=self.delay_s)
         return min((self._shortened(self._on_the_way(s, clock), clock) for s in starts), key=self.delay_s)
+
+    def _has_few_pairs(self) -> bool:
+        M = self.problem.log_KM.shape[1]
+        return M * (M - 1) // 2 <= _MOST_EXCHANGES
 
     def _on_the_way(self, owner_M: IntArray, clock: Clock) -> IntArray:
         """The best owners on the way to those that receive soonest."""
@@ -74,14 +90,16 @@ class BothWays:
         return best_M
 
     def _shortened(self, owner_M: IntArray, clock: Clock) -> IntArray:
-        """Moves and exchanges that shorten both ways together, while there are any."""
+        """Moves and exchanges that shorten both ways together, while one of a step is worth it."""
         best_s = self.delay_s(owner_M)
-        while not clock.expired:
-            near = [(self.delay_s(n), n) for n in self._neighbours(owner_M)]
-            found_s, found_M = min(near, key=lambda n: n[0], default=(np.inf, owner_M))
-            if found_s >= best_s * (1 - 1e-9):
+        for _ in range(_MOST_STEPS):
+            step_s, step_M = best_s, owner_M
+            for near_M in self._neighbours(owner_M):
+                if (near_s := self.delay_s(near_M)) < step_s:
+                    step_s, step_M = near_s, near_M
+            if not step_s < best_s * (1 - _WORTH_IT) or clock.expired:
                 break
-            owner_M, best_s = found_M, found_s
+            owner_M, best_s = step_M, step_s
         return owner_M
 
     def _neighbours(self, owner_M: IntArray) -> Iterator[IntArray]:
@@ -121,10 +139,9 @@ class BothWays:
 
     def _exchange(self, owner_M: IntArray, clock: Clock) -> IntArray:
         """Exchanges of two subchannels that help the uplink without delaying the downlink, while there are any."""
-        M = len(owner_M)
-        pairs = [(i, j) for i in range(M) for j in range(i) if owner_M[i] >= 0 and owner_M[j] >= 0]
-        if len(pairs) > _MOST_EXCHANGES:
+        if not self._has_few_pairs():
             return owner_M
+        pairs = [(i, j) for i in range(len(owner_M)) for j in range(i) if owner_M[i] >= 0 and owner_M[j] >= 0]
         up_s, limit_s = owners_delay(self.problem, owner_M), float(np.max(self.down_s_K(owner_M)))
         improved = True
         while improved and not clock.expired:
