@@ -43,6 +43,7 @@ FILES = {
 }
 COMMON = [name for name in recipes.names() if not name.startswith("pwff")]  # these have test_pwff.py
 ACCOUNT = {"delay_s", "local_steps", "phases", "step", "energy_j", "energy", "bits", "bits_up_K", "bits_down_K"}
+PHASES = ("client_forward", "uplink", "downlink", "client_backward", "fed_upload", "fed_download")
 
 
 @pytest.fixture(scope="module", params=COMMON)
@@ -79,7 +80,7 @@ def test_every_record_is_complete_and_adds_up_to_the_summary(finished):
         charged = record["charged"]
         to_and_from = sum(bits for kind, bits in charged["bits"].items() if kind.endswith(("_up", "_down")))
         assert sum(charged["bits_up_K"]) + sum(charged["bits_down_K"]) == to_and_from
-        assert record["straggler"]["phase"] in ("client_forward", "uplink", "downlink", "client_backward", "fed_upload")
+        assert record["straggler"]["phase"] in PHASES
         assert record["lost"] == [] or read_json(folder / "recipe.json")["name"] == "stfl"
     for name in ("delay_s", "energy_j"):
         assert summary[name] == pytest.approx(sum(record["charged"][name] for record in records))
@@ -196,13 +197,20 @@ def test_stopping_before_anything_is_saved_promises_nothing(tmp_path, monkeypatc
     assert answer.err.splitlines()[-1] == "stopped"
 
 
-def test_plan_of_an_instance_and_of_its_recipe_agree(sflllm):
+def test_plan_of_an_instance_and_of_its_recipe_agree_where_the_way_back_costs_nothing(tmp_path):
+    free = settings("world.scenario.price_downlink=false", "run.rounds=1")
+    assert wavetune("run", "sflllm", *free, "--out", tmp_path / "run").code == 0
     of_instance, of_recipe = (
-        json.loads(wavetune("plan", sflllm / name, "--json", "-").out) for name in ("instance.json", "recipe.json")
+        json.loads(wavetune("plan", tmp_path / "run" / name, "--json", "-").out)
+        for name in ("instance.json", "recipe.json")
     )
     assert of_instance["delay_s"] == pytest.approx(of_recipe["delay_s"])
     assert (of_instance["cut"], of_instance["rank"]) == (of_recipe["cut"], of_recipe["rank"])
-    assert of_recipe == read_json(sflllm / "plan.json")
+
+
+def test_the_plan_of_a_runs_recipe_is_the_runs(sflllm):
+    answer = wavetune("plan", sflllm / "recipe.json", "--json", "-")
+    assert json.loads(answer.out) == read_json(sflllm / "plan.json")
 
 
 def impossible(instance):

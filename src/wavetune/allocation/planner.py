@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from wavetune.allocation.delay import load_of
 from wavetune.allocation.ladder import require_smooth
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
@@ -54,10 +55,19 @@ def plan_fixed(
 
 def _or_why_none(problem: Problem, found: Plan) -> Plan:
     """The plan, or that there is none where its delay is infinite."""
-    if found.status != "ok" or np.isfinite(found.delay_s):
-        return found
+    if found.status != "ok" or np.isfinite(found.delay_s) or not np.isfinite(_computing_s(problem, found)):
+        return found  # where computing takes for ever, no link is to blame
     if problem.main.ladder is not None or problem.fed.ladder is not None:
         return infeasible(
             "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"
         )
     return infeasible("a client's link, up or down, carries less than can be counted")
+
+
+def _computing_s(problem: Problem, found: Plan) -> float:
+    """What all computing of a plan would take one after the other, without a link (s)."""
+    load = load_of(problem, found.cut_K, found.rank_K)
+    at_server = np.sum(load.server_forward_flop_I + load.server_backward_flop_I) / problem.server_flop_per_s
+    flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0)
+    rounds = max(problem.rounds_to_target.values()) * problem.local_steps
+    return float(rounds * (at_server + np.max(flop_K / problem.client_flop_per_s_K)))
