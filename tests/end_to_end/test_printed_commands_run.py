@@ -25,6 +25,8 @@ from wavetune.federation.topology import Split
 
 STANDS_FOR = {
     "RECIPE": "sflllm",
+    "RECIPE...": "sflllm",
+    "[OTHER]": "gossip",
     "M": "tiny",
     "my-org/model": "tiny",
     "KIND": "helpful",
@@ -211,7 +213,9 @@ def with_least(words: list[str], smallest: dict[str, str]) -> list[str]:
 def as_plan(words: list[str]) -> list[str] | None:
     """What plans the recipe of a command that does not run here; None where it names none."""
     words, settings = apart(words)
-    return at_smallest_size(together(["plan", words[1]], settings)) if recipe_of(words) else None
+    named = recipe_of(words)
+    planned = words[1] if named and words[1].endswith(".json") else named  # a run's folder is no recipe
+    return at_smallest_size(together(["plan", planned], settings)) if planned else None
 
 
 def is_whole(words: list[str]) -> bool:
