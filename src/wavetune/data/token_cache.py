@@ -21,7 +21,6 @@ from wavetune.data.examples import Example
 from wavetune.data.templates import Template, TokenSet
 from wavetune.errors import DataError
 from wavetune.models.cache import cached, state_of, written_once
-from wavetune.part_values import values_of
 from wavetune.parts import foreign_packages
 
 LEAST_ROWS = 5_000  # fewer are tokenised in a moment
@@ -68,6 +67,8 @@ class _NotKeptError(DataError):
 
 def _digest(examples: Sequence[Example], tokenizer: Any, template: Template, max_tokens: int) -> str | None:
     """A name for all that the tokens depend on; None where a change would not be noticed."""
+    from wavetune.part_values import values_of  # it brings pydantic, which a plan without much data need not load
+
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None or foreign_packages(template):
         return None
