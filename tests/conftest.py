@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import signal
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,8 @@ os.environ.setdefault("MPLBACKEND", "agg")
 # that a test starts would compile wavetune anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+# Whoever started pytest may have had it ignore interrupts, as a shell does in the background; tests send some.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
