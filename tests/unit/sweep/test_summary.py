@@ -158,7 +158,7 @@ def test_page_has_command_reading_and_a_row_a_method_with_its_time():
         "- Seeds: 0 to 1",
         "- Model: smollm2-135m: ",
         "dequantised from Q4_1",
-        "- Data: restaurants, 4000 training rows",
+        "- Data: restaurants, ",
     ):
         assert words in text
     assert to_dict(summary, "")["origin"].keys() == {"Seeds", "Model", "Data"}
