@@ -161,7 +161,7 @@ class BothWays:
         problem = with_cap_tolerance(self.problem)
         M, gets, sends = problem.log_KM.shape[1], self.down_bits_K > 0, problem.need_K > 0
         up_KM = strongest_rates(problem)
-        heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, downlink_rate_bit_per_s_KM(self.band), 0.0)
+        heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, self._rate_KM, 0.0)
         down_KM = np.cumsum(-np.sort(-heard_KM, axis=1), axis=1)
         down_s_KM = self.after_s_K[:, None] + transfer_s(self.down_bits_K[:, None], down_KM)
         least_s = float(np.max(self.after_s_K))
