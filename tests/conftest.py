@@ -5,7 +5,7 @@ import pickle
 import signal
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,21 +38,33 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def baselines_planned_once() -> Iterator[None]:
-    """What the plan of a run is compared with is planned once for each problem: hundreds of runs here have the same."""
-    from wavetune.allocation import baselines
-
-    plan_baselines, known = baselines.plan_baselines, dict[bytes, Any]()
-
-    def kept(problem: Any, seed: int) -> Any:
-        content = pickle.dumps((problem, seed))
-        if content not in known:
-            known[content] = plan_baselines(problem, seed)
-        return known[content]
+def planned_once() -> Iterator[None]:
+    """What a run plans, and what its plan is compared with, is planned once: hundreds of runs plan the same."""
+    from wavetune.allocation import baselines, describe
+    from wavetune.federation import planning
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(baselines, "plan_baselines", kept)
+        for module, name in (
+            (planning, "plan_with_energy"),
+            (planning, "plan_fixed"),
+            (baselines, "plan_baselines"),
+            (describe, "sensitivities"),
+        ):
+            patch.setattr(module, name, _remembered(getattr(module, name)))
         yield
+
+
+def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function of its arguments alone, which is asked once for each."""
+    known = dict[bytes, Any]()
+
+    def call(*arguments: Any, **named: Any) -> Any:
+        content = pickle.dumps((arguments, named))
+        if content not in known:
+            known[content] = function(*arguments, **named)
+        return known[content]
+
+    return call
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -16,6 +16,7 @@ import wavetune
 
 _PACKAGE = Path(wavetune.__file__).parent
 _GIT_S = 5.0
+_version = cache(version)
 
 
 def versions() -> dict[str, str]:
@@ -26,8 +27,8 @@ def versions() -> dict[str, str]:
         "wavetune": wavetune.__version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
-        "transformers": version("transformers"),
-        "peft": version("peft"),
+        "transformers": _version("transformers"),
+        "peft": _version("peft"),
         "numpy": numpy.__version__,
     }
 
