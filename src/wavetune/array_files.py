@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.errors import DataError
+from wavetune.errors import DataError, one_line
 
 MOST_VALUES = 2**26
 ENDINGS = (".npz", ".npy", ".mat")
@@ -39,7 +39,7 @@ def read_arrays(file: Path, name: str) -> dict[str, NDArray[Any]]:
         raise
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, ValueError, TypeError, RuntimeError) as error:
         raise DataError(
-            f"{file}: cannot be read as {file.suffix[1:].upper()} ({_line(error)}); save it again"
+            f"{file}: cannot be read as {file.suffix[1:].upper()} ({one_line(error, 120)}); save it again"
         ) from None
 
 
@@ -67,7 +67,3 @@ def _require_numbers(file: Path, stream: Any, size: int) -> None:
         raise DataError(f"{file}: holds something else than numbers, which is not loaded; save arrays of numbers")
     if math.prod(shape) > MOST_VALUES or math.prod(shape) * dtype.itemsize > size:
         raise DataError(f"{file}: an array of shape {list(shape)} is larger than its file or than {MOST_VALUES} values")
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120]

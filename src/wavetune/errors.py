@@ -62,6 +62,20 @@ class NumericsError(WavetuneError, ArithmeticError):
     """A loss or tensor stopped being finite; names round, client and tensor."""
 
 
+def one_line(error: object, most: int = 300) -> str:
+    """What an error says, in one line of at most so many characters.
+
+    >>> one_line(ValueError("no   header"))
+    'no header'
+    """
+    return " ".join(str(error).split())[:most]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of what an error says; its type where it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 def nearest(word: str, choices: Iterable[str]) -> str:
     """Sentence that offers the nearest of `choices` to a mistyped `word`, or lists them all.
 

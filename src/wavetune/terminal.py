@@ -1,4 +1,4 @@
-"""What a person sees of a run on a terminal: live progress, or plain lines where there is none."""
+"""What a person sees of work on a terminal: live progress, or plain lines where there is none."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from rich import box
 from rich.console import RenderableType
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -68,15 +68,15 @@ class Bars(Progress):
             yield Text(self.below, no_wrap=True, overflow="ellipsis")
 
 
-class RunDisplay:
-    """Observer of a run that shows round, step, loss, speed, simulated delay, energy, bits, straggler and time left."""
+class Display:
+    """Bars that are shown in a block, and lines above them."""
+
+    unit = ""
 
     def __init__(self, console: Console | None = None) -> None:
-        self.bars = Bars(console, " steps")
-        self.delay_s = self.energy_j = self.bits = 0.0
-        self.before = self.validation = float("nan")
+        self.bars = Bars(console, self.unit)
 
-    def __enter__(self) -> RunDisplay:
+    def __enter__(self) -> Self:
         self.bars.start()
         return self
 
@@ -86,6 +86,17 @@ class RunDisplay:
     def message(self, text: str) -> None:
         """A line on what happens now."""
         LOG.info(text)
+
+
+class RunDisplay(Display):
+    """Observer of a run that shows round, step, loss, speed, simulated delay, energy, bits, straggler and time left."""
+
+    unit = " steps"
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self.delay_s = self.energy_j = self.bits = 0.0
+        self.before = self.validation = float("nan")
 
     def started(self, session: Session, rounds_done: int, before: float) -> None:
         """Say what was planned, and start counting."""
@@ -155,27 +166,37 @@ class RunDisplay:
         return f"simulated {show_seconds(self.delay_s)}, {show_joules(self.energy_j)}, {show_bits(self.bits)}"
 
 
-class RewardDisplay:
+class RewardDisplay(Display):
     """Watcher of the training of a reward model: a bar with loss and time left on a terminal, and a line a result."""
 
+    unit = " steps"
+
     def __init__(self, console: Console | None = None) -> None:
-        self.bars = Bars(console, " steps")
+        super().__init__(console)
         self.task = self.bars.add_task("training", total=None)
-
-    def __enter__(self) -> RewardDisplay:
-        self.bars.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.bars.stop()
-
-    def message(self, text: str) -> None:
-        """A line on what happens now, or on an evaluation."""
-        LOG.info(text)
 
     def step(self, done: int, steps: int, loss: float) -> None:
         """A step is done."""
         self.bars.update(self.task, completed=done, total=steps, description=f"loss {loss:.4f}")
+
+
+class CountDisplay(Display):
+    """How many of several things are done: a bar for each on a terminal, else a plain line every tenth of the way."""
+
+    def __init__(self, console: Console | None = None) -> None:
+        super().__init__(console)
+        self.tasks: dict[str, TaskID] = {}
+        self.tenths: dict[str, int] = {}
+
+    def progress(self, what: str, done: int, total: int) -> None:
+        """So many of `what` are done."""
+        if what not in self.tasks:
+            self.tasks[what] = self.bars.add_task(what)
+        self.bars.update(self.tasks[what], completed=done, total=total)
+        tenth = 10 * done // max(total, 1)
+        if self.bars.disable and tenth > self.tenths.get(what, 0):
+            self.tenths[what] = tenth
+            LOG.info(f"{what} {done}/{total}")
 
 
 def _straggler(who: tuple[int, str]) -> str:

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
-from wavetune.errors import DataError, JsonError
+from wavetune.errors import DataError, JsonError, one_line
 from wavetune.json_reader import read_lines
 
 Array = NDArray[np.float64]
@@ -355,8 +355,7 @@ def _parquet(file: Path) -> _Table:
                 raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
             columns = {name.strip(): column for name, column in parquet.read().to_pydict().items()}
     except pyarrow.ArrowException as error:
-        reason = " ".join(str(error).split())[:120]
-        raise DataError(f"{file}: cannot be read as Parquet ({reason}); write it again") from None
+        raise DataError(f"{file}: cannot be read as Parquet ({one_line(error, 120)}); write it again") from None
     return _table(file, columns, [f"{file} row {row}" for row in range(size.num_rows)])
 
 

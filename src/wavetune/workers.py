@@ -8,8 +8,11 @@ import signal
 import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import Any
+
+from wavetune.errors import RunFolderError
 
 Each = Callable[[Callable[..., Any], Sequence[tuple[Any, ...]]], Iterator[Any]]
 
@@ -32,8 +35,11 @@ def memory_bytes() -> int:
 
 
 @contextmanager
-def workers(jobs: int) -> Generator[Each]:
-    """How to call a function on several argument tuples: here, or in processes and then in the order they finish."""
+def workers(jobs: int, what: str) -> Generator[Each]:
+    """How to call a function on several argument tuples: here, or in processes and then in the order they finish.
+
+    Raises: RunFolderError where a process was killed; `what` is then said to have stopped.
+    """
     if jobs <= 1:
         yield lambda function, arguments: (function(*a) for a in arguments)
         return
@@ -46,10 +52,15 @@ def workers(jobs: int) -> Generator[Each]:
 
         try:
             yield each
-        except BaseException:
+        except BaseException as error:
             for worker in set(multiprocessing.active_children()) - others:  # rather than wait for its cell
                 worker.terminate()
             pool.shutdown(cancel_futures=True)
+            if isinstance(error, BrokenProcessPool):
+                raise RunFolderError(
+                    f"{what} stopped as one of its processes was killed, perhaps for want of memory; the same command "
+                    "with fewer --jobs goes on"
+                ) from error
             raise
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from helpers.command_line import assert_refused, wavetune
 from helpers.sweeps import QUICK, without_times
-from wavetune.sweep.display import SweepDisplay
+from wavetune.terminal import CountDisplay
 
 SMALLEST = (*QUICK, *(f"world.scenario.bands.{band}.num_subchannels=8" for band in ("main", "fed")))
 SETTINGS = [word for setting in SMALLEST for word in ("--set", setting)]
@@ -48,7 +48,7 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
     answer = wavetune(*SWEEP, "--jobs", 1, "--out", whole)
     assert answer.code == 0, answer.err
 
-    progress = SweepDisplay.progress
+    progress = CountDisplay.progress
 
     def interrupted(display, what, done, total):
         progress(display, what, done, total)
@@ -56,7 +56,7 @@ def test_sweep_that_is_interrupted_and_killed_ends_like_one_that_is_not(environm
             os.kill(os.getpid(), signal.SIGINT)
 
     with monkeypatch.context() as patch:
-        patch.setattr(SweepDisplay, "progress", interrupted)
+        patch.setattr(CountDisplay, "progress", interrupted)
         answer = wavetune(*SWEEP, "--jobs", 1, "--out", folder)
     assert answer.code == 130
     assert f"the same command goes on from {folder}" in answer.err

@@ -9,7 +9,7 @@ import pytest
 
 from wavetune.console import Console
 from wavetune.records.rounds import Account, Round, Straggler
-from wavetune.terminal import RewardDisplay, RunDisplay
+from wavetune.terminal import CountDisplay, RewardDisplay, RunDisplay
 
 SESSION = SimpleNamespace(
     recipe=SimpleNamespace(
@@ -66,3 +66,20 @@ def test_a_reward_model_in_training_shows_its_steps():
         display.bars.refresh()
     assert "30/120 steps" in console.file.getvalue()
     assert "loss 0.6100" in console.file.getvalue()
+
+
+def counted(is_terminal):
+    console = Console(file=io.StringIO(), force_terminal=is_terminal, width=80)
+    with CountDisplay(console) as display:
+        for done in range(1, 41):
+            display.progress("cells", done, 40)
+    return console.file.getvalue()
+
+
+def test_counts_without_a_terminal_are_a_line_every_tenth_of_the_way():
+    assert counted(False).splitlines() == [f"cells {done}/40" for done in range(4, 41, 4)]
+
+
+def test_counts_on_a_terminal_are_a_bar():
+    assert "━" in counted(True)
+    assert "40/40" in counted(True)

@@ -15,7 +15,7 @@ from typing import Any
 import yaml
 
 from wavetune import recipes
-from wavetune.errors import ConfigError, JsonError
+from wavetune.errors import ConfigError, JsonError, one_line
 from wavetune.json_reader import read_json, read_text
 from wavetune.recipe import Recipe, from_dict, load, with_settings
 
@@ -87,7 +87,7 @@ def _read(path: Path) -> dict[str, Any]:
     except JsonError as error:
         raise ConfigError(f"cannot read a recipe from {path}: {error.reason}") from None
     except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
-        raise ConfigError(f"cannot read a recipe from {path}: {' '.join(str(error).split())[:300]}") from None
+        raise ConfigError(f"cannot read a recipe from {path}: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} does not hold a recipe: expected a mapping of fields")
     return found

@@ -44,15 +44,15 @@ def sweep(
     """Plan over a range of one field with several planners and seeds: figure, table and reading, no training."""
     from wavetune.api.sweep import sweep as plan_all
     from wavetune.sweep.axis import axis_of
-    from wavetune.sweep.display import SweepDisplay
     from wavetune.sweep.write import FILES
+    from wavetune.terminal import CountDisplay
     from wavetune.workers import cores
 
     base = read_recipe(recipe, changes)
     folder = out or Path("sweeps") / f"{named_after(base.name)}-{axis_of(over, base).field}"
     jobs = cores() if jobs is None else jobs
     try:
-        with SweepDisplay() as display:
+        with CountDisplay() as display:
             swept = plan_all(base, over, seeds=seeds, methods=methods, out=folder, jobs=jobs, progress=display.progress)
     except KeyboardInterrupt:
         LOG.warning(f"stopped; the same command goes on from {folder}")

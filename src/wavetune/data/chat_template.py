@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from wavetune.data.examples import Turn
 from wavetune.data.pieces import encode
-from wavetune.errors import ConfigError, DataError, ModelError, nearest
+from wavetune.errors import ConfigError, DataError, ModelError, first_line, nearest
 
 MARKER = "wavetune-answer"
 REASONING = ("reasoning_content", "thinking", "reasoning")
@@ -224,7 +224,7 @@ class ChatWriter:
         return [{**others[0], "content": f"{said}\n\n{others[0].get('content') or ''}"}, *others[1:]]
 
     def _refusal(self, messages: Messages, error: Exception) -> str:
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         if messages and messages[0]["role"] == "system" and self.system == "keep":
             try:
                 self.text(messages[1:])

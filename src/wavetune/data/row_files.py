@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from wavetune.errors import DataError, JsonError, NotJsonError
+from wavetune.errors import DataError, JsonError, NotJsonError, one_line
 from wavetune.json_reader import parse, read_lines
 
 Row = dict[str, Any]
@@ -91,7 +91,7 @@ def saved_splits(folder: Path) -> Mapping[str, Any]:
     try:
         saved = datasets.load_from_disk(str(folder))
     except Exception as error:  # the library and pyarrow raise many types; the sentence is what helps
-        raise DataError(f"{folder}: cannot read the data set saved there ({_line(error)}); save it again") from error
+        raise DataError(f"{folder}: cannot read the data set saved there ({one_line(error)}); save it again") from error
     return {str(name): split for name, split in saved.items()} if isinstance(saved, dict) else {"train": saved}
 
 
@@ -242,7 +242,7 @@ def _parquet(file: Path) -> Rows:
                     yield f"{file} row {number}", named_classes(row, features)
                     number += 1
     except (pyarrow.ArrowException, OSError) as error:
-        raise DataError(f"{file}: cannot be read as Parquet ({_line(error)}); fetch or write it again") from error
+        raise DataError(f"{file}: cannot be read as Parquet ({one_line(error)}); fetch or write it again") from error
 
 
 def _features(schema: Any) -> Mapping[str, Any]:
@@ -260,7 +260,7 @@ def _arrow(file: Path) -> Rows:
     try:
         table = datasets.Dataset.from_file(str(file))
     except Exception as error:
-        raise DataError(f"{file}: cannot be read as Arrow ({_line(error)}); save it again") from error
+        raise DataError(f"{file}: cannot be read as Arrow ({one_line(error)}); save it again") from error
     return table_rows(table, str(file))
 
 
@@ -307,10 +307,6 @@ def _is_json(text: str) -> bool:
     except (ValueError, RecursionError):
         return False
     return True
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 TEXTS = {

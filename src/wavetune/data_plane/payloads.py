@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load, save
 
 from wavetune.data_plane.refusal import Reason, RefusedError
+from wavetune.errors import first_line
 from wavetune.federation import messages
 from wavetune.federation.codecs import Chain, Codec, Context, Payload
 from wavetune.federation.codecs.codec import receive
@@ -91,7 +92,7 @@ def _check_decoded(decode: Callable[[], Payload], shapes: Mapping[str, tuple[int
     try:
         decoded = decode()
     except (IndexError, RuntimeError, ValueError) as error:
-        raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({str(error).splitlines()[0]})") from error
+        raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({first_line(error)})") from error
     for name, x in decoded.items():
         if tuple(x.shape) != shapes[name]:
             raise RefusedError(Reason.MALFORMED, f"{what}: decodes to {list(x.shape)}, not {list(shapes[name])}")

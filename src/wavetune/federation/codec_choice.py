@@ -8,7 +8,7 @@ from typing import Annotated, Any, cast
 
 from annotated_types import Gt
 
-from wavetune.errors import ConfigError, JsonError
+from wavetune.errors import ConfigError, JsonError, first_line
 from wavetune.federation.codecs import Codec
 from wavetune.json_reader import read_json
 from wavetune.part_values import read_part
@@ -53,7 +53,7 @@ def read_candidates(path: Path) -> tuple[CodecCandidate, ...]:
         values = read_json(path)["candidates"]
         return read_part(tuple[CodecCandidate, ...], values, "candidates")
     except (ValueError, KeyError, TypeError) as error:
-        reason = error.reason if isinstance(error, JsonError) else str(error).splitlines()[0]
+        reason = error.reason if isinstance(error, JsonError) else first_line(error)
         raise ConfigError(
             f"cannot read a codec table from {path} ({reason}); `wavetune measure-codecs` writes one"
         ) from None

@@ -9,7 +9,6 @@ import gc
 import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -201,16 +200,10 @@ def _played(
             gc.collect()  # the model and its hooks refer to each other
         return
     LOG.info(f"{len(tasks)} runs in {min(jobs, len(tasks))} processes")
-    try:
-        with workers(min(jobs, len(tasks))) as each:
-            for number, (cell, why) in enumerate(each(_play, tasks), start=1):
-                LOG.info(f"run {number} of {len(tasks)} is done: {_words(cell)}")
-                yield cell, why
-    except BrokenProcessPool as error:
-        raise RunFolderError(
-            f"the runs in {folder} stopped as one of their processes was killed, perhaps for want of memory; the same "
-            "command with fewer --jobs goes on"
-        ) from error
+    with workers(min(jobs, len(tasks)), f"the work in {folder}") as each:
+        for number, (cell, why) in enumerate(each(_play, tasks), start=1):
+            LOG.info(f"run {number} of {len(tasks)} is done: {_words(cell)}")
+            yield cell, why
 
 
 def _words(cell: Cell) -> str:

@@ -13,7 +13,7 @@ from wavetune.ranking.page import origin
 from wavetune.ranking.table import quality_named
 from wavetune.records.reading import read_run
 from wavetune.reporting.format import axis_unit
-from wavetune.reporting.origin import footnote
+from wavetune.reporting.static_figures import new_figure, open_frame, save, sign
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,14 +21,11 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, apart for every kind of colour vision; dashes tell the next eight from the first.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#882255", "#7F7F7F")
 DASHES = ("solid", (0, (4, 1.5)), (0, (1, 1)))
-INCHES, MARK_INCHES, DOTS_PER_INCH = (11.0, 4.6), 0.17, 150
+WIDTH_INCHES, HEIGHT_INCHES, MARK_INCHES = 11.0, 4.6, 0.17
 
 
 def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[Path]:
     """Save `stem`.svg and `stem`.png; the same contest gives the same files."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
     quality, seeds = quality_named(table["quality"]), table["seeds"]
     curves = {
         method: [curve_of(read_run(outcome.folder / f"{method}-seed{seed}"), quality) for seed in seeds]
@@ -36,7 +33,7 @@ def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[
     }
     changes = [name for name in table["under"] if change_under(name, quality).name in table["metrics"]]
     marks = len(changes) * len(curves)
-    figure = Figure(figsize=(INCHES[0], max(INCHES[1], 2 + MARK_INCHES * marks)), layout="constrained")
+    figure = new_figure((WIDTH_INCHES, max(HEIGHT_INCHES, 2 + MARK_INCHES * marks)))
     panels = list(figure.subplots(1, len(RESOURCES) + bool(changes), squeeze=False)[0])
     for resource, axes in zip(RESOURCES, panels, strict=False):
         _draw_curves(axes, curves, resource, quality, table)
@@ -45,12 +42,8 @@ def save_figure(outcome: Outcome, table: Mapping[str, Any], stem: Path) -> list[
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, frameon=False)
     first = next(iter(outcome.contest.entrants.values()))
     found = origin(table, first.world.scenario.population.num_clients)
-    figure.supxlabel(footnote(found, table["command"]), fontsize=6, wrap=True)
-    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
-    for path in paths:
-        with rc_context({"svg.hashsalt": "wavetune"}):
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    sign(figure, found, table["command"])
+    return save(figure, stem)
 
 
 def _style(index: int) -> dict[str, Any]:
@@ -75,7 +68,7 @@ def _draw_curves(
         axes.axvline(limit / divisor, color="black", linewidth=0.5, linestyle="dotted")
     axes.set_xlabel(f"{RESOURCES[resource].name} ({unit})")
     axes.set_ylabel(quality.name)
-    _plain(axes)
+    open_frame(axes)
 
 
 def _draw_changes(
@@ -93,9 +86,4 @@ def _draw_changes(
     labels = [f"{method.replace('_', ' ')}, {name.replace('_', ' ')}" for name, method in shown]
     axes.set_yticks([-y for y in range(len(shown))], labels, fontsize=7)
     axes.set_xlabel(f"change of {quality.name}")
-    _plain(axes)
-
-
-def _plain(axes: Axes) -> None:
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, linewidth=0.4, alpha=0.5)
+    open_frame(axes)

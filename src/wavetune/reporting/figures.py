@@ -12,13 +12,12 @@ from wavetune.reporting.accounts import PHASES, critical_s, total_by_name
 from wavetune.reporting.chart import Axis
 from wavetune.reporting.lines import thin
 from wavetune.reporting.sections.learning import ROUNDS, TIME, positions, validation_points
+from wavetune.reporting.static_figures import FORMATS, new_figure, open_frame, save
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-FORMATS = ("png", "svg")
-INCHES, DOTS_PER_INCH = (6.4, 3.2), 200
 COLORS = {"training": "#1f6fc4", "validation": "#c8560a"}
 
 
@@ -27,26 +26,16 @@ def save_figures(run_dir: Path, out_dir: Path, formats: tuple[str, ...] = FORMAT
 
     Raises: RunFolderError if the folder holds no run records.
     """
-    from matplotlib import rc_context
-
     run = read_run(run_dir)
     drawn = {"loss-rounds": _loss(run, ROUNDS), "loss-time": _loss(run, TIME), "delay": _delay(run)}
     out_dir.mkdir(parents=True, exist_ok=True)
-    paths = {out_dir / f"{name}.{kind}": figure for name, figure in drawn.items() if figure for kind in formats}
-    for path, figure in paths.items():
-        # neither date nor random names, so that the same run gives the same file
-        with rc_context({"svg.hashsalt": "wavetune"}):
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return list(paths)
+    return [path for name, one in drawn.items() if one for path in save(one, out_dir / name, 200, formats)]
 
 
 def _empty() -> tuple[Figure, Axes]:
-    # imported only where a figure is drawn, and without pyplot, which would keep every figure alive
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=INCHES, layout="constrained")
+    figure = new_figure((6.4, 3.2))
     axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
+    open_frame(axes, grid=False)
     return figure, axes
 
 

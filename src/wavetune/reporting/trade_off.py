@@ -12,9 +12,7 @@ from rich.table import Table
 
 from wavetune.allocation.trade_off import TradeOff
 from wavetune.reporting.format import axis_unit, joules, number, percent, seconds
-from wavetune.reporting.origin import footnote
-
-INCHES, DOTS_PER_INCH = (6.4, 3.6), 150
+from wavetune.reporting.static_figures import new_figure, open_frame, plain_ticks, save, sign
 
 
 def to_dict(curve: TradeOff, origin: Mapping[str, str], command: str) -> dict[str, Any]:
@@ -62,14 +60,10 @@ def table(curve: TradeOff) -> Table:
 
 def save_figure(curve: TradeOff, stem: Path, origin: Mapping[str, str], command: str) -> list[Path]:
     """Save `stem`.svg and `stem`.png; the same curve by the same command gives the same files."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
     points = [p for p in curve.points if p.energy_j > 0]
     seconds_by, second = axis_unit("s", max(p.plan.delay_s for p in points))
     joules_by, joule = axis_unit("J", max(p.energy_j for p in points))
-    figure = Figure(figsize=INCHES, layout="constrained")
+    figure = new_figure((6.4, 3.6))
     axes = figure.add_subplot()
     delay = [p.plan.delay_s / seconds_by for p in points]
     axes.plot(delay, [p.energy_j / joules_by for p in points], color="#0072B2", marker="o", label="plans")
@@ -81,15 +75,8 @@ def save_figure(curve: TradeOff, stem: Path, origin: Mapping[str, str], command:
     axes.set_ylabel(f"energy to the target loss ({joule})")
     axes.set_ylim(0.0, 1.1 * points[0].energy_j / joules_by)
     axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 3.0, 5.0)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, linewidth=0.4, alpha=0.5)
+    plain_ticks(axes.xaxis, 1.0, 2.0, 3.0, 5.0)
+    open_frame(axes)
     axes.legend(frameon=False)
-    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
-    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
-    for path in paths:
-        with rc_context({"svg.hashsalt": "wavetune"}):
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    sign(figure, origin, command)
+    return save(figure, stem)

@@ -6,9 +6,9 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-from wavetune.errors import ConfigError, JsonError
+from wavetune.errors import JsonError
 from wavetune.json_reader import read_json
-from wavetune.recipe import Recipe, load
+from wavetune.recipe import Recipe
 
 
 def as_begun(recipe: Recipe, kept: Path) -> Recipe:
@@ -23,15 +23,6 @@ def as_begun(recipe: Recipe, kept: Path) -> Recipe:
         return recipe
     template = data.template.dated(_day_in(kept) or date.today().isoformat())
     return replace(recipe, world=replace(recipe.world, data=replace(data, template=template)))
-
-
-def is_free_or_of(folder: Path, recipe: Recipe) -> bool:
-    """Whether nothing was begun in a folder, or this recipe, in its `recipe.json`."""
-    kept = folder / "recipe.json"
-    try:
-        return not kept.exists() or load(kept) == as_begun(recipe, kept)
-    except ConfigError:
-        return False
 
 
 def _day_in(kept: Path) -> str | None:

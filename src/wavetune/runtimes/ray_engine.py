@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from wavetune.errors import ConfigError, DeploymentError, WavetuneError
+from wavetune.errors import ConfigError, DeploymentError, WavetuneError, first_line
 from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.provenance import versions
 from wavetune.runtimes.session import Session
@@ -97,7 +97,7 @@ class RayFleet:
         except lost as error:
             if again:
                 raise DeploymentError(
-                    f"a worker died more than {RESTARTS} times ({_first_line(error)}); the last checkpoint is kept, "
+                    f"a worker died more than {RESTARTS} times ({first_line(error)}); the last checkpoint is kept, "
                     "continue with --resume"
                 ) from error
             raise WorkerLostError("a worker died") from error
@@ -235,7 +235,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         try:
             ray.init(address=address, **quiet)
         except Exception as error:  # which types depends on what is at the address
-            raise DeploymentError(f"no Ray cluster answers at {address} ({_first_line(error)})") from error
+            raise DeploymentError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
         return
     try:
         ray.init(
@@ -248,7 +248,7 @@ def _connect(ray: Any, address: str | None, workers: int) -> None:
         )
     except Exception as error:  # a bare one where Ray's processes do not come up within the time it gives them
         raise DeploymentError(
-            f"Ray does not start on this machine ({_first_line(error)}); it may have too much to do, try again or "
+            f"Ray does not start on this machine ({first_line(error)}); it may have too much to do, try again or "
             "train without --workers"
         ) from error
 
@@ -314,7 +314,3 @@ def _lines(fleet: RayFleet) -> Iterator[str]:
             f"Ray gave {first.device} of {first.host} to worker {blind[0]}, but PyTorch sees no CUDA device there; "
             "install PyTorch with CUDA and the GPU's driver on that machine, or give --device cpu"
         )
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -10,7 +10,8 @@ import numpy as np
 
 from wavetune.estimate import Estimate
 from wavetune.reporting.format import axis_unit
-from wavetune.reporting.origin import footnote, origin_of
+from wavetune.reporting.origin import origin_of
+from wavetune.reporting.static_figures import new_figure, open_frame, plain_ticks, save, sign
 from wavetune.sweep.axis import key_of
 from wavetune.sweep.methods import BOUND, PROPOSED, title
 from wavetune.sweep.summary import Point, Summary
@@ -37,29 +38,20 @@ STYLES = {
     "all-random": {"color": "#7F7F7F", "marker": "X"},
     BOUND: {"color": "black", "linestyle": "--", "linewidth": 1.0, "zorder": 6},
 }
-INCHES, DOTS_PER_INCH = (10.0, 4.8), 150
 ASIDE = 0.006  # of the axis, from a method to the next, so that their intervals do not hide each other
 
 
 def save_figure(summary: Summary, stem: Path, command: str) -> list[Path]:
     """Save `stem`.svg and `stem`.png; the same sweep by the same command gives the same files."""
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=INCHES, layout="constrained")
+    figure = new_figure((10.0, 4.8))
     has_gains = any(gain.count for gain in summary.gains.values())
     delays = figure.add_subplot(1, 1 + has_gains, 1)
     _draw_delays(summary, delays)
     if has_gains:
         _draw_gains(summary, figure.add_subplot(1, 2, 2, sharex=delays))
     figure.legend(*delays.get_legend_handles_labels(), loc="outside upper center", ncols=4, frameon=False)
-    origin = origin_of(summary.sweep.recipe, summary.sweep.seeds)
-    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
-    paths = [stem.with_suffix(suffix) for suffix in (".svg", ".png")]
-    for path in paths:
-        with rc_context({"svg.hashsalt": "wavetune"}):
-            figure.savefig(path, dpi=DOTS_PER_INCH, metadata={"Date": None} if path.suffix == ".svg" else None)
-    return paths
+    sign(figure, origin_of(summary.sweep.recipe, summary.sweep.seeds), command)
+    return save(figure, stem)
 
 
 def _draw_delays(summary: Summary, axes: Axes) -> None:
@@ -70,7 +62,7 @@ def _draw_delays(summary: Summary, axes: Axes) -> None:
         _line(summary, axes, x, summary.of(method), [p.delay_s for p in summary.of(method)], divisor)
     if means and max(means) > 4 * min(means):
         axes.set_yscale("log")
-        _plain_ticks(axes)
+        plain_ticks(axes.yaxis, 1.0, 2.0, 5.0)
     axes.set_ylabel(f"training delay to the target loss ({unit})")
     _finish(summary, axes)
     _mark_infeasible(summary, axes)
@@ -128,8 +120,7 @@ def _finish(summary: Summary, axes: Axes) -> None:
         axes.set_xticks([], minor=True)
     axes.set_xticks(x, [f"{v:g}" for v in x] if axis.is_numeric else [axis.show(v) for v in axis.values])
     axes.set_xlabel(f"{axis.title} ({unit})" if unit else axis.title)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(True, linewidth=0.4, alpha=0.5)
+    open_frame(axes)
 
 
 def _mark_infeasible(summary: Summary, axes: Axes) -> None:
@@ -142,12 +133,3 @@ def _mark_infeasible(summary: Summary, axes: Axes) -> None:
             axes.annotate(f"no plan:\n{seeds - planned} of {seeds}", (x, 1.0), xycoords=("data", "axes fraction"),
                           va="top", ha="right", fontsize=8, color="#B00020", xytext=(-3, 0),
                           textcoords="offset points")  # fmt: skip
-
-
-def _plain_ticks(axes: Axes) -> None:
-    """Numbers, not powers, on a logarithmic axis."""
-    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
-
-    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.yaxis.set_minor_formatter(NullFormatter())

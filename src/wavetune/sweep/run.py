@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -99,19 +98,13 @@ def _run(sweep: Sweep, results: Results, jobs: int, progress: Progress) -> list[
     todo = [cell for cell in sweep.cells if key(*cell) not in results.records]
     worlds = [_seeded(recipes[key_of(value)], seed) for value, seed, _ in todo]
     done, total = len(sweep.cells) - len(todo), len(sweep.cells)
-    try:
-        with workers(min(jobs, len(todo))) as each:
-            counts = _counts(worlds, each, progress)
-            tasks = [(*cell, world, counts[_source(world)]) for cell, world in zip(todo, worlds, strict=True)]
-            _check(tasks, results)
-            for done, record in enumerate(each(_plan_cell, tasks), start=done + 1):  # noqa: B020
-                results.add(record)
-                progress("cells", done, total)
-    except BrokenProcessPool as error:
-        raise RunFolderError(
-            f"the sweep in {results.folder} stopped as one of its processes was killed, perhaps for want of memory; "
-            "the same command with fewer --jobs goes on"
-        ) from error
+    with workers(min(jobs, len(todo)), f"the sweep in {results.folder}") as each:
+        counts = _counts(worlds, each, progress)
+        tasks = [(*cell, world, counts[_source(world)]) for cell, world in zip(todo, worlds, strict=True)]
+        _check(tasks, results)
+        for done, record in enumerate(each(_plan_cell, tasks), start=done + 1):  # noqa: B020
+            results.add(record)
+            progress("cells", done, total)
     return [results.records[key(*cell)] for cell in sweep.cells]
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from wavetune.federation.run_folder import ELSEWHERE, explained, write_whole
+from wavetune.records.fields import as_json
 from wavetune.reporting.format import DASH, percent, seconds
 from wavetune.reporting.origin import origin_of
 from wavetune.sweep.figure import save_figure
@@ -28,7 +29,7 @@ def write_outcome(summary: Summary, folder: Path, command: str) -> str:
     with explained(folder, ELSEWHERE):
         save_figure(summary, folder / "figure", command)
     write_whole(folder / "table.csv", table(summary), ELSEWHERE)
-    write_whole(folder / "summary.json", json.dumps(_known(to_dict(summary, command)), indent=1) + "\n", ELSEWHERE)
+    write_whole(folder / "summary.json", json.dumps(as_json(to_dict(summary, command)), indent=1) + "\n", ELSEWHERE)
     write_whole(folder / "sweep.md", page(summary, command), ELSEWHERE)
     return reading(summary)
 
@@ -70,15 +71,6 @@ def to_dict(summary: Summary, command: str) -> dict[str, Any]:
         "points": [asdict(point) for point in summary.points],
         "reading": reading(summary),
     }
-
-
-def _known(value: Any) -> Any:
-    """The value with null for what is not known, as JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _known(part) for name, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_known(part) for part in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def page(summary: Summary, command: str) -> str:

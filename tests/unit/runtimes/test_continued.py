@@ -8,7 +8,7 @@ from helpers.runs import small
 from helpers.sweeps import without_times
 from wavetune.recipe import save
 from wavetune.runtimes import continued
-from wavetune.runtimes.continued import as_begun, is_free_or_of
+from wavetune.runtimes.continued import as_begun
 from wavetune.sweep import run as sweep_run
 from wavetune.sweep.axis import axis_of
 from wavetune.sweep.run import Sweep
@@ -38,12 +38,9 @@ def test_a_recipe_without_a_day_is_of_the_day_that_it_was_begun(on, tmp_path):
     on("2030-01-01")
     begun = as_begun(RECIPE, kept)
     assert day(begun) == "2030-01-01"
-    assert is_free_or_of(tmp_path, RECIPE)
     save(begun, kept)
     on("2031-02-02")
     assert as_begun(RECIPE, kept) == begun
-    assert is_free_or_of(tmp_path, RECIPE)
-    assert not is_free_or_of(tmp_path, small("sflllm", "run.rounds=7"))
 
 
 def test_a_day_that_is_given_is_kept_and_other_templates_have_none(tmp_path):
@@ -58,7 +55,6 @@ def test_a_damaged_file_names_no_day(kept, on, tmp_path):
     (tmp_path / "recipe.json").write_text(kept)
     on("2030-01-01")
     assert day(as_begun(RECIPE, tmp_path / "recipe.json")) == "2030-01-01"
-    assert not is_free_or_of(tmp_path, RECIPE)
 
 
 def test_a_sweep_goes_on_as_of_the_day_that_it_was_begun(on, tmp_path, monkeypatch):
