@@ -6,6 +6,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -20,12 +21,13 @@ from wavetune.recipe import Recipe
 from wavetune.runtimes.provenance import versions
 
 
-def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int) -> dict[str, Any]:
+def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, kept: Path) -> dict[str, Any]:
     """Train with each candidate and seed, evaluating every round; returns the table with the curves behind it.
 
     For each seed the target is the least validation loss that every candidate reached, and a candidate's factor is its
     rounds to that target over those of the first candidate: the batches, channels and first adapters are the same. The
-    table has the mean over the seeds, but at least 1, as what is below is noise.
+    table has the mean over the seeds, but at least 1, as what is below is noise. Finished runs are kept in the file
+    `kept`, as those of ranks are.
     """
     curves: list[list[list[float]]] = [[] for _ in candidates]
     for offset in range(seeds):
@@ -33,7 +35,7 @@ def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int) ->
             both = f"{described(candidate.activation)} up, {described(candidate.gradient)} down"
             LOG.info(f"{both}, seed {recipe.run.seed + offset}")
             method = replace(recipe.method, activation_codec=candidate.activation, gradient_codec=candidate.gradient)
-            own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset))
+            own.append(loss_curve(replace(recipe, method=method), recipe.run.seed + offset, kept))
     targets = reached_by_all(curves)
     rounds = [list(map(rounds_to, own, targets)) for own in curves]
     factors = [[n / first for n, first in zip(own, rounds[0], strict=True)] for own in rounds]

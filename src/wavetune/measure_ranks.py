@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
 import shlex
 import sys
@@ -15,7 +16,10 @@ from statistics import fmean
 from typing import Any
 
 from wavetune.errors import ConfigError
+from wavetune.federation.run_folder import ELSEWHERE, write_whole
+from wavetune.json_reader import complete_lines
 from wavetune.logs import LOG
+from wavetune.part_values import values_of
 from wavetune.recipe import Recipe
 from wavetune.records.rounds import Round
 from wavetune.runtimes.inprocess import run
@@ -24,19 +28,20 @@ from wavetune.runtimes.session import Infeasible
 from wavetune.terminal import RunDisplay
 
 
-def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, seeds: int) -> dict[str, Any]:
+def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, seeds: int, kept: Path) -> dict[str, Any]:
     """Train at each rank and seed, evaluating every round; returns the table with the curves behind it.
 
     E(r) is the number of rounds after which validation loss first meets the target, linear between rounds, averaged
     over the seeds. Without a target it is, seed by seed, the least loss that every rank reached: the batches and
-    channels of a seed are the same for all ranks.
+    channels of a seed are the same for all ranks. Finished runs are kept in the file `kept`, so that a measurement
+    that was stopped goes on where it was.
     """
-    curves: dict[int, list[list[float]]] = {}
-    for rank in ranks:
-        for offset in range(seeds):
-            LOG.info(f"rank {rank}, seed {recipe.run.seed + offset}")
+    curves: dict[int, list[list[float]]] = {rank: [] for rank in ranks}
+    for seed in range(recipe.run.seed, recipe.run.seed + seeds):
+        for rank, own in curves.items():
+            LOG.info(f"rank {rank}, seed {seed}")
             at_rank = replace(recipe, method=replace(recipe.method, lora=replace(recipe.method.lora, rank=rank)))
-            curves.setdefault(rank, []).append(loss_curve(at_rank, recipe.run.seed + offset))
+            own.append(loss_curve(at_rank, seed, kept))
     reached = reached_by_all(list(curves.values()))
     if target_loss is not None and target_loss < max(reached):
         raise ConfigError(
@@ -44,8 +49,10 @@ def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, see
             f"{max(reached):.4f}); raise it, or train longer with --set run.rounds=N"
         )
     targets = reached if target_loss is None else [target_loss] * seeds
+    rounds = {str(rank): list(map(rounds_to, own, targets)) for rank, own in curves.items()}
     return {
-        "rounds_to_target": {str(r): fmean(map(rounds_to, own, targets)) for r, own in curves.items()},
+        "rounds_to_target": {rank: fmean(own) for rank, own in rounds.items()},
+        "rounds_to_target_by_seed": rounds,
         "target_loss_by_seed": targets,
         "model": recipe.world.model,
         "data": recipe.world.data.source,
@@ -56,9 +63,22 @@ def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, see
     }
 
 
-def loss_curve(recipe: Recipe, seed: int) -> list[float]:
-    """Validation loss before training and after each round."""
-    settings = replace(recipe.run, seed=seed, evaluate_every=1, samples=0)
+def loss_curve(recipe: Recipe, seed: int, kept: Path) -> list[float]:
+    """Validation loss before training and after each round; a run that `kept`, JSON lines, has is not made again."""
+    recipe = replace(recipe, run=replace(recipe.run, seed=seed, evaluate_every=1, samples=0))
+    about = json.loads(json.dumps({"recipe": values_of(recipe), "wavetune": versions()["wavetune"]}))
+    known = complete_lines(kept) if kept.exists() else []
+    for line in known:
+        if line["about"] == about:
+            LOG.info("  made before")
+            return line["validation_loss"]
+    losses = _trained(recipe)
+    known.append({"about": about, "validation_loss": losses})
+    write_whole(kept, "".join(json.dumps(line) + "\n" for line in known), ELSEWHERE)
+    return losses
+
+
+def _trained(recipe: Recipe) -> list[float]:
     losses: list[float] = []
 
     class Watch(RunDisplay):
@@ -70,7 +90,7 @@ def loss_curve(recipe: Recipe, seed: int) -> list[float]:
             losses.append(record.validation_loss)
 
     with tempfile.TemporaryDirectory() as folder, Watch() as watch:
-        outcome = run(replace(recipe, run=settings), Path(folder) / "run", watch)
+        outcome = run(recipe, Path(folder) / "run", watch)
         if isinstance(outcome, Infeasible):
             raise ConfigError(f"no plan exists: {outcome.reason}")
         losses.insert(0, watch.before)

@@ -285,6 +285,13 @@ def test_measured_ranks_are_a_table_that_plan_and_run_read(tmp_path):
     least = max(min(curve) for (curve,) in values["validation_loss_by_round"].values())
     assert values["target_loss_by_seed"] == [least]
     assert str(table) in answer.out.replace("\n", "")
+    kept = tmp_path / "ranks.json.runs.jsonl"
+    first, last = kept.read_text().splitlines()
+    kept.write_text(f"{first}\n{last[:99]}")  # the measurement was killed in the second run
+    again = wavetune("measure-ranks", "sflllm", *job, "--ranks", "1,4", "--seeds", 1, "--out", table)
+    assert again.err.count("made before") == 1
+    assert kept.read_text().splitlines() == [first, last]
+    assert read_json(table) == values
     plan = json.loads(wavetune("plan", "sflllm", *job, "--rank-table", table, "--json", "-").out)
     assert plan["rank"] in (1, 4)
     missed = wavetune("measure-ranks", "sflllm", *job, "--ranks", "1", "--target-loss", "0.01", "--out", tmp_path / "x")

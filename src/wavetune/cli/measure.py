@@ -28,13 +28,16 @@ def measure_ranks(
     seeds: Repeats = 1,
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("rank-table.json"),
 ) -> None:
-    """Train at each rank and write how many rounds each needs to a target loss, for the planner."""
+    """Train at each rank and write how many rounds each needs to a target loss, for the planner.
+
+    Runs that ended are kept beside the table, in OUT.runs.jsonl: the same command goes on after them.
+    """
     wanted, chosen = _ranks(ranks), chosen_recipe(recipe, changes, None, None)
     check_writable(out.parent)
     LOG.info("loading PyTorch and transformers")
     from wavetune.measure_ranks import measure
 
-    table = measure(chosen, wanted, target_loss, seeds)
+    table = measure(chosen, wanted, target_loss, seeds, _kept(out))
     write(out, json.dumps(table, indent=1))
     result(table)
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --rank-table {out}")
@@ -50,16 +53,24 @@ def measure_codecs(
     seeds: Repeats = 1,
     out: Annotated[Path, typer.Option(help="Table to write.")] = Path("codec-table.json"),
 ) -> None:
-    """Train with each codec at the cut and write what it costs in rounds to a target loss, for the planner."""
+    """Train with each codec at the cut and write what it costs in rounds to a target loss, for the planner.
+
+    Runs that ended are kept beside the table, in OUT.runs.jsonl: the same command goes on after them.
+    """
     chosen = chosen_recipe(recipe, changes, None, None)
     check_writable(out.parent)
     LOG.info("loading PyTorch and transformers")
     from wavetune.measure_codecs import candidates_of, measure
 
-    table = measure(chosen, candidates_of(codecs), seeds)
+    table = measure(chosen, candidates_of(codecs), seeds, _kept(out))
     write(out, json.dumps(table, indent=1))
     result(table)
     echo(f"wrote {out}; plan with it: wavetune plan {recipe} --codec-table {out}")
+
+
+def _kept(out: Path) -> Path:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out.with_name(out.name + ".runs.jsonl")
 
 
 def _ranks(text: str) -> list[int]:

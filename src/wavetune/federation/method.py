@@ -47,12 +47,22 @@ class Lora(Part):
     in PEFT; by default PEFT's choice for the model family.
 
     `rank` is one number (0: no LoRA), one per client, or None: the planner chooses among the ranks of
-    `rounds_to_target`. The update is `alpha / R` times the product of the factors, R the largest rank in use.
+    `rounds_to_target`. The update is the product of the factors times `alpha / R`, `alpha / sqrt(R)` or `alpha`, as
+    `scaling` is `rank`, `root` (arXiv 2312.03732, `use_rslora` of PEFT) or `none`; R is the largest rank in use.
     """
 
     rank: Annotated[int, Ge(0)] | tuple[Rank, ...] | None = None
     alpha: Annotated[float, Gt(0)] = 16.0
+    scaling: Literal["rank", "root", "none"] = "rank"
     targets: LoraTargets | None = None
+
+    def alpha_at(self, largest: int) -> float:
+        """What is divided by the largest rank in use to give the scale of an update.
+
+        >>> [Lora(alpha=8.0, scaling=scaling).alpha_at(4) / 4 for scaling in ("rank", "root", "none")]
+        [2.0, 4.0, 8.0]
+        """
+        return self.alpha * largest ** {"rank": 0.0, "root": 0.5, "none": 1.0}[self.scaling]
 
     def removed(self) -> tuple[Fact, ...]:
         """One common rank, where every client has its own; LoRA of clients' own, where there is none."""

@@ -269,12 +269,13 @@ def cohort_of(
     """The cohort of a model, with new adapters and optimisers. The largest rank may be that of a client elsewhere."""
     method, run = recipe.method, recipe.run
     placement = replace(placement, num_layers=backbone.num_layers)
+    largest_rank = largest_rank or max(rank_K)
     bank = new_bank(
         backbone.sites,
         placement.local_LK(),
         rank_K,
-        largest_rank or max(rank_K),
-        method.lora.alpha,
+        largest_rank,
+        method.lora.alpha_at(max(largest_rank, *rank_K)),
         run.seed,
         backbone.device,
         backbone.dtype,
