@@ -8,21 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.api.folders import free_folder, require_no_run
 from wavetune.cli.json_output import wants_json
-from wavetune.cli.options import (
-    DEPLOYMENT,
-    Deadline,
-    Emulate,
-    RecipeOfRun,
-    Resume,
-    Rounds,
-    RunFolder,
-    Track,
-    TrainingChanges,
-)
+from wavetune.cli.options import DEPLOYMENT, Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges
 from wavetune.cli.read_recipe import require_unchanged
-from wavetune.cli.run import chosen_recipe, continues, folder_to_continue
+from wavetune.cli.run import meant_run
 from wavetune.console import echo
 from wavetune.errors import ConfigError
 from wavetune.logs import LOG
@@ -33,15 +22,12 @@ if TYPE_CHECKING:
 
 def deploy(
     changes: TrainingChanges,
+    own: OfRun,
     recipe: RecipeOfRun = None,
     devices: Annotated[
         int | None,
         typer.Option(min=1, help="Devices; as many as the recipe's cell has.", rich_help_panel=DEPLOYMENT),
     ] = None,
-    rounds: Rounds = None,
-    out: RunFolder = None,
-    resume: Resume = False,
-    track: Track = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     flower: Annotated[
@@ -57,18 +43,14 @@ def deploy(
     """
     from wavetune.recipe import load
 
-    if resume:
-        require_unchanged({"--devices": devices, **changes.named()})
-        folder, chosen = folder_to_continue(recipe, out), None
-        if not continues(folder, rounds):
-            return
-        known = load(folder / "recipe.json")
-    else:
-        more = () if devices is None else (f"world.scenario.population.num_clients={devices}",)
-        chosen = known = chosen_recipe(recipe, changes, rounds, out, None, more)
-        folder = out or free_folder(chosen.name)
-        require_no_run(folder)
-    if flower and track:
+    if own.resume:
+        require_unchanged({"--devices": devices})
+    more = () if devices is None else (f"world.scenario.population.num_clients={devices}",)
+    if (found := meant_run(recipe, changes, own, more=more)) is None:
+        return
+    chosen, folder = found
+    known = chosen or load(folder / "recipe.json")
+    if flower and own.track:
         raise ConfigError("--track does not go with --flower: Flower starts the servers; run without one of them")
     settings = {"deadline": deadline, "emulate": emulate}
     if flower:
@@ -76,7 +58,7 @@ def deploy(
     else:
         from wavetune.api.deploy import start
 
-        code = start(chosen, folder, emulate, deadline, track or "", as_json=wants_json())
+        code = start(chosen, folder, emulate, deadline, own.track or "", as_json=wants_json())
     if code == 0 and not flower:
         echo(f"Devices:  {folder / 'devices'} (what each kept, and its log)")
     raise typer.Exit(code)

@@ -88,64 +88,64 @@ CodecTable = Annotated[
         rich_help_panel=WORLD,
     ),
 ]
-Target = Annotated[
-    float | None,
-    typer.Option(
-        help="Loss, or accuracy from 0 to 1 of classes, to count costs to; what half of the methods reach by default."
-    ),
-]
-BudgetS = Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Simulated seconds to be good within.")]
-BudgetJ = Annotated[float | None, typer.Option(min=0, metavar="JOULES", help="Joules to be good within.")]
-BudgetBit = Annotated[float | None, typer.Option(min=0, metavar="BITS", help="Bits to be good within.")]
-Jobs = Annotated[
-    int | None,
-    typer.Option(min=1, help="Processes, of one numeric thread each; by default as many as cores and memory allow."),
-]
-TrackRuns = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        help="Follow each run with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas.",
-    ),
-]
-
-
-@dataclass(frozen=True)
-class Measures:
-    """What methods are measured by, beside what their summaries say."""
-
-    target: Target = None
-    budget_s: BudgetS = None
-    budget_j: BudgetJ = None
-    budget_bit: BudgetBit = None
-
-    @property
-    def budgets(self) -> dict[str, float]:
-        """Those that were given, by resource."""
-        found = {"delay": self.budget_s, "energy": self.budget_j, "bits": self.budget_bit}
-        return {name: budget for name, budget in found.items() if budget is not None}
-
-
 Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
 
-RunFolder = Annotated[
-    Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/RECIPE by default.", rich_help_panel=RUN)
-]
-Resume = Annotated[
-    bool, typer.Option("--resume", help="Continue the run in --out to the same end.", rich_help_panel=RUN)
-]
 Rounds = Annotated[
     int | None,
     typer.Option(min=1, help="How many rounds to train; with --resume the run's new total.", rich_help_panel=RUN),
 ]
-Track = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAMES",
-        help="Follow the run with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas.",
-        rich_help_panel=RUN,
-    ),
-]
+_FOLLOW = "Follow {} with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas."
+
+
+@dataclass(frozen=True)
+class OfRun:
+    """How long a run is, where it is written, whether it goes on, and who follows it."""
+
+    rounds: Rounds = None
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/RECIPE by default.", rich_help_panel=RUN)
+    ] = None
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue the run in --out to the same end.", rich_help_panel=RUN)
+    ] = False
+    track: Annotated[str | None, typer.Option(metavar="NAMES", help=_FOLLOW.format("the run"), rich_help_panel=RUN)] = (
+        None
+    )
+
+
+@dataclass(frozen=True)
+class Trials:
+    """How methods are tried side by side, and what they are measured by beside what their summaries say."""
+
+    target: Annotated[
+        float | None,
+        typer.Option(
+            help="Loss, or accuracy from 0 to 1 of classes, to count costs to; what half of the methods reach by "
+            "default."
+        ),
+    ] = None
+    budget_s: Annotated[
+        float | None, typer.Option(min=0, metavar="SECONDS", help="Simulated seconds to be good within.")
+    ] = None
+    budget_j: Annotated[float | None, typer.Option(min=0, metavar="JOULES", help="Joules to be good within.")] = None
+    budget_bit: Annotated[float | None, typer.Option(min=0, metavar="BITS", help="Bits to be good within.")] = None
+    rounds: Rounds = None
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds each method is run with.")] = 3
+    jobs: Annotated[
+        int | None,
+        typer.Option(
+            min=1, help="Processes, of one numeric thread each; by default as many as cores and memory allow."
+        ),
+    ] = None
+    track: Annotated[str | None, typer.Option(metavar="NAMES", help=_FOLLOW.format("each run"))] = None
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """Seeds, target, and the budgets that were given by resource."""
+        found = {"delay": self.budget_s, "energy": self.budget_j, "bits": self.budget_bit}
+        budgets = {name: budget for name, budget in found.items() if budget is not None}
+        return {"seeds": self.seeds, "target": self.target, "budgets": budgets}
+
 
 Emulate = Annotated[
     bool,
@@ -163,17 +163,21 @@ WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True)]
 
 
 @dataclass(frozen=True)
-class Changes:
+class _Named:
+    def named(self) -> dict[str, object]:
+        """What was given, by the option's name."""
+        names = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(self)} | {"settings": "--set"}
+        return {names[field.name]: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True)
+class Changes(_Named):
     """Options that change fields of a recipe; they win over the recipe, and --model and the like over --set."""
 
     settings: Settings = None
     data: Data = None
     model: Model = None
     seed: Seed = None
-
-    def named(self) -> dict[str, object]:
-        """What was given, by the option's name."""
-        return _by_option(self)
 
 
 @dataclass(frozen=True)
@@ -184,17 +188,8 @@ class TrainingChanges(Changes):
 
 
 @dataclass(frozen=True)
-class Tables:
+class Tables(_Named):
     """Measured tables that a planner reads."""
 
     rank_table: RankTable = None
     codec_table: CodecTable = None
-
-    def named(self) -> dict[str, object]:
-        """What was given, by the option's name."""
-        return _by_option(self)
-
-
-def _by_option(options: Changes | Tables) -> dict[str, object]:
-    names = {field.name: f"--{field.name.replace('_', '-')}" for field in fields(options)} | {"settings": "--set"}
-    return {names[field.name]: getattr(options, field.name) for field in fields(options)}

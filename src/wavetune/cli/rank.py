@@ -3,49 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from wavetune.cli.json_output import result
-from wavetune.cli.options import (
-    Jobs,
-    Measures,
-    OtherRecipe,
-    RecipeName,
-    RecipeNames,
-    Rounds,
-    TrackRuns,
-    TrainingChanges,
-)
+from wavetune.cli.options import OtherRecipe, RecipeName, RecipeNames, TrainingChanges, Trials
 from wavetune.cli.read_recipe import read_recipe
 from wavetune.cli.run import chosen_recipe
 from wavetune.console import Console
 from wavetune.errors import ConfigError
 from wavetune.logs import LOG
+from wavetune.reporting.format import plural
 
 if TYPE_CHECKING:
     from wavetune.api.rank import Ranking
     from wavetune.recipe import Recipe
-    from wavetune.terminal import RunDisplay
 
-Seeds = Annotated[int, typer.Option(min=1, help="Seeds each method is run with.")]
 Under = Annotated[str, typer.Option(metavar="NAME,...", help="Disturbances: outage, lost_devices; nothing for none.")]
 
 
 def rank(
     changes: TrainingChanges,
-    measures: Measures,
+    trials: Trials,
     recipes: RecipeNames = None,
-    rounds: Rounds = None,
-    seeds: Seeds = 3,
     under: Under = "outage,lost_devices",
     evaluate_every: Annotated[
         int, typer.Option(min=1, help="Rounds between evaluations: how finely costs are known.")
     ] = 1,
-    jobs: Jobs = None,
-    track: TrackRuns = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder; runs/ranking, with a number if taken, by default. Run again to go on."),
@@ -55,39 +42,24 @@ def rank(
 
     For example: wavetune rank sflllm fedavg_lora gossip --model tiny --rounds 4 --seeds 3
     """
-    chosen = _each(recipes, changes, rounds)
+    chosen = _each(recipes, changes, trials.rounds)
     from wavetune.api.rank import rank as run_all
 
-    def play(display: RunDisplay) -> Ranking:
-        return run_all(
-            chosen,
-            seeds=seeds,
-            target=measures.target,
-            budgets=measures.budgets,
-            under=under,
-            evaluate_every=evaluate_every,
-            leave_out=not recipes,
-            out=out,
-            jobs=_processes(jobs, chosen[0]),
-            callbacks=_names(track),
-            display=display,
-        )
-
-    found = _shown(play)
-    _show(found, "ranking", f"over {seeds} seed{'s' * (seeds > 1)}")
+    found = _played(
+        partial(run_all, chosen, under=under, evaluate_every=evaluate_every, leave_out=not recipes, out=out),
+        trials,
+        chosen[0],
+    )
+    _show(found, "ranking", f"over {plural(trials.seeds, 'seed')}")
 
 
 def compare(
     recipe: RecipeName,
     changes: TrainingChanges,
-    measures: Measures,
+    trials: Trials,
     other: OtherRecipe = None,
-    rounds: Rounds = None,
-    seeds: Seeds = 3,
     methods: Annotated[str | None, typer.Option(help="Baselines to run, with commas; all by default.")] = None,
     under: Under = "nothing",
-    jobs: Jobs = None,
-    track: TrackRuns = None,
     out: Annotated[
         Path | None,
         typer.Option(help="Folder; runs/RECIPE-comparison, with a number if taken, by default. Run again to go on."),
@@ -97,27 +69,12 @@ def compare(
 
     For example: wavetune compare sflllm --model tiny --rounds 2 --seeds 3
     """
-    chosen = chosen_recipe(recipe, changes, rounds, None)
-    beside = None if other is None else chosen_recipe(other, changes, rounds, None)
+    chosen = chosen_recipe(recipe, changes, trials.rounds, None)
+    beside = None if other is None else chosen_recipe(other, changes, trials.rounds, None)
     from wavetune.api.rank import compare as run_all
 
-    def play(display: RunDisplay) -> Ranking:
-        return run_all(
-            chosen,
-            beside,
-            seeds=seeds,
-            methods=methods,
-            target=measures.target,
-            budgets=measures.budgets,
-            under=under,
-            out=out,
-            jobs=_processes(jobs, chosen),
-            callbacks=_names(track),
-            display=display,
-        )
-
-    found = _shown(play)
-    _show(found, "comparison", f"of {chosen.name} over {seeds} seed{'s' * (seeds > 1)}")
+    found = _played(partial(run_all, chosen, beside, methods=methods, under=under, out=out), trials, chosen)
+    _show(found, "comparison", f"of {chosen.name} over {plural(trials.seeds, 'seed')}")
 
 
 def _each(named: list[str] | None, changes: TrainingChanges, rounds: int | None) -> list[Recipe]:
@@ -137,10 +94,6 @@ def _each(named: list[str] | None, changes: TrainingChanges, rounds: int | None)
     return found
 
 
-def _names(track: str | None) -> list[str]:
-    return [name.strip() for name in (track or "").split(",") if name.strip()]
-
-
 def _processes(jobs: int | None, recipe: Recipe) -> int:
     if jobs is not None:
         return jobs
@@ -154,12 +107,13 @@ def _processes(jobs: int | None, recipe: Recipe) -> int:
 _RUN_BYTES = 4 * 2**30  # of a run of the default model, with room
 
 
-def _shown(play: Callable[[RunDisplay], Ranking]) -> Ranking:
+def _played(run_all: Callable[..., Ranking], trials: Trials, first: Recipe) -> Ranking:
     from wavetune.terminal import RunDisplay
 
     try:
         with RunDisplay() as display:
-            return play(display)
+            jobs = _processes(trials.jobs, first)
+            return run_all(**trials.measures, jobs=jobs, callbacks=trials.track or "", display=display)
     except KeyboardInterrupt:
         LOG.warning("stopped; the same command goes on where it stopped")
         raise

@@ -12,7 +12,7 @@ import typer
 from wavetune.api.folders import free_folder, named_after, require_no_run, require_run
 from wavetune.api.preflight import check
 from wavetune.cli.json_output import result
-from wavetune.cli.options import RecipeOfRun, Resume, Rounds, RunFolder, Tables, Track, TrainingChanges
+from wavetune.cli.options import OfRun, RecipeOfRun, Tables, TrainingChanges
 from wavetune.cli.read_recipe import name_of, read_recipe, require_unchanged
 from wavetune.console import echo
 from wavetune.errors import ConfigError
@@ -26,11 +26,8 @@ if TYPE_CHECKING:
 def run(
     changes: TrainingChanges,
     tables: Tables,
+    own: OfRun,
     recipe: RecipeOfRun = None,
-    rounds: Rounds = None,
-    out: RunFolder = None,
-    resume: Resume = False,
-    track: Track = None,
     workers: Annotated[
         int | None, typer.Option(min=1, help="Train in so many Ray workers; on this machine unless --ray is given.")
     ] = None,
@@ -44,14 +41,8 @@ def run(
 
     With your data: wavetune run sflllm --data FOLDER --model Qwen/Qwen3-0.6B --out runs/mine
     """
-    if resume:
-        require_unchanged({**changes.named(), **tables.named()})
-        folder = folder_to_continue(recipe, out)
-        if continues(folder, rounds):
-            train(None, folder, _engine(workers, ray), _command(workers, ray), track)
-        return
-    chosen = chosen_recipe(recipe, changes, rounds, out, tables)
-    train(chosen, out or free_folder(chosen.name), _engine(workers, ray), _command(workers, ray), track)
+    if (found := meant_run(recipe, changes, own, tables)) is not None:
+        train(*found, _engine(workers, ray), _command(workers, ray), own.track)
 
 
 def _engine(workers: int | None, ray: str | None) -> Engine | None:
@@ -60,6 +51,26 @@ def _engine(workers: int | None, ray: str | None) -> Engine | None:
     from wavetune.api.run import engine_of
 
     return engine_of(workers, ray)
+
+
+def meant_run(
+    recipe: str | None,
+    changes: TrainingChanges,
+    own: OfRun,
+    tables: Tables | None = None,
+    more: tuple[str, ...] = (),
+    tell: bool = True,
+) -> tuple[Recipe | None, Path] | None:
+    """The recipe of a new run (None: of the one in the folder, which goes on), and its folder.
+
+    None of a finished one, which is told of where there is somebody to `tell`.
+    """
+    if own.resume:
+        require_unchanged({**changes.named(), **({} if tables is None else tables.named())})
+        folder = _folder_to_continue(recipe, own.out)
+        return (None, folder) if _continues(folder, own.rounds, tell) else None
+    chosen = chosen_recipe(recipe, changes, own.rounds, own.out, tables, more)
+    return chosen, own.out or free_folder(chosen.name)
 
 
 def chosen_recipe(
@@ -84,7 +95,7 @@ def chosen_recipe(
     return chosen
 
 
-def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
+def _folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     """Where the run is that --resume means. Raises ConfigError if it is one of another recipe than is named."""
     if recipe is None or out is None:
         return out or Path("runs") / named_after(name_of(recipe))
@@ -104,7 +115,7 @@ def folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     return out
 
 
-def continues(folder: Path, rounds: int | None, tell: bool = True) -> bool:
+def _continues(folder: Path, rounds: int | None, tell: bool) -> bool:
     """Whether a run is to be continued, to so many rounds; a finished one is told of. Raises RunFolderError."""
     from wavetune.api.run import to_continue
 

@@ -9,21 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.api.folders import free_folder
-from wavetune.cli.options import (
-    DEPLOYMENT,
-    Deadline,
-    Emulate,
-    RecipeOfRun,
-    Resume,
-    Rounds,
-    RunFolder,
-    Track,
-    TrainingChanges,
-    WithParent,
-)
-from wavetune.cli.read_recipe import require_unchanged
-from wavetune.cli.run import chosen_recipe, continues, folder_to_continue, train
+from wavetune.cli.options import DEPLOYMENT, Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges, WithParent
+from wavetune.cli.run import meant_run, train
 from wavetune.logs import LOG
 
 if TYPE_CHECKING:
@@ -32,6 +19,7 @@ if TYPE_CHECKING:
 
 def serve(
     changes: TrainingChanges,
+    own: OfRun,
     recipe: RecipeOfRun = None,
     certificates: Annotated[
         Path,
@@ -44,10 +32,6 @@ def serve(
         str | None,
         typer.Option(help="HOST:PORT under which devices reach it, where that is another.", rich_help_panel=DEPLOYMENT),
     ] = None,
-    rounds: Rounds = None,
-    out: RunFolder = None,
-    resume: Resume = False,
-    track: Track = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     patience: Annotated[
@@ -72,19 +56,13 @@ def serve(
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
-    if resume:
-        require_unchanged(changes.named())
     from wavetune.data_plane.certificates import check_identity, read_identity
     from wavetune.data_plane.diagnosis import require_listenable, with_port
 
     identity, address = read_identity(certificates), with_port(address)
     check_identity(identity, server=True)
-    if resume:
-        chosen, folder = None, folder_to_continue(recipe, out)
-        continues(folder, rounds, tell=False)  # devices may wait to hear that the run is finished
-    else:
-        chosen = chosen_recipe(recipe, changes, rounds, out)
-        folder = out or free_folder(chosen.name)
+    found = meant_run(recipe, changes, own, tell=False)  # devices may wait to hear that the run is finished
+    assert found is not None  # as nobody is told
     require_listenable(address)
     public = None if public is None else with_port(public)
     from wavetune.runtimes.roster import Roster
@@ -95,8 +73,8 @@ def serve(
         from wavetune.runtimes.deployed import Deployment, engine
 
         deployment = Deployment(address, identity, public, patience, deadline, emulate, certificates)
-        served_by = engine(deployment, folder, port_file, roster=roster)
-        train(chosen, folder, served_by, "deploy" if with_parent else "serve", track)
+        served_by = engine(deployment, found[1], port_file, roster=roster)
+        train(*found, served_by, "deploy" if with_parent else "serve", own.track)
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from typing import Any
 
 from wavetune.data.classes import class_rows, frame
 from wavetune.data.examples import PreferencePair
-from wavetune.data.templates import TokenSet, encode, keep_end
+from wavetune.data.pieces import encode, keep_end
+from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError
 
 

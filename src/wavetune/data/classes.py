@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from wavetune.data.examples import Corpus, Example
-from wavetune.data.templates import Template, TokenSet, encode
+from wavetune.data.pieces import encode
+from wavetune.data.templates import Template, TokenSet
 from wavetune.errors import ConfigError, DataError
 
 

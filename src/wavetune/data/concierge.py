@@ -15,12 +15,12 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Literal
 
-from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge_grammar import Voice, write_answer, write_prompt
 from wavetune.data.concierge_scores import gives_away, helpful_score, safe_score
 from wavetune.data.concierge_situation import Fact, Secret, Situation
 from wavetune.data.concierge_values import draw_value, face
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.errors import ConfigError, nearest
 from wavetune.seeds import stream
 

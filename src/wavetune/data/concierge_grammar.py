@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge_scores import bare, gives_away
 from wavetune.data.concierge_situation import Fact, Secret, Situation
 from wavetune.data.concierge_values import draw_value, face
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.data.plain_text import UNITS, number_words
 
 T = TypeVar("T")

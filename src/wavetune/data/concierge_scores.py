@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge_situation import Fact, Secret, Situation
 from wavetune.data.concierge_values import asserted, value_of
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.data.plain_text import plain
 
 SPACING = r"[\W_]?"  # between the letters of a name that is spelled out

@@ -14,10 +14,10 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge_scores import bare, helpful_score, safe_score
 from wavetune.data.concierge_situation import Fact, Secret, Situation
 from wavetune.data.examples import Example
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.errors import DataError
 
 Floats = NDArray[np.float64]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from wavetune.data import concierge_lexicon as words
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.data.plain_text import plain
 
 Value = float | str

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from wavetune.data import restaurant_lexicon as words
+from wavetune.data.lexicon import Table
+from wavetune.data.lexicon import restaurant_words as words
 
 T = TypeVar("T")
 Meaning = dict[str, str]  # slot -> value; name and food are always there
@@ -26,7 +27,7 @@ class Fact:
     """A slot with its ways of being said, and whether it speaks for the restaurant (+1), against it (-1) or neither."""
 
     slot: str
-    phrases: words.Table
+    phrases: Table
     polarity: int = 0
     fields: Meaning = field(default_factory=dict[str, str])
 
@@ -76,7 +77,7 @@ def tell(meaning: Meaning, style: str, rng: random.Random) -> str:
     facts = house.arranged(facts_of(meaning))
     opening: tuple[str, list[Fact]] | None = None
     while opening is None:  # an opening that does not suit these facts gives None; the plain one suits all
-        opening = house.pick("opening", OPENINGS, decay=0.6)(house, meaning, head, facts)
+        opening = _opened(house, meaning, head, facts, house.pick("opening", words.OPENINGS, decay=0.6))
     sentences = [opening[0]]
     rest = [fact for fact in facts if fact not in opening[1]]
     while rest:
@@ -101,85 +102,28 @@ def _fact(slot: str, value: str) -> Fact:
         word = words.STARS[number - 1]
         fields = {"number": str(number), "word": word, "stars": f"{word} star{'s' if number > 1 else ''}"}
         return Fact(slot, words.RATING, (number > 3) - (number < 3), fields)
-    return Fact(
-        slot, words.TABLES[slot], 0, {"value": value, "where": {**words.AREAS, **words.SEATS}.get(value, value)}
-    )
+    phrases = {"speciality": words.SPECIALITY, "area": words.AREA, "seating": words.SEATING, "near": words.NEAR}[slot]
+    return Fact(slot, phrases, 0, {"value": value, "where": {**words.AREAS, **words.SEATS}.get(value, value)})
 
 
-Opening = Callable[[House, Meaning, str, list[Fact]], tuple[str, list[Fact]] | None]
+def _opened(
+    house: House, meaning: Meaning, head: str, facts: list[Fact], opening: dict[str, Any]
+) -> tuple[str, list[Fact]] | None:
+    """A first sentence and the facts said in it; None where the opening does not suit them.
 
-
-def _plain(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
-    phrase, used = _noun_phrase(house, meaning, head, facts)
-    return f"{meaning['name']} is {phrase}.", used
-
-
-def _existence(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
-    phrase, used = _noun_phrase(house, meaning, head, facts)
-    called = house.pick("called", ("called", "by the name of", "named"))
-    return f"there is {phrase} {called} {meaning['name']}.", used
-
-
-def _place_first(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
-    places = [fact for fact in facts if fact.slot in PLACES]
-    if not places:
+    One that names the food beside the noun phrase wants to know what kind of place it is.
+    """
+    leads = [fact for fact in facts if fact.slot in opening.get("leads", ())]
+    names_food = opening.get("names_food", False)
+    if ("leads" in opening and not leads) or (names_food and "eatType" not in meaning):
         return None
-    phrase, used = _noun_phrase(house, meaning, head, [fact for fact in facts if fact != places[0]])
-    meet = house.pick("meet", ("you will find", "you come across", "there is"))
-    return f"{house.say(places[0], 'front')}, {meet} {meaning['name']}, {phrase}.", [places[0], *used]
-
-
-def _question(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
-    phrase, used = _noun_phrase(house, meaning, head, facts)
-    ask = house.pick("ask", ("looking for", "searching for", "do you want", "how about"))
-    reply = house.pick("reply", ("Try {name}.", "{name} is the one.", "Go to {name}.", "Then think of {name}."))
-    return f"{ask} {phrase}? {reply.format(name=meaning['name'])}", used
-
-
-def _mood(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
-    if "eatType" not in meaning:
-        return None
-    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
-    mood = house.pick("mood", ("if you fancy {} food", "if you feel like {} food", "for {} food", "when {} food calls"))
-    advice = house.pick("advice", ("try", "visit", "go to", "consider"))
-    return f"{mood.format(meaning['food'])}, {advice} {meaning['name']}, {phrase}.", used
-
-
-def _locals(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
-    if "eatType" not in meaning:
-        return None
-    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
-    people = house.pick("people", ("people round here", "the locals", "those who know", "we all"))
-    cooking = house.pick("cooking", ("food", "cooking", "dishes"))
-    return f"{people} go to {meaning['name']}, {phrase}, for {meaning['food']} {cooking}.", used
-
-
-def _kitchen(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
-    if "eatType" not in meaning:
-        return None
-    phrase, used = _noun_phrase(house, meaning, head, facts, with_food=False)
-    serves = house.pick(
-        "serves", ("serves {} food", "cooks {} dishes", "offers {} cuisine", "brings {} cooking to the table")
-    )
-    return f"{meaning['name']}, {phrase}, {serves.format(meaning['food'])}.", used
-
-
-def _fact_first(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]] | None:
-    leads = [fact for fact in facts if fact.slot in ("priceRange", "seating", "speciality")]
-    if not leads:
-        return None
-    phrase, used = _noun_phrase(house, meaning, head, [fact for fact in facts if fact != leads[0]])
-    return f"{house.say(leads[0], 'clause')} at {meaning['name']}, {phrase}.", [leads[0], *used]
-
-
-def _listing(house: House, meaning: Meaning, head: str, facts: list[Fact]) -> tuple[str, list[Fact]]:
-    phrase, used = _noun_phrase(house, meaning, head, facts)
-    return f"{meaning['name']}: {phrase.split(' ', 1)[1]}.", used
-
-
-OPENINGS: tuple[Opening, ...] = (
-    _plain, _existence, _place_first, _question, _mood, _locals, _kitchen, _fact_first, _listing,
-)  # fmt: skip
+    phrase, used = _noun_phrase(house, meaning, head, [fact for fact in facts if fact not in leads[:1]], not names_food)
+    sentence = opening["pattern"]
+    for choice, options in opening.get("choices", {}).items():
+        sentence = sentence.replace(f"<{choice}>", house.pick(choice, options))
+    lead = house.say(leads[0], opening["role"]) if leads else ""
+    said = {"name": meaning["name"], "food": meaning["food"], "phrase": phrase, "bare": phrase.split(" ", 1)[1]}
+    return sentence.format(**said, lead=lead), [*leads[:1], *used]
 
 
 def _noun_phrase(

@@ -10,8 +10,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-from wavetune.data import restaurant_lexicon as words
 from wavetune.data.examples import Corpus, Example
+from wavetune.data.lexicon import restaurant_words as words
 from wavetune.data.restaurant_grammar import House, Meaning, tell
 from wavetune.seeds import stream
 

@@ -23,20 +23,16 @@ from wavetune.data.pieces import (
     Piece,
     Row,
     bos_ids,
-    encode,
     encode_after,
     encode_rows,
     eos_id,
     joined,
-    keep_end,
     row_of,
     shortened,
 )
 from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
 from wavetune.errors import ConfigError, DataError
 from wavetune.parts import Part
-
-__all__ = ["bos_ids", "encode", "eos_id", "keep_end"]  # what others take from here as well
 
 Ints = NDArray[np.int64]
 
@@ -79,14 +75,31 @@ class Template(Part):
         return []
 
 
+class _Headed(Template):
+    """A template of headings around texts, with EOS behind an answer."""
+
+    between: ClassVar[str] = "\n"  # the exchanges of a dialogue
+
+    def asked(self, prompt: str, example: Example) -> list[Piece]:
+        """A prompt up to its answer."""
+        raise NotImplementedError
+
+    def writer(self, tokenizer: Any) -> Writer:
+        """This template for a tokenizer."""
+        return TextWriter(self, bos_ids(tokenizer))
+
+    def end_ids(self, tokenizer: Any) -> list[int]:
+        """Tokens that end an answer."""
+        return [eos_id(tokenizer)]
+
+
 @dataclass(frozen=True)
-class PlainTemplate(Template):
+class PlainTemplate(_Headed):
     """The prompt, then a separator, then the answer; without one a line break, or nothing where both are one text."""
 
     kind = "plain"
     separator: str | None = None
     learn: Learn = "all"  # answers of a dialogue
-    between: ClassVar[str] = "\n"  # its exchanges
 
     def resolved(self, examples: Sequence[Example], tokenizer: Any) -> Template:
         """The same with its separator: none where most examples are one text, else a line break."""
@@ -100,36 +113,20 @@ class PlainTemplate(Template):
         separator = ("" if example.verbatim else "\n") if self.separator is None else self.separator
         return [Piece(prompt + separator, cut="beginning")]
 
-    def writer(self, tokenizer: Any) -> Writer:
-        """This template for a tokenizer."""
-        return TextWriter(self, bos_ids(tokenizer))
-
-    def end_ids(self, tokenizer: Any) -> list[int]:
-        """Tokens that end an answer."""
-        return [eos_id(tokenizer)]
-
 
 @dataclass(frozen=True)
-class InstructionTemplate(Template):
+class InstructionTemplate(_Headed):
     """A heading over the prompt and one over the answer."""
 
     kind = "instruction"
     prompt_heading: str = "### Instruction:\n"
     answer_heading: str = "\n\n### Response:\n"
     learn: Learn = "all"  # answers of a dialogue
-    between: ClassVar[str] = "\n\n"  # its exchanges
+    between = "\n\n"
 
     def asked(self, prompt: str, example: Example) -> list[Piece]:
         """A prompt up to its answer."""
         return [Piece(self.prompt_heading), Piece(prompt, cut="beginning"), Piece(self.answer_heading)]
-
-    def writer(self, tokenizer: Any) -> Writer:
-        """This template for a tokenizer."""
-        return TextWriter(self, bos_ids(tokenizer))
-
-    def end_ids(self, tokenizer: Any) -> list[int]:
-        """Tokens that end an answer."""
-        return [eos_id(tokenizer)]
 
 
 @dataclass(frozen=True)
@@ -185,7 +182,7 @@ class ChatTemplate(_ChatSettings):
             reasoning = any(turn.role == "assistant" and brings_reasoning(turn) for turn in answers)
         if day is None and "strftime_now" in source:
             day = date.today().isoformat()
-        return ChatTemplate(self.learn, self.system, self.name, self.variables, reasoning, day)
+        return replace(self, reasoning=reasoning, date=day)
 
     def writer(self, tokenizer: Any) -> DialogueWriter:
         """This template for a tokenizer. Raises ConfigError if that has no chat template."""

@@ -31,10 +31,10 @@ _COUNTS = ("dropped", "truncated_prompts", "truncated_answers", "shortened_dialo
 
 @cache
 def code_of_data() -> str:
-    """Changes with the sources that write and tokenise data, and with the library that tokenises."""
+    """Changes with the sources and words that write and tokenise data, and with the library that tokenises."""
     from tokenizers import __version__ as tokenizers
 
-    return f"{state_of(Path(__file__).parent.glob('*.py'))} {tokenizers}"
+    return f"{state_of(filter(Path.is_file, Path(__file__).parent.iterdir()))} {tokenizers}"
 
 
 def recalled_tokens(

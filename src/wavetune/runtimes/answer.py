@@ -8,7 +8,8 @@ import torch
 
 from wavetune.data.classes import frame
 from wavetune.data.examples import Example
-from wavetune.data.templates import encode, ends_of, prompt_ids
+from wavetune.data.pieces import encode
+from wavetune.data.templates import ends_of, prompt_ids
 from wavetune.models.backbone import load_tokenizer
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.models.resolve import resolve_model

@@ -7,9 +7,7 @@ whatever stops the training loses no more than the steps since then.
 from __future__ import annotations
 
 import math
-import shlex
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -20,6 +18,7 @@ import numpy as np
 import torch
 from pydantic import TypeAdapter, ValidationError
 
+from wavetune.console import given_command
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
@@ -293,7 +292,7 @@ def _finish(
         "seed": plan["seed"],
         "training": plan["training"],
         "history": history,
-        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "command": given_command(),
     }
     with explained(folder.path):
         save_reward(folder.path, model.backbone, model.bank, str(base.folder), about)

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavetune.data import concierge as module
-from wavetune.data import concierge_lexicon as words
 from wavetune.data.concierge import (
     MIX,
     QUALITIES,
@@ -24,6 +23,7 @@ from wavetune.data.concierge import (
 from wavetune.data.concierge_grammar import MADE_UP
 from wavetune.data.concierge_scores import bare, gives_away, names
 from wavetune.data.concierge_values import READERS, asserted, value_of
+from wavetune.data.lexicon import concierge_words as words
 from wavetune.data.plain_text import plain
 from wavetune.errors import ConfigError
 

@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
-from wavetune.data import restaurant_lexicon as words
 from wavetune.data import restaurants as module
+from wavetune.data.lexicon import restaurant_words as words
 from wavetune.data.restaurants import restaurants
 from wavetune.data.rows import slots
 
