@@ -1,16 +1,16 @@
 """What every test shares: one thread a process, no network, and data that lies beside the repository."""
 
 import os
-import pickle
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import settings
+
+from helpers import once
 
 # Before anything imports NumPy or torch: tests run in parallel processes, and results must not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -38,33 +38,13 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def planned_once() -> Iterator[None]:
-    """What a run plans, and what its plan is compared with, is planned once: hundreds of runs plan the same."""
-    from wavetune.allocation import baselines, describe
-    from wavetune.federation import planning
-
+def made_once() -> Iterator[None]:
+    """Hundreds of runs here have the same problems, rows and weights."""
     with pytest.MonkeyPatch.context() as patch:
-        for module, name in (
-            (planning, "plan_with_energy"),
-            (planning, "plan_fixed"),
-            (baselines, "plan_baselines"),
-            (describe, "sensitivities"),
-        ):
-            patch.setattr(module, name, _remembered(getattr(module, name)))
+        once.plan(patch)
+        if "torch" in sys.modules:  # a test of what needs it was collected
+            once.load(patch)
         yield
-
-
-def _remembered(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of its arguments alone, which is asked once for each."""
-    known = dict[bytes, Any]()
-
-    def call(*arguments: Any, **named: Any) -> Any:
-        content = pickle.dumps((arguments, named))
-        if content not in known:
-            known[content] = function(*arguments, **named)
-        return known[content]
-
-    return call
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from helpers.command_line import settings, wavetune
 from helpers.runs import read_json, read_rounds
+from wavetune.allocation import describe
 from wavetune.records.reading import read_run
 from wavetune.reporting.accounts import CHANGING, critical_s, pipelines
 
@@ -60,6 +61,17 @@ def test_a_run_trains_with_them_and_its_records_and_report_agree(folder):
         assert sum(parts.values()) == pytest.approx(record["charged"]["delay_s"], rel=1e-6)
         assert parts[CHANGING] < record["charged"]["delay_s"]
     assert 'class="fill phase-server_forward_s"' in (folder / "report.html").read_text()
+
+
+def test_a_run_does_not_end_with_long_searches_for_what_more_of_each_resource_would_save(tmp_path, monkeypatch):
+    """Where clients may differ, also in a plan in which they do not."""
+    searched = []
+    monkeypatch.setattr(describe, "sensitivities", lambda *problem: searched.append(problem) or [])
+    for name, of_each in (("common", ()), ("of-each", ("method.planner.cut_per_client=true",))):
+        answer = wavetune("run", "sflllm", *settings("run.rounds=1"), *options(*of_each), "--out", tmp_path / name)
+        assert answer.code == 0, answer.err
+        assert np.ptp(read_json(tmp_path / name / "plan.json")["cut"]) == 0
+        assert len(searched) == 1
 
 
 def test_each_clients_memory_is_kept_and_who_lacks_it_is_named(tmp_path):

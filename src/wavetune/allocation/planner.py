@@ -32,10 +32,9 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     from wavetune.allocation.common_cut import plan_common_cut
     from wavetune.allocation.per_client import plan_per_client
 
-    differ = problem.cut_per_client or problem.share_server or problem.rank_slack is not None
     if problem.share_server:
         require_smooth(problem, "shares of the server")
-    found = (plan_per_client if differ else plan_common_cut)(problem, time_limit_s, warm_start)
+    found = (plan_per_client if problem.clients_may_differ else plan_common_cut)(problem, time_limit_s, warm_start)
     return _or_why_none(problem, found)
 
 

@@ -173,6 +173,11 @@ class Problem:
         """The allowed ranks, ascending."""
         return tuple(sorted(self.rounds_to_target))
 
+    @property
+    def clients_may_differ(self) -> bool:
+        """Whether clients may get cuts, ranks or shares of the server of their own, which takes a long search."""
+        return self.cut_per_client or self.share_server or self.rank_slack is not None
+
     def restrict(self, cuts: Sequence[int] | None = None, ranks: Sequence[int] | None = None) -> Problem:
         """Keep only some of the allowed cuts and ranks.
 

@@ -123,7 +123,10 @@ def _perplexity(loss: float) -> float:
 
 
 def _plan_info(session: Session) -> PlanInfo:
-    """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save."""
+    """The first plan beside its baselines, its bottleneck, and what 10 % more of each resource would save.
+
+    Where clients may differ, that would be searched for longer than many a run takes, and is left out.
+    """
     from wavetune.allocation.baselines import plan_baselines
     from wavetune.allocation.describe import bottleneck, sensitivities
     from wavetune.allocation.participants import of_participants
@@ -139,10 +142,10 @@ def _plan_info(session: Session) -> PlanInfo:
     if session.central:
         return info
     plans = plan_baselines(of_participants(problem, plan)[0], session.recipe.run.seed)
-    per_client = len({*info.cut_K}) > 1 or len({*info.rank_K}) > 1
+    differ = problem.clients_may_differ or len({*info.cut_K}) > 1 or len({*info.rank_K}) > 1
     return replace(
         info,
         baselines={name: other.delay_s for name, other in plans.items() if other.status == "ok"},
         bottleneck=bottleneck(problem, plan).sentence + ".",
-        savings={} if per_client else {s.resource: s.saving for s in sensitivities(problem, plan)},
+        savings={} if differ else {s.resource: s.saving for s in sensitivities(problem, plan)},
     )
