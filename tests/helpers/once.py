@@ -1,0 +1,56 @@
+"""What depends on its arguments alone is made once in a process of tests, however many runs ask for it."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def plan(patch: pytest.MonkeyPatch) -> None:
+    """Plan each problem once, and once what a plan is compared with."""
+    from wavetune.allocation import baselines, describe
+    from wavetune.federation import planning
+
+    for module, name in (
+        (planning, "plan_with_energy"),
+        (planning, "plan_fixed"),
+        (baselines, "plan_baselines"),
+        (describe, "sensitivities"),
+    ):
+        patch.setattr(module, name, _remembered(getattr(module, name), lambda *given: pickle.dumps(given)))
+
+
+def load(patch: pytest.MonkeyPatch) -> None:
+    """Tokenise rows once, and read a model's files once."""
+    from wavetune.data import settings, token_cache
+    from wavetune.models import backbone
+
+    def rows(given: Any, named: Any) -> Any:
+        return token_cache._digest(*given[:4])
+
+    def files(given: Any, named: Any) -> Any:
+        folder, *others = given
+        states = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(folder).iterdir())]
+        return pickle.dumps((str(folder), others, named, states))
+
+    patch.setattr(settings, "recalled_tokens", _remembered(settings.recalled_tokens, rows))
+    loaded = _remembered(backbone.load_stock_model, files)
+    patch.setattr(backbone, "load_stock_model", lambda *given, **named: copy.deepcopy(loaded(*given, **named)))
+
+
+def _remembered(function: Callable[..., Any], name_of: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """The function, which is asked once for all arguments of a name; each time for those of the name None."""
+    known = dict[Any, Any]()
+
+    def call(*given: Any, **named: Any) -> Any:
+        name = name_of(given, named)
+        if name is None or name not in known:
+            known[name] = function(*given, **named)
+        return known[name]
+
+    return call
