@@ -9,7 +9,7 @@ Legend: K clients, S samples, N tokens, P labelled positions.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Literal
@@ -93,6 +93,41 @@ class RaggedBatch:
             name: np.bincount(self.client_of_sample, count, num_clients).astype(np.float64)
             for name, count in counts.items()
         }
+
+    def pieces(self, most_tokens: int) -> list[RaggedBatch]:
+        """The same samples in batches of so many tokens at most, in order. A longer sample stands alone."""
+        found, token = list[RaggedBatch](), 0
+        for part in runs(self.lengths.tolist(), most_tokens):
+            first, last = np.searchsorted(self.sample_of_label, [part.start, part.stop]).tolist()
+            lengths = self.lengths[part]
+            found.append(
+                RaggedBatch(
+                    self.input_ids[token : token + int(lengths.sum())],
+                    lengths,
+                    self.client_of_sample[part],
+                    self.label_index[first:last] - token,
+                    self.label_ids[first:last],
+                    self.sample_of_label[first:last] - part.start,
+                )
+            )
+            token += int(lengths.sum())
+        return found
+
+
+def runs(sizes: Sequence[int], most: int) -> Iterator[slice]:
+    """Consecutive things that together have at most this size; a larger one is alone.
+
+    >>> [(part.start, part.stop) for part in runs([3, 4, 9, 1], 7)]
+    [(0, 2), (2, 3), (3, 4)]
+    """
+    start, total = 0, 0
+    for stop, size in enumerate(sizes):
+        if stop > start and total + size > most:
+            yield slice(start, stop)
+            start, total = stop, 0
+        total += size
+    if sizes:
+        yield slice(start, len(sizes))
 
 
 def collate(tokens: TokenSet, rows: Sequence[Ints]) -> RaggedBatch:

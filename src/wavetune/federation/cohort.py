@@ -21,13 +21,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wavetune.data.batching import RaggedBatch, collate
+from wavetune.data.batching import RaggedBatch, collate, runs
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
 from wavetune.federation.objectives import Likelihood, Supervised
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.outputs import Outputs, outputs_of
+from wavetune.federation.pieces import Roots, gradients_in_pieces
 from wavetune.federation.placement import WHOLE, Half, Placement
 from wavetune.federation.prefix import KeptPrefix, lowest_trained
 from wavetune.models.backbone import Backbone, Between
@@ -118,7 +119,8 @@ class Evaluation:
 
 @dataclass
 class Cohort:
-    """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once.
+    """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once, and
+    `tokens_that_fit` (None: as many) how many of one client's: its rows are divided where they are more.
 
     What is learned is the next token, or a row's class where the rows have classes, by an `objective`; evaluated is
     always the likelihood. Half of `proximal` times the squared distance of a client's adapters to their `anchor` is
@@ -139,6 +141,7 @@ class Cohort:
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
     prefix: KeptPrefix | None = None
+    tokens_that_fit: int | None = None
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
@@ -264,15 +267,10 @@ class Cohort:
             return own.start, -own.stop
 
         order = sorted(tokens, key=lambda client: (() if self.placement.sequential else blocks(client), client))
+        most = 0 if self.placement.sequential else self.tokens_per_pass
         for _, alike in groupby(order, blocks):
-            waiting, total = list[int](), 0
-            for client in alike:
-                if waiting and (self.placement.sequential or total + tokens[client] > self.tokens_per_pass):
-                    yield waiting
-                    waiting, total = [], 0
-                waiting.append(client)
-                total += tokens[client]
-            yield waiting
+            together = list(alike)
+            yield from (together[part] for part in runs([tokens[client] for client in together], most))
 
     def _blocks(self, client: int) -> range:
         """The blocks that are run for a client in every step: without those whose outcome is kept."""
@@ -285,22 +283,19 @@ class Cohort:
     def _pass(self, batch: RaggedBatch, clients: list[int], placement: Placement) -> dict[int, LossSum]:
         """Forward and backward of clients for whom the same blocks are run here; adds to the gradients.
 
-        A loss that is computed elsewhere is 0 over 0 positions.
+        A client whose rows do not fit goes piece by piece. A loss that is computed elsewhere is 0 over 0 positions.
         """
-        started, device = self._computing_s(), self.backbone.device
-        work = batch.work_by_client(len(clients))
+        started, work = self._computing_s(), batch.work_by_client(len(clients))
         counts, labelled = [int(n) for n in work["tokens"]], work["labelled"]
+        has_head = self.half.has_head(placement, clients[0])
+        labels_P = self._announced(batch, clients, placement, labelled)
         owner_P = batch.client_of_sample[batch.sample_of_label]
         factors = np.array([placement.loss_weight(k) for k in clients]) / labelled
-        labels_P = torch.from_numpy(batch.label_ids).to(device)
-        told = placement.split and not self.half.servers  # the servers, of what they must know beside what crosses
-        if told:
-            for position, client in enumerate(clients):
-                self.link.door.announce(client, Layout.of(batch, position, placement.head_at_client(client)))
-        if placement.split:
-            labels_P = self._send_labels(labels_P, clients, labelled)
-
-        trained_from, unwanted = lowest_trained(self.bank, placement.num_layers), list[Tensor]()
+        weight_P = torch.from_numpy(factors[owner_P]).to(labels_P.device, self.backbone.dtype)
+        pieces = batch.pieces(self.tokens_that_fit or self.tokens_per_pass) if len(clients) == 1 else [batch]
+        sizes, nll, unwanted = [len(piece.label_ids) for piece in pieces], list[Tensor](), list[Tensor]()
+        labels, weights = iter(labels_P.split(sizes)), iter(weight_P.split(sizes))
+        trained_from, own = lowest_trained(self.bank, placement.num_layers), self._blocks(clients[0])
 
         def between(done: int, hidden: Tensor) -> Tensor:
             crossed = self.link.cross(hidden, placement.crossings(done, clients, counts))
@@ -309,29 +304,59 @@ class Cohort:
                 crossed = crossed.detach()
             return crossed
 
-        blocks, has_head = self._blocks(clients[0]), self.half.has_head(placement, clients[0])
-        kept = blocks.start if self.half.clients else 0
-        hidden_ND = self._hidden(batch, clients, counts, self.bank, between if placement.split else None, blocks, kept)
+        def run(piece: RaggedBatch, blocks: range, entering: Tensor | None, between: Between | None = None) -> Tensor:
+            here = range(max(blocks.start, own.start), min(blocks.stop, own.stop))
+            if entering is None:
+                kept = own.start if self.half.clients else 0
+                return self._hidden(piece, clients, self.bank, between, here, kept)
+            return (
+                self._hidden(piece, clients, self.bank, _starting(blocks.start, entering), here) if here else entering
+            )
+
+        def loss_of(piece: RaggedBatch, hidden_ND: Tensor) -> Tensor:
+            if not has_head:  # the gradient of the sum is exchanged for that which comes over the cut
+                return hidden_ND.sum()
+            outputs = self._outputs(hidden_ND, piece, clients, next(labels), self.bank)
+            loss, nll_P = self.objective.losses(outputs, next(weights))
+            nll.append(nll_P.detach())
+            return loss
+
+        num_layers = placement.num_layers
+        if len(pieces) == 1:
+            hidden_ND = run(batch, range(num_layers), None, between if placement.split else None)
+            roots: Roots = [(loss_of(batch, hidden_ND), None)]
+        else:
+            ends = [done for done in range(1, num_layers + 1) if placement.crossings(done, clients, counts)]
+            roots = gradients_in_pieces(pieces, (*ends, num_layers), run, between, loss_of, self._back)
+        found = dict.fromkeys(clients, LossSum(0.0, 0))
         if has_head:
-            weight_P = torch.from_numpy(factors[owner_P]).to(device, self.backbone.dtype)
-            loss, nll_P = self.objective.losses(self._outputs(hidden_ND, batch, clients, labels_P, self.bank), weight_P)
-        else:  # the gradient of the sum is exchanged for that which comes over the cut
-            loss, nll_P, owner_P, labelled = hidden_ND.sum(), hidden_ND.new_zeros(0), owner_P[:0], 0 * labelled
-
-        def losses() -> dict[int, LossSum]:
-            sums = np.bincount(owner_P, nll_P.detach().double().cpu().numpy(), len(clients)).tolist()
-            return {k: LossSum(sums[p], int(labelled[p])) for p, k in enumerate(clients)}
-
-        if told and has_head:
-            for client, each in losses().items():
+            sums = np.bincount(owner_P, torch.cat(nll).double().cpu().numpy(), len(clients)).tolist()
+            found = {k: LossSum(sums[p], int(labelled[p])) for p, k in enumerate(clients)}
+            for client, each in found.items() if placement.split and not self.half.servers else ():
                 self.link.door.announce(client, each)
-        for crossed in unwanted:
-            loss = loss + 0.0 * crossed.sum()
         self.seconds["forward_s"] += self._computing_s() - started
-        loss.backward()
+        roots += [(crossed, torch.zeros_like(crossed)) for crossed in unwanted]
+        if roots:
+            torch.autograd.backward(*zip(*roots, strict=True))
         if self.server_gradients is not None:
             self.server_gradients.append(self._take_server_gradients())
-        return losses()
+        return found
+
+    def _announced(
+        self, batch: RaggedBatch, clients: list[int], placement: Placement, labelled: NDArray[np.float64]
+    ) -> Tensor:
+        """The labels of a pass, which cross where they are of use at the servers, who learn what they must know."""
+        labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
+        if placement.split and not self.half.servers:
+            for position, client in enumerate(clients):
+                self.link.door.announce(client, Layout.of(batch, position, placement.head_at_client(client)))
+        return self._send_labels(labels_P, clients, labelled) if placement.split else labels_P
+
+    def _back(self, loss: Tensor) -> None:
+        """Go back from the loss of a piece; this is no part of going forward."""
+        started = self._computing_s()
+        loss.backward()
+        self.seconds["forward_s"] -= self._computing_s() - started
 
     def _computing_s(self) -> float:
         """A clock that stands still while the other half is waited for."""
@@ -341,10 +366,9 @@ class Cohort:
         self, hidden_ND: Tensor, batch: RaggedBatch, clients: Sequence[int], labels_P: Tensor, bank: AdapterBank | None
     ) -> Outputs:
         """What a bank's clients have for the labels of a pass, of its hidden states behind the last block."""
-        tokens = [int(n) for n in batch.work_by_client(len(clients))["tokens"]]
 
         def untouched() -> Tensor:
-            return self._hidden(batch, clients, tokens, None)
+            return self._hidden(batch, clients, None)
 
         return outputs_of(self.backbone, bank, hidden_ND, batch, clients, labels_P, untouched)
 
@@ -352,7 +376,6 @@ class Cohort:
         self,
         batch: RaggedBatch,
         clients: Sequence[int],
-        counts: Sequence[int],
         bank: AdapterBank | None,
         between: Between | None = None,
         blocks: range | None = None,
@@ -367,6 +390,7 @@ class Cohort:
         if self.prefix is not None and kept:
             blocks = range(kept, self.backbone.num_layers if blocks is None else blocks.stop)
             between = _starting(kept, self.prefix.hidden(batch, clients, bank, kept), between)
+        counts = [int(n) for n in batch.work_by_client(len(clients))["tokens"]]
         return self.backbone.forward(input_ids_N, layout, bank, clients, counts, between, blocks)
 
     @torch.no_grad()
@@ -426,7 +450,7 @@ class Cohort:
         """Whether the first row's hidden states and gradients stay far from overflow under a bank of all blocks."""
         batch = collate(tokens, [np.array([0])])
         parameters = [p.requires_grad_() for p in bank.parameters(local=False)]
-        loss = self._hidden(batch, [0], [len(batch.input_ids)], bank).double().square().mean()
+        loss = self._hidden(batch, [0], bank).double().square().mean()
         if not float(loss.detach()) < _OVERFLOW:
             return False
         gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
@@ -447,7 +471,7 @@ class Cohort:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
-            hidden_ND = self._hidden(batch, [client], [len(batch.input_ids)], bank, kept=kept)
+            hidden_ND = self._hidden(batch, [client], bank, kept=kept)
             outputs = self._outputs(hidden_ND, batch, [client], labels_P, bank)
             nll_P, right_P = outputs.nll(weight_P)[1], outputs.right()
             values = (nll_P, torch.ones_like(nll_P), torch.zeros_like(nll_P) if right_P is None else right_P)
@@ -456,7 +480,7 @@ class Cohort:
         return Evaluation(*sums)
 
 
-def _starting(done_before: int, hidden_ND: Tensor, between: Between | None) -> Between:
+def _starting(done_before: int, hidden_ND: Tensor, between: Between | None = None) -> Between:
     """What happens between blocks where these hidden states are what the first blocks yield."""
 
     def start(done: int, hidden: Tensor) -> Tensor:
@@ -480,12 +504,5 @@ def _are_finite(gradients: Sequence[Tensor]) -> bool:
 
 def _row_groups(tokens: TokenSet, tokens_per_pass: int) -> Iterator[Rows]:
     """All rows, shortest first, in groups that fit a pass."""
-    waiting, total = list[int](), 0
-    for row in np.argsort(tokens.lengths, kind="stable"):
-        if waiting and total + tokens.lengths[row] > tokens_per_pass:
-            yield np.array(waiting)
-            waiting, total = [], 0
-        waiting.append(int(row))
-        total += int(tokens.lengths[row])
-    if waiting:
-        yield np.array(waiting)
+    order = np.argsort(tokens.lengths, kind="stable")
+    yield from (order[part] for part in runs(tokens.lengths[order].tolist(), tokens_per_pass))

@@ -5,32 +5,49 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from wavetune.models.backbone import Backbone
 
 _LEAST_TOKENS = 64
+_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def default_tokens_per_pass(backbone: Backbone) -> int:
-    """Tokens of a pass that keep the matrix products efficient, as far as their activations fit the memory there is.
+    """Tokens of a pass that keep the matrix products efficient, as far as they fit.
 
-    On a CPU products of 1,000 rows already run at full speed, so small passes cost nothing and hold the memory of many
-    clients near that of one: these or what fits an eighth of the machine's memory. An accelerator wants larger ones:
-    32,768, or what fits half of its memory beside the weights. What is free at the moment does not count, so that a
-    run that is continued makes the same passes.
+    On a CPU products of 1,000 rows already run at full speed, so that small passes cost nothing and hold the memory of
+    many clients near that of one. An accelerator wants larger ones.
+    """
+    return min(1024 if backbone.device.type == "cpu" else 32768, tokens_that_fit(backbone))
+
+
+def tokens_that_fit(backbone: Backbone) -> int:
+    """Tokens whose activations fit an eighth of a machine's memory, or half of an accelerator's, beside the weights.
+
+    What is free at the moment does not count, so that a run that is continued makes the same passes.
     """
     import torch
 
+    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     if backbone.device.type == "cpu":
-        most, room_bytes = 1024, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 8
+        room_bytes = (_memory_bytes() - weights) // 8
     else:
-        weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
         cuda: Any = torch.cuda
-        total = int(cuda.get_device_properties(backbone.device).total_memory)
-        most, room_bytes = 32768, max(total - weights, 0) // 2
-    return max(_LEAST_TOKENS, min(most, room_bytes // activation_bytes_per_token(backbone)))
+        room_bytes = (int(cuda.get_device_properties(backbone.device).total_memory) - weights) // 2
+    return max(_LEAST_TOKENS, room_bytes // activation_bytes_per_token(backbone))
+
+
+def _memory_bytes() -> int:
+    """The machine's memory, or as much as a container may have of it (a control group of version 2)."""
+    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    try:
+        limit = _CONTAINER_LIMIT.read_text(encoding="ascii").strip()
+    except OSError:
+        return physical
+    return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
 def activation_bytes_per_token(backbone: Backbone) -> int:

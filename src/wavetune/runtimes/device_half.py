@@ -151,7 +151,6 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
     cohort.half = OF_CLIENTS if split else WHOLE
-    cohort.tokens_per_pass = max(int(data.train.lengths.max()) * world.data.batching.batch_size, 1)
     check_ranks(method, tuple(order.ranks))
     chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
     adapters = Nodes(cohort.bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), half=OF_CLIENTS)

@@ -1,21 +1,43 @@
 """How many tokens go through the base at once follows from the model and the machine."""
 
 import os
+from pathlib import Path
 
 import pytest
 
 from helpers.training import folder_of
 from wavetune.federation import memory
-from wavetune.federation.memory import activation_bytes_per_token, default_tokens_per_pass, give_back_free_heap
+from wavetune.federation.memory import (
+    activation_bytes_per_token,
+    default_tokens_per_pass,
+    give_back_free_heap,
+    tokens_that_fit,
+)
 from wavetune.models.backbone import load_backbone
+
+
+def limit(monkeypatch, backbone, tokens, container=None):
+    weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
+    room = weights + 8 * tokens * activation_bytes_per_token(backbone)
+    there = room if container is None else 100 * room
+    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}[name])
+    monkeypatch.setattr(memory, "_CONTAINER_LIMIT", Path("nowhere") if container is None else container)
+    if container is not None:
+        container.write_text(f"{room}\n", encoding="ascii")
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(10_000, 1024), (300, 300), (3, 64)])
 def test_a_pass_takes_what_fits_an_eighth_of_the_memory_and_no_more_than_is_of_use(tokens, wanted, monkeypatch):
     backbone = load_backbone(folder_of("tiny"))
-    room = 8 * tokens * activation_bytes_per_token(backbone)
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": room}[name])
+    limit(monkeypatch, backbone, tokens)
     assert default_tokens_per_pass(backbone) == wanted
+    assert tokens_that_fit(backbone) == max(tokens, 64)
+
+
+def test_a_containers_limit_counts_as_its_memory(monkeypatch, tmp_path):
+    backbone = load_backbone(folder_of("tiny"))
+    limit(monkeypatch, backbone, 300, tmp_path / "memory.max")
+    assert tokens_that_fit(backbone) == 300
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no resident size to read")
