@@ -71,7 +71,7 @@ def test_a_run_of_divided_batches_ends_with_the_same_adapters(name):
 @pytest.mark.parametrize("labels", ["server", "client"])
 def test_both_halves_of_a_deployed_run_may_divide(labels, tmp_path):
     recipe = small("sflllm", *EXACT, f"method.topology.labels={labels}", "run.tokens_per_pass=1")
-    with deployed(recipe, tmp_path) as servers:
+    with deployed(recipe, tmp_path / "certificates") as servers:
         found = play(servers, 1)[-1].mixed.factors
     wanted = train_round(build(recipe.with_settings("run.tokens_per_pass=100000")), 0, nothing).mixed.factors
     for name, pair in wanted.items():

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -131,3 +132,30 @@ def read_beside_peft(folder: Path) -> BesidePeft:
     except Exception as error:  # JSON, safetensors and the disk have types of their own
         raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
     return BesidePeft(tuple(about["bottlenecks"]), head, weights)
+
+
+def read_factors(folder: Path, backbone: Backbone) -> dict[str, LoraPair]:
+    """The factors by site that `save_adapter_folder` wrote of adapters on a backbone, in its precision.
+
+    Raises: ModelError where a file is damaged.
+    """
+    weights, found = dict(read_beside_peft(folder).weights), dict[str, LoraPair]()
+    try:
+        for file in (folder / PEFT_FILE, folder / PROMPT / PEFT_FILE):
+            weights |= load_file(file) if file.exists() else {}
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
+    for site in backbone.sites:
+        module = site.name.rpartition(":")[0]
+        names = {
+            "lora": [f"base_model.model.{site.name}.lora_{factor}.weight" for factor in "AB"],
+            "bottleneck": [f"{module}.bottleneck.{part}" for part in ("down", "up")],
+            "head": [f"{site.name}.{part}" for part in ("weight", "bias")],
+            "prompt": ["prompt_embeddings"],
+        }[site.kind]
+        if names[0] in weights:
+            *A, B = (weights[name].to(backbone.device, backbone.dtype).t() for name in names)
+            A = A[0] if A else B.new_empty(0, B.shape[1])
+            B = B.t() if site.kind == "prompt" else B[None] if site.kind == "head" else B
+            found[site.name] = LoraPair(A, B)
+    return found

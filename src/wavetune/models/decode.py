@@ -26,6 +26,8 @@ from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 
+_BEHIND_A_PROMPT = ("lora", "bottleneck", "head")  # kinds of adapters that act on a token after the first pass
+
 
 class Answer(NamedTuple):
     """Token ids (with the end if one came), the log-probability of each, and whether an end came."""
@@ -80,7 +82,7 @@ def decode(
     """What follows each prompt, up to an end or `max_new_tokens`: greedily, or sampled if told how.
 
     Args:
-        prompts: token ids, at least one each.
+        prompts: token ids, at least one each; under a soft prompt as many more before them, which are not looked at.
         stop_ids: tokens, or sequences of them, that end an answer.
         bank: adapters to act with; none is the plain base.
         owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
@@ -160,7 +162,7 @@ class _Batch:
             rows = torch.arange(len(self.texts), device=device)
             rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=device))
             layout = _Filling(**vars(layout), cache=self.cache, rows_N=rows_N)
-        hidden = self._forward([token for text in self.texts for token in text], layout)
+        hidden = self._forward([token for text in self.texts for token in text], layout, self.bank)
         return self._logits(hidden[np.cumsum(self.lengths) - 1])
 
     def _advance(self, tokens: list[int]) -> None:
@@ -175,16 +177,17 @@ class _Batch:
         layout: dict[str, Any] = vars(ragged_layout([1] * len(tokens), device))
         layout = layout | {"positions_N": torch.tensor(self.lengths, device=device)}
         self.lengths = [length + 1 for length in self.lengths]
-        hidden = self._forward(tokens, _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths)))
+        reading = _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths))
+        hidden = self._forward(tokens, reading, self.bank and self.bank.only(_BEHIND_A_PROMPT))
         self.logits_LV = self._logits(hidden)
 
-    def _forward(self, tokens: list[int], layout: RaggedLayout) -> Tensor:
+    def _forward(self, tokens: list[int], layout: RaggedLayout, bank: AdapterBank | None) -> Tensor:
         owners, counts = list[int](), list[int]()
         for owner, group in groupby(zip(self.owners, layout.lengths, strict=True), key=lambda pair: pair[0]):
             owners.append(owner)
             counts.append(sum(length for _, length in group))
         ids_N = torch.tensor(tokens, device=self.backbone.device)
-        return self.backbone.forward(ids_N, layout, self.bank, owners, counts)
+        return self.backbone.forward(ids_N, layout, bank, owners, counts)
 
     def _logits(self, hidden_LD: Tensor) -> Tensor:
         head = self.backbone.head

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from wavetune.data.examples import Example
 from wavetune.data.templates import prompt_ids
-from wavetune.models.generate import generate, load_for_generation
+from wavetune.models.adapter_folder import read_factors
+from wavetune.models.decode import decode
+from wavetune.models.stopping import own_ends, up_to_end
 from wavetune.runtimes.export import adapter_name
-from wavetune.runtimes.session import Session
+from wavetune.runtimes.session import Session, one_bank
 
 
 def samples_of(session: Session) -> list[tuple[Example, int | None]]:
@@ -32,17 +34,19 @@ def samples_of(session: Session) -> list[tuple[Example, int | None]]:
 
 
 def answers_of(session: Session, adapters: Path | None) -> list[str]:
-    """Answers to the sample prompts, by the untouched model or by those under `adapters`."""
-    samples, settings = samples_of(session), session.recipe.run
+    """Answers to the sample prompts, by the untouched model or by those under `adapters`, in the run's own model."""
+    samples, settings, backbone = samples_of(session), session.recipe.run, session.cohort.backbone
     template, tokenizer = session.recipe.world.data.template, session.tokenizer
+    vectors = 0 if adapters is None else session.data.train.prompt_tokens
+    room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - vectors)
+    prompts = prompt_ids([example for example, _ in samples], tokenizer, template, room)
+    ends = {*session.data.ends, *own_ends(backbone.model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     answers = dict[int, str]()
     for who in sorted({client for _, client in samples}, key=str):
-        folder = None if adapters is None else adapters / adapter_name(who)
-        model = load_for_generation(session.model.folder, folder, str(session.cohort.backbone.device))
-        asked = [i for i, (_, client) in enumerate(samples) if client == who]
-        positions = getattr(model.config, "max_position_embeddings", None)
-        room = None if positions is None else max(2, positions - settings.sample_tokens)
-        prompts = prompt_ids([samples[i][0] for i in asked], tokenizer, template, room)
-        texts = generate(model, tokenizer, prompts, settings.sample_tokens, ends=session.data.ends)
-        answers |= dict(zip(asked, texts, strict=True))
+        bank, asked = None, [i for i, (_, client) in enumerate(samples) if client == who]
+        if adapters is not None:
+            bank = one_bank(session.cohort, read_factors(adapters / adapter_name(who), backbone))
+        texts = [[prompts[i][0]] * vectors + list(prompts[i]) for i in asked]
+        for i, answer in zip(asked, decode(backbone, texts, settings.sample_tokens, ends, bank), strict=True):
+            answers[i] = tokenizer.decode(up_to_end(answer.ids, ends), skip_special_tokens=True)
     return [answers[i] for i in range(len(samples))]
