@@ -34,11 +34,12 @@ class RunSettings:
     """How long to train, in which precision and where; how often to evaluate and save.
 
     `bf16` keeps the frozen weights in bf16 with fp32 activations and adapters; `auto` does so where the processor has
-    bf16 products. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps` 0
-    leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through the
-    model at once, but for a longer row (None: chosen for the device). Behind the first blocks, as far up as nothing is trained, hidden states
-    of rows are kept, up to `prefix_mb` megabytes in a file without a name (0: they are computed in every step). With
-    `recompute_blocks` a block keeps its input alone for the backward pass, which costs a second forward pass.
+    bf16 products. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps`
+    0 leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through
+    the model at once, but for a longer row (None: chosen for the device). Behind the first blocks, as far up as
+    nothing is trained, hidden states of rows are kept, up to `prefix_mb` megabytes in a file without a name (0: they
+    are computed in every step). With `recompute_blocks` a block keeps its input alone for the backward pass, which
+    costs a second forward pass.
     """
 
     rounds: Annotated[int, Ge(1)] = 20
