@@ -1,6 +1,7 @@
 """A client's batch that does not fit a pass is divided, and no number depends on it."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from helpers.deployment import deployed, nothing, play
 from helpers.runs import EXACT, small, told
 from helpers.training import Job, cohort_of, random_rows, tokens_of
 from wavetune.data.batching import collate
+from wavetune.federation import memory
 from wavetune.federation.codecs import Int8
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build
@@ -37,10 +39,8 @@ RUNS = {
 def whole_and_divided(job):
     """Losses, factors and metered bits of two steps."""
     for most in (100_000, 1):
-        cohort = cohort_of(replace(job, tokens_per_pass=100_000))
+        cohort = cohort_of(replace(job, tokens_per_pass=most))
         cohort.tokens_that_fit = most
-        if most == 1 and not job.sequential:
-            cohort.tokens_per_pass = 1  # for a batch is divided where a client is alone in a pass
         losses = [cohort.step(TOKENS, ROWS, 1.0).loss_K for _ in range(2)]
         factors = [t for stacks in (cohort.bank.local, cohort.bank.shared) for pair in stacks.values() for t in pair]
         yield np.array(losses), factors, cohort.link.door.take()
@@ -56,11 +56,12 @@ def test_a_divided_batch_trains_the_same_adapters_and_sends_the_same_messages(na
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_a_run_of_divided_batches_ends_with_the_same_adapters(name):
+def test_a_run_of_divided_batches_ends_with_the_same_adapters(name, monkeypatch):
+    monkeypatch.setattr(memory, "LEAST_PIECE", 1)
     recipe, *settings = RUNS[name]
     ends = []
     for most in (100_000, 1):
-        session = build(small(recipe, *EXACT, "method.lora.rank=2", *settings, f"run.tokens_per_pass={most}"))
+        session: Any = build(small(recipe, *EXACT, "method.lora.rank=2", *settings, f"run.tokens_per_pass={most}"))
         outcome = train_round(session, 0, nothing)
         ends.append((told(outcome)["metered_bits"], [t for pair in outcome.mixed.factors.values() for t in pair]))
     assert ends[0][0] == ends[1][0]
@@ -69,11 +70,13 @@ def test_a_run_of_divided_batches_ends_with_the_same_adapters(name):
 
 
 @pytest.mark.parametrize("labels", ["server", "client"])
-def test_both_halves_of_a_deployed_run_may_divide(labels, tmp_path):
+def test_both_halves_of_a_deployed_run_may_divide(labels, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "LEAST_PIECE", 1)
     recipe = small("sflllm", *EXACT, f"method.topology.labels={labels}", "run.tokens_per_pass=1")
     with deployed(recipe, tmp_path / "certificates") as servers:
         found = play(servers, 1)[-1].mixed.factors
-    wanted = train_round(build(recipe.with_settings("run.tokens_per_pass=100000")), 0, nothing).mixed.factors
+    whole: Any = build(recipe.with_settings("run.tokens_per_pass=100000"))
+    wanted = train_round(whole, 0, nothing).mixed.factors
     for name, pair in wanted.items():
         for mine, theirs in zip(found[name], pair, strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
@@ -96,7 +99,8 @@ class Held:
 def test_what_waits_for_the_backward_pass_is_that_of_one_piece(monkeypatch):
     most = []
     for tokens in (100_000, 20):
-        cohort = cohort_of(replace(JOBS["cut"], tokens_per_pass=tokens))
+        cohort = cohort_of(JOBS["cut"])
+        cohort.tokens_that_fit = tokens
         monkeypatch.setattr(Held, "most", Held.now)
         with torch.autograd.graph.saved_tensors_hooks(Held, lambda held: held.tensor):
             cohort.step(TOKENS, [np.tile(ROWS[0], 6), *ROWS[1:]], 1.0, [True, False, False])

@@ -9,6 +9,7 @@ Legend: K clients, N tokens, P labelled positions, D width.
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -120,7 +121,7 @@ class Evaluation:
 @dataclass
 class Cohort:
     """The stacked training engine. `tokens_per_pass` bounds how many clients' tokens go through the base at once, and
-    `tokens_that_fit` (None: as many) how many of one client's: its rows are divided where they are more.
+    `tokens_that_fit` how many of one client's: its rows are divided where they are more.
 
     What is learned is the next token, or a row's class where the rows have classes, by an `objective`; evaluated is
     always the likelihood. Half of `proximal` times the squared distance of a client's adapters to their `anchor` is
@@ -141,7 +142,7 @@ class Cohort:
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
     prefix: KeptPrefix | None = None
-    tokens_that_fit: int | None = None
+    tokens_that_fit: int = sys.maxsize
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
@@ -292,7 +293,7 @@ class Cohort:
         owner_P = batch.client_of_sample[batch.sample_of_label]
         factors = np.array([placement.loss_weight(k) for k in clients]) / labelled
         weight_P = torch.from_numpy(factors[owner_P]).to(labels_P.device, self.backbone.dtype)
-        pieces = batch.pieces(self.tokens_that_fit or self.tokens_per_pass) if len(clients) == 1 else [batch]
+        pieces = batch.pieces(self.tokens_that_fit) if len(clients) == 1 else [batch]
         sizes, nll, unwanted = [len(piece.label_ids) for piece in pieces], list[Tensor](), list[Tensor]()
         labels, weights = iter(labels_P.split(sizes)), iter(weight_P.split(sizes))
         trained_from, own = lowest_trained(self.bank, placement.num_layers), self._blocks(clients[0])
@@ -337,7 +338,7 @@ class Cohort:
         self.seconds["forward_s"] += self._computing_s() - started
         roots += [(crossed, torch.zeros_like(crossed)) for crossed in unwanted]
         if roots:
-            torch.autograd.backward(*zip(*roots, strict=True))
+            torch.autograd.backward([tensor for tensor, _ in roots], [gradient for _, gradient in roots])
         if self.server_gradients is not None:
             self.server_gradients.append(self._take_server_gradients())
         return found

@@ -21,7 +21,7 @@ from wavetune.federation.account import Accountant
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
-from wavetune.federation.memory import default_tokens_per_pass, tokens_that_fit
+from wavetune.federation.memory import default_tokens_per_pass, tokens_of_a_piece
 from wavetune.federation.method import Method
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
@@ -285,7 +285,7 @@ def cohort_of(
     freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     backbone.recompute = run.recompute_blocks
-    budget, most = (run.tokens_per_pass or f(backbone) for f in (default_tokens_per_pass, tokens_that_fit))
+    budget = run.tokens_per_pass or default_tokens_per_pass(backbone)
     optimiser = StackedOptimiser(bank, method.optimiser)
     frozen, limit_bytes = lowest_trained(bank, backbone.num_layers), run.prefix_mb * 1_000_000
     keeps = frozen and limit_bytes and backbone.way.cuts
@@ -300,7 +300,7 @@ def cohort_of(
         method.proximal,
         method.objective,
         prefix=prefix,
-        tokens_that_fit=most,
+        tokens_that_fit=tokens_of_a_piece(backbone, run.tokens_per_pass),
     )
 
 

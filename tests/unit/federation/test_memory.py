@@ -11,6 +11,7 @@ from wavetune.federation.memory import (
     activation_bytes_per_token,
     default_tokens_per_pass,
     give_back_free_heap,
+    tokens_of_a_piece,
     tokens_that_fit,
 )
 from wavetune.models.backbone import load_backbone
@@ -38,6 +39,12 @@ def test_a_containers_limit_counts_as_its_memory(monkeypatch, tmp_path):
     backbone = load_backbone(folder_of("tiny"))
     limit(monkeypatch, backbone, 300, tmp_path / "memory.max")
     assert tokens_that_fit(backbone) == 300
+
+
+def test_one_clients_rows_are_divided_beyond_what_fits_or_beyond_a_limit_that_helps(monkeypatch):
+    backbone = load_backbone(folder_of("tiny"))
+    limit(monkeypatch, backbone, 300)
+    assert [tokens_of_a_piece(backbone, most) for most in (None, 700, 1)] == [300, 700, 256]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no resident size to read")

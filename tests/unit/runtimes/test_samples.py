@@ -1,5 +1,7 @@
 """Sample answers come from the run's own model, whatever its adapters are."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ RUNS = {
 @pytest.mark.parametrize("name", RUNS)
 def test_they_are_those_of_the_exported_adapters_in_the_stock_model(name, tmp_path, monkeypatch):
     recipe, *settings = RUNS[name]
-    session = build(small(recipe, *EXACT[1:], *settings, "run.samples=3", "run.sample_tokens=6"))
+    session: Any = build(small(recipe, *EXACT[1:], *settings, "run.samples=3", "run.sample_tokens=6"))
     rng, bank = np.random.default_rng(0), session.cohort.bank
     factors = {
         site: LoraPair(*(t + t.new_tensor(rng.normal(size=t.shape)) for t in pair))
