@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from wavetune.models.backbone import Backbone
 
-_LEAST_TOKENS, LEAST_PIECE = 64, 256
+_LEAST_TOKENS, LEAST_PIECE = 64, 512
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
@@ -43,7 +43,7 @@ def tokens_that_fit(backbone: Backbone) -> int:
 def tokens_of_a_piece(backbone: Backbone, tokens_per_pass: int | None) -> int:
     """Tokens from which on one client's rows are divided: what fits, or what a pass was limited to, as far as it helps.
 
-    Smaller pieces than of 256 tokens would hardly take less memory, and more time.
+    Smaller pieces than of 512 tokens would hardly take less memory, and more time.
     """
     return tokens_that_fit(backbone) if tokens_per_pass is None else max(tokens_per_pass, LEAST_PIECE)
 

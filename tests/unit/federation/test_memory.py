@@ -44,7 +44,7 @@ def test_a_containers_limit_counts_as_its_memory(monkeypatch, tmp_path):
 def test_one_clients_rows_are_divided_beyond_what_fits_or_beyond_a_limit_that_helps(monkeypatch):
     backbone = load_backbone(folder_of("tiny"))
     limit(monkeypatch, backbone, 300)
-    assert [tokens_of_a_piece(backbone, most) for most in (None, 700, 1)] == [300, 700, 256]
+    assert [tokens_of_a_piece(backbone, most) for most in (None, 700, 1)] == [300, 700, 512]
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="no resident size to read")
