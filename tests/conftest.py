@@ -24,7 +24,8 @@ sys.dont_write_bytecode = False
 # Whoever started pytest may have had it ignore interrupts, as a shell does in the background; tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-settings.register_profile("repeatable", derandomize=True, deadline=None)
+settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
+settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 

@@ -66,6 +66,7 @@ REWARD_OPTIONS = {
 }
 CUTS, POPULATION = "method.topology.cuts", "world.scenario.population."
 CLIENTS = POPULATION + "num_clients"
+BANDS = {f"world.scenario.bands.{band}.num_subchannels": "6" for band in ("main", "fed")}
 SEARCH = {"method.planner.time_limit_s": "0.2"}
 TRAINING = {
     "world.data.train_samples": "60",
@@ -73,6 +74,7 @@ TRAINING = {
     "world.data.max_tokens": "64",
     "world.data.batching.batch_size": "1",
     CLIENTS: "3",
+    **BANDS,
     "run.rounds": "1",
     "run.local_steps": "1",
     "run.samples": "0",
@@ -83,6 +85,7 @@ PLANNING = {
     "world.data.train_samples": "60",
     "world.data.validation_samples": "8",
     CLIENTS: "3",
+    **BANDS,
     CUTS: "[1,9]",
 }
 REWARD = {

@@ -12,7 +12,7 @@ from helpers.command_line import assert_refused, wavetune
 from helpers.sweeps import QUICK, without_times
 from wavetune.terminal import CountDisplay
 
-SMALLEST = (*QUICK, *(f"world.scenario.bands.{band}.num_subchannels=8" for band in ("main", "fed")))
+SMALLEST = (*QUICK, *(f"world.scenario.bands.{band}.num_subchannels=5" for band in ("main", "fed")))
 SETTINGS = [word for setting in SMALLEST for word in ("--set", setting)]
 OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "4", "--methods", "proposed,greedy,uniform-power,bound"]
 SWEEP = ["sweep", "sflllm", *SETTINGS, *OVER]

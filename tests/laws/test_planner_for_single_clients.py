@@ -63,7 +63,7 @@ def certified(problem, outcome):
 
 @pytest.mark.parametrize("way_back", [False, True], ids=["", "priced"])
 @pytest.mark.parametrize("option", OPTIONS)
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(SEEDS)
 def test_bound_is_below_the_best_of_enumeration_and_the_plan_near_it(option, way_back, seed):
     common = wild_problem(seed, most_clients=2, most_subchannels=3)
@@ -79,7 +79,7 @@ def test_bound_is_below_the_best_of_enumeration_and_the_plan_near_it(option, way
             assert outcome.delay_s <= best_s * 1.05
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(SEEDS)
 def test_mixed_ranks_never_beat_the_best_common_rank(seed):
     problem = replace(wild_problem(seed, most_clients=2, most_subchannels=3), cut_per_client=True)
@@ -88,7 +88,7 @@ def test_mixed_ranks_never_beat_the_best_common_rank(seed):
 
 
 @pytest.mark.parametrize("option", OPTIONS)
-@settings(max_examples=8)
+@settings(max_examples=5)
 @given(SEEDS)
 def test_larger_problems_are_certified_and_no_worse_than_common_plans(option, seed):
     common = wild_problem(seed, most_clients=8, most_subchannels=16)
@@ -116,7 +116,7 @@ def test_a_slow_server_makes_clients_differ_and_the_gap_stays_small(option, gap)
     assert again.main.owner_M.tolist() == outcome.main.owner_M.tolist()
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(SEEDS)
 def test_given_decisions_are_planned_to_their_optimum(seed):
     problem = wild_problem(seed, most_clients=2, most_subchannels=4)
@@ -137,7 +137,7 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
         assert warm.delay_s <= outcome.delay_s * (1 + 1e-9)
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(SEEDS)
 def test_powers_and_shares_balanced_together_beat_any_split_of_the_server(seed):
     generator = np.random.default_rng(seed)

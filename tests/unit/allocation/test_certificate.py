@@ -19,7 +19,7 @@ spec.loader.exec_module(verify_plan)
 
 
 def instance_of(kind):
-    clients, subchannels = (8, 18) if kind == "cell" else (6, 13)
+    clients, subchannels = (6, 14) if kind == "cell" else (4, 9)
     instance, g = problem_to_json(cell_problem(clients, subchannels, seed=1)), np.random.default_rng(5)
     if kind != "cell":
         for band in instance["bands"].values():
