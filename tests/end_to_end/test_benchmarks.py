@@ -26,6 +26,9 @@ SMALLEST = {
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2}',
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
     "planner_classes": "--most-clients 10",
+    "scale": "--clients 2 3 --large 2 --sizes "
+    '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,'
+    '"vocab_size":512}',
     "training_speed": "--model tiny --data mine.jsonl --clients 2 --batch-size 1 --repeats 1 --precision fp32 "
     "--memory-clients 1",
 }
@@ -57,6 +60,8 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
             return SimpleNamespace(stdout=said.getvalue())
 
         monkeypatch.setattr(timing.subprocess, "run", here)
+    if name == "scale":  # whose cases are such processes
+        monkeypatch.setattr(timing, "alone", lambda function, *given: function(*given))
     rows = [{"prompt": f"where is {i}?", "completion": f"it is {i}"} for i in range(24)]
     Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     timing.main(SMALLEST[name].split())
