@@ -26,6 +26,7 @@ from wavetune.models.backbone import (
     is_encoder,
     load_stock_model,
     load_tokenizer,
+    opened_as,
     prepare_backbone,
 )
 from wavetune.models.lora import AdapterBank
@@ -95,7 +96,7 @@ def reward_backbone(
 
 @lru_cache(maxsize=2)
 def _loaded(folder: Path, targets: tuple[str, ...], device: str, bf16: bool) -> tuple[Backbone, Any]:
-    stock = load_stock_model(folder, predicts=False)
+    stock = load_stock_model(folder, opened_as(folder, torch.float32, bf16), predicts=False)
     chosen = targets or (ALL_LINEAR if is_encoder(stock.config) else None)
     return prepare_backbone(stock, chosen, bf16, device, outputs=1), load_tokenizer(folder)
 

@@ -26,6 +26,7 @@ from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 
+_CACHE_BYTES, _MOST_SAMPLES = 256 << 20, 128
 _BEHIND_A_PROMPT = ("lora", "bottleneck", "head")  # kinds of adapters that act on a token after the first pass
 
 
@@ -77,7 +78,7 @@ def decode(
     bank: AdapterBank | None = None,
     owner_S: Sequence[int] = (),
     sampling: Sampling | None = None,
-    samples_at_once: int = 128,
+    samples_at_once: int | None = None,
 ) -> list[Answer]:
     """What follows each prompt, up to an end or `max_new_tokens`: greedily, or sampled if told how.
 
@@ -87,7 +88,8 @@ def decode(
         bank: adapters to act with; none is the plain base.
         owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
         sampling: temperature, top-p and draws.
-        samples_at_once: how many samples the cache holds together. Results do not depend on it.
+        samples_at_once: how many samples the cache holds together; by default what fits 256 MB, 128 at most. Results do
+            not depend on it.
     Returns: answers, with log-probabilities under the policy that was sampled from (greedily: at temperature 1).
     Raises: ConfigError if a prompt is empty, or with its answer longer than the model takes; ModelError for an encoder.
     """
@@ -96,11 +98,23 @@ def decode(
     _check_room(backbone, prompts, max_new_tokens)
     owners, found = list(owner_S) or [0] * len(prompts), list[Answer]()
     ends = frozenset((end,) if isinstance(end, int) else tuple(end) for end in stop_ids)
+    if samples_at_once is None:
+        each = _samples_bytes(backbone, 1, max(map(len, prompts)) + max_new_tokens)
+        samples_at_once = max(1, min(_MOST_SAMPLES, _CACHE_BYTES // each))
     for start in range(0, len(prompts), samples_at_once):
         part = slice(start, start + samples_at_once)
         batch = _Batch(backbone, prompts[part], owners[part], bank, max_new_tokens)
         found += batch.run(max_new_tokens, ends, sampling, start)
     return found
+
+
+def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
+    """Bytes of the keys and values of so many samples of so many tokens."""
+    config = backbone.model.config.get_text_config()
+    heads: int = config.num_attention_heads
+    groups: int = getattr(config, "num_key_value_heads", None) or heads
+    width: int = getattr(config, "head_dim", None) or backbone.width // heads
+    return 2 * samples * length * groups * width * backbone.num_layers * backbone.dtype.itemsize
 
 
 class _Batch:

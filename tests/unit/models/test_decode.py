@@ -10,6 +10,7 @@ from peft import LoraConfig, get_peft_model
 from helpers.decoders import decoder
 from helpers.training import random_factors
 from wavetune.errors import ConfigError
+from wavetune.models import decode as decoding
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.decode import Sampling, decode, keyed_draws
 from wavetune.models.lora import AdapterBank, LoraPair
@@ -122,6 +123,29 @@ def test_several_answers_to_a_prompt_are_those_to_copies_of_it(prompts):
     apart = decode(backbone, asked, NEW, {STOP}, bank, owners, Sampling(draws), 1)
     assert len({answer.ids for answer in found}) == len(rows)
     assert [answer.ids for answer in found] == [answer.ids for answer in apart]
+
+
+def test_the_cache_of_samples_that_are_decoded_together_stays_within_its_bytes(prompts, monkeypatch):
+    backbone, sizes = backbone_of("llama"), list[int]()
+    wanted = decode(backbone, prompts, NEW, {STOP})
+    room, cache = 2 * decoding._samples_bytes(backbone, 1, max(map(len, prompts)) + NEW), decoding._Cache
+
+    def noted(samples, length):
+        sizes.append(decoding._samples_bytes(backbone, samples, length))
+        return cache(samples, length)
+
+    monkeypatch.setattr(decoding, "_CACHE_BYTES", room)
+    monkeypatch.setattr(decoding, "_Cache", noted)
+    assert [a.ids for a in decode(backbone, prompts, NEW, {STOP})] == [a.ids for a in wanted]
+    assert max(sizes) <= room
+    assert len(sizes) > 1
+    kept = cache(1, 5)
+    layout = ragged_layout([5])
+    rows, layer = torch.zeros(5, dtype=torch.long), backbone.model.config
+    heads = (layer.num_key_value_heads, layer.hidden_size // layer.num_attention_heads)
+    kept.write("a layer", rows, layout.positions_N, torch.zeros(5, *heads), torch.zeros(5, *heads))
+    held = sum(t.nbytes for t in kept.layers["a layer"]) * backbone.num_layers
+    assert held == decoding._samples_bytes(backbone, 1, 5)
 
 
 def test_sampling_follows_the_probabilities_of_the_tempered_nucleus():

@@ -20,6 +20,7 @@ from torch import Tensor
 from wavetune.data.examples import Example
 from wavetune.errors import ModelError
 from wavetune.federation.alignment.learner import Learner
+from wavetune.federation.memory import give_back_free_heap
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import head_site, stacked_head
 from wavetune.models.decode import Sampling, decode, keyed_draws
@@ -69,6 +70,7 @@ def answers_of(
         draws_ST = keyed_draws(learner.seed, purpose, round_index, places, settings.max_new_tokens)
         sampling = Sampling(draws_ST, temperature)
     found = decode(learner.backbone, prompts, settings.max_new_tokens, learner.ends, learner.policy, owner_S, sampling)
+    give_back_free_heap()  # what the cache took
     samples = [Sample(k, tuple(p), answer.ids) for k, p, answer in zip(owner_S, prompts, found, strict=True)]
     said = [up_to_end(answer.ids, learner.ends) for answer in found]
     texts = [learner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
