@@ -26,7 +26,7 @@ import numpy as np
 
 LARGE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32,
          "num_key_value_heads": 4, "vocab_size": 32000, "max_position_embeddings": 2048}  # fmt: skip
-SHARD_BYTES = 200 << 20
+SHARD_BYTES, INDEX = 200 << 20, "model.safetensors.index.json"
 
 
 def settings(model: str, clients: int, precision: str) -> list[str]:
@@ -95,15 +95,17 @@ def over_clients(recipe: str, model: str, clients: Sequence[int], precision: str
     for count in clients:
         cases.append(alone(a_round, recipe, model, count, precision))
         print(f"{recipe}, {model}, {count} clients: {told(cases[-1])}", flush=True)
+    if len(clients) < 2:
+        return
     for name, unit in (("round_s", "CPU s of a round"), ("build_s", "CPU s before it"), ("peak_mb", "MB at the peak")):
         values = np.array([case[name] for case in cases])
-        slope, start = np.polyfit(clients, values, 1) if len(clients) > 1 else (np.nan, np.nan)
+        slope, start = np.polyfit(clients, values, 1)
         off = np.abs(values - slope * np.array(clients) - start).max()
         print(f"  {unit}: {slope:.4f} a client and {start:.1f}, at most {off:.1f} beside the line")
 
 
-def write_random(folder: Path, sizes: dict[str, int], tokenizer: Path) -> int:
-    """A random Llama in bf16, shard by shard, so that it is never in memory; returns its number of parameters."""
+def write_random(folder: Path, sizes: dict[str, int], tokenizer: Path) -> None:
+    """A random Llama in bf16, shard by shard, so that it is never in memory."""
     import shutil
 
     import torch
@@ -119,29 +121,30 @@ def write_random(folder: Path, sizes: dict[str, int], tokenizer: Path) -> int:
     with torch.device("meta"):
         shapes = {name: p.shape for name, p in AutoModelForCausalLM.from_config(config).named_parameters()}
     torch.manual_seed(0)
+    values = (0.02 * torch.randn(1 << 22)).bfloat16()  # drawn once, as drawing a billion takes longer than a step
     shard, where, total = dict[str, torch.Tensor](), dict[str, str](), 0
     for index, (name, shape) in enumerate(shapes.items()):
-        shard[name] = torch.ones(shape, dtype=torch.bfloat16)
-        if len(shape) > 1:
-            shard[name].normal_(0, 0.02)
-        total += shape.numel()
+        size = shape.numel()
+        drawn = values.repeat(-(-size // len(values)))[:size].view(shape)
+        shard[name] = drawn.clone() if len(shape) > 1 else torch.ones(shape, dtype=torch.bfloat16)
+        total += size
         if index + 1 == len(shapes) or sum(t.nbytes for t in shard.values()) > SHARD_BYTES:
             file = f"model-{index:05d}.safetensors"
             save_file(shard, folder / file, metadata={"format": "pt"})
             where |= dict.fromkeys(shard, file)
             shard = {}
     about = {"metadata": {"total_size": 2 * total}, "weight_map": where}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(about), encoding="utf-8")
-    return total
+    (folder / INDEX).write_text(json.dumps(about), encoding="utf-8")
 
 
-def large(recipe: str, sizes: dict[str, int], clients: int) -> None:
-    """A large model opened and trained for a step."""
+def large(recipe: str, sizes: dict[str, int], clients: int, folder: Path) -> None:
+    """A large model, written if it is not there, opened and trained for a step."""
     from wavetune.models.resolve import resolve_model
 
-    with tempfile.TemporaryDirectory() as folder:
-        parameters = alone(write_random, Path(folder), sizes, resolve_model("tiny").folder)
-        case = alone(a_round, recipe, json.dumps(folder), clients, "bf16")
+    if not (folder / INDEX).exists():
+        alone(write_random, folder, sizes, resolve_model("tiny").folder)
+    parameters = json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"] // 2
+    case = alone(a_round, recipe, json.dumps(str(folder)), clients, "bf16")
     print(f"{recipe}, {parameters / 1e9:.3f} billion parameters in bf16, {clients} clients: {told(case)}")
     for what, mb, mapped in (("open", "built_mb", "open_mapped_mb"), ("at the peak", "peak_mb", "mapped_mb")):
         each, of_file = (case[name] * 2**20 / parameters for name in (mb, mapped))
@@ -157,11 +160,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--large", type=int, default=0, metavar="CLIENTS", help="a random large model, so many clients")
     parser.add_argument("--sizes", type=json.loads, default=LARGE, help="of the large model, as JSON")
+    parser.add_argument("--folder", type=Path, help="where the large model is kept; by default nowhere")
     options = parser.parse_args(arguments)
     if options.clients:
         over_clients(options.recipe, options.model, options.clients, options.precision)
     if options.large:
-        large(options.recipe, options.sizes, options.large)
+        with tempfile.TemporaryDirectory() as nowhere:
+            large(options.recipe, options.sizes, options.large, options.folder or Path(nowhere))
 
 
 if __name__ == "__main__":
