@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wavetune.api.callbacks import callbacks_of
-from wavetune.api.folders import free_folder, require_no_run
 from wavetune.api.load_run import Run, load_run
-from wavetune.api.preflight import check
-from wavetune.api.recipe import as_recipe
-from wavetune.api.run import to_continue
+from wavetune.api.run import is_finished, meant
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe, load
@@ -47,22 +44,10 @@ def deploy(
             end without a finished run (they say why on standard error).
     """
     names = callbacks if isinstance(callbacks, str) else ",".join(_names(callbacks))
-    if resume:
-        if out is None:
-            raise ConfigError("resume needs out, the folder of the run")
-        folder, chosen = Path(out), None
-        if not to_continue(folder, rounds):
-            return load_run(folder)
-    else:
-        if recipe is None:
-            raise ConfigError("no recipe is given; give one, or resume=True with the folder of a run")
-        settings = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
-        settings += [] if rounds is None else [f"run.rounds={rounds}"]
-        chosen = as_recipe(recipe).with_settings(*settings)
-        folder = free_folder(chosen.name) if out is None else Path(out)
-        require_no_run(folder)
-        check(chosen)
-        check(out=folder)
+    settings = [] if devices is None else [f"world.scenario.population.num_clients={devices}"]
+    chosen, folder = meant(recipe, out, resume, rounds, *settings)
+    if chosen is None and is_finished(folder):
+        return load_run(folder)
     code = start(chosen, folder, emulate, deadline_s, names)
     if code != 0:
         raise DeploymentError(f"the servers ended with code {code}; they said why, go on with resume once it is mended")

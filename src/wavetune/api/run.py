@@ -46,22 +46,34 @@ def run(
         ConfigError, DataError, ModelError: for what the recipe names; RunFolderError: of the folder; InfeasibleError:
             where the world admits no plan.
     """
+    chosen, folder = meant(recipe, out, resume, rounds)
+    if chosen is None and is_finished(folder):
+        return load_run(folder)
+    return train(chosen, folder, callbacks_of(callbacks), engine_of(workers, ray))
+
+
+def meant(
+    recipe: Recipe | str | Path | None, out: str | Path | None, resume: bool, rounds: int | None, *settings: str
+) -> tuple[Recipe | None, Path]:
+    """The checked recipe of a new run, None of one that goes on in its folder, and the folder."""
     if resume:
-        folder = Path("runs/none" if out is None else out)
         if out is None:
             raise ConfigError("resume needs out, the folder of the run")
-        if not to_continue(folder, rounds, recipe):
-            return load_run(folder)
-        return train(None, folder, callbacks_of(callbacks), engine_of(workers, ray))
+        to_continue(Path(out), rounds, recipe)
+        return None, Path(out)
     if recipe is None:
         raise ConfigError("no recipe is given; give one, or resume=True with the folder of a run")
-    chosen = as_recipe(recipe)
-    chosen = chosen if rounds is None else chosen.with_settings(f"run.rounds={rounds}")
+    chosen = as_recipe(recipe).with_settings(*settings, *([] if rounds is None else [f"run.rounds={rounds}"]))
     folder = free_folder(chosen.name) if out is None else Path(out)
     require_no_run(folder)
     check(chosen)
     check(out=folder)
-    return train(chosen, folder, callbacks_of(callbacks), engine_of(workers, ray))
+    return chosen, folder
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether the run in a folder has come to its end."""
+    return (folder / "summary.json").exists()
 
 
 def to_continue(folder: Path, rounds: int | None, recipe: Recipe | str | Path | None = None) -> bool:
@@ -75,8 +87,7 @@ def to_continue(folder: Path, rounds: int | None, recipe: Recipe | str | Path | 
 
         for sentence in extend(folder, rounds):
             LOG.info(sentence)
-        return True
-    return not (folder / "summary.json").exists()
+    return not is_finished(folder)
 
 
 def _require_same(recipe: Recipe, folder: Path) -> None:

@@ -1,19 +1,18 @@
-"""The numbers that methods are compared by: of a run's summary, of its curve, and of its disturbed twins."""
+"""The numbers that methods are compared by: of a whole run, of its curve, and of its disturbed twins."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from wavetune.estimate import finite_mean
 from wavetune.ranking.curves import RESOURCES, Quality
 from wavetune.ranking.disturbances import DISTURBANCES
+from wavetune.records.reading import Run
 from wavetune.reporting.format import bits, joules, number, percent, seconds
 from wavetune.reporting.mixture import mixed_reward
 
-Summary = Mapping[str, Any]
 DIRECTIONS = "↑: more is better, ↓: less is better."
 
 
@@ -33,51 +32,42 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class OfSummary(Metric):
-    """A number of a run's summary; where its unit is the first method's, from that of its run with that seed."""
+class OfRun(Metric):
+    """A number of a run, NaN where it is not known; where its unit is the first method's, from its run of that seed."""
 
-    of: Callable[[Summary, Summary], float | None] = lambda summary, first: None
-
-
-def _mean_of(values: Sequence[float | None] | None) -> float | None:
-    mean = finite_mean(values or ())
-    return None if math.isnan(mean) else mean
+    of: Callable[[Run, Run], float] = lambda run, first: math.nan
 
 
-def _after(key: str) -> Callable[[Summary, Summary], float | None]:
-    return lambda summary, _: _mean_of(summary["evaluation"]["after"].get(key))
+def _after(name: str) -> Callable[[Run, Run], float]:
+    return lambda run, _: finite_mean(getattr(run.summary.evaluation.after, name))
 
 
-def _validation_loss(summary: Summary, _: Summary) -> float | None:
+def _validation_loss(run: Run, _: Run) -> float:
     """Of the one model of all clients; where they have models of their own it would be of other rows."""
-    return None if summary.get("personal", True) else summary["validation_loss"]["after"]
+    return math.nan if run.summary.personal else run.summary.validation_loss.after
 
 
-def _true_mixed(summary: Summary, _: Summary) -> float | None:
-    return _mean_of((summary.get("alignment") or {}).get("after", {}).get("true_mixed_K"))
-
-
-def _mixed(summary: Summary, first: Summary) -> float | None:
+def _mixed(run: Run, first: Run) -> float:
     """In standard deviations of the first method's answers before alignment."""
-    own, reference = (one.get("alignment") or {} for one in (summary, first))
-    return _mean_of([mixed_reward(own.get("after", {}), own.get("lambdas", ()), reference.get("scale", {}))])
+    own = run.summary.alignment
+    return mixed_reward(own.after, own.lambdas, first.summary.alignment.scale)
 
 
-def _uplink_bits(summary: Summary, _: Summary) -> float:
-    return sum(count for kind, count in summary["bits"].items() if kind.endswith("_up"))
+def _uplink_bits(run: Run, _: Run) -> float:
+    return sum(count for kind, count in run.summary.bits.items() if kind.endswith("_up"))
 
 
-OF_SUMMARIES = (
-    OfSummary("validation loss", False, of=_validation_loss),
-    OfSummary("own accuracy", True, percent, of=_after("own_accuracy_K")),
-    OfSummary("foreign accuracy", True, percent, of=_after("foreign_accuracy_K")),
-    OfSummary("own loss", False, of=_after("own_loss_K")),
-    OfSummary("foreign loss", False, of=_after("foreign_loss_K")),
-    OfSummary("mixed reward (sd)", True, of=_mixed),
-    OfSummary("true mixed score", True, of=_true_mixed),
-    OfSummary("uplink bits", False, bits, "bits", _uplink_bits),
-    OfSummary("delay_s", False, seconds, "delay", lambda summary, _: summary["delay_s"]),
-    OfSummary("energy_j", False, joules, "energy", lambda summary, _: summary["energy_j"]),
+OF_RUNS = (
+    OfRun("validation loss", False, of=_validation_loss),
+    OfRun("own accuracy", True, percent, of=_after("own_accuracy_K")),
+    OfRun("foreign accuracy", True, percent, of=_after("foreign_accuracy_K")),
+    OfRun("own loss", False, of=_after("own_loss_K")),
+    OfRun("foreign loss", False, of=_after("foreign_loss_K")),
+    OfRun("mixed reward (sd)", True, of=_mixed),
+    OfRun("true mixed score", True, of=lambda run, _: finite_mean(run.summary.alignment.after.get("true_mixed_K", ()))),
+    OfRun("uplink bits", False, bits, "bits", _uplink_bits),
+    OfRun("delay_s", False, seconds, "delay", lambda run, _: run.summary.delay_s),
+    OfRun("energy_j", False, joules, "energy", lambda run, _: run.summary.energy_j),
 )
 _UNITS = {"s": "_s", "J": "_j", "bit": ""}
 

@@ -25,9 +25,8 @@ from wavetune.ranking.curves import (
 )
 from wavetune.ranking.disturbances import DISTURBANCES
 from wavetune.ranking.metrics import (
-    OF_SUMMARIES,
+    OF_RUNS,
     Metric,
-    Summary,
     change_under,
     final,
     of_curves,
@@ -35,7 +34,8 @@ from wavetune.ranking.metrics import (
     within,
 )
 from wavetune.recipes import PROPOSED
-from wavetune.records.reading import read_run
+from wavetune.records.reading import Run, read_run
+from wavetune.records.summary import Summary
 from wavetune.reporting.compare import BEST
 
 Values = dict[str, list[float | None]]
@@ -68,13 +68,14 @@ def table_of(
     alike = {name: [own for m, own in curves.items() if name not in unlike.get(m, {})] for name in RESOURCES}
     targets = _targets(alike["delay"] or [*curves.values()], quality) if target is None else [target] * len(seeds)
     limits = {name: _budgets(own or [*curves.values()], name, (budgets or {}).get(name)) for name, own in alike.items()}
-    values = _of_summaries(outcome, seeds, list(runs))
+    firsts = next(iter(runs.values()))
+    values = {method: _of_runs(own, firsts) for method, own in runs.items()}
     for method, own in curves.items():
         values[method] |= _of_curves(own, quality, targets, limits)
         values[method] |= _robustness(outcome, method, seeds, own, quality)
     if against:
-        values[FULL_MODEL] = _full_model(_summaries(outcome, seeds, against))
-    metrics = [*OF_SUMMARIES, *of_curves(quality)]
+        values[FULL_MODEL] = _full_model([run.summary for run in runs[against]])
+    metrics = [*OF_RUNS, *of_curves(quality)]
     aims = {to_target(resource).name for resource in RESOURCES}  # which nobody may meet
     rows = {
         method: {name: _entry(v) for name, v in own.items() if name in aims or any(one is not None for one in v)}
@@ -82,14 +83,14 @@ def table_of(
     }
     for metric in metrics:
         _compare(metric, rows, against, unlike)
-    first = runs[next(iter(runs))][0]
+    told = read_json(firsts[0].folder / "summary.json")
     return {
         "metrics": {m.name: m.higher for m in metrics if any(m.name in row for row in rows.values())},
         "methods": rows,
         "titles": {method: own[0].summary.method for method, own in runs.items()},
         "seeds": seeds,
-        "model": read_json(first.folder / "summary.json")["model"],
-        "data": read_json(first.folder / "summary.json")["data"],
+        "model": told["model"],
+        "data": told["data"],
         "quality": quality.name,
         "target": {"given": target is not None, "by_seed": targets},
         "budgets": {name: {"given": name in (budgets or {}), "by_seed": own} for name, own in limits.items()},
@@ -121,17 +122,9 @@ def quality_named(name: str) -> Quality:
     return next(one for one in (LOSS, OWN_LOSS, ACCURACY, OWN_ACCURACY) if one.name == name)
 
 
-def _summaries(outcome: Outcome, seeds: Sequence[int], method: str) -> list[Summary]:
-    return [read_json(outcome.folder / f"{method}-seed{seed}" / "summary.json") for seed in seeds]
-
-
-def _of_summaries(outcome: Outcome, seeds: Sequence[int], methods: Sequence[str]) -> dict[str, Values]:
-    found = {method: _summaries(outcome, seeds, method) for method in methods}
-    first = found[methods[0]]
-    return {
-        method: {m.name: [m.of(*pair) for pair in zip(own, first, strict=True)] for m in OF_SUMMARIES}
-        for method, own in found.items()
-    }
+def _of_runs(runs: Sequence[Run], firsts: Sequence[Run]) -> Values:
+    found = {m.name: [m.of(*pair) for pair in zip(runs, firsts, strict=True)] for m in OF_RUNS}
+    return {name: [None if math.isnan(value) else value for value in own] for name, own in found.items()}
 
 
 def _targets(curves: Sequence[Sequence[Curve]], quality: Quality) -> list[float | None]:
@@ -189,11 +182,11 @@ def _full_model(summaries: Sequence[Summary]) -> Values:
     """What sending the whole model in fp32 would take at the same rates; its training is not charged, so a bound."""
     found = Values({"uplink bits": [], "delay_s": []})
     for summary in summaries:
-        up, bits = summary["bits"].get("adapters_up", 0), summary["full_model_bits"]
-        sent = bits * summary["num_clients"] * summary["rounds"]
-        upload_s = max(summary["phases"]["fed_upload_s"], default=0.0)
+        up, uploads = summary.bits.get("adapters_up", 0), (summary.num_clients or 0) * (summary.rounds or 0)
+        sent = summary.full_model_bits * uploads
+        upload_s = max(summary.phases.fed_upload_s, default=0.0)
         found["uplink bits"].append(sent)
-        found["delay_s"].append(summary["delay_s"] + (upload_s * (sent / up - 1) if up else 0.0))
+        found["delay_s"].append(summary.delay_s + (upload_s * (sent / up - 1) if up else 0.0))
     return found
 
 
@@ -255,7 +248,7 @@ def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[s
 
 
 def _of_comparison(quality: Quality) -> list[Metric]:
-    return [*OF_SUMMARIES, *(m for m in of_curves(quality) if m.name != final(quality).name)]
+    return [*OF_RUNS, *(m for m in of_curves(quality) if m.name != final(quality).name)]
 
 
 def _cell(table: Mapping[str, Any], metric: Metric, method: str, key: str) -> str:
