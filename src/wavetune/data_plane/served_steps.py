@@ -57,11 +57,22 @@ class Arrivals:
 
 
 @dataclass
-class CutSteps:
-    """Steps behind the cut, of a cohort that is the servers' half. The devices choose their rows by the same rule."""
+class _OfDevices:
+    """What all steps of devices share: the servers' cohort, the wire to the devices, and the servers' evaluation."""
 
     cohort: Cohort
     wire: ServerWire
+
+    def evaluate(
+        self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
+    ) -> Evaluation:
+        """Losses of all rows of a set as one client of a bank, or the plain base, sees them."""
+        return self.cohort.evaluate(tokens, bank, client, passes)
+
+
+@dataclass
+class CutSteps(_OfDevices):
+    """Steps behind the cut, of a cohort that is the servers' half. The devices choose their rows by the same rule."""
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
         """Train these blocks here as well; the devices have their orders."""
@@ -96,19 +107,11 @@ class CutSteps:
         """Await the adapters of the devices that are still there."""
         self.wire.gather(sorted(self.wire.present - self.wire.lost.keys()))
 
-    def evaluate(
-        self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
-    ) -> Evaluation:
-        """Losses of all rows of a set as one client of a bank, or the plain base, sees them."""
-        return self.cohort.evaluate(tokens, bank, client, passes)
-
 
 @dataclass
-class ReportedSteps:
+class ReportedSteps(_OfDevices):
     """Steps that devices make by themselves, and report with their adapters."""
 
-    cohort: Cohort
-    wire: ServerWire
     _steps: deque[dict[int, Loss]] = field(default_factory=deque[dict[int, Loss]])
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
@@ -128,9 +131,3 @@ class ReportedSteps:
 
     def end_round(self) -> None:
         """Nothing is left to be done: adapters came with the losses."""
-
-    def evaluate(
-        self, tokens: TokenSet, bank: AdapterBank | None, client: int = 0, passes: slice = slice(None)
-    ) -> Evaluation:
-        """Losses of all rows of a set as one client of a bank, or the plain base, sees them."""
-        return self.cohort.evaluate(tokens, bank, client, passes)
