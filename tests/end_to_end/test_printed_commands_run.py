@@ -112,8 +112,9 @@ ALIGNMENT = {
 
 
 def recipe_of(words: list[str]) -> str | None:
-    """The recipe that a command names, or whose run's recipe.json it names."""
+    """The recipe that a command names, whose run's recipe.json it names, or that a world's file begins from."""
     named = words[1].removeprefix("runs/").removesuffix("/recipe.json") if len(words) > 1 else None
+    named = "sflllm" if named and named.startswith("examples/worlds/") else named
     return named if named in recipes.names() else None
 
 
@@ -281,7 +282,8 @@ def workplace(tmp_path_factory):
             for part, n in {**sizes, "test": 8}.items()
         },
     )
-    shutil.copytree(ROOT / "examples" / "traces", folder / "examples" / "traces")
+    for name in ("traces", "worlds"):
+        shutil.copytree(ROOT / "examples" / name, folder / "examples" / name)
     (folder / OWN_FILE).write_text("frage,antwort\n" + "".join(f"{i}?,{i}!\n" for i in range(80)))
     (folder / "INSTANCE.json").write_text(json.dumps(problem_to_json(cell_problem(3, 6))))
     (folder / "my_rewards.py").write_text("def safe(examples, answers):\n    return [len(a) for a in answers]\n")

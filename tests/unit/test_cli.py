@@ -87,6 +87,19 @@ def test_rank_table_decides_the_rank(tmp_path):
         assert json.loads(answer.out)["rank"] == best
 
 
+def test_a_rank_table_of_several_seeds_says_which_ranks_cannot_be_told_apart(tmp_path):
+    seeds = {"1": [50.0, 54.0, 49.0], "2": [50.0, 52.0, 51.0], "4": [80.0, 82.0, 81.0]}
+    means = {rank: sum(of) / 3 for rank, of in seeds.items()}
+    (tmp_path / "ranks.json").write_text(json.dumps({"rounds_to_target": means, "rounds_to_target_by_seed": seeds}))
+    answer = wavetune("plan", "sflllm", *settings(), "--rank-table", tmp_path / "ranks.json")
+    assert "over 3 seeds of E(r)" in answer.out
+    assert "cannot be told apart from it; 4 (" in answer.out
+    assert answer.out.split("cannot be told apart")[0].count("longer") == 1
+    by_one_seed = wavetune("plan", "sflllm", *settings(), "--set", 'method.rounds_to_target={"1": 9, "2": 5}')
+    assert "rank 2 by one seed of E(r): 1 (" in by_one_seed.out
+    assert "E(r)" not in wavetune("plan", "sflllm", *settings(), "--set", "method.lora.rank=4").out
+
+
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"rounds_to_target": 5}', '{"rounds_to_target": {"two": 5}}'])
 def test_file_that_is_no_rank_table_is_refused(text, tmp_path):
     (tmp_path / "ranks.json").write_text(text)

@@ -12,6 +12,7 @@ from wavetune import recipes
 from wavetune.api.objects import data_name, model_name, reward_settings
 from wavetune.api.recipe_file import ENDINGS, read_base
 from wavetune.errors import ConfigError, JsonError
+from wavetune.federation.rank_choice import Rounds
 from wavetune.given import is_given
 from wavetune.json_reader import read_json
 from wavetune.recipe import Recipe, with_settings
@@ -114,12 +115,18 @@ def _own_data(settings: tuple[str, ...], data: str | None) -> bool:
     return bool(sources) and (is_given(sources[-1]) or sources[-1].strip().strip('"') not in EMBEDDED)
 
 
-def _read_rank_table(path: Path) -> dict[int, float]:
+def _read_rank_table(path: Path) -> dict[int, Rounds]:
+    """Rounds of every seed at each rank, or one number a rank in a table that has no more."""
     try:
-        values = read_json(path)["rounds_to_target"]
-        return {int(rank): float(rounds) for rank, rounds in values.items()}
+        table = read_json(path)
+        seeds = table.get("rounds_to_target_by_seed", table["rounds_to_target"])
+        return {int(rank): _seeds(rounds) for rank, rounds in seeds.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.reason if isinstance(error, JsonError) else error
         raise ConfigError(
             f"cannot read a rank table from {path} ({reason}); `wavetune measure-ranks` writes one"
         ) from None
+
+
+def _seeds(rounds: Any) -> Rounds:
+    return tuple(map(float, rounds)) if isinstance(rounds, list) else float(rounds)

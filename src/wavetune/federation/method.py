@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from wavetune import parts
 from wavetune.costs.bottleneck import Bottleneck
@@ -31,6 +31,7 @@ from wavetune.federation.optimise import AdamW
 from wavetune.federation.phases import PhasePart
 from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
+from wavetune.federation.rank_choice import Rounds, require_rounds
 from wavetune.federation.selection import All, Selection
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.soft_prompt import SoftPrompt
@@ -87,7 +88,8 @@ class Method(Part):
 
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
-    broadcast is added to its loss. With `alignment` the federated rounds are followed by a stage on each client alone,
+    broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or one a
+    seed; the planner takes the mean over the `slowest_seeds`, a share of them. With `alignment` the federated rounds are followed by a stage on each client alone,
     and then by further `phases`.
     """
 
@@ -120,16 +122,13 @@ class Method(Part):
     )
     price_downlink: bool = field(default=False, metadata={"needs": (ADAPTERS,)})
     server_shares: Literal["together", "optimal"] = field(default="together", metadata={"needs": (AT_ONCE,)})
-    rounds_to_target: dict[int, float] = field(default_factory=dict[int, float])
+    rounds_to_target: dict[int, Rounds] = field(default_factory=dict[int, Rounds])
+    slowest_seeds: Annotated[float, Gt(0), Le(1)] = 1.0
     alignment: LocalAlignment | None = None
     phases: tuple[PhasePart, ...] = ()
 
     def __post_init__(self) -> None:
-        for rank, rounds in self.rounds_to_target.items():
-            if rank < 1 or not rounds > 0:
-                raise ConfigError(
-                    f"method.rounds_to_target has {rounds} rounds at rank {rank}; ranks are at least 1, rounds positive"
-                )
+        require_rounds(self.rounds_to_target)
 
     def chain(self, num_clients: int) -> Chain:
         """What is done to a client's update on its way: what depends on no data, then privacy, then all else."""

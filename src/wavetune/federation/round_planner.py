@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -31,6 +31,7 @@ from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.exchanges.exchange import Agenda
 from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
+from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
 from wavetune.federation.sharing import AdapterKind
 from wavetune.records.rounds import Account
@@ -88,7 +89,10 @@ class RoundPlanner:
         return replace(tried[best], chosen=chosen, bound_s=min(plan.lower_bound_s for plan in plans))
 
     def _with_candidate(self, candidate: CodecCandidate) -> RoundPlanner:
-        rounds_to_target = {rank: rounds * candidate.rounds_factor for rank, rounds in self.rounds_to_target.items()}
+        rounds_to_target = {
+            rank: tuple(candidate.rounds_factor * one for one in seeds_of(rounds))
+            for rank, rounds in self._rounds_table.items()
+        }
         method = replace(
             self.method,
             choose_codecs=False,
@@ -190,7 +194,15 @@ class RoundPlanner:
 
     @property
     def rounds_to_target(self) -> dict[int, float]:
-        """Rounds at each rank among which the planner chooses; the run's own length where nothing was measured."""
+        """E(r) at each rank among which the planner chooses; the run's own length where nothing was measured."""
+        return expected_rounds(self._rounds_table, self.method.slowest_seeds)
+
+    def rank_choice(self, plan: Plan) -> RankChoice | None:
+        """How far the first plan's rank can be told apart from the others; None where none was chosen."""
+        return rank_choice(self.known(0), plan, self._rounds_table) if self.method.lora.rank is None else None
+
+    @property
+    def _rounds_table(self) -> Mapping[int, Rounds]:
         rank, table = self.method.lora.rank, self.method.rounds_to_target
         if rank is None:
             return table

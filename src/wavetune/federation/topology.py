@@ -43,7 +43,8 @@ class Topology(Part):
 class Split(Topology):
     """The model is cut: each client runs the first blocks, the main server the rest.
 
-    `cut` is one number for all clients, one per client, or None: the planner chooses among `cuts` (all, if None too).
+    `cut` is one number for all clients, one per client, or None: the planner chooses among `cuts` (all, if None too)
+    that are at least `least_cut`, so that owners keep the first blocks, whose activations tell the text, to themselves.
     `labels` at the client makes the model U-shaped: final norm, head and loss come back to the client. With the
     sequential schedule the server steps after each client in turn (SplitLoRA), else once on all of them.
     """
@@ -51,6 +52,7 @@ class Split(Topology):
     is_split = True
     cut: Cut | tuple[Cut, ...] | None = None
     cuts: tuple[Cut, ...] | None = None
+    least_cut: Cut = 1
     labels: Literal["server", "client"] = "server"
     schedule: Literal["parallel", "sequential"] = "parallel"
 
@@ -72,7 +74,7 @@ class Split(Topology):
         """Cuts among which the planner chooses."""
         if self.cut is not None:
             return tuple(sorted(set(self.cut))) if isinstance(self.cut, tuple) else (self.cut,)
-        return self.cuts or tuple(range(1, num_layers))
+        return tuple(c for c in self.cuts or range(1, num_layers) if c >= self.least_cut)
 
     def removed(self) -> tuple[Fact, ...]:
         """What a cut leaves no room for."""
@@ -81,10 +83,19 @@ class Split(Topology):
         return *always, *((ONE_CUT,) if several else ()), *((AT_ONCE,) if self.in_turn else ())
 
     def fits(self, path: str, extent: Extent) -> None:
-        """Refuse cuts that the model does not have, or that are not one a client."""
+        """Refuse cuts that the model does not have, or that are not one a client, and a floor that leaves none."""
         for name, cuts in (("cut", (self.cut,)), ("cuts", self.cuts or ())):
             for cut in cuts:
                 require_per_client(f"{path}.{name}", cut, extent.num_clients, extent.num_layers, "the model's blocks")
+        if below := [cut for cut in self.allowed_cuts(extent.num_layers) if cut < self.least_cut]:
+            raise ConfigError(
+                f"{path}.cut is {below[0]} but least_cut is {self.least_cut}; raise the one or lower the other"
+            )
+        if not self.allowed_cuts(extent.num_layers):
+            raise ConfigError(
+                f"{path}.least_cut is {self.least_cut} but the largest cut to choose is "
+                f"{max(self.cuts or (extent.num_layers - 1,))}; lower it, or set {path}.cut"
+            )
 
 
 @dataclass(frozen=True)

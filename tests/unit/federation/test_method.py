@@ -34,6 +34,8 @@ def test_parts_that_fit_pass(method):
         (Method("", Split(cut=(1, 2)), Lora(rank=2)), r"topology\.cut has 2 entries for 3 clients"),
         (Method("", Split(cut=(1, 2, 0)), Lora(rank=2)), r"topology\.cut is 0"),
         (Method("", Split(cuts=(1, 9)), Lora(rank=2)), r"topology\.cuts is 9"),
+        (Method("", Split(least_cut=4), Lora(rank=2)), r"least_cut is 4 but the largest cut to choose is 3"),
+        (Method("", Split(cut=2, least_cut=3), Lora(rank=2)), r"topology\.cut is 2 but least_cut is 3"),
         (Method("", Split(), Lora(rank=33)), r"lora\.rank is 33 but must be between 1 and 32"),
         (Method("", Split(), Lora(rank=(1, 2, 3, 4))), r"lora\.rank has 4 entries for 3 clients"),
         (Method("", Split(), Lora(rank=(1, 2, 64))), r"lora\.rank is 64"),
