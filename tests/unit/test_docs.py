@@ -16,7 +16,7 @@ from wavetune.recipe import to_dict, with_settings
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WORD = r"(?:'[^']*'|[^\s`]+)"
-COMMAND = re.compile(rf"wavetune (?:run|plan|show) ([a-z]\w*)(?!\w|\.json)((?: --{WORD}(?: (?!-){WORD})?)*)")
+COMMAND = re.compile(rf"wavetune (?:run|plan|show) ([a-z]\w*)(?!\w|\.json|/)((?: --{WORD}(?: (?!-){WORD})?)*)")
 COMMANDS = [
     (recipe, [word.strip("'") for word in re.findall(rf"--set ({WORD})", options)])
     for page in PAGES

@@ -1,4 +1,4 @@
-"""The worlds of examples/worlds: neither cut nor rank is at an end of what is allowed, and both move as their files say."""
+"""The worlds of examples/worlds: cut and rank are between the ends of what is allowed and move as the files say."""
 
 from functools import cache
 from pathlib import Path

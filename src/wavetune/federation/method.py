@@ -88,9 +88,9 @@ class Method(Part):
 
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
-    broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or one a
-    seed; the planner takes the mean over the `slowest_seeds`, a share of them. With `alignment` the federated rounds are followed by a stage on each client alone,
-    and then by further `phases`.
+    broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or
+    one a seed; the planner takes the mean over the `slowest_seeds`, a share of them. With `alignment` the federated
+    rounds are followed by a stage on each client alone, and then by further `phases`.
     """
 
     title: str
