@@ -109,10 +109,9 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem, chosen = planner.known(0), planner.first_plan()
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
-    choice = planner.rank_choice(chosen)
-    told = "\n".join(
-        filter(None, (count.told, f"world: {described(recipe.world.scenario)}", choice and choice.sentence))
-    )
+    values = (planner.rank_choice(chosen), planner.settled(0))
+    lines = (count.told, f"world: {described(recipe.world.scenario)}", *(one and one.sentence for one in values))
+    told = "\n".join(filter(None, lines))
     return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}")
 
 

@@ -25,6 +25,7 @@ from wavetune.costs.layer_costs import LayerCosts
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
+from wavetune.federation.answering_cells import Settled, settle, with_heard
 from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs.codec import Chain, on_the_wire
 from wavetune.federation.codecs.precision import way_back
@@ -36,7 +37,8 @@ from wavetune.federation.selection import State
 from wavetune.federation.sharing import AdapterKind
 from wavetune.records.rounds import Account
 from wavetune.units import Array
-from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, known_channel
+from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, draw_devices, known_channel
+from wavetune.wireless.interference import gains_between_cells, seed_of_cell
 from wavetune.wireless.scenario import Device, Scenario
 
 
@@ -236,7 +238,34 @@ class RoundPlanner:
             share_server=self.method.server_shares == "optimal",
             fed_min_rate_bit_per_s=self.method.link.min_rate_bit_per_s,
         )
-        return self.method.planner.allowing(problem)
+        problem = self.method.planner.allowing(problem)
+        settled = self.settled(round_index)
+        return problem if settled is None else with_heard(problem, settled)
+
+    def settled(self, round_index: int) -> Settled | None:
+        """What this cell and those around it come to in a round, each on what it hears; None where they do not plan."""
+        neighbours = self.scenario.neighbours
+        if neighbours is None or neighbours.schedule != "plans":
+            return None
+        if round_index not in self._settled:
+            alone = replace(self.scenario, neighbours=None)
+            seeds = [seed_of_cell(self.seed, c) for c in range(neighbours.cells + 1)]
+            devices_C = [self.devices, *(draw_devices(alone, seed) for seed in seeds[1:])]
+            cells = [
+                replace(self, scenario=alone, devices=devices, seed=seed)
+                for devices, seed in zip(devices_C, seeds, strict=True)
+            ]
+            placed_C = [devices_in_round(alone, c.devices, c.seed, round_index) for c in cells]
+            self._settled[round_index] = settle(
+                [cell.problem(round_index) for cell in cells],
+                gains_between_cells(alone, neighbours, placed_C, self.seed),
+                lambda c, problem, last: cells[c]._decided(problem, range(len(self.devices)), last),
+            )
+        return self._settled[round_index]
+
+    @cached_property
+    def _settled(self) -> dict[int, Settled]:
+        return {}
 
     def first_plan(self) -> Plan:
         """Plan on the first round's channel: decides cut and rank for the run where the method leaves them open.
@@ -283,11 +312,11 @@ class RoundPlanner:
         cut_K, rank_K = (np.array(np.broadcast_to(np.asarray(x), len(self.devices))) for x in (cut, rank))
         return cut_K, rank_K
 
-    def _decided(self, problem: Problem, clients: Sequence[int]) -> Plan:
+    def _decided(self, problem: Problem, clients: Sequence[int], warm_start: Plan | None = None) -> Plan:
         """Plan of the problem of these clients, with cut and rank where the method leaves them open."""
         cut, rank = self.method.topology.cut_of(self.table.num_layers), self.method.lora.rank
         if not isinstance(cut, tuple) and not isinstance(rank, tuple):
-            return self.method.planner.plan(problem, self.seed)
+            return self.method.planner.plan(problem, self.seed, warm_start)
         if cut is None or rank is None:
             raise ConfigError(
                 "one of method.topology.cut and method.lora.rank is given per client and the other is left to the "

@@ -124,7 +124,7 @@ def draw_channel(scenario: Scenario, devices: Sequence[Device], seed: int, round
             reciprocal=scenario.reciprocal,
         )
         gains = scenario.channel.gains(cell, seed, round_index)
-        if scenario.neighbours is None:
+        if scenario.neighbours is None or scenario.neighbours.schedule == "plans":
             return LinkState(*gains, band.interference_w_M)
         at_server_w_M = sent_to_server(scenario.neighbours, scenario, name, band, seed, round_index)
         at_devices_w_K = sent_to_devices(scenario.neighbours, scenario, band, cell.client_ids, position_m_K2, seed)

@@ -10,7 +10,7 @@ from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.large_scale import large_scale, streams
 from wavetune.wireless.neighbours import Neighbours
-from wavetune.wireless.scenario import Band, Scenario
+from wavetune.wireless.scenario import Band, Device, Scenario
 
 
 def sent_to_server(
@@ -50,8 +50,34 @@ def _devices(scenario: Scenario, c: int, site_m_2: Array, seed: int) -> tuple[Ar
     )
 
 
+def seed_of_cell(seed: int, c: int) -> int:
+    """The seed of the world of a cell: the run's own for cell 0, others for those around it."""
+    return seed if c == 0 else int(stream(seed, "neighbours/seed", 0, c).integers(2**31))
+
+
+def gains_between_cells(
+    scenario: Scenario, neighbours: Neighbours, devices_C: Sequence[Sequence[Device]], seed: int
+) -> Array:
+    """[C, C, K] linear gain, without fading, between device k of cell a and the base station of cell b; 0 in its own.
+
+    Cell 0 stands at the origin; devices' positions are relative to their own base station.
+    """
+    site_m_C2 = np.vstack([np.zeros((1, 2)), neighbours.site_m_C2])
+    gain_CCK = np.zeros((len(site_m_C2), len(site_m_C2), len(devices_C[0])))
+    for a, devices in enumerate(devices_C):
+        ids, own_m_K2 = [d.client_id for d in devices], np.array([d.position_m for d in devices])
+        for b in {*range(len(site_m_C2))} - {a}:
+            from_b_m_K2 = own_m_K2 + site_m_C2[a] - site_m_C2[b]
+            gain_CCK[a, b] = _gain(scenario, seed_of_cell(seed, a), ids, from_b_m_K2, f"cell {a} to {b}/")
+    return gain_CCK
+
+
 def _gain(scenario: Scenario, seed: int, ids: Sequence[int], from_site_m_K2: Array, link: str) -> Array:
-    """[K] linear gains without fading between a base station and devices at places relative to it."""
+    """[K] linear gains without fading between a base station and devices at places relative to it.
+
+    Who is farther away than the path loss holds is taken to be as far as it does.
+    """
     distance_m_K = np.hypot(from_site_m_K2[:, 0], from_site_m_K2[:, 1])
+    distance_m_K = np.minimum(distance_m_K, scenario.path_loss.distance_limits_m[1])
     drawn = large_scale(scenario, seed, ids, distance_m_K, from_site_m_K2, link)
     return db_to_linear(-scenario.coupling_loss_db(drawn.path_loss_db_K + drawn.shadowing_db_K))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
@@ -18,14 +18,16 @@ from wavetune.wireless.validation import Positive, check_fields, check_range
 class Neighbours(Part):
     """Cells of a hexagonal layout around this one, in the same bands and with populations like its own.
 
-    Their base stations stand `distance_m` away, 60 degrees apart from 30 degrees on. In every round each gives its
-    clients equal shares of the subchannels, drawn anew, and each client spreads its power (that of `power_control`
-    where there is one) evenly over its own. A subchannel is in use a share `activity` of the time.
+    Their base stations stand `distance_m` away, 60 degrees apart from 30 degrees on. By the schedule `shares` each
+    gives its clients, in every round, equal shares of the subchannels, drawn anew, and each client spreads its power
+    (that of `power_control` where there is one) evenly over its own. A subchannel is in use a share `activity` of the
+    time. By `plans` every cell plans as this one does, on what it hears of the others, until plans settle; how long a
+    subchannel is in use then follows from the plans.
 
-    Formula: I_m = activity * sum over cells of p g at the base station, with power p and gain g of whoever has
-    subchannel m there; at client k, I_k = activity * sum over cells of P_down / M * g_k.
+    Formula of `shares`: I_m = activity * sum over cells of p g at the base station, with power p and gain g of whoever
+    has subchannel m there; at client k, I_k = activity * sum over cells of P_down / M * g_k.
 
-    Ignores: fading of what interferes, and that plans of cells answer each other.
+    Ignores: fading of what interferes.
 
     Source: layout of TR 38.901 clause 7.2 (hexagonal grid); the factor of activity is a usual stand-in for the others'
     schedules.
@@ -34,6 +36,7 @@ class Neighbours(Part):
     cells: Annotated[int, Ge(1), Le(6)] = 6
     distance_m: Positive = 500.0
     activity: Annotated[float, Gt(0), Le(1)] = 0.5
+    schedule: Literal["shares", "plans"] = "shares"
 
     def __post_init__(self) -> None:
         check_fields(self)
