@@ -8,7 +8,7 @@ from pathlib import Path
 from helpers.runs import read_rounds, small, train
 from wavetune.runtimes.flower.launch import deploy
 
-DEVICES = 2
+DEVICES = 1  # each message to one is a process; tests/laws/test_simulated_equals_flower.py has several
 LONG_S = 900.0  # for whatever a loaded machine takes
 
 

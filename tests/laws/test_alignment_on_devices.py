@@ -30,8 +30,6 @@ RECIPE = small(
     *EXACT,
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.learning.max_new_tokens=12",
-    "method.alignment.learning.prompts_per_step=3",
-    "method.alignment.held_out_prompts=2",
     "method.alignment.evaluate_every=2",
     "run.checkpoint_every=5",
     "run.rounds=1",
