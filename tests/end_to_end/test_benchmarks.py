@@ -59,7 +59,7 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
                 timing.main(command[2:])
             return SimpleNamespace(stdout=said.getvalue())
 
-        monkeypatch.setattr(timing.subprocess, "run", here)
+        monkeypatch.setattr(timing, "subprocess", SimpleNamespace(run=here))
     if name == "scale":  # whose cases are such processes
         monkeypatch.setattr(timing, "alone", lambda function, *given: function(*given))
     rows = [{"prompt": f"where is {i}?", "completion": f"it is {i}"} for i in range(24)]
