@@ -40,6 +40,7 @@ from wavetune.models import light_imports
 _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nobody reads
 
 leave_out(["typer.rich_utils"], ["rich.markdown", "rich.traceback"])
+leave_out(["numba.np.arraymath"], ["scipy.linalg"])  # it asks whether there are products of matrices
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",

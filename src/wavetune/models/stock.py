@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from transformers.models.auto.modeling_auto import (
 from wavetune.errors import ModelError
 from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.light_imports import building
+from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 
@@ -84,7 +86,8 @@ def load_stock_model(
     with ONE_AT_A_TIME, quiet(), building():
         try:
             kind = kind if thin is None else _thinned(kind, config, thin)
-            loaded: Any = kind.from_pretrained(
+            read = partial(
+                kind.from_pretrained,
                 str(folder),
                 config=config,
                 dtype=dtype,
@@ -94,6 +97,11 @@ def load_stock_model(
                 **LOCAL,
                 **options,
             )
+            try:
+                with RangesOfValues():
+                    loaded: Any = read()
+            except RuntimeError:
+                loaded = read()
         except Exception as error:
             raise ModelError(_cannot_load(folder, error)) from error
     model, info = loaded
