@@ -11,6 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
+from itertools import islice
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -35,6 +36,7 @@ from wavetune.errors import ConfigError, DataError
 from wavetune.parts import Part
 
 Ints = NDArray[np.int64]
+_AT_ONCE = 1_000  # rows of which those that are too long are tokenised together
 
 
 class Template(Part):
@@ -419,17 +421,30 @@ def _fitting(
     room: int | None,
 ) -> Iterator[tuple[Row, int]]:
     """Token ids of each row, cut to the room, and how many turns it lost."""
-    for example, parts, pieces in zip(examples, encode_rows([joined(r) for r in rows], tokenizer), rows, strict=True):
-        row, without = row_of(parts, begin), 0
-        if room is not None and len(row.ids) > room:
-            starts = exchange_starts(example.turns) if is_dialogue(example) else [0]
+    whole = zip(examples, encode_rows([joined(r) for r in rows], tokenizer), rows, strict=True)
+    rows_of = ((example, row_of(parts, begin), pieces) for example, parts, pieces in whole)
+    while some := list(islice(rows_of, _AT_ONCE)):
+        fitted = [_without_turns(*of_one, write, begin, tokenizer, room) for of_one in some]
+        long = [pieces for row, _, pieces in fitted if room is not None and len(row.ids) > room]
+        parts_of_long = encode_rows(long, tokenizer)
+        for row, lost, _ in fitted:
+            if room is not None and len(row.ids) > room:
+                row = shortened(next(parts_of_long), begin, room)
+            yield row, lost
 
-            def attempt(without: int, example: Example = example) -> Row:
-                return row_of(next(encode_rows([joined(write(example, without))], tokenizer)), begin)
 
-            without = bisect_left(range(len(starts) - 1), True, key=lambda k: len(attempt(k).ids) <= room)
-            row = attempt(without) if without else row
-            if len(row.ids) > room:
-                parts = next(encode_rows([write(example, without) if without else pieces], tokenizer))
-                row = shortened(parts, begin, room)
-        yield row, starts[without] - starts[0] if without else 0
+def _without_turns(
+    example: Example, row: Row, pieces: list[Piece], write: Any, begin: Sequence[int], tokenizer: Any, room: int | None
+) -> tuple[Row, int, list[Piece]]:
+    """A row, without so many of its oldest exchanges that it fits; how many turns it lost; its pieces."""
+    if room is None or len(row.ids) <= room or not is_dialogue(example):
+        return row, 0, pieces
+    starts = exchange_starts(example.turns)
+
+    def attempt(without: int) -> Row:
+        return row_of(next(encode_rows([joined(write(example, without))], tokenizer)), begin)
+
+    without = bisect_left(range(len(starts) - 1), True, key=lambda k: len(attempt(k).ids) <= room)
+    if not without:
+        return row, 0, pieces
+    return attempt(without), starts[without] - starts[0], write(example, without)

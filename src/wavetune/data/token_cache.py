@@ -23,7 +23,7 @@ from wavetune.errors import DataError
 from wavetune.models.cache import cached, state_of, written_once
 from wavetune.parts import foreign_packages
 
-LEAST_ROWS = 5_000  # fewer are tokenised in a moment
+LEAST_ROWS = 1_000  # fewer are tokenised in a moment
 LIMIT_BYTES = 4_000_000_000
 _ARRAYS = ("ids", "offsets", "label_start", "example_index", "labels")
 _COUNTS = ("dropped", "truncated_prompts", "truncated_answers", "shortened_dialogues", "dropped_turns")

@@ -24,9 +24,9 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from wavetune.errors import ModelError
+from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.light_imports import building
-from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 

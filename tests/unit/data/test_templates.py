@@ -55,6 +55,23 @@ def test_a_long_prompt_loses_its_beginning_after_bos_and_is_counted(bos_tokenize
     assert (tokens.truncated_prompts, tokens.truncated_answers, tokens.dropped) == (1, 0, 0)
 
 
+def test_rows_that_are_too_long_are_tokenised_together(tokenizer_class):
+    calls = []
+
+    class Counting(tokenizer_class):
+        def __call__(self, *args, **kwargs):
+            calls.extend(a for a in args if isinstance(a, list))
+            return super().__call__(*args, **kwargs)
+
+    def calls_for(rows):
+        calls.clear()
+        tokens = tokenise([Example(f"abcdef{i}", "xyz") for i in range(rows)], Counting(), PlainTemplate(), 8)
+        assert tokens.truncated_prompts == rows
+        return len(calls)
+
+    assert calls_for(40) == calls_for(2)
+
+
 def test_a_long_answer_loses_its_end_and_eos_and_keeps_one_prompt_token(tokenizer):
     tokens = tokenise([Example("ab", "uvwxyz")], tokenizer, PlainTemplate(), max_tokens=5)
     assert tokens.row(0).tolist() == codes("\nuvwx")
