@@ -132,6 +132,14 @@ def first_human_turn(pair: PreferencePair) -> str:
     return next((turn.content for turn in turns_of_prompt(pair) if turn.role == "user"), pair.prompt)
 
 
+def prompt_examples(pairs: Iterable[PreferencePair]) -> tuple[Example, ...]:
+    """The distinct prompts as examples without an answer, which alignment generates from."""
+    first: dict[str, PreferencePair] = {}
+    for pair in pairs:
+        first.setdefault(pair.prompt, pair)
+    return tuple(Example(pair.prompt, "", pair.domain, turns_of_prompt(pair)) for pair in first.values())
+
+
 def holds_preferences(folder: Path) -> bool:
     """Whether a folder holds preference pairs of both kinds under their own names, and no plain train file."""
     names = [stem(file) for file in data_files(folder)]

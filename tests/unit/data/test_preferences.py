@@ -14,6 +14,7 @@ from wavetune.data.preferences import (
     first_human_turn,
     holds_preferences,
     load_preferences,
+    prompt_examples,
     turns_of_prompt,
 )
 from wavetune.data.settings import DataSettings, load_samples
@@ -177,6 +178,13 @@ def test_missing_sources_kinds_and_files_are_named(tmp_path):
         load_preferences(tmp_path, "harmless")
 
 
+def test_prompts_for_alignment_are_distinct_in_order_without_answers_and_with_their_turns():
+    pairs = [PreferencePair(**row(p)) for p in ("a", "b\n\nAssistant: c\n\nHuman: d", "a")]
+    examples = prompt_examples(pairs)
+    assert [(e.prompt, e.answer) for e in examples] == [(pairs[0].prompt, ""), (pairs[1].prompt, "")]
+    assert examples[1].turns == (Turn("user", "b"), Turn("assistant", "c"), Turn("user", "d"))
+
+
 def test_a_prompt_without_marked_turns_is_its_own_first_turn():
     assert dialogue("Say A.\n\nHuman: x") == ()
     assert first_human_turn(PreferencePair("Say A.", "A", "B")) == "Say A."
@@ -187,7 +195,7 @@ def test_the_reference_pairs_are_read_and_split_over_clients_by_source(shared):
     harmless = load_preferences(shared / "data/preference", "harmless")
     assert (len(helpful.train) + len(helpful.validation), len(helpful.test)) == (3614, 700)
     assert (len(harmless.train) + len(harmless.validation), len(harmless.test)) == (4213, 900)
-    assert all(turns_of_prompt(pair)[-1].role == "user" for pair in harmless.test)
+    assert all(e.turns[-1].role == "user" for e in prompt_examples(harmless.test))
     turns = [{first_human_turn(pair) for pair in part} for part in (harmless.train, harmless.validation)]
     assert not turns[0] & turns[1]
     rows = Dirichlet(alpha=0.3).split(tuple(pair.domain for pair in helpful.train), 4, 0, 1)
