@@ -1,6 +1,7 @@
 """Blocks below all that is trained are run once for a row, have no backward pass, and change no result."""
 
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -68,6 +69,23 @@ def counted(session):
     yield runs, graded
     for hook in hooks:
         hook.remove()
+
+
+def test_an_evaluation_of_clients_that_differ_in_the_last_block_runs_those_below_once_for_all():
+    classes = ("world.data.source=movie-reviews", "world.data.template.kind=class", 'method.sharing.shared=["lora"]')
+    recipe, ends = small("fedavg_lora", *EXACT, *classes, "run.tokens_per_pass=100000"), list[Any]()
+    for setting in ("run.prefix_mb=0", "run.prefix_mb=100"):
+        session: Any = build(recipe.with_settings(setting))
+        outcome = train_round(session, 0, nothing)
+        with counted(session) as (runs, _):
+            ends.append((evaluate(session, outcome.mixed.factors, 0), runs))
+        assert session.cohort.prefix is None
+    (whole, all_runs), (shared, runs) = ends
+    np.testing.assert_allclose(shared.own_loss_K, whole.own_loss_K, rtol=1e-9)
+    np.testing.assert_allclose(shared.foreign_loss_K, whole.foreign_loss_K, rtol=1e-9)
+    rows = len(session.data.validation)  # each of which goes alone through what is kept
+    assert all_runs == dict.fromkeys(range(4), 3)
+    assert runs == {0: rows, 1: rows, 2: rows, 3: 3}
 
 
 @pytest.mark.parametrize("name", ["whole", "client_side_frozen"])

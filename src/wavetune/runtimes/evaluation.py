@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from wavetune.data.settings import PreparedData
 from wavetune.errors import DeploymentError, NumericsError
 from wavetune.federation.cohort import Evaluation
+from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.lora import LoraPair
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
@@ -63,7 +65,8 @@ def evaluate(
             raise DeploymentError(f"round {round_index}: no device told its validation loss; go on with --resume")
         return _summed_up(session, [reported.get(client) for client in clients])
     if session.personal:
-        found = [session.place.evaluate(validation, session.cohort.bank, client) for client in clients]
+        with _common_blocks_kept(session):
+            found = [session.place.evaluate(validation, session.cohort.bank, client) for client in clients]
     else:
         found = [session.place.evaluate(validation, global_bank(session, factors))]
     return _judged(
@@ -72,6 +75,21 @@ def evaluate(
         f"round {round_index}: the validation loss after it is {{}}; the last checkpoint is kept, start again with a "
         "lower method.optimiser.learning_rate",
     )
+
+
+@contextmanager
+def _common_blocks_kept(session: Session) -> Iterator[None]:
+    """Within this context rows go once through the first blocks, as far up as all clients share their adapters."""
+    cohort, run = session.cohort, session.recipe.run
+    backbone, sites, usual = cohort.backbone, cohort.bank.sites, cohort.prefix
+    names = session.recipe.method.sharing.names(sites, backbone.num_layers, "personal")
+    common = min((site.layer for site in sites if site.name in names), default=0)
+    if common > (usual.blocks if usual else 0) and run.prefix_mb and backbone.way.cuts:
+        cohort.prefix = KeptPrefix(backbone, common, run.prefix_mb * 1_000_000)
+    try:
+        yield
+    finally:
+        cohort.prefix = usual
 
 
 def evaluate_untouched(session: Session) -> Judged:
