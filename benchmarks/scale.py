@@ -29,7 +29,7 @@ LARGE = {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22
 SHARD_BYTES, INDEX = 200 << 20, "model.safetensors.index.json"
 
 
-def settings(model: str, clients: int, precision: str, max_tokens: int) -> list[str]:
+def settings(model: str, clients: int, precision: str, max_tokens: int, *others: str) -> list[str]:
     """One round of one local step of a row a client."""
     bands = [f"world.scenario.bands.{band}.num_subchannels={max(20, 2 * clients)}" for band in ("main", "fed")]
     return [
@@ -44,6 +44,7 @@ def settings(model: str, clients: int, precision: str, max_tokens: int) -> list[
         "run.local_steps=1",
         "run.rounds=1",
         f"run.precision={precision}",
+        *others,
     ]
 
 
@@ -54,7 +55,7 @@ def used() -> tuple[float, float, float]:
     return now.ru_utime + now.ru_stime, now.ru_maxrss / 1024, int(mapped[1]) / 1024 if mapped else 0.0
 
 
-def a_round(recipe: str, model: str, clients: int, precision: str, max_tokens: int) -> dict[str, float]:
+def a_round(recipe: str, model: str, clients: int, *given: Any) -> dict[str, float]:
     """CPU seconds of building a session and of a round; megabytes on top of the imports, when built and at the peak."""
     import torch
 
@@ -65,7 +66,7 @@ def a_round(recipe: str, model: str, clients: int, precision: str, max_tokens: i
 
     torch.set_num_threads(1)
     begun_s, begun_mb, files_mb = used()
-    session = build(with_settings(recipes.get(recipe), settings(model, clients, precision, max_tokens)))
+    session = build(with_settings(recipes.get(recipe), settings(model, clients, *given)))
     assert isinstance(session, Session), session
     built_s, built_mb, open_mb = used()
     outcome = train_round(session, 0, lambda *_: None)
@@ -90,11 +91,11 @@ def told(case: dict[str, float]) -> str:
     )
 
 
-def over_clients(recipe: str, model: str, clients: Sequence[int], precision: str, max_tokens: int) -> None:
+def over_clients(recipe: str, model: str, clients: Sequence[int], *given: Any) -> None:
     """Cases of ever more clients, and the slopes."""
     cases = list[dict[str, float]]()
     for count in clients:
-        cases.append(alone(a_round, recipe, model, count, precision, max_tokens))
+        cases.append(alone(a_round, recipe, model, count, *given))
         print(f"{recipe}, {model}, {count} clients: {told(cases[-1])}", flush=True)
     if len(clients) < 2:
         return
@@ -138,14 +139,14 @@ def write_random(folder: Path, sizes: dict[str, int], tokenizer: Path) -> None:
     (folder / INDEX).write_text(json.dumps(about), encoding="utf-8")
 
 
-def large(recipe: str, sizes: dict[str, int], clients: int, max_tokens: int, folder: Path) -> None:
+def large(recipe: str, sizes: dict[str, int], clients: int, folder: Path, *given: Any) -> None:
     """A large model, written if it is not there, opened and trained for a step."""
     from wavetune.models.resolve import resolve_model
 
     if not (folder / INDEX).exists():
         alone(write_random, folder, sizes, resolve_model("tiny").folder)
     parameters = json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"] // 2
-    case = alone(a_round, recipe, json.dumps(str(folder)), clients, "bf16", max_tokens)
+    case = alone(a_round, recipe, json.dumps(str(folder)), clients, "bf16", *given)
     print(f"{recipe}, {parameters / 1e9:.3f} billion parameters in bf16, {clients} clients: {told(case)}")
     for what, mb, mapped in (("open", "built_mb", "open_mapped_mb"), ("at the peak", "peak_mb", "mapped_mb")):
         each, of_file = (case[name] * 2**20 / parameters for name in (mb, mapped))
@@ -160,15 +161,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--clients", type=int, nargs="*", default=[8, 32, 128])
     parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
     parser.add_argument("--max-tokens", type=int, default=256, help="of a row; longer ones are cut")
+    parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="of the recipe")
     parser.add_argument("--large", type=int, default=0, metavar="CLIENTS", help="a random large model, so many clients")
     parser.add_argument("--sizes", type=json.loads, default=LARGE, help="of the large model, as JSON")
     parser.add_argument("--folder", type=Path, help="where the large model is kept; by default nowhere")
     options = parser.parse_args(arguments)
+    given = (options.max_tokens, *options.set)
     if options.clients:
-        over_clients(options.recipe, options.model, options.clients, options.precision, options.max_tokens)
+        over_clients(options.recipe, options.model, options.clients, options.precision, *given)
     if options.large:
         with tempfile.TemporaryDirectory() as nowhere:
-            large(options.recipe, options.sizes, options.large, options.max_tokens, options.folder or Path(nowhere))
+            large(options.recipe, options.sizes, options.large, options.folder or Path(nowhere), *given)
 
 
 if __name__ == "__main__":

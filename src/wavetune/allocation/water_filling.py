@@ -332,13 +332,39 @@ def strongest_rates(problem: BandProblem) -> Array:
     K, M = problem.log_KM.shape
     rate_KM = np.zeros((K, M))
     for k in range(K):
-        strongest, cap_w = np.argsort(-problem.log_KM[k]), min(problem.cap_w_K[k], problem.total_w)
-        for n in range(M):
-            if cap_w > 0.0:
-                rate_KM[k, n] = most_rate(
-                    problem.log_KM[k], problem.inverse_KM[k], strongest, n + 1, cap_w, problem.limit
-                )
+        cap_w = min(problem.cap_w_K[k], problem.total_w)
+        if cap_w > 0.0:
+            rates_on_strongest(problem.log_KM[k], problem.inverse_KM[k], cap_w, problem.limit, rate_KM[k])
     return rate_KM
+
+
+@part
+def rates_on_strongest(log_M: Array, inverse_M: Array, power_w: float, limit: float, rate_M: Array) -> None:
+    """Set `rate_M[n - 1]` to `most_rate` of the n strongest; each goes on from the one before where none is full."""
+    strongest, full_snr = np.argsort(-log_M), np.expm1(limit * np.log(2.0))
+    first = int(strongest[0])
+    linear = power_w < _LOW * inverse_M[first]
+    sum_log, level_sum, active, level, filled_w = 0.0, power_w, 0, 0.0, 0.0
+    for n in range(len(log_M)):
+        i = int(strongest[n])
+        inverse = float(inverse_M[i])
+        if active == n and log_M[i] >= -1e29 and (n == 0 or level > inverse):
+            sum_log += float(log_M[i])
+            level_sum += inverse
+            active += 1
+            level = level_sum / active
+        filled_w += full_snr * inverse if limit < np.inf else np.inf
+        if linear or active == 0 or np.log2(level) + log_M[first] <= limit:
+            rate_M[n] = active * float(np.log2(level)) + sum_log if active > 0 and not linear else 0.0
+            if linear:
+                rate_M[n] = float(np.log1p(power_w / inverse_M[first]) / np.log(2.0))
+        elif log_M[i] >= -1e29 and filled_w < power_w * (1.0 - 1e-9):
+            rate_M[n] = (n + 1) * limit
+        else:
+            rate_M[n] = _limited_rate(log_M, inverse_M, strongest, n + 1, power_w, limit)
+            if n > active and rate_M[n] == rate_M[n - 1]:  # weaker ones add nothing either
+                rate_M[n:] = rate_M[n]
+                return
 
 
 @kernel
