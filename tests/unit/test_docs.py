@@ -1,5 +1,6 @@
 import ast
 import re
+from importlib import import_module
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -83,6 +84,14 @@ def test_the_messages_that_are_explained_are_those_of_the_code():
     texts = [text for module in (ROOT / "src").rglob("*.py") for text in texts_of(module)]
     assert len(headings) > 25
     assert [heading for heading in headings if not any(heading in text for text in texts)] == []
+
+
+def test_names_imported_in_python_that_the_pages_show_exist():
+    shown = [code for page in PAGES for code in re.findall(r"(?m)^```python\n([^`]*)^```", page.read_text())]
+    imports = [node for code in shown for node in ast.walk(ast.parse(code)) if isinstance(node, ast.ImportFrom)]
+    ours = {(node.module, name.name) for node in imports for name in node.names if node.module.startswith("wavetune")}
+    assert len(ours) > 20
+    assert {(module, name) for module, name in ours if not hasattr(import_module(module), name)} == set()
 
 
 def test_the_settings_that_people_change_are_fields_of_recipes():
