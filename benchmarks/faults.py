@@ -46,7 +46,7 @@ def without(recipe: Recipe, absent: dict[int, set[int]]) -> dict[str, torch.Tens
         ready = prepare(session, index).among([k not in absent.get(index, set()) for k in devices])
         outcome = train_round(session, index, lambda *_: None, None, ready)
     assert outcome is not None
-    return {name: pair.B.detach() for name, pair in outcome.mixed.factors.items()}
+    return {name: pair["B"].detach() for name, pair in outcome.mixed.factors.items()}
 
 
 def found_in(folder: Path) -> dict[str, torch.Tensor]:

@@ -346,7 +346,7 @@ def spread(cohort: Cohort) -> None:
     for stacks in (cohort.bank.local, cohort.bank.shared):
         for pair in stacks.values():
             with torch.no_grad():
-                pair.B.copy_(0.02 * torch.randn(pair.B.shape, generator=generator))
+                pair["B"].copy_(0.02 * torch.randn(pair["B"].shape, generator=generator))
 
 
 def _name(codec: Codec) -> str:

@@ -110,7 +110,8 @@ def _colours(method: Mapping[str, Any]) -> tuple[str, ...]:
     """Colours of a client's adapters: shared, personal or both."""
     kinds = {"lora": method["lora"]["rank"] != 0, "bottleneck": method["bottleneck"], "prompt": method["soft_prompt"]}
     there = [kind for kind, given in kinds.items() if given]
-    shared = set(method["sharing"]["shared"])
+    named = method["sharing"]["shared"]
+    shared = set(kinds if named is None else named)
     return tuple(sorted({SHARED if kind in shared else PERSONAL for kind in there})) or (SHARED,)
 
 

@@ -209,7 +209,7 @@ def test_loss_that_stops_being_a_number_names_round_and_client_and_keeps_the_las
     def poisoned(session, index, *rest):
         if index == 2:
             name = next(s.name for s in session.cohort.bank.sites if s.name.endswith("v_proj"))
-            session.cohort.bank.local[name].B.data[:] = float("nan")  # of one client: the run goes on without it
+            session.cohort.bank.local[name]["B"].data[:] = float("nan")  # of one client: the run goes on without it
         steps.append(index)
         return step(session, index, *rest)
 

@@ -14,10 +14,13 @@ from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import deployed, nothing, play, run_deployed
 from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told
 from wavetune import recipes
+from wavetune.errors import ModelError
 from wavetune.federation.run_folder import RunFolder
+from wavetune.models.restore import load_adapted
 from wavetune.recipe import load, with_settings
 from wavetune.runtimes.device_permission import Allowed, options_of
 from wavetune.runtimes.round import train_round
+from wavetune.runtimes.scoring import perplexity
 from wavetune.runtimes.session import build
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "theirs"
@@ -160,8 +163,87 @@ def test_devices_run_it_where_they_were_told_they_may(tmp_path):
     for mine, theirs in zip(found, wanted, strict=True):
         np.testing.assert_allclose(told(mine)["train_loss_K"], told(theirs)["train_loss_K"], rtol=1e-9)
         for name, pair in theirs.mixed.factors.items():
-            for one, other in zip(mine.mixed.factors[name], pair, strict=True):
+            for one, other in zip(mine.mixed.factors[name].values(), pair.values(), strict=True):
                 np.testing.assert_allclose(one, other, atol=1e-9)
+
+
+SCALE = ("method.adapters=theirs.adapters:Scale", "method.lora.rank=0", "method.optimiser.learning_rate=0.1")
+
+
+def asked(*chosen):
+    return (word for one in chosen for word in ("--set", one))
+
+
+@pytest.fixture(scope="module")
+def scaled(tmp_path_factory):
+    """A run that trains adapters of theirs alone, which are no pair of matrices."""
+    out = tmp_path_factory.mktemp("scaled") / "run"
+    answer = wavetune(
+        "run", "fedavg_lora", *settings(), *(word for one in SCALE for word in ("--set", one)), "--out", out
+    )
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_adapters_of_theirs_are_trained_and_cost_what_they_declare(scaled):
+    summary, records = json.loads((scaled / "summary.json").read_text()), read_rounds(scaled)
+    assert summary["validation_loss"]["after"] < summary["validation_loss"]["before"] - 0.01
+    values = 4 * (32 + 32 + 64)  # of k_proj, v_proj and down_proj in every block
+    assert summary["trainable_parameters"]["client"] == values
+    for record in records:
+        assert record["planned"] == record["charged"]
+        assert record["metered_bits"] == {"adapters_up": 3 * 32 * values, "adapters_down": 3 * 32 * values}
+
+
+def test_a_run_with_adapters_of_theirs_is_continued_to_the_same_end(scaled, tmp_path):
+    out = Path(shutil.copytree(scaled, tmp_path / "run"))
+    (max((out / "checkpoints").iterdir()) / "state.safetensors").write_bytes(b"damaged")
+    (out / "summary.json").unlink()
+    answer = wavetune("run", "fedavg_lora", "--resume", "--out", out)
+    assert answer.code == 0, answer.err
+    assert_same_run(out, scaled)
+
+
+def test_adapters_of_theirs_are_restored_in_the_stock_model_by_whoever_knows_them(scaled):
+    recipe, folder = load(scaled / "recipe.json"), scaled / "adapters" / "global"
+    session = build(recipe)
+    model = load_adapted(session.model.folder, folder, recipe.method.adapters)
+    after = json.loads((scaled / "summary.json").read_text())["validation_loss"]["after"]
+    assert perplexity(model, session.data.validation) == pytest.approx(np.exp(after), rel=1e-4)
+    with pytest.raises(ModelError, match="what adapters of the kind 'scale' compute is not known"):
+        load_adapted(session.model.folder, folder)
+    assert wavetune("generate", scaled, "--prompt", "hello", "--max-new-tokens", 2).code == 0
+
+
+def test_adapters_of_theirs_are_swept_and_trained_on_devices_behind_a_cut(tmp_path):
+    over = ("--over", "method.lora.rank=0,2", "--seeds", 1, "--methods", "greedy", "--jobs", 1)
+    swept = wavetune("sweep", "fedavg_lora", *settings(), *asked(*SCALE[::2]), *over, "--out", tmp_path / "sweep")
+    assert swept.code == 0, swept.err
+    recipe = with_settings(recipes.get("sflllm"), [*SMALL, *EXACT, SCALE[0], "method.lora.rank=2", "run.rounds=1"])
+    assert options_of(recipe) == ["--allow", "theirs"]
+    wanted = train_round(build(recipe), 0, nothing)
+    allowed = dict.fromkeys(range(3), Allowed(others=("theirs",)))
+    with deployed(recipe, tmp_path / "certificates", allowed=allowed) as servers:
+        (found,) = play(servers, 1)
+    assert found.metered_bits == wanted.metered_bits
+    for name, own in wanted.mixed.factors.items():
+        for matrix, t in own.items():
+            np.testing.assert_allclose(found.mixed.factors[name][matrix], t, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "words"),
+    [
+        (['method.adapters.maps=["nowhere"]'], "nothing would be trained"),
+        (['method.sharing.shared=["scales"]'], "did you mean 'scale'"),
+        (['method.adapters=[{"kind":"theirs.adapters:Scale"},{"kind":"theirs.adapters:Scale"}]'], "called 'scale'"),
+        (["method.adapters=scale"], "method.adapters.kind is 'scale'"),
+    ],
+)
+def test_adapters_that_cannot_be_are_refused_in_a_sentence(chosen, words, tmp_path):
+    assert_refused(
+        wavetune("run", "fedavg_lora", *settings(), *asked(*SCALE, *chosen), "--out", tmp_path / "run"), words
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from helpers.adapters import pair_of
 from helpers.training import folder_of, random_factors
 from wavetune.data.examples import Example
 from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.objectives import AlignmentSettings, KlControl, Ppo
 from wavetune.federation.optimise import AdamW
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
-from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, new_bank
 
 TARGETS = ("q_proj", "v_proj", "o_proj", "down_proj")
 FAST = AdamW(learning_rate=1e-2, weight_decay=0.0, schedule="constant", warmup_steps=0, epsilon=1e-6)
@@ -66,7 +67,7 @@ def random_bank(identities: Sequence[int]) -> AdapterBank:
     backbone, _ = model()
     factors = [random_factors(backbone, 4, 10 + identity) for identity in identities]
     local = {
-        s.name: LoraPair(*(torch.stack([own[s.name][i] for own in factors]).requires_grad_() for i in (0, 1)))
+        s.name: pair_of(*(torch.stack([own[s.name][i] for own in factors]).requires_grad_() for i in (0, 1)))
         for s in backbone.sites
     }
     return AdapterBank(backbone.sites, np.ones((backbone.num_layers, len(identities)), bool), 0.5, local, {})

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
+from helpers.adapters import pair_of, widths_of
 from wavetune.data.templates import TokenSet
 from wavetune.federation.codecs import Codec, Fp64
 from wavetune.federation.cohort import Cohort
@@ -32,7 +33,7 @@ from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.placement import Placement
 from wavetune.models.backbone import Backbone, load_backbone, load_stock_model
 from wavetune.models.double import compute_in_double
-from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, Matrices, new_bank
 from wavetune.models.resolve import resolve_model
 from wavetune.runtimes.session import client_factors
 
@@ -83,7 +84,7 @@ class Outcome:
     """Losses of every step and client, and the factors each client's tokens see at the end."""
 
     loss_IK: np.ndarray
-    factors_K: list[dict[str, LoraPair]]
+    factors_K: list[dict[str, Matrices]]
 
 
 @cache
@@ -135,7 +136,7 @@ def random_factors(backbone: Backbone, width: int, seed: int) -> dict[str, tuple
     def drawn(*shape: int) -> Tensor:
         return torch.randn(*shape, generator=generator).to(backbone.dtype) * 0.1
 
-    return {site.name: (drawn(site.in_features, width), drawn(width, site.out_features)) for site in backbone.sites}
+    return {site.name: (drawn(widths_of(site)[0], width), drawn(width, widths_of(site)[1])) for site in backbone.sites}
 
 
 @torch.no_grad()
@@ -144,13 +145,13 @@ def fill(bank: AdapterBank, factors: Factors, rank_K: Sequence[int]) -> None:
     for site in bank.sites:
         A, B = factors[site.name]
         if site.name in bank.shared:
-            for stored, new in zip(bank.shared[site.name], (A, B), strict=True):
+            for stored, new in zip(bank.shared[site.name].values(), (A, B), strict=True):
                 stored[0] = new
         if site.name in bank.local:
             pair = bank.local[site.name]
             for slot, client in enumerate(np.flatnonzero(bank.local_LK[site.layer])):
                 rank = rank_K[client]
-                pair.A[slot, :, :rank], pair.B[slot, :rank] = A[:, :rank], B[:rank]
+                pair["A"][slot, :, :rank], pair["B"][slot, :rank] = A[:, :rank], B[:rank]
 
 
 def stacked(job: Job, tokens: TokenSet, batches: Rows) -> Outcome:
@@ -232,9 +233,9 @@ def lora_parameters(model: Any) -> dict[tuple[str, str], torch.nn.Parameter]:
     return found
 
 
-def peft_factors(model: Any) -> dict[str, LoraPair]:
+def peft_factors(model: Any) -> dict[str, Matrices]:
     parameters = {key: p.detach().T.clone() for key, p in lora_parameters(model).items()}
-    return {name: LoraPair(parameters[name, "A"], parameters[name, "B"]) for name, _ in parameters}
+    return {name: pair_of(parameters[name, "A"], parameters[name, "B"]) for name, _ in parameters}
 
 
 def stock_loss(model: Any, tokens: TokenSet, rows: Sequence[int]) -> Tensor:
@@ -303,11 +304,11 @@ def assert_same(found: Outcome, wanted: Outcome, rank_K: Sequence[int], toleranc
     for client, (own, reference) in enumerate(zip(found.factors_K, wanted.factors_K, strict=True)):
         assert own.keys() == reference.keys()
         for name, pair in reference.items():
-            rank = pair.A.shape[1]
+            rank = pair["A"].shape[1]
             assert rank >= rank_K[client]
             for factor, mine, theirs, rest in (
-                ("A", own[name].A[:, :rank], pair.A, own[name].A[:, rank:]),
-                ("B", own[name].B[:rank], pair.B, own[name].B[rank:]),
+                ("A", own[name]["A"][:, :rank], pair["A"], own[name]["A"][:, rank:]),
+                ("B", own[name]["B"][:rank], pair["B"], own[name]["B"][rank:]),
             ):
                 assert not rest.any(), f"client {client} {name} {factor} beyond its rank"
                 torch.testing.assert_close(

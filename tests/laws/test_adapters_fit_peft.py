@@ -9,10 +9,11 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 
+from helpers.adapters import pair_of
 from helpers.runs import read_json, read_rounds, small, train
 from helpers.training import folder_of, stock_loss
 from wavetune.models.backbone import load_stock_model
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.runtimes.session import build
 
 RUNS = {
@@ -88,7 +89,7 @@ def test_each_clients_adapter_in_peft_acts_as_it_did_in_the_run(finished):
 def read_factors(folder, sites):
     tensors = load_file(folder / "adapter_model.safetensors")
     return {
-        site.name: LoraPair(
+        site.name: pair_of(
             *(tensors[f"base_model.model.{site.name}.lora_{factor}.weight"].t()[None] for factor in "AB")
         )
         for site in sites

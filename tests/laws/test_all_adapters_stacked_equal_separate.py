@@ -23,8 +23,8 @@ from helpers.training import (
     torch_adamw,
     update,
 )
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.classes import class_rows
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.federation.codecs import Fp64
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
@@ -57,14 +57,14 @@ def data_of(model):
 def cohort_of(model, cut_K, adamw=ADAMW, split=False):
     num_clients = len(cut_K)
     outputs = CLASSES if model == "tiny-bert" else None
-    backbone = load_backbone(folder_of(model), TARGETS[model], bottleneck=BOTH, outputs=outputs, dtype=torch.float64)
+    backbone = load_backbone(folder_of(model), TARGETS[model], adapters=[BOTH], outputs=outputs, dtype=torch.float64)
     placement = Placement(4, cut_K, (None,) * num_clients, (1 / num_clients,) * num_clients, split)
     bank = new_bank(backbone.sites, placement.local_LK(), (3,) * num_clients, 3, alpha=6.0, seed=0, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for site in bank.sites:  # alike for everyone
             for stacks in zip(
-                *(side[site.name] for side in (bank.local, bank.shared) if site.name in side), strict=True
+                *(side[site.name].values() for side in (bank.local, bank.shared) if site.name in side), strict=True
             ):
                 value = torch.randn(stacks[0].shape[1:], generator=generator) * 0.1
                 for stack in stacks:
@@ -81,7 +81,7 @@ def separate(model, bank):
     compute_in_double(base)
     leaves = {}
     for site in bank.sites:
-        A, B = (p[0].detach().clone() for p in bank.local[site.name])
+        A, B = (p[0].detach().clone() for p in bank.local[site.name].values())
         if site.kind == "lora":
             module = base.get_submodule(site.name)
             a, b = module.lora_A["default"].weight, module.lora_B["default"].weight
@@ -124,7 +124,7 @@ def test_clients_get_what_separate_models_get(model):
             update(optimiser, ADAMW)
     for client, (_, leaves) in enumerate(references):
         for name, (a, b, turned) in leaves.items():
-            for mine, theirs in zip(client_factors(cohort.bank, client)[name], (a, b), strict=True):
+            for mine, theirs in zip(client_factors(cohort.bank, client)[name].values(), (a, b), strict=True):
                 torch.testing.assert_close(
                     mine, turned(theirs.detach()), rtol=0, atol=TOLERANCE, msg=f"{client} {name}"
                 )
@@ -140,5 +140,5 @@ def test_a_cut_changes_nothing_where_bottlenecks_and_head_stand_on_both_sides(mo
     assert {site.kind for site in cut.bank.sites if site.name in cut.bank.shared} >= {"lora", "bottleneck"}
     theirs = client_factors(whole.bank, 0)
     for name, pair in client_factors(cut.bank, 0).items():
-        for mine, other in zip(pair, theirs[name], strict=True):
+        for mine, other in zip(pair.values(), theirs[name].values(), strict=True):
             torch.testing.assert_close(mine, other, rtol=0, atol=TOLERANCE, msg=name)

@@ -47,7 +47,7 @@ def test_a_run_that_keeps_what_frozen_blocks_yield_ends_as_one_that_computes_it_
         for found, wanted in zip(other.results, one.results, strict=True):
             np.testing.assert_allclose(found.loss_K, wanted.loss_K, rtol=1e-9)
         for site, pair in one.mixed.factors.items():
-            for found, wanted in zip(other.mixed.factors[site], pair, strict=True):
+            for found, wanted in zip(other.mixed.factors[site].values(), pair.values(), strict=True):
                 torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
         assert (one.charged, one.metered_bits) == (other.charged, other.metered_bits)
         assert other.planned == other.charged
@@ -119,7 +119,11 @@ def test_what_does_not_fit_the_limit_is_computed_again_with_equal_results():
             session.cohort.prefix._store.limit_bytes = 4096
         ends.append(train_round(session, 0, nothing).mixed.factors)
     small_one, large_one = ends
-    assert all(torch.equal(a, b) for site in small_one for a, b in zip(small_one[site], large_one[site], strict=True))
+    assert all(
+        torch.equal(a, b)
+        for site in small_one
+        for a, b in zip(small_one[site].values(), large_one[site].values(), strict=True)
+    )
 
 
 def test_rows_in_a_file_are_what_was_put_there_and_end_at_the_limit():
@@ -139,5 +143,5 @@ def test_other_adapters_below_are_other_states():
     assert plain == prefix._adapters(None, 0, prefix.blocks) == b""
     site = next(site for site in bank.sites if site.layer == 0)
     with torch.no_grad():
-        bank.local[site.name].B[1] += 0.1
+        bank.local[site.name]["B"][1] += 0.1
     assert prefix._adapters(bank, 0, prefix.blocks) == b"" != prefix._adapters(bank, 1, prefix.blocks)

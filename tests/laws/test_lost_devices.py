@@ -54,7 +54,7 @@ def fail(monkeypatch):
 def assert_equal(found, wanted):
     assert found.factors.keys() == wanted.factors.keys()
     for name, pair in wanted.factors.items():
-        for mine, theirs in zip(found.factors[name], pair, strict=True):
+        for mine, theirs in zip(found.factors[name].values(), pair.values(), strict=True):
             torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-10, msg=lambda m, name=name: f"{name}: {m}")
 
 
@@ -118,7 +118,7 @@ def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkey
     def broken(adapters, *given):
         for pair in adapters.bank.local.values() if adapters.bank is rotten[0] else ():
             with torch.no_grad():
-                pair.B.fill_(float("nan"))
+                pair["B"].fill_(float("nan"))
         return upload(adapters, *given)
 
     train, rotten = Device.train, [None]

@@ -29,7 +29,7 @@ def played():
     trained = []
 
     def before_mixing():
-        trained.append({n: [t.detach().clone() for t in p] for n, p in session.cohort.bank.local.items()})
+        trained.append({n: {k: t.detach().clone() for k, t in p.items()} for n, p in session.cohort.bank.local.items()})
 
     for index in range(2):
         train_round(session, index, lambda *_: None, before_mixing)
@@ -45,7 +45,7 @@ def test_the_bytes_on_the_wire_contain_no_value_of_a_personal_adapter(played):
     assert personal
     for states in trained:
         for name in personal:
-            for tensor in states[name]:
+            for tensor in states[name].values():
                 values = tensor.numpy()[np.abs(tensor.numpy()) > 1e-8]
                 assert len(values)
                 assert np.isin(values, sent).mean() < 0.005, name  # chance: floats share their 24 bits now and then
@@ -55,7 +55,7 @@ def test_shared_values_are_found_by_the_same_search(played):
     session, wire, trained = played
     sent = np.frombuffer(b"".join(content for _, content in wire.sent), np.float32)
     shared = [s.name for s in session.cohort.bank.sites if s.kind == "bottleneck"]
-    values = np.concatenate([t.numpy().ravel() for states in trained for n in shared for t in states[n]])
+    values = np.concatenate([t.numpy().ravel() for states in trained for n in shared for t in states[n].values()])
     assert np.isin(values, sent).mean() > 0.9
 
 
@@ -63,5 +63,5 @@ def test_a_client_keeps_its_personal_adapter_when_the_broadcast_comes(played):
     session, _, trained = played
     for site in session.cohort.bank.sites:
         own = session.cohort.bank.local[site.name]
-        kept = all(torch.equal(a, b) for a, b in zip(own, trained[-1][site.name], strict=True))
+        kept = all(torch.equal(a, b) for a, b in zip(own.values(), trained[-1][site.name].values(), strict=True))
         assert kept == (site.kind == "lora"), site.name

@@ -38,7 +38,7 @@ def test_without_noise_and_clipping_a_private_run_is_the_run_without_privacy(cha
         assert told(found)["metered_bits"] == told(wanted)["metered_bits"]
         assert told(found)["privacy"]["epsilon"] is None
         for name, pair in wanted.mixed.factors.items():
-            for mine, theirs in zip(found.mixed.factors[name], pair, strict=True):
+            for mine, theirs in zip(found.mixed.factors[name].values(), pair.values(), strict=True):
                 assert torch.equal(mine, theirs)
 
 
@@ -76,5 +76,5 @@ def test_devices_send_what_clients_in_one_process_would(tmp_path):
     for mine, theirs in zip(found, wanted, strict=True):
         assert told(mine)["privacy"]["epsilon"] == told(theirs)["privacy"]["epsilon"]
         for name, pair in theirs.mixed.factors.items():
-            for sent, simulated in zip(mine.mixed.factors[name], pair, strict=True):
+            for sent, simulated in zip(mine.mixed.factors[name].values(), pair.values(), strict=True):
                 torch.testing.assert_close(sent, simulated, rtol=0, atol=1e-9)

@@ -30,7 +30,7 @@ def test_a_run_ends_with_the_same_adapters(name):
         session = build(JOBS[name].with_settings(f"run.recompute_blocks={again}"))
         assert session.cohort.backbone.recompute == (again == "true")
         outcome = train_round(session, 0, nothing)
-        ends.append([t for pair in outcome.mixed.factors.values() for t in pair])
+        ends.append([t for pair in outcome.mixed.factors.values() for t in pair.values()])
     for found, wanted in zip(*ends, strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
 

@@ -12,7 +12,7 @@ from helpers.runs import EXACT, PAPER, small, told
 from wavetune.data_plane.messages_pb2 import Frame
 from wavetune.data_plane.server import DeviceStream
 from wavetune.federation.round_planner import RoundPlanner
-from wavetune.models.lora import LoraPair
+from wavetune.models.lora import Matrices
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build, client_factors
 
@@ -68,7 +68,7 @@ def certificates(tmp_path_factory):
 def test_the_limit_on_gradients_is_felt_where_it_should_be(name):
     one, other = (build(small(name, *EXACT, *limit)) for limit in (CLIPPED, ()))
     clipped, free = (train_round(session, 0, nothing).mixed.factors for session in (one, other))
-    assert max((clipped[site].B - free[site].B).abs().max() for site in free) > 1e-6
+    assert max((clipped[site]["B"] - free[site]["B"]).abs().max() for site in free) > 1e-6
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -120,8 +120,8 @@ def keep(personal, where, bank):
     personal[where] = [client_factors(bank, client) for client in range(3)]
 
 
-def close(found: LoraPair, wanted: LoraPair, what: str, tolerance: float = TOLERANCE) -> None:
-    for mine, theirs in zip(found, wanted, strict=True):
+def close(found: Matrices, wanted: Matrices, what: str, tolerance: float = TOLERANCE) -> None:
+    for mine, theirs in zip(found.values(), wanted.values(), strict=True):
         torch.testing.assert_close(mine, theirs, rtol=0, atol=tolerance, msg=lambda m: f"{what}: {m}")
 
 

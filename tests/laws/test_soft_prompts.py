@@ -11,6 +11,7 @@ from helpers.runs import Silent, read_json, small, train
 from helpers.training import PLAIN_ADAMW, folder_of, random_rows, tokens_of
 from wavetune.data.batching import collate
 from wavetune.errors import ConfigError
+from wavetune.federation.adapters.soft_prompt import SoftPrompt
 from wavetune.federation.codecs import Fp64
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
@@ -37,12 +38,12 @@ def bank_of(backbone, num_clients, cut):
     local_LK = np.arange(backbone.num_layers)[:, None] < np.full(num_clients, cut)
     bank = new_bank(backbone.sites, local_LK, (0,) * num_clients, 0, 8.0, 0, dtype=backbone.dtype)
     with torch.no_grad():  # clients that differ
-        bank.local["prompt"].B.normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
+        bank.local["prompt"]["vectors"].normal_(0, 0.5, generator=torch.Generator().manual_seed(1))
     return bank
 
 
 def cohort_of(model="tiny", cut=None):
-    backbone = load_backbone(folder_of(model), (), dtype=torch.float64, prompt_tokens=P)
+    backbone = load_backbone(folder_of(model), (), dtype=torch.float64, adapters=[SoftPrompt(P)])
     bank = bank_of(backbone, 2, cut or backbone.num_layers)
     placement = Placement(
         backbone.num_layers, (cut or backbone.num_layers,) * 2, (None,) * 2, (0.4, 0.6), cut is not None
@@ -66,7 +67,7 @@ def own_loss(model, vectors, rows):
 def test_a_stacked_step_is_every_clients_own_whether_the_model_is_cut_or_not(model, cut):
     cohort, stock = cohort_of(model, cut), load_stock_model(folder_of(model), torch.float64)
     compute_in_double(stock)
-    vectors = [B.detach().clone().requires_grad_() for B in cohort.bank.local["prompt"].B]
+    vectors = [B.detach().clone().requires_grad_() for B in cohort.bank.local["prompt"]["vectors"]]
     result = cohort.step(ROWS.with_prompt(P), BATCHES, 1.0)
     for k, rows in enumerate(BATCHES):
         optimiser = torch.optim.AdamW([vectors[k]], lr=PLAIN_ADAMW.learning_rate, weight_decay=0.1, eps=1e-6)
@@ -74,17 +75,17 @@ def test_a_stacked_step_is_every_clients_own_whether_the_model_is_cut_or_not(mod
         loss.backward()
         optimiser.step()
         assert result.loss_K[k] == pytest.approx(float(loss.detach()), abs=1e-9)
-        torch.testing.assert_close(cohort.bank.local["prompt"].B[k], vectors[k], rtol=0, atol=1e-8)
+        torch.testing.assert_close(cohort.bank.local["prompt"]["vectors"][k], vectors[k], rtol=0, atol=1e-8)
     assert result.tokens == sum(ROWS.lengths[rows].sum() + P * len(rows) for rows in BATCHES)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("family", FAMILIES)
 def test_vectors_that_are_embedded_tokens_act_as_these_tokens_before_the_text(family):
-    backbone = prepare_backbone(decoder(family), (), prompt_tokens=P)
+    backbone = prepare_backbone(decoder(family), (), adapters=[SoftPrompt(P)])
     bank, table = bank_of(backbone, 1, backbone.num_layers), backbone.model.get_input_embeddings()
     before, texts = [5, 9, 11], [[3, 4, 8, 10], [7, 6]]
-    bank.local["prompt"].B[0] = table(torch.tensor(before))
+    bank.local["prompt"]["vectors"][0] = table(torch.tensor(before))
     layout = ragged_layout([len(before) + len(text) for text in texts])
     filled, real = (torch.tensor([t for text in texts for t in (*first, *text)]) for first in ([1, 1, 1], before))
     found = backbone.forward(filled, layout, bank, [0], [len(filled)])
@@ -121,7 +122,7 @@ def test_a_prompt_costs_32_bits_a_value_each_way_and_every_client_starts_with_th
     }
     built = build(small("prompts"))
     assert isinstance(built, Session)
-    fresh = built.cohort.bank.local["prompt"].B
+    fresh = built.cohort.bank.local["prompt"]["vectors"]
     assert torch.equal(fresh, fresh[:1].expand_as(fresh))
     assert 0.015 < float(fresh.detach().std()) < 0.025
 

@@ -129,8 +129,8 @@ def test_cohort_and_flat_example_give_the_same_losses_and_global_adapter_over_ro
     np.testing.assert_allclose(losses, flat_losses, rtol=0, atol=TOLERANCE)
     assert mixed.factors.keys() == flat_global.keys()
     for name, (A, B) in flat_global.items():
-        torch.testing.assert_close(mixed.factors[name].A, A, rtol=0, atol=TOLERANCE)
-        torch.testing.assert_close(mixed.factors[name].B, B, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(mixed.factors[name]["A"], A, rtol=0, atol=TOLERANCE)
+        torch.testing.assert_close(mixed.factors[name]["B"], B, rtol=0, atol=TOLERANCE)
 
 
 @pytest.mark.parametrize("tail", [None, 0])

@@ -34,7 +34,7 @@ def stock():
     compute_in_double(model)
     with torch.no_grad():
         for (name, factor), parameter in lora_parameters(model).items():
-            parameter.copy_((bank.local[name].A if factor == "A" else bank.local[name].B)[0].T)
+            parameter.copy_((bank.local[name]["A"] if factor == "A" else bank.local[name]["B"])[0].T)
     return model
 
 

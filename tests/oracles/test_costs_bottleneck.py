@@ -19,9 +19,9 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrained
 
 from oracles.test_costs_memory import peak_of_two_steps
 from wavetune.costs.architecture import ENCODERS, Architecture
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.costs.memory import client_memory_bytes
 from wavetune.costs.table import CostTable, Workload
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.bottleneck import last_map
 from wavetune.models.classifier import stacked_head
@@ -74,6 +74,10 @@ PAIRS = [  # every family with every bottleneck, and with each of its sets of ta
 ]
 
 
+def others(bottleneck):
+    return () if bottleneck is None else (bottleneck,)
+
+
 def config_of(family: str) -> Any:
     return AutoConfig.for_model(family, **CONFIGS[family])
 
@@ -118,13 +122,13 @@ def test_flop_of_a_training_step_equal_the_executed_products(
         total = head(model.get_decoder()(ids, use_cache=False).last_hidden_state[:, -1]).sum()
     with FlopCounterMode(display=False) as backward:
         total.backward()
-    table = table_of(family, targets, bottleneck=bottleneck, frozen_bottleneck=frozen, outputs=outputs)
+    table = table_of(family, targets, adapters=others(bottleneck), frozen_adapters=frozen, outputs=outputs)
     assert forward.get_total_flops() == sum(
         np.sum(flop)
         for flop in (
             table.forward_flop(work),
             rank * table.lora_forward_flop_per_rank(work),
-            table.bottleneck_forward_flop(work),
+            table.fixed_forward_flop(work),
             table.head_forward_flop(work),
         )
     )
@@ -133,7 +137,7 @@ def test_flop_of_a_training_step_equal_the_executed_products(
         for flop in (
             table.backward_flop(work),
             rank * table.lora_backward_flop_per_rank(work),
-            table.bottleneck_backward_flop(work),
+            table.fixed_backward_flop(work),
             table.head_backward_flop(work),
         )
     )
@@ -144,10 +148,10 @@ def test_the_engine_saves_exactly_what_is_counted(
     family: str, targets: tuple[str, ...], bottleneck: Bottleneck | None, frozen: bool
 ):
     rank = 3
-    backbone = prepare_backbone(stock(family, ATTENTION), targets, bottleneck=bottleneck)
+    backbone = prepare_backbone(stock(family, ATTENTION), targets, adapters=others(bottleneck))
     bank = new_bank(backbone.sites, np.ones((2, 1), bool), [rank], rank, 1.0, 0)
     for site in bank.sites:
-        for p in bank.local[site.name]:
+        for p in bank.local[site.name].values():
             p.requires_grad_(not (frozen and site.kind == "bottleneck"))
     layout = ragged_layout([LENGTH, LENGTH])
     known = {t.untyped_storage().data_ptr() for t in (*backbone.model.parameters(), *bank.parameters(True))}
@@ -171,7 +175,7 @@ def test_the_engine_saves_exactly_what_is_counted(
         block.register_forward_pre_hook(enter, with_kwargs=True)
         block.register_forward_hook(lambda *_, hooks=hooks: hooks.__exit__())
     kept.append(backbone.forward(torch.randint(3, VOCABULARY, (2 * LENGTH,)), layout, bank, [0], [2 * LENGTH]))
-    table = table_of(family, targets, bottleneck=bottleneck, frozen_bottleneck=frozen)
+    table = table_of(family, targets, adapters=others(bottleneck), frozen_adapters=frozen)
     values = table.saved_values_per_token_L + rank * table.saved_lora_values_per_token_L
     assert sizes == [4 * 2 * LENGTH * v for v in values]
 
@@ -181,10 +185,10 @@ def test_the_engine_saves_exactly_what_is_counted(
 def test_memory_of_the_whole_model_is_the_peak_of_the_training_engine(family: str, frozen: bool):
     bottleneck, rank = Bottleneck(16, ("attention", "feed_forward")), 4
     stock_model = stock(family, ATTENTION)
-    backbone = prepare_backbone(stock_model, None, bottleneck=bottleneck, outputs=3)
+    backbone = prepare_backbone(stock_model, None, adapters=others(bottleneck), outputs=3)
     bank = new_bank(backbone.sites, np.ones((2, 1), bool), [rank], rank, 8.0, 0)
     for site in bank.sites:
-        for p in bank.local[site.name]:
+        for p in bank.local[site.name].values():
             p.requires_grad_(not (frozen and site.kind == "bottleneck"))
     adapters = nn.ParameterList(bank.parameters(local=True))
     lengths = [13, 60, 30, 58]
@@ -196,7 +200,7 @@ def test_memory_of_the_whole_model_is_the_peak_of_the_training_engine(family: st
         F.cross_entropy(logits, torch.tensor([0, 1, 2, 0])).backward()
 
     measured = peak_of_two_steps([stock_model, adapters], step)
-    table = table_of(family, backbone_targets(family), bottleneck=bottleneck, frozen_bottleneck=frozen, outputs=3)
+    table = table_of(family, backbone_targets(family), adapters=others(bottleneck), frozen_adapters=frozen, outputs=3)
     predicted = client_memory_bytes(table, 2, rank, Workload.from_lengths(lengths, labelled=0))
     assert 0.98 * measured <= predicted <= 1.1 * measured
 

@@ -12,8 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wavetune.costs.architecture import ENCODERS, WRITTEN_DOWN, Architecture
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.costs.table import CostTable, Workload
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.backbone import is_encoder
 from wavetune.models.counting import count_model
 
@@ -66,7 +66,7 @@ def test_counted_costs_equal_those_of_the_formula(family: str):
     names = [p.name for p in written.blocks[0].projections]
     for targets in (*combinations(names, 1), *combinations(names, 2), tuple(names)):
         for bottleneck in (None, Bottleneck(8), Bottleneck(8, ("attention",))):
-            tables = (CostTable(a, targets, bottleneck=bottleneck) for a in (found, written))
+            tables = (CostTable(a, targets, adapters=(bottleneck,) if bottleneck else ()) for a in (found, written))
             assert len({table.blocks for table in tables}) == 1, targets
 
 

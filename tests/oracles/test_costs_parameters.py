@@ -11,9 +11,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from wavetune.costs.architecture import ENCODERS, PRESETS, Architecture
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.costs.presets import PRESET_CONFIGS
 from wavetune.costs.table import CostTable
+from wavetune.federation.adapters.bottleneck import Bottleneck
 
 # PEFT asks transformers by a deprecated name, and remarks on GPT-2's Conv1D.
 pytestmark = pytest.mark.filterwarnings(
@@ -113,5 +113,5 @@ def test_bottlenecks_have_the_parameters_of_two_maps_without_bias_a_place():
     down, up = torch.nn.Linear(768, 24, bias=False), torch.nn.Linear(24, 768, bias=False)
     values = sum(p.numel() for m in (down, up) for p in m.parameters())
     for places in (("attention",), ("feed_forward",), ("attention", "feed_forward")):
-        table = CostTable(PRESETS["roberta-base"], ("query",), bottleneck=Bottleneck(24, places))
-        assert table.bottleneck_values_L.tolist() == [values * len(places)] * 12
+        table = CostTable(PRESETS["roberta-base"], ("query",), adapters=[Bottleneck(24, places)])
+        assert table.fixed_values_L.tolist() == [values * len(places)] * 12

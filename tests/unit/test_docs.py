@@ -107,7 +107,11 @@ def holds(values, path):
 
 
 def test_the_example_of_writing_a_method_is_the_package_that_is_tested():
-    pages = {"architecture": ("filters", "mixing", "phases", "recipes"), "objectives": ("objectives",)}
+    pages = {
+        "adapters": ("adapters",),
+        "architecture": ("filters", "mixing", "phases", "recipes"),
+        "objectives": ("objectives",),
+    }
     for page, names in pages.items():
         shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)
         assert shown == [(ROOT / "examples/theirs/theirs" / f"{name}.py").read_text() for name in names]

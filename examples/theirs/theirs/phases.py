@@ -14,7 +14,7 @@ from wavetune.federation.phases import Phase, PhasePart, Running
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wavetune.models.lora import LoraPair
+    from wavetune.models.lora import Matrices
 
 Share = Annotated[float, Gt(0), Le(1)]
 
@@ -74,9 +74,9 @@ class Interpolation(Phase):
         """The best share and its loss."""
         return {"share": self.best, "validation_loss": min(self.losses)}
 
-    def _scaled(self, share: float) -> dict[str, LoraPair]:
+    def _scaled(self, share: float) -> dict[str, Matrices]:
         """The shared adapters with so much of LoRA's update."""
         session = self.running.session
         lora = {site.name for site in session.cohort.bank.sites if site.kind == "lora"}
         current = session.server.current
-        return {name: pair._replace(B=share * pair.B) if name in lora else pair for name, pair in current.items()}
+        return {name: {**own, "B": share * own["B"]} if name in lora else own for name, own in current.items()}

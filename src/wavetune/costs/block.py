@@ -1,4 +1,4 @@
-"""Costs of one block with a frozen base, LoRA and bottlenecks: matrix products, adapter sizes, saved activations.
+"""Costs of one block with a frozen base, LoRA and other adapters: matrix products, adapter sizes, saved activations.
 
 A multiply-add is 2 FLOP. Counted are the matrix products that automatic differentiation executes, nothing else; norms,
 softmax, rotary positions, activation functions and residual sums add 0.7 % to the operations of GPT-2 small and
@@ -9,10 +9,10 @@ count that a token is sent to.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from wavetune.costs.bottleneck import Bottleneck, Place
+from wavetune.costs.adapter import FixedAdapter, values_of
 from wavetune.costs.operations import INPUT, Block, Names, Projection
 
 
@@ -28,10 +28,10 @@ class BlockCosts:
         lora_forward_flop_per_token: adapters, forward, per unit of rank (FLOP).
         lora_backward_flop_per_token: adapters, backward, per unit of rank (FLOP).
         lora_values_per_rank: adapter parameters per unit of rank (values).
-        bottleneck_forward_flop_per_token: bottlenecks, forward (FLOP).
-        bottleneck_backward_flop_per_token: bottlenecks, backward (FLOP).
-        bottleneck_values: bottleneck parameters (values).
-        saved_values_per_token: activations kept for the backward pass, bottlenecks included (values).
+        fixed_forward_flop_per_token: adapters of a size that no rank changes, forward (FLOP).
+        fixed_backward_flop_per_token: the same, backward (FLOP).
+        fixed_values: their parameters (values).
+        saved_values_per_token: activations kept for the backward pass, theirs included (values).
         saved_lora_values_per_token: those kept by LoRA, per unit of rank (values).
     """
 
@@ -42,9 +42,9 @@ class BlockCosts:
     lora_forward_flop_per_token: int
     lora_backward_flop_per_token: int
     lora_values_per_rank: int
-    bottleneck_forward_flop_per_token: int
-    bottleneck_backward_flop_per_token: int
-    bottleneck_values: int
+    fixed_forward_flop_per_token: int
+    fixed_backward_flop_per_token: int
+    fixed_values: int
     saved_values_per_token: int
     saved_lora_values_per_token: int
 
@@ -55,7 +55,7 @@ class GradientFlow:
 
     Args:
         adapted: names of the linear maps that carry LoRA.
-        trained: names of what yields something trained: those, the maps that trained bottlenecks follow, and `INPUT`
+        trained: names of what yields something trained: those, the maps that other trained adapters follow, and `INPUT`
             where the block's input needs a gradient.
     """
 
@@ -72,8 +72,8 @@ def block_costs(
     trained: Collection[Projection],
     input_needs_grad: bool,
     hidden_size: int,
-    bottleneck: Bottleneck | None = None,
-    frozen_bottleneck: bool = False,
+    adapters: Sequence[FixedAdapter] = (),
+    frozen_adapters: bool = False,
     trains: bool = True,
 ) -> BlockCosts:
     """Costs of one block.
@@ -82,9 +82,8 @@ def block_costs(
     pair, an adapter 2 (in + out) a token and unit of rank. Backward, a frozen projection gives only its input's
     gradient (2 in out), attention four products as large as its two forward ones (the averages' and the values', the
     queries' and the keys'), an adapter its two factors' and the gradient between them, 2 in + 4 out, and 2 in for its
-    input's; where it does not train, 2 (in + out) for its input's alone. A bottleneck of width m behind a map to width
-    d costs 4 d m a token forward; backward 2 d m each for its hidden values' and its input's gradient, and 4 d m for
-    its own unless it is frozen. Products whose result nobody needs are not executed and not counted.
+    input's; where it does not train, 2 (in + out) for its input's alone. What other adapters cost they say
+    themselves (`Behind`). Products whose result nobody needs are not executed and not counted.
 
     Args:
         block: the block.
@@ -92,8 +91,8 @@ def block_costs(
         input_needs_grad: whether the block's input needs a gradient; not so in the first block, as the embedding is
             frozen.
         hidden_size: width of the residual stream, d.
-        bottleneck: the block's bottlenecks.
-        frozen_bottleneck: whether they act but do not train.
+        adapters: kinds that stand in the block beside LoRA.
+        frozen_adapters: whether they act but do not train.
         trains: whether anything of the block does; if not, its adapters act and pass gradients on.
 
     Returns:
@@ -118,13 +117,12 @@ def block_costs(
     >>> block.lora_values_per_rank, block.lora_forward_flop_per_token
     (3072, 6144)
     """
-    places = () if bottleneck is None else bottleneck.places
-    frozen_bottleneck = frozen_bottleneck or not trains
+    fixed = [one for adapter in adapters for one in adapter.behind(block, hidden_size)]
+    fixed_trains = trains and not frozen_adapters
     adapted = frozenset(p.name for p in trained if trains)
-    ends = frozenset(_end(block, place) for place in places) if not frozen_bottleneck else frozenset[str]()
+    ends = frozenset(one.map for one in fixed if fixed_trains)
     flow = GradientFlow(adapted, adapted | ends | ({INPUT} if input_needs_grad else set[str]()))
-    narrow_flop = 0 if bottleneck is None else 2 * hidden_size * bottleneck.width
-    reached = [_reaches_output(block, _end(block, place), flow) for place in places]
+    reached = [_reaches_output(block, one.map, flow) for one in fixed]
     backward = [(p, flow.needed(p.left) + flow.needed(p.right)) for p in block.products]
     return BlockCosts(
         forward_flop_per_token=sum(p.flop_per_token for p in block.products),
@@ -137,19 +135,15 @@ def block_costs(
             for p, reaches in ((p, _reaches_input(block, p.name, flow)) for p in trained)
         ),
         lora_values_per_rank=sum(p.in_features + p.out_features for p in trained),
-        bottleneck_forward_flop_per_token=2 * narrow_flop * len(places),
-        bottleneck_backward_flop_per_token=narrow_flop
-        * sum(2 * output if frozen_bottleneck else 3 + output for output in reached),
-        bottleneck_values=0 if bottleneck is None else bottleneck.values(hidden_size),
+        fixed_forward_flop_per_token=sum(one.forward_flop for one in fixed),
+        fixed_backward_flop_per_token=sum(
+            one.backward_flop(fixed_trains, below) for one, below in zip(fixed, reached, strict=True)
+        ),
+        fixed_values=sum(values_of(one.matrices) for one in fixed),
         saved_values_per_token=sum(s.values for s in block.saved if flow.needed(s.because) or s.read_by & adapted)
-        + _saved_by_bottlenecks(hidden_size, bottleneck, frozen_bottleneck, reached),
+        + sum(one.saved_values(fixed_trains, below) for one, below in zip(fixed, reached, strict=True)),
         saved_lora_values_per_token=len(trained) * trains,
     )
-
-
-def _end(block: Block, place: Place) -> str:
-    """The map that a bottleneck follows."""
-    return block.attention_end if place == "attention" else block.feed_forward_end
 
 
 def _reaches_input(block: Block, name: str, flow: GradientFlow) -> bool:
@@ -158,14 +152,5 @@ def _reaches_input(block: Block, name: str, flow: GradientFlow) -> bool:
 
 
 def _reaches_output(block: Block, name: str, flow: GradientFlow) -> bool:
-    """Whether what a projection yields, and a bottleneck behind it reads, needs a gradient."""
+    """Whether what a projection yields, and an adapter behind it reads, needs a gradient."""
     return name in flow.adapted or _reaches_input(block, name, flow)
-
-
-def _saved_by_bottlenecks(
-    hidden_size: int, bottleneck: Bottleneck | None, frozen: bool, reached: Collection[bool]
-) -> int:
-    """A bottleneck keeps its hidden values before the activation, and its input if it trains."""
-    if bottleneck is None:
-        return 0
-    return bottleneck.width * sum(reached) if frozen else (hidden_size + bottleneck.width) * len(reached)

@@ -156,10 +156,10 @@ def server_memory_bytes(
 
 
 def _block_bytes(table: CostTable, storage: Storage) -> Array:
-    """Frozen weights of each block and its bottlenecks, with gradients and moments where they train, [L]."""
-    bottleneck_bytes = storage.adapter_bytes / 4 if table.frozen_bottleneck else storage.adapter_bytes
+    """Frozen weights of each block, its adapters without a rank, their gradients and moments if they train, [L]."""
+    fixed_bytes = storage.adapter_bytes / 4 if table.frozen_adapters else storage.adapter_bytes
     values_L = np.array([block.values for block in table.architecture.blocks], dtype=float)
-    return values_L * storage.weight_bytes + table.bottleneck_values_L * bottleneck_bytes
+    return values_L * storage.weight_bytes + table.fixed_values_L * fixed_bytes
 
 
 def _adapter_bytes(table: CostTable, storage: Storage) -> Array:

@@ -8,9 +8,9 @@ from functools import cache, cached_property
 
 import numpy as np
 
+from wavetune.costs.adapter import FixedAdapter, values_of
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.block import BlockCosts, block_costs
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.costs.operations import Block
 from wavetune.errors import ConfigError
 from wavetune.units import Array
@@ -55,8 +55,8 @@ class CostTable:
         lora_targets: names of the adapted modules, as PEFT takes them; `architecture.default_lora_targets` are PEFT's.
         input_needs_grad: whether something before the first block trains (a soft prompt), or gradient checkpointing
             forces a gradient there; if not, the first block's backward pass spares what only that would need.
-        bottleneck: bottlenecks in every block beside LoRA.
-        frozen_bottleneck: whether they act but do not train, as where only LoRA is aligned.
+        adapters: kinds of adapters beside LoRA whose size no rank changes, such as bottlenecks.
+        frozen_adapters: whether they act but do not train, as where only LoRA is aligned.
         trained_blocks: the blocks whose adapters train, counted from 0 (None: all); below the lowest of them nothing
             needs a backward pass.
         outputs: outputs of a trained head on pooled samples (classes, or one reward), which then stands in the place of
@@ -82,8 +82,8 @@ class CostTable:
     architecture: Architecture
     lora_targets: tuple[str, ...]
     input_needs_grad: bool = False
-    bottleneck: Bottleneck | None = None
-    frozen_bottleneck: bool = False
+    adapters: tuple[FixedAdapter, ...] = ()
+    frozen_adapters: bool = False
     outputs: int | None = None
     trained_blocks: tuple[int, ...] | None = None
     untouched_passes: int = 0
@@ -102,8 +102,8 @@ class CostTable:
         @cache
         def costs(block: Block, input_needs_grad: bool, trains: bool) -> BlockCosts:
             trained = block.lora_projections(self.lora_targets)
-            width, bottleneck = self.architecture.hidden_size, self.bottleneck
-            return block_costs(block, trained, input_needs_grad, width, bottleneck, self.frozen_bottleneck, trains)
+            width = self.architecture.hidden_size
+            return block_costs(block, trained, input_needs_grad, width, self.adapters, self.frozen_adapters, trains)
 
         found, needs_grad = list[BlockCosts](), self.input_needs_grad
         for layer, block in enumerate(self.architecture.blocks):
@@ -131,15 +131,25 @@ class CostTable:
         return self._each("lora_values_per_rank")
 
     @cached_property
-    def bottleneck_values_L(self) -> Array:
-        """Bottleneck parameters of each block (values).
+    def fixed_values_L(self) -> Array:
+        """Parameters of the adapters in each block whose size no rank changes (values).
 
         >>> from wavetune.costs.architecture import PRESETS
-        >>> table = CostTable(PRESETS["gpt2"], ("c_attn",), bottleneck=Bottleneck(64))
-        >>> float(32 * table.bottleneck_values_L.sum())  # bits of an upload in fp32
+        >>> from wavetune.federation.adapters.bottleneck import Bottleneck
+        >>> table = CostTable(PRESETS["gpt2"], ("c_attn",), adapters=(Bottleneck(64),))
+        >>> float(32 * table.fixed_values_L.sum())  # bits of an upload in fp32
         37748736.0
         """
-        return self._each("bottleneck_values")
+        return self._each("fixed_values")
+
+    def values_L(self, adapter: FixedAdapter) -> Array:
+        """Parameters of one of them in each block, those before the first block counted there (values)."""
+        width = self.architecture.hidden_size
+        values = [
+            sum(values_of(b.matrices) for b in adapter.behind(block, width)) for block in self.architecture.blocks
+        ]
+        values[0] += values_of(adapter.before(width))
+        return np.array(values, dtype=float)
 
     @property
     def outputs_values(self) -> int:
@@ -173,13 +183,13 @@ class CostTable:
         """Backward pass of the adapters per unit of rank, [..., L] (FLOP)."""
         return self._flop(workload, "lora_backward_flop_per_token")
 
-    def bottleneck_forward_flop(self, workload: Workload) -> Array:
-        """Forward pass of the bottlenecks, [..., L] (FLOP)."""
-        return self._flop(workload, "bottleneck_forward_flop_per_token")
+    def fixed_forward_flop(self, workload: Workload) -> Array:
+        """Forward pass of the adapters whose size no rank changes, [..., L] (FLOP)."""
+        return self._flop(workload, "fixed_forward_flop_per_token")
 
-    def bottleneck_backward_flop(self, workload: Workload) -> Array:
-        """Backward pass of the bottlenecks, [..., L] (FLOP)."""
-        return self._flop(workload, "bottleneck_backward_flop_per_token")
+    def fixed_backward_flop(self, workload: Workload) -> Array:
+        """Backward pass of the adapters whose size no rank changes, [..., L] (FLOP)."""
+        return self._flop(workload, "fixed_backward_flop_per_token")
 
     def head_forward_flop(self, workload: Workload) -> Array:
         """Head at the labelled positions, or on the pooled samples, forward, [...] (FLOP).

@@ -78,12 +78,12 @@ def split_work(
         return client + np.where(head_on_client, head, 0.0), server + np.where(head_on_client, 0.0, head)
 
     client_forward, server_forward = split(
-        table.forward_flop(workload) + table.bottleneck_forward_flop(workload),
+        table.forward_flop(workload) + table.fixed_forward_flop(workload),
         table.lora_forward_flop_per_rank(workload),
         table.head_forward_flop(workload),
     )
     client_backward, server_backward = split(
-        table.backward_flop(workload) + table.bottleneck_backward_flop(workload),
+        table.backward_flop(workload) + table.fixed_backward_flop(workload),
         table.lora_backward_flop_per_rank(workload),
         table.head_backward_flop(workload),
     )
@@ -131,8 +131,8 @@ def layer_costs(
     pairs = tokens_per_sample**2 if token_pairs_per_sample is None else token_pairs_per_sample
     sample = Workload(1.0, tokens_per_sample, pairs, labelled_per_sample)
     batch = Workload(*(batch_size * amount for amount in (1.0, tokens_per_sample, pairs, labelled_per_sample)))
-    forward = table.forward_flop(sample) + table.bottleneck_forward_flop(sample)
-    backward = table.backward_flop(sample) + table.bottleneck_backward_flop(sample)
+    forward = table.forward_flop(sample) + table.fixed_forward_flop(sample)
+    backward = table.backward_flop(sample) + table.fixed_backward_flop(sample)
     head_layer = 0 if u_shape else -1
     forward[head_layer] += table.head_forward_flop(sample)
     backward[head_layer] += table.head_backward_flop(sample)

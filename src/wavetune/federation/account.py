@@ -28,7 +28,7 @@ from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
 
 if TYPE_CHECKING:
-    from wavetune.models.lora import AdapterSite
+    from wavetune.costs.adapter import AdapterSite
 
 Bits = Mapping[tuple[str, int], float]
 _UP, _DOWN = (
@@ -87,7 +87,7 @@ class Accountant:
 
     def link_s(self, sent_K: Sequence[bool], round_index: int, band_hz: float) -> float:
         """Seconds of a round's messages that are not planned with the bands, one hop after the other."""
-        spec = adapter_spec(self.sites, max(self.rank_K), sends_a=self.method.mixing.trains_a)
+        spec = adapter_spec(self.sites, max(self.rank_K), self.method.mixing.frozen)
         values = float(sum(math.prod(field.shape) for field in spec.values()))
         up = max(self.adapter_bits(cut, rank)[0] for cut, rank in zip(self.cut_K, self.rank_K, strict=True))
         return sum(
@@ -98,7 +98,7 @@ class Accountant:
     @property
     def backhaul_bits(self) -> float:
         """Bits of a server's message to another."""
-        return server_bits(self.sites, max(self.rank_K), sends_a=self.method.mixing.trains_a)
+        return server_bits(self.sites, max(self.rank_K), self.method.mixing.frozen)
 
     def _hops(self, sent_K: Sequence[bool] | None, round_index: int) -> tuple[Hop, ...]:
         clients = range(len(self.cut_K))
@@ -123,7 +123,7 @@ class Accountant:
     def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
         """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
         own = [site for site in self.sites if site.layer < cut]
-        spec = adapter_spec(own, rank, sends_a=self.method.mixing.trains_a)
+        spec = adapter_spec(own, rank, self.method.mixing.frozen)
         up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
         return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
 

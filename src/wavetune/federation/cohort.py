@@ -33,8 +33,9 @@ from wavetune.federation.pieces import Roots, gradients_in_pieces
 from wavetune.federation.placement import WHOLE, Half, Placement
 from wavetune.federation.prefix import KeptPrefix, lowest_trained
 from wavetune.models.backbone import Backbone, Between
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 from wavetune.models.ragged import ragged_layout
+from wavetune.models.soft_prompt import PROMPT
 
 Rows = NDArray[np.int64]
 Named = dict[str, Tensor]
@@ -138,7 +139,7 @@ class Cohort:
     tokens_per_pass: int
     proximal: float = 0.0
     objective: Supervised = field(default_factory=Likelihood)
-    anchor: Mapping[str, LoraPair] = field(default_factory=dict[str, LoraPair])
+    anchor: Mapping[str, Matrices] = field(default_factory=dict[str, Matrices])
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
     prefix: KeptPrefix | None = None
@@ -153,7 +154,7 @@ class Cohort:
         self.optimiser.train(blocks)
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}
-            self.anchor = {name: LoraPair(*(t.detach().clone() for t in pair)) for name, pair in found.items()}
+            self.anchor = {site: {n: t.detach().clone() for n, t in own.items()} for site, own in found.items()}
 
     def step(
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
@@ -253,7 +254,7 @@ class Cohort:
             parameter.grad = None
         for site in self.bank.sites:
             slots = [int(slot) for slot in self.bank.slots(site.layer)[list(clients)] if slot >= 0]
-            for parameter in self.bank.local.get(site.name, ()):
+            for parameter in self.bank.local.get(site.name, {}).values():
                 if parameter.grad is not None:
                     parameter.grad[slots] = 0.0
 
@@ -396,10 +397,10 @@ class Cohort:
 
     @torch.no_grad()
     def _pull_to_anchor(self) -> None:
-        for name, pair in self.anchor.items():
-            for parameter, there in zip(self.bank.local[name], pair, strict=True):
+        for site, there in self.anchor.items():
+            for name, parameter in self.bank.local[site].items():
                 if parameter.grad is not None:
-                    parameter.grad += self.proximal * (parameter - there)
+                    parameter.grad += self.proximal * (parameter - there[name])
 
     def _send_labels(self, labels_P: Tensor, clients: list[int], labelled: NDArray[np.float64]) -> Tensor:
         """Labels cross to the server for the clients whose head runs there."""
@@ -417,10 +418,10 @@ class Cohort:
             return found
         for site in self.bank.sites:
             slots = self.bank.slots(site.layer)
-            for factor, p in zip("AB", self.bank.local.get(site.name, ()), strict=False):
+            for name, p in self.bank.local.get(site.name, {}).items():
                 for k in losses:
                     if p.grad is not None and slots[k] >= 0 and not _are_finite([p.grad[slots[k]]]):
-                        found.setdefault(k, f"the gradient of {site.name}.lora_{factor} of client {k} is not finite")
+                        found.setdefault(k, f"the gradient of {site.name}.{name} of client {k} is not finite")
         return found
 
     def _shared_gradients(self) -> Iterable[Tensor]:
@@ -431,7 +432,7 @@ class Cohort:
     def _take_server_gradients(self) -> Named:
         """The gradients of the server's adapters, which then have none."""
         found = Named()
-        for name, parameter in named_factors(self.bank.shared):
+        for name, parameter in named_matrices(self.bank.shared):
             if parameter.grad is not None:
                 found[name], parameter.grad = parameter.grad, None
         return found
@@ -441,9 +442,8 @@ class Cohort:
         gradients = list(self._shared_gradients())
         if not gradients or _are_finite(gradients):
             return ""
-        names = [f"{s.name}.lora_{f}" for s in self.bank.sites for f in "AB" if s.name in self.bank.shared]
-        given = [p.grad for s in self.bank.sites for p in self.bank.shared.get(s.name, ())]
-        wrong = (name for name, g in zip(names, given, strict=True) if g is not None and not _are_finite([g]))
+        given = ((name, p.grad) for name, p in named_matrices(self.bank.shared))
+        wrong = (name for name, g in given if g is not None and not _are_finite([g]))
         return f"the gradient of {next(wrong, 'an adapter')} of the server is not finite"
 
     @torch.enable_grad()
@@ -465,7 +465,7 @@ class Cohort:
 
         With `passes` only these of its passes are made; the rows of the others count nothing.
         """
-        prompted = bank is not None and any(site.kind == "prompt" for site in bank.sites)
+        prompted = bank is not None and any(site.name == PROMPT for site in bank.sites)
         sums, tokens = np.zeros((3, len(tokens))), tokens if prompted else tokens.with_prompt(0)
         kept = 0 if self.prefix is None else self.prefix.blocks
         for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
@@ -489,13 +489,6 @@ def _starting(done_before: int, hidden_ND: Tensor, between: Between | None = Non
         return hidden if between is None else between(done, hidden)
 
     return start
-
-
-def named_factors(stacks: Mapping[str, LoraPair]) -> Iterator[tuple[str, Tensor]]:
-    """The factors of stacks of adapters, named by site and factor."""
-    for name, pair in stacks.items():
-        for factor, stack in zip("AB", pair, strict=True):
-            yield f"{name}.{factor}", stack
 
 
 def _are_finite(gradients: Sequence[Tensor]) -> bool:

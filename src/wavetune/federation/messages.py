@@ -6,12 +6,12 @@ from these declarations. Nothing here imports torch.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from wavetune.models.lora import AdapterSite
+    from wavetune.costs.adapter import AdapterSite
 
 FORMAT_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "int32": 32, "int8": 8}
 LABEL_BITS = 32  # a label is sent as a 32-bit token id
@@ -87,19 +87,18 @@ def label_fields(labelled: float) -> Spec:
     return {"ids": Field((labelled,), "int32")}
 
 
-def adapter_spec(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> dict[str, Field]:
-    """The adapters that one client of a rank exchanges at these sites, before any codec: A transposed, and B."""
-    return {name: Field(shape) for site in sites for name, shape in _shapes(site, rank, sends_a=sends_a)}
+def adapter_spec(sites: Sequence[AdapterSite], rank: int, frozen: Container[str] = ()) -> dict[str, Field]:
+    """The adapters that one client of a rank exchanges at these sites, before any codec: matrices, component by
+    component. Those of LoRA that are `frozen` stay where they are.
+    """
+    return {
+        f"{site.name}.{matrix.name}": Field((matrix.rows(rank), matrix.width))
+        for site in sites
+        for matrix in site.matrices
+        if not (site.ranked and matrix.name in frozen)
+    }
 
 
-def server_bits(sites: Sequence[AdapterSite], rank: int, *, sends_a: bool) -> float:
+def server_bits(sites: Sequence[AdapterSite], rank: int, frozen: Container[str] = ()) -> float:
     """Bits of one server's message to another: all adapters at the largest rank, and a weight."""
-    return bits_of(adapter_spec(sites, rank, sends_a=sends_a)) + 32
-
-
-def _shapes(site: AdapterSite, rank: int, *, sends_a: bool) -> Iterator[tuple[str, tuple[int, int]]]:
-    """Names, rows and widths of one site's matrices."""
-    width = site.width_at(rank)
-    if site.in_features and (site.kind != "lora" or sends_a):
-        yield f"{site.name}.A", (width, site.in_features)
-    yield f"{site.name}.B", (1 if site.kind == "head" else width, site.out_features)
+    return bits_of(adapter_spec(sites, rank, frozen)) + 32

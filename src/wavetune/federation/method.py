@@ -13,8 +13,10 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Gt, Le
 
 from wavetune import parts
-from wavetune.costs.bottleneck import Bottleneck
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, nearest
+from wavetune.federation.adapters.adapter import Adapter
+from wavetune.federation.adapters.bottleneck import Bottleneck
+from wavetune.federation.adapters.soft_prompt import SoftPrompt
 from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
@@ -34,8 +36,8 @@ from wavetune.federation.privacy import Gaussian
 from wavetune.federation.rank_choice import Rounds, require_rounds
 from wavetune.federation.selection import All, Selection
 from wavetune.federation.sharing import Sharing
-from wavetune.federation.soft_prompt import SoftPrompt
 from wavetune.federation.topology import Split, Topology, require_per_client
+from wavetune.models.adapter import ModelAdapter
 from wavetune.parts import Extent, Fact, Part
 
 Rank = Annotated[int, Ge(1)]
@@ -86,6 +88,7 @@ class Lora(Part):
 class Method(Part):
     """What is trained where, what crosses the air and how it is mixed.
 
+    Trained are `lora`, where they are set `bottleneck` and `soft_prompt`, and further kinds of `adapters`.
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
     broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or
@@ -98,6 +101,7 @@ class Method(Part):
     lora: Lora = field(default_factory=Lora)
     bottleneck: Bottleneck | None = None
     soft_prompt: SoftPrompt | None = None
+    adapters: tuple[Adapter, ...] = ()
     sharing: Sharing = field(default_factory=Sharing)
     objective: Supervised = field(default_factory=Likelihood)
     proximal: Annotated[float, Ge(0)] = 0.0
@@ -137,9 +141,15 @@ class Method(Part):
         return (*public, *private, *self.adapter_codec[len(public) :])
 
     @property
+    def beside_lora(self) -> tuple[ModelAdapter, ...]:
+        """The kinds of adapters whose size no rank changes."""
+        named = (self.bottleneck, self.soft_prompt)
+        return (*(one for one in named if one is not None), *self.adapters)
+
+    @property
     def prompt_tokens(self) -> int:
-        """Tokens that a soft prompt adds to every text."""
-        return 0 if self.soft_prompt is None else self.soft_prompt.tokens
+        """Tokens that adapters add before every text."""
+        return sum(adapter.prompt_tokens for adapter in self.beside_lora)
 
     @property
     def server_filters(self) -> tuple[Filter, ...]:
@@ -162,6 +172,7 @@ class Method(Part):
                 f"{path}.choose_codecs needs codecs to choose among; set {path}.codec_candidates, or give the table "
                 "that `wavetune measure-codecs` writes with --codec-table"
             )
+        self._check_kinds(path)
         if self.lora.rank is not None:
             return
         if not self.rounds_to_target:
@@ -171,3 +182,18 @@ class Method(Part):
             )
         for rank in self.rounds_to_target:
             require_per_client(f"{path}.rounds_to_target", rank, extent.num_clients, extent.width, NARROWEST)
+
+    def _check_kinds(self, path: str) -> None:
+        """Refuse two kinds of adapters of one name, and to share what is none."""
+        names = ["lora", "bottleneck", "head", "prompt"]
+        for one in self.adapters:
+            if one.name in names:
+                raise ConfigError(
+                    f"{path}.adapters has a kind called {one.name!r}, as another is; give its class another `name`"
+                )
+            names.append(one.name)
+        for kind in self.sharing.shared or ():
+            if kind not in names:
+                raise ConfigError(
+                    f"{path}.sharing.shared has {kind!r}, which is no kind of adapter; {nearest(kind, names)}"
+                )

@@ -27,18 +27,17 @@ from wavetune.parts import Part
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wavetune.costs.adapter import AdapterSite
     from wavetune.federation.codecs import Tensors
-    from wavetune.models.lora import AdapterSite
 
 
 class Mixing(Part):
-    """A rule that makes one adapter of the clients' contributions."""
+    """A rule that makes one adapter of the clients' contributions: of LoRA by `mix`, of others matrix by matrix."""
 
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
     removes = (MEAN,)
-    trains_a: ClassVar[bool] = True  # whether A is trained and sent
+    frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
-    of_factors: ClassVar[bool] = False  # meant for the factors of LoRA alone: other adapters are averaged
 
     def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
         """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.
@@ -50,23 +49,30 @@ class Mixing(Part):
 
         mixed, error, norm = dict[str, "Tensor"](), 0.0, 0.0
         for site in sites:
-            of_site = [u for u in updates if f"{site.name}.A" in u.tensors]
+            of_site = [u for u in updates if f"{site.name}.{site.matrices[0].name}" in u.tensors]
             if not of_site:
                 continue
-            A, B = (torch.stack([u.tensors[f"{site.name}.{factor}"] for u in of_site]) for factor in "AB")
+            stacks = {m.name: torch.stack([u.tensors[f"{site.name}.{m.name}"] for u in of_site]) for m in site.matrices}
             weight_S = torch.tensor([u.weight for u in of_site], dtype=torch.float64)
-            weight_S = (weight_S / weight_S.sum()).to(A)
-            rule = AverageFactors() if self.of_factors and site.kind != "lora" else self
-            mixed_a, mixed_b = rule.mix(A, B, weight_S) if len(of_site) > 1 else (A[0].clone(), B[0].clone())
-            mixed |= {f"{site.name}.A": mixed_a, f"{site.name}.B": mixed_b}
-            if len(of_site) > 1 and site.kind == "lora":
-                site_error, site_norm = squared_error_and_norm(A, B, weight_S, mixed_a, mixed_b)
+            weight_S = (weight_S / weight_S.sum()).to(stacks[site.matrices[0].name])
+            if len(of_site) == 1:
+                found = {name: stack[0].clone() for name, stack in stacks.items()}
+            elif not site.ranked:
+                found = {name: self.mix_values(stack, weight_S) for name, stack in stacks.items()}
+            else:
+                found = dict(zip("AB", self.mix(stacks["A"], stacks["B"], weight_S), strict=True))
+                site_error, site_norm = squared_error_and_norm(stacks["A"], stacks["B"], weight_S, *found.values())
                 error, norm = error + site_error, norm + site_norm
+            mixed |= {f"{site.name}.{name}": matrix for name, matrix in found.items()}
         return mixed, (error / norm) ** 0.5 if norm else 0.0
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
-        raise NotImplementedError
+        """Factors `[in, R]`, `[R, out]` of mixed LoRA."""
+        return self.mix_values(A, weight_S), self.mix_values(B, weight_S)
+
+    def mix_values(self, stack: Tensor, weight_S: Tensor) -> Tensor:
+        """A matrix of a mixed adapter, of those `[S, ...]` of contributions: by default their mean."""
+        return _mean(stack, weight_S)
 
 
 @dataclass(frozen=True)
@@ -76,10 +82,6 @@ class AverageFactors(Mixing):
     needs = ()
     removes = ()
 
-    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
-        return _mean(A, weight_S), _mean(B, weight_S)
-
 
 @dataclass(frozen=True)
 class FrozenA(Mixing):
@@ -87,8 +89,7 @@ class FrozenA(Mixing):
 
     needs = ()  # training minds it as well
     removes = ()
-    trains_a = False
-    of_factors = True
+    frozen = frozenset({"A"})
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
@@ -105,7 +106,6 @@ class AverageProduct(Mixing):
 
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL, VALUES_SENT)
     rebases = True
-    of_factors = True
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of the mixed adapter, by falling singular value, balanced between the two."""
@@ -130,9 +130,9 @@ class Median(Mixing):
     Source: coordinate-wise median (Yin et al., ICML 2018).
     """
 
-    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
-        return _middle(A, (len(A) - 1) // 2), _middle(B, (len(B) - 1) // 2)
+    def mix_values(self, stack: Tensor, weight_S: Tensor) -> Tensor:
+        """The middle values."""
+        return _middle(stack, (len(stack) - 1) // 2)
 
 
 @dataclass(frozen=True)
@@ -144,10 +144,9 @@ class TrimmedMean(Mixing):
 
     fraction: Annotated[float, Ge(0), Lt(0.5)] = 0.2
 
-    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mixed adapter."""
-        cut = int(self.fraction * len(A))
-        return _middle(A, cut), _middle(B, cut)
+    def mix_values(self, stack: Tensor, weight_S: Tensor) -> Tensor:
+        """The mean of the values that are left."""
+        return _middle(stack, int(self.fraction * len(stack)))
 
 
 @dataclass(frozen=True)
@@ -181,10 +180,6 @@ class MultiKrum(Mixing):
             kept = [clients[place] for place in self.chosen(torch.stack(vectors))]
             updates = [*kept, *(u for u in updates if u.sender == MAIN)]
         return super().combine(updates, sites)
-
-    def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
-        """Factors `[in, R]`, `[R, out]` of the mean of the contributions that were kept."""
-        return _mean(A, weight_S), _mean(B, weight_S)
 
 
 def squared_error_and_norm(

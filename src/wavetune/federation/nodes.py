@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.errors import NumericsError
 from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
 from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs
@@ -31,7 +32,7 @@ from wavetune.federation.mixing import Mixing
 from wavetune.federation.placement import WHOLE, Half
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.updates import MAIN, Inbox, Node, Update
-from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 
 _EXCHANGE = "exchange"  # whose state this is, among those of parts
 PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried out
@@ -39,12 +40,12 @@ PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried
 
 @dataclass(frozen=True)
 class Mixed:
-    """The global adapters, A `[in, R]` and B `[R, out]` by site, and the mixing rule's relative aggregation error.
+    """The global adapters, matrices by site, and the mixing rule's relative aggregation error.
 
     `rejected` says of whom an update was not taken, and why.
     """
 
-    factors: dict[str, LoraPair]
+    factors: dict[str, Matrices]
     error: float
     rejected: dict[int, str] = field(default_factory=dict[int, str])
 
@@ -85,7 +86,7 @@ class Nodes:
     seed: int = 0
     client_ids: Sequence[int] = ()
     half: Half = WHOLE
-    holds: Callable[[Mapping[str, LoraPair]], bool] | None = None
+    holds: Callable[[Mapping[str, Matrices]], bool] | None = None
     transport: Transport | None = None
     agenda: Agenda = None
     held: dict[Node, Held] = field(init=False)
@@ -100,6 +101,8 @@ class Nodes:
         self.held = {node: Held(dict(start), 1.0) for node in self.exchange_part.servers}
         self.broadcast_chain = way_back(self.chain)
         self.of_changes = any(one.of_changes for one in self.chain)
+        matrices = [(site, matrix) for site in self.sites for matrix in site.matrices]
+        self._columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
 
     @property
     def num_layers(self) -> int:
@@ -107,9 +110,9 @@ class Nodes:
         return self.bank.local_LK.shape[0]
 
     @property
-    def current(self) -> dict[str, LoraPair]:
+    def current(self) -> dict[str, Matrices]:
         """The adapters that all clients together have."""
-        return _pairs(self.exchange_part.common(self.held, self._clients))
+        return _by_site(self.exchange_part.common(self.held, self._clients))
 
     def begin(self, round_index: int) -> Agenda:
         """Settle which blocks a round is about, from the rounds before it."""
@@ -166,8 +169,8 @@ class Nodes:
         state = self.exchange_part.settle(self.states.get(_EXCHANGE, {}), self.sites, before, self.held)
         self.states |= {_EXCHANGE: state} if state else {}
         for site in self.sites:
-            for stored, new in zip(self.bank.shared.get(site.name, ()), self.current[site.name], strict=False):
-                stored[0].copy_(new)
+            for name, stored in self.bank.shared.get(site.name, {}).items():
+                stored[0].copy_(self.current[site.name][name])
         return Mixed(self.current, ending.error, ending.rejected)
 
     @torch.no_grad()
@@ -187,7 +190,7 @@ class Nodes:
         came = receive(self.chain, payload, spec, context)
         found = {name: t.clone() for name, t in start.items()}
         for name, tensor in came.items():
-            rows, view = len(tensor), found[name].t() if name.endswith(".A") else found[name]
+            rows, view = len(tensor), self._by_component(name, found[name])
             view[:rows] = tensor.to(view) + view[:rows] if self.of_changes else tensor.to(view)
         return found
 
@@ -201,8 +204,7 @@ class Nodes:
             payload = send(chain, self._message(client, received), states, context)[0]
             payload = door.pass_on("adapters_down", client, payload, on_the_wire(chain, spec))
             for name, tensor in receive(chain, payload, spec, context).items():
-                view = received[name].t() if name.endswith(".A") else received[name]
-                view[: len(tensor)] = tensor.to(view)
+                self._by_component(name, received[name])[: len(tensor)] = tensor.to(received[name])
         self.store(client, received)
 
     @torch.no_grad()
@@ -221,11 +223,15 @@ class Nodes:
         held = self.held[self.exchange_part.server_of(self.client_ids[client])].tensors
         found = Tensors()
         for site in self._sites_of(client):
-            width = site.width_at(self.rank_K[client])
-            A, B = held[f"{site.name}.A"].clone(), held[f"{site.name}.B"].clone()
-            A[:, width:], B[width:] = 0, 0
-            found |= {f"{site.name}.A": A, f"{site.name}.B": B}
+            for matrix in site.matrices:
+                name = f"{site.name}.{matrix.name}"
+                found[name] = held[name].clone()
+                self._by_component(name, found[name])[matrix.rows(self.rank_K[client]) :] = 0
         return found
+
+    def _by_component(self, name: str, matrix: Tensor) -> Tensor:
+        """A view of a matrix whose rows are its components."""
+        return matrix.t() if name in self._columns else matrix
 
     @property
     def norms(self) -> dict[int, float]:
@@ -243,8 +249,7 @@ class Nodes:
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
-        stacks = [*self.bank.local.values(), *self.bank.shared.values()]
-        device = stacks[0].A.device if stacks else "cpu"
+        device = next((stack.device for _, stack in named_matrices(self.bank.local | self.bank.shared)), "cpu")
         self.mixed_by_round = state["mixed_by_round"].tolist() if "mixed_by_round" in state else []
         self.agenda = tuple(state["agenda"].tolist()) if "agenda" in state else None
         held, self.states = dict[str, Tensors](), {}
@@ -272,7 +277,7 @@ class Nodes:
         return [site for site in self.due if self.bank.slots(site.layer)[client] >= 0]
 
     def _spec(self, client: int) -> dict[str, Field]:
-        return adapter_spec(self._sites_of(client), self.rank_K[client], sends_a=self.mixing.trains_a)
+        return adapter_spec(self._sites_of(client), self.rank_K[client], self.mixing.frozen)
 
     def own(self, client: int) -> Tensors:
         """A copy of those of a client's adapters that the round is about, padded to the common rank."""
@@ -283,23 +288,21 @@ class Nodes:
         for site in sites:
             if (slot := int(self.bank.slots(site.layer)[client])) < 0:
                 continue
-            found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in _named(self.bank.local[site.name])}
+            stacks = named_matrices({site.name: self.bank.local[site.name]})
+            found |= {name: stack[slot].detach().clone() for name, stack in stacks}
         return found
 
     def _message(self, client: int, tensors: Mapping[str, Tensor]) -> Tensors:
-        """What a client exchanges of its adapters: the components of its rank, A transposed."""
+        """What a client exchanges of its adapters: the components of its rank."""
         rows = {name: int(each.shape[0]) for name, each in self._spec(client).items()}
-        return {
-            name: tensors[name][:, :n].t().contiguous() if name.endswith(".A") else tensors[name][:n]
-            for name, n in rows.items()
-        }
+        return {name: self._by_component(name, tensors[name])[:n].contiguous() for name, n in rows.items()}
 
     def store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
         """Load a client's shared adapters."""
         for site in self._sites_of(client):
             slot = int(self.bank.slots(site.layer)[client])
-            for factor, stack in _named(self.bank.local[site.name]):
-                stack[slot].copy_(tensors[f"{site.name}.{factor}"])
+            for name, stack in named_matrices({site.name: self.bank.local[site.name]}):
+                stack[slot].copy_(tensors[name])
 
     def _widest(self, site: AdapterSite) -> Tensors:
         """The start that all copies share, from the copy of the largest rank."""
@@ -308,7 +311,7 @@ class Nodes:
         else:
             owners = np.flatnonzero(self.bank.local_LK[site.layer]).tolist()
             stack, slot = self.bank.local[site.name], int(np.argmax([self.rank_K[k] for k in owners]))
-        return {f"{site.name}.{factor}": t[slot].detach().clone() for factor, t in _named(stack)}
+        return {name: t[slot].detach().clone() for name, t in named_matrices({site.name: stack})}
 
 
 @dataclass
@@ -369,7 +372,7 @@ class _Ending:
             return True, None
         if self.door is not None:
             number = nodes.exchange_part.servers.index(sender)
-            bits = server_bits(nodes.due, max(nodes.rank_K), sends_a=nodes.mixing.trains_a)
+            bits = server_bits(nodes.due, max(nodes.rank_K), nodes.mixing.frozen)
             self.door.bits[hop.kind, number] += round(bits) * len(servers)
         held = nodes.held[sender]
         return True, Update(sender, held.weight, held.tensors, held.tensors)
@@ -382,8 +385,8 @@ class _Ending:
             pairs = zip(self.weight_K, own_K, self.active_K, strict=True)
             served = sum(w for w, own, active in pairs if active and not own)
             if served:
-                copies = _named(self.nodes.bank.shared[site.name])
-                tensors = {f"{site.name}.{factor}": t[0].detach() for factor, t in copies}
+                copies = named_matrices({site.name: self.nodes.bank.shared[site.name]})
+                tensors = {name: t[0].detach() for name, t in copies}
                 by_weight[served] = by_weight.get(served, {}) | tensors
         return [Update(MAIN, weight, tensors, tensors) for weight, tensors in by_weight.items()]
 
@@ -452,17 +455,15 @@ class _Mixer:
         if not all(bool(torch.isfinite(t).all()) for t in mixed.values()):
             return False
         nodes = self.ending.nodes
-        return nodes.holds is None or nodes.holds(_pairs({**nodes.held[self.node].tensors, **mixed}))
+        return nodes.holds is None or nodes.holds(_by_site({**nodes.held[self.node].tensors, **mixed}))
 
 
-def _named(pair: LoraPair) -> Iterable[tuple[str, Tensor]]:
-    return zip("AB", pair, strict=True)
-
-
-def _pairs(tensors: Mapping[str, Tensor]) -> dict[str, LoraPair]:
-    """Factors by site."""
-    sites = [name.removesuffix(".A") for name in tensors if name.endswith(".A")]
-    return {site: LoraPair(tensors[f"{site}.A"], tensors[f"{site}.B"]) for site in sites}
+def _by_site(tensors: Mapping[str, Tensor]) -> dict[str, Matrices]:
+    found = dict[str, Matrices]()
+    for full, tensor in tensors.items():
+        site, _, name = full.rpartition(".")
+        found.setdefault(site, {})[name] = tensor
+    return found
 
 
 def _largest(tensors: Iterable[Tensor]) -> float:

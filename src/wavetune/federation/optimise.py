@@ -72,7 +72,7 @@ class StackedOptimiser:
     def train(self, blocks: Collection[int] | None) -> None:
         """Let the adapters of these blocks alone have gradients (None: all that are trained); the others stay."""
         for site in self.bank.sites:
-            for parameter in (*self.bank.local.get(site.name, ()), *self.bank.shared.get(site.name, ())):
+            for parameter in (p for b in (self.bank.local, self.bank.shared) for p in b.get(site.name, {}).values()):
                 if any(parameter is own for _, _, own in (*self._trained["clients"], *self._trained["server"])):
                     parameter.requires_grad_(blocks is None or site.layer in blocks)
 
@@ -113,7 +113,7 @@ class StackedOptimiser:
                     self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
 
     def client_moments(self, clients: Container[int]) -> dict[str, Tensor]:
-        """Moments and step counts of some clients, `[their slots, ...]`, named by site, factor and moment."""
+        """Moments and step counts of some clients, `[their slots, ...]`, named by site, matrix and moment."""
         return {
             f"{place}.{key}": stack[slots]
             for name, place, slots, _ in self._places(clients)
@@ -128,10 +128,8 @@ class StackedOptimiser:
                     stack[slots] = moments[f"{place}.{key}"].to(stack.device)
 
     def _places(self, clients: Container[int]) -> Iterator[tuple[str, str, list[int], Tensor]]:
-        """Name, place (site and factor), slots of these clients and stack of what they train."""
-        places = {
-            id(t): f"{site}.{f}" for site, pair in self.bank.local.items() for f, t in zip("AB", pair, strict=True)
-        }
+        """Name, place (site and matrix), slots of these clients and stack of what they train."""
+        places = {id(stack): f"{site}.{name}" for site, own in self.bank.local.items() for name, stack in own.items()}
         for name, owner_S, parameter in self._parameters("clients"):
             slots = [slot for slot, owner in enumerate(owner_S) if owner in clients]
             if slots:
@@ -182,7 +180,7 @@ class StackedOptimiser:
         stacks, index = self.bank.local if side == "clients" else self.bank.shared, 0
         for site in self.bank.sites:
             owner_S = tuple(self.bank.local_LK[site.layer].nonzero()[0].tolist()) if side == "clients" else (0,)
-            for parameter in stacks.get(site.name, ()):
+            for parameter in stacks.get(site.name, {}).values():
                 if parameter.requires_grad:
                     yield f"{side}.{index}", owner_S, parameter
                     index += 1
@@ -196,7 +194,7 @@ class StackedOptimiser:
         limit = self.settings.max_grad_norm / math.sqrt(len(self.bank.local_LK))
         stacks = self.bank.local if side == "clients" else self.bank.shared
         for _, sites in groupby(sorted(self.bank.sites, key=attrgetter("layer")), attrgetter("layer")):
-            gradients = [p.grad for site in sites for p in stacks.get(site.name, ()) if p.grad is not None]
+            gradients = [p.grad for site in sites for p in stacks.get(site.name, {}).values() if p.grad is not None]
             if gradients:
                 # one after the other: the order in which torch adds a stack depends on how many slots it has
                 squared_S = reduce(torch.add, (grad.flatten(1).pow(2).sum(1) for grad in gradients))

@@ -15,16 +15,17 @@ from __future__ import annotations
 import mmap
 import os
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 
 import torch
 from torch import Tensor
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.data.batching import RaggedBatch
 from wavetune.models.backbone import Backbone
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank, Matrices
 from wavetune.models.ragged import ragged_layout
 
 _CHUNK_BYTES = 64 << 20  # of a file
@@ -34,7 +35,9 @@ def lowest_trained(bank: AdapterBank, num_layers: int) -> int:
     """Number of the first block in which an adapter trains; `num_layers` where none does."""
     stacks = (bank.local, bank.shared)
     trained = (
-        s.layer for s in bank.sites if any(t.requires_grad and t.numel() for b in stacks for t in b.get(s.name, ()))
+        s.layer
+        for s in bank.sites
+        if any(t.requires_grad and t.numel() for b in stacks for t in b.get(s.name, {}).values())
     )
     return min(trained, default=num_layers)
 
@@ -117,27 +120,27 @@ class KeptPrefix:
         if bank is None:
             return b""
         within = [site for site in bank.sites if site.layer < blocks]
-        stacks = [pair for site in within for b in (bank.local, bank.shared) for pair in (b.get(site.name),) if pair]
-        versions = tuple(t._version for pair in stacks for t in pair)
+        stacks = [
+            stack for site in within for b in (bank.local, bank.shared) for stack in b.get(site.name, {}).values()
+        ]
+        versions = tuple(stack._version for stack in stacks)
         if bank is not self._asked or versions != self._versions:
             self._asked, self._versions, self._acting = bank, versions, {}
         if (blocks, client) not in self._acting:
-            own = {site.name: _factors(bank, site.name, int(bank.slots(site.layer)[client])) for site in within}
-            prompts = {site.name for site in within if site.kind == "prompt"}
-            self._acting[blocks, client] = _digest(bank.scale, own, prompts)
+            own = [(site, _own(bank, site, int(bank.slots(site.layer)[client]))) for site in within]
+            self._acting[blocks, client] = _digest(bank.scale, own)
         return self._acting[blocks, client]
 
 
-def _factors(bank: AdapterBank, name: str, slot: int) -> LoraPair | None:
-    pair = (bank.local if slot >= 0 else bank.shared).get(name)
-    return None if pair is None else LoraPair(*(t[max(slot, 0)] for t in pair))
+def _own(bank: AdapterBank, site: AdapterSite, slot: int) -> Matrices:
+    stacks = (bank.local if slot >= 0 else bank.shared).get(site.name, {})
+    return {name: stack[max(slot, 0)] for name, stack in stacks.items()}
 
 
-def _digest(scale: float, own: dict[str, LoraPair | None], prompts: Collection[str]) -> bytes:
+def _digest(scale: float, own: Sequence[tuple[AdapterSite, Matrices]]) -> bytes:
     digest, acts = sha256(repr(scale).encode()), False
-    for name, pair in own.items():
-        if pair is not None:
-            acts |= name in prompts or bool(pair.B.any())
-            for t in pair:
-                digest.update(f"{name} {tuple(t.shape)}".encode() + t.detach().cpu().contiguous().numpy().tobytes())
+    for site, matrices in own:
+        acts |= bool(matrices) and (site.switch is None or bool(matrices[site.switch].any()))
+        for t in matrices.values():
+            digest.update(f"{site.name} {tuple(t.shape)}".encode() + t.detach().cpu().contiguous().numpy().tobytes())
     return digest.digest() if acts else b""

@@ -34,7 +34,6 @@ from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
-from wavetune.federation.sharing import AdapterKind
 from wavetune.records.rounds import Account
 from wavetune.units import Array
 from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, draw_devices, known_channel
@@ -149,8 +148,9 @@ class RoundPlanner:
             token_pairs_per_sample=stats.token_pairs,
             u_shape=stay,
         )
-        others_L = self._sent_L("bottleneck", agenda) * table.bottleneck_values_L
-        others_L[0] += self._sent_L("prompt", agenda)[0] * method.prompt_tokens * width
+        others_L = np.zeros(table.num_layers)
+        for adapter in method.beside_lora:
+            others_L += self._sent_L(adapter.name, agenda) * table.values_L(adapter)
         others_L[-1] += self._sent_L("head", agenda)[-1] * table.outputs_values
         return replace(
             costs,
@@ -164,7 +164,7 @@ class RoundPlanner:
     def _prices_downlink(self) -> bool:
         return self.method.prices_downlink(self.scenario.price_downlink)
 
-    def _sent_L(self, kind: AdapterKind, agenda: Agenda) -> Array:
+    def _sent_L(self, kind: str, agenda: Agenda) -> Array:
         """1 for the blocks whose adapters of a kind are shared and on the agenda, else 0, [L]."""
         sharing, layers = self.method.sharing, self.table.num_layers
         shared_L = [sharing.role(kind, layer, layers) == "shared" for layer in range(layers)]
@@ -183,7 +183,7 @@ class RoundPlanner:
 
     @property
     def _sent_share(self) -> float:
-        if self.method.mixing.trains_a:
+        if not self.method.mixing.frozen:
             return 1.0
         blocks, targets = self.table.architecture.blocks, self.table.lora_targets
         projections = [p for block in blocks for p in block.lora_projections(targets)]

@@ -88,9 +88,9 @@ class RunFolder:
             (path / "checkpoints").mkdir(parents=True, exist_ok=True)
         return cls(path)
 
-    def write_json(self, name: str, value: Any, indent: int | None = 1) -> None:
-        """Write a JSON file, in one line without an indent: large ones are then smaller, and made by compiled code."""
-        write_whole(self.path / name, to_json(value, self.path / name, indent) + "\n")
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file."""
+        write_whole(self.path / name, to_json(value, self.path / name, indent=1) + "\n")
 
     def read_json(self, name: str, kind: Any = dict[str, Any]) -> Any:
         """Read a JSON file; None if it is missing.

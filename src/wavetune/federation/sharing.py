@@ -13,9 +13,8 @@ from wavetune.federation.facts import ADAPTERS, PRIVATE_LORA
 from wavetune.parts import Extent, Fact, Part
 
 if TYPE_CHECKING:
-    from wavetune.models.lora import AdapterSite
+    from wavetune.costs.adapter import AdapterSite
 
-AdapterKind = Literal["lora", "bottleneck", "head", "prompt"]
 Role = Literal["shared", "personal", "frozen"]
 
 
@@ -23,19 +22,18 @@ Role = Literal["shared", "personal", "frozen"]
 class Sharing(Part):
     """The role of every adapter, by its kind and block.
 
-    Adapters of the kinds in `shared` are shared, of all blocks or of the last `shared_layers` alone; the others are
-    personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always frozen.
+    Adapters of the kinds in `shared` (None: of all) are shared, of all blocks or of the last `shared_layers` alone; the
+    others are personal. With `trained_layers` only the last so many blocks are trained at all. The base model is always
+    frozen.
     """
 
-    shared: tuple[AdapterKind, ...] = field(
-        default=("lora", "bottleneck", "head", "prompt"), metadata={"needs": (ADAPTERS,)}
-    )
+    shared: tuple[str, ...] | None = field(default=None, metadata={"needs": (ADAPTERS,)})
     shared_layers: Annotated[int, Ge(0)] | None = field(default=None, metadata={"needs": (ADAPTERS,)})
     trained_layers: Annotated[int, Ge(1)] | None = None
 
     def removed(self) -> tuple[Fact, ...]:
         """LoRA of clients' own, where all share it."""
-        return (PRIVATE_LORA,) if "lora" in self.shared else ()
+        return (PRIVATE_LORA,) if self.shares("lora") else ()
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse more blocks than the model has."""
@@ -46,7 +44,11 @@ class Sharing(Part):
                     "most these"
                 )
 
-    def role(self, kind: AdapterKind, layer: int, num_layers: int) -> Role:
+    def shares(self, kind: str) -> bool:
+        """Whether adapters of a kind are shared."""
+        return self.shared is None or kind in self.shared
+
+    def role(self, kind: str, layer: int, num_layers: int) -> Role:
         """Role of an adapter of block `layer`, counted from 0.
 
         >>> sharing = Sharing(shared=("bottleneck",), shared_layers=2, trained_layers=3)
@@ -57,7 +59,7 @@ class Sharing(Part):
         if self.trained_layers is not None and from_top > self.trained_layers:
             return "frozen"
         within = self.shared_layers is None or from_top <= self.shared_layers
-        return "shared" if kind in self.shared and within else "personal"
+        return "shared" if self.shares(kind) and within else "personal"
 
     def names(self, sites: Collection[AdapterSite], num_layers: int, role: Role) -> frozenset[str]:
         """Names of the sites that have a role."""

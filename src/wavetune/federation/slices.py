@@ -20,10 +20,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wavetune.federation.cohort import Batches, Cohort, Named, named_factors
+from wavetune.federation.cohort import Batches, Cohort, Named
 from wavetune.federation.cut import LossSum
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 
 
 def balanced_slices(load_K: Sequence[float], count: int) -> tuple[range, ...]:
@@ -75,13 +75,13 @@ def slice_of(cohort: Cohort, clients: range) -> Cohort:
     """Some clients of a cohort that has not trained yet, and a copy of the server's adapters."""
     bank = cohort.bank
     local_LK = bank.local_LK & np.isin(np.arange(bank.local_LK.shape[1]), clients)
-    local = dict[str, LoraPair]()
+    local = dict[str, Matrices]()
     for site in bank.sites:
         slots = _slots(bank, site.layer, clients)
         if slots:
-            local[site.name] = LoraPair(
-                *(t[slots].detach().requires_grad_(t.requires_grad) for t in bank.local[site.name])
-            )
+            local[site.name] = {
+                name: t[slots].detach().requires_grad_(t.requires_grad) for name, t in bank.local[site.name].items()
+            }
     own = replace(bank, local_LK=local_LK, local=local)
     return replace(cohort, bank=own, optimiser=StackedOptimiser(own, cohort.optimiser.settings))
 
@@ -106,19 +106,19 @@ def load_client_state(cohort: Cohort, clients: range, state: Mapping[str, Tensor
 
 def server_state(cohort: Cohort) -> Named:
     """The server's adapters, `[1, ...]`."""
-    return {name: t.detach() for name, t in named_factors(cohort.bank.shared)}
+    return {name: t.detach() for name, t in named_matrices(cohort.bank.shared)}
 
 
 @torch.no_grad()
 def load_server_state(cohort: Cohort, state: Mapping[str, Tensor]) -> None:
     """Act with the server's adapters that `server_state` returned."""
-    for name, parameter in named_factors(cohort.bank.shared):
+    for name, parameter in named_matrices(cohort.bank.shared):
         parameter.copy_(state[name])
 
 
 def add_server_gradients(cohort: Cohort, gradients: Mapping[str, Tensor]) -> None:
     """Add one pass's gradient of the server's adapters to those of the passes before it."""
-    for name, parameter in named_factors(cohort.bank.shared):
+    for name, parameter in named_matrices(cohort.bank.shared):
         if name in gradients:
             gradient = gradients[name].to(parameter.device)
             parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
@@ -126,7 +126,7 @@ def add_server_gradients(cohort: Cohort, gradients: Mapping[str, Tensor]) -> Non
 
 def scale_server_gradients(cohort: Cohort, factor: float) -> None:
     """Let those who are left count for those who were given up."""
-    for _, parameter in named_factors(cohort.bank.shared):
+    for _, parameter in named_matrices(cohort.bank.shared):
         if parameter.grad is not None:
             parameter.grad.mul_(factor)
 
@@ -138,5 +138,5 @@ def _slots(bank: AdapterBank, layer: int, clients: range) -> list[int]:
 def _client_stacks(bank: AdapterBank, clients: range) -> Iterator[tuple[str, Tensor, list[int]]]:
     for site in bank.sites:
         if slots := _slots(bank, site.layer, clients):
-            for factor, stack in zip("AB", bank.local[site.name], strict=True):
-                yield f"{site.name}.{factor}", stack, slots
+            for name, stack in bank.local[site.name].items():
+                yield f"{site.name}.{name}", stack, slots

@@ -17,7 +17,7 @@ MAIN = "main"  # the main server, whose own copies are mixed beside the clients'
 
 @dataclass(frozen=True)
 class Update:
-    """One sender's adapters by `site.A` and `site.B`, padded to the common rank, and what it started the round from."""
+    """One sender's adapters by `site.matrix`, padded to the common rank, and what it started the round from."""
 
     sender: Node
     weight: float

@@ -1,10 +1,11 @@
-"""One client's adapters as a folder: LoRA as PEFT saves it, bottlenecks and a head in two files beside it.
+"""One client's adapters as a folder: LoRA as PEFT saves it, other kinds and a head in two files beside it.
 
 A soft prompt is saved as PEFT saves it, too: in the folder itself or, where there is LoRA, in its subfolder `prompt`,
 as PEFT loads one kind alone from a folder.
 
 `wavetune_adapter.safetensors` holds weights as `torch.nn.Linear` keeps them, `[out, in]`: `MODULE.bottleneck.down`,
-`MODULE.bottleneck.up`, `classifier.weight`, `classifier.bias`. `wavetune_adapter.json` says what they are.
+`MODULE.bottleneck.up`, `classifier.weight`, `classifier.bias`; of other kinds matrices as they are trained,
+`MODULE:KIND.MATRIX`. `wavetune_adapter.json` says what they are.
 """
 
 from __future__ import annotations
@@ -21,19 +22,21 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_json, require_file
 from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
 from wavetune.models.export import save_peft_adapter, save_peft_prompt
-from wavetune.models.lora import AdapterSite, LoraPair
-from wavetune.models.soft_prompt import PROMPT
+from wavetune.models.lora import Matrices
+from wavetune.models.soft_prompt import PROMPT, VECTORS
 from wavetune.models.stopping import Ends, own_ends
 
 PEFT_FILE = "adapter_model.safetensors"
 GENERATION = "generation_config.json"
 ABOUT, WEIGHTS = "wavetune_adapter.json", "wavetune_adapter.safetensors"
 FORMAT = 1
+_OF_PEFT = ("lora", "prompt")  # kinds
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ class Head:
 
 @dataclass(frozen=True)
 class BesidePeft:
-    """What stands in a folder beside PEFT's files: the modules that a bottleneck follows, the head, all weights."""
+    """What stands in a folder beside PEFT's files: the modules that a bottleneck follows, the head, all weights.
+
+    `others` are the sites of further kinds, `MODULE:KIND`.
+    """
 
     modules: tuple[str, ...]
     head: Head | None
     weights: Mapping[str, Tensor]
+    others: tuple[str, ...] = ()
 
 
 def is_adapter_folder(folder: Path) -> bool:
@@ -61,7 +68,7 @@ def is_adapter_folder(folder: Path) -> bool:
 
 def save_adapter_folder(
     folder: Path,
-    factors: Mapping[str, LoraPair],
+    factors: Mapping[str, Matrices],
     backbone: Backbone,
     scale: float,
     base: str,
@@ -71,8 +78,8 @@ def save_adapter_folder(
 ) -> None:
     """Write the adapters of one client, or those that all share, in fp32 and in place of what the folder held.
 
-    `factors[name]` holds A `[in, R]` and B `[R, out]` of those sites of the backbone that are written; LoRA's update is
-    `scale * A B`. `base` is the model's name or folder, `labels` name the head's classes. Of the `ends` of
+    `factors[name]` holds the matrices of those sites of the backbone that are written; LoRA's update is `scale * A B`.
+    `base` is the model's name or folder, `labels` name the head's classes. Of the `ends` of
     an answer, single tokens and the model's own stand in a generation config, as stock generation takes them.
     """
     sites = [site for site in backbone.sites if site.name in factors]
@@ -83,7 +90,7 @@ def save_adapter_folder(
     if lora:
         save_peft_adapter(whole, factors, lora, scale, base, backbone)
     for site in prompts:
-        save_peft_prompt(whole / PROMPT if lora else whole, factors[site.name].B, base, backbone)
+        save_peft_prompt(whole / PROMPT if lora else whole, factors[site.name][VECTORS], base, backbone)
     if len(lora) + len(prompts) < len(sites):
         _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
     if ends:
@@ -95,23 +102,27 @@ def save_adapter_folder(
 
 def _save_beside(
     folder: Path,
-    factors: Mapping[str, LoraPair],
+    factors: Mapping[str, Matrices],
     sites: Sequence[AdapterSite],
     base: str,
     labels: Sequence[str],
     pooling: Pooling,
 ) -> None:
-    modules, head, weights = list[str](), None, dict[str, Tensor]()
+    modules, others, head, weights = list[str](), list[str](), None, dict[str, Tensor]()
     for site in sites:
-        A, B = (factor.detach().cpu().float() for factor in factors[site.name])
+        own = {name: matrix.detach().cpu().float() for name, matrix in factors[site.name].items()}
         if site.kind == "bottleneck":
             module = site.name.rpartition(":")[0]
             modules.append(module)
-            weights |= {f"{module}.bottleneck.down": A.t().contiguous(), f"{module}.bottleneck.up": B.t().contiguous()}
+            weights |= {f"{module}.bottleneck.down": own["A"].t(), f"{module}.bottleneck.up": own["B"].t()}
         elif site.kind == "head":
-            head = Head(site.out_features, pooling, tuple(labels))
-            weights |= {"classifier.weight": A.t().contiguous(), "classifier.bias": B[0].contiguous()}
-    about = {"format": FORMAT, "base": base, "bottlenecks": modules, "head": head and asdict(head)}
+            head = Head(len(own["B"][0]), pooling, tuple(labels))
+            weights |= {"classifier.weight": own["A"].t(), "classifier.bias": own["B"][0]}
+        elif site.kind not in _OF_PEFT:
+            others.append(site.name)
+            weights |= {f"{site.name}.{name}": matrix for name, matrix in own.items()}
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    about = {"format": FORMAT, "base": base, "bottlenecks": modules, "others": others, "head": head and asdict(head)}
     (folder / ABOUT).write_text(json.dumps(about, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(weights, folder / WEIGHTS, metadata={"format": "pt"})
 
@@ -131,31 +142,37 @@ def read_beside_peft(folder: Path) -> BesidePeft:
         raise
     except Exception as error:  # JSON, safetensors and the disk have types of their own
         raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
-    return BesidePeft(tuple(about["bottlenecks"]), head, weights)
+    return BesidePeft(tuple(about["bottlenecks"]), head, weights, tuple(about.get("others", ())))
 
 
-def read_factors(folder: Path, backbone: Backbone) -> dict[str, LoraPair]:
-    """The factors by site that `save_adapter_folder` wrote of adapters on a backbone, in its precision.
+def read_factors(folder: Path, backbone: Backbone) -> dict[str, Matrices]:
+    """The matrices by site that `save_adapter_folder` wrote of adapters on a backbone, in its precision.
 
     Raises: ModelError where a file is damaged.
     """
-    weights, found = dict(read_beside_peft(folder).weights), dict[str, LoraPair]()
+    weights, found = dict(read_beside_peft(folder).weights), dict[str, Matrices]()
     try:
         for file in (folder / PEFT_FILE, folder / PROMPT / PEFT_FILE):
             weights |= load_file(file) if file.exists() else {}
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
     for site in backbone.sites:
-        module = site.name.rpartition(":")[0]
-        names = {
-            "lora": [f"base_model.model.{site.name}.lora_{factor}.weight" for factor in "AB"],
-            "bottleneck": [f"{module}.bottleneck.{part}" for part in ("down", "up")],
-            "head": [f"{site.name}.{part}" for part in ("weight", "bias")],
-            "prompt": ["prompt_embeddings"],
-        }[site.kind]
-        if names[0] in weights:
-            *A, B = (weights[name].to(backbone.device, backbone.dtype).t() for name in names)
-            A = A[0] if A else B.new_empty(0, B.shape[1])
-            B = B.t() if site.kind == "prompt" else B[None] if site.kind == "head" else B
-            found[site.name] = LoraPair(A, B)
+        names = _names(site)
+        if all(name in weights for name in names.values()):
+            own = {matrix: weights[name].to(backbone.device, backbone.dtype) for matrix, name in names.items()}
+            turned = site.kind in ("lora", "bottleneck", "head")  # as torch.nn.Linear keeps them
+            found[site.name] = {m: t[None] if t.dim() == 1 else t.t() if turned else t for m, t in own.items()}
     return found
+
+
+def _names(site: AdapterSite) -> dict[str, str]:
+    """What a site's matrices are called in the files of a folder."""
+    module = site.name.rpartition(":")[0]
+    if site.kind == "bottleneck":
+        return {"A": f"{module}.bottleneck.down", "B": f"{module}.bottleneck.up"}
+    if site.kind == "head":
+        return {"A": f"{site.name}.weight", "B": f"{site.name}.bias"}
+    if site.kind == "prompt":
+        return {VECTORS: "prompt_embeddings"}
+    pattern = "base_model.model.{}.lora_{}.weight" if site.kind == "lora" else "{}.{}"
+    return {matrix.name: pattern.format(site.name, matrix.name) for matrix in site.matrices}

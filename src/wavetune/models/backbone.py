@@ -22,14 +22,15 @@ from torch.utils.checkpoint import checkpoint
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from wavetune.costs.bottleneck import Bottleneck
+from wavetune.costs.adapter import AdapterSite
 from wavetune.errors import ModelError
+from wavetune.models.adapter import ModelAdapter
 from wavetune.models.batches import PackedRow, PaddedRows
-from wavetune.models.bottleneck import StackedBottleneck, last_map
-from wavetune.models.classifier import HEAD, Pooling, pool
+from wavetune.models.behind import ModuleMaps, StackedAdapter, map_of
+from wavetune.models.classifier import Pooling, head_of, pool
 from wavetune.models.double import compute_in_double
 from wavetune.models.fused import fuse
-from wavetune.models.lora import ActiveAdapters, AdapterBank, AdapterSite, FrozenLinear, StackedLoraLinear
+from wavetune.models.lora import ActiveAdapters, AdapterBank, FrozenLinear, StackedLoraLinear, lora_matrices
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
 from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
 from wavetune.models.output_layer import OutputLayer
@@ -221,7 +222,7 @@ class Backbone:
         """Where a bank has a soft prompt, and the first block is here."""
         if isinstance(self.blocks[0], AbsentBlock):
             return None
-        return next((site for site in bank.sites if site.kind == "prompt"), None)
+        return next((site for site in bank.sites if site.name == PROMPT), None)
 
     def after_embedding(self, _module: nn.Module, _args: object, output: Tensor) -> Tensor:
         """Hook of the embedding: the active bank's soft prompts before the samples of a pass."""
@@ -263,20 +264,18 @@ def load_backbone(
     targets: Sequence[str] | str | None = None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
-    bottleneck: Bottleneck | None = None,
+    adapters: Sequence[ModelAdapter] = (),
     outputs: int | None = None,
     dtype: torch.dtype = torch.float32,
-    prompt_tokens: int = 0,
 ) -> Backbone:
     """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where the engine cannot run it.
 
     `targets` are the names of the linear maps that carry LoRA, `all-linear`, or PEFT's default for the family if None.
-    `outputs` asks for a head on pooled samples with so many of them: the classes, or one reward; `prompt_tokens` for a
-    soft prompt of so many. All is computed in
-    `dtype`, fp32 or fp64, but for the products with bf16 weights.
+    `adapters` are the kinds beside LoRA; `outputs` asks for a head on pooled samples with so many of them: the classes,
+    or one reward. All is computed in `dtype`, fp32 or fp64, but for the products with bf16 weights.
     """
     stock = load_stock_model(folder, opened_as(folder, dtype, bf16), predicts=outputs is None)
-    return prepare_backbone(stock, targets, bf16, device, bottleneck, outputs, prompt_tokens)
+    return prepare_backbone(stock, targets, bf16, device, adapters, outputs)
 
 
 def opened_as(folder: Path | str, dtype: torch.dtype, bf16: bool) -> torch.dtype:
@@ -294,9 +293,8 @@ def prepare_backbone(
     targets: Sequence[str] | str | None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
-    bottleneck: Bottleneck | None = None,
+    adapters: Sequence[ModelAdapter] = (),
     outputs: int | None = None,
-    prompt_tokens: int = 0,
 ) -> Backbone:
     """Freeze a stock model, check that the engine runs it as it is, and put adapters on it; see `load_backbone`.
 
@@ -317,18 +315,17 @@ def prepare_backbone(
     else:
         fuse(nn.ModuleList([*backbone.blocks, backbone.final_norm]), width)
     sites = _install(backbone, targets, bf16)
-    if bottleneck is not None:
-        sites += _install_bottlenecks(backbone, bottleneck, width)
+    for adapter in adapters:
+        sites += _install_behind(backbone, adapter, width)
     if outputs is not None:
-        sites += (AdapterSite(HEAD, backbone.num_layers - 1, width, outputs, "head", outputs),)
-    if prompt_tokens:
-        sites = (AdapterSite(PROMPT, 0, 0, width, "prompt", prompt_tokens), *sites)
-    backbone.sites = sites
+        sites += (head_of(width, outputs, backbone.num_layers - 1),)
+    prompts = [AdapterSite(PROMPT, 0, one.name, tuple(one.before(width))) for one in adapters if one.prompt_tokens]
+    backbone.sites = (*prompts, *sites)
     if bf16 and backbone.head is not None:
         backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
     if bf16:
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
-    if prompt_tokens:
+    if prompts:
         model.get_input_embeddings().register_forward_hook(backbone.after_embedding)
     nn.Module.to(model, device)
     backbone.final_norm.to(device)
@@ -366,7 +363,8 @@ def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool
             frozen = _frozen(module, bf16, backbone.dtype)
             backbone.transposed |= isinstance(module, Conv1D)
             if adapted:
-                site = AdapterSite(name, layer, frozen.weight.shape[1], frozen.weight.shape[0])
+                factors = lora_matrices(frozen.weight.shape[1], frozen.weight.shape[0])
+                site = AdapterSite(name, layer, "lora", factors, "B")
                 frozen = StackedLoraLinear(frozen, site, backbone.active)
                 sites.append(site)
             block.set_submodule(path, frozen)
@@ -378,18 +376,16 @@ def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool
     return tuple(sites)
 
 
-def _install_bottlenecks(backbone: Backbone, bottleneck: Bottleneck, width: int) -> tuple[AdapterSite, ...]:
+def _install_behind(backbone: Backbone, adapter: ModelAdapter, width: int) -> tuple[AdapterSite, ...]:
     names = {module: name for name, module in backbone.model.named_modules()}
     sites: list[AdapterSite] = []
     for layer, block in enumerate(backbone.blocks):
         if isinstance(block, AbsentBlock):
             continue
-        for place in bottleneck.places:
-            module = block.get_submodule(last_map(block, place, width))
-            site = AdapterSite(
-                f"{names[module]}:bottleneck", layer, width, width, kind="bottleneck", width=bottleneck.width
-            )
-            module.register_forward_hook(StackedBottleneck(site, backbone.active))
+        for one in adapter.behind(ModuleMaps(block, backbone.structure.linear_maps, width), width):
+            module = map_of(block, one.map, adapter)
+            site = AdapterSite(f"{names[module]}:{adapter.name}", layer, adapter.name, one.matrices, one.switch)
+            module.register_forward_hook(StackedAdapter(adapter, site, backbone.active))
             sites.append(site)
     return tuple(sites)
 

@@ -1,64 +1,29 @@
-"""Bottleneck adapters with a client axis, on the output of the linear maps that end attention and feed-forward.
-
-`y + gelu(y A_s) B_s` (Houlsby et al. 2019, without biases; A is W_down, B is W_up): each token with its own slot s, as
-for LoRA, which may act inside the same linear map.
+"""Bottlenecks with a client axis: `y + gelu(y A_s) B_s`, each token with its own slot s; A is W_down, B is W_up.
 
 Legend: S slots, N tokens, D width, M bottleneck width.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from transformers.pytorch_utils import Conv1D
+from torch import Tensor
 
-from wavetune.costs.bottleneck import Place
-from wavetune.errors import ModelError
-from wavetune.models.lora import ActiveAdapters, AdapterSite, FrozenLinear, Segment
+from wavetune.models.adapter import Segment, Stacks
 
 
-def last_map(block: nn.Module, place: Place, width: int) -> str:
-    """Path in a block of the linear map that ends attention or feed-forward: the last one that yields `width` values,
-    inside or outside of what is named after attention. Raises ModelError if there is none.
-    """
-    paths = dict(block.named_modules())
-    ends = [
-        path
-        for path, module in paths.items()
-        if ("att" in path.lower()) == (place == "attention") and _yields(module) == width
-    ]
-    mixture = place == "feed_forward" and any("experts" in path.split(".") for path in paths)
-    if not ends or mixture:
-        raise ModelError(
-            f"a {type(block).__name__} has no single linear map for a bottleneck after {place.replace('_', '-')}; "
-            "choose the other of method.bottleneck.places, or LoRA alone"
-        )
-    return ends[-1]
+def bottleneck(y: Tensor, A: Tensor, B: Tensor) -> Tensor:
+    """`y + gelu(y A) B` of `[..., D]`."""
+    return y + F.gelu(y @ A) @ B
 
 
-def _yields(module: nn.Module) -> int | None:
-    if isinstance(module, Conv1D):
-        return module.weight.shape[1]
-    return module.weight.shape[0] if isinstance(module, nn.Linear | FrozenLinear) else None
-
-
-class StackedBottleneck:
-    """Forward hook of a linear map: the active bank's bottleneck on what it yields."""
-
-    def __init__(self, site: AdapterSite, active: ActiveAdapters) -> None:
-        self.site = site
-        self.active = active
-
-    def __call__(self, _module: nn.Module, _args: object, y: Tensor) -> Tensor:
-        """`y + gelu(y A_s) B_s` of `[..., D]`."""
-        stacks = self.active.stacks(self.site)
-        if stacks is None:
-            return y
-        segments, local, shared = stacks
-        return _Bottleneck.apply(y.reshape(-1, y.shape[-1]), segments, *local, *shared).view_as(y)
+def stacked_bottleneck(y: Tensor, segments: Sequence[Segment], local: Stacks | None, shared: Stacks | None) -> Tensor:
+    """The same of `[N, D]`, each token with its segment's slot."""
+    factors = [None if stacks is None else stacks[name] for stacks in (local, shared) for name in "AB"]
+    return _Bottleneck.apply(y, segments, *factors)
 
 
 class _Bottleneck(torch.autograd.Function):
@@ -66,7 +31,7 @@ class _Bottleneck(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, y: Tensor, segments: tuple[Segment, ...], local_A: Any, local_B: Any, shared_A: Any, shared_B: Any
+        ctx: Any, y: Tensor, segments: Sequence[Segment], local_A: Any, local_B: Any, shared_A: Any, shared_B: Any
     ) -> Tensor:
         width = next(A.shape[-1] for A in (local_A, shared_A) if A is not None)
         out, narrow = torch.empty_like(y), y.new_empty(y.shape[0], width)

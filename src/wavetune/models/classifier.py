@@ -12,8 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from wavetune.costs.adapter import AdapterSite, Matrix
 from wavetune.errors import ModelError
-from wavetune.models.lora import AdapterBank, AdapterSite, Segment
+from wavetune.models.adapter import Segment
+from wavetune.models.lora import AdapterBank
 
 Pooling = Literal["mean", "first", "last"]
 
@@ -34,6 +36,11 @@ def pool(hidden_ND: Tensor, lengths: Sequence[int], pooling: Pooling) -> Tensor:
     return hidden_ND.index_select(0, rows.to(hidden_ND.device))
 
 
+def head_of(width: int, outputs: int, layer: int, name: str = HEAD) -> AdapterSite:
+    """A trained linear head on vectors of this width, counted to a block: its weight is A and its bias B."""
+    return AdapterSite(name, layer, "head", (Matrix("A", width, outputs, True, "uniform"), Matrix("B", outputs, 1)))
+
+
 def head_site(bank: AdapterBank) -> AdapterSite:
     """Where the bank keeps its heads. Raises ModelError if it has none."""
     for site in bank.sites:
@@ -49,7 +56,7 @@ def stacked_head(pooled_SD: Tensor, bank: AdapterBank, segments: Sequence[Segmen
     """
     name = head_site(bank).name
     slots = {
-        local: [stack.unbind(0) for stack in (bank.local if local else bank.shared)[name]]
+        local: [stack.unbind(0) for stack in (bank.local if local else bank.shared)[name].values()]
         for local in {segment.local for segment in segments}
     }
     outputs: list[Tensor] = []

@@ -11,15 +11,16 @@ from pathlib import Path
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.models.backbone import Backbone
-from wavetune.models.lora import AdapterSite, FrozenLinear, LoraPair
+from wavetune.models.lora import FrozenLinear, Matrices
 from wavetune.models.structure import LINEAR
 from wavetune.models.targets import named
 
 
 def save_peft_adapter(
     folder: Path,
-    factors: Mapping[str, LoraPair],
+    factors: Mapping[str, Matrices],
     sites: Sequence[AdapterSite],
     scale: float,
     base: str,
@@ -31,7 +32,7 @@ def save_peft_adapter(
     """
     from peft import LoraConfig
 
-    rank = factors[sites[0].name].A.shape[-1]
+    rank = factors[sites[0].name]["A"].shape[-1]
     config = LoraConfig(
         r=rank,
         lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
@@ -44,8 +45,8 @@ def save_peft_adapter(
     tensors = {}
     for site in sites:
         prefix = f"base_model.model.{site.name}"
-        tensors[f"{prefix}.lora_A.weight"] = factors[site.name].A.detach().cpu().float().t().contiguous()
-        tensors[f"{prefix}.lora_B.weight"] = factors[site.name].B.detach().cpu().float().t().contiguous()
+        for name, factor in factors[site.name].items():
+            tensors[f"{prefix}.lora_{name}.weight"] = factor.detach().cpu().float().t().contiguous()
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)

@@ -11,14 +11,17 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from wavetune.errors import ConfigError
+from wavetune.models.adapter import ModelAdapter
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.restore import load_adapted, prompt_tokens
 from wavetune.models.stopping import Ends, length_of_end, own_ends, up_to_end
 
 
-def load_for_generation(folder: Path, adapter: Path | None, device: str = "cpu") -> Any:
+def load_for_generation(
+    folder: Path, adapter: Path | None, device: str = "cpu", adapters: Sequence[ModelAdapter] = ()
+) -> Any:
     """Stock model, with the adapters of a folder on it if one is given. Raises ModelError if one cannot be loaded."""
-    model = load_stock_model(folder) if adapter is None else load_adapted(folder, adapter)
+    model = load_stock_model(folder) if adapter is None else load_adapted(folder, adapter, adapters)
     return torch.nn.Module.to(model, device)
 
 

@@ -9,9 +9,9 @@ Legend: K clients, S slots, N tokens, R rank.
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,58 +19,23 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from wavetune.costs.adapter import AdapterSite, Matrix
+from wavetune.models.adapter import Segment
 from wavetune.models.grouped_lora import can_group, grouped_lora
 from wavetune.seeds import torch_stream
 
+Matrices = dict[str, Tensor]
+"""The matrices of an adapter by name: of one client, or stacks of those of many, `[S, ...]`.
 
-class LoraPair(NamedTuple):
-    """A stack of factors: the update of slot s is `scale * A[s] @ B[s]`. A `[S, in, R]`, B `[S, R, out]`.
+LoRA's update of slot s is `scale * A[s] @ B[s]`, A `[S, in, R]`, B `[S, R, out]`.
+"""
 
-    A bottleneck's two maps have the same shapes, with its width as R; a classifier's weight is A and its bias is B,
-    `[S, 1, out]`.
-    """
-
-    A: Tensor
-    B: Tensor
+_PROMPT_DEVIATION = 0.02
 
 
-Factors = LoraPair | tuple[None, None]
-
-
-class Segment(NamedTuple):
-    """Tokens `start:stop` belong to `slot` of the local stack, or of the shared one."""
-
-    local: bool
-    slot: int
-    start: int
-    stop: int
-
-
-AdapterKind = Literal["lora", "bottleneck", "head", "prompt"]
-_PROMPT_DEVIATION = 0.02  # of the values that a soft prompt starts with
-
-
-@dataclass(frozen=True)
-class AdapterSite:
-    """Where an adapter acts: its dotted name, its block and its widths.
-
-    A LoRA site is named after its module in the stock model. A bottleneck acts on a module's output and is named
-    `module:bottleneck`; a classifier's weight and bias are the pair of the site `classifier`, in the last block.
-    A soft prompt, at the site `prompt` before the first block, is B `[tokens, width]`; its A is empty, as it reads
-    nothing. `width` is the inner width that all slots have, a classifier's number of classes, a prompt's number of
-    tokens; None for LoRA, where it is each client's rank.
-    """
-
-    name: str
-    layer: int
-    in_features: int
-    out_features: int
-    kind: AdapterKind = "lora"
-    width: int | None = None
-
-    def width_at(self, rank: int) -> int:
-        """Columns of A in use by a client whose LoRA has this rank."""
-        return rank if self.width is None else self.width
+def lora_matrices(in_features: int, out_features: int) -> tuple[Matrix, Matrix]:
+    """The two factors of LoRA in a linear map."""
+    return Matrix("A", in_features, columns=True, start="uniform"), Matrix("B", out_features)
 
 
 @dataclass(frozen=True)
@@ -78,14 +43,14 @@ class AdapterBank:
     """All adapters of a cohort of K clients, LoRA and others. A module whose site is missing acts as the plain base.
 
     `local_LK[l, k]` says whether client k holds its own copy of block l; the others use the shared slot of that block.
-    Columns of A and rows of B beyond a client's rank are zero and stay zero: both their gradients vanish.
+    Components of LoRA beyond a client's rank are zero and stay zero: the gradients of both factors vanish there.
     """
 
     sites: tuple[AdapterSite, ...]
     local_LK: NDArray[np.bool_]
     scale: float
-    local: dict[str, LoraPair]
-    shared: dict[str, LoraPair]
+    local: dict[str, Matrices]
+    shared: dict[str, Matrices]
 
     def slots(self, layer: int) -> NDArray[np.intp]:
         """Slot of each client in the local stacks of a block, -1 for the shared one. `[K]`."""
@@ -106,7 +71,7 @@ class AdapterBank:
             start += count
         return tuple(found)
 
-    def only(self, kinds: Container[AdapterKind]) -> AdapterBank:
+    def only(self, kinds: Container[str]) -> AdapterBank:
         """The same adapters, restricted to some kinds: without LoRA, the policy that clients started from."""
         sites = tuple(site for site in self.sites if site.kind in kinds)
         names = {site.name for site in sites}
@@ -117,7 +82,7 @@ class AdapterBank:
         """Leaf tensors of the clients, or of the server, in a fixed order."""
         stacks = self.local if local else self.shared
         for site in self.sites:
-            yield from stacks.get(site.name, ())
+            yield from stacks.get(site.name, {}).values()
 
 
 def new_bank(
@@ -130,37 +95,52 @@ def new_bank(
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
 ) -> AdapterBank:
-    """Fresh adapters as PEFT initialises them: A uniform in plus or minus 1/sqrt(in), B zero; equal in all slots.
-
-    The vectors of a soft prompt are normal with deviation 0.02.
+    """Fresh adapters, LoRA as PEFT initialises it (A uniform in plus or minus 1/sqrt(in), B zero); equal in all slots.
 
     Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
-    clients can be averaged. Each A is drawn from a stream keyed by its site's name, in fp32 whatever its `dtype`.
+    clients can be averaged. Each site draws from a stream keyed by its name, in fp32 whatever its `dtype`.
     """
     largest = max(*rank_K, shared_rank)
-    local: dict[str, LoraPair] = {}
-    shared: dict[str, LoraPair] = {}
+    local: dict[str, Matrices] = {}
+    shared: dict[str, Matrices] = {}
     for site in sites:
-        generator = torch_stream(seed, f"lora:{site.name}")
-        bound = max(site.in_features, 1) ** -0.5
-        # named, as the default is another while a thread beside this one loads a model in fp64
-        A = torch.empty(site.in_features, site.width_at(largest), dtype=torch.float32)
-        A = A.uniform_(-bound, bound, generator=generator).to(device, dtype)
-        B = torch.zeros(1 if site.kind == "head" else A.shape[1], site.out_features, dtype=torch.float32)
-        if site.kind == "prompt":
-            B.normal_(0, _PROMPT_DEVIATION, generator=generator)
-        B, own_K = B.to(device, dtype), local_LK[site.layer]
+        generator, own_K = torch_stream(seed, f"lora:{site.name}"), local_LK[site.layer]
+        own, common = Matrices(), Matrices()
+        for matrix in site.matrices:
+            first = _first_values(matrix, matrix.rows(largest), generator).to(device, dtype)
+            own[matrix.name] = _stack(first, matrix, [rank_K[k] for k in np.flatnonzero(own_K).tolist()])
+            common[matrix.name] = _stack(first, matrix, [shared_rank])
         if own_K.any():
-            widths = [site.width_at(rank_K[k]) for k in np.flatnonzero(own_K).tolist()]
-            local[site.name] = _stack(A, B, widths)
+            local[site.name] = own
         if not own_K.all():
-            shared[site.name] = _stack(A, B, [site.width_at(shared_rank)])
+            shared[site.name] = common
     return AdapterBank(tuple(sites), local_LK, alpha / max(largest, 1), local, shared)
 
 
-def _stack(A: Tensor, B: Tensor, widths: Sequence[int]) -> LoraPair:
-    keep = torch.arange(A.shape[1], device=A.device) < torch.tensor(widths, device=A.device)[:, None, None]
-    return LoraPair((A * keep).requires_grad_(), B.repeat(len(widths), 1, 1).requires_grad_())
+def _first_values(matrix: Matrix, rows: int, generator: torch.Generator) -> Tensor:
+    # named, as the default is another while a thread beside this one loads a model in fp64
+    shape = (matrix.width, rows) if matrix.columns else (rows, matrix.width)
+    values = torch.full(shape, float(matrix.start == "one"), dtype=torch.float32)
+    if matrix.start == "uniform":
+        bound = matrix.width**-0.5
+        values.uniform_(-bound, bound, generator=generator)
+    elif matrix.start == "normal":
+        values.normal_(0, _PROMPT_DEVIATION, generator=generator)
+    return values
+
+
+def _stack(first: Tensor, matrix: Matrix, rank_S: Sequence[int]) -> Tensor:
+    """As many slots with the same first values, without the components beyond the rank of each."""
+    rows = torch.tensor([matrix.rows(rank) for rank in rank_S], device=first.device)[:, None, None]
+    place = torch.arange(first.shape[1 if matrix.columns else 0], device=first.device)
+    return (first * ((place if matrix.columns else place[:, None]) < rows)).requires_grad_()
+
+
+def named_matrices(stacks: Mapping[str, Mapping[str, Tensor]]) -> Iterator[tuple[str, Tensor]]:
+    """All matrices of adapters by site, named `site.matrix`."""
+    for site, matrices in stacks.items():
+        for name, matrix in matrices.items():
+            yield f"{site}.{name}", matrix
 
 
 @dataclass
@@ -178,8 +158,8 @@ class ActiveAdapters:
         layers = {site.layer for site in bank.sites} if bank else ()
         self.segments = {layer: bank.segments(layer, clients, tokens) for layer in layers} if bank else {}
 
-    def stacks(self, site: AdapterSite) -> tuple[tuple[Segment, ...], Factors, Factors] | None:
-        """Segments, local and shared factors of a site; None where nothing acts.
+    def stacks(self, site: AdapterSite) -> tuple[tuple[Segment, ...], Matrices | None, Matrices | None] | None:
+        """Segments, local and shared matrices of a site; None where nothing acts.
 
         What no client of this pass uses is absent: it gets no gradient, so that an optimiser leaves it alone.
         """
@@ -187,8 +167,8 @@ class ActiveAdapters:
         if bank is None or (site.name not in bank.local and site.name not in bank.shared):
             return None
         segments = self.segments[site.layer]
-        local = bank.local[site.name] if any(s.local for s in segments) else (None, None)
-        shared = bank.shared[site.name] if any(not s.local for s in segments) else (None, None)
+        local = bank.local[site.name] if any(s.local for s in segments) else None
+        shared = bank.shared[site.name] if any(not s.local for s in segments) else None
         return segments, local, shared
 
     def offsets(self, segments: tuple[Segment, ...], device: torch.device) -> Tensor:
@@ -230,7 +210,7 @@ class StackedLoraLinear(FrozenLinear):
         bank, stacks = self.active.bank, self.active.stacks(self.site)
         if bank is None or stacks is None:
             return super().forward(x)
-        segments, local, shared = stacks
+        segments, local, shared = stacks[0], *map(_factors, stacks[1:])
         rows = x.reshape(-1, x.shape[-1])
         if can_group(rows, self.weight):
             offsets_S = self.active.offsets(segments, rows.device)
@@ -238,6 +218,10 @@ class StackedLoraLinear(FrozenLinear):
         else:
             y = _LoraLinear.apply(rows, self.weight, self.bias, bank.scale, segments, *local, *shared)
         return y.view(*x.shape[:-1], -1).to(self.out_dtype)
+
+
+def _factors(stacks: Mapping[str, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    return (None, None) if stacks is None else (stacks["A"], stacks["B"])
 
 
 class _LoraLinear(torch.autograd.Function):

@@ -14,8 +14,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
+from wavetune.models.adapter import ModelAdapter
 from wavetune.models.backbone import Backbone, opened_as, prepare_backbone
 from wavetune.models.stock import load_stock_model
 from wavetune.models.structure import AbsentBlock, find_blocks
@@ -28,9 +28,8 @@ def load_part(
     targets: Sequence[str] | str | None = None,
     bf16: bool = False,
     device: torch.device | str = "cpu",
-    bottleneck: Bottleneck | None = None,
+    adapters: Sequence[ModelAdapter] = (),
     dtype: torch.dtype = torch.float32,
-    prompt_tokens: int = 0,
 ) -> Backbone:
     """The embedding, the blocks with these numbers and, where `head`, the head of a decoder; nothing else is read.
 
@@ -51,8 +50,7 @@ def load_part(
         targets,
         bf16,
         device,
-        bottleneck,
-        prompt_tokens=prompt_tokens,
+        adapters,
     )
     if not backbone.way.cuts:
         raise ModelError(

@@ -6,6 +6,7 @@ Legend: S samples, T longest sample, D width, M bottleneck width, C outputs.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from transformers import PreTrainedModel
 
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_json, require_files
+from wavetune.models.adapter import ModelAdapter
 from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.behind import AdaptedMap
 from wavetune.models.soft_prompt import PROMPT
 from wavetune.models.structure import text_model
 
@@ -62,12 +65,13 @@ class PooledModel(nn.Module):
         return F.linear(pooled, self.weight, self.bias)
 
 
-def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
+def load_adapted(base_folder: Path | str, adapter_folder: Path | str, adapters: Sequence[ModelAdapter] = ()) -> Any:
     """The stock model in one folder with the adapters in another, as a plain module in fp32 and evaluation mode.
 
     Args:
         base_folder: a model in the Hugging Face format, decoder or encoder.
         adapter_folder: what a run wrote under `adapters/`, or any PEFT adapter.
+        adapters: further kinds whose matrices the folder holds, as the run's recipe has them in `method.adapters`.
 
     Returns:
         The transformers model, wrapped by PEFT if there is LoRA (`generate` works as ever); a `PooledModel` on it if
@@ -89,6 +93,7 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str) -> Any:
             model = _with_peft(stock, saved)
     try:
         _add_bottlenecks(stock, beside)
+        _add_others(stock, beside, adapters)
         if beside.head is not None:
             weight, bias = (beside.weights[f"classifier.{name}"] for name in ("weight", "bias"))
             if weight.shape[1] != width:
@@ -136,3 +141,13 @@ def _add_bottlenecks(stock: PreTrainedModel, beside: BesidePeft) -> None:
         if down.shape[1] != width:
             raise ModelError(f"its bottlenecks read {down.shape[1]} values, the model has {width}")
         stock.set_submodule(name, nn.Sequential(stock.get_submodule(name), BottleneckAdapter(down, up)))
+
+
+def _add_others(stock: PreTrainedModel, beside: BesidePeft, adapters: Sequence[ModelAdapter]) -> None:
+    known = {adapter.name: adapter for adapter in adapters}
+    for site in beside.others:
+        module, _, kind = site.rpartition(":")
+        if kind not in known:
+            raise ModelError(f"what adapters of the kind {kind!r} compute is not known; name them in `adapters`")
+        own = {name.removeprefix(f"{site}."): t for name, t in beside.weights.items() if name.startswith(f"{site}.")}
+        stock.set_submodule(module, AdaptedMap(stock.get_submodule(module), known[kind], own))

@@ -24,7 +24,7 @@ from wavetune.json_reader import read_json
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import HEAD, head_site, stacked_head
 from wavetune.models.export import save_peft_adapter
-from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.ragged import ragged_layout
 
 ABOUT, HEAD_FILE, ADAPTER = "reward.json", "head.safetensors", "adapter"
@@ -36,7 +36,7 @@ def reward_bank(backbone: Backbone, rank: int, alpha: float, seed: int) -> Adapt
     """Fresh LoRA and head of one reward model. The head's offset is left out of training: pairs cannot tell it."""
     local_LK = np.ones((backbone.num_layers, 1), np.bool_)
     bank = new_bank(backbone.sites, local_LK, [rank], rank, alpha, seed, backbone.device, backbone.dtype)
-    bank.local[HEAD].B.requires_grad_(False)
+    bank.local[HEAD]["B"].requires_grad_(False)
     return bank
 
 
@@ -60,11 +60,11 @@ def preference_loss(rewards_S: Tensor) -> tuple[Tensor, Tensor]:
 
 def save_reward(folder: Path, backbone: Backbone, bank: AdapterBank, base: str, about: Mapping[str, Any]) -> None:
     """Write a reward model: the LoRA part in PEFT format, the head, and what is known about it, last of all."""
-    own = {name: LoraPair(pair.A[0], pair.B[0]) for name, pair in bank.local.items()}
+    own = {site: {name: stack[0] for name, stack in stacks.items()} for site, stacks in bank.local.items()}
     sites = [site for site in bank.sites if site.kind == "lora"]
     folder.mkdir(parents=True, exist_ok=True)
     save_peft_adapter(folder / ADAPTER, own, sites, bank.scale, base, backbone)
-    head = {"weight": own[HEAD].A[:, 0], "bias": own[HEAD].B[0]}
+    head = {"weight": own[HEAD]["A"][:, 0], "bias": own[HEAD]["B"][0]}
     save_file({name: t.detach().cpu().contiguous() for name, t in head.items()}, folder / HEAD_FILE)
     text = json.dumps(dict(about), indent=1, allow_nan=False) + "\n"
     (folder / ABOUT).write_text(text, encoding="utf-8")
@@ -89,11 +89,11 @@ def load_reward(folder: Path, backbone: Backbone, about: Mapping[str, Any]) -> A
     bank = reward_bank(backbone, about["rank"], about["alpha"], 0)
     try:
         lora, head = load_file(folder / ADAPTER / "adapter_model.safetensors"), load_file(folder / HEAD_FILE)
-        bank.local[HEAD].A[0, :, 0] = head["weight"]
-        bank.local[HEAD].B[0, 0] = head["bias"]
-        for name in bank.local.keys() - {HEAD}:
-            bank.local[name].A[0] = lora[f"base_model.model.{name}.lora_A.weight"].t()
-            bank.local[name].B[0] = lora[f"base_model.model.{name}.lora_B.weight"].t()
+        bank.local[HEAD]["A"][0, :, 0] = head["weight"]
+        bank.local[HEAD]["B"][0, 0] = head["bias"]
+        for site in bank.local.keys() - {HEAD}:
+            for name, stack in bank.local[site].items():
+                stack[0] = lora[f"base_model.model.{site}.lora_{name}.weight"].t()
     except Exception as error:  # safetensors, the disk and torch have types of their own
         raise ModelError(f"cannot load the reward model in {folder} ({error}): train it again") from error
     return bank

@@ -12,10 +12,11 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
-from wavetune.models.lora import AdapterBank, AdapterSite
+from wavetune.costs.adapter import AdapterSite
+from wavetune.models.lora import AdapterBank
 
-PROMPT = "prompt"
-"""The site's name."""
+PROMPT, VECTORS = "prompt", "vectors"
+"""The site's name, and its matrix'."""
 
 
 def with_prompts(
@@ -23,8 +24,8 @@ def with_prompts(
 ) -> Tensor:
     """Embedded tokens `[N, D]` of samples of these lengths, the first P of each exchanged for its client's vectors."""
     slots = bank.slots(site.layer)
-    stack = torch.cat([s[site.name].B for s in (bank.local, bank.shared) if site.name in s])
-    own = len(bank.local[site.name].B) if site.name in bank.local else 0  # the shared one stands behind
+    stack = torch.cat([s[site.name][VECTORS] for s in (bank.local, bank.shared) if site.name in s])
+    own = len(bank.local[site.name][VECTORS]) if site.name in bank.local else 0  # the shared one stands behind
     slot_S = torch.tensor([int(slots[k]) if slots[k] >= 0 else own for k in client_S], device=embedded_ND.device)
     starts = torch.tensor([0, *accumulate(lengths)][:-1], device=embedded_ND.device)
     vectors = stack.index_select(0, slot_S).flatten(0, 1).to(embedded_ND.dtype)

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from wavetune.federation.adapters.soft_prompt import SoftPrompt
 from wavetune.federation.method import Lora
-from wavetune.federation.soft_prompt import SoftPrompt
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
 

@@ -7,11 +7,11 @@ paper's formulas take for granted.
 
 from __future__ import annotations
 
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.batching import Batching
 from wavetune.data.examples import PreferenceKind
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.optimise import AdamW

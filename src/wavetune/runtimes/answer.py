@@ -28,7 +28,7 @@ def answer(
     folder = resolve_model(recipe.world.model).folder
     tokenizer = load_tokenizer(folder)
     data = recipe.world.data
-    model = load_for_generation(folder, adapter)
+    model = load_for_generation(folder, adapter, adapters=recipe.method.adapters)
     if isinstance(model, PooledModel):
         before, after = frame(tokenizer)
         text = encode(tokenizer, [prompt])[0][: data.max_tokens - len(before) - len(after)]

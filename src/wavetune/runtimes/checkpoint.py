@@ -6,6 +6,7 @@ import torch
 
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
+from wavetune.models.lora import named_matrices
 from wavetune.runtimes.session import Session
 
 
@@ -13,8 +14,7 @@ def state_of(session: Session) -> dict[str, torch.Tensor]:
     """All that a session goes on from, as named tensors: adapters, optimisers, servers, schedule."""
     bank, state = session.cohort.bank, dict[str, torch.Tensor]()
     for side, stacks in (("clients", bank.local), ("server", bank.shared)):
-        for name, pair in stacks.items():
-            state[f"adapter.{side}.{name}.A"], state[f"adapter.{side}.{name}.B"] = pair
+        state |= {f"adapter.{side}.{name}": stack for name, stack in named_matrices(stacks)}
     optimiser, server = session.cohort.optimiser.state(), session.server.state()
     state |= {f"optimiser.{name}": value for name, value in optimiser.items()}
     schedule = {f"schedule.{name}": torch.from_numpy(values) for name, values in session.schedule.items()}

@@ -24,7 +24,7 @@ from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_backbone, load_tokenizer
-from wavetune.models.lora import AdapterBank
+from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
@@ -136,18 +136,15 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     method, run, world = recipe.method, recipe.run, recipe.world
     device, dtype = device_of(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
-    data, prompt = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed), method.prompt_tokens
-    data = data.with_prompt(prompt)
+    data = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed).with_prompt(method.prompt_tokens)
     cut, rank = order.cuts[client], order.ranks[client]
     split, at_client = method.topology.is_split, method.topology.labels_stay
     targets = method.lora.on(architecture_of(folder).default_lora_targets)
     if split:
-        backbone = load_part(
-            folder, range(cut), at_client, targets, order.bf16, device, method.bottleneck, dtype, prompt
-        )
+        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.beside_lora, dtype)
     else:
         outputs = len(data.classes) or None
-        backbone = load_backbone(folder, targets, order.bf16, device, method.bottleneck, outputs, dtype, prompt)
+        backbone = load_backbone(folder, targets, order.bf16, device, method.beside_lora, outputs, dtype)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
     cohort.half = OF_CLIENTS if split else WHOLE
@@ -161,13 +158,13 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
 @torch.no_grad()
 def adapter_tensors(bank: AdapterBank, client: int, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Copies of the factors that a client holds, at these sites (all if None), named by site."""
+    """Copies of the matrices that a client holds, at these sites (all if None), named by site."""
     found: dict[str, Tensor] = {}
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
         if slot >= 0 and (names is None or site.name in names):
-            pair = bank.local[site.name]
-            found |= {f"{site.name}.{f}": t[slot].detach().clone() for f, t in zip("AB", pair, strict=True)}
+            stacks = named_matrices({site.name: bank.local[site.name]})
+            found |= {name: stack[slot].detach().clone() for name, stack in stacks}
     return found
 
 
@@ -178,8 +175,8 @@ def load_adapter_tensors(
     """Put back what `adapter_tensors` returned. Raises RunFolderError where it does not fit."""
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
-        for factor, stack in zip("AB", bank.local.get(site.name, ()), strict=False):
-            found = tensors.get(f"{site.name}.{factor}")
+        for name, stack in bank.local.get(site.name, {}).items():
+            found = tensors.get(f"{site.name}.{name}")
             if slot < 0 or (names is not None and site.name not in names):
                 continue
             if found is None or found.shape != stack[slot].shape:

@@ -20,7 +20,7 @@ from wavetune.data.settings import PreparedData
 from wavetune.errors import DeploymentError, NumericsError
 from wavetune.federation.cohort import Evaluation
 from wavetune.federation.prefix import KeptPrefix
-from wavetune.models.lora import LoraPair
+from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
 from wavetune.runtimes.session import Session, global_bank
@@ -51,7 +51,7 @@ Scores = tuple[Score, Score]
 
 
 def evaluate(
-    session: Session, factors: Mapping[str, LoraPair], round_index: int, reported: Mapping[int, Scores] | None = None
+    session: Session, factors: Mapping[str, Matrices], round_index: int, reported: Mapping[int, Scores] | None = None
 ) -> Judged:
     """Losses (nats) and accuracies after a round, given its mixture, or what devices found of models of their own.
 

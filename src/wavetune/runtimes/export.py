@@ -9,7 +9,7 @@ from wavetune.data.settings import PreparedData
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.run_folder import RunFolder, explained
 from wavetune.models.adapter_folder import save_adapter_folder
-from wavetune.models.lora import LoraPair
+from wavetune.models.lora import Matrices
 from wavetune.runtimes.session import Session, client_factors
 
 
@@ -18,7 +18,7 @@ def adapter_name(client: int | None) -> str:
     return "global" if client is None else f"client-{client:02d}"
 
 
-def clients_models(session: Session) -> dict[int, dict[str, LoraPair]]:
+def clients_models(session: Session) -> dict[int, dict[str, Matrices]]:
     """Every client's adapters as they stand now."""
     return {
         client: client_factors(session.cohort.bank, client) for client in range(session.cohort.placement.num_clients)
@@ -26,15 +26,15 @@ def clients_models(session: Session) -> dict[int, dict[str, LoraPair]]:
 
 
 def export(
-    folder: RunFolder, session: Session, factors: dict[str, LoraPair], personal: Mapping[int, dict[str, LoraPair]]
+    folder: RunFolder, session: Session, factors: dict[str, Matrices], personal: Mapping[int, dict[str, Matrices]]
 ) -> None:
     """Write what all share (nothing, where there is none) and these clients' own adapters into a run's folder."""
-    shared: dict[int | None, dict[str, LoraPair]] = {None: factors} if factors else {}
+    shared: dict[int | None, dict[str, Matrices]] = {None: factors} if factors else {}
     write_models(folder.path, {**shared, **personal}, session.cohort, session.data, session.model.folder)
 
 
 def write_models(
-    folder: Path, models: Mapping[int | None, Mapping[str, LoraPair]], cohort: Cohort, data: PreparedData, base: Path
+    folder: Path, models: Mapping[int | None, Mapping[str, Matrices]], cohort: Cohort, data: PreparedData, base: Path
 ) -> None:
     """Write adapters on a base model into a folder, of clients or, under None, of what all share."""
     adapters, backbone, scale = folder / "adapters", cohort.backbone, cohort.bank.scale

@@ -115,7 +115,7 @@ def _write_world(folder: RunFolder, session: Session) -> None:
     server = ServerInfo(scenario.server.flop_per_s)
     world = World(scenario.cell_radius_m, devices, BandShapes(*bands), server, scenario.preset)
     folder.write_json("world.json", as_json(world))
-    folder.write_json("instance.json", problem_to_json(session.planner.known(0)), indent=None)
+    folder.write_json("instance.json", problem_to_json(session.planner.known(0)))
     folder.write_json("plan.json", plan_to_json(session.plan))  # last: where it is missing, a resumed run writes all
 
 

@@ -22,6 +22,7 @@ from wavetune.federation.answer_scores import Floats
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import RewardTraining
+from wavetune.models.lora import named_matrices
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
 from wavetune.seeds import stream
@@ -68,10 +69,7 @@ class Training:
 
     def adapters(self) -> dict[str, torch.Tensor]:
         """The tensors that a reward model consists of, by name."""
-        stacks = self.model.bank.local
-        return {
-            f"{name}.{part}": t.detach() for name, pair in stacks.items() for part, t in zip("AB", pair, strict=True)
-        }
+        return {name: stack.detach() for name, stack in named_matrices(self.model.bank.local)}
 
     @torch.no_grad()
     def load(self, tensors: Mapping[str, torch.Tensor]) -> None:

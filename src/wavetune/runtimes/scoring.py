@@ -89,7 +89,7 @@ def evaluate_run(run_dir: Path, asked: Asked, decoding: Decoding, device: str = 
         LOG.info(note)
     folder = resolve_model(recipe.world.model).folder
     tokenizer = load_tokenizer(folder)
-    model = load_for_generation(folder, adapter, str(device_of(device)))
+    model = load_for_generation(folder, adapter, str(device_of(device)), recipe.method.adapters)
     told: dict[str, Any] = {
         "model": recipe.world.model,
         "adapters": None if adapter is None else adapter.name,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -33,7 +33,7 @@ from wavetune.federation.round_planner import RoundPlanner
 from wavetune.federation.selection import State
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
-from wavetune.models.lora import AdapterBank, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, Matrices, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
 from wavetune.records.rounds import Account
@@ -152,10 +152,9 @@ def build(
         method.lora.on(planner.table.lora_targets),
         bf16,
         device,
-        method.bottleneck,
+        method.beside_lora,
         len(data.classes) or None,
         working_dtype(run.precision),
-        method.prompt_tokens,
     )
     _check_tokens(backbone, data)
     door = Door()
@@ -280,8 +279,7 @@ def cohort_of(
         backbone.device,
         backbone.dtype,
     )
-    if not method.mixing.trains_a:
-        freeze_a(bank)
+    freeze(bank, {site.name for site in bank.sites if site.ranked}, method.mixing.frozen)
     freeze(bank, method.sharing.names(bank.sites, backbone.num_layers, "frozen"))
     link = CutLink(door, method.activation_codec, method.gradient_codec)
     backbone.recompute = run.recompute_blocks
@@ -304,39 +302,32 @@ def cohort_of(
     )
 
 
-def freeze_a(bank: AdapterBank) -> None:
-    """Train the B factors of LoRA alone."""
-    for site in bank.sites:
-        for stacks in (bank.local, bank.shared):
-            if site.kind == "lora" and site.name in stacks:
-                stacks[site.name].A.requires_grad_(False)
-
-
-def freeze(bank: AdapterBank, names: AbstractSet[str]) -> None:
-    """Train nothing of these names."""
+def freeze(bank: AdapterBank, sites: AbstractSet[str], matrices: Container[str] | None = None) -> None:
+    """Train none of these matrices (None: none at all) of the sites of these names."""
     for stacks in (bank.local, bank.shared):
-        for name in names & stacks.keys():
-            for parameter in stacks[name]:
-                parameter.requires_grad_(False)
+        for site in sites & stacks.keys():
+            for name, stack in stacks[site].items():
+                if matrices is None or name in matrices:
+                    stack.requires_grad_(False)
 
 
-def global_bank(session: Session, factors: Mapping[str, LoraPair]) -> AdapterBank:
+def global_bank(session: Session, factors: Mapping[str, Matrices]) -> AdapterBank:
     """A one-client bank that acts with the given factors in every block; where there are none, the base acts alone."""
     return one_bank(session.cohort, factors)
 
 
-def one_bank(cohort: Cohort, factors: Mapping[str, LoraPair]) -> AdapterBank:
+def one_bank(cohort: Cohort, factors: Mapping[str, Matrices]) -> AdapterBank:
     """A bank of one client that is the same in every block."""
-    shared = {name: LoraPair(*(t.detach()[None] for t in pair)) for name, pair in factors.items()}
+    shared = {site: {name: t.detach()[None] for name, t in own.items()} for site, own in factors.items()}
     sites = tuple(site for site in cohort.bank.sites if site.name in factors)
     return AdapterBank(sites, np.zeros((cohort.backbone.num_layers, 1), np.bool_), cohort.bank.scale, {}, shared)
 
 
-def client_factors(bank: AdapterBank, client: int) -> dict[str, LoraPair]:
-    """The factors client `client` acts with: its own where it holds the block, else the shared ones."""
-    found: dict[str, LoraPair] = {}
+def client_factors(bank: AdapterBank, client: int) -> dict[str, Matrices]:
+    """The matrices client `client` acts with: its own where it holds the block, else the shared ones."""
+    found: dict[str, Matrices] = {}
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
-        pair = bank.local[site.name] if slot >= 0 else bank.shared[site.name]
-        found[site.name] = LoraPair(pair.A[max(slot, 0)].detach().clone(), pair.B[max(slot, 0)].detach().clone())
+        stacks = bank.local[site.name] if slot >= 0 else bank.shared[site.name]
+        found[site.name] = {name: stack[max(slot, 0)].detach().clone() for name, stack in stacks.items()}
     return found

@@ -147,7 +147,7 @@ class FleetSteps:
         factors = None
         if bank is not None:
             found = client_factors(bank, client)
-            factors = {site: tuple(t.cpu().numpy() for t in pair) for site, pair in found.items()}
+            factors = {site: {name: t.cpu().numpy() for name, t in own.items()} for site, own in found.items()}
         factors, count = self.fleet.share(factors), len(self.fleet.slices)
         requests = [(worker, (name, factors, slice(worker, None, count))) for worker in range(count)]
         parts: list[Evaluation] = self.fleet.ask("evaluate", requests, again=True)

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.federation.account import Accountant
 from wavetune.federation.messages import adapter_spec
-from wavetune.models.lora import AdapterSite
 from wavetune.records.fields import UNKNOWN, total
 from wavetune.records.reading import read_record
 from wavetune.records.rounds import Judged, Round, RoundPrivacy
@@ -83,7 +83,7 @@ def summary_of(session: Session, rounds: Sequence[Round], state: Mapping[str, An
                 for field in adapter_spec(
                     [site for site in bank.sites if site.layer < max(session.cohort.placement.cut_K)],
                     max(session.rank_K),
-                    sends_a=recipe.method.mixing.trains_a,
+                    recipe.method.mixing.frozen,
                 ).values()
             ),
             server=sum(p.numel() for p in bank.parameters(local=False) if p.requires_grad),

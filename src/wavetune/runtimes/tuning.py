@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import ROUNDS, RunFolder
-from wavetune.models.lora import LoraPair
+from wavetune.models.lora import Matrices
 from wavetune.records.rounds import Round
 from wavetune.runtimes.engine import Observer, TrainRound
 from wavetune.runtimes.evaluation import evaluate
@@ -34,7 +34,7 @@ class Tuning(Phase):
         """Train a round and evaluate where that is due; after the last the models are written."""
         session = self.session
         last = index + 1 == self.rounds
-        personal: dict[int, dict[str, LoraPair]] = {}
+        personal: dict[int, dict[str, Matrices]] = {}
 
         def keep_personal() -> None:
             personal.update(clients_models(session))

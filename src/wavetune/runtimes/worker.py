@@ -30,7 +30,7 @@ from wavetune.federation.slices import (
     step_slice,
 )
 from wavetune.models.backbone import load_backbone
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
 from wavetune.runtimes.precision import device_of, working_dtype
@@ -39,7 +39,7 @@ from wavetune.runtimes.session import cohort_of
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Arrays = dict[str, Floats]
-Factors = Mapping[str, tuple[Floats, Floats]]
+Factors = Mapping[str, Mapping[str, Floats]]
 
 
 class StateLostError(Exception):
@@ -136,10 +136,9 @@ class Worker:
             job.targets,
             job.bf16,
             device,
-            method.bottleneck,
+            method.beside_lora,
             job.num_classes,
             working_dtype(job.recipe.run.precision),
-            method.prompt_tokens,
         )
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
@@ -147,7 +146,8 @@ class Worker:
         """A bank of one client that acts with these factors in every block."""
         bank, device = self._cohort.bank, self._cohort.backbone.device
         shared = {
-            name: LoraPair(*(torch.tensor(f, device=device)[None] for f in pair)) for name, pair in factors.items()
+            site: {name: torch.tensor(f, device=device)[None] for name, f in own.items()}
+            for site, own in factors.items()
         }
         sites = tuple(site for site in bank.sites if site.name in factors)
         return AdapterBank(sites, np.zeros((len(bank.local_LK), 1), np.bool_), bank.scale, {}, shared)

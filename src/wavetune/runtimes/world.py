@@ -59,28 +59,35 @@ def plan_world(
             f"method.objective {method.objective.kind} needs text that is learned token by token, and world.data has "
             "classes; set method.objective=likelihood, or another world.data.template"
         )
-    if method.lora.rank == 0 and not (prompt or method.bottleneck or num_classes):
+    if method.lora.rank == 0 and not (method.beside_lora or num_classes):
         raise ConfigError(
             "method.lora.rank is 0 and there is no other adapter, so nothing would be trained; give a rank, a "
-            "method.bottleneck or a method.soft_prompt"
+            "method.bottleneck, a method.soft_prompt or method.adapters"
         )
     projections = architecture.lora_projections(targets)
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
     method.check(num_clients, num_layers, narrowest)
     recipe.world.scenario.channel.require_rounds(run.rounds)
+    table = CostTable(
+        architecture,
+        targets,
+        input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
+        adapters=method.beside_lora,
+        outputs=num_classes or None,
+        untouched_passes=method.objective.passes[0] - 1,
+        trained_blocks=_trained_blocks(method, num_layers, num_classes),
+    )
+    for adapter in method.beside_lora:
+        if not table.values_L(adapter).any():
+            raise ConfigError(
+                f"adapters of the kind {adapter.name!r} stand behind no linear map of the model, so nothing would be "
+                f"trained; its maps are {', '.join(p.name for p in architecture.blocks[0].projections)}"
+            )
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),
-        CostTable(
-            architecture,
-            targets,
-            input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
-            bottleneck=method.bottleneck,
-            outputs=num_classes or None,
-            untouched_passes=method.objective.passes[0] - 1,
-            trained_blocks=_trained_blocks(method, num_layers, num_classes),
-        ),
+        table,
         method,
         statistics.with_prompt(prompt),
         tuple(num_samples_K),
@@ -94,7 +101,7 @@ def plan_world(
 
 def _trained_blocks(method: Method, num_layers: int, num_classes: int) -> tuple[int, ...] | None:
     """The blocks whose adapters train; None: all."""
-    if method.lora.rank == 0 and not method.bottleneck:
+    if method.lora.rank == 0 and all(adapter.prompt_tokens for adapter in method.beside_lora):
         return (num_layers - 1,) if num_classes else ()
     count = method.sharing.trained_layers
     return None if count is None else tuple(range(num_layers - count, num_layers))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.adapters import pair_of
 from helpers.training import (
     TOLERANCE,
     Job,
@@ -22,7 +23,7 @@ from wavetune.federation.optimise import AdamW
 from wavetune.federation.placement import OF_CLIENTS, OF_SERVERS, WHOLE, Placement
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.double import compute_in_double
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.runtimes.session import client_factors
 
 TOKENS = tokens_of(random_rows())
@@ -81,7 +82,7 @@ def test_passes_of_the_servers_half_have_clients_of_one_cut():
 def test_step_reports_each_clients_mean_loss_labels_and_tokens():
     cohort = cohort_of(Job())
     for pair in (*cohort.bank.local.values(), *cohort.bank.shared.values()):
-        pair.B.data.zero_()  # so that the first step sees the untouched model
+        pair["B"].data.zero_()  # so that the first step sees the untouched model
     result, stock = cohort.step(TOKENS, ROWS, 1.0), load_stock_model(folder_of("tiny"))
     for client, rows in enumerate(ROWS):
         assert result.loss_K[client] == pytest.approx(stock_loss(stock, TOKENS, rows).item(), abs=1e-5)
@@ -119,7 +120,7 @@ def test_evaluation_sums_the_stock_models_loss_over_all_rows():
 
 def test_evaluation_under_adapters_differs_and_leaves_training_alone():
     cohort, reference = cohort_of(Job()), cohort_of(Job())
-    factors = {name: LoraPair(A[None], B[None]) for name, (A, B) in random_factors(cohort.backbone, 4, 9).items()}
+    factors = {name: pair_of(A[None], B[None]) for name, (A, B) in random_factors(cohort.backbone, 4, 9).items()}
     bank = AdapterBank(cohort.bank.sites, np.zeros((4, 1), bool), 2.0, {}, factors)
     assert cohort.evaluate(TOKENS, bank).loss() != pytest.approx(cohort.evaluate(TOKENS, None).loss(), rel=1e-3)
     assert not cohort.link.door.take()
@@ -163,7 +164,7 @@ def test_a_client_whose_loss_is_not_finite_is_given_up_and_the_others_do_not_not
     cohort = cohort_of(Job())
     name = next(s.name for s in cohort.bank.sites if s.name.endswith("v_proj"))
     with torch.no_grad():
-        cohort.bank.local[name].B[1, 0, 0] = float("nan")
+        cohort.bank.local[name]["B"][1, 0, 0] = float("nan")
     assert_as_if_absent(cohort, cohort.step(TOKENS, ROWS, 1.0), 1, "the loss of client 1 is nan")
 
 
@@ -172,9 +173,9 @@ def test_a_client_whose_gradient_is_not_finite_is_given_up_with_its_tensor(seque
     job = {"cut_K": (1, 2, 3), "sequential": sequential}
     cohort = cohort_of(Job(**job))
     site = next(s for s in cohort.bank.sites if s.layer == 1)
-    poison(cohort, cohort.bank.local[site.name].B, slot=1)  # slots of block 1: clients 1 and 2
+    poison(cohort, cohort.bank.local[site.name]["B"], slot=1)  # slots of block 1: clients 1 and 2
     result = cohort.step(TOKENS, ROWS, 1.0)
-    assert_as_if_absent(cohort, result, 2, rf"gradient of {site.name}\.lora_B of client 2 is not finite", **job)
+    assert_as_if_absent(cohort, result, 2, rf"gradient of {site.name}\.B of client 2 is not finite", **job)
 
 
 @pytest.mark.parametrize("sequential", [False, True])
@@ -210,8 +211,8 @@ def test_where_all_clients_are_at_fault_the_first_is_named():
     cohort = cohort_of(Job(dtype=torch.float32))
     with torch.no_grad():
         for pair in cohort.bank.local.values():
-            pair.B.fill_(1e30)
-            pair.A.fill_(1e30)
+            pair["B"].fill_(1e30)
+            pair["A"].fill_(1e30)
     with pytest.raises(NumericsError, match=r"client 0 is|not finite"):
         cohort.step(TOKENS, ROWS, 1.0)
 
@@ -220,8 +221,8 @@ def test_where_all_clients_are_at_fault_the_first_is_named():
 def test_gradient_of_the_server_that_is_not_finite_names_the_server(sequential):
     cohort = cohort_of(Job(sequential=sequential))
     site = next(s for s in cohort.bank.sites if s.layer == 3)
-    poison(cohort, cohort.bank.shared[site.name].A, slot=0)
-    with pytest.raises(NumericsError, match=rf"gradient of {site.name}\.lora_A of the server is not finite"):
+    poison(cohort, cohort.bank.shared[site.name]["A"], slot=0)
+    with pytest.raises(NumericsError, match=rf"gradient of {site.name}\.A of the server is not finite"):
         cohort.step(TOKENS, ROWS, 1.0)
 
 
@@ -245,10 +246,10 @@ def test_clients_that_sit_out_change_nothing_and_are_not_changed():
         np.testing.assert_allclose(found.loss_K[[0, 2]], wanted.loss_K, rtol=TOLERANCE)
         assert np.isnan(found.loss_K[1])
     for name, kept in client_factors(whole.bank, 1).items():
-        assert all(torch.equal(x, y) for x, y in zip(kept, start[name], strict=True))
+        assert all(torch.equal(x, y) for x, y in zip(kept.values(), start[name].values(), strict=True))
     for mine, theirs in ((0, 0), (2, 1)):
         for name, factors in client_factors(pair.bank, theirs).items():
-            for x, y in zip(client_factors(whole.bank, mine)[name], factors, strict=True):
+            for x, y in zip(client_factors(whole.bank, mine)[name].values(), factors.values(), strict=True):
                 torch.testing.assert_close(x, y, rtol=0, atol=TOLERANCE)
 
 
@@ -262,7 +263,7 @@ def test_a_client_that_sat_out_goes_on_with_its_own_count_of_steps():
         if attends:
             alone.step(TOKENS, [rows[1]], 1.0)
     for name, factors in client_factors(alone.bank, 0).items():
-        for x, y in zip(client_factors(whole.bank, 1)[name], factors, strict=True):
+        for x, y in zip(client_factors(whole.bank, 1)[name].values(), factors.values(), strict=True):
             torch.testing.assert_close(x, y, rtol=0, atol=TOLERANCE)
 
 
@@ -274,11 +275,11 @@ def test_the_proximal_term_is_the_gradient_of_half_mu_times_the_squared_distance
     near.begin_round([site])
     with torch.no_grad():
         for cohort in (near, plain):
-            cohort.bank.local[site].B.add_(1.0)
+            cohort.bank.local[site]["B"].add_(1.0)
     for cohort in (near, plain):
         cohort.optimiser.step_clients = lambda *_: None  # keep the gradients
         cohort.step(TOKENS, ROWS, 1.0)
     other = near.bank.sites[1].name
-    difference = near.bank.local[site].B.grad - plain.bank.local[site].B.grad
+    difference = near.bank.local[site]["B"].grad - plain.bank.local[site]["B"].grad
     torch.testing.assert_close(difference, torch.full_like(difference, 0.5), rtol=0, atol=TOLERANCE)
-    assert torch.equal(near.bank.local[other].B.grad, plain.bank.local[other].B.grad)
+    assert torch.equal(near.bank.local[other]["B"].grad, plain.bank.local[other]["B"].grad)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.adapters import lora_site, pair_of, widths_of
 from wavetune.federation.codecs import Fp64, TopK
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.door import Door
@@ -16,10 +17,10 @@ from wavetune.federation.filters.scores import Scores
 from wavetune.federation.mixing import AverageFactors
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.updates import Inbox, Update
-from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+from wavetune.models.lora import AdapterBank
 
 K, RANK = 6, 2
-SITES = (AdapterSite("a", 0, 5, 4), AdapterSite("b", 1, 3, 4))
+SITES = (lora_site("a", 0, 5, 4), lora_site("b", 1, 3, 4))
 WEIGHTS = (0.05, 0.1, 0.15, 0.2, 0.2, 0.3)
 
 
@@ -30,11 +31,11 @@ def trained(**given):
     def stack(rows, width):
         return torch.randn(1, rows, width, generator=generator, dtype=torch.float64).repeat(K, 1, 1)
 
-    pairs = {s.name: LoraPair(stack(s.in_features, RANK), stack(RANK, s.out_features)) for s in SITES}
+    pairs = {s.name: pair_of(stack(widths_of(s)[0], RANK), stack(RANK, widths_of(s)[1])) for s in SITES}
     bank = AdapterBank(SITES, np.ones((2, K), np.bool_), 1.0, pairs, {})
     nodes = Nodes(bank, (RANK,) * K, AverageFactors(), (Fp64(),), **given)
     for pair in pairs.values():
-        for t in pair:
+        for t in pair.values():
             t += 0.1 * torch.randn(t.shape, generator=generator, dtype=torch.float64)
     return nodes
 
@@ -45,7 +46,7 @@ def clients_of(nodes):
 
 
 def flat(factors):
-    return torch.cat([t.flatten() for pair in factors.values() for t in pair])
+    return torch.cat([t.flatten() for pair in factors.values() for t in pair.values()])
 
 
 def star(weights=WEIGHTS, **given):
@@ -100,7 +101,7 @@ def test_edges_that_never_meet_are_runs_of_their_own():
 def moving(nodes, by_site):
     """What clients of a round make of what they have; sites that the round is not about stay."""
     for site in nodes.due:
-        for t in nodes.bank.local[site.name]:
+        for t in nodes.bank.local[site.name].values():
             t += by_site[site.name]
 
 
@@ -124,17 +125,17 @@ def test_a_block_that_moves_less_than_it_did_is_neither_sent_nor_changed_until_a
     nodes.begin(0)
     nodes.exchange(WEIGHTS, Door())
     fading = [{"a": 1.0, "b": 0.5**i} for i in range(5)]  # b's share of its fastest: 1, 0.75, 0.5 on average
-    kept, found = nodes.current["b"].A.clone(), []
+    kept, found = nodes.current["b"]["A"].clone(), []
     for i, by_site in enumerate(fading, 1):
         nodes.begin(i)
         if nodes.agenda == (0,):
-            kept = nodes.current["b"].A.clone()
+            kept = nodes.current["b"]["A"].clone()
         moving(nodes, by_site)
         nodes.exchange(WEIGHTS, Door(), round_index=i)
         found.append(nodes.agenda)
         if nodes.agenda == (0,):
-            assert torch.equal(nodes.current["b"].A, kept)
-            assert all(torch.equal(own, kept) for own in nodes.bank.local["b"].A)
+            assert torch.equal(nodes.current["b"]["A"], kept)
+            assert all(torch.equal(own, kept) for own in nodes.bank.local["b"]["A"])
     assert found[0] is None
     assert (0,) in found
     assert found[4 - 1] is None  # the fifth round

@@ -4,11 +4,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.adapters import lora_site, pair_of
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.federation.optimise import AdamW, StackedOptimiser
-from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair, new_bank
+from wavetune.models.lora import AdapterBank, new_bank
 
-SITES = (AdapterSite("a", 0, 4, 3), AdapterSite("b", 1, 4, 3))
+SITES = (lora_site("a", 0, 4, 3), lora_site("b", 1, 4, 3))
 LOCAL = np.array([[True, True], [False, True]])
 
 
@@ -24,10 +25,10 @@ def bank_with_gradients(seed=0, spread=1.0):
 def norms(bank):
     """Norm of the gradient of block 0 at client 0 and client 1, of block 1 at client 1 and the server."""
     parts = [
-        [g.grad[0] for g in bank.local["a"]],
-        [g.grad[1] for g in bank.local["a"]],
-        [g.grad[0] for g in bank.local["b"]],
-        [g.grad[0] for g in bank.shared["b"]],
+        [g.grad[0] for g in bank.local["a"].values()],
+        [g.grad[1] for g in bank.local["a"].values()],
+        [g.grad[0] for g in bank.local["b"].values()],
+        [g.grad[0] for g in bank.shared["b"].values()],
     ]
     return [float(torch.cat([g.flatten() for g in part]).norm()) for part in parts]
 
@@ -67,11 +68,11 @@ def test_server_has_a_rate_of_its_own():
     moved = []
     for rate in (None, 1e-1):
         bank = bank_with_gradients()
-        start = bank.shared["b"].A.detach().clone()
+        start = bank.shared["b"]["A"].detach().clone()
         settings = AdamW(learning_rate=1e-3, server_learning_rate=rate, weight_decay=0, max_grad_norm=None)
         optimiser = StackedOptimiser(bank, settings)
         optimiser.step_server(0.5)
-        moved.append(float((bank.shared["b"].A.detach() - start).abs().max()))
+        moved.append(float((bank.shared["b"]["A"].detach() - start).abs().max()))
     assert moved == pytest.approx([0.5e-3, 0.5e-1], rel=1e-3)  # Adam's first step is the rate
 
 
@@ -123,30 +124,30 @@ def test_frozen_a_is_neither_trained_nor_decayed():
     bank = bank_with_gradients()
     for stacks in (bank.local, bank.shared):
         for pair in stacks.values():
-            pair.A.grad = None
-            pair.A.requires_grad_(False)
-    before = bank.local["a"].A.clone()
+            pair["A"].grad = None
+            pair["A"].requires_grad_(False)
+    before = bank.local["a"]["A"].clone()
     optimiser = StackedOptimiser(bank, AdamW(learning_rate=0.1, weight_decay=0.5))
     optimiser.step_clients(1.0)
-    assert torch.equal(bank.local["a"].A, before)
-    assert bank.local["a"].B.any()
+    assert torch.equal(bank.local["a"]["A"], before)
+    assert bank.local["a"]["B"].any()
 
 
 def test_a_clients_gradient_is_clipped_to_the_same_bits_whoever_stands_beside_it():
-    sites = tuple(AdapterSite(name, 0, 5, 3) for name in "abcd")  # eight factors, which torch adds in several ways
+    sites = tuple(lora_site(name, 0, 5, 3) for name in "abcd")  # eight factors, which torch adds in several ways
     generator = torch.Generator().manual_seed(0)
     grads = {
         s.name: [torch.randn(3, *shape, generator=generator).double() for shape in ((5, 2), (2, 3))] for s in sites
     }
 
     def clipped(slots):
-        pairs = {name: LoraPair(*(g[slots].clone().requires_grad_() for g in pair)) for name, pair in grads.items()}
+        pairs = {name: pair_of(*(g[slots].clone().requires_grad_() for g in pair)) for name, pair in grads.items()}
         for name, pair in pairs.items():
-            for parameter, gradient in zip(pair, grads[name], strict=True):
+            for parameter, gradient in zip(pair.values(), grads[name], strict=True):
                 parameter.grad = gradient[slots].clone()
         bank = AdapterBank(sites, np.ones((1, len(slots)), np.bool_), 1.0, pairs, {})
         StackedOptimiser(bank, AdamW(max_grad_norm=0.1))._clip("clients")
-        return [p.grad for pair in pairs.values() for p in pair]
+        return [p.grad for pair in pairs.values() for p in pair.values()]
 
     for slot in range(3):
         for together, alone in zip(clipped([0, 1, 2]), clipped([slot]), strict=True):

@@ -27,7 +27,7 @@ def reward(tmp_path_factory):
     bank = reward_bank(backbone, 4, 8.0, 0)
     with torch.no_grad():
         for pair in bank.local.values():
-            pair.B.normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
+            pair["B"].normal_(0, 0.2, generator=torch.Generator().manual_seed(1))
     return RewardModel("tiny", backbone, tokenizer, bank, 64)
 
 

@@ -3,10 +3,11 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from helpers.adapters import pair_of, widths_of
 from helpers.training import folder_of, random_factors
 from wavetune.errors import ModelError
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import ragged_layout
 
 MODELS = ["tiny", "tiny-gpt2"]
@@ -54,11 +55,9 @@ def test_nothing_of_the_base_is_trainable(model):
 def test_sites_default_to_those_of_peft_and_can_be_named():
     assert {s.name.rsplit(".", 1)[-1] for s in load_backbone(folder_of("tiny")).sites} == {"q_proj", "v_proj"}
     gpt2 = load_backbone(folder_of("tiny-gpt2"))
-    assert [(s.name, s.layer, s.in_features, s.out_features) for s in gpt2.sites[:1]] == [
-        ("transformer.h.0.attn.c_attn", 0, 64, 192)
-    ]
+    assert [(s.name, s.layer, *widths_of(s)) for s in gpt2.sites[:1]] == [("transformer.h.0.attn.c_attn", 0, 64, 192)]
     down = load_backbone(folder_of("tiny"), ["down_proj"]).sites[3]
-    assert (down.name, down.layer, down.in_features, down.out_features) == ("model.layers.3.mlp.down_proj", 3, 128, 64)
+    assert (down.name, down.layer, *widths_of(down)) == ("model.layers.3.mlp.down_proj", 3, 128, 64)
 
 
 def test_unknown_target_is_refused_with_what_there_is():
@@ -83,7 +82,7 @@ def test_bf16_gradients_of_adapters_come_close_to_fp32():
     for bf16 in (False, True):
         backbone = load_backbone(folder_of("tiny"), bf16=bf16)
         own = {
-            name: LoraPair(A[None].clone().requires_grad_(), B[None].clone().requires_grad_())
+            name: pair_of(A[None].clone().requires_grad_(), B[None].clone().requires_grad_())
             for name, (A, B) in random_factors(backbone, 4, seed=0).items()
         }
         bank = AdapterBank(backbone.sites, np.ones((4, 1), bool), 2.0, own, {})

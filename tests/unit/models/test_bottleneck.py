@@ -9,11 +9,13 @@ import torch.nn.functional as F
 from peft import LoraConfig, get_peft_model
 
 from helpers.training import folder_of
-from wavetune.costs.bottleneck import Bottleneck
+from wavetune.costs.adapter import AdapterSite
+from wavetune.costs.architecture import PRESETS
 from wavetune.errors import ConfigError, ModelError
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.backbone import load_backbone, load_stock_model
-from wavetune.models.bottleneck import StackedBottleneck, last_map
-from wavetune.models.lora import ActiveAdapters, AdapterSite, new_bank
+from wavetune.models.behind import ModuleMaps, StackedAdapter
+from wavetune.models.lora import ActiveAdapters, new_bank
 from wavetune.models.ragged import ragged_layout
 
 pytestmark = pytest.mark.filterwarnings(
@@ -28,7 +30,7 @@ TOKENS = tuple(map(sum, LENGTHS_K))
 
 def job(model, bf16=False, bottleneck=BOTH, local_LK=None):
     """LoRA and bottlenecks on the very same linear maps, all factors alive."""
-    backbone = load_backbone(folder_of(model), LAST_MAPS[model], bf16, bottleneck=bottleneck)
+    backbone = load_backbone(folder_of(model), LAST_MAPS[model], bf16, adapters=[bottleneck])
     local_LK = np.ones((4, 3), bool) if local_LK is None else local_LK
     bank = new_bank(backbone.sites, local_LK, (3,) * 3, 3, alpha=6.0, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -71,7 +73,7 @@ def separate_hidden(model, bank, client):
     for site in bank.sites:
         name, _, kind = site.name.partition(":")
         module, pair = peft.base_model.model.get_submodule(name), bank.local[site.name]
-        A, B = (p[client].detach().clone() for p in pair)
+        A, B = (p[client].detach().clone() for p in pair.values())
         if kind:
             A.requires_grad_(), B.requires_grad_()
             module.register_forward_hook(lambda _m, _x, y, A=A, B=B: y + F.gelu(y @ A) @ B)
@@ -95,7 +97,7 @@ def test_clients_with_lora_and_bottlenecks_on_one_map_get_what_separate_models_g
         torch.testing.assert_close(hidden, wanted, rtol=1e-4, atol=1e-4)
         loss_of(wanted).backward()
         for name, (a, b, turn) in leaves.items():
-            for mine, theirs in zip(bank.local[name], (a, b), strict=True):
+            for mine, theirs in zip(bank.local[name].values(), (a, b), strict=True):
                 torch.testing.assert_close(mine.grad[client], turn(theirs.grad), rtol=1e-3, atol=1e-4, msg=name)
 
 
@@ -109,7 +111,7 @@ def test_fresh_adapters_change_nothing_but_get_a_gradient(model):
     sum(map(loss_of, stacked_hidden(backbone, bank))).backward()
     pairs = [bank.local[site.name] for site in bank.sites if site.kind == "bottleneck"]
     assert len(pairs) == 8
-    assert all(pair.B.grad.abs().sum() > 0 and not pair.A.grad.any() for pair in pairs)
+    assert all(pair["B"].grad.abs().sum() > 0 and not pair["A"].grad.any() for pair in pairs)
 
 
 def test_a_bank_without_one_kind_acts_as_if_it_were_not_there():
@@ -119,7 +121,7 @@ def test_a_bank_without_one_kind_acts_as_if_it_were_not_there():
     whole = stacked_hidden(backbone, bank)
     with torch.no_grad():
         for site in bank.sites:
-            bank.local[site.name].B.mul_(site.kind == "bottleneck")
+            bank.local[site.name]["B"].mul_(site.kind == "bottleneck")
     for off, zeroed, lora, both in zip(without_lora, stacked_hidden(backbone, bank), lora_alone, whole, strict=True):
         torch.testing.assert_close(off, zeroed)
         assert not torch.allclose(lora, both, atol=1e-2)
@@ -127,23 +129,24 @@ def test_a_bank_without_one_kind_acts_as_if_it_were_not_there():
 
 
 def test_shared_and_local_slots_and_frozen_factors_get_the_gradients_of_plain_torch():
-    site = AdapterSite("m:bottleneck", 0, 5, 5, "bottleneck", 3)
+    place = Bottleneck(3).behind(PRESETS["gpt2"].blocks[0], 5)[0]
+    site = AdapterSite("m:bottleneck", 0, "bottleneck", place.matrices, place.switch)
     local_LK = np.array([[True, False, True]])
     bank = new_bank([site], local_LK, (1,) * 3, 1, 1.0, 0)
     pairs = {False: bank.shared[site.name], True: bank.local[site.name]}
     with torch.no_grad():
         for pair in pairs.values():
-            for p in pair:
+            for p in pair.values():
                 p.copy_(torch.randn(p.shape, generator=torch.Generator().manual_seed(3)))
-    pairs[False].A.requires_grad_(False)
+    pairs[False]["A"].requires_grad_(False)
     active, tokens = ActiveAdapters(), (4, 2, 3)
     active.use(bank, (1, 2, 0), tokens)
     y = torch.randn(sum(tokens), 5, generator=torch.Generator().manual_seed(4), requires_grad=True)
-    found = StackedBottleneck(site, active)(torch.nn.Identity(), (), y)
+    found = StackedAdapter(Bottleneck(3), site, active)(torch.nn.Identity(), (y,), y)
     parts = zip(y.split(tokens), [(False, 0), (True, 1), (True, 0)], strict=True)
-    wanted = torch.cat([h + F.gelu(h @ pairs[own].A[s]) @ pairs[own].B[s] for h, (own, s) in parts])
+    wanted = torch.cat([h + F.gelu(h @ pairs[own]["A"][s]) @ pairs[own]["B"][s] for h, (own, s) in parts])
     torch.testing.assert_close(found, wanted)
-    leaves, upstream = [y, pairs[False].B, *pairs[True]], torch.randn(wanted.shape)
+    leaves, upstream = [y, pairs[False]["B"], *pairs[True].values()], torch.randn(wanted.shape)
     for mine, theirs in zip(
         torch.autograd.grad(found, leaves, upstream), torch.autograd.grad(wanted, leaves, upstream), strict=True
     ):
@@ -165,8 +168,9 @@ def test_over_bf16_weights_adapters_stay_fp32_and_come_close():
 
 def test_sites_are_named_after_the_map_they_follow():
     feed_forward = [s for s in job("tiny", bottleneck=Bottleneck(4))[0].sites if s.kind == "bottleneck"]
-    assert feed_forward[1] == AdapterSite("model.layers.1.mlp.down_proj:bottleneck", 1, 64, 64, "bottleneck", 4)
-    names = [s.name for s in load_backbone(folder_of("tiny-gpt2"), (), bottleneck=BOTH).sites[:2]]
+    assert (feed_forward[1].name, feed_forward[1].layer) == ("model.layers.1.mlp.down_proj:bottleneck", 1)
+    assert [(matrix.width, matrix.components) for matrix in feed_forward[1].matrices] == [(64, 4), (64, 4)]
+    names = [s.name for s in load_backbone(folder_of("tiny-gpt2"), (), adapters=[BOTH]).sites[:2]]
     assert names == ["transformer.h.0.attn.c_proj:bottleneck", "transformer.h.0.mlp.c_proj:bottleneck"]
 
 
@@ -179,4 +183,4 @@ def test_bad_settings_and_strange_blocks_are_refused_in_a_sentence():
     block = deepcopy(load_stock_model(folder_of("tiny")).model.layers[0])
     block.mlp.down_proj = torch.nn.Identity()
     with pytest.raises(ModelError, match="bottleneck after feed-forward"):
-        last_map(block, "feed_forward", 64)
+        Bottleneck().behind(ModuleMaps(block, (), 64), 64)

@@ -19,8 +19,8 @@ from transformers import (
 )
 
 from helpers.training import folder_of
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.backbone import load_backbone, load_stock_model, prepare_backbone
 from wavetune.models.classifier import classification_loss, head_site, stacked_head
 from wavetune.models.lora import new_bank
@@ -112,7 +112,7 @@ def test_clients_of_an_encoder_get_the_logits_and_gradients_of_stock_peft_models
         assert nll_S[rows].mean().item() == pytest.approx(mean.item(), rel=1e-4)
         mean.backward()
         for name, (a, b, turned) in leaves.items():
-            for mine, theirs, turn in zip(bank.local[name], (a, b), turned, strict=True):
+            for mine, theirs, turn in zip(bank.local[name].values(), (a, b), turned, strict=True):
                 gradient = theirs.grad.T if turn else theirs.grad[None]
                 torch.testing.assert_close(mine.grad[client], gradient, rtol=1e-3, atol=1e-5, msg=name)
 
@@ -122,7 +122,7 @@ def peft_encoder(family, bank, client):
     model = get_peft_model(stock_encoder(family, "eager"), LoraConfig(r=3, lora_alpha=6.0))
     leaves = {}
     for site in bank.sites:
-        A, B = (p[client].detach().clone() for p in bank.local[site.name])
+        A, B = (p[client].detach().clone() for p in bank.local[site.name].values())
         if site.kind == "head":
             leaves[site.name] = (A.T.contiguous().requires_grad_(), B[0].requires_grad_(), (True, False))
             continue
@@ -137,14 +137,14 @@ def peft_encoder(family, bank, client):
 @pytest.mark.parametrize("family", ENCODERS)
 def test_bottlenecks_stand_where_attention_and_feed_forward_of_an_encoder_end(family):
     both = Bottleneck(width=5, places=("attention", "feed_forward"))
-    backbone = prepare_backbone(stock_encoder(family, ATTENTION), (), bottleneck=both)
+    backbone = prepare_backbone(stock_encoder(family, ATTENTION), (), adapters=[both])
     bank = bank_of(backbone, np.ones((3, 3), bool))
     names = [site.name for site in bank.sites[:2]]
     assert names == ["encoder.layer.0.attention.output.dense:bottleneck", "encoder.layer.0.output.dense:bottleneck"]
     found = backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS), bank, (0, 1, 2), TOKENS)
     stock = stock_encoder(family, "eager")
     for site in bank.sites:
-        A, B = (p[1] for p in bank.local[site.name])
+        A, B = (p[1] for p in bank.local[site.name].values())
         module = stock.get_submodule(site.name.partition(":")[0])
         module.register_forward_hook(lambda _m, _x, y, A=A, B=B: y + F.gelu(y @ A) @ B)
     wanted = stock(input_ids=samples()[2][None]).last_hidden_state[0]
@@ -158,13 +158,13 @@ def test_a_head_shared_by_some_clients_sees_the_samples_of_all_of_them():
     pooled = torch.randn(len(LENGTHS), 32, generator=torch.Generator().manual_seed(5))
     found = stacked_head(pooled, bank, bank.segments(2, (0, 1, 2), SAMPLES))
     for client, (stack, slot) in enumerate([(bank.shared, 0), (bank.local, 0), (bank.shared, 0)]):
-        weight, bias = (p[slot] for p in stack["classifier"])
+        weight, bias = (p[slot] for p in stack["classifier"].values())
         rows = client_rows(client)
         torch.testing.assert_close(found[rows], pooled[rows] @ weight + bias)
     only_the_first = bank.segments(2, (0,), (2,))
     stacked_head(pooled[:2], bank, only_the_first).sum().backward()
-    assert bank.shared["classifier"].B.grad.tolist() == [[[2.0] * CLASSES]]
-    assert bank.local["classifier"].B.grad is None
+    assert bank.shared["classifier"]["B"].grad.tolist() == [[[2.0] * CLASSES]]
+    assert bank.local["classifier"]["B"].grad is None
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny-gpt2"])
@@ -177,7 +177,7 @@ def test_a_decoders_head_sees_the_normed_state_of_the_last_token(model):
     clients = np.repeat(range(3), SAMPLES)
     for score, ids, client in zip(scores, samples(), clients, strict=True):
         state = stock(input_ids=ids[None], output_hidden_states=True).hidden_states[-1][0, -1]
-        weight, bias = (p[client] for p in bank.local["classifier"])
+        weight, bias = (p[client] for p in bank.local["classifier"].values())
         torch.testing.assert_close(score, (state @ weight + bias)[0], rtol=1e-4, atol=1e-4)
     mean = backbone.pooled(backbone.forward(ids, ragged_layout([len(ids)])), [len(ids)], "mean")[0]
     states = stock(input_ids=ids[None], output_hidden_states=True).hidden_states[-1][0]

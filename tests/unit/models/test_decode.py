@@ -7,13 +7,14 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 
+from helpers.adapters import pair_of
 from helpers.decoders import decoder
 from helpers.training import random_factors
 from wavetune.errors import ConfigError
 from wavetune.models import decode as decoding
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.decode import Sampling, decode, keyed_draws
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import ATTENTION, ragged_layout
 
 FAMILIES = ("llama", "qwen3", "mistral_window_of_4", "gemma3_window_of_5", "gpt2")
@@ -33,8 +34,7 @@ def bank_of(backbone, scale=0.5):
     """Every client with random factors of its own."""
     factors = [random_factors(backbone, 4, seed) for seed in range(CLIENTS)]
     local = {
-        s.name: LoraPair(*(torch.stack([own[s.name][i] for own in factors]) * 2 for i in (0, 1)))
-        for s in backbone.sites
+        s.name: pair_of(*(torch.stack([own[s.name][i] for own in factors]) * 2 for i in (0, 1))) for s in backbone.sites
     }
     local_LK = np.ones((backbone.num_layers, CLIENTS), bool)
     return AdapterBank(backbone.sites, local_LK, scale, local, {})
@@ -52,8 +52,8 @@ def peft_of(family, bank, client):
         for name, module in model.named_modules():
             pair = bank.local.get(name.removeprefix("base_model.model."))
             if pair is not None and hasattr(module, "lora_A"):
-                module.lora_A["default"].weight.copy_(pair.A[client].T)
-                module.lora_B["default"].weight.copy_(pair.B[client].T)
+                module.lora_A["default"].weight.copy_(pair["A"][client].T)
+                module.lora_B["default"].weight.copy_(pair["B"][client].T)
     return model
 
 

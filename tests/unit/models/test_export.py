@@ -5,10 +5,10 @@ import pytest
 import torch
 from peft import PeftModel
 
+from helpers.adapters import pair_of
 from helpers.training import folder_of, random_factors
 from wavetune.models.backbone import load_backbone, load_stock_model
 from wavetune.models.export import save_peft_adapter
-from wavetune.models.lora import LoraPair
 
 
 @pytest.fixture(params=["tiny", "tiny-gpt2"])
@@ -18,7 +18,7 @@ def model(request):
 
 def exported(model, folder, rank=3, scale=1.7):
     backbone = load_backbone(folder_of(model))
-    factors = {name: LoraPair(*pair) for name, pair in random_factors(backbone, rank, seed=5).items()}
+    factors = {name: pair_of(*pair) for name, pair in random_factors(backbone, rank, seed=5).items()}
     save_peft_adapter(folder, factors, backbone.sites, scale, str(folder_of(model)), backbone)
     return factors
 
@@ -53,7 +53,7 @@ def test_folder_names_the_base_and_holds_no_pickle(tmp_path):
 def test_files_of_equal_adapters_are_equal_whatever_the_process(tmp_path):
     """PEFT alone writes its targets in the order of a set, which Python shuffles from process to process."""
     backbone = load_backbone(folder_of("tiny"), ["gate_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
-    factors = {name: LoraPair(*pair) for name, pair in random_factors(backbone, 2, seed=5).items()}
+    factors = {name: pair_of(*pair) for name, pair in random_factors(backbone, 2, seed=5).items()}
     save_peft_adapter(tmp_path / "a", factors, backbone.sites, 1.0, "base", backbone)
     targets = json.loads((tmp_path / "a" / "adapter_config.json").read_text())["target_modules"]
     assert targets == sorted(targets)

@@ -10,10 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
+from helpers.adapters import pair_of, widths_of
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.backbone import load_backbone, prepare_backbone
 from wavetune.models.decode import decode
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.models.part import load_part
 from wavetune.models.ragged import branched_layout, ragged_layout
 from wavetune.models.structure import is_encoder
@@ -123,9 +124,9 @@ def test_a_ragged_batch_gives_what_the_stock_model_gives_row_by_row(kind):
 def random_bank(backbone, num_clients=2):
     generator = torch.Generator().manual_seed(1)
     local = {
-        site.name: LoraPair(
-            torch.randn(num_clients, site.in_features, 4, generator=generator) * 0.1,
-            torch.randn(num_clients, 4, site.out_features, generator=generator) * 0.1,
+        site.name: pair_of(
+            torch.randn(num_clients, widths_of(site)[0], 4, generator=generator) * 0.1,
+            torch.randn(num_clients, 4, widths_of(site)[1], generator=generator) * 0.1,
         )
         for site in backbone.sites
     }
@@ -138,7 +139,7 @@ def test_exported_adapters_do_in_stock_peft_what_they_do_in_the_engine(kind, tmp
     bank = random_bank(backbone)
     found = top(backbone, backbone.forward(torch.cat(samples()), ragged_layout(LENGTHS), bank, (0, 1), (24, 13)))
     for client, rows in ((0, samples()[:2]), (1, samples()[2:])):
-        own = {name: LoraPair(pair.A[client], pair.B[client]) for name, pair in bank.local.items()}
+        own = {name: pair_of(pair["A"][client], pair["B"][client]) for name, pair in bank.local.items()}
         save_adapter_folder(tmp_path / str(client), own, backbone, 2.0, "base")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # PEFT asks transformers by a name that is being replaced

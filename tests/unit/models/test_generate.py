@@ -1,11 +1,11 @@
 import pytest
 import torch
 
+from helpers.adapters import pair_of
 from helpers.training import folder_of, random_factors
 from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.export import save_peft_adapter
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraPair
 
 PROMPTS = [[5, 6, 7], [8], [9, 10, 11, 12, 13]]
 
@@ -39,7 +39,7 @@ def test_sampling_repeats_with_its_seed_and_differs_with_another(tokenizer, base
 
 def test_adapter_changes_the_answer(tokenizer, base, tmp_path):
     backbone = load_backbone(folder_of("tiny"))
-    factors = {name: LoraPair(10 * A, B) for name, (A, B) in random_factors(backbone, 3, seed=5).items()}
+    factors = {name: pair_of(10 * A, B) for name, (A, B) in random_factors(backbone, 3, seed=5).items()}
     save_peft_adapter(tmp_path / "a", factors, backbone.sites, 1.7, str(folder_of("tiny")), backbone)
     adapted = load_for_generation(folder_of("tiny"), tmp_path / "a")
     assert generate(adapted, tokenizer, PROMPTS, 8) != generate(base, tokenizer, PROMPTS, 8)

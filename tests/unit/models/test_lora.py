@@ -4,11 +4,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.adapters import lora_site, pair_of
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
 from wavetune.federation.optimise import AdamW, StackedOptimiser
-from wavetune.models.lora import ActiveAdapters, AdapterSite, FrozenLinear, LoraPair, StackedLoraLinear, new_bank
+from wavetune.models.lora import ActiveAdapters, FrozenLinear, StackedLoraLinear, new_bank
 
-SITES = (AdapterSite("block.0.q", 0, 6, 5), AdapterSite("block.0.v", 0, 6, 3), AdapterSite("block.1.q", 1, 6, 5))
+SITES = (lora_site("block.0.q", 0, 6, 5), lora_site("block.0.v", 0, 6, 3), lora_site("block.1.q", 1, 6, 5))
 SOME = np.array([[True, False, True], [False, False, True]])
 
 
@@ -18,23 +19,23 @@ def filled_bank(local_LK=SOME, rank_K=(2, 1, 3), shared_rank=3, seed=0):
     with torch.no_grad():
         for stacks in (bank.local, bank.shared):
             for pair in stacks.values():
-                alive = pair.A.abs().sum(1) > 0  # [S, R]
-                pair.B.copy_(torch.randn(pair.B.shape, generator=generator) * alive[:, :, None])
+                alive = pair["A"].abs().sum(1) > 0  # [S, R]
+                pair["B"].copy_(torch.randn(pair["B"].shape, generator=generator) * alive[:, :, None])
     return bank
 
 
 def test_fresh_adapters_start_as_peft_starts_them():
     bank = new_bank(SITES, SOME, (2, 1, 3), 3, alpha=6.0, seed=1)
-    A = bank.shared["block.0.q"].A[0].detach()
+    A = bank.shared["block.0.q"]["A"][0].detach()
     assert A.abs().max() <= 6**-0.5
     assert A.std() == pytest.approx(6**-0.5 / 3**0.5, rel=0.4)
-    assert not any(pair.B.any() for stacks in (bank.local, bank.shared) for pair in stacks.values())
+    assert not any(pair["B"].any() for stacks in (bank.local, bank.shared) for pair in stacks.values())
     assert bank.scale == 2.0
 
 
 def test_all_slots_start_alike_up_to_their_rank_and_are_zero_beyond():
     bank = new_bank(SITES, SOME, (2, 1, 3), 3, alpha=6.0, seed=1)
-    shared, local = bank.shared["block.0.q"].A[0], bank.local["block.0.q"].A
+    shared, local = bank.shared["block.0.q"]["A"][0], bank.local["block.0.q"]["A"]
     assert torch.equal(local[0, :, :2], shared[:, :2])
     assert not local[0, :, 2:].any()
     assert torch.equal(local[1], shared)
@@ -43,18 +44,18 @@ def test_all_slots_start_alike_up_to_their_rank_and_are_zero_beyond():
 def test_start_depends_on_seed_and_site_alone():
     one = new_bank(SITES, SOME, (2, 1, 3), 3, 6.0, seed=1)
     other = new_bank(SITES[::-1], np.ones((2, 5), bool), (3,) * 5, 3, 6.0, seed=1)
-    assert torch.equal(other.local["block.0.q"].A[4], one.shared["block.0.q"].A[0])
-    assert not torch.equal(one.shared["block.0.q"].A, one.shared["block.1.q"].A)
+    assert torch.equal(other.local["block.0.q"]["A"][4], one.shared["block.0.q"]["A"][0])
+    assert not torch.equal(one.shared["block.0.q"]["A"], one.shared["block.1.q"]["A"])
     assert not torch.equal(
-        new_bank(SITES, SOME, (2, 1, 3), 3, 6.0, seed=2).shared["block.0.q"].A, one.shared["block.0.q"].A
+        new_bank(SITES, SOME, (2, 1, 3), 3, 6.0, seed=2).shared["block.0.q"]["A"], one.shared["block.0.q"]["A"]
     )
 
 
 def test_stacks_hold_one_slot_a_holder_and_one_for_the_rest():
     bank = new_bank(SITES, SOME, (2, 1, 3), 3, 6.0, seed=1)
-    assert bank.local["block.0.q"].A.shape == (2, 6, 3)
-    assert bank.local["block.1.q"].B.shape == (1, 3, 5)
-    assert bank.shared["block.1.q"].B.shape == (1, 3, 5)
+    assert bank.local["block.0.q"]["A"].shape == (2, 6, 3)
+    assert bank.local["block.1.q"]["B"].shape == (1, 3, 5)
+    assert bank.shared["block.1.q"]["B"].shape == (1, 3, 5)
     everyone = new_bank(SITES, np.ones((2, 3), bool), (2, 1, 3), 3, 6.0, seed=1)
     assert not everyone.shared
     nobody = new_bank(SITES, np.zeros((2, 3), bool), (2, 1, 3), 3, 6.0, seed=1)
@@ -78,11 +79,13 @@ def test_a_pass_and_its_gradients_are_those_of_dense_updates_token_by_token(dtyp
     module = StackedLoraLinear(FrozenLinear(linear.weight.data, linear.bias.data, dtype), site, active)
     x = torch.randn(sum(tokens), 6, dtype=dtype, requires_grad=True)
     upstream = torch.randn(sum(tokens), 5, dtype=dtype)
-    leaves = [*bank.local[site.name], *bank.shared[site.name]]
+    leaves = [*bank.local[site.name].values(), *bank.shared[site.name].values()]
     if dtype == torch.float64:
-        bank.local[site.name] = LoraPair(*(p.detach().double().requires_grad_() for p in bank.local[site.name]))
-        bank.shared[site.name] = LoraPair(*(p.detach().double().requires_grad_() for p in bank.shared[site.name]))
-        leaves = [*bank.local[site.name], *bank.shared[site.name]]
+        bank.local[site.name] = pair_of(*(p.detach().double().requires_grad_() for p in bank.local[site.name].values()))
+        bank.shared[site.name] = pair_of(
+            *(p.detach().double().requires_grad_() for p in bank.shared[site.name].values())
+        )
+        leaves = [*bank.local[site.name].values(), *bank.shared[site.name].values()]
     active.use(bank, clients, tokens)
     found = module(x)
 
@@ -90,7 +93,7 @@ def test_a_pass_and_its_gradients_are_those_of_dense_updates_token_by_token(dtyp
     for client, count in zip(clients, tokens, strict=True):
         slot = int(bank.slots(0)[client])
         pair = bank.local[site.name] if slot >= 0 else bank.shared[site.name]
-        rows.append(x[start : start + count] @ (bank.scale * pair.A[max(slot, 0)] @ pair.B[max(slot, 0)]))
+        rows.append(x[start : start + count] @ (bank.scale * pair["A"][max(slot, 0)] @ pair["B"][max(slot, 0)]))
         start += count
     wanted = linear(x) + torch.cat(rows)
     torch.testing.assert_close(found, wanted)
@@ -108,7 +111,7 @@ def test_a_pass_adds_to_the_gradients_of_its_own_clients_in_the_stack_that_is_th
     for client in holders:
         active.use(bank, (client,), (4,))
         module(torch.randn(4, 6)).sum().backward()
-        stack = bank.local[site.name].B.grad
+        stack = bank.local[site.name]["B"].grad
         if client == holders[0]:
             there, before = stack.data_ptr(), stack[0].clone()
     assert stack.data_ptr() == there
@@ -131,8 +134,8 @@ def test_factors_that_no_client_of_a_pass_uses_get_no_gradient():
     module = StackedLoraLinear(FrozenLinear(torch.randn(5, 6), None, torch.float32), SITES[0], active)
     active.use(bank, (1,), (3,))
     module(torch.randn(3, 6)).sum().backward()
-    assert bank.shared["block.0.q"].B.grad is not None
-    assert bank.local["block.0.q"].B.grad is None
+    assert bank.shared["block.0.q"]["B"].grad is not None
+    assert bank.local["block.0.q"]["B"].grad is None
 
 
 @given(
@@ -148,16 +151,16 @@ def test_padded_ranks_stay_exactly_zero_while_training(rank_K, decay, beta1, cli
     job = Job(cut_K=(2, *[4] * (num_clients - 1)), tail_K=(None,) * num_clients, rank_K=tuple(rank_K), adamw=adamw,
               weight_K=(1 / num_clients,) * num_clients)  # fmt: skip
     cohort = cohort_of(job)
-    before = {name: pair.A.detach().clone() for name, pair in cohort.bank.local.items()}
+    before = {name: pair["A"].detach().clone() for name, pair in cohort.bank.local.items()}
     for rows in random_batches(num_clients, steps=3):
         cohort.step(tokens_of(random_rows()), rows, 1.0)
     for site in cohort.bank.sites:
         pair = cohort.bank.local.get(site.name)
         for slot, client in enumerate(np.flatnonzero(cohort.bank.local_LK[site.layer])):
             rank = rank_K[client]
-            assert not pair.A[slot, :, rank:].any()
-            assert not pair.B[slot, rank:].any()
-            assert not torch.equal(pair.A[slot, :, :rank], before[site.name][slot, :, :rank])
+            assert not pair["A"][slot, :, rank:].any()
+            assert not pair["B"][slot, rank:].any()
+            assert not torch.equal(pair["A"][slot, :, :rank], before[site.name][slot, :, :rank])
 
 
 def test_parameters_come_in_a_fixed_order_for_both_sides():

@@ -8,14 +8,15 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 
+from helpers.adapters import pair_of
 from helpers.training import folder_of
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.errors import ModelError, RunFolderError
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.adapter_folder import ABOUT, WEIGHTS, save_adapter_folder
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
 from wavetune.models.classifier import head_site, stacked_head
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraPair, new_bank
+from wavetune.models.lora import new_bank
 from wavetune.models.ragged import ragged_layout
 from wavetune.models.restore import load_adapted
 from wavetune.recipe import save, with_settings
@@ -35,7 +36,10 @@ def trained(model, kinds=ALL, outputs=3, local=True):
     bottleneck = BOTH if "bottleneck" in kinds else None
     targets = TARGETS[model] if "lora" in kinds else ()
     backbone = load_backbone(
-        folder_of(model), targets, bottleneck=bottleneck, outputs=outputs if "head" in kinds else None
+        folder_of(model),
+        targets,
+        adapters=(bottleneck,) if bottleneck else (),
+        outputs=outputs if "head" in kinds else None,
     )
     bank = new_bank(backbone.sites, np.full((4, 3), local), (3, 2, 1), 3, alpha=6.0, seed=0)
     generator = torch.Generator().manual_seed(0)
@@ -46,7 +50,7 @@ def trained(model, kinds=ALL, outputs=3, local=True):
 
 
 def exported(folder, model, backbone, bank, client, **options):
-    own = {name: LoraPair(pair.A[client], pair.B[client]) for name, pair in bank.local.items()}
+    own = {name: pair_of(pair["A"][client], pair["B"][client]) for name, pair in bank.local.items()}
     save_adapter_folder(folder, own, backbone, bank.scale, str(folder_of(model)), **options)
     return load_adapted(folder_of(model), folder)
 

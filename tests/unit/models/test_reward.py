@@ -29,7 +29,7 @@ def trained(request, tmp_path_factory):
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for pair in bank.local.values():
-            for factor in pair:
+            for factor in pair.values():
                 factor.normal_(0, 0.2, generator=generator)
     saved = tmp_path_factory.mktemp("reward")
     about = {"kind": "helpful", "rank": 4, "alpha": 8.0, "model": request.param}
@@ -61,8 +61,8 @@ def test_pairs_do_not_train_the_offset_of_the_head(trained):
     ids = torch.tensor(ROWS[0] + ROWS[1])
     loss, _ = preference_loss(rewards_of(backbone, bank, ids, [5, 3]))
     loss.backward()
-    assert bank.local[HEAD].B.grad is None
-    assert bank.local[HEAD].A.grad is not None
+    assert bank.local[HEAD]["B"].grad is None
+    assert bank.local[HEAD]["A"].grad is not None
 
 
 def test_a_saved_reward_model_gives_the_same_rewards(trained):

@@ -5,13 +5,13 @@ import json
 import pytest
 import torch
 
+from helpers.adapters import pair_of
 from helpers.chat_models import CHATML, chat_model
 from helpers.training import folder_of, random_factors
 from wavetune.models.adapter_folder import GENERATION, save_adapter_folder
 from wavetune.models.backbone import load_backbone, load_tokenizer
 from wavetune.models.decode import decode
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraPair
 from wavetune.models.restore import load_adapted
 from wavetune.models.stopping import own_ends, up_to_end
 
@@ -65,7 +65,7 @@ def test_the_ends_of_a_generation_config_end_answers_unasked(free, tokenizer):
 def test_exported_adapters_bring_the_ends_that_they_were_taught(tmp_path):
     base = chat_model(tmp_path / "model", CHATML, eos=[2, 261])
     backbone = load_backbone(base)
-    factors = {name: LoraPair(A, B) for name, (A, B) in random_factors(backbone, 2, seed=0).items()}
+    factors = {name: pair_of(A, B) for name, (A, B) in random_factors(backbone, 2, seed=0).items()}
     save_adapter_folder(tmp_path / "adapter", factors, backbone, 1.0, str(base), ends=[(260,), (2,), (7, 8)])
     assert json.loads((tmp_path / "adapter" / GENERATION).read_text()) == {"eos_token_id": [2, 260, 261]}
     model = load_adapted(base, tmp_path / "adapter")

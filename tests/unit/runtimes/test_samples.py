@@ -9,7 +9,6 @@ from helpers.runs import EXACT, small
 from wavetune.data.templates import prompt_ids
 from wavetune.models import stock
 from wavetune.models.generate import generate, load_for_generation
-from wavetune.models.lora import LoraPair
 from wavetune.runtimes import samples
 from wavetune.runtimes.export import adapter_name, write_models
 from wavetune.runtimes.session import build, client_factors
@@ -29,7 +28,7 @@ def test_they_are_those_of_the_exported_adapters_in_the_stock_model(name, tmp_pa
     session: Any = build(small(recipe, *EXACT[1:], *settings, "run.samples=3", "run.sample_tokens=6"))
     rng, bank = np.random.default_rng(0), session.cohort.bank
     factors = {
-        site: LoraPair(*(t + t.new_tensor(rng.normal(size=t.shape)) for t in pair))
+        site: {name: t + t.new_tensor(rng.normal(size=t.shape)) for name, t in pair.items()}
         for site, pair in client_factors(bank, 0).items()
     }
     write_models(tmp_path, {None: factors}, session.cohort, session.data, session.model.folder)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
+from helpers.adapters import pair_of, widths_of
 from helpers.runs import small
-from wavetune.models.lora import LoraPair
 from wavetune.runtimes.session import Infeasible, build, client_factors, global_bank
 
 
@@ -45,8 +45,8 @@ def test_frozen_a_is_common_to_all_and_not_trained():
         small("sflllm", "method.mixing.kind=frozen_a", "method.lora.rank=[1,4,2]", "method.topology.cut=[1,2,3]")
     )
     bank = session.cohort.bank
-    assert not any(pair.A.requires_grad for stacks in (bank.local, bank.shared) for pair in stacks.values())
-    assert all(pair.B.requires_grad for stacks in (bank.local, bank.shared) for pair in stacks.values())
+    assert not any(pair["A"].requires_grad for stacks in (bank.local, bank.shared) for pair in stacks.values())
+    assert all(pair["B"].requires_grad for stacks in (bank.local, bank.shared) for pair in stacks.values())
 
 
 @pytest.mark.parametrize(("precision", "words"), [("fp32", "fp32"), ("bf16", "bf16 weights")])
@@ -67,16 +67,16 @@ def test_a_clients_factors_are_its_own_where_it_holds_the_block_and_the_servers_
     with torch.no_grad():
         for stacks, base in ((bank.local, 10), (bank.shared, 0)):
             for pair in stacks.values():
-                for slot in range(len(pair.B)):
-                    pair.B[slot] = base + slot
-    found = {site.layer: client_factors(bank, 1)[site.name].B[0, 0].item() for site in bank.sites}
+                for slot in range(len(pair["B"])):
+                    pair["B"][slot] = base + slot
+    found = {site.layer: client_factors(bank, 1)[site.name]["B"][0, 0].item() for site in bank.sites}
     assert found == {0: 11, 1: 10, 2: 10, 3: 0}
 
 
 def test_global_bank_acts_with_the_given_factors_in_every_block():
     session = build(small())
     bank = session.cohort.bank
-    factors = {s.name: LoraPair(torch.ones(s.in_features, 2), torch.ones(2, s.out_features)) for s in bank.sites}
+    factors = {s.name: pair_of(torch.ones(widths_of(s)[0], 2), torch.ones(2, widths_of(s)[1])) for s in bank.sites}
     whole = global_bank(session, factors)
     assert whole.scale == bank.scale
     assert not whole.local

@@ -26,7 +26,8 @@ from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.models.backbone import Backbone
-from wavetune.models.lora import AdapterBank, AdapterSite, LoraPair
+from wavetune.models.classifier import head_of
+from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.stopping import own_ends
 
 Floats = NDArray[np.float64]
@@ -65,7 +66,7 @@ class Learner:
         if not self.lora.sites or not bank.local_LK.all():
             raise ConfigError("alignment trains private LoRA, but there is none, or clients share some block's")
         self.policy = _with_lora_alone_trained(bank)
-        self.reference = model.reference or bank.only(("bottleneck", "head"))
+        self.reference = model.reference or bank.only({site.kind for site in bank.sites} - {"lora"})
         self.optimiser = StackedOptimiser(self.lora, settings.optimiser)
         self.values: AdapterBank | None = None
         self.value_optimiser: StackedOptimiser | None = None
@@ -119,7 +120,7 @@ class Learner:
         """Adapters, value heads and moments, by name."""
         found = {"steps_done": torch.tensor(self.steps_done)}
         for prefix, bank, optimiser in self._trained():
-            found |= {f"{prefix}.{name}": p.detach().clone() for name, p in _named(bank)}
+            found |= {f"{prefix}.{name}": p.detach().clone() for name, p in named_matrices(bank.local)}
             found |= {f"{prefix}_optimiser.{name}": t.clone() for name, t in optimiser.state().items()}
         return found
 
@@ -127,7 +128,7 @@ class Learner:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         for prefix, bank, optimiser in self._trained():
-            for name, parameter in _named(bank):
+            for name, parameter in named_matrices(bank.local):
                 parameter.copy_(state[f"{prefix}.{name}"])
             start = f"{prefix}_optimiser."
             optimiser.load_state({n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
@@ -142,8 +143,8 @@ class Learner:
 def _with_lora_alone_trained(bank: AdapterBank) -> AdapterBank:
     """The same adapters, of which all but LoRA give no gradient."""
     frozen = {site.name for site in bank.sites if site.kind != "lora"}
-    local = {n: LoraPair(p.A.detach(), p.B.detach()) if n in frozen else p for n, p in bank.local.items()}
-    return replace(bank, local=local)
+    detached = {site: {n: t.detach() for n, t in bank.local[site].items()} for site in frozen}
+    return replace(bank, local=bank.local | detached)
 
 
 def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
@@ -153,12 +154,5 @@ def _value_heads(backbone: Backbone, num_clients: int) -> AdapterBank:
         return torch.zeros(shape, device=backbone.device, dtype=backbone.dtype, requires_grad=True)
 
     width = backbone.width
-    pair = LoraPair(zeros(num_clients, width, 1), zeros(num_clients, 1, 1))
-    site = AdapterSite("value", 0, width, 1, "head")
-    return AdapterBank((site,), np.ones((1, num_clients), np.bool_), 1.0, {"value": pair}, {})
-
-
-def _named(bank: AdapterBank) -> Iterator[tuple[str, Tensor]]:
-    for site in bank.sites:
-        for factor, parameter in zip("AB", bank.local[site.name], strict=True):
-            yield f"{site.name}.{factor}", parameter
+    stacks = {"value": {"A": zeros(num_clients, width, 1), "B": zeros(num_clients, 1, 1)}}
+    return AdapterBank((head_of(width, 1, 0, "value"),), np.ones((1, num_clients), np.bool_), 1.0, stacks, {})

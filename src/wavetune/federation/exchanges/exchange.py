@@ -11,8 +11,8 @@ from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
+    from wavetune.costs.adapter import AdapterSite
     from wavetune.federation.codecs import Context, Tensors
-    from wavetune.models.lora import AdapterSite
 
 SERVER = "fed"
 Agenda = tuple[int, ...] | None

@@ -28,8 +28,8 @@ from wavetune.federation.updates import Node
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from wavetune.costs.adapter import AdapterSite
     from wavetune.federation.codecs import Tensors
-    from wavetune.models.lora import AdapterSite
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,8 @@ class ModuleWise(Star):
         square_L = torch.zeros(num_layers, dtype=torch.float64)
         start, end = before[SERVER].tensors, after[SERVER].tensors
         for site in sites:
-            for name in (f"{site.name}.A", f"{site.name}.B"):
+            for matrix in site.matrices:
+                name = f"{site.name}.{matrix.name}"
                 square_L[site.layer] += (end[name].double() - start[name].double()).square().sum().cpu()
         return self._remembered(state, square_L.sqrt())
 

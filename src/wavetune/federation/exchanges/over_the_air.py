@@ -73,10 +73,8 @@ class OverTheAir(Exchange):
         weight_K = np.array([u.weight for u in updates])
         weight_K, found = weight_K / weight_K.sum(), dict[str, "torch.Tensor"]()
         changes, generator = [u.change for u in updates], torch_stream(context.seed, "receiver noise", context.round)
-        for factor in "AB":
-            names = sorted(name for name in changes[0] if name.endswith(f".{factor}"))
-            if not names:
-                continue
+        for matrix in sorted({name.rpartition(".")[2] for name in changes[0]}):
+            names = sorted(name for name in changes[0] if name.endswith(f".{matrix}"))
             flat = torch.stack([torch.cat([change[name].flatten().double() for name in names]) for change in changes])
             mean_K, var_K = flat.mean(1), flat.var(1, correction=0).numpy()
             nu = math.sqrt(float(weight_K @ var_K))

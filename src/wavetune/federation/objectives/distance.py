@@ -23,7 +23,7 @@ def weight_distance(bank: AdapterBank) -> Tensor:
 
     parts: list[Tensor] = []
     for site in bank.sites:
-        if site.kind == "lora":
-            A, B = bank.local[site.name]
+        if site.ranked:
+            A, B = bank.local[site.name].values()
             parts.append(((A.transpose(1, 2) @ A) * (B @ B.transpose(1, 2))).sum((1, 2)))
     return bank.scale**2 * torch.stack(parts).sum(0)

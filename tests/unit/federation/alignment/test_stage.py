@@ -16,9 +16,9 @@ from helpers.alignment import (
     with_objective,
 )
 from helpers.training import folder_of
-from wavetune.costs.bottleneck import Bottleneck
 from wavetune.data.examples import Example, PreferencePair
 from wavetune.errors import ConfigError, DataError, NumericsError
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.alignment.answers import Sample, passes
 from wavetune.federation.alignment.evaluation import foreign_prompts
@@ -45,7 +45,7 @@ def test_a_record_tells_of_every_client_what_the_step_was_like():
 
 
 def test_only_lora_is_trained_and_bottlenecks_stay_as_they_are():
-    backbone = load_backbone(folder_of("tiny"), ("q_proj",), bottleneck=Bottleneck(width=4))
+    backbone = load_backbone(folder_of("tiny"), ("q_proj",), adapters=[Bottleneck(width=4)])
     own = np.ones((backbone.num_layers, 2), bool)
     bank = new_bank(backbone.sites, own, [4, 4], 4, 8.0, 0)
     frozen = bank.only(("bottleneck",))
@@ -208,7 +208,7 @@ def test_a_diverging_client_is_named():
         bank, [0.5, 0.5], with_objective(Dpo()), None, (3, 4), pairs_by_client=[ClientPairs((KIND,), (KIND,))] * 2
     )
     with torch.no_grad():
-        found.learner.lora.local[found.learner.lora.sites[-1].name].B[1] = float("nan")
+        found.learner.lora.local[found.learner.lora.sites[-1].name]["B"][1] = float("nan")
     with pytest.raises(NumericsError, match="client 4 at alignment step 0 is nan"):
         found.step()
 

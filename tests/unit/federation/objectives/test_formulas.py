@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from helpers.adapters import pair_of
 from helpers.training import random_factors
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.objectives.dpo import dpo_loss, preference_margin
@@ -16,7 +17,7 @@ from wavetune.federation.objectives.kl import KlControl, kl_estimate
 from wavetune.federation.objectives.ppo import clipped_surrogate, generalised_advantages, value_loss, whitened
 from wavetune.federation.objectives.standardise import Moments
 from wavetune.models.backbone import load_backbone
-from wavetune.models.lora import AdapterBank, LoraPair
+from wavetune.models.lora import AdapterBank
 from wavetune.models.resolve import resolve_model
 
 finite = st.floats(-5, 5)
@@ -140,13 +141,13 @@ def test_weight_distance_is_the_norm_of_the_update_and_differentiates_like_it():
     backbone = load_backbone(resolve_model("tiny").folder)
     factors = [random_factors(backbone, 3, seed) for seed in range(2)]
     local = {
-        s.name: LoraPair(*(torch.stack([own[s.name][i] for own in factors]).requires_grad_() for i in (0, 1)))
+        s.name: pair_of(*(torch.stack([own[s.name][i] for own in factors]).requires_grad_() for i in (0, 1)))
         for s in backbone.sites
     }
     bank = AdapterBank(backbone.sites, np.ones((backbone.num_layers, 2), bool), 0.7, local, {})
     found = weight_distance(bank)
     wanted = torch.stack(
-        [sum((0.7 * pair.A[k] @ pair.B[k]).square().sum() for pair in local.values()) for k in range(2)]
+        [sum((0.7 * pair["A"][k] @ pair["B"][k]).square().sum() for pair in local.values()) for k in range(2)]
     )
     torch.testing.assert_close(found, wanted)
     leaves = list(bank.parameters(local=True))

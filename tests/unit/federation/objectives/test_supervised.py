@@ -13,6 +13,7 @@ from wavetune.errors import ConfigError
 from wavetune.federation.objectives import Focal, Likelihood, SelfDistillation
 from wavetune.federation.outputs import ClassOutputs
 from wavetune.models.backbone import load_stock_model
+from wavetune.models.lora import named_matrices
 from wavetune.models.loss import frozen_head_divergence
 from wavetune.models.output_layer import OutputLayer
 from wavetune.models.ragged import ragged_layout
@@ -32,7 +33,7 @@ def stepped(objective, job=WHOLE):
 
 
 def gradients(cohort):
-    return {f"{name}.{i}": t.grad.clone() for name, pair in cohort.bank.local.items() for i, t in enumerate(pair)}
+    return {name: stack.grad.clone() for name, stack in named_matrices(cohort.bank.local)}
 
 
 @pytest.mark.parametrize("neutral", [Focal(gamma=0), SelfDistillation(weight=0)])
