@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, AutoTokenizer
 
 from wavetune import foreign
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, NumericsError
+from wavetune.federation import reward_models
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import EmbeddedReward, HubClassifier, PythonReward, RewardPart, TrainedReward
 from wavetune.models.resolve import resolve_model
@@ -45,6 +46,23 @@ def classifier(tmp_path_factory):
         return folder
 
     return write
+
+
+def test_a_reward_model_that_is_stored_in_bf16_is_opened_as_it_is(tmp_path, monkeypatch):
+    base, opened = resolve_model("tiny-bert", tmp_path / "cache").folder, list[torch.dtype]()
+    AutoModel.from_pretrained(base, dtype=torch.bfloat16).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(base).save_pretrained(tmp_path)
+    load = reward_models.load_stock_model
+
+    def noted(folder, dtype, **options):
+        opened.append(dtype)
+        return load(folder, dtype, **options)
+
+    monkeypatch.setattr(reward_models, "load_stock_model", noted)
+    backbone, tokenizer, _ = reward_backbone(str(tmp_path), None, "cpu", True)
+    scores = RewardModel("narrow", backbone, tokenizer, reward_bank(backbone, 4, 8.0, 0), 64).score(EXAMPLES, ANSWERS)
+    assert opened == [torch.bfloat16]
+    assert np.isfinite(scores).all()
 
 
 def test_scores_do_not_depend_on_what_else_is_scored_or_on_the_order(reward, monkeypatch):
