@@ -1,12 +1,19 @@
-"""Draw the six figures of the planner into docs/figures/ and write docs/figures.md; `make figures` runs it."""
+"""Draw the six figures of the planner into docs/figures/ and write docs/figures.md; `make figures` runs it.
+
+python tools/draw_figures.py                    # all six
+python tools/draw_figures.py cell_radius_m      # the named ones, from what build/figures/ has of them on
+"""
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from wavetune.federation.rank_choice import expected_rounds
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET, TARGET_LOSS
 from wavetune.sweep.methods import METHODS
 
@@ -61,18 +68,26 @@ cap on the sum of powers, by as many decibels; the compute of all clients by the
 """
 
 
-def main() -> None:
-    """Run the sweeps afresh and write the page."""
-    shutil.rmtree(WORK, ignore_errors=True)
-    WORK.mkdir(parents=True)
+def main(fields: Sequence[str] = ()) -> None:
+    """Run these sweeps, by default all of them afresh, and write the page, which keeps what it says of others."""
+    if not fields:
+        shutil.rmtree(WORK, ignore_errors=True)
+    WORK.mkdir(parents=True, exist_ok=True)
     (DOCS / "figures").mkdir(exist_ok=True)
+    page = (DOCS / "figures.md").read_text(encoding="utf-8")
     methods = "\n".join(f"| {method.title} | {method.note} |" for method in METHODS.values())
-    rounds = f"{min(ROUNDS_TO_TARGET.values()):g} to {max(ROUNDS_TO_TARGET.values()):g}"
+    means = expected_rounds(ROUNDS_TO_TARGET).values()
+    rounds = f"{min(means):.3g} to {max(means):.3g}"
     parts = [
         HEAD.format(methods=methods, rounds=rounds, target=TARGET_LOSS),
-        *(section(field, values) for field, values in VALUES.items()),
+        *(section(f, values) if f in (fields or VALUES) else kept(page, f) for f, values in VALUES.items()),
     ]
     (DOCS / "figures.md").write_text("\n".join(parts), encoding="utf-8")
+
+
+def kept(page: str, field: str) -> str:
+    """The section of a figure as the page has it."""
+    return next(part for part in re.split(r"(?m)^(?=## )", page) if f"figures/{field}.csv" in part).rstrip() + "\n"
 
 
 def section(field: str, values: str) -> str:
@@ -87,4 +102,4 @@ def section(field: str, values: str) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -219,11 +219,16 @@ class _Table:
         """Which client or subchannel each row is of: whole numbers without a gap from 0 or 1, or any texts, sorted."""
         if name not in self.columns:
             return np.zeros(len(self.places), np.int64)
-        cells = [str(cell).strip() for cell in self.columns[name]]
+        cells = [re.sub(r"(?<=\d)\.0+$", "", str(cell).strip()) for cell in self.columns[name]]
         if "" in cells or "None" in cells:
             row = cells.index("") if "" in cells else cells.index("None")
             raise DataError(f"{self.places[row]}: {name} is empty; say which one it is")
         if not all(re.fullmatch("[0-9]{1,9}", cell) for cell in cells):
+            for place, cell in zip(self.places, cells, strict=True):
+                if re.fullmatch(r"-\d+|[-+]?\d*\.\d+", cell):
+                    raise DataError(
+                        f"{place}: {name} is {cell}; number them in whole numbers from 0 or 1, or give names"
+                    )
             if name == "subchannel":
                 raise DataError(f"{self.file}: subchannel must hold whole numbers, counted from 0 or 1")
             return np.unique(np.array(cells), return_inverse=True)[1].astype(np.int64)

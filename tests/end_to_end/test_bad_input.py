@@ -240,7 +240,8 @@ def test_large_loss_is_reported_and_not_an_overflow(tmp_path):
 @pytest.mark.parametrize("command", ["run", "plan"])
 def test_world_whose_delay_is_beyond_all_numbers_is_refused(command, tmp_path):
     extra = ["--out", tmp_path / "run"] if command == "run" else ["--json", "-"]
-    answer = wavetune(command, "sflllm", *FAST, "--set", "world.scenario.server.flop_per_s=1e-300", *extra)
+    endless = ("--set", "world.scenario.unusual=true", "--set", "world.scenario.server.flop_per_s=1e-300")
+    answer = wavetune(command, "sflllm", *FAST, *endless, *extra)
     assert_refused(answer, "not finite", "world.scenario")
 
 

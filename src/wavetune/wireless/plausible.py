@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from functools import reduce
+from typing import Any
 
 from wavetune.errors import ConfigError
 from wavetune.units import w_to_dbm
@@ -11,6 +14,17 @@ from wavetune.wireless.scenario import Scenario
 THERMAL_DBM_PER_HZ = -174.0  # at 290 K
 _MOST_NOISE_DBM_PER_HZ = -130.0  # 44 dB above it, more than any receiver or place adds
 _LEAST_POWER_DBM = -30.0
+_USUAL: tuple[tuple[str, float, float, str], ...] = (  # field, least, most, what it may be
+    ("population.clock_hz", 1e6, math.inf, "which looks like MHz or GHz: a clock is in cycles a second"),
+    ("population.memory_bytes", 1e3, math.inf, "which looks like MB or GB"),
+    ("population.switched_capacitance", 0.0, 1e-20, "and 1e-28 to 1e-26 are usual"),
+    ("server.flop_per_s", 1e9, math.inf, "which looks like GFLOP/s or TFLOP/s"),
+    ("server.energy_j_per_flop", 0.0, 1e-6, "which looks like pJ: 2.5 pJ are 2.5e-12"),
+    ("bands.main.subchannel_hz", 1e3, math.inf, "which looks like kHz or MHz"),
+    ("bands.fed.subchannel_hz", 1e3, math.inf, "which looks like kHz or MHz"),
+    ("fading.delay_spread_s", 0.0, 1e-4, "which looks like ns or microseconds: streets have 1e-7 to 1e-6 s"),
+    ("channel.speed_m_per_s", 0.0, 300.0, "faster than aircraft; 1 m/s are 3.6 km/h"),
+)
 
 
 def require_plausible(scenario: Scenario) -> None:
@@ -40,7 +54,17 @@ def _questions(scenario: Scenario) -> Iterator[str]:
                 f"noise: {THERMAL_DBM_PER_HZ:g} dBm/Hz and a receiver's noise figure are usual, the power in a whole "
                 "band must be divided by its width"
             )
+    for path, least, most, hint in _USUAL:
+        for value in _values(scenario, path):
+            if not least <= value <= most:
+                yield f"{path} is {value:g}, {hint}"
     yield from scenario.path_loss.doubts(scenario.min_distance_m, scenario.carrier_hz)
+
+
+def _values(scenario: Scenario, path: str) -> tuple[float, ...]:
+    """The numbers at a path; none where the part there has no such field or leaves it off."""
+    found: Any = reduce(lambda part, name: getattr(part, name, None), path.split("."), scenario)
+    return () if found is None else found if isinstance(found, tuple) else (found,)
 
 
 def _power(name: str, power_dbm: float) -> Iterator[str]:

@@ -146,6 +146,13 @@ def test_times_of_day_and_names_in_capitals_say_the_same(tmp_path):
         gains_of(bad)
 
 
+def test_whole_numbers_of_clients_may_be_written_with_a_point(tmp_path):
+    rows = [f"0,{client}.0,{(client + 1) * 1e-9}" for client in range(11)]  # as text 10.0 would come before 2.0
+    (tmp_path / "t.csv").write_text("\n".join(["round,client,gain", *rows]))
+    scenario = replace(scenario_of(tmp_path / "t.csv"), population=Population(num_clients=11))
+    np.testing.assert_allclose(channel_of(scenario).main.uplink_gain_KM[:, 0], np.arange(1, 12) * 1e-9)
+
+
 @pytest.mark.parametrize("after_end", ["repeat", "hold"])
 def test_after_its_end_a_trace_is_repeated_or_held(after_end, tmp_path):
     scenario = scenario_of(npz(tmp_path), after_end=after_end)
@@ -238,6 +245,8 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         (FLAT.format("1e-9,5"), {}, r"t\.csv:5: 4 cells for 3 columns"),
         (FLAT.format(1e-9).replace("1,0", "0.5,0"), {}, r"t\.csv:4: round is 0.5; it must be a whole number"),
         (FLAT.format(1e-9).replace(",1,", ",3,"), {}, r"t\.csv: client 1 is missing; number them without a gap"),
+        (FLAT.format(1e-9).replace(",1,", ",-1,"), {}, r"t\.csv:3: client is -1; number them in whole numbers from 0"),
+        (FLAT.format(1e-9).replace(",1,", ",1.5,"), {}, r"t\.csv:3: client is 1\.5; number them in whole numbers"),
         (FLAT.format(1e-9).replace("gain", "gain,rsrp"), {}, r"t\.csv:2: 3 cells for 4 columns"),
         ("round,client,gain,rsrp\n0,0,1,2\n", {}, r"one column must hold .* are gain, rsrp; name it"),
         ("0,1,1e-9\n", {}, r"t\.csv:1: the first line must name the columns"),
