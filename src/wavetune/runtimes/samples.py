@@ -36,6 +36,8 @@ def samples_of(session: Session) -> list[tuple[Example, int | None]]:
 def answers_of(session: Session, adapters: Path | None) -> list[str]:
     """Answers to the sample prompts, by the untouched model or by those under `adapters`, in the run's own model."""
     samples, settings, backbone = samples_of(session), session.recipe.run, session.cohort.backbone
+    if not samples:
+        return []
     template, tokenizer = session.recipe.world.data.template, session.tokenizer
     vectors = 0 if adapters is None else session.data.train.prompt_tokens
     room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - vectors)
