@@ -19,6 +19,8 @@ def plan(patch: pytest.MonkeyPatch) -> None:
     for module, name in (
         (planning, "plan_with_energy"),
         (planning, "plan_fixed"),
+        (planning, "best_schedule"),
+        (planning, "plan_subchannels"),
         (baselines, "plan_baselines"),
         (describe, "sensitivities"),
     ):
