@@ -100,7 +100,7 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
 def test_what_a_worker_refuses_is_said_in_one_sentence(cluster: TwoMachines, tmp_path):
     learning = ("method.optimiser.learning_rate=1e30", "method.optimiser.warmup_steps=0")
     cluster.complete()
-    process = start(tmp_path / "run", *learning, options=("--ray", cluster.address))
+    process = start(tmp_path / "run", *learning, workers=1, options=("--ray", cluster.address))
     _, errors = process.communicate()
     skip_if_ray_ran_out_of_time(errors)
     assert process.returncode == 2, errors
