@@ -29,6 +29,7 @@ def made(tmp_path, monkeypatch):
     """What is tokenised anew, with a cache of its own."""
     monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path))
     monkeypatch.setattr(token_cache, "LEAST_ROWS", 1)
+    monkeypatch.setattr("wavetune.data.settings.recalled_tokens", token_cache.recalled_tokens)  # not what tests recall
     calls = []
 
     def counting(examples, *rest):
