@@ -13,7 +13,7 @@ without padding. The rows of a step are drawn at random; `--bucket` gives everyo
 "Of the products" is the share of the time that a step's matrix products alone would take at the speed of one large
 product, measured between the turns: attention, adapters and everything element by element count as nothing.
 Then, with adapters in the last blocks alone, a step whose first blocks are computed in every step against one that
-finds there what they yielded before, in CPU seconds.
+finds there what they yielded before, in CPU seconds. And what a step of the stacked engine spends its time on.
 """
 
 from __future__ import annotations
@@ -317,6 +317,46 @@ def frozen_prefix(setting: Setting, trained: int, repeats: int) -> None:
     print(f"{'kept is faster':24s}{ratio:19.2f}x")
 
 
+PARTS = {
+    "products with the base": (),  # told by their shapes from the next
+    "products of adapters": (),
+    "attention": ("attention",),
+    "compiled norms and gated MLPs": ("_RmsNorm", "_GatedProduct"),
+    "copies, casts and zeros": ("copy_", "zero_", "fill_", "index", "cat", "empty", "gather", "scatter"),
+    "element by element": ("aten::",),
+    "between the operators": ("",),
+}
+"""What a step spends its time on, and what the names of its operators begin or end with."""
+
+
+def part_of(name: str, shapes: Sequence[Sequence[int]]) -> str:
+    """Which of the parts an operator with tensors of these shapes belongs to."""
+    if name in ("aten::mm", "aten::addmm", "aten::bmm"):
+        sizes = [size for shape in shapes for size in shape if len(shape) > 1]
+        return list(PARTS)[0 if min(sizes, default=0) > 4 * RANK else 1]
+    return next(part for part, names in PARTS.items() if any(own in name for own in names))
+
+
+def profiled(setting: Setting) -> None:
+    """Print what a step of the stacked engine spends its CPU time on, after one that warms up."""
+    folder = resolve_model(setting.model).folder
+    data, cohort = data_of(setting, folder), new_cohort(setting, folder, None)
+    for number in range(2):
+        rows = rows_of(data, number, Batching(setting.batch_size, "none"))
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], record_shapes=True) as found:
+            seconds = timed(lambda rows=rows: cohort.step(data.train, rows, 1.0), setting.device)
+    spent = dict.fromkeys(PARTS, 0.0)
+    for event in found.key_averages(group_by_input_shape=True):
+        spent[part_of(event.key, event.input_shapes)] += event.self_cpu_time_total / 1e6
+    spent["between the operators"] += max(0.0, seconds - sum(spent.values()))
+    useful, speed = sum(int(data.train.lengths[r].sum()) for r in rows), product_speed(setting)
+    print(f"\na step of {useful} useful tokens takes {seconds:.2f} s under the profiler, of which")
+    for part, own in spent.items():
+        print(f"{part:32s}{own:8.2f} s{100 * own / seconds:6.0f} %")
+    least = operations(setting, folder, data, rows) / speed
+    print(f"{f'at {speed / 1e9:.0f} Gflop/s the base takes':32s}{least:8.2f} s{100 * least / seconds:6.0f} %")
+
+
 def gradient_error(setting: Setting, codecs: Sequence[Codec]) -> None:
     """Print, for each codec at the cut, its bits a value and the relative error of the clients' gradients."""
     folder = resolve_model(setting.model).folder
@@ -389,7 +429,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--memory-clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--trained-blocks", type=int, default=4)
-    parser.add_argument("--only", choices=["speed", "clients", "prefix", "codecs", "memory"])
+    parser.add_argument("--only", choices=["speed", "clients", "prefix", "profile", "codecs", "memory"])
     parser.add_argument("--before", metavar="CHECKOUT", help="a checkout of another commit, whose engine takes turns")
     parser.add_argument("--child-memory", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
@@ -407,6 +447,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         many_small(settings[0], options.repeats)
     if options.only in (None, "prefix"):
         frozen_prefix(settings[0], options.trained_blocks, options.repeats)
+    if options.only in (None, "profile") and options.device == "cpu":
+        for setting in settings:
+            profiled(setting)
     if options.only in (None, "codecs"):
         gradient_error(settings[0], [Bf16(), *(Int8(outlier_channels=n) for n in (0, 4, 8, 16))])
     if options.only in (None, "memory"):

@@ -29,6 +29,7 @@ SMALLEST = {
     "scale": "--clients 2 3 --large 2 --sizes "
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,'
     '"vocab_size":512}',
+    "start": "--only help --repeats 1",
     "training_speed": "--model tiny --data mine.jsonl --clients 2 --batch-size 1 --repeats 1 --precision fp32 "
     "--memory-clients 1",
 }

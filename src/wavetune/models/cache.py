@@ -66,11 +66,11 @@ def remembered(file: Path, value: Any) -> None:
         part.replace(file)
 
 
-def state_of(files: Iterable[Path]) -> str:
+def state_of(files: Iterable[Path | str]) -> str:
     """A name for the paths, sizes and times of files, which changes when one of them does."""
     digest = sha256()
-    for file in sorted(files):
-        stat = file.stat()
+    for file in sorted(map(str, files)):
+        stat = os.stat(file)
         digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
