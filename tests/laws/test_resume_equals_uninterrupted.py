@@ -76,7 +76,14 @@ KINDS = {
         "method.exchange.kind=hierarchical",
         "method.exchange.edges=2",
     ),
-    "aligned": small("fedavg_lora", "run.rounds=1", "run.samples=1", *ALIGNED),
+    "aligned": small(
+        "fedavg_lora",
+        "run.rounds=1",
+        "run.samples=1",
+        *ALIGNED,
+        "method.alignment.learning.prompts_per_step=2",
+        "method.alignment.held_out_prompts=2",
+    ),
 }
 
 
