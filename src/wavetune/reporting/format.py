@@ -131,13 +131,13 @@ def seconds(value: float) -> str:
 def percent(fraction: float, signed: bool = False) -> str:
     """Fraction as a percentage.
 
-    >>> percent(0.1234), percent(-0.05, signed=True), percent(0.0)
+    >>> percent(0.1234), percent(-0.05, signed=True), percent(-2e-16)
     ('12.3 %', '−5.0 %', '0 %')
     """
     if not math.isfinite(fraction):
         return number(fraction)
     value = fraction * 100
-    if value == 0:
+    if abs(value) < 1e-9:  # what is left of rounding
         return "0 %"
     decimals = 1 if abs(value) < 99.95 else 0
     if abs(value) < 0.05:
