@@ -23,7 +23,7 @@ from wavetune.costs.memory import client_memory_bytes
 from wavetune.costs.table import CostTable, Workload
 from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models.backbone import prepare_backbone
-from wavetune.models.bottleneck import last_map
+from wavetune.models.behind import ModuleMaps
 from wavetune.models.classifier import stacked_head
 from wavetune.models.lora import new_bank
 from wavetune.models.ragged import ATTENTION, ragged_layout
@@ -99,12 +99,10 @@ def table_of(family: str, targets: tuple[str, ...], **options: Any) -> CostTable
 
 def add_bottlenecks(model: PreTrainedModel, bottleneck: Bottleneck, frozen: bool) -> None:
     for block in blocks_of(model):
-        for place in bottleneck.places:
+        for one in bottleneck.behind(ModuleMaps(block, (), model.config.hidden_size), WIDTH):
             A, B = (torch.randn(shape) for shape in ((WIDTH, bottleneck.width), (bottleneck.width, WIDTH)))
             A.requires_grad_(not frozen), B.requires_grad_(not frozen)
-            block.get_submodule(last_map(block, place, model.config.hidden_size)).register_forward_hook(
-                lambda _m, _x, y, A=A, B=B: y + F.gelu(y @ A) @ B
-            )
+            block.get_submodule(one.map).register_forward_hook(lambda _m, _x, y, A=A, B=B: y + F.gelu(y @ A) @ B)
 
 
 @pytest.mark.parametrize(("family", "targets", "bottleneck", "frozen"), PAIRS)
