@@ -21,12 +21,12 @@ from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, us
 from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.set_packing import pack
+from wavetune.allocation.set_packing import is_small, pack
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, log_and_inverse, lone_rates, owners_delay
 from wavetune.units import Array
 
 _STEP = 0.02
-_MOST_TO_PACK, _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 4_000, 14, 130, 30
+_MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 14, 130, 30
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
@@ -50,8 +50,7 @@ class Incumbent:
 
 def copy_prices(prices: Prices) -> Prices:
     """Prices that can be moved without moving the given ones."""
-    weight_M1, count_K, level_K2, dearer_K2 = prices
-    return Prices(weight_M1.copy(), count_K.copy(), level_K2.copy(), dearer_K2.copy())
+    return Prices(*(x.copy() for x in prices))
 
 
 def with_cap_tolerance(problem: BandProblem) -> BandProblem:
@@ -141,17 +140,23 @@ def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, ki
         owner_M = rounded_owners(problem, copy_prices(incumbent.prices), target_s)
     if np.any(target_s <= problem.ready_K[problem.need_K > 0]):
         return incumbent
-    return _better(problem, incumbent, search(_demand(problem, target_s), owner_M, kicks, seed))
+    return _better(problem, incumbent, local_owners(problem, target_s, owner_M, kicks, seed))
+
+
+def local_owners(problem: BandProblem, target_s: float, owner_M: IntArray, kicks: int, seed: int) -> IntArray:
+    """Owners by local search that come near to a delay after the last start, whether they meet it or not."""
+    return search(_demand(problem, target_s), owner_M, kicks, seed)
 
 
 def _demand(problem: BandProblem, target_s: float) -> Demand:
     """What the clients need to meet a delay after the last of them has started."""
     left_s_K = np.where(problem.need_K > 0, target_s - problem.ready_K, np.inf)
     rate_K = problem.need_K / left_s_K
-    excess_price_K = _excess_prices(problem)
+    shortage_price_K = _EXCESS_PRICE * problem.total_w / np.maximum(problem.ask_K, 1e-300)
     return Demand(
-        problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, excess_price_K, problem.limit
-    )
+        problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, _excess_prices(problem),
+        problem.limit, problem.back_KM, problem.ask_K, shortage_price_K,
+    )  # fmt: skip
 
 
 def _better(problem: BandProblem, incumbent: Incumbent, owner_M: IntArray) -> Incumbent:
@@ -220,8 +225,7 @@ def close_by_packing(
     problem: BandProblem, incumbent: Incumbent, gap_s: float, effort: Effort, clock: Clock, beat_s: float
 ) -> Incumbent:
     """Close a wide gap of a small band by set packing: refute delays, or take the owners that it suggests instead."""
-    heard = np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2)
-    if incumbent.prices is None or heard > _MOST_TO_PACK:
+    if incumbent.prices is None or not is_small(problem):
         return incumbent
     weight_M1, open_s, programs = incumbent.prices.weight_M1, np.inf, 0
     for serial in range(_MOST_PACKINGS):
@@ -242,7 +246,7 @@ def close_by_packing(
             incumbent = replace(incumbent, bound_s=target_s, packing_weight_M1=weight_M1)
         else:
             open_s = target_s
-            found_M = search(_demand(problem, target_s), packing.owner_M, effort.kicks, serial)
+            found_M = local_owners(problem, target_s, packing.owner_M, effort.kicks, serial)
             incumbent = _better(problem, incumbent, found_M)
     return incumbent
 

@@ -1,39 +1,53 @@
 """Owners that serve both directions: who owns a subchannel sends on it and receives on it.
 
-A step waits for the slowest uplink and then for the slowest downlink. The search of a band knows the uplink alone; from
-its owners and the greedy's on, whoever receives last is given one more subchannel at a time, the one whose giver lets
-the uplink suffer least, and exchanges that help the uplink at no cost to the downlink are made. Then moves and
-exchanges that shorten both ways together follow.
-The bound counts whole subchannels: to end its uplink by a and its downlink by b, a client needs as many as its
-strongest would do in either direction, and together there are M.
+Problem: the slowest uplink ends at U, and after it the slowest way back at D; find owners and powers with the least
+U + D. For a given D every client needs a least rate on the way back from what it owns, which local search, prices and
+set packing count beside the uplink's, so that D is the only thing left to choose. The least U falls with D: what is
+proved of U at the end of an interval of D, added to its start, bounds both ways over all of the interval. Intervals are
+halved where the bound is least, until all are as good as the best owners, or no interval is worth it.
 Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import heapq
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.band import with_cap_tolerance
+from wavetune.allocation.band import copy_prices, local_owners, with_cap_tolerance
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_common_s, transfer_s
-from wavetune.allocation.effort import Clock
-from wavetune.allocation.intervals import least_over_intervals
+from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
+from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.water_filling import (
-    NO_GAIN_LOG2,
-    BandProblem,
-    optimal_power,
-    owners_delay,
-    strongest_rates,
-)
+from wavetune.allocation.set_packing import is_small, pack, refuted_by_sets
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay, strongest_rates
 from wavetune.units import Array
 
-_MOST_EXCHANGES = 3_000  # a step tries all exchanges of two subchannels up to so many
-_MOST_STEPS, _WORTH_IT = 50, 1e-4  # of the last descent, and what one of them shortens at least
 _SAFE = 1 - 1e-9
+_FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
+_SPLITS, _STEPS = 7, (0.03, 0.01, 0.003, 0.001, 0.0003)
+
+
+class TwoWays(NamedTuple):
+    """The best owners known, when both ways are done with them, and when at the soonest with any (s).
+
+    `front_P2` is what was proved on the way: with a way back of at most front_P2[:, 0], no uplink ends before
+    front_P2[:, 1] (s).
+    """
+
+    owner_M: IntArray
+    delay_s: float
+    bound_s: float
+    front_P2: Array = np.zeros((0, 2))
+
+    def least_down_s(self, up_s: float) -> float:
+        """No way back ends sooner (s) where the uplink ends by `up_s`."""
+        return float(np.max(self.front_P2[self.front_P2[:, 1] > up_s, 0], initial=0.0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +55,7 @@ class BothWays:
     """A band whose clients send as its problem says, and receive `down_bits_K` before they work for `after_s_K`."""
 
     band: RadioBand
-    problem: BandProblem
+    uplink: BandProblem
     down_bits_K: Array
     after_s_K: Array
 
@@ -49,134 +63,202 @@ class BothWays:
     def _rate_KM(self) -> Array:
         return downlink_rate_bit_per_s_KM(self.band)
 
-    def down_s_K(self, owner_M: IntArray) -> Array:
-        """When each client has received and worked (s)."""
-        rate_KM, K = self._rate_KM, len(self.after_s_K)
+    @cached_property
+    def _asking(self) -> BandProblem:
+        """The uplink's problem with the rates of the way back."""
+        log_KM, inverse_KM = self.uplink.log_KM, self.uplink.inverse_KM
+        faint_KM = (log_KM <= NO_GAIN_LOG2) & (self._rate_KM > 0)
+        return self.uplink._replace(
+            log_KM=np.where(faint_KM, _FAINT_LOG2, log_KM),
+            inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, inverse_KM),
+            back_KM=np.ascontiguousarray(self._rate_KM / self._unit),
+        )
+
+    @cached_property
+    def _unit(self) -> float:
+        return max(float(np.max(self._rate_KM)), 1e-300)
+
+    def problem(self, down_s: float) -> BandProblem:
+        """The uplink's problem of owners with which the way back takes at most `down_s`."""
+        left_s_K = np.maximum(down_s - self.after_s_K, 1e-300)
+        return self._asking._replace(
+            ask_K=np.where(self.down_bits_K > 0, self.down_bits_K / left_s_K / self._unit, 0.0)
+        )
+
+    def down_s(self, owner_M: IntArray) -> float:
+        """When the last client has received and worked (s)."""
         used = np.flatnonzero(owner_M >= 0)
-        rate_K = np.bincount(owner_M[used], weights=rate_KM[owner_M[used], used], minlength=K)
-        receives = self.down_bits_K > 0
-        with np.errstate(divide="ignore"):
-            air_s_K = np.divide(self.down_bits_K, rate_K, out=np.zeros(K), where=receives)
-        return np.where(receives, air_s_K, 0.0) + self.after_s_K
+        weights = self._rate_KM[owner_M[used], used]
+        rate_K = np.bincount(owner_M[used], weights=weights, minlength=len(self.after_s_K))
+        return float(np.max(transfer_s(self.down_bits_K, rate_K) + self.after_s_K))
 
     def delay_s(self, owner_M: IntArray) -> float:
         """Both ways together (s)."""
-        return owners_delay(self.problem, owner_M) + float(np.max(self.down_s_K(owner_M)))
+        return owners_delay(self.uplink, owner_M) + self.down_s(owner_M)
 
-    def improve(self, starts: Sequence[IntArray], clock: Clock) -> IntArray:
-        """The best owners met on the ways from given ones to those that receive soonest, and between neighbours.
+    @cached_property
+    def least_down_s(self) -> float:
+        """No owners have all clients received and worked sooner (s)."""
+        gets, least_s = self.down_bits_K > 0, float(np.max(self.after_s_K))
+        if not np.any(gets):
+            return least_s
+        strongest_KM = np.cumsum(-np.sort(-self._rate_KM[gets], axis=1), axis=1)
+        time_KM = self.after_s_K[gets, None] + transfer_s(self.down_bits_K[gets, None], strongest_KM)
+        return max(least_s, least_common_s(time_KM, np.ones(len(time_KM), np.int64)) * _SAFE)
 
-        In a band with many subchannels only the first are improved, as far as one way leads.
-        """
-        first_M, *others = starts
-        if not self._has_few_pairs():
-            return min((self._on_the_way(first_M, clock), *others), key=self.delay_s)
-        return min((self._shortened(self._on_the_way(s, clock), clock) for s in starts), key=self.delay_s)
-
-    def _has_few_pairs(self) -> bool:
-        M = self.problem.log_KM.shape[1]
-        return M * (M - 1) // 2 <= _MOST_EXCHANGES
-
-    def _on_the_way(self, owner_M: IntArray, clock: Clock) -> IntArray:
-        """The best owners on the way to those that receive soonest."""
-        best_M, best_s = owner_M, self.delay_s(owner_M)
-        for _ in range(4 * len(self.after_s_K) + 20):
-            moved_M = self._help_last(owner_M)
-            if moved_M is None or clock.expired:
-                break
-            owner_M = self._exchange(moved_M, clock)
-            if (found_s := self.delay_s(owner_M)) < best_s:
-                best_M, best_s = owner_M, found_s
-        return best_M
-
-    def _shortened(self, owner_M: IntArray, clock: Clock) -> IntArray:
-        """Moves and exchanges that shorten both ways together, while one of a step is worth it."""
+    def improve(self, starts: Sequence[IntArray], up_s: float, kicks: int, clock: Clock) -> tuple[IntArray, float]:
+        """Owners by local search for shorter delays, shared out between both ways in several proportions."""
+        owner_M = min(starts, key=self.delay_s)
         best_s = self.delay_s(owner_M)
-        for _ in range(_MOST_STEPS):
-            step_s, step_M = best_s, owner_M
-            for near_M in self._neighbours(owner_M):
-                if (near_s := self.delay_s(near_M)) < step_s:
-                    step_s, step_M = near_s, near_M
-            if not step_s < best_s * (1 - _WORTH_IT) or clock.expired:
+        others = [s for s in starts if s is not owner_M]
+        for step in _STEPS:
+            paid = True
+            while paid and not clock.expired and np.isfinite(best_s):
+                paid = False
+                target_s = best_s * (1 - step)
+                room_s = target_s - up_s - self.least_down_s
+                if room_s <= 0:
+                    break
+                downs_s = [self.least_down_s + room_s * share for share in np.linspace(0.02, 0.98, _SPLITS)]
+                now_s = self.down_s(owner_M)
+                for down_s in [now_s, now_s - step * best_s, *downs_s]:
+                    for start_M in (owner_M, *others):
+                        found_M = self.search(target_s - down_s, down_s, start_M, kicks)
+                        if found_M is not None and (found_s := self.delay_s(found_M)) < best_s * (1 - 1e-6):
+                            owner_M, best_s, paid = found_M, found_s, True
+                    if paid or clock.expired:
+                        break
+                others = []
+        return owner_M, best_s
+
+    def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int, seed: int = 0) -> IntArray | None:
+        """Owners by local search for an uplink and a way back that end in time; None where no owners could."""
+        late = np.any(up_s <= self.uplink.ready_K[self.uplink.need_K > 0])
+        if late or np.any(down_s <= self.after_s_K[self.down_bits_K > 0]):
+            return None
+        return local_owners(self.problem(down_s), up_s, owner_M, kicks, seed)
+
+    def solve(
+        self,
+        known: TwoWays,
+        prices: Prices | None,
+        up_s: float,
+        gap_s: float,
+        beat_s: float,
+        effort: Effort,
+        clock: Clock,
+    ) -> TwoWays:
+        """Bound and owners in turns until they are within `gap_s` or the effort is spent, or `beat_s` is out of reach.
+
+        `up_s` is a bound of the uplink alone, and `prices` are where those of both ways start.
+        """
+        proof = _Proof(self, known, prices, up_s, effort, clock)
+        for times in (10, 3, 1):
+            proof.close(times * gap_s, beat_s)
+        front_P2 = np.array([(part.end_s, part.up_s) for part in proof.parts])
+        return proof.known._replace(front_P2=front_P2 * _SAFE)
+
+    def counted_up_s(self, down_s: float) -> float:
+        """No uplink ends sooner (s) if the way back takes at most `down_s`; infinite where that cannot be.
+
+        Both ways of a client take at least as many of its strongest subchannels as one of them alone.
+        """
+        problem, M = with_cap_tolerance(self._asking), self._asking.log_KM.shape[1]
+        gets, sends = self.down_bits_K > 0, problem.need_K > 0
+        ask_K1 = self.problem(down_s).ask_K[:, None] * _SAFE
+        strongest_KM = np.cumsum(-np.sort(-problem.back_KM, axis=1), axis=1)
+        count_K = np.where(gets, 1 + np.sum(strongest_KM < ask_K1, axis=1), 1)
+        others = int(np.sum(count_K[gets & ~sends]))
+        if np.any(down_s < self.after_s_K) or np.sum(count_K[gets | sends]) > M:
+            return np.inf
+        with np.errstate(divide="ignore"):
+            time_KM = problem.ready_K[:, None] + problem.need_K[:, None] / self._up_KM
+        return least_common_s(time_KM[sends, : M - others], count_K[sends]) * _SAFE
+
+    @cached_property
+    def _up_KM(self) -> Array:
+        return strongest_rates(with_cap_tolerance(self._asking)) * (1 + 1e-9)
+
+
+class _Part(NamedTuple):
+    """An interval of when the way back is done: a bound of both ways in it, its ends, and of the uplink at the last."""
+
+    bound_s: float
+    start_s: float
+    end_s: float
+    up_s: float
+
+
+class _Proof:
+    """The search for a bound, which takes better owners along."""
+
+    def __init__(
+        self, ways: BothWays, known: TwoWays, prices: Prices | None, up_s: float, effort: Effort, clock: Clock
+    ) -> None:
+        self.ways, self.known, self.up_s, self.effort, self.clock = ways, known, up_s, effort, clock
+        if prices is None:
+            prices = uniform_prices(ways.uplink, known.owner_M, 0.0, known.delay_s)
+        self.prices = copy_prices(prices)._replace(back_price_K2=np.zeros((len(ways.after_s_K), 2)))
+        self.weight_M1, self.halvings = self.prices.weight_M1.copy(), effort.halvings
+        self.programs = effort.programs if is_small(ways.uplink) else 0
+        start_s, end_s = ways.least_down_s, known.delay_s - up_s
+        self.parts = [_Part(start_s + up_s, start_s, max(end_s, start_s), up_s)]
+        self.gap_s, self.beat_s = 0.0, np.inf
+
+    @property
+    def enough_s(self) -> float:
+        """A bound that is as good as any."""
+        return min(self.known.delay_s - self.gap_s, self.beat_s)
+
+    def close(self, gap_s: float, beat_s: float) -> None:
+        """Raise the bound until within `gap_s` of the best known, or at `beat_s`."""
+        self.gap_s, self.beat_s = gap_s, beat_s
+        while self.halvings > 0 and not self.clock.expired:
+            least = self.parts[0]
+            if least.bound_s >= self.enough_s or least.end_s - least.start_s <= 0.1 * gap_s:
                 break
-            owner_M, best_s = step_M, step_s
-        return owner_M
+            self.halvings -= 1
+            heapq.heappop(self.parts)
+            middle_s = 0.5 * (least.start_s + least.end_s)
+            closed_s = self.enough_s - least.up_s  # from here on, what is proved at the end is enough
+            if least.start_s + 0.3 * (least.end_s - least.start_s) < closed_s < middle_s:
+                middle_s = closed_s
+            up_s = max(least.up_s, self._up_s(middle_s, self.enough_s - least.start_s))
+            heapq.heappush(self.parts, _Part(least.start_s + up_s, least.start_s, middle_s, up_s))
+            heapq.heappush(self.parts, _Part(middle_s + least.up_s, middle_s, least.end_s, least.up_s))
+        bound_s = max(self.known.bound_s, self.parts[0].bound_s * _SAFE)
+        self.known = self.known._replace(bound_s=min(bound_s, self.known.delay_s))
 
-    def _neighbours(self, owner_M: IntArray) -> Iterator[IntArray]:
-        """One subchannel more for a client that holds the others up, from anybody or for one of its own."""
-        for last in self._holding_up(owner_M):
-            own = np.flatnonzero(owner_M == last)
-            for m in np.flatnonzero((owner_M >= 0) & (owner_M != last)):
-                for given in (None, *own):
-                    changed_M = owner_M.copy()
-                    changed_M[m] = last
-                    if given is not None:
-                        changed_M[given] = owner_M[m]
-                    yield changed_M
+    def _up_s(self, down_s: float, goal_s: float) -> float:
+        """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s)."""
+        low_s = max(self.up_s, self.ways.counted_up_s(down_s))
+        if low_s >= goal_s:
+            return low_s
+        problem = with_cap_tolerance(self.ways.problem(down_s))
+        if self.programs > 0 and refuted_by_sets(problem, self.weight_M1, goal_s):
+            return goal_s
+        low_s = provable_delay(problem, copy_prices(self.prices), low_s, goal_s)
+        if low_s < goal_s:
+            tolerance_s, iterations = 0.1 * self.gap_s, self.effort.iterations // 3
+            low_s, _ = raise_bound(problem, self.prices, low_s, goal_s, goal_s - low_s, tolerance_s, iterations)
+        suggested_M = self.known.owner_M
+        for _ in range(3):
+            if self.programs > 0 and low_s < goal_s - 0.3 * self.gap_s and not self.clock.expired:
+                packing = pack(problem, self.weight_M1, self.known.owner_M, goal_s)
+                self.programs -= packing.programs + 1
+                if packing.weight_M1 is not None:
+                    self.weight_M1 = packing.weight_M1
+                    return goal_s
+                suggested_M = packing.owner_M
+            if low_s < goal_s - 0.3 * self.gap_s:
+                self._look(goal_s, down_s, suggested_M)
+            if self.programs <= 0:
+                break
+            goal_s = 0.5 * (low_s + goal_s)
+        return low_s
 
-    def _holding_up(self, owner_M: IntArray) -> set[int]:
-        """Who receives last, sends nearest to its cap, or at the most power."""
-        used, K = np.flatnonzero(owner_M >= 0), len(self.after_s_K)
-        power_w_M = optimal_power(self.problem, owner_M)[1]
-        spent_w_K = np.bincount(owner_M[used], weights=power_w_M[used], minlength=K)
-        scores = (self.down_s_K(owner_M), spent_w_K / np.maximum(self.problem.cap_w_K, 1e-300), spent_w_K)
-        return {int(np.argmax(score_K)) for score_K in scores}
-
-    def _help_last(self, owner_M: IntArray) -> IntArray | None:
-        """One more subchannel for whoever receives last, from clients that do not come to be last; None if none is."""
-        down_s_K = self.down_s_K(owner_M)
-        last, limit_s = int(np.argmax(down_s_K)), float(np.max(down_s_K))
-        best_M, best_s = None, np.inf
-        for m in np.flatnonzero(owner_M != last):
-            moved_M = owner_M.copy()
-            moved_M[m] = last
-            moved_s_K = self.down_s_K(moved_M)
-            if moved_s_K[last] < limit_s and np.all(np.delete(moved_s_K, last) <= limit_s * _SAFE):
-                up_s = owners_delay(self.problem, moved_M)
-                if up_s < best_s:
-                    best_M, best_s = moved_M, up_s
-        return best_M
-
-    def _exchange(self, owner_M: IntArray, clock: Clock) -> IntArray:
-        """Exchanges of two subchannels that help the uplink without delaying the downlink, while there are any."""
-        if not self._has_few_pairs():
-            return owner_M
-        pairs = [(i, j) for i in range(len(owner_M)) for j in range(i) if owner_M[i] >= 0 and owner_M[j] >= 0]
-        up_s, limit_s = owners_delay(self.problem, owner_M), float(np.max(self.down_s_K(owner_M)))
-        improved = True
-        while improved and not clock.expired:
-            improved = False
-            for i, j in pairs:
-                if owner_M[i] == owner_M[j]:
-                    continue
-                changed_M = owner_M.copy()
-                changed_M[i], changed_M[j] = owner_M[j], owner_M[i]
-                found_s = owners_delay(self.problem, changed_M)
-                if found_s < up_s * (1 - 1e-6) and float(np.max(self.down_s_K(changed_M))) <= limit_s:
-                    owner_M, up_s, improved = changed_M, found_s, True
-        return owner_M
-
-    def least_s(self, up_s: float, enough_s: float) -> float:
-        """No owners end both ways sooner (s), given that no uplink ends before `up_s`; at most what is enough."""
-        problem = with_cap_tolerance(self.problem)
-        M, gets, sends = problem.log_KM.shape[1], self.down_bits_K > 0, problem.need_K > 0
-        up_KM = strongest_rates(problem)
-        heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, self._rate_KM, 0.0)
-        down_KM = np.cumsum(-np.sort(-heard_KM, axis=1), axis=1)
-        down_s_KM = self.after_s_K[:, None] + transfer_s(self.down_bits_K[:, None], down_KM)
-        least_s = float(np.max(self.after_s_K))
-
-        def down_s(done_s: float) -> float:
-            left_s_K = np.maximum(done_s - problem.ready_K, 1e-300)
-            wanted_K1 = (problem.need_K / left_s_K)[:, None] * (1 - 1e-9)
-            ups_K = np.where(sends, 1 + np.sum(up_KM < wanted_K1, axis=1), 0)
-            others = int(np.sum(ups_K[~gets]))  # subchannels of clients that only send
-            if others + np.sum(np.maximum(ups_K[gets], 1)) > M:
-                return max(enough_s, least_s)
-            time_KM = down_s_KM[gets, : M - others]
-            received_s = least_common_s(time_KM, np.maximum(ups_K[gets], 1)) if gets.any() else -np.inf
-            return max(received_s, least_s)
-
-        return (
-            min(least_over_intervals(lambda a, b: a + down_s(b), up_s, max(enough_s, up_s), enough_s), enough_s) * _SAFE
-        )
+    def _look(self, up_s: float, down_s: float, owner_M: IntArray) -> None:
+        """Take better owners for an uplink and a way back that end in time, where local search finds any."""
+        found_M = self.ways.search(up_s, down_s, owner_M, self.effort.kicks, 1)
+        if found_M is not None and (found_s := self.ways.delay_s(found_M)) < self.known.delay_s:
+            self.known = self.known._replace(owner_M=found_M, delay_s=found_s)

@@ -118,11 +118,11 @@ def _claims(
         yield prices.weight_M1, clients, total
     if incumbent.packing_weight_M1 is not None:
         weight_M1 = incumbent.packing_weight_M1
-        value_K, _, _, multiplier_K2 = cheapest_sets(problem, weight_M1, delay_s, _NODES)
+        value_K, _, _, multiplier_K3 = cheapest_sets(problem, weight_M1, delay_s, _NODES)
         clients = none.copy()
         for k in senders:
             least = min(float(value_K[k]), 2.0 * float(np.sum(weight_M1))) * (1 - _MARGIN)
-            clients[k] = {"nu": [multiplier_K2[k, 0]], "alpha": [multiplier_K2[k, 1]], "least": least}
+            clients[k] = {"nu": [multiplier_K3[k, 0]], "alpha": [multiplier_K3[k, 1]], "least": least}
         yield weight_M1, clients, float(sum(client["least"] for client in clients if client))
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
-from wavetune.allocation.both_ways import BothWays
+from wavetune.allocation.both_ways import BothWays, TwoWays
 from wavetune.allocation.delay import least_downlink_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
@@ -26,7 +26,7 @@ from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.water_filling import BandProblem, owners_delay
 from wavetune.units import Array
 
-_TOLERANCE, _WARM_TOLERANCE = 1e-4, 1e-3
+_TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS = 300_000, 40  # size of a band that a local search takes milliseconds for
 
@@ -69,6 +69,7 @@ class CutRankPair:
     after_s: float
     fed_bits: float
     fed_after_s: float
+    fed_down_bits: float
     down_bits_K: Array
     back_s_K: Array
     server_s: float
@@ -84,6 +85,15 @@ class CutRankPair:
         """
         sends_no_less = np.all(self.bits_K >= other.bits_K)
         return float(np.min(self.ready_s_K - other.ready_s_K)) if sends_no_less else -np.inf
+
+    def both_ways_s(self, step_s: float, fed_s_per_bit: float) -> float:
+        """Total delay from both ways of a step and of a bit of adapters together (s)."""
+        return self.rounds * (self.steps * (step_s + self.server_s) + self.fed_bits * fed_s_per_bit)
+
+    def later_both_ways_s(self, other: CutRankPair) -> float:
+        """How much later than another's both ways of a step end at least, for any owners and powers (s)."""
+        receives_no_less = np.all(self.down_bits_K >= other.down_bits_K)
+        return self.later_s(other) + float(np.min(self.back_s_K - other.back_s_K)) if receives_no_less else -np.inf
 
     def main_s(self, delay_s: float, fed_s_per_bit: float) -> float:
         """When the last activations must arrive for a total delay (s)."""
@@ -109,6 +119,7 @@ def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
         after_s=server_flop / problem.server_flop_per_s + down_s,
         fed_bits=float(load.fed_upload_bits_K[0]),
         fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K) if priced else 0.0,
+        fed_down_bits=float(load.fed_download_bits_K[0]),
         down_bits_K=load.downlink_bits_IK[0],
         back_s_K=back_s_K,
         server_s=server_flop / problem.server_flop_per_s,
@@ -132,7 +143,8 @@ class CommonCutSearch:
             self._first_incumbent(self.fed, self.fed_problem, self.warm and self.warm.fed) if sends else None
         )
         self.incumbents: dict[int, Incumbent] = {}
-        self.two_way_owners: dict[int, IntArray] = {}
+        self.two_ways: dict[int, TwoWays] = {}
+        self.fed_two_ways: TwoWays | None = None
         self.best = self._first_pair()
         self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
 
@@ -153,32 +165,89 @@ class CommonCutSearch:
             self._search_pair(i, clock)
 
     def _serve_both_ways(self, clock: Clock) -> None:
-        """Owners of the main band that suit the way back too, where it takes time."""
-        i, problem = self.best, self.problem
-        pair = self.pairs[i]
-        if problem.price_downlink and np.any(pair.bits_K > 0):
-            greedy = [greedy_owners(problem, pair.cut, pair.rank, whole)[0] for whole in (False, True)]
-            self.two_way_owners[i] = self._both_ways(i).improve([self.incumbents[i].owner_M, *greedy], clock)
+        """Owners of both bands that suit the way back too, where it takes time, and a bound of both ways together."""
+        if not self.problem.price_downlink or clock.expired:
+            return
+        self._serve_fed_both_ways(clock)
+        first = self.best
+        self._serve_pair(first, [self.incumbents[first].owner_M, *self._greedy_owners(first, 0)], clock)
+        most = max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))
+        for i in sorted(range(len(self.pairs)), key=self._lower_both_ways_s)[:most]:
+            if i != first and self._lower_both_ways_s(i) < self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE):
+                self._serve_pair(i, [self.two_ways[self._best_both_ways()].owner_M], clock)
 
-    def _both_ways(self, i: int) -> BothWays:
+    def _greedy_owners(self, i: int, band: int) -> list[IntArray]:
         pair = self.pairs[i]
-        return BothWays(self.problem.main, self.main_problems[i], pair.down_bits_K, pair.back_s_K)
+        return [greedy_owners(self.problem, pair.cut, pair.rank, whole)[band] for whole in (False, True)]
 
-    def _lower_both_ways_s(self, i: int, best_s: float) -> float:
-        """Bound of a pair with both ways counted together, up to the best known delay."""
+    def _serve_fed_both_ways(self, clock: Clock) -> None:
+        pair, one_way = self.pairs[self.best], self.fed_incumbent
+        if one_way is None or not pair.fed_bits > 0:
+            return
+        K = self.problem.num_clients
+        ways = BothWays(self.problem.fed, self.fed_problem, np.full(K, pair.fed_down_bits / pair.fed_bits), np.zeros(K))
+        starts = [one_way.owner_M, *self._greedy_owners(self.best, 1)]
+        if self.warm is not None and np.array_equal(self.warm.fed.owner_M.shape, one_way.owner_M.shape):
+            starts.append(self.warm.fed.owner_M)
+        owner_M, delay_s = ways.improve(starts, one_way.bound_s, self.effort.kicks // 8, clock)
+        step_s = self.incumbents[self.best].delay_s + pair.after_s - pair.server_s
+        gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(step_s, delay_s) / (pair.rounds * pair.fed_bits)
+        known = TwoWays(owner_M, delay_s, one_way.bound_s + ways.least_down_s)
+        self.fed_two_ways = ways.solve(known, one_way.prices, one_way.bound_s, gap_s, np.inf, self.effort, clock)
+
+    def _serve_pair(self, i: int, starts: list[IntArray], clock: Clock) -> None:
+        """The best owners for both ways of a pair's steps, and how soon they can end, or that they cannot be better."""
+        pair, band_problem = self.pairs[i], self.main_problems[i]
+        if not np.any(pair.bits_K > 0):
+            return
+        ways = BothWays(self.problem.main, band_problem, pair.down_bits_K, pair.back_s_K)
+        owner_M, delay_s = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
+        gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(delay_s, self._fed_both_ways_s()[0])
+        gap_s, beat_s = gap_s / (pair.rounds * pair.steps), np.inf
+        if self.two_ways:
+            least_s = self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE)
+            rest_s = pair.both_ways_s(0.0, self._fed_both_ways_s()[1])
+            beat_s = (least_s - rest_s) / (pair.rounds * pair.steps)
+        known = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
+        prices = self.incumbents[i if i in self.incumbents else self.best].prices
+        self.two_ways[i] = ways.solve(known, prices, self.bounds_s[i], gap_s, beat_s, self.effort, clock)
+
+    def _fed_both_ways_s(self) -> tuple[float, float]:
+        """Best known and least possible delay of both ways of the fed band, per bit (s)."""
+        if self.fed_two_ways is not None:
+            return self.fed_two_ways.delay_s, self.fed_two_ways.bound_s
+        pair = self.pairs[self.best]
+        after_s = pair.fed_after_s / pair.fed_bits if pair.fed_bits > 0 else 0.0
+        return np.inf if self.fed_incumbent else 0.0, self._fed_s()[1] + after_s
+
+    def _best_both_ways(self) -> int:
+        fed_s = self._fed_both_ways_s()[0]
+        return min(self.two_ways, key=lambda i: self.pairs[i].both_ways_s(self.two_ways[i].delay_s, fed_s))
+
+    def _least_both_ways_s(self) -> float:
+        """Total delay of the best known owners for both ways (s)."""
+        if not self.two_ways:
+            return np.inf
+        i = self._best_both_ways()
+        return self.pairs[i].both_ways_s(self.two_ways[i].delay_s, self._fed_both_ways_s()[0])
+
+    def _lower_both_ways_s(self, i: int) -> float:
+        """Bound of a pair's total delay, with both ways counted together where they take time (s)."""
         pair, lower_s = self.pairs[i], self._lower_s(i)
-        if not (self.problem.price_downlink and lower_s < best_s and np.any(pair.bits_K > 0)):
+        if not self.problem.price_downlink or not np.any(pair.bits_K > 0):
             return lower_s
-        enough_s = pair.main_s(best_s, self._fed_s()[1]) + pair.after_s - pair.server_s
-        step_s = self._both_ways(i).least_s(self.bounds_s[i], enough_s)
-        return max(lower_s, pair.delay_s(step_s + pair.server_s - pair.after_s, self._fed_s()[1]))
+        step_s = self.bounds_s[i] + pair.after_s - pair.server_s
+        for j, known in self.two_ways.items():
+            later_s = 0.0 if i == j else pair.later_both_ways_s(self.pairs[j])
+            step_s = max(step_s, known.bound_s + later_s)
+        return max(lower_s, pair.both_ways_s(step_s, self._fed_both_ways_s()[1]))
 
     def best_plan(self) -> Plan:
         """Best plan so far, with the least bound over all pairs."""
         plans = [self._plan_of(i, incumbent.owner_M) for i, incumbent in self.incumbents.items()]
-        plans += [self._plan_of(i, owner_M) for i, owner_M in self.two_way_owners.items()]
+        plans += [self._plan_of(i, known.owner_M) for i, known in self.two_ways.items()]
         best = min(plans, key=lambda p: p.delay_s)
-        lower_s = min(self._lower_both_ways_s(i, best.delay_s) for i in range(len(self.pairs)))
+        lower_s = min(self._lower_both_ways_s(i) for i in range(len(self.pairs)))
         return replace(best, lower_bound_s=min(lower_s * (1 - _ROUNDING), best.delay_s))
 
     def _plan_of(self, i: int, owner_M: IntArray) -> Plan:
@@ -188,7 +257,8 @@ class CommonCutSearch:
         fed = Allocation(np.full(problem.fed.num_subchannels, -1), np.zeros(problem.fed.num_subchannels))
         if self.fed_incumbent is not None and pair.fed_bits > 0:
             at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, pair.fed_bits)
-            fed, _ = allocate_power(problem.fed, self.fed_incumbent.owner_M, at_once_K, bits_K, caps)
+            owner_fed_M = (self.fed_two_ways or self.fed_incumbent).owner_M
+            fed, _ = allocate_power(problem.fed, owner_fed_M, at_once_K, bits_K, caps)
         return make_plan(problem, pair.cut, pair.rank, main, fed)
 
     def _fed_s(self) -> tuple[float, float]:

@@ -24,6 +24,7 @@ from wavetune.allocation.band import (
     raise_lower_bound,
     solve,
 )
+from wavetune.allocation.both_ways import BothWays, TwoWays
 from wavetune.allocation.decision import Decision, Evaluator, Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
 from wavetune.allocation.effort import Clock, Effort
@@ -58,6 +59,7 @@ class DecisionSearch:
         self.problem = evaluator.problem
         self.lower_s = [0.0] * len(option_sets)
         self.picks: dict[int, tuple[Pick, ...]] = {}
+        self.two_ways: tuple[TwoWays, TwoWays] | None = None  # of the least that any option asks, in both bands
 
     def run(self, others: Iterable[Decision]) -> None:
         """Improve the best decision and the bounds until nothing is left to do or the time is up."""
@@ -150,6 +152,16 @@ class DecisionSearch:
                 band_problem, first_incumbent(evaluator.fed, band_problem, decision.fed_owner_M), self.clock
             ).owner_M
             decision = _better(evaluator.decide(options, decision.main_owner_M, owner_M, decision.share_K), decision)
+        if self.problem.price_downlink and not self.problem.share_server and np.isfinite(decision.delay_s):
+            owners = [
+                ways.improve([owner_M], tables.lone_bound_s(ways.uplink), 0, self.clock)[0]
+                if np.any(ways.uplink.need_K > 0) else owner_M
+                for ways, owner_M, tables in zip(
+                    self._both_ways([options]), (decision.main_owner_M, decision.fed_owner_M),
+                    (evaluator.main, evaluator.fed), strict=True,
+                )
+            ]  # fmt: skip
+            decision = _better(evaluator.decide(options, owners[0], owners[1], decision.share_K), decision)
         return decision
 
     def _change_cuts(self, option_set: Options, decision: Decision) -> Decision:
@@ -193,6 +205,8 @@ class DecisionSearch:
             self._costs(evaluator.main, band_problem, main, [m.up_bits_KC for m in self.option_sets]),
             self._costs(evaluator.fed, fed_problem, fed, [m.fed_bits_KC for m in self.option_sets]),
         )
+        if self.problem.price_downlink and not self.problem.share_server and not self.clock.expired:
+            self.two_ways = self._bound_both_ways(proof)
         for i in range(len(self.option_sets)):
             self._bound(i, proof, fine=False)
         for _ in range(_MOST_OPTION_SETS):
@@ -239,7 +253,14 @@ class DecisionSearch:
         rounds, steps = option_set.rounds, problem.local_steps
         fed_s, fed_down_s = self._least_fed_s(option_set, proof)
         step_s = self._least_step_s(option_set, choices, proof)
-        round_s = steps * step_s + fed_s
+        scale = self._fed_scale(option_set)
+        if self.two_ways:
+            fed_two_ways, fed_after_s = self.two_ways[1], fed_down_s
+            choices = replace(
+                choices, fed_after_s=lambda f: max(0.0, scale * fed_two_ways.least_down_s(f / scale) - fed_after_s)
+            )
+        both_s = scale * self.two_ways[1].bound_s - fed_down_s if self.two_ways else 0.0
+        round_s = steps * step_s + max(fed_s, both_s)
         beat_s = self.best.delay_s / rounds - fed_down_s
         if round_s >= beat_s or self.clock.expired:
             picks = ()
@@ -270,7 +291,8 @@ class DecisionSearch:
         ):
             up_s = max(up_s, proof.main.bound_s)
         back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
-        return up_s + float(np.sum(np.min(choices.work_s_KC, axis=1))) + back_s
+        both_s = max(up_s + back_s, self.two_ways[0].bound_s if self.two_ways else 0.0)
+        return both_s + float(np.sum(np.min(choices.work_s_KC, axis=1)))
 
     def _choices(self, option_set: Options) -> Choices:
         """What the relaxation sees of an option set; of the way back, what a client alone in the band would need."""
@@ -290,9 +312,51 @@ class DecisionSearch:
             option_set.up_bits_KC / problem.main.effective_hz,
             option_set.fed_bits_KC / problem.fed.effective_hz,
         )
+        after_s = self.two_ways[0].least_down_s if self.two_ways else None
         return Choices(
-            option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, *down
+            option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, after_s, *down
         )
+
+    def _both_ways(self, options: Sequence[Options]) -> tuple[BothWays, BothWays]:
+        """Both ways of both bands with the least that any of the options asks."""
+
+        def least(name: str) -> Array:
+            return np.min([_least(option_set, vars(option_set)[name]) for option_set in options], axis=0)
+
+        main, fed, none_K = self.evaluator.main, self.evaluator.fed, np.zeros(self.problem.num_clients)
+        fed_bits_K, ready_s_K = least("fed_bits_KC"), least("ready_s_KC")
+        return (
+            BothWays(
+                main.band, main.problem(ready_s_K, least("up_bits_KC")), least("down_bits_KC"), least("back_s_KC")
+            ),
+            BothWays(fed.band, fed.problem(none_K, fed_bits_K), fed_bits_K * self.problem.costs.download_share, none_K),
+        )
+
+    def _fed_scale(self, option_set: Options) -> float:
+        """How many times the least adapters of all option sets every client sends at least."""
+        base_K = np.min([_least(other, other.fed_bits_KC) for other in self.option_sets], axis=0)
+        ratio_K = _least(option_set, option_set.fed_bits_KC)[base_K > 0] / base_K[base_K > 0]
+        return float(np.min(ratio_K, initial=1e300)) if np.any(base_K > 0) else 1.0
+
+    def _bound_both_ways(self, proof: _Proof) -> tuple[TwoWays, TwoWays]:
+        """What is proved of both ways of both bands whatever the options."""
+        best, steps = self.best, self.problem.local_steps
+        rest_s = best.delay_s / best.options.rounds
+        found: list[TwoWays] = []
+        for ways, owner_M, known, times in zip(
+            self._both_ways(self.option_sets), (best.main_owner_M, best.fed_owner_M), (proof.main, proof.fed),
+            (steps, 1), strict=True,
+        ):  # fmt: skip
+            if not np.any(ways.uplink.need_K > 0):
+                found.append(TwoWays(owner_M, 0.0, ways.least_down_s))
+                continue
+            tables = self.evaluator.main if times > 1 else self.evaluator.fed
+            up_s, delay_s = tables.lone_bound_s(ways.uplink), ways.delay_s(owner_M)
+            if known.prices is not None:
+                up_s = bound_by_prices(ways.uplink, known.prices, up_s, max(delay_s, up_s))
+            start, gap_s = TwoWays(owner_M, delay_s, up_s + ways.least_down_s), 5 * _TOLERANCE * rest_s / times
+            found.append(ways.solve(start, known.prices, up_s, gap_s, np.inf, self.effort, self.clock))
+        return found[0], found[1]
 
     def _least_fed_s(self, option_set: Options, proof: _Proof) -> tuple[float, float]:
         """Least seconds of the adapters' upload and download for any choice from an option set."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.prices import LOG_2, Bundle, Prices, Scratch, best_prices, new_scratch
+from wavetune.allocation.prices import LOG_2, Bundle, Prices, Scratch, best_prices, best_prices_both_ways, new_scratch
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part
 from wavetune.units import Array
@@ -54,6 +54,7 @@ def cheapest_bundle(
     M = problem.log_KM.shape[1]
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
     rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
+    ask, back_price = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, 0.0
     chosen = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0)
     tangents.rate_K[k] = rate
     for _ in range(_SPLITS):
@@ -62,15 +63,25 @@ def cheapest_bundle(
         for more in range(1, -1, -1):
             if n + more == 0:
                 continue
-            bundle, dearer = best_prices(
-                problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
-                prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-5 / len(problem.need_K),
-                problem.limit, scratches[more],
-            )  # fmt: skip
+            if ask > 0.0:
+                bundle, dearer, back_price = best_prices_both_ways(
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
+                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
+                    1e-5 / len(problem.need_K), problem.limit, problem.back_KM[k], ask, prices.back_price_K2[k, more],
+                    scratches[more],
+                )  # fmt: skip
+                prices.back_price_K2[k, more] = back_price
+            else:
+                bundle, dearer = best_prices(
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
+                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
+                    1e-5 / len(problem.need_K), problem.limit, scratches[more],
+                )  # fmt: skip
             prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
             rate_price = bundle.level * watt_price * dearer * LOG_2
             tangents.value_K2[k, more], tangents.rate_price_K2[k, more] = bundle.value, rate_price
-            tangents.unit_K2[k, more] = rate_price * 100.0 * (n + 1) + watt_price * dearer * problem.cap_w_K[k]
+            unit = rate_price * 100.0 * (n + 1) + watt_price * dearer * problem.cap_w_K[k] + back_price * ask
+            tangents.unit_K2[k, more] = unit
             if side < 0 or bundle.value < chosen.value:
                 chosen, side = bundle, more
         if (side == 0 or chosen.size <= n + 1 + 1e-9) and (side == 1 or chosen.size >= n - 1e-9):

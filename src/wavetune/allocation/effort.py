@@ -26,12 +26,17 @@ class Clock:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try: random kicks per local search, searches, iterations of the bound, and branches."""
+    """How hard to try: random kicks a local search, searches, iterations of the bound, branches, halvings, programs.
+
+    Halvings are of an interval of the way back's end, and linear programs are those that refute an uplink at one.
+    """
 
     kicks: int
     searches: int
     iterations: int
     branches: int
+    halvings: int
+    programs: int
 
     @property
     def briefly(self) -> Effort:
@@ -42,10 +47,14 @@ class Effort:
 def effort_of(size: int, brief: bool) -> Effort:
     """Effort for a band of K * M = size, such that the time grows little faster than the size."""
     if brief:
-        return Effort(kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=25, branches=0)
+        return Effort(
+            kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=25, branches=0, halvings=20, programs=0
+        )
     return Effort(
         kicks=max(20, min(200, 30_000_000 // size)),
         searches=16,
         iterations=max(90, min(300, 50_000_000 // size)),
         branches=min(300, 80_000 // size),
+        halvings=max(10, min(200, 1_000_000 // size)),
+        programs=min(800, 300_000 // size),
     )

@@ -101,7 +101,8 @@ class Demand(NamedTuple):
     """One band at one delay: the rate (bit/s/Hz) each of K clients needs on M subchannels, and the caps (W).
 
     A watt above a client's own cap costs `excess_price_K` watts besides itself. `limit` is the most that a subchannel
-    carries (bit/s/Hz).
+    carries (bit/s/Hz). Where the way back is planned too, clients ask for `ask_K` in sum of their `back_KM`, and a unit
+    that is missing costs `shortage_price_K` watts.
     """
 
     log_KM: Array
@@ -111,6 +112,9 @@ class Demand(NamedTuple):
     total_w: float
     excess_price_K: Array
     limit: float
+    back_KM: Array = np.zeros((0, 0))
+    ask_K: Array = np.zeros(0)
+    shortage_price_K: Array = np.zeros(0)
 
 
 class Ownership(NamedTuple):
@@ -124,6 +128,7 @@ class Ownership(NamedTuple):
     owned_KM: IntArray
     count_K: IntArray
     power_w_K: Array
+    back_K: Array
     value_KM: Array
     own_value_M: Array
     loss_M: Array
@@ -132,15 +137,22 @@ class Ownership(NamedTuple):
 
 
 @part
-def price(demand: Demand, k: int, power_w: float) -> float:
-    """Cost of client k's power: each watt costs 1, one above the client's cap much more."""
-    return power_w + demand.excess_price_K[k] * max(0.0, power_w - demand.cap_w_K[k])
+def back(demand: Demand, k: int, i: int | np.int64) -> float:
+    """What a subchannel carries to client k on the way back; 0 where that is not asked, or for none."""
+    return demand.back_KM[k, i] if len(demand.ask_K) > 0 and i >= 0 else 0.0
+
+
+@part
+def price(demand: Demand, k: int, power_w: float, carried: float) -> float:
+    """Cost of client k's power: each watt costs 1, one above the client's cap much more; and of what it lacks."""
+    cost = power_w + demand.excess_price_K[k] * max(0.0, power_w - demand.cap_w_K[k])
+    return cost + demand.shortage_price_K[k] * max(0.0, demand.ask_K[k] - carried) if len(demand.ask_K) > 0 else cost
 
 
 @part
 def present_price(demand: Demand, own: Ownership, k: int) -> float:
     """Cost of client k's power."""
-    return price(demand, k, own.power_w_K[k])
+    return price(demand, k, own.power_w_K[k], own.back_K[k])
 
 
 @part
@@ -160,7 +172,7 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
         own.scratch_M[n] = extra
         n += 1
     power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k], demand.limit)
-    return price(demand, k, power_w)
+    return price(demand, k, power_w, own.back_K[k] - back(demand, k, without) + back(demand, k, extra))
 
 
 @part
@@ -177,8 +189,14 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
             value_M[i] = slope * (level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i])
         else:
             value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
-    own.power_w_K[k] = power_w
-    cost = price(demand, k, power_w)
+    own.power_w_K[k], own.back_K[k] = power_w, 0.0
+    if len(demand.ask_K) > 0:
+        for j in range(own.count_K[k]):
+            own.back_K[k] += demand.back_KM[k, own.owned_KM[k, j]]
+        if own.back_K[k] < demand.ask_K[k]:
+            for i in range(len(log_M)):
+                value_M[i] += demand.shortage_price_K[k] * demand.back_KM[k, i]
+    cost = present_price(demand, own, k)
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
@@ -219,6 +237,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.full(M, -1, np.int64),
         np.zeros((K, M), np.int64),
         np.zeros(K, np.int64),
+        np.zeros(K),
         np.zeros(K),
         np.zeros((K, M)),
         np.zeros(M),
@@ -292,7 +311,7 @@ def total_price(demand: Demand, own: Ownership) -> float:
     """Cost of all clients' power."""
     cost = 0.0
     for k in range(len(own.power_w_K)):
-        cost += price(demand, k, own.power_w_K[k])
+        cost += present_price(demand, own, k)
     return cost
 
 
@@ -304,6 +323,8 @@ def meets(demand: Demand, own: Ownership) -> bool:
         spent_w += own.power_w_K[k]
         if own.power_w_K[k] > demand.cap_w_K[k]:
             return False
+        if len(demand.ask_K) > 0 and own.back_K[k] < demand.ask_K[k] * (1.0 - 1e-12):
+            return False
     return spent_w <= demand.total_w
 
 
@@ -313,6 +334,8 @@ def most_over_cap(demand: Demand, own: Ownership) -> int:
     worst, most = -1, 0.0
     for k in range(len(own.count_K)):
         over = own.power_w_K[k] / demand.cap_w_K[k] - 1.0
+        if len(demand.ask_K) > 0 and own.back_K[k] > 0.0:
+            over = max(over, demand.ask_K[k] / own.back_K[k] - 1.0)
         if over > most and own.count_K[k] > 0:
             worst, most = k, over
     return worst

@@ -36,18 +36,21 @@ _MUCH = 4.0  # A bundle that costs more than 1 proves infeasibility alone; no ne
 class Prices(NamedTuple):
     """Weights of the M subchannels and, last, of the total power; per client the count n at which its sets are split.
 
-    level_K2 and dearer_K2 (water level in W, and (mu + alpha) / mu) of both sides are where the next search starts.
+    level_K2 and dearer_K2 (water level in W, and (mu + alpha) / mu) of both sides are where the next search starts, and
+    so is back_price_K2 of what is asked of the way back, where it is.
     """
 
     weight_M1: Array
     count_K: IntArray
     level_K2: Array
     dearer_K2: Array
+    back_price_K2: Array = np.zeros((0, 2))
 
 
 class Scratch(NamedTuple):
     """Scratch space of a client's search."""
 
+    weight_M: Array
     cost_M: Array
     top_cost: Array
     top: IntArray
@@ -254,9 +257,80 @@ def best_prices(
 
 
 @part
+def _carried_back(bundle: Bundle, scratch: Scratch, back_M: Array) -> float:
+    """What a bundle carries on the way back."""
+    below, above = 0.0, 0.0
+    for j in range(bundle.num_below):
+        below += back_M[scratch.below[j]]
+    for j in range(bundle.num_above):
+        above += back_M[scratch.above[j]]
+    return bundle.share_below * below + (1.0 - bundle.share_below) * above
+
+
+@part
+def best_prices_both_ways(
+    log_M: Array,
+    inverse_M: Array,
+    weight_M: Array,
+    rate: float,
+    watt_price: float,
+    cap_w: float,
+    level: float,
+    dearer: float,
+    n: int,
+    more: bool,
+    tolerance: float,
+    limit: float,
+    back_M: Array,
+    ask: float,
+    back_price: float,
+    scratch: Scratch,
+) -> tuple[Bundle, float, float]:
+    """Maximise `best_prices` over a price of the way back too, which is last of what is returned.
+
+    A set S has to carry `ask` in sum of `back_M`: at a price delta its cheapest costs at least delta ask and what it
+    costs with weights w_i - delta back_i.
+    """
+    low, low_value, low_slope = 0.0, 0.0, 0.0
+    high, high_value, high_slope = 0.0, 0.0, 0.0
+    price, best, best_level, best_dearer, best_price = back_price, -np.inf, level, dearer, back_price
+    for turn in range(30):
+        for i in range(len(weight_M)):
+            scratch.weight_M[i] = weight_M[i] - price * back_M[i]
+        bundle, dearer = best_prices(
+            log_M, inverse_M, scratch.weight_M, rate, watt_price, cap_w, level, dearer, n, more, tolerance, limit,
+            scratch,
+        )  # fmt: skip
+        level, value = bundle.level, bundle.value + price * ask
+        slope = ask - _carried_back(bundle, scratch, back_M)
+        if value > best:
+            best, best_level, best_dearer, best_price = value, level, dearer, price
+        if best > _MUCH or abs(slope) <= 1e-6 * ask or (slope <= 0.0 and price <= 0.0):
+            break
+        if slope > 0.0:
+            low, low_value, low_slope = price, value, slope
+        else:
+            high, high_value, high_slope = price, value, slope
+        if high_slope == 0.0:
+            price = max(2.0 * price, max(abs(value), 1e-6) / ask) * (1.0 if turn < 6 else 16.0)
+        elif low_slope == 0.0:
+            price = 0.5 * price if turn < 3 else 0.0
+        else:
+            meeting = between(low, low_value, low_slope, high, high_value, high_slope)
+            if high - low <= 1e-9 * high or low_value + low_slope * (meeting - low) - best <= tolerance:
+                break
+            price = 0.5 * (low + high) if turn % 3 == 2 else meeting
+    result = Bundle(
+        best, best_level, bundle.share_below, bundle.num_below, bundle.num_above, bundle.power_w, bundle.size
+    )
+    return result, best_dearer, best_price
+
+
+@part
 def new_scratch(M: int) -> Scratch:
     """Scratch space for M subchannels."""
     return Scratch(
+        np.zeros(M),
         np.zeros(M),
         np.zeros(M + 1),
         np.zeros(M + 1, np.int64),

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -138,8 +139,9 @@ class Choices:
     """Seconds of every cut in a step, and the rate-seconds to send (bit/Hz); not allowed where `back_s_KC` is infinite.
 
     `back_s_KC` counts from the server's end to the end of the backward pass; no step has it below `least_back_s` at the
-    last client. Where clients share the server and the way back is priced, it comes on top: bits, and the rate of each
-    subchannel.
+    last client, nor below `back_after_s(U)` where the last activations arrive by U, and after an upload of F seconds
+    `fed_after_s(F)` follow at least. Where clients share the server and the way back is priced, it comes on top: bits,
+    and the rate of each subchannel.
     """
 
     ready_s_KC: Array
@@ -148,6 +150,8 @@ class Choices:
     need_KC: Array
     fed_need_KC: Array
     least_back_s: float = 0.0
+    back_after_s: Callable[[float], float] | None = None
+    fed_after_s: Callable[[float], float] | None = None
     down_bits_KC: Array | None = None
     down_bit_per_s_KM: Array | None = None
 
@@ -196,11 +200,14 @@ def bound_together(
     def look(up_s: tuple[float, float], fed_s: tuple[float, float]) -> tuple[float, int, _Interval, _Interval]:
         main_KC = np.where(allowed_KC, main.at(_rate(choices.need_KC, up_s[1] - choices.ready_s_KC)), np.inf)
         fed_KC = np.where(allowed_KC, fed.at(_rate(choices.fed_need_KC, fed_s[1])), np.inf)
-        priced = PricedChoices(choices.work_s_KC, choices.back_s_KC, main_KC, fed_KC, order, choices.least_back_s)
+        after_s = choices.back_after_s(up_s[1]) if choices.back_after_s else 0.0
+        least_back_s = max(choices.least_back_s, after_s)
+        priced = PricedChoices(choices.work_s_KC, choices.back_s_KC, main_KC, fed_KC, order, least_back_s)
         rest_s, pick_K = best_bound(priced, up_s[1])
         if np.isfinite(rest_s):
             found.append((steps * (up_s[1] + rest_s) + fed_s[1], pick_K))
-        return steps * (up_s[0] + rest_s) + fed_s[0], len(found), up_s, fed_s
+        fed_after_s = choices.fed_after_s(fed_s[1]) if choices.fed_after_s else 0.0
+        return steps * (up_s[0] + rest_s) + fed_s[0] + fed_after_s, len(found), up_s, fed_s
 
     edges_s = low_s + (high_s - low_s) * np.linspace(0.0, 1.0, 9) ** 2
     queue = [look((float(a), float(b)), (least_fed_s, most_fed_s)) for a, b in itertools.pairwise(edges_s)]

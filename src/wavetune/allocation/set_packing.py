@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.prices import LOG_2, Scratch, best_prices, new_scratch
+from wavetune.allocation.prices import LOG_2, Bundle, Scratch, best_prices, best_prices_both_ways, new_scratch
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, part
 from wavetune.units import Array
 
-_PROGRAMS, _NODES = 60, 2_000
+_PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
 _UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
 
@@ -36,10 +36,36 @@ class Packing(NamedTuple):
 
 
 @part
+def priced(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, scratch: Scratch
+) -> tuple[Bundle, float, float]:
+    """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers."""
+    M = problem.log_KM.shape[1]
+    log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], float(problem.cap_w_K[k])
+    watt_price, rate = weight_M1[M] / problem.total_w, problem.need_K[k] / (delay - problem.ready_K[k])
+    ask, limit = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, problem.limit
+    if ask > 0.0:
+        return best_prices_both_ways(
+            log_M, inverse_M, weight_M1[:M], rate, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit,
+            problem.back_KM[k], ask, 0.0, scratch,
+        )  # fmt: skip
+    bundle, dearer = best_prices(
+        log_M, inverse_M, weight_M1[:M], rate, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit, scratch
+    )
+    return bundle, dearer, 0.0
+
+
+@part
 def reduced_costs(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, scratch: Scratch, cost_M: Array
-) -> tuple[float, float, float]:
-    """Fill each subchannel's cost to client k less its worth; the bound without any of them, and the multipliers."""
+    problem: BandProblem,
+    weight_M1: Array,
+    k: int,
+    delay: float,
+    scratch: Scratch,
+    cost_M: Array,
+    multiplier_3: Array,
+) -> float:
+    """Fill each subchannel's cost to client k less its worth, and the multipliers; the bound without any of them."""
     M = len(cost_M)
     log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], problem.cap_w_K[k]
     weight_M, watt_price, rate = (
@@ -47,10 +73,8 @@ def reduced_costs(
         weight_M1[M] / problem.total_w,
         problem.need_K[k] / (delay - problem.ready_K[k]),
     )
-    limit = problem.limit
-    bundle, dearer = best_prices(
-        log_M, inverse_M, weight_M, rate, watt_price, cap_w, 1.0, 1.0, 1, True, 1e-7, limit, scratch
-    )
+    limit, ask = problem.limit, problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
+    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, scratch)
     watt, log_level = watt_price * dearer, np.log2(bundle.level)
     rate_price = bundle.level * watt * LOG_2
     for i in range(M):
@@ -59,7 +83,10 @@ def reduced_costs(
         if above > limit:
             gain = rate_price * limit - watt * np.expm1(limit * LOG_2) * inverse_M[i]
         cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
-    return rate_price * rate - (watt - watt_price) * cap_w, rate_price, watt - watt_price
+        if ask > 0.0 and log_M[i] > NO_GAIN_LOG2:
+            cost_M[i] -= back_price * problem.back_KM[k, i]
+    multiplier_3[0], multiplier_3[1], multiplier_3[2] = rate_price, watt - watt_price, back_price
+    return rate_price * rate - (watt - watt_price) * cap_w + back_price * ask
 
 
 @part
@@ -73,14 +100,26 @@ def set_cost(
     owned: IntArray,
 ) -> tuple[float, float]:
     """What a set costs client k that meets a delay with it, infinite beyond its cap, and the power (W)."""
-    count, cost, rate = 0, 0.0, problem.need_K[k] / (delay - problem.ready_K[k])
+    count, cost, back, rate = 0, 0.0, 0.0, problem.need_K[k] / (delay - problem.ready_K[k])
+    asked = len(problem.ask_K) > 0
     for i in strongest:
         if inside_M[i]:
             owned[count] = i
             count += 1
             cost += weight_M1[i]
+            if asked:
+                back += problem.back_KM[k, i]
+    if asked and back < problem.ask_K[k] * (1.0 - 1e-9):
+        return np.inf, 0.0
     power_w, _ = least_power(problem.log_KM[k], problem.inverse_KM[k], owned, count, rate, problem.limit)
     return cost + weight_M1[-1] / problem.total_w * power_w if power_w <= problem.cap_w_K[k] else np.inf, power_w
+
+
+@part
+def split_cost(problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, scratch: Scratch) -> float:
+    """Bound of what client k pays, by its sets of fewer than n subchannels and those of n or more."""
+    few = priced(problem, weight_M1, k, delay, n - 1, False, scratch)[0].value if n > 1 else np.inf
+    return min(few, priced(problem, weight_M1, k, delay, n, True, scratch)[0].value)
 
 
 @part
@@ -92,12 +131,12 @@ def cheapest_set(
     nodes: int,
     scratch: Scratch,
     set_M: BoolArray,
-    multiplier_2: Array,
+    multiplier_3: Array,
 ) -> tuple[float, float]:
     """Cost and power of client k's cheapest set, which `set_M` receives, by a depth-first search of changes."""
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
-    bound, multiplier_2[0], multiplier_2[1] = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M)
+    bound = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M, multiplier_3)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
@@ -125,7 +164,8 @@ def cheapest_set(
                 set_M[:] = inside_M
             seen += 1
             if seen == nodes:
-                return min(best, bound), best_w
+                split = split_cost(problem, weight_M1, k, delay, np.sum(set_M), scratch)
+                return min(best, max(bound, split)), best_w
             place += 1
         elif depth > 0:
             depth -= 1
@@ -144,18 +184,23 @@ def cheapest_sets(
 ) -> tuple[Array, BoolArray, Array, Array]:
     """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], its power, [K] (W).
 
-    Also the multipliers on each client's rate (nu) and cap (alpha), [K, 2]. Where more than `nodes` sets would have to
-    be looked at, the cost is the bound of these.
+    Also the multipliers on each client's rate (nu), cap (alpha) and way back (delta), [K, 3]. Where more than `nodes`
+    sets would have to be looked at, the cost is the bound of these.
     """
     K, M = problem.log_KM.shape
     value_K, set_KM, power_K, scratch = np.zeros(K), np.zeros((K, M), np.bool_), np.zeros(K), new_scratch(M)
-    multiplier_K2 = np.zeros((K, 2))
+    multiplier_K3 = np.zeros((K, 3))
     for k in range(K):
         if problem.need_K[k] > 0.0:
             value_K[k], power_K[k] = cheapest_set(
-                problem, weight_M1, k, delay, nodes, scratch, set_KM[k], multiplier_K2[k]
+                problem, weight_M1, k, delay, nodes, scratch, set_KM[k], multiplier_K3[k]
             )
-    return value_K, set_KM, power_K, multiplier_K2
+    return value_K, set_KM, power_K, multiplier_K3
+
+
+def is_small(problem: BandProblem) -> bool:
+    """Whether the clients that send hear so few subchannels that packing them takes seconds at most."""
+    return np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD
 
 
 def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
