@@ -223,7 +223,12 @@ class Evaluator:
     def _air_s_K(self, options: Options, main_owner_M: IntArray, share_K: Array | None) -> Array:
         """Airtime of the activations with the powers that are best for given shares, or for serving together (s)."""
         band_problem, bits_K = self.main_problem(options, main_owner_M, share_K), options.up_bits_KC[:, 0]
-        _, power_w_M, _ = optimal_power(band_problem, main_owner_M)
+        if self.problem.main.ladder is None:
+            _, power_w_M, _ = optimal_power(band_problem, main_owner_M)
+        else:
+            caps_w_K = self.problem.tx_power_max_w_K
+            main, _ = allocate_power(self.problem.main, main_owner_M, band_problem.ready_K, bits_K, caps_w_K)
+            power_w_M, main_owner_M = main.power_w_M, main.owner_M
         return transfer_s(bits_K, uplink_rate_bit_per_s_K(self.problem.main, main_owner_M, power_w_M))
 
     def _down_s(self, band: RadioBand, bits_K: Array, owner_M: IntArray) -> Array:

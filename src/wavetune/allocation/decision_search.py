@@ -77,7 +77,12 @@ class DecisionSearch:
     def plan(self) -> Plan:
         """The best decision as a plan, with the least bound over the option sets."""
         plan = self.evaluator.plan_of(self.best)
-        return replace(plan, lower_bound_s=min(min(self.lower_s) * (1 - _ROUNDING), plan.delay_s))
+        return replace(plan, lower_bound_s=min(self.lower_bound_s, plan.delay_s))
+
+    @property
+    def lower_bound_s(self) -> float:
+        """No plan of any option set is faster (s)."""
+        return min(self.lower_s) * (1 - _ROUNDING)
 
     @property
     def _enough_s(self) -> float:

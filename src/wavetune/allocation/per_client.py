@@ -49,7 +49,9 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
         effort = effort_of(problem.main.gain_KM.size, warm_start is not None)
         search = DecisionSearch(evaluator, _option_sets(problem), first, effort, clock)
         search.run(warm)
-        plan = search.plan()
+        # where rates grow in steps the search compares least concave rates above them, and plans by the steps
+        plan = min(search.plan(), replace(evaluator.plan_of(first), lower_bound_s=0.0), key=lambda p: p.delay_s)
+        plan = replace(plan, lower_bound_s=min(search.lower_bound_s, plan.delay_s))
     return plan if problem.rank_slack is None else _raise_ranks(evaluator, plan, problem.rank_slack)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from wavetune.allocation.delay import load_of
-from wavetune.allocation.ladder import require_smooth
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
@@ -32,8 +31,6 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     from wavetune.allocation.common_cut import plan_common_cut
     from wavetune.allocation.per_client import plan_per_client
 
-    if problem.share_server:
-        require_smooth(problem, "shares of the server")
     found = (plan_per_client if problem.clients_may_differ else plan_common_cut)(problem, time_limit_s, warm_start)
     return _or_why_none(problem, found)
 

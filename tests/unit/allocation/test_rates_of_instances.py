@@ -65,14 +65,18 @@ def test_where_power_reaches_no_rung_there_is_no_plan_and_it_says_so():
     assert plan(scarce).status == "infeasible"
 
 
-def test_energy_and_shares_of_the_server_want_a_rate_without_steps():
-    problem = with_rate(NrMcs())
-    for planned in (
-        lambda: plan(replace(problem, share_server=True)),
-        lambda: plan_with_energy(problem, EnergyTerms(weight_s_per_j=1.0)),
-    ):
-        with pytest.raises(ConfigError, match="nr_mcs grows in steps; set world"):
-            planned()
+def test_energy_wants_a_rate_without_steps():
+    with pytest.raises(ConfigError, match="nr_mcs grows in steps; set world"):
+        plan_with_energy(with_rate(NrMcs()), EnergyTerms(weight_s_per_j=1.0))
+
+
+@pytest.mark.parametrize("own_cuts", [False, True])
+def test_shares_of_the_server_under_a_rate_of_steps_are_no_slower_than_serving_together(own_cuts):
+    problem = with_rate(NrMcs(), server_flop_per_s=3e12, cut_per_client=own_cuts)
+    together, shared = plan(problem), plan(replace(problem, share_server=True))
+    assert violations(problem, shared) == []
+    assert 0 < shared.lower_bound_s <= shared.delay_s < together.delay_s
+    assert shared.gap < 0.2
 
 
 def test_an_amplifier_draws_more_than_it_radiates_and_the_rest_of_a_device_besides():
