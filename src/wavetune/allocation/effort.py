@@ -56,5 +56,5 @@ def effort_of(size: int, brief: bool) -> Effort:
         iterations=max(90, min(300, 50_000_000 // size)),
         branches=min(300, 80_000 // size),
         halvings=max(10, min(200, 1_000_000 // size)),
-        programs=min(800, 300_000 // size),
+        programs=min(800, 100_000 // size),
     )
