@@ -50,7 +50,8 @@ class Incumbent:
 
 def copy_prices(prices: Prices) -> Prices:
     """Prices that can be moved without moving the given ones."""
-    return Prices(*(x.copy() for x in prices))
+    weight_M1, count_K, level_K2, dearer_K2, back_price_K2 = prices
+    return Prices(weight_M1.copy(), count_K.copy(), level_K2.copy(), dearer_K2.copy(), back_price_K2.copy())
 
 
 def with_cap_tolerance(problem: BandProblem) -> BandProblem:

@@ -89,7 +89,7 @@ class BothWays:
         """When the last client has received and worked (s)."""
         used = np.flatnonzero(owner_M >= 0)
         weights = self._rate_KM[owner_M[used], used]
-        rate_K = np.bincount(owner_M[used], weights=weights, minlength=len(self.after_s_K))
+        rate_K = np.asarray(np.bincount(owner_M[used], weights, minlength=len(self.after_s_K)), np.float64)
         return float(np.max(transfer_s(self.down_bits_K, rate_K) + self.after_s_K))
 
     def delay_s(self, owner_M: IntArray) -> float:

@@ -260,10 +260,12 @@ class DecisionSearch:
         step_s = self._least_step_s(option_set, choices, proof)
         scale = self._fed_scale(option_set)
         if self.two_ways:
-            fed_two_ways, fed_after_s = self.two_ways[1], fed_down_s
-            choices = replace(
-                choices, fed_after_s=lambda f: max(0.0, scale * fed_two_ways.least_down_s(f / scale) - fed_after_s)
-            )
+            fed_two_ways = self.two_ways[1]
+
+            def fed_after_s(up_s: float) -> float:
+                return max(0.0, scale * fed_two_ways.least_down_s(up_s / scale) - fed_down_s)
+
+            choices = replace(choices, fed_after_s=fed_after_s)
         both_s = scale * self.two_ways[1].bound_s - fed_down_s if self.two_ways else 0.0
         round_s = steps * step_s + max(fed_s, both_s)
         beat_s = self.best.delay_s / rounds - fed_down_s
@@ -318,9 +320,11 @@ class DecisionSearch:
             option_set.fed_bits_KC / problem.fed.effective_hz,
         )
         after_s = self.two_ways[0].least_down_s if self.two_ways else None
+        down_bits_KC, down_bit_per_s_KM = down
         return Choices(
-            option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, after_s, *down
-        )
+            option_set.ready_s_KC, back_s_KC, option_set.work_s_KC, need_KC, fed_need_KC, least_back_s, after_s,
+            down_bits_KC=down_bits_KC, down_bit_per_s_KM=down_bit_per_s_KM,
+        )  # fmt: skip
 
     def _both_ways(self, options: Sequence[Options]) -> tuple[BothWays, BothWays]:
         """Both ways of both bands with the least that any of the options asks."""

@@ -261,9 +261,9 @@ def _carried_back(bundle: Bundle, scratch: Scratch, back_M: Array) -> float:
     """What a bundle carries on the way back."""
     below, above = 0.0, 0.0
     for j in range(bundle.num_below):
-        below += back_M[scratch.below[j]]
+        below += float(back_M[scratch.below[j]])
     for j in range(bundle.num_above):
-        above += back_M[scratch.above[j]]
+        above += float(back_M[scratch.above[j]])
     return bundle.share_below * below + (1.0 - bundle.share_below) * above
 
 
@@ -294,6 +294,7 @@ def best_prices_both_ways(
     low, low_value, low_slope = 0.0, 0.0, 0.0
     high, high_value, high_slope = 0.0, 0.0, 0.0
     price, best, best_level, best_dearer, best_price = back_price, -np.inf, level, dearer, back_price
+    bundle = Bundle(best, level, 0.0, 0, 0, 0.0, 0.0)
     for turn in range(30):
         for i in range(len(weight_M)):
             scratch.weight_M[i] = weight_M[i] - price * back_M[i]

@@ -42,7 +42,7 @@ def priced(
     """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers."""
     M = problem.log_KM.shape[1]
     log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], float(problem.cap_w_K[k])
-    watt_price, rate = weight_M1[M] / problem.total_w, problem.need_K[k] / (delay - problem.ready_K[k])
+    watt_price, rate = float(weight_M1[M]) / problem.total_w, problem.need_K[k] / (delay - problem.ready_K[k])
     ask, limit = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, problem.limit
     if ask > 0.0:
         return best_prices_both_ways(
@@ -164,7 +164,7 @@ def cheapest_set(
                 set_M[:] = inside_M
             seen += 1
             if seen == nodes:
-                split = split_cost(problem, weight_M1, k, delay, np.sum(set_M), scratch)
+                split = split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), scratch)
                 return min(best, max(bound, split)), best_w
             place += 1
         elif depth > 0:
@@ -200,7 +200,7 @@ def cheapest_sets(
 
 def is_small(problem: BandProblem) -> bool:
     """Whether the clients that send hear so few subchannels that packing them takes seconds at most."""
-    return np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD
+    return bool(np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD)
 
 
 def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
