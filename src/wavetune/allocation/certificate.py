@@ -118,7 +118,7 @@ def _claims(
         yield prices.weight_M1, clients, total
     if incumbent.packing_weight_M1 is not None:
         weight_M1 = incumbent.packing_weight_M1
-        value_K, _, _, multiplier_K3 = cheapest_sets(problem, weight_M1, delay_s, _NODES)
+        value_K, _, _, multiplier_K3 = cheapest_sets(problem, weight_M1, delay_s, _NODES, False)
         clients = none.copy()
         for k in senders:
             least = min(float(value_K[k]), 2.0 * float(np.sum(weight_M1))) * (1 - _MARGIN)

@@ -129,6 +129,7 @@ def cheapest_set(
     k: int,
     delay: float,
     nodes: int,
+    split: bool,
     scratch: Scratch,
     set_M: BoolArray,
     multiplier_3: Array,
@@ -164,8 +165,9 @@ def cheapest_set(
                 set_M[:] = inside_M
             seen += 1
             if seen == nodes:
-                split = split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), scratch)
-                return min(best, max(bound, split)), best_w
+                if split:
+                    bound = max(bound, split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), scratch))
+                return min(best, bound), best_w
             place += 1
         elif depth > 0:
             depth -= 1
@@ -180,12 +182,12 @@ def cheapest_set(
 
 @kernel
 def cheapest_sets(
-    problem: BandProblem, weight_M1: Array, delay: float, nodes: int
+    problem: BandProblem, weight_M1: Array, delay: float, nodes: int, split: bool
 ) -> tuple[Array, BoolArray, Array, Array]:
     """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], its power, [K] (W).
 
     Also the multipliers on each client's rate (nu), cap (alpha) and way back (delta), [K, 3]. Where more than `nodes`
-    sets would have to be looked at, the cost is the bound of these.
+    sets would have to be looked at, the cost is the bound of these, with `split` also that by the size of sets.
     """
     K, M = problem.log_KM.shape
     value_K, set_KM, power_K, scratch = np.zeros(K), np.zeros((K, M), np.bool_), np.zeros(K), new_scratch(M)
@@ -193,7 +195,7 @@ def cheapest_sets(
     for k in range(K):
         if problem.need_K[k] > 0.0:
             value_K[k], power_K[k] = cheapest_set(
-                problem, weight_M1, k, delay, nodes, scratch, set_KM[k], multiplier_K3[k]
+                problem, weight_M1, k, delay, nodes, split, scratch, set_KM[k], multiplier_K3[k]
             )
     return value_K, set_KM, power_K, multiplier_K3
 
@@ -205,7 +207,7 @@ def is_small(problem: BandProblem) -> bool:
 
 def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
     """Whether the clients' cheapest sets cost more than all subchannels and the total power at given prices."""
-    value_K, *_ = cheapest_sets(problem, weight_M1, delay_s, _NODES)
+    value_K, *_ = cheapest_sets(problem, weight_M1, delay_s, _NODES, True)
     return float(np.sum(value_K)) > float(np.sum(weight_M1)) * (1 + _SURE)
 
 
@@ -216,7 +218,7 @@ def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: flo
     trial_M1 = best_M1 = weight_M1 * K
     best_over = -np.inf
     for turn in range(_PROGRAMS):
-        value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _NODES)
+        value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _NODES, True)
         over = float(np.sum(value_K) - np.sum(trial_M1))
         if over > _SURE * K:
             return Packing(trial_M1 / np.sum(trial_M1), owner_M, turn)

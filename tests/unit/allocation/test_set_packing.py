@@ -47,7 +47,7 @@ def test_the_cheapest_set_is_that_of_enumeration(seed):
     g = np.random.default_rng(seed)
     problem, weight_M1 = small_problem(g), g.dirichlet(np.ones(7))
     delay_s = float(np.max(problem.ready_K) + 10 ** g.uniform(-1, 1))
-    value_K, set_KM, *_ = cheapest_sets(problem, weight_M1, delay_s, 10_000)
+    value_K, set_KM, *_ = cheapest_sets(problem, weight_M1, delay_s, 10_000, False)
     subsets = [np.array(bits) for bits in itertools.product([False, True], repeat=6)]
     for k in range(3):
         best = min(set_cost(problem, weight_M1, k, chosen, delay_s) for chosen in subsets)
