@@ -171,7 +171,7 @@ class CommonCutSearch:
         self._serve_fed_both_ways(clock)
         first = self.best
         self._serve_pair(first, [self.incumbents[first].owner_M, *self._greedy_owners(first, 0)], clock)
-        most = max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))
+        most = max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size)) if self.two_ways else 0
         for i in sorted(range(len(self.pairs)), key=self._lower_both_ways_s)[:most]:
             if i != first and self._lower_both_ways_s(i) < self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE):
                 self._serve_pair(i, [self.two_ways[self._best_both_ways()].owner_M], clock)

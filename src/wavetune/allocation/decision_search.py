@@ -63,10 +63,13 @@ class DecisionSearch:
 
     def run(self, others: Iterable[Decision]) -> None:
         """Improve the best decision and the bounds until nothing is left to do or the time is up."""
-        for decision in others:
+        starts = [self.best, *others]
+        for decision in starts:
             self._keep_better(decision)
+        for decision in starts:
+            if not self.clock.expired:
+                self._improve(decision)
         if not self.clock.expired:
-            self._improve(self.best)
             self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
         for i in [] if self.clock.expired else self._promising():
             if not self.clock.expired and self.lower_s[i] < self._enough_s:

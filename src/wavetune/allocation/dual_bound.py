@@ -287,7 +287,8 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
     K, M = problem.log_KM.shape
     level_K = optimal_power(problem, owner_M)[2]
     count_K = np.bincount(owner_M[owner_M >= 0], minlength=K)
-    prices = Prices(np.zeros(M + 1), count_K, np.stack([level_K, level_K], axis=1), np.ones((K, 2)))
+    level_K2 = np.stack([level_K, level_K], axis=1)
+    prices = Prices(np.zeros(M + 1), count_K, level_K2, np.ones((K, 2)), np.zeros((K, 2)))
     low, high = -20.0, 25.0
     for _ in range(10):
         log_odds = 0.5 * (low + high)

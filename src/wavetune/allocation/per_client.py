@@ -47,6 +47,9 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
         first = _decision(evaluator, common)
         warm = [_decision(evaluator, warm_start)] if warm_start is not None and _fits(problem, warm_start) else []
         effort = effort_of(problem.main.gain_KM.size, warm_start is not None)
+        if problem.price_downlink and time_limit_s is None:  # other owners, from which other cuts may pay
+            one_way = plan_common_cut(replace(plain, price_downlink=False, cut_per_client=False), common_s, warm_start)
+            warm += [_decision(evaluator, one_way)] if one_way.status == "ok" else []
         search = DecisionSearch(evaluator, _option_sets(problem), first, effort, clock)
         search.run(warm)
         # where rates grow in steps the search compares least concave rates above them, and plans by the steps

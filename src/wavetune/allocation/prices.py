@@ -185,6 +185,8 @@ def best_rate_price(
             copy(scratch.chosen, scratch.above, size)
         if abs(set_rate - rate) <= 1e-9 * rate or best > enough:
             break
+        if num_below < 0 and price * (set_rate - rate) <= tolerance:
+            break  # what is asked of the way back carries the rate too: a lower price gains no more than that
         # The same set would have the rate wanted at this price.
         peak = price * 2.0 ** min(max((rate - set_rate) / max(size, 1), -20.0), 20.0)
         if num_below < 0 or num_above < 0:
@@ -293,7 +295,7 @@ def best_prices_both_ways(
     """
     low, low_value, low_slope = 0.0, 0.0, 0.0
     high, high_value, high_slope = 0.0, 0.0, 0.0
-    price, best, best_level, best_dearer, best_price = back_price, -np.inf, level, dearer, back_price
+    price, best, best_level, best_dearer, best_price = max(back_price, 0.0), -np.inf, level, dearer, 0.0
     bundle = Bundle(best, level, 0.0, 0, 0, 0.0, 0.0)
     for turn in range(30):
         for i in range(len(weight_M)):

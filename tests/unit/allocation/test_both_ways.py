@@ -61,8 +61,9 @@ def small_problem(g):
     """Up to three clients on up to six subchannels who ask something of the way back."""
     K = int(g.integers(1, 4))
     M = int(g.integers(K, 7))
-    tables = log_and_inverse(10 ** g.uniform(-2, 3, (K, M)) * (g.random((K, M)) < 0.9))
-    back_KM = g.exponential(size=(K, M)) if g.random() < 0.6 else np.ones((K, M))
+    heard_KM = g.random((K, M)) < 0.9
+    tables = log_and_inverse(10 ** g.uniform(-2, 3, (K, M)) * heard_KM)
+    back_KM = (g.exponential(size=(K, M)) if g.random() < 0.6 else np.ones((K, M))) * heard_KM
     ask_K = g.uniform(0, 0.6) * back_KM.sum(axis=1) * (g.random(K) < 0.8)
     need_K, cap_w_K = 10 ** g.uniform(-1, 1, K), 10 ** g.uniform(-2, 1, K)
     limit = 4.0 if g.random() < 0.5 else np.inf
