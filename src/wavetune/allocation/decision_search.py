@@ -213,7 +213,9 @@ class DecisionSearch:
             self._costs(evaluator.main, band_problem, main, [m.up_bits_KC for m in self.option_sets]),
             self._costs(evaluator.fed, fed_problem, fed, [m.fed_bits_KC for m in self.option_sets]),
         )
-        if self.problem.price_downlink and not self.problem.share_server and not self.clock.expired:
+        # only in the end: what the bound without it picks is worth a search
+        thorough = effort is self.effort and not self.clock.expired
+        if self.problem.price_downlink and not self.problem.share_server and thorough:
             self.two_ways = self._bound_both_ways(proof)
         for i in range(len(self.option_sets)):
             self._bound(i, proof, fine=False)
