@@ -185,8 +185,6 @@ def best_rate_price(
             copy(scratch.chosen, scratch.above, size)
         if abs(set_rate - rate) <= 1e-9 * rate or best > enough:
             break
-        if num_below < 0 and price * (set_rate - rate) <= tolerance:
-            break  # what is asked of the way back carries the rate too: a lower price gains no more than that
         # The same set would have the rate wanted at this price.
         peak = price * 2.0 ** min(max((rate - set_rate) / max(size, 1), -20.0), 20.0)
         if num_below < 0 or num_above < 0:
@@ -304,7 +302,7 @@ def best_prices_both_ways(
             log_M, inverse_M, scratch.weight_M, rate, watt_price, cap_w, level, dearer, n, more, tolerance, limit,
             scratch,
         )  # fmt: skip
-        level, value = bundle.level, bundle.value + price * ask
+        level, value = max(bundle.level, 1e-200), bundle.value + price * ask
         slope = ask - _carried_back(bundle, scratch, back_M)
         if value > best:
             best, best_level, best_dearer, best_price = value, level, dearer, price
