@@ -19,7 +19,6 @@ from typing import Any
 from wavetune.left_out import Around, Finder, found_by_others, leave_out
 
 CORE = (
-    "torch",
     "transformers.generation.utils",
     "transformers.integrations",
     "transformers.masking_utils",
@@ -35,7 +34,6 @@ LEFT_OUT = (
     "torch.distributed._composable",
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
-    "torch.export",
     SLICES,
     "transformers.distributed.expert_parallel",
     "transformers.distributed.tensor_parallel",

@@ -11,7 +11,6 @@ import pytest
 from wavetune.models.import_names import kept_names
 
 HEAVY = ["accelerate", "scipy.optimize", "sympy", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
-HEAVY += ["torch.export"]
 
 
 def test_a_command_opens_a_model_without_compilers_and_optimisers_that_can_be_imported_afterwards() -> None:
