@@ -15,13 +15,13 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wavetune.costs.adapter import AdapterSite, Matrix
 from wavetune.models.adapter import Segment
 from wavetune.models.grouped_lora import can_group, grouped_lora
+from wavetune.models.products import frozen_product, product, product_back
 from wavetune.seeds import torch_stream
 
 Matrices = dict[str, Tensor]
@@ -194,7 +194,7 @@ class FrozenLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """The same in the weight's precision."""
-        return F.linear(x.to(self.weight.dtype), self.weight, self.bias)
+        return frozen_product(x, self.weight, self.bias)
 
 
 class StackedLoraLinear(FrozenLinear):
@@ -233,7 +233,7 @@ class _LoraLinear(torch.autograd.Function):
         local_A: Any, local_B: Any, shared_A: Any, shared_B: Any,
     ) -> Tensor:  # fmt: skip
         wide = x.to(torch.float32) if x.dtype != torch.float64 else x
-        y = F.linear(x.to(weight.dtype), weight, bias).to(wide.dtype)
+        y = product(x, weight, bias).to(wide.dtype)
         reduced: list[Tensor] = []
         for local, slot, start, stop in segments:
             A, B = (local_A, local_B) if local else (shared_A, shared_B)
@@ -249,7 +249,7 @@ class _LoraLinear(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
         gy = grads[0]
-        gx = (gy.to(weight.dtype) @ weight).to(x.dtype) if ctx.needs_input_grad[0] else None
+        gx = product_back(gy, weight).to(x.dtype) if ctx.needs_input_grad[0] else None
         wanted = zip(ctx.stacks, ctx.needs_input_grad[5:], strict=True)
         buffers, returned = zip(*(_gradient_of(f, needed) for f, needed in wanted), strict=True)
         for (local, slot, start, stop), h in zip(ctx.segments, reduced, strict=True):

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from wavetune.models.products import product, product_back
+
 
 @dataclass(frozen=True)
 class OutputLayer:
@@ -26,7 +28,7 @@ class OutputLayer:
     def logits(self, hidden_PD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision."""
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
-        logits = (hidden_PD.to(self.weight.dtype) @ self.weight.t()).to(wide)
+        logits = product(hidden_PD, self.weight).to(wide)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:
@@ -42,4 +44,4 @@ class OutputLayer:
             error_PV *= 1 - bent_PV**2
         if self.scale != 1.0:
             error_PV *= self.scale
-        return error_PV.to(self.weight.dtype) @ self.weight
+        return product_back(error_PV, self.weight)
