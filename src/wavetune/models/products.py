@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 _BLOCK_VALUES = 1 << 22  # of a weight that are wide at a time
+_FEW_ROWS = 16  # which the plain loops multiply sooner than a weight is made wide, such as those of decoding
 
 
 @cache
@@ -26,7 +27,7 @@ def has_bf16_products() -> bool:
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """`x W^T + b` with a weight `[out, in]`, of `x` rounded to the weight's precision and in it. Not differentiable."""
     x = x.to(weight.dtype)
-    if not _is_slow(weight):
+    if not _is_slow(weight) or x.numel() < _FEW_ROWS * weight.shape[1]:
         return F.linear(x, weight, bias)
     wide = x.float()
     found = torch.cat([wide @ block.t() for _, block in _blocks(weight)], -1)

@@ -8,9 +8,10 @@ from wavetune.models.lora import FrozenLinear
 from wavetune.models.output_layer import OutputLayer
 
 
-@pytest.mark.parametrize("has", [True, False])
-def test_a_product_and_its_gradient_are_those_of_the_rounded_matrices(has, monkeypatch):
+@pytest.mark.parametrize(("has", "few"), [(True, 16), (False, 16), (False, 1)])
+def test_a_product_and_its_gradient_are_those_of_the_rounded_matrices(has, few, monkeypatch):
     monkeypatch.setattr(products, "has_bf16_products", lambda: has)
+    monkeypatch.setattr(products, "_FEW_ROWS", few)
     monkeypatch.setattr(products, "_BLOCK_VALUES", 40)
     generator = torch.Generator().manual_seed(0)
     x, weight, bias, back = (torch.randn(*s, generator=generator).bfloat16() for s in ((5, 8), (13, 8), (13,), (5, 13)))
@@ -28,6 +29,7 @@ def test_a_product_and_its_gradient_are_those_of_the_rounded_matrices(has, monke
 def test_no_wide_copy_of_a_whole_weight_is_made_or_kept(monkeypatch):
     monkeypatch.setattr(products, "has_bf16_products", lambda: False)
     monkeypatch.setattr(products, "_BLOCK_VALUES", 16)
+    monkeypatch.setattr(products, "_FEW_ROWS", 1)
     sizes = list[int]()
     x = torch.randn(2, 8).bfloat16().requires_grad_()
     with torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.append(t.nbytes) or t, lambda t: t):
