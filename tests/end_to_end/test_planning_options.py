@@ -8,7 +8,7 @@ from helpers.runs import PAPER, assert_same_run, read_json, read_rounds, small, 
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import build
 
-DEADLINE = (*PAPER, "method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
+DEADLINE = (*PAPER, "method.lora.rank=1", "method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
 
 ENERGY = (*PAPER, "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.006", "run.rounds=3")
 

@@ -1,8 +1,9 @@
 """Rounds to the target loss at each rank, measured with `wavetune measure-ranks` (docs/recipes.md names the run).
 
-One seed, 5 rounds, alpha 16 at every rank: the ranks differ by less than the noise of a seed, and as updates are scaled
-by alpha / rank, a rank is an effective learning rate here as well.
+They were measured in rounds of one step and are counted here in the recipes' rounds of four. A rank has the rounds of
+each seed.
 """
 
-ROUNDS_TO_TARGET: dict[int, float] = {1: 4.83, 2: 4.87, 4: 5.00, 8: 4.75}
-TARGET_LOSS = 2.0518  # validation loss
+STEPS: dict[int, tuple[float, ...]] = {1: (25.0,), 2: (16.92,), 4: (13.56,), 8: (11.80,), 16: (10.65,)}
+ROUNDS_TO_TARGET = {rank: tuple(steps / 4 for steps in seeds) for rank, seeds in STEPS.items()}
+TARGET_LOSS = 1.824  # validation loss

@@ -29,7 +29,7 @@ def recipe() -> Recipe:
     method = Method(
         "SflLLM: split federated LoRA with jointly planned subchannels, power, cut and rank",
         topology=Split(),
-        lora=Lora(),
+        lora=Lora(alpha=2 * 8**0.5, scaling="root"),  # as E(r) was measured; twice the product of factors at rank 8
         optimiser=OPTIMISER,
         rounds_to_target=ROUNDS_TO_TARGET,
         codec_candidates=CODEC_CANDIDATES,
