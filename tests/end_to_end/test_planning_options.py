@@ -108,7 +108,7 @@ def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
 
 
 def test_command_says_who_takes_part_and_how_many_could_at_most():
-    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:2], "method.selection.round_deadline_s=0.006"))
+    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:3], "method.selection.round_deadline_s=0.006"))
     assert tight.code == 0, tight
     assert "of 3 clients take part in this round" in tight.out
     assert "clients can end a round by the deadline" in tight.out
