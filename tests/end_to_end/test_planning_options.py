@@ -8,7 +8,8 @@ from helpers.runs import PAPER, assert_same_run, read_json, read_rounds, small, 
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import build
 
-DEADLINE = (*PAPER, "method.lora.rank=1", "method.selection.kind=deadline", "method.selection.round_deadline_s=0.0082", "run.rounds=4")
+SELECTED = (*PAPER, "method.lora.rank=1", "method.selection.kind=deadline")
+DEADLINE = (*SELECTED, "method.selection.round_deadline_s=0.0082", "run.rounds=4")
 
 ENERGY = (*PAPER, "method.planner.energy_weight_s_per_j=0.5", "method.planner.energy_budget_j=0.006", "run.rounds=3")
 
@@ -108,7 +109,7 @@ def test_selection_leaves_out_whose_update_would_be_lost(tmp_path):
 
 
 def test_command_says_who_takes_part_and_how_many_could_at_most():
-    tight = wavetune("plan", "sflllm", *settings(*DEADLINE[:3], "method.selection.round_deadline_s=0.006"))
+    tight = wavetune("plan", "sflllm", *settings(*SELECTED, "method.selection.round_deadline_s=0.006"))
     assert tight.code == 0, tight
     assert "of 3 clients take part in this round" in tight.out
     assert "clients can end a round by the deadline" in tight.out

@@ -47,7 +47,8 @@ def test_server_clients_and_radius_are_the_fields_of_those_names():
 
 @pytest.mark.parametrize("field", QUANTITIES)
 def test_quantity_reaches_the_planning_problem(field):
-    low, high = {"tx_power_max_dbm": (10, 20), "num_clients": (2, 4), "cell_radius_m": (50, 90)}.get(field, (1e11, 1e12))
+    few = {"tx_power_max_dbm": (10, 20), "num_clients": (2, 4), "cell_radius_m": (50, 90)}
+    low, high = few.get(field, (1e11, 1e12))
     small = with_settings(BASE, QUICK)
     axis = axis_of(f"{field}={low},{high}", small)
     one, other = (repr(planner_of(axis.recipe(small, value))[0].problem(0)) for value in axis.values)
