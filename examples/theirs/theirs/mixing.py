@@ -11,9 +11,9 @@ from annotated_types import Gt, Le
 from wavetune.federation.mixing import AverageFactors, Mixing
 
 if TYPE_CHECKING:
+    from wavetune.costs.adapter import AdapterSite
     from wavetune.federation.codecs import Tensors
     from wavetune.federation.updates import Update
-    from wavetune.models.lora import AdapterSite
 
 
 @dataclass(frozen=True)

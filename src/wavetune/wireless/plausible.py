@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 from wavetune.errors import ConfigError
 from wavetune.units import w_to_dbm
@@ -64,7 +64,7 @@ def _questions(scenario: Scenario) -> Iterator[str]:
 def _values(scenario: Scenario, path: str) -> tuple[float, ...]:
     """The numbers at a path; none where the part there has no such field or leaves it off."""
     found: Any = reduce(lambda part, name: getattr(part, name, None), path.split("."), scenario)
-    return () if found is None else found if isinstance(found, tuple) else (found,)
+    return () if found is None else cast("tuple[float, ...]", found if isinstance(found, tuple) else (found,))
 
 
 def _power(name: str, power_dbm: float) -> Iterator[str]:
