@@ -44,6 +44,7 @@ from wavetune.allocation.world import problem_from_world
 from wavetune.costs.architecture import PRESETS
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
+from wavetune.federation.rank_choice import expected_rounds
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 from wavetune.units import w_to_dbm
 from wavetune.wireless.channel import draw_channel, draw_devices
@@ -64,9 +65,8 @@ def cell(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0
     table = CostTable(PRESETS["gpt2"], ("c_attn",))
     costs = layer_costs(table, 512, 128, 32, 32, batch_size=16)
     channel = draw_channel(scenario, devices, seed, round_index)
-    return problem_from_world(
-        scenario, devices, channel, costs, ROUNDS_TO_TARGET, range(1, 12), local_steps=12, batch_size=16
-    )
+    rounds = expected_rounds(ROUNDS_TO_TARGET)
+    return problem_from_world(scenario, devices, channel, costs, rounds, range(1, 12), local_steps=12, batch_size=16)
 
 
 def rayleigh(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:

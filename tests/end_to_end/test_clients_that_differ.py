@@ -12,6 +12,7 @@ from wavetune.records.reading import read_run
 from wavetune.reporting.accounts import CHANGING, critical_s, pipelines
 
 SLOW_SERVER = (
+    "method.lora.rank=1",
     "world.scenario.server.flop_per_s=1e10",
     "world.scenario.population.clock_hz=[1e6,3e7]",
     "world.scenario.bands.main.subchannel_hz=5e6",

@@ -59,10 +59,10 @@ def serve(
     from wavetune.data_plane.certificates import check_identity, read_identity
     from wavetune.data_plane.diagnosis import require_listenable, with_port
 
-    identity, address = read_identity(certificates), with_port(address)
-    check_identity(identity, server=True)
     found = meant_run(recipe, changes, own, tell=False)  # devices may wait to hear that the run is finished
     assert found is not None  # as nobody is told
+    identity, address = read_identity(certificates), with_port(address)
+    check_identity(identity, server=True)
     require_listenable(address)
     public = None if public is None else with_port(public)
     from wavetune.runtimes.roster import Roster
