@@ -42,7 +42,12 @@ def whole_and_divided(job):
         cohort = cohort_of(replace(job, tokens_per_pass=most))
         cohort.tokens_that_fit = most
         losses = [cohort.step(TOKENS, ROWS, 1.0).loss_K for _ in range(2)]
-        factors = [t for stacks in (cohort.bank.local, cohort.bank.shared) for pair in stacks.values() for t in pair]
+        factors = [
+            t
+            for stacks in (cohort.bank.local, cohort.bank.shared)
+            for matrices in stacks.values()
+            for t in matrices.values()
+        ]
         yield np.array(losses), factors, cohort.link.door.take()
 
 
@@ -63,7 +68,12 @@ def test_a_run_of_divided_batches_ends_with_the_same_adapters(name, monkeypatch)
     for most in (100_000, 1):
         session: Any = build(small(recipe, *EXACT, "method.lora.rank=2", *settings, f"run.tokens_per_pass={most}"))
         outcome = train_round(session, 0, nothing)
-        ends.append((told(outcome)["metered_bits"], [t for pair in outcome.mixed.factors.values() for t in pair]))
+        ends.append(
+            (
+                told(outcome)["metered_bits"],
+                [t for matrices in outcome.mixed.factors.values() for t in matrices.values()],
+            )
+        )
     assert ends[0][0] == ends[1][0]
     for found, wanted in zip(ends[1][1], ends[0][1], strict=True):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-9)
@@ -77,9 +87,8 @@ def test_both_halves_of_a_deployed_run_may_divide(labels, tmp_path, monkeypatch)
         found = play(servers, 1)[-1].mixed.factors
     whole: Any = build(recipe.with_settings("run.tokens_per_pass=100000"))
     wanted = train_round(whole, 0, nothing).mixed.factors
-    for name, pair in wanted.items():
-        for mine, theirs in zip(found[name], pair, strict=True):
-            torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-9)
+    for name, matrices in wanted.items():
+        torch.testing.assert_close(found[name], matrices, rtol=0, atol=1e-9)
 
 
 class Held:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-from wavetune.units import w_to_dbm
-
 DASH = "–"
 _SI = {-4: "p", -3: "n", -2: "µ", -1: "m", 0: "", 1: "k", 2: "M", 3: "G", 4: "T", 5: "P", 6: "E"}
 _AGES_S = 1e13
@@ -104,6 +102,8 @@ def dbm(power_w: float) -> str:
     >>> dbm(0.001)
     '0.0 dBm'
     """
+    from wavetune.units import w_to_dbm  # with NumPy, for which no `--help` should wait
+
     return f"{w_to_dbm(power_w):.1f} dBm".replace("-", "−") if 0 < power_w < math.inf else DASH
 
 
