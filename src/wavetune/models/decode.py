@@ -109,9 +109,9 @@ def decode(
 
 
 def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
-    """Bytes of the keys and values of so many samples of so many tokens."""
+    """Bytes of the keys and values of so many samples of so many tokens; without attention, of its states."""
     config = backbone.model.config.get_text_config()
-    heads: int = config.num_attention_heads
+    heads: int = getattr(config, "num_attention_heads", None) or 1
     groups: int = getattr(config, "num_key_value_heads", None) or heads
     width: int = getattr(config, "head_dim", None) or backbone.width // heads
     return 2 * samples * length * groups * width * backbone.num_layers * backbone.dtype.itemsize

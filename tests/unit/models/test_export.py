@@ -33,7 +33,8 @@ def test_peft_loads_an_adapter_and_merges_to_scale_times_the_product(model, tmp_
     factors = exported(model, tmp_path / "global")
     merged, base = loaded(model, tmp_path / "global").merge_and_unload(), load_stock_model(folder_of(model))
     assert factors
-    for name, (A, B) in factors.items():
+    for name, pair in factors.items():
+        A, B = pair.values()
         update = merged.get_submodule(name).weight - base.get_submodule(name).weight
         torch.testing.assert_close(update if "gpt2" in model else update.t(), 1.7 * A @ B, rtol=1e-5, atol=1e-6)
 
