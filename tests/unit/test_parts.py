@@ -96,7 +96,7 @@ def test_a_part_of_somebody_elses_is_named_by_its_path_saved_and_set(theirs):
     recipe = with_settings(recipes.get("sflllm"), [f"method.mixing={theirs}", "method.mixing.chi=2"])
     assert to_dict(recipe)["method"]["mixing"] == {"kind": theirs, "chi": 2.0}
     assert from_dict(to_dict(recipe)) == recipe
-    recipe.method.check(5, 4, 8)
+    recipe.method.check(5, 4, 16)
     with pytest.raises(ConfigError, match=r"method\.mixing their_mixing:Scores needs a cut"):
         with_settings(recipe, ["method.topology=federated"]).method.check(5, 4, 8)
     with pytest.raises(ConfigError, match=r"method\.mixing has no field 'chy'; did you mean 'chi'"):

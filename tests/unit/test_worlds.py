@@ -25,7 +25,7 @@ def test_these_are_the_worlds():
 
 @pytest.mark.parametrize(
     ("world", "seed"),
-    [("loaded_server", 0), ("loaded_server", 1), ("private_blocks", 0), ("mixed_devices", 0), ("mixed_devices", 2)],
+    [("loaded_server", 0), ("loaded_server", 1), ("private_blocks", 0), ("mixed_devices", 0), ("mixed_devices", 3)],
 )
 def test_cut_and_rank_are_between_the_ends(world, seed):
     cut, rank, gap = chosen(world, seed=seed)
