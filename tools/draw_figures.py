@@ -57,8 +57,8 @@ What to keep in mind when reading them:
   ([recipes](recipes.md#cut-and-rank)); no interval here contains that uncertainty.
 - The world is the default one, a [street cell with handsets](wireless.md#named-worlds): gradients take time on their
   way back, and a subchannel carries 7.4 bit/s/Hz at most. What of these gains an ideal link would show stands there.
-- Where the way back takes time the planner's search for owners is not exact, though its bound holds: in single cells a
-  greedy method ends sooner, as the worst cell says.
+- Where the way back takes time the planner's search for owners is not exact, though its bound holds. In no cell of
+  these figures did another method end sooner, as the worst cell says.
 - Under every figure stands which cut and rank were chosen: mostly one pair, so *random cut* and *random rank* say how
   bad other choices are, not what a search gains over a sensible fixed choice.
 
