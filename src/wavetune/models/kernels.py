@@ -1,5 +1,5 @@
-"""Compiled element-wise kernels of a training step, each one sweep over its values: the norm of a residual stream and
-the product inside a gated MLP, forward and backward.
+"""Compiled element-wise kernels of a training step, each one sweep over its values: the norm of a residual stream, the
+product inside a gated MLP, and what a loss takes from logits, forward and backward.
 
 PyTorch passes over memory for each operation and keeps what each needs; these read and write a value once. Compiled at
 their first call and cached, so import this where it is needed. Matrices are `[N, D]` and contiguous, in fp32 or, in a
@@ -25,10 +25,10 @@ from wavetune.allocation.kernel_cache import kept_with_sources
 
 _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
-_LOG2_E = np.float32(1.4426950408889634)
-_ONE, _HALF, _THREE, _ODD = np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
-# 2^f is the sum of (f ln 2)^k / k!, to 5e-9 where |f| is at most a half.
-_C0, _C1, _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(c) for c in np.cumprod([1.0, *(np.log(2) / np.arange(1, 8))]))
+_LOG2_E, _LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_ZERO, _ONE, _HALF, _THREE, _ODD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
+# e^f is the sum of f^k / k!, to 5e-9 where |f| is at most half of ln 2.
+_C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / c) for c in np.cumprod(np.arange(2, 8)))
 
 
 @cast(Any, intrinsic)
@@ -57,12 +57,19 @@ def _kernel(function: Callable[..., None]) -> Any:
 
 
 @_inline
+def _exp(x: Any) -> Any:
+    """e^x of an x from -87 to 87, and of what lies beyond as of these ends; what is not a number stays none."""
+    t = min(max(x, np.float32(-87)), np.float32(87))
+    whole = np.floor(t * _LOG2_E + _HALF)
+    f = t - whole * _LOG_2
+    power = ((((((_C7 * f + _C6) * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _ONE) * f + _ONE
+    power *= _float(np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23)))
+    return power if x == x else x
+
+
+@_inline
 def _sigmoid(x: Any) -> Any:
-    t = min(max(-x * _LOG2_E, np.float32(-126)), np.float32(126))
-    whole = np.floor(t + _HALF)
-    f = t - whole
-    power = ((((((_C7 * f + _C6) * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _C1) * f + _C0
-    return _ONE / (_ONE + power * _float(np.uint32((np.int32(whole) + np.int32(127)) << np.int32(23))))
+    return _ONE / (_ONE + _exp(-x))
 
 
 @_inline
@@ -148,6 +155,61 @@ def _gated_back_bf16(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a:
             to_gate[n, i], to_up[n, i] = _narrow(left), _narrow(right)
 
 
+@_inline
+def _top(logits: Any, n: Any) -> Any:
+    top = logits[n, 0]
+    for i in range(logits.shape[1]):
+        top = max(top, logits[n, i])
+    return top
+
+
+@_kernel
+def _likelihoods(logits: Any, labels: Any, weight: Any, nll: Any) -> None:
+    for n in range(len(labels)):
+        top, own, total = _top(logits, n), logits[n, labels[n]], _ZERO
+        for i in range(logits.shape[1]):
+            power = _exp(logits[n, i] - top)
+            total += power
+            logits[n, i] = power
+        nll[n] = np.log(total) + (top - own)
+        scale = weight[n] / total
+        for i in range(logits.shape[1]):
+            logits[n, i] *= scale
+        logits[n, labels[n]] -= weight[n]
+
+
+@_kernel
+def _distributions(logits: Any, labels: Any, log_prob: Any, entropy: Any, inverse: Any) -> None:
+    for n in range(len(labels)):
+        top, total, mean = _top(logits, n), _ZERO, _ZERO
+        for i in range(logits.shape[1]):
+            away = (logits[n, i] - top) * inverse
+            power = _exp(away)
+            total += power
+            mean += power * away
+        normaliser = np.log(total)
+        log_prob[n] = (logits[n, labels[n]] - top) * inverse - normaliser
+        entropy[n] = normaliser - mean / total
+
+
+@_kernel
+def _distributions_back(
+    logits: Any, labels: Any, entropy: Any, to_log_prob: Any, to_entropy: Any, inverse: Any
+) -> None:
+    """Turn logits into their gradients: d log p_y / dz = [y] - p and dH / dz = -p (log p + H), over the temperature."""
+    for n in range(len(labels)):
+        top, total = _top(logits, n), _ZERO
+        for i in range(logits.shape[1]):
+            total += _exp((logits[n, i] - top) * inverse)
+        normaliser = np.log(total)
+        constant = to_log_prob[n] + to_entropy[n] * (entropy[n] - normaliser)
+        factor = -inverse / total
+        for i in range(logits.shape[1]):
+            away = (logits[n, i] - top) * inverse
+            logits[n, i] = factor * _exp(away) * (constant + to_entropy[n] * away)
+        logits[n, labels[n]] += to_log_prob[n] * inverse
+
+
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "kernels")
@@ -174,6 +236,28 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 def gated_product(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
     """`gate sigmoid(a gate + b gate^3) up` of two matrices of one precision: with SiLU where a = 1 and b = 0."""
     return _GatedProduct.apply(gate, up, a, b)
+
+
+def likelihoods(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
+    """Negative log-likelihoods `[P]` in nats of logits `[P, V]`, which become the gradient of their weighted sum."""
+    nll = torch.empty_like(weight)
+    _run(_likelihoods, (logits, labels, weight, nll), ())
+    return nll
+
+
+def distributions(logits: Tensor, labels: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probability of each label and each row's entropy, `[P]` in nats, of logits `[P, V]` over a temperature."""
+    log_prob, entropy = logits.new_empty(len(labels)), logits.new_empty(len(labels))
+    _run(_distributions, (logits, labels, log_prob, entropy), (np.float32(1 / temperature),))
+    return log_prob, entropy
+
+
+def distributions_back(
+    logits: Tensor, labels: Tensor, entropy: Tensor, to_log_prob: Tensor, to_entropy: Tensor, temperature: float
+) -> None:
+    """Turn logits `[P, V]` into their gradient from those of `distributions`' results, `[P]`."""
+    by_row = (logits, labels, entropy, to_log_prob.contiguous(), to_entropy.contiguous())
+    _run(_distributions_back, by_row, (np.float32(1 / temperature),))
 
 
 class _RmsNorm(torch.autograd.Function):

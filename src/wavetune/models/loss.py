@@ -14,6 +14,7 @@ from torch import Tensor
 from wavetune.models.output_layer import OutputLayer
 
 _CHUNK_VALUES = 1 << 25  # logits held at once: 128 MiB in fp32
+_LEAST_VOCABULARY = 1 << 14  # that is worth a compiled sweep; a smaller one starts sooner without a compiler
 
 
 class _FrozenHeadCrossEntropy(torch.autograd.Function):
@@ -27,14 +28,9 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
         for part in _chunks(len(labels_P), head.weight.shape[0]):
             logits, bent = head.logits(hidden_PD[part])
-            normaliser = torch.logsumexp(logits, -1, keepdim=True)
-            picked = logits.gather(1, labels_P[part, None])
-            nll_P[part] = (normaliser - picked)[:, 0]
+            nll_P[part] = _likelihoods(logits, labels_P[part], weight_P[part])
             if grad_PD is not None:
-                error = logits.sub_(normaliser).exp_()
-                error.scatter_add_(1, labels_P[part, None], -torch.ones_like(picked))
-                error *= weight_P[part, None]
-                grad_PD[part] = head.back(error, bent)
+                grad_PD[part] = head.back(logits, bent)
         if grad_PD is not None:
             ctx.save_for_backward(grad_PD)
         ctx.mark_non_differentiable(nll_P)
@@ -66,9 +62,9 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
         log_prob_P, entropy_P = (torch.empty(len(labels_P), dtype=wide, device=hidden_PD.device) for _ in range(2))
         for part in _chunks(len(labels_P), head.weight.shape[0]):
-            log_probs = torch.log_softmax(head.logits(hidden_PD[part])[0] / temperature, -1)
-            log_prob_P[part] = log_probs.gather(1, labels_P[part, None])[:, 0]
-            entropy_P[part] = -(log_probs.exp() * log_probs).sum(-1)
+            log_prob_P[part], entropy_P[part] = _distributions(
+                head.logits(hidden_PD[part])[0], labels_P[part], temperature
+            )
         ctx.save_for_backward(hidden_PD, labels_P, entropy_P)
         ctx.head, ctx.temperature = head, temperature
         return log_prob_P, entropy_P
@@ -81,12 +77,8 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
         grad_PD = torch.empty_like(hidden_PD)
         for part in _chunks(len(labels_P), head.weight.shape[0]):
             logits, bent = head.logits(hidden_PD[part])
-            log_probs = torch.log_softmax(logits / ctx.temperature, -1)
-            own = g_log_prob[part, None]
-            # d log p_y / dz = [y] - p,  dH / dz = -p (log p + H)
-            error = log_probs.exp().mul_(-own - g_entropy[part, None] * (log_probs + entropy_P[part, None]))
-            error.scatter_add_(1, labels_P[part, None], own)
-            grad_PD[part] = head.back(error.div_(ctx.temperature), bent)
+            by_row = (labels_P[part], entropy_P[part], g_log_prob[part], g_entropy[part])
+            grad_PD[part] = head.back(_distributions_back(logits, *by_row, ctx.temperature), bent)
         return grad_PD, None, None, None
 
 
@@ -126,6 +118,51 @@ def frozen_head_divergence(
     the final norm. Only the student's get a gradient.
     """
     return _FrozenHeadDivergence.apply(hidden_PD, teacher_PD, head, weight_P, temperature)
+
+
+def _is_swept(logits: Tensor) -> bool:
+    fits = logits.dtype == torch.float32 and logits.device.type == "cpu" and logits.is_contiguous()
+    return fits and logits.shape[1] >= _LEAST_VOCABULARY
+
+
+def _likelihoods(logits: Tensor, labels_P: Tensor, weight_P: Tensor) -> Tensor:
+    """Negative log-likelihoods; the logits `[P, V]` become the gradient of their weighted sum."""
+    if _is_swept(logits):
+        from wavetune.models.kernels import likelihoods
+
+        return likelihoods(logits, labels_P, weight_P)
+    normaliser = torch.logsumexp(logits, -1, keepdim=True)
+    picked = logits.gather(1, labels_P[:, None])
+    error = logits.sub_(normaliser).exp_()
+    error.scatter_add_(1, labels_P[:, None], -torch.ones_like(picked))
+    error *= weight_P[:, None]
+    return (normaliser - picked)[:, 0]
+
+
+def _distributions(logits: Tensor, labels_P: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of the labels, and entropies, of logits `[P, V]`."""
+    if _is_swept(logits):
+        from wavetune.models.kernels import distributions
+
+        return distributions(logits, labels_P, temperature)
+    log_probs = torch.log_softmax(logits / temperature, -1)
+    return log_probs.gather(1, labels_P[:, None])[:, 0], -(log_probs.exp() * log_probs).sum(-1)
+
+
+def _distributions_back(
+    logits: Tensor, labels_P: Tensor, entropy_P: Tensor, to_log_prob_P: Tensor, to_entropy_P: Tensor, temperature: float
+) -> Tensor:
+    """Gradient of the logits `[P, V]`, which it may overwrite, from those of log-probabilities and entropies."""
+    if _is_swept(logits):
+        from wavetune.models.kernels import distributions_back
+
+        distributions_back(logits, labels_P, entropy_P, to_log_prob_P, to_entropy_P, temperature)
+        return logits
+    log_probs = torch.log_softmax(logits / temperature, -1)
+    own = to_log_prob_P[:, None]
+    # d log p_y / dz = [y] - p,  dH / dz = -p (log p + H)
+    error = log_probs.exp().mul_(-own - to_entropy_P[:, None] * (log_probs + entropy_P[:, None]))
+    return error.scatter_add_(1, labels_P[:, None], own).div_(temperature)
 
 
 def _chunks(positions: int, vocabulary: int) -> list[slice]:

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.models import loss
+from wavetune.models import kernels, loss
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_log_probs
 from wavetune.models.output_layer import OutputLayer
 
@@ -170,3 +170,49 @@ def test_log_probabilities_are_the_cross_entropys_in_every_precision():
         log_prob, _ = frozen_head_log_probs(hidden, OutputLayer(head.to(dtype)), labels)
         assert log_prob.dtype == torch.float32
         torch.testing.assert_close(log_prob, -nll, rtol=1e-5, atol=1e-5)
+
+
+@pytest.fixture
+def swept(monkeypatch):
+    """Every vocabulary is worth a compiled sweep."""
+    monkeypatch.setattr(loss, "_LEAST_VOCABULARY", 1)
+
+
+@pytest.mark.usefixtures("swept")
+@pytest.mark.parametrize(
+    ("positions", "vocabulary", "spread"), [(1, 2, 0.1), (30, 61, 3.0), (9, 20_000, 3.0), (5, 50, 1e4)]
+)
+def test_a_compiled_sweep_has_the_loss_and_gradient_of_fp64(positions, vocabulary, spread):
+    hidden, head, labels, weights = inputs(positions, 16, vocabulary, spread)
+    total, nll = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
+    total.backward()
+    wanted, each, gradient = reference(hidden, head, labels, weights)
+    torch.testing.assert_close(total.detach().double(), wanted, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(nll.double(), each, rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(hidden.grad.double(), gradient, rtol=1e-4, atol=1e-5 * max(1.0, spread))
+
+
+@pytest.mark.usefixtures("swept")
+@pytest.mark.parametrize("softcap", [None, 4.0])
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 3.0])
+def test_a_compiled_sweep_has_the_log_probabilities_entropies_and_gradients_of_fp64(softcap, temperature):
+    hidden, head, labels, weights = inputs(20, 8, 5000, 1.0)
+    exact = hidden.detach().double().requires_grad_()
+    results, gradients = [], []
+    for x, own in ((hidden, head), (exact, head.double())):
+        log_prob, entropy = frozen_head_log_probs(x, OutputLayer(own, softcap=softcap), labels, temperature)
+        results += [log_prob.double(), entropy.double()]
+        gradients.append(torch.autograd.grad((weights * log_prob + weights.flip(0) * entropy).sum(), x)[0].double())
+    torch.testing.assert_close(results[:2], results[2:], rtol=1e-5, atol=2e-5)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-5)
+
+
+def test_a_compiled_sweep_leaves_infinite_logits_without_weight_and_what_is_not_a_number_in_its_row():
+    logits = torch.tensor([[0.0, -torch.inf, 1.0], [0.0, torch.nan, 1.0], [3.0, 1.0, 2.0]])
+    labels, weights = torch.tensor([0, 0, 0]), torch.ones(3)
+    wanted = F.cross_entropy(logits, labels, reduction="none")
+    log_prob, _ = kernels.distributions(logits.clone(), labels, 1.0)
+    nll = kernels.likelihoods(logits, labels, weights)
+    torch.testing.assert_close(nll, wanted, equal_nan=True)
+    torch.testing.assert_close(log_prob, -wanted, equal_nan=True)
+    assert torch.isfinite(logits).all(1).tolist() == [True, False, True]
