@@ -96,7 +96,7 @@ def test_a_rank_table_of_several_seeds_says_which_ranks_cannot_be_told_apart(tmp
     assert "cannot be told apart from it; 4 (" in answer.out
     assert answer.out.split("cannot be told apart")[0].count("longer") == 1
     by_one_seed = wavetune("plan", "sflllm", *settings(), "--set", 'method.rounds_to_target={"1": 9, "2": 5}')
-    assert "rank 2 by one seed of E(r): 1 (" in by_one_seed.out
+    assert "rank 2 by one seed of E(r), which cannot say how surely: 1 (" in by_one_seed.out
     assert "E(r)" not in wavetune("plan", "sflllm", *settings(), "--set", "method.lora.rank=4").out
 
 

@@ -70,14 +70,16 @@ class RankChoice:
         >>> RankChoice(1, {2: Estimate(0.01, 0.02, 3)}).sentence
         'rank 1 over 3 seeds of E(r): 2 (1.0% ± 2.0% longer) cannot be told apart from it'
         >>> RankChoice(1, {2: Estimate(0.01, float("nan"), 1)}).sentence
-        'rank 1 by one seed of E(r): 2 (1.0% longer) cannot be told apart from it'
+        'rank 1 by one seed of E(r), which cannot say how surely: 2 (1.0% longer)'
         """
         seeds = next(iter(self.longer.values())).count
+        if seeds == 1:
+            listed = self._listed(tuple(self.longer))
+            return f"rank {self.rank} by one seed of E(r), which cannot say how surely: {listed}"
         alike, slower = self.not_told_apart, tuple(r for r in self.longer if r not in self.not_told_apart)
         said = [f"{self._listed(alike)} cannot be told apart from it"] if alike else []
         said += [f"{self._listed(slower)} {'is' if len(slower) == 1 else 'are'} slower"] if slower else []
-        over = "by one seed" if seeds == 1 else f"over {seeds} seeds"
-        return f"rank {self.rank} {over} of E(r): {'; '.join(said)}"
+        return f"rank {self.rank} over {seeds} seeds of E(r): {'; '.join(said)}"
 
     def _listed(self, ranks: tuple[int, ...]) -> str:
         def half(by: Estimate) -> str:
