@@ -11,12 +11,14 @@ import pytest
 from hypothesis import settings
 
 from helpers import once
+from wavetune.runtimes import forked
 
 # Before anything imports NumPy or torch: tests run in parallel processes, and results must not depend on the machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split()])
 # Whether this machine wants it or not: else pytest would rewrite all tests in each of its processes, and every process
 # that a test starts would compile wavetune anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -42,6 +44,7 @@ def shared() -> Path:
 def made_once() -> Iterator[None]:
     """Hundreds of runs here have the same problems, rows and weights."""
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forked, "LOADED", (*forked.LOADED, "helpers.loaded"))
         once.plan(patch)
         if "torch" in sys.modules:  # a test of what needs it was collected
             once.load(patch)

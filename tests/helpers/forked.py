@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection
 from typing import Any, TextIO
 
 from wavetune.cli import main
-from wavetune.runtimes.forked import LOADED
+from wavetune.runtimes import forked
 
 
 class Forked:
@@ -20,7 +20,7 @@ class Forked:
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         forks = multiprocessing.get_context("forkserver")
-        forks.set_forkserver_preload(list(LOADED))
+        forks.set_forkserver_preload(list(forked.LOADED))
         (out, out_end), (err, err_end) = forks.Pipe(duplex=False), forks.Pipe(duplex=False)
         self._process = forks.Process(target=_live, args=(out_end, err_end, function, arguments), daemon=True)
         with out, out_end, err, err_end:

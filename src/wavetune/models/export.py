@@ -17,6 +17,15 @@ from wavetune.models.lora import FrozenLinear, Matrices
 from wavetune.models.structure import LINEAR
 from wavetune.models.targets import named
 
+_PLAIN_LORA = {  # PEFT's defaults, which other readers of its files ask for too
+    "bias": "none",
+    "init_lora_weights": True,
+    "lora_dropout": 0.0,
+    "modules_to_save": None,
+    "use_dora": False,
+    "use_rslora": False,
+}
+
 
 def save_peft_adapter(
     folder: Path,
@@ -30,18 +39,16 @@ def save_peft_adapter(
 
     `base` is the name or folder of the model that `backbone` runs.
     """
-    from peft import LoraConfig
-
     rank = factors[sites[0].name]["A"].shape[-1]
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=scale * rank,  # type: ignore[arg-type]  PEFT divides it, whatever number it is
-        target_modules=_targets(backbone, sites),
-        fan_in_fan_out=backbone.transposed,
-        task_type="FEATURE_EXTRACTION" if backbone.head is None else "CAUSAL_LM",
-        base_model_name_or_path=base,
-        inference_mode=True,
-    )
+    config = {
+        "peft_type": "LORA",
+        "task_type": "FEATURE_EXTRACTION" if backbone.head is None else "CAUSAL_LM",
+        "r": rank,
+        "lora_alpha": scale * rank,
+        "target_modules": _targets(backbone, sites),
+        "fan_in_fan_out": backbone.transposed,
+        **_PLAIN_LORA,
+    }
     tensors = {}
     for site in sites:
         prefix = f"base_model.model.{site.name}"
@@ -50,8 +57,7 @@ def save_peft_adapter(
     part = folder.with_name(folder.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    config.save_pretrained(str(part))
-    _sort_targets(part / "adapter_config.json")
+    _write_config(part, config, base)
     save_file(tensors, part / "adapter_model.safetensors", metadata={"format": "pt"})
     shutil.rmtree(folder, ignore_errors=True)
     os.replace(part, folder)
@@ -59,21 +65,18 @@ def save_peft_adapter(
 
 def save_peft_prompt(folder: Path, vectors: Tensor, base: str, backbone: Backbone) -> None:
     """Write a soft prompt `[tokens, width]` in fp32, as PEFT's prompt tuning; beside what the folder holds."""
-    from peft import PromptTuningConfig
-
     config = backbone.model.config.get_text_config()
-    about = PromptTuningConfig(
-        num_virtual_tokens=vectors.shape[0],
-        token_dim=vectors.shape[1],
-        num_transformer_submodules=1,
-        num_layers=backbone.num_layers,
-        num_attention_heads=config.num_attention_heads,
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        inference_mode=True,
-    )
+    about = {
+        "peft_type": "PROMPT_TUNING",
+        "task_type": "CAUSAL_LM",
+        "num_virtual_tokens": vectors.shape[0],
+        "token_dim": vectors.shape[1],
+        "num_transformer_submodules": 1,
+        "num_layers": backbone.num_layers,
+        "num_attention_heads": config.num_attention_heads,
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    about.save_pretrained(str(folder))
+    _write_config(folder, about, base)
     tensors = {"prompt_embeddings": vectors.detach().cpu().float().contiguous()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
@@ -90,8 +93,8 @@ def _is_map(module: nn.Module) -> bool:
     return isinstance(module, (*LINEAR, FrozenLinear))
 
 
-def _sort_targets(path: Path) -> None:
-    """PEFT writes the targets in an order that differs from process to process; files of equal runs shall be equal."""
-    values = json.loads(path.read_text(encoding="utf-8"))
-    values["target_modules"] = sorted(values["target_modules"])
-    path.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+def _write_config(folder: Path, config: Mapping[str, object], base: str) -> None:
+    """As PEFT's configs are written, without importing PEFT, which takes longer than a small run."""
+    values = {**config, "base_model_name_or_path": base, "inference_mode": True}
+    text = json.dumps(values, indent=2, sort_keys=True) + "\n"
+    (folder / "adapter_config.json").write_text(text, encoding="utf-8")

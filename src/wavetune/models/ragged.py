@@ -16,6 +16,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,7 +46,7 @@ class Reach:
     def seen(self, query: Tensor, key: Tensor) -> Tensor:
         """True where a query at a position reads the key at another; the positions broadcast."""
         seen = self.function(0, 0, query, key)
-        return seen.expand(torch.broadcast_shapes(query.shape, key.shape))
+        return seen.expand(np.broadcast_shapes(query.shape, key.shape))  # PyTorch's own imports SymPy
 
     def looks_ahead(self, device: torch.device) -> bool:
         """Whether a query reads what stands behind it."""

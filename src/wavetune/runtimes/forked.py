@@ -16,7 +16,7 @@ from multiprocessing.reduction import DupFd
 from subprocess import TimeoutExpired
 from typing import IO, Any
 
-LOADED = ("wavetune.cli", "wavetune.recipes", "wavetune.runtimes.deployed", "wavetune.runtimes.device")
+LOADED = ("wavetune.runtimes.loaded",)
 _START = "forkserver" if sys.platform == "linux" else "spawn"  # macOS's frameworks do not survive a fork
 
 

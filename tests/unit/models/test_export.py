@@ -1,14 +1,15 @@
 import json
+import sys
 import warnings
 
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoraConfig, PeftModel, PromptTuningConfig
 
 from helpers.adapters import pair_of
 from helpers.training import folder_of, random_factors
 from wavetune.models.backbone import load_backbone, load_stock_model
-from wavetune.models.export import save_peft_adapter
+from wavetune.models.export import save_peft_adapter, save_peft_prompt
 
 
 @pytest.fixture(params=["tiny", "tiny-gpt2"])
@@ -51,8 +52,41 @@ def test_folder_names_the_base_and_holds_no_pickle(tmp_path):
     assert config["target_modules"] == ["q_proj", "v_proj"]
 
 
+def test_the_config_is_the_one_that_peft_makes_of_the_same_adapter(model, tmp_path):
+    exported(model, tmp_path / "a")
+    assert LoraConfig.from_pretrained(str(tmp_path / "a")) == LoraConfig(
+        r=3,
+        lora_alpha=1.7 * 3,
+        target_modules=["c_attn"] if "gpt2" in model else ["q_proj", "v_proj"],
+        fan_in_fan_out="gpt2" in model,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=str(folder_of(model)),
+        inference_mode=True,
+    )
+
+
+def test_the_config_of_a_soft_prompt_is_the_one_that_peft_makes_of_it(tmp_path):
+    backbone = load_backbone(folder_of("tiny"))
+    width = backbone.model.config.hidden_size
+    save_peft_prompt(tmp_path, torch.zeros(3, width), "base", backbone)
+    assert PromptTuningConfig.from_pretrained(str(tmp_path)) == PromptTuningConfig(
+        num_virtual_tokens=3,
+        token_dim=width,
+        num_transformer_submodules=1,
+        num_layers=backbone.num_layers,
+        num_attention_heads=backbone.model.config.num_attention_heads,
+        task_type="CAUSAL_LM",
+        base_model_name_or_path="base",
+        inference_mode=True,
+    )
+
+
+def test_an_adapter_is_saved_without_importing_peft(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    exported("tiny", tmp_path / "a")
+
+
 def test_files_of_equal_adapters_are_equal_whatever_the_process(tmp_path):
-    """PEFT alone writes its targets in the order of a set, which Python shuffles from process to process."""
     backbone = load_backbone(folder_of("tiny"), ["gate_proj", "q_proj", "k_proj", "v_proj", "o_proj", "up_proj"])
     factors = {name: pair_of(*pair) for name, pair in random_factors(backbone, 2, seed=5).items()}
     save_peft_adapter(tmp_path / "a", factors, backbone.sites, 1.0, "base", backbone)

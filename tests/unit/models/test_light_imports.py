@@ -10,10 +10,18 @@ import pytest
 
 from wavetune.models.import_names import kept_names
 
-HEAVY = ["accelerate", "scipy.optimize", "sympy", "torch._dynamo", "torch.distributed.fsdp", "torch.distributed.tensor"]
+HEAVY = [
+    "accelerate",
+    "peft",
+    "scipy.optimize",
+    "sympy",
+    "torch._dynamo",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+]
 
 
-def test_a_command_opens_a_model_without_compilers_and_optimisers_that_can_be_imported_afterwards() -> None:
+def test_a_fork_opens_a_model_without_compilers_and_optimisers_that_can_be_imported_afterwards() -> None:
     said = subprocess.run(
         [sys.executable, "-c", _OPEN.format(heavy=HEAVY)], capture_output=True, text=True, timeout=300, check=False
     )
@@ -26,10 +34,12 @@ before = [*sys.meta_path]
 from wavetune.models.resolve import resolve_model
 from wavetune.models import light_imports
 print("as it is" if sys.meta_path == before and "transformers.modeling_utils" not in sys.modules else "changed")
-light_imports.install()
+import wavetune.runtimes.loaded
 from wavetune.models.stock import load_stock_model
-import wavetune.runtimes.device
 load_stock_model(resolve_model("tiny").folder)
+import torch
+from wavetune.models.ragged import reach
+reach(causal=False).seen(torch.arange(2)[:, None], torch.arange(3))
 print([name for name in {heavy} if name in sys.modules])
 import scipy.optimize
 from transformers.loss import loss_for_object_detection
