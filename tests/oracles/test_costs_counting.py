@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PrefixTuningConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from wavetune.costs.architecture import ENCODERS, WRITTEN_DOWN, Architecture
+from wavetune.costs.block import block_costs
 from wavetune.costs.table import CostTable, Workload
 from wavetune.federation.adapters.bottleneck import Bottleneck
+from wavetune.federation.adapters.prefix import Prefix
 from wavetune.models.backbone import is_encoder
 from wavetune.models.counting import count_model
 
@@ -65,8 +67,8 @@ def test_counted_costs_equal_those_of_the_formula(family: str):
     assert not found.note
     names = [p.name for p in written.blocks[0].projections]
     for targets in (*combinations(names, 1), *combinations(names, 2), tuple(names)):
-        for bottleneck in (None, Bottleneck(8), Bottleneck(8, ("attention",))):
-            tables = (CostTable(a, targets, adapters=(bottleneck,) if bottleneck else ()) for a in (found, written))
+        for adapters in ((), (Bottleneck(8),), (Bottleneck(8, ("attention",)),), (Prefix(5),)):
+            tables = (CostTable(a, targets, adapters=adapters) for a in (found, written))
             assert len({table.blocks for table in tables}) == 1, targets
 
 
@@ -92,6 +94,30 @@ def test_counted_flop_equal_the_executed_products(family: str):
     assert (forward.get_total_flops(), backward.get_total_flops()) == (
         table.forward_flop(work).sum() + rank * lora[0] + table.head_forward_flop(work),
         table.backward_flop(work).sum() + rank * lora[1] + table.head_backward_flop(work),
+    )
+
+
+def test_what_a_trained_prefix_adds_are_the_executed_products():
+    config = AutoConfig.for_model("llama", **SMALL)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation="eager").requires_grad_(False)
+    length, tokens = 20, 7
+    own = PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=tokens)
+    adapted: Any = get_peft_model(model, own)
+    table = CostTable(count_model(config), ("q_proj",), adapters=(Prefix(tokens),))
+    assert table.fixed_values_L.sum() == adapted.get_nb_trainable_parameters()[0]
+    with FlopCounterMode(display=False) as forward:
+        total = adapted(torch.arange(length)[None] + 3).logits.sum()
+    with FlopCounterMode(display=False) as backward:
+        total.backward()
+    work = Workload.from_lengths([length], labelled=length)
+    blocks = [block_costs(b, (), i > 0, 48, (Prefix(tokens),)) for i, b in enumerate(table.architecture.blocks)]
+    assert forward.get_total_flops() == (
+        table.forward_flop(work).sum() + table.fixed_forward_flop(work).sum() + table.head_forward_flop(work)
+    )
+    assert backward.get_total_flops() == table.head_backward_flop(work) + sum(
+        length * (one.backward_flop_per_token + one.fixed_backward_flop_per_token)
+        + length**2 * one.backward_flop_per_pair
+        for one in blocks
     )
 
 

@@ -108,12 +108,31 @@ class BlockMaps(Protocol):
         """The map that ends the feed-forward half."""
         ...
 
+    @property
+    def key_width(self) -> int:
+        """Values of a token's keys that attention reads; 0: none can be put before them."""
+        ...
+
+    @property
+    def value_width(self) -> int:
+        """Likewise its values."""
+        ...
+
 
 class FixedAdapter(Protocol):
     """A kind of adapter whose size no rank changes."""
 
     def behind(self, block: BlockMaps, hidden_size: int) -> Sequence[Behind]:
         """Where it stands in a block of a model of width d."""
+        ...
+
+    @property
+    def key_tokens(self) -> int:
+        """Positions before every text whose keys and values are trained in each block."""
+        ...
+
+    def attended(self, block: BlockMaps) -> Sequence[Matrix]:
+        """What a block's attention reads before the keys and values of a text."""
         ...
 
     def before(self, hidden_size: int) -> Sequence[Matrix]:

@@ -42,4 +42,6 @@ def _block(read: dict[str, Any]) -> Block:
         tuple(Saved(**s | {names: frozenset(s[names]) for names in ("because", "read_by")}) for s in read["saved"]),
         read["attention_end"],
         read["feed_forward_end"],
+        read["key_width"],
+        read["value_width"],
     )

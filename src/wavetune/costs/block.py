@@ -13,7 +13,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from wavetune.costs.adapter import FixedAdapter, values_of
-from wavetune.costs.operations import INPUT, Block, Names, Projection
+from wavetune.costs.operations import INPUT, PREFIX, Block, Names, Projection
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ class GradientFlow:
 
     Args:
         adapted: names of the linear maps that carry LoRA.
-        trained: names of what yields something trained: those, the maps that other trained adapters follow, and `INPUT`
-            where the block's input needs a gradient.
+        trained: names of what yields something trained: those, the maps that other trained adapters follow, `PREFIX`
+            where keys and values train, and `INPUT` where the block's input needs a gradient.
     """
 
     adapted: Names
@@ -82,8 +82,9 @@ def block_costs(
     pair, an adapter 2 (in + out) a token and unit of rank. Backward, a frozen projection gives only its input's
     gradient (2 in out), attention four products as large as its two forward ones (the averages' and the values', the
     queries' and the keys'), an adapter its two factors' and the gradient between them, 2 in + 4 out, and 2 in for its
-    input's; where it does not train, 2 (in + out) for its input's alone. What other adapters cost they say
-    themselves (`Behind`). Products whose result nobody needs are not executed and not counted.
+    input's; where it does not train, 2 (in + out) for its input's alone. A key and value before those of a text cost
+    each token what a pair of tokens does. What other adapters cost they say themselves (`Behind`). Products whose
+    result nobody needs are not executed and not counted.
 
     Args:
         block: the block.
@@ -100,7 +101,7 @@ def block_costs(
 
     Ignores: everything but matrix products (about 0.7 %, see above); the score product that a fused attention kernel
         recomputes, which makes attention's backward 2.5 instead of 2 times its forward; the optimiser (some 12
-        operations a parameter and step).
+        operations a parameter and step); the copies of trained keys and values that a sample keeps.
 
     GPT-2 small at 512 tokens: 24 d^2 s + 4 s^2 d = 8.05 GFLOP a sample and block.
 
@@ -118,10 +119,13 @@ def block_costs(
     (3072, 6144)
     """
     fixed = [one for adapter in adapters for one in adapter.behind(block, hidden_size)]
+    attended = [one for adapter in adapters for one in adapter.attended(block)]
+    keys = sum(adapter.key_tokens for adapter in adapters if adapter.attended(block))
     fixed_trains = trains and not frozen_adapters
     adapted = frozenset(p.name for p in trained if trains)
     ends = frozenset(one.map for one in fixed if fixed_trains)
-    flow = GradientFlow(adapted, adapted | ends | ({INPUT} if input_needs_grad else set[str]()))
+    causes = (PREFIX,) * bool(attended and fixed_trains) + (INPUT,) * input_needs_grad
+    flow = GradientFlow(adapted, adapted | ends | set(causes))
     reached = [_reaches_output(block, one.map, flow) for one in fixed]
     backward = [(p, flow.needed(p.left) + flow.needed(p.right)) for p in block.products]
     return BlockCosts(
@@ -135,11 +139,13 @@ def block_costs(
             for p, reaches in ((p, _reaches_input(block, p.name, flow)) for p in trained)
         ),
         lora_values_per_rank=sum(p.in_features + p.out_features for p in trained),
-        fixed_forward_flop_per_token=sum(one.forward_flop for one in fixed),
+        fixed_forward_flop_per_token=sum(one.forward_flop for one in fixed)
+        + keys * sum(p.flop_per_pair for p in block.products),
         fixed_backward_flop_per_token=sum(
             one.backward_flop(fixed_trains, below) for one, below in zip(fixed, reached, strict=True)
-        ),
-        fixed_values=sum(values_of(one.matrices) for one in fixed),
+        )
+        + keys * sum(p.flop_per_pair * times for p, times in backward),
+        fixed_values=sum(values_of(one.matrices) for one in fixed) + values_of(attended),
         saved_values_per_token=sum(s.values for s in block.saved if flow.needed(s.because) or s.read_by & adapted)
         + sum(one.saved_values(fixed_trains, below) for one, below in zip(fixed, reached, strict=True)),
         saved_lora_values_per_token=len(trained) * trains,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from wavetune.costs.operations import INPUT, Block, Names, Product, Projection, Saved
+from wavetune.costs.operations import INPUT, PREFIX, Block, Names, Product, Projection, Saved
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,8 @@ def serial_block(
     """
     at_input = frozenset({INPUT})
     at_query, at_key, at_value = (at_input | {p.name} for p in (query, key, value))
-    attended = at_query | at_key | at_value
+    keys, values = at_key | {PREFIX}, at_value | {PREFIX}
+    attended = at_query | keys | values
     at_mlp = attended | {attention_end.name}
     starts = tuple(p for p, _ in mlp_start)
     in_mlp = at_mlp | {p.name for p in starts}
@@ -90,8 +91,8 @@ def serial_block(
         projections=(*readers, attention_end, *starts, mlp_end),
         products=(
             *(_product(p, at_input) for p in readers),
-            Product(0, pair_flop, at_query, at_key),
-            Product(0, pair_flop, at_query | at_key, at_value),
+            Product(0, pair_flop, at_query, keys),
+            Product(0, pair_flop, at_query | keys, values),
             _product(attention_end, attended),
             *(_product(p, at_mlp) for p in starts),
             _product(mlp_end, in_mlp),
@@ -107,6 +108,8 @@ def serial_block(
         ),
         attention_end=attention_end.name,
         feed_forward_end=mlp_end.name,
+        key_width=sizes.kv_width,
+        value_width=sizes.kv_width,
     )
 
 

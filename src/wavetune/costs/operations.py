@@ -1,9 +1,9 @@
 """The operations of one block as automatic differentiation meets them when the base is frozen and only adapters train.
 
 A tensor needs a gradient where a trained value lies upstream. Upstream of a tensor of a block lie some of its linear
-maps, which may carry a trained adapter, and what comes before the block; their names (`INPUT` for the latter) say when
-the tensor needs one. Nothing else about a block's structure is needed to know what its backward pass computes and
-keeps.
+maps, which may carry a trained adapter, keys and values put before its attention (`PREFIX`), and what comes before the
+block (`INPUT`); these names say when the tensor needs one. Nothing else about a block's structure is needed to know
+what its backward pass computes and keeps.
 """
 
 from __future__ import annotations
@@ -13,6 +13,9 @@ from dataclasses import dataclass
 
 INPUT = "input"
 """Stands among the names of a block's linear maps for what comes before the block."""
+
+PREFIX = "prefix"
+"""Stands among them for trained keys and values before those that attention reads."""
 
 Names = frozenset[str]
 
@@ -88,6 +91,8 @@ class Block:
         saved: all tensors that its backward pass may need.
         attention_end: the linear map that ends attention, behind which a bottleneck can stand; "" if there is none.
         feed_forward_end: the one that ends the feed-forward half.
+        key_width: values of a token's keys that attention reads, all heads together; 0: none can be put before them.
+        value_width: likewise its values.
     """
 
     values: int
@@ -96,6 +101,8 @@ class Block:
     saved: tuple[Saved, ...]
     attention_end: str
     feed_forward_end: str
+    key_width: int = 0
+    value_width: int = 0
 
     def lora_projections(self, lora_targets: Iterable[str]) -> tuple[Projection, ...]:
         """The linear maps that PEFT adapts for a list of target modules, in the order of `projections`."""

@@ -146,7 +146,8 @@ class CostTable:
         """Parameters of one of them in each block, those before the first block counted there (values)."""
         width = self.architecture.hidden_size
         values = [
-            sum(values_of(b.matrices) for b in adapter.behind(block, width)) for block in self.architecture.blocks
+            sum(values_of(b.matrices) for b in adapter.behind(block, width)) + values_of(adapter.attended(block))
+            for block in self.architecture.blocks
         ]
         values[0] += values_of(adapter.before(width))
         return np.array(values, dtype=float)

@@ -387,7 +387,7 @@ class Cohort:
         device = self.backbone.device
         input_ids_N, layout = (
             torch.from_numpy(batch.input_ids).to(device),
-            ragged_layout(batch.lengths.tolist(), device),
+            ragged_layout(batch.lengths.tolist(), device, self.backbone.key_tokens(bank)),
         )
         if self.prefix is not None and kept:
             blocks = range(kept, self.backbone.num_layers if blocks is None else blocks.stop)

@@ -152,6 +152,11 @@ class Method(Part):
         return sum(adapter.prompt_tokens for adapter in self.beside_lora)
 
     @property
+    def key_tokens(self) -> int:
+        """Positions whose keys and values adapters add before every text."""
+        return sum(adapter.key_tokens for adapter in self.beside_lora)
+
+    @property
     def server_filters(self) -> tuple[Filter, ...]:
         """What a server does to the updates that came: fills gaps, refuses misfits, its own."""
         return (self.link.lost, *(() if self.screening is None else (self.screening,)), *self.filters)
@@ -184,7 +189,12 @@ class Method(Part):
             require_per_client(f"{path}.rounds_to_target", rank, extent.num_clients, extent.width, NARROWEST)
 
     def _check_kinds(self, path: str) -> None:
-        """Refuse two kinds of adapters of one name, and to share what is none."""
+        """Refuse two kinds of adapters of one name or before every text, and to share what is none."""
+        if self.key_tokens and self.prompt_tokens:
+            raise ConfigError(
+                f"{path}.soft_prompt and prefixes in {path}.adapters both stand before every text, and PEFT puts one "
+                "of them there; leave one out"
+            )
         names = ["lora", "bottleneck", "head", "prompt"]
         for one in self.adapters:
             if one.name in names:

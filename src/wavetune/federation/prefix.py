@@ -105,7 +105,7 @@ class KeptPrefix:
             found = self._kept.get(key)
             if found is None:
                 acting = bank if key[1] else None
-                layout = ragged_layout([length], device)
+                layout = ragged_layout([length], device, self.backbone.key_tokens(acting))
                 of_row = torch.from_numpy(ids).to(device)
                 found = self.backbone.forward(of_row, layout, acting, [client], [length], blocks=range(blocks))
                 kept = self._store.keep(found)

@@ -37,6 +37,15 @@ class ModelAdapter:
         """Positions that it takes before every text."""
         return 0
 
+    @property
+    def key_tokens(self) -> int:
+        """Positions before every text whose keys and values it has in each block; no token passes there."""
+        return 0
+
+    def attended(self, block: BlockMaps) -> Sequence[Matrix]:
+        """The matrices `keys` and `values` that a block's attention reads before those of a text, of all heads."""
+        return ()
+
     def behind(self, block: BlockMaps, hidden_size: int) -> Sequence[Behind]:
         """The linear maps of a block behind which it stands."""
         return ()

@@ -1,7 +1,7 @@
 """One client's adapters as a folder: LoRA as PEFT saves it, other kinds and a head in two files beside it.
 
-A soft prompt is saved as PEFT saves it, too: in the folder itself or, where there is LoRA, in its subfolder `prompt`,
-as PEFT loads one kind alone from a folder.
+A soft prompt and prefixes are saved as PEFT saves them, too: in the folder itself or, where there is LoRA, in its
+subfolder `prompt` or `prefix`, as PEFT loads one kind alone from a folder.
 
 `wavetune_adapter.safetensors` holds weights as `torch.nn.Linear` keeps them, `[out, in]`: `MODULE.bottleneck.down`,
 `MODULE.bottleneck.up`, `classifier.weight`, `classifier.bias`; of other kinds matrices as they are trained,
@@ -27,7 +27,8 @@ from wavetune.errors import ModelError
 from wavetune.json_reader import read_json, require_file
 from wavetune.models.backbone import Backbone, default_pooling
 from wavetune.models.classifier import Pooling
-from wavetune.models.export import save_peft_adapter, save_peft_prompt
+from wavetune.models.export import save_peft_adapter, save_peft_prefix, save_peft_prompt
+from wavetune.models.key_prefix import KEYS, VALUES
 from wavetune.models.lora import Matrices
 from wavetune.models.soft_prompt import PROMPT, VECTORS
 from wavetune.models.stopping import Ends, own_ends
@@ -36,7 +37,8 @@ PEFT_FILE = "adapter_model.safetensors"
 GENERATION = "generation_config.json"
 ABOUT, WEIGHTS = "wavetune_adapter.json", "wavetune_adapter.safetensors"
 FORMAT = 1
-_OF_PEFT = ("lora", "prompt")  # kinds
+PREFIX = "prefix"
+_OF_PEFT = ("lora", "prompt", PREFIX)  # kinds
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def save_adapter_folder(
     an answer, single tokens and the model's own stand in a generation config, as stock generation takes them.
     """
     sites = [site for site in backbone.sites if site.name in factors]
-    lora, prompts = ([site for site in sites if site.kind == kind] for kind in ("lora", "prompt"))
+    lora, prompts, prefixes = ([site for site in sites if site.kind == kind] for kind in _OF_PEFT)
     whole = folder.with_name(folder.name + ".whole")
     shutil.rmtree(whole, ignore_errors=True)
     whole.mkdir(parents=True)
@@ -91,7 +93,9 @@ def save_adapter_folder(
         save_peft_adapter(whole, factors, lora, scale, base, backbone)
     for site in prompts:
         save_peft_prompt(whole / PROMPT if lora else whole, factors[site.name][VECTORS], base, backbone)
-    if len(lora) + len(prompts) < len(sites):
+    if prefixes:
+        save_peft_prefix(whole / PREFIX if lora else whole, [factors[site.name] for site in prefixes], base, backbone)
+    if len(lora) + len(prompts) + len(prefixes) < len(sites):
         _save_beside(whole, factors, sites, base, labels, pooling or default_pooling(backbone.model))
     if ends:
         tokens = sorted(end[0] for end in {*ends, *own_ends(backbone.model)} if len(end) == 1)
@@ -152,8 +156,9 @@ def read_factors(folder: Path, backbone: Backbone) -> dict[str, Matrices]:
     """
     weights, found = dict(read_beside_peft(folder).weights), dict[str, Matrices]()
     try:
-        for file in (folder / PEFT_FILE, folder / PROMPT / PEFT_FILE):
+        for file in (folder / PEFT_FILE, folder / PROMPT / PEFT_FILE, folder / PREFIX / PEFT_FILE):
             weights |= load_file(file) if file.exists() else {}
+        weights |= _of_blocks(weights, [site for site in backbone.sites if site.kind == PREFIX])
     except (OSError, SafetensorError) as error:
         raise ModelError(f"cannot read the adapters in {folder} ({error}): train them again") from error
     for site in backbone.sites:
@@ -163,6 +168,13 @@ def read_factors(folder: Path, backbone: Backbone) -> dict[str, Matrices]:
             turned = site.kind in ("lora", "bottleneck", "head")  # as torch.nn.Linear keeps them
             found[site.name] = {m: t[None] if t.dim() == 1 else t.t() if turned else t for m, t in own.items()}
     return found
+
+
+def _of_blocks(weights: Mapping[str, Tensor], sites: Sequence[AdapterSite]) -> dict[str, Tensor]:
+    """Keys and values by block, of prefixes that PEFT keeps as one matrix; none where there are none."""
+    whole = weights.get("prompt_embeddings")
+    names = [f"{site.name}.{name}" for site in sites for name in (KEYS, VALUES)]
+    return {} if whole is None or not names else dict(zip(names, whole.chunk(len(names), 1), strict=True))
 
 
 def _names(site: AdapterSite) -> dict[str, str]:

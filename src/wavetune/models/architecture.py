@@ -14,7 +14,7 @@ from wavetune.costs.architecture_json import architecture_from_json, architectur
 from wavetune.models.cache import cached
 from wavetune.models.folder_check import read_object
 
-LAYOUT = "v1"  # raised when other things are counted
+LAYOUT = "v2"  # raised when other things are counted
 
 
 def architecture_of(folder: Path, say: Callable[[str], None] | None = None) -> Architecture:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from copy import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from wavetune.models.behind import ModuleMaps, StackedAdapter, map_of
 from wavetune.models.classifier import Pooling, head_of, pool
 from wavetune.models.double import compute_in_double
 from wavetune.models.fused import fuse
+from wavetune.models.key_prefix import KEYS, Prefixes, Watching
 from wavetune.models.lora import ActiveAdapters, AdapterBank, FrozenLinear, StackedLoraLinear, lora_matrices
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
 from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
@@ -51,7 +52,8 @@ class Backbone:
 
     `head` is the output layer over the vocabulary, None for an encoder. Activations and adapters are of `dtype`;
     the stock model's maps store their weights `transposed`, `[in, out]`, if they are GPT-2's. With `recompute` a block
-    keeps its input alone for the backward pass, which computes the rest again.
+    keeps its input alone for the backward pass, which computes the rest again. `attended` are the attention modules
+    that read prefixes.
     """
 
     model: PreTrainedModel
@@ -65,6 +67,7 @@ class Backbone:
     dtype: torch.dtype
     transposed: bool = False
     recompute: bool = False
+    attended: dict[nn.Module, AdapterSite] = field(default_factory=dict[nn.Module, AdapterSite])
     _pass: _Pass | None = None
 
     @classmethod
@@ -104,6 +107,12 @@ class Backbone:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if positions is None else positions - self.way.first_position
 
+    def key_tokens(self, bank: AdapterBank | None) -> int:
+        """Positions that a bank's prefixes take before every sample; the layout of a pass has room for them."""
+        names = {site.name for site in self.attended.values()}
+        site = next((site for site in (bank.sites if bank else ()) if site.name in names), None)
+        return 0 if site is None else next(m.rows(0) for m in site.matrices if m.name == KEYS)
+
     def forward(
         self,
         input_ids_N: Tensor,
@@ -125,8 +134,11 @@ class Backbone:
                 f"{type(self.model).__name__} cannot be split: its upper blocks read more than the hidden states that"
                 " cross a cut; use a recipe without a cut, such as fedavg_lora"
             )
-        batch = PackedRow(layout, self.way.first_position) if self.way.packed else PaddedRows(layout)
-        owners = clients_of_samples(clients, tokens, layout.lengths) if bank and self._prompt(bank) else []
+        prefixed = bank if self.key_tokens(bank) else None
+        asked = bank and (self._prompt(bank) or prefixed)
+        owners = clients_of_samples(clients, tokens, layout.lengths) if asked else []
+        before = None if prefixed is None else Prefixes(prefixed, self.attended, owners)
+        batch = PackedRow(layout, self.way.first_position, before) if self.way.packed else PaddedRows(layout)
         self.active.use(bank, clients, batch.tokens(tokens))
         self._pass = _Pass(batch, between, layout.lengths, owners)
         options = {} if is_encoder(self.model.config) else {"use_cache": False}
@@ -317,6 +329,8 @@ def prepare_backbone(
     sites = _install(backbone, targets, bf16)
     for adapter in adapters:
         sites += _install_behind(backbone, adapter, width)
+    for adapter in adapters:
+        sites += _install_attended(backbone, adapter) if adapter.key_tokens else ()
     if outputs is not None:
         sites += (head_of(width, outputs, backbone.num_layers - 1),)
     prompts = [AdapterSite(PROMPT, 0, one.name, tuple(one.before(width))) for one in adapters if one.prompt_tokens]
@@ -388,6 +402,27 @@ def _install_behind(backbone: Backbone, adapter: ModelAdapter, width: int) -> tu
             module.register_forward_hook(StackedAdapter(adapter, site, backbone.active))
             sites.append(site)
     return tuple(sites)
+
+
+def _install_attended(backbone: Backbone, adapter: ModelAdapter) -> tuple[AdapterSite, ...]:
+    """Prefixes in the attention of every block that is here. Raises ModelError where they cannot be read."""
+    kind = type(backbone.model).__name__
+    if not backbone.way.packed:
+        raise ModelError(f"{kind} has an attention of its own, which reads no prefixes; choose another kind of adapter")
+    layout = Watching.one_token(backbone.device)
+    with torch.no_grad(), backbone.watched():
+        backbone.forward(torch.ones(1, dtype=torch.long, device=backbone.device), layout)
+    names, found = {module: name for name, module in backbone.model.named_modules()}, list[AdapterSite]()
+    for layer, block in enumerate(backbone.blocks):
+        for module in block.modules():
+            if module in layout.widths:
+                matrices = tuple(adapter.attended(ModuleMaps(block, (), backbone.width, *layout.widths[module])))
+                found.append(AdapterSite(f"{names[module]}:{adapter.name}", layer, adapter.name, matrices))
+                backbone.attended[module] = found[-1]
+    here = [layer for layer, block in enumerate(backbone.blocks) if not isinstance(block, AbsentBlock)]
+    if [site.layer for site in found] != here or len({site.matrices for site in found}) > 1:
+        raise ModelError(f"{kind} has no attention of one width in each block; choose another kind of adapter")
+    return tuple(found)
 
 
 def _frozen(module: nn.Linear | Conv1D, bf16: bool, dtype: torch.dtype) -> FrozenLinear:

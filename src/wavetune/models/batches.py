@@ -15,14 +15,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wavetune.models.ragged import BranchedLayout, RaggedLayout, attending
+from wavetune.models.ragged import BranchedLayout, KeysBefore, RaggedLayout, attending
 
 
 class PackedRow:
-    """All tokens in one row, `[1, N]`; the first token of a sample has position `first_position`."""
+    """All tokens in one row, `[1, N]`; the first token of a sample has position `first_position`, or stands behind the
+    keys that are `before` it.
+    """
 
-    def __init__(self, layout: RaggedLayout, first_position: int) -> None:
-        self.layout = layout
+    def __init__(self, layout: RaggedLayout, first_position: int, before: KeysBefore | None = None) -> None:
+        self.layout, self.before = layout, before
         self.first_position = first_position
 
     def inputs(self, ids_N: Tensor) -> dict[str, Tensor]:
@@ -37,7 +39,7 @@ class PackedRow:
 
     def running(self) -> AbstractContextManager[None]:
         """The context in which the model runs."""
-        return attending(self.layout)
+        return attending(self.layout, self.before)
 
     def tokens(self, tokens: Sequence[int]) -> Sequence[int]:
         """Rows of a linear map's input that belong to each client, of whose tokens there are so many."""

@@ -46,11 +46,16 @@ class AdaptedMap(nn.Module):
 
 @dataclass(frozen=True)
 class ModuleMaps:
-    """The linear maps of a block of a model at hand whose residual stream is so wide; `paths` can carry adapters."""
+    """The linear maps of a block of a model at hand whose residual stream is so wide; `paths` can carry adapters.
+
+    `key_width` and `value_width` are values of a token's keys and values that its attention reads.
+    """
 
     block: nn.Module
     paths: Collection[str]
     hidden_size: int
+    key_width: int = 0
+    value_width: int = 0
 
     @property
     def projections(self) -> Sequence[Projection]:

@@ -25,7 +25,7 @@ from transformers.initialization import no_init_weights
 from transformers.pytorch_utils import Conv1D
 
 from wavetune.costs.architecture import Architecture
-from wavetune.costs.operations import INPUT, Block, Product, Projection, Saved
+from wavetune.costs.operations import INPUT, PREFIX, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
 from wavetune.models.light_imports import building
 from wavetune.models.quiet import quiet
@@ -172,7 +172,7 @@ def _kind(block: nn.Module) -> object:
 def _count_block(short: BlockCall, long: BlockCall) -> tuple[Block, int]:
     """A block, and the width of the widest tensor that one of its maps reads."""
     maps = short.maps
-    runs = {cause: short.recorded(cause) for cause in (INPUT, *maps)}
+    runs = {cause: short.recorded(cause) for cause in (INPUT, PREFIX, *maps)}
     longer = long.recorded(INPUT)
     if len({len(run.products) for run in (*runs.values(), longer)}) > 1:
         raise ValueError("which products it computes depends on what needs a gradient")
@@ -196,6 +196,7 @@ def _count_block(short: BlockCall, long: BlockCall) -> tuple[Block, int]:
         tuple(p for p in products if p.flop_per_token or p.flop_per_pair),
         _saved(runs, longer),
         *_ends(products, projections, short.hidden.shape[-1]),
+        *runs[INPUT].attended,
     )
     widths = [
         (made.left_values if made.left_needs_grad else made.right_values) // SHORT

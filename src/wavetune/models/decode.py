@@ -95,11 +95,11 @@ def decode(
     """
     if not prompts:
         return []
-    _check_room(backbone, prompts, max_new_tokens)
+    _check_room(backbone, prompts, max_new_tokens, backbone.key_tokens(bank))
     owners, found = list(owner_S) or [0] * len(prompts), list[Answer]()
     ends = frozenset((end,) if isinstance(end, int) else tuple(end) for end in stop_ids)
     if samples_at_once is None:
-        each = _samples_bytes(backbone, 1, max(map(len, prompts)) + max_new_tokens)
+        each = _samples_bytes(backbone, 1, backbone.key_tokens(bank) + max(map(len, prompts)) + max_new_tokens)
         samples_at_once = max(1, min(_MOST_SAMPLES, _CACHE_BYTES // each))
     for start in range(0, len(prompts), samples_at_once):
         part = slice(start, start + samples_at_once)
@@ -131,7 +131,8 @@ class _Batch:
         self.backbone, self.bank = backbone, bank
         distinct = list(dict.fromkeys(zip(owners, map(tuple, prompts), strict=True)))
         self.owners, filled = [owner for owner, _ in distinct], [prompt for _, prompt in distinct]
-        self.lengths = [len(prompt) for prompt in filled]  # tokens in the cache, of each live sample
+        self.before = backbone.key_tokens(bank)
+        self.lengths = [self.before + len(prompt) for prompt in filled]  # in the cache, of each live sample
         self.texts = [list(prompt) for prompt in filled]
         self.cache = _Cache(len(filled), max(self.lengths) + max_new_tokens)
         self.live = list(range(len(filled)))
@@ -170,14 +171,14 @@ class _Batch:
 
     def _read_texts(self) -> Tensor:
         """Logits after whole texts, which fill the cache where the model's attention lets it be kept."""
-        device = self.backbone.device
-        layout = ragged_layout(self.lengths, device)
+        device, sizes = self.backbone.device, [length - self.before for length in self.lengths]
+        layout = ragged_layout(sizes, device, self.before)
         if self.backbone.way.packed:
             rows = torch.arange(len(self.texts), device=device)
-            rows_N = rows.repeat_interleave(torch.tensor(self.lengths, device=device))
+            rows_N = rows.repeat_interleave(torch.tensor(sizes, device=device))
             layout = _Filling(**vars(layout), cache=self.cache, rows_N=rows_N)
         hidden = self._forward([token for text in self.texts for token in text], layout, self.bank)
-        return self._logits(hidden[np.cumsum(self.lengths) - 1])
+        return self._logits(hidden[np.cumsum(sizes) - 1])
 
     def _advance(self, tokens: list[int]) -> None:
         device = self.backbone.device
@@ -240,6 +241,10 @@ class _Filling(RaggedLayout):
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
+        if rule.before is not None:
+            keys, values = rule.before
+            rows, places = torch.cartesian_prod(*(torch.arange(n, device=key.device) for n in keys.shape[:2])).unbind(1)
+            self.cache.write(layer, rows, places, keys.flatten(0, 1), values.flatten(0, 1))
         return super().attend(layer, query, key, value, rule)
 
 
@@ -286,9 +291,9 @@ def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:
     return torch.empty_like(ranked).scatter_(1, order, torch.log_softmax(ranked, -1))
 
 
-def _check_room(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> None:
+def _check_room(backbone: Backbone, prompts: Sequence[Sequence[int]], max_new_tokens: int, before: int) -> None:
     sizes = [len(prompt) for prompt in prompts]
-    room = backbone.max_tokens
+    room = None if backbone.max_tokens is None else backbone.max_tokens - before
     if not min(sizes):
         raise ConfigError(f"prompt {sizes.index(0)} is empty; generation needs at least one token to start from")
     if room is not None and max(sizes) + max_new_tokens > room:

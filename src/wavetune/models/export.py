@@ -8,11 +8,13 @@ import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wavetune.costs.adapter import AdapterSite
 from wavetune.models.backbone import Backbone
+from wavetune.models.key_prefix import KEYS, VALUES
 from wavetune.models.lora import FrozenLinear, Matrices
 from wavetune.models.structure import LINEAR
 from wavetune.models.targets import named
@@ -78,6 +80,33 @@ def save_peft_prompt(folder: Path, vectors: Tensor, base: str, backbone: Backbon
     folder.mkdir(parents=True, exist_ok=True)
     _write_config(folder, about, base)
     tensors = {"prompt_embeddings": vectors.detach().cpu().float().contiguous()}
+    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+
+def save_peft_prefix(folder: Path, blocks: Sequence[Matrices], base: str, backbone: Backbone) -> None:
+    """Write the keys and values `[tokens, width]` of all blocks in fp32, as PEFT's prefix tuning; beside what is there.
+
+    As there, width is that of all key heads together.
+    """
+    from peft import PrefixTuningConfig
+
+    config, first = backbone.model.config.get_text_config(), blocks[0][KEYS]
+    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    about = PrefixTuningConfig(
+        num_virtual_tokens=first.shape[0],
+        token_dim=first.shape[1],
+        num_transformer_submodules=1,
+        num_layers=len(blocks),
+        num_attention_heads=heads,
+        encoder_hidden_size=first.shape[1],
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=base,
+        inference_mode=True,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    about.save_pretrained(str(folder))
+    stacked = torch.cat([own[name].detach().cpu().float() for own in blocks for name in (KEYS, VALUES)], 1)
+    tensors = {"prompt_embeddings": stacked.contiguous()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 

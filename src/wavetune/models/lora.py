@@ -71,6 +71,18 @@ class AdapterBank:
             start += count
         return tuple(found)
 
+    def of_samples(self, site: AdapterSite, matrix: str, client_S: Sequence[int]) -> Tensor:
+        """One matrix of a site for each sample, its client's, `[S, ...]`; gradients reach what is used alone."""
+        slots = self.slots(site.layer)[list(client_S)]
+        stacks = list[Tensor]()
+        if (slots >= 0).any():
+            stacks.append(self.local[site.name][matrix])
+        if (slots < 0).any():
+            stacks.append(self.shared[site.name][matrix])
+        stack = torch.cat(stacks)
+        slots = np.where(slots < 0, len(stack) - 1, slots)  # the shared one stands behind
+        return stack.index_select(0, torch.from_numpy(slots).to(stack.device))
+
     def only(self, kinds: Container[str]) -> AdapterBank:
         """The same adapters, restricted to some kinds: without LoRA, the policy that clients started from."""
         sites = tuple(site for site in self.sites if site.kind in kinds)

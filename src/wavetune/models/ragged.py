@@ -5,7 +5,7 @@ acts per token, so it needs no change. Attention alone needs samples as rows: le
 padded to its longest sample for the product only. Causal attention needs no mask for that, since padding stands behind.
 
 Legend: N tokens of all samples, S samples, T longest sample of a group, H query heads, G key and value heads, D width
-of a key, E width of a value.
+of a key, E width of a value, P trained keys before a sample.
 """
 
 from __future__ import annotations
@@ -71,13 +71,15 @@ def _both_ways(window: int) -> Callable[..., Tensor]:
 class Rule:
     """How a layer attends: which keys a query reads, the factor of its products, and what bends the scores.
 
-    `softcap` bends them as `softcap * tanh(score / softcap)`; `sinks` `[H]` are scores of a key of value zero.
+    `softcap` bends them as `softcap * tanh(score / softcap)`; `sinks` `[H]` are scores of a key of value zero. `before`
+    are keys `[S, P, G, D]` and values `[S, P, G, E]` that stand before those of each sample.
     """
 
     reach: Reach
     scaling: float | None = None
     softcap: float | None = None
     sinks: Tensor | None = None
+    before: tuple[Tensor, Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -86,7 +88,8 @@ class RaggedLayout:
 
     `slot_N` is the row of each token in the concatenation of all padded groups, `groups` lists (samples, padded
     length), `positions_N` the position of each token in its sample; `lengths` are in batch order. A batch whose samples
-    all have one length needs no padding (`slot_N` is None).
+    all have one length needs no padding (`slot_N` is None). Each row of a group begins with room for `before` keys and
+    values which no token has; they take the first positions.
     """
 
     lengths: tuple[int, ...]
@@ -94,6 +97,14 @@ class RaggedLayout:
     group_lengths: tuple[tuple[int, ...], ...]
     positions_N: Tensor
     slot_N: Tensor | None
+    before: int = field(default=0, kw_only=True)
+
+    def room_before(self) -> Tensor:
+        """Rows of the room before each sample in the concatenation of all padded groups, `[S P]`."""
+        assert self.slot_N is not None
+        sizes = torch.tensor(self.lengths, device=self.slot_N.device)
+        first_S = self.slot_N[sizes.cumsum(0) - sizes] - self.before
+        return (first_S[:, None] + torch.arange(self.before, device=sizes.device)).flatten()
 
     @property
     def padded_tokens(self) -> int:
@@ -126,8 +137,10 @@ class RaggedLayout:
         return (seen & filled[:, None, None, :]) | itself, False
 
 
-def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") -> RaggedLayout:
+def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu", before: int = 0) -> RaggedLayout:
     """Layout of samples with the given lengths (each at least 1), in the order in which their tokens stand.
+
+    There is room for so many keys and values `before` each.
 
     >>> ragged_layout([3, 9, 3]).groups
     ((3, 9),)
@@ -141,22 +154,23 @@ def ragged_layout(lengths: Sequence[int], device: torch.device | str = "cpu") ->
             members[-1].append(sample)
         else:
             members.append([sample])
-    groups = tuple((len(group), lengths[group[-1]]) for group in members)
+    groups = tuple((len(group), before + lengths[group[-1]]) for group in members)
     first_slot, base = [0] * len(lengths), 0
     for group, (samples, length) in zip(members, groups, strict=True):
         for row, sample in enumerate(group):
             first_slot[sample] = base + row * length
         base += samples * length
     sizes = torch.tensor(lengths)
-    positions = torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
+    positions = before + torch.arange(int(sizes.sum())) - (sizes.cumsum(0) - sizes).repeat_interleave(sizes)
     slots = torch.tensor(first_slot).repeat_interleave(sizes) + positions
     unpadded = base == slots.numel() and len(groups) == 1
     return RaggedLayout(
         tuple(lengths),
         groups,
-        tuple(tuple(lengths[s] for s in group) for group in members),
+        tuple(tuple(before + lengths[s] for s in group) for group in members),
         positions.to(device),
         None if unpadded else slots.to(device),
+        before=before,
     )
 
 
@@ -173,24 +187,28 @@ class BranchedLayout(RaggedLayout):
         """Of a decoder: what stands before a token on its trunk and its own branch."""
         if reach.looks_ahead(self.positions_N.device):
             raise NotImplementedError("an encoder reads both ways, so what branches share is not the same for all")
-        branch, position = self._padded(self.branch_N, group), self._padded(self.positions_N, group)
+        room = torch.arange(self.before, device=self.positions_N.device)
+        branch = self._padded(self.branch_N, group, torch.zeros_like(room))
+        position = self._padded(self.positions_N, group, room)
         seen = (branch[:, None, :] == 0) | (branch[:, :, None] == branch[:, None, :])
         seen &= reach.seen(position[:, :, None], position[:, None, :])
         return seen[:, None], False
 
-    def _padded(self, values_N: Tensor, group: int) -> Tensor:
-        """Values in a group's rows; padding looks like a branch of its own that starts with the sample."""
-        rows = (
-            values_N
-            if self.slot_N is None
-            else values_N.new_full((self.padded_tokens,), -1).index_copy_(0, self.slot_N, values_N)
-        )
+    def _padded(self, values_N: Tensor, group: int, room: Tensor) -> Tensor:
+        """Values in a group's rows, with those of the room before a sample; padding looks like a branch of its own that
+        starts with the sample.
+        """
+        rows = values_N
+        if self.slot_N is not None:
+            rows = values_N.new_full((self.padded_tokens,), -1).index_copy_(0, self.slot_N, values_N)
+        if self.before:  # of all branches
+            rows[self.room_before()] = torch.cat([room] * len(self.lengths))
         sizes = [samples * length for samples, length in self.groups]
         return rows.split(sizes)[group].view(self.groups[group])
 
 
 def branched_layout(
-    trunks: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device | str = "cpu"
+    trunks: Sequence[int], branches: Sequence[Sequence[int]], device: torch.device | str = "cpu", before: int = 0
 ) -> RaggedLayout:
     """Layout of samples with trunks of so many tokens, and branches of so many, in the order in which they stand.
 
@@ -200,12 +218,12 @@ def branched_layout(
     >>> layout.positions_N.tolist()
     [0, 1, 2, 3, 2]
     """
-    plain = ragged_layout([trunk + sum(own) for trunk, own in zip(trunks, branches, strict=True)], device)
+    plain = ragged_layout([trunk + sum(own) for trunk, own in zip(trunks, branches, strict=True)], device, before)
     if all(sum(size > 0 for size in own) < 2 for own in branches):
         return plain
     branch = [n for trunk, own in zip(trunks, branches, strict=True) for n in _numbered(trunk, own)]
     position = [n for trunk, own in zip(trunks, branches, strict=True) for n in _positions(trunk, own)]
-    shape: dict[str, Any] = vars(plain) | {"positions_N": torch.tensor(position, device=device)}
+    shape: dict[str, Any] = vars(plain) | {"positions_N": before + torch.tensor(position, device=device)}
     return BranchedLayout(**shape, branch_N=torch.tensor(branch, device=device))
 
 
@@ -252,6 +270,11 @@ def ragged_attention(query: Tensor, key: Tensor, value: Tensor, layout: RaggedLa
     if layout.slot_N is not None:
         rows = layout.padded_tokens
         query, key, value = (_Pad.apply(x, layout.slot_N, rows) for x in (query, key, value))
+    if rule.before is not None:
+        room = layout.room_before()
+        key, value = (
+            x.index_copy(0, room, own.flatten(0, 1)) for x, own in zip((key, value), rule.before, strict=True)
+        )
     sizes = [samples * length for samples, length in layout.groups]
     outputs: list[Tensor] = []
     parts = zip(query.split(sizes), key.split(sizes), value.split(sizes), strict=True)
@@ -292,14 +315,17 @@ def attention(
     return torch.softmax(scores, -1)[..., : key.shape[2]] @ value
 
 
-_LAYOUT: ContextVar[RaggedLayout | None] = ContextVar("layout of the pass", default=None)
+KeysBefore = Callable[[nn.Module, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""What stands before a pass's keys `[N, G, D]` and values `[N, G, E]` in an attention module."""
+
+_LAYOUT: ContextVar[tuple[RaggedLayout, KeysBefore | None] | None] = ContextVar("layout of the pass", default=None)
 _SAYS_NOTHING = {"position_ids", "cache_position", "position_embeddings"}  # acted on before attention is called
 
 
 @contextmanager
-def attending(layout: RaggedLayout) -> Iterator[None]:
-    """While in this block, models loaded with ragged attention take a batch of this layout."""
-    token = _LAYOUT.set(layout)
+def attending(layout: RaggedLayout, before: KeysBefore | None = None) -> Iterator[None]:
+    """While in this block, models loaded with ragged attention take a batch of this layout; with `before`, of that."""
+    token = _LAYOUT.set((layout, before))
     try:
         yield
     finally:
@@ -324,7 +350,7 @@ def _attention_interface(
 
     Raises: NotImplementedError for whatever it does not know how to take into account.
     """
-    layout = _LAYOUT.get()
+    layout, before = _LAYOUT.get() or (None, None)
     unknown = [name for name, value in others.items() if not (value is None or isinstance(value, bool))]
     unknown = sorted(set(unknown) - _SAYS_NOTHING)
     if layout is None or isinstance(attention_mask, Tensor) or dropout or unknown or len(query) > 1:
@@ -336,7 +362,8 @@ def _attention_interface(
         causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
         attention_mask = reach(causal, sliding_window)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    return layout.attend(module, q, k, v, Rule(attention_mask, scaling, softcap, s_aux))[None], None
+    keys = None if before is None else before(module, k, v)
+    return layout.attend(module, q, k, v, Rule(attention_mask, scaling, softcap, s_aux, keys))[None], None
 
 
 def _mask_interface(*, mask_function: Callable[..., Tensor], **_: Any) -> Reach:

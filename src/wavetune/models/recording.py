@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import flop_registry
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from wavetune.costs.operations import INPUT
+from wavetune.costs.operations import INPUT, PREFIX
 
 ATTENTION = "wavetune_counted"
 Place = tuple[int, int]
@@ -44,12 +44,16 @@ class Record:
         saved: tensors that automatic differentiation keeps.
         read: what each linear map read.
         projection: the linear map that runs at the moment, "" for none.
+        attended: values of a token's keys and of its values that attention read through transformers' interface.
+        cause: what alone makes tensors need a gradient.
     """
 
     products: list[RecordedProduct] = field(default_factory=list)
     saved: set[Place] = field(default_factory=set)
     read: dict[str, Place] = field(default_factory=dict)
     projection: str = ""
+    attended: tuple[int, int] = (0, 0)
+    cause: str = ""
     flop: int = 0
     call: int = 0
     paused: bool = False
@@ -187,8 +191,12 @@ def _attention(
 ) -> tuple[Tensor, None]:
     """Attention as transformers calls it, counted over the full square; `[B, H, T, D]` to `[B, T, H, D]`."""
     if _records:
+        record = _records[-1]
+        record.attended = key.shape[1] * key.shape[3], value.shape[1] * value.shape[3]
+        if record.cause == PREFIX:
+            key, value = _cause(record, key), _cause(record, value)
         flop = 2 * query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
-        record_attention(_records[-1], query, key, value, flop)
+        record_attention(record, query, key, value, flop)
     return _FusedAttention.apply(query, key, value), None  # type: ignore[return-value]
 
 
@@ -214,10 +222,12 @@ def recorded(maps: Mapping[str, nn.Module], run: Callable[[Tensor], object], hid
         maps: the linear maps of the block by their path.
         run: calls the block on hidden states.
         hidden: like those it gets.
-        cause: the linear map whose output needs a gradient, or `INPUT` for the hidden states.
+        cause: the linear map whose output needs a gradient, `INPUT` for the hidden states, or `PREFIX` for the keys and
+            values that attention reads.
     """
     with ExitStack() as stack:
         record = stack.enter_context(recording())
+        record.cause = cause
         for name, module in maps.items():
             for handle in _watch(record, name, module, name == cause):
                 stack.callback(handle.remove)

@@ -18,7 +18,15 @@ from transformers import PreTrainedModel
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_json, require_files
 from wavetune.models.adapter import ModelAdapter
-from wavetune.models.adapter_folder import GENERATION, PEFT_FILE, BesidePeft, Head, is_adapter_folder, read_beside_peft
+from wavetune.models.adapter_folder import (
+    GENERATION,
+    PEFT_FILE,
+    PREFIX,
+    BesidePeft,
+    Head,
+    is_adapter_folder,
+    read_beside_peft,
+)
 from wavetune.models.backbone import load_stock_model
 from wavetune.models.behind import AdaptedMap
 from wavetune.models.soft_prompt import PROMPT
@@ -88,7 +96,7 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str, adapters: 
     width = stock.config.get_text_config().hidden_size
     _stop_where_taught(stock, folder)
     model: Any = stock
-    for saved in (folder, folder / PROMPT):  # LoRA acts within the stock model, which a prompt then wraps
+    for saved in (folder, folder / PROMPT, folder / PREFIX):  # LoRA acts within the stock model, which these then wrap
         if (saved / PEFT_FILE).exists():
             model = _with_peft(stock, saved)
     try:
@@ -105,7 +113,7 @@ def load_adapted(base_folder: Path | str, adapter_folder: Path | str, adapters: 
 
 
 def prompt_tokens(model: Any) -> int:
-    """Vectors of the soft prompt that PEFT puts before a model's texts; 0 without one."""
+    """Positions that PEFT puts before a model's texts, a soft prompt's or prefixes'; 0 without them."""
     config = getattr(model, "active_peft_config", None)
     return config.num_virtual_tokens if config is not None and config.is_prompt_learning else 0
 

@@ -23,13 +23,10 @@ def with_prompts(
     embedded_ND: Tensor, lengths: Sequence[int], bank: AdapterBank, site: AdapterSite, client_S: Sequence[int]
 ) -> Tensor:
     """Embedded tokens `[N, D]` of samples of these lengths, the first P of each exchanged for its client's vectors."""
-    slots = bank.slots(site.layer)
-    stack = torch.cat([s[site.name][VECTORS] for s in (bank.local, bank.shared) if site.name in s])
-    own = len(bank.local[site.name][VECTORS]) if site.name in bank.local else 0  # the shared one stands behind
-    slot_S = torch.tensor([int(slots[k]) if slots[k] >= 0 else own for k in client_S], device=embedded_ND.device)
+    own_SPD = bank.of_samples(site, VECTORS, client_S)
     starts = torch.tensor([0, *accumulate(lengths)][:-1], device=embedded_ND.device)
-    vectors = stack.index_select(0, slot_S).flatten(0, 1).to(embedded_ND.dtype)
-    places = (starts[:, None] + torch.arange(stack.shape[1], device=starts.device)).flatten()
+    vectors = own_SPD.flatten(0, 1).to(embedded_ND.dtype)
+    places = (starts[:, None] + torch.arange(own_SPD.shape[1], device=starts.device)).flatten()
     return embedded_ND.index_copy(0, places, vectors)
 
 

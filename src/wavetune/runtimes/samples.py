@@ -40,7 +40,8 @@ def answers_of(session: Session, adapters: Path | None) -> list[str]:
         return []
     template, tokenizer = session.recipe.world.data.template, session.tokenizer
     vectors = 0 if adapters is None else session.data.train.prompt_tokens
-    room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - vectors)
+    before = 0 if adapters is None else vectors + session.recipe.method.key_tokens
+    room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - before)
     prompts = prompt_ids([example for example, _ in samples], tokenizer, template, room)
     ends = {*session.data.ends, *own_ends(backbone.model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     answers = dict[int, str]()

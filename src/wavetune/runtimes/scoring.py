@@ -258,11 +258,12 @@ def _batches(lengths: Sequence[int], size: int) -> Iterator[list[int]]:
 @torch.no_grad()
 def perplexity(model: Any, rows: TokenSet) -> float | None:
     """Exponential of the mean loss over all labelled tokens."""
-    nll, labelled, before = 0.0, 0, prompt_tokens(model)  # a soft prompt has logits, too
+    nll, labelled = 0.0, 0
     for batch in _passes(rows):
         ids_BT, mask_BT = _padded([rows.row(i) for i in batch], model.device)
         wanted_BT = _padded([rows.labels_of(i) for i in batch], model.device)[0].bool()[:, 1:]
-        logits_BTC = model(input_ids=ids_BT, attention_mask=mask_BT).logits[:, before:-1]
+        logits_BTC = model(input_ids=ids_BT, attention_mask=mask_BT).logits
+        logits_BTC = logits_BTC[:, -ids_BT.shape[1] : -1]  # a soft prompt has some, too
         losses = F.cross_entropy(logits_BTC[wanted_BT].float(), ids_BT[:, 1:][wanted_BT], reduction="sum")
         nll, labelled = nll + float(losses), labelled + int(wanted_BT.sum())
     mean = nll / labelled if labelled else math.inf

@@ -156,7 +156,7 @@ def build(
         len(data.classes) or None,
         working_dtype(run.precision),
     )
-    _check_tokens(backbone, data)
+    _check_tokens(backbone, data, method.key_tokens)
     door = Door()
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
@@ -202,7 +202,7 @@ def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:
         )
 
 
-def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
+def _check_tokens(backbone: Backbone, data: PreparedData, key_tokens: int) -> None:
     config = backbone.model.config.get_text_config()
     largest = max(int(part.ids.max()) for part in (data.train, data.validation))
     if largest >= config.vocab_size:
@@ -211,7 +211,8 @@ def _check_tokens(backbone: Backbone, data: PreparedData) -> None:
             "together, fetch the model again"
         )
     longest = max(int(part.lengths.max()) for part in (data.train, data.validation))
-    shorter = " or method.soft_prompt.tokens" if data.train.prompt_tokens else ""
+    longest += key_tokens
+    shorter = " or the tokens before a row" if key_tokens or data.train.prompt_tokens else ""
     if backbone.max_tokens is not None and longest > backbone.max_tokens:
         raise ConfigError(
             f"a row has {longest} tokens but the model takes {backbone.max_tokens}; lower world.data.max_tokens"

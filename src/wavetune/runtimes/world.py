@@ -49,10 +49,11 @@ def plan_world(
     """The planner of a recipe's world; checks the method against the clients and the model."""
     method, run = recipe.method, recipe.run
     targets, prompt = method.lora.targets or architecture.default_lora_targets, method.prompt_tokens
-    if num_classes and prompt:
+    before = [one.name for one in method.beside_lora if one.prompt_tokens or one.key_tokens]
+    if num_classes and before:
         raise ConfigError(
-            "method.soft_prompt needs text that is learned token by token, and world.data has classes; set "
-            "method.soft_prompt=null, or another world.data.template"
+            f"adapters of the kind {before[0]!r} need text that is learned token by token, and world.data has classes; "
+            "leave them out of method, or set another world.data.template"
         )
     if num_classes and not method.objective.takes_classes:
         raise ConfigError(
@@ -81,8 +82,8 @@ def plan_world(
     for adapter in method.beside_lora:
         if not table.values_L(adapter).any():
             raise ConfigError(
-                f"adapters of the kind {adapter.name!r} stand behind no linear map of the model, so nothing would be "
-                f"trained; its maps are {', '.join(p.name for p in architecture.blocks[0].projections)}"
+                f"adapters of the kind {adapter.name!r} find no place in the model's blocks, so nothing would be "
+                f"trained; their maps are {', '.join(p.name for p in architecture.blocks[0].projections)}"
             )
     return RoundPlanner(
         recipe.world.scenario,

@@ -122,7 +122,7 @@ def answer_tokens(
     device, bundles = backbone.device, _bundles(samples)
     ids = [token for own in bundles for part in (own[0].prompt, *(s.answer[:-1] for s in own)) for token in part]
     trunks, branches = [len(own[0].prompt) for own in bundles], [[len(s.answer) - 1 for s in own] for own in bundles]
-    layout = branched_layout(trunks, branches, device)
+    layout = branched_layout(trunks, branches, device, backbone.key_tokens(bank))
     clients, tokens = _runs([own[0].client for own in bundles], layout.lengths)
     hidden_ND = backbone.forward(torch.tensor(ids, device=device), layout, bank, clients, tokens)
     before = torch.tensor(_before_answers(trunks, branches), device=device)
