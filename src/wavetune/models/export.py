@@ -88,23 +88,20 @@ def save_peft_prefix(folder: Path, blocks: Sequence[Matrices], base: str, backbo
 
     As there, width is that of all key heads together.
     """
-    from peft import PrefixTuningConfig
-
     config, first = backbone.model.config.get_text_config(), blocks[0][KEYS]
-    heads: int = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    about = PrefixTuningConfig(
-        num_virtual_tokens=first.shape[0],
-        token_dim=first.shape[1],
-        num_transformer_submodules=1,
-        num_layers=len(blocks),
-        num_attention_heads=heads,
-        encoder_hidden_size=first.shape[1],
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=base,
-        inference_mode=True,
-    )
+    about = {
+        "peft_type": "PREFIX_TUNING",
+        "task_type": "CAUSAL_LM",
+        "num_virtual_tokens": first.shape[0],
+        "token_dim": first.shape[1],
+        "num_transformer_submodules": 1,
+        "num_layers": len(blocks),
+        "num_attention_heads": getattr(config, "num_key_value_heads", None) or config.num_attention_heads,
+        "encoder_hidden_size": first.shape[1],
+        "prefix_projection": False,
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    about.save_pretrained(str(folder))
+    _write_config(folder, about, base)
     stacked = torch.cat([own[name].detach().cpu().float() for own in blocks for name in (KEYS, VALUES)], 1)
     tensors = {"prompt_embeddings": stacked.contiguous()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
