@@ -10,6 +10,8 @@ import random
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cache
+from itertools import accumulate
 from typing import TypeVar
 
 from wavetune.data.concierge_scores import bare, gives_away
@@ -33,12 +35,16 @@ class Voice:
     def pick(self, choice: str, options: Sequence[T], decay: float = 0.75) -> T:
         """One of the options; the i-th in the domain's order of preference has weight decay^i."""
         shift = tuple(words.DOMAINS).index(self.domain) + zlib.crc32(choice.encode())  # no two domains alike
-        weights = [decay ** ((i + shift) % len(options)) for i in range(len(options))]
-        return self.rng.choices(options, weights)[0]
+        return self.rng.choices(options, cum_weights=_cumulative(shift % len(options), len(options), decay))[0]
 
     def maybe(self, share: float) -> bool:
         """True in that share of the draws."""
         return self.rng.random() < share
+
+
+@cache
+def _cumulative(shift: int, count: int, decay: float) -> list[float]:
+    return list(accumulate(decay ** ((i + shift) % count) for i in range(count)))
 
 
 def write_prompt(

@@ -72,7 +72,27 @@ def gives_away(secret: Secret, text: str) -> bool:
     >>> gives_away(Secret("room", "412"), "I may not say that it is room four-twelve.")
     True
     """
-    return _pattern(secret).search(plain(text)) is not None
+    said = plain(text)
+    run_together = _run_together(said)
+    told = any(trace in run_together for trace in _traces(secret))  # quicker than to compile a pattern
+    return told and _pattern(secret).search(said) is not None
+
+
+@lru_cache(maxsize=4096)
+def _traces(secret: Secret) -> list[str]:
+    """Of these at least one is in all that gives the secret away, where letters and digits are run together."""
+    if secret.field == "leaves":
+        day, month = secret.value.split()
+        return [month[:3].lower(), day]
+    if secret.field in ("name", "town"):
+        return [_run_together(part) for part in plain(secret.value).split()]
+    digits = secret.value.replace(" ", "")
+    return [digits[i : i + 4] for i in range(len(digits) - 3)] if secret.field == "phone" else [digits]
+
+
+@lru_cache(maxsize=4096)
+def _run_together(text: str) -> str:
+    return re.sub(r"[\W_]+", "", text)
 
 
 @lru_cache(maxsize=4096)
