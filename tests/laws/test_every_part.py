@@ -109,8 +109,8 @@ def certificates(tmp_path_factory):
 def test_devices_end_where_one_process_ends(played, certificates):
     if played.recipe.method.topology.pooled:
         pytest.skip("one trainer has no devices")
-    if why := played.recipe.method.exchange.simulated_only:
-        with pytest.raises(ConfigError, match=f"is simulated only, as {why}; choose another exchange"):
+    if why := played.recipe.method.simulated_only:
+        with pytest.raises(ConfigError, match=f"{why}; choose another"):
             check_deployable(build(played.recipe))
         return
     with deployed(played.recipe, certificates) as servers:

@@ -44,6 +44,7 @@ class DataSettings:
     max_tokens: Annotated[int, Ge(4)] = 256
     batching: Batching = field(default_factory=Batching)
     stream: Stream | None = None  # None: clients hold all their rows from the beginning
+    server_samples: Annotated[int, Ge(0)] = 0  # rows of train that the server holds, and no client
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class PreparedData:
     classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
     ends: tuple[tuple[int, ...], ...] = ()  # token sequences that end an answer
     notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
+    server_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # of `train`, no client's
 
     def held(
         self, arriving: Stream | None, rows: NDArray[np.int64], seed: int, client: int, round_index: int
@@ -131,11 +133,32 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     classes = () if settings.template.writes_text else class_names(corpus)
     train = tokenise_part(corpus.train, tokenizer, settings, classes)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
-    rows = settings.partition.split(train.domains, num_clients, seed, settings.minimum_samples)
+    rows, servers = deal(settings, train.domains, num_clients, seed)
     notes = (*corpus.notes, *look_alikes(classes), *_told_of_dialogues(corpus, settings.template))
     notes += tuple(note for part, name in ((train, "training"), (validation, "validation")) for note in part.told(name))
     ends = ends_of(settings.template, tokenizer)
-    return PreparedData(corpus, train, validation, tuple(rows), settings.template, classes, ends, notes)
+    return PreparedData(corpus, train, validation, tuple(rows), settings.template, classes, ends, notes, servers)
+
+
+def deal(
+    settings: DataSettings, domains: Sequence[str], num_clients: int, seed: int
+) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+    """Rows of each client, and of the server, given the domains of all training rows.
+
+    The server's are drawn at random first. Raises ConfigError where too few are left.
+    """
+    order, count = np.arange(len(domains)), settings.server_samples
+    if count:
+        order = stream(seed, "server rows").permutation(order)
+    own, rest = np.sort(order[:count]), np.sort(order[count:])
+    if count and len(rest) < num_clients * settings.minimum_samples:
+        raise ConfigError(
+            f"world.data.server_samples is {count} of {len(domains)} training rows, which leaves too few for "
+            f"{num_clients} clients; ask for fewer"
+        )
+    left = [domains[int(i)] for i in rest]
+    rows = settings.partition.split(left, num_clients, seed, settings.minimum_samples)
+    return [rest[part] for part in rows], own
 
 
 def _told_of_dialogues(corpus: Corpus, template: Template) -> tuple[str, ...]:

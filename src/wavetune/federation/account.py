@@ -31,8 +31,9 @@ if TYPE_CHECKING:
     from wavetune.costs.adapter import AdapterSite
 
 Bits = Mapping[tuple[str, int], float]
+_CUT = ("activations", "gradients", "labels")  # what crosses a cut
 _UP, _DOWN = (
-    tuple(kind for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and not what.startswith("adapters"))
+    tuple(kind for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and what in _CUT)
     for way in ("up", "down")
 )
 
@@ -47,6 +48,7 @@ class Accountant:
     rank_K: tuple[int, ...]
     server_rank: int
     sites: tuple[AdapterSite, ...]  # that are shared
+    model_bits: float = 0.0  # of the model that every client is sent in the first round
 
     def about(self, agenda: Agenda) -> Accountant:
         """The same for a round that trains and sends the adapters of these blocks alone."""
@@ -75,6 +77,8 @@ class Accountant:
         ]
         exchange, part = defaultdict[tuple[str, int], float](float), self.method.exchange
         bits_K = [self.adapter_bits(cut, rank) for cut, rank in zip(self.cut_K, self.rank_K, strict=True)]
+        if self.model_bits and round_index == 0:
+            exchange |= {("model_down", k): self.model_bits for k in clients}
         for hop in self._hops(sent_K, round_index):
             for sender, receivers in hop.ways:
                 if isinstance(sender, int):
@@ -162,7 +166,7 @@ class Accountant:
             downlink_bits_IK=np.array([total(bits, _DOWN) for bits in steps]),
             client_backward_flop_IK=work.client_backward_flop_K,
             fed_upload_bits_K=np.array(total(exchange, ("adapters_up",))),
-            fed_download_bits_K=np.array(total(exchange, ("adapters_down",))),
+            fed_download_bits_K=np.array(total(exchange, ("adapters_down", "model_down"))),
         )
 
 

@@ -14,6 +14,7 @@ AT_ONCE = Fact(
     "a server that serves all clients at once", "set method.topology.kind=split with method.topology.schedule=parallel"
 )
 CLIENTS = Fact("clients that train")
+SERVERS_MODEL = Fact("the servers' model on every client", "set method.client_model=null")
 NEW_PLANS = Fact("a plan of its own for every round", "set method.replan=every_round")
 VALUES_SENT = Fact("updates sent as the factors themselves (it gives these another basis every round)")
 UPDATES_ALONE = Fact("updates of clients to be all that is learned from their data")

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Le, MinLen
 
-from wavetune.federation.facts import PRIVATE_LORA, WHOLE_MODEL
+from wavetune.federation.facts import PRIVATE_LORA, SERVERS_MODEL, WHOLE_MODEL
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.rewards import EmbeddedReward, RewardPart
 from wavetune.parts import Fact, Part
@@ -35,8 +35,8 @@ class LocalAlignment(Part):
     held_out_prompts: Annotated[int, Ge(2)] = 40
 
     def needed(self) -> tuple[Fact, ...]:
-        """The whole model on each client, and LoRA of its own where that is trained."""
-        return WHOLE_MODEL, *((PRIVATE_LORA,) if self.learning.steps else ())
+        """The whole model of the servers on each client, and LoRA of its own where that is trained."""
+        return WHOLE_MODEL, SERVERS_MODEL, *((PRIVATE_LORA,) if self.learning.steps else ())
 
     def lambda_of(self, client: int) -> float:
         """Weight of the helpful reward for a client.

@@ -5,10 +5,10 @@ Nothing here imports torch, so that planning and showing recipes stay instant.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from annotated_types import Ge, Gt, Le
 
@@ -17,6 +17,7 @@ from wavetune.errors import ConfigError, nearest
 from wavetune.federation.adapters.adapter import Adapter
 from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.federation.adapters.soft_prompt import SoftPrompt
+from wavetune.federation.client_models.client_model import ClientModel
 from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
@@ -88,7 +89,8 @@ class Lora(Part):
 class Method(Part):
     """What is trained where, what crosses the air and how it is mixed.
 
-    Trained are `lora`, where they are set `bottleneck` and `soft_prompt`, and further kinds of `adapters`.
+    Trained are `lora`, where they are set `bottleneck` and `soft_prompt`, and further kinds of `adapters`, by clients
+    in the servers' model or in a `client_model`.
     With `choose_codecs` the planner decides which of `codec_candidates` cross the cut, instead of `activation_codec`
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
     broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or
@@ -98,6 +100,7 @@ class Method(Part):
 
     title: str
     topology: Topology = field(default_factory=Split)
+    client_model: ClientModel | None = None
     lora: Lora = field(default_factory=Lora)
     bottleneck: Bottleneck | None = None
     soft_prompt: SoftPrompt | None = None
@@ -145,6 +148,23 @@ class Method(Part):
         """The kinds of adapters whose size no rank changes."""
         named = (self.bottleneck, self.soft_prompt)
         return (*(one for one in named if one is not None), *self.adapters)
+
+    @property
+    def makes(self) -> Callable[[Any], None] | None:
+        """What makes the clients' model of a stock one that was opened; None: theirs is the servers'."""
+        return None if self.client_model is None else self.client_model.make
+
+    @property
+    def shared_beside_lora(self) -> tuple[ModelAdapter, ...]:
+        """Those of them that clients share."""
+        return tuple(one for one in self.beside_lora if self.sharing.shares(one.name))
+
+    @property
+    def simulated_only(self) -> str:
+        """Which part devices cannot have, and why; empty: they can have all."""
+        named = (("exchange", self.exchange), ("client_model", self.client_model))
+        why = {f"method.{name} {part.kind}": part.simulated_only for name, part in named if part is not None}
+        return next((f"{part} is simulated only, as {reason}" for part, reason in why.items() if reason), "")
 
     @property
     def prompt_tokens(self) -> int:

@@ -279,14 +279,18 @@ def load_backbone(
     adapters: Sequence[ModelAdapter] = (),
     outputs: int | None = None,
     dtype: torch.dtype = torch.float32,
+    make: Callable[[PreTrainedModel], None] | None = None,
 ) -> Backbone:
     """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where the engine cannot run it.
 
     `targets` are the names of the linear maps that carry LoRA, `all-linear`, or PEFT's default for the family if None.
     `adapters` are the kinds beside LoRA; `outputs` asks for a head on pooled samples with so many of them: the classes,
-    or one reward. All is computed in `dtype`, fp32 or fp64, but for the products with bf16 weights.
+    or one reward. All is computed in `dtype`, fp32 or fp64, but for the products with bf16 weights. `make` first turns
+    the stock model into another.
     """
     stock = load_stock_model(folder, opened_as(folder, dtype, bf16), predicts=outputs is None)
+    if make is not None:
+        make(stock)
     return prepare_backbone(stock, targets, bf16, device, adapters, outputs)
 
 

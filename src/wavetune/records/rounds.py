@@ -20,6 +20,7 @@ BIT_KINDS = {
     "analog_up": ("adapters, all at once", "up"),
     "adapters_side": ("adapters between clients", "across"),
     "backhaul": ("adapters between servers", "across"),
+    "model_down": ("the clients' model", "down"),
 }
 """What crosses the air, by the name it has in records: what it is, and which way it goes."""
 Bits = dict[str, float]

@@ -382,11 +382,8 @@ def check_deployable(session: Session) -> None:
             "method.topology central has one trainer and no devices; set method.topology.kind to split or federated, "
             "or use `wavetune run`"
         )
-    if why := method.exchange.simulated_only:
-        raise ConfigError(
-            f"method.exchange {method.exchange.kind} is simulated only, as {why}; choose another exchange, or use "
-            "`wavetune run`"
-        )
+    if why := method.simulated_only:
+        raise ConfigError(f"{why}; choose another, or use `wavetune run`")
     if method.topology.is_split and session.data.classes:
         raise ConfigError(
             "wavetune deploy cuts models that learn the next token; where rows have classes set "

@@ -68,7 +68,7 @@ def evaluate(
         with _common_blocks_kept(session):
             found = [session.place.evaluate(validation, session.cohort.bank, client) for client in clients]
     else:
-        found = [session.place.evaluate(validation, global_bank(session, factors))]
+        found = [session.judge.evaluate(validation, global_bank(session, factors))]
     return _judged(
         session,
         found,
@@ -94,8 +94,8 @@ def _common_blocks_kept(session: Session) -> Iterator[None]:
 
 def evaluate_untouched(session: Session) -> Judged:
     """The same before training, of the base model alone (with a fresh head, where classes are learned)."""
-    head = session.cohort.bank.only(("head",)) if session.data.classes else None
-    found = session.place.evaluate(session.data.validation, head)
+    head = session.serving.bank.only(("head",)) if session.data.classes else None
+    found = session.judge.evaluate(session.data.validation, head)
     what = "the validation loss of the untouched model is {}; its weights may be damaged"
     return _judged(session, [found], what)
 

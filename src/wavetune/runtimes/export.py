@@ -28,9 +28,12 @@ def clients_models(session: Session) -> dict[int, dict[str, Matrices]]:
 def export(
     folder: RunFolder, session: Session, factors: dict[str, Matrices], personal: Mapping[int, dict[str, Matrices]]
 ) -> None:
-    """Write what all share (nothing, where there is none) and these clients' own adapters into a run's folder."""
+    """Write what all share (nothing, where there is none) and these clients' own adapters into a run's folder.
+
+    Adapters of another model than the servers' are not for its folder, and are none of `personal`.
+    """
     shared: dict[int | None, dict[str, Matrices]] = {None: factors} if factors else {}
-    write_models(folder.path, {**shared, **personal}, session.cohort, session.data, session.model.folder)
+    write_models(folder.path, {**shared, **personal}, session.serving, session.data, session.model.folder)
 
 
 def write_models(

@@ -111,6 +111,8 @@ def train_round(
         for k, (sent, uploads) in enumerate(zip(sent_K, session.uploads_K, strict=True))
     ]
     door = None if session.central else session.door
+    if index == 0:  # it is charged with the round's exchange
+        session.send_models()
     with _explained(f"round {index}"):
         mixed = session.server.exchange(session.cohort.placement.weight_K, door, trained_K, sent_K, delivered_K, index)
     session.cohort.optimiser.train(None)

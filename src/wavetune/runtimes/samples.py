@@ -35,7 +35,7 @@ def samples_of(session: Session) -> list[tuple[Example, int | None]]:
 
 def answers_of(session: Session, adapters: Path | None) -> list[str]:
     """Answers to the sample prompts, by the untouched model or by those under `adapters`, in the run's own model."""
-    samples, settings, backbone = samples_of(session), session.recipe.run, session.cohort.backbone
+    samples, settings, backbone = samples_of(session), session.recipe.run, session.serving.backbone
     if not samples:
         return []
     template, tokenizer = session.recipe.world.data.template, session.tokenizer
@@ -48,7 +48,7 @@ def answers_of(session: Session, adapters: Path | None) -> list[str]:
     for who in sorted({client for _, client in samples}, key=str):
         bank, asked = None, [i for i, (_, client) in enumerate(samples) if client == who]
         if adapters is not None:
-            bank = one_bank(session.cohort, read_factors(adapters / adapter_name(who), backbone))
+            bank = one_bank(session.serving, read_factors(adapters / adapter_name(who), backbone))
         texts = [[prompts[i][0]] * vectors + list(prompts[i]) for i in asked]
         for i, answer in zip(asked, decode(backbone, texts, settings.sample_tokens, ends, bank), strict=True):
             answers[i] = tokenizer.decode(up_to_end(answer.ids, ends), skip_special_tokens=True)

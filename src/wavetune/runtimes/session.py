@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Container, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
 from wavetune.allocation.participants import plan_of_decisions
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
+from wavetune.costs.architecture import Architecture
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError
@@ -22,6 +25,7 @@ from wavetune.federation.cohort import Cohort
 from wavetune.federation.cut import CutLink
 from wavetune.federation.door import Door
 from wavetune.federation.memory import default_tokens_per_pass, tokens_of_a_piece
+from wavetune.federation.messages import Field
 from wavetune.federation.method import Method
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.optimise import StackedOptimiser
@@ -54,7 +58,8 @@ class Infeasible:
 class Session:
     """A run's parts. `rank_K` and `rows_by_client` are the trainers': the clients, or the one central trainer.
 
-    Where clients are `on_devices` of their own, the bank's slots do not have what they keep to themselves.
+    Where clients are `on_devices` of their own, the bank's slots do not have what they keep to themselves. `served` is
+    the server as a trainer of its own: its model, where clients train another, with the adapters that are shared.
     """
 
     recipe: Recipe
@@ -71,6 +76,8 @@ class Session:
     server: Nodes
     door: Door
     precision: str
+    servers_architecture: Architecture
+    served: Cohort | None = None
     on_devices: bool = False
     place: Place = field(init=False)  # where local steps are made
     schedule: State = field(init=False)  # what the planner knows of the rounds that are over
@@ -85,11 +92,34 @@ class Session:
         return self.recipe.method.topology.pooled
 
     @property
+    def one_model(self) -> bool:
+        """Whether clients train the model that servers have."""
+        return self.recipe.method.client_model is None
+
+    @property
+    def serving(self) -> Cohort:
+        """What has the servers' model, which is judged and left behind."""
+        return self.cohort if self.one_model or self.served is None else self.served
+
+    @property
+    def judge(self) -> Place:
+        """Where the servers' model is evaluated."""
+        return self.place if self.one_model else self.serving
+
+    def send_models(self) -> None:
+        """Let the model that clients train pass the door, to each of them."""
+        if not self.one_model:
+            payload = model_message(self.cohort.backbone)
+            spec = {name: Field(tuple(t.shape), str(t.dtype).rpartition(".")[2]) for name, t in payload.items()}
+            for client in range(self.cohort.placement.num_clients):
+                self.door.pass_on("model_down", client, payload, spec)
+
+    @property
     def personal(self) -> bool:
         """Whether clients keep trained adapters of their own, so that there is no one model for all."""
         sharing, bank = self.recipe.method.sharing, self.cohort.bank
         personal = sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal")
-        return not self.central and any(name in bank.local for name in personal)
+        return self.one_model and not self.central and any(name in bank.local for name in personal)
 
     @property
     def uploads_K(self) -> list[bool]:
@@ -134,9 +164,8 @@ def build(
     recipe = replace(recipe, world=replace(world, data=replace(world.data, template=data.template)))
     say(data.told)
     samples_K = [len(rows) for rows in data.rows_by_client]
-    planner = plan_world(
-        recipe, architecture_of(model.folder, say), statistics_of(data.train), samples_K, len(data.classes)
-    )
+    architecture = architecture_of(model.folder, say)
+    planner = plan_world(recipe, architecture, statistics_of(data.train), samples_K, len(data.classes))
     say("planning")
     method = planner.method  # with the codecs and rounds to the target that were chosen
     recipe = replace(recipe, run=replace(run, local_steps=planner.local_steps), method=method)
@@ -155,6 +184,7 @@ def build(
         method.beside_lora,
         len(data.classes) or None,
         working_dtype(run.precision),
+        method.makes,
     )
     _check_tokens(backbone, data, method.key_tokens)
     door = Door()
@@ -172,8 +202,13 @@ def build(
         method.exchange,
         run.seed,
     )
-    server.holds = lambda factors: cohort.holds(data.validation, one_bank(cohort, factors))
-    accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites)
+    served = (
+        None if method.client_model is None else served_by(recipe, planner, model.folder, rank_K, bf16, device, data)
+    )
+    judged = served or cohort
+    server.holds = lambda factors: judged.holds(data.validation, one_bank(judged, factors))
+    model_bits = 0.0 if method.client_model is None else float(bits_of_model(backbone))
+    accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
     precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp64" if run.precision == "fp64" else "fp32"
     return Session(
         recipe,
@@ -190,7 +225,41 @@ def build(
         server,
         door,
         precision,
+        architecture,
+        served,
     )
+
+
+def served_by(
+    recipe: Recipe,
+    planner: RoundPlanner,
+    folder: Path,
+    rank_K: tuple[int, ...],
+    bf16: bool,
+    device: torch.device,
+    data: PreparedData,
+) -> Cohort:
+    """The server as a trainer of its own, of its model with the adapters that are shared."""
+    method = recipe.method
+    targets = method.lora.on(planner.table.lora_targets) if method.sharing.shares("lora") else ()
+    dtype, outputs = working_dtype(recipe.run.precision), len(data.classes) or None
+    backbone = load_backbone(folder, targets, bf16, device, method.shared_beside_lora, outputs, dtype)
+    layers = backbone.num_layers
+    placement = Placement(layers, (layers,), (None,), (1.0,), split=False)
+    return cohort_of(recipe, backbone, placement, (max(rank_K),), Door())
+
+
+def model_message(backbone: Backbone) -> dict[str, torch.Tensor]:
+    """The weights of a model, what several places share once."""
+    found = dict[tuple[int, tuple[int, ...]], tuple[str, torch.Tensor]]()
+    for name, parameter in backbone.model.named_parameters():
+        found.setdefault((parameter.data_ptr(), tuple(parameter.shape)), (name, parameter.detach()))
+    return dict(found.values())
+
+
+def bits_of_model(backbone: Backbone) -> int:
+    """Bits of such a message."""
+    return sum(8 * t.numel() * t.element_size() for t in model_message(backbone).values())
 
 
 def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:
@@ -314,7 +383,7 @@ def freeze(bank: AdapterBank, sites: AbstractSet[str], matrices: Container[str] 
 
 def global_bank(session: Session, factors: Mapping[str, Matrices]) -> AdapterBank:
     """A one-client bank that acts with the given factors in every block; where there are none, the base acts alone."""
-    return one_bank(session.cohort, factors)
+    return one_bank(session.serving, factors)
 
 
 def one_bank(cohort: Cohort, factors: Mapping[str, Matrices]) -> AdapterBank:

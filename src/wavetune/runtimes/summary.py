@@ -35,7 +35,7 @@ def summary_of(session: Session, rounds: Sequence[Round], state: Mapping[str, An
     before, last = read_record(Judged, state["evaluation"]), rounds[-1]
     loss = Change(state["validation_loss"], last.validation_loss)
     tokens, wall_s = sum(r.tokens for r in rounds), sum(r.wall_s for r in rounds)
-    parameters = sum(p.numel() for p in session.cohort.backbone.model.parameters())
+    parameters = sum(p.numel() for p in session.serving.backbone.model.parameters())
     note = "; ".join(filter(None, (session.model.note, session.planner.table.architecture.note)))
     return Summary(
         status="finished",

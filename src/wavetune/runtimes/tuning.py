@@ -40,7 +40,7 @@ class Tuning(Phase):
             personal.update(clients_models(session))
 
         # where clients have models of their own, these hold what all share after the mixing
-        before_mixing = last and not session.central and not session.personal
+        before_mixing = last and not session.central and not session.personal and session.one_model
         outcome = self.train(session, index, self.observer.step, keep_personal if before_mixing else None)
         if last and session.personal and not session.on_devices:
             keep_personal()

@@ -139,6 +139,7 @@ class Worker:
             method.beside_lora,
             job.num_classes,
             working_dtype(job.recipe.run.precision),
+            method.makes,
         )
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 

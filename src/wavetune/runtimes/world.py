@@ -14,7 +14,7 @@ from wavetune.costs.architecture import PRESETS, Architecture
 from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
 from wavetune.data.plain_tokenizer import PlainTokenizer
-from wavetune.data.settings import load_samples, prepare
+from wavetune.data.settings import deal, load_samples, prepare
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, nearest
 from wavetune.federation.method import Method
@@ -65,10 +65,21 @@ def plan_world(
             "method.lora.rank is 0 and there is no other adapter, so nothing would be trained; give a rank, a "
             "method.bottleneck, a method.soft_prompt or method.adapters"
         )
+    if method.client_model is not None and method.sharing.shared == ():
+        raise ConfigError(
+            "method.client_model needs adapters that clients share, as nothing else reaches the servers' model; name "
+            "kinds in method.sharing.shared"
+        )
+    if num_classes and method.client_model is not None and not method.sharing.shares("head"):
+        raise ConfigError(
+            "method.client_model leaves the servers without a head where clients keep theirs; share the kind 'head' in "
+            "method.sharing.shared"
+        )
     projections = architecture.lora_projections(targets)
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
     method.check(num_clients, num_layers, narrowest)
+    architecture = architecture if method.client_model is None else method.client_model.architecture(architecture)
     recipe.world.scenario.channel.require_rounds(run.rounds)
     table = CostTable(
         architecture,
@@ -188,7 +199,7 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
         for texts in zip(*((e.prompt + e.second, e.answer) for e in examples), strict=True)
     )
     domains = [e.answer if template.clients_differ_by_label else e.domain for e in examples]
-    rows = recipe.world.data.partition.split(domains, num_clients, seed, recipe.world.data.minimum_samples)
+    rows, _ = deal(recipe.world.data, domains, num_clients, seed)
     tokens = prompt if classes else prompt + answer
     labelled = 1.0 if classes else float(answer.mean())
     statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), labelled)

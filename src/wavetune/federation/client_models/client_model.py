@@ -1,0 +1,36 @@
+"""The seam of models that clients train in the place of the servers'. Needs no torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from wavetune.federation.facts import BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
+from wavetune.federation.phases import Phase, Running
+from wavetune.parts import Part
+
+if TYPE_CHECKING:
+    from wavetune.costs.architecture import Architecture
+
+
+class ClientModel(Part):
+    """Another model than the servers', made of it, which clients are sent once.
+
+    What clients share acts in both models, at places of the same names. The servers' is judged and left behind.
+    """
+
+    home = "wavetune.federation.client_models"
+    needs = (WHOLE_MODEL, CLIENTS, BY_SERVER)
+    removes = (SERVERS_MODEL,)
+    simulated_only: ClassVar[str] = "devices open the model's folder themselves, which would give them the servers'"
+
+    def architecture(self, servers: Architecture) -> Architecture:
+        """What planning and accounts count of it, given the servers' model."""
+        raise NotImplementedError
+
+    def make(self, model: Any) -> None:
+        """Turn a stock model, as it was opened, into the clients'. Raises ModelError where that cannot be."""
+        raise NotImplementedError
+
+    def phase(self, running: Running) -> Phase | None:
+        """What the server does with it before the clients are sent it."""
+        return None
