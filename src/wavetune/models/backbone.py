@@ -102,6 +102,13 @@ class Backbone:
         return self.model.device
 
     @property
+    def exact(self) -> bool:
+        """Whether products are in the precision of all else, so that a token's numbers are the same, to rounding there,
+        whatever it goes through the model with.
+        """
+        return all(p.dtype != torch.bfloat16 for p in self.model.parameters())
+
+    @property
     def max_tokens(self) -> int | None:
         """Longest sample that the model takes, None if its config names no limit."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)

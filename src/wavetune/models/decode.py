@@ -26,16 +26,21 @@ from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 
-_CACHE_BYTES, _MOST_SAMPLES = 256 << 20, 128
+_CACHE_BYTES, _MOST_SAMPLES = 512 << 20, 128
 _BEHIND_A_PROMPT = ("lora", "bottleneck", "head")  # kinds of adapters that act on a token after the first pass
 
 
 class Answer(NamedTuple):
-    """Token ids (with the end if one came), the log-probability of each, and whether an end came."""
+    """Token ids (with the end if one came), the log-probability of each, and whether an end came.
+
+    Where states were to be kept: what the output layer saw before each token, `[T, D]`, and the entropy there in nats.
+    """
 
     ids: tuple[int, ...]
     log_probs: tuple[float, ...]
     ended: bool
+    entropies: tuple[float, ...] = ()
+    states_TD: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,7 @@ def decode(
     owner_S: Sequence[int] = (),
     sampling: Sampling | None = None,
     samples_at_once: int | None = None,
+    keep_states: bool = False,
 ) -> list[Answer]:
     """What follows each prompt, up to an end or `max_new_tokens`: greedily, or sampled if told how.
 
@@ -88,8 +94,9 @@ def decode(
         bank: adapters to act with; none is the plain base.
         owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
         sampling: temperature, top-p and draws.
-        samples_at_once: how many samples the cache holds together; by default what fits 256 MB, 128 at most. Results do
+        samples_at_once: how many samples the cache holds together; by default what fits 512 MB, 128 at most. Results do
             not depend on it.
+        keep_states: whether answers tell what the output layer saw before each token.
     Returns: answers, with log-probabilities under the policy that was sampled from (greedily: at temperature 1).
     Raises: ConfigError if a prompt is empty, or with its answer longer than the model takes; ModelError for an encoder.
     """
@@ -101,10 +108,10 @@ def decode(
     if samples_at_once is None:
         each = _samples_bytes(backbone, 1, backbone.key_tokens(bank) + max(map(len, prompts)) + max_new_tokens)
         samples_at_once = max(1, min(_MOST_SAMPLES, _CACHE_BYTES // each))
-    for start in range(0, len(prompts), samples_at_once):
-        part = slice(start, start + samples_at_once)
+    batches = -(-len(prompts) // samples_at_once)  # of equal sizes, as small ones take as long
+    for part in (slice(len(prompts) * i // batches, len(prompts) * (i + 1) // batches) for i in range(batches)):
         batch = _Batch(backbone, prompts[part], owners[part], bank, max_new_tokens)
-        found += batch.run(max_new_tokens, ends, sampling, start)
+        found += batch.run(max_new_tokens, ends, sampling, part.start, keep_states)
     return found
 
 
@@ -136,30 +143,40 @@ class _Batch:
         self.texts = [list(prompt) for prompt in filled]
         self.cache = _Cache(len(filled), max(self.lengths) + max_new_tokens)
         self.live = list(range(len(filled)))
-        self.logits_LV = self._read_texts()
+        self.states_LD, self.logits_LV = self._read_texts()
         if len(distinct) < len(prompts):  # whoever answers the same prompt goes on from the same keys and values
             row_of = {key: row for row, key in enumerate(distinct)}
             rows = [row_of[key] for key in zip(owners, map(tuple, prompts), strict=True)]
             self._keep(rows)
-            self.live, self.logits_LV = list(range(len(rows))), self.logits_LV[rows]
+            self.live = list(range(len(rows)))
+            self.states_LD, self.logits_LV = self.states_LD[rows], self.logits_LV[rows]
 
-    def run(self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, first: int) -> Iterator[Answer]:
+    def run(
+        self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, first: int, keep_states: bool
+    ) -> Iterator[Answer]:
         """Answers in the order of the prompts; `first` is the place of this batch's first sample among the draws."""
-        ids: list[list[int]] = [[] for _ in self.live]
-        log_probs: list[list[float]] = [[] for _ in self.live]
+        ids, log_probs, entropies = ([list[Any]() for _ in self.live] for _ in range(3))
+        states: list[list[Tensor]] = [[] for _ in self.live]
         for step in range(max_new_tokens):
             draws = sampling.draws_ST[[first + sample for sample in self.live], step] if sampling else None
-            chosen, log_prob = (x.tolist() for x in _choose(self.logits_LV, draws, sampling))
+            ids_L, log_probs_LV = _choose(self.logits_LV, draws, sampling)
+            chosen, log_prob = ids_L.tolist(), log_probs_LV.gather(1, ids_L[:, None])[:, 0].tolist()
             for sample, token, value in zip(self.live, chosen, log_prob, strict=True):
                 ids[sample].append(token)
                 log_probs[sample].append(value)
+            if keep_states:
+                entropy_L = torch.special.entr(log_probs_LV.exp_()).sum(-1).tolist()
+                for sample, state, value in zip(self.live, self.states_LD, entropy_L, strict=True):
+                    states[sample].append(state)
+                    entropies[sample].append(value)
             going = [row for row, sample in enumerate(self.live) if not length_of_end(ids[sample], ends)]
             if not going or step + 1 == max_new_tokens:
                 break
             self._keep(going)
             self._advance([chosen[row] for row in going])
-        for own, values in zip(ids, log_probs, strict=True):
-            yield Answer(tuple(own), tuple(values), length_of_end(own, ends) > 0)
+        for own, values, at, before in zip(ids, log_probs, entropies, states, strict=True):
+            kept = torch.stack(before) if before else None
+            yield Answer(tuple(own), tuple(values), length_of_end(own, ends) > 0, tuple(at), kept)
 
     def _keep(self, rows: list[int]) -> None:
         if rows != list(range(len(self.live))):
@@ -169,8 +186,8 @@ class _Batch:
             self.texts = [list(self.texts[row]) for row in rows]
             self.cache.keep(torch.tensor(rows, device=self.backbone.device))
 
-    def _read_texts(self) -> Tensor:
-        """Logits after whole texts, which fill the cache where the model's attention lets it be kept."""
+    def _read_texts(self) -> tuple[Tensor, Tensor]:
+        """Normed states and logits after whole texts, which fill the cache where attention lets it be kept."""
         device, sizes = self.backbone.device, [length - self.before for length in self.lengths]
         layout = ragged_layout(sizes, device, self.before)
         if self.backbone.way.packed:
@@ -186,7 +203,7 @@ class _Batch:
             for text, token in zip(self.texts, tokens, strict=True):
                 text.append(token)
             self.lengths = [length + 1 for length in self.lengths]
-            self.logits_LV = self._read_texts()
+            self.states_LD, self.logits_LV = self._read_texts()
             return
         rows_N = torch.arange(len(tokens), device=device)
         layout: dict[str, Any] = vars(ragged_layout([1] * len(tokens), device))
@@ -194,7 +211,7 @@ class _Batch:
         self.lengths = [length + 1 for length in self.lengths]
         reading = _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths))
         hidden = self._forward(tokens, reading, self.bank and self.bank.only(_BEHIND_A_PROMPT))
-        self.logits_LV = self._logits(hidden)
+        self.states_LD, self.logits_LV = self._logits(hidden)
 
     def _forward(self, tokens: list[int], layout: RaggedLayout, bank: AdapterBank | None) -> Tensor:
         owners, counts = list[int](), list[int]()
@@ -204,11 +221,12 @@ class _Batch:
         ids_N = torch.tensor(tokens, device=self.backbone.device)
         return self.backbone.forward(ids_N, layout, bank, owners, counts)
 
-    def _logits(self, hidden_LD: Tensor) -> Tensor:
+    def _logits(self, hidden_LD: Tensor) -> tuple[Tensor, Tensor]:
         head = self.backbone.head
         if head is None:
             raise ModelError(f"{type(self.backbone.model).__name__} is an encoder and writes no text; choose a decoder")
-        return head.logits(self.backbone.final_norm(hidden_LD))[0]
+        normed_LD = self.backbone.final_norm(hidden_LD)
+        return normed_LD, head.logits(normed_LD)[0]
 
 
 class _Cache:
@@ -269,7 +287,7 @@ class _Reading(_Filling):
 
 
 def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
-    """Token of each row, and its log-probability."""
+    """Token of each row, and the log-probabilities of all `[L, V]`."""
     if sampling is None or draws_L is None:
         log_probs = torch.log_softmax(logits_LV, -1)
         ids_L = log_probs.argmax(-1)
@@ -277,10 +295,10 @@ def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sa
         log_probs = torch.log_softmax(logits_LV / sampling.temperature, -1)
         if sampling.top_p < 1:
             log_probs = _nucleus(log_probs, sampling.top_p)
-        reached = log_probs.double().exp_().cumsum(-1)
+        reached = log_probs.double().exp().cumsum(-1)
         wanted = torch.from_numpy(draws_L).to(reached.device)[:, None] * reached[:, -1:]
         ids_L = torch.searchsorted(reached, wanted, right=True)[:, 0].clamp(max=logits_LV.shape[1] - 1)
-    return ids_L, log_probs.gather(1, ids_L[:, None])[:, 0]
+    return ids_L, log_probs
 
 
 def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:

@@ -53,18 +53,22 @@ def frozen_head_cross_entropy(
 
 
 class _FrozenHeadLogProbs(torch.autograd.Function):
-    """Backward computes the logits again: what each position's gradient is multiplied by is not known before."""
+    """What each position's gradient is multiplied by is not known before the backward pass. Logits of one chunk are
+    kept until then; those of several are computed again.
+    """
 
     @staticmethod
     def forward(
         ctx: Any, hidden_PD: Tensor, head: OutputLayer, labels_P: Tensor, temperature: float
     ) -> tuple[Tensor, Tensor]:
-        wide = torch.promote_types(hidden_PD.dtype, torch.float32)
+        wide, ctx.kept = torch.promote_types(hidden_PD.dtype, torch.float32), None
         log_prob_P, entropy_P = (torch.empty(len(labels_P), dtype=wide, device=hidden_PD.device) for _ in range(2))
-        for part in _chunks(len(labels_P), head.weight.shape[0]):
-            log_prob_P[part], entropy_P[part] = _distributions(
-                head.logits(hidden_PD[part])[0], labels_P[part], temperature
-            )
+        chunks = _chunks(len(labels_P), head.weight.shape[0])
+        for part in chunks:
+            logits, bent = head.logits(hidden_PD[part])
+            log_prob_P[part], entropy_P[part] = _distributions(logits, labels_P[part], temperature)
+            if len(chunks) == 1 and ctx.needs_input_grad[0]:
+                ctx.kept = logits, bent
         ctx.save_for_backward(hidden_PD, labels_P, entropy_P)
         ctx.head, ctx.temperature = head, temperature
         return log_prob_P, entropy_P
@@ -72,11 +76,12 @@ class _FrozenHeadLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         hidden_PD, labels_P, entropy_P = ctx.saved_tensors
+        kept, ctx.kept = ctx.kept, None  # which this pass overwrites
         head: OutputLayer = ctx.head
         g_log_prob, g_entropy = grads
         grad_PD = torch.empty_like(hidden_PD)
         for part in _chunks(len(labels_P), head.weight.shape[0]):
-            logits, bent = head.logits(hidden_PD[part])
+            logits, bent = kept or head.logits(hidden_PD[part])
             by_row = (labels_P[part], entropy_P[part], g_log_prob[part], g_entropy[part])
             grad_PD[part] = head.back(_distributions_back(logits, *by_row, ctx.temperature), bent)
         return grad_PD, None, None, None

@@ -114,6 +114,21 @@ def test_answers_depend_neither_on_the_batch_nor_on_the_order_of_the_clients(pro
             np.testing.assert_allclose(answer.log_probs, wanted[i].log_probs, atol=1e-4)
 
 
+@pytest.mark.parametrize("double", [False, True])
+def test_answers_tell_what_the_output_layer_saw_and_how_sure_it_was(prompts, double):
+    backbone = prepare_backbone(stock_model("llama", ATTENTION).to(torch.float64 if double else torch.float32), None)
+    sampling = Sampling(draws_for(OWNERS), temperature=0.8)
+    answers = decode(backbone, prompts, NEW, range(2, 12), None, OWNERS, sampling, keep_states=True)
+    assert len({len(answer.ids) for answer in answers}) > 1  # some ended early, and left the batch
+    for answer in answers:
+        distribution = torch.distributions.Categorical(logits=backbone.head.logits(answer.states_TD)[0] / 0.8)
+        for told, wanted in (
+            (answer.log_probs, distribution.log_prob(torch.tensor(answer.ids))),
+            (answer.entropies, distribution.entropy()),
+        ):
+            torch.testing.assert_close(torch.tensor(told, dtype=wanted.dtype), wanted, rtol=1e-5, atol=1e-5)
+
+
 def test_several_answers_to_a_prompt_are_those_to_copies_of_it(prompts):
     backbone = backbone_of("llama")
     bank, rows, owners = bank_of(backbone), [0, 2, 0, 0, 1, 2, 2], [0, 1, 0, 1, 1, 1, 0]

@@ -147,6 +147,18 @@ def test_gradients_of_log_probabilities_and_entropies_pass_gradcheck_in_chunks(m
     )
 
 
+def test_the_logits_of_a_chunk_are_computed_once_and_a_second_backward_pass_finds_the_same(monkeypatch):
+    hidden, head, labels, weights = inputs(9)
+    computed, logits = list[int](), OutputLayer.logits
+    monkeypatch.setattr(OutputLayer, "logits", lambda head, x: computed.append(len(x)) or logits(head, x))
+    total = (frozen_head_log_probs(hidden, OutputLayer(head), labels)[0] * weights).sum()
+    (first,) = torch.autograd.grad(total, hidden, retain_graph=True)
+    assert computed == [9]
+    (second,) = torch.autograd.grad(total, hidden)
+    assert torch.equal(first, second)
+    assert computed == [9, 9]
+
+
 def test_log_probabilities_never_hold_more_logits_than_the_limit(monkeypatch):
     hidden, head, labels, _ = inputs(64, vocabulary=32)
     monkeypatch.setattr(loss, "_CHUNK_VALUES", 8 * 32)

@@ -23,11 +23,13 @@ from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.memory import give_back_free_heap
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import head_site, stacked_head
-from wavetune.models.decode import Sampling, decode, keyed_draws
+from wavetune.models.decode import Answer, Sampling, decode, keyed_draws
 from wavetune.models.lora import AdapterBank
 from wavetune.models.loss import frozen_head_log_probs
 from wavetune.models.ragged import branched_layout
 from wavetune.models.stopping import up_to_end
+
+Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Answered:
     samples: list[Sample]
     texts: list[str]
     ended: list[bool]
+    measured: Floats | None = None  # as `measured` would find them, `[3, P]`; None where that was not asked for
 
 
 def answers_of(
@@ -55,6 +58,7 @@ def answers_of(
     purpose: str,
     round_index: int,
     temperature: float | None = None,
+    measure: bool = False,
 ) -> Answered:
     """Every client answers its prompts, in stacked passes; without a temperature at the stage's, greedily at 0.
 
@@ -69,12 +73,27 @@ def answers_of(
     if temperature > 0:
         draws_ST = keyed_draws(learner.seed, purpose, round_index, places, settings.max_new_tokens)
         sampling = Sampling(draws_ST, temperature)
-    found = decode(learner.backbone, prompts, settings.max_new_tokens, learner.ends, learner.policy, owner_S, sampling)
+    found = decode(
+        learner.backbone, prompts, settings.max_new_tokens, learner.ends, learner.policy, owner_S, sampling,
+        keep_states=measure,
+    )  # fmt: skip
     give_back_free_heap()  # what the cache took
     samples = [Sample(k, tuple(p), answer.ids) for k, p, answer in zip(owner_S, prompts, found, strict=True)]
     said = [up_to_end(answer.ids, learner.ends) for answer in found]
     texts = [learner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
-    return Answered(examples, samples, texts, [answer.ended for answer in found])
+    numbers = _told(found, owner_S, learner.values) if measure else None
+    return Answered(examples, samples, texts, [answer.ended for answer in found], numbers)
+
+
+@torch.no_grad()
+def _told(found: Sequence[Answer], owner_S: Sequence[int], values: AdapterBank | None) -> Floats:
+    """Log-probability, entropy and value of every token, as they were when it was drawn. `[3, P]`."""
+    log_prob_P, entropy_P = (np.concatenate([a[i] for a in found]) for i in (1, 3))
+    value_P = np.zeros_like(log_prob_P)
+    if values is not None:
+        states_PD = torch.cat([answer.states_TD for answer in found if answer.states_TD is not None])
+        value_P = _values(states_PD, values, owner_S, [len(answer.ids) for answer in found]).double().cpu().numpy()
+    return np.stack([log_prob_P, entropy_P, value_P])
 
 
 @dataclass(frozen=True)
@@ -129,13 +148,15 @@ def answer_tokens(
     normed_PD = backbone.final_norm(hidden_ND.index_select(0, before))
     labels_P = torch.tensor([token for sample in samples for token in sample.answer], device=device)
     log_prob_P, entropy_P = frozen_head_log_probs(normed_PD, backbone.head, labels_P, temperature)
-    value_P = None
-    if values is not None:
-        segments = values.segments(
-            head_site(values).layer, *_runs([s.client for s in samples], [len(s.answer) for s in samples])
-        )
-        value_P = stacked_head(normed_PD.detach(), values, segments)[:, 0]
+    owner_S, sizes = [s.client for s in samples], [len(s.answer) for s in samples]
+    value_P = None if values is None else _values(normed_PD.detach(), values, owner_S, sizes)
     return AnswerTokens(log_prob_P, entropy_P, value_P)
+
+
+def _values(normed_PD: Tensor, values: AdapterBank, owner_S: Sequence[int], sizes: Sequence[int]) -> Tensor:
+    """What each token's client expects there, of answers of so many tokens. `[P]`."""
+    segments = values.segments(head_site(values).layer, *_runs(owner_S, sizes))
+    return stacked_head(normed_PD, values, segments)[:, 0]
 
 
 def _before_answers(trunks: Sequence[int], branches: Sequence[Sequence[int]]) -> list[int]:
@@ -163,7 +184,7 @@ def measured(
     tokens_per_pass: int,
     values: AdapterBank | None = None,
     temperature: float = 1.0,
-) -> NDArray[np.float64]:
+) -> Floats:
     """Log-probability, entropy and value (0 without value heads) at every token of all answers. `[3, P]`."""
     found: list[Tensor] = []
     for part in passes(samples, tokens_per_pass):

@@ -62,16 +62,21 @@ class RewardLearning:
     def step(self) -> dict[str, Floats]:
         """One step of every client; what it was like, by name, `[K]` each."""
         learner = self.learner
-        answered = answers_of(learner, self._own_prompts(), "alignment answers", learner.steps_done)
+        exact = learner.backbone.exact  # else it matters what a token goes through the model with
+        answered = answers_of(learner, self._own_prompts(), "alignment answers", learner.steps_done, measure=exact)
         scores = self.rewards.score(answered.examples, answered.texts)
         samples, client_S = answered.samples, np.array([sample.client for sample in answered.samples])
         lengths_S = np.array([len(sample.answer) for sample in samples])
         client_P = np.repeat(client_S, lengths_S)
         room, temperature = learner.tokens_per_pass, learner.settings.temperature
-        policy_P, entropy_P, value_P = measured(
-            learner.backbone, learner.policy, samples, room, learner.values, temperature
+        policy_P, entropy_P, value_P = (
+            answered.measured
+            if answered.measured is not None
+            else measured(learner.backbone, learner.policy, samples, room, learner.values, temperature)
         )
         reference_P, _, _ = measured(learner.backbone, learner.reference, samples, room, None, temperature)
+        rounding = 1e3 * torch.finfo(learner.backbone.dtype).eps
+        policy_P = np.where(np.abs(policy_P - reference_P) < rounding, reference_P, policy_P)  # where they are one
         reward_S = self.mixture.mix(scores, client_S)
         penalty_P = self.kl_coefficient_K[client_P] * (policy_P - reference_P)
         advantage_P, target_P = self.objective.advantages(reward_S, penalty_P, value_P, client_P, lengths_S)

@@ -19,8 +19,8 @@ from helpers.training import folder_of
 from wavetune.data.examples import Example, PreferencePair
 from wavetune.errors import ConfigError, DataError, NumericsError
 from wavetune.federation.adapters.bottleneck import Bottleneck
-from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
-from wavetune.federation.alignment.answers import Sample, passes
+from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards, reward_learning
+from wavetune.federation.alignment.answers import Sample, answers_of, measured, passes
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.alignment.rewards import Mixture
 from wavetune.federation.objectives import AlignmentSettings, Dpo, Grpo, Ppo
@@ -76,6 +76,28 @@ def test_a_step_draws_every_prompt_once_before_any_twice():
         found.step()
     for client, own in enumerate(prompts_of((0, 1))):
         assert sorted(seen[client]) == sorted(example.prompt for example in own)
+
+
+def test_what_is_measured_while_answers_are_drawn_is_what_a_pass_over_them_finds():
+    learner = alignment(random_bank((0, 1)), [1.0, 0.0]).learner
+    with torch.no_grad():
+        for parameter in learner.values.parameters(local=True):
+            parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(5)))
+    found = answers_of(learner, prompts_of((0, 1)), "answers", 0, measure=True)
+    temperature = learner.settings.temperature
+    wanted = measured(learner.backbone, learner.policy, found.samples, 40, learner.values, temperature)
+    np.testing.assert_allclose(found.measured, wanted, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(("bf16", "passes"), [(False, 1), (True, 2)])
+def test_a_policy_whose_products_are_rounded_is_measured_again_in_passes(bf16, passes, monkeypatch):
+    backbone = load_backbone(folder_of("tiny"), ("q_proj",), bf16)
+    bank = new_bank(backbone.sites, np.ones((backbone.num_layers, 2), bool), [4, 4], 4, 8.0, 0)
+    found = Alignment(Model(backbone, bank, load_tokenizer(folder_of("tiny"))), CLIENTS, CHARACTERS, SETTINGS, 0)
+    seen = list[int]()
+    monkeypatch.setattr(reward_learning, "measured", lambda *given: seen.append(len(given[2])) or measured(*given))
+    found.step()
+    assert len(seen) == passes
 
 
 def test_of_all_dpo_pairs_the_share_lambda_is_helpful():
