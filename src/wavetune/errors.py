@@ -83,6 +83,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
     "did you mean 'rank'?"
     """
     known = sorted(choices)
+    if not known:
+        return "there is none to choose"
     close = get_close_matches(word[:100], known, n=3, cutoff=0.5)
     if close:
         return "did you mean " + " or ".join(repr(c) for c in close) + "?"

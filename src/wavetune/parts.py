@@ -122,7 +122,8 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
     if ":" not in kind:
         known = kinds(seam)
         if kind not in known:
-            raise ConfigError(f"{path}.kind is {kind!r}; {nearest(kind, known)}")
+            hint = nearest(kind, known) if known else "wavetune brings none; name one as package.module:Class"
+            raise ConfigError(f"{path}.kind is {kind!r}; {hint}")
         return known[kind]
     module = kind.partition(":")[0]
     if packages is not None and not allows(packages, module):
@@ -135,6 +136,8 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
         raise ConfigError(
             f"{path}.kind is {kind!r}, which is no frozen dataclass derived from {seam.__module__}.{seam.__name__}"
         )
+    if found.kind != kind:
+        raise ConfigError(f"{path}.kind is {kind!r}, whose name is {found.kind!r}; write that")
     return found
 
 

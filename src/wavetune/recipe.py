@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 
 from wavetune.data.settings import DataSettings
 from wavetune.errors import ConfigError, JsonError
@@ -26,7 +26,7 @@ class World:
 
     scenario: Scenario = field(default_factory=Scenario)
     data: DataSettings = field(default_factory=DataSettings)
-    model: str = "smollm2-135m"
+    model: Annotated[str, MinLen(1)] = "smollm2-135m"
 
 
 @dataclass(frozen=True)

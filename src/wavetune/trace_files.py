@@ -10,7 +10,7 @@ import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import chain
@@ -35,7 +35,7 @@ MOST_CELLS = 2**23  # of a table, which takes longer to read than arrays
 BANDS, DIRECTIONS = ("main", "fed"), ("uplink", "downlink")
 _TABLES = (".csv", ".tsv", ".parquet")
 _WHEN = ("round", "time_s", "time")
-_KEYS = (*_WHEN, "client", "subchannel", "band", "direction")
+KEYS = (*_WHEN, "client", "subchannel", "band", "direction")
 _NUMBERED = re.compile(r"(client|subchannel)[ _-]?([0-9]{1,6})")
 _FIELD = "world.scenario.channel"
 _SMALLER = "cut it into shorter ones, or save arrays in an NPZ file"
@@ -57,29 +57,40 @@ class Trace:
         return next((values for values in found if values is not None), None)
 
 
-def read_trace(files: Sequence[str], quantity: str, column: str | None, round_s: float | None, bad: Bad) -> Trace:
+@dataclass(frozen=True)
+class Reading:
+    """How files are read: what arrays are called, where a table has what, and how long a round is.
+
+    `column` is the column of a table, or the array of a file, with the values (None: that called as the `quantity`, the
+    only one, or those numbered `client_0` or `subchannel_0` and on). `columns` pairs keys of a table, or the quantity,
+    with the columns that hold them. Where rows have a time, the values of `round_s` seconds are averaged (None: each
+    time is a round). `bad` says which values are refused, and why.
+    """
+
+    quantity: str
+    bad: Bad
+    column: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+    round_s: float | None = None
+
+
+def read_trace(files: Sequence[str], reading: Reading) -> Trace:
     """The trace in one file of all clients, or in one file a client.
 
     Args:
         files: one, or each client's own in the order of the clients.
-        quantity: what arrays are called, unless `column` names another.
-        column: which column of a table, or array of a file, holds the values; None: the only one, or those numbered
-            `client_0` or `subchannel_0` and on.
-        round_s: seconds of a round where rows have a time; the values of a round are averaged. None: each time is one.
-        bad: which values are refused, and why.
+        reading: how they are read.
 
     Raises: DataError naming file, row and column of what is refused.
     """
-    return _read(tuple((file, *_stamp(Path(file))) for file in files), quantity, column, round_s, bad)
+    return _read(tuple((file, *_stamp(Path(file))) for file in files), reading)
 
 
 @lru_cache(maxsize=4)
-def _read(
-    stamps: tuple[tuple[str, int, int], ...], quantity: str, column: str | None, round_s: float | None, bad: Bad
-) -> Trace:
+def _read(stamps: tuple[tuple[str, int, int], ...], reading: Reading) -> Trace:
     read, digest = list[ByLink](), hashlib.sha256()
     for file, _, _ in stamps:
-        read.append(_values(Path(file), quantity, column, round_s, bad))
+        read.append(_values(Path(file), reading))
         with open(file, "rb") as stream:
             digest.update(hashlib.file_digest(stream, "sha256").digest())
     return Trace(read[0] if len(read) == 1 else _joined([s[0] for s in stamps], read), digest.hexdigest())
@@ -110,10 +121,13 @@ def _joined(files: Sequence[str], read: Sequence[ByLink]) -> ByLink:
     return found
 
 
-def _values(file: Path, quantity: str, column: str | None, round_s: float | None, bad: Bad) -> ByLink:
+def _values(file: Path, reading: Reading) -> ByLink:
     kind = file.suffix.lower()
     if kind in ENDINGS:
-        return _of_arrays(file, column or quantity, bad)
+        for name, given in (("columns", reading.columns), ("round_s", reading.round_s)):
+            if given:
+                raise DataError(f"{file}: holds arrays, of which {_FIELD}.{name} says nothing; leave it out")
+        return _of_arrays(file, reading.column or reading.quantity, reading.bad)
     if kind not in _TABLES:
         known = ", ".join((*_TABLES, *ENDINGS))
         raise DataError(f"{file}: its name does not say what it is; known endings are {known}")
@@ -121,7 +135,7 @@ def _values(file: Path, quantity: str, column: str | None, round_s: float | None
         table = _parquet(file) if kind == ".parquet" else _separated(file)
     except (OSError, UnicodeDecodeError, JsonError) as error:
         raise DataError(f"{file}: cannot be read ({getattr(error, 'reason', error)}); write it again") from None
-    return table.trace(column, round_s, bad)
+    return table.named(reading).trace(reading)
 
 
 def _of_arrays(file: Path, name: str, bad: Bad) -> ByLink:
@@ -162,11 +176,32 @@ class _Table:
     columns: Mapping[str, Sequence[Any]]
     places: Sequence[str]
 
-    def trace(self, column: str | None, round_s: float | None, bad: Bad) -> ByLink:
+    def named(self, reading: Reading) -> _Table:
+        """The table with the columns that a mapping names under the names that are known."""
+        found, used = dict[str, Sequence[Any]](), set[str]()
+        for key, name in reading.columns:
+            own = name if name in self.columns else name.lower()
+            if own not in self.columns:
+                raise DataError(
+                    f"{self.file}: there is no column {name!r}, which {_FIELD}.columns.{key} names; "
+                    f"there are {', '.join(self.columns)}"
+                )
+            used.add(own)
+            found[key] = self.columns[own]
+        return replace(self, columns={n: cells for n, cells in self.columns.items() if n not in used} | found)
+
+    def trace(self, reading: Reading) -> ByLink:
         """The values by band and direction."""
-        names, across = self._value_columns(column)
+        own = reading.quantity if reading.quantity in dict(reading.columns) else None
+        names, across = self._value_columns(reading.column or own)
+        round_s = reading.round_s
+        if round_s is not None and not {"time", "time_s"} & self.columns.keys():
+            raise DataError(
+                f"{self.file}: has no column time or time_s whose values {_FIELD}.round_s could average; leave it out, "
+                f"or name the column in {_FIELD}.columns"
+            )
         value_RC = np.stack([self._numbers(name) for name in names], axis=1)
-        wrong, why = bad(value_RC)
+        wrong, why = reading.bad(value_RC)
         if wrong.any():
             row, at = (int(i) for i in np.argwhere(wrong)[0])
             raise DataError(f"{self.places[row]}: {names[at]} is {value_RC[row, at]:g}; {why}")
@@ -185,7 +220,7 @@ class _Table:
 
     def _value_columns(self, column: str | None) -> tuple[list[str], str | None]:
         """Columns with values, and what they are numbered by where there are several."""
-        left = [name for name in self.columns if name not in _KEYS]
+        left = [name for name in self.columns if name not in KEYS]
         if column is not None:
             if column not in left:
                 raise DataError(f"{self.file}: has no column {column!r}, only {', '.join(left)}; see {_FIELD}.column")
@@ -200,8 +235,9 @@ class _Table:
         if len(left) != 1:
             said = ", ".join(left) or "none"
             raise DataError(
-                f"{self.file}: one column must hold the values beside {', '.join(_KEYS)}, and there are {said}; name "
-                f"it in {_FIELD}.column, or number them client_0, client_1 or subchannel_0, subchannel_1"
+                f"{self.file}: one column must hold the values beside {', '.join(KEYS)}, and there are {said}; name "
+                f"it in {_FIELD}.column, others in {_FIELD}.columns, or number them client_0, client_1 or "
+                "subchannel_0, subchannel_1"
             )
         return left, None
 
@@ -257,8 +293,11 @@ class _Table:
                 row = int(np.flatnonzero(~whole)[0])
                 raise DataError(f"{self.places[row]}: round is {round_R[row]:g}; it must be a whole number")
             return (round_R - round_R.min()).astype(np.int64)
-        if any(name in self.columns for name in _KEYS):
-            raise DataError(f"{self.file}: has no column {', '.join(_WHEN)}; say when each value was")
+        if any(name in self.columns for name in KEYS):
+            raise DataError(
+                f"{self.file}: has no column {', '.join(_WHEN)}; say when each value was, or which column does in "
+                f"{_FIELD}.columns"
+            )
         return np.arange(len(self.places))
 
     def _times(self, name: str) -> Array:
@@ -367,7 +406,7 @@ def _parquet(file: Path) -> _Table:
 def _table(file: Path, columns: Mapping[str, Sequence[Any]], places: Sequence[str]) -> _Table:
     if not places:
         raise DataError(f"{file}: has no rows; give at least one")
-    known = {name: name.lower() if name.lower() in _KEYS else name for name in columns}
+    known = {name: name.lower() if name.lower() in KEYS else name for name in columns}
     return _Table(file, {known[name]: cells for name, cells in columns.items()}, places)
 
 

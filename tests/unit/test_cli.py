@@ -126,6 +126,49 @@ def test_unknown_option_or_command_is_refused_by_name():
         assert arguments[-2] in answer.err or arguments[0] in answer.err
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["run", "sflllm", "--out", ""], "--out is empty; name a file or folder"),
+        (["report", "runs/a", ""], "RUN_DIR... is empty; name a file or folder"),
+        (["run", "sflllm", "--data", ""], "world.data.source is ''"),
+        (["run", "sflllm", "--model="], "world.model is ''"),
+        (["plan", "sflllm", "--set", "method.topology.cuts=[]"], "method.topology.cuts is []"),
+        (["plan", "sflllm", "--set", "method.lora.targets=[]"], "method.lora.targets is ()"),
+        (["plan", "sflllm", "--set", "method.phases=x"], "wavetune brings none; name one as package.module:Class"),
+        (["plan", "sflllm", "--set", "method.mixing.x=1"], "method.mixing has no field 'x'; there is none to choose"),
+        (["plan", "sflllm", "--set", "method.mixing=wavetune.federation.mixing:Median"], "whose name is 'median'"),
+        (
+            ["plan", "sflllm", "--set", "world.scenario.population.cycles_per_flop=1024"],
+            "which looks like FLOP a cycle",
+        ),
+    ],
+)
+def test_what_would_be_taken_in_silence_for_something_else_is_refused(arguments, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert_refused(wavetune(*arguments), words)
+    assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('{"base": "sflllm", ', "is not JSON at column 20"),
+        ("", "is not JSON at column 1"),
+        ("[1]", "holds no JSON object; give a recipe or a plan instance"),
+        ('{"base": "sflllm", "base": "gossip"}', "the key 'base' stands twice"),
+        ('{"world": {"model": "tiny"}}', "is no whole recipe; say what it begins from, such as base: sflllm"),
+        (None, "no such file or directory"),
+    ],
+)
+def test_a_file_that_is_neither_recipe_nor_instance_is_refused_for_what_it_is(text, words, tmp_path):
+    path = tmp_path / "mine.json"
+    if text is not None:
+        path.write_text(text)
+    for command in ("plan", "trade-off"):
+        assert_refused(wavetune(command, path, "--model", "tiny"), str(path), words)
+
+
 def test_unknown_field_offers_the_nearest_names():
     assert_refused(wavetune("show", "sflllm", "--set", "run.rouns=3"), "did you mean 'rounds'")
 

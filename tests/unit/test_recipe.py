@@ -16,7 +16,7 @@ SFLLLM = ALL["sflllm"]
 
 def leaves(value: Any, path: str = ""):
     """Paths of all values of a recipe that are no parts, with the values."""
-    if isinstance(value, dict) and not path.endswith("rounds_to_target"):
+    if isinstance(value, dict) and value and not path.endswith("rounds_to_target"):
         for name, part in value.items():
             yield from leaves(part, f"{path}.{name}".lstrip("."))
     elif isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):

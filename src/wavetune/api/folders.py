@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from wavetune.errors import RunFolderError
 
 
 def named_after(recipe: str) -> str:
-    """What a folder is called after a recipe, `theirs.recipes:mine` too."""
-    return recipe.replace(":", ".")
+    r"""What a folder is called after a recipe, `theirs.recipes:mine` too.
+
+    >>> [named_after(name) for name in ("theirs.recipes:mine", "/home/me/new.py:mine", "../../x", "")]
+    ['theirs.recipes.mine', 'home.me.new.py.mine', 'x', 'recipe']
+    """
+    return re.sub(r"[^\w.-]+|\.{2,}", ".", recipe).strip(".") or "recipe"
 
 
 def free_folder(recipe: str, parent: Path = Path("runs")) -> Path:

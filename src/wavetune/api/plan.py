@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from wavetune.api.recipe import as_recipe
-from wavetune.errors import ConfigError, JsonError
+from wavetune.errors import ConfigError, InstanceError, JsonError, NotJsonError
 from wavetune.json_reader import read_json
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe
@@ -115,14 +115,25 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}")
 
 
+_MOST_BYTES = 2**30  # of an instance
+
+
 def is_instance(what: str) -> bool:
-    """Whether this is a JSON file with the instance of a plan, rather than a recipe."""
+    """Whether this is a JSON file with the instance of a plan, rather than a recipe.
+
+    Raises: InstanceError where it is a JSON file that cannot be either.
+    """
     if not what.endswith(".json"):
         return False
     try:
-        return not {"world", "base"} & {*read_json(what, finite=False)}
-    except (JsonError, TypeError):
-        return True
+        found = read_json(what, finite=False, most_bytes=_MOST_BYTES)
+    except NotJsonError as error:
+        raise InstanceError(f"{what} is {error.reason}; give a recipe or a plan instance") from None
+    except JsonError as error:
+        raise InstanceError(f"{error}; give the path of a recipe or of a plan instance") from None
+    if not isinstance(found, dict):
+        raise InstanceError(f"{what} holds no JSON object; give a recipe or a plan instance")
+    return not {"world", "base", "method", "run"} & {*found}
 
 
 def _name(what: Recipe | str | Path) -> str:

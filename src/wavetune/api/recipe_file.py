@@ -35,7 +35,7 @@ def read_base(name: str, depth: int = 0) -> tuple[str, Recipe, tuple[str, ...]]:
     path = Path(name)
     values = _read(path)
     if "base" not in values:
-        if path.suffix == ".json" or values.keys() & _ROW == _ROW:
+        if values.keys() & _ROW == _ROW:
             return "", load(path) if path.suffix == ".json" else _whole(values, path), ()
         raise ConfigError(f"{path} is no whole recipe; say what it begins from, such as base: sflllm, or write all")
     if depth == _DEEPEST:

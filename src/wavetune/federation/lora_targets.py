@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, cast
 
+from annotated_types import MinLen
 from pydantic import BeforeValidator
 
 
@@ -13,5 +14,5 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-LoraTargets = Annotated[tuple[str, ...], BeforeValidator(_as_tuple)]
+LoraTargets = Annotated[tuple[str, ...], MinLen(1), BeforeValidator(_as_tuple)]
 """Ends of dotted paths, as in PEFT; one name stands for a list of it, and `all-linear` for all maps of the blocks."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UNTOUCHED, UPDATES_ALONE, WHOLE_MODEL
@@ -51,7 +51,7 @@ class Split(Topology):
 
     is_split = True
     cut: Cut | tuple[Cut, ...] | None = None
-    cuts: tuple[Cut, ...] | None = None
+    cuts: Annotated[tuple[Cut, ...], MinLen(1)] | None = None
     least_cut: Cut = 1
     labels: Literal["server", "client"] = "server"
     schedule: Literal["parallel", "sequential"] = "parallel"

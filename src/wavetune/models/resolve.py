@@ -97,6 +97,8 @@ def resolve_model(
 
 def require_known(name: str) -> None:
     """ModelError unless it is the name of a model, a folder that holds one, or has the form of a Hugging Face id."""
+    if not name:
+        raise ModelError("world.model is '', which names no model; give a name, a folder or a Hugging Face id")
     if name in BUNDLED or name in HUB_IDS:
         return
     folder = folder_of(name)

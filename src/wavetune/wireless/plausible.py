@@ -16,6 +16,7 @@ _MOST_NOISE_DBM_PER_HZ = -130.0  # 44 dB above it, more than any receiver or pla
 _LEAST_POWER_DBM = -30.0
 _USUAL: tuple[tuple[str, float, float, str], ...] = (  # field, least, most, what it may be
     ("population.clock_hz", 1e6, math.inf, "which looks like MHz or GHz: a clock is in cycles a second"),
+    ("population.cycles_per_flop", 0.0, 100.0, "which looks like FLOP a cycle: 1024 of these are 1/1024 = 9.77e-4"),
     ("population.memory_bytes", 1e3, math.inf, "which looks like MB or GB"),
     ("population.switched_capacitance", 0.0, 1e-20, "and 1e-28 to 1e-26 are usual"),
     ("server.flop_per_s", 1e9, math.inf, "which looks like GFLOP/s or TFLOP/s"),

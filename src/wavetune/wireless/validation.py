@@ -74,6 +74,8 @@ def _check(path: str, value: Any, hint: Any) -> None:
         _check_union(path, value, arguments)
     elif origin is tuple:
         _check_tuple(path, value, arguments)
+    elif origin is dict:
+        _check_dict(path, value, arguments)
     elif origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{path} is {value!r}: {nearest(str(value), map(str, arguments))}")
@@ -116,6 +118,13 @@ def _check_tuple(path: str, value: Any, items: tuple[Any, ...]) -> None:
         raise ConfigError(f"{path} is {value!r} but must be a tuple{'' if any_length else f' of {len(items)} values'}")
     for index, item in enumerate(values):
         _check(f"{path}[{index}]", item, items[0] if any_length else items[index])
+
+
+def _check_dict(path: str, value: Any, items: tuple[Any, ...]) -> None:
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path} is {value!r} but must be an object")
+    for key, item in cast("dict[Any, Any]", value).items():
+        _check(f"{path}.{key}", item, items[1])
 
 
 _WORDS = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, MinLen
 from numpy.typing import NDArray
 
-from wavetune.errors import ConfigError
-from wavetune.trace_files import Bad, read_trace
+from wavetune.errors import ConfigError, nearest
+from wavetune.trace_files import KEYS, Bad, Reading, read_trace
 from wavetune.trace_files import Trace as TraceFiles
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
@@ -44,18 +44,20 @@ class Trace(ChannelModel):
     over the receiver's noise by the scenario's rate model.
 
     `unit` is one of the quantity's (None: linear, bit/s). Rows with a time are averaged over rounds of `round_s`.
-    After its last round a trace is refused, repeated or held, as `after_end` says. `clients` picks the trace's clients
-    and their order; None takes all, which must be as many as the population. What a trace says of one band or
-    direction alone is used for both.
+    `columns` says which columns of a table hold its `client`, `round`, `time`, `time_s`, `subchannel`, `band` and
+    `direction`, or the quantity. After its last round a trace is refused, repeated or held, as `after_end` says.
+    `clients` picks the trace's clients and their order; None takes all, which must be as many as the population. What a
+    trace says of one band or direction alone is used for both.
     """
 
     file: str | tuple[str, ...] = ""
     quantity: Literal["gain", "amplitude", "fading", "throughput"] = "gain"
     unit: Literal["linear", "dB", "bit/s", "kbit/s", "Mbit/s", "Gbit/s"] | None = None
     column: str | None = None
+    columns: dict[str, str] = field(default_factory=dict[str, str])
     round_s: Positive | None = None
     after_end: Literal["refuse", "repeat", "hold"] = "refuse"
-    clients: tuple[Annotated[int, Ge(0)], ...] | None = None
+    clients: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] | None = None
     bandwidth_hz: Positive | None = None
     measured: Literal["uplink", "downlink"] = "uplink"
 
@@ -64,6 +66,14 @@ class Trace(ChannelModel):
         units = UNITS[self.quantity]
         if self.unit is not None and self.unit not in units:
             raise ConfigError(f"Trace.unit is {self.unit!r} but {self.quantity} is in {' or '.join(units)}")
+        for name in self.columns:
+            if name not in (*KEYS, self.quantity):
+                raise ConfigError(f"Trace.columns has {name!r}; {nearest(name, (*KEYS, self.quantity))}")
+        if self.quantity != "throughput" and (self.bandwidth_hz is not None or self.measured != "uplink"):
+            set_ = "bandwidth_hz" if self.bandwidth_hz is not None else "measured"
+            raise ConfigError(
+                f"Trace.{set_} says how a throughput was measured, and quantity is {self.quantity}; leave it out"
+            )
 
     @property
     def _files(self) -> tuple[str, ...]:
@@ -76,13 +86,9 @@ class Trace(ChannelModel):
         return self.unit or UNITS[self.quantity][0]
 
     def _read(self) -> TraceFiles:
-        return read_trace(
-            self._files,
-            self.quantity,
-            self.column,
-            self.round_s,
-            _BAD[self.quantity, self.unit or _DEFAULT[self.quantity]],
-        )
+        bad = _BAD[self.quantity, self.unit or _DEFAULT[self.quantity]]
+        columns = tuple(sorted(self.columns.items()))
+        return read_trace(self._files, Reading(self.quantity, bad, self.column, columns, self.round_s))
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] gains of a round; those of one way stand for the other where the files have but one."""

@@ -261,12 +261,33 @@ FLAT = "round,client,gain\n0,0,1e-9\n0,1,2e-9\n1,0,3e-9\n1,1,{}\n"
         ("round,time_s,gain\n0,0,1\n", {}, r"has a column round and a column time_s; leave one out"),
         ("round,x_0\n0,1e-9\n", {"column": "y"}, r"has no column 'y', only x_0"),
         ("round,client_0,client_1\n0,40,9\n", {"quantity": "throughput"}, r"client_0 is 40; no throughput is above 40"),
+        ("t,client,gain\n0,0,1e-9\n", {"columns": {"time_s": "zeit"}}, r"no column 'zeit', which .*time_s names"),
+        ("t,client,gain\n0,0,1e-9\n", {}, r"are t, gain; name it in .*\.column, others in .*\.columns"),
+        ("t,client,gain\n0,0,1e-9\n", {"columns": {"tme": "t"}}, r"Trace.columns has 'tme'; did you mean 'time'"),
+        (FLAT.format(1e-9), {"round_s": 2.0}, r"no column time or time_s whose values .*round_s could average"),
+        (FLAT.format(1e-9), {"bandwidth_hz": 1e7}, r"bandwidth_hz says how a throughput .* quantity is gain"),
+        (FLAT.format(1e-9), {"measured": "downlink"}, r"measured says how a throughput .* quantity is gain"),
     ],
 )  # fmt: skip
 def test_a_bad_table_is_refused_with_its_row_and_column(text, trace, said, tmp_path):
     with pytest.raises((DataError, ConfigError), match=said) as refusal:
         channel_of(scenario_of(written(tmp_path / "t.csv", text), **trace))
     assert "\n" not in str(refusal.value)
+
+
+def test_a_log_whose_columns_are_called_otherwise_is_read_by_their_names(tmp_path):
+    own = written(tmp_path / "own.csv", "time,client,throughput\n" + NAMED_LOG)
+    theirs = written(tmp_path / "theirs.csv", "rsrp,Timestamp,ue,UL kbps,time\n" + "".join(
+        f"-90,{line},x\n" for line in NAMED_LOG.splitlines()))  # fmt: skip
+    columns = {"time": "Timestamp", "client": "ue", "throughput": "UL kbps"}
+    logged = {"quantity": "throughput", "unit": "kbit/s", "round_s": 2.0}
+    expected = channel_of(scenario_of(own, **logged)).main.uplink_gain_KM
+    found = channel_of(scenario_of(theirs, columns=columns, **logged)).main.uplink_gain_KM
+    assert (expected > 0).all()
+    np.testing.assert_array_equal(found, expected)
+
+
+NAMED_LOG = "".join(f"2026-01-01T00:00:0{t},{who},{500 + 100 * t}\n" for t in range(4) for who in ("anna", "bob"))
 
 
 @pytest.mark.parametrize(
@@ -280,6 +301,8 @@ def test_a_bad_table_is_refused_with_its_row_and_column(text, trace, said, tmp_p
         ({"gain": GAINS[:, :1]}, {}, r"has 1 clients and the population 2"),
         ({"loss": GAINS}, {}, r"has no array 'gain', only loss; name it in .*column"),
         ({"gain_fed": GAINS}, {}, r"has nothing of the main band"),
+        ({"gain": GAINS}, {"round_s": 1.0}, r"holds arrays, of which .*round_s says nothing; leave it out"),
+        ({"gain": GAINS}, {"columns": {"time": "t"}}, r"holds arrays, of which .*columns says nothing; leave it out"),
         ({"gain": np.array([[object()]])}, {}, r"something else than numbers, which is not loaded"),
     ],
 )
