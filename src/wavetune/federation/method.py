@@ -100,7 +100,6 @@ class Method(Part):
 
     title: str
     topology: Topology = field(default_factory=Split)
-    client_model: ClientModel | None = None
     lora: Lora = field(default_factory=Lora)
     bottleneck: Bottleneck | None = None
     soft_prompt: SoftPrompt | None = None
@@ -133,6 +132,7 @@ class Method(Part):
     slowest_seeds: Annotated[float, Gt(0), Le(1)] = 1.0
     alignment: LocalAlignment | None = None
     phases: tuple[PhasePart, ...] = ()
+    client_model: ClientModel | None = None
 
     def __post_init__(self) -> None:
         require_rounds(self.rounds_to_target)
