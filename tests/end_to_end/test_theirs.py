@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import deployed, nothing, play, run_deployed
-from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told
+from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told, train
 from wavetune import recipes
 from wavetune.errors import ModelError
 from wavetune.federation.run_folder import RunFolder
@@ -132,6 +134,44 @@ def test_a_phase_of_theirs_follows_rounds_on_devices(tmp_path):
     run_deployed(recipe, tmp_path / "run", tmp_path / "certificates", Silent(), allowed=Allowed(others=("theirs",)))
     tried = read_rounds(tmp_path / "run", "interpolation.jsonl")
     assert tried[1]["loss"] == pytest.approx(read_rounds(tmp_path / "run")[-1]["validation_loss"])
+
+
+def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so_on_devices(tmp_path):
+    chosen = ("method.exchange=theirs.exchanges:Alike", "method.exchange.clients=3", "method.proximal=0.1")
+    recipe = with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, "run.rounds=2", *chosen])
+    train(recipe, tmp_path / "here")
+    run_deployed(recipe, tmp_path / "there", tmp_path / "certificates", Silent(), allowed=Allowed(others=("theirs",)))
+    one, other = (adapters_of(tmp_path / name) for name in ("here", "there"))
+    assert one.keys() == other.keys()
+    for name, tensors in one.items():
+        for matrix, values in tensors.items():
+            torch.testing.assert_close(other[name][matrix], values, rtol=1e-6, atol=1e-9)
+    clients = [torch.cat([t.flatten() for t in one[f"client-{k:02d}"].values()]) for k in range(3)]
+    assert (clients[0] - clients[1]).norm() > 1e-3
+    assert all(record["lost"] == [] for record in read_rounds(tmp_path / "there"))
+
+
+def adapters_of(folder):
+    return {path.parent.name: load_file(path) for path in (folder / "adapters").rglob("adapter_model.safetensors")}
+
+
+def test_an_exchange_of_theirs_for_other_clients_is_refused(tmp_path):
+    chosen = ("--set", "method.exchange=theirs.exchanges:Alike", "--out", tmp_path / "run")
+    assert_refused(wavetune("run", "fedavg_lora", *settings(), *chosen), "method.exchange.clients is 5 but there are 3")
+
+
+def test_a_planner_of_theirs_is_swept_beside_others_and_plans_runs(tmp_path):
+    over = ("--over", "num_clients=2", "--seeds", 1, "--jobs", 1, "--methods", "proposed,theirs.planners:Middle")
+    answer = wavetune("sweep", "sflllm", *settings(), *over, "--out", tmp_path / "sweep")
+    assert answer.code == 0, answer.err
+    assert "below Middle" in answer.out
+    swept = json.loads((tmp_path / "sweep" / "summary.json").read_text())
+    assert swept["methods"]["theirs.planners:Middle"].startswith("What somebody takes who does not look at the delay")
+    planned = wavetune("plan", "sflllm", *settings(), "--set", "method.planner=theirs.planners:Middle", "--json", "-")
+    assert (json.loads(planned.out)["status"], json.loads(planned.out)["rank"]) == ("ok", 4)
+    for name, words in (("theirs.planners:Muddle", "has no name 'Muddle'"), ("theirs.filters:Scores", "no frozen")):
+        asked = ("--over", "num_clients=2", "--methods", name, "--out", tmp_path / "other")
+        assert_refused(wavetune("sweep", "sflllm", *settings(), *asked), words)
 
 
 def test_two_phases_that_write_one_file_are_refused(tmp_path):

@@ -110,7 +110,9 @@ def test_the_example_of_writing_a_method_is_the_package_that_is_tested():
     pages = {
         "adapters": ("adapters",),
         "architecture": ("filters", "mixing", "phases", "recipes"),
+        "exchange": ("exchanges",),
         "objectives": ("objectives",),
+        "planner": ("planners",),
     }
     for page, names in pages.items():
         shown = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / f"{page}.md").read_text(), re.DOTALL)

@@ -70,7 +70,7 @@ def test_a_plan_that_breaks_a_constraint_is_called_a_fault_of_the_planner():
     good = plan(problem)
     assert require_feasible(problem, good) is good
     greedy = replace(good, main=replace(good.main, power_w_M=10 * good.main.power_w_M))
-    with pytest.raises(PlanError, match=r"exceeds its power.*fault of wavetune's planner"):
+    with pytest.raises(PlanError, match=r"exceeds its power.*fault of the planner that made it"):
         feasibility.require_feasible(problem, greedy)
 
 

@@ -194,7 +194,7 @@ def require_feasible(problem: Problem, plan: Plan) -> Plan:
     """
     if plan.status == "ok" and (broken := violations(*of_participants(problem, plan))):
         raise PlanError(
-            f"the plan breaks a constraint ({broken[0]}): a fault of wavetune's planner, not of the input; please "
-            "report it with the instance"
+            f"the plan breaks a constraint ({broken[0]}): a fault of the planner that made it, not of the input; "
+            "please report it with the instance to whom the planner is from"
         )
     return plan

@@ -110,8 +110,13 @@ class Nodes:
         return self.bank.local_LK.shape[0]
 
     @property
+    def names(self) -> frozenset[str]:
+        """The sites whose adapters are exchanged."""
+        return frozenset(site.name for site in self.sites)
+
+    @property
     def current(self) -> dict[str, Matrices]:
-        """The adapters that all clients together have."""
+        """The adapters that all clients together have. Only where all nodes are: a device has but what it was sent."""
         return _by_site(self.exchange_part.common(self.held, self._clients))
 
     def begin(self, round_index: int) -> Agenda:

@@ -73,7 +73,7 @@ class Device:
         """Do the local steps of a round, one after the other."""
         method, run = self.recipe.method, self.recipe.run
         self.adapters.agenda = tuple(order.blocks) or None
-        self.cohort.begin_round(self.adapters.current, self.adapters.agenda)
+        self.cohort.begin_round(self.adapters.names, self.adapters.agenda)
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
             yield self.cohort.step(self.data.train, [self._rows(step, order.round)], factor)
@@ -117,7 +117,7 @@ class Device:
 
     def start_from(self, adapters: Mapping[str, Tensor]) -> None:
         """Take the shared adapters that the server says this device has; all else stays."""
-        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.current)
+        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.names)
         self.adapters.remember_broadcast()
 
     def _rows(self, step: int, round_index: int) -> Any:

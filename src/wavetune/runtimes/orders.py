@@ -65,7 +65,7 @@ class Orders:
 
     def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast."""
-        return save(adapter_tensors(self.session.cohort.bank, client, self.session.server.current))
+        return save(adapter_tensors(self.session.cohort.bank, client, self.session.server.names))
 
     def knows(self, client: int, index: int) -> bool:
         """Whether a device has the state that a round starts from."""

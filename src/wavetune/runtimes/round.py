@@ -89,7 +89,7 @@ def train_round(
     accountant, agenda = ready.accountant, session.server.agenda
     predicted = accountant.predicted_bits(workload, sent_K, index)
     session.door.take()
-    session.place.begin_round(session.server.current, agenda)
+    session.place.begin_round(session.server.names, agenda)
 
     results, metered, faults, training_K = list[StepResult](), list[Bits](), dict[int, str](), list(active_K)
     for i, rows in enumerate(ready.steps):

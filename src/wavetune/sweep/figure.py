@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 # Okabe and Ito's colours, apart for every kind of colour vision; shapes tell the methods apart in print.
+_THEIRS = {"color": "#661100", "marker": "*", "linestyle": "-"}  # planners of other people
 STYLES = {
     PROPOSED: {"color": "#0072B2", "marker": "o", "linewidth": 2.2, "zorder": 5},
     "greedy": {"color": "#D55E00", "marker": "s"},
@@ -82,7 +83,7 @@ def _line(
 ) -> None:
     """A method's means with error bars; a mean over some of the seeds only is a hollow mark."""
     method = points[0].method
-    style = {"markersize": 5, "linewidth": 1.3, **STYLES[method]}
+    style = {"markersize": 5, "linewidth": 1.3, **STYLES.get(method, _THEIRS)}
     y, error = (np.array([getattr(e, name) for e in estimates]) / divisor for name in ("mean", "half_width"))
     error = None if method == BOUND else np.nan_to_num(error)
     axes.errorbar(x, y, error, label=title(method), capsize=2.0, elinewidth=0.8, **style)

@@ -12,6 +12,8 @@ from wavetune.allocation.plan import Plan
 from wavetune.allocation.planner import plan as best_plan
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, nearest
+from wavetune.federation.planning import Planner
+from wavetune.parts import named
 
 PROPOSED, BOUND = "proposed", "bound"
 
@@ -96,13 +98,28 @@ METHODS = {
 NAMES = (*METHODS, BOUND)
 
 
+def method_of(name: str) -> Method:
+    """The method of the table, or that of somebody else's planner, `package.module:Class` with its default settings.
+
+    Raises: ConfigError where there is none of this name.
+    """
+    if name in METHODS or ":" not in name:
+        return METHODS[name]
+    kind = named(name, Planner, "--methods")
+    try:
+        planner = kind()
+    except TypeError as error:
+        raise ConfigError(f"--methods: {name} has settings without defaults ({error}); give it some") from None
+    return Method(name.rpartition(":")[2], (kind.__doc__ or name).strip().splitlines()[0], planner.plan)
+
+
 def title(method: str) -> str:
     """What a method is called."""
-    return "lower bound" if method == BOUND else METHODS[method].title
+    return "lower bound" if method == BOUND else method_of(method).title
 
 
 def methods_of(text: str | None) -> tuple[str, ...]:
-    """The methods that a list names, in the order of the table; all for None.
+    """The methods that a list names, in the order of the table, then other people's planners; the table for None.
 
     The bound is a by-product of the proposed planner, which is then among them.
 
@@ -114,10 +131,13 @@ def methods_of(text: str | None) -> tuple[str, ...]:
     """
     if text is None:
         return NAMES
-    named = {part.strip() for part in text.split(",") if part.strip()}
-    for name in sorted(named):
-        if name not in NAMES:
+    wanted = dict.fromkeys(part.strip() for part in text.split(",") if part.strip())
+    for name in sorted(wanted):
+        if ":" in name:
+            method_of(name)
+        elif name not in NAMES:
             raise ConfigError(f"--methods knows no {name!r}; {nearest(name, NAMES)}")
-    if not named:
+    if not wanted:
         raise ConfigError("--methods names none; choose among " + ", ".join(NAMES))
-    return tuple(name for name in NAMES if name in named or (name == PROPOSED and BOUND in named))
+    own = (name for name in NAMES if name in wanted or (name == PROPOSED and BOUND in wanted))
+    return (*own, *(name for name in wanted if name not in NAMES))

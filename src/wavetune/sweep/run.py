@@ -21,7 +21,7 @@ from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.continued import as_begun
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
-from wavetune.sweep.methods import BOUND, METHODS, PROPOSED
+from wavetune.sweep.methods import BOUND, PROPOSED, method_of
 from wavetune.sweep.results import Record, Results, key
 from wavetune.workers import Each, workers
 
@@ -165,14 +165,14 @@ def _on(problem: Problem, plan: Plan, method: str) -> Plan:
     there = plan_on_channel(problem, plan)
     if not np.isfinite(there.delay_s):
         return infeasible("a client's link carries nothing by the time it sends")
-    return replace(there, lower_bound_s=METHODS[method].plan(problem, 0).lower_bound_s if method == PROPOSED else 0.0)
+    return replace(there, lower_bound_s=method_of(method).plan(problem, 0).lower_bound_s if method == PROPOSED else 0.0)
 
 
 _warm: set[str] = set()  # methods that this process has planned with
 
 
 def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: SampleCount) -> Record:
-    poses, plan_with = METHODS[method].poses, METHODS[method].plan
+    poses, plan_with = method_of(method).poses, method_of(method).plan
     known, there = _problems(recipe, count)
     problem = poses(known)
     if method not in _warm:  # so that the first cell is not charged for loading compiled kernels

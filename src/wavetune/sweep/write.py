@@ -17,7 +17,7 @@ from wavetune.records.fields import as_json
 from wavetune.reporting.format import DASH, percent, seconds
 from wavetune.reporting.origin import origin_of
 from wavetune.sweep.figure import save_figure
-from wavetune.sweep.methods import METHODS, title
+from wavetune.sweep.methods import BOUND, method_of, title
 from wavetune.sweep.reading import interval, reading
 from wavetune.sweep.summary import Point, Summary
 
@@ -62,7 +62,7 @@ def to_dict(summary: Summary, command: str) -> dict[str, Any]:
         "field": axis.field,
         "values": axis.values,
         "seeds": summary.sweep.seeds,
-        "methods": {name: METHODS[name].note for name in summary.sweep.methods if name in METHODS},
+        "methods": {name: method_of(name).note for name in summary.sweep.methods if name != BOUND},
         "samples": summary.samples,
         "gains": {name: asdict(gain) for name, gain in summary.gains.items()},
         "worst_gains": summary.worst_gains,
@@ -77,7 +77,7 @@ def page(summary: Summary, command: str) -> str:
     """Figure, command, reading and a table of the methods, in Markdown."""
     axis, seeds = summary.sweep.axis, summary.sweep.seeds
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    rows = [_row(summary, name) for name in summary.sweep.methods if name in METHODS]
+    rows = [_row(summary, name) for name in summary.sweep.methods if name != BOUND]
     return "\n".join(
         [
             f"# Delay against {axis.title}",
