@@ -5,9 +5,10 @@
 Each case is a process of its own, which plans, opens the model and trains one round of one local step of a row a
 client, by `--recipe`. Told are CPU seconds and the peak of resident memory on top of what the imports take, and the
 slope of both over the number of clients, by least squares, with the largest distance of a case from the line.
-With `--large K` the same is done once for a random Llama in bf16 (TinyLlama's shape unless `--sizes` says otherwise),
-written into a temporary folder: its bytes per parameter when it is open and at the peak of a round. Pages of its file
-that are mapped count as resident, though the system can drop them: they are told apart.
+With `--large K` the same is done once, in int8 if that is the `--precision` and in bf16 else, for a random Llama stored
+in bf16 (TinyLlama's shape unless `--sizes` says otherwise) in a temporary folder: its bytes per parameter when
+it is open and at the peak of a round. Pages of its file that are mapped count as resident, though the system can drop
+them: they are told apart.
 """
 
 from __future__ import annotations
@@ -139,15 +140,15 @@ def write_random(folder: Path, sizes: dict[str, int], tokenizer: Path) -> None:
     (folder / INDEX).write_text(json.dumps(about), encoding="utf-8")
 
 
-def large(recipe: str, sizes: dict[str, int], clients: int, folder: Path, *given: Any) -> None:
+def large(recipe: str, sizes: dict[str, int], clients: int, folder: Path, precision: str, *given: Any) -> None:
     """A large model, written if it is not there, opened and trained for a step."""
     from wavetune.models.resolve import resolve_model
 
     if not (folder / INDEX).exists():
         alone(write_random, folder, sizes, resolve_model("tiny").folder)
     parameters = json.loads((folder / INDEX).read_text(encoding="utf-8"))["metadata"]["total_size"] // 2
-    case = alone(a_round, recipe, json.dumps(str(folder)), clients, "bf16", *given)
-    print(f"{recipe}, {parameters / 1e9:.3f} billion parameters in bf16, {clients} clients: {told(case)}")
+    case = alone(a_round, recipe, json.dumps(str(folder)), clients, precision, *given)
+    print(f"{recipe}, {parameters / 1e9:.3f} billion parameters in {precision}, {clients} clients: {told(case)}")
     for what, mb, mapped in (("open", "built_mb", "open_mapped_mb"), ("at the peak", "peak_mb", "mapped_mb")):
         each, of_file = (case[name] * 2**20 / parameters for name in (mb, mapped))
         print(f"  {what}: {each:.2f} bytes a parameter, of which mapped pages of the file {of_file:.2f}")
@@ -159,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--recipe", default="sflllm")
     parser.add_argument("--model", default="tiny")
     parser.add_argument("--clients", type=int, nargs="*", default=[8, 32, 128])
-    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16"])
+    parser.add_argument("--precision", default="fp32", choices=["fp32", "bf16", "int8"])
     parser.add_argument("--max-tokens", type=int, default=256, help="of a row; longer ones are cut")
     parser.add_argument("--set", action="append", default=[], metavar="PATH=VALUE", help="of the recipe")
     parser.add_argument("--large", type=int, default=0, metavar="CLIENTS", help="a random large model, so many clients")
@@ -171,7 +172,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         over_clients(options.recipe, options.model, options.clients, options.precision, *given)
     if options.large:
         with tempfile.TemporaryDirectory() as nowhere:
-            large(options.recipe, options.sizes, options.large, options.folder or Path(nowhere), *given)
+            precision = "int8" if options.precision == "int8" else "bf16"
+            large(options.recipe, options.sizes, options.large, options.folder or Path(nowhere), precision, *given)
 
 
 if __name__ == "__main__":

@@ -34,7 +34,8 @@ class RunSettings:
     """How long to train, in which precision and where; how often to evaluate and save.
 
     `bf16` keeps the frozen weights in bf16 with fp32 activations and adapters; `auto` does so where the processor has
-    bf16 products. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps`
+    bf16 products. `int8` keeps the weights of the blocks' linear maps as whole steps, a byte each, and computes in
+    fp32. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps`
     0 leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through
     the model at once, but for a longer row (None: chosen for the device). Behind the first blocks, as far up as
     nothing is trained, hidden states of rows are kept, up to `prefix_mb` megabytes in a file without a name (0: they
@@ -47,7 +48,7 @@ class RunSettings:
     seed: Annotated[int, Ge(0)] = 0
     evaluate_every: Annotated[int, Ge(1)] = 5
     checkpoint_every: Annotated[int, Ge(1)] = 1
-    precision: Literal["auto", "fp32", "bf16", "fp64"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "int8", "fp64"] = "auto"
     device: Literal["auto", "cpu", "cuda"] = "auto"
     tokens_per_pass: Annotated[int, Ge(1)] | None = None
     prefix_mb: Annotated[int, Ge(0)] = 2000

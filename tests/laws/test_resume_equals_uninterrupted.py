@@ -21,6 +21,7 @@ from wavetune.models import export
 KINDS = {
     "split_int8": small(
         "sflllm",
+        "run.precision=int8",
         "run.rounds=3",
         "run.evaluate_every=1",
         "method.activation_codec.kind=int8",

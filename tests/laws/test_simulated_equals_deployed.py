@@ -38,6 +38,7 @@ METHODS = {
     "u_shape_mixed_int8": small("sflllm", *EXACT, AT_CLIENT, *MIXED, *INT8, "world.model=tiny-gpt2"),
     "sparse_updates": small("sflllm", *EXACT, "method.adapter_codec.kind=top_k", "method.proximal=0.1"),
     "frozen_a_product_of_bf16": small("sflllm", "method.mixing.kind=frozen_a", "run.precision=bf16", *ALONE),
+    "u_shape_of_int8_weights": small("sflllm", AT_CLIENT, "run.precision=int8", *ALONE),
     "sequential": small("split_lora_sequential", *EXACT, "method.mixing.kind=average_product"),
     "uncut": small("fedavg_lora", *EXACT),
     "uncut_product_of_ranks": small(

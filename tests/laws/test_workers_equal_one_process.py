@@ -16,7 +16,12 @@ MIXED = ("method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
 RECIPES = {
     "sflllm": ("sflllm",),
     "mixed_cuts_and_ranks_near_an_anchor": ("sflllm", *MIXED, "method.proximal=0.1"),
-    "u_shape_int8": ("sflllm", "method.topology.labels=client", "method.activation_codec.kind=int8"),
+    "u_shape_int8": (
+        "sflllm",
+        "method.topology.labels=client",
+        "method.activation_codec.kind=int8",
+        "run.precision=int8",
+    ),
     "fedavg_lora_by_product": ("fedavg_lora", "method.mixing.kind=average_product"),
     "sequential_frozen_a": ("split_lora_sequential", "method.mixing.kind=frozen_a"),
     "pwff_first_stage": ("pwff", *PWFF),

@@ -19,19 +19,30 @@ class Storage:
     """How training stores its values.
 
     Args:
-        weight_bytes: a frozen weight: 4 in fp32, 2 in bf16.
+        weight_bytes: a frozen weight: 4 in fp32, 2 in bf16, 1 in int8.
         activation_bytes: a saved activation; 4 also over bf16 weights, where only matrix products run in bf16.
         adapter_bytes: an adapter value with its gradient and two AdamW moments, all fp32.
         logit_values: the most logits that exist at once; the loss is computed in chunks of as many.
+        outer_bytes: a weight of the embedding and the head; as the others if None.
     """
 
     weight_bytes: float = 4
     activation_bytes: float = 4
     adapter_bytes: float = 16
     logit_values: int = 2**25
+    outer_bytes: float | None = None
+
+    @property
+    def outer_weight_bytes(self) -> float:
+        """A weight of the embedding and the head."""
+        return self.weight_bytes if self.outer_bytes is None else self.outer_bytes
 
 
 FP32 = Storage()
+BY_PRECISION = {"bf16": Storage(weight_bytes=2), "int8": Storage(weight_bytes=1, outer_bytes=4)}
+"""By `run.precision`, where it is not fp32 or left to the machine. Norms count as the maps of their blocks; not
+counted are the steps of int8 weights, one an output channel.
+"""
 
 
 def client_layer_memory(
@@ -54,7 +65,7 @@ def client_layer_memory(
     Ignores: the allocator's rounding and fragmentation, attention kernels that keep the score matrix (4 bytes a head
         and token pair), padding of ragged samples inside attention, dropout masks.
     """
-    embedding = table.architecture.embedding_values * storage.weight_bytes
+    embedding = table.architecture.embedding_values * storage.outer_weight_bytes
     always = embedding + _passing_bytes(table, workload, storage)
     head = _head_bytes(table, workload.labelled, workload.samples, storage, beside_embedding=True)
     layer_L = np.arange(table.num_layers)
@@ -148,7 +159,7 @@ def server_memory_bytes(
     total = np.sum(held[held_L]) + np.sum(np.where(on_server_KL, saved, 0.0)) + np.sum(passing)
     has_embedding = bool(held_L[0])
     if has_embedding:
-        total += table.architecture.embedding_values * storage.weight_bytes
+        total += table.architecture.embedding_values * storage.outer_weight_bytes
     if not u_shape:
         labelled, samples = (np.sum(np.where(served_K, n, 0.0)) for n in (workload.labelled, workload.samples))
         total += _head_bytes(table, labelled, samples, storage, beside_embedding=has_embedding)
@@ -198,7 +209,7 @@ def _head_bytes(
     a = table.architecture
     labelled, samples = np.asarray(labelled, dtype=float), np.asarray(samples, dtype=float)
     matrix = 0 if a.tied_embeddings and beside_embedding else a.head_values
-    weights = (a.final_norm_values + matrix) * storage.weight_bytes
+    weights = (a.final_norm_values + matrix) * storage.outer_weight_bytes
     if table.outputs is not None:
         vectors = samples * (2 * a.hidden_size + 3 * table.outputs) * storage.activation_bytes
         return weights + table.outputs_values * storage.adapter_bytes + vectors

@@ -22,6 +22,7 @@ from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.selection import lone_round_s
 from wavetune.allocation.world import problem_from_world
 from wavetune.costs.layer_costs import LayerCosts
+from wavetune.costs.memory import FP32, Storage
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.errors import ConfigError
@@ -75,6 +76,7 @@ class RoundPlanner:
     seed: int
     chosen: str = ""  # what was decided for the whole run, and what could not be counted, in words
     bound_s: float = np.inf  # proved for plans with other codecs that might have been chosen
+    storage: Storage = FP32
 
     def scheduled(self) -> RoundPlanner:
         """The same with what is chosen for the whole run: local steps, rounds to the target, codecs at the cut."""
@@ -146,6 +148,7 @@ class RoundPlanner:
             self.adapter_bits_per_value,
             batch_size=self.batch_size,
             token_pairs_per_sample=stats.token_pairs,
+            storage=self.storage,
             u_shape=stay,
         )
         others_L = np.zeros(table.num_layers)

@@ -2,8 +2,8 @@
 target modules.
 
 No model code is rewritten: blocks run as transformers wrote them. What is exchanged are the attention kernel (ragged,
-where the model lets it be chosen), the target linear maps (stacked adapters) and, in bf16, the other linear maps of the
-blocks (bf16 weights, fp32 activations). An encoder attends in both directions and has no output layer.
+where the model lets it be chosen), the target linear maps (stacked adapters) and, in bf16 and int8, the other linear
+maps of the blocks (narrow weights, fp32 activations). An encoder attends in both directions and has no output layer.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from wavetune.models.lora import ActiveAdapters, AdapterBank, FrozenLinear, Stac
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
 from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
 from wavetune.models.output_layer import OutputLayer
+from wavetune.models.products import in_steps, relative_error
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import checked
 from wavetune.models.soft_prompt import PROMPT, clients_of_samples, with_prompts
@@ -67,6 +68,7 @@ class Backbone:
     dtype: torch.dtype
     transposed: bool = False
     recompute: bool = False
+    weight_error: float = 0.0  # of weights in int8: root of the squares of what they are off over those of the weights
     attended: dict[nn.Module, AdapterSite] = field(default_factory=dict[nn.Module, AdapterSite])
     _pass: _Pass | None = None
 
@@ -106,7 +108,8 @@ class Backbone:
         """Whether products are in the precision of all else, so that a token's numbers are the same, to rounding there,
         whatever it goes through the model with.
         """
-        return all(p.dtype != torch.bfloat16 for p in self.model.parameters())
+        head = [] if self.head is None else [self.head.weight]
+        return all(p.dtype != torch.bfloat16 for p in [*self.blocks.parameters(), *head])
 
     @property
     def max_tokens(self) -> int | None:
@@ -287,23 +290,24 @@ def load_backbone(
     outputs: int | None = None,
     dtype: torch.dtype = torch.float32,
     make: Callable[[PreTrainedModel], None] | None = None,
+    int8: bool = False,
 ) -> Backbone:
     """Load a decoder or an encoder from a folder and prepare it. Raises ModelError where the engine cannot run it.
 
     `targets` are the names of the linear maps that carry LoRA, `all-linear`, or PEFT's default for the family if None.
     `adapters` are the kinds beside LoRA; `outputs` asks for a head on pooled samples with so many of them: the classes,
     or one reward. All is computed in `dtype`, fp32 or fp64, but for the products with bf16 weights. `make` first turns
-    the stock model into another.
+    the stock model into another. With `int8` the maps of the blocks are in whole steps, and all else is fp32.
     """
-    stock = load_stock_model(folder, opened_as(folder, dtype, bf16), predicts=outputs is None)
+    stock = load_stock_model(folder, opened_as(folder, dtype, bf16 or int8), predicts=outputs is None)
     if make is not None:
         make(stock)
-    return prepare_backbone(stock, targets, bf16, device, adapters, outputs)
+    return prepare_backbone(stock, targets, bf16, device, adapters, outputs, int8)
 
 
-def opened_as(folder: Path | str, dtype: torch.dtype, bf16: bool) -> torch.dtype:
-    """The precision in which weights are opened for a run: that of the file where both are bf16."""
-    return torch.bfloat16 if bf16 and dtype == torch.float32 and stored_in_bf16(folder) else dtype
+def opened_as(folder: Path | str, dtype: torch.dtype, narrow: bool) -> torch.dtype:
+    """The precision in which weights are opened for a run: that of the file if it is bf16 and they become `narrow`."""
+    return torch.bfloat16 if narrow and dtype == torch.float32 and stored_in_bf16(folder) else dtype
 
 
 def default_pooling(model: PreTrainedModel) -> Pooling:
@@ -318,6 +322,7 @@ def prepare_backbone(
     device: torch.device | str = "cpu",
     adapters: Sequence[ModelAdapter] = (),
     outputs: int | None = None,
+    int8: bool = False,
 ) -> Backbone:
     """Freeze a stock model, check that the engine runs it as it is, and put adapters on it; see `load_backbone`.
 
@@ -337,7 +342,7 @@ def prepare_backbone(
         compute_in_double(*backbone.blocks, backbone.final_norm)
     else:
         fuse(nn.ModuleList([*backbone.blocks, backbone.final_norm]), width)
-    sites = _install(backbone, targets, bf16)
+    sites = _install(backbone, targets, torch.int8 if int8 else torch.bfloat16 if bf16 else None)
     for adapter in adapters:
         sites += _install_behind(backbone, adapter, width)
     for adapter in adapters:
@@ -348,7 +353,9 @@ def prepare_backbone(
     backbone.sites = (*prompts, *sites)
     if bf16 and backbone.head is not None:
         backbone.head.weight.data = backbone.head.weight.data.to(torch.bfloat16)
-    if bf16:
+    if int8 and backbone.head is not None:
+        backbone.head.weight.data = backbone.head.weight.data.float()
+    if bf16 or narrow:
         model.get_input_embeddings().register_forward_hook(lambda _m, _a, out: out.float())
     if prompts:
         model.get_input_embeddings().register_forward_hook(backbone.after_embedding)
@@ -369,13 +376,17 @@ def _matrices(model: PreTrainedModel, structure: Structure) -> set[int]:
     return {id(module.weight) for module in modules}
 
 
-def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool) -> tuple[AdapterSite, ...]:
-    """LoRA on the targets and, in bf16, low precision in all linear maps of the blocks that all tokens go through."""
+def _install(
+    backbone: Backbone, targets: Sequence[str] | str | None, stored: torch.dtype | None
+) -> tuple[AdapterSite, ...]:
+    """LoRA on the targets and, where weights are `stored` in bf16 or int8, these in all linear maps of the blocks that
+    all tokens go through.
+    """
     model, maps = backbone.model, backbone.structure.linear_maps
     # named by where they are, as a list of the modules would keep all that are exchanged until the end
     names = {id(module): name for name, module in model.named_modules()}
     chosen = lora_targets(model, maps, targets)
-    sites: list[AdapterSite] = []
+    sites, errors = list[AdapterSite](), list[tuple[float, float]]()
     for layer, block in enumerate(backbone.blocks):
         within = names[id(block)]
         for path in [path for path, module in block.named_modules() if isinstance(module, LINEAR)]:
@@ -383,9 +394,11 @@ def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool
             if path not in maps or not isinstance(module, LINEAR):
                 continue
             adapted = named(name, chosen)
-            if not adapted and not bf16:
+            if not adapted and stored is None:
                 continue
-            frozen = _frozen(module, bf16, backbone.dtype)
+            frozen = _frozen(module, stored, backbone.dtype)
+            if frozen.step_O is not None:
+                errors.append(relative_error(_weight(module), frozen.weight, frozen.step_O))
             backbone.transposed |= isinstance(module, Conv1D)
             if adapted:
                 factors = lora_matrices(frozen.weight.shape[1], frozen.weight.shape[0])
@@ -393,6 +406,12 @@ def _install(backbone: Backbone, targets: Sequence[str] | str | None, bf16: bool
                 frozen = StackedLoraLinear(frozen, site, backbone.active)
                 sites.append(site)
             block.set_submodule(path, frozen)
+    if stored == torch.int8:
+        if not errors:
+            kind = type(model).__name__
+            raise ModelError(f"{kind} has no linear map that int8 would keep; use run.precision=bf16")
+        off, of_all = map(sum, zip(*errors, strict=True))
+        backbone.weight_error = (off / of_all) ** 0.5
     if any(isinstance(block, AbsentBlock) for block in backbone.blocks):
         return tuple(sites)  # a target may be in the blocks that are elsewhere
     for target in chosen:
@@ -436,12 +455,18 @@ def _install_attended(backbone: Backbone, adapter: ModelAdapter) -> tuple[Adapte
     return tuple(found)
 
 
-def _frozen(module: nn.Linear | Conv1D, bf16: bool, dtype: torch.dtype) -> FrozenLinear:
+def _weight(module: nn.Linear | Conv1D) -> Tensor:
     weight = module.weight.data
-    if isinstance(module, Conv1D):
-        weight = weight.t()
+    return weight.t() if isinstance(module, Conv1D) else weight
+
+
+def _frozen(module: nn.Linear | Conv1D, stored: torch.dtype | None, dtype: torch.dtype) -> FrozenLinear:
+    weight = _weight(module)
     bias: Tensor | None = None if module.bias is None else module.bias.data
-    if bf16:
+    if stored == torch.int8:
+        whole, step_O = in_steps(weight)
+        return FrozenLinear(whole, None if bias is None else bias.float(), dtype, step_O)
+    if stored == torch.bfloat16:
         weight, bias = weight.to(torch.bfloat16).contiguous(), None if bias is None else bias.to(torch.bfloat16)
     return FrozenLinear(weight, bias, dtype)
 

@@ -192,10 +192,16 @@ class ActiveAdapters:
 
 
 class FrozenLinear(nn.Module):
-    """A frozen linear map that computes in its weight's precision and returns `out_dtype`."""
+    """A frozen linear map that computes in its weight's precision and returns `out_dtype`.
 
-    def __init__(self, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype) -> None:
+    A weight of int8 counts in steps, one an output channel (`step_O`), and computes in fp32.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None, out_dtype: torch.dtype, step_O: Tensor | None = None
+    ) -> None:
         super().__init__()
+        self.step_O = None if step_O is None else nn.Parameter(step_O, requires_grad=False)
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
         self.out_dtype = out_dtype
@@ -206,14 +212,14 @@ class FrozenLinear(nn.Module):
 
     def product(self, x: Tensor) -> Tensor:
         """The same in the weight's precision."""
-        return frozen_product(x, self.weight, self.bias)
+        return frozen_product(x, self.weight, self.bias, self.step_O)
 
 
 class StackedLoraLinear(FrozenLinear):
     """A frozen linear map with the active bank's adapters on top."""
 
     def __init__(self, base: FrozenLinear, site: AdapterSite, active: ActiveAdapters) -> None:
-        super().__init__(base.weight, base.bias, base.out_dtype)
+        super().__init__(base.weight, base.bias, base.out_dtype, base.step_O)
         self.site = site
         self.active = active
 
@@ -228,7 +234,7 @@ class StackedLoraLinear(FrozenLinear):
             offsets_S = self.active.offsets(segments, rows.device)
             y = grouped_lora(rows, self.weight, self.bias, bank.scale, segments, offsets_S, local, shared)
         else:
-            y = _LoraLinear.apply(rows, self.weight, self.bias, bank.scale, segments, *local, *shared)
+            y = _LoraLinear.apply(rows, self.weight, self.bias, self.step_O, bank.scale, segments, *local, *shared)
         return y.view(*x.shape[:-1], -1).to(self.out_dtype)
 
 
@@ -241,28 +247,28 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float, segments: tuple[Segment, ...],
-        local_A: Any, local_B: Any, shared_A: Any, shared_B: Any,
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, step_O: Tensor | None, scale: float,
+        segments: tuple[Segment, ...], local_A: Any, local_B: Any, shared_A: Any, shared_B: Any,
     ) -> Tensor:  # fmt: skip
         wide = x.to(torch.float32) if x.dtype != torch.float64 else x
-        y = product(x, weight, bias).to(wide.dtype)
+        y = product(x, weight, bias, step_O).to(wide.dtype)
         reduced: list[Tensor] = []
         for local, slot, start, stop in segments:
             A, B = (local_A, local_B) if local else (shared_A, shared_B)
             h = wide[start:stop] @ A[slot]
             y[start:stop].addmm_(h, B[slot], alpha=scale)
             reduced.append(h)
-        ctx.save_for_backward(wide, weight, local_A, local_B, shared_A, shared_B, *reduced)
+        ctx.save_for_backward(wide, weight, step_O, local_A, local_B, shared_A, shared_B, *reduced)
         ctx.scale, ctx.segments, ctx.in_dtype = scale, segments, x.dtype
         ctx.stacks = local_A, local_B, shared_A, shared_B
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
+        x, weight, step_O, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
         gy = grads[0]
-        gx = product_back(gy, weight).to(x.dtype) if ctx.needs_input_grad[0] else None
-        wanted = zip(ctx.stacks, ctx.needs_input_grad[5:], strict=True)
+        gx = product_back(gy, weight, step_O).to(x.dtype) if ctx.needs_input_grad[0] else None
+        wanted = zip(ctx.stacks, ctx.needs_input_grad[6:], strict=True)
         buffers, returned = zip(*(_gradient_of(f, needed) for f, needed in wanted), strict=True)
         for (local, slot, start, stop), h in zip(ctx.segments, reduced, strict=True):
             A, B = (local_A, local_B) if local else (shared_A, shared_B)
@@ -276,7 +282,7 @@ class _LoraLinear(torch.autograd.Function):
             if gx is not None:
                 gx[start:stop].addmm_(gh, A[slot].t(), alpha=ctx.scale)
         gx = gx.to(ctx.in_dtype) if gx is not None else None
-        return gx, None, None, None, None, *returned
+        return gx, None, None, None, None, None, *returned
 
 
 def _gradient_of(stack: Tensor | None, needed: bool) -> tuple[Tensor | None, Tensor | None]:

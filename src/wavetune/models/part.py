@@ -30,6 +30,7 @@ def load_part(
     device: torch.device | str = "cpu",
     adapters: Sequence[ModelAdapter] = (),
     dtype: torch.dtype = torch.float32,
+    int8: bool = False,
 ) -> Backbone:
     """The embedding, the blocks with these numbers and, where `head`, the head of a decoder; nothing else is read.
 
@@ -46,11 +47,12 @@ def load_part(
             _drop_head(model)
 
     backbone = prepare_backbone(
-        load_stock_model(folder, opened_as(folder, dtype, bf16), thin),
+        load_stock_model(folder, opened_as(folder, dtype, bf16 or int8), thin),
         targets,
         bf16,
         device,
         adapters,
+        int8=int8,
     )
     if not backbone.way.cuts:
         raise ModelError(

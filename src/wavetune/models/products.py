@@ -1,6 +1,7 @@
-"""Products with frozen weights, in their precision; in fp32, block by block, where the processor has none in bf16.
+"""Products with frozen weights, in their precision; in fp32, block by block, where the processor has none in it.
 
-There PyTorch multiplies bf16 matrices by plain loops, slowest where it goes back.
+PyTorch multiplies bf16 matrices by plain loops on such processors, slowest where it goes back. Weights of int8 are
+whole steps, one step an output channel, and are multiplied in fp32 everywhere.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from torch import Tensor
 
 _BLOCK_VALUES = 1 << 22  # of a weight that are wide at a time
 _FEW_ROWS = 16  # which the plain loops multiply sooner than a weight is made wide, such as those of decoding
+_STEPS = 127  # of int8, on either side of zero
 
 
 @cache
@@ -24,50 +26,84 @@ def has_bf16_products() -> bool:
     return bool(supported())
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x W^T + b` with a weight `[out, in]`, of `x` rounded to the weight's precision and in it. Not differentiable."""
-    x = x.to(weight.dtype)
-    if not _is_slow(weight) or x.numel() < _FEW_ROWS * weight.shape[1]:
+def in_steps(weight: Tensor) -> tuple[Tensor, Tensor]:
+    """A weight `[out, in]` in whole steps, int8, and each output channel's step in fp32, `[out]`.
+
+    A step is the channel's largest magnitude over 127, so that a value is off by at most half a step.
+    """
+    whole, step_O = torch.empty_like(weight, dtype=torch.int8), torch.empty(len(weight), device=weight.device)
+    for part, block in _blocks(weight):
+        largest = block.abs().amax(1)
+        step_O[part] = torch.where(largest > 0, largest / _STEPS, 1.0)
+        whole[part] = (block / step_O[part, None]).round_().to(torch.int8)
+    return whole, step_O
+
+
+def relative_error(weight: Tensor, whole: Tensor, step_O: Tensor) -> tuple[float, float]:
+    """Sums of squares of what a weight in steps differs from it, and of its own values."""
+    off, all_of_it = 0.0, 0.0
+    for part, block in _blocks(weight):
+        off += float((whole[part] * step_O[part, None] - block).square().sum())
+        all_of_it += float(block.square().sum())
+    return off, all_of_it
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, step_O: Tensor | None = None) -> Tensor:
+    """`x W^T + b` with a weight `[out, in]`, of `x` rounded to the weight's precision and in it. Not differentiable.
+
+    A weight in steps is multiplied in fp32.
+    """
+    x = x.to(_multiplied_in(weight))
+    if not _is_wide(weight) or (step_O is None and x.numel() < _FEW_ROWS * weight.shape[1]):
         return F.linear(x, weight, bias)
     wide = x.float()
-    found = torch.cat([wide @ block.t() for _, block in _blocks(weight)], -1)
-    return (found if bias is None else found + bias.float()).to(weight.dtype)
+    parts = [wide @ block.t() for _, block in _blocks(weight)]
+    found = parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+    if step_O is not None:
+        found *= step_O
+    return (found if bias is None else found.add_(bias)).to(x.dtype)
 
 
-def product_back(gradient: Tensor, weight: Tensor) -> Tensor:
+def product_back(gradient: Tensor, weight: Tensor, step_O: Tensor | None = None) -> Tensor:
     """Gradient of `x` from that of `x W^T`, rounded to the weight's precision and in it."""
-    gradient = gradient.to(weight.dtype)
-    if not _is_slow(weight):
+    gradient = gradient.to(_multiplied_in(weight))
+    if not _is_wide(weight):
         return gradient @ weight
-    wide = gradient.float()
+    wide = gradient.float() if step_O is None else gradient * step_O
     parts = (wide[..., part] @ block for part, block in _blocks(weight))
     found = next(parts)
     for one in parts:
         found += one
-    return found.to(weight.dtype)
+    return found.to(gradient.dtype)
 
 
-def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, step_O: Tensor | None = None) -> Tensor:
     """`product`, differentiable in `x`."""
-    x = x.to(weight.dtype)
-    return _FrozenProduct.apply(x, weight, bias) if _is_slow(weight) else F.linear(x, weight, bias)
+    x = x.to(_multiplied_in(weight))
+    return _FrozenProduct.apply(x, weight, bias, step_O) if _is_wide(weight) else F.linear(x, weight, bias)
 
 
 class _FrozenProduct(torch.autograd.Function):
-    """`product` of an `x` in the weight's precision."""
+    """`product` of an `x` in the precision in which it is multiplied."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(weight)
-        return product(x, weight, bias)
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, step_O: Tensor | None) -> Tensor:
+        ctx.save_for_backward(weight, step_O)
+        return product(x, weight, bias, step_O)
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
-        return product_back(grads[0], ctx.saved_tensors[0]), None, None
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None, None]:
+        return product_back(grads[0], *ctx.saved_tensors), None, None, None
 
 
-def _is_slow(weight: Tensor) -> bool:
-    return weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and not has_bf16_products()
+def _multiplied_in(weight: Tensor) -> torch.dtype:
+    return torch.float32 if weight.dtype == torch.int8 else weight.dtype
+
+
+def _is_wide(weight: Tensor) -> bool:
+    """Whether a weight is made wide, block by block, to be multiplied."""
+    slow = weight.dtype == torch.bfloat16 and weight.device.type == "cpu" and not has_bf16_products()
+    return slow or weight.dtype == torch.int8
 
 
 def _blocks(weight: Tensor) -> Iterator[tuple[slice, Tensor]]:

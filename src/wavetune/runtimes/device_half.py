@@ -138,13 +138,14 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     folder = resolve_model(world.model, progress=say).folder
     data = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed).with_prompt(method.prompt_tokens)
     cut, rank = order.cuts[client], order.ranks[client]
+    int8, beside = run.precision == "int8", method.beside_lora
     split, at_client = method.topology.is_split, method.topology.labels_stay
     targets = method.lora.on(architecture_of(folder).default_lora_targets)
     if split:
-        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, method.beside_lora, dtype)
+        backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, beside, dtype, int8)
     else:
         outputs = len(data.classes) or None
-        backbone = load_backbone(folder, targets, order.bf16, device, method.beside_lora, outputs, dtype)
+        backbone = load_backbone(folder, targets, order.bf16, device, beside, outputs, dtype, int8=int8)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
     cohort.half = OF_CLIENTS if split else WHOLE

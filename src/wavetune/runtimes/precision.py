@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
 from wavetune.errors import ConfigError
+
+if TYPE_CHECKING:
+    from wavetune.models.backbone import Backbone
 
 
 def device_of(wanted: str) -> torch.device:
@@ -19,6 +23,16 @@ def device_of(wanted: str) -> torch.device:
 def working_dtype(precision: str) -> torch.dtype:
     """What activations and adapters are of in a run of this precision."""
     return torch.float64 if precision == "fp64" else torch.float32
+
+
+def precision_of(backbone: Backbone, precision: str, bf16: bool) -> str:
+    """What a run computes in, in words, with how far int8 weights are from those that were opened."""
+    if precision == "int8":
+        error = f"{100 * backbone.weight_error:.2g} % from what they were"
+        return f"int8 weights ({error}), fp32 activations and adapters"
+    if bf16:
+        return "bf16 weights, fp32 activations and adapters"
+    return "fp64" if precision == "fp64" else "fp32"
 
 
 def uses_bf16(precision: str, device: torch.device) -> bool:

@@ -41,7 +41,7 @@ from wavetune.models.lora import AdapterBank, Matrices, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
 from wavetune.records.rounds import Account
-from wavetune.runtimes.precision import device_of, uses_bf16, working_dtype
+from wavetune.runtimes.precision import device_of, precision_of, uses_bf16, working_dtype
 from wavetune.runtimes.world import plan_world, statistics_of
 
 Rows = NDArray[np.int64]
@@ -185,6 +185,7 @@ def build(
         len(data.classes) or None,
         working_dtype(run.precision),
         method.makes,
+        int8=run.precision == "int8",
     )
     _check_tokens(backbone, data, method.key_tokens)
     door = Door()
@@ -209,7 +210,7 @@ def build(
     server.holds = lambda factors: judged.holds(data.validation, one_bank(judged, factors))
     model_bits = 0.0 if method.client_model is None else float(bits_of_model(backbone))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
-    precision = "bf16 weights, fp32 activations and adapters" if bf16 else "fp64" if run.precision == "fp64" else "fp32"
+    precision = precision_of(backbone, run.precision, bf16)
     return Session(
         recipe,
         model,
@@ -243,7 +244,8 @@ def served_by(
     method = recipe.method
     targets = method.lora.on(planner.table.lora_targets) if method.sharing.shares("lora") else ()
     dtype, outputs = working_dtype(recipe.run.precision), len(data.classes) or None
-    backbone = load_backbone(folder, targets, bf16, device, method.shared_beside_lora, outputs, dtype)
+    int8 = recipe.run.precision == "int8"
+    backbone = load_backbone(folder, targets, bf16, device, method.shared_beside_lora, outputs, dtype, int8=int8)
     layers = backbone.num_layers
     placement = Placement(layers, (layers,), (None,), (1.0,), split=False)
     return cohort_of(recipe, backbone, placement, (max(rank_K),), Door())

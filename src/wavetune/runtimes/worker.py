@@ -140,6 +140,7 @@ class Worker:
             job.num_classes,
             working_dtype(job.recipe.run.precision),
             method.makes,
+            int8=job.recipe.run.precision == "int8",
         )
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 

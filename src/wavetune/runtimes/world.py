@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.costs.architecture import PRESETS, Architecture
+from wavetune.costs.memory import BY_PRECISION, FP32
 from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
 from wavetune.data.plain_tokenizer import PlainTokenizer
@@ -108,6 +109,7 @@ def plan_world(
         run.rounds,
         run.seed,
         architecture.note,
+        storage=BY_PRECISION.get(run.precision, FP32),
     ).scheduled()
 
 

@@ -49,12 +49,17 @@ def test_frozen_a_is_common_to_all_and_not_trained():
     assert all(pair["B"].requires_grad for stacks in (bank.local, bank.shared) for pair in stacks.values())
 
 
-@pytest.mark.parametrize(("precision", "words"), [("fp32", "fp32"), ("bf16", "bf16 weights")])
+@pytest.mark.parametrize(
+    ("precision", "words"), [("fp32", "fp32"), ("bf16", "bf16 weights"), ("int8", "int8 weights (0.")]
+)
 def test_precision_is_what_was_asked_for(precision, words):
     session = build(small("sflllm", f"run.precision={precision}"))
     assert session.precision.startswith(words)
     weight = session.cohort.backbone.blocks[0].mlp.up_proj.weight
-    assert weight.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+    assert weight.dtype == {"bf16": torch.bfloat16, "int8": torch.int8}.get(precision, torch.float32)
+    assert session.planner.storage.weight_bytes == weight.element_size()
+    head = session.cohort.backbone.head.weight
+    assert session.planner.storage.outer_weight_bytes == head.element_size()
 
 
 def test_tokens_per_pass_is_what_was_asked_for_or_chosen():
