@@ -31,6 +31,17 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 
+BEGIN = ("tests/end_to_end/test_commands.py", "tests/unit/data/")
+"""What comes first: while one process compiles the kernels of a fresh checkout, for both, the other needs none."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((at for at, start in enumerate(BEGIN) if item.nodeid.startswith(start)), len(BEGIN))
+
+    items.sort(key=place)
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder shared/ beside the repository: data sets and reference instances too large to keep in it."""

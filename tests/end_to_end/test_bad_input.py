@@ -215,7 +215,7 @@ def test_loss_that_stops_being_a_number_names_round_and_client_and_keeps_the_las
 
     monkeypatch.setattr(inprocess, "train_round", poisoned)
     answer = run("--out", tmp_path / "run")
-    assert_refused(answer, "round 2", "step 0", "client 1", "nan", "last checkpoint is kept")
+    assert_refused(answer, "round 2", "step 0", "the loss of client 0 is nan", "last checkpoint is kept")
     monkeypatch.undo()
     assert [record["round"] for record in read_rounds(tmp_path / "run")] == [0, 1]
     assert wavetune("run", "--resume", "--out", tmp_path / "run").code == 0

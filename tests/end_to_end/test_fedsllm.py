@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from helpers.command_line import settings, wavetune
-from helpers.runs import read_json, read_rounds, small, train
+from helpers.runs import WIDE, read_json, read_rounds, small, train
 from wavetune.errors import ConfigError
 from wavetune.recipe import with_settings
 from wavetune.runtimes.world import planner_of
@@ -26,7 +26,7 @@ def test_run_trains_with_the_planned_steps_and_is_charged_what_was_planned(tmp_p
 
 
 def test_bandwidths_follow_the_channel_of_every_round():
-    planner, _ = planner_of(small("fedsllm", PLANNED_STEPS, "method.topology.cut=1"))
+    planner, _ = planner_of(small("fedsllm", *WIDE, PLANNED_STEPS, "method.topology.cut=1"))
     first = planner.first_plan()
     counts = [np.bincount(planner.plan(index, first)[1].main.owner_M) for index in range(3)]
     assert len({tuple(count.tolist()) for count in counts}) > 1

@@ -85,6 +85,7 @@ PLANNING = {
     "world.data.train_samples": "60",
     "world.data.validation_samples": "8",
     CLIENTS: "3",
+    **BANDS,
     CUTS: "[1,9]",
 }
 REWARD = {

@@ -12,11 +12,12 @@ import torch
 from helpers import forked
 from helpers.command_line import assert_refused, wavetune
 from helpers.ray_cluster import TwoMachines, two_machines
-from helpers.runs import SMALL, assert_same_run, small, train
+from helpers.runs import EXACT, SMALL, assert_same_run, small, train
 from wavetune.errors import ConfigError
 from wavetune.runtimes.ray_engine import placed
 
-ALONE = ("run.tokens_per_pass=1", "run.samples=0")
+ALONE = ("run.tokens_per_pass=1", "run.samples=0")  # a pass a client, as in workers
+MIXED = (*EXACT, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,16 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     assert rounds_in(out) < 14
     train(small("sflllm", *ALONE, "run.rounds=14"), out, resume=True)
     assert_same_run(out, tmp_path / "one")
+
+
+def test_a_run_in_workers_ends_as_one_process(cluster: TwoMachines, tmp_path):
+    train(small("sflllm", *ALONE, *MIXED), tmp_path / "one")
+    cluster.complete()
+    process = start(tmp_path / "two", *MIXED, options=("--ray", cluster.address))
+    _, errors = process.communicate()
+    skip_if_ray_ran_out_of_time(errors)
+    assert process.returncode == 0, errors
+    assert_same_run(tmp_path / "two", tmp_path / "one")
 
 
 def test_what_a_worker_refuses_is_said_in_one_sentence(cluster: TwoMachines, tmp_path):

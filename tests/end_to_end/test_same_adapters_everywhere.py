@@ -1,13 +1,10 @@
-"""One process, real Ray workers, and servers and devices as processes of their own end with the same adapters."""
+"""One process, and servers and devices as processes of their own, end with the same adapters."""
 
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from helpers.forked import Forked
 from helpers.runs import EXACT, small, train
-from helpers.workers import train_all_in_ray
-from wavetune.recipe import save
 from wavetune.runtimes.launch import deploy
 
 CLIENTS = 3
@@ -17,7 +14,6 @@ RECIPES = {  # more kinds with devices and workers in one process: tests/laws/te
     "mixed_cuts": small("sflllm", *EXACT, *ALONE, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]"),
     "pwff_first_stage": small("pwff", *ALONE, "method.alignment=null", "world.data.max_tokens=224"),
 }
-IN_RAY = "mixed_cuts"
 TOLERANCE = {"mixed_cuts": 1e-6}  # whose deployed servers add up in another order; the other agrees to the bit
 
 
@@ -48,14 +44,3 @@ def assert_same(found, wanted, tolerance=0.0):
 def test_servers_and_devices_end_as_one_process(name, in_process, tmp_path):
     assert deploy(RECIPES[name], tmp_path / "run", CLIENTS, [], lambda _text: None) == 0
     assert_same(tmp_path / "run", in_process / name, TOLERANCE.get(name, 0.0))
-
-
-def test_ray_workers_end_as_one_process(in_process, tmp_path):
-    pytest.importorskip("ray", reason="Ray is not installed")
-    save(RECIPES[IN_RAY], tmp_path / f"{IN_RAY}.json")
-    process = Forked(train_all_in_ray, tmp_path)
-    _, errors = process.communicate()
-    if "may have too much to do" in errors:
-        pytest.skip("Ray's processes did not come up within the 30 s that Ray gives them on this machine")
-    assert process.returncode == 0, errors
-    assert_same(tmp_path / IN_RAY, in_process / IN_RAY)

@@ -187,7 +187,7 @@ def train_plainly(out):
 
 def test_it_is_compared_with_baselines_of_its_own(tmp_path):
     out = tmp_path / "comparison"
-    answer = wavetune("compare", MINE, *settings("run.rounds=1"), "--seeds", 1, "--out", out)
+    answer = wavetune("compare", MINE, *settings("run.rounds=1"), "--seeds", 1, "--jobs", 1, "--out", out)
     assert answer.code == 0, answer.err
     assert set(json.loads((out / "comparison.json").read_text())["methods"]) >= {"proposed", "plain averaging"}
 

@@ -19,6 +19,8 @@ SMALL = (
     "world.data.max_tokens=96",
     "world.data.batching.batch_size=2",
     "world.scenario.population.num_clients=3",
+    "world.scenario.bands.main.num_subchannels=6",
+    "world.scenario.bands.fed.num_subchannels=6",
     "run.rounds=2",
     "run.local_steps=2",
     "run.samples=0",
@@ -26,7 +28,9 @@ SMALL = (
     "run.precision=fp32",
     "run.device=cpu",
 )
-PAPER = ("world.scenario.preset=paper",)
+WIDE = ("world.scenario.bands.main.num_subchannels=20", "world.scenario.bands.fed.num_subchannels=20")
+"""The usual bands, for tests of what their many subchannels allow; to plan them takes most of a small run."""
+PAPER = ("world.scenario.preset=paper", *WIDE)
 """For tests whose seconds, joules and bits a second are those of the papers' ideal links."""
 EXACT = ("run.precision=fp64", "method.adapter_codec.kind=fp64")
 """Sums that are put together in another order then differ in the last digits of fp64, on whatever processor."""

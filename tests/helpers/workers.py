@@ -1,4 +1,4 @@
-"""Workers in the process of the test, where starting Ray would show nothing more, and runs in Ray's.
+"""Workers in the process of the test, where starting Ray would show nothing more.
 
 What is asked and answered is written and read as between processes.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from helpers.runs import Silent
-from wavetune.recipe import Recipe, load
+from wavetune.recipe import Recipe
 from wavetune.runtimes.engine import Engine
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import Session
@@ -61,12 +61,3 @@ def train_in_workers(recipe: Recipe, out: Path, engine: Engine, resume: bool = F
     observer = Silent()
     run(recipe, out, observer, resume, engine)
     return observer
-
-
-def train_all_in_ray(folder: Path) -> None:
-    """Train the recipes of a folder in two of Ray's workers, for a process of its own: Ray leaves warnings behind."""
-    from wavetune.runtimes.ray_engine import connected, engine
-
-    with connected(None, 2):
-        for path in sorted(folder.glob("*.json")):
-            run(load(path), folder / path.stem, Silent(), engine=engine(2))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from textwrap import fill
 from typing import TYPE_CHECKING
 
 from wavetune.reporting.origin import footnote
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FORMATS = ("svg", "png")
+_LETTERS_AN_INCH = 21  # of 6 points
 
 
 def new_figure(inches: tuple[float, float]) -> Figure:
@@ -40,14 +42,18 @@ def plain_ticks(axis: Axis, *factors: float) -> None:
 
 
 def sign(figure: Figure, origin: Mapping[str, str], command: str) -> None:
-    """Say at the foot where the numbers are from."""
-    figure.supxlabel(footnote(origin, command), fontsize=6, wrap=True)
+    """Say at the foot where the numbers are from, in lines that are broken here: Matplotlib would measure each word."""
+    letters = int(figure.get_figwidth() * _LETTERS_AN_INCH)
+    text = "\n".join(fill(line, letters) for line in footnote(origin, command).splitlines())
+    figure.supxlabel(text, fontsize=6)
 
 
 def save(figure: Figure, stem: Path, dots_per_inch: int = 150, formats: tuple[str, ...] = FORMATS) -> list[Path]:
     """Save `stem`.svg and `stem`.png, with neither a date nor random names; their paths."""
     from matplotlib import rc_context
 
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")  # what was laid out is kept, for all formats
     paths = [stem.with_name(f"{stem.name}.{kind}") for kind in formats]
     for path in paths:
         with rc_context({"svg.hashsalt": "wavetune"}):
