@@ -30,6 +30,7 @@ RECIPE = small(
     *EXACT,
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.learning.max_new_tokens=12",
+    "method.alignment.held_out_prompts=2",
     "method.alignment.learning.objective.epochs=1",
     "method.alignment.evaluate_every=2",
     "run.checkpoint_every=5",
