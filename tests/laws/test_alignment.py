@@ -1,5 +1,7 @@
 """Alignment keeps to each client's own data and wishes: what a client learns depends on nobody else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from safetensors.torch import load, save
 
 from helpers.alignment import (
     CHARACTERS,
+    FAST,
     FREE,
     alignment,
     constant,
@@ -128,12 +131,12 @@ def test_a_stage_restored_from_its_state_goes_on_as_if_never_interrupted(name):
 @pytest.mark.parametrize("objective", [Ppo(kl=FREE, epochs=4), Grpo(kl=FREE, group_size=8, epochs=4)])
 def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objective):
     """On held-out prompts: capital letters are helpful and small ones safe, and one token is an answer."""
-    prompts = 32 if isinstance(objective, Ppo) else 8
-    settings = with_objective(objective, prompts_per_step=prompts, max_new_tokens=1)
+    prompts, fast = 16 if isinstance(objective, Ppo) else 4, replace(FAST, learning_rate=2e-2)
+    settings = with_objective(objective, prompts_per_step=prompts, max_new_tokens=1, optimiser=fast)
     found = alignment(fresh_bank(2), [1.0, 0.0], settings, Rewards(share("@", "_"), share("`", "\x7f")))
     held_out = prompts_of((0, 1), 60, "held out")
     before = found.evaluate(held_out)
-    run(found, 14)
+    run(found, 6)
     after = found.evaluate(held_out)
     for client, name in enumerate(("helpful", "safe")):
         was, now = before.own[client].mean(name), after.own[client].mean(name)
