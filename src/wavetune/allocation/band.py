@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import heapq
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 
+from wavetune.allocation.counting import Strongest, strongest
 from wavetune.allocation.dual_bound import most_divided, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
@@ -22,7 +24,14 @@ from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, log_and_inverse, lone_rates, owners_delay
+from wavetune.allocation.water_filling import (
+    NO_GAIN_LOG2,
+    BandProblem,
+    log_and_inverse,
+    lone_rates,
+    owners_delay,
+    strongest_rates,
+)
 from wavetune.units import Array
 
 _STEP = 0.02
@@ -93,9 +102,36 @@ class BandTables:
         return BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
 
     def lone_bound_s(self, problem: BandProblem) -> float:
-        """Least delay of the client that would finish last if each had the whole band to itself (s)."""
+        """No delay is shorter (s): each client with the whole band to itself, and all by counting subchannels."""
         sends = problem.need_K > 0
-        return float(np.max(problem.ready_K[sends] + problem.need_K[sends] / self.lone_rate_K[sends])) * (1 - 1e-6)
+        ready_K, need_K = problem.ready_K[sends], problem.need_K[sends]
+
+        def time_s(rate_KJ: Array) -> Array:
+            with np.errstate(divide="ignore"):
+                return ready_K[:, None] + need_K[:, None] / rate_KJ[sends]
+
+        one_each_K = np.ones(len(need_K), np.int64)
+        counted_s = self._strongest.least_common_s(time_s, one_each_K, self.band.num_subchannels)
+        return max(counted_s, float(np.max(ready_K + need_K / self.lone_rate_K[sends]))) * (1 - 1e-6)
+
+    @cached_property
+    def _strongest(self) -> Strongest:
+        none_K = np.zeros(len(self.cap_w_K))
+        return strongest_uplink(self.problem(none_K, none_K))
+
+
+def strongest_uplink(problem: BandProblem) -> Strongest:
+    """Rates (bit/s/Hz) that the clients do not exceed on their strongest subchannels, each at its own power."""
+    problem = with_cap_tolerance(problem)
+    heard_KM = problem.log_KM > NO_GAIN_LOG2
+
+    def rates(most: int) -> Array:
+        inverse_KJ = -strongest(np.where(heard_KM, -problem.inverse_KM, -np.inf), most)
+        inverse_KJ[np.isinf(inverse_KJ)] = 0.0
+        log_KJ = strongest(problem.log_KM, most)
+        return strongest_rates(problem._replace(log_KM=log_KJ, inverse_KM=inverse_KJ)) * (1 + 1e-9)
+
+    return Strongest(problem.log_KM.shape[1], rates)
 
 
 def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray | None = None) -> Incumbent:
@@ -125,7 +161,8 @@ def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int
     step = _STEP if np.any(problem.need_K > 0) else 0.0
     while step > 1e-4 and not clock.expired:
         target_s = incumbent.delay_s - step * (incumbent.delay_s - _last_start_s(problem))
-        better = search_below(problem, incumbent, target_s, kicks, 0)
+        refuted = target_s < incumbent.bound_s
+        better = incumbent if refuted else search_below(problem, incumbent, target_s, kicks, 0)
         step = step if better.delay_s < incumbent.delay_s * (1 - 1e-6) else step / 4
         incumbent = better
     return incumbent

@@ -18,19 +18,21 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.band import copy_prices, local_owners, with_cap_tolerance
-from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_common_s, transfer_s
+from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, with_cap_tolerance
+from wavetune.allocation.counting import Strongest
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack, refuted_by_sets
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay, strongest_rates
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9
 _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
-_SPLITS, _STEPS = 7, (0.03, 0.01, 0.003, 0.001, 0.0003)
+_SPLITS, _GRID, _CLOSE = 7, 29, 3e-4
 
 
 class TwoWays(NamedTuple):
@@ -75,6 +77,16 @@ class BothWays:
         )
 
     @cached_property
+    def _down(self) -> Strongest:
+        return Strongest.sums(self._rate_KM)
+
+    @cached_property
+    def _enough(self) -> int:
+        """Of how many of its strongest a client needs to be counted with on the way back."""
+        M = self.band.num_subchannels
+        return min(M, 8 * -(-M // len(self.after_s_K)) + 32)
+
+    @cached_property
     def _unit(self) -> float:
         return max(float(np.max(self._rate_KM)), 1e-300)
 
@@ -102,34 +114,56 @@ class BothWays:
         gets, least_s = self.down_bits_K > 0, float(np.max(self.after_s_K))
         if not np.any(gets):
             return least_s
-        strongest_KM = np.cumsum(-np.sort(-self._rate_KM[gets], axis=1), axis=1)
-        time_KM = self.after_s_K[gets, None] + transfer_s(self.down_bits_K[gets, None], strongest_KM)
-        return max(least_s, least_common_s(time_KM, np.ones(len(time_KM), np.int64)) * _SAFE)
 
-    def improve(self, starts: Sequence[IntArray], up_s: float, kicks: int, clock: Clock) -> tuple[IntArray, float]:
-        """Owners by local search for shorter delays, shared out between both ways in several proportions."""
+        def time_s(rate_KJ: Array) -> Array:
+            return self.after_s_K[gets, None] + transfer_s(self.down_bits_K[gets, None], rate_KJ[gets])
+
+        one_each_K = np.ones(int(np.sum(gets)), np.int64)
+        return max(least_s, self._down.least_common_s(time_s, one_each_K, self.band.num_subchannels) * _SAFE)
+
+    def improve(
+        self, starts: Sequence[IntArray], up_s: float, kicks: int, clock: Clock, close: float = _CLOSE
+    ) -> tuple[IntArray, float]:
+        """Owners by local search for delays between those known and what counting proves, as long as it pays.
+
+        `up_s` is a bound of the uplink alone; `close` is the share of the delay below which less is not tried.
+        """
         owner_M = min(starts, key=self.delay_s)
-        best_s = self.delay_s(owner_M)
+        best_s, share = self.delay_s(owner_M), 0.5
         others = [s for s in starts if s is not owner_M]
-        for step in _STEPS:
-            paid = True
-            while paid and not clock.expired and np.isfinite(best_s):
-                paid = False
-                target_s = best_s * (1 - step)
-                room_s = target_s - up_s - self.least_down_s
-                if room_s <= 0:
+        least_s = self._counted_s(up_s, best_s) if np.isfinite(best_s) else best_s
+        while share * (best_s - least_s) > close * best_s and not clock.expired:
+            target_s, found = best_s - share * (best_s - least_s), False
+            for down_s in self._splits(owner_M, target_s, up_s):
+                for start_M in (owner_M, *others):
+                    found_M = self.search(target_s - down_s, down_s, start_M, kicks)
+                    if found_M is not None and (found_s := self.delay_s(found_M)) < best_s * (1 - 1e-6):
+                        owner_M, best_s, found = found_M, found_s, True
+                if found or clock.expired:
                     break
-                downs_s = [self.least_down_s + room_s * share for share in np.linspace(0.02, 0.98, _SPLITS)]
-                now_s = self.down_s(owner_M)
-                for down_s in [now_s, now_s - step * best_s, *downs_s]:
-                    for start_M in (owner_M, *others):
-                        found_M = self.search(target_s - down_s, down_s, start_M, kicks)
-                        if found_M is not None and (found_s := self.delay_s(found_M)) < best_s * (1 - 1e-6):
-                            owner_M, best_s, paid = found_M, found_s, True
-                    if paid or clock.expired:
-                        break
-                others = []
+            share, others = share if found else share / 3, []
         return owner_M, best_s
+
+    def _splits(self, owner_M: IntArray, target_s: float, up_s: float) -> list[float]:
+        """When the way back may end so that both are done by the target, as far as counting does not refute it."""
+        now_s = self.down_s(owner_M)
+        room_s = target_s - up_s - self.least_down_s
+        grid_s = self.least_down_s + room_s * np.linspace(0.02, 0.98, _GRID)
+        open_s = [s for s in grid_s.tolist() if self._is_open(s, target_s)]
+        evenly = {round(i) for i in np.linspace(0, len(open_s) - 1, _SPLITS)} if open_s else set[int]()
+        first = [s for s in (now_s, now_s + target_s - self.delay_s(owner_M)) if self._is_open(s, target_s)]
+        return [*first, *(open_s[i] for i in sorted(evenly))]
+
+    def _is_open(self, down_s: float, target_s: float) -> bool:
+        return down_s >= self.least_down_s and self.counted_up_s(down_s) <= target_s - down_s
+
+    def _counted_s(self, up_s: float, best_s: float) -> float:
+        """No owners have both ways done sooner, by counting (s)."""
+
+        def bound_s(start_s: float, end_s: float) -> float:
+            return start_s + max(up_s, self.counted_up_s(end_s))
+
+        return min(best_s, least_over_intervals(bound_s, self.least_down_s, best_s - up_s, best_s))
 
     def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int, seed: int = 0) -> IntArray | None:
         """Owners by local search for an uplink and a way back that end in time; None where no owners could."""
@@ -163,21 +197,23 @@ class BothWays:
 
         Both ways of a client take at least as many of its strongest subchannels as one of them alone.
         """
-        problem, M = with_cap_tolerance(self._asking), self._asking.log_KM.shape[1]
+        problem, M = self.uplink, self.band.num_subchannels
         gets, sends = self.down_bits_K > 0, problem.need_K > 0
         ask_K1 = self.problem(down_s).ask_K[:, None] * _SAFE
-        strongest_KM = np.cumsum(-np.sort(-problem.back_KM, axis=1), axis=1)
-        count_K = np.where(gets, 1 + np.sum(strongest_KM < ask_K1, axis=1), 1)
+        count_K = np.where(gets, 1 + np.sum(self._down.rates(self._enough) / self._unit < ask_K1, axis=1), 1)
         others = int(np.sum(count_K[gets & ~sends]))
         if np.any(down_s < self.after_s_K) or np.sum(count_K[gets | sends]) > M:
             return np.inf
-        with np.errstate(divide="ignore"):
-            time_KM = problem.ready_K[:, None] + problem.need_K[:, None] / self._up_KM
-        return least_common_s(time_KM[sends, : M - others], count_K[sends]) * _SAFE
+
+        def time_s(rate_KJ: Array) -> Array:
+            with np.errstate(divide="ignore"):
+                return problem.ready_K[sends, None] + problem.need_K[sends, None] / rate_KJ[sends]
+
+        return self._up.least_common_s(time_s, count_K[sends], M - others) * _SAFE
 
     @cached_property
-    def _up_KM(self) -> Array:
-        return strongest_rates(with_cap_tolerance(self._asking)) * (1 + 1e-9)
+    def _up(self) -> Strongest:
+        return strongest_uplink(self._asking)
 
 
 class _Part(NamedTuple):

@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 
 from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
 from wavetune.allocation.both_ways import BothWays, TwoWays
-from wavetune.allocation.delay import least_downlink_s, load_of
+from wavetune.allocation.counting import Strongest
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.greedy import greedy_owners
@@ -28,7 +30,8 @@ from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
-_QUICK, _FIRST_KICKS = 300_000, 40  # size of a band that a local search takes milliseconds for
+Downlinks = tuple[Strongest, ...]
+_QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
 
 
 def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
@@ -47,7 +50,8 @@ def search_common_cut(
 ) -> CommonCutSearch:
     """The search at its end, with what it proved; over at least one pair of cut and rank, each with a plan."""
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
-    search = CommonCutSearch(problem, [pair_of(problem, cut, rank) for cut, rank in pairs], warm_start)
+    down = tuple(Strongest.sums(downlink_rate_bit_per_s_KM(band)) for band in (problem.main, problem.fed))
+    search = CommonCutSearch(problem, [pair_of(problem, cut, rank, down) for cut, rank in pairs], warm_start)
     search.run(clock)
     return search
 
@@ -101,13 +105,15 @@ class CutRankPair:
         return rest_s / self.steps - self.after_s
 
 
-def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
+def pair_of(problem: Problem, cut: int, rank: int, down: Downlinks | None = None) -> CutRankPair:
     """Numbers of one cut and rank, the same for all clients."""
+    main_down, fed_down = down or (None, None)
     load = load_of(problem, cut, rank)
     server_flop = float(load.server_forward_flop_I[0] + load.server_backward_flop_I[0])
     back_s_K = load.client_backward_flop_IK[0] / problem.client_flop_per_s_K
     priced = problem.price_downlink
-    down_s = least_downlink_s(problem.main, load.downlink_bits_IK[0], back_s_K) if priced else float(np.max(back_s_K))
+    bits_K, down_s = load.downlink_bits_IK[0], float(np.max(back_s_K))
+    down_s = least_downlink_s(problem.main, bits_K, back_s_K, main_down) if priced else down_s
     at_once_K = np.zeros(problem.num_clients)
     return CutRankPair(
         cut=cut,
@@ -118,7 +124,7 @@ def pair_of(problem: Problem, cut: int, rank: int) -> CutRankPair:
         bits_K=load.uplink_bits_IK[0],
         after_s=server_flop / problem.server_flop_per_s + down_s,
         fed_bits=float(load.fed_upload_bits_K[0]),
-        fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K) if priced else 0.0,
+        fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K, fed_down) if priced else 0.0,
         fed_down_bits=float(load.fed_download_bits_K[0]),
         down_bits_K=load.downlink_bits_IK[0],
         back_s_K=back_s_K,
@@ -145,12 +151,14 @@ class CommonCutSearch:
         self.incumbents: dict[int, Incumbent] = {}
         self.two_ways: dict[int, TwoWays] = {}
         self.fed_two_ways: TwoWays | None = None
+        self._ways_of: dict[int, BothWays] = {}
         self.best = self._first_pair()
         self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
 
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
         self._descend(clock)
+        self._descend_both_ways(clock)
         if clock.expired:
             return
         # A bound for every pair first, so that an answer cut short knows how good it is.
@@ -170,26 +178,67 @@ class CommonCutSearch:
             return
         self._serve_fed_both_ways(clock)
         first = self.best
-        self._serve_pair(first, [self.incumbents[first].owner_M, *self._greedy_owners(first, 0)], clock)
+        self._serve_pair(first, self._starts(first, 0), clock)
         most = max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size)) if self.two_ways else 0
         for i in sorted(range(len(self.pairs)), key=self._lower_both_ways_s)[:most]:
             if i != first and self._lower_both_ways_s(i) < self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE):
                 self._serve_pair(i, [self.two_ways[self._best_both_ways()].owner_M], clock)
 
-    def _greedy_owners(self, i: int, band: int) -> list[IntArray]:
+    def _descend_both_ways(self, clock: Clock) -> None:
+        """Owners of both bands for both ways by local search; part of the first plan where it takes milliseconds."""
+        if not self.problem.price_downlink:
+            return
+        clock, i = Clock() if self.main.snr_per_w_KM.size <= _QUICK else clock, self.best
+        ways, fed_ways, fed = self._ways(i), self._fed_ways, self.fed_incumbent
+        if ways is not None:
+            owner_M, delay_s = ways.improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
+            self.two_ways[i] = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
+        if fed_ways is not None and fed is not None:
+            owner_M, delay_s = fed_ways.improve(self._starts(i, 1), fed.bound_s, 0, clock, _FIRST_CLOSE)
+            self.fed_two_ways = TwoWays(owner_M, delay_s, fed.bound_s + fed_ways.least_down_s)
+
+    def _starts(self, i: int, band: int) -> list[IntArray]:
+        """Owners to start from for both ways of a band: known ones, the last round's, or fresh ones."""
+        incumbent = self.fed_incumbent if band else self.incumbents[i]
+        known = self.fed_two_ways if band else self.two_ways.get(i)
+        assert incumbent is not None
+        if self.warm is None:
+            owners = [incumbent.owner_M, *(owners[band] for owners in self._greedy_owners)]
+            return owners if known is None else [known.owner_M, *owners]
+        if known is not None:
+            return [known.owner_M]
+        warm_M = (self.warm.fed if band else self.warm.main).owner_M
+        return [warm_M if warm_M.shape == incumbent.owner_M.shape else incumbent.owner_M]
+
+    @cached_property
+    def _greedy_owners(self) -> list[tuple[IntArray, IntArray]]:
+        """Owners of both bands by the greedy methods, for the pair that is best of the uplink alone."""
+        pair = self.pairs[self.best]
+        return [greedy_owners(self.problem, pair.cut, pair.rank, whole) for whole in (False, True)]
+
+    @cached_property
+    def _fed_ways(self) -> BothWays | None:
+        """Both ways of a bit of adapters; None where none are sent."""
+        pair = self.pairs[self.best]
+        if self.fed_incumbent is None or not pair.fed_bits > 0:
+            return None
+        none_K = np.zeros(self.problem.num_clients)
+        return BothWays(self.problem.fed, self.fed_problem, none_K + pair.fed_down_bits / pair.fed_bits, none_K)
+
+    def _ways(self, i: int) -> BothWays | None:
+        """Both ways of a pair's steps; None where nothing is sent."""
         pair = self.pairs[i]
-        return [greedy_owners(self.problem, pair.cut, pair.rank, whole)[band] for whole in (False, True)]
+        if not np.any(pair.bits_K > 0):
+            return None
+        if i not in self._ways_of:
+            self._ways_of[i] = BothWays(self.problem.main, self.main_problems[i], pair.down_bits_K, pair.back_s_K)
+        return self._ways_of[i]
 
     def _serve_fed_both_ways(self, clock: Clock) -> None:
-        pair, one_way = self.pairs[self.best], self.fed_incumbent
-        if one_way is None or not pair.fed_bits > 0:
+        pair, one_way, ways = self.pairs[self.best], self.fed_incumbent, self._fed_ways
+        if one_way is None or ways is None:
             return
-        K = self.problem.num_clients
-        ways = BothWays(self.problem.fed, self.fed_problem, np.full(K, pair.fed_down_bits / pair.fed_bits), np.zeros(K))
-        starts = [one_way.owner_M, *self._greedy_owners(self.best, 1)]
-        if self.warm is not None and np.array_equal(self.warm.fed.owner_M.shape, one_way.owner_M.shape):
-            starts.append(self.warm.fed.owner_M)
-        owner_M, delay_s = ways.improve(starts, one_way.bound_s, self.effort.kicks // 8, clock)
+        owner_M, delay_s = ways.improve(self._starts(self.best, 1), one_way.bound_s, self.effort.kicks // 8, clock)
         step_s = self.incumbents[self.best].delay_s + pair.after_s - pair.server_s
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(step_s, delay_s) / (pair.rounds * pair.fed_bits)
         known = TwoWays(owner_M, delay_s, one_way.bound_s + ways.least_down_s)
@@ -197,14 +246,13 @@ class CommonCutSearch:
 
     def _serve_pair(self, i: int, starts: list[IntArray], clock: Clock) -> None:
         """The best owners for both ways of a pair's steps, and how soon they can end, or that they cannot be better."""
-        pair, band_problem = self.pairs[i], self.main_problems[i]
-        if not np.any(pair.bits_K > 0):
+        pair, ways = self.pairs[i], self._ways(i)
+        if ways is None:
             return
-        ways = BothWays(self.problem.main, band_problem, pair.down_bits_K, pair.back_s_K)
         owner_M, delay_s = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(delay_s, self._fed_both_ways_s()[0])
         gap_s, beat_s = gap_s / (pair.rounds * pair.steps), np.inf
-        if self.two_ways:
+        if self.two_ways.keys() - {i}:
             least_s = self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE)
             rest_s = pair.both_ways_s(0.0, self._fed_both_ways_s()[1])
             beat_s = (least_s - rest_s) / (pair.rounds * pair.steps)

@@ -12,11 +12,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 
+from wavetune.allocation.counting import Strongest
 from wavetune.allocation.problem import Draw, IntArray, Problem, RadioBand
 from wavetune.units import Array
 from wavetune.wireless.energy import compute_energy_j, radio_energy_j
@@ -349,7 +348,7 @@ def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
     )
 
 
-def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array) -> float:
+def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array, down: Strongest | None = None) -> float:
     """Lower bound on max_k(bits / downlink rate + after) over all owners of the subchannels (s).
 
     Model: at a delay, each client needs at least so many subchannels as its strongest ones would do; together these
@@ -359,34 +358,16 @@ def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array) -> float:
         band: downlink gains and power.
         bits_K: what each client receives.
         after_s_K: what it does afterwards (s).
+        down: the band's rates to clients on their strongest subchannels, where they are known already.
     """
     least_s = float(np.max(after_s_K))
     if band.downlink_gain_KM is None or not np.any(bits_K > 0):
         return least_s
     gets = bits_K > 0
-    time_KM = after_s_K[gets, None] + transfer_s(bits_K[gets, None], strongest_rate_bit_per_s_KM(band)[gets])
-    return max(least_s, least_common_s(time_KM, np.ones(len(time_KM), np.int64)) * (1 - 1e-9))
+    down = down or Strongest.sums(downlink_rate_bit_per_s_KM(band))
 
+    def time_s(rate_KJ: Array) -> Array:
+        return after_s_K[gets, None] + transfer_s(bits_K[gets, None], rate_KJ[gets])
 
-def strongest_rate_bit_per_s_KM(band: RadioBand) -> Array:
-    """Downlink rate of each client on its n strongest subchannels, n = 1 to M (bit/s)."""
-    return np.cumsum(-np.sort(-downlink_rate_bit_per_s_KM(band), axis=1), axis=1)
-
-
-def least_common_s(time_KM: Array, least_K: IntArray) -> float:
-    """No owners of M subchannels have all clients done sooner (s); infinite where there are too few subchannels.
-
-    At a delay t, client k needs `least_K` subchannels and one more for each larger number of its strongest with which
-    it is done after t alone; with all together at most M, that is an order statistic of the times.
-
-    Args:
-        time_KM: when client k is done with its n strongest subchannels, n = 1 to M, falling (s).
-        least_K: subchannels that it needs at any delay, at least 1.
-    """
-    M = time_KM.shape[1]
-    spare = M - int(np.sum(least_K))
-    if spare < 0:
-        return np.inf
-    enough_KM = cast(NDArray[np.bool_], np.arange(1, M + 1) >= least_K[:, None])
-    late_KM = np.where(enough_KM, time_KM, -np.inf)
-    return float(np.sort(late_KM.ravel())[late_KM.size - 1 - spare])
+    one_each_K = np.ones(int(np.sum(gets)), np.int64)
+    return max(least_s, down.least_common_s(time_s, one_each_K, band.num_subchannels) * (1 - 1e-9))

@@ -99,13 +99,14 @@ def greedy_subchannels(
         Owner of each subchannel, -1 where all clients dropped out before it was handed out.
     """
     share_w = min(band.total_power_max_w, float(np.sum(tx_power_max_w_K[bits_K > 0]))) / band.num_subchannels
-    rate_KM = band.envelope_bit_per_s(band.snr_per_w_KM * share_w)
+    snr_per_w_KM = band.snr_per_w_KM
+    rate_KM = band.envelope_bit_per_s(snr_per_w_KM * share_w)
     owner_M = _one_each(band, rate_KM, bits_K, tx_power_max_w_K, first_K)
 
     def rate_of(k: int) -> float:
         own = np.flatnonzero(owner_M == k)
         density_w = min(share_w, tx_power_max_w_K[k] / max(len(own), 1))
-        return float(band.envelope_bit_per_s(band.snr_per_w_KM[k, own] * density_w).sum())
+        return float(band.envelope_bit_per_s(snr_per_w_KM[k, own] * density_w).sum())
 
     rate_K = np.array([rate_of(k) for k in range(len(bits_K))])
     may_take_K = bits_K > 0

@@ -285,13 +285,21 @@ def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
 
 
 @part
-def to_local_optimum(demand: Demand, own: Ownership) -> None:
-    """Take improving steps until none is left for any client whose subchannels changed."""
+def is_short(demand: Demand, own: Ownership, k: int) -> bool:
+    """Whether client k is above its cap, or lacks something on the way back."""
+    if len(demand.ask_K) > 0 and own.back_K[k] < demand.ask_K[k] * (1.0 - 1e-12):
+        return True
+    return own.power_w_K[k] > demand.cap_w_K[k]
+
+
+@part
+def to_local_optimum(demand: Demand, own: Ownership, only_short: bool) -> None:
+    """Take improving steps until none is left for any client whose subchannels changed, or for any that is short."""
     changed = True
     while changed:
         changed = False
         for a in range(len(own.count_K)):
-            while own.changed_K[a] == 1:
+            while own.changed_K[a] == 1 and (not only_short or is_short(demand, own, a)):
                 i, k, j = best_step(demand, own, a)
                 own.changed_K[a] = 0
                 if i < 0:
@@ -321,9 +329,7 @@ def meets(demand: Demand, own: Ownership) -> bool:
     spent_w = 0.0
     for k in range(len(own.power_w_K)):
         spent_w += own.power_w_K[k]
-        if own.power_w_K[k] > demand.cap_w_K[k]:
-            return False
-        if len(demand.ask_K) > 0 and own.back_K[k] < demand.ask_K[k] * (1.0 - 1e-12):
+        if is_short(demand, own, k):
             return False
     return spent_w <= demand.total_w
 
@@ -389,17 +395,21 @@ def kick(demand: Demand, own: Ownership, state_1: Array) -> None:
 def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray:
     """Owners after local search with at most `kicks` random kicks; it ends at the first owners that meet every cap.
 
-    A kick is undone where the search does not recover to at most the cost before it.
+    Clients that are above their cap, or short of something, change first: often that does. A kick is undone where the
+    search does not recover to at most the cost before it.
     """
     state_1 = np.full(1, float(seed % 2147483648))
     own = ownership(demand, owner_M)
-    to_local_optimum(demand, own)
+    to_local_optimum(demand, own, True)
+    if meets(demand, own):
+        return own.owner_M
+    to_local_optimum(demand, own, False)
     cost, kept_M = total_price(demand, own), own.owner_M.copy()
     for _ in range(kicks):
         if meets(demand, own):
             break
         kick(demand, own, state_1)
-        to_local_optimum(demand, own)
+        to_local_optimum(demand, own, False)
         new_cost = total_price(demand, own)
         if new_cost <= cost:
             cost = new_cost

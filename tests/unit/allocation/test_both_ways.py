@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation.band import local_owners
-from wavetune.allocation.delay import least_common_s, load_of
+from wavetune.allocation.counting import least_common_s
+from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.plan import make_plan
@@ -140,7 +141,7 @@ def test_the_least_common_time_is_the_first_at_which_the_subchannels_suffice(num
         return sum(max(least, 1 + int(np.sum(own > time_s))) for own, least in zip(time_KM, least_K, strict=True))
 
     fitting = [t for t in np.unique(time_KM) if needed(t) <= num_subchannels]
-    found = least_common_s(time_KM, least_K)
+    found = least_common_s(time_KM, least_K, num_subchannels)
     assert np.isinf(found) if least_K.sum() > num_subchannels else needed(found) <= num_subchannels
     assert found <= min(fitting, default=np.inf)
     assert all(needed(t) > num_subchannels for t in np.unique(time_KM) if t < found)
