@@ -14,6 +14,8 @@ import numpy as np
 from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
 
+_CLOSE = 1e-6  # Share by which twice the columns must raise a bound for yet more of them, up to eight times as many.
+
 
 def strongest(value_KM: Array, most: int) -> Array:
     """Each row's largest values, falling, at most so many of them.
@@ -46,13 +48,14 @@ class Strongest:
 
     def least_common_s(self, time_of: Callable[[Array], Array], least_K: IntArray, num_subchannels: int) -> float:
         """No owners of so many subchannels have all clients done sooner (s), from the times at given rates [K, J]."""
-        most = min(self.num_subchannels, 4 * -(-self.num_subchannels // max(len(least_K), 1)) + 16)
+        few = 4 * -(-self.num_subchannels // max(len(least_K), 1)) + 16
+        most, before_s, limit = min(self.num_subchannels, few), -np.inf, min(self.num_subchannels, 8 * few)
         while True:
             time_KJ = time_of(self.rates(most))
             found_s = least_common_s(time_KJ, least_K, num_subchannels)
-            if most >= self.num_subchannels or not np.any(time_KJ[:, -1] > found_s):
+            if most == limit or not np.any(time_KJ[:, -1] > found_s) or found_s <= before_s * (1 + _CLOSE):
                 return found_s
-            most = min(self.num_subchannels, 2 * most)
+            most, before_s = min(limit, 2 * most), found_s
 
 
 def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> float:

@@ -1,0 +1,59 @@
+"""Counting subchannels: few columns are enough, and what counting refutes is not searched."""
+
+from dataclasses import replace
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from helpers.problems import cell_problem
+from wavetune.allocation.band import BandTables
+from wavetune.allocation.both_ways import BothWays
+from wavetune.allocation.counting import Strongest, least_common_s
+from wavetune.allocation.effort import Clock
+from wavetune.allocation.greedy import greedy_owners
+from wavetune.allocation.problem import RadioBand
+
+
+def way_back(num_clients, num_subchannels, seed):
+    """Both ways of the main band of a cell whose server sends with little power, and owners by the greedy."""
+    problem = cell_problem(num_clients, num_subchannels, seed=seed)
+    band = replace(problem.main, downlink_gain_KM=problem.main.gain_KM[::-1].copy(), downlink_power_w=0.02)
+    bits_K, ready_K = np.full(num_clients, 1e6), np.zeros(num_clients)
+    uplink = BandTables(band, problem.tx_power_max_w_K).problem(ready_K, bits_K)
+    return BothWays(band, uplink, bits_K, ready_K), greedy_owners(problem, 1, 1)[0]
+
+
+@given(st.integers(2, 12), st.integers(0, 10**6))
+def test_a_table_of_few_columns_counts_no_more_than_all_columns_and_mostly_as_much(num_clients, seed):
+    g = np.random.default_rng(seed)
+    rate_KM = g.exponential(size=(num_clients, 90)) * 10 ** g.uniform(-1.5, 0, (num_clients, 1))
+    one_each_K = np.ones(num_clients, np.int64)
+    found_s = Strongest.sums(rate_KM).least_common_s(lambda rate_KJ: 1.0 / rate_KJ, one_each_K, 90)
+    all_KM = 1.0 / np.cumsum(-np.sort(-rate_KM, axis=1), axis=1)
+    wanted_s = least_common_s(all_KM, one_each_K, 90)
+    assert found_s <= wanted_s
+    assert found_s >= wanted_s * (1 - 1e-4)
+
+
+def test_the_search_for_both_ways_asks_for_nothing_that_counting_refutes(monkeypatch):
+    ways, owner_M = way_back(6, 24, seed=3)
+    asked, search = [], BothWays.search
+
+    def noted(self, up_s, down_s, *others, **named):
+        asked.append((up_s, down_s))
+        return search(self, up_s, down_s, *others, **named)
+
+    monkeypatch.setattr(BothWays, "search", noted)
+    _, delay_s = ways.improve([owner_M], 0.0, 0, Clock())
+    assert delay_s < ways.delay_s(owner_M)
+    assert asked
+    assert all(ways.counted_up_s(down_s) <= up_s for up_s, down_s in asked)
+
+
+def test_the_greedy_computes_a_bands_ratios_once(monkeypatch):
+    problem, ratios = cell_problem(4, 16, seed=0), []
+    of_band = RadioBand.snr_per_w_KM.fget
+    monkeypatch.setattr(RadioBand, "snr_per_w_KM", property(lambda band: ratios.append(1) or of_band(band)))
+    greedy_owners(problem, 1, 1)
+    assert len(ratios) <= 4
