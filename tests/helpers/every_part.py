@@ -24,6 +24,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "all_random": {},
     "bottleneck": {"width": 4},
     "deadline": {"round_deadline_s": 0.004, "min_clients": 2},
+    "at_random": {"count": 2},
     "fastest": {"count": 2},
     "fixed": {"positions_m": [[50, 0], [0, 90], [-140, 0]]},
     "lost_devices": {"from_round": 1},

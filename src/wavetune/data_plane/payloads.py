@@ -91,7 +91,7 @@ def check_message(payload: Payload, chain: Chain, declared: messages.Spec, what:
 def _check_decoded(decode: Callable[[], Payload], shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
     try:
         decoded = decode()
-    except (IndexError, RuntimeError, ValueError) as error:
+    except Exception as error:  # whatever a codec, of other people too, makes of what was not written by it
         raise RefusedError(Reason.MALFORMED, f"{what}: cannot be decoded ({first_line(error)})") from error
     for name, x in decoded.items():
         if tuple(x.shape) != shapes[name]:

@@ -36,6 +36,7 @@ from wavetune.federation.method import Method
 from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
 from wavetune.records.rounds import Account
+from wavetune.seeds import stream
 from wavetune.units import Array
 from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, draw_devices, known_channel
 from wavetune.wireless.interference import gains_between_cells, seed_of_cell
@@ -287,7 +288,11 @@ class RoundPlanner:
             return self._selected(problem, plan, 0, self.init())
         lone_s_K = np.min([lone_round_s(problem, c, r) for c in problem.cuts for r in problem.ranks], axis=0)
         clients, chosen = self.method.selection.choose(
-            problem, lone_s_K, lambda clients: self._decided(problem_of(problem, clients), clients), self.init()
+            problem,
+            lone_s_K,
+            lambda clients: self._decided(problem_of(problem, clients), clients),
+            self.init(),
+            self._draw(0),
         )
         return plan if chosen is None else extend_plan(chosen, clients, *self._given_to_all(chosen))
 
@@ -416,10 +421,14 @@ class RoundPlanner:
                 plans[key] = self._all_heard(some, plan)
             return plans[key]
 
-        clients, plan = selection.choose(problem, lone_round_s(problem, start.cut_K, start.rank_K), plan_of, state)
+        lone_s_K = lone_round_s(problem, start.cut_K, start.rank_K)
+        clients, plan = selection.choose(problem, lone_s_K, plan_of, state, self._draw(round_index))
         if plan is None:
             return infeasible("no client has a plan even with both bands to itself")
         return extend_plan(plan, clients, start.cut_K, start.rank_K)
+
+    def _draw(self, round_index: int) -> np.random.Generator:
+        return stream(self.seed, "selection", round_index)
 
     def _all_heard(self, problem: Problem, plan: Plan) -> Plan:
         """A plan of selected clients, or why none: an update of theirs would be lost in outage."""

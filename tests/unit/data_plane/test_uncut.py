@@ -1,6 +1,6 @@
 """What the server takes from a device that trains the whole model: adapters and the losses of its steps, no more."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -8,7 +8,7 @@ from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, X, contract
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Loss, Part
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.refusal import RefusedError
-from wavetune.federation.codecs import Bf16
+from wavetune.federation.codecs import Bf16, Fp32
 
 UNCUT = replace(contract(), uncut=True)
 ADAPTERS = Part(kind="adapters_up", tensors=pack(ADAPTERS_UP))
@@ -62,3 +62,16 @@ def test_a_device_before_a_cut_tells_no_losses_with_its_adapters():
 def test_the_number_of_blocks_is_checked_as_a_cut_is():
     with pytest.raises(RefusedError, match="the plan has 2"):
         UNCUT.accept(0, Frame(hello=Hello(version=1, width=8, cut=3)), 0)
+
+
+@dataclass(frozen=True)
+class Clumsy(Fp32):
+    """Somebody's codec that fails on what it has not written itself, in a way of its own."""
+
+    def decode(self, payload):
+        raise KeyError("scale")
+
+
+def test_what_a_codec_of_other_people_fails_on_is_refused_as_any_other():
+    with pytest.raises(RefusedError, match=r"cannot be decoded .'scale'"):
+        replace(UNCUT, chain=(Clumsy(),)).accept(1, frame(STEP, STEP), 0)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
+
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf
@@ -38,7 +40,9 @@ class Selection(Part):
         """The state before the first round."""
         return {}
 
-    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+    def choose(
+        self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator
+    ) -> Chosen:
         """The clients that take part, and their plan; None where there is none.
 
         Args:
@@ -46,6 +50,7 @@ class Selection(Part):
             lone_s_K: least round of each client with both bands and the server to itself (s).
             plan_of: the plan of some of the clients, who alone would take part.
             state: of the rounds before.
+            draw: the round's own random numbers.
         """
         raise NotImplementedError
 

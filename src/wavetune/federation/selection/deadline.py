@@ -36,7 +36,9 @@ class Deadline(Selection):
         """Refuse more clients than there are."""
         require_that_many(f"{path}.min_clients", self.min_clients, extent)
 
-    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+    def choose(
+        self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator
+    ) -> Chosen:
         """Who takes part, and their plan."""
         worth_K = problem.num_samples_K if self.prefer == "samples" else np.ones(problem.num_clients)
         return most_within(plan_of, self.round_deadline_s, lone_s_K, worth_K, self.min_clients)

@@ -43,7 +43,9 @@ class EnergyQueues(Selection):
         """Empty queues."""
         return {"queue_j": np.zeros(num_clients)}
 
-    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+    def choose(
+        self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator
+    ) -> Chosen:
         """The clients worth their energy; of all that can have a plan together, if not all can."""
         some, plan = most_within(plan_of, math.inf, lone_s_K, np.ones(problem.num_clients), 1)
         if plan is None or not len(some):

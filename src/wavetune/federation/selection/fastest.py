@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
+import numpy as np
 from annotated_types import Ge
 
 from wavetune.allocation.problem import Problem
@@ -24,6 +25,8 @@ class Fastest(Selection):
         """Refuse more clients than there are."""
         require_that_many(f"{path}.count", self.count, extent)
 
-    def choose(self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State) -> Chosen:
+    def choose(
+        self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator
+    ) -> Chosen:
         """Who takes part, and their plan."""
         return fastest(plan_of, lone_s_K, self.count)
