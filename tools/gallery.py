@@ -128,6 +128,7 @@ def _server(exchange: str, method: Mapping[str, Any]) -> tuple[str, str]:
     private = ", clipped and noised" if method["privacy"] else ""
     sent = "adapters of blocks that still move" if exchange == "module_wise" else "adapters"
     sent = "soft prompts" if method["soft_prompt"] and method["lora"]["rank"] == 0 else sent
+    sent = "prefixes" if method["sharing"]["shared"] == ["prefix"] else sent
     filters = "".join(f"{part['kind'].replace('_', ' ')}, then " for part in method["filters"])
     return f"federated server: {filters}{mixing}", f"{sent}{private}{lost}"
 

@@ -63,7 +63,7 @@ def sflllm(tmp_path_factory):
 def test_every_recipe_runs_to_a_complete_folder(finished):
     name, folder, answer = finished
     assert answer.code == 0, answer.err
-    assert {path.name for path in folder.iterdir()} == FILES
+    assert {path.name for path in folder.iterdir()} == FILES | ({"distillation.jsonl"} if name == "fedsp" else set())
     assert not list(folder.rglob("*.part"))
     summary = read_json(folder / "summary.json")
     assert (summary["recipe"], summary["status"], summary["rounds"], summary["num_clients"]) == (name, "finished", 2, 3)
@@ -112,8 +112,8 @@ def test_last_lines_say_what_was_achieved_where_it_is_and_what_to_try(finished):
 
 
 @pytest.mark.parametrize(
-    "name", [name for name in COMMON if name != "sparse_dp"]
-)  # whose noise outweighs a few clients
+    "name", [name for name in COMMON if name not in ("sparse_dp", "fedsp")]
+)  # whose noise outweighs a few clients; whose clients train another model than the one that is judged
 def test_training_lowers_the_validation_loss(name, tmp_path):
     """On a tiny random model the first thing learnt is which bytes occur."""
     recipe = small(name, "run.rounds=3", "run.local_steps=3", "method.optimiser.learning_rate=0.03",

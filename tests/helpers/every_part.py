@@ -35,6 +35,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
     "screening": {"max_norm_ratio": 1.2},
     "trace": {"file": str(PHONES), "quantity": "throughput", "unit": "Mbit/s", "bandwidth_hz": 2e7, "round_s": 6.0},
+    "serversteps": {"steps": 2},
     "softprompt": {"tokens": 4},
     "stream": {"capacity": 6, "arrivals": 3, "drift_rounds": 2},
     "trimmed_mean": {"fraction": 0.4},
@@ -45,6 +46,7 @@ BASE = (
     "run.tokens_per_pass=1",
     "run.samples=0",
     "method.lora.rank=4",
+    "world.data.server_samples=6",
 )  # every client a pass of its own
 ANY_CELL = "world.scenario.cell_radius_m=145"  # which every path loss admits
 

@@ -41,6 +41,7 @@ Rows = NDArray[np.int64]
 Named = dict[str, Tensor]
 Seconds = defaultdict[str, float]
 Passes = Callable[[Collection[int]], Mapping[int, LossSum]]
+Turns = tuple[tuple[str, ...], ...]
 _OVERFLOW = 1e30  # of a square, where fp32 ends at 3e38
 
 
@@ -128,7 +129,8 @@ class Cohort:
     always the likelihood. Half of `proximal` times the squared distance of a client's adapters to their `anchor` is
     added to its loss. Of a model that is cut only `half` is computed here; the link's door leads to the other. Where
     the server's optimiser is elsewhere, its gradients of every pass gather in `server_gradients`. Where nothing is
-    trained in the first blocks, a `prefix` keeps what rows come to behind them.
+    trained in the first blocks, a `prefix` keeps what rows come to behind them. With `turns` there is one for
+    each local step of a round, which trains its kinds of adapters alone.
     """
 
     backbone: Backbone
@@ -143,8 +145,11 @@ class Cohort:
     half: Half = WHOLE
     server_gradients: list[Named] | None = None
     prefix: KeptPrefix | None = None
+    turns: Turns = ()
     tokens_that_fit: int = sys.maxsize
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
+    _due: Collection[int] | None = field(default=None, init=False)  # blocks that the round trains
+    _steps: int = field(default=0, init=False)  # of the round
 
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
         """Train the adapters of these blocks alone (None: all) in the round that begins.
@@ -152,6 +157,7 @@ class Cohort:
         The clients' adapters of these names are remembered: the round's training is to stay near them.
         """
         self.optimiser.train(blocks)
+        self._due, self._steps = blocks, 0
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}
             self.anchor = {site: {n: t.detach().clone() for n, t in own.items()} for site, own in found.items()}
@@ -196,6 +202,8 @@ class Cohort:
         The weights of those that take part in the step add up to 1; None: of these clients, without those given up.
         """
         everyone = range(self.placement.num_clients)
+        if self.turns:
+            self.optimiser.train(self._due, self.turns[self._steps % len(self.turns)])
 
         def passes(kept: Collection[int]) -> dict[int, LossSum]:
             losses, counted = dict[int, LossSum](), kept if taking_part is None else taking_part
@@ -209,6 +217,7 @@ class Cohort:
     def step_clients(self, factor: float, clients: Collection[int]) -> None:
         """Let these clients go a step along their gradients; those of the others are dropped."""
         self._pull_to_anchor()
+        self._steps += 1
         self.optimiser.step_clients(factor, [k in clients for k in range(self.placement.num_clients)])
 
     def without_faults(self, passes: Passes, clients: Collection[int]) -> tuple[dict[int, LossSum], dict[int, str]]:

@@ -26,6 +26,7 @@ MEAN = Fact("a mean of the updates (it counts the noise of one)")
 UNROUNDED = Fact("updates that are not rounded one by one")
 COUNTED_ONCE = Fact("every update to be mixed once", "set method.link.lost=skip")
 UNJUDGED = Fact("updates not judged by the others (clipping bounds them already)")
+KEPT_LORA = Fact("LoRA that clients keep", "take 'lora' out of method.sharing.shared and give method.lora a rank")
 PRIVATE_LORA = Fact(
     "LoRA that clients do not share (it is trained as each owner wishes)",
     "take 'lora' out of method.sharing.shared, or set method.alignment.learning.steps=0 to evaluate only",

@@ -22,7 +22,7 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
 from wavetune.federation.exchanges.star import Star
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, NEW_PLANS, ONE_RANK, PRIVATE_LORA
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, KEPT_LORA, NEW_PLANS, ONE_RANK, PRIVATE_LORA
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.filters.screening import Screening
 from wavetune.federation.links import Link, Reliable
@@ -36,6 +36,7 @@ from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
 from wavetune.federation.rank_choice import Rounds, require_rounds
 from wavetune.federation.selection import All, Selection
+from wavetune.federation.server_steps import ServerSteps
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.topology import Split, Topology, require_per_client
 from wavetune.models.adapter import ModelAdapter
@@ -71,7 +72,7 @@ class Lora(Part):
     def removed(self) -> tuple[Fact, ...]:
         """One common rank, where every client has its own; LoRA of clients' own, where there is none."""
         if self.rank == 0:
-            return (PRIVATE_LORA,)
+            return PRIVATE_LORA, KEPT_LORA
         return (ONE_RANK,) if isinstance(self.rank, tuple) else ()
 
     def on(self, default: Sequence[str]) -> tuple[str, ...]:
@@ -95,7 +96,8 @@ class Method(Part):
     and `gradient_codec`. With `proximal` mu, mu/2 times the squared distance of a client's shared adapters to the last
     broadcast is added to its loss. `rounds_to_target` has for each rank the rounds to the target loss, one number or
     one a seed; the planner takes the mean over the `slowest_seeds`, a share of them. With `alignment` the federated
-    rounds are followed by a stage on each client alone, and then by further `phases`.
+    rounds are followed by a stage on each client alone, and then by further `phases`. With `turns` the
+    local steps of a round are divided among the entries, in each of which its kinds of adapters alone are trained.
     """
 
     title: str
@@ -133,6 +135,8 @@ class Method(Part):
     alignment: LocalAlignment | None = None
     phases: tuple[PhasePart, ...] = ()
     client_model: ClientModel | None = None
+    server_steps: ServerSteps | None = None
+    turns: tuple[tuple[str, ...], ...] = ()
 
     def __post_init__(self) -> None:
         require_rounds(self.rounds_to_target)
@@ -158,6 +162,19 @@ class Method(Part):
     def shared_beside_lora(self) -> tuple[ModelAdapter, ...]:
         """Those of them that clients share."""
         return tuple(one for one in self.beside_lora if self.sharing.shares(one.name))
+
+    def turns_of(self, local_steps: int) -> tuple[tuple[str, ...], ...]:
+        """The kinds that each local step of a round trains; none: all train in all.
+
+        >>> method = Method("in turn", turns=(("lora",), ("prefix",)))
+        >>> method.turns_of(3), method.turns_of(1)
+        ((('lora',), ('lora',), ('prefix',)), (('lora', 'prefix'),))
+        """
+        count, found = len(self.turns), list[tuple[str, ...]]()
+        for step in range(local_steps if count else 0):
+            first, end = step * count // local_steps, (step + 1) * count // local_steps
+            found.append(tuple(kind for turn in self.turns[first : max(end, first + 1)] for kind in turn))
+        return tuple(found)
 
     @property
     def simulated_only(self) -> str:
@@ -222,6 +239,12 @@ class Method(Part):
                     f"{path}.adapters has a kind called {one.name!r}, as another is; give its class another `name`"
                 )
             names.append(one.name)
+        present = {one.name for one in self.beside_lora} | ({"lora"} if self.lora.rank != 0 else set[str]())
+        for kind in (kind for turn in self.turns for kind in turn):
+            if kind not in present:
+                raise ConfigError(f"{path}.turns has {kind!r}, which is not trained; {nearest(kind, sorted(present))}")
+        if not all(self.turns):
+            raise ConfigError(f"{path}.turns has an entry without a kind, in which nothing would be trained; fill it")
         for kind in self.sharing.shared or ():
             if kind not in names:
                 raise ConfigError(

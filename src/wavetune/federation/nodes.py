@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +24,7 @@ from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
 from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs
 from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.door import Door
-from wavetune.federation.exchanges.exchange import Agenda, Exchange, Held, Hop
+from wavetune.federation.exchanges.exchange import SERVER, Agenda, Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.messages import Field, adapter_spec, server_bits
@@ -73,7 +73,8 @@ class Nodes:
     some clients leave to the main server is mixed from the copies of its holders and the main server's, the latter with
     the weight of the clients it serves. `half` says whose side is computed here: of the
     others the bank has what they were sent. `agenda` are the blocks that the round under way is about. `client_ids` are
-    who the bank's clients are. `holds` tries a mixture out, where the model is at hand.
+    who the bank's clients are. `holds` tries a mixture out, where the model is at hand; `refine` makes what the
+    server broadcasts of a round's and of what the server had.
     """
 
     bank: AdapterBank
@@ -87,6 +88,7 @@ class Nodes:
     client_ids: Sequence[int] = ()
     half: Half = WHOLE
     holds: Callable[[Mapping[str, Matrices]], bool] | None = None
+    refine: Callable[[int, Tensors, Tensors], Tensors] | None = None
     transport: Transport | None = None
     agenda: Agenda = None
     held: dict[Node, Held] = field(init=False)
@@ -348,6 +350,9 @@ class _Ending:
             if isinstance(node, str) or node in inboxes:
                 inbox = Inbox(tuple(inboxes.get(node, ())), tuple(missing.get(node, ())))
                 taken[node] = self._taken(hop, node, inbox)
+        if nodes.refine is not None and SERVER in taken:
+            found = nodes.refine(self.round_index, taken[SERVER].tensors, nodes.held[SERVER].tensors)
+            taken[SERVER] = replace(taken[SERVER], tensors=found)
         nodes.held |= {node: held for node, held in taken.items() if isinstance(node, str)}
         for node, held in taken.items():
             if isinstance(node, int):

@@ -69,12 +69,13 @@ class StackedOptimiser:
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._trained = {side: tuple(self._trainable(side)) for side in ("clients", "server")}
 
-    def train(self, blocks: Collection[int] | None) -> None:
-        """Let the adapters of these blocks alone have gradients (None: all that are trained); the others stay."""
+    def train(self, blocks: Collection[int] | None, kinds: Collection[str] | None = None) -> None:
+        """Let the adapters of these blocks and kinds alone have gradients (None: all that are trained); others stay."""
         for site in self.bank.sites:
             for parameter in (p for b in (self.bank.local, self.bank.shared) for p in b.get(site.name, {}).values()):
                 if any(parameter is own for _, _, own in (*self._trained["clients"], *self._trained["server"])):
-                    parameter.requires_grad_(blocks is None or site.layer in blocks)
+                    due = (blocks is None or site.layer in blocks) and (kinds is None or site.kind in kinds)
+                    parameter.requires_grad_(due)
 
     def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
         """Clip each client's gradients, update the active clients (all if None), drop the gradients."""

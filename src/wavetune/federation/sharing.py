@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from annotated_types import Ge
 
 from wavetune.errors import ConfigError
-from wavetune.federation.facts import ADAPTERS, PRIVATE_LORA
+from wavetune.federation.facts import ADAPTERS, KEPT_LORA, PRIVATE_LORA
 from wavetune.parts import Extent, Fact, Part
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Sharing(Part):
 
     def removed(self) -> tuple[Fact, ...]:
         """LoRA of clients' own, where all share it."""
-        return (PRIVATE_LORA,) if self.shares("lora") else ()
+        return (PRIVATE_LORA, KEPT_LORA) if self.shares("lora") else ()
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse more blocks than the model has."""

@@ -185,6 +185,7 @@ class Round:
     aggregation_error: float = UNKNOWN
     active_K: tuple[bool, ...] = ()
     lost: tuple[Lost, ...] = ()
+    server_loss: float = field(default=UNKNOWN, metadata=OPTIONAL)  # mean of the server's own steps
     blocks: tuple[int, ...] = field(default=(), metadata=OPTIONAL)  # trained and sent, where these are not all
     refused: tuple[Refused, ...] = field(default=(), metadata=OPTIONAL)
     evaluation: Judged = field(default_factory=Judged, metadata=OPTIONAL)

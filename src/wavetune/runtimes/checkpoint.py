@@ -17,6 +17,9 @@ def state_of(session: Session) -> dict[str, torch.Tensor]:
         state |= {f"adapter.{side}.{name}": stack for name, stack in named_matrices(stacks)}
     optimiser, server = session.cohort.optimiser.state(), session.server.state()
     state |= {f"optimiser.{name}": value for name, value in optimiser.items()}
+    if session.training is not None:
+        own = session.training.cohort.optimiser.state()
+        state |= {f"server_optimiser.{name}": value for name, value in own.items()}
     schedule = {f"schedule.{name}": torch.from_numpy(values) for name, values in session.schedule.items()}
     return state | {f"server.{name}": value for name, value in server.items()} | schedule
 
@@ -32,7 +35,10 @@ def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.T
         if name not in saved or saved[name].shape != tensor.shape:
             raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
         tensor.copy_(saved[name])
-    for part, target in (("optimiser.", session.cohort.optimiser), ("server.", session.server)):
+    targets = {"optimiser.": session.cohort.optimiser, "server.": session.server}
+    if session.training is not None:
+        targets["server_optimiser."] = session.training.cohort.optimiser
+    for part, target in targets.items():
         target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
     for name in session.schedule.keys() & {n.removeprefix("schedule.") for n in saved if n.startswith("schedule.")}:
         session.schedule[name] = saved[f"schedule.{name}"].numpy()

@@ -22,6 +22,7 @@ from wavetune.records.world import BandShape, BandShapes, Device, ServerInfo, Wo
 from wavetune.runtimes.alignment.phase import Aligning
 from wavetune.runtimes.alignment.task import checked_task
 from wavetune.runtimes.checkpoint import restore, state_of
+from wavetune.runtimes.distilling import Distilling
 from wavetune.runtimes.engine import Engine, Observer, Trainer
 from wavetune.runtimes.evaluation import evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
@@ -68,14 +69,19 @@ def _run(
         phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
         if task is not None:
             phases.append(Aligning(session, folder, observer, task, trainer.align))
+        first, model = list[Phase](), session.recipe.method.client_model
+        if model is not None and model.distillation is not None:
+            first.append(Distilling(session, model.distillation))
         running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
-        further = declared(parts, running, phases)
+        further = declared(parts, running, [*first, *phases])
         done, saved = restore(folder, session)
         state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
-        observer.started(session, min(done, phases[0].rounds), state["validation_loss"])
-        play([*phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
+        tuned = max(done - sum(phase.rounds for phase in first), 0)
+        observer.started(session, min(tuned, phases[0].rounds), state["validation_loss"])
+        play([*first, *phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
         found = {name: value for phase in phases for name, value in phase.summary().items()}
-        found["further"] = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
+        told = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
+        found["further"] = {one.records.removesuffix(".jsonl"): one.summary() for one in first} | told
     return _finish(folder, session, state, found, observer)
 
 

@@ -57,6 +57,7 @@ class RoundOutcome:
     blocks: tuple[int, ...]  # whose adapters were trained and sent; all, if there are none
     privacy: RoundPrivacy
     wall_s: float
+    server_loss: float = UNKNOWN
     witness: Witness | None = None
 
     def record(self, evaluation: Judged | None = None) -> Round:
@@ -88,6 +89,7 @@ class RoundOutcome:
             aggregation_error=self.mixed.error,
             active_K=tuple(active_K),
             lost=self.lost + (() if self.witness is None else self.witness.lost),
+            server_loss=self.server_loss,
             blocks=self.blocks,
             refused=() if self.witness is None else self.witness.refused,
             evaluation=evaluation or Judged(),

@@ -122,11 +122,13 @@ def train_round(
 
     band_hz = problem.fed.subchannel_hz * len(plan.fed.owner_M)
     link_s = 0.0 if session.central else accountant.link_s(sent_K, index, band_hz)
-    planned, _ = _account(session, accountant, ready.known, plan, workload, active_K, *predicted, link_s)
-    charged, straggler = _account(session, accountant, problem, plan, workload, active_K, metered, exchanged, link_s)
+    server_flop = session.server_flop(index)
+    beside = link_s, server_flop
+    planned, _ = _account(session, accountant, ready.known, plan, workload, active_K, *predicted, *beside)
+    charged, straggler = _account(session, accountant, problem, plan, workload, active_K, metered, exchanged, *beside)
     better, informed_s = session.planner.informed(index, problem, session.plan, plan), UNKNOWN
     if better is not None:
-        asked = workload, active_K, metered, exchanged, link_s
+        asked = workload, active_K, metered, exchanged, *beside
         informed_s = _account(session, accountant, problem, better, *asked)[0].delay_s
     return RoundOutcome(
         round=index,
@@ -152,6 +154,7 @@ def train_round(
         blocks=agenda or (),
         privacy=_privacy(session),
         wall_s=time.perf_counter() - started,
+        server_loss=UNKNOWN if session.training is None else session.training.loss,
     )
 
 
@@ -209,10 +212,16 @@ def _account(
     steps: list[Bits],
     exchange: Bits,
     link_s: float,
+    server_flop: float,
 ) -> tuple[Account, tuple[int, str]]:
     exchange = {} if session.central else exchange
     load = accountant.load(workload, steps, exchange, active_K)
     if session.central:
         load = central_load(load, problem.num_clients)
     phases, energy = charge(problem, plan, load)
-    return account(phases, energy, steps, exchange, link_s), phases.straggler()
+    found = account(phases, energy, steps, exchange, link_s + server_flop / problem.server_flop_per_s)
+    if server_flop:
+        own_j = server_flop * problem.server_energy_j_per_flop
+        computing = replace(found.energy, server_compute_j=found.energy.server_compute_j + own_j)
+        found = replace(found, energy_j=found.energy_j + own_j, energy=computing)
+    return found, phases.straggler()

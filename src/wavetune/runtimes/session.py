@@ -17,6 +17,7 @@ from wavetune.allocation.participants import plan_of_decisions
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.costs.architecture import Architecture
+from wavetune.costs.table import CostTable
 from wavetune.data.batching import Batching, batch_indices
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError
@@ -37,11 +38,12 @@ from wavetune.federation.round_planner import RoundPlanner
 from wavetune.federation.selection import State
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
-from wavetune.models.lora import AdapterBank, Matrices, new_bank
+from wavetune.models.lora import AdapterBank, Matrices, named_matrices, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
 from wavetune.records.rounds import Account
 from wavetune.runtimes.precision import device_of, precision_of, uses_bf16, working_dtype
+from wavetune.runtimes.server_training import ServerTraining
 from wavetune.runtimes.world import plan_world, statistics_of
 
 Rows = NDArray[np.int64]
@@ -78,6 +80,7 @@ class Session:
     precision: str
     servers_architecture: Architecture
     served: Cohort | None = None
+    training: ServerTraining | None = None
     on_devices: bool = False
     place: Place = field(init=False)  # where local steps are made
     schedule: State = field(init=False)  # what the planner knows of the rounds that are over
@@ -108,11 +111,23 @@ class Session:
 
     def send_models(self) -> None:
         """Let the model that clients train pass the door, to each of them."""
-        if not self.one_model:
-            payload = model_message(self.cohort.backbone)
+        if self.one_model:
+            return
+        for client in range(self.cohort.placement.num_clients):
+            payload = model_message(self.recipe.method, self.cohort)
             spec = {name: Field(tuple(t.shape), str(t.dtype).rpartition(".")[2]) for name, t in payload.items()}
-            for client in range(self.cohort.placement.num_clients):
-                self.door.pass_on("model_down", client, payload, spec)
+            self.door.pass_on("model_down", client, payload, spec)
+
+    @property
+    def servers_table(self) -> CostTable:
+        """Costs of the servers' model with the adapters that are shared."""
+        method, table = self.recipe.method, self.planner.table
+        return replace(table, architecture=self.servers_architecture, adapters=method.shared_beside_lora)
+
+    def server_flop(self, index: int) -> float:
+        """Compute of the server's own steps in a round (FLOP)."""
+        rank = max(self.rank_K) if self.recipe.method.sharing.shares("lora") else 0
+        return 0.0 if self.training is None else self.training.flop(index, self.servers_table, rank)
 
     @property
     def personal(self) -> bool:
@@ -203,12 +218,25 @@ def build(
         method.exchange,
         run.seed,
     )
-    served = (
-        None if method.client_model is None else served_by(recipe, planner, model.folder, rank_K, bf16, device, data)
-    )
-    judged = served or cohort
+    served, training, judged = None, None, cohort
+    if method.client_model is not None:
+        judged = served = served_by(recipe, planner, model.folder, rank_K, bf16, device, data)
+    if method.server_steps is not None:
+        served = served or server_of(recipe, backbone, rank_K)
+        server.refine = training = ServerTraining(
+            method.server_steps,
+            served,
+            method.optimiser,
+            data.train,
+            data.server_rows,
+            world.data.batching,
+            run.seed,
+            len(data.rows_by_client),
+        )
     server.holds = lambda factors: judged.holds(data.validation, one_bank(judged, factors))
-    model_bits = 0.0 if method.client_model is None else float(bits_of_model(backbone))
+    model_bits = 0.0
+    if method.client_model is not None:
+        model_bits = float(sum(8 * t.numel() * t.element_size() for t in model_message(method, cohort).values()))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
     precision = precision_of(backbone, run.precision, bf16)
     return Session(
@@ -228,6 +256,7 @@ def build(
         precision,
         architecture,
         served,
+        training,
     )
 
 
@@ -240,28 +269,42 @@ def served_by(
     device: torch.device,
     data: PreparedData,
 ) -> Cohort:
-    """The server as a trainer of its own, of its model with the adapters that are shared."""
+    """The server as a trainer of its own, where its model is not the clients'."""
     method = recipe.method
     targets = method.lora.on(planner.table.lora_targets) if method.sharing.shares("lora") else ()
     dtype, outputs = working_dtype(recipe.run.precision), len(data.classes) or None
     int8 = recipe.run.precision == "int8"
     backbone = load_backbone(folder, targets, bf16, device, method.shared_beside_lora, outputs, dtype, int8=int8)
+    return server_of(recipe, backbone, rank_K)
+
+
+def server_of(recipe: Recipe, backbone: Backbone, rank_K: tuple[int, ...]) -> Cohort:
+    """The server as a trainer of its own on a model, with the adapters that are shared."""
     layers = backbone.num_layers
     placement = Placement(layers, (layers,), (None,), (1.0,), split=False)
-    return cohort_of(recipe, backbone, placement, (max(rank_K),), Door())
+    cohort = cohort_of(recipe, backbone, placement, (max(rank_K),), Door())
+    shared = recipe.method.sharing.names(cohort.bank.sites, layers, "shared")
+    bank = cohort.bank.only({site.kind for site in cohort.bank.sites if site.name in shared})
+    return replace(cohort, bank=bank, optimiser=StackedOptimiser(bank, recipe.method.optimiser), proximal=0.0, turns=())
 
 
-def model_message(backbone: Backbone) -> dict[str, torch.Tensor]:
-    """The weights of a model, what several places share once."""
+def model_message(method: Method, cohort: Cohort) -> dict[str, torch.Tensor]:
+    """What clients are sent of their model: its weights, what several places share once, and what was trained in it.
+
+    That is the adapters that are not shared, equal for all.
+    """
     found = dict[tuple[int, tuple[int, ...]], tuple[str, torch.Tensor]]()
-    for name, parameter in backbone.model.named_parameters():
+    for name, parameter in cohort.backbone.model.named_parameters():
         found.setdefault((parameter.data_ptr(), tuple(parameter.shape)), (name, parameter.detach()))
-    return dict(found.values())
+    weights, taught = dict(found.values()), method.client_model is not None and method.client_model.distillation
+    return weights | ({name: t[0].detach() for name, t in kept_by_clients(method, cohort)} if taught else {})
 
 
-def bits_of_model(backbone: Backbone) -> int:
-    """Bits of such a message."""
-    return sum(8 * t.numel() * t.element_size() for t in model_message(backbone).values())
+def kept_by_clients(method: Method, cohort: Cohort) -> list[tuple[str, torch.Tensor]]:
+    """Stacks of the adapters that clients train and do not share, `[K, ...]`, named by site and matrix."""
+    bank = cohort.bank
+    names = method.sharing.names(bank.sites, cohort.backbone.num_layers, "personal")
+    return list(named_matrices({site: own for site, own in bank.local.items() if site in names}))
 
 
 def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:
@@ -370,6 +413,7 @@ def cohort_of(
         method.proximal,
         method.objective,
         prefix=prefix,
+        turns=method.turns_of(run.local_steps),
         tokens_that_fit=tokens_of_a_piece(backbone, run.tokens_per_pass),
     )
 

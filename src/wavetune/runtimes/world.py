@@ -80,6 +80,11 @@ def plan_world(
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
     method.check(num_clients, num_layers, narrowest)
+    taught = method.client_model is not None and method.client_model.distillation is not None
+    if (taught or method.server_steps is not None) and not recipe.world.data.server_samples:
+        raise ConfigError(
+            "the server of this method trains on rows of its own and world.data.server_samples is 0; give it some"
+        )
     architecture = architecture if method.client_model is None else method.client_model.architecture(architecture)
     recipe.world.scenario.channel.require_rounds(run.rounds)
     table = CostTable(

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wavetune.federation.facts import BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
-from wavetune.federation.phases import Phase, Running
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
     from wavetune.costs.architecture import Architecture
+    from wavetune.federation.distillation import Distillation
 
 
 class ClientModel(Part):
@@ -31,6 +31,7 @@ class ClientModel(Part):
         """Turn a stock model, as it was opened, into the clients'. Raises ModelError where that cannot be."""
         raise NotImplementedError
 
-    def phase(self, running: Running) -> Phase | None:
-        """What the server does with it before the clients are sent it."""
+    @property
+    def distillation(self) -> Distillation | None:
+        """How the server trains it before the clients are sent it."""
         return None

@@ -9,6 +9,7 @@ from annotated_types import Ge
 
 from wavetune.errors import ConfigError, ModelError
 from wavetune.federation.client_models.client_model import ClientModel
+from wavetune.federation.distillation import Distillation
 from wavetune.parts import Extent
 
 if TYPE_CHECKING:
@@ -20,10 +21,17 @@ class RepeatedBlock(ClientModel):
     """The block with this number (from 0), as often as the model has blocks, behind its embedding and under its head.
 
     A pass costs what one through the servers' model does; of the blocks' memory one part of so many is left. Adapters
-    are each block's own. After the auxiliary model of FedSP, arXiv 2311.06805, as its public program makes it.
+    are each block's own; those that clients keep are trained by `distil` first, where that is set. After the auxiliary
+    model of FedSP, arXiv 2311.06805, as its public program makes it; there the block's weights are trained.
     """
 
     block: Annotated[int, Ge(0)] = 0
+    distil: Distillation | None = None
+
+    @property
+    def distillation(self) -> Distillation | None:
+        """As set."""
+        return self.distil
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse a block that the model does not have."""

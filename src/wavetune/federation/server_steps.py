@@ -1,0 +1,25 @@
+"""Steps that a server takes on rows of its own, between the mixture of a round and its broadcast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from annotated_types import Ge, Gt
+
+from wavetune.federation.facts import ADAPTERS, BY_SERVER, CLIENTS, ONE_MIXTURE, WHOLE_MODEL
+from wavetune.parts import Part
+
+
+@dataclass(frozen=True)
+class ServerSteps(Part):
+    """Every round the server trains the mixture in its own model, on rows that `world.data.server_samples` gives it.
+
+    Its optimiser is the method's with a constant `learning_rate` of its own; its moments stay from round to round. With
+    `from_clients` false the server goes on from what it had, whatever came: what its steps are worth alone.
+    """
+
+    needs = (WHOLE_MODEL, CLIENTS, ADAPTERS, BY_SERVER, ONE_MIXTURE)
+    steps: Annotated[int, Ge(1)] = 10
+    learning_rate: Annotated[float, Gt(0)] = 5e-4
+    from_clients: bool = True

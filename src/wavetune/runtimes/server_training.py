@@ -1,0 +1,72 @@
+"""A server as a trainer of its own: the mixture of a round, trained on rows that no client has."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from wavetune.costs.table import CostTable, Workload
+from wavetune.costs.workload import split_work
+from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.templates import TokenSet
+from wavetune.federation.cohort import Cohort
+from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.federation.server_steps import ServerSteps
+from wavetune.models.lora import named_matrices
+from wavetune.records.fields import UNKNOWN
+from wavetune.runtimes.world import workload_of
+
+Rows = NDArray[np.int64]
+
+
+@dataclass
+class ServerTraining:
+    """What `method.server_steps` does with a mixture; the server's rows are drawn as a further client's would be."""
+
+    part: ServerSteps
+    cohort: Cohort  # of one, the server, with the adapters that are shared
+    optimiser: AdamW
+    tokens: TokenSet
+    own: Rows  # the server's rows of the set
+    batching: Batching
+    seed: int
+    number: int  # of the server, behind all clients
+    loss: float = field(default=UNKNOWN, init=False)  # mean over the latest round's steps
+
+    def __post_init__(self) -> None:
+        settings = replace(self.optimiser, learning_rate=self.part.learning_rate, schedule="constant", warmup_steps=0)
+        self.cohort.optimiser = StackedOptimiser(self.cohort.bank, settings)
+
+    def __call__(self, index: int, mixture: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The adapters after a round's steps, from its mixture or from what the server had before."""
+        start, stacks = mixture if self.part.from_clients else before, dict(named_matrices(self.cohort.bank.local))
+        for name, stack in stacks.items():
+            stack.detach()[0].copy_(start[name])
+        losses = list[float]()
+        with torch.enable_grad():
+            self.cohort.begin_round(())
+            for rows in self.rows(index):
+                losses.append(float(self.cohort.step(self.tokens, [rows], 1.0).loss_K[0]))
+        self.loss = float(np.mean(losses))
+        return {name: stack.detach()[0].clone() for name, stack in stacks.items()}
+
+    def rows(self, index: int) -> Sequence[Rows]:
+        """The rows of each step of a round."""
+        lengths, steps = self.tokens.lengths[self.own], range(index * self.part.steps, (index + 1) * self.part.steps)
+        return [self.own[batch_indices(lengths, self.batching, self.seed, self.number, step)] for step in steps]
+
+    def flop(self, index: int, table: CostTable, rank: int) -> float:
+        """Compute of a round's steps in a model with these costs (FLOP)."""
+        return flop_of(table, rank, workload_of(self.tokens, [[rows] for rows in self.rows(index)]))
+
+
+def flop_of(table: CostTable, rank: int, workload: Workload, forward_only: bool = False) -> float:
+    """Compute of one trainer's steps in a whole model (FLOP)."""
+    work = split_work(table, np.array([table.num_layers]), np.array([rank]), rank, workload)
+    forward, backward = work.client_forward_flop_K, work.client_backward_flop_K
+    return float(np.sum(forward) + (0 if forward_only else np.sum(backward)))
