@@ -98,6 +98,16 @@ def test_their_model_goes_down_once_and_nothing_of_it_or_of_the_servers_goes_up(
     assert all(":prefix." in name for kind, name in observer.seen if kind != "model_down")
 
 
+@pytest.mark.parametrize(("precision", "bytes_a_weight"), [("bf16", 2), ("int8", 1)])
+def test_their_model_is_sent_as_it_is_held(precision, bytes_a_weight):
+    session = build(small("fedavg_lora", *OWN_LORA, f"run.precision={precision}"))
+    architecture = session.planner.table.architecture
+    maps = architecture.blocks[0].projections
+    steps, products = sum(p.out_features for p in maps), sum(p.in_features * p.out_features for p in maps)
+    rest = session.accountant.model_bits / 8 - bytes_a_weight * products
+    assert 0 < rest <= 4 * (architecture.num_parameters - products + steps)  # in fp32, with a step a channel in int8
+
+
 def test_it_takes_the_memory_of_one_block_and_the_compute_of_all(played):
     table = played[1].session.planner.table
     whole = replace(table, architecture=played[1].session.servers_architecture)

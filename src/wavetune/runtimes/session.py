@@ -293,11 +293,15 @@ def model_message(method: Method, cohort: Cohort) -> dict[str, torch.Tensor]:
 
     That is the adapters that are not shared, equal for all.
     """
-    found = dict[tuple[int, tuple[int, ...]], tuple[str, torch.Tensor]]()
-    for name, parameter in cohort.backbone.model.named_parameters():
-        found.setdefault((parameter.data_ptr(), tuple(parameter.shape)), (name, parameter.detach()))
-    weights, taught = dict(found.values()), method.client_model is not None and method.client_model.distillation
-    return weights | ({name: t[0].detach() for name, t in kept_by_clients(method, cohort)} if taught else {})
+    model, backbone, found = method.client_model, cohort.backbone, dict[tuple[int, tuple[int, ...]], str]()
+    assert model is not None
+    own, inside = model.blocks(backbone.num_layers), f"{backbone.structure.blocks}."
+    weights: dict[str, torch.Tensor] = backbone.model.state_dict()
+    for name, t in weights.items():
+        if not name.startswith(inside) or int(name.removeprefix(inside).partition(".")[0]) in own:
+            found.setdefault((t.data_ptr(), tuple(t.shape)), name)  # a tied head is the embedding
+    taught = {} if model.distillation is None else {n: t[0].detach() for n, t in kept_by_clients(method, cohort)}
+    return {name: weights[name] for name in found.values()} | taught
 
 
 def kept_by_clients(method: Method, cohort: Cohort) -> list[tuple[str, torch.Tensor]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wavetune.federation.facts import BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
@@ -26,6 +27,10 @@ class ClientModel(Part):
     def architecture(self, servers: Architecture) -> Architecture:
         """What planning and accounts count of it, given the servers' model."""
         raise NotImplementedError
+
+    def blocks(self, num_layers: int) -> Container[int]:
+        """The blocks that are sent: others have the weights of one of these."""
+        return range(num_layers)
 
     def make(self, model: Any) -> None:
         """Turn a stock model, as it was opened, into the clients'. Raises ModelError where that cannot be."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -45,6 +46,10 @@ class RepeatedBlock(ClientModel):
         """Equal blocks, of which the first alone takes memory."""
         one = servers.blocks[self.block]
         return replace(servers, blocks=(one, *[replace(one, values=0)] * (servers.num_layers - 1)))
+
+    def blocks(self, num_layers: int) -> Container[int]:
+        """The first."""
+        return (0,)
 
     def make(self, model: Any) -> None:
         """Let all blocks have the parameters of one."""
