@@ -24,7 +24,7 @@ def recipe() -> Recipe:
         title="FedSP: prefixes trained on one repeated block of the server's hidden model are put into it",
         adapters=(Prefix(),),
         sharing=Sharing(shared=("prefix",)),
-        client_model=RepeatedBlock(distil=Distillation()),
+        client_model=RepeatedBlock(distil=Distillation(steps=100, batch_size=4)),
         turns=(("lora",), ("prefix",)),
         server_steps=ServerSteps(),
         optimiser=replace(plain.method.optimiser, learning_rate=5e-4, weight_decay=0.0),

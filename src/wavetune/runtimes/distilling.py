@@ -94,7 +94,8 @@ class Distilling(Phase):
         """Where the loss began and where it ended."""
         flop, problem = self._flop(range(self.settings.steps)), self.session.planner.known(0)
         return {
-            "loss": {"first": self.losses[0], "last": self.losses[-1]},
+            "first_loss": self.losses[0],
+            "last_loss": self.losses[-1],
             "server_s": flop / problem.server_flop_per_s,
             "server_j": flop * problem.server_energy_j_per_flop,
         }
