@@ -45,10 +45,10 @@ class Estimate:
         >>> Estimate.of([1.0, 2.0, 3.0]).half_width
         2.484...
         """
-        from scipy.special import stdtrit
-
         n = len(values)
         mean = float(np.mean(values)) if n else math.nan
         if n < 2:
             return cls(mean, math.nan, n)
+        from scipy.special import stdtrit  # which takes longer to import than a cell to plan
+
         return cls(mean, float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n), n)
