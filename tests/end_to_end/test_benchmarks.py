@@ -6,6 +6,7 @@ import json
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
+from time import process_time
 from types import SimpleNamespace
 from unittest.mock import create_autospec
 
@@ -17,6 +18,7 @@ from wavetune.runtimes.round import train_round
 ROOT = Path(__file__).resolve().parents[2]
 BENCHMARKS = sorted(path.stem for path in (ROOT / "benchmarks").glob("*.py"))
 SMALLEST = {
+    "alignment": "--model tiny --clients 2 --prompts 1 --new-tokens 2 --steps 1 --before .",
     "data_plane": "--only exchange --megabytes 0.01 --repeats 1",
     "faults": "--runs 1 --devices 1",
     "frozen": "--count 1 --out .",
@@ -64,6 +66,21 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
         monkeypatch.setattr(timing, "subprocess", SimpleNamespace(run=here))
     if name == "scale":  # whose cases are such processes
         monkeypatch.setattr(timing, "alone", lambda function, *given: function(*given))
+    if name == "alignment":  # whose turns are such processes
+
+        class Here:
+            def __init__(self, _checkout, given):
+                self.given = given
+
+            def step(self):
+                stage, start = timing.stage_of(*self.given), process_time()
+                stage.step()
+                return {"a step": process_time() - start}
+
+            def end(self):
+                pass
+
+        monkeypatch.setattr(timing, "Side", Here)
     rows = [{"prompt": f"where is {i}?", "completion": f"it is {i}"} for i in range(24)]
     Path("mine.jsonl").write_text("\n".join(map(json.dumps, rows)))
     timing.main(SMALLEST[name].split())
