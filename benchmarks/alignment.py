@@ -30,30 +30,34 @@ HERE = Path(__file__).resolve()
 
 def stage_of(model: str, clients: int, prompts: int, new_tokens: int) -> Any:
     """The stage of alignment, ready for its first step."""
+    import numpy as np
     import torch
 
     from wavetune import recipes
+    from wavetune.data.settings import DataSettings, prepare
     from wavetune.federation.alignment import Alignment, Client, Model, Rewards
-    from wavetune.recipe import with_settings
-    from wavetune.runtimes.session import Session, build
+    from wavetune.models.backbone import load_backbone, load_tokenizer
+    from wavetune.models.lora import new_bank
+    from wavetune.models.resolve import resolve_model
 
     torch.set_num_threads(1)
-    settings = [f"world.model={model}", f"world.scenario.population.num_clients={clients}", "run.precision=fp32",
-                f"world.data.train_samples={40 * clients}", "world.data.validation_samples=40"]  # fmt: skip
-    session = build(with_settings(recipes.get("pwff"), settings))
-    assert isinstance(session, Session), session
-    data, bank, method = session.data, session.cohort.bank, session.recipe.method
+    method, folder = recipes.get("pwff").method, resolve_model(model).folder
+    tokenizer = load_tokenizer(folder)
+    data = prepare(DataSettings("concierge", train_samples=40 * clients, validation_samples=4), tokenizer, clients, 0)
     rows = [[data.corpus.train[data.train.example_index[row]] for row in own] for own in data.rows_by_client]
+    beside: Any = getattr(method, "beside_lora", method.bottleneck)  # as older commits have it
+    backbone = load_backbone(folder, None, False, "cpu", beside)
+    own_LK = np.ones((backbone.num_layers, clients), np.bool_)
+    bank = new_bank(backbone.sites, own_LK, [12] * clients, 12, 16.0, 0)
     drawn = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for stacks in bank.local.values():
-            for values in stacks.values():
-                if not values.any():
-                    values.copy_(0.02 * torch.randn(values.shape, generator=drawn))
+        for values in bank.parameters(local=True):
+            if not values.any():
+                values.copy_(0.02 * torch.randn(values.shape, generator=drawn))
     rewards = Rewards(lambda _, texts: [len(text) for text in texts], lambda _, texts: [len({*t}) for t in texts])
     wishes = [Client(k, k / max(1, clients - 1), tuple(own)) for k, own in enumerate(rows)]
     learning = replace(method.alignment.learning, prompts_per_step=prompts, max_new_tokens=new_tokens)
-    return Alignment(Model(session.cohort.backbone, bank, session.tokenizer), wishes, rewards, learning, 0)
+    return Alignment(Model(backbone, bank, tokenizer), wishes, rewards, learning, 0)
 
 
 def watched(spent: dict[str, float]) -> None:
