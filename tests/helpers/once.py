@@ -28,9 +28,12 @@ def plan(patch: pytest.MonkeyPatch) -> None:
 
 
 def load(patch: pytest.MonkeyPatch) -> None:
-    """Tokenise rows once, and read a model's files once."""
-    from wavetune.data import settings, token_cache
+    """Read the reviews once, tokenise rows once, and read a model's files once."""
+    from wavetune.data import movie_reviews, settings, token_cache
     from wavetune.models import backbone
+
+    def reviews(given: Any, named: Any) -> Any:
+        return pickle.dumps((given, named)) if given[0] == movie_reviews.NAME else None
 
     def rows(given: Any, named: Any) -> Any:
         return token_cache._digest(*given[:4])
@@ -40,6 +43,7 @@ def load(patch: pytest.MonkeyPatch) -> None:
         states = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(folder).iterdir())]
         return pickle.dumps((str(folder), others, named, states))
 
+    patch.setattr(settings, "load_corpus", _remembered(settings.load_corpus, reviews))
     patch.setattr(settings, "recalled_tokens", _remembered(settings.recalled_tokens, rows))
     loaded = _remembered(backbone.load_stock_model, files)
     patch.setattr(backbone, "load_stock_model", lambda *given, **named: copy.deepcopy(loaded(*given, **named)))
