@@ -1,6 +1,7 @@
 """The planner's time and gap, its gain over the paper's greedy and the baselines, its power step against CVXPY.
 
     python benchmarks/planner.py [--quick] [--sizes 10x40 50x200] [--seeds 5] [--baseline-size 10x40] [--skip-cvxpy]
+    python benchmarks/planner.py --both-ways [--sizes 10x40] [--seeds 5]
 
 Every problem has GPT-2, sequences of 512 tokens, batches of 16, cuts 1 to 11 and ranks 1, 2, 4, 8 with the rounds to
 a target that the recipe `sflllm` has for them: 44 pairs of cut and rank. A "cell" is drawn from the wireless package
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
+import itertools
 import os
 import subprocess
 import sys
@@ -23,6 +25,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, TypeVar
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -48,12 +51,14 @@ from wavetune.federation.rank_choice import expected_rounds
 from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 from wavetune.units import w_to_dbm
 from wavetune.wireless.channel import draw_channel, draw_devices
+from wavetune.wireless.neighbours import Neighbours
 from wavetune.wireless.presets import paper
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
 SIZES = ("5x20", "10x40", "20x80", "50x200", "100x400", "200x800", "500x1000", "1000x2000")
+BOTH_WAYS_SIZES = ("5x20", "20x100", "100x400", "200x800", "500x600", "1000x2000")
 POWER_SIZES = ((5, 20), (10, 40), (20, 80), (50, 200))
-MANY_CLIENTS, SEEDS_OF_MANY = 500, 2
+MANY_CLIENTS, SEEDS_OF_MANY, MOST_BETWEEN_NEIGHBOURS = 500, 2, 20
 Result = TypeVar("Result")
 
 
@@ -61,12 +66,28 @@ def cell(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0
     """A drawn cell with that many clients and that many subchannels in either band."""
     band = Band(num_subchannels=num_subchannels, total_power_max_dbm=w_to_dbm(0.5 * num_clients))
     scenario = replace(paper(Scenario(population=Population(num_clients=num_clients))), bands=Bands(band, band))
+    return drawn(scenario, seed, round_index)
+
+
+def usual_cell(
+    num_clients: int, num_subchannels: int, seed: int, round_index: int = 0, neighbours: Neighbours | None = None
+) -> Problem:
+    """The default world with that many clients and subchannels, where the way back takes time."""
+    band = Band(num_subchannels=num_subchannels)
+    population = Population(num_clients=num_clients)
+    return drawn(Scenario(population=population, bands=Bands(band, band), neighbours=neighbours), seed, round_index)
+
+
+def drawn(scenario: Scenario, seed: int, round_index: int) -> Problem:
+    """The planning problem of a round in a world."""
     devices = draw_devices(scenario, seed)
     table = CostTable(PRESETS["gpt2"], ("c_attn",))
     costs = layer_costs(table, 512, 128, 32, 32, batch_size=16)
     channel = draw_channel(scenario, devices, seed, round_index)
     rounds = expected_rounds(ROUNDS_TO_TARGET)
-    return problem_from_world(scenario, devices, channel, costs, rounds, range(1, 12), local_steps=12, batch_size=16)
+    return problem_from_world(
+        scenario, devices, channel, costs, rounds, range(1, 12), 12, 16, price_downlink=scenario.price_downlink
+    )
 
 
 def rayleigh(num_clients: int, num_subchannels: int, seed: int, round_index: int = 0) -> Problem:
@@ -110,14 +131,39 @@ def planner_table(sizes: Sequence[str], seeds: int) -> None:
             )  # fmt: skip
 
 
-def measured(world: Callable[..., Problem], K: int, M: int, seed: int) -> list[float]:
-    """Of one problem: first plan and its excess, whole answer in CPU and wall time and its gap, warm, the greedy."""
+def measured(world: Callable[..., Problem], K: int, M: int, seed: int, in_run: bool = False) -> list[float]:
+    """Of one problem: first plan and its excess, whole answer in CPU and wall time and its gap, warm, the greedy.
+
+    In a run the next round has the cut and rank of this one; what the greedy takes is then left out.
+    """
     problem, next_round = world(K, M, seed), world(K, M, seed, round_index=1)
     first, first_s, _ = timed(lambda: plan(problem, time_limit_s=0.0))
     best, best_s, wall_s = timed(lambda: plan(problem))
+    if in_run:
+        next_round = next_round.restrict([int(best.cut_K[0])], [int(best.rank_K[0])])
     warm, warm_s, _ = timed(lambda: plan(next_round, warm_start=best))
     excess = first.delay_s / best.delay_s - 1
-    return [first_s, excess, best_s, wall_s, best.gap, warm_s, warm.gap, above(plan_sflllm(problem).delay_s, best)]
+    greedy = [] if in_run else [above(plan_sflllm(problem).delay_s, best)]
+    return [first_s, excess, best_s, wall_s, best.gap, warm_s, warm.gap, *greedy]
+
+
+def both_ways_table(sizes: Sequence[str], seeds: int) -> None:
+    """Print times and gaps of the default world, alone and between six neighbours, and of its next round in a run."""
+    header(
+        "default world", "clients x subchannels", "first plan", "above final", "worst", "whole answer", "worst", "gap",
+        "worst", "next round in a run", "worst", "gap", "worst",
+    )  # fmt: skip
+    worlds = {"alone": usual_cell, "six neighbours": partial(usual_cell, neighbours=Neighbours())}
+    for size, (name, world) in itertools.product(sizes, worlds.items()):
+        K, M = map(int, size.split("x"))
+        if name != "alone" and K > MOST_BETWEEN_NEIGHBOURS:
+            continue
+        rows = np.array([measured(world, K, M, seed, in_run=True) for seed in range(seeds if K < MANY_CLIENTS else 1)])
+        middle, mean, worst = np.median(rows, axis=0), np.mean(rows, axis=0), np.max(rows, axis=0)
+        row(
+            name, size, ms(middle[0]), f"{mean[1]:.2%}", f"{worst[1]:.2%}", ms(middle[2]), ms(worst[2]),
+            f"{mean[4]:.3%}", f"{worst[4]:.3%}", ms(middle[5]), ms(worst[5]), f"{mean[6]:.3%}", f"{worst[6]:.3%}",
+        )  # fmt: skip
 
 
 def above(delay_s: float, best: object) -> float:
@@ -269,18 +315,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--anytime-size", default="50x200", help="clients x subchannels under a time limit")
     parser.add_argument("--skip-cvxpy", action="store_true", help="leave the convex toolbox out")
     parser.add_argument("--skip-start", action="store_true", help="leave the times of fresh processes out")
+    parser.add_argument("--both-ways", action="store_true", help="the default world alone, at sizes of its own")
     parser.add_argument("--quick", action="store_true", help="one minute: sizes up to 50x200, two problems each")
     options = parser.parse_args(arguments)
     sizes, seeds = (options.sizes, options.seeds) if not options.quick else (SIZES[:4], 2)
     plan(cell(3, 7, 0))
     plan(rayleigh(5, 20, 0), warm_start=plan(cell(5, 20, 0)))
+    plan(usual_cell(4, 9, 0, 1), warm_start=plan(usual_cell(4, 9, 0)))
+    if options.both_ways:
+        return both_ways_table(BOTH_WAYS_SIZES if options.sizes is SIZES else options.sizes, seeds)
     planner_table(sizes, seeds)
+    both_ways_table(BOTH_WAYS_SIZES if not options.quick else BOTH_WAYS_SIZES[:2], seeds)
     anytime_table(options.anytime_size, seeds)
     baseline_table(options.baseline_size, 2 * seeds)
     if not options.skip_cvxpy:
         power_table(4 if options.quick else 12)
     if not (options.quick or options.skip_start):
         start_table()
+    return None
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Check a plan, its delay and its lower bound from the instance alone: NumPy and nothing of wavetune.
 
-    python tools/verify_plan.py INSTANCE.json PLAN.json CERTIFICATE.json
+    python tools/verify_plan.py [INSTANCE.json] PLAN.json CERTIFICATE.json    # a recipe's has the instance too
 
 Claim: weights w_i >= 0 on a band's subchannels and w >= 0 on its total power P prove that no allocation ends by a delay
 t if the clients' cheapest ways to do so cost more than sum w_i + w together, a watt costing mu = w / P. Client k's way
@@ -129,8 +129,7 @@ def cheapest(h, w, mu, cap, rate, client, most):
         low = np.inf if n == 0 else free[0] + np.sum(np.minimum(few, 0.0)) * (1 + EPS)
         rest = np.inf if n >= len(many) else np.sum(many[: n + 1]) + np.sum(np.minimum(many[n + 1 :], 0.0))
         return min(low, free[1] + rest - EPS * np.sum(np.abs(many[np.isfinite(many)])))
-    least, c = float(client["least"]), costs[0]
-    inside = c < 0
+    least, c, inside = float(client["least"]), costs[0], costs[0] < 0
     start = free[0] + float(np.sum(c[inside])) * (1 + EPS)
     order = [i for i in np.argsort(np.abs(c), kind="stable") if np.isfinite(c[i])]
     stack = [(0, start, inside)]
@@ -184,7 +183,8 @@ def bound(instance, certificate):
 
 def main(*paths):
     """Print the proved gap; the exit code is 1 where something does not hold."""
-    instance, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
+    *given, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
+    instance = given[0] if given else certificate["instance"]
     try:
         delay_s, bound_s = plan_delay(instance, plan), bound(instance, certificate)
         require(delay_s <= plan["delay_s"] * (1 + 1e-9), f"the plan takes {delay_s:.9g} s, not {plan['delay_s']:.9g} s")

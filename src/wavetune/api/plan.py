@@ -71,6 +71,10 @@ class Planned:
             lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
         if chosen.lower_bound_s > 0:
             lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
+        if self.proof is not None:
+            proved_s = float(self.proof["lower_bound_s"])
+            gap = percent(max(0.0, 1 - proved_s / chosen.delay_s))
+            lines.append(f"the certificate proves {seconds(proved_s)} of it, a gap of {gap}; the rest is proved within")
         return lines
 
     def what_helps(self, time_limit_s: float | None = None) -> list[str]:
@@ -91,15 +95,13 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     Args:
         what: a recipe, its name or file, or the file of a plan instance.
         time_limit_s: for the search; a first plan is always finished.
-        certificate: also keep the proof of an instance's bound, as `tools/verify_plan.py` reads it.
+        certificate: also keep the proof of the bound, as `tools/verify_plan.py` reads it.
 
     Raises:
         ConfigError: for a recipe that cannot be planned so; InstanceError: for a malformed instance.
     """
     if not isinstance(what, Recipe) and is_instance(str(what)):
         return _of_instance(str(what), time_limit_s, certificate)
-    if certificate:
-        raise ConfigError(f"--certificate is of a plan instance, and {_name(what)} is a recipe; give an INSTANCE.json")
     from wavetune.runtimes.world import count_samples
     from wavetune.wireless.presets import described
 
@@ -107,12 +109,13 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     count = count_samples(recipe, LOG.info)
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
-    problem, chosen = planner.known(0), planner.first_plan()
+    problem = planner.known(0)
+    chosen, proof = _certified(planner, problem, time_limit_s) if certificate else (planner.first_plan(), None)
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
     values = (planner.rank_choice(chosen), planner.settled(0))
     lines = (count.told, f"world: {described(recipe.world.scenario)}", *(one and one.sentence for one in values))
     told = "\n".join(filter(None, lines))
-    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}")
+    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}", proof)
 
 
 _MOST_BYTES = 2**30  # of an instance
@@ -136,8 +139,40 @@ def is_instance(what: str) -> bool:
     return not {"world", "base", "method", "run"} & {*found}
 
 
-def _name(what: Recipe | str | Path) -> str:
-    return what.name if isinstance(what, Recipe) else str(what)
+def _certified(
+    planner: RoundPlanner, problem: Problem, time_limit_s: float | None
+) -> tuple[Plan, dict[str, Any] | None]:
+    """The plan of a recipe's first round with a proof of its bound, which holds the instance of that round too."""
+    import numpy as np
+
+    from wavetune.allocation.certificate import plan_with_certificate
+    from wavetune.allocation.feasibility import require_feasible
+    from wavetune.allocation.instance import problem_to_json
+
+    method, rate = planner.method, problem.main.rate
+    given = (method.topology.cut_of(planner.table.num_layers), method.lora.rank)
+    hindered = {
+        "the way back takes time here (world.scenario.price_downlink=false leaves it out)": problem.price_downlink,
+        "the rate is not Shannon's (world.scenario.rate.kind=shannon)": rate.kind != "shannon",
+        "others interfere here (world.scenario.neighbours)": any(
+            np.any(band.interference_w_M) for band in (problem.main, problem.fed)
+        ),
+        "clients may differ in cut, rank or share of the server": problem.clients_may_differ
+        or any(isinstance(one, tuple) for one in given),
+        "the planner weighs energy": method.planner.minds_energy,
+        f"{method.planner.kind} has no bound (method.planner.kind=optimal)": not method.planner.searches,
+        "codecs are chosen with the plan": method.choose_codecs,
+        "adapters are not of a size per layer and rank": problem.costs.adapter_bits_L is not None,
+        "only some clients take part": not method.selection.everyone or planner.reached(problem) < problem.num_clients,
+    }
+    for why, holds in hindered.items():
+        if holds:
+            raise ConfigError(
+                f"--certificate proves one cut and rank for all over the uplink alone, and {why}; without "
+                "--certificate the bound that is printed is proved within the planner"
+            )
+    chosen, proof = plan_with_certificate(problem, time_limit_s)
+    return require_feasible(problem, chosen), proof | {"instance": problem_to_json(problem)} if proof else None
 
 
 def _of_instance(file: str, time_limit_s: float | None, certificate: bool) -> Planned:

@@ -27,7 +27,7 @@ def plan(
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="Write the proof of an instance's bound here, for tools/verify_plan.py.")
+        Path | None, typer.Option(help="Write the proof of the bound here, for tools/verify_plan.py.")
     ] = None,
 ) -> None:
     """Choose subchannels, power, cut and rank for the least delay, without training."""

@@ -313,6 +313,10 @@ class RoundPlanner:
         reached_K = np.all([(gain_KM > 0).any(axis=1) for gain_KM in gains], axis=0)
         return np.flatnonzero(reached_K if reached_K.any() else np.ones_like(reached_K)).tolist()
 
+    def reached(self, problem: Problem) -> int:
+        """How many clients the channel reaches."""
+        return len(self._reached(problem))
+
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
         cut, rank = self.method.topology.cut_of(self.table.num_layers), self.method.lora.rank

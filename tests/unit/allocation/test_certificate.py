@@ -128,5 +128,31 @@ def test_the_checker_imports_numpy_alone_and_is_short():
     assert imported <= {"json", "sys", "pathlib", "numpy"}
 
 
-def test_a_certificate_is_of_an_instance_alone(tmp_path):
-    assert_refused(wavetune("plan", "sflllm", "--certificate", tmp_path / "c.json"), "--certificate", "plan instance")
+@pytest.mark.parametrize("world", ["world.scenario.price_downlink=false", "world.scenario.preset=paper"])
+def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(world, tmp_path, capsys):
+    plan, certificate = tmp_path / "plan.json", tmp_path / "certificate.json"
+    asked = ("--model", "tiny", "--set", world, "--set", "method.topology.cut=1", "--set", "method.lora.rank=4")
+    answer = wavetune("plan", "sflllm", *asked, "--json", plan, "--certificate", certificate)
+    assert answer.code == 0
+    assert "the certificate proves" in answer.out
+    assert verify_plan.main(plan, certificate) == 0
+    assert float(capsys.readouterr().out.split("proved gap ")[1].rstrip("%\n")) < 3.0  # without what branching proved
+    changed = json.loads(certificate.read_text())
+    changed["instance"]["local_steps"] += 1
+    certificate.write_text(json.dumps(changed))
+    assert verify_plan.main(plan, certificate) == 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "word"),
+    [
+        ("world.scenario.price_downlink=true", "way back"),
+        ("method.planner.cut_per_client=true", "way back"),
+        ("world.scenario.preset=paper method.planner.cut_per_client=true", "clients may differ"),
+        ("world.scenario.preset=paper method.planner.kind=paper_greedy", "has no bound"),
+    ],
+)
+def test_a_recipe_whose_bound_is_not_of_the_uplink_alone_has_no_certificate(setting, word, tmp_path):
+    changes = [part for one in setting.split() for part in ("--set", one)]
+    asked = ("--model", "tiny", *changes, "--certificate", tmp_path / "c.json")
+    assert_refused(wavetune("plan", "sflllm", *asked), "--certificate", word)
