@@ -55,7 +55,7 @@ class Band:
     '1.99e-15'
     """
 
-    num_subchannels: Count = 20
+    num_subchannels: Annotated[int, Ge(1), Le(4000)] = 20
     subchannel_hz: Annotated[float, Ge(1), Le(1e11)] = 500e3
     noise_psd_dbm_per_hz: PsdDbmPerHz = -174.0
     total_power_max_dbm: PowerDbm = 50.0
