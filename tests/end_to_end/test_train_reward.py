@@ -120,8 +120,9 @@ def test_another_seed_gives_another_model_and_a_finished_folder_is_left_alone(pa
     assert "finished reward model already" in again.out + again.err
 
 
-def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):
-    log = []
+def test_a_run_trains_its_embedded_rewards_once_and_gives_back_the_memory_of_it(pairs, tmp_path, monkeypatch):
+    log, given_back = [], []
+    monkeypatch.setattr("wavetune.runtimes.rewards.give_back_free_heap", lambda: given_back.append(True))
     training = RewardTraining("tiny-bert", steps=2, pairs_per_step=2, max_tokens=48)
     part = EmbeddedReward(preference="helpful", training=training)
     folder = RewardFolder(tmp_path, str(pairs), log.append)
@@ -130,6 +131,7 @@ def test_a_run_trains_its_embedded_rewards_once(pairs, tmp_path):
     trained = len(log)
     (again,) = folder.open([part])
     assert trained == len(log) > 0
+    assert given_back == [True]
     assert (reward.score(example, answers) == again.score(example, answers)).all()
     (tmp_path / "helpful" / "reward.json").unlink()
     (anew,) = folder.open([part])  # as after a kill

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from wavetune.data.preferences import load_preferences
 from wavetune.errors import DeploymentError, RunFolderError
 from wavetune.federation.answer_scores import Reward
+from wavetune.federation.memory import give_back_free_heap
 from wavetune.federation.rewards import EmbeddedReward, RewardPart
 from wavetune.federation.run_folder import explained
 
@@ -73,6 +74,7 @@ class RewardFolder:
             train_reward(
                 corpus, part.training, own, Progress(self.say), self.seed, self.device, self._bf16, begun, *about
             )
+            give_back_free_heap()  # what the training took
         return own
 
     @property
