@@ -88,8 +88,9 @@ def answers_of(
 @torch.no_grad()
 def _told(found: Sequence[Answer], owner_S: Sequence[int], values: AdapterBank | None) -> Floats:
     """Log-probability, entropy and value of every token, as they were when it was drawn. `[3, P]`."""
-    log_prob_P, entropy_P = (np.concatenate([a[i] for a in found]) for i in (1, 3))
-    value_P = np.zeros_like(log_prob_P)
+    log_prob_P: Floats = np.array([value for answer in found for value in answer.log_probs], np.float64)
+    entropy_P: Floats = np.array([value for answer in found for value in answer.entropies], np.float64)
+    value_P: Floats = np.zeros_like(log_prob_P)
     if values is not None:
         states_PD = torch.cat([answer.states_TD for answer in found if answer.states_TD is not None])
         value_P = _values(states_PD, values, owner_S, [len(answer.ids) for answer in found]).double().cpu().numpy()
