@@ -319,13 +319,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="one minute: sizes up to 50x200, two problems each")
     options = parser.parse_args(arguments)
     sizes, seeds = (options.sizes, options.seeds) if not options.quick else (SIZES[:4], 2)
+    both_ways_sizes = BOTH_WAYS_SIZES if options.sizes is SIZES else options.sizes
     plan(cell(3, 7, 0))
     plan(rayleigh(5, 20, 0), warm_start=plan(cell(5, 20, 0)))
     plan(usual_cell(4, 9, 0, 1), warm_start=plan(usual_cell(4, 9, 0)))
     if options.both_ways:
-        return both_ways_table(BOTH_WAYS_SIZES if options.sizes is SIZES else options.sizes, seeds)
+        return both_ways_table(both_ways_sizes, seeds)
     planner_table(sizes, seeds)
-    both_ways_table(BOTH_WAYS_SIZES if not options.quick else BOTH_WAYS_SIZES[:2], seeds)
+    both_ways_table(both_ways_sizes if not options.quick else BOTH_WAYS_SIZES[:2], seeds)
     anytime_table(options.anytime_size, seeds)
     baseline_table(options.baseline_size, 2 * seeds)
     if not options.skip_cvxpy:
