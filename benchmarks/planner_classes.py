@@ -23,7 +23,7 @@ import numpy as np
 from wavetune.allocation.planner import plan
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
-from wavetune.wireless.rate_models import Shannon
+from wavetune.wireless.rate_models import NrMcs, Shannon
 
 CLASSES = [
     ("own caps, 1 mW to 1 W", 18, 40),
@@ -44,6 +44,14 @@ CLASSES = [
     ("both ways", 20, 80),
     ("both ways, loud neighbours", 8, 20),
     ("both ways, cuts per client", 5, 20),
+    ("cuts per client, slow server", 5, 20),
+    ("cuts per client, slow server", 12, 40),
+    ("cuts and shares, slow server", 5, 20),
+    ("both ways, cuts per client, slow server", 5, 20),
+    ("both ways, cuts per client, slow server", 12, 40),
+    ("both ways, cuts and shares, slow server", 5, 20),
+    ("both ways, cuts per client, memory floors", 5, 20),
+    ("steps of rates", 5, 20),
 ]
 REAL_LINK = Shannon(snr_gap_db=2.0, max_bit_per_s_per_hz=7.4, uplink_overhead=0.08, downlink_overhead=0.14)
 
@@ -69,8 +77,8 @@ def gains(kind: str, g: np.random.Generator, K: int, M: int) -> np.ndarray:
 
 
 def problem_of(kind: str, K: int, M: int, seed: int) -> Problem:
-    """A problem of a class: four layers, four ranks."""
-    g, L = np.random.default_rng(seed), 4
+    """A problem of a class: four layers (twelve where the server is slow), four ranks."""
+    g, L = np.random.default_rng(seed), 12 if "slow server" in kind else 4
     caps_w_K, total_w = np.full(K, 1.0), 0.35 * K
     if "caps" in kind:
         caps_w_K, total_w = (10 ** g.uniform(-3, 0, K) if "own" in kind else np.full(K, 0.02)), 1e3
@@ -87,7 +95,17 @@ def problem_of(kind: str, K: int, M: int, seed: int) -> Problem:
     main, fed = (RadioBand(gains(kind, g, K, M), 5e5, 4e-21, total_w) for _ in range(2))
     rounds = {1: 80.0, 2: 70.0, 4: 62.0, 8: 60.0}
     free_K = np.full(K, np.inf)
-    problem = Problem(3, 8, rounds, (1, 2, 3, 4), costs, 2e13, speed_K, np.ones(K), caps_w_K, free_K, main, fed)
+    problem = Problem(
+        3, 8, rounds, tuple(range(1, L + 1)), costs, 2e13, speed_K, np.ones(K), caps_w_K, free_K, main, fed
+    )
+    if "steps" in kind:
+        problem = replace(problem, **{name: replace(vars(problem)[name], rate=NrMcs()) for name in ("main", "fed")})
+    if "slow server" in kind:
+        problem = replace(problem, server_flop_per_s=3e12)
+    if "memory floors" in kind:
+        held = replace(costs, memory_bytes_L=np.full(L, 1e9))
+        problem = replace(problem, costs=held, memory_bytes_K=1e9 * g.integers(1, L + 1, K))
+    problem = replace(problem, cut_per_client="cuts" in kind, share_server="shares" in kind)
     return both_ways(problem, kind, g) if kind.startswith("both ways") else problem
 
 
@@ -114,7 +132,6 @@ def both_ways(problem: Problem, kind: str, g: np.random.Generator) -> Problem:
         fed=band(problem.fed),
         tx_power_max_w_K=np.full(K, 0.2),
         price_downlink=True,
-        cut_per_client="cuts per client" in kind,
     )
 
 

@@ -27,7 +27,7 @@ SMALLEST = {
     "--batch-size 1 --repeats 1 --large "
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2}',
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
-    "planner_classes": "--most-clients 5 --seeds 1",
+    "planner_classes": "--most-clients 5 --seeds 1 --classes memory steps",
     "precision": "--model tiny --data mine.jsonl --rows 2",
     "scale": "--clients 2 3 --large 2 --sizes "
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,'
