@@ -20,16 +20,19 @@ from wavetune.allocation.counting import Strongest, strongest
 from wavetune.allocation.dual_bound import most_divided, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
+from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
 from wavetune.allocation.water_filling import (
     NO_GAIN_LOG2,
+    NO_STEPS,
     BandProblem,
+    Steps,
     log_and_inverse,
     lone_rates,
-    owners_delay,
+    optimal_power,
     strongest_rates,
 )
 from wavetune.units import Array
@@ -80,6 +83,7 @@ class BandTables:
     log_KM: Array = field(init=False)
     inverse_KM: Array = field(init=False)
     lone_rate_K: Array = field(init=False)
+    steps: Steps = field(init=False)
 
     def __post_init__(self) -> None:
         snr_per_w_KM = np.ascontiguousarray(self.band.snr_per_w_KM)
@@ -90,6 +94,7 @@ class BandTables:
             "log_KM": log_KM,
             "inverse_KM": inverse_KM,
             "lone_rate_K": lone_rates(snr_per_w_KM, most_w_K, self.band.envelope.most),
+            "steps": steps_of(self.band.ladder, self.band.envelope.gap, self.band.effective_hz),
         }
         for name, table in tables.items():
             object.__setattr__(self, name, table)
@@ -99,7 +104,8 @@ class BandTables:
         need_K = np.asarray(bits_K / self.band.effective_hz, dtype=np.float64)
         ready_K = np.ascontiguousarray(ready_s_K, dtype=np.float64)
         total_w, limit = self.band.total_power_max_w, float(self.band.envelope.most)
-        return BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
+        problem = BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
+        return problem._replace(steps=self.steps)
 
     def lone_bound_s(self, problem: BandProblem) -> float:
         """No delay is shorter (s): each client with the whole band to itself, and all by counting subchannels."""
@@ -193,7 +199,7 @@ def _demand(problem: BandProblem, target_s: float) -> Demand:
     shortage_price_K = _EXCESS_PRICE * problem.total_w / np.maximum(problem.ask_K, 1e-300)
     return Demand(
         problem.log_KM, problem.inverse_KM, rate_K, problem.cap_w_K, problem.total_w, _excess_prices(problem),
-        problem.limit, problem.back_KM, problem.ask_K, shortage_price_K,
+        problem.limit, problem.back_KM, problem.ask_K, shortage_price_K, problem.steps,
     )  # fmt: skip
 
 
@@ -232,8 +238,14 @@ def solve(
 ) -> Incumbent:
     """Search and bound in turns until they are within `gap_s`, the effort is spent or the time is up.
 
-    It also ends once the bound proves that `beat_s` cannot be beaten.
+    It also ends once the bound proves that `beat_s` cannot be beaten. Rates in steps come after the one above them.
     """
+    if len(problem.steps.snr_I):
+        smooth = problem._replace(steps=NO_STEPS)
+        above = replace(incumbent, delay_s=owners_delay(smooth, incumbent.owner_M))
+        above = solve(smooth, above, gap_s, effort, clock, beat_s)
+        known = replace(above, owner_M=incumbent.owner_M, delay_s=incumbent.delay_s)
+        incumbent, effort = _better(problem, known, above.owner_M), replace(effort, iterations=0, branches=0)
     share, iterations, tolerance_s, packed = 0.5, effort.iterations, 0.25 * gap_s, False
     a_turn = clock.portion(_ITERATIONS_A_TURN, problem.log_KM.size)
     for turn in range(effort.searches):
@@ -310,7 +322,7 @@ def branch(problem: BandProblem, incumbent: Incumbent, gap_s: float, nodes: int,
         children = _children(node, prices, bound_s + 0.1 * (goal_s - bound_s))
         if not children:
             owner_M = np.where(np.any(node.log_KM > NO_GAIN_LOG2, axis=0), np.argmax(node.log_KM, axis=0), -1)
-            closed_s = min(closed_s, owners_delay(node, owner_M) * (1 - 1e-9))
+            closed_s = min(closed_s, optimal_power(node, owner_M)[0] * (1 - 1e-9))
             incumbent = min(
                 incumbent, replace(incumbent, owner_M=owner_M, delay_s=owners_delay(problem, owner_M)), key=_delay
             )

@@ -24,10 +24,11 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.intervals import least_over_intervals
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack, refuted_by_sets
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, owners_delay
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9

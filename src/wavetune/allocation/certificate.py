@@ -22,7 +22,7 @@ from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.set_packing import cheapest_sets, pack
-from wavetune.allocation.water_filling import BandProblem
+from wavetune.allocation.water_filling import NO_STEPS, BandProblem
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9
@@ -62,6 +62,7 @@ def _proof_up_to(
     problem: BandProblem, low_s: float, goal_s: float, incumbents: list[Incumbent]
 ) -> tuple[float, Json | None]:
     """The largest delay found, from one that needs no proof up to a goal, that prices prove impossible; its proof."""
+    problem = problem._replace(steps=NO_STEPS)  # a certificate is of the concave rate above them
     if not goal_s > low_s or not np.any(problem.need_K > 0):
         return low_s, None
     if proof := _proof(problem, goal_s, incumbents):

@@ -22,10 +22,11 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.greedy import greedy_owners
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import IntArray, Problem
-from wavetune.allocation.water_filling import BandProblem, owners_delay
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3

@@ -19,11 +19,12 @@ from wavetune.allocation.delay import (
     uplink_rate_bit_per_s_K,
 )
 from wavetune.allocation.feasibility import memory_need_bytes_K, usable_subchannels
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.pipelines import balance, can_end
 from wavetune.allocation.plan import Plan, make_plan
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
-from wavetune.allocation.water_filling import BandProblem, optimal_power, owners_delay
+from wavetune.allocation.water_filling import BandProblem, optimal_power
 from wavetune.units import Array
 
 

@@ -23,9 +23,9 @@ import numpy as np
 
 from wavetune.allocation.delay import Phases, load_of
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
-from wavetune.allocation.ladder import require_smooth
 from wavetune.allocation.plan import Allocation, Plan, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.errors import ConfigError
 from wavetune.units import Array
 
 if TYPE_CHECKING:
@@ -67,7 +67,8 @@ class Uplink:
         efficiency: float = 1.0,
     ) -> Uplink | None:
         """The band; None where a client that sends has no rate, or not the least rate, within the caps."""
-        from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
+        from wavetune.allocation.ladder import owners_delay
+        from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 
         log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
         need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
@@ -155,7 +156,7 @@ def economical_plan(
         terms: price, budgets and deadline.
         server_share_K: shares of the server where it is shared.
     """
-    require_smooth(problem, "energy")
+    _require_smooth(problem)
     K, load = problem.num_clients, load_of(problem, cut_K, rank_K)
     idle = make_plan(
         problem, cut_K, rank_K, _unpowered(main_owner_M), _unpowered(fed_owner_M), server_share_K=server_share_K
@@ -327,3 +328,12 @@ def _lowest(cost: Callable[[float], float], low_s: float, high_s: float) -> floa
             right_cost = cost(np.exp(right))
     candidates = (low_s, float(np.exp(0.5 * (low + high))), high_s)
     return min(candidates, key=cost)
+
+
+def _require_smooth(problem: Problem) -> None:
+    """Raise ConfigError where a rate grows in steps."""
+    if problem.main.ladder is not None or problem.fed.ladder is not None:
+        raise ConfigError(
+            f"energy can be planned with a smooth rate alone, and {problem.main.rate.kind} grows in steps; set "
+            "world.scenario.rate.kind=shannon, with its gap and its largest rate"
+        )

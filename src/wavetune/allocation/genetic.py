@@ -16,10 +16,11 @@ from wavetune.allocation.baselines import random_owners
 from wavetune.allocation.common_cut import CutRankPair, pair_of
 from wavetune.allocation.delay import downlink_rate_bit_per_s_K, transfer_s
 from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
-from wavetune.allocation.water_filling import BandProblem, owners_delay
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.seeds import stream
 from wavetune.units import Array
 

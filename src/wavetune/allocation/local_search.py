@@ -14,8 +14,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import kernel, least_power, part
+from wavetune.allocation.water_filling import NO_STEPS, Steps, kernel, least_power, part
 from wavetune.units import Array
 
 
@@ -115,6 +116,7 @@ class Demand(NamedTuple):
     back_KM: Array = np.zeros((0, 0))
     ask_K: Array = np.zeros(0)
     shortage_price_K: Array = np.zeros(0)
+    steps: Steps = NO_STEPS
 
 
 class Ownership(NamedTuple):
@@ -134,6 +136,7 @@ class Ownership(NamedTuple):
     loss_M: Array
     changed_K: IntArray
     scratch_M: IntArray
+    rung_M: IntArray
 
 
 @part
@@ -156,6 +159,17 @@ def present_price(demand: Demand, own: Ownership, k: int) -> float:
 
 
 @part
+def needed_power(demand: Demand, own: Ownership, k: int, owned: IntArray, count: int) -> tuple[float, float, float]:
+    """Power of client k on what it owns (W), its water level (W), and how much of the power steps cost (W)."""
+    log_M, inverse_M, rate = demand.log_KM[k], demand.inverse_KM[k], demand.rate_K[k]
+    power_w, level_w = least_power(log_M, inverse_M, owned, count, rate, demand.limit)
+    if len(demand.steps.snr_I) == 0 or power_w > 100.0 * demand.cap_w_K[k]:
+        return power_w, level_w, 0.0
+    stepped_w, _ = stepped_power(demand.steps, log_M, inverse_M, owned, count, rate, 0, own.rung_M)
+    return max(stepped_w, power_w), level_w, max(stepped_w - power_w, 0.0)
+
+
+@part
 def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int64, extra: int | np.int64) -> float:
     """Cost of client k's power with one subchannel taken away and one added (-1 for none)."""
     log_M, n, waiting = demand.log_KM[k], 0, extra >= 0
@@ -171,7 +185,7 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
     if waiting:
         own.scratch_M[n] = extra
         n += 1
-    power_w, _ = least_power(log_M, demand.inverse_KM[k], own.scratch_M, n, demand.rate_K[k], demand.limit)
+    power_w = needed_power(demand, own, k, own.scratch_M, n)[0]
     return price(demand, k, power_w, own.back_K[k] - back(demand, k, without) + back(demand, k, extra))
 
 
@@ -180,7 +194,7 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
     """Bring client k's power, values and losses up to date with what it owns."""
     log_M, inverse_M, value_M = demand.log_KM[k], demand.inverse_KM[k], own.value_KM[k]
     limit = demand.limit
-    power_w, level_w = least_power(log_M, inverse_M, own.owned_KM[k], own.count_K[k], demand.rate_K[k], limit)
+    power_w, level_w, rounded_w = needed_power(demand, own, k, own.owned_KM[k], own.count_K[k])
     slope = 1.0 + demand.excess_price_K[k] if power_w > demand.cap_w_K[k] else 1.0
     log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
     for i in range(len(log_M)):
@@ -201,6 +215,8 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
         own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
+    for i in range(len(log_M)):  # what steps cost can be saved besides
+        value_M[i] += slope * rounded_w
     own.changed_K[k] = 1
 
 
@@ -243,6 +259,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.zeros(M),
         np.zeros(M),
         np.zeros(K, np.int64),
+        np.zeros(M + 1, np.int64),
         np.zeros(M + 1, np.int64),
     )
     for i in range(M):

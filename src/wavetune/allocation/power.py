@@ -13,7 +13,6 @@ from __future__ import annotations
 import numpy as np
 
 from wavetune.allocation.delay import load_of
-from wavetune.allocation.ladder import climb
 from wavetune.allocation.plan import Allocation, Plan, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
@@ -35,18 +34,17 @@ def allocate_power(
         The allocation, and the least max_k(ready_s[k] + bits[k] / rate[k]) over the clients that send (s): infinite
         where one of them owns no usable subchannel, minus infinity where none sends.
     """
-    from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power
+    from wavetune.allocation.ladder import best_powers, steps_of
+    from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
     need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
     cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
     owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
     ready_s_K, limit = np.asarray(ready_s_K, np.float64), float(band.envelope.most)
-    if band.ladder is not None:
-        owner_M, power_w_M, delay_s = climb(band, band.ladder, owner_M, ready_s_K, bits_K, cap_w_K)
-        return Allocation(owner_M, power_w_M), delay_s
     band_problem = BandProblem(log_KM, inverse_KM, ready_s_K, need_K, cap_w_K, band.total_power_max_w, limit)
-    delay_s, power_w_M, _ = optimal_power(band_problem, owner_M)
+    steps = steps_of(band.ladder, band.envelope.gap, band.effective_hz)
+    delay_s, power_w_M = best_powers(band_problem._replace(steps=steps), owner_M)
     return Allocation(owner_M, power_w_M), float(delay_s)
 
 

@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.prices import LOG_2, Bundle, Scratch, best_prices, best_prices_both_ways, new_scratch
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, part
 from wavetune.units import Array
 
 _PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
+_CHOICES = 500  # of rungs for one set
 _UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
 
@@ -74,6 +76,7 @@ def reduced_costs(
         problem.need_K[k] / (delay - problem.ready_K[k]),
     )
     limit, ask = problem.limit, problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
+    snr_I, rate_I, _ = problem.steps
     bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, scratch)
     watt, log_level = watt_price * dearer, np.log2(bundle.level)
     rate_price = bundle.level * watt * LOG_2
@@ -82,6 +85,10 @@ def reduced_costs(
         gain = rate_price * above - watt * (bundle.level - inverse_M[i]) if above > 0.0 else 0.0
         if above > limit:
             gain = rate_price * limit - watt * np.expm1(limit * LOG_2) * inverse_M[i]
+        if len(rate_I) > 0 and gain > 0.0:
+            gain = 0.0
+            for n in range(len(rate_I)):
+                gain = max(gain, rate_price * rate_I[n] - watt * snr_I[n] * inverse_M[i])
         cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
         if ask > 0.0 and log_M[i] > NO_GAIN_LOG2:
             cost_M[i] -= back_price * problem.back_KM[k, i]
@@ -98,8 +105,10 @@ def set_cost(
     inside_M: BoolArray,
     strongest: IntArray,
     owned: IntArray,
+    most: float,
+    rung_M: IntArray,
 ) -> tuple[float, float]:
-    """What a set costs client k that meets a delay with it, infinite beyond its cap, and the power (W)."""
+    """What a set costs client k that meets a delay with it, infinite beyond its cap or `most`, and the power (W)."""
     count, cost, back, rate = 0, 0.0, 0.0, problem.need_K[k] / (delay - problem.ready_K[k])
     asked = len(problem.ask_K) > 0
     for i in strongest:
@@ -111,8 +120,15 @@ def set_cost(
                 back += problem.back_KM[k, i]
     if asked and back < problem.ask_K[k] * (1.0 - 1e-9):
         return np.inf, 0.0
-    power_w, _ = least_power(problem.log_KM[k], problem.inverse_KM[k], owned, count, rate, problem.limit)
-    return cost + weight_M1[-1] / problem.total_w * power_w if power_w <= problem.cap_w_K[k] else np.inf, power_w
+    log_M, inverse_M, watt_price = problem.log_KM[k], problem.inverse_KM[k], weight_M1[-1] / problem.total_w
+    power_w, _ = least_power(log_M, inverse_M, owned, count, rate, problem.limit)
+    for turn in range(2 if len(problem.steps.snr_I) > 0 else 0):  # the linear relaxation first, as it often is enough
+        if power_w > problem.cap_w_K[k] or cost + watt_price * power_w >= most:
+            break
+        choices = turn * _CHOICES
+        _, power_w = stepped_power(problem.steps, log_M, inverse_M, owned, count, rate, choices, rung_M)
+    cost += watt_price * power_w
+    return cost if power_w <= problem.cap_w_K[k] and cost < most else np.inf, power_w
 
 
 @part
@@ -137,6 +153,7 @@ def cheapest_set(
     """Cost and power of client k's cheapest set, which `set_M` receives, by a depth-first search of changes."""
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
+    rung_M = np.zeros(M, np.int64)
     bound = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M, multiplier_3)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
@@ -148,7 +165,7 @@ def cheapest_set(
             if not 0.0 <= cost_M[order[step]] < _UNHEARD:
                 continue
             trial_M[order[step]] = True
-        best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned)
+        best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, rung_M)
         if best < np.inf:
             set_M[:] = trial_M
             break
@@ -159,7 +176,7 @@ def cheapest_set(
             depth += 1
             spent += change_M[order[place]]
             inside_M[order[place]] = not inside_M[order[place]]
-            cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned)
+            cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned, best, rung_M)
             if cost < best:
                 best, best_w = cost, power_w
                 set_M[:] = inside_M

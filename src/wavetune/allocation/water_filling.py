@@ -51,11 +51,23 @@ _LEAST_SHARE = 1e-30  # Of the power that may be had, spent by all who send: les
 _NO_ASKS_KM, _NO_ASKS_K = np.zeros((0, 0)), np.zeros(0)
 
 
+class Steps(NamedTuple):
+    """Rungs of a rate that grows in steps, 0 first: ratios, rates (bit/s/Hz), and which are on the upper hull."""
+
+    snr_I: Array = np.zeros(0)
+    rate_I: Array = np.zeros(0)
+    hull_I: IntArray = np.zeros(0, np.int64)
+
+
+NO_STEPS = Steps()
+
+
 class BandProblem(NamedTuple):
     """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W).
 
     `limit` is the most that a subchannel carries (bit/s/Hz). Where the way back is planned too, what a client owns has
-    to carry `ask_K` in `back_KM`, of any unit; else both are empty.
+    to carry `ask_K` in `back_KM`, of any unit; else both are empty. Where rates grow in `steps`, they are at most what
+    the other fields say.
     """
 
     log_KM: Array
@@ -67,6 +79,7 @@ class BandProblem(NamedTuple):
     limit: float = np.inf
     back_KM: Array = _NO_ASKS_KM
     ask_K: Array = _NO_ASKS_K
+    steps: Steps = NO_STEPS
 
 
 def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
@@ -219,7 +232,7 @@ def owned_lists(log_KM: Array, owner_M: IntArray) -> tuple[IntArray, IntArray]:
 @part
 def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> tuple[float, Array]:
     """Least delay every sending client can meet, and their rates at it; infinite where one cannot send."""
-    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit = problem[:7]
     K = len(need_K)
     rate_K = np.zeros(K)
     delay = -np.inf
@@ -252,7 +265,7 @@ def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> 
 @kernel
 def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array, Array]:
     """Least delay of all clients for given owners, the powers that reach it, and the clients' water levels (W)."""
-    log_KM, inverse_KM, _, need_K, cap_w_K, total_w, limit, _, _ = problem
+    log_KM, inverse_KM, _, need_K, cap_w_K, total_w, limit = problem[:7]
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     delay, rate_K = least_delay(problem, owned_KM, count_K)
     power_w_M, level_K = np.zeros(len(owner_M)), np.ones(len(need_K))
@@ -304,11 +317,6 @@ def fill_powers(
         if above > 0.0:
             power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
     power_w_M[owned[0]] = max(power_w_M[owned[0]], least_w)
-
-
-def owners_delay(problem: BandProblem, owner_M: IntArray) -> float:
-    """Least delay of all clients for given owners; infinite where one of them cannot send."""
-    return optimal_power(problem, owner_M)[0]
 
 
 def lone_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float = np.inf) -> Array:
@@ -376,7 +384,7 @@ def rates_on_strongest(log_M: Array, inverse_M: Array, power_w: float, limit: fl
 @kernel
 def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
     """Least energy (J) and power (W) of each client that is done by `done_s` at no less than its floor (bit/s/Hz)."""
-    log_KM, inverse_KM, ready_K, need_K, _, _, limit, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem[:7]
     K = len(need_K)
     energy_K, power_K = np.zeros(K), np.zeros(K)
     owned_KM, count_K = owned_lists(log_KM, owner_M)
@@ -392,7 +400,7 @@ def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s
 @kernel
 def powers_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
     """The powers (W) that `energy_until` adds up, per subchannel."""
-    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit = problem[:7]
     power_w_M = np.zeros(len(owner_M))
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     for k in range(len(need_K)):
@@ -414,7 +422,7 @@ def earliest_affordable(
 
     Infinite where a billion times as long would not do.
     """
-    log_KM, inverse_KM, ready_K, need_K, _, _, limit, _, _ = problem
+    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem[:7]
     owned_KM, count_K = owned_lists(log_KM, owner_M)
     low, high, done = soonest_s, soonest_s, soonest_s
     while True:

@@ -14,11 +14,12 @@ from wavetune.allocation.counting import least_common_s
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.set_packing import pack, refuted_by_sets
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
+from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 from wavetune.wireless.rate_models import Shannon
 
 

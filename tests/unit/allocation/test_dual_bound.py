@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.prices import Prices
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse, owners_delay
+from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 
 SEEDS = st.integers(0, 2**32)
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.planner import plan
 from wavetune.allocation.set_packing import cheapest_sets, pack, refuted_by_sets
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power, owners_delay
+from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power
 
 SEEDS = st.integers(0, 2**32)
 
