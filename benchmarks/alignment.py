@@ -56,6 +56,7 @@ def stage_of(model: str, clients: int, prompts: int, new_tokens: int) -> Any:
                 values.copy_(0.02 * torch.randn(values.shape, generator=drawn))
     rewards = Rewards(lambda _, texts: [len(text) for text in texts], lambda _, texts: [len({*t}) for t in texts])
     wishes = [Client(k, k / max(1, clients - 1), tuple(own)) for k, own in enumerate(rows)]
+    assert method.alignment is not None
     learning = replace(method.alignment.learning, prompts_per_step=prompts, max_new_tokens=new_tokens)
     return Alignment(Model(backbone, bank, tokenizer), wishes, rewards, learning, 0)
 

@@ -76,7 +76,8 @@ class RewardLearning:
         )
         reference_P, _, _ = measured(learner.backbone, learner.reference, samples, room, None, temperature)
         rounding = 1e3 * torch.finfo(learner.backbone.dtype).eps
-        policy_P = np.where(np.abs(policy_P - reference_P) < rounding, reference_P, policy_P)  # where they are one
+        alike_P = np.abs(policy_P - reference_P) < rounding
+        policy_P: Floats = np.where(alike_P, reference_P, policy_P)  # where they are one
         reward_S = self.mixture.mix(scores, client_S)
         penalty_P = self.kl_coefficient_K[client_P] * (policy_P - reference_P)
         advantage_P, target_P = self.objective.advantages(reward_S, penalty_P, value_P, client_P, lengths_S)
