@@ -52,9 +52,9 @@ pair, where these are not allowed).
 
 What to keep in mind when reading them:
 
-- The delay is that of the rounds until the validation loss that rank 1 ends with after 25 steps (a mean of {target:.3g}),
-  on E2E descriptions: {rounds} rounds of four steps, by rank. These rounds to the target, E(r), are means over
-  three seeds ([recipes](recipes.md#cut-and-rank)); no interval here contains how far these differ.
+- The delay is that of the rounds until the validation loss that rank 1 ends with after 25 steps (a mean of
+  {target:.3g}), on E2E descriptions: {rounds} rounds of four steps, by rank. These, E(r), are means over three seeds
+  ([recipes](recipes.md#cut-and-rank)); no interval here contains how far these differ.
 - The world is the default one, a [street cell with handsets](wireless.md#named-worlds): gradients take time on their
   way back, and a subchannel carries 7.4 bit/s/Hz at most. What of these gains an ideal link would show stands there.
 - Where the way back takes time the planner's search for owners is not exact, though its bound holds. In no cell of
