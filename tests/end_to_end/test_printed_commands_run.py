@@ -211,6 +211,8 @@ def with_least(words: list[str], smallest: dict[str, str]) -> list[str]:
         words = with_tiny_model(words, settings)
     if any(path.startswith(POPULATION) and value.startswith("[") for path, value in settings.items()):  # one a client
         smallest = {path: value for path, value in smallest.items() if path != CLIENTS}
+    if any(path.endswith("round_deadline_s") for path in settings):  # which the whole band keeps
+        smallest = {path: value for path, value in smallest.items() if path not in BANDS}
     return together(words, smallest | settings | smallest)
 
 

@@ -45,7 +45,10 @@ _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
 @dataclass(frozen=True, eq=False)
 class Incumbent:
-    """What is known of a band problem: best owners, their delay, a lower bound, its prices, and its next step."""
+    """What is known of a band problem: best owners, their delay, a lower bound, its prices, and its next step.
+
+    `priced_s` is from where prices go on, where something else has proved more: they do not find a way from above.
+    """
 
     owner_M: IntArray
     delay_s: float
@@ -53,6 +56,7 @@ class Incumbent:
     prices: Prices | None = None
     trial_step_s: float = np.inf
     packing_weight_M1: Array | None = None
+    priced_s: float = np.inf
 
     @property
     def gap_s(self) -> float:
@@ -107,8 +111,13 @@ class BandTables:
         problem = BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
         return problem._replace(steps=self.steps)
 
+    def alone_s(self, problem: BandProblem) -> float:
+        """No delay is shorter (s): each client with the whole band to itself."""
+        sends = problem.need_K > 0
+        return float(np.max(problem.ready_K[sends] + problem.need_K[sends] / self.lone_rate_K[sends])) * (1 - 1e-6)
+
     def lone_bound_s(self, problem: BandProblem) -> float:
-        """No delay is shorter (s): each client with the whole band to itself, and all by counting subchannels."""
+        """The same or, where that is more, what counting subchannels proves for all together (s)."""
         sends = problem.need_K > 0
         ready_K, need_K = problem.ready_K[sends], problem.need_K[sends]
 
@@ -118,7 +127,7 @@ class BandTables:
 
         one_each_K = np.ones(len(need_K), np.int64)
         counted_s = self._strongest.least_common_s(time_s, one_each_K, self.band.num_subchannels)
-        return max(counted_s, float(np.max(ready_K + need_K / self.lone_rate_K[sends]))) * (1 - 1e-6)
+        return max(counted_s * (1 - 1e-6), self.alone_s(problem))
 
     @cached_property
     def _strongest(self) -> Strongest:
@@ -142,12 +151,12 @@ def strongest_uplink(problem: BandProblem) -> Strongest:
 
 def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray | None = None) -> Incumbent:
     """Owners to start from: given ones or, where these leave a client without a rate, greedy ones."""
-    low_s = tables.lone_bound_s(problem)
+    low_s, alone_s = tables.lone_bound_s(problem), tables.alone_s(problem)
     if owner_M is not None and owner_M.shape == (tables.band.num_subchannels,):
         owner_M = np.where((owner_M >= 0) & (problem.need_K[owner_M] > 0), owner_M, -1)
         delay_s = owners_delay(problem, owner_M)
         if np.isfinite(delay_s):
-            return Incumbent(owner_M, delay_s, min(low_s, delay_s))
+            return Incumbent(owner_M, delay_s, min(low_s, delay_s), priced_s=alone_s)
     usable_KM = usable_subchannels(tables.band, tables.cap_w_K)
     senders = np.flatnonzero(problem.need_K > 0)
     seed_K = np.full(len(problem.need_K), -1, dtype=np.int64)
@@ -159,7 +168,7 @@ def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray 
         heard_KM, problem.ready_K, problem.need_K, problem.cap_w_K, problem.total_w, weak_first_K, seed_K, problem.limit
     )
     delay_s = owners_delay(problem, owner_M)
-    return Incumbent(owner_M, delay_s, min(low_s, delay_s))
+    return Incumbent(owner_M, delay_s, min(low_s, delay_s), priced_s=alone_s)
 
 
 def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int = 0) -> Incumbent:
@@ -218,14 +227,16 @@ def raise_lower_bound(
     problem: BandProblem, incumbent: Incumbent, goal_s: float, tolerance_s: float, iterations: int
 ) -> Incumbent:
     """Raise the lower bound towards `goal_s`."""
-    prices, low_s, problem = incumbent.prices, incumbent.bound_s, with_cap_tolerance(problem)
+    prices, problem = incumbent.prices, with_cap_tolerance(problem)
+    low_s = min(incumbent.bound_s, incumbent.priced_s)
     if prices is None:
         prices = uniform_prices(problem, incumbent.owner_M, low_s, incumbent.delay_s)
         low_s = provable_delay(problem, prices, low_s, goal_s)
     trial_step_s = incumbent.trial_step_s
     if low_s < goal_s:
         low_s, trial_step_s = raise_bound(problem, prices, low_s, goal_s, trial_step_s, tolerance_s, iterations)
-    return replace(incumbent, bound_s=low_s, prices=prices, trial_step_s=trial_step_s)
+    found = {"bound_s": max(incumbent.bound_s, low_s), "priced_s": low_s}
+    return replace(incumbent, prices=prices, trial_step_s=trial_step_s, **found)
 
 
 def bound_by_prices(problem: BandProblem, prices: Prices, low_s: float, goal_s: float) -> float:
@@ -275,9 +286,12 @@ def close_by_packing(
     problem: BandProblem, incumbent: Incumbent, gap_s: float, effort: Effort, clock: Clock, beat_s: float
 ) -> Incumbent:
     """Close a wide gap of a small band by set packing: refute delays, or take the owners that it suggests instead."""
-    if incumbent.prices is None or not is_small(problem):
+    if not is_small(problem):
         return incumbent
-    weight_M1, open_s, programs = incumbent.prices.weight_M1, np.inf, 0
+    prices = incumbent.prices  # none where counting alone has proved so much
+    if prices is None:
+        prices = uniform_prices(with_cap_tolerance(problem), incumbent.owner_M, incumbent.bound_s, incumbent.delay_s)
+    weight_M1, open_s, programs = prices.weight_M1, np.inf, 0
     for serial in range(_MOST_PACKINGS):
         target_s = min(incumbent.delay_s - 0.5 * gap_s, beat_s)
         if open_s <= target_s:  # The program does not refute this one: another is tried, halfway to the bound.
@@ -293,7 +307,7 @@ def close_by_packing(
         programs += packing.programs
         if packing.weight_M1 is not None:
             weight_M1 = packing.weight_M1
-            incumbent = replace(incumbent, bound_s=target_s, packing_weight_M1=weight_M1)
+            incumbent = replace(incumbent, bound_s=target_s, packing_weight_M1=weight_M1, priced_s=target_s)
         else:
             open_s = target_s
             found_M = local_owners(problem, target_s, packing.owner_M, effort.kicks, serial)
@@ -310,7 +324,7 @@ def branch(problem: BandProblem, incumbent: Incumbent, gap_s: float, nodes: int,
     if incumbent.prices is None or incumbent.gap_s <= gap_s:
         return incumbent
     open_nodes: list[tuple[float, int, BandProblem, Prices]] = [
-        (incumbent.bound_s, 0, with_cap_tolerance(problem), incumbent.prices)
+        (min(incumbent.bound_s, incumbent.priced_s), 0, with_cap_tolerance(problem), incumbent.prices)
     ]
     closed_s, serial = np.inf, 0
     for _ in range(nodes):
