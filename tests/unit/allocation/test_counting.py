@@ -3,11 +3,12 @@
 from dataclasses import replace
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation.band import BandTables
+from wavetune.allocation.band import BandTables, bound_by_prices, first_incumbent, raise_lower_bound
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import Strongest, least_common_s
 from wavetune.allocation.effort import Clock
@@ -57,3 +58,18 @@ def test_the_greedy_computes_a_bands_ratios_once(monkeypatch):
     monkeypatch.setattr(RadioBand, "snr_per_w_KM", property(lambda band: ratios.append(1) or of_band(band)))
     greedy_owners(problem, 1, 1)
     assert len(ratios) <= 4
+
+
+@pytest.mark.parametrize("seed", [0, 2, 4])
+def test_prices_find_as_much_below_what_counting_has_proved_as_without_it(seed):
+    problem = cell_problem(6, 18, seed)
+    tables = BandTables(problem.main, problem.tx_power_max_w_K)
+    band = tables.problem(np.zeros(6), np.full(6, 1e6))
+    first = first_incumbent(tables, band)
+    goal_s = first.delay_s
+    plain = raise_lower_bound(band, first, goal_s, 1e-6 * goal_s, 60)
+    counted = replace(first, bound_s=0.5 * (plain.bound_s + goal_s))
+    found = raise_lower_bound(band, counted, goal_s, 1e-6 * goal_s, 60)
+    assert found.bound_s >= counted.bound_s
+    assert found.prices is not None
+    assert bound_by_prices(band, found.prices, first.priced_s, goal_s) > plain.bound_s * (1 - 1e-4)
