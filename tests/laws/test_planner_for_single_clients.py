@@ -101,6 +101,17 @@ def test_larger_problems_are_certified_and_no_worse_than_common_plans(option, se
         assert outcome.lower_bound_s <= before.delay_s
 
 
+@settings(max_examples=6)
+@given(SEEDS)
+def test_cuts_and_shares_together_are_no_worse_than_either(seed):
+    common = priced(wild_problem(seed, most_clients=6, most_subchannels=12))
+    together = plan(replace(common, **OPTIONS["cuts and shares"]))
+    for option in ("cuts", "shares"):
+        alone = plan(replace(common, **OPTIONS[option]))
+        assert alone.status == together.status
+        assert alone.status != "ok" or together.delay_s <= alone.delay_s * (1 + 1e-9)
+
+
 @pytest.mark.parametrize(("option", "gap"), [("cuts", 0.03), ("shares", 0.05), ("cuts and shares", 0.06)])
 def test_a_slow_server_makes_clients_differ_and_the_gap_stays_small(option, gap):
     speeds_K = np.random.default_rng(1).uniform(3e11, 3e12, 8)

@@ -23,7 +23,7 @@ from wavetune.allocation.problem import IntArray, Problem
 
 
 def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
-    """Plan with what the problem leaves to single clients; never worse than the best common decision.
+    """Plan with what the problem leaves to single clients; never worse than where less of it is left to them.
 
     Args:
         problem: what to plan; `cut_per_client`, `rank_slack` and `share_server` say what may differ.
@@ -50,10 +50,16 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
         if problem.price_downlink and time_limit_s is None:  # other owners, from which other cuts may pay
             one_way = plan_common_cut(replace(plain, price_downlink=False, cut_per_client=False), common_s, warm_start)
             warm += [_decision(evaluator, one_way)] if one_way.status == "ok" else []
+        known = [first]
+        if both and time_limit_s is None and warm_start is None:
+            one_cut = plan_per_client(replace(problem, cut_per_client=False, rank_slack=None))
+            known += [_decision(evaluator, one_cut)] if one_cut.status == "ok" else []
+        warm += known[1:]
         search = DecisionSearch(evaluator, _option_sets(problem), first, effort, clock)
         search.run(warm)
         # where rates grow in steps the search compares least concave rates above them, and plans by the steps
-        plan = min(search.plan(), replace(evaluator.plan_of(first), lower_bound_s=0.0), key=lambda p: p.delay_s)
+        plans = [search.plan(), *(replace(evaluator.plan_of(one), lower_bound_s=0.0) for one in known)]
+        plan = min(plans, key=lambda p: p.delay_s)
         plan = replace(plan, lower_bound_s=min(search.lower_bound_s, plan.delay_s))
     return plan if problem.rank_slack is None else _raise_ranks(evaluator, plan, problem.rank_slack)
 
