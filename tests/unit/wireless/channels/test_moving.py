@@ -16,8 +16,8 @@ from wavetune.wireless.path_loss import LogDistance
 from wavetune.wireless.scenario import Band, Bands, Population, Scenario
 
 WIDE = Scenario(
-    Population(num_clients=1),
-    bands=Bands(Band(num_subchannels=20_000), Band(num_subchannels=1)),
+    Population(num_clients=5),
+    bands=Bands(Band(num_subchannels=4000), Band(num_subchannels=1)),
     fading=Rayleigh(),
     shadowing=False,
 )
@@ -35,11 +35,12 @@ def speed_for(turn, scenario=WIDE):
 
 
 def fading_of(moving, rounds=ROUNDS):
-    """[rounds, M] power gains of mean 1 of one client's subchannels."""
+    """[rounds, K M] power gains of mean 1 of all clients' subchannels."""
     scenario = replace(WIDE, channel=moving)
     devices = draw_devices(scenario, 3)
-    gains = np.array([draw_channel(scenario, devices, 3, t).main.uplink_gain_KM[0] for t in range(rounds)])
-    return gains / 10 ** ((scenario.antenna_gain_db - devices[0].path_loss_db) / 10)
+    gain_TKM = np.array([draw_channel(scenario, devices, 3, t).main.uplink_gain_KM for t in range(rounds)])
+    mean_K = 10 ** ((scenario.antenna_gain_db - np.array([device.path_loss_db for device in devices])) / 10)
+    return (gain_TKM / mean_K[:, None]).reshape(rounds, -1)
 
 
 @pytest.mark.parametrize("turn", [0.05, 0.7, 2.0, 5.0])
