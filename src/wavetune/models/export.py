@@ -77,10 +77,7 @@ def save_peft_prompt(folder: Path, vectors: Tensor, base: str, backbone: Backbon
         "num_layers": backbone.num_layers,
         "num_attention_heads": config.num_attention_heads,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, about, base)
-    tensors = {"prompt_embeddings": vectors.detach().cpu().float().contiguous()}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    _save_vectors(folder, about, base, vectors)
 
 
 def save_peft_prefix(folder: Path, blocks: Sequence[Matrices], base: str, backbone: Backbone) -> None:
@@ -100,10 +97,14 @@ def save_peft_prefix(folder: Path, blocks: Sequence[Matrices], base: str, backbo
         "encoder_hidden_size": first.shape[1],
         "prefix_projection": False,
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    _write_config(folder, about, base)
     stacked = torch.cat([own[name].detach().cpu().float() for own in blocks for name in (KEYS, VALUES)], 1)
-    tensors = {"prompt_embeddings": stacked.contiguous()}
+    _save_vectors(folder, about, base, stacked)
+
+
+def _save_vectors(folder: Path, config: Mapping[str, object], base: str, vectors: Tensor) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_config(folder, config, base)
+    tensors = {"prompt_embeddings": vectors.detach().cpu().float().contiguous()}
     save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
 
 
