@@ -78,6 +78,7 @@ def test_mlflow_gets_parameters_metrics_plan_and_report_and_goes_on_after_a_stop
 def test_wandb_offline_keeps_the_run_on_this_disk(copied, monkeypatch):
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_X_SERVICE_WAIT", "300")  # seconds for its service to start where other tests run too
     follow(copied, "wandb")
     [kept] = (copied.folder / "wandb").glob("offline-run-*/run-*.wandb")
     assert kept.stat().st_size > 1000
