@@ -14,17 +14,17 @@ from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError
 from wavetune.estimate import Estimate
 
-Rounds = float | tuple[float, ...]  # one number, or one a seed, the same seeds at every rank
+Rounds = float | tuple[float, ...]  # one number, which stands for every seed, or one a seed, the same at every rank
 
 
 def require_rounds(table: Mapping[int, Rounds]) -> None:
-    """ConfigError unless ranks and rounds are positive and every rank has as many seeds."""
+    """ConfigError unless ranks and rounds are positive and ranks with several seeds have as many."""
     for rank, rounds in table.items():
         if rank < 1 or not all(one > 0 for one in seeds_of(rounds)) or not seeds_of(rounds):
             raise ConfigError(
                 f"method.rounds_to_target has {rounds} rounds at rank {rank}; ranks are at least 1, rounds positive"
             )
-    counts = {rank: len(seeds_of(rounds)) for rank, rounds in table.items()}
+    counts = {rank: count for rank, rounds in table.items() if (count := len(seeds_of(rounds))) > 1}
     if len({*counts.values()}) > 1:
         few, many = min(counts, key=lambda rank: counts[rank]), max(counts, key=lambda rank: counts[rank])
         raise ConfigError(
@@ -103,6 +103,8 @@ def rank_choice(problem: Problem, plan: Plan, table: Mapping[int, Rounds]) -> Ra
         delays_s = (evaluate(problem, c, of, plan.main, plan.fed, plan.server_share_K)[1] for c in problem.cuts)
         return min(delays_s) / problem.rounds_to_target[of]
 
-    own_s = plan.delay_s / problem.rounds_to_target[rank] * np.array(seeds_of(table[rank]))
-    others = {r: seconds(r) * np.array(seeds_of(table[r])) for r in ranks if r != rank}
+    count = max(len(seeds_of(table[r])) for r in ranks)
+    rounds = {r: np.broadcast_to(seeds_of(table[r]), count) for r in ranks}
+    own_s = plan.delay_s / problem.rounds_to_target[rank] * rounds[rank]
+    others = {r: seconds(r) * rounds[r] for r in ranks if r != rank}
     return RankChoice(rank, {r: Estimate.of((of_s / own_s - 1).tolist()) for r, of_s in others.items()})

@@ -67,10 +67,16 @@ def test_a_codec_costs_every_seed_its_factor():
     assert found.rank_choice(found.first_plan()).longer[8].count == 3
 
 
-@pytest.mark.parametrize("table", [{1: (5.0, 6.0), 2: (5.0,)}, {1: (5.0, 6.0), 2: 5.0}])
-def test_every_rank_has_as_many_seeds(table):
-    with pytest.raises(ConfigError, match=r"1 seeds at rank 2 and 2 at rank 1; give .* same seeds"):
-        Method("", rounds_to_target=table)
+def test_every_rank_has_as_many_seeds():
+    with pytest.raises(ConfigError, match=r"2 seeds at rank 1 and 3 at rank 2; give .* same seeds"):
+        Method("", rounds_to_target={1: (5.0, 6.0), 2: (5.0, 7.0, 8.0)})
+
+
+def test_one_number_stands_for_every_seed():
+    one = planner(replace(METHOD, rounds_to_target={**SEEDS, 8: 61.0}))
+    assert one.rounds_to_target[8] == 61.0
+    choice = one.rank_choice(one.first_plan())
+    assert [by.count for by in choice.longer.values()] == [3, 3]
 
 
 @pytest.mark.parametrize("rounds", [(), (5.0, 0.0), (-1.0, 4.0)])
