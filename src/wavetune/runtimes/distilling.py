@@ -76,13 +76,7 @@ class Distilling(Phase):
             with torch.no_grad():
                 for name, stack in kept_by_clients(self.session.recipe.method, self.session.cohort):
                     stack.copy_(own[name].expand_as(stack))
-        flop, problem = self._flop(steps), self.session.planner.known(0)
-        return {
-            "steps": len(steps),
-            "loss": self.losses[-1],
-            "server_s": flop / problem.server_flop_per_s,
-            "server_j": flop * problem.server_energy_j_per_flop,
-        }
+        return {"steps": len(steps), "loss": self.losses[-1], **self._spent(steps)}
 
     def state(self) -> dict[str, Tensor]:
         """Adapters, moments and losses so far."""
@@ -92,12 +86,10 @@ class Distilling(Phase):
 
     def summary(self) -> dict[str, Any]:
         """Where the loss began and where it ended."""
-        flop, problem = self._flop(range(self.settings.steps)), self.session.planner.known(0)
         return {
             "first_loss": self.losses[0],
             "last_loss": self.losses[-1],
-            "server_s": flop / problem.server_flop_per_s,
-            "server_j": flop * problem.server_energy_j_per_flop,
+            **self._spent(range(self.settings.steps)),
         }
 
     def _rows(self, step: int) -> Any:
@@ -123,8 +115,10 @@ class Distilling(Phase):
         self.optimiser.step_clients(1.0)
         return float(loss.detach())
 
-    def _flop(self, steps: range) -> float:
-        """A pass of the teacher, and forward and backward of the pupil."""
+    def _spent(self, steps: range) -> dict[str, float]:
+        """Seconds and joules of the server: a pass of the teacher, and forward and backward of the pupil."""
         session, rank = self.session, max(self.session.rank_K)
         work = workload_of(session.data.train, [[self._rows(step)] for step in steps])
-        return flop_of(session.servers_table, 0, work, forward_only=True) + flop_of(session.planner.table, rank, work)
+        flop = flop_of(session.servers_table, 0, work, forward_only=True) + flop_of(session.planner.table, rank, work)
+        problem = session.planner.known(0)
+        return {"server_s": flop / problem.server_flop_per_s, "server_j": flop * problem.server_energy_j_per_flop}
