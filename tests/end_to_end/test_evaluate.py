@@ -52,6 +52,25 @@ def test_perplexity_of_the_held_out_rows_is_that_of_the_runs_own_evaluation(own)
     assert math.isclose(found["scores"]["perplexity"], math.exp(loss), rel_tol=1e-4)
 
 
+def test_a_model_of_plain_text_goes_on_with_the_first_words_of_each(tmp_path):
+    texts = [f"Once upon a time there lived {i} kings in one far land" for i in range(40)]
+    data, run = tmp_path / "tales.txt", tmp_path / "run"
+    data.write_text("\n".join(texts))
+    answer = wavetune(
+        "run", "sflllm", *settings("run.rounds=1", "world.data.train_samples=30"), "--data", data, "--out", run
+    )
+    assert answer.code == 0, answer.err
+    samples = json.loads((run / "samples.json").read_text())
+    assert {len(sample["prompt"].split()) for sample in samples} == {6}
+    assert {sample["prompt"] + sample["reference"] for sample in samples} <= {*texts}
+    scored = wavetune("evaluate", run, *SHORT, "--json")
+    assert scored.code == 0, scored.err
+    found = json.loads(scored.out)
+    loss = json.loads((run / "summary.json").read_text())["validation_loss"]["after"]
+    assert math.isclose(found["scores"]["perplexity"], math.exp(loss), rel_tol=1e-4)  # of whole texts
+    assert_refused(wavetune("generate", run, "--prompt", ""), "a prompt is empty", "give at least a word")
+
+
 def test_rows_of_one_prompt_are_references_of_one_answer(scored):
     answer, folder = scored
     assert answer.code == 0, answer.err

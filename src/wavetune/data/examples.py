@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 NO_DOMAIN = "all"
@@ -55,6 +56,19 @@ class Example:
     def dialogue(self) -> tuple[Turn, ...]:
         """All turns of a dialogue, the answer's last; empty for everything but chat rows."""
         return (*self.turns, *((self.reply,) if self.reply else ()))
+
+
+def begun(example: Example) -> Example:
+    """A text without a prompt as its first words, at most eight and half of them, and what follows; others as they are.
+
+    >>> begun(Example("", "It was a dark night", verbatim=True)).prompt
+    'It was'
+    """
+    if example.prompt or not example.verbatim:
+        return example
+    text, words = example.answer, re.findall(r"\s*\S+", example.answer)
+    start = "".join(words[: min(8, len(words) // 2)]) or text[: max(1, min(8, len(text) // 2))]  # or of one long word
+    return replace(example, prompt=start, answer=text[len(start) :])
 
 
 @dataclass(frozen=True)

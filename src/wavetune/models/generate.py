@@ -40,8 +40,10 @@ def generate(
 
     With several beams it is the likeliest of so many answers that are followed at once.
     The tokenizer's end-of-sequence token and what the model's own configuration names end an answer in any case.
-    Raises ConfigError if prompt and answer together are longer than the model takes.
+    Raises ConfigError if a prompt is empty, or together with its answer longer than the model takes.
     """
+    if not all(prompts):
+        raise ConfigError("a prompt is empty and the tokenizer begins no text of its own accord; give at least a word")
     if prompt_tokens(model) and len(set(map(len, prompts))) > 1:  # PEFT would leave padding between prompt and text
         return [
             generate(model, tokenizer, [own], max_new_tokens, temperature, seed + i, ends, beams)[0]

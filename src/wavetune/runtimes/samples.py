@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wavetune.data.examples import Example
+from wavetune.data.examples import Example, begun
 from wavetune.data.templates import prompt_ids
 from wavetune.models.adapter_folder import read_factors
 from wavetune.models.decode import decode
@@ -17,13 +17,13 @@ def samples_of(session: Session) -> list[tuple[Example, int | None]]:
     """Validation examples of different domains to generate from, and who answers.
 
     That is the one model of all clients (None) or, where they have models of their own, who knows the domain best.
-    Nobody does where these are on devices.
+    Nobody does where these are on devices. Of a text without a prompt the model is given the first words.
     """
     chosen, seen = list[Example](), set[str]()
     nobody = bool(session.data.classes) or (session.personal and session.on_devices)
     examples = [] if nobody else session.data.corpus.validation
     for example in sorted(examples, key=lambda e: e.domain in seen or seen.add(e.domain) or False):
-        chosen.append(example)
+        chosen.append(begun(example))
         if len(chosen) == session.recipe.run.samples:
             break
     chosen = chosen[: session.recipe.run.samples]

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from wavetune.data.examples import Corpus, Example
+from wavetune.data.examples import Corpus, Example, begun
 from wavetune.data.settings import load_samples, tokenise_part
 from wavetune.data.source import kind_of
 from wavetune.data.templates import TokenSet, ends_of, prompt_ids, text_template
@@ -115,7 +115,7 @@ def evaluate_run(run_dir: Path, asked: Asked, decoding: Decoding, device: str = 
         prompts = prompt_ids(examples, tokenizer, template, _room(model, decoding))
         answers = _answers(place, model, tokenizer, examples, prompts, decoding, ends_of(template, tokenizer))
         LOG.info("scoring")
-        references = [[row.answer for row in task.rows] for task in tasks]
+        references = [[begun(row).answer for row in task.rows] for task in tasks]
         scores = {name: score(name, answers, references) for name in metrics if name != PERPLEXITY}
         if PERPLEXITY in metrics:
             scores[PERPLEXITY] = perplexity(
@@ -163,8 +163,8 @@ def _tasks(corpus: Corpus, part: str, most: int, seed: int) -> tuple[list[_Task]
     same: dict[object, list[Example]] = {}
     for row in rows:
         if row.answer.strip() or row.reply is not None:
-            same.setdefault((row.prompt, row.turns, row.second, row.tools), []).append(row)
-    tasks = [_Task(own[0], tuple(own)) for own in same.values()]
+            same.setdefault((begun(row).prompt, row.turns, row.second, row.tools), []).append(row)
+    tasks = [_Task(begun(own[0]), tuple(own)) for own in same.values()]
     if len(tasks) <= most:
         return tasks, ()
     chosen = sorted(stream(seed, "evaluated prompts").permutation(len(tasks))[:most].tolist())
