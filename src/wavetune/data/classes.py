@@ -6,6 +6,7 @@ Legend: R rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any
 
@@ -32,6 +33,35 @@ def class_names(corpus: Corpus) -> tuple[str, ...]:
     if len(names) < 2:
         raise DataError(f"{corpus.name}: every row of train has the label {names[0]!r}; a classifier needs two classes")
     return tuple(names)
+
+
+def with_known_classes(corpus: Corpus) -> Corpus:
+    """The corpus with those rows back in train that were held out of it and have a class that no other row has.
+
+    Raises: DataError if then nothing is held out.
+    """
+    known = {example.answer for example in corpus.train}
+    back = tuple(example for example in corpus.validation if example.answer not in known)
+    if not corpus.held_out or not back:
+        return corpus
+    if len(back) == len(corpus.validation):
+        raise DataError(
+            f"{corpus.name}: there is nothing to validate on: the rows to hold out are the only ones of their labels; "
+            "give a validation part, or set world.data.validation_fraction=0 to train on all"
+        )
+    validation = tuple(example for example in corpus.validation if example.answer in known)
+    note = f"{len(back)} of the rows held out are the only ones of their labels and are trained on"
+    return replace(corpus, train=corpus.train + back, validation=validation, notes=(*corpus.notes, note))
+
+
+def of_drawn_classes(
+    validation: tuple[Example, ...], train: Sequence[Example]
+) -> tuple[tuple[Example, ...], list[str]]:
+    """The validation rows of classes that the drawn training rows have (all, if none is), and what is to be told."""
+    known = {example.answer for example in train}
+    left = tuple(example for example in validation if example.answer in known) or validation
+    lost = len(validation) - len(left)
+    return left, [f"{lost} validation rows of labels that no drawn training row has left out"] if lost else []
 
 
 def look_alikes(classes: Sequence[str]) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_row
 from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
 from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
-from wavetune.errors import DataError
+from wavetune.errors import DataError, one_line
 from wavetune.given import folder_of
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
@@ -55,7 +55,10 @@ def hub_splits(identifier: str) -> Mapping[str, Any]:
     try:
         splits = datasets.load_dataset(name, config or None)
     except Exception as error:  # the hub client raises many types; the sentence is what helps
-        raise DataError(f"cannot read the Hugging Face data set {identifier!r}: {error}") from error
+        raise DataError(
+            f"there is no folder or file {identifier!r} here, and it cannot be read as a Hugging Face data set: "
+            f"{one_line(error)}"
+        ) from error
     return {str(split): rows for split, rows in splits.items()}
 
 

@@ -12,7 +12,9 @@ from wavetune.data.examples import Example, Turn
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter", "client"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai", "function_call"), "assistant"),
+    **dict.fromkeys(
+        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "function_call"), "assistant"
+    ),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
 }
 """What data sets call those who speak, and what chat templates call them."""

@@ -75,7 +75,8 @@ def begun(example: Example) -> Example:
 class Corpus:
     """Three lists of examples; `notes` says in sentences what was done to them (a hold-out).
 
-    `dropped` counts rows that were left out as there is nothing to learn in them.
+    `dropped` counts rows that were left out as there is nothing to learn in them; `held_out` says that validation is
+    a share of what was train.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Corpus:
     test: tuple[Example, ...] = ()
     notes: tuple[str, ...] = ()
     dropped: int = 0
+    held_out: bool = False
 
 
 PreferenceKind = Literal["helpful", "harmless"]

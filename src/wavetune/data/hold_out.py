@@ -41,7 +41,7 @@ def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Co
         )
     what = "prompts" if all(len(group) == 1 for group in groups) else "distinct prompts or rows"
     note = f"no validation part: {len(validation)} rows ({shares} {what}) of train held out, seed {seed}"
-    return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note))
+    return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note), held_out=True)
 
 
 def groups_of(examples: Sequence[Example]) -> list[Group]:

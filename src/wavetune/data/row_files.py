@@ -27,7 +27,7 @@ UTF_16 = "UTF-16 text, not UTF-8: save it as UTF-8"
 MAGIC = {
     b"\xff\xfe": UTF_16,
     b"\xfe\xff": UTF_16,
-    b"PK\x03\x04": "a zip archive: unpack it",
+    b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV",
     b"BZh": "a bzip2 archive: unpack it",
     b"\xfd7zXZ": "an xz archive: unpack it",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it",
@@ -168,7 +168,9 @@ def _listed(file: Path) -> Rows:
     except NotJsonError as error:
         end = text.rstrip()
         advice = (
-            "the file ends before its list does: it was cut off, fetch or write it again"
+            "its lines are lists; every line must hold one JSON object"
+            if _is_json(text.lstrip().partition("\n")[0])
+            else "the file ends before its list does: it was cut off, fetch or write it again"
             if not end.endswith("]")
             else "a comma stands behind the last row; leave it out"
             if re.search(r",\s*\]$", end)
@@ -207,19 +209,21 @@ def _separated(file: Path, start: str) -> Rows:
     """Rows of CSV or TSV: a line of column names, then one of cells for each row."""
     lines = _lines(file)
     header = next(lines, "")
-    mark = "\t" if kind_of(file.name) == ".tsv" else max(",;\t", key=header.count)
+    mark = "\t" if kind_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
     csv.field_size_limit(2**30)
     reader = csv.reader(_chained(header, lines), delimiter=mark, strict=True)
     try:
         names = [name.strip() for name in next(reader, [])]
-        if not names or len({*names}) < len(names):
-            raise DataError(f"{file}:1: the first line must name every column once, found {', '.join(names) or 'none'}")
+        named = [name for name in names if name]
+        if not named or len({*named}) < len(named):
+            raise DataError(f"{file}:1: the first line must name every column once, found {', '.join(named) or 'none'}")
         for cells in reader:
             if not any(cells):
                 continue
             if len(cells) != len(names):
                 raise DataError(f"{file}:{reader.line_num}: {len(cells)} cells for {len(names)} columns; quote cells")
-            yield f"{file}:{reader.line_num}", dict(zip(names, cells, strict=True))
+            row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
+            yield f"{file}:{reader.line_num}", row
     except csv.Error as error:
         raise DataError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from error
 

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from wavetune.data.dialogues import WrongValueError, tools_of, turns_of, written
@@ -66,12 +67,15 @@ def form_of(row: Row, where: str) -> Form:
 
 
 def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
-    """The row with the columns that a mapping from known fields names, and no others; itself without a mapping.
+    """The row by the names of known fields: those that a mapping gives to its columns, and its own in any case.
+
+    Where the fields of the mapping make a row by themselves, no other column is in it.
 
     Raises: DataError if a field or column of the mapping is unknown.
     """
     if not columns:
-        return row
+        names = _known_names(tuple(row))
+        return {names[key]: value for key, value in row.items()} if names else row
     for field, column in columns.items():
         if field not in FIELDS:
             raise DataError(f"world.data.columns has no field {field!r}; {nearest(field, FIELDS)}")
@@ -80,7 +84,27 @@ def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
                 f"{where}: there is no column {column!r}, which world.data.columns.{field} names; "
                 f"{nearest(column, map(str, row))}"
             )
-    return {field: row[column] for field, column in columns.items()}
+    named = {field: row[column] for field, column in columns.items()}
+    if any(named.keys() >= {*needed} for needed in (*(form.needed for form in FORMS), ("chosen", "rejected"))):
+        return named
+    rest = {key: value for key, value in row.items() if key not in columns.values() and key not in named}
+    return {**renamed(rest, {}, where), **named}
+
+
+@lru_cache(maxsize=1024)
+def _known_names(names: tuple[str, ...]) -> Mapping[str, str]:
+    """The name of each column as forms write it, where only upper or lower case differs; empty if all are so already.
+
+    >>> _known_names(("Prompt", "answerkey", "mine"))
+    {'Prompt': 'prompt', 'answerkey': 'answerKey', 'mine': 'mine'}
+    """
+    fields = {field.lower(): field for field in FIELDS}
+    known, taken = dict[str, str](), {*names}
+    for name in names:
+        field = fields.get(str(name).lower(), name)
+        known[name] = name if name in FIELDS or field in taken else field
+        taken.add(known[name])
+    return known if any(name != field for name, field in known.items()) else {}
 
 
 def slots(meaning: str) -> dict[str, str]:
@@ -94,14 +118,16 @@ def slots(meaning: str) -> dict[str, str]:
 
 
 def text_of(row: Row, field: str) -> str:
-    """A field that holds text; numbers are written out. Raises WrongValueError."""
+    """A field that holds text; numbers are written out, null is as empty as a cell of CSV. Raises WrongValueError."""
     value = row[field]
+    if value is None:
+        return ""
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
         return str(value)
     if not isinstance(value, str):
-        found = "null" if value is None else value if isinstance(value, float) else type(value).__name__
+        found = value if isinstance(value, float) else type(value).__name__
         raise WrongValueError(f"{field!r} must be text, found {found}")
     return value
 

@@ -13,7 +13,7 @@ from annotated_types import Ge, Le, MinLen
 from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
-from wavetune.data.classes import class_names, look_alikes, tokenise_classes
+from wavetune.data.classes import class_names, look_alikes, of_drawn_classes, tokenise_classes, with_known_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Corpus, Example
@@ -98,6 +98,8 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
         corpus = read(source, seed, settings.columns, settings.validation_fraction)
     if is_given(source):
         corpus = replace(corpus, name=f"{folder_of(source).name}, given as an object")
+    if not settings.template.writes_text:
+        corpus = with_known_classes(corpus)
     if asked is not None and asked > len(corpus.train):
         raise ConfigError(
             f"world.data.train_samples is {asked} and {corpus.name} has {len(corpus.train)} training rows; ask for "
@@ -116,6 +118,9 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
         )
         if len(part) < len(whole)
     ]
+    if not settings.template.writes_text and len(train) < len(corpus.train):
+        validation, left_out = of_drawn_classes(validation, train)
+        drawn += left_out
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, *drawn))
 
 

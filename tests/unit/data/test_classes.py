@@ -171,6 +171,28 @@ def test_validation_with_a_class_that_train_lacks_is_refused(tmp_path, tokenizer
         prepare(DataSettings(str(tmp_path), template=ClassTemplate()), tokenizer, num_clients=1, seed=0)
 
 
+def test_the_only_row_of_a_class_is_trained_on_and_not_held_out(tmp_path, tokenizer):
+    rows = [{"text": f"t{i}", "label": i if i < 20 else 20 + i % 2} for i in range(40)]
+    file = write(tmp_path / "rows.jsonl", rows)
+    data = prepare(DataSettings(str(file), template=ClassTemplate()), tokenizer, num_clients=1, seed=0)
+    assert len(data.classes) == 22
+    assert len(data.train) + len(data.validation) == 40
+    assert any("of the rows held out are the only ones of their labels and are trained on" in n for n in data.notes)
+    alone = write(tmp_path / "alone.jsonl", [{"text": f"t{i}", "label": i} for i in range(9)])
+    with pytest.raises(DataError, match=r"alone.jsonl: there is nothing to validate on.*validation_fraction=0"):
+        prepare(DataSettings(str(alone), template=ClassTemplate()), tokenizer, num_clients=1, seed=0)
+
+
+def test_validation_rows_of_a_class_that_was_not_drawn_are_left_out_and_told(tmp_path, tokenizer):
+    write(tmp_path / "train.jsonl", [{"text": f"t{i}", "label": i // 2} for i in range(40)])
+    write(tmp_path / "valid.jsonl", [{"text": f"v{i}", "label": i} for i in range(20)])
+    settings = DataSettings(str(tmp_path), template=ClassTemplate(), train_samples=10)
+    data = prepare(settings, tokenizer, num_clients=1, seed=0)
+    left = len(data.classes)
+    assert len(data.validation) == left < 20
+    assert f"{20 - left} validation rows of labels that no drawn training row has left out" in data.notes
+
+
 def test_agnews_is_read(shared):
     if not (shared / "data" / "agnews").is_dir():
         pytest.skip("the data set agnews is not on this machine")

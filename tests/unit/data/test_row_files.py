@@ -44,6 +44,8 @@ def rows_of(file):
         ("a.csv", "prompt,response\nq0,a0\nq1,a1\n\nq2,a2\n"),
         ("a.csv", "\ufeffprompt;response\r\nq0;a0\r\nq1;a1\r\nq2;a2\r\n"),
         ("a.tsv", "prompt\tresponse\nq0\ta0\nq1\ta1\nq2\ta2"),
+        ("a.csv", "prompt|response\nq0|a0\nq1|a1\nq2|a2\n"),
+        ("a.csv", ",prompt,response,,\n0,q0,a0,,\n1,q1,a1,,\n2,q2,a2,,\n"),  # an index, and cells that were empty
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -115,7 +117,9 @@ PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, an
         ("a.jsonl.gz", "\n".join(LINES), r"a.jsonl.gz: is no gzip file though it is named .gz"),
         ("a.jsonl", PACKED, r"a.jsonl: is a gzip file though it is not named .gz"),
         ("a.jsonl.gz", PACKED[:-20], r"a.jsonl.gz: "),
-        ("a.jsonl", b"PK\x03\x04rest", r"a.jsonl: is a zip archive: unpack it"),
+        ("a.xlsx", b"PK\x03\x04rest", r"a.xlsx: is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
+        ("a.jsonl", '[{"a": 1}]\n[{"a": 2}]\n', r"a.jsonl: not JSON .*its lines are lists; every line must hold one"),
+        ("a.csv", ",,\n1,2,3\n", r"a.csv:1: the first line must name every column once, found none"),
         ("a.jsonl", b"PAR1rest", r"a.jsonl: is a Parquet file: give its name the ending .parquet"),
         ("a.parquet", b"PAR1rest", r"a.parquet: cannot be read as Parquet"),
         ("a.arrow", b"ARROW", r"a.arrow: cannot be read as Arrow"),

@@ -162,7 +162,6 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ({"prompt": "p", "response": [3]}, r"response\[0\] must be a message \{role, content\}, found int"),
         ({"prompt": "p", "response": {}}, "'response' must be text, found dict"),
         ({"prompt": "p", "response": float("nan")}, "'response' must be text, found nan"),
-        ({"input": "x", "output": None}, "'output' must be text, found null"),
         ({"question": "q", "options": ["a", "b"], "answer": 2}, "index of an option, 0 to 1, its letter .* found 2"),
         ({"question": "q", "options": ["a", "b"], "answer": True}, "index of an option, 0 to 1.* found True"),
         ({"question": "q", "options": ["a", "b"], "answer": "c"}, "index of an option, 0 to 1.* found 'c'"),
@@ -200,6 +199,24 @@ def test_a_mapping_names_the_columns_of_a_form():
         DataError, match=r"^here: there is no column 'rply'.*columns.response names; did you mean 'reply'"
     ):
         renamed(row, {"response": "rply"}, "here")
+
+
+def test_a_mapping_that_makes_no_row_by_itself_leaves_the_other_columns_their_names():
+    row = {"Instruction": "Hi", "output": "Hello", "client": 3, "frage": "Who?"}
+    assert example_of(renamed(row, {"domain": "client"}, "here"), "here") == Example("Hi", "Hello", "3")
+    assert example_of(renamed(row, {"input": "frage"}, "here"), "here").prompt == "Hi\n\nWho?"
+
+
+def test_columns_are_known_whatever_the_case_of_their_names():
+    row = {"Prompt": "a", "COMPLETION": "b", "Category": "c", "Mine": 1}
+    named = renamed(row, {}, "here")
+    assert named == {"prompt": "a", "completion": "b", "category": "c", "Mine": 1}
+    assert renamed({"Text": "a", "text": "b", "TEXT": "c"}, {}, "here") == {"Text": "a", "text": "b", "TEXT": "c"}
+
+
+def test_null_is_as_empty_as_a_cell_of_csv():
+    assert example_of({"input": "x", "output": None}, "here").answer == ""
+    assert example_of({"prompt": None, "completion": "y"}, "here") == Example("", "y", verbatim=True)
 
 
 def test_slots_of_a_long_broken_meaning_are_found_missing_at_once():
