@@ -1,17 +1,19 @@
 """The planner's command line: options that would do nothing, time limits of the whole command, faults of a planner."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
 
-from helpers.command_line import assert_refused, wavetune
+from helpers.command_line import assert_refused, settings, wavetune
 from helpers.problems import cell_problem
 from wavetune.allocation import describe, feasibility
 from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.instance import problem_to_json
 from wavetune.allocation.planner import plan
 from wavetune.errors import PlanError
+from wavetune.models.resolve import resolve_model
 
 
 @pytest.fixture
@@ -53,6 +55,15 @@ def test_what_would_help_is_planned_only_for_who_reads_it_and_within_the_limit(i
     asked.clear()
     assert "no time left" in wavetune("plan", instance, "--time-limit", "0.001").out
     assert asked == []
+
+
+def test_ranks_wider_than_the_narrowest_map_are_left_out_of_the_choice_and_told(tmp_path):
+    folder = shutil.copytree(resolve_model("tiny").folder, tmp_path / "narrow")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "num_key_value_heads": 1, "head_dim": 6}))
+    answer = wavetune("plan", "sflllm", *settings(f"world.model={json.dumps(str(folder))}"))
+    assert answer.code == 0, answer.err
+    assert "ranks wider than the model's narrowest LoRA target left out: 8, 16" in answer.out
 
 
 def test_an_infeasible_instance_is_one_line_on_standard_error(instance):

@@ -76,7 +76,8 @@ def _attend(model: PreTrainedModel, attention: str) -> None:
 def _rows(model: PreTrainedModel) -> tuple[Tensor, ...]:
     """A few unlike tokens, none of which has a meaning of its own such as padding."""
     config = model.config.get_text_config()
-    special = {v for k, v in (model.config.to_dict() | config.to_dict()).items() if k.endswith("_token_id")}
+    named = [v for k, v in (model.config.to_dict() | config.to_dict()).items() if k.endswith("_token_id")]
+    special = {token for value in named for token in (value if isinstance(value, list) else [value])}
     plain = [i for i in range(min(config.vocab_size, 500)) if i not in special] or [0]
     ids = torch.tensor([plain[(7 * i + 3) % len(plain)] for i in range(sum(LENGTHS))], device=model.device)
     return ids.split(list(LENGTHS))

@@ -23,7 +23,7 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from wavetune.errors import ModelError
+from wavetune.errors import ModelError, one_line
 from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.light_imports import building
@@ -41,6 +41,7 @@ def load_config(folder: Path | str) -> PreTrainedConfig:
     try:
         with quiet():
             config = AutoConfig.from_pretrained(str(folder), **LOCAL)
+            config._attn_implementation = None  # which attention computes is not the folder's to say
     except Exception as error:  # which types depends on the family
         raise ModelError(_cannot_load(folder, error)) from error
     if getattr(config, "is_encoder_decoder", False):
@@ -152,6 +153,7 @@ def load_tokenizer(folder: Path | str):
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # which types depends on the tokenizer's format
+        load_config(folder)  # which it reads as well, and says more of
         raise ModelError(f"cannot load the tokenizer in {folder} ({_reason(error)}): fetch the model again") from error
     # rows are cut after they were tokenised; without this entry it would warn of the first long one
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
@@ -171,4 +173,4 @@ def _cannot_load(folder: Path | str, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"it names {error}, which is unknown" if isinstance(error, KeyError) else one_line(error)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import deal, load_samples, prepare
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, nearest
-from wavetune.federation.method import Method
+from wavetune.federation.method import NARROWEST, Method
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
@@ -79,6 +79,10 @@ def plan_world(
     projections = architecture.lora_projections(targets)
     narrowest = min(min(p.in_features, p.out_features) for p in projections)
     num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
+    measured = method.rounds_to_target
+    useful = {rank: rounds for rank, rounds in measured.items() if rank <= narrowest}
+    if method.lora.rank is None and useful:  # a wider rank says no more
+        method = replace(method, rounds_to_target=useful)
     method.check(num_clients, num_layers, narrowest)
     taught = method.client_model is not None and method.client_model.distillation is not None
     if (taught or method.server_steps is not None) and not recipe.world.data.server_samples:
@@ -113,9 +117,15 @@ def plan_world(
         recipe.world.data.batching.batch_size,
         run.rounds,
         run.seed,
-        architecture.note,
+        "; ".join(filter(None, (architecture.note, _wide(measured, method.rounds_to_target)))),
         storage=BY_PRECISION.get(run.precision, FP32),
     ).scheduled()
+
+
+def _wide(measured: Collection[int], kept: Collection[int]) -> str:
+    """Which of the ranks that were measured are left out, in words."""
+    wide = [str(rank) for rank in sorted({*measured} - {*kept})]
+    return f"ranks wider than {NARROWEST} left out: {', '.join(wide)}" if wide else ""
 
 
 def _trained_blocks(method: Method, num_layers: int, num_classes: int) -> tuple[int, ...] | None:

@@ -134,6 +134,24 @@ def test_other_kinds_of_models_are_refused_for_what_they_are(folder, kind, messa
     assert "did you mean" not in str(refusal.value)
 
 
+def test_the_attention_that_a_folder_asks_for_is_not_needed(folder):
+    configure(folder, _attn_implementation="flash_attention_2", attn_implementation="flash_attention_2")
+    assert load_stock_model(folder).config._attn_implementation == "sdpa"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "opened", "message"),
+    [
+        ({"hidden_size": "64"}, load_tokenizer, "cannot load a causal language model from .*hidden_size.*expected int"),
+        ({"hidden_act": "wavy"}, load_stock_model, "it names 'wavy', which is unknown"),
+    ],
+)
+def test_a_config_that_is_wrong_is_named_and_not_the_tokenizer(folder, wrong, opened, message):
+    configure(folder, **wrong)
+    with pytest.raises(ModelError, match=message):
+        opened(folder)
+
+
 def test_code_of_a_folder_never_runs_whatever_is_answered(folder, tmp_path, monkeypatch):
     """Transformers asks at a terminal whether to run it."""
     (folder / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\nclass C: pass\n", encoding="utf-8")

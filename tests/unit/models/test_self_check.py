@@ -26,6 +26,10 @@ def llama(**more):
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 
+def test_a_model_that_ends_a_text_with_any_of_several_tokens_is_checked():
+    assert prepare_backbone(llama(eos_token_id=[2, 3]), None).way.packed
+
+
 def wrong_attention(*args, **named):
     output, weights = ragged._attention_interface(*args, **named)
     return output * 1.01, weights
