@@ -93,9 +93,10 @@ def tokenise_classes(
     number = {name: i for i, name in enumerate(classes)}
     unseen = sorted({example.answer for example in examples} - set(number))
     if unseen:
+        more = f" and {len(classes) - 12} more" if len(classes) > 12 else ""
         raise DataError(
-            f"label {unseen[0]!r} does not occur in train, whose classes are {', '.join(classes)}; correct the label,"
-            " or train on rows of it too"
+            f"label {_short(unseen[0])!r} does not occur in train, whose classes are "
+            f"{', '.join(map(_short, classes[:12]))}{more}; correct the label, or train on rows of it too"
         )
     kept = [i for i, example in enumerate(examples) if example.prompt.strip()]
     if not kept:
@@ -168,6 +169,10 @@ def own_frame(tokenizer: Any) -> tuple[list[int], list[int]]:
     inner, whole = tokenizer("a", add_special_tokens=False)["input_ids"], list(tokenizer("a")["input_ids"])
     start = next((i for i in range(len(whole)) if whole[i : i + len(inner)] == list(inner)), 0)
     return whole[:start], whole[start + len(inner) :]
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 40 else name[:37] + "..."
 
 
 def _number(name: str) -> float:
