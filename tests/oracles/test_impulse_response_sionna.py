@@ -25,3 +25,12 @@ def test_gains_are_those_of_sionnas_frequency_response():
     power = (np.abs(response[:, 0]) ** 2).sum(axis=1).mean(axis=2)  # [batch, K, steps, M]
     expected = np.swapaxes(power, 1, 2).reshape(BATCH * STEPS, DEVICES, SUBCHANNELS)
     np.testing.assert_allclose(gains_of_paths(a, tau_s, SUBCHANNELS, SUBCHANNEL_HZ), expected, rtol=2e-4)
+
+
+def test_what_a_model_of_sionna_returns_is_taken_as_it_is():
+    channel = pytest.importorskip("sionna.phy.channel")
+    model = channel.RayleighBlockFading(num_rx=1, num_rx_ant=2, num_tx=3, num_tx_ant=1)
+    a, tau_s = model(batch_size=4, num_time_steps=1)
+    response = channel.cir_to_ofdm_channel(channel.subcarrier_frequencies(5, 5e5), a, tau_s).numpy()
+    expected = (np.abs(response[:, 0, :, :, 0, 0]) ** 2).sum(axis=1)
+    np.testing.assert_allclose(gains_of_paths(a, tau_s, 5, 5e5), expected, rtol=2e-4)

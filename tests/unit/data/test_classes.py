@@ -174,7 +174,7 @@ def test_validation_with_a_class_that_train_lacks_is_refused(tmp_path, tokenizer
 def test_answers_that_are_no_classes_are_not_listed_whole(tmp_path, tokenizer):
     for part in ("train", "valid"):
         write(tmp_path / f"{part}.jsonl", [{"text": f"t{i}", "label": f"{part} {i} " * 90} for i in range(40)])
-    with pytest.raises(DataError, match="label 'valid.*whose classes are train 0 .* and 28 more") as refused:
+    with pytest.raises(DataError, match=r"label 'valid.*whose classes are train 0 .* and 28 more") as refused:
         prepare(DataSettings(str(tmp_path), template=ClassTemplate()), tokenizer, num_clients=1, seed=0)
     assert len(str(refused.value)) < 800
 
