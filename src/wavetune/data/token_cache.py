@@ -20,7 +20,7 @@ import numpy as np
 from wavetune.data.examples import Example
 from wavetune.data.templates import Template, TokenSet
 from wavetune.errors import DataError
-from wavetune.models.cache import cached, state_of, written_once
+from wavetune.models.cache import cached, make_room, state_of, written_once
 from wavetune.parts import foreign_packages
 
 LEAST_ROWS = 1_000  # fewer are tokenised in a moment
@@ -56,7 +56,7 @@ def recalled_tokens(
     except _NotKeptError:  # the cache is done without
         return made[0] if made else make()
     if made:
-        _make_room(folder)
+        make_room(folder, LIMIT_BYTES)
         return made[0]
     return _read(folder, examples) or make()
 
@@ -107,13 +107,3 @@ def _read(folder: Path, examples: Sequence[Example]) -> TokenSet | None:
         shutil.rmtree(folder, ignore_errors=True)
         return None
     return tokens
-
-
-def _make_room(newest: Path) -> None:
-    """Drop what was used longest ago until the rest fits; what a process has mapped stays with it."""
-    kept = [folder for folder in newest.parent.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
-    used = 0
-    for folder in sorted(kept, key=lambda f: (f == newest, f.stat().st_mtime), reverse=True):
-        used += sum(file.stat().st_size for file in folder.glob("*"))
-        if used > LIMIT_BYTES and folder != newest:
-            shutil.rmtree(folder, ignore_errors=True)

@@ -49,6 +49,16 @@ def written_once(
     return folder
 
 
+def make_room(newest: Path, limit_bytes: int) -> None:
+    """Of the folders beside one drop what was used longest ago until the rest fits; what is mapped stays mapped."""
+    kept = [folder for folder in newest.parent.iterdir() if folder.is_dir() and not folder.name.startswith(".")]
+    used = 0
+    for folder in sorted(kept, key=lambda f: (f == newest, f.stat().st_mtime), reverse=True):
+        used += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        if used > limit_bytes and folder != newest:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 def recalled(file: Path) -> Any:
     """The JSON value of a file of the cache; None if it is missing or damaged."""
     try:

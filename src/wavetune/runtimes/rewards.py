@@ -65,16 +65,22 @@ class RewardFolder:
     def train(self, part: EmbeddedReward) -> Path:
         """The folder of an embedded reward, where it is trained unless it is there already."""
         from wavetune.models.reward import ABOUT
+        from wavetune.runtimes.kept_rewards import keep, place_of, recall
         from wavetune.runtimes.train_reward import PLANNED, preference_corpus, train_reward
 
         own = self.path / part.preference
-        if not (own / ABOUT).exists():
-            corpus = preference_corpus(self.source, part.preference, part.training, self.seed, self.columns)
-            begun, about = (own / PLANNED).exists(), (self.source, self.columns)
-            train_reward(
-                corpus, part.training, own, Progress(self.say), self.seed, self.device, self._bf16, begun, *about
-            )
-            give_back_free_heap()  # what the training took
+        if (own / ABOUT).exists():
+            return own
+        corpus = preference_corpus(self.source, part.preference, part.training, self.seed, self.columns)
+        begun, about = (own / PLANNED).exists(), (self.source, self.columns)
+        how = (self.seed, self.device, self._bf16)
+        place = place_of(corpus, part.training, {"how": list(map(str, how)), "about": [*map(repr, about)]})
+        if not begun and recall(place, own):
+            self.say(f"the {part.preference} reward model is the one that was trained on these pairs before")
+            return own
+        train_reward(corpus, part.training, own, Progress(self.say), *how, begun, *about)
+        give_back_free_heap()  # what the training took
+        keep(place, own)
         return own
 
     @property

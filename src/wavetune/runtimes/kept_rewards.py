@@ -1,0 +1,90 @@
+"""Reward models that runs have trained, kept in the cache by all that they come from, so that the next run need not.
+
+What is used longest ago goes when the cache is full.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cache
+from hashlib import file_digest, sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+from wavetune.data.examples import PreferenceCorpus
+from wavetune.errors import RunFolderError
+from wavetune.federation.folder_lock import NAME
+from wavetune.federation.rewards import RewardTraining
+from wavetune.federation.run_folder import explained
+from wavetune.models.cache import cached, make_room, recalled, state_of, written_once
+from wavetune.models.resolve import resolve_model
+from wavetune.runtimes.inputs import digest_of_pairs
+
+LIMIT_BYTES = 1_000_000_000
+_DIGESTS = "kept.json"
+
+
+@cache
+def _code() -> str:
+    """Changes with our sources and with the libraries that train."""
+    package = Path(__file__).parents[1]
+    return f"{state_of(package.rglob('*.py'))} {torch.__version__} {transformers.__version__}"
+
+
+def place_of(corpus: PreferenceCorpus, settings: RewardTraining, beside: Mapping[str, Any]) -> Path:
+    """Where the reward model of this training is kept, whether it is there or not.
+
+    `beside` is what else the files depend on, as JSON. Raises ModelError if there is no such base model.
+    """
+    base = resolve_model(settings.model).folder
+    pairs = [digest_of_pairs(part) for part in (corpus.train, corpus.validation, corpus.test)]
+    said = [_code(), state_of(filter(Path.is_file, base.rglob("*"))), torch.get_num_threads()]
+    key = json.dumps([*said, corpus.kind, corpus.name, pairs, asdict(settings), dict(beside)])
+    return cached("rewards") / sha256(key.encode()).hexdigest()
+
+
+def recall(place: Path, out: Path) -> bool:
+    """Copy what is kept there into a folder; False, and nothing is kept any more, if it is missing or damaged."""
+    if not place.is_dir():
+        return False
+    if recalled(place / _DIGESTS) != _digests(place):
+        shutil.rmtree(place, ignore_errors=True)
+        return False
+    with explained(out):
+        shutil.copytree(place, out, ignore=shutil.ignore_patterns(_DIGESTS), dirs_exist_ok=True)
+    with suppress(OSError):
+        os.utime(place)
+    return True
+
+
+def keep(place: Path, trained: Path) -> None:
+    """Keep the files of a trained reward model; a cache that cannot be written is done without."""
+
+    def write(folder: Path) -> None:
+        shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(NAME), dirs_exist_ok=True)
+        (folder / _DIGESTS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
+
+    with suppress(RunFolderError):
+        written_once(place, write, 2 * sum(_sizes(trained)), RunFolderError)
+        make_room(place, LIMIT_BYTES)
+
+
+def _sizes(folder: Path) -> list[int]:
+    return [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    found = dict[str, str]()
+    for file in sorted(folder.rglob("*")):
+        if file.is_file() and file.name != _DIGESTS:
+            with file.open("rb") as content:
+                found[str(file.relative_to(folder))] = file_digest(content, "sha256").hexdigest()
+    return found
