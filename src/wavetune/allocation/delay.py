@@ -17,6 +17,7 @@ import numpy as np
 
 from wavetune.allocation.counting import Strongest
 from wavetune.allocation.problem import Draw, IntArray, Problem, RadioBand
+from wavetune.costs.layer_costs import LayerCosts
 from wavetune.units import Array
 from wavetune.wireless.energy import compute_energy_j, radio_energy_j
 from wavetune.wireless.rates import client_rates, subchannel_rate_bit_per_s
@@ -255,12 +256,12 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     """
     costs, K, batch = problem.costs, problem.num_clients, problem.batch_size
     cut_K, rank_K = np.broadcast_to(cut_K, K), np.broadcast_to(rank_K, K)
-    forward_K, server_forward_K = _split(costs.forward_flop_L, costs.lora_forward_flop_per_rank_L, cut_K, rank_K)
-    backward_K, server_backward_K = _split(costs.backward_flop_L, costs.lora_backward_flop_per_rank_L, cut_K, rank_K)
+    forward_K, server_forward_K = _split(costs, "forward_flop", cut_K, rank_K)
+    backward_K, server_backward_K = _split(costs, "backward_flop", cut_K, rank_K)
     back_L = costs.activation_bits_L if costs.gradient_bits_L is None else costs.gradient_bits_L
-    adapter_bits_K = rank_K * _before(costs.lora_bits_per_rank_L, cut_K)
+    adapter_bits_K = rank_K * costs.before["lora_bits_per_rank_L"][cut_K]
     if costs.adapter_bits_L is not None:
-        adapter_bits_K = adapter_bits_K + _before(costs.adapter_bits_L, cut_K)
+        adapter_bits_K = adapter_bits_K + costs.before["adapter_bits_L"][cut_K]
     return RoundLoad(
         client_forward_flop_IK=batch * forward_K[None],
         uplink_bits_IK=(batch * costs.activation_bits_L[cut_K - 1])[None],
@@ -274,15 +275,11 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     )
 
 
-def _before(cost_L: Array, cut_K: IntArray) -> Array:
-    return np.concatenate(([0.0], np.cumsum(cost_L)))[cut_K]
-
-
-def _split(base_L: Array, per_rank_L: Array, cut_K: IntArray, rank_K: IntArray) -> tuple[Array, Array]:
+def _split(costs: LayerCosts, what: str, cut_K: IntArray, rank_K: IntArray) -> tuple[Array, Array]:
     """Cost before each client's cut at its own rank, and behind it at the largest."""
-    behind_K, behind_per_rank_K = (_before(cost_L[::-1], len(base_L) - cut_K) for cost_L in (base_L, per_rank_L))
-    behind_K = behind_K + np.max(rank_K, initial=0) * behind_per_rank_K
-    return _before(base_L, cut_K) + rank_K * _before(per_rank_L, cut_K), behind_K
+    base, per_rank, layers_K = f"{what}_L", f"lora_{what}_per_rank_L", costs.num_layers - cut_K
+    behind_K = costs.behind[base][layers_K] + np.max(rank_K, initial=0) * costs.behind[per_rank][layers_K]
+    return costs.before[base][cut_K] + rank_K * costs.before[per_rank][cut_K], behind_K
 
 
 def uplink_rate_bit_per_s_K(band: RadioBand, owner_M: IntArray, power_w_M: Array) -> Array:

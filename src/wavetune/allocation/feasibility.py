@@ -97,10 +97,7 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
 
 def memory_need_bytes_K(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> Array:
     """Memory that each client needs for its cut and rank (bytes), [K]."""
-    fixed, per_rank = (
-        np.concatenate(([0.0], np.cumsum(m)))
-        for m in (problem.costs.memory_bytes_L, problem.costs.memory_bytes_per_rank_L)
-    )
+    fixed, per_rank = (problem.costs.before[name] for name in ("memory_bytes_L", "memory_bytes_per_rank_L"))
     return np.broadcast_to(fixed[cut_K] + rank_K * per_rank[cut_K], problem.num_clients)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -88,7 +89,7 @@ def _problem(data: object) -> Problem:
 def problem_to_json(problem: Problem) -> Json:
     """The plan instance of a problem (the downlink and the energies have no place in the format)."""
     of_way_back = ("gradient_bits_L", "download_share")
-    kept = {name: value for name, value in vars(problem.costs).items() if name not in of_way_back}
+    kept = {f.name: getattr(problem.costs, f.name) for f in fields(LayerCosts) if f.name not in of_way_back}
     costs = {name.removesuffix("_L"): value.tolist() for name, value in kept.items() if value is not None}
     if "adapter_bits" in costs:
         costs[_OWN_ADAPTER_BITS] = costs.pop("adapter_bits")

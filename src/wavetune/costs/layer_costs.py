@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
+from functools import cached_property
+
+import numpy as np
 
 from wavetune.units import Array
 
@@ -41,3 +45,21 @@ class LayerCosts:
     def num_layers(self) -> int:
         """L, the number of layers a cut can fall behind."""
         return len(self.forward_flop_L)
+
+    @cached_property
+    def before(self) -> Mapping[str, Array]:
+        """By the name of each array, its sums over the first 0 to L layers. `[L + 1]`."""
+        return self._sums(lambda cost_L: cost_L)
+
+    @cached_property
+    def behind(self) -> Mapping[str, Array]:
+        """By the name of each array, its sums over the last 0 to L layers. `[L + 1]`."""
+        return self._sums(lambda cost_L: cost_L[::-1])
+
+    def _sums(self, ordered: Callable[[Array], Array]) -> Mapping[str, Array]:
+        arrays = {f.name: getattr(self, f.name) for f in fields(self) if f.name.endswith("_L")}
+        return {
+            name: np.concatenate(([0.0], np.cumsum(ordered(cost_L))))
+            for name, cost_L in arrays.items()
+            if cost_L is not None
+        }
