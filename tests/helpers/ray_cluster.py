@@ -23,8 +23,9 @@ _START_S = 120.0
 _RAY = """
 from wavetune.runtimes.launch import exit_with_parent
 exit_with_parent()
-from ray.scripts.scripts import main
-main()
+from ray.scripts import scripts
+scripts.get_ray_client_dependency_error = lambda: "nobody comes as a Ray client, so that no server waits for any"
+scripts.main()
 """
 
 
@@ -34,7 +35,6 @@ class TwoMachines:
 
     folder: Path
     port: int
-    client_port: int  # Ray's own default would be the same for two clusters
     machines: list[subprocess.Popen[bytes]] = field(default_factory=list[subprocess.Popen[bytes]])
 
     @property
@@ -66,8 +66,8 @@ class TwoMachines:
         role = [f"--address={self.address}"]
         if number == 0:
             role = [
-                "--head", f"--port={self.port}", f"--ray-client-server-port={self.client_port}",
-                "--include-dashboard=false", f"--temp-dir={self.folder}",
+                "--head", f"--port={self.port}", f"--temp-dir={self.folder}", "--include-dashboard=false",
+                "--no-monitor",
             ]  # fmt: skip
         with self._log(number).open("wb") as out:
             return subprocess.Popen(
@@ -75,6 +75,7 @@ class TwoMachines:
                     sys.executable, "-c", _RAY, "start", *role, "--block",
                     "--node-ip-address=127.0.0.1", "--num-cpus=2", "--num-gpus=2", "--object-store-memory=80000000",
                     "--min-worker-port=0", "--max-worker-port=0", "--disable-usage-stats",
+                    "--include-log-monitor=false",
                 ],
                 stdin=subprocess.PIPE, stdout=out, stderr=out, start_new_session=True,
                 env={**os.environ, "CUDA_VISIBLE_DEVICES": GPUS[number], "RAY_worker_niceness": "0"},
@@ -97,11 +98,11 @@ class TwoMachines:
 def two_machines() -> Iterator[TwoMachines]:
     """A cluster that ends with the context. Skips without Ray."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        ports = one.getsockname()[1], other.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
     # not pytest's folder: paths of sockets have to be short
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        cluster = TwoMachines(Path(folder), *ports)
+        cluster = TwoMachines(Path(folder), port)
         try:
             cluster.complete()
             yield cluster

@@ -112,6 +112,7 @@ def test_data_models_and_parts_of_methods_are_described_without_torch():
     code = f"""{BLOCKED}
 import wavetune.data.settings
 print([m for m in ("datasets", "pydantic") if m in sys.modules])
+import wavetune.runtimes.ray_worker  # which Ray imports before there can be light imports
 import wavetune.federation.rewards, wavetune.models.resolve, wavetune.recipe
 from wavetune.federation.objectives import Dpo, Grpo, Ppo
 Ppo(), Grpo(), Dpo()

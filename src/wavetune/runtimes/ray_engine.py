@@ -21,9 +21,10 @@ from typing import Any
 from wavetune.errors import ConfigError, DeploymentError, WavetuneError, first_line
 from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.provenance import versions
+from wavetune.runtimes.ray_worker import RayWorker
 from wavetune.runtimes.session import Session
 from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
-from wavetune.runtimes.worker import Introduction, Job, StateLostError, Worker
+from wavetune.runtimes.worker import Introduction, Job, StateLostError
 
 RESTARTS = 5
 _PATIENCE_S = 600.0
@@ -61,14 +62,14 @@ class RayFleet:
 
     def __post_init__(self) -> None:
         self._job = self.ray.put(self.job)
-        actor = self.ray.remote(Worker).options(
+        actor = self.ray.remote(RayWorker).options(
             num_cpus=self.place.cores,
             num_gpus=int(self.place.gpu),
             max_restarts=RESTARTS,
             scheduling_strategy="SPREAD",
         )
         device = "cuda" if self.place.gpu else "cpu"
-        self._actors = [actor.remote(self._job, clients, device) for clients in self.slices]
+        self._actors = [actor.remote([self._job], clients, device) for clients in self.slices]
 
     def introductions(self) -> list[Introduction]:
         """Every worker's, once its model is loaded. Raises DeploymentError if Ray does not start all in time."""
@@ -89,7 +90,7 @@ class RayFleet:
         errors, retries = self.ray.exceptions, -1 if again else 0
         lost = tuple(getattr(errors, name) for name in _LOST)
         answers = [
-            getattr(self._actors[worker], method).options(max_task_retries=retries).remote(*arguments)
+            self._actors[worker].answer.options(max_task_retries=retries).remote(method, *arguments)
             for worker, arguments in requests
         ]
         try:

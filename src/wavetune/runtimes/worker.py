@@ -1,6 +1,6 @@
 """A worker of a run: it holds the base model and a slice of the cohort, and trains and evaluates as it is told.
 
-Tensors cross as NumPy arrays. A Ray actor is this class in a process of its own; nothing here imports ray.
+Tensors cross as NumPy arrays. A Ray actor has one in a process of its own; nothing here imports ray.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Introduction:
     versions: dict[str, str]
 
 
-@dataclass(repr=False)  # Ray writes an actor's into its log
+@dataclass
 class Worker:
     """The clients `clients` of a job, on a device of the machine where this process runs."""
 
