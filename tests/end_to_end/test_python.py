@@ -2,13 +2,20 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import datasets
+import numpy
+import pandas
+import pyarrow
 import pytest
 
 import wavetune as wt
 from helpers.command_line import assert_refused, settings, wavetune
+from helpers.decoders import decoder
 from helpers.runs import ALIGNED, SMALL, assert_same_run
 from wavetune.errors import ConfigError, DataError, InfeasibleError, RunFolderError
+from wavetune.models.tiny import byte_tokenizer
 
 ROWS = [{"prompt": f"say {n}", "completion": f"{n} is said", "domain": f"d{n % 3}"} for n in range(40)]
 OWN = (*(s for s in SMALL if "train_samples" not in s and "model" not in s), "world.data.train_samples=24")
@@ -143,6 +150,22 @@ def test_rewards_are_given_as_functions():
     assert recipe.method.alignment.safe.function.endswith(":capitals")
 
 
+FORMS = {
+    "a table of Arrow": pyarrow.Table.from_pylist,
+    "a frame": pandas.DataFrame,
+    "a split's frame": lambda rows: {"train": pandas.DataFrame(rows)},
+    "lists by column": lambda rows: {name: [row[name] for row in rows] for name in rows[0]},
+    "a Dataset": datasets.Dataset.from_list,
+    "numbers of NumPy": lambda rows: [{**row, "n": numpy.int64(row["n"])} for row in rows],
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_rows_are_the_same_in_whatever_form_they_are_given(form):
+    rows = [{"prompt": f"say {n}", "completion": None if n == 3 else "it", "n": n} for n in range(5)]
+    assert wt.recipe("sflllm", data=FORMS[form](rows)).world.data == wt.recipe("sflllm", data=rows).world.data
+
+
 MISTAKES = {
     "rows": ({"data": 3}, "give a datasets.Dataset"),
     "a row": ({"data": ["text"]}, "each row as a dict"),
@@ -160,6 +183,12 @@ def test_what_is_wrong_with_an_object_is_one_sentence(case):
     given, words = MISTAKES[case]
     with pytest.raises((ConfigError, DataError), match=words):
         wt.recipe("pwff", **given)
+
+
+def test_a_model_without_weights_is_refused():
+    model: Any = decoder("llama")
+    with pytest.raises(ConfigError, match="load its weights first"):
+        wt.recipe("sflllm", model=model.to("meta"), tokenizer=byte_tokenizer(False))
 
 
 @pytest.mark.parametrize("name", ["object:../../etc", "object:", "object:none-0123"])
@@ -198,6 +227,8 @@ def test_what_python_asks_wrongly_is_one_sentence(ran, tmp_path):
         wt.deploy("sflllm", tmp_path / "deployed", [print])  # type: ignore[list-item]
     with pytest.raises(ConfigError, match="varies one field"):
         wt.sweep("sflllm", {})
+    with pytest.raises(ConfigError, match="prompt is list; give one text"):
+        ran[0].generate(["a", "b"])
     with pytest.raises(RunFolderError, match="resume"):
         wt.load_run(ran[0].folder)._file("none.json", "resume")
 

@@ -96,6 +96,8 @@ class Run:
         """
         from wavetune.runtimes.adapters import adapter_of
 
+        if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ConfigError(f"prompt is {type(prompt).__name__}; give one text")
         if base and client is not None:
             raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
         adapter_of(self.folder, client, base)

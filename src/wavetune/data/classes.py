@@ -46,8 +46,9 @@ def with_known_classes(corpus: Corpus) -> Corpus:
         return corpus
     if len(back) == len(corpus.validation):
         raise DataError(
-            f"{corpus.name}: there is nothing to validate on: the rows to hold out are the only ones of their labels; "
-            "give a validation part, or set world.data.validation_fraction=0 to train on all"
+            f"{corpus.name}: there is nothing to validate on: {len(known) + len(back)} labels in "
+            f"{len(corpus.train) + len(back)} rows, of which those to hold out are the only ones of theirs; give rows "
+            "{text, label} with fewer classes, a validation part, or world.data.validation_fraction=0 to train on all"
         )
     validation = tuple(example for example in corpus.validation if example.answer in known)
     note = f"{len(back)} of the rows held out are the only ones of their labels and are trained on"
