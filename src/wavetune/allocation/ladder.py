@@ -207,7 +207,8 @@ def _exact(
                 total_w += float(snr_I[chosen_N[m]] * inverse_M[owned[m]])
             if total_w < power_w:
                 power_w, gap_w = total_w, min(gap_w, total_w - least_w)
-                rung_N[:count] = chosen_N
+                for m in range(count):
+                    rung_N[m] = chosen_N[m]
             chosen_N[n] += 1
     return power_w, power_w * (1.0 - 1e-12)
 
@@ -254,7 +255,7 @@ def stepped_powers(problem: BandProblem, owner_M: IntArray) -> tuple[float, Arra
         within, done = _rungs_until(problem, owned_KM, count_K, trial, rung_KM)
         if within:
             high = min(done, trial)
-            known[:] = rung_KM
+            known = rung_KM.copy()
         else:
             low = trial
         if high == np.inf:

@@ -417,21 +417,17 @@ def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray
     """
     state_1 = np.full(1, float(seed % 2147483648))
     own = ownership(demand, owner_M)
-    to_local_optimum(demand, own, True)
-    if meets(demand, own):
-        return own.owner_M
-    to_local_optimum(demand, own, False)
-    cost, kept_M = total_price(demand, own), own.owner_M.copy()
-    for _ in range(kicks):
+    cost, kept_M = np.inf, owner_M.copy()
+    for turn in range(kicks + 2):
+        if turn > 1:
+            kick(demand, own, state_1)
+        to_local_optimum(demand, own, turn == 0)
         if meets(demand, own):
             break
-        kick(demand, own, state_1)
-        to_local_optimum(demand, own, False)
-        new_cost = total_price(demand, own)
-        if new_cost <= cost:
-            cost = new_cost
-            for i in range(len(kept_M)):
-                kept_M[i] = own.owner_M[i]
-        else:
-            restore(demand, own, kept_M)
+        if turn > 0:
+            new_cost = total_price(demand, own)
+            if new_cost <= cost:
+                cost, kept_M = new_cost, own.owner_M.copy()
+            else:
+                restore(demand, own, kept_M)
     return own.owner_M

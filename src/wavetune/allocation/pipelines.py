@@ -136,26 +136,26 @@ def balance(problem: BandProblem, work_K: Array, owner_M: IntArray, known: float
     """
     K = len(work_K)
     owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
-    least_K, air_K, best_K = np.zeros(K), np.zeros(K), np.full(K, np.inf)
+    least_K, air_K = np.zeros(K), np.zeros(K)
     low = 0.0
     for k in range(K):
         least_K[k] = least_airtime(problem, owned_KM, count_K, k)
         if least_K[k] == np.inf:
-            return best_K
+            return np.full(K, np.inf)
         low = max(low, problem.ready_K[k] + least_K[k] + work_K[k])
     high = known
     for _ in range(60):
         if meets_delay(problem, work_K, owned_KM, count_K, least_K, high, air_K):
             break
         low, high = max(low, high), 1.5 * high
-    best_K[:] = air_K
+    best_K = air_K.copy()
     for _ in range(40):
         if high - low <= 1e-7 * high:
             break
         middle = 0.5 * (low + high)
         if meets_delay(problem, work_K, owned_KM, count_K, least_K, middle, air_K):
             high = middle
-            best_K[:] = air_K
+            best_K = air_K.copy()
         else:
             low = middle
     return best_K

@@ -104,8 +104,9 @@ def best_of_main(choices: PricedChoices, nu: float, scale: float, best_K: Array,
             low = middle
         else:
             high, over_main, over_fed = middle, tried.over_main, tried.over_fed
-            kept_K[:] = pick_K
-    pick_K[:] = kept_K
+            kept_K = pick_K.copy()
+    for k in range(len(pick_K)):
+        pick_K[k] = kept_K[k]
     return Outcome(value, over_main, over_fed)
 
 
@@ -127,7 +128,7 @@ def best_bound(choices: PricedChoices, scale: float) -> tuple[float, IntArray]:
             low = middle
         else:
             high = middle
-            kept_K[:] = pick_K
+            kept_K = pick_K.copy()
     return value, kept_K
 
 

@@ -38,6 +38,13 @@ class Packing(NamedTuple):
 
 
 @part
+def put(target_M: BoolArray, source_M: BoolArray) -> None:
+    """Copy all values; an assignment of a slice compiles a second longer, for the words of its errors."""
+    for i in range(len(source_M)):
+        target_M[i] = source_M[i]
+
+
+@part
 def priced(
     problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, scratch: Scratch
 ) -> tuple[Bundle, float, float]:
@@ -167,7 +174,7 @@ def cheapest_set(
             trial_M[order[step]] = True
         best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, rung_M)
         if best < np.inf:
-            set_M[:] = trial_M
+            put(set_M, trial_M)
             break
     depth, spent, place, seen = 0, 0.0, 0, 0
     while best < np.inf:
@@ -179,7 +186,7 @@ def cheapest_set(
             cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned, best, rung_M)
             if cost < best:
                 best, best_w = cost, power_w
-                set_M[:] = inside_M
+                put(set_M, inside_M)
             seen += 1
             if seen == nodes:
                 if split:
