@@ -10,13 +10,21 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
-from numba import config  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
+    global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows, where each process compiles for itself
+    fcntl = None
 
 _NAMED = "kernels-"
 _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
@@ -32,6 +40,43 @@ def kept_with_sources() -> Generator[None]:
         yield
     finally:
         settings.CACHE_DIR = usual
+
+
+def compiled(function: Callable[..., Any], **options: Any) -> Any:
+    """Machine code of a function, made at its first call and kept. Where several processes call it first, one makes it
+    while the others wait, and then read it.
+    """
+    with kept_with_sources():
+        kernel: Any = cast(Any, njit)(cache=True, nogil=True, error_model="numpy", **options)(function)
+        folder = Path(cast(Any, config).CACHE_DIR)
+    own = getattr(kernel, "compile", None)
+    if own is None:  # Numba is told to compile nothing
+        return kernel
+
+    def compile_alone(signature: Any) -> Any:
+        # Numba's own lock first: what a process holds then belongs to kernels of which each calls the next.
+        with cast(Any, global_compiler_lock), _alone(folder / f"{function.__module__}.{function.__qualname__}.lock"):
+            return own(signature)
+
+    kernel.compile = compile_alone
+    return kernel
+
+
+@contextmanager
+def _alone(path: Path) -> Generator[None]:
+    """While in this block, other processes wait before theirs, where files can be written and locked."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        file = path.open("ab")
+    except OSError:
+        yield
+        return
+    with file:
+        if fcntl is not None:
+            with suppress(OSError):
+                fcntl.lockf(file, fcntl.LOCK_EX)
+        yield
 
 
 @cache

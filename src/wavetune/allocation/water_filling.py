@@ -11,12 +11,11 @@ Shape suffixes: K clients, M subchannels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
-from numba import njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
-from wavetune.allocation.kernel_cache import kept_with_sources
+from wavetune.allocation.kernel_cache import compiled
 from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
 
@@ -25,17 +24,12 @@ Function = TypeVar("Function", bound=Callable[..., object])
 
 def kernel(function: Function) -> Function:
     """Machine code of a numeric function that Python calls; made at its first call and kept in the cache."""
-    return _compiled(function, {})
+    return cast(Function, compiled(function))
 
 
 def part(function: Function) -> Function:
     """Machine code of a function that only kernels call: quicker to compile, as nothing wraps it for Python."""
-    return _compiled(function, {"no_cpython_wrapper": True, "no_cfunc_wrapper": True})
-
-
-def _compiled(function: Function, options: dict[str, Any]) -> Function:
-    with kept_with_sources():
-        return cast(Function, njit(cache=True, nogil=True, error_model="numpy", **options)(function))
+    return cast(Function, compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 
 HUGE_W = 1e200

@@ -21,7 +21,7 @@ from numba import njit, types  # pyright: ignore[reportMissingTypeStubs, reportU
 from numba.extending import intrinsic  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from torch import Tensor
 
-from wavetune.allocation.kernel_cache import kept_with_sources
+from wavetune.allocation.kernel_cache import compiled
 
 _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
@@ -52,8 +52,7 @@ def _inline(function: Callable[..., Any]) -> Any:
 
 
 def _kernel(function: Callable[..., None]) -> Any:
-    with kept_with_sources():
-        return cast(Any, njit)(cache=True, nogil=True, error_model="numpy", fastmath=_FAST)(function)
+    return compiled(function, fastmath=_FAST)
 
 
 @_inline

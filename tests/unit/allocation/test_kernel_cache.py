@@ -1,6 +1,8 @@
 """Machine code is not used after a source of what it was made from has changed."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 from numba import config
@@ -8,6 +10,18 @@ from numba import config
 from wavetune.allocation import dual_bound, water_filling
 from wavetune.allocation.kernel_cache import forget, kept_with_sources, state_of
 
+CALLER = """
+from wavetune.allocation.kernel_cache import compiled
+
+def summed(values):
+    return sum([value * value for value in values])
+
+kernel = compiled(summed)
+print("ready", flush=True)
+input()
+kernel((1.0, 2.0))
+print(sum(kernel.stats.cache_misses.values()))
+"""
 SOURCE = "from wavetune.allocation.water_filling import kernel\n"
 
 
@@ -46,3 +60,24 @@ def test_old_states_are_forgotten_and_nothing_else(tmp_path):
     os.utime(tmp_path / "other", (0, 0))
     forget(tmp_path, 1000.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-new", "other"]
+
+
+def test_of_processes_that_first_call_a_kernel_at_once_one_compiles_it(tmp_path):
+    script = tmp_path / "caller.py"
+    script.write_text(CALLER)
+    callers = [
+        subprocess.Popen(
+            [sys.executable, script],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")},
+        )
+        for _ in range(2)
+    ]
+    for caller in callers:
+        assert caller.stdout.readline() == "ready\n"
+    for caller in callers:
+        caller.stdin.write("\n")
+        caller.stdin.flush()
+    assert sorted(caller.communicate()[0] for caller in callers) == ["0\n", "1\n"]
