@@ -148,6 +148,18 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
         assert warm.delay_s <= outcome.delay_s * (1 + 1e-9)
 
 
+@pytest.mark.parametrize("download_share", [0.25, 1.0, 4.0])
+def test_what_is_searched_counts_the_way_back_in_bits_of_its_own_codec(download_share):
+    problem = priced(cell_problem(3, 8, seed=3))
+    problem = replace(problem, costs=replace(problem.costs, download_share=download_share))
+    options = fixed_options(problem, np.array([1, 2, 1]), np.array([8, 8, 8]))
+    evaluator, owner_M = Evaluator(problem), np.arange(8) % 3
+    decision = evaluator.decide(options, owner_M, owner_M)
+    assert decision.delay_s == pytest.approx(evaluator.plan_of(decision).delay_s, rel=1e-6)
+    outcome = plan(replace(problem, cut_per_client=True))
+    assert outcome.lower_bound_s <= outcome.delay_s
+
+
 @settings(max_examples=12)
 @given(SEEDS)
 def test_powers_and_shares_balanced_together_beat_any_split_of_the_server(seed):

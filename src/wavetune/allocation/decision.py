@@ -172,7 +172,8 @@ class Evaluator:
     def fed_s(self, options: Options, fed_owner_M: IntArray) -> float:
         """Seconds of the adapter exchange with the best powers on given owners."""
         up_s = self.band_s(self.fed, self.fed_problem(options), fed_owner_M)
-        return up_s + float(np.max(self._down_s(self.problem.fed, options.fed_bits_KC[:, 0], fed_owner_M)))
+        down_bits_K = options.fed_bits_KC[:, 0] * self.problem.costs.download_share
+        return up_s + float(np.max(self._down_s(self.problem.fed, down_bits_K, fed_owner_M)))
 
     def plan_of(self, decision: Decision) -> Plan:
         """The decision as a plan."""

@@ -375,7 +375,8 @@ class DecisionSearch:
     def _least_fed_s(self, option_set: Options, proof: _Proof) -> tuple[float, float]:
         """Least seconds of the adapters' upload and download for any choice from an option set."""
         problem, bits_K, fed = self.problem, _least(option_set, option_set.fed_bits_KC), proof.fed
-        down_s = least_downlink_s(problem.fed, bits_K, np.zeros(len(bits_K))) if problem.price_downlink else 0.0
+        down_bits_K, at_once_K = bits_K * problem.costs.download_share, np.zeros(len(bits_K))
+        down_s = least_downlink_s(problem.fed, down_bits_K, at_once_K) if problem.price_downlink else 0.0
         if not np.any(bits_K > 0):
             return 0.0, down_s
         solved_K = proof.options.fed_bits_KC[:, 0]
