@@ -5,8 +5,13 @@ import fuzz_files
 import fuzz_plans
 import fuzz_settings
 import pytest
+from hypothesis import given, settings
 
 from helpers.command_line import assert_refused, wavetune
+from helpers.random_recipes import assignments
+from helpers.runs import SMALL
+from wavetune import recipes
+from wavetune.recipe import with_settings
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -14,6 +19,18 @@ def test_random_settings_end_without_a_traceback(seed):
     for arguments in fuzz_settings.commands(seed, 12):
         _, finding = fuzz.attempt(arguments)
         assert finding is None, finding
+
+
+BEGUN = with_settings(recipes.get("sflllm"), [*SMALL, "world.scenario.unusual=true"])
+
+
+@settings(max_examples=settings().max_examples // 4)
+@given(assignments(BEGUN))
+def test_settings_of_any_field_by_its_type_are_planned_or_refused(assigned):
+    words = [word for each in (*SMALL, "world.scenario.unusual=true", *assigned) for word in ("--set", each)]
+    code, finding = fuzz.attempt(["plan", "sflllm", *words, "--time-limit", "2", "--json", "-"])
+    assert finding is None, finding
+    assert code in ("0", "2", "3")
 
 
 def test_damaged_files_end_without_a_traceback():
