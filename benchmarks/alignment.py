@@ -1,23 +1,32 @@
 """What a step of local alignment takes: CPU seconds by its parts, and beside another commit's in one run.
 
     python benchmarks/alignment.py [--model smollm2-135m] [--clients 5] [--before CHECKOUT]
+    python benchmarks/alignment.py --run [--before CHECKOUT]
 
 The clients of the recipe `pwff` (shared bottlenecks and private LoRA in all blocks, here with random values) answer
 prompts of the embedded concierge, four answers each, and learn from them by PPO as the recipe does. Rewards are
 functions that cost nothing, so that what is timed is answering, measuring and learning. With `--before` the other
 checkout (`git worktree add CHECKOUT COMMIT`) takes turns in a process of its own, as this one does. Told are the
-median over the steps after the first, the ratio of medians, and the peak of resident memory in MB.
+median over the steps after the first, the ratio of medians, and the peak of resident memory in MB. Of one more step the
+floating-point operations of the products are counted, and what they alone would take at the speed of one large product.
+
+With `--run` it is the whole of `wavetune run pwff`, one side after the other: every stage for a part of what it does by
+default, and the CPU seconds that the default's would take, each stage multiplied by what was left out of it. Reward
+models are trained, not taken from the cache.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import resource
+import runpy
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -25,6 +34,25 @@ from pathlib import Path
 from typing import Any
 
 PARTS = ("answers_of", "measured", "_learn")
+SHORT = (
+    "run.rounds=1", "run.local_steps=1", "run.evaluate_every=1", "world.data.validation_samples=20",
+    "method.alignment.learning.steps=1", "method.alignment.held_out_prompts=4",
+    *(
+        f"method.alignment.{reward}.training.{setting}"
+        for reward in ("helpful", "safe")
+        for setting in ("steps=10", "evaluate_every=10", "validation_pairs=50", "test_pairs=28")
+    ),
+)  # fmt: skip
+STAGES = {
+    "open and plan": ("wavetune.runtimes.inprocess", "build", 1),
+    "local steps": ("wavetune.federation.cohort", "Cohort.step_on", 24),
+    "validation losses": ("wavetune.federation.cohort", "Cohort.evaluate", 10),
+    "reward models": ("wavetune.runtimes.rewards", "RewardFolder.train", 7),  # helpful 120 steps, safe 20
+    "held-out answers": ("wavetune.federation.alignment", "Alignment.evaluate", 9),
+    "steps of alignment": ("wavetune.federation.alignment", "Alignment.step", 8),
+    "sample answers": ("wavetune.runtimes.inprocess", "answers_of", 1),
+}
+"""Of each stage: what takes its time, and how much more of it the default has."""
 HERE = Path(__file__).resolve()
 
 
@@ -61,37 +89,129 @@ def stage_of(model: str, clients: int, prompts: int, new_tokens: int) -> Any:
     return Alignment(Model(backbone, bank, tokenizer), wishes, rewards, learning, 0)
 
 
+def timed(place: Any, attribute: str, name: str, spent: dict[str, float]) -> None:
+    """Have the CPU seconds of a function added up under a name."""
+    function: Callable[..., Any] = getattr(place, attribute)
+
+    def run(*given: Any, **named: Any) -> Any:
+        start = time.process_time()
+        try:
+            return function(*given, **named)
+        finally:
+            spent[name] = spent.get(name, 0.0) + time.process_time() - start
+
+    setattr(place, attribute, run)
+
+
 def watched(spent: dict[str, float]) -> None:
     """Have the CPU seconds of a step's parts added up."""
     from wavetune.federation.alignment import reward_learning
 
-    def timed(function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        def run(*given: Any, **named: Any) -> Any:
-            start = time.process_time()
-            try:
-                return function(*given, **named)
-            finally:
-                spent[name] = spent.get(name, 0.0) + time.process_time() - start
-
-        return run
-
     for name in PARTS:
         place: Any = reward_learning if hasattr(reward_learning, name) else reward_learning.RewardLearning
-        setattr(place, name, timed(getattr(place, name), name))
+        timed(place, name, name, spent)
+
+
+def peak_mb() -> float:
+    """The largest resident memory of this process so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def turns(given: Sequence[Any]) -> None:
-    """Take a step for every line, and print its CPU seconds, in all and by part, and the peak so far."""
+    """Take a step for every line, and print its CPU seconds, in all and by part, and the peak so far.
+
+    After a line with a word the products of the step are counted, which takes longer.
+    """
     spent: dict[str, float] = {}
     watched(spent)
     stage = stage_of(*given)
-    for _ in sys.stdin:
+    for line in sys.stdin:
         spent.clear()
         start = time.process_time()
-        stage.step()
-        found = {"a step": time.process_time() - start, **spent}
-        found["peak, MB"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        found = products_of(stage) if line.strip() else stage.step() and {}
+        found |= {"a step": time.process_time() - start, **spent, "peak, MB": peak_mb()}
         print(json.dumps(found), flush=True)
+
+
+def products_of(stage: Any) -> dict[str, float]:
+    """Operations of the products of a step, and what they would take at the speed of one large product."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as counter:
+        stage.step()
+    a, b, seconds = torch.randn(1024, 1024), torch.randn(1024, 1024), list[float]()
+    for _ in range(9):
+        start = time.thread_time()
+        _ = a @ b
+        seconds.append(time.thread_time() - start)
+    flop = float(counter.get_total_flops())
+    return {"TFLOP": flop / 1e12, "products": flop / (2 * 1024**3) * statistics.median(seconds)}
+
+
+def stages_of(named: str) -> tuple[Any, str]:
+    """Where a stage's function is, and its name there."""
+    module, path, _ = STAGES[named]
+    *outer, last = path.split(".")
+    place: Any = importlib.import_module(module)
+    for name in outer:
+        place = getattr(place, name)
+    return place, last
+
+
+def whole_run() -> None:
+    """Run a short `pwff` in this process, and print what its stages took."""
+    from wavetune.models import light_imports
+
+    light_imports.install()
+    import torch
+
+    torch.set_num_threads(1)
+    spent: dict[str, float] = {}
+    for name in STAGES:
+        place, attribute = stages_of(name)
+        timed(place, attribute, name, spent)
+    spent["imports"] = time.process_time()
+    try:
+        from wavetune.runtimes import kept_rewards
+
+        kept_rewards.recall = lambda *_: False
+    except ImportError:  # in older commits, which keep none
+        pass
+    with tempfile.TemporaryDirectory() as folder:
+        words = [word for setting in SHORT for word in ("--set", setting)]
+        sys.argv = ["wavetune", "run", "pwff", "--out", f"{folder}/run", *words]
+        try:
+            runpy.run_module("wavetune", run_name="__main__")
+        except SystemExit as end:
+            if end.code:
+                raise
+    spent["all else"] = time.process_time() - sum(spent.values())
+    print(json.dumps(spent | {"peak, MB": peak_mb()}), flush=True)
+
+
+def compared_runs(checkouts: dict[str, Path]) -> None:
+    """Print the stages of the default run of each checkout."""
+    sides: dict[str, dict[str, float]] = {}
+    for name, checkout in checkouts.items():
+        environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
+        command = [sys.executable, str(HERE), "--stages"]
+        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+        sides[name] = json.loads(said.splitlines()[-1])
+    print("wavetune run pwff, CPU seconds of one thread: what was run, and the default of which it is a part")
+    print(f"{'':20s}" + "".join(f"{name:>10s}{'':10s}" for name in sides))
+    totals = dict.fromkeys(sides, 0.0)
+    for stage in ("imports", *STAGES, "all else"):
+        factor = STAGES[stage][2] if stage in STAGES else 1
+        line = f"{stage:20s}"
+        for name, spent in sides.items():
+            totals[name] += factor * spent.get(stage, 0.0)
+            line += f"{spent.get(stage, 0.0):10.1f}{factor * spent.get(stage, 0.0):10.0f}"
+        print(line)
+    print(f"{'all':20s}" + "".join(f"{'':10s}{total:10.0f}" for total in totals.values()))
+    print(f"{'peak, MB':20s}" + "".join(f"{spent['peak, MB']:10.0f}{'':10s}" for spent in sides.values()))
+    if "before" in totals:
+        print(f"the run is {totals['before'] / totals['now']:.2f} times as fast as before")
 
 
 class Side:
@@ -104,11 +224,11 @@ class Side:
             env=os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")},
         )  # fmt: skip
 
-    def step(self) -> dict[str, float]:
+    def step(self, how: str = "") -> dict[str, float]:
         """What a step took."""
         assert self.child.stdin is not None
         assert self.child.stdout is not None
-        print(file=self.child.stdin, flush=True)
+        print(how, file=self.child.stdin, flush=True)
         return json.loads(self.child.stdout.readline())
 
     def end(self) -> None:
@@ -125,15 +245,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--new-tokens", type=int, default=40)
     parser.add_argument("--steps", type=int, default=2, help="after the first, which warms up")
     parser.add_argument("--before", metavar="CHECKOUT", help="a checkout of another commit, which takes turns")
+    parser.add_argument("--run", action="store_true", help="the whole run in place of a step")
     parser.add_argument("--turns", help=argparse.SUPPRESS)
+    parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.turns:
         turns(json.loads(options.turns))
         return
+    if options.stages:
+        whole_run()
+        return
     given = (options.model, options.clients, options.prompts, options.new_tokens)
     checkouts = {"now": HERE.parents[1]} | ({"before": Path(options.before)} if options.before else {})
+    if options.run:
+        compared_runs(checkouts)
+        return
     sides = {name: Side(path, given) for name, path in checkouts.items()}
     steps = [{name: side.step() for name, side in sides.items()} for _ in range(options.steps + 1)][1:]
+    counted = sides["now"].step("count")
     for side in sides.values():
         side.end()
     answers = 4 * options.clients * options.prompts
@@ -142,6 +271,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for what in ("a step", *PARTS, "peak, MB"):
         medians = [statistics.median(step[name].get(what, 0.0) for step in steps) for name in sides]
         print(f"{what:14s}" + "".join(f"{value:12.1f}" for value in medians))
+    print(
+        f"products of a step: {counted['TFLOP']:.2f} TFLOP, {counted['products']:.1f} CPU s at the speed of a large one"
+    )
     if options.before:
         ratio = statistics.median(step["before"]["a step"] / step["now"]["a step"] for step in steps)
         print(f"a step is {ratio:.2f} times as fast as before")

@@ -13,6 +13,7 @@ from unittest.mock import create_autospec
 import pytest
 
 from helpers.command_line import settings
+from wavetune import recipes
 from wavetune.runtimes.round import train_round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -72,10 +73,10 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
             def __init__(self, _checkout, given):
                 self.given = given
 
-            def step(self):
+            def step(self, how=""):
                 stage, start = timing.stage_of(*self.given), process_time()
-                stage.step()
-                return {"a step": process_time() - start}
+                found = timing.products_of(stage) if how else stage.step() and {}
+                return found | {"a step": process_time() - start}
 
             def end(self):
                 pass
@@ -88,6 +89,12 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
     assert said.strip()
     assert "WRONG" not in said
     assert '"failed"' not in said
+
+
+def test_the_stages_of_a_run_are_where_they_are_timed():
+    timing = benchmark("alignment")
+    assert all(callable(getattr(*timing.stages_of(name))) for name in timing.STAGES)
+    assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 
 def test_rounds_over_flower_are_timed_beside_those_over_the_control_stream(monkeypatch, capsys):

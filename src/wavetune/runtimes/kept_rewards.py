@@ -23,7 +23,6 @@ from wavetune.data.examples import PreferenceCorpus
 from wavetune.errors import RunFolderError
 from wavetune.federation.folder_lock import NAME
 from wavetune.federation.rewards import RewardTraining
-from wavetune.federation.run_folder import explained
 from wavetune.models.cache import cached, make_room, recalled, state_of, written_once
 from wavetune.models.resolve import resolve_model
 from wavetune.runtimes.inputs import digest_of_pairs
@@ -52,16 +51,22 @@ def place_of(corpus: PreferenceCorpus, settings: RewardTraining, beside: Mapping
 
 
 def recall(place: Path, out: Path) -> bool:
-    """Copy what is kept there into a folder; False, and nothing is kept any more, if it is missing or damaged."""
-    if not place.is_dir():
-        return False
-    if recalled(place / _DIGESTS) != _digests(place):
-        shutil.rmtree(place, ignore_errors=True)
-        return False
-    with explained(out):
-        shutil.copytree(place, out, ignore=shutil.ignore_patterns(_DIGESTS), dirs_exist_ok=True)
-    with suppress(OSError):
+    """Make a folder of what is kept there; False, and nothing was made, if it is missing or damaged."""
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        if not place.is_dir():
+            return False
+        shutil.copytree(place, partial)
+        if recalled(partial / _DIGESTS) != _digests(partial):
+            shutil.rmtree(place, ignore_errors=True)
+            return False
+        (partial / _DIGESTS).unlink()
+        partial.rename(out)
         os.utime(place)
+    except OSError:  # another process makes room, or something stands there
+        return False
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return True
 
 
@@ -72,7 +77,7 @@ def keep(place: Path, trained: Path) -> None:
         shutil.copytree(trained, folder, ignore=shutil.ignore_patterns(NAME), dirs_exist_ok=True)
         (folder / _DIGESTS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
 
-    with suppress(RunFolderError):
+    with suppress(RunFolderError, OSError):
         written_once(place, write, 2 * sum(_sizes(trained)), RunFolderError)
         make_room(place, LIMIT_BYTES)
 

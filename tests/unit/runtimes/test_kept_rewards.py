@@ -92,6 +92,16 @@ def test_a_training_that_began_goes_on_where_it_was(folder, monkeypatch):
     assert folder.trained == [0, 1, 0, 1]
 
 
+def test_nothing_is_put_where_something_stands(folder, tmp_path):
+    folder("first").train(PART)
+    (tmp_path / "second" / "helpful").mkdir(parents=True)
+    (tmp_path / "second" / "helpful" / "mine.txt").write_text("mine")
+    second = folder("second").train(PART)
+    assert len(folder.trained) == 4
+    assert (second / "mine.txt").read_text() == "mine"
+    assert [path.name for path in second.parent.iterdir()] == ["helpful"]
+
+
 def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     def refused(*_given, **_named):
         raise RunFolderError("no room")
