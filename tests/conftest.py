@@ -31,7 +31,7 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 
-BEGIN = ("tests/end_to_end/test_commands.py", "tests/unit/data/")
+BEGIN = ("tests/end_to_end/test_commands.py", "tests/unit/data/", "tests/unit/models/")
 """What comes first: while one process compiles the kernels of a fresh checkout, for both, the other needs none."""
 
 

@@ -18,6 +18,7 @@ from wavetune.federation.cohort import Cohort
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models import export
 
+ONE_STEP = ("run.local_steps=1",)  # what is saved is the same after two, as the first kind has
 KINDS = {
     "split_int8": small(
         "sflllm",
@@ -30,15 +31,17 @@ KINDS = {
     ),
     "mixed_cuts_and_ranks_averaged_by_product": small(
         "sflllm",
+        *ONE_STEP,
         "run.rounds=4",
         "run.checkpoint_every=2",
         "method.topology.cut=[1,3,2]",
         "method.lora.rank=[2,4,1]",
         "method.mixing.kind=average_product",
     ),
-    "sequential_frozen_a": small("split_lora_sequential", "run.rounds=3", "method.mixing.kind=frozen_a"),
+    "sequential_frozen_a": small("split_lora_sequential", *ONE_STEP, "run.rounds=3", "method.mixing.kind=frozen_a"),
     "cuts_and_shares_of_the_server_per_client": small(
         "sflllm",
+        *ONE_STEP,
         "run.rounds=3",
         "run.samples=1",
         "method.planner.cut_per_client=true",
@@ -46,9 +49,10 @@ KINDS = {
         "world.scenario.server.flop_per_s=1e10",
         "world.scenario.population.clock_hz=[1e6,3e7]",
     ),
-    "federated": small("fedavg_lora", "run.rounds=3"),
+    "federated": small("fedavg_lora", *ONE_STEP, "run.rounds=3"),
     "personal_sparse_and_lost": small(
         "fedavg_lora",
+        *ONE_STEP,
         "run.rounds=4",
         "run.checkpoint_every=2",
         "method.bottleneck.width=4",
@@ -61,16 +65,18 @@ KINDS = {
     ),
     "private": small(
         "fedavg_lora",
+        *ONE_STEP,
         "run.rounds=3",
         "run.samples=0",
         "method.privacy.noise_multiplier=0.5",
         "method.link.kind=outage",
         "method.link.loss_probability=0.3",
     ),
-    "central": small("centralised_lora", "run.rounds=3"),
-    "gossip": small("gossip", "run.rounds=3", "run.samples=0"),
+    "central": small("centralised_lora", *ONE_STEP, "run.rounds=3"),
+    "gossip": small("gossip", *ONE_STEP, "run.rounds=3", "run.samples=0"),
     "hierarchical_blended": small(
         "stfl",
+        *ONE_STEP,
         "run.rounds=4",
         "run.checkpoint_every=2",
         "run.samples=0",
