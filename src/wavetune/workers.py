@@ -35,8 +35,10 @@ def memory_bytes() -> int:
 
 
 @contextmanager
-def workers(jobs: int, what: str) -> Generator[Each]:
+def workers(jobs: int, what: str, first: Callable[[], None] | None = None) -> Generator[Each]:
     """How to call a function on several argument tuples: here, or in processes and then in the order they finish.
+
+    Each process calls `first` before it imports the function.
 
     Raises: RunFolderError where a process was killed; `what` is then said to have stopped.
     """
@@ -45,7 +47,7 @@ def workers(jobs: int, what: str) -> Generator[Each]:
         return
     # Spawned, as forking a process with threads may hang it.
     context, others = multiprocessing.get_context("spawn"), set(multiprocessing.active_children())
-    with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker) as pool:
+    with _one_numeric_thread(), ProcessPoolExecutor(jobs, context, _start_worker, (first,)) as pool:
 
         def each(function: Callable[..., Any], arguments: Sequence[tuple[Any, ...]]) -> Iterator[Any]:
             return (future.result() for future in as_completed([pool.submit(function, *a) for a in arguments]))
@@ -76,10 +78,12 @@ def _one_numeric_thread() -> Generator[None]:
             os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
-def _start_worker() -> None:
+def _start_worker(first: Callable[[], None] | None) -> None:
     """Leave Ctrl-C to the parent, and end with it even if it is killed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if first is not None:
+        first()
 
 
 def _end_with_parent() -> None:

@@ -154,7 +154,7 @@ def test_without_a_device_that_never_comes_back_the_others_end_as_they_would(run
 
     monkeypatch.setattr(Agent, "handle", leaves)
     out = tmp_path / "run"
-    run_deployed(RECIPE, out, tmp_path / "certificates", Silent(), patience_s=10.0)
+    run_deployed(RECIPE, out, tmp_path / "certificates", Silent(), patience_s=5.0)
     steps, summary = read_rounds(out, "alignment.jsonl"), read_json(out / "summary.json")
     assert [[lost["client"] for lost in step["lost"]] for step in steps] == [[], [LOST], [LOST]]
     for client in set(DEVICES) - {LOST}:

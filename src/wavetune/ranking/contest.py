@@ -19,6 +19,7 @@ from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import explained, write_whole
 from wavetune.json_reader import read_json
 from wavetune.logs import LOG, kept_in
+from wavetune.models import light_imports
 from wavetune.ranking.disturbances import disturbed
 from wavetune.ranking.entrants import Entrants
 from wavetune.recipe import Recipe, to_dict
@@ -200,7 +201,7 @@ def _played(
             gc.collect()  # the model and its hooks refer to each other
         return
     LOG.info(f"{len(tasks)} runs in {min(jobs, len(tasks))} processes")
-    with workers(min(jobs, len(tasks)), f"the work in {folder}") as each:
+    with workers(min(jobs, len(tasks)), f"the work in {folder}", light_imports.install) as each:
         for number, (cell, why) in enumerate(each(_play, tasks), start=1):
             LOG.info(f"run {number} of {len(tasks)} is done: {_words(cell)}")
             yield cell, why
