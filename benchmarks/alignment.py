@@ -12,7 +12,7 @@ floating-point operations of the products are counted, and what they alone would
 
 With `--run` it is the whole of `wavetune run pwff`, one side after the other: every stage for a part of what it does by
 default, and the CPU seconds that the default's would take, each stage multiplied by what was left out of it. Reward
-models are trained, not taken from the cache.
+models are trained, and the untouched model evaluated, even where the cache holds what they come to.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -172,12 +173,9 @@ def whole_run() -> None:
         place, attribute = stages_of(name)
         timed(place, attribute, name, spent)
     spent["imports"] = time.process_time()
-    try:
-        from wavetune.runtimes import kept_rewards
-
-        kept_rewards.recall = lambda *_: False
-    except ImportError:  # in older commits, which keep none
-        pass
+    for kept, recall in (("kept_rewards", "recall"), ("kept_losses", "read")):
+        with suppress(ImportError):  # older commits keep nothing
+            setattr(importlib.import_module(f"wavetune.runtimes.{kept}"), recall, lambda *_: None)
     with tempfile.TemporaryDirectory() as folder:
         words = [word for setting in SHORT for word in ("--set", setting)]
         sys.argv = ["wavetune", "run", "pwff", "--out", f"{folder}/run", *words]

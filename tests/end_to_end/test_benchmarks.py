@@ -14,6 +14,7 @@ import pytest
 
 from helpers.command_line import settings
 from wavetune import recipes
+from wavetune.runtimes import kept_losses, kept_rewards
 from wavetune.runtimes.round import train_round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,8 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
 def test_the_stages_of_a_run_are_where_they_are_timed():
     timing = benchmark("alignment")
     assert all(callable(getattr(*timing.stages_of(name))) for name in timing.STAGES)
+    assert callable(kept_rewards.recall)
+    assert callable(kept_losses.read)
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 

@@ -7,7 +7,9 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Iterable
+from functools import cache
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +85,18 @@ def state_of(files: Iterable[Path | str]) -> str:
         stat = os.stat(file)
         digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()
+
+
+@cache
+def state_of_code() -> str:
+    """Changes with our sources and with the libraries that compute."""
+    sources = Path(__file__).parents[1].rglob("*.py")
+    return f"{state_of(sources)} {version('torch')} {version('transformers')}"
+
+
+def state_of_folder(folder: Path) -> str:
+    """Changes with the files of a folder, such as a model's."""
+    return state_of(filter(Path.is_file, folder.rglob("*")))
 
 
 def _write_whole(folder: Path, write: Callable[[Path], None], size_bytes: int) -> None:

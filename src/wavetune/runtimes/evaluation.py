@@ -23,6 +23,7 @@ from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
+from wavetune.runtimes.kept_losses import recalled_losses
 from wavetune.runtimes.session import Session, global_bank
 
 Weights = NDArray[np.float64]
@@ -94,8 +95,11 @@ def _common_blocks_kept(session: Session) -> Iterator[None]:
 
 def evaluate_untouched(session: Session) -> Judged:
     """The same before training, of the base model alone (with a fresh head, where classes are learned)."""
-    head = session.serving.bank.only(("head",)) if session.data.classes else None
-    found = session.judge.evaluate(session.data.validation, head)
+    rows = session.data.validation
+    if session.data.classes:
+        found = session.judge.evaluate(rows, session.serving.bank.only(("head",)))
+    else:
+        found = recalled_losses(session.serving, session.model.folder, session.precision, rows, session.judge)
     what = "the validation loss of the untouched model is {}; its weights may be damaged"
     return _judged(session, [found], what)
 

@@ -11,31 +11,22 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 
 from wavetune.data.examples import PreferenceCorpus
 from wavetune.errors import RunFolderError
 from wavetune.federation.folder_lock import NAME
 from wavetune.federation.rewards import RewardTraining
-from wavetune.models.cache import cached, make_room, recalled, state_of, written_once
+from wavetune.models.cache import cached, make_room, recalled, state_of_code, state_of_folder, written_once
 from wavetune.models.resolve import resolve_model
 from wavetune.runtimes.inputs import digest_of_pairs
 
 LIMIT_BYTES = 1_000_000_000
 _DIGESTS = "kept.json"
-
-
-@cache
-def _code() -> str:
-    """Changes with our sources and with the libraries that train."""
-    package = Path(__file__).parents[1]
-    return f"{state_of(package.rglob('*.py'))} {torch.__version__} {transformers.__version__}"
 
 
 def place_of(corpus: PreferenceCorpus, settings: RewardTraining, beside: Mapping[str, Any]) -> Path:
@@ -45,7 +36,7 @@ def place_of(corpus: PreferenceCorpus, settings: RewardTraining, beside: Mapping
     """
     base = resolve_model(settings.model).folder
     pairs = [digest_of_pairs(part) for part in (corpus.train, corpus.validation, corpus.test)]
-    said = [_code(), state_of(filter(Path.is_file, base.rglob("*"))), torch.get_num_threads()]
+    said = [state_of_code(), state_of_folder(base), torch.get_num_threads()]
     key = json.dumps([*said, corpus.kind, corpus.name, pairs, asdict(settings), dict(beside)])
     return cached("rewards") / sha256(key.encode()).hexdigest()
 
