@@ -1,5 +1,7 @@
 """Devices that fail in a deployed round: the round goes on, and ends as if their lost contributions had not been."""
 
+import threading
+
 import pytest
 import torch
 
@@ -9,6 +11,7 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
+from wavetune.runtimes import deployed as served
 from wavetune.runtimes.device_half import Device
 from wavetune.runtimes.round import prepare, train_round
 from wavetune.runtimes.session import build
@@ -149,3 +152,25 @@ def round_without_upload(session, steps_without):
         active = WITHOUT if i in steps_without else None
         session.cohort.step(session.data.train, session.step_rows(step), factor, active)
     return session.server.exchange(session.cohort.placement.weight_K, Door(), [True] * 3, WITHOUT)
+
+
+def test_servers_do_not_wait_for_who_keeps_grpc_from_stopping(certificates, monkeypatch):
+    class Unending:
+        """A server whose end nobody hears of."""
+
+        def __init__(self, server):
+            self.server = server
+
+        def stop(self, grace):
+            self.server.stop(grace)
+            return threading.Event()
+
+    def unending(*arguments):
+        server, port = serve(*arguments)
+        return Unending(server), port
+
+    serve = served.serve
+    monkeypatch.setattr(served, "serve", unending)
+    monkeypatch.setattr(served, "_CLOSING_S", 0.5)
+    with deployed(RECIPE, certificates) as servers:
+        assert len(play(servers, 1)) == 1

@@ -46,6 +46,7 @@ from wavetune.runtimes.round import Prepared, StepDone, not_finite, prepare, tra
 from wavetune.runtimes.saved import Deployed
 from wavetune.runtimes.session import Session
 
+_CLOSING_S = 10.0  # for streams to end; what a party sent in masses would take gRPC longer to read
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
 
 
@@ -328,7 +329,7 @@ def _listen(
     except RuntimeError as error:
         require_listenable(deployment.address)
         raise DeploymentError(f"cannot listen at {deployment.address}; choose another --address") from error
-    stack.callback(lambda: server.stop(1.0).wait())
+    stack.callback(lambda: server.stop(1.0).wait(_CLOSING_S))
     return f"{deployment.address.rpartition(':')[0]}:{port}"
 
 
