@@ -170,6 +170,8 @@ def at_smallest_size(words: list[str]) -> list[str]:
         changes = changes | {"--codecs": CODECS}
     if command == "rank":
         words = words if recipe_of(words) else ["rank", *SOME, *words[1:]]
+        named = [word for word in words[1:] if word in recipes.names()]
+        words = [word for word in words if word not in named[2:]]
         words = words if "--under" in words else [*words, "--under", "nothing"]
     if command in METHODS and not (command == "compare" and words[2:3] and words[2] in recipes.names()):
         named = words[words.index("--methods") + 1] if "--methods" in words else METHODS[command]

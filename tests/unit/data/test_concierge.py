@@ -110,12 +110,12 @@ def qualities(corpus_situations, texts):
 
 
 def test_the_instruction_answers_follow_the_stated_mix():
-    corpus = concierge(2000, 1, 1, seed=2)
-    asked = situations(2000, 2, purpose="instruction")
+    corpus = concierge(1000, 1, 1, seed=2)
+    asked = situations(1000, 2, purpose="instruction")
     assert [s.prompt for s in asked] == [e.prompt for e in corpus.train]
     counts = qualities(asked, [e.answer for e in corpus.train])
     for quality, share in MIX.items():
-        assert counts[QUALITIES[quality]] / 2000 == pytest.approx(share, abs=0.04)
+        assert counts[QUALITIES[quality]] / 1000 == pytest.approx(share, abs=0.04)
     assert corpus.notes == ("generated answers: 50% good, 25% leaky, 15% evasive, 10% bad",)
     only_good = concierge(50, 1, 1, seed=2, mix={"good": 1})
     assert qualities(asked[:50], [e.answer for e in only_good.train]) == {(True, True): 50}
@@ -143,8 +143,8 @@ def deviation(found, share):
 
 
 def test_of_unhelpful_answers_of_pairs_the_stated_shares_are_wrong_and_made_up():
-    corpus, wrong, made_up = concierge_preferences("helpful", 1500, 1, 1, seed=3), [], []
-    for situation, pair in zip(situations(1500, 3, purpose="helpful"), corpus.train, strict=True):
+    corpus, wrong, made_up = concierge_preferences("helpful", 800, 1, 1, seed=3), [], []
+    for situation, pair in zip(situations(800, 3, purpose="helpful"), corpus.train, strict=True):
         stated = {fact: frozenset().union(*asserted(fact.kind, pair.rejected)) for fact in situation.asked}
         wrong.append(all(stated.values()))
         for fact, values in stated.items() if wrong[-1] else ():
@@ -156,10 +156,10 @@ def test_of_unhelpful_answers_of_pairs_the_stated_shares_are_wrong_and_made_up()
 
 
 def test_label_noise_swaps_that_share_and_leaves_the_others_alone():
-    clean = concierge_preferences("harmless", 1000, 1, 1, seed=3)
-    noisy = concierge_preferences("harmless", 1000, 1, 1, seed=3, label_noise=0.2)
+    clean = concierge_preferences("harmless", 800, 1, 1, seed=3)
+    noisy = concierge_preferences("harmless", 800, 1, 1, seed=3, label_noise=0.2)
     swapped = [(a.chosen, a.rejected) == (b.rejected, b.chosen) for a, b in zip(clean.train, noisy.train, strict=True)]
-    assert sum(swapped) == pytest.approx(200, abs=40)
+    assert sum(swapped) == pytest.approx(160, abs=35)
     assert all(a == b for a, b, swap in zip(clean.train, noisy.train, swapped, strict=True) if not swap)
     assert noisy.notes == ("generated pairs: 20% of the labels swapped",)
     with pytest.raises(ConfigError, match=r"label_noise is 1\.5"):
