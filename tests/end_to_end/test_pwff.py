@@ -129,5 +129,5 @@ def test_embedded_rewards_need_pairs_in_the_data(tmp_path):
     rows = [{"question": f"Which bus goes to place {n}?", "answer": f"Bus {n}."} for n in range(80)]
     (tmp_path / "train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     words = [*PWFF, "--data", tmp_path, "--set", "method.alignment.helpful.kind=embedded", "--out", tmp_path / "run"]
-    assert_refused(wavetune("run", "pwff", *words), str(tmp_path))
+    assert_refused(wavetune("run", "pwff", *words), str(tmp_path), "the helpful reward model", "method.alignment=null")
     assert not (tmp_path / "run").exists()

@@ -16,7 +16,7 @@ import numpy as np
 from annotated_types import Ge, Gt
 
 from wavetune.data.examples import Example, PreferenceKind
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, DataError
 from wavetune.federation.answer_scores import Floats, Reward, check_finite
 from wavetune.federation.lora_targets import LoraTargets
 from wavetune.foreign import imported
@@ -97,7 +97,13 @@ class EmbeddedReward(RewardPart):
 
     def require(self, load_pairs: Callable[[PreferenceKind], object]) -> None:
         """Load the pairs."""
-        load_pairs(self.preference)
+        try:
+            load_pairs(self.preference)
+        except DataError as error:
+            raise DataError(
+                f"the {self.preference} reward model is trained on pairs of world.data, and it holds none that can be "
+                f"read ({error}); give pairs, a reward of another kind in method.alignment, or method.alignment=null"
+            ) from error
 
 
 @dataclass(frozen=True)
