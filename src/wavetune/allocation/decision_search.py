@@ -25,6 +25,7 @@ from wavetune.allocation.band import (
     solve,
 )
 from wavetune.allocation.both_ways import BothWays, TwoWays
+from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
 from wavetune.allocation.effort import Clock, Effort
@@ -39,6 +40,8 @@ _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 _MOST_OPTION_SETS = 12
 _BOXES = 160
+_PACKED, _PACKING_PROGRAMS = 64, 500  # size of bands that are packed with their cuts, and linear programs for it
+_PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
 
@@ -226,6 +229,49 @@ class DecisionSearch:
                 self._bound(i, proof, fine=True)
             if self.lower_s[i] <= before_s or self.clock.expired:
                 break
+        if thorough:
+            self._pack_cuts(proof)
+
+    def _pack_cuts(self, proof: _Proof) -> None:
+        """Close the gap of small bands where every client has a cut of its own, and take what is found on the way."""
+        problem, evaluator, best = self.problem, self.evaluator, self.best
+        priced, several = problem.price_downlink and not problem.share_server, self.option_sets[0].num_cuts > 1
+        size = max(evaluator.main.log_KM.size, evaluator.fed.log_KM.size)
+        if not priced or not several or size > _PACKED or min(self.lower_s) >= self._enough_s:
+            return
+        packing = CutPacking(
+            (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
+            problem.price_downlink, self.clock,
+        )  # fmt: skip
+        tried: set[tuple[int, bytes]] = set()
+
+        def tell(found: Found) -> None:
+            options = self.option_sets[found.option_set].of(found.choice_K)
+            decision = evaluator.decide(options, found.main_owner_M, found.fed_owner_M)
+            key = (found.option_set, found.choice_K.tobytes())
+            if key not in tried and decision.delay_s < _NEAR * self.best.delay_s:
+                tried.add(key)
+                decision = self._assign_subchannels(decision)
+            self._keep_better(decision)
+
+        least_s: list[tuple[float, float, float, float]] = []
+        for option_set in self.option_sets:
+            choices = self._choices(option_set)
+            alone_s_KC = (
+                option_set.ready_s_KC + choices.need_KC / np.maximum(evaluator.main.lone_rate_K, 1e-300)[:, None]
+            )
+            least_s.append(
+                (
+                    float(np.max(_least(option_set, alone_s_KC))),
+                    choices.least_back_s,
+                    *self._least_fed_s(option_set, proof),
+                )
+            )
+        packing.run(
+            [(best.main_owner_M, best.fed_owner_M)], least_s, lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell,
+            _PACKING_PROGRAMS,
+        )  # fmt: skip
+        self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
 
     def _incumbent(
         self, tables: BandTables, band_problem: BandProblem, owner_M: IntArray, weight: float, effort: Effort

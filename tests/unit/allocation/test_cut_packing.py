@@ -1,0 +1,63 @@
+"""Small bands whose clients have cuts of their own, both ways priced, against every owner and every cut."""
+
+import importlib.util
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wavetune.allocation.decision import options_of
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
+from wavetune.allocation.feasibility import violations
+from wavetune.allocation.planner import plan
+from wavetune.allocation.water_filling import lone_rates
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Three clients of different speeds, seven subchannels, twelve cuts of unequal layers and a slow server."""
+    path = Path(__file__).parents[3] / "benchmarks" / "planner_classes.py"
+    spec = importlib.util.spec_from_file_location("planner_classes", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.problem_of("both ways, cuts per client, slow server", 3, 7, 1).restrict(ranks=[4])
+
+
+def both_rates(band, caps_w_K):
+    """What every owner of every subchannel leaves to each client up and down (bit/s), [K, owners]."""
+    K, M = band.gain_KM.shape
+    down_KM = downlink_rate_bit_per_s_KM(band)
+    up, down = np.zeros((K, 1 << M)), np.zeros((K, 1 << M))
+    for mask in range(1, 1 << M):
+        chosen = [m for m in range(M) if mask >> m & 1]
+        up[:, mask] = band.effective_hz * lone_rates(band.snr_per_w_KM[:, chosen], caps_w_K, band.envelope.most)
+        down[:, mask] = down_KM[:, chosen].sum(axis=1)
+    owner_OM = np.array(list(itertools.product(range(K), repeat=M)))
+    mask_KO = np.array([((owner_OM == k) << np.arange(M)).sum(axis=1) for k in range(K)])
+    return np.take_along_axis(up, mask_KO, axis=1), np.take_along_axis(down, mask_KO, axis=1)
+
+
+def best_of_all_s(problem):
+    """Least delay over every owner and every client's cut, each at its own power, which the total does not limit."""
+    options, rates = options_of(problem, problem.ranks[0]), {}
+    for name in ("main", "fed"):
+        rates[name] = both_rates(vars(problem)[name], problem.tx_power_max_w_K)
+    best_s = np.inf
+    for choice in itertools.product(range(options.num_cuts), repeat=problem.num_clients):
+        one = options.of(np.array(choice))
+        up_s = one.ready_s_KC + transfer_s(one.up_bits_KC, rates["main"][0])
+        down_s = one.back_s_KC + transfer_s(one.down_bits_KC, rates["main"][1])
+        fed_s = [transfer_s(one.fed_bits_KC, rate_KO).max(axis=0) for rate_KO in rates["fed"]]
+        step_s = np.min(up_s.max(axis=0) + down_s.max(axis=0)) + np.sum(one.work_s_KC)
+        round_s = problem.local_steps * step_s + np.min(fed_s[0] + problem.costs.download_share * fed_s[1])
+        best_s = min(best_s, one.rounds * round_s)
+    return best_s
+
+
+def test_own_cuts_both_ways_are_the_best_of_all_and_nearly_proved(problem):
+    outcome, best_s = plan(problem), best_of_all_s(problem)
+    assert violations(problem, outcome) == []
+    assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
+    assert outcome.lower_bound_s <= best_s * (1 + 1e-5)
+    assert outcome.gap < 0.02
