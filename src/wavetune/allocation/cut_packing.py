@@ -342,8 +342,9 @@ class CutPacking:
         upper = coo_array(
             (np.ones(sum(map(len, rows))), (np.concatenate(rows), np.concatenate(columns))), shape=(sum(sizes), total)
         ).tocsc()
-        main_J, fed_J = np.arange(numbers[0]), numbers[0] + np.arange(numbers[1])
-        client_K = np.arange(K)
+        main_J = np.arange(numbers[0], dtype=np.int64)
+        fed_J = numbers[0] + np.arange(numbers[1], dtype=np.int64)
+        client_K = np.arange(K, dtype=np.int64)
         equal_rows = (self.bands[0].client_S[parts[0][0]], client_K, K + parts[0][1], K + parts[1][1])
         equal_columns = (main_J, sum(numbers) + client_K, main_J, fed_J)
         signs = (np.ones(numbers[0]), np.ones(K), np.ones(numbers[0]), -np.ones(numbers[1]))
@@ -380,14 +381,15 @@ class CutPacking:
         pair_J = band.client_S[set_J] * rate_KC.shape[1] + cut_J
         order = np.lexsort(((band.set_SM @ weight_M1[:-1])[set_J], pair_J))
         set_J, pair_J = set_J[order], pair_J[order]
-        place_J = np.arange(len(pair_J)) - np.searchsorted(pair_J, pair_J)
+        place_J = np.arange(len(pair_J), dtype=np.int64) - np.asarray(np.searchsorted(pair_J, pair_J), dtype=np.int64)
         return set_J[place_J < _COLUMNS], pair_J[place_J < _COLUMNS]
 
     def _suggested(
         self, node: _Node, parts: list[tuple[IntArray, IntArray]], solution: tuple[Array, Array]
     ) -> tuple[Array, tuple[IntArray, IntArray]]:
         """The seconds that a program's sets take, and the owners who have most of each subchannel."""
-        star_4, owners = node.edges_42[:, 0].copy(), []
+        star_4 = node.edges_42[:, 0].copy()
+        owners: list[IntArray] = []
         for j, (band, (set_J, pair_J), x_J) in enumerate(zip(self.bands, parts, solution, strict=True)):
             asks, used = self.option_sets[node.option_set].asks[j], np.flatnonzero(x_J > 1e-6)
             set_U, pair_U = set_J[used], pair_J[used]
