@@ -101,7 +101,7 @@ def test_larger_problems_are_certified_and_no_worse_than_common_plans(option, se
         assert outcome.lower_bound_s <= before.delay_s
 
 
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(SEEDS)
 def test_cuts_and_shares_together_are_no_worse_than_either(seed):
     common = priced(wild_problem(seed, most_clients=6, most_subchannels=12))
