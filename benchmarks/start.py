@@ -5,6 +5,7 @@
 - help: `wavetune --help`
 - plan: `wavetune plan sflllm`, with its kernels compiled and its data counted before
 - opened: what a device does until it can train a tiny model: imports, and the model on its adapters
+- step: `wavetune run sflllm` until its first training step begins
 With `--before`, another checkout of this repository (`git worktree add CHECKOUT COMMIT`) takes turns. Each is run once
 unmeasured, which fills the caches, those of compiled sources too, even where the environment would not keep these.
 """
@@ -27,10 +28,24 @@ from wavetune.models.backbone import load_backbone
 from wavetune.models.resolve import resolve_model
 load_backbone(resolve_model("tiny").folder, ["q_proj", "v_proj"])
 """
+STEP = """
+import os, runpy, shutil, sys, tempfile
+from wavetune.models import light_imports
+light_imports.install()
+from wavetune.federation.cohort import Cohort
+out = tempfile.mkdtemp()
+def begins(*_):
+    shutil.rmtree(out)
+    os._exit(0)
+Cohort.step_on = begins
+sys.argv, sys.stderr = ["wavetune", "run", "sflllm", "--out", out + "/run"], open(os.devnull, "w")
+runpy.run_module("wavetune", run_name="__main__")
+"""
 COMMANDS = {
     "help": ["-m", "wavetune", "--help"],
     "plan": ["-m", "wavetune", "plan", "sflllm"],
     "opened": ["-c", OPENED],
+    "step": ["-c", STEP],
 }
 OWN = Path(__file__).resolve().parents[1]
 
