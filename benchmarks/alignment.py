@@ -173,7 +173,7 @@ def whole_run() -> None:
         place, attribute = stages_of(name)
         timed(place, attribute, name, spent)
     spent["imports"] = time.process_time()
-    for kept, recall in (("kept_rewards", "recall"), ("kept_losses", "read")):
+    for kept, recall in (("kept_rewards", "recall"), ("kept_untouched", "recalled")):
         with suppress(ImportError):  # older commits keep nothing
             setattr(importlib.import_module(f"wavetune.runtimes.{kept}"), recall, lambda *_: None)
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ import pytest
 
 from helpers.command_line import settings
 from wavetune import recipes
-from wavetune.runtimes import kept_losses, kept_rewards
+from wavetune.runtimes import kept_rewards, kept_untouched
 from wavetune.runtimes.round import train_round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -96,7 +96,7 @@ def test_the_stages_of_a_run_are_where_they_are_timed():
     timing = benchmark("alignment")
     assert all(callable(getattr(*timing.stages_of(name))) for name in timing.STAGES)
     assert callable(kept_rewards.recall)
-    assert callable(kept_losses.read)
+    assert callable(kept_untouched.recalled)
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 

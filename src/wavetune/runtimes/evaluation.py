@@ -23,7 +23,7 @@ from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
-from wavetune.runtimes.kept_losses import recalled_losses
+from wavetune.runtimes.kept_untouched import recalled_losses
 from wavetune.runtimes.session import Session, global_bank
 
 Weights = NDArray[np.float64]

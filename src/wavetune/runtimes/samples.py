@@ -10,6 +10,7 @@ from wavetune.models.adapter_folder import read_factors
 from wavetune.models.decode import decode
 from wavetune.models.stopping import own_ends, up_to_end
 from wavetune.runtimes.export import adapter_name
+from wavetune.runtimes.kept_untouched import recalled_answers
 from wavetune.runtimes.session import Session, one_bank
 
 
@@ -44,11 +45,19 @@ def answers_of(session: Session, adapters: Path | None) -> list[str]:
     room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - before)
     prompts = prompt_ids([example for example, _ in samples], tokenizer, template, room)
     ends = {*session.data.ends, *own_ends(backbone.model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
+    if adapters is None:
+        ids = [tuple(map(int, prompt)) for prompt in prompts]
+
+        def said() -> list[str]:
+            found = decode(backbone, ids, settings.sample_tokens, ends)
+            return [tokenizer.decode(up_to_end(one.ids, ends), skip_special_tokens=True) for one in found]
+
+        where = session.serving, session.model.folder, session.precision
+        return recalled_answers(*where, ids, settings.sample_tokens, ends, said)
     answers = dict[int, str]()
     for who in sorted({client for _, client in samples}, key=str):
-        bank, asked = None, [i for i, (_, client) in enumerate(samples) if client == who]
-        if adapters is not None:
-            bank = one_bank(session.serving, read_factors(adapters / adapter_name(who), backbone))
+        asked = [i for i, (_, client) in enumerate(samples) if client == who]
+        bank = one_bank(session.serving, read_factors(adapters / adapter_name(who), backbone))
         texts = [[prompts[i][0]] * vectors + list(prompts[i]) for i in asked]
         for i, answer in zip(asked, decode(backbone, texts, settings.sample_tokens, ends, bank), strict=True):
             answers[i] = tokenizer.decode(up_to_end(answer.ids, ends), skip_special_tokens=True)

@@ -10,7 +10,7 @@ import pytest
 
 from wavetune.data.templates import TokenSet
 from wavetune.federation.cohort import Evaluation
-from wavetune.runtimes import kept_losses
+from wavetune.runtimes import kept_untouched
 
 ROWS = TokenSet(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.array([1, 3]), ("a", "b"), np.arange(2))
 
@@ -30,13 +30,13 @@ class Judge:
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
     """Of a model in a folder, as a run asks for them."""
-    monkeypatch.setattr(kept_losses, "cached", lambda part: tmp_path / "cache" / part)
+    monkeypatch.setattr(kept_untouched, "cached", lambda part: tmp_path / "cache" / part)
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("1")
 
     def asked(judge, rows=ROWS, precision="fp32", tokens=64):
         serving = SimpleNamespace(prefix=None, backbone=SimpleNamespace(device="cpu"), tokens_per_pass=tokens)
-        return kept_losses.recalled_losses(serving, tmp_path / "model", precision, rows, judge)
+        return kept_untouched.recalled_losses(serving, tmp_path / "model", precision, rows, judge)
 
     return asked
 
@@ -73,3 +73,25 @@ def test_what_is_damaged_or_not_finite_is_evaluated_again(losses, tmp_path):
     kept.unlink()
     assert np.isnan(losses(wrong).nll_R).all()
     assert losses(judge).nll_R[0] == 1 / 3
+
+
+def test_sample_answers_are_given_once(losses, tmp_path):
+    serving, said = SimpleNamespace(backbone=SimpleNamespace(device="cpu")), []
+
+    def answers(prompts, tokens=4, ends=frozenset({(2,)})):
+        def answer():
+            said.append(prompts)
+            return ["yes"] * len(prompts)
+
+        return kept_untouched.recalled_answers(serving, tmp_path / "model", "fp32", prompts, tokens, ends, answer)
+
+    assert answers([(1, 2), (3,)]) == answers([(1, 2), (3,)]) == ["yes", "yes"]
+    assert len(said) == 1
+    answers([(1, 2), (4,)])
+    answers([(1, 2), (3,)], tokens=5)
+    answers([(1, 2), (3,)], ends=frozenset({(2,), (1, 2)}))
+    assert len(said) == 4
+    for kept in (tmp_path / "cache").rglob("*.json"):
+        kept.write_text('["yes"]')
+    answers([(1, 2), (3,)])
+    assert len(said) == 5
