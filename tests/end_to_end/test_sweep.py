@@ -14,9 +14,9 @@ from wavetune.terminal import CountDisplay
 
 SMALLEST = (*QUICK, *(f"world.scenario.bands.{band}.num_subchannels=5" for band in ("main", "fed")))
 SETTINGS = [word for setting in SMALLEST for word in ("--set", setting)]
-OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "3", "--methods", "proposed,greedy,uniform-power,bound"]
+OVER = ["--over", "bandwidth_hz=5e6,10e6", "--seeds", "2", "--methods", "proposed,greedy,uniform-power,bound"]
 SWEEP = ["sweep", "sflllm", *SETTINGS, *OVER]
-CELLS = 2 * 3 * 3
+CELLS = 2 * 2 * 3
 
 
 @pytest.fixture(scope="module")
