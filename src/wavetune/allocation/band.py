@@ -333,14 +333,15 @@ def branch(problem: BandProblem, incumbent: Incumbent, gap_s: float, nodes: int,
         if min(bound_s, closed_s) >= incumbent.delay_s - gap_s or clock.expired:
             break
         heapq.heappop(open_nodes)
-        children = _children(node, prices, bound_s + 0.1 * (goal_s - bound_s))
-        if not children:
+        k, i = most_divided(node, prices, bound_s + 0.1 * (goal_s - bound_s))
+        branches = children(node, prices, k, i) if k >= 0 else []
+        if not branches:
             owner_M = np.where(np.any(node.log_KM > NO_GAIN_LOG2, axis=0), np.argmax(node.log_KM, axis=0), -1)
             closed_s = min(closed_s, optimal_power(node, owner_M)[0] * (1 - 1e-9))
             incumbent = min(
                 incumbent, replace(incumbent, owner_M=owner_M, delay_s=owners_delay(problem, owner_M)), key=_delay
             )
-        for child in children:
+        for child in branches:
             serial += 1
             raised_s, _ = raise_bound(*child, bound_s, goal_s, np.inf, 0.25 * gap_s, _BRANCH_ITERATIONS)
             heapq.heappush(open_nodes, (raised_s, serial, *child))
@@ -354,11 +355,8 @@ def _delay(incumbent: Incumbent) -> float:
     return incumbent.delay_s
 
 
-def _children(problem: BandProblem, prices: Prices, delay_s: float) -> list[tuple[BandProblem, Prices]]:
-    """Both branches, on what is most open at a delay; none where nothing is."""
-    k, i = most_divided(problem, prices, delay_s)
-    if k < 0:
-        return []
+def children(problem: BandProblem, prices: Prices, k: int, i: int) -> list[tuple[BandProblem, Prices]]:
+    """Both branches: client k owns subchannel i, or cannot hear it."""
     given, denied = problem.log_KM.copy(), problem.log_KM.copy()
     given[np.arange(len(given)) != k, i] = NO_GAIN_LOG2
     denied[k, i] = NO_GAIN_LOG2

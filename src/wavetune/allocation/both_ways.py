@@ -74,7 +74,7 @@ class BothWays:
         return self.uplink._replace(
             log_KM=np.where(faint_KM, _FAINT_LOG2, log_KM),
             inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, inverse_KM),
-            back_KM=np.ascontiguousarray(self._rate_KM / self._unit),
+            back_KM=np.ascontiguousarray(self._rate_KM / self.unit),
         )
 
     @cached_property
@@ -88,15 +88,14 @@ class BothWays:
         return min(M, 8 * -(-M // len(self.after_s_K)) + 32)
 
     @cached_property
-    def _unit(self) -> float:
+    def unit(self) -> float:
+        """What `back_KM` and `ask_K` of a problem are counted in (bit/s)."""
         return max(float(np.max(self._rate_KM)), 1e-300)
 
     def problem(self, down_s: float) -> BandProblem:
         """The uplink's problem of owners with which the way back takes at most `down_s`."""
         left_s_K = np.maximum(down_s - self.after_s_K, 1e-300)
-        return self._asking._replace(
-            ask_K=np.where(self.down_bits_K > 0, self.down_bits_K / left_s_K / self._unit, 0.0)
-        )
+        return self._asking._replace(ask_K=np.where(self.down_bits_K > 0, self.down_bits_K / left_s_K / self.unit, 0.0))
 
     def down_s(self, owner_M: IntArray) -> float:
         """When the last client has received and worked (s)."""
@@ -201,7 +200,7 @@ class BothWays:
         problem, M = self.uplink, self.band.num_subchannels
         gets, sends = self.down_bits_K > 0, problem.need_K > 0
         ask_K1 = self.problem(down_s).ask_K[:, None] * _SAFE
-        count_K = np.where(gets, 1 + np.sum(self._down.rates(self._enough) / self._unit < ask_K1, axis=1), 1)
+        count_K = np.where(gets, 1 + np.sum(self._down.rates(self._enough) / self.unit < ask_K1, axis=1), 1)
         others = int(np.sum(count_K[gets & ~sends]))
         if np.any(down_s < self.after_s_K) or np.sum(count_K[gets | sends]) > M:
             return np.inf

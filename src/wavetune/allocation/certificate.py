@@ -1,33 +1,34 @@
-"""Certificate of a plan's lower bound: prices and multipliers that anybody can check without a search.
+"""Certificate of a plan's lower bound: proofs that anybody can check without a search.
 
-For every allowed cut and rank it says by when the last activations of a step cannot have arrived, and for the fed band
-how many seconds a bit of adapters takes at least; each with the prices of the claim in `prices` and the multipliers
-that bound every client's cheapest bundle. What the search proved by branching is left out, so that the bound of a
-certificate can be a little below the plan's. `tools/verify_plan.py` checks it.
-Shape suffixes: K clients, M subchannels, M1 for the subchannels and the total power, K2 both sides of a client's sets.
+For every allowed cut and rank, and for a bit of adapters, it lists pairs of times, of which each is proved to be too
+early: the last client is not heard by the first and, from the server's answer on, done by the second. No plan has both
+ways together below the least sum of times that is not ruled out. `refutation` finds the proofs, starting from the
+prices of the search; where it finds less than the search did, the certificate's bound is below the plan's.
+`tools/verify_plan.py` checks it.
+Shape suffixes: K clients.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import replace
+import heapq
+from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.band import Incumbent, copy_prices
+from wavetune.allocation.band import Incumbent
+from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch, search_common_cut
-from wavetune.allocation.dual_bound import excess, uniform_prices
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.problem import Problem
-from wavetune.allocation.set_packing import cheapest_sets, pack
+from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.allocation.refutation import KNOWN, Refuter
 from wavetune.allocation.water_filling import NO_STEPS, BandProblem
 from wavetune.units import Array
 
-_SAFE = 1 - 1e-9
-_MARGIN = 1e-8
-_HALVINGS, _NODES, _MOST_TO_PACK = 14, 2_000, 4_000
+_SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
+_NARROW = 5e-5  # Share of the goal under which an interval of the way back is not halved.
+_HALVINGS = 4
 
 
 @np.errstate(over="ignore")
@@ -37,117 +38,109 @@ def plan_with_certificate(problem: Problem, time_limit_s: float | None = None) -
     if not feasible.pairs:
         return infeasible(feasible.reason), {}
     search = search_common_cut(problem, feasible.pairs, time_limit_s)
-    return search.best_plan(), _certificate(search)
+    plan = search.best_plan()
+    return plan, _certificate(search, plan)
 
 
-def _certificate(search: CommonCutSearch) -> Json:
-    fed_s, fed_proof = 0.0, None
-    if search.fed_incumbent is not None:
-        goal_s = search.fed_incumbent.bound_s * _SAFE
-        fed_s, fed_proof = _proof_up_to(search.fed_problem, 0.0, goal_s, [search.fed_incumbent])
-    best, plan = search.incumbents[search.best], search.best_plan()
+def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
+    problem = search.problem
+    fed_s, fed = _of_adapters(search)
+    best = search.incumbents[search.best]
+    refuter = _refuter(search, problem.main, [best, *search.incumbents.values()])
     pairs: list[Json] = []
     lower_s = plan.lower_bound_s
-    for i, pair in enumerate(search.pairs):
-        incumbents = [search.incumbents[i], best] if i in search.incumbents else [best]
-        at_once_s = float(np.max(pair.ready_s_K))
-        goal_s = pair.main_s(plan.lower_bound_s, fed_s) * (1 + 1e-12)
-        main_s, proof = _proof_up_to(search.main_problems[i], at_once_s, goal_s, incumbents)
-        lower_s = min(lower_s, pair.delay_s(main_s, fed_s) * _SAFE)
-        pairs.append({"cut": pair.cut, "rank": pair.rank, "main_s": main_s, "proof": proof})
-    return {"lower_bound_s": lower_s, "fed_s_per_bit": fed_s, "fed_proof": fed_proof, "pairs": pairs}
+    for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
+        pair, uplink = search.pairs[i], search.main_problems[i]
+        back = BothWays(problem.main, uplink, pair.down_bits_K, pair.back_s_K) if problem.price_downlink else None
+        goal_s = (lower_s / pair.rounds - pair.fed_bits * fed_s) / pair.steps - pair.server_s
+        ways = _Ways(uplink, pair.back_s_K, back)
+        step_s, listed = ways.climbed(refuter, search.bounds_s[i], goal_s * (1 + 1e-12), search.effort.halvings)
+        lower_s = min(lower_s, pair.both_ways_s(step_s, fed_s) * _SAFE)
+        pairs.append({"cut": pair.cut, "rank": pair.rank, "refuted": listed})
+    return {"lower_bound_s": lower_s, "fed": fed, "pairs": pairs}
 
 
-def _proof_up_to(
-    problem: BandProblem, low_s: float, goal_s: float, incumbents: list[Incumbent]
-) -> tuple[float, Json | None]:
-    """The largest delay found, from one that needs no proof up to a goal, that prices prove impossible; its proof."""
-    problem = problem._replace(steps=NO_STEPS)  # a certificate is of the concave rate above them
-    if not goal_s > low_s or not np.any(problem.need_K > 0):
-        return low_s, None
-    if proof := _proof(problem, goal_s, incumbents):
-        return goal_s, proof
-    first = incumbents[0]
-    if first.prices is not None and problem.log_KM.size <= _MOST_TO_PACK:
-        packing = pack(problem, first.prices.weight_M1, first.owner_M, goal_s)
-        incumbents = [replace(first, packing_weight_M1=packing.weight_M1)]
-        if proof := _proof(problem, goal_s, incumbents):
-            return goal_s, proof
-    found, high_s = None, goal_s
-    for _ in range(_HALVINGS):
-        middle_s = 0.5 * (low_s + high_s)
-        if proof := _proof(problem, middle_s, incumbents):
-            low_s, found = middle_s, proof
-        else:
-            high_s = middle_s
-    return low_s, found
+def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
+    """Both ways of a bit of adapters: no sooner done than (s), and what shows it."""
+    problem, incumbent, uplink = search.problem, search.fed_incumbent, search.fed_problem
+    if incumbent is None:
+        return 0.0, []
+    none_K = np.zeros(problem.num_clients)
+    back = BothWays(problem.fed, uplink, none_K + problem.costs.download_share, none_K)
+    goal_s = incumbent.bound_s
+    if problem.price_downlink:
+        goal_s = search.fed_two_ways.bound_s if search.fed_two_ways else incumbent.bound_s + back.least_down_s
+    ways = _Ways(uplink, none_K, back if problem.price_downlink else None)
+    refuter = _refuter(search, problem.fed, [incumbent])
+    return ways.climbed(refuter, incumbent.bound_s, goal_s * _SAFE, search.effort.halvings)
 
 
-def _proof(problem: BandProblem, delay_s: float, incumbents: list[Incumbent]) -> Json | None:
-    """Prices and multipliers with which the clients' cheapest bundles cost more than everything; None if not found."""
-    for incumbent in [*incumbents, _with_even_prices(problem, incumbents[0], delay_s)]:
-        for weight_M1, clients, value in _claims(problem, delay_s, incumbent):
-            if value > float(np.sum(weight_M1)) * (1 + _MARGIN):
-                return {"subchannels": weight_M1[:-1].tolist(), "power": float(weight_M1[-1]), "clients": clients}
-    return None
-
-
-def _with_even_prices(problem: BandProblem, incumbent: Incumbent, delay_s: float) -> Incumbent:
-    """Prices that tell a client which cannot meet a delay with the whole band from those that can."""
-    prices = uniform_prices(problem, incumbent.owner_M, 0.5 * delay_s, delay_s)
-    return replace(incumbent, prices=prices, packing_weight_M1=None)
-
-
-def _claims(
-    problem: BandProblem, delay_s: float, incumbent: Incumbent
-) -> Iterator[tuple[Array, list[Json | None], float]]:
-    """Prices, what bounds each client's cheapest bundle, and the sum of these bounds."""
-    rate_K = np.divide(
-        problem.need_K, delay_s - problem.ready_K, out=np.zeros(len(problem.need_K)), where=problem.need_K > 0
+def _refuter(search: CommonCutSearch, band: RadioBand, incumbents: list[Incumbent]) -> Refuter:
+    """What starts from the prices of a band that the search found."""
+    best, effort = incumbents[0], search.effort
+    known = {id(one.prices): one.prices for one in incumbents if one.prices is not None}
+    return Refuter(
+        hertz=band.effective_hz,
+        owner_M=best.owner_M,
+        known=list(known.values())[:KNOWN],
+        iterations=effort.iterations,
+        programs=effort.programs,
+        branches=2 * effort.branches,
+        packing_weight_M1=best.packing_weight_M1,
     )
-    senders = np.flatnonzero(problem.need_K > 0)
-    none: list[Json | None] = [None] * len(rate_K)
-    if incumbent.prices is not None:
-        prices = copy_prices(incumbent.prices)
-        _, _, nu_K2 = excess(problem, prices, delay_s)
-        alpha_K2 = (prices.dearer_K2 - 1.0) * (prices.weight_M1[-1] / problem.total_w)
-        clients, total = none.copy(), 0.0
-        for k in senders:
-            count, value = _best_count(problem, prices.weight_M1, int(k), float(rate_K[k]), nu_K2[k], alpha_K2[k])
-            clients[k] = {"nu": nu_K2[k].tolist(), "alpha": alpha_K2[k].tolist(), "count": count}
-            total += value
-        yield prices.weight_M1, clients, total
-    if incumbent.packing_weight_M1 is not None:
-        weight_M1 = incumbent.packing_weight_M1
-        value_K, _, _, multiplier_K3 = cheapest_sets(problem, weight_M1, delay_s, _NODES, False)
-        clients = none.copy()
-        for k in senders:
-            least = min(float(value_K[k]), 2.0 * float(np.sum(weight_M1))) * (1 - _MARGIN)
-            clients[k] = {"nu": [multiplier_K3[k, 0]], "alpha": [multiplier_K3[k, 1]], "least": least}
-        yield weight_M1, clients, float(sum(client["least"] for client in clients if client))
 
 
-def _best_count(
-    problem: BandProblem, weight_M1: Array, k: int, rate: float, nu_2: Array, alpha_2: Array
-) -> tuple[int, float]:
-    """The count at which splitting client k's sets by size bounds their cost best, and that bound."""
-    M = len(weight_M1) - 1
-    sides: list[tuple[Array, Array]] = []
-    for nu, alpha in zip(nu_2, alpha_2, strict=True):
-        watt = float(weight_M1[-1]) / problem.total_w + alpha
-        above_M = np.log2(max(nu, 1e-300)) - np.log2(watt * np.log(2.0)) + problem.log_KM[k]
-        gain_M = nu * above_M - nu / np.log(2.0) + watt * problem.inverse_KM[k]
-        full_w_M: Array = np.expm1(min(problem.limit, 600.0) * np.log(2.0)) * problem.inverse_KM[k]
-        most_M: Array = nu * min(problem.limit, 1e300) - watt * full_w_M
-        gain_M = np.asarray(np.where(above_M > problem.limit, most_M, gain_M), np.float64)
-        cost_M = np.sort(np.where(problem.log_KM[k] > -1e29, weight_M1[:M] - np.where(above_M > 0, gain_M, 0.0), 1e9))
-        free = nu * rate - alpha * problem.cap_w_K[k]
-        forced_M1 = np.concatenate(([0.0], np.cumsum(cost_M)))
-        wanted_M1 = np.concatenate(([0.0], np.cumsum(np.minimum(cost_M, 0.0))))
-        sides.append((free + wanted_M1, free + forced_M1 + wanted_M1[-1] - wanted_M1))
-    few_M1, many_M1 = sides[0][0].copy(), sides[1][1]
-    few_M1[0] = np.inf  # Without a subchannel no rate is met.
-    many_M = np.append(many_M1[1:], np.inf)
-    value_M1 = np.minimum(few_M1, many_M)
-    count = int(np.argmax(value_M1))
-    return count, float(value_M1[count])
+@dataclass(frozen=True)
+class _Ways:
+    """A band's uplink, and what follows the server's answer: the way back, where it takes time, and work."""
+
+    uplink: BandProblem
+    after_s_K: Array
+    back: BothWays | None
+
+    def problem(self, down_s: float | None) -> BandProblem:
+        """The uplink of owners with which the way back ends in time; of all owners where none is given."""
+        problem = self.uplink if self.back is None or down_s is None else self.back.problem(down_s)
+        return problem._replace(steps=NO_STEPS)  # A proof is of the concave rate above them.
+
+    def climbed(self, refuter: Refuter, up_s: float, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
+        """No owners have both ways done sooner (s), up to a goal; and the pairs of times that prove it.
+
+        `up_s` is what the search proved of the uplink alone.
+        """
+        start_up_s, start_s = float(np.max(self.uplink.ready_K)), float(np.max(self.after_s_K))
+        listed: list[Json] = []
+        if not np.any(self.uplink.need_K > 0) or start_up_s + start_s >= goal_s:
+            return start_up_s + start_s, listed
+
+        def note(up_s: float, down_s: float | None, proof: Json | None) -> bool:
+            if proof is not None:
+                listed.append({"up_s": up_s, "down_s": down_s, "proof": proof})
+            return proof is not None
+
+        alone_s = goal_s - start_s if self.back is None else min(goal_s - start_s, up_s * _SAFE)
+        up_s, proof = refuter.latest(self.problem(None), start_up_s, alone_s, _HALVINGS)
+        note(up_s, None, proof)
+        if self.back is None:
+            return start_s + up_s, listed
+        refuter.back_unit = self.back.unit
+        first_s, enough_s = self.back.least_down_s * _COUNTED, goal_s - start_s
+        if (
+            first_s > start_s
+            and enough_s > up_s
+            and note(enough_s, first_s, refuter.at_once(self.problem(first_s), enough_s))
+        ):
+            start_s = first_s
+        parts = [(start_s + up_s, start_s, max(goal_s - up_s, start_s), up_s)]
+        while parts and halvings > 0 and parts[0][2] - parts[0][1] > _NARROW * goal_s:
+            bound_s, start_s, end_s, up_s = heapq.heappop(parts)
+            enough_s = goal_s - start_s
+            halvings -= 1
+            if bound_s >= goal_s or note(enough_s, end_s, refuter.at_once(self.problem(end_s), enough_s)):
+                continue
+            middle_s = 0.5 * (start_s + end_s)
+            found_s, proof = refuter.latest(self.problem(middle_s), up_s, enough_s)
+            note(found_s, middle_s, proof)
+            heapq.heappush(parts, (start_s + found_s, start_s, middle_s, found_s))
+            heapq.heappush(parts, (middle_s + up_s, middle_s, end_s, up_s))
+        return min([goal_s, *(part[0] for part in parts)]), listed

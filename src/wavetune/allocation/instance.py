@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -28,6 +28,9 @@ Json = dict[str, Any]
 _MOST_RANK_DIGITS, _LARGEST = 15, sys.float_info.max
 _OWN_RATE = "wavetune:rate"  # of a band whose subchannels do not carry Shannon's rate
 _OWN_ADAPTER_BITS = "wavetune:adapter_bits"  # of adapters without a rank, which the format does not have
+_DOWNLINK, _INTERFERENCE = "wavetune:downlink", "wavetune:interference_w"  # of a band, where the way back takes time
+_GRADIENT_BITS, _DOWNLOAD_SHARE = "wavetune:gradient_bits", "wavetune:download_share"  # of what comes back on it
+_CARRIES = "wavetune:carries"  # a rate other than Shannon's in numbers, for whoever does not know its kind; not read
 _MOST_NOISE_W = 1e-6  # that a subchannel of a receiver can have
 _MOST = 1e200  # of what is computed from several numbers; a few factors more stay finite
 
@@ -69,7 +72,11 @@ def _problem(data: object) -> Problem:
     costs = _layer_costs(_object(_get(root, "costs", "$"), "$.costs"))
     clients = [_object(c, f"$.clients[{k}]") for k, c in enumerate(_list(_get(root, "clients", "$"), "$.clients"))]
     server = _object(_get(root, "server", "$"), "$.server")
-    bands = _object(_get(root, "bands", "$"), "$.bands")
+    listed = _object(_get(root, "bands", "$"), "$.bands")
+    bands = {name: _band(_get(listed, name, "$.bands"), f"$.bands.{name}", len(clients)) for name in ("main", "fed")}
+    priced = {name: band.downlink_gain_KM is not None for name, band in bands.items()}
+    if priced["main"] != priced["fed"]:
+        raise InstanceError(f"$.bands: one has {_DOWNLINK}, the other has not; give it to both or to neither")
     return Problem(
         local_steps=_integer(_get(root, "local_steps", "$"), "$.local_steps", least=1),
         batch_size=_integer(_get(root, "batch_size", "$"), "$.batch_size", least=1),
@@ -81,18 +88,21 @@ def _problem(data: object) -> Problem:
         num_samples_K=_per_client(clients, "num_samples"),
         tx_power_max_w_K=_per_client(clients, "tx_power_max_w"),
         memory_bytes_K=_per_client(clients, "memory_bytes", default=np.inf),
-        main=_band(_get(bands, "main", "$.bands"), "$.bands.main", len(clients)),
-        fed=_band(_get(bands, "fed", "$.bands"), "$.bands.fed", len(clients)),
+        main=bands["main"],
+        fed=bands["fed"],
+        price_downlink=priced["main"],
     )
 
 
 def problem_to_json(problem: Problem) -> Json:
-    """The plan instance of a problem (the downlink and the energies have no place in the format)."""
-    of_way_back = ("gradient_bits_L", "download_share")
-    kept = {f.name: getattr(problem.costs, f.name) for f in fields(LayerCosts) if f.name not in of_way_back}
+    """The plan instance of a problem (energies, and clients that may differ, have no place in the format)."""
+    kept = {f.name: getattr(problem.costs, f.name) for f in fields(LayerCosts) if f.name != "download_share"}
     costs = {name.removesuffix("_L"): value.tolist() for name, value in kept.items() if value is not None}
-    if "adapter_bits" in costs:
-        costs[_OWN_ADAPTER_BITS] = costs.pop("adapter_bits")
+    for name, own in (("adapter_bits", _OWN_ADAPTER_BITS), ("gradient_bits", _GRADIENT_BITS)):
+        if name in costs:
+            costs[own] = costs.pop(name)
+    if problem.costs.download_share != 1.0:
+        costs[_DOWNLOAD_SHARE] = problem.costs.download_share
     clients = [
         {
             "flop_per_s": float(problem.client_flop_per_s_K[k]),
@@ -110,7 +120,10 @@ def problem_to_json(problem: Problem) -> Json:
         "costs": costs,
         "server": {"flop_per_s": problem.server_flop_per_s},
         "clients": clients,
-        "bands": {"main": _band_json(problem.main), "fed": _band_json(problem.fed)},
+        "bands": {
+            "main": _band_json(problem.main, problem.price_downlink),
+            "fed": _band_json(problem.fed, problem.price_downlink),
+        },
     }
 
 
@@ -165,15 +178,17 @@ def _layer_costs(costs: Json) -> LayerCosts:
     num_layers = len(arrays["forward_flop"])
     for name in ("memory_bytes", "memory_bytes_per_rank"):
         arrays[name] = _numbers(costs[name], f"$.costs.{name}") if name in costs else np.zeros(num_layers)
-    if _OWN_ADAPTER_BITS in costs:
-        arrays["adapter_bits"] = _numbers(costs[_OWN_ADAPTER_BITS], f"$.costs.{_OWN_ADAPTER_BITS}")
+    for name, own in (("adapter_bits", _OWN_ADAPTER_BITS), ("gradient_bits", _GRADIENT_BITS)):
+        if own in costs:
+            arrays[name] = _numbers(costs[own], f"$.costs.{own}")
     for name, values in arrays.items():
         if len(values) != num_layers:
             raise InstanceError(
                 f"$.costs.{name}: has {len(values)} entries, must have {num_layers} as forward_flop; give one per layer"
             )
     by_layer: dict[str, Any] = {f"{name}_L": values for name, values in arrays.items()}
-    return LayerCosts(**by_layer)
+    share = _number(costs.get(_DOWNLOAD_SHARE, 1.0), f"$.costs.{_DOWNLOAD_SHARE}")
+    return LayerCosts(**by_layer, download_share=share)
 
 
 def _rounds(value: object) -> dict[int, float]:
@@ -214,27 +229,62 @@ def _per_client(clients: list[Json], key: str, positive: bool = False, default: 
 
 def _band(value: object, path: str, num_clients: int) -> RadioBand:
     band = _object(value, path)
-    rows = [_numbers(row, f"{path}.gain[{k}]") for k, row in enumerate(_list(_get(band, "gain", path), f"{path}.gain"))]
-    if len(rows) != num_clients:
-        raise InstanceError(f"{path}.gain: has {len(rows)} rows, must have {num_clients}; give one per client")
-    for k, row in enumerate(rows):
-        if len(row) != len(rows[0]):
+    gain_KM = _matrix(band, "gain", path, num_clients)
+    others_M = np.array(0.0)
+    if band.get(_INTERFERENCE) is not None:
+        others_M = _numbers(band[_INTERFERENCE], f"{path}.{_INTERFERENCE}")
+        if len(others_M) != gain_KM.shape[1]:
             raise InstanceError(
-                f"{path}.gain[{k}]: has {len(row)} entries, must have {len(rows[0])} as the first row has"
+                f"{path}.{_INTERFERENCE}: has {len(others_M)} entries, must have "
+                f"{gain_KM.shape[1]}; give one per subchannel"
             )
     rate: RateModel = Shannon()
     if (own := band.get(_OWN_RATE)) is not None:
         rate = _rate(_object(own, f"{path}.{_OWN_RATE}"), f"{path}.{_OWN_RATE}")
     read = RadioBand(
-        gain_KM=np.array(rows),
+        gain_KM=gain_KM,
         subchannel_hz=_number(_get(band, "subchannel_hz", path), f"{path}.subchannel_hz", positive=True),
         noise_psd_w_per_hz=_number(_get(band, "noise_psd_w_per_hz", path), f"{path}.noise_psd_w_per_hz", positive=True),
         total_power_max_w=_number(_get(band, "total_power_max_w", path), f"{path}.total_power_max_w"),
+        interference_w_M=others_M,
         rate=rate,
     )
     rate.require_width(path, read.subchannel_hz)
     _require_linear_gains(read, path)
-    return read
+    return read if band.get(_DOWNLINK) is None else _with_way_back(read, band[_DOWNLINK], f"{path}.{_DOWNLINK}")
+
+
+def _with_way_back(band: RadioBand, value: object, path: str) -> RadioBand:
+    """The band whose way back takes time."""
+    down = _object(value, path)
+    keys = ["gain", *({_INTERFERENCE} & down.keys())]
+    tables = {key: _matrix(down, key, path, len(band.gain_KM)) for key in keys}
+    for key, table_KM in tables.items():
+        if table_KM.shape != band.gain_KM.shape:
+            raise InstanceError(
+                f"{path}.{key}: has {table_KM.shape[1]} entries a row, must have "
+                f"{band.num_subchannels} as the band's gain"
+            )
+    psd = down.get("noise_psd_w_per_hz")
+    return replace(
+        band,
+        downlink_gain_KM=tables["gain"],
+        downlink_power_w=_number(_get(down, "power_w", path), f"{path}.power_w", positive=True),
+        downlink_noise_psd_w_per_hz=None if psd is None else _number(psd, f"{path}.noise_psd_w_per_hz", positive=True),
+        downlink_interference_w_KM=tables.get(_INTERFERENCE, np.zeros(band.gain_KM.shape)),
+    )
+
+
+def _matrix(parent: Json, key: str, path: str, num_clients: int) -> Array:
+    """A row for each client, [K, M]."""
+    here = f"{path}.{key}"
+    rows = [_numbers(row, f"{here}[{k}]") for k, row in enumerate(_list(_get(parent, key, path), here))]
+    if len(rows) != num_clients:
+        raise InstanceError(f"{here}: has {len(rows)} rows, must have {num_clients}; give one per client")
+    for k, row in enumerate(rows):
+        if len(row) != len(rows[0]):
+            raise InstanceError(f"{here}[{k}]: has {len(row)} entries, must have {len(rows[0])} as the first row has")
+    return np.array(rows)
 
 
 def _rate(values: Json, path: str) -> RateModel:
@@ -263,14 +313,29 @@ def _require_linear_gains(band: RadioBand, path: str) -> None:
         )
 
 
-def _band_json(band: RadioBand) -> Json:
-    return {
+def _band_json(band: RadioBand, priced: bool) -> Json:
+    written: Json = {
         "subchannel_hz": band.subchannel_hz,
         "noise_psd_w_per_hz": band.noise_psd_w_per_hz,
         "total_power_max_w": band.total_power_max_w,
         "gain": band.gain_KM.tolist(),
-        **({} if band.rate == Shannon() else {_OWN_RATE: {"kind": band.rate.kind, **vars(band.rate)}}),
     }
+    if band.rate != Shannon():
+        written[_OWN_RATE] = {"kind": band.rate.kind, **vars(band.rate)}
+    if band.rate.kind != Shannon.kind:
+        ways = (("uplink", True), ("downlink", False))
+        written[_CARRIES] = {way: band.rate.in_numbers(band.subchannel_hz, uplink) for way, uplink in ways}
+    if np.any(band.interference_w_M):
+        written[_INTERFERENCE] = np.broadcast_to(band.interference_w_M, band.num_subchannels).tolist()
+    if priced and band.downlink_gain_KM is not None:
+        down: Json = {"gain": band.downlink_gain_KM.tolist(), "power_w": band.downlink_power_w}
+        if band.downlink_noise_psd_w_per_hz is not None:
+            down["noise_psd_w_per_hz"] = band.downlink_noise_psd_w_per_hz
+        if np.any(band.downlink_interference_w):
+            others_KM = np.broadcast_to(band.downlink_interference_w, band.gain_KM.shape)
+            down[_INTERFERENCE] = others_KM.tolist()
+        written[_DOWNLINK] = down
+    return written
 
 
 def _allocation_json(allocation: Allocation) -> Json:

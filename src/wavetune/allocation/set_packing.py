@@ -224,6 +224,28 @@ def cheapest_sets(
     return value_K, set_KM, power_K, multiplier_K3
 
 
+@kernel
+def client_prices(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool
+) -> tuple[float, Array, Array]:
+    """What client k's sets of at most n subchannels (with `more`: of at least n) cost at least, by multipliers.
+
+    Also the multipliers on its rate, cap and way back, [3], and the share of each subchannel in the sets that are
+    cheapest by them, [M].
+    """
+    M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1])
+    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, n, more, scratch)
+    watt_price, multiplier_3 = weight_M1[M] / problem.total_w, np.zeros(3)
+    multiplier_3[0] = bundle.level * watt_price * dearer * LOG_2
+    multiplier_3[1], multiplier_3[2] = watt_price * (dearer - 1.0), back_price
+    share_M = np.zeros(M)
+    for j in range(bundle.num_below):
+        share_M[scratch.below[j]] += bundle.share_below
+    for j in range(bundle.num_above):
+        share_M[scratch.above[j]] += 1.0 - bundle.share_below
+    return bundle.value, multiplier_3, share_M
+
+
 def is_small(problem: BandProblem) -> bool:
     """Whether the clients that send hear so few subchannels that packing them takes seconds at most."""
     return bool(np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
@@ -24,6 +24,8 @@ from wavetune.wireless.validation import check_fields
 
 SUBCARRIERS_A_BLOCK = 12  # TS 38.211 clause 4.4.4.1
 _SYMBOLS_A_SLOT, _SLOTS_A_SECOND, _SPACING_HZ = 14, 1000, 15e3  # at numerology 0; both grow by 2^mu (TS 38.211 4.2)
+
+_REACHED = 1 - 1e-9  # Share of a step's ratio at which it is taken, as powers are rounded.
 
 Share = Annotated[float, Gt(0), Le(1)]
 Overhead = Annotated[float, Ge(0), Lt(1)]
@@ -64,6 +66,14 @@ class RateModel(Part):
     def ladder(self, subchannel_hz: float, uplink: bool = True) -> Ladder | None:
         """The rates worth sending at, where the envelope is not reached everywhere."""
         return None
+
+    def in_numbers(self, subchannel_hz: float, uplink: bool = True) -> dict[str, Any]:
+        """What a subchannel carries, for whoever knows no kinds: a ladder's steps, all there are, or the envelope."""
+        if (ladder := self.ladder(subchannel_hz, uplink)) is not None:
+            snr_I, rate_I = ladder
+            return {"share": 1.0, "gap": 1.0, "snr": (snr_I * _REACHED).tolist(), "bit_per_s": rate_I.tolist()}
+        share, gap, most = self.envelope(subchannel_hz, uplink)
+        return {"share": share, "gap": gap, "max_bit_per_s_per_hz": None if most == np.inf else most}
 
     def require_width(self, name: str, subchannel_hz: float) -> None:
         """ConfigError, naming the band, where a subchannel is too narrow."""
@@ -154,7 +164,16 @@ class AttenuatedShannon(RateModel):
     def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
         """Rate, bit/s, in the shape of the ratio."""
         carried = self.envelope(subchannel_hz, uplink).rate_bit_per_s(snr, subchannel_hz)
-        return np.where(np.asarray(snr) >= db_to_linear(self.min_snr_db) * (1 - 1e-12), carried, 0.0)
+        return np.where(np.asarray(snr) >= self._least_snr, carried, 0.0)
+
+    @property
+    def _least_snr(self) -> float:
+        return float(db_to_linear(self.min_snr_db)) * (1 - 1e-12)
+
+    def in_numbers(self, subchannel_hz: float, uplink: bool = True) -> dict[str, Any]:
+        """The envelope and the least ratio; the ladder's steps are some of many."""
+        share, gap, most = self.envelope(subchannel_hz, uplink)
+        return {"share": share, "gap": gap, "max_bit_per_s_per_hz": most, "least_snr": self._least_snr}
 
     def ladder(self, subchannel_hz: float, uplink: bool = True) -> Ladder:
         """Ratios in steps of a fraction of a dB, from the least to that of the largest rate."""
@@ -249,7 +268,7 @@ class NrMcs(RateModel):
     def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
         """Rate, bit/s, in the shape of the ratio."""
         snr_I, rate_I = self.ladder(subchannel_hz, uplink)
-        reached = np.searchsorted(snr_I * (1 - 1e-9), np.asarray(snr, np.float64), side="right")
+        reached = np.searchsorted(snr_I * _REACHED, np.asarray(snr, np.float64), side="right")
         return np.concatenate(([0.0], rate_I))[reached]
 
     def envelope(self, subchannel_hz: float, uplink: bool = True) -> Envelope:
