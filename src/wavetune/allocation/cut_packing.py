@@ -38,6 +38,7 @@ _ROOT_PROGRAMS, _PROGRAMS = 12, 6
 _LATE = 0.7  # share of a box beyond which a solution's seconds do not divide it well
 _NARROW = 0.3  # share of what is missing to which programs are solved
 _CLOSE = 1e-4  # share of the delay below which a solution's seconds are not told from a box's first
+_MOST_BOXES = 4  # for every program that may be solved
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
 
 
@@ -218,7 +219,8 @@ class CutPacking:
         heapq.heapify(queue)
         closed_s = [np.inf] * len(self.option_sets)
         number = len(queue)
-        while queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
+        last = number + _MOST_BOXES * programs
+        while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
             node = heapq.heappop(queue)
             for child in self._divided(node, number):
                 if child.bound_s < goal_of():
@@ -250,7 +252,7 @@ class CutPacking:
             i = int(np.argmax(self.times_4 * (last_4 - first_4)))
             at_s = 0.5 * float(first_4[i] + last_4[i])
         below_42, above_42 = node.edges_42.copy(), node.edges_42.copy()
-        below_42[i, 1] = above_42[i, 0] = at_s = at_s * (1 - 1e-9)
+        below_42[i, 1] = above_42[i, 0] = at_s = max(at_s * (1 - 1e-9), float(first_4[i]))
         later_s = node.bound_s + rounds * float(self.times_4[i]) * (at_s - float(first_4[i]))
         above = self._tightened(node._replace(number=number + 1, edges_42=above_42, bound_s=later_s))
         if np.any(above.star_4 > above.edges_42[:, 1]):
