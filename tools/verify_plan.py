@@ -5,8 +5,7 @@ heard by a time and done by another after the answer if the clients' cheapest wa
 together, a watt costing mu = w / P. By multipliers nu on a client's rate r, alpha on its cap p, delta on its rate q of
 the way back, a set S costs at least nu r - alpha p + delta q + sum over S of c_i, and c_i is w_i - delta q_i less the
 most of nu rate_i(x) - (mu + alpha) x over powers x. Cases may be proved apart: sets by size or by whether they have a
-subchannel, allocations by whether a client has one. All sums are rounded outwards. The instance of a recipe stands in
-its certificate.
+subchannel, allocations by whether a client has one. Sums are rounded outwards. A certificate holds a recipe's instance.
 """
 
 import json
@@ -183,13 +182,14 @@ def bound(instance, certificate):
 @np.errstate(all="ignore")
 def main(*paths):
     """Print the proved gap; the exit code is 1 where something does not hold."""
-    *given, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
     try:
+        require(2 <= len(paths) <= 3, f"give the files of {str(__doc__).splitlines()[0][67:-1]}")
+        *given, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
         instance = given[0] if given else certificate["instance"]
         delay_s, bound_s = plan_delay(instance, plan), bound(instance, certificate)
         require(delay_s <= plan["delay_s"] * (1 + 1e-9), f"the plan takes {delay_s:.9g} s, not {plan['delay_s']:.9g} s")
         require(bound_s >= certificate["lower_bound_s"] * (1 - 1e-8), f"no more than {bound_s:.9g} s is proved")
-    except (RefusedError, KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:
+    except (RefusedError, LookupError, TypeError, ValueError, AttributeError, ArithmeticError, OSError) as error:
         print(f"refused: {error if isinstance(error, RefusedError) else 'malformed or incomplete, ' + repr(error)}")
         return 1
     print(f"plan {delay_s:.9g} s, no plan below {bound_s:.9g} s: proved gap {max(0.0, 1 - bound_s / delay_s):.4%}")

@@ -196,6 +196,12 @@ def test_a_plan_at_another_rate_is_confirmed_from_the_numbers_in_its_certificate
     assert verify_plan.main(*names[1:]) == 1
 
 
+@pytest.mark.parametrize(("names", "said"), [(["a"], "give the files"), (["a", "b"], "No such file"), ([], "give the")])
+def test_files_that_are_missing_are_told_and_no_plan_is_confirmed(names, said, tmp_path, capsys):
+    assert verify_plan.main(*(tmp_path / name for name in names)) == 1
+    assert said in capsys.readouterr().out
+
+
 def test_the_checker_imports_numpy_alone_and_is_short():
     lines = PATH.read_text().splitlines()
     assert len(lines) <= 200
