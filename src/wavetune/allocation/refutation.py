@@ -174,14 +174,16 @@ class Refuter:
         if weight_M1 is None:
             return None
         value_K, set_KM, _, _ = cheapest_sets(problem, weight_M1, delay_s, _NODES, True)
-        total, enough = float(np.sum(value_K)), float(np.sum(weight_M1)) * (1 + _MARGIN)
+        enough = float(np.sum(weight_M1)) * (1 + _MARGIN)
+        value_K = np.minimum(value_K, 2 * enough)  # where a client cannot meet it at all, more than enough is enough
+        total = float(np.sum(value_K))
         if not total > enough:
             return None
         clients: list[Json | None] = [None] * len(value_K)
         spare = total - enough
         senders = np.flatnonzero(problem.need_K > 0)
         for done, k in enumerate(senders[np.argsort(np.sum(set_KM[senders], axis=1), kind="stable")].tolist()):
-            target = min(float(value_K[k]), 2 * enough) - 0.9 * spare / (len(senders) - done)
+            target = float(value_K[k]) - 0.9 * spare / (len(senders) - done)
             cases = _Cases(self, problem, weight_M1, k, delay_s, target)
             clients[k] = cases.by_size(int(np.sum(set_KM[k])))
             if clients[k] is None:
