@@ -121,6 +121,7 @@ def test_a_slow_server_makes_clients_differ_and_the_gap_stays_small(option, gap)
     certified(problem, outcome)
     assert outcome.delay_s < 0.95 * before.delay_s
     assert outcome.gap < gap
+    assert plan(problem, time_limit_s=1e-9).delay_s < 1.05 * outcome.delay_s  # the first plan
     assert (np.ptp(outcome.cut_K) > 0) == problem.cut_per_client
     again = plan(problem)
     assert again.delay_s == outcome.delay_s

@@ -43,6 +43,7 @@ _BOXES = 160
 _PACKED, _PACKING_PROGRAMS = 64, 500  # size of bands that are packed with their cuts, and linear programs for it
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
+_SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
 
 
@@ -69,15 +70,17 @@ class DecisionSearch:
         starts = [self.best, *others]
         for decision in starts:
             self._keep_better(decision)
+        if self.evaluator.main.log_KM.size <= _SOON:  # one turn belongs to the first plan
+            self._improve(self.best, 1, Clock(np.inf))
         for decision in starts:
             if not self.clock.expired:
-                self._improve(decision)
+                self._improve(decision, 6, self.clock)
         if not self.clock.expired:
             self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
         for i in [] if self.clock.expired else self._promising():
             if not self.clock.expired and self.lower_s[i] < self._enough_s:
                 for start in self._starts(i):
-                    self._improve(self._start_decision(i, start))
+                    self._improve(self._start_decision(i, start), 6, self.clock)
         self._solve(self.effort)
 
     def plan(self) -> Plan:
@@ -135,16 +138,17 @@ class DecisionSearch:
             self._assign_subchannels(replace(decision, share_K=share_K, step_s=np.inf, delay_s=np.inf)), decision
         )
 
-    def _improve(self, decision: Decision) -> None:
+    def _improve(self, decision: Decision, turns: int, clock: Clock) -> None:
         """Shares, cuts and bands in turns, as long as it pays."""
         rank = decision.options.rank_K[0]
         option_set = next((m for m in self.option_sets if m.num_cuts > 1 and m.rank_K[0] == rank), None)
-        for _ in range(6):
+        for _ in range(turns):
             better = self.evaluator.balance_shares(decision)
-            better = self._assign_subchannels(better if option_set is None else self._change_cuts(option_set, better))
+            better = better if option_set is None else self._change_cuts(option_set, better, clock)
+            better = self._assign_subchannels(better)
             paid = better.delay_s < decision.delay_s * (1 - 0.1 * _TOLERANCE)
             decision = better if better.delay_s < decision.delay_s else decision
-            if not paid or self.clock.expired:
+            if not paid or clock.expired:
                 break
         self._keep_better(decision)
 
@@ -175,10 +179,10 @@ class DecisionSearch:
             decision = _better(evaluator.decide(options, owners[0], owners[1], decision.share_K), decision)
         return decision
 
-    def _change_cuts(self, option_set: Options, decision: Decision) -> Decision:
+    def _change_cuts(self, option_set: Options, decision: Decision, clock: Clock) -> Decision:
         """Change single clients' cuts, the most promising by the prices first, where the delay falls."""
         tries = max(30, min(400, 20_000_000 // self.evaluator.main.snr_per_w_KM.size))
-        while np.isfinite(decision.delay_s) and not self.clock.expired:
+        while np.isfinite(decision.delay_s) and not clock.expired:
             change_s_KC = predict_change_s(self.evaluator, option_set, decision)
             changed = decision
             for flat in np.argsort(change_s_KC, axis=None, kind="stable")[: option_set.num_clients]:
