@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, with_cap_tolerance
-from wavetune.allocation.counting import Strongest
+from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
@@ -53,6 +53,15 @@ class TwoWays(NamedTuple):
         return float(np.max(self.front_P2[self.front_P2[:, 1] > up_s, 0], initial=0.0))
 
 
+def with_receivers(uplink: BandProblem, down_KM: Array) -> BandProblem:
+    """The problem where whoever receives on a subchannel can own it, even if nobody hears what it sends there."""
+    faint_KM = (uplink.log_KM <= NO_GAIN_LOG2) & (down_KM > 0)
+    return uplink._replace(
+        log_KM=np.where(faint_KM, _FAINT_LOG2, uplink.log_KM),
+        inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, uplink.inverse_KM),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class BothWays:
     """A band whose clients send as its problem says, and receive `down_bits_K` before they work for `after_s_K`."""
@@ -69,13 +78,8 @@ class BothWays:
     @cached_property
     def _asking(self) -> BandProblem:
         """The uplink's problem with the rates of the way back."""
-        log_KM, inverse_KM = self.uplink.log_KM, self.uplink.inverse_KM
-        faint_KM = (log_KM <= NO_GAIN_LOG2) & (self._rate_KM > 0)
-        return self.uplink._replace(
-            log_KM=np.where(faint_KM, _FAINT_LOG2, log_KM),
-            inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, inverse_KM),
-            back_KM=np.ascontiguousarray(self._rate_KM / self.unit),
-        )
+        problem = with_receivers(self.uplink, self._rate_KM)
+        return problem._replace(back_KM=np.ascontiguousarray(self._rate_KM / self.unit))
 
     @cached_property
     def _down(self) -> Strongest:
@@ -84,8 +88,7 @@ class BothWays:
     @cached_property
     def _enough(self) -> int:
         """Of how many of its strongest a client needs to be counted with on the way back."""
-        M = self.band.num_subchannels
-        return min(M, 8 * -(-M // len(self.after_s_K)) + 32)
+        return enough_columns(len(self.after_s_K), self.band.num_subchannels)
 
     @cached_property
     def unit(self) -> float:

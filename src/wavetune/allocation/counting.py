@@ -17,6 +17,11 @@ from wavetune.units import Array
 _CLOSE = 1e-6  # Share by which twice the columns must raise a bound for yet more of them, up to eight times as many.
 
 
+def enough_columns(num_clients: int, num_subchannels: int) -> int:
+    """Of how many of its strongest subchannels a client is counted with: several times its even share, and some."""
+    return min(num_subchannels, 8 * -(-num_subchannels // num_clients) + 32)
+
+
 def strongest(value_KM: Array, most: int) -> Array:
     """Each row's largest values, falling, at most so many of them.
 

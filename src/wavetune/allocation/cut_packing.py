@@ -22,16 +22,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wavetune.allocation.band import BandTables, with_cap_tolerance
+from wavetune.allocation.both_ways import with_receivers
 from wavetune.allocation.decision import Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
+from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, strongest_rates
 from wavetune.units import Array
 
 _NODES = 400  # sets that are looked at for one cheapest set
-_FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _COLUMNS = 12  # sets of a cut in a program
 _WATT = 1e-9  # weight of the total power: it is hardly ever what is short
 _ROOT_PROGRAMS, _PROGRAMS = 12, 6
@@ -60,11 +61,7 @@ class SetsOfBand:
         problem = with_cap_tolerance(tables.problem(none_K, none_K))._replace(steps=NO_STEPS)
         self.down_KM = downlink_rate_bit_per_s_KM(band) if priced else np.zeros(problem.log_KM.shape)
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
-        faint_KM = (problem.log_KM <= NO_GAIN_LOG2) & (self.down_KM > 0)
-        self.problem = problem._replace(
-            log_KM=np.where(faint_KM, _FAINT_LOG2, problem.log_KM),
-            inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, problem.inverse_KM),
-        )
+        self.problem = with_receivers(problem, self.down_KM)
         self.most_K, self.most_down_K = tables.lone_rate_K, np.sum(self.down_KM, axis=1) * (1 + 1e-9)
         self.known: set[tuple[int, bytes]] = set()
         M = band.num_subchannels
@@ -273,8 +270,8 @@ class CutPacking:
             last_up_s, last_down_s = node.edges_42[2 * j, 1], node.edges_42[2 * j + 1, 1]
             rates.append(
                 (
-                    _rate(asks.need_KC, last_up_s - asks.ready_s_KC),
-                    _rate(asks.down_bits_KC, last_down_s - asks.after_s_KC),
+                    rate_needed(asks.need_KC, last_up_s - asks.ready_s_KC),
+                    rate_needed(asks.down_bits_KC, last_down_s - asks.after_s_KC),
                 )
             )
         return rates
@@ -406,9 +403,3 @@ class CutPacking:
             np.add.at(share_KM, band.client_S[set_U], x_J[used][:, None] * band.set_SM[set_U])
             owners.append(np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1))
         return star_4, (owners[0], owners[1])
-
-
-def _rate(need_KC: Array, left_s_KC: Array) -> Array:
-    """Rate that a need takes in the seconds left; infinite where none are left, also for nothing to send."""
-    rate_KC = np.where(left_s_KC < 0, np.inf, np.where(need_KC > 0, np.inf, 0.0))
-    return np.divide(need_KC, left_s_KC, out=rate_KC, where=(need_KC > 0) & (left_s_KC > 0))

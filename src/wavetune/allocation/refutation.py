@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.band import children, copy_prices, strongest_uplink
-from wavetune.allocation.counting import Strongest, strongest
+from wavetune.allocation.counting import Strongest, enough_columns, strongest
 from wavetune.allocation.dual_bound import excess, most_divided, provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.instance import Json
 from wavetune.allocation.prices import Prices
@@ -77,7 +77,7 @@ class Refuter:
         K, M = problem.log_KM.shape
         if self.strongest is None:
             self.strongest = strongest_uplink(problem)
-        most = min(M, 8 * -(-M // K) + 32)
+        most = enough_columns(K, M)
         sends = problem.need_K > 0
         rate_K = np.where(sends, problem.need_K / np.where(sends, delay_s - problem.ready_K, 1.0), 0.0)
         count_K = np.sum(self.strongest.rates(most) < rate_K[:, None], axis=1)

@@ -199,8 +199,8 @@ def bound_together(
     found: list[tuple[float, IntArray]] = []
 
     def look(up_s: tuple[float, float], fed_s: tuple[float, float]) -> tuple[float, int, _Interval, _Interval]:
-        main_KC = np.where(allowed_KC, main.at(_rate(choices.need_KC, up_s[1] - choices.ready_s_KC)), np.inf)
-        fed_KC = np.where(allowed_KC, fed.at(_rate(choices.fed_need_KC, fed_s[1])), np.inf)
+        main_KC = np.where(allowed_KC, main.at(rate_needed(choices.need_KC, up_s[1] - choices.ready_s_KC)), np.inf)
+        fed_KC = np.where(allowed_KC, fed.at(rate_needed(choices.fed_need_KC, fed_s[1])), np.inf)
         after_s = choices.back_after_s(up_s[1]) if choices.back_after_s else 0.0
         least_back_s = max(choices.least_back_s, after_s)
         priced = PricedChoices(choices.work_s_KC, choices.back_s_KC, main_KC, fed_KC, order, least_back_s)
@@ -229,7 +229,7 @@ def bound_together(
     return Bound(min(queue[0][0], beat_s) * _SAFE, _nearest(found))
 
 
-def _rate(need_KC: Array, left_s_KC: Array | float) -> Array:
+def rate_needed(need_KC: Array, left_s_KC: Array | float) -> Array:
     """Rate that a need takes in the seconds left; infinite where none are left, also for nothing to send."""
     left_s_KC = np.broadcast_to(left_s_KC, need_KC.shape)
     rate_KC = np.where(left_s_KC < 0, np.inf, np.where(need_KC > 0, np.inf, 0.0))
