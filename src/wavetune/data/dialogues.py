@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -18,20 +19,61 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
 }
 """What data sets call those who speak, and what chat templates call them."""
+CONTENTS = ("content", "value", "parts", "text")  # what data sets call what is said
+TURN_KEYS = {"role", "from", *CONTENTS, "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
 
 
 class WrongValueError(Exception):
     """A field of a row does not hold what its form needs; the message says which and why."""
 
 
+def is_messages(value: Any) -> bool:
+    """Whether a value is a list of messages and nothing else."""
+    return isinstance(value, list) and bool(value) and all(_is_message(message) for message in value)
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and ("role" in value or "from" in value) and {*value} <= TURN_KEYS
+
+
+def unpacked(value: Any) -> Any:
+    """The list of messages that a text writes as JSON or, as tables saved as CSV do, as Python; else the value."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    for read in (json.loads, ast.literal_eval):
+        try:
+            found = read(value.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        return found if is_messages(found) else value
+    return value
+
+
 def turns_of(messages: Any, field: str) -> tuple[Turn, ...]:
     """Turns of a list of messages, each with `role` and `content` (or `from` and `value`), of the field of that name.
 
-    Contents may be texts, null, or lists of parts with text. Raises WrongValueError.
+    The list may be written as JSON, and a message be an object from who speaks to what is said. Contents may be texts,
+    null, or lists of parts with text. Raises WrongValueError.
     """
+    messages = unpacked(messages)
     if isinstance(messages, str) or not isinstance(messages, Sequence):
         raise WrongValueError(f"{field!r} must be a list of messages {{role, content}}, found {_type(messages)}")
-    return tuple(_turn(message, f"{field}[{place}]") for place, message in enumerate(messages))
+    return tuple(turn for place, message in enumerate(messages) for turn in _turns(message, f"{field}[{place}]"))
+
+
+def turns_before(history: Any, field: str) -> tuple[Turn, ...]:
+    """Turns of a dialogue so far: a list of messages, or of pairs of question and answer. Raises WrongValueError."""
+    pairs = history if isinstance(history, list) else []
+    if pairs and all(isinstance(pair, list | tuple) and [*map(type, pair)] == [str, str] for pair in pairs):
+        return tuple(Turn(role, text) for pair in pairs for role, text in zip(("user", "assistant"), pair, strict=True))
+    return turns_of(history, field)
+
+
+def said_in(content: Any, where: str) -> str:
+    """The text of a content, as text or as a list of parts, perhaps in an object that holds them. WrongValueError."""
+    if isinstance(content, Mapping):
+        content = next((content[key] for key in CONTENTS if key in content), content)
+    return _content(content, where)
 
 
 def written(turns: Sequence[Turn]) -> str:
@@ -83,19 +125,34 @@ def tools_of(tools: Any) -> str:
     return _json(tools) if tools else ""
 
 
-def _turn(message: Any, where: str) -> Turn:
+def _turns(message: Any, where: str) -> Iterator[Turn]:
     if not isinstance(message, Mapping):
         raise WrongValueError(f"{where} must be a message {{role, content}}, found {_type(message)}")
-    role_key, content_key = ("from", "value") if "from" in message else ("role", "content")
+    if message and all(str(who).lower() in ROLES and isinstance(said, str) for who, said in message.items()):
+        yield from (Turn(ROLES[str(who).lower()], said) for who, said in message.items())  # {"human": .., "gpt": ..}
+    else:
+        yield _turn(message, where)
+
+
+def _turn(message: Mapping[str, Any], where: str) -> Turn:
+    role_key = "from" if "from" in message else "role"
+    content_key = next((key for key in CONTENTS if key in message), None)
     role = ROLES.get(str(message.get(role_key)).lower())
     if role is None:
         known = ", ".join(sorted({*ROLES.values()}))
         raise WrongValueError(f"{where} has the {role_key} {message.get(role_key)!r}; known are {known}")
-    kept = (role_key, content_key, "weight")
+    if content_key is None and not message.keys() & {"tool_calls", "function_call", "refusal"}:
+        raise WrongValueError(f"{where} says nothing: it has none of {', '.join(CONTENTS)}, but {', '.join(message)}")
+    kept = (role_key, content_key, "weight", "function_call", "refusal")
     more = {key: value for key, value in message.items() if key not in kept and value is not None}
+    if called := message.get("function_call"):  # what came before `tool_calls`
+        more["tool_calls"] = [{"type": "function", "function": called}]
     if "tool_calls" in more:
+        if not isinstance(more["tool_calls"], list):
+            raise WrongValueError(f"{where}.tool_calls must be a list, found {_type(more['tool_calls'])}")
         more["tool_calls"] = [_with_arguments(call, where) for call in more["tool_calls"]]
-    content = _content(message.get(content_key), f"{where}.{content_key}")
+    said = message[content_key] if content_key is not None else None
+    content = _content(message.get("refusal") if said is None else said, f"{where}.{content_key or 'content'}")
     return Turn(role, content, _json(more) if more else "", message.get("weight", 1) != 0)
 
 

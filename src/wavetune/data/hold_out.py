@@ -27,7 +27,10 @@ def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Co
     Raises: DataError if there is nothing to hold out.
     """
     if corpus.validation:
-        return corpus
+        known = {(e.prompt, e.second, e.answer) for e in corpus.train}
+        seen = sum((e.prompt, e.second, e.answer) in known for e in corpus.validation)
+        note = f"{seen:,} of {len(corpus.validation):,} validation rows stand in train, too: their loss is of rows seen"
+        return replace(corpus, notes=(*corpus.notes, note)) if seen else corpus
     if not fraction:
         note = "no validation part and none held out: validation losses are of training rows"
         return replace(corpus, validation=corpus.train, notes=(*corpus.notes, note))

@@ -10,34 +10,48 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wavetune.data.dialogues import WrongValueError, turns_of
+from wavetune.data.dialogues import WrongValueError, turns_of, unpacked
 from wavetune.data.examples import NO_DOMAIN, PreferencePair, Turn
 from wavetune.data.rows import text_of
 from wavetune.errors import DataError
 
 MARKS = {"Human": "user", "Assistant": "assistant", "System": "system"}
 TURN = re.compile(r"(?:^|\n\n)(Human|Assistant|System):")
-PROMPTS = ("prompt", "question", "instruction", "input", "messages", "conversations")
+PROMPTS = ("prompt", "question", "instruction", "input", "messages", "conversations", "history")
+NAMES = (  # of the answer that was chosen and the one that was rejected
+    ("chosen", "rejected"), ("accepted", "rejected"), ("preferred", "rejected"), ("preferred", "dispreferred"),
+    ("preferred_output", "non_preferred_output"), ("response_j", "response_k"), ("better", "worse"),
+)  # fmt: skip
+ANSWERS = ("response", "answer", "completion", "output", "conversation", "human_ref")  # of two, _0 and _1 or such
+ENDS = (("_0", "_1"), ("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"))
+VERDICTS = ("better_response_id", "safer_response_id", "winner", "preferred", "preference", "choice", "label", "labels")
+EQUAL = ("", "none", "nan", "tie", "equal", "both", "neither", "tie (bothbad)")
 
 Row = Mapping[str, Any]
 
 
-def pair_of(row: Row, where: str) -> PreferencePair | None:
+def pair_of(row: Row, where: str, verdict: str | None = None) -> PreferencePair | None:
     """Pair of a row with `chosen`, `rejected` and perhaps a prompt, `system`, `source` and `domain` (else the source).
 
-    None where an answer is empty, both are equal, or the dialogues differ before it: such a pair prefers nothing, or
-    not an answer.
+    Instead of these a row may have two answers such as `response_0` and `response_1` and say which is the better one;
+    `verdict` is the field that says it, where there are several. None where an answer is empty, both are equal, neither
+    is better, or the dialogues differ before it: such a pair prefers nothing, or not an answer.
 
     Raises: DataError that starts with `where` if an answer is missing, a value has the wrong type, or there is no
         prompt.
     """
-    for key in ("chosen", "rejected"):
-        if row.get(key) is None:
-            raise DataError(
-                f"{where}: a preference pair needs {key!r} as text or a list of messages; found the columns "
-                f"{', '.join(map(str, row))}. Name yours by world.data.columns, or --column {key}=NAME of train-reward"
-            )
     try:
+        found = _answers(row, verdict)
+        if found is None:
+            return None
+        row = {**row, **{key: unpacked(value) for key, value in found.items()}}
+        for key in ("chosen", "rejected"):
+            if row.get(key) is None:
+                raise WrongValueError(
+                    f"a preference pair needs {key!r} as text or a list of messages; found the columns "
+                    f"{', '.join(map(str, row))}. Name yours by world.data.columns, or --column {key}=NAME of "
+                    "train-reward"
+                )
         as_text = isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
         turns, prompt, chosen, rejected = _of_texts(row) if as_text else _of_messages(row)
     except WrongValueError as error:
@@ -51,6 +65,36 @@ def pair_of(row: Row, where: str) -> PreferencePair | None:
         )
     source = str(row.get("source") or NO_DOMAIN)
     return PreferencePair(prompt, chosen, rejected, source, str(row.get("domain") or source), turns)
+
+
+def used(row: Row) -> set[str]:
+    """The columns of a row that are looked at."""
+    names = {name for pair in NAMES for name in pair} | {
+        answer + end for answer in ANSWERS for pair in ENDS for end in pair
+    }
+    return {str(key) for key in row if key in {*PROMPTS, *VERDICTS, *names, "system", "source", "domain"}}
+
+
+def _answers(row: Row, verdict: str | None) -> Row | None:
+    """`chosen` and `rejected` of a row, by whatever names; None where neither is better."""
+    for better, worse in NAMES:
+        if row.get(better) is not None and row.get(worse) is not None:
+            return {"chosen": row[better], "rejected": row[worse]}
+    two = [(a + one, a + other) for a in ANSWERS for one, other in ENDS if {a + one, a + other} <= row.keys()]
+    told = [field for field in (verdict, *VERDICTS) if field and field in row]
+    if not two or not told:
+        return {}
+    said, (one, other), field = str(row[told[0]]).strip().lower(), two[0], told[0]
+    if said in EQUAL:
+        return None
+    named = {name.lower(): name for name in two[0]}
+    named |= {end: name for name in two[0] for end in (name.lower()[-1], f"model_{name.lower()[-1]}")}
+    if one.startswith("human_ref"):  # SHP: 1 where A is preferred
+        named |= {"1": one, "0": other}
+    if said not in named:
+        raise WrongValueError(f"{field!r} must say which of {one!r} and {other!r} is better, found {row[field]!r}")
+    best = named[said]
+    return {"chosen": row[best], "rejected": row[other if best == one else one]}
 
 
 def dialogue(prompt: str) -> tuple[Turn, ...]:
@@ -86,7 +130,8 @@ def _of_texts(row: Row) -> tuple[tuple[Turn, ...], str, str, str]:
         answers = [text[len(prompt) :].strip() for text in (chosen, rejected)]
         chosen, rejected = ("" if TURN.search(answer) else answer for answer in answers)
         return (), prompt, chosen, rejected
-    turns = () if isinstance(row[field], str | int | float) else turns_of(row[field], field)
+    value = _dialogue_so_far(row[field])
+    turns = () if isinstance(value, str | int | float) else turns_of(value, field)
     if row.get("system"):
         turns = (Turn("system", text_of(row, "system")), *(turns or (Turn("user", text_of(row, field).strip()),)))
     return turns, marked(turns) if turns else text_of(row, field).strip(), chosen, rejected
@@ -99,7 +144,7 @@ def _of_messages(row: Row) -> tuple[tuple[Turn, ...], str, str, str]:
     shared = next((i for i, (one, other) in pairs if one != other), min(len(chosen), len(rejected)) - 1)
     asked, field = chosen[: max(0, shared)], _prompt_field(row)
     if not asked and field is not None:
-        value = row[field]
+        value = _dialogue_so_far(row[field])
         asked = turns_of(value, field) if isinstance(value, list) else (Turn("user", text_of(row, field)),)
     answers = [turns[max(0, shared) :] for turns in (chosen, rejected)]
     said = [turns[0].text.strip() if [t.role for t in turns] == ["assistant"] else "" for turns in answers]
@@ -112,6 +157,11 @@ def _as_turns(value: Any, key: str) -> tuple[Turn, ...]:
     if isinstance(value, str):
         return (Turn("assistant", value),)
     return turns_of([value] if isinstance(value, Mapping) else value, key)
+
+
+def _dialogue_so_far(value: Any) -> Any:
+    """What came before the answers: a text, or messages, perhaps as JSON or in an object that holds them."""
+    return unpacked(value["messages"] if isinstance(value, Mapping) and "messages" in value else value)
 
 
 def _prompt_field(row: Row) -> str | None:

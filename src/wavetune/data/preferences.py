@@ -15,7 +15,7 @@ from pathlib import Path
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
 from wavetune.data.hold_out import HOLD_OUT, held_out, kept_together
-from wavetune.data.preference_rows import PROMPTS, dialogue, pair_of
+from wavetune.data.preference_rows import dialogue, pair_of, used
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import Row, renamed
 from wavetune.data.splits import SPLITS, data_files, found, has_word, require_once, split_names, splits_of, stem
@@ -23,7 +23,7 @@ from wavetune.errors import ConfigError, DataError, nearest
 from wavetune.given import folder_of
 
 KINDS: tuple[PreferenceKind, ...] = ("helpful", "harmless")
-_USED = {*PROMPTS, "chosen", "rejected", "system", "source", "domain"}
+VERDICT = {"helpful": "better_response_id", "harmless": "safer_response_id"}  # where a row has one for each kind
 
 
 def load_preferences(
@@ -52,7 +52,7 @@ def load_preferences(
     path = folder_of(str(source))
     if not path.exists():
         raise DataError(f"preference source {str(source)!r} is neither 'concierge' nor an existing folder or file")
-    reading = Reading(columns or {})
+    reading = Reading(columns or {}, VERDICT[kind])
     if path.is_dir() and is_saved(path):
         tables = saved_splits(path)
         names = split_names(list(tables), str(path))
@@ -96,6 +96,7 @@ class Reading:
     """Makes pairs of rows and remembers what was left out."""
 
     columns: Mapping[str, str]
+    verdict: str | None = None  # the field that says which of two answers is better
     notes: list[str] = field(default_factory=list[str])
     dropped: int = 0
     unused: set[str] = field(default_factory=set[str])
@@ -105,15 +106,15 @@ class Reading:
         found: list[PreferencePair] = []
         for place, row in rows:
             row = renamed(row, self.columns, place)
-            pair = pair_of(row, place)
-            self.unused.update(str(key) for key in row if key not in _USED)
+            pair = pair_of(row, place, self.verdict)
+            self.unused.update({*map(str, row)} - used(row))
             self.dropped += pair is None
             found.extend([] if pair is None else [pair])
         return tuple(found)
 
     def unusable(self, before: str = "") -> str:
         """How many pairs were dropped, in words; empty if none was."""
-        why = "pairs dropped whose answers are equal or empty, or come after different dialogues"
+        why = "pairs dropped whose answers are equal or empty, or equally good, or come after different dialogues"
         return f"{before}{self.dropped} {why}" if self.dropped else ""
 
     def told(self) -> tuple[str, ...]:

@@ -1,7 +1,8 @@
 """The rows of a data file: JSON, JSON lines, CSV, TSV or text, each also as .gz, Parquet or Arrow.
 
-JSON may be a list of objects, an object a line, or one object that holds the list or a list for each column. Cells of
-CSV and TSV are texts as they stand. A text file has a row `{text}` a line. Blank lines are skipped.
+JSON may be a list of objects, objects one behind the other, or one object that holds the list or a list for each
+column; a row that is a list of messages is `{messages}`. Cells of CSV and TSV are texts as they stand. A text file has
+a row `{text}` a line. Blank lines are skipped.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.data.dialogues import is_messages
 from wavetune.errors import DataError, JsonError, NotJsonError, one_line
 from wavetune.json_reader import parse, read_lines
 
@@ -22,7 +24,9 @@ Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
 
 MOST_CHARACTERS = 2**30  # of a JSON document
-LISTS = ("data", "rows", "examples", "instances", "train")  # what objects call the list of rows they hold
+LISTS = ("data", "rows", "examples", "instances", "records", "samples", "items", "train")  # names of a list of rows
+OTHER_SPLITS = ("validation", "valid", "val", "dev", "test", "eval")  # beside which `train` is not all
+QUOTES = "a cell that begins with a quotation mark must end with one, and those inside be doubled"
 UTF_16 = "UTF-16 text, not UTF-8: save it as UTF-8"
 MAGIC = {
     b"\xff\xfe": UTF_16,
@@ -128,35 +132,53 @@ def _json_lines(file: Path) -> Rows:
             continue
         place = f"{file}:{number}"
         try:
-            row = parse(line, finite=False, unique=False)
+            found = [parse(line, finite=False, unique=False)]
         except NotJsonError as error:
-            if not first and (whole := _whole(file)) is not None:
-                yield from _held(place, whole)
-                return
-            raise DataError(f"{place}: {error.reason}; {_advice(line)}") from error
+            if (found := _one_by_one(line)) is None:
+                if not first and (whole := _one_by_one(_text(file))) is not None:
+                    yield from _held(file, whole[0]) if len(whole) == 1 else _numbered(file, whole)
+                    return
+                raise DataError(f"{place}: {error.reason}; {_advice(line)}") from error
         except JsonError as error:
             raise DataError(f"{place}: {error.reason}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{place}: a JSON {type(row).__name__}; every line must hold one JSON object")
-        if not first:
-            first.append((place, row))
-            continue
-        if len(first) == 1:
-            yield first[0]
-            first.append((place, row))
-        yield place, row
+        for row in found:
+            if not isinstance(row := _dialogue(row), dict):
+                raise DataError(f"{place}: a JSON {type(row).__name__}; every line must hold one JSON object")
+            if not first:
+                first.append((place, row))
+                continue
+            if len(first) == 1:
+                yield first[0]
+                first.append((place, row))
+            yield place, row
     if len(first) == 1:
         yield from _held(*first[0])
 
 
+def _one_by_one(text: str) -> list[Any] | None:
+    """The objects that stand one behind the other in a text, with white space or commas between; None if not all do.
+
+    >>> _one_by_one('{"a": 1}, {"a": 2}')
+    [{'a': 1}, {'a': 2}]
+    """
+    found, place, decoder = list[Any](), 0, json.JSONDecoder()
+    while start := re.compile(r"[\s,]*(?=\{)").match(text, place):
+        try:
+            _, place = decoder.raw_decode(text, start.end())
+        except (ValueError, RecursionError):
+            return None
+        found.append(parse(text[start.end() : place], finite=False, unique=False))
+    return found if found and not text[place:].strip() else None
+
+
+def _dialogue(row: Any) -> Any:
+    """A row that is a list of messages, as the object that holds it."""
+    return {"messages": row} if is_messages(row) else row
+
+
 def _advice(line: str) -> str:
     """What to do about a line that is not JSON."""
-    whole = line.strip()
-    if _is_json(whole.rstrip(",")):
-        return "a comma stands behind the object; leave it out, or write the list in brackets"
-    if re.search(r"\}\s*\{", whole):
-        return "it holds several objects; every line must hold one JSON object"
-    if whole.startswith("{") and not line.endswith("\n"):
+    if line.strip().startswith("{") and not line.endswith("\n"):
         return "the file ends inside this line: it was cut off, fetch or write it again"
     return "every line must hold one JSON object"
 
@@ -166,10 +188,13 @@ def _listed(file: Path) -> Rows:
     try:
         rows = parse(text, finite=False, unique=False)
     except NotJsonError as error:
-        end = text.rstrip()
+        end, first = text.rstrip(), text.lstrip().partition("\n")[0]
+        if _is_json(first) and is_messages(json.loads(first)):
+            yield from _json_lines(file)
+            return
         advice = (
             "its lines are lists; every line must hold one JSON object"
-            if _is_json(text.lstrip().partition("\n")[0])
+            if _is_json(first)
             else "the file ends before its list does: it was cut off, fetch or write it again"
             if not end.endswith("]")
             else "a comma stands behind the last row; leave it out"
@@ -177,29 +202,42 @@ def _listed(file: Path) -> Rows:
             else "it must hold one list of objects, or an object a line"
         )
         raise DataError(f"{file}: {error.reason}; {advice}") from error
-    yield from _numbered(file, rows)
+    yield from _numbered(file, [rows] if is_messages(rows) else rows)
 
 
-def _whole(file: Path) -> Row | None:
-    """The one object that the file holds over several lines."""
-    text = _text(file)
-    found = parse(text, finite=False, unique=False) if _is_json(text) else None
-    return found if isinstance(found, dict) else None
-
-
-def _held(place: str, whole: Row) -> Rows:
-    """The rows that one object holds: a list of them, a list of cells for each column, or itself."""
+def _held(place: object, whole: Row) -> Rows:
+    """The rows that one object holds: a list of them, a list or object of cells for each column, or itself."""
+    others = [key for key in OTHER_SPLITS if isinstance(whole.get(key), list)]
+    if isinstance(whole.get("train"), list) and others:
+        names = f"train and {' and '.join(others)}"
+        raise DataError(f"{place}: it holds the lists {names}; write each to a file of that name, in one folder")
     lists = [value for key in LISTS if isinstance(value := whole.get(key), list)]
-    if lists:
+    if names := whole.get("columns"):  # as pandas writes a table by `orient="split"`
+        rows = [row for row in lists[0] if isinstance(row, list)] if lists and isinstance(names, list) else []
+        if rows and all(len(row) == len(names) for row in rows) and len(rows) == len(lists[0]):
+            return _numbered(place, [dict(zip(names, row, strict=True)) for row in rows])
+    if lists and any(isinstance(row, dict) or is_messages(row) for row in lists[0]):
         return _numbered(place, lists[0])
-    columns = [column if isinstance(column, list) else [{}] for column in whole.values()]
-    if len({*map(len, columns)}) == 1 and not any(isinstance(cell, dict | list) for c in columns for cell in c):
-        return _numbered(place, [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)])
+    if (rows := _columns(whole)) is not None:
+        return _numbered(place, rows)
     return iter([(place, whole)])
 
 
+def _columns(whole: Row) -> list[Row] | None:
+    """The rows of an object with a list of cells for each column, or with an object of them, by the row's number."""
+    columns = list(whole.values())
+    if len(columns) > 1 and all(isinstance(column, dict) and {*column} == {*columns[0]} for column in columns):
+        numbered = all(key.isdigit() for key in columns[0])  # else each is a row by itself
+        return [{key: column[row] for key, column in whole.items()} for row in columns[0]] if numbered else columns
+    if not all(isinstance(column, list) for column in columns) or len({*map(len, columns)}) != 1:
+        return None
+    if any(isinstance(cell, dict) for column in columns for cell in column):
+        return None  # such as the messages of one row
+    return [dict(zip(whole, cells, strict=True)) for cells in zip(*columns, strict=True)]
+
+
 def _numbered(place: object, rows: list[Any]) -> Rows:
-    for number, row in enumerate(rows):
+    for number, row in enumerate(map(_dialogue, rows)):
         if not isinstance(row, dict):
             raise DataError(f"{place} row {number}: a JSON {type(row).__name__}; every row must be a JSON object")
         yield f"{place} row {number}", row
@@ -207,25 +245,33 @@ def _numbered(place: object, rows: list[Any]) -> Rows:
 
 def _separated(file: Path, start: str) -> Rows:
     """Rows of CSV or TSV: a line of column names, then one of cells for each row."""
-    lines = _lines(file)
-    header = next(lines, "")
+    lines, before = _lines(file), 0
+    for header in lines:
+        if header.strip() and not header.startswith("sep="):  # which Excel reads as the mark between cells
+            break
+        before += 1
+    else:
+        header = ""
     mark = "\t" if kind_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
     csv.field_size_limit(2**30)
     reader = csv.reader(_chained(header, lines), delimiter=mark, strict=True)
+    place = lambda: f"{file}:{before + reader.line_num}"  # noqa: E731
     try:
         names = [name.strip() for name in next(reader, [])]
         named = [name for name in names if name]
         if not named or len({*named}) < len(named):
-            raise DataError(f"{file}:1: the first line must name every column once, found {', '.join(named) or 'none'}")
+            raise DataError(
+                f"{place()}: the first line must name every column once, found {', '.join(named) or 'none'}"
+            )
         for cells in reader:
             if not any(cells):
                 continue
             if len(cells) != len(names):
-                raise DataError(f"{file}:{reader.line_num}: {len(cells)} cells for {len(names)} columns; quote cells")
+                raise DataError(f"{place()}: {len(cells)} cells for {len(names)} columns; quote cells")
             row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-            yield f"{file}:{reader.line_num}", row
+            yield place(), row
     except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from error
+        raise DataError(f"{place()}: cannot be read as CSV ({error}); {QUOTES}") from error
 
 
 def _chained(first: str, rest: Iterable[str]) -> Iterator[str]:
@@ -281,6 +327,8 @@ def _start(file: Path) -> str:
     for magic, what in MAGIC.items():
         if found.startswith(magic):
             raise DataError(f"{file}: is {what}")
+    if b"\0" in found:
+        raise DataError(f"{file}: holds NUL characters, as UTF-16 text and binary files do; save it as UTF-8 text")
     return found.decode("utf-8-sig", errors="replace").lstrip()
 
 

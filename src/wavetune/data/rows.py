@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from wavetune.data.dialogues import WrongValueError, tools_of, turns_of, written
+from wavetune.data.dialogues import WrongValueError, said_in, tools_of, turns_before, turns_of, unpacked, written
 from wavetune.data.examples import NO_DOMAIN, Example, Turn
 from wavetune.errors import DataError, nearest
 
@@ -37,7 +37,7 @@ class Form:
         except WrongValueError as error:
             raise DataError(f"{where}: {error}") from error
         domain = row.get("domain")
-        return replace(example, where=where, domain=example.domain if domain is None else str(domain))
+        return replace(example, where=where, domain=example.domain if _none(domain) else _name(domain))
 
 
 def example_of(row: Row, where: str) -> Example:
@@ -60,6 +60,11 @@ def form_of(row: Row, where: str) -> Form:
         for form in FORMS:
             if fields.issuperset(form.needed) and row.keys().isdisjoint(form.without):
                 return form
+    if {"role", "from"} & {*row}:
+        raise DataError(
+            f"{where}: a row with {'role' if 'role' in row else 'from'!r} is a turn of a dialogue; write a row "
+            'for each dialogue, {"messages": [...]}, or say what the columns hold by world.data.columns'
+        )
     raise DataError(
         f"{where}: found the columns {', '.join(map(str, row)) or 'none'}; known are {KNOWN}. "
         'Name yours by world.data.columns, such as {"prompt": "...", "response": "..."}'
@@ -98,7 +103,7 @@ def _known_names(names: tuple[str, ...]) -> Mapping[str, str]:
     >>> _known_names(("Prompt", "answerkey", "mine"))
     {'Prompt': 'prompt', 'answerkey': 'answerKey', 'mine': 'mine'}
     """
-    fields = {field.lower(): field for field in FIELDS}
+    fields = {field.lower(): field for field in FIELDS - {*OPTIONS}}
     known, taken = dict[str, str](), {*names}
     for name in names:
         field = fields.get(str(name).lower(), name)
@@ -133,18 +138,35 @@ def text_of(row: Row, field: str) -> str:
 
 
 def _domain(row: Row, *fields: str) -> str:
-    return next((str(row[field]) for field in fields if row.get(field)), NO_DOMAIN)
+    return next((_name(row[field]) for field in fields if row.get(field) and not _none(row[field])), NO_DOMAIN)
+
+
+def _none(value: Any) -> bool:
+    """Whether a value is null, or NaN, which columns of numbers have in its place."""
+    return value is None or value != value
+
+
+def _name(value: Any) -> str:
+    """A value as the name of a class or domain: 1.0 is 1, as columns of numbers with gaps are read."""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _system(row: Row) -> tuple[Turn, ...]:
+    """What the system says of a row beside it, in a field of its own."""
+    field = next((field for field in SYSTEMS if row.get(field) and not _none(row[field])), None)
+    return () if field is None else (Turn("system", text_of({field: said_in(row[field], field)}, field)),)
 
 
 def _dialogue(turns: Sequence[Turn], row: Row) -> Example:
     """The last turn of the assistant is the answer to all before it; without one there is no answer."""
     last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=0)
     before, domain = tuple(turns[:last]), _domain(row, "category")
-    if row.get("system") and (not turns or turns[0].role != "system"):
-        before = (Turn("system", text_of(row, "system")), *before) if before else ()
+    if before and turns[0].role != "system":
+        before = (*_system(row), *before)
     if not before:
         return Example(written(turns), "", domain, tuple(turns))
-    return Example(written(before), turns[last].text, domain, before, turns[last], tools_of(row.get("tools")))
+    tools = tools_of(row.get("tools") or row.get("functions"))
+    return Example(written(before), turns[last].text, domain, before, turns[last], tools)
 
 
 def _messages(field: str) -> Callable[[Row], Example]:
@@ -153,16 +175,19 @@ def _messages(field: str) -> Callable[[Row], Example]:
 
 def _pair(prompt: str, answer: str, verbatim: bool = False) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
-        asked, said = row[prompt], row[answer]
-        if isinstance(asked, list) or isinstance(said, list):
+        if isinstance(row.get("label"), bool):
+            raise WrongValueError(
+                "a true or false 'label' says whether the answer is wanted; keep rows that are, without it"
+            )
+        asked, said, earlier = unpacked(row[prompt]), unpacked(row[answer]), row.get("history") or ()
+        if isinstance(asked, list) or isinstance(said, list) or earlier:
             before = turns_of(asked, prompt) if isinstance(asked, list) else (Turn("user", text_of(row, prompt)),)
             after = turns_of(said, answer) if isinstance(said, list) else (Turn("assistant", text_of(row, answer)),)
-            return _dialogue((*before, *after), row)
+            return _dialogue((*turns_before(earlier, "history"), *before, *after), row)
         question, reply, domain = text_of(row, prompt), text_of(row, answer), _domain(row, "category")
-        instructed = next((row[field] for field in ("system", "system_prompt") if row.get(field)), None)
-        if instructed is None:
+        if not (instructed := _system(row)):
             return Example(question, reply, domain, verbatim=verbatim)
-        turns = (Turn("system", str(instructed)), Turn("user", question))
+        turns = (*instructed, Turn("user", question))
         return Example(written(turns), reply, domain, turns, Turn("assistant", reply))
 
     return convert
@@ -186,31 +211,34 @@ def _meaning(row: Row) -> Example:
     return Example(prompt, text_of(row, "output"), slot.get("food") or slot.get("eatType") or NO_DOMAIN)
 
 
-def _choice(options: str, answer: str) -> Callable[[Row], Example]:
+def _choice(options: str | None, answer: str) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
-        texts, labels = row[options], None
-        if isinstance(texts, Mapping):
-            texts, labels = texts.get("text"), texts.get("label")
+        texts, labels = row[options] if options else {c: row[c] for c in OPTIONS if not _none(row.get(c))}, None
+        if isinstance(texts, Mapping) and "text" in texts:
+            texts, labels = texts["text"], texts.get("label")
+        elif isinstance(texts, Mapping):
+            texts, labels = [*texts.values()], [*texts]
         if not isinstance(texts, list) or not 2 <= len(texts) <= 26:
-            raise WrongValueError(f"{options!r} must be a list of 2 to 26 texts")
+            raise WrongValueError(f"{options or OPTIONS!r} must be a list of 2 to 26 texts")
         letters = [chr(ord("A") + i) for i in range(len(texts))]
         right, asked = row[answer], labels or letters
         if isinstance(right, str):
             known = [str(label) for label in asked] if right in map(str, asked) else [str(text) for text in texts]
-            right = known.index(right) if right in known else right
+            right = known.index(right) if right in known else int(right) if right.isdecimal() else right
         if type(right) is not int or not 0 <= right < len(texts):  # a bool is an int, but no index
             raise WrongValueError(
                 f"{answer!r} must be the index of an option, 0 to {len(texts) - 1}, its letter or its text, "
                 f"found {right!r}"
             )
         lettered = [f"{letter}. {text}" for letter, text in zip(letters, texts, strict=True)]
-        prompt = "\n".join([text_of(row, "question"), *lettered])
+        about = [f"{text_of(row, field)}\n" for field in CONTEXTS if row.get(field)][:1]
+        prompt = "\n".join([*about, text_of(row, "question"), *lettered])
         return Example(prompt, lettered[right], _domain(row, "difficulty", "category", "subject"))
 
     return convert
 
 
-def _from_context(answer: str) -> Callable[[Row], Example]:
+def _from_context(context: str, answer: str) -> Callable[[Row], Example]:
     """A question about a context; of SQuAD's several answers the first, none where there is none."""
 
     def convert(row: Row) -> Example:
@@ -219,7 +247,7 @@ def _from_context(answer: str) -> Callable[[Row], Example]:
         if isinstance(found, list):
             found = found[0] if found else ""
         answers = {answer: found}
-        prompt = f"{text_of(row, 'context')}\n\n{text_of(row, 'question')}"
+        prompt = f"{text_of(row, context)}\n\n{text_of(row, 'question')}"
         return Example(prompt, text_of(answers, answer), _domain(row, "category", "title"))
 
     return convert
@@ -228,11 +256,10 @@ def _from_context(answer: str) -> Callable[[Row], Example]:
 def _class(label: str, text: str, second: str | None = None) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
         value = row[label]
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if not isinstance(value, str | int) or not str(value).strip():
+        whole = isinstance(value, str | int) or (isinstance(value, float) and value.is_integer())
+        if not whole or not str(value).strip():
             raise WrongValueError(f"{label!r} must be a class, as text or a whole number, found {value!r}")
-        name = str(value).strip()
+        name = _name(value).strip()
         return Example(text_of(row, text), name, name, second=text_of(row, second) if second else "")
 
     return convert
@@ -242,9 +269,14 @@ def _plain(field: str) -> Callable[[Row], Example]:
     return lambda row: Example("", text_of(row, field), _domain(row, "category"), verbatim=True)
 
 
-DIALOGUES = ("messages", "conversations", "conversation")
+DIALOGUES = ("messages", "conversations", "conversation", "contents")
+SYSTEMS = ("system", "system_prompt", "systemInstruction", "system_instruction")
+OPTIONS = ("A", "B", "C", "D", "E", "F")  # columns of options, two at least
+CONTEXTS = ("context", "passage", "article")
 INSTRUCTED = ("output", "response", "completion", "answer")  # what follows `instruction`
-CHOICES = (("options", "answer"), ("choices", "answer"), ("choices", "answerKey"), ("options", "answerKey"))
+ANSWERS = ("answerKey", "answers", "answer")
+CHOICES = tuple((options, answer) for options in ("options", "choices") for answer in ("answer", "answerKey"))
+TOPICS = ("difficulty", "category", "subject")
 PAIRS = (
     ("prompt", "response"), ("prompt", "output"), ("prompt", "answer"), ("question", "answer"),
     ("question", "response"), ("query", "response"), ("query", "answer"), ("inputs", "targets"), ("input", "target"),
@@ -255,20 +287,21 @@ TEXT_PAIRS = (
     ("text", "text_pair"), ("question", "sentence"),
 )  # fmt: skip
 TEXTS, LABELS = ("text", "sentence", "prompt", "content", "review"), ("label", "labels")
-SAID = ("category", "system", "system_prompt")
+SAID = ("category", "history", *SYSTEMS)
 
 # The first form whose fields are all there is taken, so a form stands before those whose fields it contains.
 FORMS: tuple[Form, ...] = (
-    *(Form((field,), _messages(field), ("tools", "system", "category")) for field in DIALOGUES),
+    *(Form((field,), _messages(field), ("tools", "functions", *SYSTEMS, "category")) for field in DIALOGUES),
     *(Form(("instruction", answer), _instruction(answer), ("input", "context", *SAID)) for answer in INSTRUCTED),
-    *(Form(("question", *pair), _choice(*pair), ("difficulty", "category", "subject")) for pair in CHOICES),
-    *(Form(("context", "question", a), _from_context(a), ("category", "title")) for a in ("answers", "answer")),
+    *(Form(("question", *pair), _choice(*pair), (*CONTEXTS, *TOPICS)) for pair in CHOICES),
+    *(Form(("question", *OPTIONS[:2], a), _choice(None, a), (*CONTEXTS, *OPTIONS, *TOPICS)) for a in ANSWERS),
+    *(Form((c, "question", a), _from_context(c, a), ("category", "title")) for c in CONTEXTS for a in ANSWERS[1:]),
     Form(("input", "output"), _meaning),
     Form(("prompt", "completion"), _pair("prompt", "completion", verbatim=True), SAID),
     *(Form(pair, _pair(*pair), SAID) for pair in PAIRS),
     *(Form((*pair, label), _class(label, *pair)) for pair in TEXT_PAIRS for label in LABELS),
     *(Form((text, label), _class(label, text)) for text in TEXTS for label in LABELS),
-    *(Form((text,), _plain(text), ("category",), LABELS) for text in ("text", "content")),
+    *(Form((text,), _plain(text), ("category",), (*LABELS, "role", "from")) for text in ("text", "content")),
 )
 FIELDS = frozenset(field for form in FORMS for field in form.fields) | {"chosen", "rejected", "source"}
 KNOWN = (

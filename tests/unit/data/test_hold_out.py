@@ -33,6 +33,13 @@ def test_pairs_of_texts_with_one_first_text_are_told_apart_by_the_second():
     assert len(corpus.validation) == 2
 
 
+def test_rows_of_a_given_validation_part_that_stand_in_train_are_told():
+    rows = tuple(Example(f"q{i}", "a") for i in range(4))
+    corpus = with_validation(Corpus("mine", rows, (*rows[1:3], Example("q1", "b"))), 0)
+    assert corpus.notes == ("2 of 3 validation rows stand in train, too: their loss is of rows seen",)
+    assert with_validation(Corpus("mine", rows[:2], rows[2:]), 0).notes == ()
+
+
 def test_two_rows_are_one_for_either_part():
     corpus = held([Example("a", "x"), Example("b", "x")])
     assert (len(corpus.train), len(corpus.validation)) == (1, 1)

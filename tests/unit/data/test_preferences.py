@@ -101,6 +101,11 @@ HH = "\n\nHuman: Hi\n\nAssistant:"
         {"prompt": "Hi", "chosen": [*SAY, GOOD], "rejected": [*SAY, BAD]},
         {"prompt": "Hi", "chosen": [GOOD], "rejected": [BAD]},
         {"prompt": SAY, "chosen": "good", "rejected": "bad"},
+        {"chosen": json.dumps([*SAY, GOOD]), "rejected": json.dumps([*SAY, BAD])},
+        {"input": {"messages": SAY}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
+        {"prompt": SAY, "response_0": "bad", "response_1": "good", "better_response_id": 1, "safer_response_id": 0},
+        {"history": HH, "human_ref_A": "good", "human_ref_B": "bad", "labels": 1},
+        {"conversation_a": [*SAY, BAD], "conversation_b": [*SAY, GOOD], "winner": "model_b"},
         {
             "conversations": [{"from": "human", "value": "Hi"}],
             "chosen": {"from": "gpt", "value": "good"},
@@ -127,6 +132,15 @@ def test_the_system_prompt_of_a_preference_is_its_first_turn():
     assert pair.prompt == "System: Be kind.\n\nHuman: Hi\n\nAssistant:"
 
 
+def test_of_two_answers_the_field_of_the_kind_says_which_is_chosen():
+    two = {"prompt": "Hi", "response_0": "zero", "response_1": "one", "better_response_id": 0, "safer_response_id": 1}
+    assert pair_of(two, "here", "safer_response_id").chosen == pair_of(two, "here").rejected == "one"
+    row = {"prompt": "Hi", "response_a": "x", "response_b": "y"}
+    assert pair_of({**row, "winner": "tie"}, "here") is None
+    with pytest.raises(DataError, match="'winner' must say which of 'response_a' and 'response_b' is better, found 3"):
+        pair_of({**row, "winner": 3}, "here")
+
+
 def test_pairs_that_prefer_nothing_are_dropped_and_counted(tmp_path):
     useless = [
         row("a", chosen="x", rejected=" x "),
@@ -139,7 +153,7 @@ def test_pairs_that_prefer_nothing_are_dropped_and_counted(tmp_path):
     corpus = load_preferences(tmp_path, "helpful")
     assert len(corpus.train) + len(corpus.validation) == 4
     assert corpus.notes[1:3] == (
-        "5 pairs dropped whose answers are equal or empty, or come after different dialogues",
+        "5 pairs dropped whose answers are equal or empty, or equally good, or come after different dialogues",
         "columns not used: score",
     )
     write(tmp_path / "train.jsonl", useless)

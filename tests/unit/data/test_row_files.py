@@ -45,6 +45,17 @@ def rows_of(file):
         ("a.csv", "\ufeffprompt;response\r\nq0;a0\r\nq1;a1\r\nq2;a2\r\n"),
         ("a.tsv", "prompt\tresponse\nq0\ta0\nq1\ta1\nq2\ta2"),
         ("a.csv", "prompt|response\nq0|a0\nq1|a1\nq2|a2\n"),
+        ("a.jsonl", ",\n".join(LINES)),
+        ("a.jsonl", "".join(LINES)),
+        ("a.jsonl", LINES[0] + "\n" + LINES[1] + LINES[2]),  # files joined where a last line break was missing
+        ("a.json", "\n".join(json.dumps(row, indent=1) for row in ROWS)),
+        ("a.json", json.dumps({"version": 1, "records": ROWS})),
+        ("a.json", json.dumps({key: {str(i): row[key] for i, row in enumerate(ROWS)} for key in ROWS[0]})),
+        ("a.json", json.dumps({str(i): row for i, row in enumerate(ROWS)})),
+        ("a.json", json.dumps({f"id-{i}": row for i, row in enumerate(ROWS)})),
+        ("a.json", json.dumps({"columns": [*ROWS[0]], "index": [0, 1, 2], "data": [[*row.values()] for row in ROWS]})),
+        ("a.csv", "sep=;\nprompt;response\nq0;a0\nq1;a1\nq2;a2\n"),
+        ("a.csv", "\n\nprompt,response\nq0,a0\nq1,a1\nq2,a2\n"),
         ("a.csv", ",prompt,response,,\n0,q0,a0,,\n1,q1,a1,,\n2,q2,a2,,\n"),  # an index, and cells that were empty
     ],
 )
@@ -53,6 +64,25 @@ def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path,
     file = tmp_path / (name + (".gz" if packed else ""))
     file.write_bytes(gzip.compress(content.encode(), mtime=0) if packed else content.encode())
     assert rows_of(file) == ROWS
+
+
+DIALOGUE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+
+
+@pytest.mark.parametrize(
+    ("content", "count"),
+    [
+        (f"{json.dumps(DIALOGUE)}\n{json.dumps(DIALOGUE)}\n", 2),
+        (json.dumps([DIALOGUE, DIALOGUE]), 2),
+        (json.dumps({"messages": [DIALOGUE, DIALOGUE]}), 2),
+        (json.dumps({"data": [DIALOGUE, DIALOGUE]}), 2),
+        (json.dumps({"messages": DIALOGUE}), 1),
+        (json.dumps(DIALOGUE, indent=1), 1),
+    ],
+)
+def test_a_list_of_messages_is_a_row(tmp_path, content, count):
+    (tmp_path / "a.json").write_text(content)
+    assert rows_of(tmp_path / "a.json") == [{"messages": DIALOGUE}] * count
 
 
 def test_tables_of_parquet_and_arrow_are_read(tmp_path):
@@ -102,8 +132,17 @@ PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, an
             LINES[0] + '\n{"prompt": "q1", "resp',
             r"a.jsonl:2: not JSON .*ends inside this line: it was cut off",
         ),
-        ("a.jsonl", ",\n".join(LINES), r"a.jsonl:1: not JSON .*a comma stands behind the object"),
-        ("a.jsonl", LINES[0] + "\n" + LINES[1] + LINES[2] + "\n", r"a.jsonl:2: not JSON .*it holds several objects"),
+        (
+            "a.json",
+            json.dumps({"train": ROWS, "test": ROWS}),
+            r"a.json:1: it holds the lists train and test; write each",
+        ),
+        (
+            "a.csv",
+            "prompt,response\n".encode("utf-16-le"),
+            r"a.csv: holds NUL characters, as UTF-16 text .* save it as",
+        ),
+        ("a.csv", "\na,b\n1,2,3\n", r"a.csv:3: 3 cells for 2 columns"),
         ("a.jsonl", LINES[0] + "\n[1, 2]\n", r"a.jsonl:2: a JSON list; every line must hold one JSON object"),
         ("a.json", f"{ARRAY[:-1]},]", r"a.json: not JSON .*a comma stands behind the last row"),
         ("a.json", ARRAY[:-9], r"a.json: not JSON .*ends before its list does: it was cut off"),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from wavetune.data.examples import Example, Turn
@@ -50,6 +52,17 @@ CHAT = Example("Hi", "Hello", turns=(HI,), reply=HELLO)
         ),
         ({"context": "Ann ran.", "question": "When?", "answers": {"text": []}}, Example("Ann ran.\n\nWhen?", "")),
         ({"question": "Which?", "answer": "This."}, Example("Which?", "This.")),
+        ({"passage": "Ann ran.", "question": "Did she?", "answer": True}, Example("Ann ran.\n\nDid she?", "true")),
+        (
+            {"question": "Which?", "options": {"A": "one", "B": "two"}, "answer": "B"},
+            Example("Which?\nA. one\nB. two", "B. two"),
+        ),
+        (
+            {"question": "Which?", "A": "one", "B": "two", "C": None, "answer": "1", "article": "Some."},
+            Example("Some.\n\nWhich?\nA. one\nB. two", "B. two"),
+        ),
+        ({"prompt": "p", "response": "r", "domain": 2.0}, Example("p", "r", "2")),
+        ({"prompt": "p", "response": "r", "domain": float("nan")}, Example("p", "r")),
         ({"inputs": "p", "targets": "r"}, Example("p", "r")),
         ({"query": "p", "response": "r"}, Example("p", "r")),
         ({"problem": "p", "solution": "r"}, Example("p", "r")),
@@ -88,6 +101,12 @@ def test_every_row_form_gives_prompt_answer_and_domain(row, expected):
                 SAY[1],
             ]
         },
+        {"messages": json.dumps(SAY)},
+        {"messages": str(SAY)},
+        {"conversations": [{"role": "user", "value": "Hi"}, {"from": "gpt", "content": "Hello"}]},
+        {"conversation": [{"human": "Hi", "assistant": "Hello"}]},
+        {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}]},
+        {"prompt": json.dumps(SAY[:1]), "completion": json.dumps(SAY[1:])},
         {"prompt": SAY[:1], "completion": SAY[1:]},
         {"prompt": SAY[:1], "completion": "Hello"},
         {"prompt": "Hi", "response": SAY[1:]},
@@ -112,9 +131,32 @@ def test_chat_answers_are_the_last_assistant_turn_after_all_turns_before_it():
     assert example.prompt == "System: Be brief.\nUser: Hi\nAssistant: Hello\nUser: Bye"
 
 
-def test_a_system_prompt_beside_a_dialogue_is_its_first_turn():
-    example = example_of({"conversations": SAY, "system": "Be brief."}, "here")
+@pytest.mark.parametrize(
+    "system",
+    [
+        {"system": "Be brief."},
+        {"system": [{"text": "Be brief."}]},
+        {"systemInstruction": {"parts": [{"text": "Be brief."}]}},
+    ],
+)
+def test_a_system_prompt_beside_a_dialogue_is_its_first_turn(system):
+    example = example_of({"conversations": SAY, **system}, "here")
     assert example.dialogue == (Turn("system", "Be brief."), HI, HELLO)
+
+
+@pytest.mark.parametrize("history", [[["Hi", "Hello"]], SAY])
+def test_a_history_stands_before_the_prompt(history):
+    example = example_of({"instruction": "And?", "output": "So.", "history": history, "system": "Be brief."}, "here")
+    assert example.dialogue == (
+        Turn("system", "Be brief."), HI, HELLO, Turn("user", "And?"), Turn("assistant", "So.")
+    )  # fmt: skip
+
+
+def test_a_function_call_and_a_refusal_are_answers():
+    call = {"name": "add", "arguments": '{"a": 1}'}
+    called = example_of({"messages": [SAY[0], {"role": "assistant", "content": None, "function_call": call}]}, "here")
+    assert called.answer == '{"name": "add", "arguments": {"a": 1}}'
+    assert example_of({"messages": [SAY[0], {"role": "assistant", "refusal": "No."}]}, "here").answer == "No."
 
 
 def test_tool_turns_keep_their_calls_with_arguments_as_an_object():
@@ -167,6 +209,12 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ({"question": "q", "options": ["a", "b"], "answer": "c"}, "index of an option, 0 to 1.* found 'c'"),
         ({"question": "q", "options": "ab", "answer": 0}, "'options' must be a list"),
         ({"messages": "Hi"}, "'messages' must be a list of messages"),
+        ({"messages": [{"role": "user", "said": "Hi"}]}, r"messages\[0\] says nothing: it has none of content, value"),
+        ({"role": "user", "content": "Hi"}, "a row with 'role' is a turn of a dialogue; write a row for each dialogue"),
+        (
+            {"prompt": "p", "completion": "c", "label": False},
+            "a true or false 'label' says whether the answer is wanted",
+        ),
         ({"messages": ["Hi"]}, r"messages\[0\] must be a message"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\].content must be text, found int"),
         (
