@@ -173,9 +173,15 @@ def whole_run() -> None:
         place, attribute = stages_of(name)
         timed(place, attribute, name, spent)
     spent["imports"] = time.process_time()
-    for kept, recall in (("kept_rewards", "recall"), ("kept_untouched", "recalled")):
-        with suppress(ImportError):  # older commits keep nothing
-            setattr(importlib.import_module(f"wavetune.runtimes.{kept}"), recall, lambda *_: None)
+    nothing: Any = lambda *_: None  # noqa: E731
+    made: Any = lambda _place, make, *_: make()  # noqa: E731
+    for module, name, own in (
+        ("kept_rewards", "recall", nothing),
+        ("kept_untouched", "kept", made),
+        ("kept_untouched", "recalled", nothing),  # of older commits, of which the oldest keep nothing
+    ):
+        with suppress(ImportError):
+            setattr(importlib.import_module(f"wavetune.runtimes.{module}"), name, own)
     with tempfile.TemporaryDirectory() as folder:
         words = [word for setting in SHORT for word in ("--set", setting)]
         sys.argv = ["wavetune", "run", "pwff", "--out", f"{folder}/run", *words]

@@ -96,7 +96,7 @@ def test_the_stages_of_a_run_are_where_they_are_timed():
     timing = benchmark("alignment")
     assert all(callable(getattr(*timing.stages_of(name))) for name in timing.STAGES)
     assert callable(kept_rewards.recall)
-    assert callable(kept_untouched.recalled)
+    assert callable(kept_untouched.kept)
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 from wavetune.costs.architecture import Architecture, is_written_down
-from wavetune.costs.architecture_json import architecture_from_json, architecture_to_json
-from wavetune.models.cache import cached
+from wavetune.costs.operations import Block, Product, Projection, Saved
+from wavetune.models.cache import kept, place_of
 from wavetune.models.folder_check import read_object
 
-LAYOUT = "v2"  # raised when other things are counted
+LAYOUT = "v3"  # raised when other things are counted
 
 
 def architecture_of(folder: Path, say: Callable[[str], None] | None = None) -> Architecture:
@@ -26,25 +25,42 @@ def architecture_of(folder: Path, say: Callable[[str], None] | None = None) -> A
     config = read_object(folder / "config.json")
     if is_written_down(config):
         return Architecture.from_config(config)
-    key = hashlib.sha256(f"{version('transformers')} {version('peft')} {json.dumps(config)}".encode()).hexdigest()
-    return _kept(cached(f"costs/{LAYOUT}/{key}.json"), folder, say)
+
+    def count() -> Architecture:
+        from wavetune.models.counting import count_folder
+
+        if say is not None:
+            say(f"counting the costs of the model in {folder}, once")
+        return count_folder(folder)
+
+    place = place_of(f"costs/{LAYOUT}", [version("transformers"), version("peft"), config])
+    return kept(place, count, _written, _read)
 
 
-def _kept(path: Path, folder: Path, say: Callable[[str], None] | None) -> Architecture:
-    try:
-        return architecture_from_json(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, KeyError, TypeError):  # not there, or damaged: it is counted again
-        pass
-    if say is not None:
-        say(f"counting the costs of the model in {folder}, once")
-    from wavetune.models.counting import count_folder
+def _written(architecture: Architecture) -> dict[str, Any]:
+    """An architecture as JSON, in which blocks that are equal stand once."""
+    kinds = list(dict.fromkeys(architecture.blocks))
+    sizes = {f.name: getattr(architecture, f.name) for f in fields(architecture) if f.name != "blocks"}
+    return {**sizes, "kinds": [*map(asdict, kinds)], "blocks": [*map(kinds.index, architecture.blocks)]}
 
-    architecture = count_folder(folder)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.{os.getpid()}")
-        partial.write_text(architecture_to_json(architecture), encoding="utf-8")
-        partial.replace(path)
-    except OSError:
-        pass  # a cache that cannot be written costs the counting again, nothing else
-    return architecture
+
+def _read(value: dict[str, Any]) -> Architecture:
+    """The architecture that was written so; raises LookupError, TypeError or ValueError if it was none."""
+    kinds = [_block(kind) for kind in value["kinds"]]
+    del value["kinds"]
+    value["default_lora_targets"] = tuple(value["default_lora_targets"])
+    value["blocks"] = tuple(kinds[index] for index in value["blocks"])
+    return Architecture(**value)
+
+
+def _block(value: dict[str, Any]) -> Block:
+    own = {
+        "projections": tuple(Projection(**p) for p in value["projections"]),
+        "products": tuple(
+            Product(**p | {side: frozenset(p[side]) for side in ("left", "right")}) for p in value["products"]
+        ),
+        "saved": tuple(
+            Saved(**s | {names: frozenset(s[names]) for names in ("because", "read_by")}) for s in value["saved"]
+        ),
+    }
+    return Block(**value | own)

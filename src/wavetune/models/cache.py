@@ -11,13 +11,15 @@ from functools import cache
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, ModelError, WavetuneError
 from wavetune.json_reader import read_json
+
+T = TypeVar("T")
 
 
 def cached(part: str, cache_dir: str | Path | None = None) -> Path:
@@ -70,12 +72,30 @@ def recalled(file: Path) -> Any:
 
 
 def remembered(file: Path, value: Any) -> None:
-    """Keep a JSON value in a file of the cache, whole or not at all; a cache that cannot be written is done without."""
+    """Keep a JSON value, sets as lists, in a file of the cache; a cache that cannot be written is done without."""
     part = file.with_name(f".{file.name}.{os.getpid()}")
     with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        part.write_text(json.dumps(value), encoding="utf-8")
+        part.write_text(json.dumps(value, default=sorted), encoding="utf-8")
         part.replace(file)
+
+
+def place_of(part: str, key: Any) -> Path:
+    """The file of the cache for what depends on all of a key, a JSON value, alone."""
+    return cached(f"{part}/{sha256(json.dumps(key).encode()).hexdigest()}.json")
+
+
+def kept(place: Path, make: Callable[[], T], written: Callable[[T], Any], read: Callable[[Any], T]) -> T:
+    """What `make` makes, or made before in whichever process: a file keeps the JSON value that it is `written` as.
+
+    `read` raises LookupError, TypeError or ValueError for any other value; None stands for a file that is missing.
+    """
+    try:
+        return read(recalled(place))
+    except (LookupError, TypeError, ValueError):
+        found = make()
+    remembered(place, written(found))
+    return found
 
 
 def state_of(files: Iterable[Path | str]) -> str:

@@ -7,15 +7,19 @@ its first blocks elsewhere, as after a cut. What differs is refused, so that no 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import cache, partial
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from wavetune.errors import ModelError
-from wavetune.models.check_memory import recall, remember
+from wavetune.models.cache import kept, place_of
 from wavetune.models.ragged import ATTENTION, ragged_layout
 from wavetune.models.structure import AbsentBlock, Structure, examine, first_of, is_encoder
 from wavetune.models.way import Checked, Way
@@ -26,6 +30,7 @@ Between = Callable[[int, Tensor], Tensor]
 
 LENGTHS = (6, 3)
 LARGE_VALUES = 10_000_000  # the check of a smaller model is over at once
+FILES = ("backbone", "batches", "ragged", "self_check", "structure", "way")  # that a check depends on
 TOLERANCE = 1e-4  # of a token's largest value; fp32 with another order of sums stays below a tenth of it
 
 
@@ -40,11 +45,9 @@ def checked(model: PreTrainedModel, engine: Engine) -> Checked:
     """
     key = _key(model)
     if key not in _CHECKED:
+        check = partial(_check, model, engine)
         large = sum(p.numel() for p in model.parameters()) > LARGE_VALUES
-        found = recall(key) if large else None
-        _CHECKED[key] = found or _check(model, engine)
-        if large and found is None:
-            remember(key, _CHECKED[key])
+        _CHECKED[key] = kept(place_of("checked", [_engine(), *key]), check, _written, _read) if large else check()
     found = _CHECKED[key]
     _attend(model, ATTENTION if found.way.packed else "eager")
     for module in model.modules():
@@ -57,6 +60,23 @@ def _check(model: PreTrainedModel, engine: Engine) -> Checked:
     _attend(model, "eager")
     structure = examine(model, _rows(model)[0])
     return Checked(structure, _way(model, structure, engine))
+
+
+@cache
+def _engine() -> str:
+    """Changes with whatever a check depends on beside the model."""
+    sources = [Path(__file__).with_name(f"{name}.py").read_bytes() for name in FILES]
+    return sha256(b"".join(sources)).hexdigest() + transformers.__version__ + torch.__version__
+
+
+def _written(found: Checked) -> dict[str, Any]:
+    return {"structure": asdict(found.structure), "way": found.way._asdict()}
+
+
+def _read(value: dict[str, Any]) -> Checked:
+    structure = value["structure"]
+    structure |= {"tail": tuple(structure["tail"]), "linear_maps": frozenset(structure["linear_maps"])}
+    return Checked(Structure(**structure), Way(**value["way"]))
 
 
 def _key(model: PreTrainedModel) -> tuple[str, ...]:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
-from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wavetune.data.corpora import EMBEDDED
 from wavetune.data.token_cache import code_of_data
 from wavetune.federation.round_planner import SampleStatistics
-from wavetune.models.cache import cached, recalled, remembered, state_of
+from wavetune.models.cache import kept, place_of, state_of
 from wavetune.part_values import values_of
 from wavetune.parts import foreign_packages
 
@@ -24,29 +22,19 @@ Counted = tuple[SampleStatistics, tuple[int, ...], int, str]
 """The average sample, samples a client, number of classes, and what is told of the data."""
 
 
-def place_of(recipe: Recipe, model: Path) -> Path | None:
-    """Where the count of a recipe's data for a model's folder is kept; None where a change would not be noticed."""
+def recalled_count(recipe: Recipe, model: Path, count: Callable[[], Counted]) -> Counted:
+    """What `count` finds of a recipe's data with the tokenizer of a model's folder, or found before."""
     data = recipe.world.data
     if foreign_packages(data) or (files := _files_of(data.source)) is None:
-        return None
+        return count()  # as a change would not be noticed
     key = [_code(), state_of(_all_files(model)), state_of(files), values_of(data)]
     key += [recipe.world.scenario.population.num_clients, recipe.run.seed]
-    return cached(f"counted/{sha256(json.dumps(key).encode()).hexdigest()}.json")
+    return kept(place_of("counted", key), count, lambda counted: [asdict(counted[0]), *counted[1:]], _read)
 
 
-def recall(place: Path) -> Counted | None:
-    """What was counted there; None if nothing was, or it cannot be read."""
-    try:
-        statistics, samples_K, num_classes, told = recalled(place)
-        return SampleStatistics(**statistics), tuple(samples_K), num_classes, told
-    except (TypeError, ValueError):
-        return None
-
-
-def remember(place: Path, counted: Counted) -> None:
-    """Keep what was counted."""
-    statistics, *rest = counted
-    remembered(place, [asdict(statistics), *rest])
+def _read(value: Any) -> Counted:
+    statistics, samples_K, num_classes, told = value
+    return SampleStatistics(**statistics), tuple(samples_K), num_classes, told
 
 
 def _files_of(source: str) -> list[Path] | None:

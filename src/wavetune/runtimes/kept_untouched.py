@@ -5,7 +5,6 @@ Every run asks for these before its first step.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -17,7 +16,7 @@ import torch
 from wavetune.data.templates import TokenSet
 from wavetune.federation.cohort import Cohort, Evaluation
 from wavetune.federation.place import Place
-from wavetune.models.cache import cached, recalled, remembered, state_of_code, state_of_folder
+from wavetune.models.cache import kept, place_of, state_of_code, state_of_folder
 from wavetune.models.stopping import Ends
 
 MOST_ROWS = 20_000  # a larger part of validation is no longer what a step waits for
@@ -30,18 +29,22 @@ def recalled_losses(serving: Cohort, model: Path, precision: str, rows: TokenSet
     """
     if len(rows) > MOST_ROWS:
         return judge.evaluate(rows, None)
-    digest, kept = sha256(), 0 if serving.prefix is None else serving.prefix.blocks
+    digest, ready = sha256(), 0 if serving.prefix is None else serving.prefix.blocks
     for array in (rows.ids, rows.offsets, rows.label_start, rows.labels):
         digest.update(repr(None if array is None else (array.shape, str(array.dtype))).encode())
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
-    how = type(judge).__name__, serving.tokens_per_pass, kept, rows.prompt_tokens, digest.hexdigest()
-    place = _place(serving, model, precision, *how)
-    if (known := _read(place, len(rows))) is not None:
-        return known
-    found = judge.evaluate(rows, None)
-    if np.isfinite(found.nll_R).all():
-        remembered(place, {name: values.tolist() for name, values in vars(found).items()})
-    return found
+    how = type(judge).__name__, serving.tokens_per_pass, ready, rows.prompt_tokens, digest.hexdigest()
+
+    def read(value: Any) -> Evaluation:
+        found = Evaluation(*(np.array(value[name], np.float64) for name in ("nll_R", "positions_R", "correct_R")))
+        if not all(array.shape == (len(rows),) and np.isfinite(array).all() for array in vars(found).values()):
+            raise ValueError("no losses of these rows")
+        return found
+
+    def written(found: Evaluation) -> dict[str, list[float]]:
+        return {name: values.tolist() for name, values in vars(found).items()}
+
+    return kept(_place(serving, model, precision, *how), lambda: judge.evaluate(rows, None), written, read)
 
 
 def recalled_answers(
@@ -55,27 +58,16 @@ def recalled_answers(
 ) -> list[str]:
     """What `answer` says to these prompts with the plain model, or said before, in so many tokens at most."""
     place = _place(serving, model, precision, "answers", [*map(list, prompts)], tokens, sorted(map(list, ends)))
-    known = recalled(place)
-    if isinstance(known, list) and [type(text) for text in known] == [str] * len(prompts):
-        return known
-    found = answer()
-    remembered(place, found)
-    return found
+
+    def read(value: Any) -> list[str]:
+        if not isinstance(value, list) or [type(text) for text in value] != [str] * len(prompts):
+            raise ValueError("no answers to these prompts")
+        return value
+
+    return kept(place, answer, list, read)
 
 
 def _place(serving: Cohort, model: Path, precision: str, *how: Any) -> Path:
     """Where what a plain model does is kept."""
     where = str(serving.backbone.device), torch.get_num_threads(), precision
-    key = json.dumps([state_of_code(), state_of_folder(model), *where, *how])
-    return cached(f"untouched/{sha256(key.encode()).hexdigest()}.json")
-
-
-def _read(place: Path, rows: int) -> Evaluation | None:
-    """The losses of so many rows in a file; None if it is missing or damaged."""
-    values: Any = recalled(place)
-    try:
-        found = Evaluation(*(np.array(values[name], np.float64) for name in ("nll_R", "positions_R", "correct_R")))
-    except (TypeError, KeyError, ValueError):
-        return None
-    arrays = vars(found).values()
-    return found if all(array.shape == (rows,) and np.isfinite(array).all() for array in arrays) else None
+    return place_of("untouched", [state_of_code(), state_of_folder(model), *where, *how])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from wavetune.federation.method import NARROWEST, Method
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
-from wavetune.runtimes import count_memory
+from wavetune.runtimes.count_memory import Counted, recalled_count
 from wavetune.wireless.channel import draw_devices
 
 Rows = NDArray[np.int64]
@@ -176,19 +177,12 @@ def _tokenizer_of(folder: Path) -> Any:
     return load_tokenizer(folder)
 
 
-def _counted(recipe: Recipe, folder: Path) -> count_memory.Counted:
+def _counted(recipe: Recipe, folder: Path) -> Counted:
     """What is counted of the data with the tokenizer of a model's folder."""
-    place = count_memory.place_of(recipe, folder)
-    known = None if place is None else count_memory.recall(place)
-    if known is not None:
-        return known
     num_clients = recipe.world.scenario.population.num_clients
     data = prepare(recipe.world.data, _tokenizer_of(folder), num_clients, recipe.run.seed)
     samples_K = tuple(len(rows) for rows in data.rows_by_client)
-    counted = statistics_of(data.train), samples_K, len(data.classes), data.told
-    if place is not None:
-        count_memory.remember(place, counted)
-    return counted
+    return statistics_of(data.train), samples_K, len(data.classes), data.told
 
 
 def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> SampleCount:
@@ -202,7 +196,7 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
     num_clients, seed = recipe.world.scenario.population.num_clients, recipe.run.seed
     folder = local_folder(recipe.world.model)
     if folder is not None:
-        statistics, samples_K, num_classes, told = _counted(recipe, folder)
+        statistics, samples_K, num_classes, told = recalled_count(recipe, folder, partial(_counted, recipe, folder))
         return SampleCount(architecture_of(folder, say), statistics, samples_K, num_classes, "counted exactly", told)
     if recipe.world.model not in PRESETS:
         raise ConfigError(

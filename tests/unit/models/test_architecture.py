@@ -54,7 +54,7 @@ def test_a_counted_model_is_read_again_without_torch(folder: Path):
 
 def test_another_config_and_a_damaged_file_are_counted_again(folder: Path):
     first = architecture_of(folder)
-    (kept,) = (folder.parent / "cache/costs/v2").iterdir()
+    (kept,) = (folder.parent / "cache/costs/v3").iterdir()
     kept.write_text('{"kinds": [')
     assert architecture_of(folder) == first
     (folder / "config.json").write_text(json.dumps(PHI3 | {"num_hidden_layers": 3}))

@@ -7,7 +7,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig
 
 from helpers.decoders import SMALL, decoder
 from wavetune.errors import ModelError
-from wavetune.models import check_memory, ragged, self_check
+from wavetune.models import ragged, self_check
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.part import load_part
 from wavetune.models.ragged import ATTENTION, ragged_layout
@@ -131,7 +131,7 @@ def test_what_a_large_models_check_found_is_kept_for_this_engine(monkeypatch, tm
         kept.write_text(spoiled)
         self_check._CHECKED.clear()
         prepare_backbone(decoder("gemma3_window_of_5"), None)
-    monkeypatch.setattr(check_memory, "_engine", lambda: "another engine")
+    monkeypatch.setattr(self_check, "_engine", lambda: "another engine")
     self_check._CHECKED.clear()
     prepare_backbone(decoder("gemma3_window_of_5"), None)
     assert len(seen) == 4

@@ -30,7 +30,7 @@ class Judge:
 @pytest.fixture
 def losses(tmp_path, monkeypatch):
     """Of a model in a folder, as a run asks for them."""
-    monkeypatch.setattr(kept_untouched, "cached", lambda part: tmp_path / "cache" / part)
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "weights").write_text("1")
 
