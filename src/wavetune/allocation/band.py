@@ -113,21 +113,24 @@ class BandTables:
 
     def alone_s(self, problem: BandProblem) -> float:
         """No delay is shorter (s): each client with the whole band to itself."""
-        sends = problem.need_K > 0
-        return float(np.max(problem.ready_K[sends] + problem.need_K[sends] / self.lone_rate_K[sends])) * (1 - 1e-6)
+        return float(self._alone_s(problem.ready_K, problem.need_K))
 
     def lone_bound_s(self, problem: BandProblem) -> float:
         """The same or, where that is more, what counting subchannels proves for all together (s)."""
-        sends = problem.need_K > 0
-        ready_K, need_K = problem.ready_K[sends], problem.need_K[sends]
+        return float(self._lone_bound_s(problem.ready_K, problem.need_K))
 
-        def time_s(rate_KJ: Array) -> Array:
-            with np.errstate(divide="ignore"):
-                return ready_K[:, None] + need_K[:, None] / rate_KJ[sends]
+    def lone_bounds_s(self, ready_s_PK: Array, bits_PK: Array) -> Array:
+        """The same of P problems (s)."""
+        return self._lone_bound_s(ready_s_PK, bits_PK / self.band.effective_hz)
 
-        one_each_K = np.ones(len(need_K), np.int64)
-        counted_s = self._strongest.least_common_s(time_s, one_each_K, self.band.num_subchannels)
-        return max(counted_s * (1 - 1e-6), self.alone_s(problem))
+    def _alone_s(self, ready_K: Array, need_K: Array) -> Array:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            done_s = np.where(need_K > 0, ready_K + need_K / self.lone_rate_K, -np.inf)
+        return np.max(done_s, axis=-1) * (1 - 1e-6)
+
+    def _lone_bound_s(self, ready_K: Array, need_K: Array) -> Array:
+        counted_s = self._strongest.least_common_s(ready_K, need_K, 1, self.band.num_subchannels)
+        return np.maximum(counted_s * (1 - 1e-6), self._alone_s(ready_K, need_K))
 
     @cached_property
     def _strongest(self) -> Strongest:

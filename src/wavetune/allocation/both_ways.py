@@ -114,15 +114,8 @@ class BothWays:
     @cached_property
     def least_down_s(self) -> float:
         """No owners have all clients received and worked sooner (s)."""
-        gets, least_s = self.down_bits_K > 0, float(np.max(self.after_s_K))
-        if not np.any(gets):
-            return least_s
-
-        def time_s(rate_KJ: Array) -> Array:
-            return self.after_s_K[gets, None] + transfer_s(self.down_bits_K[gets, None], rate_KJ[gets])
-
-        one_each_K = np.ones(int(np.sum(gets)), np.int64)
-        return max(least_s, self._down.least_common_s(time_s, one_each_K, self.band.num_subchannels) * _SAFE)
+        counted_s = self._down.least_common_s(self.after_s_K, self.down_bits_K, 1, self.band.num_subchannels)
+        return max(float(np.max(self.after_s_K)), float(counted_s) * _SAFE)
 
     def improve(
         self, starts: Sequence[IntArray], up_s: float, kicks: int, clock: Clock, close: float = _CLOSE
@@ -207,12 +200,7 @@ class BothWays:
         others = int(np.sum(count_K[gets & ~sends]))
         if np.any(down_s < self.after_s_K) or np.sum(count_K[gets | sends]) > M:
             return np.inf
-
-        def time_s(rate_KJ: Array) -> Array:
-            with np.errstate(divide="ignore"):
-                return problem.ready_K[sends, None] + problem.need_K[sends, None] / rate_KJ[sends]
-
-        return self._up.least_common_s(time_s, count_K[sends], M - others) * _SAFE
+        return float(self._up.least_common_s(problem.ready_K, problem.need_K, count_K, M - others)) * _SAFE
 
     @cached_property
     def _up(self) -> Strongest:

@@ -17,8 +17,7 @@ import numpy as np
 
 from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
 from wavetune.allocation.both_ways import BothWays, TwoWays
-from wavetune.allocation.counting import Strongest
-from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, load_of
+from wavetune.allocation.delay import least_downlinks_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.greedy import greedy_owners
@@ -31,7 +30,6 @@ from wavetune.units import Array
 
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
-Downlinks = tuple[Strongest, ...]
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
 
 
@@ -51,8 +49,7 @@ def search_common_cut(
 ) -> CommonCutSearch:
     """The search at its end, with what it proved; over at least one pair of cut and rank, each with a plan."""
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
-    down = tuple(Strongest.sums(downlink_rate_bit_per_s_KM(band)) for band in (problem.main, problem.fed))
-    search = CommonCutSearch(problem, [pair_of(problem, cut, rank, down) for cut, rank in pairs], warm_start)
+    search = CommonCutSearch(problem, pairs_of(problem, pairs), warm_start)
     search.run(clock)
     return search
 
@@ -106,31 +103,35 @@ class CutRankPair:
         return rest_s / self.steps - self.after_s
 
 
-def pair_of(problem: Problem, cut: int, rank: int, down: Downlinks | None = None) -> CutRankPair:
-    """Numbers of one cut and rank, the same for all clients."""
-    main_down, fed_down = down or (None, None)
-    load = load_of(problem, cut, rank)
-    server_flop = float(load.server_forward_flop_I[0] + load.server_backward_flop_I[0])
-    back_s_K = load.client_backward_flop_IK[0] / problem.client_flop_per_s_K
-    priced = problem.price_downlink
-    bits_K, down_s = load.downlink_bits_IK[0], float(np.max(back_s_K))
-    down_s = least_downlink_s(problem.main, bits_K, back_s_K, main_down) if priced else down_s
-    at_once_K = np.zeros(problem.num_clients)
-    return CutRankPair(
-        cut=cut,
-        rank=rank,
-        rounds=problem.rounds_to_target[rank],
-        steps=problem.local_steps,
-        ready_s_K=load.client_forward_flop_IK[0] / problem.client_flop_per_s_K,
-        bits_K=load.uplink_bits_IK[0],
-        after_s=server_flop / problem.server_flop_per_s + down_s,
-        fed_bits=float(load.fed_upload_bits_K[0]),
-        fed_after_s=least_downlink_s(problem.fed, load.fed_download_bits_K, at_once_K, fed_down) if priced else 0.0,
-        fed_down_bits=float(load.fed_download_bits_K[0]),
-        down_bits_K=load.downlink_bits_IK[0],
-        back_s_K=back_s_K,
-        server_s=server_flop / problem.server_flop_per_s,
-    )
+def pairs_of(problem: Problem, pairs: Sequence[tuple[int, int]]) -> list[CutRankPair]:
+    """Numbers of cuts and ranks, each the same for all clients."""
+    load = load_of(problem, *(np.array(one)[:, None] for one in zip(*pairs, strict=True)))
+    server_s_P = (load.server_forward_flop_I + load.server_backward_flop_I)[0] / problem.server_flop_per_s
+    ready_s_PK = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
+    back_s_PK = load.client_backward_flop_IK[0] / problem.client_flop_per_s_K
+    down_bits_PK, fed_down_bits_PK = load.downlink_bits_IK[0], load.fed_download_bits_K
+    down_s_P, fed_down_s_P = np.max(back_s_PK, axis=1), np.zeros(len(pairs))
+    if problem.price_downlink:
+        down_s_P = least_downlinks_s(problem.main, down_bits_PK, back_s_PK)
+        fed_down_s_P = least_downlinks_s(problem.fed, fed_down_bits_PK, np.zeros_like(fed_down_bits_PK))
+    return [
+        CutRankPair(
+            cut=cut,
+            rank=rank,
+            rounds=problem.rounds_to_target[rank],
+            steps=problem.local_steps,
+            ready_s_K=ready_s_PK[p],
+            bits_K=load.uplink_bits_IK[0][p],
+            after_s=float(server_s_P[p] + down_s_P[p]),
+            fed_bits=float(load.fed_upload_bits_K[p, 0]),
+            fed_after_s=float(fed_down_s_P[p]),
+            fed_down_bits=float(fed_down_bits_PK[p, 0]),
+            down_bits_K=down_bits_PK[p],
+            back_s_K=back_s_PK[p],
+            server_s=float(server_s_P[p]),
+        )
+        for p, (cut, rank) in enumerate(pairs)
+    ]
 
 
 class CommonCutSearch:
@@ -143,7 +144,7 @@ class CommonCutSearch:
         self.main = BandTables(problem.main, problem.tx_power_max_w_K)
         self.fed = BandTables(problem.fed, problem.tx_power_max_w_K)
         self.main_problems = [self.main.problem(c.ready_s_K, c.bits_K) for c in pairs]
-        self.bounds_s = [self._lone_bound_s(i) for i in range(len(pairs))]
+        self.bounds_s = self._lone_bounds_s()
         self.fed_problem = self.fed.problem(np.zeros(problem.num_clients), np.ones(problem.num_clients))
         sends = any(c.fed_bits > 0 for c in pairs)
         self.fed_incumbent = (
@@ -320,13 +321,9 @@ class CommonCutSearch:
     def _upper_s(self, i: int) -> float:
         return self.pairs[i].delay_s(self.incumbents[i].delay_s, self._fed_s()[0])
 
-    def _lone_bound_s(self, i: int) -> float:
-        ready_s = float(np.max(self.pairs[i].ready_s_K))
-        return (
-            max(ready_s, self.main.lone_bound_s(self.main_problems[i]))
-            if np.any(self.main_problems[i].need_K > 0)
-            else ready_s
-        )
+    def _lone_bounds_s(self) -> list[float]:
+        ready_s_PK, bits_PK = np.stack([p.ready_s_K for p in self.pairs]), np.stack([p.bits_K for p in self.pairs])
+        return np.maximum(np.max(ready_s_PK, axis=1), self.main.lone_bounds_s(ready_s_PK, bits_PK)).tolist()
 
     def _first_incumbent(self, tables: BandTables, band_problem: BandProblem, warm: Allocation | None) -> Incumbent:
         fresh = first_incumbent(tables, band_problem)

@@ -2,7 +2,7 @@
 
 What a client gets from n subchannels is at most what it would get from its n strongest. Only few of these matter where
 there are many clients, so that tables have no more columns than were asked for.
-Shape suffixes: K clients, M subchannels, J of a client's strongest.
+Shape suffixes: K clients, M subchannels, J of a client's strongest, P problems.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wavetune.allocation.problem import IntArray
+from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.units import Array
 
+_AT_ONCE = 2_000_000  # times that are in memory
 _CLOSE = 1e-6  # Share by which twice the columns must raise a bound for yet more of them, up to eight times as many.
 
 
@@ -51,31 +52,59 @@ class Strongest:
             self._rate_KJ = self._made(most)
         return self._rate_KJ[:, :most]
 
-    def least_common_s(self, time_of: Callable[[Array], Array], least_K: IntArray, num_subchannels: int) -> float:
-        """No owners of so many subchannels have all clients done sooner (s), from the times at given rates [K, J]."""
-        few = 4 * -(-self.num_subchannels // max(len(least_K), 1)) + 16
-        most, before_s, limit = min(self.num_subchannels, few), -np.inf, min(self.num_subchannels, 8 * few)
-        while True:
-            time_KJ = time_of(self.rates(most))
-            found_s = least_common_s(time_KJ, least_K, num_subchannels)
-            if most == limit or not np.any(time_KJ[:, -1] > found_s) or found_s <= before_s * (1 + _CLOSE):
-                return found_s
-            most, before_s = min(limit, 2 * most), found_s
+    def least_common_s(self, start_s: Array, amount: Array, least: IntArray | int, num_subchannels: int) -> Array:
+        """No owners of so many subchannels have all clients of a problem done sooner (s), [...] for [..., K].
+
+        A client with an `amount` above 0 is done at `start_s` and the amount over its rate, and needs `least`
+        subchannels at any delay; the others need none. Columns are doubled for problems whose bounds that raises.
+        """
+        K = amount.shape[-1]
+        start_PK, amount_PK = (np.broadcast_to(x, amount.shape).reshape(-1, K) for x in (start_s, amount))
+        least_PK = np.where(amount_PK > 0, np.broadcast_to(least, amount.shape).reshape(-1, K), 0)
+        few = 4 * -(-self.num_subchannels // max(K, 1)) + 16
+        most, limit = min(self.num_subchannels, few), min(self.num_subchannels, 8 * few)
+        found_P, open_P = np.full(len(amount_PK), -np.inf), np.arange(len(amount_PK))
+        while len(open_P):
+            before_P, rate_KJ = found_P[open_P], self.rates(most)
+            rising = np.empty(len(open_P), np.bool_)
+            for some in np.array_split(np.arange(len(open_P)), -(-len(open_P) * rate_KJ.size // _AT_ONCE)):
+                here = open_P[some]
+                time_PKJ = _times_s(start_PK[here], amount_PK[here], rate_KJ)
+                found_P[here] = least_common_s(time_PKJ, least_PK[here], num_subchannels)
+                rising[some] = np.any(time_PKJ[..., -1] > found_P[here, None], axis=1)
+            if most == limit:
+                break
+            open_P = open_P[rising & (found_P[open_P] > before_P * (1 + _CLOSE))]
+            most = min(limit, 2 * most)
+        return found_P.reshape(amount.shape[:-1])
 
 
-def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> float:
+def _times_s(start_PK: Array, amount_PK: Array, rate_KJ: Array) -> Array:
+    """When clients are done at rates, [P, K, J]; at once where they have nothing to do."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        time_PKJ = start_PK[..., None] + amount_PK[..., None] / rate_KJ
+    time_PKJ[amount_PK <= 0] = -np.inf
+    return time_PKJ
+
+
+def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> Array:
     """No owners of the subchannels have all clients done sooner (s); infinite where there are too few subchannels.
 
     At a delay t, client k needs `least_K` subchannels and one more for each larger number of its strongest with which
     it is not done by t; with all together at most as many as there are, that is an order statistic of the times.
 
     Args:
-        time_KJ: when client k is done with its n strongest subchannels, n = 1 to J, falling (s).
-        least_K: subchannels that it needs at any delay, at least 1.
+        time_KJ: when client k is done with its n strongest subchannels, n = 1 to J, falling (s); [..., K, J] of several
+            problems.
+        least_K: subchannels that it needs at any delay, [..., K].
         num_subchannels: how many there are.
+
+    Returns: a number for each problem, [...].
     """
-    spare = num_subchannels - int(np.sum(least_K))
-    if spare < 0:
-        return np.inf
-    late = time_KJ[np.arange(1, time_KJ.shape[1] + 1) >= least_K[:, None]]
-    return float(np.partition(late, late.size - 1 - spare)[late.size - 1 - spare]) if spare < late.size else -np.inf
+    J = time_KJ.shape[-1]
+    counts_KJ: BoolArray = np.arange(1, J + 1) >= least_K[..., None]
+    late = np.where(counts_KJ, time_KJ, -np.inf).reshape(*time_KJ.shape[:-2], -1)
+    spare = num_subchannels - np.sum(least_K, axis=-1)
+    place = np.clip(late.shape[-1] - 1 - spare, 0, late.shape[-1] - 1)
+    found_s = np.take_along_axis(np.partition(late, np.unique(place), axis=-1), place[..., None], axis=-1)[..., 0]
+    return np.where(spare < 0, np.inf, np.where(spare < late.shape[-1], found_s, -np.inf))

@@ -50,12 +50,12 @@ class RoundLoad:
     @property
     def server_forward_flop_I(self) -> Array:
         """Forward compute of the server over all clients' batches."""
-        return np.sum(self.server_forward_flop_IK, axis=1)
+        return np.sum(self.server_forward_flop_IK, axis=-1)
 
     @property
     def server_backward_flop_I(self) -> Array:
         """Backward compute of the server over all clients' batches."""
-        return np.sum(self.server_backward_flop_IK, axis=1)
+        return np.sum(self.server_backward_flop_IK, axis=-1)
 
 
 @dataclass(frozen=True)
@@ -252,10 +252,10 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
 
     Model: a client runs the layers before its cut, the server those behind it for every client's batch; LoRA FLOPs and
     adapter bits grow in proportion to the rank. The server's adapters have the largest rank among the clients. One row
-    stands for the `local_steps` equal steps.
+    stands for the `local_steps` equal steps. Of several decisions, [..., K], its arrays are [I, ..., K].
     """
-    costs, K, batch = problem.costs, problem.num_clients, problem.batch_size
-    cut_K, rank_K = np.broadcast_to(cut_K, K), np.broadcast_to(rank_K, K)
+    costs, batch = problem.costs, problem.batch_size
+    cut_K, rank_K, _ = np.broadcast_arrays(cut_K, rank_K, problem.client_flop_per_s_K)
     forward_K, server_forward_K = _split(costs, "forward_flop", cut_K, rank_K)
     backward_K, server_backward_K = _split(costs, "backward_flop", cut_K, rank_K)
     back_L = costs.activation_bits_L if costs.gradient_bits_L is None else costs.gradient_bits_L
@@ -278,7 +278,10 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
 def _split(costs: LayerCosts, what: str, cut_K: IntArray, rank_K: IntArray) -> tuple[Array, Array]:
     """Cost before each client's cut at its own rank, and behind it at the largest."""
     base, per_rank, layers_K = f"{what}_L", f"lora_{what}_per_rank_L", costs.num_layers - cut_K
-    behind_K = costs.behind[base][layers_K] + np.max(rank_K, initial=0) * costs.behind[per_rank][layers_K]
+    behind_K = (
+        costs.behind[base][layers_K]
+        + np.max(rank_K, axis=-1, keepdims=True, initial=0) * costs.behind[per_rank][layers_K]
+    )
     return costs.before[base][cut_K] + rank_K * costs.before[per_rank][cut_K], behind_K
 
 
@@ -346,25 +349,24 @@ def downlink_rate_bit_per_s_KM(band: RadioBand) -> Array:
 
 
 def least_downlink_s(band: RadioBand, bits_K: Array, after_s_K: Array, down: Strongest | None = None) -> float:
-    """Lower bound on max_k(bits / downlink rate + after) over all owners of the subchannels (s).
+    """Lower bound on max_k(bits / downlink rate + after) over all owners of the subchannels (s); see below."""
+    return float(least_downlinks_s(band, bits_K, after_s_K, down))
+
+
+def least_downlinks_s(band: RadioBand, bits_PK: Array, after_s_PK: Array, down: Strongest | None = None) -> Array:
+    """Lower bounds on max_k(bits / downlink rate + after) over all owners of the subchannels (s), [P].
 
     Model: at a delay, each client needs at least so many subchannels as its strongest ones would do; together these
     must not exceed M. The server's power is spread evenly over all subchannels.
 
     Args:
         band: downlink gains and power.
-        bits_K: what each client receives.
-        after_s_K: what it does afterwards (s).
+        bits_PK: what each client receives.
+        after_s_PK: what it does afterwards (s).
         down: the band's rates to clients on their strongest subchannels, where they are known already.
     """
-    least_s = float(np.max(after_s_K))
-    if band.downlink_gain_KM is None or not np.any(bits_K > 0):
+    least_s: Array = np.max(after_s_PK, axis=-1)
+    if band.downlink_gain_KM is None:
         return least_s
-    gets = bits_K > 0
     down = down or Strongest.sums(downlink_rate_bit_per_s_KM(band))
-
-    def time_s(rate_KJ: Array) -> Array:
-        return after_s_K[gets, None] + transfer_s(bits_K[gets, None], rate_KJ[gets])
-
-    one_each_K = np.ones(int(np.sum(gets)), np.int64)
-    return max(least_s, down.least_common_s(time_s, one_each_K, band.num_subchannels) * (1 - 1e-9))
+    return np.maximum(least_s, down.least_common_s(after_s_PK, bits_PK, 1, band.num_subchannels) * (1 - 1e-9))

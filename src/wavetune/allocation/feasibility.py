@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
+from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.participants import of_participants
 from wavetune.allocation.plan import Allocation, Plan
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
@@ -32,21 +32,20 @@ def check_feasible(problem: Problem) -> Feasibility:
     A pair is feasible if it fits every client's memory and, in each band, the clients with something to send can be
     given distinct subchannels on which they have power and gain (Hall's condition, by maximum matching).
     """
-    pairs: list[tuple[int, int]] = []
-    reasons: dict[str, None] = {}
-    band_reasons: dict[tuple[str, bytes], str] = {}
-    for cut in problem.cuts:
-        for rank in problem.ranks:
-            if over := _over_memory(problem, cut, rank):
-                reasons.setdefault(over)
-                continue
-            why = _band_reason(problem, load_of(problem, cut, rank), band_reasons)
-            if why:
-                reasons.setdefault(why)
-            else:
-                pairs.append((cut, rank))
+    candidates = [(cut, rank) for cut in problem.cuts for rank in problem.ranks]
+    cut_P1, rank_P1 = (np.array(one)[:, None] for one in zip(*candidates, strict=True))
+    need_PK, load = memory_need_bytes_K(problem, cut_P1, rank_P1), load_of(problem, cut_P1, rank_P1)
+    over_P = np.any(need_PK > problem.memory_bytes_K, axis=1)
+    known: dict[tuple[str, bytes], str] = {}
+    sends_PK = (load.uplink_bits_IK[0] > 0, load.fed_upload_bits_K > 0)
+    pairs = tuple(
+        pair
+        for p, pair in enumerate(candidates)
+        if not over_P[p] and not _band_reason(problem, sends_PK[0][p], sends_PK[1][p], known)
+    )
     # The first reason is that of the smallest cut and rank, which asks the least memory of every client.
-    return Feasibility(tuple(pairs), "" if pairs else next(iter(reasons)))
+    first_K = [np.full(problem.num_clients, one) for one in candidates[0]]
+    return Feasibility(pairs, "" if pairs else why_infeasible(problem, *first_K))
 
 
 def why_infeasible(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> str:
@@ -55,7 +54,8 @@ def why_infeasible(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> str:
     over = np.flatnonzero(need_K > problem.memory_bytes_K)
     if len(over):
         return _memory_sentence(problem, over, need_K, f"cut {cut_K[over[0]]} with rank {rank_K[over[0]]}")
-    return _band_reason(problem, load_of(problem, cut_K, rank_K), {})
+    load = load_of(problem, cut_K, rank_K)
+    return _band_reason(problem, load.uplink_bits_IK[0] > 0, load.fed_upload_bits_K > 0, {})
 
 
 def usable_subchannels(band: RadioBand, tx_power_max_w_K: Array) -> BoolArray:
@@ -96,17 +96,9 @@ def violations(problem: Problem, plan: Plan) -> list[str]:
 
 
 def memory_need_bytes_K(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> Array:
-    """Memory that each client needs for its cut and rank (bytes), [K]."""
+    """Memory that each client needs for its cut and rank (bytes), [K]; of several decisions [..., K]."""
     fixed, per_rank = (problem.costs.before[name] for name in ("memory_bytes_L", "memory_bytes_per_rank_L"))
-    return np.broadcast_to(fixed[cut_K] + rank_K * per_rank[cut_K], problem.num_clients)
-
-
-def _over_memory(problem: Problem, cut: int, rank: int) -> str:
-    need_K = memory_need_bytes_K(problem, cut, rank)
-    over = np.flatnonzero(need_K > problem.memory_bytes_K)
-    if not len(over):
-        return ""
-    return _memory_sentence(problem, over, need_K, f"cut {cut} with rank {rank}")
+    return fixed[cut_K] + rank_K * per_rank[cut_K] + np.zeros(problem.num_clients)
 
 
 def _memory_sentence(problem: Problem, over: IntArray, need_K: Array, what: str) -> str:
@@ -115,12 +107,13 @@ def _memory_sentence(problem: Problem, over: IntArray, need_K: Array, what: str)
     return f"memory: client {k} has {problem.memory_bytes_K[k]:.6g} bytes{others}, {what} needs {need_K[k]:.6g}"
 
 
-def _band_reason(problem: Problem, load: RoundLoad, known: dict[tuple[str, bytes], str]) -> str:
-    for name, what, band, bits_K in (
-        ("main", "activations", problem.main, load.uplink_bits_IK[0]),
-        ("fed", "adapters", problem.fed, load.fed_upload_bits_K),
+def _band_reason(
+    problem: Problem, sends_main_K: BoolArray, sends_fed_K: BoolArray, known: dict[tuple[str, bytes], str]
+) -> str:
+    for name, what, band, sends_K in (
+        ("main", "activations", problem.main, sends_main_K),
+        ("fed", "adapters", problem.fed, sends_fed_K),
     ):
-        sends_K = bits_K > 0
         key = (name, sends_K.tobytes())
         if key not in known:
             known[key] = _unmatched_reason(band, problem.tx_power_max_w_K, sends_K, f"with {what} to send")

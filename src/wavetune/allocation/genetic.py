@@ -13,7 +13,7 @@ import numpy as np
 
 from wavetune.allocation.band import BandTables
 from wavetune.allocation.baselines import random_owners
-from wavetune.allocation.common_cut import CutRankPair, pair_of
+from wavetune.allocation.common_cut import CutRankPair, pairs_of
 from wavetune.allocation.delay import downlink_rate_bit_per_s_K, transfer_s
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.ladder import owners_delay
@@ -66,7 +66,7 @@ class Costs:
     """Delays of individuals; of a rate that grows in steps, by its envelope."""
 
     def __init__(self, problem: Problem, pairs: tuple[tuple[int, int], ...]) -> None:
-        self.problem, self.pairs = problem, [pair_of(problem, cut, rank) for cut, rank in pairs]
+        self.problem, self.pairs = problem, pairs_of(problem, pairs)
         main, fed = (BandTables(band, problem.tx_power_max_w_K) for band in (problem.main, problem.fed))
         none_K = np.zeros(problem.num_clients)
         self.bands = [

@@ -20,6 +20,7 @@ from numba import config, njit  # pyright: ignore[reportMissingTypeStubs, report
 from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
     global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
 )
+from numba.core.runtime.nrt import rtsys  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 
 try:
     import fcntl
@@ -58,8 +59,22 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
         with cast(Any, global_compiler_lock), _alone(folder / f"{function.__module__}.{function.__qualname__}.lock"):
             return own(signature)
 
-    kernel.compile = compile_alone
+    kernel.compile, kernel._cache.load_overload = compile_alone, _without_declarations(kernel._cache.load_overload)
     return kernel
+
+
+def _without_declarations(load: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """What loads kept code, without first declaring to the compiler all that it might be asked to compile."""
+
+    def load_alone(signature: Any, context: Any) -> Any:
+        cast(Any, rtsys).initialize(context)
+        context.refresh = lambda: None
+        try:
+            return load(signature, context)
+        finally:
+            del context.refresh
+
+    return load_alone
 
 
 @contextmanager

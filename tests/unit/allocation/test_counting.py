@@ -30,11 +30,26 @@ def test_a_table_of_few_columns_counts_no_more_than_all_columns_and_mostly_as_mu
     g = np.random.default_rng(seed)
     rate_KM = g.exponential(size=(num_clients, 90)) * 10 ** g.uniform(-1.5, 0, (num_clients, 1))
     one_each_K = np.ones(num_clients, np.int64)
-    found_s = Strongest.sums(rate_KM).least_common_s(lambda rate_KJ: 1.0 / rate_KJ, one_each_K, 90)
+    found_s = Strongest.sums(rate_KM).least_common_s(np.zeros(num_clients), np.ones(num_clients), 1, 90)
     all_KM = 1.0 / np.cumsum(-np.sort(-rate_KM, axis=1), axis=1)
     wanted_s = least_common_s(all_KM, one_each_K, 90)
     assert found_s <= wanted_s
     assert found_s >= wanted_s * (1 - 1e-4)
+
+
+def test_problems_are_counted_together_as_each_alone_whoever_sends_in_it():
+    g = np.random.default_rng(5)
+    strongest = Strongest.sums(g.exponential(size=(7, 90)))
+    start_PK, amount_PK = g.uniform(0, 3, (6, 7)), g.uniform(0, 40, (6, 7)) * (g.random((6, 7)) < 0.7)
+    amount_PK[0], least_PK = 0.0, g.integers(1, 4, (6, 7))
+    together_P = strongest.least_common_s(start_PK, amount_PK, least_PK, 90)
+    assert together_P[0] == -np.inf
+    for p in range(1, 6):
+        sends = amount_PK[p] > 0
+        alone = Strongest.sums(np.diff(strongest.rates(90)[sends], axis=1, prepend=0.0))
+        alone_s = alone.least_common_s(start_PK[p, sends], amount_PK[p, sends], least_PK[p, sends], 90)
+        assert together_P[p] == pytest.approx(alone_s, rel=1e-6)
+    assert strongest.least_common_s(start_PK[1], amount_PK[1], 20, 90) == np.inf
 
 
 def test_the_search_for_both_ways_asks_for_nothing_that_counting_refutes(monkeypatch):

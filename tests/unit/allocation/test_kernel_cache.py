@@ -81,3 +81,15 @@ def test_of_processes_that_first_call_a_kernel_at_once_one_compiles_it(tmp_path)
         caller.stdin.write("\n")
         caller.stdin.flush()
     assert sorted(caller.communicate()[0] for caller in callers) == ["0\n", "1\n"]
+
+
+def test_kept_code_is_read_without_what_only_compiling_needs(tmp_path):
+    script = tmp_path / "caller.py"
+    declared = "import sys; print('numba.cpython.setobj' in sys.modules)"
+    script.write_text(CALLER.replace("input()", "") + declared)
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    said = [
+        subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    ]
+    assert [one.split() for one in said] == [["ready", "1", "True"], ["ready", "0", "False"]]
