@@ -31,6 +31,11 @@ _KEPT_CHECKPOINTS = 2
 _ROUNDS_DONE = re.compile("round-([0-9]{6,12})")
 
 
+def part_of(state: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
+    """What the names of a state's tensors begin with so, under the rest of their names."""
+    return {name.removeprefix(beginning): t for name, t in state.items() if name.startswith(beginning)}
+
+
 @contextmanager
 def explained(path: Path, remedy: str = RESUME) -> Generator[None]:
     """What the disk refuses in this block becomes one sentence that names `path`. Raises RunFolderError."""

@@ -23,6 +23,7 @@ from torch import Tensor
 from wavetune.federation.cohort import Batches, Cohort, Named
 from wavetune.federation.cut import LossSum
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.run_folder import part_of
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 
 
@@ -99,9 +100,7 @@ def load_client_state(cohort: Cohort, clients: range, state: Mapping[str, Tensor
     """Continue for some clients from what `client_state` returned, of the whole cohort or of a slice of it."""
     for name, stack, slots in _client_stacks(cohort.bank, clients):
         stack[slots] = state[f"adapter.{name}"].to(stack.device)
-    prefix = "optimiser."
-    moments = {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-    cohort.optimiser.load_client_moments(clients, moments)
+    cohort.optimiser.load_client_moments(clients, part_of(state, "optimiser."))
 
 
 def server_state(cohort: Cohort) -> Named:

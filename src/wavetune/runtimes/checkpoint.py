@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from wavetune.errors import RunFolderError
-from wavetune.federation.run_folder import RunFolder
+from wavetune.federation.run_folder import RunFolder, part_of
 from wavetune.models.lora import named_matrices
 from wavetune.runtimes.session import Session
 
@@ -39,7 +39,7 @@ def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.T
     if session.training is not None:
         targets["server_optimiser."] = session.training.cohort.optimiser
     for part, target in targets.items():
-        target.load_state({name.removeprefix(part): t for name, t in saved.items() if name.startswith(part)})
-    for name in session.schedule.keys() & {n.removeprefix("schedule.") for n in saved if n.startswith("schedule.")}:
-        session.schedule[name] = saved[f"schedule.{name}"].numpy()
+        target.load_state(part_of(saved, part))
+    schedule = part_of(saved, "schedule.")
+    session.schedule |= {name: schedule[name].numpy() for name in session.schedule.keys() & schedule.keys()}
     return done, saved

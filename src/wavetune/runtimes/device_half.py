@@ -21,16 +21,17 @@ from wavetune.federation.cohort import Cohort, Seconds, StepResult
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
+from wavetune.federation.run_folder import part_of
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
-from wavetune.models.backbone import load_backbone, load_tokenizer
+from wavetune.models.backbone import load_tokenizer
 from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
 from wavetune.runtimes.device_permission import Allowed
 from wavetune.runtimes.precision import device_of, working_dtype
-from wavetune.runtimes.session import check_ranks, cohort_of
+from wavetune.runtimes.session import backbone_of, check_ranks, cohort_of
 
 
 @dataclass
@@ -108,12 +109,9 @@ class Device:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
 
-        def part(name: str) -> dict[str, Tensor]:
-            return {key.removeprefix(name): tensor for key, tensor in state.items() if key.startswith(name)}
-
-        load_adapter_tensors(self.cohort.bank, 0, part("adapter."))
-        self.cohort.optimiser.load_state(part("optimiser."))
-        self.adapters.load_state(part("exchange."))
+        load_adapter_tensors(self.cohort.bank, 0, part_of(state, "adapter."))
+        self.cohort.optimiser.load_state(part_of(state, "optimiser."))
+        self.adapters.load_state(part_of(state, "exchange."))
 
     def start_from(self, adapters: Mapping[str, Tensor]) -> None:
         """Take the shared adapters that the server says this device has; all else stays."""
@@ -144,8 +142,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     if split:
         backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, beside, dtype, int8)
     else:
-        outputs = len(data.classes) or None
-        backbone = load_backbone(folder, targets, order.bf16, device, beside, outputs, dtype, int8=int8)
+        backbone = backbone_of(recipe, targets, folder, order.bf16, device, len(data.classes) or None)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
     cohort.half = OF_CLIENTS if split else WHOLE

@@ -15,6 +15,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.distillation import Distillation
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.phases import Phase
+from wavetune.federation.run_folder import part_of
 from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.ragged import ragged_layout
 from wavetune.runtimes.server_training import flop_of
@@ -62,8 +63,7 @@ class Distilling(Phase):
                 for name, t in named_matrices(self.bank.local):
                     t.copy_(saved[f"adapter.{name}"])
             self.losses = saved[LOSS].tolist()
-            moments = {n.removeprefix("optimiser."): t for n, t in saved.items() if n.startswith("optimiser.")}
-            self.optimiser.load_state(moments)
+            self.optimiser.load_state(part_of(saved, "optimiser."))
 
     def round(self, index: int) -> dict[str, Any]:
         """Some steps; after the last all clients have what was trained. Raises NumericsError."""

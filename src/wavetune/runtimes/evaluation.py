@@ -24,7 +24,7 @@ from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
 from wavetune.runtimes.kept_untouched import recalled_losses
-from wavetune.runtimes.session import Session, global_bank
+from wavetune.runtimes.session import Session, one_bank
 
 Weights = NDArray[np.float64]
 
@@ -69,7 +69,7 @@ def evaluate(
         with _common_blocks_kept(session):
             found = [session.place.evaluate(validation, session.cohort.bank, client) for client in clients]
     else:
-        found = [session.judge.evaluate(validation, global_bank(session, factors))]
+        found = [session.judge.evaluate(validation, one_bank(session.serving, factors))]
     return _judged(
         session,
         found,

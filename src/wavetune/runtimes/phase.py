@@ -11,7 +11,7 @@ from torch import Tensor
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.memory import give_back_free_heap
 from wavetune.federation.phases import Phase, PhasePart
-from wavetune.federation.run_folder import RunFolder
+from wavetune.federation.run_folder import RunFolder, part_of
 from wavetune.records.fields import as_json
 from wavetune.runtimes.session import Session
 
@@ -56,8 +56,7 @@ def play(
                 f"{folder.path} has a checkpoint of round {own} but {found} round records in {phase.records}"
             )
         folder.keep_rounds(own, phase.records)
-        name = f"{phase.records}|"
-        phase.begin(own, {key.removeprefix(name): t for key, t in saved.items() if key.startswith(name)})
+        phase.begin(own, part_of(saved, f"{phase.records}|"))
         begun.append(phase)
         for index in range(own, phase.rounds):
             record = phase.round(index)

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
-from wavetune.data.batching import Batching, batch_indices
-from wavetune.data.templates import TokenSet
+from wavetune.data.batching import batch_indices
+from wavetune.data.settings import PreparedData
 from wavetune.federation.cohort import Cohort
-from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.server_steps import ServerSteps
 from wavetune.models.lora import named_matrices
+from wavetune.recipe import Recipe
 from wavetune.records.fields import UNKNOWN
 from wavetune.runtimes.world import workload_of
 
@@ -28,18 +29,16 @@ Rows = NDArray[np.int64]
 class ServerTraining:
     """What `method.server_steps` does with a mixture; the server's rows are drawn as a further client's would be."""
 
-    part: ServerSteps
+    recipe: Recipe
     cohort: Cohort  # of one, the server, with the adapters that are shared
-    optimiser: AdamW
-    tokens: TokenSet
-    own: Rows  # the server's rows of the set
-    batching: Batching
-    seed: int
-    number: int  # of the server, behind all clients
+    data: PreparedData
+    part: ServerSteps = field(init=False)
     loss: float = field(default=UNKNOWN, init=False)  # mean over the latest round's steps
 
     def __post_init__(self) -> None:
-        settings = replace(self.optimiser, learning_rate=self.part.learning_rate, schedule="constant", warmup_steps=0)
+        assert self.recipe.method.server_steps is not None
+        self.part, optimiser = self.recipe.method.server_steps, self.recipe.method.optimiser
+        settings = replace(optimiser, learning_rate=self.part.learning_rate, schedule="constant", warmup_steps=0)
         self.cohort.optimiser = StackedOptimiser(self.cohort.bank, settings)
 
     def __call__(self, index: int, mixture: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -51,18 +50,19 @@ class ServerTraining:
         with torch.enable_grad():
             self.cohort.begin_round(())
             for rows in self.rows(index):
-                losses.append(float(self.cohort.step(self.tokens, [rows], 1.0).loss_K[0]))
+                losses.append(float(self.cohort.step(self.data.train, [rows], 1.0).loss_K[0]))
         self.loss = float(np.mean(losses))
         return {name: stack.detach()[0].clone() for name, stack in stacks.items()}
 
     def rows(self, index: int) -> Sequence[Rows]:
         """The rows of each step of a round."""
-        lengths, steps = self.tokens.lengths[self.own], range(index * self.part.steps, (index + 1) * self.part.steps)
-        return [self.own[batch_indices(lengths, self.batching, self.seed, self.number, step)] for step in steps]
+        own, count, number = self.data.server_rows, self.part.steps, len(self.data.rows_by_client)
+        how = self.data.train.lengths[own], self.recipe.world.data.batching, self.recipe.run.seed, number
+        return [own[batch_indices(*how, step)] for step in range(index * count, (index + 1) * count)]
 
     def flop(self, index: int, table: CostTable, rank: int) -> float:
         """Compute of a round's steps in a model with these costs (FLOP)."""
-        return flop_of(table, rank, workload_of(self.tokens, [[rows] for rows in self.rows(index)]))
+        return flop_of(table, rank, workload_of(self.data.train, [[rows] for rows in self.rows(index)]))
 
 
 def flop_of(table: CostTable, rank: int, workload: Workload, forward_only: bool = False) -> float:

@@ -191,17 +191,8 @@ def build(
         require_accountant()
     bf16, data = uses_bf16(run.precision, device), data.with_prompt(method.prompt_tokens)
     say("loading the model's weights")
-    backbone = load_backbone(
-        model.folder,
-        method.lora.on(planner.table.lora_targets),
-        bf16,
-        device,
-        method.beside_lora,
-        len(data.classes) or None,
-        working_dtype(run.precision),
-        method.makes,
-        int8=run.precision == "int8",
-    )
+    targets, opened = planner.table.lora_targets, (model.folder, bf16, device, len(data.classes) or None)
+    backbone = backbone_of(recipe, method.lora.on(targets), *opened)
     _check_tokens(backbone, data, method.key_tokens)
     door = Door()
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
@@ -220,19 +211,12 @@ def build(
     )
     served, training, judged = None, None, cohort
     if method.client_model is not None:
-        judged = served = served_by(recipe, planner, model.folder, rank_K, bf16, device, data)
+        lora = method.lora.on(targets) if method.sharing.shares("lora") else ()
+        serving = backbone_of(recipe, lora, *opened, of_clients=False)
+        judged = served = server_of(recipe, serving, rank_K)
     if method.server_steps is not None:
         served = served or server_of(recipe, backbone, rank_K)
-        server.refine = training = ServerTraining(
-            method.server_steps,
-            served,
-            method.optimiser,
-            data.train,
-            data.server_rows,
-            world.data.batching,
-            run.seed,
-            len(data.rows_by_client),
-        )
+        server.refine = training = ServerTraining(recipe, served, data)
     server.holds = lambda factors: judged.holds(data.validation, one_bank(judged, factors))
     model_bits = 0.0
     if method.client_model is not None:
@@ -260,22 +244,20 @@ def build(
     )
 
 
-def served_by(
+def backbone_of(
     recipe: Recipe,
-    planner: RoundPlanner,
+    targets: tuple[str, ...],
     folder: Path,
-    rank_K: tuple[int, ...],
     bf16: bool,
     device: torch.device,
-    data: PreparedData,
-) -> Cohort:
-    """The server as a trainer of its own, where its model is not the clients'."""
-    method = recipe.method
-    targets = method.lora.on(planner.table.lora_targets) if method.sharing.shares("lora") else ()
-    dtype, outputs = working_dtype(recipe.run.precision), len(data.classes) or None
-    int8 = recipe.run.precision == "int8"
-    backbone = load_backbone(folder, targets, bf16, device, method.shared_beside_lora, outputs, dtype, int8=int8)
-    return server_of(recipe, backbone, rank_K)
+    outputs: int | None,
+    of_clients: bool = True,
+) -> Backbone:
+    """The model of a folder as clients train it, or the servers' own with the adapters that are shared."""
+    method, precision = recipe.method, recipe.run.precision
+    adapters, make = (method.beside_lora, method.makes) if of_clients else (method.shared_beside_lora, None)
+    dtype, int8 = working_dtype(precision), precision == "int8"
+    return load_backbone(folder, targets, bf16, device, adapters, outputs, dtype, make, int8)
 
 
 def server_of(recipe: Recipe, backbone: Backbone, rank_K: tuple[int, ...]) -> Cohort:
@@ -431,13 +413,8 @@ def freeze(bank: AdapterBank, sites: AbstractSet[str], matrices: Container[str] 
                     stack.requires_grad_(False)
 
 
-def global_bank(session: Session, factors: Mapping[str, Matrices]) -> AdapterBank:
-    """A one-client bank that acts with the given factors in every block; where there are none, the base acts alone."""
-    return one_bank(session.serving, factors)
-
-
 def one_bank(cohort: Cohort, factors: Mapping[str, Matrices]) -> AdapterBank:
-    """A bank of one client that is the same in every block."""
+    """A bank of one client that acts with these factors in every block; where there are none, the base acts alone."""
     shared = {site: {name: t.detach()[None] for name, t in own.items()} for site, own in factors.items()}
     sites = tuple(site for site in cohort.bank.sites if site.name in factors)
     return AdapterBank(sites, np.zeros((cohort.backbone.num_layers, 1), np.bool_), cohort.bank.scale, {}, shared)

@@ -26,7 +26,7 @@ from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
 from wavetune.federation.answer_scores import Floats
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.rewards import RewardTraining
-from wavetune.federation.run_folder import RunFolder, explained
+from wavetune.federation.run_folder import RunFolder, explained, part_of
 from wavetune.models.reward import ABOUT, read_about, save_reward
 from wavetune.runtimes.inputs import changed, digest_of_pairs
 from wavetune.runtimes.precision import device_of, uses_bf16
@@ -246,14 +246,10 @@ def _restore(folder: RunFolder, training: Training) -> tuple[int, list[dict[str,
     if saved is None:
         return 0, []
     done, state = saved
-
-    def part(prefix: str) -> dict[str, torch.Tensor]:
-        return {name.removeprefix(prefix): t for name, t in state.items() if name.startswith(prefix)}
-
-    training.load(part("adapter."))
+    training.load(part_of(state, "adapter."))
     device = training.model.backbone.device
-    training.best = {name: t.to(device) for name, t in part("best.").items()}
-    training.optimiser.load_state(part("optimiser."))
+    training.best = {name: t.to(device) for name, t in part_of(state, "best.").items()}
+    training.optimiser.load_state(part_of(state, "optimiser."))
     return done, [entry for entry in folder.read_json(PROGRESS, list[RewardStep]) or [] if entry["step"] <= done]
 
 

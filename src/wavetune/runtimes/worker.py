@@ -29,13 +29,12 @@ from wavetune.federation.slices import (
     slice_of,
     step_slice,
 )
-from wavetune.models.backbone import load_backbone
 from wavetune.models.lora import AdapterBank
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
-from wavetune.runtimes.precision import device_of, working_dtype
+from wavetune.runtimes.precision import device_of
 from wavetune.runtimes.provenance import versions
-from wavetune.runtimes.session import cohort_of
+from wavetune.runtimes.session import backbone_of, cohort_of
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Arrays = dict[str, Floats]
@@ -128,20 +127,10 @@ class Worker:
 
     @cached_property
     def _cohort(self) -> Cohort:
-        job, method = self.job, self.job.recipe.method
+        job = self.job
         folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
         device = device_of(self.device)
-        backbone = load_backbone(
-            folder,
-            job.targets,
-            job.bf16,
-            device,
-            method.beside_lora,
-            job.num_classes,
-            working_dtype(job.recipe.run.precision),
-            method.makes,
-            int8=job.recipe.run.precision == "int8",
-        )
+        backbone = backbone_of(job.recipe, job.targets, folder, job.bf16, device, job.num_classes)
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
     def _bank_of(self, factors: Factors) -> AdapterBank:

@@ -4,7 +4,7 @@ import torch
 
 from helpers.adapters import pair_of, widths_of
 from helpers.runs import small
-from wavetune.runtimes.session import Infeasible, build, client_factors, global_bank
+from wavetune.runtimes.session import Infeasible, build, client_factors, one_bank
 
 
 def test_weights_are_the_clients_shares_of_the_samples():
@@ -78,11 +78,11 @@ def test_a_clients_factors_are_its_own_where_it_holds_the_block_and_the_servers_
     assert found == {0: 11, 1: 10, 2: 10, 3: 0}
 
 
-def test_global_bank_acts_with_the_given_factors_in_every_block():
+def test_a_bank_of_one_acts_with_the_given_factors_in_every_block():
     session = build(small())
     bank = session.cohort.bank
     factors = {s.name: pair_of(torch.ones(widths_of(s)[0], 2), torch.ones(2, widths_of(s)[1])) for s in bank.sites}
-    whole = global_bank(session, factors)
+    whole = one_bank(session.serving, factors)
     assert whole.scale == bank.scale
     assert not whole.local
     assert whole.segments(0, [0], [9]) == ((False, 0, 0, 9),)

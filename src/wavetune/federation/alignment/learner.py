@@ -25,6 +25,7 @@ from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.optimise import StackedOptimiser
+from wavetune.federation.run_folder import part_of
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import head_of
 from wavetune.models.lora import AdapterBank, named_matrices
@@ -130,8 +131,7 @@ class Learner:
         for prefix, bank, optimiser in self._trained():
             for name, parameter in named_matrices(bank.local):
                 parameter.copy_(state[f"{prefix}.{name}"])
-            start = f"{prefix}_optimiser."
-            optimiser.load_state({n.removeprefix(start): t for n, t in state.items() if n.startswith(start)})
+            optimiser.load_state(part_of(state, f"{prefix}_optimiser."))
         self.steps_done = int(state["steps_done"])
 
     def _trained(self) -> Iterator[tuple[str, AdapterBank, StackedOptimiser]]:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from wavetune.federation.alignment import Alignment, Client, ClientPairs, Model, Rewards
 from wavetune.federation.cohort import Cohort
+from wavetune.federation.run_folder import part_of
 from wavetune.records.alignment import AlignmentMeasured, ByName, HeldOut
 from wavetune.records.rounds import Lost
 from wavetune.runtimes.alignment.task import Task, pairs_of, rewards_of
@@ -80,11 +81,9 @@ class Here:
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint; from the start if it has no state of an alignment."""
-        own = {n.removeprefix(_STATE): t for n, t in saved.items() if n.startswith(_STATE)}
-        if own:
+        if own := part_of(saved, _STATE):
             self.alignment.load_state(own)
-        kept = {n.removeprefix(_METRIC): t for n, t in saved.items() if n.startswith(_METRIC)}
-        self.metrics = {name: tuple(values_K.tolist()) for name, values_K in kept.items()}
+        self.metrics = {name: tuple(values_K.tolist()) for name, values_K in part_of(saved, _METRIC).items()}
 
 
 def begin(session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor], say: Say) -> Here:
