@@ -31,6 +31,9 @@ settings.register_profile("thorough", deadline=None, max_examples=1000)
 settings.load_profile("repeatable")
 
 
+collect_ignore = ["helpers/loaded.py"]
+"""What forks begin with plans a run, and so compiles kernels: no process is to wait for that before its first test."""
+
 BEGIN = ("tests/end_to_end/test_commands.py", "tests/unit/data/", "tests/unit/models/")
 """What comes first: while one process compiles the kernels of a fresh checkout, for both, the other needs none."""
 

@@ -93,12 +93,14 @@ def _chosen(kind: Any, values: Mapping[str, Any], path: str = "", packages: Coll
     return named(values["kind"], kind, path, packages)
 
 
+@cache
 def part_type(hint: Any) -> Any | None:
     """The dataclass or seam that a field of this type can hold; None where it holds something else."""
     found = (a for a in _alternatives(hint) if isinstance(a, type))
     return next((a for a in found if dataclasses.is_dataclass(a) or issubclass(a, Part)), None)
 
 
+@cache
 def _type_of_items(hint: Any) -> Any | None:
     """The dataclass or seam of the items of a tuple."""
     tuples = (a for a in _alternatives(hint) if get_origin(a) is tuple)
