@@ -12,12 +12,14 @@ import math
 import types
 from collections.abc import Collection, Mapping
 from functools import cache
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from wavetune.errors import ConfigError, WavetuneError, nearest
 from wavetune.parts import Part, kinds, named, seam_of
+from wavetune.plain_values import NOT_PLAIN, plain_value
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter, ValidationError
 
 
 def values_of(value: Any) -> Any:
@@ -128,10 +130,16 @@ def _hints(part: Any) -> dict[str, Any]:
 
 @cache
 def _adapter(hint: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(hint)
 
 
 def _leaf(hint: Any, value: Any, path: str) -> Any:
+    if (found := plain_value(hint, value)) is not NOT_PLAIN:
+        return found
+    from pydantic import ValidationError  # which takes longer to import than a recipe to read
+
     try:
         return _adapter(hint).validate_json(json.dumps(value), strict=True)
     except ValidationError as error:

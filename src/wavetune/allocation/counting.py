@@ -102,7 +102,8 @@ def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> A
     Returns: a number for each problem, [...].
     """
     J = time_KJ.shape[-1]
-    counts_KJ: BoolArray = np.arange(1, J + 1) >= least_K[..., None]
+    number_J: IntArray = np.arange(1, J + 1, dtype=np.int64)
+    counts_KJ: BoolArray = number_J >= least_K[..., None]
     late = np.where(counts_KJ, time_KJ, -np.inf).reshape(*time_KJ.shape[:-2], -1)
     spare = num_subchannels - np.sum(least_K, axis=-1)
     place = np.clip(late.shape[-1] - 1 - spare, 0, late.shape[-1] - 1)

@@ -1,18 +1,11 @@
-"""Recipes as files of JSON, YAML or TOML: whole, or a base and what differs from it.
-
-YAML is read as JSON with comments: no aliases, no tags, and `no` is a text. TOML knows no null.
-"""
+"""Recipes as files of JSON, YAML or TOML: whole, or a base and what differs from it. TOML knows no null."""
 
 from __future__ import annotations
 
 import json
-import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-import yaml
 
 from wavetune import recipes
 from wavetune.errors import ConfigError, JsonError, one_line
@@ -57,14 +50,6 @@ def read_base(name: str, depth: int = 0) -> tuple[str, Recipe, tuple[str, ...]]:
     return base, begun, changed
 
 
-def as_yaml(values: Mapping[str, Any]) -> str:
-    """A recipe's values as YAML that `read_base` reads to the same."""
-    text = yaml.dump(_plain(values), Dumper=_Writer, sort_keys=False, allow_unicode=True, width=110)
-    return (
-        f"# a whole recipe; a file with base: {values.get('name', 'NAME')} may hold only what differs\n{text}".rstrip()
-    )
-
-
 def _place(base: str, file: Path) -> str:
     return str(file.parent / base) if base.endswith(ENDINGS) else base
 
@@ -79,18 +64,25 @@ def _whole(values: Mapping[str, Any], path: Path) -> Recipe:
 def _read(path: Path) -> dict[str, Any]:
     """The mapping that a file holds. Raises ConfigError with the line where it breaks its grammar."""
     try:
-        if path.suffix == ".json":
-            found = read_json(path, finite=False)
-        else:
-            text = read_text(path)
-            found = tomllib.loads(text) if path.suffix == ".toml" else yaml.load(text, Loader=_Reader)
+        found = read_json(path, finite=False) if path.suffix == ".json" else _parsed(read_text(path), path.suffix)
     except JsonError as error:
         raise ConfigError(f"cannot read a recipe from {path}: {error.reason}") from None
-    except (tomllib.TOMLDecodeError, yaml.YAMLError, RecursionError, ValueError) as error:
+    except (RecursionError, ValueError) as error:
         raise ConfigError(f"cannot read a recipe from {path}: {one_line(error)}") from None
     if not isinstance(found, dict):
         raise ConfigError(f"{path} does not hold a recipe: expected a mapping of fields")
     return found
+
+
+def _parsed(text: str, suffix: str) -> Any:
+    """What a text of TOML or YAML holds. Raises ValueError."""
+    if suffix == ".toml":
+        import tomllib
+
+        return tomllib.loads(text)
+    from wavetune.api.yaml_values import read_yaml
+
+    return read_yaml(text)
 
 
 def _settings(values: Mapping[str, Any], file: Path, path: str = "") -> Iterator[str]:
@@ -104,58 +96,3 @@ def _settings(values: Mapping[str, Any], file: Path, path: str = "") -> Iterator
             yield f"{here}={json.dumps(value, allow_nan=False)}"
         except (TypeError, ValueError):
             raise ConfigError(f"{file}: {here} holds {value!r}; give a number, a text, true, false or a list") from None
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))
-
-
-class _Reader(yaml.SafeLoader):
-    """YAML of plain values: every scalar that JSON would not know is a text; aliases and repeated names are refused."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """A node, which must be written where it stands."""
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError(f"aliases such as *{self.peek_event().anchor} are not read; write the value out")
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose names differ, as texts."""
-        names = [str(self.construct_object(key, deep=True)) for key, _ in node.value]
-        if twice := next((name for name in names if names.count(name) > 1), None):
-            raise yaml.YAMLError(f"{twice} stands there twice{node.start_mark}")
-        return dict(zip(names, (self.construct_object(value, deep=True) for _, value in node.value), strict=True))
-
-
-class _Writer(yaml.SafeDumper):
-    """Writes what `_Reader` reads to the same."""
-
-    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
-
-    def ignore_aliases(self, data: Any) -> bool:
-        """Write each value out."""
-        return True
-
-
-def _whole_number(_: Any, node: Any) -> int:
-    return int(node.value)
-
-
-def _number(_: Any, node: Any) -> float:
-    return float(node.value)
-
-
-_KINDS = {
-    "tag:yaml.org,2002:null": (r"~|null|", ["~", "n", ""]),
-    "tag:yaml.org,2002:bool": (r"true|false", list("tf")),
-    "tag:yaml.org,2002:int": (r"[-+]?[0-9]+", list("-+0123456789")),
-    "tag:yaml.org,2002:float": (r"[-+]?([0-9]+\.[0-9]*|\.?[0-9]+)([eE][-+]?[0-9]+)?", list("-+.0123456789")),
-}
-for kind, (pattern, starts) in _KINDS.items():
-    for one in (_Reader, _Writer):
-        one.add_implicit_resolver(kind, re.compile(f"^(?:{pattern})$"), starts)
-_Reader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-_Reader.add_constructor("tag:yaml.org,2002:float", _number)
-_Writer.add_representer(float, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:float", repr(value)))

@@ -42,6 +42,7 @@ _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nob
 
 leave_out(["typer.rich_utils"], ["rich.markdown", "rich.traceback"])
 leave_out(["numba.np.arraymath"], ["scipy.linalg"])  # it asks whether there are products of matrices
+leave_out(["numba.core.config"], ["yaml"])  # of a file with numba's settings
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",

@@ -30,7 +30,7 @@ def show(
     yaml: Annotated[bool, typer.Option("--yaml", help="As YAML, to write comments into.")] = False,
 ) -> None:
     """Print a recipe with all its fields, as JSON or YAML that `wavetune run` takes."""
-    from wavetune.api.recipe_file import as_yaml
+    from wavetune.api.yaml_values import as_yaml
 
     values = read_recipe(recipe, changes).to_dict()
     if yaml and wants_json():

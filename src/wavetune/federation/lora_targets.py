@@ -5,7 +5,15 @@ from __future__ import annotations
 from typing import Annotated, Any, cast
 
 from annotated_types import MinLen
-from pydantic import BeforeValidator
+
+
+class _OneStandsForAList:
+    """Tells pydantic so; it is imported where it reads this alone."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core.core_schema import no_info_before_validator_function
+
+        return no_info_before_validator_function(_as_tuple, handler(source))
 
 
 def _as_tuple(value: Any) -> Any:
@@ -14,5 +22,5 @@ def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, str) else value
 
 
-LoraTargets = Annotated[tuple[str, ...], MinLen(1), BeforeValidator(_as_tuple)]
+LoraTargets = Annotated[tuple[str, ...], MinLen(1), _OneStandsForAList()]
 """Ends of dotted paths, as in PEFT; one name stands for a list of it, and `all-linear` for all maps of the blocks."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, NumericsError, RunFolderError
@@ -165,6 +164,8 @@ class RunFolder:
 
 
 def _of_kind(found: Any, kind: Any, path: Path) -> Any:
+    from pydantic import TypeAdapter, ValidationError
+
     try:
         TypeAdapter(kind).validate_json(json.dumps(found), strict=True)
     except ValidationError as error:

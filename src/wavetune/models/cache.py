@@ -13,7 +13,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
-from filelock import FileLock
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, ModelError, WavetuneError
@@ -40,6 +39,8 @@ def written_once(
     """
     if folder.is_dir():
         return folder
+    from filelock import FileLock
+
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_name(f".{folder.name}.lock")):

@@ -10,9 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, is_dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, TypeVar
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from wavetune.errors import JsonError, NotJsonError, RunFolderError
 from wavetune.json_reader import LONGEST_RECORDS, parse, read_text
@@ -22,6 +20,9 @@ from wavetune.records.rounds import Round
 from wavetune.records.scores import Scored
 from wavetune.records.summary import Sample, Summary
 from wavetune.records.world import World
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 FILES = ("recipe.json", "rounds.jsonl", "summary.json", "world.json", "samples.json")
 LARGEST = 1e100
@@ -113,6 +114,8 @@ def _read_lines(path: Path, kind: Any, index: str, problems: list[str], optional
 
 @cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -127,6 +130,8 @@ def _parse(text: str, kind: Any, ignored: list[str]) -> Any:
 
 def _record(document: Any, kind: Any, ignored: list[str]) -> Any:
     """Validate a document; fields that do not fit are named in `ignored` and read as absent."""
+    from pydantic import ValidationError
+
     document = _known(document, ignored)
     if isinstance(document, dict) and is_dataclass(kind):
         document = gathered(kind, document)
@@ -158,6 +163,8 @@ def _known(value: Any, ignored: list[str]) -> Any:
 
 
 def _reason(error: ValueError) -> str:
+    from pydantic import ValidationError
+
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc'])) or 'the document'}: {first['msg']}"

@@ -5,7 +5,7 @@ import pytest
 import wavetune as wt
 from helpers.command_line import assert_refused, wavetune
 from wavetune import recipes
-from wavetune.api.recipe_file import as_yaml
+from wavetune.api.yaml_values import as_yaml
 
 YAML = """\
 # a short run in a small cell
