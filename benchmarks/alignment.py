@@ -1,7 +1,7 @@
 """What a step of local alignment takes: CPU seconds by its parts, and beside another commit's in one run.
 
     python benchmarks/alignment.py [--model smollm2-135m] [--clients 5] [--before CHECKOUT]
-    python benchmarks/alignment.py --run [--before CHECKOUT]
+    python benchmarks/alignment.py --run [--before CHECKOUT | --count]
 
 The clients of the recipe `pwff` (shared bottlenecks and private LoRA in all blocks, here with random values) answer
 prompts of the embedded concierge, four answers each, and learn from them by PPO as the recipe does. Rewards are
@@ -12,7 +12,8 @@ floating-point operations of the products are counted, and what they alone would
 
 With `--run` it is the whole of `wavetune run pwff`, one side after the other: every stage for a part of what it does by
 default, and the CPU seconds that the default's would take, each stage multiplied by what was left out of it. Reward
-models are trained, and the untouched model evaluated, even where the cache holds what they come to.
+models are trained, and the untouched model evaluated, even where the cache holds what they come to. With `--count`
+the products of each stage are counted in place of its time.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -90,18 +91,27 @@ def stage_of(model: str, clients: int, prompts: int, new_tokens: int) -> Any:
     return Alignment(Model(backbone, bank, tokenizer), wishes, rewards, learning, 0)
 
 
-def timed(place: Any, attribute: str, name: str, spent: dict[str, float]) -> None:
-    """Have the CPU seconds of a function added up under a name."""
+def timed(place: Any, attribute: str, name: str, spent: dict[str, float], count: bool = False) -> None:
+    """Have the CPU seconds of a function added up under a name, or the TFLOP of its products, which takes longer."""
     function: Callable[..., Any] = getattr(place, attribute)
 
     def run(*given: Any, **named: Any) -> Any:
-        start = time.process_time()
-        try:
-            return function(*given, **named)
-        finally:
-            spent[name] = spent.get(name, 0.0) + time.process_time() - start
+        with products_counted() if count else nullcontext() as counter:
+            start = time.process_time()
+            try:
+                return function(*given, **named)
+            finally:
+                found = counter.get_total_flops() / 1e12 if counter else time.process_time() - start
+                spent[name] = spent.get(name, 0.0) + found
 
     setattr(place, attribute, run)
+
+
+def products_counted() -> Any:
+    """A context that counts the floating-point operations of products."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    return FlopCounterMode(display=False)
 
 
 def watched(spent: dict[str, float]) -> None:
@@ -136,18 +146,22 @@ def turns(given: Sequence[Any]) -> None:
 
 def products_of(stage: Any) -> dict[str, float]:
     """Operations of the products of a step, and what they would take at the speed of one large product."""
-    import torch
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
+    with products_counted() as counter:
         stage.step()
+    tflop = counter.get_total_flops() / 1e12
+    return {"TFLOP": tflop, "products": tflop * large_product_s()}
+
+
+def large_product_s() -> float:
+    """CPU seconds of a TFLOP in one large product."""
+    import torch
+
     a, b, seconds = torch.randn(1024, 1024), torch.randn(1024, 1024), list[float]()
     for _ in range(9):
         start = time.thread_time()
         _ = a @ b
         seconds.append(time.thread_time() - start)
-    flop = float(counter.get_total_flops())
-    return {"TFLOP": flop / 1e12, "products": flop / (2 * 1024**3) * statistics.median(seconds)}
+    return 1e12 / (2 * 1024**3) * statistics.median(seconds)
 
 
 def stages_of(named: str) -> tuple[Any, str]:
@@ -160,8 +174,8 @@ def stages_of(named: str) -> tuple[Any, str]:
     return place, last
 
 
-def whole_run() -> None:
-    """Run a short `pwff` in this process, and print what its stages took."""
+def whole_run(count: bool) -> None:
+    """Run a short `pwff` in this process, and print what its stages took, or the TFLOP of their products."""
     from wavetune.models import light_imports
 
     light_imports.install()
@@ -171,7 +185,9 @@ def whole_run() -> None:
     spent: dict[str, float] = {}
     for name in STAGES:
         place, attribute = stages_of(name)
-        timed(place, attribute, name, spent)
+        timed(place, attribute, name, spent, count)
+    if count:
+        spent["a TFLOP"] = large_product_s()
     spent["imports"] = time.process_time()
     nothing: Any = lambda *_: None  # noqa: E731
     made: Any = lambda _place, make, *_: make()  # noqa: E731
@@ -194,14 +210,27 @@ def whole_run() -> None:
     print(json.dumps(spent | {"peak, MB": peak_mb()}), flush=True)
 
 
+def stages_in(checkout: Path, what: str) -> dict[str, float]:
+    """What `whole_run` tells in a process of its own, with the package of a checkout."""
+    environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
+    command = [sys.executable, str(HERE), "--stages", what]
+    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
+    return json.loads(said.splitlines()[-1])
+
+
+def counted_run(checkout: Path) -> None:
+    """Print the products of the stages of a checkout's default run, and what they would take at full speed."""
+    counted = stages_in(checkout, "count")
+    print(f"wavetune run pwff: products, and their CPU seconds at {1 / counted['a TFLOP']:.3f} TFLOP a second")
+    print(f"{'':20s}{'TFLOP':>10s}{'CPU s':>10s}")
+    for name, (_, _, factor) in STAGES.items():
+        tflop = factor * counted.get(name, 0.0)
+        print(f"{name:20s}{tflop:10.2f}{tflop * counted['a TFLOP']:10.0f}")
+
+
 def compared_runs(checkouts: dict[str, Path]) -> None:
     """Print the stages of the default run of each checkout."""
-    sides: dict[str, dict[str, float]] = {}
-    for name, checkout in checkouts.items():
-        environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
-        command = [sys.executable, str(HERE), "--stages"]
-        said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
-        sides[name] = json.loads(said.splitlines()[-1])
+    sides = {name: stages_in(checkout, "time") for name, checkout in checkouts.items()}
     print("wavetune run pwff, CPU seconds of one thread: what was run, and the default of which it is a part")
     print(f"{'':20s}" + "".join(f"{name:>10s}{'':10s}" for name in sides))
     totals = dict.fromkeys(sides, 0.0)
@@ -251,16 +280,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--before", metavar="CHECKOUT", help="a checkout of another commit, which takes turns")
     parser.add_argument("--run", action="store_true", help="the whole run in place of a step")
     parser.add_argument("--turns", help=argparse.SUPPRESS)
-    parser.add_argument("--stages", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--count", action="store_true", help="with --run: the products of the stages, not their time")
+    parser.add_argument("--stages", choices=("time", "count"), help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     if options.turns:
         turns(json.loads(options.turns))
         return
     if options.stages:
-        whole_run()
+        whole_run(options.stages == "count")
         return
     given = (options.model, options.clients, options.prompts, options.new_tokens)
     checkouts = {"now": HERE.parents[1]} | ({"before": Path(options.before)} if options.before else {})
+    if options.run and options.count:
+        counted_run(checkouts["now"])
+        return
     if options.run:
         compared_runs(checkouts)
         return

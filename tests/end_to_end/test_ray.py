@@ -105,6 +105,7 @@ def test_a_run_in_workers_ends_as_one_process(cluster: TwoMachines, tmp_path):
     _, errors = process.communicate()
     skip_if_ray_ran_out_of_time(errors)
     assert process.returncode == 0, errors
+    assert re.findall(r"^worker (\d) took [\d,]+ MB of memory at most$", errors, re.MULTILINE) == ["0", "1"]
     assert_same_run(tmp_path / "two", tmp_path / "one")
 
 

@@ -14,9 +14,10 @@ from typing import Any
 from helpers.runs import Silent
 from wavetune.recipe import Recipe
 from wavetune.runtimes.engine import Engine
+from wavetune.runtimes.fleet import WorkerLostError
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.session import Session
-from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
+from wavetune.runtimes.sliced import job_of, slices_of, training_in
 from wavetune.runtimes.worker import StateLostError, Worker
 
 

@@ -4,9 +4,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.runs import EXACT, assert_same_run, read_rounds, small, train
+from helpers.runs import ALIGNED, EXACT, assert_same_run, read_json, read_rounds, small, train
 from helpers.workers import Here, train_in_workers, workers_here
+from wavetune.data.examples import Example
 from wavetune.errors import ConfigError
+from wavetune.recipe import with_settings
+from wavetune.runtimes.alignment.task import rewards_of
 from wavetune.runtimes.session import build
 from wavetune.runtimes.sliced import slices_of
 
@@ -87,6 +90,88 @@ def test_run_stopped_in_workers_goes_on_in_one_process_to_the_same_files(tmp_pat
     assert len(read_rounds(tmp_path / "two")) == 1
     train(recipe, tmp_path / "two", resume=True)
     assert_same_run(tmp_path / "two", tmp_path / "one")
+
+
+ALIGNING = small(
+    "pwff",
+    *ALIGNED,
+    *EXACT,
+    "run.rounds=1",
+    "run.local_steps=1",
+    "method.alignment.learning.prompts_per_step=2",
+    "method.alignment.held_out_prompts=2",
+    "method.alignment.evaluate_every=1",
+)
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory):
+    """A run in one process whose clients are aligned."""
+    folder = tmp_path_factory.mktemp("aligned") / "one"
+    train(ALIGNING, folder)
+    return folder
+
+
+def assert_same_alignment(run, one):
+    """Answers to the letter, numbers to the rounding of passes that are put together otherwise."""
+    for name in ("alignment_before.json", "alignment_after.json"):
+        mine, theirs = read_json(run / name), read_json(one / name)
+        for side in ("own", "foreign"):
+            assert [own["answers"] for own in mine[side]] == [own["answers"] for own in theirs[side]]
+    for mine, theirs in zip(*(read_rounds(folder, "alignment.jsonl") for folder in (run, one)), strict=True):
+        assert mine["charged"] == theirs["charged"]
+        for name, values_K in {**theirs, **theirs["evaluation"]}.items():
+            if isinstance(values_K, list):
+                assert {**mine, **mine["evaluation"]}[name] == pytest.approx(values_K, abs=1e-9), name
+    states = [newest_state(folder) for folder in (run, one)]
+    assert states[0].keys() == states[1].keys()
+    for name, value in states[1].items():
+        torch.testing.assert_close(states[0][name], value, rtol=0, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}")
+    files = sorted(path.relative_to(one) for path in (one / "adapters").rglob("*.safetensors"))
+    assert files == sorted(path.relative_to(run) for path in (run / "adapters").rglob("*.safetensors"))
+    for file in files:
+        own = load_file(run / file)
+        for name, value in load_file(one / file).items():
+            torch.testing.assert_close(own[name], value, rtol=0, atol=1e-6, msg=lambda text, f=file: f"{f}: {text}")
+
+
+def test_clients_aligned_in_two_workers_of_which_one_is_started_again_are_those_of_one_process(aligned, tmp_path):
+    asked = list[str]()
+
+    def start_again(fleet: Here, method: str) -> None:
+        asked.append(method)
+        if method == "align" and asked.count("align") == 2:
+            fleet.workers[0] = fleet.fresh(0)
+
+    train_in_workers(ALIGNING, tmp_path / "two", workers_here(2, start_again))
+    assert asked.count("align") == 3  # before the first step, and after each
+    assert_same_alignment(tmp_path / "two", aligned)
+
+
+def test_alignment_stopped_in_workers_goes_on_in_one_process(aligned, tmp_path):
+    def stop_after_a_step(fleet: Here, method: str) -> None:
+        asked.append(method)
+        if asked.count("align") == 3:
+            raise KeyboardInterrupt
+
+    asked = list[str]()
+    with pytest.raises(KeyboardInterrupt):
+        train_in_workers(ALIGNING, tmp_path / "run", workers_here(2, stop_after_a_step))
+    assert len(read_rounds(tmp_path / "run", "alignment.jsonl")) == 1
+    train(ALIGNING, tmp_path / "run", resume=True)
+    assert_same_alignment(tmp_path / "run", aligned)
+
+
+def test_workers_score_by_the_reward_model_that_the_run_trained(tmp_path):
+    training = ("model=tiny-bert", "steps=1", "evaluate_every=1", "validation_pairs=4", "test_pairs=4")
+    embedded = [f"method.alignment.safe.training.{setting}" for setting in training]
+    only_judged = ("method.alignment.learning.steps=0", "method.alignment.safe.kind=embedded")
+    recipe = with_settings(ALIGNING, [*only_judged, "method.alignment.safe.preference=harmless", *embedded])
+    train_in_workers(recipe, tmp_path / "run", workers_here(2))
+    rewards = rewards_of(recipe, tmp_path / "run" / "rewards", torch.device("cpu"), pytest.fail)
+    for own in read_json(tmp_path / "run" / "alignment_before.json")["own"]:
+        asked = [Example(prompt, "") for prompt in own["prompts"]]
+        assert own["scores"]["safe"] == pytest.approx(rewards.safe(asked, own["answers"]), abs=1e-6)
 
 
 def test_more_workers_than_clients_are_refused():

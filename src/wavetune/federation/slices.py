@@ -87,12 +87,20 @@ def slice_of(cohort: Cohort, clients: range) -> Cohort:
     return replace(cohort, bank=own, optimiser=StackedOptimiser(own, cohort.optimiser.settings))
 
 
+def alone(cohort: Cohort, clients: range) -> Cohort:
+    """A slice of a cohort whose clients share nothing, as a cohort of its own: the first client is number 0."""
+    return replace(cohort, bank=replace(cohort.bank, local_LK=cohort.bank.local_LK[:, clients.start : clients.stop]))
+
+
 def client_state(cohort: Cohort, clients: range) -> Named:
     """Adapters and moments of some clients, `[their slots, ...]`."""
-    bank, found = cohort.bank, Named()
-    for name, stack, slots in _client_stacks(bank, clients):
-        found[f"adapter.{name}"] = stack[slots].detach()
-    return found | {f"optimiser.{k}": t for k, t in cohort.optimiser.client_moments(clients).items()}
+    moments = cohort.optimiser.client_moments(clients)
+    return client_adapters(cohort, clients) | {f"optimiser.{name}": t for name, t in moments.items()}
+
+
+def client_adapters(cohort: Cohort, clients: range) -> Named:
+    """Adapters of some clients, `[their slots, ...]`, as `load_client_state` takes them."""
+    return {f"adapter.{name}": stack[slots].detach() for name, stack, slots in _client_stacks(cohort.bank, clients)}
 
 
 @torch.no_grad()

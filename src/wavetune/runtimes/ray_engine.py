@@ -14,16 +14,17 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 from wavetune.errors import ConfigError, DeploymentError, WavetuneError, first_line
 from wavetune.runtimes.engine import Engine, Trainer
+from wavetune.runtimes.fleet import WorkerLostError
 from wavetune.runtimes.provenance import versions
 from wavetune.runtimes.ray_worker import RayWorker
 from wavetune.runtimes.session import Session
-from wavetune.runtimes.sliced import WorkerLostError, job_of, slices_of, training_in
+from wavetune.runtimes.sliced import job_of, slices_of, training_in
 from wavetune.runtimes.worker import Introduction, Job, StateLostError
 
 RESTARTS = 5
@@ -75,6 +76,10 @@ class RayFleet:
         """Every worker's, once its model is loaded. Raises DeploymentError if Ray does not start all in time."""
         everyone = [(worker, ()) for worker in range(len(self._actors))]
         return self.ask("introduce", everyone, again=True, timeout_s=_PATIENCE_S)
+
+    def peaks_bytes(self) -> list[int]:
+        """The largest resident memory of every worker so far."""
+        return self.ask("peak_bytes", [(worker, ()) for worker in range(len(self._actors))], again=True)
 
     def ask(
         self,
@@ -163,6 +168,9 @@ def engine(workers: int | None = None, address: str | None = None) -> Engine:
                     say(line)
                 with training_in(session, fleet, say) as trainer:
                     yield trainer
+                with suppress(DeploymentError):  # all is done, a worker that is gone has nothing to say
+                    for worker, peak_bytes in enumerate(fleet.peaks_bytes()):
+                        say(f"worker {worker} took {peak_bytes / 1e6:,.0f} MB of memory at most")
             finally:
                 fleet.stop()
 

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, fields
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -32,32 +33,13 @@ from wavetune.federation.slices import (
     server_state,
 )
 from wavetune.models.lora import AdapterBank
+from wavetune.runtimes.alignment import workers
 from wavetune.runtimes.engine import Trainer
+from wavetune.runtimes.fleet import Fleet, WorkerLostError
 from wavetune.runtimes.outcome import RoundOutcome
 from wavetune.runtimes.round import StepDone, train_round
 from wavetune.runtimes.session import Session, client_factors
 from wavetune.runtimes.worker import Arrays, Job, arrays, tensors
-
-
-class WorkerLostError(Exception):
-    """A worker lost what it was told since the round began; where it can be started again, it was."""
-
-
-class Fleet(Protocol):
-    """Workers, one a slice."""
-
-    slices: Sequence[range]
-
-    def ask(self, method: str, requests: Sequence[tuple[int, tuple[Any, ...]]], again: bool = False) -> list[Any]:
-        """What a method of these workers answers to these arguments, in order; all work at once.
-
-        With `again` a worker that is lost is asked again once it is back. Raises WorkerLostError, and what workers do.
-        """
-        ...
-
-    def share(self, value: Any) -> Any:
-        """A value to be given to several workers."""
-        ...
 
 
 @dataclass
@@ -198,6 +180,6 @@ def training_in(session: Session, fleet: Fleet, say: Callable[[str], None]) -> I
                 steps.rewind()
 
     try:
-        yield Trainer(train)
+        yield Trainer(train, partial(workers.begin, fleet))
     finally:
         session.place = here

@@ -1,4 +1,4 @@
-"""A worker of a run: it holds the base model and a slice of the cohort, and trains and evaluates as it is told.
+"""A worker of a run: it holds the base model and a slice of the cohort, and trains, evaluates and aligns as it is told.
 
 Tensors cross as NumPy arrays. A Ray actor has one in a process of its own; nothing here imports ray.
 """
@@ -6,11 +6,13 @@ Tensors cross as NumPy arrays. A Ray actor has one in a process of its own; noth
 from __future__ import annotations
 
 import os
+import resource
 import socket
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -18,22 +20,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.templates import TokenSet
+from wavetune.federation.alignment import Rewards
 from wavetune.federation.cohort import Cohort, Evaluation, RowBatches, Rows
 from wavetune.federation.door import Door
 from wavetune.federation.placement import Placement
 from wavetune.federation.slices import (
     SliceStep,
+    alone,
     client_state,
     load_client_state,
     load_server_state,
     slice_of,
     step_slice,
 )
+from wavetune.models.backbone import load_tokenizer
 from wavetune.models.lora import AdapterBank
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
+from wavetune.runtimes.alignment.here import Step, work_of
+from wavetune.runtimes.alignment.task import Share, rewards_of
 from wavetune.runtimes.precision import device_of
 from wavetune.runtimes.provenance import versions
+from wavetune.runtimes.rewards import write_files
 from wavetune.runtimes.session import backbone_of, cohort_of
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
@@ -82,6 +90,7 @@ class Worker:
     clients: range
     device: str
     _done: tuple[int, int] | None = field(default=None, init=False)  # rounds loaded, steps since then
+    _rewards: Rewards | None = field(default=None, init=False)
 
     def introduce(self) -> Introduction:
         """Load the base model. Raises ModelError where it is not on this machine."""
@@ -125,12 +134,49 @@ class Worker:
         bank = None if factors is None else self._bank_of(factors)
         return self._cohort.evaluate(self.job.token_sets[rows], bank, passes=passes)
 
+    def align(
+        self,
+        rewards: Mapping[str, Mapping[str, bytes]],
+        share: Share,
+        adapters: Arrays,
+        saved: Arrays,
+        steps: int,
+        evaluate: bool,
+    ) -> tuple[Step, Arrays]:
+        """Have the slice's clients take so many steps of alignment in all, from a saved state; how the last one went,
+        and the state to save. `rewards` are the files of those that were trained.
+        """
+        cohort = self._cohort
+        cohort.optimiser.reset()
+        load_client_state(cohort, self.clients, tensors(adapters))
+        if self._rewards is None:
+            self._rewards = self._opened(rewards)
+        own = alone(cohort, self.clients)
+        work = work_of(share, self.job.recipe, own, load_tokenizer(self._folder), self._rewards, tensors(saved))
+        step = work.advance(steps, evaluate)
+        return step, arrays(work.state())
+
+    def peak_bytes(self) -> int:
+        """The largest resident memory of this process so far."""
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+    def _opened(self, files: Mapping[str, Mapping[str, bytes]]) -> Rewards:
+        with TemporaryDirectory() as place:
+            for name, own in files.items():
+                write_files(Path(place) / name, own)
+            return rewards_of(self.job.recipe, Path(place), self._cohort.backbone.device, lambda _: None)
+
+    @property
+    def _folder(self) -> Path:
+        """The base model on this machine."""
+        job = self.job
+        return job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
+
     @cached_property
     def _cohort(self) -> Cohort:
         job = self.job
-        folder = job.folder if job.folder.exists() else resolve_model(job.recipe.world.model).folder
         device = device_of(self.device)
-        backbone = backbone_of(job.recipe, job.targets, folder, job.bf16, device, job.num_classes)
+        backbone = backbone_of(job.recipe, job.targets, self._folder, job.bf16, device, job.num_classes)
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
 
     def _bank_of(self, factors: Factors) -> AdapterBank:

@@ -21,7 +21,7 @@ from wavetune.runtimes import local_round
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep
 from wavetune.runtimes.alignment.here import work_of
-from wavetune.runtimes.alignment.task import Task, rewards_of, task_of
+from wavetune.runtimes.alignment.task import Task, rewards_of, share_of, task_of
 from wavetune.runtimes.device_half import Device
 from wavetune.runtimes.rewards import Say, write_files
 
@@ -41,7 +41,7 @@ class OwnAlignment:
 
     @cached_property
     def _rewards(self) -> Rewards:
-        return rewards_of(self.task, self.folder / "rewards", self.device.cohort.backbone.device, self.say)
+        return rewards_of(self.device.recipe, self.folder / "rewards", self.device.cohort.backbone.device, self.say)
 
     def go_on(self, align: Align, saved: Mapping[str, Tensor]) -> tuple[Aligned, dict[str, Tensor]]:
         """Have the steps done that are asked for, from a saved state; what to report, and the state to save."""
@@ -49,7 +49,8 @@ class OwnAlignment:
         for reward in align.rewards:
             write_files(self.folder / "rewards" / Path(reward.name).name, reward.files)
             self.__dict__.pop("_rewards", None)
-        work = work_of(self.task, (device.client,), device.cohort, self._rewards, saved)
+        share = share_of(self.task, (device.client,))
+        work = work_of(share, device.recipe, device.cohort, self.task.tokenizer, self._rewards, saved)
         step = work.advance(align.steps, align.evaluate)
         if step.evaluation is not None:
             self._keep(step.evaluation, align.steps)

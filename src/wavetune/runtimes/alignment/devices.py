@@ -10,12 +10,11 @@ from torch import Tensor
 
 from wavetune.data_plane.messages_pb2 import Align, RewardModel, RoundOrder, RoundReport
 from wavetune.errors import DeploymentError
-from wavetune.federation.rewards import EmbeddedReward
 from wavetune.runtimes.alignment import report
 from wavetune.runtimes.alignment.here import Step
-from wavetune.runtimes.alignment.task import Task, reward_folder
+from wavetune.runtimes.alignment.task import Task, trained_files
 from wavetune.runtimes.orders import Orders
-from wavetune.runtimes.rewards import Say, read_files
+from wavetune.runtimes.rewards import Say
 from wavetune.runtimes.session import Session
 
 
@@ -70,13 +69,5 @@ def begin(
     orders: Orders, session: Session, task: Task, folder: Path, _saved: Mapping[str, Tensor], say: Say
 ) -> OnDevices:
     """The work on a deployed run's devices; embedded rewards are trained here, once for all. Raises as the parts do."""
-    trained, models = reward_folder(task, folder, session.cohort.backbone.device, say), list[RewardModel]()
-
-    def train(part: EmbeddedReward) -> Path:
-        own = trained.train(part)
-        models.append(RewardModel(name=part.preference, files=read_files(own)))
-        return own
-
-    for part in task.rewards:
-        part.trained_by(train)
-    return OnDevices(orders, task, tuple(models))
+    trained = trained_files(task.recipe, folder, session.cohort.backbone.device, say)
+    return OnDevices(orders, task, tuple(RewardModel(name=name, files=files) for name, files in trained.items()))

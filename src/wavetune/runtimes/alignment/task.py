@@ -20,12 +20,12 @@ from wavetune.data.preferences import load_preferences
 from wavetune.data.settings import DataSettings, PreparedData
 from wavetune.data.templates import prompt_ids
 from wavetune.errors import DataError
-from wavetune.federation.alignment import ClientPairs, Rewards
+from wavetune.federation.alignment import Client, ClientPairs, Rewards
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
-from wavetune.federation.rewards import RewardPart
+from wavetune.federation.rewards import EmbeddedReward, RewardPart
 from wavetune.recipe import Recipe
-from wavetune.runtimes.rewards import CONCIERGE, RewardFolder, Say, check_rewards
+from wavetune.runtimes.rewards import CONCIERGE, RewardFolder, Say, check_rewards, read_files
 from wavetune.runtimes.session import Session
 from wavetune.seeds import stream
 
@@ -45,11 +45,6 @@ class Task:
     own: Prompts  # held out
     foreign: Prompts  # held out, of domains that the client has none of; may be empty
     prompt_tokens_K: tuple[float, ...]  # mean length of the training prompts
-
-    @property
-    def rewards(self) -> tuple[RewardPart, RewardPart]:
-        """The helpful and the safe one."""
-        return self.settings.helpful, self.settings.safe
 
     @property
     def asked_foreign(self) -> Prompts:
@@ -88,10 +83,10 @@ def checked_task(session: Session) -> Task | None:
     settings, read = recipe.method.alignment, recipe.world.data
     if settings is None:
         return None
-    check_rewards((settings.helpful, settings.safe), read.source, recipe.run.seed, read.columns)
+    check_rewards(_parts(recipe), read.source, recipe.run.seed, read.columns)
     task = task_of(recipe, session.data, session.tokenizer)
     example = session.data.corpus.train[session.data.train.example_index[0]]
-    for part in (settings.helpful, settings.safe):
+    for part in _parts(recipe):
         part.try_out([example], [example.answer])
     return task
 
@@ -130,18 +125,61 @@ def pairs_of(data: PreparedData, clients: Sequence[int], read: DataSettings, see
     )
 
 
-def reward_folder(task: Task, path: Path, device: torch.device, say: Say) -> RewardFolder:
-    """Where the rewards of a task are kept."""
-    read = task.recipe.world.data
-    return RewardFolder(path, read.source, say, task.recipe.run.seed, device, read.columns)
+@dataclass(frozen=True)
+class Share:
+    """What some clients of a task learn from and are judged on; `foreign` is empty where a client of the run has no
+    such prompts.
+    """
+
+    clients: tuple[Client, ...]
+    own: Prompts
+    foreign: Prompts
 
 
-def rewards_of(task: Task, path: Path, device: torch.device, say: Say) -> Rewards:
-    """Both rewards, opened from a folder or trained into it, and the true scores where they are known.
+def share_of(task: Task, clients: Sequence[int]) -> Share:
+    """The share of these clients in a task, in their order."""
+    read, from_pairs = task.recipe.world.data, task.settings.learning.objective.learns_from == "pairs"
+    pairs = pairs_of(task.data, clients, read, task.recipe.run.seed) if from_pairs else [ClientPairs() for _ in clients]
+    wishes = (Client(k, task.lambdas[k], task.prompts[k], own) for k, own in zip(clients, pairs, strict=True))
+    own, foreign = (tuple(part[k] for k in clients if part) for part in (task.own, task.asked_foreign))
+    return Share(tuple(wishes), own, foreign)
+
+
+def rewards_of(recipe: Recipe, path: Path, device: torch.device, say: Say) -> Rewards:
+    """Both rewards of a recipe, opened from a folder or trained into it, and the true scores where they are known.
 
     Raises as the parts do.
     """
-    folder = reward_folder(task, path, device, say)
-    scores = folder.open(task.rewards)
+    folder = _folder(recipe, path, device, say)
+    scores = folder.open(_parts(recipe))
     known = {"helpful": helpful, "safe": safe} if folder.source == CONCIERGE else {}
     return Rewards(scores[0].score, scores[1].score, known)
+
+
+def trained_files(recipe: Recipe, path: Path, device: torch.device, say: Say) -> dict[str, dict[str, bytes]]:
+    """The files of the rewards that a recipe embeds, by name, for those who are to open them elsewhere.
+
+    What is not in the folder is trained into it. Raises as the parts do.
+    """
+    folder, found = _folder(recipe, path, device, say), dict[str, dict[str, bytes]]()
+
+    def train(part: EmbeddedReward) -> Path:
+        own = folder.train(part)
+        found[part.preference] = read_files(own)
+        return own
+
+    for part in _parts(recipe):
+        part.trained_by(train)
+    return found
+
+
+def _folder(recipe: Recipe, path: Path, device: torch.device, say: Say) -> RewardFolder:
+    read = recipe.world.data
+    return RewardFolder(path, read.source, say, recipe.run.seed, device, read.columns)
+
+
+def _parts(recipe: Recipe) -> tuple[RewardPart, RewardPart]:
+    """The helpful and the safe one."""
+    settings = recipe.method.alignment
+    assert settings is not None
+    return settings.helpful, settings.safe
