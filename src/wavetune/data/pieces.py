@@ -178,6 +178,12 @@ def bos_ids(tokenizer: Any) -> list[int]:
     return [bos] if bos is not None and list(tokenizer("a")["input_ids"][:1]) == [bos] else []
 
 
+def special_texts(tokenizer: Any) -> list[str]:
+    """What a text may say that the tokenizer takes for a special token, such as the end of a turn."""
+    added = getattr(tokenizer, "added_tokens_decoder", {}).values()
+    return sorted({token.content for token in added if token.special and token.content.strip()})
+
+
 def eos_id(tokenizer: Any) -> int:
     """Id of the end-of-sequence token.
 

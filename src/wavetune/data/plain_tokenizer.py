@@ -38,6 +38,11 @@ class PlainTokenizer:
         return {"input_ids": [e.ids for e in encoded]}
 
     @property
+    def added_tokens_decoder(self) -> dict[int, Any]:
+        """The tokens that stand beside the vocabulary, by their ids."""
+        return self._tokenizer.get_added_tokens_decoder()
+
+    @property
     def chat_template(self) -> str | dict[str, str] | None:
         """The chat template, or several by name, wherever the folder keeps them."""
         files = ("chat_template.jinja", "additional_chat_templates")

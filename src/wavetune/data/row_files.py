@@ -220,7 +220,7 @@ def _held(place: object, whole: Row) -> Rows:
         return _numbered(place, lists[0])
     if (rows := _columns(whole)) is not None:
         return _numbered(place, rows)
-    return iter([(place, whole)])
+    return iter([(str(place), whole)])
 
 
 def _columns(whole: Row) -> list[Row] | None:

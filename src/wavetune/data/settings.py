@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,6 +20,7 @@ from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
+from wavetune.data.pieces import special_texts
 from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.stream import Stream
 from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, text_template, tokenise
@@ -142,6 +144,7 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows, servers = deal(settings, train.domains, num_clients, seed)
     notes = (*corpus.notes, *look_alikes(classes), *_told_of_dialogues(corpus, settings.template))
+    notes += _told_of_special_texts(corpus.train, tokenizer)
     notes += tuple(note for part, name in ((train, "training"), (validation, "validation")) for note in part.told(name))
     ends = ends_of(settings.template, tokenizer)
     return PreparedData(corpus, train, validation, tuple(rows), settings.template, classes, ends, notes, servers)
@@ -174,6 +177,19 @@ def _told_of_dialogues(corpus: Corpus, template: Template) -> tuple[str, ...]:
         return ()
     answers = "the last answer is" if template.learn == "last" else "all answers are"
     return (f"dialogues written by {template.described}, {answers} learned",)
+
+
+def _told_of_special_texts(examples: Sequence[Example], tokenizer: Any) -> tuple[str, ...]:
+    """In a sentence how many texts say what the tokenizer takes for a special token; nothing where none does."""
+    if not (special := special_texts(tokenizer)):
+        return ()
+    pattern = re.compile("|".join(map(re.escape, special)))
+    found = [pattern.search("\n".join((e.prompt, e.second, e.answer))) for e in examples]
+    names = sorted({match[0] for match in found if match})
+    if not names:
+        return ()
+    count, several = sum(match is not None for match in found), ", ..." if len(names) > 3 else ""
+    return (f"{count:,} training rows hold {', '.join(names[:3])}{several} in their texts, read as special tokens",)
 
 
 def tokenise_part(

@@ -5,11 +5,15 @@ import json
 import numpy as np
 import pytest
 
+from helpers.training import folder_of
 from wavetune.data.batching import Batching
 from wavetune.data.partition import ByDomain, Dirichlet
+from wavetune.data.pieces import special_texts
+from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import DataSettings, load_samples, prepare
 from wavetune.data.templates import ChatTemplate
 from wavetune.errors import ConfigError
+from wavetune.models.tiny import byte_tokenizer
 from wavetune.part_values import read_part, values_of
 
 
@@ -66,3 +70,14 @@ def test_settings_survive_json_and_pick_the_alternative_by_kind():
 def test_values_out_of_range_are_refused(wrong):
     with pytest.raises(ConfigError):
         read_part(DataSettings, wrong)
+
+
+def test_texts_that_the_tokenizer_takes_for_special_tokens_are_told(tmp_path):
+    rows = [{"prompt": f"q{i}", "response": "a</s>b" if i % 2 else "a"} for i in range(6)]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    settings = DataSettings(str(tmp_path), validation_fraction=0)
+    notes = prepare(settings, byte_tokenizer(), num_clients=1, seed=0).notes
+    assert "3 training rows hold </s> in their texts, read as special tokens" in notes
+    assert (
+        special_texts(PlainTokenizer(folder_of("tiny"))) == special_texts(byte_tokenizer()) == ["</s>", "<pad>", "<s>"]
+    )
