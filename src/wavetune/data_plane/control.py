@@ -25,6 +25,7 @@ from wavetune.errors import DeploymentError
 
 SERVICE, METHOD = "wavetune.Control", "Attend"
 _RETRY_S = 0.5
+_ATTEND_BYTES = 1 << 16  # who a device is, and the rounds that it kept
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE: "the server has been away ({})",
     grpc.StatusCode.CANCELLED: "the server ended the stream ({})",
@@ -148,6 +149,8 @@ class Coordinator:
         device: _Attendance | None = None
         try:
             for content in requests:
+                if device is None and len(content) > _ATTEND_BYTES:
+                    raise RefusedError(Reason.MALFORMED, f"a device attends with {len(content)} bytes")
                 report = _parsed(content)
                 if device is None:
                     device = self._admit(report, context)

@@ -63,6 +63,7 @@ class DeviceStream:
         self._arrived: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
         self._received = self._answered = self._tokens = 0
+        self._left_s = 0.0  # when the frame left to which the device's next is the answer
         self._lock = threading.Lock()
 
     def take(self, patience_s: float) -> Arrived | None:
@@ -100,7 +101,7 @@ class DeviceStream:
         """Check a frame and hand it to the round. Raises RefusedError."""
         if self.failure:
             raise RefusedError(self.reason, self.failure)
-        frame, now = _parse(content), time.time()
+        frame, now, elapsed_s = _parse(content), time.time(), time.monotonic() - self._left_s
         arrived = self.contract.accept(self._received, frame, self._tokens)
         self._received += 1
         self.measured.frame_bytes["up"] += len(content)
@@ -111,7 +112,7 @@ class DeviceStream:
             self.ready.set()
             return
         phase = "fed_upload_s" if arrived.stage == "adapters_up" else "uplink_s"
-        self.measured.seconds[phase] += max(0.0, now - frame.sent_at_s)
+        self.measured.seconds[phase] += min(max(0.0, now - frame.sent_at_s), elapsed_s)  # its clock may be far off
         self._tokens = sum(arrived.lengths) or self._tokens
         self._arrived.put(arrived)
 
@@ -124,6 +125,7 @@ class DeviceStream:
         if self.downlink_bit_per_s:
             time.sleep(8 * payload_bytes / self.downlink_bit_per_s)
         self.measured.frame_bytes["down"] += len(content)
+        self._left_s = time.monotonic()
         return content
 
 
@@ -250,6 +252,7 @@ def serve(
         ("grpc.max_concurrent_streams", 64),  # of one connection
         ("grpc.max_connection_idle_ms", 30_000),  # without a stream
         ("grpc.server_handshake_timeout_ms", 20_000),
+        ("grpc.max_allowed_incoming_connections", connections()),
         *WIDE,
     ]
     server = grpc.server(
@@ -265,6 +268,18 @@ def serve(
     server.start()
     threading.Thread(target=places.watch, args=(server,), daemon=True).start()
     return server, port
+
+
+def connections() -> int:
+    """How many connections may be open: half of the files that this process may open, the other half is the run's.
+
+    As many files are allowed as the system's administrator lets the process allow itself.
+    """
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return max(1, min(most, 1 << 20) // 2)
 
 
 def _parse(content: bytes) -> Frame:

@@ -234,8 +234,10 @@ class Servers:
 
     def _reports(self, index: int, present: set[int]) -> dict[int, RoundReport]:
         found: dict[int, RoundReport] = {}
+        now = time.monotonic()
+        lost_s, until = now + _ANSWER_S, now + self.deployment.deadline_s
         for client in sorted(present):
-            patience_s = _ANSWER_S if client in self.wire.lost else self.deployment.deadline_s
+            patience_s = max(0.0, (lost_s if client in self.wire.lost else until) - time.monotonic())
             report = self.orders.report(client, index, patience_s)
             if report is None:
                 self.wire.lost.setdefault(client, f"client {client} did not report on the end of the round")

@@ -101,15 +101,15 @@ class Orders:
             orders = {client: order_for(client) for client in sorted(self.control.present() & missing)}
             for client, order in orders.items():
                 self.control.order(client, order)
+            due = time.monotonic() + deadline_s  # for all of them alike, so that many who are silent cost no more
             for client, order in orders.items():
-                asked = time.monotonic()
-                report = self._answer(client, order.round, deadline_s, judge)
+                report = self._answer(client, order.round, due, judge)
                 wrong = "" if report is None else quoted(report.failure) or judge(client, report)
                 if wrong:
                     lost[client] = wrong
                 elif report is not None:
                     reports[client] = report
-                elif time.monotonic() >= asked + deadline_s:
+                elif time.monotonic() >= due and client in self.control.present():
                     lost[client] = f"client {client} did not answer within {deadline_s:.3g} s"
             missing -= reports.keys() | lost.keys()
             if time.monotonic() > until or not (missing - self._away or missing & self.control.present()):
@@ -119,9 +119,8 @@ class Orders:
             self._away = missing
         return reports, lost | {client: f"client {client} is away" for client in missing}
 
-    def _answer(self, client: int, index: int, patience_s: float, judge: Judge) -> RoundReport | None:
+    def _answer(self, client: int, index: int, until: float, judge: Judge) -> RoundReport | None:
         """A device's report that answers its order; those on something else are passed over."""
-        until = time.monotonic() + patience_s
         while True:
             report = self.report(client, index, max(0.0, until - time.monotonic()))
             if report is None or report.failure or judge(client, report) is not None:

@@ -121,8 +121,9 @@ def test_a_device_that_dies_is_noticed_and_not_waited_for(office):
         (0, {"version": 99}, "UNIMPLEMENTED: client 0 speaks version 99"),
         (0, {"client": 1}, "PERMISSION_DENIED: the certificate of 'device-00' is not that of client 1"),
         (2, {}, "PERMISSION_DENIED"),
+        (0, {"states": range(1 << 16)}, "INVALID_ARGUMENT: a device attends with [0-9]+ bytes"),
     ],
-    ids=["other_version", "other_client", "beyond_the_run"],
+    ids=["other_version", "other_client", "beyond_the_run", "gigantic"],
 )
 def test_who_may_not_attend_is_told_why(office, client, changes, words):
     with pytest.raises(DeploymentError, match=words):

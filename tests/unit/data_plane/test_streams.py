@@ -1,7 +1,12 @@
 """What the server takes from a device, and what it refuses without harm to anyone else."""
 
+import contextlib
+import resource
+import socket
 import threading
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -9,6 +14,7 @@ import torch
 from grpc._cython import cygrpc
 
 from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, PATIENCE_S, X, contract, hello, party, up
+from wavetune.data_plane import client, server
 from wavetune.data_plane.certificates import read_identity
 from wavetune.data_plane.client import connect
 from wavetune.data_plane.messages_pb2 import Frame, Layout, Part
@@ -63,6 +69,17 @@ def test_what_is_sent_arrives_and_the_answer_comes_back(opened):
     assert line.measured.payload_bytes["activations_up"] == 2 * X.numel() * 2
     assert line.measured.frame_bytes["up"] == stream.measured.frame_bytes["up"]
     assert line.measured.frame_bytes["down"] == stream.measured.frame_bytes["down"]
+
+
+@pytest.mark.parametrize("off_s", [-1e9, 1e9])
+def test_a_clock_that_is_far_off_measures_no_more_than_the_time_that_passed(opened, monkeypatch, off_s):
+    token = opened.plane.open_round(0, [contract()])[0]
+    stream, line, begun = opened.stream(token), opened.plane.stream(0), time.monotonic()
+    monkeypatch.setattr(client, "time", SimpleNamespace(time=lambda: time.time() + off_s, monotonic=time.monotonic))
+    exchange(opened, stream, parts=up(), layout=LAYOUT, phase="downlink_s")
+    passed_s = time.monotonic() - begun
+    assert 0 <= line.measured.seconds["uplink_s"] <= passed_s
+    assert 0 <= stream.measured.seconds["downlink_s"] <= passed_s
 
 
 def test_in_u_shape_gradients_go_up_after_activations(opened):
@@ -321,3 +338,18 @@ def test_grpc_knows_every_option_that_it_is_given(tmp_path, monkeypatch):
     known = Path(cygrpc.__file__).read_bytes()
     assert len(given) > 10
     assert [name for name, _ in given if name.encode() not in known] == []
+
+
+def test_strangers_who_hold_connections_leave_the_process_files_to_open(tmp_path, monkeypatch):
+    """Half of what a process may open is for connections; more end at once, and make room for devices when they go."""
+    assert 1 <= server.connections() <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
+    monkeypatch.setattr(server, "connections", lambda: 4)
+    with party(tmp_path, 1) as opened:
+        strangers = [socket.create_connection(("127.0.0.1", opened.port), PATIENCE_S) for _ in range(10)]
+        for stranger in strangers[4:]:
+            with contextlib.suppress(ConnectionResetError):
+                assert stranger.recv(1) == b""
+        for stranger in strangers:
+            stranger.close()
+        token = opened.plane.open_round(0, [contract()])[0]
+        assert len(exchange(opened, opened.stream(token), parts=up(), layout=LAYOUT)[0]) == 1

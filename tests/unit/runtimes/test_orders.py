@@ -20,6 +20,7 @@ class Devices:
     def __init__(self, **answers):
         self.answers = {int(name[1:]): list(own) for name, own in answers.items()}
         self.here, self.ordered, self.waited, self.due = set(self.answers), defaultdict(int), [], {}
+        self.patience_s = 0.0  # that they were given, all together
 
     def present(self):
         return set(self.here)
@@ -41,6 +42,7 @@ class Devices:
         answer = self.due[client].pop(0)
         if answer == SILENT:
             time.sleep(patience_s)
+            self.patience_s += patience_s
         return None if answer in (LEAVES, SILENT) else RoundReport(round=index, **answer)
 
 
@@ -95,3 +97,10 @@ def test_without_patience_nobody_is_waited_for():
     assert devices.waited == []
     with pytest.raises(KeyError):
         devices.report(1, 7, 0.0)  # it was not ordered anything
+
+
+def test_many_who_are_silent_have_one_deadline_together():
+    devices = Devices(k0=[SILENT], k1=[SILENT], k2=[{}], k3=[SILENT])
+    reports, lost = ask(devices, (0, 1, 2, 3), deadline_s=0.05)
+    assert (set(reports), set(lost)) == ({2}, {0, 1, 3})
+    assert devices.patience_s <= 0.05
