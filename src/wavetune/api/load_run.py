@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.json_reader import read_json
 from wavetune.logs import LOG
-from wavetune.records.fields import as_json
-from wavetune.records.flat import flat
+from wavetune.records.fields import as_json, flat
 from wavetune.records.reading import FILES, read_run
 
 if TYPE_CHECKING:

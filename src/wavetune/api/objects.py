@@ -115,14 +115,9 @@ def reward_settings(rewards: Mapping[str, Callable[..., Any]]) -> list[str]:
     for name, function in rewards.items():
         if name not in REWARDS or not callable(function):
             raise ConfigError(f"rewards has {name!r}: {function!r}; give a function for each of {', '.join(REWARDS)}")
-    return [
-        f"method.alignment.{name}={json.dumps({'kind': 'python', 'function': _function_name(function)})}"
-        for name, function in rewards.items()
-    ]
-
-
-def _function_name(function: Callable[..., Any]) -> str:
-    return keep_function(function, hashlib.sha256(_code_of(function)).hexdigest())
+    kept = {name: keep_function(own, hashlib.sha256(_code_of(own)).hexdigest()) for name, own in rewards.items()}
+    parts = {name: {"kind": "python", "function": function} for name, function in kept.items()}
+    return [f"method.alignment.{name}={json.dumps(part)}" for name, part in parts.items()]
 
 
 def _code_of(function: Callable[..., Any]) -> bytes:

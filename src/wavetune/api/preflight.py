@@ -29,9 +29,13 @@ def check(
     if recipe is not None:
         source, model, device = recipe.world.data.source, recipe.world.model, recipe.run.device
     if source is not None:
-        _check_source(source)
+        from wavetune.data.source import kind_of
+
+        kind_of(source)
     if model is not None:
-        _check_model(model)
+        from wavetune.models.resolve import require_known
+
+        require_known(model)
     if device == "cuda":
         _check_cuda()
     if out is not None:
@@ -52,18 +56,6 @@ def check_writable(folder: Path) -> None:
         probe = existing / f".wavetune-{os.getpid()}"
         probe.mkdir()
         probe.rmdir()
-
-
-def _check_source(source: str) -> None:
-    from wavetune.data.source import kind_of
-
-    kind_of(source)
-
-
-def _check_model(name: str) -> None:
-    from wavetune.models.resolve import require_known
-
-    require_known(name)
 
 
 def sees_gpu() -> bool:

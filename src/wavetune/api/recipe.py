@@ -120,13 +120,9 @@ def _read_rank_table(path: Path) -> dict[int, Rounds]:
     try:
         table = read_json(path)
         seeds = table.get("rounds_to_target_by_seed", table["rounds_to_target"])
-        return {int(rank): _seeds(rounds) for rank, rounds in seeds.items()}
+        return {int(r): tuple(map(float, n)) if isinstance(n, list) else float(n) for r, n in seeds.items()}
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         reason = error.reason if isinstance(error, JsonError) else error
         raise ConfigError(
             f"cannot read a rank table from {path} ({reason}); `wavetune measure-ranks` writes one"
         ) from None
-
-
-def _seeds(rounds: Any) -> Rounds:
-    return tuple(map(float, rounds)) if isinstance(rounds, list) else float(rounds)

@@ -38,7 +38,7 @@ def read_base(name: str, depth: int = 0) -> tuple[str, Recipe, tuple[str, ...]]:
         raise ConfigError(f"{path}: base must be the name of a recipe or file, not {given!r}")
     if not given.endswith(ENDINGS):
         recipes.require_known(given)
-    base, begun, first = read_base(_place(given, path), depth + 1)
+    base, begun, first = read_base(str(path.parent / given) if given.endswith(ENDINGS) else given, depth + 1)
     own = values.pop("name", None)
     changed = (*first, *_settings(values, path))
     if own is not None:
@@ -48,10 +48,6 @@ def read_base(name: str, depth: int = 0) -> tuple[str, Recipe, tuple[str, ...]]:
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return base, begun, changed
-
-
-def _place(base: str, file: Path) -> str:
-    return str(file.parent / base) if base.endswith(ENDINGS) else base
 
 
 def _whole(values: Mapping[str, Any], path: Path) -> Recipe:

@@ -40,7 +40,7 @@ class Swept:
     @property
     def points(self) -> Any:
         """A row a method and value: a pandas frame, or a list of dicts without pandas."""
-        from wavetune.records.flat import flat
+        from wavetune.records.fields import flat
 
         return framed([flat(point) for point in self.to_dict()["points"]])
 

@@ -11,7 +11,6 @@ import click
 import typer
 
 from wavetune.cli.certificates import certificates
-from wavetune.cli.command import Command
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.devices import devices
@@ -19,7 +18,7 @@ from wavetune.cli.evaluate import evaluate
 from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED, say_why
 from wavetune.cli.flower_app import flower_app
 from wavetune.cli.generate import generate
-from wavetune.cli.grouped import grouped
+from wavetune.cli.grouped import Command, grouped
 from wavetune.cli.measure import measure_codecs, measure_ranks
 from wavetune.cli.plan import plan
 from wavetune.cli.rank import compare, rank

@@ -1,14 +1,16 @@
-"""A command whose parameters may be groups of options, and which takes what every command takes."""
+"""A command whose parameters may be groups of options, which takes what all commands take and refuses empty paths."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, get_type_hints
 
+import click
 import typer
+from typer.core import TyperCommand
 
 from wavetune.cli.json_output import only_json
 from wavetune.cli.options import OUTPUT
@@ -30,6 +32,23 @@ _FORMAT = Annotated[
 _OF_RESULTS = Annotated[
     bool, typer.Option("--json", help="Results as JSON on standard output, all else aside.", rich_help_panel=OUTPUT)
 ]
+
+
+class Command(TyperCommand):
+    """No path is empty, as that of an unset variable: pathlib would take it for the current folder."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """As of click, of arguments that pass."""
+        given = self.make_parser(ctx).parse_args(args=list(args))[0]
+        for parameter in self.params:
+            if isinstance(parameter.type, click.Path) and "" in _values(given.get(str(parameter.name))):
+                name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
+                raise click.UsageError(f"{name} is empty; name a file or folder, or . for this folder", ctx)
+        return super().parse_args(ctx, args)
+
+
+def _values(raw: Any) -> Sequence[Any]:
+    return raw if isinstance(raw, list | tuple) else (raw,)
 
 
 def grouped(command: Callable[..., None], prints_results: bool = False) -> Callable[..., None]:

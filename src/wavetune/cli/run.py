@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -42,15 +42,9 @@ def run(
     With your data: wavetune run sflllm --data FOLDER --model Qwen/Qwen3-0.6B --out runs/mine
     """
     if (found := meant_run(recipe, changes, own, tables)) is not None:
-        train(*found, _engine(workers, ray), _command(workers, ray), own.track)
+        from wavetune.api.run import engine_of
 
-
-def _engine(workers: int | None, ray: str | None) -> Engine | None:
-    if workers is None and ray is None:
-        return None
-    from wavetune.api.run import engine_of
-
-    return engine_of(workers, ray)
+        train(*found, engine_of(workers, ray), _command(workers, ray), own.track)
 
 
 def meant_run(
@@ -149,6 +143,7 @@ def train(
     started = time.perf_counter()
     from wavetune.api.callbacks import callbacks_of
     from wavetune.api.run import train as train_into
+    from wavetune.reporting.farewell import last_lines
     from wavetune.terminal import RunDisplay
 
     try:
@@ -159,12 +154,6 @@ def train(
         again = f"stopped; continue with: wavetune {command} --resume --out {shlex.quote(str(folder))}"
         LOG.warning(again if (folder / "recipe.json").exists() else "stopped")
         raise
-    _say_goodbye(folder, finished.summary, started)
-
-
-def _say_goodbye(folder: Path, summary: dict[str, Any], started: float) -> None:
-    from wavetune.reporting.farewell import last_lines
-
-    result(summary)
-    for line in last_lines(folder, summary, folder / "report.html", time.perf_counter() - started):
+    result(finished.summary)
+    for line in last_lines(folder, finished.summary, folder / "report.html", time.perf_counter() - started):
         echo(line)

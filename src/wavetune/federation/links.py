@@ -9,11 +9,9 @@ from typing import Annotated
 from annotated_types import Ge, Lt
 
 from wavetune.federation.facts import ADAPTERS, BY_SERVER
-from wavetune.federation.filters.filter import Fill
-from wavetune.federation.filters.skip import Skip
+from wavetune.federation.filters.filter import Fill, Skip
 from wavetune.parts import Part
 from wavetune.seeds import stream
-from wavetune.wireless.outage import in_outage
 
 
 class Link(Part):
@@ -69,9 +67,7 @@ class Outage(Link):
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""
-        import numpy as np
-
-        return (~in_outage(np.asarray(rate_bit_per_s_K), self.min_rate_bit_per_s)).tolist()
+        return [bool(rate > 0 and rate >= self.min_rate_bit_per_s) for rate in rate_bit_per_s_K]
 
     def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
         """Whether a sent upload arrives."""

@@ -117,6 +117,14 @@ class Backbone:
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         return None if positions is None else positions - self.way.first_position
 
+    def require_cuts(self) -> None:
+        """Raise ModelError where the model cannot be split."""
+        if not self.way.cuts:
+            raise ModelError(
+                f"{type(self.model).__name__} cannot be split: its upper blocks read more than the hidden states that"
+                " cross a cut; use a recipe without a cut, such as fedavg_lora"
+            )
+
     def key_tokens(self, bank: AdapterBank | None) -> int:
         """Positions that a bank's prefixes take before every sample; the layout of a pass has room for them."""
         names = {site.name for site in self.attended.values()}
@@ -139,11 +147,8 @@ class Backbone:
         `between` is called after every block. Other blocks than `blocks` (None: none) let hidden states through as they
         are. Raises ModelError if `between` is given and the model cannot be cut.
         """
-        if between is not None and not self.way.cuts:
-            raise ModelError(
-                f"{type(self.model).__name__} cannot be split: its upper blocks read more than the hidden states that"
-                " cross a cut; use a recipe without a cut, such as fedavg_lora"
-            )
+        if between is not None:
+            self.require_cuts()
         prefixed = bank if self.key_tokens(bank) else None
         asked = bank and (self._prompt(bank) or prefixed)
         owners = clients_of_samples(clients, tokens, layout.lengths) if asked else []

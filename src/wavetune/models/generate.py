@@ -59,16 +59,7 @@ def generate(
         )
     ids = torch.tensor([[pad] * (longest - len(p)) + list(p) for p in prompts])
     mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts])
-    sampling: dict[str, Any] = {"do_sample": temperature > 0, "num_beams": beams}
-    sampling |= (
-        {"temperature": temperature, "top_k": None, "top_p": None}
-        if temperature > 0
-        else {
-            "temperature": None,
-            "top_k": None,
-            "top_p": None,
-        }
-    )
+    sampling: dict[str, Any] = {"do_sample": temperature > 0, "temperature": temperature or None, "num_beams": beams}
     torch.manual_seed(seed)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Position ids are not supported")  # PEFT counts them itself behind a prompt
@@ -79,6 +70,8 @@ def generate(
             pad_token_id=pad,
             eos_token_id=sorted(end[0] for end in ends if len(end) == 1) or None,
             stopping_criteria=StoppingCriteriaList([_AllEnded(longest, ends)]),
+            top_k=None,
+            top_p=None,
             **sampling,
         )
     answers = [up_to_end(row[longest:].tolist(), ends) for row in out]

@@ -14,7 +14,6 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from wavetune.errors import ModelError
 from wavetune.models.adapter import ModelAdapter
 from wavetune.models.backbone import Backbone, opened_as, prepare_backbone
 from wavetune.models.stock import load_stock_model
@@ -54,11 +53,7 @@ def load_part(
         adapters,
         int8=int8,
     )
-    if not backbone.way.cuts:
-        raise ModelError(
-            f"{type(backbone.model).__name__} cannot be split: its upper blocks read more than the hidden states that"
-            " cross a cut; use a recipe without a cut, such as fedavg_lora"
-        )
+    backbone.require_cuts()
     return backbone
 
 

@@ -86,11 +86,11 @@ def resolve_model(
     if name in HUB_IDS:
         return _from_hub(name, HUB_IDS[name], say)
     if is_given(name):
-        return ResolvedModel(name, _check_folder(folder_of(name)), "given as an object; its digest is in the name")
+        return ResolvedModel(name, _check_folder(folder_of(name)), note_of(name))
     folder = Path(name).expanduser()
     if folder.is_dir():
         folder = folder.resolve()
-        return ResolvedModel(folder.name, _check_folder(folder), f"local folder {folder}")
+        return ResolvedModel(folder.name, _check_folder(folder), note_of(folder))
     require_known(name)
     return _from_hub(name, name, say)
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
 from transformers import (
     AutoConfig,
     AutoModel,
@@ -24,7 +26,6 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from wavetune.errors import ModelError, one_line
-from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.light_imports import building
 from wavetune.models.quiet import quiet
@@ -33,6 +34,28 @@ from wavetune.models.structure import is_encoder
 ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is fetched, and a folder's own code is not run, whatever anybody answers at a terminal."""
+
+
+class RangesOfValues(TorchFunctionMode):
+    """While in this block ranges, and what models compute of them, have values whatever the device, and initial values
+    on the meta device, where models are built before their weights are read, are not drawn.
+
+    For the first operator or random number on that device PyTorch imports SymPy: half a second, and 50 MB, of a start.
+    A model that mixes them with tensors of that device makes PyTorch raise a RuntimeError.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Call a function of PyTorch, or what stands for it."""
+        named = kwargs or {}
+        if func is torch.arange:
+            return func(*args, **{**named, "device": "cpu"})
+        if getattr(func, "__module__", "") == nn.init.__name__:
+            tensor = args[0] if args else named["tensor"]
+            if tensor.is_meta:
+                return tensor
+        return func(*args, **named)
 
 
 def load_config(folder: Path | str) -> PreTrainedConfig:

@@ -69,12 +69,10 @@ def in_world_of(first: Recipe, other: Recipe, as_long: bool = False) -> Recipe:
         tokens_per_pass=run.tokens_per_pass,
     )
     found = replace(other, world=first.world, run=settled)
-    losing = replace(found, method=replace(found.method, link=found.method.link.losing(_losses(first))))
+    losing = replace(
+        found, method=replace(found.method, link=found.method.link.losing(first.method.link.loss_probability))
+    )
     return losing if why_not(losing) == "" else found
-
-
-def _losses(recipe: Recipe) -> float:
-    return recipe.method.link.loss_probability
 
 
 def why_not(recipe: Recipe, count: SampleCount | None = None) -> str:

@@ -56,7 +56,8 @@ def as_markdown(first: Recipe, table: Mapping[str, Any], figure: str) -> str:
             "",
             f"![{table['quality']} against simulated delay, energy and bits]({figure})",
             "",
-            *_named(table),
+            *(f"- {method}: {title}" for method, title in table["titles"].items() if title),
+            "",
         ]
     )
 
@@ -102,10 +103,6 @@ def _budgets(table: Mapping[str, Any]) -> str:
     some = not all(own["given"] for own in table["budgets"].values())
     chosen = " What was not given is what the method in the middle spends in all with a seed." if some else ""
     return f"Budgets: {', '.join(parts)}.{chosen}"
-
-
-def _named(table: Mapping[str, Any]) -> list[str]:
-    return [f"- {method}: {title}" for method, title in table["titles"].items() if title] + [""]
 
 
 def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:

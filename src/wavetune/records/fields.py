@@ -47,6 +47,19 @@ def finite_json(value: Any) -> str:
     return json.dumps(json.loads(json.dumps(value, default=str), parse_constant=lambda _: None))
 
 
+def flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """The entries of nested mappings by dotted path; lists stay as they are, an empty mapping leaves nothing.
+
+    >>> flat({"round": 0, "charged": {"delay_s": 1.5, "bits": {"up": 8}}, "rank_K": [1, 2]})
+    {'round': 0, 'charged.delay_s': 1.5, 'charged.bits.up': 8, 'rank_K': [1, 2]}
+    """
+    found = dict[str, Any]()
+    for name, value in values.items():
+        here = f"{path}.{name}" if path else str(name)
+        found |= flat(value, here) if isinstance(value, Mapping) else {here: value}
+    return found
+
+
 def gathered(kind: Any, document: dict[str, Any]) -> dict[str, Any]:
     """A document of a kind of record, with the entries that stood beside its fields in the field they belong to."""
     names = {one.name: one.metadata == BESIDE for one in fields(kind)}

@@ -13,8 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from wavetune.console import visible
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
-from wavetune.records.fields import as_json, finite_json
-from wavetune.records.flat import flat
+from wavetune.records.fields import as_json, finite_json, flat
 from wavetune.records.reading import Run, read_run
 from wavetune.records.summary import Sample
 from wavetune.reporting import format as fmt

@@ -30,10 +30,6 @@ def _band_settings(recipe: Recipe, field: str, value_of: Callable[[Band], float]
     return {f"world.scenario.bands.{n}.{field}": value_of(b) for n, b in (("main", bands.main), ("fed", bands.fed))}
 
 
-def _bandwidth(recipe: Recipe, value: float) -> dict[str, float | list[float]]:
-    return _band_settings(recipe, "subchannel_hz", lambda band: value / band.num_subchannels)
-
-
 def _power(recipe: Recipe, value: float) -> dict[str, float | list[float]]:
     more_db = value - recipe.world.scenario.population.tx_power_max_dbm
     totals = _band_settings(recipe, "total_power_max_dbm", lambda band: band.total_power_max_dbm + more_db)
@@ -51,7 +47,9 @@ def _field(path: str) -> Callable[[Recipe, float], Mapping[str, float | list[flo
 
 
 QUANTITIES = {
-    "bandwidth_hz": Quantity("bandwidth of each band", "Hz", _bandwidth),
+    "bandwidth_hz": Quantity(
+        "bandwidth of each band", "Hz", lambda r, v: _band_settings(r, "subchannel_hz", lambda b: v / b.num_subchannels)
+    ),
     "tx_power_max_dbm": Quantity("maximum power of a client", "dBm", _power),
     "client_flop_per_s": Quantity("mean compute of a client", "FLOP/s", _client_compute),
     "server_flop_per_s": Quantity("compute of the server", "FLOP/s", _field("world.scenario.server.flop_per_s")),

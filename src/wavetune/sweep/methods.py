@@ -18,10 +18,6 @@ from wavetune.parts import named
 PROPOSED, BOUND = "proposed", "bound"
 
 
-def _same(problem: Problem) -> Problem:
-    return problem
-
-
 @dataclass(frozen=True)
 class Method:
     """A planner in a sweep: what it is called, what it does in words, and how it plans a problem with a seed.
@@ -32,7 +28,7 @@ class Method:
     title: str
     note: str
     plan: Callable[[Problem, int], Plan]
-    poses: Callable[[Problem], Problem] = _same
+    poses: Callable[[Problem], Problem] = lambda problem: problem
 
 
 def _scheduled(title: str, what: str, scheduler: schedulers.Scheduler) -> Method:

@@ -96,7 +96,8 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
 def _run(sweep: Sweep, results: Results, jobs: int, progress: Progress) -> list[Record]:
     recipes = {key_of(value): sweep.axis.recipe(sweep.recipe, value) for value in sweep.axis.values}
     todo = [cell for cell in sweep.cells if key(*cell) not in results.records]
-    worlds = [_seeded(recipes[key_of(value)], seed) for value, seed, _ in todo]
+    seeded = [(recipes[key_of(value)], seed) for value, seed, _ in todo]
+    worlds = [replace(recipe, run=replace(recipe.run, seed=seed)) for recipe, seed in seeded]
     done, total = len(sweep.cells) - len(todo), len(sweep.cells)
     with workers(min(jobs, len(todo)), f"the sweep in {results.folder}") as each:
         counts = _counts(worlds, each, progress)
@@ -106,10 +107,6 @@ def _run(sweep: Sweep, results: Results, jobs: int, progress: Progress) -> list[
             results.add(record)
             progress("cells", done, total)
     return [results.records[key(*cell)] for cell in sweep.cells]
-
-
-def _seeded(recipe: Recipe, seed: int) -> Recipe:
-    return replace(recipe, run=replace(recipe.run, seed=seed))
 
 
 Task = tuple[Value, int, str, Recipe, SampleCount]
@@ -137,17 +134,13 @@ def _check(tasks: Sequence[Task], results: Results) -> None:
     """Refuse, before anything is planned, a value that does not suit and cells whose samples were counted otherwise."""
     checked = {key_of(value): (recipe, count) for value, *_, recipe, count in tasks}
     for recipe, count in checked.values():
-        _problem(recipe, count)
+        _problems(recipe, count)
     for (value, *_), record in results.records.items():
         if value in checked and record["samples"] != checked[value][1].how:
             raise RunFolderError(
                 f"{results.folder} holds cells whose samples were {record['samples']}, now they are "
                 f"{checked[value][1].how}; choose another --out"
             )
-
-
-def _problem(recipe: Recipe, count: SampleCount) -> Problem:
-    return _problems(recipe, count)[0]
 
 
 def _problems(recipe: Recipe, count: SampleCount) -> tuple[Problem, Problem]:

@@ -17,7 +17,7 @@ from wavetune.errors import WavetuneError
 from wavetune.federation.run_folder import write_whole
 from wavetune.logs import LOG
 from wavetune.records.alignment import AlignmentStep
-from wavetune.records.flat import flat
+from wavetune.records.fields import flat
 from wavetune.records.rounds import Round
 from wavetune.records.scalars import of_alignment, of_round
 

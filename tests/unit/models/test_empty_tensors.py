@@ -9,9 +9,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.models.llama.modeling_llama import LlamaModel
 
-from wavetune.models.empty_tensors import RangesOfValues
 from wavetune.models.resolve import resolve_model
-from wavetune.models.stock import load_stock_model
+from wavetune.models.stock import RangesOfValues, load_stock_model
 
 
 def _tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:

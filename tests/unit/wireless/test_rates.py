@@ -6,7 +6,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from wavetune.seeds import stream
 from wavetune.wireless.channel import LinkState
+from wavetune.wireless.fading import Rayleigh
 from wavetune.wireless.presets import paper
 from wavetune.wireless.rate_models import Shannon
 from wavetune.wireless.rates import client_rates, downlink_rates, subchannel_rate_bit_per_s, uplink_rates
@@ -109,3 +111,11 @@ def test_a_jammed_link_is_slower_in_both_directions():
     quiet, jammed = link(np.full((1, 2), 1e-10)), link(np.full((1, 2), 1e-10), [1e-12, 0.0])
     for rates, power in ((uplink_rates, (np.ones(2),)), (downlink_rates, ())):
         assert rates(IDEAL, band, jammed, owner_M, *power) < rates(IDEAL, band, quiet, owner_M, *power)
+
+
+@pytest.mark.parametrize("mean_snr", [1.0, 10.0, 100.0])
+def test_rayleigh_links_carry_too_little_as_often_as_the_closed_form_says(mean_snr):
+    """P = 1 - exp(-(2^s - 1) / snr) for a spectral efficiency s, since |h|^2 is exponential with mean 1."""
+    gain_KM = Rayleigh().power_gain([stream(0, "outage", 0, k) for k in range(200)], 200, 5e5)
+    rate_KM = subchannel_rate_bit_per_s(1.0, gain_KM, 1 / mean_snr, 5e5)
+    assert np.mean(rate_KM < 5e5 * 1.5) == pytest.approx(-math.expm1(-(2**1.5 - 1) / mean_snr), abs=0.01)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL
@@ -35,3 +36,8 @@ class Fill(Filter):
     """What stands in for updates that took part in a round and did not arrive."""
 
     needs = ()
+
+
+@dataclass(frozen=True)
+class Skip(Fill):
+    """A missing update is left out and the others count for more."""
