@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear
-from wavetune.wireless.validation import check_fields
+from wavetune.wireless.validation import Checked
 
 Generators = Sequence[np.random.Generator]
 Bools = NDArray[np.bool_]
@@ -22,7 +22,7 @@ DelaySpread = Annotated[float, Gt(0), Le(1)]  # s; light goes 300,000 km in the 
 NUM_TAPS = 32
 
 
-class Fading(Part):
+class Fading(Checked, Part):
     """Small-scale fading: the power gain of each subchannel around the path loss."""
 
     def power_gain(
@@ -46,9 +46,6 @@ class NoFading(Fading):
 
     kind = "none"
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
         """[K, M] ones, which nothing is made of."""
         return np.ones((len(generators), num_subchannels), np.complex128)
@@ -58,8 +55,40 @@ class NoFading(Fading):
         return np.ones(scattered_KM.shape)
 
 
+class _Scattering(Fading):
+    """What fadings with scattered paths share."""
+
+    frequency_selective: bool
+    delay_spread_s: float | None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.delay_spread_s is not None and not self.frequency_selective:
+            raise ConfigError(
+                f"delay_spread_s = {self.delay_spread_s:g} needs frequency_selective = true; set it, or leave "
+                "delay_spread_s out"
+            )
+
+    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
+        """[K, M] amplitudes of what is scattered, each CN(0, 1), one generator per client."""
+        rows = [self._of_client(generator, num_subchannels, subchannel_hz) for generator in generators]
+        return np.array(rows, np.complex128).reshape(-1, num_subchannels)
+
+    def _of_client(self, generator: np.random.Generator, num_subchannels: int, subchannel_hz: float) -> Complex:
+        if not self.frequency_selective:
+            return np.repeat(_complex_normal(generator, 1), num_subchannels)
+        if self.delay_spread_s is None:
+            return _complex_normal(generator, num_subchannels)
+        # Equal-power taps at exponential delays: exactly CN(0, 1) per subchannel, with the correlation
+        # 1 / (1 + 2j pi delta_f delay_spread) of an exponential profile between subchannels delta_f apart.
+        tap_L = _complex_normal(generator, NUM_TAPS) / np.sqrt(NUM_TAPS)
+        delay_s_L = self.delay_spread_s * generator.standard_exponential(NUM_TAPS)
+        frequency_hz_M = subchannel_hz * np.arange(num_subchannels)
+        return tap_L @ np.exp(-2j * np.pi * delay_s_L[:, None] * frequency_hz_M)
+
+
 @dataclass(frozen=True)
-class Rayleigh(Fading):
+class Rayleigh(_Scattering):
     """No dominant path: h ~ CN(0, 1), so the power gain |h|^2 is exponential with mean 1.
 
     `frequency_selective=False` gives a client one draw for the whole band. Otherwise subchannels are independent, or,
@@ -69,21 +98,13 @@ class Rayleigh(Fading):
     frequency_selective: bool = True
     delay_spread_s: DelaySpread | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_selectivity(self.frequency_selective, self.delay_spread_s)
-
-    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
-        """[K, M] amplitudes."""
-        return _scattered(self, generators, num_subchannels, subchannel_hz)
-
     def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] linear power gain, of mean 1."""
         return np.square(np.abs(scattered_KM))
 
 
 @dataclass(frozen=True)
-class Rician(Fading):
+class Rician(_Scattering):
     """A dominant path of power K_f / (K_f + 1) plus Rayleigh scattering of power 1 / (K_f + 1).
 
     Formula: h = sqrt(K_f / (K_f + 1)) + sqrt(1 / (K_f + 1)) g with g ~ CN(0, 1); K_f = 0 is Rayleigh.
@@ -99,50 +120,12 @@ class Rician(Fading):
     frequency_selective: bool = True
     delay_spread_s: DelaySpread | None = None
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-        _check_selectivity(self.frequency_selective, self.delay_spread_s)
-
-    def scattered(self, generators: Generators, num_subchannels: int, subchannel_hz: float) -> Complex:
-        """[K, M] amplitudes of the scattered part."""
-        return _scattered(self, generators, num_subchannels, subchannel_hz)
-
     def power_gain_of(self, scattered_KM: Complex, is_los_K: Bools | None = None) -> Array:
         """[K, M] linear power gain, of mean 1."""
         k_factor: float | Array = db_to_linear(self.k_factor_db)
         if self.only_in_sight and is_los_K is not None:
             k_factor = np.where(is_los_K, k_factor, 0.0)[:, None]
         return np.square(np.abs((np.sqrt(k_factor) + scattered_KM) / np.sqrt(k_factor + 1)))
-
-
-def _check_selectivity(frequency_selective: bool, delay_spread_s: float | None) -> None:
-    if delay_spread_s is not None and not frequency_selective:
-        raise ConfigError(
-            f"delay_spread_s = {delay_spread_s:g} needs frequency_selective = true; set it, or leave delay_spread_s out"
-        )
-
-
-def _scattered(
-    fading: Rayleigh | Rician, generators: Generators, num_subchannels: int, subchannel_hz: float
-) -> Complex:
-    """[K, M] amplitudes, each CN(0, 1), one generator per client."""
-    rows = [_scattered_of_client(fading, generator, num_subchannels, subchannel_hz) for generator in generators]
-    return np.array(rows, np.complex128).reshape(-1, num_subchannels)
-
-
-def _scattered_of_client(
-    fading: Rayleigh | Rician, generator: np.random.Generator, num_subchannels: int, subchannel_hz: float
-) -> Complex:
-    if not fading.frequency_selective:
-        return np.repeat(_complex_normal(generator, 1), num_subchannels)
-    if fading.delay_spread_s is None:
-        return _complex_normal(generator, num_subchannels)
-    # Equal-power taps at exponential delays: exactly CN(0, 1) per subchannel, with the correlation
-    # 1 / (1 + 2j pi delta_f delay_spread) of an exponential profile between subchannels delta_f apart.
-    tap_L = _complex_normal(generator, NUM_TAPS) / np.sqrt(NUM_TAPS)
-    delay_s_L = fading.delay_spread_s * generator.standard_exponential(NUM_TAPS)
-    frequency_hz_M = subchannel_hz * np.arange(num_subchannels)
-    return tap_L @ np.exp(-2j * np.pi * delay_s_L[:, None] * frequency_hz_M)
 
 
 def _complex_normal(generator: np.random.Generator, count: int) -> Complex:

@@ -12,11 +12,11 @@ from annotated_types import Ge, Le
 from wavetune.parts import Part
 from wavetune.seeds import stream
 from wavetune.units import Array, db_to_linear
-from wavetune.wireless.validation import check_fields
+from wavetune.wireless.validation import Checked
 
 
 @dataclass(frozen=True)
-class Knowledge(Part):
+class Knowledge(Checked, Part):
     """How old gains are when a round is planned, and how well they were measured.
 
     Round t is planned on the gains of round max(0, t - age_rounds), each off by a factor of its own that is normal in
@@ -27,9 +27,6 @@ class Knowledge(Part):
 
     age_rounds: Annotated[int, Ge(0)] = 0
     error_db: Annotated[float, Ge(0), Le(60)] = 0.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def perfect(self) -> bool:

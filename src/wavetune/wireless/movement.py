@@ -10,7 +10,7 @@ from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.placement import UniformDisc
-from wavetune.wireless.validation import check_fields
+from wavetune.wireless.validation import Checked
 
 _TRIES = 64  # of a heading that stays in the cell
 _MOST_GOALS = 10_000
@@ -34,7 +34,7 @@ class Ring:
         return float(np.hypot(*(start_m + nearest * way_m))) >= self.inner_m
 
 
-class Movement(Part):
+class Movement(Checked, Part):
     """How a device moves."""
 
     def path_m(self, start_m: Array, step_m: float, rounds: int, ring: Ring, generator: np.random.Generator) -> Array:
@@ -49,9 +49,6 @@ class Movement(Part):
 class Still(Movement):
     """The device stays; what moves around it changes the fading alone."""
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def path_m(self, start_m: Array, step_m: float, rounds: int, ring: Ring, generator: np.random.Generator) -> Array:
         """[rounds + 1, 2] times the start."""
         return np.tile(start_m, (rounds + 1, 1))
@@ -60,9 +57,6 @@ class Still(Movement):
 @dataclass(frozen=True)
 class StraightLines(Movement):
     """A straight line in a random direction, and another where it would leave the cell or come too near the server."""
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def path_m(self, start_m: Array, step_m: float, rounds: int, ring: Ring, generator: np.random.Generator) -> Array:
         """[rounds + 1, 2] positions; a device that finds no way stays for a round."""
@@ -85,9 +79,6 @@ class RandomWaypoint(Movement):
 
     A next point whose line would come nearer to the server than the cell allows is drawn again.
     """
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def path_m(self, start_m: Array, step_m: float, rounds: int, ring: Ring, generator: np.random.Generator) -> Array:
         """[rounds + 1, 2] positions."""

@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt, Le
 
 from wavetune.parts import Part
 from wavetune.units import Array
-from wavetune.wireless.validation import Positive, check_fields, check_range
+from wavetune.wireless.validation import Checked, Positive, check_range
 
 
 @dataclass(frozen=True)
-class Neighbours(Part):
+class Neighbours(Checked, Part):
     """Cells of a hexagonal layout around this one, in the same bands and with populations like its own.
 
     Their base stations stand `distance_m` away, 60 degrees apart from 30 degrees on. By the schedule `shares` each
@@ -37,9 +37,6 @@ class Neighbours(Part):
     distance_m: Positive = 500.0
     activity: Annotated[float, Gt(0), Le(1)] = 0.5
     schedule: Literal["shares", "plans"] = "shares"
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def require_apart(self, cell_radius_m: float, limits_m: tuple[float, float], model: str) -> None:
         """ConfigError where a device of one cell may come nearer to, or farther from, another than a formula holds."""

@@ -27,7 +27,7 @@ from wavetune.wireless.line_of_sight import (
     urban_macro_los_probability,
     urban_micro_los_probability,
 )
-from wavetune.wireless.validation import Positive, check_fields, check_range
+from wavetune.wireless.validation import Checked, Positive, check_range
 
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 _EXPONENTS = 1.2, 8.0  # of corridors that guide waves, and more than the most obstructed buildings measured
@@ -40,7 +40,7 @@ OutdoorDeviceHeight = Annotated[float, Ge(1.5), Le(22.5)]
 IndoorHeight = Annotated[float, Ge(0), Le(10)]
 
 
-class PathLoss(Part):
+class PathLoss(Checked, Part):
     """A large-scale law: path loss by distance, line of sight and shadowing."""
 
     carrier_limits_hz: ClassVar[Limits]
@@ -54,7 +54,20 @@ class PathLoss(Part):
     def path_loss_db(
         self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
     ) -> Array:
-        """Mean path loss, dB, broadcast shape; `uniform` is a draw of U[0, 1) per device."""
+        """Mean path loss, by the formula of the law.
+
+        Args:
+            distance_2d_m: horizontal distance, m, in `distance_limits_m`.
+            is_los: whether each device is in line of sight.
+            carrier_hz: Hz, in `carrier_limits_hz`.
+            uniform: a draw of U[0, 1) per device for the environment height, which urban macro cells alone ask for.
+
+        Returns:
+            dB, broadcast shape.
+
+        Raises:
+            ConfigError: a distance or the carrier is outside its range.
+        """
         raise NotImplementedError
 
     def los_probability(self, distance_2d_m: float | Array) -> Array:
@@ -75,6 +88,13 @@ class LogDistance(PathLoss):
     """Loss that grows with the logarithm of distance, whether in line of sight or not.
 
     The defaults are 128.1 + 37.6 log10(d_km), the urban macro law of 3GPP TR 36.942 clause 4.5.2 at 2 GHz.
+
+    Formula: PL = intercept_db + 10 exponent log10(d / reference_m).
+
+    Ignores: carrier frequency, heights and line of sight.
+
+    >>> float(LogDistance().path_loss_db(100.0, False, 2e9))
+    90.5
     """
 
     carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
@@ -84,9 +104,6 @@ class LogDistance(PathLoss):
     reference_m: Positive = 1000.0
     shadowing_db: Annotated[float, Ge(0), Le(50)] = 8.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     @property
     def distance_limits_m(self) -> Limits:
         """Horizontal distances the law is valid for, m: nearer than 1 m, no law of far fields holds."""
@@ -95,27 +112,7 @@ class LogDistance(PathLoss):
     def path_loss_db(
         self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
     ) -> Array:
-        """Mean path loss of the log-distance law.
-
-        Formula: PL = intercept_db + 10 exponent log10(d / reference_m).
-
-        Args:
-            distance_2d_m: d, m.
-            is_los: not used, like `carrier_hz` and `uniform`.
-            carrier_hz: not used.
-            uniform: not used.
-
-        Returns:
-            dB, in the shape of the distance.
-
-        Raises:
-            ConfigError: a distance is less than 1 m.
-
-        Ignores: carrier frequency, heights and line of sight.
-
-        >>> float(LogDistance().path_loss_db(100.0, False, 2e9))
-        90.5
-        """
+        """Mean path loss, dB, in the shape of the distance, which alone is used."""
         check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, "the range of LogDistance")
         return self.intercept_db + 10 * self.exponent * np.log10(np.divide(distance_2d_m, self.reference_m))
 
@@ -158,6 +155,23 @@ class _Tr38901(PathLoss):
         """Horizontal distances the model is valid for, m (outdoor scenarios of Table 7.4.1-1)."""
         return 10.0, 5000.0
 
+    def path_loss_db(
+        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
+    ) -> Array:
+        """Mean path loss: that in line of sight, out of it that of the law there, but no less."""
+        source = f"the range of {type(self).__name__} in TR 38.901 Table 7.4.1-1"
+        check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, source)
+        check_range("carrier_hz", carrier_hz, *self.carrier_limits_hz, source)
+        log_m = np.log10(np.hypot(distance_2d_m, self.server_height_m - self.device_height_m))
+        los_db, nlos_db = self._los_and_nlos_db(distance_2d_m, log_m, carrier_hz, uniform)
+        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
+        """Losses in line of sight and out of it; `log_m` is log10 of the distance between the antennas in m."""
+        raise NotImplementedError
+
     def los_probability(self, distance_2d_m: float | Array) -> Array:
         """Probability of line of sight in the shape of the distance; 1 or 0 where it is configured as certain."""
         law = self._los_law(distance_2d_m)
@@ -174,17 +188,23 @@ class _Tr38901(PathLoss):
         """Horizontal distance at which the antennas are so far apart; 0 where their heights alone are."""
         return math.sqrt(max(0.0, distance_3d_m**2 - (self.server_height_m - self.device_height_m) ** 2))
 
-    def _log_distance_3d(self, distance_2d_m: float | Array, carrier_hz: float) -> Array:
-        """log10 of the distance between the antennas in m, once distance and carrier are known to be in range."""
-        source = f"the range of {type(self).__name__} in TR 38.901 Table 7.4.1-1"
-        check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, source)
-        check_range("carrier_hz", carrier_hz, *self.carrier_limits_hz, source)
-        return np.log10(np.hypot(distance_2d_m, self.server_height_m - self.device_height_m))
-
 
 @dataclass(frozen=True)
 class UrbanMacro(_Tr38901):
-    """3GPP UMa: a server above the rooftops."""
+    """3GPP UMa: a server above the rooftops.
+
+    Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
+        LoS:  28 + 22 log10(d3) + 20 log10(f) up to d_B, then
+              28 + 40 log10(d3) + 20 log10(f) - 9 log10(d_B^2 + (h_BS - h_UT)^2)
+        NLoS: max(LoS, 13.54 + 39.08 log10(d3) + 20 log10(f) - 0.6 (h_UT - 1.5))
+
+    Ignores: the penetration loss of indoor devices and the optional NLoS formula.
+
+    Source: TR 38.901 Table 7.4.1-1.
+
+    >>> float(UrbanMacro().path_loss_db(100.0, True, 1e9).round(2))  # 28 + 22 log10(102.72)
+    72.26
+    """
 
     indoor_depth_m: ClassVar = 25.0
     _shadowing_los_nlos_db: ClassVar = (4.0, 6.0)
@@ -194,49 +214,21 @@ class UrbanMacro(_Tr38901):
     device_height_m: OutdoorDeviceHeight = 1.5
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.server_height_m <= self.device_height_m:
             raise ConfigError(
                 f"UrbanMacro.server_height_m is {self.server_height_m:g} but must be greater than device_height_m = "
                 f"{self.device_height_m:g}; the standard assumes 25"
             )
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
-        """Mean path loss of the urban macro cell.
-
-        Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
-            LoS:  28 + 22 log10(d3) + 20 log10(f) up to d_B, then
-                  28 + 40 log10(d3) + 20 log10(f) - 9 log10(d_B^2 + (h_BS - h_UT)^2)
-            NLoS: max(LoS, 13.54 + 39.08 log10(d3) + 20 log10(f) - 0.6 (h_UT - 1.5))
-
-        Args:
-            distance_2d_m: horizontal distance, m, in [10, 5000].
-            is_los: whether each device is in line of sight.
-            carrier_hz: Hz, in [0.5e9, 100e9].
-            uniform: a draw of U[0, 1) per device for the environment height, which matters from device heights of 13 m;
-                0 gives 1 m.
-
-        Returns:
-            dB, broadcast shape.
-
-        Raises:
-            ConfigError: a distance or the carrier is outside its range.
-
-        Ignores: the penetration loss of indoor devices and the optional NLoS formula.
-
-        Source: TR 38.901 Table 7.4.1-1.
-
-        >>> float(UrbanMacro().path_loss_db(100.0, True, 1e9).round(2))  # 28 + 22 log10(102.72)
-        72.26
-        """
-        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
         log_ghz = math.log10(carrier_hz / 1e9)
         environment_m = urban_macro_environment_height_m(distance_2d_m, self.device_height_m, uniform)
         los_db = 28 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, environment_m, 22.0)
         nlos_db = 13.54 + 39.08 * log_m + 20 * log_ghz - 0.6 * (self.device_height_m - 1.5)
-        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+        return los_db, nlos_db
 
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         return urban_macro_los_probability(distance_2d_m, self.device_height_m)
@@ -244,7 +236,20 @@ class UrbanMacro(_Tr38901):
 
 @dataclass(frozen=True)
 class UrbanMicro(_Tr38901):
-    """3GPP UMi street canyon: a server below the rooftops."""
+    """3GPP UMi street canyon: a server below the rooftops.
+
+    Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
+        LoS:  32.4 + 21 log10(d3) + 20 log10(f) up to d_B, then
+              32.4 + 40 log10(d3) + 20 log10(f) - 9.5 log10(d_B^2 + (h_BS - h_UT)^2)
+        NLoS: max(LoS, 22.4 + 35.3 log10(d3) + 21.3 log10(f) - 0.3 (h_UT - 1.5))
+
+    Ignores: the penetration loss of indoor devices and the optional NLoS formula.
+
+    Source: TR 38.901 Table 7.4.1-1.
+
+    >>> float(UrbanMicro().path_loss_db(100.0, False, 1e9).round(2))  # 22.4 + 35.3 log10(100.36)
+    93.06
+    """
 
     indoor_depth_m: ClassVar = 25.0
     _shadowing_los_nlos_db: ClassVar = (4.0, 7.82)
@@ -253,43 +258,13 @@ class UrbanMicro(_Tr38901):
     server_height_m: OutdoorServerHeight = 10.0
     device_height_m: OutdoorDeviceHeight = 1.5
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
-        """Mean path loss of the street canyon.
-
-        Formula, f in GHz, d3 the distance between the antennas, d_B the breakpoint distance:
-            LoS:  32.4 + 21 log10(d3) + 20 log10(f) up to d_B, then
-                  32.4 + 40 log10(d3) + 20 log10(f) - 9.5 log10(d_B^2 + (h_BS - h_UT)^2)
-            NLoS: max(LoS, 22.4 + 35.3 log10(d3) + 21.3 log10(f) - 0.3 (h_UT - 1.5))
-
-        Args:
-            distance_2d_m: horizontal distance, m, in [10, 5000].
-            is_los: whether each device is in line of sight.
-            carrier_hz: Hz, in [0.5e9, 100e9].
-            uniform: not used; the environment height is 1 m.
-
-        Returns:
-            dB, broadcast shape.
-
-        Raises:
-            ConfigError: a distance or the carrier is outside its range.
-
-        Ignores: the penetration loss of indoor devices and the optional NLoS formula.
-
-        Source: TR 38.901 Table 7.4.1-1.
-
-        >>> float(UrbanMicro().path_loss_db(100.0, False, 1e9).round(2))  # 22.4 + 35.3 log10(100.36)
-        93.06
-        """
-        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
         log_ghz = math.log10(carrier_hz / 1e9)
         los_db = 32.4 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, 1.0, 21.0)
         nlos_db = 22.4 + 35.3 * log_m + 21.3 * log_ghz - 0.3 * (self.device_height_m - 1.5)
-        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+        return los_db, nlos_db
 
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         return urban_micro_los_probability(distance_2d_m)
@@ -297,7 +272,20 @@ class UrbanMicro(_Tr38901):
 
 @dataclass(frozen=True)
 class IndoorHotspot(_Tr38901):
-    """3GPP InH office: a server under the ceiling of an open office, or of one with rooms and corridors ("mixed")."""
+    """3GPP InH office: a server under the ceiling of an open office, or of one with rooms and corridors ("mixed").
+
+    Formula, f in GHz, d3 the distance between the antennas:
+        LoS:  32.4 + 17.3 log10(d3) + 20 log10(f)
+        NLoS: max(LoS, 17.3 + 38.3 log10(d3) + 24.9 log10(f))
+
+    Ignores: walls and floors between rooms, and the optional NLoS formula.
+
+    Source: TR 38.901 Table 7.4.1-1.
+
+    >>> office = IndoorHotspot(server_height_m=1.0)
+    >>> office.path_loss_db(np.array([1.0, 10.0]), True, 1e9).round(2).tolist()
+    [32.4, 49.7]
+    """
 
     _shadowing_los_nlos_db: ClassVar = (3.0, 8.03)
 
@@ -306,48 +294,18 @@ class IndoorHotspot(_Tr38901):
     server_height_m: IndoorHeight = 3.0
     device_height_m: IndoorHeight = 1.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     @property
     def distance_limits_m(self) -> Limits:
         """Horizontal distances, m, at which the antennas are 1 to 150 m apart (Table 7.4.1-1)."""
         return self._horizontal_m(1.0), self._horizontal_m(150.0)
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
-        """Mean path loss of the indoor office.
-
-        Formula, f in GHz, d3 the distance between the antennas:
-            LoS:  32.4 + 17.3 log10(d3) + 20 log10(f)
-            NLoS: max(LoS, 17.3 + 38.3 log10(d3) + 24.9 log10(f))
-
-        Args:
-            distance_2d_m: horizontal distance, m; d3 must be in [1, 150].
-            is_los: whether each device is in line of sight.
-            carrier_hz: Hz, in [0.5e9, 100e9].
-            uniform: not used.
-
-        Returns:
-            dB, broadcast shape.
-
-        Raises:
-            ConfigError: a distance or the carrier is outside its range.
-
-        Ignores: walls and floors between rooms, and the optional NLoS formula.
-
-        Source: TR 38.901 Table 7.4.1-1.
-
-        >>> office = IndoorHotspot(server_height_m=1.0)
-        >>> office.path_loss_db(np.array([1.0, 10.0]), True, 1e9).round(2).tolist()
-        [32.4, 49.7]
-        """
-        log_m = self._log_distance_3d(distance_2d_m, carrier_hz)
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
         log_ghz = math.log10(carrier_hz / 1e9)
         los_db = 32.4 + 17.3 * log_m + 20 * log_ghz
         nlos_db = 17.3 + 38.3 * log_m + 24.9 * log_ghz
-        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+        return los_db, nlos_db
 
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         law = open_office_los_probability if self.office == "open" else mixed_office_los_probability
@@ -356,7 +314,22 @@ class IndoorHotspot(_Tr38901):
 
 @dataclass(frozen=True)
 class RuralMacro(_Tr38901):
-    """3GPP RMa: a high mast over low buildings."""
+    """3GPP RMa: a high mast over low buildings.
+
+    Formula, f in GHz, d3 the distance between the antennas, h the building height, W the street width,
+    d_B = 2 pi h_BS h_UT f / c the breakpoint distance:
+        LoS:  PL1(d) = 20 log10(40 pi d f / 3) + min(0.03 h^1.72, 10) log10(d) - min(0.044 h^1.72, 14.77)
+                       + 0.002 log10(h) d,   PL1(d3) up to d_B, then PL1(d_B) + 40 log10(d3 / d_B)
+        NLoS: max(LoS, 161.04 - 7.1 log10(W) + 7.5 log10(h) - (24.37 - 3.7 (h / h_BS)^2) log10(h_BS)
+                       + (43.42 - 3.1 log10(h_BS)) (log10(d3) - 3) + 20 log10(f) - (3.2 log10(11.75 h_UT)^2 - 4.97))
+
+    Ignores: that the shadowing in sight is 6 dB in the place of 4 beyond the breakpoint, which is kilometres away.
+
+    Source: TR 38.901 Table 7.4.1-1.
+
+    >>> float(RuralMacro().path_loss_db(1000.0, True, 1e9).round(2))  # 92.45 + 1.43 - 0.70 + 1.40
+    94.58
+    """
 
     carrier_limits_hz: ClassVar[Limits] = (0.5e9, 30e9)
     indoor_depth_m: ClassVar = 10.0
@@ -368,41 +341,10 @@ class RuralMacro(_Tr38901):
     building_height_m: Annotated[float, Ge(5), Le(50)] = 5.0
     street_width_m: Annotated[float, Ge(5), Le(50)] = 20.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
-        """Mean path loss of the rural macro cell.
-
-        Formula, f in GHz, d3 the distance between the antennas, h the building height, W the street width,
-        d_B = 2 pi h_BS h_UT f / c the breakpoint distance:
-            LoS:  PL1(d) = 20 log10(40 pi d f / 3) + min(0.03 h^1.72, 10) log10(d) - min(0.044 h^1.72, 14.77)
-                           + 0.002 log10(h) d,   PL1(d3) up to d_B, then PL1(d_B) + 40 log10(d3 / d_B)
-            NLoS: max(LoS, 161.04 - 7.1 log10(W) + 7.5 log10(h) - (24.37 - 3.7 (h / h_BS)^2) log10(h_BS)
-                           + (43.42 - 3.1 log10(h_BS)) (log10(d3) - 3) + 20 log10(f) - (3.2 log10(11.75 h_UT)^2 - 4.97))
-
-        Args:
-            distance_2d_m: horizontal distance, m, in [10, 5000].
-            is_los: whether each device is in line of sight.
-            carrier_hz: Hz, in [0.5e9, 30e9].
-            uniform: not used.
-
-        Returns:
-            dB, broadcast shape.
-
-        Raises:
-            ConfigError: a distance or the carrier is outside its range.
-
-        Ignores: that the shadowing in sight is 6 dB in the place of 4 beyond the breakpoint, which is kilometres away.
-
-        Source: TR 38.901 Table 7.4.1-1.
-
-        >>> float(RuralMacro().path_loss_db(1000.0, True, 1e9).round(2))  # 92.45 + 1.43 - 0.70 + 1.40
-        94.58
-        """
-        log_m, ghz = self._log_distance_3d(distance_2d_m, carrier_hz), carrier_hz / 1e9
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
+        ghz = carrier_hz / 1e9
         height_m, breakpoint_m = self.building_height_m, 2 * math.pi * self.server_height_m * self.device_height_m
         breakpoint_m *= carrier_hz / SPEED_OF_LIGHT_M_PER_S
 
@@ -425,7 +367,7 @@ class RuralMacro(_Tr38901):
             + 20 * math.log10(ghz)
             - (3.2 * math.log10(11.75 * self.device_height_m) ** 2 - 4.97)
         )
-        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+        return los_db, nlos_db
 
     def _los_law(self, distance_2d_m: float | Array) -> Array:
         return np.minimum(1.0, np.exp(-(np.asarray(distance_2d_m, np.float64) - 10) / 1000))
@@ -436,6 +378,17 @@ class IndoorFactory(_Tr38901):
     """3GPP InF: a hall with clutter, the server among it (`low`) or above it (`high`), the clutter `sparse` or `dense`.
 
     The defaults are a base station above dense clutter (InF-DH).
+
+    Formula, f in GHz, d3 the distance between the antennas:
+        LoS:  31.84 + 21.5 log10(d3) + 19 log10(f)
+        NLoS: max(LoS, a + b log10(d3) + 20 log10(f)), with a, b of sparse clutter 33, 25.5 (low server) or
+              32.4, 23 (high), of dense 18.6, 35.7 (low, and at least sparse clutter's) or 33.63, 21.9 (high)
+
+    Source: TR 38.901 Table 7.4.1-1.
+
+    >>> hall = IndoorFactory(server="low", clutter="sparse", server_height_m=1.5)
+    >>> hall.path_loss_db(10.0, np.array([True, False]), 1e9).round(2).tolist()
+    [53.34, 58.5]
     """
 
     clutter: Literal["sparse", "dense"] = "dense"
@@ -448,7 +401,7 @@ class IndoorFactory(_Tr38901):
     clutter_height_m: IndoorHeight = 6.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.server == "high" and not self.server_height_m > self.clutter_height_m > self.device_height_m:
             raise ConfigError(
                 f"IndoorFactory.clutter_height_m is {self.clutter_height_m:g} but must be between device_height_m = "
@@ -460,40 +413,15 @@ class IndoorFactory(_Tr38901):
         """Horizontal distances, m, at which the antennas are 1 to 600 m apart (Table 7.4.1-1)."""
         return self._horizontal_m(1.0), self._horizontal_m(600.0)
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
-        """Mean path loss of the factory hall.
-
-        Formula, f in GHz, d3 the distance between the antennas:
-            LoS:  31.84 + 21.5 log10(d3) + 19 log10(f)
-            NLoS: max(LoS, a + b log10(d3) + 20 log10(f)), with a, b of sparse clutter 33, 25.5 (low server) or
-                  32.4, 23 (high), of dense 18.6, 35.7 (low, and at least sparse clutter's) or 33.63, 21.9 (high)
-
-        Args:
-            distance_2d_m: horizontal distance, m; d3 must be in [1, 600].
-            is_los: whether each device is in line of sight.
-            carrier_hz: Hz, in [0.5e9, 100e9].
-            uniform: not used.
-
-        Returns:
-            dB, broadcast shape.
-
-        Raises:
-            ConfigError: a distance or the carrier is outside its range.
-
-        Source: TR 38.901 Table 7.4.1-1.
-
-        >>> hall = IndoorFactory(server="low", clutter="sparse", server_height_m=1.5)
-        >>> hall.path_loss_db(10.0, np.array([True, False]), 1e9).round(2).tolist()
-        [53.34, 58.5]
-        """
-        log_m, ghz_db = self._log_distance_3d(distance_2d_m, carrier_hz), 20 * math.log10(carrier_hz / 1e9)
+    def _los_and_nlos_db(
+        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
+    ) -> tuple[Array, Array]:
+        ghz_db = 20 * math.log10(carrier_hz / 1e9)
         los_db = 31.84 + 21.5 * log_m + 0.95 * ghz_db
         laws = [_FACTORIES[self.server, self.clutter]]
         laws += [_FACTORIES["low", "sparse"]] if (self.server, self.clutter) == ("low", "dense") else []
         nlos_db = np.max([a + b * log_m + ghz_db for a, b, _ in laws], axis=0)
-        return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
+        return los_db, nlos_db
 
     def shadowing_std_db(self, is_los: Bools) -> Array:
         """Standard deviation of the shadowing, dB (Table 7.4.1-1)."""

@@ -13,12 +13,12 @@ from annotated_types import Ge, Le
 from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array
-from wavetune.wireless.validation import Positive, check_fields, check_range
+from wavetune.wireless.validation import Checked, Positive, check_range
 
 _RING = "from Scenario.min_distance_m to Scenario.cell_radius_m"
 
 
-class Placement(Part):
+class Placement(Checked, Part):
     """Where devices stand in a cell, whose ring is from its minimum distance to its radius."""
 
     def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
@@ -38,9 +38,6 @@ class UniformDisc(Placement):
     With u, v ~ U[0, 1), radius = sqrt(r0^2 + u (R^2 - r0^2)) and angle = 2 pi v, uniform over the ring from r0 to R.
     """
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def draw_m(
         self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
     ) -> Array:
@@ -56,9 +53,6 @@ class Hotspot(Placement):
     center_m: tuple[float, float] = (100.0, 0.0)
     radius_m: Positive = 30.0
     fraction: Annotated[float, Ge(0), Le(1)] = 0.5
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
         """ConfigError where a part of the hotspot is outside the ring."""
@@ -82,9 +76,6 @@ class FixedPositions(Placement):
 
     kind = "fixed"
     positions_m: tuple[tuple[float, float], ...] = ()
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
         """ConfigError where there are too few positions, or one is outside the ring."""

@@ -11,14 +11,14 @@ from annotated_types import Ge, Le
 from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array
-from wavetune.wireless.validation import check_fields
+from wavetune.wireless.validation import Checked
 
 BLOCK_HZ = 180e3  # a resource block at numerology 0; at mu it is 2^mu times as wide (TS 38.211 clause 4.4.4.1)
 ALPHAS = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
 @dataclass(frozen=True)
-class PowerControl(Part):
+class PowerControl(Checked, Part):
     """Open-loop power control: at a distance a device sends with more, at most with its own power.
 
     Formula: P = min(P_max, P0 + 10 log10(2^mu M) + alpha PL), in dBm and dB. 2^mu M resource blocks at numerology mu
@@ -34,7 +34,7 @@ class PowerControl(Part):
     alpha: Annotated[float, Ge(0), Le(1)] = 0.8
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.alpha not in ALPHAS:
             raise ConfigError(
                 f"alpha is {self.alpha:g}, which no network can signal; give one of "

@@ -20,7 +20,7 @@ from annotated_types import Ge, Gt, Le, Lt
 from wavetune.errors import ConfigError
 from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear, linear_to_db
-from wavetune.wireless.validation import check_fields
+from wavetune.wireless.validation import Checked
 
 SUBCARRIERS_A_BLOCK = 12  # TS 38.211 clause 4.4.4.1
 _SYMBOLS_A_SLOT, _SLOTS_A_SECOND, _SPACING_HZ = 14, 1000, 15e3  # at numerology 0; both grow by 2^mu (TS 38.211 4.2)
@@ -52,7 +52,7 @@ class Ladder(NamedTuple):
     rate_bit_per_s_I: Array
 
 
-class RateModel(Part):
+class RateModel(Checked, Part):
     """What a subchannel carries; `uplink` says in which direction."""
 
     def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
@@ -105,9 +105,6 @@ class Shannon(RateModel):
     uplink_share: Share = 1.0
     downlink_share: Share = 1.0
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
     def envelope(self, subchannel_hz: float, uplink: bool = True) -> Envelope:
         """The rate itself."""
         overhead = self.uplink_overhead if uplink else self.downlink_overhead
@@ -142,7 +139,7 @@ class AttenuatedShannon(RateModel):
     min_snr_db: Annotated[float, Ge(-40), Le(30)] = -10.0
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         for uplink in (True, False):
             alpha, most = self._alpha_and_most(uplink)
             if alpha * np.log2(1 + db_to_linear(self.min_snr_db)) >= most:
@@ -225,9 +222,6 @@ class NrMcs(RateModel):
     downlink_overhead: Overhead = 0.14
     uplink_share: Share = 1.0
     downlink_share: Share = 1.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def block_hz(self) -> float:

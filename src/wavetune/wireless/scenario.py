@@ -31,7 +31,7 @@ from wavetune.wireless.penetration import Building
 from wavetune.wireless.placement import Placement, UniformDisc
 from wavetune.wireless.power_control import PowerControl
 from wavetune.wireless.rate_models import RateModel, Shannon
-from wavetune.wireless.validation import Count, Positive, PowerDbm, PsdDbmPerHz, check_fields, check_range
+from wavetune.wireless.validation import Checked, Count, Positive, PowerDbm, PsdDbmPerHz, check_range
 
 AntennaGainDb = Annotated[float, Ge(-50), Le(50)]
 NoiseFigureDb = Annotated[float, Ge(0), Le(40)]
@@ -43,7 +43,7 @@ def _street_rate() -> Shannon:
 
 
 @dataclass(frozen=True)
-class Band:
+class Band(Checked):
     """One OFDMA band: equal subchannels, white noise, and the power limits of both directions.
 
     `total_power_max_dbm` caps the sum of the clients' powers in the uplink, which nothing does in a network: the
@@ -64,7 +64,7 @@ class Band:
     jammed_subchannels: tuple[Annotated[int, Ge(0)], ...] | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         outside = [m for m in self.jammed_subchannels or () if m >= self.num_subchannels]
         if outside:
             raise ConfigError(
@@ -105,18 +105,15 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Bands:
+class Bands(Checked):
     """The band to the main server (activations) and the band to the federated server (adapters)."""
 
     main: Band = field(default_factory=Band)
     fed: Band = field(default_factory=Band)
 
-    def __post_init__(self) -> None:
-        check_fields(self)
-
 
 @dataclass(frozen=True)
-class Population:
+class Population(Checked):
     """How devices are drawn: the clock is uniform over its range, the rest is common to all.
 
     `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
@@ -140,7 +137,7 @@ class Population:
     memory_bytes: Positive | tuple[Positive, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         low_hz, high_hz = self.clock_hz
         if low_hz > high_hz:
             raise ConfigError(f"Population.clock_hz is {self.clock_hz} but must be (low, high); swap the two values")
@@ -157,7 +154,7 @@ class Population:
 
 
 @dataclass(frozen=True)
-class Server:
+class Server(Checked):
     """The servers' side: speed and energy of the main one, shared by all clients, and the base station's radio.
 
     Defaults: 5e9 cycles/s at 32768 FLOP per cycle, and the energy of an accelerator that draws 400 W at that speed (an
@@ -168,9 +165,6 @@ class Server:
     energy_j_per_flop: Positive = 2.5e-12
     noise_figure_db: NoiseFigureDb = 5.0
     amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 0.35
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -189,7 +183,7 @@ class Device:
 
 
 @dataclass(frozen=True)
-class Scenario:
+class Scenario(Checked):
     """A cell with its server at the origin, the devices in it, and the models of the channel between them.
 
     `preset` names the values that the world began from (`presets`). `rate` is what a subchannel carries, and with
@@ -230,7 +224,7 @@ class Scenario:
     preset: Literal["cell", "paper"] = "cell"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         if self.min_distance_m >= self.cell_radius_m:
             raise ConfigError(
                 f"Scenario.min_distance_m is {self.min_distance_m:g} but must be less than "

@@ -41,6 +41,13 @@ def check_fields(part: object) -> None:
         _check(f"{type(part).__name__}.{name}", getattr(part, name), hint)
 
 
+class Checked:
+    """Base of dataclasses that `check_fields` looks at when one is built, and of seams whose parts are such."""
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+
+
 def check_range(name: str, value: ArrayLike, low: float, high: float, source: str) -> None:
     """Refuse values outside [low, high], a model's range of validity; NaN is outside.
 
@@ -79,7 +86,7 @@ def _check(path: str, value: Any, hint: Any) -> None:
     elif origin is Literal:
         if value not in arguments:
             raise ConfigError(f"{path} is {value!r}: {nearest(str(value), map(str, arguments))}")
-    elif not _is_a(value, hint):
+    elif origin is None and hint is not Any and not _is_a(value, hint):
         raise ConfigError(f"{path} is {value!r} but must be {_WORDS.get(hint, hint.__name__)}")
 
 

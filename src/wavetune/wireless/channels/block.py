@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from wavetune.seeds import stream
 from wavetune.units import Array
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
-from wavetune.wireless.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -16,9 +15,6 @@ class Block(ChannelModel):
 
     Formula: gain_km = mean gain_k |h_km|^2.
     """
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] gains, those of client k and round t from the stream of (seed, band and direction, t, k)."""

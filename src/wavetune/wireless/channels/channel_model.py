@@ -14,6 +14,7 @@ from wavetune.units import Array
 from wavetune.wireless.fading import Fading
 from wavetune.wireless.movement import Ring
 from wavetune.wireless.rate_models import RateModel
+from wavetune.wireless.validation import Checked
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +53,7 @@ class Cell:
     reciprocal: bool
 
 
-class ChannelModel(Part):
+class ChannelModel(Checked, Part):
     """Where the gains of a round come from."""
 
     home = "wavetune.wireless.channels"

@@ -14,7 +14,6 @@ from wavetune.units import Array
 from wavetune.wireless.channels.block import Block
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
 from wavetune.wireless.movement import Ring
-from wavetune.wireless.validation import check_fields
 
 
 @dataclass(frozen=True)
@@ -28,9 +27,6 @@ class LostDevices(ChannelModel):
     share: Annotated[float, Gt(0), Lt(1)] = 0.3
     from_round: Annotated[int, Ge(0)] = 0
     channel: ChannelModel = field(default_factory=Block)
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     @property
     def decorrelation_m(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -16,7 +16,7 @@ from wavetune.units import Array
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
 from wavetune.wireless.fading import Complex, Fading
 from wavetune.wireless.movement import Movement, Ring, Still
-from wavetune.wireless.validation import NonNegative, Positive, check_fields
+from wavetune.wireless.validation import NonNegative, Positive
 
 SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 MOST_ROUNDS = 2048  # whose correlations by Jakes make a matrix
@@ -46,9 +46,6 @@ class Moving(ChannelModel):
     process: Literal["jakes", "ar1"] = "jakes"
     movement: Movement = field(default_factory=Still)
     decorrelation_m: Positive = 13.0
-
-    def __post_init__(self) -> None:
-        check_fields(self)
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] gains, of the innovations of all rounds so far."""

@@ -15,7 +15,7 @@ from wavetune.trace_files import KEYS, Bad, Reading, read_trace
 from wavetune.trace_files import Trace as TraceFiles
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
-from wavetune.wireless.validation import Positive, check_fields
+from wavetune.wireless.validation import Positive
 
 UNITS = {
     "gain": ("linear", "dB"),
@@ -62,7 +62,7 @@ class Trace(ChannelModel):
     measured: Literal["uplink", "downlink"] = "uplink"
 
     def __post_init__(self) -> None:
-        check_fields(self)
+        super().__post_init__()
         units = UNITS[self.quantity]
         if self.unit is not None and self.unit not in units:
             raise ConfigError(f"Trace.unit is {self.unit!r} but {self.quantity} is in {' or '.join(units)}")
