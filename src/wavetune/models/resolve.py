@@ -126,10 +126,10 @@ def note_of(name_or_path: str | Path) -> str:
     )
 
 
-def local_folder(name_or_path: str | Path, cache_dir: str | Path | None = None) -> Path | None:
+def local_folder(name_or_path: str | Path) -> Path | None:
     """Folder of a model that is on this disk already, or None; nothing is fetched and torch is not needed."""
     name = str(name_or_path)
-    folder = _cached(name, cache_dir) if name in BUNDLED else folder_of(name)
+    folder = _cached(name) if name in BUNDLED else folder_of(name)
     if name not in HUB_IDS and (folder / "config.json").is_file():
         return folder
     hub_id = HUB_IDS.get(name, name)
@@ -148,7 +148,7 @@ def _fetched(hub_id: str) -> Path | None:
     return Path(config).parent if isinstance(config, str) else None
 
 
-def _cached(name: str, cache_dir: str | Path | None) -> Path:
+def _cached(name: str, cache_dir: str | Path | None = None) -> Path:
     return cached(f"models/{CACHE_LAYOUT}/{name}", cache_dir)
 
 

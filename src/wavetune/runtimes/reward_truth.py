@@ -13,7 +13,7 @@ from wavetune.federation.answer_scores import Floats, Reward
 SITUATIONS = 50
 
 
-def correlation_with_truth(reward: Reward, seed: int, count: int = SITUATIONS) -> dict[str, Any]:
+def correlation_with_truth(reward: Reward, seed: int) -> dict[str, Any]:
     """Pearson correlation of a reward with both exact scores, over answers of all four qualities.
 
     The situations are of the test part: no hotel and no guest of theirs occurs in training.
@@ -21,10 +21,9 @@ def correlation_with_truth(reward: Reward, seed: int, count: int = SITUATIONS) -
     Args:
         reward: what is measured.
         seed: of the situations.
-        count: number of situations; there are four answers to each.
     Returns: `helpful` and `safe` (None where the reward is constant) and the number of `answers`.
     """
-    drawn = situations(count, seed, "test", "reward truth")
+    drawn = situations(SITUATIONS, seed, "test", "reward truth")
     examples = [situation.example for situation in drawn for _ in QUALITIES]
     answers = [answer(situation, quality, seed) for situation in drawn for quality in QUALITIES]
     scores = reward.score(examples, answers)

@@ -77,56 +77,41 @@ def train_reward(
         DataError if there are no validation pairs; NumericsError if the loss is not finite.
     """
     with locked(out):
-        return _train(corpus, settings, out, watcher, seed, device, bf16, resume, source, columns or {})
-
-
-def _train(
-    corpus: PreferenceCorpus,
-    settings: RewardTraining,
-    out: Path,
-    watcher: Watcher,
-    seed: int,
-    device: torch.device | str,
-    bf16: bool,
-    resume: bool,
-    source: str,
-    columns: Mapping[str, str],
-) -> dict[str, Any]:
-    folder, started = RunFolder(out), time.perf_counter()
-    values = {**asdict(settings), "targets": settings.targets and list(settings.targets)}
-    plan = {"kind": corpus.kind, "source": source or corpus.name, "seed": seed, "training": values}
-    plan["columns"] = dict(columns)
-    plan["pairs"] = digest_of_pairs(corpus.train)
-    _check(folder, plan, resume)
-    watcher.message(f"loading {settings.model}")
-    training = build_training(corpus, settings, seed, device, bf16)
-    watcher.message("; ".join((f"data: {corpus.kind} pairs of {corpus.name}", *corpus.notes, *training.notes)))
-    with explained(out, "choose another place"):
-        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
-    folder.write_json(PLANNED, plan)
-    done, history = _restore(folder, training)
-    watcher.message(
-        f"{'going on after step ' + str(done) if done else 'training'} on {len(training.train) // 2} pairs of "
-        f"{corpus.name} ({corpus.kind}), {'bf16 weights' if bf16 else 'fp32'}"
-    )
-    started -= history[-1]["seconds"] if history else 0.0
-    while done < settings.steps and not _ended(history, settings):
-        loss = training.step(done)
-        done += 1
-        watcher.step(done, settings.steps, loss)
-        if done % settings.evaluate_every == 0 or done == settings.steps:
-            margin_P = training.margins(training.validation)
-            entry = _entry(done, loss, margin_P, time.perf_counter() - started)
-            if not history or entry["validation_loss"] < min(e["validation_loss"] for e in history):
-                training.best = {name: t.clone() for name, t in training.adapters().items()}
-            history.append(entry)
-            _keep(folder, training, done, history)
-            watcher.message(
-                f"step {done}/{settings.steps}  loss {loss:.4f}  validation loss {entry['validation_loss']:.4f}, "
-                f"accuracy {entry['validation_accuracy']:.1%}"
-            )
-    training.load(training.best)
-    return _finish(folder, training, corpus, plan, history)
+        folder, started = RunFolder(out), time.perf_counter()
+        values = {**asdict(settings), "targets": settings.targets and list(settings.targets)}
+        plan = {"kind": corpus.kind, "source": source or corpus.name, "seed": seed, "training": values}
+        plan["columns"] = dict(columns or {})
+        plan["pairs"] = digest_of_pairs(corpus.train)
+        _check(folder, plan, resume)
+        watcher.message(f"loading {settings.model}")
+        training = build_training(corpus, settings, seed, device, bf16)
+        watcher.message("; ".join((f"data: {corpus.kind} pairs of {corpus.name}", *corpus.notes, *training.notes)))
+        with explained(out, "choose another place"):
+            (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+        folder.write_json(PLANNED, plan)
+        done, history = _restore(folder, training)
+        watcher.message(
+            f"{'going on after step ' + str(done) if done else 'training'} on {len(training.train) // 2} pairs of "
+            f"{corpus.name} ({corpus.kind}), {'bf16 weights' if bf16 else 'fp32'}"
+        )
+        started -= history[-1]["seconds"] if history else 0.0
+        while done < settings.steps and not _ended(history, settings):
+            loss = training.step(done)
+            done += 1
+            watcher.step(done, settings.steps, loss)
+            if done % settings.evaluate_every == 0 or done == settings.steps:
+                margin_P = training.margins(training.validation)
+                entry = _entry(done, loss, margin_P, time.perf_counter() - started)
+                if not history or entry["validation_loss"] < min(e["validation_loss"] for e in history):
+                    training.best = {name: t.clone() for name, t in training.adapters().items()}
+                history.append(entry)
+                _keep(folder, training, done, history)
+                watcher.message(
+                    f"step {done}/{settings.steps}  loss {loss:.4f}  validation loss {entry['validation_loss']:.4f}, "
+                    f"accuracy {entry['validation_accuracy']:.1%}"
+                )
+        training.load(training.best)
+        return _finish(folder, training, corpus, plan, history)
 
 
 def begin_training(

@@ -162,9 +162,9 @@ class SampleCount:
         return plan_world(recipe, self.architecture, self.statistics, self.num_samples_K, self.num_classes)
 
 
-def planner_of(recipe: Recipe, say: Callable[[str], None] | None = None) -> tuple[RoundPlanner, str]:
+def planner_of(recipe: Recipe) -> tuple[RoundPlanner, str]:
     """The planner of a recipe without loading its model, and a sentence on how its samples were counted."""
-    count = count_samples(recipe, say)
+    count = count_samples(recipe)
     return count.planner(recipe), count.how
 
 

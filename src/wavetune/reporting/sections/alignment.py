@@ -71,9 +71,7 @@ def _css(client: int) -> str:
     return f"cat-{client % 8}"
 
 
-def _lines_figure(
-    run: Run, curves: Sequence[tuple[float, Sequence[float]]], title: str, axis: str, note: str = ""
-) -> Figure | None:
+def _lines_figure(run: Run, curves: Sequence[tuple[float, Sequence[float]]], title: str, axis: str) -> Figure | None:
     """A thin line for each client and their mean."""
     labels = _labels(run)
     series = [
@@ -87,7 +85,7 @@ def _lines_figure(
         *(Key(f"thin {_css(k)}", label, "line") for k, label in enumerate(labels[:8])),
     )
     numbers = numbers_of_lines(series, STEPS, Axis(axis))
-    return figure(title, lambda px: line_chart(series, STEPS, Axis(axis), title, px), note, keys, numbers=numbers)
+    return figure(title, lambda px: line_chart(series, STEPS, Axis(axis), title, px), keys=keys, numbers=numbers)
 
 
 def _training_figure(run: Run, name: str, title: str, axis: str) -> Figure | None:

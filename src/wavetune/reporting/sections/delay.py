@@ -38,14 +38,13 @@ def _timeline_figure(run: Run) -> Figure | None:
     late = story.client_position(run, shown.straggler.client) if shown.straggler else None
     caption = _timeline_caption(run, shown, len(names))
     title = "Timeline of one round"
-    rows = tuple((_row_name(names, one.row), phase_name(one.phase), one.start_s, one.end_s) for one in segments)
+    rows = tuple(
+        (dict(enumerate(names)).get(one.row, "server"), phase_name(one.phase), one.start_s, one.end_s)
+        for one in segments
+    )
     numbers = Numbers(("row", "phase", "start in its part of the round (s)", "end (s)"), rows)
     draw = partial(timeline, step, names, late, steps)
     return figure(title, draw, caption, keys, span="full", numbers=numbers)
-
-
-def _row_name(names: Sequence[str], row: int) -> str:
-    return names[row] if 0 <= row < len(names) else "server"
 
 
 def _timeline_caption(run: Run, shown: Round, num_clients: int) -> str:

@@ -20,7 +20,13 @@ LOOKERS = {
 
 def privacy(run: Run) -> Section:
     """Section on privacy, empty for a run without it."""
-    spent = run.summary.privacy if math.isfinite(run.summary.privacy.delta) else _last(run)
+    spent = (
+        run.summary.privacy
+        if math.isfinite(run.summary.privacy.delta)
+        else run.rounds[-1].privacy
+        if run.rounds
+        else Spent()
+    )
     if not math.isfinite(spent.delta):
         return make_section("Privacy", "Privacy")
     rows = tuple((who, _shown(getattr(spent, name))) for name, (_, who) in LOOKERS.items())
@@ -30,10 +36,6 @@ def privacy(run: Run) -> Section:
         "Losses and evaluations on this page are of a study and not covered by it."
     )
     return make_section("Privacy", "Privacy", [_figure(run)], [Table(caption, ("", "Epsilon"), rows)], words)
-
-
-def _last(run: Run) -> Spent:
-    return run.rounds[-1].privacy if run.rounds else Spent()
 
 
 def _figure(run: Run) -> Figure | None:

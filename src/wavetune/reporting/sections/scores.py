@@ -13,16 +13,14 @@ def scores(run: Run) -> Section:
     """Section with a line for each evaluation."""
     metrics = list(dict.fromkeys(name for one in run.scored for name in one.scores))
     head = ("Model", "Rows", "Prompts", "Answers", *metrics)
-    rows = tuple((_who(one), f"{one.data}, {one.part}", str(one.prompts), _how(one), *_values(one, metrics))
-                 for one in run.scored)  # fmt: skip
+    rows = tuple(
+        (one.adapters or "untouched", f"{one.data}, {one.part}", str(one.prompts), _how(one), *_values(one, metrics))
+        for one in run.scored
+    )
     libraries = dict(pair for one in run.scored for pair in one.libraries.items())
     by = f" Computed by {', '.join(dict.fromkeys(libraries.values()))}." if libraries else ""
     words = "Answers beside the references of held-out or other rows; only lines with the same rows compare." + by
     return make_section("Scores", "Scores", [], [Table("Scores of wavetune evaluate", head, rows)], words)
-
-
-def _who(scored: Scored) -> str:
-    return "untouched" if scored.adapters is None else scored.adapters
 
 
 def _how(scored: Scored) -> str:
