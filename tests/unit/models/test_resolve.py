@@ -130,7 +130,7 @@ def test_cache_that_cannot_be_written_is_a_sentence(tmp_path):
 def test_cached_model_is_found_in_a_read_only_cache(tmp_path, monkeypatch):
     folder = resolve_model("tiny", tmp_path).folder
     monkeypatch.setattr(cache, "_write_whole", lambda *_: pytest.fail("wrote"))
-    monkeypatch.setattr(cache, "FileLock", lambda *_: pytest.fail("locked"))
+    monkeypatch.setattr("filelock.FileLock", lambda *_: pytest.fail("locked"))
     assert resolve_model("tiny", tmp_path).folder == folder
 
 
