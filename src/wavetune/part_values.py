@@ -12,11 +12,11 @@ import math
 import types
 from collections.abc import Collection, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
 from wavetune.errors import ConfigError, WavetuneError, nearest
 from wavetune.parts import Part, kinds, named, seam_of
-from wavetune.plain_values import NOT_PLAIN, plain_value
+from wavetune.plain_values import NOT_PLAIN, field_types, plain_value
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
@@ -71,7 +71,7 @@ class _Reader:
     def part(self, kind: Any, values: Mapping[str, Any], path: str) -> Any:
         """The part of a class or seam."""
         chosen = _chosen(kind, values, path, self.packages)
-        hints, of = _hints(chosen), getattr(chosen, "kind", None)
+        hints, of = field_types(chosen), getattr(chosen, "kind", None)
         own = {name: value for name, value in values.items() if name != "kind" or value != of}
         for name in own:
             if name not in hints:
@@ -120,12 +120,6 @@ def _alternatives(hint: Any) -> list[Any]:
 
 def _is_seam(kind: Any) -> bool:
     return not dataclasses.is_dataclass(kind)
-
-
-@cache
-def _hints(part: Any) -> dict[str, Any]:
-    hints = get_type_hints(part, include_extras=True)
-    return {f.name: hints[f.name] for f in dataclasses.fields(part)}
 
 
 @cache
@@ -214,7 +208,7 @@ def _type_of_field(hint: Any, parent: Any, name: str, at: list[str], kind: Any, 
 def _fields(hint: Any, values: Mapping[str, Any], path: str) -> dict[str, Any]:
     """Types of the fields of the part that values describe, by name."""
     part = part_type(hint) or _type_of_items(hint)
-    return {} if part is None else _hints(_chosen(part, values, path))
+    return {} if part is None else field_types(_chosen(part, values, path))
 
 
 def _is_open(hint: Any) -> bool:
