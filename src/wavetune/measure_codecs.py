@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,10 +13,9 @@ from wavetune.federation.codec_choice import CodecCandidate, described
 from wavetune.federation.codecs import Codec
 from wavetune.json_reader import value_of
 from wavetune.logs import LOG
-from wavetune.measure_ranks import loss_curve, reached_by_all, rounds_to
+from wavetune.measure_ranks import loss_curve, origin, reached_by_all, rounds_to
 from wavetune.part_values import read_part, values_of
 from wavetune.recipe import Recipe
-from wavetune.runtimes.provenance import versions
 
 
 def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, kept: Path) -> dict[str, Any]:
@@ -44,11 +41,7 @@ def measure(recipe: Recipe, candidates: Sequence[CodecCandidate], seeds: int, ke
         "candidates": values_of(tabled),
         "factor_by_seed": factors,
         "target_loss_by_seed": targets,
-        "model": recipe.world.model,
-        "data": recipe.world.data.source,
-        "seeds": [recipe.run.seed + offset for offset in range(seeds)],
-        "command": shlex.join(["wavetune", *sys.argv[1:]]),
-        "versions": versions(),
+        **origin(recipe, seeds),
         "validation_loss_by_round": curves,
     }
 

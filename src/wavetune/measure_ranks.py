@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import json
 import math
-import shlex
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from wavetune.console import given_command
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
 from wavetune.json_reader import complete_lines
@@ -54,12 +53,19 @@ def measure(recipe: Recipe, ranks: Sequence[int], target_loss: float | None, see
         "rounds_to_target": {rank: fmean(own) for rank, own in rounds.items()},
         "rounds_to_target_by_seed": rounds,
         "target_loss_by_seed": targets,
+        **origin(recipe, seeds),
+        "validation_loss_by_round": {str(r): own for r, own in curves.items()},
+    }
+
+
+def origin(recipe: Recipe, seeds: int) -> dict[str, Any]:
+    """Where a measured table is from."""
+    return {
         "model": recipe.world.model,
         "data": recipe.world.data.source,
         "seeds": [recipe.run.seed + offset for offset in range(seeds)],
-        "command": shlex.join(["wavetune", *sys.argv[1:]]),
+        "command": given_command(),
         "versions": versions(),
-        "validation_loss_by_round": {str(r): own for r, own in curves.items()},
     }
 
 

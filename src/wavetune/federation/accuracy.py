@@ -12,11 +12,7 @@ NORMAL_95 = 1.959963984540054  # quantile 0.975 of the standard normal distribut
 
 @dataclass(frozen=True)
 class Accuracy:
-    """How many of how many were right; accuracies of disjoint parts add up.
-
-    >>> Accuracy(3, 4) + Accuracy(1, 4)
-    Accuracy(correct=4, total=8)
-    """
+    """How many of how many were right."""
 
     correct: float
     total: int
@@ -24,9 +20,6 @@ class Accuracy:
     def __post_init__(self) -> None:
         if self.total < 1 or not 0 <= self.correct <= self.total:
             raise ConfigError(f"{self.correct} of {self.total} is no accuracy; give 0 to n of n, n 1 or more")
-
-    def __add__(self, other: Accuracy) -> Accuracy:
-        return Accuracy(self.correct + other.correct, self.total + other.total)
 
     @property
     def share(self) -> float:
@@ -46,7 +39,3 @@ class Accuracy:
         p, n, z2 = self.share, self.total, NORMAL_95**2
         centre, half = p + z2 / (2 * n), NORMAL_95 * sqrt(p * (1 - p) / n + z2 / (4 * n**2))
         return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
-
-    def __str__(self) -> str:
-        low, high = self.interval
-        return f"{self.share:.1%} (95% interval {low:.1%} to {high:.1%}, n = {self.total})"

@@ -11,10 +11,6 @@ def test_the_interval_is_wilsons(correct, total):
     assert Accuracy(correct, total).interval == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
-def test_ties_may_count_half_and_parts_add_up():
-    assert (Accuracy(2.5, 5) + Accuracy(4, 5)).share == 0.65
-
-
 @pytest.mark.parametrize(("correct", "total"), [(0, 0), (-1, 4), (5, 4)])
 def test_what_is_no_accuracy_is_refused(correct, total):
     with pytest.raises(ConfigError, match="is no accuracy"):
