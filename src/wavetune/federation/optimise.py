@@ -82,7 +82,7 @@ class StackedOptimiser:
         import torch
 
         self._clip("clients")
-        for name, owner_S, parameter in self._parameters("clients"):
+        for name, owner_S, parameter in self._trained["clients"]:
             slots = None
             if active_K is not None and not all(active_K):
                 own = [slot for slot, owner in enumerate(owner_S) if active_K[owner]]
@@ -93,7 +93,7 @@ class StackedOptimiser:
         """Clip the server's gradients, update the server, drop the gradient."""
         self._clip("server")
         rate = (self.settings.server_learning_rate or self.settings.learning_rate) * factor
-        for name, _, parameter in self._parameters("server"):
+        for name, _, parameter in self._trained["server"]:
             self._advance(name, parameter, rate, None)
 
     def reset(self) -> None:
@@ -108,7 +108,7 @@ class StackedOptimiser:
         """Continue from what `state` returned."""
         self._moments.clear()
         for side in ("clients", "server"):
-            for name, _, parameter in self._parameters(side):
+            for name, _, parameter in self._trained[side]:
                 if f"{name}.step" in state:
                     entry = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                     self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
@@ -131,7 +131,7 @@ class StackedOptimiser:
     def _places(self, clients: Container[int]) -> Iterator[tuple[str, str, list[int], Tensor]]:
         """Name, place (site and matrix), slots of these clients and stack of what they train."""
         places = {id(stack): f"{site}.{name}" for site, own in self.bank.local.items() for name, stack in own.items()}
-        for name, owner_S, parameter in self._parameters("clients"):
+        for name, owner_S, parameter in self._trained["clients"]:
             slots = [slot for slot, owner in enumerate(owner_S) if owner in clients]
             if slots:
                 yield name, places[id(parameter)], slots, parameter
@@ -171,10 +171,6 @@ class StackedOptimiser:
                 for stack, part in zip((*self._moments[name].values(), parameter), stacks, strict=False):
                     stack[slots] = part
         parameter.grad = None
-
-    def _parameters(self, side: str) -> tuple[tuple[str, tuple[int, ...], Tensor], ...]:
-        """Name, owners of the slots and stack of everything that a side trains in some round."""
-        return self._trained[side]
 
     def _trainable(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
         """Name, owners of the slots and stack of everything that a side trains."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -13,6 +12,7 @@ from pathlib import Path
 import torch
 
 import wavetune
+from wavetune.workers import cores
 
 _PACKAGE = Path(wavetune.__file__).parent
 _GIT_S = 5.0
@@ -35,8 +35,8 @@ def versions() -> dict[str, str]:
 
 def hardware(device: torch.device) -> str:
     """Processor, cores that this process may use and, where it computes there, the GPU; no name of the machine."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    words = f"{_processor()}, {cores} core{'' if cores == 1 else 's'}"
+    count = cores()
+    words = f"{_processor()}, {count} core{'' if count == 1 else 's'}"
     return f"{torch.cuda.get_device_name(device)}; {words}" if device.type == "cuda" else words
 
 

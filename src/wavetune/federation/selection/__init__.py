@@ -30,6 +30,15 @@ class Selection(Part):
 
     needs = (CLIENTS, NEW_PLANS)
     everyone: ClassVar[bool] = False  # nobody is left out
+    wants: ClassVar[str] = ""  # the field that says how many clients it takes at least, where there is one
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """Refuse more clients than there are."""
+        wanted = getattr(self, self.wants) if self.wants else 0
+        if wanted > extent.num_clients:
+            raise ConfigError(
+                f"{path}.{self.wants} is {wanted} but there are {extent.num_clients} clients; give at most that"
+            )
 
     @property
     def deadline_s(self) -> float:
@@ -65,9 +74,3 @@ class All(Selection):
 
     needs = ()
     everyone = True
-
-
-def require_that_many(path: str, wanted: int, extent: Extent) -> None:
-    """Raise ConfigError where fewer clients exist than a field wants."""
-    if wanted > extent.num_clients:
-        raise ConfigError(f"{path} is {wanted} but there are {extent.num_clients} clients; give at most that")

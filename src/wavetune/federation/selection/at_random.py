@@ -10,8 +10,7 @@ from annotated_types import Ge
 
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf
-from wavetune.federation.selection import Chosen, Selection, State, require_that_many
-from wavetune.parts import Extent
+from wavetune.federation.selection import Chosen, Selection, State
 from wavetune.units import Array
 
 
@@ -22,11 +21,8 @@ class AtRandom(Selection):
     Who cannot have a plan even by itself is not drawn.
     """
 
+    wants = "count"
     count: Annotated[int, Ge(1)] = 1
-
-    def fits(self, path: str, extent: Extent) -> None:
-        """Refuse more clients than there are."""
-        require_that_many(f"{path}.count", self.count, extent)
 
     def choose(
         self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator

@@ -10,8 +10,7 @@ from annotated_types import Ge, Gt
 
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf, most_within
-from wavetune.federation.selection import Chosen, Selection, State, require_that_many
-from wavetune.parts import Extent
+from wavetune.federation.selection import Chosen, Selection, State
 from wavetune.units import Array
 
 
@@ -23,6 +22,7 @@ class Deadline(Selection):
     rounds to the target loss are not raised for the clients that are missing.
     """
 
+    wants = "min_clients"
     round_deadline_s: Annotated[float, Gt(0)] = 1.0
     min_clients: Annotated[int, Ge(1)] = 1
     prefer: Literal["clients", "samples"] = "clients"
@@ -31,10 +31,6 @@ class Deadline(Selection):
     def deadline_s(self) -> float:
         """The deadline, as configured."""
         return self.round_deadline_s
-
-    def fits(self, path: str, extent: Extent) -> None:
-        """Refuse more clients than there are."""
-        require_that_many(f"{path}.min_clients", self.min_clients, extent)
 
     def choose(
         self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator

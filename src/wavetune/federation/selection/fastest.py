@@ -10,8 +10,7 @@ from annotated_types import Ge
 
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf, fastest
-from wavetune.federation.selection import Chosen, Selection, State, require_that_many
-from wavetune.parts import Extent
+from wavetune.federation.selection import Chosen, Selection, State
 from wavetune.units import Array
 
 
@@ -19,11 +18,8 @@ from wavetune.units import Array
 class Fastest(Selection):
     """So many clients, with whom the round is short on its channel."""
 
+    wants = "count"
     count: Annotated[int, Ge(1)] = 1
-
-    def fits(self, path: str, extent: Extent) -> None:
-        """Refuse more clients than there are."""
-        require_that_many(f"{path}.count", self.count, extent)
 
     def choose(
         self, problem: Problem, lone_s_K: Array, plan_of: PlanOf, state: State, draw: np.random.Generator
