@@ -17,11 +17,11 @@ import numpy as np
 
 from wavetune.allocation.band import Incumbent
 from wavetune.allocation.both_ways import BothWays
-from wavetune.allocation.common_cut import CommonCutSearch, search_common_cut
-from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.common_cut import CommonCutSearch, pairs_of, search_common_cut
+from wavetune.allocation.feasibility import check_feasible, hall_violator, pairs_within_memory
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan, infeasible
-from wavetune.allocation.problem import Problem, RadioBand
+from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.allocation.refutation import KNOWN, Refuter
 from wavetune.allocation.water_filling import NO_STEPS, BandProblem
 from wavetune.units import Array
@@ -29,6 +29,7 @@ from wavetune.units import Array
 _SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
 _NARROW = 5e-5  # Share of the goal under which an interval of the way back is not halved.
 _HALVINGS = 4
+_NEVER_S = 1e200  # than which no plan is slower
 
 
 @np.errstate(over="ignore")
@@ -47,8 +48,9 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     fed_s, fed = _of_adapters(search)
     best = search.incumbents[search.best]
     refuter = _refuter(search, problem.main, [best, *search.incumbents.values()])
-    pairs: list[Json] = []
     lower_s = plan.lower_bound_s
+    beside_s, pairs = _without_plan(search, fed_s)
+    lower_s = min(lower_s, beside_s)
     for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
         pair, uplink = search.pairs[i], search.main_problems[i]
         back = BothWays(problem.main, uplink, pair.down_bits_K, pair.back_s_K) if problem.price_downlink else None
@@ -60,11 +62,38 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     return {"lower_bound_s": lower_s, "fed": fed, "pairs": pairs}
 
 
+def _without_plan(search: CommonCutSearch, fed_s: float) -> tuple[float, list[Json]]:
+    """The pairs of cut and rank that fit the memories and have no plan: none has one below (s), and what shows it."""
+    problem, known = search.problem, {(pair.cut, pair.rank) for pair in search.pairs}
+    others = [pair for pair in pairs_within_memory(problem) if pair not in known]
+    lower_s, listed = np.inf, list[Json]()
+    for pair in pairs_of(problem, others) if others else ():
+        proof = _never(problem.main, pair.bits_K > 0)
+        if not proof and not (pair.fed_bits > 0 and search.fed_incumbent is None):
+            start_s = float(np.max(pair.ready_s_K)) + float(np.max(pair.back_s_K))
+            lower_s = min(lower_s, pair.both_ways_s(start_s, fed_s) * _SAFE)
+        listed.append({"cut": pair.cut, "rank": pair.rank, "refuted": proof})
+    return lower_s, listed
+
+
+def _never(band: RadioBand, sends_K: BoolArray) -> list[Json]:
+    """The proof that those who send are never all heard: more of them share subchannels than there are of these."""
+    senders, usable_KM = np.flatnonzero(sends_K), band.snr_per_w_KM > 0
+    crowd, _ = hall_violator(usable_KM[senders])
+    if not len(crowd):
+        return []
+    price_M = np.any(usable_KM[senders[crowd]], axis=0).astype(float)
+    free: Json = {"multipliers": [0.0, 0.0, 0.0]}
+    proof = {"subchannels": price_M.tolist(), "power": 0.5, "clients": [free] * len(sends_K)}
+    return [{"up_s": _NEVER_S, "down_s": None, "proof": proof}]
+
+
 def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
     """Both ways of a bit of adapters: no sooner done than (s), and what shows it."""
     problem, incumbent, uplink = search.problem, search.fed_incumbent, search.fed_problem
-    if incumbent is None:
-        return 0.0, []
+    if incumbent is None:  # all pairs that have a plan send no adapters
+        listed = _never(problem.fed, np.ones(problem.num_clients, dtype=bool))
+        return _NEVER_S if listed else 0.0, listed
     none_K = np.zeros(problem.num_clients)
     back = BothWays(problem.fed, uplink, none_K + problem.costs.download_share, none_K)
     goal_s = incumbent.bound_s

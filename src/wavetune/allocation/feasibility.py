@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,8 +35,7 @@ def check_feasible(problem: Problem) -> Feasibility:
     """
     candidates = [(cut, rank) for cut in problem.cuts for rank in problem.ranks]
     cut_P1, rank_P1 = (np.array(one)[:, None] for one in zip(*candidates, strict=True))
-    need_PK, load = memory_need_bytes_K(problem, cut_P1, rank_P1), load_of(problem, cut_P1, rank_P1)
-    over_P = np.any(need_PK > problem.memory_bytes_K, axis=1)
+    over_P, load = _over_memory(problem, candidates), load_of(problem, cut_P1, rank_P1)
     known: dict[tuple[str, bytes], str] = {}
     sends_PK = (load.uplink_bits_IK[0] > 0, load.fed_upload_bits_K > 0)
     pairs = tuple(
@@ -46,6 +46,17 @@ def check_feasible(problem: Problem) -> Feasibility:
     # The first reason is that of the smallest cut and rank, which asks the least memory of every client.
     first_K = [np.full(problem.num_clients, one) for one in candidates[0]]
     return Feasibility(pairs, "" if pairs else why_infeasible(problem, *first_K))
+
+
+def pairs_within_memory(problem: Problem) -> list[tuple[int, int]]:
+    """The pairs of cut and rank that fit every client's memory."""
+    candidates = [(cut, rank) for cut in problem.cuts for rank in problem.ranks]
+    return [pair for pair, over in zip(candidates, _over_memory(problem, candidates), strict=True) if not over]
+
+
+def _over_memory(problem: Problem, pairs: Sequence[tuple[int, int]]) -> BoolArray:
+    cut_P1, rank_P1 = (np.array(one)[:, None] for one in zip(*pairs, strict=True))
+    return np.any(memory_need_bytes_K(problem, cut_P1, rank_P1) > problem.memory_bytes_K, axis=1)
 
 
 def why_infeasible(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> str:
@@ -138,14 +149,14 @@ def _unmatched_reason(band: RadioBand, tx_power_max_w_K: Array, sends_K: BoolArr
         return f"client {k} {sending} reaches the least signal-to-noise ratio of its rate on no subchannel"
     if np.all(count_K >= len(senders)):
         return ""
-    crowd, reach = _hall_violator(usable_KM)
+    crowd, reach = hall_violator(usable_KM)
     if not len(crowd):
         return ""
     names = ", ".join(str(k) for k in senders[crowd])
     return f"clients {names} {sending} have positive gain on only {reach} subchannels among them"
 
 
-def _hall_violator(usable_KM: BoolArray) -> tuple[IntArray, int]:
+def hall_violator(usable_KM: BoolArray) -> tuple[IntArray, int]:
     """Clients that together reach fewer subchannels than they are, and how many they reach; empty where none exist."""
     column_of = match_subchannels(usable_KM)
     free = np.flatnonzero(column_of < 0)

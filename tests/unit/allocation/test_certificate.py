@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from helpers.command_line import assert_refused, wavetune
 from helpers.problems import cell_problem
 from wavetune.allocation import planner
+from wavetune.allocation.certificate import plan_with_certificate
+from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json
 from wavetune.errors import InstanceError
 
@@ -69,6 +71,38 @@ def test_plan_and_bound_are_confirmed_within_half_a_percent(files, tmp_path, cap
     code, words = checked(files, {}, tmp_path, capsys)
     assert code == 0
     assert float(words.split("proved gap ")[1].rstrip("%\n")) < 0.5
+
+
+def crowded(kind):
+    """An instance of which some cuts have a plan, as they send nothing where there is no room."""
+    instance = instance_of("cell")
+    costs, bands, layers = instance["costs"], instance["bands"], len(instance["costs"]["activation_bits"])
+    instance["cuts"] = [1, layers]
+    if kind == "main band":
+        costs["activation_bits"][-1] = 0
+        bands["main"]["gain"] = [row[:5] for row in bands["main"]["gain"]]
+    elif kind == "fed band":
+        costs["lora_bits_per_rank"] = [0] * (layers - 1) + [1e4]
+        costs.pop("wavetune:adapter_bits", None)
+        bands["fed"]["gain"] = [[*row[:2], *(0 for _ in row[2:])] for row in bands["fed"]["gain"]]
+    else:
+        costs["activation_bits"][-1] = 0
+        instance["clients"][2]["tx_power_max_w"] = 0
+        costs["lora_bits_per_rank"] = [0] * layers
+    return instance
+
+
+@pytest.mark.parametrize(("kind", "most_gap"), [("main band", 1e-3), ("fed band", 5e-3), ("no power", 1.0)])
+def test_cuts_that_have_no_plan_are_refuted_beside_those_that_have(kind, most_gap, tmp_path, capsys):
+    problem = problem_from_json(crowded(kind))
+    plan, certificate = plan_with_certificate(problem)
+    named = {"instance": crowded(kind), "plan": plan_to_json(plan), "certificate": certificate}
+    paths = [tmp_path / f"{name}.json" for name in named]
+    for path, content in zip(paths, named.values(), strict=True):
+        path.write_text(json.dumps(content))
+    assert len(check_feasible(problem).pairs) < len(problem.cuts) * len(problem.ranks)
+    assert verify_plan.main(*paths) == 0, capsys.readouterr().out
+    assert certificate["lower_bound_s"] >= (1 - most_gap) * plan.delay_s
 
 
 def tampered_plans(plan):
