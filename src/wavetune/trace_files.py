@@ -37,6 +37,8 @@ _TABLES = (".csv", ".tsv", ".parquet")
 _WHEN = ("round", "time_s", "time")
 KEYS = (*_WHEN, "client", "subchannel", "band", "direction")
 _NUMBERED = re.compile(r"(client|subchannel)[ _-]?([0-9]{1,6})")
+_COMMA = re.compile(r"([-+]?\d+),(\d+(?:[eE][-+]?\d+)?)")
+_THOUSANDS = re.compile(r"[-+]?[1-9]\d{0,2},\d{3}")
 _FIELD = "world.scenario.channel"
 _SMALLER = "cut it into shorter ones, or save arrays in an NPZ file"
 
@@ -363,8 +365,10 @@ class _Table:
 
 def _separated(file: Path) -> _Table:
     """CSV or TSV: a line with the names of the columns, then a line for each row."""
-    lines = read_lines(file)
+    lines, before = read_lines(file), 0
     header = next(lines, "")
+    if header.startswith("sep="):  # which Excel reads as the mark between cells
+        header, before = next(lines, ""), 1
     mark = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
     reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
     rows, places = list[list[str]](), list[str]()
@@ -378,14 +382,24 @@ def _separated(file: Path) -> _Table:
             if not any(cell.strip() for cell in cells):
                 continue
             if len(cells) != len(names):
-                raise DataError(f"{file}:{reader.line_num}: {len(cells)} cells for {len(names)} columns")
-            rows.append(cells)
-            places.append(f"{file}:{reader.line_num}")
+                raise DataError(f"{file}:{before + reader.line_num}: {len(cells)} cells for {len(names)} columns")
+            rows.append(cells if mark == "," else [_with_point(cell) for cell in cells])
+            places.append(f"{file}:{before + reader.line_num}")
             if len(rows) * len(names) > MOST_CELLS:
                 raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
     except csv.Error as error:
-        raise DataError(f"{file}:{reader.line_num}: cannot be read as CSV ({error})") from None
+        raise DataError(f"{file}:{before + reader.line_num}: cannot be read as CSV ({error})") from None
     return _table(file, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}, places)
+
+
+def _with_point(cell: str) -> str:
+    """A cell with a decimal point where it has a comma; one that may stand before thousands is left as it is.
+
+    >>> _with_point("8,1e-11"), _with_point("0,125"), _with_point("1,250")
+    ('8.1e-11', '0.125', '1,250')
+    """
+    found = _COMMA.fullmatch(cell.strip()) if "," in cell else None
+    return f"{found[1]}.{found[2]}" if found and not _THOUSANDS.fullmatch(cell.strip()) else cell
 
 
 def _parquet(file: Path) -> _Table:
@@ -406,7 +420,8 @@ def _parquet(file: Path) -> _Table:
 def _table(file: Path, columns: Mapping[str, Sequence[Any]], places: Sequence[str]) -> _Table:
     if not places:
         raise DataError(f"{file}: has no rows; give at least one")
-    known = {name: name.lower() if name.lower() in KEYS else name for name in columns}
+    columns = {name: cells for name, cells in columns.items() if name != "__index_level_0__"}  # which pandas adds
+    known = {n: n.lower() if n.lower() in KEYS or _NUMBERED.fullmatch(n.lower()) else n for n in columns}
     return _Table(file, {known[name]: cells for name, cells in columns.items()}, places)
 
 

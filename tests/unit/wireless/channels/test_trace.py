@@ -55,6 +55,13 @@ def wide_csv(folder):
     return written(folder / "wide.csv", "\n".join(lines))
 
 
+def excel(folder):
+    """As a spreadsheet writes it where the comma is the decimal mark."""
+    lines = ["sep=;", "Round;Client;Subchannel 0;Subchannel 1;Subchannel 2"]
+    lines += [f"{t};{k};" + ";".join(f"{g:.2e}".replace(".", ",") for g in GAINS[t, k]) for t, k in np.ndindex(T, K)]
+    return written(folder / "excel.csv", "\n".join(lines))
+
+
 def parquet(folder):
     index = list(np.ndindex(GAINS.shape))
     columns = {name: [one[i] for one in index] for i, name in enumerate(("round", "client", "subchannel"))}
@@ -92,6 +99,7 @@ def mat(folder):
         lambda folder: long_csv(folder, first=1),
         lambda folder: long_csv(folder, mark=";"),
         wide_csv,
+        excel,
         parquet,
         npz,
         npy,
