@@ -31,6 +31,7 @@ from wavetune.units import Array
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
+_OPEN_SHARE = 0.03  # of what both ways leave open, within which the uplink alone is planned
 
 
 def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
@@ -160,7 +161,7 @@ class CommonCutSearch:
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
         self._descend(clock)
-        self._descend_both_ways(clock)
+        self._descend_both_ways()
         if clock.expired:
             return
         # A bound for every pair first, so that an answer cut short knows how good it is.
@@ -186,11 +187,11 @@ class CommonCutSearch:
             if i != first and self._lower_both_ways_s(i) < self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE):
                 self._serve_pair(i, [self.two_ways[self._best_both_ways()].owner_M], clock)
 
-    def _descend_both_ways(self, clock: Clock) -> None:
-        """Owners of both bands for both ways by local search; part of the first plan where it takes milliseconds."""
+    def _descend_both_ways(self) -> None:
+        """Owners of both bands for both ways by local search."""
         if not self.problem.price_downlink:
             return
-        clock, i = Clock() if self.main.snr_per_w_KM.size <= _QUICK else clock, self.best
+        i, clock = self.best, Clock()  # part of the first plan, as owners for the uplink alone can take twice as long
         ways, fed_ways, fed = self._ways(i), self._fed_ways, self.fed_incumbent
         if ways is not None:
             owner_M, delay_s = ways.improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
@@ -252,15 +253,27 @@ class CommonCutSearch:
         if ways is None:
             return
         owner_M, delay_s = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
+        known = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
+        if self._holds_nothing_up(i, delay_s):
+            self.two_ways[i] = known
+            return
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(delay_s, self._fed_both_ways_s()[0])
         gap_s, beat_s = gap_s / (pair.rounds * pair.steps), np.inf
         if self.two_ways.keys() - {i}:
             least_s = self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE)
             rest_s = pair.both_ways_s(0.0, self._fed_both_ways_s()[1])
             beat_s = (least_s - rest_s) / (pair.rounds * pair.steps)
-        known = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
         prices = self.incumbents[i if i in self.incumbents else self.best].prices
         self.two_ways[i] = ways.solve(known, prices, self.bounds_s[i], gap_s, beat_s, self.effort, clock)
+
+    def _holds_nothing_up(self, i: int, delay_s: float) -> bool:
+        """Whether a pair with such a delay of both ways is not the best, nor its bound the least."""
+        if not self.two_ways.keys() - {i}:
+            return False
+        best_s, bound_s = self._least_both_ways_s(), self._lower_both_ways_s(self._best_both_ways())
+        return self.pairs[i].both_ways_s(delay_s, self._fed_both_ways_s()[0]) >= best_s and (
+            self._lower_both_ways_s(i) >= bound_s
+        )
 
     def _fed_both_ways_s(self) -> tuple[float, float]:
         """Best known and least possible delay of both ways of the fed band, per bit (s)."""
@@ -395,6 +408,8 @@ class CommonCutSearch:
     def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
         pair, incumbent = self.pairs[i], self.incumbents[i]
         gap_s = 0.5 * self.tolerance * self._upper_s(i) / (pair.rounds * pair.steps)
+        if self.warm is None and i in self.two_ways:  # what both ways leave open the uplink alone does not close
+            gap_s = max(gap_s, _OPEN_SHARE * (self.two_ways[i].delay_s - self.two_ways[i].bound_s))
         if incumbent.gap_s > 0:
             self.incumbents[i] = solve(self.main_problems[i], incumbent, gap_s, effort, clock, beat_s)
             self.bounds_s[i] = max(self.bounds_s[i], self.incumbents[i].bound_s)
@@ -421,7 +436,7 @@ class CommonCutSearch:
     def _search_pair(self, i: int, clock: Clock) -> None:
         """Try to beat the best plan with another pair, or to prove that it cannot be beaten by it."""
         enough_s = self._upper_s(self.best) * (1 - self.tolerance)
-        if self._lower_s(i) >= enough_s:
+        if self._lower_s(i) >= enough_s or (self.two_ways and self._holds_nothing_up(i, np.inf)):
             return
         self.incumbents[i] = descend(
             self.main_problems[i], self._main_incumbent(i, self.incumbents[self.best].owner_M), clock

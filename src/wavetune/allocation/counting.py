@@ -59,53 +59,52 @@ class Strongest:
         subchannels at any delay; the others need none. Columns are doubled for problems whose bounds that raises.
         """
         K = amount.shape[-1]
-        start_PK, amount_PK = (np.broadcast_to(x, amount.shape).reshape(-1, K) for x in (start_s, amount))
-        least_PK = np.where(amount_PK > 0, np.broadcast_to(least, amount.shape).reshape(-1, K), 0)
+        start_PK, amount_PK = start_s.reshape(-1, K), amount.reshape(-1, K)
+        sends_PK = amount_PK > 0
+        least_PK = sends_PK * np.reshape(least, (-1, K) if np.ndim(least) else 1)
         few = 4 * -(-self.num_subchannels // max(K, 1)) + 16
         most, limit = min(self.num_subchannels, few), min(self.num_subchannels, 8 * few)
-        found_P, open_P = np.full(len(amount_PK), -np.inf), np.arange(len(amount_PK))
-        while len(open_P):
-            before_P, rate_KJ = found_P[open_P], self.rates(most)
-            rising = np.empty(len(open_P), np.bool_)
-            for some in np.array_split(np.arange(len(open_P)), -(-len(open_P) * rate_KJ.size // _AT_ONCE)):
-                here = open_P[some]
-                time_PKJ = _times_s(start_PK[here], amount_PK[here], rate_KJ)
-                found_P[here] = least_common_s(time_PKJ, least_PK[here], num_subchannels)
-                rising[some] = np.any(time_PKJ[..., -1] > found_P[here, None], axis=1)
+        found_P, open_P = np.full(len(amount_PK), -np.inf), list(range(len(amount_PK)))
+        while open_P:
+            rising, at_once = list[int](), max(1, _AT_ONCE // (K * most))
+            for some in (open_P[first : first + at_once] for first in range(0, len(open_P), at_once)):
+                time_PKJ = _times_s(start_PK[some], amount_PK[some], sends_PK[some], self.rates(most))
+                for p, time_KJ in zip(some, time_PKJ, strict=True):
+                    latest_s, before_s = float(time_KJ[:, -1].max()), float(found_P[p])
+                    found_P[p] = found_s = least_common_s(time_KJ, least_PK[p], num_subchannels)
+                    if latest_s > found_s > before_s * (1 + _CLOSE):
+                        rising.append(p)
             if most == limit:
                 break
-            open_P = open_P[rising & (found_P[open_P] > before_P * (1 + _CLOSE))]
-            most = min(limit, 2 * most)
+            open_P, most = rising, min(limit, 2 * most)
         return found_P.reshape(amount.shape[:-1])
 
 
-def _times_s(start_PK: Array, amount_PK: Array, rate_KJ: Array) -> Array:
+def _times_s(start_PK: Array, amount_PK: Array, sends_PK: BoolArray, rate_KJ: Array) -> Array:
     """When clients are done at rates, [P, K, J]; at once where they have nothing to do."""
     with np.errstate(divide="ignore", invalid="ignore"):
         time_PKJ = start_PK[..., None] + amount_PK[..., None] / rate_KJ
-    time_PKJ[amount_PK <= 0] = -np.inf
+    if not sends_PK.all():
+        time_PKJ[~sends_PK] = -np.inf
     return time_PKJ
 
 
-def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> Array:
+def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> float:
     """No owners of the subchannels have all clients done sooner (s); infinite where there are too few subchannels.
 
     At a delay t, client k needs `least_K` subchannels and one more for each larger number of its strongest with which
     it is not done by t; with all together at most as many as there are, that is an order statistic of the times.
 
     Args:
-        time_KJ: when client k is done with its n strongest subchannels, n = 1 to J, falling (s); [..., K, J] of several
-            problems.
-        least_K: subchannels that it needs at any delay, [..., K].
+        time_KJ: when client k is done with its n strongest subchannels, n = 1 to J, falling (s).
+        least_K: subchannels that it needs at any delay.
         num_subchannels: how many there are.
-
-    Returns: a number for each problem, [...].
     """
-    J = time_KJ.shape[-1]
-    number_J: IntArray = np.arange(1, J + 1, dtype=np.int64)
-    counts_KJ: BoolArray = number_J >= least_K[..., None]
-    late = np.where(counts_KJ, time_KJ, -np.inf).reshape(*time_KJ.shape[:-2], -1)
-    spare = num_subchannels - np.sum(least_K, axis=-1)
-    place = np.clip(late.shape[-1] - 1 - spare, 0, late.shape[-1] - 1)
-    found_s = np.take_along_axis(np.partition(late, np.unique(place), axis=-1), place[..., None], axis=-1)[..., 0]
-    return np.where(spare < 0, np.inf, np.where(spare < late.shape[-1], found_s, -np.inf))
+    if least_K.max() > 1:
+        number_J: IntArray = np.arange(1, time_KJ.shape[1] + 1, dtype=np.int64)
+        time_KJ = np.where(number_J >= least_K[:, None], time_KJ, -np.inf)
+    spare = num_subchannels - int(least_K.sum())
+    if not 0 <= spare < time_KJ.size:
+        return np.inf if spare < 0 else -np.inf
+    place = time_KJ.size - 1 - spare
+    return float(np.partition(time_KJ, place, axis=None)[place])

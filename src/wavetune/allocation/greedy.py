@@ -8,6 +8,7 @@ Shape suffixes: I local steps, K clients, M subchannels.
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Sequence
 
 import numpy as np
@@ -102,34 +103,31 @@ def greedy_subchannels(
     snr_per_w_KM = band.snr_per_w_KM
     rate_KM = band.envelope_bit_per_s(snr_per_w_KM * share_w)
     owner_M = _one_each(band, rate_KM, bits_K, tx_power_max_w_K, first_K)
+    own_K = [np.flatnonzero(owner_M == k).tolist() for k in range(len(bits_K))]
 
     def rate_of(k: int) -> float:
-        own = np.flatnonzero(owner_M == k)
-        density_w = min(share_w, tx_power_max_w_K[k] / max(len(own), 1))
-        return float(band.envelope_bit_per_s(snr_per_w_KM[k, own] * density_w).sum())
+        density_w = min(share_w, tx_power_max_w_K[k] / max(len(own_K[k]), 1))
+        return float(band.envelope_bit_per_s(snr_per_w_KM[k, own_K[k]] * density_w).sum())
 
     rate_K = np.array([rate_of(k) for k in range(len(bits_K))])
-    may_take_K = bits_K > 0
-    free = set(np.flatnonzero(owner_M < 0).tolist())
-    ranked_KM = np.argsort(-rate_KM, axis=1, kind="stable")
-    next_K = np.zeros(len(bits_K), dtype=np.int64)
-    while free and may_take_K.any():
-        finish_s_K = np.where(may_take_K, ready_s_K + bits_K / np.maximum(rate_K, 1e-300), -np.inf)
-        k = int(np.argmax(finish_s_K))
-        shares_w = (np.count_nonzero(owner_M == k) + 1) * share_w
-        if not whole_band and shares_w > tx_power_max_w_K[k] * (1 + _CAP_TOLERANCE):
-            may_take_K[k] = False
+    done_s_K = np.where(bits_K > 0, ready_s_K + bits_K / np.maximum(rate_K, 1e-300), -np.inf)  # of who may take more
+    free_M = owner_M < 0
+    for _ in range(np.count_nonzero(free_M) + len(bits_K)):
+        k = int(np.argmax(done_s_K))
+        if not np.any(free_M) or done_s_K[k] == -np.inf:
+            break
+        if not whole_band and (len(own_K[k]) + 1) * share_w > tx_power_max_w_K[k] * (1 + _CAP_TOLERANCE):
+            done_s_K[k] = -np.inf
             continue
-        while int(ranked_KM[k, next_K[k]]) not in free:
-            next_K[k] += 1
-        i = int(ranked_KM[k, next_K[k]])
-        owner_M[i] = k
+        i = int(np.argmax(np.where(free_M, rate_KM[k], -1.0)))
+        bisect.insort(own_K[k], i)
         rate = rate_of(k)
         if rate <= rate_K[k]:
-            owner_M[i], may_take_K[k] = -1, False
+            own_K[k].remove(i)
+            done_s_K[k] = -np.inf
             continue
-        free.remove(i)
-        rate_K[k] = rate
+        owner_M[i], free_M[i], rate_K[k] = k, False, rate
+        done_s_K[k] = ready_s_K[k] + bits_K[k] / max(rate, 1e-300)
     return owner_M
 
 

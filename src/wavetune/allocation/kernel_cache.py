@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Generator
@@ -28,6 +29,7 @@ except ImportError:  # Windows, where each process compiles for itself
     fcntl = None
 
 _NAMED = "kernels-"
+_COMPILED = re.compile(rb"^@(kernel|part)\b|njit", re.MULTILINE)  # in sources of what is compiled
 _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
 
 
@@ -111,7 +113,7 @@ def state_of(package: Path) -> str:
     digest = hashlib.sha256()
     for path in sorted(package.rglob("*.py")):
         content = path.read_bytes()
-        if b"water_filling" in content:  # from which all kernels come
+        if _COMPILED.search(content):
             digest.update(f"{path.relative_to(package)} {len(content)}\n".encode() + content)
     return digest.hexdigest()[:16]
 

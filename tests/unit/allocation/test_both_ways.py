@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
+from wavetune.allocation import common_cut
 from wavetune.allocation.band import local_owners
+from wavetune.allocation.both_ways import BothWays
+from wavetune.allocation.common_cut import CommonCutSearch
 from wavetune.allocation.counting import least_common_s
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
@@ -130,6 +133,45 @@ def test_cells_between_loud_neighbours_are_planned_within_half_a_percent(seed):
     found = plan(replace(problem, tx_power_max_w_K=np.full(6, 0.2)))
     assert violations(problem, found) == []
     assert found.gap < 5e-3
+
+
+@pytest.fixture(scope="module")
+def slow_way_back():
+    """A cell that sends much more slowly than it hears, and its plan with the pairs of cut and rank that were bounded.
+
+    Counts are of pairs whose owners were looked for, and of those bounded by prices.
+    """
+    problem, g, counts = cell_problem(10, 40, seed=1), np.random.default_rng(1), {"served": 0, "bounded": -1}  # and fed
+
+    def band(one):
+        down_KM = one.gain_KM * g.exponential(size=one.gain_KM.shape)
+        return replace(one, downlink_gain_KM=down_KM, downlink_power_w=0.002)
+
+    def counted(name, function):
+        def call(*args, **named):
+            counts[name] += 1
+            return function(*args, **named)
+
+        return call
+
+    problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(BothWays, "solve", counted("bounded", BothWays.solve))
+        patch.setattr(CommonCutSearch, "_serve_pair", counted("served", CommonCutSearch._serve_pair))
+        found = plan(problem)
+    return problem, found, counts
+
+
+def test_a_cut_and_rank_that_hold_neither_plan_nor_bound_up_are_not_bounded(slow_way_back):
+    _, found, counts = slow_way_back
+    assert found.gap < 0.02
+    assert counts["served"] > counts["bounded"] == 1
+
+
+def test_a_first_plan_of_a_large_band_serves_the_way_back_too(slow_way_back, monkeypatch):
+    problem, found, _ = slow_way_back
+    monkeypatch.setattr(common_cut, "_QUICK", 0)  # as if there were more clients and subchannels
+    assert plan(problem, time_limit_s=1e-9).delay_s < 1.05 * found.delay_s
 
 
 @given(st.integers(1, 4), st.integers(1, 7), st.integers(0, 10**6))
