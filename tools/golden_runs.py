@@ -14,14 +14,14 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parents[1]
 CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "measured"}
 
-FEW = ("world.data.validation_samples=4", "run.samples=0", "run.evaluate_every=2")
+FEW = ("world.data.max_tokens=96", "world.data.validation_samples=4", "run.samples=0", "run.evaluate_every=2")
 EXACT = ("method.adapter_codec.kind=fp64", "run.precision=fp64")
 OUTAGE = (
     "method.planner.kind=all_random",
@@ -140,6 +140,10 @@ def _names_of(tool: Path) -> list[str]:
 
 def play(names: Sequence[str], out: Path) -> None:
     """Run these in this process, each into a folder of its name."""
+    with suppress(ImportError):  # a commit from before there was such a thing
+        from wavetune.models import light_imports
+
+        light_imports.install()
     from helpers import runs
     from helpers.deployment import run_deployed
     from helpers.runs import Silent, small, train
