@@ -1,5 +1,6 @@
 """What every test shares: one thread a process, no network, and data that lies beside the repository."""
 
+import gc
 import os
 import signal
 import sys
@@ -25,6 +26,8 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Whoever started pytest may have had it ignore interrupts, as a shell does in the background; tests send some.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+gc.disable()  # until all is collected
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=40)
 settings.register_profile("thorough", deadline=None, max_examples=1000)
@@ -63,6 +66,12 @@ def made_once() -> Iterator[None]:
         if "torch" in sys.modules:  # a test of what needs it was collected
             once.load(patch)
         yield
+
+
+def pytest_collection_finish() -> None:
+    """What was collected stays: no garbage is looked for in it, neither while it grows nor later."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
