@@ -29,7 +29,7 @@ from wavetune.runtimes.device import take_part
 from wavetune.runtimes.forked import Fork
 from wavetune.runtimes.session import build
 
-DEADLINE_S, LONG_S = 10.0, 400.0
+DEADLINE_S, LONG_S = 5.0, 400.0
 BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 
 
