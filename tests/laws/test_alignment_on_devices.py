@@ -29,6 +29,7 @@ RECIPE = small(
     *ALIGNED,
     *EXACT,
     f"method.alignment.learning.steps={STEPS}",
+    "method.alignment.learning.max_prompt_tokens=80",
     "method.alignment.learning.max_new_tokens=12",
     "method.alignment.held_out_prompts=2",
     "method.alignment.learning.objective.epochs=1",
