@@ -13,6 +13,7 @@ from wavetune.reporting.accounts import CHANGING, critical_s, pipelines
 
 SLOW_SERVER = (
     *WIDE,
+    "world.data.max_tokens=96",
     "method.lora.rank=1",
     "world.scenario.server.flop_per_s=1e10",
     "world.scenario.population.clock_hz=[1e6,3e7]",

@@ -313,7 +313,7 @@ def test_own_data_from_a_folder_of_json_lines(tmp_path):
     summary, world = read_json(out / "summary.json"), read_json(out / "world.json")
     assert world["preset"] == "cell"
     assert "World: preset cell." in (out / "report.html").read_text()
-    expected = {"name": "data", "train_samples": 30, "validation_samples": 8, "partition": "by_domain", "dropped": 0}
+    expected = {"name": "data", "train_samples": 30, "validation_samples": 4, "partition": "by_domain", "dropped": 0}
     assert summary["data"].items() >= expected.items()
     assert [device["domains"] for device in world["devices"]] == [{"d0": 15}, {"d1": 15}]
     assert {sample["prompt"] for sample in read_json(out / "samples.json")} <= {row["prompt"] for row in rows[30:]}

@@ -29,7 +29,7 @@ def own(tmp_path_factory):
     other = tmp_path_factory.mktemp("other") / "other.jsonl"
     write(other, [{"prompt": f"say {i % 5}", "completion": f"it is {i}"} for i in range(10)])
     out = tmp_path_factory.mktemp("runs") / "run"
-    words = settings("run.rounds=1", "world.data.train_samples=40")
+    words = settings("run.rounds=1", "world.data.train_samples=40", "world.data.validation_samples=6")
     answer = wavetune("run", "sflllm", *words, "--data", folder, "--out", out)
     assert answer.code == 0, answer.err
     return out, other

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+import wavetune as wt
 from wavetune.foreign import imported
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
@@ -25,7 +26,16 @@ def test_rows_of_ones_own_are_tuned_and_answered(tmp_path, capsys):
     assert "round 1 loss" in capsys.readouterr().out
 
 
-def test_a_cell_is_planned_and_swept(tmp_path, capsys):
+def test_a_cell_is_planned_and_swept(tmp_path, capsys, monkeypatch):
+    """The sweep is that of the example, with a seed and a few of its values and subchannels."""
+
+    def swept_shortly(cell, over, *, seeds, **given):
+        assert seeds > 1
+        shorter = cell.with_settings("world.scenario.bands.main.num_subchannels=8")
+        return sweep(shorter, {field: values[:2] for field, values in over.items()}, seeds=1, **given)
+
+    sweep = wt.sweep
+    monkeypatch.setattr(wt, "sweep", swept_shortly)
     swept = job("plan_your_cell")(str(tmp_path))
     assert swept.feasible
     assert "no plan is below" in capsys.readouterr().out

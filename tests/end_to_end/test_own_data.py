@@ -100,6 +100,6 @@ def test_columns_of_any_name_are_asked_for_and_read(tmp_path):
     mapping = ["--set", "world.data.columns.prompt=frage", "--set", "world.data.columns.response=antwort"]
     assert "data: 18 training and 2 validation rows of mine.csv" in wavetune(*words, *mapping).out
     assert (
-        "20 training and 8 validation rows"
+        "20 training and 4 validation rows"
         in wavetune(*words, *mapping, "--set", "world.data.validation_fraction=0").out
     )

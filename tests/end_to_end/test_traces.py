@@ -27,7 +27,8 @@ def trace(tmp_path):
 
 def on(trace, *settings):
     channel = ["world.scenario.channel.kind=trace", f"world.scenario.channel.file={trace}", *BANDS]
-    return small("sflllm", *channel, "run.local_steps=1", *settings)
+    rows = "world.data.max_tokens=96"  # long enough for the links to matter
+    return small("sflllm", *channel, rows, "run.local_steps=1", *settings)
 
 
 def test_a_run_on_a_trace_is_charged_by_it_and_not_continued_with_another(trace, tmp_path):

@@ -18,6 +18,7 @@ MIXED = ("method.topology.cut=[1,4,2]", "method.lora.rank=[2,8,1]")
 AT_CLIENT = "method.topology.labels=client"
 DIFFERENT = (
     "method.planner.cut_per_client=true",
+    "method.planner.time_limit_s=0.3",  # whatever plan it is that is charged
     "world.scenario.server.flop_per_s=1e10",
     "world.scenario.population.clock_hz=[1e6,3e7]",
     "world.scenario.bands.main.subchannel_hz=5e6",
