@@ -166,8 +166,8 @@ class CommonCutSearch:
             return
         # A bound for every pair first, so that an answer cut short knows how good it is.
         for effort in (self.effort,) if self.warm else (self.effort.briefly, self.effort):
-            self._solve_main(self.best, effort, clock)
             self._solve_fed(effort, clock)
+            self._solve_main(self.best, effort, clock)
             self._bound_others(clock)
         self._serve_both_ways(clock)
         for i in self._open_pairs()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
@@ -407,7 +407,9 @@ class CommonCutSearch:
 
     def _solve_main(self, i: int, effort: Effort, clock: Clock, beat_s: float = np.inf) -> None:
         pair, incumbent = self.pairs[i], self.incumbents[i]
-        gap_s = 0.5 * self.tolerance * self._upper_s(i) / (pair.rounds * pair.steps)
+        allowed_s, (fed_s, fed_bound_s) = self.tolerance * self._upper_s(i), self._fed_s()
+        left_s = allowed_s - pair.rounds * pair.fed_bits * (fed_s - fed_bound_s)
+        gap_s = max(left_s, 0.5 * allowed_s) / (pair.rounds * pair.steps)
         if self.warm is None and i in self.two_ways:  # what both ways leave open the uplink alone does not close
             gap_s = max(gap_s, _OPEN_SHARE * (self.two_ways[i].delay_s - self.two_ways[i].bound_s))
         if incumbent.gap_s > 0:
