@@ -36,7 +36,7 @@ from wavetune.models.reward import load_reward, read_about, rewards_of
 from wavetune.models.stock import LOCAL
 from wavetune.models.targets import ALL_LINEAR
 
-TOKENS_PER_PASS = 4096  # answers of similar length go through the model together
+_TOKENS_PER_PASS, _TOKENS_THERE = 1024, 4096  # of answers of similar length, on a CPU and on an accelerator
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,16 @@ class RewardModel:
     def score_rows(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Reward of each row of token ids, [N]."""
         scores = np.empty(len(rows))
-        for group in by_length([len(row) for row in rows], TOKENS_PER_PASS):
+        for group in by_length([len(row) for row in rows], tokens_per_pass(self.backbone.device)):
             ids = torch.tensor([token for i in group for token in rows[i]])
             rewards = rewards_of(self.backbone, self.bank, ids, [len(rows[i]) for i in group])
             scores[group] = rewards.double().cpu().numpy()
         return scores
+
+
+def tokens_per_pass(device: torch.device) -> int:
+    """Tokens of answers that go through a reward model at once. More are slower where they leave the cache."""
+    return _TOKENS_PER_PASS if device.type == "cpu" else _TOKENS_THERE
 
 
 def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
@@ -134,7 +139,7 @@ class StockClassifier:
             raise ConfigError(f"reward {self.name} takes {room} tokens and an answer has more ({error})") from error
         scores = np.empty(len(answers))
         pads = None not in (self.tokenizer.pad_token_id, self.model.config.pad_token_id)
-        for group in by_length(lengths, TOKENS_PER_PASS if pads else 1):
+        for group in by_length(lengths, tokens_per_pass(self.model.device) if pads else 1):
             part = [[column[i] for i in group] for column in texts]
             inputs = self.tokenizer(*part, **keep, padding=pads, return_tensors="pt").to(self.model.device)
             logits_NC = self.model(**inputs).logits.double().cpu()

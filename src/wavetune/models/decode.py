@@ -1,16 +1,18 @@
 """Generation for all clients of a cohort at once: ragged prompts, a static key-value cache, adapters per client.
 
 Prompts go through the model without padding and fill the cache; then every step takes one token of each live sample.
-Samples that end leave the batch, so that no step works on finished ones. A model whose attention cannot be exchanged
-reads its texts anew for every token.
+Those that end leave their rows to the next prompts, so that no step works on finished ones. A model whose attention
+cannot be exchanged reads its texts anew for every token.
 
-Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-value heads, D head width, V vocabulary.
+Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-value heads, D head width, V vocabulary,
+R rows of the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Hashable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Collection, Hashable, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -27,6 +29,8 @@ from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 
 _CACHE_BYTES, _MOST_SAMPLES = 512 << 20, 128
+_TOKENS_READ, _TOKENS_READ_THERE = 1024, 32768  # of prompts in a pass on a CPU, and on an accelerator
+_LEAST_READ = 256  # for which a pass is worth it
 _BEHIND_A_PROMPT = ("lora", "bottleneck", "head")  # kinds of adapters that act on a token after the first pass
 
 
@@ -103,16 +107,13 @@ def decode(
     if not prompts:
         return []
     _check_room(backbone, prompts, max_new_tokens, backbone.key_tokens(bank))
-    owners, found = list(owner_S) or [0] * len(prompts), list[Answer]()
+    owners = list(owner_S) or [0] * len(prompts)
     ends = frozenset((end,) if isinstance(end, int) else tuple(end) for end in stop_ids)
-    if samples_at_once is None:
-        each = _samples_bytes(backbone, 1, backbone.key_tokens(bank) + max(map(len, prompts)) + max_new_tokens)
-        samples_at_once = max(1, min(_MOST_SAMPLES, _CACHE_BYTES // each))
-    batches = -(-len(prompts) // samples_at_once)  # of equal sizes, as small ones take as long
-    for part in (slice(len(prompts) * i // batches, len(prompts) * (i + 1) // batches) for i in range(batches)):
-        batch = _Batch(backbone, prompts[part], owners[part], bank, max_new_tokens)
-        found += batch.run(max_new_tokens, ends, sampling, part.start, keep_states)
-    return found
+    length = backbone.key_tokens(bank) + max(map(len, prompts)) + max_new_tokens
+    most = samples_at_once or max(1, min(_MOST_SAMPLES, _CACHE_BYTES // _samples_bytes(backbone, 1, length)))
+    samples = [_Sample(i, k, tuple(prompt)) for i, (k, prompt) in enumerate(zip(owners, prompts, strict=True))]
+    _Decoding(backbone, bank, samples, min(most, len(samples)), length).run(max_new_tokens, ends, sampling, keep_states)
+    return [sample.answer(ends) for sample in samples]
 
 
 def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
@@ -124,98 +125,139 @@ def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
     return 2 * samples * length * groups * width * backbone.num_layers * backbone.dtype.itemsize
 
 
-class _Batch:
-    """Samples that are decoded together. The logits of the next tokens stand ready after each pass."""
+@dataclass(eq=False)
+class _Sample:
+    """A prompt of one owner, and what was answered so far; while it is live it has a row of the cache."""
+
+    place: int
+    owner: int
+    prompt: tuple[int, ...]
+    row: int = -1
+    ids: list[int] = field(default_factory=list[int])
+    log_probs: list[float] = field(default_factory=list[float])
+    entropies: list[float] = field(default_factory=list[float])
+    states: list[Tensor] = field(default_factory=list[Tensor])
+
+    def answer(self, ends: Ends) -> Answer:
+        """What was answered."""
+        states = torch.stack(self.states) if self.states else None
+        ended = length_of_end(self.ids, ends) > 0
+        return Answer(tuple(self.ids), tuple(self.log_probs), ended, tuple(self.entropies), states)
+
+
+class _Decoding:
+    """Samples that are decoded together, as many at a time as the cache has rows; whoever waits takes the rows of those
+    that ended. The logits of the live samples' next tokens stand ready after each pass.
+    """
 
     def __init__(
-        self,
-        backbone: Backbone,
-        prompts: Sequence[Sequence[int]],
-        owners: Sequence[int],
-        bank: AdapterBank | None,
-        max_new_tokens: int,
+        self, backbone: Backbone, bank: AdapterBank | None, samples: Sequence[_Sample], rows: int, length: int
     ) -> None:
-        self.backbone, self.bank = backbone, bank
-        distinct = list(dict.fromkeys(zip(owners, map(tuple, prompts), strict=True)))
-        self.owners, filled = [owner for owner, _ in distinct], [prompt for _, prompt in distinct]
-        self.before = backbone.key_tokens(bank)
-        self.lengths = [self.before + len(prompt) for prompt in filled]  # in the cache, of each live sample
-        self.texts = [list(prompt) for prompt in filled]
-        self.cache = _Cache(len(filled), max(self.lengths) + max_new_tokens)
-        self.live = list(range(len(filled)))
-        self.states_LD, self.logits_LV = self._read_texts()
-        if len(distinct) < len(prompts):  # whoever answers the same prompt goes on from the same keys and values
-            row_of = {key: row for row, key in enumerate(distinct)}
-            rows = [row_of[key] for key in zip(owners, map(tuple, prompts), strict=True)]
-            self._keep(rows)
-            self.live = list(range(len(rows)))
-            self.states_LD, self.logits_LV = self.states_LD[rows], self.logits_LV[rows]
+        self.backbone, self.bank, self.before = backbone, bank, backbone.key_tokens(bank)
+        alike: dict[tuple[int, tuple[int, ...]], list[_Sample]] = {}
+        for sample in samples:
+            alike.setdefault((sample.owner, sample.prompt), []).append(sample)
+        self.waiting = deque(own[i : i + rows] for own in alike.values() for i in range(0, len(own), rows))
+        self.cache, self.free, self.live = _Cache(rows, length), list(range(rows)), list[_Sample]()
+        self.states_LD, self.logits_LV = torch.empty(0), torch.empty(0)
 
-    def run(
-        self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, first: int, keep_states: bool
-    ) -> Iterator[Answer]:
-        """Answers in the order of the prompts; `first` is the place of this batch's first sample among the draws."""
-        ids, log_probs, entropies = ([list[Any]() for _ in self.live] for _ in range(3))
-        states: list[list[Tensor]] = [[] for _ in self.live]
-        for step in range(max_new_tokens):
-            draws = sampling.draws_ST[[first + sample for sample in self.live], step] if sampling else None
-            ids_L, log_probs_LV = _choose(self.logits_LV, draws, sampling)
-            chosen, log_prob = ids_L.tolist(), log_probs_LV.gather(1, ids_L[:, None])[:, 0].tolist()
-            for sample, token, value in zip(self.live, chosen, log_prob, strict=True):
-                ids[sample].append(token)
-                log_probs[sample].append(value)
-            if keep_states:
-                entropy_L = torch.special.entr(log_probs_LV.exp_()).sum(-1).tolist()
-                for sample, state, value in zip(self.live, self.states_LD, entropy_L, strict=True):
-                    states[sample].append(state)
-                    entropies[sample].append(value)
-            going = [row for row, sample in enumerate(self.live) if not length_of_end(ids[sample], ends)]
-            if not going or step + 1 == max_new_tokens:
+    def run(self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, keep_states: bool) -> None:
+        """Answer all prompts."""
+        while self.waiting or self.live:
+            while bundles := self._next():
+                self._begin(bundles)
+            self._choose(sampling, keep_states)
+            gone = [s for s in self.live if len(s.ids) >= max_new_tokens or length_of_end(s.ids, ends)]
+            self.live = [sample for sample in self.live if sample not in gone]
+            self.free += [sample.row for sample in gone]
+            if self.live:
+                self._advance()
+
+    def _next(self) -> list[list[_Sample]]:
+        """Samples that wait and for which there is room, as many as make a pass; those that answer one prompt together.
+
+        None while they are too few for a pass that is worth it.
+        """
+        most = _TOKENS_READ if self.backbone.device.type == "cpu" else _TOKENS_READ_THERE
+        chosen, rows, tokens = list[list[_Sample]](), len(self.free), 0
+        for bundle in self.waiting:
+            size = len(bundle[0].prompt)
+            if len(bundle) > rows or (chosen and tokens + size > most):
                 break
-            self._keep(going)
-            self._advance([chosen[row] for row in going])
-        for own, values, at, before in zip(ids, log_probs, entropies, states, strict=True):
-            kept = torch.stack(before) if before else None
-            yield Answer(tuple(own), tuple(values), length_of_end(own, ends) > 0, tuple(at), kept)
+            chosen, rows, tokens = [*chosen, bundle], rows - len(bundle), tokens + size
+        if self.live and tokens < _LEAST_READ and len(chosen) < len(self.waiting):
+            return []
+        for _ in chosen:
+            self.waiting.popleft()
+        return chosen
 
-    def _keep(self, rows: list[int]) -> None:
-        if rows != list(range(len(self.live))):
-            self.live, self.lengths, self.owners = (
-                [values[row] for row in rows] for values in (self.live, self.lengths, self.owners)
-            )
-            self.texts = [list(self.texts[row]) for row in rows]
-            self.cache.keep(torch.tensor(rows, device=self.backbone.device))
+    def _begin(self, bundles: list[list[_Sample]]) -> None:
+        """Read each bundle's prompt once; its samples go on from the same keys and values."""
+        for sample in (sample for bundle in bundles for sample in bundle):
+            sample.row = self.free.pop()
+        states_LD, logits_LV = self._read([bundle[0] for bundle in bundles])
+        if any(len(bundle) > 1 for bundle in bundles):
+            self.cache.copy([(own[0].row, sample.row) for own in bundles for sample in own[1:]])
+            first = [number for number, bundle in enumerate(bundles) for _ in bundle]
+            states_LD, logits_LV = states_LD[first], logits_LV[first]
+        if self.live:
+            states_LD, logits_LV = torch.cat([self.states_LD, states_LD]), torch.cat([self.logits_LV, logits_LV])
+        self.live += [sample for bundle in bundles for sample in bundle]
+        order = sorted(range(len(self.live)), key=lambda i: self.live[i].owner)  # an owner's samples are one product
+        if order != list(range(len(order))):
+            self.live = [self.live[i] for i in order]
+            states_LD, logits_LV = states_LD[order], logits_LV[order]
+        self.states_LD, self.logits_LV = states_LD, logits_LV
 
-    def _read_texts(self) -> tuple[Tensor, Tensor]:
+    def _choose(self, sampling: Sampling | None, keep_states: bool) -> None:
+        live = self.live
+        draws = sampling.draws_ST[[s.place for s in live], [len(s.ids) for s in live]] if sampling else None
+        ids_L, log_probs_LV = _choose(self.logits_LV, draws, sampling)
+        chosen, log_prob = ids_L.tolist(), log_probs_LV.gather(1, ids_L[:, None])[:, 0].tolist()
+        for sample, token, value in zip(live, chosen, log_prob, strict=True):
+            sample.ids.append(token)
+            sample.log_probs.append(value)
+        if keep_states:
+            entropy_L = torch.special.entr(log_probs_LV.exp_()).sum(-1).tolist()
+            for sample, state, value in zip(live, self.states_LD, entropy_L, strict=True):
+                sample.states.append(state)
+                sample.entropies.append(value)
+
+    def _read(self, samples: Sequence[_Sample]) -> tuple[Tensor, Tensor]:
         """Normed states and logits after whole texts, which fill the cache where attention lets it be kept."""
-        device, sizes = self.backbone.device, [length - self.before for length in self.lengths]
+        device, texts = self.backbone.device, [[*sample.prompt, *sample.ids] for sample in samples]
+        sizes = [len(text) for text in texts]
         layout = ragged_layout(sizes, device, self.before)
         if self.backbone.way.packed:
-            rows = torch.arange(len(self.texts), device=device)
+            rows = torch.tensor([sample.row for sample in samples], device=device)
             rows_N = rows.repeat_interleave(torch.tensor(sizes, device=device))
             layout = _Filling(**vars(layout), cache=self.cache, rows_N=rows_N)
-        hidden = self._forward([token for text in self.texts for token in text], layout, self.bank)
+        hidden = self._forward(samples, [token for text in texts for token in text], layout, self.bank)
         return self._logits(hidden[np.cumsum(sizes) - 1])
 
-    def _advance(self, tokens: list[int]) -> None:
-        device = self.backbone.device
+    def _advance(self) -> None:
+        live, device = self.live, self.backbone.device
         if not self.backbone.way.packed:
-            for text, token in zip(self.texts, tokens, strict=True):
-                text.append(token)
-            self.lengths = [length + 1 for length in self.lengths]
-            self.states_LD, self.logits_LV = self._read_texts()
+            self.states_LD, self.logits_LV = self._read(live)
             return
-        rows_N = torch.arange(len(tokens), device=device)
-        layout: dict[str, Any] = vars(ragged_layout([1] * len(tokens), device))
-        layout = layout | {"positions_N": torch.tensor(self.lengths, device=device)}
-        self.lengths = [length + 1 for length in self.lengths]
-        reading = _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=max(self.lengths))
-        hidden = self._forward(tokens, reading, self.bank and self.bank.only(_BEHIND_A_PROMPT))
+        if not self.waiting and 2 * len(live) <= self.cache.rows:
+            self.cache.keep([sample.row for sample in live])
+            for row, sample in enumerate(live):
+                sample.row = row
+        rows_N = torch.tensor([sample.row for sample in live], device=device)
+        positions_N = torch.tensor([self.before + len(s.prompt) + len(s.ids) - 1 for s in live], device=device)
+        layout: dict[str, Any] = vars(ragged_layout([1] * len(live), device))
+        layout = layout | {"positions_N": positions_N}
+        reading = _Reading(**layout, cache=self.cache, rows_N=rows_N, longest=int(positions_N.max()) + 1)
+        newest = [sample.ids[-1] for sample in live]
+        hidden = self._forward(live, newest, reading, self.bank and self.bank.only(_BEHIND_A_PROMPT))
         self.states_LD, self.logits_LV = self._logits(hidden)
 
-    def _forward(self, tokens: list[int], layout: RaggedLayout, bank: AdapterBank | None) -> Tensor:
+    def _forward(
+        self, samples: Sequence[_Sample], tokens: list[int], layout: RaggedLayout, bank: AdapterBank | None
+    ) -> Tensor:
         owners, counts = list[int](), list[int]()
-        for owner, group in groupby(zip(self.owners, layout.lengths, strict=True), key=lambda pair: pair[0]):
+        for owner, group in groupby(zip(samples, layout.lengths, strict=True), key=lambda pair: pair[0].owner):
             owners.append(owner)
             counts.append(sum(length for _, length in group))
         ids_N = torch.tensor(tokens, device=self.backbone.device)
@@ -230,22 +272,28 @@ class _Batch:
 
 
 class _Cache:
-    """Keys and values of the live samples, per layer `[L, G, T, D]`."""
+    """Keys and values of samples, a row each, per layer `[R, G, T, D]`."""
 
-    def __init__(self, samples: int, length: int) -> None:
-        self.samples, self.length = samples, length
+    def __init__(self, rows: int, length: int) -> None:
+        self.rows, self.length = rows, length
         self.layers: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: Hashable, rows_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the keys and values of tokens, `[N, G, width]`."""
         if layer not in self.layers:
-            room = (self.samples, key.shape[1], self.length)
+            room = (self.rows, key.shape[1], self.length)
             self.layers[layer] = (key.new_zeros(*room, key.shape[2]), value.new_zeros(*room, value.shape[2]))
         for stored, new in zip(self.layers[layer], (key, value), strict=True):
             stored[rows_N, :, positions_N] = new
 
-    def keep(self, rows: Tensor) -> None:
-        """Drop all samples but these."""
+    def copy(self, rows: Sequence[tuple[int, int]]) -> None:
+        """Copy rows, each given as its number and that of its copy."""
+        for stored in (stored for own in self.layers.values() for stored in own):
+            stored[[copy for _, copy in rows]] = stored[[row for row, _ in rows]]
+
+    def keep(self, rows: list[int]) -> None:
+        """Drop all rows but these, which are numbered anew."""
+        self.rows = len(rows)
         for layer in self.layers:  # one after the other, so that there are never two whole caches
             self.layers[layer] = self.layers[layer][0][rows], self.layers[layer][1][rows]
 
@@ -273,17 +321,24 @@ class _Reading(_Filling):
     longest: int
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """The query heads that share a key-value head stand as the queries of one product. `[L, H, E]`."""
+        """The query heads that share a key-value head stand as the queries of one product. `[L, H, E]`.
+
+        Rows of the cache without a live sample are read too, for nothing.
+        """
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
         keys, values = (stored[:, :, : self.longest] for stored in self.cache.layers[layer])
-        grouped = query.reshape(query.shape[0], key.shape[1], -1, query.shape[2])
+        grouped = self._by_row(query.reshape(query.shape[0], key.shape[1], -1, query.shape[2]))
         sinks = None if rule.sinks is None else rule.sinks.reshape(key.shape[1], -1, 1)
         attended = attention(grouped, keys, values, *self.mask(0, rule.reach), rule, sinks)
-        return attended.reshape(*query.shape[:2], -1)
+        return attended.index_select(0, self.rows_N).reshape(*query.shape[:2], -1)
 
     def _mask(self, group: int, reach: Reach) -> tuple[Tensor, bool]:
         place = torch.arange(self.longest, device=self.positions_N.device)
-        return reach.seen(self.positions_N[:, None], place)[:, None, None, :], False
+        return reach.seen(self._by_row(self.positions_N)[:, None], place)[:, None, None, :], False
+
+    def _by_row(self, values: Tensor) -> Tensor:
+        """Values of the live samples `[L, ...]` in the rows of the cache, zeros in the others, `[R, ...]`."""
+        return values.new_zeros(self.cache.rows, *values.shape[1:]).index_copy_(0, self.rows_N, values)
 
 
 def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:

@@ -72,7 +72,7 @@ def test_scores_do_not_depend_on_what_else_is_scored_or_on_the_order(reward, mon
     assert np.ptp(together) > 1e-3
     np.testing.assert_allclose(together, alone, atol=1e-5)
     np.testing.assert_allclose(together, backwards, atol=1e-5)
-    monkeypatch.setattr("wavetune.federation.reward_models.TOKENS_PER_PASS", 1)
+    monkeypatch.setattr("wavetune.federation.reward_models._TOKENS_PER_PASS", 1)
     np.testing.assert_allclose(reward.score(EXAMPLES, ANSWERS), alone, atol=1e-5)
 
 

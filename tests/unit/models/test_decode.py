@@ -140,6 +140,27 @@ def test_several_answers_to_a_prompt_are_those_to_copies_of_it(prompts):
     assert [answer.ids for answer in found] == [answer.ids for answer in apart]
 
 
+def test_samples_that_end_leave_their_place_to_those_that_wait(prompts):
+    backbone = backbone_of("llama")
+    asked, owners = [prompts[i] for i in (0, 2, 3)], [0, 1, 2]
+    given = (backbone, asked, NEW, range(2, 12), bank_of(backbone), owners, Sampling(draws_for(owners)))
+    apart = decode(*given, 1)
+    forward, together = backbone.forward, list[int]()
+
+    def counted(ids_N, layout, *others):
+        together.append(len(layout.lengths) if set(layout.lengths) == {1} else 0)
+        return forward(ids_N, layout, *others)
+
+    backbone.forward = counted
+    answers = decode(*given, 2)
+    assert [answer.ids for answer in answers] == [answer.ids for answer in apart]
+    steps = [len(answer.ids) - 1 for answer in answers]
+    assert steps[0] != steps[1]
+    assert max(together) == 2
+    assert sum(together) == sum(steps)
+    assert len([n for n in together if n]) < max(steps[:2]) + steps[2]
+
+
 def test_the_cache_of_samples_that_are_decoded_together_stays_within_its_bytes(prompts, monkeypatch):
     backbone, sizes = backbone_of("llama"), list[int]()
     wanted = decode(backbone, prompts, NEW, {STOP})
@@ -152,8 +173,7 @@ def test_the_cache_of_samples_that_are_decoded_together_stays_within_its_bytes(p
     monkeypatch.setattr(decoding, "_CACHE_BYTES", room)
     monkeypatch.setattr(decoding, "_Cache", noted)
     assert [a.ids for a in decode(backbone, prompts, NEW, {STOP})] == [a.ids for a in wanted]
-    assert max(sizes) <= room
-    assert len(sizes) > 1
+    assert sizes == [room]
     kept = cache(1, 5)
     layout = ragged_layout([5])
     rows, layer = torch.zeros(5, dtype=torch.long), backbone.model.config

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import accumulate, groupby
 
 import numpy as np
 import torch
@@ -107,14 +107,19 @@ class AnswerTokens:
 
 
 def passes(samples: Sequence[Sample], tokens_per_pass: int, together: int = 1) -> Iterator[slice]:
-    """Consecutive samples whose tokens fit a pass; every `together` of them are never parted."""
-    start = 0
-    for stop in range(together, len(samples) + 1, together):
-        if stop - together > start and _tokens(samples[start:stop]) > tokens_per_pass:
-            yield slice(start, stop - together)
-            start = stop - together
-    if samples:
-        yield slice(start, len(samples))
+    """Consecutive samples whose tokens fit a pass; every `together` of them are never parted.
+
+    A pass ends between two prompts if it can, as a prompt whose answers are parted goes through the model twice.
+    """
+    last_ones, start = set(accumulate(map(len, _bundles(samples)))), 0
+    while start < len(samples):
+        stop = start + together
+        while stop < len(samples) and _tokens(samples[start : stop + together]) <= tokens_per_pass:
+            stop += together
+        if stop < len(samples):
+            stop = next((end for end in range(stop, start, -together) if end in last_ones), stop)
+        yield slice(start, stop)
+        start = stop
 
 
 def _bundles(samples: Sequence[Sample]) -> list[list[Sample]]:

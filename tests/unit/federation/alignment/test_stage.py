@@ -140,6 +140,8 @@ def test_answers_to_one_prompt_share_its_tokens_in_a_pass():
     assert [(p.start, p.stop) for p in passes(samples, 9)] == [(0, 3), (3, 4)]
     assert [(p.start, p.stop) for p in passes(samples, 8)] == [(0, 2), (2, 3), (3, 4)]
     assert [(p.start, p.stop) for p in passes(samples, 14)] == [(0, 4)]
+    two_prompts = [Sample(0, (k, 2, 3, 4), (5,) * n) for k in (1, 6) for n in (3, 1, 4)]
+    assert [(p.start, p.stop) for p in passes(two_prompts, 15)] == [(0, 3), (3, 6)]  # the first and a part would fit
 
 
 def test_an_evaluation_repeats_its_draws_and_knows_own_from_foreign():
