@@ -1,11 +1,14 @@
 """The data plane: exchanges beside a bare TLS stream, deployed steps beside steps in one process, bytes on the wire.
 
     python benchmarks/data_plane.py [--repeats 30] [--model tiny --devices 3 --rounds 6] [--set PATH=VALUE ...]
+    python benchmarks/data_plane.py --before CHECKOUT [--repeats 30] [--turns 3]
 
 - exchange: a device sends bf16 activations and gets as many bytes of gradients back, all checks included; the other end
   is another process. The bare streams send and receive the same bytes over one TLS socket, and over a gRPC stream with
   the same TLS, and do nothing else. All take turns, so that a machine whose speed drifts treats them alike.
 - steps: the median round of `wavetune deploy`, real processes, over its local steps; and of the same recipe in process.
+- before: exchanges alone, beside those of another checkout (`git worktree add CHECKOUT COMMIT`), each by its own copy
+  of this file in processes of its own, which take turns; medians over the turns, and the ratio turn by turn.
 - bytes: what was predicted, what the frames' payloads held, the frames, and what crossed a proxy between the devices
   and the servers (with TLS and HTTP/2).
 """
@@ -14,7 +17,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import queue
+import re
 import shutil
 import socket
 import ssl
@@ -247,6 +252,28 @@ def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
     }
 
 
+def exchanges_of(checkout: Path, megabytes: Sequence[float], repeats: int) -> list[float]:
+    """Median milliseconds of an exchange of each size, as a checkout's own benchmark prints them."""
+    asked = ["--only", "exchange", "--repeats", str(repeats), "--megabytes", *map(str, megabytes)]
+    said = subprocess.run(
+        [sys.executable, str(checkout.resolve() / "benchmarks" / "data_plane.py"), *asked],
+        stdout=subprocess.PIPE, text=True, check=True,
+        env=os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")},
+    ).stdout  # fmt: skip
+    return [float(found) for found in re.findall(r"each way.*?exchange ([\d.]+) ", said)]
+
+
+def compare(before: Path, megabytes: Sequence[float], repeats: int, turns: int) -> None:
+    """Print exchanges of this checkout beside those of another."""
+    sides = {"now": Path(__file__).parents[1], "before": before}
+    times = [{name: exchanges_of(path, megabytes, repeats) for name, path in sides.items()} for _ in range(turns)]
+    for index, size in enumerate(megabytes):
+        now, then = ([turn[name][index] for turn in times] for name in sides)
+        ratio = statistics.median(b / a for a, b in zip(now, then, strict=True))
+        medians = f"now {statistics.median(now):.1f} ms, before {statistics.median(then):.1f} ms"
+        print(f"{size:5.2f} MB each way, medians of {turns} turns: {medians}, {ratio:.2f} times as fast as before")
+
+
 def of(row: dict[str, float], name: str) -> str:
     """Median and least milliseconds of a contender."""
     return f"{row[f'{name}_ms']:.1f} ({row[f'{name}_least_ms']:.1f}) ms"
@@ -261,12 +288,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--only", choices=["exchange", "steps", "bytes"])
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="PATH=VALUE")
+    parser.add_argument(
+        "--before", type=Path, metavar="CHECKOUT", help="a checkout of another commit, which takes turns"
+    )
+    parser.add_argument("--turns", type=int, default=3, help="of each checkout, with --before")
     parser.add_argument("--other-end", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
     sizes = [int(1e6 * m) for m in options.megabytes]
     torch.set_num_threads(1)
     if options.other_end is not None:
         other_end(options.other_end, sizes, options.repeats)
+        return
+    if options.before is not None:
+        compare(options.before, options.megabytes, options.repeats, options.turns)
         return
     if options.only in (None, "exchange"):
         for row in time_exchanges(sizes, options.repeats):

@@ -100,6 +100,24 @@ def test_the_stages_of_a_run_are_where_they_are_timed():
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 
+def test_exchanges_of_two_checkouts_are_read_as_they_are_printed(monkeypatch, capsys, tmp_path):
+    timing = benchmark("data_plane")
+    took = iter([4.0, 5.0] * 3)  # milliseconds: now, before
+
+    def rows(sizes, _repeats):
+        names = [f"{name}{end}" for name in ("exchange", "bare", "grpc", "codec") for end in ("_ms", "_least_ms")]
+        return [{"bytes": size} | dict.fromkeys(names, ms) for size, ms in zip(sizes, took, strict=False)]
+
+    def printed(command, **_):
+        timing.main(command[2:])
+        return SimpleNamespace(stdout=capsys.readouterr().out)
+
+    monkeypatch.setattr(timing, "time_exchanges", rows)
+    monkeypatch.setattr(timing, "subprocess", SimpleNamespace(run=printed, PIPE=None))
+    timing.main(["--before", str(tmp_path), "--megabytes", "4"])
+    assert "now 4.0 ms, before 5.0 ms, 1.25 times as fast" in capsys.readouterr().out
+
+
 def test_rounds_over_flower_are_timed_beside_those_over_the_control_stream(monkeypatch, capsys):
     def deploy(recipe, out, _devices, _options, _say, watch):
         out.mkdir()
