@@ -350,7 +350,8 @@ def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sa
         log_probs = torch.log_softmax(logits_LV / sampling.temperature, -1)
         if sampling.top_p < 1:
             log_probs = _nucleus(log_probs, sampling.top_p)
-        reached = log_probs.double().exp().cumsum(-1)
+        reached = log_probs.to(torch.float64, copy=True)
+        reached.exp_().cumsum_(-1)  # in place, as each copy is new memory from the system
         wanted = torch.from_numpy(draws_L).to(reached.device)[:, None] * reached[:, -1:]
         ids_L = torch.searchsorted(reached, wanted, right=True)[:, 0].clamp(max=logits_LV.shape[1] - 1)
     return ids_L, log_probs
