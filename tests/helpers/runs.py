@@ -30,7 +30,7 @@ SMALL = (
 )
 WIDE = ("world.scenario.bands.main.num_subchannels=20", "world.scenario.bands.fed.num_subchannels=20")
 """The usual bands, for tests of what their many subchannels allow; to plan them takes most of a small run."""
-PAPER = ("world.scenario.preset=paper", *WIDE)
+PAPER = ("world.scenario.preset=paper", "world.data.max_tokens=96", *WIDE)
 """For tests whose seconds, joules and bits a second are those of the papers' ideal links."""
 EXACT = ("run.precision=fp64", "method.adapter_codec.kind=fp64")
 """Sums that are put together in another order then differ in the last digits of fp64, on whatever processor."""
