@@ -32,14 +32,17 @@ class Span(NamedTuple):
 def source_of(tokenizer: Any, name: str | None = None, tools: bool = False) -> str:
     """The tokenizer's chat template: the one of that name, else the one for tools where there are some, or its default.
 
-    Raises: ConfigError if there is none, or none of that name.
+    Raises: ConfigError if there is none, or none of that name; ModelError if it is no text.
     """
     known = getattr(tokenizer, "chat_template", None)
     if not known:
         raise ConfigError(
             "template 'chat' needs a tokenizer with a chat template; use template 'instruction' or 'plain'"
         )
-    known = {"default": known} if isinstance(known, str) else dict(known)
+    known = {"default": known} if isinstance(known, str) else known
+    if not isinstance(known, Mapping) or not all(isinstance(template, str) for template in known.values()):
+        found = type(known).__name__
+        raise ModelError(f"the model's chat template is no text but a {found}; correct tokenizer_config.json, {ELSE}")
     wanted = name or ("tool_use" if tools and "tool_use" in known else "default")
     if wanted not in known:
         raise ConfigError(

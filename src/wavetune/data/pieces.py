@@ -191,6 +191,7 @@ def eos_id(tokenizer: Any) -> int:
     """
     if tokenizer.eos_token_id is None:
         raise ModelError(
-            "the tokenizer has no end-of-sequence token, so answers would never end; set tokenizer.eos_token"
+            "the tokenizer has no end-of-sequence token, so answers would never end; name one as "
+            "eos_token in its tokenizer_config.json"
         )
     return int(tokenizer.eos_token_id)

@@ -196,4 +196,5 @@ def _cannot_load(folder: Path | str, error: Exception) -> str:
 
 
 def _reason(error: Exception) -> str:
-    return f"it names {error}, which is unknown" if isinstance(error, KeyError) else one_line(error)
+    name = isinstance(error, KeyError) and " " not in str(error)
+    return f"it names {error}, which is unknown" if name else one_line(error)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 
 import pytest
 
@@ -70,6 +71,7 @@ CHAT = Example("Hi", "Hello", turns=(HI,), reply=HELLO)
         ({"prompt": "p", "response": None, "completion": "c"}, Example("p", "c", verbatim=True)),
         ({"prompt": "2+2", "response": 4}, Example("2+2", "4")),
         ({"prompt": "pi", "response": 3.14}, Example("pi", "3.14")),
+        ({"prompt": "pi", "response": Decimal("3.140")}, Example("pi", "3.140")),
         ({"prompt": "p", "completion": "c", "domain": "law"}, Example("p", "c", "law", verbatim=True)),
         ({"prompt": "def f():\n", "completion": "    pass\n"}, Example("def f():\n", "    pass\n", verbatim=True)),
         ({"text": " Once upon a time\n"}, Example("", " Once upon a time\n", verbatim=True)),

@@ -120,7 +120,10 @@ def test_misuse_is_named(tokenizer):
     with pytest.raises(ConfigError, match="template 'chat' needs a tokenizer with a chat template"):
         tokenise([EXAMPLE], tokenizer, ChatTemplate(), 50)
     tokenizer.eos_token_id = None
-    with pytest.raises(ModelError, match="no end-of-sequence token"):
+    tokenizer.chat_template = 5
+    with pytest.raises(ModelError, match=r"chat template is no text but a int; correct tokenizer_config\.json"):
+        ChatTemplate().writer(tokenizer)
+    with pytest.raises(ModelError, match=r"no end-of-sequence token.*eos_token in its tokenizer_config"):
         tokenise([EXAMPLE], tokenizer, PlainTemplate(), 50)
 
 

@@ -144,6 +144,11 @@ def test_the_attention_that_a_folder_asks_for_is_not_needed(folder):
     [
         ({"hidden_size": "64"}, load_tokenizer, "cannot load a causal language model from .*hidden_size.*expected int"),
         ({"hidden_act": "wavy"}, load_stock_model, "it names 'wavy', which is unknown"),
+        (
+            {"rope_parameters": {"rope_type": "yarn", "rope_theta": 1e4}},
+            load_stock_model,
+            "^cannot load a causal language model from [^:]*: .?Missing required keys .*factor",
+        ),
     ],
 )
 def test_a_config_that_is_wrong_is_named_and_not_the_tokenizer(folder, wrong, opened, message):
