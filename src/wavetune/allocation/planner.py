@@ -28,11 +28,12 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     Returns:
         The plan; status "infeasible" with the binding limits where there is none.
     """
-    from wavetune.allocation.common_cut import plan_common_cut
-    from wavetune.allocation.per_client import plan_per_client
+    if problem.clients_may_differ:
+        from wavetune.allocation.per_client import plan_per_client as plan_it
+    else:
+        from wavetune.allocation.common_cut import plan_common_cut as plan_it
 
-    found = (plan_per_client if problem.clients_may_differ else plan_common_cut)(problem, time_limit_s, warm_start)
-    return _or_why_none(problem, found)
+    return _or_why_none(problem, plan_it(problem, time_limit_s, warm_start))
 
 
 @np.errstate(over="ignore")
