@@ -104,7 +104,7 @@ def test_larger_problems_are_certified_and_no_worse_than_common_plans(option, se
 @settings(max_examples=3)
 @given(SEEDS)
 def test_cuts_and_shares_together_are_no_worse_than_either(seed):
-    common = priced(wild_problem(seed, most_clients=6, most_subchannels=12))
+    common = priced(wild_problem(seed, most_clients=4, most_subchannels=8))
     together = plan(replace(common, **OPTIONS["cuts and shares"]))
     for option in ("cuts", "shares"):
         alone = plan(replace(common, **OPTIONS[option]))
@@ -151,10 +151,10 @@ def test_given_decisions_are_planned_to_their_optimum(seed):
 
 @pytest.mark.parametrize("download_share", [0.25, 1.0, 4.0])
 def test_what_is_searched_counts_the_way_back_in_bits_of_its_own_codec(download_share):
-    problem = priced(cell_problem(3, 8, seed=3))
+    problem = priced(cell_problem(3, 5, seed=3))
     problem = replace(problem, costs=replace(problem.costs, download_share=download_share))
     options = fixed_options(problem, np.array([1, 2, 1]), np.array([8, 8, 8]))
-    evaluator, owner_M = Evaluator(problem), np.arange(8) % 3
+    evaluator, owner_M = Evaluator(problem), np.arange(5) % 3
     decision = evaluator.decide(options, owner_M, owner_M)
     assert decision.delay_s == pytest.approx(evaluator.plan_of(decision).delay_s, rel=1e-6)
     outcome = plan(replace(problem, cut_per_client=True))
