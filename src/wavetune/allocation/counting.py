@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from wavetune.allocation.problem import BoolArray, IntArray
+from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
 
 _AT_ONCE = 2_000_000  # times that are in memory
@@ -53,40 +53,51 @@ class Strongest:
         return self._rate_KJ[:, :most]
 
     def least_common_s(self, start_s: Array, amount: Array, least: IntArray | int, num_subchannels: int) -> Array:
-        """No owners of so many subchannels have all clients of a problem done sooner (s), [...] for [..., K].
+        """No owners of so many subchannels have all clients of a problem done sooner (s); of several, [P, K], each.
 
         A client with an `amount` above 0 is done at `start_s` and the amount over its rate, and needs `least`
         subchannels at any delay; the others need none. Columns are doubled for problems whose bounds that raises.
         """
-        K = amount.shape[-1]
-        start_PK, amount_PK = start_s.reshape(-1, K), amount.reshape(-1, K)
-        sends_PK = amount_PK > 0
-        least_PK = sends_PK * np.reshape(least, (-1, K) if np.ndim(least) else 1)
-        few = 4 * -(-self.num_subchannels // max(K, 1)) + 16
-        most, limit = min(self.num_subchannels, few), min(self.num_subchannels, 8 * few)
-        found_P, open_P = np.full(len(amount_PK), -np.inf), list(range(len(amount_PK)))
-        while open_P:
-            rising, at_once = list[int](), max(1, _AT_ONCE // (K * most))
-            for some in (open_P[first : first + at_once] for first in range(0, len(open_P), at_once)):
-                time_PKJ = _times_s(start_PK[some], amount_PK[some], sends_PK[some], self.rates(most))
-                for p, time_KJ in zip(some, time_PKJ, strict=True):
-                    latest_s, before_s = float(time_KJ[:, -1].max()), float(found_P[p])
-                    found_P[p] = found_s = least_common_s(time_KJ, least_PK[p], num_subchannels)
-                    if latest_s > found_s > before_s * (1 + _CLOSE):
-                        rising.append(p)
-            if most == limit:
-                break
-            open_P, most = rising, min(limit, 2 * most)
-        return found_P.reshape(amount.shape[:-1])
+        few = 4 * -(-self.num_subchannels // max(amount.shape[-1], 1)) + 16
+        columns = (min(self.num_subchannels, few), min(self.num_subchannels, 8 * few))
+        least_K = np.where(amount > 0, least, 0)
+        if amount.ndim == 1:
+            return np.array(self._of_one(start_s, amount, least_K, num_subchannels, columns))
+        found_P, at_once = np.empty(len(amount)), max(1, _AT_ONCE // (amount.shape[1] * columns[0]))
+        for first in range(0, len(amount), at_once):
+            some = slice(first, first + at_once)
+            for p, time_KJ in enumerate(_times_s(start_s[some], amount[some], self.rates(columns[0])), first):
+                of_p = (start_s[p], amount[p], least_K[p], num_subchannels)
+                found_P[p] = self._of_one(*of_p, columns, time_KJ)
+        return found_P
+
+    def _of_one(
+        self,
+        start_K: Array,
+        amount_K: Array,
+        least_K: IntArray,
+        num_subchannels: int,
+        columns: tuple[int, int],
+        time_KJ: Array | None = None,
+    ) -> float:
+        """The same of one problem, with so many columns at first and at most, and its times where they are known."""
+        (most, limit), before_s = columns, -np.inf
+        while True:
+            time_KJ = _times_s(start_K, amount_K, self.rates(most)) if time_KJ is None else time_KJ
+            found_s = least_common_s(time_KJ, least_K, num_subchannels)
+            if most == limit or not np.maximum.reduce(time_KJ[:, -1]) > found_s > before_s * (1 + _CLOSE):
+                return found_s
+            most, before_s, time_KJ = min(limit, 2 * most), found_s, None
 
 
-def _times_s(start_PK: Array, amount_PK: Array, sends_PK: BoolArray, rate_KJ: Array) -> Array:
-    """When clients are done at rates, [P, K, J]; at once where they have nothing to do."""
+def _times_s(start_K: Array, amount_K: Array, rate_KJ: Array) -> Array:
+    """When clients are done at rates, [..., K, J]; at once where they have nothing to do."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        time_PKJ = start_PK[..., None] + amount_PK[..., None] / rate_KJ
-    if not sends_PK.all():
-        time_PKJ[~sends_PK] = -np.inf
-    return time_PKJ
+        time_KJ = start_K[..., None] + amount_K[..., None] / rate_KJ
+    idle_K = amount_K <= 0
+    if np.logical_or.reduce(idle_K, axis=None):
+        time_KJ[idle_K] = -np.inf
+    return time_KJ
 
 
 def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> float:
@@ -100,11 +111,13 @@ def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> f
         least_K: subchannels that it needs at any delay.
         num_subchannels: how many there are.
     """
-    if least_K.max() > 1:
+    if np.maximum.reduce(least_K) > 1:
         number_J: IntArray = np.arange(1, time_KJ.shape[1] + 1, dtype=np.int64)
         time_KJ = np.where(number_J >= least_K[:, None], time_KJ, -np.inf)
-    spare = num_subchannels - int(least_K.sum())
+    spare = num_subchannels - int(np.add.reduce(least_K))
     if not 0 <= spare < time_KJ.size:
         return np.inf if spare < 0 else -np.inf
     place = time_KJ.size - 1 - spare
-    return float(np.partition(time_KJ, place, axis=None)[place])
+    late = time_KJ.flatten()
+    late.partition(place)
+    return float(late[place])
