@@ -230,7 +230,10 @@ def counted_run(checkout: Path) -> None:
 
 def compared_runs(checkouts: dict[str, Path]) -> None:
     """Print the stages of the default run of each checkout."""
-    sides = {name: stages_in(checkout, "time") for name, checkout in checkouts.items()}
+    sides = dict[str, dict[str, float]]()
+    for name, checkout in checkouts.items():
+        sides[name] = stages_in(checkout, "time")
+        print(name, json.dumps(sides[name]), flush=True)  # at once, as the other side takes minutes
     print("wavetune run pwff, CPU seconds of one thread: what was run, and the default of which it is a part")
     print(f"{'':20s}" + "".join(f"{name:>10s}{'':10s}" for name in sides))
     totals = dict.fromkeys(sides, 0.0)
