@@ -409,7 +409,8 @@ class CommonCutSearch:
         pair, incumbent = self.pairs[i], self.incumbents[i]
         allowed_s, (fed_s, fed_bound_s) = self.tolerance * self._upper_s(i), self._fed_s()
         left_s = allowed_s - pair.rounds * pair.fed_bits * (fed_s - fed_bound_s)
-        gap_s = max(left_s, 0.5 * allowed_s) / (pair.rounds * pair.steps)
+        # Packing and branching stop at multiples of the gap, so that a whole answer asks for half of it.
+        gap_s = max(left_s if self.warm else 0.0, 0.5 * allowed_s) / (pair.rounds * pair.steps)
         if self.warm is None and i in self.two_ways:  # what both ways leave open the uplink alone does not close
             gap_s = max(gap_s, _OPEN_SHARE * (self.two_ways[i].delay_s - self.two_ways[i].bound_s))
         if incumbent.gap_s > 0:
