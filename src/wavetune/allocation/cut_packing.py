@@ -1,15 +1,18 @@
-"""Bound and decisions where clients of small bands choose their own cuts, by set packing over both bands at once.
+"""Bound and decisions where clients choose their own cuts, by set packing over both bands at once.
 
 A round of I steps takes I (U + sum_k work_k + D) + F + G, with the last activations at U, the last backward pass D
-after the server, and the adapters F up and G down. In a box of these seconds, client k can choose a cut c, a set S of
-the main band that has it done by the box's last U and D, and a set T of the fed band for F and G. Claim: for any
-weights w, v >= 0 of the subchannels and the total powers no round in the box is shorter than its first seconds and
-    sum_k min over c [I work_kc + min_S w(S) + min_T v(T)] - sum w - sum v
-together, as disjoint sets within the power pay at most all of w and v. The inner minima are those of `set_packing`; the
-weights are the duals of a linear program over the sets found so far. The box with the least bound is divided at the
-seconds that the program's solution takes: from there on it is as good as its own value, and below it that solution is
-not possible.
-Shape suffixes: K clients, M subchannels, C cuts, S sets, 4 for U, D, F and G, 2 for first and last seconds.
+after the server, and the adapters F up and G down. Client k chooses a cut c, a set S of the main band's subchannels and
+a set T of the fed band's; it is not later than U and D with S, nor than F and G with T. Claim: for any weights w, v >= 0
+of the subchannels and the total powers, and any prices l >= 0 of each client's four times, no round is shorter than
+
+    min over U, D, F, G of [(I - sum l_kU) U + ... ] - sum w - sum v
+        + sum_k min over c [I work_kc + min_S (w(S) + l_kU up_kc(S) + l_kD down_kc(S)) + min_T (...)],
+
+as disjoint sets within the power pay at most all of w and v, and no client is later than the last. The inner minima are
+those of `set_packing`; weights and prices are the duals of a linear program over the sets found so far, in which a
+client's times are the means of those of its sets. In a box of the seconds U, D, F and G only sets count that are done by
+its last; the box with the least bound is divided where its program's sets take longer than their means.
+Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns, 4 for U, D, F and G, 2 for first and last seconds.
 """
 
 from __future__ import annotations
@@ -28,17 +31,19 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
-from wavetune.allocation.set_packing import cheapest_sets
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, strongest_rates
+from wavetune.allocation.set_packing import cheapest_sets_in_time
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, BandProblem, least_power, most_rate, kernel
 from wavetune.units import Array
 
-_NODES = 400  # sets that are looked at for one cheapest set
-_COLUMNS = 12  # sets of a cut in a program
-_WATT = 1e-9  # weight of the total power: it is hardly ever what is short
-_ROOT_PROGRAMS, _PROGRAMS = 12, 6
-_LATE = 0.7  # share of a box beyond which a solution's seconds do not divide it well
-_NARROW = 0.3  # share of what is missing to which programs are solved
-_CLOSE = 1e-4  # share of the delay below which a solution's seconds are not told from a box's first
+_NODES = 100  # sets that are looked at for one cheapest set
+_COLUMNS = 60  # sets of a cut in a program
+_WATT = 1e-9  # least weight of the total power, in shares of the round
+_ROOT_PROGRAMS, _PROGRAMS = 30, 6
+_EVEN = (0.01, 0.03, 0.1, 0.2)  # of a round, for each band's subchannels together
+_CHILD, _SHRINK, _FAR = 0.05, 0.3, 0.2
+_RADIUS = 0.5  # how far prices move at first, in shares of even ones
+_SPREAD, _MIXED = 0.05, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
+_NARROW = 0.2  # share of what is missing to which programs are solved
 _MOST_BOXES = 4  # for every program that may be solved
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
 
@@ -52,81 +57,171 @@ class Asks(NamedTuple):
     after_s_KC: Array
 
 
+@kernel
+def _full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> tuple[Array, Array]:
+    """Rate (bit/s/Hz) and power (W) of clients that send on sets with all the power they may."""
+    S, M = set_SM.shape
+    rate_S, power_S, owned = np.zeros(S), np.zeros(S), np.zeros(M, np.int64)
+    for s in range(S):
+        k, count = client_S[s], 0
+        for i in np.argsort(-problem.log_KM[k]):
+            if set_SM[s, i]:
+                owned[count] = i
+                count += 1
+        log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
+        cap_w = min(problem.cap_w_K[k], problem.total_w)
+        if count > 0 and cap_w > 0.0:
+            rate_S[s] = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
+            power_w, _ = least_power(log_M, inverse_M, owned, count, rate_S[s], problem.limit)
+            power_S[s] = min(power_w, cap_w)
+    return rate_S, power_S
+
+
 class SetsOfBand:
     """A band and the sets of subchannels found for its clients, with what they carry up and down at full power."""
 
-    def __init__(self, tables: BandTables, num_cuts: int, priced: bool) -> None:
-        band, self.num_cuts = tables.band, num_cuts
-        none_K = np.zeros(len(tables.cap_w_K))
+    def __init__(self, tables: BandTables, priced: bool) -> None:
+        band, K = tables.band, len(tables.cap_w_K)
+        none_K = np.zeros(K)
         problem = with_cap_tolerance(tables.problem(none_K, none_K))._replace(steps=NO_STEPS)
         self.down_KM = downlink_rate_bit_per_s_KM(band) if priced else np.zeros(problem.log_KM.shape)
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
-        self.problem = with_receivers(problem, self.down_KM)
+        self.problem = with_receivers(problem, self.down_KM)._replace(back_KM=self.down_KM / self.unit)
         self.most_K, self.most_down_K = tables.lone_rate_K, np.sum(self.down_KM, axis=1) * (1 + 1e-9)
         self.known: set[tuple[int, bytes]] = set()
-        M = band.num_subchannels
-        K = len(tables.cap_w_K)  # who has nothing to send or receive takes the empty set
-        self.client_S, self.set_SM = np.arange(K), np.zeros((K, M), np.bool_)
-        self.up_S, self.down_S = np.zeros(K), np.zeros(K)
+        # who has nothing to send or receive takes the empty set
+        self.client_S, self.set_SM = np.arange(K), np.zeros((K, band.num_subchannels), np.bool_)
+        self.up_S, self.down_S, self.power_S = np.zeros(K), np.zeros(K), np.zeros(K)
 
-    def add(self, client_S: IntArray, set_SM: BoolArray) -> bool:
-        """Remember sets of clients; whether any is new."""
+    @property
+    def num_weights(self) -> int:
+        """M and one more, for the total power."""
+        return self.set_SM.shape[1] + 1
+
+    def add(self, client_S: IntArray, set_SM: BoolArray) -> None:
+        """Remember sets of clients."""
         new = [
             i for i, (k, set_M) in enumerate(zip(client_S.tolist(), set_SM, strict=True))
             if np.any(set_M) and not ((key := (k, set_M.tobytes())) in self.known or self.known.add(key))
         ]  # fmt: skip
-        if not new:
-            return False
-        client_S, set_SM = client_S[new], set_SM[new]
-        log_SM = np.where(set_SM, self.problem.log_KM[client_S], NO_GAIN_LOG2)
-        order_SM = np.argsort(-log_SM, axis=1)
-        inverse_SM = np.where(log_SM > NO_GAIN_LOG2, self.problem.inverse_KM[client_S], 0.0)
-        rows = self.problem._replace(
-            log_KM=np.take_along_axis(log_SM, order_SM, axis=1),
-            inverse_KM=np.take_along_axis(inverse_SM, order_SM, axis=1),
-            cap_w_K=self.problem.cap_w_K[client_S],
-        )
-        last_S = np.sum(log_SM > NO_GAIN_LOG2, axis=1) - 1
-        up_S = np.take_along_axis(strongest_rates(rows), np.maximum(last_S, 0)[:, None], axis=1)[:, 0]
+        client_S, set_SM = client_S[new], np.ascontiguousarray(set_SM[new])
+        up_S, power_S = _full_power(self.problem, client_S, set_SM)
         self.client_S, self.set_SM = np.concatenate((self.client_S, client_S)), np.concatenate((self.set_SM, set_SM))
-        self.up_S = np.concatenate((self.up_S, np.where(last_S >= 0, up_S, 0.0)))
+        self.up_S, self.power_S = np.concatenate((self.up_S, up_S)), np.concatenate((self.power_S, power_S))
         self.down_S = np.concatenate((self.down_S, np.sum(self.down_KM[client_S] * set_SM, axis=1)))
-        return True
 
-    def cheapest(self, rate_KC: Array, down_KC: Array, wanted_KC: BoolArray, weight_M1: Array) -> Array:
-        """Least weight of a set that carries the rates, [K, C]; infinite where none does; such sets are remembered."""
-        fits_KC = (rate_KC <= self.most_K[:, None]) & (down_KC <= self.most_down_K[:, None])
-        asks_KC = wanted_KC & fits_KC & ((rate_KC > 0) | (down_KC > 0))
-        value_KC = np.where(fits_KC, 0.0, np.inf)
-        client_J, cut_J = np.nonzero(asks_KC)
+    def cheapest(
+        self, asks: Asks, last_2: Array, wanted_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
+        unit: float,
+    ) -> Array:  # fmt: skip
+        """Least of a set's weight and its times' prices, [K, C]; infinite where none is in time; sets are remembered.
+
+        Args:
+            asks: what cuts ask.
+            last_2: when both ways have to be done (s).
+            wanted_KC: the cuts that count.
+            hears_KM: who may own what.
+            weight_M1: of the subchannels and the total power.
+            late_K2: price of a second of both ways.
+            unit: the size of a large price.
+        """
+        rate_KC, down_KC = self.rates(asks, last_2)
+        fits_KC = wanted_KC & (rate_KC <= self.most_K[:, None]) & (down_KC <= self.most_down_K[:, None])
+        value_KC = np.where(fits_KC, late_K2[:, :1] * asks.ready_s_KC + late_K2[:, 1:] * asks.after_s_KC, np.inf)
+        client_J, cut_J = np.nonzero(fits_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
         if len(client_J) == 0:
             return value_KC
-        base = self.problem
-        rows = base._replace(
-            log_KM=base.log_KM[client_J],
-            inverse_KM=base.inverse_KM[client_J],
-            cap_w_K=base.cap_w_K[client_J],
-            ready_K=np.zeros(len(client_J)),
-            need_K=np.maximum(rate_KC[asks_KC], 1e-12),
+        slow_J4 = np.stack(
+            (
+                late_K2[client_J, 0] * asks.need_KC[client_J, cut_J] / unit,
+                late_K2[client_J, 1] * asks.down_bits_KC[client_J, cut_J] / self.unit / unit,
+                self.most_K[client_J],
+                self.most_down_K[client_J] / self.unit,
+            ),
+            axis=1,
         )
-        if np.any(self.down_KM > 0):
-            rows = rows._replace(back_KM=self.down_KM[client_J] / self.unit, ask_K=down_KC[asks_KC] / self.unit)
-        value_J, set_JM, *_ = cheapest_sets(rows, weight_M1, 1.0, _NODES, False)
-        value_KC[client_J, cut_J] = value_J
+        asked = self.problem._replace(
+            log_KM=np.where(hears_KM, self.problem.log_KM, NO_GAIN_LOG2),
+            ready_K=np.zeros(len(client_J)),
+            need_K=np.maximum(rate_KC[client_J, cut_J], 1e-12),
+            ask_K=np.ascontiguousarray(down_KC[client_J, cut_J] / self.unit),
+        )
+        value_J, set_JM, _ = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
+        value_KC[client_J, cut_J] += value_J * unit
         self.add(client_J, set_JM)
         return value_KC
 
+    def rates(self, asks: Asks, last_2: Array) -> tuple[Array, Array]:
+        """What each cut has to carry up (bit/s/Hz) and down (bit/s) to be in time, [K, C]; infinite where too late."""
+        return (
+            rate_needed(asks.need_KC, float(last_2[0]) - asks.ready_s_KC),
+            rate_needed(asks.down_bits_KC, float(last_2[1]) - asks.after_s_KC),
+        )
+
+    def columns(
+        self, asks: Asks, last_2: Array, allowed_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
+        moves: tuple[float, Array],
+    ) -> _Columns:  # fmt: skip
+        """The known sets of each cut that are in time and may be its cheapest, but no more than a few.
+
+        `moves` is how far the weights may move, and how far the prices of both ways may.
+        """
+        rate_KC, down_KC = self.rates(asks, last_2)
+        does_SC = (self.up_S[:, None] >= rate_KC[self.client_S]) & allowed_KC[self.client_S]
+        does_SC &= ~np.any(self.set_SM & ~hears_KM[self.client_S], axis=1)[:, None]
+        does_SC &= self.down_S[:, None] >= down_KC[self.client_S] * (1 - 1e-12)
+        set_J, cut_J = np.nonzero(does_SC)
+        client_J = self.client_S[set_J]
+        pair_J = client_J * rate_KC.shape[1] + cut_J
+        with np.errstate(divide="ignore", invalid="ignore"):
+            up_s_J = np.where(asks.need_KC.ravel()[pair_J] > 0, asks.need_KC.ravel()[pair_J] / self.up_S[set_J], 0.0)
+            down_J = asks.down_bits_KC.ravel()[pair_J]
+            down_s_J = np.where(down_J > 0, down_J / self.down_S[set_J], 0.0)
+        time_J2 = np.stack((asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1)
+        cost_J = (self.set_SM @ weight_M1[:-1])[set_J] + np.sum(late_K2[client_J] * time_J2, axis=1)
+        move_J = moves[0] * np.sum(self.set_SM, axis=1)[set_J] + time_J2 @ moves[1]
+        cost_J = np.where(np.all(np.isfinite(time_J2), axis=1), cost_J, np.inf)
+        most_P = np.full(rate_KC.size, np.inf)
+        np.minimum.at(most_P, pair_J, cost_J + move_J)
+        cost_J = np.where(cost_J - move_J <= most_P[pair_J] * (1 + 1e-9), cost_J, np.inf)
+        order = np.lexsort((cost_J, pair_J))
+        set_J, pair_J, time_J2, cost_J = set_J[order], pair_J[order], time_J2[order], cost_J[order]
+        place_J = np.arange(len(pair_J), dtype=np.int64) - np.asarray(np.searchsorted(pair_J, pair_J), dtype=np.int64)
+        kept = (place_J < _COLUMNS) & np.isfinite(cost_J)
+        return _Columns(set_J[kept], pair_J[kept], time_J2[kept])
+
+
+class _Columns(NamedTuple):
+    """Sets in a program: their number, client and cut as a flat number, and when both ways are done with them (s)."""
+
+    set_J: IntArray
+    pair_J: IntArray
+    time_J2: Array
+
+
+class Prices(NamedTuple):
+    """Weights of both bands' subchannels and total powers, and prices of each client's four times, [K, 4]."""
+
+    main_M1: Array
+    fed_M1: Array
+    late_K4: Array
+
 
 class _Node(NamedTuple):
-    """A box of seconds of an option set, what is proved of the rest of a round in it, and where it is divided."""
+    """Part of an option set: a box of seconds, its cuts, and who may own what in both bands, [K, M].
+
+    With what is proved of it, by which prices, and what its last program says.
+    """
 
     bound_s: float
     number: int
     option_set: int
     edges_42: Array
     allowed_KC: BoolArray
-    weights: tuple[Array, Array]
-    star_4: Array
+    hears: tuple[BoolArray, BoolArray]
+    prices: Prices
+    radius: float = 0.5
+    solved: _Solved | None = None
 
 
 class Found(NamedTuple):
@@ -139,13 +234,17 @@ class Found(NamedTuple):
 
 
 class _Solved(NamedTuple):
-    """A program's value (s), its weights of both bands, the seconds that its sets take, and what it suggests."""
+    """A program's value (s), its prices, and its solution: seconds, cuts, and shares of both bands' subchannels.
+
+    `mean_4` and `star_4` are when a client's sets are done in the mean and the last of them.
+    """
 
     value_s: float
-    weights: tuple[Array, Array]
+    prices: Prices
+    mean_4: Array
     star_4: Array
-    choice_K: IntArray
-    owners: tuple[IntArray, IntArray]
+    share_KC: Array
+    shares: tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +266,7 @@ class CutPacking:
     ) -> None:  # fmt: skip
         self.times_4, self.clock, self.priced = np.array([steps, steps, 1.0, 1.0]), clock, priced
         main, fed = bands
-        self.bands = tuple(SetsOfBand(tables, option_sets[0].num_cuts, priced) for tables in bands)
+        self.bands = tuple(SetsOfBand(tables, priced) for tables in bands)
         self.option_sets = [
             _OptionSet(
                 (
@@ -210,9 +309,16 @@ class CutPacking:
             for band, owner_M in zip(self.bands, owners, strict=True):
                 clients = np.arange(len(band.most_K))
                 band.add(clients, owner_M[None] == clients[:, None])
-        weights = tuple(np.full(band.set_SM.shape[1] + 1, 1e-3 * goal_of()) for band in self.bands)
-        queue = [self._root(i, least, (weights[0], weights[1])) for i, least in enumerate(least_s)]
-        queue = [node for node in queue if node.bound_s < np.inf]
+        queue: list[_Node] = []
+        prices = None
+        for node in sorted(self._root(i, least) for i, least in enumerate(least_s)):
+            if node.bound_s >= goal_of():
+                continue
+            node = node._replace(prices=prices or self._first_prices(node))
+            node, prices = self._bounded(node, _ROOT_PROGRAMS), node.prices
+            prices = node.prices
+            if node.bound_s < np.inf:
+                queue.append(node)
         heapq.heapify(queue)
         closed_s = [np.inf] * len(self.option_sets)
         number = len(queue)
@@ -227,179 +333,214 @@ class CutPacking:
             closed_s[node.option_set] = min(closed_s[node.option_set], node.bound_s)
         self.lower_s = [min(one_s, goal_of()) * _SAFE for one_s in closed_s]
 
-    def _root(self, i: int, least: tuple[float, float, float, float], weights: tuple[Array, Array]) -> _Node:
-        one = self.option_sets[i]
-        first_4 = np.array(least)
+    def _root(self, i: int, least: tuple[float, float, float, float]) -> _Node:
+        """All of an option set, with what is known of its seconds."""
+        one, first_4 = self.option_sets[i], np.array(least)
         least_work_s = float(np.sum(np.min(np.where(one.allowed_KC, one.work_s_KC, np.inf), axis=1)))
-        room_s = self.goal_of() / one.rounds - least_work_s - float(self.times_4 @ first_4)
-        edges_42 = np.stack((first_4, first_4 + max(room_s, 0.0) / self.times_4), axis=1)
+        room_s = max(0.0, self.goal_of() / one.rounds - least_work_s - float(self.times_4 @ first_4))
+        edges_42 = np.stack((first_4, first_4 + room_s / self.times_4), axis=1)
+        hears = [np.ones(band.problem.log_KM.shape, np.bool_) for band in self.bands]
         bound_s = one.rounds * (least_work_s + float(self.times_4 @ first_4))
-        node = _Node(bound_s, i, i, edges_42, one.allowed_KC, weights, first_4)
-        return self._bounded(node, _ROOT_PROGRAMS) if room_s > 0 else node._replace(bound_s=np.inf)
+        return _Node(bound_s, i, i, edges_42, one.allowed_KC, (hears[0], hears[1]), self._even_prices(0.0))
 
-    def _divided(self, node: _Node, number: int) -> tuple[_Node, _Node]:
-        """Both parts of a box, bounded: in the later one the same sets do, but its first seconds count more."""
-        first_4, last_4 = node.edges_42.T
-        rounds = self.option_sets[node.option_set].rounds
-        ahead_4 = self.times_4 * (np.minimum(node.star_4, last_4) - first_4)
-        i = int(np.argmax(ahead_4))
-        at_s = float(min(node.star_4[i], last_4[i]))
-        late = at_s - first_4[i] > _LATE * (last_4[i] - first_4[i])
-        if late or ahead_4[i] < _CLOSE * self.goal_of() / rounds:
-            i = int(np.argmax(self.times_4 * (last_4 - first_4)))
-            at_s = 0.5 * float(first_4[i] + last_4[i])
+    def _even_prices(self, weight_s: float) -> Prices:
+        """All subchannels of a band alike, together `weight_s`, and all clients' seconds too."""
+        K = len(self.bands[0].most_K)
+        main_M1, fed_M1 = (np.full(band.num_weights, weight_s / band.num_weights) for band in self.bands)
+        return Prices(main_M1, fed_M1, np.tile(self.times_4 / K, (K, 1)))
+
+    def _first_prices(self, node: _Node) -> Prices:
+        """The best of a few even prices."""
+        goal_s = self.goal_of() / self.option_sets[node.option_set].rounds
+        tried = [self._even_prices(goal_s * share) for share in _EVEN]
+        return max(tried, key=lambda prices: self._bound(node, prices, goal_s)[0])
+
+    def _divided(self, node: _Node, number: int) -> list[_Node]:
+        """Both parts of a node, bounded: by when the latest of the mixed sets are done, a client's cut, or an owner."""
+        rounds, (first_4, last_4) = self.option_sets[node.option_set].rounds, node.edges_42.T
+        solved = node.solved
+        missing_s = (self.goal_of() - node.bound_s) / rounds
+        i = int(np.argmax(self.times_4 * (last_4 - first_4)))
+        at_s = 0.5 * float(first_4[i] + last_4[i])
+        if solved is not None:
+            spread_4 = self.times_4 * (np.minimum(solved.star_4, last_4) - np.maximum(solved.mean_4, first_4))
+            mixed_KC = np.minimum(solved.share_KC, 1 - solved.share_KC)
+            mixed_KC = np.where(np.sum(node.allowed_KC, axis=1)[:, None] > 1, mixed_KC, 0.0)
+            halves = [np.minimum(share_KM, 1 - share_KM) for share_KM in solved.shares]
+            if np.max(spread_4) > _SPREAD * missing_s:
+                i = int(np.argmax(spread_4))
+                at_s = 0.5 * float(min(solved.star_4[i], last_4[i]) + max(solved.mean_4[i], first_4[i]))
+            elif np.max(mixed_KC) > _MIXED:
+                k, c = np.unravel_index(np.argmax(mixed_KC), mixed_KC.shape)
+                only_KC, without_KC = node.allowed_KC.copy(), node.allowed_KC.copy()
+                only_KC[k], without_KC[k, c] = False, False
+                only_KC[k, c] = True
+                return self._children(node, number, [{"allowed_KC": only_KC}, {"allowed_KC": without_KC}])
+            elif max(np.max(half_KM) for half_KM in halves) > _MIXED:
+                j = int(np.argmax([np.max(half_KM) for half_KM in halves]))
+                k, m = np.unravel_index(np.argmax(halves[j]), halves[j].shape)
+                given, denied = list(node.hears), list(node.hears)
+                given[j], denied[j] = node.hears[j].copy(), node.hears[j].copy()
+                given[j][np.arange(len(given[j])) != k, m] = False
+                denied[j][k, m] = False
+                return self._children(node, number, [{"hears": tuple(given)}, {"hears": tuple(denied)}])
         below_42, above_42 = node.edges_42.copy(), node.edges_42.copy()
-        below_42[i, 1] = above_42[i, 0] = at_s = max(at_s * (1 - 1e-9), float(first_4[i]))
-        later_s = node.bound_s + rounds * float(self.times_4[i]) * (at_s - float(first_4[i]))
-        above = self._tightened(node._replace(number=number + 1, edges_42=above_42, bound_s=later_s))
-        if np.any(above.star_4 > above.edges_42[:, 1]):
-            above = self._bounded(above, _PROGRAMS)
-        return self._bounded(node._replace(number=number, edges_42=below_42), _PROGRAMS), above
+        below_42[i, 1] = above_42[i, 0] = at_s
+        return self._children(node, number, [{"edges_42": below_42}, {"edges_42": above_42}])
 
-    def _tightened(self, node: _Node) -> _Node:
-        """The node without seconds that are too many for the goal, as what is proved comes on top of its first ones."""
-        room_s = (self.goal_of() - node.bound_s) / self.option_sets[node.option_set].rounds
-        first_4, last_4 = node.edges_42.T
-        last_4 = np.minimum(last_4, first_4 + max(room_s, 0.0) / self.times_4 * (1 + 1e-9))
-        return node._replace(edges_42=np.stack((first_4, last_4), axis=1))
-
-    def _rates(self, node: _Node) -> list[tuple[Array, Array]]:
-        """What each cut has to carry up (bit/s/Hz) and down (bit/s) in both bands, [K, C]; infinite where too late."""
-        rates: list[tuple[Array, Array]] = []
-        for j, asks in enumerate(self.option_sets[node.option_set].asks):
-            last_up_s, last_down_s = node.edges_42[2 * j, 1], node.edges_42[2 * j + 1, 1]
-            rates.append(
-                (
-                    rate_needed(asks.need_KC, last_up_s - asks.ready_s_KC),
-                    rate_needed(asks.down_bits_KC, last_down_s - asks.after_s_KC),
-                )
-            )
-        return rates
+    def _children(self, node: _Node, number: int, parts: list[dict[str, Any]]) -> list[_Node]:
+        return [self._bounded(node._replace(number=number + n, **one), _PROGRAMS) for n, one in enumerate(parts)]
 
     def _bounded(self, node: _Node, most: int) -> _Node:
-        """The node with its bound, the weights that prove it, and without cuts that no better plan has."""
+        """The node with its bound, the prices that prove it, and without cuts that no better plan has."""
         one = self.option_sets[node.option_set]
-        first_s = float(self.times_4 @ node.edges_42[:, 0])
-        trial, smoothing = node.weights, 0.5
-        best, solved = self._tightened(node), None
-        rest_s = best_s = node.bound_s / one.rounds - first_s
+        trial, radius, solved = node.prices, node.radius, None
+        best_s, center_s = node.bound_s / one.rounds, -np.inf
         for _ in range(most):
             goal_s = self.goal_of() / one.rounds
-            rates = self._rates(best)
-            values = [
-                band.cheapest(*rate, best.allowed_KC, weight_M1)
-                for band, rate, weight_M1 in zip(self.bands, rates, trial, strict=True)
-            ]
-            choice_KC = np.where(best.allowed_KC, one.work_s_KC + values[0] + values[1], np.inf)
+            bound_s, choice_KC = self._bound(node, trial, goal_s)
             least_K = np.min(choice_KC, axis=1)
-            rest_s = float(np.sum(least_K)) - (1 + _ROUNDING) * float(np.sum(trial[0]) + np.sum(trial[1]))
-            if not np.all(np.isfinite(least_K)) or first_s + rest_s >= goal_s:
+            if bound_s >= goal_s:
                 return node._replace(bound_s=np.inf)
-            keeps_KC = choice_KC - least_K[:, None] <= (goal_s - first_s - rest_s) * (1 + 1e-9)
-            best = best._replace(allowed_KC=best.allowed_KC & keeps_KC)
-            if rest_s > best_s or solved is None:
-                best_s = max(rest_s, best_s)
-                best = self._tightened(best._replace(weights=trial, bound_s=one.rounds * (first_s + best_s)))
-            if solved is not None and solved.value_s - best_s <= _NARROW * (goal_s - first_s - best_s):
+            keeps_KC = choice_KC - least_K[:, None] <= (goal_s - bound_s) * (1 + 1e-9)
+            node = node._replace(allowed_KC=node.allowed_KC & keeps_KC)
+            if bound_s > center_s:
+                wanted_s = 0.0 if solved is None else 0.5 * (solved.value_s - center_s)
+                radius *= 1.0 if solved is None or bound_s - center_s < wanted_s else 2.0
+                best_s, center_s = max(bound_s, best_s), bound_s
+                node = node._replace(prices=trial, bound_s=one.rounds * best_s)
+            else:
+                radius *= _SHRINK
+            if solved is not None and (solved.value_s - center_s) * max(1.0, _FAR / radius) <= _NARROW * (goal_s - best_s):
                 break
-            if self.programs <= 0:
+            if self.programs <= 0 or radius < 1e-3:
                 break
             self.programs -= 1
-            if (solved := self._solve(best, self._rates(best), goal_s)) is None:
+            if (solved := self._solve(node, goal_s, radius)) is None:
                 break
-            trial = (
-                smoothing * best.weights[0] + (1 - smoothing) * solved.weights[0],
-                smoothing * best.weights[1] + (1 - smoothing) * solved.weights[1],
-            )
-            smoothing = 0.3
+            trial = solved.prices
         if solved is not None:
-            self.tell(Found(node.option_set, solved.choice_K, *solved.owners))
-        star_4 = node.edges_42[:, 0] if solved is None else np.maximum(solved.star_4, node.edges_42[:, 0])
-        return best._replace(bound_s=one.rounds * (first_s + best_s), star_4=star_4)
+            owners = [
+                np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1) for share_KM in solved.shares
+            ]
+            self.tell(Found(node.option_set, np.argmax(solved.share_KC, axis=1), owners[0], owners[1]))
+        return node._replace(solved=solved, radius=min(max(4 * radius, _CHILD), _RADIUS))
 
-    def _solve(self, node: _Node, rates: list[tuple[Array, Array]], penalty_s: float) -> _Solved | None:
-        """The linear program over the sets that are known, where a client may go without any for a penalty."""
-        from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-        from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
-
+    def _bound(self, node: _Node, prices: Prices, goal_s: float) -> tuple[float, Array]:
+        """No round of a node is shorter (s), infinite where there is none; and what every cut costs at least, [K, C]."""
         one = self.option_sets[node.option_set]
+        values = [
+            band.cheapest(
+                asks, node.edges_42[2 * j : 2 * j + 2, 1], node.allowed_KC, node.hears[j], prices[j],
+                prices.late_K4[:, 2 * j : 2 * j + 2], goal_s,
+            )
+            for j, (band, asks) in enumerate(zip(self.bands, self.option_sets[node.option_set].asks, strict=True))
+        ]  # fmt: skip
+        choice_KC = np.where(node.allowed_KC, one.work_s_KC + values[0] + values[1], np.inf)
+        slope_4 = self.times_4 - np.sum(prices.late_K4, axis=0)
+        at_4 = np.where(slope_4 >= 0, node.edges_42[:, 0], node.edges_42[:, 1])
+        paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1))
+        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_4 @ at_4) - paid_s, choice_KC
+
+    def _solve(self, node: _Node, most_s: float, radius: float) -> _Solved | None:
+        """The best prices near a node's by the sets that are known, of which none costs more than `most_s`."""
+        from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+        from scipy.sparse import coo_array, hstack  # pyright: ignore[reportMissingTypeStubs]
+
+        one, near = self.option_sets[node.option_set], node.prices
         K, C = node.allowed_KC.shape
+        rest_s = most_s - float(self.times_4 @ node.edges_42[:, 0])
         parts = [
-            self._columns(band, rate, node.allowed_KC, weight_M1)
-            for band, rate, weight_M1 in zip(self.bands, rates, node.weights, strict=True)
+            band.columns(
+                asks, node.edges_42[2 * j : 2 * j + 2, 1], node.allowed_KC, node.hears[j], near[j],
+                near.late_K4[:, 2 * j : 2 * j + 2],
+                (radius * rest_s / band.num_weights, radius * self.times_4[2 * j : 2 * j + 2] / K),
+            )
+            for j, (band, asks) in enumerate(zip(self.bands, one.asks, strict=True))
         ]
-        sizes = [band.set_SM.shape[1] for band in self.bands]
-        numbers = [len(part[0]) for part in parts]
-        total = sum(numbers) + K
-        # rows: subchannels of both bands, then (equal) each client's choices, then each cut's sets of both bands
+        pair_P = np.flatnonzero(node.allowed_KC)
+        place = np.zeros(K * C, np.int64)
+        place[pair_P] = np.arange(len(pair_P))
+        # variables: weights of both bands, four prices of each client, what its cuts' sets cost in both bands, what it
+        # pays at least, and what the times U, D, F and G cost besides
+        sizes = [*(band.num_weights for band in self.bands), 4 * K, len(pair_P), len(pair_P), K, 4]
+        first = np.cumsum([0, *sizes])
+        late, pays, times = first[2], first[5], first[6]
         rows: list[IntArray] = []
         columns: list[IntArray] = []
-        for j, (set_J, _) in enumerate(parts):
-            column_N, row_N = np.nonzero(self.bands[j].set_SM[set_J])
-            rows.append(row_N + j * sizes[0])
-            columns.append(column_N + j * numbers[0])
-        upper = coo_array(
-            (np.ones(sum(map(len, rows))), (np.concatenate(rows), np.concatenate(columns))), shape=(sum(sizes), total)
-        ).tocsc()
-        main_J = np.arange(numbers[0], dtype=np.int64)
-        fed_J = numbers[0] + np.arange(numbers[1], dtype=np.int64)
-        client_K = np.arange(K, dtype=np.int64)
-        equal_rows = (self.bands[0].client_S[parts[0][0]], client_K, K + parts[0][1], K + parts[1][1])
-        equal_columns = (main_J, sum(numbers) + client_K, main_J, fed_J)
-        signs = (np.ones(numbers[0]), np.ones(K), np.ones(numbers[0]), -np.ones(numbers[1]))
-        equal = coo_array(
-            (np.concatenate(signs), (np.concatenate(equal_rows), np.concatenate(equal_columns))),
-            shape=(K + K * C, total),
-        ).tocsc()
-        cost = np.concatenate((one.work_s_KC.ravel()[parts[0][1]], np.zeros(numbers[1]), np.full(K, penalty_s)))
-        if not np.all(np.isfinite(cost)):
-            return None
+        values: list[Array] = []
+        limits: list[Array] = []
+
+        def put(row: IntArray, column: IntArray, value: Array | float) -> None:
+            rows.append(row)
+            columns.append(column)
+            values.append(np.broadcast_to(value, len(row)))
+
+        row = 0
+        for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):
+            at_J = row + np.arange(len(part.set_J))
+            column_N, row_N = np.nonzero(band.set_SM[part.set_J])
+            put(at_J, first[3 + j] + place[part.pair_J], 1.0)
+            put(at_J[column_N], first[j] + row_N, -1.0)
+            put(at_J, np.full(len(at_J), first[j + 1] - 1), -band.power_S[part.set_J] / band.problem.total_w)
+            for way in range(2):
+                put(at_J, late + part.pair_J // C * 4 + 2 * j + way, -part.time_J2[:, way])
+            limits.append(np.zeros(len(at_J)))
+            row += len(at_J)
+        at_P = row + np.arange(len(pair_P))
+        put(at_P, pays + pair_P // C, 1.0)
+        for j in range(2):
+            put(at_P, first[3 + j] + place[pair_P], -1.0)
+        limits.append(one.work_s_KC.ravel()[pair_P])
+        row += len(at_P)
+        for way in range(4):
+            for edge_s in node.edges_42[way].tolist():
+                put(np.full(K, row), late + 4 * np.arange(K) + way, edge_s)
+                put(np.array([row]), np.array([times + way]), 1.0)
+                limits.append(np.array([self.times_4[way] * edge_s]))
+                row += 1
+        scales = [np.full(size, rest_s / size) for size in sizes[:2]]
+        centers = [near.main_M1, near.fed_M1, near.late_K4.ravel()]
+        scales.append(np.tile(self.times_4 / K, K))
+        center, scale = np.concatenate(centers), radius * np.concatenate(scales)
+        objective = np.zeros(first[-1])
+        objective[: first[2]], objective[pays:] = -1.0, 1.0
+        matrix = coo_array(
+            (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(row, first[-1])
+        )
+        # The dual has fewer rows: a share of each set, and what it costs to leave the prices nearby.
+        near_P, large_P = np.arange(late + 4 * K), np.arange(first[3], first[5])
+        bounds = [(near_P, 1.0, center + scale), (near_P, -1.0, -np.maximum(center - scale, 0.0))]
+        bounds.append((large_P, 1.0, np.full(len(large_P), most_s)))
+        parted = [
+            coo_array((np.full(len(at_P), sign), (at_P, np.arange(len(at_P)))), shape=(first[-1], len(at_P)))
+            for at_P, sign, _ in bounds
+        ]
         solved: Any = linprog(
-            cost, A_ub=upper, b_ub=np.ones(sum(sizes)), A_eq=equal, b_eq=np.repeat([1.0, 0.0], [K, K * C]),
-            method="highs-ds",
+            np.concatenate((*limits, *(limit_P for _, _, limit_P in bounds))), A_eq=hstack((matrix.T, *parted)).tocsc(),
+            b_eq=objective, method="highs-ds",
         )  # fmt: skip
         if solved.status != 0:
             return None
-        dual = np.maximum(-np.asarray(solved.ineqlin.marginals, dtype=np.float64), 0.0)
-        weights = [np.append(x, _WATT * penalty_s) for x in (dual[: sizes[0]], dual[sizes[0] :])]
-        x_main, x_fed = solved.x[: numbers[0]], solved.x[numbers[0] : sum(numbers)]
-        star_4, owners = self._suggested(node, parts, (x_main, x_fed))
-        share_KC = np.zeros(K * C)
-        np.add.at(share_KC, parts[0][1], x_main)
-        share_KC = np.where(node.allowed_KC, share_KC.reshape(K, C), -1.0)
-        return _Solved(float(solved.fun), (weights[0], weights[1]), star_4, np.argmax(share_KC, axis=1), owners)
-
-    def _columns(
-        self, band: SetsOfBand, rate: tuple[Array, Array], allowed_KC: BoolArray, weight_M1: Array
-    ) -> tuple[IntArray, IntArray]:
-        """The few cheapest known sets that do for each cut, and the cuts, as flat numbers of the client's cut."""
-        rate_KC, down_KC = rate
-        does_SC = (band.up_S[:, None] >= rate_KC[band.client_S]) & allowed_KC[band.client_S]
-        does_SC &= band.down_S[:, None] >= down_KC[band.client_S] * (1 - 1e-12)
-        set_J, cut_J = np.nonzero(does_SC)
-        pair_J = band.client_S[set_J] * rate_KC.shape[1] + cut_J
-        order = np.lexsort(((band.set_SM @ weight_M1[:-1])[set_J], pair_J))
-        set_J, pair_J = set_J[order], pair_J[order]
-        place_J = np.arange(len(pair_J), dtype=np.int64) - np.asarray(np.searchsorted(pair_J, pair_J), dtype=np.int64)
-        return set_J[place_J < _COLUMNS], pair_J[place_J < _COLUMNS]
-
-    def _suggested(
-        self, node: _Node, parts: list[tuple[IntArray, IntArray]], solution: tuple[Array, Array]
-    ) -> tuple[Array, tuple[IntArray, IntArray]]:
-        """The seconds that a program's sets take, and the owners who have most of each subchannel."""
-        star_4 = node.edges_42[:, 0].copy()
-        owners: list[IntArray] = []
-        for j, (band, (set_J, pair_J), x_J) in enumerate(zip(self.bands, parts, solution, strict=True)):
-            asks, used = self.option_sets[node.option_set].asks[j], np.flatnonzero(x_J > 1e-6)
-            set_U, pair_U = set_J[used], pair_J[used]
-            with np.errstate(divide="ignore", invalid="ignore"):
-                up_s = asks.ready_s_KC.ravel()[pair_U] + asks.need_KC.ravel()[pair_U] / band.up_S[set_U]
-                down_s = asks.after_s_KC.ravel()[pair_U]
-                if self.priced:
-                    down_s = down_s + asks.down_bits_KC.ravel()[pair_U] / band.down_S[set_U]
-            star_4[2 * j] = max(star_4[2 * j], float(np.max(np.nan_to_num(up_s), initial=0.0)))
-            star_4[2 * j + 1] = max(star_4[2 * j + 1], float(np.max(np.nan_to_num(down_s), initial=0.0)))
+        found, share = (np.asarray(x, dtype=np.float64) for x in (solved.eqlin.marginals, solved.x[:row]))
+        weights = [np.maximum(found[first[j] : first[j + 1]], 0.0) for j in range(2)]
+        for weight_M1 in weights:
+            weight_M1[-1] = max(float(weight_M1[-1]), _WATT * most_s)
+        prices = Prices(weights[0], weights[1], np.maximum(found[late : first[3]], 0.0).reshape(K, 4))
+        ends_42 = share[-8:].reshape(4, 2)
+        mean_4 = np.sum(ends_42 * node.edges_42, axis=1) / np.maximum(np.sum(ends_42, axis=1), 1e-300)
+        star_4, shares, start = mean_4.copy(), list[Array](), 0
+        for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):
+            x_J = share[start : start + len(part.set_J)]
+            start += len(part.set_J)
+            used = np.flatnonzero(x_J > 1e-3)
+            star_4[2 * j : 2 * j + 2] = np.max(part.time_J2[used], axis=0, initial=0.0)
             share_KM = np.zeros(band.problem.log_KM.shape)
-            np.add.at(share_KM, band.client_S[set_U], x_J[used][:, None] * band.set_SM[set_U])
-            owners.append(np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1))
-        return star_4, (owners[0], owners[1])
+            np.add.at(share_KM, band.client_S[part.set_J[used]], x_J[used][:, None] * band.set_SM[part.set_J[used]])
+            shares.append(share_KM)
+        share_KC = np.full(K * C, -1.0)
+        share_KC[pair_P] = share[start : start + len(pair_P)]
+        star_4 = np.maximum(star_4, mean_4)
+        return _Solved(
+            float(solved.fun), prices, mean_4, star_4, share_KC.reshape(K, C), (shares[0], shares[1])
+        )

@@ -11,7 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.prices import LOG_2, Bundle, Prices, Scratch, best_prices, best_prices_both_ways, new_scratch
+from wavetune.allocation.prices import (
+    LOG_2,
+    NOT_SLOW,
+    Bundle,
+    Prices,
+    Scratch,
+    best_prices,
+    best_prices_both_ways,
+    new_scratch,
+)
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part
 from wavetune.units import Array
@@ -65,7 +74,7 @@ def cheapest_bundle(
                 continue
             if ask > 0.0:
                 bundle, dearer, back_price = best_prices_both_ways(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, float(problem.cap_w_K[k]),
                     prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
                     1e-5 / len(problem.need_K), problem.limit, problem.back_KM[k], ask, prices.back_price_K2[k, more],
                     scratches[more],
@@ -73,7 +82,7 @@ def cheapest_bundle(
                 prices.back_price_K2[k, more] = back_price
             else:
                 bundle, dearer = best_prices(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, float(problem.cap_w_K[k]),
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, float(problem.cap_w_K[k]),
                     prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
                     1e-5 / len(problem.need_K), problem.limit, scratches[more],
                 )  # fmt: skip

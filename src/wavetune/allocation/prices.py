@@ -47,6 +47,21 @@ class Prices(NamedTuple):
     back_price_K2: Array = np.zeros((0, 2))
 
 
+class Slow(NamedTuple):
+    """What a rate of 1, up (bit/s/Hz) and on the way back (the unit of what is asked), costs: half as much twice it.
+
+    `most_up` and `most_back` are rates that are never exceeded. Zeros where slow rates cost nothing.
+    """
+
+    up: float
+    back: float
+    most_up: float
+    most_back: float
+
+
+NOT_SLOW = Slow(0.0, 0.0, 0.0, 0.0)
+
+
 class Scratch(NamedTuple):
     """Scratch space of a client's search."""
 
@@ -132,6 +147,15 @@ def between(low: float, low_value: float, low_slope: float, high: float, high_va
 
 
 @part
+def tangent(slow: float, price: float, least: float, most: float) -> tuple[float, float]:
+    """The least of slow / rate + price rate over rates between `least` and `most`, and the rate where it is."""
+    if slow <= 0.0:
+        return price * least, least
+    rate = min(max(float(np.sqrt(slow / price)), least), most) if price > 0.0 else max(most, least)
+    return slow / rate + price * rate, rate
+
+
+@part
 def copy(source: IntArray, target: IntArray, size: int) -> None:
     """Copy the first entries."""
     for j in range(size):
@@ -155,7 +179,8 @@ def best_rate_price(
     log_M: Array,
     inverse_M: Array,
     weight_M: Array,
-    rate: float,
+    least: float,
+    slow: Slow,
     power_price: float,
     level: float,
     n: int,
@@ -165,23 +190,27 @@ def best_rate_price(
     limit: float,
     scratch: Scratch,
 ) -> Bundle:
-    """Maximise over nu: nu rate + cheapest set, for a given price of power; a value of `enough` ends the search."""
+    """Maximise over nu: nu rate + cheapest set, for a given price of power; a value of `enough` ends the search.
+
+    The rate is `least` or, where slow rates cost, any from there on: that with the least of its cost and nu rate.
+    """
     best, best_level = -np.inf, level
-    low, low_value, low_rate, low_power, num_below = 0.0, 0.0, 0.0, 0.0, -1
-    high, high_value, high_rate, high_power, num_above = 0.0, 0.0, 0.0, 0.0, -1
+    low, low_value, low_slope, low_power, num_below = 0.0, 0.0, 0.0, 0.0, -1
+    high, high_value, high_slope, high_power, num_above = 0.0, 0.0, 0.0, 0.0, -1
     price = level * power_price * LOG_2
     for turn in range(40):
         cost, set_rate, power_w, size = cheapest_set(
             log_M, inverse_M, weight_M, price, power_price, n, more, limit, scratch
         )
-        value = price * rate + cost
+        spent, rate = tangent(slow.up, price, least, slow.most_up)
+        value = spent + cost
         if value > best:
             best, best_level = value, price / (power_price * LOG_2)
         if set_rate < rate:
-            low, low_value, low_rate, low_power, num_below = price, value, set_rate, power_w, size
+            low, low_value, low_slope, low_power, num_below = price, value, rate - set_rate, power_w, size
             copy(scratch.chosen, scratch.below, size)
         else:
-            high, high_value, high_rate, high_power, num_above = price, value, set_rate, power_w, size
+            high, high_value, high_slope, high_power, num_above = price, value, rate - set_rate, power_w, size
             copy(scratch.chosen, scratch.above, size)
         if abs(set_rate - rate) <= 1e-9 * rate or best > enough:
             break
@@ -192,15 +221,15 @@ def best_rate_price(
             stride = 2.0 ** min(turn, 20) if limit < np.inf else 1.0
             price = max(peak, price * stride) if set_rate < rate else min(peak, price / stride)
             continue
-        meeting = between(low, low_value, rate - low_rate, high, high_value, rate - high_rate)
-        if high - low <= 1e-9 * high or low_value + (rate - low_rate) * (meeting - low) - best <= tolerance:
+        meeting = between(low, low_value, low_slope, high, high_value, high_slope)
+        if high - low <= 1e-9 * high or low_value + low_slope * (meeting - low) - best <= tolerance:
             break
         price = 0.5 * (low + high) if turn % 4 == 3 else peak if low < peak < high and turn % 2 == 0 else meeting
     if num_below < 0:
         return Bundle(best, best_level, 0.0, 0, num_above, high_power, float(num_above))
     if num_above < 0:
         return Bundle(best, best_level, 1.0, num_below, 0, low_power, float(num_below))
-    share = (high_rate - rate) / (high_rate - low_rate)
+    share = high_slope / (high_slope - low_slope)
     power_w = share * low_power + (1.0 - share) * high_power
     return Bundle(best, best_level, share, num_below, num_above, power_w, share * num_below + (1.0 - share) * num_above)
 
@@ -211,6 +240,7 @@ def best_prices(
     inverse_M: Array,
     weight_M: Array,
     rate: float,
+    slow: Slow,
     watt_price: float,
     cap_w: float,
     level: float,
@@ -229,7 +259,7 @@ def best_prices(
     while True:
         cap_cost = (price - watt_price) * cap_w
         bundle = best_rate_price(
-            log_M, inverse_M, weight_M, rate, price, level, n, more, tolerance, _MUCH + cap_cost, limit, scratch
+            log_M, inverse_M, weight_M, rate, slow, price, level, n, more, tolerance, _MUCH + cap_cost, limit, scratch
         )
         level, value, slope = bundle.level, bundle.value - cap_cost, bundle.power_w - cap_w
         if value > best:
@@ -273,6 +303,7 @@ def best_prices_both_ways(
     inverse_M: Array,
     weight_M: Array,
     rate: float,
+    slow: Slow,
     watt_price: float,
     cap_w: float,
     level: float,
@@ -282,14 +313,14 @@ def best_prices_both_ways(
     tolerance: float,
     limit: float,
     back_M: Array,
-    ask: float,
+    least_back: float,
     back_price: float,
     scratch: Scratch,
 ) -> tuple[Bundle, float, float]:
     """Maximise `best_prices` over a price of the way back too, which is last of what is returned.
 
-    A set S has to carry `ask` in sum of `back_M`: at a price delta its cheapest costs at least delta ask and what it
-    costs with weights w_i - delta back_i.
+    A set S has to carry `least_back` in sum of `back_M`, or as much more as pays: at a price delta the cheapest that
+    carries `ask` costs at least delta ask and what it costs with weights w_i - delta back_i.
     """
     low, low_value, low_slope = 0.0, 0.0, 0.0
     high, high_value, high_slope = 0.0, 0.0, 0.0
@@ -299,10 +330,11 @@ def best_prices_both_ways(
         for i in range(len(weight_M)):
             scratch.weight_M[i] = weight_M[i] - price * back_M[i]
         bundle, dearer = best_prices(
-            log_M, inverse_M, scratch.weight_M, rate, watt_price, cap_w, level, dearer, n, more, tolerance, limit,
+            log_M, inverse_M, scratch.weight_M, rate, slow, watt_price, cap_w, level, dearer, n, more, tolerance, limit,
             scratch,
         )  # fmt: skip
-        level, value = max(bundle.level, 1e-200), bundle.value + price * ask
+        spent, ask = tangent(slow.back, price, least_back, slow.most_back)
+        level, value = max(bundle.level, 1e-200), bundle.value + spent
         slope = ask - _carried_back(bundle, scratch, back_M)
         if value > best:
             best, best_level, best_dearer, best_price = value, level, dearer, price

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.band import copy_prices, with_cap_tolerance
-from wavetune.allocation.prices import Prices, best_prices, new_scratch
+from wavetune.allocation.prices import NOT_SLOW, Prices, best_prices, new_scratch
 from wavetune.allocation.water_filling import BandProblem, kernel
 from wavetune.units import Array
 
@@ -93,7 +93,7 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
                 if n + more == 0:
                     continue
                 bundle, dearer = best_prices(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, watt_price, cap_w,
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, cap_w,
                     prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, problem.limit,
                     scratches[more],
                 )  # fmt: skip

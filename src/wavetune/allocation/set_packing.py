@@ -18,9 +18,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from wavetune.allocation.ladder import stepped_power
-from wavetune.allocation.prices import LOG_2, Bundle, Scratch, best_prices, best_prices_both_ways, new_scratch
+from wavetune.allocation.prices import (
+    LOG_2,
+    NOT_SLOW,
+    Bundle,
+    Scratch,
+    Slow,
+    best_prices,
+    best_prices_both_ways,
+    new_scratch,
+    tangent,
+)
 from wavetune.allocation.problem import BoolArray, IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, most_rate, part
 from wavetune.units import Array
 
 _PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
@@ -46,20 +56,20 @@ def put(target_M: BoolArray, source_M: BoolArray) -> None:
 
 @part
 def priced(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, scratch: Scratch
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, slow: Slow, scratch: Scratch
 ) -> tuple[Bundle, float, float]:
     """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers."""
     M = problem.log_KM.shape[1]
     log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], float(problem.cap_w_K[k])
     watt_price, rate = float(weight_M1[M]) / problem.total_w, problem.need_K[k] / (delay - problem.ready_K[k])
     ask, limit = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, problem.limit
-    if ask > 0.0:
+    if ask > 0.0 or slow.back > 0.0:
         return best_prices_both_ways(
-            log_M, inverse_M, weight_M1[:M], rate, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit,
+            log_M, inverse_M, weight_M1[:M], rate, slow, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit,
             problem.back_KM[k], ask, 0.0, scratch,
         )  # fmt: skip
     bundle, dearer = best_prices(
-        log_M, inverse_M, weight_M1[:M], rate, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit, scratch
+        log_M, inverse_M, weight_M1[:M], rate, slow, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit, scratch
     )
     return bundle, dearer, 0.0
 
@@ -70,6 +80,7 @@ def reduced_costs(
     weight_M1: Array,
     k: int,
     delay: float,
+    slow: Slow,
     scratch: Scratch,
     cost_M: Array,
     multiplier_3: Array,
@@ -84,7 +95,7 @@ def reduced_costs(
     )
     limit, ask = problem.limit, problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
     snr_I, rate_I, _ = problem.steps
-    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, scratch)
+    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, slow, scratch)
     watt, log_level = watt_price * dearer, np.log2(bundle.level)
     rate_price = bundle.level * watt * LOG_2
     for i in range(M):
@@ -97,10 +108,34 @@ def reduced_costs(
             for n in range(len(rate_I)):
                 gain = max(gain, rate_price * rate_I[n] - watt * snr_I[n] * inverse_M[i])
         cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
-        if ask > 0.0 and log_M[i] > NO_GAIN_LOG2:
+        if back_price > 0.0 and log_M[i] > NO_GAIN_LOG2:
             cost_M[i] -= back_price * problem.back_KM[k, i]
     multiplier_3[0], multiplier_3[1], multiplier_3[2] = rate_price, watt - watt_price, back_price
-    return rate_price * rate - (watt - watt_price) * cap_w + back_price * ask
+    up, _ = tangent(slow.up, rate_price, rate, slow.most_up)
+    back, _ = tangent(slow.back, back_price, ask, slow.most_back)
+    return up - (watt - watt_price) * cap_w + back
+
+
+@part
+def best_rate(
+    problem: BandProblem, k: int, owned: IntArray, count: int, least: float, slow: float, watt_price: float
+) -> float:
+    """Client k's rate (bit/s/Hz), no less than `least` where it can, with the least of slow / rate and its power."""
+    log_M, inverse_M, limit = problem.log_KM[k], problem.inverse_KM[k], problem.limit
+    high = most_rate(log_M, inverse_M, owned, count, min(problem.cap_w_K[k], problem.total_w), limit) * (1 - 1e-12)
+    low = least
+    if high <= low:
+        return low
+    for turn in range(40):
+        rate = high if turn == 0 else 0.5 * (low + high)
+        _, level = least_power(log_M, inverse_M, owned, count, rate, limit)
+        if watt_price * level * LOG_2 <= slow / rate**2:
+            if turn == 0:
+                break
+            low = rate
+        else:
+            high = rate
+    return high
 
 
 @part
@@ -113,6 +148,7 @@ def set_cost(
     strongest: IntArray,
     owned: IntArray,
     most: float,
+    slow: Slow,
     rung_M: IntArray,
 ) -> tuple[float, float]:
     """What a set costs client k that meets a delay with it, infinite beyond its cap or `most`, and the power (W)."""
@@ -128,6 +164,11 @@ def set_cost(
     if asked and back < problem.ask_K[k] * (1.0 - 1e-9):
         return np.inf, 0.0
     log_M, inverse_M, watt_price = problem.log_KM[k], problem.inverse_KM[k], weight_M1[-1] / problem.total_w
+    if slow.back > 0.0:
+        cost += slow.back / back if back > 0.0 else np.inf
+    if slow.up > 0.0:
+        rate = best_rate(problem, k, owned, count, rate, slow.up, watt_price)
+        cost += slow.up / rate if rate > 0.0 else np.inf
     power_w, _ = least_power(log_M, inverse_M, owned, count, rate, problem.limit)
     for turn in range(2 if len(problem.steps.snr_I) > 0 else 0):  # the linear relaxation first, as it often is enough
         if power_w > problem.cap_w_K[k] or cost + watt_price * power_w >= most:
@@ -139,10 +180,12 @@ def set_cost(
 
 
 @part
-def split_cost(problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, scratch: Scratch) -> float:
+def split_cost(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, slow: Slow, scratch: Scratch
+) -> float:
     """Bound of what client k pays, by its sets of fewer than n subchannels and those of n or more."""
-    few = priced(problem, weight_M1, k, delay, n - 1, False, scratch)[0].value if n > 1 else np.inf
-    return min(few, priced(problem, weight_M1, k, delay, n, True, scratch)[0].value)
+    few = priced(problem, weight_M1, k, delay, n - 1, False, slow, scratch)[0].value if n > 1 else np.inf
+    return min(few, priced(problem, weight_M1, k, delay, n, True, slow, scratch)[0].value)
 
 
 @part
@@ -153,6 +196,7 @@ def cheapest_set(
     delay: float,
     nodes: int,
     split: bool,
+    slow: Slow,
     scratch: Scratch,
     set_M: BoolArray,
     multiplier_3: Array,
@@ -161,7 +205,7 @@ def cheapest_set(
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
     rung_M = np.zeros(M, np.int64)
-    bound = reduced_costs(problem, weight_M1, k, delay, scratch, cost_M, multiplier_3)
+    bound = reduced_costs(problem, weight_M1, k, delay, slow, scratch, cost_M, multiplier_3)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
@@ -172,7 +216,7 @@ def cheapest_set(
             if not 0.0 <= cost_M[order[step]] < _UNHEARD:
                 continue
             trial_M[order[step]] = True
-        best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, rung_M)
+        best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, slow, rung_M)
         if best < np.inf:
             put(set_M, trial_M)
             break
@@ -183,14 +227,14 @@ def cheapest_set(
             depth += 1
             spent += change_M[order[place]]
             inside_M[order[place]] = not inside_M[order[place]]
-            cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned, best, rung_M)
+            cost, power_w = set_cost(problem, weight_M1, k, delay, inside_M, strongest, owned, best, slow, rung_M)
             if cost < best:
                 best, best_w = cost, power_w
                 put(set_M, inside_M)
             seen += 1
             if seen == nodes:
                 if split:
-                    bound = max(bound, split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), scratch))
+                    bound = max(bound, split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), slow, scratch))
                 return min(best, bound), best_w
             place += 1
         elif depth > 0:
@@ -219,9 +263,39 @@ def cheapest_sets(
     for k in range(K):
         if problem.need_K[k] > 0.0:
             value_K[k], power_K[k] = cheapest_set(
-                problem, weight_M1, k, delay, nodes, split, scratch, set_KM[k], multiplier_K3[k]
+                problem, weight_M1, k, delay, nodes, split, NOT_SLOW, scratch, set_KM[k], multiplier_K3[k]
             )
     return value_K, set_KM, power_K, multiplier_K3
+
+
+@kernel
+def cheapest_sets_in_time(
+    problem: BandProblem, client_J: IntArray, slow_J4: Array, weight_M1: Array, nodes: int, split: bool
+) -> tuple[Array, BoolArray, Array]:
+    """The same for asks of clients who pay for the time that a set takes: `need_K`, `ready_K` and `ask_K` are of asks.
+
+    Args:
+        problem: tables of the clients; what is asked up is need / (1 s - ready), and `ask_K` back.
+        client_J: whose ask it is.
+        slow_J4: the fields of `Slow`.
+        weight_M1: prices.
+        nodes, split: as of `cheapest_sets`.
+    """
+    J, M = len(client_J), problem.log_KM.shape[1]
+    value_J, set_JM, power_J, scratch = np.zeros(J), np.zeros((J, M), np.bool_), np.zeros(J), new_scratch(M)
+    multiplier_3 = np.zeros(3)
+    for j in range(J):
+        k = client_J[j]
+        one = BandProblem(
+            problem.log_KM[k : k + 1], problem.inverse_KM[k : k + 1], problem.ready_K[j : j + 1],
+            problem.need_K[j : j + 1], problem.cap_w_K[k : k + 1], problem.total_w, problem.limit,
+            problem.back_KM[k : k + 1], problem.ask_K[j : j + 1], problem.steps,
+        )  # fmt: skip
+        slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
+        value_J[j], power_J[j] = cheapest_set(
+            one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3
+        )
+    return value_J, set_JM, power_J
 
 
 @kernel
@@ -234,7 +308,7 @@ def client_prices(
     cheapest by them, [M].
     """
     M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1])
-    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, n, more, scratch)
+    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, n, more, NOT_SLOW, scratch)
     watt_price, multiplier_3 = weight_M1[M] / problem.total_w, np.zeros(3)
     multiplier_3[0] = bundle.level * watt_price * dearer * LOG_2
     multiplier_3[1], multiplier_3[2] = watt_price * (dearer - 1.0), back_price
