@@ -1,18 +1,20 @@
 """Bound and decisions where clients choose their own cuts, by set packing over both bands at once.
 
 A round of I steps takes I (U + sum_k work_k + D) + F + G, with the last activations at U, the last backward pass D
-after the server, and the adapters F up and G down. Client k chooses a cut c, a set S of the main band's subchannels and
-a set T of the fed band's; it is not later than U and D with S, nor than F and G with T. Claim: for any weights w, v >= 0
-of the subchannels and the total powers, and any prices l >= 0 of each client's four times, no round is shorter than
+after the server, and the adapters F up and G down. Client k chooses a cut c, a set S of the main band's subchannels
+and a set T of the fed band's; it is not later than U and D with S, nor than F and G with T. Claim: for any weights
+w, v >= 0 of the subchannels and the total powers, and any prices l >= 0 of each client's four times, no round is
+shorter than
 
     min over U, D, F, G of [(I - sum l_kU) U + ... ] - sum w - sum v
         + sum_k min over c [I work_kc + min_S (w(S) + l_kU up_kc(S) + l_kD down_kc(S)) + min_T (...)],
 
 as disjoint sets within the power pay at most all of w and v, and no client is later than the last. The inner minima are
-those of `set_packing`; weights and prices are the duals of a linear program over the sets found so far, in which a
-client's times are the means of those of its sets. In a box of the seconds U, D, F and G only sets count that are done by
-its last; the box with the least bound is divided where its program's sets take longer than their means.
-Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns, 4 for U, D, F and G, 2 for first and last seconds.
+those of `set_packing`; weights and prices are moved by linear programs over the sets found so far, each near the best
+known ones. A program's solution mixes sets, so that a client's times are means; what is left open by that is closed by
+parts: only sets count that are done by a part's last seconds, with its cuts, on subchannels that it leaves the client.
+Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns of a program, P pairs of client and cut, M1 for
+the subchannels and the total power, 4 for U, D, F and G, 2 for first and last seconds, or for both ways of a band.
 """
 
 from __future__ import annotations
@@ -32,19 +34,20 @@ from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, BandProblem, least_power, most_rate, kernel
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, BandProblem, kernel, least_power, most_rate
 from wavetune.units import Array
 
-_NODES = 100  # sets that are looked at for one cheapest set
+_NODES = 300  # sets that are looked at for one cheapest set
 _COLUMNS = 60  # sets of a cut in a program
+_NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _WATT = 1e-9  # least weight of the total power, in shares of the round
-_ROOT_PROGRAMS, _PROGRAMS = 30, 6
-_EVEN = (0.01, 0.03, 0.1, 0.2)  # of a round, for each band's subchannels together
-_CHILD, _SHRINK, _FAR = 0.05, 0.3, 0.2
-_RADIUS = 0.5  # how far prices move at first, in shares of even ones
-_SPREAD, _MIXED = 0.05, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
-_NARROW = 0.2  # share of what is missing to which programs are solved
-_MOST_BOXES = 4  # for every program that may be solved
+_EVEN = (0.01, 0.03, 0.1, 0.2)  # weights of a band's subchannels to start from, in shares of the round
+_ROOT_PROGRAMS, _PROGRAMS = 30, 6  # for an option set, and for each of its parts
+_RADIUS, _CHILD_RADIUS, _LEAST_RADIUS, _SHRINK = 0.5, 0.05, 1e-3, 0.3  # of prices' moves, in shares of even ones
+_FAR = 0.2  # radius up to which it is foreseen what prices may still gain
+_NARROW = 0.2  # share of what is missing to which prices are moved
+_SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
+_MOST_PARTS = 4  # for every program that may be solved
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
 
 
@@ -69,7 +72,7 @@ def _full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> 
                 owned[count] = i
                 count += 1
         log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
-        cap_w = min(problem.cap_w_K[k], problem.total_w)
+        cap_w = float(min(problem.cap_w_K[k], problem.total_w))
         if count > 0 and cap_w > 0.0:
             rate_S[s] = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
             power_w, _ = least_power(log_M, inverse_M, owned, count, rate_S[s], problem.limit)
@@ -143,7 +146,7 @@ class SetsOfBand:
         asked = self.problem._replace(
             log_KM=np.where(hears_KM, self.problem.log_KM, NO_GAIN_LOG2),
             ready_K=np.zeros(len(client_J)),
-            need_K=np.maximum(rate_KC[client_J, cut_J], 1e-12),
+            need_K=np.maximum(rate_KC[client_J, cut_J], _NOTHING),
             ask_K=np.ascontiguousarray(down_KC[client_J, cut_J] / self.unit),
         )
         value_J, set_JM, _ = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
@@ -177,7 +180,9 @@ class SetsOfBand:
             up_s_J = np.where(asks.need_KC.ravel()[pair_J] > 0, asks.need_KC.ravel()[pair_J] / self.up_S[set_J], 0.0)
             down_J = asks.down_bits_KC.ravel()[pair_J]
             down_s_J = np.where(down_J > 0, down_J / self.down_S[set_J], 0.0)
-        time_J2 = np.stack((asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1)
+        time_J2 = np.stack(
+            (asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1
+        )
         cost_J = (self.set_SM @ weight_M1[:-1])[set_J] + np.sum(late_K2[client_J] * time_J2, axis=1)
         move_J = moves[0] * np.sum(self.set_SM, axis=1)[set_J] + time_J2 @ moves[1]
         cost_J = np.where(np.all(np.isfinite(time_J2), axis=1), cost_J, np.inf)
@@ -322,7 +327,7 @@ class CutPacking:
         heapq.heapify(queue)
         closed_s = [np.inf] * len(self.option_sets)
         number = len(queue)
-        last = number + _MOST_BOXES * programs
+        last = number + _MOST_PARTS * programs
         while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
             node = heapq.heappop(queue)
             for child in self._divided(node, number):
@@ -411,23 +416,25 @@ class CutPacking:
                 node = node._replace(prices=trial, bound_s=one.rounds * best_s)
             else:
                 radius *= _SHRINK
-            if solved is not None and (solved.value_s - center_s) * max(1.0, _FAR / radius) <= _NARROW * (goal_s - best_s):
+            if solved is not None and (solved.value_s - center_s) * max(1.0, _FAR / radius) <= _NARROW * (
+                goal_s - best_s
+            ):
                 break
-            if self.programs <= 0 or radius < 1e-3:
+            if self.programs <= 0 or radius < _LEAST_RADIUS:
                 break
             self.programs -= 1
             if (solved := self._solve(node, goal_s, radius)) is None:
                 break
             trial = solved.prices
         if solved is not None:
-            owners = [
+            owners = [  # who has most of a subchannel
                 np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1) for share_KM in solved.shares
             ]
             self.tell(Found(node.option_set, np.argmax(solved.share_KC, axis=1), owners[0], owners[1]))
-        return node._replace(solved=solved, radius=min(max(4 * radius, _CHILD), _RADIUS))
+        return node._replace(solved=solved, radius=min(max(4 * radius, _CHILD_RADIUS), _RADIUS))
 
     def _bound(self, node: _Node, prices: Prices, goal_s: float) -> tuple[float, Array]:
-        """No round of a node is shorter (s), infinite where there is none; and what every cut costs at least, [K, C]."""
+        """No round of a node is shorter (s), infinite where there is none; and the least that cuts cost, [K, C] (s)."""
         one = self.option_sets[node.option_set]
         values = [
             band.cheapest(
@@ -444,89 +451,52 @@ class CutPacking:
 
     def _solve(self, node: _Node, most_s: float, radius: float) -> _Solved | None:
         """The best prices near a node's by the sets that are known, of which none costs more than `most_s`."""
-        from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-        from scipy.sparse import coo_array, hstack  # pyright: ignore[reportMissingTypeStubs]
-
         one, near = self.option_sets[node.option_set], node.prices
         K, C = node.allowed_KC.shape
         rest_s = most_s - float(self.times_4 @ node.edges_42[:, 0])
+        moves_M1 = [np.full(band.num_weights, radius * rest_s / band.num_weights) for band in self.bands]
+        late_4 = radius * self.times_4 / K
         parts = [
             band.columns(
                 asks, node.edges_42[2 * j : 2 * j + 2, 1], node.allowed_KC, node.hears[j], near[j],
-                near.late_K4[:, 2 * j : 2 * j + 2],
-                (radius * rest_s / band.num_weights, radius * self.times_4[2 * j : 2 * j + 2] / K),
+                near.late_K4[:, 2 * j : 2 * j + 2], (float(moves_M1[j][0]), late_4[2 * j : 2 * j + 2]),
             )
             for j, (band, asks) in enumerate(zip(self.bands, one.asks, strict=True))
-        ]
-        pair_P = np.flatnonzero(node.allowed_KC)
-        place = np.zeros(K * C, np.int64)
+        ]  # fmt: skip
+        pair_P, place = np.flatnonzero(node.allowed_KC), np.zeros(K * C, np.int64)
         place[pair_P] = np.arange(len(pair_P))
-        # variables: weights of both bands, four prices of each client, what its cuts' sets cost in both bands, what it
-        # pays at least, and what the times U, D, F and G cost besides
-        sizes = [*(band.num_weights for band in self.bands), 4 * K, len(pair_P), len(pair_P), K, 4]
-        first = np.cumsum([0, *sizes])
-        late, pays, times = first[2], first[5], first[6]
-        rows: list[IntArray] = []
-        columns: list[IntArray] = []
-        values: list[Array] = []
-        limits: list[Array] = []
-
-        def put(row: IntArray, column: IntArray, value: Array | float) -> None:
-            rows.append(row)
-            columns.append(column)
-            values.append(np.broadcast_to(value, len(row)))
-
-        row = 0
-        for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):
-            at_J = row + np.arange(len(part.set_J))
+        # variables: weights of both bands, clients' four prices; what each cut's cheapest sets of both bands cost, what
+        # each client pays, and what U, D, F and G cost besides
+        weights, late = [band.num_weights for band in self.bands], 4 * K
+        program = _Program([*weights, late, len(pair_P), len(pair_P), K, 4])
+        first = program.first
+        for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):  # no cut's cheapest set costs more
+            row_J = program.rows(np.zeros(len(part.set_J)))
             column_N, row_N = np.nonzero(band.set_SM[part.set_J])
-            put(at_J, first[3 + j] + place[part.pair_J], 1.0)
-            put(at_J[column_N], first[j] + row_N, -1.0)
-            put(at_J, np.full(len(at_J), first[j + 1] - 1), -band.power_S[part.set_J] / band.problem.total_w)
+            program.put(row_J, first[3 + j] + place[part.pair_J], 1.0)
+            program.put(row_J[column_N], first[j] + row_N, -1.0)
+            power_J = band.power_S[part.set_J] / band.problem.total_w
+            program.put(row_J, np.full(len(row_J), first[j + 1] - 1), -power_J)
             for way in range(2):
-                put(at_J, late + part.pair_J // C * 4 + 2 * j + way, -part.time_J2[:, way])
-            limits.append(np.zeros(len(at_J)))
-            row += len(at_J)
-        at_P = row + np.arange(len(pair_P))
-        put(at_P, pays + pair_P // C, 1.0)
+                program.put(row_J, first[2] + part.pair_J // C * 4 + 2 * j + way, -part.time_J2[:, way])
+        row_P = program.rows(one.work_s_KC.ravel()[pair_P])  # no client pays more than for a cut
+        program.put(row_P, first[5] + pair_P // C, 1.0)
         for j in range(2):
-            put(at_P, first[3 + j] + place[pair_P], -1.0)
-        limits.append(one.work_s_KC.ravel()[pair_P])
-        row += len(at_P)
-        for way in range(4):
-            for edge_s in node.edges_42[way].tolist():
-                put(np.full(K, row), late + 4 * np.arange(K) + way, edge_s)
-                put(np.array([row]), np.array([times + way]), 1.0)
-                limits.append(np.array([self.times_4[way] * edge_s]))
-                row += 1
-        scales = [np.full(size, rest_s / size) for size in sizes[:2]]
-        centers = [near.main_M1, near.fed_M1, near.late_K4.ravel()]
-        scales.append(np.tile(self.times_4 / K, K))
-        center, scale = np.concatenate(centers), radius * np.concatenate(scales)
-        objective = np.zeros(first[-1])
-        objective[: first[2]], objective[pays:] = -1.0, 1.0
-        matrix = coo_array(
-            (np.concatenate(values), (np.concatenate(rows), np.concatenate(columns))), shape=(row, first[-1])
-        )
-        # The dual has fewer rows: a share of each set, and what it costs to leave the prices nearby.
-        near_P, large_P = np.arange(late + 4 * K), np.arange(first[3], first[5])
-        bounds = [(near_P, 1.0, center + scale), (near_P, -1.0, -np.maximum(center - scale, 0.0))]
-        bounds.append((large_P, 1.0, np.full(len(large_P), most_s)))
-        parted = [
-            coo_array((np.full(len(at_P), sign), (at_P, np.arange(len(at_P)))), shape=(first[-1], len(at_P)))
-            for at_P, sign, _ in bounds
-        ]
-        solved: Any = linprog(
-            np.concatenate((*limits, *(limit_P for _, _, limit_P in bounds))), A_eq=hstack((matrix.T, *parted)).tocsc(),
-            b_eq=objective, method="highs-ds",
-        )  # fmt: skip
-        if solved.status != 0:
+            program.put(row_P, first[3 + j] + place[pair_P], -1.0)
+        for way in range(4):  # of the seconds at both ends of the box, those that cost less
+            row_2 = program.rows(self.times_4[way] * node.edges_42[way])
+            program.put(row_2, np.full(2, first[6] + way), 1.0)
+            for n, edge_s in enumerate(node.edges_42[way].tolist()):
+                program.put(np.repeat(row_2[n : n + 1], K), first[2] + 4 * np.arange(K, dtype=np.int64) + way, edge_s)
+        objective = np.concatenate((np.full(sum(weights), -1.0), np.zeros(late + 2 * len(pair_P)), np.ones(K + 4)))
+        center = np.concatenate((near.main_M1, near.fed_M1, near.late_K4.ravel()))
+        solved = program.solve(objective, center, np.concatenate((*moves_M1, np.tile(late_4, K))), most_s)
+        if solved is None:
             return None
-        found, share = (np.asarray(x, dtype=np.float64) for x in (solved.eqlin.marginals, solved.x[:row]))
-        weights = [np.maximum(found[first[j] : first[j + 1]], 0.0) for j in range(2)]
-        for weight_M1 in weights:
+        value_s, found, share = solved
+        found = [np.maximum(found[first[i] : first[i + 1]], 0.0) for i in range(3)]
+        for weight_M1 in found[:2]:
             weight_M1[-1] = max(float(weight_M1[-1]), _WATT * most_s)
-        prices = Prices(weights[0], weights[1], np.maximum(found[late : first[3]], 0.0).reshape(K, 4))
         ends_42 = share[-8:].reshape(4, 2)
         mean_4 = np.sum(ends_42 * node.edges_42, axis=1) / np.maximum(np.sum(ends_42, axis=1), 1e-300)
         star_4, shares, start = mean_4.copy(), list[Array](), 0
@@ -534,13 +504,61 @@ class CutPacking:
             x_J = share[start : start + len(part.set_J)]
             start += len(part.set_J)
             used = np.flatnonzero(x_J > 1e-3)
-            star_4[2 * j : 2 * j + 2] = np.max(part.time_J2[used], axis=0, initial=0.0)
+            latest_2 = np.max(part.time_J2[used], axis=0, initial=0.0)
+            star_4[2 * j : 2 * j + 2] = np.maximum(star_4[2 * j : 2 * j + 2], latest_2)
             share_KM = np.zeros(band.problem.log_KM.shape)
             np.add.at(share_KM, band.client_S[part.set_J[used]], x_J[used][:, None] * band.set_SM[part.set_J[used]])
             shares.append(share_KM)
         share_KC = np.full(K * C, -1.0)
         share_KC[pair_P] = share[start : start + len(pair_P)]
-        star_4 = np.maximum(star_4, mean_4)
-        return _Solved(
-            float(solved.fun), prices, mean_4, star_4, share_KC.reshape(K, C), (shares[0], shares[1])
-        )
+        prices = Prices(found[0], found[1], found[2].reshape(K, 4))
+        return _Solved(value_s, prices, mean_4, star_4, share_KC.reshape(K, C), (shares[0], shares[1]))
+
+
+class _Program:
+    """A linear program over blocks of variables: a sum is maximised where rows of variables keep to limits."""
+
+    def __init__(self, sizes: list[int]) -> None:
+        self.first: list[int] = np.cumsum([0, *sizes]).tolist()
+        self.limits: list[Array] = []
+        self.entries: list[tuple[IntArray, IntArray, Array]] = []
+
+    def rows(self, limit_J: Array) -> IntArray:
+        """Numbers of new rows with these limits."""
+        start = sum(map(len, self.limits))
+        self.limits.append(limit_J)
+        return np.arange(start, start + len(limit_J))
+
+    def put(self, row_N: IntArray, column_N: IntArray, value: Array | float) -> None:
+        """Coefficients of variables in rows."""
+        self.entries.append((row_N, column_N, np.broadcast_to(value, len(row_N))))
+
+    def solve(
+        self, objective: Array, center: Array, move: Array, most: float
+    ) -> tuple[float, Array, Array] | None:  # fmt: skip
+        """Value, variables and the rows' shadow prices, or None without a solution.
+
+        The variables of the first three blocks stay within `move` of `center` and are not negative; those of the next
+        two are at most `most`. Solved is the dual, which has fewer rows.
+        """
+        from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+        from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
+
+        near, large = np.arange(self.first[3]), np.arange(self.first[3], self.first[5])
+        num_rows = sum(map(len, self.limits))
+        for at, sign, limit in (
+            (near, 1.0, center + move),
+            (near, -1.0, -np.maximum(center - move, 0.0)),
+            (large, 1.0, np.full(len(large), most)),
+        ):
+            self.put(self.rows(limit), at, sign)
+        row_N = np.concatenate([row_N for row_N, _, _ in self.entries])
+        column_N = np.concatenate([column_N for _, column_N, _ in self.entries])
+        value_N = np.concatenate([value_N for _, _, value_N in self.entries])
+        limits = np.concatenate(self.limits)
+        matrix = coo_array((value_N, (column_N, row_N)), shape=(self.first[-1], len(limits))).tocsc()
+        solved: Any = linprog(limits, A_eq=matrix, b_eq=objective, method="highs-ds")
+        if solved.status != 0:
+            return None
+        variables, share = (np.asarray(x, dtype=np.float64) for x in (solved.eqlin.marginals, solved.x[:num_rows]))
+        return float(solved.fun), variables, share

@@ -40,7 +40,7 @@ _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 _MOST_OPTION_SETS = 12
 _BOXES = 160
-_PACKED, _PACKING_PROGRAMS = 64, 500  # size of bands that are packed with their cuts, and linear programs for it
+_PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands that are packed with their cuts; linear programs at size 1
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
@@ -237,11 +237,11 @@ class DecisionSearch:
             self._pack_cuts(proof)
 
     def _pack_cuts(self, proof: _Proof) -> None:
-        """Close the gap of small bands where every client has a cut of its own, and take what is found on the way."""
+        """Close the gap where every client has a cut of its own, and take what is found on the way."""
         problem, evaluator, best = self.problem, self.evaluator, self.best
-        priced, several = problem.price_downlink and not problem.share_server, self.option_sets[0].num_cuts > 1
         size = max(evaluator.main.log_KM.size, evaluator.fed.log_KM.size)
-        if not priced or not several or size > _PACKED or min(self.lower_s) >= self._enough_s:
+        several = problem.cut_per_client and not problem.share_server
+        if not several or size > _PACKED or min(self.lower_s) >= self._enough_s:
             return
         packing = CutPacking(
             (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
@@ -273,7 +273,7 @@ class DecisionSearch:
             )
         packing.run(
             [(best.main_owner_M, best.fed_owner_M)], least_s, lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell,
-            _PACKING_PROGRAMS,
+            int(_PACKING_PROGRAMS / np.sqrt(size)),
         )  # fmt: skip
         self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
 

@@ -74,7 +74,8 @@ def cheapest_bundle(
                 continue
             if ask > 0.0:
                 bundle, dearer, back_price = best_prices_both_ways(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, float(problem.cap_w_K[k]),
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price,
+                    float(problem.cap_w_K[k]),
                     prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
                     1e-5 / len(problem.need_K), problem.limit, problem.back_KM[k], ask, prices.back_price_K2[k, more],
                     scratches[more],
@@ -82,7 +83,8 @@ def cheapest_bundle(
                 prices.back_price_K2[k, more] = back_price
             else:
                 bundle, dearer = best_prices(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, float(problem.cap_w_K[k]),
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price,
+                    float(problem.cap_w_K[k]),
                     prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
                     1e-5 / len(problem.need_K), problem.limit, scratches[more],
                 )  # fmt: skip

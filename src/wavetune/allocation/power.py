@@ -27,7 +27,7 @@ def allocate_power(
         band: gains, noise and the cap on the total.
         owner_M: client that owns each subchannel, -1 for none.
         ready_s_K: when each client starts to send (s).
-        bits_K: what it sends; a client with 0 bits sends nothing.
+        bits_K: what it sends; a client with 0 bits sends nothing, and owns nothing unless it may receive.
         tx_power_max_w_K: each client's cap (W).
 
     Returns:
@@ -40,12 +40,12 @@ def allocate_power(
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
     need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
     cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
-    owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
+    sender_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
     ready_s_K, limit = np.asarray(ready_s_K, np.float64), float(band.envelope.most)
     band_problem = BandProblem(log_KM, inverse_KM, ready_s_K, need_K, cap_w_K, band.total_power_max_w, limit)
     steps = steps_of(band.ladder, band.envelope.gap, band.effective_hz)
-    delay_s, power_w_M = best_powers(band_problem._replace(steps=steps), owner_M)
-    return Allocation(owner_M, power_w_M), float(delay_s)
+    delay_s, power_w_M = best_powers(band_problem._replace(steps=steps), sender_M)
+    return Allocation(sender_M if band.downlink_gain_KM is None else owner_M, power_w_M), float(delay_s)
 
 
 def uniform_power(band: RadioBand, owner_M: IntArray, tx_power_max_w_K: Array) -> Allocation:
