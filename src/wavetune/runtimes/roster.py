@@ -83,7 +83,9 @@ class Roster:
         finally:
             over.set()
             thread.join()
-            self.look(replace(sight(), present=frozenset()))
+            last = sight()  # of a run so short that nobody has looked before
+            self.look(last)
+            self.look(replace(last, present=frozenset()))
             _write(folder, self.seen)
             self.seen = None
 
