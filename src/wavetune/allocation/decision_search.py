@@ -40,7 +40,8 @@ _TOLERANCE = 1e-4
 _ROUNDING = 1e-9
 _MOST_OPTION_SETS = 12
 _BOXES = 160
-_PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands that are packed with their cuts; linear programs at size 1
+_PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed; linear programs at size 1
+_PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
@@ -240,8 +241,9 @@ class DecisionSearch:
         """Close the gap where every client has a cut of its own, and take what is found on the way."""
         problem, evaluator, best = self.problem, self.evaluator, self.best
         size = max(evaluator.main.log_KM.size, evaluator.fed.log_KM.size)
-        several = problem.cut_per_client and not problem.share_server
-        if not several or size > _PACKED or min(self.lower_s) >= self._enough_s:
+        several, rest = problem.cut_per_client and not problem.share_server, 1 - min(self.lower_s) / best.delay_s
+        most, open_rest = (_PACKED, _TOLERANCE) if problem.price_downlink else (_PACKED_UPLINK, _OPEN_UPLINK)
+        if not several or not self.effort.programs or size > most or rest <= open_rest:
             return
         packing = CutPacking(
             (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
