@@ -15,6 +15,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,6 +33,7 @@ from wavetune.federation.codecs import Payload
 
 SERVICE, METHOD = "wavetune.DataPlane", "Exchange"
 _TOKEN_BYTES = 32
+_MOST_FILES = 1 << 20  # open at once, of which connections take half
 _WAITING = 64  # streams that may wait for each that is served
 WIDE: tuple[tuple[str, Any], ...] = (  # activations are megabytes, and gRPC's defaults are for messages of kilobytes
     ("grpc.http2.lookahead_bytes", 4 << 20),
@@ -277,9 +279,13 @@ def connections() -> int:
     """
     import resource
 
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
-    return max(1, min(most, 1 << 20) // 2)
+    now, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if most == resource.RLIM_INFINITY else min(most, _MOST_FILES)
+    if now != resource.RLIM_INFINITY and now < wanted:
+        with suppress(OSError, ValueError):  # systems have limits of their own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+    now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max(1, (_MOST_FILES if now == resource.RLIM_INFINITY else min(now, _MOST_FILES)) // 2)
 
 
 def _parse(content: bytes) -> Frame:

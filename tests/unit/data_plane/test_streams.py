@@ -340,6 +340,17 @@ def test_grpc_knows_every_option_that_it_is_given(tmp_path, monkeypatch):
     assert [name for name, _ in given if name.encode() not in known] == []
 
 
+@pytest.mark.parametrize(
+    ("soft", "hard", "most"),
+    [(64, 64, 32), (64, 1000, 500), (resource.RLIM_INFINITY, resource.RLIM_INFINITY, 1 << 19), (1, 1, 1)],
+)
+def test_connections_are_half_of_the_files_that_the_system_allows(monkeypatch, soft, hard, most):
+    limits = [(soft, hard)]
+    monkeypatch.setattr(resource, "getrlimit", lambda _: limits[-1])
+    monkeypatch.setattr(resource, "setrlimit", lambda _, both: limits.append(both))
+    assert server.connections() == most
+
+
 def test_strangers_who_hold_connections_leave_the_process_files_to_open(tmp_path, monkeypatch):
     """Half of what a process may open is for connections; more end at once, and make room for devices when they go."""
     assert 1 <= server.connections() <= resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2
