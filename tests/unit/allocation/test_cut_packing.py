@@ -58,7 +58,10 @@ def best_of_all_s(problem):
     return best_s
 
 
-def test_own_cuts_both_ways_are_the_best_of_all_and_nearly_proved(problem):
+@pytest.mark.parametrize("share", [1.0, 0.1, 4.0])
+def test_own_cuts_both_ways_are_the_best_of_all_and_nearly_proved(problem, share):
+    costs = replace(problem.costs, download_share=share, lora_bits_per_rank_L=4 * problem.costs.lora_bits_per_rank_L)
+    problem = replace(problem, costs=costs)
     outcome, best_s = plan(problem), best_of_all_s(problem)
     assert violations(problem, outcome) == []
     assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
