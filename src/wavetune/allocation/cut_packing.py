@@ -420,7 +420,7 @@ class CutPacking:
                 goal_s - best_s
             ):
                 break
-            if self.programs <= 0 or radius < _LEAST_RADIUS:
+            if self.programs <= 0 or radius < _LEAST_RADIUS or self.clock.expired:
                 break
             self.programs -= 1
             if (solved := self._solve(node, goal_s, radius)) is None:
