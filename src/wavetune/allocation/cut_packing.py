@@ -29,7 +29,7 @@ import numpy as np
 from wavetune.allocation.band import BandTables, with_cap_tolerance
 from wavetune.allocation.both_ways import with_receivers
 from wavetune.allocation.decision import Options
-from wavetune.allocation.delay import downlink_rate_bit_per_s_KM
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
@@ -149,7 +149,7 @@ class SetsOfBand:
             need_K=np.maximum(rate_KC[client_J, cut_J], _NOTHING),
             ask_K=np.ascontiguousarray(down_KC[client_J, cut_J] / self.unit),
         )
-        value_J, set_JM, _ = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
+        value_J, set_JM = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
         value_KC[client_J, cut_J] += value_J * unit
         self.add(client_J, set_JM)
         return value_KC
@@ -176,10 +176,8 @@ class SetsOfBand:
         set_J, cut_J = np.nonzero(does_SC)
         client_J = self.client_S[set_J]
         pair_J = client_J * rate_KC.shape[1] + cut_J
-        with np.errstate(divide="ignore", invalid="ignore"):
-            up_s_J = np.where(asks.need_KC.ravel()[pair_J] > 0, asks.need_KC.ravel()[pair_J] / self.up_S[set_J], 0.0)
-            down_J = asks.down_bits_KC.ravel()[pair_J]
-            down_s_J = np.where(down_J > 0, down_J / self.down_S[set_J], 0.0)
+        up_s_J = transfer_s(asks.need_KC.ravel()[pair_J], self.up_S[set_J])
+        down_s_J = transfer_s(asks.down_bits_KC.ravel()[pair_J], self.down_S[set_J])
         time_J2 = np.stack(
             (asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1
         )
@@ -225,7 +223,7 @@ class _Node(NamedTuple):
     allowed_KC: BoolArray
     hears: tuple[BoolArray, BoolArray]
     prices: Prices
-    radius: float = 0.5
+    radius: float = _RADIUS
     solved: _Solved | None = None
 
 
@@ -326,7 +324,7 @@ class CutPacking:
                 queue.append(node)
         heapq.heapify(queue)
         closed_s = [np.inf] * len(self.option_sets)
-        number = len(queue)
+        number = len(self.option_sets)  # those of the option sets themselves come before
         last = number + _MOST_PARTS * programs
         while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
             node = heapq.heappop(queue)

@@ -271,18 +271,18 @@ def cheapest_sets(
 @kernel
 def cheapest_sets_in_time(
     problem: BandProblem, client_J: IntArray, slow_J4: Array, weight_M1: Array, nodes: int, split: bool
-) -> tuple[Array, BoolArray, Array]:
-    """The same for asks of clients who pay for the time that a set takes: `need_K`, `ready_K` and `ask_K` are of asks.
+) -> tuple[Array, BoolArray]:
+    """Least costs, [J], and such sets, [J, M], for asks of clients who pay for the time that a set takes.
 
     Args:
-        problem: tables of the clients; what is asked up is need / (1 s - ready), and `ask_K` back.
+        problem: tables of the clients; of an ask are `need_K` / (1 s - `ready_K`), the rate up, and `ask_K`, that back.
         client_J: whose ask it is.
         slow_J4: the fields of `Slow`.
         weight_M1: prices.
         nodes, split: as of `cheapest_sets`.
     """
     J, M = len(client_J), problem.log_KM.shape[1]
-    value_J, set_JM, power_J, scratch = np.zeros(J), np.zeros((J, M), np.bool_), np.zeros(J), new_scratch(M)
+    value_J, set_JM, scratch = np.zeros(J), np.zeros((J, M), np.bool_), new_scratch(M)
     multiplier_3 = np.zeros(3)
     for j in range(J):
         k = client_J[j]
@@ -292,10 +292,8 @@ def cheapest_sets_in_time(
             problem.back_KM[k : k + 1], problem.ask_K[j : j + 1], problem.steps,
         )  # fmt: skip
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
-        value_J[j], power_J[j] = cheapest_set(
-            one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3
-        )
-    return value_J, set_JM, power_J
+        value_J[j], _ = cheapest_set(one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3)
+    return value_J, set_JM
 
 
 @kernel
