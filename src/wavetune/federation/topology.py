@@ -87,14 +87,15 @@ class Split(Topology):
         for name, cuts in (("cut", (self.cut,)), ("cuts", self.cuts or ())):
             for cut in cuts:
                 require_per_client(f"{path}.{name}", cut, extent.num_clients, extent.num_layers, "the model's blocks")
-        if below := [cut for cut in self.allowed_cuts(extent.num_layers) if cut < self.least_cut]:
+        if self.cut is not None:
+            if (least := min(self.allowed_cuts(extent.num_layers))) < self.least_cut:
+                raise ConfigError(
+                    f"{path}.cut is {least} but least_cut is {self.least_cut}; raise the one or lower the other"
+                )
+        elif (largest := max(self.cuts or (extent.num_layers - 1,))) < self.least_cut:
             raise ConfigError(
-                f"{path}.cut is {below[0]} but least_cut is {self.least_cut}; raise the one or lower the other"
-            )
-        if not self.allowed_cuts(extent.num_layers):
-            raise ConfigError(
-                f"{path}.least_cut is {self.least_cut} but the largest cut to choose is "
-                f"{max(self.cuts or (extent.num_layers - 1,))}; lower it, or set {path}.cut"
+                f"{path}.least_cut is {self.least_cut} but the largest cut to choose is {largest}; lower it, or set "
+                f"{path}.cut"
             )
 
 

@@ -1,4 +1,5 @@
 import re
+import tracemalloc
 
 import pytest
 
@@ -47,6 +48,16 @@ def test_parts_that_fit_pass(method):
 def test_parts_that_do_not_fit_are_refused_by_field_value_and_range(method, message):
     with pytest.raises(ConfigError, match=message):
         method.check(**FITS)
+
+
+def test_a_check_takes_no_memory_for_the_blocks_of_a_model():
+    """Which may be any number before the model is fetched."""
+    tracemalloc.start()
+    try:
+        Method("", Split(), Lora(rank=2)).check(**FITS | {"num_layers": 10**6})
+        assert tracemalloc.get_traced_memory()[1] < 1e6  # bytes
+    finally:
+        tracemalloc.stop()
 
 
 ON_THE_CUT = (
