@@ -7,13 +7,15 @@ and keys that stand twice in an object. A byte order mark, UTF-16 and UTF-32 are
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import math
 import os
 import stat
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
@@ -25,6 +27,12 @@ LONGEST_RECORDS = 2**30
 MOST_LINE_BYTES = 16 * 2**20
 MOST_LEVELS = 64
 _MOST_INTEGER = 10**308  # more do not fit a double
+PACKED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
+    ".gz": (b"\x1f\x8b", gzip.open),
+    ".bz2": (b"BZh", bz2.open),
+    ".xz": (b"\xfd7zXZ", lzma.open),
+}
+"""Compressed files by the ending of their names: how they begin, and what reads them."""
 
 
 def read_json(path: Path | str, *, finite: bool = True, unique: bool = True, most_bytes: int = MOST_BYTES) -> Any:
@@ -70,18 +78,33 @@ def require_files(folder: Path) -> None:
 
 
 def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[str]:
-    """The lines of a regular file with UTF-8 text, gzip-compressed if its name ends in .gz, one at a time.
+    """The lines of a regular file with UTF-8 text, compressed if its name ends in .gz, .bz2 or .xz, one at a time.
 
     Raises: JsonError naming the file, and the line if one is longer than `most_bytes`.
     """
     number = 0
     with _named(path), _opened(Path(path)) as file:
-        stream = cast(IO[bytes], gzip.GzipFile(fileobj=file)) if str(path).endswith(".gz") else file
+        stream = opened_packed(path, file)
         while line := stream.readline(most_bytes + 1):
             number += 1
             if len(line) > most_bytes:
                 raise JsonError(f"line {number} is longer than {most_bytes} bytes; break it into lines")
             yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+
+
+def packing(path: Path | str) -> str:
+    """The ending of a compressed file's name, in lower case; none where it is not compressed.
+
+    >>> packing("train.JSONL.GZ"), packing("train.jsonl")
+    ('.gz', '')
+    """
+    return next((ending for ending in PACKED if str(path).lower().endswith(ending)), "")
+
+
+def opened_packed(path: Path | str, file: IO[bytes]) -> IO[bytes]:
+    """What a file holds that its name says to be compressed, and any other file itself."""
+    ending = packing(path)
+    return cast(IO[bytes], PACKED[ending][1](file)) if ending else file
 
 
 def complete_lines(path: Path | str) -> list[Any]:
@@ -153,8 +176,8 @@ def _named(path: Path | str) -> Generator[None]:
         raise JsonError(error.reason, path) from None
     except UnicodeDecodeError as error:
         raise JsonError(f"it is not {error.encoding.upper()} text; save it as UTF-8", path) from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise JsonError(f"it is no whole gzip file ({error})", path) from error
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise JsonError(f"it is no whole {packing(path)} file ({error})", path) from error
     except OSError as error:
         reason = error.strerror or str(error)
         raise JsonError(reason[:1].lower() + reason[1:], path) from error

@@ -12,7 +12,7 @@ from typing import Any
 
 from wavetune.data.dialogues import WrongValueError, turns_of, unpacked
 from wavetune.data.examples import NO_DOMAIN, PreferencePair, Turn
-from wavetune.data.rows import text_of
+from wavetune.data.rows import remedy_for, text_of
 from wavetune.errors import DataError
 
 MARKS = {"Human": "user", "Assistant": "assistant", "System": "system"}
@@ -47,10 +47,10 @@ def pair_of(row: Row, where: str, verdict: str | None = None) -> PreferencePair 
         row = {**row, **{key: unpacked(value) for key, value in found.items()}}
         for key in ("chosen", "rejected"):
             if row.get(key) is None:
+                remedy = f"Name yours by world.data.columns, or --column {key}=NAME of train-reward"
                 raise WrongValueError(
                     f"a preference pair needs {key!r} as text or a list of messages; found the columns "
-                    f"{', '.join(map(str, row))}. Name yours by world.data.columns, or --column {key}=NAME of "
-                    "train-reward"
+                    f"{', '.join(map(str, row))}. {remedy_for(row, remedy)}"
                 )
         as_text = isinstance(row["chosen"], str) and isinstance(row["rejected"], str)
         turns, prompt, chosen, rejected = _of_texts(row) if as_text else _of_messages(row)

@@ -1,15 +1,15 @@
-"""The rows of a data file: JSON, JSON lines, CSV, TSV or text, each also as .gz, Parquet or Arrow.
+"""The rows of a data file: JSON, JSON lines, CSV, TSV or text, each also as .gz, .bz2 or .xz, Parquet or Arrow.
 
 JSON may be a list of objects, objects one behind the other, or one object that holds the list or a list for each
 column; a row that is a list of messages is `{messages}`. Cells of CSV and TSV are texts as they stand. A text file has
-a row `{text}` a line. Blank lines are skipped.
+a row `{text}` a line. Blank lines are skipped. An article of SQuAD, with paragraphs of questions, has a row a question.
 """
 
 from __future__ import annotations
 
 import csv
-import gzip
 import json
+import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from typing import Any
 
 from wavetune.data.dialogues import is_messages
 from wavetune.errors import DataError, JsonError, NotJsonError, one_line
-from wavetune.json_reader import parse, read_lines
+from wavetune.json_reader import PACKED, opened_packed, packing, parse, read_lines
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -32,8 +32,6 @@ MAGIC = {
     b"\xff\xfe": UTF_16,
     b"\xfe\xff": UTF_16,
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV",
-    b"BZh": "a bzip2 archive: unpack it",
-    b"\xfd7zXZ": "an xz archive: unpack it",
     b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it",
     b"PAR1": "a Parquet file: give its name the ending .parquet",
 }
@@ -51,21 +49,22 @@ def read_rows(file: Path) -> Rows:
         if kind in TABLES:
             yield from TABLES[kind](file)
         else:
-            yield from TEXTS.get(kind, _unnamed_rows)(file, _start(file))
+            for place, row in TEXTS.get(kind, _unnamed_rows)(file, _start(file)):
+                yield from ((place, one) for one in _questions(row))
     except JsonError as error:
         raise DataError(f"{file}: {error.reason}") from error
-    except (OSError, EOFError, zlib.error) as error:
+    except (OSError, EOFError, zlib.error, lzma.LZMAError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise DataError(f"{file}: cannot be read ({reason[:1].lower()}{reason[1:]})") from error
 
 
 def kind_of(name: str) -> str:
-    """The ending of a file's name without `.gz`, in lower case.
+    """The ending of a file's name without that of a compressed one, in lower case.
 
     >>> kind_of("Train.JSONL.gz")
     '.jsonl'
     """
-    return Path(name.lower().removesuffix(".gz")).suffix
+    return Path(name.lower().removesuffix(packing(name))).suffix
 
 
 def named_classes(row: Mapping[str, Any], features: Mapping[str, Any]) -> Row:
@@ -153,6 +152,19 @@ def _json_lines(file: Path) -> Rows:
             yield place, row
     if len(first) == 1:
         yield from _held(*first[0])
+
+
+def _questions(row: Row) -> list[Row]:
+    """The rows of an article of SQuAD, one a question, and any other row alone.
+
+    >>> _questions({"title": "T", "paragraphs": [{"context": "C", "qas": [{"question": "Q", "answers": []}]}]})
+    [{'title': 'T', 'context': 'C', 'question': 'Q', 'answers': []}]
+    """
+    paragraphs = row.get("paragraphs")
+    if not isinstance(paragraphs, list) or not all(isinstance(p, dict) and "qas" in p for p in paragraphs):
+        return [row]
+    asked = [(p, question) for p in paragraphs for question in p["qas"] or ()]
+    return [{"title": row.get("title"), "context": p.get("context"), **question} for p, question in asked]
 
 
 def _one_by_one(text: str) -> list[Any] | None:
@@ -285,14 +297,17 @@ def _parquet(file: Path) -> Rows:
 
     try:
         with pyarrow.parquet.ParquetFile(file) as parquet:
-            features = _features(parquet.schema_arrow)
-            number = 0
-            for batch in parquet.iter_batches():
-                for row in batch.to_pylist():
-                    yield f"{file} row {number}", named_classes(row, features)
-                    number += 1
+            yield from _batch_rows(file, parquet.schema_arrow, parquet.iter_batches())
     except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file}: cannot be read as Parquet ({one_line(error)}); fetch or write it again") from error
+
+
+def _batch_rows(file: Path, schema: Any, batches: Iterable[Any]) -> Rows:
+    features, number = _features(schema), 0
+    for batch in batches:
+        for row in batch.to_pylist():
+            yield f"{file} row {number}", named_classes(row, features)
+            number += 1
 
 
 def _features(schema: Any) -> Mapping[str, Any]:
@@ -305,28 +320,36 @@ def _features(schema: Any) -> Mapping[str, Any]:
 
 
 def _arrow(file: Path) -> Rows:
-    import datasets
+    """Rows of Arrow as a stream, which `datasets` writes, or as a file, which is Feather."""
+    import pyarrow
 
     try:
-        table = datasets.Dataset.from_file(str(file))
-    except Exception as error:
+        with file.open("rb") as source:
+            is_file = source.read(6) == b"ARROW1"
+            source.seek(0)
+            with (pyarrow.ipc.open_file if is_file else pyarrow.ipc.open_stream)(source) as reader:
+                batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else reader
+                yield from _batch_rows(file, reader.schema, batches)
+    except (pyarrow.ArrowException, OSError) as error:
         raise DataError(f"{file}: cannot be read as Arrow ({one_line(error)}); save it again") from error
-    return table_rows(table, str(file))
 
 
 def _start(file: Path) -> str:
     """The first visible characters. Raises DataError if the file is packed or written otherwise than its name says."""
-    packed = file.name.lower().endswith(".gz")
+    named = packing(file.name)
     with file.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    if packed != zipped:
-        is_not, named = ("is no gzip file", "") if packed else ("is a gzip file", "not ")
-        raise DataError(f"{file}: {is_not} though it is {named}named .gz; rename it, or fetch it again")
-    with gzip.open(file) if packed else file.open("rb") as stream:
-        found = stream.read(2**16)
+        begins = stream.read(8)
+        packed = next((ending for ending, (magic, _) in PACKED.items() if begins.startswith(magic)), "")
+        if packed != named:
+            is_not = f"is a {packed} file though it is not" if packed else f"is no {named} file though it is"
+            raise DataError(f"{file}: {is_not} named so; rename it, or fetch it again")
+        stream.seek(0)
+        found = opened_packed(file.name, stream).read(2**16)
     for magic, what in MAGIC.items():
         if found.startswith(magic):
             raise DataError(f"{file}: is {what}")
+    if b"\0" in found and kind_of(file.name) not in TEXTS:
+        raise DataError(f"{file}: is a binary file of a kind that is not read; known endings are {ENDINGS}")
     if b"\0" in found:
         raise DataError(f"{file}: holds NUL characters, as UTF-16 text and binary files do; save it as UTF-8 text")
     return found.decode("utf-8-sig", errors="replace").lstrip()
@@ -366,5 +389,5 @@ TEXTS = {
     **dict.fromkeys((".csv", ".tsv"), _separated),
     ".txt": _text_rows,
 }
-TABLES = {".parquet": _parquet, ".arrow": _arrow}
+TABLES = {".parquet": _parquet, ".arrow": _arrow, ".feather": _arrow}
 ENDINGS = ", ".join((*TEXTS, *TABLES))

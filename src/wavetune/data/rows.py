@@ -66,10 +66,15 @@ def form_of(row: Row, where: str) -> Form:
             f"{where}: a row with {'role' if 'role' in row else 'from'!r} is a turn of a dialogue; write a row "
             'for each dialogue, {"messages": [...]}, or say what the columns hold by world.data.columns'
         )
+    remedy = 'Name yours by world.data.columns, such as {"prompt": "...", "response": "..."}'
     raise DataError(
-        f"{where}: found the columns {', '.join(map(str, row)) or 'none'}; known are {KNOWN}. "
-        'Name yours by world.data.columns, such as {"prompt": "...", "response": "..."}'
+        f"{where}: found the columns {', '.join(map(str, row)) or 'none'}; known are {KNOWN}. {remedy_for(row, remedy)}"
     )
+
+
+def remedy_for(row: Row, otherwise: str) -> str:
+    """What to do about a row of a form that is known, and not read."""
+    return next((remedy for column, remedy in UNREAD.items() if column in row), otherwise)
 
 
 def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
@@ -247,6 +252,7 @@ def _from_context(context: str, answer: str) -> Callable[[Row], Example]:
         found = found.get("text") if isinstance(found, Mapping) else found
         if isinstance(found, list):
             found = found[0] if found else ""
+            found = found.get("text") if isinstance(found, Mapping) else found
         answers = {answer: found}
         prompt = f"{text_of(row, context)}\n\n{text_of(row, 'question')}"
         return Example(prompt, text_of(answers, answer), _domain(row, "category", "title"))
@@ -305,6 +311,13 @@ FORMS: tuple[Form, ...] = (
     *(Form((text,), _plain(text), ("category",), (*LABELS, "role", "from")) for text in ("text", "content")),
 )
 FIELDS = frozenset(field for form in FORMS for field in form.fields) | {"chosen", "rejected", "source"}
+UNREAD = {
+    "completions": "Several rated answers in 'completions', as UltraFeedback has, are no row: choose one as "
+    "'response', or two as 'chosen' and 'rejected' for train-reward",
+    "message_tree_id": "A tree of messages, as OpenAssistant has, is no row: write each way through it as "
+    '{"messages": [...]}',
+}
+"""Columns of forms that are known and not read, and what to do."""
 KNOWN = (
     "{messages} or {conversations}, {instruction, output}, {prompt, response}, {prompt, completion}, "
     "{question, answer}, {question, options, answer}, {input, output}, {text, label}, {premise, hypothesis, label}, "

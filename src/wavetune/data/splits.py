@@ -9,6 +9,7 @@ from pathlib import Path
 
 from wavetune.data.row_files import TABLES, TEXTS, kind_of
 from wavetune.errors import DataError
+from wavetune.json_reader import packing
 
 SPLITS = {
     "train": ("train", "training"),
@@ -118,7 +119,7 @@ def _unclear(folder: Path, split: str, files: Sequence[Path]) -> DataError:
 
 def stem(file: Path) -> str:
     """Name of a file without the endings that say how it is written, in lower case."""
-    return file.name.lower().removesuffix(".gz").removesuffix(kind_of(file.name))
+    return file.name.lower().removesuffix(packing(file.name)).removesuffix(kind_of(file.name))
 
 
 def family(folder: Path, file: Path) -> str:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import os
 
 import datasets
 import pyarrow
+import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
 from wavetune.data.row_files import read_rows
+from wavetune.data.rows import example_of
 from wavetune.errors import DataError
 
 ROWS = [{"prompt": f"q{i}", "response": f"a{i}"} for i in range(3)]
@@ -59,11 +63,11 @@ def rows_of(file):
         ("a.csv", ",prompt,response,,\n0,q0,a0,,\n1,q1,a1,,\n2,q2,a2,,\n"),  # an index, and cells that were empty
     ],
 )
-@pytest.mark.parametrize("packed", [False, True])
-def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path, name, content, packed):
-    file = tmp_path / (name + (".gz" if packed else ""))
-    file.write_bytes(gzip.compress(content.encode(), mtime=0) if packed else content.encode())
-    assert rows_of(file) == ROWS
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".XZ"])
+def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path, name, content, ending):
+    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".XZ": lzma.compress}[ending]
+    (tmp_path / (name + ending)).write_bytes(pack(content.encode()))
+    assert rows_of(tmp_path / (name + ending)) == ROWS
 
 
 DIALOGUE = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
@@ -90,7 +94,10 @@ def test_tables_of_parquet_and_arrow_are_read(tmp_path):
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.parquet")
     table.save_to_disk(str(tmp_path / "saved"))
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    pyarrow.feather.write_feather(pyarrow.Table.from_pylist(ROWS), tmp_path / "a.feather")  # Arrow as a file
+    (tmp_path / "b.arrow").write_bytes((tmp_path / "a.feather").read_bytes())
     assert rows_of(tmp_path / "a.parquet") == rows_of(arrow) == ROWS
+    assert rows_of(tmp_path / "a.feather") == rows_of(tmp_path / "b.arrow") == ROWS
     assert next(read_rows(tmp_path / "a.parquet"))[0] == f"{tmp_path / 'a.parquet'} row 0"
 
 
@@ -98,7 +105,22 @@ def test_numbered_classes_of_a_table_get_their_names(tmp_path):
     classes = datasets.Features(text=datasets.Value("string"), label=datasets.ClassLabel(names=["world", "sports"]))
     table = datasets.Dataset.from_list([{"text": "x", "label": 1}, {"text": "y", "label": -1}], features=classes)
     pyarrow.parquet.write_table(table.data.table, tmp_path / "a.parquet")
-    assert [row["label"] for row in rows_of(tmp_path / "a.parquet")] == ["sports", -1]
+    table.save_to_disk(str(tmp_path / "saved"))
+    (arrow,) = (tmp_path / "saved").glob("*.arrow")
+    for file in (tmp_path / "a.parquet", arrow):
+        assert [row["label"] for row in rows_of(file)] == ["sports", -1]
+
+
+@pytest.mark.parametrize("lines", [False, True])
+def test_an_article_of_squad_has_a_row_a_question(tmp_path, lines):
+    asked = [{"question": f"q{i}", "answers": [{"text": f"a{i}", "answer_start": 0}], "id": str(i)} for i in range(3)]
+    paragraphs = [{"context": "c0", "qas": asked[:2]}, {"context": "c1", "qas": asked[2:]}, {"context": "", "qas": []}]
+    articles = [{"title": "T", "paragraphs": paragraphs}] * 2
+    whole = "\n".join(map(json.dumps, articles)) if lines else json.dumps({"version": "1.1", "data": articles})
+    (tmp_path / "train.json").write_text(whole)
+    wanted = [{"title": "T", "context": c, **a} for c, a in zip(["c0", "c0", "c1"], asked, strict=True)]
+    assert rows_of(tmp_path / "train.json") == wanted * 2
+    assert [example_of(row, "").answer for row in wanted] == ["a0", "a1", "a2"]
 
 
 def test_a_text_file_has_a_row_a_line(tmp_path):
@@ -153,15 +175,23 @@ PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, an
         ("a.jsonl", "\n".join(LINES).encode("utf-16"), r"a.jsonl: is UTF-16 text, not UTF-8: save it as UTF-8"),
         ("a.csv", "prompt,response\nq,café\n".encode("latin-1"), r"a.csv: it is not UTF-8 text; save it as UTF-8"),
         ("a.jsonl", '{"text": "café"}\n'.encode("latin-1"), r"a.jsonl: it is not UTF-8 text; save it as UTF-8"),
-        ("a.jsonl.gz", "\n".join(LINES), r"a.jsonl.gz: is no gzip file though it is named .gz"),
-        ("a.jsonl", PACKED, r"a.jsonl: is a gzip file though it is not named .gz"),
+        ("a.jsonl.gz", "\n".join(LINES), r"a.jsonl.gz: is no .gz file though it is named so"),
+        ("a.jsonl", PACKED, r"a.jsonl: is a .gz file though it is not named so"),
+        ("a.jsonl.xz", PACKED, r"a.jsonl.xz: is a .gz file though it is not named so"),
         ("a.jsonl.gz", PACKED[:-20], r"a.jsonl.gz: "),
+        ("a.jsonl.bz2", bz2.compress(b"{}")[:-9], r"a.jsonl.bz2: cannot be read \(compressed file ended"),
+        ("a.jsonl.bz2", b"BZh9rest", r"a.jsonl.bz2: cannot be read \(invalid data stream"),
+        ("a.jsonl.xz", lzma.compress(b"{}")[:-9], r"a.jsonl.xz: cannot be read \(compressed file ended"),
+        ("a.jsonl.xz", lzma.compress(b"{}")[:9] + b"rest" * 9, r"a.jsonl.xz: cannot be read \("),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", r"a.jsonl.zst: is a zstd archive: unpack it"),
+        ("a.sqlite", b"SQLite\0rest", r"a.sqlite: is a binary file of a kind that is not read; known endings are"),
         ("a.xlsx", b"PK\x03\x04rest", r"a.xlsx: is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
         ("a.jsonl", '[{"a": 1}]\n[{"a": 2}]\n', r"a.jsonl: not JSON .*its lines are lists; every line must hold one"),
         ("a.csv", ",,\n1,2,3\n", r"a.csv:1: the first line must name every column once, found none"),
         ("a.jsonl", b"PAR1rest", r"a.jsonl: is a Parquet file: give its name the ending .parquet"),
         ("a.parquet", b"PAR1rest", r"a.parquet: cannot be read as Parquet"),
         ("a.arrow", b"ARROW", r"a.arrow: cannot be read as Arrow"),
+        ("a.feather", b"ARROW1\0\0rest", r"a.feather: cannot be read as Arrow"),
         ("a.csv", "a,b\n1,2,3\n", r"a.csv:2: 3 cells for 2 columns"),
         ("a.csv", "a,a\n1,2\n", r"a.csv:1: the first line must name every column once, found a, a"),
         ("a.csv", 'a,b\n"1,2\n', r"a.csv:2: cannot be read as CSV"),

@@ -203,6 +203,11 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
             {"story": "x", "title": "y"},
             r"found the columns story, title; known are .*\{input, output\}.*world.data.columns",
         ),
+        (
+            {"instruction": "i", "completions": []},
+            "Several rated answers .* choose one as 'response', or two as 'chosen'",
+        ),
+        ({"message_tree_id": "t", "prompt": {}}, "A tree of messages, .* write each way through it as"),
         ({"prompt": "p", "response": [3]}, r"response\[0\] must be a message \{role, content\}, found int"),
         ({"prompt": "p", "response": {}}, "'response' must be text, found dict"),
         ({"prompt": "p", "response": float("nan")}, "'response' must be text, found nan"),
