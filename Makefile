@@ -13,7 +13,7 @@ demo: .venv/.core ## fine-tune a language model over a simulated cell, end to en
 	.venv/bin/wavetune run sflllm $(ARGS)
 
 test: .venv/.dev ## run the tests
-	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+	OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 0 $(ARGS)
 
 durations: ## keep how long the tests of the last `make test` took in tests/durations.md
 	.venv/bin/python tools/list_durations.py

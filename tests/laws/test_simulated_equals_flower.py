@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from helpers.deployment import NUM_DEVICES, run_deployed
-from helpers.flower import ThreadGrid, free_port
+from helpers.flower import LateGrid, ThreadGrid, free_port
 from helpers.runs import Silent, read_rounds, small, train
 from wavetune.data_plane.certificates import device_name
 from wavetune.recipe import Recipe
+from wavetune.runtimes.flower import coordinator
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
 
@@ -44,11 +45,18 @@ def simulated(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def over_flower(recipe: Recipe, out: Path, observer: Silent, num_clients: int = CLIENTS, resume: bool = False) -> None:
+def over_flower(
+    recipe: Recipe,
+    out: Path,
+    observer: Silent,
+    num_clients: int = CLIENTS,
+    resume: bool = False,
+    kind: type[ThreadGrid] = ThreadGrid,
+) -> None:
     """A run with a grid of its own, so with nodes that Flower did not know before."""
     address = f"127.0.0.1:{free_port()}"
     settings = FlowerSettings.of({"out": str(out), "address": address, "public-address": address})
-    grid = ThreadGrid(out.with_name("states"), num_clients)
+    grid = kind(out.with_name("states"), num_clients)
     run(recipe, out, observer, resume, flower_engine(grid, settings))
 
 
@@ -80,6 +88,13 @@ def assert_ends_alike(recipe: Recipe, out: Path, simulated: Path) -> None:
 def test_a_run_over_flower_ends_where_the_run_in_one_process_ends(recipe, simulated, tmp_path):
     over_flower(recipe, tmp_path / "run", Silent())
     assert_ends_alike(recipe, tmp_path / "run", simulated)
+
+
+def test_nodes_that_send_an_answer_only_when_the_next_message_comes_are_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(coordinator, "_ASK_AGAIN_S", 0.5)
+    recipe = small("fedavg_lora", f"world.scenario.population.num_clients={CLIENTS}", "run.rounds=2")
+    over_flower(recipe, tmp_path / "run", Silent(), kind=LateGrid)
+    assert [record["lost"] for record in read_rounds(tmp_path / "run")] == [[], []]
 
 
 def test_servers_that_start_again_go_on_with_devices_that_have_nothing_but_their_folders(recipe, simulated, tmp_path):

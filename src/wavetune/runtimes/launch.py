@@ -78,6 +78,9 @@ class Party:
     def _close(self) -> None:
         if self.process.stdin is not None:
             self.process.stdin.close()
+        if self.command is not None:  # some other program, which can leave processes of its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
 
 
 def deploy(

@@ -6,6 +6,7 @@ import contextlib
 import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -21,7 +22,8 @@ from wavetune.errors import DeploymentError
 from wavetune.runtimes.flower.messages import pack, unpack
 
 _POLL_S = 0.2
-_ASK_AGAIN_S = 300.0  # a node that did not say who it is
+_ASK_AGAIN_S = 60.0  # a node that did not answer
+_LONGEST_QUEUE = 2  # messages that one node has not answered, after which it is asked no more
 
 
 @dataclass
@@ -31,6 +33,7 @@ class _Node:
     states: set[int]
     round_index: int = -1  # that it was last asked for
     order: str = ""  # Flower's name of the message that asked
+    unanswered_since_s: float = math.inf
     report: RoundReport | None = None
     stream: DeviceStream | None = None  # of that round, where adapters come with the report
     download: bytes = b""  # what its stream answered, which goes with the next order
@@ -42,8 +45,10 @@ class FlowerCoordinator:
     """Orders to nodes and their reports, each a Flower message; one thread asks the SuperLink what is new.
 
     Where adapters go `by_message` a device opens no stream: its frames of a round come with its report, and what the
-    servers answer goes with its next order. A node that leaves or fails is given up for the round at once. Each is
-    asked once who it is; of two that are the same client the later one counts.
+    servers answer goes with its next order. A node that leaves or fails is given up for the round at once. Of two that
+    are the same client the later one counts. Each is asked who it is, and again where an answer does not come: a
+    SuperNode that was left with a message of a SuperLink before this one sends each answer only when it next gets a
+    message.
     """
 
     grid: Grid
@@ -143,7 +148,7 @@ class FlowerCoordinator:
             with self._changed:
                 self._open[name] = message.metadata.dst_node_id
                 if node is not None:
-                    node.order = name
+                    node.order, node.unanswered_since_s = name, time.monotonic()
 
     def _watch(self) -> None:
         while not self._closed.wait(_POLL_S):
@@ -166,18 +171,23 @@ class FlowerCoordinator:
                 return
 
     def _see(self, nodes: set[int]) -> None:
-        """Note who left, and ask who came."""
+        """Note who left, and ask who came or is silent."""
         with self._changed:
             left = [client for client, node in self._nodes.items() if node.number not in nodes]
             for client in left:
                 del self._nodes[client]
             self._asked = {number: when for number, when in self._asked.items() if number in nodes}
-            known, now = {node.number for node in self._nodes.values()}, time.monotonic()
-            strangers = [n for n in nodes - known if now - self._asked.get(n, -_ASK_AGAIN_S) >= _ASK_AGAIN_S]
+            now, queues = time.monotonic(), Counter(self._open.values())
+            last = {number: self._asked.get(number, -math.inf) for number in nodes}
+            last |= {node.number: node.unanswered_since_s for node in self._nodes.values()}
+            silent = {n for n in nodes if now - last[n] >= _ASK_AGAIN_S and queues[n] < _LONGEST_QUEUE}
+            for node in self._nodes.values():
+                if node.number in silent:
+                    node.unanswered_since_s = now
             self._changed.notify_all()
         for client in left:
             self.plane.give_up(client, f"client {client} left")
-        for number in strangers:
+        for number in silent:
             self._asked[number] = now
             self._push(Message(pack({}), number, MessageType.QUERY))
 
@@ -201,6 +211,7 @@ class FlowerCoordinator:
                     self.say(f"a node does not take part: {error}")
                 report = RoundReport(failure=f"its ClientApp failed: {error}")
             for client, node in asked:  # nobody, if the round went on without it
+                node.unanswered_since_s = math.inf
                 self._reported(client, node, report)
 
     def _admit(self, number: int, attend: Attend) -> None:

@@ -1,7 +1,7 @@
 """A run over Flower with all its processes on this machine: SuperLink, N SuperNodes, and the app that they run.
 
-A SuperNode that dies is started again. With the SuperLink its app dies too: both are started again, and the app goes on
-from its last checkpoint.
+A SuperNode that dies is started again. With the SuperLink its app dies too: all are started again, since a SuperNode
+can be left with a message of the app that died, and the app goes on from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -129,12 +129,15 @@ def _watch_over(
             if party.starts > RESTARTS:
                 raise DeploymentError(f"{party.name} ended {party.starts} times; {party.log} says why")
             say(f"{party.name} ended with code {party.process.returncode}; starting again")
-            if party is link:
-                _start(link, link_port)
-                run.stop()
-                run.start()
-            else:
+            if party is not link:
                 party.start()
+                continue
+            for other in (*nodes, run):
+                other.stop()
+            _start(link, link_port)
+            for other in (*nodes, run):
+                other.start()
+            break
         watch(parties)
         time.sleep(_POLL_S)
 

@@ -1,4 +1,4 @@
-"""One of Flower's commands as a process that ends with the one that started it.
+"""One of Flower's commands as a process that ends, with all that it started, with the one that started it.
 
 `python -m wavetune.runtimes.flower.process HOME COMMAND ARGUMENT...`: HOME is Flower's folder. Flower sends no
 telemetry and does not look for updates, in this process and in those that it starts.
@@ -6,14 +6,14 @@ telemetry and does not look for updates, in this process and in those that it st
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import sys
 import threading
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
-
-from wavetune.runtimes.launch import exit_with_parent
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -39,10 +39,25 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def _kill_group_with_parent() -> None:
+    """Kill this process and all it started once the one that holds the other end of its standard input is gone.
+
+    Asked to end, an app whose message did not come whole would wait for the rest of it.
+    """
+
+    def wait() -> None:
+        with contextlib.suppress(OSError, ValueError):
+            while os.read(0, 1):
+                pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main() -> None:
     """Run the command. Flower reads its environment where it is imported, hence not before it is set."""
     home, command, *arguments = sys.argv[1:]
-    exit_with_parent()
+    _kill_group_with_parent()
     scripts = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     os.environ.update(
         ENVIRONMENT | {"FLWR_HOME": home, "PATH": scripts}
