@@ -41,10 +41,10 @@ class House:
 
     def pick(self, choice: str, options: Sequence[T], decay: float = 0.5) -> T:
         """One of the options; the i-th in the style's order of preference has weight decay^i."""
-        order = preference(self.style, choice, len(options))
-        left = self.rng.random() * sum(decay**rank for rank in range(len(options)))
-        for rank, option in enumerate(order):
-            left -= decay**rank
+        order, weights = preference(self.style, choice, len(options)), _weights(decay, len(options))
+        left = self.rng.random() * sum(weights)
+        for option, weight in zip(order, weights, strict=True):
+            left -= weight
             if left < 0:
                 return options[option]
         return options[order[-1]]
@@ -57,6 +57,11 @@ class House:
         """The facts in the style's order of slots, loosely kept."""
         place = dict(zip(words.SLOTS, preference(self.style, "slots", len(words.SLOTS)), strict=True))
         return sorted(facts, key=lambda fact: place[fact.slot] + 3 * self.rng.random())
+
+
+@lru_cache(maxsize=256)
+def _weights(decay: float, count: int) -> tuple[float, ...]:
+    return tuple(decay**rank for rank in range(count))
 
 
 @lru_cache(maxsize=4096)

@@ -22,12 +22,12 @@ Counted = tuple[SampleStatistics, tuple[int, ...], int, str]
 """The average sample, samples a client, number of classes, and what is told of the data."""
 
 
-def recalled_count(recipe: Recipe, model: Path, count: Callable[[], Counted]) -> Counted:
-    """What `count` finds of a recipe's data with the tokenizer of a model's folder, or found before."""
+def recalled_count(recipe: Recipe, model: Path | None, count: Callable[[], Counted]) -> Counted:
+    """What `count` finds of a recipe's data, with the tokenizer of a model's folder if any, or found before."""
     data = recipe.world.data
     if foreign_packages(data) or (files := _files_of(data.source)) is None:
         return count()  # as a change would not be noticed
-    key = [_code(), state_of(_all_files(model)), state_of(files), values_of(data)]
+    key = [_code(), model and state_of(_all_files(model)), state_of(files), values_of(data)]
     key += [recipe.world.scenario.population.num_clients, recipe.run.seed]
     return kept(place_of("counted", key), count, lambda counted: [asdict(counted[0]), *counted[1:]], _read)
 

@@ -185,24 +185,9 @@ def _counted(recipe: Recipe, folder: Path) -> Counted:
     return statistics_of(data.train), samples_K, len(data.classes), data.told
 
 
-def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> SampleCount:
-    """Read model and data as far as planning needs them: by model, data, number of clients and seed alone.
-
-    With the model's folder at hand the counts are those that `wavetune run` plans with. Without it the architecture
-    comes from the presets and four characters count as a token.
-    """
-    from wavetune.models.resolve import local_folder
-
+def _estimated(recipe: Recipe) -> Counted:
+    """What is counted of the data without a tokenizer."""
     num_clients, seed = recipe.world.scenario.population.num_clients, recipe.run.seed
-    folder = local_folder(recipe.world.model)
-    if folder is not None:
-        statistics, samples_K, num_classes, told = recalled_count(recipe, folder, partial(_counted, recipe, folder))
-        return SampleCount(architecture_of(folder, say), statistics, samples_K, num_classes, "counted exactly", told)
-    if recipe.world.model not in PRESETS:
-        raise ConfigError(
-            f"world.model {recipe.world.model!r} is not on this disk and no preset; "
-            f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
-        )
     corpus, template = load_samples(recipe.world.data, seed), recipe.world.data.template
     examples, classes = corpus.train, () if template.writes_text else class_names(corpus)
     prompt, answer = (
@@ -214,7 +199,27 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
     tokens = prompt if classes else prompt + answer
     labelled = 1.0 if classes else float(answer.mean())
     statistics = SampleStatistics(float(tokens.mean()), float((tokens**2).mean()), labelled)
-    how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
-    samples_K = tuple(len(r) for r in rows)
     told = "; ".join((f"data: {len(examples):,} training rows of {corpus.name}", *corpus.notes))
-    return SampleCount(PRESETS[recipe.world.model], statistics, samples_K, len(classes), how, told)
+    return statistics, tuple(len(own) for own in rows), len(classes), told
+
+
+def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> SampleCount:
+    """Read model and data as far as planning needs them: by model, data, number of clients and seed alone.
+
+    With the model's folder at hand the counts are those that `wavetune run` plans with. Without it the architecture
+    comes from the presets and four characters count as a token.
+    """
+    from wavetune.models.resolve import local_folder
+
+    folder = local_folder(recipe.world.model)
+    if folder is not None:
+        counted = recalled_count(recipe, folder, partial(_counted, recipe, folder))
+        return SampleCount(architecture_of(folder, say), *counted[:3], "counted exactly", counted[3])
+    if recipe.world.model not in PRESETS:
+        raise ConfigError(
+            f"world.model {recipe.world.model!r} is not on this disk and no preset; "
+            f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
+        )
+    counted = recalled_count(recipe, None, partial(_estimated, recipe))
+    how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
+    return SampleCount(PRESETS[recipe.world.model], *counted[:3], how, counted[3])

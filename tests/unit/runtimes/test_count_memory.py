@@ -44,6 +44,20 @@ def test_the_same_data_is_counted_once(counted: list[str], tmp_path: Path) -> No
     assert len(counted) == 1
 
 
+def test_an_estimate_without_the_model_reads_the_data_once(
+    counted: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    load_samples = world.load_samples
+    monkeypatch.setattr(
+        world, "load_samples", lambda data, seed: counted.append(data.source) or load_samples(data, seed)
+    )
+    assert count(tmp_path, "world.model=gpt2") == count(tmp_path, "world.model=gpt2")
+    assert len(counted) == 1
+    write(tmp_path, "it is not {}")
+    count(tmp_path, "world.model=gpt2")
+    assert len(counted) == 2
+
+
 @pytest.mark.parametrize(
     "setting", ["run.seed=3", "world.scenario.population.num_clients=2", "world.data.max_tokens=20"]
 )
