@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from statistics import median_low
 
 from google.protobuf.message import Message
 
-LOSS_PER_LABEL_NATS = 1e4  # a vocabulary of a million tokens, guessed at random, has 14
+LOSS_PER_LABEL_NATS = 1e4
+GUESSED_NATS = 20.0  # a vocabulary of a million tokens, guessed at random, has 14
+_OUT_OF_PROPORTION = 10.0
 _YEARS_S = 1e8
 _CLOCK_S = 1e11
 _COUNT = 2.0**53  # above it a JSON reader may lose the last digits
@@ -47,6 +50,20 @@ def out_of_bounds(message: Message) -> str:
     'RoundReport.seconds is inf, which is not finite'
     """
     return next(filter(None, (_wrong(*number) for number in _numbers(message))), "")
+
+
+def out_of_proportion(loss: str, loss_by_client: Mapping[int, float]) -> dict[int, str]:
+    """Whose loss, in nats per label, is above that of a model that guesses and above 10 times the median, as sentences.
+
+    A loss that is too low is taken for that of a model that knows its rows.
+
+    >>> out_of_proportion("training loss", {0: 2.0, 1: 9000.0, 2: 3.0, 3: 0.0})
+    {1: 'its training loss of 9e+03 nats a label, where the median is 2, counts in no mean'}
+    """
+    typical = median_low(loss_by_client.values()) if loss_by_client else 0.0
+    most = max(GUESSED_NATS, _OUT_OF_PROPORTION * typical)
+    beside = f"nats a label, where the median is {typical:.3g}, counts in no mean"
+    return {client: f"its {loss} of {nats:.3g} {beside}" for client, nats in loss_by_client.items() if nats > most}
 
 
 def _numbers(message: Message) -> Iterator[tuple[str, float, Message]]:

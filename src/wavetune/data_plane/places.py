@@ -2,7 +2,8 @@
 
 A party is known by its certificate. It holds at most two streams of each service, the one in use and one that takes its
 place, so that no party keeps another out: a third ends the first that was not admitted, or else the oldest. A stream
-whose first frame does not come in time ends, and so do those of a certificate that was revoked.
+whose first frame does not come in time ends, and so does one that was given up in the middle of a frame, and those of
+a certificate that was revoked.
 """
 
 from __future__ import annotations
@@ -30,17 +31,19 @@ _EVERYDAY = (Reason.LATE, Reason.CLOSED)
 
 
 class Requests:
-    """What comes over a stream. Who serves it says so once its sender is admitted."""
+    """What comes over a stream. Who serves it says so once its sender is admitted, and whether it is given up."""
 
     def __init__(self, frames: Iterator[bytes]) -> None:
-        self._frames, self.spoken, self.admitted = frames, False, False
+        self._frames, self.spoken, self.admitted, self.waiting = frames, False, False, False
+        self.given_up: Callable[[], bool] = lambda: False
 
     def __iter__(self) -> Iterator[bytes]:
         return self
 
     def __next__(self) -> bytes:
+        self.waiting = True
         frame = next(self._frames)
-        self.spoken = True
+        self.spoken, self.waiting = True, False
         return frame
 
 
@@ -131,7 +134,9 @@ class Places:
         with self._lock:
             places = [place for places in self._open.values() for place in places]
         for place in places:
-            if (not place.requests.spoken and now > place.until) or self.revoked(place.serial):
+            late = not place.requests.spoken and now > place.until
+            stuck = place.requests.waiting and place.requests.given_up()
+            if late or stuck or self.revoked(place.serial):
                 _cancel(place)
 
     def _take(self, key: tuple[str, str], context: grpc.ServicerContext, requests: Requests, serial: int) -> _Place:

@@ -99,6 +99,10 @@ class DeviceStream:
         self._arrived.put(None)
         self._answers.put(None)
 
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for the device any longer."""
+        return bool(self.failure)
+
     def receive(self, content: bytes) -> None:
         """Check a frame and hand it to the round. Raises RefusedError."""
         if self.failure:
@@ -196,7 +200,7 @@ class DataPlane:
             for content in requests:
                 if stream is None:
                     stream = self._admit(content, context)
-                    requests.admitted = True
+                    requests.admitted, requests.given_up = True, stream.is_given_up
                 stream.receive(content)
                 yield stream.next_answer()
         except RefusedError as refused:

@@ -20,7 +20,8 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
-from wavetune.data_plane.certificates import Identity, Revoked
+from wavetune.data_plane.bounds import out_of_proportion
+from wavetune.data_plane.certificates import Identity, Revoked, device_name
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.diagnosis import require_listenable
@@ -35,7 +36,7 @@ from wavetune.federation.door import Door
 from wavetune.federation.messages import adapter_spec
 from wavetune.federation.placement import OF_SERVERS
 from wavetune.federation.run_folder import RunFolder, write_whole
-from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases
+from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases, Refused
 from wavetune.runtimes.alignment import devices
 from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.evaluation import Score
@@ -124,12 +125,18 @@ class Servers:
                 told.seconds.update(reports[client].seconds if client in reports else {})
                 reports[client] = told
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
+        unbelieved = out_of_proportion("training loss", outcome.losses())
+        misjudged = _misjudged(scores)
+        refused = [Refused(device_name(k), why) for k, why in (*unbelieved.items(), *misjudged.items())]
+        for one in refused:
+            self.say(f"{one.who}: {one.why}")
         witness = Witness(
             heard_K=[self.wire.took_part(k) for k in range(session.cohort.placement.num_clients)],
             lost=tuple(self._why(k, seen) for k, seen in sorted(self.wire.lost.items())),
-            refused=tuple(self.places.take_refused()),
+            refused=(*self.places.take_refused(), *refused),
+            unbelieved=unbelieved.keys(),
             measured=self._measured(wall_s, present, reports),
-            scores=scores if session.personal else None,
+            scores={k: told for k, told in scores.items() if k not in misjudged} if session.personal else None,
         )
         self.plane.close_round("the round is over")
         return replace(outcome, witness=witness)
@@ -420,6 +427,12 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
         adapters=adapters,
         uncut=not placement.split,
     )
+
+
+def _misjudged(scores: Mapping[int, tuple[Score, Score]]) -> dict[int, str]:
+    """Whose validation loss, on rows of its own or on foreign ones, is out of all proportion, as sentences."""
+    found = ({k: loss for k, pair in scores.items() if (loss := pair[i].loss) is not None} for i in (0, 1))
+    return {k: why for losses in found for k, why in out_of_proportion("validation loss", losses).items()}
 
 
 def _score(told: messages_pb2.Score) -> Score:

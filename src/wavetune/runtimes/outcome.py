@@ -5,7 +5,7 @@ Legend: K clients.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,7 +24,8 @@ from wavetune.runtimes.evaluation import Scores
 class Witness:
     """What the servers of a round saw of its devices, where clients are devices.
 
-    Who was heard in a step, whose updates are missing and why, who was not let in, and what the round really took.
+    Who was heard in a step, whose updates are missing and why, who or what was refused, and what the round really took.
+    The losses of those who are `unbelieved` count in no mean.
     Where clients' own adapters are on devices alone, `scores` are what these found on validation rows when it was due.
     """
 
@@ -32,6 +33,7 @@ class Witness:
     lost: tuple[Lost, ...]
     refused: tuple[Refused, ...]
     measured: Measured
+    unbelieved: Collection[int] = ()
     scores: Mapping[int, Scores] | None = None
 
 
@@ -60,20 +62,26 @@ class RoundOutcome:
     server_loss: float = UNKNOWN
     witness: Witness | None = None
 
+    def losses(self) -> dict[int, float]:
+        """Each client's mean training loss over the round's steps, in nats per labelled token, where it is known."""
+        labelled_K = np.sum([r.labelled_K for r in self.results], axis=0)
+        summed_K = np.nansum([r.loss_K * r.labelled_K for r in self.results], axis=0)
+        known = (k for k, trained in enumerate(self.trained_K) if trained and labelled_K[k])
+        return {k: float(summed_K[k] / labelled_K[k]) for k in known}
+
     def record(self, evaluation: Judged | None = None) -> Round:
         """The line of rounds.jsonl, with the evaluation where there was one."""
         active_K = self.trained_K if self.witness is None else self.witness.heard_K
-        known_K = [on and trained for on, trained in zip(active_K, self.trained_K, strict=True)]
-        labelled_K = np.sum([r.labelled_K for r in self.results], axis=0)
-        loss_K = np.nansum([r.loss_K * r.labelled_K for r in self.results], axis=0) / np.maximum(labelled_K, 1)
-        weight_K = self.placement.among(active_K).weight_K if any(active_K) else self.placement.weight_K
+        loss_of = {k: loss for k, loss in self.losses().items() if active_K[k]}
+        counted = loss_of.keys() - (() if self.witness is None else self.witness.unbelieved)
+        weight_K = self.placement.among([k in counted for k in range(len(active_K))]).weight_K if counted else ()
         tokens = sum(r.tokens for r in self.results)
         return Round(
             round=self.round,
             cut_K=tuple(map(int, self.plan.cut_K)),
             rank_K=tuple(map(int, self.plan.rank_K)),
-            train_loss=float(loss_K @ weight_K),
-            train_loss_K=tuple(loss if on else UNKNOWN for loss, on in zip(loss_K.tolist(), known_K, strict=True)),
+            train_loss=sum(weight_K[k] * loss_of[k] for k in sorted(counted)) if counted else UNKNOWN,
+            train_loss_K=tuple(loss_of.get(k, UNKNOWN) for k in range(len(active_K))),
             validation_loss=UNKNOWN if evaluation is None else evaluation.loss,
             samples=self.samples,
             tokens=tokens,

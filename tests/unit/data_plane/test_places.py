@@ -111,6 +111,18 @@ def test_a_stream_whose_first_frame_does_not_come_in_time_ends(opened):
         hall.close()
 
 
+def test_a_stream_that_was_given_up_while_its_next_frame_was_awaited_ends(opened, hall):
+    token = opened.plane.open_round(0, [contract(0), contract(1)])
+    hellos = [{"version": 1, "run": "a run", "token": token[k], "width": 8, "cut": 2, "client": k} for k in (0, 1)]
+    slow, other = (
+        hall.stream(f"device-0{k}", Frame(hello=hello).SerializeToString()) for k, hello in enumerate(hellos)
+    )
+    next(slow), next(other)
+    opened.plane.give_up(0, "client 0 did not answer in time")
+    all_end_but(0, [slow])
+    assert not other.done()
+
+
 def test_who_is_refused_is_told_to_the_servers_a_few_times(opened, hall):
     for sequence in range(20):
         stranger = Frame(sequence=sequence, hello={"version": 1, "client": 100 + sequence}).SerializeToString()
