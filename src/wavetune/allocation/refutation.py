@@ -25,7 +25,7 @@ from wavetune.units import Array
 KNOWN = 4
 _MARGIN = 2e-8  # of an excess, beyond what the checker's rounding takes
 _NODES, _CASES, _ITERATIONS, _FAINT = 2_000, 1_000, 40, 1e-6
-_SURE = 100.0  # a weight that keeps a subchannel in or out of a set
+_SURE = 1e6  # a weight that keeps a subchannel in or out of a set, whatever multipliers make it worth
 
 
 @dataclass

@@ -18,10 +18,19 @@ from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json
 from wavetune.errors import InstanceError
 
-PATH = Path(__file__).parents[3] / "tools" / "verify_plan.py"
-spec = importlib.util.spec_from_file_location("verify_plan", PATH)
-verify_plan = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(verify_plan)
+ROOT = Path(__file__).parents[3]
+PATH = ROOT / "tools" / "verify_plan.py"
+
+
+def script(path):
+    """The module of a script."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+verify_plan, problem_of = script(PATH), script(ROOT / "benchmarks" / "planner_classes.py").problem_of
 
 
 def instance_of(kind):
@@ -103,6 +112,15 @@ def test_cuts_that_have_no_plan_are_refuted_beside_those_that_have(kind, most_ga
     assert len(check_feasible(problem).pairs) < len(problem.cuts) * len(problem.ranks)
     assert verify_plan.main(*paths) == 0, capsys.readouterr().out
     assert certificate["lower_bound_s"] >= (1 - most_gap) * plan.delay_s
+
+
+@pytest.mark.parametrize(("kind", "size"), [("frequency-correlated", (20, 50, 20)), ("equal small caps", (8, 18, 3))])
+def test_the_certificate_proves_what_search_closed_by_branches_or_packing(kind, size):
+    """The first needs cases of who owns a subchannel, the second sets that are just beyond a client's cap."""
+    problem = problem_of(kind, *size).restrict([1], [8])
+    plan, certificate = plan_with_certificate(problem)
+    assert plan.gap < 6e-5
+    assert verify_plan.bound(problem_to_json(problem), certificate) >= plan.lower_bound_s * (1 - 1e-5)
 
 
 def tampered_plans(plan):
