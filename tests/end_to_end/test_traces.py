@@ -82,3 +82,27 @@ def test_a_sweep_plans_on_a_trace_and_goes_on_with_the_same_alone(trace, tmp_pat
     answer = wavetune(*words)
     assert answer.code == 2
     assert "another channel" in answer.err
+
+
+def test_whom_a_trace_does_not_reach_sits_out_in_a_sweep_and_a_curve_as_in_a_plan(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    gains = 10 ** -np.random.default_rng(1).uniform(7, 9, (2, 3, 6))
+    gains[0, 1] = 0
+    np.savez("gains.npz", gain=gains)
+    recipe = on("gains.npz", "run.rounds=1")
+    (tmp_path / "mine.json").write_text(json.dumps(to_dict(recipe)))
+    assert wavetune("plan", "mine.json", "--json", "plan.json").code == 0
+    planned_s = read_json(tmp_path / "plan.json")["delay_s"]
+    fields = ("--over", "world.scenario.knowledge.age_rounds=0,1", "--seeds", "1", "--jobs", "1", "--out", "out")
+    swept = wavetune("sweep", "mine.json", *fields, "--methods", "proposed,greedy,bound")
+    assert swept.code == 0, swept.err
+    assert "Clients whom the channel does not reach sit out, in a cell up to 1." in swept.out
+    cells = [json.loads(line) for line in (tmp_path / "out" / "results.jsonl").read_text().splitlines()]
+    assert [cell["sit_out"] for cell in cells] == [1] * 4
+    assert cells[0]["delay_s"] == planned_s
+    curve = wavetune("trade-off", "mine.json", "--points", "2", "--out", "curve")
+    assert curve.code == 0, curve.err
+    assert "1 of the clients, whom the channel does not reach, sit out" in curve.out
+    assert read_json(tmp_path / "curve" / "trade-off.json")["points"][0]["delay_s"] == pytest.approx(
+        planned_s, rel=1e-6
+    )

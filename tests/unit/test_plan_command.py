@@ -66,11 +66,13 @@ def test_ranks_wider_than_the_narrowest_map_are_left_out_of_the_choice_and_told(
     assert "ranks wider than the model's narrowest LoRA target left out: 8, 16" in answer.out
 
 
-def test_an_infeasible_instance_is_one_line_on_standard_error(instance):
+@pytest.mark.parametrize("command", ["plan", "trade-off"])
+def test_an_infeasible_instance_is_one_line_on_standard_error(instance, tmp_path, monkeypatch, command):
+    monkeypatch.chdir(tmp_path)
     data = json.loads(instance.read_text())
     data["bands"]["main"]["gain"] = [[0.0] * len(row) for row in data["bands"]["main"]["gain"]]
     instance.write_text(json.dumps(data))
-    answer = wavetune("plan", instance)
+    answer = wavetune(command, instance)
     assert (answer.code, answer.out) == (3, "")
     assert answer.err.startswith("wavetune: no plan exists: ")
     assert len(answer.err.splitlines()) == 1

@@ -43,7 +43,7 @@ class TradeOff:
         """Seconds a joule saved costs on the way to each point from the one before; infinite for the first."""
         pairs = zip(self.points[:-1], self.points[1:], strict=True)
         saved = [(b.plan.delay_s - a.plan.delay_s, a.energy_j - b.energy_j) for a, b in pairs]
-        return [0.0, *(float(s / j) if j > 0 else np.inf for s, j in saved)]
+        return [0.0, *(float(s / j) if j > 0 else np.inf for s, j in saved)][: len(self.points)]
 
 
 def trade_off(problem: Problem, num_points: int, time_limit_s: float | None = None) -> TradeOff:

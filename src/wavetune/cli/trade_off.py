@@ -32,7 +32,7 @@ def trade_off(
     from wavetune.reporting.format import seconds
     from wavetune.reporting.trade_off import save_figure, table, to_dict
 
-    problem, name, origin = _problem(what, changes, Tables(rank_table))
+    problem, name, origin, sit_out = _problem(what, changes, Tables(rank_table))
     folder = out or Path("trade-off") / name
     curve = draw_curve(problem, points)
     values = to_dict(curve, origin, given_command())
@@ -44,6 +44,8 @@ def trade_off(
     console.print(table(curve))
     with explained(folder, ELSEWHERE):
         save_figure(curve, folder / "figure", origin, given_command())
+    if sit_out:
+        console.print(f"{sit_out} of the clients, whom the channel does not reach, sit out")
     for line in (
         "delay, energy: to the target loss; unproved: share of the energy not proved necessary; s per J: what a joule "
         "saved costs on the way from the plan before, a value for method.planner.energy_weight_s_per_j",
@@ -53,15 +55,15 @@ def trade_off(
         console.print(line, markup=False, soft_wrap=True)
 
 
-def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str, dict[str, str]]:
-    """The problem, what its folder is called after, and where it is from."""
+def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str, dict[str, str], int]:
+    """The problem, what its folder is called after, where it is from, and how many clients sit out."""
     from wavetune.api.plan import is_instance
 
     if is_instance(what):
         refuse_beside_instance(changes, tables)
         from wavetune.allocation.instance import read_instance
 
-        return read_instance(what), Path(what).stem, {"Instance": what}
+        return read_instance(what), Path(what).stem, {"Instance": what}, 0
     from wavetune.reporting.origin import origin_of
     from wavetune.runtimes.world import planner_of
 
@@ -71,4 +73,7 @@ def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str,
             "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
             "method.lora.rank to one number or to null, which leaves them to the planner"
         )
-    return planner_of(recipe)[0].known(0), recipe.name, origin_of(recipe, [recipe.run.seed])
+    planner = planner_of(recipe)[0]
+    known = planner.known(0)
+    sit_out = known.num_clients - planner.reached(known)
+    return planner.of_reached(known), recipe.name, origin_of(recipe, [recipe.run.seed]), sit_out

@@ -317,6 +317,11 @@ class RoundPlanner:
         """How many clients the channel reaches."""
         return len(self._reached(problem))
 
+    def of_reached(self, problem: Problem, known: Problem | None = None) -> Problem:
+        """The problem of those clients alone that the channel reaches, as far as is `known`; the others sit out."""
+        reached = self._reached(known or problem)
+        return problem if len(reached) == problem.num_clients else problem_of(problem, reached)
+
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
         """Cuts and ranks of all clients where a plan of some was made: those of the method, else the plan's first."""
         cut, rank = self.method.topology.cut_of(self.table.num_layers), self.method.lora.rank

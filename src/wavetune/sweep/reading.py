@@ -16,8 +16,10 @@ def reading(summary: Summary) -> str:
     seeds = len(summary.sweep.seeds)
     few = [caution(seeds)] if seeds > 1 and caution(seeds) else []  # of one seed the trend says so
     samples = [f"Samples were {how}." for how in summary.samples]
+    sit_out = [f"Clients whom the channel does not reach sit out, in a cell up to {summary.sit_out}."]
+    told = (_trend, _gains, _gap, _choices, _infeasible)
     return " ".join(
-        [*_trend(summary), *_gains(summary), *_gap(summary), *_choices(summary), *_infeasible(summary), *few, *samples]
+        [*(one for part in told for one in part(summary)), *(sit_out if summary.sit_out else ()), *few, *samples]
     )
 
 

@@ -144,11 +144,17 @@ def _check(tasks: Sequence[Task], results: Results) -> None:
 
 
 def _problems(recipe: Recipe, count: SampleCount) -> tuple[Problem, Problem]:
-    """The problem as it is known when it is planned, and as it is: of the first round that both can differ in."""
+    """The problem as it is known when it is planned, and as it is: of the first round that both can differ in.
+
+    Both are of those clients alone that the channel reaches as far as is known.
+    """
     world = (count.architecture, count.statistics, count.num_samples_K, count.num_classes)
     planner, knowledge = plan_world(recipe, *world), recipe.world.scenario.knowledge
     known = planner.known(knowledge.age_rounds)
-    return known, known if knowledge.perfect else planner.problem(knowledge.age_rounds)
+    reached = planner.of_reached(known)
+    if knowledge.perfect:
+        return reached, reached
+    return reached, planner.of_reached(planner.problem(knowledge.age_rounds), known)
 
 
 def _on(problem: Problem, plan: Plan, method: str) -> Plan:
@@ -189,4 +195,5 @@ def _plan_cell(value: Value, seed: int, method: str, recipe: Recipe, count: Samp
         "wall_s": round(wall_s, 6),
         "cpu_s": round(cpu_s, 6),
         "samples": count.how,
+        "sit_out": recipe.world.scenario.population.num_clients - problem.num_clients,
     }

@@ -52,6 +52,7 @@ class Summary:
     worst_gains: dict[str, float]
     largest_gap: float
     samples: tuple[str, ...]
+    sit_out: int  # clients at most in a cell, whom the channel does not reach
     choices: dict[tuple[str, str], int]  # cut and rank of the proposed planner -> in how many cells
 
     def of(self, method: str) -> list[Point]:
@@ -115,6 +116,7 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         {method: _least(gain(value, seed, method) for value in values for seed in seeds) for method in rivals},
         max((r["delay_s"] / r["lower_bound_s"] - 1 for r in proved), default=math.nan),
         tuple(sorted({r["samples"] for r in records})),
+        max((r.get("sit_out", 0) for r in records), default=0),
         dict(Counter(_choice(r) for r in records if r["method"] == PROPOSED and r.get("cuts"))),
     )
 
