@@ -173,6 +173,7 @@ class Refuter:
         """The proof by given prices with the exact cost of the clients' cheapest sets; None where it is not enough."""
         if weight_M1 is None:
             return None
+        weight_M1 = weight_M1 * np.count_nonzero(problem.need_K > 0)  # the size for which tolerances are made
         value_K, set_KM, _, _ = cheapest_sets(problem, weight_M1, delay_s, _NODES, True)
         enough = float(np.sum(weight_M1)) * (1 + _MARGIN)
         value_K = np.minimum(value_K, 2 * enough)  # where a client cannot meet it at all, more than enough is enough

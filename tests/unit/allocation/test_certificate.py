@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -114,12 +115,29 @@ def test_cuts_that_have_no_plan_are_refuted_beside_those_that_have(kind, most_ga
     assert certificate["lower_bound_s"] >= (1 - most_gap) * plan.delay_s
 
 
-@pytest.mark.parametrize(("kind", "size"), [("frequency-correlated", (20, 50, 20)), ("equal small caps", (8, 18, 3))])
-def test_the_certificate_proves_what_search_closed_by_branches_or_packing(kind, size):
-    """The first needs cases of who owns a subchannel, the second sets that are just beyond a client's cap."""
-    problem = problem_of(kind, *size).restrict([1], [8])
+def small_caps(num_clients, num_subchannels, seed):
+    """Clients with equal small caps and wild gains, at one cut and rank."""
+    problem, g = cell_problem(num_clients, num_subchannels, seed=1), np.random.default_rng(seed)
+
+    def band(one):
+        return replace(one, gain_KM=10 ** g.uniform(-13, -9, one.gain_KM.shape), total_power_max_w=1e3)
+
+    problem = replace(problem, main=band(problem.main), fed=band(problem.fed))
+    return replace(problem, tx_power_max_w_K=np.full(num_clients, 0.02)).restrict([1], [1])
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        pytest.param(lambda: problem_of("frequency-correlated", 20, 50, 20).restrict([1], [8]), id="branches"),
+        pytest.param(lambda: small_caps(8, 24, 7), id="packing, sets just beyond a cap"),
+        pytest.param(lambda: small_caps(12, 26, 11), id="packing, many sets of a client"),
+    ],
+)
+def test_the_certificate_proves_what_search_proved(problem):
+    problem = problem()
     plan, certificate = plan_with_certificate(problem)
-    assert plan.gap < 6e-5
+    assert plan.gap < 1e-4
     assert verify_plan.bound(problem_to_json(problem), certificate) >= plan.lower_bound_s * (1 - 1e-5)
 
 
