@@ -28,6 +28,14 @@ def test_every_command_explains_itself(command):
     assert f" {command} " in answer.out
 
 
+def test_only_the_options_of_the_command_that_is_given_are_built():
+    def built(*names):
+        return {command.name for command in app._asked_for(names).registered_commands}
+
+    assert built("plan") == {"plan"}
+    assert built() == built("--help") == built("plam") > {"plan", "run"}
+
+
 @pytest.mark.parametrize(("command", "words"), [("plan", "or a plan instance"), ("show", "Name of a recipe")])
 def test_arguments_are_explained_too(command, words):
     assert words in " ".join(wavetune(command, "--help").out.replace("│", " ").split())

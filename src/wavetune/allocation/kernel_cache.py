@@ -10,14 +10,17 @@ import hashlib
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from numba import config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.core import environment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
     global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -28,6 +31,7 @@ try:
 except ImportError:  # Windows, where each process compiles for itself
     fcntl = None
 
+environments: Any = environment
 _NAMED = "kernels-"
 _COMPILED = re.compile(rb"^@(kernel|part)\b|njit", re.MULTILINE)  # in sources of what is compiled
 _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
@@ -66,17 +70,30 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _without_declarations(load: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """What loads kept code, without first declaring to the compiler all that it might be asked to compile."""
+    """What loads kept code, without first declaring to the compiler all that it might be asked to compile, and without
+    importing the modules from which functions were compiled into it: only Python's own objects would look there.
+    """
 
     def load_alone(signature: Any, context: Any) -> Any:
         cast(Any, rtsys).initialize(context)
         context.refresh = lambda: None
+        usual, environments.importlib = environments.importlib, _NamesAlone
         try:
             return load(signature, context)
         finally:
+            environments.importlib = usual
             del context.refresh
 
     return load_alone
+
+
+class _NamesAlone:
+    """In the place of `importlib`: of a module that nobody has imported there is its name."""
+
+    @staticmethod
+    def import_module(name: str) -> Any:
+        """The module, or what has but its name."""
+        return sys.modules.get(name) or SimpleNamespace(__name__=name)
 
 
 @contextmanager

@@ -5,6 +5,8 @@ from __future__ import annotations
 import signal
 import sys
 import warnings
+from collections.abc import Sequence
+from copy import copy
 from typing import Annotated
 
 import click
@@ -91,7 +93,7 @@ def main() -> None:
 def _run() -> None:
     try:
         with as_command():
-            sys.exit(app(prog_name="wavetune", standalone_mode=False))
+            sys.exit(_asked_for(sys.argv[1:2])(prog_name="wavetune", standalone_mode=False))
     except click.exceptions.NoArgsIsHelpError as error:
         error.show()
         sys.exit(REFUSED)
@@ -109,6 +111,13 @@ def _run() -> None:
         _refuse("the machine's memory is used up; use a smaller model, batch or data set")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _asked_for(names: Sequence[str]) -> typer.Typer:
+    """The app, of which the command of that name alone is there, if one is: to build all options takes a while."""
+    own = copy(app)
+    own.registered_commands = [c for c in app.registered_commands if c.name in names] or app.registered_commands
+    return own
 
 
 def _refuse(sentence: str) -> None:

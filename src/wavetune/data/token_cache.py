@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from functools import cache
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,9 @@ _COUNTS = ("dropped", "truncated_prompts", "truncated_answers", "shortened_dialo
 @cache
 def code_of_data() -> str:
     """Changes with the sources and words that write and tokenise data, and with the library that tokenises."""
-    from tokenizers import __version__ as tokenizers
-
-    return f"{state_of(filter(Path.is_file, Path(__file__).parent.iterdir()))} {tokenizers}"
+    library = find_spec("tokenizers")  # to import it for its version would take longer
+    files = [*filter(Path.is_file, Path(__file__).parent.iterdir()), (library and library.origin) or __file__]
+    return state_of(files)
 
 
 def recalled_tokens(

@@ -8,6 +8,7 @@ wavetune has transformers as it is.
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -38,13 +39,15 @@ LEFT_OUT = (
     "transformers.distributed.expert_parallel",
     "transformers.distributed.tensor_parallel",
 )
-
-
+_NEW_OBJECTS = 50_000  # after which Python looks for garbage, where it has 700
 _BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
 
 
 def install() -> None:
-    """From now on this process imports transformers in this way."""
+    """From now on this process imports transformers in this way, and looks for cycles of garbage less often: nearly all
+    that imports make is there to stay.
+    """
+    gc.set_threshold(_NEW_OBJECTS)
     leave_out(CORE, LEFT_OUT, DECORATORS)
     if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
         sys.meta_path[:0] = [_NamesFinder(), _BUILDING]
