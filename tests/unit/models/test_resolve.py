@@ -350,6 +350,17 @@ def test_default_encoder_knows_alike_sentences_and_takes_them_whole():
     assert not (resolved.folder / "download").exists()
 
 
+def test_what_a_gguf_file_holds_is_asked_once_while_it_is_converted_and_anew_afterwards():
+    import gguf
+
+    usual = gguf.GGUFReader, gguf.get_tensor_name_map
+    with gguf_wheel._read_once():
+        one, other = (gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, 2) for _ in range(2))
+        assert one is other
+        assert one.get_name("model.layers.1.mlp.up_proj") == "blk.1.ffn_up"
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == usual
+
+
 def test_default_model_speaks_english_and_splits_digits():
     try:
         resolved = resolve_model("smollm2-135m")
