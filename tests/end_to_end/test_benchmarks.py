@@ -14,6 +14,7 @@ import pytest
 
 from helpers.command_line import settings
 from wavetune import recipes
+from wavetune.allocation.feasibility import check_feasible
 from wavetune.runtimes import kept_rewards, kept_untouched
 from wavetune.runtimes.round import train_round
 
@@ -29,7 +30,7 @@ SMALLEST = {
     "--batch-size 1 --repeats 1 --large "
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2}',
     "planner": "--sizes 3x7 --seeds 1 --baseline-size 3x7 --anytime-size 3x7 --skip-cvxpy --skip-start",
-    "planner_classes": "--most-clients 5 --seeds 1 --classes memory steps",
+    "planner_classes": "--most-clients 5 --seeds 1 --classes steps",
     "precision": "--model tiny --data mine.jsonl --rows 2",
     "scale": "--clients 2 3 --large 2 --sizes "
     '{"hidden_size":64,"intermediate_size":96,"num_hidden_layers":4,"num_attention_heads":4,"num_key_value_heads":2,'
@@ -90,6 +91,14 @@ def test_a_benchmark_runs_to_its_end_at_its_smallest_size(name, capfd, tmp_path,
     assert said.strip()
     assert "WRONG" not in said
     assert '"failed"' not in said
+
+
+def test_every_class_of_hard_problems_is_one():
+    timing = benchmark("planner_classes")
+    for kind, K, M in timing.CLASSES:
+        problem = timing.problem_of(kind, K, M, 0)
+        assert (problem.cut_per_client, problem.share_server) == ("cuts" in kind, "shares" in kind)
+        assert bool(check_feasible(problem).pairs) or "cuts" in kind
 
 
 def test_the_stages_of_a_run_are_where_they_are_timed():

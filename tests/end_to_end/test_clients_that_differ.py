@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from helpers.command_line import settings, wavetune
-from helpers.runs import WIDE, read_json, read_rounds
+from helpers.runs import read_json, read_rounds
 from wavetune.allocation import describe
 from wavetune.records.reading import read_run
 from wavetune.reporting.accounts import CHANGING, critical_s, pipelines
 
 SLOW_SERVER = (
-    *WIDE,
     "world.data.max_tokens=96",
     "method.lora.rank=1",
     "world.scenario.server.flop_per_s=1e10",

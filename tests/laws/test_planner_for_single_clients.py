@@ -225,7 +225,7 @@ def test_given_shares_are_kept_and_others_are_never_better(seed):
 def test_bound_and_plan_hold_whenever_the_time_is_up(option):
     common = cell_problem(6, 18, server_flop_per_s=3e12)
     problem = replace(common, **OPTIONS[option])
-    patient = plan(problem)
+    patient = plan(problem, 1.0)
     for time_limit_s in (0.0, 0.05, 0.3):
         hurried = plan(problem, time_limit_s)
         certified(problem, hurried)

@@ -47,8 +47,7 @@ def most_bit_per_s(band, snr_per_w, cap_w):
     if np.sum(full_w) <= cap_w:
         return share * band.subchannel_hz * most * len(inverse)
     low, high = 0.0, cap_w + np.max(inverse)
-    for _ in range(200):
-        level = 0.5 * (low + high)
+    while low < (level := 0.5 * (low + high)) < high:
         spent_w = np.sum(np.clip(level - inverse, 0.0, full_w))
         low, high = (level, high) if spent_w <= cap_w else (low, level)
     return share * band.subchannel_hz * float(np.sum(np.log2(1 + np.clip(low - inverse, 0.0, full_w) / inverse)))

@@ -28,7 +28,7 @@ from wavetune.wireless.rate_models import Shannon
 
 def two_way_problem(seed):
     """Few clients with a limit on their rate, who receive more slowly than they send."""
-    problem, g = cell_problem(3, 7, seed=seed), np.random.default_rng(seed)
+    problem, g = cell_problem(3, 6, seed=seed), np.random.default_rng(seed)
     rate = Shannon(snr_gap_db=2.0, max_bit_per_s_per_hz=7.4)
 
     def band(one):

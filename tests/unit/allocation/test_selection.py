@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,10 +25,24 @@ def planner_of(problem):
 
 def sets_in_time(problem, deadline_s):
     """Every set of clients whose plan ends its round by the deadline."""
+    return in_time(plans_of_sets(problem), deadline_s)
+
+
+def in_time(plans, deadline_s):
+    return [(s, p) for s, p in plans if p.phases.round_s <= deadline_s]
+
+
+def plans_of_sets(problem):
+    """Every set of clients that has a plan, and its plan."""
     K = problem.num_clients
     sets = [s for n in range(1, K + 1) for s in itertools.combinations(range(K), n)]
-    plans = [(s, plan(problem_of(problem, s))) for s in sets]
-    return [(s, p) for s, p in plans if p.status == "ok" and p.phases.round_s <= deadline_s]
+    return [(s, p) for s in sets if (p := plan(problem_of(problem, s))).status == "ok"]
+
+
+@cache
+def pair_sets(seed):
+    """Sets of the pair problem, which several tests compare with."""
+    return plans_of_sets(pair_problem(seed))
 
 
 def pair_problem(seed, num_clients=5, num_subchannels=8):
@@ -41,7 +56,7 @@ def test_as_many_clients_meet_the_deadline_as_in_the_largest_set_of_all(seed, sl
     deadline_s = slack * plan(problem).phases.round_s
     lone_s_K = lone_round_s(problem, 2, 4)
     clients, outcome = most_within(planner_of(problem), deadline_s, lone_s_K, np.ones(5), least=0)
-    possible = sets_in_time(problem, deadline_s)
+    possible = in_time(pair_sets(seed), deadline_s)
     assert len(clients) == max((len(s) for s, _ in possible), default=0)
     assert len(clients) <= most_possible(problem, 2, 4, deadline_s)
     if clients:
@@ -54,7 +69,7 @@ def test_samples_of_the_chosen_are_near_the_most_of_all_sets(seed):
     samples_K = np.random.default_rng(seed).integers(1, 50, 5).astype(float)
     deadline_s = 0.6 * plan(problem).phases.round_s
     clients, _ = most_within(planner_of(problem), deadline_s, lone_round_s(problem, 2, 4), samples_K, least=0)
-    most = max((sum(samples_K[list(s)]) for s, _ in sets_in_time(problem, deadline_s)), default=0.0)
+    most = max((sum(samples_K[list(s)]) for s, _ in in_time(pair_sets(seed), deadline_s)), default=0.0)
     assert sum(samples_K[list(clients)]) >= 0.8 * most
 
 
@@ -64,7 +79,7 @@ def test_fastest_set_is_near_the_fastest_of_its_size(count):
         problem = pair_problem(seed)
         clients, outcome = fastest(planner_of(problem), lone_round_s(problem, 2, 4), count)
         assert len(clients) == count
-        best_s = min(p.phases.round_s for s, p in sets_in_time(problem, np.inf) if len(s) == count)
+        best_s = min(p.phases.round_s for s, p in in_time(pair_sets(seed), np.inf) if len(s) == count)
         assert outcome.phases.round_s <= best_s * 1.05
 
 
