@@ -174,6 +174,10 @@ def test_rows_with_room_for_a_prompt_have_the_labels_they_had():
     ("settings", "words"),
     [
         (["method.soft_prompt=null"], "nothing would be trained"),
+        (
+            ["method.sharing.trained_layers=2"],
+            r"nothing would be trained: .*trained_layers is 2, and no adapter stands in",
+        ),
         (["method.soft_prompt.tokens=0"], "greater than or equal to 1"),
         (["world.data.source=movie-reviews", "world.data.template.kind=class"], "learned token by token"),
     ],

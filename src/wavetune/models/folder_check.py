@@ -17,6 +17,7 @@ from wavetune.json_reader import read_json, require_file
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_COUNT = 4096  # of anything that a model builds one by one, such as blocks or experts
+_STACK = re.compile(r"(.*?)\.(\d+)\.")
 _COUNTED = re.compile(r"(num|n)_.*(layer|block|expert|head|group)s?|n_layers?|n_heads?|depth")
 
 
@@ -55,13 +56,15 @@ def _parts(config: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, A
 
 
 def check_weights(folder: Path, num_layers: int | None) -> None:
-    """Raise ModelError if the weights are packed integers, or of fewer blocks than the config says."""
-    blocks, packed = set[int](), ""
+    """Raise ModelError if the weights are packed integers, or of fewer or more blocks than the config says."""
+    blocks, stacks, packed = set[int](), dict[str, int](), ""
     for path in weight_files(folder):
         try:
             with safe_open(require_file(path), framework="numpy") as stored:
                 for name in stored.keys():  # noqa: SIM118  a handle of safetensors is no mapping
                     blocks.update(int(part) for part in name.split(".") if part.isdecimal())
+                    if stack := _STACK.match(name):
+                        stacks[stack[1]] = max(stacks.get(stack[1], 0), int(stack[2]) + 1)
                     kind = str(stored.get_slice(name).get_dtype()) if name.endswith("weight") else "F32"
                     packed = packed or (name if kind.startswith(("I", "U", "F8", "F4")) else "")
         except (OSError, JsonError, SafetensorError) as error:
@@ -75,6 +78,12 @@ def check_weights(folder: Path, num_layers: int | None) -> None:
         raise ModelError(
             f"{folder / 'config.json'} asks for {num_layers} blocks, but the weights are of {max(blocks) + 1}: correct"
             " the config or fetch the model again"
+        )
+    deep = [count for count in stacks.values() if count > 1]  # of several, such as a vision tower's, one is the text's
+    if num_layers is not None and len(deep) == 1 and deep[0] > num_layers:
+        raise ModelError(
+            f"{folder / 'config.json'} asks for {num_layers} blocks, but the weights are of {deep[0]}, of which the"
+            " last would be left out: correct the config, or save the shorter model with save_pretrained"
         )
 
 
@@ -94,6 +103,11 @@ def weight_files(folder: Path) -> list[Path]:
         raise ModelError(
             f"{folder} keeps its weights in a pickle ({pickles[0]}), which wavetune never loads as it can run code:"
             " save the model again with safe_serialization (model.safetensors)"
+        )
+    if others := sorted(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{folder} holds {others[0].name}, but neither model.safetensors nor the model.safetensors.index.json that"
+            " says what is in which file: fetch the model again, whole and in the form of transformers"
         )
     raise ModelError(f"{folder} has no model.safetensors: pass a folder with weights in safetensors")
 

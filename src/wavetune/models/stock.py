@@ -177,7 +177,13 @@ def load_tokenizer(folder: Path | str):
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
     except Exception as error:  # which types depends on the tokenizer's format
         load_config(folder)  # which it reads as well, and says more of
-        raise ModelError(f"cannot load the tokenizer in {folder} ({_reason(error)}): fetch the model again") from error
+        remedy = "fetch the model again"
+        if Path(folder).is_dir() and not (Path(folder) / "tokenizer.json").exists():
+            remedy = (
+                "it has no tokenizer.json; install sentencepiece, or tiktoken if it is of that kind, from which one is"
+                " made, or save one there with AutoTokenizer...save_pretrained(folder)"
+            )
+        raise ModelError(f"cannot load the tokenizer in {folder} ({_reason(error)}): {remedy}") from error
     # rows are cut after they were tokenised; without this entry it would warn of the first long one
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer

@@ -107,6 +107,16 @@ def plan_world(
                 f"adapters of the kind {adapter.name!r} find no place in the model's blocks, so nothing would be "
                 f"trained; their maps are {', '.join(p.name for p in architecture.blocks[0].projections)}"
             )
+    last = method.sharing.trained_layers or 0
+    if (
+        method.lora.rank == 0
+        and not num_classes
+        and not any(table.values_L(a)[-last:].any() for a in method.beside_lora)
+    ):
+        raise ConfigError(
+            f"nothing would be trained: method.sharing.trained_layers is {last}, and no adapter stands in the last "
+            f"{last} of {num_layers} blocks; leave it out, or set method.lora.rank"
+        )
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),

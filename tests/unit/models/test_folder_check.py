@@ -16,6 +16,7 @@ import wavetune
 from helpers.training import folder_of
 from wavetune.errors import ModelError
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
+from wavetune.models.folder_check import check_weights
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 
@@ -91,6 +92,31 @@ def test_a_config_of_more_blocks_than_the_weights_have_is_refused(folder):
     configure(folder, num_hidden_layers=4000)
     with pytest.raises(ModelError, match="asks for 4000 blocks, but the weights are of 4"):
         load_backbone(folder)
+
+
+def test_a_config_of_fewer_blocks_than_the_weights_have_is_refused(folder):
+    configure(folder, num_hidden_layers=2)
+    with pytest.raises(
+        ModelError, match=r"asks for 2 blocks, but the weights are of 4, .* save the shorter model with"
+    ):
+        load_backbone(folder)
+    weights = load_file(folder / "model.safetensors")
+    tower = {f"vision_tower.layers.{i}.norm.weight": torch.ones(3) for i in range(6)}
+    save_file(weights | tower, folder / "model.safetensors")
+    check_weights(folder, 2)  # it cannot be told which of them is the text's
+
+
+def test_shards_without_their_index_are_named(folder):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00002.safetensors")
+    with pytest.raises(ModelError, match=r"holds model-00001-of-00002\.safetensors, but neither .*index\.json"):
+        resolve_model(folder)
+
+
+def test_a_tokenizer_that_cannot_be_converted_is_refused_with_what_to_install(folder):
+    (folder / "tokenizer.json").unlink()
+    (folder / "tokenizer.model").write_bytes(b"\n\x0e\n\x05<unk>\x15\x00\x00\x00\x00\x18\x02")
+    with pytest.raises(ModelError, match=r"it has no tokenizer\.json; install sentencepiece, or tiktoken"):
+        load_tokenizer(folder)
 
 
 @pytest.mark.parametrize("name", ["model.safetensors", "special_tokens_map.json", "tokenizer.json"])
