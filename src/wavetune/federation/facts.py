@@ -23,6 +23,9 @@ BY_SERVER = Fact("a server that updates are sent to")
 COMMON_START = Fact("clients and server to have started the round from the same adapters")
 ONE_MIXTURE = Fact("one mixture of all updates")
 MEAN = Fact("a mean of the updates (it counts the noise of one)")
+NUMBERS_ALONE = Fact(
+    "messages of numbers alone, without codes or places beside them", "put it before what writes these", onwards=True
+)
 UNROUNDED = Fact("updates that are not rounded one by one")
 COUNTED_ONCE = Fact("every update to be mixed once", "set method.link.lost=skip")
 UNJUDGED = Fact("updates not judged by the others (clipping bounds them already)")

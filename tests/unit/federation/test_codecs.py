@@ -1,10 +1,18 @@
+import itertools
+import json
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from helpers.runs import small
+from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Bf16, Fp32, Int8, TopK
+from wavetune.federation.codecs.codec import Context, Transform, on_the_wire, receive, send, specs
+from wavetune.federation.messages import Field
+from wavetune.parts import kinds
 
 CODECS = [Fp32(), Bf16(), Int8(), Int8(outlier_channels=0), Int8(outlier_channels=1), Int8(outlier_channels=1000)]
 SHAPES = {"rows": st.integers(0, 12), "width": st.integers(1, 40), "seed": st.integers(0, 999)}
@@ -123,3 +131,39 @@ def test_decoded_half_precision_input_is_what_its_fp32_form_gives():
     x = draw(4, 8, 0).bfloat16()
     for codec in CODECS:
         assert torch.equal(codec.decode(codec.encode(x)), codec.decode(codec.encode(x.float())))
+
+
+def sent_and_read(chain):
+    """A message of two matrices through a chain, and what its wire holds."""
+    x = {"a": torch.randn(4, 16), "b": torch.randn(16, 12)}
+    spec = {name: Field(tuple(tensor.shape)) for name, tensor in x.items()}
+    states = [one.start(before) for one, before in zip(chain, specs(chain, spec)[:-1], strict=True)]
+    sent, _ = send(chain, x, states, Context(0, 0, 0))
+    return x, sent, on_the_wire(chain, spec), receive(chain, sent, spec, Context(0, 0, 0))
+
+
+def test_a_chain_of_any_two_transforms_is_read_as_it_is_declared_or_refused():
+    refused = dict[tuple[str, str], str]()
+    for first, second in itertools.product(kinds(Transform), repeat=2):
+        settings = json.dumps([{"kind": first}, {"kind": second}])
+        try:
+            method = small("fedavg_lora", f"method.adapter_codec={settings}").method
+            method.check(3, 4, 16)
+        except ConfigError as error:
+            refused[first, second] = str(error)
+            continue
+        x, sent, declared, read = sent_and_read(method.adapter_codec)
+        assert {n: tuple(map(int, f.shape)) for n, f in declared.items()} == {
+            n: tuple(t.shape) for n, t in sent.items()
+        }
+        assert {n: f.format for n, f in declared.items() if f.format.startswith("int")} == {
+            n: str(t.dtype).removeprefix("torch.") for n, t in sent.items() if not t.is_floating_point()
+        }
+        assert {name: t.shape for name, t in read.items()} == {name: t.shape for name, t in x.items()}
+        assert all(t.isfinite().all() for t in read.values())
+    assert all("without codes or places beside them" in sentence for sentence in refused.values())
+    assert refused.keys() == {
+        (first, second)
+        for first in ("int8", "top_k", "feedback")
+        for second in ("clip", "noise", "random_sparse", "top_k", "feedback")
+    }

@@ -9,7 +9,7 @@ from typing import Annotated
 from annotated_types import Gt
 
 from wavetune.federation.codecs.codec import Context, Tensors, Transform
-from wavetune.federation.facts import COMMON_START, VALUES_SENT
+from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, VALUES_SENT
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Clip(Transform):
     """
 
     removes = (VALUES_SENT,)
-    needs = (COMMON_START,)
+    needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
     norm: Annotated[float, Gt(0)] = 1.0
 

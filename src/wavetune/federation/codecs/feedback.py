@@ -14,7 +14,7 @@ from wavetune.federation.codecs.codec import (
     zeros,
 )
 from wavetune.federation.codecs.int8 import Int8
-from wavetune.federation.facts import COMMON_START, UNROUNDED, VALUES_SENT
+from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, UNROUNDED, VALUES_SENT
 from wavetune.federation.messages import Field, Spec
 
 
@@ -23,7 +23,7 @@ class Feedback(Transform):
     """What the chain `of` leaves out of a client's change is added to its next change (arXiv 1901.09847)."""
 
     removes = (UNROUNDED, VALUES_SENT)
-    needs = (COMMON_START,)
+    needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
     of: tuple[Transform, ...] = (Int8(),)
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Ge
 
 from wavetune.federation.codecs.codec import Codec, Payload
+from wavetune.federation.facts import NUMBERS_ALONE, UNROUNDED
 from wavetune.federation.messages import Field
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Int8(Codec):
     The outlier channels are chosen per message by their largest magnitude.
     """
 
+    removes = (UNROUNDED, NUMBERS_ALONE)
     outlier_channels: Annotated[int, Ge(0)] = 8
 
     def fields(self, rows: float, width: int) -> dict[str, Field]:
@@ -68,5 +70,5 @@ class Int8(Codec):
         keep = torch.ones(x.shape[1], dtype=torch.bool, device=x.device)
         keep[index] = False
         x[:, keep] = codes.float() * payload["scale"]
-        x[:, index] = payload["outliers"].float()
+        x[:, index] = payload["outliers"].to(x)
         return x

@@ -15,7 +15,7 @@ import numpy as np
 from annotated_types import Ge
 
 from wavetune.federation.codecs.codec import Context, Tensors, Transform
-from wavetune.federation.facts import COMMON_START, VALUES_SENT
+from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, VALUES_SENT
 from wavetune.seeds import torch_stream
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class Noise(Transform):
     """
 
     removes = (VALUES_SENT,)
-    needs = (COMMON_START,)
+    needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
     std: Annotated[float, Ge(0)] = 0.0
     source: Literal["seeded", "secure"] = "seeded"

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Le
 
 from wavetune.federation.codecs.codec import Context, Tensors, Transform
-from wavetune.federation.facts import COMMON_START, VALUES_SENT
+from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, VALUES_SENT
 from wavetune.federation.messages import Field, Spec
 from wavetune.seeds import torch_stream
 
@@ -26,7 +26,7 @@ class RandomSparse(Transform):
     """
 
     removes = (VALUES_SENT,)
-    needs = (COMMON_START,)
+    needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
     public = True
     keep: Annotated[float, Gt(0), Le(1)] = 0.25

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from annotated_types import Gt, Le
 
 from wavetune.federation.codecs.codec import Context, Payload, Tensors, UpdateCodec, send_with_feedback, zeros
-from wavetune.federation.facts import COMMON_START, UNROUNDED, VALUES_SENT
+from wavetune.federation.facts import COMMON_START, NUMBERS_ALONE, UNROUNDED, VALUES_SENT
 from wavetune.federation.messages import Field, Spec
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class TopK(UpdateCodec):
     client's next update (error feedback, arXiv 1901.09847). The way back is sent whole.
     """
 
-    removes = (UNROUNDED, VALUES_SENT)
-    needs = (COMMON_START,)
+    removes = (UNROUNDED, VALUES_SENT, NUMBERS_ALONE)
+    needs = (COMMON_START, NUMBERS_ALONE)
     of_changes = True
     fraction: Annotated[float, Gt(0), Le(1)] = 0.1
     feedback: bool = True
