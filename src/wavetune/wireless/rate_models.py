@@ -118,6 +118,7 @@ class Shannon(RateModel):
 
 
 _RUNGS = 160
+_MOST_BITS = 100.0  # of Shannon's bound, at a signal 300 dB above the noise
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,12 @@ class AttenuatedShannon(RateModel):
                 raise ConfigError(
                     f"AttenuatedShannon.min_snr_db is {self.min_snr_db:g}, at which the rate is already above its "
                     f"maximum of {most:g} bit/s/Hz; lower it"
+                )
+            if most > _MOST_BITS * alpha:
+                way = "uplink" if uplink else "downlink"
+                raise ConfigError(
+                    f"AttenuatedShannon.{way}_attenuation is {alpha:g}, with which no link reaches the maximum of "
+                    f"{most:g} bit/s/Hz; raise it, or lower {way}_max_bit_per_s_per_hz"
                 )
 
     def _alpha_and_most(self, uplink: bool) -> tuple[float, float]:

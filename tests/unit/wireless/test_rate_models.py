@@ -78,6 +78,8 @@ def test_a_subchannel_without_a_block_and_a_least_ratio_beyond_the_maximum_are_r
         Scenario(bands=Bands(main=Band(subchannel_hz=1e5)), rate=NrMcs())
     with pytest.raises(ConfigError, match="min_snr_db is 25"):
         AttenuatedShannon(min_snr_db=25.0)
+    with pytest.raises(ConfigError, match=r"downlink_attenuation is 0.004, with which no link reaches .* 4.4 bit/s/Hz"):
+        AttenuatedShannon(downlink_attenuation=0.004)
 
 
 def test_a_negative_power_is_refused():
