@@ -1,6 +1,7 @@
 """Alignment keeps to each client's own data and wishes: what a client learns depends on nobody else."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -60,6 +61,13 @@ def run(found, steps=2):
     return [found.step() for _ in range(steps)]
 
 
+@cache
+def played(name):
+    """The stage of all clients after two steps, with which several tests compare, and what these told."""
+    found = stage(name)
+    return found, run(found)
+
+
 def assert_same_client(one, place, other, other_place, tolerance=TOLERANCE):
     mine, theirs = lora_of(one, place), lora_of(other, other_place)
     for name, tensor in theirs.items():
@@ -87,8 +95,8 @@ def test_without_a_difference_in_reward_everyone_stays_at_the_reference(objectiv
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_results_do_not_depend_on_the_order_of_the_clients(name):
     order = [2, 0, 1]
-    one, other = stage(name), stage(name, [IDENTITIES[i] for i in order], [LAMBDAS[i] for i in order])
-    records, others = run(one), run(other)
+    (one, records), other = played(name), stage(name, [IDENTITIES[i] for i in order], [LAMBDAS[i] for i in order])
+    others = run(other)
     for place, i in enumerate(order):
         assert_same_client(other, place, one, i)
         assert_same_records(others, place, records, i)
@@ -96,8 +104,7 @@ def test_results_do_not_depend_on_the_order_of_the_clients(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_client_alone_learns_what_it_learns_in_the_stack(name):
-    together = stage(name)
-    records = run(together)
+    together, records = played(name)
     for place, (identity, weight) in enumerate(zip(IDENTITIES, LAMBDAS, strict=True)):
         alone = stage(name, [identity], [weight])
         own = run(alone)
@@ -107,17 +114,17 @@ def test_a_client_alone_learns_what_it_learns_in_the_stack(name):
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_pass_over_few_tokens_at_a_time_changes_nothing(name):
-    whole, parted = stage(name), stage(name)
+    (whole, _), parted = played(name), stage(name)
     parted.learner.tokens_per_pass = 40
-    run(whole), run(parted)
+    run(parted)
     for place in range(len(IDENTITIES)):
         assert_same_client(parted, place, whole, place)
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_a_stage_restored_from_its_state_goes_on_as_if_never_interrupted(name):
-    uninterrupted, first = stage(name), stage(name)
-    run(uninterrupted, 3), run(first, 2)
+    uninterrupted, (first, _) = stage(name), played(name)
+    run(uninterrupted, 3)
     saved = save(first.state())
     resumed = stage(name, bank=random_bank((1, 2, 3)))
     resumed.load_state(load(saved))
