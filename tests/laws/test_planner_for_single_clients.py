@@ -79,6 +79,44 @@ def test_bound_is_below_the_best_of_enumeration_and_the_plan_near_it(option, way
             assert outcome.delay_s <= best_s * 1.05
 
 
+def hard_problem(seed, way_back):
+    """Two clients, a server of any speed, subchannels that are dead for one of them and memory for few layers."""
+    g = np.random.default_rng(seed)
+    M, cuts = int(g.integers(4, 6)), tuple(sorted(g.choice(np.arange(1, 12), 3, replace=False).tolist()))
+    problem = cell_problem(2, M, seed % 97, server_flop_per_s=10 ** g.uniform(11.5, 13), cuts=cuts)
+    costs = replace(problem.costs, memory_bytes_L=np.full(12, 1e9), download_share=float(g.choice([0.25, 1.0])))
+
+    def with_dead(band):
+        alive_KM = g.random(band.gain_KM.shape) < 0.8
+        alive_KM[np.arange(2), g.permutation(M)[:2]] = True
+        return replace(band, gain_KM=band.gain_KM * alive_KM)
+
+    problem = replace(
+        problem,
+        costs=costs,
+        memory_bytes_K=1e9 * g.integers(cuts[0], 12, 2),
+        rounds_to_target={1: 80.0, 8: 60.0},
+        main=with_dead(problem.main),
+        fed=with_dead(problem.fed),
+        cut_per_client=True,
+        share_server=True,
+    )
+    return priced(problem) if way_back else problem
+
+
+@pytest.mark.parametrize("way_back", [False, True], ids=["", "priced"])
+@settings(max_examples=6)
+@given(SEEDS)
+def test_cuts_and_shares_are_packed_to_within_little_of_the_best_of_enumeration(way_back, seed):
+    problem = hard_problem(seed, way_back)
+    outcome = plan(problem)
+    if outcome.status == "ok":
+        certified(problem, outcome)
+        best_s = best_by_enumeration_s(problem, alike=False, same_rank=True)
+        assert best_s * 0.8 <= outcome.lower_bound_s <= best_s * (1 + 1e-9)
+        assert outcome.delay_s <= best_s * 1.02
+
+
 @settings(max_examples=12)
 @given(SEEDS)
 def test_mixed_ranks_never_beat_the_best_common_rank(seed):

@@ -9,12 +9,18 @@ shorter than
     min over U, D, F, G of [(I - sum l_kU) U + ... ] - sum w - sum v
         + sum_k min over c [I work_kc + min_S (w(S) + l_kU up_kc(S) + l_kD down_kc(S)) + min_T (...)],
 
-as disjoint sets within the power pay at most all of w and v, and no client is later than the last. The inner minima are
-those of `set_packing`; weights and prices are moved by linear programs over the sets found so far, each near the best
-known ones. A program's solution mixes sets, so that a client's times are means; what is left open by that is closed by
-parts: only sets count that are done by a part's last seconds, with its cuts, on subchannels that it leaves the client.
+as disjoint sets within the power pay at most all of w and v, and no client is later than the last. Where each client
+has a share of the server and is served as soon as it has sent, one last second P of both ways and the service between
+them takes the place of U and D, l_kU = l_kD = l_kP, and with a weight u >= 0 of the server I work_kc becomes
+min over shares s of (l_kP work_kc / s + u s), less u in all.
+
+The inner minima are those of `set_packing`; weights and prices are moved by linear programs over the sets found so far,
+each near the best known ones. A program's solution mixes sets, so that a client's times are means; what is left open by
+that is closed by parts: only sets count that are done by a part's last seconds, with its cuts, on subchannels that it
+leaves the client.
 Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns of a program, P pairs of client and cut, M1 for
-the subchannels and the total power, 4 for U, D, F and G, 2 for first and last seconds, or for both ways of a band.
+the subchannels and the total power, T for U, D, F and G or P, F and G, 2 for first and last seconds, for both ways of
+a band, or for the least and the largest share.
 """
 
 from __future__ import annotations
@@ -33,8 +39,8 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
-from wavetune.allocation.set_packing import cheapest_sets_in_time
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, BandProblem, kernel, least_power, most_rate
+from wavetune.allocation.set_packing import cheapest_sets_in_time, full_power
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS
 from wavetune.units import Array
 
 _NODES = 300  # sets that are looked at for one cheapest set
@@ -44,40 +50,27 @@ _WATT = 1e-9  # least weight of the total power, in shares of the round
 _EVEN = (0.01, 0.03, 0.1, 0.2)  # weights of a band's subchannels to start from, in shares of the round
 _ROOT_PROGRAMS, _PROGRAMS = 30, 6  # for an option set, and for each of its parts
 _RADIUS, _CHILD_RADIUS, _LEAST_RADIUS, _SHRINK = 0.5, 0.05, 1e-3, 0.3  # of prices' moves, in shares of even ones
+_GROWS = 0.2  # share of a foreseen gain from which on the radius is doubled
 _FAR = 0.2  # radius up to which it is foreseen what prices may still gain
 _NARROW = 0.2  # share of what is missing to which prices are moved
 _SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
+_PAYS, _STALE = 0.1, 2  # share of what is missing that a program has to gain, and how many in turn may not
 _MOST_PARTS = 4  # for every program that may be solved
+_SHARES = 1.25 ** np.arange(-4.0, 5.0)  # of the server around the cheapest
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
 
 
 class Asks(NamedTuple):
-    """What each client's cut asks of a band: bit/Hz up from `ready_s_KC` on, and bits down before `after_s_KC`."""
+    """What each client's cut asks of a band: bit/Hz up from `ready_s_KC` on, and bits down before `after_s_KC`.
+
+    `rest_s_KC2` is what else takes time at least before the last seconds of both ways.
+    """
 
     need_KC: Array
     ready_s_KC: Array
     down_bits_KC: Array
     after_s_KC: Array
-
-
-@kernel
-def _full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> tuple[Array, Array]:
-    """Rate (bit/s/Hz) and power (W) of clients that send on sets with all the power they may."""
-    S, M = set_SM.shape
-    rate_S, power_S, owned = np.zeros(S), np.zeros(S), np.zeros(M, np.int64)
-    for s in range(S):
-        k, count = client_S[s], 0
-        for i in np.argsort(-problem.log_KM[k]):
-            if set_SM[s, i]:
-                owned[count] = i
-                count += 1
-        log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
-        cap_w = float(min(problem.cap_w_K[k], problem.total_w))
-        if count > 0 and cap_w > 0.0:
-            rate_S[s] = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
-            power_w, _ = least_power(log_M, inverse_M, owned, count, rate_S[s], problem.limit)
-            power_S[s] = min(power_w, cap_w)
-    return rate_S, power_S
+    rest_s_KC2: Array
 
 
 class SetsOfBand:
@@ -94,7 +87,7 @@ class SetsOfBand:
         self.known: set[tuple[int, bytes]] = set()
         # who has nothing to send or receive takes the empty set
         self.client_S, self.set_SM = np.arange(K), np.zeros((K, band.num_subchannels), np.bool_)
-        self.up_S, self.down_S, self.power_S = np.zeros(K), np.zeros(K), np.zeros(K)
+        self.up_S, self.down_S, self.power_share_S = np.zeros(K), np.zeros(K), np.zeros(K)
 
     @property
     def num_weights(self) -> int:
@@ -108,9 +101,10 @@ class SetsOfBand:
             if np.any(set_M) and not ((key := (k, set_M.tobytes())) in self.known or self.known.add(key))
         ]  # fmt: skip
         client_S, set_SM = client_S[new], np.ascontiguousarray(set_SM[new])
-        up_S, power_S = _full_power(self.problem, client_S, set_SM)
+        up_S, power_S = full_power(self.problem, client_S, set_SM)
         self.client_S, self.set_SM = np.concatenate((self.client_S, client_S)), np.concatenate((self.set_SM, set_SM))
-        self.up_S, self.power_S = np.concatenate((self.up_S, up_S)), np.concatenate((self.power_S, power_S))
+        self.up_S = np.concatenate((self.up_S, up_S))
+        self.power_share_S = np.concatenate((self.power_share_S, power_S / self.problem.total_w))
         self.down_S = np.concatenate((self.down_S, np.sum(self.down_KM[client_S] * set_SM, axis=1)))
 
     def cheapest(
@@ -154,11 +148,17 @@ class SetsOfBand:
         self.add(client_J, set_JM)
         return value_KC
 
+    def least_s(self, asks: Asks) -> Array:
+        """Both ways of each cut take no less if the client has the whole band, [K, C, 2] (s)."""
+        up_s_KC = transfer_s(asks.need_KC, self.most_K[:, None])
+        down_s_KC = transfer_s(asks.down_bits_KC, self.most_down_K[:, None])
+        return np.stack((asks.ready_s_KC + up_s_KC, asks.after_s_KC + down_s_KC), axis=2)
+
     def rates(self, asks: Asks, last_2: Array) -> tuple[Array, Array]:
         """What each cut has to carry up (bit/s/Hz) and down (bit/s) to be in time, [K, C]; infinite where too late."""
         return (
-            rate_needed(asks.need_KC, float(last_2[0]) - asks.ready_s_KC),
-            rate_needed(asks.down_bits_KC, float(last_2[1]) - asks.after_s_KC),
+            rate_needed(asks.need_KC, float(last_2[0]) - asks.ready_s_KC - asks.rest_s_KC2[..., 0]),
+            rate_needed(asks.down_bits_KC, float(last_2[1]) - asks.after_s_KC - asks.rest_s_KC2[..., 1]),
         )
 
     def columns(
@@ -181,8 +181,10 @@ class SetsOfBand:
         time_J2 = np.stack(
             (asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1
         )
-        cost_J = (self.set_SM @ weight_M1[:-1])[set_J] + np.sum(late_K2[client_J] * time_J2, axis=1)
-        move_J = moves[0] * np.sum(self.set_SM, axis=1)[set_J] + time_J2 @ moves[1]
+        cost_J = (self.set_SM @ weight_M1[:-1] + weight_M1[-1] * self.power_share_S)[set_J] + np.sum(
+            late_K2[client_J] * time_J2, axis=1
+        )
+        move_J = moves[0] * (np.sum(self.set_SM, axis=1) + self.power_share_S)[set_J] + time_J2 @ moves[1]
         cost_J = np.where(np.all(np.isfinite(time_J2), axis=1), cost_J, np.inf)
         most_P = np.full(rate_KC.size, np.inf)
         np.minimum.at(most_P, pair_J, cost_J + move_J)
@@ -203,15 +205,21 @@ class _Columns(NamedTuple):
 
 
 class Prices(NamedTuple):
-    """Weights of both bands' subchannels and total powers, and prices of each client's four times, [K, 4]."""
+    """Weights of both bands' subchannels and total powers, and of the server, and prices of each client's seconds."""
 
     main_M1: Array
     fed_M1: Array
-    late_K4: Array
+    server: float
+    late_KT: Array
+
+    @property
+    def weights(self) -> tuple[Array, Array]:
+        """Of both bands."""
+        return self.main_M1, self.fed_M1
 
 
 class _Node(NamedTuple):
-    """Part of an option set: a box of seconds, its cuts, and who may own what in both bands, [K, M].
+    """Part of an option set: a box of seconds, its cuts, who may own what in both bands, [K, M].
 
     With what is proved of it, by which prices, and what its last program says.
     """
@@ -219,7 +227,7 @@ class _Node(NamedTuple):
     bound_s: float
     number: int
     option_set: int
-    edges_42: Array
+    edges_T2: Array
     allowed_KC: BoolArray
     hears: tuple[BoolArray, BoolArray]
     prices: Prices
@@ -239,20 +247,20 @@ class Found(NamedTuple):
 class _Solved(NamedTuple):
     """A program's value (s), its prices, and its solution: seconds, cuts, and shares of both bands' subchannels.
 
-    `mean_4` and `star_4` are when a client's sets are done in the mean and the last of them.
+    `mean_T` and `star_T` are when a client's sets are done in the mean and the last of them.
     """
 
     value_s: float
     prices: Prices
-    mean_4: Array
-    star_4: Array
+    mean_T: Array
+    star_T: Array
     share_KC: Array
     shares: tuple[Array, Array]
 
 
 @dataclass(frozen=True, eq=False)
 class _OptionSet:
-    """What its cuts ask of both bands, the server's work (s a round), and the rounds to the target."""
+    """What its cuts ask of both bands, the server's work (s a round; a step with shares), rounds to the target."""
 
     asks: tuple[Asks, Asks]
     work_s_KC: Array
@@ -265,23 +273,32 @@ class CutPacking:
 
     def __init__(
         self, bands: tuple[BandTables, BandTables], option_sets: list[Options], steps: int, download_share: float,
-        priced: bool, clock: Clock,
+        priced: bool, shared: bool, clock: Clock,
     ) -> None:  # fmt: skip
-        self.times_4, self.clock, self.priced = np.array([steps, steps, 1.0, 1.0]), clock, priced
+        self.times_T, self.shared, self.clock = np.array([steps, steps, 1.0, 1.0][shared:]), shared, clock
+        # which of these both ways of both bands count to
+        self.ways = (np.array([0, 1 - shared]), np.array([2 - shared, 3 - shared]))
         main, fed = bands
         self.bands = tuple(SetsOfBand(tables, priced) for tables in bands)
         self.option_sets = [
             _OptionSet(
                 (
-                    Asks(o.up_bits_KC / main.band.effective_hz, o.ready_s_KC, o.down_bits_KC * priced, o.back_s_KC),
+                    Asks(
+                        o.up_bits_KC / main.band.effective_hz,
+                        o.ready_s_KC,
+                        o.down_bits_KC * priced,
+                        o.back_s_KC,
+                        np.zeros((*o.cut_KC.shape, 2)),
+                    ),
                     Asks(
                         o.fed_bits_KC / fed.band.effective_hz,
                         np.zeros(o.cut_KC.shape),
                         o.fed_bits_KC * (download_share * priced),
                         np.zeros(o.cut_KC.shape),
+                        np.zeros((*o.cut_KC.shape, 2)),
                     ),
                 ),
-                steps * o.work_s_KC,
+                o.work_s_KC * (1 if shared else steps),
                 o.rounds,
                 o.allowed_KC,
             )
@@ -293,7 +310,8 @@ class CutPacking:
     def run(
         self,
         known: list[tuple[IntArray, IntArray]],
-        least_s: list[tuple[float, float, float, float]],
+        least_s: list[list[float]],
+        lower_s: list[float],
         goal_of: Callable[[], float],
         tell: Callable[[Found], None],
         programs: int,
@@ -302,7 +320,8 @@ class CutPacking:
 
         Args:
             known: owners of both bands to start from.
-            least_s: what is proved of U, D, F and G in each option set.
+            least_s: what is proved of U, D, F and G (with shares of P, F and G) in each option set.
+            lower_s: what is proved of the total delay in each option set.
             goal_of: total delay that is of interest.
             tell: is handed what programs suggest.
             programs: how many are solved at most.
@@ -314,7 +333,7 @@ class CutPacking:
                 band.add(clients, owner_M[None] == clients[:, None])
         queue: list[_Node] = []
         prices = None
-        for node in sorted(self._root(i, least) for i, least in enumerate(least_s)):
+        for node in sorted(self._root(*root) for root in zip(range(len(least_s)), least_s, lower_s, strict=True)):
             if node.bound_s >= goal_of():
                 continue
             node = node._replace(prices=prices or self._first_prices(node))
@@ -336,21 +355,22 @@ class CutPacking:
             closed_s[node.option_set] = min(closed_s[node.option_set], node.bound_s)
         self.lower_s = [min(one_s, goal_of()) * _SAFE for one_s in closed_s]
 
-    def _root(self, i: int, least: tuple[float, float, float, float]) -> _Node:
+    def _root(self, i: int, least: list[float], lower_s: float) -> _Node:
         """All of an option set, with what is known of its seconds."""
-        one, first_4 = self.option_sets[i], np.array(least)
+        one, first_T = self.option_sets[i], np.array(least)
         least_work_s = float(np.sum(np.min(np.where(one.allowed_KC, one.work_s_KC, np.inf), axis=1)))
-        room_s = max(0.0, self.goal_of() / one.rounds - least_work_s - float(self.times_4 @ first_4))
-        edges_42 = np.stack((first_4, first_4 + room_s / self.times_4), axis=1)
+        least_work_s *= not self.shared
+        room_s = max(0.0, self.goal_of() / one.rounds - least_work_s - float(self.times_T @ first_T))
+        edges_T2 = np.stack((first_T, first_T + room_s / self.times_T), axis=1)
         hears = [np.ones(band.problem.log_KM.shape, np.bool_) for band in self.bands]
-        bound_s = one.rounds * (least_work_s + float(self.times_4 @ first_4))
-        return _Node(bound_s, i, i, edges_42, one.allowed_KC, (hears[0], hears[1]), self._even_prices(0.0))
+        bound_s = max(lower_s, one.rounds * (least_work_s + float(self.times_T @ first_T)))
+        return _Node(bound_s, i, i, edges_T2, one.allowed_KC, (hears[0], hears[1]), self._even_prices(0.0))
 
     def _even_prices(self, weight_s: float) -> Prices:
-        """All subchannels of a band alike, together `weight_s`, and all clients' seconds too."""
+        """All subchannels of a band alike, together `weight_s`, the server more, and all clients' seconds alike too."""
         K = len(self.bands[0].most_K)
         main_M1, fed_M1 = (np.full(band.num_weights, weight_s / band.num_weights) for band in self.bands)
-        return Prices(main_M1, fed_M1, np.tile(self.times_4 / K, (K, 1)))
+        return Prices(main_M1, fed_M1, 3 * weight_s * self.shared, np.tile(self.times_T / K, (K, 1)))
 
     def _first_prices(self, node: _Node) -> Prices:
         """The best of a few even prices."""
@@ -360,19 +380,19 @@ class CutPacking:
 
     def _divided(self, node: _Node, number: int) -> list[_Node]:
         """Both parts of a node, bounded: by when the latest of the mixed sets are done, a client's cut, or an owner."""
-        rounds, (first_4, last_4) = self.option_sets[node.option_set].rounds, node.edges_42.T
+        rounds, (first_T, last_T) = self.option_sets[node.option_set].rounds, node.edges_T2.T
         solved = node.solved
         missing_s = (self.goal_of() - node.bound_s) / rounds
-        i = int(np.argmax(self.times_4 * (last_4 - first_4)))
-        at_s = 0.5 * float(first_4[i] + last_4[i])
+        i = int(np.argmax(self.times_T * (last_T - first_T)))
+        at_s = 0.5 * float(first_T[i] + last_T[i])
         if solved is not None:
-            spread_4 = self.times_4 * (np.minimum(solved.star_4, last_4) - np.maximum(solved.mean_4, first_4))
+            spread_T = self.times_T * (np.minimum(solved.star_T, last_T) - np.maximum(solved.mean_T, first_T))
             mixed_KC = np.minimum(solved.share_KC, 1 - solved.share_KC)
             mixed_KC = np.where(np.sum(node.allowed_KC, axis=1)[:, None] > 1, mixed_KC, 0.0)
             halves = [np.minimum(share_KM, 1 - share_KM) for share_KM in solved.shares]
-            if np.max(spread_4) > _SPREAD * missing_s:
-                i = int(np.argmax(spread_4))
-                at_s = 0.5 * float(min(solved.star_4[i], last_4[i]) + max(solved.mean_4[i], first_4[i]))
+            if np.max(spread_T) > _SPREAD * missing_s:
+                i = int(np.argmax(spread_T))
+                at_s = 0.5 * float(min(solved.star_T[i], last_T[i]) + max(solved.mean_T[i], first_T[i]))
             elif np.max(mixed_KC) > _MIXED:
                 k, c = np.unravel_index(np.argmax(mixed_KC), mixed_KC.shape)
                 only_KC, without_KC = node.allowed_KC.copy(), node.allowed_KC.copy()
@@ -387,9 +407,9 @@ class CutPacking:
                 given[j][np.arange(len(given[j])) != k, m] = False
                 denied[j][k, m] = False
                 return self._children(node, number, [{"hears": tuple(given)}, {"hears": tuple(denied)}])
-        below_42, above_42 = node.edges_42.copy(), node.edges_42.copy()
-        below_42[i, 1] = above_42[i, 0] = at_s
-        return self._children(node, number, [{"edges_42": below_42}, {"edges_42": above_42}])
+        below_T2, above_T2 = node.edges_T2.copy(), node.edges_T2.copy()
+        below_T2[i, 1] = above_T2[i, 0] = at_s
+        return self._children(node, number, [{"edges_T2": below_T2}, {"edges_T2": above_T2}])
 
     def _children(self, node: _Node, number: int, parts: list[dict[str, Any]]) -> list[_Node]:
         return [self._bounded(node._replace(number=number + n, **one), _PROGRAMS) for n, one in enumerate(parts)]
@@ -398,7 +418,7 @@ class CutPacking:
         """The node with its bound, the prices that prove it, and without cuts that no better plan has."""
         one = self.option_sets[node.option_set]
         trial, radius, solved = node.prices, node.radius, None
-        best_s, center_s = node.bound_s / one.rounds, -np.inf
+        best_s, center_s, stale = node.bound_s / one.rounds, -np.inf, 0
         for _ in range(most):
             goal_s = self.goal_of() / one.rounds
             bound_s, choice_KC = self._bound(node, trial, goal_s)
@@ -407,8 +427,9 @@ class CutPacking:
                 return node._replace(bound_s=np.inf)
             keeps_KC = choice_KC - least_K[:, None] <= (goal_s - bound_s) * (1 + 1e-9)
             node = node._replace(allowed_KC=node.allowed_KC & keeps_KC)
+            stale = 0 if bound_s > center_s + _PAYS * (goal_s - best_s) else stale + 1
             if bound_s > center_s:
-                wanted_s = 0.0 if solved is None else 0.5 * (solved.value_s - center_s)
+                wanted_s = 0.0 if solved is None else _GROWS * (solved.value_s - center_s)
                 radius *= 1.0 if solved is None or bound_s - center_s < wanted_s else 2.0
                 best_s, center_s = max(bound_s, best_s), bound_s
                 node = node._replace(prices=trial, bound_s=one.rounds * best_s)
@@ -418,7 +439,12 @@ class CutPacking:
                 goal_s - best_s
             ):
                 break
-            if self.programs <= 0 or radius < _LEAST_RADIUS or self.clock.expired:
+            if (
+                self.programs <= 0
+                or radius < _LEAST_RADIUS
+                or (stale == _STALE and most == _PROGRAMS)
+                or self.clock.expired
+            ):
                 break
             self.programs -= 1
             if (solved := self._solve(node, goal_s, radius)) is None:
@@ -433,84 +459,142 @@ class CutPacking:
 
     def _bound(self, node: _Node, prices: Prices, goal_s: float) -> tuple[float, Array]:
         """No round of a node is shorter (s), infinite where there is none; and the least that cuts cost, [K, C] (s)."""
-        one = self.option_sets[node.option_set]
+        asks, share_KC2 = self._asks(node)
         values = [
             band.cheapest(
-                asks, node.edges_42[2 * j : 2 * j + 2, 1], node.allowed_KC, node.hears[j], prices[j],
-                prices.late_K4[:, 2 * j : 2 * j + 2], goal_s,
+                asks[j], node.edges_T2[self.ways[j], 1], node.allowed_KC, node.hears[j], prices.weights[j],
+                prices.late_KT[:, self.ways[j]], goal_s,
             )
-            for j, (band, asks) in enumerate(zip(self.bands, self.option_sets[node.option_set].asks, strict=True))
+            for j, band in enumerate(self.bands)
         ]  # fmt: skip
-        choice_KC = np.where(node.allowed_KC, one.work_s_KC + values[0] + values[1], np.inf)
-        slope_4 = self.times_4 - np.sum(prices.late_K4, axis=0)
-        at_4 = np.where(slope_4 >= 0, node.edges_42[:, 0], node.edges_42[:, 1])
-        paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1))
-        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_4 @ at_4) - paid_s, choice_KC
+        served_KC = self.option_sets[node.option_set].work_s_KC
+        fits_KC = node.allowed_KC & (share_KC2[..., 0] <= share_KC2[..., 1])
+        if self.shared:
+            share_KC = np.where(fits_KC, self._share(node, prices, share_KC2), 1.0)
+            served_KC = prices.late_KT[:, :1] * transfer_s(served_KC, share_KC) + prices.server * share_KC
+        choice_KC = np.where(fits_KC, served_KC + values[0] + values[1], np.inf)
+        slope_T = self.times_T - np.sum(prices.late_KT, axis=0)
+        at_T = np.where(slope_T >= 0, node.edges_T2[:, 0], node.edges_T2[:, 1])
+        paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1) + prices.server)
+        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s, choice_KC
+
+    def _asks(self, node: _Node) -> tuple[tuple[Asks, Asks], Array]:
+        """What cuts ask of both bands, and the least and the largest share of the server that each can have."""
+        one = self.option_sets[node.option_set]
+        if not self.shared:
+            return one.asks, np.zeros((*one.work_s_KC.shape, 2))
+        least_s_KC2 = self.bands[0].least_s(one.asks[0])
+        left_s_KC = float(node.edges_T2[0, 1]) - np.sum(least_s_KC2, axis=2)
+        least_KC = np.where(node.allowed_KC & (left_s_KC >= 0), transfer_s(one.work_s_KC, left_s_KC), np.inf) * _SAFE
+        least_K = np.minimum(np.min(least_KC, axis=1), 1e9)
+        most_K = np.clip(1.0 - (np.sum(least_K) - least_K), 0.0, 1.0)
+        rest_s_KC2 = least_s_KC2[..., ::-1] + transfer_s(one.work_s_KC, most_K[:, None])[..., None] * _SAFE
+        most_KC = np.broadcast_to(most_K[:, None], least_KC.shape)
+        return (one.asks[0]._replace(rest_s_KC2=rest_s_KC2), one.asks[1]), np.stack((least_KC, most_KC), axis=2)
+
+    def _share(self, node: _Node, prices: Prices, share_KC2: Array) -> Array:
+        """The share of the server that is cheapest for each cut."""
+        paid_KC = prices.late_KT[:, :1] * self.option_sets[node.option_set].work_s_KC
+        best_KC = np.sqrt(paid_KC / prices.server) if prices.server > 0 else np.full(paid_KC.shape, np.inf)
+        return np.minimum(np.maximum(best_KC, share_KC2[..., 0]), share_KC2[..., 1])
 
     def _solve(self, node: _Node, most_s: float, radius: float) -> _Solved | None:
         """The best prices near a node's by the sets that are known, of which none costs more than `most_s`."""
-        one, near = self.option_sets[node.option_set], node.prices
-        K, C = node.allowed_KC.shape
-        rest_s = most_s - float(self.times_4 @ node.edges_42[:, 0])
+        near, (asks, share_KC2) = node.prices, self._asks(node)
+        K, C, T = *node.allowed_KC.shape, len(self.times_T)
+        rest_s = most_s - float(self.times_T @ node.edges_T2[:, 0])
         moves_M1 = [np.full(band.num_weights, radius * rest_s / band.num_weights) for band in self.bands]
-        late_4 = radius * self.times_4 / K
+        late_T = radius * self.times_T / K
         parts = [
             band.columns(
-                asks, node.edges_42[2 * j : 2 * j + 2, 1], node.allowed_KC, node.hears[j], near[j],
-                near.late_K4[:, 2 * j : 2 * j + 2], (float(moves_M1[j][0]), late_4[2 * j : 2 * j + 2]),
+                asks[j], node.edges_T2[self.ways[j], 1], node.allowed_KC, node.hears[j], near.weights[j],
+                near.late_KT[:, self.ways[j]],
+                (float(moves_M1[j][0]), late_T[self.ways[j]]),
             )
-            for j, (band, asks) in enumerate(zip(self.bands, one.asks, strict=True))
+            for j, band in enumerate(self.bands)
         ]  # fmt: skip
+        served = self._served(node, share_KC2)
         pair_P, place = np.flatnonzero(node.allowed_KC), np.zeros(K * C, np.int64)
         place[pair_P] = np.arange(len(pair_P))
-        # variables: weights of both bands, clients' four prices; what each cut's cheapest sets of both bands cost, what
-        # each client pays, and what U, D, F and G cost besides
-        weights, late = [band.num_weights for band in self.bands], 4 * K
-        program = _Program([*weights, late, len(pair_P), len(pair_P), K, 4])
+        # variables: weights of both bands and the server, clients' prices; what each cut's cheapest sets of both bands
+        # cost, what each client pays, and what the seconds that count cost besides
+        weights = [*(band.num_weights for band in self.bands), 1]
+        program = _Program([*weights, T * K, len(pair_P), len(pair_P), K, T])
         first = program.first
         for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):  # no cut's cheapest set costs more
             row_J = program.rows(np.zeros(len(part.set_J)))
             column_N, row_N = np.nonzero(band.set_SM[part.set_J])
-            program.put(row_J, first[3 + j] + place[part.pair_J], 1.0)
+            program.put(row_J, first[4 + j] + place[part.pair_J], 1.0)
             program.put(row_J[column_N], first[j] + row_N, -1.0)
-            power_J = band.power_S[part.set_J] / band.problem.total_w
-            program.put(row_J, np.full(len(row_J), first[j + 1] - 1), -power_J)
-            for way in range(2):
-                program.put(row_J, first[2] + part.pair_J // C * 4 + 2 * j + way, -part.time_J2[:, way])
-        row_P = program.rows(one.work_s_KC.ravel()[pair_P])  # no client pays more than for a cut
-        program.put(row_P, first[5] + pair_P // C, 1.0)
+            program.put(row_J, np.full(len(row_J), first[j + 1] - 1), -band.power_share_S[part.set_J])
+            for way, t in enumerate(self.ways[j].tolist()):
+                program.put(row_J, first[3] + part.pair_J // C * T + t, -part.time_J2[:, way])
+        row_J = program.rows(served.work_s_J)  # no client pays more than for a cut and its share of the server
+        program.put(row_J, first[6] + served.pair_J // C, 1.0)
         for j in range(2):
-            program.put(row_P, first[3 + j] + place[pair_P], -1.0)
-        for way in range(4):  # of the seconds at both ends of the box, those that cost less
-            row_2 = program.rows(self.times_4[way] * node.edges_42[way])
-            program.put(row_2, np.full(2, first[6] + way), 1.0)
-            for n, edge_s in enumerate(node.edges_42[way].tolist()):
-                program.put(np.repeat(row_2[n : n + 1], K), first[2] + 4 * np.arange(K, dtype=np.int64) + way, edge_s)
-        objective = np.concatenate((np.full(sum(weights), -1.0), np.zeros(late + 2 * len(pair_P)), np.ones(K + 4)))
-        center = np.concatenate((near.main_M1, near.fed_M1, near.late_K4.ravel()))
-        solved = program.solve(objective, center, np.concatenate((*moves_M1, np.tile(late_4, K))), most_s)
+            program.put(row_J, first[4 + j] + place[served.pair_J], -1.0)
+        program.put(row_J, np.full(len(row_J), first[2]), -served.share_J)
+        program.put(row_J, first[3] + served.pair_J // C * T, -served.time_J)
+        for t in range(T):  # of the seconds at both ends of the box, those that cost less
+            row_2 = program.rows(self.times_T[t] * node.edges_T2[t])
+            program.put(row_2, np.full(2, first[7] + t), 1.0)
+            for n, edge_s in enumerate(node.edges_T2[t].tolist()):
+                program.put(np.repeat(row_2[n : n + 1], K), first[3] + T * np.arange(K, dtype=np.int64) + t, edge_s)
+        objective = np.concatenate((np.full(sum(weights), -1.0), np.zeros(T * K + 2 * len(pair_P)), np.ones(K + T)))
+        center = np.concatenate((near.main_M1, near.fed_M1, [near.server], near.late_KT.ravel()))
+        moves = np.concatenate((*moves_M1, [radius * rest_s * self.shared], np.tile(late_T, K)))
+        solved = program.solve(objective, center, moves, most_s)
         if solved is None:
             return None
         value_s, found, share = solved
-        found = [np.maximum(found[first[i] : first[i + 1]], 0.0) for i in range(3)]
+        found = [np.maximum(found[first[i] : first[i + 1]], 0.0) for i in range(4)]
         for weight_M1 in found[:2]:
             weight_M1[-1] = max(float(weight_M1[-1]), _WATT * most_s)
-        ends_42 = share[-8:].reshape(4, 2)
-        mean_4 = np.sum(ends_42 * node.edges_42, axis=1) / np.maximum(np.sum(ends_42, axis=1), 1e-300)
-        star_4, shares, start = mean_4.copy(), list[Array](), 0
+        ends_T2 = share[-2 * T :].reshape(T, 2)
+        mean_T = np.sum(ends_T2 * node.edges_T2, axis=1) / np.maximum(np.sum(ends_T2, axis=1), 1e-300)
+        latest_KT, shares, start = np.zeros((K, T)), list[Array](), 0
         for j, (band, part) in enumerate(zip(self.bands, parts, strict=True)):
             x_J = share[start : start + len(part.set_J)]
             start += len(part.set_J)
             used = np.flatnonzero(x_J > 1e-3)
-            latest_2 = np.max(part.time_J2[used], axis=0, initial=0.0)
-            star_4[2 * j : 2 * j + 2] = np.maximum(star_4[2 * j : 2 * j + 2], latest_2)
+            latest_K2, client_J = np.zeros((K, 2)), band.client_S[part.set_J[used]]
+            np.maximum.at(latest_K2, client_J, part.time_J2[used])
+            for way, t in enumerate(self.ways[j].tolist()):
+                latest_KT[:, t] += latest_K2[:, way]
             share_KM = np.zeros(band.problem.log_KM.shape)
-            np.add.at(share_KM, band.client_S[part.set_J[used]], x_J[used][:, None] * band.set_SM[part.set_J[used]])
+            np.add.at(share_KM, client_J, x_J[used][:, None] * band.set_SM[part.set_J[used]])
             shares.append(share_KM)
-        share_KC = np.full(K * C, -1.0)
-        share_KC[pair_P] = share[start : start + len(pair_P)]
-        prices = Prices(found[0], found[1], found[2].reshape(K, 4))
-        return _Solved(value_s, prices, mean_4, star_4, share_KC.reshape(K, C), (shares[0], shares[1]))
+        share_P = np.zeros(K * C)
+        x_J = share[start : start + len(served.pair_J)]
+        np.add.at(share_P, served.pair_J, x_J)
+        np.add.at(latest_KT[:, 0], served.pair_J // C, x_J * served.time_J)
+        share_KC = np.where(node.allowed_KC, share_P.reshape(K, C), -1.0)
+        prices = Prices(found[0], found[1], float(found[2][0]), found[3].reshape(K, T))
+        star_T = np.maximum(mean_T, np.max(latest_KT, axis=0))
+        return _Solved(value_s, prices, mean_T, star_T, share_KC, (shares[0], shares[1]))
+
+    def _served(self, node: _Node, share_KC2: Array) -> _Served:
+        """The server's work of every cut, or it with a few shares around the cheapest."""
+        pair_J, work_s_P = np.flatnonzero(node.allowed_KC), self.option_sets[node.option_set].work_s_KC.ravel()
+        if not self.shared:
+            none_J = np.zeros(len(pair_J))
+            return _Served(pair_J, work_s_P[pair_J], none_J, none_J)
+        share_KCJ = self._share(node, node.prices, share_KC2)[..., None] * _SHARES
+        share_KCJ = np.minimum(np.maximum(share_KCJ, share_KC2[..., :1]), share_KC2[..., 1:])
+        share_J = share_KCJ.reshape(-1, len(_SHARES))[pair_J].ravel()
+        pair_J = np.repeat(pair_J, len(_SHARES))
+        time_J = transfer_s(work_s_P[pair_J], share_J)
+        kept = np.isfinite(time_J)
+        return _Served(pair_J[kept], np.zeros(np.count_nonzero(kept)), share_J[kept], time_J[kept])
+
+
+class _Served(NamedTuple):
+    """Ways to be served in a program: client and cut as a flat number, what it costs (s), the share, and its time."""
+
+    pair_J: IntArray
+    work_s_J: Array
+    share_J: Array
+    time_J: Array
 
 
 class _Program:
@@ -536,13 +620,13 @@ class _Program:
     ) -> tuple[float, Array, Array] | None:  # fmt: skip
         """Value, variables and the rows' shadow prices, or None without a solution.
 
-        The variables of the first three blocks stay within `move` of `center` and are not negative; those of the next
+        The variables of the first four blocks stay within `move` of `center` and are not negative; those of the next
         two are at most `most`. Solved is the dual, which has fewer rows.
         """
         from scipy.optimize import linprog  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
         from scipy.sparse import coo_array  # pyright: ignore[reportMissingTypeStubs]
 
-        near, large = np.arange(self.first[3]), np.arange(self.first[3], self.first[5])
+        near, large = np.arange(self.first[4]), np.arange(self.first[4], self.first[6])
         num_rows = sum(map(len, self.limits))
         for at, sign, limit in (
             (near, 1.0, center + move),
@@ -555,7 +639,7 @@ class _Program:
         value_N = np.concatenate([value_N for _, _, value_N in self.entries])
         limits = np.concatenate(self.limits)
         matrix = coo_array((value_N, (column_N, row_N)), shape=(self.first[-1], len(limits))).tocsc()
-        solved: Any = linprog(limits, A_eq=matrix, b_eq=objective, method="highs-ds")
+        solved: Any = linprog(limits, A_eq=matrix, b_eq=objective, method="highs-ds", options={"presolve": False})
         if solved.status != 0:
             return None
         variables, share = (np.asarray(x, dtype=np.float64) for x in (solved.eqlin.marginals, solved.x[:num_rows]))

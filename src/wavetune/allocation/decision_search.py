@@ -241,41 +241,38 @@ class DecisionSearch:
         """Close the gap where every client has a cut of its own, and take what is found on the way."""
         problem, evaluator, best = self.problem, self.evaluator, self.best
         size = max(evaluator.main.log_KM.size, evaluator.fed.log_KM.size)
-        several, rest = problem.cut_per_client and not problem.share_server, 1 - min(self.lower_s) / best.delay_s
+        several, rest = problem.cut_per_client, 1 - min(self.lower_s) / best.delay_s
         most, open_rest = (_PACKED, _TOLERANCE) if problem.price_downlink else (_PACKED_UPLINK, _OPEN_UPLINK)
         if not several or not self.effort.programs or size > most or rest <= open_rest:
             return
         packing = CutPacking(
             (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
-            problem.price_downlink, self.clock,
+            problem.price_downlink, problem.share_server, self.clock,
         )  # fmt: skip
         tried: set[tuple[int, bytes]] = set()
 
         def tell(found: Found) -> None:
             options = self.option_sets[found.option_set].of(found.choice_K)
-            decision = evaluator.decide(options, found.main_owner_M, found.fed_owner_M)
+            decision = evaluator.balance_shares(evaluator.decide(options, found.main_owner_M, found.fed_owner_M))
             key = (found.option_set, found.choice_K.tobytes())
             if key not in tried and decision.delay_s < _NEAR * self.best.delay_s:
                 tried.add(key)
-                decision = self._assign_subchannels(decision)
+                decision = evaluator.balance_shares(self._assign_subchannels(decision))
             self._keep_better(decision)
 
-        least_s: list[tuple[float, float, float, float]] = []
+        least_s: list[list[float]] = []
         for option_set in self.option_sets:
             choices = self._choices(option_set)
-            alone_s_KC = (
-                option_set.ready_s_KC + choices.need_KC / np.maximum(evaluator.main.lone_rate_K, 1e-300)[:, None]
-            )
-            least_s.append(
-                (
-                    float(np.max(_least(option_set, alone_s_KC))),
-                    choices.least_back_s,
-                    *self._least_fed_s(option_set, proof),
-                )
-            )
+            if problem.share_server:
+                step_s = [self._least_step_s(option_set, choices, proof)]
+            else:
+                alone_s_KC = choices.need_KC / np.maximum(evaluator.main.lone_rate_K, 1e-300)[:, None]
+                up_s_KC = option_set.ready_s_KC + alone_s_KC
+                step_s = [float(np.max(_least(option_set, up_s_KC))), choices.least_back_s]
+            least_s.append([*step_s, *self._least_fed_s(option_set, proof)])
         packing.run(
-            [(best.main_owner_M, best.fed_owner_M)], least_s, lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell,
-            int(_PACKING_PROGRAMS / np.sqrt(size)),
+            [(best.main_owner_M, best.fed_owner_M)], least_s, self.lower_s,
+            lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell, int(_PACKING_PROGRAMS / np.sqrt(size)),
         )  # fmt: skip
         self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
 

@@ -35,6 +35,7 @@ from wavetune.units import Array
 
 _PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
 _CHOICES = 500  # of rungs for one set
+_BEFORE_SPLIT = 30  # sets that are looked at before sets are bounded by their size
 _UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
 
@@ -218,9 +219,18 @@ def cheapest_set(
             trial_M[order[step]] = True
         best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, slow, rung_M)
         if best < np.inf:
-            put(set_M, trial_M)
             break
-    depth, spent, place, seen = 0, 0.0, 0, 0
+    for step in range(M - 1, -1, -1):  # less that one of its subchannels which it does without
+        if trial_M[order[step]] and best < np.inf:
+            trial_M[order[step]] = False
+            cost, power_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, best, slow, rung_M)
+            if cost < best:
+                best, best_w = cost, power_w
+            else:
+                trial_M[order[step]] = True
+    if best < np.inf:
+        put(set_M, trial_M)
+    depth, spent, place, seen, by_size = 0, 0.0, 0, 0, -np.inf
     while best < np.inf:
         if place < M and spent + change_M[order[place]] < best - bound:
             changes[depth] = place
@@ -232,10 +242,11 @@ def cheapest_set(
                 best, best_w = cost, power_w
                 put(set_M, inside_M)
             seen += 1
-            if seen == nodes:
-                if split:
-                    bound = max(bound, split_cost(problem, weight_M1, k, delay, int(np.sum(set_M)), slow, scratch))
-                return min(best, bound), best_w
+            if split and seen in (_BEFORE_SPLIT, nodes):
+                size = int(np.sum(set_M))
+                by_size = max(by_size, split_cost(problem, weight_M1, k, delay, size, slow, scratch))
+            if seen == nodes or best <= by_size:
+                return min(best, max(bound, by_size)), best_w
             place += 1
         elif depth > 0:
             depth -= 1
@@ -294,6 +305,26 @@ def cheapest_sets_in_time(
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
         value_J[j], _ = cheapest_set(one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3)
     return value_J, set_JM
+
+
+@kernel
+def full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> tuple[Array, Array]:
+    """Rate (bit/s/Hz) and power (W) of clients that send on sets with all the power they may."""
+    S, M = set_SM.shape
+    rate_S, power_S, owned = np.zeros(S), np.zeros(S), np.zeros(M, np.int64)
+    for s in range(S):
+        k, count = client_S[s], 0
+        for i in np.argsort(-problem.log_KM[k]):
+            if set_SM[s, i]:
+                owned[count] = i
+                count += 1
+        log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
+        cap_w = float(min(problem.cap_w_K[k], problem.total_w))
+        if count > 0 and cap_w > 0.0:
+            rate_S[s] = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
+            power_w, _ = least_power(log_M, inverse_M, owned, count, rate_S[s], problem.limit)
+            power_S[s] = min(power_w, cap_w)
+    return rate_S, power_S
 
 
 @kernel

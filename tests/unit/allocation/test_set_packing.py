@@ -57,6 +57,16 @@ def test_the_cheapest_set_is_that_of_enumeration(seed):
             assert set_cost(problem, weight_M1, k, set_KM[k], delay_s) == pytest.approx(best, rel=1e-6)
 
 
+def test_subchannels_that_cost_alike_are_counted_whole():
+    log2 = [17.3, 15.1, 15.4, 16.6, 15.8, 15.9, 12.8, 15.6, 18, 12.6, 16.7, 10.1, 16.9, 15.4, 16.2, 13.4, 16.1, 13.8]
+    M, tables = len(log2), log_and_inverse(2.0 ** np.array([log2]))
+    problem = BandProblem(*tables, np.zeros(1), np.array([2.63]), np.array([0.2]), 100.0, 7.4)
+    asks_for_two = problem._replace(back_KM=np.ones((1, M)), ask_K=np.array([1.05]))
+    value_K, set_KM, *_ = cheapest_sets(asks_for_two, np.append(np.full(M, 0.0117), 1e-7), 1.0, 30, True)
+    assert np.sum(set_KM) == 2
+    assert value_K[0] == pytest.approx(2 * 0.0117, rel=1e-4)
+
+
 @settings(max_examples=25)
 @given(SEEDS)
 def test_what_is_refuted_is_below_the_optimum_of_enumeration(seed):
