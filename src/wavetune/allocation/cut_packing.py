@@ -54,7 +54,7 @@ _GROWS = 0.2  # share of a foreseen gain from which on the radius is doubled
 _FAR = 0.2  # radius up to which it is foreseen what prices may still gain
 _NARROW = 0.2  # share of what is missing to which prices are moved
 _SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
-_PAYS, _STALE = 0.1, 2  # share of what is missing that a program has to gain, and how many in turn may not
+_PAYS, _STALE, _LOOK = 0.1, 2, 40  # share of what is missing that programs have to gain: one of so many, or all of them
 _MOST_PARTS = 4  # for every program that may be solved
 _SHARES = 1.25 ** np.arange(-4.0, 5.0)  # of the server around the cheapest
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
@@ -344,8 +344,12 @@ class CutPacking:
         heapq.heapify(queue)
         closed_s = [np.inf] * len(self.option_sets)
         number = len(self.option_sets)  # those of the option sets themselves come before
-        last = number + _MOST_PARTS * programs
+        last, seen_s, looked = number + _MOST_PARTS * programs, -np.inf, self.programs
         while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
+            if looked - self.programs >= _LOOK:
+                if queue[0].bound_s < seen_s + _PAYS * (goal_of() - seen_s):
+                    break
+                seen_s, looked = queue[0].bound_s, self.programs
             node = heapq.heappop(queue)
             for child in self._divided(node, number):
                 if child.bound_s < goal_of():
