@@ -11,19 +11,28 @@ from pathlib import Path
 from wavetune.parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
-TREES = {
-    path.relative_to(ROOT / "src").as_posix(): ast.parse(path.read_text(encoding="utf-8"))
-    for path in sorted((ROOT / "src").rglob("*.py"))
-    if not path.stem.endswith("_pb2")
-}
-MODULES = {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): name for name in TREES}
-CLASSES = {node.name: (name, node) for name, tree in TREES.items() for node in ast.walk(tree)
-           if isinstance(node, ast.ClassDef)}  # fmt: skip
-
 # What is left, and why. A line that is no longer true fails a test: take it out.
 PARTS_ASKED_FOR_THEIR_CLASS = set[str]()
 IMPORT_CIRCLES = list[set[str]]()
 FIELDS_COPIED = set[str]()
+
+
+@cache
+def trees() -> dict[str, ast.Module]:
+    """The syntax tree of each file, by its path in src."""
+    paths = (path for path in sorted((ROOT / "src").rglob("*.py")) if not path.stem.endswith("_pb2"))
+    return {path.relative_to(ROOT / "src").as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in paths}
+
+
+@cache
+def modules() -> dict[str, str]:
+    return {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): name for name in trees()}
+
+
+@cache
+def definitions() -> dict[str, tuple[str, ast.ClassDef]]:
+    nodes = ((name, node) for name, tree in trees().items() for node in ast.walk(tree))
+    return {node.name: (name, node) for name, node in nodes if isinstance(node, ast.ClassDef)}
 
 
 def named(node: ast.AST) -> set[str]:
@@ -34,7 +43,7 @@ def named(node: ast.AST) -> set[str]:
 
 @cache
 def is_part(name: str) -> bool:
-    bases = {base for one in CLASSES.get(name, (None, None))[1:] if one for base in map(_last, one.bases)}
+    bases = {base for one in definitions().get(name, (None, None))[1:] if one for base in map(_last, one.bases)}
     return Part.__name__ in bases or any(is_part(base) for base in bases - {name})
 
 
@@ -46,11 +55,11 @@ def asked_for_their_class() -> Iterator[tuple[str, int]]:
     """Where a part of another file is told apart by `isinstance`, or by `match`."""
     lists = {  # such as ROBUST = (Median, MultiKrum)
         _last(node.targets[0]): named(node.value)
-        for tree in TREES.values()
+        for tree in trees().values()
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
     }
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             classes = set[str]()
             if isinstance(node, ast.Call) and _last(node.func) in ("isinstance", "issubclass"):
@@ -58,22 +67,22 @@ def asked_for_their_class() -> Iterator[tuple[str, int]]:
             elif isinstance(node, ast.MatchClass):
                 classes = named(node.cls)
             classes |= {inside for one in classes for inside in lists.get(one, ())}
-            if any(is_part(one) and CLASSES[one][0] != name for one in classes):
+            if any(is_part(one) and definitions()[one][0] != name for one in classes):
                 yield name, node.lineno
 
 
 def imports() -> dict[str, set[str]]:
     """Modules of wavetune that each imports, wherever in it."""
     found = dict[str, set[str]]()
-    for module, name in MODULES.items():
-        for node in ast.walk(TREES[name]):
+    for module, name in modules().items():
+        for node in ast.walk(trees()[name]):
             wanted = list[str]()
             if isinstance(node, ast.ImportFrom) and node.module:
                 wanted = [f"{node.module}.{a.name}" for a in node.names]
-                wanted = [one if one in MODULES else node.module for one in wanted]
+                wanted = [one if one in modules() else node.module for one in wanted]
             elif isinstance(node, ast.Import):
                 wanted = [a.name for a in node.names]
-            found.setdefault(module, set()).update(one for one in wanted if one in MODULES and one != module)
+            found.setdefault(module, set()).update(one for one in wanted if one in modules() and one != module)
     return found
 
 
@@ -113,7 +122,7 @@ def test_no_module_imports_itself_on_a_detour():
 def test_no_private_name_is_imported_from_another_file():
     found = [
         f"{name}:{node.lineno} {a.name}"
-        for name, tree in TREES.items()
+        for name, tree in trees().items()
         for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wavetune")
         for a in node.names
@@ -123,4 +132,4 @@ def test_no_private_name_is_imported_from_another_file():
 
 
 def test_no_object_is_made_by_copying_the_fields_of_another():
-    assert {name for name, tree in TREES.items() if any(map(copies, ast.walk(tree)))} == FIELDS_COPIED
+    assert {name for name, tree in trees().items() if any(map(copies, ast.walk(tree)))} == FIELDS_COPIED
