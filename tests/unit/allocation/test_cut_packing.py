@@ -39,6 +39,17 @@ def both_rates(band, caps_w_K):
     return np.take_along_axis(up, mask_KO, axis=1), np.take_along_axis(down, mask_KO, axis=1)
 
 
+def served_by_shares_s(other_s_KO, work_s_K1):
+    """When all are done with the best shares of the server, which take up all of it, [owners]."""
+    low_s_O, high_s_O = np.max(other_s_KO, axis=0), np.max(other_s_KO, axis=0) + np.sum(work_s_K1)
+    for _ in range(50):
+        middle_s_O = 0.5 * (low_s_O + high_s_O)
+        with np.errstate(invalid="ignore"):
+            late_O = np.sum(work_s_K1 / (middle_s_O - other_s_KO), axis=0) > 1
+        low_s_O, high_s_O = np.where(late_O, middle_s_O, low_s_O), np.where(late_O, high_s_O, middle_s_O)
+    return high_s_O
+
+
 def best_of_all_s(problem):
     """Least delay over every owner and every client's cut, each at its own power, which the total does not limit."""
     options, rates = options_of(problem, problem.ranks[0]), {}
@@ -52,7 +63,10 @@ def best_of_all_s(problem):
         up_s = one.ready_s_KC + transfer_s(one.up_bits_KC, rates["main"][0])
         down_s = one.back_s_KC + transfer_s(one.down_bits_KC, rates["main"][1])
         fed_s = [transfer_s(one.fed_bits_KC, rate_KO).max(axis=0) for rate_KO in rates["fed"]]
-        step_s = np.min(up_s.max(axis=0) + down_s.max(axis=0)) + np.sum(one.work_s_KC)
+        if problem.share_server:
+            step_s = np.min(served_by_shares_s(up_s + down_s, one.work_s_KC))
+        else:
+            step_s = np.min(up_s.max(axis=0) + down_s.max(axis=0)) + np.sum(one.work_s_KC)
         round_s = problem.local_steps * step_s + np.min(fed_s[0] + problem.costs.download_share * fed_s[1])
         best_s = min(best_s, one.rounds * round_s)
     return best_s
@@ -67,6 +81,15 @@ def test_own_cuts_both_ways_are_the_best_of_all_and_nearly_proved(problem, share
     assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
     assert outcome.lower_bound_s <= best_s * (1 + 1e-5)
     assert outcome.gap < 0.002
+
+
+def test_own_cuts_and_shares_of_the_server_are_the_best_of_all_and_nearly_proved(problem):
+    problem = replace(problem, share_server=True)
+    outcome, best_s = plan(problem), best_of_all_s(problem)
+    assert violations(problem, outcome) == []
+    assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
+    assert outcome.lower_bound_s <= best_s * (1 + 1e-5)
+    assert outcome.gap < 0.005
 
 
 def test_clients_that_only_receive_keep_what_they_receive_on(problem):
