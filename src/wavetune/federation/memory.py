@@ -19,9 +19,17 @@ def default_tokens_per_pass(backbone: Backbone) -> int:
     """Tokens of a pass that keep the matrix products efficient, as far as they fit.
 
     On a CPU products of 1,000 rows already run at full speed, so that small passes cost nothing and hold the memory of
-    many clients near that of one. An accelerator wants larger ones.
+    many clients near that of one; where they are quick themselves, in bf16, what starts them counts and passes are of
+    twice as many. An accelerator wants larger ones.
     """
-    return min(1024 if backbone.device.type == "cpu" else 32768, tokens_that_fit(backbone))
+    import torch
+
+    from wavetune.models.products import has_bf16_products
+
+    if backbone.device.type != "cpu":
+        return min(32768, tokens_that_fit(backbone))
+    narrow = any(p.dtype == torch.bfloat16 for p in backbone.blocks.parameters()) and has_bf16_products()
+    return min(2048 if narrow else 1024, tokens_that_fit(backbone))
 
 
 def tokens_that_fit(backbone: Backbone) -> int:

@@ -27,6 +27,7 @@ from wavetune.errors import ModelError
 from wavetune.models.adapter import ModelAdapter
 from wavetune.models.batches import PackedRow, PaddedRows
 from wavetune.models.behind import ModuleMaps, StackedAdapter, map_of
+from wavetune.models.blocks import serve, shapes_of
 from wavetune.models.classifier import Pooling, head_of, pool
 from wavetune.models.double import compute_in_double
 from wavetune.models.fused import fuse
@@ -343,6 +344,7 @@ def prepare_backbone(
     if narrow:
         backbone.dtype = torch.float32
     width = model.config.get_text_config().hidden_size
+    shapes = shapes_of(backbone.blocks, bf16 and not int8, width)
     if model.dtype == torch.float64:
         compute_in_double(*backbone.blocks, backbone.final_norm)
     else:
@@ -366,6 +368,7 @@ def prepare_backbone(
         model.get_input_embeddings().register_forward_hook(backbone.after_embedding)
     nn.Module.to(model, device)
     backbone.final_norm.to(device)
+    serve(backbone.blocks, shapes, lambda: backbone.recompute)
     for index, block in enumerate(backbone.blocks):
         block.forward = backbone.recomputed(block.forward)
         block.register_forward_hook(backbone._after_block(index + 1))

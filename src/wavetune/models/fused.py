@@ -23,7 +23,7 @@ ACTIVATIONS = {"SiLU": (1.0, 0.0), "GELU by tanh": (_TANH_GELU, 0.044715 * _TANH
 """a and b of `x sigmoid(a x + b x^3)`."""
 
 
-class _Gated(NamedTuple):
+class Gated(NamedTuple):
     """Names of a gated MLP's three maps, and its activation's a and b."""
 
     gate: str
@@ -37,15 +37,15 @@ def fuse(frozen: nn.Module, width: int) -> None:
     """Let kernels compute what they can in frozen blocks of so many values, whatever later takes their maps' place."""
     if width < LEAST_WIDTH:
         return
-    known: dict[object, _Gated | None] = {}
+    known: dict[object, Gated | None] = {}
     for module in frozen.modules():
         maps = [name for name, child in module.named_children() if isinstance(child, LINEAR)]
-        if (norm := _norm_of(module)) is not None:
+        if (norm := root_mean_square(module)) is not None:
             module.forward = partial(_norm, module.forward, *norm)
         elif len(maps) == 3:
             kind = (type(module), *maps, *(tuple(p.shape) for p in module.parameters()))
             if kind not in known:
-                known[kind] = _gated_of(module, maps)
+                known[kind] = gated_mlp(module, maps)
             if (found := known[kind]) is not None:
                 module.forward = partial(_mlp, module.forward, module, found)
 
@@ -62,7 +62,7 @@ def _norm(stock: Callable[[Tensor], Tensor], weight: Tensor, epsilon: float, x: 
     return rms_norm(x.reshape(-1, x.shape[-1]), weight, epsilon).view(x.shape)
 
 
-def _mlp(stock: Callable[[Tensor], Tensor], module: nn.Module, names: _Gated, x: Tensor) -> Tensor:
+def _mlp(stock: Callable[[Tensor], Tensor], module: nn.Module, names: Gated, x: Tensor) -> Tensor:
     if not _served(x):
         return stock(x)
     from wavetune.models.kernels import gated_product
@@ -84,13 +84,13 @@ def _in_own_precision(linear: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _norm_of(module: nn.Module) -> tuple[Tensor, float] | None:
+def root_mean_square(module: nn.Module) -> tuple[Tensor, float] | None:
     """Weight and epsilon with which a module is a root-mean-square norm."""
     parameters = list(module.parameters())
     if len(parameters) != 1 or parameters[0].dim() != 1 or len(list(module.modules())) > 1:
         return None
     own = parameters[0].detach().float()
-    x = 1e-3 * _values(2, len(own))  # so small that its mean square is not far from an epsilon
+    x = 1e-3 * values(2, len(own))  # so small that its mean square is not far from an epsilon
     try:
         wanted = module(x)
     except Exception:  # whatever a module does with an input that is not its own
@@ -99,13 +99,13 @@ def _norm_of(module: nn.Module) -> tuple[Tensor, float] | None:
     for weight in (own, 1 + own):
         for epsilon in epsilons:
             found = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
-            if _same(found, wanted):
+            if same(found, wanted):
                 return weight, epsilon
     return None
 
 
 @torch.no_grad()
-def _gated_of(module: nn.Module, maps: list[str]) -> _Gated | None:
+def gated_mlp(module: nn.Module, maps: list[str]) -> Gated | None:
     """What a module with three maps is, if `down(act(gate(x)) * up(x))` is what it computes."""
     others = [child for child in module.children() if not isinstance(child, LINEAR)]
     if len(others) != 1 or (numbers := _activation(others[0])) is None:
@@ -114,12 +114,12 @@ def _gated_of(module: nn.Module, maps: list[str]) -> _Gated | None:
         first, second, last = (module.get_submodule(name) for name in (gate, up, down))
         try:
             weight = next(first.parameters())
-            x = _values(2, weight.shape[1 if isinstance(first, nn.Linear) else 0]).to(weight)
+            x = values(2, weight.shape[1 if isinstance(first, nn.Linear) else 0]).to(weight)
             wanted, found = module(x), last(others[0](first(x)) * second(x))
         except RuntimeError:  # shapes that do not fit: another order
             continue
-        if isinstance(wanted, Tensor) and _same(found, wanted):
-            return _Gated(gate, up, down, *numbers)
+        if isinstance(wanted, Tensor) and same(found, wanted):
+            return Gated(gate, up, down, *numbers)
     return None
 
 
@@ -131,16 +131,18 @@ def _activation(module: nn.Module) -> tuple[float, float] | None:
     except Exception:  # a module of another kind
         return None
     for a, b in ACTIVATIONS.values():
-        if _same(x * torch.sigmoid(a * x + b * x**3), wanted):
+        if same(x * torch.sigmoid(a * x + b * x**3), wanted):
             return a, b
     return None
 
 
-def _values(rows: int, width: int) -> Tensor:
+def values(rows: int, width: int) -> Tensor:
+    """Values on which a module is tried, the same each time."""
     return torch.randn(rows, width, generator=torch.Generator().manual_seed(0), dtype=torch.float32)
 
 
-def _same(found: Tensor, wanted: object) -> bool:
+def same(found: Tensor, wanted: object) -> bool:
+    """Whether what a formula yields is what a module did, to rounding."""
     if not isinstance(wanted, Tensor) or found.shape != wanted.shape:
         return False
     return torch.allclose(found.float(), wanted.float(), rtol=1e-5, atol=1e-6)

@@ -2,8 +2,8 @@
 product inside a gated MLP, and what a loss takes from logits, forward and backward.
 
 PyTorch passes over memory for each operation and keeps what each needs; these read and write a value once. Compiled at
-their first call and cached, so import this where it is needed. Matrices are `[N, D]` and contiguous, in fp32 or, in a
-gated MLP, bf16; all is computed in fp32. What is not a number stays none.
+their first call and cached, so import this where it is needed. Matrices are `[N, D]` and contiguous, in fp32 or bf16;
+all is computed in fp32. What is not a number stays none.
 """
 
 from __future__ import annotations
@@ -109,6 +109,72 @@ def _norm_back(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
             out[n, i] = r * (grad[n, i] * weight[i] - x[n, i] * along)
 
 
+@_kernel
+def _add_norm_bf16(x: Any, more: Any, total: Any, y: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
+    rows, width = x.shape
+    for n in range(rows):
+        squares = np.float32(0)
+        for i in range(width):
+            one = x[n, i] + _wide(more[n, i])
+            total[n, i] = one
+            squares += one * one
+        r = _ONE / np.sqrt(squares / np.float32(width) + epsilon)
+        inverse[n] = r
+        for i in range(width):
+            y[n, i] = _narrow(total[n, i] * r * weight[i])
+
+
+@_kernel
+def _norm_back_onto(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
+    rows, width = x.shape
+    for n in range(rows):
+        r, total = inverse[n], np.float32(0)
+        for i in range(width):
+            total += grad[n, i] * weight[i] * x[n, i]
+        along = total * r * r / np.float32(width)
+        for i in range(width):
+            out[n, i] += r * (grad[n, i] * weight[i] - x[n, i] * along)
+
+
+@_kernel
+def _rotated(x: Any, cos: Any, sin: Any, out: Any) -> None:
+    rows, width = x.shape
+    size = cos.shape[1]
+    half = size // 2
+    for n in range(rows):
+        for start in range(0, width, size):
+            for i in range(half):
+                a, b = x[n, start + i], x[n, start + half + i]
+                out[n, start + i] = a * cos[n, i] - b * sin[n, i]
+                out[n, start + half + i] = b * cos[n, half + i] + a * sin[n, half + i]
+
+
+@_kernel
+def _rotated_bf16(x: Any, cos: Any, sin: Any, out: Any) -> None:
+    rows, width = x.shape
+    size = cos.shape[1]
+    half = size // 2
+    for n in range(rows):
+        for start in range(0, width, size):
+            for i in range(half):
+                a, b = _wide(x[n, start + i]), _wide(x[n, start + half + i])
+                out[n, start + i] = a * cos[n, i] - b * sin[n, i]
+                out[n, start + half + i] = b * cos[n, half + i] + a * sin[n, half + i]
+
+
+@_kernel
+def _rotated_back(grad: Any, cos: Any, sin: Any, out: Any) -> None:
+    rows, width = grad.shape
+    size = cos.shape[1]
+    half = size // 2
+    for n in range(rows):
+        for start in range(0, width, size):
+            for i in range(half):
+                a, b = grad[n, start + i], grad[n, start + half + i]
+                out[n, start + i] = a * cos[n, i] + b * sin[n, half + i]
+                out[n, start + half + i] = b * cos[n, half + i] - a * sin[n, i]
+
+
 @_inline
 def _product(gate: Any, up: Any, a: Any, b: Any) -> Any:
     return gate * _sigmoid(gate * (a + b * gate * gate)) * up
@@ -178,6 +244,25 @@ def _likelihoods(logits: Any, labels: Any, weight: Any, nll: Any) -> None:
 
 
 @_kernel
+def _likelihoods_bf16(logits: Any, labels: Any, weight: Any, nll: Any) -> None:
+    powers = np.empty(logits.shape[1], np.float32)
+    for n in range(len(labels)):
+        top, total = _wide(logits[n, 0]), _ZERO
+        for i in range(logits.shape[1]):
+            top = max(top, _wide(logits[n, i]))
+        own = _wide(logits[n, labels[n]])
+        for i in range(logits.shape[1]):
+            power = _exp(_wide(logits[n, i]) - top)
+            total += power
+            powers[i] = power
+        nll[n] = np.log(total) + (top - own)
+        scale = weight[n] / total
+        for i in range(logits.shape[1]):
+            logits[n, i] = _narrow(powers[i] * scale)
+        logits[n, labels[n]] = _narrow(powers[labels[n]] * scale - weight[n])
+
+
+@_kernel
 def _distributions(logits: Any, labels: Any, log_prob: Any, entropy: Any, inverse: Any) -> None:
     for n in range(len(labels)):
         top, total, mean = _top(logits, n), _ZERO, _ZERO
@@ -240,7 +325,7 @@ def gated_product(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
 def likelihoods(logits: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
     """Negative log-likelihoods `[P]` in nats of logits `[P, V]`, which become the gradient of their weighted sum."""
     nll = torch.empty_like(weight)
-    _run(_likelihoods, (logits, labels, weight, nll), ())
+    _run(_likelihoods_bf16 if logits.dtype == torch.bfloat16 else _likelihoods, (logits, labels, weight, nll), ())
     return nll
 
 
@@ -259,12 +344,59 @@ def distributions_back(
     _run(_distributions_back, by_row, (np.float32(1 / temperature),))
 
 
+def normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm` of `[N, D]`, and what each row was multiplied by, `[N]`."""
+    y, inverse = torch.empty_like(x), x.new_empty(len(x))
+    _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
+    return y, inverse
+
+
+def added_and_normed(x: Tensor, more: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A stream `[N, D]` with a bf16 matrix added, the norm of that in bf16, and what each row was multiplied by."""
+    total, y, inverse = torch.empty_like(x), torch.empty_like(more), x.new_empty(len(x))
+    _run(_add_norm_bf16, (x, more, total, y, inverse), (weight.numpy(), np.float32(epsilon)))
+    return total, y, inverse
+
+
+def add_norm_back(x: Tensor, inverse: Tensor, grad: Tensor, weight: Tensor, out: Tensor) -> None:
+    """Add to `out` the gradient of a normed `x` from that of its norm, all `[N, D]`."""
+    _run(_norm_back_onto, (x, inverse, grad, out), (weight.numpy(),))
+
+
+def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Heads of queries or keys `[N, H D]` turned by their positions' angles `[N, D]`, in fp32."""
+    out = torch.empty(x.shape, dtype=cos.dtype)
+    _run(_rotated_bf16 if x.dtype == torch.bfloat16 else _rotated, (x, cos, sin, out), ())
+    return out
+
+
+def rotated_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Gradient of heads `[N, H D]` from that of the same turned."""
+    out = torch.empty_like(grad)
+    _run(_rotated_back, (grad, cos, sin, out), ())
+    return out
+
+
+def gated(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
+    """`gated_product` without a gradient."""
+    out = torch.empty_like(gate)
+    _run(_gated_bf16 if gate.dtype == torch.bfloat16 else _gated, (gate, up, out), (np.float32(a), np.float32(b)))
+    return out
+
+
+def gated_back(gate: Tensor, up: Tensor, grad: Tensor, a: float, b: float) -> tuple[Tensor, Tensor]:
+    """Gradients of both factors of `gated_product`."""
+    kernel = _gated_back_bf16 if gate.dtype == torch.bfloat16 else _gated_back
+    to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
+    _run(kernel, (gate, up, grad, to_gate, to_up), (np.float32(a), np.float32(b)))
+    return to_gate, to_up
+
+
 class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         x = x.contiguous()
-        y, inverse = torch.empty_like(x), x.new_empty(len(x))
-        _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
+        y, inverse = normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
         return y
 
@@ -280,16 +412,11 @@ class _GatedProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
         gate, up = gate.contiguous(), up.contiguous()
-        out = torch.empty_like(gate)
-        _run(_gated_bf16 if gate.dtype == torch.bfloat16 else _gated, (gate, up, out), (np.float32(a), np.float32(b)))
         ctx.save_for_backward(gate, up)
-        ctx.numbers = np.float32(a), np.float32(b)
-        return out
+        ctx.numbers = a, b
+        return gated(gate, up, a, b)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         gate, up = ctx.saved_tensors
-        kernel = _gated_back_bf16 if gate.dtype == torch.bfloat16 else _gated_back
-        to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-        _run(kernel, (gate, up, grads[0].contiguous(), to_gate, to_up), ctx.numbers)
-        return to_gate, to_up, None, None
+        return *gated_back(gate, up, grads[0].contiguous(), *ctx.numbers), None, None

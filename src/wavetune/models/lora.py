@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -223,22 +223,27 @@ class StackedLoraLinear(FrozenLinear):
         self.site = site
         self.active = active
 
+    def acting(self) -> tuple[float, tuple[Segment, ...], Matrices | None, Matrices | None] | None:
+        """What acts on this map in a pass: scale, segments, local and shared matrices; None where nothing does."""
+        bank, stacks = self.active.bank, self.active.stacks(self.site)
+        return None if bank is None or stacks is None else (bank.scale, *stacks)
+
     def forward(self, x: Tensor) -> Tensor:
         """`x W^T + b + scale (x A_s) B_s`, each token with its own slot s. `[..., in]` to `[..., out]`."""
-        bank, stacks = self.active.bank, self.active.stacks(self.site)
-        if bank is None or stacks is None:
+        if (acting := self.acting()) is None:
             return super().forward(x)
-        segments, local, shared = stacks[0], *map(_factors, stacks[1:])
+        scale, segments, local, shared = *acting[:2], *map(factors_of, acting[2:])
         rows = x.reshape(-1, x.shape[-1])
         if can_group(rows, self.weight):
             offsets_S = self.active.offsets(segments, rows.device)
-            y = grouped_lora(rows, self.weight, self.bias, bank.scale, segments, offsets_S, local, shared)
+            y = grouped_lora(rows, self.weight, self.bias, scale, segments, offsets_S, local, shared)
         else:
-            y = _LoraLinear.apply(rows, self.weight, self.bias, self.step_O, bank.scale, segments, *local, *shared)
+            y = _LoraLinear.apply(rows, self.weight, self.bias, self.step_O, scale, segments, *local, *shared)
         return y.view(*x.shape[:-1], -1).to(self.out_dtype)
 
 
-def _factors(stacks: Mapping[str, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+def factors_of(stacks: Mapping[str, Tensor] | None) -> tuple[Tensor | None, Tensor | None]:
+    """A and B of LoRA's stacks, or neither."""
     return (None, None) if stacks is None else (stacks["A"], stacks["B"])
 
 
@@ -252,12 +257,7 @@ class _LoraLinear(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         wide = x.to(torch.float32) if x.dtype != torch.float64 else x
         y = product(x, weight, bias, step_O).to(wide.dtype)
-        reduced: list[Tensor] = []
-        for local, slot, start, stop in segments:
-            A, B = (local_A, local_B) if local else (shared_A, shared_B)
-            h = wide[start:stop] @ A[slot]
-            y[start:stop].addmm_(h, B[slot], alpha=scale)
-            reduced.append(h)
+        reduced = add_updates(y, wide, scale, segments, (local_A, local_B, shared_A, shared_B))
         ctx.save_for_backward(wide, weight, step_O, local_A, local_B, shared_A, shared_B, *reduced)
         ctx.scale, ctx.segments, ctx.in_dtype = scale, segments, x.dtype
         ctx.stacks = local_A, local_B, shared_A, shared_B
@@ -265,24 +265,48 @@ class _LoraLinear(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, step_O, local_A, local_B, shared_A, shared_B, *reduced = ctx.saved_tensors
+        x, weight, step_O, _, _, _, _, *reduced = ctx.saved_tensors
         gy = grads[0]
         gx = product_back(gy, weight, step_O).to(x.dtype) if ctx.needs_input_grad[0] else None
-        wanted = zip(ctx.stacks, ctx.needs_input_grad[6:], strict=True)
-        buffers, returned = zip(*(_gradient_of(f, needed) for f, needed in wanted), strict=True)
-        for (local, slot, start, stop), h in zip(ctx.segments, reduced, strict=True):
-            A, B = (local_A, local_B) if local else (shared_A, shared_B)
-            gA, gB = buffers[:2] if local else buffers[2:]
-            gy_part = gy[start:stop]
-            gh = gy_part @ B[slot].t()
-            if gA is not None:
-                gA[slot].addmm_(x[start:stop].t(), gh, alpha=ctx.scale)
-            if gB is not None:
-                gB[slot].addmm_(h.t(), gy_part, alpha=ctx.scale)
-            if gx is not None:
-                gx[start:stop].addmm_(gh, A[slot].t(), alpha=ctx.scale)
+        wanted = ctx.needs_input_grad[6:]
+        returned = updates_back(gy, x, gx, reduced, ctx.scale, ctx.segments, ctx.stacks, wanted)
         gx = gx.to(ctx.in_dtype) if gx is not None else None
         return gx, None, None, None, None, None, *returned
+
+
+Factors = tuple[Tensor | None, Tensor | None, Tensor | None, Tensor | None]
+"""Stacks A and B of the clients, and of the shared slot; what no client of a pass uses is absent."""
+
+
+def add_updates(y: Tensor, x: Tensor, scale: float, segments: Sequence[Segment], factors: Factors) -> list[Tensor]:
+    """Add every slot's update to its rows of a map's output `[N, out]`; returns `x A` of each segment."""
+    reduced = list[Tensor]()
+    for local, slot, start, stop in segments:
+        A, B = cast(tuple[Tensor, Tensor], factors[:2] if local else factors[2:])
+        h = x[start:stop] @ A[slot]
+        y[start:stop].addmm_(h, B[slot], alpha=scale)
+        reduced.append(h)
+    return reduced
+
+
+def updates_back(
+    gy: Tensor, x: Tensor, gx: Tensor | None, reduced: Sequence[Tensor], scale: float, segments: Sequence[Segment],
+    factors: Factors, wanted: Sequence[bool],
+) -> tuple[Tensor | None, ...]:  # fmt: skip
+    """Add the updates' part to the gradient `gx` of a map's input, if it is asked for; returns those of the factors."""
+    buffers, returned = zip(*(_gradient_of(f, needed) for f, needed in zip(factors, wanted, strict=True)), strict=True)
+    for (local, slot, start, stop), h in zip(segments, reduced, strict=True):
+        A, B = cast(tuple[Tensor, Tensor], factors[:2] if local else factors[2:])
+        gA, gB = buffers[:2] if local else buffers[2:]
+        gy_part = gy[start:stop]
+        gh = gy_part @ B[slot].t()
+        if gA is not None:
+            gA[slot].addmm_(x[start:stop].t(), gh, alpha=scale)
+        if gB is not None:
+            gB[slot].addmm_(h.t(), gy_part, alpha=scale)
+        if gx is not None:
+            gx[start:stop].addmm_(gh, A[slot].t(), alpha=scale)
+    return returned
 
 
 def _gradient_of(stack: Tensor | None, needed: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -14,6 +14,9 @@ from torch import Tensor
 from wavetune.models.output_layer import OutputLayer
 
 _CHUNK_VALUES = 1 << 25  # logits held at once: 128 MiB in fp32
+_FEW_VALUES = (
+    1 << 23
+)  # in bf16, where products of few rows are quick: 16 MiB, which need not be fetched from the system
 _LEAST_VOCABULARY = 1 << 14  # that is worth a compiled sweep; a smaller one starts sooner without a compiler
 
 
@@ -26,8 +29,9 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         nll_P = torch.empty_like(weight_P)
         grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
-        for part in _chunks(len(labels_P), head.weight.shape[0]):
-            logits, bent = head.logits(hidden_PD[part])
+        narrow = hidden_PD.dtype == torch.float32 and head.narrow and head.weight.shape[0] >= _LEAST_VOCABULARY
+        for part in _chunks(len(labels_P), head.weight.shape[0], _FEW_VALUES if narrow else None):
+            logits, bent = (head.product(hidden_PD[part]), None) if narrow else head.logits(hidden_PD[part])
             nll_P[part] = _likelihoods(logits, labels_P[part], weight_P[part])
             if grad_PD is not None:
                 grad_PD[part] = head.back(logits, bent)
@@ -126,7 +130,7 @@ def frozen_head_divergence(
 
 
 def _is_swept(logits: Tensor) -> bool:
-    fits = logits.dtype == torch.float32 and logits.device.type == "cpu" and logits.is_contiguous()
+    fits = logits.dtype in (torch.float32, torch.bfloat16) and logits.device.type == "cpu" and logits.is_contiguous()
     return fits and logits.shape[1] >= _LEAST_VOCABULARY
 
 
@@ -170,8 +174,8 @@ def _distributions_back(
     return error.scatter_add_(1, labels_P[:, None], own).div_(temperature)
 
 
-def _chunks(positions: int, vocabulary: int) -> list[slice]:
-    chunk = max(1, _CHUNK_VALUES // vocabulary)
+def _chunks(positions: int, vocabulary: int, values: int | None = None) -> list[slice]:
+    chunk = max(1, (values or _CHUNK_VALUES) // vocabulary)
     return [slice(start, start + chunk) for start in range(0, positions, chunk)]
 
 

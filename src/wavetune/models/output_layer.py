@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wavetune.models.products import product, product_back
+from wavetune.models.products import has_bf16_products, product, product_back
 
 
 @dataclass(frozen=True)
@@ -24,6 +24,18 @@ class OutputLayer:
     bias: Tensor | None = None
     scale: float = 1.0
     softcap: float | None = None
+
+    @property
+    def narrow(self) -> bool:
+        """Whether logits are a product in bf16 and nothing else, on a processor that multiplies such matrices."""
+        plain = self.bias is None and self.scale == 1.0 and self.softcap is None
+        return (
+            plain and self.weight.dtype == torch.bfloat16 and self.weight.device.type == "cpu" and has_bf16_products()
+        )
+
+    def product(self, hidden_PD: Tensor) -> Tensor:
+        """`W h` in the weight's precision."""
+        return product(hidden_PD, self.weight)
 
     def logits(self, hidden_PD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision."""

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -350,7 +350,7 @@ def _attention_interface(
 
     Raises: NotImplementedError for whatever it does not know how to take into account.
     """
-    layout, before = _LAYOUT.get() or (None, None)
+    layout, _ = _LAYOUT.get() or (None, None)
     unknown = [name for name, value in others.items() if not (value is None or isinstance(value, bool))]
     unknown = sorted(set(unknown) - _SAYS_NOTHING)
     if layout is None or isinstance(attention_mask, Tensor) or dropout or unknown or len(query) > 1:
@@ -362,8 +362,21 @@ def _attention_interface(
         causal = is_causal if is_causal is not None else bool(getattr(module, "is_causal", True))
         attention_mask = reach(causal, sliding_window)
     q, k, v = (x[0].transpose(0, 1) for x in (query, key, value))
-    keys = None if before is None else before(module, k, v)
-    return layout.attend(module, q, k, v, Rule(attention_mask, scaling, softcap, s_aux, keys))[None], None
+    return attended(module, q, k, v, Rule(attention_mask, scaling, softcap, s_aux))[None], None
+
+
+def attended(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+    """What the tokens of the pass that is going on read in an attention module, with what stands before its keys."""
+    layout, before = cast(tuple[RaggedLayout, KeysBefore | None], _LAYOUT.get())
+    if before is not None:
+        rule = replace(rule, before=before(module, key, value))
+    return layout.attend(module, query, key, value, rule)
+
+
+def has_layout() -> bool:
+    """Whether a pass is going on whose tokens read nothing but each other."""
+    found = _LAYOUT.get()
+    return found is not None and found[1] is None
 
 
 def _mask_interface(*, mask_function: Callable[..., Tensor], **_: Any) -> Reach:

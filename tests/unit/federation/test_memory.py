@@ -14,6 +14,7 @@ from wavetune.federation.memory import (
     tokens_of_a_piece,
     tokens_that_fit,
 )
+from wavetune.models import products
 from wavetune.models.backbone import load_backbone
 
 
@@ -33,6 +34,14 @@ def test_a_pass_takes_what_fits_an_eighth_of_the_memory_and_no_more_than_is_of_u
     limit(monkeypatch, backbone, tokens)
     assert default_tokens_per_pass(backbone) == wanted
     assert tokens_that_fit(backbone) == max(tokens, 64)
+
+
+@pytest.mark.parametrize(("quick", "wanted"), [(True, 2048), (False, 1024)])
+def test_a_pass_in_bf16_is_larger_where_the_processor_multiplies_it(quick, wanted, monkeypatch):
+    monkeypatch.setattr(products, "has_bf16_products", lambda: quick)
+    backbone = load_backbone(folder_of("tiny"), bf16=True)
+    limit(monkeypatch, backbone, 10_000)
+    assert default_tokens_per_pass(backbone) == wanted
 
 
 def test_a_containers_limit_counts_as_its_memory(monkeypatch, tmp_path):

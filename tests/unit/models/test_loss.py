@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.models import kernels, loss
+from wavetune.models import kernels, loss, output_layer
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_log_probs
 from wavetune.models.output_layer import OutputLayer
 
@@ -182,6 +182,21 @@ def test_log_probabilities_are_the_cross_entropys_in_every_precision():
         log_prob, _ = frozen_head_log_probs(hidden, OutputLayer(head.to(dtype)), labels)
         assert log_prob.dtype == torch.float32
         torch.testing.assert_close(log_prob, -nll, rtol=1e-5, atol=1e-5)
+
+
+def test_likelihoods_that_stay_in_bf16_are_those_of_wide_logits(monkeypatch):
+    vocabulary = 1 << 14
+    hidden, head, labels, weights = inputs(40, vocabulary=vocabulary, spread=0.3)
+    hidden, layer, found = hidden.detach(), OutputLayer(head.to(torch.bfloat16)), []
+    for narrow in (True, False):
+        monkeypatch.setattr(output_layer, "has_bf16_products", lambda narrow=narrow: narrow)
+        monkeypatch.setattr(loss, "_FEW_VALUES", 16 * vocabulary)
+        leaf = hidden.clone().requires_grad_()
+        total, nll = frozen_head_cross_entropy(leaf, layer, labels, weights)
+        total.backward()
+        found.append((nll, leaf.grad))
+    torch.testing.assert_close(found[0][0], found[1][0], rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-2, atol=1e-4)
 
 
 @pytest.fixture

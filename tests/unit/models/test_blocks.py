@@ -1,0 +1,133 @@
+"""Blocks of bf16 weights that run as one node compute what transformers' blocks do, as near to fp64, and only there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from wavetune.models import blocks
+from wavetune.models.backbone import Backbone, prepare_backbone
+from wavetune.models.lora import AdapterBank, new_bank
+from wavetune.models.ragged import ragged_layout
+
+SIZES = {"vocab_size": 80, "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 64}
+HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "initializer_range": 0.1}
+SERVED = {
+    "llama": 4,
+    "mistral": 4,
+    "qwen2": 4,  # with biases
+    "smollm3": 3,  # heads of every fourth block are not turned
+    "qwen3": 0,  # queries and keys have norms
+    "gemma": 4,
+    "gemma2": 0,  # norms behind both halves
+    "olmo2": 0,
+    "phi3": 0,
+    "cohere": 0,  # attention and MLP side by side
+    "gpt2": 0,
+}
+LENGTHS, TOKENS = [9, 4, 7], [9, 11]  # the second client has two samples
+
+
+@pytest.fixture(autouse=True)
+def _products(monkeypatch):
+    """As on a processor that multiplies bf16 matrices, whether or not this one does."""
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: True)
+
+
+def stock(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 80, "n_embd": 256, "n_layer": 4, "n_head": 4} if kind == "gpt2" else SIZES | HEADS
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).to(dtype)
+
+
+@dataclass
+class Served:
+    """How often blocks ran as one node."""
+
+    count: int = 0
+
+
+@pytest.fixture
+def served(monkeypatch) -> Served:
+    found, apply = Served(), blocks._Block.apply
+
+    def counted(*args):
+        found.count += 1
+        return apply(*args)
+
+    monkeypatch.setattr(blocks._Block, "apply", counted)
+    return found
+
+
+def step(backbone: Backbone, dtype: torch.dtype = torch.float32) -> tuple[Tensor, dict[str, Tensor], AdapterBank]:
+    """Hidden states of a pass over two clients, and gradients of all adapters, which are no longer zero."""
+    own_LK = np.array([[True, True]] * 2 + [[False, False]] * 2)
+    bank = new_bank(backbone.sites, own_LK, [3, 2], 4, 8.0, 0, dtype=dtype)
+    for number, leaf in enumerate(leaf for side in (True, False) for leaf in bank.parameters(side)):
+        noise = torch.randn(leaf.shape, generator=torch.Generator().manual_seed(number))
+        leaf.data += (0.05 * noise).to(dtype)
+    ids = torch.randint(80, (sum(LENGTHS),), generator=torch.Generator().manual_seed(7))
+    hidden = backbone.forward(ids, ragged_layout(LENGTHS), bank, [0, 1], TOKENS)
+    towards = torch.randn(hidden.shape, generator=torch.Generator().manual_seed(8)).to(dtype)
+    (hidden * towards).sum().backward()
+    return hidden.detach(), {str(i): p.grad for i, p in enumerate(leaves(bank)) if p.grad is not None}, bank
+
+
+def leaves(bank: AdapterBank) -> list[Tensor]:
+    return [p for side in (True, False) for p in bank.parameters(side)]
+
+
+def off(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
+    assert found.keys() == wanted.keys()
+    squares = sum(float((found[k].double() - wanted[k]).square().sum()) for k in wanted)
+    return (squares / sum(float(w.square().sum()) for w in wanted.values())) ** 0.5
+
+
+@pytest.mark.parametrize("kind", SERVED)
+def test_blocks_that_compute_what_one_node_does_are_found_and_others_left(kind, served):
+    backbone = prepare_backbone(stock(kind), "all-linear" if kind == "gpt2" else None, bf16=True)
+    step(backbone)
+    assert served.count == SERVED[kind]
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear", ["o_proj", "up_proj"], ["down_proj"]])
+@pytest.mark.parametrize("kind", ["llama", "qwen2", "gemma"])
+def test_gradients_are_as_near_to_those_of_fp64_as_transformers_own_blocks(kind, targets, served, monkeypatch):
+    exact_hidden, exact, _ = step(prepare_backbone(stock(kind, torch.float64), targets), torch.float64)
+    hidden, found, _ = step(prepare_backbone(stock(kind), targets, bf16=True))
+    assert served.count == 4
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: False)
+    own_hidden, own, _ = step(prepare_backbone(stock(kind), targets, bf16=True))
+    assert served.count == 4
+    assert off(found, exact) < 1.15 * off(own, exact) < 0.1
+    assert off({"": hidden}, {"": exact_hidden}) < 1.15 * off({"": own_hidden}, {"": exact_hidden}) < 0.1
+
+
+def test_a_pass_without_adapters_or_gradients_is_served_too(served):
+    backbone = prepare_backbone(stock("llama"), None, bf16=True)
+    ids = torch.randint(80, (20,), generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        hidden = backbone.forward(ids, ragged_layout(LENGTHS))
+    assert served.count == 4
+    with torch.no_grad():
+        wanted = prepare_backbone(stock("llama", torch.float64), None).forward(ids, ragged_layout(LENGTHS))
+    assert off({"": hidden}, {"": wanted}) < 0.02
+
+
+def test_blocks_that_are_computed_again_or_hooked_run_as_transformers_wrote_them(served):
+    backbone = prepare_backbone(stock("llama"), None, bf16=True)
+    backbone.recompute = True
+    step(backbone)
+    assert served.count == 0
+    backbone.recompute = False
+    hook = backbone.blocks[0].get_submodule("mlp").register_forward_hook(lambda *_: None)
+    step(backbone)
+    assert served.count == 3
+    hook.remove()
+    step(backbone)
+    assert served.count == 7
