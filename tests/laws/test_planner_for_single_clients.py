@@ -105,7 +105,7 @@ def hard_problem(seed, way_back):
 
 
 @pytest.mark.parametrize("way_back", [False, True], ids=["", "priced"])
-@settings(max_examples=6)
+@settings(max_examples=3)
 @given(SEEDS)
 def test_cuts_and_shares_are_packed_to_within_little_of_the_best_of_enumeration(way_back, seed):
     problem = hard_problem(seed, way_back)

@@ -347,7 +347,7 @@ class CutPacking:
         last, seen_s, looked = number + _MOST_PARTS * programs, -np.inf, self.programs
         while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
             if looked - self.programs >= _LOOK:
-                if queue[0].bound_s < seen_s + _PAYS * (goal_of() - seen_s):
+                if seen_s > -np.inf and queue[0].bound_s < seen_s + _PAYS * (goal_of() - seen_s):
                     break
                 seen_s, looked = queue[0].bound_s, self.programs
             node = heapq.heappop(queue)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -19,8 +19,8 @@ from wavetune.parts import Part
 class CodecCandidate(Part):
     """Codecs of activations and gradients, and the factor on the rounds to the target that was measured for them."""
 
-    activation: Codec
-    gradient: Codec
+    activation: Codec = field(metadata={"message": "activations"})
+    gradient: Codec = field(metadata={"message": "gradients"})
     rounds_factor: Annotated[float, Gt(0)] = 1.0
 
     @property
