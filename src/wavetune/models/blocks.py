@@ -272,6 +272,7 @@ class _Block(torch.autograd.Function):
         kernels.add_norm_back(middle, middle_inverse, to_wide, parts.norms[1], to_middle)
         to_read = cast(Tensor, back(3, to_middle)).float().view(ctx.read.shape)
         to_heads = torch.autograd.grad(ctx.read, ctx.heads, to_read)
+        del ctx.heads, ctx.read  # the graph is let go of only when all of its blocks are done
         q, k, v = (g.reshape(len(x), -1) for g in to_heads)
         to_maps = [kernels.rotated_back(q, cos, sin), kernels.rotated_back(k, cos, sin), v]
         if onward:
@@ -279,6 +280,7 @@ class _Block(torch.autograd.Function):
         else:
             for index, gradient in enumerate(to_maps):
                 back(index, gradient, onward=False)
+        del ctx.kept
         returned = (factor for index in range(len(parts.maps)) for factor in of_factors[index])
         return to_middle if onward else None, None, None, None, *returned
 
