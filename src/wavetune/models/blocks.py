@@ -116,14 +116,6 @@ def _plain(block: nn.Module, names: _Names, weights: Sequence[Tensor], x: Tensor
     return x + block.get_submodule(names.mlp)(normed(x, 1))
 
 
-def take_over(block: nn.Module, names: _Names, recomputes: Callable[[], bool]) -> None:
-    """Let a block whose maps were exchanged run as one node wherever nothing else acts within it."""
-    found = [root_mean_square(block.get_submodule(name)) for name in names.norms]
-    weights = tuple(norm[0] for norm in found if norm is not None)
-    if len(weights) == 2 and all(isinstance(block.get_submodule(path), FrozenLinear) for path in names.linear()):
-        block.forward = partial(_forward, block.forward, block, names, weights, recomputes)
-
-
 def _forward(
     stock: Callable[..., Any], block: nn.Module, names: _Names, norms: tuple[Tensor, Tensor],
     recomputes: Callable[[], bool], hidden_states: Tensor, *args: Any, **named: Any,
@@ -227,15 +219,13 @@ class _Block(torch.autograd.Function):
             read = parts.attend(*heads)
         seen = read.detach().reshape(count, -1)
         more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen)
-        if more.dtype == torch.bfloat16:
-            middle, narrow, middle_inverse = kernels.added_and_normed(x, more, parts.norms[1], parts.epsilons[1])
-            wide = None
-        else:
+        wide = None
+        if any(m.adapted for m in parts.maps[3:6]):
             middle = x + more
             wide, middle_inverse = kernels.normed(middle, parts.norms[1], parts.epsilons[1])
             narrow = wide.to(torch.bfloat16)
-        if wide is None and any(m.adapted for m in parts.maps[4:6]):
-            wide, middle_inverse = kernels.normed(middle, parts.norms[1], parts.epsilons[1])
+        else:
+            middle, narrow, middle_inverse = kernels.added_and_normed(x, more, parts.norms[1], parts.epsilons[1])
         gate, up = (kept.forward(parts, i, narrow, wide) for i in (4, 5))
         if gate.dtype != up.dtype:
             gate, up = gate.float(), up.float()
@@ -286,10 +276,15 @@ class _Block(torch.autograd.Function):
 
 
 def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, _Names | None], recomputes: Callable[[], bool]) -> None:
-    """Take over the blocks whose shape was found before their maps were exchanged."""
+    """Let the blocks whose shape was found, and whose maps were exchanged since, run as one node wherever nothing else
+    acts within them.
+    """
     for block in blocks:
-        if (names := shapes.get(block)) is not None:
-            take_over(block, names, recomputes)
+        if (names := shapes.get(block)) is None:
+            continue
+        norms = [found[0] for name in names.norms if (found := root_mean_square(block.get_submodule(name))) is not None]
+        if len(norms) == 2 and all(isinstance(block.get_submodule(path), FrozenLinear) for path in names.linear()):
+            block.forward = partial(_forward, block.forward, block, names, (norms[0], norms[1]), recomputes)
 
 
 def shapes_of(blocks: Iterable[nn.Module], bf16: bool, width: int) -> dict[nn.Module, _Names | None]:

@@ -136,30 +136,29 @@ def _norm_back_onto(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> N
             out[n, i] += r * (grad[n, i] * weight[i] - x[n, i] * along)
 
 
+@_inline
+def _turn(low: Any, high: Any, cos: Any, sin: Any, out: Any, n: Any, start: Any, i: Any) -> None:
+    half = cos.shape[1] // 2
+    out[n, start + i] = low * cos[n, i] - high * sin[n, i]
+    out[n, start + half + i] = high * cos[n, half + i] + low * sin[n, half + i]
+
+
 @_kernel
 def _rotated(x: Any, cos: Any, sin: Any, out: Any) -> None:
-    rows, width = x.shape
-    size = cos.shape[1]
-    half = size // 2
-    for n in range(rows):
-        for start in range(0, width, size):
+    half = cos.shape[1] // 2
+    for n in range(len(x)):
+        for start in range(0, x.shape[1], 2 * half):
             for i in range(half):
-                a, b = x[n, start + i], x[n, start + half + i]
-                out[n, start + i] = a * cos[n, i] - b * sin[n, i]
-                out[n, start + half + i] = b * cos[n, half + i] + a * sin[n, half + i]
+                _turn(x[n, start + i], x[n, start + half + i], cos, sin, out, n, start, i)
 
 
 @_kernel
 def _rotated_bf16(x: Any, cos: Any, sin: Any, out: Any) -> None:
-    rows, width = x.shape
-    size = cos.shape[1]
-    half = size // 2
-    for n in range(rows):
-        for start in range(0, width, size):
+    half = cos.shape[1] // 2
+    for n in range(len(x)):
+        for start in range(0, x.shape[1], 2 * half):
             for i in range(half):
-                a, b = _wide(x[n, start + i]), _wide(x[n, start + half + i])
-                out[n, start + i] = a * cos[n, i] - b * sin[n, i]
-                out[n, start + half + i] = b * cos[n, half + i] + a * sin[n, half + i]
+                _turn(_wide(x[n, start + i]), _wide(x[n, start + half + i]), cos, sin, out, n, start, i)
 
 
 @_kernel

@@ -40,7 +40,7 @@ class OutputLayer:
     def logits(self, hidden_PD: Tensor) -> tuple[Tensor, Tensor | None]:
         """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision."""
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
-        logits = product(hidden_PD, self.weight).to(wide)
+        logits = self.product(hidden_PD).to(wide)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:
