@@ -5,6 +5,7 @@ import signal
 import stat
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -60,3 +61,32 @@ def test_a_fork_that_waits_ends_as_it_is_made_to(tmp_path, end, code):
     party.process.wait(60.0)
     assert party.process.returncode == code, log.read_text()
     party.stop()
+
+
+STARTS_ANOTHER = """
+import pathlib, subprocess, sys, time
+pathlib.Path(sys.argv[1]).write_text(str(subprocess.Popen(["sleep", "600"]).pid))
+time.sleep(600)
+"""
+
+
+def is_running(pid):
+    try:
+        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def test_what_a_stopped_program_started_ends_with_it(tmp_path):
+    told = tmp_path / "pid"
+    party = Party("a program", [str(told)], None, [sys.executable, "-c", STARTS_ANOTHER])
+    party.start()
+    while not (told.exists() and told.read_text()):
+        time.sleep(0.05)
+    pid = told.read_text()
+    assert is_running(pid)
+    party.stop()
+    until = time.monotonic() + 30
+    while is_running(pid) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not is_running(pid)
