@@ -25,6 +25,7 @@ from wavetune.errors import DeploymentError
 
 SERVICE, METHOD = "wavetune.Control", "Attend"
 _RETRY_S = 0.5
+_PARTING_S = 5.0  # for devices to take their goodbye
 _ATTEND_BYTES = 1 << 16  # who a device is, and the rounds that it kept
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE: "the server has been away ({})",
@@ -63,7 +64,7 @@ class Control(Protocol):
         ...
 
     def dismiss(self, reason: str) -> None:
-        """Tell all devices that there is nothing more to do."""
+        """Tell all devices that there is nothing more to do, and give them a moment to hear it."""
         ...
 
 
@@ -94,6 +95,7 @@ class Coordinator:
         self.num_clients, self.lost = num_clients, lost
         self._devices: dict[int, _Attendance] = {}
         self._changed = threading.Condition()
+        self._goodbye: Order | None = None  # once there is nothing more to do
 
     def present(self) -> set[int]:
         """Who attends now."""
@@ -136,9 +138,12 @@ class Coordinator:
         return False
 
     def dismiss(self, reason: str) -> None:
-        """Tell all devices that there is nothing more to do."""
-        for device in list(self._devices.values()):
-            device.orders.put(Order(goodbye=Goodbye(reason=reason)))
+        """Tell all devices, and whoever still comes, that there is nothing more to do; wait until they have left."""
+        with self._changed:
+            self._goodbye = Order(goodbye=Goodbye(reason=reason))
+            for device in self._devices.values():
+                device.orders.put(self._goodbye)
+            self._changed.wait_for(lambda: not self._devices, _PARTING_S)
 
     def handler(self) -> grpc.GenericRpcHandler:
         """What a gRPC server serves."""
@@ -192,6 +197,8 @@ class Coordinator:
             if earlier is not None:
                 _require_the_same(earlier, device)
             self._devices[attend.client] = device
+            if self._goodbye is not None:
+                device.orders.put(self._goodbye)
             self._changed.notify_all()
         if earlier is not None:  # a device that lost its connection may come back before we notice
             earlier.leave()

@@ -317,7 +317,6 @@ def opened(
         try:
             yield servers
             coordinator.dismiss("the run is finished")
-            time.sleep(0.2)  # lets the goodbyes go out
         finally:
             plane.close_round("the server stops")
 

@@ -6,6 +6,7 @@ import time
 import grpc
 import pytest
 
+from wavetune.data_plane import control
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import connect
 from wavetune.data_plane.contract import PROTOCOL_VERSION
@@ -88,6 +89,29 @@ def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_
     assert not coordinator.can_go_on(0, "a run", 4)
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
+
+
+def test_servers_do_not_end_before_a_device_that_is_busy_has_taken_its_goodbye(office, monkeypatch):
+    monkeypatch.setattr(control, "_PARTING_S", PATIENCE_S)
+    done = threading.Event()
+
+    def handle(order):
+        assert done.wait(PATIENCE_S)
+        return RoundReport(round=order.round)
+
+    thread, ended = in_thread(office, 0, handle)
+    office.coordinator.wait_for([0], PATIENCE_S)
+    office.coordinator.order(0, RoundOrder(run="a run", round=0))
+    threading.Timer(0.1, done.set).start()
+    office.coordinator.dismiss("that was all")
+    office.server.stop(0).wait()
+    thread.join(PATIENCE_S)
+    assert ended == ["that was all"]
+
+
+def test_a_device_that_comes_after_the_goodbye_is_told_it_too(office):
+    office.coordinator.dismiss("that was all")
+    assert office.attend(0, lambda _order: RoundReport()) == "that was all"
 
 
 def test_a_device_that_dies_is_noticed_and_not_waited_for(office):
