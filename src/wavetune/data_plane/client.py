@@ -92,4 +92,5 @@ def connect(address: str, identity: Identity) -> grpc.Channel:
 def refusal(error: grpc.RpcError) -> DeploymentError:
     """The other side's status and sentence."""
     status: Any = error
-    return DeploymentError(f"{status.code().name}: {status.details()}")
+    name, sentence = status.code().name, status.details()
+    return DeploymentError(f"{name}: {'the other side ended the stream' if sentence == name else sentence}")

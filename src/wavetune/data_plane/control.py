@@ -88,10 +88,10 @@ class _Attendance:
 class Coordinator:
     """The servers' end: who attends, orders to them, their reports.
 
-    `lost(client, why)` is called as soon as a device leaves or reports that the round it was last sent failed.
+    `lost(client, why, round_index)` is called as soon as a device reports that a round failed, or leaves (None).
     """
 
-    def __init__(self, num_clients: int, lost: Callable[[int, str], None]) -> None:
+    def __init__(self, num_clients: int, lost: Callable[[int, str, int | None], None]) -> None:
         self.num_clients, self.lost = num_clients, lost
         self._devices: dict[int, _Attendance] = {}
         self._changed = threading.Condition()
@@ -163,9 +163,10 @@ class Coordinator:
                 elif not report.HasField("round"):
                     raise RefusedError(Reason.OUT_OF_TURN, "a device attends once, then reports on rounds")
                 else:
-                    if report.round.failure and report.round.round == device.ordered:
-                        self.lost(device.attend.client, claimed(device.attend.client, report.round.failure))
-                    elif not report.round.failure:
+                    if report.round.failure:
+                        why = claimed(device.attend.client, report.round.failure)
+                        self.lost(device.attend.client, why, report.round.round)
+                    else:
                         device.states.add(report.round.round + 1)
                     device.reports.put(report.round)
                 order = device.orders.get()
@@ -210,7 +211,7 @@ class Coordinator:
             if self._devices.get(device.attend.client) is device:
                 del self._devices[device.attend.client]
                 self._changed.notify_all()
-                self.lost(device.attend.client, f"client {device.attend.client} left")
+                self.lost(device.attend.client, f"client {device.attend.client} left", None)
         device.leave()
 
 

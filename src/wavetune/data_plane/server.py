@@ -167,10 +167,10 @@ class DataPlane:
         """A device's stream of this round, come or not."""
         return self._tickets[client].stream
 
-    def give_up(self, client: int, sentence: str) -> None:
-        """Do not wait for a device any longer in this round."""
+    def give_up(self, client: int, sentence: str, round_index: int | None = None) -> None:
+        """Do not wait for a device any longer in this round; a failure of another round costs it nothing."""
         with self._lock:
-            ticket = self._tickets.get(client)
+            ticket = self._tickets.get(client) if round_index in (None, self._round) else None
         if ticket is not None:
             ticket.stream.fail(sentence)
 

@@ -24,7 +24,7 @@ class Office:
     def __init__(self, folder):
         write_certificates(folder, 3)
         self.folder, self.lost = folder, []
-        self.coordinator = Coordinator(2, lambda client, why: self.lost.append((client, why)))
+        self.coordinator = Coordinator(2, lambda *lost: self.lost.append(lost))
         identity = read_identity(folder / "server")
         self.server, self.port = serve("127.0.0.1:0", identity, [self.coordinator.handler()], 16, 1 << 20)
 
@@ -65,7 +65,7 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     assert coordinator.report(1, 4, PATIENCE_S).failure == "no battery"
     assert coordinator.can_go_on(1, "a run", 4)
     assert not coordinator.can_go_on(1, "a run", 5)
-    assert office.lost == [(1, "client 1 reports: no battery")]
+    assert office.lost == [(1, "client 1 reports: no battery", 4)]
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
     assert ended == ["that was all"]
@@ -85,7 +85,7 @@ def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_
         coordinator.order(0, RoundOrder(run="a run", round=index))
     ordered.set()
     assert coordinator.report(0, 4, PATIENCE_S).failure == ""
-    assert office.lost == []
+    assert office.lost == [(0, "client 0 reports: the round is over", 3)]
     assert not coordinator.can_go_on(0, "a run", 4)
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
@@ -136,7 +136,7 @@ def test_a_device_that_dies_is_noticed_and_not_waited_for(office):
     until = time.monotonic() + PATIENCE_S
     while office.coordinator.present() and time.monotonic() < until:
         time.sleep(0.01)
-    assert office.lost == [(0, "client 0 left")]
+    assert office.lost == [(0, "client 0 left", None)]
 
 
 @pytest.mark.parametrize(

@@ -241,7 +241,7 @@ class FlowerCoordinator:
                 node.states.add(report.round + 1)
             self._changed.notify_all()
         if report.failure:
-            self.plane.give_up(client, report.failure)
+            self.plane.give_up(client, report.failure, node.round_index)
 
 
 def _receive(node: _Node, parts: Mapping[str, bytes]) -> None:
