@@ -55,6 +55,7 @@ def test_with_another_schedule_the_difference_is_said(finished, tmp_path):
     recipe = read_json(run / "recipe.json")
     recipe["method"]["optimiser"]["schedule"] = "linear"
     (run / "recipe.json").write_text(json.dumps(recipe))
+    (run / "inputs.json").unlink()  # which knows of the constant one
     answer = wavetune("run", "--resume", "--rounds", 2, "--out", run)
     assert answer.code == 0, answer.err
     assert "the end is not that of a run of 2 rounds from the start" in answer.err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 
@@ -91,6 +92,32 @@ def test_a_run_whose_model_changed_is_not_continued(trained, tmp_path):
     inputs["model"]["model.safetensors"] = "other"
     (out / "inputs.json").write_text(json.dumps(inputs))
     assert_refused(wavetune("run", "--resume", "--out", out), "the model in", "has changed")
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("world.scenario.population.clock_hz", [1e9, 2e9]), ("method.optimiser.learning_rate", 0.5), ("run.samples", 9)],
+)
+def test_a_run_whose_recipe_was_changed_by_hand_is_not_continued(path, value, trained, tmp_path):
+    out = unfinished(trained[1], tmp_path / "run")
+    recipe = json.loads((out / "recipe.json").read_text())
+    *inner, name = path.split(".")
+    functools.reduce(dict.__getitem__, inner, recipe)[name] = value
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    assert_refused(wavetune("run", "--resume", "--out", out), f"{path} of recipe.json has changed", "start a new run")
+
+
+def test_a_run_is_continued_from_a_recipe_that_computes_the_same_or_names_values_its_beginning_did_not(
+    trained, tmp_path
+):
+    out = unfinished(trained[1], tmp_path / "run")
+    recipe, inputs = (json.loads((out / name).read_text()) for name in ("recipe.json", "inputs.json"))
+    recipe["run"]["tokens_per_pass"] = 50
+    del inputs["recipe"]["method"]["proximal"]
+    (out / "recipe.json").write_text(json.dumps(recipe))
+    (out / "inputs.json").write_text(json.dumps(inputs))
+    answer = wavetune("run", "--resume", "--out", out)
+    assert answer.code == 0, answer.err
 
 
 def test_columns_of_any_name_are_asked_for_and_read(tmp_path):

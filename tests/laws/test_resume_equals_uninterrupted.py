@@ -209,7 +209,8 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
     recipe = small("fedavg_lora", "run.rounds=1", "run.samples=0")
     train(recipe, tmp_path / "run")
     text = (tmp_path / "run" / "recipe.json").read_text()
-    (tmp_path / "run" / "plan.json").unlink()
+    for name in ("plan.json", "inputs.json"):
+        (tmp_path / "run" / name).unlink()
     (tmp_path / "run" / "recipe.json").write_text(text.replace('"rank": 8', '"rank": 4'))
     with pytest.raises(RunFolderError, match="does not fit its recipe"):
         train(recipe, tmp_path / "run", resume=True)

@@ -54,10 +54,11 @@ def run(
             return session
         task = checked_task(session)
         with nullcontext(Trainer(train_round)) if engine is None else engine(session, observer.message) as trainer:
+            settled = replace(recipe, world=session.recipe.world)
             if folder is None:
                 folder = RunFolder.create(out)
-                folder.write_json("recipe.json", to_dict(replace(recipe, world=session.recipe.world)))
-            keep_inputs(folder, session.data, session.model.folder, session.recipe.world.scenario.channel.inputs())
+                folder.write_json("recipe.json", to_dict(settled))
+            keep_inputs(folder, settled, session.data, session.model.folder)
             if planned is None:
                 _write_world(folder, session)
             phases: list[Phase] = [Tuning(session, folder, observer, trainer.train_round)]

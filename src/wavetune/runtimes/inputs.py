@@ -1,4 +1,4 @@
-"""What a run began with: digests of its data, model and traces; a continued run is refused where they have changed."""
+"""What a run began with: its recipe, digests of its data, model and traces; a run is not continued with others."""
 
 from __future__ import annotations
 
@@ -12,24 +12,28 @@ from wavetune.data.examples import Example, PreferencePair
 from wavetune.data.settings import PreparedData
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
+from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.saved import Inputs
 
 INPUTS = "inputs.json"
+SETTLED = ("local_steps", "precision", "seed", "samples", "sample_tokens")  # of a recipe's `run`
 _ENDS = 2**16  # bytes at either end of a file with weights that are looked at
 
 
-def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Mapping[str, str]) -> None:
+def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Path) -> None:
     """Note what a new run begins with; of one that is continued, check that it is still the same.
 
     Args:
         folder: of the run.
+        recipe: that is run.
         data: what it trains on.
         model: the model's folder.
-        channel: digests of the files with its channel, by name.
 
-    Raises: RunFolderError if data, model or channel have changed.
+    Raises: RunFolderError if a value of the recipe that its results depend on, data, model or channel have changed.
     """
+    channel = recipe.world.scenario.channel.inputs()
     now: dict[str, Any] = {
+        "recipe": _settled(recipe),
         "data": {
             "name": data.corpus.name,
             "training": digest_of_examples(data.corpus.train),
@@ -43,6 +47,8 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Map
         folder.write_json(INPUTS, now)
         return
     again = "put back what was there, or start a new run with another --out"
+    if path := _differs(begun.get("recipe", {}), now["recipe"]):
+        raise RunFolderError(f"{path} of recipe.json has changed since the run in {folder.path} began: {again}")
     if begun["model"] != now["model"]:
         raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
     if begun.get("channel") != now.get("channel"):
@@ -56,6 +62,21 @@ def keep_inputs(folder: RunFolder, data: PreparedData, model: Path, channel: Map
                 f"the {part} rows of {data.corpus.name} have changed since the run in {folder.path} began "
                 f"({difference}): {again}"
             )
+
+
+def _settled(recipe: Recipe) -> dict[str, Any]:
+    """The values that results depend on: not where model and data lie, nor how long to train and where to compute."""
+    values = json.loads(json.dumps(to_dict(recipe)))
+    del values["world"]["model"], values["world"]["data"]["source"]
+    return {**values, "run": {name: values["run"][name] for name in SETTLED}}
+
+
+def _differs(before: Any, now: Any, path: str = "") -> str:
+    """Path of the first value that differs, of those that both have; empty if there is none."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        both = (_differs(value, now[key], f"{path}.{key}") for key, value in before.items() if key in now)
+        return next(filter(None, both), "")
+    return "" if before == now else path.removeprefix(".")
 
 
 def digest_of_examples(examples: Iterable[Example]) -> dict[str, Any]:

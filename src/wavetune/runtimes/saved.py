@@ -65,6 +65,7 @@ class Inputs:
     data: DataDigests
     model: dict[str, str]
     channel: dict[str, str] = field(default_factory=dict[str, str])
+    recipe: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 @dataclass(frozen=True)
