@@ -18,7 +18,7 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from wavetune.errors import ModelError
+from wavetune.errors import ModelError, first_line
 from wavetune.models.cache import kept, place_of
 from wavetune.models.ragged import ATTENTION, ragged_layout
 from wavetune.models.structure import AbsentBlock, Structure, examine, first_of, is_encoder
@@ -58,8 +58,14 @@ def checked(model: PreTrainedModel, engine: Engine) -> Checked:
 
 def _check(model: PreTrainedModel, engine: Engine) -> Checked:
     _attend(model, "eager")
-    structure = examine(model, _rows(model)[0])
-    return Checked(structure, _way(model, structure, engine))
+    try:
+        structure = examine(model, _rows(model)[0])
+        return Checked(structure, _way(model, structure, engine))
+    except ModelError:
+        raise
+    except Exception as error:  # whatever model code does where parts of it are called alone
+        why = f"cannot be run in parts ({first_line(error)})"
+        raise ModelError(f"{type(model).__name__} {why}; choose another model") from error
 
 
 @cache

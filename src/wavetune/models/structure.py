@@ -279,6 +279,8 @@ def _after_head(
 def _factor(of: Tensor, to: Tensor) -> float | None:
     """The number that `of` is multiplied by to give `to`, None if there is none."""
     a, b = of.flatten().double(), to.flatten().double()
+    if a.shape != b.shape:
+        return None
     factor = float(a.dot(b) / a.dot(a).clamp_min(1e-300))
     error = (factor * a - b).abs().max()
     return factor if error <= _CLOSE * b.abs().max() else None

@@ -135,3 +135,24 @@ def test_what_a_large_models_check_found_is_kept_for_this_engine(monkeypatch, tm
     self_check._CHECKED.clear()
     prepare_backbone(decoder("gemma3_window_of_5"), None)
     assert len(seen) == 4
+
+
+@pytest.mark.parametrize("module", ["model.norm", "lm_head"])
+def test_model_code_that_fails_where_a_part_is_called_alone_is_refused_in_a_sentence(module):
+    """Blocks or norms may rely on what a whole pass has set up, at its second call as here."""
+    model, calls = llama(), []
+
+    def at_first(*_):
+        calls.append(1)
+        assert len(calls) < 2, "no pass is under way"
+
+    model.get_submodule(module).register_forward_pre_hook(at_first)
+    with pytest.raises(ModelError, match=r"LlamaForCausalLM cannot be run in parts \(no pass is under way\)"):
+        prepare_backbone(model, None)
+
+
+def test_a_model_that_drops_positions_before_its_output_layer_is_refused():
+    model = llama()
+    model.lm_head.register_forward_pre_hook(lambda _m, args: (args[0][:, 1:],))
+    with pytest.raises(ModelError, match="changes hidden states on the way to its output layer"):
+        prepare_backbone(model, None)
