@@ -131,6 +131,7 @@ class Ownership(NamedTuple):
     count_K: IntArray
     power_w_K: Array
     back_K: Array
+    cost_K: Array
     value_KM: Array
     own_value_M: Array
     loss_M: Array
@@ -150,12 +151,6 @@ def price(demand: Demand, k: int, power_w: float, carried: float) -> float:
     """Cost of client k's power: each watt costs 1, one above the client's cap much more; and of what it lacks."""
     cost = power_w + demand.excess_price_K[k] * max(0.0, power_w - demand.cap_w_K[k])
     return cost + demand.shortage_price_K[k] * max(0.0, demand.ask_K[k] - carried) if len(demand.ask_K) > 0 else cost
-
-
-@part
-def present_price(demand: Demand, own: Ownership, k: int) -> float:
-    """Cost of client k's power."""
-    return price(demand, k, own.power_w_K[k], own.back_K[k])
 
 
 @part
@@ -210,7 +205,7 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
         if own.back_K[k] < demand.ask_K[k]:
             for i in range(len(log_M)):
                 value_M[i] += demand.shortage_price_K[k] * demand.back_KM[k, i]
-    cost = present_price(demand, own, k)
+    cost = own.cost_K[k] = price(demand, k, power_w, own.back_K[k])
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
@@ -255,6 +250,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.zeros(K, np.int64),
         np.zeros(K),
         np.zeros(K),
+        np.zeros(K),
         np.zeros((K, M)),
         np.zeros(M),
         np.zeros(M),
@@ -274,7 +270,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
 def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
     """Step that saves most and concerns client a: subchannel i goes to client k and, unless j is -1, j comes back."""
     K, M = demand.log_KM.shape
-    cost_a = present_price(demand, own, a)
+    cost_a, cost_K = own.cost_K[a], own.cost_K
     best, best_i, best_k, best_j = 1e-9 * max(cost_a, 1e-12), -1, -1, -1
     value_K = np.empty(K)
     for n in range(own.count_K[a]):
@@ -282,19 +278,22 @@ def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
         loss, own_value = float(own.loss_M[i]), float(own.own_value_M[i])
         for k in range(K):
             value_K[k] = own.value_KM[k, i]
-            if value_K[k] - loss > best and k != a:
-                saving = present_price(demand, own, k) - changed_price(demand, own, k, np.int64(-1), i) - loss
+            if min(value_K[k], cost_K[k]) - loss > best and k != a:
+                saving = cost_K[k] - changed_price(demand, own, k, np.int64(-1), i) - loss
                 if saving > best:
                     best, best_i, best_k, best_j = saving, i, k, -1
         for j in range(M):
             b = int(own.owner_M[j])
-            if own.value_KM[a, j] - own.own_value_M[j] + value_K[b] - own_value > best and b != a and b >= 0:
+            if b == a or b < 0:
+                continue
+            save_a, save_b = own.value_KM[a, j] - own_value, value_K[b] - own.own_value_M[j]
+            if min(save_a, cost_a) + min(save_b, cost_K[b]) > best:
                 saving = cost_a - changed_price(demand, own, a, i, j)
-                saving += present_price(demand, own, b) - changed_price(demand, own, b, j, i)
+                saving += cost_K[b] - changed_price(demand, own, b, j, i)
                 if saving > best:
                     best, best_i, best_k, best_j = saving, i, b, j
     for j in range(M):
-        if own.value_KM[a, j] - own.loss_M[j] > best and own.owner_M[j] != a:
+        if min(own.value_KM[a, j], cost_a) - own.loss_M[j] > best and own.owner_M[j] != a:
             saving = cost_a - changed_price(demand, own, a, np.int64(-1), j) - float(own.loss_M[j])
             if saving > best:
                 best, best_i, best_k, best_j = saving, j, a, -1
@@ -335,8 +334,8 @@ def to_local_optimum(demand: Demand, own: Ownership, only_short: bool) -> None:
 def total_price(demand: Demand, own: Ownership) -> float:
     """Cost of all clients' power."""
     cost = 0.0
-    for k in range(len(own.power_w_K)):
-        cost += present_price(demand, own, k)
+    for k in range(len(own.cost_K)):
+        cost += own.cost_K[k]
     return cost
 
 

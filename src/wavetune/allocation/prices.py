@@ -90,14 +90,15 @@ def cheapest_set(
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
     full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
+    full = rate_price * limit if limit < np.inf else 0.0
     offset = rate_price * log_level - power_price * level
     cost_M, top, top_cost = scratch.cost_M, scratch.top, scratch.top_cost
-    for i in range(len(log_M)):
-        if log_level + log_M[i] > limit:
-            gain = rate_price * limit - power_price * full_snr * inverse_M[i]
-        else:
-            gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
-        cost_M[i] = weight_M[i] - (gain if log_level + log_M[i] > 0.0 else 0.0) if log_M[i] > NO_GAIN_LOG2 else _NEVER
+    for i in range(len(log_M)):  # without branches, so that several are worked out at once
+        above = log_level + log_M[i]
+        gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
+        gain = full - power_price * full_snr * inverse_M[i] if above > limit else gain
+        cost = weight_M[i] - (gain if above > 0.0 else 0.0)
+        cost_M[i] = cost if log_M[i] > NO_GAIN_LOG2 else _NEVER
     filled, size = 0, 0
     dearest = np.inf if more else 0.0
     for i in range(len(log_M)):
