@@ -190,15 +190,14 @@ def load_tokenizer(folder: Path | str):
 
 
 def _cannot_load(folder: Path | str, error: Exception) -> str:
-    reason = _reason(error)
-    if "trust_remote_code" in reason or "does not recognize this architecture" in str(error):
+    if any(mark in str(error) for mark in ("trust_remote_code", "does not recognize this architecture")):
         kind = read_object(Path(folder) / "config.json").get("model_type") if Path(folder).is_dir() else None
         named = f"a model of type {kind!r}" if kind else "the model"
         return (
             f"{folder}: {named} needs model code that this transformers does not have, and code from a model's folder"
             " is never run: choose a model that transformers knows"
         )
-    return f"cannot load a causal language model from {folder}: {reason}"
+    return f"cannot load a causal language model from {folder}: {_reason(error)}"
 
 
 def _reason(error: Exception) -> str:

@@ -13,7 +13,8 @@ def own_ends(model: Any) -> set[tuple[int, ...]]:
     for config in (getattr(model, "generation_config", None), getattr(model, "config", None)):
         eos = getattr(config, "eos_token_id", None)
         if eos is not None:
-            return {(int(token),) for token in (eos if isinstance(eos, list | tuple) else [eos])}
+            named = eos if isinstance(eos, list | tuple) else [eos]
+            return {(token,) for token in named if isinstance(token, int)}
     return set()
 
 

@@ -110,7 +110,7 @@ def examine(model: PreTrainedModel, ids_N: Tensor) -> Structure:
     if seen.order != list(range(len(blocks))):
         raise ModelError(f"{type(model).__name__} does not run its {len(blocks)} blocks once each, one after another")
     if seen.last is None or not torch.isfinite(seen.last).all():
-        raise ModelError(f"{type(model).__name__} yields numbers that are not finite: its weights are damaged")
+        raise _damaged(model)
     head = None if is_encoder(model.config) else _head(model)
     tail, head_path = _tail(model, seen, head)
     scale, softcap = 1.0, None
@@ -262,6 +262,8 @@ def _after_head(
         finally:
             hook.remove()
     raw, found = heard[-1].flatten().double(), found.flatten().double()
+    if not torch.isfinite(raw).all():
+        raise _damaged(model)
     factor = _factor(raw, found)
     if factor is not None:
         return _snapped(factor, model.config), None
@@ -274,6 +276,10 @@ def _after_head(
         if torch.allclose(cap * torch.tanh(factor * raw / cap), found, rtol=1e-4, atol=1e-4):
             return factor, cap
     raise ModelError(f"{type(model).__name__} changes its logits in a way that is not known; choose another model")
+
+
+def _damaged(model: PreTrainedModel) -> ModelError:
+    return ModelError(f"{type(model).__name__} yields numbers that are not finite: its weights are damaged")
 
 
 def _factor(of: Tensor, to: Tensor) -> float | None:

@@ -199,6 +199,14 @@ def test_code_of_a_folder_never_runs_whatever_is_answered(folder, tmp_path, monk
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_model_that_needs_code_of_its_own_is_refused_as_such_however_long_its_path(folder, tmp_path):
+    """What transformers says begins with the path, twice."""
+    far = shutil.copytree(folder, tmp_path / ("far" * 50))
+    configure(far, model_type="no_such_family", auto_map={"AutoConfig": "own.C"})
+    with pytest.raises(ModelError, match="code from a model's folder is never run"):
+        load_stock_model(far)
+
+
 def test_no_call_opens_a_model_without_refusing_its_code():
     """Classes that choose a class by what a folder says are the ones that would run its code."""
     for path in Path(wavetune.__file__).parent.rglob("*.py"):

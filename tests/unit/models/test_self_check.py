@@ -156,3 +156,12 @@ def test_a_model_that_drops_positions_before_its_output_layer_is_refused():
     model.lm_head.register_forward_pre_hook(lambda _m, args: (args[0][:, 1:],))
     with pytest.raises(ModelError, match="changes hidden states on the way to its output layer"):
         prepare_backbone(model, None)
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "model.layers.1.mlp.down_proj.weight"])
+def test_a_weight_that_is_no_number_is_what_a_refusal_speaks_of(name):
+    model = llama()
+    with torch.no_grad():
+        model.get_parameter(name)[-1] = torch.nan
+    with pytest.raises(ModelError, match="its weights are damaged"):
+        prepare_backbone(model, None)

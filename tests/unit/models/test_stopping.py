@@ -1,6 +1,7 @@
 """Answers end at every end they are given, of one token or several, in stock generation and in the stacked one."""
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -73,3 +74,8 @@ def test_exported_adapters_bring_the_ends_that_they_were_taught(tmp_path):
     model.generate(
         input_ids=torch.tensor([[5, 6]]), attention_mask=torch.ones(1, 2, dtype=torch.long), max_new_tokens=2
     )
+
+
+def test_an_end_that_is_no_token_is_none():
+    config = SimpleNamespace(eos_token_id=[2, "</s>", None, 7])
+    assert own_ends(SimpleNamespace(generation_config=config)) == {(2,), (7,)}
