@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
+from helpers import held
 from helpers.command_line import assert_refused, settings, wavetune
-from helpers.runs import EXACT, read_rounds, small, train
+from helpers.runs import EXACT, count_rounds, read_rounds, small, train
 from wavetune.data_plane.certificates import write_certificates
 from wavetune.recipe import load
 from wavetune.runtimes import launch
@@ -91,12 +92,13 @@ def test_deployed_run_whose_servers_are_killed_ends_as_the_run_in_one_process(tm
 
     def watch(parties: list[Party]) -> None:
         seen.update(party.process.pid for party in parties)
-        records = out / "rounds.jsonl"
-        if not killed and records.exists() and records.read_text().count("\n"):
+        if not killed and count_rounds(out):
             killed.append(parties[0].process.pid)
             os.kill(killed[0], signal.SIGKILL)
+            held.release(out)
 
-    assert deploy(RECIPE, out, 3, [], said.append, watch) == 0
+    held.hold(out, ROUNDS - 1)
+    assert deploy(RECIPE, out, 3, held.OPTION, said.append, watch) == 0
     assert killed
     assert any("the servers ended with code -9" in line for line in said)
     assert_same_adapters(out, in_process)
@@ -117,7 +119,7 @@ def test_no_process_outlives_a_deployment_that_is_killed_and_it_can_be_continued
     one = settings("world.scenario.population.num_clients=1", "run.rounds=200", "run.checkpoint_every=50")
     started = start("sflllm", *one, "--out", out)
     try:
-        wait_until(lambda: (out / "rounds.jsonl").exists() and read_rounds(out), "no round was done")
+        wait_until(lambda: count_rounds(out), "no round was done")
         parties = descendants(started.pid)
         assert len(parties) >= ALL
     finally:

@@ -5,8 +5,9 @@ import signal
 
 import pytest
 
+from helpers import held
 from helpers.leaving import assert_same
-from helpers.runs import ALIGNED, EXACT, read_json, read_rounds, small, train
+from helpers.runs import ALIGNED, EXACT, count_rounds, read_json, read_rounds, small, train
 from wavetune.models.reward import LOADED
 from wavetune.runtimes.launch import Party, deploy
 
@@ -42,13 +43,16 @@ def test_killed_devices_and_servers_go_on_aligning_where_they_were(tmp_path, in_
     out, said, killed = tmp_path / "run", [], {}
 
     def watch(parties: list[Party]) -> None:
-        steps = len(read_rounds(out, "alignment.jsonl"))
+        steps = count_rounds(out, "alignment.jsonl")
         for who, after in ((DEVICE, 1), (SERVERS, 3)):
             if who not in killed and steps >= after:
                 killed[who] = parties[who].process.pid
                 os.kill(killed[who], signal.SIGKILL)
+                if who == SERVERS:
+                    held.release(out)
 
-    assert deploy(RECIPE, out, CLIENTS, [], said.append, watch) == 0
+    held.hold(out, STEPS - 1)
+    assert deploy(RECIPE, out, CLIENTS, held.OPTION, said.append, watch) == 0
     assert killed.keys() == {SERVERS, DEVICE}
     assert any("the servers ended with code -9" in line for line in said), said
     steps = read_rounds(out, "alignment.jsonl")

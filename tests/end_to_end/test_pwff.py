@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from helpers import forked
+from helpers import forked, held
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import ALIGNED, assert_same_run, read_json, read_rounds
 from wavetune.reporting.farewell import last_lines
@@ -67,7 +67,8 @@ def test_every_client_answers_with_its_own_model(finished):
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_killed_in_the_second_stage_it_goes_on_to_the_same_end(finished, tmp_path):
     out = tmp_path / "run"
-    process = forked.wavetune("run", "pwff", *PWFF, "--out", out)
+    held.hold(out, STEPS - 1)
+    process = forked.wavetune("run", "pwff", *PWFF, "--out", out, *held.OPTION)
     while process.poll() is None and not (out / "alignment.jsonl").exists():
         time.sleep(0.005)
     process.kill()

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from helpers import forked
+from helpers import forked, held
 from helpers.command_line import assert_refused, wavetune
 from helpers.ray_cluster import TwoMachines, two_machines
-from helpers.runs import EXACT, SMALL, assert_same_run, small, train
+from helpers.runs import EXACT, SMALL, assert_same_run, count_rounds, small, train
 from wavetune.errors import ConfigError
 from wavetune.runtimes.ray_engine import placed
 
@@ -55,13 +55,8 @@ def parent(process):
     return int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def rounds_in(out):
-    path = out / "rounds.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
-
-
 def wait_for_rounds(process, out, count):
-    while process.poll() is None and rounds_in(out) < count:
+    while process.poll() is None and count_rounds(out) < count:
         time.sleep(0.005)
     assert process.poll() is None, process.communicate()
 
@@ -80,21 +75,24 @@ def ends(process, patience_s=30.0):
 
 
 def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_process_to_the_same_files(tmp_path):
-    train(small("sflllm", *ALONE, "run.rounds=14"), tmp_path / "one")
-    out = tmp_path / "two"
-    process = start(out, "run.rounds=14")
+    recipe, out = small("sflllm", *ALONE, "run.rounds=8"), tmp_path / "two"
+    train(recipe, tmp_path / "one")
+    held.hold(out, 3)
+    process = start(out, "run.rounds=8", options=held.OPTION)
     workers = introduced(process)
     wait_for_rounds(process, out, 1)
     os.kill(workers[1], signal.SIGKILL)
-    wait_for_rounds(process, out, rounds_in(out) + 4)
+    enough = count_rounds(out) + 4
+    held.hold(out, enough)
+    wait_for_rounds(process, out, enough)
     process.terminate()  # as Ctrl-C, which a background process may ignore
     _, errors = process.communicate()
     assert process.returncode == 130, errors
     assert ends(workers[1])
     assert f"wavetune run --workers 2 --resume --out {out}" in errors
     assert ends(workers[0])
-    assert rounds_in(out) < 14
-    train(small("sflllm", *ALONE, "run.rounds=14"), out, resume=True)
+    assert count_rounds(out) < 8
+    train(recipe, out, resume=True)
     assert_same_run(out, tmp_path / "one")
 
 
@@ -136,19 +134,21 @@ def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_no
 
 
 def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cluster: TwoMachines, tmp_path):
-    recipe = small("sflllm", *ALONE, "run.rounds=14")
+    recipe = small("sflllm", *ALONE, "run.rounds=5")
     train(recipe, tmp_path / "one")
     cluster.complete()
     out = tmp_path / "two"
-    process = start(out, "run.rounds=14", options=("--ray", cluster.address))
+    held.hold(out, 3)
+    process = start(out, "run.rounds=5", options=("--ray", cluster.address, *held.OPTION))
     workers = introduced(process)
     assert parent(workers[0]) != parent(workers[1])  # each machine's raylet starts the workers there
     wait_for_rounds(process, out, 2)
     cluster.lose(1)
+    held.release(out)
     _, errors = process.communicate()
     assert process.returncode == 2, errors
     assert errors.splitlines()[-1].startswith("wavetune: a machine left the Ray cluster")
-    assert 2 <= rounds_in(out) < 14
+    assert 2 <= count_rounds(out) <= 3
     train(recipe, out, resume=True)
     assert_same_run(out, tmp_path / "one")
 

@@ -5,13 +5,16 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
 from wavetune.errors import DeploymentError
 from wavetune.recipe import Recipe
+from wavetune.runtimes import device
 from wavetune.runtimes.deployed import Deployment, Servers, engine, opened
 from wavetune.runtimes.device import take_part
 from wavetune.runtimes.device_permission import Allowed
@@ -72,28 +75,34 @@ def run_deployed(
     patience_s: float = 300.0,
     allowed: Allowed | None = None,
 ) -> None:
-    """A whole run whose devices keep their states in `out/devices`; they give up soon after it is interrupted."""
+    """A whole run whose devices keep their states in `out/devices`; they give up as soon as it is interrupted."""
     if not certificates.exists():
         write_certificates(certificates, NUM_DEVICES)
-    port = certificates / f"port-of-{out.name}-{resume}"
+    port, over, diagnose = certificates / f"port-of-{out.name}-{resume}", threading.Event(), device.diagnose
 
     def attend(client: int) -> None:
-        until = time.monotonic() + 120.0
-        while not port.exists() and time.monotonic() < until:
+        while not (port.exists() or over.is_set()):
             time.sleep(0.02)
-        name = device_name(client)
-        try:
-            address = f"127.0.0.1:{port.read_text()}"
-            take_part(address, read_identity(certificates / name), out / "devices" / name, 5.0, nothing, allowed)
-        except DeploymentError:
-            pass
+        if not port.exists():
+            return
+        name, address = device_name(client), f"127.0.0.1:{port.read_text()}"
+        with suppress(DeploymentError):
+            take_part(address, read_identity(certificates / name), out / "devices" / name, 300.0, nothing, allowed)
+
+    def look(*where: Any) -> None:
+        diagnose(*where)
+        if over.is_set():
+            raise DeploymentError("the servers are gone for good")
 
     threads = [threading.Thread(target=attend, args=(client,)) for client in range(NUM_DEVICES)]
-    for thread in threads:
-        thread.start()
-    try:
-        deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"), patience_s=patience_s)
-        run(recipe, out, observer, resume, engine(deployment, out, port))
-    finally:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(device, "diagnose", look)
         for thread in threads:
-            thread.join()
+            thread.start()
+        try:
+            deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"), patience_s=patience_s)
+            run(recipe, out, observer, resume, engine(deployment, out, port))
+        finally:
+            over.set()
+            for thread in threads:
+                thread.join()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Iterable
 from pathlib import Path
@@ -89,8 +88,3 @@ class LateGrid(ThreadGrid):
                 earlier, reply = self._kept.pop(node)
                 self._replies[earlier] = reply
             self._kept[node] = (name, self._reply(message))
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return server.getsockname()[1]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -16,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+
+from wavetune.runtimes.flower.launch import free_ports
 
 GPUS = ("0,1", "2,3")
 """Those that each machine says it has."""
@@ -98,11 +99,9 @@ class TwoMachines:
 def two_machines() -> Iterator[TwoMachines]:
     """A cluster that ends with the context. Skips without Ray."""
     pytest.importorskip("ray", reason="Ray is not installed")
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
     # not pytest's folder: paths of sockets have to be short
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
-        cluster = TwoMachines(Path(folder), port)
+        cluster = TwoMachines(Path(folder), free_ports(1)[0])
         try:
             cluster.complete()
             yield cluster

@@ -104,6 +104,12 @@ def read_rounds(folder: Path, name: str = "rounds.jsonl") -> list[dict[str, Any]
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
+def count_rounds(folder: Path, name: str = "rounds.jsonl") -> int:
+    """How many lines of records a run that goes on has written, without one that it has begun."""
+    path = folder / name
+    return path.read_text(encoding="utf-8").count("\n") if path.exists() else 0
+
+
 def without_clock(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in WALL_CLOCK}
 

@@ -12,7 +12,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from helpers.deployment import NUM_DEVICES, run_deployed
-from helpers.flower import ThreadGrid, free_port
+from helpers.flower import ThreadGrid
 from helpers.leaving import anywhere, assert_same, eight_bytes, interrupted_and_whole, occur
 from helpers.runs import ALIGNED, EXACT, Silent, read_json, read_rounds, small
 from wavetune.errors import DeploymentError, NumericsError
@@ -20,6 +20,7 @@ from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
 from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.device import Agent
+from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
 
@@ -215,7 +216,7 @@ def test_a_false_report_of_a_step_is_refused_and_harms_neither_the_others_nor_th
 
 
 def over_flower(out: Path, observer: Silent, resume: bool = False) -> None:
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     settings = FlowerSettings.of({"out": str(out), "address": address, "public-address": address})
     run(RECIPE, out, observer, resume, flower_engine(ThreadGrid(out / "devices", NUM_DEVICES), settings))
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from helpers import forked
-from helpers.runs import ALIGNED, SMALL, assert_same_run, lasting, read_rounds, small, train
+from helpers import forked, held
+from helpers.runs import ALIGNED, SMALL, assert_same_run, count_rounds, lasting, read_rounds, small, train
 from wavetune.errors import RunFolderError
 from wavetune.federation.alignment import Alignment
 from wavetune.federation.cohort import Cohort
@@ -216,17 +216,18 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
         train(recipe, tmp_path / "run", resume=True)
 
 
-ROUNDS = (*ONE_STEP, "run.rounds=16")  # those after the kill last longer than it takes
+ROUNDS = 5
 
 
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="no SIGKILL on this system")
 def test_process_killed_by_sigkill_is_continued_by_another_to_the_same_bytes(tmp_path):
-    out = tmp_path / "run"
-    settings = [word for setting in (*SMALL, *ROUNDS) for word in ("--set", setting)]
-    train(small("sflllm", *ROUNDS), tmp_path / "whole")
+    out, own = tmp_path / "run", (*ONE_STEP, f"run.rounds={ROUNDS}")
+    settings = [word for setting in (*SMALL, *own) for word in ("--set", setting)]
+    train(small("sflllm", *own), tmp_path / "whole")
     draw = random.Random(5)
     rounds = draw.randint(1, 3)
-    process = forked.wavetune("run", "sflllm", *settings, "--out", out)
+    held.hold(out, ROUNDS - 1)
+    process = forked.wavetune("run", "sflllm", *settings, "--out", out, *held.OPTION)
     while process.poll() is None and count_rounds(out) < rounds:
         time.sleep(0.005)
     time.sleep(draw.random() * 0.05)
@@ -239,9 +240,4 @@ def test_process_killed_by_sigkill_is_continued_by_another_to_the_same_bytes(tmp
     _, errors = again.communicate()
     assert again.returncode == 0, errors
     assert_same_run(out, tmp_path / "whole")
-    assert len(read_rounds(out)) == 16
-
-
-def count_rounds(folder):
-    path = folder / "rounds.jsonl"
-    return path.read_text().count("\n") if path.exists() else 0
+    assert len(read_rounds(out)) == ROUNDS

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from helpers.deployment import NUM_DEVICES, run_deployed
-from helpers.flower import LateGrid, ThreadGrid, free_port
+from helpers.flower import LateGrid, ThreadGrid
 from helpers.runs import Silent, read_rounds, small, train
 from wavetune.data_plane.certificates import device_name
 from wavetune.recipe import Recipe
 from wavetune.runtimes.flower import coordinator
+from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
 from wavetune.runtimes.inprocess import run
 
@@ -54,7 +55,7 @@ def over_flower(
     kind: type[ThreadGrid] = ThreadGrid,
 ) -> None:
     """A run with a grid of its own, so with nodes that Flower did not know before."""
-    address = f"127.0.0.1:{free_port()}"
+    address = f"127.0.0.1:{free_ports(1)[0]}"
     settings = FlowerSettings.of({"out": str(out), "address": address, "public-address": address})
     grid = kind(out.with_name("states"), num_clients)
     run(recipe, out, observer, resume, flower_engine(grid, settings))

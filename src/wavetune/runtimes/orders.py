@@ -112,7 +112,7 @@ class Orders:
                 elif time.monotonic() >= due and client in self.control.present():
                     lost[client] = f"client {client} did not answer within {deadline_s:.3g} s"
             missing -= reports.keys() | lost.keys()
-            if time.monotonic() > until or not (missing - self._away or missing & self.control.present()):
+            if time.monotonic() >= until or not (missing - self._away or missing & self.control.present()):
                 break
             self.control.wait_for(missing - self._away, _POLL_S)
         if patience_s:

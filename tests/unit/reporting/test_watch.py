@@ -20,6 +20,7 @@ from wavetune.local_http import served
 from wavetune.records.devices import Devices, SeenDevice
 from wavetune.records.fields import as_json
 from wavetune.reporting.watch import Watch
+from wavetune.runtimes.flower.launch import free_ports
 
 
 def answer(address, path="/", method="GET", **headers):
@@ -178,9 +179,7 @@ def test_a_port_that_is_taken_or_none_is_refused_in_a_sentence(make_run):
 
 
 def test_ctrl_c_ends_a_watch_and_frees_its_port(make_run, tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    (port,) = free_ports(1)
 
     def press():
         end, ready = time.monotonic() + 30.0, False

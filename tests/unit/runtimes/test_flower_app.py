@@ -1,7 +1,9 @@
 """The app that `wavetune flower-app` writes, and what a node and a server make of their configuration."""
 
 import runpy
+import socket
 import sys
+from pathlib import Path
 
 import pytest
 from flwr.app import Context, RecordDict
@@ -19,6 +21,7 @@ from wavetune.runtimes import flower
 from wavetune.runtimes.flower import process
 from wavetune.runtimes.flower.app import PACKAGE
 from wavetune.runtimes.flower.device import client_of
+from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings
 
 
@@ -74,3 +77,13 @@ def test_a_node_that_does_not_say_which_client_it_is_learns_how_to(config):
 def test_an_app_does_not_replace_another_folder(tmp_path):
     (tmp_path / "thesis.md").write_text("years of work")
     assert_refused(wavetune("flower-app", "sflllm", *settings(), "--out", tmp_path), "holds no app")
+
+
+def test_ports_for_processes_that_start_later_are_none_that_a_connection_may_take_before():
+    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    first_of_connections = int(given.read_text().split()[0]) if given.exists() else 32_768
+    ports = free_ports(20)
+    assert len(set(ports)) == 20
+    for port in ports:
+        assert 1024 <= port < first_of_connections
+        socket.create_server(("127.0.0.1", port)).close()

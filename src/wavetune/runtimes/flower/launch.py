@@ -7,12 +7,13 @@ can be left with a message of the app that died, and the app goes on from its la
 from __future__ import annotations
 
 import json
+import random
 import socket
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from wavetune.runtimes.launch import RESTARTS, Party, stopped_at_the_end
 
 _POLL_S, _START_S = 0.1, 120.0
 _LINK, _NODE, _RUN = "flower-superlink", "flower-supernode", "flwr"
+_PORTS = range(20_000, 30_000)  # none that systems give to connections before who listens there has started
 _HERE = "here"  # what `flwr run` calls the SuperLink
 
 
@@ -46,7 +48,7 @@ def deploy(
     with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, stopped_at_the_end(say) as parties:
         folder = Path(kept)
         write_certificates(folder, 0)
-        link_port, data_port, *node_ports = _free_ports(2 + num_devices)
+        link_port, data_port, *node_ports = free_ports(2 + num_devices)
         address = f"127.0.0.1:{data_port}"
         own = {"out": str(out.absolute()), "address": address, "public-address": address}
         write_app(folder / "app", recipe, own | dict(config))
@@ -142,7 +144,14 @@ def _watch_over(
         time.sleep(_POLL_S)
 
 
-def _free_ports(count: int) -> Sequence[int]:
+def free_ports(count: int) -> Sequence[int]:
+    """So many ports of this machine at which nothing listens. Raises DeploymentError if there are not as many."""
+    found: list[int] = []
     with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [server.getsockname()[1] for server in servers]
+        for port in random.SystemRandom().sample(_PORTS, len(_PORTS)):
+            if len(found) == count:
+                return found
+            with suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                found.append(port)
+    raise DeploymentError(f"{count} ports from {_PORTS[0]} to {_PORTS[-1]} are needed, and {len(found)} are free")
