@@ -8,6 +8,8 @@ from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from hypothesis import settings
+
 from wavetune.parts import Part
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -133,3 +135,10 @@ def test_no_private_name_is_imported_from_another_file():
 
 def test_no_object_is_made_by_copying_the_fields_of_another():
     assert {name for name, tree in trees().items() if any(map(copies, ast.walk(tree)))} == FIELDS_COPIED
+
+
+def test_examples_are_the_same_in_every_run_unless_others_are_asked_for(request):
+    """One profile for all of them: that which another conftest.py loads would be everyone's."""
+    asked = request.config.getoption("--hypothesis-profile")
+    assert settings.get_current_profile_name() == (asked or "repeatable")
+    assert asked or settings().derandomize
