@@ -8,6 +8,7 @@ wavetune has transformers as it is.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import sys
 from collections.abc import Sequence
@@ -44,10 +45,12 @@ _BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
 
 
 def install() -> None:
-    """From now on this process imports transformers in this way, and looks for cycles of garbage less often: nearly all
-    that imports make is there to stay.
+    """From now on this process imports transformers in this way, and looks for cycles of garbage less often, in the end
+    not at all: nearly all that imports make is there to stay.
     """
     gc.set_threshold(_NEW_OBJECTS)
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)
     leave_out(CORE, LEFT_OUT, DECORATORS)
     if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
         sys.meta_path[:0] = [_NamesFinder(), _BUILDING]
