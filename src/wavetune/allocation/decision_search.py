@@ -33,6 +33,7 @@ from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts, rate_costs
 from wavetune.allocation.relaxation import Choices, Pick, bound_shared, bound_together
+from wavetune.allocation.shared_in_time import suited_choices
 from wavetune.allocation.water_filling import BandProblem, optimal_power
 from wavetune.units import Array
 
@@ -44,6 +45,7 @@ _PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed
 _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
+_SUITED = 3  # choices that suit bands shared in time which are looked around
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
 
@@ -71,8 +73,11 @@ class DecisionSearch:
         starts = [self.best, *others]
         for decision in starts:
             self._keep_better(decision)
-        if self.evaluator.main.log_KM.size <= _SOON:  # one turn belongs to the first plan
-            self._improve(self.best, 1, Clock(np.inf))
+        soon = self.evaluator.main.log_KM.size <= _SOON
+        if soon:  # one turn belongs to the first plan
+            self._improve(self.best, 1, Clock())
+        if soon or not self.clock.expired:
+            self._improve_suited()
         for decision in starts:
             if not self.clock.expired:
                 self._improve(decision, 6, self.clock)
@@ -81,8 +86,19 @@ class DecisionSearch:
         for i in [] if self.clock.expired else self._promising():
             if not self.clock.expired and self.lower_s[i] < self._enough_s:
                 for start in self._starts(i):
-                    self._improve(self._start_decision(i, start), 6, self.clock)
+                    self._improve(self._start_decision(i, start, self.clock), 6, self.clock)
         self._solve(self.effort)
+
+    def _improve_suited(self) -> None:
+        """Look around the cuts that would suit bands shared in time the best."""
+        suited = [
+            (delay_s, i, choice_K)
+            for i, one in enumerate(self.option_sets) if one.num_cuts > 1
+            for delay_s, choice_K in suited_choices(self.evaluator, one)
+        ]  # fmt: skip
+        for _, i, choice_K in sorted(suited, key=lambda one: one[:2])[:_SUITED]:
+            decision = self._start_decision(i, Pick(choice_K), Clock())
+            self._improve(self._assign_subchannels(decision, Clock()), 1, Clock())
 
     def plan(self) -> Plan:
         """The best decision as a plan, with the least bound over the option sets."""
@@ -129,14 +145,14 @@ class DecisionSearch:
             for s in starts
         ]
 
-    def _start_decision(self, i: int, start: Pick) -> Decision:
+    def _start_decision(self, i: int, start: Pick, clock: Clock) -> Decision:
         """Decision of a start on the best's owners; where it has shares, on owners that suit these."""
         decision = self._decide(self.option_sets[i].of(start.choice_K), self.best)
         if start.share_K is None and np.isfinite(decision.delay_s):
             return decision
         share_K = decision.share_K if start.share_K is None else start.share_K
         return _better(
-            self._assign_subchannels(replace(decision, share_K=share_K, step_s=np.inf, delay_s=np.inf)), decision
+            self._assign_subchannels(replace(decision, share_K=share_K, step_s=np.inf, delay_s=np.inf), clock), decision
         )
 
     def _improve(self, decision: Decision, turns: int, clock: Clock) -> None:
@@ -146,35 +162,35 @@ class DecisionSearch:
         for _ in range(turns):
             better = self.evaluator.balance_shares(decision)
             better = better if option_set is None else self._change_cuts(option_set, better, clock)
-            better = self._assign_subchannels(better)
+            better = self._assign_subchannels(better, clock)
             paid = better.delay_s < decision.delay_s * (1 - 0.1 * _TOLERANCE)
             decision = better if better.delay_s < decision.delay_s else decision
             if not paid or clock.expired:
                 break
         self._keep_better(decision)
 
-    def _assign_subchannels(self, decision: Decision) -> Decision:
+    def _assign_subchannels(self, decision: Decision, clock: Clock) -> Decision:
         """Owners of both bands by local search without kicks; from greedy ones where the given leave no rate."""
         evaluator, options = self.evaluator, decision.options
         band_problem = evaluator.main_problem(options, decision.main_owner_M, decision.share_K)
         if np.any(band_problem.need_K > 0):
             owner_M = descend(
-                band_problem, first_incumbent(evaluator.main, band_problem, decision.main_owner_M), self.clock
+                band_problem, first_incumbent(evaluator.main, band_problem, decision.main_owner_M), clock
             ).owner_M
             decision = _better(evaluator.decide(options, owner_M, decision.fed_owner_M, decision.share_K), decision)
         band_problem = evaluator.fed_problem(options)
         if np.any(band_problem.need_K > 0):
             owner_M = descend(
-                band_problem, first_incumbent(evaluator.fed, band_problem, decision.fed_owner_M), self.clock
+                band_problem, first_incumbent(evaluator.fed, band_problem, decision.fed_owner_M), clock
             ).owner_M
             decision = _better(evaluator.decide(options, decision.main_owner_M, owner_M, decision.share_K), decision)
-        if self.problem.price_downlink and not self.problem.share_server and np.isfinite(decision.delay_s):
+        if self.problem.price_downlink and np.isfinite(decision.delay_s):
             owners = [
-                ways.improve([owner_M], tables.lone_bound_s(ways.uplink), 0, self.clock)[0]
-                if np.any(ways.uplink.need_K > 0) else owner_M
-                for ways, owner_M, tables in zip(
+                ways.improve([owner_M], tables.lone_bound_s(ways.uplink), 0, clock)[0]
+                if np.any(ways.uplink.need_K > 0) and together else owner_M
+                for ways, owner_M, tables, together in zip(
                     self._both_ways([options]), (decision.main_owner_M, decision.fed_owner_M),
-                    (evaluator.main, evaluator.fed), strict=True,
+                    (evaluator.main, evaluator.fed), (not self.problem.share_server, True), strict=True,
                 )
             ]  # fmt: skip
             decision = _better(evaluator.decide(options, owners[0], owners[1], decision.share_K), decision)
@@ -257,7 +273,7 @@ class DecisionSearch:
             key = (found.option_set, found.choice_K.tobytes())
             if key not in tried and decision.delay_s < _NEAR * self.best.delay_s:
                 tried.add(key)
-                decision = evaluator.balance_shares(self._assign_subchannels(decision))
+                decision = evaluator.balance_shares(self._assign_subchannels(decision, self.clock))
             self._keep_better(decision)
 
         least_s: list[list[float]] = []
