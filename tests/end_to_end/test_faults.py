@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 
 from helpers import mortal_device
 from helpers.deployment import nothing
-from helpers.runs import EXACT, read_rounds, small
+from helpers.runs import EXACT, count_rounds, read_rounds, small
 from wavetune.data_plane.certificates import device_name, read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
 from wavetune.federation.door import Door
@@ -29,7 +29,9 @@ from wavetune.runtimes.device import take_part
 from wavetune.runtimes.forked import Fork
 from wavetune.runtimes.session import build
 
-DEADLINE_S, LONG_S = 5.0, 400.0
+LONG_S = 400.0
+DEADLINES_S = (5.0, 60.0)  # a machine on which devices of no fault are too slow for the first is given the other
+HEARD_S = (0.5, 10.0)  # and likewise where the servers have not heard of a device within so long
 BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 
 
@@ -87,13 +89,22 @@ class Servers:
         self.process.stdin.close()
 
 
+@contextlib.contextmanager
+def serving(folder):
+    folder.mkdir(exist_ok=True)
+    started = Servers(folder)
+    try:
+        yield started
+    finally:
+        started.stop()
+        for thread in started.threads:
+            thread.join(LONG_S if started.process.returncode == 0 else 0.0)
+
+
 @pytest.fixture
 def servers(tmp_path):
-    started = Servers(tmp_path)
-    yield started
-    started.stop()
-    for thread in started.threads:
-        thread.join(LONG_S if started.process.returncode == 0 else 0.0)
+    with serving(tmp_path) as started:
+        yield started
 
 
 def in_process(recipe, records):
@@ -208,28 +219,43 @@ class Faulty(Stream):
                 type(self).broken = self.measured.frame_bytes["up"] - sent
 
 
+def met_by_faulty_devices(recipe, folder, deadline_s):
+    """Why which client was lost in each round of a run with all faults."""
+    with serving(folder) as servers:
+        port = servers.start(recipe, deadline_s=deadline_s)
+        Faulty.over, Faulty.relay, Faulty.servers = threading.Event(), Relay(port), servers
+        for client in range(5):
+            servers.attend(port, client)
+        until = time.monotonic() + LONG_S
+        while count_rounds(servers.out) < 3:
+            assert servers.process.poll() is None, servers.wait()
+            assert time.monotonic() < until
+            time.sleep(0.1)
+        Faulty.over.set()
+        code, said = servers.wait()
+    assert code == 0, said
+    records = assert_right_model(recipe, servers.out)
+    return [{lost["client"]: lost["why"] for lost in record["lost"]} for record in records]
+
+
+def too_slow(why):
+    """Whether anybody but the late client did not answer in time, in a round before the last."""
+    early = {(index, client): text for index, lost in enumerate(why[:3]) for client, text in lost.items()}
+    return any("within" in text for place, text in early.items() if place != (2, 2))
+
+
 @BOTH
 def test_what_faulty_devices_send_is_named_and_left_out_and_the_model_is_the_one_without_it(
-    servers, monkeypatch, system
+    tmp_path, monkeypatch, system
 ):
     """Values that are no numbers or of another shape, a frame twice, a stream that breaks in a frame, ten times too
     late with the answer after all; a norm that explodes, until it is not heard."""
     recipe = recipe_of(system, num_clients=5, rounds=4)
-    port = servers.start(recipe, deadline_s=DEADLINE_S)
-    Faulty.over, Faulty.relay, Faulty.servers = threading.Event(), Relay(port), servers
     monkeypatch.setattr(device, "Stream", Faulty)
-    for client in range(5):
-        servers.attend(port, client)
-    until = time.monotonic() + LONG_S
-    while len(read_rounds(servers.out)) < 3:
-        assert servers.process.poll() is None, servers.wait()
-        assert time.monotonic() < until
-        time.sleep(0.1)
-    Faulty.over.set()
-    code, said = servers.wait()
-    assert code == 0, said
-    records = assert_right_model(recipe, servers.out)
-    why = [{lost["client"]: lost["why"] for lost in record["lost"]} for record in records]
+    for deadline_s in DEADLINES_S:
+        why = met_by_faulty_devices(recipe, tmp_path / f"{deadline_s}", deadline_s)
+        if not too_slow(why):
+            break
     frame, last = ("adapters_up", 1) if system == "uncut" else ("activations_up", 2)
     assert "adapters_up of client 1: holds values that are not finite" in why[0][1]
     assert re.match(rf"(?s).*{frame} of client 1: tensor \S*values came as", why[1][1]), why[1][1]
@@ -248,6 +274,7 @@ class Patient(Stream):
     """A stream that sends its adapters once the mortal device lives and attends."""
 
     diary: Path
+    heard_s: float  # that a device which lives has to be heard of
 
     def ask(self, parts=(), *arguments, **keywords):
         until = time.monotonic() + LONG_S
@@ -260,35 +287,44 @@ class Patient(Stream):
         words = self.diary.read_text().split() if self.diary.exists() else []
         if words.count(mortal_device.BORN) <= words.count(mortal_device.DEAD):
             return False
-        time.sleep(max(0.0, self.diary.stat().st_mtime + 0.5 - time.time()))  # until the servers have heard of it
+        time.sleep(max(0.0, self.diary.stat().st_mtime + self.heard_s - time.time()))
         return True
+
+
+def met_by_a_mortal_device(recipe, folder, heard_s):
+    """The records of a run in which the last device lives all its lives."""
+    with serving(folder) as servers:
+        port, Patient.diary, Patient.heard_s = servers.start(recipe), folder / "diary", heard_s
+        certificates = folder / "certificates" / device_name(2)
+        arguments = (Patient.diary, f"127.0.0.1:{port}", "--certificates", certificates, "--state", folder / "state")
+        forks = multiprocessing.get_context("forkserver")
+        mortal = forks.Process(target=mortal_device.live_all, args=([*map(str, arguments)],), daemon=True)
+        mortal.start()
+        try:
+            for client in range(2):
+                servers.attend(port, client)
+            code, said = servers.wait()
+            assert code == 0, said
+            mortal.join(LONG_S)
+            assert mortal.exitcode == 0
+        finally:
+            mortal.kill()
+            mortal.join()
+    return assert_right_model(recipe, servers.out)
 
 
 @BOTH
 def test_a_device_that_dies_before_during_and_after_its_step_comes_back_and_goes_on_with_a_full_disk(
-    servers, monkeypatch, system
+    tmp_path, monkeypatch, system
 ):
     """A process each time. That nobody reads its log and its state cannot be written costs the round nothing."""
-    recipe = recipe_of(system, num_clients=3, rounds=10)
-    port, folder, Patient.diary = servers.start(recipe), servers.folder / "state", servers.folder / "diary"
     monkeypatch.setattr(device, "Stream", Patient)
-    certificates = servers.folder / "certificates" / device_name(2)
-    arguments = (Patient.diary, f"127.0.0.1:{port}", "--certificates", certificates, "--state", folder)
-    forks = multiprocessing.get_context("forkserver")
-    mortal = forks.Process(target=mortal_device.live_all, args=([*map(str, arguments)],), daemon=True)
-    mortal.start()
-    try:
-        for client in range(2):
-            servers.attend(port, client)
-        code, said = servers.wait()
-        assert code == 0, said
-        mortal.join(LONG_S)
-        assert mortal.exitcode == 0
-    finally:
-        mortal.kill()
-        mortal.join()
-    records = assert_right_model(recipe, servers.out)
-    lost = [(record["round"], one["why"]) for record in records for one in record["lost"] if one["client"] == 2]
+    for heard_s in HEARD_S:
+        folder = tmp_path / f"{heard_s}" / "state"
+        records = met_by_a_mortal_device(recipe_of(system, num_clients=3, rounds=10), folder.parent, heard_s)
+        lost = [(record["round"], one["why"]) for record in records for one in record["lost"] if one["client"] == 2]
+        if len(lost) == len(mortal_device.LIVES):
+            break
     assert len(lost) == len(mortal_device.LIVES), lost
     before, during, after, full = (records[index] for index, _ in lost)
     assert [record["active_K"][2] for record in (before, during, after, full)] == [False, system == "split", True, True]
