@@ -102,6 +102,11 @@ def total_by_name(parts: Iterable[dict[str, float]]) -> dict[str, float]:
     return sums
 
 
+def total_critical_s(accounts: Iterable[Account]) -> dict[str, float]:
+    """Seconds of each phase on the critical path, over all rounds whose delay is known."""
+    return total_by_name(critical_s(one) for one in accounts if math.isfinite(one.delay_s))
+
+
 def total_list(lists: Iterable[Sequence[float]]) -> list[float]:
     """Sum lists position by position; a shorter list counts as zeros.
 
@@ -137,7 +142,7 @@ class Entry:
     unit: str  # "bit" | "B" | "s" | "J"
     planned: float
     charged: float
-    metered: float
+    metered: float = math.nan
 
     @property
     def known(self) -> list[float]:
@@ -167,17 +172,9 @@ def ledger(rounds: Sequence[Round]) -> list[Entry]:
     metered = [one.metered_bits for one in rounds]
     bit_rows = _bit_entries([one.bits for one in planned], [one.bits for one in charged], metered)
     phase_rows = _entries("s", _phases_of(planned), _phases_of(charged))
-    delay = Entry(
-        "delay", "s", finite_sum(one.delay_s for one in planned), finite_sum(one.delay_s for one in charged), math.nan
-    )
+    delay = Entry("delay", "s", *(finite_sum(one.delay_s for one in own) for own in (planned, charged)))
     energy_rows = _entries("J", _energy_of(planned), _energy_of(charged))
-    energy = Entry(
-        "energy",
-        "J",
-        finite_sum(one.energy_j for one in planned),
-        finite_sum(one.energy_j for one in charged),
-        math.nan,
-    )
+    energy = Entry("energy", "J", *(finite_sum(one.energy_j for one in own) for own in (planned, charged)))
     rows = (*bit_rows, delay, *phase_rows, energy, *energy_rows)
     return [entry for entry in rows if any(entry.known)]  # what nobody sent or spent needs no row
 
@@ -199,8 +196,7 @@ def _bit_totals(rounds: list[Bits]) -> Bits:
 
 
 def _phases_of(accounts: list[Account]) -> dict[str, float]:
-    parts = total_by_name(critical_s(one) for one in accounts if not math.isnan(one.delay_s))
-    return {PHASES.get(name, name): value for name, value in parts.items()}
+    return {PHASES.get(name, name): value for name, value in total_critical_s(accounts).items()}
 
 
 def _energy_of(accounts: list[Account]) -> dict[str, float]:
@@ -222,7 +218,7 @@ def _standby_of(accounts: list[Account]) -> dict[str, float]:
 
 def _entries(unit: str, planned: dict[str, float], charged: dict[str, float]) -> list[Entry]:
     names = dict.fromkeys([*planned, *charged])
-    return [Entry(n, unit, planned.get(n, math.nan), charged.get(n, math.nan), math.nan) for n in names]
+    return [Entry(n, unit, planned.get(n, math.nan), charged.get(n, math.nan)) for n in names]
 
 
 def finite_sum(values: Iterable[float]) -> float:

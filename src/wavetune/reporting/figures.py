@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wavetune.records.reading import Run, read_run
 from wavetune.reporting import format as fmt
-from wavetune.reporting.accounts import PHASES, critical_s, total_by_name
+from wavetune.reporting.accounts import PHASES, total_critical_s
 from wavetune.reporting.chart import Axis
 from wavetune.reporting.lines import thin
 from wavetune.reporting.sections.learning import ROUNDS, TIME, positions, validation_points
@@ -55,7 +54,7 @@ def _loss(run: Run, axis: Axis) -> Figure | None:
 
 
 def _delay(run: Run) -> Figure | None:
-    parts = total_by_name(critical_s(one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s))
+    parts = total_critical_s(one.charged for one in run.rounds)
     known = {PHASES.get(phase, phase): value for phase, value in parts.items() if value > 0}
     if not known:
         return None

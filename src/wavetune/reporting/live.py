@@ -16,7 +16,7 @@ from wavetune.records.reading import Run, read_record, read_run
 from wavetune.records.rounds import Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.accounts import PHASES, critical_s, total_by_name
+from wavetune.reporting.accounts import PHASES, total_by_name, total_critical_s
 from wavetune.reporting.run_state import DAMAGED, FINISHED, NOT_BEGUN, RUNNING, RunState, is_run, state_of
 
 _LATEST = 5  # rounds whose pace is that of the rest
@@ -176,7 +176,7 @@ def _where_time_goes(rounds: Sequence[Round]) -> tuple[str, tuple[tuple[str, str
     else:
         known = [one for one in rounds if math.isfinite(one.charged.delay_s)]
         title = f"Where the simulated time goes: mean of {fmt.plural(len(known), 'round')}"
-        parts, of = total_by_name(critical_s(one.charged) for one in known), len(known)
+        parts, of = total_critical_s(one.charged for one in known), len(known)
     whole = sum(parts.values())
     if not whole > 0:
         return "", ()

@@ -13,14 +13,7 @@ from wavetune.records.rounds import BIT_KINDS
 from wavetune.records.summary import Change
 from wavetune.records.world import Device
 from wavetune.reporting import format as fmt
-from wavetune.reporting.accounts import (
-    CHANGING,
-    PHASES,
-    critical_s,
-    ledger,
-    straggler_counts,
-    total_by_name,
-)
+from wavetune.reporting.accounts import CHANGING, PHASES, ledger, straggler_counts, total_by_name, total_critical_s
 
 
 @dataclass(frozen=True)
@@ -237,7 +230,7 @@ def _listed(words: Sequence[str]) -> str:
 
 
 def _what_it_waited_for(run: Run) -> str:
-    parts = total_by_name(critical_s(one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s))
+    parts = total_critical_s(one.charged for one in run.rounds)
     total = sum(parts.values())
     if total <= 0 or is_central(run):
         return ""

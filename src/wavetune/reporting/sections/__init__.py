@@ -13,24 +13,14 @@ from wavetune.reporting.sections.privacy import privacy
 from wavetune.reporting.sections.scores import scores
 from wavetune.reporting.sections.section import Section
 from wavetune.reporting.sections.traffic import accounts, traffic
+from wavetune.reporting.story import is_central
 
 __all__ = ["Section", "run_sections"]
 
 
 def run_sections(run: Run) -> list[Section]:
     """Sections that this run has records for, in the order of the page."""
-    made = (
-        learning(run),
-        scores(run),
-        personal(run),
-        alignment(run),
-        privacy(run),
-        delay(run),
-        cell(run),
-        plan(run),
-        traffic(run),
-        accounts(run),
-        measured(run),
-        clients(run),
-    )
+    kinds = (learning, scores, personal, alignment, privacy, delay, cell, plan, traffic, accounts, measured, clients)
+    alone = (delay, cell, plan, clients) if is_central(run) else ()  # one trainer held all data, and nobody waited
+    made = (kind(run) for kind in kinds if kind not in alone)
     return [section for section in made if section.figures or section.tables]

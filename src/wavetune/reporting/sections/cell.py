@@ -33,9 +33,7 @@ DENSE_SUBCHANNELS = 40  # beyond that, a band takes both columns
 
 
 def cell(run: Run) -> Section:
-    """Section on the cell; empty where no client was in one."""
-    if story.is_central(run):
-        return Section("cell", "", "")
+    """Section on the cell."""
     shown = typical_round(run.rounds)
     beside = [one for one in (_own_time_figure(run, shown), _straggler_figure(run)) if one]
     figures = [_map_figure(run, shown, "tall" if len(beside) == 2 else "half"), *beside]

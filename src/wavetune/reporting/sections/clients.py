@@ -15,9 +15,7 @@ from wavetune.reporting.subchannels import owned
 
 
 def clients(run: Run) -> Section:
-    """Section with the table of clients; empty where one trainer held all data."""
-    if story.is_central(run):
-        return Section("clients", "", "")
+    """Section with the table of clients."""
     names = story.client_names(run)
     shown = typical_round(run.rounds) or Round(0)
     seconds = [client_s(shown.charged.phases, k) for k in range(len(names))]

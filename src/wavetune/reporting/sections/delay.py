@@ -10,7 +10,7 @@ from wavetune.records.reading import Run
 from wavetune.records.rounds import Account, Round
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
-from wavetune.reporting.accounts import critical_s, total_by_name, typical_round
+from wavetune.reporting.accounts import total_critical_s, typical_round
 from wavetune.reporting.bars import Bar, bar_chart, column_chart, numbers_of_bars
 from wavetune.reporting.chart import Axis, Figure, figure
 from wavetune.reporting.numbers import Numbers
@@ -21,9 +21,7 @@ MOST_COLUMNS = 60
 
 
 def delay(run: Run) -> Section:
-    """Section on delay; empty where one trainer held all data, so that nobody waited."""
-    if story.is_central(run):
-        return Section("delay", "", "")
+    """Section on delay."""
     return make_section("Where the time went", "Delay", [_timeline_figure(run), _phase_figure(run), _round_figure(run)])
 
 
@@ -60,7 +58,7 @@ def _timeline_caption(run: Run, shown: Round, num_clients: int) -> str:
 
 
 def _phase_figure(run: Run) -> Figure | None:
-    parts = total_by_name(critical_s(account) for _, account in _known_accounts(run))
+    parts = total_critical_s(one.charged for one in run.rounds)
     total = sum(parts.values())
     bars = [
         Bar(phase_name(phase), ((phase_css(phase), "", value),), f"{fmt.seconds(value)} · {fmt.percent(value / total)}")
@@ -72,12 +70,8 @@ def _phase_figure(run: Run) -> Figure | None:
     return figure(title, lambda px: bar_chart(bars, fmt.seconds, f"{title}, whole run", px), caption, numbers=numbers)
 
 
-def _known_accounts(run: Run) -> list[tuple[int, Account]]:
-    return [(one.round + 1, one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s)]
-
-
 def _round_figure(run: Run) -> Figure | None:
-    accounts = _known_accounts(run)
+    accounts = [(one.round + 1, one.charged) for one in run.rounds if math.isfinite(one.charged.delay_s)]
     size = math.ceil(len(accounts) / MOST_COLUMNS) or 1
     bars = [_round_bar(accounts[start : start + size]) for start in range(0, len(accounts), size)]
     caption = f"Means over {size} rounds each." if size > 1 else ""
@@ -87,7 +81,7 @@ def _round_figure(run: Run) -> Figure | None:
 
 
 def _round_bar(accounts: Sequence[tuple[int, Account]]) -> Bar:
-    parts = total_by_name(critical_s(account) for _, account in accounts)
+    parts = total_critical_s(account for _, account in accounts)
     means = {phase: value / len(accounts) for phase, value in parts.items()}
     first, last = accounts[0][0], accounts[-1][0]
     name = f"Round {first}" if first == last else f"Rounds {first} to {last}"

@@ -44,10 +44,12 @@ def measured(run: Run) -> Section:
     seconds = {phase: columns for phase in PHASES if any(map(any, columns := _seconds(rounds, phase)))}
     of_run = "whole run" if len(rounds) == len(run.rounds) else f"{len(rounds)} of {len(run.rounds)} rounds"
     tables = (_seconds_table(rounds, seconds, names), _kinds_table(rounds), _clients_table(rounds, names))
+    groups = [_group(phase_name(phase), map(finite_mean, columns)) for phase, columns in seconds.items()]
+    by_phase = _grouped("Seconds by phase", groups, f"Mean of the clients. {BY_FACTOR}")
     return make_section(
         f"Planned, charged, measured: {of_run}",
         "Measured",
-        [_phase_figure(seconds), _upload_figure(rounds, names)],
+        [by_phase, _upload_figure(rounds, names)],
         tables,
         WORDS,
     )
@@ -63,11 +65,6 @@ def _listed(phase: str, value: float | tuple[float, ...]) -> tuple[float, ...]:
     if isinstance(value, tuple):
         return (max(value, default=0.0),) if phase.startswith("server") else value
     return (value,)
-
-
-def _phase_figure(seconds: dict[str, list[list[float]]]) -> Figure | None:
-    groups = [_group(phase_name(phase), map(finite_mean, columns)) for phase, columns in seconds.items()]
-    return _grouped("Seconds by phase", groups, f"Mean of the clients. {BY_FACTOR}")
 
 
 def _upload_figure(rounds: Sequence[Round], names: Sequence[str]) -> Figure | None:

@@ -6,16 +6,13 @@ import math
 
 from wavetune.records.reading import Run
 from wavetune.reporting import format as fmt
-from wavetune.reporting import story
 from wavetune.reporting.bars import Bar, bar_chart, numbers_of_bars
 from wavetune.reporting.chart import Figure, figure
 from wavetune.reporting.sections.section import Section, make_section
 
 
 def plan(run: Run) -> Section:
-    """Section on the plan; empty where one trainer held all data and nothing was planned."""
-    if story.is_central(run):
-        return Section("plan", "", "")
+    """Section on the plan."""
     info = run.summary.plan
     bars = [Bar(info.method or "this plan", (("cat-0", "", info.delay_s),), fmt.seconds(info.delay_s))]
     bars += [
