@@ -130,6 +130,16 @@ def runs(sizes: Sequence[int], most: int) -> Iterator[slice]:
         yield slice(start, len(sizes))
 
 
+def runs_by_length(lengths: Ints | Sequence[int], most: int) -> Iterator[Ints]:
+    """Positions, shortest first, in groups of at most so many tokens; a longer one is alone.
+
+    >>> [part.tolist() for part in runs_by_length([3, 1, 2, 9], 5)]
+    [[1, 2], [0], [3]]
+    """
+    order = np.argsort(lengths, kind="stable")
+    yield from (order[part] for part in runs(np.take(lengths, order).tolist(), most))
+
+
 def collate(tokens: TokenSet, rows: Sequence[Ints]) -> RaggedBatch:
     """One ragged batch of the clients' rows.
 

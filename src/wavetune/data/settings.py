@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Le, MinLen
@@ -28,6 +28,8 @@ from wavetune.data.token_cache import recalled_tokens
 from wavetune.errors import ConfigError
 from wavetune.given import folder_of, is_given
 from wavetune.seeds import stream
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -110,8 +112,8 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
     if settings.trim:
         train, validation, test = (tuple(map(trimmed, p)) for p in (corpus.train, corpus.validation, corpus.test))
         corpus = replace(corpus, train=train, validation=validation, test=test)
-    train = _sample(corpus.train, asked or len(corpus.train), seed, "train")
-    validation = _sample(corpus.validation, settings.validation_samples, seed, "validation")
+    train = sample(corpus.train, asked, seed, "train")
+    validation = sample(corpus.validation, settings.validation_samples, seed, "validation")
     drawn = [
         f"{len(part):,} of {len(whole):,} {name} rows drawn (world.data.{setting})"
         for part, whole, name, setting in (
@@ -205,8 +207,9 @@ def tokenise_part(
     return recalled_tokens(examples, tokenizer, chosen, room, lambda: tokenise(examples, tokenizer, chosen, room))
 
 
-def _sample(examples: Sequence[Example], count: int, seed: int, part: str) -> tuple[Example, ...]:
-    if count >= len(examples):
-        return tuple(examples)
-    chosen = stream(seed, f"sample {part}").permutation(len(examples))[:count]
-    return tuple(examples[i] for i in sorted(chosen))
+def sample(rows: Sequence[T], count: int | None, seed: int, part: str) -> tuple[T, ...]:
+    """At most `count` of the rows of a part (None: all), drawn at random, in their order."""
+    if count is None or count >= len(rows):
+        return tuple(rows)
+    chosen = stream(seed, f"sample {part}").permutation(len(rows))[:count]
+    return tuple(rows[i] for i in sorted(chosen))

@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from wavetune.data.batching import RaggedBatch, collate, runs
+from wavetune.data.batching import RaggedBatch, collate, runs, runs_by_length
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
@@ -477,7 +477,7 @@ class Cohort:
         prompted = bank is not None and any(site.name == PROMPT for site in bank.sites)
         sums, tokens = np.zeros((3, len(tokens))), tokens if prompted else tokens.with_prompt(0)
         kept = 0 if self.prefix is None else self.prefix.blocks
-        for rows in list(_row_groups(tokens, self.tokens_per_pass))[passes]:
+        for rows in list(runs_by_length(tokens.lengths, self.tokens_per_pass))[passes]:
             batch = collate(tokens, [rows])
             labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
             weight_P = torch.ones(len(labels_P), device=labels_P.device, dtype=self.backbone.dtype)
@@ -503,9 +503,3 @@ def _starting(done_before: int, hidden_ND: Tensor, between: Between | None = Non
 def _are_finite(gradients: Sequence[Tensor]) -> bool:
     """Whether all are finite, and so is the norm by which they are clipped and scaled."""
     return bool(torch.isfinite(torch.stack([g.square().sum() for g in gradients]).sum()))
-
-
-def _row_groups(tokens: TokenSet, tokens_per_pass: int) -> Iterator[Rows]:
-    """All rows, shortest first, in groups that fit a pass."""
-    order = np.argsort(tokens.lengths, kind="stable")
-    yield from (order[part] for part in runs(tokens.lengths[order].tolist(), tokens_per_pass))

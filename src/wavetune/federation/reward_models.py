@@ -8,7 +8,7 @@ Legend: N answers, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from wavetune.data.answers import answer_rows
+from wavetune.data.batching import runs_by_length
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, nearest
 from wavetune.federation.answer_scores import Floats, check_finite
@@ -59,7 +60,7 @@ class RewardModel:
     def score_rows(self, rows: Sequence[Sequence[int]]) -> Floats:
         """Reward of each row of token ids, [N]."""
         scores = np.empty(len(rows))
-        for group in by_length([len(row) for row in rows], tokens_per_pass(self.backbone.device)):
+        for group in runs_by_length([len(row) for row in rows], tokens_per_pass(self.backbone.device)):
             ids = torch.tensor([token for i in group for token in rows[i]])
             rewards = rewards_of(self.backbone, self.bank, ids, [len(rows[i]) for i in group])
             scores[group] = rewards.double().cpu().numpy()
@@ -69,23 +70,6 @@ class RewardModel:
 def tokens_per_pass(device: torch.device) -> int:
     """Tokens of answers that go through a reward model at once. More are slower where they leave the cache."""
     return _TOKENS_PER_PASS if device.type == "cpu" else _TOKENS_THERE
-
-
-def by_length(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
-    """Positions in groups of at most so many tokens (one at least), shortest first.
-
-    >>> list(by_length([3, 1, 2, 9], 5))
-    [[1, 2], [0], [3]]
-    """
-    waiting, total = list[int](), 0
-    for i in sorted(range(len(lengths)), key=lambda i: lengths[i]):
-        if waiting and total + lengths[i] > tokens:
-            yield waiting
-            waiting, total = [], 0
-        waiting.append(i)
-        total += lengths[i]
-    if waiting:
-        yield waiting
 
 
 def reward_backbone(
@@ -139,7 +123,7 @@ class StockClassifier:
             raise ConfigError(f"reward {self.name} takes {room} tokens and an answer has more ({error})") from error
         scores = np.empty(len(answers))
         pads = None not in (self.tokenizer.pad_token_id, self.model.config.pad_token_id)
-        for group in by_length(lengths, tokens_per_pass(self.model.device) if pads else 1):
+        for group in runs_by_length(lengths, tokens_per_pass(self.model.device) if pads else 1):
             part = [[column[i] for i in group] for column in texts]
             inputs = self.tokenizer(*part, **keep, padding=pads, return_tensors="pt").to(self.model.device)
             logits_NC = self.model(**inputs).logits.double().cpu()

@@ -14,7 +14,8 @@ import torch
 
 from wavetune.data.answers import tokenise_pairs
 from wavetune.data.batching import Batching, batch_indices, collate
-from wavetune.data.examples import PreferenceCorpus, PreferencePair
+from wavetune.data.examples import PreferenceCorpus
+from wavetune.data.settings import sample
 from wavetune.data.templates import TokenSet
 from wavetune.errors import DataError, NumericsError
 from wavetune.federation.accuracy import Accuracy
@@ -25,7 +26,6 @@ from wavetune.federation.rewards import RewardTraining
 from wavetune.models.lora import named_matrices
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
-from wavetune.seeds import stream
 
 
 @dataclass
@@ -83,9 +83,9 @@ def build_training(
 ) -> Training:
     """Everything that a training consists of. Raises ModelError, ConfigError or DataError as its parts do."""
     chosen = (
-        sample(corpus.train, settings.train_pairs, seed, "train"),
-        sample(corpus.validation, settings.validation_pairs, seed, "validation"),
-        sample(corpus.test or corpus.validation, settings.test_pairs, seed, "test"),
+        sample(corpus.train, settings.train_pairs, seed, "train pairs"),
+        sample(corpus.validation, settings.validation_pairs, seed, "validation pairs"),
+        sample(corpus.test or corpus.validation, settings.test_pairs, seed, "test pairs"),
     )
     if not corpus.validation:
         raise DataError(f"{corpus.name} has no validation pairs; a reward model needs some to be measured on")
@@ -96,14 +96,6 @@ def build_training(
     optimiser = StackedOptimiser(bank, AdamW(learning_rate=settings.learning_rate))
     train, validation, test = (tokenise_pairs(pairs, tokenizer, longest) for pairs in chosen)
     return Training(settings, model, base, optimiser, train, validation, test, seed)
-
-
-def sample(pairs: tuple[PreferencePair, ...], count: int | None, seed: int, part: str) -> tuple[PreferencePair, ...]:
-    """At most `count` of the pairs, drawn at random, in their order."""
-    if count is None or count >= len(pairs):
-        return pairs
-    chosen = stream(seed, f"sample {part} pairs").permutation(len(pairs))[:count]
-    return tuple(pairs[i] for i in sorted(chosen))
 
 
 def share_right(margin_P: Floats) -> Accuracy:
