@@ -134,7 +134,7 @@ class Nodes:
 
     def _clients(self) -> list[Held]:
         """What every client here holds."""
-        return [Held(self._copy_of(k, self.sites)) for k in range(len(self.rank_K))]
+        return [Held(self.bank.copies(k, self.sites)) for k in range(len(self.rank_K))]
 
     @torch.no_grad()
     def exchange(
@@ -217,7 +217,7 @@ class Nodes:
     @torch.no_grad()
     def remember_broadcast(self) -> None:
         """What the one client of this device has now is what it was last sent."""
-        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self._copy_of(0, self.sites), 1.0)}
+        self.held = {self.exchange_part.server_of(self.client_ids[0]): Held(self.bank.copies(0, self.sites), 1.0)}
 
     @torch.no_grad()
     def show(self, uploads: Mapping[int, Tensors]) -> None:
@@ -288,16 +288,7 @@ class Nodes:
 
     def own(self, client: int) -> Tensors:
         """A copy of those of a client's adapters that the round is about, padded to the common rank."""
-        return self._copy_of(client, self.due)
-
-    def _copy_of(self, client: int, sites: Sequence[AdapterSite]) -> Tensors:
-        found = Tensors()
-        for site in sites:
-            if (slot := int(self.bank.slots(site.layer)[client])) < 0:
-                continue
-            stacks = named_matrices({site.name: self.bank.local[site.name]})
-            found |= {name: stack[slot].detach().clone() for name, stack in stacks}
-        return found
+        return self.bank.copies(client, self.due)
 
     def _message(self, client: int, tensors: Mapping[str, Tensor]) -> Tensors:
         """What a client exchanges of its adapters: the components of its rank."""
@@ -440,7 +431,8 @@ class _Mixer:
         largest norm is taken out.
         """
         of_server, broken, clients = self.ending.of_the_main_server(), dict[Any, str](), {u.sender for u in updates}
-        largest = {u.sender: _largest(u.tensors.values()) for u in updates}
+        sizes = {u.sender: [t.abs().max() for t in u.tensors.values() if t.numel()] for u in updates}
+        largest = {k: float(torch.stack(own).max()) for k, own in sizes.items()}  # NaN if there is one
         suspects = [k for k in largest if not largest[k] <= PLAUSIBLE]
         norms = {u.sender: u.norm() for u in updates} if suspects else {}
         while True:
@@ -474,8 +466,3 @@ def _by_site(tensors: Mapping[str, Tensor]) -> dict[str, Matrices]:
         site, _, name = full.rpartition(".")
         found.setdefault(site, {})[name] = tensor
     return found
-
-
-def _largest(tensors: Iterable[Tensor]) -> float:
-    """The largest value; NaN if there is one."""
-    return float(torch.stack([t.abs().max() for t in tensors if t.numel()]).max())

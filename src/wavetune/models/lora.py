@@ -83,6 +83,12 @@ class AdapterBank:
         slots = np.where(slots < 0, len(stack) - 1, slots)  # the shared one stands behind
         return stack.index_select(0, torch.from_numpy(slots).to(stack.device))
 
+    def copies(self, client: int, sites: Sequence[AdapterSite] | None = None) -> Matrices:
+        """Copies of the matrices of a client's own slots at these sites (None: at all), named `site.matrix`."""
+        own = [(site.name, int(self.slots(site.layer)[client])) for site in (self.sites if sites is None else sites)]
+        stacks = {name: {m: stack[slot] for m, stack in self.local[name].items()} for name, slot in own if slot >= 0}
+        return {name: matrix.detach().clone() for name, matrix in named_matrices(stacks)}
+
     def only(self, kinds: Container[str]) -> AdapterBank:
         """The same adapters, restricted to some kinds: without LoRA, the policy that clients started from."""
         sites = tuple(site for site in self.sites if site.kind in kinds)

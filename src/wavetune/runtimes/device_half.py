@@ -25,7 +25,7 @@ from wavetune.federation.run_folder import part_of
 from wavetune.json_reader import parse
 from wavetune.models.architecture import architecture_of
 from wavetune.models.backbone import load_tokenizer
-from wavetune.models.lora import AdapterBank, named_matrices
+from wavetune.models.lora import AdapterBank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
@@ -101,7 +101,7 @@ class Device:
         """All that a device must remember between rounds, as named tensors."""
         optimiser, adapters = self.cohort.optimiser.state(), self.adapters.state()
         return (
-            {f"adapter.{name}": tensor for name, tensor in adapter_tensors(self.cohort.bank, 0).items()}
+            {f"adapter.{name}": tensor for name, tensor in self.cohort.bank.copies(0).items()}
             | {f"optimiser.{name}": tensor for name, tensor in optimiser.items()}
             | {f"exchange.{name}": tensor for name, tensor in adapters.items()}
         )
@@ -155,22 +155,10 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
 
 @torch.no_grad()
-def adapter_tensors(bank: AdapterBank, client: int, names: Collection[str] | None = None) -> dict[str, Tensor]:
-    """Copies of the matrices that a client holds, at these sites (all if None), named by site."""
-    found: dict[str, Tensor] = {}
-    for site in bank.sites:
-        slot = int(bank.slots(site.layer)[client])
-        if slot >= 0 and (names is None or site.name in names):
-            stacks = named_matrices({site.name: bank.local[site.name]})
-            found |= {name: stack[slot].detach().clone() for name, stack in stacks}
-    return found
-
-
-@torch.no_grad()
 def load_adapter_tensors(
     bank: AdapterBank, client: int, tensors: Mapping[str, Tensor], names: Collection[str] | None = None
 ) -> None:
-    """Put back what `adapter_tensors` returned. Raises RunFolderError where it does not fit."""
+    """Put back what `AdapterBank.copies` returned. Raises RunFolderError where it does not fit."""
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
         for name, stack in bank.local.get(site.name, {}).items():

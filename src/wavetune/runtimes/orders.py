@@ -16,7 +16,6 @@ from wavetune.data_plane.control import Control
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
 from wavetune.recipe import to_dict
-from wavetune.runtimes.device_half import adapter_tensors
 from wavetune.runtimes.session import Session
 
 Judge = Callable[[int, RoundReport], str | None]
@@ -65,7 +64,7 @@ class Orders:
 
     def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast."""
-        return save(adapter_tensors(self.session.cohort.bank, client, self.session.server.names))
+        return save(self.session.cohort.bank.copies(client, self.session.server.sites))
 
     def knows(self, client: int, index: int) -> bool:
         """Whether a device has the state that a round starts from."""
