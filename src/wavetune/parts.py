@@ -210,15 +210,11 @@ def check(part: Part, path: str, extent: Extent) -> None:
         for fact in place.needs:
             for j, other in enumerate(found):
                 if other is not place and place.misses(fact, other, after=j < i):
-                    raise ConfigError(_refusal(place, fact, other))
+                    ways = ", or ".join(filter(None, (fact.cure or _leaving(fact, other), f"leave {place.path} out")))
+                    raise ConfigError(f"{place.shown} needs {fact.needed}, which {other.shown} does not give; {ways}")
     for place in found:
         if isinstance(place.value, Part):
             place.value.fits(place.path, extent)
-
-
-def _refusal(place: Place, fact: Fact, other: Place) -> str:
-    ways = [fact.cure or _leaving(fact, other), f"leave {place.path} out"]
-    return f"{place.shown} needs {fact.needed}, which {other.shown} does not give; {', or '.join(filter(None, ways))}"
 
 
 def _leaving(fact: Fact, other: Place) -> str:

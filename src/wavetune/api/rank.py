@@ -22,7 +22,7 @@ from wavetune.recipe import Recipe
 
 if TYPE_CHECKING:
     from wavetune.callbacks import Callback
-    from wavetune.ranking.contest import Contest, Outcome
+    from wavetune.ranking.contest import Contest
     from wavetune.ranking.entrants import Entrants
     from wavetune.runtimes.engine import Observer
 
@@ -195,7 +195,9 @@ def _held(
     from wavetune.reporting.html import write_report
 
     outcome = hold(contest, folder, jobs, display or Watched(folder, None, ()), follow)
-    _require_some(outcome)
+    if not outcome.methods:
+        name, why = next(iter(outcome.left_out.items()))
+        raise ConfigError(f"no method could run; {name}: {why}")
     table = table_of(outcome, target, budgets, against)
     table |= {"command": given_command(), "left_out": {**(left_out or {}), **table["left_out"]}}
     with locked(folder):
@@ -206,12 +208,6 @@ def _held(
         seed = table["seeds"][0]
         report = write_report([folder / f"{method}-seed{seed}" for method in outcome.methods], folder / "report.html")
     return Ranking(folder, table, report)
-
-
-def _require_some(outcome: Outcome) -> None:
-    if not outcome.methods:
-        name, why = next(iter(outcome.left_out.items()))
-        raise ConfigError(f"no method could run; {name}: {why}")
 
 
 def _free(named: Path, entrants: Entrants) -> Path:

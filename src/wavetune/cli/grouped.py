@@ -64,7 +64,10 @@ def grouped(command: Callable[..., None], prints_results: bool = False) -> Calla
     def call(**options: Any) -> None:
         set_level(options.pop(_QUIET), options.pop(_VERBOSE))
         set_format(options.pop("log_format"))
-        values = {name: _taken(group, options) for name, group in groups.items()}
+        values = {
+            name: group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
+            for name, group in groups.items()
+        }
         with only_json(prints_results and options.pop(_JSON)):
             command(**options, **values)
 
@@ -92,10 +95,6 @@ def set_format(name: str | None) -> None:
     for handler in LOG.handlers:
         if isinstance(handler, ConsoleHandler):
             handler.setFormatter(formatter)
-
-
-def _taken(group: type, options: dict[str, Any]) -> Any:
-    return group(**{field.name: options.pop(field.name) for field in dataclasses.fields(group)})
 
 
 def _parameters(parameter: inspect.Parameter, hint: Any, is_group: bool) -> Iterator[inspect.Parameter]:

@@ -126,7 +126,7 @@ def block_costs(
     ends = frozenset(one.map for one in fixed if fixed_trains)
     causes = (PREFIX,) * bool(attended and fixed_trains) + (INPUT,) * input_needs_grad
     flow = GradientFlow(adapted, adapted | ends | set(causes))
-    reached = [_reaches_output(block, one.map, flow) for one in fixed]
+    reached = [one.map in adapted or _reaches_input(block, one.map, flow) for one in fixed]
     backward = [(p, flow.needed(p.left) + flow.needed(p.right)) for p in block.products]
     return BlockCosts(
         forward_flop_per_token=sum(p.flop_per_token for p in block.products),
@@ -155,8 +155,3 @@ def block_costs(
 def _reaches_input(block: Block, name: str, flow: GradientFlow) -> bool:
     """Whether what a projection reads needs a gradient."""
     return any(flow.needed(p.left) for p in block.products if p.projection == name)
-
-
-def _reaches_output(block: Block, name: str, flow: GradientFlow) -> bool:
-    """Whether what a projection yields, and an adapter behind it reads, needs a gradient."""
-    return name in flow.adapted or _reaches_input(block, name, flow)

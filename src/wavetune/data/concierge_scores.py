@@ -102,7 +102,8 @@ def _pattern(secret: Secret) -> re.Pattern[str]:
         name = month.lower()
         return re.compile(rf"\b{name}\b|\b{name[:3]}\b|\b{day}(st|nd|rd|th)\b|\b{day}[./] ?0?{words.MONTHS[month]}\b")
     if secret.field in ("name", "town"):
-        return re.compile("|".join(_spelled(part) for part in plain(secret.value).split()))
+        parts = plain(secret.value).split()
+        return re.compile("|".join(rf"(?<![a-z]){SPACING.join(word)}s?(?![a-z])" for word in parts))
     digits = secret.value.replace(" ", "")
     if secret.field == "phone":
         return re.compile("|".join(_spaced(digits[i : i + 4]) for i in range(len(digits) - 3)))
@@ -111,7 +112,3 @@ def _pattern(secret: Secret) -> re.Pattern[str]:
 
 def _spaced(digits: str) -> str:
     return r"[\s.,/()]{0,3}".join(digits)
-
-
-def _spelled(word: str) -> str:
-    return rf"(?<![a-z]){SPACING.join(word)}s?(?![a-z])"

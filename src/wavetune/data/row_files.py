@@ -13,6 +13,7 @@ import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -266,7 +267,7 @@ def _separated(file: Path, start: str) -> Rows:
         header = ""
     mark = "\t" if kind_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
     csv.field_size_limit(2**30)
-    reader = csv.reader(_chained(header, lines), delimiter=mark, strict=True)
+    reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
     place = lambda: f"{file}:{before + reader.line_num}"  # noqa: E731
     try:
         names = [name.strip() for name in next(reader, [])]
@@ -284,11 +285,6 @@ def _separated(file: Path, start: str) -> Rows:
             yield place(), row
     except csv.Error as error:
         raise DataError(f"{place()}: cannot be read as CSV ({error}); {QUOTES}") from error
-
-
-def _chained(first: str, rest: Iterable[str]) -> Iterator[str]:
-    yield first
-    yield from rest
 
 
 def _parquet(file: Path) -> Rows:

@@ -10,7 +10,6 @@ import json
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from wavetune.data_plane.messages_pb2 import Frame, Part
 from wavetune.federation.codecs import Payload
@@ -38,16 +37,12 @@ def _safetensors(payload: Payload) -> list[bytes | memoryview]:
     """The pieces of a safetensors file: its header, then each tensor's memory."""
     header, memory, end = dict[str, object](), list[memoryview](), 0
     for name, tensor in payload.items():
-        memory.append(_memory(tensor))
+        memory.append(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
         start, end = end, end + len(memory[-1])
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)  # so that the tensors start at a multiple of 8 bytes
     return [len(text).to_bytes(8, "little") + text, *memory]
-
-
-def _memory(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def _varint(number: int) -> bytes:

@@ -88,7 +88,7 @@ class RoundPlanner:
         """The same with the codecs whose first plan costs least; no plan with any of them is below its bound."""
         tried = [self._with_candidate(candidate) for candidate in self.method.codec_candidates]
         plans = [planner.first_plan() for planner in tried]
-        best = min(range(len(tried)), key=lambda i: tried[i]._cost(plans[i]))
+        best = min(range(len(tried)), key=lambda i: self.method.planner.cost(tried[i].known(0), plans[i]))
         chosen = "; ".join(filter(None, (tried[best].chosen, self.chosen)))
         return replace(tried[best], chosen=chosen, bound_s=min(plan.lower_bound_s for plan in plans))
 
@@ -105,10 +105,6 @@ class RoundPlanner:
             rounds_to_target=rounds_to_target,
         )
         return replace(self, method=method, chosen=candidate.sentence)
-
-    def _cost(self, plan: Plan) -> float:
-        """What the method's planner minimises; infinite where there is no plan."""
-        return self.method.planner.cost(self.known(0), plan)
 
     def _with_local_steps(self) -> RoundPlanner:
         if self.method.planner.chooses_local_steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from wavetune.costs.adapter import AdapterSite
 from wavetune.models.backbone import Backbone
@@ -112,12 +112,9 @@ def _targets(backbone: Backbone, sites: Sequence[AdapterSite]) -> list[str]:
     """Names of the maps, or their whole paths where the names are those of other modules too."""
     wanted = {site.name for site in sites}
     names = sorted({name.rsplit(".", 1)[-1] for name in wanted})
-    matched = {name for name, module in backbone.model.named_modules() if named(name, names) and _is_map(module)}
+    maps = {name for name, module in backbone.model.named_modules() if isinstance(module, (*LINEAR, FrozenLinear))}
+    matched = {name for name in maps if named(name, names)}
     return names if matched == wanted else sorted(wanted)
-
-
-def _is_map(module: nn.Module) -> bool:
-    return isinstance(module, (*LINEAR, FrozenLinear))
 
 
 def _write_config(folder: Path, config: Mapping[str, object], base: str) -> None:

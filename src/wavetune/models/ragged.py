@@ -60,11 +60,9 @@ def reach(causal: bool = True, window: int | None = None) -> Reach:
     """What stands before a query, or everything; with a window, at most so many positions away, itself included."""
     if window is None:
         return Reach(causal_mask_function if causal else bidirectional_mask_function)
-    return Reach((sliding_window_causal_mask_function if causal else _both_ways)(window))
-
-
-def _both_ways(window: int) -> Callable[..., Tensor]:
-    return sliding_window_bidirectional_mask_function(window - 1)
+    if causal:
+        return Reach(sliding_window_causal_mask_function(window))
+    return Reach(sliding_window_bidirectional_mask_function(window - 1))
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ Legend: N tokens, D width, V vocabulary, L blocks.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -171,13 +172,9 @@ def _watch(model: PreTrainedModel, blocks: nn.ModuleList, ids_N: Tensor) -> _See
                 hook(module.register_forward_pre_hook, _note_call(seen, module))
                 hook(module.register_forward_hook, _note_return(seen))
         model(input_ids=ids_N[None], use_cache=False) if not is_encoder(model.config) else model(input_ids=ids_N[None])
-    counts = {path: sum(_has(block, path) for block in blocks) for path in seen.rows}
+    counts = Counter(path for block in blocks for path, _ in block.named_modules())
     seen.rows = {path: rows for path, rows in seen.rows.items() if len(rows) == counts[path]}
     return seen
-
-
-def _has(block: nn.Module, path: str) -> bool:
-    return any(name == path for name, _ in block.named_modules())
 
 
 def _note_block(seen: _Seen, index: int, count: int) -> Any:

@@ -365,7 +365,8 @@ def engine(
 
     @contextmanager
     def opened_in(session: Session, say: Callable[[str], None]) -> Iterator[Trainer]:
-        run = _run_of(out)
+        known = RunFolder(out).read_json("deployment.json", Deployed)
+        run = secrets.token_hex(8) if known is None else str(known["run"])  # so that devices never mix up two runs
         with opened(session, deployment, run, say, control) as servers:
             RunFolder(out).write_json("deployment.json", {"run": run})
             if port_file is not None:
@@ -375,12 +376,6 @@ def engine(
                 yield Trainer(servers.train_round, partial(devices.begin, servers.orders))
 
     return opened_in
-
-
-def _run_of(out: Path) -> str:
-    """The name under which devices know the run in a folder, so that they never mix up two runs' states."""
-    known = RunFolder(out).read_json("deployment.json", Deployed)
-    return secrets.token_hex(8) if known is None else str(known["run"])
 
 
 def check_deployable(session: Session) -> None:

@@ -69,12 +69,9 @@ def keep(place: Path, trained: Path) -> None:
         (folder / _DIGESTS).write_text(json.dumps(_digests(folder)), encoding="utf-8")
 
     with suppress(RunFolderError, OSError):
-        written_once(place, write, 2 * sum(_sizes(trained)), RunFolderError)
+        sizes = [file.stat().st_size for file in trained.rglob("*") if file.is_file()]
+        written_once(place, write, 2 * sum(sizes), RunFolderError)
         make_room(place, LIMIT_BYTES)
-
-
-def _sizes(folder: Path) -> list[int]:
-    return [file.stat().st_size for file in folder.rglob("*") if file.is_file()]
 
 
 def _digests(folder: Path) -> dict[str, str]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import IO
 
@@ -51,7 +52,7 @@ class Party:
         with contextlib.ExitStack() as stack:
             out: IO[bytes] | None = None
             if self.log is not None:
-                out = stack.enter_context(open(self.log, "ab", opener=_for_its_owner))
+                out = stack.enter_context(open(self.log, "ab", opener=partial(os.open, mode=0o600)))
             if self.command is None:
                 self.process = Fork(arguments, out, environment)
                 return
@@ -122,10 +123,6 @@ def deploy(
             parties.append(Party(f"device {client}", arguments, state / "log.txt"))
             parties[-1].start()
         return _watch_over(servers, parties[1:], out, say, lambda: watch(parties))
-
-
-def _for_its_owner(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
 
 
 def exit_with_parent() -> None:

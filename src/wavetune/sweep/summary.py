@@ -109,6 +109,7 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
     common_of = {key_of(value): common(value) for value in values}
     rivals = [m for m in sweep.methods if m not in (PROPOSED, BOUND)] if PROPOSED in sweep.methods else []
     proved = [r for r in records if r["method"] == PROPOSED and r["lower_bound_s"]]
+    chosen = [r for r in records if r["method"] == PROPOSED and r.get("cuts")]
     return Summary(
         sweep,
         tuple(point(value, method) for method in sweep.methods for value in values),
@@ -117,13 +118,8 @@ def summarise(sweep: Sweep, records: Sequence[Record]) -> Summary:
         max((r["delay_s"] / r["lower_bound_s"] - 1 for r in proved), default=math.nan),
         tuple(sorted({r["samples"] for r in records})),
         max((r.get("sit_out", 0) for r in records), default=0),
-        dict(Counter(_choice(r) for r in records if r["method"] == PROPOSED and r.get("cuts"))),
+        dict(Counter(("/".join(map(str, r["cuts"])), "/".join(map(str, r["ranks"]))) for r in chosen)),
     )
-
-
-def _choice(record: Record) -> tuple[str, str]:
-    cut, rank = ("/".join(map(str, record[name])) for name in ("cuts", "ranks"))
-    return cut, rank
 
 
 def _least(values: Iterable[float | None]) -> float:

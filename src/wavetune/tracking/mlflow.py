@@ -55,14 +55,11 @@ def open_tracker(name: str, folder: Path, key: str | None, parameters: Mapping[s
     found = client.get_experiment_by_name(title)
     experiment = client.create_experiment(title) if found is None else found.experiment_id
     opened = Mlflow(client, client.create_run(experiment, run_name=name).info.run_id)
-    told = [Param(field, _text(value)[:_LONGEST]) for field, value in parameters.items()]
+    texts = {field: value if isinstance(value, str) else json.dumps(value) for field, value in parameters.items()}
+    told = [Param(field, text[:_LONGEST]) for field, text in texts.items()]
     for some in _batches(told, _PARAMETERS):
         client.log_batch(opened.key, params=some)
     return opened
-
-
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _batches(entries: Sequence[T], size: int) -> Iterator[Sequence[T]]:

@@ -33,6 +33,8 @@ SPEED_OF_LIGHT_M_PER_S = 299_792_458.0
 _EXPONENTS = 1.2, 8.0  # of corridors that guide waves, and more than the most obstructed buildings measured
 
 Bools = bool | NDArray[np.bool_]
+Values = float | Array
+Pair = tuple[Array, Array]
 Limits = tuple[float, float]
 LineOfSight = Literal["random", "always", "never"]  # "random": drawn with the standard's probability
 OutdoorServerHeight = Annotated[float, Ge(2), Le(150)]
@@ -51,9 +53,7 @@ class PathLoss(Checked, Part):
         """Horizontal distances the law is valid for, m."""
         raise NotImplementedError
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
+    def path_loss_db(self, distance_2d_m: Values, is_los: Bools, carrier_hz: float, uniform: Values = 0.0) -> Array:
         """Mean path loss, by the formula of the law.
 
         Args:
@@ -70,7 +70,7 @@ class PathLoss(Checked, Part):
         """
         raise NotImplementedError
 
-    def los_probability(self, distance_2d_m: float | Array) -> Array:
+    def los_probability(self, distance_2d_m: Values) -> Array:
         """Probability of line of sight in the shape of the distance."""
         raise NotImplementedError
 
@@ -109,14 +109,12 @@ class LogDistance(PathLoss):
         """Horizontal distances the law is valid for, m: nearer than 1 m, no law of far fields holds."""
         return 1.0, 1e7
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
+    def path_loss_db(self, distance_2d_m: Values, is_los: Bools, carrier_hz: float, uniform: Values = 0.0) -> Array:
         """Mean path loss, dB, in the shape of the distance, which alone is used."""
         check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, "the range of LogDistance")
         return self.intercept_db + 10 * self.exponent * np.log10(np.divide(distance_2d_m, self.reference_m))
 
-    def los_probability(self, distance_2d_m: float | Array) -> Array:
+    def los_probability(self, distance_2d_m: Values) -> Array:
         """Zero: no device counts as being in line of sight."""
         return np.zeros(np.shape(distance_2d_m))
 
@@ -155,9 +153,7 @@ class _Tr38901(PathLoss):
         """Horizontal distances the model is valid for, m (outdoor scenarios of Table 7.4.1-1)."""
         return 10.0, 5000.0
 
-    def path_loss_db(
-        self, distance_2d_m: float | Array, is_los: Bools, carrier_hz: float, uniform: float | Array = 0.0
-    ) -> Array:
+    def path_loss_db(self, distance_2d_m: Values, is_los: Bools, carrier_hz: float, uniform: Values = 0.0) -> Array:
         """Mean path loss: that in line of sight, out of it that of the law there, but no less."""
         source = f"the range of {type(self).__name__} in TR 38.901 Table 7.4.1-1"
         check_range("distance_2d_m", distance_2d_m, *self.distance_limits_m, source)
@@ -166,13 +162,11 @@ class _Tr38901(PathLoss):
         los_db, nlos_db = self._los_and_nlos_db(distance_2d_m, log_m, carrier_hz, uniform)
         return np.where(is_los, los_db, np.maximum(los_db, nlos_db))
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         """Losses in line of sight and out of it; `log_m` is log10 of the distance between the antennas in m."""
         raise NotImplementedError
 
-    def los_probability(self, distance_2d_m: float | Array) -> Array:
+    def los_probability(self, distance_2d_m: Values) -> Array:
         """Probability of line of sight in the shape of the distance; 1 or 0 where it is configured as certain."""
         law = self._los_law(distance_2d_m)
         return {"random": law, "always": np.ones_like(law), "never": np.zeros_like(law)}[self.line_of_sight]
@@ -181,7 +175,7 @@ class _Tr38901(PathLoss):
         """Standard deviation of the shadowing, dB (Table 7.4.1-1)."""
         return np.where(is_los, *self._shadowing_los_nlos_db)
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         raise NotImplementedError
 
     def _horizontal_m(self, distance_3d_m: float) -> float:
@@ -221,16 +215,14 @@ class UrbanMacro(_Tr38901):
                 f"{self.device_height_m:g}; the standard assumes 25"
             )
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         log_ghz = math.log10(carrier_hz / 1e9)
         environment_m = urban_macro_environment_height_m(distance_2d_m, self.device_height_m, uniform)
         los_db = 28 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, environment_m, 22.0)
         nlos_db = 13.54 + 39.08 * log_m + 20 * log_ghz - 0.6 * (self.device_height_m - 1.5)
         return los_db, nlos_db
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         return urban_macro_los_probability(distance_2d_m, self.device_height_m)
 
 
@@ -258,15 +250,13 @@ class UrbanMicro(_Tr38901):
     server_height_m: OutdoorServerHeight = 10.0
     device_height_m: OutdoorDeviceHeight = 1.5
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         log_ghz = math.log10(carrier_hz / 1e9)
         los_db = 32.4 + 20 * log_ghz + _dual_slope_db(self, distance_2d_m, log_m, carrier_hz, 1.0, 21.0)
         nlos_db = 22.4 + 35.3 * log_m + 21.3 * log_ghz - 0.3 * (self.device_height_m - 1.5)
         return los_db, nlos_db
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         return urban_micro_los_probability(distance_2d_m)
 
 
@@ -299,15 +289,13 @@ class IndoorHotspot(_Tr38901):
         """Horizontal distances, m, at which the antennas are 1 to 150 m apart (Table 7.4.1-1)."""
         return self._horizontal_m(1.0), self._horizontal_m(150.0)
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         log_ghz = math.log10(carrier_hz / 1e9)
         los_db = 32.4 + 17.3 * log_m + 20 * log_ghz
         nlos_db = 17.3 + 38.3 * log_m + 24.9 * log_ghz
         return los_db, nlos_db
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         law = open_office_los_probability if self.office == "open" else mixed_office_los_probability
         return law(distance_2d_m)
 
@@ -341,14 +329,12 @@ class RuralMacro(_Tr38901):
     building_height_m: Annotated[float, Ge(5), Le(50)] = 5.0
     street_width_m: Annotated[float, Ge(5), Le(50)] = 20.0
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         ghz = carrier_hz / 1e9
         height_m, breakpoint_m = self.building_height_m, 2 * math.pi * self.server_height_m * self.device_height_m
         breakpoint_m *= carrier_hz / SPEED_OF_LIGHT_M_PER_S
 
-        def near_db(log_m: float | Array) -> float | Array:
+        def near_db(log_m: Values) -> Values:
             slope, offset_db = min(0.03 * height_m**1.72, 10.0), min(0.044 * height_m**1.72, 14.77)
             free_db = 20 * math.log10(40 * math.pi * ghz / 3) + 20 * log_m
             return free_db + slope * log_m - offset_db + 0.002 * math.log10(height_m) * 10**log_m
@@ -369,7 +355,7 @@ class RuralMacro(_Tr38901):
         )
         return los_db, nlos_db
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         return np.minimum(1.0, np.exp(-(np.asarray(distance_2d_m, np.float64) - 10) / 1000))
 
 
@@ -413,9 +399,7 @@ class IndoorFactory(_Tr38901):
         """Horizontal distances, m, at which the antennas are 1 to 600 m apart (Table 7.4.1-1)."""
         return self._horizontal_m(1.0), self._horizontal_m(600.0)
 
-    def _los_and_nlos_db(
-        self, distance_2d_m: float | Array, log_m: Array, carrier_hz: float, uniform: float | Array
-    ) -> tuple[Array, Array]:
+    def _los_and_nlos_db(self, distance_2d_m: Values, log_m: Array, carrier_hz: float, uniform: Values) -> Pair:
         ghz_db = 20 * math.log10(carrier_hz / 1e9)
         los_db = 31.84 + 21.5 * log_m + 0.95 * ghz_db
         laws = [_FACTORIES[self.server, self.clutter]]
@@ -427,7 +411,7 @@ class IndoorFactory(_Tr38901):
         """Standard deviation of the shadowing, dB (Table 7.4.1-1)."""
         return np.where(is_los, 4.3, _FACTORIES[self.server, self.clutter][2])
 
-    def _los_law(self, distance_2d_m: float | Array) -> Array:
+    def _los_law(self, distance_2d_m: Values) -> Array:
         reach_m = -self.clutter_size_m / math.log1p(-self.clutter_density)
         if self.server == "high":
             above_m = self.clutter_height_m - self.device_height_m
@@ -445,7 +429,7 @@ _FACTORIES = {
 
 
 def breakpoint_distance_m(
-    server_height_m: float, device_height_m: float, carrier_hz: float, environment_height_m: float | Array = 1.0
+    server_height_m: float, device_height_m: float, carrier_hz: float, environment_height_m: Values = 1.0
 ) -> Array:
     """Distance at which a line-of-sight path starts to lose 40 dB a decade.
 
@@ -472,10 +456,10 @@ def breakpoint_distance_m(
 
 def _dual_slope_db(
     model: UrbanMacro | UrbanMicro,
-    distance_2d_m: float | Array,
+    distance_2d_m: Values,
     log_m: Array,
     carrier_hz: float,
-    environment_height_m: float | Array,
+    environment_height_m: Values,
     near_slope_db: float,
 ) -> Array:
     """Distance term of both outdoor laws; the coefficient that joins the two slopes is (40 - near_slope_db) / 2."""

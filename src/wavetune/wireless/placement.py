@@ -15,6 +15,8 @@ from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.validation import Checked, Positive, check_range
 
+Generators = Sequence[np.random.Generator]
+
 _RING = "from Scenario.min_distance_m to Scenario.cell_radius_m"
 
 
@@ -24,9 +26,7 @@ class Placement(Checked, Part):
     def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
         """ConfigError, naming position or hotspot and its distance, where a device could be put outside the ring."""
 
-    def draw_m(
-        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
-    ) -> Array:
+    def draw_m(self, client_ids: Sequence[int], generators: Generators, inner_m: float, outer_m: float) -> Array:
         """[K, 2] positions x, y in m, the server at the origin; each client's drawn from its own generator."""
         raise NotImplementedError
 
@@ -38,9 +38,7 @@ class UniformDisc(Placement):
     With u, v ~ U[0, 1), radius = sqrt(r0^2 + u (R^2 - r0^2)) and angle = 2 pi v, uniform over the ring from r0 to R.
     """
 
-    def draw_m(
-        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
-    ) -> Array:
+    def draw_m(self, client_ids: Sequence[int], generators: Generators, inner_m: float, outer_m: float) -> Array:
         """[K, 2] positions, uniform over the ring."""
         uniform = _draws(generators)
         return _in_ring(uniform[:, 0], uniform[:, 1], inner_m, outer_m)
@@ -60,9 +58,7 @@ class Hotspot(Placement):
         reach_m = [distance_m - self.radius_m, distance_m + self.radius_m]
         check_range("the distance of a device in the hotspot", reach_m, min_distance_m, cell_radius_m, _RING)
 
-    def draw_m(
-        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
-    ) -> Array:
+    def draw_m(self, client_ids: Sequence[int], generators: Generators, inner_m: float, outer_m: float) -> Array:
         """[K, 2] positions, uniform over hotspot or ring."""
         uniform = _draws(generators)
         cell = _in_ring(uniform[:, 0], uniform[:, 1], inner_m, outer_m)
@@ -88,14 +84,12 @@ class FixedPositions(Placement):
             name = f"the distance of FixedPositions.positions_m[{k}]"
             check_range(name, math.hypot(*position_m), min_distance_m, cell_radius_m, _RING)
 
-    def draw_m(
-        self, client_ids: Sequence[int], generators: Sequence[np.random.Generator], inner_m: float, outer_m: float
-    ) -> Array:
+    def draw_m(self, client_ids: Sequence[int], generators: Generators, inner_m: float, outer_m: float) -> Array:
         """[K, 2] positions as configured."""
         return np.array([self.positions_m[k] for k in client_ids], np.float64).reshape(-1, 2)
 
 
-def _draws(generators: Sequence[np.random.Generator]) -> Array:
+def _draws(generators: Generators) -> Array:
     """[K, 3] of U[0, 1)."""
     return np.array([generator.random(3) for generator in generators], np.float64).reshape(-1, 3)
 

@@ -69,7 +69,8 @@ class Alignment:
             _check_pairs(clients)
             self.learning = PreferenceLearning(self.learner, objective, [c.pairs for c in clients], lambda_K)
         else:
-            _check_prompts(clients)
+            if missing := next((client for client in clients if not client.prompts), None):
+                raise DataError(f"client {missing.identity} has no prompts to learn from")
             if rewards is None:
                 raise ConfigError(f"objective {objective.kind!r} learns from rewards; give them, or choose dpo")
             self.learning = RewardLearning(self.learner, objective, [c.prompts for c in clients], rewards, lambda_K)
@@ -132,12 +133,6 @@ def _check_clients(num_clients: int, clients: Sequence[Client]) -> None:
     for client in clients:
         if not 0 <= client.helpful <= 1:
             raise ConfigError(f"lambda of client {client.identity} is {client.helpful}; it must be between 0 and 1")
-
-
-def _check_prompts(clients: Sequence[Client]) -> None:
-    for client in clients:
-        if not client.prompts:
-            raise DataError(f"client {client.identity} has no prompts to learn from")
 
 
 def _check_pairs(clients: Sequence[Client]) -> None:

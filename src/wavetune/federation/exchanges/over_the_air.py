@@ -58,7 +58,8 @@ class OverTheAir(Exchange):
 
     def take(self, hop: Hop, node: Node, own: Held, inbox: Inbox, mix: Mix, context: Context) -> Held:
         """What the air adds up, as one update."""
-        gain_K = np.array([self._gain(context, u) for u in inbox.updates])
+        draws = [stream(context.seed, "over the air", context.round, int(u.sender)) for u in inbox.updates]
+        gain_K = np.array([draw.exponential() for draw in draws])  # of the channels' power, 1 on average
         heard = gain_K >= self.threshold if self.policy == "truncated" else gain_K > 0
         updates = [u for u, on in zip(inbox.updates, heard, strict=True) if on]
         if not updates:
@@ -72,6 +73,7 @@ class OverTheAir(Exchange):
 
         weight_K = np.array([u.weight for u in updates])
         weight_K, found = weight_K / weight_K.sum(), dict[str, "torch.Tensor"]()
+        reach_K = np.sqrt(10 ** (self.snr_db / 10) * gain_K)  # largest amplitudes there, in units of the noise
         changes, generator = [u.change for u in updates], torch_stream(context.seed, "receiver noise", context.round)
         for matrix in sorted({name.rpartition(".")[2] for name in changes[0]}):
             names = sorted(name for name in changes[0] if name.endswith(f".{matrix}"))
@@ -80,21 +82,13 @@ class OverTheAir(Exchange):
             nu = math.sqrt(float(weight_K @ var_K))
             estimate = (torch.from_numpy(weight_K) * mean_K).sum().repeat(flat.shape[1])
             if nu:
-                amplitude_K, root_eta = amplitudes(weight_K, np.sqrt(var_K) / nu, self._reach_K(gain_K), self.policy)
+                amplitude_K, root_eta = amplitudes(weight_K, np.sqrt(var_K) / nu, reach_K, self.policy)
                 sent = (torch.from_numpy(amplitude_K)[:, None] * (flat - mean_K[:, None]) / nu).sum(0)
                 noise = torch.randn(flat.shape[1], generator=generator, dtype=torch.float64)
                 estimate = estimate + nu * (sent + noise * math.isfinite(self.snr_db)) / root_eta
             for name, part in zip(names, estimate.split([changes[0][n].numel() for n in names]), strict=True):
                 found[name] = part.reshape(changes[0][name].shape).to(changes[0][name])
         return {name: found[name] for name in changes[0]}
-
-    def _reach_K(self, gain_K: Array) -> Array:
-        """Largest amplitudes at the receiver, in units of the noise."""
-        return np.sqrt(10 ** (self.snr_db / 10) * gain_K)
-
-    def _gain(self, context: Context, update: Update) -> float:
-        """Power gain of a client's channel in a round, 1 on average."""
-        return float(stream(context.seed, "over the air", context.round, int(update.sender)).exponential())
 
     def link_s(self, hop: Hop, values: float, bits: float, band_hz: float) -> float:
         """Seconds of one message on the whole band, two real values a channel use, however many clients send it."""

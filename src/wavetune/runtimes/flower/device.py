@@ -7,8 +7,8 @@ and position between rounds (`wavetune/device-NN` in Flower's home, if not given
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from logging import INFO
 from pathlib import Path
 
@@ -109,8 +109,4 @@ def _agent(context: Context, identity: Identity) -> MessageAgent:
     client = client_of(context)
     state = context.node_config.get("state")
     folder = get_flwr_home() / "wavetune" / device_name(client) if state is None else Path(str(state)).expanduser()
-    return MessageAgent(client, "", identity, folder, _say(client))
-
-
-def _say(client: int) -> Callable[[str], None]:
-    return lambda text: log(INFO, "client %d: %s", client, text)
+    return MessageAgent(client, "", identity, folder, partial(log, INFO, "client %d: %s", client))
