@@ -24,7 +24,8 @@ from wavetune.models.fused import LEAST_WIDTH, Gated, gated_mlp, root_mean_squar
 from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
 from wavetune.models.narrow import computing_wide
 from wavetune.models.products import has_bf16_products, product, product_back
-from wavetune.models.ragged import Reach, Rule, attended, attending, has_layout, ragged_layout, reach
+from wavetune.models.ragged import Reach, Rule, attended, attending, has_layout, ragged_layout, reach, short_rows
+from wavetune.models.short_rows import Angles, ShortAttention, ShortRows
 from wavetune.models.structure import LINEAR
 
 _TOKENS = 3  # of the sample on which a block is tried
@@ -128,11 +129,14 @@ def _forward(
     if any(m.weight.dtype != torch.bfloat16 or m.weight.device.type != "cpu" for m in maps):
         return stock(hidden_states, *args, **named)
     cos, sin = (angle[0].contiguous() for angle in cast(tuple[Tensor, Tensor], angles))
-    rule = Rule(mask, names.scaling)
-    attend = partial(attended, block.get_submodule(names.attention), rule=rule)
-    parts = _Parts(maps, norms, names.epsilons, names.gated.a, names.gated.b, names.head, attend)
+    turns, rule = (cos, sin), Rule(mask, names.scaling)
+    if (places := short_rows(rule)) is not None:
+        attention = ShortAttention(places, names.head, names.scaling, turns)
+    else:
+        attention = _Attention(partial(attended, block.get_submodule(names.attention), rule=rule), names.head, turns)
+    parts = _Parts(maps, norms, names.epsilons, names.gated.a, names.gated.b, attention)
     factors = [factor for m in maps for factor in m.factors]
-    return _Block.apply(x[0].contiguous(), parts, cos, sin, *factors)[None]
+    return _Block.apply(x[0].contiguous(), parts, *factors)[None]
 
 
 def _hooked(block: nn.Module) -> bool:
@@ -168,8 +172,36 @@ class _Parts:
     epsilons: tuple[float, float]
     a: float
     b: float
-    head: int
-    attend: Callable[[Tensor, Tensor, Tensor], Tensor]
+    attention: ShortAttention | _Attention
+
+
+class _Attention:
+    """Of any samples what `ShortAttention` is of short ones, by a function of fp32 heads `[N, H, E]`."""
+
+    def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], size: int, angles: Angles) -> None:
+        self._attend, self._size, self._angles = attend, size, angles
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keeps: bool) -> Tensor:
+        from wavetune.models import kernels
+
+        count = len(query)
+        self._places = ShortRows([(count, 1)], torch.arange(count))
+        turned = (kernels.heads_in(x, self._places.of_rows, self._angles, self._size) for x in (query, key))
+        with torch.set_grad_enabled(keeps):
+            heads = [y.view(count, -1, self._size).requires_grad_(keeps) for y in (*turned, value.float())]
+            read = self._attend(*heads)
+        if keeps:
+            self._read, self._heads = read, heads
+        return read.detach().reshape(count, -1)
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        from wavetune.models import kernels
+
+        found = torch.autograd.grad(self._read, self._heads, grad.float().view(self._read.shape))
+        q, k = (
+            kernels.heads_out(g.flatten(0, 1), self._places.of_tokens, self._angles, g[0].numel()) for g in found[:2]
+        )
+        return q, k, found[2].flatten(1)
 
 
 class _Kept:
@@ -206,18 +238,14 @@ class _Block(torch.autograd.Function):
     """A block from one residual stream `[N, D]` to the next."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: _Parts, cos: Tensor, sin: Tensor, *factors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: _Parts, *factors: Tensor | None) -> Tensor:
         from wavetune.models import kernels
 
-        kept, count = _Kept(), len(x)
+        kept = _Kept()
         wide, inverse = kernels.normed(x, parts.norms[0], parts.epsilons[0])
         narrow = wide.to(torch.bfloat16)
         query, key, value = (kept.forward(parts, i, narrow, wide) for i in range(3))
-        turned = [kernels.rotated(query, cos, sin), kernels.rotated(key, cos, sin), value.float()]
-        with torch.set_grad_enabled(any(ctx.needs_input_grad)):
-            heads = [y.view(count, -1, parts.head).requires_grad_(torch.is_grad_enabled()) for y in turned]
-            read = parts.attend(*heads)
-        seen = read.detach().reshape(count, -1)
+        seen = parts.attention.forward(query, key, value, any(ctx.needs_input_grad))
         more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen)
         wide = None
         if any(m.adapted for m in parts.maps[3:6]):
@@ -232,16 +260,16 @@ class _Block(torch.autograd.Function):
         inner = kernels.gated(gate, up, parts.a, parts.b)
         more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner.float() if parts.maps[6].adapted else None)
         if any(ctx.needs_input_grad):
-            ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up, cos, sin)
-            ctx.kept, ctx.parts, ctx.heads, ctx.read = kept, parts, heads, read
+            ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up)
+            ctx.kept, ctx.parts = kept, parts
         return middle + more
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         from wavetune.models import kernels
 
-        x, inverse, middle, middle_inverse, gate, up, cos, sin = ctx.saved_tensors
-        kept, parts, wanted = cast(_Kept, ctx.kept), cast(_Parts, ctx.parts), ctx.needs_input_grad[4:]
+        x, inverse, middle, middle_inverse, gate, up = ctx.saved_tensors
+        kept, parts, wanted = cast(_Kept, ctx.kept), cast(_Parts, ctx.parts), ctx.needs_input_grad[2:]
         onward, of_factors = bool(ctx.needs_input_grad[0]), dict[int, tuple[Tensor | None, ...]]()
 
         def back(index: int, gradient: Tensor, onward: bool = True) -> Tensor | None:
@@ -260,19 +288,15 @@ class _Block(torch.autograd.Function):
         to_wide = summed(range(4, 6), kernels.gated_back(gate, up, to_inner, parts.a, parts.b))
         to_middle = to_stream.clone()
         kernels.add_norm_back(middle, middle_inverse, to_wide, parts.norms[1], to_middle)
-        to_read = cast(Tensor, back(3, to_middle)).float().view(ctx.read.shape)
-        to_heads = torch.autograd.grad(ctx.read, ctx.heads, to_read)
-        del ctx.heads, ctx.read  # the graph is let go of only when all of its blocks are done
-        q, k, v = (g.reshape(len(x), -1) for g in to_heads)
-        to_maps = [kernels.rotated_back(q, cos, sin), kernels.rotated_back(k, cos, sin), v]
+        to_maps = parts.attention.backward(cast(Tensor, back(3, to_middle)))
         if onward:
             kernels.add_norm_back(x, inverse, summed(range(3), to_maps), parts.norms[0], to_middle)
         else:
             for index, gradient in enumerate(to_maps):
                 back(index, gradient, onward=False)
-        del ctx.kept
+        del ctx.kept, ctx.parts  # the graph is let go of only when all of its blocks are done
         returned = (factor for index in range(len(parts.maps)) for factor in of_factors[index])
-        return to_middle if onward else None, None, None, None, *returned
+        return to_middle if onward else None, None, *returned
 
 
 def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, _Names | None], recomputes: Callable[[], bool]) -> None:

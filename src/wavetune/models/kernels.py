@@ -26,6 +26,7 @@ from wavetune.allocation.kernel_cache import compiled
 _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
 _LOG2_E, _LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_LOWEST = np.int32(-(1 << 31))
 _ZERO, _ONE, _HALF, _THREE, _ODD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
 # e^f is the sum of f^k / k!, to 5e-9 where |f| is at most half of ln 2.
 _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / c) for c in np.cumprod(np.arange(2, 8)))
@@ -69,6 +70,19 @@ def _exp(x: Any) -> Any:
 @_inline
 def _sigmoid(x: Any) -> Any:
     return _ONE / (_ONE + _exp(-x))
+
+
+@_inline
+def _order(x: Any) -> Any:
+    """A number that is larger where x is: of such the largest is found sooner, as all compare alike."""
+    bits = np.int32(_bits(x))
+    return np.int32(bits ^ ((bits >> 31) & 0x7FFFFFFF))
+
+
+@_inline
+def _ordered(order: Any) -> Any:
+    """The x of such a number."""
+    return _float(np.uint32(order ^ ((order >> 31) & 0x7FFFFFFF)))
 
 
 @_inline
@@ -136,42 +150,110 @@ def _norm_back_onto(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> N
             out[n, i] += r * (grad[n, i] * weight[i] - x[n, i] * along)
 
 
-@_inline
-def _turn(low: Any, high: Any, cos: Any, sin: Any, out: Any, n: Any, start: Any, i: Any) -> None:
-    half = cos.shape[1] // 2
-    out[n, start + i] = low * cos[n, i] - high * sin[n, i]
-    out[n, start + half + i] = high * cos[n, half + i] + low * sin[n, half + i]
+@_kernel
+def _heads_in(places: Any, x: Any, cos: Any, sin: Any, out: Any) -> None:
+    size, half = out.shape[1], out.shape[1] // 2
+    for p in range(len(places)):
+        n, first, own, length = places[p]
+        for h in range(x.shape[1] // size):
+            to, start = out[first * (x.shape[1] // size) + h * length + own], h * size
+            if n < 0:
+                to[:] = _ZERO
+            elif len(cos) == 0:
+                one = x[n, start : start + size]
+                for i in range(size):
+                    to[i] = one[i]
+            else:
+                low, high, to_low, to_high = (
+                    x[n, start : start + half],
+                    x[n, start + half : start + size],
+                    to[:half],
+                    to[half:],
+                )
+                for i in range(half):
+                    to_low[i] = low[i] * cos[n, i] - high[i] * sin[n, i]
+                cos_high, sin_high = cos[n, half:], sin[n, half:]
+                for i in range(half):
+                    to_high[i] = high[i] * cos_high[i] + low[i] * sin_high[i]
 
 
 @_kernel
-def _rotated(x: Any, cos: Any, sin: Any, out: Any) -> None:
-    half = cos.shape[1] // 2
-    for n in range(len(x)):
-        for start in range(0, x.shape[1], 2 * half):
-            for i in range(half):
-                _turn(x[n, start + i], x[n, start + half + i], cos, sin, out, n, start, i)
+def _heads_in_bf16(places: Any, x: Any, cos: Any, sin: Any, out: Any) -> None:
+    size, half = out.shape[1], out.shape[1] // 2
+    for p in range(len(places)):
+        n, first, own, length = places[p]
+        for h in range(x.shape[1] // size):
+            to, start = out[first * (x.shape[1] // size) + h * length + own], h * size
+            if n < 0:
+                to[:] = _ZERO
+            elif len(cos) == 0:
+                one = x[n, start : start + size]
+                for i in range(size):
+                    to[i] = _wide(one[i])
+            else:
+                low, high, to_low, to_high = (
+                    x[n, start : start + half],
+                    x[n, start + half : start + size],
+                    to[:half],
+                    to[half:],
+                )
+                for i in range(half):
+                    to_low[i] = _wide(low[i]) * cos[n, i] - _wide(high[i]) * sin[n, i]
+                cos_high, sin_high = cos[n, half:], sin[n, half:]
+                for i in range(half):
+                    to_high[i] = _wide(high[i]) * cos_high[i] + _wide(low[i]) * sin_high[i]
 
 
 @_kernel
-def _rotated_bf16(x: Any, cos: Any, sin: Any, out: Any) -> None:
-    half = cos.shape[1] // 2
-    for n in range(len(x)):
-        for start in range(0, x.shape[1], 2 * half):
-            for i in range(half):
-                _turn(_wide(x[n, start + i]), _wide(x[n, start + half + i]), cos, sin, out, n, start, i)
+def _heads_out(out: Any, places: Any, cos: Any, sin: Any, x: Any) -> None:
+    size, half = x.shape[1], x.shape[1] // 2
+    for n in range(len(out)):
+        first, own, length = places[n]
+        for h in range(out.shape[1] // size):
+            one, start = x[first * (out.shape[1] // size) + h * length + own], h * size
+            to = out[n, start : start + size]
+            if len(cos) == 0:
+                for i in range(size):
+                    to[i] = one[i]
+            else:
+                low, high, to_low, to_high = one[:half], one[half:], to[:half], to[half:]
+                cos_high, sin_high = cos[n, half:], sin[n, half:]
+                for i in range(half):
+                    to_low[i] = low[i] * cos[n, i] + high[i] * sin_high[i]
+                for i in range(half):
+                    to_high[i] = high[i] * cos_high[i] - low[i] * sin[n, i]
 
 
 @_kernel
-def _rotated_back(grad: Any, cos: Any, sin: Any, out: Any) -> None:
-    rows, width = grad.shape
-    size = cos.shape[1]
-    half = size // 2
-    for n in range(rows):
-        for start in range(0, width, size):
-            for i in range(half):
-                a, b = grad[n, start + i], grad[n, start + half + i]
-                out[n, start + i] = a * cos[n, i] + b * sin[n, half + i]
-                out[n, start + half + i] = b * cos[n, half + i] - a * sin[n, i]
+def _weights(scores: Any, scaling: Any) -> None:
+    for b in range(len(scores)):
+        for t in range(scores.shape[1]):
+            order, total = _LOWEST, _ZERO
+            for i in range(t + 1):
+                order = max(order, _order(scores[b, t, i]))
+            top = _ordered(order)
+            for i in range(t + 1):
+                power = _exp((scores[b, t, i] - top) * scaling)
+                total += power
+                scores[b, t, i] = power
+            factor = _ONE / total
+            for i in range(t + 1):
+                scores[b, t, i] *= factor
+            for i in range(t + 1, scores.shape[2]):
+                scores[b, t, i] = _ZERO
+
+
+@_kernel
+def _weights_back(weights: Any, grad: Any, scaling: Any) -> None:
+    for b in range(len(weights)):
+        for t in range(weights.shape[1]):
+            total = _ZERO
+            for i in range(t + 1):
+                total += weights[b, t, i] * grad[b, t, i]
+            for i in range(t + 1):
+                grad[b, t, i] = scaling * weights[b, t, i] * (grad[b, t, i] - total)
+            for i in range(t + 1, weights.shape[2]):
+                grad[b, t, i] = _ZERO
 
 
 @_inline
@@ -221,10 +303,10 @@ def _gated_back_bf16(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a:
 
 @_inline
 def _top(logits: Any, n: Any) -> Any:
-    top = logits[n, 0]
+    order = _LOWEST
     for i in range(logits.shape[1]):
-        top = max(top, logits[n, i])
-    return top
+        order = max(order, _order(logits[n, i]))
+    return _ordered(order)
 
 
 @_kernel
@@ -246,10 +328,10 @@ def _likelihoods(logits: Any, labels: Any, weight: Any, nll: Any) -> None:
 def _likelihoods_bf16(logits: Any, labels: Any, weight: Any, nll: Any) -> None:
     powers = np.empty(logits.shape[1], np.float32)
     for n in range(len(labels)):
-        top, total = _wide(logits[n, 0]), _ZERO
+        order, total = _LOWEST, _ZERO
         for i in range(logits.shape[1]):
-            top = max(top, _wide(logits[n, i]))
-        own = _wide(logits[n, labels[n]])
+            order = max(order, _order(_wide(logits[n, i])))
+        top, own = _ordered(order), _wide(logits[n, labels[n]])
         for i in range(logits.shape[1]):
             power = _exp(_wide(logits[n, i]) - top)
             total += power
@@ -298,17 +380,23 @@ def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "kernels")
 
 
-def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...]) -> None:
-    """Call a kernel with the rows of these tensors, and its constants, in as many parts as PyTorch has threads."""
-    arrays = [(t.view(torch.uint16) if t.dtype == torch.bfloat16 else t).numpy() for t in by_row]
+def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...], count: int | None = None) -> None:
+    """Call a kernel with the rows of these tensors, and its constants, in as many parts as PyTorch has threads; so many
+    values are written, by default as many as the first has.
+    """
+    arrays = [_array(t) for t in by_row]
     rows, threads = len(arrays[0]), torch.get_num_threads()
-    parts = max(1, min(threads, arrays[0].size // _VALUES_A_THREAD))
+    parts = max(1, min(threads, (arrays[0].size if count is None else count) // _VALUES_A_THREAD))
     ends = [rows * part // parts for part in range(parts + 1)]
     calls = [(*(array[start:stop] for array in arrays), *constants) for start, stop in pairwise(ends)]
     waiting = [_pool(threads - 1).submit(kernel, *call) for call in calls[1:]]
     kernel(*calls[0])
     for one in waiting:
         one.result()
+
+
+def _array(x: Tensor) -> Any:
+    return (x.view(torch.uint16) if x.dtype == torch.bfloat16 else x).numpy()
 
 
 def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
@@ -362,18 +450,33 @@ def add_norm_back(x: Tensor, inverse: Tensor, grad: Tensor, weight: Tensor, out:
     _run(_norm_back_onto, (x, inverse, grad, out), (weight.numpy(),))
 
 
-def rotated(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Heads of queries or keys `[N, H D]` turned by their positions' angles `[N, D]`, in fp32."""
-    out = torch.empty(x.shape, dtype=cos.dtype)
-    _run(_rotated_bf16 if x.dtype == torch.bfloat16 else _rotated, (x, cos, sin, out), ())
+def heads_in(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], size: int) -> Tensor:
+    """Heads of `[N, H D]`, turned by their tokens' angles `[N, D]` if there are any, to rows `[P H, D]` in fp32.
+
+    `places` `[P, 4]` says of each of P rows a head whose token it holds (-1: zeros), the first row of its sample, its
+    own place in that and how many rows the sample has; a sample's heads follow each other.
+    """
+    out = angles[0].new_empty(len(places) * (x.shape[1] // size), size)
+    kernel = _heads_in_bf16 if x.dtype == torch.bfloat16 else _heads_in
+    _run(kernel, (places,), (_array(x), *(a.numpy() for a in angles), out.numpy()), out.numel())
     return out
 
 
-def rotated_back(grad: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Gradient of heads `[N, H D]` from that of the same turned."""
-    out = torch.empty_like(grad)
-    _run(_rotated_back, (grad, cos, sin, out), ())
+def heads_out(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], width: int) -> Tensor:
+    """Heads of tokens `[N, H D]` of a total width from rows `[P H, D]`, turned back; `places` `[N, 3]` as above."""
+    out = x.new_empty(len(places), width)
+    _run(_heads_out, (out, places, *angles), (x.numpy(),))
     return out
+
+
+def causal_weights(scores: Tensor, scaling: float) -> None:
+    """Turn products `[B, T, T]` of queries and keys into the weights of what stands before a query, and itself."""
+    _run(_weights, (scores,), (np.float32(scaling),))
+
+
+def causal_weights_back(weights: Tensor, grad: Tensor, scaling: float) -> None:
+    """Turn gradients of such weights into those of the products."""
+    _run(_weights_back, (weights, grad), (np.float32(scaling),))
 
 
 def gated(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:

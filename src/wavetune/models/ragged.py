@@ -14,6 +14,7 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, cast
 
 import numpy as np
@@ -28,6 +29,9 @@ from transformers.masking_utils import (
     sliding_window_causal_mask_function,
 )
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from wavetune.models.fused import LEAST_WIDTH
+from wavetune.models.short_rows import LONGEST, ShortRows, attend
 
 ATTENTION = "wavetune_ragged"
 _GROUP_RATIO = 1.25  # a group's longest sample is at most this many times its shortest (plus 8 tokens)
@@ -103,6 +107,20 @@ class RaggedLayout:
         sizes = torch.tensor(self.lengths, device=self.slot_N.device)
         first_S = self.slot_N[sizes.cumsum(0) - sizes] - self.before
         return (first_S[:, None] + torch.arange(self.before, device=sizes.device)).flatten()
+
+    @cached_property
+    def short(self) -> ShortRows | None:
+        """Where the tokens stand for products of whole samples, if none is long."""
+        if self.before or max(length for _, length in self.groups) > LONGEST or self.positions_N.device.type != "cpu":
+            return None
+        return ShortRows(self.groups, torch.arange(self.padded_tokens) if self.slot_N is None else self.slot_N)
+
+    def short_rows(self, rule: Rule) -> ShortRows | None:
+        """`short`, for a rule by which tokens read what stands before them and nothing else."""
+        if rule.softcap is not None or rule.sinks is not None or rule.before is not None or self.short is None:
+            return None
+        masks = (self.mask(group, rule.reach) for group in range(len(self.groups)))
+        return self.short if all(mask is None and causal for mask, causal in masks) else None
 
     @property
     def padded_tokens(self) -> int:
@@ -265,6 +283,10 @@ def ragged_attention(query: Tensor, key: Tensor, value: Tensor, layout: RaggedLa
     """Attention within each sample. Query `[N, H, D]`, key `[N, G, D]` and value `[N, G, E]` with G dividing H; returns
     `[N, H, E]`.
     """
+    wide = query.dtype == torch.float32 and query[0].numel() >= LEAST_WIDTH
+    if wide and (places := layout.short_rows(rule)) is not None:
+        scaling = query.shape[2] ** -0.5 if rule.scaling is None else rule.scaling
+        return attend(query, key, value, places, scaling)
     if layout.slot_N is not None:
         rows = layout.padded_tokens
         query, key, value = (_Pad.apply(x, layout.slot_N, rows) for x in (query, key, value))
@@ -369,6 +391,12 @@ def attended(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, rule:
     if before is not None:
         rule = replace(rule, before=before(module, key, value))
     return layout.attend(module, query, key, value, rule)
+
+
+def short_rows(rule: Rule) -> ShortRows | None:
+    """Of the pass that is going on: where its tokens stand if its samples are short and read what stands before."""
+    layout, _ = cast(tuple[RaggedLayout, KeysBefore | None], _LAYOUT.get())
+    return layout.short_rows(rule) if type(layout).attend is RaggedLayout.attend else None
 
 
 def has_layout() -> bool:

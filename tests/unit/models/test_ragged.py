@@ -1,11 +1,12 @@
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from helpers.decoders import FAMILIES, decoder
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.ragged import ATTENTION, Rule, branched_layout, ragged_attention, ragged_layout, reach
+from wavetune.models.short_rows import ShortAttention
 
 LENGTHS = [3, 17, 1, 30, 4, 30, 12, 60]
 
@@ -71,6 +72,67 @@ def test_attention_and_its_gradients_are_those_of_a_loop_over_samples(lengths, h
     torch.testing.assert_close(found, wanted)
     for mine, theirs in zip(gradients, torch.autograd.grad(wanted, tensors, upstream), strict=True):
         torch.testing.assert_close(mine, theirs)
+
+
+@pytest.fixture
+def short(monkeypatch) -> list[int]:
+    """How many samples passes had whose attention was by products of whole samples."""
+    counted, forward = [], ShortAttention.forward
+
+    def counting(self, *arguments):
+        counted.append(sum(samples for samples, _ in self._places.groups))
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(ShortAttention, "forward", counting)
+    return counted
+
+
+def wide_heads(lengths, heads, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = ((heads[0], 64), (heads[1], 64), (heads[1], 48), (heads[0], 48))
+    return [torch.randn(sum(lengths), *shape, generator=generator) for shape in shapes]
+
+
+@given(
+    lengths=st.lists(st.integers(1, 60), min_size=1, max_size=7),
+    heads=st.sampled_from([(4, 4), (8, 2), (6, 3)]),
+    window=st.none() | st.integers(1, 80),
+    seed=st.integers(0, 99),
+)
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_attention_of_short_samples_by_whole_products_is_that_of_a_loop_in_fp64(short, lengths, heads, window, seed):
+    short.clear()
+    *tensors, upstream = wide_heads(lengths, heads, seed)
+    leaves = [t.requires_grad_() for t in tensors]
+    found = ragged_attention(*leaves, ragged_layout(lengths), Rule(reach(True, window), 0.3))
+    gradients = torch.autograd.grad(found, leaves, upstream)
+    exact = [t.detach().double().requires_grad_() for t in tensors]
+    wanted = naive_attention(*exact, lengths, 0.3, True, window)
+    assert short == ([len(lengths)] if window is None or window >= max(lengths) else [])
+    theirs_all = (wanted, *torch.autograd.grad(wanted, exact, upstream.double()))
+    for mine, theirs in zip((found, *gradients), theirs_all, strict=True):
+        torch.testing.assert_close(mine.double(), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_what_is_not_a_number_stays_with_its_sample_and_with_what_stands_behind_it(short):
+    lengths = [30, 20, 25]
+    *tensors, _ = wide_heads(lengths, (4, 4))
+    tensors[1][35] = torch.nan  # the sixth key of the second sample
+    read = ragged_attention(*tensors, ragged_layout(lengths), Rule(reach()))
+    assert short == [3]
+    lost = read.isnan().flatten(1).any(1)
+    assert lost.nonzero().flatten().tolist() == list(range(35, 50))
+
+
+def test_long_samples_and_other_rules_have_pytorchs_attention(short):
+    for lengths, heads, rule in (
+        ([257, 3], (4, 4), Rule(reach())),
+        ([9], (4, 4), Rule(reach(causal=False))),
+        ([9], (4, 4), Rule(reach(), softcap=5.0)),
+        ([9], (2, 1), Rule(reach())),  # so narrow that it is quick without a compiler
+    ):
+        ragged_attention(*wide_heads(lengths, heads)[:3], ragged_layout(lengths), rule)
+    assert short == []
 
 
 TREES = ([5, 1, 30, 3], [[4, 0, 7], [2], [1, 1, 25], []])  # trunks, and the branches of each
