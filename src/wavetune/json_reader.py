@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import lzma
 import math
@@ -27,10 +28,19 @@ LONGEST_RECORDS = 2**30
 MOST_LINE_BYTES = 16 * 2**20
 MOST_LEVELS = 64
 _MOST_INTEGER = 10**308  # more do not fit a double
+
+
+def _zstd(file: IO[bytes]) -> IO[bytes]:
+    import pyarrow
+
+    return io.BufferedReader(pyarrow.CompressedInputStream(file, "zstd"))
+
+
 PACKED: dict[str, tuple[bytes, Callable[[IO[bytes]], Any]]] = {
     ".gz": (b"\x1f\x8b", gzip.open),
     ".bz2": (b"BZh", bz2.open),
     ".xz": (b"\xfd7zXZ", lzma.open),
+    ".zst": (b"\x28\xb5\x2f\xfd", _zstd),
 }
 """Compressed files by the ending of their names: how they begin, and what reads them."""
 
@@ -78,7 +88,7 @@ def require_files(folder: Path) -> None:
 
 
 def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[str]:
-    """The lines of a regular file with UTF-8 text, compressed if its name ends in .gz, .bz2 or .xz, one at a time.
+    """The lines of a regular file with UTF-8 text, compressed where its name ends so (`PACKED`), one at a time.
 
     Raises: JsonError naming the file, and the line if one is longer than `most_bytes`.
     """

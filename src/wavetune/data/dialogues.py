@@ -12,9 +12,9 @@ from wavetune.data.examples import Example, Turn
 
 ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("user", "human", "prompter", "client"), "user"),
+    **dict.fromkeys(("user", "human", "prompter", "client", "input"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "function_call"), "assistant"
+        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "function_call", "output"), "assistant"
     ),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
 }

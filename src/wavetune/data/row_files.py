@@ -1,4 +1,4 @@
-"""The rows of a data file: JSON, JSON lines, CSV, TSV or text, each also as .gz, .bz2 or .xz, Parquet or Arrow.
+"""The rows of a data file: JSON, JSON lines, CSV, TSV or text, each also as .gz, .bz2, .xz or .zst, Parquet or Arrow.
 
 JSON may be a list of objects, objects one behind the other, or one object that holds the list or a list for each
 column; a row that is a list of messages is `{messages}`. Cells of CSV and TSV are texts as they stand. A text file has
@@ -33,7 +33,6 @@ MAGIC = {
     b"\xff\xfe": UTF_16,
     b"\xfe\xff": UTF_16,
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as CSV",
-    b"\x28\xb5\x2f\xfd": "a zstd archive: unpack it",
     b"PAR1": "a Parquet file: give its name the ending .parquet",
 }
 
@@ -47,6 +46,8 @@ def read_rows(file: Path) -> Rows:
     if not file.is_file():
         raise DataError(f"{file}: is no regular file; name one that holds rows")
     try:
+        if kind in TABLES and packing(file.name):
+            raise DataError(f"{file}: a table that is compressed once more is not read; unpack it")
         if kind in TABLES:
             yield from TABLES[kind](file)
         else:
@@ -300,6 +301,8 @@ def _parquet(file: Path) -> Rows:
 
 def _batch_rows(file: Path, schema: Any, batches: Iterable[Any]) -> Rows:
     features, number = _features(schema), 0
+    if len({*schema.names}) < len(schema.names):
+        raise DataError(f"{file}: every column must be named once, found {', '.join(schema.names)}")
     for batch in batches:
         for row in batch.to_pylist():
             yield f"{file} row {number}", named_classes(row, features)

@@ -23,6 +23,10 @@ LINES = [json.dumps(row) for row in ROWS]
 ARRAY = json.dumps(ROWS)
 
 
+def zstd(content):
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
+
+
 def rows_of(file):
     return [row for _, row in read_rows(file)]
 
@@ -63,9 +67,9 @@ def rows_of(file):
         ("a.csv", ",prompt,response,,\n0,q0,a0,,\n1,q1,a1,,\n2,q2,a2,,\n"),  # an index, and cells that were empty
     ],
 )
-@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".XZ"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".bz2", ".XZ", ".zst"])
 def test_the_rows_of_a_text_file_are_the_same_however_they_are_written(tmp_path, name, content, ending):
-    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".XZ": lzma.compress}[ending]
+    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".XZ": lzma.compress, ".zst": zstd}[ending]
     (tmp_path / (name + ending)).write_bytes(pack(content.encode()))
     assert rows_of(tmp_path / (name + ending)) == ROWS
 
@@ -99,6 +103,13 @@ def test_tables_of_parquet_and_arrow_are_read(tmp_path):
     assert rows_of(tmp_path / "a.parquet") == rows_of(arrow) == ROWS
     assert rows_of(tmp_path / "a.feather") == rows_of(tmp_path / "b.arrow") == ROWS
     assert next(read_rows(tmp_path / "a.parquet"))[0] == f"{tmp_path / 'a.parquet'} row 0"
+
+
+def test_a_table_that_names_a_column_twice_is_refused_rather_than_read_by_the_last(tmp_path):
+    table = pyarrow.Table.from_arrays([pyarrow.array(["q"])] * 3, names=["prompt", "response", "prompt"])
+    pyarrow.parquet.write_table(table, tmp_path / "a.parquet")
+    with pytest.raises(DataError, match="every column must be named once, found prompt, response, prompt"):
+        rows_of(tmp_path / "a.parquet")
 
 
 def test_numbered_classes_of_a_table_get_their_names(tmp_path):
@@ -183,7 +194,9 @@ PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, an
         ("a.jsonl.bz2", b"BZh9rest", r"a.jsonl.bz2: cannot be read \(invalid data stream"),
         ("a.jsonl.xz", lzma.compress(b"{}")[:-9], r"a.jsonl.xz: cannot be read \(compressed file ended"),
         ("a.jsonl.xz", lzma.compress(b"{}")[:9] + b"rest" * 9, r"a.jsonl.xz: cannot be read \("),
-        ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest", r"a.jsonl.zst: is a zstd archive: unpack it"),
+        ("a.jsonl.zst", zstd(b"{}" * 99)[:-5], r"a.jsonl.zst: cannot be read \(truncated compressed stream"),
+        ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest" * 9, r"a.jsonl.zst: cannot be read \("),
+        ("a.parquet.gz", gzip.compress(b"PAR1rest"), r"a.parquet.gz: a table that is compressed once more is not read"),
         ("a.sqlite", b"SQLite\0rest", r"a.sqlite: is a binary file of a kind that is not read; known endings are"),
         ("a.xlsx", b"PK\x03\x04rest", r"a.xlsx: is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
         ("a.jsonl", '[{"a": 1}]\n[{"a": 2}]\n', r"a.jsonl: not JSON .*its lines are lists; every line must hold one"),

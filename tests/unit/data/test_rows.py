@@ -107,6 +107,7 @@ def test_every_row_form_gives_prompt_answer_and_domain(row, expected):
         {"messages": str(SAY)},
         {"conversations": [{"role": "user", "value": "Hi"}, {"from": "gpt", "content": "Hello"}]},
         {"conversation": [{"human": "Hi", "assistant": "Hello"}]},
+        {"conversation": [{"input": "Hi", "output": "Hello"}]},
         {"contents": [{"role": "user", "parts": [{"text": "Hi"}]}, {"role": "model", "parts": [{"text": "Hello"}]}]},
         {"prompt": json.dumps(SAY[:1]), "completion": json.dumps(SAY[1:])},
         {"prompt": SAY[:1], "completion": SAY[1:]},
