@@ -30,8 +30,8 @@ from wavetune.runtimes.forked import Fork
 from wavetune.runtimes.session import build
 
 LONG_S = 400.0
-DEADLINES_S = (5.0, 60.0)  # a machine on which devices of no fault are too slow for the first is given the other
-HEARD_S = (0.5, 10.0)  # and likewise where the servers have not heard of a device within so long
+DEADLINES_S = (3.0, 60.0)  # a machine on which devices of no fault are too slow for the first is given the other
+HEARD_S = (0.3, 10.0)  # and likewise where the servers have not heard of a device within so long
 BOTH = pytest.mark.parametrize("system", ["uncut", "split"])
 
 

@@ -61,7 +61,7 @@ def wait_for_rounds(process, out, count):
     assert process.poll() is None, process.communicate()
 
 
-def ends(process, patience_s=30.0):
+def ends(process, patience_s=120.0):
     """Whether a process ends in time; one that only waits to be reaped has ended."""
     stat, until = Path(f"/proc/{process}/stat"), time.monotonic() + patience_s
     while time.monotonic() < until:

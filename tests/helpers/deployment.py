@@ -72,7 +72,6 @@ def run_deployed(
     certificates: Path,
     observer: Any,
     resume: bool = False,
-    patience_s: float = 300.0,
     allowed: Allowed | None = None,
 ) -> None:
     """A whole run whose devices keep their states in `out/devices`; they give up as soon as it is interrupted."""
@@ -100,7 +99,7 @@ def run_deployed(
         for thread in threads:
             thread.start()
         try:
-            deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"), patience_s=patience_s)
+            deployment = Deployment("127.0.0.1:0", read_identity(certificates / "server"))
             run(recipe, out, observer, resume, engine(deployment, out, port))
         finally:
             over.set()

@@ -19,6 +19,7 @@ from wavetune.errors import DeploymentError, NumericsError
 from wavetune.reporting.farewell import last_lines
 from wavetune.reporting.html import write_report
 from wavetune.runtimes.alignment.device import OwnAlignment
+from wavetune.runtimes.alignment.devices import OnDevices
 from wavetune.runtimes.device import Agent
 from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings, flower_engine
@@ -148,16 +149,21 @@ def test_a_device_that_fails_in_a_step_is_named_and_does_what_it_missed_in_the_n
 
 def test_without_a_device_that_never_comes_back_the_others_end_as_they_would(runs, tmp_path, monkeypatch):
     _, in_process, _ = runs
-    handle = Agent.handle
+    handle, advance = Agent.handle, OnDevices.advance
 
     def leaves(agent, order):
         if agent.client == LOST and order.align.steps == 2:
             raise DeploymentError("this device is gone")
         return handle(agent, order)
 
+    def hurried(own, steps, evaluate):
+        own.orders.patience_s = 0.2 if steps > 1 else own.orders.patience_s  # nobody who is there is waited for less
+        return advance(own, steps, evaluate)
+
     monkeypatch.setattr(Agent, "handle", leaves)
+    monkeypatch.setattr(OnDevices, "advance", hurried)
     out = tmp_path / "run"
-    run_deployed(RECIPE, out, tmp_path / "certificates", Silent(), patience_s=5.0)
+    run_deployed(RECIPE, out, tmp_path / "certificates", Silent())
     steps, summary = read_rounds(out, "alignment.jsonl"), read_json(out / "summary.json")
     assert [[lost["client"] for lost in step["lost"]] for step in steps] == [[], [LOST], [LOST]]
     for client in set(DEVICES) - {LOST}:

@@ -16,6 +16,7 @@ from wavetune.federation.folder_lock import locked
 from wavetune.local_http import served
 from wavetune.logs import LOG
 from wavetune.reporting.live import read_devices
+from wavetune.runtimes import roster as looks
 from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.roster import Roster, Sight
 
@@ -32,7 +33,8 @@ def until(true, seconds=20.0):
     return true()
 
 
-def test_a_roster_remembers_when_a_device_left_and_why_it_was_lost(tmp_path):
+def test_a_roster_remembers_when_a_device_left_and_why_it_was_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(looks, "_LOOK_S", 0.02)
     sights = [Sight()]
     roster = Roster()
     assert told(roster, "/ready") == (503, {"ready": False})
