@@ -46,6 +46,18 @@ def test_headlines_are_said_in_words(make_run, tmp_path):
     assert "this plan is within 7.5 % of it" in words
 
 
+@pytest.mark.parametrize(("counted", "said"), [(3.5, True), (2.0, False)])
+def test_delays_of_a_plan_that_counts_other_rounds_than_the_run_has_say_of_how_many_they_are(
+    counted, said, make_run, tmp_path
+):
+    folder = make_run(rounds=2)
+    first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
+    edit_summary(folder, plan={"delay_s": counted * first["planned"]["delay_s"], "lower_bound_s": 1.0})
+    words = " ".join(Page(page_of([folder], tmp_path)).words)
+    assert ("Delays are of 3.50 rounds, as many as the plan counts." in words) == said
+    assert ("Delays are of" in words) == said
+
+
 def test_totals_are_those_of_the_rounds(make_run, tmp_path):
     folder = make_run(rounds=2)
 

@@ -26,7 +26,10 @@ def plan(run: Run) -> Section:
     if mark and info.delay_s > 0:
         words += f"; this plan is within {fmt.percent(info.delay_s / bound_s - 1)} of it"
     title = "Planned delay against baselines"
-    caption = words and f"{words}."
+    sentences = [f"{words}."] if words else []
+    if (rounds := _rounds(run)) is not None:
+        sentences.insert(0, f"Delays are of {fmt.number(rounds)} rounds, as many as the plan counts.")
+    caption = " ".join(sentences)
     numbers = numbers_of_bars(known, "s", mark)
     drawn = figure(
         title, lambda px: bar_chart(known, fmt.seconds, title, px, mark), caption, span="full", numbers=numbers
@@ -34,6 +37,15 @@ def plan(run: Run) -> Section:
     return make_section(
         "Plan and baselines", "Plan", [drawn if known else None, _savings(info.savings)], words=info.bottleneck
     )
+
+
+def _rounds(run: Run) -> float | None:
+    """How many rounds the plan counts, where the run was not planned for as many."""
+    round_s = run.rounds[0].planned.delay_s if run.rounds else math.nan
+    if not (round_s > 0 and math.isfinite(run.summary.plan.delay_s) and run.summary.rounds):
+        return None
+    rounds = run.summary.plan.delay_s / round_s
+    return None if math.isclose(rounds, run.summary.rounds, rel_tol=1e-3) else rounds
 
 
 def _savings(savings: dict[str, float]) -> Figure | None:
