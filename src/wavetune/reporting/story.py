@@ -166,7 +166,7 @@ def upload_bits(run: Run) -> tuple[float, float, float]:
 
 def lead(run: Run) -> list[str]:
     """Say what ran, what it reached and what it cost."""
-    what = (_what_ran, _what_it_reached, _what_alignment_did, _what_it_waited_for, what_knowledge_cost)
+    what = (_what_ran, _who_took_part, _what_it_reached, _what_alignment_did, _what_it_waited_for, what_knowledge_cost)
     return [sentence for say in what if (sentence := say(run))]
 
 
@@ -183,6 +183,19 @@ def _what_ran(run: Run) -> str:
     cut = f", cut after layer {same_or_range(cuts(run))}" if cuts(run) and is_cut(run) else ""
     rank = f" with LoRA rank {same_or_range(ranks(run))}" if ranks(run) else ""
     return f"{model} was fine-tuned{data}{where} for {_many(len(run.rounds), 'round')}{steps}{cut}{rank}."
+
+
+def _who_took_part(run: Run) -> str:
+    """How many clients trained in a round, where these were not always all; empty elsewhere."""
+    rounds = [one.active_K for one in run.rounds if one.active_K]
+    if all(all(active_K) for active_K in rounds):
+        return ""
+    never = [name for name, *active in zip(client_names(run), *rounds, strict=False) if not any(active)]
+    mean = finite_mean([sum(active_K) for active_K in rounds])
+    of_all = f"{fmt.number(mean)} of {_many(len(rounds[0]), 'client')} took part in a round on average"
+    return of_all + (
+        f", {_listed(never[:3]) if len(never) < 4 else _many(len(never), 'client')} in none." if never else "."
+    )
 
 
 def _many(amount: int | None, noun: str) -> str:

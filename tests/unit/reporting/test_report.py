@@ -58,6 +58,24 @@ def test_delays_of_a_plan_that_counts_other_rounds_than_the_run_has_say_of_how_m
     assert ("Delays are of" in words) == said
 
 
+@pytest.mark.parametrize(
+    ("active", "said"),
+    [
+        ([[1, 1, 1], [1, 1, 1]], ""),
+        ([[1, 1, 1], [1, 0, 0]], "2.00 of 3 clients took part in a round on average."),
+        ([[1, 0, 1], [1, 0, 0]], "1.50 of 3 clients took part in a round on average, device 1 in none."),
+    ],
+)
+def test_how_many_clients_took_part_is_said_where_it_was_not_always_all(active, said, make_run, tmp_path):
+    folder = make_run(rounds=2, clients=3)
+    rewrite_rounds(
+        folder, lambda lines: [line.update(active_K=[*map(bool, a)]) for line, a in zip(lines, active, strict=True)]
+    )
+    words = " ".join(Page(page_of([folder], tmp_path)).words)
+    assert said in words
+    assert bool(said) == ("took part" in words)
+
+
 def test_totals_are_those_of_the_rounds(make_run, tmp_path):
     folder = make_run(rounds=2)
 
