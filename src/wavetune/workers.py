@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from wavetune.errors import RunFolderError
@@ -76,6 +76,18 @@ def _one_numeric_thread() -> Generator[None]:
     finally:
         for name, value in before.items():
             os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def once_parent_is_gone(act: Callable[[], None]) -> None:
+    """Call this, on a thread, when the process that holds the other end of the standard input is gone."""
+
+    def wait() -> None:
+        with suppress(OSError, ValueError):
+            while os.read(0, 1):
+                pass
+        act()
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _start_worker(first: Callable[[], None] | None) -> None:

@@ -11,7 +11,6 @@ import os
 import signal
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe, load, save
 from wavetune.runtimes.device_permission import options_of
 from wavetune.runtimes.forked import Fork
+from wavetune.workers import once_parent_is_gone
 
 RESTARTS = 5
 _POLL_S, _STOP_S = 0.1, 10.0
@@ -128,15 +128,12 @@ def deploy(
 def exit_with_parent() -> None:
     """End this process as soon as the one that holds the other end of its standard input is gone."""
 
-    def wait() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1):
-                pass
+    def end() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(_STOP_S)
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    once_parent_is_gone(end)
 
 
 @contextmanager

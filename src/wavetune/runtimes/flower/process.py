@@ -6,7 +6,6 @@ telemetry and does not look for updates, in this process and in those that it st
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import sys
@@ -14,6 +13,8 @@ import threading
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
+
+from wavetune.workers import once_parent_is_gone
 
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
@@ -39,25 +40,11 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _kill_group_with_parent() -> None:
-    """Kill this process and all it started once the one that holds the other end of its standard input is gone.
-
-    Asked to end, an app whose message did not come whole would wait for the rest of it.
-    """
-
-    def wait() -> None:
-        with contextlib.suppress(OSError, ValueError):
-            while os.read(0, 1):
-                pass
-        os.killpg(0, signal.SIGKILL)
-
-    threading.Thread(target=wait, daemon=True).start()
-
-
 def main() -> None:
     """Run the command. Flower reads its environment where it is imported, hence not before it is set."""
     home, command, *arguments = sys.argv[1:]
-    _kill_group_with_parent()
+    # asked to end, an app whose message did not come whole would wait for the rest of it
+    once_parent_is_gone(lambda: os.killpg(0, signal.SIGKILL))
     scripts = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
     os.environ.update(
         ENVIRONMENT | {"FLWR_HOME": home, "PATH": scripts}
