@@ -94,7 +94,10 @@ def from_dict(values: Mapping[str, Any], packages: Collection[str] | None = None
 
     Raises ConfigError naming the field, its value and what is allowed.
     """
-    recipe = read_part(Recipe, _with_preset(values), packages=packages)
+    if "preset" in (scenario := _scenario_of(values)):
+        whole = _merged(values_of(fields_of_preset(scenario["preset"])), scenario)
+        values = {**values, "world": {**values["world"], "scenario": whole}}
+    recipe = read_part(Recipe, values, packages=packages)
     require_plausible(recipe.world.scenario)
     return recipe
 
@@ -127,7 +130,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
         value = _parsed(path.strip(), text)
-        before = _preset_of(values)
+        before = _scenario_of(values).get("preset")
         assign(Recipe, values, path.strip(), value)
         if path.strip() == _PRESET and value != before:
             values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
@@ -137,23 +140,11 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
 _PRESET = "world.scenario.preset"
 
 
-def _with_preset(values: Mapping[str, Any]) -> Mapping[str, Any]:
-    """The values, with those of the scenario's preset where the scenario leaves them out."""
+def _scenario_of(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a recipe's values say of its scenario, which may leave out what its preset says."""
     world = values.get("world")
     scenario = world.get("scenario") if isinstance(world, Mapping) else None
-    if not isinstance(world, Mapping) or not isinstance(scenario, Mapping) or "preset" not in scenario:
-        return values
-    return {
-        **values,
-        "world": {**world, "scenario": _merged(values_of(fields_of_preset(scenario["preset"])), scenario)},
-    }
-
-
-def _preset_of(values: Mapping[str, Any]) -> Any:
-    """The preset that a recipe's values name, None where they name none."""
-    world = values.get("world")
-    scenario = world.get("scenario") if isinstance(world, Mapping) else None
-    return scenario.get("preset") if isinstance(scenario, Mapping) else None
+    return scenario if isinstance(scenario, Mapping) else {}
 
 
 def _merged(values: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
