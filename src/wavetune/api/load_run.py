@@ -97,10 +97,8 @@ class Run:
 
         if not isinstance(prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ConfigError(f"prompt is {type(prompt).__name__}; give one text")
-        if base and client is not None:
-            raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
         adapter_of(self.folder, client, base)
-        if self.recipe.world.data.template.kind == "class":
+        if not self.recipe.world.data.template.writes_text:
             for name, value in {"max-new-tokens": max_new_tokens, "temperature": temperature, "seed": seed}.items():
                 if value is not None:
                     raise ConfigError(
@@ -148,8 +146,6 @@ class Run:
         from wavetune.data.source import kind_of
         from wavetune.runtimes.adapters import adapter_of
 
-        if base and client is not None:
-            raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
         if beams > 1 and temperature:
             raise ConfigError("--beams above 1 does not go with --temperature: beams are followed, not drawn")
         adapter_of(self.folder, client, base)

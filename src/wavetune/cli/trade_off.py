@@ -68,7 +68,7 @@ def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str,
     from wavetune.runtimes.world import planner_of
 
     recipe = read_recipe(what, changes, tables)
-    if isinstance(getattr(recipe.method.topology, "cut", None), tuple) or isinstance(recipe.method.lora.rank, tuple):
+    if not recipe.method.one_for_all:
         raise ConfigError(
             "the delay-energy curve has one cut and one rank for all clients; set method.topology.cut and "
             "method.lora.rank to one number or to null, which leaves them to the planner"

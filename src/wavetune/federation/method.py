@@ -22,7 +22,7 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
 from wavetune.federation.exchanges.star import Star
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, KEPT_LORA, NEW_PLANS, ONE_RANK, PRIVATE_LORA
+from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, KEPT_LORA, NEW_PLANS, ONE_CUT, ONE_RANK, PRIVATE_LORA
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.filters.screening import Screening
 from wavetune.federation.links import Link, Reliable
@@ -197,6 +197,11 @@ class Method(Part):
     def server_filters(self) -> tuple[Filter, ...]:
         """What a server does to the updates that came: fills gaps, refuses misfits, its own."""
         return (self.link.lost, *(() if self.screening is None else (self.screening,)), *self.filters)
+
+    @property
+    def one_for_all(self) -> bool:
+        """Whether all clients have one cut and one rank, given or left to the planner."""
+        return not {ONE_CUT, ONE_RANK} & {*self.topology.removed(), *self.lora.removed()}
 
     def check(self, num_clients: int, num_layers: int, width: int) -> None:
         """Raise ConfigError where the parts do not fit each other, the clients or the model."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from wavetune.errors import JsonError, RunFolderError
+from wavetune.errors import ConfigError, JsonError, RunFolderError
 from wavetune.json_reader import read_json
 
 if TYPE_CHECKING:
@@ -26,9 +26,12 @@ def recipe_of(run_dir: Path) -> Recipe:
 def adapter_of(run_dir: Path, client: int | None, base: bool) -> Path | None:
     """Folder of the adapters that answer: a client's, the shared ones, or None for the untouched model.
 
-    Raises RunFolderError where there are none, or where those of a classifier have no head.
+    Raises RunFolderError where there are none, or where those of a classifier have no head; ConfigError where a client
+    is asked for besides the untouched model.
     """
-    classifies = recipe_of(run_dir).world.data.template.kind == "class"
+    if base and client is not None:
+        raise ConfigError("--client does not go with --base: the untouched model is the same for all clients")
+    classifies = not recipe_of(run_dir).world.data.template.writes_text
     if base and classifies:
         raise RunFolderError(f"{run_dir} trained a classifier, whose base knows no classes; leave out --base")
     if base:

@@ -15,7 +15,6 @@ from wavetune.allocation.participants import plan_on_channel
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
-from wavetune.federation.facts import ONE_CUT, ONE_RANK
 from wavetune.federation.folder_lock import locked
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.continued import as_begun
@@ -61,7 +60,7 @@ def _check_comparable(recipe: Recipe) -> None:
     method = recipe.method
     if method.topology.pooled:
         raise ConfigError(f"{recipe.name} trains in one place and sends nothing: there is no plan to sweep")
-    if {ONE_CUT, ONE_RANK} & {*method.topology.removed(), *method.lora.removed()}:
+    if not method.one_for_all:
         raise ConfigError("a sweep plans one cut and one rank for all clients; give one number, or none, for each")
     if method.planner.minds_energy:
         raise ConfigError("a sweep compares delays alone; plan without the energy and deadline of method.planner")
