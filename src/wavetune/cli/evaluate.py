@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wavetune.cli.json_output import result
-from wavetune.cli.options import DeviceName
+from wavetune.cli.options import DeviceName, OneClient, RunDir
 from wavetune.console import Console, echo
 
 
 def evaluate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    run_dir: RunDir,
     data: Annotated[
         str | None,
         typer.Option(metavar="DATA", help="Rows to score: a folder or file, or a Hugging Face id; the run's held-out."),
@@ -26,9 +25,7 @@ def evaluate(
             "accuracy, macro_f1. All but meteor by default.",
         ),
     ] = None,
-    client: Annotated[
-        int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")
-    ] = None,
+    client: OneClient = None,
     base: Annotated[bool, typer.Option("--base", help="Score the untouched model.")] = False,
     prompts: Annotated[int, typer.Option(min=1, help="Distinct prompts to answer at most, drawn at random.")] = 256,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer.")] = 128,

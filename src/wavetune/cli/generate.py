@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from wavetune.cli.json_output import result
+from wavetune.cli.options import OneClient, RunDir
 from wavetune.console import echo_answer
 
 
 def generate(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")],
+    run_dir: RunDir,
     prompt: Annotated[str, typer.Option(help="What the model is given.")],
-    client: Annotated[
-        int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")
-    ] = None,
+    client: OneClient = None,
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer; 64 by default.")] = None,
     temperature: Annotated[
         float | None, typer.Option(min=0, help="0, the default, takes the likeliest token each time.")

@@ -88,6 +88,8 @@ CodecTable = Annotated[
         rich_help_panel=WORLD,
     ),
 ]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
+OneClient = Annotated[int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
 
 Rounds = Annotated[

@@ -41,14 +41,6 @@ class Form:
         return replace(example, where=where, domain=example.domain if _none(domain) else _name(domain))
 
 
-def example_of(row: Row, where: str) -> Example:
-    """Example of a row in any known form; a `domain` field, where there is one, overrides the form's own domain.
-
-    Raises: DataError that starts with `where` if the keys match no form, or a value has the wrong type.
-    """
-    return form_of(row, where).example(row, where)
-
-
 def form_of(row: Row, where: str) -> Form:
     """The first form whose fields a row has. Raises DataError that starts with `where` if there is none."""
     if row.get("chosen") is not None:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
+from helpers.rows import example_of
 from wavetune.data import templates
 from wavetune.data.plain_tokenizer import PlainTokenizer
-from wavetune.data.rows import example_of
 from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, tokenise
 from wavetune.errors import ConfigError, DataError, ModelError
 

@@ -14,8 +14,8 @@ import pyarrow.feather
 import pyarrow.parquet
 import pytest
 
+from helpers.rows import example_of
 from wavetune.data.row_files import read_rows
-from wavetune.data.rows import example_of
 from wavetune.errors import DataError
 
 ROWS = [{"prompt": f"q{i}", "response": f"a{i}"} for i in range(3)]

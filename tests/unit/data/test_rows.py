@@ -5,8 +5,9 @@ from decimal import Decimal
 
 import pytest
 
+from helpers.rows import example_of
 from wavetune.data.examples import Example, Turn
-from wavetune.data.rows import example_of, renamed, slots
+from wavetune.data.rows import renamed, slots
 from wavetune.errors import DataError
 
 SAY = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
