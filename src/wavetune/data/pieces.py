@@ -110,10 +110,21 @@ def joined(pieces: Sequence[Piece]) -> list[Piece]:
 
 def row_of(parts: Sequence[Encoded], begin: Sequence[int]) -> Row:
     """A row of pieces as they are, behind BOS where the tokenizer puts it and the text does not."""
-    ids = [token for _, own in parts for token in own]
-    labels = [piece.learned for piece, own in parts for _ in own]
-    begin = [] if ids[: len(begin)] == list(begin) else list(begin)
-    ids, labels = begin + ids, [False] * len(begin) + labels
+    return _row(_without_bos(parts, begin), begin)
+
+
+def _without_bos(parts: Sequence[Encoded], begin: Sequence[int]) -> Sequence[Encoded]:
+    """The pieces without the BOS that their text begins with itself."""
+    first = next((i for i, (_, own) in enumerate(parts) if own), 0)
+    if not parts or not begin or parts[first][1][: len(begin)] != list(begin):
+        return parts
+    piece, own = parts[first]
+    return [*parts[:first], (piece, own[len(begin) :]), *parts[first + 1 :]]
+
+
+def _row(parts: Sequence[Encoded], begin: Sequence[int]) -> Row:
+    ids = [*begin, *(token for _, own in parts for token in own)]
+    labels = [False for _ in begin] + [piece.learned for piece, own in parts for _ in own]
     return Row(ids, [False, *labels[1:]] if labels else [])  # nothing stands before the first token to predict it from
 
 
@@ -122,9 +133,8 @@ def shortened(parts: Sequence[Encoded], begin: Sequence[int], room: int) -> Row:
 
     An answer that does not fit alone loses its end; texts that stand between headings then keep up to half of the room.
     """
+    parts = _without_bos(parts, begin)
     answer = len(parts) - next((i for i, (piece, _) in enumerate(reversed(parts)) if not piece.learned), len(parts))
-    if parts and parts[0][1][: len(begin)] == list(begin):
-        begin = ()
     fixed = sum(len(own) for piece, own in parts[:answer] if not piece.cut)
     sizes = [len(own) for piece, own in parts[:answer] if piece.cut]
     left = room - len(begin) - fixed
@@ -135,7 +145,7 @@ def shortened(parts: Sequence[Encoded], begin: Sequence[int], room: int) -> Row:
     kept = len(said) if fits else min(len(said), max(left - sum(sizes), left - share))
     level = iter(_levels(sizes, left - kept))
     cut = [(piece, _cut(piece, own, next(level)) if piece.cut else own) for piece, own in parts[:answer]]
-    row = row_of([*cut, (Piece("", learned=True), said[:kept])], begin)
+    row = _row([*cut, (Piece("", learned=True), said[:kept])], begin)
     return Row(row.ids, row.labels, left - kept < sum(sizes), kept < len(said))
 
 

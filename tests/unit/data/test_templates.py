@@ -110,8 +110,20 @@ def test_rows_fit_and_keep_the_answer_before_the_prompt(tokenizer_class, texts, 
         assert len(row) <= max_tokens
         assert row[start:] == whole[: max_tokens - 2]
         assert row[0] == 2
-        assert row[1:start] == codes(example.prompt + "\n")[-(start - 1) :]
-        assert len(row) == max_tokens or row[1:start] == codes(example.prompt + "\n")
+        said = codes(example.prompt.removeprefix("\2") + "\n")  # no second BOS before a text that begins with one
+        assert row[1:start] == said[-(start - 1) :]
+        assert len(row) == max_tokens or row[1:start] == said
+
+
+def test_a_text_that_begins_with_bos_begins_with_it_once_however_short_it_is_cut(bos_tokenizer):
+    with_bos, without = (Example(f"{bos}a long question", "an answer") for bos in ("\2", ""))
+    for max_tokens in range(4, 40):
+        one, other = (
+            tokenise([example], bos_tokenizer, PlainTemplate(), max_tokens) for example in (with_bos, without)
+        )
+        assert one.row(0).tolist() == other.row(0).tolist()
+        assert one.row(0)[0] == 2
+        assert one.label_start.tolist() == other.label_start.tolist()
 
 
 def test_misuse_is_named(tokenizer):
