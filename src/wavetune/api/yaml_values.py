@@ -55,14 +55,6 @@ class _Writer(yaml.SafeDumper):
         return True
 
 
-def _whole_number(_: Any, node: Any) -> int:
-    return int(node.value)
-
-
-def _number(_: Any, node: Any) -> float:
-    return float(node.value)
-
-
 _KINDS = {
     "tag:yaml.org,2002:null": (r"~|null|", ["~", "n", ""]),
     "tag:yaml.org,2002:bool": (r"true|false", list("tf")),
@@ -72,6 +64,6 @@ _KINDS = {
 for kind, (pattern, starts) in _KINDS.items():
     for one in (_Reader, _Writer):
         one.add_implicit_resolver(kind, re.compile(f"^(?:{pattern})$"), starts)
-_Reader.add_constructor("tag:yaml.org,2002:int", _whole_number)
-_Reader.add_constructor("tag:yaml.org,2002:float", _number)
+_Reader.add_constructor("tag:yaml.org,2002:int", lambda _, node: int(node.value))
+_Reader.add_constructor("tag:yaml.org,2002:float", lambda _, node: float(node.value))
 _Writer.add_representer(float, lambda dumper, value: dumper.represent_scalar("tag:yaml.org,2002:float", repr(value)))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from wavetune.data.examples import Corpus, Example
+from wavetune.data.examples import Corpus
 from wavetune.errors import DataError
 from wavetune.seeds import stream
 
@@ -34,7 +34,7 @@ def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Co
     if not fraction:
         note = "no validation part and none held out: validation losses are of training rows"
         return replace(corpus, validation=corpus.train, notes=(*corpus.notes, note))
-    groups = groups_of(corpus.train)
+    groups = kept_together((e.prompt, (e.prompt, e.second, e.answer)) for e in corpus.train)
     train, validation, shares = held_out(corpus.train, groups, fraction, seed, "validation hold-out")
     if not validation:
         raise DataError(
@@ -45,11 +45,6 @@ def with_validation(corpus: Corpus, seed: int, fraction: float = HOLD_OUT) -> Co
     what = "prompts" if all(len(group) == 1 for group in groups) else "distinct prompts or rows"
     note = f"no validation part: {len(validation)} rows ({shares} {what}) of train held out, seed {seed}"
     return replace(corpus, train=train, validation=validation, notes=(*corpus.notes, note), held_out=True)
-
-
-def groups_of(examples: Sequence[Example]) -> list[Group]:
-    """What the rows that must stay together have in common: a prompt, or all where the prompt says too little."""
-    return kept_together((e.prompt, (e.prompt, e.second, e.answer)) for e in examples)
 
 
 def kept_together(rows: Iterable[tuple[str, Group]]) -> list[Group]:

@@ -79,7 +79,7 @@ def tell(meaning: Meaning, style: str, rng: random.Random) -> str:
     """A text that says every slot of the meaning exactly once."""
     house = House(style, rng)
     head = meaning.get("eatType") or house.pick("head", words.NO_EAT_TYPE)
-    facts = house.arranged(facts_of(meaning))
+    facts = house.arranged([_fact(slot, meaning[slot]) for slot in words.SLOTS if slot in meaning])
     opening: tuple[str, list[Fact]] | None = None
     while opening is None:  # an opening that does not suit these facts gives None; the plain one suits all
         opening = _opened(house, meaning, head, facts, house.pick("opening", words.OPENINGS, decay=0.6))
@@ -90,11 +90,6 @@ def tell(meaning: Meaning, style: str, rng: random.Random) -> str:
         sentences.append(_sentence(house, meaning["name"], head, rest[:size]))
         rest = rest[size:]
     return " ".join(sentence[0].upper() + sentence[1:] for sentence in sentences)
-
-
-def facts_of(meaning: Meaning) -> list[Fact]:
-    """Facts of all slots but name, eatType and food."""
-    return [_fact(slot, meaning[slot]) for slot in words.SLOTS if slot in meaning]
 
 
 def _fact(slot: str, value: str) -> Fact:
