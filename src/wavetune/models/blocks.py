@@ -25,7 +25,7 @@ from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_u
 from wavetune.models.narrow import computing_wide
 from wavetune.models.products import has_bf16_products, product, product_back
 from wavetune.models.ragged import Reach, Rule, attended, attending, has_layout, ragged_layout, reach, short_rows
-from wavetune.models.short_rows import Angles, ShortAttention, ShortRows
+from wavetune.models.short_rows import UNTURNED, Angles, ShortAttention, ShortRows
 from wavetune.models.structure import LINEAR
 
 _TOKENS = 3  # of the sample on which a block is tried
@@ -174,6 +174,14 @@ class _Parts:
     b: float
     attention: ShortAttention | _Attention
 
+    def adapted(self, indices: Iterable[int]) -> bool:
+        """Whether any of these maps is."""
+        return any(self.maps[index].adapted for index in indices)
+
+    def precision(self, index: int) -> torch.dtype:
+        """Of what a map yields, and of its gradient: that of the product, or of what adapters add to it."""
+        return torch.float32 if self.maps[index].adapted else torch.bfloat16
+
 
 class _Attention:
     """Of any samples what `ShortAttention` is of short ones, by a function of fp32 heads `[N, H, E]`."""
@@ -181,7 +189,7 @@ class _Attention:
     def __init__(self, attend: Callable[[Tensor, Tensor, Tensor], Tensor], size: int, angles: Angles) -> None:
         self._attend, self._size, self._angles = attend, size, angles
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, keeps: bool) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, keeps: bool, dtype: torch.dtype) -> Tensor:
         from wavetune.models import kernels
 
         count = len(query)
@@ -192,16 +200,18 @@ class _Attention:
             read = self._attend(*heads)
         if keeps:
             self._read, self._heads = read, heads
-        return read.detach().reshape(count, -1)
+        return read.detach().reshape(count, -1).to(dtype)
 
-    def backward(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def backward(self, grad: Tensor, dtypes: Sequence[torch.dtype]) -> tuple[Tensor, ...]:
         from wavetune.models import kernels
 
         found = torch.autograd.grad(self._read, self._heads, grad.float().view(self._read.shape))
-        q, k = (
-            kernels.heads_out(g.flatten(0, 1), self._places.of_tokens, self._angles, g[0].numel()) for g in found[:2]
+        turned = (self._angles, self._angles, UNTURNED)
+        parts = zip(found, turned, dtypes, strict=True)
+        return tuple(
+            kernels.heads_out(g.flatten(0, 1), self._places.of_tokens, angles, g[0].numel(), dtype)
+            for g, angles, dtype in parts
         )
-        return q, k, found[2].flatten(1)
 
 
 class _Kept:
@@ -222,16 +232,13 @@ class _Kept:
         return y
 
     def backward(
-        self, parts: _Parts, index: int, gradient: Tensor, wanted: Sequence[bool], onward: bool = True
-    ) -> tuple[Tensor | None, tuple[Tensor | None, ...]]:
-        """Gradients of a map's input, in the precision of its output, if it goes `onward`, and of its factors."""
-        m = parts.maps[index]
-        gx = product_back(gradient, m.weight) if onward else None
+        self, parts: _Parts, index: int, gradient: Tensor, onto: Tensor | None, wanted: Sequence[bool]
+    ) -> tuple[Tensor | None, ...]:
+        """Gradients of a map's factors; what their updates pass on is added `onto` that of its input."""
+        m, own = parts.maps[index], wanted[4 * index : 4 * index + 4]
         if not m.adapted:
-            return gx, (None,) * 4
-        gx, wide = None if gx is None else gx.float(), self.wide[index]
-        own = wanted[4 * index : 4 * index + 4]
-        return gx, updates_back(gradient, wide, gx, self.reduced[index], m.scale, m.segments, m.factors, own)
+            return (None,) * 4
+        return updates_back(gradient, self.wide[index], onto, self.reduced[index], m.scale, m.segments, m.factors, own)
 
 
 class _Block(torch.autograd.Function):
@@ -241,28 +248,23 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parts: _Parts, *factors: Tensor | None) -> Tensor:
         from wavetune.models import kernels
 
-        kept = _Kept()
-        wide, inverse = kernels.normed(x, parts.norms[0], parts.epsilons[0])
-        narrow = wide.to(torch.bfloat16)
+        kept, keeps = _Kept(), any(ctx.needs_input_grad)
+        _, narrow, wide, inverse = kernels.normed(x, None, parts.norms[0], parts.epsilons[0], parts.adapted(range(3)))
         query, key, value = (kept.forward(parts, i, narrow, wide) for i in range(3))
-        seen = parts.attention.forward(query, key, value, any(ctx.needs_input_grad))
+        seen = parts.attention.forward(query, key, value, keeps, parts.precision(3))
         more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen)
-        wide = None
-        if any(m.adapted for m in parts.maps[3:6]):
-            middle = x + more
-            wide, middle_inverse = kernels.normed(middle, parts.norms[1], parts.epsilons[1])
-            narrow = wide.to(torch.bfloat16)
-        else:
-            middle, narrow, middle_inverse = kernels.added_and_normed(x, more, parts.norms[1], parts.epsilons[1])
+        middle, narrow, wide, middle_inverse = kernels.normed(
+            x, more, parts.norms[1], parts.epsilons[1], parts.adapted(range(4, 6))
+        )
         gate, up = (kept.forward(parts, i, narrow, wide) for i in (4, 5))
         if gate.dtype != up.dtype:
             gate, up = gate.float(), up.float()
         inner = kernels.gated(gate, up, parts.a, parts.b)
         more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner.float() if parts.maps[6].adapted else None)
-        if any(ctx.needs_input_grad):
+        if keeps:
             ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up)
             ctx.kept, ctx.parts = kept, parts
-        return middle + more
+        return kernels.added(middle, more)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -272,28 +274,32 @@ class _Block(torch.autograd.Function):
         kept, parts, wanted = cast(_Kept, ctx.kept), cast(_Parts, ctx.parts), ctx.needs_input_grad[2:]
         onward, of_factors = bool(ctx.needs_input_grad[0]), dict[int, tuple[Tensor | None, ...]]()
 
-        def back(index: int, gradient: Tensor, onward: bool = True) -> Tensor | None:
-            found, of_factors[index] = kept.backward(parts, index, gradient, wanted, onward)
-            return found
+        def through(index: int, gradient: Tensor, narrow: Tensor) -> Tensor:
+            onto = product_back(narrow, parts.maps[index].weight).to(parts.precision(index))
+            of_factors[index] = kept.backward(parts, index, gradient, onto, wanted)
+            return onto
 
-        def summed(indices: range, gradients: Sequence[Tensor]) -> Tensor:
-            first, *others = (cast(Tensor, back(i, g)) for i, g in zip(indices, gradients, strict=True))
-            total = first.float()
-            for one in others:
-                total += one
-            return total
+        def through_norm(
+            indices: range, gradients: Sequence[Tensor], base: Tensor, x: Tensor, inverse: Tensor, narrow: bool
+        ) -> tuple[Tensor, Tensor]:
+            more = torch.zeros_like(x) if parts.adapted(indices) else None
+            found = list[Tensor]()
+            for index, gradient in zip(indices, gradients, strict=True):
+                found.append(product_back(gradient, parts.maps[index].weight))
+                of_factors[index] = kept.backward(parts, index, gradient, more, wanted)
+            norm = parts.norms[indices.start // 4]
+            return kernels.norm_back_onto(base, x, inverse, found, more, norm, narrow)
 
         to_stream = grads[0].contiguous()
-        to_inner = cast(Tensor, back(6, to_stream)).to(gate.dtype)
-        to_wide = summed(range(4, 6), kernels.gated_back(gate, up, to_inner, parts.a, parts.b))
-        to_middle = to_stream.clone()
-        kernels.add_norm_back(middle, middle_inverse, to_wide, parts.norms[1], to_middle)
-        to_maps = parts.attention.backward(cast(Tensor, back(3, to_middle)))
+        to_inner = through(6, to_stream, to_stream).to(gate.dtype)
+        to_both = kernels.gated_back(gate, up, to_inner, parts.a, parts.b)
+        to_middle, narrow = through_norm(range(4, 6), to_both, to_stream, middle, middle_inverse, narrow=True)
+        to_seen = through(3, to_middle, narrow)
+        to_maps = parts.attention.backward(to_seen, [parts.precision(index) for index in range(3)])
         if onward:
-            kernels.add_norm_back(x, inverse, summed(range(3), to_maps), parts.norms[0], to_middle)
+            to_middle, _ = through_norm(range(3), to_maps, to_middle, x, inverse, narrow=False)
         else:
-            for index, gradient in enumerate(to_maps):
-                back(index, gradient, onward=False)
+            of_factors |= {i: kept.backward(parts, i, g, None, wanted) for i, g in enumerate(to_maps)}
         del ctx.kept, ctx.parts  # the graph is let go of only when all of its blocks are done
         returned = (factor for index in range(len(parts.maps)) for factor in of_factors[index])
         return to_middle if onward else None, None, *returned

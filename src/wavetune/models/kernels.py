@@ -8,7 +8,7 @@ all is computed in fp32. What is not a number stays none.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from itertools import pairwise
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from llvmlite import ir  # pyright: ignore[reportMissingTypeStubs]
 from numba import njit, types  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-from numba.extending import intrinsic  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.extending import intrinsic, overload  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from torch import Tensor
 
 from wavetune.allocation.kernel_cache import compiled
@@ -26,6 +26,7 @@ from wavetune.allocation.kernel_cache import compiled
 _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
 _LOG2_E, _LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
+_LEAST_POWER, _MOST_POWER = np.float32(-87), np.float32(87)
 _LOWEST = np.int32(-(1 << 31))
 _ZERO, _ONE, _HALF, _THREE, _ODD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
 # e^f is the sum of f^k / k!, to 5e-9 where |f| is at most half of ln 2.
@@ -59,7 +60,8 @@ def _kernel(function: Callable[..., None]) -> Any:
 @_inline
 def _exp(x: Any) -> Any:
     """e^x of an x from -87 to 87, and of what lies beyond as of these ends; what is not a number stays none."""
-    t = min(max(x, np.float32(-87)), np.float32(87))
+    t = x if x > _LEAST_POWER else _LEAST_POWER
+    t = t if t < _MOST_POWER else _MOST_POWER
     whole = np.floor(t * _LOG2_E + _HALF)
     f = t - whole * _LOG_2
     power = ((((((_C7 * f + _C6) * f + _C5) * f + _C4) * f + _C3) * f + _C2) * f + _ONE) * f + _ONE
@@ -98,6 +100,24 @@ def _narrow(x: Any) -> Any:
     return np.uint16(rounded) if x == x else np.uint16(0x7FC0)
 
 
+def _read(one: Any) -> Any:
+    """The number in an element, of fp32 or the bits of a bf16."""
+
+
+def _as(x: Any, one: Any) -> Any:
+    """What is written of a number into the place of an element."""
+
+
+@cast(Any, overload)(_read, strict=False)
+def _read_one(one: Any) -> Any:
+    return (lambda one: _wide(one)) if isinstance(one, types.Integer) else (lambda one: one)
+
+
+@cast(Any, overload)(_as, strict=False)
+def _written(x: Any, one: Any) -> Any:
+    return (lambda x, one: _narrow(x)) if isinstance(one, types.Integer) else (lambda x, one: x)
+
+
 @_kernel
 def _norm(x: Any, y: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
     rows, width = x.shape
@@ -124,30 +144,52 @@ def _norm_back(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
 
 
 @_kernel
-def _add_norm_bf16(x: Any, more: Any, total: Any, y: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
+def _add_norm(x: Any, more: Any, total: Any, wide: Any, narrow: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
     rows, width = x.shape
     for n in range(rows):
-        squares = np.float32(0)
+        for i in range(width if len(more) else 0):
+            total[n, i] = x[n, i] + _read(more[n, i])
+        row, squares = total[n] if len(more) else x[n], _ZERO
         for i in range(width):
-            one = x[n, i] + _wide(more[n, i])
-            total[n, i] = one
-            squares += one * one
+            squares += row[i] * row[i]
         r = _ONE / np.sqrt(squares / np.float32(width) + epsilon)
         inverse[n] = r
         for i in range(width):
-            y[n, i] = _narrow(total[n, i] * r * weight[i])
+            narrow[n, i] = _narrow(row[i] * r * weight[i])
+        for i in range(width if len(wide) else 0):
+            wide[n, i] = row[i] * r * weight[i]
 
 
 @_kernel
-def _norm_back_onto(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
+def _add(x: Any, more: Any, out: Any) -> None:
     rows, width = x.shape
     for n in range(rows):
-        r, total = inverse[n], np.float32(0)
         for i in range(width):
-            total += grad[n, i] * weight[i] * x[n, i]
+            out[n, i] = x[n, i] + _read(more[n, i])
+
+
+@_kernel
+def _norm_back_onto(
+    base: Any, x: Any, inverse: Any, a: Any, b: Any, c: Any, more: Any, out: Any, narrow: Any, weight: Any
+) -> None:
+    rows, width = x.shape
+    grad = np.empty(width, np.float32)
+    for n in range(rows):
+        for i in range(width):
+            grad[i] = _wide(a[n, i]) + _wide(b[n, i])
+        for i in range(width if len(c) else 0):
+            grad[i] += _wide(c[n, i])
+        for i in range(width if len(more) else 0):
+            grad[i] += more[n, i]
+        r, total = inverse[n], _ZERO
+        for i in range(width):
+            grad[i] *= weight[i]
+            total += grad[i] * x[n, i]
         along = total * r * r / np.float32(width)
         for i in range(width):
-            out[n, i] += r * (grad[n, i] * weight[i] - x[n, i] * along)
+            out[n, i] = base[n, i] + r * (grad[i] - x[n, i] * along)
+        for i in range(width if len(narrow) else 0):
+            narrow[n, i] = _narrow(out[n, i])
 
 
 @_kernel
@@ -162,46 +204,14 @@ def _heads_in(places: Any, x: Any, cos: Any, sin: Any, out: Any) -> None:
             elif len(cos) == 0:
                 one = x[n, start : start + size]
                 for i in range(size):
-                    to[i] = one[i]
+                    to[i] = _read(one[i])
             else:
-                low, high, to_low, to_high = (
-                    x[n, start : start + half],
-                    x[n, start + half : start + size],
-                    to[:half],
-                    to[half:],
-                )
+                low, high, to_high = x[n, start : start + half], x[n, start + half : start + size], to[half:]
                 for i in range(half):
-                    to_low[i] = low[i] * cos[n, i] - high[i] * sin[n, i]
+                    to[i] = _read(low[i]) * cos[n, i] - _read(high[i]) * sin[n, i]
                 cos_high, sin_high = cos[n, half:], sin[n, half:]
                 for i in range(half):
-                    to_high[i] = high[i] * cos_high[i] + low[i] * sin_high[i]
-
-
-@_kernel
-def _heads_in_bf16(places: Any, x: Any, cos: Any, sin: Any, out: Any) -> None:
-    size, half = out.shape[1], out.shape[1] // 2
-    for p in range(len(places)):
-        n, first, own, length = places[p]
-        for h in range(x.shape[1] // size):
-            to, start = out[first * (x.shape[1] // size) + h * length + own], h * size
-            if n < 0:
-                to[:] = _ZERO
-            elif len(cos) == 0:
-                one = x[n, start : start + size]
-                for i in range(size):
-                    to[i] = _wide(one[i])
-            else:
-                low, high, to_low, to_high = (
-                    x[n, start : start + half],
-                    x[n, start + half : start + size],
-                    to[:half],
-                    to[half:],
-                )
-                for i in range(half):
-                    to_low[i] = _wide(low[i]) * cos[n, i] - _wide(high[i]) * sin[n, i]
-                cos_high, sin_high = cos[n, half:], sin[n, half:]
-                for i in range(half):
-                    to_high[i] = _wide(high[i]) * cos_high[i] + _wide(low[i]) * sin_high[i]
+                    to_high[i] = _read(high[i]) * cos_high[i] + _read(low[i]) * sin_high[i]
 
 
 @_kernel
@@ -214,14 +224,13 @@ def _heads_out(out: Any, places: Any, cos: Any, sin: Any, x: Any) -> None:
             to = out[n, start : start + size]
             if len(cos) == 0:
                 for i in range(size):
-                    to[i] = one[i]
+                    to[i] = _as(one[i], to[i])
             else:
-                low, high, to_low, to_high = one[:half], one[half:], to[:half], to[half:]
-                cos_high, sin_high = cos[n, half:], sin[n, half:]
+                high, to_high, cos_high, sin_high = one[half:], to[half:], cos[n, half:], sin[n, half:]
                 for i in range(half):
-                    to_low[i] = low[i] * cos[n, i] + high[i] * sin_high[i]
+                    to[i] = _as(one[i] * cos[n, i] + high[i] * sin_high[i], to[i])
                 for i in range(half):
-                    to_high[i] = high[i] * cos_high[i] - low[i] * sin[n, i]
+                    to_high[i] = _as(high[i] * cos_high[i] - one[i] * sin[n, i], to_high[i])
 
 
 @_kernel
@@ -256,24 +265,13 @@ def _weights_back(weights: Any, grad: Any, scaling: Any) -> None:
                 grad[b, t, i] = _ZERO
 
 
-@_inline
-def _product(gate: Any, up: Any, a: Any, b: Any) -> Any:
-    return gate * _sigmoid(gate * (a + b * gate * gate)) * up
-
-
-@_inline
-def _slopes(gate: Any, up: Any, grad: Any, a: Any, b: Any) -> Any:
-    squared = gate * gate
-    s = _sigmoid(gate * (a + b * squared))
-    return grad * up * (s + gate * s * (_ONE - s) * (a + _THREE * b * squared)), grad * gate * s
-
-
 @_kernel
 def _gated(gate: Any, up: Any, out: Any, a: Any, b: Any) -> None:
     rows, width = gate.shape
     for n in range(rows):
         for i in range(width):
-            out[n, i] = _product(gate[n, i], up[n, i], a, b)
+            g = _read(gate[n, i])
+            out[n, i] = _as(g * _sigmoid(g * (a + b * g * g)) * _read(up[n, i]), out[n, i])
 
 
 @_kernel
@@ -281,24 +279,11 @@ def _gated_back(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a: Any,
     rows, width = gate.shape
     for n in range(rows):
         for i in range(width):
-            to_gate[n, i], to_up[n, i] = _slopes(gate[n, i], up[n, i], grad[n, i], a, b)
-
-
-@_kernel
-def _gated_bf16(gate: Any, up: Any, out: Any, a: Any, b: Any) -> None:
-    rows, width = gate.shape
-    for n in range(rows):
-        for i in range(width):
-            out[n, i] = _narrow(_product(_wide(gate[n, i]), _wide(up[n, i]), a, b))
-
-
-@_kernel
-def _gated_back_bf16(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a: Any, b: Any) -> None:
-    rows, width = gate.shape
-    for n in range(rows):
-        for i in range(width):
-            left, right = _slopes(_wide(gate[n, i]), _wide(up[n, i]), _wide(grad[n, i]), a, b)
-            to_gate[n, i], to_up[n, i] = _narrow(left), _narrow(right)
+            g, above = _read(gate[n, i]), _read(grad[n, i])
+            s = _sigmoid(g * (a + b * g * g))
+            slope = s + g * s * (_ONE - s) * (a + _THREE * b * g * g)
+            to_gate[n, i] = _as(above * _read(up[n, i]) * slope, to_gate[n, i])
+            to_up[n, i] = _as(above * g * s, to_up[n, i])
 
 
 @_inline
@@ -431,23 +416,39 @@ def distributions_back(
     _run(_distributions_back, by_row, (np.float32(1 / temperature),))
 
 
-def normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-    """`rms_norm` of `[N, D]`, and what each row was multiplied by, `[N]`."""
-    y, inverse = torch.empty_like(x), x.new_empty(len(x))
-    _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
-    return y, inverse
+def normed(
+    x: Tensor, more: Tensor | None, weight: Tensor, epsilon: float, is_wide: bool
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """A stream `[N, D]` with `more` added, in bf16 or fp32; `rms_norm` of that in bf16 and, if it `is_wide`, in fp32;
+    and what each row was multiplied by, `[N]`.
+    """
+    none, inverse = x.new_empty(0, 0), x.new_empty(len(x))
+    total, wide = none if more is None else torch.empty_like(x), torch.empty_like(x) if is_wide else none
+    narrow = torch.empty_like(x, dtype=torch.bfloat16)
+    more = none.bfloat16() if more is None else more
+    _run(_add_norm, (x, more, total, wide, narrow, inverse), (weight.numpy(), np.float32(epsilon)))
+    return total if len(more) else x, narrow, wide if is_wide else None, inverse
 
 
-def added_and_normed(x: Tensor, more: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor, Tensor]:
-    """A stream `[N, D]` with a bf16 matrix added, the norm of that in bf16, and what each row was multiplied by."""
-    total, y, inverse = torch.empty_like(x), torch.empty_like(more), x.new_empty(len(x))
-    _run(_add_norm_bf16, (x, more, total, y, inverse), (weight.numpy(), np.float32(epsilon)))
-    return total, y, inverse
+def added(x: Tensor, more: Tensor) -> Tensor:
+    """Sum of two matrices in fp32, of which the second may be bf16."""
+    out = torch.empty_like(x)
+    _run(_add, (x, more, out), ())
+    return out
 
 
-def add_norm_back(x: Tensor, inverse: Tensor, grad: Tensor, weight: Tensor, out: Tensor) -> None:
-    """Add to `out` the gradient of a normed `x` from that of its norm, all `[N, D]`."""
-    _run(_norm_back_onto, (x, inverse, grad, out), (weight.numpy(),))
+def norm_back_onto(
+    base: Tensor, x: Tensor, inverse: Tensor, grads: Sequence[Tensor], more: Tensor | None, weight: Tensor, narrow: bool
+) -> tuple[Tensor, Tensor]:
+    """`base` plus the gradient of a normed `x` `[N, D]` from that of its norm: the sum of two or three in bf16 and of
+    what is `more` in fp32. Returns it in fp32 and, if it is asked for `narrow`, in bf16.
+    """
+    none = x.new_empty(0, 0)
+    out, half = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16) if narrow else none.bfloat16()
+    a, b, c = (*grads, none.bfloat16())[:3]
+    by_row = (base, x, inverse, a, b, c, none if more is None else more, out, half)
+    _run(_norm_back_onto, by_row, (weight.numpy(),))
+    return out, half
 
 
 def heads_in(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], size: int) -> Tensor:
@@ -457,14 +458,15 @@ def heads_in(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], size: int
     own place in that and how many rows the sample has; a sample's heads follow each other.
     """
     out = angles[0].new_empty(len(places) * (x.shape[1] // size), size)
-    kernel = _heads_in_bf16 if x.dtype == torch.bfloat16 else _heads_in
-    _run(kernel, (places,), (_array(x), *(a.numpy() for a in angles), out.numpy()), out.numel())
+    _run(_heads_in, (places,), (_array(x), *(a.numpy() for a in angles), out.numpy()), out.numel())
     return out
 
 
-def heads_out(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], width: int) -> Tensor:
+def heads_out(
+    x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], width: int, dtype: torch.dtype = torch.float32
+) -> Tensor:
     """Heads of tokens `[N, H D]` of a total width from rows `[P H, D]`, turned back; `places` `[N, 3]` as above."""
-    out = x.new_empty(len(places), width)
+    out = x.new_empty(len(places), width, dtype=dtype)
     _run(_heads_out, (out, places, *angles), (x.numpy(),))
     return out
 
@@ -482,15 +484,14 @@ def causal_weights_back(weights: Tensor, grad: Tensor, scaling: float) -> None:
 def gated(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
     """`gated_product` without a gradient."""
     out = torch.empty_like(gate)
-    _run(_gated_bf16 if gate.dtype == torch.bfloat16 else _gated, (gate, up, out), (np.float32(a), np.float32(b)))
+    _run(_gated, (gate, up, out), (np.float32(a), np.float32(b)))
     return out
 
 
 def gated_back(gate: Tensor, up: Tensor, grad: Tensor, a: float, b: float) -> tuple[Tensor, Tensor]:
     """Gradients of both factors of `gated_product`."""
-    kernel = _gated_back_bf16 if gate.dtype == torch.bfloat16 else _gated_back
     to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-    _run(kernel, (gate, up, grad, to_gate, to_up), (np.float32(a), np.float32(b)))
+    _run(_gated_back, (gate, up, grad, to_gate, to_up), (np.float32(a), np.float32(b)))
     return to_gate, to_up
 
 
@@ -498,7 +499,8 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         x = x.contiguous()
-        y, inverse = normed(x, weight, epsilon)
+        y, inverse = torch.empty_like(x), x.new_empty(len(x))
+        _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
         ctx.save_for_backward(x, weight, inverse)
         return y
 

@@ -10,7 +10,7 @@ D width of a key, E width of a value.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +18,7 @@ from torch import Tensor
 LONGEST = 256  # of a sample, in tokens; beyond, fused kernels are as fast
 Angles = tuple[Tensor, Tensor]
 """Cosines and sines `[N, D]` by which heads are turned."""
-_UNTURNED: Angles = (torch.empty(0, 0, dtype=torch.float32), torch.empty(0, 0, dtype=torch.float32))
+UNTURNED: Angles = (torch.empty(0, 0, dtype=torch.float32), torch.empty(0, 0, dtype=torch.float32))
 
 
 class ShortRows:
@@ -42,10 +42,12 @@ class ShortAttention:
     """
 
     def __init__(self, places: ShortRows, size: int, scaling: float, angles: Angles | None) -> None:
-        self._places, self._size, self._scaling, self._angles = places, size, scaling, angles or _UNTURNED
+        self._places, self._size, self._scaling, self._angles = places, size, scaling, angles or UNTURNED
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, keeps: bool) -> Tensor:
-        """Query `[N, H D]`, key `[N, G D]`, value `[N, G E]`, in fp32 or bf16; returns `[N, H E]` in fp32.
+    def forward(
+        self, query: Tensor, key: Tensor, value: Tensor, keeps: bool, dtype: torch.dtype = torch.float32
+    ) -> Tensor:
+        """Query `[N, H D]`, key `[N, G D]`, value `[N, G E]`, in fp32 or bf16; returns `[N, H E]` in fp32, or rounded.
 
         It `keeps` what the way back needs, or cannot go back.
         """
@@ -55,7 +57,7 @@ class ShortAttention:
         self._widths = query.shape[1], key.shape[1], value.shape[1]
         rows, width = self._places.of_rows, value.shape[1] // self._few
         q, k = (kernels.heads_in(x, rows, self._angles, self._size) for x in (query, key))
-        stacks, kept = (q, k, kernels.heads_in(value, rows, _UNTURNED, width)), list[Tensor]()
+        stacks, kept = (q, k, kernels.heads_in(value, rows, UNTURNED, width)), list[Tensor]()
         out = q.new_empty(len(q), width)
         for q, k, v, read in self._by_group(*stacks, out):
             weights = q @ k.mT
@@ -64,13 +66,13 @@ class ShortAttention:
             kept.append(weights)
         if keeps:
             self._stacks, self._weights = stacks, kept
-        return kernels.heads_out(out, self._places.of_tokens, _UNTURNED, len(out) // len(rows) * width)
+        return kernels.heads_out(out, self._places.of_tokens, UNTURNED, len(out) // len(rows) * width, dtype)
 
-    def backward(self, grad: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Gradients of query, key and value, in fp32, from that of what is read."""
+    def backward(self, grad: Tensor, dtypes: Sequence[torch.dtype] = (torch.float32,) * 3) -> tuple[Tensor, ...]:
+        """Gradients of query, key and value, in these precisions, from that of what is read."""
         from wavetune.models import kernels
 
-        above = kernels.heads_in(grad, self._places.of_rows, _UNTURNED, self._stacks[2].shape[1])
+        above = kernels.heads_in(grad, self._places.of_rows, UNTURNED, self._stacks[2].shape[1])
         to = tuple(torch.empty_like(x) for x in self._stacks)
         groups = self._by_group(*self._stacks, above, *to)
         for weights, (q, k, v, g, to_q, to_k, to_v) in zip(self._weights, groups, strict=True):
@@ -80,10 +82,10 @@ class ShortAttention:
             kernels.causal_weights_back(weights.view(square), scores.view(square), self._scaling)
             torch.bmm(scores, k, out=to_q)
             torch.bmm(scores.mT, q, out=to_k)
-        turned = (self._angles, self._angles, _UNTURNED)
-        parts = zip(to, turned, self._widths, strict=True)
-        found = (kernels.heads_out(x, self._places.of_tokens, angles, width) for x, angles, width in parts)
-        return cast(tuple[Tensor, Tensor, Tensor], tuple(found))
+        turned = (self._angles, self._angles, UNTURNED)
+        parts = zip(to, turned, self._widths, dtypes, strict=True)
+        places = self._places.of_tokens
+        return tuple(kernels.heads_out(x, places, angles, width, dtype) for x, angles, width, dtype in parts)
 
     def _by_group(self, *stacks: Tensor) -> Iterator[list[Tensor]]:
         """Rows of heads `[P H, D]` and `[P G, D]` by group, as matrices of a key's head, `[S G, H/G T, D]`."""
