@@ -36,25 +36,31 @@ def recipe(chats, tmp_path_factory):
     return small("sflllm", *settings)
 
 
-class Tomorrow(calendar):
-    @classmethod
-    def today(cls):
-        return cls(2031, 1, 2)
+def on(day):
+    """Whatever the clock says, it is the 1st or 2nd of January."""
+
+    class Day(calendar):
+        @classmethod
+        def today(cls):
+            return cls(2031, 1, day)
+
+    return mock.patch.object(templates, "date", Day)
 
 
 def test_a_run_continued_on_another_day_trains_on_the_texts_of_the_first(recipe, tmp_path):
-    train(recipe, tmp_path / "whole")
+    with on(1):
+        train(recipe, tmp_path / "whole")
     kept = load(tmp_path / "whole" / "recipe.json").world.data.template
     assert kept.kind == "chat"
-    assert kept.date == calendar.today().isoformat()
+    assert kept.date == "2031-01-01"
 
     class Stopped(Silent):
         def round(self, record):
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with on(1), pytest.raises(KeyboardInterrupt):
         run(recipe, tmp_path / "parts", Stopped())
-    with mock.patch.object(templates, "date", Tomorrow):
+    with on(2):
         train(recipe, tmp_path / "parts", resume=True)
     adapters = [tmp_path / name / "adapters" / "global" / "adapter_model.safetensors" for name in ("whole", "parts")]
     assert adapters[0].read_bytes() == adapters[1].read_bytes()
