@@ -62,7 +62,9 @@ def test_servers_with_certificates_that_are_not_theirs_leave_no_folder(sets, tmp
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("address", ["host:port", ":7443", "host:70000", "host:", "::"])
+@pytest.mark.parametrize(
+    "address", ["host:port", ":7443", "host:70000", "host:", "::", "https://host:7443", "::1:port", "a host"]
+)
 def test_what_is_no_address_is_refused(sets, address):
     if address == "::":
         assert host_and_port(address) == ("::", 7443)

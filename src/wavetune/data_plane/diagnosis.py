@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import re
 import socket
 import ssl
 import tempfile
@@ -26,9 +28,24 @@ def host_and_port(address: str) -> tuple[str, int]:
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]") or (host.count(":") and not host.startswith("[")):
         host, port = address, str(DEFAULT_PORT)
-    if not host.strip("[]") or not port.isdecimal() or int(port) > 65535:
+    host = host.strip("[]")
+    if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
         raise ConfigError(f"{address!r} is not an address; write HOST:PORT with a port from 0 to 65535, or HOST alone")
-    return host.strip("[]"), int(port)
+    return host, int(port)
+
+
+def _is_host(host: str) -> bool:
+    """Whether this may be a name or an IP address, and is no URL and no sentence.
+
+    >>> _is_host("fe80::1%eth0"), _is_host("https://edge"), _is_host("1::2::3"), _is_host("my edge")
+    (True, False, False, False)
+    """
+    if ":" not in host:
+        return re.fullmatch(r"[^\s/@?#]+", host) is not None
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
 
 
 def with_port(address: str) -> str:
