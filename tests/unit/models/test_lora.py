@@ -62,6 +62,20 @@ def test_stacks_hold_one_slot_a_holder_and_one_for_the_rest():
     assert not nobody.local
 
 
+def test_copies_are_of_the_blocks_that_a_client_holds_and_not_views_of_them():
+    bank = filled_bank()
+    for client in range(3):
+        held = {site.name for site in SITES if bank.slots(site.layer)[client] >= 0}
+        copies = bank.copies(client)
+        assert copies.keys() == {f"{name}.{matrix}" for name in held for matrix in "AB"}
+        assert copies.keys() >= bank.copies(client, SITES[:1]).keys()
+        for name, copy in copies.items():
+            site, _, matrix = name.rpartition(".")
+            slot = bank.local[site][matrix][int(bank.slots(next(s.layer for s in SITES if s.name == site))[client])]
+            assert torch.equal(copy, slot)
+            assert copy.data_ptr() != slot.data_ptr()
+
+
 def test_segments_follow_the_clients_of_a_pass_and_join_neighbours_at_the_server():
     bank = filled_bank()
     assert bank.segments(0, (0, 1, 2), (4, 5, 6)) == ((True, 0, 0, 4), (False, 0, 4, 9), (True, 1, 9, 15))
