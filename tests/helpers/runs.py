@@ -34,7 +34,8 @@ PAPER = ("world.scenario.preset=paper", "world.data.max_tokens=96", *WIDE)
 """For tests whose seconds, joules and bits a second are those of the papers' ideal links."""
 EXACT = ("run.precision=fp64", "method.adapter_codec.kind=fp64")
 """Sums that are put together in another order then differ in the last digits of fp64, on whatever processor."""
-WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command", "started", "ended"}
+WALL_CLOCK = {"wall_s", "tokens_per_s", "peak_memory_bytes", "command", "started", "ended", "commit"}
+"""What may differ between two runs of the same; of the commit a process says nothing where git takes too long."""
 
 
 REWARDS = Path(__file__).with_name("simple_rewards.py")
