@@ -6,6 +6,7 @@ Legend: P labelled positions, D width, V vocabulary.
 
 from __future__ import annotations
 
+from math import ceil
 from typing import Any
 
 import torch
@@ -14,9 +15,7 @@ from torch import Tensor
 from wavetune.models.output_layer import OutputLayer
 
 _CHUNK_VALUES = 1 << 25  # logits held at once: 128 MiB in fp32
-_FEW_VALUES = (
-    1 << 23
-)  # in bf16, where products of few rows are quick: 16 MiB, which need not be fetched from the system
+_CHUNK_ROWS = 64  # of which a chunk has a multiple: products of other counts can be half as fast
 _LEAST_VOCABULARY = 1 << 14  # that is worth a compiled sweep; a smaller one starts sooner without a compiler
 
 
@@ -30,7 +29,7 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         nll_P = torch.empty_like(weight_P)
         grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
         narrow = hidden_PD.dtype == torch.float32 and head.narrow and head.weight.shape[0] >= _LEAST_VOCABULARY
-        for part in _chunks(len(labels_P), head.weight.shape[0], _FEW_VALUES if narrow else None):
+        for part in _chunks(len(labels_P), head.weight.shape[0]):
             logits, bent = (head.product(hidden_PD[part]), None) if narrow else head.logits(hidden_PD[part])
             nll_P[part] = _likelihoods(logits, labels_P[part], weight_P[part])
             if grad_PD is not None:
@@ -174,9 +173,13 @@ def _distributions_back(
     return error.scatter_add_(1, labels_P[:, None], own).div_(temperature)
 
 
-def _chunks(positions: int, vocabulary: int, values: int | None = None) -> list[slice]:
-    chunk = max(1, (values or _CHUNK_VALUES) // vocabulary)
-    return [slice(start, start + chunk) for start in range(0, positions, chunk)]
+def _chunks(positions: int, vocabulary: int) -> list[slice]:
+    """As few as hold so many values at most, all of about one size."""
+    most = max(1, _CHUNK_VALUES // vocabulary)
+    unit = min(most, _CHUNK_ROWS)
+    count = ceil(positions / (most - most % unit))
+    rows = ceil(positions / max(count, 1) / unit) * unit
+    return [slice(start, start + rows) for start in range(0, positions, max(rows, 1))]
 
 
 def frozen_head_log_probs(

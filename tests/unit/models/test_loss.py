@@ -190,7 +190,7 @@ def test_likelihoods_that_stay_in_bf16_are_those_of_wide_logits(monkeypatch):
     hidden, layer, found = hidden.detach(), OutputLayer(head.to(torch.bfloat16)), []
     for narrow in (True, False):
         monkeypatch.setattr(output_layer, "has_bf16_products", lambda narrow=narrow: narrow)
-        monkeypatch.setattr(loss, "_FEW_VALUES", 16 * vocabulary)
+        monkeypatch.setattr(loss, "_CHUNK_VALUES", 16 * vocabulary)
         leaf = hidden.clone().requires_grad_()
         total, nll = frozen_head_cross_entropy(leaf, layer, labels, weights)
         total.backward()
