@@ -221,7 +221,7 @@ class Prices(NamedTuple):
 class _Node(NamedTuple):
     """Part of an option set: a box of seconds, its cuts, who may own what in both bands, [K, M].
 
-    With what is proved of it, by which prices, and what its last program says.
+    With what is proved of it, by which prices, what its last program says, and what cuts cost at these prices if known.
     """
 
     bound_s: float
@@ -233,6 +233,7 @@ class _Node(NamedTuple):
     prices: Prices
     radius: float = _RADIUS
     solved: _Solved | None = None
+    choice_KC: Array | None = None
 
 
 class Found(NamedTuple):
@@ -380,7 +381,7 @@ class CutPacking:
         """The best of a few even prices."""
         goal_s = self.goal_of() / self.option_sets[node.option_set].rounds
         tried = [self._even_prices(goal_s * share) for share in _EVEN]
-        return max(tried, key=lambda prices: self._bound(node, prices, goal_s)[0])
+        return max(tried, key=lambda prices: self._bound(node, prices, self._choice(node, prices, goal_s)))
 
     def _divided(self, node: _Node, number: int) -> list[_Node]:
         """Both parts of a node, bounded: by when the latest of the mixed sets are done, a client's cut, or an owner."""
@@ -402,7 +403,8 @@ class CutPacking:
                 only_KC, without_KC = node.allowed_KC.copy(), node.allowed_KC.copy()
                 only_KC[k], without_KC[k, c] = False, False
                 only_KC[k, c] = True
-                return self._children(node, number, [{"allowed_KC": only_KC}, {"allowed_KC": without_KC}])
+                parts = [{"allowed_KC": one_KC, "choice_KC": node.choice_KC} for one_KC in (only_KC, without_KC)]
+                return self._children(node, number, parts)
             elif max(np.max(half_KM) for half_KM in halves) > _MIXED:
                 j = int(np.argmax([np.max(half_KM) for half_KM in halves]))
                 k, m = np.unravel_index(np.argmax(halves[j]), halves[j].shape)
@@ -413,9 +415,11 @@ class CutPacking:
                 return self._children(node, number, [{"hears": tuple(given)}, {"hears": tuple(denied)}])
         below_T2, above_T2 = node.edges_T2.copy(), node.edges_T2.copy()
         below_T2[i, 1] = above_T2[i, 0] = at_s
-        return self._children(node, number, [{"edges_T2": below_T2}, {"edges_T2": above_T2}])
+        above: dict[str, Any] = {"edges_T2": above_T2, "choice_KC": node.choice_KC}  # no set is late that was in time
+        return self._children(node, number, [{"edges_T2": below_T2}, above])
 
     def _children(self, node: _Node, number: int, parts: list[dict[str, Any]]) -> list[_Node]:
+        node = node._replace(choice_KC=None)
         return [self._bounded(node._replace(number=number + n, **one), _PROGRAMS) for n, one in enumerate(parts)]
 
     def _bounded(self, node: _Node, most: int) -> _Node:
@@ -423,9 +427,11 @@ class CutPacking:
         one = self.option_sets[node.option_set]
         trial, radius, solved = node.prices, node.radius, None
         best_s, center_s, stale = node.bound_s / one.rounds, -np.inf, 0
-        for _ in range(most):
+        for turn in range(most):
             goal_s = self.goal_of() / one.rounds
-            bound_s, choice_KC = self._bound(node, trial, goal_s)
+            choice_KC = self._choice(node, trial, goal_s) if turn > 0 or node.choice_KC is None else node.choice_KC
+            choice_KC = np.where(node.allowed_KC, choice_KC, np.inf)
+            bound_s = self._bound(node, trial, choice_KC)
             least_K = np.min(choice_KC, axis=1)
             if bound_s >= goal_s:
                 return node._replace(bound_s=np.inf)
@@ -436,7 +442,7 @@ class CutPacking:
                 wanted_s = 0.0 if solved is None else _GROWS * (solved.value_s - center_s)
                 radius *= 1.0 if solved is None or bound_s - center_s < wanted_s else 2.0
                 best_s, center_s = max(bound_s, best_s), bound_s
-                node = node._replace(prices=trial, bound_s=one.rounds * best_s)
+                node = node._replace(prices=trial, bound_s=one.rounds * best_s, choice_KC=choice_KC)
             else:
                 radius *= _SHRINK
             if solved is not None and (solved.value_s - center_s) * max(1.0, _FAR / radius) <= _NARROW * (
@@ -461,8 +467,15 @@ class CutPacking:
             self.tell(Found(node.option_set, np.argmax(solved.share_KC, axis=1), owners[0], owners[1]))
         return node._replace(solved=solved, radius=min(max(4 * radius, _CHILD_RADIUS), _RADIUS))
 
-    def _bound(self, node: _Node, prices: Prices, goal_s: float) -> tuple[float, Array]:
-        """No round of a node is shorter (s), infinite where there is none; and the least that cuts cost, [K, C] (s)."""
+    def _bound(self, node: _Node, prices: Prices, choice_KC: Array) -> float:
+        """No round of a node is shorter (s), infinite where there is none, if its cuts cost at least so much."""
+        slope_T = self.times_T - np.sum(prices.late_KT, axis=0)
+        at_T = np.where(slope_T >= 0, node.edges_T2[:, 0], node.edges_T2[:, 1])
+        paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1) + prices.server)
+        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s
+
+    def _choice(self, node: _Node, prices: Prices, goal_s: float) -> Array:
+        """The least that cuts cost at prices, [K, C] (s), infinite where a cut cannot be."""
         asks, share_KC2 = self._asks(node)
         values = [
             band.cheapest(
@@ -476,11 +489,7 @@ class CutPacking:
         if self.shared:
             share_KC = np.where(fits_KC, self._share(node, prices, share_KC2), 1.0)
             served_KC = prices.late_KT[:, :1] * transfer_s(served_KC, share_KC) + prices.server * share_KC
-        choice_KC = np.where(fits_KC, served_KC + values[0] + values[1], np.inf)
-        slope_T = self.times_T - np.sum(prices.late_KT, axis=0)
-        at_T = np.where(slope_T >= 0, node.edges_T2[:, 0], node.edges_T2[:, 1])
-        paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1) + prices.server)
-        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s, choice_KC
+        return np.where(fits_KC, served_KC + values[0] + values[1], np.inf)
 
     def _asks(self, node: _Node) -> tuple[tuple[Asks, Asks], Array]:
         """What cuts ask of both bands, and the least and the largest share of the server that each can have."""
