@@ -9,7 +9,7 @@ anew; the best is kept. Shape suffixes: K clients, M subchannels, C cuts.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -68,8 +68,11 @@ class DecisionSearch:
         self.picks: dict[int, tuple[Pick, ...]] = {}
         self.two_ways: tuple[TwoWays, TwoWays] | None = None  # of the least that any option asks, in both bands
 
-    def run(self, others: Iterable[Decision]) -> None:
-        """Improve the best decision and the bounds until nothing is left to do or the time is up."""
+    def run(self, others: Iterable[Decision], more: Callable[[], list[Decision]] = list) -> None:
+        """Improve the best decision and the bounds until nothing is left to do or the time is up.
+
+        The first plan starts from the best of all `others`; `more` is asked for others after it.
+        """
         starts = [self.best, *others]
         for decision in starts:
             self._keep_better(decision)
@@ -78,7 +81,7 @@ class DecisionSearch:
             self._improve(self.best, 1, Clock())
         if soon or not self.clock.expired:
             self._improve_suited()
-        for decision in starts:
+        for decision in [*starts, *more()]:
             if not self.clock.expired:
                 self._improve(decision, 6, self.clock)
         if not self.clock.expired:

@@ -22,7 +22,9 @@ from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
 
-def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
+def plan_per_client(
+    problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None, packs: bool = True
+) -> Plan:
     """Plan with what the problem leaves to single clients; never worse than where less of it is left to them.
 
     Args:
@@ -30,12 +32,16 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
         time_limit_s: stop about then; half of it is for the best plan of a simpler problem, from which the search
             starts: with a server that is not shared and, unless both are asked for, one cut for all.
         warm_start: plan of a similar problem, whose decisions are tried too, with a small part of the usual effort.
+        packs: whether cuts of the clients' own are packed, which takes most of the time.
     """
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
     both = problem.cut_per_client and problem.share_server
     plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
     common_s = None if time_limit_s is None else 0.5 * time_limit_s
-    common = (plan_per_client if both else plan_common_cut)(plain, common_s, warm_start)
+    if both:
+        common = plan_per_client(plain, common_s, warm_start, packs=False)
+    else:
+        common = plan_common_cut(plain, common_s, warm_start)
     if common.status != "ok" and problem.cut_per_client:
         common = _with_few_senders(problem) or common
     if common.status != "ok":
@@ -47,6 +53,7 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
         first = _decision(evaluator, common)
         warm = [_decision(evaluator, warm_start)] if warm_start is not None and _fits(problem, warm_start) else []
         effort = effort_of(problem.main.gain_KM.size, warm_start is not None)
+        effort = effort if packs else replace(effort, programs=0)
         if problem.price_downlink and time_limit_s is None:  # other owners, from which other cuts may pay
             one_way = plan_common_cut(replace(plain, price_downlink=False, cut_per_client=False), common_s, warm_start)
             warm += [_decision(evaluator, one_way)] if one_way.status == "ok" else []
@@ -56,7 +63,20 @@ def plan_per_client(problem: Problem, time_limit_s: float | None = None, warm_st
             known += [_decision(evaluator, one_cut)] if one_cut.status == "ok" else []
         warm += known[1:]
         search = DecisionSearch(evaluator, _option_sets(problem), first, effort, clock)
-        search.run(warm)
+
+        def packed() -> list[Decision]:
+            """The thorough plan of a server that is not shared, unless the first plan with shares beats them all."""
+            if (
+                not both
+                or time_limit_s is not None
+                or warm_start is not None
+                or search.best.delay_s <= common.lower_bound_s
+            ):
+                return []
+            known.append(_decision(evaluator, plan_per_client(plain)))
+            return known[-1:]
+
+        search.run(warm, packed)
         # where rates grow in steps the search compares least concave rates above them, and plans by the steps
         plans = [search.plan(), *(replace(evaluator.plan_of(one), lower_bound_s=0.0) for one in known)]
         plan = min(plans, key=lambda p: p.delay_s)
