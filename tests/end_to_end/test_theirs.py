@@ -294,7 +294,7 @@ def test_adapters_that_cannot_be_are_refused_in_a_sentence(chosen, words, tmp_pa
         ("theirs.recipes:Scores", "returned Scores, not a wavetune.recipe.Recipe"),
         ("theirs.recipes:replace", "the recipe 'theirs.recipes:replace' failed: TypeError"),
         ("theirs.recipes:", "is named module:function"),
-        ("theirs", "One of your own is named package.module:function"),
+        ("theirs", "name your own as package.module:function"),
         ("os:getcwd", "Python's own library"),
     ],
 )

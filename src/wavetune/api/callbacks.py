@@ -42,5 +42,5 @@ def _named(name: str) -> Any:
     if name in TRACKERS:
         return tracker(name)
     if ":" not in name:
-        raise ConfigError(f"no tracker is called {name!r}; {nearest(name, TRACKERS)}, or your own as module:function")
+        raise ConfigError(f"no tracker is called {name!r}; {nearest(name, TRACKERS)} (or your own as module:function)")
     return imported(name, "the callback", "function")

@@ -32,7 +32,7 @@ def require_known(name: str) -> None:
     """ConfigError with the nearest names unless there can be a recipe of this name."""
     if not is_name(name):
         raise ConfigError(
-            f"no recipe is called {name!r}; {nearest(name, names())}. One of your own is named package.module:function"
+            f"no recipe is called {name!r}; {nearest(name, names())} (or name your own as package.module:function)"
         )
 
 

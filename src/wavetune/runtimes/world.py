@@ -228,7 +228,7 @@ def count_samples(recipe: Recipe, say: Callable[[str], None] | None = None) -> S
     if recipe.world.model not in PRESETS:
         raise ConfigError(
             f"world.model {recipe.world.model!r} is not on this disk and no preset; "
-            f"{nearest(recipe.world.model, PRESETS)} Or run it once, which fetches it"
+            f"{nearest(recipe.world.model, PRESETS)} (or run it once, which fetches it)"
         )
     counted = recalled_count(recipe, None, partial(_estimated, recipe))
     how = f"estimated at {_CHARACTERS_PER_TOKEN:g} characters a token, as the model is not on this disk yet"
