@@ -69,7 +69,10 @@ def live(life: str, diary: Path, arguments: list[str]) -> None:
 
 
 def live_all(arguments: list[str]) -> None:
-    """All lives, of a diary and the arguments of `wavetune device`; ends with the code of the last."""
+    """All lives, of a diary and the arguments of `wavetune device`, in one group of processes; ends with the code of
+    the last.
+    """
+    os.setsid()
     diary, code = Path(arguments[0]), 0
     for each in LIVES:
         pid = os.fork()
