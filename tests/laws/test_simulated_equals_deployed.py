@@ -32,6 +32,9 @@ ALONE = ("run.tokens_per_pass=1",)  # products of the same sizes in both, so of 
 METHODS = {
     "sflllm": small("sflllm", *EXACT),
     "mixed_cuts_and_ranks": small("sflllm", *EXACT, *MIXED, "run.tokens_per_pass=120"),
+    "nothing_trained_before_some_cuts": small(
+        "sflllm", *EXACT, "method.sharing.trained_layers=2", "method.topology.cut=[1,3,2]", "method.lora.rank=[4,4,4]"
+    ),
     "u_shape": small(
         "sflllm", *EXACT, AT_CLIENT, "method.activation_codec.kind=fp32", "method.gradient_codec.kind=fp32"
     ),

@@ -346,6 +346,7 @@ class Cohort:
             for client, each in found.items() if placement.split and not self.half.servers else ():
                 self.link.door.announce(client, each)
         self.seconds["forward_s"] += self._computing_s() - started
+        roots = [root for root in roots if root[0].requires_grad]  # a half that trains nothing has none of its own
         roots += [(crossed, torch.zeros_like(crossed)) for crossed in unwanted]
         if roots:
             torch.autograd.backward([tensor for tensor, _ in roots], [gradient for _, gradient in roots])
