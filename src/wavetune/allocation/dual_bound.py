@@ -29,6 +29,7 @@ _MOST_CHANGE = 0.5
 _LEAST_WEIGHT = 1e-10  # Over the number of weights: what a multiplicative step can still recover from.
 _PROGRESS, _PATIENCE = 0.1, 5  # A trial is given up after so many iterations that did not close this share of it.
 _SPLITS = 3  # How often a client's count is moved in one evaluation.
+_IN_VAIN = 4  # Trials, each halfway down from the last, after which prices that prove nothing are left.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
 
 
@@ -172,14 +173,15 @@ def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, A
 
 @kernel
 def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float) -> float:
-    """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where none is above it."""
+    """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where none is found above it."""
     K, M = problem.log_KM.shape
     use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
-    trial = goal
+    trial, in_vain = goal, 0
     for _ in range(12):
         evaluate(problem, prices, trial, scratches, tangents, use_M1)
         proved = largest_refuted(problem, tangents, low, goal)
-        if proved >= goal or low < proved <= low + 1e-3 * (goal - low):
+        in_vain = 0 if proved > low else in_vain + 1
+        if proved >= goal or low < proved <= low + 1e-3 * (goal - low) or in_vain == _IN_VAIN:
             return proved
         # Tangents drawn where they prove most; halfway down where they prove nothing yet.
         trial = proved if proved > low else 0.5 * (low + trial)
