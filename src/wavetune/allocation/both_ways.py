@@ -25,6 +25,7 @@ from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
+from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack, refuted_by_sets
@@ -187,6 +188,15 @@ class BothWays:
             proof.close(times * gap_s, beat_s)
         front_P2 = np.array([(part.end_s, part.up_s) for part in proof.parts])
         return proof.known._replace(front_P2=front_P2 * _SAFE)
+
+    def close(self, known: TwoWays, up_s: float, gap_s: float, beat_s: float) -> TwoWays:
+        """Owners and bound of a tiny band by integer programs, which end as `solve` does."""
+        if known.delay_s - known.bound_s <= gap_s or known.bound_s >= beat_s:
+            return known
+        back = Back(self._rate_KM, self.down_bits_K, self.after_s_K)
+        program = OwnerProgram(with_cap_tolerance(self._asking), back, known.delay_s, up_s, self.least_down_s)
+        found = program.close(Found(*known[:3]), gap_s, beat_s, self.delay_s)
+        return known._replace(owner_M=found.owner_M, delay_s=found.delay_s, bound_s=min(found.bound_s, found.delay_s))
 
     def counted_up_s(self, down_s: float) -> float:
         """No uplink ends sooner (s) if the way back takes at most `down_s`; infinite where that cannot be.

@@ -22,8 +22,10 @@ from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.greedy import greedy_owners
 from wavetune.allocation.ladder import owners_delay
+from wavetune.allocation.owner_program import is_tiny
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.power import allocate_power
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
@@ -31,6 +33,7 @@ from wavetune.units import Array
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
+_FEW_HALVINGS = 10  # with which prices alone often close a tiny band
 _OPEN_SHARE = 0.03  # of what both ways leave open, within which the uplink alone is planned
 
 
@@ -245,7 +248,7 @@ class CommonCutSearch:
         step_s = self.incumbents[self.best].delay_s + pair.after_s - pair.server_s
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(step_s, delay_s) / (pair.rounds * pair.fed_bits)
         known = TwoWays(owner_M, delay_s, one_way.bound_s + ways.least_down_s)
-        self.fed_two_ways = ways.solve(known, one_way.prices, one_way.bound_s, gap_s, np.inf, self.effort, clock)
+        self.fed_two_ways = self._solve_ways(ways, known, one_way.prices, one_way.bound_s, gap_s, np.inf, clock)
 
     def _serve_pair(self, i: int, starts: list[IntArray], clock: Clock) -> None:
         """The best owners for both ways of a pair's steps, and how soon they can end, or that they cannot be better."""
@@ -264,7 +267,25 @@ class CommonCutSearch:
             rest_s = pair.both_ways_s(0.0, self._fed_both_ways_s()[1])
             beat_s = (least_s - rest_s) / (pair.rounds * pair.steps)
         prices = self.incumbents[i if i in self.incumbents else self.best].prices
-        self.two_ways[i] = ways.solve(known, prices, self.bounds_s[i], gap_s, beat_s, self.effort, clock)
+        self.two_ways[i] = self._solve_ways(ways, known, prices, self.bounds_s[i], gap_s, beat_s, clock)
+
+    def _solve_ways(
+        self,
+        ways: BothWays,
+        known: TwoWays,
+        prices: Prices | None,
+        up_s: float,
+        gap_s: float,
+        beat_s: float,
+        clock: Clock,
+    ) -> TwoWays:
+        """Owners and bound of both ways; in tiny bands by integer programs where a few prices do not do."""
+        if self.warm is None and clock.end_s == np.inf and known.delay_s < np.inf and is_tiny(ways.uplink):
+            briefly = replace(self.effort, halvings=_FEW_HALVINGS, programs=0)
+            known = ways.close(ways.solve(known, prices, up_s, gap_s, beat_s, briefly, clock), up_s, gap_s, beat_s)
+            if known.delay_s - known.bound_s <= gap_s or known.bound_s >= beat_s:
+                return known
+        return ways.solve(known, prices, up_s, gap_s, beat_s, self.effort, clock)
 
     def _holds_nothing_up(self, i: int, delay_s: float) -> bool:
         """Whether a pair with such a delay of both ways is not the best, nor its bound the least."""

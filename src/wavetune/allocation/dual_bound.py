@@ -173,7 +173,7 @@ def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, A
 
 @kernel
 def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float) -> float:
-    """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where none is found above it."""
+    """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where no more is found."""
     K, M = problem.log_KM.shape
     use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
     trial, in_vain = goal, 0

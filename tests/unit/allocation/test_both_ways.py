@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation import common_cut
+from wavetune.allocation import common_cut, owner_program
 from wavetune.allocation.band import local_owners
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch
@@ -156,6 +156,7 @@ def slow_way_back():
 
     problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(owner_program, "_MOST_PAIRS", 0)  # as if the band were larger
         patch.setattr(BothWays, "solve", counted("bounded", BothWays.solve))
         patch.setattr(CommonCutSearch, "_serve_pair", counted("served", CommonCutSearch._serve_pair))
         found = plan(problem)
