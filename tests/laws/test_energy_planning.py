@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from helpers.command_line import assert_refused, wavetune
@@ -67,6 +67,7 @@ def test_budgets_are_always_kept(seed, own_share, total_share):
 
 @settings(max_examples=25)
 @given(SEEDS, st.floats(1.0, 3.0))
+@example(104, 1.0)
 def test_least_energy_meets_the_deadline_and_costs_no_more_than_the_fastest_plan(seed, slack):
     problem = with_energy(wild_problem(seed, most_clients=4, most_subchannels=8), seed)
     fastest = plan(problem)

@@ -80,6 +80,8 @@ def improve(
     if warm_start is not None and warm_start.status == "ok" and _same_shape(warm_start, fastest):
         owners.append((warm_start.main.owner_M, warm_start.fed.owner_M))
     search = _Search(problem, terms, fastest)
+    if terms.kept(fastest):
+        search.best = fastest
     for pair in owners:
         search.consider(decisions, *pair)
     if search.best is None:
