@@ -57,6 +57,8 @@ METHODS = {
     "edges_that_score_and_blend": small(
         "stfl", *EXACT, "method.exchange.kind=hierarchical", "method.exchange.edges=2", "method.filters=scores"
     ),
+    "changes_since_a_rounded_broadcast": small("fedavg_lora", *EXACT, 'method.adapter_codec=["bf16", "random_sparse"]'),
+    "cut_changes_since_a_rounded_broadcast": small("sflllm", *EXACT, 'method.adapter_codec=["random_sparse", "int8"]'),
     "random_and_fed_back": small("fedavg_lora", *EXACT, 'method.adapter_codec=["random_sparse", "fp64"]'),
 }
 TWO = ("method.planner.kind=all_random", "method.selection.kind=fastest", "method.selection.count=2")

@@ -94,6 +94,7 @@ class Nodes:
     held: dict[Node, Held] = field(init=False)
     states: dict[str, Tensors] = field(default_factory=dict[str, Tensors])
     mixed_by_round: list[int] = field(default_factory=list[int])
+    _starts: dict[int, Tensors] = field(default_factory=dict[int, Tensors])  # where changes are sent
 
     def __post_init__(self) -> None:
         names = self.sharing.names(self.bank.sites, self.num_layers, "shared")
@@ -122,7 +123,9 @@ class Nodes:
         return _by_site(self.exchange_part.common(self.held, self._clients))
 
     def begin(self, round_index: int) -> Agenda:
-        """Settle which blocks a round is about, from the rounds before it."""
+        """Settle which blocks a round is about, from the rounds before it, and what changes of clients start from."""
+        if self.of_changes:  # as the broadcast came, which may have been rounded on its way
+            self._starts = {k: self.bank.copies(k, self.sites) for k in range(len(self.rank_K))}
         state = self.states.get(_EXCHANGE, {})
         self.agenda = self.exchange_part.agenda(state, self.num_layers, round_index)
         return self.agenda
@@ -204,7 +207,7 @@ class Nodes:
     @torch.no_grad()
     def download(self, client: int, door: Door | None) -> None:
         """The broadcast to one client, loaded as it decodes it."""
-        spec, chain, received = self._spec(client), self.broadcast_chain, self.start_of(client)
+        spec, chain, received = self._spec(client), self.broadcast_chain, self._held_for(client)
         if door is not None and spec:
             context = Context(self.seed, 0, self.client_ids[client])
             states = [one.start(before) for one, before in zip(chain, specs(chain, spec), strict=False)]
@@ -226,7 +229,13 @@ class Nodes:
             self.store(client, tensors)
 
     def start_of(self, client: int) -> Tensors:
-        """What a client started the round from: the first components of what its server holds, copied."""
+        """Copies of what a client started the round from, padded to the common rank."""
+        found = self._held_for(client)
+        own = self._starts.get(client, {})
+        return {name: own[name].clone() if name in own else t for name, t in found.items()}
+
+    def _held_for(self, client: int) -> Tensors:
+        """The first components of what a client's server holds, copied."""
         held = self.held[self.exchange_part.server_of(self.client_ids[client])].tensors
         found = Tensors()
         for site in self._sites_of(client):
