@@ -196,7 +196,11 @@ PACKED = gzip.compress("\n".join(LINES).encode(), mtime=0)  # the same bytes, an
         ("a.jsonl.xz", lzma.compress(b"{}")[:9] + b"rest" * 9, r"a.jsonl.xz: cannot be read \("),
         ("a.jsonl.zst", zstd(b"{}" * 99)[:-5], r"a.jsonl.zst: cannot be read \(truncated compressed stream"),
         ("a.jsonl.zst", b"\x28\xb5\x2f\xfdrest" * 9, r"a.jsonl.zst: cannot be read \("),
-        ("a.parquet.gz", gzip.compress(b"PAR1rest"), r"a.parquet.gz: a table that is compressed once more is not read"),
+        (
+            "a.parquet.gz",
+            gzip.compress(b"PAR1rest", mtime=0),
+            r"a.parquet.gz: a table that is compressed once more is not read",
+        ),
         ("a.sqlite", b"SQLite\0rest", r"a.sqlite: is a binary file of a kind that is not read; known endings are"),
         ("a.xlsx", b"PK\x03\x04rest", r"a.xlsx: is a zip archive or a spreadsheet: unpack it, or save it as CSV"),
         ("a.jsonl", '[{"a": 1}]\n[{"a": 2}]\n', r"a.jsonl: not JSON .*its lines are lists; every line must hold one"),
