@@ -22,7 +22,6 @@ from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
-from wavetune.allocation.owner_program import Back, Found, OwnerProgram, is_tiny
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
@@ -282,8 +281,6 @@ def solve(
             )
             share = 0.5 if better.delay_s < incumbent.delay_s else 0.5 * share
             incumbent = better
-    if effort.programs > 0 and clock.end_s == np.inf and incumbent.gap_s > _WIDE * gap_s:
-        incumbent = close_by_programs(problem, incumbent, gap_s, beat_s)
     if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s:
         return incumbent
     wide = packed and incumbent.gap_s > _WIDE * gap_s
@@ -321,20 +318,6 @@ def close_by_packing(
             found_M = local_owners(problem, target_s, packing.owner_M, effort.kicks, serial)
             incumbent = _better(problem, incumbent, found_M)
     return incumbent
-
-
-def close_by_programs(problem: BandProblem, incumbent: Incumbent, gap_s: float, beat_s: float) -> Incumbent:
-    """Owners and bound of a tiny band by integer programs."""
-    if not is_tiny(problem):
-        return incumbent
-    none_K = np.zeros(len(problem.need_K))
-    back = Back(np.zeros(problem.log_KM.shape), none_K, none_K)
-    program = OwnerProgram(with_cap_tolerance(problem), back, incumbent.delay_s, incumbent.bound_s, 0.0)
-    found = Found(incumbent.owner_M, incumbent.delay_s, incumbent.bound_s)
-    found = program.close(found, gap_s, beat_s, lambda owner_M: owners_delay(problem, owner_M))
-    priced_s = min(incumbent.priced_s, incumbent.bound_s)
-    bound_s = min(found.bound_s, found.delay_s)
-    return replace(incumbent, owner_M=found.owner_M, delay_s=found.delay_s, bound_s=bound_s, priced_s=priced_s)
 
 
 def _last_start_s(problem: BandProblem) -> float:

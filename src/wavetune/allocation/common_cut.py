@@ -33,7 +33,7 @@ from wavetune.units import Array
 _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
-_FEW_HALVINGS = 10  # with which prices alone often close a tiny band
+_WIDE = 5e-3  # of a delay; a gap that integer programs are asked to close
 _OPEN_SHARE = 0.03  # of what both ways leave open, within which the uplink alone is planned
 
 
@@ -279,13 +279,12 @@ class CommonCutSearch:
         beat_s: float,
         clock: Clock,
     ) -> TwoWays:
-        """Owners and bound of both ways; in tiny bands by integer programs where a few prices do not do."""
-        if self.warm is None and clock.end_s == np.inf and known.delay_s < np.inf and is_tiny(ways.uplink):
-            briefly = replace(self.effort, halvings=_FEW_HALVINGS, programs=0)
-            known = ways.close(ways.solve(known, prices, up_s, gap_s, beat_s, briefly, clock), up_s, gap_s, beat_s)
-            if known.delay_s - known.bound_s <= gap_s or known.bound_s >= beat_s:
-                return known
-        return ways.solve(known, prices, up_s, gap_s, beat_s, self.effort, clock)
+        """Owners and bound of both ways; in tiny bands by integer programs where all else leaves a wide gap."""
+        known = ways.solve(known, prices, up_s, gap_s, beat_s, self.effort, clock)
+        open_s = min(known.delay_s, beat_s) - known.bound_s
+        if self.warm is not None or clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:
+            return known
+        return ways.close(known, up_s, gap_s, beat_s) if is_tiny(ways.uplink) else known
 
     def _holds_nothing_up(self, i: int, delay_s: float) -> bool:
         """Whether a pair with such a delay of both ways is not the best, nor its bound the least."""

@@ -30,7 +30,7 @@ from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, optimal_power
 from wavetune.units import Array
 
-_MOST_PAIRS, _ROUNDS, _NODES, _SURE = 400, 40, 10_000, 1e-6
+_MOST_PAIRS, _ROUNDS, _NODES, _SURE = 200, 40, 3_000, 1e-6
 _SIZES = (1, 2, 3, 5, 8, 12)  # of sets of the strongest, at whose water levels there are rows at first
 _GRID = 40
 _MOST_S = 30.0  # of one program: nodes are what ends it, unless the solver lingers at one
