@@ -12,7 +12,7 @@ import math
 import types
 from collections.abc import Collection, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
 
 from wavetune.errors import ConfigError, WavetuneError, nearest
 from wavetune.parts import Part, kinds, named, seam_of
@@ -26,7 +26,7 @@ def values_of(value: Any) -> Any:
     """A part, or what a field of one holds, as plain JSON values."""
     if dataclasses.is_dataclass(value):
         own = {f.name: values_of(getattr(value, f.name)) for f in dataclasses.fields(value)}
-        return {"kind": value.kind, **own} if isinstance(value, Part) and seam_of(type(value)) is not None else own
+        return {"kind": cast(Part, value).kind, **own} if seam_of(type(value)) is not None else own
     if isinstance(value, Mapping):
         return {str(key): values_of(one) for key, one in value.items()}
     return [values_of(one) for one in value] if isinstance(value, list | tuple) else value

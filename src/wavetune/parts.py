@@ -13,7 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
-from typing import Any, ClassVar, TypeVar, cast
+from typing import Any, ClassVar, TypeGuard, TypeVar, cast
 
 from wavetune.errors import ConfigError, nearest
 from wavetune.foreign import allows, imported
@@ -85,12 +85,12 @@ def is_part(found: object) -> bool:
     return parameters is not None and parameters.frozen and issubclass(cast("type", found), Part)
 
 
-def seam_of(part: type[Part]) -> type[Part] | None:
-    """The widest seam that a class of parts is derived from; None where it is a part of its own."""
+def seam_of(part: type) -> type[Part] | None:
+    """The widest seam that a class is derived from; None where it is a part of its own, or no part."""
     return next((base for base in reversed(part.__mro__) if _is_seam(base)), None)
 
 
-def _is_seam(base: type) -> bool:
+def _is_seam(base: type) -> TypeGuard[type[Part]]:
     return issubclass(base, Part) and base is not Part and not is_dataclass(base) and "kind" in vars(base)
 
 

@@ -174,7 +174,11 @@ def _distributions_back(
 
 
 def _chunks(positions: int, vocabulary: int) -> list[slice]:
-    """As few as hold so many values at most, all of about one size."""
+    """As few as hold so many values at most, all of about one size.
+
+    >>> [part.stop for part in _chunks(1400, 49152)], [part.stop for part in _chunks(9, 1 << 24)]
+    ([512, 1024, 1536], [2, 4, 6, 8, 10])
+    """
     most = max(1, _CHUNK_VALUES // vocabulary)
     unit = min(most, _CHUNK_ROWS)
     count = ceil(positions / (most - most % unit))
