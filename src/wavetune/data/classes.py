@@ -106,6 +106,12 @@ def tokenise_classes(
     before, after = frame(tokenizer)
     room = max_tokens - len(before) - len(after)
     texts = whole_texts(chosen, tokenizer, room)
+    said = [i for i, (ids, _) in enumerate(texts) if ids]  # of a pair at least what stands between
+    if not said:
+        raise DataError(
+            f"the tokenizer makes no tokens of any of the {len(kept)} texts; give data in a language that it knows"
+        )
+    kept, chosen, texts = [kept[i] for i in said], [chosen[i] for i in said], [texts[i] for i in said]
     return class_rows(
         [before + ids + after for ids, _ in texts],
         [number[example.answer] for example in chosen],

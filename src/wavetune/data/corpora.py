@@ -7,6 +7,7 @@ What a row must hold is described in `rows.py`, how files are read in `row_files
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -17,6 +18,7 @@ from wavetune.data.concierge import concierge
 from wavetune.data.dialogues import turns_of
 from wavetune.data.examples import NO_DOMAIN, Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT, with_validation
+from wavetune.data.rated import unfolded
 from wavetune.data.restaurants import restaurants
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
@@ -69,12 +71,14 @@ class Reading:
 
     columns: Mapping[str, str]
     unused: set[str] = field(default_factory=set[str])
+    chosen: Counter[str] = field(default_factory=Counter[str])  # of several answers, in words
     cut_dialogues: int = 0
     dropped: int = 0
 
     def examples(self, rows: Iterable[tuple[str, Row]]) -> tuple[Example, ...]:
         """Examples of (place, row) pairs, less those without an answer, or with a label and no text."""
-        return tuple(example for place, row in rows if (example := self._example(row, place)) is not None)
+        found = (self._example(row, place) for place, row in unfolded(rows, self.chosen))
+        return tuple(example for example in found if example is not None)
 
     def _example(self, row: Row, place: str) -> Example | None:
         row = renamed(row, self.columns, place)
@@ -95,7 +99,8 @@ class Reading:
         unused = [f"columns not used: {', '.join(names[:8])}{more}"] if names else []
         cut = [f"{self.cut_dialogues} dialogues go on after their last answer, which is left out"]
         empty = [f"{self.dropped:,} rows without an answer (or a text to classify) dropped"]
-        return (*unused, *(cut if self.cut_dialogues else ()), *(empty if self.dropped else ()))
+        chosen = [f"{count:,} {what}" for what, count in self.chosen.items() if count]
+        return (*chosen, *unused, *(cut if self.cut_dialogues else ()), *(empty if self.dropped else ()))
 
     def corpus(
         self, name: str, parts: Mapping[str, tuple[Example, ...]], notes: Sequence[str], where: object

@@ -19,7 +19,7 @@ from wavetune.errors import ModelError
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a row's text. An answer is `learned`; EOS follows it where `ended`.
+    """A part of a row's text. An answer is `learned`; EOS follows it where `ended`, or a piece that is `closing`.
 
     `cut` says where it may be shortened: it loses its `beginning` or its `end`, or nothing.
     """
@@ -28,6 +28,7 @@ class Piece:
     learned: bool = False
     ended: bool = False
     cut: Literal["", "beginning", "end"] = ""
+    closing: bool = False  # what a chat template writes behind an answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,11 @@ def joined(pieces: Sequence[Piece]) -> list[Piece]:
         else:
             found.append(piece if piece.learned else Piece(piece.text))
     return found
+
+
+def says_something(parts: Sequence[Encoded]) -> bool:
+    """Whether anything of an answer is left as tokens, rather than its end alone."""
+    return any(len(own) > piece.ended for piece, own in parts if piece.learned and not piece.closing)
 
 
 def row_of(parts: Sequence[Encoded], begin: Sequence[int]) -> Row:

@@ -8,6 +8,7 @@ What a row must hold is described in `preference_rows.py`.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
 from wavetune.data.hold_out import HOLD_OUT, held_out, kept_together
 from wavetune.data.preference_rows import dialogue, pair_of, used
+from wavetune.data.rated import unfolded
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import Row, renamed
 from wavetune.data.splits import SPLITS, data_files, found, has_word, require_once, split_names, splits_of, stem
@@ -98,13 +100,14 @@ class Reading:
     columns: Mapping[str, str]
     verdict: str | None = None  # the field that says which of two answers is better
     notes: list[str] = field(default_factory=list[str])
+    told_of: Counter[str] = field(default_factory=Counter[str])  # pairs made of several answers, in words
     dropped: int = 0
     unused: set[str] = field(default_factory=set[str])
 
     def pairs(self, rows: Iterable[tuple[str, Row]]) -> tuple[PreferencePair, ...]:
         """Pairs of (place, row) pairs, less those that prefer nothing."""
         found: list[PreferencePair] = []
-        for place, row in rows:
+        for place, row in unfolded(rows, self.told_of, pairs=True):
             row = renamed(row, self.columns, place)
             pair = pair_of(row, place, self.verdict)
             self.unused.update({*map(str, row)} - used(row))
@@ -120,7 +123,8 @@ class Reading:
     def told(self) -> tuple[str, ...]:
         """In sentences what was read and left out."""
         unused = f"columns not used: {', '.join(sorted(self.unused)[:8])}" if self.unused else ""
-        return tuple(filter(None, (*self.notes, self.unusable(), unused)))
+        made = (f"{count:,} {what}" for what, count in self.told_of.items() if count)
+        return tuple(filter(None, (*self.notes, *made, self.unusable(), unused)))
 
 
 def turns_of_prompt(pair: PreferencePair) -> tuple[Turn, ...]:

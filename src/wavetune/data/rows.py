@@ -173,9 +173,10 @@ def _messages(field: str) -> Callable[[Row], Example]:
 
 def _pair(prompt: str, answer: str, verbatim: bool = False) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
-        if isinstance(row.get("label"), bool):
+        label = row.get("label")
+        if isinstance(label, bool) or (verbatim and str(label).lower() in ("0", "1", "0.0", "1.0", "true", "false")):
             raise WrongValueError(
-                "a true or false 'label' says whether the answer is wanted; keep rows that are, without it"
+                f"the 'label' {label!r} says whether the answer is wanted; keep rows that are, without it"
             )
         asked, said, earlier = unpacked(row[prompt]), unpacked(row[answer]), row.get("history") or ()
         if isinstance(asked, list) or isinstance(said, list) or earlier:
@@ -304,10 +305,8 @@ FORMS: tuple[Form, ...] = (
 )
 FIELDS = frozenset(field for form in FORMS for field in form.fields) | {"chosen", "rejected", "source"}
 UNREAD = {
-    "completions": "Several rated answers in 'completions', as UltraFeedback has, are no row: choose one as "
+    "completions": "Several answers in 'completions' are read where they have a score, rating or rank; choose one as "
     "'response', or two as 'chosen' and 'rejected' for train-reward",
-    "message_tree_id": "A tree of messages, as OpenAssistant has, is no row: write each way through it as "
-    '{"messages": [...]}',
 }
 """Columns of forms that are known and not read, and what to do."""
 KNOWN = (

@@ -29,6 +29,7 @@ from wavetune.data.pieces import (
     eos_id,
     joined,
     row_of,
+    says_something,
     shortened,
 )
 from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
@@ -252,7 +253,7 @@ class TokenSet:
     label_start: Ints  # where in its row the first answer starts
     domains: tuple[str, ...]
     example_index: Ints  # which example a row came from
-    dropped: int = 0  # examples with an empty answer
+    dropped: int = 0  # examples with an empty answer, or one of which the tokenizer makes nothing
     truncated_prompts: int = 0
     truncated_answers: int = 0
     classes: Ints | None = None
@@ -278,7 +279,7 @@ class TokenSet:
         """In sentences what was dropped and cut of the rows of a part of that name."""
         prompts, answer = ("prompts", "an answer") if self.classes is None else ("texts", "a text")
         counts = (
-            (self.dropped, f"{name} rows without {answer} dropped"),
+            (self.dropped, f"{name} rows without {answer}, or with one of which the tokenizer makes nothing, dropped"),
             (self.shortened_dialogues, f"{name} dialogues without their oldest turns ({self.dropped_turns:,} in all)"),
             (self.truncated_prompts, f"{name} {prompts} cut to world.data.max_tokens"),
             (self.truncated_answers, f"{name} answers cut to world.data.max_tokens"),
@@ -333,8 +334,9 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
 
     A dialogue longer than `max_tokens` loses its oldest exchanges, never what the system says before them. If that does
     not help, and of other rows, prompts lose their beginning (after BOS) and the system's turn its end; an answer that
-    still does not fit loses its end, EOS included. Examples with an empty answer are dropped. All is counted. Where
-    nothing stands before an answer, its first token is not labelled, as there is nothing to predict it from.
+    still does not fit loses its end, EOS included. Examples with an empty answer, or one of which the tokenizer makes
+    no tokens, are dropped. All is counted. Where nothing stands before an answer, its first token is not labelled, as
+    there is nothing to predict it from.
 
     Args:
         examples: what to tokenise.
@@ -348,23 +350,30 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
         raise ConfigError(f"max_tokens is {max_tokens}; a row needs at least 4 tokens")
     writer = text_template(template, examples, tokenizer).writer(tokenizer)
     asked = ((i, writer.row(example)) for i, example in enumerate(examples) if _answers(example, template))
-    kept, pieces = [], []
+    written, pieces = [], []
     for i, own in asked:
         if own:
-            kept.append(i)
+            written.append(i)
             pieces.append(own)
-    if not kept:
+    if not written:
         raise DataError(f"none of the {len(examples)} examples has an answer; there is nothing to train on")
-    ids, marks, sizes, starts = array("i"), bytearray(), list[int](), list[int]()
+    kept, ids, marks, sizes, starts = list[int](), array("i"), bytearray(), list[int](), list[int]()
     cut_prompts = cut_answers = shortened_dialogues = dropped_turns = 0
-    fitting = _fitting([examples[i] for i in kept], pieces, writer.row, writer.begin, tokenizer, max_tokens)
-    for row, lost in fitting:
+    fitting = _fitting([examples[i] for i in written], pieces, writer.row, writer.begin, tokenizer, max_tokens)
+    for i, (row, lost, says) in zip(written, fitting, strict=True):
+        if not says:
+            continue
+        kept.append(i)
         ids.extend(row.ids)
         marks.extend(row.labels)
         sizes.append(len(row.ids))
         starts.append(row.labels.index(True) if True in row.labels else len(row.ids))
         cut_prompts, cut_answers = cut_prompts + row.cut_prompt, cut_answers + row.cut_answer
         shortened_dialogues, dropped_turns = shortened_dialogues + (lost > 0), dropped_turns + lost
+    if not kept:
+        raise DataError(
+            f"the tokenizer makes no tokens of any of the {len(written)} answers; give data in a language that it knows"
+        )
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     labels, label_start = np.frombuffer(marks, np.bool_), np.array(starts, np.int64)
     several = int(labels.sum()) < int((np.diff(offsets) - label_start).sum())
@@ -392,7 +401,7 @@ def prompt_ids(
     """
     writer = text_template(template, examples, tokenizer).writer(tokenizer)
     pieces = [writer.prompt(example) for example in examples]
-    return [row.ids for row, _ in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)]
+    return [row.ids for row, *_ in _fitting(examples, pieces, writer.prompt, writer.begin, tokenizer, room)]
 
 
 def text_template(template: Template, examples: Sequence[Example], tokenizer: Any) -> Template:
@@ -419,18 +428,18 @@ def _fitting(
     begin: Sequence[int],
     tokenizer: Any,
     room: int | None,
-) -> Iterator[tuple[Row, int]]:
-    """Token ids of each row, cut to the room, and how many turns it lost."""
+) -> Iterator[tuple[Row, int, bool]]:
+    """Token ids of each row, cut to the room; how many turns it lost; and whether its answers have tokens."""
     whole = zip(examples, encode_rows([joined(r) for r in rows], tokenizer), rows, strict=True)
-    rows_of = ((example, row_of(parts, begin), pieces) for example, parts, pieces in whole)
+    rows_of = ((example, row_of(parts, begin), pieces, says_something(parts)) for example, parts, pieces in whole)
     while some := list(islice(rows_of, _AT_ONCE)):
-        fitted = [_without_turns(*of_one, write, begin, tokenizer, room) for of_one in some]
-        long = [pieces for row, _, pieces in fitted if room is not None and len(row.ids) > room]
+        fitted = [(*_without_turns(e, row, p, write, begin, tokenizer, room), says) for e, row, p, says in some]
+        long = [pieces for row, _, pieces, _ in fitted if room is not None and len(row.ids) > room]
         parts_of_long = encode_rows(long, tokenizer)
-        for row, lost, _ in fitted:
+        for row, lost, _, says in fitted:
             if room is not None and len(row.ids) > room:
                 row = shortened(next(parts_of_long), begin, room)
-            yield row, lost
+            yield row, lost, says
 
 
 def _without_turns(

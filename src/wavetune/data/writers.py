@@ -105,7 +105,9 @@ class DialogueWriter:
                 pieces += _contents(text[stop : span.start], messages[:place])
                 unended = span.end == span.stop and place == last
                 pieces.append(Piece(text[span.start : span.stop], learned=True, ended=unended))
-                pieces += [Piece(text[span.stop : span.end], learned=True)] if span.end > span.stop else []
+                pieces += (
+                    [Piece(text[span.stop : span.end], learned=True, closing=True)] if span.end > span.stop else []
+                )
                 stop = span.end
         return pieces
 

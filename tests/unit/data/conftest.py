@@ -33,3 +33,19 @@ def tokenizer():
 @pytest.fixture
 def bos_tokenizer():
     return CharacterTokenizer(bos_token_id=2)
+
+
+class LatinTokenizer:
+    """Knows ASCII characters alone, and makes nothing of others."""
+
+    eos_token_id, bos_token_id, chat_template = 0, None, None
+
+    def __call__(self, texts, add_special_tokens=True):
+        several = [texts] if isinstance(texts, str) else texts
+        ids = [[ord(c) for c in text if c.isascii()] for text in several]
+        return {"input_ids": ids[0] if isinstance(texts, str) else ids}
+
+
+@pytest.fixture
+def latin_tokenizer():
+    return LatinTokenizer()

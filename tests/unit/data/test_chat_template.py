@@ -232,3 +232,13 @@ def test_plain_dialogues_have_all_their_answers_learned():
     assert labels(tokenizer, tokens) == ["ok</s>", "user  fine</s>"]
     headed = tokenise([dialogue(ASKED, SAID, AGAIN, LAST)], tokenizer, templates.InstructionTemplate(), 200)
     assert tokenizer.decode(headed.row(0)).count("### Instruction:\n") == 2
+
+
+def test_a_dialogue_whose_answer_has_no_tokens_is_dropped_though_its_turn_has_an_end():
+    from tokenizers.normalizers import Replace
+
+    tokenizer = chat_tokenizer(CHATML)
+    tokenizer.backend_tokenizer.normalizer = Replace("да", "")
+    nothing = dialogue(ASKED, {"role": "assistant", "content": "да"})
+    tokens = tokenise([nothing, dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 200)
+    assert (tokens.example_index.tolist(), tokens.dropped) == ([1], 1)

@@ -75,6 +75,13 @@ def test_empty_texts_are_dropped_and_counted(tokenizer):
         tokenise([Example("", "yes")], tokenizer)
 
 
+def test_texts_of_which_the_tokenizer_makes_nothing_are_dropped_and_counted(latin_tokenizer):
+    tokens = tokenise([Example("да", "yes"), Example("a", "no")], latin_tokenizer)
+    assert (len(tokens), tokens.dropped, tokens.example_index.tolist(), tokens.classes.tolist()) == (1, 1, [1], [0])
+    with pytest.raises(DataError, match="makes no tokens of any of the 1 texts"):
+        tokenise([Example("да", "yes")], latin_tokenizer)
+
+
 def test_a_batch_holds_the_class_at_the_last_token_of_each_sample(tokenizer):
     tokens = tokenise([Example("abc", "yes"), Example("d", "no"), Example("ef", "yes")], tokenizer)
     batch = collate(tokens, [np.array([2]), np.array([0, 1])])

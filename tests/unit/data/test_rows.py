@@ -207,9 +207,8 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ),
         (
             {"instruction": "i", "completions": []},
-            "Several rated answers .* choose one as 'response', or two as 'chosen'",
+            "Several answers .* have a score, rating or rank; choose one as 'response', or two as 'chosen'",
         ),
-        ({"message_tree_id": "t", "prompt": {}}, "A tree of messages, .* write each way through it as"),
         ({"prompt": "p", "response": [3]}, r"response\[0\] must be a message \{role, content\}, found int"),
         ({"prompt": "p", "response": {}}, "'response' must be text, found dict"),
         ({"prompt": "p", "response": float("nan")}, "'response' must be text, found nan"),
@@ -220,10 +219,8 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ({"messages": "Hi"}, "'messages' must be a list of messages"),
         ({"messages": [{"role": "user", "said": "Hi"}]}, r"messages\[0\] says nothing: it has none of content, value"),
         ({"role": "user", "content": "Hi"}, "a row with 'role' is a turn of a dialogue; write a row for each dialogue"),
-        (
-            {"prompt": "p", "completion": "c", "label": False},
-            "a true or false 'label' says whether the answer is wanted",
-        ),
+        ({"prompt": "p", "completion": "c", "label": False}, "the 'label' False says whether the answer is wanted"),
+        ({"prompt": "p", "completion": "c", "label": "True"}, "the 'label' 'True' says whether the answer is wanted"),
         ({"messages": ["Hi"]}, r"messages\[0\] must be a message"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\].content must be text, found int"),
         (

@@ -84,6 +84,18 @@ def test_without_a_prompt_the_first_answer_token_is_not_labelled(tokenizer):
     assert tokens.label_start.tolist() == [1, 2]
 
 
+def test_answers_of_which_the_tokenizer_makes_nothing_are_dropped_and_told(latin_tokenizer):
+    examples = [Example("q", "да"), Example("q", "yes"), Example("q", "no да")]
+    tokens = tokenise(examples, latin_tokenizer, PlainTemplate(), 32)
+    assert (tokens.example_index.tolist(), tokens.dropped, tokens.domains) == ([1, 2], 1, ("all", "all"))
+    assert (
+        "1 training rows without an answer, or with one of which the tokenizer makes nothing, dropped"
+        in tokens.told("training")
+    )
+    with pytest.raises(DataError, match="makes no tokens of any of the 1 answers"):
+        tokenise(examples[:1], latin_tokenizer, PlainTemplate(), 32)
+
+
 def test_examples_without_an_answer_are_dropped_and_counted(tokenizer):
     tokens = tokenise([Example("a", " "), EXAMPLE, Example("b", "")], tokenizer, PlainTemplate(), 50)
     assert (len(tokens), tokens.dropped, tokens.example_index.tolist()) == (1, 2, [1])

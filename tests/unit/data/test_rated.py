@@ -1,0 +1,108 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+
+from wavetune.data.corpora import load_corpus
+from wavetune.data.preferences import load_preferences
+from wavetune.data.rated import unfolded
+from wavetune.errors import DataError
+
+RATED = [  # the same three answers, as UltraFeedback, Nectar and distilabel write them
+    {
+        "instruction": "Why?",
+        "source": "flan",
+        "completions": [
+            {"response": "poor", "annotations": {"a": {"Rating": "1"}, "b": {"Rating": "2"}}, "overall_score": 10.0}
+            | {"fine-grained_score": 1.5},
+            {"response": "best", "annotations": {"a": {"Rating": "5"}, "b": {"Rating": "N/A"}}},
+            {"response": "fair", "annotations": {"a": {"Rating": "2"}, "b": {"Rating": "4"}}},
+        ],
+    },
+    {
+        "question": "Why?",
+        "answers": [{"answer": a, "rank": r} for a, r in (("fair", 2.0), ("best", 1.0), ("poor", 3.0), ("", 0.0))],
+    },
+    {"prompt": "Why?", "generations": ["poor", "fair", "best"], "ratings": [1, 2, 5], "response": "of another"},
+]
+
+
+@pytest.mark.parametrize("row", RATED)
+def test_the_best_rated_answer_is_learned_and_preferred_to_each_that_is_worse(row):
+    told: Counter[str] = Counter()
+    ((_, one),) = unfolded([("here", row)], told)
+    assert one["response"] == "best"
+    assert told == {"rows with several answers, of which the best rated is learned": 1}
+    pairs = [made for _, made in unfolded([("here", row)], told, pairs=True)]
+    assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {("best", "fair"), ("best", "poor")}
+
+
+def message(key, parent, role, text, **more):
+    return {"message_id": key, "parent_id": parent, "role": role, "text": text, "lang": "en", **more}
+
+
+FLAT = [  # replies may stand before what they reply to
+    message("worse", "root", "assistant", "Go away", rank=1.0),
+    message("root", None, "prompter", "Hi"),
+    message("gone", "root", "assistant", "Boo", rank=0.0, deleted=True),
+    message("better", "root", "assistant", "Hello", rank=0.0),
+    message("unranked", "root", "assistant", "Hm", rank=None),
+    message("and", "better", "prompter", "And?", rank=None),
+    message("yes", "and", "assistant", "Yes", rank=1),
+    message("no", "and", "assistant", "No", rank=0),
+    message("lost", "elsewhere", "assistant", "What?"),
+    message("root", "yes", "prompter", "Hi"),
+]
+
+
+def nested(key="root"):
+    first = {row["message_id"]: row for row in reversed(FLAT)}
+    return {**first[key], "parent_id": None, "replies": [nested(k) for k, r in first.items() if r["parent_id"] == key]}
+
+
+NESTED = {"message_tree_id": "root", "prompt": nested()}
+
+
+def said(messages):
+    return [(turn["role"], turn["content"]) for turn in messages]
+
+
+@pytest.mark.parametrize("rows", [FLAT, [NESTED]])
+def test_a_tree_is_a_dialogue_along_its_best_replies_and_pairs_of_replies_by_rank(rows):
+    placed, told = [(str(i), row) for i, row in enumerate(rows)], Counter[str]()
+    ((_, dialogue),) = unfolded(placed, told)
+    way = [("prompter", "Hi"), ("assistant", "Hello"), ("prompter", "And?"), ("assistant", "No")]
+    assert (said(dialogue["messages"]), dialogue["domain"]) == (way, "en")
+    assert told["messages left out, as what they reply to is not there"] == (rows is FLAT)
+    pairs = [pair for _, pair in unfolded(placed, told, pairs=True)]
+    assert [(said(pair["prompt"]), pair["chosen"], pair["rejected"]) for pair in pairs] == [
+        (way[:1], "Hello", "Go away"),
+        (way[:3], "No", "Yes"),
+    ]
+
+
+def test_raw_ultrafeedback_and_openassistant_files_are_read_and_what_was_chosen_is_told(tmp_path):
+    trees = [json.dumps({**NESTED, "prompt": {**NESTED["prompt"], "text": f"Hi {i}"}}) for i in range(10)]
+    rated = [json.dumps({**RATED[0], "instruction": f"Why {i}?"}) for i in range(10)]
+    (tmp_path / "oasst.jsonl").write_text("\n".join(trees))
+    (tmp_path / "ultra.jsonl").write_text("\n".join(rated))
+    chats, answers = load_corpus(str(tmp_path / "oasst.jsonl")), load_corpus(str(tmp_path / "ultra.jsonl"))
+    assert {(e.answer, e.domain) for e in chats.train} == {("No", "en")}
+    assert chats.notes[0] == "10 trees of messages, each read along its best replies"
+    assert {e.answer for e in answers.train} == {"best"}
+    ranked = load_preferences(tmp_path / "oasst.jsonl", "helpful")
+    assert ranked.notes[0] == "20 pairs of the best ranked of several replies and a worse one"
+    scored = load_preferences(tmp_path / "ultra.jsonl", "helpful")
+    assert {(p.chosen, p.domain) for p in scored.train} == {("best", "flan")}
+
+
+def test_several_answers_of_one_rating_prefer_nothing_and_without_any_are_refused(tmp_path):
+    equal = {"instruction": "Why?", "completions": [{"response": text, "score": 1} for text in "ab"]}
+    (tmp_path / "equal.jsonl").write_text(json.dumps(equal))
+    with pytest.raises(DataError, match="no rows of which one answer is preferred: 1 pairs dropped"):
+        load_preferences(tmp_path / "equal.jsonl", "helpful")
+    (tmp_path / "unrated.jsonl").write_text(json.dumps({"instruction": "Why?", "completions": [{"response": "a"}]}))
+    with pytest.raises(DataError, match="are read where they have a score, rating or rank"):
+        load_corpus(str(tmp_path / "unrated.jsonl"))
