@@ -73,6 +73,25 @@ def test_what_is_no_address_is_refused(sets, address):
     assert_refused(answer, "is not an address", "HOST:PORT")
 
 
+def test_an_ipv6_address_that_may_end_with_a_port_is_to_be_put_in_brackets():
+    with pytest.raises(ConfigError, match=r"may end with a port; write \[::1\]:7443, or \[::1:7443\] without a port"):
+        host_and_port("::1:7443")
+    with pytest.raises(ConfigError, match="an IPv6 address in brackets"):
+        host_and_port("::1:50051")
+    assert [host_and_port(a) for a in ("[::1]:7443", "[::1:7443]", "::1")] == [
+        ("::1", 7443),
+        ("::1:7443", 7443),
+        ("::1", 7443),
+    ]
+
+
+def test_servers_that_do_not_come_up_leave_no_port_of_earlier_ones(sets, tmp_path):
+    (tmp_path / "port").write_text("7443")
+    answer = wavetune("serve", "sflllm", "--certificates", tmp_path / "nowhere", "--port-file", tmp_path / "port")
+    assert_refused(answer, "certificates")
+    assert not (tmp_path / "port").exists()
+
+
 def test_a_device_with_another_authoritys_certificate_is_told_so_at_once(sets, servers):
     answer = wavetune("device", servers, "--certificates", sets / "theirs" / "device-00")
     assert answer.code == 2

@@ -56,6 +56,8 @@ def serve(
         from wavetune.runtimes.launch import exit_with_parent
 
         exit_with_parent()
+    if port_file is not None:
+        port_file.unlink(missing_ok=True)  # of servers before, whom nobody reaches any more
     from wavetune.data_plane.certificates import check_identity, read_identity
     from wavetune.data_plane.diagnosis import require_listenable, with_port
 

@@ -23,14 +23,20 @@ def host_and_port(address: str) -> tuple[str, int]:
     >>> host_and_port("edge.example.org"), host_and_port("[::1]:5000")
     (('edge.example.org', 7443), ('::1', 5000))
 
-    Raises: ConfigError if it is no address.
+    Raises: ConfigError if it is no address, or an IPv6 address without brackets whose end could be a port.
     """
     host, colon, port = address.rpartition(":")
     if not colon or address.endswith("]") or (host.count(":") and not host.startswith("[")):
         host, port = address, str(DEFAULT_PORT)
     host = host.strip("[]")
     if not _is_host(host) or not port.isdecimal() or int(port) > 65535:
-        raise ConfigError(f"{address!r} is not an address; write HOST:PORT with a port from 0 to 65535, or HOST alone")
+        raise ConfigError(
+            f"{address!r} is not an address; write HOST:PORT with a port from 0 to 65535, or HOST alone, and an IPv6 "
+            "address in brackets"
+        )
+    if host == address and re.search(r":\d{4}$", address):  # of IPv6
+        before, _, end = address.rpartition(":")
+        raise ConfigError(f"{address!r} may end with a port; write [{before}]:{end}, or [{address}] without a port")
     return host, int(port)
 
 
