@@ -1,6 +1,7 @@
 """Devices that fail in a deployed round: the round goes on, and ends as if their lost contributions had not been."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -113,6 +114,33 @@ def test_a_device_without_a_cut_that_fails_in_a_step_sits_the_round_out_and_keep
         assert_equal(mine.mixed, theirs.mixed)
         assert told(mine)["active_K"] == told(theirs)["active_K"]
     assert [[entry["client"] for entry in told(outcome)["lost"]] for outcome in found] == [[], [FAILING], []]
+
+
+@pytest.mark.parametrize(("factor", "counts", "why"), [(1e-4, True, "under a hundredth"), (1e3, False, "in no mean")])
+def test_a_loss_far_from_the_others_is_named_in_the_record_and_told_once(
+    certificates, monkeypatch, factor, counts, why
+):
+    local_steps = Device.local_steps
+
+    def lying(device, order):
+        for result in local_steps(device, order):
+            scale = factor if device.client == FAILING else 1.0
+            yield replace(result, loss_K=[loss * scale for loss in result.loss_K])
+
+    monkeypatch.setattr(Device, "local_steps", lying)
+    said = []
+    with deployed(small("fedavg_lora", *EXACT, "run.rounds=2"), certificates) as servers:
+        servers.say = said.append
+        found = [told(outcome) for outcome in play(servers, 2)]
+    for record in found:
+        (one,) = record["refused"]
+        assert one["who"] == "device-02"
+        assert why in one["why"]
+        losses = record["train_loss_K"]
+        typical = sum(losses[:2]) / 2
+        assert (record["train_loss"] < 0.9 * typical) == counts
+        assert record["train_loss"] < 1.1 * typical
+    assert len(said) == (1 if counts else 2)
 
 
 def test_adapters_that_are_not_finite_are_refused_and_named(certificates, monkeypatch):

@@ -15,6 +15,7 @@ from google.protobuf.message import Message
 LOSS_PER_LABEL_NATS = 1e4
 GUESSED_NATS = 20.0  # a vocabulary of a million tokens, guessed at random, has 14
 _OUT_OF_PROPORTION = 10.0
+_FAR_BELOW = 0.01
 _YEARS_S = 1e8
 _CLOCK_S = 1e11
 _COUNT = 2.0**53  # above it a JSON reader may lose the last digits
@@ -55,8 +56,6 @@ def out_of_bounds(message: Message) -> str:
 def out_of_proportion(loss: str, loss_by_client: Mapping[int, float]) -> dict[int, str]:
     """Whose loss, in nats per label, is above that of a model that guesses and above 10 times the median, as sentences.
 
-    A loss that is too low is taken for that of a model that knows its rows.
-
     >>> out_of_proportion("training loss", {0: 2.0, 1: 9000.0, 2: 3.0, 3: 0.0})
     {1: 'its training loss of 9e+03 nats a label, where the median is 2, counts in no mean'}
     """
@@ -64,6 +63,22 @@ def out_of_proportion(loss: str, loss_by_client: Mapping[int, float]) -> dict[in
     most = max(GUESSED_NATS, _OUT_OF_PROPORTION * typical)
     beside = f"nats a label, where the median is {typical:.3g}, counts in no mean"
     return {client: f"its {loss} of {nats:.3g} {beside}" for client, nats in loss_by_client.items() if nats > most}
+
+
+def far_below(loss: str, loss_by_client: Mapping[int, float]) -> dict[int, str]:
+    """Whose loss, in nats per label, is under a hundredth of the median of three or more, as sentences.
+
+    It counts, as that of a model that knows its rows; who lies about it pulls the mean down.
+
+    >>> far_below("training loss", {0: 2.0, 1: 1e-4, 2: 3.0})
+    {1: 'its training loss of 0.0001 nats a label is under a hundredth of the median, 2; it counts in the mean'}
+    """
+    if len(loss_by_client) < 3:
+        return {}
+    typical = median_low(loss_by_client.values())
+    beside = f"nats a label is under a hundredth of the median, {typical:.3g}; it counts in the mean"
+    low = {client: nats for client, nats in loss_by_client.items() if nats < _FAR_BELOW * typical}
+    return {client: f"its {loss} of {nats:.3g} {beside}" for client, nats in low.items()}
 
 
 def _numbers(message: Message) -> Iterator[tuple[str, float, Message]]:

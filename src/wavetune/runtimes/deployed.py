@@ -20,7 +20,7 @@ from cryptography.x509 import load_pem_x509_certificate
 
 from wavetune.allocation.plan import speeds_of
 from wavetune.data_plane import messages_pb2
-from wavetune.data_plane.bounds import out_of_proportion
+from wavetune.data_plane.bounds import far_below, out_of_proportion
 from wavetune.data_plane.certificates import Identity, Revoked, device_name
 from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.control import Control, Coordinator, claimed
@@ -86,6 +86,7 @@ class Servers:
     places: Places = field(default_factory=Places)
     known: set[int] = field(default_factory=set[int])  # devices that were here before
     claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
+    doubted: set[int] = field(default_factory=set[int])  # whose losses of the round before were far below the others'
     round: int | None = None  # that goes on, or is the latest
 
     def __post_init__(self) -> None:
@@ -126,10 +127,14 @@ class Servers:
                 reports[client] = told
         scores = {k: (_score(r.own), _score(r.foreign)) for k, r in reports.items() if r.HasField("own")}
         unbelieved = out_of_proportion("training loss", outcome.losses())
-        misjudged = _misjudged(scores)
-        refused = [Refused(device_name(k), why) for k, why in (*unbelieved.items(), *misjudged.items())]
-        for one in refused:
-            self.say(f"{one.who}: {one.why}")
+        misjudged = _of_scores(out_of_proportion, scores)
+        doubted = far_below("training loss", outcome.losses()) | _of_scores(far_below, scores)
+        told = (*unbelieved.items(), *misjudged.items(), *doubted.items())
+        for client, why in told:
+            if client not in self.doubted:
+                self.say(f"{device_name(client)}: {why}")
+        self.doubted = {*doubted}
+        refused = [Refused(device_name(client), why) for client, why in told]
         witness = Witness(
             heard_K=[self.wire.took_part(k) for k in range(session.cohort.placement.num_clients)],
             lost=tuple(self._why(k, seen) for k, seen in sorted(self.wire.lost.items())),
@@ -423,10 +428,12 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     )
 
 
-def _misjudged(scores: Mapping[int, tuple[Score, Score]]) -> dict[int, str]:
-    """Whose validation loss, on rows of its own or on foreign ones, is out of all proportion, as sentences."""
+def _of_scores(
+    judge: Callable[[str, Mapping[int, float]], dict[int, str]], scores: Mapping[int, tuple[Score, Score]]
+) -> dict[int, str]:
+    """What is said of validation losses, on rows of a client's own or on foreign ones, by client."""
     found = ({k: loss for k, pair in scores.items() if (loss := pair[i].loss) is not None} for i in (0, 1))
-    return {k: why for losses in found for k, why in out_of_proportion("validation loss", losses).items()}
+    return {k: why for losses in found for k, why in judge("validation loss", losses).items()}
 
 
 def _score(told: messages_pb2.Score) -> Score:
