@@ -20,7 +20,8 @@ ROLES = {
 }
 """What data sets call those who speak, and what chat templates call them."""
 CONTENTS = ("content", "value", "parts", "text")  # what data sets call what is said
-TURN_KEYS = {"role", "from", *CONTENTS, "name", "weight", "tool_calls", "tool_call_id", "function_call", "refusal"}
+LEARNED = ("weight", "train", "training", "loss")  # 0 or false where a turn is not to be learned
+TURN_KEYS = {"role", "from", *CONTENTS, "name", *LEARNED, "tool_calls", "tool_call_id", "function_call", "refusal"}
 
 
 class WrongValueError(Exception):
@@ -143,7 +144,7 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
         raise WrongValueError(f"{where} has the {role_key} {message.get(role_key)!r}; known are {known}")
     if content_key is None and not message.keys() & {"tool_calls", "function_call", "refusal"}:
         raise WrongValueError(f"{where} says nothing: it has none of {', '.join(CONTENTS)}, but {', '.join(message)}")
-    kept = (role_key, content_key, "weight", "function_call", "refusal")
+    kept = (role_key, content_key, *LEARNED, "function_call", "refusal")
     more = {key: value for key, value in message.items() if key not in kept and value is not None}
     if called := message.get("function_call"):  # what came before `tool_calls`
         more["tool_calls"] = [{"type": "function", "function": called}]
@@ -153,7 +154,12 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
         more["tool_calls"] = [_with_arguments(call, where) for call in more["tool_calls"]]
     said = message[content_key] if content_key is not None else None
     content = _content(message.get("refusal") if said is None else said, f"{where}.{content_key or 'content'}")
-    return Turn(role, content, _json(more) if more else "", message.get("weight", 1) != 0)
+    return Turn(role, content, _json(more) if more else "", all(_asked(message.get(key)) for key in LEARNED))
+
+
+def _asked(value: Any) -> bool:
+    """Whether a turn with this weight or flag is to be learned; null says nothing."""
+    return str(value).strip().lower() not in ("0", "0.0", "false")
 
 
 def _content(content: Any, where: str) -> str:

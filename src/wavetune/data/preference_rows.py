@@ -25,7 +25,7 @@ NAMES = (  # of the answer that was chosen and the one that was rejected
 ANSWERS = ("response", "answer", "completion", "output", "conversation", "human_ref")  # of two, _0 and _1 or such
 ENDS = (("_0", "_1"), ("_a", "_b"), ("_A", "_B"), ("_1", "_2"), ("1", "2"))
 VERDICTS = ("better_response_id", "safer_response_id", "winner", "preferred", "preference", "choice", "label", "labels")
-EQUAL = ("", "none", "nan", "tie", "equal", "both", "neither", "tie (bothbad)")
+EQUAL = ("", "none", "nan", "tie", "equal", "both", "neither", "tie (bothbad)", "both_bad", "both_good", "draw")
 
 Row = Mapping[str, Any]
 
@@ -84,7 +84,7 @@ def _answers(row: Row, verdict: str | None) -> Row | None:
     told = [field for field in (verdict, *VERDICTS) if field and field in row]
     if not two or not told:
         return {}
-    said, (one, other), field = str(row[told[0]]).strip().lower(), two[0], told[0]
+    said, (one, other), field = str(row[told[0]]).strip().lower().removesuffix(".0"), two[0], told[0]
     if said in EQUAL:
         return None
     named = {name.lower(): name for name in two[0]}

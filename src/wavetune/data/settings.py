@@ -14,6 +14,7 @@ from annotated_types import Ge, Le, MinLen
 from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
+from wavetune.data.chat_template import REASONING
 from wavetune.data.classes import class_names, look_alikes, of_drawn_classes, tokenise_classes, with_known_classes
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.dialogues import trimmed
@@ -145,7 +146,7 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     train = tokenise_part(corpus.train, tokenizer, settings, classes)
     validation = tokenise_part(corpus.validation, tokenizer, settings, classes)
     rows, servers = deal(settings, train.domains, num_clients, seed)
-    notes = (*corpus.notes, *look_alikes(classes), *_told_of_dialogues(corpus, settings.template))
+    notes = (*corpus.notes, *look_alikes(classes), *_told_of_dialogues(corpus.train, settings.template, tokenizer))
     notes += _told_of_special_texts(corpus.train, tokenizer)
     notes += tuple(note for part, name in ((train, "training"), (validation, "validation")) for note in part.told(name))
     ends = ends_of(settings.template, tokenizer)
@@ -173,12 +174,25 @@ def deal(
     return [rest[part] for part in rows], own
 
 
-def _told_of_dialogues(corpus: Corpus, template: Template) -> tuple[str, ...]:
-    """In a sentence how dialogues are written; nothing where there are none."""
-    if not any(example.reply for example in corpus.train) or not template.writes_text:
+def _told_of_dialogues(examples: Sequence[Example], template: Template, tokenizer: Any) -> tuple[str, ...]:
+    """In sentences how dialogues are written, and what of them is not; nothing where there are none."""
+    if not any(example.reply for example in examples) or not template.writes_text:
         return ()
     answers = "the last answer is" if template.learn == "last" else "all answers are"
-    return (f"dialogues written by {template.described}, {answers} learned",)
+    held = Counter(field for example in examples for field in _beside_texts(example))
+    unwritten = [
+        f"{template.described} writes no {field}, which {count:,} training rows have"
+        for field, count in sorted(held.items())
+        if not template.writes(tokenizer, field)
+    ]
+    return (f"dialogues written by {template.described}, {answers} learned", *unwritten)
+
+
+def _beside_texts(example: Example) -> set[str]:
+    """What a dialogue holds beside its texts: tools, calls of them, reasoning."""
+    fields = {key for turn in example.dialogue if turn.more for key, value in turn.message.items() if value}
+    held = {"tool_calls"} & fields | ({"tools"} if example.tools else set())
+    return held | ({"reasoning"} if fields & {*REASONING} else set())
 
 
 def _told_of_special_texts(examples: Sequence[Example], tokenizer: Any) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.data.chat_template import ChatWriter, brings_reasoning, source_of
+from wavetune.data.chat_template import REASONING, ChatWriter, brings_reasoning, source_of
 from wavetune.data.dialogues import exchange_starts, is_dialogue
 from wavetune.data.examples import Example, Turn
 from wavetune.data.pieces import (
@@ -72,6 +72,10 @@ class Template(Part):
     def writer(self, tokenizer: Any) -> Writer:
         """This template for a tokenizer."""
         raise NotImplementedError
+
+    def writes(self, tokenizer: Any, field: str) -> bool:
+        """Whether it writes what a turn holds beside its text: `reasoning`, `tool_calls` or the `tools` to call."""
+        return field == "tool_calls"
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that end an answer; none where only another template knows them."""
@@ -193,6 +197,11 @@ class ChatTemplate(_ChatSettings):
         chat = ChatWriter(tokenizer, self.name, self.date, bool(self.reasoning), self.system, self.variables or {})
         return DialogueWriter(chat, self.learn)
 
+    def writes(self, tokenizer: Any, field: str) -> bool:
+        """Whether the chat template asks for it."""
+        source = source_of(tokenizer, self.name) + source_of(tokenizer, self.name, tools=True)
+        return any(name in source for name in (REASONING if field == "reasoning" else (field,)))
+
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that the chat template writes after an assistant's turn, less white space; EOS if it writes none."""
         end = self.writer(tokenizer).chat.end
@@ -279,7 +288,10 @@ class TokenSet:
         """In sentences what was dropped and cut of the rows of a part of that name."""
         prompts, answer = ("prompts", "an answer") if self.classes is None else ("texts", "a text")
         counts = (
-            (self.dropped, f"{name} rows without {answer}, or with one of which the tokenizer makes nothing, dropped"),
+            (
+                self.dropped,
+                f"{name} rows without {answer}, or with one of which nothing is written or tokenised, dropped",
+            ),
             (self.shortened_dialogues, f"{name} dialogues without their oldest turns ({self.dropped_turns:,} in all)"),
             (self.truncated_prompts, f"{name} {prompts} cut to world.data.max_tokens"),
             (self.truncated_answers, f"{name} answers cut to world.data.max_tokens"),
@@ -348,7 +360,8 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
     """
     if max_tokens < 4:
         raise ConfigError(f"max_tokens is {max_tokens}; a row needs at least 4 tokens")
-    writer = text_template(template, examples, tokenizer).writer(tokenizer)
+    writer_of = text_template(template, examples, tokenizer)
+    writer = writer_of.writer(tokenizer)
     asked = ((i, writer.row(example)) for i, example in enumerate(examples) if _answers(example, template))
     written, pieces = [], []
     for i, own in asked:
@@ -356,7 +369,10 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
             written.append(i)
             pieces.append(own)
     if not written:
-        raise DataError(f"none of the {len(examples)} examples has an answer; there is nothing to train on")
+        raise DataError(
+            f"none of the {len(examples)} examples has an answer that {writer_of.described} writes and learns; there "
+            "is nothing to train on"
+        )
     kept, ids, marks, sizes, starts = list[int](), array("i"), bytearray(), list[int](), list[int]()
     cut_prompts = cut_answers = shortened_dialogues = dropped_turns = 0
     fitting = _fitting([examples[i] for i in written], pieces, writer.row, writer.begin, tokenizer, max_tokens)

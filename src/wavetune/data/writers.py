@@ -78,7 +78,7 @@ class TextWriter:
                 yield Piece(self.template.between)
             yield from self.template.asked(written(asked) if asked else "", example)
             learned = turn.learned and (self.template.learn == "all" or i == answers[-1])
-            yield Piece(turn.text, learned, ended=True)
+            yield Piece(turn.text, learned and bool(turn.text.strip()), ended=True)
             asked = []
 
 
@@ -101,7 +101,8 @@ class DialogueWriter:
         every = self.learn == "all" and example.reply is not None
         pieces, stop = list[Piece](), 0
         for place, span in spans.items():
-            if turns[place].learned and (every or place == last):
+            says = text[span.start : span.stop].strip()  # else an end alone would be learned
+            if says and turns[place].learned and (every or place == last):
                 pieces += _contents(text[stop : span.start], messages[:place])
                 unended = span.end == span.stop and place == last
                 pieces.append(Piece(text[span.start : span.stop], learned=True, ended=unended))

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
 from helpers.rows import example_of
 from wavetune.data import templates
 from wavetune.data.plain_tokenizer import PlainTokenizer
+from wavetune.data.settings import DataSettings, prepare
 from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, tokenise
 from wavetune.errors import ConfigError, DataError, ModelError
 
@@ -242,3 +245,38 @@ def test_a_dialogue_whose_answer_has_no_tokens_is_dropped_though_its_turn_has_an
     nothing = dialogue(ASKED, {"role": "assistant", "content": "да"})
     tokens = tokenise([nothing, dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 200)
     assert (tokens.example_index.tolist(), tokens.dropped) == ([1], 1)
+
+
+CALL = [{"type": "function", "function": {"name": "f", "arguments": {}}}]
+CALLS = {"role": "assistant", "content": None, "tool_calls": CALL}
+
+
+@pytest.mark.parametrize("template", [ChatTemplate(), PlainTemplate()])
+def test_an_answer_of_which_nothing_is_written_is_not_learned_as_an_end_alone(template):
+    tokenizer, silent = chat_tokenizer(CHATML), {"role": "assistant", "content": ""}
+    tokens = tokenise([dialogue(ASKED, silent, AGAIN, LAST)], tokenizer, template, 200)
+    (learned,) = labels(tokenizer, tokens)
+    assert learned.startswith("user  fine")
+    calls = [dialogue(ASKED, CALLS), dialogue(ASKED, CALLS, {"role": "tool", "content": "42"}, LAST)]
+    found = tokenise(calls, tokenizer, template, 400)
+    if template.kind == "chat":  # which knows no calls
+        assert (found.example_index.tolist(), found.dropped) == ([1], 1)
+        assert len(labels(tokenizer, found)) == 1
+        with pytest.raises(DataError, match="has an answer that the model's own chat template writes"):
+            tokenise(calls[:1], tokenizer, template, 400)
+    else:
+        assert labels(tokenizer, found)[0] == '{"name": "f", "arguments": {}}</s>'
+
+
+def test_what_a_template_leaves_out_of_dialogues_is_told(tmp_path):
+    rows = [{"messages": [{**ASKED, "content": f"q{i}"}, {**SAID, "reasoning": "hm"}, AGAIN, CALLS]} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(json.dumps({**row, "tools": CALL}) for row in rows))
+    settings = DataSettings(source=str(tmp_path / "rows.jsonl"), max_tokens=300, validation_fraction=0)
+    notes = prepare(settings, chat_tokenizer(CHATML), 1, 0).notes
+    for field in ("reasoning", "tool_calls", "tools"):
+        assert f"the model's own chat template writes no {field}, which 8 training rows have" in notes
+    told = " ".join(prepare(settings, chat_tokenizer(TEMPLATES["qwen3"]), 1, 0).notes)
+    assert "writes no reasoning" not in told
+    plain = " ".join(prepare(replace(settings, template=PlainTemplate()), chat_tokenizer(CHATML), 1, 0).notes)
+    assert "writes no reasoning" in plain
+    assert "writes no tool_calls" not in plain

@@ -105,6 +105,7 @@ HH = "\n\nHuman: Hi\n\nAssistant:"
         {"chosen": json.dumps([*SAY, GOOD]), "rejected": json.dumps([*SAY, BAD])},
         {"input": {"messages": SAY}, "preferred_output": [GOOD], "non_preferred_output": [BAD]},
         {"prompt": SAY, "response_0": "bad", "response_1": "good", "better_response_id": 1, "safer_response_id": 0},
+        {"prompt": SAY, "output_1": "bad", "output_2": "good", "preference": 2.0},
         {"history": HH, "human_ref_A": "good", "human_ref_B": "bad", "labels": 1},
         {"conversation_a": [*SAY, BAD], "conversation_b": [*SAY, GOOD], "winner": "model_b"},
         {

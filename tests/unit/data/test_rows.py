@@ -187,8 +187,10 @@ def test_tool_turns_keep_their_calls_with_arguments_as_an_object():
     assert example_of({"messages": row["messages"][:2]}, "here").answer == called.text
 
 
-def test_a_turn_of_weight_zero_is_not_to_be_learned():
-    dialogue = example_of({"messages": [SAY[0], {**SAY[1], "weight": 0}, *SAY]}, "here").dialogue
+@pytest.mark.parametrize("flag", [{"weight": 0}, {"weight": "0.0"}, {"train": False}, {"loss": "False"}])
+def test_a_turn_that_is_not_to_be_learned_is_not(flag):
+    said = {**SAY[1], **dict.fromkeys(flag, 1)}
+    dialogue = example_of({"messages": [SAY[0], {**SAY[1], **flag}, SAY[0], said]}, "here").dialogue
     assert [turn.learned for turn in dialogue] == [True, False, True, True]
 
 

@@ -89,7 +89,7 @@ def test_answers_of_which_the_tokenizer_makes_nothing_are_dropped_and_told(latin
     tokens = tokenise(examples, latin_tokenizer, PlainTemplate(), 32)
     assert (tokens.example_index.tolist(), tokens.dropped, tokens.domains) == ([1, 2], 1, ("all", "all"))
     assert (
-        "1 training rows without an answer, or with one of which the tokenizer makes nothing, dropped"
+        "1 training rows without an answer, or with one of which nothing is written or tokenised, dropped"
         in tokens.told("training")
     )
     with pytest.raises(DataError, match="makes no tokens of any of the 1 answers"):
