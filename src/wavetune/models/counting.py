@@ -27,7 +27,7 @@ from transformers.pytorch_utils import Conv1D
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.operations import INPUT, PREFIX, Block, Product, Projection, Saved
 from wavetune.errors import ModelError
-from wavetune.models.light_imports import building
+from wavetune.models.light_imports import building, compute_without_storage
 from wavetune.models.quiet import quiet
 from wavetune.models.recording import ATTENTION, Record, recorded, recording
 from wavetune.models.stock import ONE_AT_A_TIME, load_config, model_class
@@ -85,6 +85,7 @@ def count_model(config: PreTrainedConfig) -> Architecture:
     Where its blocks cannot run without weights, `note` of what is returned says what stands for their compute.
     Raises ModelError if the config makes no model with a list of blocks.
     """
+    compute_without_storage()
     for attention in (ATTENTION, "eager"):  # not every model calls attention through transformers' interface
         try:
             return _counted(_meta_model(config, attention))

@@ -1,7 +1,8 @@
-"""Transformers opened without what only other machines need, which spares time and memory of a command's start.
+"""Transformers and PyTorch opened without what only other machines need, which spares time and memory of a start.
 
 Its models come with tools that slice them over GPUs, compile them and match boxes in images, which import most of
 SciPy, accelerate and PyTorch's compiler. And at each start it reads all its files to know which defines which name.
+PyTorch, for what its compiler asks, writes in Python what hundreds of operators make of tensors without storage.
 Only processes of wavetune alone do this, those of the command line and of its app for Flower: a program that imports
 wavetune has transformers as it is.
 """
@@ -14,6 +15,7 @@ import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from importlib import import_module
 from importlib.abc import MetaPathFinder
 from types import ModuleType
 from typing import Any
@@ -40,6 +42,8 @@ LEFT_OUT = (
     "transformers.distributed.expert_parallel",
     "transformers.distributed.tensor_parallel",
 )
+WITHOUT_STORAGE = "torch._meta_registrations"
+AFTER_IT = ("torch._decomp", "torch._prims", "torch._refs", "torch.utils._content_store")  # in no other order
 _NEW_OBJECTS = 50_000  # after which Python looks for garbage, where it has 700
 _BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
 
@@ -52,8 +56,9 @@ def install() -> None:
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     leave_out(CORE, LEFT_OUT, DECORATORS)
-    if not any(isinstance(finder, _NamesFinder) for finder in sys.meta_path):
-        sys.meta_path[:0] = [_NamesFinder(), _BUILDING]
+    leave_out(["torch"], [WITHOUT_STORAGE, *AFTER_IT])
+    if not any(isinstance(finder, _Changing) for finder in sys.meta_path):
+        sys.meta_path[:0] = [_Changing(), _BUILDING]
 
 
 def building() -> AbstractContextManager[None]:
@@ -66,21 +71,26 @@ def building() -> AbstractContextManager[None]:
     return _BUILDING.among_placeholders()
 
 
-class _NamesFinder(MetaPathFinder):
-    """Finds the file of transformers that reads which file defines which name."""
+def compute_without_storage() -> None:
+    """From now on every operator of PyTorch that can tell the shape of what it makes does so on the meta device."""
+    import_module(WITHOUT_STORAGE)
+
+
+class _Changing(MetaPathFinder):
+    """Finds the files that are run by loaders of our own."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None) -> Any:
-        """That file, to be run by a loader of our own; nothing for all else."""
-        if fullname != "transformers.utils.import_utils":
+        """Such a file; nothing for all else."""
+        if fullname not in _LOADERS:
             return None
         spec = found_by_others(self, fullname, path, target)
         if spec is not None and spec.loader is not None:
-            spec.loader = _NamesLoader(spec.loader)
+            spec.loader = _LOADERS[fullname](spec.loader)
         return spec
 
 
-class _NamesLoader(Around):
-    """Lets it look up what it would read."""
+class _Names(Around):
+    """Lets the file of transformers that reads which file defines which name look it up."""
 
     def exec_module(self, module: ModuleType) -> None:
         from wavetune.models.import_names import kept_names
@@ -89,3 +99,17 @@ class _NamesLoader(Around):
         read = vars(module).get("create_import_structure_from_path")
         if read is not None:
             vars(module)["create_import_structure_from_path"] = partial(kept_names, read)
+
+
+class _After(Around):
+    """Has imported before a package what imports it in its turn."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        if WITHOUT_STORAGE in sys.modules:
+            self.own.exec_module(module)
+        else:
+            del sys.modules[module.__name__]  # where the import looks for what it has made
+            compute_without_storage()
+
+
+_LOADERS = {"transformers.utils.import_utils": _Names, **dict.fromkeys(AFTER_IT, _After)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from transformers.models.auto.modeling_auto import (
 
 from wavetune.errors import ModelError, one_line
 from wavetune.models.folder_check import check_config, check_weights, read_object
-from wavetune.models.light_imports import building
+from wavetune.models.light_imports import building, compute_without_storage
 from wavetune.models.quiet import quiet
 from wavetune.models.structure import is_encoder
 
@@ -107,24 +106,26 @@ def load_stock_model(
     layers = getattr(config.get_text_config(), "num_hidden_layers", None)
     check_weights(Path(folder), layers if thin is None else None)
     kind = model_class(config)
+
+    def read() -> Any:
+        return (kind if thin is None else _thinned(kind, config, thin)).from_pretrained(
+            str(folder),
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # refused below, in a sentence
+            output_loading_info=True,
+            **LOCAL,
+            **options,
+        )
+
     with ONE_AT_A_TIME, quiet(), building():
         try:
-            kind = kind if thin is None else _thinned(kind, config, thin)
-            read = partial(
-                kind.from_pretrained,
-                str(folder),
-                config=config,
-                dtype=dtype,
-                use_safetensors=True,
-                ignore_mismatched_sizes=True,  # refused below, in a sentence
-                output_loading_info=True,
-                **LOCAL,
-                **options,
-            )
             try:
                 with RangesOfValues():
-                    loaded: Any = read()
+                    loaded = read()
             except RuntimeError:
+                compute_without_storage()
                 loaded = read()
         except Exception as error:
             raise ModelError(_cannot_load(folder, error)) from error
