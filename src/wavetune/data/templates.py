@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.data.chat_template import REASONING, ChatWriter, brings_reasoning, source_of
-from wavetune.data.dialogues import exchange_starts, is_dialogue
+from wavetune.data.dialogues import exchange_starts, is_dialogue, without_oldest
+from wavetune.data.dialogues import written as written_out
 from wavetune.data.examples import Example, Turn
 from wavetune.data.pieces import (
     Piece,
@@ -38,6 +39,7 @@ from wavetune.parts import Part
 
 Ints = NDArray[np.int64]
 _AT_ONCE = 1_000  # rows of which those that are too long are tokenised together
+_LONGEST_TOKEN = 32  # characters, on the average of a dialogue
 
 
 class Template(Part):
@@ -362,7 +364,8 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
         raise ConfigError(f"max_tokens is {max_tokens}; a row needs at least 4 tokens")
     writer_of = text_template(template, examples, tokenizer)
     writer = writer_of.writer(tokenizer)
-    asked = ((i, writer.row(example)) for i, example in enumerate(examples) if _answers(example, template))
+    recent = [_recent(example, max_tokens) for example in examples]
+    asked = ((i, writer.row(example)) for i, (example, _) in enumerate(recent) if _answers(example, template))
     written, pieces = [], []
     for i, own in asked:
         if own:
@@ -375,11 +378,12 @@ def tokenise(examples: Sequence[Example], tokenizer: Any, template: Template, ma
         )
     kept, ids, marks, sizes, starts = list[int](), array("i"), bytearray(), list[int](), list[int]()
     cut_prompts = cut_answers = shortened_dialogues = dropped_turns = 0
-    fitting = _fitting([examples[i] for i in written], pieces, writer.row, writer.begin, tokenizer, max_tokens)
+    fitting = _fitting([recent[i][0] for i in written], pieces, writer.row, writer.begin, tokenizer, max_tokens)
     for i, (row, lost, says) in zip(written, fitting, strict=True):
         if not says:
             continue
         kept.append(i)
+        lost += recent[i][1]
         ids.extend(row.ids)
         marks.extend(row.labels)
         sizes.append(len(row.ids))
@@ -458,6 +462,24 @@ def _fitting(
             yield row, lost, says
 
 
+def _recent(example: Example, room: int) -> tuple[Example, int]:
+    """A dialogue without exchanges before as many characters as cannot be in the room, and how many turns it lost.
+
+    To write the whole of a dialogue takes time with the square of its turns.
+    """
+    said = [len(turn.text.rpartition("</think>")[2]) for turn in example.turns]  # templates may leave thinking out
+    if sum(said) + len(said) <= _LONGEST_TOKEN * room or not is_dialogue(example):
+        return example, 0
+    last = max((i for i, turn in enumerate(example.dialogue) if turn.role == "assistant" and turn.learned), default=0)
+    starts = [start for start in exchange_starts(example.turns) if start <= last]
+    without = bisect_left(starts, True, key=lambda start: sum(said[start:]) <= _LONGEST_TOKEN * room)
+    without = min(without, len(starts) - 1)
+    if without < 1:
+        return example, 0
+    turns = without_oldest(example.turns, without)
+    return replace(example, prompt=written_out(turns), turns=turns), starts[without] - starts[0]
+
+
 def _without_turns(
     example: Example, row: Row, pieces: list[Piece], write: Any, begin: Sequence[int], tokenizer: Any, room: int | None
 ) -> tuple[Row, int, list[Piece]]:
@@ -465,6 +487,8 @@ def _without_turns(
     if room is None or len(row.ids) <= room or not is_dialogue(example):
         return row, 0, pieces
     starts = exchange_starts(example.turns)
+    while len(starts) > 1 and not write(example, len(starts) - 1):  # what is learned stands before
+        starts.pop()
 
     def attempt(without: int) -> Row:
         return row_of(next(encode_rows([joined(write(example, without))], tokenizer)), begin)

@@ -280,3 +280,29 @@ def test_what_a_template_leaves_out_of_dialogues_is_told(tmp_path):
     plain = " ".join(prepare(replace(settings, template=PlainTemplate()), chat_tokenizer(CHATML), 1, 0).notes)
     assert "writes no reasoning" in plain
     assert "writes no tool_calls" not in plain
+
+
+@pytest.mark.parametrize("template", [ChatTemplate(), PlainTemplate(), templates.InstructionTemplate()])
+def test_a_long_dialogue_keeps_the_exchange_whose_answer_is_learned(template):
+    messages = [{"role": "user", "content": "q" * 200}, SAID, AGAIN, {**LAST, "weight": 0}]
+    tokens = tokenise([dialogue(*messages)], chat_tokenizer(CHATML), template, 60)
+    assert labels(chat_tokenizer(CHATML), tokens)[0].startswith("ok")
+    assert (tokens.lengths.tolist(), tokens.truncated_prompts, tokens.dropped_turns) == ([59], 1, 0)
+
+
+def test_a_dialogue_far_longer_than_its_room_is_not_written_whole(monkeypatch):
+    words = [{**m, "content": f"{m['content']} {i} " + "words " * 50} for i in range(150) for m in (ASKED, SAID)]
+    example, tokenizer = dialogue(SYSTEM, *words), chat_tokenizer(CHATML)
+    short = tokenise([example], tokenizer, ChatTemplate(), 700)
+    monkeypatch.setattr(templates, "_LONGEST_TOKEN", 10**9)
+    whole = tokenise([example], tokenizer, ChatTemplate(), 700)
+    assert short.ids.tolist() == whole.ids.tolist()
+    assert short.told("training") == whole.told("training") != ()
+    monkeypatch.undo()
+    written = []
+    write = templates.DialogueWriter.row
+    monkeypatch.setattr(
+        templates.DialogueWriter, "row", lambda *a: written.append(len(a[1].turns) - 2 * sum(a[2:])) or write(*a)
+    )
+    tokenise([example], tokenizer, ChatTemplate(), 700)
+    assert max(written) < 150
