@@ -3,17 +3,18 @@
 Between two products PyTorch would make every value wide, narrow again and keep it more than once. Here each is written
 once, by a compiled sweep, in the precision in which the next product reads it; adapters, attention, the residual stream
 and all sums stay in fp32, so that the numbers are those of the block as transformers wrote it. A block is known by
-what it computes on a few values: `x + o(attention(q, k, v))` of a norm with turned heads, then `x + mlp` of another.
+what it computes on a few values: `x + o(attention(q, k, v))` of a norm with turned heads, then `x + mlp` of another;
+queries and keys may have norms of their own, and so may what either half adds.
 
 Legend: N tokens, D width, H query heads, G key and value heads, E width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
-from itertools import permutations
 from typing import Any, NamedTuple, cast
 
 import torch
@@ -24,29 +25,57 @@ from wavetune.models.fused import LEAST_WIDTH, Gated, gated_mlp, root_mean_squar
 from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
 from wavetune.models.narrow import computing_wide
 from wavetune.models.products import has_bf16_products, product, product_back
-from wavetune.models.ragged import Reach, Rule, attended, attending, has_layout, ragged_layout, reach, short_rows
+from wavetune.models.ragged import (
+    RaggedLayout,
+    Reach,
+    Rule,
+    attended,
+    attending,
+    has_layout,
+    ragged_layout,
+    reach,
+    short_rows,
+)
 from wavetune.models.short_rows import UNTURNED, Angles, ShortAttention, ShortRows
 from wavetune.models.structure import LINEAR
 
 _TOKENS = 3  # of the sample on which a block is tried
+_Norm = tuple[Tensor, float] | None
+"""A norm's weight and epsilon, None where there is none."""
+_BEFORE_ATTENTION, _BEHIND_ATTENTION, _BEFORE_MLP, _BEHIND_MLP, _OF_QUERY, _OF_KEY = range(6)
+"""Places of norms in a block."""
 
 
 class _Names(NamedTuple):
-    """Paths of a block's parts: its attention and that module's maps, its MLP, and the norms before both."""
+    """Paths of a block's parts: its attention and that module's maps, its MLP, and its norms."""
 
     attention: str
     maps: tuple[str, ...]
     mlp: str
     gated: Gated
-    norms: tuple[str, str]
-    epsilons: tuple[float, float]
+    norms: tuple[str | None, ...]
     head: int
-    scaling: float
+    rule: Rule
 
     def linear(self) -> tuple[str, ...]:
         """Paths of the seven maps: query, key, value, output, gate, up, down."""
         own = (self.gated.gate, self.gated.up, self.gated.down)
         return *(f"{self.attention}.{m}" for m in self.maps), *(f"{self.mlp}.{m}" for m in own)
+
+    def norms_of(self, block: nn.Module) -> tuple[_Norm, ...]:
+        """Weights and epsilons of its norms."""
+        return tuple(None if path is None else root_mean_square(block.get_submodule(path)) for path in self.norms)
+
+
+@dataclass(frozen=True)
+class _Heard(RaggedLayout):
+    """A layout that keeps by which rules it was asked to attend."""
+
+    rules: list[Rule] = field(default_factory=list[Rule], kw_only=True)
+
+    def attend(self, _layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        self.rules.append(rule)
+        return super().attend(_layer, query, key, value, rule)
 
 
 @torch.no_grad()
@@ -54,15 +83,20 @@ def shape_of(block: nn.Module) -> _Names | None:
     """Which parts a stock block is made of, None if it computes anything else."""
     children = dict(block.named_children())
     linear = {n: [m for m, c in child.named_children() if isinstance(c, LINEAR)] for n, child in children.items()}
-    attentions = [name for name, maps in linear.items() if len(maps) == len(list(children[name].children())) == 4]
-    norms = {name: found for name, child in children.items() if (found := root_mean_square(child)) is not None}
-    threes = {name: gated_mlp(children[name], maps) for name, maps in linear.items() if len(maps) == 3}
-    mlps = [(name, found) for name, found in threes.items() if found is not None]
-    if len(children) != 4 or len(attentions) != 1 or len(norms) != 2 or len(mlps) != 1:
+    own, inner = _norms_in(block), {name: _norms_in(child) for name, child in children.items()}
+    attentions = [name for name, maps in linear.items() if len(maps) == 4 and len(inner[name]) in (0, 2)]
+    mlps = [(n, found) for n, m in linear.items() if len(m) == 3 and (found := gated_mlp(children[n], m)) is not None]
+    if len(attentions) != 1 or len(mlps) != 1 or len(own) not in (2, 4) or len(children) != 2 + len(own):
         return None
-    name = attentions[0]
-    with computing_wide(block), attending(ragged_layout([_TOKENS])):
-        return _tried(block, name, linear[name], mlps[0], norms)
+    attention = attentions[0]
+    if len(list(children[attention].children())) != 4 + len(inner[attention]):
+        return None
+    with computing_wide(block):
+        return _tried(block, attention, linear[attention], mlps[0], own, inner[attention])
+
+
+def _norms_in(module: nn.Module) -> list[str]:
+    return [name for name, child in module.named_children() if root_mean_square(child) is not None]
 
 
 def _tried(
@@ -70,55 +104,77 @@ def _tried(
     attention: str,
     maps: Sequence[str],
     mlp: tuple[str, Gated],
-    norms: dict[str, tuple[Tensor, float]],
+    norms: Sequence[str],
+    of_heads: Sequence[str],
 ) -> _Names | None:
-    """Which order of norms and of the attention's maps, which size of a head and which factor yield what it yields."""
+    """What the block's parts are, in the order in which it calls them, if they yield what it yields."""
+    called, heard = list[str](), _Heard(**vars(ragged_layout([_TOKENS])))
+    inner = [f"{attention}.{name}" for name in (*maps, *of_heads)]
+    x = values(_TOKENS, len(next(block.get_submodule(norms[0]).parameters())))
     numbers = vars(block.get_submodule(attention)).values()
-    x = values(_TOKENS, len(next(iter(norms.values()))[0]))
     for head in sorted({n for n in numbers if type(n) is int and n > 1 and n % 2 == 0}):
         angles = values(_TOKENS, head // 2).repeat(1, 2)
-        cos, sin = angles.cos(), angles.sin()
-        try:
-            wanted = block(x[None], attention_mask=reach(), position_embeddings=(cos[None], sin[None]))
-        except Exception:  # whatever a block does that takes something else, or heads of another size
-            continue
-        if not isinstance(wanted, Tensor):
+        turns = angles.cos(), angles.sin()
+        called.clear()
+        heard.rules.clear()
+        with attending(heard), _telling(block, [*norms, *inner], called):
+            try:
+                wanted = block(x[None], attention_mask=reach(), position_embeddings=tuple(t[None] for t in turns))
+            except Exception:  # whatever a block does that takes something else, or heads of another size
+                continue
+        if len(called) != len(norms) + len(inner) or len(heard.rules) != 1 or heard.rules[0].sinks is not None:
             return None
-        for scaling in {n for n in numbers if isinstance(n, float) and n > 0}:
-            for first, second in permutations(norms.items()):
-                for order in permutations(maps):
-                    weights, epsilons = (first[1][0], second[1][0]), (first[1][1], second[1][1])
-                    names = _Names(attention, order, *mlp, (first[0], second[0]), epsilons, head, scaling)
-                    try:
-                        found = _plain(block, names, weights, x, cos, sin)
-                    except RuntimeError:  # shapes that do not fit
-                        continue
-                    if same(found, wanted[0]):
-                        return names
+        own = [name for name in called if name in norms]
+        places = own if len(own) == 4 else (own[0], None, own[1], None)
+        heads = [name for name in called if name in inner[4:]] or (None, None)
+        order = tuple(name.rsplit(".", 1)[1] for name in called if name in inner[:4])
+        names = _Names(attention, order, *mlp, (*places, *heads), head, heard.rules[0])
+        with attending(heard):
+            try:
+                found = _plain(block, names, x, *turns)
+            except RuntimeError:  # shapes that do not fit
+                continue
+        if isinstance(wanted, Tensor) and same(found, wanted[0]):
+            return names
     return None
 
 
-def _plain(block: nn.Module, names: _Names, weights: Sequence[Tensor], x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """What a block of such parts computes of `[N, D]`, in PyTorch's own operations."""
+@contextmanager
+def _telling(block: nn.Module, paths: Iterable[str], called: list[str]) -> Iterator[None]:
+    """While in this block, these modules add their paths to the list whenever they are called."""
+    hooks = [block.get_submodule(p).register_forward_hook(lambda *_, path=p: called.append(path)) for p in paths]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
 
-    def normed(x: Tensor, which: int) -> Tensor:
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + names.epsilons[which]) * weights[which]
+
+def _plain(block: nn.Module, names: _Names, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """What a block of such parts computes of `[N, D]`, in PyTorch's own operations."""
+    before_attention, behind_attention, before_mlp, behind_mlp, of_query, of_key = names.norms_of(block)
+
+    def normed(x: Tensor, norm: _Norm) -> Tensor:
+        if norm is None:
+            return x
+        weight, epsilon = norm
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
 
     def turned(x: Tensor) -> Tensor:
         low, high = x.chunk(2, -1)
         return x * cos[:, None] + torch.cat([-high, low], -1) * sin[:, None]
 
     q, k, v, o = (block.get_submodule(path) for path in names.linear()[:4])
-    h = normed(x, 0)
+    h = normed(x, before_attention)
     heads = (m(h).view(len(x), -1, names.head) for m in (q, k, v))
     query, key, value = next(heads), next(heads), next(heads)
-    rule = Rule(reach(), names.scaling)
-    x = x + o(attended(block, turned(query), turned(key), value, rule).reshape(len(x), -1))
-    return x + block.get_submodule(names.mlp)(normed(x, 1))
+    query, key = turned(normed(query, of_query)), turned(normed(key, of_key))
+    x = x + normed(o(attended(block, query, key, value, names.rule).reshape(len(x), -1)), behind_attention)
+    return x + normed(block.get_submodule(names.mlp)(normed(x, before_mlp)), behind_mlp)
 
 
 def _forward(
-    stock: Callable[..., Any], block: nn.Module, names: _Names, norms: tuple[Tensor, Tensor],
+    stock: Callable[..., Any], block: nn.Module, names: _Names, norms: Sequence[_Norm],
     recomputes: Callable[[], bool], hidden_states: Tensor, *args: Any, **named: Any,
 ) -> Any:  # fmt: skip
     x, mask, angles = hidden_states, named.get("attention_mask"), named.get("position_embeddings")
@@ -129,12 +185,12 @@ def _forward(
     if any(m.weight.dtype != torch.bfloat16 or m.weight.device.type != "cpu" for m in maps):
         return stock(hidden_states, *args, **named)
     cos, sin = (angle[0].contiguous() for angle in cast(tuple[Tensor, Tensor], angles))
-    turns, rule = (cos, sin), Rule(mask, names.scaling)
+    turns, rule = (cos, sin), replace(names.rule, reach=mask)
     if (places := short_rows(rule)) is not None:
-        attention = ShortAttention(places, names.head, names.scaling, turns)
+        attention = ShortAttention(places, names.head, rule.scaling or names.head**-0.5, turns)
     else:
         attention = _Attention(partial(attended, block.get_submodule(names.attention), rule=rule), names.head, turns)
-    parts = _Parts(maps, norms, names.epsilons, names.gated.a, names.gated.b, attention)
+    parts = _Parts(maps, norms, names.gated.a, names.gated.b, attention)
     factors = [factor for m in maps for factor in m.factors]
     return _Block.apply(x[0].contiguous(), parts, *factors)[None]
 
@@ -168,8 +224,7 @@ def _map(linear: FrozenLinear) -> _Map:
 @dataclass(frozen=True)
 class _Parts:
     maps: tuple[_Map, ...]
-    norms: tuple[Tensor, Tensor]
-    epsilons: tuple[float, float]
+    norms: Sequence[_Norm]
     a: float
     b: float
     attention: ShortAttention | _Attention
@@ -181,6 +236,10 @@ class _Parts:
     def precision(self, index: int) -> torch.dtype:
         """Of what a map yields, and of its gradient: that of the product, or of what adapters add to it."""
         return torch.float32 if self.maps[index].adapted else torch.bfloat16
+
+    def norm(self, place: int) -> tuple[Tensor, float]:
+        """Weight and epsilon of a norm that every block has."""
+        return cast(tuple[Tensor, float], self.norms[place])
 
 
 class _Attention:
@@ -215,11 +274,32 @@ class _Attention:
 
 
 class _Kept:
-    """What the backward pass of a block reads. `wide` are the inputs of adapted maps, `reduced` these times A."""
+    """What the backward pass of a block reads. `wide` are the inputs of adapted maps, `reduced` these times A; `normed`
+    are those of norms of a map's output, and what their rows were multiplied by.
+    """
 
     def __init__(self) -> None:
         self.wide = dict[int, Tensor]()
         self.reduced = dict[int, list[Tensor]]()
+        self.normed = dict[int, tuple[Tensor, Tensor]]()
+
+    def norm(self, parts: _Parts, place: int, x: Tensor) -> Tensor:
+        """A map's output, or its norm in fp32 where there is one in this place."""
+        from wavetune.models import kernels
+
+        if (norm := parts.norms[place]) is None:
+            return x
+        y, inverse = kernels.rows_normed(x, *norm)
+        self.normed[place] = x, inverse
+        return y
+
+    def norm_back(self, parts: _Parts, place: int, grad: Tensor, dtype: torch.dtype) -> Tensor:
+        """The gradient of a map's output, of this precision where a norm follows it, from that of `norm`."""
+        from wavetune.models import kernels
+
+        if (norm := parts.norms[place]) is None:
+            return grad
+        return kernels.rows_norm_back(*self.normed[place], grad, norm[0], dtype)
 
     def forward(self, parts: _Parts, index: int, narrow: Tensor, wide: Tensor | None) -> Tensor:
         """A map's output: in bf16 of a plain one, in fp32 of one that is adapted, which reads its input `wide`."""
@@ -249,18 +329,20 @@ class _Block(torch.autograd.Function):
         from wavetune.models import kernels
 
         kept, keeps = _Kept(), any(ctx.needs_input_grad)
-        _, narrow, wide, inverse = kernels.normed(x, None, parts.norms[0], parts.epsilons[0], parts.adapted(range(3)))
+        _, narrow, wide, inverse = kernels.normed(x, None, *parts.norm(_BEFORE_ATTENTION), parts.adapted(range(3)))
         query, key, value = (kept.forward(parts, i, narrow, wide) for i in range(3))
+        query, key = kept.norm(parts, _OF_QUERY, query), kept.norm(parts, _OF_KEY, key)
         seen = parts.attention.forward(query, key, value, keeps, parts.precision(3))
-        more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen)
+        more = kept.norm(parts, _BEHIND_ATTENTION, kept.forward(parts, 3, seen.to(torch.bfloat16), seen))
         middle, narrow, wide, middle_inverse = kernels.normed(
-            x, more, parts.norms[1], parts.epsilons[1], parts.adapted(range(4, 6))
+            x, more, *parts.norm(_BEFORE_MLP), parts.adapted(range(4, 6))
         )
         gate, up = (kept.forward(parts, i, narrow, wide) for i in (4, 5))
         if gate.dtype != up.dtype:
             gate, up = gate.float(), up.float()
         inner = kernels.gated(gate, up, parts.a, parts.b)
         more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner.float() if parts.maps[6].adapted else None)
+        more = kept.norm(parts, _BEHIND_MLP, more)
         if keeps:
             ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up)
             ctx.kept, ctx.parts = kept, parts
@@ -287,15 +369,22 @@ class _Block(torch.autograd.Function):
             for index, gradient in zip(indices, gradients, strict=True):
                 found.append(product_back(gradient, parts.maps[index].weight))
                 of_factors[index] = kept.backward(parts, index, gradient, more, wanted)
-            norm = parts.norms[indices.start // 4]
-            return kernels.norm_back_onto(base, x, inverse, found, more, norm, narrow)
+            weight, _ = parts.norm(_BEFORE_MLP if indices.start else _BEFORE_ATTENTION)
+            return kernels.norm_back_onto(base, x, inverse, found, more, weight, narrow)
 
         to_stream = grads[0].contiguous()
-        to_inner = through(6, to_stream, to_stream).to(gate.dtype)
+        to_down = kept.norm_back(parts, _BEHIND_MLP, to_stream, torch.float32)
+        to_inner = through(6, to_down, to_down).to(gate.dtype)
         to_both = kernels.gated_back(gate, up, to_inner, parts.a, parts.b)
         to_middle, narrow = through_norm(range(4, 6), to_both, to_stream, middle, middle_inverse, narrow=True)
-        to_seen = through(3, to_middle, narrow)
-        to_maps = parts.attention.backward(to_seen, [parts.precision(index) for index in range(3)])
+        to_output = kept.norm_back(parts, _BEHIND_ATTENTION, to_middle, torch.float32)
+        to_seen = through(3, to_output, narrow if to_output is to_middle else to_output)
+        norms = parts.norms[_OF_QUERY], parts.norms[_OF_KEY], None
+        of_maps = [parts.precision(index) if norm is None else torch.float32 for index, norm in enumerate(norms)]
+        to_query, to_key, to_value = parts.attention.backward(to_seen, of_maps)
+        to_query = kept.norm_back(parts, _OF_QUERY, to_query, parts.precision(0))
+        to_key = kept.norm_back(parts, _OF_KEY, to_key, parts.precision(1))
+        to_maps = to_query, to_key, to_value
         if onward:
             to_middle, _ = through_norm(range(3), to_maps, to_middle, x, inverse, narrow=False)
         else:
@@ -312,9 +401,8 @@ def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, _Names | None], r
     for block in blocks:
         if (names := shapes.get(block)) is None:
             continue
-        norms = [found[0] for name in names.norms if (found := root_mean_square(block.get_submodule(name))) is not None]
-        if len(norms) == 2 and all(isinstance(block.get_submodule(path), FrozenLinear) for path in names.linear()):
-            block.forward = partial(_forward, block.forward, block, names, (norms[0], norms[1]), recomputes)
+        if all(isinstance(block.get_submodule(path), FrozenLinear) for path in names.linear()):
+            block.forward = partial(_forward, block.forward, block, names, names.norms_of(block), recomputes)
 
 
 def shapes_of(blocks: Iterable[nn.Module], bf16: bool, width: int) -> dict[nn.Module, _Names | None]:

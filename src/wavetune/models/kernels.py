@@ -124,11 +124,11 @@ def _norm(x: Any, y: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
     for n in range(rows):
         total = np.float32(0)
         for i in range(width):
-            total += x[n, i] * x[n, i]
+            total += _read(x[n, i]) * _read(x[n, i])
         r = _ONE / np.sqrt(total / np.float32(width) + epsilon)
         inverse[n] = r
         for i in range(width):
-            y[n, i] = x[n, i] * r * weight[i]
+            y[n, i] = _read(x[n, i]) * r * weight[i]
 
 
 @_kernel
@@ -137,10 +137,10 @@ def _norm_back(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
     for n in range(rows):
         r, total = inverse[n], np.float32(0)
         for i in range(width):
-            total += grad[n, i] * weight[i] * x[n, i]
+            total += grad[n, i] * weight[i] * _read(x[n, i])
         along = total * r * r / np.float32(width)
         for i in range(width):
-            out[n, i] = r * (grad[n, i] * weight[i] - x[n, i] * along)
+            out[n, i] = _as(r * (grad[n, i] * weight[i] - _read(x[n, i]) * along), out[n, i])
 
 
 @_kernel
@@ -430,6 +430,23 @@ def normed(
     return total if len(more) else x, narrow, wide if is_wide else None, inverse
 
 
+def rows_normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
+    """`rms_norm` in fp32 of rows `[N, D]`, or of each D values of longer ones, in fp32 or bf16, and what each was
+    multiplied by.
+    """
+    rows = x.view(-1, len(weight))
+    y, inverse = torch.empty_like(rows, dtype=torch.float32), rows.new_empty(len(rows), dtype=torch.float32)
+    _run(_norm, (rows, y, inverse), (weight.numpy(), np.float32(epsilon)))
+    return y.view(x.shape), inverse
+
+
+def rows_norm_back(x: Tensor, inverse: Tensor, grad: Tensor, weight: Tensor, dtype: torch.dtype) -> Tensor:
+    """The gradient of such an `x`, in this precision, from that of its norm in fp32."""
+    rows, out = x.view(-1, len(weight)), torch.empty_like(x, dtype=dtype)
+    _run(_norm_back, (rows, inverse, grad.view(rows.shape), out.view(rows.shape)), (weight.numpy(),))
+    return out
+
+
 def added(x: Tensor, more: Tensor) -> Tensor:
     """Sum of two matrices in fp32, of which the second may be bf16."""
     out = torch.empty_like(x)
@@ -499,17 +516,14 @@ class _RmsNorm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
         x = x.contiguous()
-        y, inverse = torch.empty_like(x), x.new_empty(len(x))
-        _run(_norm, (x, y, inverse), (weight.numpy(), np.float32(epsilon)))
+        y, inverse = rows_normed(x, weight, epsilon)
         ctx.save_for_backward(x, weight, inverse)
         return y
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         x, weight, inverse = ctx.saved_tensors
-        out = torch.empty_like(x)
-        _run(_norm_back, (x, inverse, grads[0].contiguous(), out), (weight.numpy(),))
-        return out, None, None
+        return rows_norm_back(x, inverse, grads[0].contiguous(), weight, x.dtype), None, None
 
 
 class _GatedProduct(torch.autograd.Function):

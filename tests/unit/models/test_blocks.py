@@ -22,9 +22,10 @@ SERVED = {
     "mistral": 4,
     "qwen2": 4,  # with biases
     "smollm3": 3,  # heads of every fourth block are not turned
-    "qwen3": 0,  # queries and keys have norms
+    "qwen3": 4,  # queries and keys have norms
     "gemma": 4,
-    "gemma2": 0,  # norms behind both halves
+    "gemma2": 4,  # norms behind both halves, and scores that are bent
+    "gemma3_text": 4,  # all of these norms
     "olmo2": 0,
     "phi3": 0,
     "cohere": 0,  # attention and MLP side by side
@@ -42,7 +43,11 @@ def _products(monkeypatch):
 def stock(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
     sizes = {"vocab_size": 80, "n_embd": 256, "n_layer": 4, "n_head": 4} if kind == "gpt2" else SIZES | HEADS
-    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes)).to(dtype)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    with torch.no_grad():  # norms and biases as after some training
+        for vector in (p for p in model.parameters() if p.dim() == 1):
+            vector += 0.2 * torch.randn(vector.shape)
+    return model.to(dtype)
 
 
 @dataclass
@@ -96,7 +101,19 @@ def test_blocks_that_compute_what_one_node_does_are_found_and_others_left(kind, 
 
 
 @pytest.mark.parametrize("targets", [None, "all-linear", ["o_proj", "up_proj"], ["down_proj"]])
-@pytest.mark.parametrize(("kind", "longest"), [("llama", 256), ("llama", 4), ("qwen2", 256), ("gemma", 256)])
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [
+        ("llama", 256),
+        ("llama", 4),
+        ("qwen2", 256),
+        ("gemma", 256),
+        ("qwen3", 256),
+        ("gemma2", 256),
+        ("gemma3_text", 256),
+        ("gemma3_text", 4),
+    ],
+)
 def test_gradients_are_as_near_to_those_of_fp64_as_transformers_own_blocks(kind, longest, targets, served, monkeypatch):
     monkeypatch.setattr(ragged, "LONGEST", longest)  # beyond which samples' attention is PyTorch's
     exact_hidden, exact, _ = step(prepare_backbone(stock(kind, torch.float64), targets), torch.float64)
