@@ -18,6 +18,7 @@ from wavetune.allocation.fedsllm.subchannels import (
 )
 from wavetune.allocation.problem import Problem, RadioBand
 from wavetune.costs.layer_costs import LayerCosts
+from wavetune.errors import ConfigError
 
 LEARNING = LearningModel()
 
@@ -119,6 +120,13 @@ def test_more_clients_than_subchannels_are_infeasible_and_still_get_a_schedule()
     assert plan_subchannels(crowded, LEARNING).status == "infeasible"
     assert "4 subchannels for 5 clients" in plan_subchannels(crowded, LEARNING).reason
     assert best_schedule(crowded, LEARNING).local_steps == 1
+
+
+def test_clients_without_adapters_to_send_are_refused_in_words_of_the_recipe():
+    problem = problem_of()
+    silent = replace(problem, costs=replace(problem.costs, lora_bits_per_rank_L=np.array([0.0, 0.0, 4e4, 4e4])))
+    with pytest.raises(ConfigError, match="with cut 2 and rank 8 they send no adapters"):
+        plan_subchannels(silent, LEARNING)
 
 
 @given(st.lists(st.floats(1e-6, 1.0), min_size=1, max_size=20), st.integers(20, 500))

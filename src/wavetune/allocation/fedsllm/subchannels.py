@@ -20,6 +20,7 @@ from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
 from wavetune.allocation.fedsllm.planner import FedsllmProblem, plan_bandwidth, plan_fedsllm
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.errors import ConfigError
 from wavetune.units import Array
 
 
@@ -71,8 +72,16 @@ def plan_subchannels(problem: Problem, learning: LearningModel) -> Plan:
 
 
 def fedsllm_problem(problem: Problem, cut: int, rank: int, learning: LearningModel) -> FedsllmProblem:
-    """FedsLLM's view of a problem: both sides' compute of a local step, both payloads, one mean gain per client."""
+    """FedsLLM's view of a problem: both sides' compute of a local step, both payloads, one mean gain per client.
+
+    Raises: ConfigError where clients have no adapters to send: it has no bandwidth for nothing.
+    """
     load = load_of(problem, cut, rank)
+    if not np.all(load.fed_upload_bits_K):
+        raise ConfigError(
+            f"the fedsllm planner divides the fed band by what clients send in it, and with cut {cut} and rank {rank} "
+            "they send no adapters; let some be trained and shared before the cut, or choose another planner"
+        )
     client_flop_K = load.client_forward_flop_IK[0] + load.client_backward_flop_IK[0]
     server_flop = float(load.server_forward_flop_I[0] + load.server_backward_flop_I[0])
     bands = (problem.main, problem.fed)
