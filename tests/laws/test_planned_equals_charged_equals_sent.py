@@ -10,6 +10,7 @@ import torch
 from helpers.runs import PAPER, small, told
 from wavetune.allocation.delay import Phases
 from wavetune.allocation.instance import plan_to_json
+from wavetune.reporting.accounts import CHANGING, critical_s
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build
 from wavetune.runtimes.world import planner_of
@@ -248,3 +249,23 @@ def test_plan_round_and_record_follow_the_same_objective(monkeypatch):
     assert after.plan.phases.round_s == pytest.approx(round_s + steps)
     for account in ("planned", "charged"):
         assert changed[account]["delay_s"] == pytest.approx(record[account]["delay_s"] + steps)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ("sflllm",),
+        ("sflllm", "method.server_shares=optimal"),
+        ("gossip",),
+        ("hierarchical",),
+        ("over_the_air",),
+        ("fedavg_lora", "method.server_steps.steps=2", "world.data.server_samples=6"),
+        ("fedsp", "method.client_model.distil=null"),
+    ],
+    ids=" ".join,
+)
+def test_every_second_of_a_round_of_one_step_has_the_name_of_a_phase(settings):
+    charged = train_round(build(small(*settings, "run.local_steps=1")), 0, lambda *_: None).charged
+    parts_s = critical_s(charged)
+    assert parts_s.pop(CHANGING) == 0.0
+    assert sum(parts_s.values()) == pytest.approx(charged.delay_s, rel=1e-12)

@@ -204,15 +204,17 @@ def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases,
 
 
 def account(
-    phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], exchange: Bits, link_s: float = 0.0
+    phases: delay.Phases, energy: delay.Energy, steps: Sequence[Bits], exchange: Bits, **beside_s: float
 ) -> Account:
-    """The record of a charge: seconds and joules by phase and client, bits by kind; `link_s` is added to the delay."""
+    """The record of a charge: seconds and joules by phase and client, bits by kind; phases `beside` those of the plan
+    are added to the delay.
+    """
     counts, num_clients = [*steps, exchange], phases.uplink_s.shape[-1]
     return Account(
-        delay_s=phases.round_s + link_s,
+        delay_s=phases.round_s + sum(beside_s.values()),
         local_steps=len(phases.step_s),
-        phases=_recorded(phases, lambda seconds_I: seconds_I.sum(0)),
-        step=_recorded(phases, lambda seconds_I: seconds_I[0]),
+        phases=_recorded(phases, lambda seconds_I: seconds_I.sum(0), beside_s),
+        step=_recorded(phases, lambda seconds_I: seconds_I[0], beside_s),
         energy_j=energy.total_j,
         energy=Energy(
             _plain(energy.client_compute_j_K),
@@ -227,14 +229,14 @@ def account(
     )
 
 
-def _recorded(phases: delay.Phases, of_steps: Callable[[Array], Array]) -> Phases:
+def _recorded(phases: delay.Phases, of_steps: Callable[[Array], Array], beside_s: Mapping[str, Any]) -> Phases:
     """The phases of a record, given what becomes of those that every local step has, `[I, ...]`."""
 
     def value(name: str) -> Any:
         seconds = getattr(phases, name)
         return _plain(seconds if name.startswith("fed") else of_steps(seconds))
 
-    return Phases(**{f.name: value(f.name) for f in fields(Phases)})
+    return Phases(**{f.name: value(f.name) for f in fields(Phases) if hasattr(phases, f.name)}, **beside_s)
 
 
 def bits_by_kind(counts: Sequence[Bits]) -> dict[str, float]:

@@ -42,6 +42,8 @@ class Phases:
     client_backward_s: tuple[float, ...] = ()
     fed_upload_s: tuple[float, ...] = ()
     fed_download_s: tuple[float, ...] = ()
+    link_s: float = field(default=0.0, metadata=OPTIONAL)  # of messages that no plan has in its bands, once a round
+    server_steps_s: float = field(default=0.0, metadata=OPTIONAL)  # of the server's own training, once a round
 
 
 @dataclass(frozen=True)

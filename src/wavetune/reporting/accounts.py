@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from wavetune.records.rounds import BIT_KINDS, Account, Bits, Phases, Round
+from wavetune.reporting import format as fmt
 
 PHASES = {
     "client_forward_s": "client forward",
@@ -18,6 +19,8 @@ PHASES = {
     "client_backward_s": "client backward",
     "fed_upload_s": "adapter upload",
     "fed_download_s": "adapter download",
+    "link_s": "other links",
+    "server_steps_s": "server's own steps",
 }
 CHANGING = "changing stragglers"
 TOTALS = ("all bits", "delay", "energy")
@@ -34,6 +37,8 @@ def critical_s(account: Account) -> dict[str, float]:
     parts = _slowest_of_step(phases) | {
         "fed_upload_s": max(map(_finite, phases.fed_upload_s), default=0.0),
         "fed_download_s": max(map(_finite, phases.fed_download_s), default=0.0),
+        "link_s": _finite(phases.link_s),
+        "server_steps_s": _finite(phases.server_steps_s),
     }
     rest = account.delay_s - sum(parts.values())
     return parts | {CHANGING: rest if rest > 1e-6 * account.delay_s else 0.0}
@@ -85,8 +90,13 @@ def _finite(value: float | tuple[float, ...]) -> float:
 
 def client_s(phases: Phases, k: int) -> dict[str, float]:
     """Seconds of each phase in which client k acts."""
-    lists = {name: getattr(phases, name) for name in PHASES if not name.startswith("server")}
+    lists = {name: getattr(phases, name) for name in PHASES if of_clients(name)}
     return {name: values[k] for name, values in lists.items() if k < len(values)}
+
+
+def of_clients(phase: str) -> bool:
+    """Whether clients act in a phase, each for seconds of its own."""
+    return phase.startswith(("client", "uplink", "downlink", "fed"))
 
 
 def total_by_name(parts: Iterable[dict[str, float]]) -> dict[str, float]:
@@ -105,6 +115,18 @@ def total_by_name(parts: Iterable[dict[str, float]]) -> dict[str, float]:
 def total_critical_s(accounts: Iterable[Account]) -> dict[str, float]:
     """Seconds of each phase on the critical path, over all rounds whose delay is known."""
     return total_by_name(critical_s(one) for one in accounts if math.isfinite(one.delay_s))
+
+
+def sent(bits: Bits) -> str:
+    """What crossed the air in all, and beside it what crossed links that are not of the cell.
+
+    >>> sent({"adapters_up": 8.0, "adapters_down": 8.0, "backhaul": 24.0}), sent({"adapters_side": 8.0})
+    ('16 bit over the air and 24 bit over other links', '8 bit over other links')
+    """
+    across = sum(bits.get(kind, 0.0) for kind, (_, way) in BIT_KINDS.items() if way == "across")
+    air = sum(bits.values()) - across
+    words = [f"{fmt.bits(air)} over the air"] if air or not across else []
+    return " and ".join([*words, *([f"{fmt.bits(across)} over other links"] if across else [])])
 
 
 def total_list(lists: Iterable[Sequence[float]]) -> list[float]:

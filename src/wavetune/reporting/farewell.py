@@ -8,6 +8,7 @@ from typing import Any
 
 from wavetune.estimate import finite_mean
 from wavetune.json_reader import complete_lines
+from wavetune.reporting.accounts import sent
 from wavetune.reporting.format import bits, joules, percent, plural, seconds
 from wavetune.reporting.next_steps import next_steps, on_devices
 
@@ -34,9 +35,9 @@ def _took(summary: Mapping[str, Any], elapsed_s: float | None) -> str:
 
 def _charged(summary: Mapping[str, Any]) -> str:
     spent = f"{seconds(summary['delay_s'])} and {joules(summary['energy_j'])}"
-    if not summary["bits"]:
+    if not any(summary["phases"]["client_forward_s"]):
         return f"Its computation was charged {spent}; moving the data to one place is not charged."
-    return f"On the simulated cell that took {spent}, with {bits(sum(summary['bits'].values()))} on the air."
+    return f"On the simulated cell that took {spent}, with {sent(summary['bits'])}."
 
 
 def _learned(summary: Mapping[str, Any]) -> list[str]:
@@ -57,9 +58,9 @@ def _learned(summary: Mapping[str, Any]) -> list[str]:
     else:
         lines = [f"Validation loss did not fall: {loss['before']:.4f} before, {loss['after']:.4f} after."]
     if summary["personal"]:
-        sent = summary["bits"].get("adapters_up", 0) / (summary["rounds"] * summary["num_clients"])
+        upload = finite_mean(summary["upload_bits_K"])
         lines.append(
-            f"An upload is {bits(sent)}, {percent(1 - sent / summary['full_model_bits'])} less than the "
+            f"An upload is {bits(upload)}, {percent(1 - upload / summary['full_model_bits'])} less than the "
             "whole model in fp32; what is personal never leaves its client."
         )
     return lines

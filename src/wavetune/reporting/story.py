@@ -9,11 +9,19 @@ from typing import Any
 
 from wavetune.estimate import finite_mean
 from wavetune.records.reading import Run
-from wavetune.records.rounds import BIT_KINDS
+from wavetune.records.rounds import BIT_KINDS, Bits
 from wavetune.records.summary import Change
 from wavetune.records.world import Device
 from wavetune.reporting import format as fmt
-from wavetune.reporting.accounts import CHANGING, PHASES, ledger, straggler_counts, total_by_name, total_critical_s
+from wavetune.reporting.accounts import (
+    CHANGING,
+    PHASES,
+    ledger,
+    sent,
+    straggler_counts,
+    total_by_name,
+    total_critical_s,
+)
 
 
 @dataclass(frozen=True)
@@ -31,8 +39,17 @@ class Totals:
 
     delay_s: float
     energy_j: float
-    up_bits: float
-    down_bits: float
+    bits: Bits
+
+    @property
+    def up_bits(self) -> float:
+        """All that clients sent up."""
+        return _direction(self.bits, "up")
+
+    @property
+    def down_bits(self) -> float:
+        """All that they were sent."""
+        return _direction(self.bits, "down")
 
 
 def totals(run: Run) -> Totals:
@@ -44,8 +61,7 @@ def totals(run: Run) -> Totals:
     return Totals(
         delay_s=sum(delays) if delays else run.summary.delay_s,
         energy_j=sum(energies) if energies else run.summary.energy_j,
-        up_bits=_direction(bits, "up"),
-        down_bits=_direction(bits, "down"),
+        bits=bits,
     )
 
 
@@ -206,8 +222,7 @@ def _what_it_reached(run: Run) -> str:
     loss, cost = loss_change(run), totals(run)
     spent = [fmt.seconds(cost.delay_s) + " of simulated time"] if math.isfinite(cost.delay_s) else []
     spent += [fmt.joules(cost.energy_j)] if math.isfinite(cost.energy_j) else []
-    total_bits = cost.up_bits + cost.down_bits
-    spent += [fmt.bits(total_bits) + " over the air"] if math.isfinite(total_bits) else []
+    spent += [sent(cost.bits)] if cost.bits else []
     price = _listed(spent)
     judged = run.summary.evaluation
     if math.isfinite(judged.after.accuracy):
@@ -282,7 +297,7 @@ def tiles(run: Run) -> list[Tile]:
     gap = plan.delay_s / plan.lower_bound_s - 1 if known_gap else math.nan
     gains, judged = run.summary.alignment.mixed_gain_K, run.summary.evaluation
     gain = finite_mean(one.mean for one in gains) if run.summary.alignment.steps else math.nan
-    sent, _, full = upload_bits(run)
+    upload, _, full = upload_bits(run)
     was = f"from {fmt.percent(judged.before.accuracy)}" if math.isfinite(judged.before.accuracy) else ""
     quality = (
         Tile("Accuracy", fmt.percent(judged.after.accuracy), was)
@@ -306,8 +321,8 @@ def tiles(run: Run) -> list[Tile]:
         Tile("Downlink", fmt.bits(cost.down_bits), _kinds(run, "down")),
         Tile(
             "An upload",
-            fmt.bits(sent) if run.summary.personal else fmt.DASH,
-            f"{fmt.percent(1 - sent / full)} less than the whole model",
+            fmt.bits(upload) if run.summary.personal else fmt.DASH,
+            f"{fmt.percent(1 - upload / full)} less than the whole model",
         ),
         Tile("Energy", fmt.joules(cost.energy_j), f"{fmt.joules(cost.energy_j / rounds)} a round" if rounds else ""),
         Tile("Plan gap", fmt.percent(gap), "above the lower bound"),
@@ -317,8 +332,8 @@ def tiles(run: Run) -> list[Tile]:
 
 def _kinds(run: Run, way: str) -> str:
     """What went up or down, in words."""
-    sent = total_by_name(record.charged.bits for record in run.rounds) or run.summary.bits
-    return _listed([what for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and sent.get(kind, 0) > 0])
+    bits = totals(run).bits
+    return _listed([what for kind, (what, its_way) in BIT_KINDS.items() if its_way == way and bits.get(kind, 0) > 0])
 
 
 def status(run: Run) -> str:

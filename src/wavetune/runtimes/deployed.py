@@ -36,6 +36,7 @@ from wavetune.federation.door import Door
 from wavetune.federation.messages import adapter_spec
 from wavetune.federation.placement import OF_SERVERS
 from wavetune.federation.run_folder import RunFolder, write_whole
+from wavetune.records.fields import OPTIONAL
 from wavetune.records.rounds import BIT_KINDS, Lost, Measured, Phases, Refused
 from wavetune.runtimes.alignment import devices
 from wavetune.runtimes.engine import Engine, Trainer
@@ -110,6 +111,8 @@ class Servers:
         present = self._assemble(index, everyone)
         ready = everyone.among([k in present for k in range(session.cohort.placement.num_clients)])
         session.cohort.seconds.clear()
+        if session.training is not None:
+            session.training.cohort.seconds.clear()
 
         def see_uploads() -> None:
             self._show_uploads(index)
@@ -280,7 +283,10 @@ class Servers:
         seconds: dict[str, Any] = {
             f.name: spent_s[f.name.removeprefix("server_")] if f.name.startswith("server") else seconds_K(f.name)
             for f in fields(Phases)
+            if f.metadata != OPTIONAL
         }
+        if self.session.training is not None:
+            seconds["server_steps_s"] = sum(self.session.training.cohort.seconds.values())
         payload = {kind: sum(m.payload_bytes[kind] for m in streams.values()) for kind in BIT_KINDS}
         up_K, down_K = (
             tuple(streams[k].frame_bytes[way] if k in streams else 0 for k in clients) for way in ("up", "down")

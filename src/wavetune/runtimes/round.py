@@ -59,7 +59,9 @@ def prepare(session: Session, index: int) -> Prepared:
     problem, plan = session.planned(index)
     perfect = session.planner.scenario.knowledge.perfect
     known = problem if perfect else session.planner.known(index, session.server.agenda)
-    active_K = [True] * session.cohort.placement.num_clients if plan.active_K is None else plan.active_K.tolist()
+    active_K = [True] * session.cohort.placement.num_clients
+    if plan.active_K is not None and not session.central:  # one trainer has no channel
+        active_K = plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
     workload = workload_of(session.data.train, steps, active_K)
     accountant = session.accountant.about(session.server.agenda)
@@ -219,7 +221,8 @@ def _account(
     if session.central:
         load = central_load(load, problem.num_clients)
     phases, energy = charge(problem, plan, load)
-    found = account(phases, energy, steps, exchange, link_s + server_flop / problem.server_flop_per_s)
+    beside_s = {"link_s": link_s, "server_steps_s": server_flop / problem.server_flop_per_s}
+    found = account(phases, energy, steps, exchange, **beside_s)
     if server_flop:
         own_j = server_flop * problem.server_energy_j_per_flop
         computing = replace(found.energy, server_compute_j=found.energy.server_compute_j + own_j)

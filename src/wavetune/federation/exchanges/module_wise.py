@@ -62,6 +62,8 @@ class ModuleWise(Star):
         """How fast each block moves, and which are slow. State: per block, and the number of rounds."""
         import torch
 
+        if not sites:  # nothing is shared
+            return state
         num_layers = 1 + max(site.layer for site in sites)
         square_L = torch.zeros(num_layers, dtype=torch.float64)
         start, end = before[SERVER].tensors, after[SERVER].tensors

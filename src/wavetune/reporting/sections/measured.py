@@ -16,6 +16,7 @@ from wavetune.reporting.accounts import (
     PHASES,
     Entry,
     finite_sum,
+    of_clients,
     total_by_name,
     total_list,
 )
@@ -93,11 +94,11 @@ def _seconds_table(rounds: Sequence[Round], seconds: dict[str, list[list[float]]
     delays = [finite_sum(one.planned.delay_s for one in rounds), finite_sum(one.charged.delay_s for one in rounds)]
     rows, totals = [_seconds_row("whole rounds", [*delays, finite_sum(one.measured.wall_s for one in rounds)])], {0}
     for phase, columns in seconds.items():
-        of_server = phase.startswith("server")
+        own = of_clients(phase)
         totals.add(len(rows))
-        name = phase_name(phase) if of_server else f"{phase_name(phase)}, mean"
+        name = f"{phase_name(phase)}, mean" if own else phase_name(phase)
         rows.append(_seconds_row(name, [finite_mean(values) for values in columns]))
-        if not of_server and len(names) <= MOST_BARS:
+        if own and len(names) <= MOST_BARS:
             rows += [_seconds_row(name, [at(values, k) for values in columns]) for k, name in enumerate(names)]
     head = ("Phase and client", "Planned", "Charged", "Measured", "Measured / planned")
     return Table("Seconds by phase and client", head, tuple(rows), frozenset(totals), "grouped")
