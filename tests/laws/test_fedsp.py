@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
 from helpers.runs import Silent, assert_same_run, read_json, read_rounds, small, train, without_clock
 from helpers.training import folder_of
@@ -32,6 +33,12 @@ SMALL = (
     "run.precision=fp64",
     "run.tokens_per_pass=1",
 )
+
+KEEPING = {
+    "prefixes": ("method.bottleneck.width=2", 'method.sharing.shared=["bottleneck"]'),
+    "prompts": ("method.adapters=[]", "method.turns=[]", "method.soft_prompt.tokens=2", "method.bottleneck.width=2",
+                'method.sharing.shared=["bottleneck"]'),
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +93,16 @@ def test_distilled_adapters_are_sent_with_the_model_and_all_clients_start_with_t
     kept = [site for site in session.cohort.bank.sites if site.kind == "lora"]
     values = sum(t[0].numel() for site in kept for t in session.cohort.bank.local[site.name].values())
     assert session.accountant.model_bits - plain.accountant.model_bits == 64 * values
+
+
+@pytest.mark.parametrize("settings", KEEPING)
+def test_what_clients_keep_before_their_texts_is_no_part_of_the_distillation(settings, tmp_path):
+    recipe = small("fedsp", *SMALL, "run.rounds=1", "method.client_model.distil.steps=1", *KEEPING[settings])
+    train(recipe, tmp_path / "run")
+    (saved,) = (tmp_path / "run" / "checkpoints").glob("*2/state.safetensors")
+    distilled = {name for name in load_file(saved) if name.startswith("distillation.jsonl|adapter.")}
+    assert any("q_proj" in name for name in distilled)
+    assert not any("prompt" in name or "prefix" in name for name in distilled)
 
 
 def test_rows_of_the_server_are_no_clients(played):
@@ -211,6 +228,11 @@ def _first_block_everywhere(model):
         (("method.lora.rank=[2,4,8]",), "set method.lora.rank to one number"),
         (("method.sharing.shared=null",), "take 'lora' out of method.sharing.shared"),
         (("method.exchange=gossip",), "a server that updates are sent to"),
+        (('method.sharing.shared=["bottleneck"]',), "client_model needs .* that are trained: lora, prefix$"),
+        (
+            ("method.client_model=null", "method.sharing.shared_layers=0"),
+            "server_steps needs adapters that clients share",
+        ),
     ],
 )
 def test_what_it_cannot_do_without_is_asked_for_in_a_sentence(settings, words):

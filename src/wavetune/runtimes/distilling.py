@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.data.batching import Batching, batch_indices, collate
 from wavetune.errors import NumericsError
 from wavetune.federation.distillation import Distillation
@@ -28,7 +29,9 @@ LOSS = "loss"
 
 @dataclass
 class Distilling(Phase):
-    """Some steps a round. The adapters that clients keep are trained in one copy, which all clients then start with."""
+    """Some steps a round. The adapters that clients keep are trained in one copy, which all clients then start with;
+    prompts and prefixes, which stand before a text, stay as they are.
+    """
 
     session: Session
     settings: Distillation
@@ -45,8 +48,7 @@ class Distilling(Phase):
     def begin(self, done: int, saved: Mapping[str, Tensor]) -> None:
         """A copy of the first client's adapters, as they were or as a checkpoint has them."""
         cohort = self.session.cohort
-        names = {name.rpartition(".")[0] for name, _ in kept_by_clients(self.session.recipe.method, cohort)}
-        sites = tuple(site for site in cohort.bank.sites if site.name in names)
+        sites = self._sites()
         local = {
             site.name: {
                 name: t[:1].detach().clone().requires_grad_(t.requires_grad)
@@ -75,7 +77,8 @@ class Distilling(Phase):
             own = dict(named_matrices(self.bank.local))
             with torch.no_grad():
                 for name, stack in kept_by_clients(self.session.recipe.method, self.session.cohort):
-                    stack.copy_(own[name].expand_as(stack))
+                    if name in own:
+                        stack.copy_(own[name].expand_as(stack))
         return {"steps": len(steps), "loss": self.losses[-1], **self._spent(steps)}
 
     def state(self) -> dict[str, Tensor]:
@@ -91,6 +94,13 @@ class Distilling(Phase):
             "last_loss": self.losses[-1],
             **self._spent(range(self.settings.steps)),
         }
+
+    def _sites(self) -> tuple[AdapterSite, ...]:
+        """Adapters that clients keep, but for what stands before a text: neither model's pass here has any."""
+        method, bank = self.session.recipe.method, self.session.cohort.bank
+        names = {name.rpartition(".")[0] for name, _ in kept_by_clients(method, self.session.cohort)}
+        ahead = {one.name for one in method.beside_lora if one.prompt_tokens or one.key_tokens}
+        return tuple(site for site in bank.sites if site.name in names and site.kind not in ahead)
 
     def _rows(self, step: int) -> Any:
         session, own = self.session, self.session.data.server_rows

@@ -67,11 +67,15 @@ def plan_world(
             "method.lora.rank is 0 and there is no other adapter, so nothing would be trained; give a rank, a "
             "method.bottleneck, a method.soft_prompt or method.adapters"
         )
-    if method.client_model is not None and method.sharing.shared == ():
-        raise ConfigError(
-            "method.client_model needs adapters that clients share, as nothing else reaches the servers' model; name "
-            "kinds in method.sharing.shared"
-        )
+    kinds = [*(["lora"] if method.lora.rank != 0 else []), *(one.name for one in method.beside_lora)]
+    kinds += ["head"] if num_classes else []
+    shares = method.sharing.shared_layers != 0 and any(map(method.sharing.shares, kinds))
+    for name, part in (("client_model", method.client_model), ("server_steps", method.server_steps)):
+        if part is not None and not shares:
+            raise ConfigError(
+                f"method.{name} needs adapters that clients share, as nothing else reaches the servers' model; name "
+                f"kinds in method.sharing.shared that are trained: {', '.join(kinds)}"
+            )
     if num_classes and method.client_model is not None and not method.sharing.shares("head"):
         raise ConfigError(
             "method.client_model leaves the servers without a head where clients keep theirs; share the kind 'head' in "

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from wavetune.records.reading import read_run
 from wavetune.records.rounds import Account, BandUse, Phases
-from wavetune.reporting.accounts import CHANGING, PHASES, critical_s
+from wavetune.reporting.accounts import CHANGING, STEP_PHASES, critical_s
 from wavetune.reporting.bars import Bar, bar_chart, column_chart
 from wavetune.reporting.cell_map import Site, cell_map
 from wavetune.reporting.chart import NARROW_PX, WIDE_PX, Axis
@@ -128,10 +128,7 @@ def test_the_timeline_of_a_step_ends_at_the_delay_formula(step):
 def test_with_shares_of_the_server_every_client_is_drawn_as_one_pipeline(step, server):
     K = len(step.uplink_s)
     step = replace(step, server_forward_s=tuple(server[:K]), server_backward_s=tuple(server[5 : 5 + K]))
-    chains = [
-        sum(getattr(step, name)[k] for name in PHASES if not name.startswith("fed"))  # in the order of the phases
-        for k in range(K)
-    ]
+    chains = [sum(getattr(step, name)[k] for name in STEP_PHASES) for k in range(K)]
     segments = step_segments(step)
     assert max(one.end_s for one in segments) == pytest.approx(max(chains))
     assert {one.row for one in segments} == set(range(K))
