@@ -112,4 +112,17 @@ class _After(Around):
             compute_without_storage()
 
 
-_LOADERS = {"transformers.utils.import_utils": _Names, **dict.fromkeys(AFTER_IT, _After)}
+class _Generators(Around):
+    """Lets random streams be made without what PyTorch's compiler knows of them, which sets their class otherwise."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        import torch
+
+        self.own.exec_module(module)
+        if set_class := getattr(torch._C, "_set_generator_metaclass", None):
+            from torch._opaque_base import OpaqueBaseMeta
+
+            set_class(OpaqueBaseMeta)
+
+
+_LOADERS = {"torch.random": _Generators, "transformers.utils.import_utils": _Names, **dict.fromkeys(AFTER_IT, _After)}
