@@ -319,6 +319,19 @@ def test_own_data_from_a_folder_of_json_lines(tmp_path):
     assert {sample["prompt"] for sample in read_json(out / "samples.json")} <= {row["prompt"] for row in rows[30:]}
 
 
+def test_output_in_an_encoding_without_a_letter_spells_it_out(tmp_path):
+    (tmp_path / "späce 数").mkdir()
+    said = subprocess.run(
+        [sys.executable, "-m", "wavetune", "runs", tmp_path / "späce 数"],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+    )
+    assert (said.returncode, "sp\\xe4ce \\u6570" in said.stdout, said.stderr) == (0, True, "")
+
+
 def test_output_can_be_cut_off_by_a_pipe():
     command = [sys.executable, "-m", "wavetune", "recipes"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import signal
 import sys
 import warnings
@@ -83,6 +84,8 @@ def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
     signal.signal(signal.SIGTERM, _terminate)
     light_imports.install()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error is: what an encoding does not have is spelled out
+        sys.stdout.reconfigure(errors="backslashreplace")
     # What is beyond all numbers is infinite, and refused in a sentence where it would be written down.
     warnings.filterwarnings("ignore", "overflow encountered", RuntimeWarning)
     LOG.propagate = False  # a library may put a handler on the root logger, which would say every line once more
