@@ -20,6 +20,7 @@ Link = tuple[Row, Any]  # a message, and the link of the one that it answers; No
 
 SEVERAL = ("completions", "answers", "responses", "generations", "candidates")  # columns of several answers
 TEXTS = ("response", "answer", "text", "content", "completion", "output")  # what each is in, and rows of one have
+FIRST_OF = ("answer", "answers", "response", "completion", "output")  # columns that may list what counts as right
 RATINGS = ("fine-grained_score", "overall_score", "score", "rating")  # of an answer, the greater the better
 RATINGS_BESIDE = ("ratings", "rating", "scores")  # columns with a rating for each answer
 MESSAGE = {"message_id", "parent_id", "role", "text"}  # columns of a tree's message in a row of its own
@@ -29,7 +30,8 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
     """The rows, where those of several answers become rows of the best or, for `pairs`, of the best and a worse one.
 
     Of a tree's messages the way along the best replies is one dialogue; pairs are of the replies to one message, the
-    best with each of lower rank. Replies to a message that is not there are left out.
+    best with each of lower rank. Replies to a message that is not there are left out. Of answers without a rating, as
+    questions have, the first is learned.
 
     Args:
         rows: pairs (place, row) of one file or split.
@@ -44,6 +46,9 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
             yield from ((place, one) for one in _of_tree(tree, told, pairs))
         elif answers := _answers(row):
             yield from ((place, one) for one in _of_answers(row, answers, told, pairs))
+        elif not pairs and (field := next((name for name in FIRST_OF if _are_texts(row.get(name))), None)):
+            told["rows with several answers, of which the first is learned"] += len(row[field]) > 1
+            yield place, {**row, field.removesuffix("s"): row[field][0]}
         else:
             yield place, row
     known: dict[str, Row] = {}  # a message that is there twice counts once
@@ -114,6 +119,11 @@ def _said(link: Link | None) -> list[Row]:
         said.append({"role": link[0].get("role"), "content": link[0].get("text")})
         link = link[1]
     return said[::-1]
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether a value is a list of texts, such as the answers to a question that count as right."""
+    return isinstance(value, list) and bool(value) and all(isinstance(text, str) for text in value)
 
 
 def _answers(row: Row) -> list[tuple[float, str]]:

@@ -39,6 +39,16 @@ def test_the_best_rated_answer_is_learned_and_preferred_to_each_that_is_worse(ro
     assert {(pair["chosen"], pair["rejected"]) for pair in pairs} == {("best", "fair"), ("best", "poor")}
 
 
+@pytest.mark.parametrize("field", ["answer", "answers", "output"])
+def test_of_answers_without_a_rating_the_first_is_learned(tmp_path, field):
+    asked = "instruction" if field == "output" else "question"
+    rows = [{asked: f"Why {i}?", field: ["one", "two"]} for i in range(10)]
+    (tmp_path / "nq.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    corpus = load_corpus(str(tmp_path / "nq.jsonl"), hold_out=0)
+    assert {e.answer for e in corpus.train} == {"one"}
+    assert corpus.notes[0] == "10 rows with several answers, of which the first is learned"
+
+
 def message(key, parent, role, text, **more):
     return {"message_id": key, "parent_id": parent, "role": role, "text": text, "lang": "en", **more}
 
