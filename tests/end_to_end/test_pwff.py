@@ -11,6 +11,7 @@ from helpers import forked, held
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import ALIGNED, assert_same_run, read_json, read_rounds
 from wavetune.reporting.farewell import last_lines
+from wavetune.reporting.format import joules, seconds
 
 WIDTH, HIDDEN, BLOCKS, CLIENTS = 4, 64, 4, 3
 STEPS = 3
@@ -50,8 +51,11 @@ def test_a_run_leaves_everything_behind_and_sends_the_shared_adapters_alone(fini
     steps = read_rounds(finished, "alignment.jsonl")
     assert len(steps) == STEPS
     assert "true_mixed_K" in steps[-1]["evaluation"]
+    charged = {name: sum(step["charged"][name] for step in steps) for name in ("delay_s", "energy_j")}
+    assert summary["alignment"]["charged"] == charged
     page = (finished / "report.html").read_text(encoding="utf-8")
-    for words in ("Personal models", "Helpfulness and safety of each client"):
+    spent = f"They are charged {seconds(charged['delay_s'])} and {joules(charged['energy_j'])} beside the rounds."
+    for words in ("Personal models", "Helpfulness and safety of each client", spent):
         assert words in page
     assert "Adapters sent up in each round" not in page  # the same in every round
 

@@ -29,8 +29,16 @@ class Gain:
 
 
 @dataclass(frozen=True)
+class Charged:
+    """What a step of alignment took, or all of them."""
+
+    delay_s: float = UNKNOWN
+    energy_j: float = UNKNOWN
+
+
+@dataclass(frozen=True)
 class AlignmentInfo:
-    """What the second stage came to, on held-out prompts."""
+    """What the second stage came to, on held-out prompts, and what its steps took beside the rounds."""
 
     lambdas: tuple[float, ...] = ()
     objective: str = ""
@@ -39,14 +47,7 @@ class AlignmentInfo:
     after: ByName = field(default_factory=ByName)
     scale: dict[str, float] = field(default_factory=dict[str, float])  # sd of either reward before
     mixed_gain_K: tuple[Gain, ...] = ()
-
-
-@dataclass(frozen=True)
-class Charged:
-    """What a step of alignment took."""
-
-    delay_s: float = UNKNOWN
-    energy_j: float = UNKNOWN
+    charged: Charged = field(default_factory=Charged, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

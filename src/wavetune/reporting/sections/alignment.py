@@ -43,6 +43,9 @@ def alignment(run: Run) -> Section:
         if info.steps
         else "No step of alignment was taken: the clients are evaluated only."
     )
+    if math.isfinite(info.charged.delay_s):
+        spent = f"{fmt.seconds(info.charged.delay_s)} and {fmt.joules(info.charged.energy_j)}"
+        words += f" They are charged {spent} beside the rounds."
     words = " ".join(filter(None, (words, _on_devices(run))))
     made = make_section("Alignment", "Alignment", figures, [_table(run)], words if info.lambdas else "")
     return Section(made.anchor, made.title, made.short, made.words, made.figures, made.tables, _answers(run))

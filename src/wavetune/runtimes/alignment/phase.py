@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from wavetune.federation.account import bits_by_kind
 from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder
 from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, Gain, HeldOut
+from wavetune.records.fields import total
+from wavetune.records.reading import read_record
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep, kept
 from wavetune.runtimes.alignment.here import Align, Work
 from wavetune.runtimes.alignment.task import Task
@@ -88,7 +90,9 @@ class Aligning(Phase):
 
     def summary(self) -> dict[str, Any]:
         """What the alignment came to."""
-        return {"alignment": summary(self.task, self.before, kept(self.folder, AFTER) or self.before)}
+        info = summary(self.task, self.before, kept(self.folder, AFTER) or self.before)
+        charged = [read_record(Charged, line["charged"]) for line in self.folder.read_rounds(ALIGNMENT)]
+        return {"alignment": replace(info, charged=total(charged)) if charged else info}
 
 
 def charge(session: Session, task: Task, metrics: ByName) -> Charged:
