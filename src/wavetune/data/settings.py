@@ -24,7 +24,7 @@ from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.pieces import special_texts
 from wavetune.data.preferences import chosen_answers, holds_preferences
 from wavetune.data.stream import Stream
-from wavetune.data.templates import AutoTemplate, Template, TokenSet, ends_of, text_template, tokenise
+from wavetune.data.templates import THINK, AutoTemplate, Template, TokenSet, ends_of, text_template, tokenise
 from wavetune.data.token_cache import recalled_tokens
 from wavetune.errors import ConfigError
 from wavetune.given import folder_of, is_given
@@ -179,7 +179,7 @@ def _told_of_dialogues(examples: Sequence[Example], template: Template, tokenize
     if not any(example.reply for example in examples) or not template.writes_text:
         return ()
     answers = "the last answer is" if template.learn == "last" else "all answers are"
-    held = Counter(field for example in examples for field in _beside_texts(example))
+    held = Counter(field for example in examples for field in _not_always_written(example))
     unwritten = [
         f"{template.described} writes no {field}, which {count:,} training rows have"
         for field, count in sorted(held.items())
@@ -188,10 +188,11 @@ def _told_of_dialogues(examples: Sequence[Example], template: Template, tokenize
     return (f"dialogues written by {template.described}, {answers} learned", *unwritten)
 
 
-def _beside_texts(example: Example) -> set[str]:
-    """What a dialogue holds beside its texts: tools, calls of them, reasoning."""
+def _not_always_written(example: Example) -> set[str]:
+    """What a dialogue holds that templates may leave out: tools, calls of them, reasoning."""
     fields = {key for turn in example.dialogue if turn.more for key, value in turn.message.items() if value}
-    held = {"tool_calls"} & fields | ({"tools"} if example.tools else set())
+    held = {THINK} if any(t.role == "assistant" and "</think>" in t.content for t in example.dialogue) else set[str]()
+    held |= {"tool_calls"} & fields | ({"tools"} if example.tools else set())
     return held | ({"reasoning"} if fields & {*REASONING} else set())
 
 

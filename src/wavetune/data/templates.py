@@ -38,6 +38,7 @@ from wavetune.errors import ConfigError, DataError
 from wavetune.parts import Part
 
 Ints = NDArray[np.int64]
+THINK = "<think> tags"
 _AT_ONCE = 1_000  # rows of which those that are too long are tokenised together
 _LONGEST_TOKEN = 32  # characters, on the average of a dialogue
 
@@ -76,8 +77,8 @@ class Template(Part):
         raise NotImplementedError
 
     def writes(self, tokenizer: Any, field: str) -> bool:
-        """Whether it writes what a turn holds beside its text: `reasoning`, `tool_calls` or the `tools` to call."""
-        return field == "tool_calls"
+        """Whether it writes `reasoning`, `tool_calls` or `tools` beside a text, or in it what stands in THINK tags."""
+        return field in ("tool_calls", THINK)
 
     def end_ids(self, tokenizer: Any) -> list[int]:
         """Tokens that end an answer; none where only another template knows them."""
@@ -200,7 +201,13 @@ class ChatTemplate(_ChatSettings):
         return DialogueWriter(chat, self.learn)
 
     def writes(self, tokenizer: Any, field: str) -> bool:
-        """Whether the chat template asks for it."""
+        """Whether the chat template asks for it, or leaves it in the last answer."""
+        if field == THINK:
+            said = [{"role": "user", "content": "?"}, {"role": "assistant", "content": "<think>\nwhy\n</think>\n\nso"}]
+            try:
+                return "why" in self.writer(tokenizer).chat.text(said)
+            except DataError:  # a template for other dialogues than this
+                return True
         source = source_of(tokenizer, self.name) + source_of(tokenizer, self.name, tools=True)
         return any(name in source for name in (REASONING if field == "reasoning" else (field,)))
 

@@ -280,6 +280,12 @@ def test_what_a_template_leaves_out_of_dialogues_is_told(tmp_path):
     plain = " ".join(prepare(replace(settings, template=PlainTemplate()), chat_tokenizer(CHATML), 1, 0).notes)
     assert "writes no reasoning" in plain
     assert "writes no tool_calls" not in plain
+    rows = [{"messages": [{**ASKED, "content": f"q{i}"}, {**SAID, "content": "<think>hm</think>ok"}]} for i in range(8)]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    for name, written in (("chatml", True), ("qwen3", True), ("r1", False)):
+        told = prepare(settings, chat_tokenizer(TEMPLATES[name]), 1, 0).notes
+        note = "the model's own chat template writes no <think> tags, which 8 training rows have"
+        assert (note in told) != written
 
 
 @pytest.mark.parametrize("template", [ChatTemplate(), PlainTemplate(), templates.InstructionTemplate()])
