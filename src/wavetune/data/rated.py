@@ -44,7 +44,7 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
             messages.append((place, row))
         elif isinstance(tree := row.get("prompt"), Mapping) and "replies" in tree:
             yield from ((place, one) for one in _of_tree(tree, told, pairs))
-        elif answers := _answers(row):
+        elif (answers := _answers(row)) or _to_be_rated(row):
             yield from ((place, one) for one in _of_answers(row, answers, told, pairs))
         elif not pairs and (field := next((name for name in FIRST_OF if _are_texts(row.get(name))), None)):
             told["rows with several answers, of which the first is learned"] += len(row[field]) > 1
@@ -68,10 +68,10 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
 
 
 def _of_answers(row: Row, answers: list[tuple[float, str]], told: Counter[str], pairs: bool) -> Iterator[Row]:
-    best, chosen = max(answers, key=lambda rated: rated[0])
+    best, chosen = max(answers, key=lambda rated: rated[0], default=(0.0, ""))
     rest = {key: value for key, value in row.items() if key not in (*SEVERAL, *TEXTS, *RATINGS_BESIDE)}
     if not pairs:
-        told["rows with several answers, of which the best rated is learned"] += 1
+        told["rows with several answers, of which the best rated is learned"] += bool(answers)
         yield {**rest, "response": chosen}
         return
     worse = [text for rating, text in answers if rating < best]
@@ -103,7 +103,8 @@ def _of_tree(root: Row, told: Counter[str], pairs: bool) -> Iterator[Row]:
 
 def _replies(message: Row) -> list[Row]:
     """Replies to a message, the best ranked first, less those that were deleted."""
-    replies = [reply for reply in message.get("replies") or () if isinstance(reply, Mapping) and "text" in reply]
+    there = message.get("replies")
+    replies = [r for r in there if isinstance(r, Mapping) and "text" in r] if isinstance(there, list) else []
     return sorted((reply for reply in replies if not reply.get("deleted")), key=_rank)
 
 
@@ -143,6 +144,13 @@ def _answers(row: Row) -> list[tuple[float, str]]:
         if answers := [(rating, text) for rating, text in rated if rating is not None and text.strip()]:
             return answers
     return []
+
+
+def _to_be_rated(row: Row) -> bool:
+    """Whether a row has room for rated answers, and none that is rated: it is dropped and counted."""
+    places = ("rank", "annotations", *RATINGS)
+    found = next((row[column] for column in SEVERAL if column != "answers" and isinstance(row.get(column), list)), None)
+    return found is not None and all(isinstance(answer, Mapping) and {*answer} & {*places} for answer in found)
 
 
 def _rating(answer: Row) -> float | None:

@@ -76,7 +76,7 @@ def test_the_hold_out_keeps_all_pairs_of_a_first_human_turn_together(tmp_path):
     [
         ("{broken", "not JSON"),
         ('{"prompt": "a", "response": "b"}', "needs 'chosen' as text or a list of messages; found the columns prompt"),
-        ('{"instruction": "a", "completions": []}', "needs 'chosen' .* choose .* two as 'chosen' and 'rejected'"),
+        ('{"instruction": "a", "completions": ["b"]}', "needs 'chosen' .* choose .* two as 'chosen' and 'rejected'"),
         (row("a", rejected=None), "needs 'rejected'"),
         (row("a", rejected=3), "'rejected' must be a list of messages"),
     ],

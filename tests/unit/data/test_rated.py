@@ -93,6 +93,12 @@ def test_a_tree_is_a_dialogue_along_its_best_replies_and_pairs_of_replies_by_ran
     ]
 
 
+def test_a_tree_whose_replies_are_no_list_has_none(tmp_path):
+    (tmp_path / "odd.jsonl").write_text(json.dumps({"prompt": {"role": "prompter", "text": "Hi", "replies": 1.5}}))
+    with pytest.raises(DataError, match="none of the 1 rows has an answer"):
+        load_corpus(str(tmp_path / "odd.jsonl"))
+
+
 def test_raw_ultrafeedback_and_openassistant_files_are_read_and_what_was_chosen_is_told(tmp_path):
     trees = [json.dumps({**NESTED, "prompt": {**NESTED["prompt"], "text": f"Hi {i}"}}) for i in range(10)]
     rated = [json.dumps({**RATED[0], "instruction": f"Why {i}?"}) for i in range(10)]
@@ -106,6 +112,17 @@ def test_raw_ultrafeedback_and_openassistant_files_are_read_and_what_was_chosen_
     assert ranked.notes[0] == "20 pairs of the best ranked of several replies and a worse one"
     scored = load_preferences(tmp_path / "ultra.jsonl", "helpful")
     assert {(p.chosen, p.domain) for p in scored.train} == {("best", "flan")}
+
+
+def test_rows_without_a_rated_answer_are_dropped_and_counted(tmp_path):
+    unrated = [{"response": "a", "overall_score": "N/A"}, {"response": "b", "rank": None}]
+    rows = [{**RATED[0], "instruction": f"Why {i}?"} for i in range(4)]
+    rows += [{"instruction": "What?", "completions": []}, {"instruction": "Who?", "completions": unrated}]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    assert load_corpus(str(tmp_path / "rows.jsonl")).dropped == 2
+    pairs = load_preferences(tmp_path / "rows.jsonl", "helpful")
+    assert len(pairs.train) + len(pairs.validation) == 8
+    assert pairs.notes[1].startswith("2 pairs dropped")
 
 
 def test_several_answers_of_one_rating_prefer_nothing_and_without_any_are_refused(tmp_path):
