@@ -105,7 +105,7 @@ def _replies(message: Row) -> list[Row]:
     """Replies to a message, the best ranked first, less those that were deleted."""
     there = message.get("replies")
     replies = [r for r in there if isinstance(r, Mapping) and "text" in r] if isinstance(there, list) else []
-    return sorted((reply for reply in replies if not reply.get("deleted")), key=_rank)
+    return sorted((r for r in replies if str(r.get("deleted")).lower() not in ("true", "1", "1.0")), key=_rank)
 
 
 def _rank(message: Row) -> float:

@@ -79,13 +79,16 @@ def said(messages):
     return [(turn["role"], turn["content"]) for turn in messages]
 
 
-@pytest.mark.parametrize("rows", [FLAT, [NESTED]])
+AS_CELLS = [{key: "" if value is None else str(value) for key, value in {"deleted": False, **r}.items()} for r in FLAT]
+
+
+@pytest.mark.parametrize("rows", [FLAT, AS_CELLS, [NESTED]])  # as rows of JSON and of CSV, and in one object
 def test_a_tree_is_a_dialogue_along_its_best_replies_and_pairs_of_replies_by_rank(rows):
     placed, told = [(str(i), row) for i, row in enumerate(rows)], Counter[str]()
     ((_, dialogue),) = unfolded(placed, told)
     way = [("prompter", "Hi"), ("assistant", "Hello"), ("prompter", "And?"), ("assistant", "No")]
     assert (said(dialogue["messages"]), dialogue["domain"]) == (way, "en")
-    assert told["messages left out, as what they reply to is not there"] == (rows is FLAT)
+    assert told["messages left out, as what they reply to is not there"] == (len(rows) > 1)
     pairs = [pair for _, pair in unfolded(placed, told, pairs=True)]
     assert [(said(pair["prompt"]), pair["chosen"], pair["rejected"]) for pair in pairs] == [
         (way[:1], "Hello", "Go away"),
