@@ -16,7 +16,7 @@ from functools import cached_property
 
 import numpy as np
 
-from wavetune.allocation.counting import Strongest, strongest
+from wavetune.allocation.counting import Strongest, strongest, which_strongest
 from wavetune.allocation.dual_bound import most_divided, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
@@ -30,9 +30,10 @@ from wavetune.allocation.water_filling import (
     NO_STEPS,
     BandProblem,
     Steps,
+    Vital,
     log_and_inverse,
-    lone_rates,
     optimal_power,
+    rates_without,
     strongest_rates,
 )
 from wavetune.units import Array
@@ -40,6 +41,7 @@ from wavetune.units import Array
 _STEP = 0.02
 _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 14, 130, 30
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
+_MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
 
@@ -88,16 +90,19 @@ class BandTables:
     inverse_KM: Array = field(init=False)
     lone_rate_K: Array = field(init=False)
     steps: Steps = field(init=False)
+    vital: Vital = field(init=False)
 
     def __post_init__(self) -> None:
         snr_per_w_KM = np.ascontiguousarray(self.band.snr_per_w_KM)
         log_KM, inverse_KM = log_and_inverse(snr_per_w_KM)
         most_w_K = np.minimum(self.cap_w_K, self.band.total_power_max_w) * (1 + CAP_TOLERANCE)
+        vital = vital_of_rates(snr_per_w_KM, most_w_K, self.band.envelope.most)
         tables = {
             "snr_per_w_KM": snr_per_w_KM,
             "log_KM": log_KM,
             "inverse_KM": inverse_KM,
-            "lone_rate_K": lone_rates(snr_per_w_KM, most_w_K, self.band.envelope.most),
+            "lone_rate_K": vital.without_KJ[:, 0],
+            "vital": vital,
             "steps": steps_of(self.band.ladder, self.band.envelope.gap, self.band.effective_hz),
         }
         for name, table in tables.items():
@@ -109,7 +114,7 @@ class BandTables:
         ready_K = np.ascontiguousarray(ready_s_K, dtype=np.float64)
         total_w, limit = self.band.total_power_max_w, float(self.band.envelope.most)
         problem = BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
-        return problem._replace(steps=self.steps)
+        return problem._replace(steps=self.steps, vital=self.vital)
 
     def alone_s(self, problem: BandProblem) -> float:
         """No delay is shorter (s): each client with the whole band to itself."""
@@ -136,6 +141,23 @@ class BandTables:
     def _strongest(self) -> Strongest:
         none_K = np.zeros(len(self.cap_w_K))
         return strongest_uplink(self.problem(none_K, none_K))
+
+
+def vital_of_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float) -> Vital:
+    """The strongest subchannels of clients and what they carry without these, all on the others, at a power (W)."""
+    most = min(_MOST_VITAL, snr_per_w_KM.shape[1])
+    return Vital(which_strongest(snr_per_w_KM, most), rates_without(snr_per_w_KM, power_w_K, limit, most))
+
+
+def vital_of_sums(value_KM: Array) -> Vital:
+    """The same of what adds up over subchannels."""
+    most = min(_MOST_VITAL, value_KM.shape[1])
+    strongest_KJ = which_strongest(value_KM, most)
+    others_KM = value_KM.copy()
+    np.put_along_axis(others_KM, strongest_KJ, 0.0, axis=1)
+    back_KJ = np.cumsum(np.take_along_axis(value_KM, strongest_KJ, axis=1)[:, ::-1], axis=1)[:, ::-1]
+    back_KJ = np.concatenate((back_KJ, np.zeros((len(value_KM), 1))), axis=1)
+    return Vital(strongest_KJ, (np.sum(others_KM, axis=1)[:, None] + back_KJ) * (1 + 1e-9))
 
 
 def strongest_uplink(problem: BandProblem) -> Strongest:

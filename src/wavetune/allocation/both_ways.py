@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, with_cap_tolerance
+from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, vital_of_sums, with_cap_tolerance
 from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
@@ -80,7 +80,8 @@ class BothWays:
     def _asking(self) -> BandProblem:
         """The uplink's problem with the rates of the way back."""
         problem = with_receivers(self.uplink, self._rate_KM)
-        return problem._replace(back_KM=np.ascontiguousarray(self._rate_KM / self.unit))
+        back_KM = np.ascontiguousarray(self._rate_KM / self.unit)
+        return problem._replace(back_KM=back_KM, vital_back=vital_of_sums(back_KM))
 
     @cached_property
     def _down(self) -> Strongest:

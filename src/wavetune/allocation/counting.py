@@ -34,6 +34,18 @@ def strongest(value_KM: Array, most: int) -> Array:
     return -np.sort(-few_KJ, axis=1)
 
 
+def which_strongest(value_KM: Array, most: int) -> IntArray:
+    """Where each row's largest values are, falling, at most so many of them.
+
+    >>> which_strongest(np.array([[1.0, 5.0, 3.0]]), 2).tolist()
+    [[1, 2]]
+    """
+    M = value_KM.shape[1]
+    some_KJ: IntArray = np.argpartition(value_KM, M - most, axis=1)[:, M - most :] if most < M else np.argsort(value_KM)
+    falling_KJ = np.argsort(-np.take_along_axis(value_KM, some_KJ, axis=1), axis=1, kind="stable")
+    return np.take_along_axis(some_KJ, falling_KJ, axis=1)
+
+
 class Strongest:
     """Rates of each client on its n strongest subchannels, n from 1, made for as many as are asked for."""
 

@@ -22,7 +22,7 @@ from wavetune.allocation.prices import (
     new_scratch,
 )
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
 _MOST_CHANGE = 0.5
@@ -58,15 +58,26 @@ def add_use(bundle: Bundle, scratch: Scratch, use_M1: Array) -> None:
 
 @part
 def cheapest_bundle(
-    problem: BandProblem, prices: Prices, k: int, delay: float, scratches: tuple[Scratch, Scratch], tangents: Tangents
+    problem: BandProblem,
+    prices: Prices,
+    k: int,
+    delay: float,
+    latest: float,
+    scratches: tuple[Scratch, Scratch],
+    tangents: Tangents,
 ) -> tuple[Bundle, int]:
-    """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills its tangents."""
+    """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills its tangents.
+
+    The tangents hold for delays up to `latest`.
+    """
     M = problem.log_KM.shape[1]
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
     rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
     ask, back_price = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, 0.0
     chosen = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0)
     tangents.rate_K[k] = rate
+    for scratch in scratches:
+        scratch.num_vital[0] = vital_ones(problem, k, latest, scratch.vital)
     for _ in range(_SPLITS):
         n, side = int(prices.count_K[k]), -1
         tangents.value_K2[k, 0], tangents.rate_price_K2[k, 0] = np.inf, 0.0
@@ -108,19 +119,21 @@ def evaluate(
     problem: BandProblem,
     prices: Prices,
     delay: float,
+    latest: float,
     scratches: tuple[Scratch, Scratch],
     tangents: Tangents,
     use_M1: Array,
 ) -> float:
     """What the cheapest bundles cost above 1 at a delay, less a slack for rounding; also the tangents that prove it.
 
-    `use_M1` receives the bundles' use of each subchannel and of the total power (W): the excess's supergradient.
+    These hold for delays up to `latest`. `use_M1` receives the bundles' use of each subchannel and of the total power
+    (W): the excess's supergradient.
     """
     for i in range(len(use_M1)):
         use_M1[i] = 0.0
     for k in range(len(problem.need_K)):
         if problem.need_K[k] > 0.0:
-            bundle, side = cheapest_bundle(problem, prices, k, delay, scratches, tangents)
+            bundle, side = cheapest_bundle(problem, prices, k, delay, latest, scratches, tangents)
             add_use(bundle, scratches[side], use_M1)
     return excess_at(problem, tangents, delay)
 
@@ -167,7 +180,7 @@ def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, A
     """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), their use, the rates' prices."""
     K, M = problem.log_KM.shape
     use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
-    over = evaluate(problem, prices, delay, scratches, tangents, use_M1)
+    over = evaluate(problem, prices, delay, delay, scratches, tangents, use_M1)
     return over, use_M1, tangents.rate_price_K2
 
 
@@ -178,7 +191,7 @@ def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float
     use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
     trial, in_vain = goal, 0
     for _ in range(12):
-        evaluate(problem, prices, trial, scratches, tangents, use_M1)
+        evaluate(problem, prices, trial, goal, scratches, tangents, use_M1)
         proved = largest_refuted(problem, tangents, low, goal)
         in_vain = 0 if proved > low else in_vain + 1
         if proved >= goal or low < proved <= low + 1e-3 * (goal - low) or in_vain == _IN_VAIN:
@@ -207,7 +220,7 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, 
         if problem.need_K[k] > 0.0:
             for i in range(M + 1):
                 use_M1[i] = 0.0
-            bundle, side = cheapest_bundle(problem, prices, k, delay, scratches, tangents)
+            bundle, side = cheapest_bundle(problem, prices, k, delay, delay, scratches, tangents)
             add_use(bundle, scratches[side], use_M1)
             strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):
@@ -232,7 +245,7 @@ def raise_bound(
     trial_step, best, stalled = min(trial_step, goal - low), _NOTHING, 0
     trial = next_trial(low, trial_step, goal)
     for _ in range(iterations):
-        over = evaluate(problem, prices, trial, scratches, tangents, use_M1)
+        over = evaluate(problem, prices, trial, goal, scratches, tangents, use_M1)
         low = largest_refuted(problem, tangents, low, goal)
         if low >= goal:
             return low, trial_step

@@ -63,7 +63,7 @@ NOT_SLOW = Slow(0.0, 0.0, 0.0, 0.0)
 
 
 class Scratch(NamedTuple):
-    """Scratch space of a client's search."""
+    """Scratch space of a client's search, and the first `num_vital` of `vital`, one of which all its sets have."""
 
     weight_M: Array
     cost_M: Array
@@ -72,6 +72,8 @@ class Scratch(NamedTuple):
     chosen: IntArray
     below: IntArray
     above: IntArray
+    vital: IntArray
+    num_vital: IntArray
 
 
 @part
@@ -86,7 +88,10 @@ def cheapest_set(
     limit: float,
     scratch: Scratch,
 ) -> tuple[float, float, float, int]:
-    """Cheapest set of at most n >= 1 subchannels (with `more`: of at least n): its cost, rate, power and size."""
+    """Cheapest set of at most n >= 1 subchannels (with `more`: of at least n): its cost, rate, power and size.
+
+    Where the scratch space lists vital ones, only sets with one of these count.
+    """
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
     full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
@@ -126,6 +131,7 @@ def cheapest_set(
     for j in range(filled):
         scratch.chosen[size] = top[j]
         size += 1
+    size = with_vital(scratch, size, n, more)
     cost, rate, power_w = 0.0, 0.0, 0.0
     for j in range(size):
         i = int(scratch.chosen[j])
@@ -137,6 +143,25 @@ def cheapest_set(
             rate += log_level + float(log_M[i])
             power_w += level - float(inverse_M[i])
     return cost, rate, power_w, size
+
+
+@part
+def with_vital(scratch: Scratch, size: int, n: int, more: bool) -> int:
+    """Have a vital subchannel in the set chosen, the dearest of which is last, as cheaply as can be; the new size."""
+    best = -1
+    for m in range(scratch.num_vital[0]):
+        i = int(scratch.vital[m])
+        if best < 0 or scratch.cost_M[i] < scratch.cost_M[best]:
+            best = i
+        for j in range(size):
+            if scratch.chosen[j] == i:
+                return size
+    if best < 0:
+        return size
+    if size == n and (not more or scratch.cost_M[scratch.chosen[size - 1]] > 0.0):
+        size -= 1
+    scratch.chosen[size] = best
+    return size + 1
 
 
 @part
@@ -371,4 +396,6 @@ def new_scratch(M: int) -> Scratch:
         np.zeros(M, np.int64),
         np.zeros(M, np.int64),
         np.zeros(M, np.int64),
+        np.zeros(M, np.int64),
+        np.zeros(1, np.int64),
     )

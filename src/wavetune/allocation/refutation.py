@@ -19,7 +19,7 @@ from wavetune.allocation.instance import Json
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.set_packing import cheapest_sets, client_prices, is_small, pack
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_VITAL, BandProblem
 from wavetune.units import Array
 
 KNOWN = 4
@@ -149,6 +149,7 @@ class Refuter:
     def _priced(self, problem: BandProblem, delay_s: float, prices: Prices, keep: bool = True) -> Json | None:
         """The proof by given prices, split by the size of sets; None where they do not prove it."""
         prices = copy_prices(prices)
+        problem = problem._replace(vital=NO_VITAL, vital_back=NO_VITAL)  # Multipliers prove it without these, or not.
         over, _, nu_K2 = excess(problem, prices, delay_s)
         if not over > -0.5:  # far from it; near it, another count may do
             return None

@@ -30,11 +30,21 @@ from wavetune.allocation.prices import (
     tangent,
 )
 from wavetune.allocation.problem import BoolArray, IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, least_power, most_rate, part
+from wavetune.allocation.water_filling import (
+    NO_GAIN_LOG2,
+    BandProblem,
+    Vital,
+    kernel,
+    least_power,
+    most_rate,
+    part,
+    vital_ones,
+)
 from wavetune.units import Array
 
 _PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
 _CHOICES = 500  # of rungs for one set
+_CLOSE = 1e-9  # Share of a cost at which a bound is as good as it
 _BEFORE_SPLIT = 30  # sets that are looked at before sets are bounded by their size
 _UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
@@ -206,10 +216,14 @@ def cheapest_set(
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
     rung_M = np.zeros(M, np.int64)
+    scratch.num_vital[0], proved = 0, -np.inf
     bound = reduced_costs(problem, weight_M1, k, delay, slow, scratch, cost_M, multiplier_3)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
+    scratch.num_vital[0] = vital_ones(problem, k, delay, scratch.vital)
+    if scratch.num_vital[0] > 0:
+        proved = priced(problem, weight_M1, k, delay, 1, True, slow, scratch)[0].value
     # A first set: the multipliers' own and, while it does not do, the next cheapest subchannel.
     trial_M, best, best_w = inside_M.copy(), np.inf, 0.0
     for step in range(-1, M):
@@ -230,8 +244,10 @@ def cheapest_set(
                 trial_M[order[step]] = True
     if best < np.inf:
         put(set_M, trial_M)
-    depth, spent, place, seen, by_size = 0, 0.0, 0, 0, -np.inf
+    depth, spent, place, seen = 0, 0.0, 0, 0
     while best < np.inf:
+        if best <= proved * (1.0 + _CLOSE):
+            return min(best, proved), best_w
         if place < M and spent + change_M[order[place]] < best - bound:
             changes[depth] = place
             depth += 1
@@ -244,9 +260,9 @@ def cheapest_set(
             seen += 1
             if split and seen in (_BEFORE_SPLIT, nodes):
                 size = int(np.sum(set_M))
-                by_size = max(by_size, split_cost(problem, weight_M1, k, delay, size, slow, scratch))
-            if seen == nodes or best <= by_size:
-                return min(best, max(bound, by_size)), best_w
+                proved = max(proved, split_cost(problem, weight_M1, k, delay, size, slow, scratch))
+            if seen == nodes:
+                return min(best, max(bound, proved)), best_w
             place += 1
         elif depth > 0:
             depth -= 1
@@ -301,6 +317,8 @@ def cheapest_sets_in_time(
             problem.log_KM[k : k + 1], problem.inverse_KM[k : k + 1], problem.ready_K[j : j + 1],
             problem.need_K[j : j + 1], problem.cap_w_K[k : k + 1], problem.total_w, problem.limit,
             problem.back_KM[k : k + 1], problem.ask_K[j : j + 1], problem.steps,
+            Vital(problem.vital.strongest_KJ[k : k + 1], problem.vital.without_KJ[k : k + 1]),
+            Vital(problem.vital_back.strongest_KJ[k : k + 1], problem.vital_back.without_KJ[k : k + 1]),
         )  # fmt: skip
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
         value_J[j], _ = cheapest_set(one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3)

@@ -56,12 +56,22 @@ class Steps(NamedTuple):
 NO_STEPS = Steps()
 
 
+class Vital(NamedTuple):
+    """Each client's strongest subchannels, [K, J], and what it carries at most without the first 0 to J, [K, J + 1]."""
+
+    strongest_KJ: IntArray = np.zeros((0, 0), np.int64)
+    without_KJ: Array = np.zeros((0, 0))
+
+
+NO_VITAL = Vital()
+
+
 class BandProblem(NamedTuple):
     """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W).
 
     `limit` is the most that a subchannel carries (bit/s/Hz). Where the way back is planned too, what a client owns has
     to carry `ask_K` in `back_KM`, of any unit; else both are empty. Where rates grow in `steps`, they are at most what
-    the other fields say.
+    the other fields say. `vital` and `vital_back` are of the rates there and of those back, for bounds alone.
     """
 
     log_KM: Array
@@ -74,6 +84,8 @@ class BandProblem(NamedTuple):
     back_KM: Array = _NO_ASKS_KM
     ask_K: Array = _NO_ASKS_K
     steps: Steps = NO_STEPS
+    vital: Vital = NO_VITAL
+    vital_back: Vital = NO_VITAL
 
 
 def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
@@ -319,19 +331,61 @@ def lone_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float = np.inf) -> 
     >>> lone_rates(np.array([[3.0, 1e-9]]), np.array([1.0])).round(5).tolist()
     [2.0]
     """
-    best_KM: Array = -np.sort(-snr_per_w_KM, axis=1)
-    inverse_KM: Array = 1.0 / np.maximum(best_KM, 1e-250)
-    sums_KM: Array = np.cumsum(inverse_KM, axis=1)
-    counts_M: Array = np.arange(1, best_KM.shape[1] + 1, dtype=np.float64)
-    level_KM: Array = (power_w_K[:, None] + sums_KM) / counts_M
-    last_K = np.maximum(np.sum(level_KM > inverse_KM, axis=1) - 1, 0)
-    level_K1 = np.take_along_axis(level_KM, last_K[:, None], axis=1)
-    rate_K: Array = np.sum(np.log2(np.maximum(level_K1 * best_KM, 1.0)), axis=1)
-    # Where the ratio is tiny the sum above is all rounding, and the strongest subchannel alone is as good as all.
-    linear_K = power_w_K * best_KM[:, 0]
-    heard_K = np.sum(best_KM > _LEAST_SNR_PER_W, axis=1)
-    most_K = np.where(heard_K > 0, heard_K, 1) * limit
-    return np.minimum(np.where(linear_K < _LOW, linear_K / np.log(2.0), rate_K), most_K) * (1 + 1e-6)
+    return rates_without(snr_per_w_KM, power_w_K, limit, 0)[:, 0]
+
+
+def rates_without(snr_per_w_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
+    """The same without the 0 to `most` strongest subchannels, [K, most + 1].
+
+    >>> rates_without(np.array([[3.0, 1.0]]), np.array([1.0]), np.inf, 1)[:, 1].round(5).tolist()
+    [1.0]
+    """
+    return _rates_without(-np.sort(-snr_per_w_KM, axis=1), power_w_K, float(limit), most)
+
+
+@kernel
+def _rates_without(best_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
+    K, M = best_KM.shape
+    rate_KJ, log_M, inverse_M = np.zeros((K, most + 1)), np.zeros(M), np.zeros(M)
+    for k in range(K):
+        heard = 0
+        while heard < M and best_KM[k, heard] > _LEAST_SNR_PER_W:
+            log_M[heard], inverse_M[heard] = np.log2(best_KM[k, heard]), 1.0 / best_KM[k, heard]
+            heard += 1
+        for j in range(min(heard, most + 1)):
+            count, sum_log, level_sum, level = 0, 0.0, power_w_K[k], np.inf
+            while j + count < heard and level > inverse_M[j + count]:
+                sum_log += log_M[j + count]
+                level_sum += inverse_M[j + count]
+                count += 1
+                level = level_sum / count
+            # Where the ratio is tiny the sums are all rounding, and the strongest subchannel alone is as good as all.
+            linear = power_w_K[k] * best_KM[k, j]
+            rate = linear / np.log(2.0) if linear < _LOW else count * np.log2(level) + sum_log
+            rate_KJ[k, j] = min(rate, (heard - j) * limit) * (1.0 + 1e-6)
+    return rate_KJ
+
+
+@part
+def vital_ones(problem: BandProblem, k: int, delay: float, chosen_J: IntArray) -> int:
+    """How many subchannels there are, listed in `chosen_J`, one of which client k needs to meet a delay; 0 for unknown.
+
+    Without them it carries too little, whatever else it owns.
+    """
+    best = 0
+    for way in range(2):
+        vital = problem.vital if way == 0 else problem.vital_back
+        if len(vital.without_KJ) == 0:
+            continue
+        needed = problem.need_K[k] / (delay - problem.ready_K[k]) if way == 0 else problem.ask_K[k]
+        for j in range(1, vital.without_KJ.shape[1]):
+            if vital.without_KJ[k, j] < needed * (1.0 - 1e-9):
+                if best == 0 or j < best:
+                    best = j
+                    for n in range(j):
+                        chosen_J[n] = vital.strongest_KJ[k, n]
+                break
+    return best
 
 
 @kernel

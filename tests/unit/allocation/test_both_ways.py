@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation import common_cut, owner_program
-from wavetune.allocation.band import local_owners
+from wavetune.allocation.band import local_owners, vital_of_rates, vital_of_sums
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch
 from wavetune.allocation.counting import least_common_s
@@ -67,12 +67,15 @@ def small_problem(g):
     K = int(g.integers(1, 4))
     M = int(g.integers(K, 7))
     heard_KM = g.random((K, M)) < 0.9
-    tables = log_and_inverse(10 ** g.uniform(-2, 3, (K, M)) * heard_KM)
+    snr_per_w_KM = 10 ** g.uniform(-2, 3, (K, M)) * heard_KM
+    tables = log_and_inverse(snr_per_w_KM)
     back_KM = (g.exponential(size=(K, M)) if g.random() < 0.6 else np.ones((K, M))) * heard_KM
     ask_K = g.uniform(0, 0.6) * back_KM.sum(axis=1) * (g.random(K) < 0.8)
     need_K, cap_w_K = 10 ** g.uniform(-1, 1, K), 10 ** g.uniform(-2, 1, K)
     limit = 4.0 if g.random() < 0.5 else np.inf
-    return BandProblem(*tables, g.uniform(0, 1, K), need_K, cap_w_K, 3.0, limit, back_KM, ask_K)
+    problem = BandProblem(*tables, g.uniform(0, 1, K), need_K, cap_w_K, 3.0, limit, back_KM, ask_K)
+    vital = vital_of_rates(snr_per_w_KM, np.minimum(cap_w_K, 3.0), limit)
+    return problem._replace(vital=vital, vital_back=vital_of_sums(back_KM)) if g.random() < 0.5 else problem
 
 
 def least_up_s(problem):

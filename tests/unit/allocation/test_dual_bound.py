@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from wavetune.allocation.band import vital_of_rates
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.prices import Prices
@@ -22,9 +23,16 @@ def small_problem(g):
     if g.random() < 0.5:
         snr_per_w_KM = 10 ** g.uniform(-6, 6, (K, M)) * (g.random((K, M)) < 0.9)
     tables = log_and_inverse(snr_per_w_KM)
-    return BandProblem(
+    problem = BandProblem(
         *tables, g.uniform(0, 1, K), 10 ** g.uniform(-1, 2, K), 10 ** g.uniform(-2, 1, K), 10 ** g.uniform(-2, 1)
     )
+    return with_vital(problem, snr_per_w_KM) if g.random() < 0.5 else problem
+
+
+def with_vital(problem, snr_per_w_KM):
+    """The problem that says which subchannels its clients cannot do without."""
+    most_w_K = np.minimum(problem.cap_w_K, problem.total_w)
+    return problem._replace(vital=vital_of_rates(snr_per_w_KM, most_w_K, problem.limit))
 
 
 def best_owners(problem):
@@ -88,3 +96,18 @@ def test_cheapest_bundles_of_clients_who_do_not_compete_are_whole():
     best_s = owners_delay(problem, owner_M)
     prices = uniform_prices(problem, owner_M, 0.1 * best_s, best_s)
     assert rounded_owners(problem, prices, best_s).tolist() == [0, 0, 1, 1]
+
+
+def test_clients_who_need_one_of_the_same_few_subchannels_are_known_to_need_them():
+    snr_per_w_KM = np.full((3, 12), 1e-4)
+    snr_per_w_KM[:, :2] = 1e-2  # two quiet subchannels for three faint clients: one of them does with a loud one
+    ones_K = np.ones(3)
+    problem = BandProblem(*log_and_inverse(snr_per_w_KM), 0.0 * ones_K, ones_K, ones_K, 100.0)
+    owner_M = np.array([0, 1, *[2] * 10])
+    best_s = owners_delay(problem, owner_M)
+    proved = []
+    for one in (problem, with_vital(problem, snr_per_w_KM)):
+        prices = uniform_prices(one, owner_M, 0.01 * best_s, best_s)
+        proved.append(raise_bound(one, prices, 0.005 * best_s, 0.9999 * best_s, np.inf, 1e-4 * best_s, 300)[0])
+    assert proved[0] < 0.5 * best_s
+    assert proved[1] == 0.9999 * best_s

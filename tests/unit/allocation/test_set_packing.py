@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
+from wavetune.allocation.band import vital_of_rates
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.planner import plan
 from wavetune.allocation.set_packing import cheapest_sets, pack, refuted_by_sets
@@ -21,7 +22,9 @@ def small_problem(g):
     """Three clients on six subchannels with gains, caps and needs far apart."""
     snr_per_w_KM = 10 ** g.uniform(-2, 3, (3, 6)) * (g.random((3, 6)) < 0.9)
     tables = log_and_inverse(snr_per_w_KM)
-    return BandProblem(*tables, g.uniform(0, 1, 3), 10 ** g.uniform(-1, 1, 3), 10 ** g.uniform(-2, 1, 3), 3.0)
+    problem = BandProblem(*tables, g.uniform(0, 1, 3), 10 ** g.uniform(-1, 1, 3), 10 ** g.uniform(-2, 1, 3), 3.0)
+    vital = vital_of_rates(snr_per_w_KM, np.minimum(problem.cap_w_K, problem.total_w), problem.limit)
+    return problem._replace(vital=vital) if g.random() < 0.5 else problem
 
 
 def least_delay_s(problem):
