@@ -19,9 +19,10 @@ ROLES = {
     **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
 }
 """What data sets call those who speak, and what chat templates call them."""
+WHO = ("from", "role", "speaker")  # what data sets call who speaks
 CONTENTS = ("content", "value", "parts", "text")  # what data sets call what is said
 LEARNED = ("weight", "train", "training", "loss")  # 0 or false where a turn is not to be learned
-TURN_KEYS = {"role", "from", *CONTENTS, "name", *LEARNED, "tool_calls", "tool_call_id", "function_call", "refusal"}
+TURN_KEYS = {*WHO, *CONTENTS, "name", *LEARNED, "tool_calls", "tool_call_id", "function_call", "refusal"}
 
 
 class WrongValueError(Exception):
@@ -34,7 +35,7 @@ def is_messages(value: Any) -> bool:
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and ("role" in value or "from" in value) and {*value} <= TURN_KEYS
+    return isinstance(value, Mapping) and any(key in value for key in WHO) and {*value} <= TURN_KEYS
 
 
 def unpacked(value: Any) -> Any:
@@ -136,7 +137,10 @@ def _turns(message: Any, where: str) -> Iterator[Turn]:
 
 
 def _turn(message: Mapping[str, Any], where: str) -> Turn:
-    role_key = "from" if "from" in message else "role"
+    role_key = next((key for key in WHO if key in message), None)
+    if role_key is None:
+        known = "', '".join(WHO)
+        raise WrongValueError(f"{where} does not say who speaks: it has none of '{known}', but {', '.join(message)}")
     content_key = next((key for key in CONTENTS if key in message), None)
     role = ROLES.get(str(message.get(role_key)).lower())
     if role is None:

@@ -106,6 +106,7 @@ def test_every_row_form_gives_prompt_answer_and_domain(row, expected):
         },
         {"messages": json.dumps(SAY)},
         {"messages": str(SAY)},
+        {"conversation": [{"speaker": "human", "text": "Hi"}, {"speaker": "bot", "text": "Hello"}]},
         {"conversations": [{"role": "user", "value": "Hi"}, {"from": "gpt", "content": "Hello"}]},
         {"conversation": [{"human": "Hi", "assistant": "Hello"}]},
         {"conversation": [{"input": "Hi", "output": "Hello"}]},
@@ -223,6 +224,10 @@ def test_a_dialogue_without_an_answer_to_anything_has_none(messages):
         ({"role": "user", "content": "Hi"}, "a row with 'role' is a turn of a dialogue; write a row for each dialogue"),
         ({"prompt": "p", "completion": "c", "label": False}, "the 'label' False says whether the answer is wanted"),
         ({"prompt": "p", "completion": "c", "label": "True"}, "the 'label' 'True' says whether the answer is wanted"),
+        (
+            {"messages": [{"author": "user", "content": "Hi"}]},
+            r"messages\[0\] does not say who speaks: it has none of 'from', 'role', 'speaker', but author, content",
+        ),
         ({"messages": ["Hi"]}, r"messages\[0\] must be a message"),
         ({"messages": [{"role": "user", "content": 3}]}, r"messages\[0\].content must be text, found int"),
         (
