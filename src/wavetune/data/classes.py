@@ -66,10 +66,17 @@ def of_drawn_classes(
 
 
 def look_alikes(classes: Sequence[str]) -> tuple[str, ...]:
-    """A sentence if names of classes differ in upper and lower case alone."""
+    """Sentences if names of classes differ in case alone, or one of several may say that rows have no label.
+
+    >>> look_alikes(["-1", "neg", "pos"])
+    ("label '-1' is a class; where it marks rows without a label, as in SNLI, leave them out",)
+    """
     first: dict[str, str] = {}
     pairs = [(first[name.casefold()], name) for name in classes if first.setdefault(name.casefold(), name) != name]
-    return (f"labels {pairs[0][0]!r} and {pairs[0][1]!r} differ in case alone and are two classes",) if pairs else ()
+    told = [f"labels {pairs[0][0]!r} and {pairs[0][1]!r} differ in case alone and are two classes"] if pairs else []
+    if len(classes) > 2 and [name for name in classes if name.startswith("-")] == ["-1"]:
+        told.append("label '-1' is a class; where it marks rows without a label, as in SNLI, leave them out")
+    return tuple(told)
 
 
 def tokenise_classes(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from wavetune.data.batching import collate
-from wavetune.data.classes import class_names, frame, tokenise_classes
+from wavetune.data.classes import class_names, frame, look_alikes, tokenise_classes
 from wavetune.data.corpora import load_corpus
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.partition import ByDomain, Dirichlet
@@ -214,3 +214,9 @@ def test_agnews_is_read(shared):
     corpus = load_corpus(str(shared / "data" / "agnews"))
     assert class_names(corpus) == ("0", "1", "2", "3")
     assert len(corpus.test) == 2000
+
+
+def test_a_class_that_may_mark_rows_without_a_label_is_told():
+    (told,) = look_alikes(["-1", "0", "1"])
+    assert told.startswith("label '-1' is a class; where it marks rows without a label")
+    assert look_alikes(["-1", "1"]) == look_alikes(["-2", "-1", "0"]) == ()
