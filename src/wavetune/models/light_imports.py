@@ -46,6 +46,7 @@ WITHOUT_STORAGE = "torch._meta_registrations"
 AFTER_IT = ("torch._decomp", "torch._prims", "torch._refs", "torch.utils._content_store")  # in no other order
 _NEW_OBJECTS = 50_000  # after which Python looks for garbage, where it has 700
 _BUILDING = Finder((), (DECORATORS, SLICES), DECORATORS)
+_OPENING = Finder((), (WITHOUT_STORAGE, *AFTER_IT))
 
 
 def install() -> None:
@@ -56,9 +57,8 @@ def install() -> None:
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)
     leave_out(CORE, LEFT_OUT, DECORATORS)
-    leave_out(["torch"], [WITHOUT_STORAGE, *AFTER_IT])
     if not any(isinstance(finder, _Changing) for finder in sys.meta_path):
-        sys.meta_path[:0] = [_Changing(), _BUILDING]
+        sys.meta_path[:0] = [_Changing(), _BUILDING, _OPENING]
 
 
 def building() -> AbstractContextManager[None]:
@@ -112,17 +112,21 @@ class _After(Around):
             compute_without_storage()
 
 
-class _Generators(Around):
-    """Lets random streams be made without what PyTorch's compiler knows of them, which sets their class otherwise."""
+class _PyTorch(Around):
+    """Lets PyTorch import what was left out as soon as it asks for it, and make random streams without it."""
 
     def exec_module(self, module: ModuleType) -> None:
-        import torch
-
-        self.own.exec_module(module)
-        if set_class := getattr(torch._C, "_set_generator_metaclass", None):
+        with _OPENING.among_placeholders():
+            self.own.exec_module(module)
+        own = vars(module)
+        if "_lazy_modules" not in own:
+            compute_without_storage()
+            return
+        own["_lazy_modules"].update(name.rpartition(".")[2] for name in (WITHOUT_STORAGE, *AFTER_IT))
+        if set_class := getattr(own["_C"], "_set_generator_metaclass", None):
             from torch._opaque_base import OpaqueBaseMeta
 
             set_class(OpaqueBaseMeta)
 
 
-_LOADERS = {"torch.random": _Generators, "transformers.utils.import_utils": _Names, **dict.fromkeys(AFTER_IT, _After)}
+_LOADERS = {"torch": _PyTorch, "transformers.utils.import_utils": _Names, **dict.fromkeys(AFTER_IT, _After)}

@@ -26,7 +26,9 @@ def test_a_fork_opens_a_model_without_compilers_and_optimisers_that_can_be_impor
     said = subprocess.run(
         [sys.executable, "-c", _OPEN.format(heavy=HEAVY)], capture_output=True, text=True, timeout=300, check=False
     )
-    assert said.stdout.splitlines() == ["as it is", "[]", "[0, 0, 0, 0]", "[1, 0]", "[1, 0]", "flipped 2"], said
+    assert said.stdout.splitlines() == ["as it is", "[]", "[0, 0, 0, 0]", "[1, 0]", "[1, 0]", "(3, 2)", "flipped 2"], (
+        said
+    )
 
 
 def test_a_process_of_wavetune_alone_looks_for_garbage_less_often_and_not_at_its_end() -> None:
@@ -63,7 +65,11 @@ print([imported(name) for name in light_imports.AFTER_IT])
 import scipy.optimize
 from transformers.loss import loss_for_object_detection
 print(scipy.optimize.linear_sum_assignment([[2, 1], [1, 2]])[1].tolist())
-print(loss_for_object_detection.linear_sum_assignment([[2, 1], [1, 2]])[1].tolist())
+print(loss_for_object_detection.linear_sum_assignment([[2, 1], [1, 2]])[1].tolist(), flush=True)
+if os.fork() == 0:
+    print(tuple(torch.broadcast_shapes((2,), (3, 1))), flush=True)  # which asks torch for one of them by its name
+    os._exit(0)
+os.wait()
 from transformers import LlamaModel
 build = LlamaModel.__init__
 def build_with_a_flip(self, config):  # which has no kernel without storage outside of Python
