@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -35,6 +35,8 @@ from wavetune.units import Array
 _SAFE = 1 - 1e-9
 _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _SPLITS, _GRID, _CLOSE = 7, 29, 3e-4
+_MATCHED_SHARE, _MOST_MATCHED = 1.5, 20_000  # subchannels a client, and pairs, up to which clients are matched to them
+_POWER, _LONGEST = 8, 1e6
 
 
 class TwoWays(NamedTuple):
@@ -101,6 +103,30 @@ class BothWays:
         """The uplink's problem of owners with which the way back takes at most `down_s`."""
         left_s_K = np.maximum(down_s - self.after_s_K, 1e-300)
         return self._asking._replace(ask_K=np.where(self.down_bits_K > 0, self.down_bits_K / left_s_K / self.unit, 0.0))
+
+    def matched_owners(self) -> IntArray | None:
+        """One subchannel for each client, all as good as can be together; None where most would be left over.
+
+        A sum of high powers of the clients' times stands for the last of them.
+        """
+        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
+
+        problem, (K, M) = self.uplink, self._rate_KM.shape
+        if M > _MATCHED_SHARE * K or self._rate_KM.size > _MOST_MATCHED:
+            return None
+        power_w_K1 = np.minimum(problem.cap_w_K, problem.total_w / K)[:, None]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, power_w_K1 / problem.inverse_KM, 0.0)
+            rate_KM = np.minimum(np.log1p(heard_KM) / np.log(2), problem.limit)
+            up_s_KM = problem.ready_K[:, None] + problem.need_K[:, None] / rate_KM
+            down_s_KM = self.after_s_K[:, None] + self.down_bits_K[:, None] / self._rate_KM
+        time_s_KM = np.nan_to_num(up_s_KM + down_s_KM, nan=0.0, posinf=np.inf)
+        shortest_s = max(float(np.max(np.min(time_s_KM, axis=1))), 1e-300)
+        cost_KM = np.minimum(time_s_KM / shortest_s, _LONGEST) ** _POWER
+        client_K, channel_K = cast(Any, optimize).linear_sum_assignment(cost_KM)
+        owner_M = np.full(M, -1)
+        owner_M[channel_K] = client_K
+        return owner_M
 
     def down_s(self, owner_M: IntArray) -> float:
         """When the last client has received and worked (s)."""

@@ -210,6 +210,9 @@ class CommonCutSearch:
         assert incumbent is not None
         if self.warm is None:
             owners = [incumbent.owner_M, *(owners[band] for owners in self._greedy_owners)]
+            ways = self._fed_ways if band else self._ways(i)
+            matched_M = ways and ways.matched_owners()
+            owners += [] if matched_M is None else [matched_M]
             return owners if known is None else [known.owner_M, *owners]
         if known is not None:
             return [known.owner_M]

@@ -205,3 +205,14 @@ def test_a_way_back_that_carries_less_than_can_be_counted_leaves_no_plan(given):
     found = plan_fixed(problem, np.full(3, 2), np.full(3, 4)) if given else plan(problem)
     assert found.status == "infeasible"
     assert "carries less than can be counted" in found.reason
+
+
+def test_a_first_plan_of_hardly_more_subchannels_than_clients_is_near_the_best():
+    problem, g = cell_problem(12, 13, 5), np.random.default_rng(5)
+
+    def wild(band):
+        gain_KM = 10 ** g.uniform(-15, -7, (12, 13))
+        return replace(band, gain_KM=gain_KM, downlink_gain_KM=gain_KM, downlink_power_w=1.0, total_power_max_w=100.0)
+
+    problem = replace(problem, main=wild(problem.main), fed=wild(problem.fed), price_downlink=True)
+    assert plan(problem, time_limit_s=1e-9).delay_s < 1.01 * plan(problem).delay_s
