@@ -29,8 +29,10 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         nll_P = torch.empty_like(weight_P)
         grad_PD = torch.empty_like(hidden_PD) if ctx.needs_input_grad[0] else None
         narrow = hidden_PD.dtype == torch.float32 and head.narrow and head.weight.shape[0] >= _LEAST_VOCABULARY
+        logits = None
         for part in _chunks(len(labels_P), head.weight.shape[0]):
-            logits, bent = (head.product(hidden_PD[part]), None) if narrow else head.logits(hidden_PD[part])
+            own = hidden_PD[part], logits  # a chunk takes the room of the one before
+            logits, bent = (head.product(*own), None) if narrow else head.logits(*own)
             nll_P[part] = _likelihoods(logits, labels_P[part], weight_P[part])
             if grad_PD is not None:
                 grad_PD[part] = head.back(logits, bent)

@@ -33,14 +33,17 @@ class OutputLayer:
             plain and self.weight.dtype == torch.bfloat16 and self.weight.device.type == "cpu" and has_bf16_products()
         )
 
-    def product(self, hidden_PD: Tensor) -> Tensor:
-        """`W h` in the weight's precision."""
-        return product(hidden_PD, self.weight)
+    def product(self, hidden_PD: Tensor, room_PV: Tensor | None = None) -> Tensor:
+        """`W h` in the weight's precision, which may overwrite `room_PV`."""
+        return product(hidden_PD, self.weight, room=room_PV)
 
-    def logits(self, hidden_PD: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision."""
+    def logits(self, hidden_PD: Tensor, room_PV: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Logits `[P, V]` in fp32 or wider, and the tanh of the soft cap; products run in the weight's precision.
+
+        They may overwrite `room_PV`.
+        """
         wide = torch.promote_types(hidden_PD.dtype, torch.float32)
-        logits = self.product(hidden_PD).to(wide)
+        logits = self.product(hidden_PD, room_PV).to(wide)
         if self.bias is not None:
             logits += self.bias
         if self.scale != 1.0:

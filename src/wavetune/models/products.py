@@ -48,12 +48,21 @@ def relative_error(weight: Tensor, whole: Tensor, step_O: Tensor) -> tuple[float
     return off, all_of_it
 
 
-def product(x: Tensor, weight: Tensor, bias: Tensor | None = None, step_O: Tensor | None = None) -> Tensor:
+def product(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    step_O: Tensor | None = None,
+    room: Tensor | None = None,
+) -> Tensor:
     """`x W^T + b` with a weight `[out, in]`, of `x` rounded to the weight's precision and in it. Not differentiable.
 
-    A weight in steps is multiplied in fp32.
+    A weight in steps is multiplied in fp32. The product may overwrite `room` `[at least as many rows, out]`: new memory
+    of a large one costs as much as the product.
     """
     x = x.to(_multiplied_in(weight))
+    if room is not None and room.dtype == x.dtype and bias is None and not _is_wide(weight):
+        return torch.mm(x, weight.t(), out=room[: len(x)])
     if not _is_wide(weight) or (step_O is None and x.numel() < _FEW_ROWS * weight.shape[1]):
         return F.linear(x, weight, bias)
     wide = x.float()

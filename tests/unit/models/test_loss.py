@@ -79,6 +79,16 @@ def test_never_more_logits_than_the_limit_are_held(monkeypatch):
     assert largest <= 8 * 32
 
 
+def test_logits_of_a_chunk_take_the_room_of_the_one_before(monkeypatch):
+    places, found = [], loss._likelihoods
+    monkeypatch.setattr(loss, "_likelihoods", lambda z, *others: places.append(z.data_ptr()) or found(z, *others))
+    monkeypatch.setattr(loss, "_CHUNK_VALUES", 64 * 50)
+    hidden, head, labels, weights = inputs(150)
+    frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
+    assert len(places) == 3
+    assert len(set(places)) == 1
+
+
 def test_huge_logits_stay_finite():
     hidden, head, labels, weights = inputs(5, spread=1e4)
     total, _ = frozen_head_cross_entropy(hidden, OutputLayer(head), labels, weights)
