@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wavetune.data.dialogues import WrongValueError, turns_of, unpacked
-from wavetune.data.examples import NO_DOMAIN, PreferencePair, Turn
-from wavetune.data.rows import remedy_for, text_of
+from wavetune.data.examples import PreferencePair, Turn
+from wavetune.data.rows import domain_of, remedy_for, text_of
 from wavetune.errors import DataError
 
 MARKS = {"Human": "user", "Assistant": "assistant", "System": "system"}
@@ -63,8 +63,8 @@ def pair_of(row: Row, where: str, verdict: str | None = None) -> PreferencePair 
             f"{where}: there is no prompt: no column {' or '.join(map(repr, PROMPTS[:3]))}, and 'chosen' and "
             "'rejected' do not begin alike"
         )
-    source = str(row.get("source") or NO_DOMAIN)
-    return PreferencePair(prompt, chosen, rejected, source, str(row.get("domain") or source), turns)
+    source, domain = domain_of(row, "source"), domain_of(row, "domain", "source")
+    return PreferencePair(prompt, chosen, rejected, source, domain, turns)
 
 
 def used(row: Row) -> set[str]:

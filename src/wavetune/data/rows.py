@@ -135,8 +135,10 @@ def text_of(row: Row, field: str) -> str:
     return value
 
 
-def _domain(row: Row, *fields: str) -> str:
-    return next((_name(row[field]) for field in fields if row.get(field) and not _none(row[field])), NO_DOMAIN)
+def domain_of(row: Row, *fields: str) -> str:
+    """What the first of these fields that says something says, as the name of a domain."""
+    said = (row[field] for field in fields if not _none(row.get(field)) and row[field] not in ("", []))
+    return next(map(_name, said), NO_DOMAIN)
 
 
 def _none(value: Any) -> bool:
@@ -158,7 +160,7 @@ def _system(row: Row) -> tuple[Turn, ...]:
 def _dialogue(turns: Sequence[Turn], row: Row) -> Example:
     """The last turn of the assistant is the answer to all before it; without one there is no answer."""
     last = max((place for place, turn in enumerate(turns) if turn.role == "assistant"), default=0)
-    before, domain = tuple(turns[:last]), _domain(row, "category")
+    before, domain = tuple(turns[:last]), domain_of(row, "category")
     if before and turns[0].role != "system":
         before = (*_system(row), *before)
     if not before:
@@ -183,7 +185,7 @@ def _pair(prompt: str, answer: str, verbatim: bool = False) -> Callable[[Row], E
             before = turns_of(asked, prompt) if isinstance(asked, list) else (Turn("user", text_of(row, prompt)),)
             after = turns_of(said, answer) if isinstance(said, list) else (Turn("assistant", text_of(row, answer)),)
             return _dialogue((*turns_before(earlier, "history"), *before, *after), row)
-        question, reply, domain = text_of(row, prompt), text_of(row, answer), _domain(row, "category")
+        question, reply, domain = text_of(row, prompt), text_of(row, answer), domain_of(row, "category")
         if not (instructed := _system(row)):
             return Example(question, reply, domain, verbatim=verbatim)
         turns = (*instructed, Turn("user", question))
@@ -232,7 +234,7 @@ def _choice(options: str | None, answer: str) -> Callable[[Row], Example]:
         lettered = [f"{letter}. {text}" for letter, text in zip(letters, texts, strict=True)]
         about = [f"{text_of(row, field)}\n" for field in CONTEXTS if row.get(field)][:1]
         prompt = "\n".join([*about, text_of(row, "question"), *lettered])
-        return Example(prompt, lettered[right], _domain(row, "difficulty", "category", "subject"))
+        return Example(prompt, lettered[right], domain_of(row, "difficulty", "category", "subject"))
 
     return convert
 
@@ -248,7 +250,7 @@ def _from_context(context: str, answer: str) -> Callable[[Row], Example]:
             found = found.get("text") if isinstance(found, Mapping) else found
         answers = {answer: found}
         prompt = f"{text_of(row, context)}\n\n{text_of(row, 'question')}"
-        return Example(prompt, text_of(answers, answer), _domain(row, "category", "title"))
+        return Example(prompt, text_of(answers, answer), domain_of(row, "category", "title"))
 
     return convert
 
@@ -266,7 +268,7 @@ def _class(label: str, text: str, second: str | None = None) -> Callable[[Row], 
 
 
 def _plain(field: str) -> Callable[[Row], Example]:
-    return lambda row: Example("", text_of(row, field), _domain(row, "category"), verbatim=True)
+    return lambda row: Example("", text_of(row, field), domain_of(row, "category"), verbatim=True)
 
 
 DIALOGUES = ("messages", "conversations", "conversation", "contents")

@@ -134,6 +134,12 @@ def test_the_system_prompt_of_a_preference_is_its_first_turn():
     assert pair.prompt == "System: Be kind.\n\nHuman: Hi\n\nAssistant:"
 
 
+def test_where_a_pair_comes_from_is_read_as_domains_of_rows_are():
+    pair = {"prompt": "Hi", "chosen": "good", "rejected": "bad"}
+    found = [pair_of({**pair, "source": source}, "here").domain for source in (float("nan"), None, 1.0, 0, "web")]
+    assert found == ["all", "all", "1", "0", "web"]
+
+
 def test_of_two_answers_the_field_of_the_kind_says_which_is_chosen():
     two = {"prompt": "Hi", "response_0": "zero", "response_1": "one", "better_response_id": 0, "safer_response_id": 1}
     assert pair_of(two, "here", "safer_response_id").chosen == pair_of(two, "here").rejected == "one"
