@@ -161,6 +161,17 @@ def test_a_runs_own_answers_are_those_of_what_it_saved(played):
     assert decoded == together
 
 
+@pytest.mark.parametrize("at_once", [None, 2])
+def test_every_answer_is_written_behind_its_own_clients_prefix(at_once):
+    backbone = load_backbone(folder_of("tiny"), (), adapters=(Prefix(P),), dtype=torch.float64)
+    bank, asked, owners = bank_of(backbone, 2), [[3, 4], [3, 4], [5], [3, 4], [6, 7, 8]], [0, 0, 0, 1, 1]
+    together = decode(backbone, asked, 4, (), bank, owners, samples_at_once=at_once)
+    for answer, prompt, owner in zip(together, asked, owners, strict=True):
+        (alone,) = decode(backbone, [prompt], 4, (), bank, [owner])
+        assert answer.ids == alone.ids
+        np.testing.assert_allclose(answer.log_probs, alone.log_probs, rtol=1e-9)
+
+
 def test_prefixes_beside_lora_and_bottlenecks_under_a_cut_are_restored_as_they_were(tmp_path):
     settings = ("method.lora.rank=2", "method.bottleneck.width=4", PREFIXES[1], "method.optimiser.learning_rate=0.05")
     observer = Silent()

@@ -309,7 +309,9 @@ class _Filling(RaggedLayout):
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
         if rule.before is not None:
             keys, values = rule.before
-            rows, places = torch.cartesian_prod(*(torch.arange(n, device=key.device) for n in keys.shape[:2])).unbind(1)
+            ends_S = torch.tensor(self.lengths, device=key.device).cumsum(0)
+            places = torch.arange(keys.shape[1], device=key.device).repeat(len(ends_S))
+            rows = self.rows_N[ends_S - 1].repeat_interleave(keys.shape[1])
             self.cache.write(layer, rows, places, keys.flatten(0, 1), values.flatten(0, 1))
         return super().attend(layer, query, key, value, rule)
 
