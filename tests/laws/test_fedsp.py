@@ -173,9 +173,14 @@ def test_without_the_clients_the_server_goes_on_from_its_own():
         assert all(torch.equal(t, ends[1][site][name]) for name, t in own.items())
 
 
-def test_server_steps_go_with_clients_that_train_the_servers_model(tmp_path):
+@pytest.mark.parametrize(
+    "part",
+    [(), ("method.sharing.shared_layers=2",), ("method.sharing.trained_layers=2",), ("method.mixing.kind=frozen_a",)],
+    ids=["all", "last_blocks_shared", "last_blocks_trained", "frozen_a"],
+)
+def test_server_steps_go_with_clients_that_train_the_servers_model(part, tmp_path):
     settings = ("world.data.server_samples=9", 'method.server_steps={"steps":2}', "run.rounds=1")
-    train(small("fedavg_lora", *settings), tmp_path / "run")
+    train(small("fedavg_lora", *settings, *part), tmp_path / "run")
     (record,) = read_rounds(tmp_path / "run")
     assert record["server_loss"] > 0
     assert record["planned"] == record["charged"]

@@ -43,7 +43,8 @@ class ServerTraining:
 
     def __call__(self, index: int, mixture: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The adapters after a round's steps, from its mixture or from what the server had before."""
-        start, stacks = mixture if self.part.from_clients else before, dict(named_matrices(self.cohort.bank.local))
+        start = mixture if self.part.from_clients else before  # without what is frozen, which all hold alike
+        stacks = {name: stack for name, stack in named_matrices(self.cohort.bank.local) if name in start}
         for name, stack in stacks.items():
             stack.detach()[0].copy_(start[name])
         losses = list[float]()

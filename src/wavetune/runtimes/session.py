@@ -266,7 +266,8 @@ def server_of(recipe: Recipe, backbone: Backbone, rank_K: tuple[int, ...]) -> Co
     placement = Placement(layers, (layers,), (None,), (1.0,), split=False)
     cohort = cohort_of(recipe, backbone, placement, (max(rank_K),), Door())
     shared = recipe.method.sharing.names(cohort.bank.sites, layers, "shared")
-    bank = cohort.bank.only({site.kind for site in cohort.bank.sites if site.name in shared})
+    local = {name: stacks for name, stacks in cohort.bank.local.items() if name in shared}
+    bank = replace(cohort.bank, sites=tuple(site for site in cohort.bank.sites if site.name in shared), local=local)
     return replace(cohort, bank=bank, optimiser=StackedOptimiser(bank, recipe.method.optimiser), proximal=0.0, turns=())
 
 
