@@ -34,15 +34,21 @@ _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
 _WIDE = 5e-3  # of a delay; a gap that integer programs are asked to close
+_FEW_HALVINGS = 10  # where the gap need not be closed
 _OPEN_SHARE = 0.03  # of what both ways leave open, within which the uplink alone is planned
 
 
-def plan_common_cut(problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None) -> Plan:
-    """Plan with one cut and one rank for all clients; arguments and result are those of `planner.plan`."""
+def plan_common_cut(
+    problem: Problem, time_limit_s: float | None = None, warm_start: Plan | None = None, closes: bool = True
+) -> Plan:
+    """Plan with one cut and one rank for all clients; arguments and result are those of `planner.plan`.
+
+    Unless it `closes` the gap of both ways, they keep the owners and the bound that come soon.
+    """
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason)
-    return search_common_cut(problem, feasible.pairs, time_limit_s, warm_start).best_plan()
+    return search_common_cut(problem, feasible.pairs, time_limit_s, warm_start, closes).best_plan()
 
 
 def search_common_cut(
@@ -50,10 +56,11 @@ def search_common_cut(
     pairs: Sequence[tuple[int, int]],
     time_limit_s: float | None = None,
     warm_start: Plan | None = None,
+    closes: bool = True,
 ) -> CommonCutSearch:
     """The search at its end, with what it proved; over at least one pair of cut and rank, each with a plan."""
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
-    search = CommonCutSearch(problem, pairs_of(problem, pairs), warm_start)
+    search = CommonCutSearch(problem, pairs_of(problem, pairs), warm_start, closes)
     search.run(clock)
     return search
 
@@ -141,8 +148,10 @@ def pairs_of(problem: Problem, pairs: Sequence[tuple[int, int]]) -> list[CutRank
 class CommonCutSearch:
     """State of a search: what is known of the fed band and, per pair, of the main band."""
 
-    def __init__(self, problem: Problem, pairs: list[CutRankPair], warm_start: Plan | None) -> None:
-        self.problem, self.pairs = problem, pairs
+    def __init__(
+        self, problem: Problem, pairs: list[CutRankPair], warm_start: Plan | None, closes: bool = True
+    ) -> None:
+        self.problem, self.pairs, self.closes = problem, pairs, closes
         self.warm = warm_start if warm_start is not None and warm_start.status == "ok" else None
         self.tolerance = _TOLERANCE if self.warm is None else _WARM_TOLERANCE
         self.main = BandTables(problem.main, problem.tx_power_max_w_K)
@@ -283,9 +292,10 @@ class CommonCutSearch:
         clock: Clock,
     ) -> TwoWays:
         """Owners and bound of both ways; in tiny bands by integer programs where all else leaves a wide gap."""
-        known = ways.solve(known, prices, up_s, gap_s, beat_s, self.effort, clock)
+        effort = self.effort if self.closes else replace(self.effort, programs=0, halvings=_FEW_HALVINGS)
+        known = ways.solve(known, prices, up_s, gap_s, beat_s, effort, clock)
         open_s = min(known.delay_s, beat_s) - known.bound_s
-        if self.warm is not None or clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:
+        if not self.closes or self.warm is not None or clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:
             return known
         return ways.close(known, up_s, gap_s, beat_s) if is_tiny(ways.uplink) else known
 

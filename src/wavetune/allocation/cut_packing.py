@@ -47,11 +47,12 @@ _NODES = 300  # sets that are looked at for one cheapest set
 _COLUMNS = 60  # sets of a cut in a program
 _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _WATT = 1e-9  # least weight of the total power, in shares of the round
-_EVEN = (0.01, 0.03, 0.1, 0.2)  # weights of a band's subchannels to start from, in shares of the round
+_WEIGHTS = (0.01, 0.03, 0.1, 0.2)  # of a band's subchannels, in shares of the round, at which sets are looked for first
+_EVEN = 0.2  # share of alike prices of all clients' seconds in those to start from
 _ROOT_PROGRAMS, _PROGRAMS = 30, 6  # for an option set, and for each of its parts
 _RADIUS, _CHILD_RADIUS, _LEAST_RADIUS, _SHRINK = 0.5, 0.05, 1e-3, 0.3  # of prices' moves, in shares of even ones
 _GROWS = 0.2  # share of a foreseen gain from which on the radius is doubled
-_FAR = 0.2  # radius up to which it is foreseen what prices may still gain
+_FAR = 1.0  # radius up to which it is foreseen what prices may still gain
 _NARROW = 0.2  # share of what is missing to which prices are moved
 _SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
 _PAYS, _STALE, _LOOK = 0.1, 2, 40  # share of what is missing that programs have to gain: one of so many, or all of them
@@ -230,7 +231,7 @@ class _Node(NamedTuple):
     edges_T2: Array
     allowed_KC: BoolArray
     hears: tuple[BoolArray, BoolArray]
-    prices: Prices
+    prices: Prices = Prices(np.zeros(0), np.zeros(0), 0.0, np.zeros((0, 0)))
     radius: float = _RADIUS
     solved: _Solved | None = None
     choice_KC: Array | None = None
@@ -313,6 +314,7 @@ class CutPacking:
         known: list[tuple[IntArray, IntArray]],
         least_s: list[list[float]],
         lower_s: list[float],
+        near_of: Callable[[int], tuple[Array, Array]],
         goal_of: Callable[[], float],
         tell: Callable[[Found], None],
         programs: int,
@@ -323,6 +325,8 @@ class CutPacking:
             known: owners of both bands to start from.
             least_s: what is proved of U, D, F and G (with shares of P, F and G) in each option set.
             lower_s: what is proved of the total delay in each option set.
+            near_of: prices of an option set to start from: the sums of weights of each band and, where it is shared,
+                of the server, and the price of each client's seconds.
             goal_of: total delay that is of interest.
             tell: is handed what programs suggest.
             programs: how many are solved at most.
@@ -333,13 +337,17 @@ class CutPacking:
                 clients = np.arange(len(band.most_K))
                 band.add(clients, owner_M[None] == clients[:, None])
         queue: list[_Node] = []
-        prices = None
+        K = len(self.bands[0].most_K)
+        even_KT, shares = np.tile(self.times_T / K, (K, 1)), _WEIGHTS
         for node in sorted(self._root(*root) for root in zip(range(len(least_s)), least_s, lower_s, strict=True)):
             if node.bound_s >= goal_of():
                 continue
-            node = node._replace(prices=prices or self._first_prices(node))
-            node, prices = self._bounded(node, _ROOT_PROGRAMS), node.prices
-            prices = node.prices
+            goal_s = goal_of() / self.option_sets[node.option_set].rounds
+            for share in shares:  # sets to start with, of cheap and of dear subchannels
+                self._choice(node, self._prices(share * goal_s * np.array([1.0, 1.0, 3.0]), even_KT), goal_s)
+            weight_W, late_KT = near_of(node.option_set)
+            prices = self._prices(weight_W, (1 - _EVEN) * late_KT + _EVEN * even_KT)
+            shares, node = (), self._bounded(node._replace(prices=prices), _ROOT_PROGRAMS)
             if node.bound_s < np.inf:
                 queue.append(node)
         heapq.heapify(queue)
@@ -363,25 +371,20 @@ class CutPacking:
     def _root(self, i: int, least: list[float], lower_s: float) -> _Node:
         """All of an option set, with what is known of its seconds."""
         one, first_T = self.option_sets[i], np.array(least)
-        least_work_s = float(np.sum(np.min(np.where(one.allowed_KC, one.work_s_KC, np.inf), axis=1)))
-        least_work_s *= not self.shared
-        room_s = max(0.0, self.goal_of() / one.rounds - least_work_s - float(self.times_T @ first_T))
-        edges_T2 = np.stack((first_T, first_T + room_s / self.times_T), axis=1)
         hears = [np.ones(band.problem.log_KM.shape, np.bool_) for band in self.bands]
-        bound_s = max(lower_s, one.rounds * (least_work_s + float(self.times_T @ first_T)))
-        return _Node(bound_s, i, i, edges_T2, one.allowed_KC, (hears[0], hears[1]), self._even_prices(0.0))
+        node = _Node(lower_s, i, i, np.stack((first_T, first_T), axis=1), one.allowed_KC, (hears[0], hears[1]))
+        soonest_s = self._soonest_s(node)
+        last_T = first_T + max(0.0, self.goal_of() / one.rounds - soonest_s) / self.times_T
+        edges_T2 = np.stack((first_T, last_T), axis=1)
+        return node._replace(bound_s=max(lower_s, one.rounds * soonest_s), edges_T2=edges_T2)
 
-    def _even_prices(self, weight_s: float) -> Prices:
-        """All subchannels of a band alike, together `weight_s`, the server more, and all clients' seconds alike too."""
-        K = len(self.bands[0].most_K)
-        main_M1, fed_M1 = (np.full(band.num_weights, weight_s / band.num_weights) for band in self.bands)
-        return Prices(main_M1, fed_M1, 3 * weight_s * self.shared, np.tile(self.times_T / K, (K, 1)))
-
-    def _first_prices(self, node: _Node) -> Prices:
-        """The best of a few even prices."""
-        goal_s = self.goal_of() / self.option_sets[node.option_set].rounds
-        tried = [self._even_prices(goal_s * share) for share in _EVEN]
-        return max(tried, key=lambda prices: self._bound(node, prices, self._choice(node, prices, goal_s)))
+    def _prices(self, weight_W: Array, late_KT: Array) -> Prices:
+        """All subchannels of a band alike."""
+        main_M1, fed_M1 = (
+            np.full(band.num_weights, weight / band.num_weights)
+            for band, weight in zip(self.bands, weight_W.tolist(), strict=False)
+        )
+        return Prices(main_M1, fed_M1, float(np.sum(weight_W[2:])) * self.shared, late_KT)
 
     def _divided(self, node: _Node, number: int) -> list[_Node]:
         """Both parts of a node, bounded: by when the latest of the mixed sets are done, a client's cut, or an owner."""
@@ -472,7 +475,13 @@ class CutPacking:
         slope_T = self.times_T - np.sum(prices.late_KT, axis=0)
         at_T = np.where(slope_T >= 0, node.edges_T2[:, 0], node.edges_T2[:, 1])
         paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1) + prices.server)
-        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s
+        value_s = float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s
+        return max(value_s, self._soonest_s(node))  # where that is no better than the goal, no program has a solution
+
+    def _soonest_s(self, node: _Node) -> float:
+        """A node's first seconds and, where it is not shared, the server's least work."""
+        work_s_KC = np.where(node.allowed_KC, self.option_sets[node.option_set].work_s_KC * (not self.shared), np.inf)
+        return float(self.times_T @ node.edges_T2[:, 0] + np.sum(np.min(work_s_KC, axis=1)))
 
     def _choice(self, node: _Node, prices: Prices, goal_s: float) -> Array:
         """The least that cuts cost at prices, [K, C] (s), infinite where a cut cannot be."""

@@ -33,7 +33,7 @@ from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts, rate_costs
 from wavetune.allocation.relaxation import Choices, Pick, bound_shared, bound_together
-from wavetune.allocation.shared_in_time import suited_choices
+from wavetune.allocation.shared_in_time import suited_choices, suited_prices
 from wavetune.allocation.water_filling import BandProblem, optimal_power
 from wavetune.units import Array
 
@@ -279,6 +279,9 @@ class DecisionSearch:
                 decision = evaluator.balance_shares(self._assign_subchannels(decision, self.clock))
             self._keep_better(decision)
 
+        def near(i: int) -> tuple[Array, Array]:
+            return suited_prices(evaluator, self.option_sets[i], self.best.delay_s / self.option_sets[i].rounds)
+
         least_s: list[list[float]] = []
         for option_set in self.option_sets:
             choices = self._choices(option_set)
@@ -290,7 +293,7 @@ class DecisionSearch:
                 step_s = [float(np.max(_least(option_set, up_s_KC))), choices.least_back_s]
             least_s.append([*step_s, *self._least_fed_s(option_set, proof)])
         packing.run(
-            [(best.main_owner_M, best.fed_owner_M)], least_s, self.lower_s,
+            [(best.main_owner_M, best.fed_owner_M)], least_s, self.lower_s, near,
             lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell, int(_PACKING_PROGRAMS / np.sqrt(size)),
         )  # fmt: skip
         self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]

@@ -38,10 +38,12 @@ def plan_per_client(
     both = problem.cut_per_client and problem.share_server
     plain = replace(problem, share_server=False, cut_per_client=both, rank_slack=None)
     common_s = None if time_limit_s is None else 0.5 * time_limit_s
+    # where clients may differ, what one cut for all could still gain matters only if the search ends no better
+    closes = common_s is not None or warm_start is not None or not (problem.cut_per_client or problem.share_server)
     if both:
         common = plan_per_client(plain, common_s, warm_start, packs=False)
     else:
-        common = plan_common_cut(plain, common_s, warm_start)
+        common = plan_common_cut(plain, common_s, warm_start, closes)
     if common.status != "ok" and problem.cut_per_client:
         common = _with_few_senders(problem) or common
     if common.status != "ok":
@@ -77,6 +79,9 @@ def plan_per_client(
             return known[-1:]
 
         search.run(warm, packed)
+        if packs and not both and not closes and search.best.delay_s > common.lower_bound_s:
+            one_for_all = plan_common_cut(plain)
+            known += [_decision(evaluator, one_for_all)] if one_for_all.status == "ok" else []
         # where rates grow in steps the search compares least concave rates above them, and plans by the steps
         plans = [search.plan(), *(replace(evaluator.plan_of(one), lower_bound_s=0.0) for one in known)]
         plan = min(plans, key=lambda p: p.delay_s)

@@ -7,10 +7,16 @@ s_k besides a_k costs least, for a price q of the server, with
     a_k (T - other_k) = A_k + sqrt(q A_k W_k),    s_k (T - other_k) = W_k + sqrt(A_k W_k / q),
 A_k the client's seconds in a band of its own both ways, W_k those at a server of its own; at the best q both add up to
 1 at the same T. Clients change their cuts in turns, as long as the round gets shorter.
-Shape suffixes: K clients, C cuts, M subchannels.
+
+Prices as those of `cut_packing` cost little here: at a weight w of a band and a price l of its seconds a client's
+cheapest share costs 2 sqrt(w l seconds). From the best of them the packing of whole subchannels starts near its end.
+Shape suffixes: K clients, C cuts, M subchannels, W weights of both bands and, where it is shared, the server, T for
+the last seconds that count.
 """
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 import numpy as np
 
@@ -23,6 +29,7 @@ from wavetune.units import Array
 
 _TURNS, _NEWTON, _HALVINGS = 6, 8, 14
 _MOST_LOG_PRICE = 12.0  # of the server in units of the band
+_PRICE_TURNS, _SOFT = 100, 0.01  # of prices' search; share of the round within which a client's cuts count alike
 
 
 @part
@@ -89,15 +96,8 @@ def suited(cost_6KC: Array, allowed_KC: BoolArray, steps: int, shared: bool, cho
 def suited_choices(evaluator: Evaluator, one: Options) -> list[tuple[float, IntArray]]:
     """Some choices that suit an option set, and the total delay that they would have (s)."""
     problem, C = evaluator.problem, one.num_cuts
-    (up_K, down_K), (fed_up_K, fed_down_K) = (
-        _rates(tables, problem.price_downlink) for tables in (evaluator.main, evaluator.fed)
-    )
-    fed_KC = transfer_s(one.fed_bits_KC, fed_up_K) + transfer_s(
-        one.fed_bits_KC * problem.costs.download_share, fed_down_K
-    )
-    up_KC, down_KC = transfer_s(one.up_bits_KC, up_K), transfer_s(one.down_bits_KC, down_K)
-    cost_6KC = np.stack((one.ready_s_KC, one.back_s_KC, one.work_s_KC, up_KC, down_KC, fed_KC))
-    allowed_KC = one.allowed_KC & np.all(np.isfinite(cost_6KC), axis=0)
+    seconds_7KC, allowed_KC = _seconds(evaluator, one)
+    cost_6KC = np.concatenate((seconds_7KC[:5], np.sum(seconds_7KC[5:], axis=0, keepdims=True)))
     if not np.all(np.any(allowed_KC, axis=1)):
         return []
     found: dict[bytes, tuple[float, IntArray]] = {}
@@ -107,6 +107,80 @@ def suited_choices(evaluator: Evaluator, one: Options) -> list[tuple[float, IntA
         round_s = suited(cost_6KC, allowed_KC, problem.local_steps, problem.share_server, choice_K)
         found[choice_K.tobytes()] = one.rounds * round_s, choice_K
     return list(found.values())
+
+
+def suited_prices(evaluator: Evaluator, one: Options, goal_s: float) -> tuple[Array, Array]:
+    """Prices of a round near the best that bands shared in time allow, for rounds of about `goal_s`.
+
+    Returns the weights of the bands and, where it is shared, the server [W] (s), and the price of a second of each
+    client [K, T].
+    """
+    from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
+
+    problem = evaluator.problem
+    shared, steps = problem.share_server, problem.local_steps
+    (ready_KC, back_KC, work_KC, up_KC, down_KC, fed_up_KC, fed_down_KC), allowed_KC = _seconds(evaluator, one)
+    K, times_T, least_s = len(allowed_KC), np.array([steps, steps, 1.0, 1.0][shared:]), 1e-12 * goal_s
+    soft_s, W = _SOFT * goal_s / K, 2 + shared
+
+    def prices(log_N: Array) -> tuple[Array, Array]:
+        share_KT = log_N[W:].reshape(K, -1)
+        share_KT = np.exp(share_KT - np.max(share_KT, axis=0))
+        return goal_s * np.exp(np.clip(log_N[:W], -30.0, 30.0)), times_T * share_KT / np.sum(share_KT, axis=0)
+
+    def missing(log_N: Array) -> tuple[float, Array]:
+        """What prices prove too little of the goal, and its slope."""
+        weight_W, late_KT = prices(log_N)
+        late_KT1 = late_KT[:, :, None]
+        late_up_K1, late_down_K1 = late_KT1[:, 0], late_KT1[:, 1 - shared]
+        air_KC = late_up_K1 * up_KC + late_down_K1 * down_KC + least_s
+        fed_air_KC = late_KT1[:, -2] * fed_up_KC + late_KT1[:, -1] * fed_down_KC + least_s
+        served_KC = late_up_K1 * work_KC + least_s
+        priced = (air_KC, fed_air_KC, served_KC)[:W]
+        half_W = [np.sqrt(weight * x_KC) for weight, x_KC in zip(weight_W, priced, strict=True)]
+        cost_KC = late_up_K1 * ready_KC + late_down_K1 * back_KC + 2 * sum(half_W) + (0 if shared else steps * work_KC)
+        least_K1 = np.min(np.where(allowed_KC, cost_KC, np.inf), axis=1, keepdims=True)
+        chosen_KC = np.where(allowed_KC, np.exp((least_K1 - cost_KC) / soft_s), 0.0)
+        total_K1 = np.sum(chosen_KC, axis=1, keepdims=True)
+        chosen_KC /= total_K1
+        value_s = np.sum(least_K1 - soft_s * np.log(total_K1)) - np.sum(weight_W)
+        up_s_KC, down_s_KC = ready_KC + half_W[0] * up_KC / air_KC, back_KC + half_W[0] * down_KC / air_KC
+        fed_s_2KC = [half_W[1] * x_KC / fed_air_KC for x_KC in (fed_up_KC, fed_down_KC)]
+        step_s = [up_s_KC + down_s_KC + half_W[2] * work_KC / served_KC] if shared else [up_s_KC, down_s_KC]
+        slope_KT = late_KT * np.stack([np.sum(chosen_KC * x_KC, axis=1) for x_KC in (*step_s, *fed_s_2KC)], axis=1)
+        slope_KT -= late_KT / times_T * np.sum(slope_KT, axis=0)
+        slope_W = [np.sum(chosen_KC * x_KC) - weight for weight, x_KC in zip(weight_W, half_W, strict=True)]
+        return -float(value_s) / goal_s, -np.concatenate((slope_W, slope_KT.ravel())) / goal_s
+
+    start_N = np.concatenate((np.full(W, np.log(0.1)), np.zeros(K * len(times_T))))
+    found = cast(Any, optimize).minimize(
+        missing, start_N, jac=True, method="L-BFGS-B", options={"maxiter": _PRICE_TURNS}
+    )  # fmt: skip
+    return prices(found.x)
+
+
+def _seconds(evaluator: Evaluator, one: Options) -> tuple[Array, BoolArray]:
+    """Seconds of each cut if a client had each band and the server to itself, [7, K, C], and which cuts can be.
+
+    Ready to send, after the way back, at the server, both ways of the main band, and both ways of the fed band.
+    """
+    problem = evaluator.problem
+    (up_K1, down_K1), (fed_up_K1, fed_down_K1) = (
+        _rates(tables, problem.price_downlink) for tables in (evaluator.main, evaluator.fed)
+    )
+    seconds_7KC = np.stack(
+        (
+            one.ready_s_KC,
+            one.back_s_KC,
+            one.work_s_KC,
+            transfer_s(one.up_bits_KC, up_K1),
+            transfer_s(one.down_bits_KC, down_K1),
+            transfer_s(one.fed_bits_KC, fed_up_K1),
+            transfer_s(one.fed_bits_KC * problem.costs.download_share, fed_down_K1),
+        )
+    )
+    allowed_KC = one.allowed_KC & np.all(np.isfinite(seconds_7KC), axis=0)
+    return np.where(allowed_KC, seconds_7KC, 0.0), allowed_KC
 
 
 def _rates(tables: BandTables, priced: bool) -> tuple[Array, Array]:

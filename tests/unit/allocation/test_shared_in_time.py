@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from scipy.optimize import brentq
 
+from wavetune.allocation.decision import Evaluator, options_of
 from wavetune.allocation.planner import plan
-from wavetune.allocation.shared_in_time import suited
+from wavetune.allocation.shared_in_time import suited, suited_choices, suited_prices
 
 
 def draw(seed, K, C):
@@ -60,13 +61,43 @@ def test_no_single_client_would_be_better_off_with_another_cut(shared):
         assert found_s <= round_s(cost_6KC, other_K, shared) * (1 + 1e-6)
 
 
-@pytest.mark.parametrize(("clients", "seed"), [(5, 2), (12, 1)])
-def test_first_plans_have_many_deep_cuts_where_these_pay_only_together(clients, seed):
+def drawn(kind, clients, seed):
+    """A problem of a hard class with 20 subchannels."""
     path = Path(__file__).parents[3] / "benchmarks" / "planner_classes.py"
     spec = importlib.util.spec_from_file_location("planner_classes", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    problem = module.problem_of("both ways, cuts per client, slow server", clients, 20, seed)
+    return module.problem_of(kind, clients, 20, seed)
+
+
+@pytest.mark.parametrize("kind", ["cuts per client", "cuts and shares"])
+@pytest.mark.parametrize("seed", range(3))
+def test_prices_of_bands_shared_in_time_prove_nearly_all_of_a_round_with_the_best_cuts_there(kind, seed):
+    problem = drawn(f"{kind}, slow server", 6, seed)
+    evaluator, one = Evaluator(problem), options_of(problem, problem.ranks[0])
+    round_s = min(suited_choices(evaluator, one), key=lambda found: found[0])[0] / one.rounds
+    weight_W, late_KT = suited_prices(evaluator, one, round_s)
+    assert np.sum(late_KT, axis=0) == pytest.approx([3, 3, 1, 1][problem.share_server :])
+    power_w_K1 = np.full((6, 1), 6 * min(1.0, problem.main.total_power_max_w / 6) / 20)
+    rate_K1, fed_rate_K1 = (
+        5e5 * np.sum(np.log2(1 + band.snr_per_w_KM * power_w_K1), axis=1, keepdims=True)
+        for band in (problem.main, problem.fed)
+    )
+    late_K1T, air_s_KC = late_KT[:, None, :], one.up_bits_KC / rate_K1
+    fed_s_KC = 2 * np.sqrt(weight_W[1] * late_K1T[..., -2] * one.fed_bits_KC / fed_rate_K1)
+    late_back_K1 = late_K1T[..., 0 if problem.share_server else 1]
+    own_s_KC = late_K1T[..., 0] * one.ready_s_KC + late_back_K1 * one.back_s_KC
+    air_s_KC = 2 * np.sqrt(weight_W[0] * late_K1T[..., 0] * air_s_KC)
+    work_s_KC = 3 * one.work_s_KC
+    if problem.share_server:
+        work_s_KC = 2 * np.sqrt(weight_W[2] * late_K1T[..., 0] * one.work_s_KC)
+    proved_s = np.sum(np.min(own_s_KC + air_s_KC + work_s_KC + fed_s_KC, axis=1)) - np.sum(weight_W)
+    assert 0.85 * round_s < proved_s < round_s * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("clients", "seed"), [(5, 2), (12, 1)])
+def test_first_plans_have_many_deep_cuts_where_these_pay_only_together(clients, seed):
+    problem = drawn("both ways, cuts per client, slow server", clients, seed)
     first = plan(problem, time_limit_s=1e-9)
     assert first.delay_s < 0.9 * plan(replace(problem, cut_per_client=False)).delay_s
     assert np.sum(first.cut_K > 1) > 2
