@@ -69,4 +69,5 @@ def _live(out: Connection, err: Connection, function: Callable[..., Any], argume
     for pipe, number in ((out, 1), (err, 2)):
         os.dup2(pipe.fileno(), number)
         pipe.close()
+    sys.stdout, sys.stderr = (open(number, "w", buffering=1, encoding="utf-8", closefd=False) for number in (1, 2))  # noqa: SIM115
     function(*arguments)
