@@ -129,14 +129,14 @@ class Agent:
     def _ready(self, order: RoundOrder) -> Device:
         """The device as it is at the start of the order's round."""
         wanted = (order.run, order.recipe, tuple(order.cuts), tuple(order.ranks), order.bf16)
-        if self._device is None or self._built != wanted:
+        # whose report came too late is asked for what it has done
+        latest = order.round + (order.listen or order.HasField("align"))
+        if self._device is None or self._built != wanted or min(self._states, default=0) > latest:
             self._device, self._built = build_device(order, self.client, self.say, self.allowed), wanted
             if self._device.recipe.method.alignment is not None and self.folder is None:
                 raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
             self._turn_to(order.run)
             self._states.setdefault(0, self._device.state())
-        # whose report came too late is asked for what it has done
-        latest = order.round + (order.listen or order.HasField("align"))
         self._states = {done: state for done, state in self._states.items() if done <= latest}
         self._device.load_state(self._states[max(self._states)])
         if order.adapters:

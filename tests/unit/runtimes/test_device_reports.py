@@ -112,3 +112,10 @@ def test_the_loss_of_a_device_that_is_lost_before_it_tells_one_is_unknown_and_no
     record = told(outcome)
     assert record["train_loss_K"][LIAR] is None
     assert record["train_loss"] > min(loss for loss in record["train_loss_K"] if loss is not None)
+
+
+def test_servers_that_go_back_behind_all_that_devices_keep_have_them_begin_anew(tmp_path):
+    with deployed(small("fedavg_lora", "run.rounds=3"), tmp_path / "certificates") as servers:
+        play(servers, 3)  # of which each keeps two states
+        (again,) = play(servers, 1)
+    assert not told(again).get("lost")
