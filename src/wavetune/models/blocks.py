@@ -187,7 +187,7 @@ def _forward(
     cos, sin = (angle[0].contiguous() for angle in cast(tuple[Tensor, Tensor], angles))
     turns, rule = (cos, sin), replace(names.rule, reach=mask)
     if (places := short_rows(rule)) is not None:
-        attention = ShortAttention(places, names.head, rule.scaling or names.head**-0.5, turns)
+        attention = ShortAttention(places, names.head, rule.factor(names.head), turns)
     else:
         attention = _Attention(partial(attended, block.get_submodule(names.attention), rule=rule), names.head, turns)
     parts = _Parts(maps, norms, names.gated.a, names.gated.b, attention)

@@ -83,6 +83,10 @@ class Rule:
     sinks: Tensor | None = None
     before: tuple[Tensor, Tensor] | None = None
 
+    def factor(self, width: int) -> float:
+        """Of the products of queries and keys of so many values: 1 / sqrt(width) unless `scaling` says another."""
+        return width**-0.5 if self.scaling is None else self.scaling
+
 
 @dataclass(frozen=True)
 class RaggedLayout:
@@ -285,8 +289,7 @@ def ragged_attention(query: Tensor, key: Tensor, value: Tensor, layout: RaggedLa
     """
     wide = query.dtype == torch.float32 and query[0].numel() >= LEAST_WIDTH
     if wide and (places := layout.short_rows(rule)) is not None:
-        scaling = query.shape[2] ** -0.5 if rule.scaling is None else rule.scaling
-        return attend(query, key, value, places, scaling)
+        return attend(query, key, value, places, rule.factor(query.shape[2]))
     if layout.slot_N is not None:
         rows = layout.padded_tokens
         query, key, value = (_Pad.apply(x, layout.slot_N, rows) for x in (query, key, value))
@@ -322,8 +325,7 @@ def attention(
         )
     heads = query.shape[1] // key.shape[1]
     key, value = (x.repeat_interleave(heads, 1) for x in (key, value))
-    scaling = query.shape[-1] ** -0.5 if rule.scaling is None else rule.scaling
-    scores = query @ key.transpose(2, 3) * scaling
+    scores = query @ key.transpose(2, 3) * rule.factor(query.shape[-1])
     if rule.softcap is not None:
         scores = torch.tanh(scores / rule.softcap) * rule.softcap
     if causal:
