@@ -42,7 +42,11 @@ class Requests:
 
     def __next__(self) -> bytes:
         self.waiting = True
-        frame = next(self._frames)
+        try:
+            frame = next(self._frames)
+        except grpc.RpcError as error:  # the other side is gone
+            error.__traceback__ = None  # gRPC keeps the error with its call, which would keep itself by these frames
+            raise StopIteration from None
         self.spoken, self.waiting = True, False
         return frame
 

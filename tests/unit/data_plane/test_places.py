@@ -1,5 +1,6 @@
 """No party keeps another from its place, however many streams it opens and however little it says."""
 
+import gc
 import queue
 import time
 
@@ -121,6 +122,21 @@ def test_a_stream_that_was_given_up_while_its_next_frame_was_awaited_ends(opened
     opened.plane.give_up(0, "client 0 did not answer in time")
     all_end_but(0, [slow])
     assert not other.done()
+
+
+def test_streams_that_a_device_broke_off_are_forgotten_at_once(opened, hall):
+    """gRPC refuses a connection's streams while about 100 that ended are in memory; a run has one or more a round."""
+    channel = connect(hall.address, read_identity(hall.folder / "device-00"))
+    gc.disable()  # among a model's many objects it seldom looks at old ones
+    try:
+        for _ in range(200):
+            token = opened.plane.open_round(0, [contract(0)])[0]
+            hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+            stream = hall.stream("device-00", hello.SerializeToString(), channel=channel)
+            next(stream)
+            stream.cancel()
+    finally:
+        gc.enable()
 
 
 def test_who_is_refused_is_told_to_the_servers_a_few_times(opened, hall):
