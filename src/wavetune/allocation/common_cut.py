@@ -225,8 +225,10 @@ class CommonCutSearch:
             return owners if known is None else [known.owner_M, *owners]
         if known is not None:
             return [known.owner_M]
-        warm_M = (self.warm.fed if band else self.warm.main).owner_M
-        return [warm_M if warm_M.shape == incumbent.owner_M.shape else incumbent.owner_M]
+        warm_M = (self.warm.fed if band else self.warm.main).owner_M  # none of who sat out of that plan
+        senders = np.flatnonzero((self.fed_problem if band else self.main_problems[i]).need_K > 0)
+        serves = warm_M.shape == incumbent.owner_M.shape and bool(np.isin(senders, warm_M).all())
+        return [warm_M if serves else incumbent.owner_M]
 
     @cached_property
     def _greedy_owners(self) -> list[tuple[IntArray, IntArray]]:
