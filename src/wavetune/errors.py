@@ -50,6 +50,10 @@ class PlanError(WavetuneError, RuntimeError):
     """A planner broke a constraint of its own problem: a fault of wavetune, not of its user."""
 
 
+class PartError(WavetuneError, RuntimeError):
+    """The code of somebody else's part failed, or returned what cannot be used; names part, method, file and line."""
+
+
 class RunFolderError(WavetuneError, OSError):
     """A run folder cannot be written, read or continued."""
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from wavetune.errors import ConfigError
 from wavetune.given import function_of, is_given
+from wavetune.guarded import line_of, told
 
 LONGEST_IMPORT_S = 120.0
 
@@ -72,7 +73,7 @@ def _module(place: str, what: str) -> ModuleType:
     if not done:
         raise ConfigError(f"the import of {what} has not ended after {LONGEST_IMPORT_S:g} s")
     if isinstance(done[0], BaseException):
-        raise ConfigError(f"cannot import {what}: {type(done[0]).__name__}: {done[0]}") from done[0]
+        raise ConfigError(f"cannot import {what}{line_of(done[0], place)}: {told(done[0])}") from done[0]
     return done[0]
 
 

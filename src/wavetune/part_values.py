@@ -29,7 +29,14 @@ def values_of(value: Any) -> Any:
         return {"kind": cast(Part, value).kind, **own} if seam_of(type(value)) is not None else own
     if isinstance(value, Mapping):
         return {str(key): values_of(one) for key, one in value.items()}
-    return [values_of(one) for one in value] if isinstance(value, list | tuple) else value
+    if isinstance(value, list | tuple):
+        return [values_of(one) for one in value]
+    if not isinstance(value, str | int | float | None):
+        raise ConfigError(
+            f"a field of a part holds {type(value).__name__}, which a recipe cannot; let it hold numbers, texts, "
+            "lists, mappings or parts"
+        )
+    return value
 
 
 def read_part(kind: Any, values: Any, path: str = "", packages: Collection[str] | None = None) -> Any:

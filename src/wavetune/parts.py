@@ -17,6 +17,7 @@ from typing import Any, ClassVar, TypeGuard, TypeVar, cast
 
 from wavetune.errors import ConfigError, nearest
 from wavetune.foreign import allows, imported
+from wavetune.guarded import Checks, guard
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ class Part:
     home: ClassVar[str] = ""  # of a seam: module or package of the kinds that are named without a path
     needs: ClassVar[tuple[Fact, ...]] = ()
     removes: ClassVar[tuple[Fact, ...]] = ()
+    checks: ClassVar[Checks] = {}  # of a seam: of what other people's methods return
 
     def __init_subclass__(cls) -> None:
         if Part in cls.__bases__:
@@ -63,6 +65,7 @@ class Part:
             own = f"{cls.__module__}.".startswith(f"{cls.home}.")
             name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
             cls.kind = name if own else f"{cls.__module__}:{cls.__qualname__}"
+        guard(cls, cls.kind)
 
     def needed(self) -> tuple[Fact, ...]:
         """What this part, as it is configured, cannot do without."""

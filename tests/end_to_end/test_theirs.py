@@ -68,7 +68,7 @@ def test_it_is_continued_to_the_same_end(whole, tmp_path):
 
 def test_it_is_shown_planned_and_swept(whole, tmp_path):
     shown = wavetune("show", MINE, "--set", "method.mixing.rate=0.5", "--set", "method.filters.chi=3")
-    assert json.loads(shown.out)["method"]["mixing"] == {"kind": "theirs.mixing:Damped", "rate": 0.5}
+    assert json.loads(shown.out)["method"]["mixing"] == {"kind": "theirs.mixing:Damped", "rate": 0.5, "momentum": 0.5}
     assert json.loads(shown.out)["method"]["filters"][0]["chi"] == 3.0
     assert wavetune("plan", MINE, *settings()).code == 0
     over = ("--over", "method.mixing.rate=0.5,1", "--seeds", 1, "--methods", "greedy", "--jobs", 1)

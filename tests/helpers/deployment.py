@@ -62,7 +62,7 @@ def play(servers: Servers, rounds: int, before_mixing: Callable[[], None] | None
     outcomes = list[RoundOutcome]()
     for index in range(rounds):
         outcomes.append(servers.train_round(servers.session, index, nothing, before_mixing))
-        servers.session.settle(outcomes[-1].charged)
+        servers.session.settle(outcomes[-1].record())
     return outcomes
 
 

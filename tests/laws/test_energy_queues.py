@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from helpers.deployment import run_deployed
 from helpers.runs import PAPER, Silent, assert_same_run, read_json, read_rounds, small, train
 from wavetune.federation.selection.energy_queues import EnergyQueues
-from wavetune.records.rounds import Account, Energy
+from wavetune.records.rounds import Account, Energy, Round
 from wavetune.runtimes.inprocess import run
 
 NUM_CLIENTS, ROUNDS = 3, 4
@@ -19,7 +19,7 @@ TIGHT = (*PAPER, "method.selection.budget_j=0.004", "method.planner.round_deadli
 
 
 def charged(spent_j):
-    return Account(energy=Energy(tuple(spent_j), tuple(0.0 for _ in spent_j)))
+    return Round(0, charged=Account(energy=Energy(tuple(spent_j), tuple(0.0 for _ in spent_j))))
 
 
 @given(seed=st.integers(0, 500), patience=st.floats(0.0, 20.0))

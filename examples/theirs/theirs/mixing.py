@@ -1,29 +1,31 @@
-"""A server that goes only part of the way to the mean of the updates."""
+"""A server that goes only part of the way to the mean of the updates, and some of the way that it went before."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Gt, Le
+from annotated_types import Ge, Gt, Le, Lt
 
-from wavetune.federation.mixing import AverageFactors, Mixing
+from wavetune.federation.mixing import Mixing
 
 if TYPE_CHECKING:
-    from wavetune.costs.adapter import AdapterSite
-    from wavetune.federation.codecs import Tensors
-    from wavetune.federation.updates import Update
+    from wavetune.federation.codecs import Context, Tensors
 
 
 @dataclass(frozen=True)
 class Damped(Mixing):
-    """The last broadcast, moved by `rate` times the way to the mean of the updates; a rate of 1 is plain averaging."""
+    """What the server held, moved by `rate` times the way to the mean of the updates plus `momentum` of its last move.
+
+    A rate of 1 without momentum is plain averaging. Source: FedAvgM (arXiv 1909.06335).
+    """
 
     rate: Annotated[float, Gt(0), Le(1)] = 0.7
+    momentum: Annotated[float, Ge(0), Lt(1)] = 0.0
 
-    def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
-        """Adapters by name, and the error of the mean as a mean of products."""
-        mean, error = AverageFactors().combine(updates, sites)
-        start = {name: t for update in updates for name, t in update.start.items()}
-        return {name: start[name] + self.rate * (t - start[name]) for name, t in mean.items()}, error
+    def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:
+        """What the server goes on with, and its move."""
+        moves = {
+            name: self.rate * (t - held[name]) + self.momentum * state.get(name, t - t) for name, t in mixture.items()
+        }
+        return {name: held[name] + move for name, move in moves.items()}, {**state, **moves}

@@ -11,10 +11,10 @@ from wavetune.recipe import Recipe
 
 
 def mine() -> Recipe:
-    """The recipe `fedavg_lora` whose server weighs updates by agreement and goes part of the way."""
+    """The recipe `fedavg_lora` whose server weighs updates by agreement and goes part of the way, with momentum."""
     base = recipes.get("fedavg_lora")
-    method = replace(base.method, title="Federated LoRA, weighed by agreement", filters=(Scores(),), mixing=Damped())
-    return replace(base, method=method)
+    parts = {"filters": (Scores(),), "mixing": Damped(momentum=0.5)}
+    return replace(base, method=replace(base.method, title="Federated LoRA, weighed by agreement", **parts))
 
 
 # What `wavetune compare theirs.recipes:mine` runs beside it, and what `--model tiny` begins from.

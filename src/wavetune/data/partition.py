@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.seeds import stream
 
@@ -22,8 +23,17 @@ Floats = NDArray[np.float64]
 ALPHA_MIN, ALPHA_MAX = 1e-6, 1e6
 
 
+def _check_split(_: Partition, found: Any, domains: Sequence[str], num_clients: int, *__: Any) -> str:
+    rows = [np.asarray(own) for own in found] if isinstance(found, list | tuple) else []
+    dealt = np.concatenate(rows).tolist() if all(own.ndim == 1 for own in rows) and rows else []
+    fits = len(rows) == num_clients and {*dealt} <= {*range(len(domains))} and len({*dealt}) == len(dealt)
+    return "" if fits else f"rows from 0 to {len(domains) - 1} of {num_clients} clients, no row of two"
+
+
 class Partition(Part):
     """How rows are dealt to clients."""
+
+    checks: ClassVar[Checks] = {"split": _check_split}
 
     def split(self, domains: Sequence[str], num_clients: int, seed: int, minimum: int = 1) -> list[Rows]:
         """Row indices of each client, at least the minimum; the rows are told apart by their domains."""

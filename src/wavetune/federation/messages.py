@@ -10,6 +10,8 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from wavetune.errors import ConfigError, nearest
+
 if TYPE_CHECKING:
     from wavetune.costs.adapter import AdapterSite
 
@@ -27,6 +29,10 @@ class Field:
     shape: tuple[float, ...]
     format: str = "float32"
     bits_per_value: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in FORMAT_BITS:
+            raise ConfigError(f"{self.format!r} is no number format of a message; {nearest(self.format, FORMAT_BITS)}")
 
     @property
     def bits(self) -> float:

@@ -14,21 +14,50 @@ Legend: S contributions, R common rank. Factors are zero-padded to R, A `[S, in,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Lt
 
+from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL, MEAN, VALUES_SENT
 from wavetune.federation.updates import MAIN, Update
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from wavetune.costs.adapter import AdapterSite
-    from wavetune.federation.codecs import Tensors
+    from wavetune.federation.codecs import Context, Tensors
+
+
+def _check_combine(_: Mixing, found: Any, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> str:
+    import torch
+
+    def finite(tensors: Iterable[Tensor]) -> bool:
+        return all(bool(torch.isfinite(t).all()) for t in tensors)
+
+    shapes = {name: t.shape for update in updates for name, t in update.tensors.items()}
+    pair = pair_of(found)
+    fits = pair is not None and are_tensors(pair[0]) and isinstance(pair[1], float | int)
+    if pair is None or not fits or any(shapes.get(name) != t.shape for name, t in pair[0].items()):
+        return "the mixture, tensors with the names and shapes of those of the updates, and its error, a number"
+    sound = finite(pair[0].values()) or not finite(t for update in updates for t in update.tensors.values())
+    return "" if sound else "finite values of finite updates"
+
+
+def _check_step(_: Mixing, found: Any, mixture: Tensors, *__: Any) -> str:
+    pair = pair_of(found)
+    fits = pair is not None and all(map(are_tensors, pair))
+    if pair is None or not fits or {n: t.shape for n, t in pair[0].items()} != {n: t.shape for n, t in mixture.items()}:
+        return "tensors with the names and shapes of the mixture, and what it remembers, a dict of tensors"
+    return ""
+
+
+def _check_values(_: Mixing, found: Any, stack: Tensor, *__: Any) -> str:
+    return "" if getattr(found, "shape", None) == stack.shape[1:] else f"a tensor {list(stack.shape[1:])}"
 
 
 class Mixing(Part):
@@ -36,6 +65,7 @@ class Mixing(Part):
 
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
     removes = (MEAN,)
+    checks: ClassVar[Checks] = {"combine": _check_combine, "step": _check_step, "mix_values": _check_values}
     frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
 
@@ -43,7 +73,7 @@ class Mixing(Part):
         """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.
 
         Every adapter is mixed by itself, among those who sent it, whose weights are scaled to sum to 1. Raises
-        RuntimeError where a decomposition does not converge.
+        torch.linalg.LinAlgError where a decomposition does not converge.
         """
         import torch
 
@@ -65,6 +95,13 @@ class Mixing(Part):
                 error, norm = error + site_error, norm + site_norm
             mixed |= {f"{site.name}.{name}": matrix for name, matrix in found.items()}
         return mixed, (error / norm) ** 0.5 if norm else 0.0
+
+    def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:
+        """What a server goes on with, of a round's mixture and all that it held before, and what it remembers.
+
+        By default it is the mixture. A server with an optimiser takes mixture - held for its gradient's opposite.
+        """
+        return mixture, state
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:
         """Factors `[in, R]`, `[R, out]` of mixed LoRA."""

@@ -148,6 +148,7 @@ class Nodes:
         sent_K: Sequence[bool] | None = None,
         delivered_K: Sequence[bool] | None = None,
         round_index: int = 0,
+        losses: Mapping[int, float] | None = None,
     ) -> Mixed:
         """End a round: all messages of the exchange, hop by hop. Without a door nothing crosses the air.
 
@@ -161,6 +162,7 @@ class Nodes:
             sent_K: whose uploads were sent; those of all active clients if None.
             delivered_K: whose uploads arrived; those sent if None.
             round_index: which round of the run this ends.
+            losses: mean training losses of the round, of those clients whose is known.
         """
         everyone = [True] * len(weight_K)
         active_K = everyone if active_K is None else active_K
@@ -170,7 +172,8 @@ class Nodes:
             active_K = [there.took_part(k) for k in range(len(weight_K))]
             sent_K = [on and there.can_send(k) for k, on in enumerate(sent_K)]
             delivered_K = [on and there.can_send(k) for k, on in enumerate(delivered_K)]
-        ending, before = _Ending(self, weight_K, door, active_K, sent_K, delivered_K, round_index), dict(self.held)
+        who = active_K, sent_K, delivered_K
+        ending, before = _Ending(self, weight_K, door, *who, round_index, losses or {}), dict(self.held)
         for hop in self.exchange_part.hops(range(len(weight_K)), np.flatnonzero(active_K).tolist(), round_index):
             ending.run(hop)
         if there is not None:
@@ -332,6 +335,7 @@ class _Ending:
     sent_K: Sequence[bool]
     delivered_K: Sequence[bool]
     round_index: int
+    losses: Mapping[int, float]
     error: float = 0.0
     mixed: set[Node] = field(default_factory=set[Node])
     rejected: dict[int, str] = field(default_factory=dict[int, str])
@@ -373,7 +377,8 @@ class _Ending:
                 return False, None
             sent = nodes.upload(sender, self.door, self.round_index, hop.kind) if self.sent_K[sender] else None
             arrived = sent is not None and self.delivered_K[sender]
-            return arrived, Update(sender, self.weight_K[sender], sent if arrived and sent else start, start)
+            came, loss = sent if arrived and sent else start, self.losses.get(sender, math.nan)
+            return arrived, Update(sender, self.weight_K[sender], came, start, loss)
         servers = [receiver for receiver in receivers if isinstance(receiver, str)]
         for receiver in receivers:
             if isinstance(receiver, int):
@@ -421,7 +426,10 @@ class _Mixer:
         self._forget(broken)
         ending.rejected |= inbox.rejected | broken
         ending.mixed |= {u.sender for u in inbox.updates} - broken.keys()
-        return {**nodes.held[self.node].tensors, **mixed}
+        held, key = nodes.held[self.node].tensors, f"{self.node}|mixing"
+        found, state = nodes.mixing.step(mixed, held, nodes.states.get(key, {}), context)
+        nodes.states |= {key: state} if state else {}
+        return {**held, **found}
 
     def _key(self, i: int) -> str:
         return f"{self.node}|filter|{i}"
@@ -458,8 +466,8 @@ class _Mixer:
     def _combined(self, updates: Sequence[Update]) -> tuple[Tensors, float] | None:
         try:
             return self.ending.nodes.mixing.combine(updates, self.ending.nodes.sites)
-        except RuntimeError:  # a decomposition that does not converge
-            return None
+        except torch.linalg.LinAlgError:  # pyright: ignore[reportPrivateImportUsage]
+            return None  # a decomposition does not converge
 
     def _holds(self, mixed: Tensors) -> bool:
         """Whether a mixture is finite and, where the model is at hand, gives finite numbers."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from wavetune.federation.run_folder import RunFolder
+from wavetune.guarded import Checks, guard, returning
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ class Phase:
 
     records: ClassVar[str]
     record: ClassVar[Any] = dict[str, Any]
+
+    def __init_subclass__(cls) -> None:
+        guard(cls, f"{cls.__module__}:{cls.__qualname__}")
 
     @property
     def rounds(self) -> int:
@@ -69,6 +73,8 @@ class PhasePart(Part):
 
     Its rounds take place where the run's process is. Where clients are devices, these have no part in it.
     """
+
+    checks: ClassVar[Checks] = {"phase": returning(Phase, "a Phase")}
 
     def phase(self, running: Running) -> Phase:
         """The phase in a run under way. Raises ConfigError, before anything is trained, where it cannot be done."""

@@ -24,11 +24,17 @@ from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import CUT, ONE_CUT, ONE_RANK
+from wavetune.guarded import Checks, returning
 from wavetune.parts import Part
 
 
 class Planner(Part):
     """Turns a planning problem into a plan."""
+
+    checks: ClassVar[Checks] = dict.fromkeys(
+        ("plan", "plan_fixed", "replan", "within_budgets"),
+        returning(Plan, "a Plan"),
+    )
 
     chooses_local_steps: ClassVar[bool] = False
     searches: ClassVar[bool] = False  # for as long as its `time_limit_s`, if that is set

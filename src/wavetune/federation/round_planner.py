@@ -35,7 +35,7 @@ from wavetune.federation.messages import Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
-from wavetune.records.rounds import Account
+from wavetune.records.rounds import Round
 from wavetune.seeds import stream
 from wavetune.units import Array
 from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, draw_devices, known_channel
@@ -342,9 +342,9 @@ class RoundPlanner:
         """What the method's selection knows before the first round."""
         return self.method.selection.init(len(self.devices))
 
-    def settle(self, state: State, charged: Account) -> State:
-        """What it knows after a round that was charged so much."""
-        return self.method.selection.settle(state, charged)
+    def settle(self, state: State, done: Round) -> State:
+        """What it knows after a round."""
+        return self.method.selection.settle(state, done)
 
     def plan(
         self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -17,12 +18,17 @@ MAIN = "main"  # the main server, whose own copies are mixed beside the clients'
 
 @dataclass(frozen=True)
 class Update:
-    """One sender's adapters by `site.matrix`, padded to the common rank, and what it started the round from."""
+    """One sender's adapters by `site.matrix`, padded to the common rank, and what it started the round from.
+
+    `loss` is the mean of a client's training loss over the labels of the round, before each step, in nats; NaN where it
+    is not known, as of servers.
+    """
 
     sender: Node
     weight: float
     tensors: Tensors
     start: Tensors
+    loss: float = math.nan
 
     @property
     def change(self) -> Tensors:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from wavetune.errors import ConfigError, nearest
 from wavetune.foreign import imported
+from wavetune.guarded import line_of, told
 
 if TYPE_CHECKING:
     from wavetune.recipe import Recipe
@@ -47,7 +48,8 @@ def get(name: str) -> Recipe:
     try:
         made = function()
     except Exception as error:  # whatever their code raises
-        raise ConfigError(f"the recipe {name!r} failed: {type(error).__name__}: {error}") from error
+        where = line_of(error, name.partition(":")[0])
+        raise ConfigError(f"the recipe {name!r} failed{where}: {told(error)}") from error
     if not isinstance(made, Recipe):
         raise ConfigError(f"the recipe {name!r} returned {type(made).__name__}, not a wavetune.recipe.Recipe")
     return replace(made, name=name)

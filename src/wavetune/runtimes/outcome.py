@@ -64,10 +64,7 @@ class RoundOutcome:
 
     def losses(self) -> dict[int, float]:
         """Each client's mean training loss over the round's steps, in nats per labelled token, where it is known."""
-        labelled_K = np.sum([r.labelled_K for r in self.results], axis=0)
-        summed_K = np.nansum([r.loss_K * r.labelled_K for r in self.results], axis=0)
-        known = (k for k, trained in enumerate(self.trained_K) if trained and labelled_K[k])
-        return {k: float(summed_K[k] / labelled_K[k]) for k in known}
+        return {k: loss for k, loss in mean_losses(self.results).items() if self.trained_K[k]}
 
     def record(self, evaluation: Judged | None = None) -> Round:
         """The line of rounds.jsonl, with the evaluation where there was one."""
@@ -105,6 +102,13 @@ class RoundOutcome:
             wall_s=self.wall_s,
             tokens_per_s=tokens / self.wall_s,
         )
+
+
+def mean_losses(results: Sequence[StepResult]) -> dict[int, float]:
+    """Each client's mean loss over local steps, in nats per labelled token, where it is known."""
+    labelled_K = np.sum([r.labelled_K for r in results], axis=0)
+    summed_K = np.nansum([r.loss_K * r.labelled_K for r in results], axis=0)
+    return {k: float(summed_K[k] / labelled_K[k]) for k in np.flatnonzero(labelled_K).tolist()}
 
 
 def _use(band: plan.Allocation) -> BandUse:

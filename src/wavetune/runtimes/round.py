@@ -20,7 +20,7 @@ from wavetune.federation.account import Accountant, Bits, account, bits_by_kind,
 from wavetune.federation.cohort import StepResult
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
-from wavetune.runtimes.outcome import RoundOutcome
+from wavetune.runtimes.outcome import RoundOutcome, mean_losses
 from wavetune.runtimes.session import Rows, Session
 from wavetune.runtimes.world import workload_of
 
@@ -116,7 +116,8 @@ def train_round(
     if index == 0:  # it is charged with the round's exchange
         session.send_models()
     with _explained(f"round {index}"):
-        mixed = session.server.exchange(session.cohort.placement.weight_K, door, trained_K, sent_K, delivered_K, index)
+        weight_K, losses = session.cohort.placement.weight_K, mean_losses(results)
+        mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses)
     session.cohort.optimiser.train(None)
     if method.mixing.rebases:
         session.cohort.optimiser.reset()

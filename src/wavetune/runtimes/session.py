@@ -41,7 +41,7 @@ from wavetune.models.backbone import Backbone, load_backbone, load_tokenizer
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices, new_bank
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.recipe import Recipe
-from wavetune.records.rounds import Account
+from wavetune.records.rounds import Round
 from wavetune.runtimes.precision import device_of, precision_of, uses_bf16, working_dtype
 from wavetune.runtimes.server_training import ServerTraining
 from wavetune.runtimes.world import plan_world, statistics_of
@@ -150,9 +150,9 @@ class Session:
             self._planned = (index, *self.planner.plan(index, self.plan, self.schedule, agenda))
         return self._planned[1:]
 
-    def settle(self, charged: Account) -> None:
-        """Tell the planner what the round that is over was charged."""
-        self.schedule = self.planner.settle(self.schedule, charged)
+    def settle(self, done: Round) -> None:
+        """Tell the planner of the round that is over."""
+        self.schedule = self.planner.settle(self.schedule, done)
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""

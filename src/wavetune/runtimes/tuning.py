@@ -49,7 +49,7 @@ class Tuning(Phase):
         record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores) if due else None)
         if last:
             export(self.folder, session, outcome.mixed.factors, personal)
-        session.settle(record.charged)
+        session.settle(record)
         return record
 
     def show(self, record: Round) -> None:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear, linear_to_db
 from wavetune.wireless.validation import Checked
@@ -52,8 +53,21 @@ class Ladder(NamedTuple):
     rate_bit_per_s_I: Array
 
 
+def _check_rate(model: RateModel, found: Any, snr: Array, subchannel_hz: float, uplink: bool = True) -> str:
+    most = model.envelope(subchannel_hz, uplink).rate_bit_per_s(snr, subchannel_hz) * (1 + 1e-9)
+    fits = np.shape(found) == np.shape(snr) and bool(np.all((np.asarray(found) >= 0) & (found <= most)))
+    return "" if fits else f"rates {list(np.shape(snr))} from 0 to what its envelope gives"
+
+
+def _check_envelope(_: RateModel, found: Any, *__: Any, **___: Any) -> str:
+    fits = isinstance(found, Envelope) and min(found) > 0
+    return "" if fits else "an Envelope of positive numbers"
+
+
 class RateModel(Checked, Part):
     """What a subchannel carries; `uplink` says in which direction."""
+
+    checks: ClassVar[Checks] = {"rate_bit_per_s": _check_rate, "envelope": _check_envelope}
 
     def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
         """Rate at a signal-to-noise ratio (linear, over the whole subchannel), bit/s, in the shape of the ratio."""

@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wavetune.guarded import Checks
 from wavetune.models.adapter import ModelAdapter
 from wavetune.parts import Part
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def _check_forward(_: Adapter, found: Any, x: Tensor, y: Tensor, *__: Any) -> str:
+    return "" if getattr(found, "shape", None) == y.shape else f"a tensor {list(y.shape)}, as the map's output"
 
 
 class Adapter(ModelAdapter, Part):
@@ -17,6 +25,7 @@ class Adapter(ModelAdapter, Part):
     """
 
     home = "wavetune.federation.adapters"
+    checks: ClassVar[Checks] = {"forward": _check_forward}
     name: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from wavetune.errors import PartError
 from wavetune.federation.facts import UNROUNDED
 from wavetune.federation.messages import Field, Spec, bits_of
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -30,12 +32,49 @@ class Context:
     client: int
 
 
+def are_tensors(value: Any) -> bool:
+    """Whether this is a dict of tensors by name, as a message is, or what a part remembers."""
+    import torch
+
+    return isinstance(value, dict) and all(
+        isinstance(name, str) and isinstance(t, torch.Tensor) for name, t in cast("dict[Any, Any]", value).items()
+    )
+
+
+def _are_declared(sent: Any, spec: Mapping[str, Field]) -> bool:
+    """Whether what is sent is tensors of the names and shapes of a declaration."""
+    shapes = {name: field.shape for name, field in spec.items()}
+    return are_tensors(sent) and {name: tuple(t.shape) for name, t in sent.items()} == shapes
+
+
+def _check_send(transform: Transform, found: Any, x: Tensors, *_: Any) -> str:
+    pair = pair_of(found)
+    if pair is None or not all(map(are_tensors, pair)):
+        return "what is sent and what is remembered, each a dict of tensors"
+    spec = transform.spec({n: Field(tuple(t.shape), str(t.dtype).rpartition(".")[2]) for n, t in x.items()})
+    return "" if _are_declared(pair[0], spec) else f"what its spec declares, {_shapes(spec)}"
+
+
+def _check_receive(_: Transform, found: Any, x: Tensors, spec: Spec, *__: Any) -> str:
+    return "" if _are_declared(found, spec) else f"what was sent, {_shapes(spec)}"
+
+
+def _check_encode(codec: UpdateCodec, found: Any, x: Tensor) -> str:
+    declared = codec.fields(*x.shape)
+    return "" if _are_declared(found, declared) else f"what its fields declare, {_shapes(declared)}"
+
+
+def _shapes(spec: Mapping[str, Field]) -> str:
+    return ", ".join(f"{name} {list(field.shape)}" for name, field in list(spec.items())[:3])
+
+
 class Transform(Part):
     """What is done to a message of adapters: the sender's half, the receiver's half, and what is then on the wire."""
 
     home = "wavetune.federation.codecs"
     of_changes: ClassVar[bool] = False  # adapters are then sent as what changed since the last broadcast
     both_ways: ClassVar[bool] = False  # the broadcast is written so as well
+    checks: ClassVar[Checks] = {"send": _check_send, "receive": _check_receive}
     public: ClassVar[bool] = False  # what is left depends on no data, so that privacy may come after it
 
     def spec(self, spec: Spec) -> dict[str, Field]:
@@ -58,6 +97,7 @@ class Transform(Part):
 class UpdateCodec(Transform):
     """How the matrices of a message are written for the air, each by itself."""
 
+    checks: ClassVar[Checks] = {"encode": _check_encode}
     removes = (UNROUNDED,)
 
     def fields(self, rows: float, width: int) -> dict[str, Field]:
@@ -98,6 +138,8 @@ class UpdateCodec(Transform):
         for name, field in spec.items():
             written = self._written(name, field)
             found[name] = self.decode({key.rpartition("|")[2]: x[key] for key in written}) if written else x[name]
+            if found[name].shape != field.shape:
+                raise PartError(f"{self.kind} decodes {list(field.shape)} to {list(found[name].shape)}")
         return found
 
     def _written(self, name: str, field: Field) -> dict[str, Field]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS
 from wavetune.federation.updates import Inbox, Node, Update
+from wavetune.guarded import Checks, returning
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -37,11 +39,29 @@ class Held:
     weight: float = 1.0
 
 
+def _check_hops(exchange: Exchange, found: Any, clients: Sequence[int], *_: Any) -> str:
+    nodes = {*clients, *exchange.servers}
+    ways = [way for hop in found for way in hop.ways] if all(isinstance(hop, Hop) for hop in found) else None
+    if ways is None or not all(node in nodes for sender, reached in ways for node in (sender, *reached)):
+        return f"a tuple of Hop whose ways are among clients and {', '.join(exchange.servers)}"
+    lost = [k for k in clients if exchange.server_of(k) not in exchange.servers]
+    return f"hops of clients whose server_of is among its servers, not as that of client {lost[0]}" if lost else ""
+
+
+def _check_state(_: Exchange, found: Any, *__: Any) -> str:
+    return "" if are_tensors(found) else "what it remembers, a dict of tensors"
+
+
 class Exchange(Part):
     """How a round ends: who sends its adapters to whom, and what each node goes on with."""
 
     home = "wavetune.federation.exchanges"
     needs = (ADAPTERS,)
+    checks: ClassVar[Checks] = {
+        "hops": _check_hops,
+        "take": returning(Held, "a Held"),
+        "settle": _check_state,
+    }
     over_fed: ClassVar[bool] = True  # whether updates cross the federated band by themselves, as the planner counts
     uncounted_j: ClassVar[str] = ""  # whose energy no account has, in words
     simulated_only: ClassVar[str] = ""  # why devices and servers cannot exchange so; empty: they can

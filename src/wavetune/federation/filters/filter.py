@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
     from wavetune.federation.codecs import Context, Tensors
     from wavetune.federation.updates import Inbox
+
+
+def _check_take(_: Filter, found: Any, *__: Any) -> str:
+    from wavetune.federation.updates import Inbox
+
+    pair = pair_of(found)
+    fits = pair is not None and isinstance(pair[0], Inbox) and are_tensors(pair[1])
+    return "" if fits else "an Inbox and what it remembers, a dict of tensors"
 
 
 class Filter(Part):
@@ -21,11 +31,12 @@ class Filter(Part):
     """
 
     home = "wavetune.federation.filters"
+    checks: ClassVar[Checks] = {"take": _check_take}
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """What is to be mixed of what came."""
-        return inbox, state
+        raise NotImplementedError
 
     def forget(self, state: Tensors, client: int) -> Tensors:
         """The state without what is kept of a client's update."""
@@ -41,3 +52,7 @@ class Fill(Filter):
 @dataclass(frozen=True)
 class Skip(Fill):
     """A missing update is left out and the others count for more."""
+
+    def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
+        """The updates that came."""
+        return inbox, state

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -17,18 +17,32 @@ from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import CLIENTS, NEW_PLANS
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Extent, Part
-from wavetune.records.rounds import Account
+from wavetune.records.rounds import Round
 from wavetune.units import Array
 
 Chosen = tuple[Sequence[int], Plan | None]
 State = dict[str, Array]
 
 
+def _check_chosen(_: Selection, found: Any, problem: Problem, *__: Any) -> str:
+    pair = pair_of(found)
+    chosen = list(pair[0]) if pair is not None and isinstance(pair[1], Plan | None) else [-1]
+    fits = {*chosen} <= {*range(problem.num_clients)} and len({*chosen}) == len(chosen)
+    return "" if fits else f"clients from 0 to {problem.num_clients - 1}, each once, and their Plan or None"
+
+
+def _check_state(_: Selection, found: Any, *__: Any) -> str:
+    held = cast("dict[str, Any]", found).values() if isinstance(found, dict) else [None]
+    return "" if all(isinstance(one, np.ndarray) for one in held) else "what it remembers, a dict of NumPy arrays"
+
+
 class Selection(Part):
     """Who takes part in a round, chosen on its channel and by what rounds so far have cost."""
 
     needs = (CLIENTS, NEW_PLANS)
+    checks: ClassVar[Checks] = {"choose": _check_chosen, "init": _check_state, "settle": _check_state}
     everyone: ClassVar[bool] = False  # nobody is left out
     wants: ClassVar[str] = ""  # the field that says how many clients it takes at least, where there is one
 
@@ -63,8 +77,8 @@ class Selection(Part):
         """
         raise NotImplementedError
 
-    def settle(self, state: State, charged: Account) -> State:
-        """The state after a round that was charged so much."""
+    def settle(self, state: State, done: Round) -> State:
+        """The state after a round: who took part, what it was charged, what its clients' training losses were."""
         return state
 
 

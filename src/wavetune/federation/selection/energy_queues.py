@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf, most_within
 from wavetune.federation.selection import Chosen, Selection, State
-from wavetune.records.rounds import Account
+from wavetune.records.rounds import Round
 from wavetune.units import Array
 
 
@@ -63,7 +63,7 @@ class EnergyQueues(Selection):
         gain_K = self.patience * self.budget_j**2 * samples_K / np.mean(samples_K) - queue_j_K * energy_j_K
         return np.flatnonzero(gain_K > 0).tolist() or [int(np.argmax(gain_K))]
 
-    def settle(self, state: State, charged: Account) -> State:
+    def settle(self, state: State, done: Round) -> State:
         """The queues after a round: what each client spent above its budget, never below 0."""
-        spent_j_K = np.add(charged.energy.client_compute_j, charged.energy.client_radio_j)
+        spent_j_K = np.add(done.charged.energy.client_compute_j, done.charged.energy.client_radio_j)
         return {"queue_j": np.maximum(0.0, state["queue_j"] + spent_j_K - self.budget_j)}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.fading import Fading
@@ -53,8 +55,17 @@ class Cell:
     reciprocal: bool
 
 
+def _check_gains(_: ChannelModel, found: Any, cell: Cell, *__: Any) -> str:
+    shape = len(cell.client_ids), cell.num_subchannels
+    pair = pair_of(found)
+    fits = [np.shape(g) == shape and bool(np.all(np.isfinite(g) & (np.asarray(g) >= 0))) for g in pair or ()]
+    return "" if fits == [True, True] else f"gains up and down, finite and not negative, {list(shape)} each"
+
+
 class ChannelModel(Checked, Part):
     """Where the gains of a round come from."""
+
+    checks: ClassVar[Checks] = {"gains": _check_gains}
 
     home = "wavetune.wireless.channels"
     decorrelation_m: float = math.inf  # on whose way shadowing loses its memory
