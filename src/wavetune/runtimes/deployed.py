@@ -50,6 +50,7 @@ from wavetune.runtimes.session import Session
 
 _CLOSING_S = 10.0  # for streams to end; what a party sent in masses would take gRPC longer to read
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
+_REFUSALS = 3  # of all devices, one after the other: a network that was cut for a moment is back by then
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Servers:
     wire: ServerWire = field(init=False)
     orders: Orders = field(init=False)
     places: Places = field(default_factory=Places)
-    known: set[int] = field(default_factory=set[int])  # devices that were here before
+    known: set[int] = field(default_factory=set[int])  # devices that were asked before
     claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
     doubted: set[int] = field(default_factory=set[int])  # whose losses of the round before were far below the others'
     round: int | None = None  # that goes on, or is the latest
@@ -161,8 +162,8 @@ class Servers:
 
     def _require_finite(self, index: int, present: set[int], reports: Mapping[int, RoundReport]) -> None:
         """Raise NumericsError if the losses of all of several devices are not finite: then none is at fault."""
-        alone = len(present) == 1 < self.session.cohort.placement.num_clients
-        if not (alone or self.wire.trained) and all(k in reports and reports[k].not_finite for k in present):
+        few = len(present) < min(2, self.session.cohort.placement.num_clients)
+        if not (few or self.wire.trained) and all(k in reports and reports[k].not_finite for k in present):
             raise not_finite(f"round {index}", self.claims[min(present)])
 
     @property
@@ -170,29 +171,40 @@ class Servers:
         return self.session.cohort.placement.split
 
     def _assemble(self, index: int, ready: Prepared) -> set[int]:
-        """Order the round and wait for the streams; returns whose came. Raises DeploymentError if none does."""
+        """Order the round and wait for the streams; returns whose came.
+
+        Nobody's, where others sit the round out and none of those whom it is for comes within the deadline, or can take
+        part. Raises DeploymentError where it is for all, and none comes in time or all say again that they cannot.
+        """
         chosen = {k for k, active in enumerate(ready.active_K) if active}
-        until = time.monotonic() + self.deployment.patience_s
+        others, refusals, started, deployment = len(chosen) < len(ready.active_K), 0, time.monotonic(), self.deployment
+        until = started + deployment.patience_s
         while True:
-            asked, deployment = self._present(index, until) & chosen, self.deployment
+            asked = self._present(index, until) & chosen
             self.wire.begin_round()
             self.claims.clear()
             self._order(index, asked, ready)
             self.plane.wait_for(
                 {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
             )
+            self.known |= asked
             self.wire.lost.update({k: self.plane.stream(k).failure for k in asked if self.plane.stream(k).failure})
             if present := asked - self.wire.lost.keys():
-                self.known |= present
                 self.wire.present |= present
                 return present
-            if time.monotonic() > until:
-                raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
             time.sleep(0.0 if asked else _ANSWER_S)
-            for client in sorted(asked):
-                report = self.orders.report(client, index, _ANSWER_S)
-                if report is not None:
-                    raise DeploymentError(f"round {index}: device {client} cannot take part: {report.failure}")
+            told = {client: self.orders.report(client, index, _ANSWER_S) for client in sorted(asked)}
+            failures = {client: quoted(report.failure) for client, report in told.items() if report is not None}
+            refusals += failures.keys() == chosen
+            waited_s = time.monotonic() - started
+            if others and (refusals or waited_s > deployment.deadline_s):
+                self.wire.lost.update({k: f"client {k} is away" for k in chosen - asked})
+                return set()
+            if refusals == _REFUSALS:
+                client, why = next(iter(failures.items()))
+                raise DeploymentError(f"round {index}: device {client} cannot take part: {why}")
+            if waited_s > deployment.patience_s:
+                raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
 
     def _present(self, index: int, until: float) -> set[int]:
         """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
