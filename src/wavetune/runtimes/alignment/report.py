@@ -5,11 +5,13 @@ Legend: K clients.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import fields
 
 from wavetune.data.examples import Example
 from wavetune.data_plane.messages_pb2 import Align, Aligned, RoundReport, Scores
-from wavetune.records.alignment import AlignmentMeasured, Answers, HeldOut
+from wavetune.records.alignment import AlignmentMeasured, AlignmentStep, Answers, HeldOut
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Lost
 from wavetune.runtimes.alignment.here import Step
@@ -17,6 +19,8 @@ from wavetune.runtimes.alignment.task import Task
 
 SCORES, OPTIONAL = ("helpful", "safe", "true_helpful", "true_safe"), {"true_helpful", "true_safe"}
 SIDES = ("own", "foreign")
+_METRICS = 40  # at most; an objective may have some of its own
+_RECORDED = {field.name for field in fields(AlignmentStep)}  # beside which they stand in a record
 
 
 def write(step: Step, steps: int) -> Aligned:
@@ -38,6 +42,11 @@ def wrong_in(task: Task, client: int, told: Aligned, asked: Align) -> str:
         due = set(SCORES) if asked.evaluate and prompts else set[str]()
         if not due - OPTIONAL <= scores.keys() <= due or any(len(s.values) != len(prompts) for s in scores.values()):
             return f"client {client} reported other scores of held-out prompts than it was asked for"
+    strange = [name for name in told.metrics if name in _RECORDED or not re.fullmatch(r"[A-Za-z0-9_]{1,40}", name)]
+    if strange or len(told.metrics) > _METRICS:
+        return f"client {client} reported {len(told.metrics)} metrics of a step, {len(strange)} by names that are none"
+    if not 0 <= told.metrics.get("answer_tokens", 0) <= task.settings.learning.max_new_tokens:
+        return f"client {client} reported answers of {told.metrics['answer_tokens']:.6g} tokens"
     return ""
 
 
