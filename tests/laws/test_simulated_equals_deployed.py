@@ -17,6 +17,7 @@ from wavetune.runtimes.round import train_round
 from wavetune.runtimes.session import build, client_factors
 
 MIXED = ("method.topology.cut=[1,4,2]", "method.lora.rank=[2,8,1]")
+UPPER = ("method.sharing.trained_layers=2", "method.topology.cut=[1,3,2]", "method.lora.rank=[4,4,4]")
 AT_CLIENT = "method.topology.labels=client"
 INT8 = ("method.activation_codec.kind=int8", "method.gradient_codec.kind=int8")
 OUTAGE = (
@@ -31,10 +32,9 @@ CLIPPED = ("method.optimiser.max_grad_norm=1e-3",)
 ALONE = ("run.tokens_per_pass=1",)  # products of the same sizes in both, so of the same rounding
 METHODS = {
     "sflllm": small("sflllm", *EXACT),
+    "u_shape_nothing_trained_before_some_cuts": small("sflllm", *EXACT, AT_CLIENT, *UPPER),
     "mixed_cuts_and_ranks": small("sflllm", *EXACT, *MIXED, "run.tokens_per_pass=120"),
-    "nothing_trained_before_some_cuts": small(
-        "sflllm", *EXACT, "method.sharing.trained_layers=2", "method.topology.cut=[1,3,2]", "method.lora.rank=[4,4,4]"
-    ),
+    "nothing_trained_before_some_cuts": small("sflllm", *EXACT, *UPPER),
     "u_shape": small(
         "sflllm", *EXACT, AT_CLIENT, "method.activation_codec.kind=fp32", "method.gradient_codec.kind=fp32"
     ),

@@ -310,7 +310,8 @@ class Cohort:
 
         def between(done: int, hidden: Tensor) -> Tensor:
             crossed = self.link.cross(hidden, placement.crossings(done, clients, counts))
-            if crossed.requires_grad and done <= trained_from:  # nobody in front of the cut trains: zeros go back
+            known = self.half.servers or done <= placement.cut_K[clients[0]]  # whether all in front of it stands here
+            if crossed.requires_grad and known and done <= trained_from:  # nobody there trains: zeros go back
                 unwanted.append(crossed)
                 crossed = crossed.detach()
             return crossed
