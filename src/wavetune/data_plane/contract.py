@@ -100,6 +100,10 @@ class Contract:
         if sequence >= len(self.stages):
             raise RefusedError(Reason.OUT_OF_TURN, f"client {self.client} has sent all that this round takes")
         stage = self.stages[sequence]
+        layout = frame.layout
+        entries = max(map(len, (frame.parts, frame.losses, layout.lengths, layout.label_positions)))
+        if entries > self.local_steps + self.batch_size * self.max_row_tokens:  # before anyone looks at each of them
+            raise RefusedError(Reason.MALFORMED, f"{stage} of client {self.client}: holds {entries} entries of a kind")
         taken = _FIELDS[stage] | ({"losses"} if self.uncut and stage == "adapters_up" else set())
         if strange := sorted({field.name for field, _ in frame.ListFields()} - taken - {"sequence", "sent_at_s"}):
             raise RefusedError(Reason.MALFORMED, f"client {self.client} sent {strange[0]} where {stage} was due")

@@ -26,7 +26,7 @@ from wavetune.errors import DeploymentError
 SERVICE, METHOD = "wavetune.Control", "Attend"
 _RETRY_S = 0.5
 _PARTING_S = 5.0  # for devices to take their goodbye
-_ATTEND_BYTES = 1 << 16  # who a device is, and the rounds that it kept
+_ATTEND_BYTES, _REPORT_BYTES = 1 << 16, 1 << 20  # who a device is, and the rounds that it kept; what a round was like
 _PASSING = {
     grpc.StatusCode.UNAVAILABLE: "the server has been away ({})",
     grpc.StatusCode.CANCELLED: "the server ended the stream ({})",
@@ -154,8 +154,9 @@ class Coordinator:
         device: _Attendance | None = None
         try:
             for content in requests:
-                if device is None and len(content) > _ATTEND_BYTES:
-                    raise RefusedError(Reason.MALFORMED, f"a device attends with {len(content)} bytes")
+                if len(content) > (_ATTEND_BYTES if device is None else _REPORT_BYTES):
+                    what = "attends with" if device is None else "reports in"
+                    raise RefusedError(Reason.MALFORMED, f"a device {what} {len(content)} bytes")
                 report = _parsed(content)
                 if device is None:
                     device = self._admit(report, context)

@@ -27,7 +27,7 @@ class Office:
         self.folder, self.lost = folder, []
         self.coordinator = Coordinator(2, lambda *lost: self.lost.append(lost))
         identity = read_identity(folder / "server")
-        self.server, self.port = serve("127.0.0.1:0", identity, [self.coordinator.handler()], 16, 1 << 20)
+        self.server, self.port = serve("127.0.0.1:0", identity, [self.coordinator.handler()], 16, 1 << 22)
 
     def attend(self, client, handle, patience_s=PATIENCE_S, changes=()):
         values = {"version": PROTOCOL_VERSION, "client": client, "run": "a run", "states": [0, 3]} | dict(changes)
@@ -70,6 +70,24 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
     assert ended == ["that was all"]
+
+
+def test_a_report_of_more_than_a_megabyte_is_refused(office):
+    handle = lambda order: RoundReport(round=order.round, seconds={f"{i:06d}": 1.0 for i in range(90_000)})  # noqa: E731
+    refused = []
+
+    def life():
+        with pytest.raises(DeploymentError, match=r"INVALID_ARGUMENT: a device reports in 1\d+ bytes") as found:
+            office.attend(1, handle)
+        refused.append(found)
+
+    thread = threading.Thread(target=life)
+    thread.start()
+    office.coordinator.wait_for([1], PATIENCE_S)
+    office.coordinator.order(1, RoundOrder(run="a run", round=0))
+    assert office.coordinator.report(1, 0, PATIENCE_S) is None
+    thread.join(PATIENCE_S)
+    assert refused
 
 
 def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_next(office):

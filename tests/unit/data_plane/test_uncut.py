@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import pytest
 
 from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, X, contract
-from wavetune.data_plane.messages_pb2 import Frame, Hello, Loss, Part
+from wavetune.data_plane import contract as contract_of_a_round
+from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.refusal import RefusedError
 from wavetune.federation.codecs import Bf16, Fp32
@@ -54,6 +55,22 @@ def test_what_is_not_due_is_refused(case):
         UNCUT.accept(1, sent, 0)
 
 
+@pytest.mark.parametrize(
+    "crowd",
+    [
+        {"parts": [Part()] * 9000},
+        {"losses": [STEP] * 9000},
+        {"layout": Layout(lengths=[1] * 9000)},
+        {"layout": Layout(label_positions=range(9000))},
+    ],
+    ids=["parts", "losses", "lengths", "positions"],
+)
+def test_a_frame_of_far_more_entries_than_a_batch_has_tokens_is_refused_before_they_are_looked_at(monkeypatch, crowd):
+    monkeypatch.setattr(contract_of_a_round, "out_of_bounds", lambda _frame: pytest.fail("somebody looked"))
+    with pytest.raises(RefusedError, match="holds 9000 entries of a kind"):
+        contract().accept(1, Frame(sequence=1, **crowd), 0)
+
+
 def test_a_device_before_a_cut_tells_no_losses_with_its_adapters():
     with pytest.raises(RefusedError, match="sent losses where adapters_up"):
         contract(local_steps=0).accept(1, frame(LOSS), 0)
@@ -73,5 +90,5 @@ class Clumsy(Fp32):
 
 
 def test_what_a_codec_of_other_people_fails_on_is_refused_as_any_other():
-    with pytest.raises(RefusedError, match=r"cannot be decoded .'scale'"):
+    with pytest.raises(RefusedError, match=r"cannot be decoded .*'scale'"):
         replace(UNCUT, chain=(Clumsy(),)).accept(1, frame(STEP, STEP), 0)
