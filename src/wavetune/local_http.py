@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import errno
+import socket
 import threading
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -15,6 +16,7 @@ from wavetune.logs import LOG
 
 LOOPBACK = "127.0.0.1"
 _PATIENCE_S = 10.0  # for a client that says nothing
+_CONNECTIONS = 32  # at once
 _OF_EVERY_ANSWER = {
     "Cache-Control": "no-store",
     "X-Content-Type-Options": "nosniff",
@@ -39,10 +41,26 @@ Pages = Mapping[str, Callable[[], Answer]]
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     allow_reuse_address = True
+    request_queue_size = 128  # the default of 5 keeps a probe among others waiting for a second
 
     def __init__(self, host: str, port: int, pages: Pages) -> None:
         self.pages, self.anyone = pages, host not in (LOOPBACK, "localhost")
+        self._open = list[Any]()  # connections, the oldest first
         super().__init__((host, port), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Answer on a thread; of too many connections the oldest ends, which said nothing for longest."""
+        self._open.append(request)
+        if len(self._open) > _CONNECTIONS:
+            with suppress(OSError):
+                self._open.pop(0).shutdown(socket.SHUT_RDWR)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that is over."""
+        with suppress(ValueError):
+            self._open.remove(request)
+        super().shutdown_request(request)
 
     def names(self) -> set[str]:
         """The Host headers of who means this server; others come by a name that somebody pointed here."""

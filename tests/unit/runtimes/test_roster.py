@@ -3,7 +3,9 @@
 import json
 import logging
 import re
+import socket
 import time
+from contextlib import ExitStack
 from http.client import HTTPConnection
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import run_deployed
 from helpers.runs import Silent, small
+from wavetune import local_http
 from wavetune.data_plane.certificates import Authority, write_certificates
 from wavetune.federation.folder_lock import locked
 from wavetune.local_http import served
@@ -157,3 +160,16 @@ def test_a_device_is_revoked_and_another_let_in_while_servers_run(tmp_path):
     assert not revoked(new)
     others = {path: content for path, content in before.items() if "device-01" not in str(path)}
     assert {path: path.read_bytes() for path in others} == others
+
+
+def test_connections_that_say_nothing_do_not_keep_a_probe_from_its_answer(monkeypatch):
+    """Of too many the oldest end, so that who holds thousands holds no more threads and files than a few."""
+    monkeypatch.setattr(local_http._Handler, "timeout", 60.0)
+    with served(Roster().pages(), 0) as address, ExitStack() as held:
+        host, port = address.removeprefix("http://").removesuffix("/").split(":")
+        silent = [held.enter_context(socket.create_connection((host, int(port)), 20.0)) for _ in range(33)]
+        assert silent[0].recv(1) == b""
+        probe = HTTPConnection(host, int(port), timeout=20.0)
+        probe.request("GET", "/live")
+        assert probe.getresponse().status == 200
+        probe.close()
