@@ -37,9 +37,10 @@ import grpc
 import torch
 
 from wavetune import recipes
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
-from wavetune.data_plane.contract import PROTOCOL_VERSION, Contract
+from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout
 from wavetune.data_plane.payloads import check_values, num_bytes, pack, spec_like, unpack

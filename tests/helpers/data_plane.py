@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import Stream, connect
-from wavetune.data_plane.contract import PROTOCOL_VERSION, Contract
+from wavetune.data_plane.contract import Contract
 from wavetune.data_plane.messages_pb2 import Hello, Layout, Loss
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.federation.codecs import Bf16, Fp32

@@ -5,6 +5,8 @@ from importlib.util import find_spec
 
 from wavetune.errors import ConfigError
 
+PROTOCOL_VERSION = 1
+
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs beside our sentences is for its own developers
 
 if None in map(find_spec, ("grpc", "google", "cryptography")):

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss
 from wavetune.data_plane.payloads import LABELS, as_tensors, check_labels, check_message, check_values, spec_of, unpack
@@ -20,7 +21,6 @@ from wavetune.federation.codecs import Chain, Codec, Payload
 from wavetune.federation.codecs.codec import on_the_wire
 from wavetune.federation.messages import Spec, bits_of, label_fields
 
-PROTOCOL_VERSION = 1
 _PART_BYTES, _FRAME_BYTES = 1024, 1 << 16  # at most, besides values
 _LOSS_BYTES = 32
 _FIELDS = {

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import grpc
 from google.protobuf.message import DecodeError
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import device_name
 from wavetune.data_plane.client import refusal
-from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Attend, Goodbye, Order, Report, RoundOrder, RoundReport
 from wavetune.data_plane.places import Requests, address_of, peer_name
 from wavetune.data_plane.refusal import Reason, RefusedError, quoted

@@ -22,8 +22,9 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity, device_name
-from wavetune.data_plane.contract import PROTOCOL_VERSION, Arrived, Contract
+from wavetune.data_plane.contract import Arrived, Contract
 from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello
 from wavetune.data_plane.payloads import num_bytes

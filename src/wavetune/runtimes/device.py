@@ -14,9 +14,9 @@ import grpc
 from safetensors.torch import load
 from torch import Tensor
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity, check_identity, client_of
 from wavetune.data_plane.client import Stream, connect
-from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import attend
 from wavetune.data_plane.diagnosis import diagnose, with_port
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport

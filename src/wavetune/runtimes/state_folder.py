@@ -8,14 +8,16 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from safetensors import safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import each_its_own, explained
 from wavetune.json_reader import require_file
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 _ROOM = "free some space, what it kept before is still there"
 _PATTERN, _RUN = "state-*.safetensors", "run-"
@@ -30,22 +32,31 @@ def latest(folder: Path) -> Path | None:
 
 def of_run(folder: Path, run: str) -> Path:
     """Where a run's states belong in a device's folder: there if it is free or theirs, else in one of their own."""
-    owner = next((_run_of(path) for path in sorted(folder.glob(_PATTERN))), run)
+    owner = next((_of(path)[0] for path in sorted(folder.glob(_PATTERN))), run)
     name = run if re.fullmatch(r"[0-9A-Za-z]{1,64}", run) else hashlib.sha256(run.encode()).hexdigest()[:16]
     return folder if owner == run else folder / f"{_RUN}{name}"
 
 
+def kept(folder: Path) -> tuple[str, dict[int, Path]]:
+    """The run whose states are in its folder, and their files by the number of rounds done. Raises RunFolderError."""
+    run, files = "", dict[int, Path]()
+    for path in sorted(folder.glob(_PATTERN)):
+        of, done = _of(path)
+        if of != run:
+            run, files = of, {}
+        files[done] = path
+    return run, files
+
+
 def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
     """The run whose states are in its folder, and these by the number of rounds done. Raises RunFolderError."""
-    run, states = "", dict[int, dict[str, Tensor]]()
-    for path in sorted(folder.glob(_PATTERN)):
+    from safetensors.torch import load_file
+
+    run, files = kept(folder)
+    states: dict[int, dict[str, Tensor]] = {}
+    for done, path in files.items():
         try:
-            with safe_open(require_file(path), "pt") as stored:
-                metadata = stored.metadata()
-                state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-            if metadata["run"] != run:
-                run, states = metadata["run"], {}
-            states[int(metadata["rounds_done"])] = state
+            states[done] = load_file(path)
         except Exception as error:  # safetensors has types of its own
             raise _unreadable(path, error) from error
     return run, states
@@ -53,6 +64,8 @@ def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
 
 def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, Tensor]]) -> None:
     """Keep the state after `done` rounds, whole or not at all, and of older ones those that are still given."""
+    from safetensors.torch import save_file
+
     part = folder / f"state-{done:06d}.part"
     with explained(folder, _ROOM):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -77,10 +90,12 @@ def hide(folder: Path) -> None:
                 path.chmod(mode & 0o700)
 
 
-def _run_of(path: Path) -> str:
+def _of(path: Path) -> tuple[str, int]:
+    """The run that a state is of, and after how many of its rounds; its values are not read."""
     try:
-        with safe_open(require_file(path), "pt") as stored:
-            return str(stored.metadata()["run"])
+        with safe_open(require_file(path), "np") as stored:
+            metadata = stored.metadata()
+            return str(metadata["run"]), int(metadata["rounds_done"])
     except Exception as error:  # safetensors has types of its own
         raise _unreadable(path, error) from error
 

@@ -7,10 +7,9 @@ import time
 import grpc
 import pytest
 
-from wavetune.data_plane import control
+from wavetune.data_plane import PROTOCOL_VERSION, control
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import connect
-from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.control import Coordinator, attend
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
 from wavetune.data_plane.server import serve

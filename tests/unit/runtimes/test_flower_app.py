@@ -2,10 +2,12 @@
 
 import runpy
 import socket
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 from flwr.app import Context, RecordDict
 from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
@@ -17,7 +19,7 @@ from wavetune.errors import ConfigError
 from wavetune.models import light_imports
 from wavetune.recipe import load, with_settings
 from wavetune.recipes import get
-from wavetune.runtimes import flower
+from wavetune.runtimes import flower, state_folder
 from wavetune.runtimes.flower import process
 from wavetune.runtimes.flower.app import PACKAGE
 from wavetune.runtimes.flower.device import client_of
@@ -51,6 +53,30 @@ def test_a_devices_process_leaves_out_what_it_does_not_need_before_it_imports_th
     monkeypatch.setattr(light_imports, "install", lambda: imported.append(device in sys.modules))
     assert type(runpy.run_path(str(app / PACKAGE / "client_app.py"))["app"]).__name__ == "ClientApp"
     assert imported == [False]
+
+
+INTRODUCED = """
+import sys
+from flwr.app import Context, Message, MessageType, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+from wavetune.data_plane.messages_pb2 import Attend
+from wavetune.runtimes.flower.device import introduce
+from wavetune.runtimes.flower.messages import unpack
+
+TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
+query = Message(RecordDict(), 7, MessageType.QUERY)
+reply = introduce(query, Context(1, 7, {"partition-id": 2, "state": sys.argv[1]}, RecordDict(), {}, 0))
+attend = Attend.FromString(unpack(reply.content)["attend"])
+print(attend.client, attend.run, list(attend.states), len(attend.process), "torch" in sys.modules)
+"""
+
+
+def test_a_device_says_who_it_is_and_what_it_kept_without_pytorch(tmp_path):
+    states = {done: {"t": torch.ones(1)} for done in (2, 3)}
+    for done in states:
+        state_folder.write(tmp_path, "aa01", done, states)
+    process = subprocess.run([sys.executable, "-c", INTRODUCED, tmp_path], capture_output=True, text=True, check=True)
+    assert process.stdout.split() == ["2", "aa01", "[2,", "3]", "8", "False"]
 
 
 def test_configuration_is_what_flower_reads_with_what_the_run_overrides(app):

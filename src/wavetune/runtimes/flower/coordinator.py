@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from flwr.app import Message, MessageType
 from flwr.serverapp import Grid
 
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity
-from wavetune.data_plane.contract import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
 from wavetune.data_plane.refusal import RefusedError
 from wavetune.data_plane.server import DataPlane, DeviceStream
