@@ -19,6 +19,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "agg")
+# Also for processes of tests that begin with an empty cache: to compile the kernels takes a minute.
+os.environ.setdefault(
+    "NUMBA_CACHE_DIR", str(Path(os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser())
+)
 os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), *os.environ.get("PYTHONPATH", "").split()])
 # Whether this machine wants it or not: else pytest would rewrite all tests in each of its processes, and every process
 # that a test starts would compile wavetune anew.
@@ -40,8 +44,14 @@ settings.load_profile("repeatable")
 collect_ignore = ["helpers/loaded.py"]
 """What forks begin with plans a run, and so compiles kernels: no process is to wait for that before its first test."""
 
-BEGIN = ("tests/end_to_end/test_commands.py", "tests/unit/data/", "tests/unit/models/")
-"""What comes first: while one process compiles the kernels of a fresh checkout, for both, the other needs none."""
+BEGIN = (
+    "tests/end_to_end/test_commands.py",
+    "tests/unit/data/",
+    "tests/unit/models/",
+    "tests/end_to_end/test_clients_that_differ.py",
+    "tests/end_to_end/test_flower.py",
+)
+"""What comes first: while one process compiles kernels, for both, the other needs none, or those of the first alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -1,7 +1,8 @@
-"""Where the machine code of kernels is kept between processes: a folder for each state of all their sources.
+"""Where the machine code of kernels is kept between processes: a folder for each state of all their sources, which all
+installations and checkouts with that state share.
 
 Numba by itself keeps code until the file of its function changes, and would go on with what that calls in other files
-as it was before.
+as it was before. And it keeps code for the folder of its sources alone, though these may be the same in another.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from numba import config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
-from numba.core import environment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.core import caching, environment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
     global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -32,6 +33,8 @@ except ImportError:  # Windows, where each process compiles for itself
     fcntl = None
 
 environments: Any = environment
+_LOCATOR: Any = cast(Any, caching)._CacheLocator
+_BY_CONTENT = hasattr(caching, "_hash_source_file")  # else Numba knows a file by its time, another in each checkout
 _NAMED = "kernels-"
 _COMPILED = re.compile(rb"^@(kernel|part)\b|njit", re.MULTILINE)  # in sources of what is compiled
 _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
@@ -41,12 +44,21 @@ _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
 def kept_with_sources() -> Generator[None]:
     """While in this block, what is compiled is kept in the folder of the package's sources as they are."""
     settings = cast(Any, config)
-    usual: str = settings.CACHE_DIR
+    usual, named = settings.CACHE_DIR, cast(Any, vars(_LOCATOR)["get_suitable_cache_subpath"])
     settings.CACHE_DIR = str(_folder(usual))
+    if _BY_CONTENT:
+        _LOCATOR.get_suitable_cache_subpath = staticmethod(_named_by_content)
     try:
         yield
     finally:
-        settings.CACHE_DIR = usual
+        settings.CACHE_DIR, _LOCATOR.get_suitable_cache_subpath = usual, named
+
+
+@cache
+def _named_by_content(source: str) -> str:
+    """The folder for what is compiled from a file, whatever folder that lies in."""
+    path = Path(source)
+    return f"{path.stem}_{hashlib.sha256(path.read_bytes()).hexdigest()[:16]}"
 
 
 def compiled(function: Callable[..., Any], **options: Any) -> Any:
@@ -116,13 +128,22 @@ def _alone(path: Path) -> Generator[None]:
 @cache
 def _folder(usual: str) -> Path:
     package = Path(__file__).parent
-    own = package / "__pycache__"
-    if usual:
-        beside = Path(usual)
-    else:
-        beside = own if os.access(own if own.exists() else package, os.W_OK) else Path("~/.cache/wavetune").expanduser()
+    beside = Path(usual) if usual else _common_cache() or package / "__pycache__"
+    folder = beside / (_NAMED + state_of(package))
+    with suppress(OSError):
+        os.utime(folder)  # what is used is not old
     forget(beside, time.time() - _KEPT_S)
-    return beside / (_NAMED + state_of(package))
+    return folder
+
+
+def _common_cache() -> Path | None:
+    """wavetune's cache, if it can be written to."""
+    try:
+        cache = Path(os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser()
+        cache.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):  # nobody's home, or one of others
+        return None
+    return cache if os.access(cache, os.W_OK) else None
 
 
 def state_of(package: Path) -> str:

@@ -5,10 +5,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from numba import config
 
 from wavetune.allocation import dual_bound, water_filling
-from wavetune.allocation.kernel_cache import forget, kept_with_sources, state_of
+from wavetune.allocation.kernel_cache import _BY_CONTENT, _common_cache, forget, kept_with_sources, state_of
 
 CALLER = """
 import numpy as np
@@ -61,6 +62,34 @@ def test_old_states_are_forgotten_and_nothing_else(tmp_path):
     os.utime(tmp_path / "other", (0, 0))
     forget(tmp_path, 1000.0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["kernels-new", "other"]
+
+
+def compiles(script, cache):
+    """Whether a process that calls the kernel of a script compiles it."""
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(cache)}
+    said = subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True).stdout
+    return said.split() == ["ready", "1"]
+
+
+@pytest.mark.skipif(not _BY_CONTENT, reason="this Numba knows the files of sources by their times")
+def test_checkouts_of_the_same_sources_share_what_was_compiled_and_what_is_used_is_not_forgotten(tmp_path):
+    cache, alike, other = tmp_path / "cache", CALLER.replace("input()", ""), []
+    for name, source in (("one", alike), ("two", alike), ("three", alike.replace("value * value", "value + 1"))):
+        (tmp_path / name).mkdir()
+        other.append(tmp_path / name / "caller.py")
+        other[-1].write_text(source)
+    assert [compiles(script, cache) for script in other] == [True, False, True]
+    (state,) = cache.iterdir()
+    os.utime(state, (0, 0))
+    assert [compiles(script, cache) for script in other] == [False] * 3
+
+
+def test_code_is_kept_in_the_cache_of_all_runs_unless_nothing_can_be_written_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
+    assert _common_cache() == tmp_path / "cache"
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "file"))
+    assert _common_cache() is None
 
 
 def test_of_processes_that_first_call_a_kernel_at_once_one_compiles_it(tmp_path):
