@@ -32,6 +32,8 @@ _PASSING = {
     grpc.StatusCode.CANCELLED: "the server ended the stream ({})",
     grpc.StatusCode.RESOURCE_EXHAUSTED: "the server is full ({})",
     grpc.StatusCode.ALREADY_EXISTS: "{}",
+    grpc.StatusCode.UNKNOWN: "the connection broke ({})",  # where something on the way changed what it carries
+    grpc.StatusCode.INTERNAL: "the connection broke ({})",
 }
 """Refusals that pass, and what they mean to the device."""
 
@@ -243,16 +245,17 @@ def attend(
     """Attend until the server says goodbye; returns its reason. A server that is away or full is waited for.
 
     Raises DeploymentError if the server refuses, or does not take the device for longer than `patience_s`. `diagnose`
-    looks at a connection that failed and raises what waiting cannot mend.
+    looks at a connection that failed and raises what waiting cannot mend; once the server has taken the device, that is
+    somebody on the way, and waited for too.
     """
-    until, said = time.monotonic() + patience_s, ""
+    until, said, taken = time.monotonic() + patience_s, "", False
     while True:
         replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(replies.get, None))
         replies.put(Report(attend=introduce()).SerializeToString())
         try:
             for content in call:
-                until, said = time.monotonic() + patience_s, ""
+                until, said, taken = time.monotonic() + patience_s, "", True
                 order = Order.FromString(content)
                 if order.HasField("goodbye"):
                     return order.goodbye.reason
@@ -261,9 +264,14 @@ def attend(
             status: Any = error
             if status.code() not in _PASSING:
                 raise refusal(error) from error
-            if status.code() == grpc.StatusCode.UNAVAILABLE:
-                diagnose()
             why = _PASSING[status.code()].format(status.details())
+            try:
+                if status.code() == grpc.StatusCode.UNAVAILABLE:
+                    diagnose()
+            except DeploymentError as found:
+                if not taken:
+                    raise
+                why = str(found)
             if time.monotonic() > until:
                 raise DeploymentError(f"gave up after {patience_s:.3g} s: {why}") from error
             if why != said:

@@ -11,7 +11,7 @@ from wavetune.data_plane import PROTOCOL_VERSION, control
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.client import connect
 from wavetune.data_plane.control import Coordinator, attend
-from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
+from wavetune.data_plane.messages_pb2 import Attend, Order, RoundOrder, RoundReport
 from wavetune.data_plane.server import serve
 from wavetune.errors import DeploymentError
 
@@ -223,32 +223,71 @@ def test_of_two_machines_with_one_key_the_first_goes_on_and_both_are_told(office
     assert "came with the certificate of device-01" in notices[0]
 
 
-def test_a_server_that_is_full_is_tried_again(office, monkeypatch):
-    """As gRPC refuses a stream where too many wait."""
-    said, handed = [], []
-    take = type(office.coordinator)._attend
+class Failing:
+    """A coordinator whose first stream ends as given: after an order, if there is one. `take` is the true one."""
 
-    def full_at_first(coordinator, requests, context):
-        handed.append(1)
-        if len(handed) == 1:
-            context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!")
-        yield from take(coordinator, requests, context)
+    def __init__(self, office, monkeypatch, status, sentence, order=None):
+        take, handed = type(office.coordinator)._attend, []
 
-    monkeypatch.setattr(type(office.coordinator), "_attend", full_at_first)
-    office.server.stop(0).wait()
-    handlers = [office.coordinator.handler()]
-    office.server, office.port = serve("127.0.0.1:0", read_identity(office.folder / "server"), handlers, 16, 1 << 20)
-    ended = []
+        def fails_at_first(coordinator, requests, context):
+            handed.append(1)
+            if len(handed) == 1:
+                if order is not None:
+                    next(requests)
+                    yield Order(round=order).SerializeToString()
+                    next(requests)
+                context.abort(status, sentence)
+            yield from take(coordinator, requests, context)
 
-    def life():
-        with connect(f"localhost:{office.port}", read_identity(office.folder / "device-00")) as channel:
+        monkeypatch.setattr(type(office.coordinator), "_attend", fails_at_first)
+        office.server.stop(0).wait()
+        handlers = [office.coordinator.handler()]
+        identity = read_identity(office.folder / "server")
+        office.server, office.port = serve("127.0.0.1:0", identity, handlers, 16, 1 << 20)
+        self.office, self.said, self.ended = office, [], []
+
+    def attend(self, diagnose):
+        with connect(f"localhost:{self.office.port}", read_identity(self.office.folder / "device-00")) as channel:
             introduce = lambda: Attend(version=PROTOCOL_VERSION, client=0)  # noqa: E731
-            ended.append(attend(channel, introduce, lambda _order: RoundReport(), PATIENCE_S, said.append))
+            handle = lambda order: RoundReport(round=order.round)  # noqa: E731
+            self.ended.append(attend(channel, introduce, handle, PATIENCE_S, self.said.append, diagnose))
 
-    thread = threading.Thread(target=life)
-    thread.start()
-    assert office.coordinator.wait_for([0], PATIENCE_S) == {0}
-    office.coordinator.dismiss("that was all")
-    thread.join(PATIENCE_S)
-    assert ended == ["that was all"]
-    assert said == ["the server is full (Concurrent RPC limit exceeded!); trying again"]
+    def until_dismissed(self, diagnose=lambda: None):
+        thread = threading.Thread(target=self.attend, args=(diagnose,))
+        thread.start()
+        assert self.office.coordinator.wait_for([0], PATIENCE_S) == {0}
+        self.office.coordinator.dismiss("that was all")
+        thread.join(PATIENCE_S)
+        assert self.ended == ["that was all"]
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence", "said"),
+    [  # as gRPC refuses a stream where too many wait, and ends one whose bytes were changed on the way
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, "Concurrent RPC limit exceeded!", "the server is full"),
+        (grpc.StatusCode.UNKNOWN, "Stream removed (TSI_DATA_CORRUPTED)", "the connection broke"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM with error code 1", "the connection broke"),
+    ],
+)
+def test_servers_that_are_full_and_connections_that_break_are_tried_again(office, monkeypatch, status, sentence, said):
+    failing = Failing(office, monkeypatch, status, sentence)
+    failing.until_dismissed()
+    assert failing.said == [f"{said} ({sentence}); trying again"]
+
+
+def diagnosed():
+    raise DeploymentError("they do not take this certificate")
+
+
+def test_what_a_look_at_a_connection_finds_ends_no_device_that_the_servers_took_before(office, monkeypatch):
+    """It may be somebody on the way, and for a moment."""
+    order = RoundOrder(run="a run", round=0)
+    failing = Failing(office, monkeypatch, grpc.StatusCode.UNAVAILABLE, "Socket closed", order)
+    failing.until_dismissed(diagnosed)
+    assert failing.said == ["they do not take this certificate; trying again"]
+
+
+def test_what_a_look_at_the_first_connection_finds_ends_the_device(office, monkeypatch):
+    failing = Failing(office, monkeypatch, grpc.StatusCode.UNAVAILABLE, "Socket closed")
+    with pytest.raises(DeploymentError, match="they do not take"):
+        failing.attend(diagnosed)
