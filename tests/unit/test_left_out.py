@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,3 +54,29 @@ def test_what_the_core_itself_uses_while_it_is_imported_is_there() -> None:
 def test_what_is_imported_already_is_used_as_it_is() -> None:
     tools = importlib.import_module("lt_heavy.tools")
     assert importlib.import_module("lt_core").Tool is tools.Tool
+
+
+SEARCHES = """
+import sys
+import numpy as np
+import wavetune.cli
+from scipy import optimize
+from scipy.optimize import _remove_redundancy
+
+LEFT_OUT = (
+    "numpy.f2py", "numpy.ma", "numpy.testing", "scipy.special", "scipy.spatial", "scipy.linalg.interpolative"
+)
+print([name for name in LEFT_OUT if name in sys.modules])
+for search in (optimize.shgo, optimize.dual_annealing):
+    print(search(lambda x: ((x - 1) ** 2).sum(), [(0.0, 3.0)] * 2).x.round(2).tolist())
+print(_remove_redundancy.interp_decomp(np.ones((3, 2)), 1)[0].shape)
+print(np.ma.array([1, 2], mask=[True, False]).count(), np.testing.__name__, np.f2py.__name__)
+print([name for name in LEFT_OUT if name not in sys.modules])
+"""
+
+
+def test_commands_leave_out_of_scipy_what_plans_do_not_need_and_all_of_it_can_be_used() -> None:
+    done = subprocess.run([sys.executable, "-c", SEARCHES], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [
+        "[]", "[1.0, 1.0]", "[1.0, 1.0]", "(2,)", "1 numpy.testing numpy.f2py", "[]"
+    ]  # fmt: skip

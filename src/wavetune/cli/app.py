@@ -45,6 +45,11 @@ _LONGEST_SENTENCE = 2000  # characters; what is longer quotes something that nob
 leave_out(["typer.rich_utils"], ["rich.markdown", "rich.traceback"])
 leave_out(["numba.np.arraymath"], ["scipy.linalg"])  # it asks whether there are products of matrices
 leave_out(["numba.core.config"], ["yaml"])  # of a file with numba's settings
+# Of SciPy's searches plans make few: all names of NumPy are asked for, and what other searches need.
+leave_out(["scipy._lib.array_api_compat.numpy"], ["numpy.f2py", "numpy.ma", "numpy.testing"])
+leave_out(["scipy.optimize._dual_annealing"], ["scipy.special"])
+leave_out(["scipy.optimize._remove_redundancy"], ["scipy.linalg.interpolative"])
+leave_out(["scipy.optimize._shgo"], ["scipy.spatial"])
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="rich",
