@@ -97,9 +97,10 @@ def _chosen(kind: Any, values: Mapping[str, Any], path: str = "", packages: Coll
     """The dataclass that values describe: the class itself, or the part of a seam that their `kind` names."""
     if not _is_seam(kind):
         return kind
-    if not isinstance(values.get("kind"), str):
+    named_kind = values.get("kind", kind.usual)
+    if not isinstance(named_kind, str) or not named_kind:
         raise ConfigError(f"{path}.kind is {values.get('kind')!r}; choose one of {', '.join(sorted(kinds(kind)))}")
-    return named(values["kind"], kind, path, packages)
+    return named(named_kind, kind, path, packages)
 
 
 @cache

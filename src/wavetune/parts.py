@@ -54,6 +54,7 @@ class Part:
 
     kind: ClassVar[str] = ""  # how a recipe names it: by default the class's name, with underscores
     home: ClassVar[str] = ""  # of a seam: module or package of the kinds that are named without a path
+    usual: ClassVar[str] = ""  # of a seam: the kind that is meant where none is named; empty: one must be
     needs: ClassVar[tuple[Fact, ...]] = ()
     removes: ClassVar[tuple[Fact, ...]] = ()
     checks: ClassVar[Checks] = {}  # of a seam: of what other people's methods return

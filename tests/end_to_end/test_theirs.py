@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.deployment import deployed, nothing, play, run_deployed
 from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told, train
+from helpers.workers import train_in_workers, workers_here
 from wavetune import recipes
 from wavetune.errors import ModelError
 from wavetune.federation.run_folder import RunFolder
@@ -149,6 +150,24 @@ def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so
     clients = [torch.cat([t.flatten() for t in one[f"client-{k:02d}"].values()]) for k in range(3)]
     assert (clients[0] - clients[1]).norm() > 1e-3
     assert all(record["lost"] == [] for record in read_rounds(tmp_path / "there"))
+
+
+def test_both_halves_of_feddyn_end_alike_continued_in_workers_and_on_devices(tmp_path):
+    halves = ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer")
+    alone = ("run.tokens_per_pass=1", "run.rounds=3", "run.checkpoint_every=1")
+    recipe = with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *alone, *halves])
+    train(recipe, tmp_path / "here")
+    out = Path(shutil.copytree(tmp_path / "here", tmp_path / "again"))
+    (max((out / "checkpoints").iterdir()) / "state.safetensors").write_bytes(b"damaged")
+    (out / "summary.json").unlink()
+    train(load(out / "recipe.json"), out, resume=True)
+    assert_same_run(out, tmp_path / "here")
+    train_in_workers(recipe, tmp_path / "workers", workers_here(2))
+    assert_same_run(tmp_path / "workers", tmp_path / "here")
+    run_deployed(recipe, tmp_path / "there", tmp_path / "certificates", Silent(), allowed=Allowed(others=("theirs",)))
+    one, other = (adapters_of(tmp_path / name)["global"] for name in ("here", "there"))
+    for matrix, values in one.items():
+        torch.testing.assert_close(other[matrix], values, rtol=1e-6, atol=1e-9)
 
 
 def adapters_of(folder):

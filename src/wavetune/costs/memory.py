@@ -21,7 +21,7 @@ class Storage:
     Args:
         weight_bytes: a frozen weight: 4 in fp32, 2 in bf16, 1 in int8.
         activation_bytes: a saved activation; 4 also over bf16 weights, where only matrix products run in bf16.
-        adapter_bytes: an adapter value with its gradient and two AdamW moments, all fp32.
+        adapter_bytes: an adapter value with its gradient and what the optimiser remembers (AdamW: two moments), fp32.
         logit_values: the most logits that exist at once; the loss is computed in chunks of as many.
         outer_bytes: a weight of the embedding and the head; as the others if None.
     """

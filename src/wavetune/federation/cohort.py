@@ -157,6 +157,7 @@ class Cohort:
         The clients' adapters of these names are remembered: the round's training is to stay near them.
         """
         self.optimiser.train(blocks)
+        self.optimiser.begin_round(names)
         self._due, self._steps = blocks, 0
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}

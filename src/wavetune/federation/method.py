@@ -30,7 +30,7 @@ from wavetune.federation.local_alignment import LocalAlignment
 from wavetune.federation.lora_targets import LoraTargets
 from wavetune.federation.mixing import AverageFactors, Mixing
 from wavetune.federation.objectives import Likelihood, Supervised
-from wavetune.federation.optimise import AdamW
+from wavetune.federation.optimise import AdamW, Optimiser
 from wavetune.federation.phases import PhasePart
 from wavetune.federation.planning import Optimal, Planner
 from wavetune.federation.privacy import Gaussian
@@ -109,7 +109,7 @@ class Method(Part):
     sharing: Sharing = field(default_factory=Sharing)
     objective: Supervised = field(default_factory=Likelihood)
     proximal: Annotated[float, Ge(0)] = 0.0
-    optimiser: AdamW = field(default_factory=AdamW)
+    optimiser: Optimiser = field(default_factory=AdamW)
     activation_codec: Codec = field(default_factory=Bf16, metadata={"message": "activations", "needs": (CUT,)})
     gradient_codec: Codec = field(default_factory=Bf16, metadata={"message": "gradients", "needs": (CUT,)})
     choose_codecs: bool = field(default=False, metadata={"needs": (CUT,)})

@@ -1,4 +1,4 @@
-"""AdamW for stacked adapters: elementwise, so one optimiser is K optimisers. Clipping takes a norm per slot and block.
+"""Optimisers of stacked adapters: elementwise, so one is K optimisers. Clipping takes a norm per slot and block.
 
 Every slot counts its own steps, since clients may sit out. Legend: K clients, S slots of a stack.
 """
@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from functools import reduce
 from itertools import groupby
 from operator import attrgetter
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast
 
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.facts import CUT
+from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -26,9 +27,58 @@ if TYPE_CHECKING:
 
     from wavetune.models.lora import AdapterBank
 
+Moments = dict[str, "Tensor"]
+
+
+class Going(NamedTuple):
+    """How a stack is advanced: `rate`, the learning rate now, and `step_S`, which step of its own each slot makes, from
+    1 on, `[S, 1, 1]`. In the `first` of a round the values are what the round starts from. What is `shared` is
+    exchanged at the round's end.
+    """
+
+    rate: float
+    step_S: Tensor
+    first: bool
+    shared: bool
+
+
+def _check_advance(_: Optimiser, found: Any, value: Tensor, grad: Tensor, moments: Moments, *__: Any) -> str:
+    pair = pair_of(found)
+    kept: dict[str, Any] = pair[1] if pair is not None and isinstance(pair[1], dict) else {}
+    shapes = [getattr(one, "shape", None) for one in (*(pair or ())[:1], *kept.values())]
+    if kept.keys() != moments.keys() or shapes != [value.shape] * (1 + len(kept)):
+        return f"values {list(value.shape)} and its moments by name, {list(moments)}, of the same shape"
+    return ""
+
+
+class Optimiser(Part):
+    """How clients, and servers behind a cut, go along the gradients of what they train: value by value."""
+
+    usual = "adamw"
+    checks: ClassVar[Checks] = {"advance": _check_advance}
+    moments: ClassVar[tuple[str, ...]] = ()  # what is remembered of every value between steps, zero at first
+    learning_rate: float = 2e-4
+    server_learning_rate: float | None = None  # of a server behind a cut; None: the same
+    max_grad_norm: float | None = None  # that gradients are scaled down to
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """Fraction of the full rate at a local step of the run, counted from 0."""
+        return 1.0
+
+    def advance(self, value: Tensor, grad: Tensor, moments: Moments, going: Going) -> tuple[Tensor, Moments]:
+        """Values and moments after a step, `[S, ...]` each, of S slots; the given ones may be changed in place."""
+        raise NotImplementedError
+
+    def constant(self, learning_rate: float) -> Self:
+        """The same at a rate that stays."""
+        wanted = {"learning_rate": learning_rate, "schedule": "constant", "warmup_steps": 0}
+        own = {f.name for f in fields(cast("Any", self))}
+        return replace(cast("Any", self), **{name: value for name, value in wanted.items() if name in own})
+
 
 @dataclass(frozen=True)
-class AdamW(Part):
+class AdamW(Optimiser):
     """AdamW on both sides of the cut, with one learning-rate schedule over all local steps of the run.
 
     `warmup_steps` rise linearly to the full rate; then it stays constant, or falls to zero at the last step along a
@@ -37,6 +87,8 @@ class AdamW(Part):
     a norm of at most `max_grad_norm / sqrt(L)`. So it changes nothing where the model is cut.
     """
 
+    kind = "adamw"
+    moments = ("exp_avg", "exp_avg_sq")
     learning_rate: Annotated[float, Gt(0)] = 2e-4
     server_learning_rate: Annotated[float, Gt(0)] | None = field(default=None, metadata={"needs": (CUT,)})
     weight_decay: Annotated[float, Ge(0)] = 0.01
@@ -60,14 +112,31 @@ class AdamW(Part):
         done = min(1.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps))
         return 1 - done if self.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
+    def advance(self, value: Tensor, grad: Tensor, moments: Moments, going: Going) -> tuple[Tensor, Moments]:
+        """One step of AdamW (arXiv 1711.05101), in place."""
+        mean, square = moments.values()
+        mean.lerp_(grad, 1 - self.beta1)
+        square.mul_(self.beta2).addcmul_(grad, grad, value=1 - self.beta2)
+        corrected = [(1 - beta ** going.step_S.double()).to(grad.dtype) for beta in (self.beta1, self.beta2)]
+        value.mul_(1 - going.rate * self.weight_decay)
+        value.sub_(going.rate / corrected[0] * mean / (square.sqrt() / corrected[1].sqrt() + self.epsilon))
+        return value, moments
+
 
 class StackedOptimiser:
     """The optimisers of a bank: one for each client's slots, one for the server's."""
 
-    def __init__(self, bank: AdapterBank, settings: AdamW) -> None:
+    def __init__(self, bank: AdapterBank, settings: Optimiser) -> None:
         self.bank, self.settings = bank, settings
         self._moments: dict[str, dict[str, Tensor]] = {}
+        self._sites: dict[str, str] = {}  # of what is trained
+        self._shared: Collection[str] = ()
+        self._advanced: set[str] = set()  # in the round
         self._trained = {side: tuple(self._trainable(side)) for side in ("clients", "server")}
+
+    def begin_round(self, shared: Collection[str]) -> None:
+        """A round starts, at whose end the adapters of these names are exchanged."""
+        self._shared, self._advanced = shared, set()
 
     def train(self, blocks: Collection[int] | None, kinds: Collection[str] | None = None) -> None:
         """Let the adapters of these blocks and kinds alone have gradients (None: all that are trained); others stay."""
@@ -110,7 +179,7 @@ class StackedOptimiser:
         for side in ("clients", "server"):
             for name, _, parameter in self._trained[side]:
                 if f"{name}.step" in state:
-                    entry = {key: state[f"{name}.{key}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                    entry = {key: state[f"{name}.{key}"] for key in ("step", *self.settings.moments)}
                     self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
 
     def client_moments(self, clients: Container[int]) -> dict[str, Tensor]:
@@ -141,35 +210,29 @@ class StackedOptimiser:
         import torch
 
         if name not in self._moments:
-            zeros = (torch.zeros_like(parameter) for _ in range(2))
-            steps = torch.zeros(len(parameter), device=parameter.device)
-            self._moments[name] = dict(zip(("step", "exp_avg", "exp_avg_sq"), (steps, *zeros), strict=True))
+            steps = {"step": torch.zeros(len(parameter), device=parameter.device)}
+            self._moments[name] = steps | {key: torch.zeros_like(parameter) for key in self.settings.moments}
         return self._moments[name]
 
     def _advance(self, name: str, parameter: Tensor, rate: float, slots: Tensor | None) -> None:
-        """One step of AdamW (arXiv 1711.05101) for some slots of a stack `[S, ...]`, all if None."""
+        """One step for some slots of a stack `[S, ...]`, all if None."""
         import torch
 
-        grad, settings = parameter.grad, self.settings
-        if grad is None:
+        if parameter.grad is None:
             return
         with torch.no_grad():
-            stacks = (*self._entry(name, parameter).values(), parameter, grad)
-            if slots is not None:
-                slots = slots.to(parameter.device)
-                stacks = tuple(stack[slots] for stack in stacks)
-            step, mean, square, value, grad = stacks
+            names, stacks = self.settings.moments, (*self._entry(name, parameter).values(), parameter)
+            slots = None if slots is None else slots.to(parameter.device)
+            step, *moments, value, grad = (t if slots is None else t[slots] for t in (*stacks, parameter.grad))
             step += 1
-            mean.lerp_(grad, 1 - settings.beta1)
-            square.mul_(settings.beta2).addcmul_(grad, grad, value=1 - settings.beta2)
-            corrected = [
-                (1 - beta ** step.double()).to(grad.dtype).view(-1, 1, 1) for beta in (settings.beta1, settings.beta2)
-            ]
-            value.mul_(1 - rate * settings.weight_decay)
-            value.sub_(rate / corrected[0] * mean / (square.sqrt() / corrected[1].sqrt() + settings.epsilon))
-            if slots is not None:
-                for stack, part in zip((*self._moments[name].values(), parameter), stacks, strict=False):
+            going = Going(rate, step.view(-1, 1, 1), name not in self._advanced, self._sites[name] in self._shared)
+            value, kept = self.settings.advance(value, grad, dict(zip(names, moments, strict=True)), going)
+            for stack, part in zip(stacks, (step, *(kept[key] for key in names), value), strict=True):
+                if slots is not None:
                     stack[slots] = part
+                elif part is not stack:
+                    stack.copy_(part)
+        self._advanced.add(name)
         parameter.grad = None
 
     def _trainable(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
@@ -179,6 +242,7 @@ class StackedOptimiser:
             owner_S = tuple(self.bank.local_LK[site.layer].nonzero()[0].tolist()) if side == "clients" else (0,)
             for parameter in stacks.get(site.name, {}).values():
                 if parameter.requires_grad:
+                    self._sites[f"{side}.{index}"] = site.name
                     yield f"{side}.{index}", owner_S, parameter
                     index += 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,8 +38,7 @@ class ServerTraining:
     def __post_init__(self) -> None:
         assert self.recipe.method.server_steps is not None
         self.part, optimiser = self.recipe.method.server_steps, self.recipe.method.optimiser
-        settings = replace(optimiser, learning_rate=self.part.learning_rate, schedule="constant", warmup_steps=0)
-        self.cohort.optimiser = StackedOptimiser(self.cohort.bank, settings)
+        self.cohort.optimiser = StackedOptimiser(self.cohort.bank, optimiser.constant(self.part.learning_rate))
 
     def __call__(self, index: int, mixture: Mapping[str, Tensor], before: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The adapters after a round's steps, from its mixture or from what the server had before."""

@@ -55,6 +55,7 @@ class FleetSteps:
     def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
         """Hand every worker its clients' adapters and moments, which blocks train, and what to stay near."""
         self.cohort.optimiser.train(blocks)
+        self.cohort.optimiser.begin_round(names)
         server, moments = server_state(self.cohort), self._moments(of_server=True)
         self._begun_with = tuple({name: t.clone() for name, t in named.items()} for named in (server, moments))
         self._done = (self._done[0] + 1, 0)

@@ -121,6 +121,7 @@ def plan_world(
             f"nothing would be trained: method.sharing.trained_layers is {last}, and no adapter stands in the last "
             f"{last} of {num_layers} blocks; leave it out, or set method.lora.rank"
         )
+    storage = BY_PRECISION.get(run.precision, FP32)
     return RoundPlanner(
         recipe.world.scenario,
         draw_devices(recipe.world.scenario, run.seed),
@@ -133,7 +134,7 @@ def plan_world(
         run.rounds,
         run.seed,
         "; ".join(filter(None, (architecture.note, _wide(measured, method.rounds_to_target)))),
-        storage=BY_PRECISION.get(run.precision, FP32),
+        storage=replace(storage, adapter_bytes=4 * (2 + len(recipe.method.optimiser.moments))),
     ).scheduled()
 
 

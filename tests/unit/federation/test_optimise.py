@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -6,8 +8,10 @@ from hypothesis import strategies as st
 
 from helpers.adapters import lora_site, pair_of
 from helpers.training import Job, cohort_of, random_batches, random_rows, tokens_of
-from wavetune.federation.optimise import AdamW, StackedOptimiser
+from wavetune.errors import PartError
+from wavetune.federation.optimise import AdamW, Optimiser, StackedOptimiser
 from wavetune.models.lora import AdapterBank, new_bank
+from wavetune.part_values import read_part, values_of
 
 SITES = (lora_site("a", 0, 4, 3), lora_site("b", 1, 4, 3))
 LOCAL = np.array([[True, True], [False, True]])
@@ -152,3 +156,50 @@ def test_a_clients_gradient_is_clipped_to_the_same_bits_whoever_stands_beside_it
     for slot in range(3):
         for together, alone in zip(clipped([0, 1, 2]), clipped([slot]), strict=True):
             assert torch.equal(together[slot], alone[0])
+
+
+@dataclass(frozen=True)
+class Told(Optimiser):
+    """Goes down the gradient at rate 1, and remembers what it was told."""
+
+    moments = ("seen", "first")
+
+    def advance(self, value, grad, moments, going):
+        seen = moments["seen"] + going.step_S * going.shared
+        return value - grad, {"first": moments["first"] + going.first, "seen": seen}
+
+
+def test_an_optimiser_of_ones_own_goes_on_with_what_it_returns_and_knows_rounds_steps_and_what_is_shared():
+    bank = new_bank(SITES, LOCAL, (2, 2), 2, alpha=2.0, seed=0)
+    optimiser, before = StackedOptimiser(bank, Told()), bank.local["a"]["A"].detach().clone()
+    for active_K in ((True, True), (True, False), (False, True)):
+        if active_K[1]:
+            optimiser.begin_round({"a"})
+        for parameter in bank.parameters(local=True):
+            parameter.grad = torch.ones_like(parameter)
+        optimiser.step_clients(1.0, active_K)
+    torch.testing.assert_close(bank.local["a"]["A"].detach(), before - 2)
+    found = {name: t[:, 0, 0].tolist() for name, t in optimiser.state().items() if "seen" in name or "first" in name}
+    assert found["clients.0.seen"] == [1 + 2, 1 + 2]  # a, of both clients: steps of their own
+    assert found["clients.0.first"] == [1, 2]  # the second client's are first in both rounds
+    assert (found["clients.2.seen"], found["clients.2.first"]) == ([0], [2])  # b, which is not shared
+    again = StackedOptimiser(bank, Told())
+    again.load_state(optimiser.state())
+    assert all(torch.equal(t, again.state()[name]) for name, t in optimiser.state().items())
+
+
+def test_moments_that_an_optimiser_does_not_declare_are_refused():
+    @dataclass(frozen=True)
+    class Undeclared(Optimiser):
+        def advance(self, value, grad, moments, going):
+            return value, {"velocity": grad}
+
+    bank = bank_with_gradients()
+    with pytest.raises(PartError, match=r"is to return values \[2, 4, 2\] and its moments by name, \[\]"):
+        StackedOptimiser(bank, Undeclared()).step_clients(1.0)
+
+
+def test_a_recipe_that_names_no_optimiser_has_the_usual_one():
+    values = {"learning_rate": 0.5}
+    assert read_part(Optimiser, values, "method.optimiser") == AdamW(learning_rate=0.5)
+    assert values_of(AdamW())["kind"] == "adamw"

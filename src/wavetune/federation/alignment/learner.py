@@ -74,8 +74,7 @@ class Learner:
         value_rate = settings.objective.value_learning_rate
         if value_rate:
             self.values = _value_heads(backbone, self.num_clients)
-            rate = replace(settings.optimiser, learning_rate=value_rate)
-            self.value_optimiser = StackedOptimiser(self.values, rate)
+            self.value_optimiser = StackedOptimiser(self.values, settings.optimiser.constant(value_rate))
         self.steps_done = 0
 
     @property

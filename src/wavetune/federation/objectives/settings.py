@@ -10,7 +10,7 @@ from annotated_types import Ge, Gt
 from wavetune.errors import ConfigError
 from wavetune.federation.objectives.alignment import AlignmentObjective
 from wavetune.federation.objectives.ppo import Ppo
-from wavetune.federation.optimise import AdamW
+from wavetune.federation.optimise import AdamW, Optimiser
 
 RATE = AdamW(learning_rate=3e-3, weight_decay=0.0, schedule="linear", warmup_steps=0)
 
@@ -30,7 +30,7 @@ class AlignmentSettings:
     max_prompt_tokens: Annotated[int, Ge(4)] = 256
     max_new_tokens: Annotated[int, Ge(1)] = 40
     temperature: Annotated[float, Gt(0)] = 0.7
-    optimiser: AdamW = RATE
+    optimiser: Optimiser = RATE
     distance_coefficient: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
