@@ -186,6 +186,12 @@ def test_server_steps_go_with_clients_that_train_the_servers_model(part, tmp_pat
     assert record["planned"] == record["charged"]
 
 
+def test_a_server_that_trains_has_the_prefixes_of_all_blocks_or_is_refused():
+    prefixes = ("method.lora.rank=0", 'method.adapters={"kind":"prefix","tokens":3}', "method.sharing.shared_layers=1")
+    with pytest.raises(ConfigError, match="reads prefixes in every block"):
+        build(small("fedavg_lora", "world.data.server_samples=9", 'method.server_steps={"steps":2}', *prefixes))
+
+
 def test_without_all_that_is_its_own_it_is_prefix_tuning(tmp_path):
     off = ("method.client_model=null", "method.turns=[]", "method.server_steps=null", "method.lora.rank=0")
     plain = ("method.lora.rank=0", 'method.adapters={"kind":"prefix","tokens":3}', "method.optimiser.weight_decay=0.0")

@@ -40,8 +40,10 @@ class AdaptedMap(nn.Module):
         self.inner, self.adapter, self.matrices = inner, adapter, nn.ParameterDict(dict(matrices))
 
     def forward(self, x: Tensor) -> Tensor:
-        """The map's output, adapted."""
-        return self.adapter.forward(x, self.inner(x), {name: self.matrices[name] for name in self.matrices})
+        """The map's output `[..., out]`, adapted."""
+        y = self.inner(x)
+        x_NI, y_NO = (t.reshape(-1, t.shape[-1]) for t in (x, y))
+        return self.adapter.forward(x_NI, y_NO, {name: self.matrices[name] for name in self.matrices}).view_as(y)
 
 
 @dataclass(frozen=True)

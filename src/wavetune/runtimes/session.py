@@ -266,6 +266,12 @@ def server_of(recipe: Recipe, backbone: Backbone, rank_K: tuple[int, ...]) -> Co
     placement = Placement(layers, (layers,), (None,), (1.0,), split=False)
     cohort = cohort_of(recipe, backbone, placement, (max(rank_K),), Door())
     shared = recipe.method.sharing.names(cohort.bank.sites, layers, "shared")
+    prefixes = {site.name for site in backbone.attended.values()}
+    if prefixes & shared and prefixes - shared:
+        raise ConfigError(
+            "a server that has a model of its own, or trains, reads prefixes in every block, and "
+            "method.sharing.shared_layers shares those of some blocks alone; leave it out"
+        )
     local = {name: stacks for name, stacks in cohort.bank.local.items() if name in shared}
     bank = replace(cohort.bank, sites=tuple(site for site in cohort.bank.sites if site.name in shared), local=local)
     return replace(cohort, bank=bank, optimiser=StackedOptimiser(bank, recipe.method.optimiser), proximal=0.0, turns=())
