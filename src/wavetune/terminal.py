@@ -151,6 +151,9 @@ class RunDisplay(Display):
         if math.isfinite(record.validation_loss):
             self.validation = record.validation_loss
             loss = f"  validation {self.validation:.4f}"
+        if record.lost and math.isnan(record.train_loss):
+            told = next((lost for lost in record.lost if lost.claim), record.lost[0])
+            self.message(f"round {record.round + 1}: nobody trained; client {told.client}: {told.claim or told.why}")
         slowest = "" if self.central or slow is None else f"  slowest: {_straggler((slow.client, slow.phase))}"
         self.message(
             f"round {record.round + 1}/{self.rounds}  loss {record.train_loss:.4f}{loss}  {self._charged()}{slowest}"

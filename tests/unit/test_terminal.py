@@ -1,14 +1,16 @@
 """What a terminal of usual width shows of a run."""
 
 import io
+import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from wavetune.console import Console
-from wavetune.records.rounds import Account, Round, Straggler
+from wavetune.records.rounds import Account, Lost, Round, Straggler
 from wavetune.terminal import CountDisplay, RewardDisplay, RunDisplay
 
 SESSION = SimpleNamespace(
@@ -53,6 +55,16 @@ def test_round_bar_steps_and_time_left_are_seen_at_every_width(width):
     assert max(len(bar), len(below)) <= width
     assert "loss 5.540" in below
     assert "simulated" in below
+
+
+def test_a_round_in_which_nobody_trained_says_why():
+    console = Console(file=io.StringIO(), width=120, color_system=None)
+    lost = (Lost(0, "the stream of client 0 broke"), Lost(2, "the stream broke", "no such file: rows.jsonl"))
+    with RunDisplay(console) as display:
+        display.started(SESSION, 8, 6.1)
+        display.round(replace(RECORD, train_loss=math.nan, lost=lost))
+        display.round(replace(RECORD, lost=lost))
+    assert console.file.getvalue().count("nobody trained; client 2: no such file: rows.jsonl") == 1
 
 
 def test_a_round_without_an_evaluation_leaves_a_line_on_a_terminal():
