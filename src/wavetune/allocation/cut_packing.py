@@ -17,7 +17,8 @@ min over shares s of (l_kP work_kc / s + u s), less u in all.
 The inner minima are those of `set_packing`; weights and prices are moved by linear programs over the sets found so far,
 each near the best known ones. A program's solution mixes sets, so that a client's times are means; what is left open by
 that is closed by parts: only sets count that are done by a part's last seconds, with its cuts, on subchannels that it
-leaves the client.
+leaves the client, and to be done sooner than a part's first seconds is worth nothing. Where the server is not shared
+and prices leave few choices of cuts open, these are closed one by one, as bands that share nothing.
 Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns of a program, P pairs of client and cut, M1 for
 the subchannels and the total power, T for U, D, F and G or P, F and G, 2 for first and last seconds, for both ways of
 a band, or for the least and the largest share.
@@ -56,6 +57,7 @@ _FAR = 1.0  # radius up to which it is foreseen what prices may still gain
 _NARROW = 0.2  # share of what is missing to which prices are moved
 _SPREAD, _MIXED = 0.3, 0.02  # of what is missing, and of a client's choice: below it another kind of parts is made
 _PAYS, _STALE, _LOOK = 0.1, 2, 40  # share of what is missing that programs have to gain: one of so many, or all of them
+_CHOICES, _WIDE = 128, 4e-3  # of cuts that are closed one by one, and the gap from which on that is done thoroughly
 _MOST_PARTS = 4  # for every program that may be solved
 _SHARES = 1.25 ** np.arange(-4.0, 5.0)  # of the server around the cheapest
 _SAFE, _ROUNDING = 1 - 1e-9, 1e-7
@@ -109,23 +111,26 @@ class SetsOfBand:
         self.down_S = np.concatenate((self.down_S, np.sum(self.down_KM[client_S] * set_SM, axis=1)))
 
     def cheapest(
-        self, asks: Asks, last_2: Array, wanted_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
+        self, asks: Asks, edges_22: Array, wanted_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
         unit: float,
     ) -> Array:  # fmt: skip
         """Least of a set's weight and its times' prices, [K, C]; infinite where none is in time; sets are remembered.
 
         Args:
             asks: what cuts ask.
-            last_2: when both ways have to be done (s).
+            edges_22: from when on it counts how late both ways are done, and when they have to be (s).
             wanted_KC: the cuts that count.
             hears_KM: who may own what.
             weight_M1: of the subchannels and the total power.
             late_K2: price of a second of both ways.
             unit: the size of a large price.
         """
-        rate_KC, down_KC = self.rates(asks, last_2)
+        rate_KC, down_KC = self.rates(asks, edges_22[:, 1])
+        soon_KC, soon_down_KC = self.rates(asks, edges_22[:, 0])
         fits_KC = wanted_KC & (rate_KC <= self.most_K[:, None]) & (down_KC <= self.most_down_K[:, None])
-        value_KC = np.where(fits_KC, late_K2[:, :1] * asks.ready_s_KC + late_K2[:, 1:] * asks.after_s_KC, np.inf)
+        ready_s_KC = np.maximum(asks.ready_s_KC, edges_22[0, 0] * (asks.need_KC <= 0))
+        after_s_KC = np.maximum(asks.after_s_KC, edges_22[1, 0] * (asks.down_bits_KC <= 0))
+        value_KC = np.where(fits_KC, late_K2[:, :1] * ready_s_KC + late_K2[:, 1:] * after_s_KC, np.inf)
         client_J, cut_J = np.nonzero(fits_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
         if len(client_J) == 0:
             return value_KC
@@ -133,8 +138,8 @@ class SetsOfBand:
             (
                 late_K2[client_J, 0] * asks.need_KC[client_J, cut_J] / unit,
                 late_K2[client_J, 1] * asks.down_bits_KC[client_J, cut_J] / self.unit / unit,
-                self.most_K[client_J],
-                self.most_down_K[client_J] / self.unit,
+                np.minimum(self.most_K[client_J], soon_KC[client_J, cut_J]),
+                np.minimum(self.most_down_K[client_J], soon_down_KC[client_J, cut_J]) / self.unit,
             ),
             axis=1,
         )
@@ -163,14 +168,14 @@ class SetsOfBand:
         )
 
     def columns(
-        self, asks: Asks, last_2: Array, allowed_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
+        self, asks: Asks, edges_22: Array, allowed_KC: BoolArray, hears_KM: BoolArray, weight_M1: Array, late_K2: Array,
         moves: tuple[float, Array],
     ) -> _Columns:  # fmt: skip
         """The known sets of each cut that are in time and may be its cheapest, but no more than a few.
 
         `moves` is how far the weights may move, and how far the prices of both ways may.
         """
-        rate_KC, down_KC = self.rates(asks, last_2)
+        rate_KC, down_KC = self.rates(asks, edges_22[:, 1])
         does_SC = (self.up_S[:, None] >= rate_KC[self.client_S]) & allowed_KC[self.client_S]
         does_SC &= ~np.any(self.set_SM & ~hears_KM[self.client_S], axis=1)[:, None]
         does_SC &= self.down_S[:, None] >= down_KC[self.client_S] * (1 - 1e-12)
@@ -182,6 +187,7 @@ class SetsOfBand:
         time_J2 = np.stack(
             (asks.ready_s_KC.ravel()[pair_J] + up_s_J, asks.after_s_KC.ravel()[pair_J] + down_s_J), axis=1
         )
+        time_J2 = np.maximum(time_J2, edges_22[:, 0])
         cost_J = (self.set_SM @ weight_M1[:-1] + weight_M1[-1] * self.power_share_S)[set_J] + np.sum(
             late_K2[client_J] * time_J2, axis=1
         )
@@ -235,6 +241,7 @@ class _Node(NamedTuple):
     radius: float = _RADIUS
     solved: _Solved | None = None
     choice_KC: Array | None = None
+    closed: int = 0  # how often its choices of cuts were closed, the second time thoroughly
 
 
 class Found(NamedTuple):
@@ -317,6 +324,7 @@ class CutPacking:
         near_of: Callable[[int], tuple[Array, Array]],
         goal_of: Callable[[], float],
         tell: Callable[[Found], None],
+        close: Callable[[int, IntArray, bool], float] | None,
         programs: int,
     ) -> None:
         """Raise the bounds towards a goal (s of the total delay), which may fall, with so many linear programs.
@@ -329,6 +337,8 @@ class CutPacking:
                 of the server, and the price of each client's seconds.
             goal_of: total delay that is of interest.
             tell: is handed what programs suggest.
+            close: no plan from an option set with a choice of cuts is faster (s), thoroughly or not; None where that is
+                no easier to say than of all cuts.
             programs: how many are solved at most.
         """
         self.goal_of, self.tell, self.programs = goal_of, tell, programs
@@ -360,6 +370,18 @@ class CutPacking:
                     break
                 seen_s, looked = queue[0].bound_s, self.programs
             node = heapq.heappop(queue)
+            choices = self._few_choices(node) if close else []
+            if close and choices:
+                if node.closed == 2:
+                    heapq.heappush(queue, node)
+                    break
+                closed = min(close(node.option_set, choice_K, node.closed == 1) for choice_K in choices)
+                node = node._replace(bound_s=max(node.bound_s, closed), closed=node.closed + 1)
+                if node.bound_s >= (1 - _WIDE) * goal_of():
+                    node = node._replace(closed=2)
+                if node.bound_s < goal_of():
+                    heapq.heappush(queue, node)
+                continue
             for child in self._divided(node, number):
                 if child.bound_s < goal_of():
                     heapq.heappush(queue, child)
@@ -367,6 +389,23 @@ class CutPacking:
         for node in queue:
             closed_s[node.option_set] = min(closed_s[node.option_set], node.bound_s)
         self.lower_s = [min(one_s, goal_of()) * _SAFE for one_s in closed_s]
+
+    def _few_choices(self, node: _Node) -> list[IntArray]:
+        """All choices of cuts that the node's prices leave open; none where they are many."""
+        if node.choice_KC is None:
+            return []
+        choice_KC = np.where(node.allowed_KC, node.choice_KC, np.inf)
+        goal_s = self.goal_of() / self.option_sets[node.option_set].rounds
+        more_KC = choice_KC - np.min(choice_KC, axis=1, keepdims=True)
+        known: list[tuple[float, tuple[int, ...]]] = [((goal_s - self._bound(node, node.prices, choice_KC)), ())]
+        for more_C in more_KC:  # of what is left, what each client's cut takes
+            cuts = np.flatnonzero(np.isfinite(more_C)).tolist()
+            known = [
+                (left_s - more_C[c], (*chosen, c)) for left_s, chosen in known for c in cuts if more_C[c] <= left_s
+            ]
+            if len(known) > _CHOICES:
+                return []
+        return [np.array(chosen) for _, chosen in known]
 
     def _root(self, i: int, least: list[float], lower_s: float) -> _Node:
         """All of an option set, with what is known of its seconds."""
@@ -434,11 +473,11 @@ class CutPacking:
             goal_s = self.goal_of() / one.rounds
             choice_KC = self._choice(node, trial, goal_s) if turn > 0 or node.choice_KC is None else node.choice_KC
             choice_KC = np.where(node.allowed_KC, choice_KC, np.inf)
-            bound_s = self._bound(node, trial, choice_KC)
-            least_K = np.min(choice_KC, axis=1)
-            if bound_s >= goal_s:
+            proved_s, soonest_s = self._bound(node, trial, choice_KC), self._soonest_s(node)
+            bound_s, least_K = max(proved_s, soonest_s), np.min(choice_KC, axis=1)
+            if bound_s >= goal_s:  # where the soonest is no better, no program has a solution
                 return node._replace(bound_s=np.inf)
-            keeps_KC = choice_KC - least_K[:, None] <= (goal_s - bound_s) * (1 + 1e-9)
+            keeps_KC = choice_KC - least_K[:, None] <= (goal_s - proved_s) * (1 + 1e-9)
             node = node._replace(allowed_KC=node.allowed_KC & keeps_KC)
             stale = 0 if bound_s > center_s + _PAYS * (goal_s - best_s) else stale + 1
             if bound_s > center_s:
@@ -475,8 +514,7 @@ class CutPacking:
         slope_T = self.times_T - np.sum(prices.late_KT, axis=0)
         at_T = np.where(slope_T >= 0, node.edges_T2[:, 0], node.edges_T2[:, 1])
         paid_s = (1 + _ROUNDING) * float(np.sum(prices.main_M1) + np.sum(prices.fed_M1) + prices.server)
-        value_s = float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s
-        return max(value_s, self._soonest_s(node))  # where that is no better than the goal, no program has a solution
+        return float(np.sum(np.min(choice_KC, axis=1))) + float(slope_T @ at_T) - paid_s
 
     def _soonest_s(self, node: _Node) -> float:
         """A node's first seconds and, where it is not shared, the server's least work."""
@@ -488,7 +526,7 @@ class CutPacking:
         asks, share_KC2 = self._asks(node)
         values = [
             band.cheapest(
-                asks[j], node.edges_T2[self.ways[j], 1], node.allowed_KC, node.hears[j], prices.weights[j],
+                asks[j], self._edges(node, j), node.allowed_KC, node.hears[j], prices.weights[j],
                 prices.late_KT[:, self.ways[j]], goal_s,
             )
             for j, band in enumerate(self.bands)
@@ -520,6 +558,12 @@ class CutPacking:
         best_KC = np.sqrt(paid_KC / prices.server) if prices.server > 0 else np.full(paid_KC.shape, np.inf)
         return np.minimum(np.maximum(best_KC, share_KC2[..., 0]), share_KC2[..., 1])
 
+    def _edges(self, node: _Node, j: int) -> Array:
+        """When both ways of a band are done (s): no sooner, as long as service does not come between, and no later."""
+        edges_22 = node.edges_T2[self.ways[j]].copy()
+        edges_22[:, 0] *= not (self.shared and j == 0)
+        return edges_22
+
     def _solve(self, node: _Node, most_s: float, radius: float) -> _Solved | None:
         """The best prices near a node's by the sets that are known, of which none costs more than `most_s`."""
         near, (asks, share_KC2) = node.prices, self._asks(node)
@@ -529,7 +573,7 @@ class CutPacking:
         late_T = radius * self.times_T / K
         parts = [
             band.columns(
-                asks[j], node.edges_T2[self.ways[j], 1], node.allowed_KC, node.hears[j], near.weights[j],
+                asks[j], self._edges(node, j), node.allowed_KC, node.hears[j], near.weights[j],
                 near.late_KT[:, self.ways[j]],
                 (float(moves_M1[j][0]), late_T[self.ways[j]]),
             )
@@ -661,7 +705,13 @@ class _Program:
         value_N = np.concatenate([value_N for _, _, value_N in self.entries])
         limits = np.concatenate(self.limits)
         matrix = coo_array((value_N, (column_N, row_N)), shape=(self.first[-1], len(limits))).tocsc()
-        solved: Any = linprog(limits, A_eq=matrix, b_eq=objective, method="highs-ds", options={"presolve": False})
+        solved: Any = linprog(
+            limits,
+            A_eq=matrix,
+            b_eq=objective,
+            method="highs-ds",
+            options={"presolve": False, "simplex_dual_edge_weight_strategy": "steepest-devex"},
+        )
         if solved.status != 0:
             return None
         variables, share = (np.asarray(x, dtype=np.float64) for x in (solved.eqlin.marginals, solved.x[:num_rows]))

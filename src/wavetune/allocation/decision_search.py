@@ -29,7 +29,9 @@ from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
 from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.owner_program import is_tiny
 from wavetune.allocation.plan import Plan
+from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.rate_costs import RateCosts, rate_costs
 from wavetune.allocation.relaxation import Choices, Pick, bound_shared, bound_together
@@ -45,6 +47,7 @@ _PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed
 _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
+_FEW_HALVINGS, _WIDE = 10, 5e-3  # of a single choice of cuts at first; the gap that integer programs are asked to close
 _SUITED = 3  # choices that suit bands shared in time which are looked around
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
@@ -282,6 +285,19 @@ class DecisionSearch:
         def near(i: int) -> tuple[Array, Array]:
             return suited_prices(evaluator, self.option_sets[i], self.best.delay_s / self.option_sets[i].rounds)
 
+        closed: dict[tuple[int, bytes, bool], float] = {}
+
+        def close_choice(i: int, choice_K: IntArray, thorough: bool) -> float:
+            key, goal_s = (i, choice_K.tobytes()), self.best.delay_s * (1 - _PACKED_TOLERANCE)
+            bound_s = max(closed.get((*key, False), 0.0), closed.get((*key, True), 0.0))
+            if bound_s < goal_s and (*key, thorough) not in closed:
+                closed[*key, thorough] = self._closed_choice_s(
+                    self.option_sets[i].of(choice_K), proof, goal_s, thorough
+                )
+                bound_s = max(bound_s, closed[*key, thorough])
+            return bound_s
+
+        close = close_choice if problem.price_downlink and not problem.share_server else None
         least_s: list[list[float]] = []
         for option_set in self.option_sets:
             choices = self._choices(option_set)
@@ -294,7 +310,7 @@ class DecisionSearch:
             least_s.append([*step_s, *self._least_fed_s(option_set, proof)])
         packing.run(
             [(best.main_owner_M, best.fed_owner_M)], least_s, self.lower_s, near,
-            lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell, int(_PACKING_PROGRAMS / np.sqrt(size)),
+            lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell, close, int(_PACKING_PROGRAMS / np.sqrt(size)),
         )  # fmt: skip
         self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
 
@@ -425,23 +441,46 @@ class DecisionSearch:
 
     def _bound_both_ways(self, proof: _Proof) -> tuple[TwoWays, TwoWays]:
         """What is proved of both ways of both bands whatever the options."""
-        best, steps = self.best, self.problem.local_steps
-        rest_s = best.delay_s / best.options.rounds
+        rest_s, steps = self.best.delay_s / self.best.options.rounds, self.problem.local_steps
         found: list[TwoWays] = []
-        for ways, owner_M, known, times in zip(
-            self._both_ways(self.option_sets), (best.main_owner_M, best.fed_owner_M), (proof.main, proof.fed),
-            (steps, 1), strict=True,
+        for one, times in zip(self._two_ways_of(self.option_sets, proof), (steps, 1), strict=True):
+            gap_s = 5 * _TOLERANCE * rest_s / times
+            found.append(one.solved(gap_s, np.inf, self.effort, self.clock))
+        return found[0], found[1]
+
+    def _two_ways_of(self, options: Sequence[Options], proof: _Proof) -> list[_WaysOfBand]:
+        """Both ways of both bands with the least that any of the options asks, from the best owners on."""
+        best, found = self.best, list[_WaysOfBand]()
+        for ways, owner_M, known, tables in zip(
+            self._both_ways(options), (best.main_owner_M, best.fed_owner_M), (proof.main, proof.fed),
+            (self.evaluator.main, self.evaluator.fed), strict=True,
         ):  # fmt: skip
             if not np.any(ways.uplink.need_K > 0):
-                found.append(TwoWays(owner_M, 0.0, ways.least_down_s))
+                found.append(_WaysOfBand(ways, TwoWays(owner_M, 0.0, ways.least_down_s), 0.0, None))
                 continue
-            tables = self.evaluator.main if times > 1 else self.evaluator.fed
             up_s, delay_s = tables.lone_bound_s(ways.uplink), ways.delay_s(owner_M)
             if known.prices is not None:
                 up_s = bound_by_prices(ways.uplink, known.prices, up_s, max(delay_s, up_s))
-            start, gap_s = TwoWays(owner_M, delay_s, up_s + ways.least_down_s), 5 * _TOLERANCE * rest_s / times
-            found.append(ways.solve(start, known.prices, up_s, gap_s, np.inf, self.effort, self.clock))
-        return found[0], found[1]
+            start = TwoWays(owner_M, delay_s, up_s + ways.least_down_s)
+            found.append(_WaysOfBand(ways, start, up_s, known.prices))
+        return found
+
+    def _closed_choice_s(self, options: Options, proof: _Proof, goal_s: float, thorough: bool) -> float:
+        """No plan with these cuts is faster (s), up to a goal; its bands are told apart, and better owners are kept."""
+        steps, both = self.problem.local_steps, self._two_ways_of([options], proof)
+        times, rest_s = (steps, 1), goal_s / options.rounds - steps * float(np.sum(options.work_s_KC))
+        effort = self.effort if thorough else replace(self.effort, programs=0, halvings=_FEW_HALVINGS)
+        for j in (1, 0):
+            beat_s = (rest_s - times[1 - j] * both[1 - j].known.bound_s) / times[j]
+            gap_s = 0.5 * _PACKED_TOLERANCE * goal_s / options.rounds / times[j]
+            known = both[j].solved(gap_s, beat_s, effort, self.clock)
+            wide = times[j] * (min(known.delay_s, beat_s) - known.bound_s) * options.rounds > _WIDE * goal_s
+            if thorough and wide and is_tiny(both[j].ways.uplink):
+                known = both[j].ways.close(known, both[j].up_s, gap_s, beat_s)
+            both[j] = both[j]._replace(known=known)
+        main, fed = (one.known for one in both)
+        self._keep_better(self.evaluator.decide(options, main.owner_M, fed.owner_M))
+        return goal_s - options.rounds * (rest_s - steps * main.bound_s - fed.bound_s)
 
     def _least_fed_s(self, option_set: Options, proof: _Proof) -> tuple[float, float]:
         """Least seconds of the adapters' upload and download for any choice from an option set."""
@@ -457,6 +496,21 @@ class DecisionSearch:
         if option_set.num_cuts > 1 and fed.prices is not None:
             up_s = bound_by_prices(band_problem, fed.prices, up_s, max(up_s, self.best.fed_s))
         return up_s, down_s
+
+
+class _WaysOfBand(NamedTuple):
+    """Both ways of a band, what is known of them, what is proved of the uplink alone (s), and prices to start from."""
+
+    ways: BothWays
+    known: TwoWays
+    up_s: float
+    prices: Prices | None
+
+    def solved(self, gap_s: float, beat_s: float, effort: Effort, clock: Clock) -> TwoWays:
+        """What is known after a search for owners and bound."""
+        if self.known.delay_s <= 0.0:  # nothing is sent
+            return self.known._replace(front_P2=np.zeros((0, 2)))
+        return self.ways.solve(self.known, self.prices, self.up_s, gap_s, beat_s, effort, clock)
 
 
 class _Proof(NamedTuple):

@@ -50,7 +50,7 @@ class Prices(NamedTuple):
 class Slow(NamedTuple):
     """What a rate of 1, up (bit/s/Hz) and on the way back (the unit of what is asked), costs: half as much twice it.
 
-    `most_up` and `most_back` are rates that are never exceeded. Zeros where slow rates cost nothing.
+    Rates above `most_up` and `most_back` cost no less than these. Zeros where slow rates cost nothing.
     """
 
     up: float

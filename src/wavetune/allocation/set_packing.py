@@ -129,18 +129,18 @@ def reduced_costs(
 
 @part
 def best_rate(
-    problem: BandProblem, k: int, owned: IntArray, count: int, least: float, slow: float, watt_price: float
+    problem: BandProblem, k: int, owned: IntArray, count: int, least: float, slow: Slow, watt_price: float
 ) -> float:
-    """Client k's rate (bit/s/Hz), no less than `least` where it can, with the least of slow / rate and its power."""
+    """Client k's rate (bit/s/Hz), no less than `least` where it can, with the least of what slowness and power cost."""
     log_M, inverse_M, limit = problem.log_KM[k], problem.inverse_KM[k], problem.limit
     high = most_rate(log_M, inverse_M, owned, count, min(problem.cap_w_K[k], problem.total_w), limit) * (1 - 1e-12)
-    low = least
+    low, high = least, min(high, slow.most_up)
     if high <= low:
         return low
     for turn in range(40):
         rate = high if turn == 0 else 0.5 * (low + high)
         _, level = least_power(log_M, inverse_M, owned, count, rate, limit)
-        if watt_price * level * LOG_2 <= slow / rate**2:
+        if watt_price * level * LOG_2 <= slow.up / rate**2:
             if turn == 0:
                 break
             low = rate
@@ -176,9 +176,9 @@ def set_cost(
         return np.inf, 0.0
     log_M, inverse_M, watt_price = problem.log_KM[k], problem.inverse_KM[k], weight_M1[-1] / problem.total_w
     if slow.back > 0.0:
-        cost += slow.back / back if back > 0.0 else np.inf
+        cost += slow.back / min(back, slow.most_back) if back > 0.0 else np.inf
     if slow.up > 0.0:
-        rate = best_rate(problem, k, owned, count, rate, slow.up, watt_price)
+        rate = best_rate(problem, k, owned, count, rate, slow, watt_price)
         cost += slow.up / rate if rate > 0.0 else np.inf
     power_w, _ = least_power(log_M, inverse_M, owned, count, rate, problem.limit)
     for turn in range(2 if len(problem.steps.snr_I) > 0 else 0):  # the linear relaxation first, as it often is enough

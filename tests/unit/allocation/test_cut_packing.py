@@ -8,32 +8,49 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wavetune.allocation.decision import options_of
+from wavetune.allocation.cut_packing import Asks, SetsOfBand
+from wavetune.allocation.decision import Evaluator, options_of
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.planner import plan
-from wavetune.allocation.water_filling import lone_rates
 
 
 @pytest.fixture(scope="module")
-def problem():
-    """Three clients of different speeds, seven subchannels, five cuts between unequal layers and a slow server."""
+def problem_of():
+    """Problems of the benchmark's classes."""
     path = Path(__file__).parents[3] / "benchmarks" / "planner_classes.py"
     spec = importlib.util.spec_from_file_location("planner_classes", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.problem_of("both ways, cuts per client, slow server", 3, 7, 1).restrict([2, 4, 5, 8, 11], [4])
+    return module.problem_of
+
+
+@pytest.fixture(scope="module")
+def problem(problem_of):
+    """Three clients of different speeds, seven subchannels, five cuts between unequal layers and a slow server."""
+    return problem_of("both ways, cuts per client, slow server", 3, 7, 1).restrict([2, 4, 5, 8, 11], [4])
+
+
+def rates_of_sets(band, caps_w_K):
+    """What every set of subchannels carries up and down (bit/s) at each client's cap, [K, sets]."""
+    K, M = band.gain_KM.shape
+    set_SM = np.arange(1 << M)[:, None] >> np.arange(M) & 1
+    inverse_K1M = 1 / band.snr_per_w_KM[:, None]
+    full_w_K1M = (2**band.envelope.most - 1) * inverse_K1M
+    low_KS1, high_KS1 = np.zeros((K, 1 << M, 1)), np.full((K, 1 << M, 1), 1e3)
+    for _ in range(60):
+        level_KS1 = 0.5 * (low_KS1 + high_KS1)
+        power_w_KSM = set_SM * np.clip(level_KS1 - inverse_K1M, 0, full_w_K1M)
+        over_KS1 = np.sum(power_w_KSM, axis=2, keepdims=True) > caps_w_K[:, None, None]
+        low_KS1, high_KS1 = np.where(over_KS1, low_KS1, level_KS1), np.where(over_KS1, level_KS1, high_KS1)
+    up_KS = band.effective_hz * np.sum(np.log2(1 + power_w_KSM / inverse_K1M), axis=2)
+    return up_KS, downlink_rate_bit_per_s_KM(band) @ set_SM.T
 
 
 def both_rates(band, caps_w_K):
     """What every owner of every subchannel leaves to each client up and down (bit/s), [K, owners]."""
     K, M = band.gain_KM.shape
-    down_KM = downlink_rate_bit_per_s_KM(band)
-    up, down = np.zeros((K, 1 << M)), np.zeros((K, 1 << M))
-    for mask in range(1, 1 << M):
-        chosen = [m for m in range(M) if mask >> m & 1]
-        up[:, mask] = band.effective_hz * lone_rates(band.snr_per_w_KM[:, chosen], caps_w_K, band.envelope.most)
-        down[:, mask] = down_KM[:, chosen].sum(axis=1)
+    up, down = rates_of_sets(band, caps_w_K)
     owner_OM = np.array(list(itertools.product(range(K), repeat=M)))
     mask_KO = np.array([((owner_OM == k) << np.arange(M)).sum(axis=1) for k in range(K)])
     return np.take_along_axis(up, mask_KO, axis=1), np.take_along_axis(down, mask_KO, axis=1)
@@ -99,3 +116,35 @@ def test_clients_that_only_receive_keep_what_they_receive_on(problem):
     outcome, best_s = plan(few), best_of_all_s(few)
     assert 11 in outcome.cut_K
     assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
+
+
+def test_choices_of_cuts_that_prices_leave_open_are_closed_one_by_one(problem_of):
+    problem = problem_of("both ways, cuts per client", 5, 20, 1)
+    outcome = plan(problem)
+    assert violations(problem, outcome) == []
+    assert outcome.gap < 0.003
+
+
+def test_a_set_that_is_done_before_seconds_count_pays_for_the_first_second_that_counts(problem):
+    evaluator, one = Evaluator(problem), options_of(problem, problem.ranks[0])
+    band, (K, M) = problem.main, problem.main.gain_KM.shape
+    need_KC, none_KC2 = one.up_bits_KC / band.effective_hz, np.zeros((*one.cut_KC.shape, 2))
+    asks = Asks(need_KC, one.ready_s_KC, one.down_bits_KC, one.back_s_KC, none_KC2)
+    set_SM = np.arange(1 << M)[:, None] >> np.arange(M) & 1
+    up_KS, down_KS = rates_of_sets(band, problem.tx_power_max_w_K)
+    up_s_KCS = one.ready_s_KC[..., None] + transfer_s(one.up_bits_KC[..., None], up_KS[:, None])
+    down_s_KCS = one.back_s_KC[..., None] + transfer_s(one.down_bits_KC[..., None], down_KS[:, None])
+    g = np.random.default_rng(0)
+    for _ in range(20):
+        edges_22 = np.array([np.quantile(x[np.isfinite(x)], g.uniform(0.1, 0.6)) for x in (up_s_KCS, down_s_KCS)])
+        edges_22 = edges_22[:, None] * np.array([1.0, g.uniform(1.5, 5.0)])
+        weight_M1, late_K2 = np.append(g.random(M), 1e-9), g.random((K, 2))
+        value_KCS = late_K2[:, :1, None] * np.maximum(up_s_KCS, edges_22[0, 0]) + set_SM @ weight_M1[:M]
+        value_KCS += late_K2[:, 1:, None] * np.maximum(down_s_KCS, edges_22[1, 0])
+        value_KCS[(up_s_KCS > edges_22[0, 1]) | (down_s_KCS > edges_22[1, 1])] = np.inf
+        best_KC, everywhere_KM = np.min(value_KCS, axis=2), np.ones((K, M), np.bool_)
+        found_KC = SetsOfBand(evaluator.main, True).cheapest(
+            asks, edges_22, one.allowed_KC, everywhere_KM, weight_M1, late_K2, 10.0
+        )
+        assert np.all(found_KC <= best_KC * (1 + 1e-6))
+        assert np.all(found_KC >= np.where(np.isfinite(best_KC), best_KC, 0.0) * (1 - 1e-3))
