@@ -1,9 +1,11 @@
 """The app that `wavetune flower-app` writes, and what a node and a server make of their configuration."""
 
+import re
 import runpy
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,7 +23,7 @@ from wavetune.recipe import load, with_settings
 from wavetune.recipes import get
 from wavetune.runtimes import flower, state_folder
 from wavetune.runtimes.flower import process
-from wavetune.runtimes.flower.app import PACKAGE
+from wavetune.runtimes.flower.app import PACKAGE, write_app
 from wavetune.runtimes.flower.device import client_of
 from wavetune.runtimes.flower.launch import free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings
@@ -43,6 +45,16 @@ def test_flower_takes_the_app_and_carries_its_recipe(app, tmp_path):
     installed = install_from_fab(build_fab_from_disk(app), tmp_path / "home", skip_prompt=True)
     recipe = load(installed / PACKAGE / "recipe.json")
     assert recipe == with_settings(get("sflllm"), settings()[1::2])
+
+
+@pytest.mark.parametrize(
+    "name", ["theirs.recipes:mine", 'a "quoted" name of more than thirty-two letters', "Größe \\ 1"]
+)
+def test_flower_takes_the_app_of_a_recipe_of_any_name(name, tmp_path):
+    write_app(tmp_path / "app", replace(get("fedavg_lora"), name=name), {})
+    config, _ = load_and_validate(tmp_path / "app" / "pyproject.toml")
+    assert re.fullmatch(r"wavetune-[a-zA-Z0-9-]{1,23}", config["project"]["name"])
+    assert name in config["project"]["description"]
 
 
 def test_a_devices_process_leaves_out_what_it_does_not_need_before_it_imports_the_rest(app, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -27,7 +28,7 @@ _PYPROJECT = """\
 [project]
 name = "{name}"
 version = "{version}"
-description = "The recipe {recipe} as a Flower app, written by wavetune flower-app"
+description = {description}
 license = "Apache-2.0"
 dependencies = []  # wavetune[flower] itself is installed beside Flower on every machine
 
@@ -79,12 +80,13 @@ def write_app(folder: Path, recipe: Recipe, config: Mapping[str, str | float | b
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / PACKAGE).is_dir():
         raise RunFolderError(f"{folder} is not empty and holds no app of wavetune; choose another --out")
-    name = f"wavetune-{recipe.name.replace('_', '-')}"[:LONGEST_NAME].rstrip("-")
+    name = re.sub(r"[^A-Za-z0-9]+", "-", f"wavetune-{recipe.name}")[:LONGEST_NAME].rstrip("-")  # what Flower takes
+    about = f"The recipe {recipe.name} as a Flower app, written by wavetune flower-app"
     values = DEFAULTS | {"out": f"runs/{recipe.name}"} | dict(config)
     pyproject = _PYPROJECT.format(
         name=name,
         version=wavetune.__version__,
-        recipe=recipe.name,
+        description=json.dumps(about, ensure_ascii=False),
         package=PACKAGE,
         config="\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()),
     )
