@@ -27,14 +27,20 @@ def trees() -> dict[str, ast.Module]:
 
 
 @cache
+def nodes() -> dict[str, list[ast.AST]]:
+    """All nodes of each file's tree, by its path in src."""
+    return {name: [*ast.walk(tree)] for name, tree in trees().items()}
+
+
+@cache
 def modules() -> dict[str, str]:
     return {name.removesuffix(".py").replace("/", ".").removesuffix(".__init__"): name for name in trees()}
 
 
 @cache
 def definitions() -> dict[str, tuple[str, ast.ClassDef]]:
-    nodes = ((name, node) for name, tree in trees().items() for node in ast.walk(tree))
-    return {node.name: (name, node) for name, node in nodes if isinstance(node, ast.ClassDef)}
+    classes = ((name, node) for name, found in nodes().items() for node in found if isinstance(node, ast.ClassDef))
+    return {node.name: (name, node) for name, node in classes}
 
 
 def named(node: ast.AST) -> set[str]:
@@ -61,13 +67,14 @@ def asked_for_their_class() -> Iterator[tuple[str, int]]:
         for node in tree.body
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
     }
-    for name, tree in trees().items():
-        for node in ast.walk(tree):
-            classes = set[str]()
+    for name, found in nodes().items():
+        for node in found:
             if isinstance(node, ast.Call) and _last(node.func) in ("isinstance", "issubclass"):
                 classes = named(node.args[1])
             elif isinstance(node, ast.MatchClass):
                 classes = named(node.cls)
+            else:
+                continue
             classes |= {inside for one in classes for inside in lists.get(one, ())}
             if any(is_part(one) and definitions()[one][0] != name for one in classes):
                 yield name, node.lineno
@@ -77,7 +84,7 @@ def imports() -> dict[str, set[str]]:
     """Modules of wavetune that each imports, wherever in it."""
     found = dict[str, set[str]]()
     for module, name in modules().items():
-        for node in ast.walk(trees()[name]):
+        for node in nodes()[name]:
             wanted = list[str]()
             if isinstance(node, ast.ImportFrom) and node.module:
                 wanted = [f"{node.module}.{a.name}" for a in node.names]
@@ -124,8 +131,8 @@ def test_no_module_imports_itself_on_a_detour():
 def test_no_private_name_is_imported_from_another_file():
     found = [
         f"{name}:{node.lineno} {a.name}"
-        for name, tree in trees().items()
-        for node in ast.walk(tree)
+        for name, inside in nodes().items()
+        for node in inside
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("wavetune")
         for a in node.names
         if a.name.startswith("_") and not a.name.startswith("__")
@@ -134,7 +141,7 @@ def test_no_private_name_is_imported_from_another_file():
 
 
 def test_no_object_is_made_by_copying_the_fields_of_another():
-    assert {name for name, tree in trees().items() if any(map(copies, ast.walk(tree)))} == FIELDS_COPIED
+    assert {name for name, inside in nodes().items() if any(map(copies, inside))} == FIELDS_COPIED
 
 
 def test_examples_are_the_same_in_every_run_unless_others_are_asked_for(request):
