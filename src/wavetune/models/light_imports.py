@@ -96,9 +96,9 @@ class _Names(Around):
         from wavetune.models.import_names import kept_names
 
         self.own.exec_module(module)
-        read = vars(module).get("create_import_structure_from_path")
-        if read is not None:
-            vars(module)["create_import_structure_from_path"] = partial(kept_names, read)
+        define = vars(module).get("define_import_structure")
+        if define is not None:
+            vars(module)["define_import_structure"] = partial(kept_names, define)
 
 
 class _After(Around):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from wavetune.models import import_names
 from wavetune.models.import_names import kept_names
 
 HEAVY = [
@@ -87,24 +88,28 @@ def test_names_of_models_are_read_once_for_each_state_of_the_files(
     monkeypatch.setenv("WAVETUNE_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "models"
     (folder / "llama").mkdir(parents=True)
+    (folder / "__init__.py").touch()
     (folder / "llama" / "modeling.py").write_text("first")
-    names = {"llama": {frozenset(): {"modeling": {"A", "B"}}, frozenset({"torch"}): {"other": {"C"}}}}
+    names = {frozenset[str](): {"llama.modeling": {"A", "B"}}, frozenset({"torch"}): {"llama.other": {"C"}}}
     asked: list[str] = []
 
-    def read(path: str) -> object:
+    def read(path: str) -> dict[frozenset[str], dict[str, set[str]]]:
         asked.append(path)
         return names
 
     def known() -> object:
-        kept_names.cache_clear()  # as another process begins
-        return kept_names(read, folder)
+        import_names._of.cache_clear()  # as another process begins
+        under = kept_names(read, folder, prefix="models")
+        assert list(under.values()) == [{"models.llama.modeling": {"A", "B"}}, {"models.llama.other": {"C"}}]
+        under[frozenset()].clear()  # as transformers may: what it is given is its own
+        return kept_names(read, folder / "__init__.py")
 
     assert known() == known() == names
     assert len(asked) == 1
     (folder / "llama" / "modeling.py").write_text("second, longer")
     assert known() == names
     assert len(asked) == 2
-    for file in (tmp_path / "cache" / "names").iterdir():
+    for file in (tmp_path / "cache" / "model-names").iterdir():
         file.write_text("{")
     assert known() == names
     assert len(asked) == 3
