@@ -13,15 +13,13 @@ import numpy as np
 
 from wavetune.allocation.prices import (
     LOG_2,
-    NOT_SLOW,
     Bundle,
     Prices,
     Scratch,
-    best_prices,
-    best_prices_both_ways,
     new_scratch,
 )
 from wavetune.allocation.problem import IntArray
+from wavetune.allocation.shortlist import ClientPrices, Shortlists, Wanted, best_bundle, new_shortlists
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
@@ -46,6 +44,19 @@ class Tangents(NamedTuple):
     rate_K: Array
 
 
+class Work(NamedTuple):
+    """Scratch space for both sides of a client's sets, and short lists of its subchannels."""
+
+    sides: tuple[Scratch, Scratch]
+    lists: Shortlists
+
+
+@part
+def new_work(K: int, M: int) -> Work:
+    """Scratch space for K clients and M subchannels."""
+    return Work((new_scratch(M), new_scratch(M)), new_shortlists(K, M))
+
+
 @part
 def add_use(bundle: Bundle, scratch: Scratch, use_M1: Array) -> None:
     """Add a bundle's use of subchannels and power."""
@@ -63,7 +74,7 @@ def cheapest_bundle(
     k: int,
     delay: float,
     latest: float,
-    scratches: tuple[Scratch, Scratch],
+    work: Work,
     tangents: Tangents,
 ) -> tuple[Bundle, int]:
     """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills its tangents.
@@ -73,10 +84,10 @@ def cheapest_bundle(
     M = problem.log_KM.shape[1]
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
     rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
-    ask, back_price = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, 0.0
+    ask = float(problem.ask_K[k]) if len(problem.ask_K) > 0 else 0.0
     chosen = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0)
     tangents.rate_K[k] = rate
-    for scratch in scratches:
+    for scratch in work.sides:
         scratch.num_vital[0] = vital_ones(problem, k, latest, scratch.vital)
     for _ in range(_SPLITS):
         n, side = int(prices.count_K[k]), -1
@@ -84,26 +95,18 @@ def cheapest_bundle(
         for more in range(1, -1, -1):
             if n + more == 0:
                 continue
+            wanted = Wanted(k, rate, ask, watt_price, n + more, more == 1, 1e-5 / len(problem.need_K))
+            back_price = float(prices.back_price_K2[k, more]) if ask > 0.0 else 0.0
+            start = ClientPrices(float(prices.level_K2[k, more]), float(prices.dearer_K2[k, more]), back_price)
+            bundle, found = best_bundle(problem, weight_M, wanted, start, work.sides[more], work.lists)
+            prices.level_K2[k, more], prices.dearer_K2[k, more] = found.level, found.dearer
             if ask > 0.0:
-                bundle, dearer, back_price = best_prices_both_ways(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price,
-                    float(problem.cap_w_K[k]),
-                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
-                    1e-5 / len(problem.need_K), problem.limit, problem.back_KM[k], ask, prices.back_price_K2[k, more],
-                    scratches[more],
-                )  # fmt: skip
-                prices.back_price_K2[k, more] = back_price
-            else:
-                bundle, dearer = best_prices(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price,
-                    float(problem.cap_w_K[k]),
-                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1,
-                    1e-5 / len(problem.need_K), problem.limit, scratches[more],
-                )  # fmt: skip
-            prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
-            rate_price = bundle.level * watt_price * dearer * LOG_2
+                prices.back_price_K2[k, more] = found.back_price
+            rate_price = found.level * watt_price * found.dearer * LOG_2
             tangents.value_K2[k, more], tangents.rate_price_K2[k, more] = bundle.value, rate_price
-            unit = rate_price * 100.0 * (n + 1) + watt_price * dearer * problem.cap_w_K[k] + back_price * ask
+            unit = (
+                rate_price * 100.0 * (n + 1) + watt_price * found.dearer * problem.cap_w_K[k] + found.back_price * ask
+            )
             tangents.unit_K2[k, more] = unit
             if side < 0 or bundle.value < chosen.value:
                 chosen, side = bundle, more
@@ -120,7 +123,7 @@ def evaluate(
     prices: Prices,
     delay: float,
     latest: float,
-    scratches: tuple[Scratch, Scratch],
+    work: Work,
     tangents: Tangents,
     use_M1: Array,
 ) -> float:
@@ -133,8 +136,8 @@ def evaluate(
         use_M1[i] = 0.0
     for k in range(len(problem.need_K)):
         if problem.need_K[k] > 0.0:
-            bundle, side = cheapest_bundle(problem, prices, k, delay, latest, scratches, tangents)
-            add_use(bundle, scratches[side], use_M1)
+            bundle, side = cheapest_bundle(problem, prices, k, delay, latest, work, tangents)
+            add_use(bundle, work.sides[side], use_M1)
     return excess_at(problem, tangents, delay)
 
 
@@ -179,8 +182,8 @@ def largest_refuted(problem: BandProblem, tangents: Tangents, low: float, high: 
 def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, Array, Array]:
     """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), their use, the rates' prices."""
     K, M = problem.log_KM.shape
-    use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
-    over = evaluate(problem, prices, delay, delay, scratches, tangents, use_M1)
+    use_M1, work, tangents = np.zeros(M + 1), new_work(K, M), new_tangents(K)
+    over = evaluate(problem, prices, delay, delay, work, tangents, use_M1)
     return over, use_M1, tangents.rate_price_K2
 
 
@@ -188,10 +191,10 @@ def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, A
 def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float) -> float:
     """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where no more is found."""
     K, M = problem.log_KM.shape
-    use_M1, scratches, tangents = np.zeros(M + 1), (new_scratch(M), new_scratch(M)), new_tangents(K)
+    use_M1, work, tangents = np.zeros(M + 1), new_work(K, M), new_tangents(K)
     trial, in_vain = goal, 0
     for _ in range(12):
-        evaluate(problem, prices, trial, goal, scratches, tangents, use_M1)
+        evaluate(problem, prices, trial, goal, work, tangents, use_M1)
         proved = largest_refuted(problem, tangents, low, goal)
         in_vain = 0 if proved > low else in_vain + 1
         if proved >= goal or low < proved <= low + 1e-3 * (goal - low) or in_vain == _IN_VAIN:
@@ -209,19 +212,14 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, 
     A client is strained if its bundle costs much and its own cap makes power much dearer to it than the total does.
     """
     K, M = problem.log_KM.shape
-    share_KM, strain_K, use_M1, scratches = (
-        np.zeros((K, M)),
-        np.zeros(K),
-        np.zeros(M + 1),
-        (new_scratch(M), new_scratch(M)),
-    )
-    tangents = new_tangents(K)
+    share_KM, strain_K, use_M1 = np.zeros((K, M)), np.zeros(K), np.zeros(M + 1)
+    work, tangents = new_work(K, M), new_tangents(K)
     for k in range(K):
         if problem.need_K[k] > 0.0:
             for i in range(M + 1):
                 use_M1[i] = 0.0
-            bundle, side = cheapest_bundle(problem, prices, k, delay, delay, scratches, tangents)
-            add_use(bundle, scratches[side], use_M1)
+            bundle, side = cheapest_bundle(problem, prices, k, delay, delay, work, tangents)
+            add_use(bundle, work.sides[side], use_M1)
             strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):
                 share_KM[k, i] = use_M1[i]
@@ -241,11 +239,11 @@ def raise_bound(
     """
     K, M = problem.log_KM.shape
     weight_M1, use_M1, step_M1 = prices.weight_M1, np.zeros(M + 1), np.zeros(M + 1)
-    best_M1, scratches, tangents = weight_M1.copy(), (new_scratch(M), new_scratch(M)), new_tangents(K)
+    best_M1, work, tangents = weight_M1.copy(), new_work(K, M), new_tangents(K)
     trial_step, best, stalled = min(trial_step, goal - low), _NOTHING, 0
     trial = next_trial(low, trial_step, goal)
     for _ in range(iterations):
-        over = evaluate(problem, prices, trial, goal, scratches, tangents, use_M1)
+        over = evaluate(problem, prices, trial, goal, work, tangents, use_M1)
         low = largest_refuted(problem, tangents, low, goal)
         if low >= goal:
             return low, trial_step
