@@ -16,7 +16,7 @@ import numpy as np
 
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import HUGE_W, NO_STEPS, Steps, kernel, least_power, part
+from wavetune.allocation.water_filling import HUGE_W, NO_GAIN_LOG2, NO_STEPS, Steps, kernel, least_power, part
 from wavetune.units import Array
 
 
@@ -96,7 +96,6 @@ def even_rate(
 
 
 _LOG_2 = np.log(2.0)
-_HEARD_LOG2 = -1e6
 
 
 class Demand(NamedTuple):
@@ -123,6 +122,8 @@ class Demand(NamedTuple):
 class Ownership(NamedTuple):
     """Who owns what, strongest first, and what follows from it at the clients' present water levels.
 
+    Of the heard ones there are heard_K, and the sums of their log_KM and inverse_KM are logs_K and inverse_w_K.
+
     value_KM bounds what a client would save by a subchannel (or gains from one it owns); own_value_M and loss_M are,
     for its present owner, that bound and what giving it up would really cost. All in priced watts.
     """
@@ -132,6 +133,7 @@ class Ownership(NamedTuple):
     count_K: IntArray
     power_w_K: Array
     back_K: Array
+    heard_K: IntArray
     logs_K: Array
     inverse_w_K: Array
     cost_K: Array
@@ -201,10 +203,14 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
             value_M[i] = slope * (level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i])
         else:
             value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
-    own.power_w_K[k], own.back_K[k], own.logs_K[k], own.inverse_w_K[k] = power_w, 0.0, 0.0, 0.0
+    own.power_w_K[k], own.back_K[k] = power_w, 0.0
+    own.heard_K[k], own.logs_K[k], own.inverse_w_K[k] = 0, 0.0, 0.0
     for j in range(own.count_K[k]):
-        own.logs_K[k] += log_M[own.owned_KM[k, j]]
-        own.inverse_w_K[k] += inverse_M[own.owned_KM[k, j]]
+        i = own.owned_KM[k, j]
+        if log_M[i] > NO_GAIN_LOG2:
+            own.heard_K[k] += 1
+            own.logs_K[k] += log_M[i]
+            own.inverse_w_K[k] += inverse_M[i]
     if len(demand.ask_K) > 0:
         for j in range(own.count_K[k]):
             own.back_K[k] += demand.back_KM[k, own.owned_KM[k, j]]
@@ -259,6 +265,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.zeros(K, np.int64),
         np.zeros(K),
         np.zeros(K),
+        np.zeros(K, np.int64),
         np.zeros(K),
         np.zeros(K),
         np.zeros(K),
@@ -279,7 +286,12 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
 
 @part
 def least_price(demand: Demand, own: Ownership, k: int, without: int, extra: int) -> float:
-    """No more than `changed_price`, from what the present water level says of the power."""
+    """No more than `changed_price`, in a few operations; 0 where the client's rate is out of reach today.
+
+    Of two bounds of its power the larger: by the present water level, and that of subchannels which all carry some.
+    """
+    if own.power_w_K[k] >= HUGE_W:
+        return 0.0
     over, lacks = own.power_w_K[k] > demand.cap_w_K[k], len(demand.ask_K) > 0 and own.back_K[k] < demand.ask_K[k]
     change = own.own_value_M[without] if without >= 0 else 0.0
     change -= own.value_KM[k, extra] if extra >= 0 else 0.0
@@ -287,16 +299,16 @@ def least_price(demand: Demand, own: Ownership, k: int, without: int, extra: int
     if lacks:
         change += demand.shortage_price_K[k] * more_back
     power_w = own.power_w_K[k] + change / (1.0 + demand.excess_price_K[k] if over else 1.0)
-    count, logs, inverse_w = own.count_K[k], own.logs_K[k], own.inverse_w_K[k]
-    if without >= 0:
-        count, logs, inverse_w = count - 1, logs - demand.log_KM[k, without], inverse_w - demand.inverse_KM[k, without]
-    if extra >= 0:
-        count, logs, inverse_w = count + 1, logs + demand.log_KM[k, extra], inverse_w + demand.inverse_KM[k, extra]
-    missing = demand.rate_K[k] - count * demand.limit
-    if missing > 1e-12 * demand.rate_K[k]:
-        power_w = max(power_w, HUGE_W * (1.0 + min(missing, 1e6)))
-    elif count > 0 and logs > _HEARD_LOG2 and len(demand.steps.snr_I) == 0:  # as if powers below 0 could be had
-        power_w = max(power_w, (count * np.exp2((demand.rate_K[k] - logs) / count) - inverse_w) * (1.0 - 1e-9))
+    heard, logs, inverse_w = own.heard_K[k], own.logs_K[k], own.inverse_w_K[k]
+    if without >= 0 and demand.log_KM[k, without] > NO_GAIN_LOG2:
+        heard, logs, inverse_w = heard - 1, logs - demand.log_KM[k, without], inverse_w - demand.inverse_KM[k, without]
+    if extra >= 0 and demand.log_KM[k, extra] > NO_GAIN_LOG2:
+        heard, logs, inverse_w = heard + 1, logs + demand.log_KM[k, extra], inverse_w + demand.inverse_KM[k, extra]
+    if heard == 0 or demand.rate_K[k] - heard * demand.limit > 1e-12 * demand.rate_K[k]:
+        power_w = max(power_w, HUGE_W if demand.rate_K[k] > 0.0 else 0.0)
+    elif len(demand.steps.snr_I) == 0:  # as if powers below 0 could be had
+        level_w = np.exp2((demand.rate_K[k] - logs) / heard)
+        power_w = max(power_w, heard * level_w * (1.0 - 1e-12) - inverse_w * (1.0 + 1e-12))
     return price(demand, k, max(power_w, 0.0), own.back_K[k] + more_back)
 
 
