@@ -20,7 +20,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from numba import config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba import __version__, config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba.core import caching, environment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
     global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
@@ -133,7 +133,7 @@ def _folder(usual: str) -> Path:
     with suppress(OSError):
         os.utime(folder)  # what is used is not old
     forget(beside, time.time() - _KEPT_S)
-    return folder
+    return folder / f"numba-{__version__}"  # which forgets what another has compiled
 
 
 def _common_cache() -> Path | None:

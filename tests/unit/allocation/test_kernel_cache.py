@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from numba import config
+from numba import __version__, config
 
 from wavetune.allocation import dual_bound, water_filling
 from wavetune.allocation.kernel_cache import _BY_CONTENT, _common_cache, forget, kept_with_sources, state_of
@@ -45,7 +45,7 @@ def test_a_change_in_any_source_with_kernels_is_another_state(tmp_path):
 def test_kernels_are_kept_with_the_state_of_their_sources():
     package = Path(water_filling.__file__).parent
     for kernel in (water_filling.least_power, dual_bound.excess):
-        assert f"kernels-{state_of(package)}" in kernel._cache.cache_path
+        assert f"kernels-{state_of(package)}/numba-{__version__}/" in kernel._cache.cache_path
 
 
 def test_other_code_is_kept_where_it_would_be():
