@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Lt
+from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL, MEAN, VALUES_SENT
@@ -158,6 +158,33 @@ class AverageProduct(Mixing):
         new_a[:, : len(root)] = (q_left @ u[:, :rank]) * root
         new_b[: len(root)] = root[:, None] * (vt[:rank] @ q_right.t())
         return new_a, new_b
+
+
+@dataclass(frozen=True)
+class ServerAdam(Mixing):
+    """What the mean of the updates moved is a step's gradient for an optimiser of the server: FedAdam, or FedYogi.
+
+    m <- beta1 m + (1 - beta1) d, v <- beta2 v + (1 - beta2) d^2, with `yogi` v - (1 - beta2) d^2 sign(v - d^2), and
+    then x <- x + rate m / (sqrt(v) + tau); m begins at 0 and v at tau^2. Source: arXiv 2003.00295, algorithm 2.
+    """
+
+    rate: Annotated[float, Gt(0)] = 1e-2
+    beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
+    beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
+    tau: Annotated[float, Gt(0)] = 1e-3
+    yogi: bool = False
+
+    def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:
+        """What the server goes on with, and its moments."""
+        found, kept = dict[str, "Tensor"](), dict(state)
+        for name, mean in mixture.items():
+            move = mean - held[name]
+            m = self.beta1 * state.get(f"m.{name}", move - move) + (1 - self.beta1) * move
+            v, square = state.get(f"v.{name}", move - move + self.tau**2), move.square()
+            v = v + (1 - self.beta2) * square * (square - v).sign() if self.yogi else v.lerp(square, 1 - self.beta2)
+            kept |= {f"m.{name}": m, f"v.{name}": v}
+            found[name] = held[name] + self.rate * m / (v.sqrt() + self.tau)
+        return found, kept
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,11 @@
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA, squared_error_and_norm
+from wavetune.federation.codecs import Context
+from wavetune.federation.mixing import AverageFactors, AverageProduct, FrozenA, ServerAdam, squared_error_and_norm
 
 RULES = [AverageFactors(), FrozenA(), AverageProduct()]
 
@@ -119,3 +121,17 @@ def test_order_of_clients_does_not_matter(rule):
     order = torch.tensor([2, 0, 3, 1])
     one, other = rule.mix(A, B, weights), rule.mix(A[order], B[order], weights[order])
     torch.testing.assert_close(one[0] @ one[1], other[0] @ other[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("yogi", [False, True])
+@given(moves=st.lists(st.floats(-0.1, 0.1), min_size=1, max_size=5))
+def test_an_optimiser_of_the_server_goes_on_from_the_mean_as_the_formula_says(yogi, moves):
+    part, context = ServerAdam(rate=0.03, beta1=0.8, beta2=0.7, tau=0.01, yogi=yogi), Context(0, 0, 0)
+    held, state, x, m, v = {"a.A": torch.zeros(1, 1, dtype=torch.float64)}, {}, 0.0, 0.0, 0.01**2
+    for move in moves:
+        mixture = {"a.A": held["a.A"] + move}
+        held, state = part.step(mixture, held, state, context)
+        m, square = 0.8 * m + 0.2 * move, move**2
+        v = v - 0.3 * square * np.sign(v - square) if yogi else 0.7 * v + 0.3 * square
+        x += 0.03 * m / (v**0.5 + 0.01)
+        assert float(held["a.A"]) == pytest.approx(x, rel=1e-9, abs=1e-12)
