@@ -10,6 +10,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
@@ -78,8 +79,17 @@ class _Attendance:
         self.notice = ""  # goes with the next order
         self.states = set(attend.states)
         self.ordered = -1  # the latest round
+        self.due = b""  # the order that is not answered yet
         self.orders: queue.SimpleQueue[Order | None] = queue.SimpleQueue()
         self.reports: queue.SimpleQueue[RoundReport | None] = queue.SimpleQueue()
+
+    def give(self, order: Order) -> None:
+        """Have an order taken next; a goodbye stays before it."""
+        with suppress(queue.Empty):
+            waiting = self.orders.get_nowait()
+            if waiting is None or waiting.HasField("goodbye"):
+                self.orders.put(waiting)
+        self.orders.put(order)
 
     def leave(self) -> None:
         """Wake whoever waits."""
@@ -116,12 +126,15 @@ class Coordinator:
         return device is not None and device.attend.run == run and rounds_done in device.states
 
     def order(self, client: int, order: RoundOrder) -> None:
-        """Send an order to a device, if it is still there."""
-        device = self._devices.get(client)
-        if device is not None:
-            device.attend.run, device.ordered = order.run, order.round
+        """Send an order to a device, if it is still there; in the place of one that it has not taken.
+
+        One that it has not answered yet is not sent again.
+        """
+        device, content = self._devices.get(client), order.SerializeToString(deterministic=True)
+        if device is not None and device.due != content:
+            device.attend.run, device.ordered, device.due = order.run, order.round, content
             order.notice, device.notice = device.notice, ""
-            device.orders.put(Order(round=order))
+            device.give(Order(round=order))
 
     def report(self, client: int, round_index: int, patience_s: float) -> RoundReport | None:
         """A device's report on a round, or None if it left or does not report in time."""
@@ -171,6 +184,8 @@ class Coordinator:
                         self.lost(device.attend.client, why, report.round.round)
                     else:
                         device.states.add(report.round.round + 1)
+                    if report.round.round == device.ordered:
+                        device.due = b""
                     device.reports.put(report.round)
                 order = device.orders.get()
                 if order is None:

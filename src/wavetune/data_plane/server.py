@@ -69,14 +69,15 @@ class DeviceStream:
         self._left_s = 0.0  # when the frame left to which the device's next is the answer
         self._lock = threading.Lock()
 
-    def take(self, patience_s: float) -> Arrived | None:
-        """The next frame, or None if the device is lost or does not come within the time."""
+    def take(self, patience_s: float, deadline_s: float | None = None) -> Arrived | None:
+        """The next frame, or None if the device is lost or does not come within the time, the rest of its deadline."""
         if self.failure:
             return None
         try:
             arrived = self._arrived.get(timeout=max(patience_s, 0.0))
         except queue.Empty:
-            self.fail(f"client {self.contract.client} did not answer within {patience_s:.3g} s", Reason.LATE)
+            within_s = patience_s if deadline_s is None else deadline_s
+            self.fail(f"client {self.contract.client} did not answer within {within_s:.3g} s", Reason.LATE)
             return None
         return arrived
 
@@ -153,10 +154,18 @@ class DataPlane:
     def open_round(
         self, round_index: int, contracts: Sequence[Contract], downlink_bit_per_s: Mapping[int, float] | None = None
     ) -> dict[int, bytes]:
-        """Expect these devices in this round; returns the token that each must show."""
+        """Expect these devices in this round; returns the token that each must show.
+
+        Where the round was open before, the token of who has not come yet stays: its order may still be on the way.
+        """
         pace = downlink_bit_per_s or {}
+        with self._lock:
+            before = self._tickets if round_index == self._round else {}
+            known = {client: ticket.token for client, ticket in before.items() if not ticket.used}
         tickets = {
-            c.client: _Ticket(secrets.token_bytes(_TOKEN_BYTES), DeviceStream(c, pace.get(c.client, 0.0)))
+            c.client: _Ticket(
+                known.get(c.client) or secrets.token_bytes(_TOKEN_BYTES), DeviceStream(c, pace.get(c.client, 0.0))
+            )
             for c in contracts
         }
         self.close_round("another round has begun")

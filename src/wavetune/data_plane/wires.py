@@ -148,7 +148,9 @@ class ServerWire:
         return arrived.one(kind)
 
     def _take(self, client: int, until: float) -> Arrived | None:
-        arrived = None if client in self.lost else self.stream_of(client).take(until - time.monotonic())
+        arrived = (
+            None if client in self.lost else self.stream_of(client).take(until - time.monotonic(), self.patience_s)
+        )
         if arrived is None:
             self.lost.setdefault(client, self.stream_of(client).failure)
         return arrived

@@ -59,16 +59,38 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     assert coordinator.can_go_on(1, "a run", 3)
     assert not coordinator.can_go_on(1, "a run", 4)
     assert not coordinator.can_go_on(1, "another", 3)
-    for index in (3, 4):
+    for index, failure in ((3, ""), (4, "no battery")):
         coordinator.order(1, RoundOrder(run="a run", round=index))
-    assert coordinator.report(1, 3, PATIENCE_S).failure == ""
-    assert coordinator.report(1, 4, PATIENCE_S).failure == "no battery"
+        assert coordinator.report(1, index, PATIENCE_S).failure == failure
     assert coordinator.can_go_on(1, "a run", 4)
     assert not coordinator.can_go_on(1, "a run", 5)
     assert office.lost == [(1, "client 1 reports: no battery", 4)]
     coordinator.dismiss("that was all")
     thread.join(PATIENCE_S)
     assert ended == ["that was all"]
+
+
+def test_a_device_that_was_held_up_gets_the_latest_order_alone_and_none_twice(office):
+    """Orders of rounds that went on without it do not wait for it, and one that it is at is not sent again."""
+    begun, go_on, rounds = threading.Event(), threading.Event(), []
+
+    def handle(order):
+        rounds.append((order.round, order.token))
+        begun.set()
+        assert go_on.wait(PATIENCE_S)
+        return RoundReport(round=order.round)
+
+    thread, _ = in_thread(office, 0, handle)
+    coordinator = office.coordinator
+    coordinator.wait_for([0], PATIENCE_S)
+    for index, token in ((3, b"a"), (3, b"a"), (4, b"b"), (5, b"c"), (5, b"c"), (5, b"d"), (5, b"d")):
+        coordinator.order(0, RoundOrder(run="a run", round=index, token=token))
+        assert begun.wait(PATIENCE_S)
+    go_on.set()
+    assert coordinator.report(0, 5, PATIENCE_S).round == 5
+    coordinator.dismiss("that was all")
+    thread.join(PATIENCE_S)
+    assert rounds == [(3, b"a"), (5, b"d")]
 
 
 def test_a_report_of_more_than_a_megabyte_is_refused(office):
@@ -90,9 +112,10 @@ def test_a_report_of_more_than_a_megabyte_is_refused(office):
 
 
 def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_next(office):
-    ordered = threading.Event()
+    begun, ordered = threading.Event(), threading.Event()
 
     def handle(order):
+        begun.set()
         assert ordered.wait(PATIENCE_S)
         return RoundReport(round=order.round, failure="the round is over" if order.round == 3 else "")
 
@@ -101,6 +124,7 @@ def test_a_round_that_failed_too_late_to_matter_costs_the_device_nothing_in_the_
     coordinator.wait_for([0], PATIENCE_S)
     for index in (3, 4):
         coordinator.order(0, RoundOrder(run="a run", round=index))
+        assert begun.wait(PATIENCE_S)
     ordered.set()
     assert coordinator.report(0, 4, PATIENCE_S).failure == ""
     assert office.lost == [(0, "client 0 reports: the round is over", 3)]

@@ -375,3 +375,16 @@ def test_strangers_who_hold_connections_leave_the_process_files_to_open(tmp_path
             stranger.close()
         token = opened.plane.open_round(0, [contract()])[0]
         assert len(exchange(opened, opened.stream(token), parts=up(), layout=LAYOUT)[0]) == 1
+
+
+def test_a_round_that_is_opened_again_keeps_the_token_of_who_has_not_come(opened):
+    """Its order may still be on the way; a token that was shown, and one of another round, are good for nothing."""
+    plane = opened.plane
+    first = plane.open_round(0, [contract(0), contract(1)])
+    stream = opened.stream(first[0])
+    again = plane.open_round(0, [contract(0), contract(1), contract(2)])
+    assert again[1] == first[1]
+    assert again[0] != first[0]
+    assert opened.stream(again[1], 1) is not None
+    assert set(plane.open_round(1, [contract(0), contract(1)]).values()).isdisjoint(again.values())
+    stream.close()
