@@ -29,14 +29,13 @@ def guard(part: type[Any], kind: str) -> None:
     for base in reversed(seams):
         checks |= vars(base).get("checks", {})
     for name in dict.fromkeys((*(name for base in seams for name in vars(base)), "__post_init__")):
-        method, own = getattr(part, name, None), vars(part).get(name)
-        lacking = isinstance(method, FunctionType) and "NotImplementedError" in method.__code__.co_names
-        if isinstance(own, property) and own.fget is not None:
-            setattr(part, name, property(_guarded(own.fget, kind, name, checks.get(name))))
-        elif isinstance(own, FunctionType) and (name == "__post_init__" or not name.startswith("__")):
-            setattr(part, name, _guarded(own, kind, name, checks.get(name)))
-        elif own is None and isinstance(method, FunctionType) and lacking:
-            setattr(part, name, _guarded(method, kind, name, None))
+        found = getattr(part, name, None)
+        method = found.fget if isinstance(found, property) else found
+        if not isinstance(method, FunctionType) or (name.startswith("__") and name != "__post_init__"):
+            continue
+        if name in vars(part) or "NotImplementedError" in method.__code__.co_names:  # its own, or what it lacks
+            guarded = _guarded(method, kind, name, checks.get(name))
+            setattr(part, name, property(guarded) if isinstance(found, property) else guarded)
 
 
 def _guarded(method: Callable[..., Any], kind: str, name: str, check: Check | None) -> Callable[..., Any]:

@@ -25,6 +25,8 @@ from wavetune.federation.planning import Planner
 from wavetune.federation.selection import Selection
 from wavetune.federation.updates import Inbox, Update
 from wavetune.part_values import values_of
+from wavetune.wireless.path_loss import PathLoss
+from wavetune.wireless.placement import Placement
 from wavetune.wireless.rate_models import Envelope, RateModel
 
 HERE = Context(0, 0, 0)
@@ -63,6 +65,15 @@ def test_what_a_seam_asks_for_and_a_part_lacks_is_named():
 
     with pytest.raises(PartError, match="Mistyped has no take, which its seam asks of it"):
         Mistyped().take(Inbox(()), {}, HERE)
+
+
+def test_a_property_that_a_part_lacks_is_named_too():
+    @dataclass(frozen=True)
+    class Unlimited(PathLoss):
+        """Says nothing of its distances."""
+
+    with pytest.raises(PartError, match="Unlimited has no distance_limits_m, which its seam asks of it"):
+        _ = Unlimited().distance_limits_m
 
 
 def test_settings_that_a_part_refuses_in_its_own_words_are_told_with_the_part():
@@ -120,6 +131,15 @@ WRONG = {
     "a state of numbers": (Selection, "init", {"n": 1}, (3,), "a dict of NumPy arrays"),
     "no plan": (Planner, "plan", None, (PROBLEM, 0), "a Plan; it returned NoneType"),
     "no phase": (PhasePart, "phase", None, (None,), "a Phase"),
+    "positions of others": (
+        Placement,
+        "draw_m",
+        np.zeros((3, 2)),
+        ([0, 1], (), 1.0, 2.0),
+        r"finite positions, \[2, 2\]",
+    ),
+    "a loss that is none": (PathLoss, "path_loss_db", np.full(2, np.nan), (np.ones(2), False, 1e9), "finite losses"),
+    "a share above one": (PathLoss, "los_probability", np.full(2, 1.5), (np.ones(2),), r"probabilities, \[2\]"),
     "rows of two clients": (Partition, "split", [np.arange(4)] * 2, ("abcd", 2, 0), "no row of two"),
     "rows of too few": (Partition, "split", [np.arange(4)], ("abcd", 2, 0), "of 2 clients"),
     "rows that there are not": (Partition, "split", [[9], [1]], ("abcd", 2, 0), "rows from 0 to 3"),

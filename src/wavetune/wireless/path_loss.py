@@ -11,13 +11,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.line_of_sight import (
@@ -42,10 +43,22 @@ OutdoorDeviceHeight = Annotated[float, Ge(1.5), Le(22.5)]
 IndoorHeight = Annotated[float, Ge(0), Le(10)]
 
 
+def _check_loss(_: PathLoss, found: Any, distance_2d_m: Values, is_los: Bools, *__: Any, **___: Any) -> str:
+    both = np.broadcast(distance_2d_m, is_los).shape
+    fits = np.shape(found) in (both, np.shape(distance_2d_m)) and bool(np.all(np.isfinite(found)))
+    return "" if fits else f"finite losses, {list(both)}"
+
+
+def _check_share(_: PathLoss, found: Any, distance_2d_m: Values, *__: Any, **___: Any) -> str:
+    fits = np.shape(found) == np.shape(distance_2d_m) and bool(np.all((np.asarray(found) >= 0) & (found <= 1)))
+    return "" if fits else f"probabilities, {list(np.shape(distance_2d_m))}"
+
+
 class PathLoss(Checked, Part):
     """A large-scale law: path loss by distance, line of sight and shadowing."""
 
-    carrier_limits_hz: ClassVar[Limits]
+    checks: ClassVar[Checks] = {"path_loss_db": _check_loss, "los_probability": _check_share}
+    carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
     indoor_depth_m: ClassVar[float | None] = None  # how far inside a building a device can be; None if there is none
 
     @property
@@ -96,8 +109,6 @@ class LogDistance(PathLoss):
     >>> float(LogDistance().path_loss_db(100.0, False, 2e9))
     90.5
     """
-
-    carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
 
     intercept_db: Annotated[float, Ge(-100), Le(400)] = 128.1
     exponent: Annotated[float, Ge(0), Le(20)] = 3.76

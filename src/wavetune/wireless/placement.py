@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.validation import Checked, Positive, check_range
@@ -20,8 +21,15 @@ Generators = Sequence[np.random.Generator]
 _RING = "from Scenario.min_distance_m to Scenario.cell_radius_m"
 
 
+def _check_drawn(_: Placement, found: Any, client_ids: Sequence[int], *__: Any) -> str:
+    fits = np.shape(found) == (len(client_ids), 2) and bool(np.all(np.isfinite(found)))
+    return "" if fits else f"finite positions, {[len(client_ids), 2]}"
+
+
 class Placement(Checked, Part):
     """Where devices stand in a cell, whose ring is from its minimum distance to its radius."""
+
+    checks: ClassVar[Checks] = {"draw_m": _check_drawn}
 
     def require_inside(self, num_clients: int, min_distance_m: float, cell_radius_m: float) -> None:
         """ConfigError, naming position or hotspot and its distance, where a device could be put outside the ring."""
