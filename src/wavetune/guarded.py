@@ -20,7 +20,7 @@ def guard(part: type[Any], kind: str) -> None:
     """Make errors of a class's methods sentences, and what they return that their seam cannot take.
 
     These are the methods that its seam has, those that it lacks too. The seam's `checks` are by their names. Of classes
-    of wavetune itself nothing is changed.
+    of wavetune itself nothing is changed. Raises PartError where a field hides a method of the seam.
     """
     if _top(part.__module__) == "wavetune":
         return
@@ -29,6 +29,8 @@ def guard(part: type[Any], kind: str) -> None:
     for base in reversed(seams):
         checks |= vars(base).get("checks", {})
     for name in dict.fromkeys((*(name for base in seams for name in vars(base)), "__post_init__")):
+        if name in vars(part).get("__annotations__", {}) and any(callable(vars(base).get(name)) for base in seams):
+            raise PartError(f"{kind} has a field {name}, which is a method of its seam; give it another name")
         found = getattr(part, name, None)
         method = found.fget if isinstance(found, property) else found
         if not isinstance(method, FunctionType) or (name.startswith("__") and name != "__post_init__"):

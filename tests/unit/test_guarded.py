@@ -76,6 +76,14 @@ def test_a_property_that_a_part_lacks_is_named_too():
         _ = Unlimited().distance_limits_m
 
 
+def test_a_field_that_hides_a_method_of_the_seam_is_refused_where_the_class_is_made():
+    with pytest.raises(PartError, match="Hiding has a field step, which is a method of its seam; give it another name"):
+
+        @dataclass(frozen=True)
+        class Hiding(Mixing):  # pyright: ignore[reportUnusedClass]
+            step: float = 0.1
+
+
 def test_settings_that_a_part_refuses_in_its_own_words_are_told_with_the_part():
     @dataclass(frozen=True)
     class Even(Filter):
