@@ -76,7 +76,8 @@ class BothWays:
 
     @cached_property
     def _rate_KM(self) -> Array:
-        return downlink_rate_bit_per_s_KM(self.band)
+        sends_back = np.any(self.down_bits_K > 0)  # where it does not, the way back may have no gains
+        return downlink_rate_bit_per_s_KM(self.band) if sends_back else np.zeros(self.uplink.log_KM.shape)
 
     @cached_property
     def _asking(self) -> BandProblem:

@@ -259,13 +259,22 @@ class DecisionSearch:
         if thorough:
             self._pack_cuts(proof)
 
+    @property
+    def _size(self) -> int:
+        """Pairs of a client and a subchannel in the larger band."""
+        return max(self.evaluator.main.log_KM.size, self.evaluator.fed.log_KM.size)
+
+    @property
+    def _packs(self) -> bool:
+        """Whether the cuts are packed in the end."""
+        most = _PACKED if self.problem.price_downlink else _PACKED_UPLINK
+        return self.problem.cut_per_client and self.effort.programs > 0 and self._size <= most
+
     def _pack_cuts(self, proof: _Proof) -> None:
         """Close the gap where every client has a cut of its own, and take what is found on the way."""
         problem, evaluator, best = self.problem, self.evaluator, self.best
-        size = max(evaluator.main.log_KM.size, evaluator.fed.log_KM.size)
-        several, rest = problem.cut_per_client, 1 - min(self.lower_s) / best.delay_s
-        most, open_rest = (_PACKED, _TOLERANCE) if problem.price_downlink else (_PACKED_UPLINK, _OPEN_UPLINK)
-        if not several or not self.effort.programs or size > most or rest <= open_rest:
+        rest = 1 - min(self.lower_s) / best.delay_s
+        if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):
             return
         packing = CutPacking(
             (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
@@ -287,17 +296,19 @@ class DecisionSearch:
 
         closed: dict[tuple[int, bytes, bool], float] = {}
 
+        def goal_s() -> float:
+            return self.best.delay_s * (1 - _PACKED_TOLERANCE)
+
         def close_choice(i: int, choice_K: IntArray, thorough: bool) -> float:
-            key, goal_s = (i, choice_K.tobytes()), self.best.delay_s * (1 - _PACKED_TOLERANCE)
+            key = i, choice_K.tobytes()
             bound_s = max(closed.get((*key, False), 0.0), closed.get((*key, True), 0.0))
-            if bound_s < goal_s and (*key, thorough) not in closed:
-                closed[*key, thorough] = self._closed_choice_s(
-                    self.option_sets[i].of(choice_K), proof, goal_s, thorough
-                )
+            if bound_s < goal_s() and (*key, thorough) not in closed:
+                options = self.option_sets[i].of(choice_K)
+                closed[*key, thorough] = self._closed_choice_s(options, proof, goal_s(), thorough)
                 bound_s = max(bound_s, closed[*key, thorough])
             return bound_s
 
-        close = close_choice if problem.price_downlink and not problem.share_server else None
+        close = None if problem.share_server else close_choice
         least_s: list[list[float]] = []
         for option_set in self.option_sets:
             choices = self._choices(option_set)
@@ -308,10 +319,8 @@ class DecisionSearch:
                 up_s_KC = option_set.ready_s_KC + alone_s_KC
                 step_s = [float(np.max(_least(option_set, up_s_KC))), choices.least_back_s]
             least_s.append([*step_s, *self._least_fed_s(option_set, proof)])
-        packing.run(
-            [(best.main_owner_M, best.fed_owner_M)], least_s, self.lower_s, near,
-            lambda: self.best.delay_s * (1 - _PACKED_TOLERANCE), tell, close, int(_PACKING_PROGRAMS / np.sqrt(size)),
-        )  # fmt: skip
+        known, programs = [(best.main_owner_M, best.fed_owner_M)], int(_PACKING_PROGRAMS / np.sqrt(self._size))
+        packing.run(known, least_s, self.lower_s, near, goal_s, tell, close, programs)
         self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
 
     def _incumbent(
@@ -425,12 +434,12 @@ class DecisionSearch:
             return np.min([_least(option_set, vars(option_set)[name]) for option_set in options], axis=0)
 
         main, fed, none_K = self.evaluator.main, self.evaluator.fed, np.zeros(self.problem.num_clients)
-        fed_bits_K, ready_s_K = least("fed_bits_KC"), least("ready_s_KC")
+        fed_bits_K, ready_s_K, priced = least("fed_bits_KC"), least("ready_s_KC"), self.problem.price_downlink
+        up, down_bits_K = main.problem(ready_s_K, least("up_bits_KC")), least("down_bits_KC") * priced
+        fed_down_bits_K = fed_bits_K * (self.problem.costs.download_share * priced)
         return (
-            BothWays(
-                main.band, main.problem(ready_s_K, least("up_bits_KC")), least("down_bits_KC"), least("back_s_KC")
-            ),
-            BothWays(fed.band, fed.problem(none_K, fed_bits_K), fed_bits_K * self.problem.costs.download_share, none_K),
+            BothWays(main.band, up, down_bits_K, least("back_s_KC")),
+            BothWays(fed.band, fed.problem(none_K, fed_bits_K), fed_down_bits_K, none_K),
         )
 
     def _fed_scale(self, option_set: Options) -> float:
@@ -442,10 +451,11 @@ class DecisionSearch:
     def _bound_both_ways(self, proof: _Proof) -> tuple[TwoWays, TwoWays]:
         """What is proved of both ways of both bands whatever the options."""
         rest_s, steps = self.best.delay_s / self.best.options.rounds, self.problem.local_steps
+        effort = replace(self.effort, programs=0) if self._packs else self.effort  # those of the cuts say more
         found: list[TwoWays] = []
         for one, times in zip(self._two_ways_of(self.option_sets, proof), (steps, 1), strict=True):
             gap_s = 5 * _TOLERANCE * rest_s / times
-            found.append(one.solved(gap_s, np.inf, self.effort, self.clock))
+            found.append(one.solved(gap_s, np.inf, effort, self.clock))
         return found[0], found[1]
 
     def _two_ways_of(self, options: Sequence[Options], proof: _Proof) -> list[_WaysOfBand]:

@@ -71,7 +71,8 @@ def best_of_all_s(problem):
     """Least delay over every owner and every client's cut, each at its own power, which the total does not limit."""
     options, rates = options_of(problem, problem.ranks[0]), {}
     for name in ("main", "fed"):
-        rates[name] = both_rates(vars(problem)[name], problem.tx_power_max_w_K)
+        up, down = both_rates(vars(problem)[name], problem.tx_power_max_w_K)
+        rates[name] = up, down if problem.price_downlink else np.full(down.shape, np.inf)
     best_s = np.inf
     for choice in itertools.product(range(options.num_cuts), repeat=problem.num_clients):
         one = options.of(np.array(choice))
@@ -118,8 +119,20 @@ def test_clients_that_only_receive_keep_what_they_receive_on(problem):
     assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
 
 
-def test_choices_of_cuts_that_prices_leave_open_are_closed_one_by_one(problem_of):
-    problem = problem_of("both ways, cuts per client", 5, 20, 1)
+@pytest.mark.parametrize("seed", range(3))
+def test_own_cuts_whose_way_back_takes_no_time_are_proved_no_better_than_the_best_of_all(problem_of, seed):
+    problem = problem_of("both ways, cuts per client, slow server", 3, 6, seed).restrict([2, 4, 5, 8, 11], [4])
+    problem = replace(problem, price_downlink=False)
+    outcome, best_s = plan(problem), best_of_all_s(problem)
+    assert violations(problem, outcome) == []
+    assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
+    assert outcome.lower_bound_s <= best_s * (1 + 1e-5)
+    assert outcome.gap < 0.005
+
+
+@pytest.mark.parametrize(("kind", "seed"), [("both ways, cuts per client", 1), ("cuts per client, slow server", 2)])
+def test_choices_of_cuts_that_prices_leave_open_are_closed_one_by_one(problem_of, kind, seed):
+    problem = problem_of(kind, 5, 20, seed)
     outcome = plan(problem)
     assert violations(problem, outcome) == []
     assert outcome.gap < 0.003
