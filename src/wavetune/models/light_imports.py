@@ -23,6 +23,7 @@ from typing import Any
 from wavetune.left_out import Around, Finder, found_by_others, leave_out
 
 CORE = (
+    "transformers.distributed.parallel_utils",
     "transformers.generation.utils",
     "transformers.integrations",
     "transformers.masking_utils",
@@ -36,6 +37,7 @@ LEFT_OUT = (
     "accelerate",
     "scipy.optimize",
     "torch.distributed._composable",
+    "torch.distributed._functional_collectives",
     "torch.distributed.checkpoint",
     "torch.distributed.fsdp",
     SLICES,

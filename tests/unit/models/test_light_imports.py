@@ -18,6 +18,7 @@ HEAVY = [
     "sympy",
     "torch._decomp",
     "torch._dynamo",
+    "torch.distributed._functional_collectives",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
 ]
