@@ -62,7 +62,7 @@ class DeviceStream:
         self.contract, self.downlink_bit_per_s = contract, downlink_bit_per_s
         self.measured = Measured()
         self.ready = threading.Event()  # the device has come, or will not
-        self.failure = ""
+        self.failure, self.reason = "", Reason.CLOSED
         self._arrived: queue.SimpleQueue[Arrived | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[tuple[bytes, int] | None] = queue.SimpleQueue()
         self._received = self._answered = self._tokens = 0
@@ -176,6 +176,11 @@ class DataPlane:
     def stream(self, client: int) -> DeviceStream:
         """A device's stream of this round, come or not."""
         return self._tickets[client].stream
+
+    def find(self, client: int) -> DeviceStream | None:
+        """A device's stream of this round, if it was asked."""
+        ticket = self._tickets.get(client)
+        return ticket and ticket.stream
 
     def give_up(self, client: int, sentence: str, round_index: int | None = None) -> None:
         """Do not wait for a device any longer in this round; a failure of another round costs it nothing."""

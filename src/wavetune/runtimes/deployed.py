@@ -27,7 +27,7 @@ from wavetune.data_plane.control import Control, Coordinator, claimed
 from wavetune.data_plane.diagnosis import require_listenable
 from wavetune.data_plane.messages_pb2 import RoundReport
 from wavetune.data_plane.places import PER_PARTY, Places
-from wavetune.data_plane.refusal import quoted
+from wavetune.data_plane.refusal import Reason, quoted
 from wavetune.data_plane.served_steps import CutSteps, ReportedSteps
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.data_plane.wires import ServerWire
@@ -51,6 +51,8 @@ from wavetune.runtimes.session import Session
 _CLOSING_S = 10.0  # for streams to end; what a party sent in masses would take gRPC longer to read
 _ANSWER_S = 1.0  # for an answer that is there already, or will not come
 _REFUSALS = 3  # of all devices, one after the other: a network that was cut for a moment is back by then
+_LONGEST_REST = 64  # rounds, of a device that is always too late
+_RESTS = "client {} was too late {} times in a row; rounds until it is asked again: {}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ class Servers:
     known: set[int] = field(default_factory=set[int])  # devices that were asked before
     claims: dict[int, str] = field(default_factory=dict[int, str])  # what devices say of a round that failed
     doubted: set[int] = field(default_factory=set[int])  # whose losses of the round before were far below the others'
+    late: dict[int, int] = field(default_factory=dict[int, int])  # rounds in a row in which a device was too late
+    asked_from: dict[int, int] = field(default_factory=dict[int, int])  # the round from which it is asked again
     round: int | None = None  # that goes on, or is the latest
 
     def __post_init__(self) -> None:
@@ -124,6 +128,7 @@ class Servers:
         outcome = train_round(session, index, on_step, see_uploads if before_mixing else None, ready)
         wall_s = time.perf_counter() - started
         reports = self._reports(index, present)
+        self._count_late(index, present - reports.keys())
         self._require_finite(index, present, reports)
         if not self._cut and session.recipe.run.evaluates_after(index):
             for client, told in self._catch_up(index, self._without_end(index, reports)).items():
@@ -180,7 +185,8 @@ class Servers:
         others, refusals, started, deployment = len(chosen) < len(ready.active_K), 0, time.monotonic(), self.deployment
         until = started + deployment.patience_s
         while True:
-            asked = self._present(index, until) & chosen
+            here = self._present(index, until) & chosen
+            asked = {k for k in here if self.asked_from.get(k, 0) <= index} or here
             self.wire.begin_round()
             self.claims.clear()
             self._order(index, asked, ready)
@@ -188,6 +194,8 @@ class Servers:
                 {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
             )
             self.known |= asked
+            resting = {k: _RESTS.format(k, self.late[k], self.asked_from[k] - index) for k in here - asked}
+            self.wire.lost.update(resting)
             self.wire.lost.update({k: self.plane.stream(k).failure for k in asked if self.plane.stream(k).failure})
             if present := asked - self.wire.lost.keys():
                 self.wire.present |= present
@@ -205,6 +213,18 @@ class Servers:
                 raise DeploymentError(f"round {index}: device {client} cannot take part: {why}")
             if waited_s > deployment.patience_s:
                 raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
+
+    def _count_late(self, index: int, silent: set[int]) -> None:
+        """Ask less often who is too late again, as everybody waits for it; who is `silent` gave no report."""
+        for client in self.known:
+            stream = self.plane.find(client)
+            if stream is None:
+                continue
+            if (stream.failure and stream.reason is Reason.LATE) or client in silent & self.coordinator.present():
+                self.late[client] = self.late.get(client, 0) + 1
+                self.asked_from[client] = index + min(2 ** (self.late[client] - 1), _LONGEST_REST)
+            else:
+                self.late.pop(client, None)
 
     def _present(self, index: int, until: float) -> set[int]:
         """Who attends: at first all, later whoever is there. Raises DeploymentError after `until`."""
@@ -252,7 +272,8 @@ class Servers:
                 return reports[client].HasField("own")
             return not (reports[client].failure or (last and self.coordinator.has_broadcast_to_come(client)))
 
-        return {k for k in self.coordinator.present() if k not in reports or not ended(k)}
+        awake = {k for k in self.coordinator.present() if last or self.late.get(k, 0) < 2}
+        return {k for k in awake if k not in reports or not ended(k)}
 
     def _catch_up(self, index: int, absent: set[int]) -> dict[int, RoundReport]:
         """Let those who had no part in a round, or have not seen its end, have what came of it; returns who answers."""

@@ -6,6 +6,7 @@ import pytest
 from helpers.deployment import NUM_DEVICES, deployed, play
 from helpers.runs import small, told
 from wavetune.data_plane.messages_pb2 import RoundReport
+from wavetune.data_plane.refusal import Reason
 from wavetune.errors import DeploymentError
 from wavetune.runtimes import deployed as servers_of
 from wavetune.runtimes.device import Agent
@@ -87,3 +88,30 @@ def test_a_device_that_never_opens_its_stream_is_waited_for_long_in_its_first_ro
         monkeypatch.setattr(servers.plane, "wait_for", silent)
         play(servers, 2)
     assert waited == [60.0, 50.0]
+
+
+def test_a_device_that_is_too_late_again_and_again_is_asked_less_and_less_often_until_it_is_in_time(
+    tmp_path, monkeypatch
+):
+    asked, late_in = [], range(7)
+    with deployed(small("fedavg_lora", "run.rounds=10"), tmp_path / "certificates") as servers:
+        open_round, wait_for = servers.plane.open_round, servers.plane.wait_for
+
+        def opened(index, contracts, *pace):
+            asked.extend(index for contract in contracts if contract.client == ONE)
+            return open_round(index, contracts, *pace)
+
+        def too_late(patience_s_by_client):
+            if servers.round in late_in and ONE in patience_s_by_client:
+                servers.plane.stream(ONE).fail("client 1 did not open its stream in time", Reason.LATE)
+            wait_for(patience_s_by_client)
+
+        monkeypatch.setattr(servers.plane, "open_round", opened)
+        monkeypatch.setattr(servers.plane, "wait_for", too_late)
+        records = [told(outcome) for outcome in play(servers, 10)]
+    assert asked == [0, 1, 3, 7, 8, 9]
+    assert [record["lost"][0]["why"] for record in records if record["round"] in (2, 4)] == [
+        "client 1 was too late 2 times in a row; rounds until it is asked again: 1",
+        "client 1 was too late 3 times in a row; rounds until it is asked again: 3",
+    ]
+    assert [record["active_K"] for record in records[7:]] == [[True] * NUM_DEVICES] * 3
