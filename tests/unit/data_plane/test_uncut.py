@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from helpers.data_plane import ADAPTER, ADAPTERS_UP, LAYOUT, LOSS, X, contract
+from helpers.data_plane import ADAPTER, ADAPTERS_UP, LABELS, LAYOUT, LOSS, X, contract
 from wavetune.data_plane import contract as contract_of_a_round
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
 from wavetune.data_plane.payloads import pack
@@ -92,3 +92,18 @@ class Clumsy(Fp32):
 def test_what_a_codec_of_other_people_fails_on_is_refused_as_any_other():
     with pytest.raises(RefusedError, match=r"cannot be decoded .*'scale'"):
         replace(UNCUT, chain=(Clumsy(),)).accept(1, frame(STEP, STEP), 0)
+
+
+def activations(x):
+    parts = [Part(kind="activations_up", tensors=pack(Bf16().encode(x))), Part(kind="labels_up", tensors=pack(LABELS))]
+    return Frame(sequence=1, layout=LAYOUT, parts=parts)
+
+
+def test_activations_of_which_many_are_subnormal_are_refused_and_zeros_are_not():
+    """A product with them takes the servers' processor 150 times as long."""
+    few = X.clone()
+    few[0] = 0.0
+    assert contract().accept(1, activations(few), 0).stage == "activations_up"
+    few[0, 0] = 1e-39
+    with pytest.raises(RefusedError, match="so small that they make computing slow"):
+        contract().accept(1, activations(few), 0)
