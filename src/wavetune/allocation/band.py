@@ -17,7 +17,14 @@ from functools import cached_property
 import numpy as np
 
 from wavetune.allocation.counting import Strongest, strongest, which_strongest
-from wavetune.allocation.dual_bound import most_divided, provable_delay, raise_bound, rounded_owners, uniform_prices
+from wavetune.allocation.dual_bound import (
+    most_divided,
+    provable_delay,
+    raise_afresh,
+    raise_bound,
+    rounded_owners,
+    uniform_prices,
+)
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
 from wavetune.allocation.ladder import owners_delay, steps_of
@@ -43,6 +50,7 @@ _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 14, 130, 30
 _STEPPED = 8  # times as long a kick takes where rates grow in steps
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
+_STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 
 
@@ -266,6 +274,17 @@ def raise_lower_bound(
     return replace(incumbent, prices=prices, trial_step_s=trial_step_s, **found)
 
 
+def begin_anew(
+    problem: BandProblem, incumbent: Incumbent, goal_s: float, tolerance_s: float, iterations: int
+) -> Incumbent:
+    """Raise the lower bound with fresh prices; the incumbent given where they do not lead further."""
+    problem, low_s = with_cap_tolerance(problem), incumbent.bound_s
+    low_s, step_s, prices = raise_afresh(problem, incumbent.owner_M, low_s, goal_s, tolerance_s, iterations)
+    if prices is None:
+        return incumbent
+    return replace(incumbent, prices=prices, bound_s=low_s, priced_s=low_s, trial_step_s=step_s)
+
+
 def bound_by_prices(problem: BandProblem, prices: Prices, low_s: float, goal_s: float) -> float:
     """What the prices of another problem prove for this one, at most `goal_s`; at least `low_s`, already proved (s)."""
     return provable_delay(with_cap_tolerance(problem), copy_prices(prices), low_s, goal_s)
@@ -284,15 +303,19 @@ def solve(
         above = solve(smooth, above, gap_s, effort, clock, beat_s)
         known = replace(above, owner_M=incumbent.owner_M, delay_s=incumbent.delay_s)
         incumbent, effort = _better(problem, known, above.owner_M), replace(effort, iterations=0, branches=0)
-    share, iterations, tolerance_s, packed = 0.5, effort.iterations, 0.25 * gap_s, False
+    share, iterations, tolerance_s, packed, afresh = 0.5, effort.iterations, 0.25 * gap_s, False, False
     a_turn = clock.portion(_ITERATIONS_A_TURN, problem.log_KM.size)
     for turn in range(effort.searches):
         if clock.expired:
             return incumbent
         if incumbent.gap_s > gap_s and iterations > 0 and incumbent.trial_step_s > tolerance_s:
             goal_s = min(incumbent.delay_s - 0.5 * gap_s, beat_s)
+            before_s = incumbent.bound_s
             incumbent = raise_lower_bound(problem, incumbent, goal_s, tolerance_s, a_turn)
             iterations -= a_turn
+            stuck = incumbent.gap_s > max(_STUCK * incumbent.delay_s, 10.0 * (incumbent.bound_s - before_s))
+            if stuck and not afresh:
+                incumbent, afresh = begin_anew(problem, incumbent, goal_s, tolerance_s, a_turn), True
         if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s or clock.expired:
             return incumbent
         if turn == 1:

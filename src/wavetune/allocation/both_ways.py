@@ -21,7 +21,7 @@ import numpy as np
 from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, vital_of_sums, with_cap_tolerance
 from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
-from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
+from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
@@ -37,6 +37,7 @@ _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _SPLITS, _GRID, _CLOSE = 7, 29, 3e-4
 _MATCHED_SHARE, _MOST_MATCHED = 1.5, 20_000  # subchannels a client, and pairs, up to which clients are matched to them
 _POWER, _LONGEST = 8, 1e6
+_STUCK, _FRESH_STARTS = 0.01, 2  # of an uplink's delay: what is left to prove for which prices begin anew; how often
 
 
 class TwoWays(NamedTuple):
@@ -268,7 +269,7 @@ class _Proof:
         self.programs = effort.programs if is_small(ways.uplink) else 0
         start_s, end_s = ways.least_down_s, known.delay_s - up_s
         self.parts = [_Part(start_s + up_s, start_s, max(end_s, start_s), up_s)]
-        self.gap_s, self.beat_s = 0.0, np.inf
+        self.gap_s, self.beat_s, self.fresh_starts = 0.0, np.inf, _FRESH_STARTS
 
     @property
     def enough_s(self) -> float:
@@ -306,6 +307,10 @@ class _Proof:
         if low_s < goal_s:
             tolerance_s, iterations = 0.1 * self.gap_s, self.effort.iterations // 3
             low_s, _ = raise_bound(problem, self.prices, low_s, goal_s, goal_s - low_s, tolerance_s, iterations)
+            if self.fresh_starts > 0 and goal_s - low_s > _STUCK * goal_s:
+                self.fresh_starts -= 1
+                anew = raise_afresh(problem, self.known.owner_M, low_s, goal_s, tolerance_s, iterations)
+                low_s, self.prices = anew[0], anew[2] or self.prices
         suggested_M = self.known.owner_M
         for _ in range(3):
             if self.programs > 0 and low_s < goal_s - 0.3 * self.gap_s and not self.clock.expired:

@@ -28,6 +28,7 @@ _LEAST_WEIGHT = 1e-10  # Over the number of weights: what a multiplicative step 
 _PROGRESS, _PATIENCE = 0.1, 5  # A trial is given up after so many iterations that did not close this share of it.
 _SPLITS = 3  # How often a client's count is moved in one evaluation.
 _IN_VAIN = 4  # Trials, each halfway down from the last, after which prices that prove nothing are left.
+_POWER_SHARES = (0.1, 0.5, 0.2, 0.05, 0.02)  # Of all prices, with which they begin anew.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
 
 
@@ -308,11 +309,7 @@ def new_tangents(K: int) -> Tangents:
 
 def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_s: float) -> Prices:
     """Equal prices on all subchannels, their share set by bisection to prove most at a delay just below `delay_s`."""
-    K, M = problem.log_KM.shape
-    level_K = optimal_power(problem, owner_M)[2]
-    count_K = np.bincount(owner_M[owner_M >= 0], minlength=K)
-    level_K2 = np.stack([level_K, level_K], axis=1)
-    prices = Prices(np.zeros(M + 1), count_K, level_K2, np.ones((K, 2)), np.zeros((K, 2)))
+    M, prices = problem.log_KM.shape[1], priced_evenly(problem, owner_M, 0.5)
     low, high = -20.0, 25.0
     for _ in range(10):
         log_odds = 0.5 * (low + high)
@@ -324,6 +321,33 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
             break
         low, high = (log_odds, high) if use_M1[M] / problem.total_w > np.mean(use_M1[:M]) else (low, log_odds)
     return prices
+
+
+def priced_evenly(problem: BandProblem, owner_M: IntArray, power_share: float) -> Prices:
+    """Equal prices on all subchannels and a share of all prices on the power, for clients as with given owners."""
+    K, M = problem.log_KM.shape
+    level_K = optimal_power(problem, owner_M)[2]
+    count_K = np.bincount(owner_M[owner_M >= 0], minlength=K)
+    weight_M1 = np.append(np.full(M, (1.0 - power_share) / M), power_share)
+    return Prices(weight_M1, count_K, np.stack([level_K, level_K], axis=1), np.ones((K, 2)), np.zeros((K, 2)))
+
+
+def raise_afresh(
+    problem: BandProblem, owner_M: IntArray, low_s: float, goal_s: float, tolerance_s: float, iterations: int
+) -> tuple[float, float, Prices | None]:
+    """`raise_bound` from equal prices with several shares of the power: the bound, its step (s), and their prices.
+
+    Steps change that share slowly, and one that became next to nothing does not come back. No prices where none of
+    them leads further.
+    """
+    best = low_s, 0.0, None
+    for power_share in _POWER_SHARES:
+        prices = priced_evenly(problem, owner_M, power_share)
+        found_s, step_s = raise_bound(problem, prices, best[0], goal_s, goal_s - best[0], tolerance_s, iterations)
+        best = (found_s, step_s, prices) if found_s > best[0] else best
+        if found_s >= goal_s:
+            break
+    return best
 
 
 def rounded_owners(problem: BandProblem, prices: Prices, delay_s: float) -> IntArray:

@@ -1,14 +1,17 @@
 """The lemma behind the bound: whatever the prices, what they prove is below what any owners and powers reach."""
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from helpers.problems import cell_problem
 from wavetune.allocation.band import vital_of_rates
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.ladder import owners_delay
+from wavetune.allocation.planner import plan
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 
@@ -111,3 +114,11 @@ def test_clients_who_need_one_of_the_same_few_subchannels_are_known_to_need_them
         proved.append(raise_bound(one, prices, 0.005 * best_s, 0.9999 * best_s, np.inf, 1e-4 * best_s, 300)[0])
     assert proved[0] < 0.5 * best_s
     assert proved[1] == 0.9999 * best_s
+
+
+def test_prices_that_count_subchannels_alone_do_not_end_the_proof():
+    """The clients take as many subchannels as there are, so that a price of power seems to prove nothing."""
+    g, problem = np.random.default_rng(12), cell_problem(25, 100).restrict([1], [8])
+    gain_KM = 10 ** g.uniform(-11, -8, (25, 1)) * g.exponential(size=(25, 100))
+    main, fed = replace(problem.main, gain_KM=gain_KM), replace(problem.fed, gain_KM=gain_KM[:, ::-1].copy())
+    assert plan(replace(problem, main=main, fed=fed)).gap < 2e-3
