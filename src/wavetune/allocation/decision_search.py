@@ -48,6 +48,7 @@ _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _FEW_HALVINGS, _WIDE = 10, 5e-3  # of a single choice of cuts at first; the gap that integer programs are asked to close
+_MOST_THOROUGH = 8  # choices of cuts that are closed by linear and integer programs
 _SUITED = 3  # choices that suit bands shared in time which are looked around
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
@@ -302,7 +303,8 @@ class DecisionSearch:
         def close_choice(i: int, choice_K: IntArray, thorough: bool) -> float:
             key = i, choice_K.tobytes()
             bound_s = max(closed.get((*key, False), 0.0), closed.get((*key, True), 0.0))
-            if bound_s < goal_s() and (*key, thorough) not in closed:
+            spent = thorough and sum(done for *_, done in closed) >= _MOST_THOROUGH
+            if bound_s < goal_s() and (*key, thorough) not in closed and not spent:
                 options = self.option_sets[i].of(choice_K)
                 closed[*key, thorough] = self._closed_choice_s(options, proof, goal_s(), thorough)
                 bound_s = max(bound_s, closed[*key, thorough])
