@@ -6,10 +6,12 @@ Source: our reconstruction of arXiv 2311.06805 from its abstract and public prog
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from wavetune.federation.adapters.prefix import Prefix
 from wavetune.federation.client_models.repeated_block import RepeatedBlock
 from wavetune.federation.distillation import Distillation
+from wavetune.federation.optimise import AdamW
 from wavetune.federation.server_steps import ServerSteps
 from wavetune.federation.sharing import Sharing
 from wavetune.recipe import Recipe
@@ -27,7 +29,7 @@ def recipe() -> Recipe:
         client_model=RepeatedBlock(distil=Distillation(steps=100, batch_size=4)),
         turns=(("lora",), ("prefix",)),
         server_steps=ServerSteps(),
-        optimiser=replace(plain.method.optimiser, learning_rate=5e-4, weight_decay=0.0),
+        optimiser=replace(cast("AdamW", plain.method.optimiser), learning_rate=5e-4, weight_decay=0.0),
     )
     world = replace(plain.world, data=replace(plain.world.data, server_samples=32))
     return replace(plain, name="fedsp", world=world, method=method, run=replace(plain.run, rounds=20, local_steps=20))

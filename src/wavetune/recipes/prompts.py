@@ -6,9 +6,11 @@ Source: prompt tuning, arXiv 2104.08691; federated as in the survey 2409.15723. 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import cast
 
 from wavetune.federation.adapters.soft_prompt import SoftPrompt
 from wavetune.federation.method import Lora
+from wavetune.federation.optimise import AdamW
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
 
@@ -21,7 +23,7 @@ def recipe() -> Recipe:
         title="Federated prompt tuning: only vectors before the text are trained, sent and averaged",
         lora=Lora(rank=0),
         soft_prompt=SoftPrompt(),
-        optimiser=replace(plain.method.optimiser, learning_rate=1e-2, weight_decay=0.0),
+        optimiser=replace(cast("AdamW", plain.method.optimiser), learning_rate=1e-2, weight_decay=0.0),
     )
     return replace(plain, name="prompts", method=method)
 
