@@ -16,7 +16,7 @@ import numpy as np
 
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import HUGE_W, NO_GAIN_LOG2, NO_STEPS, Steps, kernel, least_power, part
+from wavetune.allocation.water_filling import NO_STEPS, Steps, kernel, least_power, part
 from wavetune.units import Array
 
 
@@ -122,8 +122,6 @@ class Demand(NamedTuple):
 class Ownership(NamedTuple):
     """Who owns what, strongest first, and what follows from it at the clients' present water levels.
 
-    Of the heard ones there are heard_K, and the sums of their log_KM and inverse_KM are logs_K and inverse_w_K.
-
     value_KM bounds what a client would save by a subchannel (or gains from one it owns); own_value_M and loss_M are,
     for its present owner, that bound and what giving it up would really cost. All in priced watts.
     """
@@ -133,9 +131,6 @@ class Ownership(NamedTuple):
     count_K: IntArray
     power_w_K: Array
     back_K: Array
-    heard_K: IntArray
-    logs_K: Array
-    inverse_w_K: Array
     cost_K: Array
     value_KM: Array
     own_value_M: Array
@@ -204,13 +199,6 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
         else:
             value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
     own.power_w_K[k], own.back_K[k] = power_w, 0.0
-    own.heard_K[k], own.logs_K[k], own.inverse_w_K[k] = 0, 0.0, 0.0
-    for j in range(own.count_K[k]):
-        i = own.owned_KM[k, j]
-        if log_M[i] > NO_GAIN_LOG2:
-            own.heard_K[k] += 1
-            own.logs_K[k] += log_M[i]
-            own.inverse_w_K[k] += inverse_M[i]
     if len(demand.ask_K) > 0:
         for j in range(own.count_K[k]):
             own.back_K[k] += demand.back_KM[k, own.owned_KM[k, j]]
@@ -221,10 +209,7 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
-        if j > 0 and log_level + log_M[i] <= 0.0 and len(demand.steps.snr_I) == 0:  # no power is on it
-            own.loss_M[i] = price(demand, k, power_w, own.back_K[k] - back(demand, k, i)) - cost
-        else:
-            own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
+        own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
     for i in range(len(log_M)):  # what steps cost can be saved besides
         value_M[i] += slope * rounded_w
     own.changed_K[k] = 1
@@ -265,9 +250,6 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.zeros(K, np.int64),
         np.zeros(K),
         np.zeros(K),
-        np.zeros(K, np.int64),
-        np.zeros(K),
-        np.zeros(K),
         np.zeros(K),
         np.zeros((K, M)),
         np.zeros(M),
@@ -285,34 +267,6 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
 
 
 @part
-def least_price(demand: Demand, own: Ownership, k: int, without: int, extra: int) -> float:
-    """No more than `changed_price`, in a few operations; 0 where the client's rate is out of reach today.
-
-    Of two bounds of its power the larger: by the present water level, and that of subchannels which all carry some.
-    """
-    if own.power_w_K[k] >= HUGE_W:
-        return 0.0
-    over, lacks = own.power_w_K[k] > demand.cap_w_K[k], len(demand.ask_K) > 0 and own.back_K[k] < demand.ask_K[k]
-    change = own.own_value_M[without] if without >= 0 else 0.0
-    change -= own.value_KM[k, extra] if extra >= 0 else 0.0
-    more_back = back(demand, k, extra) - back(demand, k, without)
-    if lacks:
-        change += demand.shortage_price_K[k] * more_back
-    power_w = own.power_w_K[k] + change / (1.0 + demand.excess_price_K[k] if over else 1.0)
-    heard, logs, inverse_w = own.heard_K[k], own.logs_K[k], own.inverse_w_K[k]
-    if without >= 0 and demand.log_KM[k, without] > NO_GAIN_LOG2:
-        heard, logs, inverse_w = heard - 1, logs - demand.log_KM[k, without], inverse_w - demand.inverse_KM[k, without]
-    if extra >= 0 and demand.log_KM[k, extra] > NO_GAIN_LOG2:
-        heard, logs, inverse_w = heard + 1, logs + demand.log_KM[k, extra], inverse_w + demand.inverse_KM[k, extra]
-    if heard == 0 or demand.rate_K[k] - heard * demand.limit > 1e-12 * demand.rate_K[k]:
-        power_w = max(power_w, HUGE_W if demand.rate_K[k] > 0.0 else 0.0)
-    elif len(demand.steps.snr_I) == 0:  # as if powers below 0 could be had
-        level_w = np.exp2((demand.rate_K[k] - logs) / heard)
-        power_w = max(power_w, heard * level_w * (1.0 - 1e-12) - inverse_w * (1.0 + 1e-12))
-    return price(demand, k, max(power_w, 0.0), own.back_K[k] + more_back)
-
-
-@part
 def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
     """Step that saves most and concerns client a: subchannel i goes to client k and, unless j is -1, j comes back."""
     K, M = demand.log_KM.shape
@@ -325,8 +279,6 @@ def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
         for k in range(K):
             value_K[k] = own.value_KM[k, i]
             if min(value_K[k], cost_K[k]) - loss > best and k != a:
-                if cost_K[k] - least_price(demand, own, k, -1, i) - loss <= best:
-                    continue
                 saving = cost_K[k] - changed_price(demand, own, k, np.int64(-1), i) - loss
                 if saving > best:
                     best, best_i, best_k, best_j = saving, i, k, -1
@@ -336,17 +288,12 @@ def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
                 continue
             save_a, save_b = own.value_KM[a, j] - own_value, value_K[b] - own.own_value_M[j]
             if min(save_a, cost_a) + min(save_b, cost_K[b]) > best:
-                saving = cost_a + cost_K[b] - least_price(demand, own, a, i, j)
-                if saving - least_price(demand, own, b, j, i) <= best:
-                    continue
                 saving = cost_a - changed_price(demand, own, a, i, j)
                 saving += cost_K[b] - changed_price(demand, own, b, j, i)
                 if saving > best:
                     best, best_i, best_k, best_j = saving, i, b, j
     for j in range(M):
         if min(own.value_KM[a, j], cost_a) - own.loss_M[j] > best and own.owner_M[j] != a:
-            if cost_a - least_price(demand, own, a, -1, j) - float(own.loss_M[j]) <= best:
-                continue
             saving = cost_a - changed_price(demand, own, a, np.int64(-1), j) - float(own.loss_M[j])
             if saving > best:
                 best, best_i, best_k, best_j = saving, j, a, -1
