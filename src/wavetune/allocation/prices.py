@@ -77,6 +77,18 @@ class Scratch(NamedTuple):
 
 
 @part
+def insert(top: IntArray, top_cost: Array, filled: int, i: int, cost: float) -> None:
+    """Put a subchannel among the `filled` first of a list in the order of their costs."""
+    j = filled
+    while j > 0 and top_cost[j - 1] > cost:
+        top_cost[j] = top_cost[j - 1]
+        top[j] = top[j - 1]
+        j -= 1
+    top_cost[j] = cost
+    top[j] = i
+
+
+@part
 def cheapest_set(
     log_M: Array,
     inverse_M: Array,
@@ -118,13 +130,7 @@ def cheapest_set(
             if more and top_cost[filled] < 0.0:
                 scratch.chosen[size] = top[filled]
                 size += 1
-        j = filled
-        while j > 0 and top_cost[j - 1] > cost:
-            top_cost[j] = top_cost[j - 1]
-            top[j] = top[j - 1]
-            j -= 1
-        top_cost[j] = cost
-        top[j] = i
+        insert(top, top_cost, filled, i, cost)
         filled += 1
         if filled == n:
             dearest = top_cost[n - 1]

@@ -19,6 +19,7 @@ from wavetune.allocation.prices import (
     best_prices,
     best_prices_both_ways,
     cheapest_set,
+    insert,
     new_scratch,
 )
 from wavetune.allocation.problem import IntArray
@@ -144,13 +145,7 @@ def cheapest(cost_M: Array, most: int, top: IntArray, top_cost: Array) -> None:
             if cost >= top_cost[most - 1]:
                 continue
             filled -= 1
-        j = filled
-        while j > 0 and top_cost[j - 1] > cost:
-            top_cost[j] = top_cost[j - 1]
-            top[j] = top[j - 1]
-            j -= 1
-        top_cost[j] = cost
-        top[j] = i
+        insert(top, top_cost, filled, i, cost)
         filled += 1
 
 
