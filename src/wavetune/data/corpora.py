@@ -15,7 +15,7 @@ from typing import Any
 
 from wavetune.data import movie_reviews
 from wavetune.data.concierge import concierge
-from wavetune.data.dialogues import turns_of
+from wavetune.data.dialogues import turns_of, unpacked
 from wavetune.data.examples import NO_DOMAIN, Corpus, Example
 from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.rated import unfolded
@@ -86,7 +86,8 @@ class Reading:
         example = form.example(row, place)
         self.unused.update(key for key, value in row.items() if value is not None and key not in form.fields)
         if form.needed[0] in DIALOGUES and example.reply is not None:
-            self.cut_dialogues += turns_of(row[form.needed[0]], form.needed[0])[-1].role != "assistant"
+            last = unpacked(row[form.needed[0]])[-1:]
+            self.cut_dialogues += turns_of(last, form.needed[0])[-1].role != "assistant"
         if example.answer.strip() and (example.prompt.strip() or form.needed[-1] not in LABELS):
             return example
         self.dropped += 1

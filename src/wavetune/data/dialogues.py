@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
+from io import StringIO
+from itertools import pairwise
+from tokenize import NL, STRING, TokenError, generate_tokens
 from typing import Any
 
 from wavetune.data.examples import Example, Turn
@@ -14,7 +18,8 @@ ROLES = {
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("user", "human", "prompter", "client", "input"), "user"),
     **dict.fromkeys(
-        ("assistant", "gpt", "chatgpt", "model", "bot", "ai", "bing", "bard", "function_call", "output"), "assistant"
+        ("assistant", "gpt", "chatgpt", "chatbot", "model", "bot", "ai", "bing", "bard", "function_call", "output"),
+        "assistant",
     ),
     **dict.fromkeys(("tool", "function", "observation", "function_response", "ipython"), "tool"),
 }
@@ -39,16 +44,32 @@ def _is_message(value: Any) -> bool:
 
 
 def unpacked(value: Any) -> Any:
-    """The list of messages that a text writes as JSON or, as tables saved as CSV do, as Python; else the value."""
-    if not isinstance(value, str) or not value.lstrip().startswith("["):
+    """The list of messages that a text writes; else the value."""
+    return found if is_messages(found := opened(value)) else value
+
+
+def opened(value: Any) -> Any:
+    """The list or object that a text writes as JSON or, as tables saved as CSV do, as Python; else the value.
+
+    >>> opened("['a', 'b']")
+    ['a', 'b']
+    >>> opened("['a' 'b']")  # NumPy's way, which Python would read as the one text 'ab'
+    "['a' 'b']"
+    """
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
         return value
-    for read in (json.loads, ast.literal_eval):
-        try:
-            found = read(value.strip())
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            continue
-        return found if is_messages(found) else value
+    for read in (json.loads, _python):
+        with suppress(ValueError, SyntaxError, TokenError, RecursionError, MemoryError):
+            return read(value.strip())
     return value
+
+
+def _python(text: str) -> Any:
+    """What a literal of Python says. Raises ValueError or SyntaxError, also where texts stand side by side."""
+    kinds = [token.type for token in generate_tokens(StringIO(text).readline) if token.type != NL]
+    if (STRING, STRING) in pairwise(kinds):
+        raise ValueError("texts without a comma between them")
+    return ast.literal_eval(text)
 
 
 def turns_of(messages: Any, field: str) -> tuple[Turn, ...]:
@@ -163,7 +184,7 @@ def _turn(message: Mapping[str, Any], where: str) -> Turn:
 
 def _asked(value: Any) -> bool:
     """Whether a turn with this weight or flag is to be learned; null says nothing."""
-    return str(value).strip().lower() not in ("0", "0.0", "false")
+    return value is None or str(value).strip().lower() not in ("0", "0.0", "false")
 
 
 def _content(content: Any, where: str) -> str:

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from wavetune.data.dialogues import ROLES
+from wavetune.data.dialogues import ROLES, opened
 
 Row = Mapping[str, Any]
 Rows = Iterable[tuple[str, Row]]
@@ -23,6 +23,7 @@ TEXTS = ("response", "answer", "text", "content", "completion", "output")  # wha
 FIRST_OF = ("answer", "answers", "response", "completion", "output")  # columns that may list what counts as right
 RATINGS = ("fine-grained_score", "overall_score", "score", "rating")  # of an answer, the greater the better
 RATINGS_BESIDE = ("ratings", "rating", "scores")  # columns with a rating for each answer
+LISTED = (*SEVERAL, *RATINGS_BESIDE)  # columns whose lists and objects may be written as text, as in cells of CSV
 MESSAGE = {"message_id", "parent_id", "role", "text"}  # columns of a tree's message in a row of its own
 
 
@@ -40,6 +41,8 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
     """
     messages: list[tuple[str, Row]] = []
     for place, row in rows:
+        if written := [name for name in LISTED if isinstance(row.get(name), str)]:
+            row = {**row, **{name: opened(row[name]) for name in written}}
         if {*row} >= MESSAGE:
             messages.append((place, row))
         elif isinstance(tree := row.get("prompt"), Mapping) and "replies" in tree:
@@ -48,7 +51,8 @@ def unfolded(rows: Rows, told: Counter[str], pairs: bool = False) -> Iterator[tu
             yield from ((place, one) for one in _of_answers(row, answers, told, pairs))
         elif not pairs and (field := next((name for name in FIRST_OF if _are_texts(row.get(name))), None)):
             told["rows with several answers, of which the first is learned"] += len(row[field]) > 1
-            yield place, {**row, field.removesuffix("s"): row[field][0]}
+            rest = {key: value for key, value in row.items() if key != field}
+            yield place, {**rest, field.removesuffix("s"): row[field][0]}
         else:
             yield place, row
     known: dict[str, Row] = {}  # a message that is there twice counts once

@@ -259,14 +259,16 @@ def _numbered(place: object, rows: list[Any]) -> Rows:
 
 def _separated(file: Path, start: str) -> Rows:
     """Rows of CSV or TSV: a line of column names, then one of cells for each row."""
-    lines, before = _lines(file), 0
+    lines, before, mark = _lines(file), 0, ""
     for header in lines:
-        if header.strip() and not header.startswith("sep="):  # which Excel reads as the mark between cells
+        if header.strip() and not header.startswith("sep="):
             break
+        mark = header.strip("\r\n")[4:] or mark  # which Excel reads so, too
         before += 1
     else:
         header = ""
-    mark = "\t" if kind_of(file.name) == ".tsv" else max(",;\t|", key=header.count)
+    bare = re.sub(r'"[^"]*"', "", header)
+    mark = "\t" if kind_of(file.name) == ".tsv" else mark[:1] or max(",;\t|", key=bare.count)
     csv.field_size_limit(2**30)
     reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
     place = lambda: f"{file}:{before + reader.line_num}"  # noqa: E731

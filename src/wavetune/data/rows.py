@@ -10,7 +10,16 @@ from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
-from wavetune.data.dialogues import WrongValueError, said_in, tools_of, turns_before, turns_of, unpacked, written
+from wavetune.data.dialogues import (
+    WrongValueError,
+    opened,
+    said_in,
+    tools_of,
+    turns_before,
+    turns_of,
+    unpacked,
+    written,
+)
 from wavetune.data.examples import NO_DOMAIN, Example, Turn
 from wavetune.errors import DataError, nearest
 
@@ -72,7 +81,8 @@ def remedy_for(row: Row, otherwise: str) -> str:
 def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
     """The row by the names of known fields: those that a mapping gives to its columns, and its own in any case.
 
-    Where the fields of the mapping make a row by themselves, no other column is in it.
+    A column may be a path to what is inside one (`meta.answers.0.text`). Where the fields of the mapping make a row by
+    themselves, no other column is in it.
 
     Raises: DataError if a field or column of the mapping is unknown.
     """
@@ -82,16 +92,34 @@ def renamed(row: Row, columns: Mapping[str, str], where: str) -> Row:
     for field, column in columns.items():
         if field not in FIELDS:
             raise DataError(f"world.data.columns has no field {field!r}; {nearest(field, FIELDS)}")
-        if column not in row:
+        if not _at(row, column):
             raise DataError(
                 f"{where}: there is no column {column!r}, which world.data.columns.{field} names; "
                 f"{nearest(column, map(str, row))}"
             )
-    named = {field: row[column] for field, column in columns.items()}
+    named = {field: _at(row, column)[0] for field, column in columns.items()}
     if any(named.keys() >= {*needed} for needed in (*(form.needed for form in FORMS), ("chosen", "rejected"))):
         return named
-    rest = {key: value for key, value in row.items() if key not in columns.values() and key not in named}
+    taken = {*named, *columns.values(), *(column.split(".")[0] for column in columns.values() if column not in row)}
+    rest = {key: value for key, value in row.items() if key not in taken}
     return {**renamed(rest, {}, where), **named}
+
+
+def _at(value: Any, path: str) -> list[Any]:
+    """The value at a column or, with dots between, at a path of keys and places of lists; empty if it is not there.
+
+    >>> _at({"a": [{"b.c": 1}]}, "a.0.b.c")
+    [1]
+    """
+    inner = opened(value)
+    if isinstance(inner, list):
+        inner = {str(place): item for place, item in enumerate(inner)}
+    if not isinstance(inner, Mapping):
+        return []
+    if path in inner:
+        return [inner[path]]
+    key, _, rest = path.partition(".")
+    return _at(inner[key], rest) if key in inner else []
 
 
 @lru_cache(maxsize=1024)
@@ -180,7 +208,7 @@ def _pair(prompt: str, answer: str, verbatim: bool = False) -> Callable[[Row], E
             raise WrongValueError(
                 f"the 'label' {label!r} says whether the answer is wanted; keep rows that are, without it"
             )
-        asked, said, earlier = unpacked(row[prompt]), unpacked(row[answer]), row.get("history") or ()
+        asked, said, earlier = unpacked(row[prompt]), unpacked(row[answer]), opened(row.get("history")) or ()
         if isinstance(asked, list) or isinstance(said, list) or earlier:
             before = turns_of(asked, prompt) if isinstance(asked, list) else (Turn("user", text_of(row, prompt)),)
             after = turns_of(said, answer) if isinstance(said, list) else (Turn("assistant", text_of(row, answer)),)
@@ -214,7 +242,7 @@ def _meaning(row: Row) -> Example:
 
 def _choice(options: str | None, answer: str) -> Callable[[Row], Example]:
     def convert(row: Row) -> Example:
-        texts, labels = row[options] if options else {c: row[c] for c in OPTIONS if not _none(row.get(c))}, None
+        texts, labels = opened(row[options]) if options else {c: row[c] for c in OPTIONS if not _none(row.get(c))}, None
         if isinstance(texts, Mapping) and "text" in texts:
             texts, labels = texts["text"], texts.get("label")
         elif isinstance(texts, Mapping):
@@ -243,7 +271,9 @@ def _from_context(context: str, answer: str) -> Callable[[Row], Example]:
     """A question about a context; of SQuAD's several answers the first, none where there is none."""
 
     def convert(row: Row) -> Example:
-        found = row[answer]
+        found = opened(row[answer]) if answer == "answers" else row[answer]
+        if answer == "answers" and isinstance(found, str) and found.lstrip().startswith(("{", "[")):
+            raise WrongValueError(f"{answer!r} must be texts, found a list or object that is not written as JSON")
         found = found.get("text") if isinstance(found, Mapping) else found
         if isinstance(found, list):
             found = found[0] if found else ""

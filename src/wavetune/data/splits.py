@@ -126,7 +126,8 @@ def family(folder: Path, file: Path) -> str:
     """Name of a file without its number, or of its folder where that is named as a split: the same for parts of one."""
     if inner(folder, file) in WORDS:
         return inner(folder, file)
-    return re.sub(rf"{_PART}$", "", stem(file)) + kind_of(file.name)
+    spark = re.sub(r"(part-\d{5})-.*", r"\1", stem(file))  # ... -UUID-c000.snappy
+    return re.sub(rf"{_PART}$", "", spark) + kind_of(file.name)
 
 
 def inner(folder: Path, file: Path) -> str:

@@ -112,6 +112,18 @@ def test_columns_of_any_name_are_read_through_a_mapping(tmp_path):
     assert sorted(e.prompt for e in (*corpus.train, *corpus.validation)) == ["q0", "q1", "q2"]
 
 
+def test_columns_are_named_by_paths_to_what_is_inside(tmp_path):
+    row = {"data": {"asked": "q", "said": [{"text": "a"}]}, "meta": '{"lang": "en"}', "id": 7}
+    write(tmp_path / "a.jsonl", [row])
+    paths = {"prompt": "data.asked", "response": "data.said.0.text", "domain": "meta.lang"}
+    (example,) = load_corpus(str(tmp_path / "a.jsonl"), columns=paths, hold_out=0).train
+    assert (example.prompt, example.answer, example.domain) == ("q", "a", "en")
+    with pytest.raises(DataError, match=r"no column 'data.said.1.text', which world.data.columns.response names"):
+        load_corpus(str(tmp_path / "a.jsonl"), columns={**paths, "response": "data.said.1.text"})
+    part = load_corpus(str(tmp_path / "a.jsonl"), columns={"text": "data.asked", "domain": "id"}, hold_out=0)
+    assert part.train[0].domain == "7"
+
+
 def test_an_unknown_source_lists_the_possible_ones():
     with pytest.raises(DataError, match="'nowhere' is neither 'restaurants', 'concierge', 'movie-reviews'"):
         load_corpus("nowhere")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import csv
 import json
 from collections import Counter
 
@@ -47,6 +48,48 @@ def test_of_answers_without_a_rating_the_first_is_learned(tmp_path, field):
     corpus = load_corpus(str(tmp_path / "nq.jsonl"), hold_out=0)
     assert {e.answer for e in corpus.train} == {"one"}
     assert corpus.notes[0] == "10 rows with several answers, of which the first is learned"
+
+
+LISTED = [
+    ({"question": "Why?", "options": ["x", "y"], "answer": "1"}, "Why?\nA. x\nB. y", "B. y"),
+    (
+        {"context": "C", "question": "Why?", "answers": {"text": ["one", "two"], "answer_start": [0, 3]}},
+        "C\n\nWhy?",
+        "one",
+    ),
+    ({"question": "Why?", "answers": ["one", "two"]}, "Why?", "one"),
+    ({"prompt": "Why?", "responses": ["poor", "best"], "ratings": [1, 5]}, "Why?", "best"),
+    (
+        {"prompt": "Why?", "completions": [{"response": "poor", "score": 1}, {"response": "best", "score": 2}]},
+        "Why?",
+        "best",
+    ),
+    (
+        {"prompt": "Why?", "response": "so", "history": [["Hi", "Hello"]]},
+        "User: Hi\nAssistant: Hello\nUser: Why?",
+        "so",
+    ),
+    ({"prompt": "Why?", "response": "so", "history": []}, "Why?", "so"),
+    ({"prompt": "Why?", "response": "['so']"}, "Why?", "['so']"),  # a text that may look like anything
+]
+
+
+@pytest.mark.parametrize("written", [json.dumps, str])
+@pytest.mark.parametrize(("row", "prompt", "answer"), LISTED)
+def test_lists_and_objects_in_cells_of_csv_are_read(tmp_path, row, prompt, answer, written):
+    cells = {key: value if isinstance(value, str) else written(value) for key, value in row.items()}
+    with (tmp_path / "a.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([[*cells], [*cells.values()]])
+    corpus = load_corpus(str(tmp_path / "a.csv"), hold_out=0)
+    assert [(e.prompt, e.answer) for e in corpus.train] == [(prompt, answer)]
+    assert not any("not used" in note for note in corpus.notes)
+
+
+@pytest.mark.parametrize("answers", ["{'text': array(['a'], dtype=object)}", "['a' 'b']"])
+def test_answers_as_numpy_prints_them_are_refused(tmp_path, answers):
+    (tmp_path / "a.csv").write_text(f'context,question,answers\nC,Why?,"{answers}"\n')
+    with pytest.raises(DataError, match=r"a.csv:2: 'answers' must be texts, found a list or object that is not"):
+        load_corpus(str(tmp_path / "a.csv"))
 
 
 def message(key, parent, role, text, **more):

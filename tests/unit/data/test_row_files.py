@@ -63,6 +63,8 @@ def rows_of(file):
         ("a.json", json.dumps({f"id-{i}": row for i, row in enumerate(ROWS)})),
         ("a.json", json.dumps({"columns": [*ROWS[0]], "index": [0, 1, 2], "data": [[*row.values()] for row in ROWS]})),
         ("a.csv", "sep=;\nprompt;response\nq0;a0\nq1;a1\nq2;a2\n"),
+        ("a.csv", "sep=|\nprompt|response|,,,\nq0|a0|\nq1|a1|\nq2|a2|\n".replace("|,,,", "|").replace("||", "|")),
+        ("a.csv", '"prompt";"response";""\nq0;a0;",,,,,"\nq1;a1;\nq2;a2;\n'),
         ("a.csv", "\n\nprompt,response\nq0,a0\nq1,a1\nq2,a2\n"),
         ("a.csv", ",prompt,response,,\n0,q0,a0,,\n1,q1,a1,,\n2,q2,a2,,\n"),  # an index, and cells that were empty
     ],
@@ -120,6 +122,11 @@ def test_numbered_classes_of_a_table_get_their_names(tmp_path):
     (arrow,) = (tmp_path / "saved").glob("*.arrow")
     for file in (tmp_path / "a.parquet", arrow):
         assert [row["label"] for row in rows_of(file)] == ["sports", -1]
+
+
+def test_excel_is_told_the_mark_between_cells_before_the_names_of_columns(tmp_path):
+    (tmp_path / "a.csv").write_text("sep=;\nprompt;response;note, of mine, all, long\nq;a;x\n")
+    assert rows_of(tmp_path / "a.csv") == [{"prompt": "q", "response": "a", "note, of mine, all, long": "x"}]
 
 
 @pytest.mark.parametrize("lines", [False, True])
