@@ -196,6 +196,19 @@ def test_what_crosses_links_of_its_own_is_predicted_and_charged_beside_the_phase
     assert outcome.charged.delay_s == pytest.approx(compute_s + last + link_s)
 
 
+TRAINING_SERVER = ('method.server_steps={"steps": 2}', "world.data.server_samples=6")
+
+
+@pytest.mark.parametrize(("name", "settings"), [("gossip", ()), ("over_the_air", ()), ("fedavg_lora", TRAINING_SERVER)])
+def test_clients_draw_idle_power_all_through_a_round_whatever_it_takes(name, settings):
+    alone = [
+        f"world.scenario.population.{what}_power_w={w}" for what, w in (("circuit", 0), ("receive", 0), ("idle", 2))
+    ]
+    charged = train_round(build(small(name, *settings, *alone)), 0, lambda *_: None).charged
+    assert (charged.phases.link_s or 0) + (charged.phases.server_steps_s or 0) > 0
+    np.testing.assert_allclose(charged.energy.client_standby_j, 2 * charged.delay_s)
+
+
 EQUAL_ROWS = [f'{{"prompt": "{i:04d}", "completion": "{i * 7:05d}", "domain": "d{i % 3}"}}' for i in range(40)]
 
 

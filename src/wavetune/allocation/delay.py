@@ -214,6 +214,7 @@ def round_energy(
     downlink_power_main_w_K: Array | float = 0.0,
     downlink_power_fed_w_K: Array | float = 0.0,
     draw: Draw = _RADIATED,
+    beside_s: float = 0.0,
 ) -> Energy:
     """Energy of one round.
 
@@ -227,6 +228,7 @@ def round_energy(
         client_energy_j_per_flop_K, server_energy_j_per_flop: of computing.
         downlink_power_main_w_K, downlink_power_fed_w_K: radiated by the server to each client.
         draw: what devices and amplifiers draw; by default what is radiated.
+        beside_s: of the round, beside these phases.
     """
     client_flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
     server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
@@ -243,7 +245,7 @@ def round_energy(
         server_radio_j=server_radiated_j / draw.server_amplifier_efficiency,
         client_standby_j_K=radio_energy_j(draw.circuit_power_w, up_s_K + phases.fed_upload_s)
         + radio_energy_j(draw.receive_power_w, down_s_K + phases.fed_download_s)
-        + radio_energy_j(draw.idle_power_w, phases.round_s),
+        + radio_energy_j(draw.idle_power_w, phases.round_s + beside_s),
     )
 
 

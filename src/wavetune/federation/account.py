@@ -185,8 +185,8 @@ def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
     )
 
 
-def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases, delay.Energy]:
-    """Seconds and joules of a load under a plan."""
+def charge(problem: Problem, plan: Plan, load: RoundLoad, beside_s: float = 0.0) -> tuple[delay.Phases, delay.Energy]:
+    """Seconds and joules of a load under a plan, in a round that takes so many seconds beside what is planned."""
     K = problem.num_clients
     phases = round_phases(load, speeds_of(problem, plan.main, plan.fed, plan.server_share_K))
     energy = round_energy(
@@ -199,6 +199,7 @@ def charge(problem: Problem, plan: Plan, load: RoundLoad) -> tuple[delay.Phases,
         downlink_power_w_K(problem.main, plan.main, K),
         downlink_power_w_K(problem.fed, plan.fed, K),
         problem.draw,
+        beside_s,
     )
     return phases, energy
 

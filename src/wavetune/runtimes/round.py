@@ -221,11 +221,8 @@ def _account(
     load = accountant.load(workload, steps, exchange, active_K)
     if session.central:
         load = central_load(load, problem.num_clients)
-    phases, energy = charge(problem, plan, load)
     beside_s = {"link_s": link_s, "server_steps_s": server_flop / problem.server_flop_per_s}
-    found = account(phases, energy, steps, exchange, **beside_s)
-    if server_flop:
-        own_j = server_flop * problem.server_energy_j_per_flop
-        computing = replace(found.energy, server_compute_j=found.energy.server_compute_j + own_j)
-        found = replace(found, energy_j=found.energy_j + own_j, energy=computing)
-    return found, phases.straggler()
+    phases, energy = charge(problem, plan, load, sum(beside_s.values()))
+    own_j = server_flop * problem.server_energy_j_per_flop
+    energy = replace(energy, server_compute_j=energy.server_compute_j + own_j)
+    return account(phases, energy, steps, exchange, **beside_s), phases.straggler()
