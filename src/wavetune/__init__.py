@@ -3,8 +3,6 @@
 `import wavetune as wt` gives the functions of `__all__`; each is imported with what it needs when it is first used.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from types import ModuleType

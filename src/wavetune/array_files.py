@@ -1,7 +1,5 @@
 """Arrays of numbers in files of NumPy (NPY, NPZ) and MATLAB (MAT), within bounds; nothing in them is run."""
 
-from __future__ import annotations
-
 import math
 import zipfile
 import zlib

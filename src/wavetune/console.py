@@ -1,7 +1,5 @@
 """Text of others on a terminal: what would steer the terminal is shown instead of sent."""
 
-from __future__ import annotations
-
 import os
 import re
 import shlex

@@ -4,8 +4,6 @@ Nature (an outage, an infeasible plan, a dead device) never raises: it comes bac
 asked for a whole run from Python, of which there is none without a plan, is told by an exception.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """Other people's code, imported by the name that a recipe gives it: `package.module:name` or `path/to/file.py:name`."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import os

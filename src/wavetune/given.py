@@ -4,8 +4,6 @@ Data and models are written to a folder that lasts as long as this process, so t
 the processes that it starts, too; functions stay in its memory. A name tells the kind and a digest of the content.
 """
 
-from __future__ import annotations
-
 import atexit
 import hashlib
 import os

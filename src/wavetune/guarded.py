@@ -1,7 +1,5 @@
 """What goes wrong in other people's parts, as one sentence that names the part, its method, the file and the line."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from functools import wraps
 from traceback import walk_tb

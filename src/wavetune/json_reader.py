@@ -5,8 +5,6 @@ Every way refuses, as a JsonError that names the place, what would harm whoever 
 and keys that stand twice in an object. A byte order mark, UTF-16 and UTF-32 are read as what they are.
 """
 
-from __future__ import annotations
-
 import bz2
 import gzip
 import io

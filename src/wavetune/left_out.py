@@ -5,8 +5,6 @@ when it is called or asked for, and nothing is an instance of a class that nobod
 was, for whoever imports it.
 """
 
-from __future__ import annotations
-
 import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence

@@ -1,7 +1,5 @@
 """A few pages over HTTP, read only, from the standard library alone: for a person's browser, or a probe, near by."""
 
-from __future__ import annotations
-
 import errno
 import socket
 import threading

@@ -1,7 +1,5 @@
 """What wavetune says while it works: lines of the logger `wavetune`, shown on a console and kept in a run's folder."""
 
-from __future__ import annotations
-
 import json
 import logging
 import os

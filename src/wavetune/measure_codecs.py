@@ -1,7 +1,5 @@
 """What codecs at the cut cost in rounds, measured by training with each: the table that the planner chooses from."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Rounds to a target loss at each rank, measured by training: the table E(r) that the planner reads."""
 
-from __future__ import annotations
-
 import gc
 import json
 import math

@@ -4,8 +4,6 @@ A limit is written once, as an `annotated_types` constraint in a field's annotat
 long to import: it is asked only of JSON that is not plainly right, and says why where it is not.
 """
 
-from __future__ import annotations
-
 import math
 import types
 from dataclasses import fields

@@ -4,8 +4,6 @@ Every metric takes N answers and, for each, one or more references, and returns 
 BLEU, chrF, METEOR, ROUGE-L and exact match are percentages, NIST and CIDEr have scales of their own.
 """
 
-from __future__ import annotations
-
 import math
 import string
 from collections.abc import Callable, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Conversions between decibel and linear units: the only module that computes 10 log10."""
 
-from __future__ import annotations
-
 from typing import overload
 
 import numpy as np

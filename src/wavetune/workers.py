@@ -1,7 +1,5 @@
 """Processes of one numeric thread each, which end with the process that started them."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import signal

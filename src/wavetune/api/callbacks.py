@@ -1,7 +1,5 @@
 """Callbacks as they are given: objects, functions, and names of trackers or of one's own code."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Run a recipe with its servers and every device as processes of this machine."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Where commands write, and what they expect there."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 

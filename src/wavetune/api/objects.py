@@ -1,7 +1,5 @@
 """Data, a model with its tokenizer and rewards that are given as objects, as settings of a recipe."""
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

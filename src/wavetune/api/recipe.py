@@ -1,7 +1,5 @@
 """A recipe by its name or file, with what is changed of it."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace

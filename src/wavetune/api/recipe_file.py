@@ -1,7 +1,5 @@
 """Recipes as files of JSON, YAML or TOML: whole, or a base and what differs from it. TOML knows no null."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path

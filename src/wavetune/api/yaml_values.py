@@ -1,7 +1,5 @@
 """YAML as JSON with comments: no aliases, no tags, and `no` is a text."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

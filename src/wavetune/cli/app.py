@@ -1,7 +1,5 @@
 """The commands, in the order of `wavetune --help`, and what their errors become."""
 
-from __future__ import annotations
-
 import io
 import signal
 import sys

@@ -1,7 +1,5 @@
 """`wavetune certificates`: who may take part in a deployed run."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

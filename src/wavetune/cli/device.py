@@ -1,7 +1,5 @@
 """`wavetune device`: one device of a deployed run."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`wavetune devices`: who of a deployed run's devices is here."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`wavetune evaluate`: scores of a trained model on held-out or other rows."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

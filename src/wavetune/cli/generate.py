@@ -1,7 +1,5 @@
 """`wavetune generate`: an answer of a trained adapter."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import typer

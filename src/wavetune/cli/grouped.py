@@ -1,7 +1,5 @@
 """A command whose parameters may be groups of options, which takes what all commands take and refuses empty paths."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import inspect

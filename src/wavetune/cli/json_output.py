@@ -1,7 +1,5 @@
 """Results as JSON on standard output alone: what is meant for people goes to standard error while it is asked for."""
 
-from __future__ import annotations
-
 import json
 import sys
 from collections.abc import Generator

@@ -1,7 +1,5 @@
 """`wavetune measure-ranks` and `wavetune measure-codecs`: tables for the planner."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Arguments and options that several commands share, and the groups in which commands take them."""
 
-from __future__ import annotations
-
 import importlib.util
 import pkgutil
 from dataclasses import dataclass, fields

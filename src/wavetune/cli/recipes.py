@@ -1,7 +1,5 @@
 """`wavetune recipes` and `wavetune show`."""
 
-from __future__ import annotations
-
 import json
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`wavetune runs`: what runs there are, and where each is."""
 
-from __future__ import annotations
-
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated

@@ -1,7 +1,5 @@
 """`wavetune sweep`: plans over a range of one field."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

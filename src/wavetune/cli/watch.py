@@ -1,7 +1,5 @@
 """`wavetune watch`: the report of a run as a page that renews itself."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated

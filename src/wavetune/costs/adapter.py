@@ -3,8 +3,6 @@
 Legend: d width of a model's residual stream.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol

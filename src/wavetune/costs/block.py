@@ -7,8 +7,6 @@ causal mask or a sliding window: a kernel that skips what they hide beats this c
 count that a token is sent to.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The blocks of GPT-2, the Llama-like and the BERT-like families, written down from their sizes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

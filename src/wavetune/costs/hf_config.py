@@ -1,7 +1,5 @@
 """Reads a Hugging Face model config, refusing what no cost model covers in a sentence that names the key."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast

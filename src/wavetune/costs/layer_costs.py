@@ -1,7 +1,5 @@
 """What each decoder block costs per sample: the cost arrays of a plan instance."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property

@@ -4,8 +4,6 @@ Both sides hold their frozen blocks; of the blocks they run, the activations sav
 and the adapters with their gradients and AdamW moments; and what the largest step needs for a moment.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

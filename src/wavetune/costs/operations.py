@@ -6,8 +6,6 @@ block (`INPUT`); these names say when the tensor needs one. Nothing else about a
 what its backward pass computes and keeps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 

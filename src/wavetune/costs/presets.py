@@ -1,7 +1,5 @@
 """Sizes of models known by name, from their published configs, in Hugging Face keys."""
 
-from __future__ import annotations
-
 
 def _llama_config(layers: int, width: int, inner: int, heads: int, kv_heads: int, vocab: int) -> dict[str, object]:
     """A Hugging Face config of a Llama with a tied head."""

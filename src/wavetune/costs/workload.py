@@ -1,7 +1,5 @@
 """How the work of a local step falls on clients and server. Shape suffixes: I steps, K clients, L layers."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -3,8 +3,6 @@
 Legend: R rows, P pairs.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

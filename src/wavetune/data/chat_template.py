@@ -3,8 +3,6 @@
 Templates are rendered in the environment of transformers itself, by every command alike, without torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime

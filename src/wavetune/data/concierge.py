@@ -6,8 +6,6 @@ own, so that reward hacking and trade-offs can be measured. The domain is the st
 things to ask about, its own favourite kinds of question and its own words.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache

@@ -4,8 +4,6 @@ A domain (a style of hotel) prefers some of the alternatives at each choice, so 
 differ in how they use it.
 """
 
-from __future__ import annotations
-
 import random
 import zlib
 from collections.abc import Sequence

@@ -4,8 +4,6 @@ Both scores are functions of the situation and the text alone, by string matchin
 see, and what they guard against, stands in docs/preferences.md.
 """
 
-from __future__ import annotations
-
 import re
 from functools import lru_cache
 

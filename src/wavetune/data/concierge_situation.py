@@ -1,7 +1,5 @@
 """What a concierge knows and is asked: the facts anyone may hear, the guest's secrets, and a caller's question."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from wavetune.data.examples import Example

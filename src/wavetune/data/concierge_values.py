@@ -4,8 +4,6 @@ Texts are read in the form of `plain_text.plain`. A mention is the set of values
 9:30 or 21:30.
 """
 
-from __future__ import annotations
-
 import random
 import re
 from collections.abc import Callable, Iterator

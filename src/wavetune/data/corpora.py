@@ -4,8 +4,6 @@ What a row must hold is described in `rows.py`, how files are read in `row_files
 `splits.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence

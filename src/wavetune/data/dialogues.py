@@ -1,7 +1,5 @@
 """Dialogues as data sets write them (lists of messages in the manner of OpenAI, ShareGPT or TRL), read as turns."""
 
-from __future__ import annotations
-
 import ast
 import json
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,7 +1,5 @@
 """Examples and corpora, as every source gives them."""
 
-from __future__ import annotations
-
 import json
 import re
 from dataclasses import dataclass, field, replace

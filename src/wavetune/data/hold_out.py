@@ -1,7 +1,5 @@
 """Which rows of train are held out for validation where a corpus has no part for it."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace

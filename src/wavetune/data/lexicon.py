@@ -12,8 +12,6 @@ them in the same order over its values, so that a preferred way of saying carrie
 brackets, and `lead` is a fact of one of its `leads` in a role.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

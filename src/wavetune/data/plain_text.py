@@ -1,7 +1,5 @@
 """Text made comparable: lower case, no accents, numbers in words as digits."""
 
-from __future__ import annotations
-
 import re
 import unicodedata
 from functools import lru_cache

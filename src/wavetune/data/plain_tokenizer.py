@@ -1,7 +1,5 @@
 """A tokenizer file behind the few calls that tokenising needs, without torch."""
 
-from __future__ import annotations
-
 from functools import cached_property
 from pathlib import Path
 from typing import Any

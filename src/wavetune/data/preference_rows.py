@@ -4,8 +4,6 @@ Answers are texts or lists of messages. The prompt may be a field of its own (te
 begin with, as in hh-rlhf and in TRL's forms without prompt.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -5,8 +5,6 @@ A folder may hold several kinds of preference, `helpful-train.jsonl.gz` beside `
 What a row must hold is described in `preference_rows.py`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping

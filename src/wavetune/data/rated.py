@@ -5,8 +5,6 @@ Rated answers are a list of objects in one column, each with its rating (UltraFe
 `replies`, or flat: a row a message with `message_id`, `parent_id`, `role` and `text`, whose replies may have a `rank`.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping

@@ -5,8 +5,6 @@ which phrase): the most preferred alternative is taken half of the time, the nex
 share the language and differ in how they use it.
 """
 
-from __future__ import annotations
-
 import hashlib
 import random
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ domain is the cuisine, which has its own house style (see `restaurant_grammar`) 
 areas, so that clients split by domain differ in what they describe and in how.
 """
 
-from __future__ import annotations
-
 import random
 from collections.abc import Iterator
 

@@ -5,8 +5,6 @@ column; a row that is a list of messages is `{messages}`. Cells of CSV and TSV a
 a row `{text}` a line. Blank lines are skipped. An article of SQuAD, with paragraphs of questions, has a row a question.
 """
 
-from __future__ import annotations
-
 import csv
 import json
 import lzma

@@ -1,7 +1,5 @@
 """Row forms: what a row of a data file must hold to become an `Example`."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence

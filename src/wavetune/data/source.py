@@ -1,7 +1,5 @@
 """What the name of a data source means, without reading anything."""
 
-from __future__ import annotations
-
 import re
 from pathlib import Path
 from typing import Literal

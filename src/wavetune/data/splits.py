@@ -1,7 +1,5 @@
 """Which files of a folder are train, validation and test, by what their names say."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

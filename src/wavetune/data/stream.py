@@ -10,8 +10,6 @@ bracket is 1. All is a function of (seed, client, round), so that a continued ru
 reconstruction of the storage of OSAFL (arXiv 2408.05886).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

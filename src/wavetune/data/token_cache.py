@@ -4,8 +4,6 @@ They are read by mapping their files, so that processes that train on the same r
 ago goes when the cache is full.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

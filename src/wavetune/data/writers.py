@@ -1,7 +1,5 @@
 """How a template writes an example: pieces of text, by headings of our own or by a tokenizer's chat template."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any, ClassVar, Literal, Protocol

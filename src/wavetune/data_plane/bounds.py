@@ -4,8 +4,6 @@ A record keeps these numbers, and sums of them, so that each must be finite and 
 or computed here. Counts that have a due value (rounds, lengths, labels) are held against it where they are used.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping
 from statistics import median_low

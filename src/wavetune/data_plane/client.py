@@ -1,7 +1,5 @@
 """A device's end of the data plane."""
 
-from __future__ import annotations
-
 import queue
 import time
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ position or logit is in any field that would be accepted. At the end the adapter
 a device that trains the whole model these are all, with the losses of its local steps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise

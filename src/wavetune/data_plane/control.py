@@ -4,8 +4,6 @@ It carries `RoundOrder` and `RoundReport` and nothing else, so that whatever mov
 its place; what a device does with an order does not depend on it.
 """
 
-from __future__ import annotations
-
 import queue
 import threading
 import time

@@ -1,7 +1,5 @@
 """Addresses of the servers, and why a connection fails: to gRPC servers that are away and that refuse are the same."""
 
-from __future__ import annotations
-
 import ipaddress
 import re
 import socket

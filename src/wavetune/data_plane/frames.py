@@ -4,8 +4,6 @@ Either library copies what it is given, three times over by the time that a fram
 megabytes. Reading is left to both.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Sequence
 

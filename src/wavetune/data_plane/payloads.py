@@ -4,8 +4,6 @@ Nothing that arrives is trusted: names, dtypes and shapes must be exactly those 
 the expected size, and what it decodes to must be finite.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache

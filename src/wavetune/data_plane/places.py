@@ -6,8 +6,6 @@ whose first frame does not come in time ends, and so does one that was given up 
 a certificate that was revoked.
 """
 
-from __future__ import annotations
-
 import threading
 import time
 from collections.abc import Callable, Iterator

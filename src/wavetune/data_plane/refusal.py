@@ -1,7 +1,5 @@
 """Why the server does not take what a device sent: a status and a sentence, never harm to the round."""
 
-from __future__ import annotations
-
 import enum
 
 import grpc

@@ -4,8 +4,6 @@ With a cut the servers' half of the cohort runs the blocks behind it on what the
 trains the whole model, and tells the losses of its steps with its adapters.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace

@@ -5,8 +5,6 @@ buffers (HTTP/2 flow control). What is refused ends that device's stream with a 
 notice.
 """
 
-from __future__ import annotations
-
 import hmac
 import queue
 import secrets

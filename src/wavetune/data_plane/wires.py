@@ -5,8 +5,6 @@ of the right shape, which its wire exchanges for what the other half sent. A mes
 `up` to the servers or `down` to a device.
 """
 
-from __future__ import annotations
-
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping

@@ -1,7 +1,5 @@
 """An accuracy with its uncertainty."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from math import sqrt
 

@@ -3,8 +3,6 @@
 Legend: N answers.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Protocol
 

@@ -1,7 +1,5 @@
 """Cells whose plans answer each other: what each plan sends into the others, until it settles."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Codecs that may cross the cut, with what each costs in rounds, among which the planner chooses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Annotated, Any, cast

@@ -1,7 +1,5 @@
 """The one door through which everything that moves passes: encoded, metered, carried, decoded."""
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Callable

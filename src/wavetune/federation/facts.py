@@ -1,7 +1,5 @@
 """What parts of a method may need of each other: the facts that a part here takes away and another relies on."""
 
-from __future__ import annotations
-
 from wavetune.parts import Fact
 
 CUT = Fact("a cut through the model")

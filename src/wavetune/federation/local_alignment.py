@@ -1,7 +1,5 @@
 """The second stage of a personalised system: what each client is aligned to, on its own device. Needs no torch."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

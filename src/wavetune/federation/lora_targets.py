@@ -1,7 +1,5 @@
 """Which linear maps carry LoRA, as a setting: names of maps, or `all-linear`."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, cast
 
 from annotated_types import MinLen

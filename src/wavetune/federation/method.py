@@ -3,8 +3,6 @@
 Nothing here imports torch, so that planning and showing recipes stay instant.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import takewhile

@@ -6,8 +6,6 @@ Legend: N tokens, P labels, S samples, C classes, D width.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (the stubs of torch leave parts of their types open)
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol

@@ -8,8 +8,6 @@ mechanism (Kairouz et al., ICML 2021). Rounds compose by Renyi divergence; the f
 # pyright: reportMissingTypeStubs=false
 # (the stubs of torch and opacus leave parts of their types open)
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections import Counter

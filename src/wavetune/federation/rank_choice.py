@@ -1,7 +1,5 @@
 """Rounds to the target at each rank, as several seeds measured them, and which ranks they tell apart."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

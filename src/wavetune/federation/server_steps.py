@@ -1,7 +1,5 @@
 """Steps that a server takes on rows of its own, between the mixture of a round and its broadcast."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Who runs which blocks of the model, and what then crosses the air."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 

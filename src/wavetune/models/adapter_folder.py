@@ -8,8 +8,6 @@ subfolder `prompt` or `prefix`, as PEFT loads one kind alone from a folder.
 `MODULE:KIND.MATRIX`. `wavetune_adapter.json` says what they are.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

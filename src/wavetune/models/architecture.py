@@ -1,7 +1,5 @@
 """The architecture of a model folder: written down, or counted once and kept in the cache and read without torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import asdict, fields
 from importlib.metadata import version

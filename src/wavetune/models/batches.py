@@ -6,8 +6,6 @@ stock model, with its own attention.
 Legend: N tokens, S rows, T longest row, P = S T, D width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any

@@ -1,7 +1,5 @@
 """Adapters behind linear maps of a model: forward hooks with a client axis, and modules of one client."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -3,8 +3,6 @@
 Legend: S slots, N tokens, D width, M bottleneck width.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

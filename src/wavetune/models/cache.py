@@ -1,7 +1,5 @@
 """What wavetune writes once for all runs: models and data sets in `$WAVETUNE_CACHE`, else `~/.cache/wavetune`."""
 
-from __future__ import annotations
-
 import contextlib
 import json
 import os

@@ -3,8 +3,6 @@
 Legend: N tokens, S samples, D width, C outputs (classes, or one reward).
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Literal
 

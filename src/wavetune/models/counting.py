@@ -8,8 +8,6 @@ Ignores: what a block does once a sample whatever its length, such as DeBERTa's 
 attention, which are counted as full squares; masks and scores that attention without a fused kernel keeps.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from copy import deepcopy

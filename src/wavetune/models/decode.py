@@ -8,8 +8,6 @@ Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-
 R rows of the cache.
 """
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Double precision for stock models: their code computes norms and softmax in fp32, whatever it is given."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adapters as PEFT saves them: `peft.PeftModel.from_pretrained(base, folder)` loads what is written here."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

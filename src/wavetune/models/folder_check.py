@@ -3,8 +3,6 @@
 Torch is not needed.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path

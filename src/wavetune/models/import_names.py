@@ -1,7 +1,5 @@
 """Which file of transformers defines which name, kept in the cache: to read it from 2,000 files takes half a second."""
 
-from __future__ import annotations
-
 import json
 import os
 from collections.abc import Callable, Iterator

@@ -6,8 +6,6 @@ their first call and cached, so import this where it is needed. Matrices are `[N
 all is computed in fp32. What is not a number stays none.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache

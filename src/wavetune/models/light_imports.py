@@ -7,8 +7,6 @@ Only processes of wavetune alone do this, those of the command line and of its a
 wavetune has transformers as it is.
 """
 
-from __future__ import annotations
-
 import atexit
 import gc
 import sys

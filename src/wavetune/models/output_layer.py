@@ -3,8 +3,6 @@
 Legend: P positions, D width, V vocabulary.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

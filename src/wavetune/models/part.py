@@ -4,8 +4,6 @@ An absent block keeps its place and passes hidden states through, so that names,
 are those of the whole model, and a cut between two blocks is the same hook in either half.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Sequence
 from pathlib import Path
 from typing import Any

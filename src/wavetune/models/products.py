@@ -4,8 +4,6 @@ PyTorch multiplies bf16 matrices by plain loops on such processors, slowest wher
 whole steps, one step an output channel, and are multiplied in fp32 everywhere.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import cache
 from typing import Any

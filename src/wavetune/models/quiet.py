@@ -1,7 +1,5 @@
 """Transformers without its own words on the screen. It is imported in use only, as torch comes with parts of it."""
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -8,8 +8,6 @@ Legend: N tokens of all samples, S samples, T longest sample of a group, H query
 of a key, E width of a value, P trained keys before a sample.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar

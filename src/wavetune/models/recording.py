@@ -1,7 +1,5 @@
 """What a block does in one run on the meta device: its matrix products, and the tensors that it keeps for backward."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field

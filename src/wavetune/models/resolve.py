@@ -4,8 +4,6 @@
 need nothing else. Weights are safetensors only: a pickle can run code when it is loaded.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 Legend: S samples, T longest sample, D width, M bottleneck width, C outputs.
 """
 
-from __future__ import annotations
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path

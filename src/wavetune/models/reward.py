@@ -6,8 +6,6 @@ al., arXiv 2203.02155, equation 1.
 Legend: N tokens, S samples, P pairs, D width.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -4,8 +4,6 @@ The stock model runs row by row with its own attention; the engine runs the rows
 its first blocks elsewhere, as after a cut. What differs is refused, so that no list of families has to be kept.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from functools import cache, partial

@@ -7,8 +7,6 @@ Legend: N tokens, P rows of padded samples, S samples of a group, T its longest,
 D width of a key, E width of a value.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

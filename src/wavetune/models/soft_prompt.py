@@ -4,8 +4,6 @@ A batch holds so many tokens more at the beginning of each sample, whose ids are
 tokens, D width, P vectors of a prompt.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import accumulate
 

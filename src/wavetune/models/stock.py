@@ -1,7 +1,5 @@
 """Stock models and tokenizers from a folder: from safetensors, and never with code that a folder brings."""
 
-from __future__ import annotations
-
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path

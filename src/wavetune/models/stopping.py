@@ -1,7 +1,5 @@
 """Where an answer ends: token sequences after which nothing more is generated."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
 from typing import Any
 

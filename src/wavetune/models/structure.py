@@ -4,8 +4,6 @@ token goes through. No list of families is kept.
 Legend: N tokens, D width, V vocabulary, L blocks.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager

@@ -3,8 +3,6 @@
 A target names a module as in PEFT: by the end of its dotted path. `all-linear` is all linear maps of the blocks.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 

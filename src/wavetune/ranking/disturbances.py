@@ -1,7 +1,5 @@
 """What a method is put under to see what it stands: lost uploads, lost devices."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Who is ranked: recipes in one world, or a recipe with its baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The numbers that methods are compared by: of a whole run, of its curve, and of its disturbed twins."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

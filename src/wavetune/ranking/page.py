@@ -1,7 +1,5 @@
 """A contest as a page: where its numbers are from, the table, the differences, and what is not ranked and why."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 

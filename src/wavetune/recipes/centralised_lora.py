@@ -1,7 +1,5 @@
 """LoRA on everybody's data in one place: what federation is measured against."""
 
-from __future__ import annotations
-
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.topology import Central
 from wavetune.recipe import Recipe, RunSettings, World

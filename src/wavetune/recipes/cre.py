@@ -3,8 +3,6 @@
 Source: reconstruction of arXiv 2308.03521; who takes part follows docs/cre.md, local steps and rank are fixed.
 """
 
-from __future__ import annotations
-
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.planning import Optimal
 from wavetune.federation.selection.energy_queues import EnergyQueues

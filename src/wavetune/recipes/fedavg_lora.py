@@ -1,7 +1,5 @@
 """Federated LoRA without a split: every client trains the whole model's adapters and the server averages them."""
 
-from __future__ import annotations
-
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.topology import Federated
 from wavetune.recipe import Recipe, RunSettings, World

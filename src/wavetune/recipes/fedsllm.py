@@ -3,8 +3,6 @@
 Source: arXiv 2407.09250. Model, solution and defaults are our reconstruction (docs/fedsllm.md).
 """
 
-from __future__ import annotations
-
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.planning import Fedsllm
 from wavetune.federation.topology import Split

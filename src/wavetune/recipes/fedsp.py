@@ -3,8 +3,6 @@
 Source: our reconstruction of arXiv 2311.06805 from its abstract and public program. Defaults are our own.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import cast
 

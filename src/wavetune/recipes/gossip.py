@@ -3,8 +3,6 @@
 Source: Xiao and Boyd, 2004. Defaults are ours (docs/exchange.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.federation.exchanges.gossip import Gossip

@@ -3,8 +3,6 @@
 Source: arXiv 2409.19509. Mathematics and defaults are our reconstruction (docs/exchange.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.federation.exchanges.hierarchical import Hierarchical

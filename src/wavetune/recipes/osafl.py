@@ -4,8 +4,6 @@ Source: arXiv 2408.05886. Scores and storage are our reconstruction (docs/exchan
 differ from client to client are not there.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.data.stream import Stream

@@ -3,8 +3,6 @@
 Source: arXiv 2310.05076. Mathematics and defaults are our reconstruction (docs/exchange.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.federation.exchanges.over_the_air import OverTheAir

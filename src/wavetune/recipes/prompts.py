@@ -3,8 +3,6 @@
 Source: prompt tuning, arXiv 2104.08691; federated as in the survey 2409.15723. Defaults are our own.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from typing import cast
 

@@ -6,8 +6,6 @@ The world is the preset `cell`, a street cell with handsets; `world.scenario.pre
 paper's formulas take for granted.
 """
 
-from __future__ import annotations
-
 from wavetune.data.batching import Batching
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings

@@ -3,8 +3,6 @@
 Source: arXiv 2304.04164. Chain and defaults are our reconstruction (docs/exchange.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.federation.codecs import Fp32, RandomSparse

@@ -1,7 +1,5 @@
 """The sequential schedule of SplitLoRA: the server steps after each client in turn. A named baseline."""
 
-from __future__ import annotations
-
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World

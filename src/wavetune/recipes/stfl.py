@@ -3,8 +3,6 @@
 Source: arXiv 2110.14578. The blend and its fit are our reconstruction (docs/exchange.md).
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from wavetune.federation.filters.blend import Blend

@@ -1,7 +1,5 @@
 """devices.json: who of a deployed run's devices is here, as its servers see it; written whenever that changes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 FILE = "devices.json"

@@ -3,8 +3,6 @@
 A number that is not known is NaN in a record and null in a file; a list that is not known is empty.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 Legend: K clients, M subchannels.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from wavetune.records.fields import OPTIONAL, UNKNOWN

@@ -1,7 +1,5 @@
 """The numbers of a record by which a run is followed; those that are not known are left out."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.estimate import finite_mean

@@ -1,7 +1,5 @@
 """Scores of a run's model on rows: what `wavetune evaluate` writes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -3,8 +3,6 @@
 Legend: K clients.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from wavetune.records.alignment import AlignmentInfo

@@ -1,7 +1,5 @@
 """world.json: the drawn cell."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """What rounds cost: totals over rounds, what the round waited for, and planned against charged against metered."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """Bar charts: horizontal bars and columns, both of stacked parts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Map of the cell: server in the middle, devices where they stand, coloured by how long they take."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What charts share: a figure with its words in two widths, axes with units, legend entries, numbers as a table."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Several runs side by side: a table of headline numbers and overlaid loss curves."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

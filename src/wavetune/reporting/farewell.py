@@ -1,7 +1,5 @@
 """The last lines of a finished run on the terminal: what was achieved, where it lies, what to try next."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

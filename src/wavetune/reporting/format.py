@@ -1,7 +1,5 @@
 """Numbers for people: three significant digits, the unit that fits, a dash for what is unknown."""
 
-from __future__ import annotations
-
 import math
 
 DASH = "–"

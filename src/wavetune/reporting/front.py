@@ -1,7 +1,5 @@
 """Two measures against each other: every client moves from where it stood to where it stands, with intervals."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Horizontal bars in groups: several measures of each client side by side."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

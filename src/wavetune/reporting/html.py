@@ -1,7 +1,5 @@
 """The report: one self-contained HTML page of one or several runs."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Line charts."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A run while it goes on: how far it is, how long it takes still, who is here, and where the time goes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What to try after a run: commands that repeat its own model, data, settings and seed."""
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Mapping
 from contextlib import suppress

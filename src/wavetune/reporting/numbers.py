@@ -1,7 +1,5 @@
 """The numbers behind a chart: rows for a spreadsheet, and whether there is anything to see in them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """Where the numbers of a page or figure are from that plans and trains nothing."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from wavetune.models.resolve import note_of

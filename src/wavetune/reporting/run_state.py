@@ -1,7 +1,5 @@
 """Where a run is, from the files of its folder alone: not begun, running, stopped, finished or damaged."""
 
-from __future__ import annotations
-
 import os
 import time
 from collections.abc import Iterator

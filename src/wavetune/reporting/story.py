@@ -1,7 +1,5 @@
 """A run in words: title, lead sentences, headline numbers and what a reader must be warned of."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

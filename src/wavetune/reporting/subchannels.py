@@ -1,7 +1,5 @@
 """Who got which subchannel and how much power: a lane for each client, a bar for each subchannel."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from markupsafe import Markup

@@ -3,8 +3,6 @@
 Colours are never written here: an element carries a class, and the style sheet gives the class a colour in each scheme.
 """
 
-from __future__ import annotations
-
 import math
 import unicodedata
 from collections.abc import Sequence

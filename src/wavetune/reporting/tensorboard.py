@@ -1,7 +1,5 @@
 """The rounds of a run, and its steps of alignment, as TensorBoard scalars."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from wavetune.errors import ConfigError

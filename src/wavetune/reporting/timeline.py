@@ -1,7 +1,5 @@
 """Gantt chart of one round: its first local step, then the exchange of adapters."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The delay-energy curve as JSON, as a table on the terminal and as a figure."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from pathlib import Path

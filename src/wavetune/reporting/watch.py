@@ -1,7 +1,5 @@
 """The report of a run as a page that renews itself while the run goes on."""
 
-from __future__ import annotations
-
 import json
 import threading
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """Answer a prompt from a run folder, or say its class."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """What a checkpoint holds of a session, and a session restored from it."""
 
-from __future__ import annotations
-
 import torch
 
 from wavetune.errors import RunFolderError

@@ -1,7 +1,5 @@
 """What goes on in a folder, such as a sweep or a comparison, is what was begun there, as of the day it was begun."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from datetime import date
 from pathlib import Path

@@ -4,8 +4,6 @@ Rounds, plans, accounts, records and checkpoints are those of `wavetune.runtimes
 parts that run here are the cohort and the federated server, whose counterparts answer over the data plane.
 """
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence

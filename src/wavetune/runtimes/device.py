@@ -1,7 +1,5 @@
 """What attends for a device at the servers of a run, and answers each of their orders with a report."""
 
-from __future__ import annotations
-
 import secrets
 import time
 from collections.abc import Callable, Mapping

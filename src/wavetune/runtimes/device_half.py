@@ -3,8 +3,6 @@
 These are the blocks before its cut or, where nothing is cut, all of them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """What a device lets its servers ask of it: they name data, a model and rewards, and it decides what is opened here."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Before the federated rounds: the server trains the clients' model to do what its own does."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any

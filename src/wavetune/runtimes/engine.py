@@ -1,7 +1,5 @@
 """What trains a run, and who watches it: this process, workers or devices stand behind the same few calls."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

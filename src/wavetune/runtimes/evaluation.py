@@ -4,8 +4,6 @@ Client k's own rows are weighted such that domains occur as often as in its trai
 missing there to a uniform 1. Legend: K clients, R validation rows.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence

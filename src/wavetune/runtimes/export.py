@@ -1,7 +1,5 @@
 """The models that a run leaves behind: adapters as files, of what all share and of each client."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 

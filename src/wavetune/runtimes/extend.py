@@ -1,7 +1,5 @@
 """More rounds for a run that was planned for fewer. Needs no torch."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 

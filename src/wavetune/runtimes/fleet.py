@@ -1,7 +1,5 @@
 """Workers of a run, each with a slice of its clients, as whoever has work for them sees them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, Protocol
 

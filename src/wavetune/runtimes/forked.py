@@ -4,8 +4,6 @@ Ten devices on a machine then import once, and share the memory of what they imp
 computes nothing and opens no connection, as neither OpenMP's threads nor gRPC's survive a fork.
 """
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import runpy

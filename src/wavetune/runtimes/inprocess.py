@@ -1,7 +1,5 @@
 """Run a recipe in this process: all clients stacked in one model."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """What a run began with: its recipe, digests of its data, model and traces; a run is not continued with others."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence

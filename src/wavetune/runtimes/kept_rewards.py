@@ -3,8 +3,6 @@
 What is used longest ago goes when the cache is full.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 Every run asks for these before its first step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from hashlib import sha256
 from pathlib import Path

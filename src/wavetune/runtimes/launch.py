@@ -4,8 +4,6 @@ A party that dies is started again and goes on from what it saved. All end when 
 stopped, and when it is killed: each watches a pipe that only this process holds open.
 """
 
-from __future__ import annotations
-
 import contextlib
 import os
 import signal

@@ -1,7 +1,5 @@
 """What a fork begins with: importing this loads it, without what light imports leave out."""
 
-from __future__ import annotations
-
 from importlib import import_module
 
 from wavetune.models import light_imports

@@ -5,8 +5,6 @@ messages. Both leave the device changed, and `Device.state` holds all of it at a
 another process, that is what has to be kept between them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path

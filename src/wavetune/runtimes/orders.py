@@ -1,7 +1,5 @@
 """Orders that a run's servers give its devices, and the reports that come back, whoever carries both."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections.abc import Callable, Collection

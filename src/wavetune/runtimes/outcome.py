@@ -3,8 +3,6 @@
 Legend: K clients.
 """
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The phases of a run, one after the other: one loop runs, records, saves and continues the rounds of all of them."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What computed a run: versions of the libraries, the source's commit, the machine."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from datetime import UTC, datetime

@@ -4,8 +4,6 @@ A cluster is trusted: Ray's own processes exchange pickled calls. What is sent a
 user's code, and no file is read that way.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import signal

@@ -1,7 +1,5 @@
 """A worker as a Ray actor. Ray imports this module first, so that nothing in it may import PyTorch or transformers."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -3,8 +3,6 @@
 Legend: P pairs.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field

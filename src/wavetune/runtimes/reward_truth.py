@@ -1,7 +1,5 @@
 """How a reward relates to the truth that it stands for, where there is one: on the embedded concierge."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

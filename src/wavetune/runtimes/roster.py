@@ -1,7 +1,5 @@
 """Who of a deployed run's devices is here: written into the run's folder as it changes, and told to probes."""
 
-from __future__ import annotations
-
 import json
 import threading
 from collections.abc import Callable, Generator, Mapping

@@ -1,7 +1,5 @@
 """Answers of a run's models to a few validation prompts."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from wavetune.data.examples import Example, begun

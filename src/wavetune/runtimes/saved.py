@@ -1,7 +1,5 @@
 """What a run that goes on, or ends, takes from the files it wrote: the least that each must hold."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -5,8 +5,6 @@ scores, so that an evaluation that was interrupted goes on where it stopped. Leg
 C classes.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import time

@@ -1,7 +1,5 @@
 """A server as a trainer of its own: the mixture of a round, trained on rows that no client has."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Everything a run consists of, built once from its recipe: world, data, model, plan and cohort."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Container, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace

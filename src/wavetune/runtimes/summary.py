@@ -1,7 +1,5 @@
 """The summary of a run: what was trained on what, what it cost, and what it came to."""
 
-from __future__ import annotations
-
 import math
 import resource
 from collections.abc import Mapping, Sequence

@@ -4,8 +4,6 @@ What is saved after every evaluation (adapters, the best ones, optimiser) is eno
 whatever stops the training loses no more than the steps since then.
 """
 
-from __future__ import annotations
-
 import math
 import shutil
 import time

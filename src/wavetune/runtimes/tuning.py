@@ -1,7 +1,5 @@
 """Federated tuning as a phase of a run: rounds of local steps, each ended by an exchange of adapters."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from wavetune.federation.phases import Phase

@@ -3,8 +3,6 @@
 Tensors cross as NumPy arrays. A Ray actor has one in a process of its own; nothing here imports ray.
 """
 
-from __future__ import annotations
-
 import os
 import resource
 import socket

@@ -1,7 +1,5 @@
 """From a recipe's world to its planning: architecture, sample statistics, devices. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial

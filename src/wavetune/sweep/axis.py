@@ -1,7 +1,5 @@
 """What a sweep varies: any field of a recipe, or a quantity of the papers' figures under a short name."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

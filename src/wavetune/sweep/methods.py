@@ -1,7 +1,5 @@
 """The planners that a sweep compares: the default one, its lower bound, the paper's greedy and the named baselines."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """A sweep in words, made from its numbers."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.estimate import Estimate, caution

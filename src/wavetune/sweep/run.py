@@ -1,7 +1,5 @@
 """Plan every cell (value, seed, method) of a sweep, in parallel over the cores; a sweep that was stopped goes on."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace

@@ -5,8 +5,6 @@ seed by seed and then averaged. Infeasible cells have no delay: at a value, the 
 seeds, those in which every method that has a plan there has one; gains and changes need both delays.
 """
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence

@@ -1,7 +1,5 @@
 """The files that a finished sweep leaves: figure, table, summary, and a page on them."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json

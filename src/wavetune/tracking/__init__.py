@@ -1,7 +1,5 @@
 """Trackers that follow a run while it goes on, each through its library's own client; imported only when asked for."""
 
-from __future__ import annotations
-
 import importlib
 from importlib.util import find_spec
 

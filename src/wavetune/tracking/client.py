@@ -3,8 +3,6 @@
 A client that waits for the network never holds the run up; one that fails is told of in one line and left out.
 """
 
-from __future__ import annotations
-
 import json
 import queue
 import threading

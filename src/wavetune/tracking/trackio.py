@@ -1,7 +1,5 @@
 """Trackio: a run of the project `TRACKIO_PROJECT` or `wavetune`, here unless `TRACKIO_SPACE_ID` names a Space."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from pathlib import Path

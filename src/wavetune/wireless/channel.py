@@ -4,8 +4,6 @@ Every draw comes from a stream of its own, keyed by (seed, purpose, round, clien
 the same whatever the number or order of clients, and whatever happens in the other band.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 

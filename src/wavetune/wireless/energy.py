@@ -1,7 +1,5 @@
 """Energy of computing and of transmitting."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from wavetune.units import Array

@@ -1,7 +1,5 @@
 """Small-scale block fading: one power gain per client and subchannel, constant over a round, of mean 1."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """From the paths of a channel, as ray tracers and Sionna give them, to gains per subchannel."""
 
-from __future__ import annotations
-
 from typing import Any, cast
 
 import numpy as np

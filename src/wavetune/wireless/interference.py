@@ -1,7 +1,5 @@
 """What the cells around this one send into it: see `Neighbours`."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """What a scheduler knows of the channel: gains of some rounds ago, estimated with an error."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -4,8 +4,6 @@ Distances are horizontal, between the feet of the antennas. The table was derive
 macro), 10 m (urban micro) and 3 m (indoor); the height of the server does not enter the formulas.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from wavetune.units import Array

@@ -1,7 +1,5 @@
 """How devices move in a cell from round to round."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Cells around this one: what their devices and base stations send is received here as interference."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Loss of the way into a building: outer wall, depth, and their spread (TR 38.901 clause 7.4.3)."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 import numpy as np

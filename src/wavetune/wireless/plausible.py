@@ -1,7 +1,5 @@
 """Values of a cell that are allowed and look as if they were in another unit."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from functools import reduce

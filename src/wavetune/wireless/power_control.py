@@ -1,7 +1,5 @@
 """Fractional power control of the uplink: how much of its path loss a device makes up for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

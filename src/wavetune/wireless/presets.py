@@ -4,8 +4,6 @@
 ideal Shannon rates without a noise figure, 1.5 W a client and 5 W for all, a free way back and radiated joules.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, cast

@@ -10,8 +10,6 @@ Every part holds plain values and refuses impossible ones when it is built. Leve
 properties and the drawn `Device` are linear and in SI units.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal

@@ -1,7 +1,5 @@
 """Log-normal shadowing: a normal term in dB, drawn once per device."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Checks of configuration parts that are built in Python, and of the ranges a physical model is valid in."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Prefixes: trained keys and values that attention reads before those of a text (Li and Liang, ACL 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Soft prompts: trained vectors that stand before the embedded tokens of every text (Lester et al., EMNLP 2021)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated

@@ -3,8 +3,6 @@
 Legend: K clients, S samples.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 
 from wavetune.data.examples import Example

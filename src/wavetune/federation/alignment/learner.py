@@ -6,8 +6,6 @@ Legend: K clients, S samples, D width.
 # pyright: reportUnknownMemberType=false
 # (the stubs of torch leave parts of their types open)
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any

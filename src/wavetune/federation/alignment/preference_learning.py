@@ -6,8 +6,6 @@ Legend: K clients, S samples, B pairs, P positions of all answers.
 # pyright: reportUnknownMemberType=false
 # (the stubs of torch leave parts of their types open)
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 

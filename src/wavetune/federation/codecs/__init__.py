@@ -4,8 +4,6 @@ Every part declares what is then on the wire (`spec`, `fields`), which needs no 
 read it. What is sent is exactly that.
 """
 
-from __future__ import annotations
-
 from wavetune.federation.codecs.clip import Clip
 from wavetune.federation.codecs.codec import Chain, Codec, Context, Payload, Tensors, Transform, UpdateCodec
 from wavetune.federation.codecs.feedback import Feedback

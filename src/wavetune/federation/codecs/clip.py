@@ -1,7 +1,5 @@
 """Clipping: a client's whole update is scaled down to a largest norm."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """Error feedback: what a chain leaves out of a message is added to the sender's next one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from wavetune.federation.codecs.codec import (

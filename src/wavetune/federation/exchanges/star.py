@@ -1,7 +1,5 @@
 """One server in the middle: clients send up, it mixes, and the mixture goes down to all."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """The last update of a client stands in for a missing one."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from wavetune.federation.codecs.codec import Context, Tensors

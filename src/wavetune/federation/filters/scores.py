@@ -6,8 +6,6 @@ for changes d_k and weights w_k. The weights no longer sum to 1: the step shrink
 arXiv 2408.05886 (a reconstruction). Ignores: that cosines of LoRA factors depend on their basis.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, replace
 from typing import Annotated

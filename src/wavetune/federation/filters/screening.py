@@ -1,7 +1,5 @@
 """Which updates a server takes: those that are finite and not out of all proportion."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass

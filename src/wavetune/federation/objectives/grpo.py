@@ -3,8 +3,6 @@
 Legend: G groups, M answers of a group.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The seam of objectives: what is minimised, and what it takes to compute it."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from wavetune.parts import Part

@@ -1,7 +1,5 @@
 """What the alignment of a cohort consists of, besides its data and rewards."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """Clients drawn at random, as in federated averaging (McMahan et al., AISTATS 2017), where a fraction C takes part."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """As many clients as meet a deadline on the round's channel. Legend: K clients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated, Literal
 

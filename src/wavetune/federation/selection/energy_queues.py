@@ -9,8 +9,6 @@ estimates E_k, which is that of the plan with all clients.
 Legend: K clients.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

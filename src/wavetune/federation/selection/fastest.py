@@ -1,7 +1,5 @@
 """The fastest few clients on the round's channel. Legend: K clients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """The second stage: rewards and ground truth over its steps, the front of the two, what each client gained."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from statistics import median

@@ -1,7 +1,5 @@
 """The cell: where devices stand, who holds rounds up, and who got which subchannel with how much power."""
 
-from __future__ import annotations
-
 import math
 
 from markupsafe import Markup

@@ -1,7 +1,5 @@
 """One row for each client: what it was given, how long it took and what it spent."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.records.reading import Run

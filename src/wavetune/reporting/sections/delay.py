@@ -1,7 +1,5 @@
 """Where the time went: the timeline of a round, delay by phase and by round."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from functools import partial

@@ -1,7 +1,5 @@
 """How well the run learned: loss and perplexity against rounds and simulated time, clients, and the mixing's error."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

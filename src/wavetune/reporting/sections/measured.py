@@ -1,7 +1,5 @@
 """What a deployed run measured beside the plan and the charge: seconds and bytes, by phase or kind and by client."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterable, Sequence
 

@@ -1,7 +1,5 @@
 """How good each client's model is on its own and on foreign domains, what it uploads, and which uploads were lost."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The plan: its delay beside the baselines and the lower bound."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.records.reading import Run

@@ -1,7 +1,5 @@
 """What a run gave away of any one client, where updates were made private."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.records.reading import Run

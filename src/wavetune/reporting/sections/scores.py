@@ -1,7 +1,5 @@
 """What `wavetune evaluate` found of a run's models."""
 
-from __future__ import annotations
-
 from wavetune.records.reading import Run
 from wavetune.records.scores import Scored
 from wavetune.reporting import format as fmt

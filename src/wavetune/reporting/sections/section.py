@@ -1,7 +1,5 @@
 """A section of the report, and what several sections share."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 

@@ -1,7 +1,5 @@
 """Bits by kind and direction, joules by client, and planned against charged against metered."""
 
-from __future__ import annotations
-
 import math
 
 from wavetune.records.reading import Run

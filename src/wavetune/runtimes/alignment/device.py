@@ -3,8 +3,6 @@
 None of these leaves the device: it reports what a step was like, and the scores of its answers to held-out prompts.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property

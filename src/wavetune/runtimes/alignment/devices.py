@@ -1,7 +1,5 @@
 """Alignment on the devices of a run: each aligns itself, the servers order steps and hear how they went."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Answers to held-out prompts in the files of a run or a device, before its alignment and after it."""
 
-from __future__ import annotations
-
 from wavetune.federation.run_folder import RunFolder
 from wavetune.records.alignment import HeldOut
 from wavetune.records.fields import as_json

@@ -3,8 +3,6 @@
 Legend: K clients.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import fields

@@ -3,8 +3,6 @@
 A request has all that a worker needs, so that one that died is asked the same again.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A device's part of the rounds that Flower orders."""
 
-from __future__ import annotations
-
 import time
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Writes the folder that `flwr run` takes: a recipe, and two modules that hand it to wavetune."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping

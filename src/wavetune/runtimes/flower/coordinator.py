@@ -1,7 +1,5 @@
 """The servers' end of a run whose orders Flower carries: which node is which client, what was asked, what came back."""
 
-from __future__ import annotations
-
 import contextlib
 import math
 import threading

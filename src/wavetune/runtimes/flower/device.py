@@ -5,8 +5,6 @@ and position between rounds (`wavetune/device-NN` in Flower's home, if not given
 say who this is.
 """
 
-from __future__ import annotations
-
 import secrets
 from functools import partial
 from logging import INFO

@@ -4,8 +4,6 @@ A SuperNode that dies is started again. With the SuperLink its app dies too: all
 can be left with a message of the app that died, and the app goes on from its last checkpoint.
 """
 
-from __future__ import annotations
-
 import json
 import random
 import socket

@@ -4,8 +4,6 @@ Flower writes a record of arrays without pickle; here an array is the bytes them
 arrays is not involved either. It sends them in chunks of 5 MB.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from flwr.app import Array, ArrayRecord, RecordDict

@@ -4,8 +4,6 @@
 telemetry and does not look for updates, in this process and in those that it starts.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import sys

@@ -1,7 +1,5 @@
 """Block fading: constant over a round, drawn anew for the next, around path loss and shadowing that stay."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from wavetune.seeds import stream

@@ -1,7 +1,5 @@
 """Devices that are lost for good: from some round on nothing reaches them, around any other channel."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated

@@ -1,7 +1,5 @@
 """A channel that changes from round to round: fading with a memory, around devices that stay or move."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """A measured or simulated channel, read from files."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
