@@ -18,8 +18,10 @@ from wavetune.runtimes.answer import answer
 
 RECIPES = {
     "pwff": small("pwff", *EXACT, "method.alignment=null", "world.data.max_tokens=224", "run.evaluate_every=1"),
+    "one_factor_kept": small("fedavg_lora", *EXACT, "method.sharing.factors=A", "run.evaluate_every=1"),
     "pwff_task": small("pwff_task", *EXACT, "world.model=tiny-bert", "run.samples=0", "run.evaluate_every=1"),
 }
+SHARED = {"one_factor_kept": "_proj.A"}
 
 
 class StopsAfterOne(Silent):
@@ -29,11 +31,13 @@ class StopsAfterOne(Silent):
 
 @pytest.fixture(scope="module", params=RECIPES)
 def runs(request, tmp_path_factory):
-    """A deployed run's folder, that of the run in one process, and all bytes that moved between devices and servers."""
+    """A deployed run's folder, that of the run in one process, all bytes that moved between devices and servers, and
+    what is in the names of all that is shared.
+    """
     folder, recipe = tmp_path_factory.mktemp(request.param), RECIPES[request.param]
     if request.param == "pwff_task":  # whose own 33,000 reviews each device would read
         recipe = with_settings(recipe, [f"world.data.source={labelled(folder / 'films')}"])
-    return interrupted_and_whole(recipe, folder, StopsAfterOne())
+    return *interrupted_and_whole(recipe, folder, StopsAfterOne()), SHARED.get(request.param, ":bottleneck")
 
 
 def labelled(folder):
@@ -46,7 +50,7 @@ def labelled(folder):
 
 
 def test_the_servers_end_with_the_shared_adapters_and_no_others(runs):
-    deployed, in_process, _ = runs
+    deployed, in_process, *_ = runs
     assert [p.name for p in (deployed / "adapters").iterdir()] == ["global"]
     said = {folder: last_lines(folder, read_json(folder / "summary.json"), folder) for folder in (deployed, in_process)}
     assert any("adapters/global, what all share" in line for line in said[deployed])
@@ -55,7 +59,7 @@ def test_the_servers_end_with_the_shared_adapters_and_no_others(runs):
 
 
 def test_every_device_ends_with_its_own_model_which_answers_from_its_folder(runs):
-    deployed, in_process, _ = runs
+    deployed, in_process, *_ = runs
     for client in range(NUM_DEVICES):
         own, name = deployed / "devices" / f"device-{client:02d}", f"client-{client:02d}"
         assert_same(own / "adapters" / name, in_process / "adapters" / name)
@@ -64,7 +68,7 @@ def test_every_device_ends_with_its_own_model_which_answers_from_its_folder(runs
 
 
 def test_validation_losses_that_devices_tell_are_those_of_the_run_in_one_process(runs):
-    deployed, in_process, _ = runs
+    deployed, in_process, *_ = runs
     for mine, theirs in zip(read_rounds(deployed), read_rounds(in_process), strict=True):
         assert mine["lost"] == theirs["lost"]
         assert mine["evaluation"].keys() == theirs["evaluation"].keys()
@@ -75,14 +79,14 @@ def test_validation_losses_that_devices_tell_are_those_of_the_run_in_one_process
 
 def test_no_value_of_a_personal_adapter_moves_between_devices_and_servers(runs):
     """Single values in fp64, and neighbouring ones in fp32, are looked for among all bytes."""
-    deployed, _, moved = runs
+    deployed, _, moved, common = runs
     there = anywhere(moved)
     for client in range(NUM_DEVICES):
         states = sorted((deployed / "devices" / f"device-{client:02d}").glob("state-*.safetensors"))
         assert len(states) == 2
         for state in map(load_file, states):
             found = {name for name, value in state.items() if value.ndim > 1 and occur(eight_bytes(value), there)}
-            broadcast = {name for name in state if name.startswith("exchange.held.fed.")}
-            shared = {name for name in state if ":bottleneck" in name and name.startswith("adapter.")}
+            broadcast = {name for name in state if name.startswith("exchange.held.fed.") and common in name}
+            shared = {name for name in state if name.startswith("adapter.") and common in name}
             assert len(shared) < len(state) - len(broadcast)
             assert found == shared | broadcast

@@ -52,6 +52,7 @@ METHODS = {
     "sequential": small("split_lora_sequential", *codecs("int8", "int8", "bf16")),
     "federated": small("fedavg_lora", *codecs("bf16", "bf16", "int8")),
     "federated_frozen_a": small("fedavg_lora", "method.lora.rank=[1,2,3]", "method.mixing.kind=frozen_a"),
+    "one_factor_kept": small("fedavg_lora", "method.sharing.factors=A", *codecs("bf16", "bf16", "int8")),
     "gpt2": small("sflllm", "world.model=tiny-gpt2", *MIXED, *codecs("int8", "int8", "int8")),
     "central": small("centralised_lora"),
     **{name: small(name) for name in ("sparse_dp", "stfl", "osafl")},

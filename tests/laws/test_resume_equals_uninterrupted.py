@@ -38,6 +38,7 @@ KINDS = {
         "method.lora.rank=[2,4,1]",
         "method.mixing.kind=average_product",
     ),
+    "one_factor_kept": small("fedavg_lora", *ONE_STEP, "run.rounds=3", "method.sharing.factors=A"),
     "sequential_frozen_a": small("split_lora_sequential", *ONE_STEP, "run.rounds=3", "method.mixing.kind=frozen_a"),
     "cuts_and_shares_of_the_server_per_client": small(
         "sflllm",

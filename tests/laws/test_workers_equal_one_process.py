@@ -27,6 +27,7 @@ RECIPES = {
     ),
     "fedavg_lora_by_product": ("fedavg_lora", "method.mixing.kind=average_product"),
     "sequential_frozen_a": ("split_lora_sequential", "method.mixing.kind=frozen_a"),
+    "one_factor_kept": ("fedavg_lora", "method.sharing.factors=B"),
     "pwff_first_stage": ("pwff", *PWFF),
     "two_chosen_of_three": ("fedavg_lora", "method.selection.kind=fastest", "method.selection.count=2"),
 }

@@ -91,7 +91,7 @@ class Accountant:
 
     def link_s(self, sent_K: Sequence[bool], round_index: int, band_hz: float) -> float:
         """Seconds of a round's messages that are not planned with the bands, one hop after the other."""
-        spec = adapter_spec(self.sites, max(self.rank_K), self.method.mixing.frozen)
+        spec = adapter_spec(self.sites, max(self.rank_K), self.method.unsent)
         values = float(sum(math.prod(field.shape) for field in spec.values()))
         up = max(self.adapter_bits(cut, rank)[0] for cut, rank in zip(self.cut_K, self.rank_K, strict=True))
         return sum(
@@ -102,7 +102,7 @@ class Accountant:
     @property
     def backhaul_bits(self) -> float:
         """Bits of a server's message to another."""
-        return server_bits(self.sites, max(self.rank_K), self.method.mixing.frozen)
+        return server_bits(self.sites, max(self.rank_K), self.method.unsent)
 
     def _hops(self, sent_K: Sequence[bool] | None, round_index: int) -> tuple[Hop, ...]:
         clients = range(len(self.cut_K))
@@ -127,7 +127,7 @@ class Accountant:
     def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
         """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
         own = [site for site in self.sites if site.layer < cut]
-        spec = adapter_spec(own, rank, self.method.mixing.frozen)
+        spec = adapter_spec(own, rank, self.method.unsent)
         up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
         return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
 

@@ -20,7 +20,17 @@ from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs import Bf16, Chain, Codec, Fp32, Transform
 from wavetune.federation.exchanges.exchange import Exchange
 from wavetune.federation.exchanges.star import Star
-from wavetune.federation.facts import ADAPTERS, AT_ONCE, CUT, KEPT_LORA, NEW_PLANS, ONE_CUT, ONE_RANK, PRIVATE_LORA
+from wavetune.federation.facts import (
+    ADAPTERS,
+    AT_ONCE,
+    BOTH_FACTORS,
+    CUT,
+    KEPT_LORA,
+    NEW_PLANS,
+    ONE_CUT,
+    ONE_RANK,
+    PRIVATE_LORA,
+)
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.filters.screening import Screening
 from wavetune.federation.links import Link, Reliable
@@ -106,7 +116,7 @@ class Method(Part):
     adapters: tuple[Adapter, ...] = ()
     sharing: Sharing = field(default_factory=Sharing)
     objective: Supervised = field(default_factory=Likelihood)
-    proximal: Annotated[float, Ge(0)] = 0.0
+    proximal: Annotated[float, Ge(0)] = field(default=0.0, metadata={"needs": (BOTH_FACTORS,)})
     optimiser: Optimiser = field(default_factory=AdamW)
     activation_codec: Codec = field(default_factory=Bf16, metadata={"message": "activations", "needs": (CUT,)})
     gradient_codec: Codec = field(default_factory=Bf16, metadata={"message": "gradients", "needs": (CUT,)})
@@ -190,6 +200,11 @@ class Method(Part):
     def key_tokens(self) -> int:
         """Positions whose keys and values adapters add before every text."""
         return sum(adapter.key_tokens for adapter in self.beside_lora)
+
+    @property
+    def unsent(self) -> frozenset[str]:
+        """The factors of shared LoRA that stay where they are."""
+        return self.sharing.unsent(self.mixing)
 
     @property
     def server_filters(self) -> tuple[Filter, ...]:

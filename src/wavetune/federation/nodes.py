@@ -104,6 +104,8 @@ class Nodes:
         self.of_changes = any(one.of_changes for one in self.chain)
         matrices = [(site, matrix) for site in self.sites for matrix in site.matrices]
         self._columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
+        self._kept = self.sharing.kept(self.sites, self.num_layers)
+        self.unsent = self.sharing.unsent(self.mixing)
 
     @property
     def num_layers(self) -> int:
@@ -294,7 +296,7 @@ class Nodes:
         return [site for site in self.due if self.bank.slots(site.layer)[client] >= 0]
 
     def _spec(self, client: int) -> dict[str, Field]:
-        return adapter_spec(self._sites_of(client), self.rank_K[client], self.mixing.frozen)
+        return adapter_spec(self._sites_of(client), self.rank_K[client], self.unsent)
 
     def own(self, client: int) -> Tensors:
         """A copy of those of a client's adapters that the round is about, padded to the common rank."""
@@ -306,11 +308,12 @@ class Nodes:
         return {name: self._by_component(name, tensors[name])[:n].contiguous() for name, n in rows.items()}
 
     def store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
-        """Load a client's shared adapters."""
+        """Load a client's shared adapters, but for the factors that it keeps."""
         for site in self._sites_of(client):
             slot = int(self.bank.slots(site.layer)[client])
             for name, stack in named_matrices({site.name: self.bank.local[site.name]}):
-                stack[slot].copy_(tensors[name])
+                if name not in self._kept:
+                    stack[slot].copy_(tensors[name])
 
     def _widest(self, site: AdapterSite) -> Tensors:
         """The start that all copies share, from the copy of the largest rank."""
@@ -385,7 +388,7 @@ class _Ending:
             return True, None
         if self.door is not None:
             number = nodes.exchange_part.servers.index(sender)
-            bits = server_bits(nodes.due, max(nodes.rank_K), nodes.mixing.frozen)
+            bits = server_bits(nodes.due, max(nodes.rank_K), nodes.unsent)
             self.door.bits[hop.kind, number] += round(bits) * len(servers)
         held = nodes.held[sender]
         return True, Update(sender, held.weight, held.tensors, held.tensors)

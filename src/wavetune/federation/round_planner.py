@@ -183,11 +183,12 @@ class RoundPlanner:
 
     @property
     def _sent_share(self) -> float:
-        if not self.method.mixing.frozen:
+        if not self.method.unsent:
             return 1.0
         blocks, targets = self.table.architecture.blocks, self.table.lora_targets
         projections = [p for block in blocks for p in block.lora_projections(targets)]
-        return sum(p.out_features for p in projections) / sum(p.in_features + p.out_features for p in projections)
+        sizes = {"A": sum(p.in_features for p in projections), "B": sum(p.out_features for p in projections)}
+        return sum(n for factor, n in sizes.items() if factor not in self.method.unsent) / sum(sizes.values())
 
     @property
     def allowed_cuts(self) -> tuple[int, ...]:

@@ -447,7 +447,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     placement, method = session.cohort.placement, session.recipe.method
     config = session.cohort.backbone.model.config.get_text_config()
     own = [site for site in session.server.due if placement.local_LK()[site.layer, client]]
-    adapters = adapter_spec(own, session.rank_K[client], method.mixing.frozen) if sends else {}
+    adapters = adapter_spec(own, session.rank_K[client], method.unsent) if sends else {}
     return Contract(
         client=client,
         u_shape=placement.tail_K[client] is not None,

@@ -57,7 +57,7 @@ class Device:
     def personal(self) -> bool:
         """Whether some adapters are trained here and never leave."""
         bank, sharing = self.cohort.bank, self.recipe.method.sharing
-        return bool(sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal"))
+        return bool(sharing.kept(bank.sites, self.cohort.backbone.num_layers))
 
     def train(self, order: RoundOrder, wire: DeviceWire) -> None:
         """The local steps of a round before a cut, and its adapter exchange. Raises DeploymentError, NumericsError."""

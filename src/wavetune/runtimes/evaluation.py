@@ -81,8 +81,8 @@ def _common_blocks_kept(session: Session) -> Iterator[None]:
     """Within this context rows go once through the first blocks, as far up as all clients share their adapters."""
     cohort, run = session.cohort, session.recipe.run
     backbone, sites, usual = cohort.backbone, cohort.bank.sites, cohort.prefix
-    names = session.recipe.method.sharing.names(sites, backbone.num_layers, "personal")
-    common = min((site.layer for site in sites if site.name in names), default=0)
+    kept = session.recipe.method.sharing.kept(sites, backbone.num_layers)
+    common = min((s.layer for s in sites if any(f"{s.name}.{m.name}" in kept for m in s.matrices)), default=0)
     if common > (usual.blocks if usual else 0) and run.prefix_mb and backbone.way.cuts:
         cohort.prefix = KeptPrefix(backbone, common, run.prefix_mb * 1_000_000)
     try:

@@ -131,8 +131,8 @@ class Session:
     def personal(self) -> bool:
         """Whether clients keep trained adapters of their own, so that there is no one model for all."""
         sharing, bank = self.recipe.method.sharing, self.cohort.bank
-        personal = sharing.names(bank.sites, self.cohort.backbone.num_layers, "personal")
-        return self.one_model and not self.central and any(name in bank.local for name in personal)
+        kept = sharing.kept(bank.sites, self.cohort.backbone.num_layers)
+        return self.one_model and not self.central and any(name in kept for name, _ in named_matrices(bank.local))
 
     @property
     def uploads_K(self) -> list[bool]:
@@ -294,8 +294,8 @@ def model_message(method: Method, cohort: Cohort) -> dict[str, torch.Tensor]:
 def kept_by_clients(method: Method, cohort: Cohort) -> list[tuple[str, torch.Tensor]]:
     """Stacks of the adapters that clients train and do not share, `[K, ...]`, named by site and matrix."""
     bank = cohort.bank
-    names = method.sharing.names(bank.sites, cohort.backbone.num_layers, "personal")
-    return list(named_matrices({site: own for site, own in bank.local.items() if site in names}))
+    kept = method.sharing.kept(bank.sites, cohort.backbone.num_layers)
+    return [(name, stack) for name, stack in named_matrices(bank.local) if name in kept]
 
 
 def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from wavetune.costs.adapter import AdapterSite
 from wavetune.federation.account import Accountant
 from wavetune.federation.messages import adapter_spec
 from wavetune.records.fields import UNKNOWN, total
@@ -61,7 +60,7 @@ def summary_of(session: Session, rounds: Sequence[Round], state: Mapping[str, An
         personal=session.personal,
         full_model_bits=32 * parameters,
         upload_bits_K=_upload_bits(session.accountant),
-        all_adapters_bits_K=_upload_bits(replace(session.accountant, sites=_trained(session))),
+        all_adapters_bits_K=_upload_bits(_of_all_adapters(session)),
         privacy=_privacy(session, last.privacy),
         delay_s=sum(r.charged.delay_s for r in rounds),
         phases=total([r.charged.phases for r in rounds]),
@@ -104,10 +103,13 @@ def _privacy(session: Session, last: RoundPrivacy) -> PrivacyInfo:
     return PrivacyInfo(*spent, part.clip_norm, part.noise_multiplier, part.noise)
 
 
-def _trained(session: Session) -> tuple[AdapterSite, ...]:
-    """Sites of all adapters that are trained, shared or personal."""
-    sharing, layers = session.recipe.method.sharing, session.cohort.backbone.num_layers
-    return tuple(s for s in session.cohort.bank.sites if sharing.role(s.kind, s.layer, layers) != "frozen")
+def _of_all_adapters(session: Session) -> Accountant:
+    """What would count the bits if all that is trained were sent, shared or personal."""
+    method, layers = session.recipe.method, session.cohort.backbone.num_layers
+    sites = tuple(s for s in session.cohort.bank.sites if method.sharing.role(s.kind, s.layer, layers) != "frozen")
+    return replace(
+        session.accountant, sites=sites, method=replace(method, sharing=replace(method.sharing, factors="both"))
+    )
 
 
 def _upload_bits(accountant: Accountant) -> tuple[float, ...]:

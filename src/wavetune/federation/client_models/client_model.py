@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wavetune.federation.facts import BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
+from wavetune.federation.facts import BOTH_FACTORS, BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
 from wavetune.parts import Part
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ class ClientModel(Part):
     """
 
     home = "wavetune.federation.client_models"
-    needs = (WHOLE_MODEL, CLIENTS, BY_SERVER)
+    needs = (WHOLE_MODEL, CLIENTS, BY_SERVER, BOTH_FACTORS)
     removes = (SERVERS_MODEL,)
     simulated_only: ClassVar[str] = "devices open the model's folder themselves, which would give them the servers'"
 

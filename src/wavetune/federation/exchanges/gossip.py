@@ -17,7 +17,7 @@ from annotated_types import Ge, Gt
 
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import Exchange, Held, Hop, Mix, mean, weighted_sum
-from wavetune.federation.facts import ADAPTERS, BY_SERVER, COMMON_START, ONE_RANK, WHOLE_MODEL
+from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, COMMON_START, ONE_RANK, WHOLE_MODEL
 from wavetune.federation.updates import Inbox, Node
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Gossip(Exchange):
     all clients' adapters.
     """
 
-    needs = (ADAPTERS, WHOLE_MODEL, ONE_RANK)
+    needs = (ADAPTERS, BOTH_FACTORS, WHOLE_MODEL, ONE_RANK)
     removes = (COMMON_START, BY_SERVER)
     over_fed = False
     uncounted_j = "links between clients"
