@@ -53,9 +53,10 @@ class Work(NamedTuple):
 
 
 @part
-def new_work(K: int, M: int) -> Work:
-    """Scratch space for K clients and M subchannels."""
-    return Work((new_scratch(M), new_scratch(M)), new_shortlists(K, M))
+def new_work(problem: BandProblem) -> Work:
+    """Scratch space for the clients and subchannels of a problem."""
+    (K, M), steps = problem.log_KM.shape, problem.steps
+    return Work((new_scratch(M, steps), new_scratch(M, steps)), new_shortlists(K, M, steps))
 
 
 @part
@@ -183,7 +184,7 @@ def largest_refuted(problem: BandProblem, tangents: Tangents, low: float, high: 
 def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, Array, Array]:
     """What the cheapest bundles cost above 1 at a delay (if positive, none meets it), their use, the rates' prices."""
     K, M = problem.log_KM.shape
-    use_M1, work, tangents = np.zeros(M + 1), new_work(K, M), new_tangents(K)
+    use_M1, work, tangents = np.zeros(M + 1), new_work(problem), new_tangents(K)
     over = evaluate(problem, prices, delay, delay, work, tangents, use_M1)
     return over, use_M1, tangents.rate_price_K2
 
@@ -192,7 +193,7 @@ def excess(problem: BandProblem, prices: Prices, delay: float) -> tuple[float, A
 def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float) -> float:
     """Largest delay up to `goal` that the prices prove impossible; `low`, proved before, where no more is found."""
     K, M = problem.log_KM.shape
-    use_M1, work, tangents = np.zeros(M + 1), new_work(K, M), new_tangents(K)
+    use_M1, work, tangents = np.zeros(M + 1), new_work(problem), new_tangents(K)
     trial, in_vain = goal, 0
     for _ in range(12):
         evaluate(problem, prices, trial, goal, work, tangents, use_M1)
@@ -214,7 +215,7 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, 
     """
     K, M = problem.log_KM.shape
     share_KM, strain_K, use_M1 = np.zeros((K, M)), np.zeros(K), np.zeros(M + 1)
-    work, tangents = new_work(K, M), new_tangents(K)
+    work, tangents = new_work(problem), new_tangents(K)
     for k in range(K):
         if problem.need_K[k] > 0.0:
             for i in range(M + 1):
@@ -240,7 +241,7 @@ def raise_bound(
     """
     K, M = problem.log_KM.shape
     weight_M1, use_M1, step_M1 = prices.weight_M1, np.zeros(M + 1), np.zeros(M + 1)
-    best_M1, work, tangents = weight_M1.copy(), new_work(K, M), new_tangents(K)
+    best_M1, work, tangents = weight_M1.copy(), new_work(problem), new_tangents(K)
     trial_step, best, stalled = min(trial_step, goal - low), _NOTHING, 0
     trial = next_trial(low, trial_step, goal)
     for _ in range(iterations):

@@ -54,21 +54,27 @@ def steps_of(ladder: Ladder | None, gap: float, effective_hz: float) -> Steps:
 
 
 @part
-def rungs_at(steps: Steps, inverse_M: Array, owned: IntArray, count: int, price: float, place_N: IntArray) -> float:
-    """Set each subchannel's place on the hull to the last whose step costs at most a price (W s Hz/bit); the rate."""
+def last_place(steps: Steps, inverse: float, price: float) -> int:
+    """Place on the hull of the last step that costs at most a price (W s Hz/bit), of a subchannel with 1/h."""
     snr_I, rate_I, hull_I = steps
+    low, high = 0, len(hull_I) - 1
+    while low < high:
+        h = (low + high + 1) // 2
+        a, b = hull_I[h - 1], hull_I[h]
+        if (snr_I[b] - snr_I[a]) * inverse <= price * (rate_I[b] - rate_I[a]):
+            low = h
+        else:
+            high = h - 1
+    return low
+
+
+@part
+def rungs_at(steps: Steps, inverse_M: Array, owned: IntArray, count: int, price: float, place_N: IntArray) -> float:
+    """Set the last place on the hull of each of `owned` at a price, as `last_place`; the rate of all (bit/s/Hz)."""
     rate = 0.0
     for n in range(count):
-        low, high = 0, len(hull_I) - 1
-        while low < high:
-            h = (low + high + 1) // 2
-            a, b = hull_I[h - 1], hull_I[h]
-            if (snr_I[b] - snr_I[a]) * inverse_M[owned[n]] <= price * (rate_I[b] - rate_I[a]):
-                low = h
-            else:
-                high = h - 1
-        place_N[n] = low
-        rate += float(rate_I[hull_I[low]])
+        place_N[n] = last_place(steps, float(inverse_M[owned[n]]), price)
+        rate += float(steps.rate_I[steps.hull_I[place_N[n]]])
     return rate
 
 

@@ -10,10 +10,10 @@ mu = w / P is the price of a watt and P_k(S) the least power. (Disjoint sets wit
 
     nu rate - alpha cap + min over S of sum_{i in S} [w_i - max_p (nu log2(1 + p h_i) - (mu + alpha) p)],
 
-with p at most what a subchannel's limit takes, separately for the sets of at most n subchannels and for those of more:
-the smaller of both bounds V_k. Counting whole subchannels this way closes most of the gap that time-shared subchannels
-leave. Any nu, alpha, n give a valid bound, so that approximate maximisation costs tightness, never validity; rounding
-is covered by an explicit slack.
+with p at most what a subchannel's limit takes, or one of the powers of a rate that grows in steps, separately for the
+sets of at most n subchannels and for those of more: the smaller of both bounds V_k. Counting whole subchannels this way
+closes most of the gap that time-shared subchannels leave. Any nu, alpha, n give a valid bound, so that approximate
+maximisation costs tightness, never validity; rounding is covered by an explicit slack.
 Shape suffixes: K clients, M subchannels, 2 for sets of at most n subchannels and of more, M1 for the subchannels and
 the total power.
 """
@@ -24,12 +24,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.ladder import last_place
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, Steps, part
 from wavetune.units import Array
 
 LOG_2 = np.log(2.0)
-_NEVER = 1e9  # Cost of a subchannel that a client cannot hear.
+NEVER = 1e9  # Cost of a subchannel that a client cannot hear.
 _MUCH = 4.0  # A bundle that costs more than 1 proves infeasibility alone; no need to know how much more.
 
 
@@ -63,7 +64,10 @@ NOT_SLOW = Slow(0.0, 0.0, 0.0, 0.0)
 
 
 class Scratch(NamedTuple):
-    """Scratch space of a client's search, and the first `num_vital` of `vital`, one of which all its sets have."""
+    """Scratch space of a client's search, and the first `num_vital` of `vital`, one of which all its sets have.
+
+    Where there are `steps`, powers are those of their rungs.
+    """
 
     weight_M: Array
     cost_M: Array
@@ -74,6 +78,7 @@ class Scratch(NamedTuple):
     above: IntArray
     vital: IntArray
     num_vital: IntArray
+    steps: Steps
 
 
 @part
@@ -86,6 +91,42 @@ def insert(top: IntArray, top_cost: Array, filled: int, i: int, cost: float) -> 
         j -= 1
     top_cost[j] = cost
     top[j] = i
+
+
+@part
+def subchannel_costs(
+    log_M: Array,
+    inverse_M: Array,
+    weight_M: Array,
+    rate_price: float,
+    power_price: float,
+    limit: float,
+    steps: Steps,
+    cost_M: Array,
+) -> None:
+    """Set each subchannel's weight less what it is worth with the best power on it; loops do several at once."""
+    level = rate_price / (power_price * LOG_2)
+    log_level = float(np.log2(level))
+    full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
+    full = rate_price * limit if limit < np.inf else 0.0
+    offset = rate_price * log_level - power_price * level
+    if len(steps.hull_I) > 0:
+        for i in range(len(cost_M)):
+            cost_M[i] = 0.0
+        for h in steps.hull_I[1:]:
+            worth, watts = rate_price * steps.rate_I[h], power_price * steps.snr_I[h]
+            for i in range(len(cost_M)):
+                cost = watts * inverse_M[i] - worth
+                cost_M[i] = cost if cost < cost_M[i] else cost_M[i]
+        for i in range(len(cost_M)):
+            cost_M[i] = weight_M[i] + cost_M[i] if log_M[i] > NO_GAIN_LOG2 else NEVER
+        return
+    for i in range(len(cost_M)):
+        above = log_level + log_M[i]
+        gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
+        gain = full - power_price * full_snr * inverse_M[i] if above > limit else gain
+        cost = weight_M[i] - (gain if above > 0.0 else 0.0)
+        cost_M[i] = cost if log_M[i] > NO_GAIN_LOG2 else NEVER
 
 
 @part
@@ -107,15 +148,8 @@ def cheapest_set(
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
     full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
-    full = rate_price * limit if limit < np.inf else 0.0
-    offset = rate_price * log_level - power_price * level
-    cost_M, top, top_cost = scratch.cost_M, scratch.top, scratch.top_cost
-    for i in range(len(log_M)):  # without branches, so that several are worked out at once
-        above = log_level + log_M[i]
-        gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
-        gain = full - power_price * full_snr * inverse_M[i] if above > limit else gain
-        cost = weight_M[i] - (gain if above > 0.0 else 0.0)
-        cost_M[i] = cost if log_M[i] > NO_GAIN_LOG2 else _NEVER
+    cost_M, top, top_cost, steps = scratch.cost_M, scratch.top, scratch.top_cost, scratch.steps
+    subchannel_costs(log_M, inverse_M, weight_M, rate_price, power_price, limit, steps, cost_M)
     filled, size = 0, 0
     dearest = np.inf if more else 0.0
     for i in range(len(log_M)):
@@ -142,7 +176,11 @@ def cheapest_set(
     for j in range(size):
         i = int(scratch.chosen[j])
         cost += float(cost_M[i])
-        if log_level + log_M[i] > limit:
+        if len(steps.hull_I) > 0:
+            h = steps.hull_I[last_place(steps, float(inverse_M[i]), level * LOG_2)]
+            rate += float(steps.rate_I[h])
+            power_w += float(steps.snr_I[h] * inverse_M[i])
+        elif log_level + log_M[i] > limit:
             rate += limit
             power_w += full_snr * float(inverse_M[i])
         elif log_level + log_M[i] > 0.0:
@@ -392,8 +430,8 @@ def best_prices_both_ways(
 
 
 @part
-def new_scratch(M: int) -> Scratch:
-    """Scratch space for M subchannels."""
+def new_scratch(M: int, steps: Steps) -> Scratch:
+    """Scratch space for M subchannels, and the steps of rates."""
     return Scratch(
         np.zeros(M),
         np.zeros(M),
@@ -404,4 +442,5 @@ def new_scratch(M: int) -> Scratch:
         np.zeros(M, np.int64),
         np.zeros(M, np.int64),
         np.zeros(1, np.int64),
+        steps,
     )

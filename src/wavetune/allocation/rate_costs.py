@@ -84,7 +84,7 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
     K, M = problem.log_KM.shape
     value_KG2, slope_KG2 = np.full((K, num_rates, 2), np.inf), np.zeros((K, num_rates, 2))
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
-    scratches = (new_scratch(M), new_scratch(M))
+    scratches = (new_scratch(M, problem.steps), new_scratch(M, problem.steps))
     for k in range(K):
         cap_w = float(problem.cap_w_K[k])
         for g in range(num_rates):

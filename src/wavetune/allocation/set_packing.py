@@ -20,6 +20,7 @@ import numpy as np
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.prices import (
     LOG_2,
+    NEVER,
     NOT_SLOW,
     Bundle,
     Scratch,
@@ -27,6 +28,7 @@ from wavetune.allocation.prices import (
     best_prices,
     best_prices_both_ways,
     new_scratch,
+    subchannel_costs,
     tangent,
 )
 from wavetune.allocation.problem import BoolArray, IntArray
@@ -46,7 +48,6 @@ _PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
 _CHOICES = 500  # of rungs for one set
 _CLOSE = 1e-9  # Share of a cost at which a bound is as good as it
 _BEFORE_SPLIT = 30  # sets that are looked at before sets are bounded by their size
-_UNHEARD = 1e9  # Reduced cost of a subchannel that a client cannot hear.
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
 
 
@@ -104,22 +105,13 @@ def reduced_costs(
         weight_M1[M] / problem.total_w,
         problem.need_K[k] / (delay - problem.ready_K[k]),
     )
-    limit, ask = problem.limit, problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
-    snr_I, rate_I, _ = problem.steps
+    ask = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
     bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, slow, scratch)
-    watt, log_level = watt_price * dearer, np.log2(bundle.level)
+    watt = watt_price * dearer
     rate_price = bundle.level * watt * LOG_2
-    for i in range(M):
-        above = log_level + log_M[i]
-        gain = rate_price * above - watt * (bundle.level - inverse_M[i]) if above > 0.0 else 0.0
-        if above > limit:
-            gain = rate_price * limit - watt * np.expm1(limit * LOG_2) * inverse_M[i]
-        if len(rate_I) > 0 and gain > 0.0:
-            gain = 0.0
-            for n in range(len(rate_I)):
-                gain = max(gain, rate_price * rate_I[n] - watt * snr_I[n] * inverse_M[i])
-        cost_M[i] = weight_M[i] - gain if log_M[i] > NO_GAIN_LOG2 else _UNHEARD
-        if back_price > 0.0 and log_M[i] > NO_GAIN_LOG2:
+    subchannel_costs(log_M, inverse_M, weight_M, rate_price, watt, problem.limit, problem.steps, cost_M)
+    for i in range(M if back_price > 0.0 else 0):
+        if cost_M[i] < NEVER:
             cost_M[i] -= back_price * problem.back_KM[k, i]
     multiplier_3[0], multiplier_3[1], multiplier_3[2] = rate_price, watt - watt_price, back_price
     up, _ = tangent(slow.up, rate_price, rate, slow.most_up)
@@ -228,7 +220,7 @@ def cheapest_set(
     trial_M, best, best_w = inside_M.copy(), np.inf, 0.0
     for step in range(-1, M):
         if step >= 0:
-            if not 0.0 <= cost_M[order[step]] < _UNHEARD:
+            if not 0.0 <= cost_M[order[step]] < NEVER:
                 continue
             trial_M[order[step]] = True
         best, best_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, np.inf, slow, rung_M)
@@ -285,7 +277,12 @@ def cheapest_sets(
     sets would have to be looked at, the cost is the bound of these, with `split` also that by the size of sets.
     """
     K, M = problem.log_KM.shape
-    value_K, set_KM, power_K, scratch = np.zeros(K), np.zeros((K, M), np.bool_), np.zeros(K), new_scratch(M)
+    value_K, set_KM, power_K, scratch = (
+        np.zeros(K),
+        np.zeros((K, M), np.bool_),
+        np.zeros(K),
+        new_scratch(M, problem.steps),
+    )
     multiplier_K3 = np.zeros((K, 3))
     for k in range(K):
         if problem.need_K[k] > 0.0:
@@ -309,7 +306,7 @@ def cheapest_sets_in_time(
         nodes, split: as of `cheapest_sets`.
     """
     J, M = len(client_J), problem.log_KM.shape[1]
-    value_J, set_JM, scratch = np.zeros(J), np.zeros((J, M), np.bool_), new_scratch(M)
+    value_J, set_JM, scratch = np.zeros(J), np.zeros((J, M), np.bool_), new_scratch(M, problem.steps)
     multiplier_3 = np.zeros(3)
     for j in range(J):
         k = client_J[j]
@@ -354,7 +351,7 @@ def client_prices(
     Also the multipliers on its rate, cap and way back, [3], and the share of each subchannel in the sets that are
     cheapest by them, [M].
     """
-    M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1])
+    M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1], problem.steps)
     bundle, dearer, back_price = priced(problem, weight_M1, k, delay, n, more, NOT_SLOW, scratch)
     watt_price, multiplier_3 = weight_M1[M] / problem.total_w, np.zeros(3)
     multiplier_3[0] = bundle.level * watt_price * dearer * LOG_2

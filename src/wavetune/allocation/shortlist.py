@@ -23,7 +23,7 @@ from wavetune.allocation.prices import (
     new_scratch,
 )
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import BandProblem, part
+from wavetune.allocation.water_filling import BandProblem, Steps, part
 from wavetune.units import Array
 
 _ROUNDS = 4  # Of a longer list each; then all subchannels are searched.
@@ -70,12 +70,12 @@ class Wanted(NamedTuple):
 
 
 @part
-def new_shortlists(K: int, M: int) -> Shortlists:
+def new_shortlists(K: int, M: int, steps: Steps) -> Shortlists:
     """Empty lists, with room for a part of M subchannels."""
     most = M // _MOST_PART
     return Shortlists(
         np.zeros((K, 2, most), np.int64), np.zeros((K, 2), np.int64),
-        np.zeros(most), np.zeros(most), np.zeros(most), np.zeros(most), new_scratch(most),
+        np.zeros(most), np.zeros(most), np.zeros(most), np.zeros(most), new_scratch(most, steps),
     )  # fmt: skip
 
 

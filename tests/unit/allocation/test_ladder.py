@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 
 from helpers.problems import cell_problem
+from wavetune.allocation.dual_bound import raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.ladder import owners_delay, stepped_powers, steps_of
 from wavetune.allocation.planner import plan
 from wavetune.allocation.set_packing import cheapest_sets
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import NO_STEPS, BandProblem, log_and_inverse
 from wavetune.wireless.rate_models import Ladder, NrMcs
 
 # the third rung is below the hull of the others
@@ -81,6 +82,19 @@ def test_the_cheapest_set_under_steps_is_that_of_all_sets_and_rungs():
                 if power_w <= problem.cap_w_K[k]:
                     least = min(least, weight_m1[list(chosen)].sum() + weight_m1[-1] / 100.0 * power_w)
             assert value_k[k] == pytest.approx(least, rel=1e-9)
+
+
+def test_prices_bound_delays_by_the_steps_and_not_by_the_rate_above_them():
+    for seed in range(5):
+        whole = drawn(seed, 0.1)
+        log_km, inverse_km = (np.ascontiguousarray(table_km[:, :4]) for table_km in whole[:2])
+        problem = whole._replace(log_KM=log_km, inverse_KM=inverse_km)
+        best_s = min(owners_delay(problem, np.array(owner_m)) for owner_m in itertools.product((0, 1), repeat=4))
+        bounds_s = []
+        for each in (problem, problem._replace(steps=NO_STEPS)):
+            prices = uniform_prices(each, OWNERS[:4], 0.0, best_s)
+            bounds_s.append(raise_bound(each, prices, 0.0, 2 * best_s, best_s, 1e-4 * best_s, 100)[0])
+        assert 1.2 * bounds_s[1] < bounds_s[0] <= best_s
 
 
 @pytest.mark.parametrize("seed", [0, 1])
