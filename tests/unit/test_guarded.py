@@ -18,6 +18,7 @@ from wavetune.federation.codecs.codec import Context, Transform, UpdateCodec
 from wavetune.federation.exchanges.exchange import Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
+from wavetune.federation.links import Link
 from wavetune.federation.messages import Field
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.phases import Phase, PhasePart
@@ -25,6 +26,8 @@ from wavetune.federation.planning import Planner
 from wavetune.federation.selection import Selection
 from wavetune.federation.updates import Inbox, Update
 from wavetune.part_values import values_of
+from wavetune.wireless.fading import Fading
+from wavetune.wireless.movement import Movement, Ring
 from wavetune.wireless.path_loss import PathLoss
 from wavetune.wireless.placement import Placement
 from wavetune.wireless.rate_models import Envelope, RateModel
@@ -148,6 +151,24 @@ WRONG = {
     ),
     "a loss that is none": (PathLoss, "path_loss_db", np.full(2, np.nan), (np.ones(2), False, 1e9), "finite losses"),
     "a share above one": (PathLoss, "los_probability", np.full(2, 1.5), (np.ones(2),), r"probabilities, \[2\]"),
+    "a fading of other sizes": (Fading, "power_gain_of", np.ones((2, 1)), (np.ones((2, 3)),), r"gains, .* \[2, 3\]"),
+    "a fading below 0": (Fading, "power_gain", -np.ones((1, 3)), ([None], 3, 1e5), "finite and not below 0"),
+    "a fading of complex values": (Fading, "power_gain_of", 1j * np.ones((2, 3)), (np.ones((2, 3)),), "power gains"),
+    "amplitudes of one client": (Fading, "scattered", np.ones(3), ([None], 3, 1e5), r"finite amplitudes, \[1, 3\]"),
+    "a way out of the cell": (
+        Movement,
+        "path_m",
+        np.full((2, 2), 200.0),
+        (np.ones(2), 1.0, 1, Ring(10.0, 100.0), None),
+        r"positions from 10 to 100 m around the server, \[2, 2\]",
+    ),
+    "a deviation below 0": (PathLoss, "shadowing_std_db", -1.0, (np.ones(2, bool),), "finite deviations not below 0"),
+    "shares of sending": (Link, "sent", [0.5, 0.5], ([1.0, 2.0],), "whether each of 2 clients sends"),
+    "what one client sends": (Link, "sent", [True], ([1.0, 2.0],), "whether each of 2 clients sends"),
+    "a share of arriving": (Link, "arrives", 0.3, (0, 0, 0), "true or false"),
+    "no rows for a client": (Partition, "split", [np.arange(4), np.arange(0)], ("abcd", 2, 0), "at least 1 each"),
+    "rows that are no whole numbers": (Partition, "split", [[0.0, 1.0], [2.0, 3.0]], ("abcd", 2, 0), "all rows"),
+    "some of the rows": (Partition, "split", [[0], [2]], ("abcd", 2, 0), "all rows from 0 to 3"),
     "rows of two clients": (Partition, "split", [np.arange(4)] * 2, ("abcd", 2, 0), "no row of two"),
     "rows of too few": (Partition, "split", [np.arange(4)], ("abcd", 2, 0), "of 2 clients"),
     "rows that there are not": (Partition, "split", [[9], [1]], ("abcd", 2, 0), "rows from 0 to 3"),

@@ -23,11 +23,15 @@ Floats = NDArray[np.float64]
 ALPHA_MIN, ALPHA_MAX = 1e-6, 1e6
 
 
-def _check_split(_: Partition, found: Any, domains: Sequence[str], num_clients: int, *__: Any) -> str:
+def _check_split(
+    _: Partition, found: Any, domains: Sequence[str], num_clients: int, _seed: int, minimum: int = 1
+) -> str:
     rows = [np.asarray(own) for own in found] if isinstance(found, list | tuple) else []
-    dealt = np.concatenate(rows).tolist() if all(own.ndim == 1 for own in rows) and rows else []
-    fits = len(rows) == num_clients and {*dealt} <= {*range(len(domains))} and len({*dealt}) == len(dealt)
-    return "" if fits else f"rows from 0 to {len(domains) - 1} of {num_clients} clients, no row of two"
+    whole = all(own.ndim == 1 and own.dtype.kind in "iu" and len(own) >= minimum for own in rows)
+    dealt = sorted(np.concatenate(rows).tolist()) if whole and len(rows) == num_clients else []
+    dealing = f"all rows from 0 to {len(domains) - 1} of {num_clients} clients, as whole numbers"
+    wanted = f"{dealing}, at least {minimum} each, no row of two"
+    return "" if dealt == [*range(len(domains))] else wanted
 
 
 class Partition(Part):

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
+import numpy as np
 from annotated_types import Ge, Lt
 
 from wavetune.federation.facts import ADAPTERS, BY_SERVER
 from wavetune.federation.filters.filter import Fill, Skip
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.seeds import stream
+
+
+def _check_sent(_: Link, found: Any, rate_bit_per_s_K: Sequence[float]) -> str:
+    fits = np.shape(found) == (len(rate_bit_per_s_K),) and np.asarray(found).dtype == bool
+    return "" if fits else f"whether each of {len(rate_bit_per_s_K)} clients sends, true or false"
+
+
+def _check_arrives(_: Link, found: Any, *__: Any) -> str:
+    return "" if isinstance(found, bool | np.bool_) else "true or false"
 
 
 class Link(Part):
     """What may happen to an adapter upload on its way."""
 
     needs = (ADAPTERS, BY_SERVER)
+    checks: ClassVar[Checks] = {"sent": _check_sent, "arrives": _check_arrives}
     min_rate_bit_per_s: float = 0.0  # below which nothing is sent
     loss_probability: float = 0.0  # that what is sent is lost on the way
     lost: Fill = Skip()  # what stands in for an update that does not arrive

@@ -1,14 +1,17 @@
 """Small-scale block fading: one power gain per client and subchannel, constant over a round, of mean 1."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.units import Array, db_to_linear
 from wavetune.wireless.validation import Checked
@@ -20,8 +23,29 @@ DelaySpread = Annotated[float, Gt(0), Le(1)]  # s; light goes 300,000 km in the 
 NUM_TAPS = 32
 
 
+def _check_scattered(_: Fading, found: Any, generators: Generators, num_subchannels: int, *__: Any) -> str:
+    wanted = (len(generators), num_subchannels)
+    return "" if np.shape(found) == wanted and bool(np.all(np.isfinite(found))) else f"finite amplitudes, {[*wanted]}"
+
+
+def _check_power(part: Fading, found: Any, generators: Generators, num_subchannels: int, *_: Any) -> str:
+    return _check_power_of(part, found, np.empty((len(generators), num_subchannels)))
+
+
+def _check_power_of(_: Fading, found: Any, scattered_KM: Complex | Array, *__: Any) -> str:
+    wanted = np.shape(scattered_KM)
+    power = np.asarray(found) if np.shape(found) == wanted and np.isrealobj(found) else np.array(-1.0)
+    return "" if np.all((power >= 0) & (power < np.inf)) else f"power gains, finite and not below 0, {[*wanted]}"
+
+
 class Fading(Checked, Part):
     """Small-scale fading: the power gain of each subchannel around the path loss."""
+
+    checks: ClassVar[Checks] = {
+        "scattered": _check_scattered,
+        "power_gain": _check_power,
+        "power_gain_of": _check_power_of,
+    }
 
     def power_gain(
         self, generators: Generators, num_subchannels: int, subchannel_hz: float, is_los_K: Bools | None = None

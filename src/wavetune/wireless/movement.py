@@ -1,10 +1,14 @@
 """How devices move in a cell from round to round."""
 
+from __future__ import annotations
+
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
 
 from wavetune.errors import ConfigError
+from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.units import Array
 from wavetune.wireless.placement import UniformDisc
@@ -32,8 +36,18 @@ class Ring:
         return float(np.hypot(*(start_m + nearest * way_m))) >= self.inner_m
 
 
+def _check_path(_: Movement, found: Any, start_m: Array, step_m: float, rounds: int, ring: Ring, *__: Any) -> str:
+    path_m = np.asarray(found, np.float64) if np.shape(found) == (rounds + 1, 2) else np.full((1, 2), np.nan)
+    away_m = np.hypot(*path_m.T)
+    inside = np.all((away_m >= ring.inner_m * (1 - 1e-9)) & (away_m <= ring.outer_m * (1 + 1e-9)))
+    wanted = f"positions from {ring.inner_m:g} to {ring.outer_m:g} m around the server, {[rounds + 1, 2]}"
+    return "" if inside else wanted
+
+
 class Movement(Checked, Part):
     """How a device moves."""
+
+    checks: ClassVar[Checks] = {"path_m": _check_path}
 
     def path_m(self, start_m: Array, step_m: float, rounds: int, ring: Ring, generator: np.random.Generator) -> Array:
         """[rounds + 1, 2] positions from the start on, in each of which the device has gone `step_m`, by its generator.

@@ -54,10 +54,19 @@ def _check_share(_: PathLoss, found: Any, distance_2d_m: Values, *__: Any, **___
     return "" if fits else f"probabilities, {list(np.shape(distance_2d_m))}"
 
 
+def _check_std(_: PathLoss, found: Any, is_los: Bools) -> str:
+    fits = np.shape(found) in ((), np.shape(is_los)) and bool(np.all((np.asarray(found) >= 0) & np.isfinite(found)))
+    return "" if fits else f"finite deviations not below 0, {list(np.shape(is_los))}"
+
+
 class PathLoss(Checked, Part):
     """A large-scale law: path loss by distance, line of sight and shadowing."""
 
-    checks: ClassVar[Checks] = {"path_loss_db": _check_loss, "los_probability": _check_share}
+    checks: ClassVar[Checks] = {
+        "path_loss_db": _check_loss,
+        "los_probability": _check_share,
+        "shadowing_std_db": _check_std,
+    }
     carrier_limits_hz: ClassVar[Limits] = (1e6, 1e13)
     indoor_depth_m: ClassVar[float | None] = None  # how far inside a building a device can be; None if there is none
 
