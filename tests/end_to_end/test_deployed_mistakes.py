@@ -93,8 +93,10 @@ def test_servers_that_do_not_come_up_leave_no_port_of_earlier_ones(sets, tmp_pat
 
 
 def test_a_device_with_another_authoritys_certificate_is_told_so_at_once(sets, servers):
+    (sets / "theirs" / "device-00" / "key.pem").chmod(0o640)
     answer = wavetune("device", servers, "--certificates", sets / "theirs" / "device-00")
     assert answer.code == 2
+    assert "key.pem may be read or written by others" in answer.err
     assert "does not take the certificate shown at" in answer.err
     assert "Traceback" not in answer.err
     assert "away" not in answer.out + answer.err

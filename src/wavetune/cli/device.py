@@ -31,6 +31,13 @@ def join_as_device(
             help="Package or module whose parts and rewards may run here, or file or folder of a reward; repeatable.",
         ),
     ] = None,
+    require: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="PATH=VALUE",
+            help="Setting that the servers' recipe must have, such as method.privacy.noise=secure; repeatable.",
+        ),
+    ] = None,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for servers that are away.")] = 600.0,
     with_parent: WithParent = False,
 ) -> None:
@@ -40,14 +47,16 @@ def join_as_device(
 
         exit_with_parent()
     os.umask(0o077)  # what it keeps is its owner's alone
-    from wavetune.data_plane.certificates import check_identity, read_identity
+    from wavetune.data_plane.certificates import check_identity, exposed, read_identity
     from wavetune.data_plane.diagnosis import with_port
 
     identity, server = read_identity(certificates), with_port(server)
     check_identity(identity)
+    if why := exposed(certificates):
+        LOG.warning(why)
     LOG.info("loading PyTorch and transformers")
     from wavetune.runtimes.device import take_part
     from wavetune.runtimes.device_permission import Allowed
 
-    allowed = Allowed(data, model, tuple(allow or ()))
+    allowed = Allowed(data, model, tuple(allow or ()), tuple(require or ()))
     LOG.info(take_part(server, identity, state, patience, LOG.info, allowed))

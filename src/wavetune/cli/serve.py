@@ -58,13 +58,15 @@ def serve(
         exit_with_parent()
     if port_file is not None:
         port_file.unlink(missing_ok=True)  # of servers before, whom nobody reaches any more
-    from wavetune.data_plane.certificates import check_identity, read_identity
+    from wavetune.data_plane.certificates import check_identity, exposed, read_identity
     from wavetune.data_plane.diagnosis import require_listenable, with_port
 
     found = meant_run(recipe, changes, own, tell=False)  # devices may wait to hear that the run is finished
     assert found is not None  # as nobody is told
     identity, address = read_identity(certificates), with_port(address)
     check_identity(identity, server=True)
+    if why := exposed(certificates):
+        LOG.warning(why)
     require_listenable(address)
     public = None if public is None else with_port(public)
     from wavetune.runtimes.roster import Roster

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import Annotated, Literal
 
 import numpy as np
-from annotated_types import Ge
+from annotated_types import Ge, Le
 from numpy.typing import NDArray
 
 from wavetune.data.templates import TokenSet
@@ -34,7 +34,7 @@ class Batching:
     from the same length quantile, so that they take similar time and a stacked pass holds similar lengths.
     """
 
-    batch_size: Annotated[int, Ge(1)] = 16
+    batch_size: Annotated[int, Ge(1), Le(65536)] = 16
     bucket: Literal["none", "client", "cohort"] = "cohort"
     pool_batches: Annotated[int, Ge(1)] = 8
 

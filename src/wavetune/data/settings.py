@@ -31,6 +31,7 @@ from wavetune.given import folder_of, is_given
 from wavetune.seeds import stream
 
 T = TypeVar("T")
+_MOST_WRITTEN = 1_000_000  # rows of an embedded corpus, in about a gigabyte of memory
 
 
 @dataclass(frozen=True)
@@ -96,6 +97,10 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
     """
     asked, source = settings.train_samples, settings.source
     if source in EMBEDDED and asked is not None:
+        if asked > _MOST_WRITTEN:
+            raise ConfigError(
+                f"world.data.train_samples is {asked:,}, and of {source} at most {_MOST_WRITTEN:,} rows are written"
+            )
         corpus = _written(source, asked, seed)
     else:
         folder = folder_of(source)

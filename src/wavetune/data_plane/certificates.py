@@ -208,6 +208,15 @@ def read_identity(folder: Path) -> Identity:
         raise ConfigError(f"{error}; `wavetune certificates` makes a folder for each party") from error
 
 
+def exposed(folder: Path) -> str:
+    """What is to be said of a party's key that others than its owner may read; empty if none may."""
+    key = folder / "key.pem"
+    mode = key.stat().st_mode & 0o077
+    return (
+        f"{key} may be read or written by others, who could then take this party's place; chmod 600 it" if mode else ""
+    )
+
+
 def check_identity(identity: Identity, server: bool = False) -> None:
     """Raise ConfigError unless the other side would take this identity: dates, issuer, role, name and key."""
     try:

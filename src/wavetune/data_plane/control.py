@@ -12,14 +12,13 @@ from contextlib import suppress
 from typing import Any, Protocol
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import device_name
 from wavetune.data_plane.client import refusal
 from wavetune.data_plane.messages_pb2 import Attend, Goodbye, Order, Report, RoundOrder, RoundReport
 from wavetune.data_plane.places import Requests, address_of, peer_name
-from wavetune.data_plane.refusal import Reason, RefusedError, quoted
+from wavetune.data_plane.refusal import Reason, RefusedError, parsed, quoted
 from wavetune.errors import DeploymentError
 
 SERVICE, METHOD = "wavetune.Control", "Attend"
@@ -170,7 +169,7 @@ class Coordinator:
                 if len(content) > (_ATTEND_BYTES if device is None else _REPORT_BYTES):
                     what = "attends with" if device is None else "reports in"
                     raise RefusedError(Reason.MALFORMED, f"a device {what} {len(content)} bytes")
-                report = _parsed(content)
+                report = parsed(Report, content, "a report")
                 if device is None:
                     device = self._admit(report, context)
                     requests.admitted = True
@@ -269,15 +268,15 @@ def attend(
         try:
             for content in call:
                 until, said, taken = time.monotonic() + patience_s, "", True
-                order = Order.FromString(content)
+                order = parsed(Order, content, "the servers sent an order")
                 if order.HasField("goodbye"):
-                    return order.goodbye.reason
+                    return quoted(order.goodbye.reason)
                 replies.put(Report(round=handle(order.round)).SerializeToString())
         except grpc.RpcError as error:
             status: Any = error
             if status.code() not in _PASSING:
                 raise refusal(error) from error
-            why = _PASSING[status.code()].format(status.details())
+            why = _PASSING[status.code()].format(quoted(status.details()))
             try:
                 if status.code() == grpc.StatusCode.UNAVAILABLE:
                     diagnose()
@@ -294,10 +293,3 @@ def attend(
             replies.put(None)
             call.cancel()
         time.sleep(_RETRY_S)
-
-
-def _parsed(content: bytes) -> Report:
-    try:
-        return Report.FromString(content)
-    except DecodeError as error:
-        raise RefusedError(Reason.MALFORMED, f"a report that is no protobuf message ({error})") from error

@@ -12,7 +12,8 @@ import safetensors
 import torch
 from safetensors.torch import load, save
 
-from wavetune.data_plane.refusal import Reason, RefusedError
+from wavetune.data_plane.messages_pb2 import Part
+from wavetune.data_plane.refusal import Reason, RefusedError, quoted
 from wavetune.errors import first_line
 from wavetune.federation import messages
 from wavetune.federation.codecs import Chain, Codec, Context, Payload
@@ -57,10 +58,7 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
     largest = sum(math.prod(shape) * dtype.itemsize for dtype, shape in spec.values())
     if len(content) > largest + 1024 * (1 + len(spec)):
         raise RefusedError(Reason.TOO_LARGE, f"{what}: {len(content)} bytes came where {largest} were expected")
-    try:
-        payload = load(content)
-    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise RefusedError(Reason.MALFORMED, f"{what}: not readable as safetensors ({error})") from error
+    payload = read_tensors(content, what)
     if payload.keys() != spec.keys():
         raise RefusedError(
             Reason.MALFORMED, f"{what}: tensors {sorted(payload)} came where {sorted(spec)} were expected"
@@ -73,6 +71,24 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
                 f"{what}: tensor {name} came as {tensor.dtype} {list(tensor.shape)}, not {dtype} {list(shape)}",
             )
     return payload
+
+
+def read_tensors(content: bytes, what: str) -> Payload:
+    """Tensors in safetensors bytes. Raises RefusedError if they are none."""
+    try:
+        return load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise RefusedError(Reason.MALFORMED, f"{what}: not readable as safetensors ({error})") from error
+
+
+def came_down(part: Part | None, kind: str, expected: Payload) -> Payload:
+    """What the servers sent a device in the place of a payload.
+
+    Raises RefusedError unless it is of this kind and as its codec writes it.
+    """
+    if part is None or part.kind != kind:
+        raise RefusedError(Reason.MALFORMED, f"{kind}: {quoted(part.kind) if part else 'nothing'} came in its place")
+    return unpack(part.tensors, spec_like(expected), kind)
 
 
 def check_values(payload: Payload, codec: Codec, shape: tuple[int, int], what: str) -> None:

@@ -9,7 +9,7 @@ a certificate that was revoked.
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote
@@ -24,7 +24,6 @@ from wavetune.records.rounds import Refused
 PER_PARTY = 2
 FIRST_FRAME_S = 10.0
 _LOOK_S = 0.5
-_NAMED = 5  # refusals of one party that are told
 _EVERYDAY = (Reason.LATE, Reason.CLOSED)
 
 
@@ -68,8 +67,9 @@ class Places:
     say: Callable[[str], None] = lambda _text: None
     first_frame_s: float = FIRST_FRAME_S
     _open: dict[tuple[str, str], list[_Place]] = field(default_factory=dict[tuple[str, str], list[_Place]])
-    _told: dict[str, set[str]] = field(default_factory=dict[str, set[str]])
-    _refused: list[Refused] = field(default_factory=list[Refused])
+    _said: set[tuple[str, Reason]] = field(default_factory=set[tuple[str, Reason]])
+    _refused: dict[str, Refused] = field(default_factory=dict[str, Refused])  # since the last round
+    _ever: dict[str, Refused] = field(default_factory=dict[str, Refused])
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def guarded(self, handlers: grpc.GenericRpcHandler) -> grpc.GenericRpcHandler:
@@ -94,7 +94,7 @@ class Places:
                 yield from serve(place.requests, context)
             except RefusedError as refused:
                 if refused.reason not in _EVERYDAY:
-                    self._note(key[0], context.peer(), refused.sentence)
+                    self._note(key[0], context.peer(), refused)
                 context.abort(refused.reason.value, refused.sentence)
             finally:
                 self._leave(key, place)
@@ -102,28 +102,30 @@ class Places:
         return within
 
     def take_refused(self) -> list[Refused]:
-        """Who was refused since the last call, and why."""
+        """Who was refused since the last call, why at first and how often."""
         with self._lock:
-            refused, self._refused = self._refused, []
-        return refused
+            refused, self._refused = self._refused, {}
+        return list(refused.values())
 
     def refusals(self) -> tuple[str, ...]:
-        """Everybody who was refused since the servers started, and why."""
+        """Everybody who was refused since the servers started, why at first and how often."""
         with self._lock:
-            return tuple(f"{quoted(who)}: {why}" for who, told in sorted(self._told.items()) for why in sorted(told))
+            return tuple(
+                f"{one.who}: {one.why}" + (f" (the first of {one.times:,} refusals)" if one.times > 1 else "")
+                for _, one in sorted(self._ever.items())
+            )
 
-    def _note(self, who: str, peer: str, why: str) -> None:
-        """Remember a refusal; who knocks with ever new sentences is named a few times."""
-        why = quoted(why)
+    def _note(self, who: str, peer: str, refused: RefusedError) -> None:
+        """Count a refusal; what a party is refused for is said once, however many sentences it comes with."""
+        who, why = quoted(who), quoted(refused.sentence)
         with self._lock:
-            told = self._told.setdefault(who, set())
-            if why in told or len(told) > _NAMED:
-                return
-            told.add(why)
-            if len(told) > _NAMED:
-                why = "further refusals of it are not told"
-            self._refused.append(Refused(quoted(who), why))
-        self.say(f"refused {quoted(who)} at {address_of(peer)}: {why}")
+            for told in (self._refused, self._ever):
+                before = told.get(who, Refused(who, why, 0))
+                told[who] = replace(before, times=before.times + 1)
+            new = (who, refused.reason) not in self._said
+            self._said.add((who, refused.reason))
+        if new:
+            self.say(f"refused {who} at {address_of(peer)}: {why}")
 
     def watch(self, server: grpc.Server) -> None:
         """Look after the places until the server stops."""

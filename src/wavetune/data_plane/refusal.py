@@ -1,8 +1,14 @@
-"""Why the server does not take what a device sent: a status and a sentence, never harm to the round."""
+"""Why one side does not take what the other sent: a status and a sentence, never harm to the round or the device."""
 
 import enum
+from typing import TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
+
+from wavetune.errors import WavetuneError
+
+M = TypeVar("M", bound=Message)
 
 
 class Reason(enum.Enum):
@@ -33,9 +39,17 @@ def quoted(words: str, most: int = CLAIM_LETTERS) -> str:
     return shown + ("…" if len(words) > most else "")
 
 
-class RefusedError(Exception):
-    """A frame or stream that is not accepted."""
+class RefusedError(WavetuneError):
+    """A message or stream that is not accepted."""
 
     def __init__(self, reason: Reason, sentence: str) -> None:
         super().__init__(sentence)
         self.reason, self.sentence = reason, sentence
+
+
+def parsed(kind: type[M], content: bytes, what: str) -> M:
+    """A message of the other side. Raises RefusedError if the bytes are none."""
+    try:
+        return kind.FromString(content)
+    except DecodeError as error:
+        raise RefusedError(Reason.MALFORMED, f"{what} that is no protobuf message ({error})") from error

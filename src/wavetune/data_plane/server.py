@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity, device_name
@@ -27,7 +26,7 @@ from wavetune.data_plane.frames import frame_bytes
 from wavetune.data_plane.messages_pb2 import Frame, Hello
 from wavetune.data_plane.payloads import num_bytes
 from wavetune.data_plane.places import Places, Requests, peer_name
-from wavetune.data_plane.refusal import Reason, RefusedError
+from wavetune.data_plane.refusal import Reason, RefusedError, parsed
 from wavetune.federation.codecs import Payload
 
 SERVICE, METHOD = "wavetune.DataPlane", "Exchange"
@@ -107,7 +106,7 @@ class DeviceStream:
         """Check a frame and hand it to the round. Raises RefusedError."""
         if self.failure:
             raise RefusedError(self.reason, self.failure)
-        frame, now, elapsed_s = _parse(content), time.time(), time.monotonic() - self._left_s
+        frame, now, elapsed_s = parsed(Frame, content, "a frame"), time.time(), time.monotonic() - self._left_s
         arrived = self.contract.accept(self._received, frame, self._tokens)
         self._received += 1
         self.measured.frame_bytes["up"] += len(content)
@@ -226,7 +225,7 @@ class DataPlane:
 
     def _admit(self, content: bytes, context: grpc.ServicerContext) -> DeviceStream:
         """The stream that a first frame opens. A refused stranger leaves the rightful device's stream alone."""
-        hello = _parse(content).hello
+        hello = parsed(Frame, content, "a frame").hello
         if peer_name(context) != device_name(hello.client):
             raise RefusedError(
                 Reason.UNKNOWN_DEVICE, f"the certificate of {peer_name(context)!r} is not that of client {hello.client}"
@@ -303,10 +302,3 @@ def connections() -> int:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
     now, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return max(1, (_MOST_FILES if now == resource.RLIM_INFINITY else min(now, _MOST_FILES)) // 2)
-
-
-def _parse(content: bytes) -> Frame:
-    try:
-        return Frame.FromString(content)
-    except DecodeError as error:
-        raise RefusedError(Reason.MALFORMED, f"a frame that is no protobuf message ({error})") from error

@@ -6,7 +6,6 @@ of the right shape, which its wire exchanges for what the other half sent. A mes
 """
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -17,10 +16,10 @@ from wavetune.data_plane import messages_pb2
 from wavetune.data_plane.client import Stream
 from wavetune.data_plane.contract import Arrived
 from wavetune.data_plane.messages_pb2 import Part
-from wavetune.data_plane.payloads import spec_like, unpack
+from wavetune.data_plane.payloads import came_down, check_values
 from wavetune.data_plane.refusal import Reason
 from wavetune.data_plane.server import DeviceStream
-from wavetune.federation.codecs import Payload
+from wavetune.federation.codecs import Codec, Payload
 from wavetune.federation.cut import Layout, LossSum
 
 
@@ -28,14 +27,18 @@ from wavetune.federation.cut import Layout, LossSum
 class DeviceWire:
     """A device's side: what goes up gathers in a frame, which leaves when what it is answered by is needed.
 
-    Streams of the main and the federated band may be paced to the rates of an emulated radio.
+    Streams of the main and the federated band may be paced to the rates of an emulated radio. What comes down of a pass
+    is to be `width` values a token, as the codec of its kind decodes it.
     """
 
     stream: Stream
+    codecs: Mapping[str, Codec]
+    width: int
     main_bit_per_s: float = 0.0
     fed_bit_per_s: float = 0.0
     _up: list[tuple[str, Payload]] = field(default_factory=list[tuple[str, Payload]])
-    _down: deque[Part] = field(default_factory=deque[Part])
+    _down: Part | None = None
+    _tokens: int = 0  # of the pass under way
     _layout: messages_pb2.Layout | None = None
     _loss: messages_pb2.Loss | None = None
 
@@ -44,14 +47,19 @@ class DeviceWire:
         if kind.endswith("_up"):
             self._up.append((kind, payload))
             return payload
-        if not self._down:
+        if self._down is None:
             self._send(self.main_bit_per_s, "downlink_s")
-        return unpack(self._down.popleft().tensors, spec_like(payload), kind)
+        part, self._down = self._down, None
+        arrived = came_down(part, kind, payload)
+        if (codec := self.codecs.get(kind)) is not None:
+            check_values(arrived, codec, (self._tokens, self.width), kind)
+        return arrived
 
     def announce(self, _client: int, what: Layout | LossSum) -> None:
         """Have the next frame tell how the tokens are rows, or their loss."""
         if isinstance(what, Layout):
             self._layout = messages_pb2.Layout(lengths=what.lengths, label_positions=what.label_positions)
+            self._tokens = sum(what.lengths)
         else:
             self._loss = messages_pb2.Loss(nll=what.nll, labelled=what.labelled)
 
@@ -61,8 +69,8 @@ class DeviceWire:
 
     def _send(self, bit_per_s: float, phase: str) -> None:
         parts = sorted(self._up, key=itemgetter(0))
-        came = self.stream.ask(parts, self._layout, self._loss, bit_per_s=bit_per_s, phase=phase)
-        self._up, self._down, self._layout, self._loss = [], deque(came), None, None
+        self._down = self.stream.ask(parts, self._layout, self._loss, bit_per_s=bit_per_s, phase=phase)
+        self._up, self._layout, self._loss = [], None, None
 
 
 @dataclass

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from wavetune.models.room import memory_bytes
 
 if TYPE_CHECKING:
     from wavetune.models.backbone import Backbone
 
 _LEAST_TOKENS, LEAST_PIECE = 64, 512
-_CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def default_tokens_per_pass(backbone: Backbone) -> int:
@@ -41,7 +40,7 @@ def tokens_that_fit(backbone: Backbone) -> int:
 
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     if backbone.device.type == "cpu":
-        room_bytes = (_memory_bytes() - weights) // 8
+        room_bytes = (memory_bytes() - weights) // 8
     else:
         cuda: Any = torch.cuda
         room_bytes = (int(cuda.get_device_properties(backbone.device).total_memory) - weights) // 2
@@ -54,16 +53,6 @@ def tokens_of_a_piece(backbone: Backbone, tokens_per_pass: int | None) -> int:
     Smaller pieces than of 512 tokens would hardly take less memory, and more time.
     """
     return tokens_that_fit(backbone) if tokens_per_pass is None else max(tokens_per_pass, LEAST_PIECE)
-
-
-def _memory_bytes() -> int:
-    """The machine's memory, or as much as a container may have of it (a control group of version 2)."""
-    physical = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    try:
-        limit = _CONTAINER_LIMIT.read_text(encoding="ascii").strip()
-    except OSError:
-        return physical
-    return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
 def activation_bytes_per_token(backbone: Backbone) -> int:

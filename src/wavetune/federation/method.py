@@ -65,7 +65,7 @@ class Lora(Part):
     """
 
     rank: Annotated[int, Ge(0)] | tuple[Rank, ...] | None = None
-    alpha: Annotated[float, Gt(0)] = 16.0
+    alpha: Annotated[float, Gt(0), Le(1e9)] = 16.0
     scaling: Literal["rank", "root", "none"] = "rank"
     targets: LoraTargets | None = None
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Gt, Le
 
 from wavetune.data.examples import Example, PreferenceKind
 from wavetune.errors import ConfigError, DataError
@@ -37,7 +37,7 @@ class RewardTraining:
 
     model: str = "minilm-l6"
     rank: Annotated[int, Ge(1)] = 8
-    alpha: Annotated[float, Gt(0)] = 16.0
+    alpha: Annotated[float, Gt(0), Le(1e9)] = 16.0
     targets: LoraTargets | None = None
     learning_rate: Annotated[float, Gt(0)] = 1e-3
     pairs_per_step: Annotated[int, Ge(1)] = 8

@@ -22,6 +22,7 @@ from wavetune.costs.adapter import AdapterSite, Matrix
 from wavetune.models.adapter import Segment
 from wavetune.models.grouped_lora import can_group, grouped_lora
 from wavetune.models.products import frozen_product, product, product_back
+from wavetune.models.room import require_room
 from wavetune.seeds import torch_stream
 
 Matrices = dict[str, Tensor]
@@ -31,6 +32,7 @@ LoRA's update of slot s is `scale * A[s] @ B[s]`, A `[S, in, R]`, B `[S, R, out]
 """
 
 _PROMPT_DEVIATION = 0.02
+_BYTES_PER_VALUE = 16  # in fp32: itself, its gradient and what an optimiser remembers of it
 
 
 def lora_matrices(in_features: int, out_features: int) -> tuple[Matrix, Matrix]:
@@ -117,8 +119,11 @@ def new_bank(
 
     Ranks differ by zero padding to the largest, R; the scale is `alpha / R` for everyone, so that factors of different
     clients can be averaged. Each site draws from a stream keyed by its name, in fp32 whatever its `dtype`.
+    Raises ConfigError where they are larger than the machine's memory.
     """
-    largest = max(*rank_K, shared_rank)
+    largest, slots_L = max(*rank_K, shared_rank), np.count_nonzero(local_LK, axis=1) + 1
+    values = sum(int(slots_L[s.layer]) * m.width * m.rows(largest) for s in sites for m in s.matrices)
+    require_room(_BYTES_PER_VALUE * values, f"adapters of {values:,} values that are trained")
     local: dict[str, Matrices] = {}
     shared: dict[str, Matrices] = {}
     for site in sites:

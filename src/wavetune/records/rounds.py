@@ -125,10 +125,11 @@ class Lost:
 
 @dataclass(frozen=True)
 class Refused:
-    """Somebody who was not let in, by the name in the certificate, and why."""
+    """Somebody who was not let in, by the name in the certificate, and why; of several `times`, the first reason."""
 
     who: str = ""
     why: str = ""
+    times: int = field(default=1, metadata=OPTIONAL)
 
 
 @dataclass(frozen=True)

@@ -179,38 +179,53 @@ class Servers:
         Nobody's, where others sit the round out and none of those whom it is for comes within the deadline, or can take
         part. Raises DeploymentError where it is for all, and none comes in time or all say again that they cannot.
         """
-        chosen = {k for k, active in enumerate(ready.active_K) if active}
-        others, refusals, started, deployment = len(chosen) < len(ready.active_K), 0, time.monotonic(), self.deployment
-        until = started + deployment.patience_s
+        chosen, deployment = {k for k, active in enumerate(ready.active_K) if active}, self.deployment
+        some, started = len(chosen) < len(ready.active_K), time.monotonic()
+        wait_s, tries = (deployment.deadline_s, 1) if some else (deployment.patience_s, _REFUSALS)
         while True:
-            here = self._present(index, until) & chosen
-            asked = {k for k in here if self.asked_from.get(k, 0) <= index} or here
-            self.wire.begin_round()
-            self.claims.clear()
-            self._order(index, asked, ready)
-            self.plane.wait_for(
-                {k: deployment.deadline_s if k in self.known else deployment.patience_s for k in sorted(asked)}
-            )
-            self.known |= asked
-            resting = {k: _RESTS.format(k, self.late[k], self.asked_from[k] - index) for k in here - asked}
-            self.wire.lost.update(resting)
-            self.wire.lost.update({k: self.plane.stream(k).failure for k in asked if self.plane.stream(k).failure})
-            if present := asked - self.wire.lost.keys():
-                self.wire.present |= present
+            here = self._present(index, started + deployment.patience_s) & chosen
+            if present := self._ask(index, here, chosen, ready):
                 return present
-            time.sleep(0.0 if asked else _ANSWER_S)
-            told = {client: self.orders.report(client, index, _ANSWER_S) for client in sorted(asked)}
-            failures = {client: quoted(report.failure) for client, report in told.items() if report is not None}
-            refusals += failures.keys() == chosen
-            waited_s = time.monotonic() - started
-            if others and (refusals or waited_s > deployment.deadline_s):
-                self.wire.lost.update({k: f"client {k} is away" for k in chosen - asked})
+            tries -= self._hear(index, here) == chosen
+            if tries and time.monotonic() < started + wait_s:
+                continue
+            if some:
                 return set()
-            if refusals == _REFUSALS:
-                client, why = next(iter(failures.items()))
-                raise DeploymentError(f"round {index}: device {client} cannot take part: {why}")
-            if waited_s > deployment.patience_s:
-                raise DeploymentError(f"round {index}: none of its devices came back to {self.address} in time")
+            why = "none of its devices came back in time" if tries else f"no device can take part; {self._said()}"
+            raise DeploymentError(f"round {index} at {self.address}: {why}")
+
+    def _ask(self, index: int, here: set[int], chosen: set[int], ready: Prepared) -> set[int]:
+        """Order the round from those who are here, but for who rests; whose streams came. Others are `lost`."""
+        asked = {k for k in here if self.asked_from.get(k, 0) <= index} or here
+        lost, first_s, later_s = self.wire.lost, self.deployment.patience_s, self.deployment.deadline_s
+        self.wire.begin_round()
+        self.claims.clear()
+        self._order(index, asked, ready)
+        self.plane.wait_for({k: later_s if k in self.known else first_s for k in sorted(asked)})
+        self.known |= asked
+        lost.update({k: f"client {k} is away" for k in chosen - here})
+        lost.update({k: _RESTS.format(k, self.late[k], self.asked_from[k] - index) for k in here - asked})
+        lost.update({k: failure for k in asked if (failure := self.plane.stream(k).failure)})
+        self.wire.present |= asked - lost.keys()
+        return set(self.wire.present)
+
+    def _hear(self, index: int, here: set[int]) -> set[int]:
+        """Of devices whose streams did not come, who say that they cannot take part; their words are their claims."""
+        until = time.monotonic() + _ANSWER_S
+        for client in sorted(here):
+            report = self.orders.report(client, index, max(0.0, until - time.monotonic()))
+            if report is not None:
+                self.claims[client] = quoted(report.failure)
+        if not here:
+            time.sleep(_ANSWER_S)
+        return set(self.claims)
+
+    def _said(self) -> str:
+        """What devices say, those together who say the same."""
+        clients = dict[str, list[str]]()
+        for client, words in self.claims.items():
+            clients.setdefault(words, []).append(str(client))
+        return "; ".join(f"device {', '.join(own)}: {words}" for words, own in clients.items())
 
     def _count_late(self, index: int, silent: set[int]) -> None:
         """Ask less often who is too late again, as everybody waits for it; who is `silent` gave no report."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import grpc
-from safetensors.torch import load
 from torch import Tensor
 
 from wavetune.data_plane import PROTOCOL_VERSION
@@ -19,13 +18,24 @@ from wavetune.data_plane.control import attend
 from wavetune.data_plane.diagnosis import diagnose, with_port
 from wavetune.data_plane.messages_pb2 import Attend, Hello, RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
-from wavetune.data_plane.wires import DeviceWire
-from wavetune.errors import ConfigError, NumericsError, RunFolderError, WavetuneError
+from wavetune.errors import (
+    ConfigError,
+    DataError,
+    DeploymentError,
+    NumericsError,
+    RunFolderError,
+    WavetuneError,
+    first_line,
+)
 from wavetune.federation.folder_lock import locked
+from wavetune.logs import LOG
 from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.device_half import Device, build_device
 from wavetune.runtimes.device_permission import Allowed
+
+_REACH_S = 60.0
+_LONGEST_SENTENCE = 2000  # characters
 
 
 @dataclass
@@ -49,7 +59,7 @@ class Agent:
     _alignment: OwnAlignment | None = None
     _run: str = ""
     _states: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
-    _channels: dict[str, grpc.Channel] = field(default_factory=dict[str, grpc.Channel])
+    _channels: dict[tuple[str, int], grpc.Channel] = field(default_factory=dict[tuple[str, int], grpc.Channel])
     _process: bytes = field(default_factory=lambda: secrets.token_bytes(8))
 
     def __post_init__(self) -> None:
@@ -67,10 +77,15 @@ class Agent:
             self.say(quoted(order.notice))
         try:
             return self._round(order)
-        except WavetuneError as error:
-            self.say(f"round {order.round + 1}: {error}")
+        except Exception as error:  # servers that turned bad may order what nobody has thought of
+            known = isinstance(error, WavetuneError)
+            LOG.debug("an order failed", exc_info=not known)
+            why = str(error) if known else f"it cannot be done ({type(error).__name__}: {first_line(error)})"
+            self.say(f"round {order.round + 1}: {quoted(why, _LONGEST_SENTENCE)}")
+            if isinstance(error, DataError) and self.allowed is not None and self.allowed.data is not None:
+                why = "its own data are not such as the recipe reads; its log says why"
             not_finite = isinstance(error, NumericsError)
-            return RoundReport(round=order.round, failure=str(error), not_finite=not_finite)
+            return RoundReport(round=order.round, failure=quoted(why, _LONGEST_SENTENCE), not_finite=not_finite)
 
     def _round(self, order: RoundOrder) -> RoundReport:
         device = self._ready(order)
@@ -80,10 +95,10 @@ class Agent:
             return self._end(device, order)
         hello = Hello(version=PROTOCOL_VERSION, run=order.run, round=order.round, client=self.client, token=order.token,
                       width=device.cohort.backbone.width, cut=order.cuts[self.client])  # fmt: skip
-        stream = Stream(self._channel(order.address or self.server), hello)
+        stream = Stream(self._channel(order.address or self.server, device), hello)
         try:
             if device.cut:
-                device.train(order, DeviceWire(stream, order.main_bit_per_s, order.fed_bit_per_s))
+                device.train(order, device.wire(stream, order))
             else:
                 upload = local_round.train(device, order)
                 parts = [(local_round.UP, payload) for payload in upload.payloads]
@@ -135,10 +150,11 @@ class Agent:
                 raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
             self._turn_to(order.run)
             self._states.setdefault(0, self._device.state())
+        self._device.require(order)
         self._states = {done: state for done, state in self._states.items() if done <= latest}
         self._device.load_state(self._states[max(self._states)])
         if order.adapters:
-            self._device.start_from(load(order.adapters))
+            self._device.start_from(order.adapters)
         return self._device
 
     def _turn_to(self, run: str) -> None:
@@ -158,10 +174,21 @@ class Agent:
         if self.folder is not None:
             state_folder.hide(self.folder)
 
-    def _channel(self, address: str) -> grpc.Channel:
-        if address not in self._channels:
-            self._channels[address] = connect(address, self.identity)
-        return self._channels[address]
+    def _channel(self, address: str, device: Device) -> grpc.Channel:
+        """A connection over which no more comes than a round of the device needs.
+
+        Raises DeploymentError where it cannot be made: servers that started anew since they gave an order may show
+        another certificate, and an order's address may be none that this device reaches.
+        """
+        key = with_port(address), device.most_answer_bytes
+        channel = self._channels[key] = self._channels.get(key) or connect(key[0], self.identity, key[1])
+        try:
+            grpc.channel_ready_future(channel).result(_REACH_S)
+        except grpc.FutureTimeoutError:
+            raise DeploymentError(
+                f"the servers that gave this order are not at {key[0]}, or show another certificate there"
+            ) from None
+        return channel
 
     def _keep(self, order: RoundOrder, state: Mapping[str, Tensor]) -> None:
         done = order.round + 1

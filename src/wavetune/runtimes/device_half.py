@@ -12,9 +12,11 @@ from torch import Tensor
 
 from wavetune.data.batching import batch_indices
 from wavetune.data.settings import PreparedData, prepare
+from wavetune.data_plane.client import LONGEST_ORDER, Stream
 from wavetune.data_plane.messages_pb2 import RoundOrder
+from wavetune.data_plane.payloads import read_tensors
 from wavetune.data_plane.wires import DeviceWire
-from wavetune.errors import RunFolderError
+from wavetune.errors import ConfigError, JsonError, NumericsError, RunFolderError
 from wavetune.federation.cohort import Cohort, Seconds, StepResult
 from wavetune.federation.door import Door
 from wavetune.federation.nodes import Nodes
@@ -27,9 +29,11 @@ from wavetune.models.lora import AdapterBank
 from wavetune.models.part import load_part
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe, from_dict
-from wavetune.runtimes.device_permission import Allowed
+from wavetune.runtimes.device_permission import Allowed, require_plan, require_round
 from wavetune.runtimes.precision import device_of, working_dtype
-from wavetune.runtimes.session import backbone_of, check_ranks, cohort_of
+from wavetune.runtimes.session import backbone_of, check_ranks, check_tokens, cohort_of
+
+_ANSWER_BYTES = 4 << 20  # beside values
 
 
 @dataclass
@@ -59,8 +63,26 @@ class Device:
         bank, sharing = self.cohort.bank, self.recipe.method.sharing
         return bool(sharing.kept(bank.sites, self.cohort.backbone.num_layers))
 
+    def wire(self, stream: Stream, order: RoundOrder) -> DeviceWire:
+        """What carries the messages of an order's round over a stream."""
+        link = self.cohort.link
+        codecs = {"activations_down": link.activation_codec, "gradients_down": link.gradient_codec}
+        width = self.cohort.backbone.width
+        return DeviceWire(stream, codecs, width, order.main_bit_per_s, order.fed_bit_per_s)
+
+    @property
+    def most_answer_bytes(self) -> int:
+        """No answer of the servers in a round is larger: values of fp64 for a batch's tokens, or for the adapters."""
+        lengths = self.data.train.lengths[self.data.rows_by_client[self.client]]
+        tokens = int(max(lengths, default=0)) * self.recipe.world.data.batching.batch_size
+        adapters = sum(matrix.numel() for matrix in self.cohort.bank.parameters(local=True))
+        return min(_ANSWER_BYTES + 8 * max(tokens * self.cohort.backbone.width, adapters), LONGEST_ORDER)
+
     def train(self, order: RoundOrder, wire: DeviceWire) -> None:
-        """The local steps of a round before a cut, and its adapter exchange. Raises DeploymentError, NumericsError."""
+        """The local steps of a round before a cut, and its adapter exchange.
+
+        Raises DeploymentError, NumericsError, RefusedError.
+        """
         self.door.carry, self.door.announce = wire.carry, wire.announce
         for _ in self.local_steps(order):
             pass
@@ -85,6 +107,7 @@ class Device:
     def end_round(self) -> None:
         """Load the mixture, which comes through the door."""
         self.adapters.download(0, self.door)
+        self._require_finite()
         self.adapters.remember_broadcast()
         self.cohort.optimiser.train(None)
         if self.recipe.method.mixing.rebases:
@@ -111,10 +134,20 @@ class Device:
         self.cohort.optimiser.load_state(part_of(state, "optimiser."))
         self.adapters.load_state(part_of(state, "exchange."))
 
-    def start_from(self, adapters: Mapping[str, Tensor]) -> None:
-        """Take the shared adapters that the server says this device has; all else stays."""
+    def require(self, order: RoundOrder) -> None:
+        """Raise ConfigError for an order that the recipe of this device has no place for."""
+        require_round(order, self.recipe, self.cohort.backbone.num_layers)
+
+    def start_from(self, content: bytes) -> None:
+        """Take the shared adapters that the server says this device has; all else stays. Raises RefusedError too."""
+        adapters = read_tensors(content, "the adapters of the order")
         load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.names)
+        self._require_finite()
         self.adapters.remember_broadcast()
+
+    def _require_finite(self) -> None:
+        if not all(torch.isfinite(matrix).all() for matrix in self.cohort.bank.parameters(local=True)):
+            raise NumericsError("the adapters that the servers sent hold values that are not finite")
 
     def _rows(self, step: int, round_index: int) -> Any:
         settings, seed, client = self.recipe.world.data, self.recipe.run.seed, self.client
@@ -127,20 +160,29 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
     Raises: ConfigError for what is not allowed (None: all is).
     """
-    recipe = from_dict(parse(order.recipe), None if allowed is None else allowed.others)
+    try:
+        values = parse(order.recipe)
+    except JsonError as error:
+        raise ConfigError(f"the recipe of the order: {error}") from None
+    if not isinstance(values, dict):
+        raise ConfigError("the recipe of the order is no JSON object")
+    recipe = from_dict(values, None if allowed is None else allowed.others)
     recipe = recipe if allowed is None else allowed.applied(recipe)
     method, run, world = recipe.method, recipe.run, recipe.world
     device, dtype = device_of(run.device), working_dtype(run.precision)
     folder = resolve_model(world.model, progress=say).folder
+    model = architecture_of(folder)
+    require_plan(order, recipe, model.num_layers, model.hidden_size)
     data = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed).with_prompt(method.prompt_tokens)
     cut, rank = order.cuts[client], order.ranks[client]
     int8, beside = run.precision == "int8", method.beside_lora
     split, at_client = method.topology.is_split, method.topology.labels_stay
-    targets = method.lora.on(architecture_of(folder).default_lora_targets)
+    targets = method.lora.on(model.default_lora_targets)
     if split:
         backbone = load_part(folder, range(cut), at_client, targets, order.bf16, device, beside, dtype, int8)
     else:
         backbone = backbone_of(recipe, targets, folder, order.bf16, device, len(data.classes) or None)
+    check_tokens(backbone, data, method.key_tokens)
     placement = Placement(backbone.num_layers, (cut,), (0 if at_client else None,), (1.0,), split)
     cohort = cohort_of(recipe, backbone, placement, (rank,), Door(), max(order.ranks))
     cohort.half = OF_CLIENTS if split else WHOLE

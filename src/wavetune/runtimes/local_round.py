@@ -5,12 +5,11 @@ messages. Both leave the device changed, and `Device.state` holds all of it at a
 another process, that is what has to be kept between them.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wavetune.data_plane.messages_pb2 import Frame, Loss, Part, RoundOrder, RoundReport, Score
-from wavetune.data_plane.payloads import pack, spec_like, unpack
+from wavetune.data_plane.payloads import came_down, pack
 from wavetune.federation.codecs import Payload
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import save
@@ -52,10 +51,9 @@ def train(device: Device, order: RoundOrder) -> Upload:
     return Upload(tuple(losses), tuple(payloads))
 
 
-def receive(device: Device, parts: Sequence[Part]) -> None:
-    """The end of a round: what the servers broadcast takes the place of the shared adapters."""
-    left = iter(parts)
-    device.door.carry = lambda kind, _client, payload: unpack(next(left).tensors, spec_like(payload), kind)
+def receive(device: Device, part: Part | None) -> None:
+    """The end of a round: what the servers broadcast takes the place of the shared adapters. Raises RefusedError."""
+    device.door.carry = lambda kind, _client, payload: came_down(part, kind, payload)
     device.end_round()
 
 

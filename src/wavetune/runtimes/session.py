@@ -191,7 +191,7 @@ def build(
     say("loading the model's weights")
     targets, opened = planner.table.lora_targets, (model.folder, bf16, device, len(data.classes) or None)
     backbone = backbone_of(recipe, method.lora.on(targets), *opened)
-    _check_tokens(backbone, data, method.key_tokens)
+    check_tokens(backbone, data, method.key_tokens)
     door = Door()
     cut_K, rank_K = tuple(map(int, plan.cut_K)), tuple(map(int, plan.rank_K))
     placement, rank_K, rows, batching = _trainers(recipe, data, cut_K, rank_K)
@@ -307,7 +307,8 @@ def check_ranks(method: Method, rank_K: tuple[int, ...]) -> None:
         )
 
 
-def _check_tokens(backbone: Backbone, data: PreparedData, key_tokens: int) -> None:
+def check_tokens(backbone: Backbone, data: PreparedData, key_tokens: int) -> None:
+    """Raise ModelError for tokens that the model does not know, ConfigError for rows that are longer than it takes."""
     config = backbone.model.config.get_text_config()
     largest = max(int(part.ids.max()) for part in (data.train, data.validation))
     if largest >= config.vocab_size:

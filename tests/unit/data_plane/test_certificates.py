@@ -16,6 +16,7 @@ from wavetune.data_plane.certificates import (
     Revoked,
     check_identity,
     client_of,
+    exposed,
     read_identity,
     write_certificates,
 )
@@ -35,6 +36,7 @@ def test_each_party_has_a_folder_of_its_own_whose_key_only_its_owner_can_read(fo
     assert all(stat.S_IMODE(key.stat().st_mode) == 0o600 for key in keys)
     assert all(stat.S_IMODE(key.parent.stat().st_mode) == 0o700 for key in keys)
     assert len({key.read_bytes() for key in keys}) == 4
+    assert not exposed(folder / "device-00")
 
 
 def test_the_servers_certificate_names_loopback_and_the_given_hosts(folder):

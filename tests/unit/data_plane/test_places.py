@@ -139,17 +139,24 @@ def test_streams_that_a_device_broke_off_are_forgotten_at_once(opened, hall):
         gc.enable()
 
 
-def test_who_is_refused_is_told_to_the_servers_a_few_times(opened, hall):
-    for sequence in range(20):
-        stranger = Frame(sequence=sequence, hello={"version": 1, "client": 100 + sequence}).SerializeToString()
+def test_who_is_refused_again_and_again_is_named_once_and_counted(opened, hall):
+    def knock(**hello):
         with pytest.raises(grpc.RpcError):
-            next(hall.stream("device-01", stranger))
+            next(hall.stream("device-01", Frame(hello={"version": 1, **hello}).SerializeToString()))
+
+    for number in range(20):
+        knock(client=100 + number)
     assert "refused device-01 at 127.0.0.1:" in hall.said[0] or "refused device-01 at [::1]:" in hall.said[0]
     assert "is not that of client 100" in hall.said[0]
-    assert hall.said[-1].endswith("further refusals of it are not told")
-    assert 2 < len(hall.said) < 10
-    assert [entry.who for entry in hall.places.take_refused()] == ["device-01"] * len(hall.said)
+    (once,) = hall.places.take_refused()
+    assert (once.who, once.times) == ("device-01", 20)
     assert hall.places.take_refused() == []
+    knock(client=1)
+    assert [one.times for one in hall.places.take_refused()] == [1]
+    assert len(hall.said) == 2  # for what it was refused, each once
+    (ever,) = hall.places.refusals()
+    assert ever.startswith("device-01: the certificate of")
+    assert ever.endswith("is not that of client 100 (the first of 21 refusals)")
 
 
 def test_a_revoked_certificate_loses_its_streams_and_gets_no_other(opened):

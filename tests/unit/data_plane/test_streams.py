@@ -57,11 +57,11 @@ def test_what_is_sent_arrives_and_the_answer_comes_back(opened):
     token = opened.plane.open_round(0, [contract()])[0]
     stream = opened.stream(token)
     for _ in range(2):
-        parts, (arrived,) = exchange(opened, stream, parts=up(), layout=LAYOUT)
+        part, (arrived,) = exchange(opened, stream, parts=up(), layout=LAYOUT)
         assert torch.equal(Bf16().decode(arrived.one("activations_up")), X)
         assert arrived.one("labels_up")["ids"].tolist() == [3, 4]
         assert (arrived.lengths, arrived.label_positions) == ((3, 2), (2, 4))
-        assert [p.kind for p in parts] == ["gradients_down"]
+        assert part.kind == "gradients_down"
     _, (arrived,) = exchange(opened, stream, parts=[("adapters_up", ADAPTERS_UP)])
     assert torch.equal(arrived.one("adapters_up")["a|values"], ADAPTER)
     line = opened.plane.stream(0)
@@ -218,8 +218,8 @@ def test_a_frame_that_is_not_what_is_due_ends_its_stream_and_no_other(opened, ca
     assert refused.value.code().name == status
     assert words in refused.value.details()
     assert opened.plane.stream(0).take(PATIENCE_S) is None
-    parts, _ = exchange(opened, other, 1, parts=up(), layout=LAYOUT)
-    assert [p.kind for p in parts] == ["gradients_down"]
+    part, _ = exchange(opened, other, 1, parts=up(), layout=LAYOUT)
+    assert part.kind == "gradients_down"
 
 
 U_FRAMES = {
@@ -264,8 +264,8 @@ def test_a_stream_is_opened_once_and_the_first_goes_on(opened):
     stream = opened.stream(token)
     with pytest.raises(DeploymentError, match="ALREADY_EXISTS"):
         opened.stream(token)
-    parts, _ = exchange(opened, stream, parts=up(), layout=LAYOUT)
-    assert len(parts) == 1
+    part, _ = exchange(opened, stream, parts=up(), layout=LAYOUT)
+    assert part.kind == "gradients_down"
 
 
 def test_a_token_of_an_earlier_round_is_worth_nothing(opened):
@@ -374,7 +374,7 @@ def test_strangers_who_hold_connections_leave_the_process_files_to_open(tmp_path
         for stranger in strangers:
             stranger.close()
         token = opened.plane.open_round(0, [contract()])[0]
-        assert len(exchange(opened, opened.stream(token), parts=up(), layout=LAYOUT)[0]) == 1
+        assert exchange(opened, opened.stream(token), parts=up(), layout=LAYOUT)[0].kind == "gradients_down"
 
 
 def test_a_round_that_is_opened_again_keeps_the_token_of_who_has_not_come(opened):

@@ -45,6 +45,24 @@ def test_a_model_on_this_disk_is_the_devices_own_or_none(tmp_path):
     assert Allowed().applied(small("sflllm", "world.model=organisation/of-the-hub")).world.model.startswith("organ")
 
 
+def test_a_model_that_is_not_here_is_refused_in_the_same_words_as_one_that_is(tmp_path):
+    for path in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(ConfigError, match=r"open the model at .*--model PATH"):
+            Allowed().applied(small("sflllm", f"world.model={path}"))
+
+
+def test_a_device_takes_part_only_in_what_it_requires():
+    noisy = small("fedavg_lora", "method.privacy.noise=secure", "method.privacy.noise_multiplier=2")
+    required = ("method.privacy.noise=secure", "method.privacy.noise_multiplier=2", "method.topology.kind=federated")
+    allowed = Allowed(required=required)
+    assert allowed.applied(noisy) == noisy
+    for change in ("method.privacy=null", "method.privacy.noise=seeded", "method.privacy.noise_multiplier=0.1"):
+        with pytest.raises(ConfigError, match=r"this device requires method\.privacy\.noise"):
+            allowed.applied(noisy.with_settings(change))
+    with pytest.raises(ConfigError, match=r"this device requires method\.topology"):
+        Allowed(required=required[2:]).applied(small("sflllm"))
+
+
 @pytest.mark.parametrize(
     ("part", "name"),
     [

@@ -21,7 +21,7 @@ from wavetune.errors import DataError
 from wavetune.federation.alignment import Client, ClientPairs, Rewards
 from wavetune.federation.alignment.evaluation import foreign_prompts
 from wavetune.federation.local_alignment import LocalAlignment
-from wavetune.federation.rewards import EmbeddedReward, RewardPart
+from wavetune.federation.rewards import EmbeddedReward, RewardPart, RewardTraining
 from wavetune.recipe import Recipe
 from wavetune.runtimes.rewards import CONCIERGE, RewardFolder, Say, check_rewards, read_files
 from wavetune.runtimes.session import Session
@@ -169,6 +169,11 @@ def trained_files(recipe: Recipe, path: Path, device: torch.device, say: Say) ->
     for part in _parts(recipe):
         part.trained_by(train)
     return found
+
+
+def trainings(recipe: Recipe) -> dict[str, RewardTraining]:
+    """How the rewards that a recipe embeds are trained, by name."""
+    return {part.preference: part.training for part in _parts(recipe) if isinstance(part, EmbeddedReward)}
 
 
 def _folder(recipe: Recipe, path: Path, device: torch.device, say: Say) -> RewardFolder:

@@ -3,15 +3,12 @@
 import time
 from dataclasses import dataclass, field
 
-import grpc
-
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.messages_pb2 import Frame, Hello, RoundOrder, RoundReport
+from wavetune.data_plane.refusal import parsed
 from wavetune.errors import DeploymentError
 from wavetune.runtimes import local_round
 from wavetune.runtimes.device import Agent
-
-_REACH_S = 60.0
 
 
 @dataclass
@@ -33,10 +30,10 @@ class MessageAgent(Agent):
             return super()._round(order)
         device = self._ready(order)
         if device.cut:
-            self._reach(order.address)
             return super()._round(order)
         if self.download:
-            local_round.receive(device, Frame.FromString(self.download).parts)
+            parts = parsed(Frame, self.download, "the servers sent an answer").parts
+            local_round.receive(device, parts[0] if parts else None)
         if order.listen:
             return self._end(device, order)
         upload = local_round.train(device, order)
@@ -48,10 +45,3 @@ class MessageAgent(Agent):
         self.frames = {"hello": Frame(hello=hello).SerializeToString(), "upload": message.SerializeToString()}
         self.say(f"round {order.round + 1}: done")
         return RoundReport(round=order.round, seconds=device.take_seconds())
-
-    def _reach(self, address: str) -> None:
-        """Servers that started anew since they gave an order show another certificate: not to be waited for."""
-        try:
-            grpc.channel_ready_future(self._channel(address)).result(_REACH_S)
-        except grpc.FutureTimeoutError:
-            raise DeploymentError(f"the servers that gave this order are not at {address}") from None
