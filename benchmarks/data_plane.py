@@ -130,7 +130,8 @@ def time_exchanges(sizes: list[int], repeats: int) -> list[dict[str, float]]:
 
         def exchange(x: torch.Tensor = x, stream: Stream = stream, layout: Layout = layout) -> None:
             payload = Bf16().encode(x)
-            (part,) = stream.ask([("activations_up", payload), ("labels_up", LABELS)], layout)
+            part = stream.ask([("activations_up", payload), ("labels_up", LABELS)], layout)
+            assert part is not None
             Bf16().decode(unpack(part.tensors, spec_like(payload), "gradients_down"))
 
         def echo(content: bytes = content) -> None:
