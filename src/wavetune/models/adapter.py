@@ -31,6 +31,7 @@ class ModelAdapter:
     """Base of kinds of adapters beside LoRA. It declares its matrices; that is all that is known of it elsewhere."""
 
     name: ClassVar[str]  # what method.sharing.shared calls its kind, and the end of its sites' names
+    reads_input: ClassVar[bool] = True  # whether `forward` looks at the map's input
 
     @property
     def prompt_tokens(self) -> int:

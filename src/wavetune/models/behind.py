@@ -26,7 +26,7 @@ class StackedAdapter:
         stacks = self.active.stacks(self.site)
         if stacks is None:
             return y
-        x_NI, y_NO = (t.reshape(-1, t.shape[-1]) for t in (args[0], y))
+        x_NI, y_NO = (t.reshape(-1, t.shape[-1]) for t in (args[0].to(y.dtype), y))  # bf16 may pass between two maps
         return self.adapter.stacked(x_NI, y_NO, *stacks).view_as(y)
 
 

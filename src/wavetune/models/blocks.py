@@ -4,14 +4,15 @@ Between two products PyTorch would make every value wide, narrow again and keep 
 once, by a compiled sweep, in the precision in which the next product reads it; adapters, attention, the residual stream
 and all sums stay in fp32, so that the numbers are those of the block as transformers wrote it. A block is known by
 what it computes on a few values: `x + o(attention(q, k, v))` of a norm with turned heads, then `x + mlp` of another;
-queries and keys may have norms of their own, and so may what either half adds.
+queries and keys may have norms of their own, and so may what either half adds. Adapters behind the map that ends a half
+act within the node.
 
 Legend: N tokens, D width, H query heads, G key and value heads, E width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from wavetune.models.adapter import Segment
+from wavetune.models.behind import StackedAdapter
 from wavetune.models.fused import LEAST_WIDTH, Gated, gated_mlp, root_mean_square, same, values
 from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
 from wavetune.models.narrow import computing_wide
@@ -44,6 +46,8 @@ _Norm = tuple[Tensor, float] | None
 """A norm's weight and epsilon, None where there is none."""
 _BEFORE_ATTENTION, _BEHIND_ATTENTION, _BEFORE_MLP, _BEHIND_MLP, _OF_QUERY, _OF_KEY = range(6)
 """Places of norms in a block."""
+_ENDS = 3, 6
+"""The maps that end attention and MLP, of query, key, value, output, gate, up, down: adapters may be behind these."""
 
 
 class _Names(NamedTuple):
@@ -179,9 +183,12 @@ def _forward(
 ) -> Any:  # fmt: skip
     x, mask, angles = hidden_states, named.get("attention_mask"), named.get("position_embeddings")
     fits = not args and isinstance(angles, tuple) and named.get("past_key_values") is None and has_layout()
-    if not fits or not isinstance(mask, Reach) or x.dtype != torch.float32 or recomputes() or _hooked(block):
+    if not fits or not isinstance(mask, Reach) or x.dtype != torch.float32 or recomputes():
         return stock(hidden_states, *args, **named)
-    maps = tuple(_map(cast(FrozenLinear, block.get_submodule(path))) for path in names.linear())
+    linear = tuple(cast(FrozenLinear, block.get_submodule(path)) for path in names.linear())
+    if _hooked(block, [linear[index] for index in _ENDS]):
+        return stock(hidden_states, *args, **named)
+    maps = tuple(map(_map, linear))
     if any(m.weight.dtype != torch.bfloat16 or m.weight.device.type != "cpu" for m in maps):
         return stock(hidden_states, *args, **named)
     cos, sin = (angle[0].contiguous() for angle in cast(tuple[Tensor, Tensor], angles))
@@ -192,11 +199,60 @@ def _forward(
         attention = _Attention(partial(attended, block.get_submodule(names.attention), rule=rule), names.head, turns)
     parts = _Parts(maps, norms, names.gated.a, names.gated.b, attention)
     factors = [factor for m in maps for factor in m.factors]
-    return _Block.apply(x[0].contiguous(), parts, *factors)[None]
+    return _Block.apply(x[0].contiguous(), parts, *factors, *(stack for m in maps for stack in m.behind.stacks))[None]
 
 
-def _hooked(block: nn.Module) -> bool:
-    return any(m._forward_hooks or m._forward_pre_hooks for m in block.modules() if m is not block)
+def _hooked(block: nn.Module, ends: Collection[nn.Module]) -> bool:
+    """Whether anything acts in a block but adapters behind those of its maps that end a half."""
+
+    def acts(module: nn.Module) -> bool:
+        hooks = module._forward_hooks.values()
+        known = module in ends and all(isinstance(hook, StackedAdapter) for hook in hooks)
+        return bool(module._forward_pre_hooks or (hooks and not known))
+
+    return any(acts(module) for module in block.modules() if module is not block)
+
+
+class _Behind:
+    """Adapters behind a map in a pass, which PyTorch's own graph goes back through."""
+
+    def __init__(self, hooks: Iterable[StackedAdapter]) -> None:
+        found = ((hook.adapter, hook.active.stacks(hook.site)) for hook in hooks)
+        self._acting = [(adapter, stacks) for adapter, stacks in found if stacks is not None]
+        own = [stacks for _, (_, *both) in self._acting for stacks in both if stacks is not None]
+        self.stacks = [stack for stacks in own for stack in stacks.values()]
+        self.reads_input = any(adapter.reads_input for adapter, _ in self._acting)
+
+    def forward(self, x: Tensor | None, y: Tensor, keeps: bool) -> Tensor:
+        """What they make of a map's output, in fp32; `x` is its input, if they read that."""
+        if not self._acting:
+            return y
+        with torch.set_grad_enabled(keeps):
+            first = y.float().detach().requires_grad_(keeps)
+            inputs = None if x is None else x.detach().requires_grad_(keeps)
+            leaves = [stack.detach().requires_grad_(keeps and stack.requires_grad) for stack in self.stacks]
+            rest, y = iter(leaves), first
+            for adapter, (segments, *both) in self._acting:
+                local, shared = (None if own is None else dict(zip(own, rest, strict=False)) for own in both)
+                y = adapter.stacked(first if inputs is None else inputs, y, segments, local, shared)
+        if keeps:
+            self._graph = y, first, inputs, leaves
+        return y.detach()
+
+    def backward(self, grad: Tensor) -> tuple[Tensor, Tensor | None, list[Tensor | None]]:
+        """Gradients of the map's output, of what they read of its input, and of their stacks."""
+        if not self._acting:
+            return grad, None, []
+        y, first, inputs, leaves = self._graph
+        wanted = [first, *(leaf for leaf in (inputs, *leaves) if leaf is not None and leaf.requires_grad)]
+        found = dict(zip(map(id, wanted), torch.autograd.grad(y, wanted, grad, allow_unused=True), strict=True))
+        del self._graph
+        onward = found[id(first)]
+        return (
+            torch.zeros_like(first) if onward is None else onward,
+            found.get(id(inputs)),
+            [found.get(id(leaf)) for leaf in leaves],
+        )
 
 
 @dataclass(frozen=True)
@@ -208,6 +264,7 @@ class _Map:
     scale: float
     segments: tuple[Segment, ...]
     factors: Factors
+    behind: _Behind
 
     @property
     def adapted(self) -> bool:
@@ -215,10 +272,11 @@ class _Map:
 
 
 def _map(linear: FrozenLinear) -> _Map:
+    behind = _Behind(cast(Iterable[StackedAdapter], linear._forward_hooks.values()))
     if isinstance(linear, StackedLoraLinear) and (acting := linear.acting()) is not None:
         scale, segments, local, shared = acting
-        return _Map(linear.weight, linear.bias, scale, segments, (*factors_of(local), *factors_of(shared)))
-    return _Map(linear.weight, linear.bias, 1.0, (), (None, None, None, None))
+        return _Map(linear.weight, linear.bias, scale, segments, (*factors_of(local), *factors_of(shared)), behind)
+    return _Map(linear.weight, linear.bias, 1.0, (), (None, None, None, None), behind)
 
 
 @dataclass(frozen=True)
@@ -301,15 +359,18 @@ class _Kept:
             return grad
         return kernels.rows_norm_back(*self.normed[place], grad, norm[0], dtype)
 
-    def forward(self, parts: _Parts, index: int, narrow: Tensor, wide: Tensor | None) -> Tensor:
-        """A map's output: in bf16 of a plain one, in fp32 of one that is adapted, which reads its input `wide`."""
+    def forward(self, parts: _Parts, index: int, narrow: Tensor, wide: Tensor | None, keeps: bool = False) -> Tensor:
+        """A map's output: in bf16 of a plain one, in fp32 of one that is adapted, which reads its input `wide`. Of what
+        stands behind it this `keeps` what gradients need.
+        """
         m = parts.maps[index]
         y = product(narrow, m.weight, m.bias)
-        if not m.adapted:
-            return y
-        y, self.wide[index] = y.float(), narrow.float() if wide is None else wide
-        self.reduced[index] = add_updates(y, self.wide[index], m.scale, m.segments, m.factors)
-        return y
+        if m.adapted or m.behind.reads_input:
+            wide = narrow.float() if wide is None else wide.float()
+        if m.adapted:
+            y, self.wide[index] = y.float(), cast(Tensor, wide)
+            self.reduced[index] = add_updates(y, self.wide[index], m.scale, m.segments, m.factors)
+        return m.behind.forward(wide if m.behind.reads_input else None, y, keeps)
 
     def backward(
         self, parts: _Parts, index: int, gradient: Tensor, onto: Tensor | None, wanted: Sequence[bool]
@@ -325,7 +386,7 @@ class _Block(torch.autograd.Function):
     """A block from one residual stream `[N, D]` to the next."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, parts: _Parts, *factors: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, parts: _Parts, *adapters: Tensor | None) -> Tensor:
         from wavetune.models import kernels
 
         kept, keeps = _Kept(), any(ctx.needs_input_grad)
@@ -333,7 +394,8 @@ class _Block(torch.autograd.Function):
         query, key, value = (kept.forward(parts, i, narrow, wide) for i in range(3))
         query, key = kept.norm(parts, _OF_QUERY, query), kept.norm(parts, _OF_KEY, key)
         seen = parts.attention.forward(query, key, value, keeps, parts.precision(3))
-        more = kept.norm(parts, _BEHIND_ATTENTION, kept.forward(parts, 3, seen.to(torch.bfloat16), seen))
+        more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen, keeps)
+        more = kept.norm(parts, _BEHIND_ATTENTION, more)
         middle, narrow, wide, middle_inverse = kernels.normed(
             x, more, *parts.norm(_BEFORE_MLP), parts.adapted(range(4, 6))
         )
@@ -341,7 +403,7 @@ class _Block(torch.autograd.Function):
         if gate.dtype != up.dtype:
             gate, up = gate.float(), up.float()
         inner = kernels.gated(gate, up, parts.a, parts.b)
-        more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner.float() if parts.maps[6].adapted else None)
+        more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner, keeps)
         more = kept.norm(parts, _BEHIND_MLP, more)
         if keeps:
             ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up)
@@ -355,11 +417,14 @@ class _Block(torch.autograd.Function):
         x, inverse, middle, middle_inverse, gate, up = ctx.saved_tensors
         kept, parts, wanted = cast(_Kept, ctx.kept), cast(_Parts, ctx.parts), ctx.needs_input_grad[2:]
         onward, of_factors = bool(ctx.needs_input_grad[0]), dict[int, tuple[Tensor | None, ...]]()
+        of_behind = dict[int, list[Tensor | None]]()
 
         def through(index: int, gradient: Tensor, narrow: Tensor) -> Tensor:
-            onto = product_back(narrow, parts.maps[index].weight).to(parts.precision(index))
-            of_factors[index] = kept.backward(parts, index, gradient, onto, wanted)
-            return onto
+            m = parts.maps[index]
+            before, to_input, of_behind[index] = m.behind.backward(gradient)
+            onto = product_back(narrow if before is gradient else before, m.weight).to(parts.precision(index))
+            of_factors[index] = kept.backward(parts, index, before, onto, wanted)
+            return onto if to_input is None else (onto + to_input).to(onto.dtype)
 
         def through_norm(
             indices: range, gradients: Sequence[Tensor], base: Tensor, x: Tensor, inverse: Tensor, narrow: bool
@@ -391,7 +456,7 @@ class _Block(torch.autograd.Function):
             of_factors |= {i: kept.backward(parts, i, g, None, wanted) for i, g in enumerate(to_maps)}
         del ctx.kept, ctx.parts  # the graph is let go of only when all of its blocks are done
         returned = (factor for index in range(len(parts.maps)) for factor in of_factors[index])
-        return to_middle if onward else None, None, *returned
+        return to_middle if onward else None, None, *returned, *of_behind[_ENDS[0]], *of_behind[_ENDS[1]]
 
 
 def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, _Names | None], recomputes: Callable[[], bool]) -> None:

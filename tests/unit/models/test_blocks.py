@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from wavetune.costs.adapter import Behind, Matrix
+from wavetune.federation.adapters.bottleneck import Bottleneck
 from wavetune.models import blocks, ragged
+from wavetune.models.adapter import ModelAdapter
 from wavetune.models.backbone import Backbone, prepare_backbone
 from wavetune.models.lora import AdapterBank, new_bank
 from wavetune.models.ragged import ragged_layout
@@ -124,6 +127,41 @@ def test_gradients_are_as_near_to_those_of_fp64_as_transformers_own_blocks(kind,
     assert served.count == 4
     assert off(found, exact) < 1.15 * off(own, exact) < 0.1
     assert off({"": hidden}, {"": exact_hidden}) < 1.15 * off({"": own_hidden}, {"": exact_hidden}) < 0.1
+
+
+class Mixes(ModelAdapter):
+    """Adds a part of what a map reads to what it yields."""
+
+    name = "mixes"
+
+    def behind(self, block, hidden_size):
+        return [
+            Behind(block.feed_forward_end, (Matrix("A", SIZES["intermediate_size"], hidden_size, True, "uniform"),))
+        ]
+
+    def forward(self, x, y, matrices):
+        return y + torch.tanh(x @ matrices["A"])
+
+
+@pytest.mark.parametrize(
+    "adapters",
+    [
+        [Bottleneck(8)],
+        [Bottleneck(8, ("attention", "feed_forward"))],
+        [Bottleneck(8, ("attention", "feed_forward")), Mixes()],
+    ],
+    ids=["mlp", "both", "two that read input and output"],
+)
+@pytest.mark.parametrize("targets", [["q_proj"], "all-linear"])
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_adapters_behind_the_maps_that_end_a_half_act_within_the_node(kind, targets, adapters, served, monkeypatch):
+    _, exact, _ = step(prepare_backbone(stock(kind, torch.float64), targets, adapters=adapters), torch.float64)
+    _, found, _ = step(prepare_backbone(stock(kind), targets, bf16=True, adapters=adapters))
+    assert served.count == 4
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: False)
+    _, own, _ = step(prepare_backbone(stock(kind), targets, bf16=True, adapters=adapters))
+    assert served.count == 4
+    assert off(found, exact) < 1.15 * off(own, exact) < 0.1
 
 
 def test_a_pass_without_adapters_or_gradients_is_served_too(served):

@@ -35,6 +35,7 @@ class Bottleneck(ModelAdapter, Part):
     """
 
     name = "bottleneck"
+    reads_input = False
     width: Annotated[int, Ge(1)] = 64
     places: tuple[Place, ...] = ("feed_forward",)
 
