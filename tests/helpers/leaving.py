@@ -23,8 +23,8 @@ TOLERANCE = 1e-7  # files hold fp32 of what was computed in fp64
 
 @contextmanager
 def tapped(moved: list[bytes]) -> Iterator[None]:
-    """Note what devices send, over both streams, and what the data plane answers."""
-    receive, next_answer, parsed = DeviceStream.receive, DeviceStream.next_answer, control._parsed
+    """Note what devices send, over both streams, and what they are answered."""
+    receive, next_answer, parsed = DeviceStream.receive, DeviceStream.next_answer, control.parsed
 
     def tapped_receive(stream: DeviceStream, content: bytes) -> None:
         moved.append(content)
@@ -34,14 +34,14 @@ def tapped(moved: list[bytes]) -> Iterator[None]:
         moved.append(next_answer(stream))
         return moved[-1]
 
-    def tapped_report(content: bytes) -> Any:
+    def tapped_message(kind: Any, content: bytes, what: str) -> Any:
         moved.append(content)
-        return parsed(content)
+        return parsed(kind, content, what)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(DeviceStream, "receive", tapped_receive)
         patch.setattr(DeviceStream, "next_answer", tapped_answer)
-        patch.setattr(control, "_parsed", tapped_report)
+        patch.setattr(control, "parsed", tapped_message)
         yield
 
 
