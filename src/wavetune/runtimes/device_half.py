@@ -173,6 +173,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     folder = resolve_model(world.model, progress=say).folder
     model = architecture_of(folder)
     require_plan(order, recipe, model.num_layers, model.hidden_size)
+    method.check(len(order.cuts), model.num_layers, model.hidden_size)  # as privacy, for one, is void beside some parts
     data = prepare(world.data, load_tokenizer(folder), len(order.cuts), run.seed).with_prompt(method.prompt_tokens)
     cut, rank = order.cuts[client], order.ranks[client]
     int8, beside = run.precision == "int8", method.beside_lora

@@ -110,6 +110,14 @@ def test_a_recipe_that_no_machine_could_follow_is_refused_before_it_takes_memory
     assert re.search(words, report.failure)
 
 
+def test_parts_that_do_not_go_together_are_refused_by_devices_too(orders, agents):
+    """Servers that turned bad would not; in a split the activations go without the noise that was asked for."""
+    recipe = json.loads(orders["split"].recipe)
+    recipe["method"]["privacy"] = {}
+    report = agents["split"].handle(changed(orders["split"], recipe=json.dumps(recipe)))
+    assert re.search(r"method\.privacy.* needs .*method\.topology", report.failure)
+
+
 def test_what_nobody_has_thought_of_is_told_and_the_device_goes_on(orders, agents, monkeypatch):
     def fails(*_):
         raise RuntimeError("value cannot be converted")
