@@ -13,11 +13,11 @@ import pytest
 
 def plan(patch: pytest.MonkeyPatch) -> None:
     """Plan each problem once, and once what a plan is compared with."""
-    from wavetune.allocation import baselines, describe
+    from wavetune.allocation import baselines, describe, energy_search
     from wavetune.federation import planning
 
     for module, name in (
-        (planning, "plan_with_energy"),
+        (energy_search, "plan_with_energy"),
         (planning, "plan_fixed"),
         (planning, "best_schedule"),
         (planning, "plan_subchannels"),

@@ -139,7 +139,7 @@ class BothWays:
 
     def delay_s(self, owner_M: IntArray) -> float:
         """Both ways together (s)."""
-        return owners_delay(self.uplink, owner_M) + self.down_s(owner_M)
+        return max(owners_delay(self.uplink, owner_M), float(np.max(self.uplink.ready_K))) + self.down_s(owner_M)
 
     @cached_property
     def least_down_s(self) -> float:
@@ -149,7 +149,7 @@ class BothWays:
 
     def improve(
         self, starts: Sequence[IntArray], up_s: float, kicks: int, clock: Clock, close: float = _CLOSE
-    ) -> tuple[IntArray, float]:
+    ) -> TwoWays:
         """Owners by local search for delays between those known and what counting proves, as long as it pays.
 
         `up_s` is a bound of the uplink alone; `close` is the share of the delay below which less is not tried.
@@ -168,7 +168,7 @@ class BothWays:
                 if found or clock.expired:
                     break
             share, others = share if found else share / 3, []
-        return owner_M, best_s
+        return TwoWays(owner_M, best_s, up_s + self.least_down_s)
 
     def _splits(self, owner_M: IntArray, target_s: float, up_s: float) -> list[float]:
         """When the way back may end so that both are done by the target, as far as counting does not refute it."""

@@ -54,10 +54,10 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
         pair, uplink = search.pairs[i], search.main_problems[i]
         back = BothWays(problem.main, uplink, pair.down_bits_K, pair.back_s_K) if problem.price_downlink else None
-        goal_s = (lower_s / pair.rounds - pair.fed_bits * fed_s) / pair.steps - pair.server_s
+        goal_s = pair.step_s(lower_s, fed_s)
         ways = _Ways(uplink, pair.back_s_K, back)
         step_s, listed = ways.climbed(refuter, search.bounds_s[i], goal_s * (1 + 1e-12), search.effort.halvings)
-        lower_s = min(lower_s, pair.both_ways_s(step_s, fed_s) * _SAFE)
+        lower_s = min(lower_s, pair.delay_s(step_s, fed_s) * _SAFE)
         pairs.append({"cut": pair.cut, "rank": pair.rank, "refuted": listed})
     return {"lower_bound_s": lower_s, "fed": fed, "pairs": pairs}
 
@@ -71,7 +71,7 @@ def _without_plan(search: CommonCutSearch, fed_s: float) -> tuple[float, list[Js
         proof = _never(problem.main, pair.bits_K > 0)
         if not proof and not (pair.fed_bits > 0 and search.fed_incumbent is None):
             start_s = float(np.max(pair.ready_s_K)) + float(np.max(pair.back_s_K))
-            lower_s = min(lower_s, pair.both_ways_s(start_s, fed_s) * _SAFE)
+            lower_s = min(lower_s, pair.delay_s(start_s, fed_s) * _SAFE)
         listed.append({"cut": pair.cut, "rank": pair.rank, "refuted": proof})
     return lower_s, listed
 
@@ -94,12 +94,8 @@ def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
     if incumbent is None:  # all pairs that have a plan send no adapters
         listed = _never(problem.fed, np.ones(problem.num_clients, dtype=bool))
         return _NEVER_S if listed else 0.0, listed
-    none_K = np.zeros(problem.num_clients)
-    back = BothWays(problem.fed, uplink, none_K + problem.costs.download_share, none_K)
-    goal_s = incumbent.bound_s
-    if problem.price_downlink:
-        goal_s = search.fed_two_ways.bound_s if search.fed_two_ways else incumbent.bound_s + back.least_down_s
-    ways = _Ways(uplink, none_K, back if problem.price_downlink else None)
+    goal_s = search.fed_two_ways.bound_s if search.fed_two_ways else incumbent.bound_s + search.fed_down_s
+    ways = _Ways(uplink, np.zeros(problem.num_clients), search.fed_ways if problem.price_downlink else None)
     refuter = _refuter(search, problem.fed, [incumbent])
     return ways.climbed(refuter, incumbent.bound_s, goal_s * _SAFE, search.effort.halvings)
 

@@ -69,8 +69,9 @@ def search_common_cut(
 class CutRankPair:
     """One cut and rank.
 
-    Its total delay is rounds * (steps * (main + after) + fed bits * fed delay per bit + fed after), where `main` is
-    when the last activations arrive in a step, and the two `after` are the least that follows.
+    Its total delay is rounds * (steps * (step + server) + fed bits * fed), where `step` is both ways of a step, up to
+    when the last activations arrive and from the server's answer to the end of the last backward pass, and `fed` both
+    ways of a bit of adapters. The way back of a step takes `down_s` at least.
     """
 
     cut: int
@@ -79,17 +80,19 @@ class CutRankPair:
     steps: int
     ready_s_K: Array
     bits_K: Array
-    after_s: float
-    fed_bits: float
-    fed_after_s: float
-    fed_down_bits: float
+    server_s: float
     down_bits_K: Array
     back_s_K: Array
-    server_s: float
+    down_s: float
+    fed_bits: float
 
-    def delay_s(self, main_s: float, fed_s_per_bit: float) -> float:
+    def delay_s(self, step_s: float, fed_s_per_bit: float) -> float:
         """Total delay (s)."""
-        return self.rounds * (self.steps * (main_s + self.after_s) + self.fed_bits * fed_s_per_bit + self.fed_after_s)
+        return self.rounds * (self.steps * (step_s + self.server_s) + self.fed_bits * fed_s_per_bit)
+
+    def step_s(self, delay_s: float, fed_s_per_bit: float) -> float:
+        """What both ways of a step may take for a total delay (s)."""
+        return (delay_s / self.rounds - self.fed_bits * fed_s_per_bit) / self.steps - self.server_s
 
     def later_s(self, other: CutRankPair) -> float:
         """How much later than another's its last activations arrive at least, for any owners and powers (s).
@@ -99,19 +102,10 @@ class CutRankPair:
         sends_no_less = np.all(self.bits_K >= other.bits_K)
         return float(np.min(self.ready_s_K - other.ready_s_K)) if sends_no_less else -np.inf
 
-    def both_ways_s(self, step_s: float, fed_s_per_bit: float) -> float:
-        """Total delay from both ways of a step and of a bit of adapters together (s)."""
-        return self.rounds * (self.steps * (step_s + self.server_s) + self.fed_bits * fed_s_per_bit)
-
     def later_both_ways_s(self, other: CutRankPair) -> float:
         """How much later than another's both ways of a step end at least, for any owners and powers (s)."""
         receives_no_less = np.all(self.down_bits_K >= other.down_bits_K)
         return self.later_s(other) + float(np.min(self.back_s_K - other.back_s_K)) if receives_no_less else -np.inf
-
-    def main_s(self, delay_s: float, fed_s_per_bit: float) -> float:
-        """When the last activations must arrive for a total delay (s)."""
-        rest_s = delay_s / self.rounds - self.fed_bits * fed_s_per_bit - self.fed_after_s
-        return rest_s / self.steps - self.after_s
 
 
 def pairs_of(problem: Problem, pairs: Sequence[tuple[int, int]]) -> list[CutRankPair]:
@@ -120,11 +114,9 @@ def pairs_of(problem: Problem, pairs: Sequence[tuple[int, int]]) -> list[CutRank
     server_s_P = (load.server_forward_flop_I + load.server_backward_flop_I)[0] / problem.server_flop_per_s
     ready_s_PK = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
     back_s_PK = load.client_backward_flop_IK[0] / problem.client_flop_per_s_K
-    down_bits_PK, fed_down_bits_PK = load.downlink_bits_IK[0], load.fed_download_bits_K
-    down_s_P, fed_down_s_P = np.max(back_s_PK, axis=1), np.zeros(len(pairs))
+    down_bits_PK, down_s_P = load.downlink_bits_IK[0], np.max(back_s_PK, axis=1)
     if problem.price_downlink:
         down_s_P = least_downlinks_s(problem.main, down_bits_PK, back_s_PK)
-        fed_down_s_P = least_downlinks_s(problem.fed, fed_down_bits_PK, np.zeros_like(fed_down_bits_PK))
     return [
         CutRankPair(
             cut=cut,
@@ -133,20 +125,22 @@ def pairs_of(problem: Problem, pairs: Sequence[tuple[int, int]]) -> list[CutRank
             steps=problem.local_steps,
             ready_s_K=ready_s_PK[p],
             bits_K=load.uplink_bits_IK[0][p],
-            after_s=float(server_s_P[p] + down_s_P[p]),
-            fed_bits=float(load.fed_upload_bits_K[p, 0]),
-            fed_after_s=float(fed_down_s_P[p]),
-            fed_down_bits=float(fed_down_bits_PK[p, 0]),
+            server_s=float(server_s_P[p]),
             down_bits_K=down_bits_PK[p],
             back_s_K=back_s_PK[p],
-            server_s=float(server_s_P[p]),
+            down_s=float(down_s_P[p]),
+            fed_bits=float(load.fed_upload_bits_K[p, 0]),
         )
         for p, (cut, rank) in enumerate(pairs)
     ]
 
 
 class CommonCutSearch:
-    """State of a search: what is known of the fed band and, per pair, of the main band."""
+    """State of a search: what is known of the fed band and, per pair, of the main band.
+
+    Incumbents are of the uplink alone. Where the way back takes time, `two_ways` are of both; else it takes `down_s` of
+    a pair and nothing of the adapters.
+    """
 
     def __init__(
         self, problem: Problem, pairs: list[CutRankPair], warm_start: Plan | None, closes: bool = True
@@ -158,17 +152,21 @@ class CommonCutSearch:
         self.fed = BandTables(problem.fed, problem.tx_power_max_w_K)
         self.main_problems = [self.main.problem(c.ready_s_K, c.bits_K) for c in pairs]
         self.bounds_s = self._lone_bounds_s()
-        self.fed_problem = self.fed.problem(np.zeros(problem.num_clients), np.ones(problem.num_clients))
+        none_K = np.zeros(problem.num_clients)
+        self.fed_problem = self.fed.problem(none_K, none_K + 1.0)
+        self.fed_ways = BothWays(problem.fed, self.fed_problem, none_K + problem.costs.download_share, none_K)
+        self.fed_down_s = self.fed_ways.least_down_s if problem.price_downlink else 0.0
         sends = any(c.fed_bits > 0 for c in pairs)
         self.fed_incumbent = (
-            self._first_incumbent(self.fed, self.fed_problem, self.warm and self.warm.fed) if sends else None
+            self._started(self.fed, self.fed_problem, self.warm and self.warm.fed.owner_M) if sends else None
         )
         self.incumbents: dict[int, Incumbent] = {}
         self.two_ways: dict[int, TwoWays] = {}
         self.fed_two_ways: TwoWays | None = None
         self._ways_of: dict[int, BothWays] = {}
         self.best = self._first_pair()
-        self.effort = effort_of(self.main.snr_per_w_KM.size, self.warm is not None)
+        size = self.main.snr_per_w_KM.size
+        self.effort, self._most_pairs = effort_of(size, self.warm is not None), max(4, min(24, 1_000_000 // size))
 
     def run(self, clock: Clock) -> None:
         """Improve the best plan and its bound until nothing is left to do or the time is up."""
@@ -182,35 +180,21 @@ class CommonCutSearch:
             self._solve_main(self.best, effort, clock)
             self._bound_others(clock)
         self._serve_both_ways(clock)
-        for i in self._open_pairs()[: max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size))]:
+        for i in self._open_pairs():
             if clock.expired:
                 return
             self._search_pair(i, clock)
-
-    def _serve_both_ways(self, clock: Clock) -> None:
-        """Owners of both bands that suit the way back too, where it takes time, and a bound of both ways together."""
-        if not self.problem.price_downlink or clock.expired:
-            return
-        self._serve_fed_both_ways(clock)
-        first = self.best
-        self._serve_pair(first, self._starts(first, 0), clock)
-        most = max(4, min(24, 1_000_000 // self.main.snr_per_w_KM.size)) if self.two_ways else 0
-        for i in sorted(range(len(self.pairs)), key=self._lower_both_ways_s)[:most]:
-            if i != first and self._lower_both_ways_s(i) < self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE):
-                self._serve_pair(i, [self.two_ways[self._best_both_ways()].owner_M], clock)
 
     def _descend_both_ways(self) -> None:
         """Owners of both bands for both ways by local search."""
         if not self.problem.price_downlink:
             return
         i, clock = self.best, Clock()  # part of the first plan, as owners for the uplink alone can take twice as long
-        ways, fed_ways, fed = self._ways(i), self._fed_ways, self.fed_incumbent
-        if ways is not None:
-            owner_M, delay_s = ways.improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
-            self.two_ways[i] = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
-        if fed_ways is not None and fed is not None:
-            owner_M, delay_s = fed_ways.improve(self._starts(i, 1), fed.bound_s, 0, clock, _FIRST_CLOSE)
-            self.fed_two_ways = TwoWays(owner_M, delay_s, fed.bound_s + fed_ways.least_down_s)
+        if (ways := self._ways(i)) is not None:
+            self.two_ways[i] = ways.improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
+        if self.fed_incumbent is not None and self.pairs[i].fed_bits > 0:
+            up_s = self.fed_incumbent.bound_s
+            self.fed_two_ways = self.fed_ways.improve(self._starts(i, 1), up_s, 0, clock, _FIRST_CLOSE)
 
     def _starts(self, i: int, band: int) -> list[IntArray]:
         """Owners to start from for both ways of a band: known ones, the last round's, or fresh ones."""
@@ -219,7 +203,7 @@ class CommonCutSearch:
         assert incumbent is not None
         if self.warm is None:
             owners = [incumbent.owner_M, *(owners[band] for owners in self._greedy_owners)]
-            ways = self._fed_ways if band else self._ways(i)
+            ways = self.fed_ways if band else self._ways(i)
             matched_M = ways and ways.matched_owners()
             owners += [] if matched_M is None else [matched_M]
             return owners if known is None else [known.owner_M, *owners]
@@ -236,15 +220,6 @@ class CommonCutSearch:
         pair = self.pairs[self.best]
         return [greedy_owners(self.problem, pair.cut, pair.rank, whole) for whole in (False, True)]
 
-    @cached_property
-    def _fed_ways(self) -> BothWays | None:
-        """Both ways of a bit of adapters; None where none are sent."""
-        pair = self.pairs[self.best]
-        if self.fed_incumbent is None or not pair.fed_bits > 0:
-            return None
-        none_K = np.zeros(self.problem.num_clients)
-        return BothWays(self.problem.fed, self.fed_problem, none_K + pair.fed_down_bits / pair.fed_bits, none_K)
-
     def _ways(self, i: int) -> BothWays | None:
         """Both ways of a pair's steps; None where nothing is sent."""
         pair = self.pairs[i]
@@ -254,32 +229,35 @@ class CommonCutSearch:
             self._ways_of[i] = BothWays(self.problem.main, self.main_problems[i], pair.down_bits_K, pair.back_s_K)
         return self._ways_of[i]
 
-    def _serve_fed_both_ways(self, clock: Clock) -> None:
-        pair, one_way, ways = self.pairs[self.best], self.fed_incumbent, self._fed_ways
-        if one_way is None or ways is None:
+    def _serve_both_ways(self, clock: Clock) -> None:
+        """Owners of both bands that suit the way back too, where it takes time, and a bound of both ways together."""
+        if not self.problem.price_downlink or clock.expired:
             return
-        owner_M, delay_s = ways.improve(self._starts(self.best, 1), one_way.bound_s, self.effort.kicks // 8, clock)
-        step_s = self.incumbents[self.best].delay_s + pair.after_s - pair.server_s
-        gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(step_s, delay_s) / (pair.rounds * pair.fed_bits)
-        known = TwoWays(owner_M, delay_s, one_way.bound_s + ways.least_down_s)
-        self.fed_two_ways = self._solve_ways(ways, known, one_way.prices, one_way.bound_s, gap_s, np.inf, clock)
+        first, pair = self.best, self.pairs[self.best]
+        if self.fed_two_ways is not None and self.fed_incumbent is not None:
+            up_s, starts, kicks = self.fed_incumbent.bound_s, self._starts(first, 1), self.effort.kicks // 8
+            known = self.fed_two_ways = self.fed_ways.improve(starts, up_s, kicks, clock)
+            gap_s = 0.5 * _TWO_WAY_TOLERANCE * self._upper_s(first) / (pair.rounds * pair.fed_bits)
+            prices = self.fed_incumbent.prices
+            self.fed_two_ways = self._solve_ways(self.fed_ways, known, prices, up_s, gap_s, np.inf, clock)
+        self._serve_pair(first, self._starts(first, 0), clock)
+        for i in sorted(range(len(self.pairs)), key=self._lower_s)[: self._most_pairs if self.two_ways else 0]:
+            if i != first and self._lower_s(i) < self._upper_s(self._leading()) * (1 - _TWO_WAY_TOLERANCE):
+                self._serve_pair(i, [self.two_ways[self._leading()].owner_M], clock)
 
     def _serve_pair(self, i: int, starts: list[IntArray], clock: Clock) -> None:
         """The best owners for both ways of a pair's steps, and how soon they can end, or that they cannot be better."""
-        pair, ways = self.pairs[i], self._ways(i)
+        pair, ways, beat_s = self.pairs[i], self._ways(i), np.inf
         if ways is None:
             return
-        owner_M, delay_s = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
-        known = TwoWays(owner_M, delay_s, self.bounds_s[i] + ways.least_down_s)
-        if self._holds_nothing_up(i, delay_s):
-            self.two_ways[i] = known
-            return
-        gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.both_ways_s(delay_s, self._fed_both_ways_s()[0])
-        gap_s, beat_s = gap_s / (pair.rounds * pair.steps), np.inf
+        known = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
         if self.two_ways.keys() - {i}:
-            least_s = self._least_both_ways_s() * (1 - _TWO_WAY_TOLERANCE)
-            rest_s = pair.both_ways_s(0.0, self._fed_both_ways_s()[1])
-            beat_s = (least_s - rest_s) / (pair.rounds * pair.steps)
+            least_s, (fed_s, fed_bound_s) = self._upper_s(self._leading()), self._fed_s()
+            if pair.delay_s(known.delay_s, fed_s) >= least_s and self._lower_s(i) >= self._lower_s(self._leading()):
+                self.two_ways[i] = known  # not the best, nor its bound the least
+                return
+            beat_s = pair.step_s(least_s * (1 - _TWO_WAY_TOLERANCE), fed_bound_s)
+        gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.delay_s(known.delay_s, self._fed_s()[0]) / (pair.rounds * pair.steps)
         prices = self.incumbents[i if i in self.incumbents else self.best].prices
         self.two_ways[i] = self._solve_ways(ways, known, prices, self.bounds_s[i], gap_s, beat_s, clock)
 
@@ -301,51 +279,11 @@ class CommonCutSearch:
             return known
         return ways.close(known, up_s, gap_s, beat_s) if is_tiny(ways.uplink) else known
 
-    def _holds_nothing_up(self, i: int, delay_s: float) -> bool:
-        """Whether a pair with such a delay of both ways is not the best, nor its bound the least."""
-        if not self.two_ways.keys() - {i}:
-            return False
-        best_s, bound_s = self._least_both_ways_s(), self._lower_both_ways_s(self._best_both_ways())
-        return self.pairs[i].both_ways_s(delay_s, self._fed_both_ways_s()[0]) >= best_s and (
-            self._lower_both_ways_s(i) >= bound_s
-        )
-
-    def _fed_both_ways_s(self) -> tuple[float, float]:
-        """Best known and least possible delay of both ways of the fed band, per bit (s)."""
-        if self.fed_two_ways is not None:
-            return self.fed_two_ways.delay_s, self.fed_two_ways.bound_s
-        pair = self.pairs[self.best]
-        after_s = pair.fed_after_s / pair.fed_bits if pair.fed_bits > 0 else 0.0
-        return np.inf if self.fed_incumbent else 0.0, self._fed_s()[1] + after_s
-
-    def _best_both_ways(self) -> int:
-        fed_s = self._fed_both_ways_s()[0]
-        return min(self.two_ways, key=lambda i: self.pairs[i].both_ways_s(self.two_ways[i].delay_s, fed_s))
-
-    def _least_both_ways_s(self) -> float:
-        """Total delay of the best known owners for both ways (s)."""
-        if not self.two_ways:
-            return np.inf
-        i = self._best_both_ways()
-        return self.pairs[i].both_ways_s(self.two_ways[i].delay_s, self._fed_both_ways_s()[0])
-
-    def _lower_both_ways_s(self, i: int) -> float:
-        """Bound of a pair's total delay, with both ways counted together where they take time (s)."""
-        pair, lower_s = self.pairs[i], self._lower_s(i)
-        if not self.problem.price_downlink or not np.any(pair.bits_K > 0):
-            return lower_s
-        step_s = self.bounds_s[i] + pair.after_s - pair.server_s
-        for j, known in self.two_ways.items():
-            later_s = 0.0 if i == j else pair.later_both_ways_s(self.pairs[j])
-            step_s = max(step_s, known.bound_s + later_s)
-        return max(lower_s, pair.both_ways_s(step_s, self._fed_both_ways_s()[1]))
-
     def best_plan(self) -> Plan:
         """Best plan so far, with the least bound over all pairs."""
-        plans = [self._plan_of(i, incumbent.owner_M) for i, incumbent in self.incumbents.items()]
-        plans += [self._plan_of(i, known.owner_M) for i, known in self.two_ways.items()]
+        plans = [self._plan_of(i, known.owner_M) for i, known in {**self.incumbents, **self.two_ways}.items()]
         best = min(plans, key=lambda p: p.delay_s)
-        lower_s = min(self._lower_both_ways_s(i) for i in range(len(self.pairs)))
+        lower_s = min(self._lower_s(i) for i in range(len(self.pairs)))
         return replace(best, lower_bound_s=min(lower_s * (1 - _ROUNDING), best.delay_s))
 
     def _plan_of(self, i: int, owner_M: IntArray) -> Plan:
@@ -355,44 +293,53 @@ class CommonCutSearch:
         fed = Allocation(np.full(problem.fed.num_subchannels, -1), np.zeros(problem.fed.num_subchannels))
         if self.fed_incumbent is not None and pair.fed_bits > 0:
             at_once_K, bits_K = np.zeros(problem.num_clients), np.full(problem.num_clients, pair.fed_bits)
-            owner_fed_M = (self.fed_two_ways or self.fed_incumbent).owner_M
-            fed, _ = allocate_power(problem.fed, owner_fed_M, at_once_K, bits_K, caps)
+            owner_M = (self.fed_two_ways or self.fed_incumbent).owner_M
+            fed, _ = allocate_power(problem.fed, owner_M, at_once_K, bits_K, caps)
         return make_plan(problem, pair.cut, pair.rank, main, fed)
 
     def _fed_s(self) -> tuple[float, float]:
-        """Best known and least possible delay of the fed band, per bit (s)."""
-        return (self.fed_incumbent.delay_s, self.fed_incumbent.bound_s) if self.fed_incumbent else (0.0, 0.0)
+        """Best known and least possible delay of a bit of adapters (s)."""
+        if self.fed_incumbent is None:
+            return 0.0, 0.0
+        known_s, bound_s = (one + self.fed_down_s for one in (self.fed_incumbent.delay_s, self.fed_incumbent.bound_s))
+        both = self.fed_two_ways
+        return (known_s, bound_s) if both is None else (both.delay_s, max(bound_s, both.bound_s))
 
     def _lower_s(self, i: int) -> float:
-        return self.pairs[i].delay_s(self.bounds_s[i], self._fed_s()[1])
+        """Bound of a pair's total delay (s)."""
+        pair = self.pairs[i]
+        step_s = self.bounds_s[i] + pair.down_s
+        for j, known in self.two_ways.items():
+            step_s = max(step_s, known.bound_s + pair.later_both_ways_s(self.pairs[j]))
+        return pair.delay_s(step_s, self._fed_s()[1])
 
     def _upper_s(self, i: int) -> float:
-        return self.pairs[i].delay_s(self.incumbents[i].delay_s, self._fed_s()[0])
+        """Total delay of a pair's best known owners (s); too short where those for both ways are not known yet."""
+        pair, both = self.pairs[i], self.two_ways.get(i)
+        step_s = self.incumbents[i].delay_s + pair.down_s if both is None else both.delay_s
+        return pair.delay_s(step_s, self._fed_s()[0])
+
+    def _leading(self) -> int:
+        """The pair with the best known owners."""
+        return min(self.two_ways or self.incumbents, key=self._upper_s)
 
     def _lone_bounds_s(self) -> list[float]:
         ready_s_PK, bits_PK = np.stack([p.ready_s_K for p in self.pairs]), np.stack([p.bits_K for p in self.pairs])
         return np.maximum(np.max(ready_s_PK, axis=1), self.main.lone_bounds_s(ready_s_PK, bits_PK)).tolist()
 
-    def _first_incumbent(self, tables: BandTables, band_problem: BandProblem, warm: Allocation | None) -> Incumbent:
+    def _started(self, tables: BandTables, band_problem: BandProblem, owner_M: IntArray | None) -> Incumbent:
+        """First incumbent of a band, from the better of given and greedy owners."""
         fresh = first_incumbent(tables, band_problem)
-        return (
-            fresh
-            if warm is None
-            else min(fresh, first_incumbent(tables, band_problem, warm.owner_M), key=lambda s: s.delay_s)
-        )
+        if owner_M is None:
+            return fresh
+        return min(fresh, first_incumbent(tables, band_problem, owner_M), key=lambda s: s.delay_s)
 
     def _main_incumbent(self, i: int, owner_M: IntArray | None = None) -> Incumbent:
-        """First incumbent of a pair in the main band, from the better of given and greedy owners."""
-        band_problem = self.main_problems[i]
-        if not np.any(band_problem.need_K > 0):
+        """First incumbent of a pair in the main band."""
+        if not np.any(self.main_problems[i].need_K > 0):
             ready_s = self.bounds_s[i]
             return Incumbent(np.full(self.problem.main.num_subchannels, -1), ready_s, ready_s)
-        fresh = first_incumbent(self.main, band_problem)
-        return (
-            fresh
-            if owner_M is None
-            else min(fresh, first_incumbent(self.main, band_problem, owner_M), key=lambda s: s.delay_s)
-        )
+        return self._started(self.main, self.main_problems[i], owner_M)
 
     def _first_pair(self) -> int:
         """Pair that is best with the owners that suit the most promising one."""
@@ -411,9 +358,11 @@ class CommonCutSearch:
 
         best_main_s, fed_s = main_s(best), self._fed_s()[0]
         for i, pair in enumerate(self.pairs):
-            limit_s = self.pairs[best].delay_s(best_main_s, fed_s)
+            limit_s = self.pairs[best].delay_s(best_main_s + self.pairs[best].down_s, fed_s)
             least_s = max(self.bounds_s[i], best_main_s + pair.later_s(self.pairs[best]))
-            if pair.delay_s(least_s, fed_s) < limit_s and pair.delay_s(found_s := main_s(i), fed_s) < limit_s:
+            if pair.delay_s(least_s + pair.down_s, fed_s) >= limit_s:
+                continue
+            if pair.delay_s((found_s := main_s(i)) + pair.down_s, fed_s) < limit_s:
                 best, best_main_s = i, found_s
         return best
 
@@ -456,7 +405,7 @@ class CommonCutSearch:
         """Raise the other pairs' bounds by what is proved for the best one."""
         best, proved = self.pairs[self.best], self.incumbents[self.best]
         for i, other in enumerate(self.pairs):
-            goal_s = other.main_s(self._upper_s(self.best), self._fed_s()[1])
+            goal_s = other.step_s(self._upper_s(self.best), self._fed_s()[1]) - other.down_s
             if clock.expired:
                 return
             if i == self.best or self.bounds_s[i] >= goal_s or not np.any(other.bits_K > 0):
@@ -468,18 +417,17 @@ class CommonCutSearch:
     def _open_pairs(self) -> list[int]:
         """Candidates that might still beat the best plan, most promising first."""
         upper_s = self._upper_s(self.best) * (1 - self.tolerance)
-        open_pairs = [i for i in range(len(self.pairs)) if i != self.best and self._lower_s(i) < upper_s]
-        return sorted(open_pairs, key=self._lower_s)
+        open_pairs = [i for i in range(len(self.pairs)) if i not in (self.best, *self.two_ways)]
+        return sorted((i for i in open_pairs if self._lower_s(i) < upper_s), key=self._lower_s)[: self._most_pairs]
 
     def _search_pair(self, i: int, clock: Clock) -> None:
         """Try to beat the best plan with another pair, or to prove that it cannot be beaten by it."""
         enough_s = self._upper_s(self.best) * (1 - self.tolerance)
-        if self._lower_s(i) >= enough_s or (self.two_ways and self._holds_nothing_up(i, np.inf)):
+        if self._lower_s(i) >= enough_s or (self.two_ways and self._lower_s(i) >= self._lower_s(self._leading())):
             return
-        self.incumbents[i] = descend(
-            self.main_problems[i], self._main_incumbent(i, self.incumbents[self.best].owner_M), clock
-        )
-        beat_s = self.pairs[i].main_s(enough_s, self._fed_s()[1])
+        start_M = self.incumbents[self.best].owner_M
+        self.incumbents[i] = descend(self.main_problems[i], self._main_incumbent(i, start_M), clock)
+        beat_s = self.pairs[i].step_s(enough_s, self._fed_s()[1]) - self.pairs[i].down_s
         self._solve_main(i, replace(self.effort, searches=4, branches=self.effort.branches // 4), clock, beat_s)
-        if self._upper_s(i) < self._upper_s(self.best):
+        if not self.two_ways and self._upper_s(i) < self._upper_s(self.best):
             self.best = i

@@ -13,13 +13,16 @@ import numpy as np
 
 from wavetune.allocation.prices import (
     LOG_2,
+    NOT_SLOW,
     Bundle,
+    ClientPrices,
     Prices,
     Scratch,
+    Wanted,
+    best_prices,
     new_scratch,
 )
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.shortlist import ClientPrices, Shortlists, Wanted, best_bundle, new_shortlists
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
@@ -45,18 +48,14 @@ class Tangents(NamedTuple):
     rate_K: Array
 
 
-class Work(NamedTuple):
-    """Scratch space for both sides of a client's sets, and short lists of its subchannels."""
-
-    sides: tuple[Scratch, Scratch]
-    lists: Shortlists
+Work = tuple[Scratch, Scratch]  # for both sides of a client's sets
 
 
 @part
 def new_work(problem: BandProblem) -> Work:
-    """Scratch space for the clients and subchannels of a problem."""
-    (K, M), steps = problem.log_KM.shape, problem.steps
-    return Work((new_scratch(M, steps), new_scratch(M, steps)), new_shortlists(K, M, steps))
+    """Scratch space for the subchannels of a problem."""
+    M = problem.log_KM.shape[1]
+    return new_scratch(M, problem.steps), new_scratch(M, problem.steps)
 
 
 @part
@@ -87,9 +86,9 @@ def cheapest_bundle(
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
     rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
     ask = float(problem.ask_K[k]) if len(problem.ask_K) > 0 else 0.0
-    chosen = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0)
+    chosen, back_M = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0), problem.back_KM[k] if ask > 0.0 else weight_M
     tangents.rate_K[k] = rate
-    for scratch in work.sides:
+    for scratch in work:
         scratch.num_vital[0] = vital_ones(problem, k, latest, scratch.vital)
     for _ in range(_SPLITS):
         n, side = int(prices.count_K[k]), -1
@@ -97,10 +96,13 @@ def cheapest_bundle(
         for more in range(1, -1, -1):
             if n + more == 0:
                 continue
-            wanted = Wanted(k, rate, ask, watt_price, n + more, more == 1, 1e-5 / len(problem.need_K))
+            wanted = Wanted(rate, ask, watt_price, n + more, more == 1, 1e-5 / len(problem.need_K), NOT_SLOW)
             back_price = float(prices.back_price_K2[k, more]) if ask > 0.0 else 0.0
             start = ClientPrices(float(prices.level_K2[k, more]), float(prices.dearer_K2[k, more]), back_price)
-            bundle, found = best_bundle(problem, weight_M, wanted, start, work.sides[more], work.lists)
+            bundle, found = best_prices(
+                problem.log_KM[k], problem.inverse_KM[k], weight_M, back_M, float(problem.cap_w_K[k]), problem.limit,
+                wanted, start, work[more],
+            )  # fmt: skip
             prices.level_K2[k, more], prices.dearer_K2[k, more] = found.level, found.dearer
             if ask > 0.0:
                 prices.back_price_K2[k, more] = found.back_price
@@ -139,7 +141,7 @@ def evaluate(
     for k in range(len(problem.need_K)):
         if problem.need_K[k] > 0.0:
             bundle, side = cheapest_bundle(problem, prices, k, delay, latest, work, tangents)
-            add_use(bundle, work.sides[side], use_M1)
+            add_use(bundle, work[side], use_M1)
     return excess_at(problem, tangents, delay)
 
 
@@ -221,7 +223,7 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, 
             for i in range(M + 1):
                 use_M1[i] = 0.0
             bundle, side = cheapest_bundle(problem, prices, k, delay, delay, work, tangents)
-            add_use(bundle, work.sides[side], use_M1)
+            add_use(bundle, work[side], use_M1)
             strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):
                 share_KM[k, i] = use_M1[i]

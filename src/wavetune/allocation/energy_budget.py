@@ -7,18 +7,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.energy_power import Uplink
 from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.plan import Allocation, Plan, downlink_power_w_K, speeds_of
+from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.allocation.water_filling import BandProblem
 
 _SLOWEST = 1e-4
 
@@ -41,18 +39,17 @@ def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyT
     steps_bits_K = np.sum(load.uplink_bits_IK, axis=0) * load.repeat
     speeds = speeds_of(problem, plan.main, plan.fed)
     bands = (
-        _Sender(problem.main, plan.main, steps_bits_K, speeds.uplink_bit_per_s_K),
-        _Sender(problem.fed, plan.fed, load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
+        _Sender(problem, problem.main, plan.main, steps_bits_K, speeds.uplink_bit_per_s_K),
+        _Sender(problem, problem.fed, plan.fed, load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
     )
     flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
     per_flop_K = problem.client_energy_j_per_flop_K
     compute_j_K = np.zeros(problem.num_clients) if per_flop_K is None else flop_K * per_flop_K
     server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
     server_j = server_flop * problem.server_energy_j_per_flop + _broadcast_j(problem, plan, load)
-    efficiency = problem.draw.amplifier_efficiency
 
     def joules_K(share_K: Array) -> Array:
-        return compute_j_K + (bands[0].joules_K(share_K) + bands[1].joules_K(share_K)) / efficiency
+        return compute_j_K + bands[0].at(share_K).joules_K(0.0) + bands[1].at(share_K).joules_K(0.0)
 
     share_K = _largest(lambda s_K: joules_K(s_K) <= terms.budget_j, np.ones(problem.num_clients))
 
@@ -89,35 +86,21 @@ def _largest(keeps: Callable[[Array], BoolArray], whole: Array) -> Array:
 
 
 class _Sender:
-    """A band with its owners, the clients' bits of a round and their planned rates."""
+    """A band with its owners, whose clients send their bits of a round until time 0, at a share of planned rates."""
 
-    def __init__(self, band: RadioBand, planned: Allocation, bits_K: Array, rate_K: Array) -> None:
-        from wavetune.allocation.water_filling import log_and_inverse
-
-        self.log_KM, self.inverse_KM = log_and_inverse(band.snr_per_w_KM)
-        self.limit = float(band.envelope.most)
-        self.sends_K = (bits_K > 0) & (rate_K > 0)
-        self.need_K = np.where(self.sends_K, bits_K / band.effective_hz, 0.0)
+    def __init__(self, problem: Problem, band: RadioBand, planned: Allocation, bits_K: Array, rate_K: Array) -> None:
+        self.sends_K, self.planned, none_K = (bits_K > 0) & (rate_K > 0), planned, np.zeros(len(bits_K))
+        bits_K = np.where(self.sends_K, bits_K, 0.0)
         self.airtime_s_K = np.where(self.sends_K, bits_K / np.where(rate_K > 0, rate_K, 1.0), 1.0)
-        self.planned, self.none_K = planned, np.zeros(len(bits_K))
+        sent = band_problem(band, none_K, bits_K, problem.tx_power_max_w_K)
+        self.uplink = Uplink(sent, planned.owner_M, none_K, 1, 0.0, problem.draw.amplifier_efficiency)
 
-    def joules_K(self, share_K: Array) -> Array:
-        """Energy at a share of the planned rates (J)."""
-        from wavetune.allocation.water_filling import energy_until
-
-        return energy_until(self._band_problem(share_K), self.planned.owner_M, self.none_K, 0.0)[0]
+    def at(self, share_K: Array) -> Uplink:
+        """The band at a share of the planned rates."""
+        return replace(self.uplink, problem=self.uplink.problem._replace(ready_K=-self.airtime_s_K / share_K))
 
     def slow_down(self, share_K: Array) -> Allocation:
         """The allocation at a share of the planned rates; who keeps its rates keeps its powers."""
-        from wavetune.allocation.water_filling import powers_until
-
-        owner_M = self.planned.owner_M
-        power_w_M = powers_until(self._band_problem(share_K), owner_M, self.none_K, 0.0)
+        owner_M, power_w_M = self.planned.owner_M, self.at(share_K).allocation(0.0).power_w_M
         slower_M = (owner_M >= 0) & ((share_K < 1.0) & self.sends_K)[owner_M]
         return Allocation(owner_M, np.where(slower_M, power_w_M, self.planned.power_w_M))
-
-    def _band_problem(self, share_K: Array) -> BandProblem:
-        from wavetune.allocation.water_filling import BandProblem
-
-        start_s_K = -self.airtime_s_K / share_K
-        return BandProblem(self.log_KM, self.inverse_KM, start_s_K, self.need_K, self.none_K, 0.0, self.limit)

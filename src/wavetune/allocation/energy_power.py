@@ -7,7 +7,8 @@ step have arrived and u when the last adapters have. A client that waits spends 
     s.t.      c_k + I e_k(t) + f_k(u) <= budget_k,  all together <= total,  I (t + after) + u <= deadline,  power caps,
 
 where e_k(t) = (t - ready_k) P_k(D_k / (t - ready_k)) is the water-filled energy, convex and falling, f_k likewise, and
-c_k the energy of computing. Solution: for each t the best u is found by bisection; what remains is convex in t alone.
+c_k the energy of computing. Solution: for each t the best u is found by bisection; what remains is convex in t
+alone, and so is by how much the deadline is missed.
 Where clients have shares of the server, t is the end of a step and ready_k all that client k's pipeline takes besides.
 Source: our own; the energy model is that of PWFF (arXiv 2404.13238) as we reconstruct it.
 Shape suffixes: I local steps, K clients, M subchannels.
@@ -16,20 +17,19 @@ Shape suffixes: I local steps, K clients, M subchannels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wavetune.allocation.delay import Phases, load_of
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import Allocation, Plan, make_plan
+from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.water_filling import BandProblem, earliest_affordable, energy_until, powers_until
 from wavetune.errors import ConfigError
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.allocation.water_filling import BandProblem
 
 _ROUNDING = 1e-9
 
@@ -39,7 +39,7 @@ class Uplink:
     """A band problem of clients with their owners.
 
     Args:
-        band_problem: the band's tables, and what the clients send.
+        problem: the band's tables, and what the clients send.
         owner_M: client that owns each subchannel, -1 for none.
         floor_K: least rates (bit/s/Hz).
         times: transfers of a round.
@@ -47,7 +47,7 @@ class Uplink:
         efficiency: radiated over drawn power.
     """
 
-    band_problem: BandProblem
+    problem: BandProblem
     owner_M: IntArray
     floor_K: Array
     times: int
@@ -67,55 +67,38 @@ class Uplink:
         efficiency: float = 1.0,
     ) -> Uplink | None:
         """The band; None where a client that sends has no rate, or not the least rate, within the caps."""
-        from wavetune.allocation.ladder import owners_delay
-        from wavetune.allocation.water_filling import BandProblem, log_and_inverse
-
-        log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-        need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
-        owner_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-        band_problem = BandProblem(
-            log_KM, inverse_KM, np.asarray(ready_s_K, np.float64), need_K, cap_w_K, band.total_power_max_w,
-            float(band.envelope.most),
-        )  # fmt: skip
-        start_s = float(np.max(ready_s_K))
-        if not np.any(need_K > 0):
-            return cls(band_problem, owner_M, floor_K, times, start_s, efficiency)
-        first_s = max(owners_delay(band_problem, owner_M), start_s)
-        uplink = cls(band_problem, owner_M, floor_K, times, first_s, efficiency)
-        if not np.isfinite(uplink.least_s):
-            return None
-        least_s = earliest(uplink.within_caps, uplink.least_s)
-        return None if least_s is None else cls(band_problem, owner_M, floor_K, times, least_s, efficiency)
+        problem = band_problem(band, ready_s_K, bits_K, cap_w_K)
+        owner_M = np.where(owner_M >= 0, np.where(problem.need_K[owner_M] > 0, owner_M, -1), -1)
+        least_s = max(owners_delay(problem, owner_M), float(np.max(ready_s_K)))
+        uplink = cls(problem, owner_M, floor_K, times, least_s, efficiency)
+        if not uplink.sends:
+            return uplink
+        least_s = earliest(uplink.within_caps, least_s) if np.isfinite(least_s) else None
+        return None if least_s is None else replace(uplink, least_s=least_s)
 
     @property
     def sends(self) -> bool:
         """Whether anybody sends anything."""
-        return bool(np.any(self.band_problem.need_K > 0))
+        return bool(np.any(self.problem.need_K > 0))
 
     def within_caps(self, done_s: float) -> bool:
         """Whether the powers to be done by a time keep the caps."""
-        from wavetune.allocation.water_filling import energy_until
-
-        _, power_w_K = energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)
-        within = np.all(power_w_K <= self.band_problem.cap_w_K * (1 + _ROUNDING))
-        return bool(within) and float(np.sum(power_w_K)) <= self.band_problem.total_w * (1 + _ROUNDING)
+        _, power_w_K = energy_until(self.problem, self.owner_M, self.floor_K, done_s)
+        within = np.all(power_w_K <= self.problem.cap_w_K * (1 + _ROUNDING))
+        return bool(within) and float(np.sum(power_w_K)) <= self.problem.total_w * (1 + _ROUNDING)
 
     def joules_K(self, done_s: float) -> Array:
         """Energy of a round's transfers in this band if each is done at a time (J)."""
-        from wavetune.allocation.water_filling import energy_until
-
-        return self.times * energy_until(self.band_problem, self.owner_M, self.floor_K, done_s)[0] / self.efficiency
+        return self.times * energy_until(self.problem, self.owner_M, self.floor_K, done_s)[0] / self.efficiency
 
     def allocation(self, done_s: float) -> Allocation:
         """Owners and powers; what rounding adds to a cap is taken off."""
-        from wavetune.allocation.water_filling import powers_until
-
-        power_w_M = powers_until(self.band_problem, self.owner_M, self.floor_K, done_s)
-        spent_w_K = Allocation(self.owner_M, power_w_M).power_w_K(len(self.band_problem.need_K))
-        scale_K = np.minimum(1.0, self.band_problem.cap_w_K / np.maximum(spent_w_K, 1e-300))
+        power_w_M = powers_until(self.problem, self.owner_M, self.floor_K, done_s)
+        spent_w_K = Allocation(self.owner_M, power_w_M).power_w_K(len(self.problem.need_K))
+        scale_K = np.minimum(1.0, self.problem.cap_w_K / np.maximum(spent_w_K, 1e-300))
         power_w_M = np.where(self.owner_M >= 0, power_w_M * scale_K[self.owner_M], 0.0)
         return Allocation(
-            self.owner_M, power_w_M * min(1.0, self.band_problem.total_w / max(float(power_w_M.sum()), 1e-300))
+            self.owner_M, power_w_M * min(1.0, self.problem.total_w / max(float(power_w_M.sum()), 1e-300))
         )
 
 
@@ -136,6 +119,9 @@ def earliest(holds: Callable[[float], bool], low_s: float) -> float | None:
 
 _SHARPNESS = 1e-9
 _GOLDEN = 0.5 * (3.0 - np.sqrt(5.0))
+_LONGEST = 1e9  # times the shortest time
+
+Judged = tuple[float, float, float]  # how late (s), the cost, and when the adapters are done (s)
 
 
 def economical_plan(
@@ -210,40 +196,22 @@ class _Round:
 
     def best_times(self) -> tuple[float, float] | None:
         """When the activations of a step and the adapters are best done; None where no times are allowed."""
-        steps, main_s = self.main.times, self.main.least_s
-        bounded = self.terms.budgeted
-        free_s = self._unbounded_fed_s()
+        low_s, high_s, free_s = self.main.least_s, self.main.least_s, self._unbounded_fed_s()
+        if self.main.sends:
+            high_s = max(low_s, min((self.left_s - self.fed.least_s) / self.main.times, _LONGEST * low_s))
 
-        def soonest(t: float) -> float:
-            return self._soonest_fed_s(t) if bounded else self.fed.least_s
+        def judged(main_s: float) -> Judged:
+            soonest_s, left_s = self._soonest_fed_s(main_s), self.left_s - self.main.times * main_s
+            late_s = soonest_s - left_s if soonest_s < np.inf else np.inf
+            if late_s == np.inf or late_s > 3 * _SHARPNESS * abs(self.left_s):
+                return late_s, np.inf, soonest_s
+            fed_s = max(soonest_s, min(free_s, left_s))
+            return 0.0, self._cost(main_s, fed_s), fed_s
 
-        def lasts(t: float) -> float:
-            return steps * t + soonest(t)
-
-        if not self.main.sends:
-            low_s = high_s = main_s
-        else:
-            low_s = main_s if not bounded else self._first_main_s()
-            if not np.isfinite(low_s):
-                return None
-            high_s = self._last_main_s(low_s, soonest, free_s)
-            if bounded:
-                shortest_s = _lowest(lasts, low_s, high_s)
-                low_s = _edge(lambda t: lasts(t) <= self.left_s, shortest_s, low_s)
-                high_s = _edge(lambda t: lasts(t) <= self.left_s, shortest_s, high_s)
-        shortest_s = lasts(low_s)
-        if high_s < low_s or not np.isfinite(shortest_s) or shortest_s > self.left_s * (1 + _SHARPNESS):
-            return None
-
-        def fed_s(t: float) -> float:
-            return max(soonest(t), min(free_s, self.left_s - steps * t))
-
-        best_s = _lowest(lambda t: self._cost(t, fed_s(t)), low_s, high_s)
-        return best_s, fed_s(best_s)
+        best_s, (late_s, _, fed_s) = _lowest(judged, low_s, high_s)
+        return None if late_s > 0 else (best_s, fed_s)
 
     def _cost(self, main_s: float, fed_s: float) -> float:
-        if not np.isfinite(fed_s):
-            return np.inf
         weight = 1.0 if self.terms.least == "energy" else self.terms.weight_s_per_j
         delay_s = 0.0 if self.terms.least == "energy" else self.main.times * main_s + fed_s
         if weight == 0:
@@ -252,38 +220,17 @@ class _Round:
 
     def _unbounded_fed_s(self) -> float:
         """Best time for the adapters where neither budget nor deadline binds."""
+        low_s = self.fed.least_s
         if not self.fed.sends or (self.terms.least == "delay" and self.terms.weight_s_per_j == 0):
-            return self.fed.least_s
+            return low_s
         if self.terms.least == "energy":
             return np.inf
-        low_s, main_s = self.fed.least_s, self.main.least_s
-        high_s = self._cost(main_s, low_s) - self.main.times * main_s
-        return _lowest(lambda u: self._cost(main_s, u), low_s, max(high_s, low_s))
-
-    def _last_main_s(self, low_s: float, soonest: Callable[[float], float], free_s: float) -> float:
-        """The activations need not be done later than this: it costs more, or leaves no time for the adapters."""
-        steps, last_s = self.main.times, (self.left_s - self.fed.least_s) / self.main.times
-        if self.terms.least == "energy":
-            return last_s
-        first_s = low_s
-        while not np.isfinite(soonest(first_s)):
-            first_s *= 2.0
-        first_s = first_s * (1 + 1e-6) if first_s > low_s else first_s
-        return min(last_s, max(self._cost(first_s, max(soonest(first_s), free_s)) / steps, first_s))
-
-    def _first_main_s(self) -> float:
-        """Earliest time for the activations at which the budgets leave something for the adapters; infinite if none."""
-        least_K = self.fed.joules_K(1e9 * self.fed.least_s) if self.fed.sends else np.zeros(len(self.left_j_K))
-
-        def leaves(t: float) -> bool:
-            spent_K = self.main.joules_K(t) + least_K
-            return bool(np.all(spent_K <= self.left_j_K)) and float(np.sum(spent_K)) <= self.left_j
-
-        first_s = earliest(leaves, self.main.least_s)
-        return np.inf if first_s is None else first_s
+        return _lowest(lambda u: (0.0, self._cost(self.main.least_s, u), u), low_s, _LONGEST * low_s)[0]
 
     def _soonest_fed_s(self, main_s: float) -> float:
         """Earliest time for the adapters within what the activations leave of the budgets; infinite if none."""
+        if not self.terms.budgeted:
+            return self.fed.least_s
         spent_K = self.main.joules_K(main_s)
         if not np.isfinite(np.sum(spent_K)):
             return np.inf
@@ -292,42 +239,36 @@ class _Round:
             return np.inf
         if not self.fed.sends:
             return self.fed.least_s
-        from wavetune.allocation.water_filling import earliest_affordable
-
         radiated_K, radiated = left_K * self.fed.efficiency, left_j * self.fed.efficiency
         return earliest_affordable(
-            self.fed.band_problem, self.fed.owner_M, self.fed.floor_K, radiated_K, radiated, self.fed.least_s
+            self.fed.problem, self.fed.owner_M, self.fed.floor_K, radiated_K, radiated, self.fed.least_s
         )
 
 
-def _edge(holds: Callable[[float], bool], inside_s: float, outside_s: float) -> float:
-    """Last time on the way from where a condition holds to another at which it still holds."""
-    if holds(outside_s) or not holds(inside_s):
-        return outside_s if holds(outside_s) else inside_s
-    for _ in range(60):
-        middle_s = 0.5 * (inside_s + outside_s)
-        inside_s, outside_s = (middle_s, outside_s) if holds(middle_s) else (inside_s, middle_s)
-    return inside_s
+def _lowest(judged: Callable[[float], Judged], low_s: float, high_s: float) -> tuple[float, Judged]:
+    """The time between two that is least late and, of those, costs least, and how it is judged; both are convex.
 
+    By golden section on the logarithm of the time; what is infinitely late is too early.
+    """
+    seen = [(judged(time_s), time_s) for time_s in {low_s, high_s}]
+    if len(seen) == 1:
+        return seen[0][1], seen[0][0]
+    low, high = float(np.log(low_s)), float(np.log(high_s))
 
-def _lowest(cost: Callable[[float], float], low_s: float, high_s: float) -> float:
-    """Where a convex function of time is least between two times, by golden section on the logarithm of the time."""
-    if not low_s < high_s:
-        return low_s
-    low, high = np.log(low_s), np.log(high_s)
-    left, right = low + _GOLDEN * (high - low), high - _GOLDEN * (high - low)
-    left_cost, right_cost = cost(np.exp(left)), cost(np.exp(right))
+    def looked_at(log_s: float) -> tuple[float, Judged]:
+        seen.append((judged(float(np.exp(log_s))), float(np.exp(log_s))))
+        return log_s, seen[-1][0]
+
+    left, right = looked_at(low + _GOLDEN * (high - low)), looked_at(high - _GOLDEN * (high - low))
     while high - low > _SHARPNESS:
-        if left_cost <= right_cost < np.inf or left_cost < right_cost:  # Whatever costs infinity lies too early.
-            high, right, right_cost = right, left, left_cost
-            left = low + _GOLDEN * (high - low)
-            left_cost = cost(np.exp(left))
+        if left[1][:2] <= right[1][:2] and left[1][0] < np.inf:
+            high, right = right[0], left
+            left = looked_at(low + _GOLDEN * (high - low))
         else:
-            low, left, left_cost = left, right, right_cost
-            right = high - _GOLDEN * (high - low)
-            right_cost = cost(np.exp(right))
-    candidates = (low_s, float(np.exp(0.5 * (low + high))), high_s)
-    return min(candidates, key=cost)
+            low, left = left[0], right
+            right = looked_at(high - _GOLDEN * (high - low))
+    best, best_s = min(seen)
+    return best_s, best
 
 
 def _require_smooth(problem: Problem) -> None:

@@ -11,21 +11,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
+from wavetune.allocation.effort import Clock
 from wavetune.allocation.energy_power import around_activations, economical_plan
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
 from wavetune.allocation.feasibility import check_feasible
+from wavetune.allocation.local_search import Demand, search
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.planner import plan as fastest_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
+from wavetune.allocation.water_filling import log_and_inverse
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.allocation.effort import Clock
 
 Decision = tuple[IntArray | int, IntArray | int]
 
@@ -56,8 +55,6 @@ def plan_with_energy(
     fastest = fastest_plan(problem, time_limit_s, warm_start)
     if fastest.status != "ok" or terms.idle:
         return fastest
-    from wavetune.allocation.effort import Clock
-
     clock = Clock(np.inf if time_limit_s is None else started_s + time_limit_s)
     return improve(problem, terms, fastest, warm_start, clock)
 
@@ -224,9 +221,6 @@ def least_energy_owners(
     """
     if not np.any(bits_K > 0):
         return owner_M
-    from wavetune.allocation.local_search import Demand, search
-    from wavetune.allocation.water_filling import log_and_inverse
-
     time_s_K = done_s - ready_s_K
     log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
     rate_K = np.where(bits_K > 0, bits_K / (band.effective_hz * time_s_K), 0.0)

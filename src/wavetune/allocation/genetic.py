@@ -13,16 +13,13 @@ import numpy as np
 
 from wavetune.allocation.band import BandTables
 from wavetune.allocation.baselines import random_owners
-from wavetune.allocation.common_cut import CutRankPair, pairs_of
-from wavetune.allocation.delay import downlink_rate_bit_per_s_K, transfer_s
+from wavetune.allocation.both_ways import BothWays
+from wavetune.allocation.common_cut import pairs_of
 from wavetune.allocation.feasibility import check_feasible
-from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.power import with_best_power
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
-from wavetune.allocation.water_filling import BandProblem
+from wavetune.allocation.problem import IntArray, Problem
 from wavetune.seeds import stream
-from wavetune.units import Array
 
 _INDIVIDUALS, _GENERATIONS, _KEPT = 30, 40, 2
 
@@ -66,36 +63,21 @@ class Costs:
     """Delays of individuals; of a rate that grows in steps, by its envelope."""
 
     def __init__(self, problem: Problem, pairs: tuple[tuple[int, int], ...]) -> None:
-        self.problem, self.pairs = problem, pairs_of(problem, pairs)
+        self.pairs, self.num_main = pairs_of(problem, pairs), problem.main.num_subchannels
         main, fed = (BandTables(band, problem.tx_power_max_w_K) for band in (problem.main, problem.fed))
-        none_K = np.zeros(problem.num_clients)
-        self.bands = [
-            (main.problem(p.ready_s_K, p.bits_K), fed.problem(none_K, none_K + p.fed_bits)) for p in self.pairs
+        none_K, priced = np.zeros(problem.num_clients), 1.0 if problem.price_downlink else 0.0
+        back = problem.costs.download_share * priced
+        self.ways = [
+            (
+                BothWays(problem.main, main.problem(p.ready_s_K, p.bits_K), p.down_bits_K * priced, p.back_s_K),
+                BothWays(problem.fed, fed.problem(none_K, none_K + p.fed_bits), none_K + p.fed_bits * back, none_K),
+            )
+            for p in self.pairs
         ]
 
     def delay_s(self, gene_G: IntArray) -> float:
         """Total delay of an individual (s)."""
-        problem, pair, (main, fed) = self.problem, self.pairs[int(gene_G[0])], self.bands[int(gene_G[0])]
-        main_owner_M, fed_owner_M = np.split(gene_G[1:], [problem.main.num_subchannels])
-        up_s, down_s = (
-            _up_s(main, main_owner_M, pair),
-            self._down_s(problem.main, main_owner_M, pair.down_bits_K, pair.back_s_K),
-        )
-        fed_s = owners_delay(fed, fed_owner_M) if pair.fed_bits > 0 else 0.0
-        fed_down_s = self._down_s(
-            problem.fed, fed_owner_M, fed.need_K * problem.fed.effective_hz, np.zeros(problem.num_clients)
-        )
-        return pair.rounds * (pair.steps * (up_s + pair.server_s + down_s) + fed_s + fed_down_s)
-
-    def _down_s(self, band: RadioBand, owner_M: IntArray, bits_K: Array, after_s_K: Array) -> float:
-        if not self.problem.price_downlink:
-            return float(np.max(after_s_K))
-        return float(np.max(transfer_s(bits_K, downlink_rate_bit_per_s_K(band, owner_M)) + after_s_K))
-
-
-def _up_s(main: BandProblem, owner_M: IntArray, pair: CutRankPair) -> float:
-    return (
-        max(owners_delay(main, owner_M), float(np.max(pair.ready_s_K)))
-        if np.any(pair.bits_K > 0)
-        else float(np.max(pair.ready_s_K))
-    )
+        pair, (main, fed) = self.pairs[int(gene_G[0])], self.ways[int(gene_G[0])]
+        main_owner_M, fed_owner_M = np.split(gene_G[1:], [self.num_main])
+        step_s = main.delay_s(main_owner_M) + pair.server_s
+        return pair.rounds * (pair.steps * step_s + fed.delay_s(fed_owner_M))

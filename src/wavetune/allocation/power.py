@@ -10,12 +10,17 @@ Shape suffixes: I local steps, K clients, M subchannels.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.plan import Allocation, Plan, make_plan
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.units import Array
+
+if TYPE_CHECKING:
+    from wavetune.allocation.water_filling import BandProblem
 
 
 def allocate_power(
@@ -34,18 +39,26 @@ def allocate_power(
         The allocation, and the least max_k(ready_s[k] + bits[k] / rate[k]) over the clients that send (s): infinite
         where one of them owns no usable subchannel, minus infinity where none sends.
     """
-    from wavetune.allocation.ladder import best_powers, steps_of
+    from wavetune.allocation.ladder import best_powers
+
+    problem = band_problem(band, ready_s_K, bits_K, tx_power_max_w_K)
+    sender_M = np.where(owner_M >= 0, np.where(problem.need_K[owner_M] > 0, owner_M, -1), -1)
+    delay_s, power_w_M = best_powers(problem, sender_M)
+    return Allocation(sender_M if band.downlink_gain_KM is None else owner_M, power_w_M), float(delay_s)
+
+
+def band_problem(band: RadioBand, ready_s_K: Array, bits_K: Array, cap_w_K: Array) -> BandProblem:
+    """The compiled functions' problem of a band, without what bounds know of it besides."""
+    from wavetune.allocation.ladder import steps_of
     from wavetune.allocation.water_filling import BandProblem, log_and_inverse
 
-    log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-    need_K = np.asarray(bits_K / band.effective_hz, dtype=np.float64)
-    cap_w_K = np.asarray(tx_power_max_w_K, dtype=np.float64)
-    sender_M = np.where(owner_M >= 0, np.where(need_K[owner_M] > 0, owner_M, -1), -1)
-    ready_s_K, limit = np.asarray(ready_s_K, np.float64), float(band.envelope.most)
-    band_problem = BandProblem(log_KM, inverse_KM, ready_s_K, need_K, cap_w_K, band.total_power_max_w, limit)
-    steps = steps_of(band.ladder, band.envelope.gap, band.effective_hz)
-    delay_s, power_w_M = best_powers(band_problem._replace(steps=steps), sender_M)
-    return Allocation(sender_M if band.downlink_gain_KM is None else owner_M, power_w_M), float(delay_s)
+    need_K, ready_K, caps_K = (
+        np.asarray(x, dtype=np.float64) for x in (bits_K / band.effective_hz, ready_s_K, cap_w_K)
+    )
+    problem = BandProblem(
+        *log_and_inverse(band.snr_per_w_KM), ready_K, need_K, caps_K, band.total_power_max_w, float(band.envelope.most)
+    )
+    return problem._replace(steps=steps_of(band.ladder, band.envelope.gap, band.effective_hz))
 
 
 def uniform_power(band: RadioBand, owner_M: IntArray, tx_power_max_w_K: Array) -> Allocation:

@@ -208,12 +208,37 @@ def with_vital(scratch: Scratch, size: int, n: int, more: bool) -> int:
     return size + 1
 
 
+class Bracket(NamedTuple):
+    """Around the top of a concave function: point, value and slope on both sides of it; slope 0 where none is known."""
+
+    low: float
+    low_value: float
+    low_slope: float
+    high: float
+    high_value: float
+    high_slope: float
+
+
+NO_BRACKET = Bracket(0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
 @part
-def between(low: float, low_value: float, low_slope: float, high: float, high_value: float, high_slope: float) -> float:
-    """Where the tangents of a concave function at both ends of a bracket meet, kept off the ends."""
-    meeting = (high_value - low_value + low_slope * low - high_slope * high) / (low_slope - high_slope)
-    margin = 0.02 * (high - low)
-    return min(max(meeting, low + margin), high - margin)
+def narrowed(ends: Bracket, point: float, value: float, slope: float) -> Bracket:
+    """The bracket with a point that was evaluated."""
+    if slope > 0.0:
+        return Bracket(point, value, slope, ends.high, ends.high_value, ends.high_slope)
+    return Bracket(ends.low, ends.low_value, ends.low_slope, point, value, slope)
+
+
+@part
+def promising(ends: Bracket, best: float, tolerance: float) -> float:
+    """Where the tangents at both ends meet, kept off the ends; -1 where they promise no more than `tolerance`."""
+    width = ends.high - ends.low
+    rise = ends.high_value - ends.low_value + ends.low_slope * ends.low - ends.high_slope * ends.high
+    meeting = min(max(rise / (ends.low_slope - ends.high_slope), ends.low + 0.02 * width), ends.high - 0.02 * width)
+    if width <= 1e-9 * ends.high or ends.low_value + ends.low_slope * (meeting - ends.low) - best <= tolerance:
+        return -1.0
+    return meeting
 
 
 @part
@@ -244,43 +269,61 @@ class Bundle(NamedTuple):
     size: float
 
 
+class Wanted(NamedTuple):
+    """What a client wants at which price of a watt: a rate (bit/s/Hz) and so much of the way back, or more where slow
+    ones cost, from n subchannels or more, else at most n. Prices are searched to within `tolerance`.
+    """
+
+    rate: float
+    ask: float
+    watt_price: float
+    n: int
+    more: bool
+    tolerance: float
+    slow: Slow
+
+
+class ClientPrices(NamedTuple):
+    """Water level (W), (mu + alpha) / mu, and price of what is asked of the way back."""
+
+    level: float
+    dearer: float
+    back_price: float
+
+
 @part
 def best_rate_price(
     log_M: Array,
     inverse_M: Array,
     weight_M: Array,
-    least: float,
-    slow: Slow,
+    limit: float,
     power_price: float,
     level: float,
-    n: int,
-    more: bool,
-    tolerance: float,
+    wanted: Wanted,
     enough: float,
-    limit: float,
     scratch: Scratch,
 ) -> Bundle:
     """Maximise over nu: nu rate + cheapest set, for a given price of power; a value of `enough` ends the search.
 
-    The rate is `least` or, where slow rates cost, any from there on: that with the least of its cost and nu rate.
+    The rate is that wanted or, where slow rates cost, any from there on: that with the least of its cost and nu rate.
     """
-    best, best_level = -np.inf, level
-    low, low_value, low_slope, low_power, num_below = 0.0, 0.0, 0.0, 0.0, -1
-    high, high_value, high_slope, high_power, num_above = 0.0, 0.0, 0.0, 0.0, -1
+    best, best_level, ends = -np.inf, level, NO_BRACKET
+    low_power, high_power, num_below, num_above = 0.0, 0.0, -1, -1
     price = level * power_price * LOG_2
     for turn in range(40):
         cost, set_rate, power_w, size = cheapest_set(
-            log_M, inverse_M, weight_M, price, power_price, n, more, limit, scratch
+            log_M, inverse_M, weight_M, price, power_price, wanted.n, wanted.more, limit, scratch
         )
-        spent, rate = tangent(slow.up, price, least, slow.most_up)
+        spent, rate = tangent(wanted.slow.up, price, wanted.rate, wanted.slow.most_up)
         value = spent + cost
         if value > best:
             best, best_level = value, price / (power_price * LOG_2)
+        ends = narrowed(ends, price, value, rate - set_rate)
         if set_rate < rate:
-            low, low_value, low_slope, low_power, num_below = price, value, rate - set_rate, power_w, size
+            low_power, num_below = power_w, size
             copy(scratch.chosen, scratch.below, size)
         else:
-            high, high_value, high_slope, high_power, num_above = price, value, rate - set_rate, power_w, size
+            high_power, num_above = power_w, size
             copy(scratch.chosen, scratch.above, size)
         if abs(set_rate - rate) <= 1e-9 * rate or best > enough:
             break
@@ -291,69 +334,60 @@ def best_rate_price(
             stride = 2.0 ** min(turn, 20) if limit < np.inf else 1.0
             price = max(peak, price * stride) if set_rate < rate else min(peak, price / stride)
             continue
-        meeting = between(low, low_value, low_slope, high, high_value, high_slope)
-        if high - low <= 1e-9 * high or low_value + low_slope * (meeting - low) - best <= tolerance:
+        meeting = promising(ends, best, wanted.tolerance)
+        if meeting < 0.0:
             break
-        price = 0.5 * (low + high) if turn % 4 == 3 else peak if low < peak < high and turn % 2 == 0 else meeting
+        inside = ends.low < peak < ends.high and turn % 2 == 0
+        price = 0.5 * (ends.low + ends.high) if turn % 4 == 3 else peak if inside else meeting
     if num_below < 0:
         return Bundle(best, best_level, 0.0, 0, num_above, high_power, float(num_above))
     if num_above < 0:
         return Bundle(best, best_level, 1.0, num_below, 0, low_power, float(num_below))
-    share = high_slope / (high_slope - low_slope)
+    share = ends.high_slope / (ends.high_slope - ends.low_slope)
     power_w = share * low_power + (1.0 - share) * high_power
     return Bundle(best, best_level, share, num_below, num_above, power_w, share * num_below + (1.0 - share) * num_above)
 
 
 @part
-def best_prices(
+def best_one_way(
     log_M: Array,
     inverse_M: Array,
     weight_M: Array,
-    rate: float,
-    slow: Slow,
-    watt_price: float,
     cap_w: float,
-    level: float,
-    dearer: float,
-    n: int,
-    more: bool,
-    tolerance: float,
     limit: float,
+    wanted: Wanted,
+    start: ClientPrices,
     scratch: Scratch,
-) -> tuple[Bundle, float]:
-    """Maximise over nu and alpha: nu rate - alpha cap + cheapest set; also (mu + alpha) / mu."""
-    low, low_value, low_slope = 0.0, 0.0, -1.0
-    high, high_value, high_slope = 0.0, 0.0, 1.0
-    price, best, best_level, best_dearer = watt_price * max(dearer, 1.0), -np.inf, level, 1.0
-    turn = 0
+) -> tuple[Bundle, ClientPrices]:
+    """Maximise over nu and alpha: nu rate - alpha cap + cheapest set."""
+    watt_price, level, ends, turn = wanted.watt_price, start.level, NO_BRACKET, 0
+    price, best, best_level, best_dearer = watt_price * max(start.dearer, 1.0), -np.inf, level, 1.0
     while True:
         cap_cost = (price - watt_price) * cap_w
-        bundle = best_rate_price(
-            log_M, inverse_M, weight_M, rate, slow, price, level, n, more, tolerance, _MUCH + cap_cost, limit, scratch
-        )
+        bundle = best_rate_price(log_M, inverse_M, weight_M, limit, price, level, wanted, _MUCH + cap_cost, scratch)
         level, value, slope = bundle.level, bundle.value - cap_cost, bundle.power_w - cap_w
         if value > best:
             best, best_level, best_dearer = value, level, price / watt_price
         turn += 1
         if best > _MUCH or abs(slope) <= 1e-6 * cap_w or (slope <= 0.0 and price <= watt_price) or turn == 40:
             break
-        if slope > 0.0:
-            low, low_value, low_slope = price, value, slope
-        else:
-            high, high_value, high_slope = price, value, slope
-        if high_slope > 0.0:
+        ends = narrowed(ends, price, value, slope)
+        if ends.high == 0.0:
             price *= 2.0 if turn < 3 else 16.0
-        elif low_slope < 0.0:
+        elif ends.low == 0.0:
             price = max(watt_price, price * (0.5 if turn < 3 else 1.0 / 16.0))
         else:
-            meeting = between(low, low_value, low_slope, high, high_value, high_slope)
-            if high - low <= 1e-9 * high or low_value + low_slope * (meeting - low) - best <= tolerance:
+            meeting = promising(ends, best, wanted.tolerance)
+            if meeting < 0.0:
                 break
-            price = 0.5 * (low + high) if turn % 3 == 2 else meeting
-    result = Bundle(
-        best, best_level, bundle.share_below, bundle.num_below, bundle.num_above, bundle.power_w, bundle.size
-    )
-    return result, best_dearer
+            price = 0.5 * (ends.low + ends.high) if turn % 3 == 2 else meeting
+    return at_best(bundle, best, best_level), ClientPrices(best_level, best_dearer, 0.0)
+
+
+@part
+def at_best(bundle: Bundle, value: float, level: float) -> Bundle:
+    """The last bundle of a search with the best value met, and the water level there."""
+    return Bundle(value, level, bundle.share_below, bundle.num_below, bundle.num_above, bundle.power_w, bundle.size)
 
 
 @part
@@ -368,65 +402,48 @@ def _carried_back(bundle: Bundle, scratch: Scratch, back_M: Array) -> float:
 
 
 @part
-def best_prices_both_ways(
+def best_prices(
     log_M: Array,
     inverse_M: Array,
     weight_M: Array,
-    rate: float,
-    slow: Slow,
-    watt_price: float,
-    cap_w: float,
-    level: float,
-    dearer: float,
-    n: int,
-    more: bool,
-    tolerance: float,
-    limit: float,
     back_M: Array,
-    least_back: float,
-    back_price: float,
+    cap_w: float,
+    limit: float,
+    wanted: Wanted,
+    start: ClientPrices,
     scratch: Scratch,
-) -> tuple[Bundle, float, float]:
-    """Maximise `best_prices` over a price of the way back too, which is last of what is returned.
+) -> tuple[Bundle, ClientPrices]:
+    """The best prices of a client, searched from given ones, and its bundle there; `back_M` counts where it asks.
 
-    A set S has to carry `least_back` in sum of `back_M`, or as much more as pays: at a price delta the cheapest that
-    carries `ask` costs at least delta ask and what it costs with weights w_i - delta back_i.
+    A set S has to carry `ask` in sum of `back_M`, or as much more as pays: at a price delta the cheapest that does
+    costs at least delta ask and what it costs with weights w_i - delta back_i.
     """
-    low, low_value, low_slope = 0.0, 0.0, 0.0
-    high, high_value, high_slope = 0.0, 0.0, 0.0
-    price, best, best_level, best_dearer, best_price = max(back_price, 0.0), -np.inf, level, dearer, 0.0
-    bundle = Bundle(best, level, 0.0, 0, 0, 0.0, 0.0)
+    if not (wanted.ask > 0.0 or wanted.slow.back > 0.0):
+        return best_one_way(log_M, inverse_M, weight_M, cap_w, limit, wanted, start, scratch)
+    ends, price, best, found = NO_BRACKET, max(start.back_price, 0.0), -np.inf, start
+    bundle, known = Bundle(best, start.level, 0.0, 0, 0, 0.0, 0.0), start
     for turn in range(30):
         for i in range(len(weight_M)):
             scratch.weight_M[i] = weight_M[i] - price * back_M[i]
-        bundle, dearer = best_prices(
-            log_M, inverse_M, scratch.weight_M, rate, slow, watt_price, cap_w, level, dearer, n, more, tolerance, limit,
-            scratch,
-        )  # fmt: skip
-        spent, ask = tangent(slow.back, price, least_back, slow.most_back)
-        level, value = max(bundle.level, 1e-200), bundle.value + spent
+        bundle, known = best_one_way(log_M, inverse_M, scratch.weight_M, cap_w, limit, wanted, known, scratch)
+        spent, ask = tangent(wanted.slow.back, price, wanted.ask, wanted.slow.most_back)
+        known, value = ClientPrices(max(bundle.level, 1e-200), known.dearer, price), bundle.value + spent
         slope = ask - _carried_back(bundle, scratch, back_M)
         if value > best:
-            best, best_level, best_dearer, best_price = value, level, dearer, price
+            best, found = value, known
         if best > _MUCH or abs(slope) <= 1e-6 * ask or (slope <= 0.0 and price <= 0.0):
             break
-        if slope > 0.0:
-            low, low_value, low_slope = price, value, slope
-        else:
-            high, high_value, high_slope = price, value, slope
-        if high_slope == 0.0:
+        ends = narrowed(ends, price, value, slope)
+        if ends.high_slope == 0.0:
             price = max(2.0 * price, max(abs(value), 1e-6) / ask) * (1.0 if turn < 6 else 16.0)
-        elif low_slope == 0.0:
+        elif ends.low_slope == 0.0:
             price = 0.5 * price if turn < 3 else 0.0
         else:
-            meeting = between(low, low_value, low_slope, high, high_value, high_slope)
-            if high - low <= 1e-9 * high or low_value + low_slope * (meeting - low) - best <= tolerance:
+            meeting = promising(ends, best, wanted.tolerance)
+            if meeting < 0.0:
                 break
-            price = 0.5 * (low + high) if turn % 3 == 2 else meeting
-    result = Bundle(
-        best, best_level, bundle.share_below, bundle.num_below, bundle.num_above, bundle.power_w, bundle.size
-    )
-    return result, best_dearer, best_price
+            price = 0.5 * (ends.low + ends.high) if turn % 3 == 2 else meeting
+    return at_best(bundle, best, found.level), found
 
 
 @part

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.band import copy_prices, with_cap_tolerance
-from wavetune.allocation.prices import NOT_SLOW, Prices, best_prices, new_scratch
+from wavetune.allocation.prices import NOT_SLOW, ClientPrices, Prices, Wanted, best_one_way, new_scratch
 from wavetune.allocation.water_filling import BandProblem, kernel
 from wavetune.units import Array
 
@@ -92,11 +92,13 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
             for more in range(1, -1, -1):
                 if n + more == 0:
                     continue
-                bundle, dearer = best_prices(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, rate, NOT_SLOW, watt_price, cap_w,
-                    prices.level_K2[k, more], prices.dearer_K2[k, more], n + more, more == 1, 1e-6 / K, problem.limit,
+                wanted = Wanted(rate, 0.0, watt_price, n + more, more == 1, 1e-6 / K, NOT_SLOW)
+                start = ClientPrices(float(prices.level_K2[k, more]), float(prices.dearer_K2[k, more]), 0.0)
+                bundle, found = best_one_way(
+                    problem.log_KM[k], problem.inverse_KM[k], weight_M, cap_w, problem.limit, wanted, start,
                     scratches[more],
                 )  # fmt: skip
+                dearer = found.dearer
                 prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
                 slope = bundle.level * watt_price * dearer * _LOG_2
                 magnitude = slope * (rate + 100.0 * (n + 1)) + abs(bundle.value) + watt_price * dearer * cap_w

@@ -18,7 +18,7 @@ from wavetune.allocation.dual_bound import excess, most_divided, provable_delay,
 from wavetune.allocation.instance import Json
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.set_packing import cheapest_sets, client_prices, is_small, pack
+from wavetune.allocation.set_packing import cheapest_sets, client_prices, is_small, pack, reduced_costs_of
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_VITAL, BandProblem
 from wavetune.units import Array
 
@@ -246,7 +246,7 @@ class _Cases:
 
     def _value(self, case_M1: Array, n: int, more: bool, multiplier_3: Array) -> float:
         """What multipliers prove of the sets of a case."""
-        free, cost_M = _reduced(self.problem, self.weight_M1, self.client, self.delay_s, multiplier_3)
+        free, cost_M = reduced_costs_of(self.problem, self.weight_M1, self.client, self.delay_s, multiplier_3)
         has_M, lacks_M = case_M1[:-1] < -0.5 * _SURE, case_M1[:-1] > 0.5 * _SURE
         left = n - int(np.sum(has_M))
         rest_M = np.sort(cost_M[~has_M & ~lacks_M & (self.problem.log_KM[self.client] > NO_GAIN_LOG2)])
@@ -276,7 +276,7 @@ def _best_count(
     heard_M = problem.log_KM[k] > NO_GAIN_LOG2
     sides: list[tuple[Array, Array]] = []
     for multiplier_3 in multiplier_23:
-        free, cost_M = _reduced(problem, weight_M1, k, delay_s, multiplier_3)
+        free, cost_M = reduced_costs_of(problem, weight_M1, k, delay_s, multiplier_3)
         cost_M = np.sort(np.where(heard_M, cost_M, 1e9))
         forced_M1 = np.concatenate(([0.0], np.cumsum(cost_M)))
         wanted_M1 = np.concatenate(([0.0], np.cumsum(np.minimum(cost_M, 0.0))))
@@ -286,21 +286,3 @@ def _best_count(
     value_M1 = np.minimum(few_M1, np.append(many_M1[1:], np.inf))
     count = int(np.argmax(value_M1))
     return count, float(value_M1[count])
-
-
-def _reduced(
-    problem: BandProblem, weight_M1: Array, k: int, delay_s: float, multiplier_3: Array
-) -> tuple[float, Array]:
-    """What client k pays by multipliers without a subchannel, and how much more or less with each, [M]."""
-    nu, alpha, delta = multiplier_3.tolist()
-    rate, watt = problem.need_K[k] / (delay_s - problem.ready_K[k]), float(weight_M1[-1]) / problem.total_w + alpha
-    above_M = np.log2(max(nu, 1e-300)) - np.log2(watt * np.log(2.0)) + problem.log_KM[k]
-    gain_M = nu * above_M - nu / np.log(2.0) + watt * problem.inverse_KM[k]
-    full_w_M: Array = np.expm1(min(problem.limit, 600.0) * np.log(2.0)) * problem.inverse_KM[k]
-    most_M: Array = nu * min(problem.limit, 1e300) - watt * full_w_M
-    gain_M = np.where(above_M > problem.limit, most_M, gain_M)
-    cost_M = weight_M1[:-1] - np.where(above_M > 0, gain_M, 0.0)
-    free = nu * rate - alpha * problem.cap_w_K[k]
-    if len(problem.ask_K):
-        cost_M, free = cost_M - delta * problem.back_KM[k], free + delta * problem.ask_K[k]
-    return free, cost_M

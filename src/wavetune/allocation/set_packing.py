@@ -23,10 +23,11 @@ from wavetune.allocation.prices import (
     NEVER,
     NOT_SLOW,
     Bundle,
+    ClientPrices,
     Scratch,
     Slow,
+    Wanted,
     best_prices,
-    best_prices_both_ways,
     new_scratch,
     subchannel_costs,
     tangent,
@@ -69,54 +70,46 @@ def put(target_M: BoolArray, source_M: BoolArray) -> None:
 @part
 def priced(
     problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, slow: Slow, scratch: Scratch
-) -> tuple[Bundle, float, float]:
+) -> tuple[Bundle, ClientPrices]:
     """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers."""
     M = problem.log_KM.shape[1]
-    log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], float(problem.cap_w_K[k])
-    watt_price, rate = float(weight_M1[M]) / problem.total_w, problem.need_K[k] / (delay - problem.ready_K[k])
-    ask, limit = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0, problem.limit
-    if ask > 0.0 or slow.back > 0.0:
-        return best_prices_both_ways(
-            log_M, inverse_M, weight_M1[:M], rate, slow, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit,
-            problem.back_KM[k], ask, 0.0, scratch,
-        )  # fmt: skip
-    bundle, dearer = best_prices(
-        log_M, inverse_M, weight_M1[:M], rate, slow, watt_price, cap_w, 1.0, 1.0, n, more, 1e-7, limit, scratch
+    rate, ask = problem.need_K[k] / (delay - problem.ready_K[k]), problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
+    wanted = Wanted(rate, ask, float(weight_M1[M]) / problem.total_w, n, more, 1e-7, slow)
+    back_M = problem.back_KM[k] if len(problem.back_KM) > 0 else weight_M1
+    return best_prices(
+        problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], back_M, float(problem.cap_w_K[k]), problem.limit,
+        wanted, ClientPrices(1.0, 1.0, 0.0), scratch,
+    )  # fmt: skip
+
+
+@part
+def multipliers(prices: ClientPrices, watt_price: float, multiplier_3: Array) -> None:
+    """Set the multipliers on a client's rate (nu), cap (alpha) and way back (delta) that its prices stand for."""
+    multiplier_3[0], multiplier_3[1] = (
+        prices.level * watt_price * prices.dearer * LOG_2,
+        watt_price * (prices.dearer - 1),
     )
-    return bundle, dearer, 0.0
+    multiplier_3[2] = prices.back_price
 
 
 @part
 def reduced_costs(
-    problem: BandProblem,
-    weight_M1: Array,
-    k: int,
-    delay: float,
-    slow: Slow,
-    scratch: Scratch,
-    cost_M: Array,
-    multiplier_3: Array,
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, slow: Slow, multiplier_3: Array, cost_M: Array
 ) -> float:
-    """Fill each subchannel's cost to client k less its worth, and the multipliers; the bound without any of them."""
+    """Set each subchannel's cost to client k less its worth at multipliers; what it pays by these without any."""
     M = len(cost_M)
-    log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], problem.cap_w_K[k]
-    weight_M, watt_price, rate = (
-        weight_M1[:M],
-        weight_M1[M] / problem.total_w,
-        problem.need_K[k] / (delay - problem.ready_K[k]),
-    )
-    ask = problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
-    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, 1, True, slow, scratch)
-    watt = watt_price * dearer
-    rate_price = bundle.level * watt * LOG_2
-    subchannel_costs(log_M, inverse_M, weight_M, rate_price, watt, problem.limit, problem.steps, cost_M)
+    rate, ask = problem.need_K[k] / (delay - problem.ready_K[k]), problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
+    rate_price, cap_price, back_price = multiplier_3
+    subchannel_costs(
+        problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], rate_price,
+        weight_M1[M] / problem.total_w + cap_price, problem.limit, problem.steps, cost_M,
+    )  # fmt: skip
     for i in range(M if back_price > 0.0 else 0):
         if cost_M[i] < NEVER:
             cost_M[i] -= back_price * problem.back_KM[k, i]
-    multiplier_3[0], multiplier_3[1], multiplier_3[2] = rate_price, watt - watt_price, back_price
     up, _ = tangent(slow.up, rate_price, rate, slow.most_up)
     back, _ = tangent(slow.back, back_price, ask, slow.most_back)
-    return up - (watt - watt_price) * cap_w + back
+    return up - cap_price * problem.cap_w_K[k] + back
 
 
 @part
@@ -209,7 +202,9 @@ def cheapest_set(
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
     rung_M = np.zeros(M, np.int64)
     scratch.num_vital[0], proved = 0, -np.inf
-    bound = reduced_costs(problem, weight_M1, k, delay, slow, scratch, cost_M, multiplier_3)
+    watt_price = float(weight_M1[M]) / problem.total_w
+    multipliers(priced(problem, weight_M1, k, delay, 1, True, slow, scratch)[1], watt_price, multiplier_3)
+    bound = reduced_costs(problem, weight_M1, k, delay, slow, multiplier_3, cost_M)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
@@ -352,16 +347,23 @@ def client_prices(
     cheapest by them, [M].
     """
     M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1], problem.steps)
-    bundle, dearer, back_price = priced(problem, weight_M1, k, delay, n, more, NOT_SLOW, scratch)
-    watt_price, multiplier_3 = weight_M1[M] / problem.total_w, np.zeros(3)
-    multiplier_3[0] = bundle.level * watt_price * dearer * LOG_2
-    multiplier_3[1], multiplier_3[2] = watt_price * (dearer - 1.0), back_price
-    share_M = np.zeros(M)
+    bundle, prices = priced(problem, weight_M1, k, delay, n, more, NOT_SLOW, scratch)
+    multiplier_3, share_M = np.zeros(3), np.zeros(M)
+    multipliers(prices, float(weight_M1[M]) / problem.total_w, multiplier_3)
     for j in range(bundle.num_below):
         share_M[scratch.below[j]] += bundle.share_below
     for j in range(bundle.num_above):
         share_M[scratch.above[j]] += 1.0 - bundle.share_below
     return bundle.value, multiplier_3, share_M
+
+
+@kernel
+def reduced_costs_of(
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, multiplier_3: Array
+) -> tuple[float, Array]:
+    """What client k pays by multipliers without a subchannel, and how much more or less with each, [M]."""
+    cost_M = np.zeros(problem.log_KM.shape[1])
+    return reduced_costs(problem, weight_M1, k, delay, NOT_SLOW, multiplier_3, cost_M), cost_M
 
 
 def is_small(problem: BandProblem) -> bool:

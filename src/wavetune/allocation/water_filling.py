@@ -271,98 +271,62 @@ def least_delay(problem: BandProblem, owned_KM: IntArray, count_K: IntArray) -> 
 @kernel
 def optimal_power(problem: BandProblem, owner_M: IntArray) -> tuple[float, Array, Array]:
     """Least delay of all clients for given owners, the powers that reach it, and the clients' water levels (W)."""
-    log_KM, inverse_KM, _, need_K, cap_w_K, total_w, limit = problem[:7]
-    owned_KM, count_K = owned_lists(log_KM, owner_M)
+    cap_w_K, total_w = problem.cap_w_K, problem.total_w
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
     delay, rate_K = least_delay(problem, owned_KM, count_K)
-    power_w_M, level_K = np.zeros(len(owner_M)), np.ones(len(need_K))
     if delay == np.inf:
-        return delay, power_w_M, level_K
-    for k in range(len(need_K)):
-        if need_K[k] > 0.0:
-            power_w, level = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], limit)
-            level_K[k] = level
-            least_w = _LEAST_SHARE * min(cap_w_K[k], total_w) / len(need_K)
-            fill_powers(
-                log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate_K[k], power_w, level, limit, least_w, power_w_M
-            )
-            spent_w = 0.0
-            for j in range(count_K[k]):
-                spent_w += power_w_M[owned_KM[k, j]]
-            if spent_w > cap_w_K[k]:  # By rounding, or because no delay above the client's start is told apart from it.
-                for j in range(count_K[k]):
-                    power_w_M[owned_KM[k, j]] *= cap_w_K[k] / spent_w
-    spent_w = 0.0
+        return delay, np.zeros(len(owner_M)), np.ones(len(cap_w_K))
+    power_w_M, level_K = powers_at(problem, owned_KM, count_K, rate_K)
+    spent_w_K = np.zeros(len(cap_w_K))
     for i in range(len(power_w_M)):
-        spent_w += power_w_M[i]
-    if spent_w > total_w:
-        for i in range(len(power_w_M)):
-            power_w_M[i] *= total_w / spent_w
-    return delay, power_w_M, level_K
+        if owner_M[i] >= 0:
+            spent_w_K[owner_M[i]] += power_w_M[i]
+    # A cap is exceeded by rounding, or because no delay above the client's start is told apart from it.
+    for i in range(len(power_w_M)):
+        if owner_M[i] >= 0 and spent_w_K[owner_M[i]] > cap_w_K[owner_M[i]]:
+            power_w_M[i] *= cap_w_K[owner_M[i]] / spent_w_K[owner_M[i]]
+    return delay, power_w_M * min(1.0, total_w / max(np.sum(power_w_M), 1e-300)), level_K
 
 
 @part
-def fill_powers(
-    log_M: Array,
-    inverse_M: Array,
-    owned: IntArray,
-    count: int,
-    rate: float,
-    power_w: float,
-    level_w: float,
-    limit: float,
-    least_w: float,
-    power_w_M: Array,
-) -> None:
-    """Set the powers that least_power adds up, that of the strongest subchannel to no less than `least_w`."""
-    if rate < _LOW:
-        power_w_M[owned[0]] = max(power_w, least_w)
-        return
-    for j in range(count):
-        i = int(owned[j])
-        above = min(np.log2(level_w) + log_M[i], limit)
-        if above > 0.0:
-            power_w_M[i] = np.expm1(above * np.log(2.0)) * inverse_M[i]
-    power_w_M[owned[0]] = max(power_w_M[owned[0]], least_w)
-
-
-def lone_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float = np.inf) -> Array:
-    """Upper bound on each client's rate (bit/s/Hz) with the whole band to itself; tight to 1e-6 without a limit.
-
-    >>> lone_rates(np.array([[3.0, 1e-9]]), np.array([1.0])).round(5).tolist()
-    [2.0]
-    """
-    return rates_without(snr_per_w_KM, power_w_K, limit, 0)[:, 0]
+def powers_at(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, rate_K: Array) -> tuple[Array, Array]:
+    """Least powers with which the clients that send have given rates, [M], and their water levels, [K] (W)."""
+    K, M = problem.log_KM.shape
+    power_w_M, level_K = np.zeros(M), np.ones(K)
+    for k in range(K):
+        if problem.need_K[k] > 0.0:
+            log_M, inverse_M, owned, count = problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k]
+            power_w, level_K[k] = least_power(log_M, inverse_M, owned, count, rate_K[k], problem.limit)
+            if rate_K[k] < _LOW:
+                power_w_M[owned[0]] = power_w
+            for j in range(count if rate_K[k] >= _LOW else 0):
+                above = min(np.log2(level_K[k]) + log_M[owned[j]], problem.limit)
+                if above > 0.0:
+                    power_w_M[owned[j]] = np.expm1(above * np.log(2.0)) * inverse_M[owned[j]]
+            least_w = _LEAST_SHARE * min(problem.cap_w_K[k], problem.total_w) / K
+            power_w_M[owned[0]] = max(power_w_M[owned[0]], least_w)
+    return power_w_M, level_K
 
 
 def rates_without(snr_per_w_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
-    """The same without the 0 to `most` strongest subchannels, [K, most + 1].
+    """Upper bounds, tight to 1e-6, on each client's rate with the whole band to itself, [K, most + 1] (bit/s/Hz).
 
-    >>> rates_without(np.array([[3.0, 1.0]]), np.array([1.0]), np.inf, 1)[:, 1].round(5).tolist()
-    [1.0]
+    Column j is without the j strongest subchannels.
+
+    >>> rates_without(np.array([[3.0, 1.0]]), np.array([1.0]), np.inf, 1).round(5).tolist()
+    [[2.20752, 1.0]]
     """
-    return _rates_without(-np.sort(-snr_per_w_KM, axis=1), power_w_K, float(limit), most)
+    log_KM, inverse_KM = log_and_inverse(-np.sort(-snr_per_w_KM, axis=1))
+    return _rates_without(log_KM, inverse_KM, power_w_K, float(limit), most) * (1.0 + 1e-6)
 
 
 @kernel
-def _rates_without(best_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
-    K, M = best_KM.shape
-    rate_KJ, log_M, inverse_M = np.zeros((K, most + 1)), np.zeros(M), np.zeros(M)
+def _rates_without(log_KM: Array, inverse_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
+    K, M = log_KM.shape
+    rate_KJ, every = np.zeros((K, most + 1)), np.arange(M, dtype=np.int64)
     for k in range(K):
-        heard = 0
-        while heard < M and best_KM[k, heard] > _LEAST_SNR_PER_W:
-            log_M[heard], inverse_M[heard] = np.log2(best_KM[k, heard]), 1.0 / best_KM[k, heard]
-            heard += 1
-        for j in range(min(heard, most + 1)):
-            count, sum_log, level_sum, level = 0, 0.0, power_w_K[k], np.inf
-            while j + count < heard and level > inverse_M[j + count]:
-                sum_log += log_M[j + count]
-                level_sum += inverse_M[j + count]
-                count += 1
-                level = level_sum / count
-            # Where the ratio is tiny the sums are all rounding, and the strongest subchannel alone is as good as all.
-            linear = power_w_K[k] * best_KM[k, j]
-            rate = linear / np.log(2.0) if linear < _LOW else count * np.log2(level) + sum_log
-            rate_KJ[k, j] = min(rate, (heard - j) * limit) * (1.0 + 1e-6)
+        for j in range(most + 1):
+            rate_KJ[k, j] = most_rate(log_KM[k], inverse_KM[k], every[j:], M - j, power_w_K[k], limit)
     return rate_KJ
 
 
@@ -394,72 +358,45 @@ def strongest_rates(problem: BandProblem) -> Array:
     K, M = problem.log_KM.shape
     rate_KM = np.zeros((K, M))
     for k in range(K):
-        cap_w = min(problem.cap_w_K[k], problem.total_w)
-        if cap_w > 0.0:
-            rates_on_strongest(problem.log_KM[k], problem.inverse_KM[k], cap_w, problem.limit, rate_KM[k])
+        log_M, inverse_M, cap_w = problem.log_KM[k], problem.inverse_KM[k], min(problem.cap_w_K[k], problem.total_w)
+        strongest = np.argsort(-log_M)
+        for n in range(M if cap_w > 0.0 else 0):
+            rate_KM[k, n] = most_rate(log_M, inverse_M, strongest, n + 1, cap_w, problem.limit)
+            if n > 0 and rate_KM[k, n] == rate_KM[k, n - 1]:  # weaker ones add nothing either
+                rate_KM[k, n:] = rate_KM[k, n]
+                break
     return rate_KM
-
-
-@part
-def rates_on_strongest(log_M: Array, inverse_M: Array, power_w: float, limit: float, rate_M: Array) -> None:
-    """Set `rate_M[n - 1]` to `most_rate` of the n strongest; each goes on from the one before where none is full."""
-    strongest, full_snr = np.argsort(-log_M), np.expm1(limit * np.log(2.0))
-    first = int(strongest[0])
-    linear = power_w < _LOW * inverse_M[first]
-    sum_log, level_sum, active, level, filled_w = 0.0, power_w, 0, 0.0, 0.0
-    for n in range(len(log_M)):
-        i = int(strongest[n])
-        inverse = float(inverse_M[i])
-        if active == n and log_M[i] >= -1e29 and (n == 0 or level > inverse):
-            sum_log += float(log_M[i])
-            level_sum += inverse
-            active += 1
-            level = level_sum / active
-        filled_w += full_snr * inverse if limit < np.inf else np.inf
-        if linear or active == 0 or np.log2(level) + log_M[first] <= limit:
-            rate_M[n] = active * float(np.log2(level)) + sum_log if active > 0 and not linear else 0.0
-            if linear:
-                rate_M[n] = float(np.log1p(power_w / inverse_M[first]) / np.log(2.0))
-        elif log_M[i] >= -1e29 and filled_w < power_w * (1.0 - 1e-9):
-            rate_M[n] = (n + 1) * limit
-        else:
-            rate_M[n] = _limited_rate(log_M, inverse_M, strongest, n + 1, power_w, limit)
-            if n > active and rate_M[n] == rate_M[n - 1]:  # weaker ones add nothing either
-                rate_M[n:] = rate_M[n]
-                return
 
 
 @kernel
 def energy_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> tuple[Array, Array]:
     """Least energy (J) and power (W) of each client that is done by `done_s` at no less than its floor (bit/s/Hz)."""
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
+    return _spent_until(problem, owned_KM, count_K, floor_K, done_s)
+
+
+@part
+def _spent_until(
+    problem: BandProblem, owned_KM: IntArray, count_K: IntArray, floor_K: Array, done_s: float
+) -> tuple[Array, Array]:
     log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem[:7]
-    K = len(need_K)
-    energy_K, power_K = np.zeros(K), np.zeros(K)
-    owned_KM, count_K = owned_lists(log_KM, owner_M)
-    for k in range(K):
+    energy_K, power_K = np.zeros(len(need_K)), np.zeros(len(need_K))
+    for k in range(len(need_K)):
         if need_K[k] > 0.0:
             rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
-            power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
-            power_K[k] = power_w
-            energy_K[k] = power_w * (need_K[k] / rate) if power_w < HUGE_W else np.inf
+            power_K[k], _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
+            energy_K[k] = power_K[k] * (need_K[k] / rate) if power_K[k] < HUGE_W else np.inf
     return energy_K, power_K
 
 
 @kernel
 def powers_until(problem: BandProblem, owner_M: IntArray, floor_K: Array, done_s: float) -> Array:
     """The powers (W) that `energy_until` adds up, per subchannel."""
-    log_KM, inverse_KM, ready_K, need_K, cap_w_K, total_w, limit = problem[:7]
-    power_w_M = np.zeros(len(owner_M))
-    owned_KM, count_K = owned_lists(log_KM, owner_M)
-    for k in range(len(need_K)):
-        if need_K[k] > 0.0:
-            rate = max(need_K[k] / max(done_s - ready_K[k], 1e-300), floor_K[k])
-            power_w, level_w = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
-            least_w = _LEAST_SHARE * min(cap_w_K[k], total_w) / len(need_K)
-            fill_powers(
-                log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, power_w, level_w, limit, least_w, power_w_M
-            )
-    return power_w_M
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
+    rate_K = floor_K.copy()
+    for k in range(len(rate_K)):
+        rate_K[k] = max(problem.need_K[k] / max(done_s - problem.ready_K[k], 1e-300), floor_K[k])
+    return powers_at(problem, owned_KM, count_K, rate_K)[0]
 
 
 @kernel
@@ -470,32 +407,15 @@ def earliest_affordable(
 
     Infinite where a billion times as long would not do.
     """
-    log_KM, inverse_KM, ready_K, need_K, _, _, limit = problem[:7]
-    owned_KM, count_K = owned_lists(log_KM, owner_M)
-    low, high, done = soonest_s, soonest_s, soonest_s
-    while True:
-        energy_j, within = 0.0, True
-        for k in range(len(need_K)):
-            if need_K[k] > 0.0:
-                rate = max(need_K[k] / max(done - ready_K[k], 1e-300), floor_K[k])
-                power_w, _ = least_power(log_KM[k], inverse_KM[k], owned_KM[k], count_K[k], rate, limit)
-                joules = power_w * (need_K[k] / rate)
-                energy_j += joules
-                within = within and joules <= left_j_K[k]
-        within = within and energy_j <= left_j
-        if within and done == soonest_s:
-            return done
-        if low == high:  # still looking for a time that does
-            if within:
-                high = done
-            elif done >= 1e9 * soonest_s:
-                return np.inf
-            else:
-                low = high = done
-        elif within:
+    owned_KM, count_K = owned_lists(problem.log_KM, owner_M)
+    low, high, done = soonest_s, np.inf, soonest_s
+    while high == np.inf or high - low > 1e-12 * high:
+        energy_K, _ = _spent_until(problem, owned_KM, count_K, floor_K, done)
+        if np.all(energy_K <= left_j_K) and np.sum(energy_K) <= left_j:
             high = done
+        elif high == np.inf and done >= 1e9 * soonest_s:
+            return np.inf
         else:
             low = done
-        if high > low and high - low <= 1e-12 * high:
-            return high
-        done = 0.5 * (low + high) if high > low else 2.0 * done
+        done = 2.0 * done if high == np.inf else 0.5 * (low + high)
+    return high

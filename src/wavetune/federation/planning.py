@@ -11,8 +11,6 @@ from annotated_types import Ge, Gt
 
 from wavetune.allocation.baselines import plan_all_random, plan_random_subchannels, plan_uniform_power
 from wavetune.allocation.delay import RoundLoad
-from wavetune.allocation.energy_budget import within_budgets
-from wavetune.allocation.energy_search import improve, plan_with_energy
 from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.feasibility import why_infeasible
 from wavetune.allocation.fedsllm.learning_accuracy import LearningModel
@@ -138,6 +136,10 @@ class Optimal(Planner):
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""
+        from wavetune.allocation.energy_search import (
+            plan_with_energy,
+        )  # importing the compiler takes longer than a recipe
+
         return plan_with_energy(problem, self.energy_terms, self.time_limit_s, warm_start)
 
     @property
@@ -163,6 +165,8 @@ class Optimal(Planner):
 
     def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
         """A plan, slowed down where the energy of what it really asks would exceed the budgets."""
+        from wavetune.allocation.energy_budget import within_budgets
+
         return within_budgets(problem, plan, load, self.energy_terms)
 
     def allowing(self, problem: Problem) -> Problem:
@@ -175,6 +179,8 @@ class Optimal(Planner):
         fastest = plan_fixed(problem, cut_K, rank_K, self.time_limit_s, warm_start)
         if fastest.status != "ok" or self.energy_terms.idle:
             return fastest
+        from wavetune.allocation.energy_search import improve
+
         return improve(problem, self.energy_terms, fastest, warm_start, fixed=True)
 
 
