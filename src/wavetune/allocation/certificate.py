@@ -52,10 +52,9 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     beside_s, pairs = _without_plan(search, fed_s)
     lower_s = min(lower_s, beside_s)
     for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
-        pair, uplink = search.pairs[i], search.main_problems[i]
-        back = BothWays(problem.main, uplink, pair.down_bits_K, pair.back_s_K) if problem.price_downlink else None
+        pair, back = search.pairs[i], search.ways[i] if problem.price_downlink else None
         goal_s = pair.step_s(lower_s, fed_s)
-        ways = _Ways(uplink, pair.back_s_K, back)
+        ways = _Ways(search.main_problems[i], pair.back_s_K, back)
         step_s, listed = ways.climbed(refuter, search.bounds_s[i], goal_s * (1 + 1e-12), search.effort.halvings)
         lower_s = min(lower_s, pair.delay_s(step_s, fed_s) * _SAFE)
         pairs.append({"cut": pair.cut, "rank": pair.rank, "refuted": listed})

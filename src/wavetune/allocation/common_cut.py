@@ -151,6 +151,10 @@ class CommonCutSearch:
         self.main = BandTables(problem.main, problem.tx_power_max_w_K)
         self.fed = BandTables(problem.fed, problem.tx_power_max_w_K)
         self.main_problems = [self.main.problem(c.ready_s_K, c.bits_K) for c in pairs]
+        self.ways = [
+            BothWays(problem.main, uplink, pair.down_bits_K, pair.back_s_K)
+            for uplink, pair in zip(self.main_problems, pairs, strict=True)
+        ]
         self.bounds_s = self._lone_bounds_s()
         none_K = np.zeros(problem.num_clients)
         self.fed_problem = self.fed.problem(none_K, none_K + 1.0)
@@ -163,7 +167,6 @@ class CommonCutSearch:
         self.incumbents: dict[int, Incumbent] = {}
         self.two_ways: dict[int, TwoWays] = {}
         self.fed_two_ways: TwoWays | None = None
-        self._ways_of: dict[int, BothWays] = {}
         self.best = self._first_pair()
         size = self.main.snr_per_w_KM.size
         self.effort, self._most_pairs = effort_of(size, self.warm is not None), max(4, min(24, 1_000_000 // size))
@@ -190,8 +193,8 @@ class CommonCutSearch:
         if not self.problem.price_downlink:
             return
         i, clock = self.best, Clock()  # part of the first plan, as owners for the uplink alone can take twice as long
-        if (ways := self._ways(i)) is not None:
-            self.two_ways[i] = ways.improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
+        if np.any(self.pairs[i].bits_K > 0):
+            self.two_ways[i] = self.ways[i].improve(self._starts(i, 0), self.bounds_s[i], 0, clock, _FIRST_CLOSE)
         if self.fed_incumbent is not None and self.pairs[i].fed_bits > 0:
             up_s = self.fed_incumbent.bound_s
             self.fed_two_ways = self.fed_ways.improve(self._starts(i, 1), up_s, 0, clock, _FIRST_CLOSE)
@@ -203,8 +206,7 @@ class CommonCutSearch:
         assert incumbent is not None
         if self.warm is None:
             owners = [incumbent.owner_M, *(owners[band] for owners in self._greedy_owners)]
-            ways = self.fed_ways if band else self._ways(i)
-            matched_M = ways and ways.matched_owners()
+            matched_M = (self.fed_ways if band else self.ways[i]).matched_owners()
             owners += [] if matched_M is None else [matched_M]
             return owners if known is None else [known.owner_M, *owners]
         if known is not None:
@@ -219,15 +221,6 @@ class CommonCutSearch:
         """Owners of both bands by the greedy methods, for the pair that is best of the uplink alone."""
         pair = self.pairs[self.best]
         return [greedy_owners(self.problem, pair.cut, pair.rank, whole) for whole in (False, True)]
-
-    def _ways(self, i: int) -> BothWays | None:
-        """Both ways of a pair's steps; None where nothing is sent."""
-        pair = self.pairs[i]
-        if not np.any(pair.bits_K > 0):
-            return None
-        if i not in self._ways_of:
-            self._ways_of[i] = BothWays(self.problem.main, self.main_problems[i], pair.down_bits_K, pair.back_s_K)
-        return self._ways_of[i]
 
     def _serve_both_ways(self, clock: Clock) -> None:
         """Owners of both bands that suit the way back too, where it takes time, and a bound of both ways together."""
@@ -247,8 +240,8 @@ class CommonCutSearch:
 
     def _serve_pair(self, i: int, starts: list[IntArray], clock: Clock) -> None:
         """The best owners for both ways of a pair's steps, and how soon they can end, or that they cannot be better."""
-        pair, ways, beat_s = self.pairs[i], self._ways(i), np.inf
-        if ways is None:
+        pair, ways, beat_s = self.pairs[i], self.ways[i], np.inf
+        if not np.any(pair.bits_K > 0):
             return
         known = ways.improve(starts, self.bounds_s[i], self.effort.kicks // 8, clock)
         if self.two_ways.keys() - {i}:
@@ -258,7 +251,7 @@ class CommonCutSearch:
                 return
             beat_s = pair.step_s(least_s * (1 - _TWO_WAY_TOLERANCE), fed_bound_s)
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.delay_s(known.delay_s, self._fed_s()[0]) / (pair.rounds * pair.steps)
-        prices = self.incumbents[i if i in self.incumbents else self.best].prices
+        prices = self.incumbents.get(i, self.incumbents[self.best]).prices
         self.two_ways[i] = self._solve_ways(ways, known, prices, self.bounds_s[i], gap_s, beat_s, clock)
 
     def _solve_ways(

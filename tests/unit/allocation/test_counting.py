@@ -61,7 +61,7 @@ def test_the_search_for_both_ways_asks_for_nothing_that_counting_refutes(monkeyp
         return search(self, up_s, down_s, *others, **named)
 
     monkeypatch.setattr(BothWays, "search", noted)
-    _, delay_s = ways.improve([owner_M], 0.0, 0, Clock())
+    delay_s = ways.improve([owner_M], 0.0, 0, Clock()).delay_s
     assert delay_s < ways.delay_s(owner_M)
     assert asked
     assert all(ways.counted_up_s(down_s) <= up_s for up_s, down_s in asked)
