@@ -10,8 +10,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
-from wavetune.costs.architecture import ENCODERS, PRESETS, Architecture
-from wavetune.costs.presets import PRESET_CONFIGS
+from wavetune.costs.architecture import ENCODERS, PRESET_CONFIGS, PRESETS, Architecture
 from wavetune.costs.table import CostTable
 from wavetune.federation.adapters.bottleneck import Bottleneck
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from wavetune.costs.block_formulas import BlockSizes, serial_block
 from wavetune.costs.hf_config import ConfigReader
 from wavetune.costs.operations import ALL_LINEAR, Block, Projection
-from wavetune.costs.presets import PRESET_CONFIGS
 from wavetune.errors import ConfigError, ModelError, nearest
 
 ENCODERS = ("bert", "roberta", "xlm-roberta")
@@ -242,5 +243,7 @@ def _bert(config: ConfigReader) -> Architecture:
     )
 
 
-PRESETS: dict[str, Architecture] = {name: Architecture.from_config(c) for name, c in PRESET_CONFIGS.items()}
+PRESET_CONFIGS: dict[str, dict[str, object]] = json.loads(Path(__file__).with_name("presets.json").read_text("utf-8"))
+"""Published configs of models known by name, in Hugging Face keys."""
+PRESETS = {name: Architecture.from_config(config) for name, config in PRESET_CONFIGS.items()}
 """Architectures known by name, so that planning needs neither a download nor torch."""

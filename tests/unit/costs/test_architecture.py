@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
+from wavetune.costs.presets import PRESET_CONFIGS
 
 from wavetune.costs.architecture import PRESETS, Architecture
-from wavetune.costs.presets import PRESET_CONFIGS
 from wavetune.errors import ConfigError, ModelError
 
 LLAMA = PRESET_CONFIGS["tiny"]

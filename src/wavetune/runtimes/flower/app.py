@@ -3,7 +3,10 @@
 import json
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import wavetune
 from wavetune.errors import RunFolderError
@@ -21,54 +24,13 @@ DEFAULTS: dict[str, str | float | bool] = {
     "emulate": False,
 }
 """The app's run configuration: what `flwr run --run-config` can override."""
-
-_PYPROJECT = """\
-[project]
-name = "{name}"
-version = "{version}"
-description = {description}
-license = "Apache-2.0"
-dependencies = []  # wavetune[flower] itself is installed beside Flower on every machine
-
-[tool.flwr.app]
-publisher = "wavetune"
-
-[tool.flwr.app.components]
-serverapp = "{package}.server_app:app"
-clientapp = "{package}.client_app:app"
-
-[tool.flwr.app.config]
-{config}
-"""
-_SERVER = '''\
-"""The servers: `flwr run` starts them beside the SuperLink."""
-
-from pathlib import Path
-
-from flwr.serverapp import ServerApp
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid, context):
-    from wavetune.cli.flower_app import train_over
-
-    train_over(grid, context, Path(__file__).with_name("recipe.json"))
-'''
-_CLIENT = '''\
-"""A device: a SuperNode starts it for every message."""
-
-from wavetune.models import light_imports
-from wavetune.runtimes.flower.process import end_with_parent
-
-end_with_parent()
-light_imports.install()
-
-from wavetune.runtimes.flower.device import client_app
-
-app = client_app()
-'''
+_TEMPLATES = Environment(
+    loader=FileSystemLoader(Path(__file__).with_name("templates")),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    keep_trailing_newline=True,
+)
+_TEMPLATES.filters["json"] = partial(json.dumps, ensure_ascii=False)
 
 
 def write_app(folder: Path, recipe: Recipe, config: Mapping[str, str | float | bool]) -> None:
@@ -81,20 +43,11 @@ def write_app(folder: Path, recipe: Recipe, config: Mapping[str, str | float | b
     name = re.sub(r"[^A-Za-z0-9]+", "-", f"wavetune-{recipe.name}")[:LONGEST_NAME].rstrip("-")  # what Flower takes
     about = f"The recipe {recipe.name} as a Flower app, written by wavetune flower-app"
     values = DEFAULTS | {"out": f"runs/{recipe.name}"} | dict(config)
-    pyproject = _PYPROJECT.format(
-        name=name,
-        version=wavetune.__version__,
-        description=json.dumps(about, ensure_ascii=False),
-        package=PACKAGE,
-        config="\n".join(f"{key} = {json.dumps(value)}" for key, value in values.items()),
-    )
+    told = {"name": name, "version": wavetune.__version__, "about": about, "package": PACKAGE, "config": values}
+    inside = folder / PACKAGE
     with explained(folder):
-        (folder / PACKAGE).mkdir(parents=True, exist_ok=True)
-        (folder / "pyproject.toml").write_text(pyproject, encoding="utf-8")
-        for module, text in (
-            ("__init__", '"""A recipe of wavetune."""\n'),
-            ("server_app", _SERVER),
-            ("client_app", _CLIENT),
-        ):
-            (folder / PACKAGE / f"{module}.py").write_text(text, encoding="utf-8")
-        save(recipe, folder / PACKAGE / "recipe.json")
+        inside.mkdir(parents=True, exist_ok=True)
+        (inside / "__init__.py").write_text('"""A recipe of wavetune."""\n', encoding="utf-8")
+        for path in (folder / "pyproject.toml", inside / "server_app.py", inside / "client_app.py"):
+            path.write_text(_TEMPLATES.get_template(f"{path.name}.j2").render(told), encoding="utf-8")
+        save(recipe, inside / "recipe.json")
