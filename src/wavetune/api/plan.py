@@ -1,22 +1,18 @@
 """A plan and what it says, without training."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from math import isinf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.problem import Problem
 from wavetune.api.recipe import as_recipe
 from wavetune.errors import ConfigError, InstanceError, JsonError, NotJsonError
+from wavetune.federation.round_planner import RoundPlanner
 from wavetune.json_reader import read_json
 from wavetune.logs import LOG
 from wavetune.recipe import Recipe
-
-if TYPE_CHECKING:
-    from wavetune.allocation.plan import Plan
-    from wavetune.allocation.problem import Problem
-    from wavetune.federation.round_planner import RoundPlanner
 
 
 @dataclass(frozen=True)

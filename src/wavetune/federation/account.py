@@ -9,7 +9,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +17,7 @@ from wavetune.allocation import delay
 from wavetune.allocation.delay import RoundLoad, round_energy, round_phases
 from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
 from wavetune.allocation.problem import Problem
+from wavetune.costs.adapter import AdapterSite
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.codecs.codec import on_the_wire
@@ -26,9 +27,6 @@ from wavetune.federation.messages import adapter_spec, bits_of, server_bits, ste
 from wavetune.federation.method import Method
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.costs.adapter import AdapterSite
 
 Bits = Mapping[tuple[str, int], float]
 _CUT = ("activations", "gradients", "labels")  # what crosses a cut

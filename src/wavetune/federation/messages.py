@@ -4,16 +4,12 @@ Predicted bits, the contract of a device's stream, the meter, the record's kinds
 from these declarations. Nothing here imports torch.
 """
 
-from __future__ import annotations
-
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.errors import ConfigError, nearest
-
-if TYPE_CHECKING:
-    from wavetune.costs.adapter import AdapterSite
 
 FORMAT_BITS = {"float64": 64, "float32": 32, "bfloat16": 16, "int32": 32, "int8": 8}
 

@@ -1,14 +1,11 @@
 """Where the local steps of a round are made: in this process, in workers, or on devices."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
-if TYPE_CHECKING:
-    from wavetune.data.templates import TokenSet
-    from wavetune.federation.cohort import Evaluation, Rows, StepResult
-    from wavetune.models.lora import AdapterBank
+from wavetune.data.templates import TokenSet
+from wavetune.federation.cohort import Evaluation, Rows, StepResult
+from wavetune.models.lora import AdapterBank
 
 
 class Place(Protocol):

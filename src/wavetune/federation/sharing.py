@@ -1,20 +1,16 @@
 """Who sees which adapters: shared ones are sent, averaged and broadcast, personal ones never leave their client."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from wavetune.costs.adapter import AdapterSite
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, KEPT_LORA, PRIVATE_LORA, WHOLE_MODEL
+from wavetune.federation.mixing import Mixing
 from wavetune.parts import Extent, Fact, Part
-
-if TYPE_CHECKING:
-    from wavetune.costs.adapter import AdapterSite
-    from wavetune.federation.mixing import Mixing
 
 Role = Literal["shared", "personal", "frozen"]
 

@@ -1,15 +1,10 @@
 """Which adapters of a run folder answer a prompt. Needs no torch."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from wavetune.errors import ConfigError, JsonError, RunFolderError
 from wavetune.json_reader import read_json
-
-if TYPE_CHECKING:
-    from wavetune.recipe import Recipe
+from wavetune.recipe import Recipe, load
 
 _PEFT, _BESIDE = "adapter_model.safetensors", "wavetune_adapter.json"
 
@@ -18,8 +13,6 @@ def recipe_of(run_dir: Path) -> Recipe:
     """The recipe of a run. Raises RunFolderError where there is none."""
     if not (run_dir / "recipe.json").exists():
         raise RunFolderError(f"{run_dir} holds no run (no recipe.json); name a folder that `wavetune run` wrote")
-    from wavetune.recipe import load
-
     return load(run_dir / "recipe.json")
 
 

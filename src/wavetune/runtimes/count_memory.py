@@ -1,12 +1,10 @@
 """What planning counted of a data set's tokens, kept in the cache until the data, the tokenizer or our code changes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from wavetune.data.corpora import EMBEDDED
 from wavetune.data.token_cache import code_of_data
@@ -14,9 +12,7 @@ from wavetune.federation.round_planner import SampleStatistics
 from wavetune.models.cache import kept, place_of, state_of
 from wavetune.part_values import values_of
 from wavetune.parts import foreign_packages
-
-if TYPE_CHECKING:
-    from wavetune.recipe import Recipe
+from wavetune.recipe import Recipe
 
 Counted = tuple[SampleStatistics, tuple[int, ...], int, str]
 """The average sample, samples a client, number of classes, and what is told of the data."""

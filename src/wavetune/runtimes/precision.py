@@ -1,16 +1,11 @@
 """Where a run computes, and in which precision."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 
 from wavetune.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wavetune.models.backbone import Backbone
+from wavetune.models.backbone import Backbone
 
 
 def device_of(wanted: str) -> torch.device:

@@ -1,9 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from wavetune.costs.presets import PRESET_CONFIGS
 
-from wavetune.costs.architecture import PRESETS, Architecture
+from wavetune.costs.architecture import PRESET_CONFIGS, PRESETS, Architecture
 from wavetune.errors import ConfigError, ModelError
 
 LLAMA = PRESET_CONFIGS["tiny"]

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from wavetune.costs.presets import PRESET_CONFIGS
 
-from wavetune.costs.architecture import PRESETS, Architecture
+from wavetune.costs.architecture import PRESET_CONFIGS, PRESETS, Architecture
 from wavetune.costs.memory import Storage, client_memory_bytes, server_memory_bytes
 from wavetune.costs.table import CostTable, Workload
 from wavetune.errors import ConfigError

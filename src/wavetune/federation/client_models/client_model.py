@@ -1,16 +1,12 @@
 """The seam of models that clients train in the place of the servers'. Needs no torch."""
 
-from __future__ import annotations
-
 from collections.abc import Container
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from wavetune.costs.architecture import Architecture
+from wavetune.federation.distillation import Distillation
 from wavetune.federation.facts import BOTH_FACTORS, BY_SERVER, CLIENTS, SERVERS_MODEL, WHOLE_MODEL
 from wavetune.parts import Part
-
-if TYPE_CHECKING:
-    from wavetune.costs.architecture import Architecture
-    from wavetune.federation.distillation import Distillation
 
 
 class ClientModel(Part):

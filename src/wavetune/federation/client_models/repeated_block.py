@@ -1,20 +1,16 @@
 """One block of the servers' model in the place of all: as deep, with the weights of one."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from annotated_types import Ge
 
+from wavetune.costs.architecture import Architecture
 from wavetune.errors import ConfigError, ModelError
 from wavetune.federation.client_models.client_model import ClientModel
 from wavetune.federation.distillation import Distillation
 from wavetune.parts import Extent
-
-if TYPE_CHECKING:
-    from wavetune.costs.architecture import Architecture
 
 
 @dataclass(frozen=True)

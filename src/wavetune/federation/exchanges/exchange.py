@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from wavetune.costs.adapter import AdapterSite
+from wavetune.federation.codecs import Context, Tensors
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS
 from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.guarded import Checks, returning
 from wavetune.parts import Part
-
-if TYPE_CHECKING:
-    from wavetune.costs.adapter import AdapterSite
-    from wavetune.federation.codecs import Context, Tensors
 
 SERVER = "fed"
 Agenda = tuple[int, ...] | None

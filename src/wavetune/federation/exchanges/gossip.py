@@ -7,21 +7,17 @@ clients is kept. Source: Xiao and Boyd, Systems and Control Letters 53 (2004). I
 collisions of their messages.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from annotated_types import Ge, Gt
 
+from wavetune.federation.codecs import Tensors
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import Exchange, Held, Hop, Mix, mean, weighted_sum
 from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, COMMON_START, ONE_RANK, WHOLE_MODEL
 from wavetune.federation.updates import Inbox, Node
-
-if TYPE_CHECKING:
-    from wavetune.federation.codecs import Tensors
 
 
 @dataclass(frozen=True)

@@ -10,23 +10,19 @@ one step is FedAvg over all clients. M are Metropolis weights on a ring. Source:
 with push-sum from Kempe et al. (FOCS 2003). Ignores: where edge servers stand; clients are heard as by one station.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from annotated_types import Ge, Gt
 
 from wavetune.errors import ConfigError
+from wavetune.federation.codecs import Tensors
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import Exchange, Held, Hop, Mix, mean, weighted_sum
 from wavetune.federation.facts import ADAPTERS, ONE_MIXTURE, WHOLE_MODEL
 from wavetune.federation.updates import Inbox, Node
 from wavetune.parts import Extent
-
-if TYPE_CHECKING:
-    from wavetune.federation.codecs import Tensors
 
 
 @dataclass(frozen=True)

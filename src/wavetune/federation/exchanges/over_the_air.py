@@ -13,25 +13,21 @@ errors, peaks of single symbols, and the energy of what is sent.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (the stubs of torch leave parts of their types open)
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge
 
+from wavetune.federation.codecs import Tensors
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import SERVER, Exchange, Held, Hop, Mix
 from wavetune.federation.facts import ADAPTERS, INDIVIDUAL, ONE_RANK, WHOLE_MODEL
 from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.seeds import stream, torch_stream
 from wavetune.units import Array
-
-if TYPE_CHECKING:
-    from wavetune.federation.codecs import Tensors
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from wavetune.federation.codecs import Context, Tensors
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL
+from wavetune.federation.updates import Inbox
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
-
-if TYPE_CHECKING:
-    from wavetune.federation.codecs import Context, Tensors
-    from wavetune.federation.updates import Inbox
 
 
 def _check_take(_: Filter, found: Any, *__: Any) -> str:
