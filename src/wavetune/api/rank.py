@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,6 @@ from wavetune.logs import LOG
 from wavetune.recipe import Recipe
 
 if TYPE_CHECKING:
-    from wavetune.callbacks import Callback
     from wavetune.ranking.contest import Contest
     from wavetune.ranking.entrants import Entrants
     from wavetune.runtimes.engine import Observer
@@ -183,7 +183,9 @@ def _held(
     if jobs < 1:
         raise ConfigError(f"--jobs is {jobs} but must be at least 1")
     check(out=folder)
-    follow = _Callbacks(callbacks, jobs)
+    if jobs > 1 and not all(isinstance(one, str) for one in callbacks):
+        raise ConfigError("callbacks that are objects follow runs in this process alone; set jobs=1 or name them")
+    callbacks_of(callbacks)  # what is wrong with them is found here
     LOG.info("loading PyTorch and transformers")
     from wavetune.callbacks import Watched
     from wavetune.federation.folder_lock import locked
@@ -194,7 +196,7 @@ def _held(
     from wavetune.ranking.table import table_of
     from wavetune.reporting.html import write_report
 
-    outcome = hold(contest, folder, jobs, display or Watched(folder, None, ()), follow)
+    outcome = hold(contest, folder, jobs, display or Watched(folder, None, ()), partial(callbacks_of, callbacks))
     if not outcome.methods:
         name, why = next(iter(outcome.left_out.items()))
         raise ConfigError(f"no method could run; {name}: {why}")
@@ -216,16 +218,3 @@ def _free(named: Path, entrants: Entrants) -> Path:
 
     folders = (named if number == 1 else named.with_name(f"{named.name}-{number}") for number in count(1))
     return next(folder for folder in folders if is_free_or_of(folder, entrants))
-
-
-class _Callbacks:
-    """Makes the callbacks of one run after the other, in other processes too."""
-
-    def __init__(self, given: Sequence[Given], jobs: int) -> None:
-        self.given = given
-        if jobs > 1 and not all(isinstance(one, str) for one in given):
-            raise ConfigError("callbacks that are objects follow runs in this process alone; set jobs=1 or name them")
-        callbacks_of(given)  # what is wrong with them is found here
-
-    def __call__(self) -> list[Callback]:
-        return callbacks_of(self.given)

@@ -85,7 +85,7 @@ WITHOUT_JSON = (
 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
-    signal.signal(signal.SIGTERM, _terminate)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C
     light_imports.install()
     if isinstance(sys.stdout, io.TextIOWrapper):  # as standard error is: what an encoding does not have is spelled out
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -132,10 +132,6 @@ def _refuse(sentence: str) -> None:
         line = f"{line[: _LONGEST_SENTENCE // 2]} ... {line[-_LONGEST_SENTENCE // 2 :]}"
     say_why(line)
     sys.exit(REFUSED)
-
-
-def _terminate(*_: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _version(wanted: bool) -> None:

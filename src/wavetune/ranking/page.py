@@ -1,6 +1,6 @@
 """A contest as a page: where its numbers are from, the table, the differences, and what is not ranked and why."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from wavetune.estimate import caution, finite_mean
@@ -10,6 +10,7 @@ from wavetune.ranking.table import ALIKE, quality_named, rows_of
 from wavetune.recipe import Recipe
 from wavetune.recipes import PROPOSED
 from wavetune.reporting.compare import BEST
+from wavetune.templating import template
 
 
 def origin(table: Mapping[str, Any], num_clients: int) -> dict[str, str]:
@@ -32,31 +33,17 @@ def as_markdown(first: Recipe, table: Mapping[str, Any], figure: str) -> str:
         facts["Method"] = first.method.title
     others = ", ".join(method for method in table["titles"] if method != PROPOSED)
     title = f"{len(table['titles'])} methods ranked" if ranking else f"{first.name} beside {others}"
-    return "\n".join(
-        [
-            f"# {title}",
-            "",
-            *(f"- {name}: {words}" for name, words in facts.items()),
-            "",
-            "Means over seeds, ± half of the 95 % interval (Student's t); a run's number is the mean of its clients. "
-            f"{DIRECTIONS} {caution(len(table['seeds']))}".rstrip(),
-            "",
-            *_markdown_table(rows_of(table)),
-            "",
-            *(f"- {sentence}" for sentence in remarks(table)),
-            "",
-            "By how much each is above the best of its column"
-            if ranking
-            else "By how much the proposed method is above each other one",
-            "(differences of runs of the same seed, each with an interval of its own):",
-            "",
-            *_markdown_table(rows_of(table, differences=True)),
-            "",
-            f"![{table['quality']} against simulated delay, energy and bits]({figure})",
-            "",
-            *(f"- {method}: {title}" for method, title in table["titles"].items() if title),
-            "",
-        ]
+    return template(__file__, "contest.md.j2").render(
+        title=title,
+        facts=facts,
+        how=f"{DIRECTIONS} {caution(len(table['seeds']))}".rstrip(),
+        rows=rows_of(table),
+        remarks=remarks(table),
+        ranking=ranking,
+        differences=rows_of(table, differences=True),
+        quality=table["quality"],
+        figure=figure,
+        titles=table["titles"],
     )
 
 
@@ -101,8 +88,3 @@ def _budgets(table: Mapping[str, Any]) -> str:
     some = not all(own["given"] for own in table["budgets"].values())
     chosen = " What was not given is what the method in the middle spends in all with a seed." if some else ""
     return f"Budgets: {', '.join(parts)}.{chosen}"
-
-
-def _markdown_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    heading, *body = ["| " + " | ".join(cell.replace("\n", " ") for cell in row) + " |" for row in rows]
-    return [heading, "| --- |" + " ---: |" * (len(rows[0]) - 1), *body]

@@ -234,7 +234,8 @@ def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[s
     above the best of its column, paired over seeds.
     """
     ranking, quality = PROPOSED not in table["methods"], quality_named(table["quality"])
-    metrics = [m for m in (of_curves(quality) if ranking else _of_comparison(quality)) if m.name in table["metrics"]]
+    compared = [*OF_RUNS, *(m for m in of_curves(quality) if m.name != final(quality).name)]
+    metrics = [m for m in (of_curves(quality) if ranking else compared) if m.name in table["metrics"]]
     methods = [method for method in table["methods"] if method != PROPOSED or not differences]
     key = ("this_minus_best" if ranking else "proposed_minus_this") if differences else ""
     told = "" if not differences else "above the best" if ranking else "proposed minus"
@@ -243,10 +244,6 @@ def rows_of(table: Mapping[str, Any], differences: bool = False) -> list[tuple[s
         cells = (_cell(table, metric, method, key) for method in methods)
         rows.append((metric.title, *cells))
     return [*zip(*rows, strict=True)] if ranking else rows
-
-
-def _of_comparison(quality: Quality) -> list[Metric]:
-    return [*OF_RUNS, *(m for m in of_curves(quality) if m.name != final(quality).name)]
 
 
 def _cell(table: Mapping[str, Any], metric: Metric, method: str, key: str) -> str:

@@ -6,8 +6,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from wavetune.console import visible
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import ELSEWHERE, write_whole
@@ -24,6 +22,7 @@ from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.run_state import RUNNING
 from wavetune.reporting.sections import Section, run_sections
 from wavetune.reporting.sections.learning import loss_by_round
+from wavetune.templating import template
 
 
 @dataclass(frozen=True)
@@ -61,16 +60,6 @@ def write_report(run_dirs: list[Path], out: Path) -> Path:
     return out
 
 
-# autoescape for every template: samples and names hold arbitrary text
-TEMPLATE = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-).get_template
-
-
 def render(runs: list[Run], live: Live | None = None) -> str:
     """HTML of the page; of one that is watched with what goes on now, and of no run yet without a report."""
     labels = run_labels(runs)
@@ -79,7 +68,9 @@ def render(runs: list[Run], live: Live | None = None) -> str:
         views = [_going(view) for view in views]
     title = labels[0] if len(runs) == 1 else f"{len(runs)} runs side by side" if runs else live.name if live else ""
     comparison = compare(runs, labels) if len(runs) > 1 else None
-    page = TEMPLATE("report.html.j2").render(title=title, comparison=comparison, runs=views, live=live)
+    page = template(__file__, "report.html.j2", escaped=True).render(
+        title=title, comparison=comparison, runs=views, live=live
+    )
     return visible(page)  # of names, prompts and answers: control characters shown, not kept
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from wavetune.console import visible
 from wavetune.local_http import Answer, Pages
 from wavetune.records.reading import Run
-from wavetune.reporting.html import TEMPLATE, render
+from wavetune.reporting.html import render
 from wavetune.reporting.live import Live, live_of, records_of, version
+from wavetune.templating import template
 
 
 @dataclass
@@ -41,5 +42,5 @@ class Watch:
     def now(self) -> Answer:
         """What goes on, as markup, and the version of the report that belongs to it."""
         live = self.look()[0]
-        html = visible(TEMPLATE("live.html.j2").render(live=live))
+        html = visible(template(__file__, "live.html.j2", escaped=True).render(live=live))
         return Answer(json.dumps({"version": live.version, "html": html}), "application/json")

@@ -18,6 +18,7 @@ from wavetune.sweep.figure import save_figure
 from wavetune.sweep.methods import BOUND, method_of, title
 from wavetune.sweep.reading import interval, reading
 from wavetune.sweep.summary import Point, Summary
+from wavetune.templating import template
 
 FILES = ("figure.svg", "figure.png", "table.csv", "summary.json", "sweep.md")
 
@@ -75,26 +76,13 @@ def page(summary: Summary, command: str) -> str:
     """Figure, command, reading and a table of the methods, in Markdown."""
     axis, seeds = summary.sweep.axis, summary.sweep.seeds
     over = f"seed {seeds[0]}" if len(seeds) == 1 else f"seeds {seeds[0]} to {seeds[-1]}"
-    rows = [_row(summary, name) for name in summary.sweep.methods if name != BOUND]
-    return "\n".join(
-        [
-            f"# Delay against {axis.title}",
-            "",
-            f"![Delay against {axis.title}, and the proposed planner's gain over each method](figure.svg)",
-            "",
-            f"```bash\n{command}\n```",
-            "",
-            *(f"- {name}: {words}" for name, words in _origin(summary).items()),
-            "",
-            reading(summary),
-            "",
-            f"The proposed planner's gain over each method, with 95 % intervals over {over}:",
-            "",
-            "| method | gain, all values | worst cell | least gain | largest gain | median time of a plan | CPU |",
-            "| --- | --- | --- | --- | --- | --- | --- |",
-            *rows,
-            "",
-        ]
+    return template(__file__, "sweep.md.j2").render(
+        title=axis.title,
+        command=command,
+        origin=_origin(summary),
+        reading=reading(summary),
+        over=over,
+        rows=[_row(summary, name) for name in summary.sweep.methods if name != BOUND],
     )
 
 
@@ -102,7 +90,7 @@ def _origin(summary: Summary) -> dict[str, str]:
     return origin_of(summary.sweep.recipe, summary.sweep.seeds)
 
 
-def _row(summary: Summary, method: str) -> str:
+def _row(summary: Summary, method: str) -> list[str]:
     points = [p for p in summary.of(method) if p.gain.count]
 
     def at(p: Point) -> str:
@@ -115,5 +103,4 @@ def _row(summary: Summary, method: str) -> str:
         mean = f"{percent(gain.mean)} ({interval(gain)})".replace(" ()", "")
         cells = [mean, percent(summary.worst_gains[method]), at(least), at(largest)]
     wall_s, cpu_s = np.median([(p.wall_s, p.cpu_s) for p in summary.of(method)], axis=0)
-    cells += [seconds(wall_s), seconds(cpu_s)]
-    return f"| {title(method)} | {' | '.join(cells)} |"
+    return [title(method), *cells, seconds(wall_s), seconds(cpu_s)]

@@ -1,17 +1,14 @@
 """Writes the folder that `flwr run` takes: a recipe, and two modules that hand it to wavetune."""
 
-import json
 import re
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 import wavetune
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe, save
+from wavetune.templating import template
 
 PACKAGE = "wavetune_app"
 LONGEST_NAME = 32  # that Flower takes
@@ -24,13 +21,6 @@ DEFAULTS: dict[str, str | float | bool] = {
     "emulate": False,
 }
 """The app's run configuration: what `flwr run --run-config` can override."""
-_TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).with_name("templates")),
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    keep_trailing_newline=True,
-)
-_TEMPLATES.filters["json"] = partial(json.dumps, ensure_ascii=False)
 
 
 def write_app(folder: Path, recipe: Recipe, config: Mapping[str, str | float | bool]) -> None:
@@ -49,5 +39,5 @@ def write_app(folder: Path, recipe: Recipe, config: Mapping[str, str | float | b
         inside.mkdir(parents=True, exist_ok=True)
         (inside / "__init__.py").write_text('"""A recipe of wavetune."""\n', encoding="utf-8")
         for path in (folder / "pyproject.toml", inside / "server_app.py", inside / "client_app.py"):
-            path.write_text(_TEMPLATES.get_template(f"{path.name}.j2").render(told), encoding="utf-8")
+            path.write_text(template(__file__, f"{path.name}.j2").render(told), encoding="utf-8")
         save(recipe, inside / "recipe.json")
