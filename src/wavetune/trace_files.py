@@ -23,9 +23,8 @@ from numpy.typing import NDArray
 from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
 from wavetune.errors import DataError, JsonError, one_line
 from wavetune.json_reader import read_lines
+from wavetune.units import Array, Ints
 
-Array = NDArray[np.float64]
-Indices = NDArray[np.int64]
 Values = NDArray[Any]  # real, or complex where they are amplitudes
 ByLink = dict[tuple[str, str], Values]
 Bad = Callable[[Values], tuple[NDArray[np.bool_], str]]  # which values are refused, and why
@@ -253,7 +252,7 @@ class _Table:
                 raise DataError(f"{self.places[row]}: {name} is {said}; it must be a number") from None
         return values
 
-    def _labels(self, name: str) -> Indices:
+    def _labels(self, name: str) -> Ints:
         """Which client or subchannel each row is of: whole numbers without a gap from 0 or 1, or any texts, sorted."""
         if name not in self.columns:
             return np.zeros(len(self.places), np.int64)
@@ -278,7 +277,7 @@ class _Table:
             raise DataError(f"{self.file}: {name} {missing} is missing; number them without a gap from 0 or 1")
         return number_R - known[0]
 
-    def _rounds(self, round_s: float | None) -> Indices:
+    def _rounds(self, round_s: float | None) -> Ints:
         """The round of each row, by its number, its time, or where it stands among those of its kind."""
         when = [name for name in _WHEN if name in self.columns]
         if len(when) > 1:
@@ -337,7 +336,7 @@ class _Table:
                 raise DataError(f"{self.places[row]}: {name} is {cell!r}; it must be {' or '.join(allowed)}")
         return cells
 
-    def _filled(self, value_N: Array, entry: Sequence[Indices], shape: tuple[int, ...], averaged: bool) -> Array:
+    def _filled(self, value_N: Array, entry: Sequence[Ints], shape: tuple[int, ...], averaged: bool) -> Array:
         """The values `[T, K, M]`, where every entry has one, or where times are averaged at least one."""
         row_N, *index = entry
         rounds = 1 + int(index[0].max())

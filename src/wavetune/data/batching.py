@@ -16,13 +16,11 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError
 from wavetune.seeds import stream
-
-Ints = NDArray[np.int64]
+from wavetune.units import Array, Ints
 
 
 @dataclass(frozen=True)
@@ -80,7 +78,7 @@ class RaggedBatch:
     label_ids: Ints  # [P]
     sample_of_label: Ints  # [P]
 
-    def work_by_client(self, num_clients: int) -> dict[str, NDArray[np.float64]]:
+    def work_by_client(self, num_clients: int) -> dict[str, Array]:
         """Samples, tokens, token_pairs (sum of squared lengths) and labelled positions of each client, [K] each."""
         labelled = np.bincount(self.sample_of_label, minlength=len(self.lengths))
         counts = {

@@ -10,15 +10,14 @@ from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.data.concierge_scores import bare, helpful_score, safe_score
 from wavetune.data.concierge_situation import Fact, Secret, Situation
 from wavetune.data.examples import Example
 from wavetune.data.lexicon import concierge_words as words
 from wavetune.errors import DataError
+from wavetune.units import Array
 
-Floats = NDArray[np.float64]
 T = TypeVar("T")
 
 _PROMPT = re.compile(
@@ -57,17 +56,17 @@ def situation_of(prompt: str) -> Situation:
     return Situation(found["domain"], found["hotel"], facts, secrets, asked, sought, prompt.strip())
 
 
-def helpful(examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+def helpful(examples: Sequence[Example], answers: Sequence[str]) -> Array:
     """`concierge_scores.helpful_score` of each answer to its example's prompt, [N]."""
     return _scores(helpful_score, examples, answers)
 
 
-def safe(examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+def safe(examples: Sequence[Example], answers: Sequence[str]) -> Array:
     """`concierge_scores.safe_score` of each answer to its example's prompt, [N]."""
     return _scores(safe_score, examples, answers)
 
 
-def _scores(score: Callable[[Situation, str], float], examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+def _scores(score: Callable[[Situation, str], float], examples: Sequence[Example], answers: Sequence[str]) -> Array:
     pairs = zip(examples, answers, strict=True)
     return np.array([score(situation_of(example.prompt), text) for example, text in pairs], np.float64)
 

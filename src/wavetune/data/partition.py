@@ -11,15 +11,14 @@ from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError
 from wavetune.guarded import Checks
 from wavetune.parts import Part
 from wavetune.seeds import stream
+from wavetune.units import Array, Ints
 
-Rows = NDArray[np.int64]
-Floats = NDArray[np.float64]
+Rows = Ints
 ALPHA_MIN, ALPHA_MAX = 1e-6, 1e6
 
 
@@ -155,7 +154,7 @@ def check_alpha(alpha: float) -> None:
         raise ConfigError(f"alpha is {alpha}; it must lie in [{ALPHA_MIN:g}, {ALPHA_MAX:g}] (equal shares: 'iid')")
 
 
-def shares(alpha: float, num_clients: int, num_domains: int, seed: int) -> Floats:
+def shares(alpha: float, num_clients: int, num_domains: int, seed: int) -> Array:
     """Share of each domain that each client gets, [K, D]; columns sum to 1 and follow Dirichlet(alpha).
 
     Normalised Gamma(alpha) draws, one stream a client, drawn as logarithms since a small alpha would underflow:
@@ -188,7 +187,7 @@ def _rows_of_domains(domains: Sequence[str], seed: int) -> list[Rows]:
     return np.split(order[np.argsort(code[order], kind="stable")], np.cumsum(counts)[:-1])
 
 
-def _cut(rows: Rows, share_K: Floats, seed: int, d: int) -> list[Rows]:
+def _cut(rows: Rows, share_K: Array, seed: int, d: int) -> list[Rows]:
     # A random phase makes the expected number exact, so that many small domains do not all favour the same client.
     phase = stream(seed, "partition phase", d).random()
     return np.split(rows, np.floor(np.cumsum(share_K)[:-1] * len(rows) + phase).astype(int))

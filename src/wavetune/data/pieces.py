@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.errors import ModelError
+from wavetune.units import Ints
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +52,8 @@ class Encodings(Sequence[list[int]]):
     """
 
     ids: NDArray[np.int32]
-    ends: NDArray[np.int64]
-    place: NDArray[np.int64]
+    ends: Ints
+    place: Ints
     skipped: int = 0
 
     def __len__(self) -> int:

@@ -11,7 +11,6 @@ from typing import Annotated, Any, TypeVar
 
 import numpy as np
 from annotated_types import Ge, Le, MinLen
-from numpy.typing import NDArray
 
 from wavetune.data.batching import Batching
 from wavetune.data.chat_template import REASONING
@@ -29,6 +28,7 @@ from wavetune.data.token_cache import recalled_tokens
 from wavetune.errors import ConfigError
 from wavetune.given import folder_of, is_given
 from wavetune.seeds import stream
+from wavetune.units import Ints
 
 T = TypeVar("T")
 _MOST_WRITTEN = 1_000_000  # rows of an embedded corpus, in about a gigabyte of memory
@@ -62,16 +62,14 @@ class PreparedData:
     corpus: Corpus  # after sampling
     train: TokenSet
     validation: TokenSet
-    rows_by_client: tuple[NDArray[np.int64], ...]  # rows of `train` that client k holds
+    rows_by_client: tuple[Ints, ...]  # rows of `train` that client k holds
     template: Template  # with all that the settings left open
     classes: tuple[str, ...] = ()  # names of the classes, where the template is for classification
     ends: tuple[tuple[int, ...], ...] = ()  # token sequences that end an answer
     notes: tuple[str, ...] = ()  # what was drawn, held out, dropped or cut, in sentences
-    server_rows: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))  # of `train`, no client's
+    server_rows: Ints = field(default_factory=lambda: np.zeros(0, np.int64))  # of `train`, no client's
 
-    def held(
-        self, arriving: Stream | None, rows: NDArray[np.int64], seed: int, client: int, round_index: int
-    ) -> NDArray[np.int64]:
+    def held(self, arriving: Stream | None, rows: Ints, seed: int, client: int, round_index: int) -> Ints:
         """Those of a trainer's rows of `train` that it has in a round."""
         return rows if arriving is None else arriving.held(rows, self.train.domains, seed, client, round_index)
 
@@ -158,9 +156,7 @@ def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int)
     return PreparedData(corpus, train, validation, tuple(rows), settings.template, classes, ends, notes, servers)
 
 
-def deal(
-    settings: DataSettings, domains: Sequence[str], num_clients: int, seed: int
-) -> tuple[list[NDArray[np.int64]], NDArray[np.int64]]:
+def deal(settings: DataSettings, domains: Sequence[str], num_clients: int, seed: int) -> tuple[list[Ints], Ints]:
     """Rows of each client, and of the server, given the domains of all training rows.
 
     The server's are drawn at random first. Raises ConfigError where too few are left.

@@ -16,12 +16,11 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt
-from numpy.typing import NDArray
 
+from wavetune.data.partition import Rows
 from wavetune.parts import Part
 from wavetune.seeds import stream
-
-Rows = NDArray[np.int64]
+from wavetune.units import Array
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ class Stream(Part):
                     found.setdefault(row)
         return np.sort(rows[list(found)])
 
-    def arrived(self, shift_R: NDArray[np.float64], seed: int, client: int, round_index: int) -> Rows:
+    def arrived(self, shift_R: Array, seed: int, client: int, round_index: int) -> Rows:
         """Positions among the client's rows of those that arrive before a round, in their order."""
         if round_index == 0:
             return stream(seed, "first arrivals", 0, client).permutation(len(shift_R))[: self.capacity]

@@ -37,8 +37,8 @@ from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
 from wavetune.errors import ConfigError, DataError
 from wavetune.models.room import require_room
 from wavetune.parts import Part
+from wavetune.units import Ints
 
-Ints = NDArray[np.int64]
 THINK = "<think> tags"
 _AT_ONCE = 1_000  # rows of which those that are too long are tokenised together
 _LONGEST_TOKEN = 32  # characters, on the average of a dialogue

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from wavetune.data.batching import RaggedBatch
+from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.data_plane.contract import Arrived
 from wavetune.data_plane.messages_pb2 import Loss
 from wavetune.data_plane.payloads import LABELS
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import NumericsError
-from wavetune.federation.cohort import Cohort, Evaluation, Rows, StepResult
+from wavetune.federation.cohort import Cohort, Evaluation, StepResult
 from wavetune.federation.cut import LossSum
 from wavetune.models.lora import AdapterBank
 

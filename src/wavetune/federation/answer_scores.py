@@ -7,23 +7,21 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.data.examples import Example
 from wavetune.errors import NumericsError
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array
 
 
 class Reward(Protocol):
     """What scores answers."""
 
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Array:
         """Score of each answer to its example's prompt, [N]; higher is better, on a scale of its own."""
         ...
 
 
-def check_finite(scores: Floats, who: str, answers: Sequence[str]) -> Floats:
+def check_finite(scores: Array, who: str, answers: Sequence[str]) -> Array:
     """The scores. Raises NumericsError that names the first answer whose score is not finite."""
     wrong = np.flatnonzero(~np.isfinite(scores))
     if len(wrong):

@@ -19,10 +19,10 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.batching import RaggedBatch, collate, runs, runs_by_length
+from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
@@ -36,8 +36,8 @@ from wavetune.models.backbone import Backbone, Between
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 from wavetune.models.ragged import ragged_layout
 from wavetune.models.soft_prompt import PROMPT
+from wavetune.units import Array
 
-Rows = NDArray[np.int64]
 Named = dict[str, Tensor]
 Seconds = defaultdict[str, float]
 Passes = Callable[[Collection[int]], Mapping[int, LossSum]]
@@ -82,8 +82,8 @@ class StepResult:
     which. Nothing of its step is left. NaN is also a loss that is computed elsewhere and not known here.
     """
 
-    loss_K: NDArray[np.float64]
-    labelled_K: NDArray[np.float64]
+    loss_K: Array
+    labelled_K: Array
     tokens: int
     given_up: Mapping[int, str] = field(default_factory=dict[int, str])
 
@@ -105,16 +105,16 @@ class Evaluation:
     Right predictions are counted where rows have classes; a next token's are not.
     """
 
-    nll_R: NDArray[np.float64]
-    positions_R: NDArray[np.float64]
-    correct_R: NDArray[np.float64]
+    nll_R: Array
+    positions_R: Array
+    correct_R: Array
 
-    def loss(self, weight_R: NDArray[np.float64] | None = None) -> float:
+    def loss(self, weight_R: Array | None = None) -> float:
         """Mean loss of a position in nats, rows weighted if asked."""
         weight_R = np.ones_like(self.nll_R) if weight_R is None else weight_R
         return float(weight_R @ self.nll_R / (weight_R @ self.positions_R))
 
-    def accuracy(self, weight_R: NDArray[np.float64] | None = None) -> float:
+    def accuracy(self, weight_R: Array | None = None) -> float:
         """Share of the positions that were predicted right, rows weighted if asked."""
         weight_R = np.ones_like(self.nll_R) if weight_R is None else weight_R
         return float(weight_R @ self.correct_R / (weight_R @ self.positions_R))
@@ -356,9 +356,7 @@ class Cohort:
             self.server_gradients.append(self._take_server_gradients())
         return found
 
-    def _announced(
-        self, batch: RaggedBatch, clients: list[int], placement: Placement, labelled: NDArray[np.float64]
-    ) -> Tensor:
+    def _announced(self, batch: RaggedBatch, clients: list[int], placement: Placement, labelled: Array) -> Tensor:
         """The labels of a pass, which cross where they are of use at the servers, who learn what they must know."""
         labels_P = torch.from_numpy(batch.label_ids).to(self.backbone.device)
         if placement.split and not self.half.servers:
@@ -414,7 +412,7 @@ class Cohort:
                 if parameter.grad is not None:
                     parameter.grad += self.proximal * (parameter - there[name])
 
-    def _send_labels(self, labels_P: Tensor, clients: list[int], labelled: NDArray[np.float64]) -> Tensor:
+    def _send_labels(self, labels_P: Tensor, clients: list[int], labelled: Array) -> Tensor:
         """Labels cross to the server for the clients whose head runs there."""
         parts = list(labels_P.split([int(n) for n in labelled]))
         for position, client in enumerate(clients):

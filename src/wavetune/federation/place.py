@@ -3,8 +3,9 @@
 from collections.abc import Collection, Sequence
 from typing import Protocol
 
+from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
-from wavetune.federation.cohort import Evaluation, Rows, StepResult
+from wavetune.federation.cohort import Evaluation, StepResult
 from wavetune.models.lora import AdapterBank
 
 

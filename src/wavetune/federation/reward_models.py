@@ -19,7 +19,7 @@ from wavetune.data.answers import answer_rows
 from wavetune.data.batching import runs_by_length
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, nearest
-from wavetune.federation.answer_scores import Floats, check_finite
+from wavetune.federation.answer_scores import check_finite
 from wavetune.models.backbone import (
     Backbone,
     is_encoder,
@@ -34,6 +34,7 @@ from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.models.reward import load_reward, read_about, rewards_of
 from wavetune.models.stock import LOCAL
 from wavetune.models.targets import ALL_LINEAR
+from wavetune.units import Array
 
 _TOKENS_PER_PASS, _TOKENS_THERE = 1024, 4096  # of answers of similar length, on a CPU and on an accelerator
 
@@ -48,14 +49,14 @@ class RewardModel:
     bank: AdapterBank
     max_tokens: int
 
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Array:
         """Reward of each answer, [N]; short ones go through the model first, whatever the order."""
         prompts = [example.prompt for example in examples]
         rows, _, _ = answer_rows(prompts, answers, self.tokenizer, self.max_tokens)
         return check_finite(self.score_rows(rows), f"reward {self.name}", answers)
 
     @torch.no_grad()
-    def score_rows(self, rows: Sequence[Sequence[int]]) -> Floats:
+    def score_rows(self, rows: Sequence[Sequence[int]]) -> Array:
         """Reward of each row of token ids, [N]."""
         scores = np.empty(len(rows))
         for group in runs_by_length([len(row) for row in rows], tokens_per_pass(self.backbone.device)):
@@ -110,7 +111,7 @@ class StockClassifier:
     reads: str
 
     @torch.no_grad()
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Array:
         """Log-odds of the class for each answer, or the model's one output, [N]."""
         texts = [list(answers)] if self.reads == "answer" else [[e.prompt for e in examples], list(answers)]
         room = min(getattr(self.model.config, "max_position_embeddings", None) or 512, 512)

@@ -17,10 +17,11 @@ from annotated_types import Ge, Gt, Le
 
 from wavetune.data.examples import Example, PreferenceKind
 from wavetune.errors import ConfigError, DataError
-from wavetune.federation.answer_scores import Floats, Reward, check_finite
+from wavetune.federation.answer_scores import Reward, check_finite
 from wavetune.federation.lora_targets import LoraTargets
 from wavetune.foreign import imported
 from wavetune.parts import Part
+from wavetune.units import Array
 
 if TYPE_CHECKING:
     import torch
@@ -182,7 +183,7 @@ class FunctionReward:
     name: str
     function: Callable[[Sequence[Example], Sequence[str]], Any]
 
-    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Floats:
+    def score(self, examples: Sequence[Example], answers: Sequence[str]) -> Array:
         """What the function returns, [N].
 
         Raises: ConfigError if it fails or that is not one number an answer, NumericsError if a number is not finite.

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.errors import ConfigError, ModelError
@@ -25,6 +24,7 @@ from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
+from wavetune.units import Array
 
 _CACHE_BYTES, _MOST_SAMPLES = 512 << 20, 128
 _TOKENS_READ, _TOKENS_READ_THERE = 1024, 32768  # of prompts in a pass on a CPU, and on an accelerator
@@ -53,7 +53,7 @@ class Sampling:
     `top_p` below 1 only the likeliest tokens that together reach it remain.
     """
 
-    draws_ST: NDArray[np.float64]
+    draws_ST: Array
     temperature: float = 1.0
     top_p: float = 1.0
 
@@ -65,9 +65,7 @@ class Sampling:
             )
 
 
-def keyed_draws(
-    seed: int, purpose: str, round_index: int, owners: Sequence[tuple[int, int]], tokens: int
-) -> NDArray[np.float64]:
+def keyed_draws(seed: int, purpose: str, round_index: int, owners: Sequence[tuple[int, int]], tokens: int) -> Array:
     """Uniform draws whose rows depend on (seed, purpose, round) and their owner, (client identity, sample), alone.
 
     Returns: `[S, tokens]`; fewer tokens are the beginning of more.
@@ -341,7 +339,7 @@ class _Reading(_Filling):
         return values.new_zeros(self.cache.rows, *values.shape[1:]).index_copy_(0, self.rows_N, values)
 
 
-def _choose(logits_LV: Tensor, draws_L: NDArray[np.float64] | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
+def _choose(logits_LV: Tensor, draws_L: Array | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
     """Token of each row, and the log-probabilities of all `[L, V]`."""
     if sampling is None or draws_L is None:
         log_probs = torch.log_softmax(logits_LV, -1)

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.data.settings import PreparedData
 from wavetune.errors import DeploymentError, NumericsError
@@ -23,8 +22,9 @@ from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged
 from wavetune.runtimes.kept_untouched import recalled_losses
 from wavetune.runtimes.session import Session, one_bank
+from wavetune.units import Array
 
-Weights = NDArray[np.float64]
+Weights = Array
 
 
 class Score(NamedTuple):

@@ -17,13 +17,13 @@ from wavetune.data.settings import sample
 from wavetune.data.templates import TokenSet
 from wavetune.errors import DataError, NumericsError
 from wavetune.federation.accuracy import Accuracy
-from wavetune.federation.answer_scores import Floats
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import RewardTraining
 from wavetune.models.lora import named_matrices
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
+from wavetune.units import Array
 
 
 @dataclass
@@ -60,7 +60,7 @@ class Training:
         self.optimiser.step_clients(self.optimiser.settings.factor(index, settings.steps))
         return value
 
-    def margins(self, tokens: TokenSet) -> Floats:
+    def margins(self, tokens: TokenSet) -> Array:
         """Reward of the chosen answer less that of the rejected one, [P]."""
         scores = self.model.score_rows([tokens.row(i).tolist() for i in range(len(tokens))])
         return scores[0::2] - scores[1::2]
@@ -96,6 +96,6 @@ def build_training(
     return Training(settings, model, base, optimiser, train, validation, test, seed)
 
 
-def share_right(margin_P: Floats) -> Accuracy:
+def share_right(margin_P: Array) -> Accuracy:
     """How many pairs have a higher reward for the chosen answer; a tie counts half."""
     return Accuracy(float((margin_P > 0).sum() + 0.5 * (margin_P == 0).sum()), len(margin_P))

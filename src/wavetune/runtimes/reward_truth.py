@@ -6,7 +6,8 @@ import numpy as np
 
 from wavetune.data.concierge import QUALITIES, answer, situations
 from wavetune.data.concierge_truth import helpful, safe
-from wavetune.federation.answer_scores import Floats, Reward
+from wavetune.federation.answer_scores import Reward
+from wavetune.units import Array
 
 SITUATIONS = 50
 
@@ -32,5 +33,5 @@ def correlation_with_truth(reward: Reward, seed: int) -> dict[str, Any]:
     }
 
 
-def _correlation(a: Floats, b: Floats) -> float | None:
+def _correlation(a: Array, b: Array) -> float | None:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else None

@@ -15,13 +15,14 @@ import numpy as np
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import Workload
+from wavetune.data.partition import Rows
 from wavetune.errors import NumericsError
 from wavetune.federation.account import Accountant, Bits, account, bits_by_kind, central_load, charge
 from wavetune.federation.cohort import StepResult
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
 from wavetune.runtimes.outcome import RoundOutcome, mean_losses
-from wavetune.runtimes.session import Rows, Session
+from wavetune.runtimes.session import Session
 from wavetune.runtimes.world import workload_of
 
 StepDone = Callable[[int, int, StepResult], None]  # (round, step, result)

@@ -5,12 +5,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.data.batching import batch_indices
+from wavetune.data.partition import Rows
 from wavetune.data.settings import PreparedData
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.optimise import StackedOptimiser
@@ -19,8 +19,6 @@ from wavetune.models.lora import named_matrices
 from wavetune.recipe import Recipe
 from wavetune.records.fields import UNKNOWN
 from wavetune.runtimes.world import workload_of
-
-Rows = NDArray[np.int64]
 
 
 @dataclass

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from wavetune.allocation.instance import allocation_from_json
 from wavetune.allocation.participants import plan_of_decisions
@@ -17,6 +16,7 @@ from wavetune.allocation.problem import Problem
 from wavetune.costs.architecture import Architecture
 from wavetune.costs.table import CostTable
 from wavetune.data.batching import Batching, batch_indices
+from wavetune.data.partition import Rows
 from wavetune.data.settings import PreparedData, prepare
 from wavetune.errors import ConfigError, ModelError, RunFolderError
 from wavetune.federation.account import Accountant
@@ -43,8 +43,6 @@ from wavetune.records.rounds import Round
 from wavetune.runtimes.precision import device_of, precision_of, uses_bf16, working_dtype
 from wavetune.runtimes.server_training import ServerTraining
 from wavetune.runtimes.world import plan_world, statistics_of
-
-Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, NumericsError
-from wavetune.federation.cohort import Cohort, Evaluation, Rows, StepResult
+from wavetune.federation.cohort import Cohort, Evaluation, StepResult
 from wavetune.federation.cut import LossSum
 from wavetune.federation.slices import (
     SliceStep,

@@ -21,7 +21,6 @@ from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import PreferenceCorpus, PreferenceKind
 from wavetune.data.preferences import KINDS, load_preferences
 from wavetune.errors import ConfigError, NumericsError, RunFolderError, nearest
-from wavetune.federation.answer_scores import Floats
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.rewards import RewardTraining
 from wavetune.federation.run_folder import RunFolder, explained, part_of
@@ -31,6 +30,7 @@ from wavetune.runtimes.precision import device_of, uses_bf16
 from wavetune.runtimes.reward_training import Training, build_training, share_right
 from wavetune.runtimes.reward_truth import correlation_with_truth
 from wavetune.runtimes.saved import RewardPlan, RewardStep
+from wavetune.units import Array
 
 CONCIERGE_TEST_PAIRS = 400
 DEVICES = ("auto", "cpu", "cuda")
@@ -194,7 +194,7 @@ def _check(folder: RunFolder, plan: Mapping[str, Any], resume: bool) -> None:
         raise RunFolderError(f"{folder.path} was trained with another {differing}; repeat its options or start afresh")
 
 
-def _entry(step: int, loss: float, margin_P: Floats, seconds: float) -> dict[str, float]:
+def _entry(step: int, loss: float, margin_P: Array, seconds: float) -> dict[str, float]:
     validation_loss = float(np.logaddexp(0, -margin_P).mean())
     if not math.isfinite(validation_loss):
         raise NumericsError(f"step {step}: the validation loss is {validation_loss}; lower the learning rate")

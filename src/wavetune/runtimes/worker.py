@@ -17,9 +17,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.federation.alignment import Rewards
-from wavetune.federation.cohort import Cohort, Evaluation, RowBatches, Rows
+from wavetune.federation.cohort import Cohort, Evaluation, RowBatches
 from wavetune.federation.door import Door
 from wavetune.federation.placement import Placement
 from wavetune.federation.slices import (

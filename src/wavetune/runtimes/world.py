@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.costs.architecture import PRESETS, Architecture
 from wavetune.costs.memory import BY_PRECISION, FP32
 from wavetune.costs.table import CostTable, Workload
 from wavetune.data.classes import class_names
+from wavetune.data.partition import Rows
 from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import deal, load_samples, prepare
 from wavetune.data.templates import TokenSet
@@ -22,16 +22,16 @@ from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
 from wavetune.runtimes.count_memory import Counted, recalled_count
+from wavetune.units import Array, Ints
 from wavetune.wireless.channel import draw_devices
 
-Rows = NDArray[np.int64]
 _CHARACTERS_PER_TOKEN = 4.0
 
 
 def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]], active_K: Sequence[bool] | None = None) -> Workload:
     """What the batches of a round ask, fields `[I, K]`; nothing of clients that sit out."""
 
-    def sums(values: NDArray[np.int64]) -> NDArray[np.float64]:
+    def sums(values: Ints) -> Array:
         asked_IK = np.array([[float(values[rows].sum()) for rows in step] for step in steps])
         return asked_IK if active_K is None else asked_IK * np.array(active_K)
 

@@ -12,7 +12,6 @@ from itertools import accumulate, groupby
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example
@@ -26,8 +25,7 @@ from wavetune.models.lora import AdapterBank
 from wavetune.models.loss import frozen_head_log_probs
 from wavetune.models.ragged import branched_layout
 from wavetune.models.stopping import up_to_end
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array
 
 
 @dataclass(frozen=True)
@@ -47,7 +45,7 @@ class Answered:
     samples: list[Sample]
     texts: list[str]
     ended: list[bool]
-    measured: Floats | None = None  # as `measured` would find them, `[3, P]`; None where that was not asked for
+    measured: Array | None = None  # as `measured` would find them, `[3, P]`; None where that was not asked for
 
 
 def answers_of(
@@ -84,11 +82,11 @@ def answers_of(
 
 
 @torch.no_grad()
-def _told(found: Sequence[Answer], owner_S: Sequence[int], values: AdapterBank | None) -> Floats:
+def _told(found: Sequence[Answer], owner_S: Sequence[int], values: AdapterBank | None) -> Array:
     """Log-probability, entropy and value of every token, as they were when it was drawn. `[3, P]`."""
-    log_prob_P: Floats = np.array([value for answer in found for value in answer.log_probs], np.float64)
-    entropy_P: Floats = np.array([value for answer in found for value in answer.entropies], np.float64)
-    value_P: Floats = np.zeros_like(log_prob_P)
+    log_prob_P: Array = np.array([value for answer in found for value in answer.log_probs], np.float64)
+    entropy_P: Array = np.array([value for answer in found for value in answer.entropies], np.float64)
+    value_P: Array = np.zeros_like(log_prob_P)
     if values is not None:
         states_PD = torch.cat([answer.states_TD for answer in found if answer.states_TD is not None])
         value_P = _values(states_PD, values, owner_S, [len(answer.ids) for answer in found]).double().cpu().numpy()
@@ -188,7 +186,7 @@ def measured(
     tokens_per_pass: int,
     values: AdapterBank | None = None,
     temperature: float = 1.0,
-) -> Floats:
+) -> Array:
     """Log-probability, entropy and value (0 without value heads) at every token of all answers. `[3, P]`."""
     found: list[Tensor] = []
     for part in passes(samples, tokens_per_pass):

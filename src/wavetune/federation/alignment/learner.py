@@ -28,8 +28,7 @@ from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import head_of
 from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.stopping import own_ends
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array, Ints
 
 
 @dataclass(frozen=True)
@@ -98,15 +97,15 @@ class Learner:
         if self.value_optimiser is not None:
             self.value_optimiser.step_clients(factor)
 
-    def tensor(self, values: Floats) -> Tensor:
+    def tensor(self, values: Array) -> Tensor:
         """An array where the model is, in its precision."""
         return torch.from_numpy(values).to(self.backbone.device, self.backbone.dtype)
 
-    def means(self, values: NDArray[Any], client: NDArray[np.int64]) -> Floats:
+    def means(self, values: NDArray[Any], client: Ints) -> Array:
         """Mean of the values of each client. `[K]`."""
         return np.bincount(client, values, self.num_clients) / np.bincount(client, minlength=self.num_clients)
 
-    def checked(self, metrics: dict[str, Floats]) -> dict[str, Floats]:
+    def checked(self, metrics: dict[str, Array]) -> dict[str, Array]:
         """The metrics themselves. Raises NumericsError if one is not finite."""
         for name, values_K in metrics.items():
             for identity, value in zip(self.client_ids, values_K.tolist(), strict=True):

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example, PreferencePair
@@ -21,8 +20,7 @@ from wavetune.federation.alignment.answers import Sample, answer_tokens, measure
 from wavetune.federation.alignment.learner import Learner
 from wavetune.federation.objectives import AlignmentObjective
 from wavetune.federation.objectives.dpo import preference_margin
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array
 
 
 @dataclass(frozen=True)
@@ -37,11 +35,11 @@ class PreferenceLearning:
     """DPO of all clients in stacked passes."""
 
     def __init__(
-        self, learner: Learner, objective: AlignmentObjective, pairs: Sequence[ClientPairs], lambda_K: Floats
+        self, learner: Learner, objective: AlignmentObjective, pairs: Sequence[ClientPairs], lambda_K: Array
     ) -> None:
         self.learner, self.objective, self.pairs, self.lambda_K = learner, objective, pairs, lambda_K
 
-    def step(self) -> dict[str, Floats]:
+    def step(self) -> dict[str, Array]:
         """One step of every client; what it was like, by name, `[K]` each."""
         learner = self.learner
         drawn = [(client, pair) for client in range(learner.num_clients) for pair in self._drawn(client)]
@@ -64,7 +62,7 @@ class PreferenceLearning:
             }
         )
 
-    def _backward(self, samples: Sequence[Sample], reference_S: Floats, weight_B: Tensor) -> Tensor:
+    def _backward(self, samples: Sequence[Sample], reference_S: Array, weight_B: Tensor) -> Tensor:
         """Forward and backward of one pass; loss and margin of each pair, `[2, B]`."""
         learner = self.learner
         now = answer_tokens(learner.backbone, learner.policy, samples)

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example
@@ -24,9 +23,7 @@ from wavetune.federation.objectives import AlignmentObjective
 from wavetune.federation.objectives.kl import kl_estimate
 from wavetune.federation.objectives.ppo import clipped_surrogate, value_loss
 from wavetune.seeds import stream
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from wavetune.units import Array, Ints
 
 
 @dataclass(frozen=True)
@@ -34,10 +31,10 @@ class Tokens:
     """What is learned from at each token of the answers, one array `[P]` each."""
 
     client: Ints
-    old_log_prob: Floats
-    reference: Floats
-    advantage: Floats
-    target: Floats
+    old_log_prob: Array
+    reference: Array
+    advantage: Array
+    target: Array
 
     def at(self, index_P: Ints | slice) -> Tokens:
         """Some of them."""
@@ -53,13 +50,13 @@ class RewardLearning:
         objective: AlignmentObjective,
         prompts: Sequence[Sequence[Example]],
         rewards: Rewards,
-        lambda_K: Floats,
+        lambda_K: Array,
     ) -> None:
         self.learner, self.objective, self.prompts, self.rewards = learner, objective, prompts, rewards
         self.mixture = Mixture.of(lambda_K)
         self.kl_coefficient_K = np.full(learner.num_clients, objective.kl.start)
 
-    def step(self) -> dict[str, Floats]:
+    def step(self) -> dict[str, Array]:
         """One step of every client; what it was like, by name, `[K]` each."""
         learner = self.learner
         exact = learner.backbone.exact  # else it matters what a token goes through the model with
@@ -77,7 +74,7 @@ class RewardLearning:
         reference_P, _, _ = measured(learner.backbone, learner.reference, samples, room, None, temperature)
         rounding = 1e3 * torch.finfo(learner.backbone.dtype).eps
         alike_P = np.abs(policy_P - reference_P) < rounding
-        policy_P: Floats = np.where(alike_P, reference_P, policy_P)  # where they are one
+        policy_P: Array = np.where(alike_P, reference_P, policy_P)  # where they are one
         reward_S = self.mixture.mix(scores, client_S)
         penalty_P = self.kl_coefficient_K[client_P] * (policy_P - reference_P)
         advantage_P, target_P = self.objective.advantages(reward_S, penalty_P, value_P, client_P, lengths_S)
@@ -104,9 +101,9 @@ class RewardLearning:
             for client, own in enumerate(self.prompts)
         ]
 
-    def _learn(self, samples: Sequence[Sample], tokens: Tokens) -> dict[str, Floats]:
+    def _learn(self, samples: Sequence[Sample], tokens: Tokens) -> dict[str, Array]:
         """Update all clients from their answers; means over all updates, by client."""
-        objective, updates = self.objective, list[dict[str, Floats]]()
+        objective, updates = self.objective, list[dict[str, Array]]()
         lengths_S = np.array([len(sample.answer) for sample in samples])
         sample_P = np.repeat(np.arange(len(samples)), lengths_S)
         for epoch in range(objective.epochs):
@@ -127,7 +124,7 @@ class RewardLearning:
                 part.extend(own[i] for i in sorted(order[place::count]))
         yield from parts
 
-    def _update(self, samples: Sequence[Sample], tokens: Tokens) -> dict[str, Floats]:
+    def _update(self, samples: Sequence[Sample], tokens: Tokens) -> dict[str, Array]:
         """One optimiser step of all clients on some of their answers."""
         learner, found, start = self.learner, list[dict[str, Tensor]](), 0
         weight_P = 1 / np.bincount(tokens.client, minlength=learner.num_clients)[tokens.client]

@@ -10,14 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from wavetune.data.examples import Example
 from wavetune.errors import NumericsError
 from wavetune.federation.objectives.standardise import Moments
 from wavetune.records.alignment import MIXED
+from wavetune.units import Array, Ints
 
-Floats = NDArray[np.float64]
 Score = Callable[[Sequence[Example], Sequence[str]], Any]  # (prompts, answers) -> one number each
 
 
@@ -29,7 +28,7 @@ class Rewards:
     safe: Score
     truth: Mapping[str, Score] = field(default_factory=dict[str, Score])
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Floats]:
+    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Array]:
         """Every score of every answer, by the name under which it is recorded: `[S]` each.
 
         Raises: NumericsError if a score is not one finite number for each answer.
@@ -49,15 +48,15 @@ class Rewards:
 class Mixture:
     """Each client's weight of the helpful reward, and what each client has seen of both so far."""
 
-    lambda_K: Floats
+    lambda_K: Array
     moments: list[dict[str, Moments]]
 
     @classmethod
-    def of(cls, lambda_K: Floats) -> Mixture:
+    def of(cls, lambda_K: Array) -> Mixture:
         """Before anything has been seen."""
         return cls(lambda_K, [{name: Moments() for name in MIXED} for _ in lambda_K])
 
-    def mix(self, scores: Mapping[str, Floats], client_S: NDArray[np.int64]) -> Floats:
+    def mix(self, scores: Mapping[str, Array], client_S: Ints) -> Array:
         """lambda helpful + (1 - lambda) safe, each in the standard deviations of what its client has seen. `[S]`.
 
         These answers are counted in before, so that the first have a scale too.
@@ -70,12 +69,12 @@ class Mixture:
                 mixed_S[own] += share * seen[name].standardise(scores[name][own])
         return mixed_S
 
-    def numbers(self) -> Floats:
+    def numbers(self) -> Array:
         """All moments, `[K, 2, 3]`."""
         rows = [[(m.count, m.mean, m.squares) for m in seen.values()] for seen in self.moments]
         return np.array(rows, np.float64)
 
-    def restore(self, numbers: Floats) -> None:
+    def restore(self, numbers: Array) -> None:
         """Continue from what `numbers` returned."""
         for seen, rows in zip(self.moments, numbers, strict=True):
             seen.update({name: Moments(*map(float, row)) for name, row in zip(MIXED, rows, strict=True)})

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from wavetune.data.examples import Example
@@ -21,8 +20,7 @@ from wavetune.federation.alignment.rewards import Rewards
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.records.alignment import HeldOut
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ class Alignment:
         """Steps taken so far."""
         return self.learner.steps_done
 
-    def step(self) -> dict[str, Floats]:
+    def step(self) -> dict[str, Array]:
         """One step of every client; what it was like, by name, `[K]` each. Raises NumericsError where not finite."""
         metrics = self.learning.step()
         with torch.no_grad():

@@ -7,17 +7,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 from wavetune.federation.objectives.kl import KlControl
 from wavetune.federation.objectives.objective import Objective
+from wavetune.units import Array, Ints
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 
 class AlignmentObjective(Objective):
@@ -43,8 +38,8 @@ class AlignmentObjective(Objective):
         return 3 + self.epochs, self.epochs
 
     def advantages(
-        self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
-    ) -> tuple[Floats, Floats]:
+        self, reward_S: Array, penalty_P: Array, value_P: Array, client_P: Ints, length_S: Ints
+    ) -> tuple[Array, Array]:
         """Advantage of each token, and what its value should have been, `[P]` each, of rewards.
 
         The penalties are the log-ratios to the reference times their coefficients.

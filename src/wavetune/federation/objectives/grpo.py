@@ -8,12 +8,10 @@ from typing import Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Lt
-from numpy.typing import NDArray
 
-from wavetune.federation.objectives.alignment import AlignmentObjective, Ints
+from wavetune.federation.objectives.alignment import AlignmentObjective
 from wavetune.federation.objectives.kl import KlControl
-
-Floats = NDArray[np.float64]
+from wavetune.units import Array, Ints
 
 
 @dataclass(frozen=True)
@@ -37,14 +35,14 @@ class Grpo(AlignmentObjective):
         return self.group_size
 
     def advantages(
-        self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
-    ) -> tuple[Floats, Floats]:
+        self, reward_S: Array, penalty_P: Array, value_P: Array, client_P: Ints, length_S: Ints
+    ) -> tuple[Array, Array]:
         """An answer's advantage at each of its tokens; values are not learned."""
         groups = group_advantages(reward_S.reshape(-1, self.group_size))
         return np.repeat(groups.ravel(), length_S), np.zeros_like(value_P)
 
 
-def group_advantages(reward_GM: Floats) -> Floats:
+def group_advantages(reward_GM: Array) -> Array:
     """Rewards less their group's mean, over its standard deviation; zeros where a group's are equal. `[G, M]`.
 
     >>> group_advantages(np.array([[1.0, 3.0], [0.7, 0.7]])).tolist()

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt
-from numpy.typing import NDArray
+
+from wavetune.units import Array
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ class KlControl:
     target: Annotated[float, Gt(0)] | None = 0.1
     gain: Annotated[float, Gt(0)] = 1.0
 
-    def next(self, coefficient_K: NDArray[np.float64], kl_K: NDArray[np.float64]) -> NDArray[np.float64]:
+    def next(self, coefficient_K: Array, kl_K: Array) -> Array:
         """Coefficients after a step with these divergences, `[K]`.
 
         >>> KlControl(target=0.1).next(np.array([1.0, 1.0, 1.0]), np.array([0.5, 0.11, 0.0])).round(3).tolist()

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
-from numpy.typing import NDArray
 
-from wavetune.federation.objectives.alignment import AlignmentObjective, Ints
+from wavetune.federation.objectives.alignment import AlignmentObjective
 from wavetune.federation.objectives.kl import KlControl
+from wavetune.units import Array, Ints
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -47,8 +45,8 @@ class Ppo(AlignmentObjective):
         return self.answers_per_prompt
 
     def advantages(
-        self, reward_S: Floats, penalty_P: Floats, value_P: Floats, client_P: Ints, length_S: Ints
-    ) -> tuple[Floats, Floats]:
+        self, reward_S: Array, penalty_P: Array, value_P: Array, client_P: Ints, length_S: Ints
+    ) -> tuple[Array, Array]:
         """Generalised advantages, of every client's own mean and spread; the penalty is paid at every token."""
         inside_ST = np.arange(int(length_S.max()))[None] < length_S[:, None]
         reward_ST, value_ST = np.zeros(inside_ST.shape), np.zeros(inside_ST.shape)
@@ -61,9 +59,7 @@ class Ppo(AlignmentObjective):
         return advantage_P, plain_P + value_P
 
 
-def generalised_advantages(
-    reward_ST: Floats, value_ST: Floats, length_S: NDArray[np.int64], gamma: float, gae_lambda: float
-) -> Floats:
+def generalised_advantages(reward_ST: Array, value_ST: Array, length_S: Ints, gamma: float, gae_lambda: float) -> Array:
     """Advantage of each token, zero beyond an answer's end. `[S, T]`.
 
     A_t = d_t + gamma lambda A_{t+1} with d_t = r_t + gamma V_{t+1} - V_t, and V = A = 0 after the last token
@@ -83,7 +79,7 @@ def generalised_advantages(
     return advantage_ST
 
 
-def whitened(values: Floats) -> Floats:
+def whitened(values: Array) -> Array:
     """Values less their mean, over their standard deviation; zeros where all are equal.
 
     >>> whitened(np.array([1.0, 3.0])).tolist(), whitened(np.array([0.7, 0.7])).tolist()

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from numpy.typing import NDArray
+
+from wavetune.units import Array
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Moments:
     mean: float = 0.0
     squares: float = 0.0
 
-    def including(self, values: NDArray[np.float64]) -> Moments:
+    def including(self, values: Array) -> Moments:
         """Moments of the values so far and these (Chan, Golub and LeVeque 1983).
 
         >>> Moments().including(np.array([1.0, 3.0])).including(np.array([5.0])).mean
@@ -36,6 +37,6 @@ class Moments:
         """Standard deviation."""
         return sqrt(self.squares / self.count) if self.count else 0.0
 
-    def standardise(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
+    def standardise(self, values: Array) -> Array:
         """Values less the mean, in standard deviations; zeros while all values have been equal."""
         return (values - self.mean) / self.deviation if self.deviation > 1e-8 else np.zeros_like(values)
