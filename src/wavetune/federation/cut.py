@@ -6,9 +6,6 @@ crossing puts that right: towards the client the gradient is divided by w_k befo
 multiplied after it arrived, so that every client trains on its own mean loss and the server on the weighted sum.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch and safetensors leave parts of their types open)
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -70,7 +67,7 @@ class CutLink:
         """
         if crossings and not hidden_ND.requires_grad:
             hidden_ND = hidden_ND.detach().requires_grad_()
-        return _Cross.apply(hidden_ND, self, tuple(crossings)) if crossings else hidden_ND
+        return _Cross.apply(hidden_ND, self, tuple(crossings)) if crossings else hidden_ND  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 class _Cross(torch.autograd.Function):

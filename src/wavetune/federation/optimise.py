@@ -3,9 +3,6 @@
 Every slot counts its own steps, since clients may sit out. Legend: K clients, S slots of a stack.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch and safetensors leave parts of their types open)
-
 from __future__ import annotations
 
 import math
@@ -44,7 +41,7 @@ class Going(NamedTuple):
 
 def _check_advance(_: Optimiser, found: Any, value: Tensor, grad: Tensor, moments: Moments, *__: Any) -> str:
     pair = pair_of(found)
-    kept: dict[str, Any] = pair[1] if pair is not None and isinstance(pair[1], dict) else {}
+    kept = cast("dict[str, Any]", pair[1]) if pair is not None and isinstance(pair[1], dict) else {}
     shapes = [getattr(one, "shape", None) for one in (*(pair or ())[:1], *kept.values())]
     if kept.keys() != moments.keys() or shapes != [value.shape] * (1 + len(kept)):
         return f"values {list(value.shape)} and its moments by name, {list(moments)}, of the same shape"

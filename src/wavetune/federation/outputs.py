@@ -3,9 +3,6 @@
 Legend: N tokens, P labels, S samples, C classes, D width.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch leave parts of their types open)
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -106,7 +103,7 @@ def outputs_of(
 ) -> Outputs:
     """What comes of hidden states `[N, D]` behind the last block, of these clients of a bank (None: the base alone)."""
     if bank is None or not any(site.kind == "head" for site in bank.sites):
-        index_P = torch.from_numpy(batch.label_index).to(backbone.device)
+        index_P = torch.as_tensor(batch.label_index).to(backbone.device)
         return TokenOutputs(backbone, hidden_ND, index_P, labels_P, untouched)
     samples = np.bincount(batch.client_of_sample, minlength=len(clients)).tolist()
     segments = bank.segments(head_site(bank).layer, clients, samples)

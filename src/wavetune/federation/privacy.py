@@ -4,10 +4,6 @@ Source: DP-FedAvg (McMahan et al., ICLR 2018) with the noise split over the clie
 mechanism (Kairouz et al., ICML 2021). Rounds compose by Renyi divergence; the figures are those of Opacus' accountant.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportMissingTypeStubs=false
-# (the stubs of torch and opacus leave parts of their types open)
-
 import math
 import warnings
 from collections import Counter
@@ -118,7 +114,7 @@ def require_accountant() -> None:
 
 def _rdp_accountant() -> Any:
     try:
-        from opacus.accountants import RDPAccountant
+        from opacus.accountants import RDPAccountant  # pyright: ignore[reportMissingTypeStubs]
     except ImportError:
         raise ConfigError(
             "method.privacy needs Opacus for its accountant; install it with pip install 'wavetune[privacy]'"

@@ -1,8 +1,5 @@
 """The files of a run: recipe, records, checkpoints. Everything is written whole or not at all."""
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch and safetensors leave parts of their types open)
-
 from __future__ import annotations
 
 import json
@@ -132,7 +129,7 @@ class RunFolder:
 
     def save_checkpoint(self, rounds_done: int, tensors: Mapping[str, Tensor]) -> None:
         """Save the state after `rounds_done` rounds; older checkpoints but the last one are dropped."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save_file  # pyright: ignore[reportUnknownVariableType]
 
         folder = self.path / "checkpoints" / f"round-{rounds_done:06d}"
         part = folder.with_name(folder.name + ".part")
@@ -148,7 +145,7 @@ class RunFolder:
 
     def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
         """Rounds done and state of the newest checkpoint that can be read, or None."""
-        from safetensors.torch import load_file
+        from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         for folder in reversed(self._checkpoints()):
             try:

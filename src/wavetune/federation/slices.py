@@ -6,9 +6,6 @@ holds the server adds them in the order of the clients, as one process does.
 Legend: K clients, L blocks, S slots.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch and safetensors leave parts of their types open)
-
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,7 +70,7 @@ def step_slice(cohort: Cohort, batches: Batches, factor: float, active_K: Sequen
 def slice_of(cohort: Cohort, clients: range) -> Cohort:
     """Some clients of a cohort that has not trained yet, and a copy of the server's adapters."""
     bank = cohort.bank
-    local_LK = bank.local_LK & np.isin(np.arange(bank.local_LK.shape[1]), clients)
+    local_LK = bank.local_LK & np.isin(np.arange(bank.local_LK.shape[1]), clients)  # pyright: ignore[reportUnknownArgumentType]
     local = dict[str, Matrices]()
     for site in bank.sites:
         slots = _slots(bank, site.layer, clients)

@@ -3,9 +3,6 @@
 Legend: N tokens, S samples, P positions of all answers, D width.
 """
 
-# pyright: reportUnknownMemberType=false
-# (the stubs of torch leave parts of their types open)
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, groupby

@@ -3,9 +3,6 @@
 Legend: K clients, S samples, D width.
 """
 
-# pyright: reportUnknownMemberType=false
-# (the stubs of torch leave parts of their types open)
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,7 +88,7 @@ class Learner:
     def advance(self) -> None:
         """One step of every client's optimisers, each client's gradient clipped on its own."""
         if self.settings.distance_coefficient:
-            (self.settings.distance_coefficient * weight_distance(self.lora).sum()).backward()
+            (self.settings.distance_coefficient * weight_distance(self.lora).sum()).backward()  # pyright: ignore[reportUnknownMemberType]
         factor = self.settings.optimiser.factor(self.steps_done, self.settings.steps)
         self.optimiser.step_clients(factor)
         if self.value_optimiser is not None:
@@ -99,7 +96,7 @@ class Learner:
 
     def tensor(self, values: Array) -> Tensor:
         """An array where the model is, in its precision."""
-        return torch.from_numpy(values).to(self.backbone.device, self.backbone.dtype)
+        return torch.as_tensor(values).to(self.backbone.device, self.backbone.dtype)
 
     def means(self, values: NDArray[Any], client: Ints) -> Array:
         """Mean of the values of each client. `[K]`."""

@@ -3,9 +3,6 @@
 Legend: K clients, S samples, B pairs, P positions of all answers.
 """
 
-# pyright: reportUnknownMemberType=false
-# (the stubs of torch leave parts of their types open)
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,7 +67,7 @@ class PreferenceLearning:
         policy_S, kept_S = torch.stack([answer.sum() for answer in answers]), learner.tensor(reference_S)
         margin_B = preference_margin(policy_S[::2], policy_S[1::2], kept_S[::2], kept_S[1::2])
         loss_B = self.objective.pair_loss(margin_B)
-        (loss_B * weight_B).sum().backward()
+        (loss_B * weight_B).sum().backward()  # pyright: ignore[reportUnknownMemberType]
         return torch.stack([loss_B, margin_B]).detach()
 
     def _drawn(self, client: int) -> list[PreferencePair]:

@@ -1,8 +1,5 @@
 """Gaussian noise on a client's update."""
 
-# pyright: reportUnknownMemberType=false
-# (the stubs of torch leave parts of their types open)
-
 from __future__ import annotations
 
 import math
@@ -62,4 +59,4 @@ def secure_normal(shape: Sequence[int]) -> Tensor:
     bits = np.frombuffer(os.urandom(8 * 8 * count), np.uint64).reshape(8, count) >> np.uint64(11)
     uniform = (bits + 0.5) * 2.0**-53  # in (0, 1)
     radius, angle = np.sqrt(-2 * np.log(uniform[:4])), 2 * np.pi * uniform[4:]
-    return torch.from_numpy((radius * np.cos(angle)).sum(0) / 2).float().reshape(tuple(shape))
+    return torch.as_tensor((radius * np.cos(angle)).sum(0) / 2).float().reshape(tuple(shape))

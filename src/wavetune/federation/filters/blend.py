@@ -9,9 +9,6 @@ updates that did arrive, each set against the mean of the others and its client'
 STFL, arXiv 2110.14578. Ignores: that a reused change may no longer fit where the adapters are.
 """
 
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (the stubs of torch leave parts of their types open)
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -90,7 +87,7 @@ class Blend(Fill):
         if not square.any():
             return dict(state)
         rate = self.forgetting if "samples" in state else 1.0
-        new = {"square": torch.from_numpy(square), "product": torch.from_numpy(product)}
+        new = {"square": torch.as_tensor(square), "product": torch.as_tensor(product)}
         moments = {name: rate * t + (1 - rate) * state.get(name, torch.zeros_like(t)) for name, t in new.items()}
         return {**state, **moments, "samples": torch.tensor(int(state.get("samples", 0)) + len(known))}
 
