@@ -90,6 +90,11 @@ class Split(Topology):
                 raise ConfigError(
                     f"{path}.cut is {least} but least_cut is {self.least_cut}; raise the one or lower the other"
                 )
+        elif extent.num_layers == 1 and not self.cuts:
+            raise ConfigError(
+                f"the model has one block, so that there is no cut to choose; set {path}.cut=1, or take a recipe "
+                "without a cut, such as fedavg_lora"
+            )
         elif (largest := max(self.cuts or (extent.num_layers - 1,))) < self.least_cut:
             raise ConfigError(
                 f"{path}.least_cut is {self.least_cut} but the largest cut to choose is {largest}; lower it, or set "

@@ -98,6 +98,13 @@ def test_the_same_fits_a_topology_where_it_acts(setting):
     with_settings(recipes.get(name), ["method.lora.rank=4", setting]).method.check(**FITS)
 
 
+def test_a_model_of_one_block_is_said_to_leave_no_cut_to_choose():
+    one_block = {**FITS, "num_layers": 1}
+    with pytest.raises(ConfigError, match=r"the model has one block, .*set method.topology.cut=1, or take a recipe"):
+        Method("", Split(), Lora(rank=2)).check(**one_block)
+    Method("", Split(cut=1), Lora(rank=2)).check(**one_block)
+
+
 def test_a_frozen_a_is_trained_so_by_one_trainer_too():
     with_settings(recipes.get("centralised_lora"), ["method.mixing.kind=frozen_a"]).method.check(**FITS)
 
