@@ -21,6 +21,8 @@ from wavetune.plain_values import NOT_PLAIN, field_types, plain_value
 if TYPE_CHECKING:
     from pydantic import TypeAdapter, ValidationError
 
+_MOST_PARTS = 100  # in a list
+
 
 def values_of(value: Any) -> Any:
     """A part, or what a field of one holds, as plain JSON values."""
@@ -63,6 +65,8 @@ class _Reader:
         part, each = part_type(hint), _type_of_items(hint)
         if each is not None:
             if isinstance(value, list):
+                if len(value) > _MOST_PARTS:  # which are held against one another, pair by pair
+                    raise ConfigError(f"{path} holds {len(value):,} parts and may hold {_MOST_PARTS}; leave some out")
                 paths = [path] if len(value) == 1 else [f"{path}.{i}" for i in range(len(value))]
                 return tuple(self.value(each, one, where) for where, one in zip(paths, value, strict=True))
             return (self.value(each, value, path),)

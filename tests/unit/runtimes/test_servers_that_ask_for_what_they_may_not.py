@@ -95,8 +95,13 @@ def test_adapters_of_an_order_that_are_not_finite_are_refused(orders, agents):
         ("method.soft_prompt.tokens=100000", "a row has .* tokens but the model takes 512"),
         ("world.data.train_samples=1000000000", "of restaurants at most 1,000,000 rows"),
         ("world.data.batching.batch_size=1000000000", "batch_size is 1000000000"),
+        (
+            f"method.adapter_codec={json.dumps(1000 * ['fp32'])}",
+            "method.adapter_codec holds 1,000 parts and may hold 100",
+        ),
         ("method.lora.alpha=1e308", "method.lora.alpha is 1e\\+308"),
     ],
+    ids=lambda text: text[:30],
 )
 def test_a_recipe_that_no_machine_could_follow_is_refused_before_it_takes_memory(orders, agents, setting, words):
     recipe = json.loads(orders["uncut"].recipe)
