@@ -1,5 +1,6 @@
 """What attends for a device at the servers of a run, and answers each of their orders with a report."""
 
+import json
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.device_half import Device, build_device
 from wavetune.runtimes.device_permission import Allowed
+from wavetune.runtimes.inputs import differs, settled
 
 _REACH_S = 60.0
 _LONGEST_SENTENCE = 2000  # characters
@@ -58,6 +60,7 @@ class Agent:
     _built: tuple[Any, ...] = ()
     _alignment: OwnAlignment | None = None
     _run: str = ""
+    _recipe: str = ""  # with which the present run began
     _states: dict[int, dict[str, Tensor]] = field(default_factory=dict[int, dict[str, Tensor]])
     _channels: dict[tuple[str, int], grpc.Channel] = field(default_factory=dict[tuple[str, int], grpc.Channel])
     _process: bytes = field(default_factory=lambda: secrets.token_bytes(8))
@@ -65,6 +68,7 @@ class Agent:
     def __post_init__(self) -> None:
         if self.folder is not None and (latest := state_folder.latest(self.folder)) is not None:
             self._place, (self._run, self._states) = latest, state_folder.read(latest)
+            self._recipe = state_folder.recipe_of(latest)
 
     def introduce(self) -> Attend:
         """Who this is and which states it can go on from."""
@@ -145,11 +149,12 @@ class Agent:
         # whose report came too late is asked for what it has done
         latest = order.round + (order.listen or order.HasField("align"))
         if self._device is None or self._built != wanted or min(self._states, default=0) > latest:
-            self._device, self._built = build_device(order, self.client, self.say, self.allowed), wanted
-            if self._device.recipe.method.alignment is not None and self.folder is None:
+            device = build_device(order, self.client, self.say, self.allowed)
+            if device.recipe.method.alignment is not None and self.folder is None:
                 raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
-            self._turn_to(order.run)
-            self._states.setdefault(0, self._device.state())
+            self._turn_to(order.run, json.dumps(settled(device.recipe)))
+            self._device, self._built = device, wanted
+            self._states.setdefault(0, device.state())
         self._device.require(order)
         self._states = {done: state for done, state in self._states.items() if done <= latest}
         self._device.load_state(self._states[max(self._states)])
@@ -157,18 +162,23 @@ class Agent:
             self._device.start_from(order.adapters)
         return self._device
 
-    def _turn_to(self, run: str) -> None:
-        """Have the states of a run at hand, and its folder."""
+    def _turn_to(self, run: str, recipe: str) -> None:
+        """Have the states of a run at hand, and its folder.
+
+        Raises ConfigError if the run began with another recipe: what that keeps on this device might be shared.
+        """
+        place, states, began = self._place, self._states, self._recipe
         if self.folder is not None:
             place = state_folder.of_run(self.folder, run)
-            if place != self._place and place != self.folder:
-                self.say(f"keeps this run's state in {place}; {self.folder} has that of another run")
-            if self._run != run:
-                self._states = state_folder.read(place)[1]
-            self._place = place
-        elif self._run != run:
-            self._states = {}
-        self._run = run
+        if self._run != run:
+            states, began = {}, ""
+            if place is not None:
+                states, began = state_folder.read(place)[1], state_folder.recipe_of(place)
+        if began and (path := differs(json.loads(began), json.loads(recipe))):
+            raise ConfigError(f"{path} of the servers' recipe is not what it was when this run began here")
+        if place != self._place and place != self.folder:
+            self.say(f"keeps this run's state in {place}; {self.folder} has that of another run")
+        self._place, self._states, self._run, self._recipe = place, states, run, began or recipe
 
     def _hide(self) -> None:
         if self.folder is not None:
@@ -197,7 +207,7 @@ class Agent:
         kept = self._device.recipe.run.checkpoint_every + 1  # the servers may go back to their last checkpoint
         self._states = {n: self._states[n] for n in sorted(self._states)[-kept:]}
         if self._place is not None:
-            state_folder.write(self._place, order.run, done, self._states)
+            state_folder.write(self._place, order.run, done, self._states, self._recipe)
             self._hide()
 
 

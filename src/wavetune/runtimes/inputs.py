@@ -31,7 +31,7 @@ def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Pa
     """
     channel = recipe.world.scenario.channel.inputs()
     now: dict[str, Any] = {
-        "recipe": _settled(recipe),
+        "recipe": settled(recipe),
         "data": {
             "name": data.corpus.name,
             "training": digest_of_examples(data.corpus.train),
@@ -45,7 +45,7 @@ def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Pa
         folder.write_json(INPUTS, now)
         return
     again = "put back what was there, or start a new run with another --out"
-    if path := _differs(begun.get("recipe", {}), now["recipe"]):
+    if path := differs(begun.get("recipe", {}), now["recipe"]):
         raise RunFolderError(f"{path} of recipe.json has changed since the run in {folder.path} began: {again}")
     if begun["model"] != now["model"]:
         raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
@@ -62,17 +62,17 @@ def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Pa
             )
 
 
-def _settled(recipe: Recipe) -> dict[str, Any]:
+def settled(recipe: Recipe) -> dict[str, Any]:
     """The values that results depend on: not where model and data lie, nor how long to train and where to compute."""
     values = json.loads(json.dumps(to_dict(recipe)))
     del values["world"]["model"], values["world"]["data"]["source"]
     return {**values, "run": {name: values["run"][name] for name in SETTLED}}
 
 
-def _differs(before: Any, now: Any, path: str = "") -> str:
+def differs(before: Any, now: Any, path: str = "") -> str:
     """Path of the first value that differs, of those that both have; empty if there is none."""
     if isinstance(before, dict) and isinstance(now, dict):
-        both = (_differs(value, now[key], f"{path}.{key}") for key, value in before.items() if key in now)
+        both = (differs(value, now[key], f"{path}.{key}") for key, value in before.items() if key in now)
         return next(filter(None, both), "")
     return "" if before == now else path.removeprefix(".")
 

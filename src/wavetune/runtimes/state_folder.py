@@ -62,7 +62,15 @@ def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
     return run, states
 
 
-def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, Tensor]]) -> None:
+def recipe_of(folder: Path) -> str:
+    """The recipe of the run whose states are in its folder, as they were written; empty if none was."""
+    for path in folder.glob(_PATTERN):
+        with safe_open(path, "np") as stored:
+            return str(stored.metadata().get("recipe", ""))
+    return ""
+
+
+def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, Tensor]], recipe: str = "") -> None:
     """Keep the state after `done` rounds, whole or not at all, and of older ones those that are still given."""
     from safetensors.torch import save_file
 
@@ -70,7 +78,8 @@ def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, T
     with explained(folder, _ROOM):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
-            save_file(each_its_own(states[done]), part, metadata={"run": run, "rounds_done": str(done)})
+            about = {"run": run, "rounds_done": str(done), "recipe": recipe}
+            save_file(each_its_own(states[done]), part, metadata=about)
             os.replace(part, folder / f"state-{done:06d}.safetensors")
         finally:
             part.unlink(missing_ok=True)

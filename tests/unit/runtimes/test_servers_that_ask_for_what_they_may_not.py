@@ -123,6 +123,38 @@ def test_parts_that_do_not_go_together_are_refused_by_devices_too(orders, agents
     assert re.search(r"method\.privacy.* needs .*method\.topology", report.failure)
 
 
+def test_a_run_goes_on_with_the_recipe_with_which_it_began_here_alone(orders, tmp_path):
+    """Servers that share in the next round what the first kept on the device would have its private adapters."""
+
+    def sharing(*kinds, run="a run"):
+        recipe = json.loads(orders["uncut"].recipe)
+        recipe["method"] |= {"bottleneck": {"width": 4}, "sharing": {"shared": kinds}}
+        return changed(orders["uncut"], recipe=json.dumps(recipe), listen=True, run=run)
+
+    def agent():
+        return Agent(0, "", None, tmp_path, nothing, Allowed())
+
+    words = "method.sharing.shared of the servers' recipe is not what it was when this run began here"
+    first = agent()
+    assert first.handle(sharing("bottleneck")).failure == ""
+    for _ in range(2):
+        assert first.handle(sharing("bottleneck", "lora")).failure == words
+    assert agent().handle(sharing("bottleneck", "lora")).failure == words
+    assert agent().handle(sharing("bottleneck", "lora", run="another")).failure == ""
+    assert agent().handle(sharing("bottleneck")).failure == ""
+
+
+def test_alignment_without_a_folder_is_refused_each_time(orders):
+    recipe = json.loads(orders["uncut"].recipe)
+    truth = {"kind": "python", "function": "wavetune.data.concierge_truth:helpful"}
+    recipe["method"] |= {"bottleneck": {"width": 4}, "sharing": {"shared": ["bottleneck"]}}
+    recipe["method"]["alignment"] = {"helpful": truth, "safe": truth}
+    recipe["world"]["data"]["source"] = "concierge"
+    agent = Agent(0, "", None, None, nothing, Allowed())
+    for _ in range(2):
+        assert "needs a folder" in agent.handle(changed(orders["uncut"], recipe=json.dumps(recipe))).failure
+
+
 def test_what_nobody_has_thought_of_is_told_and_the_device_goes_on(orders, agents, monkeypatch):
     def fails(*_):
         raise RuntimeError("value cannot be converted")
