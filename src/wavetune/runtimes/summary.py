@@ -131,13 +131,13 @@ def _plan_info(session: Session) -> PlanInfo:
     from wavetune.allocation.describe import bottleneck, sensitivities
     from wavetune.allocation.participants import of_participants
 
-    problem, plan = session.planner.known(0), session.plan
+    problem, plan, planner = session.planner.known(0), session.plan, session.recipe.method.planner
     info = PlanInfo(
         delay_s=plan.delay_s,
-        lower_bound_s=plan.lower_bound_s or UNKNOWN,
+        lower_bound_s=UNKNOWN if planner.minds_energy else plan.lower_bound_s or UNKNOWN,  # which is of the delay alone
         cut_K=tuple(plan.cut_K.tolist()),
         rank_K=tuple(plan.rank_K.tolist()),
-        method=session.recipe.method.planner.kind,
+        method=planner.kind,
     )
     if session.central:
         return info
