@@ -12,6 +12,7 @@ import json
 import lzma
 import math
 import os
+import re
 import stat
 import zlib
 from collections.abc import Callable, Generator, Iterator
@@ -25,6 +26,7 @@ MOST_BYTES = 64 * 2**20
 LONGEST_RECORDS = 2**30
 MOST_LINE_BYTES = 16 * 2**20
 MOST_LEVELS = 64
+_LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+$")
 _MOST_INTEGER = 10**308  # more do not fit a double
 
 
@@ -88,6 +90,8 @@ def require_files(folder: Path) -> None:
 def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[str]:
     """The lines of a regular file with UTF-8 text, compressed where its name ends so (`PACKED`), one at a time.
 
+    They keep their ends, which may be a carriage return alone.
+
     Raises: JsonError naming the file, and the line if one is longer than `most_bytes`.
     """
     number = 0
@@ -97,7 +101,8 @@ def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[
             number += 1
             if len(line) > most_bytes:
                 raise JsonError(f"line {number} is longer than {most_bytes} bytes; break it into lines")
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8")
+            yield from _LINES.findall(text) if "\r" in text[:-2] else (text,)
 
 
 def packing(path: Path | str) -> str:

@@ -6,14 +6,12 @@ Tables (CSV, TSV, Parquet) have a row per value, or several values a row; NPZ, N
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from numpy.typing import NDArray
 
 from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
 from wavetune.errors import DataError, JsonError, one_line
-from wavetune.json_reader import read_lines
+from wavetune.separated import read_cells
 from wavetune.units import Array, Ints
 
 Values = NDArray[Any]  # real, or complex where they are amplitudes
@@ -364,31 +362,18 @@ class _Table:
 
 def _separated(file: Path) -> _Table:
     """CSV or TSV: a line with the names of the columns, then a line for each row."""
-    lines, before = read_lines(file), 0
-    header = next(lines, "")
-    if header.startswith("sep="):  # which Excel reads as the mark between cells
-        header, before = next(lines, ""), 1
-    mark = "\t" if file.suffix.lower() == ".tsv" else max(",;\t", key=header.count)
-    reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
+    mark, found = read_cells(file)
+    first, names = next(found)
+    if all(_is_number(name) for name in names if name):
+        raise DataError(f"{first}: the first line must name the columns, such as round, client, gain")
     rows, places = list[list[str]](), list[str]()
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        if not any(names) or len({*names}) < len(names):
-            raise DataError(f"{file}:1: the first line must name every column once, and is {header.strip()[:80]!r}")
-        if all(_is_number(name) for name in names):
-            raise DataError(f"{file}:1: the first line must name the columns, such as round, client, gain")
-        for cells in reader:
-            if not any(cell.strip() for cell in cells):
-                continue
-            if len(cells) != len(names):
-                raise DataError(f"{file}:{before + reader.line_num}: {len(cells)} cells for {len(names)} columns")
-            rows.append(cells if mark == "," else [_with_point(cell) for cell in cells])
-            places.append(f"{file}:{before + reader.line_num}")
-            if len(rows) * len(names) > MOST_CELLS:
-                raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
-    except csv.Error as error:
-        raise DataError(f"{file}:{before + reader.line_num}: cannot be read as CSV ({error})") from None
-    return _table(file, dict(zip(names, zip(*rows, strict=True), strict=True)) if rows else {}, places)
+    for place, cells in found:
+        rows.append(cells if mark == "," else [_with_point(cell) for cell in cells])
+        places.append(place)
+        if len(rows) * len(names) > MOST_CELLS:
+            raise DataError(f"{file}: holds more than {MOST_CELLS} cells; {_SMALLER}")
+    columns = zip(names, zip(*rows, strict=True), strict=True) if rows else ()
+    return _table(file, {name: cells for name, cells in columns if name}, places)
 
 
 def _with_point(cell: str) -> str:

@@ -5,19 +5,18 @@ column; a row that is a list of messages is `{messages}`. Cells of CSV and TSV a
 a row `{text}` a line. Blank lines are skipped. An article of SQuAD, with paragraphs of questions, has a row a question.
 """
 
-import csv
 import json
 import lzma
 import re
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from wavetune.data.dialogues import is_messages
 from wavetune.errors import DataError, JsonError, NotJsonError, one_line
 from wavetune.json_reader import PACKED, opened_packed, packing, parse, read_lines
+from wavetune.separated import read_cells
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]
@@ -25,7 +24,6 @@ Rows = Iterator[tuple[str, Row]]
 MOST_CHARACTERS = 2**30  # of a JSON document
 LISTS = ("data", "rows", "examples", "instances", "records", "samples", "items", "train")  # names of a list of rows
 OTHER_SPLITS = ("validation", "valid", "val", "dev", "test", "eval")  # beside which `train` is not all
-QUOTES = "a cell that begins with a quotation mark must end with one, and those inside be doubled"
 UTF_16 = "UTF-16 text, not UTF-8: save it as UTF-8"
 MAGIC = {
     b"\xff\xfe": UTF_16,
@@ -116,17 +114,17 @@ def _unnamed_rows(file: Path, start: str) -> Rows:
 
 
 def _text_rows(file: Path, start: str) -> Rows:
-    if start.startswith("{") and _is_json(next(line for line in _lines(file) if line.strip())):
+    if start.startswith("{") and _is_json(next(line for line in read_lines(file) if line.strip())):
         yield from _json_lines(file)
         return
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if line.strip():
             yield f"{file}:{number}", {"text": line.rstrip("\r\n")}
 
 
 def _json_lines(file: Path) -> Rows:
     first: list[tuple[str, Row]] = []  # kept back, as it may be all there is
-    for number, line in enumerate(_lines(file), start=1):
+    for number, line in enumerate(read_lines(file), start=1):
         if not line.strip():
             continue
         place = f"{file}:{number}"
@@ -257,35 +255,10 @@ def _numbered(place: object, rows: list[Any]) -> Rows:
 
 def _separated(file: Path, start: str) -> Rows:
     """Rows of CSV or TSV: a line of column names, then one of cells for each row."""
-    lines, before, mark = _lines(file), 0, ""
-    for header in lines:
-        if header.strip() and not header.startswith("sep="):
-            break
-        mark = header.strip("\r\n")[4:] or mark  # which Excel reads so, too
-        before += 1
-    else:
-        header = ""
-    bare = re.sub(r'"[^"]*"', "", header)
-    mark = "\t" if kind_of(file.name) == ".tsv" else mark[:1] or max(",;\t|", key=bare.count)
-    csv.field_size_limit(2**30)
-    reader = csv.reader(chain([header], lines), delimiter=mark, strict=True)
-    place = lambda: f"{file}:{before + reader.line_num}"  # noqa: E731
-    try:
-        names = [name.strip() for name in next(reader, [])]
-        named = [name for name in names if name]
-        if not named or len({*named}) < len(named):
-            raise DataError(
-                f"{place()}: the first line must name every column once, found {', '.join(named) or 'none'}"
-            )
-        for cells in reader:
-            if not any(cells):
-                continue
-            if len(cells) != len(names):
-                raise DataError(f"{place()}: {len(cells)} cells for {len(names)} columns; quote cells")
-            row = {name: cell for name, cell in zip(names, cells, strict=True) if name}
-            yield place(), row
-    except csv.Error as error:
-        raise DataError(f"{place()}: cannot be read as CSV ({error}); {QUOTES}") from error
+    _, rows = read_cells(file)
+    _, names = next(rows)
+    for place, cells in rows:
+        yield place, {name: cell for name, cell in zip(names, cells, strict=True) if name}
 
 
 def _parquet(file: Path) -> Rows:
@@ -352,15 +325,6 @@ def _start(file: Path) -> str:
     if b"\0" in found:
         raise DataError(f"{file}: holds NUL characters, as UTF-16 text and binary files do; save it as UTF-8 text")
     return found.decode("utf-8-sig", errors="replace").lstrip()
-
-
-def _lines(file: Path) -> Iterator[str]:
-    """Lines with their ends, which may be a carriage return alone."""
-    for line in read_lines(file):
-        if "\r" in line[:-2]:
-            yield from re.findall(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+$", line)
-        else:
-            yield line
 
 
 def _text(file: Path) -> str:

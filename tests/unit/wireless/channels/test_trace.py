@@ -62,6 +62,17 @@ def excel(folder):
     return written(folder / "excel.csv", "\n".join(lines))
 
 
+def with_row_numbers(folder):
+    """As pandas writes a table, whose rows are numbered in a column without a name."""
+    lines = long_csv(folder).read_text().splitlines()
+    return written(folder / "numbered.csv", "\n".join(f"{i or ''},{line}" for i, line in enumerate(lines)))
+
+
+def of_an_old_mac(folder):
+    """An empty line, then lines that end in a carriage return alone."""
+    return written(folder / "mac.csv", "\r" + long_csv(folder).read_text().replace("\n", "\r"))
+
+
 def parquet(folder):
     index = list(np.ndindex(GAINS.shape))
     columns = {name: [one[i] for one in index] for i, name in enumerate(("round", "client", "subchannel"))}
@@ -98,6 +109,9 @@ def mat(folder):
         long_csv,
         lambda folder: long_csv(folder, first=1),
         lambda folder: long_csv(folder, mark=";"),
+        lambda folder: long_csv(folder, mark="|"),
+        with_row_numbers,
+        of_an_old_mac,
         wide_csv,
         excel,
         parquet,
