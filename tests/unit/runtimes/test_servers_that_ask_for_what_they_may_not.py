@@ -213,7 +213,7 @@ def adapters(change, kind="adapters_down"):
         ("split", lambda _up: Part(kind="gradients_down", tensors=b"junk" * 9), "not readable as safetensors"),
         ("split", gradients(scale=lambda t: t[1:]), "tensor scale came as"),
         ("split", gradients(index=lambda t: t + 10**6), "cannot be decoded"),
-        ("split", gradients(scale=lambda t: t + math.nan), "not finite"),
+        ("split", gradients(scale=lambda t: t + math.nan), "gradients_down: holds values that are not finite"),
         ("uncut", lambda _up: None, "adapters_down: nothing came"),
         ("uncut", adapters(torch.Tensor.int), "came as torch.int32"),
         ("uncut", adapters(lambda t: t + math.inf), "hold values that are not finite"),
