@@ -287,6 +287,16 @@ def test_a_device_that_does_not_come_in_time_is_given_up_and_told_so(opened):
         stream.ask(parts=up(), layout=LAYOUT)
 
 
+def test_an_answer_that_is_larger_than_a_device_takes_ends_its_stream(opened):
+    token = opened.plane.open_round(0, [contract()])[0]
+    with connect(f"localhost:{opened.port}", read_identity(opened.folder / "device-00"), 1 << 16) as channel:
+        stream = client.Stream(channel, hello(token))
+        thread, _ = answering(opened.plane.stream(0), lambda _: [("gradients_down", {"values": torch.zeros(1 << 17)})])
+        with pytest.raises(DeploymentError, match=r"RESOURCE_EXHAUSTED: .*larger than max"):
+            stream.ask(parts=up(), layout=LAYOUT)
+        thread.join()
+
+
 def test_a_failure_of_an_earlier_round_does_not_cost_a_device_the_next(opened):
     opened.plane.open_round(3, [contract()])
     opened.plane.close_round("the round is over")

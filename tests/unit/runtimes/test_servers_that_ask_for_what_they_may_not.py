@@ -3,6 +3,7 @@
 import json
 import math
 import re
+import socket
 
 import pytest
 import torch
@@ -10,10 +11,11 @@ from safetensors.torch import save
 
 from helpers.deployment import nothing
 from helpers.runs import ALIGNED, small
+from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.messages_pb2 import Align, Part, RewardModel, RoundOrder
 from wavetune.data_plane.payloads import pack
 from wavetune.data_plane.server import Measured
-from wavetune.errors import ConfigError
+from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.codecs import Int8
 from wavetune.models.reward import ABOUT
 from wavetune.runtimes import device
@@ -163,6 +165,29 @@ def test_what_nobody_has_thought_of_is_told_and_the_device_goes_on(orders, agent
         patch.setattr(Agent, "_channel", fails)
         failure = agents["uncut"].handle(orders["uncut"]).failure
     assert failure == "it cannot be done (RuntimeError: value cannot be converted)"
+
+
+def test_an_address_of_an_order_where_nobody_is_ends_that_round_alone(orders, tmp_path, monkeypatch):
+    write_certificates(tmp_path, 1)
+    monkeypatch.setattr(device, "_REACH_S", 0.2)
+    agent = Agent(0, "", read_identity(tmp_path / "device-00"), None, nothing, Allowed())
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        address = f"127.0.0.1:{closed.getsockname()[1]}"
+    report = agent.handle(changed(orders["uncut"], address=address))
+    assert report.failure.startswith(f"the servers that gave this order are not at {address}")
+
+
+def test_no_more_is_taken_of_an_answer_than_a_round_needs(orders, agents, monkeypatch):
+    asked = []
+
+    def connect(_address, _identity, most_bytes):
+        asked.append(most_bytes)
+        raise DeploymentError("nobody is there")
+
+    monkeypatch.setattr(device, "connect", connect)
+    order = changed(orders["split"], address="127.0.0.1:1")
+    assert agents["split"].handle(order).failure == "nobody is there"
+    assert 4 << 20 < asked[0] < 5 << 20
 
 
 def test_what_is_wrong_with_a_devices_own_rows_is_not_told_to_the_servers(orders, tmp_path):
