@@ -10,6 +10,8 @@ from typing import Any
 from wavetune.errors import DataError
 from wavetune.json_reader import packing, read_lines
 
+QUOTES = "a cell that begins with a quotation mark must end with one, and those inside be doubled"
+
 
 def read_cells(file: Path) -> tuple[str, Iterator[tuple[str, list[str]]]]:
     """The mark between cells, and pairs (place, cells): the names of the columns, some perhaps empty, then each row.
@@ -48,11 +50,10 @@ def _rows(file: Path, reader: Any, before: int) -> Iterator[tuple[str, list[str]
                     raise DataError(f"{place}: the first line must name every column once, found {found}")
                 yield place, names
             elif any(map(str.strip, cells)):
+                if reader.dialect.delimiter == "\t" and any("\t" in cell and "\n" in cell for cell in cells):
+                    raise DataError(f"{place}: a cell that begins in a line before goes on over tabs to here; {QUOTES}")
                 if len(cells) != len(names):
                     raise DataError(f"{place}: {len(cells)} cells for {len(names)} columns; quote cells")
                 yield place, cells
     except csv.Error as error:
-        raise DataError(
-            f"{file}:{before + reader.line_num}: cannot be read as CSV ({error}); a cell that begins with a quotation "
-            "mark must end with one, and those inside be doubled"
-        ) from error
+        raise DataError(f"{file}:{before + reader.line_num}: cannot be read as CSV ({error}); {QUOTES}") from error

@@ -124,6 +124,16 @@ def test_numbered_classes_of_a_table_get_their_names(tmp_path):
         assert [row["label"] for row in rows_of(file)] == ["sports", -1]
 
 
+def test_a_quotation_mark_that_is_text_makes_no_cell_of_several_rows(tmp_path):
+    (tmp_path / "a.tsv").write_text('prompt\tresponse\n"Loud\tgood\nquiet"\tbad\n')
+    with pytest.raises(
+        DataError, match=r"a.tsv:3: a cell that begins in a line before goes on over tabs to here; a cell"
+    ):
+        rows_of(tmp_path / "a.tsv")
+    (tmp_path / "a.tsv").write_text('prompt\tresponse\n"two\nlines"\t"a\ttab"\n')
+    assert rows_of(tmp_path / "a.tsv") == [{"prompt": "two\nlines", "response": "a\ttab"}]
+
+
 def test_excel_is_told_the_mark_between_cells_before_the_names_of_columns(tmp_path):
     (tmp_path / "a.csv").write_text("sep=;\nprompt;response;note, of mine, all, long\nq;a;x\n")
     assert rows_of(tmp_path / "a.csv") == [{"prompt": "q", "response": "a", "note, of mine, all, long": "x"}]
