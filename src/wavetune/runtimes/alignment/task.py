@@ -173,7 +173,15 @@ def trained_files(recipe: Recipe, path: Path, device: torch.device, say: Say) ->
 
 def trainings(recipe: Recipe) -> dict[str, RewardTraining]:
     """How the rewards that a recipe embeds are trained, by name."""
-    return {part.preference: part.training for part in _parts(recipe) if isinstance(part, EmbeddedReward)}
+    found = dict[str, RewardTraining]()
+
+    def note(part: EmbeddedReward) -> Path:
+        found[part.preference] = part.training
+        return Path()
+
+    for part in _parts(recipe):
+        part.trained_by(note)
+    return found
 
 
 def _folder(recipe: Recipe, path: Path, device: torch.device, say: Say) -> RewardFolder:
