@@ -47,7 +47,7 @@ from wavetune.units import Array
 
 _STEP = 0.02
 _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 14, 130, 30
-_STEPPED = 8  # times as long a kick takes where rates grow in steps
+_STEPPED = 8  # times as long a kick takes where whole steps count
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
@@ -232,8 +232,11 @@ def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, ki
 
 def local_owners(problem: BandProblem, target_s: float, owner_M: IntArray, kicks: int, seed: int) -> IntArray:
     """Owners by local search that come near to a delay after the last start, whether they meet it or not."""
-    kicks = -(-kicks // _STEPPED) if len(problem.steps.snr_I) else kicks
-    return search(_demand(problem, target_s), owner_M, kicks, seed)
+    demand = _demand(problem, target_s)
+    owner_M = search(demand, owner_M, kicks, seed)
+    if len(problem.steps.snr_I) == 0:
+        return owner_M
+    return search(demand._replace(whole=True), owner_M, -(-kicks // _STEPPED), seed)
 
 
 def _demand(problem: BandProblem, target_s: float) -> Demand:

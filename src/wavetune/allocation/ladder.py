@@ -82,22 +82,24 @@ def rungs_at(steps: Steps, inverse_M: Array, owned: IntArray, count: int, price:
 def stepped_power(
     steps: Steps, log_M: Array, inverse_M: Array, owned: IntArray, count: int, rate: float, nodes: int,
     rung_N: IntArray,
-) -> tuple[float, float]:  # fmt: skip
+) -> tuple[float, float, float]:  # fmt: skip
     """Power (W) of rungs, set in `rung_N`, that carry a rate over the first `count` of `owned`; a bound of the least.
 
-    Where all of them together do not carry the rate, both are at least HUGE_W and grow with what is missing. At most
-    `nodes` choices are looked at for the exact least power.
+    Also the price of a rate (W s Hz/bit) by which the linear relaxation is the bound. Where all of them together do not
+    carry the rate, both powers are at least HUGE_W and grow with what is missing, and a further subchannel is worth all
+    that it can add. At most `nodes` choices are looked at for the exact least power; below 0 of them the linear
+    relaxation is enough, and both powers are its.
     """
     snr_I, rate_I, hull_I = steps
     rung_N[:count] = 0
     if rate <= 0.0:
-        return 0.0, 0.0
+        return 0.0, 0.0, 0.0
     while count > 0 and log_M[owned[count - 1]] < -1e29:
         count -= 1
     missing = rate - count * float(rate_I[hull_I[-1]])
     if missing > 1e-12 * rate:
         huge_w = HUGE_W * (1.0 + min(missing, 1e6))
-        return huge_w, huge_w
+        return huge_w, huge_w, HUGE_W * (1.0 + 1.0 / float(rate_I[hull_I[-1]]))
     rate *= _ENOUGH
     _, level_w = least_power(log_M, inverse_M, owned, count, rate, np.inf)
     price = 0.8 * min(level_w, 1e150) * _LOG_2
@@ -129,12 +131,14 @@ def stepped_power(
         carried += float(rate_I[b] - rate_I[a])
         power_w += float((snr_I[b] - snr_I[a]) * inverse_M[owned[best]])
     price = best_price
+    if nodes < 0:
+        return least_w, least_w, price
     for n in range(count):
         rung_N[n] = hull_I[rung_N[n]]
     power_w = _completed(steps, inverse_M, owned, count, rate, carried, power_w, rung_N)
     if nodes > 0 and best >= 0 and power_w > least_w * (1.0 + 1e-9):
-        return _exact(steps, inverse_M, owned, count, rate, price, power_w, least_w, nodes, rung_N)
-    return power_w, min(least_w, power_w)
+        power_w, least_w = _exact(steps, inverse_M, owned, count, rate, price, power_w, least_w, nodes, rung_N)
+    return power_w, min(least_w, power_w), price
 
 
 @part
@@ -228,7 +232,7 @@ def _rungs_until(
     for k in range(len(count_K)):
         if problem.need_K[k] > 0.0:
             rate = problem.need_K[k] / max(delay - problem.ready_K[k], 1e-300)
-            power_w, _ = stepped_power(
+            power_w, _, _ = stepped_power(
                 problem.steps, problem.log_KM[k], problem.inverse_KM[k], owned_KM[k], count_K[k], rate, _CHOICES,
                 rung_KM[k],
             )  # fmt: skip

@@ -4,7 +4,9 @@ At a fixed delay every client's rate is fixed, and so is the least power its sub
 through who owns what. A step gives a subchannel to another client or exchanges two, and what it saves is bounded from
 above by the subchannels' values at the present water levels (water-filling's dual is a lower bound on power), so that
 few of the M^2 / 2 exchanges are evaluated exactly. Random kicks, undone unless they pay, leave local optima. The first
-owners come from a greedy rule: every client its best subchannel, the rest to whoever would finish last.
+owners come from a greedy rule: every client its best subchannel, the rest to whoever would finish last. Where rates
+grow in steps, powers are at first those of the least concave rate above them, and then those of whole steps, which take
+longer and are bounded less closely, so that such evaluations are counted.
 Shape suffixes: K clients, M subchannels.
 """
 
@@ -16,7 +18,7 @@ import numpy as np
 
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_STEPS, Steps, kernel, least_power, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, Steps, kernel, least_power, part
 from wavetune.units import Array
 
 
@@ -96,6 +98,8 @@ def even_rate(
 
 
 _LOG_2 = np.log(2.0)
+_ANY = 2**62  # evaluations
+_WHOLE, _WHOLE_EACH = 10_000, 5  # of whole steps: in any search, and for each pair of a client and a subchannel
 
 
 class Demand(NamedTuple):
@@ -103,7 +107,8 @@ class Demand(NamedTuple):
 
     A watt above a client's own cap costs `excess_price_K` watts besides itself. `limit` is the most that a subchannel
     carries (bit/s/Hz). Where the way back is planned too, clients ask for `ask_K` in sum of their `back_KM`, and a unit
-    that is missing costs `shortage_price_K` watts.
+    that is missing costs `shortage_price_K` watts. Of rates in `steps` the power is that of `whole` ones or of their
+    linear relaxation.
     """
 
     log_KM: Array
@@ -117,6 +122,7 @@ class Demand(NamedTuple):
     ask_K: Array = np.zeros(0)
     shortage_price_K: Array = np.zeros(0)
     steps: Steps = NO_STEPS
+    whole: bool = False
 
 
 class Ownership(NamedTuple):
@@ -138,6 +144,7 @@ class Ownership(NamedTuple):
     changed_K: IntArray
     scratch_M: IntArray
     rung_M: IntArray
+    left_1: IntArray
 
 
 @part
@@ -155,19 +162,40 @@ def price(demand: Demand, k: int, power_w: float, carried: float) -> float:
 
 @part
 def needed_power(demand: Demand, own: Ownership, k: int, owned: IntArray, count: int) -> tuple[float, float, float]:
-    """Power of client k on what it owns (W), its water level (W), and how much of the power steps cost (W)."""
+    """Power of client k on what it owns (W), its water level (W), and how much of the power whole steps cost (W)."""
     log_M, inverse_M, rate = demand.log_KM[k], demand.inverse_KM[k], demand.rate_K[k]
-    power_w, level_w = least_power(log_M, inverse_M, owned, count, rate, demand.limit)
-    if len(demand.steps.snr_I) == 0 or power_w > 100.0 * demand.cap_w_K[k]:
+    if len(demand.steps.snr_I) == 0:
+        power_w, level_w = least_power(log_M, inverse_M, owned, count, rate, demand.limit)
         return power_w, level_w, 0.0
-    stepped_w, _ = stepped_power(demand.steps, log_M, inverse_M, owned, count, rate, 0, own.rung_M)
-    return max(stepped_w, power_w), level_w, max(stepped_w - power_w, 0.0)
+    choices = 0 if demand.whole else -1
+    power_w, least_w, rate_price = stepped_power(
+        demand.steps, log_M, inverse_M, owned, count, rate, choices, own.rung_M
+    )
+    return power_w, rate_price / _LOG_2, power_w - least_w
+
+
+@part
+def set_values(demand: Demand, k: int, level_w: float, value_M: Array) -> None:
+    """Set what each subchannel saves client k at a water level, at most (W)."""
+    log_M, inverse_M, limit = demand.log_KM[k], demand.inverse_KM[k], demand.limit
+    snr_I, rate_I, hull_I = demand.steps
+    log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
+    for i in range(len(log_M)):
+        above, value_M[i] = log_level + log_M[i], 0.0
+        if len(hull_I) > 0:
+            for h in hull_I if log_M[i] > NO_GAIN_LOG2 else hull_I[:1]:
+                value_M[i] = max(value_M[i], level_w * _LOG_2 * rate_I[h] - snr_I[h] * inverse_M[i])
+        elif above > limit:
+            value_M[i] = level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i]
+        elif above > 0.0:
+            value_M[i] = level_w * (_LOG_2 * above - 1.0) + inverse_M[i]
 
 
 @part
 def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int64, extra: int | np.int64) -> float:
     """Cost of client k's power with one subchannel taken away and one added (-1 for none)."""
     log_M, n, waiting = demand.log_KM[k], 0, extra >= 0
+    own.left_1[0] -= 1
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         if waiting and log_M[extra] > log_M[i]:
@@ -187,30 +215,25 @@ def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int6
 @part
 def refresh(demand: Demand, own: Ownership, k: int) -> None:
     """Bring client k's power, values and losses up to date with what it owns."""
-    log_M, inverse_M, value_M = demand.log_KM[k], demand.inverse_KM[k], own.value_KM[k]
-    limit = demand.limit
+    value_M = own.value_KM[k]
     power_w, level_w, rounded_w = needed_power(demand, own, k, own.owned_KM[k], own.count_K[k])
     slope = 1.0 + demand.excess_price_K[k] if power_w > demand.cap_w_K[k] else 1.0
-    log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
-    for i in range(len(log_M)):
-        above = log_level + log_M[i]
-        if above > limit:
-            value_M[i] = slope * (level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i])
-        else:
-            value_M[i] = slope * (level_w * (_LOG_2 * above - 1.0) + inverse_M[i]) if above > 0.0 else 0.0
+    set_values(demand, k, level_w, value_M)
+    for i in range(len(value_M)):
+        value_M[i] *= slope
     own.power_w_K[k], own.back_K[k] = power_w, 0.0
     if len(demand.ask_K) > 0:
         for j in range(own.count_K[k]):
             own.back_K[k] += demand.back_KM[k, own.owned_KM[k, j]]
         if own.back_K[k] < demand.ask_K[k]:
-            for i in range(len(log_M)):
+            for i in range(len(value_M)):
                 value_M[i] += demand.shortage_price_K[k] * demand.back_KM[k, i]
     cost = own.cost_K[k] = price(demand, k, power_w, own.back_K[k])
     for j in range(own.count_K[k]):
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
         own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
-    for i in range(len(log_M)):  # what steps cost can be saved besides
+    for i in range(len(value_M)):  # what steps cost can be saved besides
         value_M[i] += slope * rounded_w
     own.changed_K[k] = 1
 
@@ -241,8 +264,8 @@ def assign(demand: Demand, own: Ownership, i: int, k: int) -> None:
 
 
 @part
-def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
-    """State of the search for given owners."""
+def ownership(demand: Demand, owner_M: IntArray, evaluations: int) -> Ownership:
+    """State of the search for given owners, and how many evaluations it may take."""
     K, M = demand.log_KM.shape
     own = Ownership(
         np.full(M, -1, np.int64),
@@ -257,6 +280,7 @@ def ownership(demand: Demand, owner_M: IntArray) -> Ownership:
         np.zeros(K, np.int64),
         np.zeros(M + 1, np.int64),
         np.zeros(M + 1, np.int64),
+        np.full(1, evaluations),
     )
     for i in range(M):
         if owner_M[i] >= 0:
@@ -315,7 +339,7 @@ def to_local_optimum(demand: Demand, own: Ownership, only_short: bool) -> None:
     while changed:
         changed = False
         for a in range(len(own.count_K)):
-            while own.changed_K[a] == 1 and (not only_short or is_short(demand, own, a)):
+            while own.changed_K[a] == 1 and own.left_1[0] > 0 and (not only_short or is_short(demand, own, a)):
                 i, k, j = best_step(demand, own, a)
                 own.changed_K[a] = 0
                 if i < 0:
@@ -415,7 +439,7 @@ def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray
     search does not recover to at most the cost before it.
     """
     state_1 = np.full(1, float(seed % 2147483648))
-    own = ownership(demand, owner_M)
+    own = ownership(demand, owner_M, _WHOLE_EACH * demand.log_KM.size + _WHOLE if demand.whole else _ANY)
     cost, kept_M = np.inf, owner_M.copy()
     for turn in range(kicks + 2):
         if turn > 1:
@@ -429,4 +453,6 @@ def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray
                 cost, kept_M = new_cost, own.owner_M.copy()
             else:
                 restore(demand, own, kept_M)
+        if own.left_1[0] <= 0:
+            break
     return own.owner_M

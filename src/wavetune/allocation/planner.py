@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.delay import load_of
+from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, load_of
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
@@ -54,6 +54,9 @@ def _or_why_none(problem: Problem, found: Plan) -> Plan:
     """The plan, or that there is none where its delay is infinite."""
     if found.status != "ok" or np.isfinite(found.delay_s) or not np.isfinite(_computing_s(problem, found)):
         return found  # where computing takes for ever, no link is to blame
+    for name, band in (("main", problem.main), ("fed", problem.fed)) if problem.price_downlink else ():
+        for k in np.flatnonzero(~np.any(downlink_rate_bit_per_s_KM(band) > 0, axis=1)):
+            return infeasible(f"{name} band: client {k} can receive on no subchannel")
     if problem.main.ladder is not None or problem.fed.ladder is not None:
         return infeasible(
             "total_power_max_w does not bring every client to the least signal-to-noise ratio of its rate"

@@ -170,7 +170,7 @@ def set_cost(
         if power_w > problem.cap_w_K[k] or cost + watt_price * power_w >= most:
             break
         choices = turn * _CHOICES
-        _, power_w = stepped_power(problem.steps, log_M, inverse_M, owned, count, rate, choices, rung_M)
+        _, power_w, _ = stepped_power(problem.steps, log_M, inverse_M, owned, count, rate, choices, rung_M)
     cost += watt_price * power_w
     return cost if power_w <= problem.cap_w_K[k] and cost < most else np.inf, power_w
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from helpers.problems import cell_problem
+from wavetune.allocation.band import Incumbent, descend
 from wavetune.allocation.dual_bound import raise_bound, uniform_prices
+from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.ladder import owners_delay, stepped_powers, steps_of
 from wavetune.allocation.planner import plan
@@ -95,6 +97,15 @@ def test_prices_bound_delays_by_the_steps_and_not_by_the_rate_above_them():
             prices = uniform_prices(each, OWNERS[:4], 0.0, best_s)
             bounds_s.append(raise_bound(each, prices, 0.0, 2 * best_s, best_s, 1e-4 * best_s, 100)[0])
         assert 1.2 * bounds_s[1] < bounds_s[0] <= best_s
+
+
+@pytest.mark.parametrize("total_w", [100.0, 0.3])
+def test_local_search_of_whole_steps_finds_the_best_owners_of_few_clients(total_w):
+    for seed in range(5):
+        problem = drawn(seed, total_w)
+        best_s = min(owners_delay(problem, np.array(owner_m)) for owner_m in itertools.product((0, 1), repeat=6))
+        start = Incumbent(OWNERS, owners_delay(problem, OWNERS), 0.0)
+        assert descend(problem, start, Clock(), kicks=40).delay_s <= best_s * (1 + 1e-6)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
