@@ -105,8 +105,8 @@ def deploy(
         port = folder / "port"
         common = ["--out", str(out), "--certificates", str(folder / SERVER), "--port-file", str(port), *options]
         servers = Party("the servers", ["serve", *start, "--address", "127.0.0.1:0", *common], None)
-        parties.append(servers)
         servers.start()
+        parties.append(servers)
         address = _address(servers, port)
         if address is None:
             return servers.process.wait()
@@ -114,12 +114,12 @@ def deploy(
         allowed = options_of(recipe or load(out / "recipe.json"))
         for client in range(num_devices):
             state = out / "devices" / device_name(client)
+            arguments = ["device", address, "--certificates", str(folder / device_name(client)), "--state", str(state)]
+            device = Party(f"device {client}", [*arguments, *allowed], state / "log.txt")
             with explained(state):
                 state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            arguments = ["device", address, "--certificates", str(folder / device_name(client)), "--state", str(state)]
-            arguments += allowed
-            parties.append(Party(f"device {client}", arguments, state / "log.txt"))
-            parties[-1].start()
+                device.start()
+            parties.append(device)
         return _watch_over(servers, parties[1:], out, say, lambda: watch(parties))
 
 

@@ -6,11 +6,15 @@ import stat
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from wavetune import recipes
 from wavetune.console import COMMAND, as_command, given_command
 from wavetune.data_plane.certificates import device_name, write_certificates
+from wavetune.federation.run_folder import RunFolderError
+from wavetune.runtimes import launch
 from wavetune.runtimes.launch import Party
 
 PROGRAM = "from wavetune.console import given_command; print(given_command())"
@@ -90,3 +94,13 @@ def test_what_a_stopped_program_started_ends_with_it(tmp_path):
     while is_running(pid) and time.monotonic() < until:
         time.sleep(0.05)
     assert not is_running(pid)
+
+
+def test_a_device_whose_log_cannot_be_written_is_told_by_its_folder(tmp_path, monkeypatch):
+    idle, start = SimpleNamespace(poll=lambda: 0, wait=lambda *_: 0, stdin=None), Party.start
+    monkeypatch.setattr(Party, "start", lambda party: start(party) if party.log else setattr(party, "process", idle))
+    monkeypatch.setattr(launch, "_address", lambda *_: "127.0.0.1:1")
+    state = tmp_path / "out" / "devices" / device_name(0)
+    (state / "log.txt").mkdir(parents=True)
+    with pytest.raises(RunFolderError, match=f"cannot write {state}: is a directory"):
+        launch.deploy(recipes.get("fedavg_lora"), tmp_path / "out", 1, (), print, lambda _: None)
