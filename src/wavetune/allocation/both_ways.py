@@ -28,13 +28,13 @@ from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.set_packing import is_small, pack, refuted_by_sets
+from wavetune.allocation.set_packing import is_small, pack
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9
 _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
-_SPLITS, _GRID, _CLOSE = 7, 29, 3e-4
+_SPLITS, _CLOSE = 7, 3e-4
 _MATCHED_SHARE, _MOST_MATCHED = 1.5, 20_000  # subchannels a client, and pairs, up to which clients are matched to them
 _POWER, _LONGEST = 8, 1e6
 _STUCK, _FRESH_STARTS = 0.01, 2  # of an uplink's delay: what is left to prove for which prices begin anew; how often
@@ -172,16 +172,11 @@ class BothWays:
 
     def _splits(self, owner_M: IntArray, target_s: float, up_s: float) -> list[float]:
         """When the way back may end so that both are done by the target, as far as counting does not refute it."""
-        now_s = self.down_s(owner_M)
-        room_s = target_s - up_s - self.least_down_s
-        grid_s = self.least_down_s + room_s * np.linspace(0.02, 0.98, _GRID)
-        open_s = [s for s in grid_s.tolist() if self._is_open(s, target_s)]
-        evenly = {round(i) for i in np.linspace(0, len(open_s) - 1, _SPLITS)} if open_s else set[int]()
-        first = [s for s in (now_s, now_s + target_s - self.delay_s(owner_M)) if self._is_open(s, target_s)]
-        return [*first, *(open_s[i] for i in sorted(evenly))]
-
-    def _is_open(self, down_s: float, target_s: float) -> bool:
-        return down_s >= self.least_down_s and self.counted_up_s(down_s) <= target_s - down_s
+        now_s, room_s = self.down_s(owner_M), target_s - up_s - self.least_down_s
+        as_now_s = [now_s, now_s + target_s - self.delay_s(owner_M)]
+        evenly_s = self.least_down_s + room_s * np.linspace(0.02, 0.98, _SPLITS)
+        tried_s = [down_s for down_s in [*as_now_s, *evenly_s.tolist()] if down_s >= self.least_down_s]
+        return [down_s for down_s in tried_s if self.counted_up_s(down_s) <= target_s - down_s]
 
     def _counted_s(self, up_s: float, best_s: float) -> float:
         """No owners have both ways done sooner, by counting (s)."""
@@ -191,12 +186,12 @@ class BothWays:
 
         return min(best_s, least_over_intervals(bound_s, self.least_down_s, best_s - up_s, best_s))
 
-    def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int, seed: int = 0) -> IntArray | None:
+    def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int) -> IntArray | None:
         """Owners by local search for an uplink and a way back that end in time; None where no owners could."""
         late = np.any(up_s <= self.uplink.ready_K[self.uplink.need_K > 0])
         if late or np.any(down_s <= self.after_s_K[self.down_bits_K > 0]):
             return None
-        return local_owners(self.problem(down_s), up_s, owner_M, kicks, seed)
+        return local_owners(self.problem(down_s), up_s, owner_M, kicks, 0)
 
     def solve(
         self,
@@ -212,11 +207,10 @@ class BothWays:
 
         `up_s` is a bound of the uplink alone, and `prices` are where those of both ways start.
         """
-        proof = _Proof(self, known, prices, up_s, effort, clock)
-        for times in (10, 3, 1):
-            proof.close(times * gap_s, beat_s)
-        front_P2 = np.array([(part.end_s, part.up_s) for part in proof.parts])
-        return proof.known._replace(front_P2=front_P2 * _SAFE)
+        proof = _Proof(self, known, prices, up_s, gap_s, beat_s, effort, clock)
+        bound_s, known = max(known.bound_s, proof.raised_s()), proof.known
+        front_P2 = np.array([(part.end_s, part.up_s) for part in proof.parts]) * _SAFE
+        return known._replace(bound_s=min(bound_s, known.delay_s), front_P2=front_P2)
 
     def close(self, known: TwoWays, up_s: float, gap_s: float, beat_s: float) -> TwoWays:
         """Owners and bound of a tiny band by integer programs, which end as `solve` does."""
@@ -259,51 +253,49 @@ class _Proof:
     """The search for a bound, which takes better owners along."""
 
     def __init__(
-        self, ways: BothWays, known: TwoWays, prices: Prices | None, up_s: float, effort: Effort, clock: Clock
+        self,
+        ways: BothWays,
+        known: TwoWays,
+        prices: Prices | None,
+        up_s: float,
+        gap_s: float,
+        beat_s: float,
+        effort: Effort,
+        clock: Clock,
     ) -> None:
         self.ways, self.known, self.up_s, self.effort, self.clock = ways, known, up_s, effort, clock
+        self.gap_s, self.beat_s, self.fresh_starts = gap_s, beat_s, _FRESH_STARTS
         if prices is None:
             prices = uniform_prices(ways.uplink, known.owner_M, 0.0, known.delay_s)
         self.prices = copy_prices(prices)._replace(back_price_K2=np.zeros((len(ways.after_s_K), 2)))
-        self.weight_M1, self.halvings = self.prices.weight_M1.copy(), effort.halvings
-        self.programs = effort.programs if is_small(ways.uplink) else 0
+        self.weight_M1, self.programs = self.prices.weight_M1.copy(), effort.programs if is_small(ways.uplink) else 0
         start_s, end_s = ways.least_down_s, known.delay_s - up_s
         self.parts = [_Part(start_s + up_s, start_s, max(end_s, start_s), up_s)]
-        self.gap_s, self.beat_s, self.fresh_starts = 0.0, np.inf, _FRESH_STARTS
 
     @property
     def enough_s(self) -> float:
         """A bound that is as good as any."""
         return min(self.known.delay_s - self.gap_s, self.beat_s)
 
-    def close(self, gap_s: float, beat_s: float) -> None:
-        """Raise the bound until within `gap_s` of the best known, or at `beat_s`."""
-        self.gap_s, self.beat_s = gap_s, beat_s
-        while self.halvings > 0 and not self.clock.expired:
+    def raised_s(self) -> float:
+        """The bound (s)."""
+        for _ in range(self.effort.halvings):
             least = self.parts[0]
-            if least.bound_s >= self.enough_s or least.end_s - least.start_s <= 0.1 * gap_s:
+            if least.bound_s >= self.enough_s or least.end_s - least.start_s <= 0.1 * self.gap_s or self.clock.expired:
                 break
-            self.halvings -= 1
             heapq.heappop(self.parts)
             middle_s = 0.5 * (least.start_s + least.end_s)
-            closed_s = self.enough_s - least.up_s  # from here on, what is proved at the end is enough
-            if least.start_s + 0.3 * (least.end_s - least.start_s) < closed_s < middle_s:
-                middle_s = closed_s
             up_s = max(least.up_s, self._up_s(middle_s, self.enough_s - least.start_s))
             heapq.heappush(self.parts, _Part(least.start_s + up_s, least.start_s, middle_s, up_s))
             heapq.heappush(self.parts, _Part(middle_s + least.up_s, middle_s, least.end_s, least.up_s))
-        bound_s = max(self.known.bound_s, self.parts[0].bound_s * _SAFE)
-        self.known = self.known._replace(bound_s=min(bound_s, self.known.delay_s))
+        return self.parts[0].bound_s * _SAFE
 
     def _up_s(self, down_s: float, goal_s: float) -> float:
         """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s)."""
-        low_s = max(self.up_s, self.ways.counted_up_s(down_s))
-        if low_s >= goal_s:
-            return low_s
+        if self.up_s >= goal_s:
+            return self.up_s
         problem = with_cap_tolerance(self.ways.problem(down_s))
-        if self.programs > 0 and refuted_by_sets(problem, self.weight_M1, goal_s):
-            return goal_s
-        low_s = provable_delay(problem, copy_prices(self.prices), low_s, goal_s)
+        low_s = provable_delay(problem, copy_prices(self.prices), self.up_s, goal_s)
         if low_s < goal_s:
             tolerance_s, iterations = 0.1 * self.gap_s, self.effort.iterations // 3
             low_s, _ = raise_bound(problem, self.prices, low_s, goal_s, goal_s - low_s, tolerance_s, iterations)
@@ -311,24 +303,15 @@ class _Proof:
                 self.fresh_starts -= 1
                 anew = raise_afresh(problem, self.known.owner_M, low_s, goal_s, tolerance_s, iterations)
                 low_s, self.prices = anew[0], anew[2] or self.prices
-        suggested_M = self.known.owner_M
-        for _ in range(3):
-            if self.programs > 0 and low_s < goal_s - 0.3 * self.gap_s and not self.clock.expired:
-                packing = pack(problem, self.weight_M1, self.known.owner_M, goal_s)
-                self.programs -= packing.programs + 1
-                if packing.weight_M1 is not None:
-                    self.weight_M1 = packing.weight_M1
-                    return goal_s
-                suggested_M = packing.owner_M
-            if low_s < goal_s - 0.3 * self.gap_s:
-                self._look(goal_s, down_s, suggested_M)
-            if self.programs <= 0:
-                break
-            goal_s = 0.5 * (low_s + goal_s)
+        open_s, owner_M = goal_s - 0.3 * self.gap_s, self.known.owner_M
+        if self.programs > 0 and low_s < open_s and not self.clock.expired:
+            packing = pack(problem, self.weight_M1, owner_M, goal_s)
+            self.programs -= packing.programs + 1
+            owner_M = packing.owner_M
+            if packing.weight_M1 is not None:
+                self.weight_M1, low_s = packing.weight_M1, goal_s
+        if low_s < open_s:
+            found_M = self.ways.search(goal_s, down_s, owner_M, self.effort.kicks)
+            if found_M is not None and (found_s := self.ways.delay_s(found_M)) < self.known.delay_s:
+                self.known = self.known._replace(owner_M=found_M, delay_s=found_s)
         return low_s
-
-    def _look(self, up_s: float, down_s: float, owner_M: IntArray) -> None:
-        """Take better owners for an uplink and a way back that end in time, where local search finds any."""
-        found_M = self.ways.search(up_s, down_s, owner_M, self.effort.kicks, 1)
-        if found_M is not None and (found_s := self.ways.delay_s(found_M)) < self.known.delay_s:
-            self.known = self.known._replace(owner_M=found_M, delay_s=found_s)

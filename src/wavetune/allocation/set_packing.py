@@ -371,12 +371,6 @@ def is_small(problem: BandProblem) -> bool:
     return bool(np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD)
 
 
-def refuted_by_sets(problem: BandProblem, weight_M1: Array, delay_s: float) -> bool:
-    """Whether the clients' cheapest sets cost more than all subchannels and the total power at given prices."""
-    value_K, *_ = cheapest_sets(problem, weight_M1, delay_s, _NODES, True)
-    return float(np.sum(value_K)) > float(np.sum(weight_M1)) * (1 + _SURE)
-
-
 def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: float) -> Packing:
     """Refute a delay by column generation, from given prices on; owners like the given ones where it cannot be."""
     program = _Program(problem)
