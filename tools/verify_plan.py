@@ -86,13 +86,13 @@ class Band:
         require(within, f"{name}: a client or all of them exceed their power")
         ways = (bits[0], self.up.carried(power * self.up.h)), (bits[1] * self.returns, self.back)
         sums = [(sent, np.sum(mine * rate_KM, axis=1)) for sent, rate_KM in ways]
-        require(all(sent == 0 or np.all(rate > 0) for sent, rate in sums), f"{name}: a client has bits and no rate")
+        require(all(np.all((sent == 0) | (rate > 0)) for sent, rate in sums), f"{name}: a client has bits and no rate")
         return [sent / np.where(rate > 0, rate, 1.0) for sent, rate in sums]
 
     def cheapest(self, k, given, proof, may, must, least=1, most=10**9):
         """Lower bound on what client k pays for `least` to `most` subchannels, all of `must` and others of `may`."""
         if "subchannel" in proof:
-            at = np.arange(self.M) == proof["subchannel"]
+            at = np.arange(self.M) == int(proof["subchannel"])
             has = self.cheapest(k, given, proof["has"], may, must | at, least, most)
             return min(has, self.cheapest(k, given, proof["lacks"], may & ~at, must, least, most))
         if "count" in proof:
@@ -113,7 +113,7 @@ class Band:
     def refuted(self, rates, asks, proof, may):
         """Whether a proof shows that no allocation gives every client its rates on subchannels that it may have."""
         if "client" in proof:
-            at, k = np.arange(self.M) == proof["subchannel"], (np.arange(self.K) == proof["client"])[:, None]
+            at, k = np.arange(self.M) == int(proof["subchannel"]), (np.arange(self.K) == int(proof["client"]))[:, None]
             has = self.refuted(rates, asks, proof["has"], may & ~(at & ~k))
             return has and self.refuted(rates, asks, proof["lacks"], may & ~(at & k))
         w, power, none = np.array(proof["subchannels"], dtype=float), float(proof["power"]), np.zeros(self.M, bool)

@@ -11,6 +11,7 @@ Shape suffixes: K clients.
 from __future__ import annotations
 
 import heapq
+import time
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,8 +19,11 @@ import numpy as np
 from wavetune.allocation.band import Incumbent
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch, pairs_of, search_common_cut
+from wavetune.allocation.cut_certificate import own_cuts_certificate
+from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import check_feasible, hall_violator, pairs_within_memory
 from wavetune.allocation.instance import Json
+from wavetune.allocation.per_client import plan_per_client
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.allocation.refutation import KNOWN, Refuter
@@ -34,7 +38,11 @@ _NEVER_S = 1e200  # than which no plan is slower
 
 @np.errstate(over="ignore")
 def plan_with_certificate(problem: Problem, time_limit_s: float | None = None) -> tuple[Plan, Json]:
-    """The plan of `planner.plan` for one common cut and rank, and its certificate; empty where there is no plan."""
+    """The plan of one rank and one cut, of all or of each client, and its certificate; empty where there is no plan."""
+    if problem.cut_per_client:
+        clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
+        plan = plan_per_client(problem, None if time_limit_s is None else 0.5 * time_limit_s)
+        return plan, own_cuts_certificate(problem, plan, clock) if plan.status == "ok" else {}
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason), {}

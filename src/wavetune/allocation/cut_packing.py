@@ -73,7 +73,7 @@ class Asks(NamedTuple):
     ready_s_KC: Array
     down_bits_KC: Array
     after_s_KC: Array
-    rest_s_KC2: Array
+    rest_s_KC2: Array = np.zeros(2)
 
 
 class SetsOfBand:
@@ -225,6 +225,42 @@ class Prices(NamedTuple):
         return self.main_M1, self.fed_M1
 
 
+# ("cut", client, cut), ("owner", band, client, subchannel) or ("time", which, seconds), where cuts count from 0
+Divided = tuple[Any, ...]
+
+
+def parts(
+    by: Divided, allowed_KC: BoolArray, edges_T2: Array, hears: tuple[BoolArray, BoolArray]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is different in the part that has the cut or the owner, or is done sooner, and in the other."""
+    kind, numbers = by[0], by[1:]
+    if kind == "time":
+        t, at_s = numbers
+        sooner_T2, later_T2 = edges_T2.copy(), edges_T2.copy()
+        sooner_T2[t, 1] = later_T2[t, 0] = at_s
+        return {"edges_T2": sooner_T2}, {"edges_T2": later_T2}
+    if kind == "cut":
+        k, c = numbers
+        only_KC, without_KC = allowed_KC.copy(), allowed_KC.copy()
+        only_KC[k] &= np.arange(only_KC.shape[1]) == c
+        without_KC[k, c] = False
+        return {"allowed_KC": only_KC}, {"allowed_KC": without_KC}
+    j, k, m = (int(n) for n in numbers)
+    has, lacks = list(hears), list(hears)
+    has[j], lacks[j] = hears[j].copy(), hears[j].copy()
+    has[j][np.arange(len(has[j])) != k, m] = lacks[j][k, m] = False
+    return {"hears": tuple(has)}, {"hears": tuple(lacks)}
+
+
+@dataclass
+class Trace:
+    """What proves a part's bound: prices that were tried in turns, and the two parts it was divided into, if it was."""
+
+    prices: list[Prices]
+    divided: Divided = ()
+    parts: tuple[Trace, ...] = ()
+
+
 class _Node(NamedTuple):
     """Part of an option set: a box of seconds, its cuts, who may own what in both bands, [K, M].
 
@@ -237,6 +273,7 @@ class _Node(NamedTuple):
     edges_T2: Array
     allowed_KC: BoolArray
     hears: tuple[BoolArray, BoolArray]
+    trace: Trace
     prices: Prices = Prices(np.zeros(0), np.zeros(0), 0.0, np.zeros((0, 0)))
     radius: float = _RADIUS
     solved: _Solved | None = None
@@ -297,14 +334,12 @@ class CutPacking:
                         o.ready_s_KC,
                         o.down_bits_KC * priced,
                         o.back_s_KC,
-                        np.zeros((*o.cut_KC.shape, 2)),
                     ),
                     Asks(
                         o.fed_bits_KC / fed.band.effective_hz,
                         np.zeros(o.cut_KC.shape),
                         o.fed_bits_KC * (download_share * priced),
                         np.zeros(o.cut_KC.shape),
-                        np.zeros((*o.cut_KC.shape, 2)),
                     ),
                 ),
                 o.work_s_KC * (1 if shared else steps),
@@ -314,6 +349,7 @@ class CutPacking:
             for o in option_sets
         ]
         self.lower_s = [0.0] * len(option_sets)
+        self.traces: list[Trace] = []  # of the option sets
         self.programs = 0
 
     def run(
@@ -326,6 +362,7 @@ class CutPacking:
         tell: Callable[[Found], None],
         close: Callable[[int, IntArray, bool], float] | None,
         programs: int,
+        patient: bool = False,
     ) -> None:
         """Raise the bounds towards a goal (s of the total delay), which may fall, with so many linear programs.
 
@@ -340,6 +377,7 @@ class CutPacking:
             close: no plan from an option set with a choice of cuts is faster (s), thoroughly or not; None where that is
                 no easier to say than of all cuts.
             programs: how many are solved at most.
+            patient: solve them even where they gain little.
         """
         self.goal_of, self.tell, self.programs = goal_of, tell, programs
         for owners in known:
@@ -349,7 +387,9 @@ class CutPacking:
         queue: list[_Node] = []
         K = len(self.bands[0].most_K)
         even_KT, shares = np.tile(self.times_T / K, (K, 1)), _WEIGHTS
-        for node in sorted(self._root(*root) for root in zip(range(len(least_s)), least_s, lower_s, strict=True)):
+        roots = [self._root(*root) for root in zip(range(len(least_s)), least_s, lower_s, strict=True)]
+        self.traces = [root.trace for root in roots]
+        for node in sorted(roots):
             if node.bound_s >= goal_of():
                 continue
             goal_s = goal_of() / self.option_sets[node.option_set].rounds
@@ -365,7 +405,7 @@ class CutPacking:
         number = len(self.option_sets)  # those of the option sets themselves come before
         last, seen_s, looked = number + _MOST_PARTS * programs, -np.inf, self.programs
         while number < last and queue and self.programs > 0 and not self.clock.expired and queue[0].bound_s < goal_of():
-            if looked - self.programs >= _LOOK:
+            if looked - self.programs >= _LOOK and not patient:
                 if seen_s > -np.inf and queue[0].bound_s < seen_s + _PAYS * (goal_of() - seen_s):
                     break
                 seen_s, looked = queue[0].bound_s, self.programs
@@ -411,7 +451,9 @@ class CutPacking:
         """All of an option set, with what is known of its seconds."""
         one, first_T = self.option_sets[i], np.array(least)
         hears = [np.ones(band.problem.log_KM.shape, np.bool_) for band in self.bands]
-        node = _Node(lower_s, i, i, np.stack((first_T, first_T), axis=1), one.allowed_KC, (hears[0], hears[1]))
+        node = _Node(
+            lower_s, i, i, np.stack((first_T, first_T), axis=1), one.allowed_KC, (hears[0], hears[1]), Trace([])
+        )
         soonest_s = self._soonest_s(node)
         last_T = first_T + max(0.0, self.goal_of() / one.rounds - soonest_s) / self.times_T
         edges_T2 = np.stack((first_T, last_T), axis=1)
@@ -442,27 +484,22 @@ class CutPacking:
                 at_s = 0.5 * float(min(solved.star_T[i], last_T[i]) + max(solved.mean_T[i], first_T[i]))
             elif np.max(mixed_KC) > _MIXED:
                 k, c = np.unravel_index(np.argmax(mixed_KC), mixed_KC.shape)
-                only_KC, without_KC = node.allowed_KC.copy(), node.allowed_KC.copy()
-                only_KC[k], without_KC[k, c] = False, False
-                only_KC[k, c] = True
-                parts = [{"allowed_KC": one_KC, "choice_KC": node.choice_KC} for one_KC in (only_KC, without_KC)]
-                return self._children(node, number, parts)
+                return self._children(node, number, ("cut", int(k), int(c)))
             elif max(np.max(half_KM) for half_KM in halves) > _MIXED:
                 j = int(np.argmax([np.max(half_KM) for half_KM in halves]))
                 k, m = np.unravel_index(np.argmax(halves[j]), halves[j].shape)
-                given, denied = list(node.hears), list(node.hears)
-                given[j], denied[j] = node.hears[j].copy(), node.hears[j].copy()
-                given[j][np.arange(len(given[j])) != k, m] = False
-                denied[j][k, m] = False
-                return self._children(node, number, [{"hears": tuple(given)}, {"hears": tuple(denied)}])
-        below_T2, above_T2 = node.edges_T2.copy(), node.edges_T2.copy()
-        below_T2[i, 1] = above_T2[i, 0] = at_s
-        above: dict[str, Any] = {"edges_T2": above_T2, "choice_KC": node.choice_KC}  # no set is late that was in time
-        return self._children(node, number, [{"edges_T2": below_T2}, above])
+                return self._children(node, number, ("owner", j, int(k), int(m)))
+        return self._children(node, number, ("time", i, at_s))
 
-    def _children(self, node: _Node, number: int, parts: list[dict[str, Any]]) -> list[_Node]:
-        node = node._replace(choice_KC=None)
-        return [self._bounded(node._replace(number=number + n, **one), _PROGRAMS) for n, one in enumerate(parts)]
+    def _children(self, node: _Node, number: int, by: Divided) -> list[_Node]:
+        node.trace.divided, node.trace.parts = by, (Trace([]), Trace([]))
+        children = [
+            node._replace(number=number + n, trace=node.trace.parts[n], choice_KC=None, **part)
+            for n, part in enumerate(parts(by, node.allowed_KC, node.edges_T2, node.hears))
+        ]
+        for n in {"cut": (0, 1), "time": (1,)}.get(by[0], ()):  # no set of these is late that was in time
+            children[n] = children[n]._replace(choice_KC=node.choice_KC)
+        return [self._bounded(child, _PROGRAMS) for child in children]
 
     def _bounded(self, node: _Node, most: int) -> _Node:
         """The node with its bound, the prices that prove it, and without cuts that no better plan has."""
@@ -475,6 +512,7 @@ class CutPacking:
             choice_KC = np.where(node.allowed_KC, choice_KC, np.inf)
             proved_s, soonest_s = self._bound(node, trial, choice_KC), self._soonest_s(node)
             bound_s, least_K = max(proved_s, soonest_s), np.min(choice_KC, axis=1)
+            node.trace.prices.append(trial)
             if bound_s >= goal_s:  # where the soonest is no better, no program has a solution
                 return node._replace(bound_s=np.inf)
             keeps_KC = choice_KC - least_K[:, None] <= (goal_s - proved_s) * (1 + 1e-9)

@@ -8,6 +8,7 @@ Shape suffixes: K clients, M subchannels, M1 for the subchannels and the total p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +17,7 @@ from wavetune.allocation.band import children, copy_prices, strongest_uplink
 from wavetune.allocation.counting import Strongest, enough_columns, strongest
 from wavetune.allocation.dual_bound import excess, most_divided, provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.instance import Json
-from wavetune.allocation.prices import Prices
+from wavetune.allocation.prices import NOT_SLOW, Prices, Slow
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.set_packing import cheapest_sets, client_prices, is_small, pack, reduced_costs_of
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_VITAL, BandProblem
@@ -186,7 +187,7 @@ class Refuter:
         senders = np.flatnonzero(problem.need_K > 0)
         for done, k in enumerate(senders[np.argsort(np.sum(set_KM[senders], axis=1), kind="stable")].tolist()):
             target = float(value_K[k]) - 0.9 * spare / (len(senders) - done)
-            cases = _Cases(self, problem, weight_M1, k, delay_s, target)
+            cases = Cases(self.multipliers, problem, weight_M1, k, delay_s, target)
             clients[k] = cases.by_size(int(np.sum(set_KM[k])))
             if clients[k] is None:
                 return None
@@ -203,15 +204,16 @@ class Refuter:
 
 
 @dataclass
-class _Cases:
-    """The search for a proof that a client's sets cost no less than a target."""
+class Cases:
+    """The search for a proof that a client's sets cost no less than a target; how its multipliers are written."""
 
-    refuter: Refuter
+    written: Callable[[Array], Json]
     problem: BandProblem
     weight_M1: Array
     client: int
     delay_s: float
     target: float
+    slow: Slow = NOT_SLOW
     left: int = _CASES
     reached: float = np.inf  # the least that is proved in any case
 
@@ -223,13 +225,19 @@ class _Cases:
         few = self._proof(self.weight_M1, size - 1, False)
         return few and {"count": size - 1, "few": few, "many": many}
 
+    def plain(self) -> Json:
+        """The proof by one set of multipliers, whatever it reaches."""
+        _, multiplier_3, _ = client_prices(self.problem, self.weight_M1, self.client, self.delay_s, 1, True, self.slow)
+        self.reached = self._value(self.weight_M1, 1, True, multiplier_3)
+        return self.written(multiplier_3)
+
     def _proof(self, case_M1: Array, n: int, more: bool) -> Json | None:
         """The proof for sets of at most n (or at least n) subchannels, those that the weights keep in or out apart."""
-        _, multiplier_3, share_M = client_prices(self.problem, case_M1, self.client, self.delay_s, n, more)
+        _, multiplier_3, share_M = client_prices(self.problem, case_M1, self.client, self.delay_s, n, more, self.slow)
         value = self._value(case_M1, n, more, multiplier_3)
         if value >= self.target:
             self.reached = min(self.reached, value)
-            return self.refuter.multipliers(multiplier_3)
+            return self.written(multiplier_3)
         i = self._most_open(case_M1, share_M)
         self.left -= 1
         if i < 0 or self.left < 0:
@@ -246,7 +254,9 @@ class _Cases:
 
     def _value(self, case_M1: Array, n: int, more: bool, multiplier_3: Array) -> float:
         """What multipliers prove of the sets of a case."""
-        free, cost_M = reduced_costs_of(self.problem, self.weight_M1, self.client, self.delay_s, multiplier_3)
+        free, cost_M = reduced_costs_of(
+            self.problem, self.weight_M1, self.client, self.delay_s, multiplier_3, self.slow
+        )
         has_M, lacks_M = case_M1[:-1] < -0.5 * _SURE, case_M1[:-1] > 0.5 * _SURE
         left = n - int(np.sum(has_M))
         rest_M = np.sort(cost_M[~has_M & ~lacks_M & (self.problem.log_KM[self.client] > NO_GAIN_LOG2)])
@@ -276,7 +286,7 @@ def _best_count(
     heard_M = problem.log_KM[k] > NO_GAIN_LOG2
     sides: list[tuple[Array, Array]] = []
     for multiplier_3 in multiplier_23:
-        free, cost_M = reduced_costs_of(problem, weight_M1, k, delay_s, multiplier_3)
+        free, cost_M = reduced_costs_of(problem, weight_M1, k, delay_s, multiplier_3, NOT_SLOW)
         cost_M = np.sort(np.where(heard_M, cost_M, 1e9))
         forced_M1 = np.concatenate(([0.0], np.cumsum(cost_M)))
         wanted_M1 = np.concatenate(([0.0], np.cumsum(np.minimum(cost_M, 0.0))))

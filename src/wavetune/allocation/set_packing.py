@@ -339,7 +339,7 @@ def full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> t
 
 @kernel
 def client_prices(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, slow: Slow
 ) -> tuple[float, Array, Array]:
     """What client k's sets of at most n subchannels (with `more`: of at least n) cost at least, by multipliers.
 
@@ -347,7 +347,7 @@ def client_prices(
     cheapest by them, [M].
     """
     M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1], problem.steps)
-    bundle, prices = priced(problem, weight_M1, k, delay, n, more, NOT_SLOW, scratch)
+    bundle, prices = priced(problem, weight_M1, k, delay, n, more, slow, scratch)
     multiplier_3, share_M = np.zeros(3), np.zeros(M)
     multipliers(prices, float(weight_M1[M]) / problem.total_w, multiplier_3)
     for j in range(bundle.num_below):
@@ -359,11 +359,11 @@ def client_prices(
 
 @kernel
 def reduced_costs_of(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, multiplier_3: Array
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, multiplier_3: Array, slow: Slow
 ) -> tuple[float, Array]:
     """What client k pays by multipliers without a subchannel, and how much more or less with each, [M]."""
     cost_M = np.zeros(problem.log_KM.shape[1])
-    return reduced_costs(problem, weight_M1, k, delay, NOT_SLOW, multiplier_3, cost_M), cost_M
+    return reduced_costs(problem, weight_M1, k, delay, slow, multiplier_3, cost_M), cost_M
 
 
 def is_small(problem: BandProblem) -> bool:

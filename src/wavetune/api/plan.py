@@ -94,7 +94,8 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     Args:
         what: a recipe, its name or file, or the file of a plan instance.
         time_limit_s: for the search; a first plan is always finished.
-        certificate: also keep the proof of the bound, as `tools/verify_plan.py` reads it.
+        certificate: also keep the proof of the bound, as `tools/verify_plan.py` reads it (`tools/verify_own_cuts.py`
+            where every client has a cut of its own).
 
     Raises:
         ConfigError: for a recipe that cannot be planned so; InstanceError: for a malformed instance.
@@ -149,8 +150,8 @@ def _certified(
     method = planner.method
     given = (method.topology.cut_of(planner.table.num_layers), method.lora.rank)
     hindered = {
-        "clients may differ in cut, rank or share of the server": problem.clients_may_differ
-        or any(isinstance(one, tuple) for one in given),
+        "clients may differ in rank or share of the server": problem.share_server or problem.rank_slack is not None,
+        "cuts or ranks are given for each client": any(isinstance(one, tuple) for one in given),
         "the planner weighs energy": method.planner.minds_energy,
         f"{method.planner.kind} has no bound (method.planner.kind=optimal)": not method.planner.searches,
         "codecs are chosen with the plan": method.choose_codecs,
@@ -159,8 +160,8 @@ def _certified(
     for why, holds in hindered.items():
         if holds:
             raise ConfigError(
-                f"--certificate proves one cut and rank for all clients, and {why}; without --certificate the bound "
-                "that is printed is proved within the planner"
+                f"--certificate proves one rank for all clients and one cut, for all or of each, and {why}; without "
+                "--certificate the bound that is printed is proved within the planner"
             )
     chosen, proof = plan_with_certificate(problem, time_limit_s)
     return require_feasible(problem, chosen), proof | {"instance": problem_to_json(problem)} if proof else None

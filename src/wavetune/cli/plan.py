@@ -27,7 +27,10 @@ def plan(
     ] = None,
     json_out: Annotated[Path | None, typer.Option("--json", help="Write the plan here; - for standard output.")] = None,
     certificate: Annotated[
-        Path | None, typer.Option(help="Write the proof of the bound here, for tools/verify_plan.py.")
+        Path | None,
+        typer.Option(
+            help="Write the proof of the bound here, for tools/verify_plan.py (of own cuts: verify_own_cuts.py)."
+        ),
     ] = None,
 ) -> None:
     """Choose subchannels, power, cut and rank for the least delay, without training."""

@@ -327,7 +327,7 @@ def test_a_way_back_that_does_not_fit_its_instance_is_refused(change, said):
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ("method.planner.cut_per_client=true", "clients may differ"),
+        ("method.server_shares=optimal", "share of the server"),
         ("method.planner.kind=paper_greedy", "has no bound"),
     ],
 )

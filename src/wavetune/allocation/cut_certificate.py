@@ -1,0 +1,314 @@
+"""Certificate of the bound where every client has a cut of its own, which `tools/verify_plan.py` checks.
+
+A proof of a rank is a tree of parts, as `cut_packing` divides them. In a part prices prove, by the formula there, that
+no round is shorter than claimed, or which cuts no shorter round has; of what is left, one client's cut, one owner of a
+subchannel or seconds are told apart. That a cut's sets cost no less than they have to is proved by multipliers, as in
+`refutation`. Where a part is left open, less is claimed.
+Shape suffixes: K clients, M subchannels, C cuts, T for U, D, F and G, M1 for the subchannels and the total power.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from wavetune.allocation.cut_packing import CutPacking, Divided, Trace, parts
+from wavetune.allocation.cut_packing import Prices as CutPrices
+from wavetune.allocation.decision import Evaluator, Options, options_of
+from wavetune.allocation.effort import Clock
+from wavetune.allocation.feasibility import memory_need_bytes_K
+from wavetune.allocation.instance import Json
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.prices import Slow
+from wavetune.allocation.problem import BoolArray, IntArray, Problem
+from wavetune.allocation.refutation import Cases
+from wavetune.allocation.relaxation import rate_needed
+from wavetune.allocation.set_packing import cheapest_sets_in_time
+from wavetune.allocation.shared_in_time import suited_prices
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
+from wavetune.units import Array
+
+_PACKED, _PROGRAMS = 1000, 2400.0  # size of bands whose prices linear programs move, and how many at size 1
+_CLOSE = 1e-3  # of the delay, for which nothing is proved: what is missing there would make files large
+_NODES = 300  # sets that are looked at for one cheapest set
+_NOTHING = 1e-290  # bit/s/Hz of a client that only receives
+_MARGIN = 1e-4  # of a round, by which all clients' sets may cost less than they do
+_SAFE = 1 - 1e-9
+_BANDS = "main", "fed"
+_LONG = 2.0  # rounds, which a set costs that cannot be in time
+
+
+class _Known(NamedTuple):
+    """What prices prove of a part: what seconds cost besides, what is paid (s), and what each cut costs at least."""
+
+    slope_T: Array
+    paid_s: float
+    least_KC: Array
+
+
+class _Part(NamedTuple):
+    """Cuts that are left, seconds, who may own what in both bands, [K, M], and what is known from prices."""
+
+    allowed_KC: BoolArray
+    edges_T2: Array
+    hears: tuple[BoolArray, BoolArray]
+    known: tuple[_Known, ...] = ()
+
+
+class _Asked(NamedTuple):
+    """What cuts cost before any set, [K, C] (s), and what is asked of sets for those that send or receive.
+
+    `slow_J4` and `problem` are as of `cheapest_sets_in_time`.
+    """
+
+    start_KC: Array
+    client_J: IntArray
+    cut_J: IntArray
+    slow_J4: Array
+    problem: BandProblem
+
+
+def own_cuts_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
+    """What proves the plan's bound, or less, of a problem in which every client has a cut of its own.
+
+    No plan of a rank has a round shorter than `lower_bound_s` over the rank's rounds to the target. No plan of mixed
+    ranks is faster than one of the least of them.
+    """
+    evaluator = Evaluator(problem)
+    bands, steps = (evaluator.main, evaluator.fed), problem.local_steps
+    option_sets = [_within_memory(problem, rank) for rank in problem.ranks]
+    packing = CutPacking(
+        bands, option_sets, steps, problem.costs.download_share, problem.price_downlink, False, clock
+    )  # fmt: skip
+    size = max(tables.log_KM.size for tables in bands)
+    goal_s = min(plan.lower_bound_s, (1 - _CLOSE) * plan.delay_s)
+    hertz = problem.main.effective_hz, problem.fed.effective_hz
+    least_s = [[_first_s(one, one.ready_s_KC), _first_s(one, one.back_s_KC), 0.0, 0.0] for one in option_sets]
+    packing.run(
+        [(plan.main.owner_M, plan.fed.owner_M)], least_s, [0.0] * len(option_sets),
+        lambda i: suited_prices(evaluator, option_sets[i], goal_s / option_sets[i].rounds), lambda: goal_s,
+        lambda _: None, None, int(_PROGRAMS / np.sqrt(size)) if size <= _PACKED else 0, patient=True,
+    )  # fmt: skip
+    proofs = [CutProof(packing, i, one.cut_KC, hertz, goal_s / one.rounds) for i, one in enumerate(option_sets)]
+    ranks = [
+        {"rank": rank, "proof": proof.of(trace)}
+        for rank, proof, trace in zip(problem.ranks, proofs, packing.traces, strict=True)
+    ]
+    lower_s = min(one.rounds * proof.reached_s for one, proof in zip(option_sets, proofs, strict=True))
+    return {"lower_bound_s": lower_s * _SAFE, "ranks": ranks}
+
+
+def _within_memory(problem: Problem, rank: int) -> Options:
+    """All cuts of a rank that fit the clients' memories, whether or not anybody hears them there."""
+    one = options_of(problem, rank)
+    fits = [memory_need_bytes_K(problem, cut, rank) <= problem.memory_bytes_K for cut in problem.cuts]
+    return replace(one, allowed_KC=np.stack(fits, axis=1))
+
+
+def _first_s(one: Options, start_s_KC: Array) -> float:
+    """The last client is not done sooner (s)."""
+    return float(np.max(np.min(np.where(one.allowed_KC, start_s_KC, np.inf), axis=1)))
+
+
+def _alone(problem: BandProblem) -> Array:
+    """What every subchannel carries at all of a client's power, [K, M] (bit/s/Hz)."""
+    snr_KM = np.exp2(np.maximum(problem.log_KM, -1e3)) * problem.cap_w_K[:, None]
+    return np.minimum(np.log1p(snr_KM) / np.log(2.0), problem.limit)
+
+
+_Values = tuple[_Asked, Array, IntArray]  # how much sets cost at least (rounds), and how large such sets are
+
+
+class CutProof:
+    """The proof that no round of an option set is shorter than `round_s`; less may be `reached_s`."""
+
+    def __init__(
+        self, packing: CutPacking, i: int, cut_KC: IntArray, hertz: tuple[float, float], round_s: float
+    ) -> None:
+        self.packing, self.one, self.cut_KC, self.hertz = packing, packing.option_sets[i], cut_KC, hertz
+        self.round_s = self.reached_s = round_s
+        self.margin = _MARGIN / (2 * len(cut_KC))
+        # bit/s/Hz of each client that has all of its power on every subchannel
+        self.most = [np.sum(_alone(band.problem), axis=1) for band in packing.bands]
+
+    def of(self, trace: Trace) -> Json:
+        """The proof from what was found; `reached_s` follows."""
+        hears = [np.ones(band.problem.log_KM.shape, np.bool_) for band in self.packing.bands]
+        edges_T2 = np.tile([0.0, np.inf], (len(self.packing.times_T), 1))
+        return self._proof(trace, _Part(self.one.allowed_KC.copy(), edges_T2, (hears[0], hears[1])))
+
+    def _proof(self, trace: Trace, part: _Part) -> Json:
+        part, best_s = self._narrowed(part)
+        proof: Json = {}
+        here = proof
+        for prices in trace.prices:
+            if best_s >= self.round_s:
+                return proof
+            values = self._values(part, prices)
+            tried, tried_s = self._narrowed(self._with(part, prices, self._sum(part, values)))
+            if not (tried_s > best_s or np.any(tried.allowed_KC != part.allowed_KC)):
+                continue
+            written, least_KC = self._written(part, prices, values)
+            part, best_s = self._narrowed(self._with(part, prices, least_KC))
+            inner: Json = {}
+            here |= written | {"then": inner}
+            here = inner
+        if best_s >= self.round_s:
+            return proof
+        if not trace.parts:
+            self.reached_s = min(self.reached_s, best_s)
+            return proof
+        here |= self._words(trace.divided)
+        halves = parts(trace.divided, part.allowed_KC, part.edges_T2, part.hears)
+        for name, one, changes in zip(("has", "lacks"), trace.parts, halves, strict=True):
+            here[name] = self._proof(one, part._replace(**changes))
+        return proof
+
+    def _narrowed(self, part: _Part) -> tuple[_Part, float]:
+        """The part without cuts that no shorter round has, and what is proved of its rounds (s)."""
+        times_T, one, (asks, _) = self.packing.times_T, self.one, self.one.asks
+        allowed_KC, edges_T2, _, known = part
+        first_T = edges_T2[:, 0].copy()
+        for t, start_KC in enumerate((asks.ready_s_KC, asks.after_s_KC)):
+            first_T[t] = max(first_T[t], np.max(np.min(np.where(allowed_KC, start_KC, np.inf), axis=1)))
+        best_s = float(times_T @ first_T + np.sum(np.min(np.where(allowed_KC, one.work_s_KC, np.inf), axis=1)))
+        if not best_s < self.round_s:
+            return part, np.inf
+        last_T = np.minimum(edges_T2[:, 1], first_T + (self.round_s - best_s) / times_T)
+        if np.any(first_T > last_T):
+            return part, np.inf
+        for slope_T, paid_s, value_KC in known:
+            least_KC = np.where(allowed_KC, value_KC, np.inf)
+            least_K = np.min(least_KC, axis=1)
+            total_s = float(np.sum(np.minimum(slope_T * first_T, slope_T * last_T)) + np.sum(least_K)) - paid_s
+            best_s = max(best_s, total_s * _SAFE)
+            if best_s >= self.round_s:
+                return part, best_s
+            allowed_KC = allowed_KC & (least_KC - least_K[:, None] <= self.round_s - total_s)
+        return part._replace(allowed_KC=allowed_KC, edges_T2=np.stack((first_T, last_T), axis=1)), best_s
+
+    def _with(self, part: _Part, prices: CutPrices, least_KC: Array) -> _Part:
+        slope_T = self.packing.times_T - np.sum(prices.late_KT, axis=0)
+        paid_s = float(np.sum(prices.main_M1) + np.sum(prices.fed_M1))
+        return part._replace(known=(*part.known, _Known(slope_T, paid_s, least_KC)))
+
+    def _words(self, by: Divided) -> Json:
+        """What tells two parts apart."""
+        kind, *numbers = by
+        if kind == "time":
+            return {"time": numbers[0], "at_s": numbers[1]}
+        if kind == "cut":
+            return {"client": numbers[0], "cut": int(self.cut_KC[numbers[0], numbers[1]])}
+        return {"band": _BANDS[numbers[0]], "client": numbers[1], "subchannel": numbers[2]}
+
+    def _asked(self, part: _Part, j: int, late_K2: Array) -> _Asked:
+        """What a band's sets are asked in a part."""
+        band, asks, (low_2, high_2) = self.packing.bands[j], self.one.asks[j], part.edges_T2[2 * j : 2 * j + 2].T
+        start_KC, rates, soons = np.zeros(part.allowed_KC.shape), list[Array](), list[Array]()
+        for way, (begin_KC, bits_KC) in enumerate(
+            ((asks.ready_s_KC, asks.need_KC), (asks.after_s_KC, asks.down_bits_KC))
+        ):
+            rates.append(rate_needed(bits_KC, high_2[way] - begin_KC))
+            soons.append(rate_needed(bits_KC, low_2[way] - begin_KC))
+            start_KC += late_K2[:, way, None] * np.where(bits_KC > 0, begin_KC, np.maximum(begin_KC, low_2[way]))
+        possible_KC = part.allowed_KC & np.isfinite(rates[0]) & np.isfinite(rates[1])
+        client_J, cut_J = np.nonzero(possible_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
+        at = client_J, cut_J
+        slow_J4 = np.stack(
+            (
+                late_K2[client_J, 0] * asks.need_KC[at] / self.round_s,
+                late_K2[client_J, 1] * asks.down_bits_KC[at] / band.unit / self.round_s,
+                np.minimum(soons[0][at], self.most[j][client_J]),
+                np.minimum(soons[1][at], np.sum(band.down_KM, axis=1)[client_J]) / band.unit,
+            ),
+            axis=1,
+        )
+        problem = band.problem._replace(
+            log_KM=np.where(part.hears[j], band.problem.log_KM, NO_GAIN_LOG2),
+            ready_K=np.zeros(len(client_J)),
+            need_K=np.maximum(rates[0][at], _NOTHING),
+            ask_K=np.ascontiguousarray(rates[1][at] / band.unit),
+        )
+        return _Asked(np.where(possible_KC, start_KC, np.inf), client_J, cut_J, slow_J4, problem)
+
+    def _values(self, part: _Part, prices: CutPrices) -> list[_Values]:
+        """What is asked of both bands, what sets for it cost at least (rounds), and how large such sets are."""
+        found: list[_Values] = []
+        for j, weight_M1 in enumerate(prices.weights):
+            asked, band = self._asked(part, j, prices.late_KT[:, 2 * j : 2 * j + 2]), self.packing.bands[j]
+            value_J, size_J = np.full(len(asked.client_J), _LONG), np.ones(len(asked.client_J), np.int64)
+            possible_J = asked.problem.need_K <= band.most_K[asked.client_J]
+            possible_J &= asked.problem.ask_K <= band.most_down_K[asked.client_J] / band.unit
+            if np.any(possible_J):
+                one = asked.problem._replace(
+                    ready_K=asked.problem.ready_K[possible_J],
+                    need_K=asked.problem.need_K[possible_J],
+                    ask_K=asked.problem.ask_K[possible_J],
+                )
+                value_J[possible_J], set_JM = cheapest_sets_in_time(
+                    one, asked.client_J[possible_J], asked.slow_J4[possible_J], weight_M1 / self.round_s, _NODES, True
+                )
+                size_J[possible_J] = np.sum(set_JM, axis=1)
+            found.append((asked, value_J, size_J))
+        return found
+
+    def _sum(self, part: _Part, values: list[_Values]) -> Array:
+        """What each cut costs, [K, C] (s)."""
+        least_KC = np.where(part.allowed_KC, self.one.work_s_KC, np.inf)
+        for asked, value_J, _ in values:
+            least_KC = least_KC + asked.start_KC
+            least_KC[asked.client_J, asked.cut_J] += value_J * self.round_s
+        return least_KC
+
+    def _written(self, part: _Part, prices: CutPrices, values: list[_Values]) -> tuple[Json, Array]:
+        """Prices with a proof of what each cut costs, and what is proved of it, [K, C] (s)."""
+        exact_KC = self._sum(part, values)
+        clients = [dict[str, Json]() for _ in range(len(exact_KC))]
+        _, exact_s = self._narrowed(self._with(part, prices, exact_KC))
+        enough_KC = np.min(exact_KC, axis=1, keepdims=True) + max(0.0, self.round_s - exact_s)
+        enough_KC = np.minimum(exact_KC, enough_KC * (1 + 1e-9)) - self.margin * self.round_s
+        cases = [self._cases(j, prices.weights[j], *values[j]) for j in range(2)]
+        plain = [[one.plain() for one in band] for band in cases]
+        reached = [np.array([one.reached for one in band]) for band in cases]
+        lacks_KC = self._sum(part, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)]) < enough_KC
+        for j, (asked, value_J, size_J) in enumerate(values):
+            name = _BANDS[j]
+            for n, (proof, one) in enumerate(zip(plain[j], cases[j], strict=True)):
+                k, c = int(asked.client_J[n]), int(asked.cut_J[n])
+                if lacks_KC[k, c] and one.reached < value_J[n] - self.margin:
+                    one.target, one.reached = float(value_J[n]) - self.margin, np.inf
+                    found = one.by_size(int(size_J[n]))
+                    if found:
+                        proof, reached[j][n] = found, one.reached
+                clients[k].setdefault(str(self.cut_KC[k, c]), Json())[name] = proof
+        least_KC = self._sum(part, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)])
+        weights: Json = {
+            name: {"subchannels": weight_M1[:-1].tolist(), "power": float(weight_M1[-1])}
+            for name, weight_M1 in zip(_BANDS, prices.weights, strict=True)
+        }
+        return weights | {"late": prices.late_KT.tolist(), "clients": clients}, least_KC
+
+    def _cases(self, j: int, weight_M1: Array, asked: _Asked, value_J: Array, size_J: IntArray) -> list[Cases]:
+        """The searches for proofs of what a band's sets cost."""
+        band, hertz = self.packing.bands[j], self.hertz[j]
+
+        def written(multiplier_3: Array) -> Json:
+            nu, alpha, delta = (self.round_s * multiplier_3).tolist()
+            return {"multipliers": [nu / hertz, max(alpha, 0.0), delta / band.unit]}
+
+        found: list[Cases] = []
+        for n, k in enumerate(asked.client_J.tolist()):
+            one = asked.problem._replace(
+                log_KM=asked.problem.log_KM[k : k + 1],
+                inverse_KM=asked.problem.inverse_KM[k : k + 1],
+                ready_K=asked.problem.ready_K[n : n + 1],
+                need_K=asked.problem.need_K[n : n + 1],
+                cap_w_K=asked.problem.cap_w_K[k : k + 1],
+                back_KM=asked.problem.back_KM[k : k + 1],
+                ask_K=asked.problem.ask_K[n : n + 1],
+            )
+            slow = Slow(*asked.slow_J4[n].tolist())
+            found.append(Cases(written, one, weight_M1 / self.round_s, 0, 1.0, 0.0, slow))
+        return found

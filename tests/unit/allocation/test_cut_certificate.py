@@ -1,0 +1,157 @@
+"""Certificates of own cuts: confirmed without the planner, below the best of all, and refused if tampered with."""
+
+import copy
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from helpers.command_line import wavetune
+from wavetune.allocation.certificate import plan_with_certificate
+from wavetune.allocation.instance import plan_to_json, problem_to_json
+
+ROOT = Path(__file__).parents[3]
+KIND = "both ways, cuts per client, slow server"
+
+
+def script(path):
+    """The module of a script, as if it ran in its folder."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
+        spec.loader.exec_module(module)
+    return module
+
+
+checker, problem_of = (
+    script(ROOT / "tools" / "verify_own_cuts.py"),
+    script(ROOT / "benchmarks" / "planner_classes.py").problem_of,
+)
+
+
+def certified(problem):
+    """Instance, plan and certificate, as they are read from files."""
+    plan, certificate = plan_with_certificate(problem)
+    return json.loads(json.dumps([problem_to_json(problem), plan_to_json(plan), certificate]))
+
+
+@pytest.fixture(scope="module")
+def small():
+    """Three clients and seven subchannels, which takes cuts, seconds and owners to prove."""
+    return certified(problem_of(KIND, 3, 7, 1).restrict([2, 4, 5, 8, 11], [4, 8]))
+
+
+def checked(written, tmp_path, capsys):
+    """Exit code and words of the checker."""
+    paths = [tmp_path / f"{name}.json" for name in ("instance", "plan", "certificate")]
+    for path, content in zip(paths, written, strict=True):
+        path.write_text(json.dumps(content))
+    code = checker.main(*paths)
+    return code, capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("kind", "clients", "subchannels", "seed", "share"),
+    [
+        (KIND, 3, 7, 0, 0.995),
+        ("cuts per client, slow server", 4, 9, 3, 0.97),
+        ("both ways, cuts per client, memory floors", 4, 9, 1, 0.97),
+    ],
+)
+def test_what_search_proved_is_nearly_all_confirmed(kind, clients, subchannels, seed, share, tmp_path, capsys):
+    instance, plan, certificate = certified(problem_of(kind, clients, subchannels, seed))
+    code, words = checked((instance, plan, certificate), tmp_path, capsys)
+    assert code == 0, words
+    assert certificate["lower_bound_s"] >= share * plan["lower_bound_s"]
+    assert certificate["lower_bound_s"] <= plan["delay_s"]
+
+
+def every(proof):
+    """All parts of a proof."""
+    yield proof
+    for name in ("then", "has", "lacks"):
+        if name in proof:
+            yield from every(proof[name])
+
+
+def tampered(small):
+    """Certificates that claim more than they prove."""
+
+    def changed(change):
+        copied = copy.deepcopy(small)
+        change(copied[2], next(iter(every(copied[2]["ranks"][0]["proof"]))))
+        return copied
+
+    yield changed(lambda c, _: c.update(lower_bound_s=1.01 * c["lower_bound_s"]))
+    yield changed(lambda c, _: c.update(lower_bound_s=float("nan")))
+    yield changed(lambda c, _: c["ranks"].pop())
+    yield changed(lambda _, first: first.clear())
+    yield changed(lambda _, first: first["late"].pop())
+    yield changed(lambda _, first: first["late"][0].__setitem__(0, -1.0))
+    yield changed(lambda _, first: first["main"].update(power=-1.0))
+    yield changed(lambda _, first: first["fed"]["subchannels"].__setitem__(0, -1.0))
+    yield changed(lambda _, first: first["then"].clear())
+    yield changed(lambda _, first: first.update(clients=[{} for _ in first["clients"]]))
+
+
+def test_a_tampered_certificate_or_plan_is_refused(small, tmp_path, capsys):
+    assert checked(small, tmp_path, capsys)[0] == 0
+    for written in tampered(small):
+        code, words = checked(written, tmp_path, capsys)
+        assert (code, words[:9]) == (1, "refused: ")
+    for change in ({"delay_s": 0.999 * small[1]["delay_s"]}, {"cut": [2, 4, 3]}, {"cut": [2, 4]}, {"rank": 2}):
+        code, words = checked((small[0], small[1] | change, small[2]), tmp_path, capsys)
+        assert (code, words[:9]) == (1, "refused: ")
+
+
+def numbers(value, path=()):
+    """The path of every number in decoded JSON."""
+    if isinstance(value, dict | list):
+        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from numbers(one, (*path, key))
+    elif isinstance(value, int | float):
+        yield path
+
+
+@settings(max_examples=15, deadline=None)
+@given(data=st.data())
+def test_no_number_can_be_changed_so_that_it_proves_what_is_false(small, data):
+    """A plan with a delay exists, so that no certificate of its instance proves more than that."""
+    instance, plan, certificate = copy.deepcopy(small)
+    certificate["lower_bound_s"] = 1.001 * plan["delay_s"]
+    for path in data.draw(st.lists(st.sampled_from(list(numbers(certificate["ranks"]))), min_size=1, max_size=4)):
+        parent = certificate["ranks"]
+        for key in path[:-1]:
+            parent = parent[key]
+        values = [-1.0, 0.0, 0.5, 2.0, 1e6, 1e200, float("nan"), float("inf"), -float("inf"), [0, 1], "0", None]
+        parent[path[-1]] = data.draw(st.sampled_from(values))
+    with (
+        np.errstate(all="ignore"),
+        pytest.raises(
+            (checker.RefusedError, KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError)
+        ),
+    ):
+        checker.bound(instance, certificate)
+
+
+def test_the_checker_imports_numpy_and_the_other_checker_alone_and_is_short():
+    lines = (ROOT / "tools" / "verify_own_cuts.py").read_text().splitlines()
+    assert len(lines) <= 200
+    imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
+    assert imported <= {"json", "sys", "pathlib", "numpy", "verify_plan"}
+
+
+def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(tmp_path, capsys):
+    chosen, certificate = tmp_path / "plan.json", tmp_path / "certificate.json"
+    asked = ("plan", "sflllm", "--model", "tiny", "--set", "method.planner.cut_per_client=true")
+    answer = wavetune(*asked, "--json", chosen, "--certificate", certificate)
+    assert answer.code == 0
+    assert "the certificate proves" in answer.out
+    assert checker.main(chosen, certificate) == 0
+    assert float(capsys.readouterr().out.split("proved gap ")[1].rstrip("%\n")) < 3.0
