@@ -314,7 +314,7 @@ def rates_without(snr_per_w_KM: Array, power_w_K: Array, limit: float, most: int
     Column j is without the j strongest subchannels.
 
     >>> rates_without(np.array([[3.0, 1.0]]), np.array([1.0]), np.inf, 1).round(5).tolist()
-    [[2.20752, 1.0]]
+    [[2.02975, 1.0]]
     """
     log_KM, inverse_KM = log_and_inverse(-np.sort(-snr_per_w_KM, axis=1))
     return _rates_without(log_KM, inverse_KM, power_w_K, float(limit), most) * (1.0 + 1e-6)

@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 
 from helpers.training import folder_of
-from wavetune.federation import memory
 from wavetune.federation.memory import (
     activation_bytes_per_token,
     default_tokens_per_pass,
@@ -14,18 +13,18 @@ from wavetune.federation.memory import (
     tokens_of_a_piece,
     tokens_that_fit,
 )
-from wavetune.models import products
+from wavetune.models import products, room
 from wavetune.models.backbone import load_backbone
 
 
 def limit(monkeypatch, backbone, tokens, container=None):
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
-    room = weights + 8 * tokens * activation_bytes_per_token(backbone)
-    there = room if container is None else 100 * room
-    monkeypatch.setattr(memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}[name])
-    monkeypatch.setattr(memory, "_CONTAINER_LIMIT", Path("nowhere") if container is None else container)
+    enough = weights + 8 * tokens * activation_bytes_per_token(backbone)
+    there = enough if container is None else 100 * enough
+    monkeypatch.setattr(room.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}[name])
+    monkeypatch.setattr(room, "_CONTAINER_LIMIT", Path("nowhere") if container is None else container)
     if container is not None:
-        container.write_text(f"{room}\n", encoding="ascii")
+        container.write_text(f"{enough}\n", encoding="ascii")
 
 
 @pytest.mark.parametrize(("tokens", "wanted"), [(10_000, 1024), (300, 300), (3, 64)])
