@@ -149,8 +149,8 @@ def test_the_checker_imports_numpy_and_the_other_checker_alone_and_is_short():
 
 def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(tmp_path, capsys):
     chosen, certificate = tmp_path / "plan.json", tmp_path / "certificate.json"
-    few = (f"world.scenario.bands.{band}.num_subchannels=5" for band in ("main", "fed"))
-    changes = ("method.planner.cut_per_client=true", "world.scenario.population.num_clients=2", *few)
+    few = (f"world.scenario.bands.{band}.num_subchannels=6" for band in ("main", "fed"))
+    changes = ("method.planner.cut_per_client=true", "world.scenario.population.num_clients=3", *few)
     asked = [word for change in changes for word in ("--set", change)]
     answer = wavetune("plan", "sflllm", "--model", "tiny", *asked, "--json", chosen, "--certificate", certificate)
     assert answer.code == 0
