@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.command_line import assert_refused, wavetune
+from helpers.json_numbers import numbers
 from helpers.problems import cell_problem
 from wavetune.allocation import planner
 from wavetune.allocation.certificate import plan_with_certificate
@@ -197,15 +198,6 @@ def test_a_tampered_certificate_is_refused(files, tmp_path, capsys):
     for certificate in tampered_certificates(*(json.loads(file.read_text()) for file in (files[2], files[1]))):
         code, words = checked(files, {"certificate": certificate}, tmp_path, capsys)
         assert (code, words[:9]) == (1, "refused: ")
-
-
-def numbers(value, path=()):
-    """The path of every number in decoded JSON."""
-    if isinstance(value, dict | list):
-        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from numbers(one, (*path, key))
-    elif isinstance(value, int | float):
-        yield path
 
 
 @settings(max_examples=25, deadline=None)

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.command_line import wavetune
+from helpers.json_numbers import numbers
 from wavetune.allocation.certificate import plan_with_certificate
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 
@@ -108,15 +109,6 @@ def test_a_tampered_certificate_or_plan_is_refused(small, tmp_path, capsys):
     for change in ({"delay_s": 0.999 * small[1]["delay_s"]}, {"cut": [2, 4, 3]}, {"cut": [2, 4]}, {"rank": 2}):
         code, words = checked((small[0], small[1] | change, small[2]), tmp_path, capsys)
         assert (code, words[:9]) == (1, "refused: ")
-
-
-def numbers(value, path=()):
-    """The path of every number in decoded JSON."""
-    if isinstance(value, dict | list):
-        for key, one in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from numbers(one, (*path, key))
-    elif isinstance(value, int | float):
-        yield path
 
 
 @settings(max_examples=15, deadline=None)
