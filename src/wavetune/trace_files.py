@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
+from wavetune.csv_files import read_cells
 from wavetune.errors import DataError, JsonError, one_line
-from wavetune.separated import read_cells
 from wavetune.units import Array, Ints
 
 Values = NDArray[Any]  # real, or complex where they are amplitudes

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from wavetune.csv_files import read_cells
 from wavetune.data.dialogues import is_messages
 from wavetune.errors import DataError, JsonError, NotJsonError, one_line
 from wavetune.json_reader import PACKED, opened_packed, packing, parse, read_lines
-from wavetune.separated import read_cells
 
 Row = dict[str, Any]
 Rows = Iterator[tuple[str, Row]]

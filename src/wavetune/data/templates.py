@@ -35,7 +35,7 @@ from wavetune.data.pieces import (
 )
 from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
 from wavetune.errors import ConfigError, DataError
-from wavetune.models.room import require_room
+from wavetune.models.machine_memory import require_memory
 from wavetune.parts import Part
 from wavetune.units import Ints
 
@@ -313,7 +313,7 @@ class TokenSet:
         more = tokens - self.prompt_tokens
         if not more:
             return self
-        require_room(8 * len(self) * tokens, f"{len(self):,} rows with {tokens:,} tokens before each")
+        require_memory(8 * len(self) * tokens, f"{len(self):,} rows with {tokens:,} tokens before each")
         rows = [self.row(i) for i in range(len(self))]
         marks = [self.labels_of(i) for i in range(len(self))] if self.labels is not None else None
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from wavetune.costs.adapter import AdapterSite, Matrix
 from wavetune.models.adapter import Segment
 from wavetune.models.grouped_lora import can_group, grouped_lora
+from wavetune.models.machine_memory import require_memory
 from wavetune.models.products import frozen_product, product, product_back
-from wavetune.models.room import require_room
 from wavetune.seeds import torch_stream
 
 Matrices = dict[str, Tensor]
@@ -123,7 +123,7 @@ def new_bank(
     """
     largest, slots_L = max(*rank_K, shared_rank), np.count_nonzero(local_LK, axis=1) + 1
     values = sum(int(slots_L[s.layer]) * m.width * m.rows(largest) for s in sites for m in s.matrices)
-    require_room(_BYTES_PER_VALUE * values, f"adapters of {values:,} values that are trained")
+    require_memory(_BYTES_PER_VALUE * values, f"adapters of {values:,} values that are trained")
     local: dict[str, Matrices] = {}
     shared: dict[str, Matrices] = {}
     for site in sites:

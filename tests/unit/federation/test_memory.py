@@ -13,7 +13,7 @@ from wavetune.federation.memory import (
     tokens_of_a_piece,
     tokens_that_fit,
 )
-from wavetune.models import products, room
+from wavetune.models import machine_memory, products
 from wavetune.models.backbone import load_backbone
 
 
@@ -21,8 +21,8 @@ def limit(monkeypatch, backbone, tokens, container=None):
     weights = sum(p.numel() * p.element_size() for p in backbone.model.parameters())
     enough = weights + 8 * tokens * activation_bytes_per_token(backbone)
     there = enough if container is None else 100 * enough
-    monkeypatch.setattr(room.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}[name])
-    monkeypatch.setattr(room, "_CONTAINER_LIMIT", Path("nowhere") if container is None else container)
+    monkeypatch.setattr(machine_memory.os, "sysconf", lambda name: {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": there}[name])
+    monkeypatch.setattr(machine_memory, "_CONTAINER_LIMIT", Path("nowhere") if container is None else container)
     if container is not None:
         container.write_text(f"{enough}\n", encoding="ascii")
 

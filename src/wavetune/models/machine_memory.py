@@ -18,7 +18,7 @@ def memory_bytes() -> int:
     return min(physical, int(limit)) if limit.isdecimal() else physical
 
 
-def require_room(needed_bytes: int, what: str) -> None:
+def require_memory(needed_bytes: int, what: str) -> None:
     """Raise ConfigError for what the machine's memory could not hold if it held nothing else."""
     if needed_bytes > memory_bytes():
         raise ConfigError(
