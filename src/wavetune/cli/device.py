@@ -38,6 +38,12 @@ def join_as_device(
             help="Setting that the servers' recipe must have, such as method.privacy.noise=secure; repeatable.",
         ),
     ] = None,
+    keep_runs: Annotated[
+        int, typer.Option(min=1, help="No further run begins where the state folder has that many.")
+    ] = 100,
+    keep_gb: Annotated[
+        float, typer.Option(min=0, help="Nor where it has that many GB; of one run no more states are kept.")
+    ] = 10.0,
     patience: Annotated[float, typer.Option(min=1, help="Seconds to wait for servers that are away.")] = 600.0,
     with_parent: WithParent = False,
 ) -> None:
@@ -58,5 +64,5 @@ def join_as_device(
     from wavetune.runtimes.device import take_part
     from wavetune.runtimes.device_permission import Allowed
 
-    allowed = Allowed(data, model, tuple(allow or ()), tuple(require or ()))
+    allowed = Allowed(data, model, tuple(allow or ()), tuple(require or ()), keep_runs, keep_gb * 1e9)
     LOG.info(take_part(server, identity, state, patience, LOG.info, allowed))

@@ -170,6 +170,8 @@ class Agent:
         place, states, began = self._place, self._states, self._recipe
         if self.folder is not None:
             place = state_folder.of_run(self.folder, run)
+            if self.allowed is not None and not place.exists():
+                state_folder.require_room(self.folder, self.allowed.most_runs, self.allowed.most_bytes)
         if self._run != run:
             states, began = {}, ""
             if place is not None:
@@ -205,6 +207,9 @@ class Agent:
         self._states[done] = {name: tensor.detach().cpu().clone() for name, tensor in state.items()}
         assert self._device is not None
         kept = self._device.recipe.run.checkpoint_every + 1  # the servers may go back to their last checkpoint
+        if self.allowed is not None:
+            size = sum(tensor.nbytes for tensor in self._states[done].values())
+            kept = int(max(1, min(kept, self.allowed.most_bytes / max(size, 1))))
         self._states = {n: self._states[n] for n in sorted(self._states)[-kept:]}
         if self._place is not None:
             state_folder.write(self._place, order.run, done, self._states, self._recipe)

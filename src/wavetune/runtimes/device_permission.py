@@ -30,13 +30,16 @@ class Allowed:
 
     `data` and `model` take the place of those that the servers name; `others` are packages and modules of other
     people's parts and rewards, files of Python rewards, and folders of trained rewards and classifiers. Of the recipe
-    `required` settings, as `--set` takes them, are to change nothing.
+    `required` settings, as `--set` takes them, are to change nothing. No further run begins in a state folder that has
+    `most_runs` or `most_bytes`, and one run's states are no more than that.
     """
 
     data: str | None = None
     model: str | None = None
     others: tuple[str, ...] = ()
     required: tuple[str, ...] = ()
+    most_runs: int = 100
+    most_bytes: float = 10e9
 
     def applied(self, recipe: Recipe) -> Recipe:
         """The recipe with the device's own data and model. Raises ConfigError for what it does not let be opened."""

@@ -37,6 +37,17 @@ def of_run(folder: Path, run: str) -> Path:
     return folder if owner == run else folder / f"{_RUN}{name}"
 
 
+def require_room(folder: Path, most_runs: int, most_bytes: float) -> None:
+    """Raise RunFolderError where a device's folder holds so much already that no further run may begin there."""
+    runs = len(list(folder.glob(f"{_RUN}*"))) + 1  # and that in the folder itself
+    used = sum(path.lstat().st_size for path in folder.rglob("*"))
+    if runs >= most_runs or used >= most_bytes:
+        raise RunFolderError(
+            f"{folder} holds {runs} runs and {used / 1e9:.3g} GB: a further one may not begin there; remove folders "
+            f"{_RUN}* of runs that have ended, or start this device with a larger --keep-runs or --keep-gb"
+        )
+
+
 def kept(folder: Path) -> tuple[str, dict[int, Path]]:
     """The run whose states are in its folder, and their files by the number of rounds done. Raises RunFolderError."""
     run, files = "", dict[int, Path]()

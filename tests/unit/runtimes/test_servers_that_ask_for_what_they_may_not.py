@@ -146,6 +146,31 @@ def test_a_run_goes_on_with_the_recipe_with_which_it_began_here_alone(orders, tm
     assert agent().handle(sharing("bottleneck")).failure == ""
 
 
+@pytest.mark.parametrize(("bound", "begun"), [({"most_runs": 2}, "ab"), ({"most_bytes": 1}, "a")])
+def test_no_further_run_begins_where_the_folder_holds_enough_and_those_begun_go_on(orders, tmp_path, bound, begun):
+    def failure(run):
+        agent = Agent(0, "", None, tmp_path, nothing, Allowed(**bound))
+        return agent.handle(changed(orders["uncut"], listen=True, run=run)).failure
+
+    told = {run: failure(run) for run in "abcdab"}
+    assert "".join(run for run, why in told.items() if not why) == begun
+    assert "a further one may not begin there; remove folders" in told["d"]
+    assert len(list(tmp_path.glob("run-*"))) == len(begun) - 1
+
+
+def test_servers_that_never_save_do_not_have_a_device_keep_states_without_end(orders, tmp_path):
+    recipe = json.loads(orders["uncut"].recipe)
+    recipe["run"] |= {"checkpoint_every": 1000, "rounds": 1000}
+    agent = Agent(0, "", None, tmp_path, nothing, Allowed(most_bytes=3e5))
+    for done in range(9):
+        order = changed(orders["uncut"], recipe=json.dumps(recipe), listen=True, round=done)
+        assert agent.handle(order).failure == ""
+    states = sorted(tmp_path.glob("state-*"))
+    assert states[-1].name == "state-000009.safetensors"
+    assert 1 < len(states) < 9
+    assert sum(path.stat().st_size for path in states) < 4e5
+
+
 def test_alignment_without_a_folder_is_refused_each_time(orders):
     recipe = json.loads(orders["uncut"].recipe)
     truth = {"kind": "python", "function": "wavetune.data.concierge_truth:helpful"}
