@@ -80,8 +80,8 @@ class RunFileHandler(logging.Handler):
 
 
 def _not_waiting(path: str, flags: int) -> int:
-    """A file to write to; a pipe without a reader is an OSError."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0), 0o666)
+    """A file to write to; a link, or a pipe without a reader, is an OSError."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0), 0o666)
 
 
 def level_of(quiet: bool, verbose: bool) -> int:

@@ -59,6 +59,14 @@ def test_a_pipe_in_the_place_of_the_log_is_not_waited_for(tmp_path):
         LOG.info("round 1")
 
 
+def test_a_link_in_the_place_of_the_log_is_not_written_through(tmp_path):
+    (tmp_path / "recipe.json").write_text("{}")
+    (tmp_path / "log.txt").symlink_to(tmp_path / "elsewhere")
+    with kept_in(tmp_path):
+        LOG.info("round 1")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_lines_of_json_hold_time_level_message_and_what_was_given_beside():
     out = io.StringIO()
     with shown_on(Console(file=out)):

@@ -28,13 +28,14 @@ def locked(folder: Path) -> Generator[None]:
     over holds nobody up. Where the file system has no locks (some network ones), everybody goes in. A folder that was
     made here and is empty in the end is removed again, with its parents that were.
 
-    Raises: RunFolderError naming the process that holds the folder, or if the folder cannot be made.
+    Raises: RunFolderError naming the process that holds the folder, or if the folder cannot be made or leads elsewhere.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
     with explained(folder, ELSEWHERE):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = _acquire(folder / NAME, folder)
     try:
+        require_own(folder)
         yield
     finally:
         with suppress(OSError):
@@ -42,6 +43,19 @@ def locked(folder: Path) -> Generator[None]:
             for path in made:
                 path.rmdir()
         os.close(descriptor)
+
+
+def require_own(folder: Path) -> None:
+    """Raise RunFolderError for a link that leads out of a folder: what is written or removed there would be elsewhere.
+
+    What is hidden is left alone, as nobody here writes it.
+    """
+    home = os.path.realpath(folder)
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        for path in (os.path.join(place, name) for name in (*folders, *files)):
+            if os.path.islink(path) and os.path.commonpath([home, os.path.realpath(path)]) != home:
+                raise RunFolderError(f"{path} is a link that leads out of {folder}; put what it leads to in its place")
 
 
 def is_held(folder: Path) -> bool:

@@ -50,6 +50,7 @@ def write_whole(path: Path, text: str, remedy: str = RESUME) -> None:
     with explained(path, remedy):
         path.parent.mkdir(parents=True, exist_ok=True)
         part = path.with_name(path.name + ".part")
+        part.unlink(missing_ok=True)  # whatever a link there leads to is nobody's to write over
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
 

@@ -25,7 +25,7 @@ from wavetune.data.settings import load_samples, tokenise_part
 from wavetune.data.source import kind_of
 from wavetune.data.templates import TokenSet, ends_of, prompt_ids, text_template
 from wavetune.errors import ConfigError, JsonError, RunFolderError
-from wavetune.federation.folder_lock import locked
+from wavetune.federation.folder_lock import locked, require_own
 from wavetune.federation.run_folder import ELSEWHERE, explained, write_whole
 from wavetune.json_reader import complete_lines, read_json
 from wavetune.logs import LOG
@@ -183,6 +183,7 @@ def _room(model: Any, decoding: Decoding) -> int | None:
 @contextmanager
 def _place(run_dir: Path, told: dict[str, Any]) -> Generator[Path]:
     """The folder of an evaluation: that of one begun with equal settings, or a new one; held for this process."""
+    require_own(run_dir)
     name = f"{Path(told['data']).name.partition('.')[0] or 'data'}-{told['adapters'] or 'base'}"
     for number in count(1):
         place = run_dir / "evaluations" / (name if number == 1 else f"{name}-{number}")

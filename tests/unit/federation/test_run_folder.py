@@ -102,6 +102,14 @@ def test_a_line_that_was_cut_off_is_dropped(folder):
     assert folder.read_rounds() == [{"round": 0}, {"round": 1}]
 
 
+def test_a_link_where_a_file_is_begun_is_not_written_through(tmp_path):
+    (tmp_path / "secret").write_text("kept")
+    (tmp_path / "report.html.part").symlink_to(tmp_path / "secret")
+    write_whole(tmp_path / "report.html", "a report")
+    assert (tmp_path / "secret").read_text() == "kept"
+    assert (tmp_path / "report.html").read_text() == "a report"
+
+
 @pytest.mark.parametrize("damage", [b"{damaged\n", b"\xff\xfe\n"])
 def test_a_whole_line_that_is_damaged_is_named(folder, damage):
     (folder.path / "rounds.jsonl").write_bytes(damage)

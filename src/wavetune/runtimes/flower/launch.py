@@ -17,6 +17,7 @@ from pathlib import Path
 
 from wavetune.data_plane.certificates import SERVER, device_name, write_certificates
 from wavetune.errors import ConfigError, DeploymentError
+from wavetune.federation.folder_lock import require_own
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe
 from wavetune.runtimes.flower.app import write_app
@@ -43,6 +44,7 @@ def deploy(
     """
     if find_spec("flwr") is None:
         raise ConfigError('Flower is not installed; run: pip install "wavetune[flower]"')
+    require_own(out)
     with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, stopped_at_the_end(say) as parties:
         folder = Path(kept)
         write_certificates(folder, 0)
