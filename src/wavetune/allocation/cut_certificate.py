@@ -220,8 +220,8 @@ class CutProof:
             (
                 late_K2[client_J, 0] * asks.need_KC[at] / self.round_s,
                 late_K2[client_J, 1] * asks.down_bits_KC[at] / band.unit / self.round_s,
-                np.minimum(soons[0][at], self.most[j][client_J]),
-                np.minimum(soons[1][at], np.sum(band.down_KM, axis=1)[client_J]) / band.unit,
+                np.maximum(np.minimum(soons[0][at], self.most[j][client_J]), rates[0][at]),
+                np.maximum(np.minimum(soons[1][at], np.sum(band.down_KM, axis=1)[client_J]), rates[1][at]) / band.unit,
             ),
             axis=1,
         )

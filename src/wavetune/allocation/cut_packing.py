@@ -14,11 +14,12 @@ has a share of the server and is served as soon as it has sent, one last second 
 them takes the place of U and D, l_kU = l_kD = l_kP, and with a weight u >= 0 of the server I work_kc becomes
 min over shares s of (l_kP work_kc / s + u s), less u in all.
 
-The inner minima are those of `set_packing`; weights and prices are moved by linear programs over the sets found so far,
-each near the best known ones. A program's solution mixes sets, so that a client's times are means; what is left open by
-that is closed by parts: only sets count that are done by a part's last seconds, with its cuts, on subchannels that it
-leaves the client, and to be done sooner than a part's first seconds is worth nothing. Where the server is not shared
-and prices leave few choices of cuts open, these are closed one by one, as bands that share nothing.
+The inner minima are those of `set_packing`; weights and prices are moved by linear programs over the sets found so far
+with the powers that were best for them, each near the best known ones. A program's solution mixes sets, so that a
+client's times are means; what is left open by that is closed by parts: only sets count that are done by a part's last
+seconds, with its cuts, on subchannels that it leaves the client, and to be done sooner than a part's first seconds is
+worth nothing. Where the server is not shared and prices leave few choices of cuts open, these are closed one by one, as
+bands that share nothing.
 Shape suffixes: K clients, M subchannels, C cuts, S sets, J columns of a program, P pairs of client and cut, M1 for
 the subchannels and the total power, T for U, D, F and G or P, F and G, 2 for first and last seconds, for both ways of
 a band, or for the least and the largest share.
@@ -41,11 +42,13 @@ from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time, full_power
+from wavetune.allocation.set_powers import best_powers
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS
 from wavetune.units import Array
 
 _NODES = 300  # sets that are looked at for one cheapest set
 _COLUMNS = 60  # sets of a cut in a program
+_LEVELS = 32  # powers of a set that are told apart, in each octave
 _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _WATT = 1e-9  # least weight of the total power, in shares of the round
 _WEIGHTS = (0.01, 0.03, 0.1, 0.2)  # of a band's subchannels, in shares of the round, at which sets are looked for first
@@ -77,7 +80,7 @@ class Asks(NamedTuple):
 
 
 class SetsOfBand:
-    """A band and the sets of subchannels found for its clients, with what they carry up and down at full power."""
+    """A band and the sets of subchannels found for its clients, with their powers and what they carry up and down."""
 
     def __init__(self, tables: BandTables, priced: bool) -> None:
         band, K = tables.band, len(tables.cap_w_K)
@@ -87,7 +90,7 @@ class SetsOfBand:
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
         self.problem = with_receivers(problem, self.down_KM)._replace(back_KM=self.down_KM / self.unit)
         self.most_K, self.most_down_K = tables.lone_rate_K, np.sum(self.down_KM, axis=1) * (1 + 1e-9)
-        self.known: set[tuple[int, bytes]] = set()
+        self.known: set[tuple[int, bytes, int]] = set()
         # who has nothing to send or receive takes the empty set
         self.client_S, self.set_SM = np.arange(K), np.zeros((K, band.num_subchannels), np.bool_)
         self.up_S, self.down_S, self.power_share_S = np.zeros(K), np.zeros(K), np.zeros(K)
@@ -97,17 +100,22 @@ class SetsOfBand:
         """M and one more, for the total power."""
         return self.set_SM.shape[1] + 1
 
-    def add(self, client_S: IntArray, set_SM: BoolArray) -> None:
-        """Remember sets of clients."""
+    def add(self, client_S: IntArray, set_SM: BoolArray, slow_S3: Array | None = None, watt: float = 0.0) -> None:
+        """Remember sets of clients, at full power or at what is best as of `best_powers`."""
+        if slow_S3 is None or watt <= 0.0:
+            up_S, power_S = full_power(self.problem, client_S, set_SM)
+        else:
+            up_S, power_S = best_powers(self.problem, client_S, set_SM, slow_S3, watt)
+        power_share_S = power_S / self.problem.total_w
+        level_S = np.rint(_LEVELS * np.log2(np.maximum(power_share_S, 1e-6))).astype(np.int64)
         new = [
-            i for i, (k, set_M) in enumerate(zip(client_S.tolist(), set_SM, strict=True))
-            if np.any(set_M) and not ((key := (k, set_M.tobytes())) in self.known or self.known.add(key))
+            i for i, (k, set_M, level) in enumerate(zip(client_S.tolist(), set_SM, level_S.tolist(), strict=True))
+            if np.any(set_M) and not ((key := (k, set_M.tobytes(), level)) in self.known or self.known.add(key))
         ]  # fmt: skip
         client_S, set_SM = client_S[new], np.ascontiguousarray(set_SM[new])
-        up_S, power_S = full_power(self.problem, client_S, set_SM)
         self.client_S, self.set_SM = np.concatenate((self.client_S, client_S)), np.concatenate((self.set_SM, set_SM))
-        self.up_S = np.concatenate((self.up_S, up_S))
-        self.power_share_S = np.concatenate((self.power_share_S, power_S / self.problem.total_w))
+        self.up_S = np.concatenate((self.up_S, up_S[new]))
+        self.power_share_S = np.concatenate((self.power_share_S, power_share_S[new]))
         self.down_S = np.concatenate((self.down_S, np.sum(self.down_KM[client_S] * set_SM, axis=1)))
 
     def cheapest(
@@ -151,7 +159,8 @@ class SetsOfBand:
         )
         value_J, set_JM = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
         value_KC[client_J, cut_J] += value_J * unit
-        self.add(client_J, set_JM)
+        slow_J3 = np.stack((slow_J4[:, 0], rate_KC[client_J, cut_J], slow_J4[:, 2]), axis=1)
+        self.add(client_J, set_JM, slow_J3, float(weight_M1[-1]) / unit / self.problem.total_w)
         return value_KC
 
     def least_s(self, asks: Asks) -> Array:

@@ -200,6 +200,31 @@ def test_a_tampered_certificate_is_refused(files, tmp_path, capsys):
         assert (code, words[:9]) == (1, "refused: ")
 
 
+OBJECTS = {
+    "instance": [("bands",), ("bands", "fed"), ("clients", 0), ("costs",), ("server",), ("rounds_to_target",)],
+    "plan": [("bands",), ("bands", "main")],
+    "certificate": [("fed", 0), ("fed", 0, "proof"), ("pairs", 0), ("pairs", 0, "refuted", 0)],
+}
+
+
+@pytest.mark.parametrize("files", ["cell"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "path"),
+    [pytest.param(name, path, id=f"{name} {path}") for name in OBJECTS for path in ((), *OBJECTS[name])],
+)
+def test_a_list_where_an_object_stands_is_refused(name, path, files, tmp_path, capsys):
+    changed = [next(json.loads(file.read_text()) for file in files if file.stem == name)]
+    parent = changed
+    for key in (0, *path)[:-1]:
+        parent = parent[key]
+    last = (0, *path)[-1]
+    stood = parent[last]
+    for values in (list(stood), [*stood.values()], [stood]):
+        parent[last] = values
+        code, words = checked(files, {name: changed[0]}, tmp_path, capsys)
+        assert (code, words[:9]) == (1, "refused: "), words
+
+
 @settings(max_examples=25, deadline=None)
 @given(data=st.data())
 def test_no_number_of_a_certificate_can_be_changed_so_that_it_proves_what_is_false(files, data):

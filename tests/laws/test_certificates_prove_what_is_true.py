@@ -1,0 +1,111 @@
+"""No certificate proves more than the best of all owners, cuts and powers takes, whoever changed a number of it."""
+
+import importlib.util
+import itertools
+import json
+import sys
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from helpers.json_numbers import numbers
+from wavetune.allocation.certificate import plan_with_certificate
+from wavetune.allocation.decision import Evaluator, options_of
+from wavetune.allocation.instance import problem_to_json
+
+ROOT = Path(__file__).parents[2]
+UPLINK, BOTH_WAYS = "cuts per client, slow server", "both ways, cuts per client, slow server"
+OTHER_VALUES = -1.0, 0.0, 1e6, 1e200, float("nan"), -float("inf"), 2, 1
+FACTORS = 0.5, 0.9, 0.999, 1.001, 1.1, 2.0
+ABOVE = 1 + 1e-4  # the best of all, which nothing may prove
+
+
+def script(path):
+    """The module of a script, as if it ran in its folder."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
+        spec.loader.exec_module(module)
+    return module
+
+
+own_cuts, common_cut, problem_of = (
+    script(ROOT / "tools" / "verify_own_cuts.py"),
+    script(ROOT / "tools" / "verify_plan.py"),
+    script(ROOT / "benchmarks" / "planner_classes.py").problem_of,
+)
+
+
+def best_of_all_s(problem):
+    """Least delay over all owners of all subchannels and all cuts, with the best powers."""
+    evaluator, K = Evaluator(problem), problem.num_clients
+    main_M, fed_M = (
+        [np.array(owners) for owners in itertools.product(range(K), repeat=band.num_subchannels)]
+        for band in (problem.main, problem.fed)
+    )
+    best_s, cuts = np.inf, range(len(problem.cuts))
+    choices = itertools.product(cuts, repeat=K) if problem.cut_per_client else [(cut,) * K for cut in cuts]
+    for choice in choices:
+        options = options_of(problem, problem.ranks[0]).of(np.array(choice))
+        fed = min(fed_M, key=lambda owner_M, options=options: evaluator.fed_s(options, owner_M))
+        best_s = min(best_s, *(evaluator.decide(options, owner_M, fed).delay_s for owner_M in main_M))
+    return best_s
+
+
+@cache
+def certified(kind, subchannels, seed, own):
+    """Instance and certificate of a cell of three clients and two cuts, and the best of all (s)."""
+    cuts = sorted(np.random.default_rng(seed).choice(np.arange(2, 12), 2, replace=False).tolist())
+    problem = replace(problem_of(kind, 3, subchannels, seed).restrict(cuts, [4]), cut_per_client=own)
+    _, certificate = plan_with_certificate(problem)
+    return *json.loads(json.dumps([problem_to_json(problem), certificate])), best_of_all_s(problem)
+
+
+def proved_s(instance, certificate, own, claimed_s):
+    """What a checker takes for proved; nothing where it refuses."""
+    changed = certificate | ({"lower_bound_s": claimed_s} if own else {})
+    try:
+        with np.errstate(all="ignore"):
+            return (own_cuts if own else common_cut).bound(instance, changed)
+    except (own_cuts.RefusedError, common_cut.RefusedError, LookupError, TypeError, ValueError, AttributeError,
+            ArithmeticError):  # fmt: skip
+        return 0.0
+
+
+CELLS = [
+    (UPLINK, 4, 1, True),
+    (BOTH_WAYS, 3, 0, True),
+    (BOTH_WAYS, 4, 0, True),
+    (UPLINK, 5, 2, False),
+    (BOTH_WAYS, 6, 1, False),
+]
+
+
+@pytest.mark.parametrize(("kind", "subchannels", "seed", "own"), CELLS)
+def test_what_is_proved_is_close_below_the_best_of_all(kind, subchannels, seed, own):
+    instance, certificate, best_s = certified(kind, subchannels, seed, own)
+    assert 0.995 * best_s <= proved_s(instance, certificate, own, certificate["lower_bound_s"]) <= best_s
+
+
+@pytest.mark.parametrize(("kind", "subchannels", "seed", "own"), CELLS)
+def test_nobody_who_changes_one_number_proves_more_than_the_best_of_all(kind, subchannels, seed, own):
+    instance, certificate, best_s = certified(kind, subchannels, seed, own)
+    assert proved_s(instance, certificate, own, ABOVE * best_s) <= best_s
+    g, kinds = np.random.default_rng(seed), dict[str, list[tuple[str | int, ...]]]()
+    for path in numbers(certificate):
+        name = max(i for i, key in enumerate(path) if isinstance(key, str))
+        kinds.setdefault(f"{path[name]} {path[-1] if path[name] == 'multipliers' else ''}", []).append(path)
+    for kind, paths in kinds.items():
+        drawn = [paths[i] for i in g.permutation(len(paths))[: 1 if own else 10]]
+        for path, value in [(paths[0], -1e6), *((path, None) for path in drawn if kind != "lower_bound_s ")]:
+            parent, last = certificate, path[-1]
+            for key in path[:-1]:
+                parent = parent[key]
+            kept = parent[last]
+            parent[last] = value or g.choice([*OTHER_VALUES, *(factor * kept for factor in FACTORS)])
+            assert proved_s(instance, certificate, own, ABOVE * best_s) <= best_s, (path, parent[last])
+            parent[last] = kept
