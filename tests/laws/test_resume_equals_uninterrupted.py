@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
 from helpers import forked, held
 from helpers.runs import ALIGNED, SMALL, assert_same_run, count_rounds, lasting, read_rounds, small, train
@@ -17,6 +19,7 @@ from wavetune.federation.alignment import Alignment
 from wavetune.federation.cohort import Cohort
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models import export
+from wavetune.recipe import load
 
 ONE_STEP = ("run.local_steps=1",)  # what is saved is the same after two, as the first kind has
 KINDS = {
@@ -215,6 +218,20 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
     (tmp_path / "run" / "recipe.json").write_text(text.replace('"rank": 8', '"rank": 4'))
     with pytest.raises(RunFolderError, match="does not fit its recipe"):
         train(recipe, tmp_path / "run", resume=True)
+
+
+def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_is_refused(tmp_path):
+    train(small("sflllm", "run.rounds=1", "run.samples=0"), tmp_path)
+    (path,) = tmp_path.glob("checkpoints/*/state.safetensors")
+    whole = load_file(path)
+    moment = next(name for name in whole if name.startswith("optimiser.") and not name.endswith(".step"))
+    held = next(name for name in whole if name.startswith("server.held."))
+    changes = [{name: change} for name in (moment, held) for change in (None, torch.zeros(()), torch.zeros(2, 3))]
+    for change in (*changes, {"server.weight.fed": torch.zeros(2)}, {"server.mixed_by_round": torch.zeros(())}):
+        kept = {name: tensor for name, tensor in {**whole, **change}.items() if tensor is not None}
+        save_file(kept, path)
+        with pytest.raises(RunFolderError, match="what was saved does not fit its recipe"):
+            train(load(tmp_path / "recipe.json"), tmp_path, resume=True)
 
 
 ROUNDS = 5

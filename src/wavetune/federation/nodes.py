@@ -269,7 +269,7 @@ class Nodes:
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         device = next((stack.device for _, stack in named_matrices(self.bank.local | self.bank.shared)), "cpu")
-        self.mixed_by_round = state["mixed_by_round"].tolist() if "mixed_by_round" in state else []
+        self.mixed_by_round = list(state["mixed_by_round"].tolist()) if "mixed_by_round" in state else []
         self.agenda = tuple(state["agenda"].tolist()) if "agenda" in state else None
         held, self.states = dict[str, Tensors](), {}
         for full, tensor in state.items():

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.facts import CUT
+from wavetune.federation.run_folder import fitting
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
@@ -171,13 +172,13 @@ class StackedOptimiser:
         return {f"{name}.{key}": value for name, entry in self._moments.items() for key, value in entry.items()}
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned. Raises RunFolderError where it does not fit."""
         self._moments.clear()
         for side in ("clients", "server"):
             for name, _, parameter in self._trained[side]:
                 if f"{name}.step" in state:
-                    entry = {key: state[f"{name}.{key}"] for key in ("step", *self.settings.moments)}
-                    self._moments[name] = {key: t.to(parameter.device, copy=True) for key, t in entry.items()}
+                    for key, stack in self._entry(name, parameter).items():
+                        stack.copy_(fitting(state, f"{name}.{key}", stack))
 
     def client_moments(self, clients: Container[int]) -> dict[str, Tensor]:
         """Moments and step counts of some clients, `[their slots, ...]`, named by site, matrix and moment."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError
 
-from wavetune.errors import JsonError, NumericsError, RunFolderError
+from wavetune.errors import JsonError, NumericsError, RunFolderError, WavetuneError, one_line
 from wavetune.json_reader import complete_lines, read_json, require_file
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 RESUME = "what was saved before is kept, continue with --resume once that is put right"
 ROUNDS, ALIGNMENT = "rounds.jsonl", "alignment.jsonl"
 ELSEWHERE = "free some space or choose another place"
+_UNFIT = "what was saved does not fit its recipe"
 _KEPT_CHECKPOINTS = 2
 _ROUNDS_DONE = re.compile("round-([0-9]{6,12})")
 
@@ -30,6 +31,26 @@ _ROUNDS_DONE = re.compile("round-([0-9]{6,12})")
 def part_of(state: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
     """What the names of a state's tensors begin with so, under the rest of their names."""
     return {name.removeprefix(beginning): t for name, t in state.items() if name.startswith(beginning)}
+
+
+def fitting(saved: Mapping[str, Tensor], name: str, place: Tensor) -> Tensor:
+    """What was saved of this name, for its place. Raises RunFolderError where it is missing or of another shape."""
+    found = saved.get(name)
+    if found is None or found.shape != place.shape:
+        shape = "missing" if found is None else list(found.shape)
+        raise RunFolderError(f"{_UNFIT} ({name} is {shape} and should be {list(place.shape)}); start a new run")
+    return found
+
+
+@contextmanager
+def fits() -> Generator[None]:
+    """What goes wrong in this block, where a saved state is put in its place, becomes a RunFolderError."""
+    try:
+        yield
+    except WavetuneError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise RunFolderError(f"{_UNFIT} ({type(error).__name__}: {one_line(error)}); start a new run") from error
 
 
 @contextmanager

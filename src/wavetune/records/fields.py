@@ -10,6 +10,8 @@ from dataclasses import MISSING, Field, fields, is_dataclass
 from itertools import chain
 from typing import Any, TypeVar
 
+from wavetune.errors import RunFolderError
+
 T = TypeVar("T")
 UNKNOWN = math.nan
 OPTIONAL = {"optional": True}
@@ -69,8 +71,17 @@ def gathered(kind: Any, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def total(parts: Sequence[T]) -> T:
-    """The sum of records of a kind: field by field, in lists position by position; an absent key of a mapping is 0."""
-    return _total(parts)
+    """The sum of records of a kind: field by field, in lists position by position; an absent key of a mapping is 0.
+
+    Raises: RunFolderError where lists are not of one length.
+    """
+    try:
+        return _total(parts)
+    except (TypeError, ValueError):
+        raise RunFolderError(
+            "the records of the rounds do not fit together: a list of one is longer than of another, or no list there; "
+            "repair them or start a new run"
+        ) from None
 
 
 def _total(parts: Sequence[Any]) -> Any:

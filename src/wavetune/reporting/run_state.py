@@ -10,7 +10,7 @@ from typing import Any
 from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.folder_lock import is_held
 from wavetune.federation.run_folder import ROUNDS
-from wavetune.json_reader import parse, read_json
+from wavetune.json_reader import LONGEST_RECORDS, parse, read_json, read_lines
 from wavetune.records.reading import FILES
 
 NOT_BEGUN, RUNNING, STOPPED, FINISHED, DAMAGED = "not begun", "running", "stopped", "finished", "damaged"
@@ -90,18 +90,17 @@ def _rounds_done(path: Path) -> int:
     """Whole lines of the records, of which the last is looked at."""
     if not path.exists():
         return 0
-    last, count = b"", 0
+    last, count = "", 0
     try:
-        with open(path, "rb", opener=lambda p, flags: os.open(p, flags | getattr(os, "O_NONBLOCK", 0))) as file:
-            for line in file:
-                if line.endswith(b"\n"):
-                    last, count = line, count + 1
-    except OSError as error:
-        raise JsonError(f"cannot be read ({error.strerror})", path) from None
+        for line in read_lines(path, LONGEST_RECORDS):
+            if line.endswith("\n"):
+                last, count = line, count + 1
+    except JsonError as error:
+        raise JsonError(f"cannot be read ({error.reason})", path) from None
     try:
         if last:
-            parse(last.decode())
-    except (UnicodeDecodeError, JsonError) as error:
+            parse(last)
+    except JsonError as error:
         raise JsonError(f"line {count} is not a record ({error})", path) from None
     return count
 

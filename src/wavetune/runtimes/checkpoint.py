@@ -2,8 +2,7 @@
 
 import torch
 
-from wavetune.errors import RunFolderError
-from wavetune.federation.run_folder import RunFolder, part_of
+from wavetune.federation.run_folder import RunFolder, fits, fitting, part_of
 from wavetune.models.lora import named_matrices
 from wavetune.runtimes.session import Session
 
@@ -27,17 +26,17 @@ def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.T
     """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
     checkpoint = folder.load_checkpoint()
     done, saved = checkpoint if checkpoint is not None else (0, {})
-    for name, tensor in state_of(session).items():
-        if not done or not name.startswith("adapter."):
-            continue
-        if name not in saved or saved[name].shape != tensor.shape:
-            raise RunFolderError(f"the checkpoint in {folder.path} does not fit its recipe ({name}); start a new run")
-        tensor.copy_(saved[name])
+    for name, tensor in state_of(session).items() if done else ():
+        if name.startswith(("adapter.", "server.held.")):
+            found = fitting(saved, name, tensor)
+            if name.startswith("adapter."):
+                tensor.copy_(found)
     targets = {"optimiser.": session.cohort.optimiser, "server.": session.server}
     if session.training is not None:
         targets["server_optimiser."] = session.training.cohort.optimiser
-    for part, target in targets.items():
-        target.load_state(part_of(saved, part))
-    schedule = part_of(saved, "schedule.")
-    session.schedule |= {name: schedule[name].numpy() for name in session.schedule.keys() & schedule.keys()}
+    with fits():
+        for part, target in targets.items():
+            target.load_state(part_of(saved, part))
+        schedule = part_of(saved, "schedule.")
+        session.schedule |= {name: schedule[name].numpy() for name in session.schedule.keys() & schedule.keys()}
     return done, saved

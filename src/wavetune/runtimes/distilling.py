@@ -14,7 +14,7 @@ from wavetune.errors import NumericsError
 from wavetune.federation.distillation import Distillation
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.phases import Phase
-from wavetune.federation.run_folder import part_of
+from wavetune.federation.run_folder import fitting, part_of
 from wavetune.models.lora import AdapterBank, named_matrices
 from wavetune.models.ragged import ragged_layout
 from wavetune.runtimes.server_training import flop_of
@@ -61,7 +61,7 @@ class Distilling(Phase):
         if done:
             with torch.no_grad():
                 for name, t in named_matrices(self.bank.local):
-                    t.copy_(saved[f"adapter.{name}"])
+                    t.copy_(fitting(saved, f"adapter.{name}", t))
             self.losses = saved[LOSS].tolist()
             self.optimiser.load_state(part_of(saved, "optimiser."))
 

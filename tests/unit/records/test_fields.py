@@ -6,6 +6,7 @@ from typing import get_args, get_origin, get_type_hints
 
 import pytest
 
+from wavetune.errors import RunFolderError
 from wavetune.records.alignment import AlignmentStep, HeldOut
 from wavetune.records.fields import as_json, total
 from wavetune.records.reading import read_record
@@ -65,3 +66,9 @@ def test_totals_add_numbers_lists_mappings_and_records_within_records():
     assert (found.phases.client_forward_s, found.phases.server_forward_s) == ((1.5, 2.5), 4.0)
     assert found.bits == {"labels_up": 8, "adapters_up": 4}
     assert {type(getattr(found, f.name)) for f in fields(found)} >= {Phases, Energy}
+
+
+@pytest.mark.parametrize("odd", [(1.0,), (), 3.0])
+def test_records_whose_lists_are_not_of_one_length_have_no_total(odd):
+    with pytest.raises(RunFolderError, match="do not fit together"):
+        total([Phases((1.0, 2.0)), Phases(odd)])

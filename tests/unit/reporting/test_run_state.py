@@ -8,6 +8,7 @@ import pytest
 from helpers.command_line import assert_refused, wavetune
 from helpers.page import rewrite_rounds
 from wavetune.federation.folder_lock import locked
+from wavetune.reporting import run_state
 from wavetune.reporting.run_state import run_states, state_of
 
 
@@ -51,9 +52,11 @@ def test_a_finished_run_that_was_given_more_rounds_is_not_finished(make_run):
         ("recipe.json", None, "recipe.json"),
         ("summary.json", b"\xff\xff{", "summary.json"),
         ("rounds.jsonl", b"{}\nnonsense\n", "line 2 is not a record"),
+        ("rounds.jsonl", b"x" * 10**6, "line 1 is longer than 100000 bytes"),
     ],
 )
-def test_a_damaged_folder_is_listed_as_such_and_says_why(make_run, tmp_path, name, content, words):
+def test_a_damaged_folder_is_listed_as_such_and_says_why(make_run, tmp_path, monkeypatch, name, content, words):
+    monkeypatch.setattr(run_state, "LONGEST_RECORDS", 10**5)
     folder = make_run("bad", rounds=1)
     make_run("good", rounds=1)
     if content is None:

@@ -20,7 +20,7 @@ from wavetune.federation.memory import default_tokens_per_pass
 from wavetune.federation.objectives import AlignmentSettings
 from wavetune.federation.objectives.distance import weight_distance
 from wavetune.federation.optimise import StackedOptimiser
-from wavetune.federation.run_folder import part_of
+from wavetune.federation.run_folder import fitting, part_of
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import head_of
 from wavetune.models.lora import AdapterBank, named_matrices
@@ -123,7 +123,7 @@ class Learner:
         """Continue from what `state` returned."""
         for prefix, bank, optimiser in self._trained():
             for name, parameter in named_matrices(bank.local):
-                parameter.copy_(state[f"{prefix}.{name}"])
+                parameter.copy_(fitting(state, f"{prefix}.{name}", parameter))
             optimiser.load_state(part_of(state, f"{prefix}_optimiser."))
         self.steps_done = int(state["steps_done"])
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wavetune.federation.alignment import Alignment, Model, Rewards
 from wavetune.federation.cohort import Cohort
-from wavetune.federation.run_folder import part_of
+from wavetune.federation.run_folder import fits, part_of
 from wavetune.recipe import Recipe
 from wavetune.records.alignment import AlignmentMeasured, ByName, HeldOut
 from wavetune.records.rounds import Lost
@@ -78,9 +78,10 @@ class Here:
 
     def load_state(self, saved: Mapping[str, Tensor]) -> None:
         """Continue from a checkpoint; from the start if it has no state of an alignment."""
-        if own := part_of(saved, STATE):
-            self.alignment.load_state(own)
-        self.metrics = {name: tuple(values_K.tolist()) for name, values_K in part_of(saved, METRIC).items()}
+        with fits():
+            if own := part_of(saved, STATE):
+                self.alignment.load_state(own)
+            self.metrics = {name: tuple(values_K.tolist()) for name, values_K in part_of(saved, METRIC).items()}
 
 
 def begin(session: Session, task: Task, folder: Path, saved: Mapping[str, Tensor], say: Say) -> Here:
