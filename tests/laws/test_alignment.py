@@ -162,7 +162,7 @@ def test_the_penalty_and_the_distance_keep_the_policy_near_its_reference():
     def divergence(kl, coefficient=0.0):
         settings = with_objective(Ppo(kl=kl, epochs=4), distance_coefficient=coefficient)
         found = alignment(fresh_bank(1), [1.0], settings)
-        last = run(found, 6)[-1]
+        last = run(found, 5)[-1]
         return last["kl"][0], last["distance"][0]
 
     free, held, near = divergence(FREE), divergence(KlControl(start=2.0, target=None)), divergence(FREE, 1e-2)

@@ -98,6 +98,6 @@ def test_prices_of_bands_shared_in_time_prove_nearly_all_of_a_round_with_the_bes
 @pytest.mark.parametrize(("clients", "seed"), [(5, 2), (12, 1)])
 def test_first_plans_have_many_deep_cuts_where_these_pay_only_together(clients, seed):
     problem = drawn("both ways, cuts per client, slow server", clients, seed)
-    first = plan(problem, time_limit_s=1e-9)
-    assert first.delay_s < 0.9 * plan(replace(problem, cut_per_client=False)).delay_s
+    common, first = (plan(one, time_limit_s=1e-9) for one in (replace(problem, cut_per_client=False), problem))
+    assert first.delay_s < 0.89 * common.delay_s  # which a longer search lowers by less than 1 %
     assert np.sum(first.cut_K > 1) > 2
