@@ -61,7 +61,7 @@ def checked(written, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("kind", "clients", "subchannels", "seed", "share"),
     [
-        (KIND, 3, 7, 0, 0.9995),
+        (KIND, 3, 5, 0, 0.9995),
         ("cuts per client, slow server", 4, 9, 3, 0.9995),
         ("both ways, cuts per client, memory floors", 3, 6, 1, 0.998),
     ],
