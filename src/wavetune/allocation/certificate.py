@@ -27,7 +27,7 @@ from wavetune.allocation.per_client import plan_per_client
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.allocation.refutation import KNOWN, Refuter
-from wavetune.allocation.water_filling import NO_STEPS, BandProblem
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
 
 _SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
@@ -132,8 +132,7 @@ class _Ways:
 
     def problem(self, down_s: float | None) -> BandProblem:
         """The uplink of owners with which the way back ends in time; of all owners where none is given."""
-        problem = self.uplink if self.back is None or down_s is None else self.back.problem(down_s)
-        return problem._replace(steps=NO_STEPS)  # A proof is of the concave rate above them.
+        return self.uplink if self.back is None or down_s is None else self.back.problem(down_s)
 
     def climbed(self, refuter: Refuter, up_s: float, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
         """No owners have both ways done sooner (s), up to a goal; and the pairs of times that prove it.

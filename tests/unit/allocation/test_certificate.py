@@ -3,7 +3,7 @@
 import copy
 import importlib.util
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from wavetune.allocation.certificate import plan_with_certificate
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json
 from wavetune.errors import InstanceError
+from wavetune.wireless.rate_models import Ladder, NrMcs
 
 ROOT = Path(__file__).parents[3]
 PATH = ROOT / "tools" / "verify_plan.py"
@@ -281,6 +282,25 @@ def test_a_plan_at_another_rate_is_confirmed_from_the_numbers_in_its_certificate
     written["instance"]["bands"]["main"]["wavetune:carries"]["uplink"].update(bit_per_s=[], snr=[1.0], share=-1.0)
     names[2].write_text(json.dumps(written))
     assert verify_plan.main(*names[1:]) == 1
+
+
+@dataclass(frozen=True)
+class OneStep(NrMcs):
+    """A scheme or nothing, half of which the smooth rate above it promises for half of the power."""
+
+    def ladder(self, subchannel_hz, uplink=True):
+        """The thirteenth scheme alone."""
+        snr_i, rate_i = super().ladder(subchannel_hz, uplink)
+        return Ladder(snr_i[12:13], rate_i[12:13])
+
+
+@pytest.mark.parametrize("kind", ["steps of rates", "both ways"])
+def test_a_certificate_takes_the_steps_of_a_rate_themselves(kind):
+    problem = problem_of(kind, 4, 9, 1)
+    bands = {name: replace(vars(problem)[name], rate=OneStep()) for name in ("main", "fed")}
+    problem = replace(problem, **bands)
+    plan, certificate = plan_with_certificate(problem)
+    assert verify_plan.bound(problem_to_json(problem), certificate) >= 0.998 * plan.delay_s
 
 
 @pytest.mark.parametrize(("names", "said"), [(["a"], "give the files"), (["a", "b"], "No such file"), ([], "give the")])
