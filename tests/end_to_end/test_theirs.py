@@ -28,6 +28,7 @@ from wavetune.runtimes.session import build
 
 PACKAGE = Path(__file__).parents[2] / "examples" / "theirs"
 MINE = "theirs.recipes:mine"
+CUT = ('method.topology={"kind":"split","cut":2}',)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -152,11 +153,20 @@ def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so
     assert all(record["lost"] == [] for record in read_rounds(tmp_path / "there"))
 
 
-def test_both_halves_of_feddyn_end_alike_continued_in_workers_and_on_devices(tmp_path):
-    halves = ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer")
+METHODS = {
+    "feddyn": ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer"),
+    "rolora": ("method.exchange=theirs.turns:Turns",),
+    "rolora_behind_a_cut_in_bf16": ("method.exchange=theirs.turns:Turns", "method.adapter_codec=bf16", *CUT),
+}
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_of_theirs_pays_what_was_planned_and_ends_alike_continued_in_workers_and_on_devices(name, tmp_path):
     alone = ("run.tokens_per_pass=1", "run.rounds=3", "run.checkpoint_every=1")
-    recipe = with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *alone, *halves])
+    recipe = with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *alone, *METHODS[name]])
     train(recipe, tmp_path / "here")
+    for record in read_rounds(tmp_path / "here"):
+        assert record["planned"] == record["charged"]
     out = Path(shutil.copytree(tmp_path / "here", tmp_path / "again"))
     (max((out / "checkpoints").iterdir()) / "state.safetensors").write_bytes(b"damaged")
     (out / "summary.json").unlink()
@@ -168,6 +178,32 @@ def test_both_halves_of_feddyn_end_alike_continued_in_workers_and_on_devices(tmp
     one, other = (adapters_of(tmp_path / name)["global"] for name in ("here", "there"))
     for matrix, values in one.items():
         torch.testing.assert_close(other[matrix], values, rtol=1e-6, atol=1e-9)
+    for mine, sent in zip(*(read_rounds(tmp_path / name) for name in ("here", "there")), strict=True):
+        assert {kind: 8 * n for kind, n in sent["measured"]["payload_bytes"].items()} == mine["metered_bits"]
+
+
+def test_of_factors_in_turn_one_alone_is_trained_sent_and_planned_in_each_round():
+    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *METHODS["rolora"]]))
+    bank, sent = session.cohort.bank, []
+    for index, turn in enumerate("BAB"):
+        before = {site: {name: t.clone() for name, t in own.items()} for site, own in bank.local.items()}
+        record = train_round(session, index, nothing).record()
+        moved = {name for site, own in bank.local.items() for name, t in own.items() if (t != before[site][name]).any()}
+        assert (moved, record.frozen) == ({turn}, ("AB".replace(turn, ""),))
+        assert record.aggregation_error < 1e-7  # a mean of products is exact where one factor is the same
+        sent.append(record.metered_bits["adapters_up"])
+    sizes = {n: sum(64 * t.numel() for own in bank.local.values() for k, t in own.items() if k == n) for n in "AB"}
+    assert sent == [sizes[turn] for turn in "BAB"]
+    problem = session.planned(2)[0]
+    assert problem.costs.lora_bits_per_rank_L.sum() * sum(session.rank_K) == sizes["B"]
+
+
+@pytest.mark.parametrize(
+    "other", ["method.mixing=average_product", "method.mixing=frozen_a", "method.server_steps.steps=1"]
+)
+def test_factors_in_turn_are_refused_beside_what_needs_both(other, tmp_path):
+    answer = wavetune("run", "fedavg_lora", *settings(), *asked(*METHODS["rolora"], other), "--out", tmp_path / "run")
+    assert_refused(answer, "both factors of LoRA trained and sent in every round", "method.exchange")
 
 
 def adapters_of(folder):

@@ -91,8 +91,10 @@ class CostTable:
     def __post_init__(self) -> None:
         self.architecture.lora_projections(self.lora_targets)
 
-    def with_trained(self, blocks: Collection[int]) -> CostTable:
-        """The same where of the trained blocks only these train."""
+    def with_trained(self, blocks: Collection[int] | None) -> CostTable:
+        """The same where of the trained blocks only these train (None: all)."""
+        if blocks is None:
+            return self
         return replace(self, trained_blocks=tuple(layer for layer in blocks if self._trains(layer)))
 
     @cached_property

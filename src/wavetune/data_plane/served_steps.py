@@ -20,6 +20,7 @@ from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import NumericsError
 from wavetune.federation.cohort import Cohort, Evaluation, StepResult
 from wavetune.federation.cut import LossSum
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.models.lora import AdapterBank
 
 
@@ -73,9 +74,9 @@ class _OfDevices:
 class CutSteps(_OfDevices):
     """Steps behind the cut, of a cohort that is the servers' half. The devices choose their rows by the same rule."""
 
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
-        """Train these blocks here as well; the devices have their orders."""
-        self.cohort.begin_round(names, blocks)
+    def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
+        """Train what is on the agenda here as well; the devices have their orders."""
+        self.cohort.begin_round(names, agenda)
 
     def step(
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None
@@ -113,7 +114,7 @@ class ReportedSteps(_OfDevices):
 
     _steps: deque[dict[int, Loss]] = field(default_factory=deque[dict[int, Loss]])
 
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
+    def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
         """Await the adapters of all devices, with the losses of all steps; who is lost by then sits the round out."""
         arrived = self.wire.gather(sorted(self.wire.present))
         self.wire.trained |= arrived.keys()

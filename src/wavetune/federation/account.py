@@ -22,8 +22,8 @@ from wavetune.costs.table import CostTable, Workload
 from wavetune.costs.workload import split_work
 from wavetune.federation.codecs.codec import on_the_wire
 from wavetune.federation.codecs.precision import way_back
-from wavetune.federation.exchanges.exchange import Agenda, Hop
-from wavetune.federation.messages import adapter_spec, bits_of, server_bits, step_messages
+from wavetune.federation.exchanges.exchange import Hop
+from wavetune.federation.messages import EVERYTHING, Agenda, adapter_spec, bits_of, server_bits, step_messages
 from wavetune.federation.method import Method
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
@@ -47,13 +47,19 @@ class Accountant:
     server_rank: int
     sites: tuple[AdapterSite, ...]  # that are shared
     model_bits: float = 0.0  # of the model that every client is sent in the first round
+    frozen: frozenset[str] = frozenset()  # the factors of LoRA that a round is not about
 
     def about(self, agenda: Agenda) -> Accountant:
-        """The same for a round that trains and sends the adapters of these blocks alone."""
-        if agenda is None:
+        """The same for a round with this agenda."""
+        if agenda == EVERYTHING:
             return self
-        sites = tuple(site for site in self.sites if site.layer in agenda)
-        return replace(self, table=self.table.with_trained(agenda), sites=sites)
+        sites = tuple(site for site in self.sites if agenda.has(site.layer))
+        return replace(self, table=self.table.with_trained(agenda.blocks), sites=sites, frozen=agenda.frozen)
+
+    @property
+    def unsent(self) -> frozenset[str]:
+        """The factors of shared LoRA that do not cross."""
+        return self.method.unsent | self.frozen
 
     def predicted_bits(
         self, workload: Workload, sent_K: Sequence[bool] | None = None, round_index: int = 0
@@ -89,7 +95,7 @@ class Accountant:
 
     def link_s(self, sent_K: Sequence[bool], round_index: int, band_hz: float) -> float:
         """Seconds of a round's messages that are not planned with the bands, one hop after the other."""
-        spec = adapter_spec(self.sites, max(self.rank_K), self.method.unsent)
+        spec = adapter_spec(self.sites, max(self.rank_K), self.unsent)
         values = float(sum(math.prod(field.shape) for field in spec.values()))
         up = max(self.adapter_bits(cut, rank)[0] for cut, rank in zip(self.cut_K, self.rank_K, strict=True))
         return sum(
@@ -100,7 +106,7 @@ class Accountant:
     @property
     def backhaul_bits(self) -> float:
         """Bits of a server's message to another."""
-        return server_bits(self.sites, max(self.rank_K), self.method.unsent)
+        return server_bits(self.sites, max(self.rank_K), self.unsent)
 
     def _hops(self, sent_K: Sequence[bool] | None, round_index: int) -> tuple[Hop, ...]:
         clients = range(len(self.cut_K))
@@ -125,7 +131,7 @@ class Accountant:
     def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
         """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
         own = [site for site in self.sites if site.layer < cut]
-        spec = adapter_spec(own, rank, self.method.unsent)
+        spec = adapter_spec(own, rank, self.unsent)
         up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
         return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
 

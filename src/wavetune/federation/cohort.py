@@ -26,6 +26,7 @@ from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.errors import NumericsError
 from wavetune.federation.cut import CutLink, Layout, LossSum
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.objectives import Likelihood, Supervised
 from wavetune.federation.optimise import StackedOptimiser
 from wavetune.federation.outputs import Outputs, outputs_of
@@ -148,17 +149,17 @@ class Cohort:
     turns: Turns = ()
     tokens_that_fit: int = sys.maxsize
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
-    _due: Collection[int] | None = field(default=None, init=False)  # blocks that the round trains
+    _agenda: Agenda = field(default=EVERYTHING, init=False)  # of the round
     _steps: int = field(default=0, init=False)  # of the round
 
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
-        """Train the adapters of these blocks alone (None: all) in the round that begins.
+    def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
+        """Train what is on the agenda alone in the round that begins.
 
         The clients' adapters of these names are remembered: the round's training is to stay near them.
         """
-        self.optimiser.train(blocks)
+        self.optimiser.train(agenda)
         self.optimiser.begin_round(names)
-        self._due, self._steps = blocks, 0
+        self._agenda, self._steps = agenda, 0
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}
             self.anchor = {site: {n: t.detach().clone() for n, t in own.items()} for site, own in found.items()}
@@ -204,7 +205,7 @@ class Cohort:
         """
         everyone = range(self.placement.num_clients)
         if self.turns:
-            self.optimiser.train(self._due, self.turns[self._steps % len(self.turns)])
+            self.optimiser.train(self._agenda, self.turns[self._steps % len(self.turns)])
 
         def passes(kept: Collection[int]) -> dict[int, LossSum]:
             losses, counted = dict[int, LossSum](), kept if taking_part is None else taking_part

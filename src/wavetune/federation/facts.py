@@ -16,6 +16,7 @@ SERVERS_MODEL = Fact("the servers' model on every client", "set method.client_mo
 NEW_PLANS = Fact("a plan of its own for every round", "set method.replan=every_round")
 VALUES_SENT = Fact("updates sent as the factors themselves (it gives these another basis every round)")
 BOTH_FACTORS = Fact("both factors of shared LoRA sent", "set method.sharing.factors=both")
+EVERY_FACTOR = Fact("both factors of LoRA trained and sent in every round")
 UPDATES_ALONE = Fact("updates of clients to be all that is learned from their data")
 INDIVIDUAL = Fact("every client's update by itself (only their sum is heard)")
 BY_SERVER = Fact("a server that updates are sent to")

@@ -42,6 +42,23 @@ class Field:
 Spec = Mapping[str, Field]
 
 
+@dataclass(frozen=True)
+class Agenda:
+    """What a round trains and sends: the adapters of these `blocks`, counted from 0 (None: of all), without those
+    factors of LoRA that are `frozen`.
+    """
+
+    blocks: tuple[int, ...] | None = None
+    frozen: frozenset[str] = frozenset()
+
+    def has(self, layer: int) -> bool:
+        """Whether it is about the adapters of a block."""
+        return self.blocks is None or layer in self.blocks
+
+
+EVERYTHING = Agenda()
+
+
 def bits_of(spec: Spec) -> float:
     """Bits of a message.
 

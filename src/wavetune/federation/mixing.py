@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.codecs.codec import are_tensors
-from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, INDIVIDUAL, MEAN, VALUES_SENT
+from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, EVERY_FACTOR, INDIVIDUAL, MEAN, VALUES_SENT
 from wavetune.federation.updates import MAIN, Update
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
@@ -124,7 +124,7 @@ class AverageFactors(Mixing):
 class FrozenA(Mixing):
     """A stays at its common start, only B is trained, sent and averaged: exact, half the traffic (FFA-LoRA)."""
 
-    needs = (BOTH_FACTORS,)  # training minds it as well
+    needs = (BOTH_FACTORS, EVERY_FACTOR)  # training minds it as well
     removes = ()
     frozen = frozenset({"A"})
 
@@ -141,7 +141,7 @@ class AverageProduct(Mixing):
     moments start afresh.
     """
 
-    needs = (ADAPTERS, BY_SERVER, INDIVIDUAL, BOTH_FACTORS, VALUES_SENT)
+    needs = (ADAPTERS, BY_SERVER, INDIVIDUAL, BOTH_FACTORS, EVERY_FACTOR, VALUES_SENT)
     rebases = True
 
     def mix(self, A: Tensor, B: Tensor, weight_S: Tensor) -> tuple[Tensor, Tensor]:

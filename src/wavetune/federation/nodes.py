@@ -22,10 +22,10 @@ from wavetune.federation.codecs import Chain, Context, Fp32, Tensors
 from wavetune.federation.codecs.codec import on_the_wire, receive, send, specs
 from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.door import Door
-from wavetune.federation.exchanges.exchange import SERVER, Agenda, Exchange, Held, Hop
+from wavetune.federation.exchanges.exchange import SERVER, Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
-from wavetune.federation.messages import Field, adapter_spec, server_bits
+from wavetune.federation.messages import EVERYTHING, Agenda, Field, adapter_spec, server_bits
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.placement import WHOLE, Half
 from wavetune.federation.sharing import Sharing
@@ -70,7 +70,7 @@ class Nodes:
     Clients' adapters are in the bank; a client of rank r holds the first r components of what it was sent. A block that
     some clients leave to the main server is mixed from the copies of its holders and the main server's, the latter with
     the weight of the clients it serves. `half` says whose side is computed here: of the
-    others the bank has what they were sent. `agenda` are the blocks that the round under way is about. `client_ids` are
+    others the bank has what they were sent. `agenda` is what the round under way is about. `client_ids` are
     who the bank's clients are. `holds` tries a mixture out, where the model is at hand; `refine` makes what the
     server broadcasts of a round's and of what the server had.
     """
@@ -88,7 +88,7 @@ class Nodes:
     holds: Callable[[Mapping[str, Matrices]], bool] | None = None
     refine: Callable[[int, Tensors, Tensors], Tensors] | None = None
     transport: Transport | None = None
-    agenda: Agenda = None
+    agenda: Agenda = EVERYTHING
     held: dict[Node, Held] = field(init=False)
     states: dict[str, Tensors] = field(default_factory=dict[str, Tensors])
     mixed_by_round: list[int] = field(default_factory=list[int])
@@ -104,8 +104,11 @@ class Nodes:
         self.of_changes = any(one.of_changes for one in self.chain)
         matrices = [(site, matrix) for site in self.sites for matrix in site.matrices]
         self._columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
-        self._kept = self.sharing.kept(self.sites, self.num_layers)
-        self.unsent = self.sharing.unsent(self.mixing)
+
+    @property
+    def unsent(self) -> frozenset[str]:
+        """The factors of shared LoRA that do not cross in the round under way."""
+        return self.sharing.unsent(self.mixing) | self.agenda.frozen
 
     @property
     def num_layers(self) -> int:
@@ -123,7 +126,7 @@ class Nodes:
         return _by_site(self.exchange_part.common(self.held, self._clients))
 
     def begin(self, round_index: int) -> Agenda:
-        """Settle which blocks a round is about, from the rounds before it, and what changes of clients start from."""
+        """Settle what a round is about, from the rounds before it, and what changes of clients start from."""
         if self.of_changes:  # as the broadcast came, which may have been rounded on its way
             self._starts = {k: self.bank.copies(k, self.sites) for k in range(len(self.rank_K))}
         state = self.states.get(_EXCHANGE, {})
@@ -133,7 +136,7 @@ class Nodes:
     @property
     def due(self) -> tuple[AdapterSite, ...]:
         """The shared sites that the round under way is about."""
-        return self.sites if self.agenda is None else tuple(s for s in self.sites if s.layer in self.agenda)
+        return tuple(site for site in self.sites if self.agenda.has(site.layer))
 
     def _clients(self) -> list[Held]:
         """What every client here holds."""
@@ -263,14 +266,16 @@ class Nodes:
         found = {f"held.{node}.{name}": t for node, held in self.held.items() for name, t in held.tensors.items()}
         found |= {f"part.{key}.{name}": t for key, state in self.states.items() for name, t in state.items()}
         found |= {f"weight.{node}": torch.tensor(held.weight, dtype=torch.float64) for node, held in self.held.items()}
-        found |= {} if self.agenda is None else {"agenda": torch.tensor(self.agenda)}
+        found |= {} if self.agenda.blocks is None else {"agenda": torch.tensor(self.agenda.blocks)}
+        found |= {f"frozen.{factor}": torch.tensor(True) for factor in self.agenda.frozen}
         return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Continue from what `state` returned."""
         device = next((stack.device for _, stack in named_matrices(self.bank.local | self.bank.shared)), "cpu")
         self.mixed_by_round = list(state["mixed_by_round"].tolist()) if "mixed_by_round" in state else []
-        self.agenda = tuple(state["agenda"].tolist()) if "agenda" in state else None
+        blocks = tuple(state["agenda"].tolist()) if "agenda" in state else None
+        self.agenda = Agenda(blocks, frozenset(factor for factor in "AB" if f"frozen.{factor}" in state))
         held, self.states = dict[str, Tensors](), {}
         for full, tensor in state.items():
             what, _, rest = full.partition(".")
@@ -308,11 +313,12 @@ class Nodes:
         return {name: self._by_component(name, tensors[name])[:n].contiguous() for name, n in rows.items()}
 
     def store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
-        """Load a client's shared adapters, but for the factors that it keeps."""
+        """Load those of a client's shared adapters that cross in the round."""
+        crossing = self._spec(client)
         for site in self._sites_of(client):
             slot = int(self.bank.slots(site.layer)[client])
             for name, stack in named_matrices({site.name: self.bank.local[site.name]}):
-                if name not in self._kept:
+                if name in crossing:
                     stack[slot].copy_(tensors[name])
 
     def _widest(self, site: AdapterSite) -> Tensors:
@@ -428,6 +434,8 @@ class _Mixer:
         ending.rejected |= inbox.rejected | broken
         ending.mixed |= {u.sender for u in inbox.updates} - broken.keys()
         held, key = nodes.held[self.node].tensors, f"{self.node}|mixing"
+        crossing = adapter_spec(nodes.due, max(nodes.rank_K), nodes.unsent)
+        mixed = {name: t for name, t in mixed.items() if name in crossing}
         found, state = nodes.mixing.step(mixed, held, nodes.states.get(key, {}), context)
         nodes.states |= {key: state} if state else {}
         return {**held, **found}

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple,
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.facts import CUT
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.run_folder import fitting
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
@@ -136,13 +137,16 @@ class StackedOptimiser:
         """A round starts, at whose end the adapters of these names are exchanged."""
         self._shared, self._advanced = shared, set()
 
-    def train(self, blocks: Collection[int] | None, kinds: Collection[str] | None = None) -> None:
-        """Let the adapters of these blocks and kinds alone have gradients (None: all that are trained); others stay."""
+    def train(self, agenda: Agenda = EVERYTHING, kinds: Collection[str] | None = None) -> None:
+        """Let what is on the agenda and of these kinds alone have gradients (None: of all that are trained)."""
+        trained = {id(own) for side in self._trained.values() for _, _, own in side}
         for site in self.bank.sites:
-            for parameter in (p for b in (self.bank.local, self.bank.shared) for p in b.get(site.name, {}).values()):
-                if any(parameter is own for _, _, own in (*self._trained["clients"], *self._trained["server"])):
-                    due = (blocks is None or site.layer in blocks) and (kinds is None or site.kind in kinds)
-                    parameter.requires_grad_(due)
+            due = agenda.has(site.layer) and (kinds is None or site.kind in kinds)
+            still = agenda.frozen if site.ranked else frozenset[str]()
+            for stacks in (self.bank.local, self.bank.shared):
+                for name, parameter in stacks.get(site.name, {}).items():
+                    if id(parameter) in trained:
+                        parameter.requires_grad_(due and name not in still)
 
     def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
         """Clip each client's gradients, update the active clients (all if None), drop the gradients."""

@@ -6,14 +6,15 @@ from typing import Protocol
 from wavetune.data.partition import Rows
 from wavetune.data.templates import TokenSet
 from wavetune.federation.cohort import Evaluation, StepResult
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.models.lora import AdapterBank
 
 
 class Place(Protocol):
     """What makes the local steps of a run: a cohort in this process, or what holds one and has others help."""
 
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
-        """Start from the adapters in the bank, and train those of these blocks (None: all).
+    def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
+        """Start from the adapters in the bank, and train what is on the agenda.
 
         Where training is to stay near something, that is the clients' adapters of these names as they are now.
         """

@@ -30,8 +30,7 @@ from wavetune.federation.answering_cells import Settled, settle, with_heard
 from wavetune.federation.codec_choice import CodecCandidate
 from wavetune.federation.codecs.codec import Chain, on_the_wire
 from wavetune.federation.codecs.precision import way_back
-from wavetune.federation.exchanges.exchange import Agenda
-from wavetune.federation.messages import Field, bits_of, step_messages
+from wavetune.federation.messages import Agenda, Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
@@ -122,12 +121,16 @@ class RoundPlanner:
 
     @cached_property
     def layer_costs(self) -> LayerCosts:
-        """Costs of an average sample."""
-        return self._costs(None)
+        """Costs of an average sample in the first round."""
+        return self._costs(self._first_agenda)
+
+    @cached_property
+    def _first_agenda(self) -> Agenda:
+        return self.method.exchange.agenda({}, self.table.num_layers, 0)
 
     def _costs(self, agenda: Agenda) -> LayerCosts:
-        """Costs of an average sample in a round that trains and sends the adapters of these blocks alone."""
-        table = self.table if agenda is None else self.table.with_trained(agenda)
+        """Costs of an average sample in a round with this agenda."""
+        table = self.table.with_trained(agenda.blocks)
         method, stats, width = self.method, self.statistics, self.table.activation_values_per_token
         topology = method.topology
         rows, labelled = stats.tokens * self.batch_size, stats.labelled * self.batch_size
@@ -154,7 +157,7 @@ class RoundPlanner:
         others_L[-1] += self._sent_L("head", agenda)[-1] * table.outputs_values
         return replace(
             costs,
-            lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share * self._sent_L("lora", agenda),
+            lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share(agenda) * self._sent_L("lora", agenda),
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
             gradient_bits_L=np.full(table.num_layers, down / self.batch_size) if self._prices_downlink else None,
             download_share=self._bits_per_value(way_back(method.adapter_codec)) / self._bits_per_value(),
@@ -168,7 +171,7 @@ class RoundPlanner:
         """1 for the blocks whose adapters of a kind are shared and on the agenda, else 0, [L]."""
         sharing, layers = self.method.sharing, self.table.num_layers
         shared_L = [sharing.role(kind, layer, layers) == "shared" for layer in range(layers)]
-        return np.array([float(on and (agenda is None or layer in agenda)) for layer, on in enumerate(shared_L)])
+        return np.array([float(on and agenda.has(layer)) for layer, on in enumerate(shared_L)])
 
     @property
     def adapter_bits_per_value(self) -> float:
@@ -181,14 +184,14 @@ class RoundPlanner:
         spec = on_the_wire(self.method.adapter_codec if chain is None else chain, {"adapter": Field((8, width))})
         return bits_of(spec) / (8 * width)
 
-    @property
-    def _sent_share(self) -> float:
-        if not self.method.unsent:
+    def _sent_share(self, agenda: Agenda) -> float:
+        unsent = self.method.unsent | agenda.frozen
+        if not unsent:
             return 1.0
         blocks, targets = self.table.architecture.blocks, self.table.lora_targets
         projections = [p for block in blocks for p in block.lora_projections(targets)]
         sizes = {"A": sum(p.in_features for p in projections), "B": sum(p.out_features for p in projections)}
-        return sum(n for factor, n in sizes.items() if factor not in self.method.unsent) / sum(sizes.values())
+        return sum(n for factor, n in sizes.items() if factor not in unsent) / sum(sizes.values())
 
     @property
     def allowed_cuts(self) -> tuple[int, ...]:
@@ -211,22 +214,22 @@ class RoundPlanner:
             return table
         return {r: table.get(r, float(self.rounds)) for r in (rank if isinstance(rank, tuple) else (rank,))}
 
-    def problem(self, round_index: int, agenda: Agenda = None) -> Problem:
-        """The planning problem of a round about these blocks' adapters on its channel, by which it is charged."""
+    def problem(self, round_index: int, agenda: Agenda | None = None) -> Problem:
+        """The planning problem of a round (by default with the first agenda) on its channel, by which it is charged."""
         channel = draw_channel(self.scenario, self.devices, self.seed, round_index)
         return self._problem_on(channel, round_index, agenda)
 
-    def known(self, round_index: int, agenda: Agenda = None) -> Problem:
+    def known(self, round_index: int, agenda: Agenda | None = None) -> Problem:
         """The same on what is known of the channel, on which the round is planned."""
         channel = known_channel(self.scenario, self.devices, self.seed, round_index)
         return self._problem_on(channel, self.scenario.knowledge.known_round(round_index), agenda)
 
-    def _problem_on(self, channel: Channel, round_index: int, agenda: Agenda) -> Problem:
+    def _problem_on(self, channel: Channel, round_index: int, agenda: Agenda | None) -> Problem:
         problem = problem_from_world(
             self.scenario,
             devices_in_round(self.scenario, self.devices, self.seed, round_index),
             channel,
-            self.layer_costs if agenda is None else self._costs(agenda),
+            self.layer_costs if agenda in (None, self._first_agenda) else self._costs(agenda),
             self.rounds_to_target,
             self.allowed_cuts,
             self.local_steps,
@@ -348,7 +351,7 @@ class RoundPlanner:
         return self.method.selection.settle(state, done)
 
     def plan(
-        self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda = None
+        self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda | None = None
     ) -> tuple[Problem, Plan]:
         """Problem and plan of a round with the cut and rank of the first plan: decided on what is known of its channel.
 

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from annotated_types import Ge, Gt
 
-from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, CLIENTS, ONE_MIXTURE, WHOLE_MODEL
+from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, CLIENTS, EVERY_FACTOR, ONE_MIXTURE, WHOLE_MODEL
 from wavetune.parts import Part
 
 
@@ -17,7 +17,7 @@ class ServerSteps(Part):
     `from_clients` false the server goes on from what it had, whatever came: what its steps are worth alone.
     """
 
-    needs = (WHOLE_MODEL, CLIENTS, ADAPTERS, BOTH_FACTORS, BY_SERVER, ONE_MIXTURE)
+    needs = (WHOLE_MODEL, CLIENTS, ADAPTERS, BOTH_FACTORS, EVERY_FACTOR, BY_SERVER, ONE_MIXTURE)
     steps: Annotated[int, Ge(1)] = 10
     learning_rate: Annotated[float, Gt(0)] = 5e-4
     from_clients: bool = True

@@ -188,6 +188,7 @@ class Round:
     lost: tuple[Lost, ...] = ()
     server_loss: float = field(default=UNKNOWN, metadata=OPTIONAL)  # mean of the server's own steps
     blocks: tuple[int, ...] = field(default=(), metadata=OPTIONAL)  # trained and sent, where these are not all
+    frozen: tuple[str, ...] = field(default=(), metadata=OPTIONAL)  # factors of LoRA that had no turn
     refused: tuple[Refused, ...] = field(default=(), metadata=OPTIONAL)
     evaluation: Judged = field(default_factory=Judged, metadata=OPTIONAL)
     privacy: RoundPrivacy = field(default_factory=RoundPrivacy, metadata=OPTIONAL)

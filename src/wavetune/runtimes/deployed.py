@@ -272,7 +272,8 @@ class Servers:
                 main_bit_per_s=_pace(speeds.uplink_bit_per_s_K[client]) if emulate else 0.0,
                 fed_bit_per_s=_pace(speeds.fed_up_bit_per_s_K[client]) if emulate else 0.0,
                 outage=not ready.sent_K[client],
-                blocks=session.server.agenda or (),
+                blocks=session.server.agenda.blocks or (),
+                frozen=sorted(session.server.agenda.frozen),
             )
             self.coordinator.order(client, order)
 
@@ -462,7 +463,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     placement, method = session.cohort.placement, session.recipe.method
     config = session.cohort.backbone.model.config.get_text_config()
     own = [site for site in session.server.due if placement.local_LK()[site.layer, client]]
-    adapters = adapter_spec(own, session.rank_K[client], method.unsent) if sends else {}
+    adapters = adapter_spec(own, session.rank_K[client], session.server.unsent) if sends else {}
     return Contract(
         client=client,
         u_shape=placement.tail_K[client] is not None,

@@ -19,6 +19,7 @@ from wavetune.data_plane.wires import DeviceWire
 from wavetune.errors import ConfigError, JsonError, NumericsError, RunFolderError
 from wavetune.federation.cohort import Cohort, Seconds, StepResult
 from wavetune.federation.door import Door
+from wavetune.federation.messages import Agenda
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.placement import OF_CLIENTS, WHOLE, Placement
 from wavetune.federation.run_folder import part_of
@@ -93,7 +94,7 @@ class Device:
     def local_steps(self, order: RoundOrder) -> Iterator[StepResult]:
         """Do the local steps of a round, one after the other."""
         method, run = self.recipe.method, self.recipe.run
-        self.adapters.agenda = tuple(order.blocks) or None
+        self.adapters.agenda = Agenda(tuple(order.blocks) or None, frozenset(order.frozen))
         self.cohort.begin_round(self.adapters.names, self.adapters.agenda)
         for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * order.local_steps)
@@ -109,7 +110,7 @@ class Device:
         self.adapters.download(0, self.door)
         self._require_finite()
         self.adapters.remember_broadcast()
-        self.cohort.optimiser.train(None)
+        self.cohort.optimiser.train()
         if self.recipe.method.mixing.rebases:
             self.cohort.optimiser.reset()
 

@@ -13,6 +13,7 @@ from wavetune.data import movie_reviews
 from wavetune.data.corpora import EMBEDDED
 from wavetune.data_plane.diagnosis import host_and_port
 from wavetune.data_plane.messages_pb2 import RoundOrder
+from wavetune.data_plane.refusal import quoted
 from wavetune.errors import ConfigError
 from wavetune.foreign import allows
 from wavetune.given import is_given
@@ -85,6 +86,8 @@ def require_round(order: RoundOrder, recipe: Recipe, num_layers: int) -> None:
             raise ConfigError(f"the order has a rate of {rate:g} bit/s; it is to be 1 or more, or 0 where none is kept")
     if strange := [block for block in order.blocks if block >= num_layers]:
         raise ConfigError(f"the order is about block {strange[0]} of a model of {num_layers} blocks")
+    if strange := [factor for factor in order.frozen if factor not in ("A", "B")]:
+        raise ConfigError(f"the order freezes {quoted(strange[0])}, and the factors of LoRA are A and B")
     if order.address:
         host_and_port(order.address)
 

@@ -10,6 +10,7 @@ import numpy as np
 
 from wavetune.allocation import plan
 from wavetune.federation.cohort import StepResult
+from wavetune.federation.messages import Agenda
 from wavetune.federation.nodes import Mixed
 from wavetune.federation.placement import Placement
 from wavetune.records import rounds
@@ -54,7 +55,7 @@ class RoundOutcome:
     trained_K: Sequence[bool]  # in one step at least
     lost: tuple[Lost, ...]
     mixed: Mixed
-    blocks: tuple[int, ...]  # whose adapters were trained and sent; all, if there are none
+    agenda: Agenda  # what was trained and sent
     privacy: RoundPrivacy
     wall_s: float
     server_loss: float = UNKNOWN
@@ -93,7 +94,8 @@ class RoundOutcome:
             active_K=tuple(active_K),
             lost=self.lost + (() if self.witness is None else self.witness.lost),
             server_loss=self.server_loss,
-            blocks=self.blocks,
+            blocks=self.agenda.blocks or (),
+            frozen=tuple(sorted(self.agenda.frozen)),
             refused=() if self.witness is None else self.witness.refused,
             evaluation=evaluation or Judged(),
             privacy=self.privacy,

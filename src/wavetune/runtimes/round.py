@@ -119,7 +119,7 @@ def train_round(
     with _explained(f"round {index}"):
         weight_K, losses = session.cohort.placement.weight_K, mean_losses(results)
         mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses)
-    session.cohort.optimiser.train(None)
+    session.cohort.optimiser.train()
     if method.mixing.rebases:
         session.cohort.optimiser.reset()
     exchanged = session.door.take()
@@ -155,7 +155,7 @@ def train_round(
             *(Lost(client, f"rejected: {why}") for client, why in mixed.rejected.items()),
         ),
         mixed=mixed,
-        blocks=agenda or (),
+        agenda=agenda,
         privacy=_privacy(session),
         wall_s=time.perf_counter() - started,
         server_loss=UNKNOWN if session.training is None else session.training.loss,

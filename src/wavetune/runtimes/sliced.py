@@ -21,6 +21,7 @@ from wavetune.data.templates import TokenSet
 from wavetune.errors import ConfigError, NumericsError
 from wavetune.federation.cohort import Cohort, Evaluation, StepResult
 from wavetune.federation.cut import LossSum
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.slices import (
     SliceStep,
     add_server_gradients,
@@ -51,15 +52,15 @@ class FleetSteps:
     _done: tuple[int, int] = field(default=(0, 0), init=False)  # rounds begun, steps since then
     _begun_with: tuple[dict[str, torch.Tensor], ...] = field(default=(), init=False)  # the server's adapters, moments
 
-    def begin_round(self, names: Collection[str], blocks: Collection[int] | None = None) -> None:
-        """Hand every worker its clients' adapters and moments, which blocks train, and what to stay near."""
-        self.cohort.optimiser.train(blocks)
+    def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
+        """Hand every worker its clients' adapters and moments, what trains, and what to stay near."""
+        self.cohort.optimiser.train(agenda)
         self.cohort.optimiser.begin_round(names)
         server, moments = server_state(self.cohort), self._moments(of_server=True)
         self._begun_with = tuple({name: t.clone() for name, t in named.items()} for named in (server, moments))
         self._done = (self._done[0] + 1, 0)
         requests = [
-            (worker, (self._done[0], arrays(client_state(self.cohort, clients)), frozenset(names), blocks))
+            (worker, (self._done[0], arrays(client_state(self.cohort, clients)), frozenset(names), agenda))
             for worker, clients in enumerate(self.fleet.slices)
         ]
         self.fleet.ask("load", requests, again=True)

@@ -22,6 +22,7 @@ from wavetune.data.templates import TokenSet
 from wavetune.federation.alignment import Rewards
 from wavetune.federation.cohort import Cohort, Evaluation, RowBatches
 from wavetune.federation.door import Door
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.placement import Placement
 from wavetune.federation.slices import (
     SliceStep,
@@ -99,13 +100,11 @@ class Worker:
             _ = self._cohort
         return Introduction(socket.gethostname(), os.getpid(), device, usable, torch.get_num_threads(), versions())
 
-    def load(
-        self, number: int, state: Arrays, anchored: Collection[str], blocks: Collection[int] | None = None
-    ) -> None:
+    def load(self, number: int, state: Arrays, anchored: Collection[str], agenda: Agenda = EVERYTHING) -> None:
         """Begin a round, the `number`th that was begun, with these adapters and moments of the slice's clients."""
         self._cohort.optimiser.reset()
         load_client_state(self._cohort, self.clients, tensors(state))
-        self._cohort.begin_round(anchored, blocks)
+        self._cohort.begin_round(anchored, agenda)
         self._done = (number, 0)
 
     def step(

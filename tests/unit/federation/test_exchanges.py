@@ -14,6 +14,7 @@ from wavetune.federation.exchanges.module_wise import ModuleWise
 from wavetune.federation.exchanges.over_the_air import OverTheAir, amplitudes
 from wavetune.federation.filters.blend import Blend
 from wavetune.federation.filters.scores import Scores
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.mixing import AverageFactors
 from wavetune.federation.nodes import Nodes
 from wavetune.federation.updates import Inbox, Update
@@ -106,7 +107,7 @@ def moving(nodes, by_site):
 
 
 def rounds(nodes, moves):
-    """Which blocks each round was about, and its bits of client 0."""
+    """What each round was about, and its bits of client 0."""
     found = []
     for i, by_site in enumerate(moves):
         door, agenda = Door(), nodes.begin(i)
@@ -116,7 +117,7 @@ def rounds(nodes, moves):
     return found
 
 
-BITS = {None: 64 * RANK * (5 + 4 + 3 + 4), (0,): 64 * RANK * (5 + 4), (1,): 64 * RANK * (3 + 4)}
+BITS = {EVERYTHING: 64 * RANK * (5 + 4 + 3 + 4), Agenda((0,)): 64 * RANK * (5 + 4), Agenda((1,)): 64 * RANK * (3 + 4)}
 
 
 def test_a_block_that_moves_less_than_it_did_is_neither_sent_nor_changed_until_all_have_their_turn():
@@ -128,17 +129,17 @@ def test_a_block_that_moves_less_than_it_did_is_neither_sent_nor_changed_until_a
     kept, found = nodes.current["b"]["A"].clone(), []
     for i, by_site in enumerate(fading, 1):
         nodes.begin(i)
-        if nodes.agenda == (0,):
+        if nodes.agenda == Agenda((0,)):
             kept = nodes.current["b"]["A"].clone()
         moving(nodes, by_site)
         nodes.exchange(WEIGHTS, Door(), round_index=i)
         found.append(nodes.agenda)
-        if nodes.agenda == (0,):
+        if nodes.agenda == Agenda((0,)):
             assert torch.equal(nodes.current["b"]["A"], kept)
             assert all(torch.equal(own, kept) for own in nodes.bank.local["b"]["A"])
-    assert found[0] is None
-    assert (0,) in found
-    assert found[4 - 1] is None  # the fifth round
+    assert found[0] == EVERYTHING
+    assert Agenda((0,)) in found
+    assert found[4 - 1] == EVERYTHING  # the fifth round
 
 
 def test_what_is_sent_is_what_the_round_is_about_and_one_block_remains_where_all_have_converged():
@@ -146,7 +147,7 @@ def test_what_is_sent_is_what_the_round_is_about_and_one_block_remains_where_all
         trained(exchange_part=ModuleWise(full_rounds=2, threshold=1e9, patience=1, full_every=None)),
         [{"a": 1.0, "b": 1.0}, {"a": 0.5, "b": 0.9}, {"a": 1.0, "b": 1.0}],
     )
-    assert [agenda for agenda, _ in found] == [None, None, (1,)]
+    assert [agenda for agenda, _ in found] == [EVERYTHING, EVERYTHING, Agenda((1,))]
     assert [bits for _, bits in found] == [BITS[agenda] for agenda, _ in found]
 
 
@@ -154,7 +155,7 @@ def test_what_is_sent_is_what_the_round_is_about_and_one_block_remains_where_all
 def test_a_star_whose_blocks_never_converge_is_the_plain_one(neutral):
     nodes, plain = trained(exchange_part=ModuleWise(**neutral)), trained()
     for i in range(3):
-        assert nodes.begin(i) is None
+        assert nodes.begin(i) == EVERYTHING
         moving(nodes, {"a": 0.5**i, "b": 0.1**i})
         moving(plain, {"a": 0.5**i, "b": 0.1**i})
         both = [each.exchange(WEIGHTS, Door(), round_index=i).factors for each in (nodes, plain)]

@@ -10,13 +10,12 @@ from wavetune.costs.adapter import AdapterSite
 from wavetune.federation.codecs import Context, Tensors
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.guarded import Checks, returning
 from wavetune.parts import Part
 
 SERVER = "fed"
-Agenda = tuple[int, ...] | None
-"""Blocks, counted from 0; None means all."""
 Mix = Callable[[Inbox], "Tensors"]
 """The method's filters and mixing rule, applied to what came to a server."""
 
@@ -46,6 +45,11 @@ def _check_hops(exchange: Exchange, found: Any, clients: Sequence[int], *_: Any)
     return f"hops of clients whose server_of is among its servers, not as that of client {lost[0]}" if lost else ""
 
 
+def _check_agenda(_: Exchange, found: Any, state: Tensors, num_layers: int, *__: Any) -> str:
+    fits = isinstance(found, Agenda) and found.frozen <= {*"AB"} and {*(found.blocks or ())} <= {*range(num_layers)}
+    return "" if fits else f"an Agenda of blocks from 0 to {num_layers - 1} and of frozen factors A and B"
+
+
 def _check_state(_: Exchange, found: Any, *__: Any) -> str:
     return "" if are_tensors(found) else "what it remembers, a dict of tensors"
 
@@ -57,6 +61,7 @@ class Exchange(Part):
     needs = (ADAPTERS,)
     checks: ClassVar[Checks] = {
         "hops": _check_hops,
+        "agenda": _check_agenda,
         "take": returning(Held, "a Held"),
         "settle": _check_state,
     }
@@ -78,8 +83,8 @@ class Exchange(Part):
         raise NotImplementedError
 
     def agenda(self, state: Tensors, num_layers: int, round_index: int) -> Agenda:
-        """The blocks whose adapters a round trains and sends, given what the exchange remembers."""
-        return None
+        """What a round trains and sends, given what the exchange remembers: nothing before the first round."""
+        return EVERYTHING
 
     def settle(
         self, state: Tensors, sites: Sequence[AdapterSite], before: Mapping[Node, Held], after: Mapping[Node, Held]

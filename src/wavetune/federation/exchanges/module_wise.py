@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Annotated
 
 from annotated_types import Ge, Gt
 
-from wavetune.federation.exchanges.exchange import SERVER, Agenda, Held
+from wavetune.federation.exchanges.exchange import SERVER, Held
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.facts import ADAPTERS, WHOLE_MODEL
+from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.updates import Node
 
 if TYPE_CHECKING:
@@ -52,9 +53,9 @@ class ModuleWise(Star):
         """The slow blocks; all of them at first, and in every so many rounds."""
         full = self.full_every is not None and (round_index + 1) % self.full_every == 0
         if round_index < self.full_rounds or full or "slow_L" not in state:
-            return None
+            return EVERYTHING
         slow = tuple(layer for layer, slow in enumerate(state["slow_L"].tolist()) if slow)
-        return None if len(slow) == num_layers else slow
+        return EVERYTHING if len(slow) == num_layers else Agenda(slow)
 
     def settle(
         self, state: Tensors, sites: Sequence[AdapterSite], before: Mapping[Node, Held], after: Mapping[Node, Held]

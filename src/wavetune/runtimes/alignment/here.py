@@ -98,7 +98,7 @@ def work_of(
     """The work of the clients that a cohort holds, in its order, from where a checkpoint left it."""
     settings = recipe.method.alignment
     assert settings is not None
-    cohort.optimiser.train(None)  # the last round may have been about some blocks alone
+    cohort.optimiser.train()  # the last round may have been about some blocks alone
     model = Model(
         cohort.backbone, cohort.bank, tokenizer, recipe.world.data.template, tokens_per_pass=cohort.tokens_per_pass
     )
