@@ -153,9 +153,17 @@ def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so
     assert all(record["lost"] == [] for record in read_rounds(tmp_path / "there"))
 
 
+SCAFFOLD = ("method.optimiser=theirs.scaffold:Corrected", "method.mixing=theirs.scaffold:Variates")
 METHODS = {
     "feddyn": ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer"),
     "rolora": ("method.exchange=theirs.turns:Turns",),
+    "scaffold": (*SCAFFOLD, "method.optimiser.learning_rate=1"),
+    "scaffold_of_some_at_edges_in_bf16": (
+        *SCAFFOLD,
+        'method.selection={"kind":"at_random","count":2}',
+        'method.exchange={"kind":"hierarchical","edges":2}',
+        "method.adapter_codec=bf16",
+    ),
     "rolora_behind_a_cut_in_bf16": ("method.exchange=theirs.turns:Turns", "method.adapter_codec=bf16", *CUT),
 }
 
@@ -178,8 +186,35 @@ def test_a_method_of_theirs_pays_what_was_planned_and_ends_alike_continued_in_wo
     one, other = (adapters_of(tmp_path / name)["global"] for name in ("here", "there"))
     for matrix, values in one.items():
         torch.testing.assert_close(other[matrix], values, rtol=1e-6, atol=1e-9)
-    for mine, sent in zip(*(read_rounds(tmp_path / name) for name in ("here", "there")), strict=True):
-        assert {kind: 8 * n for kind, n in sent["measured"]["payload_bytes"].items()} == mine["metered_bits"]
+    for mine, theirs in zip(*(read_rounds(tmp_path / name) for name in ("here", "there")), strict=True):
+        sent, metered = ({k: 8 * n for k, n in theirs["measured"]["payload_bytes"].items()}, mine["metered_bits"])
+        if not all(mine["active_K"]):  # who sits out hears the broadcast when it joins again
+            sent.pop("adapters_down"), metered.pop("adapters_down")
+        assert sent == {kind: n for kind, n in metered.items() if kind != "backhaul"}
+
+
+def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean():
+    equal = ("world.data.partition.kind=iid", "run.tokens_per_pass=1")
+    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *equal, *METHODS["scaffold"]]))
+    bank, optimiser, server = session.cohort.bank, session.cohort.optimiser, session.server
+    for index in range(3):
+        record = train_round(session, index, nothing).record()
+        assert record.metered_bits["adapters_down"] == 2 * record.metered_bits["adapters_up"]
+        for client in range(3):
+            told, moments = optimiser.told(client), optimiser.client_moments([client])
+            for site, own in bank.local.items():
+                for name in own:
+                    kept = server.states["fed|mixing"][f"c.{site}.{name}"]
+                    mean = sum(optimiser.client_moments([k])[f"{site}.{name}.mean"][0] for k in range(3)) / 3
+                    torch.testing.assert_close(told[f"c.{site}.{name}"], kept, rtol=0, atol=0)
+                    torch.testing.assert_close(kept, mean, rtol=0, atol=1e-12)
+                    assert (moments[f"{site}.{name}.own"] != 0).any() == (index > 0)
+
+
+@pytest.mark.parametrize("half", SCAFFOLD)
+def test_one_half_of_a_method_whose_server_tells_values_is_refused_alone(half, tmp_path):
+    answer = wavetune("run", "fedavg_lora", *settings(), *asked(half), "--out", tmp_path / "run")
+    assert_refused(answer, "beside its broadcast", "method.mixing", "method.optimiser", "belong together")
 
 
 def test_of_factors_in_turn_one_alone_is_trained_sent_and_planned_in_each_round():

@@ -23,7 +23,7 @@ from wavetune.costs.workload import split_work
 from wavetune.federation.codecs.codec import on_the_wire
 from wavetune.federation.codecs.precision import way_back
 from wavetune.federation.exchanges.exchange import Hop
-from wavetune.federation.messages import EVERYTHING, Agenda, adapter_spec, bits_of, server_bits, step_messages
+from wavetune.federation.messages import EVERYTHING, Agenda, adapter_spec, beside, bits_of, server_bits, step_messages
 from wavetune.federation.method import Method
 from wavetune.records.rounds import BIT_KINDS, Account, Energy, Phases, Rates
 from wavetune.units import Array
@@ -129,11 +129,11 @@ class Accountant:
             yield (kind, client), bits_of(spec)
 
     def adapter_bits(self, cut: int, rank: int) -> tuple[float, float]:
-        """Bits of one client's adapters, up and down: the shared ones of its blocks, and of them what is trained."""
+        """Bits of one client's adapters, up and down: the shared ones of its blocks that cross, and what is beside."""
         own = [site for site in self.sites if site.layer < cut]
         spec = adapter_spec(own, rank, self.unsent)
         up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
-        return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, spec))
+        return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, beside(spec, self.method.mixing.beside)))
 
     def rates(self, problem: Problem, plan: Plan) -> Rates:
         """Uplink rates of every client in both bands (bit/s)."""

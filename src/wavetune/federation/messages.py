@@ -117,6 +117,11 @@ def adapter_spec(sites: Sequence[AdapterSite], rank: int, frozen: Container[str]
     }
 
 
+def beside(spec: Spec, names: Sequence[str]) -> dict[str, Field]:
+    """A message with a value of each of these names beside every one of its values."""
+    return {**spec, **{f"{what}.{name}": field for what in names for name, field in spec.items()}}
+
+
 def server_bits(sites: Sequence[AdapterSite], rank: int, frozen: Container[str] = ()) -> float:
     """Bits of one server's message to another: all adapters at the largest rank, and a weight."""
     return bits_of(adapter_spec(sites, rank, frozen)) + 32

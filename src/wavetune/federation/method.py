@@ -233,6 +233,12 @@ class Method(Part):
                 "that `wavetune measure-codecs` writes with --codec-table"
             )
         self._check_kinds(path)
+        if {*self.mixing.beside} != {*self.optimiser.told}:
+            sent, told = (", ".join(names) or "nothing" for names in (self.mixing.beside, self.optimiser.told))
+            raise ConfigError(
+                f"{path}.mixing {self.mixing.kind} sends {sent} beside its broadcast and {path}.optimiser "
+                f"{self.optimiser.kind} is to be told {told}; set both to parts that belong together"
+            )
         if self.lora.rank is not None:
             return
         if not self.rounds_to_target:

@@ -22,7 +22,7 @@ from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, EVERY_FACTOR, INDIVIDUAL, MEAN, VALUES_SENT
-from wavetune.federation.updates import MAIN, Update
+from wavetune.federation.updates import MAIN, RoundEnd, Update
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
 
@@ -68,6 +68,7 @@ class Mixing(Part):
     checks: ClassVar[Checks] = {"combine": _check_combine, "step": _check_step, "mix_values": _check_values}
     frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
+    beside: ClassVar[tuple[str, ...]] = ()  # what `step` remembers of values, `name.site.matrix`, and broadcasts
 
     def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
         """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.
@@ -96,10 +97,12 @@ class Mixing(Part):
             mixed |= {f"{site.name}.{name}": matrix for name, matrix in found.items()}
         return mixed, (error / norm) ** 0.5 if norm else 0.0
 
-    def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:
+    def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: RoundEnd) -> tuple[Tensors, Tensors]:
         """What a server goes on with, of a round's mixture and all that it held before, and what it remembers.
 
-        By default it is the mixture. A server with an optimiser takes mixture - held for its gradient's opposite.
+        By default it is the mixture. A server with an optimiser takes mixture - held for its gradient's opposite. What
+        is remembered under a name of `beside` goes down with the broadcast, zeros where there is nothing yet, to an
+        optimiser of clients that is `told` it.
         """
         return mixture, state
 

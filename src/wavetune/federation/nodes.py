@@ -25,11 +25,11 @@ from wavetune.federation.door import Door
 from wavetune.federation.exchanges.exchange import SERVER, Exchange, Held, Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
-from wavetune.federation.messages import EVERYTHING, Agenda, Field, adapter_spec, server_bits
+from wavetune.federation.messages import EVERYTHING, Agenda, Field, adapter_spec, beside, server_bits
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.placement import WHOLE, Half
 from wavetune.federation.sharing import Sharing
-from wavetune.federation.updates import MAIN, Inbox, Node, Update
+from wavetune.federation.updates import MAIN, Inbox, Node, RoundEnd, Update
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 
 _EXCHANGE = "exchange"  # whose state this is, among those of parts
@@ -72,7 +72,7 @@ class Nodes:
     the weight of the clients it serves. `half` says whose side is computed here: of the
     others the bank has what they were sent. `agenda` is what the round under way is about. `client_ids` are
     who the bank's clients are. `holds` tries a mixture out, where the model is at hand; `refine` makes what the
-    server broadcasts of a round's and of what the server had.
+    server broadcasts of a round's and of what the server had. `tell` has a client remember what came beside that.
     """
 
     bank: AdapterBank
@@ -87,6 +87,7 @@ class Nodes:
     half: Half = WHOLE
     holds: Callable[[Mapping[str, Matrices]], bool] | None = None
     refine: Callable[[int, Tensors, Tensors], Tensors] | None = None
+    tell: Callable[[int, Tensors], None] | None = None
     transport: Transport | None = None
     agenda: Agenda = EVERYTHING
     held: dict[Node, Held] = field(init=False)
@@ -103,7 +104,8 @@ class Nodes:
         self.broadcast_chain = way_back(self.chain)
         self.of_changes = any(one.of_changes for one in self.chain)
         matrices = [(site, matrix) for site in self.sites for matrix in site.matrices]
-        self._columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
+        columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
+        self._columns = columns | {f"{what}.{name}" for what in self.mixing.beside for name in columns}
 
     @property
     def unsent(self) -> frozenset[str]:
@@ -152,6 +154,7 @@ class Nodes:
         delivered_K: Sequence[bool] | None = None,
         round_index: int = 0,
         losses: Mapping[int, float] | None = None,
+        rates: Sequence[float] = (),
     ) -> Mixed:
         """End a round: all messages of the exchange, hop by hop. Without a door nothing crosses the air.
 
@@ -166,6 +169,7 @@ class Nodes:
             delivered_K: whose uploads arrived; those sent if None.
             round_index: which round of the run this ends.
             losses: mean training losses of the round, of those clients whose is known.
+            rates: learning rates of the round's local steps.
         """
         everyone = [True] * len(weight_K)
         active_K = everyone if active_K is None else active_K
@@ -176,7 +180,7 @@ class Nodes:
             sent_K = [on and there.can_send(k) for k, on in enumerate(sent_K)]
             delivered_K = [on and there.can_send(k) for k, on in enumerate(delivered_K)]
         who = active_K, sent_K, delivered_K
-        ending, before = _Ending(self, weight_K, door, *who, round_index, losses or {}), dict(self.held)
+        ending, before = _Ending(self, weight_K, door, *who, round_index, losses or {}, tuple(rates)), dict(self.held)
         for hop in self.exchange_part.hops(range(len(weight_K)), np.flatnonzero(active_K).tolist(), round_index):
             ending.run(hop)
         if there is not None:
@@ -199,7 +203,8 @@ class Nodes:
         payload = Tensors()
         if self.half.clients:
             base = {name: t - start[name] for name, t in own.items()} if self.of_changes else own
-            payload = self._encoded(f"{self.client_ids[client]}|{kind}", self._message(client, base), spec, context)
+            message = self._message(spec, base)
+            payload = self._encoded(f"{self.client_ids[client]}|{kind}", message, spec, context)
         payload = door.pass_on(kind, client, payload, on_the_wire(self.chain, spec))
         if not self.half.servers:
             return None
@@ -213,15 +218,18 @@ class Nodes:
     @torch.no_grad()
     def download(self, client: int, door: Door | None) -> None:
         """The broadcast to one client, loaded as it decodes it."""
-        spec, chain, received = self._spec(client), self.broadcast_chain, self._held_for(client)
+        spec, chain = beside(self._spec(client), self.mixing.beside), self.broadcast_chain
+        received = self._held_for(client) | self._beside_for(client)
         if door is not None and spec:
             context = Context(self.seed, 0, self.client_ids[client])
             states = [one.start(before) for one, before in zip(chain, specs(chain, spec), strict=False)]
-            payload = send(chain, self._message(client, received), states, context)[0]
+            payload = send(chain, self._message(spec, received), states, context)[0]
             payload = door.pass_on("adapters_down", client, payload, on_the_wire(chain, spec))
             for name, tensor in receive(chain, payload, spec, context).items():
                 self._by_component(name, received[name])[: len(tensor)] = tensor.to(received[name])
         self.store(client, received)
+        if self.mixing.beside and self.tell is not None:
+            self.tell(client, received)
 
     @torch.no_grad()
     def remember_broadcast(self) -> None:
@@ -250,6 +258,13 @@ class Nodes:
                 found[name] = held[name].clone()
                 self._by_component(name, found[name])[matrix.rows(self.rank_K[client]) :] = 0
         return found
+
+    def _beside_for(self, client: int) -> Tensors:
+        """What a client's server sends beside its adapters, padded to the common rank."""
+        server = self.exchange_part.server_of(self.client_ids[client])
+        state, held = self.states.get(f"{server}|mixing", {}), self.held[server].tensors
+        names = ((f"{what}.{name}", t) for what in self.mixing.beside for name, t in held.items())
+        return {name: state[name].clone() if name in state else torch.zeros_like(t) for name, t in names}
 
     def _by_component(self, name: str, matrix: Tensor) -> Tensor:
         """A view of a matrix whose rows are its components."""
@@ -307,9 +322,9 @@ class Nodes:
         """A copy of those of a client's adapters that the round is about, padded to the common rank."""
         return self.bank.copies(client, self.due)
 
-    def _message(self, client: int, tensors: Mapping[str, Tensor]) -> Tensors:
-        """What a client exchanges of its adapters: the components of its rank."""
-        rows = {name: int(each.shape[0]) for name, each in self._spec(client).items()}
+    def _message(self, spec: Mapping[str, Field], tensors: Mapping[str, Tensor]) -> Tensors:
+        """What is declared of these tensors: the components of a client's rank."""
+        rows = {name: int(each.shape[0]) for name, each in spec.items()}
         return {name: self._by_component(name, tensors[name])[:n].contiguous() for name, n in rows.items()}
 
     def store(self, client: int, tensors: Mapping[str, Tensor]) -> None:
@@ -343,6 +358,7 @@ class _Ending:
     delivered_K: Sequence[bool]
     round_index: int
     losses: Mapping[int, float]
+    rates: tuple[float, ...]
     error: float = 0.0
     mixed: set[Node] = field(default_factory=set[Node])
     rejected: dict[int, str] = field(default_factory=dict[int, str])
@@ -423,7 +439,8 @@ class _Mixer:
     def mixture(self, inbox: Inbox) -> Tensors:
         """What a server makes of what came: its filters, the mixing rule, and what it held of the rest."""
         nodes, ending = self.ending.nodes, self.ending
-        context = Context(nodes.seed, ending.round_index, nodes.exchange_part.servers.index(self.node))
+        number = nodes.exchange_part.servers.index(self.node)
+        context = Context(nodes.seed, ending.round_index, number)
         for i, one in enumerate(nodes.filters):
             inbox, state = one.take(inbox, nodes.states.get(self._key(i), {}), context)
             if state:
@@ -436,7 +453,10 @@ class _Mixer:
         held, key = nodes.held[self.node].tensors, f"{self.node}|mixing"
         crossing = adapter_spec(nodes.due, max(nodes.rank_K), nodes.unsent)
         mixed = {name: t for name, t in mixed.items() if name in crossing}
-        found, state = nodes.mixing.step(mixed, held, nodes.states.get(key, {}), context)
+        taken = tuple(update for update in inbox.updates if update.sender not in broken)
+        own = [k for k in nodes.client_ids if nodes.exchange_part.server_of(k) == self.node]
+        ended = RoundEnd(nodes.seed, ending.round_index, number, taken, len(own), ending.rates)
+        found, state = nodes.mixing.step(mixed, held, nodes.states.get(key, {}), ended)
         nodes.states |= {key: state} if state else {}
         return {**held, **found}
 

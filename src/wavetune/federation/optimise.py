@@ -6,6 +6,7 @@ Every slot counts its own steps, since clients may sit out. Legend: K clients, S
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Collection, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import reduce
@@ -31,14 +32,19 @@ Moments = dict[str, "Tensor"]
 
 class Going(NamedTuple):
     """How a stack is advanced: `rate`, the learning rate now, and `step_S`, which step of its own each slot makes, from
-    1 on, `[S, 1, 1]`. In the `first` of a round the values are what the round starts from. What is `shared` is
-    exchanged at the round's end.
+    1 on, `[S, 1, 1]`. So many steps of the round are `done`; in the `first` the values are what the round starts from.
+    What is `shared` is exchanged at the round's end.
     """
 
     rate: float
     step_S: Tensor
-    first: bool
+    done: int
     shared: bool
+
+    @property
+    def first(self) -> bool:
+        """Whether it is the first step of the round."""
+        return not self.done
 
 
 def _check_advance(_: Optimiser, found: Any, value: Tensor, grad: Tensor, moments: Moments, *__: Any) -> str:
@@ -56,10 +62,16 @@ class Optimiser(Part):
     usual = "adamw"
     checks: ClassVar[Checks] = {"advance": _check_advance}
     moments: ClassVar[tuple[str, ...]] = ()  # what is remembered of every value between steps, zero at first
+    told: ClassVar[tuple[str, ...]] = ()  # moments too, which the mixing rule sends beside what is broadcast
     learning_rate: float = 2e-4
     server_learning_rate: float | None = None  # of a server behind a cut; None: the same
     max_grad_norm: float | None = None  # that gradients are scaled down to
     schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+    @property
+    def remembered(self) -> tuple[str, ...]:
+        """All moments, what it is told last."""
+        return (*self.moments, *self.told)
 
     def factor(self, step: int, total_steps: int) -> float:
         """Fraction of the full rate at a local step of the run, counted from 0."""
@@ -130,12 +142,12 @@ class StackedOptimiser:
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._sites: dict[str, str] = {}  # of what is trained
         self._shared: Collection[str] = ()
-        self._advanced: set[str] = set()  # in the round
+        self._done = Counter[str]()  # steps of the round
         self._trained = {side: tuple(self._trainable(side)) for side in ("clients", "server")}
 
     def begin_round(self, shared: Collection[str]) -> None:
         """A round starts, at whose end the adapters of these names are exchanged."""
-        self._shared, self._advanced = shared, set()
+        self._shared, self._done = shared, Counter[str]()
 
     def train(self, agenda: Agenda = EVERYTHING, kinds: Collection[str] | None = None) -> None:
         """Let what is on the agenda and of these kinds alone have gradients (None: of all that are trained)."""
@@ -199,6 +211,24 @@ class StackedOptimiser:
                 for key, stack in self._entry(name, parameter).items():
                     stack[slots] = moments[f"{place}.{key}"].to(stack.device)
 
+    def told(self, client: int) -> dict[str, Tensor]:
+        """What a client was last told of its values, named by moment, site and matrix; nothing before it was."""
+        return {
+            f"{what}.{place}": self._moments[name][what][slots[0]]
+            for name, place, slots, _ in self._places((client,))
+            for what in self.settings.told
+            if name in self._moments
+        }
+
+    def tell(self, client: int, values: Mapping[str, Tensor]) -> None:
+        """Have a client remember what came with a broadcast, named as in `told`; other names are passed over."""
+        for name, place, slots, parameter in self._places((client,)):
+            for what in self.settings.told:
+                if (value := values.get(f"{what}.{place}")) is not None:
+                    if value.shape != parameter.shape[1:]:
+                        raise ValueError(f"{what} of {place} is {list(value.shape)}, not {list(parameter.shape[1:])}")
+                    self._entry(name, parameter)[what][slots[0]] = value.to(parameter)
+
     def _places(self, clients: Container[int]) -> Iterator[tuple[str, str, list[int], Tensor]]:
         """Name, place (site and matrix), slots of these clients and stack of what they train."""
         places = {id(stack): f"{site}.{name}" for site, own in self.bank.local.items() for name, stack in own.items()}
@@ -213,7 +243,7 @@ class StackedOptimiser:
 
         if name not in self._moments:
             steps = {"step": torch.zeros(len(parameter), device=parameter.device)}
-            self._moments[name] = steps | {key: torch.zeros_like(parameter) for key in self.settings.moments}
+            self._moments[name] = steps | {key: torch.zeros_like(parameter) for key in self.settings.remembered}
         return self._moments[name]
 
     def _advance(self, name: str, parameter: Tensor, rate: float, slots: Tensor | None) -> None:
@@ -223,18 +253,18 @@ class StackedOptimiser:
         if parameter.grad is None:
             return
         with torch.no_grad():
-            names, stacks = self.settings.moments, (*self._entry(name, parameter).values(), parameter)
+            names, stacks = self.settings.remembered, (*self._entry(name, parameter).values(), parameter)
             slots = None if slots is None else slots.to(parameter.device)
             step, *moments, value, grad = (t if slots is None else t[slots] for t in (*stacks, parameter.grad))
             step += 1
-            going = Going(rate, step.view(-1, 1, 1), name not in self._advanced, self._sites[name] in self._shared)
+            going = Going(rate, step.view(-1, 1, 1), self._done[name], self._sites[name] in self._shared)
             value, kept = self.settings.advance(value, grad, dict(zip(names, moments, strict=True)), going)
             for stack, part in zip(stacks, (step, *(kept[key] for key in names), value), strict=True):
                 if slots is not None:
                     stack[slots] = part
                 elif part is not stack:
                     stack.copy_(part)
-        self._advanced.add(name)
+        self._done[name] += 1
         parameter.grad = None
 
     def _trainable(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:

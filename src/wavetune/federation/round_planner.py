@@ -160,7 +160,9 @@ class RoundPlanner:
             lora_bits_per_rank_L=costs.lora_bits_per_rank_L * self._sent_share(agenda) * self._sent_L("lora", agenda),
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
             gradient_bits_L=np.full(table.num_layers, down / self.batch_size) if self._prices_downlink else None,
-            download_share=self._bits_per_value(way_back(method.adapter_codec)) / self._bits_per_value(),
+            download_share=self._bits_per_value(way_back(method.adapter_codec))
+            / self._bits_per_value()
+            * (1 + len(method.mixing.beside)),
         )
 
     @property

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from wavetune.federation.codecs.codec import Context
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -69,6 +71,17 @@ class Inbox:
         """Without the updates of these clients."""
         kept = tuple(u for u in self.updates if u.sender not in reasons)
         return replace(self, updates=kept, rejected=self.rejected | reasons)
+
+
+@dataclass(frozen=True)
+class RoundEnd(Context):
+    """Which round a server ends, of how many `clients` in all: its mixture is of these `updates`, and `rates` are the
+    learning rates of the local steps that were made.
+    """
+
+    updates: tuple[Update, ...] = ()
+    clients: int = 0
+    rates: tuple[float, ...] = ()
 
 
 def summed_changes(updates: Sequence[Update]) -> tuple[Tensors, dict[str, float]]:

@@ -77,6 +77,7 @@ class Device:
         lengths = self.data.train.lengths[self.data.rows_by_client[self.client]]
         tokens = int(max(lengths, default=0)) * self.recipe.world.data.batching.batch_size
         adapters = sum(matrix.numel() for matrix in self.cohort.bank.parameters(local=True))
+        adapters *= 1 + len(self.recipe.method.mixing.beside)
         return min(_ANSWER_BYTES + 8 * max(tokens * self.cohort.backbone.width, adapters), LONGEST_ORDER)
 
     def train(self, order: RoundOrder, wire: DeviceWire) -> None:
@@ -107,12 +108,12 @@ class Device:
 
     def end_round(self) -> None:
         """Load the mixture, which comes through the door."""
+        if self.recipe.method.mixing.rebases:
+            self.cohort.optimiser.reset()
         self.adapters.download(0, self.door)
         self._require_finite()
         self.adapters.remember_broadcast()
         self.cohort.optimiser.train()
-        if self.recipe.method.mixing.rebases:
-            self.cohort.optimiser.reset()
 
     def take_seconds(self) -> dict[str, float]:
         """Seconds spent on computing since the last call, by phase."""
@@ -143,11 +144,13 @@ class Device:
         """Take the shared adapters that the server says this device has; all else stays. Raises RefusedError too."""
         adapters = read_tensors(content, "the adapters of the order")
         load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.names)
+        self.cohort.optimiser.tell(0, adapters)
         self._require_finite()
         self.adapters.remember_broadcast()
 
     def _require_finite(self) -> None:
-        if not all(torch.isfinite(matrix).all() for matrix in self.cohort.bank.parameters(local=True)):
+        sent = (*self.cohort.bank.parameters(local=True), *self.cohort.optimiser.told(0).values())
+        if not all(torch.isfinite(matrix).all() for matrix in sent):
             raise NumericsError("the adapters that the servers sent hold values that are not finite")
 
     def _rows(self, step: int, round_index: int) -> Any:
@@ -191,6 +194,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     check_ranks(method, tuple(order.ranks))
     chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
     adapters = Nodes(cohort.bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), half=OF_CLIENTS)
+    adapters.tell = cohort.optimiser.tell
     say(data.told)
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
     return Device(recipe, client, data, cohort, adapters, str(folder))

@@ -61,8 +61,9 @@ class Orders:
         return json.dumps(to_dict(replace(recipe, method=method)))
 
     def adapters_of(self, client: int) -> bytes:
-        """The shared adapters that a client has after the last broadcast."""
-        return save(self.session.cohort.bank.copies(client, self.session.server.sites))
+        """The shared adapters that a client has after the last broadcast, and what came beside them."""
+        cohort = self.session.cohort
+        return save(cohort.bank.copies(client, self.session.server.sites) | cohort.optimiser.told(client))
 
     def knows(self, client: int, index: int) -> bool:
         """Whether a device has the state that a round starts from."""

@@ -95,8 +95,10 @@ def train_round(
     session.place.begin_round(session.server.names, agenda)
 
     results, metered, faults, training_K = list[StepResult](), list[Bits](), dict[int, str](), list(active_K)
-    for i, rows in enumerate(ready.steps):
-        factor = method.optimiser.factor(index * run.local_steps + i, run.rounds * run.local_steps)
+    steps = range(index * run.local_steps, (index + 1) * run.local_steps)
+    factors = [method.optimiser.factor(step, run.rounds * run.local_steps) for step in steps]
+    rates = [method.optimiser.learning_rate * factor for factor in factors]
+    for i, (rows, factor) in enumerate(zip(ready.steps, factors, strict=True)):
         with _explained(f"round {index}, local step {i}"):
             results.append(session.place.step(session.data.train, rows, factor, training_K))
         faults |= {k: f"given up in local step {i}: {why}" for k, why in results[-1].given_up.items()}
@@ -118,10 +120,10 @@ def train_round(
         session.send_models()
     with _explained(f"round {index}"):
         weight_K, losses = session.cohort.placement.weight_K, mean_losses(results)
-        mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses)
+        if method.mixing.rebases:
+            session.cohort.optimiser.reset()
+        mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses, rates)
     session.cohort.optimiser.train()
-    if method.mixing.rebases:
-        session.cohort.optimiser.reset()
     exchanged = session.door.take()
 
     band_hz = problem.fed.subchannel_hz * len(plan.fed.owner_M)
@@ -138,8 +140,7 @@ def train_round(
         round=index,
         plan=plan,
         rate_bit_per_s=ready.rates,
-        learning_rate=method.optimiser.learning_rate
-        * method.optimiser.factor(index * run.local_steps, run.rounds * run.local_steps),
+        learning_rate=rates[0],
         placement=session.cohort.placement,
         results=results,
         samples=int(np.sum(workload.samples)),

@@ -204,6 +204,7 @@ def build(
         method.server_filters,
         method.exchange,
         run.seed,
+        tell=cohort.optimiser.tell,
     )
     served, training, judged = None, None, cohort
     if method.client_model is not None:

@@ -132,7 +132,7 @@ def plan_world(
         run.rounds,
         run.seed,
         "; ".join(filter(None, (architecture.note, _wide(measured, method.rounds_to_target)))),
-        storage=replace(storage, adapter_bytes=4 * (2 + len(recipe.method.optimiser.moments))),
+        storage=replace(storage, adapter_bytes=4 * (2 + len(recipe.method.optimiser.remembered))),
     ).scheduled()
 
 
