@@ -12,9 +12,12 @@ import math
 import types
 from collections.abc import Collection, Mapping
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
 
-from wavetune.errors import ConfigError, WavetuneError, nearest
+from wavetune.csv_files import read_cells
+from wavetune.errors import ConfigError, DataError, JsonError, WavetuneError, nearest
+from wavetune.json_reader import value_of
 from wavetune.parts import Part, kinds, named, seam_of
 from wavetune.plain_values import NOT_PLAIN, field_types, plain_value
 
@@ -65,7 +68,7 @@ class _Reader:
         part, each = part_type(hint), _type_of_items(hint)
         if each is not None:
             if isinstance(value, list):
-                if len(value) > _MOST_PARTS:  # which are held against one another, pair by pair
+                if len(value) > _MOST_PARTS and _is_seam(each):  # which are held against one another, pair by pair
                     raise ConfigError(f"{path} holds {len(value):,} parts and may hold {_MOST_PARTS}; leave some out")
                 paths = [path] if len(value) == 1 else [f"{path}.{i}" for i in range(len(value))]
                 return tuple(self.value(each, one, where) for where, one in zip(paths, value, strict=True))
@@ -172,7 +175,8 @@ def _refuse_not_finite(value: Any, path: str) -> None:
 def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> None:
     """Put a value at a path into the values of a part of a class; a part that is off on the way is turned on.
 
-    Another `kind` exchanges a part, with the defaults of the new one. Raises ConfigError where there is no such field.
+    Another `kind` exchanges a part, with the defaults of the new one, and a list of parts of one class may be the name
+    of a table with a row for each. Raises ConfigError where there is no such field, or no such table.
     """
     *inside, last = path.split(".")
     parent, hint, at = values, kind, list[str]()
@@ -191,13 +195,32 @@ def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(parent, dict | list):
             following = [*inside, last][len(at)]
             raise ConfigError(f"{'.'.join(at)} holds a single value; it has no field {following!r}")
-    _type_of_field(hint, parent, last, at, kind, values)
+    each = _type_of_items(_type_of_field(hint, parent, last, at, kind, values))
+    if isinstance(value, str) and each is not None and not _is_seam(each):
+        value = _rows(value, path)
     if isinstance(parent, list):
         parent[int(last)] = value
         return
     if last == "kind" and parent.get("kind") != value:
         parent.clear()
     parent[last] = value
+
+
+def _rows(file: str, path: str) -> list[dict[str, Any]]:
+    """The rows of a table as values of parts: columns are fields, and an empty cell leaves its field as it is."""
+    if not file.lower().endswith((".csv", ".tsv")):
+        raise ConfigError(f"{path} is {file!r} but must be a list, or the name of a table in CSV or TSV (.csv, .tsv)")
+    try:
+        _, lines = read_cells(Path(file))
+        (_, names), *rows = lines
+        if "" in names:
+            raise ConfigError(f"{path}: {file} has a column without a name; name it by a field, or take it out")
+        return [
+            {name: value_of(cell.strip()) for name, cell in zip(names, cells, strict=True) if cell.strip()}
+            for _, cells in rows
+        ]
+    except (DataError, JsonError) as error:
+        raise ConfigError(f"{path}: {error}") from None
 
 
 def _type_of_field(hint: Any, parent: Any, name: str, at: list[str], kind: Any, values: Any) -> Any:

@@ -18,7 +18,7 @@ from wavetune.wireless.channel import draw_channel, draw_devices
 
 PHONES = Path(__file__).resolve().parents[2] / "examples" / "traces" / "phones.csv"
 # A second stage; a table that is measured; what asks for other data or tokenizers.
-ELSEWHERE = ("method.alignment", "method.codec_candidates", "world.data.template")
+ELSEWHERE = ("method.alignment", "method.codec_candidates", "world.data.template", "world.scenario.population.devices")
 # With these settings a part does something that its defaults do not do in so small a run; a new part needs none.
 TELLING: dict[str, dict[str, Any]] = {
     "all_random": {},

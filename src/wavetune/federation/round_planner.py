@@ -255,13 +255,14 @@ class RoundPlanner:
             return None
         if round_index not in self._settled:
             alone = replace(self.scenario, neighbours=None)
+            drawn = replace(alone, population=replace(alone.population, devices=()))  # no device of theirs is known
             seeds = [seed_of_cell(self.seed, c) for c in range(neighbours.cells + 1)]
-            devices_C = [self.devices, *(draw_devices(alone, seed) for seed in seeds[1:])]
+            devices_C = [self.devices, *(draw_devices(drawn, seed) for seed in seeds[1:])]
             cells = [
-                replace(self, scenario=alone, devices=devices, seed=seed)
-                for devices, seed in zip(devices_C, seeds, strict=True)
+                replace(self, scenario=drawn if c else alone, devices=devices, seed=seed)
+                for c, (devices, seed) in enumerate(zip(devices_C, seeds, strict=True))
             ]
-            placed_C = [devices_in_round(alone, c.devices, c.seed, round_index) for c in cells]
+            placed_C = [devices_in_round(c.scenario, c.devices, c.seed, round_index) for c in cells]
             self._settled[round_index] = settle(
                 [cell.problem(round_index) for cell in cells],
                 gains_between_cells(alone, neighbours, placed_C, self.seed),

@@ -65,12 +65,18 @@ class Axis:
 
     def recipe(self, base: Recipe, value: Value) -> Recipe:
         """The recipe with the field at a value. Raises ConfigError naming the field."""
-        quantity = QUANTITIES.get(self.field)
+        quantity, settings = QUANTITIES.get(self.field), dict[str, Any]()
         if quantity is None:
-            return with_settings(base, [f"{self.field}={json.dumps(value)}"])
-        if isinstance(value, bool) or not isinstance(value, float | int):
+            settings = {self.field: value}
+        elif isinstance(value, bool) or not isinstance(value, float | int):
             raise ConfigError(f"{self.field} takes numbers, not {value!r}")
-        settings = quantity.settings(base, value)
+        else:
+            settings = dict(quantity.settings(base, value))
+        for path in settings:
+            inside, _, field = path.rpartition(".")
+            known = base.world.scenario.population.devices if inside == "world.scenario.population" else ()
+            if any(getattr(device, field, None) is not None for device in known):
+                raise ConfigError(f"{path} is not that of all: {inside}.devices has {field} of their own; take it out")
         return with_settings(base, [f"{path}={json.dumps(setting)}" for path, setting in settings.items()])
 
     @property

@@ -60,16 +60,22 @@ def draw_devices(scenario: Scenario, seed: int) -> tuple[Device, ...]:
     position_m_K2 = scenario.placement.draw_m(
         ids, streams(seed, "placement", 0, ids), scenario.min_distance_m, scenario.cell_radius_m
     )
+    for k, device in enumerate(population.devices):
+        position_m_K2[k] = device.position_m(position_m_K2[k])
     distance_m_K = np.hypot(position_m_K2[:, 0], position_m_K2[:, 1])
-    clock_hz_K = np.array([g.uniform(*population.clock_hz) for g in streams(seed, "clock", 0, ids)])
-    energy_K = energy_j_per_flop(population.switched_capacitance, clock_hz_K, population.cycles_per_flop)
+    drawn_hz_K = np.array([g.uniform(*population.clock_hz) for g in streams(seed, "clock", 0, ids)])
+    clock_hz_K = population.known("clock_hz", drawn_hz_K)
+    cycles_K = population.known("cycles_per_flop", population.cycles_per_flop)
+    capacitance_K = population.known("switched_capacitance", population.switched_capacitance)
+    energy_K = energy_j_per_flop(capacitance_K, clock_hz_K, cycles_K)
     is_los_K, path_loss_db_K, shadowing_db_K = large_scale(scenario, seed, ids, distance_m_K, position_m_K2)
-    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K))
+    most_dbm_K = population.known("tx_power_max_dbm", population.tx_power_max_dbm)
+    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K), most_dbm_K)
     return tuple(
         Device(
             client_id=k,
             position_m=(float(position_m_K2[k, 0]), float(position_m_K2[k, 1])),
-            flop_per_s=float(clock_hz_K[k]) / population.cycles_per_flop,
+            flop_per_s=float(clock_hz_K[k] / cycles_K[k]),
             energy_j_per_flop=float(energy_K[k]),
             tx_power_max_w=float(power_w_K[k]),
             memory_bytes=population.memory_bytes_of(k),
@@ -152,7 +158,8 @@ def devices_in_round(scenario: Scenario, devices: Sequence[Device], seed: int, r
         new_K = kept_K * new_K + np.sqrt(1 - kept_K**2) * draw_K
     std_db_K = scenario.path_loss.shadowing_std_db(is_los_K) if scenario.shadowing else np.zeros(len(ids))
     shadowing_db_K = kept_KT.prod(axis=1) * at_start_db_K + std_db_K * new_K
-    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K))
+    most_dbm_K = scenario.population.known("tx_power_max_dbm", scenario.population.tx_power_max_dbm)[ids]
+    power_w_K = scenario.tx_power_max_w(scenario.coupling_loss_db(path_loss_db_K + shadowing_db_K), most_dbm_K)
     return [
         replace(
             device,

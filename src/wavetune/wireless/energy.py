@@ -14,7 +14,7 @@ def compute_energy_j(flop: float | Array, energy_j_per_flop: float | Array) -> A
     return np.multiply(flop, energy_j_per_flop, dtype=np.float64)
 
 
-def energy_j_per_flop(switched_capacitance: float, clock_hz: Array, cycles_per_flop: float) -> Array:
+def energy_j_per_flop(switched_capacitance: Array | float, clock_hz: Array, cycles_per_flop: Array | float) -> Array:
     """Energy per floating-point operation of a processor, J/FLOP.
 
     Formula: E = c f^2 kappa, the dynamic power c f^3 of a CMOS processor over its f / kappa FLOP/s.

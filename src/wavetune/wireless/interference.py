@@ -43,7 +43,7 @@ def _devices(scenario: Scenario, c: int, site_m_2: Array, seed: int) -> tuple[Ar
     )
     own_loss_db_K = -10 * np.log10(_gain(scenario, seed, ids, own_m_K2, f"neighbour {c}/own/"))
     return (
-        scenario.tx_power_max_w(own_loss_db_K),
+        scenario.tx_power_max_w(own_loss_db_K, np.full(len(ids), scenario.population.tx_power_max_dbm)),
         _gain(scenario, seed, ids, own_m_K2 + site_m_2, f"neighbour {c}/up/"),
     )
 

@@ -42,7 +42,8 @@ def require_plausible(scenario: Scenario) -> None:
 
 
 def _questions(scenario: Scenario) -> Iterator[str]:
-    yield from _power("population.tx_power_max_dbm", scenario.population.tx_power_max_dbm)
+    for path, power_dbm in _values(scenario, "population.tx_power_max_dbm"):
+        yield from _power(path, power_dbm)
     for name, band in (("main", scenario.bands.main), ("fed", scenario.bands.fed)):
         for field in ("total_power_max_dbm", "downlink_power_dbm"):
             yield from _power(f"bands.{name}.{field}", getattr(band, field))
@@ -54,16 +55,24 @@ def _questions(scenario: Scenario) -> Iterator[str]:
                 "band must be divided by its width"
             )
     for path, least, most, hint in _USUAL:
-        for value in _values(scenario, path):
+        for where, value in _values(scenario, path):
             if not least <= value <= most:
-                yield f"{path} is {value:g}, {hint}"
+                yield f"{where} is {value:g}, {hint}"
     yield from scenario.path_loss.doubts(scenario.min_distance_m, scenario.carrier_hz)
 
 
-def _values(scenario: Scenario, path: str) -> tuple[float, ...]:
-    """The numbers at a path; none where the part there has no such field or leaves it off."""
-    found: Any = reduce(lambda part, name: getattr(part, name, None), path.split("."), scenario)
-    return () if found is None else cast("tuple[float, ...]", found if isinstance(found, tuple) else (found,))
+def _values(scenario: Scenario, path: str) -> Iterator[tuple[str, float]]:
+    """The numbers at a path, and at that of each known device; none where there is no such field, or it is left off."""
+    inside, _, field = path.rpartition(".")
+    count = len(scenario.population.devices) if inside == "population" else 0
+    for where in (path, *(f"{inside}.devices.{k}.{field}" for k in range(count))):
+        found: Any = reduce(_of, where.split("."), scenario)
+        values = cast("tuple[float | None, ...]", found if isinstance(found, tuple) else (found,))
+        yield from ((where, value) for value in values if value is not None)
+
+
+def _of(part: Any, name: str) -> Any:
+    return part[int(name)] if name.isdecimal() else getattr(part, name, None)
 
 
 def _power(name: str, power_dbm: float) -> Iterator[str]:

@@ -39,7 +39,7 @@ class PowerControl(Checked, Part):
                 f"{', '.join(f'{alpha:g}' for alpha in ALPHAS)}"
             )
 
-    def power_dbm(self, most_dbm: float, width_hz: float, loss_db: Array) -> Array:
+    def power_dbm(self, most_dbm: Array | float, width_hz: float, loss_db: Array) -> Array:
         """Transmit power over a width of the band, in the shape of the loss.
 
         >>> float(PowerControl(-80.0, 0.8).power_dbm(23.0, 1.8e6, np.array(100.0)))

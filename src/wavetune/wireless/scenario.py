@@ -16,6 +16,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 from annotated_types import Ge, Gt, Le
+from numpy.typing import ArrayLike
 
 from wavetune.errors import ConfigError
 from wavetune.units import Array, db_to_linear, dbm_to_w
@@ -111,8 +112,38 @@ class Bands(Checked):
 
 
 @dataclass(frozen=True)
+class KnownDevice(Checked):
+    """What is known of one device; what is None is drawn, or common to all, as the population and the cell have it.
+
+    It stands at `x_m`, `y_m` from the server or, in a direction that is drawn, at `distance_m`.
+    """
+
+    clock_hz: Positive | None = None
+    cycles_per_flop: Positive | None = None
+    switched_capacitance: Positive | None = None
+    tx_power_max_dbm: PowerDbm | None = None
+    memory_bytes: Positive | None = None
+    distance_m: Positive | None = None
+    x_m: float | None = None
+    y_m: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.x_m is None) != (self.y_m is None) or None not in (self.x_m, self.distance_m):
+            raise ConfigError("KnownDevice.x_m and y_m go together, and without distance_m; give these two or that")
+
+    def position_m(self, drawn_m_2: Array) -> Array:
+        """Where it stands, if another position was drawn for it, m."""
+        if self.x_m is not None and self.y_m is not None:
+            return np.array([self.x_m, self.y_m])
+        return drawn_m_2 if self.distance_m is None else drawn_m_2 * (self.distance_m / np.hypot(*drawn_m_2))
+
+
+@dataclass(frozen=True)
 class Population(Checked):
     """How devices are drawn: the clock is uniform over its range, the rest is common to all.
+
+    Of `devices`, one for each client, what is known takes the place of what is said here.
 
     `memory_bytes`, one number or one per client, limits the blocks that a client can train; None is no limit. The
     defaults give 1.0 to 1.6 TFLOP/s at 10 to 41 W, and 0.2 W to send.
@@ -133,6 +164,7 @@ class Population(Checked):
     receive_power_w: DeviceWatts = 0.2
     idle_power_w: DeviceWatts = 0.05
     memory_bytes: Positive | tuple[Positive, ...] | None = None
+    devices: tuple[KnownDevice, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -144,11 +176,25 @@ class Population(Checked):
                 f"Population.memory_bytes has {len(self.memory_bytes)} values for {self.num_clients} clients; give one "
                 "number for all, or one per client"
             )
+        if self.devices and len(self.devices) != self.num_clients:
+            raise ConfigError(
+                f"Population.devices has {len(self.devices)} rows for {self.num_clients} clients; give one for each, "
+                "or set num_clients to as many"
+            )
 
     def memory_bytes_of(self, client: int) -> float:
         """Memory of a client; infinite where it is not limited."""
         own = self.memory_bytes[client] if isinstance(self.memory_bytes, tuple) else self.memory_bytes
-        return math.inf if own is None else own
+        known = self.devices[client].memory_bytes if self.devices else None
+        return known or own or math.inf
+
+    def known(self, field: str, otherwise: ArrayLike) -> Array:
+        """[K] a field of all devices, where it is not known this."""
+        found_K = np.array(np.broadcast_to(np.asarray(otherwise, np.float64), self.num_clients))
+        for k, device in enumerate(self.devices):
+            own = getattr(device, field)
+            found_K[k] = found_K[k] if own is None else own
+        return found_K
 
 
 @dataclass(frozen=True)
@@ -236,6 +282,11 @@ class Scenario(Checked):
                 f"Scenario.indoor_fraction is {self.indoor_fraction:g} but {self.path_loss.kind} has no outer walls; "
                 "set it to 0, or path_loss to urban_micro, urban_macro or rural_macro"
             )
+        for k, device in enumerate(self.population.devices):
+            at_m = device.position_m(np.array([self.min_distance_m, 0.0]))
+            ring = "from Scenario.min_distance_m to Scenario.cell_radius_m"
+            name = f"the distance of Population.devices[{k}]"
+            check_range(name, math.hypot(*at_m), self.min_distance_m, self.cell_radius_m, ring)
         source = f"the range of {type(self.path_loss).__name__}"
         check_range("Scenario.min_distance_m", self.min_distance_m, *self.path_loss.distance_limits_m, source)
         check_range("Scenario.cell_radius_m", self.cell_radius_m, *self.path_loss.distance_limits_m, source)
@@ -249,13 +300,12 @@ class Scenario(Checked):
         antennas_db = self.antenna_gain_db + self.population.antenna_gain_db
         return np.maximum(loss_db - antennas_db, self.min_coupling_loss_db)
 
-    def tx_power_max_w(self, coupling_loss_db_K: Array) -> Array:
-        """The most that devices send with at these coupling losses, W."""
-        most_dbm = self.population.tx_power_max_dbm
+    def tx_power_max_w(self, coupling_loss_db_K: Array, most_dbm_K: Array) -> Array:
+        """What devices send with at these coupling losses that may send with so much, W."""
         if self.power_control is None:
-            return np.full(len(coupling_loss_db_K), dbm_to_w(most_dbm))
+            return dbm_to_w(most_dbm_K)
         share_hz = self.bands.main.num_subchannels * self.bands.main.subchannel_hz / self.population.num_clients
-        power_dbm_K = self.power_control.power_dbm(most_dbm, share_hz, coupling_loss_db_K)
+        power_dbm_K = self.power_control.power_dbm(most_dbm_K, share_hz, coupling_loss_db_K)
         return db_to_linear(power_dbm_K - 30)
 
     def noise_w_per_hz(self, band: Band, uplink: bool) -> float:

@@ -170,7 +170,7 @@ def test_residuals_of_what_a_round_does_not_send_wait_for_their_turn():
     nodes.exchange(WEIGHTS, Door())
     key = "0|adapters_up|0"
     waiting = {name: t.clone() for name, t in nodes.states[key].items()}
-    (block,) = nodes.begin(1)
+    (block,) = nodes.begin(1).blocks
     nodes.exchange(WEIGHTS, Door(), round_index=1)
     name = {0: "a", 1: "b"}[1 - block]
     assert torch.equal(nodes.states[key][f"{name}.B"], waiting[f"{name}.B"])
