@@ -13,11 +13,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import wavetune as wt
 from helpers.command_line import assert_refused, settings, wavetune
 from helpers.runs import assert_same_run, read_rounds
 from helpers.training import folder_of
+from wavetune.errors import ConfigError
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.run_folder import RunFolder
+from wavetune.recipe import load, save, with_settings
 from wavetune.runtimes import inprocess, tuning
 
 FAST = settings("run.samples=0", "run.rounds=3")
@@ -276,6 +279,17 @@ def test_options_that_a_resumed_run_would_not_follow_are_refused(command, option
 def test_a_run_is_not_continued_as_one_of_another_recipe(command, finished):
     answer = wavetune(*command.split(), "fedavg_lora", "--resume", "--out", finished)
     assert_refused(answer, f"fedavg_lora does not go with --resume: the run in {finished} is one of sflllm")
+
+
+@pytest.mark.parametrize("command", ["run", "deploy"])
+@pytest.mark.parametrize(("path", "value"), [("run.seed", 5), ("method.optimiser.learning_rate", 0.5)])
+def test_a_run_is_not_continued_with_a_file_that_says_something_else(command, path, value, finished, tmp_path):
+    other = tmp_path / "other.json"
+    save(with_settings(load(finished / "recipe.json"), [f"{path}={value}"]), other)
+    answer = wavetune(*command.split(), other, "--resume", "--out", finished)
+    assert_refused(answer, f"{path} is not as it was when the run in {finished} began", "leave the recipe out")
+    with pytest.raises(ConfigError, match=path):
+        wt.run(load(other), finished, resume=True)
 
 
 @pytest.mark.parametrize("named", ["sflllm", "recipe.json"])

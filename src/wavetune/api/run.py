@@ -103,6 +103,22 @@ def _require_same(recipe: Recipe, folder: Path) -> None:
             f"continues with what it began with, not with {recipe.name}, {recipe.world.model} and "
             f"{recipe.world.data.source}"
         )
+    require_settled(recipe, folder)
+
+
+def require_settled(recipe: Recipe, folder: Path) -> None:
+    """ConfigError where a value that results depend on is another than in the run of a folder, whose template may say
+    more, as the model's own.
+    """
+    from wavetune.runtimes.inputs import differs, settled
+
+    given, begun = settled(recipe), settled(load(folder / "recipe.json"))
+    del given["world"]["data"]["template"]
+    if path := differs(given, begun):
+        raise ConfigError(
+            f"{path} is not as it was when the run in {folder} began, and a run continues with the recipe in its "
+            "folder; leave the recipe out, or start a new run with another --out"
+        )
 
 
 def engine_of(workers: int | None, ray: str | None) -> Engine | None:

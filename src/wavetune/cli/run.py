@@ -96,16 +96,18 @@ def _folder_to_continue(recipe: str | None, out: Path | None) -> Path:
     require_run(out)
     from wavetune.api.recipe import as_recipe, require_readable
     from wavetune.api.recipe_file import ENDINGS
+    from wavetune.api.run import require_settled
     from wavetune.recipe import load
 
     require_readable(recipe)
-    own = load(out / "recipe.json").name
-    named = as_recipe(recipe).name if recipe.endswith(ENDINGS) else recipe
-    if named != own:
+    own, given = load(out / "recipe.json").name, as_recipe(recipe) if recipe.endswith(ENDINGS) else None
+    if (recipe if given is None else given.name) != own:
         raise ConfigError(
             f"{recipe} does not go with --resume: the run in {out} is one of {own}, and a run continues with the "
             "recipe in its folder; leave it out"
         )
+    if given is not None:
+        require_settled(given, out)
     return out
 
 
