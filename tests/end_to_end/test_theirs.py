@@ -211,6 +211,11 @@ def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean():
                     assert (moments[f"{site}.{name}.own"] != 0).any() == (index > 0)
 
 
+def test_what_is_told_to_clients_is_refused_beside_a_main_server_that_trains_too(tmp_path):
+    answer = wavetune("run", "fedavg_lora", *settings(), *asked(*SCAFFOLD, *CUT), "--out", tmp_path / "run")
+    assert_refused(answer, "method.mixing theirs.scaffold:Variates needs the whole model on every client")
+
+
 @pytest.mark.parametrize("half", SCAFFOLD)
 def test_one_half_of_a_method_whose_server_tells_values_is_refused_alone(half, tmp_path):
     answer = wavetune("run", "fedavg_lora", *settings(), *asked(half), "--out", tmp_path / "run")

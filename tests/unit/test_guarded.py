@@ -19,7 +19,7 @@ from wavetune.federation.exchanges.exchange import Hop
 from wavetune.federation.exchanges.star import Star
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.links import Link
-from wavetune.federation.messages import Field
+from wavetune.federation.messages import Agenda, Field
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.phases import Phase, PhasePart
 from wavetune.federation.planning import Planner
@@ -110,6 +110,11 @@ class Records(Phase):
         return index / 0
 
 
+class Telling(Mixing):
+    beside = ("c",)
+
+
+MIXED = ({"a.A": X}, {"a.A": X}, {}, HERE)
 TAKEN = (Inbox((UPDATE,)), {}, HERE)
 PROBLEM = type("Problem", (), {"num_clients": 3})
 WRONG = {
@@ -135,6 +140,19 @@ WRONG = {
         r"sent, a \[2, 3\]",
     ),
     "a hop to nobody": (Star, "hops", (Hop("up", ((7, ("fed",)),)),), ([0], [0], 0), "among clients and fed"),
+    "an agenda of blocks alone": (Star, "agenda", (0, 1), ({}, 4, 0), r"an Agenda .* it returned \(int, int\)"),
+    "an agenda of nothing": (Star, "agenda", Agenda(()), ({}, 4, 0), "of all blocks or of some from 0 to 3"),
+    "an agenda of other blocks": (Star, "agenda", Agenda((4,)), ({}, 4, 0), "of some from 0 to 3"),
+    "an agenda of other factors": (Star, "agenda", Agenda(frozen=frozenset("C")), ({}, 4, 0), "frozen factors A and B"),
+    "nothing to tell": (Telling, "step", ({"a.A": X}, {}), MIXED, r"what it remembers with c.a.A, finite and \[2, 3\]"),
+    "values to tell of other shapes": (Telling, "step", ({"a.A": X}, {"c.a.A": X[0]}), MIXED, "with c.a.A"),
+    "values to tell that are not finite": (
+        Telling,
+        "step",
+        ({"a.A": X}, {"c.a.A": X / 0}),
+        MIXED,
+        "with c.a.A, finite",
+    ),
     "what a node holds": (Star, "take", {"a.A": X}, (None,) * 6, "a Held"),
     "what an adapter yields": (Adapter, "forward", X[:, :2], (X, X, {}), r"a tensor \[2, 3\]"),
     "a client that there is not": (Selection, "choose", ([3], None), (PROBLEM,) * 5, "clients from 0 to 2"),

@@ -21,10 +21,19 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 from annotated_types import Ge, Gt, Lt
 
 from wavetune.federation.codecs.codec import are_tensors
-from wavetune.federation.facts import ADAPTERS, BOTH_FACTORS, BY_SERVER, EVERY_FACTOR, INDIVIDUAL, MEAN, VALUES_SENT
+from wavetune.federation.facts import (
+    ADAPTERS,
+    BOTH_FACTORS,
+    BY_SERVER,
+    EVERY_FACTOR,
+    INDIVIDUAL,
+    MEAN,
+    VALUES_SENT,
+    WHOLE_MODEL,
+)
 from wavetune.federation.updates import MAIN, RoundEnd, Update
 from wavetune.guarded import Checks, pair_of
-from wavetune.parts import Part
+from wavetune.parts import Fact, Part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,27 +42,32 @@ if TYPE_CHECKING:
     from wavetune.federation.codecs import Context, Tensors
 
 
-def _check_combine(_: Mixing, found: Any, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> str:
+def _are_finite(tensors: Iterable[Tensor]) -> bool:
     import torch
 
-    def finite(tensors: Iterable[Tensor]) -> bool:
-        return all(bool(torch.isfinite(t).all()) for t in tensors)
+    return all(bool(torch.isfinite(t).all()) for t in tensors)
 
+
+def _check_combine(_: Mixing, found: Any, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> str:
     shapes = {name: t.shape for update in updates for name, t in update.tensors.items()}
     pair = pair_of(found)
     fits = pair is not None and are_tensors(pair[0]) and isinstance(pair[1], float | int)
     if pair is None or not fits or any(shapes.get(name) != t.shape for name, t in pair[0].items()):
         return "the mixture, tensors with the names and shapes of those of the updates, and its error, a number"
-    sound = finite(pair[0].values()) or not finite(t for update in updates for t in update.tensors.values())
+    sound = _are_finite(pair[0].values()) or not _are_finite(t for update in updates for t in update.tensors.values())
     return "" if sound else "finite values of finite updates"
 
 
-def _check_step(_: Mixing, found: Any, mixture: Tensors, *__: Any) -> str:
-    pair = pair_of(found)
+def _check_step(mixing: Mixing, found: Any, mixture: Tensors, *__: Any) -> str:
+    pair, shapes = pair_of(found), {name: t.shape for name, t in mixture.items()}
     fits = pair is not None and all(map(are_tensors, pair))
-    if pair is None or not fits or {n: t.shape for n, t in pair[0].items()} != {n: t.shape for n, t in mixture.items()}:
+    if pair is None or not fits or {name: t.shape for name, t in pair[0].items()} != shapes:
         return "tensors with the names and shapes of the mixture, and what it remembers, a dict of tensors"
-    return ""
+    told = {f"{what}.{name}": shape for what in mixing.beside for name, shape in shapes.items()}
+    wrong = next((n for n, shape in told.items() if n not in pair[1] or pair[1][n].shape != shape), "")
+    if not wrong and _are_finite(mixture.values()):
+        wrong = next((name for name in told if not _are_finite([pair[1][name]])), "")
+    return f"what it remembers with {wrong}, finite and {list(told[wrong])}, as it goes down" if wrong else ""
 
 
 def _check_values(_: Mixing, found: Any, stack: Tensor, *__: Any) -> str:
@@ -69,6 +83,10 @@ class Mixing(Part):
     frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
     beside: ClassVar[tuple[str, ...]] = ()  # what `step` remembers of values, `name.site.matrix`, and broadcasts
+
+    def needed(self) -> tuple[Fact, ...]:
+        """What goes down with the broadcast reaches clients alone, not a main server that trains blocks as well."""
+        return (*self.needs, *((WHOLE_MODEL,) if self.beside else ()))
 
     def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
         """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.

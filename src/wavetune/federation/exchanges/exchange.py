@@ -46,8 +46,9 @@ def _check_hops(exchange: Exchange, found: Any, clients: Sequence[int], *_: Any)
 
 
 def _check_agenda(_: Exchange, found: Any, state: Tensors, num_layers: int, *__: Any) -> str:
-    fits = isinstance(found, Agenda) and found.frozen <= {*"AB"} and {*(found.blocks or ())} <= {*range(num_layers)}
-    return "" if fits else f"an Agenda of blocks from 0 to {num_layers - 1} and of frozen factors A and B"
+    own = found if isinstance(found, Agenda) else Agenda(())
+    fits = own.blocks != () and {*(own.blocks or ())} <= {*range(num_layers)} and own.frozen <= {*"AB"}
+    return "" if fits else f"an Agenda of all blocks or of some from 0 to {num_layers - 1}, frozen factors A and B"
 
 
 def _check_state(_: Exchange, found: Any, *__: Any) -> str:
