@@ -222,14 +222,18 @@ def test_one_half_of_a_method_whose_server_tells_values_is_refused_alone(half, t
     assert_refused(answer, "beside its broadcast", "method.mixing", "method.optimiser", "belong together")
 
 
-def test_of_factors_in_turn_one_alone_is_trained_sent_and_planned_in_each_round():
-    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *METHODS["rolora"]]))
+@pytest.mark.parametrize("mixing", ["average_factors", "server_adam"])
+def test_of_factors_in_turn_one_alone_is_trained_mixed_sent_and_planned_in_each_round(mixing):
+    chosen = [*SMALL, *EXACT, *METHODS["rolora"], f"method.mixing={mixing}"]
+    session = build(with_settings(recipes.get("fedavg_lora"), chosen))
     bank, sent = session.cohort.bank, []
     for index, turn in enumerate("BAB"):
-        before = {site: {name: t.clone() for name, t in own.items()} for site, own in bank.local.items()}
+        places = (bank.local, session.server.current)
+        before = [{site: {n: t.clone() for n, t in own.items()} for site, own in place.items()} for place in places]
         record = train_round(session, index, nothing).record()
-        moved = {name for site, own in bank.local.items() for name, t in own.items() if (t != before[site][name]).any()}
-        assert (moved, record.frozen) == ({turn}, ("AB".replace(turn, ""),))
+        for old, now in zip(before, (bank.local, session.server.current), strict=True):
+            assert {n for site, own in now.items() for n, t in own.items() if (t != old[site][n]).any()} == {turn}
+        assert record.frozen == ("AB".replace(turn, ""),)
         assert record.aggregation_error < 1e-7  # a mean of products is exact where one factor is the same
         sent.append(record.metered_bits["adapters_up"])
     sizes = {n: sum(64 * t.numel() for own in bank.local.values() for k, t in own.items() if k == n) for n in "AB"}
