@@ -68,7 +68,7 @@ def changed(order, **fields):
         ({"fed_bit_per_s": -1.0}, "a rate of -1 bit/s"),
         ({"fed_bit_per_s": math.nan}, "a rate of nan bit/s"),
         ({"blocks": [1, 4]}, "about block 4 of a model of 4 blocks"),
-        ({"frozen": ["A", "C"]}, "freezes 'C', and the factors of LoRA are A and B"),
+        ({"frozen": ["A", "C"]}, "freezes C, and the factors of LoRA are A and B"),
         ({"address": "unix:/tmp/socket"}, "is not an address"),
         ({"adapters": b"rubbish"}, "the adapters of the order: not readable as safetensors"),
         ({"adapters": save({"a": torch.zeros(1)})}, "do not fit"),
