@@ -8,7 +8,7 @@ maps of the blocks (narrow weights, fp32 activations). An encoder attends in bot
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 from copy import copy
@@ -339,7 +339,10 @@ def prepare_backbone(
     with computing_wide(model) if narrow else nullcontext():
         structure, way = checked(model, Backbone.unadapted)
     if narrow:
-        widen_others(model, _matrices(model, structure))
+        embedding: Any = model.get_input_embeddings()
+        widen_others(model, {*_matrices(model, structure, head=True), id(embedding.weight)})
+    elif bf16 or int8:
+        _leave_file(model, _matrices(model, structure, head=bf16))
     backbone = Backbone.unadapted(model, structure, way)
     if narrow:
         backbone.dtype = torch.float32
@@ -375,13 +378,24 @@ def prepare_backbone(
     return backbone
 
 
-def _matrices(model: PreTrainedModel, structure: Structure) -> set[int]:
-    """Ids of the weights that stay in bf16: those of the blocks' maps, of the output layer and of the embedding."""
+def _matrices(model: PreTrainedModel, structure: Structure, head: bool) -> set[int]:
+    """Ids of the weights of the blocks' maps and, if it is asked for, of the output layer."""
     blocks: Any = model.get_submodule(structure.blocks)
     maps = [m for block in blocks for path, m in block.named_modules() if path in structure.linear_maps]
-    heads = [] if structure.head is None else [model.get_submodule(structure.head)]
-    modules: list[Any] = [*(m for m in maps if isinstance(m, LINEAR)), *heads, model.get_input_embeddings()]
+    heads = [model.get_submodule(structure.head)] if head and structure.head is not None else []
+    modules: list[Any] = [*(m for m in maps if isinstance(m, LINEAR)), *heads]
     return {id(module.weight) for module in modules}
+
+
+def _leave_file(model: PreTrainedModel, but: Container[int]) -> None:
+    """Copy weights that were opened mapped but those with these ids, which become narrow, if the others are the smaller
+    part: any of them keeps the pages of its whole file.
+    """
+    own = list(model.parameters())
+    stay = [p for p in own if id(p) not in but]
+    if 2 * sum(p.numel() for p in stay) < sum(p.numel() for p in own):
+        for p in stay:
+            p.data = p.data.clone()
 
 
 def _install(

@@ -1,7 +1,13 @@
 """A bf16 model that is opened as it is stored computes the numbers of one that is opened in fp32 and narrowed."""
 
+import gc
+import sys
+from copy import deepcopy
+from pathlib import Path
+
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from helpers.decoders import FAMILIES, decoder
 from wavetune.models import backbone as module
@@ -9,6 +15,7 @@ from wavetune.models.backbone import load_backbone
 from wavetune.models.narrow import stored_in_bf16
 from wavetune.models.part import load_part
 from wavetune.models.ragged import ragged_layout
+from wavetune.models.stock import load_stock_model
 
 IDS, LAYOUT = torch.arange(5, 17), ragged_layout([7, 5])
 
@@ -52,6 +59,23 @@ def spied(widen, seen):
         return widen(model, stay)
 
     return watching
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux lists what a process has mapped")
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_a_file_whose_matrices_were_made_narrow_is_mapped_no_longer(precision, tied, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "load_stock_model", load_stock_model)  # the tests' own keeps what it read
+    config = deepcopy(FAMILIES["llama"])
+    config.update({"tie_word_embeddings": tied, "num_hidden_layers": 6})
+    AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
+    mapped = Path("/proc/self/maps")
+    backbone = load_backbone(tmp_path, bf16=precision == "bf16", int8=precision == "int8")
+    gc.collect()
+    assert str(tmp_path) not in mapped.read_text()
+    assert all(torch.isfinite(number).all() for number in numbers(backbone))
+    _as_it_is = load_backbone(tmp_path)
+    assert str(tmp_path) in mapped.read_text()
 
 
 def test_what_is_stored_in_another_precision_is_not_taken_for_bf16(tmp_path):
