@@ -21,12 +21,14 @@ from torch import Tensor
 from wavetune.errors import ConfigError, ModelError
 from wavetune.models.backbone import Backbone
 from wavetune.models.lora import AdapterBank
+from wavetune.models.machine_memory import memory_bytes
 from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream
 from wavetune.units import Array
 
-_CACHE_BYTES, _MOST_SAMPLES = 512 << 20, 128
+_CACHE_BYTES, _MOST_SAMPLES = 1 << 30, 128
+_PART_OF_MEMORY = 16  # of the machine's, which a cache may take
 _TOKENS_READ, _TOKENS_READ_THERE = 1024, 32768  # of prompts in a pass on a CPU, and on an accelerator
 _LEAST_READ = 256  # for which a pass is worth it
 _BEHIND_A_PROMPT = ("lora", "bottleneck", "head")  # kinds of adapters that act on a token after the first pass
@@ -94,8 +96,8 @@ def decode(
         bank: adapters to act with; none is the plain base.
         owner_S: whose adapters answer each prompt, a position in the bank's cohort; the first client's by default.
         sampling: temperature, top-p and draws.
-        samples_at_once: how many samples the cache holds together; by default what fits 512 MB, 128 at most. Results do
-            not depend on it.
+        samples_at_once: how many samples the cache holds together; by default what fits 1 GB and a sixteenth of
+            the machine's memory, 128 at most. Results do not depend on it.
         keep_states: whether answers tell what the output layer saw before each token.
     Returns: answers, with log-probabilities under the policy that was sampled from (greedily: at temperature 1).
     Raises: ConfigError if a prompt is empty, or with its answer longer than the model takes; ModelError for an encoder.
@@ -106,7 +108,8 @@ def decode(
     owners = list(owner_S) or [0] * len(prompts)
     ends = frozenset((end,) if isinstance(end, int) else tuple(end) for end in stop_ids)
     length = backbone.key_tokens(bank) + max(map(len, prompts)) + max_new_tokens
-    most = samples_at_once or max(1, min(_MOST_SAMPLES, _CACHE_BYTES // _samples_bytes(backbone, 1, length)))
+    room_bytes = min(_CACHE_BYTES, memory_bytes() // _PART_OF_MEMORY)
+    most = samples_at_once or max(1, min(_MOST_SAMPLES, room_bytes // _samples_bytes(backbone, 1, length)))
     samples = [_Sample(i, k, tuple(prompt)) for i, (k, prompt) in enumerate(zip(owners, prompts, strict=True))]
     _Decoding(backbone, bank, samples, min(most, len(samples)), length).run(max_new_tokens, ends, sampling, keep_states)
     return [sample.answer(ends) for sample in samples]
