@@ -57,6 +57,22 @@ def test_what_would_help_is_planned_only_for_who_reads_it_and_within_the_limit(i
     assert asked == []
 
 
+def test_what_would_help_is_searched_for_no_longer_than_the_plan_itself(monkeypatch):
+    asked = []
+
+    def plans(problem, time_limit_s=None, warm_start=None):
+        asked.append(time_limit_s)
+        return plan(problem, 0.0, warm_start)
+
+    monkeypatch.setattr(describe, "best_plan", plans)
+    for limit, words in ((900.0, ()), (60.0, ("--time-limit", 60))):
+        asked.clear()
+        answer = wavetune("plan", "sflllm", *settings("method.planner.time_limit_s=900"), *words)
+        assert "what would help" in answer.out, answer.err
+        assert len(asked) > 5
+        assert all(one == limit if not words else one < limit / 6 for one in asked)
+
+
 def test_ranks_wider_than_the_narrowest_map_are_left_out_of_the_choice_and_told(tmp_path):
     folder = shutil.copytree(resolve_model("tiny").folder, tmp_path / "narrow")
     config = json.loads((folder / "config.json").read_text())

@@ -125,21 +125,26 @@ def _critical_s(phases: Phases) -> tuple[float, float, float]:
 
 
 def sensitivities(
-    problem: Problem, plan: Plan, change: float = 0.1, time_limit_s: float | None = None
+    problem: Problem,
+    plan: Plan,
+    change: float = 0.1,
+    time_limit_s: float | None = None,
+    each_s: float | None = None,
 ) -> list[Sensitivity]:
     """What more of each resource would save, the largest saving first.
 
     Model: finite differences; the problem with `change` more of one resource is planned again, from `plan` on. Where a
     plan is slower than it need be, as energy counts too, these are the savings of the least delay. A time limit is
-    shared evenly by the plans; each first plan is finished all the same.
+    shared evenly by the plans, of which none takes longer than `each_s`; each first plan is finished all the same.
     """
     if plan.status != "ok" or plan.delay_s <= 0:
         return []
     problem, plan = of_participants(problem, plan)
-    each_s = None if time_limit_s is None else time_limit_s / (1 + len(_RESOURCES))
+    limits_s = (each_s, None if time_limit_s is None else time_limit_s / (1 + len(_RESOURCES)))
+    least_limit_s = min((limit_s for limit_s in limits_s if limit_s is not None), default=None)
 
     def least_delay_s(problem: Problem) -> float:
-        return best_plan(problem, time_limit_s=each_s, warm_start=plan).delay_s
+        return best_plan(problem, time_limit_s=least_limit_s, warm_start=plan).delay_s
 
     least_s = plan.delay_s if plan.gap < _FAST else least_delay_s(problem)
     savings = [

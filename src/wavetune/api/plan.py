@@ -17,12 +17,16 @@ from wavetune.recipe import Recipe
 
 @dataclass(frozen=True)
 class Planned:
-    """A problem, its plan, and a note on how samples were counted; `proof` is of its bound, where one was asked for."""
+    """A problem, its plan, and a note on how samples were counted.
+
+    `proof` is of the plan's bound, where one was asked for; `search_s` is the limit of the search, None without one.
+    """
 
     problem: Problem
     plan: Plan
     note: str = ""
     proof: dict[str, Any] | None = None
+    search_s: float | None = None
 
     @property
     def status(self) -> str:
@@ -77,10 +81,13 @@ class Planned:
         return lines
 
     def what_helps(self, time_limit_s: float | None = None) -> list[str]:
-        """What more of each resource would save, the most first, where it is worth a word."""
+        """What more of each resource would save, the most first, where it is worth a word.
+
+        Each is searched for no longer than the plan was, and all for no longer than `time_limit_s`.
+        """
         from wavetune.allocation.describe import sensitivities
 
-        found = sensitivities(self.problem, self.plan, time_limit_s=time_limit_s)
+        found = sensitivities(self.problem, self.plan, time_limit_s=time_limit_s, each_s=self.search_s)
         return [s.sentence for s in found if s.saving > 5e-4][:3]
 
 
@@ -115,7 +122,8 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     values = (planner.rank_choice(chosen), planner.settled(0))
     lines = (count.told, f"world: {described(recipe.world.scenario)}", *(one and one.sentence for one in values))
     told = "\n".join(filter(None, lines))
-    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}", proof)
+    search_s = recipe.method.planner.search_s
+    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}", proof, search_s)
 
 
 _MOST_BYTES = 2**30  # of an instance
@@ -178,10 +186,12 @@ def _of_instance(file: str, time_limit_s: float | None, certificate: bool) -> Pl
         chosen, proof = plan_with_certificate(problem, time_limit_s)
         if any(band.rate.kind != "shannon" for band in (problem.main, problem.fed)):
             proof |= {"instance": problem_to_json(problem)}  # which says in numbers what a subchannel carries
-        return Planned(problem, require_feasible(problem, chosen), proof=proof if chosen.status == "ok" else None)
+        proof = proof if chosen.status == "ok" else None
+        return Planned(problem, require_feasible(problem, chosen), proof=proof, search_s=time_limit_s)
     from wavetune.federation.planning import Optimal
 
-    return Planned(problem, require_feasible(problem, Optimal(time_limit_s).plan(problem, 0)))
+    chosen = require_feasible(problem, Optimal(time_limit_s).plan(problem, 0))
+    return Planned(problem, chosen, search_s=time_limit_s)
 
 
 def _in_time(recipe: Recipe, time_limit_s: float | None) -> Recipe:

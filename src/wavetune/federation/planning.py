@@ -37,6 +37,11 @@ class Planner(Part):
     chooses_local_steps: ClassVar[bool] = False
     searches: ClassVar[bool] = False  # for as long as its `time_limit_s`, if that is set
 
+    @property
+    def search_s(self) -> float | None:
+        """Seconds that the search of a plan may take, None without a limit."""
+        return None
+
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, which may start from the plan of a similar one."""
         raise NotImplementedError
@@ -133,6 +138,11 @@ class Optimal(Planner):
             deadline_s=unless_none(self.round_deadline_s),
             least=self.minimise,
         )
+
+    @property
+    def search_s(self) -> float | None:
+        """Seconds that the search of a plan may take, None without a limit."""
+        return self.time_limit_s
 
     def plan(self, problem: Problem, seed: int, warm_start: Plan | None = None) -> Plan:
         """Plan of a problem, started from the plan of a similar one if given; the seed is not used."""

@@ -147,5 +147,5 @@ def _plan_info(session: Session) -> PlanInfo:
         info,
         baselines={name: other.delay_s for name, other in plans.items() if other.status == "ok"},
         bottleneck=bottleneck(problem, plan).sentence + ".",
-        savings={} if differ else {s.resource: s.saving for s in sensitivities(problem, plan)},
+        savings={} if differ else {s.resource: s.saving for s in sensitivities(problem, plan, each_s=planner.search_s)},
     )
