@@ -37,6 +37,9 @@ _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _SPLITS, _CLOSE = 7, 3e-4
 _MATCHED_SHARE, _MOST_MATCHED = 1.5, 20_000  # subchannels a client, and pairs, up to which clients are matched to them
 _POWER, _LONGEST = 8, 1e6
+_NEAR, _ASIDE, _NEAR_KICKS = (5e-4, 2e-3, 5e-3, 1e-2), 1e-2, 25  # below the best known, and D aside; shares of it
+_MOST_NEAR, _NEAR_SIZE = 100, 400_000  # searches near the best known: so many, and over so many pairs together
+_LEAST_ITERATIONS = 30  # of prices, at each end of an interval
 _STUCK, _FRESH_STARTS = 0.01, 2  # of an uplink's delay: what is left to prove for which prices begin anew; how often
 
 
@@ -186,12 +189,33 @@ class BothWays:
 
         return min(best_s, least_over_intervals(bound_s, self.least_down_s, best_s - up_s, best_s))
 
-    def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int) -> IntArray | None:
+    def polish(self, known: TwoWays, gap_s: float, clock: Clock) -> TwoWays:
+        """Better owners by local search for delays a little below the best, whose way back ends a little aside.
+
+        It ends where the best is within `gap_s` of the bound. Large bands stay as they are.
+        """
+        g = np.random.default_rng(0)
+        for seed in range(min(_MOST_NEAR, _NEAR_SIZE // self.uplink.log_KM.size)):
+            if known.delay_s - known.bound_s <= gap_s or not np.isfinite(known.delay_s) or clock.expired:
+                break
+            target_s = known.delay_s * (1 - _NEAR[seed % len(_NEAR)])
+            down_s = self.down_s(known.owner_M) + _ASIDE * known.delay_s * float(g.normal())
+            if down_s >= self.least_down_s and self.counted_up_s(down_s) <= target_s - down_s:
+                found_M = self.search(target_s - down_s, down_s, known.owner_M, _NEAR_KICKS, seed)
+                known = known if found_M is None else self.better_of(known, found_M)
+        return known
+
+    def better_of(self, known: TwoWays, owner_M: IntArray) -> TwoWays:
+        """What is known, with other owners where these are done sooner."""
+        delay_s = self.delay_s(owner_M)
+        return known._replace(owner_M=owner_M, delay_s=delay_s) if delay_s < known.delay_s else known
+
+    def search(self, up_s: float, down_s: float, owner_M: IntArray, kicks: int, seed: int = 0) -> IntArray | None:
         """Owners by local search for an uplink and a way back that end in time; None where no owners could."""
         late = np.any(up_s <= self.uplink.ready_K[self.uplink.need_K > 0])
         if late or np.any(down_s <= self.after_s_K[self.down_bits_K > 0]):
             return None
-        return local_owners(self.problem(down_s), up_s, owner_M, kicks, 0)
+        return local_owners(self.problem(down_s), up_s, owner_M, kicks, seed)
 
     def solve(
         self,
@@ -297,7 +321,7 @@ class _Proof:
         problem = with_cap_tolerance(self.ways.problem(down_s))
         low_s = provable_delay(problem, copy_prices(self.prices), self.up_s, goal_s)
         if low_s < goal_s:
-            tolerance_s, iterations = 0.1 * self.gap_s, self.effort.iterations // 3
+            tolerance_s, iterations = 0.1 * self.gap_s, max(_LEAST_ITERATIONS, self.effort.iterations // 3)
             low_s, _ = raise_bound(problem, self.prices, low_s, goal_s, goal_s - low_s, tolerance_s, iterations)
             if self.fresh_starts > 0 and goal_s - low_s > _STUCK * goal_s:
                 self.fresh_starts -= 1
@@ -312,6 +336,5 @@ class _Proof:
                 self.weight_M1, low_s = packing.weight_M1, goal_s
         if low_s < open_s:
             found_M = self.ways.search(goal_s, down_s, owner_M, self.effort.kicks)
-            if found_M is not None and (found_s := self.ways.delay_s(found_M)) < self.known.delay_s:
-                self.known = self.known._replace(owner_M=found_M, delay_s=found_s)
+            self.known = self.known if found_M is None else self.ways.better_of(self.known, found_M)
         return low_s

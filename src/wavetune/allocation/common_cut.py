@@ -266,6 +266,7 @@ class CommonCutSearch:
     ) -> TwoWays:
         """Owners and bound of both ways; in tiny bands by integer programs where all else leaves a wide gap."""
         effort = self.effort if self.closes else replace(self.effort, programs=0, halvings=_FEW_HALVINGS)
+        known = ways.polish(known, gap_s, clock)
         known = ways.solve(known, prices, up_s, gap_s, beat_s, effort, clock)
         open_s = min(known.delay_s, beat_s) - known.bound_s
         if not self.closes or self.warm is not None or clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:

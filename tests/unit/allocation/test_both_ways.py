@@ -120,9 +120,8 @@ def test_local_search_finds_owners_who_carry_what_is_asked():
     assert np.bincount(owner_M).tolist() == [3, 2, 1]
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_cells_between_loud_neighbours_are_planned_within_half_a_percent(seed):
-    problem, g = cell_problem(6, 20, seed=seed), np.random.default_rng(seed)
+def between_loud_neighbours(num_clients, num_subchannels, seed):
+    problem, g = cell_problem(num_clients, num_subchannels, seed=seed), np.random.default_rng(seed)
 
     def band(one):
         heard_w_KM = 1e-13 * g.exponential(size=one.gain_KM.shape)
@@ -133,8 +132,30 @@ def test_cells_between_loud_neighbours_are_planned_within_half_a_percent(seed):
         )  # fmt: skip
 
     problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
-    found = plan(replace(problem, tx_power_max_w_K=np.full(6, 0.2)))
+    return replace(problem, tx_power_max_w_K=np.full(num_clients, 0.2))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_cells_between_loud_neighbours_are_planned_within_half_a_percent(seed):
+    problem = between_loud_neighbours(6, 20, seed)
+    found = plan(problem)
     assert violations(problem, found) == []
+    assert found.gap < 5e-3
+
+
+def test_the_next_round_is_planned_within_half_a_percent_where_fades_and_interference_have_changed():
+    problem, g = between_loud_neighbours(20, 70, 1), np.random.default_rng(101)
+    problem = problem.restrict([problem.cuts[0]], [problem.ranks[0]])
+
+    def changed(one):
+        up_KM, down_KM = (one.gain_KM * g.exponential(size=one.gain_KM.shape) for _ in range(2))
+        return replace(
+            one, gain_KM=up_KM, downlink_gain_KM=down_KM, interference_w_M=g.permutation(one.interference_w_M),
+            downlink_interference_w_KM=g.permutation(one.downlink_interference_w_KM, axis=1),
+        )  # fmt: skip
+
+    before = plan(problem, time_limit_s=1e-9)
+    found = plan(replace(problem, main=changed(problem.main), fed=changed(problem.fed)), warm_start=before)
     assert found.gap < 5e-3
 
 
