@@ -197,4 +197,6 @@ def test_command_draws_the_curve(tmp_path):
     assert_refused(wavetune("trade-off", "sflllm", *PLAN, *per_client), "one cut and one rank")
     priced = wavetune("plan", "sflllm", *PLAN, "--set", "method.planner.energy_weight_s_per_j=0.1")
     assert "no plan as fast spends less than" in priced.out
+    assert "whatever it spends" in priced.out
+    assert "the gap is at most" not in priced.out
     assert "with less power than it might use" in priced.out

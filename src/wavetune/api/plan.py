@@ -20,6 +20,7 @@ class Planned:
     """A problem, its plan, and a note on how samples were counted.
 
     `proof` is of the plan's bound, where one was asked for; `search_s` is the limit of the search, None without one.
+    Where the planner `minds_energy`, the bound is still of the delay alone.
     """
 
     problem: Problem
@@ -27,6 +28,7 @@ class Planned:
     note: str = ""
     proof: dict[str, Any] | None = None
     search_s: float | None = None
+    minds_energy: bool = False
 
     @property
     def status(self) -> str:
@@ -70,7 +72,9 @@ class Planned:
         if chosen.active_K is not None:
             lines.insert(0, f"{int(chosen.active_K.sum())} of {problem.num_clients} clients take part in this round")
         if chosen.lower_bound_s > 0:
-            lines.append(f"no plan is below {seconds(chosen.lower_bound_s)}: the gap is at most {percent(chosen.gap)}")
+            below = f"no plan is below {seconds(chosen.lower_bound_s)}"
+            gap = f": the gap is at most {percent(chosen.gap)}"
+            lines.append(f"{below}, whatever it spends" if self.minds_energy else below + gap)
         if self.proof is not None:
             proved_s = float(self.proof["lower_bound_s"])
             rest = (
@@ -122,8 +126,8 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     values = (planner.rank_choice(chosen), planner.settled(0))
     lines = (count.told, f"world: {described(recipe.world.scenario)}", *(one and one.sentence for one in values))
     told = "\n".join(filter(None, lines))
-    search_s = recipe.method.planner.search_s
-    return Planned(problem, chosen, "; ".join(filter(None, notes)) + f"\n{told}", proof, search_s)
+    of, note = recipe.method.planner, "; ".join(filter(None, notes))
+    return Planned(problem, chosen, f"{note}\n{told}", proof, of.search_s, of.minds_energy)
 
 
 _MOST_BYTES = 2**30  # of an instance
