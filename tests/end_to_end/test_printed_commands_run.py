@@ -63,7 +63,7 @@ REWARD_OPTIONS = {
     "--steps": "1",
     "--pairs-per-step": "2",
     "--train-pairs": "8",
-    "--max-tokens": "48",
+    "--max-tokens": "16",
 }
 CUTS, POPULATION = "method.topology.cuts", "world.scenario.population."
 CLIENTS = POPULATION + "num_clients"
