@@ -3,6 +3,7 @@
 Legend: S samples, T longest sample, D width, M bottleneck width, C outputs.
 """
 
+import math
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -134,9 +136,27 @@ def _with_peft(stock: PreTrainedModel, folder: Path) -> Any:
         warnings.filterwarnings("error", "Found missing adapter keys")  # it would draw them at random
         try:
             require_files(folder)
+            _require_its_sizes(folder)
             return PeftModel.from_pretrained(stock, str(folder))
         except Exception as error:  # PEFT, safetensors and the disk have types of their own
             raise ModelError(f"cannot load the adapter {folder} ({error}): train it again") from error
+
+
+def _require_its_sizes(folder: Path) -> None:
+    """Raise ModelError where a config asks for larger adapters than its file holds, for which PEFT would make room."""
+    config = read_json(folder / "adapter_config.json")
+    with safe_open(folder / PEFT_FILE, "pt") as file:
+        shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
+    rank, values = max((min(shape) for shape in shapes if shape), default=0), sum(map(math.prod, shapes))
+    width = config.get("token_dim") or 1
+    if config.get("peft_type") == "PREFIX_TUNING":
+        width *= 2 * (config.get("num_layers") or 1)
+    asked = {"r": (config.get("r"), rank), "encoder_hidden_size": (config.get("encoder_hidden_size"), values)}
+    asked |= {f"rank_pattern.{name}": (value, rank) for name, value in (config.get("rank_pattern") or {}).items()}
+    asked["num_virtual_tokens"] = (config.get("num_virtual_tokens"), values // width)
+    for name, (value, most) in asked.items():
+        if value is not None and value > most:
+            raise ModelError(f"its config has {name} = {value}, and its file holds no more than {most}")
 
 
 def _add_bottlenecks(stock: PreTrainedModel, beside: BesidePeft) -> None:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from wavetune.errors import JsonError, ModelError
-from wavetune.json_reader import read_json
+from wavetune.json_reader import read_json, require_file
 from wavetune.models.backbone import Backbone
 from wavetune.models.classifier import HEAD, head_site, stacked_head
 from wavetune.models.export import save_peft_adapter
@@ -84,14 +84,20 @@ def load_reward(folder: Path, backbone: Backbone, about: Mapping[str, Any]) -> A
 
     Raises: ModelError if files are missing, damaged or of another model.
     """
-    bank = reward_bank(backbone, about["rank"], about["alpha"], 0)
     try:
-        lora, head = load_file(folder / ADAPTER / "adapter_model.safetensors"), load_file(folder / HEAD_FILE)
-        bank.local[HEAD]["A"][0, :, 0] = head["weight"]
-        bank.local[HEAD]["B"][0, 0] = head["bias"]
-        for site in bank.local.keys() - {HEAD}:
-            for name, stack in bank.local[site].items():
-                stack[0] = lora[f"base_model.model.{site}.lora_{name}.weight"].t()
+        lora = load_file(require_file(folder / ADAPTER / "adapter_model.safetensors"))
+        head = load_file(require_file(folder / HEAD_FILE))
+        held = {len(matrix) for name, matrix in lora.items() if name.endswith(".lora_A.weight")}
+        if held != {about["rank"]}:
+            raise ModelError(f"its rank is {about['rank']}, and those of its adapters are {sorted(held)}")
+        bank = reward_bank(backbone, about["rank"], about["alpha"], 0)
+        places = {HEAD: {"A": head["weight"][:, None], "B": head["bias"][None]}}
+        for site, stacks in bank.local.items():
+            for name, stack in stacks.items():
+                found = places[site][name] if site == HEAD else lora[f"base_model.model.{site}.lora_{name}.weight"].t()
+                if found.shape != stack[0].shape:
+                    raise ModelError(f"{name} of {site} has shape {list(found.shape)} and not {list(stack[0].shape)}")
+                stack[0] = found
     except Exception as error:  # safetensors, the disk and torch have types of their own
         raise ModelError(f"cannot load the reward model in {folder} ({error}): train it again") from error
     return bank

@@ -167,3 +167,26 @@ def test_an_adapter_that_lacks_a_factor_is_refused_and_an_unknown_setting_of_pef
     save_file(kept, weights)
     with pytest.raises(ModelError, match=r"cannot load the adapter .*missing adapter keys"):
         load_adapted(folder_of("tiny"), tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("peft_type", "name", "value"),
+    [
+        ("LORA", "r", 10**12),
+        ("LORA", "rank_pattern", {"q_proj": 10**12}),
+        ("PROMPT_TUNING", "num_virtual_tokens", 10**12),
+        ("PREFIX_TUNING", "num_virtual_tokens", 10**12),
+        ("P_TUNING", "encoder_hidden_size", 10**12),
+    ],
+)
+def test_adapters_whose_config_asks_for_more_than_their_file_holds_are_refused(tmp_path, peft_type, name, value):
+    """PEFT makes room for what the config says before it opens the file."""
+    layer = "base_model.model.model.layers.0.self_attn.q_proj.lora_{}.weight"
+    lora = {layer.format(name): torch.zeros(shape) for name, shape in (("A", (4, 32)), ("B", (32, 4)))}
+    prompt = {"prompt_embeddings": torch.zeros(4, 256 if peft_type == "PREFIX_TUNING" else 32)}
+    save_file(lora if peft_type == "LORA" else prompt, tmp_path / "adapter_model.safetensors")
+    config = {"peft_type": peft_type, "task_type": "CAUSAL_LM", "num_virtual_tokens": 4, "token_dim": 32}
+    config = {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"]} if peft_type == "LORA" else config
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"num_layers": 4, name: value}))
+    with pytest.raises(ModelError, match=f"its config has {name}.* = 1000000000000, and its file holds no more than"):
+        load_adapted(folder_of("tiny"), tmp_path)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModel, AutoModelForCausalLM
 
 from wavetune.errors import ModelError
@@ -105,6 +105,11 @@ def test_damaged_or_foreign_adapters_are_refused(trained, tmp_path):
     save_reward(tmp_path, backbone, bank, "base", {"rank": 4, "alpha": 8.0})
     with pytest.raises(ModelError, match="cannot load the reward model"):
         load_reward(tmp_path, backbone, {"rank": 3, "alpha": 8.0})
+    with pytest.raises(ModelError, match=r"its rank is 1000000000000, and those of its adapters are \[4\]"):
+        load_reward(tmp_path, backbone, {"rank": 10**12, "alpha": 8.0})  # no room is made for it first
+    save_file({"weight": torch.zeros(1), "bias": torch.zeros(1)}, tmp_path / "head.safetensors")
+    with pytest.raises(ModelError, match=r"A of .* has shape \[1, 1\] and not"):
+        load_reward(tmp_path, backbone, {"rank": 4, "alpha": 8.0})
     (tmp_path / "head.safetensors").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="cannot load the reward model"):
         load_reward(tmp_path, backbone, json.loads((tmp_path / "reward.json").read_text()))
