@@ -10,7 +10,8 @@ and prices l >= 0 of each client's four times, no round is shorter than
 as disjoint sets within the power pay at most all of w and v, and no client is later than the last. A set's least weight
 is bounded by multipliers as in `verify_plan`; a rate r for b bits costs l b / r besides, least at r = sqrt(l b / nu).
 A proof of a rank is a tree. What prices say holds in all that is below them: no shorter round has a cut that costs more
-than is left, and where nothing is left, the part is closed. Seconds, a client's cut or an owner tell parts apart.
+than is left, and where nothing is left, the part is closed. Seconds, a client's cut or an owner tell parts apart. What
+both bands take at least for the cuts of a part may be proved as in `verify_plan`, where work and seconds are their sum.
 Together with `verify_plan` this needs NumPy and nothing of wavetune; sums are rounded outwards.
 """
 
@@ -114,9 +115,21 @@ class Rounds:
             known = (*known, self.priced(proof, cuts, edges, may))
             self.part_closed(proof["then"], cuts, edges, may, known)
             return
+        if "apart" in proof:
+            require(self.apart(proof["apart"], cuts) >= self.round_s, "bands apart leave a part open")
+            return
         require("has" in proof, "a part is left open")
         for name, one in zip(("has", "lacks"), self.divided(proof, cuts, edges, may), strict=True):
             self.part_closed(proof[name], *one, known)
+
+    def apart(self, proof, cuts):
+        """No round of these cuts is shorter (s): both bands told apart, each with the least that any cut asks."""
+        starts, bits = (np.min(np.where(cuts, of, np.inf), axis=2) for of in (self.starts, self.bits))
+        total = np.sum(np.min(np.where(cuts, self.work, np.inf), axis=1))
+        for t, band in zip((0, 2), self.bands, strict=True):
+            listed = proof[band.name.split()[0]]
+            total += self.times[t] * band.earliest(starts[t], starts[t + 1], bits[t : t + 2], listed)
+        return total * (1 - EPS)
 
     def divided(self, proof, cuts, edges, may):
         """Two parts which hold all together."""

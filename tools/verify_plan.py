@@ -128,7 +128,7 @@ class Band:
         for part in listed:
             up, down = float(part["up_s"]), np.inf if part["down_s"] is None else float(part["down_s"])
             require(up > start_up and down > start_down, f"{self.name}: a proof must be for times after the last start")
-            rates, asks = bits[0] / (up - ready) * (1 - EPS), self.returns * bits[1] / (down - after) * (1 - EPS)
+            rates, asks = bits[0] / (up - ready) * (1 - EPS), bits[1] / (down - after) * (1 - EPS)
             require(self.refuted(rates, asks, part["proof"], self.up.h + self.back > 0), f"{self.name}: a proof fails")
             seen.append((up, down))
         return min(e + max([start_up, *(u for u, d in seen if d > e)]) for e in [start_down, *(d for _, d in seen)])
@@ -168,13 +168,13 @@ def plan_delay(instance, plan):
 def bound(instance, certificate):
     """The lower bound that the certificate proves, over every allowed cut and rank that fits the memories."""
     main, fed, none, lowest = Band(instance, "main"), Band(instance, "fed"), np.zeros(len(instance["clients"])), np.inf
-    fed_s = fed.earliest(none, none, (1.0, 1.0), certificate["fed"])
+    fed_s = fed.earliest(none, none, (1.0, fed.returns), certificate["fed"])
     given = {(p["cut"], p["rank"]): p["refuted"] for p in certificate["pairs"]}
     for cut in instance["cuts"]:
         for rank, rounds in instance["rounds_to_target"].items():
             if found := parts(instance, cut, int(rank)):
                 ready, server, after, bits, adapters = found
-                step = main.earliest(ready, after, bits, given[cut, int(rank)]) + server
+                step = main.earliest(ready, after, (bits[0], main.returns * bits[1]), given[cut, int(rank)]) + server
                 lowest = min(lowest, rounds * (instance["local_steps"] * step + adapters * fed_s) * (1 - EPS))
     return float(lowest)
 

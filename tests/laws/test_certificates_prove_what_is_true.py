@@ -109,3 +109,21 @@ def test_nobody_who_changes_one_number_proves_more_than_the_best_of_all(kind, su
             parent[last] = value or g.choice([*OTHER_VALUES, *(factor * kept for factor in FACTORS)])
             assert proved_s(instance, certificate, own, ABOVE * best_s) <= best_s, (path, parent[last])
             parent[last] = kept
+
+
+def leaves(proof):
+    """What both bands take for choices of cuts, in all of a proof."""
+    if "apart" in proof:
+        yield {"apart": proof["apart"]}
+    for name in {"then", "has", "lacks"} & proof.keys():
+        yield from leaves(proof[name])
+
+
+@pytest.mark.parametrize(("kind", "subchannels", "seed"), [cell[:3] for cell in CELLS if cell[:2] == (BOTH_WAYS, 3)])
+def test_what_bands_take_for_one_choice_of_cuts_is_not_taken_for_all_choices(kind, subchannels, seed):
+    instance, certificate, best_s = certified(kind, subchannels, seed, True)
+    found = list(leaves(certificate["ranks"][0]["proof"]))
+    for leaf in (*found, {"apart": {"main": [], "fed": []}}):
+        grafted = certificate | {"ranks": [certificate["ranks"][0] | {"proof": leaf}]}
+        assert proved_s(instance, grafted, True, ABOVE * best_s) <= best_s
+    assert len(found) > 1

@@ -10,14 +10,11 @@ Shape suffixes: K clients.
 
 from __future__ import annotations
 
-import heapq
 import time
-from dataclasses import dataclass
 
 import numpy as np
 
 from wavetune.allocation.band import Incumbent
-from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch, pairs_of, search_common_cut
 from wavetune.allocation.cut_certificate import own_cuts_certificate
 from wavetune.allocation.effort import Clock
@@ -26,13 +23,9 @@ from wavetune.allocation.instance import Json
 from wavetune.allocation.per_client import plan_per_client
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import BoolArray, Problem, RadioBand
-from wavetune.allocation.refutation import KNOWN, Refuter
-from wavetune.allocation.water_filling import BandProblem
-from wavetune.units import Array
+from wavetune.allocation.refutation import KNOWN, Refuter, Ways
 
-_SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
-_NARROW = 5e-5  # Share of the goal under which an interval of the way back is not halved.
-_HALVINGS = 4
+_SAFE = 1 - 1e-9
 _NEVER_S = 1e200  # than which no plan is slower
 
 
@@ -62,7 +55,7 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
         pair, back = search.pairs[i], search.ways[i] if problem.price_downlink else None
         goal_s = pair.step_s(lower_s, fed_s)
-        ways = _Ways(search.main_problems[i], pair.back_s_K, back)
+        ways = Ways(search.main_problems[i], pair.back_s_K, back)
         step_s, listed = ways.climbed(refuter, search.bounds_s[i], goal_s * (1 + 1e-12), search.effort.halvings)
         lower_s = min(lower_s, pair.delay_s(step_s, fed_s) * _SAFE)
         pairs.append({"cut": pair.cut, "rank": pair.rank, "refuted": listed})
@@ -102,7 +95,7 @@ def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
         listed = _never(problem.fed, np.ones(problem.num_clients, dtype=bool))
         return _NEVER_S if listed else 0.0, listed
     goal_s = search.fed_two_ways.bound_s if search.fed_two_ways else incumbent.bound_s + search.fed_down_s
-    ways = _Ways(uplink, np.zeros(problem.num_clients), search.fed_ways if problem.price_downlink else None)
+    ways = Ways(uplink, np.zeros(problem.num_clients), search.fed_ways if problem.price_downlink else None)
     refuter = _refuter(search, problem.fed, [incumbent])
     return ways.climbed(refuter, incumbent.bound_s, goal_s * _SAFE, search.effort.halvings)
 
@@ -120,58 +113,3 @@ def _refuter(search: CommonCutSearch, band: RadioBand, incumbents: list[Incumben
         branches=2 * effort.branches,
         packing_weight_M1=best.packing_weight_M1,
     )
-
-
-@dataclass(frozen=True)
-class _Ways:
-    """A band's uplink, and what follows the server's answer: the way back, where it takes time, and work."""
-
-    uplink: BandProblem
-    after_s_K: Array
-    back: BothWays | None
-
-    def problem(self, down_s: float | None) -> BandProblem:
-        """The uplink of owners with which the way back ends in time; of all owners where none is given."""
-        return self.uplink if self.back is None or down_s is None else self.back.problem(down_s)
-
-    def climbed(self, refuter: Refuter, up_s: float, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
-        """No owners have both ways done sooner (s), up to a goal; and the pairs of times that prove it.
-
-        `up_s` is what the search proved of the uplink alone.
-        """
-        start_up_s, start_s = float(np.max(self.uplink.ready_K)), float(np.max(self.after_s_K))
-        listed: list[Json] = []
-        if not np.any(self.uplink.need_K > 0) or start_up_s + start_s >= goal_s:
-            return start_up_s + start_s, listed
-
-        def note(up_s: float, down_s: float | None, proof: Json | None) -> bool:
-            if proof is not None:
-                listed.append({"up_s": up_s, "down_s": down_s, "proof": proof})
-            return proof is not None
-
-        alone_s = goal_s - start_s if self.back is None else min(goal_s - start_s, up_s * _SAFE)
-        up_s, proof = refuter.latest(self.problem(None), start_up_s, alone_s, _HALVINGS)
-        note(up_s, None, proof)
-        if self.back is None:
-            return start_s + up_s, listed
-        refuter.back_unit = self.back.unit
-        first_s, enough_s = self.back.least_down_s * _COUNTED, goal_s - start_s
-        if (
-            first_s > start_s
-            and enough_s > up_s
-            and note(enough_s, first_s, refuter.at_once(self.problem(first_s), enough_s))
-        ):
-            start_s = first_s
-        parts = [(start_s + up_s, start_s, max(goal_s - up_s, start_s), up_s)]
-        while parts and halvings > 0 and parts[0][2] - parts[0][1] > _NARROW * goal_s:
-            bound_s, start_s, end_s, up_s = heapq.heappop(parts)
-            enough_s = goal_s - start_s
-            halvings -= 1
-            if bound_s >= goal_s or note(enough_s, end_s, refuter.at_once(self.problem(end_s), enough_s)):
-                continue
-            middle_s = 0.5 * (start_s + end_s)
-            found_s, proof = refuter.latest(self.problem(middle_s), up_s, enough_s)
-            note(found_s, middle_s, proof)
-            heapq.heappush(parts, (start_s + found_s, start_s, middle_s, found_s))
-            heapq.heappush(parts, (middle_s + up_s, middle_s, end_s, up_s))
-        return min([goal_s, *(part[0] for part in parts)]), listed

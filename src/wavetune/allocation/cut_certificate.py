@@ -14,16 +14,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.cut_packing import CutPacking, Divided, Trace, parts
 from wavetune.allocation.cut_packing import Prices as CutPrices
 from wavetune.allocation.decision import Evaluator, Options, options_of
-from wavetune.allocation.effort import Clock
+from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import memory_need_bytes_K
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.prices import Slow
 from wavetune.allocation.problem import BoolArray, IntArray, Problem
-from wavetune.allocation.refutation import Cases
+from wavetune.allocation.refutation import Cases, Refuter, Ways
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.shared_in_time import suited_prices
@@ -37,6 +38,8 @@ _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _MARGIN = 1e-4  # of a round, by which all clients' sets may cost less than they do
 _SAFE = 1 - 1e-9
 _BANDS = "main", "fed"
+_CHOICES, _FAILED = 128, 4  # of cuts that are tried one by one anyway, and that may fail before less is tried
+_FED = 0.1  # share of what known owners take too long that is left to the fed band
 _LONG = 2.0  # rounds, which a set costs that cannot be in time
 
 
@@ -86,12 +89,14 @@ def own_cuts_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
     goal_s = min(plan.lower_bound_s, (1 - _CLOSE) * plan.delay_s)
     hertz = problem.main.effective_hz, problem.fed.effective_hz
     least_s = [[_first_s(one, one.ready_s_KC), _first_s(one, one.back_s_KC), 0.0, 0.0] for one in option_sets]
+    apart = BandsApart(problem, evaluator, plan)
+    proofs = [CutProof(packing, i, one, hertz, goal_s / one.rounds, apart) for i, one in enumerate(option_sets)]
     packing.run(
         [(plan.main.owner_M, plan.fed.owner_M)], least_s, [0.0] * len(option_sets),
         lambda i: suited_prices(evaluator, option_sets[i], goal_s / option_sets[i].rounds), lambda: goal_s,
-        lambda _: None, None, int(_PROGRAMS / np.sqrt(size)) if size <= _PACKED else 0, patient=True,
+        lambda _: None, lambda i, choice_K, _: option_sets[i].rounds * proofs[i].closed(choice_K)[1],
+        int(_PROGRAMS / np.sqrt(size)) if size <= _PACKED else 0, patient=True,
     )  # fmt: skip
-    proofs = [CutProof(packing, i, one.cut_KC, hertz, goal_s / one.rounds) for i, one in enumerate(option_sets)]
     ranks = [
         {"rank": rank, "proof": proof.of(trace)}
         for rank, proof, trace in zip(problem.ranks, proofs, packing.traces, strict=True)
@@ -118,6 +123,46 @@ def _alone(problem: BandProblem) -> Array:
     return np.minimum(np.log1p(snr_KM) / np.log(2.0), problem.limit)
 
 
+class BandsApart:
+    """Proofs of what both bands take at least for given cuts, each by itself, which start from those found before."""
+
+    def __init__(self, problem: Problem, evaluator: Evaluator, plan: Plan) -> None:
+        self.problem, self.effort = problem, effort_of(problem.main.gain_KM.size, False)
+        self.tables, self.owners = (evaluator.main, evaluator.fed), (plan.main.owner_M, plan.fed.owner_M)
+        self.refuters = [
+            Refuter(
+                hertz=tables.band.effective_hz, owner_M=owner_M, known=[], iterations=self.effort.iterations,
+                programs=self.effort.programs, branches=2 * self.effort.branches,
+            )
+            for tables, owner_M in zip(self.tables, self.owners, strict=True)
+        ]  # fmt: skip
+
+    def proof(self, options: Options, round_s: float, thorough: bool) -> tuple[Json, float]:
+        """What proves that a round with these cuts is no shorter (s), up to a goal."""
+        priced, nothing_K = self.problem.price_downlink, np.zeros(options.num_clients)
+        fed_K = options.fed_bits_KC[:, 0]
+        asks = (
+            (options.ready_s_KC[:, 0], options.up_bits_KC[:, 0], options.back_s_KC[:, 0], options.down_bits_KC[:, 0]),
+            (nothing_K, fed_K, nothing_K, fed_K * self.problem.costs.download_share),
+        )
+        ways: list[Ways] = []
+        known_s: list[float] = []
+        for tables, owner_M, (ready_s_K, up_K, after_s_K, down_K) in zip(self.tables, self.owners, asks, strict=True):
+            both = BothWays(tables.band, tables.problem(ready_s_K, up_K), down_K * priced, after_s_K)
+            ways.append(Ways(both.uplink, after_s_K, both if priced else None))
+            known_s.append(both.delay_s(owner_M) if np.any(up_K > 0) else both.down_s(owner_M))
+        steps = self.problem.local_steps
+        rest_s = round_s - steps * float(np.sum(options.work_s_KC))
+        spare_s = max(0.0, known_s[1] + steps * known_s[0] - rest_s)  # which the known owners take too long
+        halvings = self.effort.halvings if thorough else 0
+        fed_s, fed = self._climbed(1, ways[1], min(known_s[1] - _FED * spare_s, rest_s), halvings)
+        main_s, main = self._climbed(0, ways[0], (rest_s - fed_s) / steps * (1 + 1e-9), halvings)
+        return {"main": main, "fed": fed}, round_s - (rest_s - steps * main_s - fed_s)
+
+    def _climbed(self, j: int, ways: Ways, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
+        return ways.climbed(self.refuters[j], goal_s, goal_s, halvings)
+
+
 _Values = tuple[_Asked, Array, IntArray]  # how much sets cost at least (rounds), and how large such sets are
 
 
@@ -125,11 +170,19 @@ class CutProof:
     """The proof that no round of an option set is shorter than `round_s`; less may be `reached_s`."""
 
     def __init__(
-        self, packing: CutPacking, i: int, cut_KC: IntArray, hertz: tuple[float, float], round_s: float
+        self,
+        packing: CutPacking,
+        i: int,
+        options: Options,
+        hertz: tuple[float, float],
+        round_s: float,
+        apart: BandsApart,
     ) -> None:
-        self.packing, self.one, self.cut_KC, self.hertz = packing, packing.option_sets[i], cut_KC, hertz
+        self.packing, self.one, self.cut_KC, self.hertz = packing, packing.option_sets[i], options.cut_KC, hertz
+        self.options, self.apart = options, apart
+        self.choices: dict[bytes, tuple[Json, float]] = {}
         self.round_s = self.reached_s = round_s
-        self.margin = _MARGIN / (2 * len(cut_KC))
+        self.margin = _MARGIN / (2 * options.num_clients)
         # bit/s/Hz of each client that has all of its power on every subchannel
         self.most = [np.sum(_alone(band.problem), axis=1) for band in packing.bands]
 
@@ -158,13 +211,40 @@ class CutProof:
         if best_s >= self.round_s:
             return proof
         if not trace.parts:
-            self.reached_s = min(self.reached_s, best_s)
+            if trace.closed or np.prod(np.sum(part.allowed_KC, axis=1, dtype=np.float64)) <= _CHOICES:
+                here |= self._of_choices(part)
+            else:
+                self.reached_s = min(self.reached_s, best_s)
             return proof
         here |= self._words(trace.divided)
         halves = parts(trace.divided, part.allowed_KC, part.edges_T2, part.hears)
         for name, one, changes in zip(("has", "lacks"), trace.parts, halves, strict=True):
             here[name] = self._proof(one, part._replace(**changes))
         return proof
+
+    def closed(self, choice_K: IntArray) -> tuple[Json, float]:
+        """What proves that no round with these cuts is shorter (s), up to what is of interest."""
+        key = choice_K.tobytes()
+        if key not in self.choices:
+            failed = sum(reached_s < self.round_s for _, reached_s in self.choices.values())
+            self.choices[key] = self.apart.proof(self.options.of(choice_K), self.round_s, failed < _FAILED)
+        return self.choices[key]
+
+    def _of_choices(self, part: _Part) -> Json:
+        """The proof of a part that is divided by cuts alone, down to each choice that is left."""
+        part, best_s = self._narrowed(part)
+        count_K = np.sum(part.allowed_KC, axis=1)
+        if best_s >= self.round_s:
+            return {}
+        k = int(np.argmax(count_K))
+        if count_K[k] == 1:
+            proof, reached_s = self.closed(np.argmax(part.allowed_KC, axis=1))
+            self.reached_s = min(self.reached_s, max(reached_s, best_s))
+            return {"apart": proof} if reached_s > best_s else {}
+        by = "cut", k, int(np.argmax(part.allowed_KC[k]))
+        halves = parts(by, part.allowed_KC, part.edges_T2, part.hears)
+        proofs = [self._of_choices(part._replace(**changes)) for changes in halves]
+        return self._words(by) | {"has": proofs[0], "lacks": proofs[1]}
 
     def _narrowed(self, part: _Part) -> tuple[_Part, float]:
         """The part without cuts that no shorter round has, and what is proved of its rounds (s)."""

@@ -263,11 +263,15 @@ def parts(
 
 @dataclass
 class Trace:
-    """What proves a part's bound: prices that were tried in turns, and the two parts it was divided into, if it was."""
+    """What proves a part's bound: prices that were tried in turns, and the two parts it was divided into, if it was.
+
+    Or each choice of cuts that prices leave open was closed by itself.
+    """
 
     prices: list[Prices]
     divided: Divided = ()
     parts: tuple[Trace, ...] = ()
+    closed: bool = False
 
 
 class _Node(NamedTuple):
@@ -386,7 +390,7 @@ class CutPacking:
             close: no plan from an option set with a choice of cuts is faster (s), thoroughly or not; None where that is
                 no easier to say than of all cuts.
             programs: how many are solved at most.
-            patient: solve them even where they gain little.
+            patient: solve them even where they gain little, and go on where choices of cuts are not closed.
         """
         self.goal_of, self.tell, self.programs = goal_of, tell, programs
         for owners in known:
@@ -420,15 +424,16 @@ class CutPacking:
                 seen_s, looked = queue[0].bound_s, self.programs
             node = heapq.heappop(queue)
             choices = self._few_choices(node) if close else []
-            if close and choices:
-                if node.closed == 2:
-                    heapq.heappush(queue, node)
-                    break
+            if choices and node.closed == 2 and not patient:
+                heapq.heappush(queue, node)
+                break
+            if close and choices and node.closed < (1 if patient else 2):
                 closed = min(close(node.option_set, choice_K, node.closed == 1) for choice_K in choices)
                 node = node._replace(bound_s=max(node.bound_s, closed), closed=node.closed + 1)
                 if node.bound_s >= (1 - _WIDE) * goal_of():
                     node = node._replace(closed=2)
-                if node.bound_s < goal_of():
+                node.trace.closed = node.bound_s >= goal_of()
+                if not node.trace.closed:
                     heapq.heappush(queue, node)
                 continue
             for child in self._divided(node, number):
@@ -503,7 +508,7 @@ class CutPacking:
     def _children(self, node: _Node, number: int, by: Divided) -> list[_Node]:
         node.trace.divided, node.trace.parts = by, (Trace([]), Trace([]))
         children = [
-            node._replace(number=number + n, trace=node.trace.parts[n], choice_KC=None, **part)
+            node._replace(number=number + n, trace=node.trace.parts[n], choice_KC=None, closed=0, **part)
             for n, part in enumerate(parts(by, node.allowed_KC, node.edges_T2, node.hears))
         ]
         for n in {"cut": (0, 1), "time": (1,)}.get(by[0], ()):  # no set of these is late that was in time

@@ -8,12 +8,14 @@ Shape suffixes: K clients, M subchannels, M1 for the subchannels and the total p
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from wavetune.allocation.band import children, copy_prices, strongest_uplink
+from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import Strongest, enough_columns, strongest
 from wavetune.allocation.dual_bound import excess, most_divided, provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.instance import Json
@@ -26,6 +28,8 @@ from wavetune.units import Array
 KNOWN = 4
 _MARGIN = 2e-8  # of an excess, beyond what the checker's rounding takes
 _NODES, _CASES, _ITERATIONS, _FAINT = 2_000, 1_000, 40, 1e-6
+_SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
+_NARROW, _HALVINGS = 5e-5, 4  # share of the goal under which an interval of the way back is not halved
 _SURE = 1e6  # a weight that keeps a subchannel in or out of a set, whatever multipliers make it worth
 
 
@@ -201,6 +205,61 @@ class Refuter:
         """Multipliers on a rate (per bit/s), on a cap (per watt) and on the way back (per bit/s)."""
         nu, alpha, delta = multiplier_3.tolist()
         return {"multipliers": [nu / self.hertz, max(alpha, 0.0), delta / self.back_unit]}
+
+
+@dataclass(frozen=True)
+class Ways:
+    """A band's uplink, and what follows the server's answer: the way back, where it takes time, and work."""
+
+    uplink: BandProblem
+    after_s_K: Array
+    back: BothWays | None
+
+    def problem(self, down_s: float | None) -> BandProblem:
+        """The uplink of owners with which the way back ends in time; of all owners where none is given."""
+        return self.uplink if self.back is None or down_s is None else self.back.problem(down_s)
+
+    def climbed(self, refuter: Refuter, up_s: float, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
+        """No owners have both ways done sooner (s), up to a goal; and the pairs of times that prove it.
+
+        `up_s` is what the search proved of the uplink alone.
+        """
+        start_up_s, start_s = float(np.max(self.uplink.ready_K)), float(np.max(self.after_s_K))
+        listed: list[Json] = []
+        if not np.any(self.uplink.need_K > 0) or start_up_s + start_s >= goal_s:
+            return start_up_s + start_s, listed
+
+        def note(up_s: float, down_s: float | None, proof: Json | None) -> bool:
+            if proof is not None:
+                listed.append({"up_s": up_s, "down_s": down_s, "proof": proof})
+            return proof is not None
+
+        alone_s = goal_s - start_s if self.back is None else min(goal_s - start_s, up_s * _SAFE)
+        up_s, proof = refuter.latest(self.problem(None), start_up_s, alone_s, _HALVINGS)
+        note(up_s, None, proof)
+        if self.back is None:
+            return start_s + up_s, listed
+        refuter.back_unit = self.back.unit
+        first_s, enough_s = self.back.least_down_s * _COUNTED, goal_s - start_s
+        if (
+            first_s > start_s
+            and enough_s > up_s
+            and note(enough_s, first_s, refuter.at_once(self.problem(first_s), enough_s))
+        ):
+            start_s = first_s
+        parts = [(start_s + up_s, start_s, max(goal_s - up_s, start_s), up_s)]
+        while parts and halvings > 0 and parts[0][2] - parts[0][1] > _NARROW * goal_s:
+            bound_s, start_s, end_s, up_s = heapq.heappop(parts)
+            enough_s = goal_s - start_s
+            halvings -= 1
+            if bound_s >= goal_s or note(enough_s, end_s, refuter.at_once(self.problem(end_s), enough_s)):
+                continue
+            middle_s = 0.5 * (start_s + end_s)
+            found_s, proof = refuter.latest(self.problem(middle_s), up_s, enough_s)
+            note(found_s, middle_s, proof)
+            heapq.heappush(parts, (start_s + found_s, start_s, middle_s, found_s))
+            heapq.heappush(parts, (middle_s + up_s, middle_s, end_s, up_s))
+        return min([goal_s, *(part[0] for part in parts)]), listed
 
 
 @dataclass
