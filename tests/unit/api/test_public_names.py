@@ -30,8 +30,8 @@ SIGNATURES = {
 MEMBERS = {
     "Callback": ["aligned", "closed", "finished", "round", "started"],
     "Planned": [
-        "delay_s", "lower_bound_s", "note", "plan", "problem", "proof", "reason", "search_s", "sentences",
-        "status", "to_dict", "what_helps",
+        "delay_s", "lower_bound_s", "minds_energy", "note", "plan", "problem", "proof", "reason", "search_s",
+        "sentences", "status", "to_dict", "what_helps",
     ],
     "Ranking": ["folder", "report", "rows", "run", "table"],
     "Recipe": ["method", "name", "run", "to_dict", "with_settings", "world"],
