@@ -190,7 +190,7 @@ def main(*paths):
         require(delay_s <= plan["delay_s"] * (1 + 1e-9), f"the plan takes {delay_s:.9g} s, not {plan['delay_s']:.9g} s")
         require(bound_s >= certificate["lower_bound_s"] * (1 - 1e-8), f"no more than {bound_s:.9g} s is proved")
     except Exception as error:  # a file can be wrong in many ways
-        print(f"refused: {error if isinstance(error, RefusedError) else 'malformed or incomplete, ' + repr(error)}")
+        print(f"refused: {error if isinstance(error, RefusedError) else f'malformed or incomplete, {error!r:.200}'}")
         return 1
     print(f"plan {delay_s:.9g} s, no plan below {bound_s:.9g} s: proved gap {max(0.0, 1 - bound_s / delay_s):.4%}")
     return 0

@@ -135,11 +135,15 @@ def test_no_number_can_be_changed_so_that_it_proves_what_is_false(small, data):
 
 
 @pytest.mark.parametrize("tool", ["verify_plan", "verify_own_cuts"])
-@pytest.mark.parametrize("content", ["[" * 100_000, "\udcff", "9" * 5000, "[]", '{"a": NaN}'])
+@pytest.mark.parametrize(
+    "content",
+    ["[" * 100_000, 1000 * "x" + "\udcff", "9" * 5000, "[]", '{"a": NaN}'],
+    ids=["deep", "no text", "digits", "list", "nan"],
+)
 def test_files_that_are_no_plans_are_refused_in_a_line(tmp_path, capsys, tool, content):
     (tmp_path / "plan.json").write_text(content, errors="surrogateescape")
     assert importlib.import_module(tool).main(tmp_path / "plan.json", tmp_path / "plan.json") == 1
-    assert re.fullmatch("refused: malformed or incomplete, .*\n", capsys.readouterr().out)
+    assert re.fullmatch("refused: malformed or incomplete, .{,200}\n", capsys.readouterr().out)
 
 
 def test_the_checker_imports_numpy_and_the_other_checker_alone_and_is_short():
