@@ -157,6 +157,11 @@ SCAFFOLD = ("method.optimiser=theirs.scaffold:Corrected", "method.mixing=theirs.
 METHODS = {
     "feddyn": ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer"),
     "rolora": ("method.exchange=theirs.turns:Turns",),
+    "scaffold_of_factors_in_turn": (
+        *SCAFFOLD,
+        "method.optimiser.learning_rate=1",
+        "method.exchange=theirs.turns:Turns",
+    ),
     "scaffold": (*SCAFFOLD, "method.optimiser.learning_rate=1"),
     "scaffold_of_some_at_edges_in_bf16": (
         *SCAFFOLD,

@@ -229,7 +229,7 @@ class Nodes:
                 self._by_component(name, received[name])[: len(tensor)] = tensor.to(received[name])
         self.store(client, received)
         if self.mixing.beside and self.tell is not None:
-            self.tell(client, received)
+            self.tell(client, {name: received[name] for name in spec})
 
     @torch.no_grad()
     def remember_broadcast(self) -> None:
