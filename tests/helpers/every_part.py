@@ -11,10 +11,11 @@ from typing import Any, get_args, get_type_hints
 from helpers.runs import small
 from wavetune.errors import ConfigError
 from wavetune.federation.topology import Topology
-from wavetune.part_values import part_type
+from wavetune.part_values import part_type, read_part
 from wavetune.parts import kinds
-from wavetune.recipe import Recipe, with_settings
+from wavetune.recipe import Recipe
 from wavetune.wireless.channel import draw_channel, draw_devices
+from wavetune.wireless.plausible import require_plausible
 
 PHONES = Path(__file__).resolve().parents[2] / "examples" / "traces" / "phones.csv"
 # A second stage; a table that is measured; what asks for other data or tokenizers.
@@ -93,6 +94,19 @@ def _draw(recipe: Recipe) -> None:
         draw_channel(scenario, devices, seed, index)
 
 
+def _with(whole: Any, path: Sequence[str], values: Any) -> Any:
+    """The recipe, or a part of it, with another part at a path; `with_settings` would read all others anew, too."""
+    first, *inside = path
+    held = getattr(whole, first)
+    if inside:
+        part = _with(held, inside, values)
+    else:
+        part = read_part(get_type_hints(type(whole), include_extras=True)[first], values, first)
+        if dataclasses.is_dataclass(part) and type(part) is type(held):  # what is not named stays
+            part = dataclasses.replace(held, **{name: getattr(part, name) for name in values if name != "kind"})
+    return dataclasses.replace(whole, **{first: part})
+
+
 def _with_as_many_as_fit(
     topology: str, left: Sequence[tuple[str, str, str]], simulated: bool
 ) -> tuple[Recipe, list[Any]]:
@@ -102,8 +116,9 @@ def _with_as_many_as_fit(
         if choice[0] in (TOPOLOGY, *(path for path, _, _ in used)):
             continue
         try:
-            more = with_settings(recipe, [choice[2]])
+            more = _with(recipe, choice[0].split("."), json.loads(choice[2].partition("=")[2]))
             more.method.check(3, 4, 32)
+            require_plausible(more.world.scenario)
             if more.method.simulated_only and not simulated:
                 continue
             if choice[0].startswith(SCENARIO):
