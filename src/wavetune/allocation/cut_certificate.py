@@ -38,7 +38,8 @@ _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _MARGIN = 1e-4  # of a round, by which all clients' sets may cost less than they do
 _SAFE = 1 - 1e-9
 _BANDS = "main", "fed"
-_CHOICES, _FAILED = 128, 4  # of cuts that are tried one by one anyway, and that may fail before less is tried
+_CHOICES, _FAILED = 128, 4  # of cuts that are tried one by one anyway, and that may fail before no more are tried
+_HALVINGS = 10  # of the way back's end, for one choice of cuts
 _FED = 0.1  # share of what known owners take too long that is left to the fed band
 _LONG = 2.0  # rounds, which a set costs that cannot be in time
 
@@ -127,17 +128,17 @@ class BandsApart:
     """Proofs of what both bands take at least for given cuts, each by itself, which start from those found before."""
 
     def __init__(self, problem: Problem, evaluator: Evaluator, plan: Plan) -> None:
-        self.problem, self.effort = problem, effort_of(problem.main.gain_KM.size, False)
+        self.problem, effort = problem, effort_of(problem.main.gain_KM.size, False)
         self.tables, self.owners = (evaluator.main, evaluator.fed), (plan.main.owner_M, plan.fed.owner_M)
         self.refuters = [
             Refuter(
-                hertz=tables.band.effective_hz, owner_M=owner_M, known=[], iterations=self.effort.iterations,
-                programs=self.effort.programs, branches=2 * self.effort.branches,
+                hertz=tables.band.effective_hz, owner_M=owner_M, known=[], iterations=effort.iterations,
+                programs=effort.programs, branches=0,
             )
             for tables, owner_M in zip(self.tables, self.owners, strict=True)
         ]  # fmt: skip
 
-    def proof(self, options: Options, round_s: float, thorough: bool) -> tuple[Json, float]:
+    def proof(self, options: Options, round_s: float) -> tuple[Json, float]:
         """What proves that a round with these cuts is no shorter (s), up to a goal."""
         priced, nothing_K = self.problem.price_downlink, np.zeros(options.num_clients)
         fed_K = options.fed_bits_KC[:, 0]
@@ -154,13 +155,12 @@ class BandsApart:
         steps = self.problem.local_steps
         rest_s = round_s - steps * float(np.sum(options.work_s_KC))
         spare_s = max(0.0, known_s[1] + steps * known_s[0] - rest_s)  # which the known owners take too long
-        halvings = self.effort.halvings if thorough else 0
-        fed_s, fed = self._climbed(1, ways[1], min(known_s[1] - _FED * spare_s, rest_s), halvings)
-        main_s, main = self._climbed(0, ways[0], (rest_s - fed_s) / steps * (1 + 1e-9), halvings)
+        fed_s, fed = self._climbed(1, ways[1], min(known_s[1] - _FED * spare_s, rest_s))
+        main_s, main = self._climbed(0, ways[0], (rest_s - fed_s) / steps * (1 + 1e-9))
         return {"main": main, "fed": fed}, round_s - (rest_s - steps * main_s - fed_s)
 
-    def _climbed(self, j: int, ways: Ways, goal_s: float, halvings: int) -> tuple[float, list[Json]]:
-        return ways.climbed(self.refuters[j], goal_s, goal_s, halvings)
+    def _climbed(self, j: int, ways: Ways, goal_s: float) -> tuple[float, list[Json]]:
+        return ways.climbed(self.refuters[j], goal_s, goal_s, _HALVINGS)
 
 
 _Values = tuple[_Asked, Array, IntArray]  # how much sets cost at least (rounds), and how large such sets are
@@ -227,7 +227,8 @@ class CutProof:
         key = choice_K.tobytes()
         if key not in self.choices:
             failed = sum(reached_s < self.round_s for _, reached_s in self.choices.values())
-            self.choices[key] = self.apart.proof(self.options.of(choice_K), self.round_s, failed < _FAILED)
+            spent = failed >= _FAILED
+            self.choices[key] = ({}, 0.0) if spent else self.apart.proof(self.options.of(choice_K), self.round_s)
         return self.choices[key]
 
     def _of_choices(self, part: _Part) -> Json:
