@@ -60,6 +60,20 @@ class TwoWays(NamedTuple):
         return float(np.max(self.front_P2[self.front_P2[:, 1] > up_s, 0], initial=0.0))
 
 
+class Asked(NamedTuple):
+    """What a search is asked: those of both ways start from `prices`, and the uplink alone does not end before `up_s`.
+
+    It ends within `gap_s` of the best owners, once `beat_s` is proved out of reach, or as effort or time are spent.
+    """
+
+    prices: Prices | None
+    up_s: float
+    gap_s: float
+    beat_s: float
+    effort: Effort
+    clock: Clock
+
+
 def with_receivers(uplink: BandProblem, down_KM: Array) -> BandProblem:
     """The problem where whoever receives on a subchannel can own it, even if nobody hears what it sends there."""
     faint_KM = (uplink.log_KM <= NO_GAIN_LOG2) & (down_KM > 0)
@@ -217,21 +231,9 @@ class BothWays:
             return None
         return local_owners(self.problem(down_s), up_s, owner_M, kicks, seed)
 
-    def solve(
-        self,
-        known: TwoWays,
-        prices: Prices | None,
-        up_s: float,
-        gap_s: float,
-        beat_s: float,
-        effort: Effort,
-        clock: Clock,
-    ) -> TwoWays:
-        """Bound and owners in turns until they are within `gap_s` or the effort is spent, or `beat_s` is out of reach.
-
-        `up_s` is a bound of the uplink alone, and `prices` are where those of both ways start.
-        """
-        proof = _Proof(self, known, prices, up_s, gap_s, beat_s, effort, clock)
+    def solve(self, known: TwoWays, asked: Asked) -> TwoWays:
+        """Bound and owners in turns, as long as is asked."""
+        proof = _Proof(self, known, asked)
         bound_s, known = max(known.bound_s, proof.raised_s()), proof.known
         front_P2 = np.array([(part.end_s, part.up_s) for part in proof.parts]) * _SAFE
         return known._replace(bound_s=min(bound_s, known.delay_s), front_P2=front_P2)
@@ -276,36 +278,33 @@ class _Part(NamedTuple):
 class _Proof:
     """The search for a bound, which takes better owners along."""
 
-    def __init__(
-        self,
-        ways: BothWays,
-        known: TwoWays,
-        prices: Prices | None,
-        up_s: float,
-        gap_s: float,
-        beat_s: float,
-        effort: Effort,
-        clock: Clock,
-    ) -> None:
-        self.ways, self.known, self.up_s, self.effort, self.clock = ways, known, up_s, effort, clock
-        self.gap_s, self.beat_s, self.fresh_starts = gap_s, beat_s, _FRESH_STARTS
+    def __init__(self, ways: BothWays, known: TwoWays, asked: Asked) -> None:
+        self.ways, self.known, self.asked, self.fresh_starts = ways, known, asked, _FRESH_STARTS
+        prices, up_s = asked.prices, asked.up_s
         if prices is None:
             prices = uniform_prices(ways.uplink, known.owner_M, 0.0, known.delay_s)
         self.prices = copy_prices(prices)._replace(back_price_K2=np.zeros((len(ways.after_s_K), 2)))
-        self.weight_M1, self.programs = self.prices.weight_M1.copy(), effort.programs if is_small(ways.uplink) else 0
+        self.weight_M1, self.programs = (
+            self.prices.weight_M1.copy(),
+            asked.effort.programs if is_small(ways.uplink) else 0,
+        )
         start_s, end_s = ways.least_down_s, known.delay_s - up_s
         self.parts = [_Part(start_s + up_s, start_s, max(end_s, start_s), up_s)]
 
     @property
     def enough_s(self) -> float:
         """A bound that is as good as any."""
-        return min(self.known.delay_s - self.gap_s, self.beat_s)
+        return min(self.known.delay_s - self.asked.gap_s, self.asked.beat_s)
 
     def raised_s(self) -> float:
         """The bound (s)."""
-        for _ in range(self.effort.halvings):
+        for _ in range(self.asked.effort.halvings):
             least = self.parts[0]
-            if least.bound_s >= self.enough_s or least.end_s - least.start_s <= 0.1 * self.gap_s or self.clock.expired:
+            if (
+                least.bound_s >= self.enough_s
+                or least.end_s - least.start_s <= 0.1 * self.asked.gap_s
+                or self.asked.clock.expired
+            ):
                 break
             heapq.heappop(self.parts)
             middle_s = 0.5 * (least.start_s + least.end_s)
@@ -316,25 +315,25 @@ class _Proof:
 
     def _up_s(self, down_s: float, goal_s: float) -> float:
         """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s)."""
-        if self.up_s >= goal_s:
-            return self.up_s
+        if self.asked.up_s >= goal_s:
+            return self.asked.up_s
         problem = with_cap_tolerance(self.ways.problem(down_s))
-        low_s = provable_delay(problem, copy_prices(self.prices), self.up_s, goal_s)
+        low_s = provable_delay(problem, copy_prices(self.prices), self.asked.up_s, goal_s)
         if low_s < goal_s:
-            tolerance_s, iterations = 0.1 * self.gap_s, max(_LEAST_ITERATIONS, self.effort.iterations // 3)
+            tolerance_s, iterations = 0.1 * self.asked.gap_s, max(_LEAST_ITERATIONS, self.asked.effort.iterations // 3)
             low_s, _ = raise_bound(problem, self.prices, low_s, goal_s, goal_s - low_s, tolerance_s, iterations)
             if self.fresh_starts > 0 and goal_s - low_s > _STUCK * goal_s:
                 self.fresh_starts -= 1
                 anew = raise_afresh(problem, self.known.owner_M, low_s, goal_s, tolerance_s, iterations)
                 low_s, self.prices = anew[0], anew[2] or self.prices
-        open_s, owner_M = goal_s - 0.3 * self.gap_s, self.known.owner_M
-        if self.programs > 0 and low_s < open_s and not self.clock.expired:
+        open_s, owner_M = goal_s - 0.3 * self.asked.gap_s, self.known.owner_M
+        if self.programs > 0 and low_s < open_s and not self.asked.clock.expired:
             packing = pack(problem, self.weight_M1, owner_M, goal_s)
             self.programs -= packing.programs + 1
             owner_M = packing.owner_M
             if packing.weight_M1 is not None:
                 self.weight_M1, low_s = packing.weight_M1, goal_s
         if low_s < open_s:
-            found_M = self.ways.search(goal_s, down_s, owner_M, self.effort.kicks)
+            found_M = self.ways.search(goal_s, down_s, owner_M, self.asked.effort.kicks)
             self.known = self.known if found_M is None else self.ways.better_of(self.known, found_M)
         return low_s

@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
-from wavetune.allocation.both_ways import BothWays, TwoWays
+from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
 from wavetune.allocation.delay import least_downlinks_s, load_of
 from wavetune.allocation.effort import Clock, Effort, effort_of
 from wavetune.allocation.feasibility import check_feasible
@@ -25,7 +25,6 @@ from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.owner_program import is_tiny
 from wavetune.allocation.plan import Allocation, Plan, infeasible, make_plan
 from wavetune.allocation.power import allocate_power
-from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
@@ -231,8 +230,8 @@ class CommonCutSearch:
             up_s, starts, kicks = self.fed_incumbent.bound_s, self._starts(first, 1), self.effort.kicks // 8
             known = self.fed_two_ways = self.fed_ways.improve(starts, up_s, kicks, clock)
             gap_s = 0.5 * _TWO_WAY_TOLERANCE * self._upper_s(first) / (pair.rounds * pair.fed_bits)
-            prices = self.fed_incumbent.prices
-            self.fed_two_ways = self._solve_ways(self.fed_ways, known, prices, up_s, gap_s, np.inf, clock)
+            asked = Asked(self.fed_incumbent.prices, up_s, gap_s, np.inf, self.effort, clock)
+            self.fed_two_ways = self._solve_ways(self.fed_ways, known, asked)
         self._serve_pair(first, self._starts(first, 0), clock)
         for i in sorted(range(len(self.pairs)), key=self._lower_s)[: self._most_pairs if self.two_ways else 0]:
             if i != first and self._lower_s(i) < self._upper_s(self._leading()) * (1 - _TWO_WAY_TOLERANCE):
@@ -252,26 +251,18 @@ class CommonCutSearch:
             beat_s = pair.step_s(least_s * (1 - _TWO_WAY_TOLERANCE), fed_bound_s)
         gap_s = 0.5 * _TWO_WAY_TOLERANCE * pair.delay_s(known.delay_s, self._fed_s()[0]) / (pair.rounds * pair.steps)
         prices = self.incumbents.get(i, self.incumbents[self.best]).prices
-        self.two_ways[i] = self._solve_ways(ways, known, prices, self.bounds_s[i], gap_s, beat_s, clock)
+        asked = Asked(prices, self.bounds_s[i], gap_s, beat_s, self.effort, clock)
+        self.two_ways[i] = self._solve_ways(ways, known, asked)
 
-    def _solve_ways(
-        self,
-        ways: BothWays,
-        known: TwoWays,
-        prices: Prices | None,
-        up_s: float,
-        gap_s: float,
-        beat_s: float,
-        clock: Clock,
-    ) -> TwoWays:
+    def _solve_ways(self, ways: BothWays, known: TwoWays, asked: Asked) -> TwoWays:
         """Owners and bound of both ways; in tiny bands by integer programs where all else leaves a wide gap."""
-        effort = self.effort if self.closes else replace(self.effort, programs=0, halvings=_FEW_HALVINGS)
-        known = ways.polish(known, gap_s, clock)
-        known = ways.solve(known, prices, up_s, gap_s, beat_s, effort, clock)
-        open_s = min(known.delay_s, beat_s) - known.bound_s
-        if not self.closes or self.warm is not None or clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:
+        if not self.closes:
+            asked = asked._replace(effort=replace(self.effort, programs=0, halvings=_FEW_HALVINGS))
+        known = ways.solve(ways.polish(known, asked.gap_s, asked.clock), asked)
+        open_s = min(known.delay_s, asked.beat_s) - known.bound_s
+        if not self.closes or self.warm is not None or asked.clock.end_s < np.inf or not open_s > _WIDE * known.delay_s:
             return known
-        return ways.close(known, up_s, gap_s, beat_s) if is_tiny(ways.uplink) else known
+        return ways.close(known, asked.up_s, asked.gap_s, asked.beat_s) if is_tiny(ways.uplink) else known
 
     def best_plan(self) -> Plan:
         """Best plan so far, with the least bound over all pairs."""

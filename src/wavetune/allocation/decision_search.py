@@ -24,7 +24,7 @@ from wavetune.allocation.band import (
     raise_lower_bound,
     solve,
 )
-from wavetune.allocation.both_ways import BothWays, TwoWays
+from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
 from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
@@ -522,7 +522,7 @@ class _WaysOfBand(NamedTuple):
         """What is known after a search for owners and bound."""
         if self.known.delay_s <= 0.0:  # nothing is sent
             return self.known._replace(front_P2=np.zeros((0, 2)))
-        return self.ways.solve(self.known, self.prices, self.up_s, gap_s, beat_s, effort, clock)
+        return self.ways.solve(self.known, Asked(self.prices, self.up_s, gap_s, beat_s, effort, clock))
 
 
 class _Proof(NamedTuple):
