@@ -226,7 +226,7 @@ def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_is_refused(tmp_pa
     whole = load_file(path)
     moment = next(name for name in whole if name.startswith("optimiser.") and not name.endswith(".step"))
     held = next(name for name in whole if name.startswith("server.held."))
-    changes = [{name: change} for name in (moment, held) for change in (None, torch.zeros(()), torch.zeros(2, 3))]
+    changes = [{name: change} for name in (moment, held) for change in (None, torch.zeros(()), whole[name].int())]
     for change in (*changes, {"server.weight.fed": torch.zeros(2)}, {"server.mixed_by_round": torch.zeros(())}):
         kept = {name: tensor for name, tensor in {**whole, **change}.items() if tensor is not None}
         save_file(kept, path)
