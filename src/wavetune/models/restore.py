@@ -147,7 +147,8 @@ def _require_its_sizes(folder: Path) -> None:
     config = read_json(folder / "adapter_config.json")
     with safe_open(folder / PEFT_FILE, "pt") as file:
         shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118
-    rank, values = max((min(shape) for shape in shapes if shape), default=0), sum(map(math.prod, shapes))
+    values = sum(map(math.prod, shapes))
+    rank = max((max(shape) for shape in shapes if shape), default=0)  # it may be larger than the width of its maps
     width = config.get("token_dim") or 1
     if config.get("peft_type") == "PREFIX_TUNING":
         width *= 2 * (config.get("num_layers") or 1)

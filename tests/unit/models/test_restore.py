@@ -190,3 +190,11 @@ def test_adapters_whose_config_asks_for_more_than_their_file_holds_are_refused(t
     (tmp_path / "adapter_config.json").write_text(json.dumps(config | {"num_layers": 4, name: value}))
     with pytest.raises(ModelError, match=f"its config has {name}.* = 1000000000000, and its file holds no more than"):
         load_adapted(folder_of("tiny"), tmp_path)
+
+
+def test_a_rank_above_the_width_of_its_maps_is_loaded(tmp_path):
+    backbone = load_backbone(folder_of("tiny"), ("q_proj",))
+    rank = backbone.width + 3
+    bank = new_bank(backbone.sites, np.full((backbone.num_layers, 1), True), (rank,), rank, alpha=6.0, seed=0)
+    model = exported(tmp_path / "a", "tiny", backbone, bank, 0)
+    assert {p.shape[0] for name, p in model.named_parameters() if "lora_A" in name} == {rank}
