@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import pytest
 
 from helpers.data_plane import ADAPTER, ADAPTERS_UP, LABELS, LAYOUT, LOSS, X, contract
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane import contract as contract_of_a_round
 from wavetune.data_plane.messages_pb2 import Frame, Hello, Layout, Loss, Part
 from wavetune.data_plane.payloads import pack
@@ -78,7 +79,7 @@ def test_a_device_before_a_cut_tells_no_losses_with_its_adapters():
 
 def test_the_number_of_blocks_is_checked_as_a_cut_is():
     with pytest.raises(RefusedError, match="the plan has 2"):
-        UNCUT.accept(0, Frame(hello=Hello(version=1, width=8, cut=3)), 0)
+        UNCUT.accept(0, Frame(hello=Hello(version=PROTOCOL_VERSION, width=8, cut=3)), 0)
 
 
 @dataclass(frozen=True)
