@@ -102,7 +102,7 @@ class SetsOfBand:
 
     def add(self, client_S: IntArray, set_SM: BoolArray, slow_S3: Array | None = None, watt: float = 0.0) -> None:
         """Remember sets of clients, at full power or at what is best as of `best_powers`."""
-        if slow_S3 is None or watt <= 0.0:
+        if slow_S3 is None or watt <= 0.0 or np.sum(self.problem.cap_w_K) <= self.problem.total_w:
             up_S, power_S = full_power(self.problem, client_S, set_SM)
         else:
             up_S, power_S = best_powers(self.problem, client_S, set_SM, slow_S3, watt)
