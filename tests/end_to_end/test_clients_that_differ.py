@@ -68,7 +68,7 @@ def test_a_run_trains_with_them_and_its_records_and_report_agree(folder):
 def test_a_run_does_not_end_with_long_searches_for_what_more_of_each_resource_would_save(tmp_path, monkeypatch):
     """Where clients may differ, also in a plan in which they do not."""
     searched = []
-    monkeypatch.setattr(describe, "sensitivities", lambda *problem: searched.append(problem) or [])
+    monkeypatch.setattr(describe, "sensitivities", lambda *problem, **_: searched.append(problem) or [])
     for name, of_each in (("common", ()), ("of-each", ("method.planner.cut_per_client=true",))):
         answer = wavetune("run", "sflllm", *settings("run.rounds=1"), *options(*of_each), "--out", tmp_path / name)
         assert answer.code == 0, answer.err

@@ -8,6 +8,7 @@ import grpc
 import pytest
 
 from helpers.data_plane import contract, party
+from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import read_identity
 from wavetune.data_plane.client import connect
 from wavetune.data_plane.messages_pb2 import Frame
@@ -78,14 +79,14 @@ def test_silent_streams_of_one_device_leave_the_others_their_places(opened, hall
     ended = all_end_but(PER_PARTY, [hall.stream("device-02") for _ in range(40)])
     assert {call.code() for call in ended} <= {grpc.StatusCode.CANCELLED, grpc.StatusCode.UNKNOWN}
     token = opened.plane.open_round(0, [contract(0)])[0]
-    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    hello = Frame(hello={"version": PROTOCOL_VERSION, "run": "a run", "token": token, "width": 8, "cut": 2})
     answer = next(hall.stream("device-00", hello.SerializeToString()))
-    assert Frame.FromString(answer).hello.version == 1
+    assert Frame.FromString(answer).hello.version == PROTOCOL_VERSION
 
 
 def test_a_stream_that_is_in_use_is_not_the_one_that_ends(opened, hall):
     token = opened.plane.open_round(0, [contract(0)])[0]
-    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    hello = Frame(hello={"version": PROTOCOL_VERSION, "run": "a run", "token": token, "width": 8, "cut": 2})
     used = hall.stream("device-00", hello.SerializeToString())
     next(used)
     all_end_but(1, [hall.stream("device-00") for _ in range(10)])
@@ -94,7 +95,7 @@ def test_a_stream_that_is_in_use_is_not_the_one_that_ends(opened, hall):
 
 def test_streams_of_rubbish_with_ones_own_key_do_not_end_the_one_in_use(opened, hall):
     token = opened.plane.open_round(0, [contract(0)])[0]
-    hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+    hello = Frame(hello={"version": PROTOCOL_VERSION, "run": "a run", "token": token, "width": 8, "cut": 2})
     used = hall.stream("device-00", hello.SerializeToString())
     next(used)
     rubbish = [hall.stream("device-00", bytes([number]) * 50) for number in range(200)]
@@ -114,7 +115,10 @@ def test_a_stream_whose_first_frame_does_not_come_in_time_ends(opened):
 
 def test_a_stream_that_was_given_up_while_its_next_frame_was_awaited_ends(opened, hall):
     token = opened.plane.open_round(0, [contract(0), contract(1)])
-    hellos = [{"version": 1, "run": "a run", "token": token[k], "width": 8, "cut": 2, "client": k} for k in (0, 1)]
+    hellos = [
+        {"version": PROTOCOL_VERSION, "run": "a run", "token": token[k], "width": 8, "cut": 2, "client": k}
+        for k in (0, 1)
+    ]
     slow, other = (
         hall.stream(f"device-0{k}", Frame(hello=hello).SerializeToString()) for k, hello in enumerate(hellos)
     )
@@ -131,7 +135,7 @@ def test_streams_that_a_device_broke_off_are_forgotten_at_once(opened, hall):
     try:
         for _ in range(200):
             token = opened.plane.open_round(0, [contract(0)])[0]
-            hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+            hello = Frame(hello={"version": PROTOCOL_VERSION, "run": "a run", "token": token, "width": 8, "cut": 2})
             stream = hall.stream("device-00", hello.SerializeToString(), channel=channel)
             next(stream)
             stream.cancel()
@@ -142,7 +146,7 @@ def test_streams_that_a_device_broke_off_are_forgotten_at_once(opened, hall):
 def test_who_is_refused_again_and_again_is_named_once_and_counted(opened, hall):
     def knock(**hello):
         with pytest.raises(grpc.RpcError):
-            next(hall.stream("device-01", Frame(hello={"version": 1, **hello}).SerializeToString()))
+            next(hall.stream("device-01", Frame(hello={"version": PROTOCOL_VERSION, **hello}).SerializeToString()))
 
     for number in range(20):
         knock(client=100 + number)
@@ -164,7 +168,7 @@ def test_a_revoked_certificate_loses_its_streams_and_gets_no_other(opened):
     hall = Hall(opened, revoked=revoked.__contains__)
     try:
         token = opened.plane.open_round(0, [contract(0)])[0]
-        hello = Frame(hello={"version": 1, "run": "a run", "token": token, "width": 8, "cut": 2})
+        hello = Frame(hello={"version": PROTOCOL_VERSION, "run": "a run", "token": token, "width": 8, "cut": 2})
         used = hall.stream("device-00", hello.SerializeToString())
         next(used)
         (place,) = next(iter(hall.places._open.values()))
