@@ -1,18 +1,16 @@
 """No certificate proves more than the best of all owners, cuts and powers takes, whoever changed a number of it."""
 
-import importlib.util
 import itertools
 import json
-import sys
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 
 from helpers.json_numbers import numbers
+from helpers.scripts import script
 from wavetune.allocation.certificate import plan_with_certificate
 from wavetune.allocation.decision import Evaluator, options_of
 from wavetune.allocation.instance import problem_to_json
@@ -22,15 +20,6 @@ UPLINK, BOTH_WAYS = "cuts per client, slow server", "both ways, cuts per client,
 OTHER_VALUES = -1.0, 0.0, 1e6, 1e200, float("nan"), -float("inf"), 2, 1
 FACTORS = 0.5, 0.9, 0.999, 1.001, 1.1, 2.0
 ABOVE = 1 + 1e-4  # the best of all, which nothing may prove
-
-
-def script(path):
-    """The module of a script, as if it ran in its folder."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
-        spec.loader.exec_module(module)
-    return module
 
 
 own_cuts, common_cut, problem_of = (

@@ -4,9 +4,7 @@ import copy
 import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,20 +13,12 @@ from hypothesis import strategies as st
 
 from helpers.command_line import wavetune
 from helpers.json_numbers import numbers
+from helpers.scripts import script
 from wavetune.allocation.certificate import plan_with_certificate
 from wavetune.allocation.instance import plan_to_json, problem_to_json
 
 ROOT = Path(__file__).parents[3]
 KIND = "both ways, cuts per client, slow server"
-
-
-def script(path):
-    """The module of a script, as if it ran in its folder."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sys, "path", [str(path.parent), *sys.path]):
-        spec.loader.exec_module(module)
-    return module
 
 
 checker, problem_of = (
