@@ -44,18 +44,19 @@ def _row(where, row, plan):
     except RefusedError as error:
         raise RefusedError(f"{where}: {error}") from None
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise RefusedError(f"{where}: malformed, {error!r}") from None
+        raise ValueError(f"{where}: malformed, {error!r}") from None
     require(delay_s >= row["lower_bound_s"], f"{where}: {delay_s:.9g} s is below the proved bound; please report it")
     return delay_s / row["best_known_s"] - 1, delay_s / row["lower_bound_s"] - 1
 
 
-def main(path):
-    """Print a line a world; the exit code is 1 where a plan breaks a limit."""
+def main(*paths):
+    """Print a line a world; the exit code is 1 where a plan breaks a limit, 2 where the file is no such file."""
     try:
-        found = score(json.loads(Path(path).read_text()))
-    except RefusedError as error:
-        print(f"refused: {error}")
-        return 1
+        require(len(paths) == 1, "give the file of the plans")
+        found = score(json.loads(Path(paths[0]).read_text()))
+    except (RefusedError, OSError, ValueError, RecursionError) as error:
+        print(f"refused: {error!s:.200}")
+        return 1 if isinstance(error, RefusedError) and len(paths) == 1 else 2
     for name, excess in found.items():
         above_best, above_bound = excess.T
         better = f", better than the best known in {np.sum(above_best < BETTER - 1)}" if len(excess) else ""

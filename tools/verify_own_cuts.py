@@ -176,7 +176,7 @@ def bound(instance, certificate):
 
 @np.errstate(all="ignore")
 def main(*paths):
-    """Print the proved gap; the exit code is 1 where something does not hold."""
+    """Print the proved gap; the exit code is 1 where something does not hold, 2 where the files are no such files."""
     try:
         require(2 <= len(paths) <= 3, f"give the files of {str(__doc__).splitlines()[0][64:-1]}")
         *given, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
@@ -185,7 +185,7 @@ def main(*paths):
         require(delay_s <= plan["delay_s"] * (1 + 1e-9), f"the plan takes {delay_s:.9g} s, not {plan['delay_s']:.9g} s")
     except Exception as error:  # a file can be wrong in many ways
         print(f"refused: {error if isinstance(error, RefusedError) else f'malformed or incomplete, {error!r:.200}'}")
-        return 1
+        return 1 if isinstance(error, RefusedError) and 2 <= len(paths) <= 3 else 2
     print(f"plan {delay_s:.9g} s, no plan below {bound_s:.9g} s: proved gap {max(0.0, 1 - bound_s / delay_s):.4%}")
     return 0
 

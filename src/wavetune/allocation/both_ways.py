@@ -126,10 +126,8 @@ class BothWays:
     def matched_owners(self) -> IntArray | None:
         """One subchannel for each client, all as good as can be together; None where most would be left over.
 
-        A sum of high powers of the clients' times stands for the last of them.
+        Nor is there one where a client can use none. A sum of high powers of the clients' times stands for the last.
         """
-        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs]
-
         problem, (K, M) = self.uplink, self._rate_KM.shape
         if M > _MATCHED_SHARE * K or self._rate_KM.size > _MOST_MATCHED:
             return None
@@ -141,6 +139,10 @@ class BothWays:
             down_s_KM = self.after_s_K[:, None] + self.down_bits_K[:, None] / self._rate_KM
         time_s_KM = np.nan_to_num(up_s_KM + down_s_KM, nan=0.0, posinf=np.inf)
         shortest_s = max(float(np.max(np.min(time_s_KM, axis=1))), 1e-300)
+        if shortest_s == np.inf:
+            return None
+        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
+
         cost_KM = np.minimum(time_s_KM / shortest_s, _LONGEST) ** _POWER
         client_K, channel_K = cast(Any, optimize).linear_sum_assignment(cost_KM)
         owner_M = np.full(M, -1)

@@ -215,11 +215,11 @@ def test_the_least_common_time_is_the_first_at_which_the_subchannels_suffice(num
     assert all(needed(t) > num_subchannels for t in np.unique(time_KM) if t < found)
 
 
-@pytest.mark.parametrize("given", [False, True])
-def test_a_client_that_can_receive_on_no_subchannel_is_named(given):
-    problem = cell_problem(3, 6, seed=1)
+@pytest.mark.parametrize(("given", "num_subchannels"), [(False, 6), (True, 6), (False, 3)])
+def test_a_client_that_can_receive_on_no_subchannel_is_named(given, num_subchannels):
+    problem = cell_problem(3, num_subchannels, seed=1)
     silent = {
-        name: replace(band, downlink_gain_KM=np.full((3, 6), 1e-300), downlink_power_w=1e-30)
+        name: replace(band, downlink_gain_KM=np.full((3, num_subchannels), 1e-300), downlink_power_w=1e-30)
         for name, band in (("main", problem.main), ("fed", problem.fed))
     }
     problem = replace(problem, price_downlink=True, **silent)

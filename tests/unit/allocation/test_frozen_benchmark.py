@@ -111,9 +111,18 @@ def test_a_plan_that_was_tampered_with_is_refused_by_world_and_number(how, why, 
     rows = known["private-blocks"]
     plans = [rows[0]["plan"], tampered(rows[1], how)]
     (tmp_path / "plans.json").write_text(json.dumps({"private-blocks": plans}))
-    assert checker.main(tmp_path / "plans.json") == 1
+    assert checker.main(tmp_path / "plans.json") == (2 if how == "missing" else 1)
     said = capsys.readouterr().out
     assert re.match(rf"refused: private-blocks, plan 1: .*({why})", said), said
+
+
+@pytest.mark.parametrize("content", ["no JSON", "[" * 100_000, "\udcff", None])
+def test_a_file_that_holds_no_plans_is_told_in_a_line(content, checker, tmp_path, capsys):
+    path = tmp_path / "plans.json"
+    if content is not None:
+        path.write_text(content, errors="surrogateescape")
+    assert checker.main(path) == checker.main() == 2
+    assert re.fullmatch("(refused: [^\n]+\n){2}", capsys.readouterr().out)
 
 
 def test_what_a_plan_says_of_itself_is_not_read(checker, known):
