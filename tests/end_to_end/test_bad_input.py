@@ -282,7 +282,15 @@ def test_a_run_is_not_continued_as_one_of_another_recipe(command, finished):
 
 
 @pytest.mark.parametrize("command", ["run", "deploy"])
-@pytest.mark.parametrize(("path", "value"), [("run.seed", 5), ("method.optimiser.learning_rate", 0.5)])
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("run.seed", 5),
+        ("method.optimiser.learning_rate", 0.5),
+        ("world.data.template.kind", "instruction"),
+        ("world.data.template.separator", "="),
+    ],
+)
 def test_a_run_is_not_continued_with_a_file_that_says_something_else(command, path, value, finished, tmp_path):
     other = tmp_path / "other.json"
     save(with_settings(load(finished / "recipe.json"), [f"{path}={value}"]), other)

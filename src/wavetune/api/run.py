@@ -110,10 +110,10 @@ def require_settled(recipe: Recipe, folder: Path) -> None:
     """ConfigError where a value that results depend on is another than in the run of a folder, whose template may say
     more, as the model's own.
     """
-    from wavetune.runtimes.inputs import differs, settled
+    from wavetune.runtimes.inputs import differs, said, settled
 
     given, begun = settled(recipe), settled(load(folder / "recipe.json"))
-    del given["world"]["data"]["template"]
+    given["world"]["data"]["template"] = said(recipe.world.data.template)
     if path := differs(given, begun):
         raise ConfigError(
             f"{path} is not as it was when the run in {folder} began, and a run continues with the recipe in its "

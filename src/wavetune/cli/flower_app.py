@@ -59,5 +59,11 @@ def train_over(grid: Grid, context: Context, recipe: Path) -> None:
 
 def _begun_as(kept: Recipe, asked: Recipe) -> bool:
     """Whether a run's own recipe, in which the template is settled, is that of the app."""
-    data = replace(kept.world.data, template=asked.world.data.template)
+    from wavetune.part_values import values_of
+    from wavetune.runtimes.inputs import differs, said
+
+    begun, given = kept.world.data.template, asked.world.data.template
+    if differs(said(given), values_of(begun)):
+        return False
+    data = replace(kept.world.data, template=given)
     return replace(kept, world=replace(kept.world, data=data)) == asked

@@ -8,8 +8,10 @@ from typing import Any
 
 from wavetune.data.examples import Example, PreferencePair
 from wavetune.data.settings import PreparedData
+from wavetune.data.templates import Template
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
+from wavetune.part_values import values_of
 from wavetune.recipe import Recipe, to_dict
 from wavetune.runtimes.saved import Inputs
 
@@ -67,6 +69,12 @@ def settled(recipe: Recipe) -> dict[str, Any]:
     values = json.loads(json.dumps(to_dict(recipe)))
     del values["world"]["model"], values["world"]["data"]["source"]
     return {**values, "run": {name: values["run"][name] for name in SETTLED}}
+
+
+def said(template: Template) -> dict[str, Any]:
+    """What a template says of itself, without what it leaves to the training rows, the tokenizer and the day."""
+    values = values_of(template).items()
+    return {name: v for name, v in values if v is not None and not (name == "kind" and template.chooses)}
 
 
 def differs(before: Any, now: Any, path: str = "") -> str:

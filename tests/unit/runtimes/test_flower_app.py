@@ -17,6 +17,7 @@ from flwr.cli.install import install_from_fab
 from flwr.common.config import get_fused_config_from_dir
 
 from helpers.command_line import assert_refused, settings, wavetune
+from wavetune.cli.flower_app import _begun_as
 from wavetune.errors import ConfigError
 from wavetune.models import light_imports
 from wavetune.recipe import load, with_settings
@@ -125,3 +126,11 @@ def test_ports_for_processes_that_start_later_are_none_that_a_connection_may_tak
     for port in ports:
         assert 1024 <= port < first_of_connections
         socket.create_server(("127.0.0.1", port)).close()
+
+
+def test_an_app_goes_on_in_the_run_of_its_own_recipe_whose_template_may_say_more_and_in_no_other():
+    asked = get("sflllm")
+    kept = with_settings(asked, ["world.data.template=plain", "world.data.template.separator=\n"])
+    assert _begun_as(kept, asked)
+    for other in ("run.seed=5", "world.data.template=instruction", "world.data.template.separator=:"):
+        assert not _begun_as(kept, with_settings(asked, [other]))
