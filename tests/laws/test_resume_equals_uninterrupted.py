@@ -220,14 +220,18 @@ def test_checkpoint_of_another_recipe_is_refused(tmp_path):
         train(recipe, tmp_path / "run", resume=True)
 
 
-def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_is_refused(tmp_path):
-    train(small("sflllm", "run.rounds=1", "run.samples=0"), tmp_path)
+def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_or_type_is_refused(tmp_path):
+    train(small("fedavg_lora", "run.rounds=1", "run.samples=0", "method.adapter_codec.kind=top_k"), tmp_path)
     (path,) = tmp_path.glob("checkpoints/*/state.safetensors")
     whole = load_file(path)
     moment = next(name for name in whole if name.startswith("optimiser.") and not name.endswith(".step"))
     held = next(name for name in whole if name.startswith("server.held."))
-    changes = [{name: change} for name in (moment, held) for change in (None, torch.zeros(()), whole[name].int())]
-    for change in (*changes, {"server.weight.fed": torch.zeros(2)}, {"server.mixed_by_round": torch.zeros(())}):
+    left_out = next(name for name in whole if name.startswith("server.part.0|"))
+    names = (moment, held, left_out)
+    changes = [{name: torch.zeros(())} for name in (*names, "server.mixed_by_round")]
+    changes += [{name: change} for name in (moment, held) for change in (None, whole[name].int(), whole[name].double())]
+    others = {"server.weight.fed": torch.zeros(2), "server.mixed_by_round": torch.zeros(3, 5)}
+    for change in (*changes, *({name: t} for name, t in others.items())):
         kept = {name: tensor for name, tensor in {**whole, **change}.items() if tensor is not None}
         save_file(kept, path)
         with pytest.raises(RunFolderError, match="what was saved does not fit its recipe"):

@@ -28,6 +28,7 @@ from wavetune.federation.filters.filter import Filter
 from wavetune.federation.messages import EVERYTHING, Agenda, Field, adapter_spec, beside, server_bits
 from wavetune.federation.mixing import Mixing
 from wavetune.federation.placement import WHOLE, Half
+from wavetune.federation.run_folder import fitting
 from wavetune.federation.sharing import Sharing
 from wavetune.federation.updates import MAIN, Inbox, Node, RoundEnd, Update
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices
@@ -286,9 +287,9 @@ class Nodes:
         return found | ({"mixed_by_round": torch.tensor(self.mixed_by_round)} if self.mixed_by_round else {})
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
-        """Continue from what `state` returned."""
+        """Continue from what `state` returned. Raises RunFolderError where what codecs remember is of other shapes."""
         device = next((stack.device for _, stack in named_matrices(self.bank.local | self.bank.shared)), "cpu")
-        self.mixed_by_round = list(state["mixed_by_round"].tolist()) if "mixed_by_round" in state else []
+        self.mixed_by_round = [int(count) for count in state["mixed_by_round"]] if "mixed_by_round" in state else []
         blocks = tuple(state["agenda"].tolist()) if "agenda" in state else None
         self.agenda = Agenda(blocks, frozenset(factor for factor in "AB" if f"frozen.{factor}" in state))
         held, self.states = dict[str, Tensors](), {}
@@ -299,13 +300,21 @@ class Nodes:
                 (held if what == "held" else self.states).setdefault(owner, {})[name] = tensor.to(device, copy=True)
         weight = {node: float(state.get(f"weight.{node}", 1.0)) for node in held}
         self.held = {node: Held(tensors, weight[node]) for node, tensors in held.items()} or self.held
+        for k, client in enumerate(self.client_ids):
+            starts = self._unsent_yet(self._spec(k))
+            for key in (key for key in self.states if key.startswith(f"{client}|")):
+                for name, place in starts[int(key.rpartition("|")[2])].items():
+                    if name in self.states[key]:
+                        fitting(self.states[key], name, place.to(self.states[key][name].dtype))
+
+    def _unsent_yet(self, spec: Mapping[str, Field]) -> list[Tensors]:
+        """What the chain's parts remember before the first message."""
+        return [one.start(before) for one, before in zip(self.chain, specs(self.chain, spec), strict=False)]
 
     def _encoded(self, key: str, message: Tensors, spec: Mapping[str, Field], context: Context) -> Tensors:
         """A message as it goes on the wire; what the chain's parts remember is kept."""
         keys = [f"{key}|{i}" for i in range(len(self.chain))]
-        inputs = specs(self.chain, spec)
-        starts = [one.start(before) for one, before in zip(self.chain, inputs, strict=False)]
-        states = [{**start, **self.states.get(k, {})} for k, start in zip(keys, starts, strict=True)]
+        states = [{**start, **self.states.get(k, {})} for k, start in zip(keys, self._unsent_yet(spec), strict=True)]
         payload, after = send(self.chain, message, states, context)
         kept = ({**old, **new} for old, new in zip(states, after, strict=True))  # of what is not sent, too
         self.states |= {k: state for k, state in zip(keys, kept, strict=True) if state}

@@ -36,7 +36,7 @@ def part_of(state: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
 def fitting(saved: Mapping[str, Tensor], name: str, place: Tensor) -> Tensor:
     """What was saved of this name, for its place. Raises RunFolderError where it is missing or no such tensor."""
     found = saved.get(name)
-    if found is None or (found.shape, found.is_floating_point()) != (place.shape, place.is_floating_point()):
+    if found is None or (found.shape, found.dtype) != (place.shape, place.dtype):
         what = "missing" if found is None else f"{list(found.shape)} of {found.dtype}"
         wanted = f"{list(place.shape)} of {place.dtype}"
         raise RunFolderError(f"{_UNFIT} ({name} is {what} and should be {wanted}); start a new run")
