@@ -118,12 +118,14 @@ def load(path: Path) -> Recipe:
     return from_dict(values)
 
 
-def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
+def with_settings(recipe: Recipe, settings: Iterable[str], asked: Iterable[str] | None = None) -> Recipe:
     """The recipe with `path=value` settings applied, values read as JSON where they parse, else as text.
 
     Setting the `kind` of a part exchanges the part, with the defaults of the new one; setting the scenario's `preset`
-    sets all that the preset says.
+    sets all that the preset says. Raises ConfigError, also where one of those that are `asked` for (None: of all)
+    changes nothing, as every device has a value of its own.
     """
+    settings = list(settings)
     values = to_dict(recipe)
     for setting in settings:
         path, equals, text = setting.partition("=")
@@ -134,10 +136,18 @@ def with_settings(recipe: Recipe, settings: Iterable[str]) -> Recipe:
         assign(Recipe, values, path.strip(), value)
         if path.strip() == _PRESET and value != before:
             values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
-    return from_dict(values)
+    found = from_dict(values)
+    devices = found.world.scenario.population.devices
+    for setting in settings if asked is None else asked:
+        inside, _, name = setting.partition("=")[0].strip().rpartition(".")
+        if inside == _POPULATION and devices and all(getattr(one, name, None) is not None for one in devices):
+            raise ConfigError(
+                f"{inside}.{name} would change nothing, as all of {inside}.devices have one; leave it out"
+            )
+    return found
 
 
-_PRESET = "world.scenario.preset"
+_PRESET, _POPULATION = "world.scenario.preset", "world.scenario.population"
 
 
 def _scenario_of(values: Mapping[str, Any]) -> Mapping[str, Any]:

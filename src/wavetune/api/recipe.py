@@ -63,7 +63,9 @@ def recipe(
     if base and _own_data((*written, *settings), source):
         first.append("world.data.train_samples=null")
     assignments = [f"{path}={json.dumps(value)}" for path, value in given.items() if value is not None]
-    chosen = with_settings(begun, [*first, *written, *settings, *assignments, *reward_settings(rewards or {})])
+    chosen = with_settings(
+        begun, [*first, *written, *settings, *assignments, *reward_settings(rewards or {})], settings
+    )
     if rank_table is not None:
         chosen = replace(chosen, method=replace(chosen.method, rounds_to_target=_read_rank_table(Path(rank_table))))
     return chosen if codec_table is None else _with_codecs(chosen, Path(codec_table))

@@ -38,11 +38,12 @@ def read_base(name: str, depth: int = 0) -> tuple[str, Recipe, tuple[str, ...]]:
         recipes.require_known(given)
     base, begun, first = read_base(str(path.parent / given) if given.endswith(ENDINGS) else given, depth + 1)
     own = values.pop("name", None)
-    changed = (*first, *_settings(values, path))
+    asked = tuple(_settings(values, path))
+    changed = (*first, *asked)
     if own is not None:
         changed = (*changed, f"name={json.dumps(own)}")
     try:
-        with_settings(begun, changed)
+        with_settings(begun, changed, asked)
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return base, begun, changed

@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from helpers.command_line import assert_refused, wavetune
+from helpers.command_line import assert_refused, flatten, wavetune
 from wavetune import recipes
 from wavetune.recipe import from_dict, with_settings
 from wavetune.units import dbm_to_w
@@ -88,3 +88,20 @@ def test_no_axis_of_a_sweep_varies_what_a_table_says_of_devices(tmp_path):
     chosen = ("--set", THREE, "--set", DEVICES + '[{"clock_hz":1e9},{},{}]', "--out", tmp_path)
     answer = wavetune("sweep", "sflllm", "--model", "tiny", *chosen, "--over", "client_flop_per_s=1e12,2e12")
     assert_refused(answer, "devices has clock_hz of their own")
+
+
+def test_what_all_devices_have_of_their_own_is_not_set_beside_them_in_vain(tmp_path):
+    clock, rows = "world.scenario.population.clock_hz=[2e9,3e9]", '[{"clock_hz":1e9},{"clock_hz":2e9},{"clock_hz":1e9}]'
+    file, words, table = tmp_path / "cell.yaml", "population.clock_hz would change nothing", DEVICES + rows
+
+    def shown(name, *chosen):
+        return wavetune("show", name, *flatten(("--set", one) for one in (THREE, *chosen)))
+
+    for chosen in ([clock, table], [table, clock]):
+        assert_refused(shown("sflllm", *chosen), words)
+    assert shown("sflllm", clock, table.replace("1e9", "null")).code == 0
+    population = f"{{num_clients: 3, clock_hz: [2e9, 3e9], devices: {rows}}}"
+    file.write_text(f"base: sflllm\nworld.scenario.population: {population}\n")
+    assert_refused(shown(file), words)
+    file.write_text(f"base: sflllm\n{clock.replace('=', ': ')}\n")
+    assert shown(file, table).code == 0, "a table takes the place of what a file says of all"
