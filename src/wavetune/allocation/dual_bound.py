@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.feasibility import match_subchannels
 from wavetune.allocation.prices import (
     LOG_2,
     NOT_SLOW,
@@ -22,7 +23,7 @@ from wavetune.allocation.prices import (
     best_prices,
     new_scratch,
 )
-from wavetune.allocation.problem import IntArray
+from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
@@ -32,6 +33,7 @@ _PROGRESS, _PATIENCE = 0.1, 5  # A trial is given up after so many iterations th
 _SPLITS = 3  # How often a client's count is moved in one evaluation.
 _IN_VAIN = 4  # Trials, each halfway down from the last, after which prices that prove nothing are left.
 _POWER_SHARES = (0.1, 0.5, 0.2, 0.05, 0.02)  # Of all prices, with which they begin anew.
+_ASIDE, _HALVINGS = 0.1, 20  # Of all prices, off the subchannels of which too many need one; of delays looked at.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
 
 
@@ -340,17 +342,65 @@ def raise_afresh(
 ) -> tuple[float, float, Prices | None]:
     """`raise_bound` from equal prices with several shares of the power: the bound, its step (s), and their prices.
 
-    Steps change that share slowly, and one that became next to nothing does not come back. No prices where none of
-    them leads further.
+    Steps change that share slowly, and one that became next to nothing does not come back. Where there are subchannels
+    of which more clients than these need one, nearly all of the prices is on these first. No prices where none of them
+    leads further.
     """
-    best = low_s, 0.0, None
-    for power_share in _POWER_SHARES:
-        prices = priced_evenly(problem, owner_M, power_share)
+    best, crowded_M = (low_s, 0.0, None), crowded(problem, low_s, goal_s)
+    starts = [priced_evenly(problem, owner_M, power_share) for power_share in _POWER_SHARES]
+    if np.any(crowded_M):
+        starts.insert(0, priced_evenly(problem, owner_M, _POWER_SHARES[0]))
+        starts[0].weight_M1[:] *= _ASIDE
+        starts[0].weight_M1[:-1][crowded_M] += (1.0 - _ASIDE) / np.count_nonzero(crowded_M)
+    for prices in starts:
         found_s, step_s = raise_bound(problem, prices, best[0], goal_s, goal_s - best[0], tolerance_s, iterations)
         best = (found_s, step_s, prices) if found_s > best[0] else best
         if found_s >= goal_s:
             break
     return best
+
+
+def crowded(problem: BandProblem, low_s: float, high_s: float) -> BoolArray:
+    """Subchannels of which more clients than there are of these need one each, to meet the latest delay found, [M].
+
+    None where no such delay is found between two of which the former is proved impossible.
+    """
+    found_M = np.zeros(problem.log_KM.shape[1], np.bool_)
+    for _ in range(_HALVINGS):
+        middle_s = 0.5 * (low_s + high_s)
+        crowded_M = _crowded_at(problem, middle_s)
+        found_M, low_s, high_s = (found_M, low_s, middle_s) if crowded_M is None else (crowded_M, middle_s, high_s)
+    return found_M
+
+
+def _crowded_at(problem: BandProblem, delay_s: float) -> BoolArray | None:
+    """The same at a delay: whom a matching leaves over are, with all whose subchannels they would take, too many."""
+    need_KM = _vital_at(problem, delay_s)
+    need_KM = need_KM[np.any(need_KM, axis=1)]
+    if len(need_KM) < 2 or np.all((match_K := match_subchannels(need_KM)) >= 0):
+        return None
+    crowd_K = match_K < 0
+    while True:
+        crowded_M = np.any(need_KM[crowd_K], axis=0)
+        grown_K = crowd_K | crowded_M[match_K]
+        if np.array_equal(grown_K, crowd_K):
+            return crowded_M
+        crowd_K = grown_K
+
+
+def _vital_at(problem: BandProblem, delay_s: float) -> BoolArray:
+    """The subchannels of which a client needs one to meet a delay, as of `vital_ones`; none where it is not known."""
+    vital_KM, fewest_K = np.zeros(problem.log_KM.shape, np.bool_), np.full(len(problem.need_K), np.inf)
+    rate_K = problem.need_K / np.maximum(delay_s - problem.ready_K, 1e-300)
+    for vital, needed_K in ((problem.vital, rate_K), (problem.vital_back, problem.ask_K)):
+        if len(vital.without_KJ) > 0:
+            lacks_KJ = (vital.without_KJ < needed_K[:, None] * (1 - 1e-9)) & (problem.need_K > 0)[:, None]
+            count_K = np.where(np.any(lacks_KJ[:, 1:], axis=1), 1 + np.argmax(lacks_KJ[:, 1:], axis=1), np.inf)
+            fewer, place_J = np.flatnonzero(count_K < fewest_K), np.arange(vital.strongest_KJ.shape[1], dtype=np.int64)
+            vital_KM[fewer] = False
+            vital_KM[fewer[:, None], vital.strongest_KJ[fewer]] = place_J < count_K[fewer, None]
+            fewest_K = np.minimum(fewest_K, count_K)
+    return vital_KM
 
 
 def rounded_owners(problem: BandProblem, prices: Prices, delay_s: float) -> IntArray:

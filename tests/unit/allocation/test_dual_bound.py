@@ -122,3 +122,15 @@ def test_prices_that_count_subchannels_alone_do_not_end_the_proof():
     gain_KM = 10 ** g.uniform(-11, -8, (25, 1)) * g.exponential(size=(25, 100))
     main, fed = replace(problem.main, gain_KM=gain_KM), replace(problem.fed, gain_KM=gain_KM[:, ::-1].copy())
     assert plan(replace(problem, main=main, fed=fed)).gap < 2e-3
+
+
+def test_prices_find_the_few_subchannels_that_more_clients_need_than_there_are():
+    """Faint clients carry hardly more on many subchannels than on the best, and the quiet ones are few."""
+    g, problem = np.random.default_rng(3), cell_problem(45, 99).restrict([1], [8])
+
+    def faint(band):
+        gain_KM = np.repeat(10 ** g.uniform(-12, -10, (45, 1)), 99, axis=1)
+        gain_KM[-11:] *= 1e-3
+        return replace(band, gain_KM=gain_KM, interference_w_M=1e-12 * g.exponential(size=99), total_power_max_w=1e3)
+
+    assert plan(replace(problem, main=faint(problem.main), fed=faint(problem.fed))).gap < 1e-3
