@@ -1,203 +1,75 @@
-"""Blocks of bf16 weights that are one node of the graph: norms, maps, turned heads, attention and gated MLP by hand.
+"""Blocks of bf16 weights that are one node of the graph: norms, maps, turned heads, attention and MLP by hand.
 
 Between two products PyTorch would make every value wide, narrow again and keep it more than once. Here each is written
 once, by a compiled sweep, in the precision in which the next product reads it; adapters, attention, the residual stream
-and all sums stay in fp32, so that the numbers are those of the block as transformers wrote it. A block is known by
-what it computes on a few values: `x + o(attention(q, k, v))` of a norm with turned heads, then `x + mlp` of another;
-queries and keys may have norms of their own, and so may what either half adds. Adapters behind the map that ends a half
-act within the node.
+and all sums stay in fp32, so that the numbers are those of the block as transformers wrote it. Which blocks are served
+is found by `block_shapes`. Adapters behind the map that ends a half act within the node.
 
 Legend: N tokens, D width, H query heads, G key and value heads, E width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from wavetune.models.adapter import Segment
 from wavetune.models.behind import StackedAdapter
-from wavetune.models.fused import LEAST_WIDTH, Gated, gated_mlp, root_mean_square, same, values
-from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
-from wavetune.models.narrow import computing_wide
-from wavetune.models.products import has_bf16_products, product, product_back
-from wavetune.models.ragged import (
-    RaggedLayout,
-    Reach,
-    Rule,
-    attended,
-    attending,
-    has_layout,
-    ragged_layout,
-    reach,
-    short_rows,
+from wavetune.models.block_shapes import (
+    BEFORE_ATTENTION,
+    BEHIND_ATTENTION,
+    BEHIND_MLP,
+    END,
+    MIDDLE,
+    OF_KEY,
+    OF_QUERY,
+    Shape,
+    parts_of,
+    shape_of,
 )
+from wavetune.models.fused import LEAST_WIDTH, Norm
+from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
+from wavetune.models.products import has_bf16_products, product, product_back
+from wavetune.models.ragged import Reach, attended, has_layout, short_rows
 from wavetune.models.short_rows import UNTURNED, Angles, ShortAttention, ShortRows
-from wavetune.models.structure import LINEAR
 
-_TOKENS = 3  # of the sample on which a block is tried
-_Norm = tuple[Tensor, float] | None
-"""A norm's weight and epsilon, None where there is none."""
-_BEFORE_ATTENTION, _BEHIND_ATTENTION, _BEFORE_MLP, _BEHIND_MLP, _OF_QUERY, _OF_KEY = range(6)
-"""Places of norms in a block."""
-_ENDS = 3, 6
-"""The maps that end attention and MLP, of query, key, value, output, gate, up, down: adapters may be behind these."""
+if TYPE_CHECKING:
+    from wavetune.models.kernels import Rows
 
-
-class _Names(NamedTuple):
-    """Paths of a block's parts: its attention and that module's maps, its MLP, and its norms."""
-
-    attention: str
-    maps: tuple[str, ...]
-    mlp: str
-    gated: Gated
-    norms: tuple[str | None, ...]
-    head: int
-    rule: Rule
-
-    def linear(self) -> tuple[str, ...]:
-        """Paths of the seven maps: query, key, value, output, gate, up, down."""
-        own = (self.gated.gate, self.gated.up, self.gated.down)
-        return *(f"{self.attention}.{m}" for m in self.maps), *(f"{self.mlp}.{m}" for m in own)
-
-    def norms_of(self, block: nn.Module) -> tuple[_Norm, ...]:
-        """Weights and epsilons of its norms."""
-        return tuple(None if path is None else root_mean_square(block.get_submodule(path)) for path in self.norms)
-
-
-@dataclass(frozen=True)
-class _Heard(RaggedLayout):
-    """A layout that keeps by which rules it was asked to attend."""
-
-    rules: list[Rule] = field(default_factory=list[Rule], kw_only=True)
-
-    def attend(self, _layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        self.rules.append(rule)
-        return super().attend(_layer, query, key, value, rule)
-
-
-@torch.no_grad()
-def shape_of(block: nn.Module) -> _Names | None:
-    """Which parts a stock block is made of, None if it computes anything else."""
-    children = dict(block.named_children())
-    linear = {n: [m for m, c in child.named_children() if isinstance(c, LINEAR)] for n, child in children.items()}
-    own, inner = _norms_in(block), {name: _norms_in(child) for name, child in children.items()}
-    attentions = [name for name, maps in linear.items() if len(maps) == 4 and len(inner[name]) in (0, 2)]
-    mlps = [(n, found) for n, m in linear.items() if len(m) == 3 and (found := gated_mlp(children[n], m)) is not None]
-    if len(attentions) != 1 or len(mlps) != 1 or len(own) not in (2, 4) or len(children) != 2 + len(own):
-        return None
-    attention = attentions[0]
-    if len(list(children[attention].children())) != 4 + len(inner[attention]):
-        return None
-    with computing_wide(block):
-        return _tried(block, attention, linear[attention], mlps[0], own, inner[attention])
-
-
-def _norms_in(module: nn.Module) -> list[str]:
-    return [name for name, child in module.named_children() if root_mean_square(child) is not None]
-
-
-def _tried(
-    block: nn.Module,
-    attention: str,
-    maps: Sequence[str],
-    mlp: tuple[str, Gated],
-    norms: Sequence[str],
-    of_heads: Sequence[str],
-) -> _Names | None:
-    """What the block's parts are, in the order in which it calls them, if they yield what it yields."""
-    called, heard = list[str](), _Heard(**vars(ragged_layout([_TOKENS])))
-    inner = [f"{attention}.{name}" for name in (*maps, *of_heads)]
-    x = values(_TOKENS, len(next(block.get_submodule(norms[0]).parameters())))
-    numbers = vars(block.get_submodule(attention)).values()
-    for head in sorted({n for n in numbers if type(n) is int and n > 1 and n % 2 == 0}):
-        angles = values(_TOKENS, head // 2).repeat(1, 2)
-        turns = angles.cos(), angles.sin()
-        called.clear()
-        heard.rules.clear()
-        with attending(heard), _telling(block, [*norms, *inner], called):
-            try:
-                wanted = block(x[None], attention_mask=reach(), position_embeddings=tuple(t[None] for t in turns))
-            except Exception:  # whatever a block does that takes something else, or heads of another size
-                continue
-        if len(called) != len(norms) + len(inner) or len(heard.rules) != 1 or heard.rules[0].sinks is not None:
-            return None
-        own = [name for name in called if name in norms]
-        places = own if len(own) == 4 else (own[0], None, own[1], None)
-        heads = [name for name in called if name in inner[4:]] or (None, None)
-        order = tuple(name.rsplit(".", 1)[1] for name in called if name in inner[:4])
-        names = _Names(attention, order, *mlp, (*places, *heads), head, heard.rules[0])
-        with attending(heard):
-            try:
-                found = _plain(block, names, x, *turns)
-            except RuntimeError:  # shapes that do not fit
-                continue
-        if isinstance(wanted, Tensor) and same(found, wanted[0]):
-            return names
-    return None
-
-
-@contextmanager
-def _telling(block: nn.Module, paths: Iterable[str], called: list[str]) -> Iterator[None]:
-    """While in this block, these modules add their paths to the list whenever they are called."""
-    hooks = [block.get_submodule(p).register_forward_hook(lambda *_, path=p: called.append(path)) for p in paths]
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _plain(block: nn.Module, names: _Names, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """What a block of such parts computes of `[N, D]`, in PyTorch's own operations."""
-    before_attention, behind_attention, before_mlp, behind_mlp, of_query, of_key = names.norms_of(block)
-
-    def normed(x: Tensor, norm: _Norm) -> Tensor:
-        if norm is None:
-            return x
-        weight, epsilon = norm
-        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
-
-    def turned(x: Tensor) -> Tensor:
-        low, high = x.chunk(2, -1)
-        return x * cos[:, None] + torch.cat([-high, low], -1) * sin[:, None]
-
-    q, k, v, o = (block.get_submodule(path) for path in names.linear()[:4])
-    h = normed(x, before_attention)
-    heads = (m(h).view(len(x), -1, names.head) for m in (q, k, v))
-    query, key, value = next(heads), next(heads), next(heads)
-    query, key = turned(normed(query, of_query)), turned(normed(key, of_key))
-    x = x + normed(o(attended(block, query, key, value, names.rule).reshape(len(x), -1)), behind_attention)
-    return x + normed(block.get_submodule(names.mlp)(normed(x, before_mlp)), behind_mlp)
+_SAYS_NOTHING = {"attention_mask", "position_embeddings", "position_ids", "cache_position"}
 
 
 def _forward(
-    stock: Callable[..., Any], block: nn.Module, names: _Names, norms: Sequence[_Norm],
+    stock: Callable[..., Any], block: nn.Module, shape: Shape, norms: Sequence[Norm | None],
     recomputes: Callable[[], bool], hidden_states: Tensor, *args: Any, **named: Any,
 ) -> Any:  # fmt: skip
-    x, mask, angles = hidden_states, named.get("attention_mask"), named.get("position_embeddings")
-    fits = not args and isinstance(angles, tuple) and named.get("past_key_values") is None and has_layout()
-    if not fits or not isinstance(mask, Reach) or x.dtype != torch.float32 or recomputes():
+    x, angles = hidden_states, UNTURNED
+    others = [*args, *(value for name, value in named.items() if name not in _SAYS_NOTHING)]
+    masks = [mask for mask in (*args, named.get("attention_mask")) if isinstance(mask, Reach)]
+    if shape.turned and (given := named.get("position_embeddings")) is not None:
+        angles = cast(Angles, tuple(angle[0].contiguous() for angle in given))
+    fits = has_layout() and len(masks) == 1 and all(o is None or isinstance(o, int | str | Reach) for o in others)
+    fits &= angles[0].shape[1] == (shape.head if shape.turned else 0) and x.dtype == torch.float32
+    if not fits or recomputes():
         return stock(hidden_states, *args, **named)
-    linear = tuple(cast(FrozenLinear, block.get_submodule(path)) for path in names.linear())
-    if _hooked(block, [linear[index] for index in _ENDS]):
+    linear = [cast(FrozenLinear, block.get_submodule(path)) for path in shape.maps()]
+    output = len(shape.into)
+    if _hooked(block, [linear[output], linear[-1]]):
         return stock(hidden_states, *args, **named)
     maps = tuple(map(_map, linear))
     if any(m.weight.dtype != torch.bfloat16 or m.weight.device.type != "cpu" for m in maps):
         return stock(hidden_states, *args, **named)
-    cos, sin = (angle[0].contiguous() for angle in cast(tuple[Tensor, Tensor], angles))
-    turns, rule = (cos, sin), replace(names.rule, reach=mask)
+    rule = replace(shape.rule, reach=masks[0])
     if (places := short_rows(rule)) is not None:
-        attention = ShortAttention(places, names.head, rule.factor(names.head), turns)
+        attention = ShortAttention(places, shape.head, rule.factor(shape.head), angles)
     else:
-        attention = _Attention(partial(attended, block.get_submodule(names.attention), rule=rule), names.head, turns)
-    parts = _Parts(maps, norms, names.gated.a, names.gated.b, attention)
+        attention = _Attention(partial(attended, block.get_submodule(shape.attention), rule=rule), shape.head, angles)
+    parts = _Parts(maps, norms, shape, attention)
     factors = [factor for m in maps for factor in m.factors]
     return _Block.apply(x[0].contiguous(), parts, *factors, *(stack for m in maps for stack in m.behind.stacks))[None]
 
@@ -281,11 +153,37 @@ def _map(linear: FrozenLinear) -> _Map:
 
 @dataclass(frozen=True)
 class _Parts:
+    """A block in a pass; its maps are those `into` attention, `output`, those `into_mlp` and `down`."""
+
     maps: tuple[_Map, ...]
-    norms: Sequence[_Norm]
-    a: float
-    b: float
+    norms: Sequence[Norm | None]
+    shape: Shape
     attention: ShortAttention | _Attention
+
+    @property
+    def output(self) -> int:
+        """Which map ends attention."""
+        return len(self.shape.into)
+
+    @property
+    def down(self) -> int:
+        """Which map ends the MLP."""
+        return len(self.maps) - 1
+
+    @property
+    def into(self) -> range:
+        """The maps that read the stream before attention."""
+        return range(self.output)
+
+    @property
+    def into_mlp(self) -> range:
+        """The maps that read it before the MLP."""
+        return range(self.output + 1, self.down)
+
+    @property
+    def ends_normed(self) -> bool:
+        """Whether the stream goes on from norms of both sums."""
+        return self.norms[END] is not None
 
     def adapted(self, indices: Iterable[int]) -> bool:
         """Whether any of these maps is."""
@@ -294,10 +192,6 @@ class _Parts:
     def precision(self, index: int) -> torch.dtype:
         """Of what a map yields, and of its gradient: that of the product, or of what adapters add to it."""
         return torch.float32 if self.maps[index].adapted else torch.bfloat16
-
-    def norm(self, place: int) -> tuple[Tensor, float]:
-        """Weight and epsilon of a norm that every block has."""
-        return cast(tuple[Tensor, float], self.norms[place])
 
 
 class _Attention:
@@ -333,8 +227,10 @@ class _Attention:
 
 class _Kept:
     """What the backward pass of a block reads. `wide` are the inputs of adapted maps, `reduced` these times A; `normed`
-    are those of norms of a map's output, and what their rows were multiplied by.
+    are those of norms of a map's output, and what their rows were multiplied by; `end` are rows of the norm at the end.
     """
+
+    end: Rows
 
     def __init__(self) -> None:
         self.wide = dict[int, Tensor]()
@@ -347,7 +243,7 @@ class _Kept:
 
         if (norm := parts.norms[place]) is None:
             return x
-        y, inverse = kernels.rows_normed(x, *norm)
+        y, inverse = kernels.rows_normed(x, norm.weight, norm.epsilon)
         self.normed[place] = x, inverse
         return y
 
@@ -357,7 +253,7 @@ class _Kept:
 
         if (norm := parts.norms[place]) is None:
             return grad
-        return kernels.rows_norm_back(*self.normed[place], grad, norm[0], dtype)
+        return kernels.rows_norm_back(*self.normed[place], grad, norm.weight, dtype)
 
     def forward(self, parts: _Parts, index: int, narrow: Tensor, wide: Tensor | None, keeps: bool = False) -> Tensor:
         """A map's output: in bf16 of a plain one, in fp32 of one that is adapted, which reads its input `wide`. Of what
@@ -389,89 +285,112 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parts: _Parts, *adapters: Tensor | None) -> Tensor:
         from wavetune.models import kernels
 
-        kept, keeps = _Kept(), any(ctx.needs_input_grad)
-        _, narrow, wide, inverse = kernels.normed(x, None, *parts.norm(_BEFORE_ATTENTION), parts.adapted(range(3)))
-        query, key, value = (kept.forward(parts, i, narrow, wide) for i in range(3))
-        query, key = kept.norm(parts, _OF_QUERY, query), kept.norm(parts, _OF_KEY, key)
-        seen = parts.attention.forward(query, key, value, keeps, parts.precision(3))
-        more = kept.forward(parts, 3, seen.to(torch.bfloat16), seen, keeps)
-        more = kept.norm(parts, _BEHIND_ATTENTION, more)
-        middle, narrow, wide, middle_inverse = kernels.normed(
-            x, more, *parts.norm(_BEFORE_MLP), parts.adapted(range(4, 6))
-        )
-        gate, up = (kept.forward(parts, i, narrow, wide) for i in (4, 5))
-        if gate.dtype != up.dtype:
-            gate, up = gate.float(), up.float()
-        inner = kernels.gated(gate, up, parts.a, parts.b)
-        more = kept.forward(parts, 6, inner.to(torch.bfloat16), inner, keeps)
-        more = kept.norm(parts, _BEHIND_MLP, more)
+        kept, keeps, norms, factor = _Kept(), any(ctx.needs_input_grad), parts.norms, parts.shape.factor
+        _, narrow, wide, before = kernels.normed(x, None, norms[BEFORE_ATTENTION], parts.adapted(parts.into))
+        heads = [kept.forward(parts, index, narrow, wide) for index in parts.into]
+        if len(heads) == 1:
+            split = parts_of(heads[0], parts.maps[parts.output].weight.shape[1])
+            heads = [part.contiguous() for part in split]
+        query, key, value = heads
+        query, key = kept.norm(parts, OF_QUERY, query), kept.norm(parts, OF_KEY, key)
+        seen = parts.attention.forward(query, key, value, keeps, parts.precision(parts.output))
+        more = kept.forward(parts, parts.output, seen.to(torch.bfloat16), seen, keeps)
+        more = kept.norm(parts, BEHIND_ATTENTION, more)
+        is_wide = parts.ends_normed or parts.adapted(parts.into_mlp)
+        middle, narrow, wide, between = kernels.normed(x, more, norms[MIDDLE], is_wide, factor=factor)
+        middle = wide if parts.ends_normed else middle
+        gate, *up = (kept.forward(parts, index, narrow, wide) for index in parts.into_mlp)
+        if parts.shape.is_gated and not up:
+            gate, *up = (half.contiguous() for half in gate.chunk(2, 1))
+        if up and gate.dtype != up[0].dtype:
+            gate, up = gate.float(), [up[0].float()]
+        inner = kernels.gated(gate, up[0] if up else None, *parts.shape.act)
+        more = kept.forward(parts, parts.down, inner.to(torch.bfloat16), inner, keeps)
+        more = kept.norm(parts, BEHIND_MLP, more)
+        if parts.ends_normed:
+            *_, out, kept.end = kernels.normed(middle, more, norms[END], True, is_narrow=False, factor=factor)
+        else:
+            out = kernels.added(middle, more, factor)
         if keeps:
-            ctx.save_for_backward(x, inverse, middle, middle_inverse, gate, up)
+            ctx.save_for_backward(*before, *between, gate, *up)
             ctx.kept, ctx.parts = kept, parts
-        return kernels.added(middle, more)
+        return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         from wavetune.models import kernels
 
-        x, inverse, middle, middle_inverse, gate, up = ctx.saved_tensors
+        before, between, (gate, *up) = ctx.saved_tensors[:3], ctx.saved_tensors[3:6], ctx.saved_tensors[6:]
         kept, parts, wanted = cast(_Kept, ctx.kept), cast(_Parts, ctx.parts), ctx.needs_input_grad[2:]
-        onward, of_factors = bool(ctx.needs_input_grad[0]), dict[int, tuple[Tensor | None, ...]]()
+        factor, onward, of_factors = (
+            parts.shape.factor,
+            bool(ctx.needs_input_grad[0]),
+            dict[int, tuple[Tensor | None, ...]](),
+        )
         of_behind = dict[int, list[Tensor | None]]()
 
-        def through(index: int, gradient: Tensor, narrow: Tensor) -> Tensor:
+        def through(index: int, place: int, to_stream: Tensor, narrow: Tensor) -> Tensor:
+            """Back through what a half adds to a stream, to what the map reads that ends it."""
             m = parts.maps[index]
+            added = to_stream if factor == 1 else to_stream * factor
+            gradient = kept.norm_back(parts, place, added, torch.float32)
             before, to_input, of_behind[index] = m.behind.backward(gradient)
-            onto = product_back(narrow if before is gradient else before, m.weight).to(parts.precision(index))
+            onto = product_back(narrow if before is to_stream else before, m.weight).to(parts.precision(index))
             of_factors[index] = kept.backward(parts, index, before, onto, wanted)
             return onto if to_input is None else (onto + to_input).to(onto.dtype)
 
         def through_norm(
-            indices: range, gradients: Sequence[Tensor], base: Tensor, x: Tensor, inverse: Tensor, narrow: bool
+            indices: range, gradients: Sequence[Tensor], place: int, base: Tensor, rows: Any, is_narrow: bool
         ) -> tuple[Tensor, Tensor]:
-            more = torch.zeros_like(x) if parts.adapted(indices) else None
+            """Back through maps that read a stream or its norm, onto the stream's gradient."""
+            more = torch.zeros_like(base) if parts.adapted(indices) else None
             found = list[Tensor]()
             for index, gradient in zip(indices, gradients, strict=True):
                 found.append(product_back(gradient, parts.maps[index].weight))
                 of_factors[index] = kept.backward(parts, index, gradient, more, wanted)
-            weight, _ = parts.norm(_BEFORE_MLP if indices.start else _BEFORE_ATTENTION)
-            return kernels.norm_back_onto(base, x, inverse, found, more, weight, narrow)
+            within = place == MIDDLE and parts.ends_normed
+            return kernels.norm_back_onto(base, rows, found, more, parts.norms[place], is_narrow, within)
 
-        to_stream = grads[0].contiguous()
-        to_down = kept.norm_back(parts, _BEHIND_MLP, to_stream, torch.float32)
-        to_inner = through(6, to_down, to_down).to(gate.dtype)
-        to_both = kernels.gated_back(gate, up, to_inner, parts.a, parts.b)
-        to_middle, narrow = through_norm(range(4, 6), to_both, to_stream, middle, middle_inverse, narrow=True)
-        to_output = kept.norm_back(parts, _BEHIND_ATTENTION, to_middle, torch.float32)
-        to_seen = through(3, to_output, narrow if to_output is to_middle else to_output)
-        norms = parts.norms[_OF_QUERY], parts.norms[_OF_KEY], None
-        of_maps = [parts.precision(index) if norm is None else torch.float32 for index, norm in enumerate(norms)]
+        to_stream = narrow = grads[0].contiguous()
+        if parts.ends_normed:
+            to_stream, narrow = kernels.norm_back_onto(to_stream, kept.end, [], None, parts.norms[END], True, True)
+        to_inner = through(parts.down, BEHIND_MLP, to_stream, narrow).to(gate.dtype)
+        to_both = [
+            one for one in kernels.gated_back(gate, up[0] if up else None, to_inner, *parts.shape.act) if len(one)
+        ]
+        to_both = to_both if len(to_both) == len(parts.into_mlp) else [torch.cat(to_both, 1)]
+        to_middle, narrow = through_norm(parts.into_mlp, to_both, MIDDLE, to_stream, between, is_narrow=True)
+        to_seen = through(parts.output, BEHIND_ATTENTION, to_middle, narrow)
+        source = parts.into if len(parts.into) == 3 else (0, 0, 0)
+        norms = parts.norms[OF_QUERY], parts.norms[OF_KEY], None
+        of_maps = [parts.precision(i) if n is None else torch.float32 for i, n in zip(source, norms, strict=True)]
         to_query, to_key, to_value = parts.attention.backward(to_seen, of_maps)
-        to_query = kept.norm_back(parts, _OF_QUERY, to_query, parts.precision(0))
-        to_key = kept.norm_back(parts, _OF_KEY, to_key, parts.precision(1))
-        to_maps = to_query, to_key, to_value
+        to_query = kept.norm_back(parts, OF_QUERY, to_query, parts.precision(source[0]))
+        to_key = kept.norm_back(parts, OF_KEY, to_key, parts.precision(source[1]))
+        to_maps = [to_query, to_key, to_value]
+        to_maps = to_maps if len(parts.into) == 3 else [torch.cat(to_maps, 1)]
         if onward:
-            to_middle, _ = through_norm(range(3), to_maps, to_middle, x, inverse, narrow=False)
+            to_middle, _ = through_norm(parts.into, to_maps, BEFORE_ATTENTION, to_middle, before, is_narrow=False)
         else:
             of_factors |= {i: kept.backward(parts, i, g, None, wanted) for i, g in enumerate(to_maps)}
         del ctx.kept, ctx.parts  # the graph is let go of only when all of its blocks are done
         returned = (factor for index in range(len(parts.maps)) for factor in of_factors[index])
-        return to_middle if onward else None, None, *returned, *of_behind[_ENDS[0]], *of_behind[_ENDS[1]]
+        return to_middle if onward else None, None, *returned, *of_behind[parts.output], *of_behind[parts.down]
 
 
-def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, _Names | None], recomputes: Callable[[], bool]) -> None:
+def serve(blocks: Iterable[nn.Module], shapes: dict[nn.Module, Shape | None], recomputes: Callable[[], bool]) -> None:
     """Let the blocks whose shape was found, and whose maps were exchanged since, run as one node wherever nothing else
     acts within them.
     """
     for block in blocks:
-        if (names := shapes.get(block)) is None:
+        if (shape := shapes.get(block)) is None:
             continue
-        if all(isinstance(block.get_submodule(path), FrozenLinear) for path in names.linear()):
-            block.forward = partial(_forward, block.forward, block, names, names.norms_of(block), recomputes)
+        if all(isinstance(block.get_submodule(path), FrozenLinear) for path in shape.maps()):
+            block.forward = partial(_forward, block.forward, block, shape, shape.norms_of(block), recomputes)
 
 
-def shapes_of(blocks: Iterable[nn.Module], bf16: bool, width: int) -> dict[nn.Module, _Names | None]:
+def shapes_of(blocks: Iterable[nn.Module], bf16: bool, width: int) -> dict[nn.Module, Shape | None]:
     """The shapes of stock blocks that are to have bf16 weights, where this processor multiplies such matrices."""
     if not bf16 or width < LEAST_WIDTH or not has_bf16_products():
         return {}
-    return {block: shape_of(block) for block in blocks}
+    return {block: shape_of(block, width) for block in blocks}

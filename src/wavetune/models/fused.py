@@ -1,4 +1,4 @@
-"""Which modules of a block one compiled sweep can stand for, found by trying: root-mean-square norms and gated MLPs.
+"""Which modules of a block one compiled sweep can stand for, found by trying: norms and gated MLPs.
 
 A module is known by what it computes on a few values, never by its name, so that a new family is served, or left as
 transformers wrote it. Small passes, other devices and fp64 take transformers' own code.
@@ -6,7 +6,7 @@ transformers wrote it. Small passes, other devices and fp64 take transformers' o
 
 from collections.abc import Callable
 from functools import partial
-from itertools import permutations
+from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import torch
@@ -17,8 +17,27 @@ from wavetune.models.structure import LINEAR
 
 LEAST_WIDTH = 256  # of a residual stream; a smaller model is quick anyway, and starts sooner without a compiler
 _TANH_GELU = 2 * (2 / torch.pi) ** 0.5
-ACTIVATIONS = {"SiLU": (1.0, 0.0), "GELU by tanh": (_TANH_GELU, 0.044715 * _TANH_GELU), "quick GELU": (1.702, 0.0)}
-"""a and b of `x sigmoid(a x + b x^3)`."""
+ACTIVATIONS = {
+    "SiLU": (1.0, 0.0),
+    "GELU by tanh": (_TANH_GELU, 0.044715 * _TANH_GELU),
+    "quick GELU": (1.702, 0.0),
+    "GELU": (0.0, 0.0),
+}
+"""a and b of `x sigmoid(a x + b x^3)`; both zero: GELU itself, x times the probability of a normal number below x."""
+
+
+class Norm(NamedTuple):
+    """`weight (x - m) / sqrt(mean((x - m)^2) + epsilon) + shift`; m is the row's mean if `centred`, and else 0."""
+
+    weight: Tensor
+    shift: Tensor
+    epsilon: float
+    centred: bool
+
+    @property
+    def plain(self) -> bool:
+        """Whether it is a root-mean-square norm."""
+        return not self.centred and not bool(self.shift.any())
 
 
 class Gated(NamedTuple):
@@ -38,8 +57,9 @@ def fuse(frozen: nn.Module, width: int) -> None:
     known: dict[object, Gated | None] = {}
     for module in frozen.modules():
         maps = [name for name, child in module.named_children() if isinstance(child, LINEAR)]
-        if (norm := root_mean_square(module)) is not None:
-            module.forward = partial(_norm, module.forward, *norm)
+        if (norm := norm_of(module)) is not None:
+            if norm.plain:
+                module.forward = partial(_norm, module.forward, norm.weight, norm.epsilon)
         elif len(maps) == 3:
             kind = (type(module), *maps, *(tuple(p.shape) for p in module.parameters()))
             if kind not in known:
@@ -82,31 +102,36 @@ def _in_own_precision(linear: nn.Module, x: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def root_mean_square(module: nn.Module) -> tuple[Tensor, float] | None:
-    """Weight and epsilon with which a module is a root-mean-square norm."""
-    parameters = list(module.parameters())
-    if len(parameters) != 1 or parameters[0].dim() != 1 or len(list(module.modules())) > 1:
+def norm_of(module: nn.Module) -> Norm | None:
+    """What norm of rows a module is, None if it is none."""
+    parameters, shapes = list(module.parameters()), {p.shape for p in module.parameters()}
+    if len(parameters) > 2 or [len(shape) for shape in shapes] != [1] or len(list(module.modules())) > 1:
         return None
-    own = parameters[0].detach().float()
+    own, shift = (p.detach().float() for p in (*parameters, torch.zeros_like(parameters[0]))[:2])
     x = 1e-3 * values(2, len(own))  # so small that its mean square is not far from an epsilon
     try:
         wanted = module(x)
     except Exception:  # whatever a module does with an input that is not its own
         return None
     epsilons = [v for v in vars(module).values() if isinstance(v, float)]
-    for weight in (own, 1 + own):
-        for epsilon in epsilons:
-            found = x * torch.rsqrt(x.square().mean(-1, keepdim=True) + epsilon) * weight
-            if same(found, wanted):
-                return weight, epsilon
+    for norm in product([own, 1 + own], [shift], epsilons, (False, True)):
+        if same(normed(x, found := Norm(*norm)), wanted):
+            return found
     return None
+
+
+def normed(x: Tensor, norm: Norm) -> Tensor:
+    """A norm of rows in PyTorch's own operations."""
+    if norm.centred:
+        x = x - x.mean(-1, keepdim=True)
+    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight + norm.shift
 
 
 @torch.no_grad()
 def gated_mlp(module: nn.Module, maps: list[str]) -> Gated | None:
     """What a module with three maps is, if `down(act(gate(x)) * up(x))` is what it computes."""
     others = [child for child in module.children() if not isinstance(child, LINEAR)]
-    if len(others) != 1 or (numbers := _activation(others[0])) is None:
+    if len(others) != 1 or (numbers := activation(others[0])) is None:
         return None
     for gate, up, down in permutations(maps):
         first, second, last = (module.get_submodule(name) for name in (gate, up, down))
@@ -121,17 +146,19 @@ def gated_mlp(module: nn.Module, maps: list[str]) -> Gated | None:
     return None
 
 
-def _activation(module: nn.Module) -> tuple[float, float] | None:
+def activation(module: nn.Module) -> tuple[float, float] | None:
     """a and b of an activation, None if it is another."""
     x = torch.linspace(-9, 9, 73)
     try:
         wanted = module(x)
     except Exception:  # a module of another kind
         return None
-    for a, b in ACTIVATIONS.values():
-        if same(x * torch.sigmoid(a * x + b * x**3), wanted):
-            return a, b
-    return None
+    return next((pair for pair in ACTIVATIONS.values() if same(activated(x, *pair), wanted)), None)
+
+
+def activated(x: Tensor, a: float, b: float) -> Tensor:
+    """An activation in PyTorch's own operations."""
+    return x * (torch.sigmoid(a * x + b * x**3) if a or b else torch.special.ndtr(x))
 
 
 def values(rows: int, width: int) -> Tensor:

@@ -20,6 +20,10 @@ from numba.extending import intrinsic, overload  # pyright: ignore[reportMissing
 from torch import Tensor
 
 from wavetune.allocation.kernel_cache import compiled
+from wavetune.models.fused import Norm
+
+Rows = tuple[Tensor, Tensor, Tensor]
+"""Rows `[N, D]` of a norm, their means, or zeros, and what each was multiplied by, `[N]`."""
 
 _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it saves
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
@@ -27,6 +31,9 @@ _LOG2_E, _LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _LEAST_POWER, _MOST_POWER = np.float32(-87), np.float32(87)
 _LOWEST = np.int32(-(1 << 31))
 _ZERO, _ONE, _HALF, _THREE, _ODD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
+_ROOT_HALF, _DENSITY = np.float32(0.5**0.5), np.float32((2 * np.pi) ** -0.5)
+_P = np.float32(0.3275911)
+_A1, _A2, _A3, _A4, _A5 = map(np.float32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
 # e^f is the sum of f^k / k!, to 5e-9 where |f| is at most half of ln 2.
 _C2, _C3, _C4, _C5, _C6, _C7 = (np.float32(1 / c) for c in np.cumprod(np.arange(2, 8)))
 
@@ -142,50 +149,71 @@ def _norm_back(x: Any, inverse: Any, grad: Any, out: Any, weight: Any) -> None:
 
 
 @_kernel
-def _add_norm(x: Any, more: Any, total: Any, wide: Any, narrow: Any, inverse: Any, weight: Any, epsilon: Any) -> None:
+def _add_norm(
+    x: Any, more: Any, total: Any, wide: Any, narrow: Any, mean: Any, inverse: Any, weight: Any, shift: Any,
+    epsilon: Any, centred: Any, factor: Any,
+) -> None:  # fmt: skip
     rows, width = x.shape
     for n in range(rows):
         for i in range(width if len(more) else 0):
-            total[n, i] = x[n, i] + _read(more[n, i])
-        row, squares = total[n] if len(more) else x[n], _ZERO
-        for i in range(width):
-            squares += row[i] * row[i]
-        r = _ONE / np.sqrt(squares / np.float32(width) + epsilon)
-        inverse[n] = r
-        for i in range(width):
-            narrow[n, i] = _narrow(row[i] * r * weight[i])
-        for i in range(width if len(wide) else 0):
-            wide[n, i] = row[i] * r * weight[i]
+            total[n, i] = x[n, i] + factor * _read(more[n, i])
+        row, level, squares, r = total[n] if len(more) else x[n], _ZERO, _ZERO, _ONE
+        for i in range(width if centred else 0):
+            level += row[i]
+        level /= np.float32(width)
+        if len(weight):
+            for i in range(width):
+                squares += (row[i] - level) * (row[i] - level)
+            r = _ONE / np.sqrt(squares / np.float32(width) + epsilon)
+            for i in range(width if len(narrow) else 0):
+                narrow[n, i] = _narrow((row[i] - level) * r * weight[i] + shift[i])
+            for i in range(width if len(wide) else 0):
+                wide[n, i] = (row[i] - level) * r * weight[i] + shift[i]
+        else:
+            for i in range(width):
+                narrow[n, i] = _narrow(row[i])
+        mean[n], inverse[n] = level, r
 
 
 @_kernel
-def _add(x: Any, more: Any, out: Any) -> None:
+def _add(x: Any, more: Any, out: Any, factor: Any) -> None:
     rows, width = x.shape
     for n in range(rows):
         for i in range(width):
-            out[n, i] = x[n, i] + _read(more[n, i])
+            out[n, i] = x[n, i] + factor * _read(more[n, i])
 
 
 @_kernel
 def _norm_back_onto(
-    base: Any, x: Any, inverse: Any, a: Any, b: Any, c: Any, more: Any, out: Any, narrow: Any, weight: Any
-) -> None:
-    rows, width = x.shape
+    base: Any, x: Any, mean: Any, inverse: Any, a: Any, b: Any, c: Any, more: Any, out: Any, narrow: Any, weight: Any,
+    centred: Any, within: Any,
+) -> None:  # fmt: skip
+    rows, width = base.shape
     grad = np.empty(width, np.float32)
     for n in range(rows):
-        for i in range(width):
-            grad[i] = _wide(a[n, i]) + _wide(b[n, i])
+        grad[:] = _ZERO
+        for i in range(width if len(a) else 0):
+            grad[i] = _wide(a[n, i])
+        for i in range(width if len(b) else 0):
+            grad[i] += _wide(b[n, i])
         for i in range(width if len(c) else 0):
             grad[i] += _wide(c[n, i])
         for i in range(width if len(more) else 0):
             grad[i] += more[n, i]
-        r, total = inverse[n], _ZERO
+        for i in range(width if within else 0):
+            grad[i] += base[n, i]
+        if len(weight):
+            r, m, total, level = inverse[n], mean[n], _ZERO, _ZERO
+            for i in range(width):
+                grad[i] *= weight[i]
+                total += grad[i] * (x[n, i] - m)
+            for i in range(width if centred else 0):
+                level += grad[i]
+            along, level = total * r * r / np.float32(width), level / np.float32(width)
+            for i in range(width):
+                grad[i] = r * (grad[i] - level - (x[n, i] - m) * along)
         for i in range(width):
-            grad[i] *= weight[i]
-            total += grad[i] * x[n, i]
-        along = total * r * r / np.float32(width)
-        for i in range(width):
-            out[n, i] = base[n, i] + r * (grad[i] - x[n, i] * along)
+            out[n, i] = grad[i] if within else grad[i] + base[n, i]
         for i in range(width if len(narrow) else 0):
             narrow[n, i] = _narrow(out[n, i])
 
@@ -232,56 +260,88 @@ def _heads_out(out: Any, places: Any, cos: Any, sin: Any, x: Any) -> None:
 
 
 @_kernel
-def _weights(scores: Any, scaling: Any) -> None:
+def _weights(scores: Any, lengths: Any, scaling: Any) -> None:
     for b in range(len(scores)):
         for t in range(scores.shape[1]):
-            order, total = _LOWEST, _ZERO
-            for i in range(t + 1):
+            order, total, stop = _LOWEST, _ZERO, lengths[b] if len(lengths) else t + 1
+            for i in range(stop):
                 order = max(order, _order(scores[b, t, i]))
             top = _ordered(order)
-            for i in range(t + 1):
+            for i in range(stop):
                 power = _exp((scores[b, t, i] - top) * scaling)
                 total += power
                 scores[b, t, i] = power
             factor = _ONE / total
-            for i in range(t + 1):
+            for i in range(stop):
                 scores[b, t, i] *= factor
-            for i in range(t + 1, scores.shape[2]):
+            for i in range(stop, scores.shape[2]):
                 scores[b, t, i] = _ZERO
 
 
 @_kernel
-def _weights_back(weights: Any, grad: Any, scaling: Any) -> None:
+def _weights_back(weights: Any, grad: Any, lengths: Any, scaling: Any) -> None:
     for b in range(len(weights)):
         for t in range(weights.shape[1]):
-            total = _ZERO
-            for i in range(t + 1):
+            total, stop = _ZERO, lengths[b] if len(lengths) else t + 1
+            for i in range(stop):
                 total += weights[b, t, i] * grad[b, t, i]
-            for i in range(t + 1):
+            for i in range(stop):
                 grad[b, t, i] = scaling * weights[b, t, i] * (grad[b, t, i] - total)
-            for i in range(t + 1, weights.shape[2]):
+            for i in range(stop, weights.shape[2]):
                 grad[b, t, i] = _ZERO
+
+
+@_inline
+def _below(x: Any) -> Any:
+    """The probability that a normal number is below x, to 2e-7. Source: Abramowitz and Stegun, 7.1.26."""
+    z = abs(x) * _ROOT_HALF
+    t = _ONE / (_ONE + _P * z)
+    tail = ((((_A5 * t + _A4) * t + _A3) * t + _A2) * t + _A1) * t * _exp(-z * z) * _HALF
+    return tail if x < _ZERO else _ONE - tail
+
+
+@_inline
+def _part(x: Any, a: Any, b: Any) -> Any:
+    """What an activation multiplies an x by."""
+    return _below(x) if a == _ZERO and b == _ZERO else _sigmoid(x * (a + b * x * x))
+
+
+@_inline
+def _slope(x: Any, part: Any, a: Any, b: Any) -> Any:
+    """An activation's slope where it multiplies an x by this part."""
+    if a == _ZERO and b == _ZERO:
+        return part + x * _exp(-_HALF * x * x) * _DENSITY
+    return part + x * part * (_ONE - part) * (a + _THREE * b * x * x)
 
 
 @_kernel
 def _gated(gate: Any, up: Any, out: Any, a: Any, b: Any) -> None:
     rows, width = gate.shape
     for n in range(rows):
-        for i in range(width):
-            g = _read(gate[n, i])
-            out[n, i] = _as(g * _sigmoid(g * (a + b * g * g)) * _read(up[n, i]), out[n, i])
+        if len(up):
+            for i in range(width):
+                g = _read(gate[n, i])
+                out[n, i] = _as(g * _part(g, a, b) * _read(up[n, i]), out[n, i])
+        else:
+            for i in range(width):
+                g = _read(gate[n, i])
+                out[n, i] = _as(g * _part(g, a, b), out[n, i])
 
 
 @_kernel
 def _gated_back(gate: Any, up: Any, grad: Any, to_gate: Any, to_up: Any, a: Any, b: Any) -> None:
     rows, width = gate.shape
     for n in range(rows):
-        for i in range(width):
-            g, above = _read(gate[n, i]), _read(grad[n, i])
-            s = _sigmoid(g * (a + b * g * g))
-            slope = s + g * s * (_ONE - s) * (a + _THREE * b * g * g)
-            to_gate[n, i] = _as(above * _read(up[n, i]) * slope, to_gate[n, i])
-            to_up[n, i] = _as(above * g * s, to_up[n, i])
+        if len(up):
+            for i in range(width):
+                g, above = _read(gate[n, i]), _read(grad[n, i])
+                s = _part(g, a, b)
+                to_gate[n, i] = _as(above * _read(up[n, i]) * _slope(g, s, a, b), to_gate[n, i])
+                to_up[n, i] = _as(above * g * s, to_up[n, i])
+        else:
+            for i in range(width):
+                g = _read(gate[n, i])
+                to_gate[n, i] = _as(_read(grad[n, i]) * _slope(g, _part(g, a, b), a, b), to_gate[n, i])
 
 
 @_inline
@@ -388,7 +448,9 @@ def rms_norm(x: Tensor, weight: Tensor, epsilon: float) -> Tensor:
 
 
 def gated_product(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
-    """`gate sigmoid(a gate + b gate^3) up` of two matrices of one precision: with SiLU where a = 1 and b = 0."""
+    """`gate sigmoid(a gate + b gate^3) up` of two matrices of one precision, with SiLU where a = 1 and b = 0, and with
+    GELU in place of it where both are 0.
+    """
     return _GatedProduct.apply(gate, up, a, b)
 
 
@@ -415,17 +477,19 @@ def distributions_back(
 
 
 def normed(
-    x: Tensor, more: Tensor | None, weight: Tensor, epsilon: float, is_wide: bool
-) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
-    """A stream `[N, D]` with `more` added, in bf16 or fp32; `rms_norm` of that in bf16 and, if it `is_wide`, in fp32;
-    and what each row was multiplied by, `[N]`.
+    x: Tensor, more: Tensor | None, norm: Norm | None, is_wide: bool, is_narrow: bool = True, factor: float = 1.0
+) -> tuple[Tensor, Tensor, Tensor, Rows]:
+    """A stream `[N, D]` with `factor` times `more` added, in bf16 or fp32; the norm of that, or itself, in bf16 if it
+    `is_narrow`, and in fp32 if it `is_wide`; and what its rows were.
     """
-    none, inverse = x.new_empty(0, 0), x.new_empty(len(x))
-    total, wide = none if more is None else torch.empty_like(x), torch.empty_like(x) if is_wide else none
-    narrow = torch.empty_like(x, dtype=torch.bfloat16)
-    more = none.bfloat16() if more is None else more
-    _run(_add_norm, (x, more, total, wide, narrow, inverse), (weight.numpy(), np.float32(epsilon)))
-    return total if len(more) else x, narrow, wide if is_wide else None, inverse
+    none, mean, inverse = x.new_empty(0, 0), x.new_empty(len(x)), x.new_empty(len(x))
+    total, wide = none if more is None else torch.empty_like(x), torch.empty_like(x) if is_wide and norm else none
+    narrow = torch.empty_like(x if is_narrow else none, dtype=torch.bfloat16)
+    weight, shift, epsilon, centred = norm or (x.new_empty(0), x.new_empty(0), 0.0, False)
+    by_row = (x, none.bfloat16() if more is None else more, total, wide, narrow, mean, inverse)
+    _run(_add_norm, by_row, (weight.numpy(), shift.numpy(), np.float32(epsilon), centred, np.float32(factor)))
+    total = x if more is None else total
+    return total, narrow, wide if norm else total, (total, mean, inverse)
 
 
 def rows_normed(x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
@@ -445,24 +509,32 @@ def rows_norm_back(x: Tensor, inverse: Tensor, grad: Tensor, weight: Tensor, dty
     return out
 
 
-def added(x: Tensor, more: Tensor) -> Tensor:
-    """Sum of two matrices in fp32, of which the second may be bf16."""
+def added(x: Tensor, more: Tensor, factor: float) -> Tensor:
+    """`x + factor more` of two matrices in fp32, of which the second may be bf16."""
     out = torch.empty_like(x)
-    _run(_add, (x, more, out), ())
+    _run(_add, (x, more, out), (np.float32(factor),))
     return out
 
 
 def norm_back_onto(
-    base: Tensor, x: Tensor, inverse: Tensor, grads: Sequence[Tensor], more: Tensor | None, weight: Tensor, narrow: bool
+    base: Tensor,
+    rows: Rows,
+    grads: Sequence[Tensor],
+    more: Tensor | None,
+    norm: Norm | None,
+    narrow: bool,
+    within: bool,
 ) -> tuple[Tensor, Tensor]:
-    """`base` plus the gradient of a normed `x` `[N, D]` from that of its norm: the sum of two or three in bf16 and of
-    what is `more` in fp32. Returns it in fp32 and, if it is asked for `narrow`, in bf16.
+    """`base` plus the gradient of normed `rows`, as `normed` gave them, from that of their norm: the sum of up to three
+    in bf16, of what is `more` in fp32 and, if that stands `within`, of `base`. Returns it in fp32 and, if it is asked
+    for `narrow`, in bf16.
     """
-    none = x.new_empty(0, 0)
-    out, half = torch.empty_like(x), torch.empty_like(x, dtype=torch.bfloat16) if narrow else none.bfloat16()
-    a, b, c = (*grads, none.bfloat16())[:3]
-    by_row = (base, x, inverse, a, b, c, none if more is None else more, out, half)
-    _run(_norm_back_onto, by_row, (weight.numpy(),))
+    none = base.new_empty(0, 0)
+    out, half = torch.empty_like(base), torch.empty_like(base if narrow else none, dtype=torch.bfloat16)
+    a, b, c = (*grads, *[none.bfloat16()] * 3)[:3]
+    by_row = (base, *rows, a, b, c, none if more is None else more, out, half)
+    weight, centred = (base.new_empty(0), False) if norm is None else (norm.weight, norm.centred)
+    _run(_norm_back_onto, by_row, (weight.numpy(), centred, within))
     return out, half
 
 
@@ -486,27 +558,31 @@ def heads_out(
     return out
 
 
-def causal_weights(scores: Tensor, scaling: float) -> None:
-    """Turn products `[B, T, T]` of queries and keys into the weights of what stands before a query, and itself."""
-    _run(_weights, (scores,), (np.float32(scaling),))
+def attention_weights(scores: Tensor, length_B: Tensor, scaling: float) -> None:
+    """Turn products `[B, T, T]` of queries and keys into the weights of so many keys each, or, if `length_B` is empty,
+    of those that stand before a query, and itself.
+    """
+    _run(_weights, (scores, length_B), (np.float32(scaling),))
 
 
-def causal_weights_back(weights: Tensor, grad: Tensor, scaling: float) -> None:
+def attention_weights_back(weights: Tensor, grad: Tensor, length_B: Tensor, scaling: float) -> None:
     """Turn gradients of such weights into those of the products."""
-    _run(_weights_back, (weights, grad), (np.float32(scaling),))
+    _run(_weights_back, (weights, grad, length_B), (np.float32(scaling),))
 
 
-def gated(gate: Tensor, up: Tensor, a: float, b: float) -> Tensor:
-    """`gated_product` without a gradient."""
+def gated(gate: Tensor, up: Tensor | None, a: float, b: float) -> Tensor:
+    """`gated_product` without a gradient, and without a factor `up` where that is None."""
     out = torch.empty_like(gate)
-    _run(_gated, (gate, up, out), (np.float32(a), np.float32(b)))
+    _run(_gated, (gate, gate.new_empty(0, 0) if up is None else up, out), (np.float32(a), np.float32(b)))
     return out
 
 
-def gated_back(gate: Tensor, up: Tensor, grad: Tensor, a: float, b: float) -> tuple[Tensor, Tensor]:
-    """Gradients of both factors of `gated_product`."""
-    to_gate, to_up = torch.empty_like(gate), torch.empty_like(up)
-    _run(_gated_back, (gate, up, grad, to_gate, to_up), (np.float32(a), np.float32(b)))
+def gated_back(gate: Tensor, up: Tensor | None, grad: Tensor, a: float, b: float) -> tuple[Tensor, Tensor]:
+    """Gradients of both factors of `gated`."""
+    none = gate.new_empty(0, 0)
+    to_gate, to_up = torch.empty_like(gate), none if up is None else torch.empty_like(up)
+    by_row = (gate, none if up is None else up, grad, to_gate, to_up)
+    _run(_gated_back, by_row, (np.float32(a), np.float32(b)))
     return to_gate, to_up
 
 

@@ -111,18 +111,25 @@ class RaggedLayout:
         return (first_S[:, None] + torch.arange(self.before, device=sizes.device)).flatten()
 
     @cached_property
-    def short(self) -> ShortRows | None:
-        """Where the tokens stand for products of whole samples, if none is long."""
-        if self.before or max(length for _, length in self.groups) > LONGEST or self.positions_N.device.type != "cpu":
-            return None
-        return ShortRows(self.groups, torch.arange(self.padded_tokens) if self.slot_N is None else self.slot_N)
+    def _short(self) -> dict[bool, ShortRows]:
+        return {}
 
     def short_rows(self, rule: Rule) -> ShortRows | None:
-        """`short`, for a rule by which tokens read what stands before them and nothing else."""
-        if rule.softcap is not None or rule.sinks is not None or rule.before is not None or self.short is None:
+        """Where the tokens stand for products of whole samples, if none is long and tokens read what stands before
+        them, or their whole sample, and nothing else.
+        """
+        if rule.softcap is not None or rule.sinks is not None or rule.before is not None or self.before:
             return None
-        masks = (self.mask(group, rule.reach) for group in range(len(self.groups)))
-        return self.short if all(mask is None and causal for mask, causal in masks) else None
+        if max(length for _, length in self.groups) > LONGEST or self.positions_N.device.type != "cpu":
+            return None
+        masks = [self.mask(group, rule.reach) for group in range(len(self.groups))]
+        whole = rule.reach.function is bidirectional_mask_function
+        if not whole and any(mask is not None or not causal for mask, causal in masks):
+            return None
+        if whole not in self._short:
+            slot_N = torch.arange(self.padded_tokens) if self.slot_N is None else self.slot_N
+            self._short[whole] = ShortRows(self.groups, slot_N, self.group_lengths if whole else ())
+        return self._short[whole]
 
     @property
     def padded_tokens(self) -> int:

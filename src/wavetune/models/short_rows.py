@@ -1,4 +1,4 @@
-"""Causal attention of short samples on a CPU: batched products, and compiled sweeps between them.
+"""Attention of short samples on a CPU: batched products, and compiled sweeps between them.
 
 Kernels that never write a whole matrix of weights pay where it is large. Of samples of some dozen tokens it is smaller
 than what it is made of: it is kept for the backward pass, and the products are those of a matrix library.
@@ -21,11 +21,15 @@ UNTURNED: Angles = (torch.empty(0, 0, dtype=torch.float32), torch.empty(0, 0, dt
 
 class ShortRows:
     """Where the tokens of a batch stand among its padded samples: `groups` of (samples, longest) one after another, in
-    which each token has its `slot_N`.
+    which each token has its `slot_N`. Tokens read their whole sample where the samples' lengths are given by group, and
+    else what stands before them, and themselves.
     """
 
-    def __init__(self, groups: Sequence[tuple[int, int]], slot_N: Tensor) -> None:
+    def __init__(
+        self, groups: Sequence[tuple[int, int]], slot_N: Tensor, lengths: Sequence[Sequence[int]] = ()
+    ) -> None:
         self.groups = tuple(groups)
+        self.lengths = [torch.tensor(own) for own in lengths] or [torch.empty(0, dtype=torch.long)] * len(self.groups)
         length_P = torch.cat([torch.full((samples * length,), length) for samples, length in groups])
         token_P = torch.full_like(length_P, -1).index_copy_(0, slot_N, torch.arange(len(slot_N)))
         own_P = torch.cat([torch.arange(length).repeat(samples) for samples, length in groups])
@@ -34,7 +38,7 @@ class ShortRows:
 
 
 class ShortAttention:
-    """What tokens read from what stands before them in their samples, for one pass forward and one back.
+    """What tokens read in their samples, for one pass forward and one back.
 
     Queries and keys, of heads of so many values, are turned first if there are angles; their products are scaled.
     """
@@ -57,9 +61,10 @@ class ShortAttention:
         q, k = (kernels.heads_in(x, rows, self._angles, self._size) for x in (query, key))
         stacks, kept = (q, k, kernels.heads_in(value, rows, UNTURNED, width)), list[Tensor]()
         out = q.new_empty(len(q), width)
-        for q, k, v, read in self._by_group(*stacks, out):
+        self._lengths = [own.repeat_interleave(query.shape[1] // self._size) for own in self._places.lengths]
+        for length_B, (q, k, v, read) in zip(self._lengths, self._by_group(*stacks, out), strict=True):
             weights = q @ k.mT
-            kernels.causal_weights(weights.view(-1, *k.shape[1:2] * 2), self._scaling)
+            kernels.attention_weights(weights.view(-1, *k.shape[1:2] * 2), length_B, self._scaling)
             torch.bmm(weights, v, out=read)
             kept.append(weights)
         if keeps:
@@ -73,11 +78,12 @@ class ShortAttention:
         above = kernels.heads_in(grad, self._places.of_rows, UNTURNED, self._stacks[2].shape[1])
         to = tuple(torch.empty_like(x) for x in self._stacks)
         groups = self._by_group(*self._stacks, above, *to)
-        for weights, (q, k, v, g, to_q, to_k, to_v) in zip(self._weights, groups, strict=True):
+        kept = zip(self._lengths, self._weights, groups, strict=True)
+        for length_B, weights, (q, k, v, g, to_q, to_k, to_v) in kept:
             torch.bmm(weights.mT, g, out=to_v)
             scores = g @ v.mT
             square = (-1, *k.shape[1:2] * 2)
-            kernels.causal_weights_back(weights.view(square), scores.view(square), self._scaling)
+            kernels.attention_weights_back(weights.view(square), scores.view(square), length_B, self._scaling)
             torch.bmm(scores, k, out=to_q)
             torch.bmm(scores.mT, q, out=to_k)
         turned = (self._angles, self._angles, UNTURNED)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from wavetune.costs.adapter import Behind, Matrix
 from wavetune.federation.adapters.bottleneck import Bottleneck
@@ -20,20 +20,38 @@ from wavetune.models.ragged import ragged_layout
 
 SIZES = {"vocab_size": 80, "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 4, "head_dim": 64}
 HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2, "pad_token_id": 0, "initializer_range": 0.1}
+OLD = {"vocab_size": 80, "n_embd": 256, "n_layer": 4, "n_head": 4}
+OTHERS = {
+    "granite": SIZES | HEADS | {"residual_multiplier": 0.3, "attention_multiplier": 0.2, "embedding_multiplier": 3.0},
+    "gpt2": OLD,
+    "gptj": OLD | {"rotary_dim": 16},
+    "distilbert": {"vocab_size": 80, "dim": 256, "n_layers": 4, "n_heads": 4, "hidden_dim": 96},
+    "electra": SIZES | HEADS | {"embedding_size": 256},
+}
 SERVED = {
     "llama": 4,
     "mistral": 4,
     "qwen2": 4,  # with biases
-    "smollm3": 3,  # heads of every fourth block are not turned
+    "smollm3": 4,  # heads of every fourth block are not turned
     "qwen3": 4,  # queries and keys have norms
     "gemma": 4,
     "gemma2": 4,  # norms behind both halves, and scores that are bent
     "gemma3_text": 4,  # all of these norms
-    "olmo2": 0,
-    "phi3": 0,
+    "olmo2": 4,  # norms behind both halves alone, and of all queries and keys of a token
+    "phi3": 4,  # one map yields queries, keys and values, and one gate and up
+    "granite": 4,  # what the halves add is scaled
+    "starcoder2": 4,  # norms that take the mean away, biases, and no gate
+    "gpt2": 4,  # the same without turned heads, and with one map for attention
+    "bert": 4,  # norms of both sums, attention both ways
+    "distilbert": 4,
+    "electra": 4,
+    "modernbert": 4,  # windows both ways
     "cohere": 0,  # attention and MLP side by side
-    "gpt2": 0,
+    "gptj": 0,
+    "stablelm": 0,  # a part of each head is turned
+    "glm4": 0,
 }
+ENCODERS = {"bert", "distilbert", "electra", "modernbert"}
 LENGTHS, TOKENS = [9, 4, 7], [9, 11]  # the second client has two samples
 
 
@@ -45,8 +63,8 @@ def _products(monkeypatch):
 
 def stock(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     torch.manual_seed(0)
-    sizes = {"vocab_size": 80, "n_embd": 256, "n_layer": 4, "n_head": 4} if kind == "gpt2" else SIZES | HEADS
-    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes))
+    config = AutoConfig.for_model(kind, **OTHERS.get(kind, SIZES | HEADS))
+    model = (AutoModel if kind in ENCODERS else AutoModelForCausalLM).from_config(config)
     with torch.no_grad():  # norms and biases as after some training
         for vector in (p for p in model.parameters() if p.dim() == 1):
             vector += 0.2 * torch.randn(vector.shape)
@@ -98,7 +116,7 @@ def off(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
 
 @pytest.mark.parametrize("kind", SERVED)
 def test_blocks_that_compute_what_one_node_does_are_found_and_others_left(kind, served):
-    backbone = prepare_backbone(stock(kind), "all-linear" if kind == "gpt2" else None, bf16=True)
+    backbone = prepare_backbone(stock(kind), "all-linear", bf16=True)
     step(backbone)
     assert served.count == SERVED[kind]
 
@@ -118,6 +136,30 @@ def test_blocks_that_compute_what_one_node_does_are_found_and_others_left(kind, 
     ],
 )
 def test_gradients_are_as_near_to_those_of_fp64_as_transformers_own_blocks(kind, longest, targets, served, monkeypatch):
+    as_near(kind, longest, targets, served, monkeypatch)
+
+
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+@pytest.mark.parametrize(
+    ("kind", "longest"),
+    [
+        ("olmo2", 256),
+        ("phi3", 256),
+        ("phi3", 4),
+        ("granite", 256),
+        ("starcoder2", 256),
+        ("gpt2", 256),
+        ("bert", 256),
+        ("bert", 4),
+        ("distilbert", 256),
+        ("modernbert", 256),
+    ],
+)
+def test_so_they_are_in_blocks_of_other_shapes(kind, longest, targets, served, monkeypatch):
+    as_near(kind, longest, "all-linear" if kind == "modernbert" else targets, served, monkeypatch)
+
+
+def as_near(kind, longest, targets, served, monkeypatch):
     monkeypatch.setattr(ragged, "LONGEST", longest)  # beyond which samples' attention is PyTorch's
     exact_hidden, exact, _ = step(prepare_backbone(stock(kind, torch.float64), targets), torch.float64)
     hidden, found, _ = step(prepare_backbone(stock(kind), targets, bf16=True))
