@@ -31,7 +31,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import grpc
 import torch
@@ -47,13 +47,11 @@ from wavetune.data_plane.payloads import check_values, num_bytes, pack, spec_lik
 from wavetune.data_plane.server import DataPlane, serve
 from wavetune.federation.codecs import Bf16, Payload
 from wavetune.recipe import Recipe, with_settings
-from wavetune.runtimes.deployed import Deployment, opened
-from wavetune.runtimes.device import take_part
-from wavetune.runtimes.engine import Observer
-from wavetune.runtimes.inprocess import run
-from wavetune.runtimes.launch import deploy
-from wavetune.runtimes.session import Session, build
 
+if TYPE_CHECKING:
+    from wavetune.runtimes.engine import Observer
+
+# what trains is imported where it is timed: the other end of an exchange starts without transformers
 WIDTH, ROW_TOKENS = 576, 256
 ECHO = "/wavetune.Benchmark/Echo"
 LABELS = {"ids": torch.ones(1, dtype=torch.int32)}
@@ -187,10 +185,13 @@ class Quiet:
 
 def time_steps(recipe: Recipe, devices: int) -> tuple[float, float]:
     """Median milliseconds of a local step of the recipe, deployed and in process; the first round warms up."""
+    from wavetune.runtimes.inprocess import run
+    from wavetune.runtimes.launch import deploy
+
     folder = Path(tempfile.mkdtemp())
     code = deploy(recipe, folder / "deployed", devices, [], lambda _text: None)
     assert code == 0, code
-    run(recipe, folder / "in-process", cast(Observer, Quiet()))
+    run(recipe, folder / "in-process", cast("Observer", Quiet()))
     found = []
     for name in ("deployed", "in-process"):
         records = [json.loads(line) for line in (folder / name / "rounds.jsonl").read_text().splitlines()]
@@ -228,6 +229,10 @@ class Proxy:
 
 def count_bytes(recipe: Recipe, devices: int) -> dict[str, int]:
     """Bytes of the second round at every level; its devices are threads behind a proxy."""
+    from wavetune.runtimes.deployed import Deployment, opened
+    from wavetune.runtimes.device import take_part
+    from wavetune.runtimes.session import Session, build
+
     folder = Path(tempfile.mkdtemp())
     write_certificates(folder, devices)
     session = build(recipe)
