@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import math
 import shutil
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, tol
 from helpers.workers import train_in_workers, workers_here
 from wavetune import recipes
 from wavetune.errors import ModelError
+from wavetune.federation.nodes import _UNHEARD
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models.restore import load_adapted
 from wavetune.recipe import load, with_settings
@@ -153,8 +156,21 @@ def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so
     assert all(record["lost"] == [] for record in read_rounds(tmp_path / "there"))
 
 
+ADAALTER = ("method.optimiser=theirs.scales:Scaled", "method.mixing=theirs.scales:Scales")
 SCAFFOLD = ("method.optimiser=theirs.scaffold:Corrected", "method.mixing=theirs.scaffold:Variates")
 METHODS = {
+    "adaalter_of_mixed_ranks_and_factors_in_turn": (
+        *ADAALTER,
+        "method.lora.rank=[2,4,1]",
+        "method.exchange=theirs.turns:Turns",
+    ),
+    "adaalter_of_some_at_edges_whose_uploads_are_lost": (
+        *ADAALTER,
+        'method.selection={"kind":"at_random","count":2}',
+        'method.exchange={"kind":"hierarchical","edges":2}',
+        'method.link={"kind":"outage","loss_probability":0.4,"lost":"reuse"}',
+        "method.adapter_codec=bf16",
+    ),
     "feddyn": ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer"),
     "rolora": ("method.exchange=theirs.turns:Turns",),
     "scaffold_of_factors_in_turn": (
@@ -214,6 +230,68 @@ def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean():
                     torch.testing.assert_close(told[f"c.{site}.{name}"], kept, rtol=0, atol=0)
                     torch.testing.assert_close(kept, mean, rtol=0, atol=1e-12)
                     assert (moments[f"{site}.{name}.own"] != 0).any() == (index > 0)
+
+
+@pytest.mark.parametrize("codec", ["fp64", "bf16"])
+def test_what_clients_tell_is_beside_their_updates_paid_for_and_known_to_the_rule(codec):
+    own = ("world.data.partition.kind=iid", "method.price_downlink=true", f"method.adapter_codec={codec}")
+    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *own, *ADAALTER]))
+    bank, optimiser, server = session.cohort.bank, session.cohort.optimiser, session.server
+    plain = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *own]))
+    close = {"rtol": 0, "atol": 1e-12} if codec == "fp64" else {"rtol": 0.01, "atol": 0}
+    for index in range(2):
+        record = train_round(session, index, nothing).record()
+        other = train_round(plain, index, nothing).record()
+        assert record.planned == record.charged
+        assert record.metered_bits == {kind: 2 * bits for kind, bits in other.metered_bits.items()}
+        told = [optimiser.tells(client) for client in range(3)]
+        for name, b in server.states["fed|mixing"].items():
+            mean = sum(one[f"s{name.removeprefix('b')}"] for one in told) / 3
+            torch.testing.assert_close(b, mean, **close)
+            assert (mean > 0).all() or index == 0  # B is zero at first, so that A has no gradient
+    costs, without = (one.planned(2)[0].costs for one in (session, plain))
+    np.testing.assert_allclose(costs.lora_bits_per_rank_L, 2 * without.lora_bits_per_rank_L)
+    assert costs.download_share == without.download_share
+    assert len(told[0]) == sum(len(own) for own in bank.local.values())
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ("method.exchange=gossip", "a server that updates are sent to"),
+        ("method.exchange=over_the_air", "every client's update by itself"),
+        ("method.adapter_codec=top_k", "updates sent as the values themselves"),
+        ("method.privacy.noise_multiplier=0.5", "updates of clients to be all that is learned"),
+        (*CUT, "the whole model on every client"),
+        ("method.mixing=theirs.scaffold:Variates", "method.optimiser"),
+    ],
+)
+def test_what_clients_tell_is_refused_where_nobody_could_hear_it(other, words, tmp_path):
+    answer = wavetune("run", "fedavg_lora", *settings(), *asked(*ADAALTER, other), "--out", tmp_path / "run")
+    assert_refused(answer, words)
+
+
+def test_who_tells_what_is_not_finite_is_left_out_and_the_rule_is_not_blamed():
+    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *ADAALTER]))
+    ask = session.server.ask
+    session.server.ask = lambda k: {name: t * (math.nan if k == 1 else 1) for name, t in ask(k).items()}
+    record = train_round(session, 0, nothing).record()
+    assert [(one.client, one.why) for one in record.lost] == [(1, f"rejected: {_UNHEARD}")]
+    assert all(b.isfinite().all() for b in session.server.states["fed|mixing"].values())
+
+
+@pytest.mark.parametrize(
+    ("heard", "told", "words"),
+    [
+        (("s",), (), "hears s beside updates and method.optimiser theirs.scales:Scaled tells nothing"),
+        (("sums",), ("sums",), "tells 'sums', which it does not remember"),
+    ],
+)
+def test_what_is_heard_is_what_clients_tell_and_remember(heard, told, words, monkeypatch):
+    scales = importlib.import_module("theirs.scales")
+    monkeypatch.setattr(scales.Scales, "hears", heard)
+    monkeypatch.setattr(scales.Scaled, "tells", told)
+    assert_refused(wavetune("plan", "fedavg_lora", *settings(), *asked(*ADAALTER)), words)
 
 
 def test_what_is_told_to_clients_is_refused_beside_a_main_server_that_trains_too(tmp_path):

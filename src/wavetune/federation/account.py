@@ -133,7 +133,10 @@ class Accountant:
         own = [site for site in self.sites if site.layer < cut]
         spec = adapter_spec(own, rank, self.unsent)
         up, down = self.method.chain(len(self.cut_K)), way_back(self.method.adapter_codec)
-        return bits_of(on_the_wire(up, spec)), bits_of(on_the_wire(down, beside(spec, self.method.mixing.beside)))
+        mixing = self.method.mixing
+        ways = (up, beside(spec, mixing.hears)), (down, beside(spec, mixing.beside))
+        sent, broadcast = (bits_of(on_the_wire(chain, message)) for chain, message in ways)
+        return sent, broadcast
 
     def rates(self, problem: Problem, plan: Plan) -> Rates:
         """Uplink rates of every client in both bands (bit/s)."""

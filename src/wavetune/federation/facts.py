@@ -14,7 +14,7 @@ AT_ONCE = Fact(
 CLIENTS = Fact("clients that train")
 SERVERS_MODEL = Fact("the servers' model on every client", "set method.client_model=null")
 NEW_PLANS = Fact("a plan of its own for every round", "set method.replan=every_round")
-VALUES_SENT = Fact("updates sent as the factors themselves (it gives these another basis every round)")
+VALUES_SENT = Fact("updates sent as the values themselves (changes of what it has are of no use to it)")
 BOTH_FACTORS = Fact("both factors of shared LoRA sent", "set method.sharing.factors=both")
 EVERY_FACTOR = Fact("both factors of LoRA trained and sent in every round")
 UPDATES_ALONE = Fact("updates of clients to be all that is learned from their data")

@@ -233,11 +233,22 @@ class Method(Part):
                 "that `wavetune measure-codecs` writes with --codec-table"
             )
         self._check_kinds(path)
-        if {*self.mixing.beside} != {*self.optimiser.told}:
-            sent, told = (", ".join(names) or "nothing" for names in (self.mixing.beside, self.optimiser.told))
+        mixing, optimiser = self.mixing, self.optimiser
+        ways = (
+            ("sends {} beside its broadcast", mixing.beside, "is to be told {}", optimiser.told),
+            ("hears {} beside updates", mixing.hears, "tells {}", optimiser.tells),
+        )
+        for one, of_server, other, of_clients in ways:
+            if {*of_server} != {*of_clients}:
+                sent, told = (", ".join(names) or "nothing" for names in (of_server, of_clients))
+                raise ConfigError(
+                    f"{path}.mixing {mixing.kind} {one.format(sent)} and {path}.optimiser {optimiser.kind} "
+                    f"{other.format(told)}; set both to parts that belong together"
+                )
+        if unknown := {*optimiser.tells} - {*optimiser.remembered}:
             raise ConfigError(
-                f"{path}.mixing {self.mixing.kind} sends {sent} beside its broadcast and {path}.optimiser "
-                f"{self.optimiser.kind} is to be told {told}; set both to parts that belong together"
+                f"{path}.optimiser {optimiser.kind} tells {min(unknown)!r}, which it does not remember; "
+                f"{nearest(min(unknown), optimiser.remembered)}"
             )
         if self.lora.rank is not None:
             return

@@ -28,6 +28,7 @@ from wavetune.federation.facts import (
     EVERY_FACTOR,
     INDIVIDUAL,
     MEAN,
+    UPDATES_ALONE,
     VALUES_SENT,
     WHOLE_MODEL,
 )
@@ -83,10 +84,18 @@ class Mixing(Part):
     frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
     beside: ClassVar[tuple[str, ...]] = ()  # what `step` remembers of values, `name.site.matrix`, and broadcasts
+    hears: ClassVar[tuple[str, ...]] = ()  # what clients tell of values beside their updates
 
     def needed(self) -> tuple[Fact, ...]:
-        """What goes down with the broadcast reaches clients alone, not a main server that trains blocks as well."""
-        return (*self.needs, *((WHOLE_MODEL,) if self.beside else ()))
+        """What is told beside adapters goes between a server and clients, not a main server that trains blocks as well;
+        what a server hears is of each client, and no change of what this had.
+        """
+        down, up = (WHOLE_MODEL,), (WHOLE_MODEL, BY_SERVER, INDIVIDUAL, VALUES_SENT)
+        return (*self.needs, *(down if self.beside else ()), *(up if self.hears else ()))
+
+    def removed(self) -> tuple[Fact, ...]:
+        """Who hears more than updates learns more of clients' data."""
+        return (*self.removes, *((UPDATES_ALONE,) if self.hears else ()))
 
     def combine(self, updates: Sequence[Update], sites: Sequence[AdapterSite]) -> tuple[Tensors, float]:
         """The mixture of whole updates: adapters by name, and the aggregation error over all LoRA.
@@ -120,7 +129,7 @@ class Mixing(Part):
 
         By default it is the mixture. A server with an optimiser takes mixture - held for its gradient's opposite. What
         is remembered under a name of `beside` goes down with the broadcast, zeros where there is nothing yet, to an
-        optimiser of clients that is `told` it.
+        optimiser of clients that is `told` it; what one `tells` that the rule `hears` is beside each of the updates.
         """
         return mixture, state
 

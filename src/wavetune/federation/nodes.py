@@ -34,6 +34,7 @@ from wavetune.federation.updates import MAIN, Inbox, Node, RoundEnd, Update
 from wavetune.models.lora import AdapterBank, Matrices, named_matrices
 
 _EXCHANGE = "exchange"  # whose state this is, among those of parts
+_UNHEARD = "what it tells beside its update is not finite"
 PLAUSIBLE = 10.0  # trained adapters stay far below; above it a mixture is tried out
 
 
@@ -73,7 +74,8 @@ class Nodes:
     the weight of the clients it serves. `half` says whose side is computed here: of the
     others the bank has what they were sent. `agenda` is what the round under way is about. `client_ids` are
     who the bank's clients are. `holds` tries a mixture out, where the model is at hand; `refine` makes what the
-    server broadcasts of a round's and of what the server had. `tell` has a client remember what came beside that.
+    server broadcasts of a round's and of what the server had. `tell` has a client remember what came beside that, and
+    `ask` has it say what goes up beside its adapters.
     """
 
     bank: AdapterBank
@@ -89,6 +91,7 @@ class Nodes:
     holds: Callable[[Mapping[str, Matrices]], bool] | None = None
     refine: Callable[[int, Tensors, Tensors], Tensors] | None = None
     tell: Callable[[int, Tensors], None] | None = None
+    ask: Callable[[int], Tensors] | None = None
     transport: Transport | None = None
     agenda: Agenda = EVERYTHING
     held: dict[Node, Held] = field(init=False)
@@ -106,7 +109,8 @@ class Nodes:
         self.of_changes = any(one.of_changes for one in self.chain)
         matrices = [(site, matrix) for site in self.sites for matrix in site.matrices]
         columns = {f"{site.name}.{matrix.name}" for site, matrix in matrices if matrix.columns}
-        self._columns = columns | {f"{what}.{name}" for what in self.mixing.beside for name in columns}
+        aside = (*self.mixing.beside, *self.mixing.hears)
+        self._columns = columns | {f"{what}.{name}" for what in aside for name in columns}
 
     @property
     def unsent(self) -> frozenset[str]:
@@ -196,8 +200,14 @@ class Nodes:
 
     @torch.no_grad()
     def upload(self, client: int, door: Door | None, round_index: int, kind: str = "adapters_up") -> Tensors | None:
-        """One client's message to its server, as this decodes it; None where that is elsewhere."""
-        start, own, spec = self.start_of(client), self.own(client), self._spec(client)
+        """One client's message to its server, as this decodes it, with what is beside its adapters; None where that is
+        elsewhere.
+        """
+        start, own, adapters = self.start_of(client), self.own(client), self._spec(client)
+        spec, told = beside(adapters, self.mixing.hears), {} if self.ask is None else self.ask(client)
+        for name in (name for name in spec if name not in adapters):
+            start[name] = torch.zeros_like(start[name.partition(".")[2]])
+            own[name] = told.get(name, start[name])
         if door is None or not spec:
             return own
         context = Context(self.seed, round_index, self.client_ids[client])
@@ -410,7 +420,8 @@ class _Ending:
             sent = nodes.upload(sender, self.door, self.round_index, hop.kind) if self.sent_K[sender] else None
             arrived = sent is not None and self.delivered_K[sender]
             came, loss = sent if arrived and sent else start, self.losses.get(sender, math.nan)
-            return arrived, Update(sender, self.weight_K[sender], came, start, loss)
+            own, told = ({n: t for n, t in came.items() if (n in start) == mine} for mine in (True, False))
+            return arrived, Update(sender, self.weight_K[sender], own, start, loss, told)
         servers = [receiver for receiver in receivers if isinstance(receiver, str)]
         for receiver in receivers:
             if isinstance(receiver, int):
@@ -485,10 +496,12 @@ class _Mixer:
         A mixture is tried out where a value of an update is larger than is plausible; if it fails, the update of the
         largest norm is taken out.
         """
-        of_server, broken, clients = self.ending.of_the_main_server(), dict[Any, str](), {u.sender for u in updates}
+        of_server, clients = self.ending.of_the_main_server(), {u.sender for u in updates}
+        unheard = [u.sender for u in updates if not all(bool(t.isfinite().all()) for t in u.beside.values())]
+        broken: dict[Any, str] = dict.fromkeys(unheard, _UNHEARD)
         sizes = {u.sender: [t.abs().max() for t in u.tensors.values() if t.numel()] for u in updates}
         largest = {k: float(torch.stack(own).max()) for k, own in sizes.items()}  # NaN if there is one
-        suspects = [k for k in largest if not largest[k] <= PLAUSIBLE]
+        suspects = [k for k in largest if not largest[k] <= PLAUSIBLE and k not in broken]
         norms = {u.sender: u.norm() for u in updates} if suspects else {}
         while True:
             mixture = self._combined([*(u for u in updates if u.sender not in broken), *of_server])

@@ -63,6 +63,7 @@ class Optimiser(Part):
     checks: ClassVar[Checks] = {"advance": _check_advance}
     moments: ClassVar[tuple[str, ...]] = ()  # what is remembered of every value between steps, zero at first
     told: ClassVar[tuple[str, ...]] = ()  # moments too, which the mixing rule sends beside what is broadcast
+    tells: ClassVar[tuple[str, ...]] = ()  # those of all that go up beside what clients send
     learning_rate: float = 2e-4
     server_learning_rate: float | None = None  # of a server behind a cut; None: the same
     max_grad_norm: float | None = None  # that gradients are scaled down to
@@ -213,10 +214,17 @@ class StackedOptimiser:
 
     def told(self, client: int) -> dict[str, Tensor]:
         """What a client was last told of its values, named by moment, site and matrix; nothing before it was."""
+        return self._known(client, self.settings.told)
+
+    def tells(self, client: int) -> dict[str, Tensor]:
+        """What a client tells of its values, named as in `told`; nothing before it trained."""
+        return self._known(client, self.settings.tells)
+
+    def _known(self, client: int, names: Sequence[str]) -> dict[str, Tensor]:
         return {
             f"{what}.{place}": self._moments[name][what][slots[0]]
             for name, place, slots, _ in self._places((client,))
-            for what in self.settings.told
+            for what in names
             if name in self._moments
         }
 

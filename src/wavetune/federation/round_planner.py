@@ -161,8 +161,8 @@ class RoundPlanner:
             adapter_bits_L=others_L * self.adapter_bits_per_value if others_L.any() else None,
             gradient_bits_L=np.full(table.num_layers, down / self.batch_size) if self._prices_downlink else None,
             download_share=self._bits_per_value(way_back(method.adapter_codec))
-            / self._bits_per_value()
-            * (1 + len(method.mixing.beside)),
+            * (1 + len(method.mixing.beside))
+            / (self._bits_per_value() * (1 + len(method.mixing.hears))),
         )
 
     @property
@@ -177,8 +177,8 @@ class RoundPlanner:
 
     @property
     def adapter_bits_per_value(self) -> float:
-        """Bits of an adapter value on the way up, averaged over a row of the model's width."""
-        return self._bits_per_value() * self.method.exchange.over_fed
+        """Bits of an adapter value on the way up and of what is beside it, averaged over a row of the model's width."""
+        return self._bits_per_value() * (1 + len(self.method.mixing.hears)) * self.method.exchange.over_fed
 
     def _bits_per_value(self, chain: Chain | None = None) -> float:
         """Bits of a value that passes a chain; of an update by default."""

@@ -23,7 +23,8 @@ class Update:
     """One sender's adapters by `site.matrix`, padded to the common rank, and what it started the round from.
 
     `loss` is the mean of a client's training loss over the labels of the round, before each step, in nats; NaN where it
-    is not known, as of servers.
+    is not known, as of servers. What a client tells `beside` is named `name.site.matrix`; servers and what stands in
+    for a client tell nothing.
     """
 
     sender: Node
@@ -31,6 +32,7 @@ class Update:
     tensors: Tensors
     start: Tensors
     loss: float = math.nan
+    beside: Tensors = field(default_factory=dict[str, "Tensor"])
 
     @property
     def change(self) -> Tensors:

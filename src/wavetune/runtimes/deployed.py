@@ -31,7 +31,7 @@ from wavetune.data_plane.server import DataPlane, serve
 from wavetune.data_plane.wires import ServerWire
 from wavetune.errors import ConfigError, DeploymentError
 from wavetune.federation.door import Door
-from wavetune.federation.messages import adapter_spec
+from wavetune.federation.messages import adapter_spec, beside
 from wavetune.federation.placement import OF_SERVERS
 from wavetune.federation.run_folder import RunFolder, write_whole
 from wavetune.records.fields import OPTIONAL
@@ -464,6 +464,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     config = session.cohort.backbone.model.config.get_text_config()
     own = [site for site in session.server.due if placement.local_LK()[site.layer, client]]
     adapters = adapter_spec(own, session.rank_K[client], session.server.unsent) if sends else {}
+    adapters = beside(adapters, method.mixing.hears)
     return Contract(
         client=client,
         u_shape=placement.tail_K[client] is not None,

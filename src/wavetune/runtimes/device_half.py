@@ -194,7 +194,7 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
     check_ranks(method, tuple(order.ranks))
     chain, share, part = method.chain(len(order.ranks)), method.sharing, method.exchange
     adapters = Nodes(cohort.bank, (rank,), method.mixing, chain, share, (), part, run.seed, (client,), half=OF_CLIENTS)
-    adapters.tell = cohort.optimiser.tell
+    adapters.tell, adapters.ask = cohort.optimiser.tell, cohort.optimiser.tells
     say(data.told)
     say(f"holds {len(data.rows_by_client[client])} rows and {cut} of {backbone.num_layers} blocks")
     return Device(recipe, client, data, cohort, adapters, str(folder))

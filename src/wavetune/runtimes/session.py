@@ -205,6 +205,7 @@ def build(
         method.exchange,
         run.seed,
         tell=cohort.optimiser.tell,
+        ask=cohort.optimiser.tells,
     )
     served, training, judged = None, None, cohort
     if method.client_model is not None:
