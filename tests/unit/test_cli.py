@@ -126,6 +126,11 @@ def test_unknown_recipe_offers_the_nearest_names():
     assert_refused(wavetune("run"), "no recipe given", "sflllm")
 
 
+def test_the_command_that_was_meant_is_named_once():
+    for asked, meant in (("merge", "'serve'"), ("prun", "'run', 'runs'")):
+        assert_refused(wavetune(asked), f"No such command '{asked}'. Did you mean {meant}?; see wavetune --help")
+
+
 def test_unknown_option_or_command_is_refused_by_name():
     for arguments in (["plan", "sflllm", "--sett", "a=1"], ["rnu", "sflllm"], ["run", "sflllm", "--seed", "x"]):
         answer = wavetune(*arguments)

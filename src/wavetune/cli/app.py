@@ -1,6 +1,7 @@
 """The commands, in the order of `wavetune --help`, and what their errors become."""
 
 import io
+import re
 import signal
 import sys
 import warnings
@@ -82,6 +83,8 @@ WITHOUT_JSON = (
     "flower-app",
 )  # `plan --json FILE` names a place; the rest print none
 
+_TWICE = re.compile(r"(Did you mean [^?]*\?) .*Did you mean .*")  # typer's hint, and that of click 8.4
+
 
 def main() -> None:
     """Entry point: one sentence and exit code 2 for what the user can put right."""
@@ -105,7 +108,7 @@ def _run() -> None:
         sys.exit(REFUSED)
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-        _refuse(error.format_message().rstrip(".") + where)
+        _refuse(_TWICE.sub(r"\1", error.format_message()).rstrip(".") + where)
     except InfeasibleError as error:
         say_why(str(error))
         sys.exit(INFEASIBLE)
