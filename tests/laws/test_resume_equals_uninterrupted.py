@@ -229,8 +229,12 @@ def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_or_type_is_refuse
     left_out = next(name for name in whole if name.startswith("server.part.0|"))
     names = (moment, held, left_out)
     changes = [{name: torch.zeros(())} for name in (*names, "server.mixed_by_round")]
-    changes += [{name: change} for name in (moment, held) for change in (None, whole[name].int(), whole[name].double())]
-    others = {"server.weight.fed": torch.zeros(2), "server.mixed_by_round": torch.zeros(3, 5)}
+    changes += [{name: change} for name in (moment, held) for change in (None, whole[name].int())]
+    others = {
+        held: whole[held].double(),
+        "server.weight.fed": torch.zeros(2),
+        "server.mixed_by_round": torch.ones(3, 5),
+    }
     for change in (*changes, *({name: t} for name, t in others.items())):
         kept = {name: tensor for name, tensor in {**whole, **change}.items() if tensor is not None}
         save_file(kept, path)

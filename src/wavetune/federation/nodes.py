@@ -315,7 +315,7 @@ class Nodes:
             for key in (key for key in self.states if key.startswith(f"{client}|")):
                 for name, place in starts[int(key.rpartition("|")[2])].items():
                     if name in self.states[key]:
-                        fitting(self.states[key], name, place.to(self.states[key][name].dtype))
+                        fitting(self.states[key], name, place)
 
     def _unsent_yet(self, spec: Mapping[str, Field]) -> list[Tensors]:
         """What the chain's parts remember before the first message."""

@@ -250,7 +250,7 @@ class StackedOptimiser:
         import torch
 
         if name not in self._moments:
-            steps = {"step": torch.zeros(len(parameter), device=parameter.device)}
+            steps = {"step": torch.zeros(len(parameter), dtype=torch.float32, device=parameter.device)}
             self._moments[name] = steps | {key: torch.zeros_like(parameter) for key in self.settings.remembered}
         return self._moments[name]
 

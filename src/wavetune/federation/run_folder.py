@@ -33,10 +33,16 @@ def part_of(state: Mapping[str, Tensor], beginning: str) -> dict[str, Tensor]:
     return {name.removeprefix(beginning): t for name, t in state.items() if name.startswith(beginning)}
 
 
-def fitting(saved: Mapping[str, Tensor], name: str, place: Tensor) -> Tensor:
-    """What was saved of this name, for its place. Raises RunFolderError where it is missing or no such tensor."""
+def fitting(saved: Mapping[str, Tensor], name: str, place: Tensor, *, copied: bool = True) -> Tensor:
+    """What was saved of this name, for its place: to be `copied` there, of any float type, or else to take it.
+
+    Raises RunFolderError where it is missing or no such tensor.
+    """
     found = saved.get(name)
-    if found is None or (found.shape, found.dtype) != (place.shape, place.dtype):
+    alike = found is not None and (
+        found.dtype == place.dtype or (copied and found.is_floating_point() and place.is_floating_point())
+    )
+    if found is None or found.shape != place.shape or not alike:
         what = "missing" if found is None else f"{list(found.shape)} of {found.dtype}"
         wanted = f"{list(place.shape)} of {place.dtype}"
         raise RunFolderError(f"{_UNFIT} ({name} is {what} and should be {wanted}); start a new run")

@@ -28,7 +28,7 @@ def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.T
     done, saved = checkpoint if checkpoint is not None else (0, {})
     for name, tensor in state_of(session).items() if done else ():
         if name.startswith(("adapter.", "server.held.")):
-            found = fitting(saved, name, tensor)
+            found = fitting(saved, name, tensor, copied=name.startswith("adapter."))
             if name.startswith("adapter."):
                 tensor.copy_(found)
     targets = {"optimiser.": session.cohort.optimiser, "server.": session.server}
