@@ -220,43 +220,38 @@ def _norm_back_onto(
 
 @_kernel
 def _heads_in(places: Any, x: Any, cos: Any, sin: Any, out: Any) -> None:
-    size, half = out.shape[1], out.shape[1] // 2
+    heads, size = x.shape[1], x.shape[3]
     for p in range(len(places)):
         n, first, own, length = places[p]
-        for h in range(x.shape[1] // size):
-            to, start = out[first * (x.shape[1] // size) + h * length + own], h * size
+        for h in range(heads):
+            row = first * heads + h * length + own
             if n < 0:
-                to[:] = _ZERO
+                out[row] = _ZERO
             elif len(cos) == 0:
-                one = x[n, start : start + size]
                 for i in range(size):
-                    to[i] = _read(one[i])
+                    out[row, 0, i] = _read(x[n, h, 0, i])
             else:
-                low, high, to_high = x[n, start : start + half], x[n, start + half : start + size], to[half:]
-                for i in range(half):
-                    to[i] = _read(low[i]) * cos[n, i] - _read(high[i]) * sin[n, i]
-                cos_high, sin_high = cos[n, half:], sin[n, half:]
-                for i in range(half):
-                    to_high[i] = _read(high[i]) * cos_high[i] + _read(low[i]) * sin_high[i]
+                for i in range(size):
+                    low, high = _read(x[n, h, 0, i]), _read(x[n, h, 1, i])
+                    out[row, 0, i] = low * cos[n, 0, i] - high * sin[n, 0, i]
+                    out[row, 1, i] = high * cos[n, 1, i] + low * sin[n, 1, i]
 
 
 @_kernel
 def _heads_out(out: Any, places: Any, cos: Any, sin: Any, x: Any) -> None:
-    size, half = x.shape[1], x.shape[1] // 2
+    heads, size = out.shape[1], out.shape[3]
     for n in range(len(out)):
         first, own, length = places[n]
-        for h in range(out.shape[1] // size):
-            one, start = x[first * (out.shape[1] // size) + h * length + own], h * size
-            to = out[n, start : start + size]
+        for h in range(heads):
+            row = first * heads + h * length + own
             if len(cos) == 0:
                 for i in range(size):
-                    to[i] = _as(one[i], to[i])
+                    out[n, h, 0, i] = _as(x[row, 0, i], out[n, h, 0, i])
             else:
-                high, to_high, cos_high, sin_high = one[half:], to[half:], cos[n, half:], sin[n, half:]
-                for i in range(half):
-                    to[i] = _as(one[i] * cos[n, i] + high[i] * sin_high[i], to[i])
-                for i in range(half):
-                    to_high[i] = _as(high[i] * cos_high[i] - one[i] * sin[n, i], to_high[i])
+                for i in range(size):
+                    low, high = x[row, 0, i], x[row, 1, i]
+                    out[n, h, 0, i] = _as(low * cos[n, 0, i] + high * sin[n, 1, i], out[n, h, 0, i])
+                    out[n, h, 1, i] = _as(high * cos[n, 1, i] - low * sin[n, 0, i], out[n, h, 1, i])
 
 
 @_kernel
@@ -544,8 +539,10 @@ def heads_in(x: Tensor, places: Tensor, angles: tuple[Tensor, Tensor], size: int
     `places` `[P, 4]` says of each of P rows a head whose token it holds (-1: zeros), the first row of its sample, its
     own place in that and how many rows the sample has; a sample's heads follow each other.
     """
+    halves = 1 + bool(len(angles[0]))
     out = angles[0].new_empty(len(places) * (x.shape[1] // size), size)
-    _run(_heads_in, (places,), (_array(x), *(a.numpy() for a in angles), out.numpy()), out.numel())
+    cos, sin, rows = (_array(t).reshape(len(t), halves, t.shape[1] // halves) for t in (*angles, out))
+    _run(_heads_in, (places,), (_array(x).reshape(len(x), -1, *rows.shape[1:]), cos, sin, rows), out.numel())
     return out
 
 
@@ -554,7 +551,9 @@ def heads_out(
 ) -> Tensor:
     """Heads of tokens `[N, H D]` of a total width from rows `[P H, D]`, turned back; `places` `[N, 3]` as above."""
     out = x.new_empty(len(places), width, dtype=dtype)
-    _run(_heads_out, (out, places, *angles), (x.numpy(),))
+    halves = 1 + bool(len(angles[0]))
+    cos, sin, rows = (t.view(len(t), halves, t.shape[1] // halves) for t in (*angles, x))
+    _run(_heads_out, (out.view(len(out), -1, *rows.shape[1:]), places, cos, sin), (rows.numpy(),))
     return out
 
 
