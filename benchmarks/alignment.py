@@ -10,10 +10,11 @@ checkout (`git worktree add CHECKOUT COMMIT`) takes turns in a process of its ow
 median over the steps after the first, the ratio of medians, and the peak of resident memory in MB. Of one more step the
 floating-point operations of the products are counted, and what they alone would take at the speed of one large product.
 
-With `--run` it is the whole of `wavetune run pwff`, one side after the other: every stage for a part of what it does by
-default, and the CPU seconds that the default's would take, each stage multiplied by what was left out of it. Reward
-models are trained, and the untouched model evaluated, even where the cache holds what they come to. With `--count`
-the products of each stage are counted in place of its time.
+With `--run` it is the whole of `wavetune run pwff`, both sides in memory and in turns, each from where one stage begins
+to where the next does: every stage for a part of what it does by default, and the CPU seconds that the default's would
+take, each stage multiplied by what was left out of it. Reward models are trained, and the untouched model evaluated,
+even where the cache holds what they come to. With `--count` the products of each stage are counted in place of its
+time.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import json
 import os
 import resource
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
@@ -56,6 +58,8 @@ STAGES = {
 }
 """Of each stage: what takes its time, and how much more of it the default has."""
 HERE = Path(__file__).resolve()
+TURNS = "WAVETUNE_BENCHMARK_TURNS"
+"""Set in the environment of processes that stop at each stage."""
 
 
 def stage_of(model: str, clients: int, prompts: int, new_tokens: int) -> Any:
@@ -96,6 +100,7 @@ def timed(place: Any, attribute: str, name: str, spent: dict[str, float], count:
     function: Callable[..., Any] = getattr(place, attribute)
 
     def run(*given: Any, **named: Any) -> Any:
+        let_others()
         with products_counted() if count else nullcontext() as counter:
             start = time.process_time()
             try:
@@ -105,6 +110,12 @@ def timed(place: Any, attribute: str, name: str, spent: dict[str, float], count:
                 spent[name] = spent.get(name, 0.0) + found
 
     setattr(place, attribute, run)
+
+
+def let_others() -> None:
+    """Stop until the process that runs others in turns lets this one go on."""
+    if TURNS in os.environ:
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def products_counted() -> Any:
@@ -210,17 +221,47 @@ def whole_run(count: bool) -> None:
     print(json.dumps(spent | {"peak, MB": peak_mb()}), flush=True)
 
 
-def stages_in(checkout: Path, what: str) -> dict[str, float]:
-    """What `whole_run` tells in a process of its own, with the package of a checkout."""
-    environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src")}
-    command = [sys.executable, str(HERE), "--stages", what]
-    said = subprocess.run(command, stdout=subprocess.PIPE, text=True, env=environment, check=True).stdout
-    return json.loads(said.splitlines()[-1])
+def stages_in(checkouts: dict[str, Path], what: str) -> dict[str, dict[str, float]]:
+    """What `whole_run` tells in processes of their own, with the package of each checkout, which take turns."""
+    said = in_turns([sys.executable, str(HERE), "--stages", what], checkouts)
+    return {name: json.loads(words.splitlines()[-1]) for name, words in said.items()}
+
+
+def in_turns(command: Sequence[str], checkouts: dict[str, Path]) -> dict[str, str]:
+    """What a command says with the package of each checkout: one process runs at a time, until it stops or ends."""
+    sides = dict[str, subprocess.Popen[bytes]]()
+    with tempfile.TemporaryDirectory() as folder:  # a pipe would hold a process up that nobody listens to
+        try:
+            for name, checkout in checkouts.items():
+                environment = os.environ | {"PYTHONPATH": str(checkout.resolve() / "src"), TURNS: "1"}
+                with (Path(folder) / name).open("w") as file:
+                    sides[name] = subprocess.Popen(command, stdout=file, env=environment)
+                stopped_or_ended(sides[name], command)
+            while any(side.returncode is None for side in sides.values()):
+                for side in sides.values():
+                    if side.returncode is None:
+                        side.send_signal(signal.SIGCONT)
+                        stopped_or_ended(side, command)
+            return {name: (Path(folder) / name).read_text() for name in sides}
+        finally:
+            for side in sides.values():
+                if side.returncode is None:
+                    side.kill()
+                    side.wait()
+
+
+def stopped_or_ended(side: subprocess.Popen[bytes], command: Sequence[str]) -> None:
+    """Wait for a process to stop or to end. Raises CalledProcessError if it fails."""
+    _, status = os.waitpid(side.pid, os.WUNTRACED)
+    if not os.WIFSTOPPED(status):
+        side.returncode = os.waitstatus_to_exitcode(status)
+        if side.returncode:
+            raise subprocess.CalledProcessError(side.returncode, list(command))
 
 
 def counted_run(checkout: Path) -> None:
     """Print the products of the stages of a checkout's default run, and what they would take at full speed."""
-    counted = stages_in(checkout, "count")
+    counted = stages_in({"now": checkout}, "count")["now"]
     print(f"wavetune run pwff: products, and their CPU seconds at {1 / counted['a TFLOP']:.3f} TFLOP a second")
     print(f"{'':20s}{'TFLOP':>10s}{'CPU s':>10s}")
     for name, (_, _, factor) in STAGES.items():
@@ -230,10 +271,7 @@ def counted_run(checkout: Path) -> None:
 
 def compared_runs(checkouts: dict[str, Path]) -> None:
     """Print the stages of the default run of each checkout."""
-    sides = dict[str, dict[str, float]]()
-    for name, checkout in checkouts.items():
-        sides[name] = stages_in(checkout, "time")
-        print(name, json.dumps(sides[name]), flush=True)  # at once, as the other side takes minutes
+    sides = stages_in(checkouts, "time")
     print("wavetune run pwff, CPU seconds of one thread: what was run, and the default of which it is a part")
     print(f"{'':20s}" + "".join(f"{name:>10s}{'':10s}" for name in sides))
     totals = dict.fromkeys(sides, 0.0)

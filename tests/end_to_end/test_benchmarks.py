@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import json
+import subprocess
 import sys
 from contextlib import nullcontext, redirect_stdout
 from pathlib import Path
@@ -107,6 +108,27 @@ def test_the_stages_of_a_run_are_where_they_are_timed():
     assert callable(kept_rewards.recall)
     assert callable(kept_untouched.kept)
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
+
+
+SPEAKS = """
+import os, signal, sys, time
+for _ in range(3):
+    with open(sys.argv[1], "a") as told:
+        told.write(os.environ["PYTHONPATH"][-5] + " ")
+    os.kill(os.getpid(), signal.SIGSTOP)
+print("x" * 100_000)
+sys.exit(os.environ["PYTHONPATH"][-5] == sys.argv[2])
+"""
+
+
+def test_two_runs_take_turns_from_stage_to_stage(tmp_path):
+    timing, told = benchmark("alignment"), tmp_path / "told"
+    sides = {name: tmp_path / name for name in "ab"}
+    said = timing.in_turns([sys.executable, "-c", SPEAKS, str(told), "-"], sides)
+    assert told.read_text() == "a b a b a b "
+    assert {name: len(words) for name, words in said.items()} == {"a": 100_001, "b": 100_001}
+    with pytest.raises(subprocess.CalledProcessError):
+        timing.in_turns([sys.executable, "-c", SPEAKS, str(told), "b"], sides)
 
 
 def test_exchanges_of_two_checkouts_are_read_as_they_are_printed(monkeypatch, capsys, tmp_path):
