@@ -19,7 +19,8 @@ from helpers.deployment import deployed, nothing, play, run_deployed
 from helpers.runs import EXACT, SMALL, Silent, assert_same_run, read_rounds, told, train
 from helpers.workers import train_in_workers, workers_here
 from wavetune import recipes
-from wavetune.errors import ModelError
+from wavetune.data import given_rows
+from wavetune.errors import ConfigError, ModelError
 from wavetune.federation.nodes import _UNHEARD
 from wavetune.federation.run_folder import RunFolder
 from wavetune.models.restore import load_adapted
@@ -466,6 +467,83 @@ def test_adapters_that_cannot_be_are_refused_in_a_sentence(chosen, words, tmp_pa
     assert_refused(
         wavetune("run", "fedavg_lora", *settings(), *asked(*SCALE, *chosen), "--out", tmp_path / "run"), words
     )
+
+
+SUMS = "theirs.rows:sums"
+
+
+@pytest.fixture(scope="module")
+def trained_on_sums(tmp_path_factory):
+    out = tmp_path_factory.mktemp("sums") / "run"
+    answer = wavetune("run", "fedavg_lora", *settings("world.data.train_samples=null"), "--data", SUMS, "--out", out)
+    assert answer.code == 0, answer.err
+    return out
+
+
+def test_rows_that_a_function_returns_are_trained_on_and_scored(trained_on_sums, tmp_path):
+    assert f"200 training and 4 validation rows of {SUMS}" in wavetune("run", *again(trained_on_sums, tmp_path)).err
+    world = json.loads((trained_on_sums / "world.json").read_text())
+    assert {domain for device in world["devices"] for domain in device["domains"]} == {f"{n} digits" for n in (1, 2, 3)}
+    scored = wavetune("evaluate", trained_on_sums, "--prompts", 2, "--max-new-tokens", 2, "--metrics", "exact_match")
+    assert f"2 prompts of {SUMS}" in scored.err + scored.out
+
+
+def test_a_run_is_not_continued_when_a_function_returns_other_rows(trained_on_sums, tmp_path, monkeypatch):
+    rows = importlib.import_module("theirs.rows")
+    monkeypatch.setattr(rows, "sums", lambda: [{"prompt": str(i), "completion": "1"} for i in range(200)])
+    given_rows._returned.cache_clear()
+    answer = wavetune("run", *again(trained_on_sums, tmp_path))
+    given_rows._returned.cache_clear()
+    assert_refused(answer, f"rows of {SUMS} have changed")
+
+
+def again(folder, tmp_path):
+    """Arguments that continue a finished run from its last round but one."""
+    out = Path(shutil.copytree(folder, tmp_path / "again"))
+    (max((out / "checkpoints").iterdir()) / "state.safetensors").write_bytes(b"damaged")
+    (out / "summary.json").unlink()
+    return "--resume", "--out", out
+
+
+def test_servers_cannot_have_a_device_call_a_function_for_its_data():
+    recipe = with_settings(recipes.get("fedavg_lora"), [f"world.data.source={SUMS}"])
+    with pytest.raises(ConfigError, match="--data PATH"):
+        Allowed().applied(recipe)
+    assert options_of(recipe)[:2] == ["--data", SUMS]
+    assert Allowed(data="theirs.rows:others").applied(recipe).world.data.source == "theirs.rows:others"
+
+
+@pytest.mark.parametrize(
+    ("returned", "words"),
+    [
+        ("return 5", "what mine.py:rows returns: data 'train' is int"),
+        ("return [1]", "what mine.py:rows returns: data, train row 0 is int"),
+        ("raise KeyError('no network')", "the data 'mine.py:rows' failed: KeyError: 'no network'"),
+        ("raise SystemExit(3)", "the data 'mine.py:rows' failed: SystemExit: 3"),
+        ("return []", "no rows"),
+    ],
+)
+def test_a_function_without_rows_is_one_sentence(returned, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given_rows._returned.cache_clear()
+    Path("mine.py").write_text(f"def rows():\n    {returned}\n")
+    assert_refused(wavetune("run", "fedavg_lora", *settings(), "--data", "mine.py:rows", "--out", "run"), words)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("theirs.rows:minus", "theirs.rows has no function 'minus'"),
+        ("theirs.nowhere:rows", "cannot import the data 'theirs.nowhere:rows'"),
+        ("theirs.rows:random", "is module; name a function"),
+        ("nothing.py:rows", "cannot import the data 'nothing.py:rows'"),
+        ("os:getcwd", "Python's own library"),
+    ],
+)
+def test_data_of_a_function_that_is_not_there_is_refused_before_anything_is_loaded(name, words, tmp_path):
+    answer = wavetune("run", "fedavg_lora", *settings(), "--data", name, "--out", tmp_path / "run")
+    assert_refused(answer, words)
+    assert "loading" not in answer.err
 
 
 @pytest.mark.parametrize(

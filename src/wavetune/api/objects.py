@@ -1,80 +1,16 @@
-"""Data, a model with its tokenizer and rewards that are given as objects, as settings of a recipe."""
+"""A model with its tokenizer and rewards that are given as objects, as settings of a recipe."""
 
 import hashlib
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from wavetune.data.row_files import table_rows
-from wavetune.errors import ConfigError, DataError
+from wavetune.errors import ConfigError
 from wavetune.given import keep_folder, keep_function
 
 REWARDS = ("helpful", "safe")
-
-
-def data_name(data: Any) -> str:
-    """The source that means these rows: a path or id as it is, else the name of what was given.
-
-    Args:
-        data: a `datasets.Dataset`, a frame of pandas or polars, a table of Arrow, a list of rows (dicts), lists by
-            column, or a mapping of splits to any of these, such as a `DatasetDict`.
-    Raises: DataError for what is no rows, or holds what no JSON file could.
-    """
-    if isinstance(data, str | Path):
-        return str(data)
-    splits = data if isinstance(data, Mapping) and not _is_columns(data) else {"train": data}
-    for name, rows in splits.items():
-        if isinstance(rows, str) or not (isinstance(rows, Iterable) or hasattr(rows, "to_pylist")):
-            raise DataError(
-                f"data {name!r} is {type(rows).__name__}; give a datasets.Dataset, a list of rows, or a dict of splits"
-            )
-
-    def write(folder: Path) -> None:
-        for name, rows in splits.items():
-            with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(_line(row, place) + "\n" for place, row in _rows(rows, str(name)))
-
-    return keep_folder("data", write)
-
-
-def _is_columns(data: Mapping[str, Any]) -> bool:
-    """Whether a mapping holds a list of cells for each column."""
-    lists = [list(cells) for cells in data.values() if isinstance(cells, list | tuple)]
-    rows = any(isinstance(cell, Mapping) for cells in lists for cell in cells)
-    return len(lists) == len(data) and len({*map(len, lists)}) == 1 and not rows
-
-
-def _rows(rows: Any, split: str) -> Iterable[tuple[str, Any]]:
-    if hasattr(rows, "features"):
-        return table_rows(rows, f"data, {split}")
-    if isinstance(rows, Mapping):
-        rows = [dict(zip(rows, cells, strict=True)) for cells in zip(*rows.values(), strict=True)]
-    elif hasattr(rows, "to_pylist"):  # Arrow
-        rows = rows.to_pylist()
-    elif hasattr(rows, "to_dicts"):  # polars
-        rows = rows.to_dicts()
-    elif hasattr(rows, "iloc"):  # pandas, where what is missing is NaN
-        rows = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    return ((f"data, {split} row {number}", row) for number, row in enumerate(rows))
-
-
-def _line(row: Any, place: str) -> str:
-    if not isinstance(row, Mapping):
-        raise DataError(f"{place} is {type(row).__name__}; give each row as a dict of its columns")
-    try:
-        return json.dumps(dict(row), ensure_ascii=False, allow_nan=False, default=_plain)
-    except (TypeError, ValueError) as error:
-        raise DataError(f"{place} holds what is neither text nor number ({error}); leave the column out") from None
-
-
-def _plain(value: Any) -> Any:
-    """Numbers and arrays of other libraries, and times, as JSON has them."""
-    for method in ("tolist", "isoformat"):
-        if hasattr(value, method):
-            return getattr(value, method)()
-    raise TypeError(f"{type(value).__name__} is none")
 
 
 def model_name(model: Any, tokenizer: Any = None) -> str:

@@ -31,7 +31,10 @@ def check(
     if source is not None:
         from wavetune.data.source import kind_of
 
-        kind_of(source)
+        if kind_of(source) == "function":
+            from wavetune.data.given_rows import required
+
+            required(source)
     if model is not None:
         from wavetune.models.resolve import require_known
 

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wavetune import recipes
-from wavetune.api.objects import data_name, model_name, reward_settings
+from wavetune.api.objects import model_name, reward_settings
 from wavetune.api.recipe_file import ENDINGS, read_base
+from wavetune.data.given_rows import data_name
 from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.rank_choice import Rounds
 from wavetune.given import is_given

@@ -53,7 +53,7 @@ Data = Annotated[
     str | None,
     typer.Option(
         metavar="DATA",
-        help="Corpus: a folder or file, or a Hugging Face id; the recipe's by default.",
+        help="Corpus: a folder or file, module:function, or a Hugging Face id; the recipe's by default.",
         rich_help_panel=WORLD,
     ),
 ]

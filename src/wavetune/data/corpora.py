@@ -15,6 +15,7 @@ from wavetune.data import movie_reviews
 from wavetune.data.concierge import concierge
 from wavetune.data.dialogues import turns_of, unpacked
 from wavetune.data.examples import NO_DOMAIN, Corpus, Example
+from wavetune.data.given_rows import opened
 from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.rated import unfolded
 from wavetune.data.restaurants import restaurants
@@ -23,7 +24,6 @@ from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
 from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
 from wavetune.errors import DataError, one_line
-from wavetune.given import folder_of
 
 EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
 
@@ -31,7 +31,7 @@ EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, o
 def load_corpus(
     source: str, seed: int = 0, columns: Mapping[str, str] | None = None, hold_out: float = HOLD_OUT
 ) -> Corpus:
-    """Corpus of a source: `restaurants`, `concierge`, `movie-reviews`, a folder or file, or a Hugging Face id.
+    """Corpus of a source: an embedded one, a folder, a file, a function of somebody's own, or a Hugging Face id.
 
     Args:
         source: an id is `owner/name` or `owner/name:config`.
@@ -42,7 +42,7 @@ def load_corpus(
     """
     if source in EMBEDDED:
         return EMBEDDED[source](seed=seed)
-    path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else folder_of(source)
+    path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else opened(source)
     if source != movie_reviews.NAME and kind_of(source) == "hub":
         return with_validation(_read_tables(hub_splits(source), source, Reading(columns or {})), seed, hold_out)
     return with_validation(_read(path, Reading(columns or {})), seed, hold_out)

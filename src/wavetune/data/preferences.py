@@ -13,6 +13,7 @@ from pathlib import Path
 
 from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
+from wavetune.data.given_rows import opened
 from wavetune.data.hold_out import HOLD_OUT, held_out, kept_together
 from wavetune.data.preference_rows import dialogue, pair_of, used
 from wavetune.data.rated import unfolded
@@ -20,7 +21,6 @@ from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_row
 from wavetune.data.rows import Row, renamed
 from wavetune.data.splits import SPLITS, data_files, found, has_word, require_once, split_names, splits_of, stem
 from wavetune.errors import ConfigError, DataError, nearest
-from wavetune.given import folder_of
 
 KINDS: tuple[PreferenceKind, ...] = ("helpful", "harmless")
 VERDICT = {"helpful": "better_response_id", "harmless": "safer_response_id"}  # where a row has one for each kind
@@ -49,7 +49,7 @@ def load_preferences(
         raise ConfigError(f"there is no preference kind {kind!r}; {nearest(kind, KINDS)}")
     if source == "concierge":
         return concierge_preferences(kind, seed=seed)
-    path = folder_of(str(source))
+    path = opened(str(source))
     if not path.exists():
         raise DataError(f"preference source {str(source)!r} is neither 'concierge' nor an existing folder or file")
     reading = Reading(columns or {}, VERDICT[kind])

@@ -18,10 +18,12 @@ from wavetune.data.classes import class_names, look_alikes, of_drawn_classes, to
 from wavetune.data.corpora import EMBEDDED, load_corpus
 from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Corpus, Example
+from wavetune.data.given_rows import opened
 from wavetune.data.hold_out import HOLD_OUT
 from wavetune.data.partition import Dirichlet, Partition
 from wavetune.data.pieces import special_texts
 from wavetune.data.preferences import chosen_answers, holds_preferences
+from wavetune.data.source import is_function
 from wavetune.data.stream import Stream
 from wavetune.data.templates import THINK, AutoTemplate, Template, TokenSet, ends_of, text_template, tokenise
 from wavetune.data.token_cache import recalled_tokens
@@ -101,11 +103,13 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
             )
         corpus = _written(source, asked, seed)
     else:
-        folder = folder_of(source)
+        folder = opened(source)
         read = chosen_answers if source not in EMBEDDED and holds_preferences(folder) else load_corpus
         corpus = read(source, seed, settings.columns, settings.validation_fraction)
     if is_given(source):
         corpus = replace(corpus, name=f"{folder_of(source).name}, given as an object")
+    elif is_function(source):
+        corpus = replace(corpus, name=source)
     if not settings.template.writes_text:
         corpus = with_known_classes(corpus)
     if asked is not None and asked > len(corpus.train):
