@@ -13,6 +13,7 @@ from typing import Any, cast
 
 from wavetune.errors import ConfigError
 from wavetune.foreign import imported
+from wavetune.guarded import line_of, told
 
 Metric = Callable[[Sequence[str], Sequence[Sequence[str]]], float | None]
 
@@ -128,8 +129,9 @@ def score(name: str, answers: Sequence[str], references: Sequence[Sequence[str]]
         ) from error
     except ConfigError:
         raise
-    except (TypeError, ValueError) as error:
-        raise ConfigError(f"metric {name!r} of {len(answers)} answers gives no number: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever their code raises
+        where = line_of(error, name) if ":" in name else ""
+        raise ConfigError(f"metric {name!r} of {len(answers)} answers gives no number{where}: {told(error)}") from error
 
 
 def require(name: str) -> None:

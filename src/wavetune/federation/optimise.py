@@ -267,7 +267,10 @@ class StackedOptimiser:
             step += 1
             going = Going(rate, step.view(-1, 1, 1), self._done[name], self._sites[name] in self._shared)
             value, kept = self.settings.advance(value, grad, dict(zip(names, moments, strict=True)), going)
-            for stack, part in zip(stacks, (step, *(kept[key] for key in names), value), strict=True):
+            pairs = list(zip(stacks, (step, *(kept[key] for key in names), value), strict=True))
+            given = {stack.untyped_storage().data_ptr() for stack in stacks}  # which another may be given back as
+            own = [t if t is s or t.untyped_storage().data_ptr() not in given else t.clone() for s, t in pairs]
+            for stack, part in zip(stacks, own, strict=True):
                 if slots is not None:
                     stack[slots] = part
                 elif part is not stack:

@@ -188,6 +188,32 @@ def test_an_optimiser_of_ones_own_goes_on_with_what_it_returns_and_knows_rounds_
     assert all(torch.equal(t, again.state()[name]) for name, t in optimiser.state().items())
 
 
+@dataclass(frozen=True)
+class Handed(Optimiser):
+    """Hands its values and moments on, one to the other, as they are or as views."""
+
+    moments = ("first", "second")
+
+    def advance(self, value, grad, moments, going):
+        first, second = moments.values()
+        return second, {"first": value, "second": first.view(first.shape)}
+
+
+@pytest.mark.parametrize("active_K", [(True, True), (True, False)])
+def test_what_an_optimiser_hands_on_is_what_it_was_given_whoever_trains(active_K):
+    bank = new_bank(SITES, LOCAL, (2, 2), 2, alpha=2.0, seed=0)
+    optimiser, name = StackedOptimiser(bank, Handed()), "clients.0"
+    stack = bank.local["a"]["A"]
+    ones, twos = torch.ones_like(stack), 2 * torch.ones_like(stack)
+    optimiser.load_state({f"{name}.step": torch.zeros(2), f"{name}.first": ones, f"{name}.second": twos})
+    before, stack.grad = stack.detach().clone(), torch.ones_like(stack)
+    optimiser.step_clients(1.0, active_K)
+    state = optimiser.state()
+    found = (stack.detach(), state[f"{name}.first"], state[f"{name}.second"])
+    for own, wanted in zip(found, (twos, before, ones), strict=True):
+        assert torch.equal(own[0], wanted[0])
+
+
 def test_moments_that_an_optimiser_does_not_declare_are_refused():
     @dataclass(frozen=True)
     class Undeclared(Optimiser):
