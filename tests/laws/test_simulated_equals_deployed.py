@@ -123,6 +123,20 @@ def test_who_was_not_chosen_joins_with_what_was_broadcast_meanwhile(certificates
             assert told(mine)[name] == told(theirs)[name], name
 
 
+@pytest.mark.parametrize("own", ["factors=A", "factors=B", "shared_layers=2"])
+def test_what_a_client_keeps_to_itself_is_still_there_when_it_joins_again(own, certificates):
+    chosen = ("method.selection.kind=at_random", "method.selection.count=2", "run.rounds=3")
+    recipe = small("fedavg_lora", *EXACT, *chosen, f"method.sharing.{own}")
+    with deployed(recipe, certificates) as servers:
+        found = [told(outcome) for outcome in play(servers, 3)]
+    session = build(recipe)
+    wanted = [told(train_round(session, index, nothing)) for index in range(3)]
+    assert (True, False, True) in zip(*(record["active_K"] for record in wanted), strict=True)
+    for mine, theirs in zip(found, wanted, strict=True):
+        losses = (np.array(record["train_loss_K"], float) for record in (mine, theirs))  # none of who sits out
+        np.testing.assert_allclose(*losses, rtol=TOLERANCE)
+
+
 def keep(personal, where, bank):
     personal[where] = [client_factors(bank, client) for client in range(3)]
 

@@ -143,7 +143,8 @@ class Device:
     def start_from(self, content: bytes) -> None:
         """Take the shared adapters that the server says this device has; all else stays. Raises RefusedError too."""
         adapters = read_tensors(content, "the adapters of the order")
-        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.names)
+        kept = self.recipe.method.sharing.kept_factors  # which the servers have but as they were at first
+        load_adapter_tensors(self.cohort.bank, 0, adapters, self.adapters.names, kept)
         self.cohort.optimiser.tell(0, adapters)
         self._require_finite()
         self.adapters.remember_broadcast()
@@ -202,14 +203,20 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
 @torch.no_grad()
 def load_adapter_tensors(
-    bank: AdapterBank, client: int, tensors: Mapping[str, Tensor], names: Collection[str] | None = None
+    bank: AdapterBank,
+    client: int,
+    tensors: Mapping[str, Tensor],
+    names: Collection[str] | None = None,
+    kept: Collection[str] = (),
 ) -> None:
-    """Put back what `AdapterBank.copies` returned. Raises RunFolderError where it does not fit."""
+    """Put back what `AdapterBank.copies` returned: of the sites of these `names` (None: of all), but for those factors
+    of LoRA that are `kept`. Raises RunFolderError where it does not fit.
+    """
     for site in bank.sites:
         slot = int(bank.slots(site.layer)[client])
         for name, stack in bank.local.get(site.name, {}).items():
             found = tensors.get(f"{site.name}.{name}")
-            if slot < 0 or (names is not None and site.name not in names):
+            if slot < 0 or (names is not None and site.name not in names) or (site.ranked and name in kept):
                 continue
             if found is None or found.shape != stack[slot].shape:
                 raise RunFolderError(
