@@ -140,7 +140,9 @@ def require(name: str) -> None:
 
 
 def library_of(name: str) -> str | None:
-    """Name and version of the library that computes a metric; None of one that needs none or is not ours."""
+    """Name and version of the library that computes a metric, or where one of one's own is; None of wavetune's."""
+    if ":" in name:
+        return name.rpartition(":")[0]
     distribution = DISTRIBUTIONS.get(name)
     return None if distribution is None else f"{distribution} {version(distribution)}"
 

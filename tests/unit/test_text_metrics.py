@@ -112,5 +112,6 @@ def test_what_a_metric_of_ones_own_returns_is_a_number(tmp_path):
         (tmp_path / "bad.py").write_text(f"def words(answers, references):\n    raise {raised}\n")
         with pytest.raises(ConfigError, match=f"of 1 answers gives no number: {raised.partition('(')[0]}"):
             score(f"{tmp_path / 'bad.py'}:words", ["a"], [["b"]])
+    assert text_metrics.library_of("theirs.metrics:words") == "theirs.metrics"
     with pytest.raises(ConfigError, match="no function"):
         score(f"{tmp_path / 'odd.py'}:nan", ["a"], [["b"]])
