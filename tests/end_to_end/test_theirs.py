@@ -295,6 +295,20 @@ def test_what_is_heard_is_what_clients_tell_and_remember(heard, told, words, mon
     assert_refused(wavetune("plan", "fedavg_lora", *settings(), *asked(*ADAALTER)), words)
 
 
+def test_a_client_is_told_no_more_than_the_components_of_its_rank():
+    rank_K = [2, 4, 1]
+    chosen = [*SMALL, *EXACT, *METHODS["scaffold"], f"method.lora.rank={rank_K}"]
+    session = build(with_settings(recipes.get("fedavg_lora"), chosen))
+    for index in range(2):
+        train_round(session, index, nothing)
+    for client, rank in enumerate(rank_K):
+        for own in (session.cohort.optimiser.told(client), session.cohort.bank.copies(client)):
+            for name, t in own.items():
+                components = t.T if name.endswith(".A") else t
+                assert components[rank:].count_nonzero() == 0, name
+                assert components[:rank].count_nonzero() > 0, name
+
+
 def test_what_is_told_to_clients_is_refused_beside_a_main_server_that_trains_too(tmp_path):
     answer = wavetune("run", "fedavg_lora", *settings(), *asked(*SCAFFOLD, *CUT), "--out", tmp_path / "run")
     assert_refused(answer, "method.mixing theirs.scaffold:Variates needs the whole model on every client")

@@ -261,12 +261,15 @@ class Nodes:
 
     def _held_for(self, client: int) -> Tensors:
         """The first components of what a client's server holds, copied."""
-        held = self.held[self.exchange_part.server_of(self.client_ids[client])].tensors
+        return self._of_rank(client, self.held[self.exchange_part.server_of(self.client_ids[client])].tensors)
+
+    def _of_rank(self, client: int, tensors: Tensors) -> Tensors:
+        """Copies of a client's matrices, without what is beyond its rank."""
         found = Tensors()
         for site in self._sites_of(client):
             for matrix in site.matrices:
                 name = f"{site.name}.{matrix.name}"
-                found[name] = held[name].clone()
+                found[name] = tensors[name].clone()
                 self._by_component(name, found[name])[matrix.rows(self.rank_K[client]) :] = 0
         return found
 
@@ -274,8 +277,11 @@ class Nodes:
         """What a client's server sends beside its adapters, padded to the common rank."""
         server = self.exchange_part.server_of(self.client_ids[client])
         state, held = self.states.get(f"{server}|mixing", {}), self.held[server].tensors
-        names = ((f"{what}.{name}", t) for what in self.mixing.beside for name, t in held.items())
-        return {name: state[name].clone() if name in state else torch.zeros_like(t) for name, t in names}
+        found = Tensors()
+        for what in self.mixing.beside:
+            known = {name: state.get(f"{what}.{name}", torch.zeros_like(t)) for name, t in held.items()}
+            found |= {f"{what}.{name}": t for name, t in self._of_rank(client, known).items()}
+        return found
 
     def _by_component(self, name: str, matrix: Tensor) -> Tensor:
         """A view of a matrix whose rows are its components."""
