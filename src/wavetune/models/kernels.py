@@ -427,7 +427,12 @@ def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...], co
     parts = max(1, min(threads, (arrays[0].size if count is None else count) // _VALUES_A_THREAD))
     ends = [rows * part // parts for part in range(parts + 1)]
     calls = [(*(array[start:stop] for array in arrays), *constants) for start, stop in pairwise(ends)]
-    waiting = [_pool(threads - 1).submit(kernel, *call) for call in calls[1:]]
+    side_by_side(kernel, calls)
+
+
+def side_by_side(kernel: Any, calls: Sequence[tuple[Any, ...]]) -> None:
+    """Call a kernel with each of these arguments, every call but the first in another thread."""
+    waiting = [_pool(torch.get_num_threads() - 1).submit(kernel, *call) for call in calls[1:]]
     kernel(*calls[0])
     for one in waiting:
         one.result()

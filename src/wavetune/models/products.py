@@ -1,12 +1,14 @@
 """Products with frozen weights, in their precision; in fp32, block by block, where the processor has none in it.
 
+Large ones in fp32 are left to its unit for bf16 where it has one (`tiles.py`).
+
 PyTorch multiplies bf16 matrices by plain loops on such processors, slowest where it goes back. Weights of int8 are
 whole steps, one step an output channel, and are multiplied in fp32 everywhere.
 """
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,7 @@ from torch import Tensor
 
 _BLOCK_VALUES = 1 << 22  # of a weight that are wide at a time
 _FEW_ROWS = 16  # which the plain loops multiply sooner than a weight is made wide, such as those of decoding
+_LEAST_ROWS, _LEAST_VALUES = 256, 1 << 16  # of a product that is made of tiles, and of its weight
 _STEPS = 127  # of int8, on either side of zero
 
 
@@ -59,6 +62,11 @@ def product(
     of a large one costs as much as the product.
     """
     x = x.to(_multiplied_in(weight))
+    if _by_tiles(x, weight):
+        from wavetune.models.tiles import multiplied
+
+        found = multiplied(x, weight, room=room)
+        return found if bias is None else found.add_(bias)
     if room is not None and room.dtype == x.dtype and bias is None and not _is_wide(weight):
         return torch.mm(x, weight.t(), out=room[: len(x)])
     if not _is_wide(weight) or (step_O is None and x.numel() < _FEW_ROWS * weight.shape[1]):
@@ -74,6 +82,10 @@ def product(
 def product_back(gradient: Tensor, weight: Tensor, step_O: Tensor | None = None) -> Tensor:
     """Gradient of `x` from that of `x W^T`, rounded to the weight's precision and in it."""
     gradient = gradient.to(_multiplied_in(weight))
+    if _by_tiles(gradient, weight):
+        from wavetune.models.tiles import multiplied
+
+        return multiplied(gradient, weight, back=True)
     if not _is_wide(weight):
         return gradient @ weight
     wide = gradient.float() if step_O is None else gradient * step_O
@@ -87,7 +99,8 @@ def product_back(gradient: Tensor, weight: Tensor, step_O: Tensor | None = None)
 def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, step_O: Tensor | None = None) -> Tensor:
     """`product`, differentiable in `x`."""
     x = x.to(_multiplied_in(weight))
-    return _FrozenProduct.apply(x, weight, bias, step_O) if _is_wide(weight) else F.linear(x, weight, bias)
+    own = _is_wide(weight) or _by_tiles(x, weight)
+    return _FrozenProduct.apply(x, weight, bias, step_O) if own else F.linear(x, weight, bias)
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -105,6 +118,19 @@ class _FrozenProduct(torch.autograd.Function):
 
 def _multiplied_in(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.dtype == torch.int8 else weight.dtype
+
+
+def _by_tiles(x: Tensor, weight: Tensor) -> bool:
+    """Whether a product is made of tiles: a large one in fp32 that nobody counts, where the processor has them."""
+    if not (x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+        return False
+    if weight.numel() < _LEAST_VALUES or x.numel() < _LEAST_ROWS * x.shape[-1] or any(n % 32 for n in weight.shape):
+        return False
+    if weight.stride(1) != 1 or cast(Any, torch._C)._len_torch_dispatch_stack():
+        return False
+    from wavetune.models.tiles import has_tiles
+
+    return has_tiles()
 
 
 def _is_wide(weight: Tensor) -> bool:
