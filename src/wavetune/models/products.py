@@ -17,6 +17,7 @@ from torch import Tensor
 _BLOCK_VALUES = 1 << 22  # of a weight that are wide at a time
 _FEW_ROWS = 16  # which the plain loops multiply sooner than a weight is made wide, such as those of decoding
 _LEAST_ROWS, _LEAST_VALUES = 256, 1 << 16  # of a product that is made of tiles, and of its weight
+_MOST_COLUMNS = 1 << 14  # rows of wider results are pages apart
 _STEPS = 127  # of int8, on either side of zero
 
 
@@ -25,6 +26,17 @@ def has_bf16_products() -> bool:
     """Whether this processor multiplies bf16 matrices with more than plain loops."""
     supported: Any = torch.ops.mkldnn._is_mkldnn_bf16_supported
     return bool(supported())
+
+
+def takes_tiles(weight: Tensor) -> bool:
+    """Whether large products with a weight are made of tiles: a large one in fp32, where the processor has them."""
+    if weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.numel() < _LEAST_VALUES:
+        return False
+    if any(n % 32 or n > _MOST_COLUMNS for n in weight.shape) or 1 not in weight.stride():
+        return False
+    from wavetune.models.tiles import has_tiles
+
+    return has_tiles()
 
 
 def in_steps(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -121,16 +133,10 @@ def _multiplied_in(weight: Tensor) -> torch.dtype:
 
 
 def _by_tiles(x: Tensor, weight: Tensor) -> bool:
-    """Whether a product is made of tiles: a large one in fp32 that nobody counts, where the processor has them."""
-    if not (x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+    """Whether this product is made of tiles: one of many rows that nobody counts."""
+    if x.dtype != torch.float32 or x.numel() < _LEAST_ROWS * x.shape[-1]:
         return False
-    if weight.numel() < _LEAST_VALUES or x.numel() < _LEAST_ROWS * x.shape[-1] or any(n % 32 for n in weight.shape):
-        return False
-    if weight.stride(1) != 1 or cast(Any, torch._C)._len_torch_dispatch_stack():
-        return False
-    from wavetune.models.tiles import has_tiles
-
-    return has_tiles()
+    return takes_tiles(weight) and not cast(Any, torch._C)._len_torch_dispatch_stack()
 
 
 def _is_wide(weight: Tensor) -> bool:

@@ -316,6 +316,7 @@ def multiplied(x: Tensor, weight: Tensor, back: bool = False, room: Tensor | Non
     """
     rows = x.detach().reshape(-1, x.shape[-1])
     rows = rows if rows.stride(1) == 1 else rows.contiguous()
+    weight, back = (weight, back) if weight.stride(1) == 1 else (weight.t(), not back)
     width, columns = weight.shape if back else weight.shape[::-1]
     out = torch.empty(len(rows), columns) if room is None else room[: len(rows)]
     threads = torch.get_num_threads()
