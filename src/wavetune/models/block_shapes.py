@@ -99,16 +99,20 @@ def shape_of(block: nn.Module, width: int) -> Shape | None:
         inner = [m for m in block.modules() if list(m.children()) and m is not block]
         numbers = [n for module in inner for n in vars(module).values() if type(n) is int]
         for size in sorted({n for n in numbers if n > 1 and n % 2 == 0}):
-            found = _tried(block, values(_TOKENS, width), size, maps, norms, acts[0])
-            if found is not None:
-                return found
+            shape, head = _tried(block, values(_TOKENS, width), size, maps, norms, acts[0])
+            if shape is None and head not in (None, size):  # it does not mind the angles, unless they are of its heads
+                shape, _ = _tried(block, values(_TOKENS, width), head, maps, norms, acts[0])
+            if head is not None:
+                return shape
     return None
 
 
 def _tried(
     block: nn.Module, x: Tensor, size: int, maps: Sequence[str], norms: dict[str, Norm], act: tuple[float, float]
-) -> Shape | None:
-    """What the block's parts are if they yield what it yields, given angles for heads of this size."""
+) -> tuple[Shape | None, int | None]:
+    """What the block's parts are if they yield what it yields, given angles for heads of this size, and how wide its
+    heads are; None twice if it does not take such angles.
+    """
     angles = values(_TOKENS, size // 2).repeat(1, 2)
     turns = angles.cos(), angles.sin()
     heard = _Heard(**vars(ragged_layout([_TOKENS])))
@@ -116,24 +120,24 @@ def _tried(
         try:
             wanted = block(x[None], attention_mask=reach(), position_embeddings=tuple(t[None] for t in turns))
         except Exception:  # whatever a block does that takes something else, or heads of another size
-            return None
+            return None, None
     called = heard.called
+    layer, rule, head = heard.rules[0] if heard.rules else ("", Rule(reach()), size)
     if not isinstance(wanted, Tensor) or sorted(called) != sorted(["", *norms, *maps]):
-        return None
+        return None, head
     paths = {module: path for path, module in block.named_modules()}
-    layer, rule, head = heard.rules[0]
     begins, attends = called.index(next(path for path in called if path in maps)), called.index("")
     into = tuple(path for path in called[:attends] if path in maps)
     then = [path for path in called[attends:] if path in maps]
     if len(into) not in (1, 3) or len(then) not in (3, 4) or rule.sinks is not None or layer not in paths:
-        return None
+        return None, head
     output, *into_mlp, down = then
     ends = called.index(down)
     stretches = (0, begins), (begins, attends), (attends, ends), (ends, len(called))
     first, of_heads, middle, last = ([path for path in called[slice(*s)] if path in norms] for s in stretches)
     orders = _ORDERS.get((len(first), len(middle), len(last)), ())
     if len(of_heads) not in (0, 2):
-        return None
+        return None, head
     factors = [1.0, *(n for n in vars(block).values() if isinstance(n, float) and n not in (0.0, 1.0))]
     is_gated = len(into_mlp) == 2 or _width(block, into_mlp[0]) == 2 * _width(block, down, reads=True)
     ways, turns_heads = [into_mlp, into_mlp[::-1]][: len(into_mlp)], (True, False)[head != size :]
@@ -149,8 +153,8 @@ def _tried(
             except RuntimeError:  # shapes that do not fit
                 continue
         if (found - wanted[0]).abs().max() <= _CLOSE * wanted.abs().max():
-            return shape
-    return None
+            return shape, head
+    return None, head
 
 
 def _width(block: nn.Module, path: str, reads: bool = False) -> int:
