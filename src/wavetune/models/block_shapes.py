@@ -17,8 +17,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from wavetune.models.fused import Norm, activated, activation, norm_of, normed, values
+from wavetune.models.fused import activated, activation, norm_of, values
 from wavetune.models.narrow import computing_wide
+from wavetune.models.norm import Norm, normed
 from wavetune.models.ragged import RaggedLayout, Rule, attended, attending, ragged_layout, reach
 from wavetune.models.structure import LINEAR
 

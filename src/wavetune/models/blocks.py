@@ -32,8 +32,9 @@ from wavetune.models.block_shapes import (
     parts_of,
     shape_of,
 )
-from wavetune.models.fused import LEAST_WIDTH, Norm
+from wavetune.models.fused import LEAST_WIDTH
 from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
+from wavetune.models.norm import Norm
 from wavetune.models.products import has_bf16_products, product, product_back
 from wavetune.models.ragged import Reach, attended, has_layout, short_rows
 from wavetune.models.short_rows import UNTURNED, Angles, ShortAttention, ShortRows

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wavetune.models.lora import FrozenLinear
+from wavetune.models.norm import Norm, normed
 from wavetune.models.structure import LINEAR
 
 LEAST_WIDTH = 256  # of a residual stream; a smaller model is quick anyway, and starts sooner without a compiler
@@ -24,20 +25,6 @@ ACTIVATIONS = {
     "GELU": (0.0, 0.0),
 }
 """a and b of `x sigmoid(a x + b x^3)`; both zero: GELU itself, x times the probability of a normal number below x."""
-
-
-class Norm(NamedTuple):
-    """`weight (x - m) / sqrt(mean((x - m)^2) + epsilon) + shift`; m is the row's mean if `centred`, and else 0."""
-
-    weight: Tensor
-    shift: Tensor
-    epsilon: float
-    centred: bool
-
-    @property
-    def plain(self) -> bool:
-        """Whether it is a root-mean-square norm."""
-        return not self.centred and not bool(self.shift.any())
 
 
 class Gated(NamedTuple):
@@ -118,13 +105,6 @@ def norm_of(module: nn.Module) -> Norm | None:
         if same(normed(x, found := Norm(*norm)), wanted):
             return found
     return None
-
-
-def normed(x: Tensor, norm: Norm) -> Tensor:
-    """A norm of rows in PyTorch's own operations."""
-    if norm.centred:
-        x = x - x.mean(-1, keepdim=True)
-    return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norm.epsilon) * norm.weight + norm.shift
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from numba.extending import intrinsic  # pyright: ignore[reportMissingTypeStubs,
 from torch import Tensor
 
 from wavetune.allocation.kernel_cache import compiled
-from wavetune.models.kernels import side_by_side
+from wavetune.models.threads import side_by_side
 
 _SYSTEM_CALL, _PERMIT, _TILE_DATA = 158, 0x1023, 18  # Linux: arch_prctl, what it is asked, and for which state
 _NEEDED = frozenset(("+amx-tile", "+amx-bf16", "+avx512bf16"))
