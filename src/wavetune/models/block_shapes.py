@@ -29,6 +29,8 @@ PLACES = BEFORE_ATTENTION, BEHIND_ATTENTION, MIDDLE, BEHIND_MLP, END, OF_QUERY, 
 """Places of norms in a block. Where there is one at the end, of the second sum, that in the middle is of the first, and
 the stream goes on from either; else the middle's is what the MLP reads.
 """
+_PLAIN = BEHIND_ATTENTION, BEHIND_MLP, OF_QUERY, OF_KEY
+"""Of these the node knows root-mean-square norms alone."""
 _ORDERS = {
     (1, 1, 0): ((BEFORE_ATTENTION, MIDDLE),),
     (0, 1, 0): ((MIDDLE,),),
@@ -146,6 +148,9 @@ def _tried(
     for order, mlp, turned, factor in tries:
         placed = dict(zip((*order, OF_QUERY, OF_KEY), (*first, *middle, *last, *of_heads), strict=False))
         at = tuple(placed.get(place) for place in PLACES)
+        others = (path for place in _PLAIN if (path := at[place]) is not None)
+        if not all(norms[path].plain for path in others):
+            continue
         own = output, tuple(mlp), down, at
         shape = Shape(paths[layer], into, *own, act, is_gated, head, turned, factor, rule)
         with attending(heard):
@@ -199,7 +204,7 @@ def _plain(block: nn.Module, shape: Shape, norms: dict[str, Norm], x: Tensor, co
     ways = [block.get_submodule(path)(h) for path in shape.into]
     query, key, value = ways if len(ways) == 3 else parts_of(ways[0], _width(block, shape.output, reads=True))
     query, key = turned(of_heads(OF_QUERY, query)), turned(of_heads(OF_KEY, key))
-    read = attended(block, query, key, value.view(len(x), key.shape[1], -1), shape.rule)
+    read = attended(block, query, key, value.view(len(x), -1, shape.head), shape.rule)
     more = block.get_submodule(shape.output)(read.reshape(len(x), -1))
     x = after(MIDDLE, x + shape.factor * norm(BEHIND_ATTENTION, more))
     h = norm(MIDDLE, x) if shape.norms[END] is None else x

@@ -121,6 +121,21 @@ def test_blocks_that_compute_what_one_node_does_are_found_and_others_left(kind, 
     assert served.count == SERVED[kind]
 
 
+@pytest.mark.parametrize(("kind", "names"), [("qwen3", ["q_norm"]), ("olmo2", ["post_attention_layernorm"])])
+def test_blocks_whose_norms_in_other_places_take_the_mean_away_are_left(kind, names, served):
+    model = stock(kind)
+    for path, module in list(model.named_modules()):
+        if path.rpartition(".")[2] in names:
+            model.set_submodule(path, torch.nn.LayerNorm(len(next(module.parameters()))))
+    ids = torch.arange(3, 12)
+    with torch.no_grad():
+        wanted = model.model(ids[None], use_cache=False).last_hidden_state[0]
+        backbone = prepare_backbone(model, None, bf16=True)
+        hidden = backbone.final_norm(backbone.forward(ids, ragged_layout([9])))
+    assert served.count == 0
+    assert off({"": hidden}, {"": wanted.double()}) < 0.05
+
+
 @pytest.mark.parametrize("targets", [None, "all-linear", ["o_proj", "up_proj"], ["down_proj"]])
 @pytest.mark.parametrize(
     ("kind", "longest"),
