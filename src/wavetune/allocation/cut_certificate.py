@@ -33,7 +33,7 @@ from wavetune.units import Array
 
 _PACKED, _PROGRAMS = 1000, 2400.0  # size of bands whose prices linear programs move, and how many at size 1
 _CLOSE = 1e-3  # of the delay, for which nothing is proved: what is missing there would make files large
-_NODES = 300  # sets that are looked at for one cheapest set
+_MOST_SETS = 300  # that are looked at for one cheapest set
 _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _MARGIN = 1e-4  # of a round, by which all clients' sets may cost less than they do
 _SAFE = 1 - 1e-9
@@ -329,7 +329,7 @@ class CutProof:
                     ask_K=asked.problem.ask_K[possible_J],
                 )
                 value_J[possible_J], set_JM = cheapest_sets_in_time(
-                    one, asked.client_J[possible_J], asked.slow_J4[possible_J], weight_M1 / self.round_s, _NODES, True
+                    one, asked.client_J[possible_J], asked.slow_J4[possible_J], weight_M1 / self.round_s, _MOST_SETS
                 )
                 size_J[possible_J] = np.sum(set_JM, axis=1)
             found.append((asked, value_J, size_J))

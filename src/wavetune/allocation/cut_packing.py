@@ -41,12 +41,12 @@ from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
-from wavetune.allocation.set_packing import cheapest_sets_in_time, full_power
+from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.set_powers import best_powers
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS
 from wavetune.units import Array
 
-_NODES = 300  # sets that are looked at for one cheapest set
+_MOST_SETS = 300  # that are looked at for one cheapest set
 _COLUMNS = 60  # sets of a cut in a program
 _LEVELS = 32  # powers of a set that are told apart, in each octave
 _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
@@ -103,9 +103,8 @@ class SetsOfBand:
     def add(self, client_S: IntArray, set_SM: BoolArray, slow_S3: Array | None = None, watt: float = 0.0) -> None:
         """Remember sets of clients, at full power or at what is best as of `best_powers`."""
         if slow_S3 is None or watt <= 0.0 or np.sum(self.problem.cap_w_K) <= self.problem.total_w:
-            up_S, power_S = full_power(self.problem, client_S, set_SM)
-        else:
-            up_S, power_S = best_powers(self.problem, client_S, set_SM, slow_S3, watt)
+            slow_S3, watt = np.tile([0.0, 0.0, np.inf], (len(client_S), 1)), 0.0
+        up_S, power_S = best_powers(self.problem, client_S, set_SM, slow_S3, watt)
         power_share_S = power_S / self.problem.total_w
         level_S = np.rint(_LEVELS * np.log2(np.maximum(power_share_S, 1e-6))).astype(np.int64)
         new = [
@@ -157,7 +156,7 @@ class SetsOfBand:
             need_K=np.maximum(rate_KC[client_J, cut_J], _NOTHING),
             ask_K=np.ascontiguousarray(down_KC[client_J, cut_J] / self.unit),
         )
-        value_J, set_JM = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _NODES, True)
+        value_J, set_JM = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _MOST_SETS)
         value_KC[client_J, cut_J] += value_J * unit
         slow_J3 = np.stack((slow_J4[:, 0], rate_KC[client_J, cut_J], slow_J4[:, 2]), axis=1)
         self.add(client_J, set_JM, slow_J3, float(weight_M1[-1]) / unit / self.problem.total_w)

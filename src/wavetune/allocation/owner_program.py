@@ -31,6 +31,7 @@ from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, optimal
 from wavetune.units import Array
 
 _MOST_PAIRS, _ROUNDS, _NODES, _SURE = 200, 40, 3_000, 1e-6
+_LOOK, _PAYS = 8, 0.1  # share of what is missing that so many programs have to gain
 _SIZES = (1, 2, 3, 5, 8, 12)  # of sets of the strongest, at whose water levels there are rows at first
 _GRID = 40
 _MOST_S = 30.0  # of one program: nodes are what ends it, unless the solver lingers at one
@@ -107,8 +108,13 @@ class OwnerProgram:
             self._add(k, self._heard_KM[k] * 1.0, 0.0, 0.0, 1.0)
         for time_s in np.linspace(least_down_s, found.delay_s - least_up_s, 4):
             self._add_down_rows(float(time_s), np.ones(len(self.cap_w_K), np.bool_))
-        for _ in range(_ROUNDS):
+        looked_s = found.bound_s
+        for turn in range(_ROUNDS):
             goal_s = min(found.delay_s - 0.5 * gap_s, beat_s)
+            if turn % _LOOK == _LOOK - 1:
+                if found.bound_s - looked_s < _PAYS * (goal_s - found.bound_s):
+                    break
+                looked_s = found.bound_s
             bound_s, owner_M, up_s, down_s = self._solve(goal_s)
             found = found._replace(bound_s=max(found.bound_s, min(bound_s, goal_s) * (1 - _SURE)))
             if owner_M is None:

@@ -27,7 +27,7 @@ from wavetune.units import Array
 
 KNOWN = 4
 _MARGIN = 2e-8  # of an excess, beyond what the checker's rounding takes
-_NODES, _CASES, _ITERATIONS, _FAINT = 2_000, 1_000, 40, 1e-6
+_MOST_SETS, _CASES, _ITERATIONS, _FAINT = 2_000, 1_000, 40, 1e-6
 _SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
 _NARROW, _HALVINGS = 5e-5, 4  # share of the goal under which an interval of the way back is not halved
 _SURE = 1e6  # a weight that keeps a subchannel in or out of a set, whatever multipliers make it worth
@@ -180,7 +180,7 @@ class Refuter:
         if weight_M1 is None:
             return None
         weight_M1 = weight_M1 * np.count_nonzero(problem.need_K > 0)  # the size for which tolerances are made
-        value_K, set_KM, _, _ = cheapest_sets(problem, weight_M1, delay_s, _NODES, True)
+        value_K, set_KM, _, _ = cheapest_sets(problem, weight_M1, delay_s, _MOST_SETS)
         enough = float(np.sum(weight_M1)) * (1 + _MARGIN)
         value_K = np.minimum(value_K, 2 * enough)  # where a client cannot meet it at all, more than enough is enough
         total = float(np.sum(value_K))

@@ -45,10 +45,11 @@ from wavetune.allocation.water_filling import (
 )
 from wavetune.units import Array
 
-_PROGRAMS, _NODES, _MOST_HEARD = 60, 2_000, 4_000
+_PROGRAMS, _MOST_SETS, _MOST_HEARD = 60, 2_000, 4_000
 _CHOICES = 500  # of rungs for one set
 _CLOSE = 1e-9  # Share of a cost at which a bound is as good as it
 _BEFORE_SPLIT = 30  # sets that are looked at before sets are bounded by their size
+_START = ClientPrices(1.0, 1.0, 0.0)
 _SURE = 1e-7  # Share of an excess that rounding cannot feign.
 
 
@@ -69,16 +70,17 @@ def put(target_M: BoolArray, source_M: BoolArray) -> None:
 
 @part
 def priced(
-    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, slow: Slow, scratch: Scratch
-) -> tuple[Bundle, ClientPrices]:
-    """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers."""
+    problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, more: bool, slow: Slow, start: ClientPrices,
+    scratch: Scratch,
+) -> tuple[Bundle, ClientPrices]:  # fmt: skip
+    """Client k's cheapest sets of at most n subchannels, or with `more` of at least n, by multipliers near others."""
     M = problem.log_KM.shape[1]
     rate, ask = problem.need_K[k] / (delay - problem.ready_K[k]), problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
     wanted = Wanted(rate, ask, float(weight_M1[M]) / problem.total_w, n, more, 1e-7, slow)
     back_M = problem.back_KM[k] if len(problem.back_KM) > 0 else weight_M1
     return best_prices(
         problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], back_M, float(problem.cap_w_K[k]), problem.limit,
-        wanted, ClientPrices(1.0, 1.0, 0.0), scratch,
+        wanted, start, scratch,
     )  # fmt: skip
 
 
@@ -180,8 +182,88 @@ def split_cost(
     problem: BandProblem, weight_M1: Array, k: int, delay: float, n: int, slow: Slow, scratch: Scratch
 ) -> float:
     """Bound of what client k pays, by its sets of fewer than n subchannels and those of n or more."""
-    few = priced(problem, weight_M1, k, delay, n - 1, False, slow, scratch)[0].value if n > 1 else np.inf
-    return min(few, priced(problem, weight_M1, k, delay, n, True, slow, scratch)[0].value)
+    few = priced(problem, weight_M1, k, delay, n - 1, False, slow, _START, scratch)[0].value if n > 1 else np.inf
+    return min(few, priced(problem, weight_M1, k, delay, n, True, slow, _START, scratch)[0].value)
+
+
+@part
+def by_branching(
+    problem: BandProblem,
+    weight_M1: Array,
+    k: int,
+    delay: float,
+    n: int,
+    more: bool,
+    nodes: int,
+    slow: Slow,
+    scratch: Scratch,
+    strongest: IntArray,
+    set_M: BoolArray,
+    best: float,
+    best_w: float,
+) -> tuple[float, float, float]:
+    """Bound of what client k's sets of at most n subchannels, or with `more` of at least n, cost.
+
+    Also cost and power of the best set known, which `set_M` has or receives.
+
+    Multipliers mix two sets; of one subchannel in which these differ all sets have it, or have it not. One that they
+    have weighs nothing, as it is paid in any case, and one that they have not weighs too much.
+    """
+    M, own_M1, trial_M = len(set_M), weight_M1.copy(), np.zeros(len(set_M), np.bool_)
+    owned, rung_M = np.zeros(M, np.int64), np.zeros(M, np.int64)
+    item_D, turn_D, value_D = np.zeros(M + 1, np.int64), np.zeros(M + 1, np.int64), np.zeros(M + 1)
+    paid, least, depth, seen, prices = 0.0, np.inf, 0, 0, _START
+    while True:
+        bundle, prices = priced(problem, own_M1, k, delay, n, more, slow, prices, scratch)
+        value, item, seen = float(paid + bundle.value), -1, seen + 1
+        if value < best * (1.0 - _CLOSE):
+            for side in range(2):
+                count, chosen = (bundle.num_below, scratch.below) if side == 0 else (bundle.num_above, scratch.above)
+                for i in range(M):
+                    trial_M[i] = False
+                for j in range(count):
+                    trial_M[chosen[j]] = True
+                cost, power_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, best, slow, rung_M)
+                if cost < best:
+                    best, best_w = cost, power_w
+                    put(set_M, trial_M)
+            for j in range(bundle.num_below):  # what is only in the other set is still marked
+                trial_M[scratch.below[j]] = not trial_M[scratch.below[j]]
+            for turn in range(2):  # any other only where they do not differ
+                for i in strongest:
+                    if item < 0 and (trial_M[i] or turn == 1) and 0.0 < own_M1[i] < NEVER:
+                        item = i
+            if item < 0:  # a single set is left
+                for i in range(M):
+                    trial_M[i] = own_M1[i] == 0.0
+                cost, power_w = set_cost(problem, weight_M1, k, delay, trial_M, strongest, owned, best, slow, rung_M)
+                if cost < best:
+                    best, best_w = cost, power_w
+                    put(set_M, trial_M)
+            elif seen >= nodes:
+                least = min(least, value)
+            else:
+                item_D[depth], turn_D[depth], value_D[depth] = item, 0, value
+                depth += 1
+        while depth > 0:
+            i, turn = item_D[depth - 1], turn_D[depth - 1]
+            if turn > 0 and own_M1[i] == 0.0:
+                paid -= weight_M1[i]
+            own_M1[i] = weight_M1[i]
+            if turn < 2 and value_D[depth - 1] < best * (1.0 - _CLOSE):
+                if seen < nodes:
+                    break
+                least = min(least, value_D[depth - 1])
+            depth -= 1
+        if depth == 0:
+            return min(best, least), best, best_w
+        i = item_D[depth - 1]
+        if turn_D[depth - 1] == 0:
+            own_M1[i] = 0.0
+            paid += weight_M1[i]
+        else:
+            own_M1[i] = NEVER
+        turn_D[depth - 1] += 1
 
 
 @part
@@ -190,27 +272,29 @@ def cheapest_set(
     weight_M1: Array,
     k: int,
     delay: float,
-    nodes: int,
-    split: bool,
+    most: int,
     slow: Slow,
     scratch: Scratch,
     set_M: BoolArray,
     multiplier_3: Array,
-) -> tuple[float, float]:
-    """Cost and power of client k's cheapest set, which `set_M` receives, by a depth-first search of changes."""
+) -> tuple[float, float, float]:
+    """Cost of client k's cheapest set, by a depth-first search of changes; cost and power of that in `set_M`.
+
+    The latter is dearer only where more than `most` sets would have to be looked at.
+    """
     M = len(set_M)
     cost_M, owned, changes = np.zeros(M), np.zeros(M, np.int64), np.zeros(M + 1, np.int64)
     rung_M = np.zeros(M, np.int64)
     scratch.num_vital[0], proved = 0, -np.inf
     watt_price = float(weight_M1[M]) / problem.total_w
-    multipliers(priced(problem, weight_M1, k, delay, 1, True, slow, scratch)[1], watt_price, multiplier_3)
+    multipliers(priced(problem, weight_M1, k, delay, 1, True, slow, _START, scratch)[1], watt_price, multiplier_3)
     bound = reduced_costs(problem, weight_M1, k, delay, slow, multiplier_3, cost_M)
     inside_M = cost_M < 0.0
     bound += np.sum(cost_M[inside_M])
     strongest, order, change_M = np.argsort(-problem.log_KM[k]), np.argsort(np.abs(cost_M)), np.abs(cost_M)
     scratch.num_vital[0] = vital_ones(problem, k, delay, scratch.vital)
     if scratch.num_vital[0] > 0:
-        proved = priced(problem, weight_M1, k, delay, 1, True, slow, scratch)[0].value
+        proved = priced(problem, weight_M1, k, delay, 1, True, slow, _START, scratch)[0].value
     # A first set: the multipliers' own and, while it does not do, the next cheapest subchannel.
     trial_M, best, best_w = inside_M.copy(), np.inf, 0.0
     for step in range(-1, M):
@@ -234,7 +318,7 @@ def cheapest_set(
     depth, spent, place, seen = 0, 0.0, 0, 0
     while best < np.inf:
         if best <= proved * (1.0 + _CLOSE):
-            return min(best, proved), best_w
+            return min(best, proved), best, best_w
         if place < M and spent + change_M[order[place]] < best - bound:
             changes[depth] = place
             depth += 1
@@ -245,11 +329,11 @@ def cheapest_set(
                 best, best_w = cost, power_w
                 put(set_M, inside_M)
             seen += 1
-            if split and seen in (_BEFORE_SPLIT, nodes):
+            if seen == _BEFORE_SPLIT:
                 size = int(np.sum(set_M))
                 proved = max(proved, split_cost(problem, weight_M1, k, delay, size, slow, scratch))
-            if seen == nodes:
-                return min(best, max(bound, proved)), best_w
+            if seen == most:
+                return min(best, max(bound, proved)), best, best_w
             place += 1
         elif depth > 0:
             depth -= 1
@@ -259,17 +343,43 @@ def cheapest_set(
             place = changes[depth] + 1
         else:
             break
-    return best, best_w
+    return best, best, best_w
+
+
+@part
+def closed(
+    problem: BandProblem,
+    weight_M1: Array,
+    k: int,
+    delay: float,
+    nodes: int,
+    slow: Slow,
+    scratch: Scratch,
+    set_M: BoolArray,
+    found: tuple[float, float, float],
+) -> tuple[float, float, float]:
+    """What is found of client k's cheapest set, as by `cheapest_set`, closer by branching where it is a bound."""
+    value, best, best_w = found
+    if value < best:
+        least, size, strongest = np.inf, int(np.sum(set_M)), np.argsort(-problem.log_KM[k])
+        scratch.num_vital[0] = vital_ones(problem, k, delay, scratch.vital)
+        for n in range(max(size - 1, 1), size + 1):  # smaller sets, and others
+            of_size, best, best_w = by_branching(
+                problem, weight_M1, k, delay, n, n == size, nodes, slow, scratch, strongest, set_M, best, best_w
+            )
+            least = min(least, of_size)
+        value = min(best, max(value, least))
+    return value, best, best_w
 
 
 @kernel
 def cheapest_sets(
-    problem: BandProblem, weight_M1: Array, delay: float, nodes: int, split: bool
+    problem: BandProblem, weight_M1: Array, delay: float, most: int
 ) -> tuple[Array, BoolArray, Array, Array]:
     """Least cost of any set with which each client meets a delay, [K]; such a set, [K, M], its power, [K] (W).
 
-    Also the multipliers on each client's rate (nu), cap (alpha) and way back (delta), [K, 3]. Where more than `nodes`
-    sets would have to be looked at, the cost is the bound of these, with `split` also that by the size of sets.
+    Also the multipliers on each client's rate (nu), cap (alpha) and way back (delta), [K, 3]. Where more than `most`
+    sets would have to be looked at, the cost is a bound, closer where all together might cost more than the weights.
     """
     K, M = problem.log_KM.shape
     value_K, set_KM, power_K, scratch = (
@@ -278,18 +388,24 @@ def cheapest_sets(
         np.zeros(K),
         new_scratch(M, problem.steps),
     )
-    multiplier_K3 = np.zeros((K, 3))
+    multiplier_K3, cost_K, enough = np.zeros((K, 3)), np.zeros(K), np.sum(weight_M1)
     for k in range(K):
         if problem.need_K[k] > 0.0:
-            value_K[k], power_K[k] = cheapest_set(
-                problem, weight_M1, k, delay, nodes, split, NOT_SLOW, scratch, set_KM[k], multiplier_K3[k]
+            value_K[k], cost_K[k], power_K[k] = cheapest_set(
+                problem, weight_M1, k, delay, most, NOT_SLOW, scratch, set_KM[k], multiplier_K3[k]
+            )
+    for k in range(K):
+        if np.sum(value_K) <= enough < np.sum(cost_K):
+            found = value_K[k], cost_K[k], power_K[k]
+            value_K[k], cost_K[k], power_K[k] = closed(
+                problem, weight_M1, k, delay, most // M, NOT_SLOW, scratch, set_KM[k], found
             )
     return value_K, set_KM, power_K, multiplier_K3
 
 
 @kernel
 def cheapest_sets_in_time(
-    problem: BandProblem, client_J: IntArray, slow_J4: Array, weight_M1: Array, nodes: int, split: bool
+    problem: BandProblem, client_J: IntArray, slow_J4: Array, weight_M1: Array, most: int
 ) -> tuple[Array, BoolArray]:
     """Least costs, [J], and such sets, [J, M], for asks of clients who pay for the time that a set takes.
 
@@ -298,7 +414,7 @@ def cheapest_sets_in_time(
         client_J: whose ask it is.
         slow_J4: the fields of `Slow`.
         weight_M1: prices.
-        nodes, split: as of `cheapest_sets`.
+        most: as of `cheapest_sets`.
     """
     J, M = len(client_J), problem.log_KM.shape[1]
     value_J, set_JM, scratch = np.zeros(J), np.zeros((J, M), np.bool_), new_scratch(M, problem.steps)
@@ -313,28 +429,9 @@ def cheapest_sets_in_time(
             Vital(problem.vital_back.strongest_KJ[k : k + 1], problem.vital_back.without_KJ[k : k + 1]),
         )  # fmt: skip
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
-        value_J[j], _ = cheapest_set(one, weight_M1, 0, 1.0, nodes, split, slow, scratch, set_JM[j], multiplier_3)
+        found = cheapest_set(one, weight_M1, 0, 1.0, most, slow, scratch, set_JM[j], multiplier_3)
+        value_J[j] = closed(one, weight_M1, 0, 1.0, most // M, slow, scratch, set_JM[j], found)[0]
     return value_J, set_JM
-
-
-@kernel
-def full_power(problem: BandProblem, client_S: IntArray, set_SM: BoolArray) -> tuple[Array, Array]:
-    """Rate (bit/s/Hz) and power (W) of clients that send on sets with all the power they may."""
-    S, M = set_SM.shape
-    rate_S, power_S, owned = np.zeros(S), np.zeros(S), np.zeros(M, np.int64)
-    for s in range(S):
-        k, count = client_S[s], 0
-        for i in np.argsort(-problem.log_KM[k]):
-            if set_SM[s, i]:
-                owned[count] = i
-                count += 1
-        log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
-        cap_w = float(min(problem.cap_w_K[k], problem.total_w))
-        if count > 0 and cap_w > 0.0:
-            rate_S[s] = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
-            power_w, _ = least_power(log_M, inverse_M, owned, count, rate_S[s], problem.limit)
-            power_S[s] = min(power_w, cap_w)
-    return rate_S, power_S
 
 
 @kernel
@@ -347,7 +444,7 @@ def client_prices(
     cheapest by them, [M].
     """
     M, scratch = problem.log_KM.shape[1], new_scratch(problem.log_KM.shape[1], problem.steps)
-    bundle, prices = priced(problem, weight_M1, k, delay, n, more, slow, scratch)
+    bundle, prices = priced(problem, weight_M1, k, delay, n, more, slow, _START, scratch)
     multiplier_3, share_M = np.zeros(3), np.zeros(M)
     multipliers(prices, float(weight_M1[M]) / problem.total_w, multiplier_3)
     for j in range(bundle.num_below):
@@ -378,7 +475,7 @@ def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: flo
     trial_M1 = best_M1 = weight_M1 * K
     best_over = -np.inf
     for turn in range(_PROGRAMS):
-        value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _NODES, True)
+        value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _MOST_SETS)
         over = float(np.sum(value_K) - np.sum(trial_M1))
         if over > _SURE * K:
             return Packing(trial_M1 / np.sum(trial_M1), owner_M, turn)

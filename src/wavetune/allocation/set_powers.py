@@ -20,7 +20,8 @@ def best_powers(
 ) -> tuple[Array, Array]:
     """Rate (bit/s/Hz) and power (W) on sets for the least of `watt` a watt and what the time costs.
 
-    That is slow_S3[:, 0] / rate; rates are at least slow_S3[:, 1] and no more than slow_S3[:, 2] is of use.
+    That is slow_S3[:, 0] / rate; rates are at least slow_S3[:, 1] and no more than slow_S3[:, 2] is of use. Where watts
+    cost nothing, the power is all that the client may spend.
     """
     S, M = set_SM.shape
     rate_S, power_S, owned = np.zeros(S), np.zeros(S), np.zeros(M, np.int64)
@@ -36,10 +37,12 @@ def best_powers(
         log_M, inverse_M = problem.log_KM[k], problem.inverse_KM[k]
         full = most_rate(log_M, inverse_M, owned, count, cap_w, problem.limit)
         low, high = min(slow_S3[s, 1], full), max(min(slow_S3[s, 1], full), min(slow_S3[s, 2], full))
-        for _ in range(_HALVINGS):
-            rate = 0.5 * (low + high)
+        for turn in range(_HALVINGS):
+            rate = high if turn == 0 else 0.5 * (low + high)
             _, level_w = least_power(log_M, inverse_M, owned, count, rate, problem.limit)
-            if watt * level_w * _LN2 * rate * rate < slow_S3[s, 0]:
+            if watt * level_w * _LN2 * rate * rate <= slow_S3[s, 0]:
+                if turn == 0:
+                    break
                 low = rate
             else:
                 high = rate

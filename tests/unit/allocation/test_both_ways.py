@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation import common_cut, owner_program
+from wavetune.allocation import common_cut, owner_program, set_packing
 from wavetune.allocation.band import local_owners, vital_of_rates, vital_of_sums
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.common_cut import CommonCutSearch
@@ -18,6 +18,7 @@ from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
 from wavetune.allocation.ladder import owners_delay
+from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
@@ -181,6 +182,7 @@ def slow_way_back():
     problem = replace(problem, main=band(problem.main), fed=band(problem.fed), price_downlink=True)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(owner_program, "_MOST_PAIRS", 0)  # as if the band were larger
+        patch.setattr(set_packing, "_MOST_HEARD", 0)
         patch.setattr(BothWays, "solve", counted("bounded", BothWays.solve))
         patch.setattr(CommonCutSearch, "_serve_pair", counted("served", CommonCutSearch._serve_pair))
         found = plan(problem)
@@ -191,6 +193,25 @@ def test_a_cut_and_rank_that_hold_neither_plan_nor_bound_up_are_not_bounded(slow
     _, found, counts = slow_way_back
     assert found.gap < 0.03  # 0.0200 on some processors, a little less on others
     assert counts["served"] > counts["bounded"] == 1
+
+
+def test_sets_that_multipliers_mix_are_told_apart_until_all_together_cost_too_much(slow_way_back):
+    problem, *_ = slow_way_back
+    assert plan(problem).gap < 8e-3
+
+
+def test_integer_programs_that_gain_next_to_nothing_are_given_up(monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        OwnerProgram, "_solve", lambda _, goal_s: (asked.append(goal_s) or 1.0, np.array([0]), 0.5, 0.5)
+    )
+    monkeypatch.setattr(OwnerProgram, "_separate", lambda *_: True)
+    ones_K = np.ones(1)
+    problem = BandProblem(*log_and_inverse(np.ones((1, 1))), 0.0 * ones_K, ones_K, ones_K, 1.0)
+    program = OwnerProgram(problem, Back(np.ones((1, 1)), ones_K, 0.0 * ones_K), 2.0, 0.1, 0.1)
+    found = program.close(Found(np.array([0]), 2.0, 0.9), 1e-3, np.inf, lambda _: 3.0)
+    assert found.bound_s == pytest.approx(1.0, rel=1e-5)
+    assert len(asked) < 20
 
 
 def test_a_first_plan_of_a_large_band_serves_the_way_back_too(slow_way_back, monkeypatch):

@@ -75,7 +75,7 @@ def test_the_cheapest_set_under_steps_is_that_of_all_sets_and_rungs():
         weight_m1 = np.random.default_rng(seed).dirichlet(np.ones(5))
         delay_s = 1.2 * owners_delay(whole, OWNERS)
         assert np.isfinite(delay_s)
-        value_k, *_ = cheapest_sets(problem, weight_m1, delay_s, 100_000, True)
+        value_k, *_ = cheapest_sets(problem, weight_m1, delay_s, 100_000)
         for k in range(2):
             rate, least = problem.need_K[k] / (delay_s - problem.ready_K[k]), np.inf
             for chosen in itertools.chain(*(itertools.combinations(range(4), n) for n in range(1, 5))):

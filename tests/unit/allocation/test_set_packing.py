@@ -51,7 +51,7 @@ def test_the_cheapest_set_is_that_of_enumeration(seed):
     g = np.random.default_rng(seed)
     problem, weight_M1 = small_problem(g), g.dirichlet(np.ones(7))
     delay_s = float(np.max(problem.ready_K) + 10 ** g.uniform(-1, 1))
-    value_K, set_KM, *_ = cheapest_sets(problem, weight_M1, delay_s, 10_000, False)
+    value_K, set_KM, *_ = cheapest_sets(problem, weight_M1, delay_s, 10_000)
     subsets = [np.array(bits) for bits in itertools.product([False, True], repeat=6)]
     for k in range(3):
         best = min(set_cost(problem, weight_M1, k, chosen, delay_s) for chosen in subsets)
@@ -65,7 +65,7 @@ def test_subchannels_that_cost_alike_are_counted_whole():
     M, tables = len(log2), log_and_inverse(2.0 ** np.array([log2]))
     problem = BandProblem(*tables, np.zeros(1), np.array([2.63]), np.array([0.2]), 100.0, 7.4)
     asks_for_two = problem._replace(back_KM=np.ones((1, M)), ask_K=np.array([1.05]))
-    value_K, set_KM, *_ = cheapest_sets(asks_for_two, np.append(np.full(M, 0.0117), 1e-7), 1.0, 30, True)
+    value_K, set_KM, *_ = cheapest_sets(asks_for_two, np.append(np.full(M, 0.0117), 1e-7), 1.0, 30)
     assert np.sum(set_KM) == 2
     assert value_K[0] == pytest.approx(2 * 0.0117, rel=1e-4)
 
