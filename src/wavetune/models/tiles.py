@@ -231,14 +231,13 @@ def _pack_rows(x: Any, packed: Any, start: Any, stop: Any) -> None:
 
 @compiled
 def _multiply(
-    packed: Any, weight: Any, back: Any, out: Any, start: Any, stop: Any, first: Any, last: Any, room: Any
+    packed: Any, weight: Any, back: Any, out: Any, start: Any, stop: Any, first: Any, last: Any, room: Any, held: Any
 ) -> None:
     """Columns of the product `[M, N]` from the first to the last, summed from `start` to `stop`: onto what is there,
     unless that is the start of it all.
     """
     room_at, weight_at, out_at = np.int64(room.ctypes.data), np.int64(weight.ctypes.data), np.int64(out.ctypes.data)
     sums, panel, steps, length = room_at + _SUMS, room_at + _PANEL, (stop - start) // 32, weight.strides[0]
-    held = room[_SUMS : _SUMS + 2 * _TILE].view(np.float32).reshape(32, 16)
     rows, across = out.shape[0], out.strides[0]
     _configure(room_at)
     for begin in range(first, last, 16 * _MOST_COLUMNS):
@@ -275,7 +274,9 @@ def _multiply(
                     elif whole:
                         _read_sums(to, across)
                     else:
-                        held[: rows - m] = out[m:, n : n + 16]
+                        for i in range(rows - m):
+                            for j in range(16):
+                                held[i, j] = out[m + i, n + j]
                         _read_sums(sums, 64)
                     soon = left + steps * 2 * _STEP + block * lines * 64
                     for k in range(low, high):
@@ -290,7 +291,9 @@ def _multiply(
                         _write_sums(to, across)
                     else:
                         _write_sums(sums, 64)
-                        out[m:, n : n + 16] = held[: rows - m]
+                        for i in range(rows - m):
+                            for j in range(16):
+                                out[m + i, n + j] = held[i, j]
     _release()
 
 
@@ -331,7 +334,7 @@ def multiplied(x: Tensor, weight: Tensor, back: bool = False, room: Tensor | Non
             side_by_side(_pack_rows, [(part[32 * a : 32 * b], packed[a * size :], start, stop) for a, b in shares])
             given = packed, weight.detach().numpy(), back, sums, start, stop
             shares = enumerate(_shares(columns // 16, threads))
-            side_by_side(_multiply, [(*given, 16 * a, 16 * b, _configured(f"columns {i}")) for i, (a, b) in shares])
+            side_by_side(_multiply, [(*given, 16 * a, 16 * b, *_configured(f"columns {i}")) for i, (a, b) in shares])
     return out.view(*x.shape[:-1], columns)
 
 
@@ -351,9 +354,11 @@ def _room(name: str, size: int) -> Any:
     return rooms[name]
 
 
-def _configured(name: str) -> Any:
-    """Memory for a part of the columns, which starts with the sizes of tiles: eight of 16 rows of 64 bytes."""
+def _configured(name: str) -> tuple[Any, Any]:
+    """Memory for a part of the columns, which starts with the sizes of tiles, eight of 16 rows of 64 bytes;
+    and the first two sums in it.
+    """
     room = _room(name, _ROOM)
     room[:64] = 0
     room[0], room[16:32:2], room[48:56] = 1, 64, 16
-    return room
+    return room, room[_SUMS : _SUMS + 2 * _TILE].view(np.float32).reshape(32, 16)
