@@ -267,12 +267,13 @@ class DecisionSearch:
 
     @property
     def _packs(self) -> bool:
-        """Whether the cuts are packed in the end."""
+        """Whether the cuts, or one for all with the shares of the server, are packed in the end."""
         most = _PACKED if self.problem.price_downlink else _PACKED_UPLINK
-        return self.problem.cut_per_client and self.effort.programs > 0 and self._size <= most
+        several = self.problem.cut_per_client or self.problem.share_server
+        return several and self.effort.programs > 0 and self._size <= most
 
     def _pack_cuts(self, proof: _Proof) -> None:
-        """Close the gap where every client has a cut of its own, and take what is found on the way."""
+        """Close the gap where clients have cuts or shares of their own, and take what is found on the way."""
         problem, evaluator, best = self.problem, self.evaluator, self.best
         rest = 1 - min(self.lower_s) / best.delay_s
         if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):

@@ -110,6 +110,14 @@ def test_own_cuts_and_shares_of_the_server_are_the_best_of_all_and_nearly_proved
     assert outcome.gap < 0.005
 
 
+def test_shares_of_the_server_with_one_cut_for_all_are_the_best_of_all_and_nearly_proved(problem):
+    problem = replace(problem, share_server=True, cut_per_client=False)
+    outcome, best_s = plan(problem), min(best_of_all_s(problem.restrict([cut])) for cut in problem.cuts)
+    assert best_s * (1 - 1e-5) <= outcome.delay_s <= best_s * 1.001
+    assert outcome.lower_bound_s <= best_s * (1 + 1e-5)
+    assert outcome.gap < 0.002
+
+
 def test_clients_that_only_receive_keep_what_they_receive_on(problem):
     few, costs = problem.restrict([5, 11]), problem.costs
     nothing_L = np.where(np.arange(costs.num_layers) == 10, 0.0, costs.activation_bits_L)
