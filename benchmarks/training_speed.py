@@ -4,7 +4,6 @@
 
 Every contender trains LoRA on the query and value projections on the same rows, in the same precision, with AdamW.
 - stacked: wavetune, all clients in one model, cut after 3 blocks (fp32 link)
-- without tiles: the same with PyTorch's products in fp32, where the processor's unit for bf16 makes them otherwise
 - one client per pass: wavetune with stacking switched off, which shows what stacking alone is worth
 - sequential PEFT: a loop over the clients, each a padded batch through a stock PEFT model
 - centralised PEFT: the same rows as one padded batch through a stock PEFT model
@@ -33,7 +32,6 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -49,7 +47,6 @@ from wavetune.federation.door import Door
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.placement import Placement
 from wavetune.federation.prefix import KeptPrefix
-from wavetune.models import products
 from wavetune.models.backbone import load_backbone, load_stock_model, load_tokenizer
 from wavetune.models.lora import new_bank
 from wavetune.models.resolve import resolve_model
@@ -144,14 +141,8 @@ def contenders(setting: Setting, folder: Path, data: PreparedData) -> dict[str, 
         for own in rows:
             stock.step(data, own)
 
-    def without_tiles(rows: Rows) -> None:
-        with patch.object(products, "takes_tiles", lambda _: False):
-            stacked.step(data.train, rows, 1.0)
-
-    tiles = any(products.takes_tiles(p) for p in stacked.backbone.blocks.parameters() if p.dim() == 2)
     return {
         "stacked": lambda rows: _ignore(stacked.step(data.train, rows, 1.0)),
-        **({"without tiles": without_tiles} if tiles else {}),
         "one client per pass": lambda rows: _ignore(alone.step(data.train, rows, 1.0)),
         "sequential PEFT": sequential,
         "centralised PEFT": lambda rows: stock.step(data, np.concatenate(rows)),

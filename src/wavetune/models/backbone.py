@@ -36,7 +36,7 @@ from wavetune.models.lora import ActiveAdapters, AdapterBank, FrozenLinear, Stac
 from wavetune.models.loss import frozen_head_cross_entropy, frozen_head_divergence, frozen_head_log_probs
 from wavetune.models.narrow import computing_wide, stored_in_bf16, widen_others
 from wavetune.models.output_layer import OutputLayer
-from wavetune.models.products import in_steps, relative_error, takes_tiles
+from wavetune.models.products import in_steps, relative_error
 from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import checked
 from wavetune.models.soft_prompt import PROMPT, clients_of_samples, with_prompts
@@ -402,7 +402,7 @@ def _install(
     backbone: Backbone, targets: Sequence[str] | str | None, stored: torch.dtype | None
 ) -> tuple[AdapterSite, ...]:
     """LoRA on the targets and, where weights are `stored` in bf16 or int8, these in all linear maps of the blocks that
-    all tokens go through; and maps whose products are made of tiles as such.
+    all tokens go through.
     """
     model, maps = backbone.model, backbone.structure.linear_maps
     # named by where they are, as a list of the modules would keep all that are exchanged until the end
@@ -416,7 +416,7 @@ def _install(
             if path not in maps or not isinstance(module, LINEAR):
                 continue
             adapted = named(name, chosen)
-            if not adapted and stored is None and not takes_tiles(_weight(module)):
+            if not adapted and stored is None:
                 continue
             frozen = _frozen(module, stored, backbone.dtype)
             if frozen.step_O is not None:

@@ -7,6 +7,8 @@ all is computed in fp32. What is not a number stays none.
 """
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from itertools import pairwise
 from typing import Any, cast
 
@@ -19,7 +21,6 @@ from torch import Tensor
 
 from wavetune.allocation.kernel_cache import compiled
 from wavetune.models.norm import Norm
-from wavetune.models.threads import side_by_side
 
 Rows = tuple[Tensor, Tensor, Tensor]
 """Rows `[N, D]` of a norm, their means, or zeros, and what each was multiplied by, `[N]`."""
@@ -412,6 +413,11 @@ def _distributions_back(
         logits[n, labels[n]] += to_log_prob[n] * inverse
 
 
+@cache
+def _pool(workers: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(workers, "kernels")
+
+
 def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...], count: int | None = None) -> None:
     """Call a kernel with the rows of these tensors, and its constants, in as many parts as PyTorch has threads; so many
     values are written, by default as many as the first has.
@@ -421,7 +427,10 @@ def _run(kernel: Any, by_row: tuple[Tensor, ...], constants: tuple[Any, ...], co
     parts = max(1, min(threads, (arrays[0].size if count is None else count) // _VALUES_A_THREAD))
     ends = [rows * part // parts for part in range(parts + 1)]
     calls = [(*(array[start:stop] for array in arrays), *constants) for start, stop in pairwise(ends)]
-    side_by_side(kernel, calls)
+    waiting = [_pool(threads - 1).submit(kernel, *call) for call in calls[1:]]
+    kernel(*calls[0])
+    for one in waiting:
+        one.result()
 
 
 def _array(x: Tensor) -> Any:

@@ -1,14 +1,12 @@
 """Products with frozen weights, in their precision; in fp32, block by block, where the processor has none in it.
 
-Large ones in fp32 are left to its unit for bf16 where it has one (`tiles.py`).
-
 PyTorch multiplies bf16 matrices by plain loops on such processors, slowest where it goes back. Weights of int8 are
 whole steps, one step an output channel, and are multiplied in fp32 everywhere.
 """
 
 from collections.abc import Iterator
 from functools import cache
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +14,6 @@ from torch import Tensor
 
 _BLOCK_VALUES = 1 << 22  # of a weight that are wide at a time
 _FEW_ROWS = 16  # which the plain loops multiply sooner than a weight is made wide, such as those of decoding
-_LEAST_ROWS, _LEAST_VALUES = 256, 1 << 16  # of a product that is made of tiles, and of its weight
-_MOST_COLUMNS = 1 << 14  # rows of wider results are pages apart
 _STEPS = 127  # of int8, on either side of zero
 
 
@@ -26,17 +22,6 @@ def has_bf16_products() -> bool:
     """Whether this processor multiplies bf16 matrices with more than plain loops."""
     supported: Any = torch.ops.mkldnn._is_mkldnn_bf16_supported
     return bool(supported())
-
-
-def takes_tiles(weight: Tensor) -> bool:
-    """Whether large products with a weight are made of tiles: a large one in fp32, where the processor has them."""
-    if weight.dtype != torch.float32 or weight.device.type != "cpu" or weight.numel() < _LEAST_VALUES:
-        return False
-    if any(n % 32 or n > _MOST_COLUMNS for n in weight.shape) or 1 not in weight.stride():
-        return False
-    from wavetune.models.tiles import has_tiles
-
-    return has_tiles()
 
 
 def in_steps(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,11 +59,6 @@ def product(
     of a large one costs as much as the product.
     """
     x = x.to(_multiplied_in(weight))
-    if _by_tiles(x, weight):
-        from wavetune.models.tiles import multiplied
-
-        found = multiplied(x, weight, room=room)
-        return found if bias is None else found.add_(bias)
     if room is not None and room.dtype == x.dtype and bias is None and not _is_wide(weight):
         return torch.mm(x, weight.t(), out=room[: len(x)])
     if not _is_wide(weight) or (step_O is None and x.numel() < _FEW_ROWS * weight.shape[1]):
@@ -94,10 +74,6 @@ def product(
 def product_back(gradient: Tensor, weight: Tensor, step_O: Tensor | None = None) -> Tensor:
     """Gradient of `x` from that of `x W^T`, rounded to the weight's precision and in it."""
     gradient = gradient.to(_multiplied_in(weight))
-    if _by_tiles(gradient, weight):
-        from wavetune.models.tiles import multiplied
-
-        return multiplied(gradient, weight, back=True)
     if not _is_wide(weight):
         return gradient @ weight
     wide = gradient.float() if step_O is None else gradient * step_O
@@ -111,8 +87,7 @@ def product_back(gradient: Tensor, weight: Tensor, step_O: Tensor | None = None)
 def frozen_product(x: Tensor, weight: Tensor, bias: Tensor | None, step_O: Tensor | None = None) -> Tensor:
     """`product`, differentiable in `x`."""
     x = x.to(_multiplied_in(weight))
-    own = _is_wide(weight) or _by_tiles(x, weight)
-    return _FrozenProduct.apply(x, weight, bias, step_O) if own else F.linear(x, weight, bias)
+    return _FrozenProduct.apply(x, weight, bias, step_O) if _is_wide(weight) else F.linear(x, weight, bias)
 
 
 class _FrozenProduct(torch.autograd.Function):
@@ -130,13 +105,6 @@ class _FrozenProduct(torch.autograd.Function):
 
 def _multiplied_in(weight: Tensor) -> torch.dtype:
     return torch.float32 if weight.dtype == torch.int8 else weight.dtype
-
-
-def _by_tiles(x: Tensor, weight: Tensor) -> bool:
-    """Whether this product is made of tiles: one of many rows that nobody counts."""
-    if x.dtype != torch.float32 or x.numel() < _LEAST_ROWS * x.shape[-1]:
-        return False
-    return takes_tiles(weight) and not cast(Any, torch._C)._len_torch_dispatch_stack()
 
 
 def _is_wide(weight: Tensor) -> bool:
