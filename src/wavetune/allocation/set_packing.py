@@ -429,8 +429,7 @@ def cheapest_sets_in_time(
             Vital(problem.vital_back.strongest_KJ[k : k + 1], problem.vital_back.without_KJ[k : k + 1]),
         )  # fmt: skip
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
-        found = cheapest_set(one, weight_M1, 0, 1.0, most, slow, scratch, set_JM[j], multiplier_3)
-        value_J[j] = closed(one, weight_M1, 0, 1.0, most // M, slow, scratch, set_JM[j], found)[0]
+        value_J[j] = cheapest_set(one, weight_M1, 0, 1.0, most, slow, scratch, set_JM[j], multiplier_3)[0]
     return value_J, set_JM
 
 
