@@ -73,8 +73,8 @@ def test_what_is_sent_arrives_and_the_answer_comes_back(opened):
 
 @pytest.mark.parametrize("off_s", [-1e9, 1e9])
 def test_a_clock_that_is_far_off_measures_no_more_than_the_time_that_passed(opened, monkeypatch, off_s):
-    token = opened.plane.open_round(0, [contract()])[0]
-    stream, line, begun = opened.stream(token), opened.plane.stream(0), time.monotonic()
+    token, begun = opened.plane.open_round(0, [contract()])[0], time.monotonic()
+    stream, line = opened.stream(token), opened.plane.stream(0)
     monkeypatch.setattr(client, "time", SimpleNamespace(time=lambda: time.time() + off_s, monotonic=time.monotonic))
     exchange(opened, stream, parts=up(), layout=LAYOUT, phase="downlink_s")
     passed_s = time.monotonic() - begun
