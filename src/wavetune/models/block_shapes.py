@@ -1,10 +1,10 @@
 """What a stock block is made of, found by trying: which of its maps and norms stands where, and what joins them.
 
-A block is known by what it computes on a few values: what it adds to its input is `o(attention(q, k, v))`, then
-`down(act(gate) * up)` or `down(act(up))`, each of the stream or a norm of it; other norms may follow either half, or
-either sum, or stand before the products of queries and keys.
+A block is known by what it computes on a few values: what it adds to its input is `o(attention(q, k, v))`, then or
+beside it `down(act(gate) * up)` or `down(act(up))`, each of the stream or a norm of it; other norms may follow either
+half, or either sum, or stand before the products of queries and keys.
 
-Legend: N tokens, D width, E width of a head.
+Legend: N tokens, D width, H heads, E width of a head, R of its part that is turned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from itertools import product
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +33,7 @@ the stream goes on from either; else the middle's is what the MLP reads.
 _PLAIN = BEHIND_ATTENTION, BEHIND_MLP, OF_QUERY, OF_KEY
 """Of these the node knows root-mean-square norms alone."""
 _ORDERS = {
+    (1, 0, 0): ((BEFORE_ATTENTION, MIDDLE),),  # one norm, which both halves read side by side
     (1, 1, 0): ((BEFORE_ATTENTION, MIDDLE),),
     (0, 1, 0): ((MIDDLE,),),
     (1, 2, 1): ((BEFORE_ATTENTION, BEHIND_ATTENTION, MIDDLE, BEHIND_MLP),),
@@ -40,10 +42,38 @@ _ORDERS = {
 """Which places norms may have, by how many are called before attention, between the halves and at last."""
 
 
+class Turns(NamedTuple):
+    """Which of a head's first R values are turned together: neighbours if `adjacent`, else those R/2 apart. Of R given
+    angles each takes its own, or the pairs `take_first` R/2 in turn.
+    """
+
+    adjacent: bool = False
+    take_first: bool = False
+
+    def placed(self, head: int, cos: Tensor, sin: Tensor) -> tuple[Tensor | None, tuple[Tensor, Tensor]]:
+        """Which of a head's E values stands where, so that those E/2 apart are turned together, None if they do; and
+        the angles `[N, E]` that they take there, of the given `[N, R]`.
+        """
+        given = cos.shape[1]
+        if given == head and not self.adjacent:
+            return None, (cos, sin)
+        pairs = torch.arange(given).view(-1, 2).mT if self.adjacent else torch.arange(given).view(2, -1)
+        taken = torch.arange(given // 2).expand(2, -1) if self.take_first else pairs
+        rest = torch.arange(given, head).view(2, -1)
+        takes = torch.cat([taken, torch.full_like(rest, given)], 1).flatten()
+        ends = cos.new_ones(len(cos), 1), sin.new_zeros(len(sin), 1)
+        at = tuple(torch.cat(both, 1)[:, takes] for both in zip((cos, sin), ends, strict=True))
+        return torch.cat([pairs, rest], 1).flatten(), cast(tuple[Tensor, Tensor], at)
+
+
+_TURNS = Turns(), Turns(adjacent=True), Turns(adjacent=True, take_first=True)
+
+
 class Shape(NamedTuple):
     """Paths of a block's maps, in the order in which they act: `into` attention (query, key and value, or one map that
-    yields all three), `output`, `into_mlp` (gate and up, one that yields both, or up alone) and `down`; those of its
-    norms by place; a and b of its activation; the factor of what either half adds.
+    yields all three, one after another or `by_head`), `output`, `into_mlp` (gate and up, one that yields both, or up
+    alone) and `down`; those of its norms by place; a and b of its activation; the factor of what either half adds. The
+    MLP reads the sum of the stream and attention, or where both stand `beside` each other the stream.
     """
 
     attention: str
@@ -55,8 +85,10 @@ class Shape(NamedTuple):
     act: tuple[float, float]
     is_gated: bool
     head: int
-    turned: bool
+    turns: Turns | None
     factor: float
+    beside: bool
+    by_head: bool
     rule: Rule
 
     def maps(self) -> tuple[str, ...]:
@@ -81,10 +113,19 @@ class _Heard(RaggedLayout):
         return super().attend(_layer, query, key, value, rule)
 
 
-def parts_of(y: Tensor, output_width: int) -> tuple[Tensor, ...]:
+def parts_of(y: Tensor, shape: Shape, output_width: int) -> tuple[Tensor, ...]:
     """Queries, as wide as what the map behind attention reads, keys and values of a map that yields all three."""
+    if shape.by_head:
+        return tuple(part.flatten(1) for part in y.view(len(y), -1, 3, shape.head).unbind(2))
     rest = (y.shape[-1] - output_width) // 2
     return y.split([output_width, rest, rest], -1)
+
+
+def whole_of(parts: Sequence[Tensor], shape: Shape) -> Tensor:
+    """What `parts_of` parts."""
+    if shape.by_head:
+        return torch.stack([part.view(len(part), -1, shape.head) for part in parts], 2).flatten(1)
+    return torch.cat([*parts], 1)
 
 
 @torch.no_grad()
@@ -101,7 +142,7 @@ def shape_of(block: nn.Module, width: int) -> Shape | None:
             return None
         inner = [m for m in block.modules() if list(m.children()) and m is not block]
         numbers = [n for module in inner for n in vars(module).values() if type(n) is int]
-        for size in sorted({n for n in numbers if n > 1 and n % 2 == 0}):
+        for size in sorted({n for n in numbers if n > 2 and n % 2 == 0}):  # of two values all turns are one
             shape, head = _tried(block, values(_TOKENS, width), size, maps, norms, acts[0])
             if shape is None and head not in (None, size):  # it does not mind the angles, unless they are of its heads
                 shape, _ = _tried(block, values(_TOKENS, width), head, maps, norms, acts[0])
@@ -142,17 +183,20 @@ def _tried(
     if len(of_heads) not in (0, 2):
         return None, head
     factors = [1.0, *(n for n in vars(block).values() if isinstance(n, float) and n not in (0.0, 1.0))]
+    ways = [into_mlp, into_mlp[::-1]][: len(into_mlp)]
     is_gated = len(into_mlp) == 2 or _width(block, into_mlp[0]) == 2 * _width(block, down, reads=True)
-    ways, turns_heads = [into_mlp, into_mlp[::-1]][: len(into_mlp)], (True, False)[head != size :]
-    tries = ((o, way, turned, f) for o in orders for way in ways for turned in turns_heads for f in factors)
-    for order, mlp, turned, factor in tries:
-        placed = dict(zip((*order, OF_QUERY, OF_KEY), (*first, *middle, *last, *of_heads), strict=False))
+    turnings = (*_TURNS, None) if size <= head and (head - size) % 2 == 0 else (None,)
+    one_norm = (len(first), len(middle), len(last)) == (1, 0, 0)
+    of_halves = (*first, *first) if one_norm else (*first, *middle, *last)
+    sides, by_heads = (True,) if one_norm else (False, True), (False,) if len(into) == 3 else (False, True)
+    halves = ((o, way, f, beside) for o in orders for way in ways for f in factors for beside in sides)
+    for (order, mlp, factor, beside), turned, by_head in product(halves, turnings, by_heads):
+        placed = dict(zip((*order, OF_QUERY, OF_KEY), (*of_halves, *of_heads), strict=False))
         at = tuple(placed.get(place) for place in PLACES)
-        others = (path for place in _PLAIN if (path := at[place]) is not None)
-        if not all(norms[path].plain for path in others):
+        if not all(norms[path].plain for place in _PLAIN if (path := at[place]) is not None):
             continue
         own = output, tuple(mlp), down, at
-        shape = Shape(paths[layer], into, *own, act, is_gated, head, turned, factor, rule)
+        shape = Shape(paths[layer], into, *own, act, is_gated, head, turned, factor, beside, by_head, rule)
         with attending(heard):
             try:
                 found = _plain(block, shape, norms, x, *turns)
@@ -194,20 +238,24 @@ def _plain(block: nn.Module, shape: Shape, norms: dict[str, Norm], x: Tensor, co
         return heads if flat else norm(place, heads)
 
     def turned(x: Tensor) -> Tensor:
+        if shape.turns is None:
+            return x
+        order, (c, s) = shape.turns.placed(shape.head, cos, sin)
+        x = x if order is None else x[..., order]
         low, high = x.chunk(2, -1)
-        return x * cos[:, None] + torch.cat([-high, low], -1) * sin[:, None] if shape.turned else x
+        return x * c[:, None] + torch.cat([-high, low], -1) * s[:, None]
 
     def after(place: int, x: Tensor) -> Tensor:
         return x if shape.norms[END] is None else norm(place, x)
 
-    h = norm(BEFORE_ATTENTION, x)
+    stream, h = x, norm(BEFORE_ATTENTION, x)
     ways = [block.get_submodule(path)(h) for path in shape.into]
-    query, key, value = ways if len(ways) == 3 else parts_of(ways[0], _width(block, shape.output, reads=True))
+    query, key, value = ways if len(ways) == 3 else parts_of(ways[0], shape, _width(block, shape.output, reads=True))
     query, key = turned(of_heads(OF_QUERY, query)), turned(of_heads(OF_KEY, key))
     read = attended(block, query, key, value.view(len(x), -1, shape.head), shape.rule)
     more = block.get_submodule(shape.output)(read.reshape(len(x), -1))
     x = after(MIDDLE, x + shape.factor * norm(BEHIND_ATTENTION, more))
-    h = norm(MIDDLE, x) if shape.norms[END] is None else x
+    h = norm(MIDDLE, stream if shape.beside else x) if shape.norms[END] is None else x
     ways = [block.get_submodule(path)(h) for path in shape.into_mlp]
     gate, *up = ways[0].chunk(2, -1) if shape.is_gated and len(ways) == 1 else ways
     inner = activated(gate, *shape.act) * (up[0] if up else 1)

@@ -31,6 +31,7 @@ from wavetune.models.block_shapes import (
     Shape,
     parts_of,
     shape_of,
+    whole_of,
 )
 from wavetune.models.fused import LEAST_WIDTH
 from wavetune.models.lora import Factors, FrozenLinear, StackedLoraLinear, add_updates, factors_of, updates_back
@@ -49,13 +50,13 @@ def _forward(
     stock: Callable[..., Any], block: nn.Module, shape: Shape, norms: Sequence[Norm | None],
     recomputes: Callable[[], bool], hidden_states: Tensor, *args: Any, **named: Any,
 ) -> Any:  # fmt: skip
-    x, angles = hidden_states, UNTURNED
+    x, angles, order = hidden_states, UNTURNED, None
     others = [*args, *(value for name, value in named.items() if name not in _SAYS_NOTHING)]
     masks = [mask for mask in (*args, named.get("attention_mask")) if isinstance(mask, Reach)]
-    if shape.turned and (given := named.get("position_embeddings")) is not None:
-        angles = cast(Angles, tuple(angle[0].contiguous() for angle in given))
+    if shape.turns and (given := named.get("position_embeddings")) is not None and given[0].shape[2] <= shape.head:
+        order, angles = shape.turns.placed(shape.head, *(angle[0].contiguous() for angle in given))
     fits = has_layout() and len(masks) == 1 and all(o is None or isinstance(o, int | str | Reach) for o in others)
-    fits &= angles[0].shape[1] == (shape.head if shape.turned else 0) and x.dtype == torch.float32
+    fits &= angles[0].shape[1] == (shape.head if shape.turns else 0) and x.dtype == torch.float32
     if not fits or recomputes():
         return stock(hidden_states, *args, **named)
     linear = [cast(FrozenLinear, block.get_submodule(path)) for path in shape.maps()]
@@ -70,7 +71,7 @@ def _forward(
         attention = ShortAttention(places, shape.head, rule.factor(shape.head), angles)
     else:
         attention = _Attention(partial(attended, block.get_submodule(shape.attention), rule=rule), shape.head, angles)
-    parts = _Parts(maps, norms, shape, attention)
+    parts = _Parts(maps, norms, shape, attention, order)
     factors = [factor for m in maps for factor in m.factors]
     return _Block.apply(x[0].contiguous(), parts, *factors, *(stack for m in maps for stack in m.behind.stacks))[None]
 
@@ -160,6 +161,8 @@ class _Parts:
     norms: Sequence[Norm | None]
     shape: Shape
     attention: ShortAttention | _Attention
+    order: Tensor | None
+    """Of a head's values, as attention turns them."""
 
     @property
     def output(self) -> int:
@@ -189,6 +192,13 @@ class _Parts:
     def adapted(self, indices: Iterable[int]) -> bool:
         """Whether any of these maps is."""
         return any(self.maps[index].adapted for index in indices)
+
+    def ordered(self, x: Tensor, back: bool = False) -> Tensor:
+        """Heads `[N, H E]` as attention turns them, or back from there."""
+        if self.order is None:
+            return x
+        order = self.order.argsort() if back else self.order
+        return x.view(-1, len(order)).index_select(1, order).view_as(x)
 
     def precision(self, index: int) -> torch.dtype:
         """Of what a map yields, and of its gradient: that of the product, or of what adapters add to it."""
@@ -290,15 +300,19 @@ class _Block(torch.autograd.Function):
         _, narrow, wide, before = kernels.normed(x, None, norms[BEFORE_ATTENTION], parts.adapted(parts.into))
         heads = [kept.forward(parts, index, narrow, wide) for index in parts.into]
         if len(heads) == 1:
-            split = parts_of(heads[0], parts.maps[parts.output].weight.shape[1])
+            split = parts_of(heads[0], parts.shape, parts.maps[parts.output].weight.shape[1])
             heads = [part.contiguous() for part in split]
         query, key, value = heads
-        query, key = kept.norm(parts, OF_QUERY, query), kept.norm(parts, OF_KEY, key)
+        query, key = (parts.ordered(kept.norm(parts, *one)) for one in ((OF_QUERY, query), (OF_KEY, key)))
         seen = parts.attention.forward(query, key, value, keeps, parts.precision(parts.output))
         more = kept.forward(parts, parts.output, seen.to(torch.bfloat16), seen, keeps)
         more = kept.norm(parts, BEHIND_ATTENTION, more)
         is_wide = parts.ends_normed or parts.adapted(parts.into_mlp)
-        middle, narrow, wide, between = kernels.normed(x, more, norms[MIDDLE], is_wide, factor=factor)
+        if parts.shape.beside:
+            middle = kernels.added(x, more, factor)
+            _, narrow, wide, between = kernels.normed(x, None, norms[MIDDLE], is_wide)
+        else:
+            middle, narrow, wide, between = kernels.normed(x, more, norms[MIDDLE], is_wide, factor=factor)
         middle = wide if parts.ends_normed else middle
         gate, *up = (kept.forward(parts, index, narrow, wide) for index in parts.into_mlp)
         if parts.shape.is_gated and not up:
@@ -360,16 +374,18 @@ class _Block(torch.autograd.Function):
             one for one in kernels.gated_back(gate, up[0] if up else None, to_inner, *parts.shape.act) if len(one)
         ]
         to_both = to_both if len(to_both) == len(parts.into_mlp) else [torch.cat(to_both, 1)]
-        to_middle, narrow = through_norm(parts.into_mlp, to_both, MIDDLE, to_stream, between, is_narrow=True)
-        to_seen = through(parts.output, BEHIND_ATTENTION, to_middle, narrow)
+        to_middle, narrow_middle = through_norm(parts.into_mlp, to_both, MIDDLE, to_stream, between, is_narrow=True)
+        to_attention = (to_stream, narrow) if parts.shape.beside else (to_middle, narrow_middle)
+        to_seen = through(parts.output, BEHIND_ATTENTION, *to_attention)
         source = parts.into if len(parts.into) == 3 else (0, 0, 0)
         norms = parts.norms[OF_QUERY], parts.norms[OF_KEY], None
         of_maps = [parts.precision(i) if n is None else torch.float32 for i, n in zip(source, norms, strict=True)]
         to_query, to_key, to_value = parts.attention.backward(to_seen, of_maps)
+        to_query, to_key = parts.ordered(to_query, back=True), parts.ordered(to_key, back=True)
         to_query = kept.norm_back(parts, OF_QUERY, to_query, parts.precision(source[0]))
         to_key = kept.norm_back(parts, OF_KEY, to_key, parts.precision(source[1]))
         to_maps = [to_query, to_key, to_value]
-        to_maps = to_maps if len(parts.into) == 3 else [torch.cat(to_maps, 1)]
+        to_maps = to_maps if len(parts.into) == 3 else [whole_of(to_maps, parts.shape)]
         if onward:
             to_middle, _ = through_norm(parts.into, to_maps, BEFORE_ATTENTION, to_middle, before, is_narrow=False)
         else:

@@ -46,10 +46,12 @@ SERVED = {
     "distilbert": 4,
     "electra": 4,
     "modernbert": 4,  # windows both ways
-    "cohere": 0,  # attention and MLP side by side
+    "stablelm": 4,  # a part of each head is turned
+    "glm4": 4,  # neighbours of a part are turned together
+    "cohere": 4,  # neighbours, by other angles, and both halves side by side behind one norm
+    "phi": 4,  # the same of parts of heads, with biases and no gate
+    "gpt_neox": 4,  # a norm for each of both halves, and one map yields all heads in turn
     "gptj": 0,
-    "stablelm": 0,  # a part of each head is turned
-    "glm4": 0,
 }
 ENCODERS = {"bert", "distilbert", "electra", "modernbert"}
 LENGTHS, TOKENS = [9, 4, 7], [9, 11]  # the second client has two samples
@@ -168,6 +170,13 @@ def test_gradients_are_as_near_to_those_of_fp64_as_transformers_own_blocks(kind,
         ("bert", 4),
         ("distilbert", 256),
         ("modernbert", 256),
+        ("stablelm", 256),
+        ("glm4", 256),
+        ("cohere", 256),
+        ("cohere", 4),
+        ("phi", 256),
+        ("gpt_neox", 256),
+        ("gpt_neox", 4),
     ],
 )
 def test_so_they_are_in_blocks_of_other_shapes(kind, longest, targets, served, monkeypatch):
