@@ -13,8 +13,7 @@ from torch import Tensor
 from wavetune.costs.adapter import AdapterSite
 from wavetune.models.backbone import Backbone
 from wavetune.models.key_prefix import KEYS, VALUES
-from wavetune.models.lora import FrozenLinear, Matrices
-from wavetune.models.structure import LINEAR
+from wavetune.models.lora import Matrices
 from wavetune.models.targets import named
 
 _PLAIN_LORA = {  # PEFT's defaults, which other readers of its files ask for too
@@ -110,8 +109,7 @@ def _targets(backbone: Backbone, sites: Sequence[AdapterSite]) -> list[str]:
     """Names of the maps, or their whole paths where the names are those of other modules too."""
     wanted = {site.name for site in sites}
     names = sorted({name.rsplit(".", 1)[-1] for name in wanted})
-    maps = {name for name, module in backbone.model.named_modules() if isinstance(module, (*LINEAR, FrozenLinear))}
-    matched = {name for name in maps if named(name, names)}
+    matched = {name for name, _ in backbone.model.named_modules() if named(name, names)}
     return names if matched == wanted else sorted(wanted)
 
 

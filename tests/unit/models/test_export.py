@@ -17,17 +17,17 @@ def model(request):
     return request.param
 
 
-def exported(model, folder, rank=3, scale=1.7):
-    backbone = load_backbone(folder_of(model))
+def exported(model, folder, rank=3, scale=1.7, backbone=None):
+    backbone = backbone or load_backbone(folder_of(model))
     factors = {name: pair_of(*pair) for name, pair in random_factors(backbone, rank, seed=5).items()}
     save_peft_adapter(folder, factors, backbone.sites, scale, str(folder_of(model)), backbone)
     return factors
 
 
-def loaded(model, folder):
+def loaded(model, folder, stock=None):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
-        return PeftModel.from_pretrained(load_stock_model(folder_of(model)), str(folder))
+        return PeftModel.from_pretrained(stock or load_stock_model(folder_of(model)), str(folder))
 
 
 def test_peft_loads_an_adapter_and_merges_to_scale_times_the_product(model, tmp_path):
@@ -63,6 +63,16 @@ def test_the_config_is_the_one_that_peft_makes_of_the_same_adapter(model, tmp_pa
         base_model_name_or_path=str(folder_of(model)),
         inference_mode=True,
     )
+
+
+def test_maps_are_named_by_their_paths_where_another_module_has_their_name(tmp_path):
+    backbone, stock = load_backbone(folder_of("tiny")), load_stock_model(folder_of("tiny"))
+    for model in (backbone.model, stock):  # as in towers for images, whose maps stand within others
+        model.tower = torch.nn.ModuleDict({"q_proj": torch.nn.Sequential(torch.nn.Linear(2, 2))})
+    factors = exported("tiny", tmp_path / "a", backbone=backbone)
+    adapted = loaded("tiny", tmp_path / "a", stock)
+    found = {name for name, _ in adapted.base_model.model.named_modules() if name.endswith("_proj.lora_A")}
+    assert found == {f"{name}.lora_A" for name in factors}
 
 
 def test_the_config_of_a_soft_prompt_is_the_one_that_peft_makes_of_it(tmp_path):
