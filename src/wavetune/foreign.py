@@ -7,12 +7,11 @@ import sys
 import threading
 from collections.abc import Collection
 from operator import attrgetter
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from wavetune.errors import ConfigError
-from wavetune.given import function_of, is_given
+from wavetune.given import at_home, function_of, is_given
 from wavetune.guarded import line_of, told
 
 LONGEST_IMPORT_S = 120.0
@@ -30,7 +29,7 @@ def allows(names: Collection[str], place: str) -> bool:
 
 
 def _real(name: str) -> str:
-    return os.path.realpath(Path(name).expanduser())
+    return os.path.realpath(at_home(name))
 
 
 def imported(name: str, what: str, kind: str = "name") -> Any:
@@ -78,7 +77,7 @@ def _module(place: str, what: str) -> ModuleType:
 def _load(place: str) -> ModuleType:
     if not place.endswith(".py"):
         return importlib.import_module(place)
-    spec = importlib.util.spec_from_file_location("wavetune_foreign", Path(place).expanduser())
+    spec = importlib.util.spec_from_file_location("wavetune_foreign", at_home(place))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

@@ -23,6 +23,11 @@ VARIABLE = "WAVETUNE_OBJECTS"
 _functions: dict[str, Callable[..., Any]] = {}
 
 
+def at_home(path: str | Path) -> Path:
+    """The path with the home directory that a leading `~` or `~user` stands for, or as it is where there is none."""
+    return Path(os.path.expanduser(path))
+
+
 def is_given(name: str) -> bool:
     """Whether this is the name of something that was given as an object."""
     return name.startswith(PREFIX)
@@ -31,7 +36,7 @@ def is_given(name: str) -> bool:
 def folder_of(name: str) -> Path:
     """The folder that data or a model was written to, of any other name the path it is. Raises ConfigError."""
     if not is_given(name):
-        return Path(name).expanduser()
+        return at_home(name)
     own = name.removeprefix(PREFIX)
     folder = Path(os.environ.get(VARIABLE, "")) / own
     if VARIABLE not in os.environ or not re.fullmatch(r"\w[\w.-]*", own) or not folder.is_dir():

@@ -129,6 +129,7 @@ def test_damaged_data_is_refused_with_file_and_line(content, words, tmp_path):
 
 def test_data_that_is_not_there_or_cannot_be_read_is_refused(tmp_path):
     assert_refused(run("--data", tmp_path / "nowhere"), "an existing folder or file")
+    assert_refused(run("--data", "~nobody-here/rows.jsonl"), "an existing folder or file")
     (tmp_path / "empty").mkdir()
     assert_refused(run("--data", tmp_path / "empty"), "train.jsonl")
     (tmp_path / "train.jsonl").write_bytes(b"\xff\xfe\x00bad")
@@ -150,6 +151,7 @@ def model_copy(tmp_path):
 
 def test_model_that_is_not_there_or_damaged_is_refused(model_copy, tmp_path):
     assert_refused(run("--model", "tny", "--out", tmp_path / "run"), "did you mean 'tiny'")
+    assert_refused(run("--model", "~nobody-here/model", "--out", tmp_path / "run"), "~nobody-here/model")
     assert_refused(run("--model", tmp_path, "--out", tmp_path / "run"), "no config.json")
     weights = model_copy / "model.safetensors"
     whole = weights.read_bytes()

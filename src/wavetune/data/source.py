@@ -1,11 +1,10 @@
 """What the name of a data source means, without reading anything."""
 
 import re
-from pathlib import Path
 from typing import Literal
 
 from wavetune.errors import DataError
-from wavetune.given import folder_of, is_given
+from wavetune.given import at_home, folder_of, is_given
 
 _FUNCTION = re.compile(r"([^\W\d][\w.]*|.*\.py):[^\W\d]\w*")
 _FILES = re.compile(r"\.(jsonl?|csv|tsv|parquet|arrow|txt|gz|zip|zst|xz|bz2)$", re.IGNORECASE)
@@ -18,7 +17,7 @@ def is_function(source: str) -> bool:
     >>> is_function("theirs.rows:sums"), is_function("reader.py:rows"), is_function("owner/name:config")
     (True, True, False)
     """
-    return bool(_FUNCTION.fullmatch(source)) and not is_given(source) and not Path(source).expanduser().exists()
+    return bool(_FUNCTION.fullmatch(source)) and not is_given(source) and not at_home(source).exists()
 
 
 def kind_of(source: str) -> Literal["embedded", "path", "function", "hub"]:
@@ -31,7 +30,7 @@ def kind_of(source: str) -> Literal["embedded", "path", "function", "hub"]:
     if is_given(source):
         folder_of(source)  # which says what to do where it is not at hand
         return "path"
-    if Path(source).expanduser().exists():
+    if at_home(source).exists():
         return "path"
     if is_function(source):
         return "function"

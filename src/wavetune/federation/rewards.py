@@ -20,6 +20,7 @@ from wavetune.errors import ConfigError, DataError
 from wavetune.federation.answer_scores import Reward, check_finite
 from wavetune.federation.lora_targets import LoraTargets
 from wavetune.foreign import imported
+from wavetune.given import at_home
 from wavetune.parts import Part
 from wavetune.units import Array
 
@@ -123,7 +124,7 @@ class TrainedReward(RewardPart):
         """The loaded model. Raises ModelError if there is none."""
         from wavetune.federation.reward_models import open_trained
 
-        return open_trained(Path(self.path).expanduser(), device, bf16)
+        return open_trained(at_home(self.path), device, bf16)
 
 
 @dataclass(frozen=True)

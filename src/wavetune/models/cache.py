@@ -14,14 +14,21 @@ from typing import Any, TypeVar
 from safetensors import SafetensorError
 
 from wavetune.errors import JsonError, ModelError, WavetuneError
+from wavetune.given import at_home
 from wavetune.json_reader import read_json
 
 T = TypeVar("T")
 
 
 def cached(part: str, cache_dir: str | Path | None = None) -> Path:
-    """Where a part of the cache lies (`models/v1/tiny`), whether it is there or not."""
-    return Path(cache_dir or os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune").expanduser() / part
+    """Where a part of the cache lies (`models/v1/tiny`), whether it is there or not.
+
+    Raises: ModelError where there is no home directory.
+    """
+    folder = at_home(cache_dir or os.environ.get("WAVETUNE_CACHE") or "~/.cache/wavetune")
+    if folder.parts[0].startswith("~"):
+        raise ModelError(f"there is no home directory for {folder}: set WAVETUNE_CACHE to a folder")
+    return folder / part
 
 
 def written_once(

@@ -15,6 +15,7 @@ from wavetune.json_reader import read_json, require_file
 
 MAX_CONFIG_BYTES = 16_000_000
 MAX_COUNT = 4096  # of anything that a model builds one by one, such as blocks or experts
+MAX_LABELS = 1_000_000  # for each of which transformers makes up a name
 _STACK = re.compile(r"(.*?)\.(\d+)\.")
 _COUNTED = re.compile(r"(num|n)_.*(layer|block|expert|head|group)s?|n_layers?|n_heads?|depth")
 
@@ -42,8 +43,9 @@ def refuse_config(config: Mapping[str, Any], where: Path | str) -> None:
                 " unquantised model it was made from (bf16 halves its memory: run.precision=bf16)"
             )
         for key, value in part.items():
-            if _COUNTED.fullmatch(key) and isinstance(value, int) and not -1 <= value <= MAX_COUNT:
-                raise ModelError(f"{where} has {key} = {value}, outside 0 to {MAX_COUNT}: correct it or fetch it again")
+            most = MAX_LABELS if key == "num_labels" else MAX_COUNT if _COUNTED.fullmatch(key) else None
+            if most is not None and isinstance(value, int) and not -1 <= value <= most:
+                raise ModelError(f"{where} has {key} = {value}, outside 0 to {most}: correct it or fetch it again")
 
 
 def _parts(config: Mapping[str, Any], depth: int = 0) -> Iterator[Mapping[str, Any]]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wavetune.errors import JsonError, ModelError, nearest
-from wavetune.given import folder_of, is_given
+from wavetune.given import at_home, folder_of, is_given
 from wavetune.json_reader import require_files
 from wavetune.models import gguf_wheel, minilm_wheel, tiny
 from wavetune.models.architecture import architecture_of
@@ -85,7 +85,7 @@ def resolve_model(
         return _from_hub(name, HUB_IDS[name], say)
     if is_given(name):
         return ResolvedModel(name, _check_folder(folder_of(name)), note_of(name))
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     if folder.is_dir():
         folder = folder.resolve()
         return ResolvedModel(folder.name, _check_folder(folder), note_of(folder))
@@ -118,7 +118,7 @@ def note_of(name_or_path: str | Path) -> str:
         return BUNDLED[name].note
     if is_given(name):
         return "given as an object; its digest is in the name"
-    folder = Path(name).expanduser()
+    folder = at_home(name)
     return (
         f"local folder {folder.resolve()}" if name not in HUB_IDS and folder.is_dir() else "from the Hugging Face Hub"
     )

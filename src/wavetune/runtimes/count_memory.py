@@ -9,6 +9,7 @@ from typing import Any
 from wavetune.data.corpora import EMBEDDED
 from wavetune.data.token_cache import code_of_data
 from wavetune.federation.round_planner import SampleStatistics
+from wavetune.given import at_home
 from wavetune.models.cache import kept, place_of, state_of
 from wavetune.part_values import values_of
 from wavetune.parts import foreign_packages
@@ -35,7 +36,7 @@ def _read(value: Any) -> Counted:
 
 def _files_of(source: str) -> list[Path] | None:
     """The files that hold the data; none of what is generated, None of what lies elsewhere."""
-    folder = Path(source).expanduser()
+    folder = at_home(source)
     if source in EMBEDDED:
         return []
     return list(_all_files(folder)) if folder.exists() else None

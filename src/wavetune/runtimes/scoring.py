@@ -27,6 +27,7 @@ from wavetune.data.templates import TokenSet, ends_of, prompt_ids, text_template
 from wavetune.errors import ConfigError, JsonError, RunFolderError
 from wavetune.federation.folder_lock import locked, require_own
 from wavetune.federation.run_folder import ELSEWHERE, explained, write_whole
+from wavetune.given import at_home
 from wavetune.json_reader import complete_lines, read_json
 from wavetune.logs import LOG
 from wavetune.models.backbone import load_tokenizer
@@ -150,8 +151,8 @@ def _corpus(recipe: Recipe, source: str | None) -> tuple[Corpus, str]:
 
 
 def _same_source(one: str, other: str) -> bool:
-    if kind_of(one) == "path" and Path(other).expanduser().exists():
-        return Path(one).expanduser().resolve() == Path(other).expanduser().resolve()
+    if kind_of(one) == "path" and at_home(other).exists():
+        return at_home(one).resolve() == at_home(other).resolve()
     return one == other
 
 

@@ -88,6 +88,11 @@ def test_counts_beyond_reason_are_refused_before_anything_is_built(folder, count
     refused(folder, f"num_hidden_layers = {count}, outside")
 
 
+def test_labels_beyond_all_reason_are_refused_before_each_is_given_a_name(folder):
+    configure(folder, num_labels=1_000_001)
+    refused(folder, "num_labels = 1000001, outside")
+
+
 def test_a_config_of_more_blocks_than_the_weights_have_is_refused(folder):
     configure(folder, num_hidden_layers=4000)
     with pytest.raises(ModelError, match="asks for 4000 blocks, but the weights are of 4"):

@@ -73,6 +73,13 @@ def test_cache_folder_comes_from_the_environment_and_the_argument_wins(tmp_path,
     assert (tmp_path / "arg") in resolve_model("tiny", tmp_path / "arg").folder.parents
 
 
+def test_where_there_is_no_home_directory_the_cache_is_asked_for(monkeypatch):
+    monkeypatch.delenv("WAVETUNE_CACHE", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)  # which leaves what it cannot replace
+    with pytest.raises(ModelError, match=r"no home directory.*set WAVETUNE_CACHE"):
+        resolve_model("tiny")
+
+
 def test_concurrent_callers_write_once_and_all_get_the_whole_model(tmp_path, monkeypatch, tiny_folder):
     written = []
 

@@ -19,6 +19,7 @@ from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity, device_name
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder
 from wavetune.errors import ConfigError
+from wavetune.given import at_home
 from wavetune.runtimes import state_folder
 from wavetune.runtimes.flower.messages import pack, unpack
 
@@ -71,4 +72,4 @@ def client_of(context: Context) -> int:
 def _folder(context: Context) -> Path:
     state = context.node_config.get("state")
     name = device_name(client_of(context))
-    return get_flwr_home() / "wavetune" / name if state is None else Path(str(state)).expanduser()
+    return get_flwr_home() / "wavetune" / name if state is None else at_home(str(state))

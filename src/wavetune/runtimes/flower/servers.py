@@ -15,6 +15,7 @@ from wavetune.data_plane.certificates import SERVER, device_name, read_identity,
 from wavetune.data_plane.control import Control
 from wavetune.data_plane.server import DataPlane
 from wavetune.errors import ConfigError
+from wavetune.given import at_home
 from wavetune.runtimes.deployed import Deployment, engine
 from wavetune.runtimes.engine import Engine, Trainer
 from wavetune.runtimes.flower.app import DEFAULTS
@@ -45,9 +46,7 @@ class FlowerSettings:
             raise ConfigError(
                 f"public-address is {public!r}; it must be the HOST:PORT that devices reach the servers at"
             )
-        return cls(
-            Path(str(out)).expanduser(), str(address), str(public), float(patience), float(deadline), bool(emulate)
-        )
+        return cls(at_home(str(out)), str(address), str(public), float(patience), float(deadline), bool(emulate))
 
 
 def flower_engine(grid: Grid, settings: FlowerSettings) -> Engine:
