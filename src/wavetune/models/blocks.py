@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -71,7 +71,7 @@ def _forward(
         attention = ShortAttention(places, shape.head, rule.factor(shape.head), angles)
     else:
         attention = _Attention(partial(attended, block.get_submodule(shape.attention), rule=rule), shape.head, angles)
-    parts = _Parts(maps, norms, shape, attention, order)
+    parts = _Parts(maps, norms, shape, attention, order, torch.is_grad_enabled())
     factors = [factor for m in maps for factor in m.factors]
     return _Block.apply(x[0].contiguous(), parts, *factors, *(stack for m in maps for stack in m.behind.stacks))[None]
 
@@ -155,7 +155,9 @@ def _map(linear: FrozenLinear) -> _Map:
 
 @dataclass(frozen=True)
 class _Parts:
-    """A block in a pass; its maps are those `into` attention, `output`, those `into_mlp` and `down`."""
+    """A block in a pass, through which gradients may be asked for; its maps are those `into` attention, `output`, those
+    `into_mlp` and `down`.
+    """
 
     maps: tuple[_Map, ...]
     norms: Sequence[Norm | None]
@@ -163,6 +165,7 @@ class _Parts:
     attention: ShortAttention | _Attention
     order: Tensor | None
     """Of a head's values, as attention turns them."""
+    graded: bool
 
     @property
     def output(self) -> int:
@@ -215,7 +218,7 @@ class _Attention:
         from wavetune.models import kernels
 
         count = len(query)
-        self._places = ShortRows([(count, 1)], torch.arange(count))
+        self._places = _alone(count)
         turned = (kernels.heads_in(x, self._places.of_rows, self._angles, self._size) for x in (query, key))
         with torch.set_grad_enabled(keeps):
             heads = [y.view(count, -1, self._size).requires_grad_(keeps) for y in (*turned, value.float())]
@@ -234,6 +237,12 @@ class _Attention:
             kernels.heads_out(g.flatten(0, 1), self._places.of_tokens, angles, g[0].numel(), dtype)
             for g, angles, dtype in parts
         )
+
+
+@lru_cache(maxsize=4)
+def _alone(count: int) -> ShortRows:
+    """Of so many tokens, each the only one of its sample."""
+    return ShortRows([(count, 1)], torch.arange(count))
 
 
 class _Kept:
@@ -296,7 +305,8 @@ class _Block(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, parts: _Parts, *adapters: Tensor | None) -> Tensor:
         from wavetune.models import kernels
 
-        kept, keeps, norms, factor = _Kept(), any(ctx.needs_input_grad), parts.norms, parts.shape.factor
+        kept, keeps = _Kept(), parts.graded and any(ctx.needs_input_grad)
+        norms, factor = parts.norms, parts.shape.factor
         _, narrow, wide, before = kernels.normed(x, None, norms[BEFORE_ATTENTION], parts.adapted(parts.into))
         heads = [kept.forward(parts, index, narrow, wide) for index in parts.into]
         if len(heads) == 1:

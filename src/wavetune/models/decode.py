@@ -20,7 +20,9 @@ from torch import Tensor
 
 from wavetune.errors import ConfigError, ModelError
 from wavetune.models.backbone import Backbone
+from wavetune.models.fused import LEAST_WIDTH
 from wavetune.models.lora import AdapterBank
+from wavetune.models.loss import is_swept
 from wavetune.models.machine_memory import memory_bytes
 from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
 from wavetune.models.stopping import Ends, length_of_end
@@ -121,7 +123,12 @@ def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
     heads: int = getattr(config, "num_attention_heads", None) or 1
     groups: int = getattr(config, "num_key_value_heads", None) or heads
     width: int = getattr(config, "head_dim", None) or backbone.width // heads
-    return 2 * samples * length * groups * width * backbone.num_layers * backbone.dtype.itemsize
+    return 2 * samples * length * groups * width * backbone.num_layers * _kept_in(backbone).itemsize
+
+
+def _kept_in(backbone: Backbone) -> torch.dtype:
+    """The precision of kept keys and values: on a CPU bf16 where weights are."""
+    return backbone.dtype if backbone.exact or backbone.device.type != "cpu" else torch.bfloat16
 
 
 @dataclass(eq=False)
@@ -157,7 +164,7 @@ class _Decoding:
         for sample in samples:
             alike.setdefault((sample.owner, sample.prompt), []).append(sample)
         self.waiting = deque(own[i : i + rows] for own in alike.values() for i in range(0, len(own), rows))
-        self.cache, self.free, self.live = _Cache(rows, length), list(range(rows)), list[_Sample]()
+        self.cache, self.free, self.live = _Cache(rows, length, _kept_in(backbone)), list(range(rows)), list[_Sample]()
         self.states_LD, self.logits_LV = torch.empty(0), torch.empty(0)
 
     def run(self, max_new_tokens: int, ends: Ends, sampling: Sampling | None, keep_states: bool) -> None:
@@ -211,16 +218,15 @@ class _Decoding:
     def _choose(self, sampling: Sampling | None, keep_states: bool) -> None:
         live = self.live
         draws = sampling.draws_ST[[s.place for s in live], [len(s.ids) for s in live]] if sampling else None
-        ids_L, log_probs_LV = _choose(self.logits_LV, draws, sampling)
-        chosen, log_prob = ids_L.tolist(), log_probs_LV.gather(1, ids_L[:, None])[:, 0].tolist()
-        for sample, token, value in zip(live, chosen, log_prob, strict=True):
+        found = _choose(self.logits_LV, draws, sampling)
+        for sample, token, log_prob, entropy, state in zip(
+            live, *(values_L.tolist() for values_L in found), self.states_LD, strict=True
+        ):
             sample.ids.append(token)
-            sample.log_probs.append(value)
-        if keep_states:
-            entropy_L = torch.special.entr(log_probs_LV.exp_()).sum(-1).tolist()
-            for sample, state, value in zip(live, self.states_LD, entropy_L, strict=True):
+            sample.log_probs.append(log_prob)
+            if keep_states:
                 sample.states.append(state)
-                sample.entropies.append(value)
+                sample.entropies.append(entropy)
 
     def _read(self, samples: Sequence[_Sample]) -> tuple[Tensor, Tensor]:
         """Normed states and logits after whole texts, which fill the cache where attention lets it be kept."""
@@ -267,23 +273,28 @@ class _Decoding:
         if head is None:
             raise ModelError(f"{type(self.backbone.model).__name__} is an encoder and writes no text; choose a decoder")
         normed_LD = self.backbone.final_norm(hidden_LD)
-        return normed_LD, head.logits(normed_LD)[0]
+        return normed_LD, head.product(normed_LD) if head.narrow else head.logits(normed_LD)[0]
 
 
 class _Cache:
     """Keys and values of samples, a row each, per layer `[R, G, T, D]`."""
 
-    def __init__(self, rows: int, length: int) -> None:
-        self.rows, self.length = rows, length
+    def __init__(self, rows: int, length: int, dtype: torch.dtype) -> None:
+        self.rows, self.length, self.dtype = rows, length, dtype
         self.layers: dict[Hashable, tuple[Tensor, Tensor]] = {}
 
     def write(self, layer: Hashable, rows_N: Tensor, positions_N: Tensor, key: Tensor, value: Tensor) -> None:
         """Store the keys and values of tokens, `[N, G, width]`."""
+        for stored, new in zip(self.of(layer, key, value), (key, value), strict=True):
+            stored[rows_N, :, positions_N] = new.to(stored.dtype)
+
+    def of(self, layer: Hashable, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """A layer's keys and values; room for such as these if it has none."""
         if layer not in self.layers:
-            room = (self.rows, key.shape[1], self.length)
-            self.layers[layer] = (key.new_zeros(*room, key.shape[2]), value.new_zeros(*room, value.shape[2]))
-        for stored, new in zip(self.layers[layer], (key, value), strict=True):
-            stored[rows_N, :, positions_N] = new
+            room = self.rows, key.shape[1], self.length
+            keys, values = (x.new_zeros(*room, x.shape[2], dtype=self.dtype) for x in (key, value))
+            self.layers[layer] = keys, values
+        return self.layers[layer]
 
     def copy(self, rows: Sequence[tuple[int, int]]) -> None:
         """Copy rows, each given as its number and that of its copy."""
@@ -320,20 +331,38 @@ class _Reading(_Filling):
     """One new token a sample, which attends to the cache: its `longest` first positions are in use."""
 
     longest: int
+    firsts: dict[Reach, Tensor | None] = field(default_factory=dict[Reach, Tensor | None])
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
         """The query heads that share a key-value head stand as the queries of one product. `[L, H, E]`.
 
         Rows of the cache without a live sample are read too, for nothing.
         """
+        swept = query.dtype == torch.float32 and query.device.type == "cpu" and query[0].numel() >= LEAST_WIDTH
+        if swept and (first_L := self._first(rule.reach)) is not None:
+            from wavetune.models.kernels import read_kept
+
+            places = self.rows_N, first_L, self.positions_N
+            bends = rule.factor(query.shape[2]), rule.softcap, rule.sinks
+            return read_kept(query, key, value, *places, *self.cache.of(layer, key, value), *bends)
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
-        keys, values = (stored[:, :, : self.longest] for stored in self.cache.layers[layer])
+        keys, values = (stored[:, :, : self.longest].to(query.dtype) for stored in self.cache.layers[layer])
         grouped = self._by_row(query.reshape(query.shape[0], key.shape[1], -1, query.shape[2]))
         sinks = None if rule.sinks is None else rule.sinks.reshape(key.shape[1], -1, 1)
         attended = attention(grouped, keys, values, *self.mask(0, rule.reach), rule, sinks)
         return attended.index_select(0, self.rows_N).reshape(*query.shape[:2], -1)
 
-    def _mask(self, group: int, reach: Reach) -> tuple[Tensor, bool]:
+    def _first(self, reach: Reach) -> Tensor | None:
+        """The first place that each token reads, if it reads all from there to its own, `[L]`."""
+        if reach not in self.firsts:
+            place, own = torch.arange(self.longest), self.positions_N[:, None]
+            seen = reach.seen(own, place)
+            first_L = seen.int().argmax(1)
+            whole = torch.equal(seen, (place >= first_L[:, None]) & (place <= own))
+            self.firsts[reach] = first_L if whole else None
+        return self.firsts[reach]
+
+    def _mask(self, group: int, reach: Reach) -> tuple[Tensor | None, bool]:
         place = torch.arange(self.longest, device=self.positions_N.device)
         return reach.seen(self._by_row(self.positions_N)[:, None], place)[:, None, None, :], False
 
@@ -342,20 +371,27 @@ class _Reading(_Filling):
         return values.new_zeros(self.cache.rows, *values.shape[1:]).index_copy_(0, self.rows_N, values)
 
 
-def _choose(logits_LV: Tensor, draws_L: Array | None, sampling: Sampling | None) -> tuple[Tensor, Tensor]:
-    """Token of each row, and the log-probabilities of all `[L, V]`."""
-    if sampling is None or draws_L is None:
-        log_probs = torch.log_softmax(logits_LV, -1)
+def _choose(logits_LV: Tensor, draws_L: Array | None, sampling: Sampling | None) -> tuple[Tensor, Tensor, Tensor]:
+    """A token of each row, its log-probability and the row's entropy, `[L]`."""
+    draw_L = None if draws_L is None else torch.from_numpy(draws_L).to(logits_LV.device)
+    temperature, top_p = (sampling.temperature, sampling.top_p) if sampling else (1.0, 1.0)
+    if top_p == 1 and is_swept(logits_LV):
+        from wavetune.models.kernels import chosen
+
+        return chosen(logits_LV, draw_L, temperature)
+    wide = torch.promote_types(logits_LV.dtype, torch.float32)
+    log_probs = torch.log_softmax(logits_LV.to(wide) / temperature, -1)
+    if top_p < 1:
+        log_probs = _nucleus(log_probs, top_p)
+    if draw_L is None:
         ids_L = log_probs.argmax(-1)
     else:
-        log_probs = torch.log_softmax(logits_LV / sampling.temperature, -1)
-        if sampling.top_p < 1:
-            log_probs = _nucleus(log_probs, sampling.top_p)
         reached = log_probs.to(torch.float64, copy=True)
         reached.exp_().cumsum_(-1)  # in place, as each copy is new memory from the system
-        wanted = torch.from_numpy(draws_L).to(reached.device)[:, None] * reached[:, -1:]
-        ids_L = torch.searchsorted(reached, wanted, right=True)[:, 0].clamp(max=logits_LV.shape[1] - 1)
-    return ids_L, log_probs
+        ids_L = torch.searchsorted(reached, draw_L[:, None] * reached[:, -1:], right=True)[:, 0]
+        ids_L = ids_L.clamp(max=logits_LV.shape[1] - 1)
+    log_prob_L = log_probs.gather(1, ids_L[:, None])[:, 0]
+    return ids_L, log_prob_L, torch.special.entr(log_probs.exp_()).sum(-1)
 
 
 def _nucleus(log_probs: Tensor, top_p: float) -> Tensor:

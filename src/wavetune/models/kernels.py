@@ -29,8 +29,11 @@ _VALUES_A_THREAD = 1 << 16  # with fewer, another thread costs more than it save
 _FAST = {"contract", "reassoc", "nsz"}  # sums in any order, yet infinities and what is not a number as they are
 _LOG2_E, _LOG_2 = np.float32(1.4426950408889634), np.float32(0.6931471805599453)
 _LEAST_POWER, _MOST_POWER = np.float32(-87), np.float32(87)
+_AHEAD = 16  # keys or values of which the memory is asked for before they are read
+_AT_ONCE = 512  # powers whose sum is looked at before each of them
 _LOWEST = np.int32(-(1 << 31))
-_ZERO, _ONE, _HALF, _THREE, _ODD = np.float32(0), np.float32(1), np.float32(0.5), np.float32(3), np.uint32(1)
+_ZERO, _HALF, _ONE, _TWO, _THREE = map(np.float32, (0, 0.5, 1, 2, 3))
+_ODD = np.uint32(1)
 _ROOT_HALF, _DENSITY = np.float32(0.5**0.5), np.float32((2 * np.pi) ** -0.5)
 _P = np.float32(0.3275911)
 _A1, _A2, _A3, _A4, _A5 = map(np.float32, (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429))
@@ -52,6 +55,23 @@ def _float(_context: Any, value: Any) -> Any:
         return builder.bitcast(arguments[0], ir.FloatType())
 
     return types.float32(types.uint32), code
+
+
+@cast(Any, intrinsic)
+def _prefetch(context: Any, values: Any, place: Any) -> Any:
+    """Have the line of memory brought in which a value of a flat array stands; nothing happens behind its end."""
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        at = builder.gep(context.make_array(signature.args[0])(context, builder, arguments[0]).data, [arguments[1]])
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        prefetch = builder.module.globals.get("llvm.prefetch.p0") or ir.Function(
+            builder.module, kind, "llvm.prefetch.p0"
+        )
+        builder.call(prefetch, [builder.bitcast(at, byte), number(0), number(3), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(values, types.intp), code
 
 
 def _inline(function: Callable[..., Any]) -> Any:
@@ -274,6 +294,58 @@ def _weights(scores: Any, lengths: Any, scaling: Any) -> None:
 
 
 @_kernel
+def _read_kept(
+    query: Any, key: Any, value: Any, row: Any, first: Any, place: Any, out: Any, keys: Any, values: Any, scaling: Any,
+    softcap: Any, sinks: Any,
+) -> None:  # fmt: skip
+    groups, many, size = query.shape[1:]
+    most, width, all_keys, all_values = keys.shape[2], out.shape[3], keys.reshape(-1), values.reshape(-1)
+    weights, line = np.empty((many, most), np.float32), 64 // keys.itemsize
+    for n in range(len(query)):
+        r, last = row[n], place[n]
+        for g in range(groups):
+            for i in range(size):
+                keys[r, g, last, i] = _as(key[n, g, i], keys[r, g, last, i])
+            for i in range(width):
+                values[r, g, last, i] = _as(value[n, g, i], values[r, g, last, i])
+            k, v, begin = keys[r, g, first[n] : last + 1], values[r, g, first[n] : last + 1], (r * groups + g) * most
+            begin += first[n] + _AHEAD
+            for t in range(len(k)):
+                for i in range(-(-size // line)):
+                    _prefetch(all_keys, (begin + t) * size + i * line)
+                for h in range(many):
+                    total = _ZERO
+                    for i in range(size):
+                        total += query[n, g, h, i] * _read(k[t, i])
+                    weights[h, t] = total * scaling
+            for h in range(many):
+                order, total = _LOWEST, _ZERO
+                for t in range(len(k) if softcap else 0):
+                    weights[h, t] = softcap * (_ONE - _TWO / (_exp(_TWO * weights[h, t] / softcap) + _ONE))
+                for t in range(len(k)):
+                    order = max(order, _order(weights[h, t]))
+                if len(sinks):
+                    order = max(order, _order(sinks[g, h]))
+                    total = _exp(sinks[g, h] - _ordered(order))
+                top = _ordered(order)
+                for t in range(len(k)):
+                    power = _exp(weights[h, t] - top)
+                    total += power
+                    weights[h, t] = power
+                factor = _ONE / total
+                for t in range(len(k)):
+                    weights[h, t] *= factor
+                for i in range(width):
+                    out[n, g, h, i] = _ZERO
+            for t in range(len(v)):
+                for i in range(-(-width // line)):
+                    _prefetch(all_values, (begin + t) * width + i * line)
+                for h in range(many):
+                    for i in range(width):
+                        out[n, g, h, i] += weights[h, t] * _read(v[t, i])
+
+
+@_kernel
 def _weights_back(weights: Any, grad: Any, lengths: Any, scaling: Any) -> None:
     for b in range(len(weights)):
         for t in range(weights.shape[1]):
@@ -413,6 +485,43 @@ def _distributions_back(
         logits[n, labels[n]] += to_log_prob[n] * inverse
 
 
+@_kernel
+def _choose(logits: Any, draw: Any, token: Any, log_prob: Any, entropy: Any, inverse: Any) -> None:
+    powers = np.empty(logits.shape[1], np.float32)
+    for n in range(len(logits)):
+        order, total, mean = _LOWEST, np.float64(0), _ZERO
+        for i in range(logits.shape[1]):
+            order = max(order, _order(_read(logits[n, i])))
+        top = _ordered(order)
+        for i in range(logits.shape[1]):
+            away = (_read(logits[n, i]) - top) * inverse
+            power = _exp(away)
+            total += power
+            mean += power * away
+            powers[i] = power
+        found, reached, wanted = 0, np.float64(0), draw[n] * total
+        if draw[n] < 0:
+            while found < logits.shape[1] - 1 and _read(logits[n, found]) != top:
+                found += 1
+        else:
+            while found < logits.shape[1]:  # some values at a time, whose sum is that of all of them at once
+                more = np.float64(0)
+                for i in range(found, min(found + _AT_ONCE, logits.shape[1])):
+                    more += powers[i]
+                if reached + more > wanted:
+                    break
+                reached += more
+                found += _AT_ONCE
+            while found < logits.shape[1] - 1 and reached + powers[found] <= wanted:
+                reached += powers[found]
+                found += 1
+        found = min(found, logits.shape[1] - 1)
+        normaliser = np.log(total)
+        token[n] = found
+        log_prob[n] = (_read(logits[n, found]) - top) * inverse - normaliser
+        entropy[n] = normaliser - mean / total
+
+
 @cache
 def _pool(workers: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(workers, "kernels")
@@ -469,6 +578,17 @@ def distributions_back(
     """Turn logits `[P, V]` into their gradient from those of `distributions`' results, `[P]`."""
     by_row = (logits, labels, entropy, to_log_prob.contiguous(), to_entropy.contiguous())
     _run(_distributions_back, by_row, (np.float32(1 / temperature),))
+
+
+def chosen(logits: Tensor, draw_L: Tensor | None, temperature: float) -> tuple[Tensor, Tensor, Tensor]:
+    """A token of each row of logits `[L, V]`, in fp32 or bf16, over a temperature: the likeliest, or the first up to
+    which probabilities add up to more than its draw; the log-probability of each, and the row's entropy, in nats.
+    """
+    token_L, log_prob_L = torch.empty(len(logits), dtype=torch.long), torch.empty(len(logits))
+    draw_L = torch.full((len(logits),), -1.0, dtype=torch.float64) if draw_L is None else draw_L
+    entropy_L = torch.empty_like(log_prob_L)
+    _run(_choose, (logits, draw_L, token_L, log_prob_L, entropy_L), (np.float32(1 / temperature),))
+    return token_L, log_prob_L, entropy_L
 
 
 def normed(
@@ -567,6 +687,23 @@ def attention_weights(scores: Tensor, length_B: Tensor, scaling: float) -> None:
 def attention_weights_back(weights: Tensor, grad: Tensor, length_B: Tensor, scaling: float) -> None:
     """Turn gradients of such weights into those of the products."""
     _run(_weights_back, (weights, grad, length_B), (np.float32(scaling),))
+
+
+def read_kept(
+    query: Tensor, key: Tensor, value: Tensor, row_L: Tensor, first_L: Tensor, place_L: Tensor, keys: Tensor,
+    values: Tensor, scaling: float, softcap: float | None, sinks: Tensor | None,
+) -> Tensor:  # fmt: skip
+    """What one new token of each sample reads, `[L, H, E]` in fp32, of keys `[R, G, T, D]` and values `[R, G, T, E]` in
+    fp32 or bf16: its row's from a first place to its own, at which its key `[L, G, D]` and value `[L, G, E]` are
+    written. Scores may be bent by a soft cap, and `sinks` `[H]` are scores of a key of value zero.
+    """
+    grouped = query.reshape(len(query), keys.shape[1], -1, query.shape[2])
+    out = query.new_empty(*grouped.shape[:3], values.shape[3])
+    by_row = (grouped, key.contiguous(), value.contiguous(), row_L, first_L, place_L, out)
+    own_sinks = query.new_empty(0, 0) if sinks is None else sinks.float().reshape(grouped.shape[1:3])
+    constants = (np.float32(scaling), np.float32(softcap or 0), own_sinks.numpy())
+    _run(_read_kept, by_row, (_array(keys), _array(values), *constants), query.numel() * (keys.shape[2] // 2))
+    return out.view(*query.shape[:2], -1)
 
 
 def gated(gate: Tensor, up: Tensor | None, a: float, b: float) -> Tensor:

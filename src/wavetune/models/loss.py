@@ -128,14 +128,15 @@ def frozen_head_divergence(
     return _FrozenHeadDivergence.apply(hidden_PD, teacher_PD, head, weight_P, temperature)
 
 
-def _is_swept(logits: Tensor) -> bool:
+def is_swept(logits: Tensor) -> bool:
+    """Whether compiled sweeps take what they can from such logits `[P, V]`."""
     fits = logits.dtype in (torch.float32, torch.bfloat16) and logits.device.type == "cpu" and logits.is_contiguous()
     return fits and logits.shape[1] >= _LEAST_VOCABULARY
 
 
 def _likelihoods(logits: Tensor, labels_P: Tensor, weight_P: Tensor) -> Tensor:
     """Negative log-likelihoods; the logits `[P, V]` become the gradient of their weighted sum."""
-    if _is_swept(logits):
+    if is_swept(logits):
         from wavetune.models.kernels import likelihoods
 
         return likelihoods(logits, labels_P, weight_P)
@@ -149,7 +150,7 @@ def _likelihoods(logits: Tensor, labels_P: Tensor, weight_P: Tensor) -> Tensor:
 
 def _distributions(logits: Tensor, labels_P: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Log-probabilities of the labels, and entropies, of logits `[P, V]`."""
-    if _is_swept(logits):
+    if is_swept(logits):
         from wavetune.models.kernels import distributions
 
         return distributions(logits, labels_P, temperature)
@@ -161,7 +162,7 @@ def _distributions_back(
     logits: Tensor, labels_P: Tensor, entropy_P: Tensor, to_log_prob_P: Tensor, to_entropy_P: Tensor, temperature: float
 ) -> Tensor:
     """Gradient of the logits `[P, V]`, which it may overwrite, from those of log-probabilities and entropies."""
-    if _is_swept(logits):
+    if is_swept(logits):
         from wavetune.models.kernels import distributions_back
 
         distributions_back(logits, labels_P, entropy_P, to_log_prob_P, to_entropy_P, temperature)

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from helpers.adapters import pair_of
 from helpers.decoders import decoder
 from helpers.training import random_factors
 from wavetune.errors import ConfigError
+from wavetune.models import blocks, kernels
 from wavetune.models import decode as decoding
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.decode import Sampling, decode, keyed_draws
@@ -166,15 +168,15 @@ def test_the_cache_of_samples_that_are_decoded_together_stays_within_its_bytes(p
     wanted = decode(backbone, prompts, NEW, {STOP})
     room, cache = 2 * decoding._samples_bytes(backbone, 1, max(map(len, prompts)) + NEW), decoding._Cache
 
-    def noted(samples, length):
+    def noted(samples, length, dtype):
         sizes.append(decoding._samples_bytes(backbone, samples, length))
-        return cache(samples, length)
+        return cache(samples, length, dtype)
 
     monkeypatch.setattr(decoding, "_CACHE_BYTES", room)
     monkeypatch.setattr(decoding, "_Cache", noted)
     assert [a.ids for a in decode(backbone, prompts, NEW, {STOP})] == [a.ids for a in wanted]
     assert sizes == [room]
-    kept = cache(1, 5)
+    kept = cache(1, 5, backbone.dtype)
     layout = ragged_layout([5])
     rows, layer = torch.zeros(5, dtype=torch.long), backbone.model.config
     heads = (layer.num_key_value_heads, layer.hidden_size // layer.num_attention_heads)
@@ -215,6 +217,37 @@ def test_bf16_weights_answer_as_their_own_full_pass_says(prompts):
         logits = (backbone.final_norm(hidden).bfloat16() @ backbone.head.weight.t()).float()
     wanted = torch.log_softmax(logits, -1)[len(prompts[2]) - 1 : -1].gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
     torch.testing.assert_close(torch.tensor(answer.log_probs), wanted, rtol=0, atol=0.15)
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("family", ["llama", "mistral", "gemma2", "gpt_oss"])  # with windows, a soft cap, sinks
+def test_wide_models_answer_as_their_own_full_pass_says(family, bf16, prompts, monkeypatch):
+    monkeypatch.setattr(blocks, "has_bf16_products", lambda: True)
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 64, "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "sliding_window": 6, "initializer_range": 0.1}
+    heads |= {"attn_logit_softcapping": 0.5}
+    config = AutoConfig.for_model(family, **sizes, **heads, pad_token_id=0)
+    model = AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION)
+    backbone = prepare_backbone(model, None, bf16=bf16)
+    read, kept = list[torch.dtype](), kernels.read_kept
+
+    def noted(*given):
+        read.append(given[6].dtype)
+        return kept(*given)
+
+    monkeypatch.setattr(kernels, "read_kept", noted)
+    bank = bank_of(backbone)
+    answers = decode(backbone, prompts, NEW, (), bank, OWNERS)
+    assert read == [torch.bfloat16 if bf16 else torch.float32] * 2 * (NEW - 1)
+    for prompt, owner, answer in zip(prompts, OWNERS, answers, strict=True):
+        ids = [*prompt, *answer.ids]
+        with torch.no_grad():
+            hidden = backbone.forward(torch.tensor(ids), ragged_layout([len(ids)]), bank, [owner], [len(ids)])
+            logits = backbone.head.logits(backbone.final_norm(hidden))[0]
+        wanted = torch.log_softmax(logits, -1)[len(prompt) - 1 : -1].gather(1, torch.tensor(answer.ids)[:, None])[:, 0]
+        away = (torch.tensor(answer.log_probs) - wanted).abs()
+        assert away.mean() < 0.05 if bf16 else away.max() < 1e-4
 
 
 def test_fewer_draws_are_the_beginning_of_more_and_other_keys_give_others():

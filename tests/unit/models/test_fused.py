@@ -10,7 +10,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from wavetune.models import fused
 from wavetune.models.backbone import prepare_backbone
-from wavetune.models.kernels import gated_product, rms_norm
+from wavetune.models.kernels import chosen, gated_product, read_kept, rms_norm
 from wavetune.models.ragged import ragged_layout
 
 SIZES = {"vocab_size": 80, "hidden_size": 256, "intermediate_size": 96, "num_hidden_layers": 2, "head_dim": 64}
@@ -129,3 +129,42 @@ def test_bf16_products_are_rounded_once_as_without_kernels(monkeypatch):
     plain = prepare_backbone(model_of("llama"), ["q_proj"], bf16=True)
     assert kernels_of(plain) == (0, 0)
     assert float((found - plain.forward(ids, layout)).norm() / found.norm()) < 2e-3
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("sinks", [None, torch.linspace(-2.0, 3.0, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_new_token_reads_of_what_is_kept_what_attention_in_fp64_does(dtype, sinks, softcap):
+    torch.manual_seed(0)
+    keys, values = torch.randn(7, 2, 90, 40).to(dtype), torch.randn(7, 2, 90, 24).to(dtype)  # rows, heads, places
+    query, key, value = 3 * torch.randn(5, 6, 40), torch.randn(5, 2, 40), torch.randn(5, 2, 24)
+    row, first, last = torch.tensor([6, 2, 0, 5, 3]), torch.tensor([0, 0, 80, 3, 89]), torch.tensor([0, 41, 88, 30, 89])
+    found = read_kept(query, key, value, row, first, last, keys, values, 0.3, softcap, sinks)
+    assert torch.equal(keys[row, :, last], key.to(dtype))
+    assert torch.equal(values[row, :, last], value.to(dtype))
+    grouped = query.view(5, 2, 3, 40).double()
+    scores = 0.3 * grouped @ keys[row].double().mT
+    scores = scores if softcap is None else softcap * torch.tanh(scores / softcap)
+    place = torch.arange(90)
+    seen = (place >= first[:, None]) & (place <= last[:, None])
+    scores = scores.masked_fill(~seen[:, None, None], -torch.inf)
+    if sinks is not None:
+        scores = torch.cat([scores, sinks.view(1, 2, 3, 1).double().expand(5, 2, 3, 1)], -1)
+    wanted = torch.softmax(scores, -1)[..., :90] @ values[row].double()
+    assert close(found, wanted.reshape(5, 6, 24), 1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_tokens_are_chosen_by_the_inverse_of_the_distribution_in_fp64(dtype, temperature):
+    torch.manual_seed(0)
+    logits, draws = (3 * torch.randn(60, 5_003)).to(dtype), torch.rand(60, dtype=torch.float64)
+    draws[:2] = torch.tensor([0.0, 1 - 1e-16])
+    log_probs = torch.log_softmax(logits.double() / temperature, -1)
+    reached = log_probs.exp().cumsum(-1)
+    drawn = torch.searchsorted(reached, draws[:, None] * reached[:, -1:], right=True)[:, 0].clamp(max=5_002)
+    for given, wanted in ((draws, drawn), (None, log_probs.argmax(-1))):
+        token, log_prob, entropy = chosen(logits, given, temperature)
+        assert torch.equal(token, wanted)
+        assert close(log_prob, log_probs.gather(1, wanted[:, None])[:, 0], 1e-6)
+        assert close(entropy, torch.special.entr(log_probs.exp()).sum(-1), 1e-5)
