@@ -27,6 +27,11 @@ RECIPES = {
     ),
     "fedavg_lora_by_product": ("fedavg_lora", "method.mixing.kind=average_product"),
     "sequential_frozen_a": ("split_lora_sequential", "method.mixing.kind=frozen_a"),
+    "sequential_kinds_in_turn": (
+        "split_lora_sequential",
+        "method.bottleneck.width=4",
+        'method.turns=[["lora"],["bottleneck"]]',
+    ),
     "one_factor_kept": ("fedavg_lora", "method.sharing.factors=B"),
     "pwff_first_stage": ("pwff", *PWFF),
     "two_chosen_of_three": ("fedavg_lora", "method.selection.kind=fastest", "method.selection.count=2"),

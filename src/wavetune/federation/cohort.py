@@ -150,7 +150,7 @@ class Cohort:
     tokens_that_fit: int = sys.maxsize
     seconds: Seconds = field(default_factory=lambda: Seconds(float))  # spent on `forward_s` and `backward_s`
     _agenda: Agenda = field(default=EVERYTHING, init=False)  # of the round
-    _steps: int = field(default=0, init=False)  # of the round
+    _steps: Counter[int] = field(default_factory=Counter[int], init=False)  # of the round, by client
 
     def begin_round(self, names: Collection[str], agenda: Agenda = EVERYTHING) -> None:
         """Train what is on the agenda alone in the round that begins.
@@ -159,7 +159,7 @@ class Cohort:
         """
         self.optimiser.train(agenda)
         self.optimiser.begin_round(names)
-        self._agenda, self._steps = agenda, 0
+        self._agenda, self._steps = agenda, Counter[int]()
         if self.proximal:
             found = {name: pair for name, pair in self.bank.local.items() if name in names}
             self.anchor = {site: {n: t.detach().clone() for n, t in own.items()} for site, own in found.items()}
@@ -204,8 +204,8 @@ class Cohort:
         The weights of those that take part in the step add up to 1; None: of these clients, without those given up.
         """
         everyone = range(self.placement.num_clients)
-        if self.turns:
-            self.optimiser.train(self._agenda, self.turns[self._steps % len(self.turns)])
+        if self.turns and clients:
+            self.optimiser.train(self._agenda, self.turns[self._steps[clients[0]] % len(self.turns)])
 
         def passes(kept: Collection[int]) -> dict[int, LossSum]:
             losses, counted = dict[int, LossSum](), kept if taking_part is None else taking_part
@@ -219,7 +219,7 @@ class Cohort:
     def step_clients(self, factor: float, clients: Collection[int]) -> None:
         """Let these clients go a step along their gradients; those of the others are dropped."""
         self._pull_to_anchor()
-        self._steps += 1
+        self._steps.update(iter(clients))
         self.optimiser.step_clients(factor, [k in clients for k in range(self.placement.num_clients)])
 
     def without_faults(self, passes: Passes, clients: Collection[int]) -> tuple[dict[int, LossSum], dict[int, str]]:

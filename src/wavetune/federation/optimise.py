@@ -143,12 +143,12 @@ class StackedOptimiser:
         self._moments: dict[str, dict[str, Tensor]] = {}
         self._sites: dict[str, str] = {}  # of what is trained
         self._shared: Collection[str] = ()
-        self._done = Counter[str]()  # steps of the round
+        self._done = Counter[tuple[str, int]]()  # steps of the round that each slot has made
         self._trained = {side: tuple(self._trainable(side)) for side in ("clients", "server")}
 
     def begin_round(self, shared: Collection[str]) -> None:
         """A round starts, at whose end the adapters of these names are exchanged."""
-        self._shared, self._done = shared, Counter[str]()
+        self._shared, self._done = shared, Counter[tuple[str, int]]()
 
     def train(self, agenda: Agenda = EVERYTHING, kinds: Collection[str] | None = None) -> None:
         """Let what is on the agenda and of these kinds alone have gradients (None: of all that are trained)."""
@@ -163,14 +163,11 @@ class StackedOptimiser:
 
     def step_clients(self, factor: float, active_K: Sequence[bool] | None = None) -> None:
         """Clip each client's gradients, update the active clients (all if None), drop the gradients."""
-        import torch
-
         self._clip("clients")
         for name, owner_S, parameter in self._trained["clients"]:
             slots = None
             if active_K is not None and not all(active_K):
-                own = [slot for slot, owner in enumerate(owner_S) if active_K[owner]]
-                slots = torch.tensor(own, dtype=torch.int64)
+                slots = [slot for slot, owner in enumerate(owner_S) if active_K[owner]]
             self._advance(name, parameter, self.settings.learning_rate * factor, slots)
 
     def step_server(self, factor: float) -> None:
@@ -254,28 +251,30 @@ class StackedOptimiser:
             self._moments[name] = steps | {key: torch.zeros_like(parameter) for key in self.settings.remembered}
         return self._moments[name]
 
-    def _advance(self, name: str, parameter: Tensor, rate: float, slots: Tensor | None) -> None:
+    def _advance(self, name: str, parameter: Tensor, rate: float, some: Sequence[int] | None) -> None:
         """One step for some slots of a stack `[S, ...]`, all if None."""
         import torch
 
-        if parameter.grad is None:
+        own = [(name, slot) for slot in (range(len(parameter)) if some is None else some)]
+        if parameter.grad is None or not own:
+            parameter.grad = None
             return
         with torch.no_grad():
             names, stacks = self.settings.remembered, (*self._entry(name, parameter).values(), parameter)
-            slots = None if slots is None else slots.to(parameter.device)
+            slots = None if some is None else torch.tensor(some, dtype=torch.int64, device=parameter.device)
             step, *moments, value, grad = (t if slots is None else t[slots] for t in (*stacks, parameter.grad))
             step += 1
-            going = Going(rate, step.view(-1, 1, 1), self._done[name], self._sites[name] in self._shared)
+            going = Going(rate, step.view(-1, 1, 1), self._done[own[0]], self._sites[name] in self._shared)
             value, kept = self.settings.advance(value, grad, dict(zip(names, moments, strict=True)), going)
             pairs = list(zip(stacks, (step, *(kept[key] for key in names), value), strict=True))
             given = {stack.untyped_storage().data_ptr() for stack in stacks}  # which another may be given back as
-            own = [t if t is s or t.untyped_storage().data_ptr() not in given else t.clone() for s, t in pairs]
-            for stack, part in zip(stacks, own, strict=True):
+            parts = [t if t is s or t.untyped_storage().data_ptr() not in given else t.clone() for s, t in pairs]
+            for stack, part in zip(stacks, parts, strict=True):
                 if slots is not None:
                     stack[slots] = part
                 elif part is not stack:
                     stack.copy_(part)
-        self._done[name] += 1
+        self._done.update(own)
         parameter.grad = None
 
     def _trainable(self, side: str) -> Iterator[tuple[str, tuple[int, ...], Tensor]]:
