@@ -159,6 +159,7 @@ def test_an_exchange_of_theirs_gives_each_client_adapters_of_its_own_and_ends_so
 
 ADAALTER = ("method.optimiser=theirs.scales:Scaled", "method.mixing=theirs.scales:Scales")
 SCAFFOLD = ("method.optimiser=theirs.scaffold:Corrected", "method.mixing=theirs.scaffold:Variates")
+FEDNOVA = ('method.topology={"kind":"theirs.nova:Passes","passes":0.2}', "method.filters=theirs.nova:Normalised")
 METHODS = {
     "adaalter_of_mixed_ranks_and_factors_in_turn": (
         *ADAALTER,
@@ -172,7 +173,27 @@ METHODS = {
         'method.link={"kind":"outage","loss_probability":0.4,"lost":"reuse"}',
         "method.adapter_codec=bf16",
     ),
+    "fednova_of_some": (
+        *FEDNOVA,
+        "run.local_steps=3",
+        'method.selection={"kind":"at_random","count":2}',
+        'method.link={"kind":"outage","loss_probability":0.4,"lost":"reuse"}',
+    ),
+    "fednova_of_edges_in_bf16_beside_scaffold": (
+        *FEDNOVA,
+        *SCAFFOLD,
+        "run.local_steps=3",
+        'method.exchange={"kind":"hierarchical","edges":2}',
+        "method.adapter_codec=bf16",
+    ),
     "feddyn": ("method.optimiser=theirs.optimisers:Dynamic", "method.mixing=theirs.optimisers:DynamicServer"),
+    "feddyn_in_turn_behind_a_cut": (
+        "method.optimiser=theirs.optimisers:Dynamic",
+        "method.mixing=theirs.optimisers:DynamicServer",
+        'method.topology={"kind":"split","cut":2,"schedule":"sequential"}',
+        "method.activation_codec=fp64",
+        "method.gradient_codec=fp64",
+    ),
     "rolora": ("method.exchange=theirs.turns:Turns",),
     "scaffold_of_factors_in_turn": (
         *SCAFFOLD,
@@ -215,8 +236,9 @@ def test_a_method_of_theirs_pays_what_was_planned_and_ends_alike_continued_in_wo
         assert sent == {kind: n for kind, n in metered.items() if kind != "backhaul"}
 
 
-def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean():
-    equal = ("world.data.partition.kind=iid", "run.tokens_per_pass=1")
+@pytest.mark.parametrize("own", [(), ("run.local_steps=3", "method.topology.steps=[3,2,3]")])
+def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean(own):
+    equal = ("world.data.partition.kind=iid", "run.tokens_per_pass=1", *own)
     session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *equal, *METHODS["scaffold"]]))
     bank, optimiser, server = session.cohort.bank, session.cohort.optimiser, session.server
     for index in range(3):
@@ -231,6 +253,24 @@ def test_control_variates_are_mean_gradients_and_the_servers_is_their_mean():
                     torch.testing.assert_close(told[f"c.{site}.{name}"], kept, rtol=0, atol=0)
                     torch.testing.assert_close(kept, mean, rtol=0, atol=1e-12)
                     assert (moments[f"{site}.{name}.own"] != 0).any() == (index > 0)
+
+
+def test_fednova_moves_by_the_mean_step_of_each_client_times_the_mean_number_of_steps():
+    settings = (*FEDNOVA, "run.local_steps=6", "run.rounds=1", "method.optimiser.schedule=linear")
+    session, found = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *settings])), []
+    bank, weights = session.cohort.bank, np.array([len(rows) for rows in session.rows_by_client])
+    steps, start = session.steps_K, bank.copies(0)
+    rates = [session.recipe.method.optimiser.factor(step, 6) for step in range(6)]
+    assert steps == tuple(min(math.ceil(0.2 * n / 2), 6) for n in weights)
+    assert len({*steps}) > 1
+    train_round(session, 0, nothing, lambda: found.extend(bank.copies(k) for k in range(3)))
+    weights, paths = weights / sum(weights), np.array([sum(rates[:n]) for n in steps])
+    for site, own in session.server.current.items():
+        for name, values in own.items():
+            x, *y_K = (one[f"{site}.{name}"].numpy() for one in (start, *found))
+            d_K = [(x - y) / path for y, path in zip(y_K, paths, strict=True)]
+            wanted = x - (weights @ paths) * sum(p * d for p, d in zip(weights, d_K, strict=True))
+            np.testing.assert_allclose(values.numpy(), wanted, rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("codec", ["fp64", "bf16"])

@@ -59,6 +59,14 @@ METHODS = {
     ),
     "changes_since_a_rounded_broadcast": small("fedavg_lora", *EXACT, 'method.adapter_codec=["bf16", "random_sparse"]'),
     "cut_changes_since_a_rounded_broadcast": small("sflllm", *EXACT, 'method.adapter_codec=["random_sparse", "int8"]'),
+    "kept_factor_beside_changes_that_stand_in_and_are_scored": small(
+        "fedavg_lora",
+        *EXACT,
+        "method.sharing.factors=A",
+        'method.adapter_codec=["random_sparse", "fp64"]',
+        "method.filters=scores",
+        'method.link={"kind":"outage","loss_probability":0.5,"lost":"reuse"}',
+    ),
     "random_and_fed_back": small("fedavg_lora", *EXACT, 'method.adapter_codec=["random_sparse", "fp64"]'),
 }
 TWO = ("method.planner.kind=all_random", "method.selection.kind=fastest", "method.selection.count=2")

@@ -51,9 +51,11 @@ class Variates(Mixing):
 
     def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: RoundEnd) -> tuple[Tensors, Tensors]:
         """What the server goes on with, and c."""
-        share, path, found, kept = len(context.updates) / context.clients, sum(context.rates), {}, dict(state)
+        changes, found, kept = [(u, u.change) for u in context.updates], {}, dict(state)
+        share, total = len(changes) / context.clients, sum(u.weight for u, _ in changes)
         for name, t in mixture.items():
-            c, way = state.get(f"c.{name}", 0 * t), t - held[name]
-            kept[f"c.{name}"] = c - share * (way / path + c)
-            found[name] = held[name] + self.rate * way
+            slope = sum(u.weight / total / sum(u.rates) * change[name] for u, change in changes)
+            c = state.get(f"c.{name}", 0 * t)
+            kept[f"c.{name}"] = c - share * (slope + c)
+            found[name] = held[name] + self.rate * (t - held[name])
         return found, kept

@@ -118,8 +118,9 @@ class ReportedSteps(_OfDevices):
         """Await the adapters of all devices, with the losses of all steps; who is lost by then sits the round out."""
         arrived = self.wire.gather(sorted(self.wire.present))
         self.wire.trained |= arrived.keys()
-        told = zip(*(each.losses for each in arrived.values()), strict=True)
-        self._steps = deque(dict(zip(arrived, losses, strict=True)) for losses in told)
+        most = max((len(each.losses) for each in arrived.values()), default=0)
+        told = ({k: each.losses[i] for k, each in arrived.items() if i < len(each.losses)} for i in range(most))
+        self._steps = deque(told)
 
     def step(
         self, tokens: TokenSet, rows: Sequence[Rows], factor: float, active_K: Sequence[bool] | None = None

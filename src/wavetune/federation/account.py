@@ -48,6 +48,7 @@ class Accountant:
     sites: tuple[AdapterSite, ...]  # that are shared
     model_bits: float = 0.0  # of the model that every client is sent in the first round
     frozen: frozenset[str] = frozenset()  # the factors of LoRA that a round is not about
+    steps_K: tuple[int, ...] = ()  # local steps that each client makes; empty: all
 
     def about(self, agenda: Agenda) -> Accountant:
         """The same for a round with this agenda."""
@@ -149,7 +150,8 @@ class Accountant:
         """What the round asks of everyone, given the bits of its steps and of the adapter exchange.
 
         All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which
-        costs no time of theirs.
+        costs no time of theirs. Where clients make other numbers of steps, nobody waits for another between them: then
+        each step of a client is the mean of those that it makes, at the speed that its problem has for all of them.
         """
         work = split_work(
             self.table,
@@ -159,19 +161,22 @@ class Accountant:
             workload,
             u_shape=self.method.topology.labels_stay,
         )
-        clients = range(len(self.cut_K))
+        clients, own_K = range(len(self.cut_K)), self.steps_K
+
+        def evenly(flop_IK: Array) -> Array:
+            return np.broadcast_to(flop_IK.sum(axis=0) / own_K, flop_IK.shape) if own_K else flop_IK
 
         def total(bits: Bits, kinds: Sequence[str]) -> list[float]:
             sums = [float(sum(bits.get((kind, k), 0.0) for kind in kinds)) for k in clients]
             return sums if active_K is None else [n * on for n, on in zip(sums, active_K, strict=True)]
 
         return RoundLoad(
-            client_forward_flop_IK=work.client_forward_flop_K,
+            client_forward_flop_IK=evenly(work.client_forward_flop_K),
             uplink_bits_IK=np.array([total(bits, _UP) for bits in steps]),
             server_forward_flop_IK=work.server_forward_flop_K,
             server_backward_flop_IK=work.server_backward_flop_K,
             downlink_bits_IK=np.array([total(bits, _DOWN) for bits in steps]),
-            client_backward_flop_IK=work.client_backward_flop_K,
+            client_backward_flop_IK=evenly(work.client_backward_flop_K),
             fed_upload_bits_K=np.array(total(exchange, ("adapters_up",))),
             fed_download_bits_K=np.array(total(exchange, ("adapters_down", "model_down"))),
         )

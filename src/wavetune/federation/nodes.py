@@ -134,10 +134,11 @@ class Nodes:
 
     def begin(self, round_index: int) -> Agenda:
         """Settle what a round is about, from the rounds before it, and what changes of clients start from."""
-        if self.of_changes:  # as the broadcast came, which may have been rounded on its way
-            self._starts = {k: self.bank.copies(k, self.sites) for k in range(len(self.rank_K))}
         state = self.states.get(_EXCHANGE, {})
         self.agenda = self.exchange_part.agenda(state, self.num_layers, round_index)
+        for k in range(len(self.rank_K) if self.of_changes else 0):
+            crossing = self._spec(k)  # as the broadcast came, which may have been rounded on its way
+            self._starts[k] = {name: t for name, t in self.bank.copies(k, self.sites).items() if name in crossing}
         return self.agenda
 
     @property
@@ -159,7 +160,7 @@ class Nodes:
         delivered_K: Sequence[bool] | None = None,
         round_index: int = 0,
         losses: Mapping[int, float] | None = None,
-        rates: Sequence[float] = (),
+        rates_K: Sequence[tuple[float, ...]] = (),
     ) -> Mixed:
         """End a round: all messages of the exchange, hop by hop. Without a door nothing crosses the air.
 
@@ -174,7 +175,7 @@ class Nodes:
             delivered_K: whose uploads arrived; those sent if None.
             round_index: which round of the run this ends.
             losses: mean training losses of the round, of those clients whose is known.
-            rates: learning rates of the round's local steps.
+            rates_K: learning rates of each client's local steps.
         """
         everyone = [True] * len(weight_K)
         active_K = everyone if active_K is None else active_K
@@ -185,7 +186,7 @@ class Nodes:
             sent_K = [on and there.can_send(k) for k, on in enumerate(sent_K)]
             delivered_K = [on and there.can_send(k) for k, on in enumerate(delivered_K)]
         who = active_K, sent_K, delivered_K
-        ending, before = _Ending(self, weight_K, door, *who, round_index, losses or {}, tuple(rates)), dict(self.held)
+        ending, before = _Ending(self, weight_K, door, *who, round_index, losses or {}, rates_K), dict(self.held)
         for hop in self.exchange_part.hops(range(len(weight_K)), np.flatnonzero(active_K).tolist(), round_index):
             ending.run(hop)
         if there is not None:
@@ -383,7 +384,7 @@ class _Ending:
     delivered_K: Sequence[bool]
     round_index: int
     losses: Mapping[int, float]
-    rates: tuple[float, ...]
+    rates_K: Sequence[tuple[float, ...]]
     error: float = 0.0
     mixed: set[Node] = field(default_factory=set[Node])
     rejected: dict[int, str] = field(default_factory=dict[int, str])
@@ -427,7 +428,8 @@ class _Ending:
             arrived = sent is not None and self.delivered_K[sender]
             came, loss = sent if arrived and sent else start, self.losses.get(sender, math.nan)
             own, told = ({n: t for n, t in came.items() if (n in start) == mine} for mine in (True, False))
-            return arrived, Update(sender, self.weight_K[sender], own, start, loss, told)
+            rates = self.rates_K[sender] if self.rates_K else ()
+            return arrived, Update(sender, self.weight_K[sender], own, start, loss, told, rates)
         servers = [receiver for receiver in receivers if isinstance(receiver, str)]
         for receiver in receivers:
             if isinstance(receiver, int):
@@ -481,7 +483,7 @@ class _Mixer:
         mixed = {name: t for name, t in mixed.items() if name in crossing}
         taken = tuple(update for update in inbox.updates if update.sender not in broken)
         own = [k for k in nodes.client_ids if nodes.exchange_part.server_of(k) == self.node]
-        ended = RoundEnd(nodes.seed, ending.round_index, number, taken, len(own), ending.rates)
+        ended = RoundEnd(nodes.seed, ending.round_index, number, taken, len(own))
         found, state = nodes.mixing.step(mixed, held, nodes.states.get(key, {}), ended)
         nodes.states |= {key: state} if state else {}
         return {**held, **found}

@@ -80,7 +80,7 @@ class RoundPlanner:
 
     def scheduled(self) -> RoundPlanner:
         """The same with what is chosen for the whole run: local steps, rounds to the target, codecs at the cut."""
-        planner = self._with_local_steps()
+        planner = self._with_local_steps()._with_own_steps()
         return planner._with_codecs() if self.method.choose_codecs else planner
 
     def _with_codecs(self) -> RoundPlanner:
@@ -118,6 +118,32 @@ class RoundPlanner:
                 "choose them; give a number, or set method.planner.kind=fedsllm"
             )
         return self
+
+    @cached_property
+    def steps_K(self) -> tuple[int, ...]:
+        """Local steps that each client makes in a round, where these are not all; else empty."""
+        if not self.local_steps:  # which are yet to be chosen
+            return ()
+        steps_K = tuple(self.method.topology.steps_K(self.num_samples_K, self.batch_size, self.local_steps))
+        return () if {*steps_K} == {self.local_steps} else steps_K
+
+    def _with_own_steps(self) -> RoundPlanner:
+        """The same, which says how many local steps clients make where these are not all."""
+        topology = self.method.topology
+        if not self.steps_K:
+            return self
+        if max(self.steps_K) > self.local_steps:
+            raise ConfigError(
+                f"method.topology.steps has {max(self.steps_K)} and run.local_steps is {self.local_steps}, of which "
+                "clients make all or fewer; raise it to that"
+            )
+        if topology.is_split or topology.pooled:
+            raise ConfigError(
+                f"method.topology {topology.kind} has clients make fewer local steps than others, which only those can "
+                "that wait for nobody between their steps; derive it from none that cuts or pools"
+            )
+        own = f"local steps of the clients: {', '.join(map(str, self.steps_K))}"
+        return replace(self, chosen="; ".join(filter(None, (own, self.chosen))))
 
     @cached_property
     def layer_costs(self) -> LayerCosts:
@@ -244,9 +270,20 @@ class RoundPlanner:
             share_server=self.method.server_shares == "optimal",
             fed_min_rate_bit_per_s=self.method.link.min_rate_bit_per_s,
         )
-        problem = self.method.planner.allowing(problem)
+        problem = self.method.planner.allowing(self._with_own_speeds(problem))
         settled = self.settled(round_index)
         return problem if settled is None else with_heard(problem, settled)
+
+    def _with_own_speeds(self, problem: Problem) -> Problem:
+        """A client that makes fewer of the local steps counts as one that makes them all, faster and for less."""
+        if not self.steps_K:
+            return problem
+        share_K, joules_K = np.array(self.steps_K) / self.local_steps, problem.client_energy_j_per_flop_K
+        return replace(
+            problem,
+            client_flop_per_s_K=problem.client_flop_per_s_K / share_K,
+            client_energy_j_per_flop_K=None if joules_K is None else joules_K * share_K,
+        )
 
     def settled(self, round_index: int) -> Settled | None:
         """What this cell and those around it come to in a round, each on what it hears; None where they do not plan."""

@@ -1,19 +1,33 @@
 """Who runs which blocks of the model, and what then crosses the air."""
 
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, cast
 
 from annotated_types import Ge, MinLen
 
 from wavetune.errors import ConfigError
 from wavetune.federation.facts import ADAPTERS, AT_ONCE, CLIENTS, CUT, ONE_CUT, UNTOUCHED, UPDATES_ALONE, WHOLE_MODEL
+from wavetune.guarded import Checks
 from wavetune.parts import Extent, Fact, Part
 
 Cut = Annotated[int, Ge(1)]
+Steps = Annotated[int, Ge(1)]
+
+
+def _check_steps(_: Topology, found: Any, samples_K: Sequence[int], batch_size: int, local_steps: int) -> str:
+    given = cast("Sequence[Any]", found) if isinstance(found, list | tuple) else ()
+    fits = len(given) == len(samples_K) and all(isinstance(n, int) and 1 <= n <= local_steps for n in given)
+    return "" if fits else f"a list of one number for each of {len(samples_K)} clients, from 1 to {local_steps}"
 
 
 class Topology(Part):
     """Where the blocks of the model run."""
+
+    checks: ClassVar[Checks] = {"steps_K": _check_steps}
 
     is_split: ClassVar[bool] = False  # clients run the first blocks and a server the rest
     pooled: ClassVar[bool] = False  # one trainer holds everybody's data
@@ -35,6 +49,10 @@ class Topology(Part):
     def allowed_cuts(self, num_layers: int) -> tuple[int, ...]:
         """Cuts among which the planner chooses."""
         return (num_layers,)
+
+    def steps_K(self, samples_K: Sequence[int], batch_size: int, local_steps: int) -> Sequence[int]:
+        """Local steps that each client makes in a round, 1 to `local_steps`; all, where clients are cut."""
+        return [local_steps] * len(samples_K)
 
 
 @dataclass(frozen=True)
@@ -104,9 +122,21 @@ class Split(Topology):
 
 @dataclass(frozen=True)
 class Federated(Topology):
-    """Every client holds the whole model and sends only adapters."""
+    """Every client holds the whole model and sends only adapters.
+
+    With `steps` each makes so many local steps in a round, the first of its `run.local_steps`.
+    """
 
     removes = (CUT, AT_ONCE)
+    steps: tuple[Steps, ...] | None = None
+
+    def steps_K(self, samples_K: Sequence[int], batch_size: int, local_steps: int) -> Sequence[int]:
+        """Local steps that each client makes in a round."""
+        return super().steps_K(samples_K, batch_size, local_steps) if self.steps is None else self.steps
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """Refuse steps that are not one number a client."""
+        require_per_client(f"{path}.steps", self.steps, extent.num_clients, sys.maxsize, "steps")
 
 
 @dataclass(frozen=True)

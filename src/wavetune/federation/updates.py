@@ -24,7 +24,8 @@ class Update:
 
     `loss` is the mean of a client's training loss over the labels of the round, before each step, in nats; NaN where it
     is not known, as of servers. What a client tells `beside` is named `name.site.matrix`; servers and what stands in
-    for a client tell nothing.
+    for a client tell nothing. `rates` are the learning rates of the local steps that a client made; of servers there
+    are none.
     """
 
     sender: Node
@@ -33,6 +34,7 @@ class Update:
     start: Tensors
     loss: float = math.nan
     beside: Tensors = field(default_factory=dict[str, "Tensor"])
+    rates: tuple[float, ...] = ()
 
     @property
     def change(self) -> Tensors:
@@ -77,13 +79,10 @@ class Inbox:
 
 @dataclass(frozen=True)
 class RoundEnd(Context):
-    """Which round a server ends, of how many `clients` in all: its mixture is of these `updates`, and `rates` are the
-    learning rates of the local steps that were made.
-    """
+    """Which round a server ends, of how many `clients` in all: its mixture is of these `updates`."""
 
     updates: tuple[Update, ...] = ()
     clients: int = 0
-    rates: tuple[float, ...] = ()
 
 
 def summed_changes(updates: Sequence[Update]) -> tuple[Tensors, dict[str, float]]:

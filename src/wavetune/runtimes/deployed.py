@@ -275,6 +275,7 @@ class Servers:
                 blocks=session.server.agenda.blocks or (),
                 frozen=sorted(session.server.agenda.frozen),
             )
+            order.local_steps = session.steps_K[client]
             self.coordinator.order(client, order)
 
     def _without_end(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
@@ -468,7 +469,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
     return Contract(
         client=client,
         u_shape=placement.tail_K[client] is not None,
-        local_steps=session.recipe.run.local_steps,
+        local_steps=session.steps_K[client],
         width=config.hidden_size,
         cut=placement.cut_K[client],
         batch_size=session.batching.batch_size,

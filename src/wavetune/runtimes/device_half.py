@@ -97,8 +97,9 @@ class Device:
         method, run = self.recipe.method, self.recipe.run
         self.adapters.agenda = Agenda(tuple(order.blocks) or None, frozenset(order.frozen))
         self.cohort.begin_round(self.adapters.names, self.adapters.agenda)
-        for step in range(order.round * order.local_steps, (order.round + 1) * order.local_steps):
-            factor = method.optimiser.factor(step, run.rounds * order.local_steps)
+        first = order.round * run.local_steps
+        for step in range(first, first + order.local_steps):
+            factor = method.optimiser.factor(step, run.rounds * run.local_steps)
             yield self.cohort.step(self.data.train, [self._rows(step, order.round)], factor)
 
     def upload(self, order: RoundOrder) -> None:

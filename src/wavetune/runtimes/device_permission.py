@@ -79,7 +79,7 @@ def require_round(order: RoundOrder, recipe: Recipe, num_layers: int) -> None:
     if not (due if align else order.round < run.rounds):
         what = f"step {order.align.steps} of alignment after round" if align else "round"
         raise ConfigError(f"the order is for {what} {order.round + 1}, which its recipe of {run.rounds} rounds has not")
-    if order.local_steps != run.local_steps:
+    if order.local_steps > run.local_steps:
         raise ConfigError(f"the order has {order.local_steps} local steps, and its recipe {run.local_steps}")
     for rate in (order.main_bit_per_s, order.fed_bit_per_s):
         if rate and not 1 <= rate < math.inf:

@@ -64,7 +64,8 @@ def prepare(session: Session, index: int) -> Prepared:
     if plan.active_K is not None and not session.central:  # one trainer has no channel
         active_K = plan.active_K.tolist()
     steps = [session.step_rows(index * run.local_steps + i) for i in range(run.local_steps)]
-    workload = workload_of(session.data.train, steps, active_K)
+    making_IK = np.arange(run.local_steps)[:, None] < session.steps_K
+    workload = workload_of(session.data.train, steps, np.array(active_K) & making_IK)
     accountant = session.accountant.about(session.server.agenda)
     if not session.central:
         bits = accountant.predicted_bits(workload, active_K, index)
@@ -98,9 +99,11 @@ def train_round(
     steps = range(index * run.local_steps, (index + 1) * run.local_steps)
     factors = [method.optimiser.factor(step, run.rounds * run.local_steps) for step in steps]
     rates = [method.optimiser.learning_rate * factor for factor in factors]
+    rates_K = [tuple(rates[:n]) for n in session.steps_K]
     for i, (rows, factor) in enumerate(zip(ready.steps, factors, strict=True)):
+        making_K = [on and i < n for on, n in zip(training_K, session.steps_K, strict=True)]
         with _explained(f"round {index}, local step {i}"):
-            results.append(session.place.step(session.data.train, rows, factor, training_K))
+            results.append(_step(session, rows, factor, making_K, others=making_K != training_K))
         faults |= {k: f"given up in local step {i}: {why}" for k, why in results[-1].given_up.items()}
         training_K = [on and k not in faults for k, on in enumerate(training_K)]
         metered.append(session.door.take())
@@ -122,7 +125,7 @@ def train_round(
         weight_K, losses = session.cohort.placement.weight_K, mean_losses(results)
         if method.mixing.rebases:
             session.cohort.optimiser.reset()
-        mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses, rates)
+        mixed = session.server.exchange(weight_K, door, trained_K, sent_K, delivered_K, index, losses, rates_K)
     session.cohort.optimiser.train()
     exchanged = session.door.take()
 
@@ -161,6 +164,20 @@ def train_round(
         wall_s=time.perf_counter() - started,
         server_loss=UNKNOWN if session.training is None else session.training.loss,
     )
+
+
+def _step(session: Session, rows: Sequence[Rows], factor: float, making_K: Sequence[bool], others: bool) -> StepResult:
+    """A local step of those who make it; where there are `others`, who make fewer, the round goes on without these."""
+    clients = [k for k, on in enumerate(making_K) if on]
+    given_up = dict[int, str]()
+    if clients or not others:
+        try:
+            return session.place.step(session.data.train, rows, factor, making_K)
+        except NumericsError as error:
+            if not others:
+                raise
+            given_up = dict.fromkeys(clients, str(error))
+    return StepResult.of(len(making_K), {}, 0, given_up)
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """Everything a run consists of, built once from its recipe: world, data, model, plan and cohort."""
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -133,6 +133,11 @@ class Session:
         return self.one_model and not self.central and any(name in kept for name, _ in named_matrices(bank.local))
 
     @property
+    def steps_K(self) -> Sequence[int]:
+        """Local steps that each trainer makes in a round."""
+        return self.planner.steps_K or [self.recipe.run.local_steps] * len(self.rank_K)
+
+    @property
     def uploads_K(self) -> list[bool]:
         """Which trainers have adapters to send up: none where one has all data, or where nothing is shared."""
         accountant = self.accountant.about(self.server.agenda)
@@ -220,6 +225,7 @@ def build(
     if method.client_model is not None:
         model_bits = float(sum(8 * t.numel() * t.element_size() for t in model_message(method, cohort).values()))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
+    accountant = replace(accountant, steps_K=planner.steps_K)
     precision = precision_of(backbone, run.precision, bf16)
     return Session(
         recipe,

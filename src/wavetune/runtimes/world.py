@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from wavetune.allocation.problem import BoolArray
 from wavetune.costs.architecture import PRESETS, Architecture
 from wavetune.costs.memory import BY_PRECISION, FP32
 from wavetune.costs.table import CostTable, Workload
@@ -28,12 +29,12 @@ from wavetune.wireless.channel import draw_devices
 _CHARACTERS_PER_TOKEN = 4.0
 
 
-def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]], active_K: Sequence[bool] | None = None) -> Workload:
+def workload_of(tokens: TokenSet, steps: Sequence[Sequence[Rows]], active_IK: BoolArray | None = None) -> Workload:
     """What the batches of a round ask, fields `[I, K]`; nothing of clients that sit out."""
 
     def sums(values: Ints) -> Array:
         asked_IK = np.array([[float(values[rows].sum()) for rows in step] for step in steps])
-        return asked_IK if active_K is None else asked_IK * np.array(active_K)
+        return asked_IK if active_IK is None else asked_IK * active_IK
 
     lengths = tokens.lengths
     return Workload(sums(np.ones_like(lengths)), sums(lengths), sums(lengths**2), sums(tokens.labelled))
