@@ -228,6 +228,30 @@ def test_loss_that_stops_being_a_number_names_round_and_client_and_keeps_the_las
     assert_same_run(tmp_path / "run", tmp_path / "whole")
 
 
+def test_memory_that_is_used_up_in_a_round_keeps_the_last_checkpoint(tmp_path, finished, monkeypatch):
+    def used_up():
+        yield "machine", MemoryError()
+        yield "GPU", torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 MiB.\nGPU 0 has")
+        with pytest.raises(RuntimeError) as caught:
+            torch.empty(1 << 60)
+        yield "machine", caught.value
+
+    step, words = inprocess.train_round, ["run", "sflllm", *FAST, "--out", tmp_path / "run"]
+    for whose, error in used_up():
+
+        def full(session, index, *rest, error=error):
+            if index < 2:
+                return step(session, index, *rest)
+            raise error
+
+        monkeypatch.setattr(inprocess, "train_round", full)
+        assert_refused(wavetune(*words), f"the memory of the {whose} is used up")
+        words = ["run", "--resume", "--out", tmp_path / "run"]
+    monkeypatch.undo()
+    assert wavetune(*words).code == 0
+    assert_same_run(tmp_path / "run", finished)
+
+
 def test_rate_that_makes_training_diverge_ends_in_a_sentence_or_a_finished_run(tmp_path):
     answer = run("--set", "method.optimiser.learning_rate=1e30", "--set", "method.optimiser.warmup_steps=0",
                  "--out", tmp_path / "run")  # fmt: skip

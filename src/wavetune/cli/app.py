@@ -116,10 +116,19 @@ def _run() -> None:
         _refuse(str(error))
     except OSError as error:  # of the disk, wherever it was not expected
         _refuse(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except MemoryError:
-        _refuse("the machine's memory is used up; use a smaller model, batch or data set")
+    except (MemoryError, RuntimeError) as error:
+        if (what := _used_up(error)) is None:
+            raise
+        _refuse(f"the memory of the {what} is used up; use a smaller model, batch or data set, or run.tokens_per_pass")
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+
+
+def _used_up(error: Exception) -> str | None:
+    """Whose memory an error says is used up, also one of PyTorch, which raises none of its own for a CPU's."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return "GPU"
+    return "machine" if isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error) else None
 
 
 def _asked_for(names: Sequence[str]) -> typer.Typer:
