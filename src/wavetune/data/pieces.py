@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from wavetune.errors import ModelError
+from wavetune.errors import ModelError, one_line
 from wavetune.units import Ints
 
 
@@ -71,10 +71,22 @@ def encode(tokenizer: Any, texts: Sequence[str]) -> Encodings:
     place = np.array([place_of.setdefault(text, len(place_of)) for text in texts], np.int64)
     distinct, found, lengths = list(place_of), list[NDArray[np.int32]](), list[int]()
     for start in range(0, len(distinct), _AT_ONCE):  # a tokenizer's answer is thirty times as large as its ids
-        ids = tokenizer(distinct[start : start + _AT_ONCE], add_special_tokens=False)["input_ids"]
+        ids = _ids(tokenizer, distinct[start : start + _AT_ONCE])
         lengths += map(len, ids)
         found.append(np.fromiter(chain.from_iterable(ids), np.int32))
     return Encodings(np.concatenate(found or [np.zeros(0, np.int32)]), np.cumsum(lengths, dtype=np.int64), place)
+
+
+def _ids(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    try:
+        return tokenizer(texts, add_special_tokens=False)["input_ids"]
+    except BaseException as error:  # a panic of tokenizers is no Exception
+        if isinstance(error, Exception) or type(error).__name__ == "PanicException":
+            raise ModelError(
+                f"the model's tokenizer fails on the texts ({one_line(error)}): correct its tokenizer.json and"
+                " tokenizer_config.json, or choose another model"
+            ) from error
+        raise
 
 
 def encode_after(tokenizer: Any, texts: Sequence[str]) -> Encodings:

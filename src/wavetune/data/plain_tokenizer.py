@@ -6,6 +6,7 @@ from typing import Any
 
 from wavetune.errors import ModelError
 from wavetune.json_reader import read_bytes, read_json
+from wavetune.models.settle import settle
 
 _MOST_BYTES = 2**28
 
@@ -19,6 +20,9 @@ class PlainTokenizer:
         self._folder = folder
         try:
             self._tokenizer = Tokenizer.from_buffer(read_bytes(folder / "tokenizer.json", _MOST_BYTES))
+            self._tokenizer.no_truncation()  # as transformers does, whatever its file asks for
+            self._tokenizer.no_padding()
+            settle(self._tokenizer)
             config = read_json(folder / "tokenizer_config.json", finite=False, unique=False)
             self.bos_token_id, self.eos_token_id = (
                 None if token is None else self._tokenizer.token_to_id(token)

@@ -94,7 +94,12 @@ def weight_files(folder: Path) -> list[Path]:
         shards = read_object(index).get("weight_map")
         if not isinstance(shards, dict) or not shards:
             raise ModelError(f"{index} has no weight_map: fetch the model again")
-        return [folder / str(shard) for shard in sorted(set(shards.values()))]
+        for shard in cast("dict[str, Any]", shards).values():
+            if not isinstance(shard, str) or Path(shard).name != shard or "\0" in shard:
+                raise ModelError(
+                    f"{index} names {shard!r}, which is no file of the model's folder: fetch the model again"
+                )
+        return [folder / shard for shard in sorted(set(cast("dict[str, str]", shards).values()))]
     if (folder / "model.safetensors").is_file():
         return [folder / "model.safetensors"]
     refuse_gguf(folder)

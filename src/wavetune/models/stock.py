@@ -26,6 +26,7 @@ from wavetune.errors import ModelError, one_line
 from wavetune.models.folder_check import check_config, check_weights, read_object
 from wavetune.models.light_imports import building, compute_without_storage
 from wavetune.models.quiet import quiet
+from wavetune.models.settle import settle
 from wavetune.models.structure import is_encoder
 
 ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
@@ -183,6 +184,8 @@ def load_tokenizer(folder: Path | str):
                 " made, or save one there with AutoTokenizer...save_pretrained(folder)"
             )
         raise ModelError(f"cannot load the tokenizer in {folder} ({_reason(error)}): {remedy}") from error
+    if (backend := getattr(tokenizer, "backend_tokenizer", None)) is not None:
+        settle(backend)
     # rows are cut after they were tokenised; without this entry it would warn of the first long one
     tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer

@@ -159,6 +159,15 @@ def test_sharded_weights_are_taken_and_a_missing_shard_is_named(model_copy):
         resolve_model(model_copy)
 
 
+@pytest.mark.parametrize("shard", ["../model-1.safetensors", "/model-1.safetensors", "a\0", 7, None, ["a"], {}])
+def test_an_index_that_names_what_is_no_file_of_the_folder_is_refused(shard, model_copy):
+    (model_copy / "model.safetensors").rename(model_copy / "model-1.safetensors")
+    index = {"weight_map": {"a": "model-1.safetensors", "b": shard}}
+    (model_copy / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ModelError, match=r"index\.json names .*no file of the model's folder"):
+        resolve_model(model_copy)
+
+
 def test_pickled_weights_are_refused(model_copy):
     (model_copy / "model.safetensors").rename(model_copy / "pytorch_model.bin")
     with pytest.raises(ModelError, match=r"pickle \(pytorch_model\.bin\).*can run code"):
