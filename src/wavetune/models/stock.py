@@ -175,6 +175,7 @@ def load_tokenizer(folder: Path | str):
     """The stock tokenizer of a folder, silent on long texts. Raises ModelError if it cannot be loaded."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), **LOCAL)
+        tokenizer("a")  # of its settings some are looked at only now
     except Exception as error:  # which types depends on the tokenizer's format
         load_config(folder)  # which it reads as well, and says more of
         remedy = "fetch the model again"

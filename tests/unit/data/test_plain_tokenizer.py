@@ -49,6 +49,14 @@ def test_texts_are_neither_cut_nor_padded_nor_drawn_whatever_a_tokenizers_file_a
     assert len(found[1]) == 2
 
 
+def test_settings_that_a_tokenizer_meets_with_its_first_text_are_looked_at_when_it_is_opened(tmp_path):
+    folder = changed(tmp_path)
+    settings = json.loads((folder / "tokenizer_config.json").read_text()) | {"model_max_length": "512"}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="cannot load the tokenizer"):
+        load_tokenizer(folder)
+
+
 @pytest.mark.parametrize("opened", [PlainTokenizer, load_tokenizer])
 @pytest.mark.parametrize("wrong", ["panic", "error"])
 def test_a_tokenizer_that_fails_on_the_texts_is_refused_in_a_sentence(opened, wrong, tmp_path, capfd):
@@ -59,6 +67,6 @@ def test_a_tokenizer_that_fails_on_the_texts_is_refused_in_a_sentence(opened, wr
     else:
         model = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
         folder = changed(tmp_path, model={**model, "max_input_chars_per_word": 100})
-    with pytest.raises(ModelError, match=r"tokenizer fails on the texts .*correct its tokenizer\.json"):
+    with pytest.raises(ModelError, match=r"tokenizer fails on the texts .*correct its|cannot load the tokenizer"):
         encode(opened(folder), ["a" * 40 + "?"])
     capfd.readouterr()  # what the library says of a panic
