@@ -114,7 +114,7 @@ def require_settled(recipe: Recipe, folder: Path) -> None:
 
     given, begun = settled(recipe), settled(load(folder / "recipe.json"))
     given["world"]["data"]["template"] = said(recipe.world.data.template)
-    if path := differs(given, begun):
+    if path := differs(given, begun, recipe):
         raise ConfigError(
             f"{path} is not as it was when the run in {folder} began, and a run continues with the recipe in its "
             "folder; leave the recipe out, or start a new run with another --out"

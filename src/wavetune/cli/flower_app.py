@@ -63,7 +63,7 @@ def _begun_as(kept: Recipe, asked: Recipe) -> bool:
     from wavetune.runtimes.inputs import differs, said
 
     begun, given = kept.world.data.template, asked.world.data.template
-    if differs(said(given), values_of(begun)):
+    if differs(said(given), values_of(begun), begun):
         return False
     data = replace(kept.world.data, template=given)
     return replace(kept, world=replace(kept.world, data=data)) == asked

@@ -30,6 +30,7 @@ from wavetune.errors import (
 )
 from wavetune.federation.folder_lock import locked
 from wavetune.logs import LOG
+from wavetune.recipe import Recipe
 from wavetune.runtimes import local_round, state_folder
 from wavetune.runtimes.alignment.device import OwnAlignment
 from wavetune.runtimes.device_half import Device, build_device
@@ -152,7 +153,7 @@ class Agent:
             device = build_device(order, self.client, self.say, self.allowed)
             if device.recipe.method.alignment is not None and self.folder is None:
                 raise ConfigError("alignment needs a folder for what this device learns; start it with --state FOLDER")
-            self._turn_to(order.run, json.dumps(settled(device.recipe)))
+            self._turn_to(order.run, device.recipe)
             self._device, self._built = device, wanted
             self._states.setdefault(0, device.state())
         self._device.require(order)
@@ -162,7 +163,7 @@ class Agent:
             self._device.start_from(order.adapters)
         return self._device
 
-    def _turn_to(self, run: str, recipe: str) -> None:
+    def _turn_to(self, run: str, recipe: Recipe) -> None:
         """Have the states of a run at hand, and its folder.
 
         Raises ConfigError if the run began with another recipe: what that keeps on this device might be shared.
@@ -176,11 +177,12 @@ class Agent:
             states, began = {}, ""
             if place is not None:
                 states, began = state_folder.read(place)[1], state_folder.recipe_of(place)
-        if began and (path := differs(json.loads(began), json.loads(recipe))):
+        now = settled(recipe)
+        if began and (path := differs(json.loads(began), now, recipe)):
             raise ConfigError(f"{path} of the servers' recipe is not what it was when this run began here")
         if place != self._place and place != self.folder:
             self.say(f"keeps this run's state in {place}; {self.folder} has that of another run")
-        self._place, self._states, self._run, self._recipe = place, states, run, began or recipe
+        self._place, self._states, self._run, self._recipe = place, states, run, began or json.dumps(now)
 
     def _hide(self) -> None:
         if self.folder is not None:

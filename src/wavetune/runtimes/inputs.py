@@ -47,7 +47,7 @@ def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Pa
         folder.write_json(INPUTS, now)
         return
     again = "put back what was there, or start a new run with another --out"
-    if path := differs(begun.get("recipe", {}), now["recipe"]):
+    if path := differs(begun.get("recipe", {}), now["recipe"], recipe):
         raise RunFolderError(f"{path} of recipe.json has changed since the run in {folder.path} began: {again}")
     if begun["model"] != now["model"]:
         raise RunFolderError(f"the model in {model} has changed since the run in {folder.path} began: {again}")
@@ -77,10 +77,17 @@ def said(template: Template) -> dict[str, Any]:
     return {name: v for name, v in values if v is not None and not (name == "kind" and template.chooses)}
 
 
-def differs(before: Any, now: Any, path: str = "") -> str:
-    """Path of the first value that differs, of those that both have; empty if there is none."""
-    if isinstance(before, dict) and isinstance(now, dict):
-        both = (differs(value, now[key], f"{path}.{key}") for key, value in before.items() if key in now)
+def differs(before: Any, now: Any, part: object, path: str = "") -> str:
+    """Path of the first value of a part that differs, of those that both have; empty if there is none.
+
+    Which fields there are is a matter of the version; a mapping in one of them is one value.
+    """
+    if isinstance(before, dict) and isinstance(now, dict) and not isinstance(part, Mapping):
+        both = (
+            differs(value, now[key], getattr(part, key, None), f"{path}.{key}")
+            for key, value in before.items()
+            if key in now
+        )
         return next(filter(None, both), "")
     return "" if before == now else path.removeprefix(".")
 
