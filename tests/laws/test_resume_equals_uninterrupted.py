@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from helpers import forked, held
 from helpers.runs import ALIGNED, SMALL, assert_same_run, count_rounds, lasting, read_rounds, small, train
@@ -237,7 +237,7 @@ def test_a_checkpoint_that_lacks_a_tensor_or_has_another_shape_or_type_is_refuse
     }
     for change in (*changes, *({name: t} for name, t in others.items())):
         kept = {name: tensor for name, tensor in {**whole, **change}.items() if tensor is not None}
-        save_file(kept, path)
+        RunFolder(tmp_path).save_checkpoint(1, kept)
         with pytest.raises(RunFolderError, match="what was saved does not fit its recipe"):
             train(load(tmp_path / "recipe.json"), tmp_path, resume=True)
 

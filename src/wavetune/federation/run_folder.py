@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
 import shutil
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ ROUNDS, ALIGNMENT = "rounds.jsonl", "alignment.jsonl"
 ELSEWHERE = "free some space or choose another place"
 _UNFIT = "what was saved does not fit its recipe"
 _KEPT_CHECKPOINTS = 2
+_STATE, _DIGEST = "state.safetensors", "state.sha256"
 _ROUNDS_DONE = re.compile("round-([0-9]{6,12})")
 
 
@@ -166,27 +168,37 @@ class RunFolder:
         with explained(folder):
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
-            save_file(saved, part / "state.safetensors")
+            save_file(saved, part / _STATE)
+            (part / _DIGEST).write_text(f"{_sha256(part / _STATE)}  {_STATE}\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
             for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Tensor]] | None:
-        """Rounds done and state of the newest checkpoint that can be read, or None."""
+    def load_checkpoint(self, say: Callable[[str], None] | None = None) -> tuple[int, dict[str, Tensor]] | None:
+        """Rounds done and state of the newest checkpoint that is as it was written, or None; says which are not."""
         from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         for folder in reversed(self._checkpoints()):
             try:
-                return int(folder.name.removeprefix("round-")), load_file(require_file(folder / "state.safetensors"))
-            except Exception:
-                continue
+                path, digest = require_file(folder / _STATE), folder / _DIGEST
+                if digest.exists() and require_file(digest).read_text("utf-8").split()[:1] != [_sha256(path)]:
+                    raise ValueError("it is another than was written there")
+                return int(folder.name.removeprefix("round-")), load_file(path)
+            except Exception as error:
+                if say is not None:
+                    say(f"cannot go on from {folder} ({one_line(error)}): goes on from where the run was before")
         return None
 
     def _checkpoints(self) -> list[Path]:
         """Checkpoints from old to new; whatever else lies beside them is left alone."""
         found = {p: _ROUNDS_DONE.fullmatch(p.name) for p in (self.path / "checkpoints").iterdir()}
         return sorted((p for p, name in found.items() if name), key=lambda p: int(p.name.removeprefix("round-")))
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _of_kind(found: Any, kind: Any, path: Path) -> Any:

@@ -1,5 +1,7 @@
 """What a checkpoint holds of a session, and a session restored from it."""
 
+from collections.abc import Callable
+
 import torch
 
 from wavetune.federation.run_folder import RunFolder, fits, fitting, part_of
@@ -22,9 +24,9 @@ def state_of(session: Session) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def restore(folder: RunFolder, session: Session) -> tuple[int, dict[str, torch.Tensor]]:
+def restore(folder: RunFolder, session: Session, say: Callable[[str], None]) -> tuple[int, dict[str, torch.Tensor]]:
     """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
-    checkpoint = folder.load_checkpoint()
+    checkpoint = folder.load_checkpoint(say)
     done, saved = checkpoint if checkpoint is not None else (0, {})
     for name, tensor in state_of(session).items() if done else ():
         if name.startswith(("adapter.", "server.held.")):

@@ -67,7 +67,7 @@ def run(
                 first.append(Distilling(session, model.distillation))
             running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
             further = declared(parts, running, [*first, *phases])
-            done, saved = restore(folder, session)
+            done, saved = restore(folder, session, observer.message)
             state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
             tuned = max(done - sum(phase.rounds for phase in first), 0)
             observer.started(session, min(tuned, phases[0].rounds), state["validation_loss"])

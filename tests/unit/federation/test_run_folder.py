@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 
 from wavetune.errors import NumericsError, RunFolderError
 from wavetune.federation.run_folder import ELSEWHERE, RunFolder, explained, write_whole
@@ -126,6 +127,21 @@ def test_the_newest_checkpoint_comes_back_to_the_bit_and_two_are_kept(folder):
     assert saved.keys() == {"a", "step"}
     assert all(torch.equal(saved[name], value) for name, value in tensors(10).items())
     assert sorted(p.name for p in (folder.path / "checkpoints").iterdir()) == ["round-000002", "round-000010"]
+
+
+def test_a_checkpoint_whose_values_are_not_those_that_were_written_is_named_and_passed_over(folder):
+    for done in (1, 2):
+        folder.save_checkpoint(done, tensors(done))
+    said, path = [], folder.path / "checkpoints" / "round-000002" / "state.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    assert folder.load_checkpoint(said.append)[0] == 1
+    assert len(said) == 1
+    assert str(path.parent) in said[0]
+    save_file(tensors(2), path)  # as it was, in another order or with other notes in its head
+    path.with_name("state.sha256").unlink()  # as versions before wrote none
+    assert folder.load_checkpoint()[0] == 2
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(folder):
