@@ -138,12 +138,30 @@ def test_own_cuts_whose_way_back_takes_no_time_are_proved_no_better_than_the_bes
     assert outcome.gap < 0.002
 
 
-@pytest.mark.parametrize(("kind", "seed"), [("both ways, cuts per client", 1), ("cuts per client, slow server", 2)])
-def test_choices_of_cuts_that_prices_leave_open_are_closed_one_by_one(problem_of, kind, seed):
-    problem = problem_of(kind, 5, 20, seed)
+@pytest.mark.parametrize(
+    ("kind", "clients", "subchannels", "seed"),
+    [("both ways, cuts per client", 5, 20, 1), ("cuts per client, slow server", 4, 12, 2)],
+)
+def test_choices_of_cuts_that_prices_leave_open_are_closed_one_by_one(problem_of, kind, clients, subchannels, seed):
+    problem = problem_of(kind, clients, subchannels, seed)
     outcome = plan(problem)
     assert violations(problem, outcome) == []
     assert outcome.gap < 0.003
+
+
+def test_cuts_of_several_clients_change_together_where_none_alone_pays(problem_of, monkeypatch):
+    monkeypatch.setattr("wavetune.allocation.decision_search._PACKED_UPLINK", 0)  # as in a larger band
+    problem = problem_of("cuts per client, slow server", 5, 20, 3)
+    outcome = plan(problem)
+    assert violations(problem, outcome) == []
+    assert outcome.gap < 0.002
+
+
+def test_shares_are_packed_in_larger_bands_than_cuts_alone_where_the_way_back_takes_no_time(problem_of):
+    problem = problem_of("cuts and shares, slow server", 3, 68, 0)
+    outcome = plan(problem)
+    assert violations(problem, outcome) == []
+    assert outcome.gap < 0.005
 
 
 def choices_of_sets(band, caps_w_K):
