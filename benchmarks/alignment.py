@@ -40,7 +40,7 @@ from typing import Any
 PARTS = ("answers_of", "measured", "_learn")
 SHORT = (
     "run.rounds=1", "run.local_steps=1", "run.evaluate_every=1", "world.data.validation_samples=20",
-    "method.alignment.learning.steps=1", "method.alignment.held_out_prompts=4",
+    "method.alignment.learning.steps=1", "method.alignment.held_out_prompts=18",
     *(
         f"method.alignment.{reward}.training.{setting}"
         for reward in ("helpful", "safe")
@@ -52,7 +52,7 @@ STAGES = {
     "local steps": ("wavetune.federation.cohort", "Cohort.step_on", 24),
     "validation losses": ("wavetune.federation.cohort", "Cohort.evaluate", 10),
     "reward models": ("wavetune.runtimes.rewards", "RewardFolder.train", 7),  # helpful 120 steps, safe 20
-    "held-out answers": ("wavetune.federation.alignment", "Alignment.evaluate", 9),
+    "held-out answers": ("wavetune.federation.alignment", "Alignment.evaluate", 2.25),  # 24 prompts of a client, not 54
     "steps of alignment": ("wavetune.federation.alignment", "Alignment.step", 8),
     "sample answers": ("wavetune.runtimes.inprocess", "answers_of", 1),
 }
