@@ -52,11 +52,12 @@ STAGES = {
     "local steps": ("wavetune.federation.cohort", "Cohort.step_on", 24),
     "validation losses": ("wavetune.federation.cohort", "Cohort.evaluate", 10),
     "reward models": ("wavetune.runtimes.rewards", "RewardFolder.train", 7),  # helpful 120 steps, safe 20
+    "rewards and truth": ("wavetune.runtimes.train_reward", "correlation_with_truth", 1),
     "held-out answers": ("wavetune.federation.alignment", "Alignment.evaluate", 2.25),  # 24 prompts of a client, not 54
     "steps of alignment": ("wavetune.federation.alignment", "Alignment.step", 8),
     "sample answers": ("wavetune.runtimes.inprocess", "answers_of", 1),
 }
-"""Of each stage: what takes its time, and how much more of it the default has."""
+"""Of each stage: what takes its time, less that of stages within it, and how much more of it the default has."""
 HERE = Path(__file__).resolve()
 TURNS = "WAVETUNE_BENCHMARK_TURNS"
 """Set in the environment of processes that stop at each stage."""
@@ -102,12 +103,12 @@ def timed(place: Any, attribute: str, name: str, spent: dict[str, float], count:
     def run(*given: Any, **named: Any) -> Any:
         let_others()
         with products_counted() if count else nullcontext() as counter:
-            start = time.process_time()
+            start, before = time.process_time(), sum(spent.values())
             try:
                 return function(*given, **named)
             finally:
                 found = counter.get_total_flops() / 1e12 if counter else time.process_time() - start
-                spent[name] = spent.get(name, 0.0) + found
+                spent[name] = spent.get(name, 0.0) + found - (sum(spent.values()) - before)
 
     setattr(place, attribute, run)
 
