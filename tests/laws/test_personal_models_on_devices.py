@@ -9,12 +9,14 @@ import json
 import pytest
 from safetensors.numpy import load_file
 
-from helpers.deployment import NUM_DEVICES
+from helpers.deployment import NUM_DEVICES, run_deployed
 from helpers.leaving import anywhere, assert_same, eight_bytes, interrupted_and_whole, occur
 from helpers.runs import EXACT, Silent, read_json, read_rounds, small
+from wavetune.errors import DeploymentError
 from wavetune.recipe import with_settings
 from wavetune.reporting.farewell import last_lines
 from wavetune.runtimes.answer import answer
+from wavetune.runtimes.device_permission import Allowed
 
 RECIPES = {
     "pwff": small("pwff", *EXACT, "method.alignment=null", "world.data.max_tokens=224", "run.evaluate_every=1"),
@@ -90,3 +92,10 @@ def test_no_value_of_a_personal_adapter_moves_between_devices_and_servers(runs):
             shared = {name for name in state if name.startswith("adapter.") and common in name}
             assert len(shared) < len(state) - len(broadcast)
             assert found == shared | broadcast
+
+
+def test_where_no_device_can_judge_its_model_the_run_says_what_the_devices_say(tmp_path):
+    some = ("run.rounds=1", 'method.selection={"kind":"at_random","count":2}', "method.sharing.shared_layers=2")
+    recipe = small("fedavg_lora", *some)
+    with pytest.raises(DeploymentError, match=r"no device told its validation loss \(.*requires run\.seed=99"):
+        run_deployed(recipe, tmp_path, tmp_path / "certificates", Silent(), allowed=Allowed(required=("run.seed=99",)))

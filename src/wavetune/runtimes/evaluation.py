@@ -19,7 +19,7 @@ from wavetune.federation.cohort import Evaluation
 from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
-from wavetune.records.rounds import Judged
+from wavetune.records.rounds import Judged, Lost
 from wavetune.runtimes.kept_untouched import recalled_losses
 from wavetune.runtimes.session import Session, one_bank
 from wavetune.units import Array
@@ -50,18 +50,25 @@ Scores = tuple[Score, Score]
 
 
 def evaluate(
-    session: Session, factors: Mapping[str, Matrices], round_index: int, reported: Mapping[int, Scores] | None = None
+    session: Session,
+    factors: Mapping[str, Matrices],
+    round_index: int,
+    reported: Mapping[int, Scores] | None = None,
+    lost: Sequence[Lost] = (),
 ) -> Judged:
     """Losses (nats) and accuracies after a round, given its mixture, or what devices found of models of their own.
 
     `loss` is that of the one global model over all rows; where clients keep adapters of their own, the mean over
     clients, by their samples, of the loss on their own domains. Raises NumericsError if a loss is not finite,
-    DeploymentError if no device reported any.
+    DeploymentError if no device reported any, with what is known of those that were `lost` in the round.
     """
     validation, clients = session.data.validation, range(session.cohort.placement.num_clients)
     if reported is not None:
         if not any(own.loss is not None for own, _ in reported.values()):
-            raise DeploymentError(f"round {round_index}: no device told its validation loss; go on with --resume")
+            said = "; ".join(one.claim or one.why for one in lost)
+            raise DeploymentError(
+                f"round {round_index}: no device told its validation loss{said and f' ({said})'}; go on with --resume"
+            )
         return _summed_up(session, [reported.get(client) for client in clients])
     if session.personal:
         with _common_blocks_kept(session):

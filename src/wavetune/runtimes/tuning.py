@@ -42,9 +42,9 @@ class Tuning(Phase):
         outcome = self.train(session, index, self.observer.step, keep_personal if before_mixing else None)
         if last and session.personal and not session.on_devices:
             keep_personal()
-        scores = None if outcome.witness is None else outcome.witness.scores
-        due = session.recipe.run.evaluates_after(index)
-        record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores) if due else None)
+        seen, due = outcome.witness, session.recipe.run.evaluates_after(index)
+        scores, lost = (None, ()) if seen is None else (seen.scores, seen.lost)
+        record = outcome.record(evaluate(session, outcome.mixed.factors, index, scores, lost) if due else None)
         if last:
             export(self.folder, session, outcome.mixed.factors, personal)
         session.settle(record)
