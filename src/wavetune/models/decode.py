@@ -8,8 +8,9 @@ Legend: S samples, L live samples, N tokens, T cached positions, H heads, G key-
 R rows of the cache.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection, Hashable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -120,9 +121,14 @@ def decode(
 def _samples_bytes(backbone: Backbone, samples: int, length: int) -> int:
     """Bytes of the keys and values of so many samples of so many tokens; without attention, of its states."""
     config = backbone.model.config.get_text_config()
-    heads: int = getattr(config, "num_attention_heads", None) or 1
-    groups: int = getattr(config, "num_key_value_heads", None) or heads
-    width: int = getattr(config, "head_dim", None) or backbone.width // heads
+
+    def told(name: str) -> int:
+        with suppress(AttributeError, RuntimeError):  # of what differs from block to block
+            return getattr(config, name) or 0
+        return 0
+
+    heads = told("num_attention_heads") or 1
+    groups, width = told("num_key_value_heads") or heads, told("head_dim") or backbone.width // heads
     return 2 * samples * length * groups * width * backbone.num_layers * _kept_in(backbone).itemsize
 
 
@@ -310,12 +316,22 @@ class _Cache:
 
 @dataclass(frozen=True)
 class _Filling(RaggedLayout):
-    """Prompts: tokens attend within their sample, and leave their keys and values in the cache."""
+    """Prompts: tokens attend within their sample, and leave their keys and values in the cache.
+
+    A layer may attend several times in a pass, as differential attention does; each time has a place of its own.
+    """
 
     cache: _Cache
     rows_N: Tensor
+    times: Counter[Hashable] = field(default_factory=Counter[Hashable], kw_only=True)
+
+    def place(self, layer: Hashable) -> Hashable:
+        """Where the cache has what a layer attends to this time."""
+        self.times[layer] += 1
+        return layer, self.times[layer]
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
+        layer = self.place(layer)
         self.cache.write(layer, self.rows_N, self.positions_N, key, value)
         if rule.before is not None:
             keys, values = rule.before
@@ -338,6 +354,7 @@ class _Reading(_Filling):
 
         Rows of the cache without a live sample are read too, for nothing.
         """
+        layer = self.place(layer)
         swept = query.dtype == torch.float32 and query.device.type == "cpu" and query[0].numel() >= LEAST_WIDTH
         if swept and (first_L := self._first(rule.reach)) is not None:
             from wavetune.models.kernels import read_kept

@@ -261,6 +261,17 @@ def test_fewer_draws_are_the_beginning_of_more_and_other_keys_give_others():
         assert not np.isclose(draws[0], other).any()
 
 
+def test_a_config_that_tells_heads_of_single_blocks_alone_keeps_nobody_from_decoding(prompts, monkeypatch):
+    def ambiguous(_):
+        raise RuntimeError("a per-layer attribute")
+
+    backbone = backbone_of("llama")
+    wanted = decode(backbone, prompts, 3, ())
+    for name in ("num_attention_heads", "num_key_value_heads", "head_dim"):
+        monkeypatch.setattr(type(backbone.model.config), name, property(ambiguous))
+    assert decode(backbone, prompts, 3, ()) == wanted
+
+
 def test_too_long_or_empty_prompts_and_impossible_policies_are_refused(prompts):
     backbone = backbone_of("gpt2")
     with pytest.raises(ConfigError, match="23 tokens and 42 new ones are more than the 64"):

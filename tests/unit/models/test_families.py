@@ -38,6 +38,7 @@ PACKED = {
     "gemma": LLAMA,
     "gemma2": LLAMA | {"sliding_window": 5, "attn_logit_softcapping": 2.0, "final_logit_softcapping": 3.0},
     "phi3": LLAMA,
+    "diffllama": LLAMA,  # each layer attends twice
     "olmo2": LLAMA,
     "glm4": LLAMA,
     "starcoder2": LLAMA | {"sliding_window": 5},
