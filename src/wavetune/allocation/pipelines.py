@@ -87,8 +87,12 @@ def meets_delay(
     least_K: Array,
     delay: float,
     air_K: Array,
+    asks_for_least: bool,
 ) -> bool:
-    """Whether some powers and shares end all pipelines by `delay`; `air_K` receives the airtimes of the least power."""
+    """Whether some powers and shares end all pipelines by `delay`.
+
+    If they do and it is asked for, `air_K` receives the airtimes of the least power.
+    """
     for k in range(len(work_K)):
         if delay - problem.ready_K[k] < least_K[k] + work_K[k]:
             return False
@@ -97,7 +101,12 @@ def meets_delay(
         return False
     for _ in range(40):
         middle = 0.5 * (low + high)
-        if airtimes(problem, work_K, owned_KM, count_K, least_K, delay, 10.0**middle, air_K) > 1.0:
+        too_long = airtimes(problem, work_K, owned_KM, count_K, least_K, delay, 10.0**middle, air_K) > 1.0
+        if not asks_for_least:
+            is_enough = power_needed(problem, owned_KM, count_K, air_K) <= problem.total_w
+            if is_enough != too_long:  # the least power is below this one, or above
+                return is_enough
+        if too_long:
             low = middle
         else:
             high = middle
@@ -113,7 +122,7 @@ def can_end(problem: BandProblem, work_K: Array, owner_M: IntArray, delay: float
     least_K = np.zeros(K)
     for k in range(K):
         least_K[k] = least_airtime(problem, owned_KM, count_K, k)
-    return meets_delay(problem, work_K, owned_KM, count_K, least_K, delay, np.zeros(K))
+    return meets_delay(problem, work_K, owned_KM, count_K, least_K, delay, np.zeros(K), False)
 
 
 @part
@@ -145,17 +154,16 @@ def balance(problem: BandProblem, work_K: Array, owner_M: IntArray, known: float
         low = max(low, problem.ready_K[k] + least_K[k] + work_K[k])
     high = known
     for _ in range(60):
-        if meets_delay(problem, work_K, owned_KM, count_K, least_K, high, air_K):
+        if meets_delay(problem, work_K, owned_KM, count_K, least_K, high, air_K, False):
             break
         low, high = max(low, high), 1.5 * high
-    best_K = air_K.copy()
     for _ in range(40):
         if high - low <= 1e-7 * high:
             break
         middle = 0.5 * (low + high)
-        if meets_delay(problem, work_K, owned_KM, count_K, least_K, middle, air_K):
+        if meets_delay(problem, work_K, owned_KM, count_K, least_K, middle, air_K, False):
             high = middle
-            best_K = air_K.copy()
         else:
             low = middle
-    return best_K
+    meets_delay(problem, work_K, owned_KM, count_K, least_K, high, air_K, True)
+    return air_K
