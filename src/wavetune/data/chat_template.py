@@ -15,6 +15,7 @@ from wavetune.errors import ConfigError, DataError, ModelError, first_line, near
 
 MARKER = "wavetune-answer"
 REASONING = ("reasoning_content", "thinking", "reasoning")
+_MOST_MADE = 1_000_000  # letters, and a hundred for each that is given
 ELSE = "or write dialogues with world.data.template.kind=instruction"
 Messages = Sequence[Mapping[str, Any]]
 
@@ -202,18 +203,25 @@ class ChatWriter:
             if self.date is not None:
                 values["strftime_now"] = datetime.fromisoformat(self.date).strftime
             if blocks is None or marked is None:
-                return [template.render(values)]
-            track: Any = template.environment
-            with track.activate_tracker(blocks, marked):
-                for block in template.generate(values):
-                    blocks.append(block)
-            return blocks
+                found = [template.render(values)]
+            else:
+                track: Any = template.environment
+                with track.activate_tracker(blocks, marked):
+                    for block in template.generate(values):
+                        blocks.append(block)
+                found = blocks
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(f"the model's chat template cannot be read ({error}); correct it, {ELSE}") from error
         except (ConfigError, ModelError):
             raise
         except Exception as error:  # a template is a program: whatever it does may fail
             raise DataError(f"{where or 'a dialogue'}: {self._refusal(messages, error)}") from error
+        given, made = len(str(messages)) + len(str(tools)), sum(map(len, found))
+        if made > _MOST_MADE + 100 * given:
+            raise ModelError(
+                f"the model's chat template makes {made} letters of a dialogue of {given}; correct it, {ELSE}"
+            )
+        return found
 
     def _with_system(self, messages: Messages) -> Messages:
         """The messages; where the template has no system turn, what is said in one stands before the user's first."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import ipaddress
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,16 +59,22 @@ def write_certificates(folder: Path, num_devices: int, hosts: Sequence[str] = ()
         raise ConfigError(
             f"{folder} already holds certificates ({found[0]}); add a device with --add 1, or choose another folder"
         )
-    key = ec.generate_private_key(ec.SECP256R1())
-    authority = Authority(folder, _authority(key), key)
-    own = authority.folder / AUTHORITY
-    (own / "issued").mkdir(parents=True, mode=0o700)
-    own.chmod(0o700)
-    _write(own / "authority.pem", _public(authority.certificate), 0o644)
-    _write(own / "key.pem", _pem(key), 0o600)
-    authority.issue(SERVER, (*LOOPBACK, *hosts))
-    for client in range(num_devices):
-        authority.issue(device_name(client))
+    key, part = ec.generate_private_key(ec.SECP256R1()), folder / ".part"
+    authority = Authority(part, _authority(key), key)
+    own = part / AUTHORITY
+    shutil.rmtree(part, ignore_errors=True)  # of one that was killed
+    try:
+        (own / "issued").mkdir(parents=True, mode=0o700)
+        own.chmod(0o700)
+        _write(own / "authority.pem", _public(authority.certificate), 0o644)
+        _write(own / "key.pem", _pem(key), 0o600)
+        authority.issue(SERVER, (*LOOPBACK, *hosts))
+        for client in range(num_devices):
+            authority.issue(device_name(client))
+        for party in part.iterdir():
+            os.replace(party, folder / party.name)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 @dataclass(frozen=True)

@@ -200,6 +200,7 @@ def test_templates_by_name_are_found_wherever_a_folder_keeps_them(tmp_path):
         ("{% for m in messages %}", [ASKED, SAID], r"cannot be read \("),
         ("{{ messages[9].content.x }}", [ASKED, SAID], "refuses a dialogue of the turns user, assistant"),
         ("{{ messages[0].content }}", [ASKED, SAID], "turn 2 is not to be found"),
+        ("{{ 'a' * 1100000 }}{{ messages[0].content }}", [ASKED, SAID], r"makes 11\d{5} letters of a dialogue of \d+;"),
         ("{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}",
          [SYSTEM, ASKED, SAID], r"takes no system turn \(leaves it out\)"),
     ],

@@ -73,6 +73,23 @@ def serial(folder, name):
     return x509.load_pem_x509_certificate((folder / name / "certificate.pem").read_bytes()).serial_number
 
 
+def test_a_disk_that_is_full_leaves_no_part_of_a_set(tmp_path, monkeypatch):
+    write, written = certificates._write, []
+
+    def full(path, *rest):
+        written.append(path)
+        if len(written) == 8:
+            raise OSError("No space left on device")
+        return write(path, *rest)
+
+    monkeypatch.setattr(certificates, "_write", full)
+    with pytest.raises(OSError, match="No space"):
+        write_certificates(tmp_path / "all", 2)
+    assert list((tmp_path / "all").iterdir()) == []
+    write_certificates(tmp_path / "all", 2)
+    assert {p.name for p in (tmp_path / "all").iterdir()} == {"authority", "device-00", "device-01", "server"}
+
+
 def test_a_device_is_added_revoked_and_given_another_certificate(tmp_path):
     write_certificates(tmp_path, 2, ["edge.example.org"])
     authority = Authority.read(tmp_path)
