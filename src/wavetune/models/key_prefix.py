@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from wavetune.costs.adapter import AdapterSite
+from wavetune.errors import ModelError
 from wavetune.models.lora import AdapterBank
 from wavetune.models.ragged import RaggedLayout, Rule, ragged_layout
 
@@ -49,6 +50,10 @@ class Watching(RaggedLayout):
         return cls(**vars(ragged_layout([1], device)))
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """What the token reads."""
+        """What the token reads. Raises ModelError where a module reads several times."""
+        if layer in self.widths:
+            raise ModelError(
+                f"{type(layer).__name__} attends several times, and a prefix is read once; choose another adapter"
+            )
         self.widths[layer] = key[0].numel(), value[0].numel()
         return super().attend(layer, query, key, value, rule)

@@ -11,12 +11,14 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
 from helpers.adapters import pair_of, widths_of
+from wavetune.errors import ModelError
+from wavetune.federation.adapters.prefix import Prefix
 from wavetune.models.adapter_folder import save_adapter_folder
 from wavetune.models.backbone import load_backbone, prepare_backbone
 from wavetune.models.decode import decode
 from wavetune.models.lora import AdapterBank
 from wavetune.models.part import load_part
-from wavetune.models.ragged import branched_layout, ragged_layout
+from wavetune.models.ragged import ATTENTION, branched_layout, ragged_layout
 from wavetune.models.structure import is_encoder
 
 WIDTHS = {
@@ -161,6 +163,11 @@ def test_what_is_decoded_is_what_the_stock_model_generates(kind):
         for _ in range(6):
             text.append(int(stock_states(stock(kind), torch.tensor(text))[-1].argmax()))
         assert answer.ids == tuple(text[len(prompt) :])
+
+
+def test_prefixes_are_refused_where_a_layer_attends_several_times():
+    with pytest.raises(ModelError, match="DiffLlamaAttention attends several times"):
+        prepare_backbone(stock("diffllama", ATTENTION), (), adapters=[Prefix(3)])
 
 
 @pytest.mark.parametrize("kind", ["gemma2", "gpt_oss", "llama4_text", "opt", "bloom", "gpt_neo", "mamba"])
