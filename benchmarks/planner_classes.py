@@ -47,6 +47,8 @@ CLASSES = [
     ("cuts per client, slow server", 5, 20),
     ("cuts per client, slow server", 12, 40),
     ("cuts and shares, slow server", 5, 20),
+    ("cuts and shares, slow server", 12, 40),
+    ("cuts and shares, slow server", 20, 60),
     ("both ways, cuts per client, slow server", 3, 7),
     ("both ways, cuts per client, slow server", 5, 20),
     ("both ways, cuts per client, slow server", 12, 40),

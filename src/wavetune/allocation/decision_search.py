@@ -45,12 +45,14 @@ _MOST_OPTION_SETS = 12
 _BOXES = 160
 _PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed; linear programs at size 1
 _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
+_PACKED_SHARES = 3000  # the same of the uplink with shares of the server
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _FEW_HALVINGS, _WIDE = 10, 5e-3  # of a single choice of cuts at first; the gap that integer programs are asked to close
 _MOST_THOROUGH = 8  # choices of cuts that are closed by linear and integer programs
 _SUITED = 3  # choices that suit bands shared in time which are looked around
 _CHANGES, _STALE, _STALE_CLIENT = 200, 80, 8  # of cuts at random: so many, as long as one of so many (a client) pays
+_FIRST_CHANGES = 10  # of these for the first plan
 _MOST_CHANGED, _NEAR_CUTS, _SAME_RANK = 3, 3, 0.75  # clients, cuts of low cost, and how often the rank stays
 _SOON = 20_000  # pairs of client and subchannel for which a turn takes a tenth of a second
 _LONGEST_S = 1e200  # of what is predicted of a client; longer ones are as good as endless
@@ -87,6 +89,10 @@ class DecisionSearch:
             self._improve(self.best, 1, Clock())
         if soon or not self.clock.expired:
             self._improve_suited()
+        if soon and self.effort.programs > 0:
+            if self.problem.share_server:
+                self._improve(self.best, 3, Clock())
+            self._change_at_random(0, min(_FIRST_CHANGES, _SOON // (2 * self._size)), Clock())
         for decision in [*starts, *more()]:
             if not self.clock.expired:
                 self._improve(decision, 6, self.clock)
@@ -96,7 +102,7 @@ class DecisionSearch:
             if not self.clock.expired and self.lower_s[i] < self._enough_s:
                 for start in self._starts(i):
                     self._improve(self._start_decision(i, start, self.clock), 6, self.clock)
-        self._change_at_random()
+        self._change_at_random(1, min(_CHANGES, self.effort.programs), self.clock)
         self._solve(self.effort)
 
     def _improve_suited(self) -> None:
@@ -110,17 +116,17 @@ class DecisionSearch:
             decision = self._start_decision(i, Pick(choice_K), Clock())
             self._improve(self._assign_subchannels(decision, Clock()), 1, Clock())
 
-    def _change_at_random(self) -> None:
-        """Look around the best decision with a few clients' cuts changed at random, as long as that pays.
+    def _change_at_random(self, seed: int, most: int, clock: Clock) -> None:
+        """Look around the best decision with a few clients' cuts changed at random, `most` times, as long as that pays.
 
         Half of the changes are to cuts that prices say to cost little. Where the server is shared or the way back takes
         time, a look takes several times as long, and what packing suggests is better.
         """
-        problem, g, stale = self.problem, np.random.default_rng(0), 0
+        problem, g, stale = self.problem, np.random.default_rng(seed), 0
         pays = self.option_sets[0].num_cuts > 1 and not problem.share_server and not problem.price_downlink
-        for _ in range(min(_CHANGES, self.effort.programs) if pays else 0):
+        for _ in range(most if pays else 0):
             open_sets = [one for one, s in zip(self.option_sets, self.lower_s, strict=True) if s < self._enough_s]
-            if not open_sets or stale == min(_STALE, _STALE_CLIENT * problem.num_clients) or self.clock.expired:
+            if not open_sets or stale == min(_STALE, _STALE_CLIENT * problem.num_clients) or clock.expired:
                 break
             best, stale = self.best, stale + 1
             same = [one for one in open_sets if one.rank_K[0] == best.options.rank_K[0]]
@@ -130,7 +136,7 @@ class DecisionSearch:
             for k in g.permutation(one.num_clients)[: g.integers(1, _MOST_CHANGED + 1)]:
                 near_C = near_KC[k, one.allowed_KC[k, near_KC[k]]]
                 choice_K[k] = g.choice(near_C[:_NEAR_CUTS] if g.random() < 0.5 else near_C)
-            self._improve(self._assign_subchannels(self._decide(one.of(choice_K), best), self.clock), 3, self.clock)
+            self._improve(self._assign_subchannels(self._decide(one.of(choice_K), best), clock), 3, clock)
             if self.best.delay_s < best.delay_s * (1 - 0.1 * _TOLERANCE):
                 stale = 0
 
@@ -295,7 +301,8 @@ class DecisionSearch:
     @property
     def _packs(self) -> bool:
         """Whether the cuts, or one for all with the shares of the server, are packed in the end."""
-        most = _PACKED if self.problem.price_downlink or self.problem.share_server else _PACKED_UPLINK
+        most = _PACKED_SHARES if self.problem.share_server else _PACKED_UPLINK
+        most = _PACKED if self.problem.price_downlink else most
         several = self.problem.cut_per_client or self.problem.share_server
         return several and self.effort.programs > 0 and self._size <= most
 

@@ -157,6 +157,15 @@ def test_cuts_of_several_clients_change_together_where_none_alone_pays(problem_o
     assert outcome.gap < 0.002
 
 
+@pytest.mark.parametrize(
+    ("kind", "clients", "subchannels", "seed", "best_known_s"),
+    [("cuts per client, slow server", 12, 40, 1, 2267.6), ("cuts and shares, slow server", 7, 29, 0, 1380.8)],
+)
+def test_first_plans_are_near_the_best_known(problem_of, kind, clients, subchannels, seed, best_known_s):
+    first = plan(problem_of(kind, clients, subchannels, seed), time_limit_s=1e-9)
+    assert first.delay_s < 1.01 * best_known_s
+
+
 def test_shares_are_packed_in_larger_bands_than_cuts_alone_where_the_way_back_takes_no_time(problem_of):
     problem = problem_of("cuts and shares, slow server", 3, 68, 0)
     outcome = plan(problem)
