@@ -52,6 +52,8 @@ _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
+_VAST = 400_000  # pairs of a client and a subchannel beyond which a search starts from the prices' bundles only once
+_FEWEST_FRESH, _MOST_FRESH = 10, 10_000_000  # iterations of prices that begin anew, and pairs that these price
 
 
 @dataclass(frozen=True, eq=False)
@@ -314,11 +316,12 @@ def solve(
         if incumbent.gap_s > gap_s and iterations > 0 and incumbent.trial_step_s > tolerance_s:
             goal_s = min(incumbent.delay_s - 0.5 * gap_s, beat_s)
             before_s = incumbent.bound_s
-            incumbent = raise_lower_bound(problem, incumbent, goal_s, tolerance_s, a_turn)
+            incumbent = raise_lower_bound(problem, incumbent, goal_s, tolerance_s, min(a_turn, iterations))
             iterations -= a_turn
             stuck = incumbent.gap_s > max(_STUCK * incumbent.delay_s, 10.0 * (incumbent.bound_s - before_s))
-            if stuck and not afresh:
-                incumbent, afresh = begin_anew(problem, incumbent, goal_s, tolerance_s, a_turn), True
+            if stuck and not afresh and iterations > 0:
+                fresh = min(a_turn, iterations, max(_FEWEST_FRESH, _MOST_FRESH // problem.log_KM.size))
+                incumbent, afresh = begin_anew(problem, incumbent, goal_s, tolerance_s, fresh), True
         if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s or clock.expired:
             return incumbent
         if turn == 1:
@@ -326,9 +329,10 @@ def solve(
             incumbent = close_by_packing(problem, incumbent, gap_s, effort, clock, beat_s)
             packed = incumbent.bound_s > before_s
         if share * incumbent.gap_s > 0.2 * gap_s:
-            better = search_below(
-                problem, incumbent, incumbent.delay_s - share * incumbent.gap_s, effort.kicks, turn + 1
-            )
+            # In vast bands the way from the prices' bundles to good owners is long: taken once, and then even seeds.
+            seed = 2 * turn if turn > 0 and problem.log_KM.size > _VAST else turn + 1
+            target_s = incumbent.delay_s - share * incumbent.gap_s
+            better = search_below(problem, incumbent, target_s, effort.kicks, seed)
             share = 0.5 if better.delay_s < incumbent.delay_s else 0.5 * share
             incumbent = better
     if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s:

@@ -33,6 +33,7 @@ _PROGRESS, _PATIENCE = 0.1, 5  # A trial is given up after so many iterations th
 _SPLITS = 3  # How often a client's count is moved in one evaluation.
 _IN_VAIN = 4  # Trials, each halfway down from the last, after which prices that prove nothing are left.
 _POWER_SHARES = (0.1, 0.5, 0.2, 0.05, 0.02)  # Of all prices, with which they begin anew.
+_SPENT = 0.9  # Of the total power, from which on it has the price that suits the owners.
 _ASIDE, _HALVINGS = 0.1, 20  # Of all prices, off the subchannels of which too many need one; of delays looked at.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
 
@@ -313,8 +314,16 @@ def new_tangents(K: int) -> Tangents:
 
 
 def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_s: float) -> Prices:
-    """Equal prices on all subchannels, their share set by bisection to prove most at a delay just below `delay_s`."""
+    """Equal prices on all subchannels and a price of power that suit the given owners.
+
+    Where these spend all of the total power, its share of all prices is what their subchannels' worth in watts leaves
+    to it; else it is set by bisection to prove most at a delay just below `delay_s`.
+    """
     M, prices = problem.log_KM.shape[1], priced_evenly(problem, owner_M, 0.5)
+    power_share = spent_share(problem, owner_M)
+    if power_share > 0.0:
+        prices.weight_M1[:M], prices.weight_M1[M] = (1.0 - power_share) / M, power_share
+        return prices
     low, high = -20.0, 25.0
     for _ in range(10):
         log_odds = 0.5 * (low + high)
@@ -326,6 +335,17 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
             break
         low, high = (log_odds, high) if use_M1[M] / problem.total_w > np.mean(use_M1[:M]) else (low, log_odds)
     return prices
+
+
+def spent_share(problem: BandProblem, owner_M: IntArray) -> float:
+    """The total power's share of its own watts and all that owned subchannels save; 0 where some power is left over."""
+    _, power_w_M, level_K = optimal_power(problem, owner_M)
+    owned = np.flatnonzero((owner_M >= 0) & (power_w_M > 0))
+    if not np.sum(power_w_M) >= _SPENT * problem.total_w:
+        return 0.0
+    rate_M = np.log1p(power_w_M[owned] / problem.inverse_KM[owner_M[owned], owned])
+    saved_w = np.sum(level_K[owner_M[owned]] * rate_M - power_w_M[owned])
+    return float(problem.total_w / (problem.total_w + saved_w))
 
 
 def priced_evenly(problem: BandProblem, owner_M: IntArray, power_share: float) -> Prices:

@@ -48,7 +48,12 @@ def effort_of(size: int, brief: bool) -> Effort:
     """Effort for a band of K * M = size, such that the time grows little faster than the size."""
     if brief:
         return Effort(
-            kicks=max(2, min(20, 1_000_000 // size)), searches=3, iterations=25, branches=0, halvings=40, programs=0
+            kicks=max(2, min(20, 1_000_000 // size)),
+            searches=3,
+            iterations=max(25, min(60, 4_000_000 // size)),
+            branches=0,
+            halvings=40,
+            programs=0,
         )
     return Effort(
         kicks=max(20, min(200, 30_000_000 // size)),

@@ -8,8 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation.band import vital_of_rates
+from wavetune.allocation import band as band_module
+from wavetune.allocation.band import BandTables, vital_of_rates
+from wavetune.allocation.common_cut import pairs_of
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
+from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.planner import plan
 from wavetune.allocation.prices import Prices
@@ -134,3 +137,31 @@ def test_prices_find_the_few_subchannels_that_more_clients_need_than_there_are()
         return replace(band, gain_KM=gain_KM, interference_w_M=1e-12 * g.exponential(size=99), total_power_max_w=1e3)
 
     assert plan(replace(problem, main=faint(problem.main), fed=faint(problem.fed))).gap < 1e-3
+
+
+def one_pair(problem):
+    """The main band of one cut and rank, and the greedy owners to start from."""
+    pair = pairs_of(problem, [(11, 8)])[0]
+    tables = BandTables(problem.main, problem.tx_power_max_w_K)
+    band = tables.problem(pair.ready_s_K, pair.bits_K)
+    return band, band_module.first_incumbent(tables, band)
+
+
+def test_prices_begin_where_power_costs_what_it_is_worth_to_the_owners():
+    """Subchannels and power are all taken, so that a trial of next to no price of power seems to prove most."""
+    band, start = one_pair(cell_problem(10, 40))
+    found, low_s = band_module.descend(band, start, Clock()), start.priced_s
+    prices = uniform_prices(band, found.owner_M, low_s, found.delay_s)
+    assert provable_delay(band, prices, low_s, found.delay_s) > 0.98 * found.delay_s
+
+
+def test_prices_are_moved_no_more_often_than_the_effort_says(monkeypatch):
+    moved, raised = [], band_module.raise_bound
+
+    def counted(*arguments):
+        moved.append(arguments[-1])
+        return raised(*arguments)
+
+    monkeypatch.setattr(band_module, "raise_bound", counted)
+    band_module.solve(*one_pair(cell_problem(40, 160)), 0.0, Effort(0, 3, 7, 0, 0, 0), Clock())
+    assert sum(moved) == 7
