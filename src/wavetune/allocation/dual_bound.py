@@ -33,6 +33,7 @@ _PROGRESS, _PATIENCE = 0.1, 5  # A trial is given up after so many iterations th
 _SPLITS = 3  # How often a client's count is moved in one evaluation.
 _IN_VAIN = 4  # Trials, each halfway down from the last, after which prices that prove nothing are left.
 _POWER_SHARES = (0.1, 0.5, 0.2, 0.05, 0.02)  # Of all prices, with which they begin anew.
+_FLAT = 0.01  # by which log gains of a client differ that count as equal.
 _SPENT = 0.9  # Of the total power, from which on it has the price that suits the owners.
 _ASIDE, _HALVINGS = 0.1, 20  # Of all prices, off the subchannels of which too many need one; of delays looked at.
 _NOTHING = -1e9  # An excess that any evaluation improves on.
@@ -317,7 +318,7 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
     """Equal prices on all subchannels and a price of power that suit the given owners.
 
     Where these spend all of the total power, its share of all prices is what their subchannels' worth in watts leaves
-    to it; else it is set by bisection to prove most at a delay just below `delay_s`.
+    to it, unless gains are flat; else it is set by bisection to prove most at a delay just below `delay_s`.
     """
     M, prices = problem.log_KM.shape[1], priced_evenly(problem, owner_M, 0.5)
     power_share = spent_share(problem, owner_M)
@@ -338,7 +339,11 @@ def uniform_prices(problem: BandProblem, owner_M: IntArray, low_s: float, delay_
 
 
 def spent_share(problem: BandProblem, owner_M: IntArray) -> float:
-    """The total power's share of its own watts and all that owned subchannels save; 0 where some power is left over."""
+    """The total power's share of its own watts and all that owned subchannels save; 0 where some power is left over, or
+    where gains are flat, so that counting proves most.
+    """
+    if np.all(np.abs(problem.log_KM - problem.log_KM[:, :1]) < _FLAT):
+        return 0.0
     _, power_w_M, level_K = optimal_power(problem, owner_M)
     owned = np.flatnonzero((owner_M >= 0) & (power_w_M > 0))
     if not np.sum(power_w_M) >= _SPENT * problem.total_w:
