@@ -16,8 +16,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from wavetune.data_plane.certificates import SERVER, device_name, write_certificates
-from wavetune.errors import ConfigError, DeploymentError
-from wavetune.federation.folder_lock import require_own
+from wavetune.errors import ConfigError, DeploymentError, RunFolderError
+from wavetune.federation.folder_lock import locked, require_own
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe
 from wavetune.runtimes.flower.app import write_app
@@ -137,10 +137,21 @@ def _watch_over(
             for other in (*nodes, run):
                 other.stop()
             _start(link, link_port)
-            for other in (*nodes, run):
-                other.start()
+            for node in nodes:
+                node.start()
+            _await(out)
+            run.start()
             break
         watch(parties)
+        time.sleep(_POLL_S)
+
+
+def _await(out: Path) -> None:
+    """Wait until the app that lost its SuperLink has let go of the run's folder."""
+    until = time.monotonic() + _START_S
+    while time.monotonic() < until:
+        with suppress(RunFolderError), locked(out):
+            return
         time.sleep(_POLL_S)
 
 
