@@ -350,9 +350,8 @@ class _Reading(_Filling):
     firsts: dict[Reach, Tensor | None] = field(default_factory=dict[Reach, Tensor | None])
 
     def attend(self, layer: Hashable, query: Tensor, key: Tensor, value: Tensor, rule: Rule) -> Tensor:
-        """The query heads that share a key-value head stand as the queries of one product. `[L, H, E]`.
-
-        Rows of the cache without a live sample are read too, for nothing.
+        """By a compiled sweep where one serves, else as one product `[L, H, E]`: the query heads that share a key-value
+        head stand as its queries, and rows of the cache without a live sample are read too, for nothing.
         """
         layer = self.place(layer)
         swept = query.dtype == torch.float32 and query.device.type == "cpu" and query[0].numel() >= LEAST_WIDTH
