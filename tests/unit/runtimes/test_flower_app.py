@@ -5,6 +5,7 @@ import runpy
 import socket
 import subprocess
 import sys
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from flwr.common.config import get_fused_config_from_dir
 from helpers.command_line import assert_refused, settings, wavetune
 from wavetune.cli.flower_app import _begun_as
 from wavetune.errors import ConfigError
+from wavetune.federation.folder_lock import locked
 from wavetune.models import light_imports
 from wavetune.recipe import load, with_settings
 from wavetune.recipes import get
@@ -26,7 +28,7 @@ from wavetune.runtimes import flower, state_folder
 from wavetune.runtimes.flower import process
 from wavetune.runtimes.flower.app import PACKAGE, write_app
 from wavetune.runtimes.flower.device import client_of
-from wavetune.runtimes.flower.launch import free_ports
+from wavetune.runtimes.flower.launch import _await, free_ports
 from wavetune.runtimes.flower.servers import FlowerSettings
 
 
@@ -134,3 +136,13 @@ def test_an_app_goes_on_in_the_run_of_its_own_recipe_whose_template_may_say_more
     assert _begun_as(kept, asked)
     for other in ("run.seed=5", "world.data.template=instruction", "world.data.template.separator=:"):
         assert not _begun_as(kept, with_settings(asked, [other]))
+
+
+def test_an_app_waits_until_the_one_before_has_let_go_of_the_folder(tmp_path):
+    waited = threading.Event()
+    waiting = threading.Thread(target=lambda: (_await(tmp_path), waited.set()))
+    with locked(tmp_path):
+        waiting.start()
+        assert not waited.wait(0.3)
+    waiting.join(60)
+    assert waited.is_set()
