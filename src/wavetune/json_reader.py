@@ -18,14 +18,17 @@ import zlib
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any
 
 from wavetune.errors import JsonError, NotJsonError
 
 MOST_BYTES = 64 * 2**20
 LONGEST_RECORDS = 2**30
 MOST_LINE_BYTES = 16 * 2**20
+MOST_UNPACKED = 64 * 2**20
+MOST_UNPACKED_TIMES = 250  # text is packed to a tenth, rows that are all but alike to a hundredth
 MOST_LEVELS = 64
+MOST_BLANK = 1_000_000  # lines, one after the other
 _LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+$")
 _MOST_INTEGER = 10**308  # more do not fit a double
 
@@ -92,15 +95,19 @@ def read_lines(path: Path | str, most_bytes: int = MOST_LINE_BYTES) -> Iterator[
 
     They keep their ends, which may be a carriage return alone.
 
-    Raises: JsonError naming the file, and the line if one is longer than `most_bytes`.
+    Raises: JsonError naming the file, and the line if one is longer than `most_bytes` or more than `MOST_BLANK` up to
+        it are empty.
     """
-    number = 0
+    number = blank = 0
     with _named(path), _opened(Path(path)) as file:
         stream = opened_packed(path, file)
         while line := stream.readline(most_bytes + 1):
             number += 1
             if len(line) > most_bytes:
                 raise JsonError(f"line {number} is longer than {most_bytes} bytes; break it into lines")
+            blank = blank + 1 if line.isspace() else 0
+            if blank > MOST_BLANK:
+                raise JsonError(f"the {MOST_BLANK:,} lines before line {number} are empty; take them out")
             text = line.decode("utf-8-sig" if number == 1 else "utf-8")
             yield from _LINES.findall(text) if "\r" in text[:-2] else (text,)
 
@@ -115,9 +122,36 @@ def packing(path: Path | str) -> str:
 
 
 def opened_packed(path: Path | str, file: IO[bytes]) -> IO[bytes]:
-    """What a file holds that its name says to be compressed, and any other file itself."""
+    """What a file holds that its name says to be compressed, and any other file itself.
+
+    Reading raises JsonError where it holds more than `MOST_UNPACKED` bytes and `MOST_UNPACKED_TIMES` its own.
+    """
     ending = packing(path)
-    return cast(IO[bytes], PACKED[ending][1](file)) if ending else file
+    if not ending:
+        return file
+    most = max(MOST_UNPACKED, MOST_UNPACKED_TIMES * os.fstat(file.fileno()).st_size)
+    return io.BufferedReader(_Unpacked(PACKED[ending][1](file), most), 2**17)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a compressed file holds, up to so many bytes."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream, self._most, self._read = stream, most, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = self._stream.read(len(buffer))
+        self._read += len(found)
+        if self._read > self._most:
+            raise JsonError(
+                f"it holds more than {self._most / 1e6:,.0f} MB, over {MOST_UNPACKED_TIMES} times its size, as no data "
+                "do; unpack it if that is meant"
+            )
+        buffer[: len(found)] = found
+        return len(found)
 
 
 def complete_lines(path: Path | str) -> list[Any]:

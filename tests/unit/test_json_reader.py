@@ -1,12 +1,26 @@
 """The one reader of JSON: what it reads as it is meant, and what it refuses with its place."""
 
+import bz2
 import gzip
+import lzma
 import os
+from collections import deque
+from itertools import islice
 
 import pytest
 
+from wavetune import json_reader
 from wavetune.errors import JsonError, NotJsonError
-from wavetune.json_reader import MOST_LEVELS, parse, read_json, read_lines, require_file, require_files, value_of
+from wavetune.json_reader import (
+    MOST_LEVELS,
+    PACKED,
+    parse,
+    read_json,
+    read_lines,
+    require_file,
+    require_files,
+    value_of,
+)
 
 REFUSED = {
     "[" * 200_000: "expecting value|nested more than",
@@ -99,3 +113,50 @@ def test_lines_are_read_one_at_a_time_and_bounded(tmp_path):
     packed.write_bytes(packed.read_bytes()[:-9])
     with pytest.raises(JsonError, match=r"a\.jsonl\.gz: it is no whole .gz file"):
         list(read_lines(packed))
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_a_file_that_unpacks_to_what_no_data_do_is_left_soon(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr(json_reader, "MOST_UNPACKED", 10**6)
+    path = tmp_path / f"a.jsonl{ending}"
+    path.write_bytes(packed(ending, b"one\n" + b"[]            \n" * 10**6))
+    lines, text = (
+        read_lines(path),
+        rf"a\.jsonl{ending}: it holds more than \d+ MB, over 250 times its size, .*unpack it",
+    )
+    assert next(lines) == "one\n"
+    with pytest.raises(JsonError, match=text):
+        deque(lines, 0)
+
+
+def test_a_file_of_empty_lines_is_left_soon(tmp_path, monkeypatch):
+    monkeypatch.setattr(json_reader, "MOST_BLANK", 1000)
+    path = tmp_path / "a.jsonl"
+    path.write_text("one\n" + 999 * "\n" + "two\n" + 1000 * "  \r\n" + "three\n" + 1001 * "\n" + "four")
+    lines = read_lines(path)
+    assert [line.strip() for line in islice(lines, 2002)] == ["one", *999 * [""], "two", *1000 * [""], "three"]
+    with pytest.raises(JsonError, match="the 1,000 lines before line 3003 are empty; take them out"):
+        deque(lines, 0)
+
+
+@pytest.mark.parametrize("ending", PACKED)
+def test_a_file_packed_to_a_hundredth_is_read_whole(tmp_path, ending, monkeypatch):
+    monkeypatch.setattr(json_reader, "MOST_UNPACKED", 10**4)
+    path, lines = (
+        tmp_path / f"a.jsonl{ending}",
+        [f'{{"prompt": "the same words again and again", "row": {i}}}\n' for i in range(5000)],
+    )
+    path.write_bytes(packed(ending, "".join(lines).encode()))
+    assert list(read_lines(path)) == lines
+
+
+def packed(ending, content):
+    """Such a compressed file's bytes."""
+    pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd}
+    return pack[ending](content)
+
+
+def zstd(content):
+    import pyarrow
+
+    return pyarrow.compress(content, codec="zstd", asbytes=True)
