@@ -16,7 +16,6 @@ from wavetune.data.examples import PreferenceCorpus
 from wavetune.data.settings import sample
 from wavetune.data.templates import TokenSet
 from wavetune.errors import DataError, NumericsError
-from wavetune.federation.accuracy import Accuracy
 from wavetune.federation.optimise import AdamW, StackedOptimiser
 from wavetune.federation.reward_models import RewardModel, reward_backbone
 from wavetune.federation.rewards import RewardTraining
@@ -24,6 +23,8 @@ from wavetune.models.lora import named_matrices
 from wavetune.models.resolve import ResolvedModel
 from wavetune.models.reward import preference_loss, reward_bank, rewards_of
 from wavetune.units import Array
+
+NORMAL_95 = 1.959963984540054  # quantile 0.975 of the standard normal distribution
 
 
 @dataclass
@@ -94,6 +95,33 @@ def build_training(
     optimiser = StackedOptimiser(bank, AdamW(learning_rate=settings.learning_rate))
     train, validation, test = (tokenise_pairs(pairs, tokenizer, longest) for pairs in chosen)
     return Training(settings, model, base, optimiser, train, validation, test, seed)
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """How many of how many were right."""
+
+    correct: float
+    total: int
+
+    @property
+    def share(self) -> float:
+        """Share that was right, 0 to 1."""
+        return self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """95% confidence interval of Wilson, which stays within 0 to 1 and serves small samples too.
+
+        (p + z^2/2n -+ z sqrt(p (1 - p)/n + z^2/4n^2)) / (1 + z^2/n) with z = 1.96.
+        Source: Wilson, JASA 22, 1927.
+
+        >>> [round(end, 3) for end in Accuracy(8, 10).interval]
+        [0.49, 0.943]
+        """
+        p, n, z2 = self.share, self.total, NORMAL_95**2
+        centre, half = p + z2 / (2 * n), NORMAL_95 * math.sqrt(p * (1 - p) / n + z2 / (4 * n**2))
+        return max(0.0, (centre - half) / (1 + z2 / n)), min(1.0, (centre + half) / (1 + z2 / n))
 
 
 def share_right(margin_P: Array) -> Accuracy:

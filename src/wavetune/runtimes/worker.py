@@ -34,7 +34,6 @@ from wavetune.federation.slices import (
     step_slice,
 )
 from wavetune.models.backbone import load_tokenizer
-from wavetune.models.lora import AdapterBank
 from wavetune.models.resolve import resolve_model
 from wavetune.recipe import Recipe
 from wavetune.runtimes.alignment.here import Step, work_of
@@ -42,7 +41,7 @@ from wavetune.runtimes.alignment.task import Share, rewards_of
 from wavetune.runtimes.precision import device_of
 from wavetune.runtimes.provenance import versions
 from wavetune.runtimes.rewards import write_files
-from wavetune.runtimes.session import backbone_of, cohort_of
+from wavetune.runtimes.session import backbone_of, cohort_of, one_bank
 
 Floats = NDArray[np.float32] | NDArray[np.float64]
 Arrays = dict[str, Floats]
@@ -129,7 +128,11 @@ class Worker:
 
     def evaluate(self, rows: str, factors: Factors | None, passes: slice) -> Evaluation:
         """Losses of some passes over a set of rows with these adapters, or of the plain base model."""
-        bank = None if factors is None else self._bank_of(factors)
+        bank = None
+        if factors is not None:
+            device = self._cohort.backbone.device
+            told = {site: {n: t.to(device) for n, t in tensors(own).items()} for site, own in factors.items()}
+            bank = one_bank(self._cohort, told)
         return self._cohort.evaluate(self.job.token_sets[rows], bank, passes=passes)
 
     def align(
@@ -176,16 +179,6 @@ class Worker:
         device = device_of(self.device)
         backbone = backbone_of(job.recipe, job.targets, self._folder, job.bf16, device, job.num_classes)
         return slice_of(cohort_of(job.recipe, backbone, job.placement, job.rank_K, Door()), self.clients)
-
-    def _bank_of(self, factors: Factors) -> AdapterBank:
-        """A bank of one client that acts with these factors in every block."""
-        bank, device = self._cohort.bank, self._cohort.backbone.device
-        shared = {
-            site: {name: torch.tensor(f, device=device)[None] for name, f in own.items()}
-            for site, own in factors.items()
-        }
-        sites = tuple(site for site in bank.sites if site.name in factors)
-        return AdapterBank(sites, np.zeros((len(bank.local_LK), 1), np.bool_), bank.scale, {}, shared)
 
     def _require(self, done: tuple[int, int]) -> None:
         if self._done != done:
