@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from wavetune.cli.json_output import wants_json
-from wavetune.cli.options import DEPLOYMENT, Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges
+from wavetune.cli.options import Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges, of_deployment
 from wavetune.cli.read_recipe import require_unchanged
 from wavetune.cli.run import meant_run
 from wavetune.console import echo
@@ -24,17 +24,11 @@ def deploy(
     changes: TrainingChanges,
     own: OfRun,
     recipe: RecipeOfRun = None,
-    devices: Annotated[
-        int | None,
-        typer.Option(min=1, help="Devices; as many as the recipe's cell has.", rich_help_panel=DEPLOYMENT),
-    ] = None,
+    devices: Annotated[int | None, of_deployment(min=1, help="Devices; as many as the recipe's cell has.")] = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
     flower: Annotated[
-        bool,
-        typer.Option(
-            "--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.", rich_help_panel=DEPLOYMENT
-        ),
+        bool, of_deployment("--flower", help="Let Flower carry the rounds: SuperLink and SuperNodes.")
     ] = False,
 ) -> None:
     """Run a recipe with its servers and every device as processes of this machine, over TLS.

@@ -7,29 +7,21 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any, get_type_hints
 
 import click
-import typer
 from typer.core import TyperCommand
 
 from wavetune.cli.json_output import only_json
-from wavetune.cli.options import OUTPUT
+from wavetune.cli.options import of_messages
 from wavetune.logs import FORMATS, LOG, ConsoleHandler, format_of, level_of
 
 _QUIET, _VERBOSE, _JSON = "quiet", "verbose", "json"
 _SHARED = {
-    _QUIET: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Only results, warnings and errors.", rich_help_panel=OUTPUT)
-    ],
-    _VERBOSE: Annotated[bool, typer.Option("--verbose", "-v", help="Tell details, too.", rich_help_panel=OUTPUT)],
+    _QUIET: Annotated[bool, of_messages("--quiet", "-q", help="Only results, warnings and errors.")],
+    _VERBOSE: Annotated[bool, of_messages("--verbose", "-v", help="Tell details, too.")],
 }
 _FORMAT = Annotated[
-    str | None,
-    typer.Option(
-        "--log-format", metavar="text|json", help="How lines on standard error are written.", rich_help_panel=OUTPUT
-    ),
+    str | None, of_messages("--log-format", metavar="text|json", help="How lines on standard error are written.")
 ]
-_OF_RESULTS = Annotated[
-    bool, typer.Option("--json", help="Results as JSON on standard output, all else aside.", rich_help_panel=OUTPUT)
-]
+_OF_RESULTS = Annotated[bool, of_messages("--json", help="Results as JSON on standard output, all else aside.")]
 
 
 class Command(TyperCommand):

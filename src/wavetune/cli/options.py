@@ -4,12 +4,17 @@ import importlib.util
 import pkgutil
 from dataclasses import dataclass, fields
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-WORLD, RUN, DEPLOYMENT, OUTPUT = "What is run", "Run folder", "Deployment", "Messages"
+# Options by the panel of `--help` that shows them.
+of_world = partial(typer.Option, rich_help_panel="What is run")
+of_run = partial(typer.Option, rich_help_panel="Run folder")
+of_deployment = partial(typer.Option, rich_help_panel="Deployment")
+of_messages = partial(typer.Option, rich_help_panel="Messages")
 
 
 def _recipe_names(incomplete: str) -> list[str]:
@@ -39,61 +44,39 @@ RecipeNames = Annotated[list[str] | None, _recipe("[RECIPE]...", "or its JSON fi
 RecipeOfRun = Annotated[str | None, _recipe()]
 RecipeOrInstance = Annotated[str, _recipe("RECIPE|INSTANCE.json", "its JSON file, or a plan instance file")]
 
-Seed = Annotated[
-    int | None,
-    typer.Option(min=0, help="Seed of every random stream; the recipe's, 0, by default.", rich_help_panel=WORLD),
-]
+Seed = Annotated[int | None, of_world(min=0, help="Seed of every random stream; the recipe's, 0, by default.")]
 Model = Annotated[
-    str | None,
-    typer.Option(
-        metavar="MODEL", help="A name, a folder or a Hugging Face id; the recipe's by default.", rich_help_panel=WORLD
-    ),
+    str | None, of_world(metavar="MODEL", help="A name, a folder or a Hugging Face id; the recipe's by default.")
 ]
 Data = Annotated[
     str | None,
-    typer.Option(
-        metavar="DATA",
-        help="Corpus: a folder or file, module:function, or a Hugging Face id; the recipe's by default.",
-        rich_help_panel=WORLD,
+    of_world(
+        metavar="DATA", help="Corpus: a folder or file, module:function, or a Hugging Face id; the recipe's by default."
     ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    of_world(
         "--set",
         metavar="PATH=VALUE",
         help="Change a field, e.g. run.rounds=10; repeatable. `wavetune show RECIPE` lists all.",
-        rich_help_panel=WORLD,
     ),
 ]
 DeviceName = Annotated[
-    DeviceKind | None,
-    typer.Option(help="Where to compute; auto, the GPU where there is one, by default.", rich_help_panel=WORLD),
+    DeviceKind | None, of_world(help="Where to compute; auto, the GPU where there is one, by default.")
 ]
 RankTable = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Rounds to target per rank, as `wavetune measure-ranks` writes them.",
-        rich_help_panel=WORLD,
-    ),
+    Path | None, of_world(metavar="FILE", help="Rounds to target per rank, as `wavetune measure-ranks` writes them.")
 ]
 CodecTable = Annotated[
     Path | None,
-    typer.Option(
-        metavar="FILE",
-        help="Codecs to choose among at the cut, as `wavetune measure-codecs` writes them.",
-        rich_help_panel=WORLD,
-    ),
+    of_world(metavar="FILE", help="Codecs to choose among at the cut, as `wavetune measure-codecs` writes them."),
 ]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run folder.")]
 OneClient = Annotated[int | None, typer.Option(min=0, help="Use this client's adapter instead of the global one.")]
 Repeats = Annotated[int, typer.Option(min=1, help="Repeat with this many seeds and average.")]
 
-Rounds = Annotated[
-    int | None,
-    typer.Option(min=1, help="How many rounds to train; with --resume the run's new total.", rich_help_panel=RUN),
-]
+Rounds = Annotated[int | None, of_run(min=1, help="How many rounds to train; with --resume the run's new total.")]
 _FOLLOW = "Follow {} with tensorboard, wandb, mlflow, trackio or MODULE:FUNCTION, separated by commas."
 
 
@@ -102,15 +85,9 @@ class OfRun:
     """How long a run is, where it is written, whether it goes on, and who follows it."""
 
     rounds: Rounds = None
-    out: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="Run folder; runs/RECIPE by default.", rich_help_panel=RUN)
-    ] = None
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue the run in --out to the same end.", rich_help_panel=RUN)
-    ] = False
-    track: Annotated[str | None, typer.Option(metavar="NAMES", help=_FOLLOW.format("the run"), rich_help_panel=RUN)] = (
-        None
-    )
+    out: Annotated[Path | None, of_run(metavar="FOLDER", help="Run folder; runs/RECIPE by default.")] = None
+    resume: Annotated[bool, of_run("--resume", help="Continue the run in --out to the same end.")] = False
+    track: Annotated[str | None, of_run(metavar="NAMES", help=_FOLLOW.format("the run"))] = None
 
 
 @dataclass(frozen=True)
@@ -147,17 +124,9 @@ class Trials:
         return {"seeds": self.seeds, "target": self.target, "budgets": budgets}
 
 
-Emulate = Annotated[
-    bool,
-    typer.Option("--emulate", help="Pace every stream to the rate that the plan gave it.", rich_help_panel=DEPLOYMENT),
-]
+Emulate = Annotated[bool, of_deployment("--emulate", help="Pace every stream to the rate that the plan gave it.")]
 Deadline = Annotated[
-    float,
-    typer.Option(
-        min=0.1,
-        help="Seconds a device has to answer before the round goes on without it.",
-        rich_help_panel=DEPLOYMENT,
-    ),
+    float, of_deployment(min=0.1, help="Seconds a device has to answer before the round goes on without it.")
 ]
 WithParent = Annotated[bool, typer.Option("--with-parent", hidden=True)]
 

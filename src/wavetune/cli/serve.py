@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wavetune.cli.options import DEPLOYMENT, Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges, WithParent
+from wavetune.cli.options import Deadline, Emulate, OfRun, RecipeOfRun, TrainingChanges, WithParent, of_deployment
 from wavetune.cli.run import meant_run, train
 from wavetune.logs import LOG
 
@@ -22,27 +22,20 @@ def serve(
     own: OfRun,
     recipe: RecipeOfRun = None,
     certificates: Annotated[
-        Path,
-        typer.Option(help="The servers' folder, as `wavetune certificates` writes it.", rich_help_panel=DEPLOYMENT),
+        Path, of_deployment(help="The servers' folder, as `wavetune certificates` writes it.")
     ] = Path("certificates/server"),
-    address: Annotated[
-        str, typer.Option(help="HOST:PORT to listen at; port 7443 if left out.", rich_help_panel=DEPLOYMENT)
-    ] = "0.0.0.0:7443",
+    address: Annotated[str, of_deployment(help="HOST:PORT to listen at; port 7443 if left out.")] = "0.0.0.0:7443",
     public: Annotated[
-        str | None,
-        typer.Option(help="HOST:PORT under which devices reach it, where that is another.", rich_help_panel=DEPLOYMENT),
+        str | None, of_deployment(help="HOST:PORT under which devices reach it, where that is another.")
     ] = None,
     emulate: Emulate = False,
     deadline: Deadline = 120.0,
-    patience: Annotated[
-        float, typer.Option(min=1, help="Seconds to wait for the devices to come.", rich_help_panel=DEPLOYMENT)
-    ] = 600.0,
+    patience: Annotated[float, of_deployment(min=1, help="Seconds to wait for the devices to come.")] = 600.0,
     health: Annotated[
         str | None,
-        typer.Option(
+        of_deployment(
             metavar="[HOST:]PORT",
             help="Answer /live and /ready over HTTP there; on this machine alone unless a host is given.",
-            rich_help_panel=DEPLOYMENT,
         ),
     ] = None,
     port_file: Annotated[Path | None, typer.Option(hidden=True)] = None,
