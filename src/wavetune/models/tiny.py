@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from transformers import PretrainedConfig, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 NOTE = "tiny random weights with a byte tokenizer, for tests: it knows no language"
 SPECIAL_TOKENS = ("<pad>", "<s>", "</s>")
@@ -16,67 +16,41 @@ MAX_TOKENS = 512
 INITIALIZER_RANGE = 0.1  # five times the usual: at width 64 every block then visibly changes the output
 
 
+_SIZES = {
+    "vocab_size": VOCAB_SIZE,
+    "hidden_size": 64,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "max_position_embeddings": MAX_TOKENS,
+    "initializer_range": INITIALIZER_RANGE,
+    "pad_token_id": 0,
+}
+_ENDS = {"bos_token_id": 1, "eos_token_id": 2}
+
+
 def write_tiny(folder: Path, say: Callable[[str], None]) -> None:
     """Llama-style: 4 blocks of width 64, 4 heads on 2 key-value heads, tied embeddings."""
-    from transformers import LlamaConfig
-
-    config = LlamaConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        max_position_embeddings=MAX_TOKENS,
-        tie_word_embeddings=True,
-        initializer_range=INITIALIZER_RANGE,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    _write(folder, config, say)
+    own = {"intermediate_size": 128, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    _write(folder, say, "llama", own | _ENDS)
 
 
 def write_tiny_gpt2(folder: Path, say: Callable[[str], None]) -> None:
     """GPT-2-style: 4 blocks of width 64, 4 heads, tied embeddings."""
-    from transformers import GPT2Config
-
-    config = GPT2Config(
-        vocab_size=VOCAB_SIZE,
-        n_embd=64,
-        n_layer=4,
-        n_head=4,
-        n_positions=MAX_TOKENS,
-        initializer_range=INITIALIZER_RANGE,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-    )
-    _write(folder, config, say)
+    _write(folder, say, "gpt2", _ENDS)
 
 
 def write_tiny_bert(folder: Path, say: Callable[[str], None]) -> None:
     """BERT-style encoder: 4 blocks of width 64, 4 heads; its tokenizer puts start and end around a text."""
-    from transformers import BertConfig
-
-    config = BertConfig(
-        vocab_size=VOCAB_SIZE,
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=MAX_TOKENS,
-        initializer_range=INITIALIZER_RANGE,
-        pad_token_id=0,
-    )
-    _write(folder, config, say, encoder=True)
+    _write(folder, say, "bert", {"intermediate_size": 128})
 
 
-def _write(folder: Path, config: PretrainedConfig, say: Callable[[str], None], encoder: bool = False) -> None:
+def _write(folder: Path, say: Callable[[str], None], family: str, own: Mapping[str, object]) -> None:
     import torch
-    from transformers import AutoModel, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModel, AutoModelForCausalLM
 
     say("writing a tiny random model")
+    encoder = family == "bert"
+    config = AutoConfig.for_model(family, **_SIZES, **own)
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it is
         torch.manual_seed(0)
         model = (AutoModel if encoder else AutoModelForCausalLM).from_config(config)
