@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.costs.architecture import Architecture, is_written_down
-from wavetune.costs.operations import Block, Product, Projection, Saved
+from wavetune.costs.operations import Block
 from wavetune.models.cache import kept, place_of
 from wavetune.models.folder_check import read_object
 
@@ -44,21 +44,10 @@ def _written(architecture: Architecture) -> dict[str, Any]:
 
 def _read(value: dict[str, Any]) -> Architecture:
     """The architecture that was written so; raises LookupError, TypeError or ValueError if it was none."""
-    kinds = [_block(kind) for kind in value["kinds"]]
+    from pydantic import TypeAdapter
+
+    kinds = TypeAdapter(list[Block]).validate_python(value["kinds"])
     del value["kinds"]
     value["default_lora_targets"] = tuple(value["default_lora_targets"])
     value["blocks"] = tuple(kinds[index] for index in value["blocks"])
     return Architecture(**value)
-
-
-def _block(value: dict[str, Any]) -> Block:
-    own = {
-        "projections": tuple(Projection(**p) for p in value["projections"]),
-        "products": tuple(
-            Product(**p | {side: frozenset(p[side]) for side in ("left", "right")}) for p in value["products"]
-        ),
-        "saved": tuple(
-            Saved(**s | {names: frozenset(s[names]) for names in ("because", "read_by")}) for s in value["saved"]
-        ),
-    }
-    return Block(**value | own)
