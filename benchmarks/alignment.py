@@ -204,9 +204,11 @@ def whole_run(count: bool) -> None:
     nothing: Any = lambda *_: None  # noqa: E731
     made: Any = lambda _place, make, *_: make()  # noqa: E731
     for module, name, own in (
-        ("kept_rewards", "recall", nothing),
+        ("reward_cache", "recall", nothing),
+        ("untouched_cache", "kept", made),
+        ("kept_rewards", "recall", nothing),  # as older commits call them, of which the oldest keep nothing
         ("kept_untouched", "kept", made),
-        ("kept_untouched", "recalled", nothing),  # of older commits, of which the oldest keep nothing
+        ("kept_untouched", "recalled", nothing),
     ):
         with suppress(ImportError):
             setattr(importlib.import_module(f"wavetune.runtimes.{module}"), name, own)

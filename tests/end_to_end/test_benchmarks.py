@@ -16,7 +16,7 @@ import pytest
 from helpers.command_line import settings
 from wavetune import recipes
 from wavetune.allocation.feasibility import check_feasible
-from wavetune.runtimes import kept_rewards, kept_untouched
+from wavetune.runtimes import reward_cache, untouched_cache
 from wavetune.runtimes.round import train_round
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -105,8 +105,8 @@ def test_every_class_of_hard_problems_is_one():
 def test_the_stages_of_a_run_are_where_they_are_timed():
     timing = benchmark("alignment")
     assert all(callable(getattr(*timing.stages_of(name))) for name in timing.STAGES)
-    assert callable(kept_rewards.recall)
-    assert callable(kept_untouched.kept)
+    assert callable(reward_cache.recall)
+    assert callable(untouched_cache.kept)
     assert recipes.get("pwff").with_settings(*timing.SHORT).run.rounds == 1
 
 

@@ -20,8 +20,8 @@ from wavetune.federation.prefix import KeptPrefix
 from wavetune.models.lora import Matrices
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Judged, Lost
-from wavetune.runtimes.kept_untouched import recalled_losses
 from wavetune.runtimes.session import Session, one_bank
+from wavetune.runtimes.untouched_cache import recalled_losses
 from wavetune.units import Array
 
 Weights = Array

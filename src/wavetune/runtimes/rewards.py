@@ -65,7 +65,7 @@ class RewardFolder:
     def train(self, part: EmbeddedReward) -> Path:
         """The folder of an embedded reward, where it is trained unless it is there already."""
         from wavetune.models.reward import ABOUT
-        from wavetune.runtimes.kept_rewards import keep, place_of, recall
+        from wavetune.runtimes.reward_cache import keep, place_of, recall
         from wavetune.runtimes.train_reward import PLANNED, preference_corpus, train_reward
 
         own = self.path / part.preference

@@ -8,8 +8,8 @@ from wavetune.models.adapter_folder import read_factors
 from wavetune.models.decode import decode
 from wavetune.models.stopping import own_ends, up_to_end
 from wavetune.runtimes.export import adapter_name
-from wavetune.runtimes.kept_untouched import recalled_answers
 from wavetune.runtimes.session import Session, one_bank
+from wavetune.runtimes.untouched_cache import recalled_answers
 
 
 def samples_of(session: Session) -> list[tuple[Example, int | None]]:

@@ -22,7 +22,7 @@ from wavetune.federation.method import NARROWEST, Method
 from wavetune.federation.round_planner import RoundPlanner, SampleStatistics
 from wavetune.models.architecture import architecture_of
 from wavetune.recipe import Recipe
-from wavetune.runtimes.count_memory import Counted, recalled_count
+from wavetune.runtimes.counted_cache import Counted, recalled_count
 from wavetune.units import Array, Ints
 from wavetune.wireless.channel import draw_devices
 

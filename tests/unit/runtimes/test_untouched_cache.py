@@ -10,7 +10,7 @@ import pytest
 
 from wavetune.data.templates import TokenSet
 from wavetune.federation.cohort import Evaluation
-from wavetune.runtimes import kept_untouched
+from wavetune.runtimes import untouched_cache
 
 ROWS = TokenSet(np.arange(5, dtype=np.int32), np.array([0, 2, 5]), np.array([1, 3]), ("a", "b"), np.arange(2))
 
@@ -36,7 +36,7 @@ def losses(tmp_path, monkeypatch):
 
     def asked(judge, rows=ROWS, precision="fp32", tokens=64):
         serving = SimpleNamespace(prefix=None, backbone=SimpleNamespace(device="cpu"), tokens_per_pass=tokens)
-        return kept_untouched.recalled_losses(serving, tmp_path / "model", precision, rows, judge)
+        return untouched_cache.recalled_losses(serving, tmp_path / "model", precision, rows, judge)
 
     return asked
 
@@ -83,7 +83,7 @@ def test_sample_answers_are_given_once(losses, tmp_path):
             said.append(prompts)
             return ["yes"] * len(prompts)
 
-        return kept_untouched.recalled_answers(serving, tmp_path / "model", "fp32", prompts, tokens, ends, answer)
+        return untouched_cache.recalled_answers(serving, tmp_path / "model", "fp32", prompts, tokens, ends, answer)
 
     assert answers([(1, 2), (3,)]) == answers([(1, 2), (3,)]) == ["yes", "yes"]
     assert len(said) == 1

@@ -10,7 +10,7 @@ import pytest
 from wavetune.errors import RunFolderError
 from wavetune.federation.rewards import EmbeddedReward, RewardTraining
 from wavetune.models.reward import LOADED
-from wavetune.runtimes import kept_rewards
+from wavetune.runtimes import reward_cache
 from wavetune.runtimes.reward_training import Training
 from wavetune.runtimes.rewards import RewardFolder
 
@@ -23,7 +23,7 @@ def folder(tmp_path, monkeypatch):
     pairs = [{"prompt": f"q{i}", "chosen": f"yes {i}", "rejected": "no"} for i in range(12)]
     (tmp_path / "pairs").mkdir()
     (tmp_path / "pairs" / "helpful.jsonl").write_text("\n".join(map(json.dumps, pairs)))
-    monkeypatch.setattr(kept_rewards, "cached", lambda part: tmp_path / "cache" / part)
+    monkeypatch.setattr(reward_cache, "cached", lambda part: tmp_path / "cache" / part)
 
     class Made:
         told, trained = [], []
@@ -47,8 +47,8 @@ def test_the_next_run_has_the_same_files_without_a_step(folder):
     second = folder("second").train(PART)
     assert len(folder.trained) == 2
     assert folder.told[-1] == "the helpful reward model is the one that was trained on these pairs before"
-    names = {file.relative_to(first) for file in first.rglob("*") if file.is_file()} - {kept_rewards.Path(".lock")}
-    assert set(map(kept_rewards.Path, LOADED)) < names
+    names = {file.relative_to(first) for file in first.rglob("*") if file.is_file()} - {reward_cache.Path(".lock")}
+    assert set(map(reward_cache.Path, LOADED)) < names
     assert {file.relative_to(second) for file in second.rglob("*") if file.is_file()} == names
     assert all((first / name).read_bytes() == (second / name).read_bytes() for name in names)
 
@@ -76,7 +76,7 @@ def test_a_damaged_one_is_trained_again_and_kept_anew(folder, tmp_path):
 
 def test_a_training_that_began_goes_on_where_it_was(folder, monkeypatch):
     folder("first").train(PART)
-    monkeypatch.setattr(kept_rewards, "cached", lambda part: folder("elsewhere").path / part)
+    monkeypatch.setattr(reward_cache, "cached", lambda part: folder("elsewhere").path / part)
     step = Training.step
 
     def stopped(training, index):
@@ -106,7 +106,7 @@ def test_a_cache_that_cannot_be_written_is_done_without(folder, monkeypatch):
     def refused(*_given, **_named):
         raise RunFolderError("no room")
 
-    monkeypatch.setattr(kept_rewards, "written_once", refused)
+    monkeypatch.setattr(reward_cache, "written_once", refused)
     folder("first").train(PART)
     folder("second").train(PART)
     assert len(folder.trained) == 4
