@@ -169,7 +169,7 @@ class RunFolder:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir()
             save_file(saved, part / _STATE)
-            (part / _DIGEST).write_text(f"{_sha256(part / _STATE)}  {_STATE}\n", encoding="utf-8")
+            (part / _DIGEST).write_text(f"{sha256_of(part / _STATE)}  {_STATE}\n", encoding="utf-8")
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
             for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
@@ -182,7 +182,7 @@ class RunFolder:
         for folder in reversed(self._checkpoints()):
             try:
                 path, digest = require_file(folder / _STATE), folder / _DIGEST
-                if digest.exists() and require_file(digest).read_text("utf-8").split()[:1] != [_sha256(path)]:
+                if digest.exists() and require_file(digest).read_text("utf-8").split()[:1] != [sha256_of(path)]:
                     raise ValueError("it is another than was written there")
                 return int(folder.name.removeprefix("round-")), load_file(path)
             except Exception as error:
@@ -196,7 +196,8 @@ class RunFolder:
         return sorted((p for p, name in found.items() if name), key=lambda p: int(p.name.removeprefix("round-")))
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

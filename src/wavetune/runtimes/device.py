@@ -68,8 +68,7 @@ class Agent:
 
     def __post_init__(self) -> None:
         if self.folder is not None and (latest := state_folder.latest(self.folder)) is not None:
-            self._place, (self._run, self._states) = latest, state_folder.read(latest)
-            self._recipe = state_folder.recipe_of(latest)
+            self._place, (self._run, self._states, self._recipe) = latest, state_folder.read(latest, self.say)
 
     def introduce(self) -> Attend:
         """Who this is and which states it can go on from."""
@@ -176,7 +175,7 @@ class Agent:
         if self._run != run:
             states, began = {}, ""
             if place is not None:
-                states, began = state_folder.read(place)[1], state_folder.recipe_of(place)
+                _, states, began = state_folder.read(place, self.say)
         now = settled(recipe)
         if began and (path := differs(json.loads(began), now, recipe)):
             raise ConfigError(f"{path} of the servers' recipe is not what it was when this run began here")

@@ -6,22 +6,22 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors import safe_open
 
-from wavetune.errors import RunFolderError
-from wavetune.federation.run_folder import each_its_own, explained
-from wavetune.json_reader import require_file
+from wavetune.errors import JsonError, RunFolderError, one_line
+from wavetune.federation.run_folder import each_its_own, explained, sha256_of, write_whole
+from wavetune.json_reader import read_text, require_file
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _ROOM = "free some space, what it kept before is still there"
-_PATTERN, _RUN = "state-*.safetensors", "run-"
-_OWN = (_PATTERN, "recipe.json", "alignment_*.json", "adapters", "rewards", "log.txt", f"{_RUN}*")
+_PATTERN, _RUN, _DIGESTS = "state-*.safetensors", "run-", "states.sha256"
+_OWN = (_PATTERN, _DIGESTS, "recipe.json", "alignment_*.json", "adapters", "rewards", "log.txt", f"{_RUN}*")
 
 
 def latest(folder: Path) -> Path | None:
@@ -32,7 +32,7 @@ def latest(folder: Path) -> Path | None:
 
 def of_run(folder: Path, run: str) -> Path:
     """Where a run's states belong in a device's folder: there if it is free or theirs, else in one of their own."""
-    owner = next((_of(path)[0] for path in sorted(folder.glob(_PATTERN))), run)
+    owner = kept(folder)[0] or run
     name = run if re.fullmatch(r"[0-9A-Za-z]{1,64}", run) else hashlib.sha256(run.encode()).hexdigest()[:16]
     return folder if owner == run else folder / f"{_RUN}{name}"
 
@@ -48,55 +48,89 @@ def require_room(folder: Path, most_runs: int, most_bytes: float) -> None:
         )
 
 
-def kept(folder: Path) -> tuple[str, dict[int, Path]]:
-    """The run whose states are in its folder, and their files by the number of rounds done. Raises RunFolderError."""
-    run, files = "", dict[int, Path]()
+def kept(folder: Path, say: Callable[[str], None] = lambda _text: None) -> tuple[str, dict[int, Path]]:
+    """The run whose states are in its folder, and their files by the number of rounds done; says which are passed over.
+
+    These are states that cannot be read or are not as they were written. Raises RunFolderError where no state is.
+    """
+    run, files, last = "", dict[int, Path](), None
+    written = _written(folder)
     for path in sorted(folder.glob(_PATTERN)):
-        of, done = _of(path)
+        try:
+            of, done = _of(path)
+            if written is not None and sha256_of(path) not in written.get(path.name, ()):
+                raise ValueError("it is another than was written there")
+        except Exception as error:  # safetensors has types of its own
+            last = path, error
+            say(f"passes over {path} ({one_line(error)})")
+            continue
         if of != run:
             run, files = of, {}
         files[done] = path
+    if last is not None and not files:
+        raise RunFolderError(f"cannot read {last[0]} ({one_line(last[1])}); remove it to start this device afresh")
     return run, files
 
 
-def read(folder: Path) -> tuple[str, dict[int, dict[str, Tensor]]]:
-    """The run whose states are in its folder, and these by the number of rounds done. Raises RunFolderError."""
+def read(
+    folder: Path, say: Callable[[str], None] = lambda _text: None
+) -> tuple[str, dict[int, dict[str, Tensor]], str]:
+    """The run whose states are in its folder, these by the number of rounds done, and its recipe as it was written.
+
+    Says which are passed over. Raises RunFolderError where no state is as it was written.
+    """
     from safetensors.torch import load_file
 
-    run, files = kept(folder)
-    states: dict[int, dict[str, Tensor]] = {}
-    for done, path in files.items():
-        try:
-            states[done] = load_file(path)
-        except Exception as error:  # safetensors has types of its own
-            raise _unreadable(path, error) from error
-    return run, states
-
-
-def recipe_of(folder: Path) -> str:
-    """The recipe of the run whose states are in its folder, as they were written; empty if none was."""
-    for path in folder.glob(_PATTERN):
+    run, files = kept(folder, say)
+    recipe = ""
+    for path in files.values():
         with safe_open(path, "np") as stored:
-            return str(stored.metadata().get("recipe", ""))
-    return ""
+            recipe = str(stored.metadata().get("recipe", ""))
+    return run, {done: load_file(path) for done, path in files.items()}, recipe
 
 
 def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, Tensor]], recipe: str = "") -> None:
-    """Keep the state after `done` rounds, whole or not at all, and of older ones those that are still given."""
+    """Keep the state after `done` rounds, whole or not at all, and of older ones those that are still given.
+
+    A file beside them has their digests, as `sha256sum` writes them. It is written first and names a state that is
+    there as well as the one that takes its place, so that whenever this ends what is there is known.
+    """
     from safetensors.torch import save_file
 
-    part = folder / f"state-{done:06d}.part"
+    part, name = folder / f"state-{done:06d}.part", f"state-{done:06d}.safetensors"
     with explained(folder, _ROOM):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         try:
             about = {"run": run, "rounds_done": str(done), "recipe": recipe}
             save_file(each_its_own(states[done]), part, metadata=about)
-            os.replace(part, folder / f"state-{done:06d}.safetensors")
+            given = {f"state-{number:06d}.safetensors" for number in states}
+            before = _written(folder)
+            if before is None:  # states of a version that wrote no digests
+                before = {path.name: (sha256_of(path),) for path in folder.glob(_PATTERN) if path.name in given}
+            lines = [f"{digest}  {old}\n" for old, digests in before.items() if old in given for digest in digests]
+            lines = [*dict.fromkeys((*lines, f"{sha256_of(part)}  {name}\n"))]
+            write_whole(folder / _DIGESTS, "".join(lines), _ROOM)
+            os.replace(part, folder / name)
         finally:
             part.unlink(missing_ok=True)
         for old in sorted(folder.glob(_PATTERN)):
-            if int(old.stem.removeprefix("state-")) not in states:
+            if old.name not in given:
                 old.unlink()
+
+
+def _written(folder: Path) -> dict[str, tuple[str, ...]] | None:
+    """The digests of what was written, by the names of files; None where none are kept."""
+    path, found = folder / _DIGESTS, dict[str, tuple[str, ...]]()
+    if not path.exists():
+        return None
+    try:
+        lines = read_text(path, errors="replace").splitlines()
+    except JsonError:  # no file: nothing is known to be as it was written
+        return {}
+    for line in lines:
+        digest, _, name = line.partition("  ")
+        found[name] = (*found.get(name, ()), digest)
+    return found
 
 
 def hide(folder: Path) -> None:
@@ -112,13 +146,6 @@ def hide(folder: Path) -> None:
 
 def _of(path: Path) -> tuple[str, int]:
     """The run that a state is of, and after how many of its rounds; its values are not read."""
-    try:
-        with safe_open(require_file(path), "np") as stored:
-            metadata = stored.metadata()
-            return str(metadata["run"]), int(metadata["rounds_done"])
-    except Exception as error:  # safetensors has types of its own
-        raise _unreadable(path, error) from error
-
-
-def _unreadable(path: Path, error: Exception) -> RunFolderError:
-    return RunFolderError(f"cannot read {path} ({error}); remove it to start this device afresh")
+    with safe_open(require_file(path), "np") as stored:
+        metadata = stored.metadata()
+        return str(metadata["run"]), int(metadata["rounds_done"])

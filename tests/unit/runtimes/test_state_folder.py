@@ -1,6 +1,7 @@
 """What a device keeps: each run's states in a folder of their own, for its owner alone."""
 
 import os
+import re
 import stat
 
 import pytest
@@ -64,3 +65,51 @@ def test_a_damaged_state_is_named(tmp_path):
             state_folder.read(tmp_path)
         with pytest.raises(RunFolderError, match="remove it to start this device afresh"):
             state_folder.of_run(tmp_path, "aa01")
+
+
+def damaged(path):
+    """A bit in the values is another."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def test_a_state_that_is_not_as_it_was_written_is_named_and_passed_over(tmp_path):
+    state = {done: {"t": torch.tensor(float(done))} for done in (1, 2)}
+    state_folder.write(tmp_path, "aa01", 1, {1: state[1]}, "a recipe")
+    state_folder.write(tmp_path, "aa01", 2, state, "a recipe")
+    assert [*state_folder.read(tmp_path, pytest.fail)[1]] == [1, 2]
+    damaged(tmp_path / "state-000002.safetensors")
+    said = list[str]()
+    run, states, recipe = state_folder.read(tmp_path, said.append)
+    assert (run, [*states], recipe) == ("aa01", [1], "a recipe")
+    assert len(said) == 1
+    assert re.search(r"passes over .*state-000002\.safetensors \(it is another than was written there\)", said[0])
+    assert [*state_folder.kept(tmp_path)[1]] == [1]
+    damaged(tmp_path / "state-000001.safetensors")
+    with pytest.raises(RunFolderError, match=r"state-000002\.safetensors \(it is another .*start this device afresh"):
+        state_folder.read(tmp_path)
+
+
+def test_a_process_killed_while_it_writes_a_state_again_leaves_one_that_is_taken(tmp_path, monkeypatch):
+    keep(tmp_path, "aa01", 1, 1.0)
+    with monkeypatch.context() as here:
+        here.setattr(state_folder.os, "replace", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        here.setattr(state_folder, "write_whole", lambda path, text, _: path.write_text(text))
+        with pytest.raises(KeyboardInterrupt):
+            keep(tmp_path, "aa01", 1, 2.0)
+    assert value_of(tmp_path, 1) == 1.0
+    two = {1: {"t": torch.tensor(1.0)}, 2: {"t": torch.tensor(3.0)}}
+    state_folder.write(tmp_path, "aa01", 2, two)
+    assert (value_of(tmp_path, 1), value_of(tmp_path, 2)) == (1.0, 3.0)
+    keep(tmp_path, "aa01", 1, 2.0)
+    assert value_of(tmp_path, 1) == 2.0
+
+
+def test_states_of_a_version_without_digests_are_taken_and_get_one(tmp_path):
+    keep(tmp_path, "aa01", 1, 1.0)
+    (tmp_path / "states.sha256").unlink()
+    assert value_of(tmp_path, 1) == 1.0
+    state_folder.write(tmp_path, "aa01", 2, {1: {"t": torch.tensor(1.0)}, 2: {"t": torch.tensor(2.0)}})
+    damaged(tmp_path / "state-000001.safetensors")
+    assert [*state_folder.read(tmp_path)[1]] == [2]

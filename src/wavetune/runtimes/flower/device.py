@@ -7,7 +7,7 @@ say who this is.
 
 import secrets
 from functools import partial
-from logging import INFO
+from logging import INFO, WARNING
 from pathlib import Path
 
 from flwr.app import Context, Message
@@ -36,7 +36,7 @@ def introduce(message: Message, context: Context) -> Message:
     """Which client this node is, and which states it can go on from."""
     folder = _folder(context)
     latest = state_folder.latest(folder)
-    run, states = ("", {}) if latest is None else state_folder.kept(latest)
+    run, states = ("", {}) if latest is None else state_folder.kept(latest, partial(log, WARNING, "%s"))
     attend = Attend(
         version=PROTOCOL_VERSION,
         client=client_of(context),
