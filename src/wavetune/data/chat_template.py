@@ -4,11 +4,13 @@ Templates are rendered in the environment of transformers itself, by every comma
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NamedTuple
 
+from wavetune.cpu_limit import within_cpu_seconds
 from wavetune.data.examples import Turn
 from wavetune.data.pieces import encode
 from wavetune.errors import ConfigError, DataError, ModelError, first_line, nearest
@@ -16,8 +18,13 @@ from wavetune.errors import ConfigError, DataError, ModelError, first_line, near
 MARKER = "wavetune-answer"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 _MOST_MADE = 1_000_000  # letters, and a hundred for each that is given
+_MOST_CPU_S = 10.0  # for what takes milliseconds
 ELSE = "or write dialogues with world.data.template.kind=instruction"
 Messages = Sequence[Mapping[str, Any]]
+
+
+class _EndlessError(ModelError):
+    """A template that writes or computes without an end."""
 
 
 class Span(NamedTuple):
@@ -80,8 +87,8 @@ class ChatWriter:
 
         Raises: DataError if the template refuses the dialogue or an answer cannot be found.
         """
-        blocks, marked = list[str](), list[tuple[int, int]]()
-        text = "".join(self._blocks(messages, tools, False, where, blocks, marked))
+        marked = list[tuple[int, int]]()
+        text = "".join(self._blocks(messages, tools, False, where, marked))
         self._check_system(messages, text, where)
         answers = [i for i, message in enumerate(messages) if message["role"] == "assistant"]
         found: dict[int, Span] = {}
@@ -159,6 +166,8 @@ class ChatWriter:
     def _heading(self, before: Messages, tools: Sequence[Any]) -> str | None:
         try:
             return self.text(before, tools, heading=True) if before else None
+        except _EndlessError:
+            raise
         except (DataError, ModelError):  # not all beginnings of a dialogue are dialogues to a template
             return None
 
@@ -182,46 +191,49 @@ class ChatWriter:
         tools: Sequence[Any],
         heading: bool,
         where: str,
-        blocks: list[str] | None = None,
         marked: list[tuple[int, int]] | None = None,
-    ) -> Sequence[str]:
+    ) -> list[str]:
         """The text in parts; `marked` gets the ranges between `generation` tags, where a template has them."""
         import jinja2
         from transformers.utils.chat_template_utils import _compile_jinja_template
 
         messages = [_plain(message) for message in self._with_system(messages)]
+        blocks, made, given = list[str](), 0, len(str(messages)) + len(str(tools))
+        most = _MOST_MADE + 100 * given
+        slow = _EndlessError(
+            f"the model's chat template computes for more than {_MOST_CPU_S:g} s for a dialogue of {given} letters; "
+            f"correct it, {ELSE}"
+        )
         try:
-            template = _compile_jinja_template(self._sources[bool(tools)])
-            values = {
-                **self._special_tokens,
-                **self.variables,
-                "messages": messages,
-                "tools": list(tools) or None,
-                "documents": None,
-                "add_generation_prompt": heading,
-            }
-            if self.date is not None:
-                values["strftime_now"] = datetime.fromisoformat(self.date).strftime
-            if blocks is None or marked is None:
-                found = [template.render(values)]
-            else:
+            with within_cpu_seconds(_MOST_CPU_S, slow):
+                template = _compile_jinja_template(self._sources[bool(tools)])
+                values = {
+                    **self._special_tokens,
+                    **self.variables,
+                    "messages": messages,
+                    "tools": list(tools) or None,
+                    "documents": None,
+                    "add_generation_prompt": heading,
+                }
+                if self.date is not None:
+                    values["strftime_now"] = datetime.fromisoformat(self.date).strftime
                 track: Any = template.environment
-                with track.activate_tracker(blocks, marked):
+                with nullcontext() if marked is None else track.activate_tracker(blocks, marked):
                     for block in template.generate(values):
                         blocks.append(block)
-                found = blocks
+                        made += len(block)
+                        if made > most:
+                            raise _EndlessError(
+                                f"the model's chat template makes more than {most} letters of a dialogue of {given}; "
+                                f"correct it, {ELSE}"
+                            )
         except jinja2.TemplateSyntaxError as error:
             raise ModelError(f"the model's chat template cannot be read ({error}); correct it, {ELSE}") from error
         except (ConfigError, ModelError):
             raise
         except Exception as error:  # a template is a program: whatever it does may fail
             raise DataError(f"{where or 'a dialogue'}: {self._refusal(messages, error)}") from error
-        given, made = len(str(messages)) + len(str(tools)), sum(map(len, found))
-        if made > _MOST_MADE + 100 * given:
-            raise ModelError(
-                f"the model's chat template makes {made} letters of a dialogue of {given}; correct it, {ELSE}"
-            )
-        return found
+        return blocks
 
     def _with_system(self, messages: Messages) -> Messages:
         """The messages; where the template has no system turn, what is said in one stands before the user's first."""

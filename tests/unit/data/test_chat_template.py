@@ -9,7 +9,7 @@ import pytest
 
 from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
 from helpers.rows import example_of
-from wavetune.data import templates
+from wavetune.data import chat_template, templates
 from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import DataSettings, prepare
 from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, tokenise
@@ -200,7 +200,7 @@ def test_templates_by_name_are_found_wherever_a_folder_keeps_them(tmp_path):
         ("{% for m in messages %}", [ASKED, SAID], r"cannot be read \("),
         ("{{ messages[9].content.x }}", [ASKED, SAID], "refuses a dialogue of the turns user, assistant"),
         ("{{ messages[0].content }}", [ASKED, SAID], "turn 2 is not to be found"),
-        ("{{ 'a' * 1100000 }}{{ messages[0].content }}", [ASKED, SAID], r"makes 11\d{5} letters of a dialogue of \d+;"),
+        ("{{ 'a' * 1100000 }}{{ messages[0].content }}", [ASKED, SAID], r"makes more than 10\d{5} letters of a"),
         ("{% for m in messages %}{% if m.role != 'system' %}{{ m.role }}: {{ m.content }}\n{% endif %}{% endfor %}",
          [SYSTEM, ASKED, SAID], r"takes no system turn \(leaves it out\)"),
     ],
@@ -313,3 +313,33 @@ def test_a_dialogue_far_longer_than_its_room_is_not_written_whole(monkeypatch):
     )
     tokenise([example], tokenizer, ChatTemplate(), 700)
     assert max(written) < 150
+
+
+LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+MANY = "{% set many = range(99999) | list %}"
+ENDLESS = {
+    "loops": LOOPS,
+    "loops that write": "{% for a in range(99999) %}{% for b in range(99999) %}more {% endfor %}{% endfor %}",
+    "filtered loops": MANY + "{% for a in many %}{% for b in many if false %}{% endfor %}{% endfor %}",
+    "filters": MANY + "{% for a in many %}{% set b = many | map('string') | list %}{% endfor %}",
+    "macros": "{% macro m(n) %}{% for i in (1, 2) if n %}{% set a = m(n - 1) %}{% endfor %}{% endmacro %}{{ m(60) }}",
+    "digits": "{% set x = 10 ** (10 ** 8) %}",
+    "text of its own": "{{ lipsum(n=10 ** 9) }}",
+}
+
+
+@pytest.mark.parametrize("name", ENDLESS)
+def test_a_template_that_computes_or_writes_without_an_end_is_ended(name, monkeypatch):
+    monkeypatch.setattr(chat_template, "_MOST_CPU_S", 0.3)
+    tokenizer = chat_tokenizer(CHATML + ENDLESS[name])
+    with pytest.raises(ModelError, match=r"chat template (computes for more than 0.3 s|makes more than .* letters)"):
+        tokenise([dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 400)
+
+
+def test_a_template_that_computes_without_an_end_for_headings_alone_is_ended_too(monkeypatch):
+    monkeypatch.setattr(chat_template, "_MOST_CPU_S", 0.3)
+    tokenizer = chat_tokenizer(
+        CHATML.replace("{% if add_generation_prompt %}", "{% if add_generation_prompt %}" + LOOPS)
+    )
+    with pytest.raises(ModelError, match="computes for more than"):
+        tokenise([dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 400)
