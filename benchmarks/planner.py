@@ -48,7 +48,7 @@ from wavetune.costs.architecture import PRESETS
 from wavetune.costs.table import CostTable
 from wavetune.costs.workload import layer_costs
 from wavetune.federation.rank_choice import expected_rounds
-from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
+from wavetune.recipes.sflllm import ROUNDS_TO_TARGET
 from wavetune.units import w_to_dbm
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.neighbours import Neighbours

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from wavetune.federation.rank_choice import expected_rounds
-from wavetune.recipes._rank_table import ROUNDS_TO_TARGET, TARGET_LOSSES
+from wavetune.recipes.sflllm import ROUNDS_TO_TARGET, TARGET_LOSSES
 from wavetune.sweep.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,33 +4,31 @@ Source: our reconstruction of arXiv 2311.06805 from its abstract and public prog
 """
 
 from dataclasses import replace
-from typing import cast
 
 from wavetune.federation.adapters.prefix import Prefix
 from wavetune.federation.client_models.repeated_block import RepeatedBlock
 from wavetune.federation.distillation import Distillation
-from wavetune.federation.optimise import AdamW
 from wavetune.federation.server_steps import ServerSteps
 from wavetune.federation.sharing import Sharing
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
+from wavetune.recipes.sflllm import OPTIMISER
 
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora`, whose clients never see the server's model; the server has some rows of its own."""
-    plain = fedavg_lora.recipe()
-    method = replace(
-        plain.method,
-        title="FedSP: prefixes trained on one repeated block of the server's hidden model are put into it",
+    plain = fedavg_lora.like(
+        "fedsp",
+        "FedSP: prefixes trained on one repeated block of the server's hidden model are put into it",
         adapters=(Prefix(),),
         sharing=Sharing(shared=("prefix",)),
         client_model=RepeatedBlock(distil=Distillation(steps=100, batch_size=4)),
         turns=(("lora",), ("prefix",)),
         server_steps=ServerSteps(),
-        optimiser=replace(cast("AdamW", plain.method.optimiser), learning_rate=5e-4, weight_decay=0.0),
+        optimiser=replace(OPTIMISER, learning_rate=5e-4, weight_decay=0.0),
     )
     world = replace(plain.world, data=replace(plain.world.data, server_samples=32))
-    return replace(plain, name="fedsp", world=world, method=method, run=replace(plain.run, rounds=20, local_steps=20))
+    return replace(plain, world=world, run=replace(plain.run, rounds=20, local_steps=20))
 
 
 # What `wavetune compare fedsp` runs beside it. Prefix tuning of the server's own model shows that model to all clients.

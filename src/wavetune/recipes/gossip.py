@@ -3,8 +3,6 @@
 Source: Xiao and Boyd, 2004. Defaults are ours (docs/exchange.md).
 """
 
-from dataclasses import replace
-
 from wavetune.federation.exchanges.gossip import Gossip
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
@@ -12,9 +10,4 @@ from wavetune.recipes import fedavg_lora
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora`, whose clients send to their neighbours."""
-    plain = fedavg_lora.recipe()
-    return replace(
-        plain,
-        name="gossip",
-        method=replace(plain.method, title="Gossip: clients average with their neighbours", exchange=Gossip()),
-    )
+    return fedavg_lora.like("gossip", "Gossip: clients average with their neighbours", exchange=Gossip())

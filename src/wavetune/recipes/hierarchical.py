@@ -3,8 +3,6 @@
 Source: arXiv 2409.19509. Mathematics and defaults are our reconstruction (docs/exchange.md).
 """
 
-from dataclasses import replace
-
 from wavetune.federation.exchanges.hierarchical import Hierarchical
 from wavetune.recipe import Recipe
 from wavetune.recipes import fedavg_lora
@@ -12,13 +10,5 @@ from wavetune.recipes import fedavg_lora
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora` with three edge servers."""
-    plain = fedavg_lora.recipe()
-    return replace(
-        plain,
-        name="hierarchical",
-        method=replace(
-            plain.method,
-            title="Hierarchical: edge servers between clients and the mean of all",
-            exchange=Hierarchical(),
-        ),
-    )
+    title = "Hierarchical: edge servers between clients and the mean of all"
+    return fedavg_lora.like("hierarchical", title, exchange=Hierarchical())

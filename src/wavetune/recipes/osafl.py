@@ -14,10 +14,5 @@ from wavetune.recipes import fedavg_lora
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora`, whose samples arrive as a stream and whose updates are scored by the server."""
-    plain = fedavg_lora.recipe()
-    return replace(
-        plain,
-        name="osafl",
-        world=replace(plain.world, data=replace(plain.world.data, stream=Stream())),
-        method=replace(plain.method, title="OSAFL: updates weighed by their scores", filters=(Scores(),)),
-    )
+    plain = fedavg_lora.like("osafl", "OSAFL: updates weighed by their scores", filters=(Scores(),))
+    return replace(plain, world=replace(plain.world, data=replace(plain.world.data, stream=Stream())))

@@ -3,8 +3,6 @@
 Source: arXiv 2310.05076. Mathematics and defaults are our reconstruction (docs/exchange.md).
 """
 
-from dataclasses import replace
-
 from wavetune.federation.exchanges.over_the_air import OverTheAir
 from wavetune.federation.mixing import FrozenA
 from wavetune.recipe import Recipe
@@ -13,14 +11,5 @@ from wavetune.recipes import fedavg_lora
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora` with A frozen, so that noise acts on one factor alone."""
-    plain = fedavg_lora.recipe()
-    return replace(
-        plain,
-        name="over_the_air",
-        method=replace(
-            plain.method,
-            title="Over the air: all updates are added by the channel",
-            mixing=FrozenA(),
-            exchange=OverTheAir(),
-        ),
-    )
+    title = "Over the air: all updates are added by the channel"
+    return fedavg_lora.like("over_the_air", title, mixing=FrozenA(), exchange=OverTheAir())

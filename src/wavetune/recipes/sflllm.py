@@ -9,17 +9,37 @@ paper's formulas take for granted.
 from wavetune.data.batching import Batching
 from wavetune.data.partition import Dirichlet
 from wavetune.data.settings import DataSettings
+from wavetune.federation.codec_choice import CodecCandidate
+from wavetune.federation.codecs import Bf16, Fp32, Int8
 from wavetune.federation.method import Lora, Method
 from wavetune.federation.optimise import AdamW
+from wavetune.federation.rank_choice import Rounds
 from wavetune.federation.topology import Split
 from wavetune.recipe import Recipe, RunSettings, World
-from wavetune.recipes._codec_table import CODEC_CANDIDATES
-from wavetune.recipes._rank_table import ROUNDS_TO_TARGET
 
 DATA = DataSettings(
     train_samples=4000, validation_samples=96, partition=Dirichlet(alpha=0.5), batching=Batching(batch_size=4)
 )
 OPTIMISER = AdamW(learning_rate=2e-3)
+STEPS: dict[int, tuple[float, ...]] = {
+    1: (25.0, 25.0, 25.0),
+    2: (16.92, 18.28, 17.13),
+    4: (13.56, 15.10, 15.32),
+    8: (11.80, 13.84, 13.39),
+    16: (10.65, 11.90, 11.45),
+}
+ROUNDS_TO_TARGET: dict[int, Rounds] = {rank: tuple(steps / 4 for steps in seeds) for rank, seeds in STEPS.items()}
+"""Rounds to the target loss at each rank, of each seed, measured with `wavetune measure-ranks` (docs/recipes.md names
+the run) in rounds of one step and counted here in the recipes' rounds of four.
+"""
+TARGET_LOSSES = 1.824, 1.922, 1.809  # the validation loss of each seed
+CODEC_CANDIDATES: tuple[CodecCandidate, ...] = (
+    CodecCandidate(Fp32(), Fp32(), 1.0),
+    CodecCandidate(Bf16(), Bf16(), 1.003),
+    CodecCandidate(Int8(outlier_channels=8), Int8(outlier_channels=8), 1.003),
+    CodecCandidate(Int8(outlier_channels=0), Int8(outlier_channels=0), 1.016),
+)
+"""What codecs at the cut cost in rounds, measured with `wavetune measure-codecs` (see docs/planning-options.md)."""
 
 
 def recipe() -> Recipe:

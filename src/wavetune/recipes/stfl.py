@@ -3,8 +3,6 @@
 Source: arXiv 2110.14578. The blend and its fit are our reconstruction (docs/exchange.md).
 """
 
-from dataclasses import replace
-
 from wavetune.federation.filters.blend import Blend
 from wavetune.federation.links import Outage
 from wavetune.recipe import Recipe
@@ -13,13 +11,5 @@ from wavetune.recipes import fedavg_lora
 
 def recipe() -> Recipe:
     """The job of `fedavg_lora`, a third of whose uploads are lost."""
-    plain = fedavg_lora.recipe()
-    return replace(
-        plain,
-        name="stfl",
-        method=replace(
-            plain.method,
-            title="STFL: lost updates are made up for in space and time",
-            link=Outage(loss_probability=0.3, lost=Blend()),
-        ),
-    )
+    title = "STFL: lost updates are made up for in space and time"
+    return fedavg_lora.like("stfl", title, link=Outage(loss_probability=0.3, lost=Blend()))
