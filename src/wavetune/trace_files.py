@@ -63,11 +63,13 @@ class Reading:
     `column` is the column of a table, or the array of a file, with the values (None: that called as the `quantity`, the
     only one, or those numbered `client_0` or `subchannel_0` and on). `columns` pairs keys of a table, or the quantity,
     with the columns that hold them. Where rows have a time, the values of `round_s` seconds are averaged (None: each
-    time is a round). `bad` says which values are refused, and why.
+    time is a round). `bad` says which values are refused, and why; `linear` makes others of them before they are
+    averaged, where their mean would not be that of what they stand for.
     """
 
     quantity: str
     bad: Bad
+    linear: Callable[[NDArray[Any]], Array] | None = None
     column: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
     round_s: float | None = None
@@ -126,7 +128,7 @@ def _values(file: Path, reading: Reading) -> ByLink:
         for name, given in (("columns", reading.columns), ("round_s", reading.round_s)):
             if given:
                 raise DataError(f"{file}: holds arrays, of which {_FIELD}.{name} says nothing; leave it out")
-        return _of_arrays(file, reading.column or reading.quantity, reading.bad)
+        return _of_arrays(file, reading.column or reading.quantity, reading)
     if kind not in _TABLES:
         known = ", ".join((*_TABLES, *ENDINGS))
         raise DataError(f"{file}: its name does not say what it is; known endings are {known}")
@@ -137,13 +139,13 @@ def _values(file: Path, reading: Reading) -> ByLink:
     return table.named(reading).trace(reading)
 
 
-def _of_arrays(file: Path, name: str, bad: Bad) -> ByLink:
+def _of_arrays(file: Path, name: str, reading: Reading) -> ByLink:
     """Arrays by band and direction, called NAME, NAME_main, NAME_downlink or NAME_fed_uplink."""
     keys = {
         "_".join(filter(None, (name, band, way))): (band, way) for band in ("", *BANDS) for way in ("", *DIRECTIONS)
     }
     arrays = read_arrays(file, name)
-    found = {keys[one]: _checked(file, one, values, bad) for one, values in arrays.items() if one in keys}
+    found = {keys[one]: _checked(file, one, values, reading) for one, values in arrays.items() if one in keys}
     if not found:
         raise DataError(
             f"{file}: has no array {name!r}, only {', '.join(sorted(arrays)) or 'none'}; name it in {_FIELD}.column"
@@ -151,7 +153,7 @@ def _of_arrays(file: Path, name: str, bad: Bad) -> ByLink:
     return found
 
 
-def _checked(file: Path, name: str, values: Values, bad: Bad) -> Values:
+def _checked(file: Path, name: str, values: Values, reading: Reading) -> Values:
     if values.dtype.kind not in "fiuc":
         raise DataError(f"{file}: {name} is of type {values.dtype}; it must hold numbers")
     if values.ndim not in (2, 3) or 0 in values.shape:
@@ -160,10 +162,11 @@ def _checked(file: Path, name: str, values: Values, bad: Bad) -> Values:
             "subchannels]"
         )
     values = values.astype(np.complex128 if values.dtype.kind == "c" else np.float64)
-    wrong, why = bad(values)
+    wrong, why = reading.bad(values)
     if wrong.any():
         index = tuple(int(i) for i in np.argwhere(wrong)[0])
         raise DataError(f"{file}: {name}{list(index)} is {values[index]:g}; {why}")
+    values = values if reading.linear is None else reading.linear(values)
     return values if values.ndim == 3 else values[:, :, None]
 
 
@@ -204,6 +207,7 @@ class _Table:
         if wrong.any():
             row, at = (int(i) for i in np.argwhere(wrong)[0])
             raise DataError(f"{self.places[row]}: {names[at]} is {value_RC[row, at]:g}; {why}")
+        value_RC = value_RC if reading.linear is None else reading.linear(value_RC)
         rows, width = value_RC.shape
         index = {name: np.repeat(self._labels(name), width) for name in ("client", "subchannel")}
         if across:
@@ -313,7 +317,8 @@ class _Table:
                 found = cell if isinstance(cell, datetime) else datetime.fromisoformat(str(cell).strip())
             except ValueError:
                 raise DataError(
-                    f"{self.places[row]}: time is {str(cell)[:40]!r}; write 2026-01-31T12:00:00, or seconds in time_s"
+                    f"{self.places[row]}: time is {str(cell)[:40]!r}; write 2026-01-31T12:00:00, or seconds in a "
+                    f"column time_s (of another name: {_FIELD}.columns.time_s)"
                 ) from None
             time_R[row] = (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
         return time_R

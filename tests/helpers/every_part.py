@@ -35,6 +35,7 @@ TELLING: dict[str, dict[str, Any]] = {
     "outage": {"loss_probability": 0.4, "lost": "reuse"},
     "gaussian": {"clip_norm": 0.05, "noise_multiplier": 0.5},
     "screening": {"max_norm_ratio": 1.2},
+    "table": {"steps": [{"snr_db": 0, "bit_per_s_per_hz": 0.5}, {"snr_db": 12, "bit_per_s_per_hz": 3}]},
     "trace": {"file": str(PHONES), "quantity": "throughput", "unit": "Mbit/s", "bandwidth_hz": 2e7, "round_s": 6.0},
     "serversteps": {"steps": 2},
     "softprompt": {"tokens": 4},

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -51,6 +52,11 @@ class Ladder(NamedTuple):
 
     snr_I: Array
     rate_bit_per_s_I: Array
+
+    def reached(self, snr: Array) -> Array:
+        """The rate of the last step whose ratio is reached, 0 below the first; in the shape of the ratio."""
+        reached = np.searchsorted(self.snr_I * _REACHED, np.asarray(snr, np.float64), side="right")
+        return np.concatenate(([0.0], self.rate_bit_per_s_I))[reached]
 
 
 def _check_rate(model: RateModel, found: Any, snr: Array, subchannel_hz: float, uplink: bool = True) -> str:
@@ -282,12 +288,60 @@ class NrMcs(RateModel):
 
     def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
         """Rate, bit/s, in the shape of the ratio."""
-        snr_I, rate_I = self.ladder(subchannel_hz, uplink)
-        reached = np.searchsorted(snr_I * _REACHED, np.asarray(snr, np.float64), side="right")
-        return np.concatenate(([0.0], rate_I))[reached]
+        return self.ladder(subchannel_hz, uplink).reached(snr)
 
     def envelope(self, subchannel_hz: float, uplink: bool = True) -> Envelope:
         """The least rate of its form that is above all schemes."""
+        return envelope_of_ladder(self, subchannel_hz, uplink)
+
+
+@dataclass(frozen=True)
+class RateStep(Checked):
+    """From this ratio on, dB, a subchannel carries so much."""
+
+    snr_db: Annotated[float, Ge(-40), Le(80)]
+    bit_per_s_per_hz: Efficiency
+
+
+@dataclass(frozen=True)
+class Table(RateModel):
+    """A table of one's own, such as of link-level simulation or measurement: nothing below its first step.
+
+    Formula: R = B e_i, e_i of the last step whose ratio is reached. What is lost to pilots, control and blocks that are
+    sent again is taken off in the table. Both directions carry the same.
+
+    >>> low, high = RateStep(0.0, 0.5), RateStep(10.0, 2.0)
+    >>> Table((low, high)).rate_bit_per_s(np.array([0.5, 1.0, 9.0, 10.0]), 1e6).tolist()
+    [0.0, 500000.0, 500000.0, 2000000.0]
+    """
+
+    steps: tuple[RateStep, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.steps:
+            raise ConfigError(
+                "Table.steps is empty; give a table with the columns snr_db and bit_per_s_per_hz, as a list or as the "
+                "name of a CSV file"
+            )
+        for i, (step, after) in enumerate(pairwise(self.steps)):
+            if step.snr_db >= after.snr_db or step.bit_per_s_per_hz >= after.bit_per_s_per_hz:
+                raise ConfigError(
+                    f"Table.steps[{i + 1}] is not above the one before it, in snr_db and bit_per_s_per_hz; sort the "
+                    "steps, and leave out those that carry no more than one of less signal"
+                )
+
+    def ladder(self, subchannel_hz: float, uplink: bool = True) -> Ladder:
+        """The steps."""
+        snr_db, efficiency = zip(*((step.snr_db, step.bit_per_s_per_hz) for step in self.steps), strict=True)
+        return Ladder(db_to_linear(np.array(snr_db)), subchannel_hz * np.array(efficiency))
+
+    def rate_bit_per_s(self, snr: Array, subchannel_hz: float, uplink: bool = True) -> Array:
+        """Rate, bit/s, in the shape of the ratio."""
+        return self.ladder(subchannel_hz, uplink).reached(snr)
+
+    def envelope(self, subchannel_hz: float, uplink: bool = True) -> Envelope:
+        """The least rate of its form that is above all steps."""
         return envelope_of_ladder(self, subchannel_hz, uplink)
 
 

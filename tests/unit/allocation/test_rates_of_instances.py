@@ -13,9 +13,14 @@ from wavetune.allocation.instance import problem_from_json, problem_to_json
 from wavetune.allocation.planner import plan
 from wavetune.allocation.problem import Draw
 from wavetune.errors import ConfigError, InstanceError
-from wavetune.wireless.rate_models import AttenuatedShannon, NrMcs, Shannon
+from wavetune.wireless.rate_models import AttenuatedShannon, NrMcs, RateStep, Shannon, Table
 
-RATES = [Shannon(2.0, 7.4, uplink_overhead=0.08), AttenuatedShannon(), NrMcs(numerology=1)]
+RATES = [
+    Shannon(2.0, 7.4, uplink_overhead=0.08),
+    AttenuatedShannon(),
+    NrMcs(numerology=1),
+    Table((RateStep(0.0, 0.5), RateStep(12.0, 3.0))),
+]
 
 
 def with_rate(rate, **changes):

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
+from wavetune import plan, recipe
 from wavetune.errors import ConfigError
 from wavetune.units import db_to_linear
-from wavetune.wireless.rate_models import MCS_TABLES, AttenuatedShannon, NrMcs, RateModel, Shannon
+from wavetune.wireless.rate_models import MCS_TABLES, AttenuatedShannon, NrMcs, RateModel, RateStep, Shannon, Table
 from wavetune.wireless.rates import subchannel_rate_bit_per_s
 from wavetune.wireless.scenario import Band, Bands, Scenario
 
 SNR = np.geomspace(1e-4, 1e7, 400)
 LOSSY = Shannon(3.0, 6.0, uplink_overhead=0.1, downlink_overhead=0.2, uplink_share=0.5)
+OWN = Table(tuple(RateStep(db, rate) for db, rate in ((-5, 0.2), (0, 0.6), (6, 1.5), (12, 3), (20, 5))))
 MODELS: list[RateModel] = [
-    Shannon(), LOSSY, AttenuatedShannon(), NrMcs(), NrMcs("64qam", numerology=1, bler=0.01, uplink_share=0.4)
+    Shannon(), LOSSY, AttenuatedShannon(), NrMcs(), NrMcs("64qam", numerology=1, bler=0.01, uplink_share=0.4), OWN
 ]  # fmt: skip
 
 
@@ -24,7 +26,9 @@ def test_no_rate_exceeds_its_envelope_and_none_falls_with_the_ratio(model, uplin
     assert np.all(np.diff(rate) >= 0)
 
 
-@pytest.mark.parametrize("model", [m for m in MODELS if m.ladder(1e6) is not None], ids=lambda m: m.kind)
+@pytest.mark.parametrize(
+    "model", [m for m in MODELS if m.ladder(1e6) is not None and m is not OWN], ids=lambda m: m.kind
+)
 def test_a_ladder_says_what_is_carried_at_its_rungs_and_its_envelope_is_within_five_percent_there(model):
     snr, rate = model.ladder(1e6)
     np.testing.assert_allclose(model.rate_bit_per_s(snr, 1e6), rate, rtol=1e-12)
@@ -85,3 +89,21 @@ def test_a_subchannel_without_a_block_and_a_least_ratio_beyond_the_maximum_are_r
 def test_a_negative_power_is_refused():
     with pytest.raises(ConfigError, match="power_w is -1 but must be at least 0"):
         subchannel_rate_bit_per_s(-1.0, 1e-9, 1e-15, 1e6)
+
+
+def test_a_table_of_ones_own_is_read_from_a_file_and_planned_with(tmp_path):
+    (tmp_path / "rates.csv").write_text("snr_db,bit_per_s_per_hz\n0,0.5\n10,2\n")
+    chosen = ("world.scenario.rate.kind=table", f"world.scenario.rate.steps={tmp_path / 'rates.csv'}")
+    rate = recipe("sflllm").with_settings(*chosen).world.scenario.rate
+    assert rate == Table((RateStep(0.0, 0.5), RateStep(10.0, 2.0)))
+    np.testing.assert_allclose(rate.rate_bit_per_s(db_to_linear(np.array([-0.1, 0, 9.9, 10, 60])), 2e6),
+                               [0, 1e6, 1e6, 4e6, 4e6])  # fmt: skip
+    planned = plan(recipe("sflllm", model="tiny").with_settings(*chosen))
+    assert planned.status == "ok"
+    assert planned.plan.lower_bound_s <= planned.plan.delay_s
+
+
+@pytest.mark.parametrize("steps", [(), ((0, 1), (0, 2)), ((0, 1), (1, 1)), ((1, 1), (0, 2))])
+def test_a_table_without_steps_or_with_one_that_is_not_worth_sending_at_is_refused(steps):
+    with pytest.raises(ConfigError, match=r"Table.steps is empty|Table.steps\[1\] is not above the one before it"):
+        Table(tuple(RateStep(*step) for step in steps))

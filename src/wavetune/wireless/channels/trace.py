@@ -1,22 +1,22 @@
 """A measured or simulated channel, read from files."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from annotated_types import Ge, MinLen
+from annotated_types import Ge, Le, MinLen
 from numpy.typing import NDArray
 
 from wavetune.errors import ConfigError, nearest
 from wavetune.trace_files import KEYS, Bad, Reading, read_trace
 from wavetune.trace_files import Trace as TraceFiles
-from wavetune.units import Array, db_to_linear
+from wavetune.units import Array, db_to_linear, linear_to_db
 from wavetune.wireless.channels.channel_model import Cell, ChannelModel
 from wavetune.wireless.validation import Positive
 
 UNITS = {
-    "gain": ("linear", "dB"),
+    "gain": ("linear", "dB", "dBm"),
     "fading": ("linear", "dB"),
     "amplitude": ("linear",),
     "throughput": ("bit/s", "kbit/s", "Mbit/s", "Gbit/s"),
@@ -41,7 +41,9 @@ class Trace(ChannelModel):
     `measured`, stands for the gain at which the band's own sender, all its power spread over that bandwidth, gets it
     over the receiver's noise by the scenario's rate model.
 
-    `unit` is one of the quantity's (None: linear, bit/s). Rows with a time are averaged over rounds of `round_s`.
+    `unit` is one of the quantity's (None: linear, bit/s). In dBm a gain is the power that was received of a sender with
+    `sent_dbm` over the same bandwidth, such as a reference signal's. Rows with a time are averaged over rounds of
+    `round_s`, gains in decibels and amplitudes as power gains.
     `columns` says which columns of a table hold its `client`, `round`, `time`, `time_s`, `subchannel`, `band` and
     `direction`, or the quantity. After its last round a trace is refused, repeated or held, as `after_end` says.
     `clients` picks the trace's clients and their order; None takes all, which must be as many as the population. What a
@@ -50,9 +52,10 @@ class Trace(ChannelModel):
 
     file: str | tuple[str, ...] = ""
     quantity: Literal["gain", "amplitude", "fading", "throughput"] = "gain"
-    unit: Literal["linear", "dB", "bit/s", "kbit/s", "Mbit/s", "Gbit/s"] | None = None
+    unit: Literal["linear", "dB", "dBm", "bit/s", "kbit/s", "Mbit/s", "Gbit/s"] | None = None
     column: str | None = None
     columns: dict[str, str] = field(default_factory=dict[str, str])
+    sent_dbm: Annotated[float, Ge(-60), Le(100)] | None = None
     round_s: Positive | None = None
     after_end: Literal["refuse", "repeat", "hold"] = "refuse"
     clients: Annotated[tuple[Annotated[int, Ge(0)], ...], MinLen(1)] | None = None
@@ -64,6 +67,12 @@ class Trace(ChannelModel):
         units = UNITS[self.quantity]
         if self.unit is not None and self.unit not in units:
             raise ConfigError(f"Trace.unit is {self.unit!r} but {self.quantity} is in {' or '.join(units)}")
+        if (self.unit == "dBm") != (self.sent_dbm is not None):
+            raise ConfigError(
+                f"a received power in dBm is a gain where the sender's is known: set {_PATH}.unit=dBm and "
+                f"{_PATH}.sent_dbm together, over the same bandwidth (of RSRP the reference signal's, of one "
+                "subcarrier)"
+            )
         for name in self.columns:
             if name not in (*KEYS, self.quantity):
                 raise ConfigError(f"Trace.columns has {name!r}; {nearest(name, (*KEYS, self.quantity))}")
@@ -86,7 +95,10 @@ class Trace(ChannelModel):
     def _read(self) -> TraceFiles:
         bad = _BAD[self.quantity, self.unit or _DEFAULT[self.quantity]]
         columns = tuple(sorted(self.columns.items()))
-        return read_trace(self._files, Reading(self.quantity, bad, self.column, columns, self.round_s))
+        return read_trace(
+            self._files,
+            Reading(self.quantity, bad, _LINEAR.get((self.quantity, self._unit)), self.column, columns, self.round_s),
+        )
 
     def gains(self, cell: Cell, seed: int, round_index: int) -> tuple[Array, Array]:
         """[K, M] gains of a round; those of one way stand for the other where the files have but one."""
@@ -148,10 +160,17 @@ class Trace(ChannelModel):
         """[K, M] or [K, 1] linear power gains of values."""
         if self.quantity == "throughput":
             return self._gain_of_throughput(cell, value_KM * _BIT_PER_S[self._unit])
-        if self.quantity == "amplitude":
-            return np.square(np.abs(value_KM))
-        gain_KM = db_to_linear(value_KM) if self._unit == "dB" else value_KM
-        return cell.mean_gain_K[:, None] * gain_KM if self.quantity == "fading" else gain_KM
+        if self.quantity == "fading":
+            return cell.mean_gain_K[:, None] * value_KM
+        if self.sent_dbm is None:
+            return value_KM
+        gain_KM = value_KM / db_to_linear(self.sent_dbm)
+        if gain_KM.max(initial=0.0) >= 1:
+            most_dbm = float(linear_to_db(value_KM.max()))
+            raise ConfigError(
+                f"{self._names} has {most_dbm:.4g} dBm received of {self.sent_dbm:g} sent; check {_PATH}.sent_dbm"
+            )
+        return gain_KM
 
     def _gain_of_throughput(self, cell: Cell, bit_per_s_KM: Array) -> Array:
         band_hz = self.bandwidth_hz or cell.num_subchannels * cell.subchannel_hz
@@ -206,6 +225,16 @@ def _bad_unsaid_throughput(values: NDArray[Any]) -> tuple[NDArray[np.bool_], str
     return values == values.max(), f"no throughput is above {values.max():g} bit/s: set {_PATH}.unit to what it is in"
 
 
+def _power(amplitudes: NDArray[Any]) -> Array:
+    return np.square(np.abs(amplitudes))
+
+
+_LINEAR: dict[tuple[str, str], Callable[[NDArray[Any]], Array]] = {
+    ("gain", "dB"): db_to_linear,
+    ("gain", "dBm"): db_to_linear,  # milliwatts
+    ("fading", "dB"): db_to_linear,
+    ("amplitude", "linear"): _power,
+}
 _BAD: dict[tuple[str, str], Bad] = {
     ("gain", "linear"): _refusal(
         0.0,
@@ -219,6 +248,7 @@ _BAD: dict[tuple[str, str], Bad] = {
         f"a gain in dB is from {_LEAST_DB:g} to below 0, as no more is received than was sent: give a loss its minus "
         f"sign, and leave {_PATH}.unit out where gains are linear",
     ),
+    ("gain", "dBm"): _refusal(_LEAST_DB, 60.0, f"a received power is from {_LEAST_DB:g} to 60 dBm"),
     ("fading", "linear"): _refusal(
         0.0, 1e6, f"fading is a linear gain of mean about 1, from 0 to 1e6: if it is in decibels set {_PATH}.unit=dB"
     ),

@@ -372,3 +372,39 @@ def test_a_changed_file_has_another_digest(tmp_path):
     assert before == Trace(str(path)).inputs()
     npz(tmp_path, gain=GAINS / 2, more=GAINS)
     assert before != Trace(str(path)).inputs()
+
+
+@pytest.mark.parametrize(
+    ("values", "trace"),
+    [
+        ((-90.0, -110.0), {"unit": "dB"}),
+        ((10**-4.5, 10**-5.5), {"quantity": "amplitude", "column": "amplitude"}),
+        ((-60.0, -80.0), {"unit": "dBm", "sent_dbm": 30.0}),
+    ],
+)
+def test_what_is_averaged_over_a_round_is_the_power_gain(values, trace, tmp_path):
+    name = trace.get("quantity", "gain")
+    lines = [f"{t},{k},{values[t % 2]}" for t in range(4) for k in range(K)]
+    path = written(tmp_path / "log.csv", f"time_s,client,{name}\n" + "\n".join(lines))
+    np.testing.assert_allclose(gains_of(path, round_s=2.0, **trace), (1e-9 + 1e-11) / 2, rtol=1e-12)
+
+
+def test_a_received_power_is_a_gain_by_what_was_sent(tmp_path):
+    received = tmp_path / "rsrp.npy"
+    np.save(received, np.full((T, K), -100.0))
+    np.testing.assert_allclose(gains_of(received, unit="dBm", sent_dbm=15.0), 10**-11.5)
+    with pytest.raises(ConfigError, match=r"set .*unit=dBm and .*sent_dbm together"):
+        Trace(str(received), unit="dBm")
+    with pytest.raises(ConfigError, match=r"set .*unit=dBm and .*sent_dbm together"):
+        Trace(str(received), sent_dbm=15.0)
+    np.save(received, np.full((T, K), 20.0))
+    with pytest.raises(ConfigError, match=r"has 20 dBm received of 15 sent; check .*sent_dbm"):
+        gains_of(received, unit="dBm", sent_dbm=15.0)
+
+
+def test_seconds_in_a_column_that_is_called_time_are_told_their_name(tmp_path):
+    path = written(tmp_path / "log.csv", "timestamp,client,gain\n0,0,1e-9\n0,1,1e-9\n")
+    with pytest.raises(
+        DataError, match=r"time is '0'; .*, or seconds in a column time_s \(of another name: .*columns\.time_s\)"
+    ):
+        gains_of(path, columns={"time": "timestamp"})
