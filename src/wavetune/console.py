@@ -10,8 +10,11 @@ from contextvars import ContextVar
 
 import rich.console
 from rich.console import ConsoleOptions, RenderableType
+from rich.measure import Measurement
 from rich.segment import Segment
+from rich.table import Table
 
+_WIDEST = 10_000  # columns
 # C0 and C1 controls but line feed and tab, line and paragraph separators, bidirectional overrides, lone surrogates
 _STEERS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -45,6 +48,15 @@ class Console(rich.console.Console):
                 yield segment
             else:
                 yield Segment(visible(segment.text), segment.style)
+
+    def print_table(self, table: Table) -> None:
+        """A table with all of its cells whole, wherever it is read: where a line is too narrow, it goes on below."""
+        before = self.width
+        self.width = max(before, Measurement.get(self, self.options.update(width=_WIDEST), table).maximum)
+        try:
+            self.print(table, crop=False)
+        finally:
+            self.width = before
 
 
 def echo(text: str) -> None:

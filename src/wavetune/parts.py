@@ -126,7 +126,9 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
     if ":" not in kind:
         known = kinds(seam)
         if kind not in known:
-            hint = nearest(kind, known) if known else "wavetune brings none; name one as package.module:Class"
+            hint = nearest(kind, known) if known else "wavetune brings none"
+            if not hint.endswith("?"):
+                hint += f"{', or' if known else ';'} name one as package.module:Class"
             raise ConfigError(f"{path}.kind is {kind!r}; {hint}")
         return known[kind]
     module = kind.partition(":")[0]

@@ -1,13 +1,14 @@
 import json
 import logging
+import re
 import subprocess
 import sys
 
 import pytest
 
 from helpers.command_line import assert_refused, settings, wavetune
-from wavetune import __version__, recipes
-from wavetune.cli import app
+from wavetune import __version__, recipe, recipes
+from wavetune.cli import app, elsewhere
 from wavetune.cli.options import _recipe_names
 from wavetune.logs import level_of
 from wavetune.recipe import from_dict, to_dict
@@ -127,8 +128,31 @@ def test_unknown_recipe_offers_the_nearest_names():
 
 
 def test_the_command_that_was_meant_is_named_once():
-    for asked, meant in (("merge", "'serve'"), ("prun", "'run', 'runs'")):
+    for asked, meant in (("sevre", "'serve', 'sweep'"), ("prun", "'run', 'runs'")):
         assert_refused(wavetune(asked), f"No such command '{asked}'. Did you mean {meant}?; see wavetune --help")
+
+
+def test_an_option_or_command_of_other_tools_is_answered_by_what_it_is_here():
+    answer = wavetune("run", "sflllm", "--lr", "1e-3")
+    assert_refused(
+        answer, "No such option '--lr': it is method.optimiser.learning_rate=1e-3 by --set; see wavetune run --help"
+    )
+    assert_refused(wavetune("export", "runs/a"), "No such command 'export': RUN/adapters has what PEFT loads")
+
+
+def test_what_other_tools_options_and_commands_are_here_is_there():
+    base, options = recipe("sflllm"), wavetune("run", "--help").out
+    for what in elsewhere.OPTIONS.values():
+        for setting in re.findall(r"[a-z_.]+=[^ ]+", what):
+            base.with_settings(setting)
+        for option in re.findall(r"--[a-z]+", what):
+            assert option in options
+    commands = wavetune("--help").out
+    for what in elsewhere.COMMANDS.values():
+        for command in re.findall(r"wavetune ([a-z]+)", what):
+            assert re.search(rf"\b{command}\b", commands)
+    names = [name for table in (elsewhere.OPTIONS, elsewhere.COMMANDS) for names in table for name in names.split()]
+    assert len({*names}) == len(names)
 
 
 def test_unknown_option_or_command_is_refused_by_name():

@@ -4,6 +4,7 @@ import io
 import json
 
 import pytest
+from rich.table import Table
 
 from helpers.command_line import assert_refused, wavetune
 from wavetune.console import Console, echo_answer, visible
@@ -33,6 +34,18 @@ def test_the_console_sends_rich_styles_and_no_escape_of_a_text(soft_wrap):
     assert "\x1b[1mok\x1b[0m" in out.getvalue()
     assert_harmless(out.getvalue().replace("\x1b[1mok\x1b[0m", ""))
     assert "\\x1b]0;owned" in out.getvalue().replace("\n", "")
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_no_cell_of_a_table_is_cut_off(terminal):
+    table, file = Table(), io.StringIO()
+    for name in ("client", "mW", "J"):
+        table.add_column(name, no_wrap=True)
+    table.add_row("0", "0.00228", "0.194")
+    console = Console(file=file, force_terminal=terminal, width=12)
+    console.print_table(table)
+    assert all(cell in file.getvalue() for cell in ("client", "0.00228", "0.194"))
+    assert console.width == 12
 
 
 def test_an_answer_is_raw_in_a_pipe_and_visible_on_a_terminal(monkeypatch, capsys):

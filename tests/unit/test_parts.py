@@ -115,6 +115,7 @@ def test_a_part_is_imported_only_from_packages_that_are_allowed(theirs):
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
+        ("smallest", r"method\.mixing\.kind is 'smallest'; choose one of .*, or name one as package.module:Class"),
         ("mdian", r"method\.mixing\.kind is 'mdian'; did you mean 'median'"),
         ("nowhere_at_all:Scores", r"cannot import method\.mixing\.kind 'nowhere_at_all:Scores': ModuleNotFoundError"),
         ("their_mixing:Skores", "their_mixing has no name 'Skores'"),

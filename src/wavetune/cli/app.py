@@ -16,6 +16,7 @@ from wavetune.cli.certificates import certificates
 from wavetune.cli.deploy import deploy
 from wavetune.cli.device import join_as_device
 from wavetune.cli.devices import devices
+from wavetune.cli.elsewhere import here
 from wavetune.cli.evaluate import evaluate
 from wavetune.cli.exit_codes import INFEASIBLE, INTERRUPTED, REFUSED, say_why
 from wavetune.cli.flower_app import flower_app
@@ -108,7 +109,7 @@ def _run() -> None:
         sys.exit(REFUSED)
     except click.UsageError as error:
         where = f"; see {error.ctx.command_path} --help" if error.ctx is not None else ""
-        _refuse(_TWICE.sub(r"\1", error.format_message()).rstrip(".") + where)
+        _refuse((here(error) or _TWICE.sub(r"\1", error.format_message()).rstrip(".")) + where)
     except InfeasibleError as error:
         say_why(str(error))
         sys.exit(INFEASIBLE)

@@ -69,5 +69,5 @@ def _show(found: dict[str, object]) -> None:
     table.add_column("computed by")
     for name, value in scores.items():
         table.add_row(name, "undefined" if value is None else f"{value:.4g}", libraries.get(name, "wavetune"))
-    Console(highlight=False).print(table)
+    Console(highlight=False).print_table(table)
     echo(f"wrote {found['folder']}")

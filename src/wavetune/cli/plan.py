@@ -65,7 +65,7 @@ def plan(
 def _show_plan(console: Console, planned: Planned) -> None:
     from wavetune.terminal import plan_table
 
-    console.print(plan_table(planned.problem, planned.plan))
+    console.print_table(plan_table(planned.problem, planned.plan))
     of_main = "mW, Mbit/s: main band" if planned.plan.server_share_K is None else "mW: main band; share: of the server"
     legend = (
         f"subch: subchannels of the main + fed band; {of_main}; fwd, up, bwd: one local step; "

@@ -41,7 +41,7 @@ def trade_off(
     console = Console(highlight=False)
     if not curve.points:
         no_plan(curve.reason)
-    console.print(table(curve))
+    console.print_table(table(curve))
     with explained(folder, ELSEWHERE):
         save_figure(curve, folder / "figure", origin, given_command())
     if sit_out:

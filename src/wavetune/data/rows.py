@@ -52,8 +52,8 @@ def form_of(row: Row, where: str) -> Form:
     """The first form whose fields a row has. Raises DataError that starts with `where` if there is none."""
     if row.get("chosen") is not None:
         raise DataError(
-            f"{where}: rows with 'chosen' are preference pairs, which train reward models and alignment, "
-            "not supervised fine-tuning; give rows with one answer"
+            f"{where}: rows with 'chosen' are preference pairs, which train reward models (wavetune "
+            "train-reward --data) and alignment, not supervised fine-tuning; give rows with one answer"
         )
     there = {key for key, value in row.items() if value is not None}
     for fields in (there, {*row}):  # a field that is null is as good as missing, unless there is no other
