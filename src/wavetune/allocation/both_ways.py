@@ -25,6 +25,7 @@ from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_b
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
+from wavetune.allocation.matching import Matching
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
@@ -35,7 +36,7 @@ from wavetune.units import Array
 _SAFE = 1 - 1e-9
 _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _SPLITS, _CLOSE = 7, 3e-4
-_MATCHED_SHARE, _MOST_MATCHED = 1.5, 20_000  # subchannels a client, and pairs, up to which clients are matched to them
+_MATCHED_SHARE, _MOST_MATCHED = 1.5, 100_000  # subchannels a client, and pairs, up to which clients are matched to them
 _POWER, _LONGEST = 8, 1e6
 _NEAR, _ASIDE, _NEAR_KICKS = (5e-4, 2e-3, 5e-3, 1e-2), 1e-2, 25  # below the best known, and D aside; shares of it
 _MOST_NEAR, _NEAR_SIZE = 100, 400_000  # searches near the best known: so many, and over so many pairs together
@@ -123,6 +124,13 @@ class BothWays:
         left_s_K = np.maximum(down_s - self.after_s_K, 1e-300)
         return self._asking._replace(ask_K=np.where(self.down_bits_K > 0, self.down_bits_K / left_s_K / self.unit, 0.0))
 
+    @cached_property
+    def matching(self) -> Matching | None:
+        """Bounds by matching; none where there are many subchannels for each client."""
+        K, M = self._rate_KM.shape
+        fits = K <= M <= _MATCHED_SHARE * K and K * M <= _MOST_MATCHED
+        return Matching.of(with_cap_tolerance(self._asking)) if fits else None
+
     def matched_owners(self) -> IntArray | None:
         """One subchannel for each client, all as good as can be together; None where most would be left over.
 
@@ -156,9 +164,13 @@ class BothWays:
         rate_K = np.asarray(np.bincount(owner_M[used], weights, minlength=len(self.after_s_K)), np.float64)
         return float(np.max(transfer_s(self.down_bits_K, rate_K) + self.after_s_K))
 
+    def up_s(self, owner_M: IntArray) -> float:
+        """When the last client is heard (s)."""
+        return max(owners_delay(self.uplink, owner_M), float(np.max(self.uplink.ready_K)))
+
     def delay_s(self, owner_M: IntArray) -> float:
         """Both ways together (s)."""
-        return max(owners_delay(self.uplink, owner_M), float(np.max(self.uplink.ready_K))) + self.down_s(owner_M)
+        return self.up_s(owner_M) + self.down_s(owner_M)
 
     @cached_property
     def least_down_s(self) -> float:
@@ -319,6 +331,22 @@ class _Proof:
         """What is proved of the uplink if the way back takes at most `down_s`, up to a goal (s)."""
         if self.asked.up_s >= goal_s:
             return self.asked.up_s
+        matched_s, closed = self._matched_s(down_s, goal_s)
+        return matched_s if closed else max(matched_s, self._priced_s(down_s, goal_s))
+
+    def _matched_s(self, down_s: float, goal_s: float) -> tuple[float, bool]:
+        """What matching proves of the uplink, as `_up_s`; and whether that is all there is to prove, or to find."""
+        matching = self.ways.matching
+        if matching is None:
+            return self.asked.up_s, False
+        low_s, owner_M = matching.least_up_s(self.ways.problem(down_s).ask_K, self.asked.up_s, goal_s)
+        if owner_M is None:
+            return low_s, True
+        self.known = self.ways.better_of(self.known, owner_M)
+        return low_s, self.ways.up_s(owner_M) <= goal_s and self.ways.down_s(owner_M) <= down_s
+
+    def _priced_s(self, down_s: float, goal_s: float) -> float:
+        """The same by prices and linear programs, which find no way from above what they prove."""
         problem = with_cap_tolerance(self.ways.problem(down_s))
         low_s = provable_delay(problem, copy_prices(self.prices), self.asked.up_s, goal_s)
         if low_s < goal_s:
