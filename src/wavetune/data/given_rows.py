@@ -1,7 +1,7 @@
 """Rows that are given as objects, or that a function of somebody's own returns, as files like all others."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from wavetune.errors import ConfigError, DataError, WavetuneError
 from wavetune.foreign import imported
 from wavetune.given import folder_of, keep_folder
 from wavetune.guarded import line_of, told
+
+MOST_ROWS, MOST_BYTES = 10_000_000, 2 * 10**9  # of a generator
 
 
 def opened(source: str) -> Path:
@@ -60,8 +62,15 @@ def data_name(data: Any) -> str:
 
     def write(folder: Path) -> None:
         for name, rows in splits.items():
+            known = isinstance(rows, Sized)
             with (folder / f"{name}.jsonl").open("w", encoding="utf-8") as file:
-                file.writelines(_line(row, place) + "\n" for place, row in _rows(rows, str(name)))
+                for number, (place, row) in enumerate(_rows(rows, str(name))):
+                    file.write(_line(row, place) + "\n")
+                    if not known and (number >= MOST_ROWS or (number % 1000 == 0 and file.tell() > MOST_BYTES)):
+                        raise DataError(
+                            f"{place}: rows that come one by one may have no end, and are read up to {MOST_ROWS:,} or "
+                            f"{MOST_BYTES / 1e9:g} GB of text; give a list, a datasets.Dataset or a file"
+                        )
 
     return keep_folder("data", write)
 
