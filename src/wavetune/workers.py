@@ -22,16 +22,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def memory_bytes() -> int:
-    """Memory that is free for new processes, as Linux says; without limit where nobody says."""
-    try:
-        with open("/proc/meminfo", encoding="ascii") as file:
-            found = dict(line.split(":", 1) for line in file)
-        return int(found["MemAvailable"].split()[0]) * 1024
-    except (OSError, KeyError, ValueError):
-        return 2**63
-
-
 @contextmanager
 def workers(jobs: int, what: str, first: Callable[[], None] | None = None) -> Generator[Each]:
     """How to call a function on several argument tuples: here, or in processes and then in the order they finish.

@@ -98,10 +98,11 @@ def _processes(jobs: int | None, recipe: Recipe) -> int:
     if jobs is not None:
         return jobs
     from wavetune.api.preflight import sees_gpu
-    from wavetune.workers import cores, memory_bytes
+    from wavetune.machine_memory import free_bytes
+    from wavetune.workers import cores
 
     on_gpu = recipe.run.device != "cpu" and sees_gpu()
-    return 1 if on_gpu else max(1, min(cores(), memory_bytes() // _RUN_BYTES))
+    return 1 if on_gpu else max(1, min(cores(), free_bytes() // _RUN_BYTES))
 
 
 _RUN_BYTES = 4 * 2**30  # of a run of the default model, with room

@@ -35,7 +35,7 @@ from wavetune.data.pieces import (
 )
 from wavetune.data.writers import DialogueWriter, Learn, TextWriter, Writer
 from wavetune.errors import ConfigError, DataError
-from wavetune.models.machine_memory import require_memory
+from wavetune.machine_memory import require_memory
 from wavetune.parts import Part
 from wavetune.units import Ints
 

@@ -6,7 +6,7 @@ import ctypes
 import sys
 from typing import TYPE_CHECKING, Any
 
-from wavetune.models.machine_memory import memory_bytes
+from wavetune.machine_memory import memory_bytes
 
 if TYPE_CHECKING:
     from wavetune.models.backbone import Backbone

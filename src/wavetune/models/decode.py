@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from wavetune.errors import ConfigError, ModelError
+from wavetune.machine_memory import memory_bytes
 from wavetune.models.backbone import Backbone
 from wavetune.models.fused import LEAST_WIDTH
 from wavetune.models.lora import AdapterBank
 from wavetune.models.loss import is_swept
-from wavetune.models.machine_memory import memory_bytes
 from wavetune.models.ragged import RaggedLayout, Reach, Rule, attention, ragged_layout
 from wavetune.models.stopping import Ends, length_of_end
 from wavetune.seeds import stream

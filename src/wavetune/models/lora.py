@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from wavetune.costs.adapter import AdapterSite, Matrix
+from wavetune.machine_memory import require_memory
 from wavetune.models.adapter import Segment
 from wavetune.models.grouped_lora import can_group, grouped_lora
-from wavetune.models.machine_memory import require_memory
 from wavetune.models.products import frozen_product, product, product_back
 from wavetune.seeds import torch_stream
 

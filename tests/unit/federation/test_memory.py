@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from helpers.training import folder_of
+from wavetune import machine_memory
 from wavetune.federation.memory import (
     activation_bytes_per_token,
     default_tokens_per_pass,
@@ -13,7 +14,7 @@ from wavetune.federation.memory import (
     tokens_of_a_piece,
     tokens_that_fit,
 )
-from wavetune.models import machine_memory, products
+from wavetune.models import products
 from wavetune.models.backbone import load_backbone
 
 

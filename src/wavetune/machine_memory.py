@@ -1,4 +1,4 @@
-"""How much memory the machine has, and what it cannot hold."""
+"""How much memory the machine has and has free, and what it cannot hold."""
 
 import os
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 from wavetune.errors import ConfigError
 
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
+_FREE = Path("/proc/meminfo")
 
 
 def memory_bytes() -> int:
@@ -16,6 +17,16 @@ def memory_bytes() -> int:
     except OSError:
         return physical
     return min(physical, int(limit)) if limit.isdecimal() else physical
+
+
+def free_bytes() -> int:
+    """Memory that is free for new processes, as Linux says; where it says nothing, all that the machine has."""
+    try:
+        with open(_FREE, encoding="ascii") as file:
+            found = dict(line.split(":", 1) for line in file)
+        return min(int(found["MemAvailable"].split()[0]) * 1024, memory_bytes())
+    except (OSError, KeyError, ValueError):
+        return memory_bytes()
 
 
 def require_memory(needed_bytes: int, what: str) -> None:
