@@ -9,7 +9,7 @@ from pathlib import Path
 
 from wavetune.costs.block_formulas import BlockSizes, serial_block
 from wavetune.costs.hf_config import ConfigReader
-from wavetune.costs.operations import ALL_LINEAR, Block, Projection
+from wavetune.costs.operations import ALL_LINEAR, Block, Projection, named
 from wavetune.errors import ConfigError, ModelError, nearest
 
 ENCODERS = ("bert", "roberta", "xlm-roberta")
@@ -116,7 +116,7 @@ class Architecture:
         every = [p for block in kinds for p in block.projections]
         names = {end for p in every for end in (p.name, p.name.rpartition(".")[2])}
         for target in targets:
-            if target != ALL_LINEAR and not any(p.is_named(target) for p in every):
+            if target != ALL_LINEAR and not any(named(p.name, [target]) for p in every):
                 raise ConfigError(
                     f"lora_targets has {target!r}, which is no linear module of a {self.family} block; "
                     + nearest(target, names)

@@ -15,7 +15,19 @@ INPUT = "input"
 PREFIX = "prefix"
 """Stands among them for trained keys and values before those that attention reads."""
 
+ALL_LINEAR = "all-linear"
+"""The target that means every linear map of the blocks, as in PEFT."""
+
 Names = frozenset[str]
+
+
+def named(path: str, targets: Iterable[str]) -> bool:
+    """Whether one of PEFT's targets names the module at a dotted path: by all of it, or by its end from a dot on.
+
+    >>> named("model.layers.0.mlp.down_proj", ["mlp.down_proj"]), named("self_attn.q_proj", ["proj"])
+    (True, False)
+    """
+    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 @dataclass(frozen=True)
@@ -38,10 +50,6 @@ class Projection:
     def num_values(self) -> int:
         """Weights and biases (values)."""
         return self.in_features * self.out_features + self.out_features * self.bias
-
-    def is_named(self, target: str) -> bool:
-        """Whether a target of PEFT means it: its path, or the end of its path from a dot on."""
-        return self.name == target or self.name.endswith(f".{target}")
 
 
 @dataclass(frozen=True)
@@ -107,8 +115,4 @@ class Block:
         targets = tuple(lora_targets)
         if ALL_LINEAR in targets:
             return self.projections
-        return tuple(p for p in self.projections if any(p.is_named(target) for target in targets))
-
-
-ALL_LINEAR = "all-linear"
-"""The target that means every linear map of the blocks, as in PEFT."""
+        return tuple(p for p in self.projections if named(p.name, targets))

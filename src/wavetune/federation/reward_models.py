@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from wavetune.costs.operations import ALL_LINEAR
 from wavetune.data.answers import answer_rows
 from wavetune.data.batching import runs_by_length
 from wavetune.data.examples import Example
@@ -33,7 +34,6 @@ from wavetune.models.quiet import no_progress_bars
 from wavetune.models.resolve import ResolvedModel, resolve_model
 from wavetune.models.reward import load_reward, read_about, rewards_of
 from wavetune.models.stock import LOCAL
-from wavetune.models.targets import ALL_LINEAR
 from wavetune.units import Array
 
 _TOKENS_PER_PASS, _TOKENS_THERE = 1024, 4096  # of answers of similar length, on a CPU and on an accelerator

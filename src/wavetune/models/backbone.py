@@ -23,6 +23,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from wavetune.costs.adapter import AdapterSite
+from wavetune.costs.operations import named
 from wavetune.errors import ModelError
 from wavetune.models.adapter import ModelAdapter
 from wavetune.models.batches import PackedRow, PaddedRows
@@ -41,9 +42,8 @@ from wavetune.models.ragged import RaggedLayout, ragged_layout
 from wavetune.models.self_check import checked
 from wavetune.models.soft_prompt import PROMPT, clients_of_samples, with_prompts
 from wavetune.models.stock import load_stock_model, load_tokenizer
-from wavetune.models.structure import LINEAR, AbsentBlock, Structure, first_of, is_encoder, text_model
-from wavetune.models.targets import lora_targets, named, refuse_missing
-from wavetune.models.way import Way
+from wavetune.models.structure import LINEAR, AbsentBlock, Structure, Way, first_of, is_encoder, text_model
+from wavetune.models.targets import lora_targets, refuse_missing
 
 Between = Callable[[int, Tensor], Tensor]  # (blocks done, hidden [N, D]) -> hidden: what a cut does between two blocks
 

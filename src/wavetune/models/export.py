@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wavetune.costs.adapter import AdapterSite
+from wavetune.costs.operations import named
 from wavetune.models.backbone import Backbone
 from wavetune.models.key_prefix import KEYS, VALUES
 from wavetune.models.lora import Matrices
-from wavetune.models.targets import named
 
 _PLAIN_LORA = {  # PEFT's defaults, which other readers of its files ask for too
     "bias": "none",

@@ -19,8 +19,7 @@ from transformers import PreTrainedModel
 from wavetune.errors import ModelError, first_line
 from wavetune.models.cache import kept, place_of
 from wavetune.models.ragged import ATTENTION, ragged_layout
-from wavetune.models.structure import AbsentBlock, Structure, examine, first_of, is_encoder
-from wavetune.models.way import Checked, Way
+from wavetune.models.structure import AbsentBlock, Checked, Structure, Way, examine, first_of, is_encoder
 
 Engine = Callable[[PreTrainedModel, Structure, Way], Any]
 """What makes a `Backbone` of a stock model without adapters, to be run in one way."""
@@ -28,7 +27,7 @@ Between = Callable[[int, Tensor], Tensor]
 
 LENGTHS = (6, 3)
 LARGE_VALUES = 10_000_000  # the check of a smaller model is over at once
-FILES = ("backbone", "batches", "ragged", "self_check", "structure", "way")  # that a check depends on
+FILES = ("backbone", "batches", "ragged", "self_check", "structure")  # that a check depends on
 TOLERANCE = 1e-4  # of a token's largest value; fp32 with another order of sums stays below a tenth of it
 
 

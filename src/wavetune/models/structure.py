@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,21 @@ class Structure:
     scale: float
     softcap: float | None
     linear_maps: frozenset[str]
+
+
+class Way(NamedTuple):
+    """How the engine runs a model: tokens packed in one row or padded, where positions start, whether it can be cut."""
+
+    packed: bool = True
+    first_position: int = 0
+    cuts: bool = True
+
+
+class Checked(NamedTuple):
+    """What is known of a model after its check at load."""
+
+    structure: Structure
+    way: Way
 
 
 def is_encoder(config: PreTrainedConfig) -> bool:

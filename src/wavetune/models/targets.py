@@ -4,22 +4,12 @@ A target names a module as in PEFT: by the end of its dotted path. `all-linear` 
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Sequence
 
 from transformers import PreTrainedModel
 
+from wavetune.costs.operations import ALL_LINEAR, named
 from wavetune.errors import ModelError
-
-ALL_LINEAR = "all-linear"
-
-
-def named(path: str, targets: Iterable[str]) -> bool:
-    """Whether one of the targets names the module at a dotted path.
-
-    >>> named("model.layers.0.mlp.down_proj", ["mlp.down_proj"]), named("self_attn.q_proj", ["proj"])
-    (True, False)
-    """
-    return any(path == target or path.endswith(f".{target}") for target in targets)
 
 
 def lora_targets(model: PreTrainedModel, maps: Collection[str], targets: Sequence[str] | str | None) -> tuple[str, ...]:

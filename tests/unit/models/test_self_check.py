@@ -11,7 +11,7 @@ from wavetune.models import ragged, self_check
 from wavetune.models.backbone import prepare_backbone
 from wavetune.models.part import load_part
 from wavetune.models.ragged import ATTENTION, ragged_layout
-from wavetune.models.way import Checked
+from wavetune.models.structure import Checked
 
 
 @pytest.fixture(autouse=True)
