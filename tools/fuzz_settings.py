@@ -9,7 +9,6 @@ from typing import Any
 
 import fuzz
 
-from wavetune.recipe import to_dict
 from wavetune.recipes import get, names
 
 KINDS = {
@@ -37,7 +36,7 @@ ELSEWHERE = (
 def commands(seed: int, count: int) -> Iterator[list[str]]:
     """`count` commands of a seed: a recipe with one to three fields changed, shown or planned."""
     rng = random.Random(seed)
-    fields = {name: list(_fields(to_dict(get(name)))) for name in names()}
+    fields = {name: list(_fields(get(name).to_dict())) for name in names()}
     kinds = sorted({v for of in fields.values() for path, v in of if path.endswith(".kind")} | KINDS)
     for _ in range(count):
         recipe = rng.choice(sorted(fields))

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from wavetune import recipes
-from wavetune.recipe import to_dict
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PLAIN = "fedavg_lora"
@@ -53,12 +52,12 @@ def section(name: str) -> str:
 
 
 def _method(name: str) -> dict[str, Any]:
-    method = to_dict(recipes.get(name))["method"]
+    method = recipes.get(name).to_dict()["method"]
     return {key: value for key, value in method.items() if key not in ("title", "rounds_to_target", "codec_candidates")}
 
 
 def _tiny(name: str) -> str:
-    return "tiny-bert" if to_dict(recipes.get(name))["world"]["data"]["template"]["kind"] == "class" else "tiny"
+    return "tiny-bert" if recipes.get(name).to_dict()["world"]["data"]["template"]["kind"] == "class" else "tiny"
 
 
 def _sentence(name: str) -> str:

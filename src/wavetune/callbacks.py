@@ -69,11 +69,10 @@ class Watched:
 
     def started(self, session: Session, rounds_done: int, before: float) -> None:
         """All is loaded and planned."""
-        from wavetune.recipe import to_dict
 
         if self.display is not None:
             self.display.started(session, rounds_done, before)
-        self._tell("started", self.folder, to_dict(session.recipe), rounds_done)
+        self._tell("started", self.folder, session.recipe.to_dict(), rounds_done)
 
     def step(self, round_index: int, step: int, result: StepResult) -> None:
         """A local step is done; of interest for a display alone."""

@@ -81,12 +81,7 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """The recipe as plain JSON values, which `wavetune show` prints."""
-        return to_dict(self)
-
-
-def to_dict(recipe: Recipe) -> dict[str, Any]:
-    """The recipe as plain JSON values."""
-    return values_of(recipe)
+        return values_of(self)
 
 
 def from_dict(values: Mapping[str, Any], packages: Collection[str] | None = None) -> Recipe:
@@ -104,7 +99,7 @@ def from_dict(values: Mapping[str, Any], packages: Collection[str] | None = None
 
 def save(recipe: Recipe, path: Path) -> None:
     """Write the recipe as JSON."""
-    path.write_text(json.dumps(to_dict(recipe), indent=2) + "\n", encoding="utf-8")
+    path.write_text(json.dumps(recipe.to_dict(), indent=2) + "\n", encoding="utf-8")
 
 
 def load(path: Path) -> Recipe:
@@ -126,7 +121,7 @@ def with_settings(recipe: Recipe, settings: Iterable[str], asked: Iterable[str] 
     changes nothing, as every device has a value of its own.
     """
     settings = list(settings)
-    values = to_dict(recipe)
+    values = recipe.to_dict()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:

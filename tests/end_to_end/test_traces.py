@@ -9,7 +9,6 @@ import pytest
 from helpers.command_line import wavetune
 from helpers.runs import read_json, read_rounds, small, train
 from wavetune.errors import ConfigError, DataError, RunFolderError
-from wavetune.recipe import to_dict
 from wavetune.records.reading import read_run
 from wavetune.reporting.story import lead
 
@@ -72,7 +71,7 @@ def test_the_report_says_what_old_knowledge_cost(trace, tmp_path):
 def test_a_sweep_plans_on_a_trace_and_goes_on_with_the_same_alone(trace, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     recipe = tmp_path / "mine.json"
-    recipe.write_text(json.dumps(to_dict(on(trace))))
+    recipe.write_text(json.dumps(on(trace).to_dict()))
     words = ["sweep", recipe, "--over", "tx_power_max_dbm=20,30", "--seeds", "1", "--jobs", "1", "--methods", "greedy",
              "--out", "out"]  # fmt: skip
     assert wavetune(*words).code == 0
@@ -90,7 +89,7 @@ def test_whom_a_trace_does_not_reach_sits_out_in_a_sweep_and_a_curve_as_in_a_pla
     gains[0, 1] = 0
     np.savez("gains.npz", gain=gains)
     recipe = on("gains.npz", "run.rounds=1")
-    (tmp_path / "mine.json").write_text(json.dumps(to_dict(recipe)))
+    (tmp_path / "mine.json").write_text(json.dumps(recipe.to_dict()))
     assert wavetune("plan", "mine.json", "--json", "plan.json").code == 0
     planned_s = read_json(tmp_path / "plan.json")["delay_s"]
     fields = ("--over", "world.scenario.knowledge.age_rounds=0,1", "--seeds", "1", "--jobs", "1", "--out", "out")

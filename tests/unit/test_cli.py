@@ -11,7 +11,7 @@ from wavetune import __version__, recipe, recipes
 from wavetune.cli import app, elsewhere
 from wavetune.cli.options import _recipe_names
 from wavetune.logs import level_of
-from wavetune.recipe import from_dict, to_dict
+from wavetune.recipe import from_dict
 
 
 def test_version_is_the_packages():
@@ -53,7 +53,7 @@ def test_show_prints_the_recipe_that_run_takes(name):
     shown = json.loads(wavetune("show", name, "--set", "run.rounds=7", "--seed", 3, "--model", "tiny").out)
     recipe = from_dict(shown)
     assert (recipe.run.rounds, recipe.run.seed, recipe.world.model) == (7, 3, "tiny")
-    assert to_dict(recipe) == shown
+    assert recipe.to_dict() == shown
 
 
 def test_show_reads_a_recipe_file_and_writes_the_same(tmp_path):

@@ -12,7 +12,7 @@ import yaml
 import wavetune
 from helpers.printed_commands import parsed
 from wavetune import recipes
-from wavetune.recipe import to_dict, with_settings
+from wavetune.recipe import with_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -97,7 +97,7 @@ def test_names_imported_in_python_that_the_pages_show_exist():
 def test_the_settings_that_people_change_are_fields_of_recipes():
     table = (ROOT / "docs" / "cli.md").read_text().split("## Settings that people change")[1].split("## Messages")[0]
     paths = re.findall(r"`((?:run|world|method)\.[\w.]+)`", table)
-    known = [to_dict(recipes.get(name)) for name in ("sflllm", "pwff")]
+    known = [recipes.get(name).to_dict() for name in ("sflllm", "pwff")]
     assert len(paths) > 20
     assert [path for path in paths if not any(holds(values, path.split(".")) for values in known)] == []
 

@@ -13,7 +13,7 @@ from wavetune.federation.mixing import Mixing
 from wavetune.federation.topology import Split
 from wavetune.part_values import read_part, values_of
 from wavetune.parts import Extent, Fact, Part, check, kinds, named
-from wavetune.recipe import from_dict, to_dict, with_settings
+from wavetune.recipe import from_dict, with_settings
 
 SIZE = Extent(num_clients=3, num_layers=4, width=8)
 EACH = Fact("every update by itself", onwards=True)
@@ -94,8 +94,8 @@ def theirs(tmp_path, monkeypatch):
 
 def test_a_part_of_somebody_elses_is_named_by_its_path_saved_and_set(theirs):
     recipe = with_settings(recipes.get("sflllm"), [f"method.mixing={theirs}", "method.mixing.chi=2"])
-    assert to_dict(recipe)["method"]["mixing"] == {"kind": theirs, "chi": 2.0}
-    assert from_dict(to_dict(recipe)) == recipe
+    assert recipe.to_dict()["method"]["mixing"] == {"kind": theirs, "chi": 2.0}
+    assert from_dict(recipe.to_dict()) == recipe
     recipe.method.check(5, 4, 16)
     with pytest.raises(ConfigError, match=r"method\.mixing their_mixing:Scores needs a cut"):
         with_settings(recipe, ["method.topology=federated"]).method.check(5, 4, 8)
@@ -104,7 +104,7 @@ def test_a_part_of_somebody_elses_is_named_by_its_path_saved_and_set(theirs):
 
 
 def test_a_part_is_imported_only_from_packages_that_are_allowed(theirs):
-    values = to_dict(with_settings(recipes.get("sflllm"), [f"method.mixing={theirs}"]))
+    values = with_settings(recipes.get("sflllm"), [f"method.mixing={theirs}"]).to_dict()
     sys.modules.pop("their_mixing")
     with pytest.raises(ConfigError, match=r"their_mixing:Scores.*start it with --allow their_mixing"):
         from_dict(values, packages=())

@@ -9,7 +9,7 @@ import pytest
 from wavetune import recipes
 from wavetune.errors import ConfigError
 from wavetune.parts import Part, kinds, seam_of
-from wavetune.recipe import Recipe, from_dict, load, save, to_dict, with_settings
+from wavetune.recipe import Recipe, from_dict, load, save, with_settings
 
 ALL = {name: recipes.get(name) for name in recipes.names()}
 SFLLLM = ALL["sflllm"]
@@ -70,7 +70,7 @@ def named(cases):
 def test_recipe_survives_its_json(name, tmp_path):
     recipe = ALL[name]
     assert recipe.name == name
-    assert from_dict(json.loads(json.dumps(to_dict(recipe)))) == recipe
+    assert from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
     save(recipe, tmp_path / "recipe.json")
     assert load(tmp_path / "recipe.json") == recipe
 
@@ -78,7 +78,7 @@ def test_recipe_survives_its_json(name, tmp_path):
 @pytest.mark.parametrize("name", ALL)
 def test_every_field_can_be_set_to_what_it_holds(name):
     recipe = ALL[name]
-    found = list(leaves(to_dict(recipe)))
+    found = list(leaves(recipe.to_dict()))
     assert len(found) > 80
     assert with_settings(recipe, [f"{path}={json.dumps(value)}" for path, value in found]) == recipe
 
@@ -93,8 +93,8 @@ def test_every_kind_of_every_part_can_be_chosen_and_has_its_own_fields(path, par
     assert type(value) is part
     for field in dataclasses.fields(part):
         assert any(shown == f"{path}.{field.name}" or shown.startswith(f"{path}.{field.name}.")
-                   for shown, _ in leaves(to_dict(recipe)))  # fmt: skip
-    assert from_dict(to_dict(recipe)) == recipe
+                   for shown, _ in leaves(recipe.to_dict()))  # fmt: skip
+    assert from_dict(recipe.to_dict()) == recipe
     before = reduce(lambda held, name: getattr(held, name, None), path.split("."), SFLLLM)
     if value.kind not in NEEDED and type(before) is not part:  # else it keeps what it holds
         assert with_settings(SFLLLM, [ANYWHERE, *chosen[:-1], f"{path}.kind={value.kind}"]) == recipe
@@ -160,7 +160,7 @@ def alone(value):
 
 @pytest.mark.parametrize(**named(PARTS[1:]))
 def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, chosen):
-    values = to_dict(with_settings(SFLLLM, [ANYWHERE, *chosen]))
+    values = with_settings(SFLLLM, [ANYWHERE, *chosen]).to_dict()
     *parents, last = path.split(".")
     target = values
     for name in parents:
@@ -215,7 +215,7 @@ def test_a_wrong_value_in_one_kind_of_part_is_not_blamed_on_another_kind():
 
 
 def test_a_missing_part_is_named():
-    values = to_dict(SFLLLM)
+    values = SFLLLM.to_dict()
     del values["method"]["title"]
     with pytest.raises(ConfigError, match=r"method\.title"):
         from_dict(values)
@@ -239,7 +239,7 @@ def test_recipes_are_found_by_the_names_of_their_modules():
 
 def test_the_baselines_of_sflllm_differ_from_it_in_the_method_alone():
     """And in the method not in the optimiser."""
-    table = [to_dict(ALL[name]) for name in ("sflllm", "fedavg_lora", "centralised_lora", "split_lora_sequential")]
+    table = [ALL[name].to_dict() for name in ("sflllm", "fedavg_lora", "centralised_lora", "split_lora_sequential")]
     assert len({json.dumps(recipe["world"]) for recipe in table}) == 1
     assert len({json.dumps(recipe["method"]["optimiser"]) for recipe in table}) == 1
 
@@ -251,6 +251,6 @@ def test_one_name_stands_for_a_list_of_lora_targets_and_all_linear_for_all_maps(
     ):  # fmt: skip
         recipe = with_settings(SFLLLM, [f"method.lora.targets={text}"])
         assert recipe.method.lora.targets == targets
-        assert from_dict(to_dict(recipe)) == recipe
+        assert from_dict(recipe.to_dict()) == recipe
     with pytest.raises(ConfigError, match=r"method\.lora\.targets is 5"):
         with_settings(SFLLLM, ["method.lora.targets=5"])

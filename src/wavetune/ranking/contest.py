@@ -20,7 +20,7 @@ from wavetune.logs import LOG, kept_in
 from wavetune.models import light_imports
 from wavetune.ranking.disturbances import disturbed
 from wavetune.ranking.entrants import Entrants
-from wavetune.recipe import Recipe, to_dict
+from wavetune.recipe import Recipe
 from wavetune.runtimes.continued import as_begun
 from wavetune.runtimes.engine import Observer
 from wavetune.runtimes.inprocess import run
@@ -151,7 +151,7 @@ def claimed(folder: Path, entrants: Entrants) -> Entrants:
         raise RunFolderError(f"{folder} holds a comparison of other settings; choose another --out")
     known = (_begun(folder) or {}) if (folder / METHODS).exists() else {}
     dated = _dated(entrants, folder)
-    write_whole(folder / RECIPE, json.dumps(to_dict(next(iter(dated.values()))), indent=1) + "\n")
+    write_whole(folder / RECIPE, json.dumps(next(iter(dated.values())).to_dict(), indent=1) + "\n")
     write_whole(folder / METHODS, json.dumps(known | _told(entrants, folder), indent=1) + "\n")
     return dated
 
@@ -170,7 +170,7 @@ def _dated(entrants: Entrants, folder: Path) -> Entrants:
 
 def _told(entrants: Entrants, folder: Path) -> dict[str, Any]:
     """The methods as `methods.json` has them."""
-    return {name: json.loads(json.dumps(to_dict(recipe))) for name, recipe in _dated(entrants, folder).items()}
+    return {name: json.loads(json.dumps(recipe.to_dict())) for name, recipe in _dated(entrants, folder).items()}
 
 
 def _waves(runs: Mapping[Cell, Recipe], entrants: Entrants) -> Iterator[dict[Cell, Recipe]]:

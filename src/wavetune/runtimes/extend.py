@@ -5,7 +5,7 @@ from pathlib import Path
 
 from wavetune.errors import ConfigError
 from wavetune.federation.run_folder import RunFolder
-from wavetune.recipe import load, to_dict
+from wavetune.recipe import load
 
 
 def extend(path: Path, rounds: int) -> list[str]:
@@ -26,7 +26,7 @@ def extend(path: Path, rounds: int) -> list[str]:
             "rounds; start a new run"
         )
     longer = replace(recipe, run=replace(recipe.run, rounds=rounds))
-    folder.write_json("recipe.json", to_dict(longer))
+    folder.write_json("recipe.json", longer.to_dict())
     (path / "summary.json").unlink(missing_ok=True)
     said = [f"the run in {path} goes on from round {done} to {rounds} rounds, where it was to end after {before}"]
     schedule = recipe.method.optimiser.schedule

@@ -11,7 +11,7 @@ from wavetune.console import given_command
 from wavetune.federation.folder_lock import locked
 from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import RunFolder
-from wavetune.recipe import Recipe, load, to_dict
+from wavetune.recipe import Recipe, load
 from wavetune.records.fields import as_json
 from wavetune.records.reading import read_record
 from wavetune.records.rounds import Round
@@ -55,7 +55,7 @@ def run(
             settled = replace(recipe, world=session.recipe.world)
             if folder is None:
                 folder = RunFolder.create(out)
-                folder.write_json("recipe.json", to_dict(settled))
+                folder.write_json("recipe.json", settled.to_dict())
             keep_inputs(folder, settled, session.data, session.model.folder)
             if planned is None:
                 _write_world(folder, session)

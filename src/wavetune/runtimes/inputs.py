@@ -12,7 +12,7 @@ from wavetune.data.templates import Template
 from wavetune.errors import RunFolderError
 from wavetune.federation.run_folder import RunFolder
 from wavetune.part_values import values_of
-from wavetune.recipe import Recipe, to_dict
+from wavetune.recipe import Recipe
 from wavetune.runtimes.saved import Inputs
 
 INPUTS = "inputs.json"
@@ -66,7 +66,7 @@ def keep_inputs(folder: RunFolder, recipe: Recipe, data: PreparedData, model: Pa
 
 def settled(recipe: Recipe) -> dict[str, Any]:
     """The values that results depend on: not where model and data lie, nor how long to train and where to compute."""
-    values = json.loads(json.dumps(to_dict(recipe)))
+    values = json.loads(json.dumps(recipe.to_dict()))
     del values["world"]["model"], values["world"]["data"]["source"]
     return {**values, "run": {name: values["run"][name] for name in SETTLED}}
 

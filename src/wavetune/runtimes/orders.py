@@ -13,7 +13,6 @@ from wavetune.data_plane.bounds import out_of_bounds
 from wavetune.data_plane.control import Control
 from wavetune.data_plane.messages_pb2 import RoundOrder, RoundReport
 from wavetune.data_plane.refusal import quoted
-from wavetune.recipe import to_dict
 from wavetune.runtimes.session import Session
 
 Judge = Callable[[int, RoundReport], str | None]
@@ -58,7 +57,7 @@ class Orders:
         recipe, link = self.session.recipe, self.session.cohort.link
         chosen = {"activation_codec": link.activation_codec, "gradient_codec": link.gradient_codec}
         method = replace(recipe.method, choose_codecs=False, **chosen)
-        return json.dumps(to_dict(replace(recipe, method=method)))
+        return json.dumps(replace(recipe, method=method).to_dict())
 
     def adapters_of(self, client: int) -> bytes:
         """The shared adapters that a client has after the last broadcast, and what came beside them."""

@@ -14,7 +14,7 @@ from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.federation.folder_lock import locked
-from wavetune.recipe import Recipe, to_dict
+from wavetune.recipe import Recipe
 from wavetune.runtimes.continued import as_begun
 from wavetune.runtimes.world import SampleCount, count_samples, plan_world
 from wavetune.sweep.axis import Axis, Value, key_of
@@ -84,7 +84,7 @@ def run(sweep: Sweep, folder: Path, jobs: int, progress: Progress) -> list[Recor
     """
     with locked(folder):
         sweep = replace(sweep, recipe=as_begun(sweep.recipe, folder / "sweep.json"))
-        identity = {"recipe": to_dict(sweep.recipe), "field": sweep.axis.field, "version": wavetune.__version__}
+        identity = {"recipe": sweep.recipe.to_dict(), "field": sweep.axis.field, "version": wavetune.__version__}
         if channel := dict(sweep.recipe.world.scenario.channel.inputs()):
             identity["channel"] = channel
         return _run(sweep, Results.open(folder, identity), jobs, progress)

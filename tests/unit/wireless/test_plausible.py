@@ -2,7 +2,7 @@ import pytest
 
 from wavetune import recipes
 from wavetune.errors import ConfigError
-from wavetune.recipe import from_dict, to_dict, with_settings
+from wavetune.recipe import from_dict, with_settings
 from wavetune.recipes import names
 
 LAW = "world.scenario.path_loss.kind=log_distance"
@@ -72,4 +72,4 @@ def test_a_log_distance_law_is_not_asked_for_less_than_a_metre():
 
 @pytest.mark.parametrize("name", names())
 def test_no_recipe_is_asked_about(name):
-    assert from_dict(to_dict(recipes.get(name)))
+    assert from_dict(recipes.get(name).to_dict())

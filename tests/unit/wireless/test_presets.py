@@ -7,7 +7,7 @@ import pytest
 
 from wavetune import recipes
 from wavetune.errors import ConfigError
-from wavetune.recipe import from_dict, to_dict, with_settings
+from wavetune.recipe import from_dict, with_settings
 from wavetune.units import dbm_to_w
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.fading import NoFading, Rician
@@ -48,7 +48,7 @@ def test_every_recipe_is_in_the_street_cell_unless_the_papers_world_is_asked_for
 
 
 def test_a_recipe_that_names_its_preset_need_not_say_what_is_in_it():
-    values = to_dict(recipes.get("sflllm"))
+    values = recipes.get("sflllm").to_dict()
     values["world"]["scenario"] = {"preset": "paper", "cell_radius_m": 60.0}
     assert from_dict(values).world.scenario == paper(Scenario(cell_radius_m=60.0))
 
