@@ -156,7 +156,8 @@ class RunDisplay(Display):
             self.message(f"round {record.round + 1}: nobody trained; client {told.client}: {told.claim or told.why}")
         slowest = "" if self.central or slow is None else f"  slowest: {_straggler((slow.client, slow.phase))}"
         self.message(
-            f"round {record.round + 1}/{self.rounds}  loss {record.train_loss:.4f}{loss}  {self._charged()}{slowest}"
+            f"round {record.round + 1}/{self.rounds}  loss {record.train_loss:.4f}{loss}  {self._charged()}"
+            f"{_without([lost.client for lost in record.lost])}{slowest}"
         )
 
     def _begin(self, what: str, total: int, completed: int) -> None:
@@ -200,6 +201,18 @@ class CountDisplay(Display):
         if self.bars.disable and tenth > self.tenths.get(what, 0):
             self.tenths[what] = tenth
             LOG.info(f"{what} {done}/{total}")
+
+
+def _without(clients: Sequence[int]) -> str:
+    """Whose updates did not arrive, in a line of a round; empty if all did.
+
+    >>> _without([1]), _without([0, 2, 3, 5, 9])
+    ('  without client 1', '  without clients 0, 2, 3 and 2 more')
+    """
+    if not clients:
+        return ""
+    more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
+    return f"  without client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients[:3]))}{more}"
 
 
 def _straggler(who: tuple[int, str]) -> str:

@@ -57,6 +57,17 @@ def test_round_bar_steps_and_time_left_are_seen_at_every_width(width):
     assert "simulated" in below
 
 
+def test_a_round_says_whose_updates_did_not_arrive():
+    console = Console(file=io.StringIO(), width=200)
+    with RunDisplay(console) as display:
+        display.started(SESSION, 8, 6.1)
+        display.round(replace(RECORD, lost=(Lost(1, "client 1 is away"), Lost(4, "it was late"))))
+        display.round(RECORD)
+    without, whole = [line for line in console.file.getvalue().splitlines() if line.startswith("round 9/160")]
+    assert "Mbit  without clients 1, 4" in without
+    assert "without" not in whole
+
+
 def test_a_round_in_which_nobody_trained_says_why():
     console = Console(file=io.StringIO(), width=120, color_system=None)
     lost = (Lost(0, "the stream of client 0 broke"), Lost(2, "the stream broke", "no such file: rows.jsonl"))

@@ -260,14 +260,14 @@ def attend(
     looks at a connection that failed and raises what waiting cannot mend; once the server has taken the device, that is
     somebody on the way, and waited for too.
     """
-    until, said, taken = time.monotonic() + patience_s, "", False
+    until, said, taken = time.monotonic() + patience_s, set[str](), False
     while True:
         replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(replies.get, None))
         replies.put(Report(attend=introduce()).SerializeToString())
         try:
             for content in call:
-                until, said, taken = time.monotonic() + patience_s, "", True
+                until, said, taken = time.monotonic() + patience_s, set[str](), True
                 order = parsed(Order, content, "the servers sent an order")
                 if order.HasField("goodbye"):
                     return quoted(order.goodbye.reason)
@@ -286,9 +286,9 @@ def attend(
                 why = str(found)
             if time.monotonic() > until:
                 raise DeploymentError(f"gave up after {patience_s:.3g} s: {why}") from error
-            if why != said:
+            if why not in said:  # each once, though a name may have addresses that fail in turns
                 say(f"{why}; trying again")
-            said = why
+            said.add(why)
         finally:
             replies.put(None)
             call.cancel()

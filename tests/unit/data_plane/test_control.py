@@ -248,19 +248,18 @@ def test_of_two_machines_with_one_key_the_first_goes_on_and_both_are_told(office
 
 
 class Failing:
-    """A coordinator whose first stream ends as given: after an order, if there is one. `take` is the true one."""
+    """A coordinator whose first streams end as given: after an order, if there is one. `take` is the true one."""
 
-    def __init__(self, office, monkeypatch, status, sentence, order=None):
-        take, handed = type(office.coordinator)._attend, []
+    def __init__(self, office, monkeypatch, status, sentence, order=None, more=()):
+        take, ends = type(office.coordinator)._attend, [(status, sentence), *more]
 
         def fails_at_first(coordinator, requests, context):
-            handed.append(1)
-            if len(handed) == 1:
+            if ends:
                 if order is not None:
                     next(requests)
                     yield Order(round=order).SerializeToString()
                     next(requests)
-                context.abort(status, sentence)
+                context.abort(*ends.pop(0))
             yield from take(coordinator, requests, context)
 
         monkeypatch.setattr(type(office.coordinator), "_attend", fails_at_first)
@@ -297,6 +296,17 @@ def test_servers_that_are_full_and_connections_that_break_are_tried_again(office
     failing = Failing(office, monkeypatch, status, sentence)
     failing.until_dismissed()
     assert failing.said == [f"{said} ({sentence}); trying again"]
+
+
+def test_reasons_that_take_turns_are_said_once_each(office, monkeypatch):
+    """As where a server's name has two addresses, which are tried in turns."""
+    monkeypatch.setattr(control, "_RETRY_S", 0.01)
+    turns = [(grpc.StatusCode.UNAVAILABLE, why) for why in ("the first address", "the second", "the first address")]
+    failing = Failing(office, monkeypatch, *turns[0], more=turns[1:])
+    failing.until_dismissed()
+    assert failing.said == [
+        f"the server has been away ({why}); trying again" for why in ("the first address", "the second")
+    ]
 
 
 def diagnosed():
