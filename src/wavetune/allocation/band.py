@@ -133,20 +133,17 @@ class BandTables:
 
     def lone_bound_s(self, problem: BandProblem) -> float:
         """The same or, where that is more, what counting subchannels proves for all together (s)."""
-        return float(self._lone_bound_s(problem.ready_K, problem.need_K))
+        return float(self.lone_bounds_s(problem.ready_K, problem.need_K))
 
-    def lone_bounds_s(self, ready_s_PK: Array, bits_PK: Array) -> Array:
-        """The same of P problems (s)."""
-        return self._lone_bound_s(ready_s_PK, bits_PK / self.band.effective_hz)
+    def lone_bounds_s(self, ready_K: Array, need_K: Array) -> Array:
+        """The same of several problems, where there are rows of them (s)."""
+        counted_s = self._strongest.least_common_s(ready_K, need_K, 1, self.band.num_subchannels)
+        return np.maximum(counted_s * (1 - 1e-6), self._alone_s(ready_K, need_K))
 
     def _alone_s(self, ready_K: Array, need_K: Array) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             done_s = np.where(need_K > 0, ready_K + need_K / self.lone_rate_K, -np.inf)
         return np.max(done_s, axis=-1) * (1 - 1e-6)
-
-    def _lone_bound_s(self, ready_K: Array, need_K: Array) -> Array:
-        counted_s = self._strongest.least_common_s(ready_K, need_K, 1, self.band.num_subchannels)
-        return np.maximum(counted_s * (1 - 1e-6), self._alone_s(ready_K, need_K))
 
     @cached_property
     def _strongest(self) -> Strongest:

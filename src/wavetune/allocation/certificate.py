@@ -15,10 +15,10 @@ import time
 import numpy as np
 
 from wavetune.allocation.band import Incumbent
-from wavetune.allocation.common_cut import CommonCutSearch, pairs_of, search_common_cut
 from wavetune.allocation.cut_certificate import own_cuts_certificate
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import check_feasible, hall_violator, pairs_within_memory
+from wavetune.allocation.given_cuts import GivenCutsSearch, Setting, search_given, settings_of
 from wavetune.allocation.instance import Json
 from wavetune.allocation.per_client import plan_per_client
 from wavetune.allocation.plan import Plan, infeasible
@@ -39,12 +39,12 @@ def plan_with_certificate(problem: Problem, time_limit_s: float | None = None) -
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason), {}
-    search = search_common_cut(problem, feasible.pairs, time_limit_s)
+    search = search_given(problem, feasible.pairs, time_limit_s)
     plan = search.best_plan()
     return plan, _certificate(search, plan)
 
 
-def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
+def _certificate(search: GivenCutsSearch, plan: Plan) -> Json:
     problem = search.problem
     fed_s, fed = _of_adapters(search)
     best = search.incumbents[search.best]
@@ -52,28 +52,33 @@ def _certificate(search: CommonCutSearch, plan: Plan) -> Json:
     lower_s = plan.lower_bound_s
     beside_s, pairs = _without_plan(search, fed_s)
     lower_s = min(lower_s, beside_s)
-    for i in sorted(range(len(search.pairs)), key=lambda i: i != search.best):
-        pair, back = search.pairs[i], search.ways[i] if problem.price_downlink else None
+    for i in sorted(range(len(search.settings)), key=lambda i: i != search.best):
+        pair = search.settings[i]
         goal_s = pair.step_s(lower_s, fed_s)
-        ways = Ways(search.main_problems[i], pair.back_s_K, back)
+        ways = Ways(pair.uplink, pair.ways.after_s_K, pair.ways if problem.price_downlink else None)
         step_s, listed = ways.climbed(refuter, search.bounds_s[i], goal_s * (1 + 1e-12), search.effort.halvings)
         lower_s = min(lower_s, pair.delay_s(step_s, fed_s) * _SAFE)
-        pairs.append({"cut": pair.cut, "rank": pair.rank, "refuted": listed})
+        pairs.append({**_named(pair), "refuted": listed})
     return {"lower_bound_s": lower_s, "fed": fed, "pairs": pairs}
 
 
-def _without_plan(search: CommonCutSearch, fed_s: float) -> tuple[float, list[Json]]:
+def _without_plan(search: GivenCutsSearch, fed_s: float) -> tuple[float, list[Json]]:
     """The pairs of cut and rank that fit the memories and have no plan: none has one below (s), and what shows it."""
-    problem, known = search.problem, {(pair.cut, pair.rank) for pair in search.pairs}
+    problem, known = search.problem, {(*_named(pair).values(),) for pair in search.settings}
     others = [pair for pair in pairs_within_memory(problem) if pair not in known]
     lower_s, listed = np.inf, list[Json]()
-    for pair in pairs_of(problem, others) if others else ():
-        proof = _never(problem.main, pair.bits_K > 0)
+    for pair in settings_of(search.evaluator, others) if others else ():
+        proof = _never(problem.main, pair.uplink.need_K > 0)
         if not proof and not (pair.fed_bits > 0 and search.fed_incumbent is None):
-            start_s = float(np.max(pair.ready_s_K)) + float(np.max(pair.back_s_K))
+            start_s = float(np.max(pair.uplink.ready_K)) + float(np.max(pair.ways.after_s_K))
             lower_s = min(lower_s, pair.delay_s(start_s, fed_s) * _SAFE)
-        listed.append({"cut": pair.cut, "rank": pair.rank, "refuted": proof})
+        listed.append({**_named(pair), "refuted": proof})
     return lower_s, listed
+
+
+def _named(pair: Setting) -> Json:
+    """The cut and the rank that all clients have."""
+    return {"cut": int(pair.options.cut_KC[0, 0]), "rank": int(pair.options.rank_K[0])}
 
 
 def _never(band: RadioBand, sends_K: BoolArray) -> list[Json]:
@@ -88,7 +93,7 @@ def _never(band: RadioBand, sends_K: BoolArray) -> list[Json]:
     return [{"up_s": _NEVER_S, "down_s": None, "proof": proof}]
 
 
-def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
+def _of_adapters(search: GivenCutsSearch) -> tuple[float, list[Json]]:
     """Both ways of a bit of adapters: no sooner done than (s), and what shows it."""
     problem, incumbent, uplink = search.problem, search.fed_incumbent, search.fed_problem
     if incumbent is None:  # all pairs that have a plan send no adapters
@@ -100,7 +105,7 @@ def _of_adapters(search: CommonCutSearch) -> tuple[float, list[Json]]:
     return ways.climbed(refuter, incumbent.bound_s, goal_s * _SAFE, search.effort.halvings)
 
 
-def _refuter(search: CommonCutSearch, band: RadioBand, incumbents: list[Incumbent]) -> Refuter:
+def _refuter(search: GivenCutsSearch, band: RadioBand, incumbents: list[Incumbent]) -> Refuter:
     """What starts from the prices of a band that the search found."""
     best, effort = incumbents[0], search.effort
     known = {id(one.prices): one.prices for one in incumbents if one.prices is not None}

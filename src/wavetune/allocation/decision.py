@@ -5,13 +5,14 @@ Shape suffixes: K clients, M subchannels; the options of a decision have C = 1.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from wavetune.allocation.band import BandTables
+from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.delay import (
-    RoundLoad,
     downlink_rate_bit_per_s_K,
     load_of,
     optimal_shares,
@@ -82,32 +83,49 @@ def options_of(problem: Problem, rank: int) -> Options:
     return replace(parts[0], **stacked)
 
 
+def given_options(problem: Problem, pairs: Sequence[tuple[IntArray | int, IntArray | int]]) -> list[Options]:
+    """Options with one choice each, C = 1, which are taken to be allowed: pairs of cuts and ranks.
+
+    These are the same for all clients or, of all pairs, one per client.
+    """
+    cut_PK, rank_PK = (np.array([np.atleast_1d(x) for x in one]) for one in zip(*pairs, strict=True))
+    load, speed_K = load_of(problem, cut_PK, rank_PK), problem.client_flop_per_s_K
+    cut_PK, rank_PK = (np.array(np.broadcast_to(x, (len(x), problem.num_clients))) for x in (cut_PK, rank_PK))
+    server_flop_PK = (load.server_forward_flop_IK + load.server_backward_flop_IK)[0]
+    columns_PKC = {
+        "cut_KC": cut_PK,
+        "ready_s_KC": load.client_forward_flop_IK[0] / speed_K,
+        "back_s_KC": load.client_backward_flop_IK[0] / speed_K,
+        "work_s_KC": server_flop_PK / problem.server_flop_per_s,
+        "up_bits_KC": load.uplink_bits_IK[0],
+        "down_bits_KC": load.downlink_bits_IK[0],
+        "fed_bits_KC": load.fed_upload_bits_K,
+        "allowed_KC": np.ones(cut_PK.shape, np.bool_),
+    }
+    return [
+        Options(
+            rank_K=rank_K,
+            rounds=max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K)),
+            **{name: of_PK[p][:, None] for name, of_PK in columns_PKC.items()},
+        )
+        for p, rank_K in enumerate(rank_PK)
+    ]
+
+
 def fixed_options(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> Options:
-    """Given cuts and ranks, per client or the same for all: C = 1."""
-    load, speed_K = load_of(problem, cut_K, rank_K), problem.client_flop_per_s_K
-    cut_K, rank_K = (np.array(np.broadcast_to(x, problem.num_clients), dtype=np.int64) for x in (cut_K, rank_K))
-    server_flop_K = (load.server_forward_flop_IK + load.server_backward_flop_IK)[0]
-    return Options(
-        cut_KC=cut_K[:, None],
-        rank_K=rank_K,
-        rounds=max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K)),
-        ready_s_KC=(load.client_forward_flop_IK[0] / speed_K)[:, None],
-        back_s_KC=(load.client_backward_flop_IK[0] / speed_K)[:, None],
-        work_s_KC=(server_flop_K / problem.server_flop_per_s)[:, None],
-        up_bits_KC=load.uplink_bits_IK[0][:, None],
-        down_bits_KC=load.downlink_bits_IK[0][:, None],
-        fed_bits_KC=load.fed_upload_bits_K[:, None],
-        allowed_KC=(_remembers_K(problem, cut_K, rank_K) & _is_heard_K(problem, load))[:, None],
-    )
+    """Given cuts and ranks, per client or the same for all, and whether they are allowed: C = 1."""
+    (one,) = given_options(problem, [(cut_K, rank_K)])
+    allowed_K = _remembers_K(problem, one.cut_KC[:, 0], one.rank_K) & _is_heard_K(problem, one)
+    return replace(one, allowed_KC=allowed_K[:, None])
 
 
 def _remembers_K(problem: Problem, cut_K: IntArray, rank_K: IntArray) -> BoolArray:
     return memory_need_bytes_K(problem, cut_K, rank_K) <= problem.memory_bytes_K
 
 
-def _is_heard_K(problem: Problem, load: RoundLoad) -> BoolArray:
+def _is_heard_K(problem: Problem, one: Options) -> BoolArray:
     """Whether every band that a client would send in has a subchannel for it."""
-    sent = ((problem.main, load.uplink_bits_IK[0]), (problem.fed, load.fed_upload_bits_K))
+    sent = ((problem.main, one.up_bits_KC[:, 0]), (problem.fed, one.fed_bits_KC[:, 0]))
     usable = (
         np.any(usable_subchannels(band, problem.tx_power_max_w_K), axis=1) | (bits_K <= 0) for band, bits_K in sent
     )
@@ -145,10 +163,12 @@ class Evaluator:
         delay_s = options.rounds * (problem.local_steps * step_s + fed_s)
         return Decision(options, main_owner_M, fed_owner_M, share_K, step_s, fed_s, delay_s)
 
-    def main_problem(self, options: Options, main_owner_M: IntArray, share_K: Array | None) -> BandProblem:
-        """BandProblem of the activations; with shares, what follows them counts as if it came before."""
+    def main_problem(
+        self, options: Options, main_owner_M: IntArray | None = None, share_K: Array | None = None
+    ) -> BandProblem:
+        """BandProblem of the activations; with owners and shares, what follows them counts as if it came before."""
         ready_s_K = options.ready_s_KC[:, 0]
-        if share_K is not None:
+        if main_owner_M is not None and share_K is not None:
             served_s_K = transfer_s(options.work_s_KC[:, 0], share_K)
             ready_s_K = ready_s_K + served_s_K + self.back_s_K(options, main_owner_M)
         return self.main.problem(ready_s_K, options.up_bits_KC[:, 0])
@@ -175,15 +195,24 @@ class Evaluator:
         down_bits_K = options.fed_bits_KC[:, 0] * self.problem.costs.download_share
         return up_s + float(np.max(self._down_s(self.problem.fed, down_bits_K, fed_owner_M)))
 
+    def ways(self, options: Options) -> BothWays:
+        """Both ways of a step in the main band; without a price the way back takes no time."""
+        down_bits_K = options.down_bits_KC[:, 0] * self.problem.price_downlink
+        return BothWays(self.main.band, self.main_problem(options), down_bits_K, options.back_s_KC[:, 0])
+
     def plan_of(self, decision: Decision) -> Plan:
         """The decision as a plan."""
-        problem, options, caps_w_K = self.problem, decision.options, self.problem.tx_power_max_w_K
-        band_problem = self.main_problem(options, decision.main_owner_M, decision.share_K)
-        main, _ = allocate_power(
-            problem.main, decision.main_owner_M, band_problem.ready_K, options.up_bits_KC[:, 0], caps_w_K
-        )
+        return self.plan_on(decision.options, decision.main_owner_M, decision.fed_owner_M, decision.share_K)
+
+    def plan_on(
+        self, options: Options, main_owner_M: IntArray, fed_owner_M: IntArray, share_K: Array | None = None
+    ) -> Plan:
+        """Plan with the best powers on given owners, for given shares."""
+        problem, caps_w_K = self.problem, self.problem.tx_power_max_w_K
+        ready_s_K = self.main_problem(options, main_owner_M, share_K).ready_K
+        main, _ = allocate_power(problem.main, main_owner_M, ready_s_K, options.up_bits_KC[:, 0], caps_w_K)
         at_once_K = np.zeros(problem.num_clients)
-        fed, _ = allocate_power(problem.fed, decision.fed_owner_M, at_once_K, options.fed_bits_KC[:, 0], caps_w_K)
+        fed, _ = allocate_power(problem.fed, fed_owner_M, at_once_K, options.fed_bits_KC[:, 0], caps_w_K)
         return make_plan(problem, options.cut_KC[:, 0], options.rank_K, main, fed)
 
     def balance_shares(self, decision: Decision) -> Decision:

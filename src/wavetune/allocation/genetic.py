@@ -11,10 +11,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from wavetune.allocation.band import BandTables
 from wavetune.allocation.baselines import random_owners
-from wavetune.allocation.both_ways import BothWays
-from wavetune.allocation.common_cut import pairs_of
+from wavetune.allocation.decision import Evaluator, given_options
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.power import with_best_power
@@ -29,12 +27,8 @@ def plan_genetic(problem: Problem, seed: int) -> Plan:
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason)
-    generator, costs, M = (
-        stream(seed, "baseline/genetic search"),
-        Costs(problem, feasible.pairs),
-        problem.main.num_subchannels,
-    )
-
+    generator, M = stream(seed, "baseline/genetic search"), problem.main.num_subchannels
+    evaluator, given = Evaluator(problem), given_options(problem, feasible.pairs)
     owners_G = np.full(M + problem.fed.num_subchannels, problem.num_clients)
     choices_G = np.concatenate(([len(feasible.pairs)], owners_G))
 
@@ -47,8 +41,11 @@ def plan_genetic(problem: Problem, seed: int) -> Plan:
         gene_G = np.where(generator.random(len(mother_G)) < 0.5, mother_G, father_G)
         return np.where(generator.random(len(gene_G)) < 1 / M, generator.integers(choices_G), gene_G)
 
+    def delay_s(gene_G: IntArray) -> float:
+        return evaluator.decide(given[int(gene_G[0])], gene_G[1 : 1 + M], gene_G[1 + M :]).delay_s
+
     def ranked(genes: list[IntArray]) -> list[tuple[float, IntArray]]:
-        return sorted(((costs.delay_s(gene_G), gene_G) for gene_G in genes), key=lambda one: one[0])
+        return sorted(((delay_s(gene_G), gene_G) for gene_G in genes), key=lambda one: one[0])
 
     living = ranked([drawn() for _ in range(_INDIVIDUALS)])  # the best first
     for _ in range(_GENERATIONS):
@@ -57,27 +54,3 @@ def plan_genetic(problem: Problem, seed: int) -> Plan:
     best_G = living[0][1]
     cut, rank = feasible.pairs[int(best_G[0])]
     return with_best_power(problem, cut, rank, best_G[1 : 1 + M], best_G[1 + M :])
-
-
-class Costs:
-    """Delays of individuals; of a rate that grows in steps, by its envelope."""
-
-    def __init__(self, problem: Problem, pairs: tuple[tuple[int, int], ...]) -> None:
-        self.pairs, self.num_main = pairs_of(problem, pairs), problem.main.num_subchannels
-        main, fed = (BandTables(band, problem.tx_power_max_w_K) for band in (problem.main, problem.fed))
-        none_K, priced = np.zeros(problem.num_clients), 1.0 if problem.price_downlink else 0.0
-        back = problem.costs.download_share * priced
-        self.ways = [
-            (
-                BothWays(problem.main, main.problem(p.ready_s_K, p.bits_K), p.down_bits_K * priced, p.back_s_K),
-                BothWays(problem.fed, fed.problem(none_K, none_K + p.fed_bits), none_K + p.fed_bits * back, none_K),
-            )
-            for p in self.pairs
-        ]
-
-    def delay_s(self, gene_G: IntArray) -> float:
-        """Total delay of an individual (s)."""
-        pair, (main, fed) = self.pairs[int(gene_G[0])], self.ways[int(gene_G[0])]
-        main_owner_M, fed_owner_M = np.split(gene_G[1:], [self.num_main])
-        step_s = main.delay_s(main_owner_M) + pair.server_s
-        return pair.rounds * (pair.steps * step_s + fed.delay_s(fed_owner_M))

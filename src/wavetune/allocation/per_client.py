@@ -13,11 +13,11 @@ from dataclasses import replace
 import numpy as np
 
 from wavetune.allocation.band import first_incumbent
-from wavetune.allocation.common_cut import plan_common_cut
 from wavetune.allocation.decision import Decision, Evaluator, Options, fixed_options, options_of
 from wavetune.allocation.decision_search import DecisionSearch
 from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import check_feasible, why_infeasible
+from wavetune.allocation.given_cuts import plan_common_cut, search_given
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.problem import IntArray, Problem
 
@@ -99,10 +99,13 @@ def plan_decision(
     """Plan of given cuts and ranks, one per client, with a bound that holds for these."""
     if reason := why_infeasible(problem, cut_K, rank_K):
         return infeasible(reason)
+    warm_start = warm_start if warm_start is not None and _shaped(problem, warm_start) else None
+    if not problem.share_server:
+        return search_given(problem, [(cut_K, rank_K)], time_limit_s, warm_start).best_plan()
     clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
     evaluator, options = Evaluator(problem), fixed_options(problem, cut_K, rank_K)
     band_problems = (
-        (evaluator.main, evaluator.main_problem(options, np.zeros(0, np.int64), None)),
+        (evaluator.main, evaluator.main_problem(options)),
         (evaluator.fed, evaluator.fed_problem(options)),
     )
     owners = [
@@ -113,7 +116,7 @@ def plan_decision(
     ]
     first = evaluator.decide(options, owners[0], owners[1])
     warm: list[Decision] = []
-    if warm_start is not None and _shaped(problem, warm_start):
+    if warm_start is not None:
         warm = [evaluator.decide(options, warm_start.main.owner_M, warm_start.fed.owner_M, warm_start.server_share_K)]
     search = DecisionSearch(evaluator, [options], first, effort_of(problem.main.gain_KM.size, bool(warm)), clock)
     search.run(warm)

@@ -31,7 +31,7 @@ def plan(problem: Problem, time_limit_s: float | None = None, warm_start: Plan |
     if problem.clients_may_differ:
         from wavetune.allocation.per_client import plan_per_client as plan_it
     else:
-        from wavetune.allocation.common_cut import plan_common_cut as plan_it
+        from wavetune.allocation.given_cuts import plan_common_cut as plan_it
 
     return _or_why_none(problem, plan_it(problem, time_limit_s, warm_start))
 

@@ -9,14 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
-from wavetune.allocation import common_cut, owner_program, set_packing
+from wavetune.allocation import given_cuts, owner_program, set_packing
 from wavetune.allocation.band import local_owners, vital_of_rates, vital_of_sums
 from wavetune.allocation.both_ways import BothWays
-from wavetune.allocation.common_cut import CommonCutSearch
 from wavetune.allocation.counting import least_common_s
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.given_cuts import GivenCutsSearch
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.plan import make_plan
@@ -184,7 +184,7 @@ def slow_way_back():
         patch.setattr(owner_program, "_MOST_PAIRS", 0)  # as if the band were larger
         patch.setattr(set_packing, "_MOST_HEARD", 0)
         patch.setattr(BothWays, "solve", counted("bounded", BothWays.solve))
-        patch.setattr(CommonCutSearch, "_serve_pair", counted("served", CommonCutSearch._serve_pair))
+        patch.setattr(GivenCutsSearch, "_serve_pair", counted("served", GivenCutsSearch._serve_pair))
         found = plan(problem)
     return problem, found, counts
 
@@ -216,7 +216,7 @@ def test_integer_programs_that_gain_next_to_nothing_are_given_up(monkeypatch):
 
 def test_a_first_plan_of_a_large_band_serves_the_way_back_too(slow_way_back, monkeypatch):
     problem, found, _ = slow_way_back
-    monkeypatch.setattr(common_cut, "_QUICK", 0)  # as if there were more clients and subchannels
+    monkeypatch.setattr(given_cuts, "_QUICK", 0)  # as if there were more clients and subchannels
     assert plan(problem, time_limit_s=1e-9).delay_s < 1.05 * found.delay_s
 
 

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation import band as band_module
-from wavetune.allocation.band import BandTables, vital_of_rates
-from wavetune.allocation.common_cut import pairs_of
+from wavetune.allocation.band import vital_of_rates
+from wavetune.allocation.decision import Evaluator, fixed_options
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.ladder import owners_delay
@@ -141,10 +141,9 @@ def test_prices_find_the_few_subchannels_that_more_clients_need_than_there_are()
 
 def one_pair(problem):
     """The main band of one cut and rank, and the greedy owners to start from."""
-    pair = pairs_of(problem, [(11, 8)])[0]
-    tables = BandTables(problem.main, problem.tx_power_max_w_K)
-    band = tables.problem(pair.ready_s_K, pair.bits_K)
-    return band, band_module.first_incumbent(tables, band)
+    evaluator = Evaluator(problem)
+    band = evaluator.main_problem(fixed_options(problem, 11, 8))
+    return band, band_module.first_incumbent(evaluator.main, band)
 
 
 def test_prices_begin_where_power_costs_what_it_is_worth_to_the_owners():

@@ -3,20 +3,20 @@
 import numpy as np
 
 from helpers.problems import cell_problem
-from wavetune.allocation import common_cut
+from wavetune.allocation import given_cuts
 from wavetune.allocation.planner import plan
 
 
 def test_the_main_band_may_leave_open_what_the_fed_band_does_not(monkeypatch):
     problem = cell_problem(6, 24, seed=2)
-    known, asked, solve = plan(problem), [], common_cut.solve
+    known, asked, solve = plan(problem), [], given_cuts.solve
 
     def noted(band, incumbent, gap_s, *others):
         found = solve(band, incumbent, gap_s, *others)
         asked.append((bool(np.any(band.ready_K > 0)), gap_s, found.gap_s))
         return found
 
-    monkeypatch.setattr(common_cut, "solve", noted)
+    monkeypatch.setattr(given_cuts, "solve", noted)
     found = plan(problem, warm_start=known)
     rounds = problem.rounds_to_target[int(found.rank_K[0])]
     fed_bits = problem.costs.before["lora_bits_per_rank_L"][int(found.cut_K[0])] * float(found.rank_K[0])
