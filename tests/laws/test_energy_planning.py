@@ -125,8 +125,39 @@ def test_least_energy_is_near_that_of_enumeration_and_its_bound_below(seed, slac
             other = economical_plan(problem, problem.cuts[0], 1, np.array(main), np.array(fed), terms)
             best_j = min(best_j, np.inf if other is None else terms.cost(problem, other))
     found_j = terms.cost(problem, plan_with_energy(problem, terms))
-    assert least_energy_j(problem, terms.target_delay_s) <= best_j * (1 + 1e-9)
+    assert least_energy_j(problem, fastest, terms.target_delay_s) <= best_j * (1 + 1e-9)
     assert best_j * (1 - 1e-6) <= found_j <= best_j * 1.05
+
+
+def test_prices_of_subchannels_prove_nearly_all_of_the_energy_necessary():
+    """Whole subchannels counted, each client with its own strongest, left 22 % open at the fast end."""
+    curve = trade_off(with_energy(cell_problem(5, 20)), 3)
+    assert len(curve.points) == 3
+    assert all(point.energy_bound_j > 0.99 * point.energy_j for point in curve.points)
+
+
+def test_the_way_back_costs_what_each_client_s_best_subchannel_takes_at_least():
+    problem = with_energy(cell_problem(4, 12, cuts=(2,)))
+    bands = {
+        name: replace(vars(problem)[name], downlink_gain_KM=vars(problem)[name].gain_KM[:, ::-1], downlink_power_w=2.0)
+        for name in ("main", "fed")
+    }
+    problem = replace(problem, **bands, rounds_to_target={4: 50.0})
+    fastest = plan(problem)
+    back_j = 0.0
+    for band, bits in (
+        (problem.main, problem.local_steps * problem.batch_size * problem.costs.activation_bits_L[1]),
+        (problem.fed, 4 * np.sum(problem.costs.lora_bits_per_rank_L[:2]) * problem.costs.download_share),
+    ):
+        power_w = 2.0 / band.num_subchannels
+        for gain_M in band.downlink_gain_KM:
+            best = max(band.subchannel_hz * np.log2(1 + power_w * gain / band.downlink_noise_w) for gain in gain_M)
+            back_j += 50.0 * power_w * bits / best
+    long_s = 30 * fastest.delay_s
+    more_j = least_energy_j(replace(problem, price_downlink=True), fastest, long_s) - least_energy_j(
+        problem, fastest, long_s
+    )
+    assert more_j == pytest.approx(back_j, rel=1e-6)
 
 
 @settings(max_examples=8)

@@ -102,6 +102,21 @@ class Uplink:
         )
 
 
+def in_joules(problem: BandProblem, done_s: float) -> BandProblem:
+    """The problem of being done by a time, later than all starts: at a delay of 1 its watts are the problem's joules.
+
+    A client with t seconds to send sees ratios h / t, and its cap is the joules of t seconds. The total is not meant.
+    """
+    time_s_K = np.where(problem.need_K > 0, done_s - problem.ready_K, 1.0)
+    return problem._replace(
+        log_KM=problem.log_KM - np.log2(time_s_K)[:, None],
+        inverse_KM=problem.inverse_KM * time_s_K[:, None],
+        ready_K=np.zeros(len(time_s_K)),
+        need_K=problem.need_K / time_s_K,
+        cap_w_K=np.minimum(problem.cap_w_K, problem.total_w) * time_s_K,
+    )
+
+
 def earliest(holds: Callable[[float], bool], low_s: float) -> float | None:
     """Earliest time from `low_s` on at which a condition holds that holds ever after; None if not within 1e9 times."""
     if holds(low_s):

@@ -16,14 +16,15 @@ import numpy as np
 
 from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.effort import Clock
-from wavetune.allocation.energy_power import around_activations, economical_plan
+from wavetune.allocation.energy_power import around_activations, economical_plan, in_joules
 from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.local_search import Demand, search
 from wavetune.allocation.plan import Plan, infeasible
 from wavetune.allocation.planner import plan as fastest_plan
-from wavetune.allocation.problem import IntArray, Problem, RadioBand
-from wavetune.allocation.water_filling import log_and_inverse
+from wavetune.allocation.power import band_problem
+from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
 
 Decision = tuple[IntArray | int, IntArray | int]
@@ -148,10 +149,12 @@ class _Search:
             load, cap_w_K = load_of(problem, cut, rank), problem.tx_power_max_w_K
             ready_s_K = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
             done_s = float(np.max(ready_s_K)) + long_s / problem.local_steps
-            bits_K, fed_bits_K = load.uplink_bits_IK[0], load.fed_upload_bits_K
-            main, fed = fastest.main.owner_M, fastest.fed.owner_M
-            main = least_energy_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, no_cap_K, done_s)
-            fed = least_energy_owners(problem.fed, fed, 0.0 * ready_s_K, fed_bits_K, cap_w_K, no_cap_K, long_s)
+            bands = (
+                band_problem(problem.main, ready_s_K, load.uplink_bits_IK[0], cap_w_K),
+                band_problem(problem.fed, 0.0 * ready_s_K, load.fed_upload_bits_K, cap_w_K),
+            )
+            main = least_energy_owners(bands[0], fastest.main.owner_M, no_cap_K, done_s)
+            fed = least_energy_owners(bands[1], fastest.fed.owner_M, no_cap_K, long_s)
             self.consider([(cut, rank)], main, fed)
 
 
@@ -193,48 +196,29 @@ def _cheaper_owners(problem: Problem, terms: EnergyTerms, plan: Plan) -> Iterato
     ready_s_K, _ = around_activations(plan.phases)
     main_s = float(np.max(plan.phases.uplink_s[0] + ready_s_K) - np.max(ready_s_K))
     fed_s = float(np.max(plan.phases.fed_upload_s))
-    main, fed, bits_K = plan.main.owner_M, plan.fed.owner_M, load.uplink_bits_IK[0]
-    for factor in _SOONER if np.any(bits_K > 0) else ():
+    main, fed = plan.main.owner_M, plan.fed.owner_M
+    main_band = band_problem(problem.main, ready_s_K, load.uplink_bits_IK[0], cap_w_K)
+    fed_band = band_problem(problem.fed, np.zeros(problem.num_clients), load.fed_upload_bits_K, cap_w_K)
+    for factor in _SOONER if np.any(main_band.need_K > 0) else ():
         done_s, cap_j_K = float(np.max(ready_s_K)) + factor * main_s, (left_j_K - fed_j_K) * efficiency / steps
-        yield least_energy_owners(problem.main, main, ready_s_K, bits_K, cap_w_K, cap_j_K, done_s), fed
-    fed_bits_K, at_once_K = load.fed_upload_bits_K, np.zeros(problem.num_clients)
-    for factor in _SOONER if np.any(fed_bits_K > 0) else ():
-        cap_j_K = (left_j_K - main_j_K) * efficiency
-        yield main, least_energy_owners(problem.fed, fed, at_once_K, fed_bits_K, cap_w_K, cap_j_K, factor * fed_s)
+        yield least_energy_owners(main_band, main, cap_j_K, done_s), fed
+    for factor in _SOONER if np.any(fed_band.need_K > 0) else ():
+        yield main, least_energy_owners(fed_band, fed, (left_j_K - main_j_K) * efficiency, factor * fed_s)
 
 
-def least_energy_owners(
-    band: RadioBand, owner_M: IntArray, ready_s_K: Array, bits_K: Array, cap_w_K: Array, cap_j_K: Array, done_s: float
-) -> IntArray:
-    """Owners, found by local search, with which being done by a time takes few joules.
+def least_energy_owners(problem: BandProblem, owner_M: IntArray, cap_j_K: Array, done_s: float) -> IntArray:
+    """Owners, found by local search from given ones, with which being done by a time takes few joules.
 
-    A client with t seconds to send sees ratios h / t, which makes a watt of the search a joule of the band.
-
-    Args:
-        band: gains and noise.
-        owner_M: where to start.
-        ready_s_K: when each client starts to send (s).
-        bits_K: what it sends.
-        cap_w_K: caps on power (W).
-        cap_j_K: caps on the energy of the transfer (J), infinite for none.
-        done_s: when all are to be done, later than all of `ready_s_K`.
+    `cap_j_K` limits the energy of each client's transfer (J); all clients start before `done_s`.
     """
-    if not np.any(bits_K > 0):
+    if not np.any(problem.need_K > 0):
         return owner_M
-    time_s_K = done_s - ready_s_K
-    log_KM, inverse_KM = log_and_inverse(band.snr_per_w_KM)
-    rate_K = np.where(bits_K > 0, bits_K / (band.effective_hz * time_s_K), 0.0)
-    demand = Demand(
-        log_KM - np.log2(time_s_K)[:, None],
-        inverse_KM * time_s_K[:, None],
-        rate_K,
-        np.minimum(cap_w_K * time_s_K, np.maximum(cap_j_K, 0.0)),
-        0.0,  # no total ends the search early
-        np.full(len(rate_K), _EXCESS_PRICE),
-        float(band.envelope.most),
-    )
-    kicks = max(2, min(20, 200_000 // log_KM.size))
-    return search(demand, np.asarray(owner_M, dtype=np.int64), kicks, 1)
+    joules = in_joules(problem, done_s)
+    cap_j_K = np.minimum(joules.cap_w_K, np.maximum(cap_j_K, 0.0))
+    excess_K = np.full(len(cap_j_K), _EXCESS_PRICE)
+    no_total = 0.0  # which would end the search early
+    demand = Demand(joules.log_KM, joules.inverse_KM, joules.need_K, cap_j_K, no_total, excess_K, joules.limit)
+    return search(demand, np.asarray(owner_M, dtype=np.int64), max(2, min(20, 200_000 // joules.log_KM.size)), 1)
 
 
 def _why_none(problem: Problem, terms: EnergyTerms, decisions: Sequence[Decision]) -> str:

@@ -68,7 +68,7 @@ def trade_off(problem: Problem, num_points: int, time_limit_s: float | None = No
         found = improve(problem, EnergyTerms(target_delay_s=limit_s, least="energy"), fastest, at)
         if found.status == "ok" and _energy_j(problem, found) < _energy_j(problem, at):
             at = found
-        bound_j = 0.0 if per_client else min(least_energy_j(problem, limit_s), _energy_j(problem, at))
+        bound_j = 0.0 if per_client else min(least_energy_j(problem, at, limit_s), _energy_j(problem, at))
         points.append(TradeOffPoint(require_feasible(problem, at), _energy_j(problem, at), bound_j))
     return TradeOff(tuple(points))
 

@@ -237,5 +237,5 @@ def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     per_client = problem.cut_per_client or problem.rank_slack is not None
     if per_client or len({*chosen.cut_K.tolist()}) > 1 or len({*chosen.rank_K.tolist()}) > 1:
         return f"{joules(spent_j)} to the target"
-    bound_j = min(spent_j, least_energy_j(of_participants(problem, chosen)[0], chosen.delay_s))
+    bound_j = min(spent_j, least_energy_j(*of_participants(problem, chosen), chosen.delay_s))
     return f"{joules(spent_j)} to the target, no plan as fast spends less than {joules(bound_j)}"
