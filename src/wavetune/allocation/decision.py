@@ -22,8 +22,8 @@ from wavetune.allocation.delay import (
 from wavetune.allocation.feasibility import memory_need_bytes_K, usable_subchannels
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.pipelines import balance, can_end
-from wavetune.allocation.plan import Plan, make_plan
-from wavetune.allocation.power import allocate_power
+from wavetune.allocation.plan import Plan
+from wavetune.allocation.power import allocate_power, with_best_power
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.allocation.water_filling import BandProblem, optimal_power
 from wavetune.units import Array
@@ -202,18 +202,9 @@ class Evaluator:
 
     def plan_of(self, decision: Decision) -> Plan:
         """The decision as a plan."""
-        return self.plan_on(decision.options, decision.main_owner_M, decision.fed_owner_M, decision.share_K)
-
-    def plan_on(
-        self, options: Options, main_owner_M: IntArray, fed_owner_M: IntArray, share_K: Array | None = None
-    ) -> Plan:
-        """Plan with the best powers on given owners, for given shares."""
-        problem, caps_w_K = self.problem, self.problem.tx_power_max_w_K
-        ready_s_K = self.main_problem(options, main_owner_M, share_K).ready_K
-        main, _ = allocate_power(problem.main, main_owner_M, ready_s_K, options.up_bits_KC[:, 0], caps_w_K)
-        at_once_K = np.zeros(problem.num_clients)
-        fed, _ = allocate_power(problem.fed, fed_owner_M, at_once_K, options.fed_bits_KC[:, 0], caps_w_K)
-        return make_plan(problem, options.cut_KC[:, 0], options.rank_K, main, fed)
+        options, owners = decision.options, (decision.main_owner_M, decision.fed_owner_M)
+        ready_s_K = self.main_problem(options, decision.main_owner_M, decision.share_K).ready_K
+        return with_best_power(self.problem, options.cut_KC[:, 0], options.rank_K, *owners, ready_s_K)
 
     def balance_shares(self, decision: Decision) -> Decision:
         """The decision with powers and shares of the server chosen together, for its owners."""

@@ -26,6 +26,7 @@ from wavetune.allocation.greedy import greedy_owners
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.owner_program import is_tiny
 from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.power import with_best_power
 from wavetune.allocation.problem import IntArray, Problem
 from wavetune.allocation.water_filling import BandProblem
 
@@ -290,7 +291,8 @@ class GivenCutsSearch:
         fed_owner_M = np.full(self.problem.fed.num_subchannels, -1)
         if self.fed_incumbent is not None and self.settings[i].fed_bits > 0:
             fed_owner_M = (self.fed_two_ways or self.fed_incumbent).owner_M
-        return self.evaluator.plan_on(self.settings[i].options, owner_M, fed_owner_M)
+        options = self.settings[i].options
+        return with_best_power(self.problem, options.cut_KC[:, 0], options.rank_K, owner_M, fed_owner_M)
 
     def _fed_s(self) -> tuple[float, float]:
         """Best known and least possible delay of a bit of adapters (s)."""

@@ -70,21 +70,19 @@ def uniform_power(band: RadioBand, owner_M: IntArray, tx_power_max_w_K: Array) -
 
 
 def with_best_power(
-    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
+    problem: Problem,
+    cut: IntArray | int,
+    rank: IntArray | int,
+    main_owner_M: IntArray,
+    fed_owner_M: IntArray,
+    ready_s_K: Array | None = None,
 ) -> Plan:
-    """Plan of one cut and rank, or one per client, with optimal powers on the given owners."""
-    main, fed = powers(problem, cut, rank, main_owner_M, fed_owner_M)
+    """Plan of one cut and rank, or one per client, with optimal powers on the given owners; the bands do not couple.
+
+    Clients start to send activations after their forward passes or, for these powers, as at `ready_s_K` (s).
+    """
+    load, caps_w_K, at_once_K = load_of(problem, cut, rank), problem.tx_power_max_w_K, np.zeros(problem.num_clients)
+    start_s_K = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K if ready_s_K is None else ready_s_K
+    main, _ = allocate_power(problem.main, main_owner_M, start_s_K, load.uplink_bits_IK[0], caps_w_K)
+    fed, _ = allocate_power(problem.fed, fed_owner_M, at_once_K, load.fed_upload_bits_K, caps_w_K)
     return make_plan(problem, cut, rank, main, fed)
-
-
-def powers(
-    problem: Problem, cut: IntArray | int, rank: IntArray | int, main_owner_M: IntArray, fed_owner_M: IntArray
-) -> tuple[Allocation, Allocation]:
-    """Optimal powers of both bands on the given owners; the bands do not couple."""
-    load = load_of(problem, cut, rank)
-    cap_w_K = problem.tx_power_max_w_K
-    ready_s_K = load.client_forward_flop_IK[0] / problem.client_flop_per_s_K
-    main, _ = allocate_power(problem.main, main_owner_M, ready_s_K, load.uplink_bits_IK[0], cap_w_K)
-    at_once_K = np.zeros(problem.num_clients)
-    fed, _ = allocate_power(problem.fed, fed_owner_M, at_once_K, load.fed_upload_bits_K, cap_w_K)
-    return main, fed
