@@ -5,7 +5,7 @@ heard by a time and done by another after the answer if the clients' cheapest wa
 together, a watt costing mu = w / P. By multipliers nu on a client's rate r, alpha on its cap p, delta on its rate q of
 the way back, a set S costs at least nu r - alpha p + delta q + sum over S of c_i, and c_i is w_i - delta q_i less the
 most of nu rate_i(x) - (mu + alpha) x over powers x. Cases may be proved apart: sets by size or by whether they have a
-subchannel, allocations by whether a client has one. Sums are rounded outwards. A certificate holds a recipe's instance.
+subchannel. Sums are rounded outwards. A certificate holds a recipe's instance.
 """
 
 import json
@@ -112,10 +112,6 @@ class Band:
 
     def refuted(self, rates, asks, proof, may):
         """Whether a proof shows that no allocation gives every client its rates on subchannels that it may have."""
-        if "client" in proof:
-            at, k = np.arange(self.M) == int(proof["subchannel"]), (np.arange(self.K) == int(proof["client"]))[:, None]
-            has = self.refuted(rates, asks, proof["has"], may & ~(at & ~k))
-            return has and self.refuted(rates, asks, proof["lacks"], may & ~(at & k))
         w, power, none = np.array(proof["subchannels"], dtype=float), float(proof["power"]), np.zeros(self.M, bool)
         require(w.shape == none.shape and np.all(w >= 0) and power > 0, "prices must be positive")
         given, clients = (rates, asks, w, power / self.total_w), enumerate(proof["clients"])

@@ -115,6 +115,5 @@ def _refuter(search: GivenCutsSearch, band: RadioBand, incumbents: list[Incumben
         known=list(known.values())[:KNOWN],
         iterations=effort.iterations,
         programs=effort.programs,
-        branches=2 * effort.branches,
         packing_weight_M1=best.packing_weight_M1,
     )

@@ -133,7 +133,7 @@ class BandsApart:
         self.refuters = [
             Refuter(
                 hertz=tables.band.effective_hz, owner_M=owner_M, known=[], iterations=effort.iterations,
-                programs=effort.programs, branches=0,
+                programs=effort.programs,
             )
             for tables, owner_M in zip(self.tables, self.owners, strict=True)
         ]  # fmt: skip

@@ -19,7 +19,7 @@ import numpy as np
 from wavetune.allocation.band import with_cap_tolerance
 from wavetune.allocation.delay import RoundLoad, downlink_rate_bit_per_s_KM, load_of, transfer_s
 from wavetune.allocation.dual_bound import excess, raise_bound, uniform_prices
-from wavetune.allocation.energy_power import in_joules
+from wavetune.allocation.energy_power import around_activations, in_joules
 from wavetune.allocation.energy_search import computing
 from wavetune.allocation.energy_terms import rounds_of
 from wavetune.allocation.feasibility import check_feasible
@@ -39,10 +39,12 @@ def least_energy_j(problem: Problem, like: Plan, delay_s: float) -> float:
 
     Args:
         problem: bands, clients and costs.
-        like: a plan, from whose owners the prices of the bound begin.
+        like: a plan, whose owners and times the prices of the bound suit.
         delay_s: limit on the delay to the target loss.
     """
-    least_j, bands = np.inf, (BandEnergy(like.main.owner_M), BandEnergy(like.fed.owner_M))
+    arrive_s = float(np.max(like.phases.uplink_s[0] + around_activations(like.phases)[0]))
+    fed_s = float(np.max(like.phases.fed_upload_s))
+    least_j, bands = np.inf, (BandEnergy(like.main.owner_M, arrive_s), BandEnergy(like.fed.owner_M, fed_s))
     pairs = [(cut, rank, *computing(problem, cut, rank)) for cut, rank in check_feasible(problem).pairs]
     own = (int(like.cut_K[0]), int(like.rank_K[0]))
 
@@ -94,26 +96,37 @@ def _least_back_j(problem: Problem, load: RoundLoad) -> float:
 
 
 class BandEnergy:
-    """What a band's clients spend at least, by the time at which all are done, at prices of the first problem asked."""
+    """What a band's clients spend at least, by the time at which all are done.
 
-    def __init__(self, owner_M: IntArray) -> None:
-        self.owner_M = owner_M
-        self.prices: Prices | None = None
+    Prices are those of given owners at the time by which they are done and at the first time asked.
+    """
+
+    def __init__(self, owner_M: IntArray, owners_s: float) -> None:
+        self.owner_M, self.owners_s = owner_M, owners_s
+        self.prices: list[Prices] = []
 
     def least_j(self, problem: BandProblem, done_s: float) -> float:
         """Least energy of all if each is done by a time (J); infinite where one cannot be."""
-        sends_K = problem.need_K > 0
-        if not np.any(sends_K):
+        last_s = np.max(problem.ready_K[problem.need_K > 0], initial=-np.inf)
+        if last_s == -np.inf:  # nobody sends
             return 0.0
-        if not done_s > np.max(problem.ready_K[sends_K]):
+        if not done_s > last_s:
             return np.inf
+        if not self.prices:
+            times_s = (time_s for time_s in (self.owners_s, done_s) if time_s > last_s)
+            self.prices = [self._moved(self._priced(problem, time_s)) for time_s in times_s]
+        priced, least_j = self._priced(problem, done_s), 0.0
+        for prices in self.prices:
+            over, _, _ = excess(priced, prices, 1.0)
+            least_j = max(least_j, priced.total_w * (1 + over / float(prices.weight_M1[-1])) * _SAFE)
+        return least_j
+
+    def _priced(self, problem: BandProblem, done_s: float) -> BandProblem:
+        """The problem in joules, of which there are as many as the owners spend or, where they cannot, as can be."""
+        joules = in_joules(problem, done_s)
         known_j = float(np.sum(energy_until(problem, self.owner_M, 0.0 * problem.need_K, done_s)[0]))
-        priced = in_joules(problem, done_s)
-        priced = priced._replace(total_w=known_j if known_j < np.inf else float(np.sum(priced.cap_w_K[sends_K])))
-        if self.prices is None:
-            self.prices = self._moved(priced)
-        over, _, _ = excess(priced, self.prices, 1.0)
-        return max(0.0, priced.total_w * (1 + over / float(self.prices.weight_M1[-1])) * _SAFE)
+        most_j = float(np.sum(joules.cap_w_K[problem.need_K > 0]))
+        return joules._replace(total_w=known_j if 0 < known_j < np.inf else most_j)
 
     def _moved(self, priced: BandProblem) -> Prices:
         """Prices that prove the more, the nearer rates are that the joules of known owners cannot carry."""

@@ -1,8 +1,7 @@
 """Proofs that no owners and powers of a band meet a delay, for whoever trusts nothing of ours, and the search for them.
 
-A proof is prices with a proof of each client's cheapest set, or two cases, as a client owns a subchannel or does not.
-That of a client is three multipliers, or two cases, by the size of its sets or whether they have a subchannel. The
-claim is that of `prices`; `tools/verify_plan.py` checks it.
+A proof is prices with a proof of each client's cheapest set. That of a client is three multipliers, or two cases, by
+the size of its sets or whether they have a subchannel. The claim is that of `prices`; `tools/verify_plan.py` checks it.
 Shape suffixes: K clients, M subchannels, M1 for the subchannels and the total power, K2 both sides of a client's sets.
 """
 
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wavetune.allocation.band import children, copy_prices, strongest_uplink
+from wavetune.allocation.band import copy_prices, strongest_uplink
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import Strongest, enough_columns, strongest
-from wavetune.allocation.dual_bound import excess, most_divided, provable_delay, raise_bound, uniform_prices
+from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.instance import Json
 from wavetune.allocation.prices import NOT_SLOW, Prices, Slow
 from wavetune.allocation.problem import IntArray
@@ -27,7 +26,7 @@ from wavetune.units import Array
 
 KNOWN = 4
 _MARGIN = 2e-8  # of an excess, beyond what the checker's rounding takes
-_MOST_SETS, _CASES, _ITERATIONS, _FAINT = 2_000, 1_000, 40, 1e-6
+_MOST_SETS, _CASES, _FAINT = 2_000, 1_000, 1e-6
 _SAFE, _COUNTED = 1 - 1e-9, 1 - 1e-5  # the latter of a way back that counting refutes, for multipliers to do so too
 _NARROW, _HALVINGS = 5e-5, 4  # share of the goal under which an interval of the way back is not halved
 _SURE = 1e6  # a weight that keeps a subchannel in or out of a set, whatever multipliers make it worth
@@ -41,7 +40,7 @@ class Refuter:
         hertz, back_unit: what the rates of a problem are counted in, there (Hz) and back (bit/s).
         owner_M: owners that do well.
         known: prices that proved something, the last first.
-        iterations, programs, branches: how much may be spent on a proof, on linear programs in all, and on cases.
+        iterations, programs: how much may be spent on a proof, and on linear programs in all.
     """
 
     hertz: float
@@ -49,7 +48,6 @@ class Refuter:
     known: list[Prices]
     iterations: int
     programs: int
-    branches: int
     packing_weight_M1: Array | None = None
     back_unit: float = 1.0
     strongest: Strongest | None = None
@@ -106,7 +104,7 @@ class Refuter:
         return low_s, found
 
     def _searched(self, problem: BandProblem, low_s: float, goal_s: float) -> Json | None:
-        """A proof from prices that are moved, by linear programs or by cases."""
+        """A proof from prices that are moved, or by linear programs."""
         prices = copy_prices(self.known[0]) if self.known else uniform_prices(problem, self.owner_M, low_s, goal_s)
         last_s = float(np.max(problem.ready_K[problem.need_K > 0]))
         proved_s = provable_delay(problem, prices, max(low_s, last_s), goal_s)
@@ -116,9 +114,7 @@ class Refuter:
         if proof := self._priced(problem, goal_s, prices):
             return proof
         self.known = self.known or [prices]
-        if is_small(problem) and (proof := self._program(problem, goal_s, prices)):
-            return proof
-        return self._by_cases(problem, goal_s, prices, [self.branches])
+        return self._program(problem, goal_s, prices) if is_small(problem) else None
 
     def _program(self, problem: BandProblem, delay_s: float, prices: Prices) -> Json | None:
         """A proof from linear programs, while any are left."""
@@ -132,26 +128,7 @@ class Refuter:
             self.packing_weight_M1 = packing.weight_M1
         return proof
 
-    def _by_cases(self, problem: BandProblem, delay_s: float, prices: Prices, left: list[int]) -> Json | None:
-        """A proof for each of two cases, and so on, while any are left."""
-        left[0] -= 2
-        if left[0] < 0:
-            return None
-        k, i = most_divided(problem, prices, delay_s)
-        if k < 0:
-            return None
-        proof: Json = {"client": k, "subchannel": i}
-        low_s = float(np.max(problem.ready_K[problem.need_K > 0]))
-        for name, (case, own) in zip(("has", "lacks"), children(problem, prices, k, i), strict=True):
-            proved_s = provable_delay(case, own, low_s, delay_s)
-            raise_bound(case, own, proved_s, delay_s, delay_s - proved_s, 0.0, _ITERATIONS)
-            found = self._priced(case, delay_s, own, keep=False) or self._by_cases(case, delay_s, own, left)
-            if found is None:
-                return None
-            proof[name] = found
-        return proof
-
-    def _priced(self, problem: BandProblem, delay_s: float, prices: Prices, keep: bool = True) -> Json | None:
+    def _priced(self, problem: BandProblem, delay_s: float, prices: Prices) -> Json | None:
         """The proof by given prices, split by the size of sets; None where they do not prove it."""
         prices = copy_prices(prices)
         problem = problem._replace(vital=NO_VITAL, vital_back=NO_VITAL)  # Multipliers prove it without these, or not.
@@ -171,8 +148,7 @@ class Refuter:
             total += value
         if not total > float(np.sum(prices.weight_M1)) * (1 + _MARGIN):
             return None
-        if keep:
-            self.known = [prices, *(p for p in self.known if not np.array_equal(p.weight_M1, prices.weight_M1))][:KNOWN]
+        self.known = [prices, *(p for p in self.known if not np.array_equal(p.weight_M1, prices.weight_M1))][:KNOWN]
         return self._leaf(prices.weight_M1, clients)
 
     def _packed(self, problem: BandProblem, delay_s: float, weight_M1: Array | None) -> Json | None:
