@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from wavetune.costs.operations import ALL_LINEAR
-from wavetune.data.answers import answer_rows
+from wavetune.data.answer_rows import answer_rows
 from wavetune.data.batching import runs_by_length
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError, ModelError, nearest

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from wavetune.data.answers import tokenise_pairs
+from wavetune.data.answer_rows import tokenise_pairs
 from wavetune.data.batching import Batching, batch_indices, collate
 from wavetune.data.examples import PreferenceCorpus
 from wavetune.data.settings import sample

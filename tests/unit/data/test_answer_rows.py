@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from wavetune.data.answers import answer_rows, tokenise_pairs
+from wavetune.data.answer_rows import answer_rows, tokenise_pairs
 from wavetune.data.examples import PreferencePair
 from wavetune.errors import ConfigError
 
