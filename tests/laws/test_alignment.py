@@ -147,8 +147,8 @@ def test_lambda_one_raises_the_helpful_reward_and_lambda_zero_the_safe_one(objec
     after = found.evaluate(held_out)
     for client, name in enumerate(("helpful", "safe")):
         was, now = before.own[client].mean(name), after.own[client].mean(name)
-        assert now[0] > 2 * was[0], (name, was, now)
-    assert all(gain - width > 0 for gain, width in after.mixed_gain(before, [1.0, 0.0]))
+        assert now.mean > 2 * was.mean, (name, was, now)
+    assert all(gain.mean - gain.half_width_95 > 0 for gain in after.mixed_gain(before, [1.0, 0.0]))
 
 
 def test_dpo_learns_to_prefer_what_each_client_wishes():

@@ -26,7 +26,7 @@ def _check_arrives(_: Link, found: Any, *__: Any) -> str:
 
 
 class Link(Part):
-    """What may happen to an adapter upload on its way."""
+    """What may happen to an adapter upload on its way; nothing, unless it says so."""
 
     needs = (ADAPTERS, BY_SERVER)
     checks: ClassVar[Checks] = {"sent": _check_sent, "arrives": _check_arrives}
@@ -36,11 +36,11 @@ class Link(Part):
 
     def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
         """Who sends, given the uplink rates."""
-        raise NotImplementedError
+        return [True] * len(rate_bit_per_s_K)
 
     def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
         """Whether a sent upload arrives."""
-        raise NotImplementedError
+        return True
 
     def losing(self, probability: float) -> Link:
         """The same link where this share of what is sent is lost on the way, and by chance no more."""
@@ -54,14 +54,6 @@ class Reliable(Link):
     """Every upload arrives."""
 
     needs = ()
-
-    def sent(self, rate_bit_per_s_K: Sequence[float]) -> list[bool]:
-        """Who sends, given the uplink rates."""
-        return [True] * len(rate_bit_per_s_K)
-
-    def arrives(self, seed: int, round_index: int, client_id: int) -> bool:
-        """Whether a sent upload arrives."""
-        return True
 
 
 @dataclass(frozen=True)

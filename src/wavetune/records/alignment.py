@@ -85,10 +85,9 @@ class Answers:
     answers: tuple[str, ...] = ()
     scores: ByName = field(default_factory=ByName)
 
-    def mean(self, name: str) -> tuple[float, float]:
-        """Mean of a score, and half the width of its 95 % confidence interval; NaN where they are not known."""
-        found = Estimate.of(self.scores.get(name, ()))
-        return found.mean, found.half_width
+    def mean(self, name: str) -> Estimate:
+        """Mean of a score with its interval; NaN where they are not known."""
+        return Estimate.of(self.scores.get(name, ()))
 
 
 @dataclass(frozen=True)
@@ -103,19 +102,20 @@ class HeldOut:
         known = [one.scores for one in self.own if one.scores]
         return {name: float(np.concatenate([s[name] for s in known]).std()) if known else 0.0 for name in MIXED}
 
-    def mixed_gain(self, before: HeldOut, lambdas: Sequence[float]) -> list[tuple[float, float]]:
-        """By how much each client's mixture of rewards on its own prompts has risen, with half its 95 % interval.
+    def mixed_gain(self, before: HeldOut, lambdas: Sequence[float]) -> tuple[Gain, ...]:
+        """By how much each client's mixture of rewards on its own prompts has risen.
 
         Both rewards are in standard deviations of all clients' answers before; prompts are compared one by one.
         """
-        gains, scale = list[tuple[float, float]](), before.scale()
+        gains, scale = list[Gain](), before.scale()
         for weight, was, now in zip(lambdas, before.own, self.own, strict=True):
             if not (was.scores and now.scores):
-                gains.append((UNKNOWN, UNKNOWN))
+                gains.append(Gain())
                 continue
             gain_S = np.zeros(len(now.prompts))
             for name, share in zip(MIXED, (weight, 1 - weight), strict=True):
                 risen_S = np.array(now.scores[name]) - np.array(was.scores[name])
                 gain_S += share * risen_S / max(scale[name], 1e-8)
-            gains.append(Answers(now.prompts, scores={"gain": tuple(gain_S.tolist())}).mean("gain"))
-        return gains
+            found = Estimate.of(gain_S.tolist())
+            gains.append(Gain(found.mean, found.half_width))
+        return tuple(gains)

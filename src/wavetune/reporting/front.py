@@ -6,12 +6,12 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
+from wavetune.estimate import Estimate
 from wavetune.reporting.chart import FOOT_PX, NARROW_PX, Axis, base_axis, value_axis
 from wavetune.reporting.lines import spread_of
 from wavetune.reporting.svg import Scale, svg, tag, text_width, tip
 
 HEAD_PX = 7
-Estimate = tuple[float, float]  # mean, half of its 95 % interval (NaN if unknown)
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Move:
 
 def front_chart(moves: Sequence[Move], x_axis: Axis, y_axis: Axis, label: str, width: int) -> Markup | None:
     """Arrows from before to after with a cross of intervals at the end; None without a finite point."""
-    known = [move for move in moves if all(math.isfinite(e[0]) for e in (*move.before, *move.after))]
+    known = [move for move in moves if all(math.isfinite(e.mean) for e in (*move.before, *move.after))]
     if not known:
         return None
     height = round((0.98 if width > NARROW_PX else 1.0) * width)
@@ -44,26 +44,25 @@ def front_chart(moves: Sequence[Move], x_axis: Axis, y_axis: Axis, label: str, w
 
 def _range(estimates: Iterable[Estimate]) -> tuple[float, float]:
     """Range of the values and their intervals with room around."""
-    ends = [(mean - _half(half), mean + _half(half)) for mean, half in estimates]
+    ends = [(one.mean - _half(one), one.mean + _half(one)) for one in estimates]
     low, high = min(start for start, _ in ends), max(end for _, end in ends)
     pad = 0.08 * spread_of(low, high)
     return low - pad, high + pad
 
 
-def _half(half: float) -> float:
-    return half if math.isfinite(half) else 0.0
+def _half(estimate: Estimate) -> float:
+    return estimate.half_width if math.isfinite(estimate.half_width) else 0.0
 
 
 def _arrow(move: Move, x: Scale, y: Scale) -> list[Markup]:
-    start = x(move.before[0][0]), y(move.before[1][0])
-    (across, across_half), (up, up_half) = move.after
-    end = x(across), y(up)
+    across, up = move.after
+    start, end = (x(move.before[0].mean), y(move.before[1].mean)), (x(across.mean), y(up.mean))
     shapes = [tag("circle", tip(f"{move.words}, before"), class_=f"dot {move.css}", cx=start[0], cy=start[1], r=3)]
-    if half := _half(across_half):
-        span = {"x1": x(across - half), "x2": x(across + half), "y1": end[1], "y2": end[1]}
+    if half := _half(across):
+        span = {"x1": x(across.mean - half), "x2": x(across.mean + half), "y1": end[1], "y2": end[1]}
         shapes.append(tag("line", class_=f"whisker {move.css}", **span))
-    if half := _half(up_half):
-        span = {"x1": end[0], "x2": end[0], "y1": y(up - half), "y2": y(up + half)}
+    if half := _half(up):
+        span = {"x1": end[0], "x2": end[0], "y1": y(up.mean - half), "y2": y(up.mean + half)}
         shapes.append(tag("line", class_=f"whisker {move.css}", **span))
     shapes.append(tag("line", class_=f"line {move.css}", x1=start[0], y1=start[1], x2=end[0], y2=end[1]))
     if math.dist(start, end) > HEAD_PX:
@@ -86,11 +85,11 @@ def _head(start: tuple[float, float], end: tuple[float, float], css: str) -> Mar
 def _labels(moves: Sequence[Move], x: Scale, y: Scale, right: float) -> list[Markup]:
     """Names beside the points, moved down where two would touch."""
     shapes, taken = list[Markup](), list[tuple[float, float, float]]()
-    for move in sorted(moves, key=lambda one: y(one.after[1][0])):
+    for move in sorted(moves, key=lambda one: y(one.after[1].mean)):
         wide = text_width(move.label)
-        left = x(move.after[0][0]) + 8
+        left = x(move.after[0].mean) + 8
         left = left if left + wide <= right + 30 else left - wide - 16
-        line = y(move.after[1][0]) - 6
+        line = y(move.after[1].mean) - 6
         while any(abs(line - other) < 13 and left < end and start < left + wide for other, start, end in taken):
             line += 4
         taken.append((line, left, left + wide))

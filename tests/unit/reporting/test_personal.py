@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from wavetune.estimate import Estimate
 from wavetune.records.rounds import Lost
 from wavetune.reporting import read_run, write_report
 from wavetune.reporting.chart import Axis
@@ -171,10 +172,10 @@ def test_personal_models_and_one_for_all_are_compared_on_own_domains_alone(make_
 
 
 def test_a_front_leaves_out_who_has_no_scores():
-    unknown = (float("nan"), float("nan"))
+    unknown, still, moved = Estimate.of(()), Estimate(0.0, 0.1, 9), Estimate(1.0, 0.1, 9)
     moves = [Move("λ 0", "cat-0", "a", (unknown, unknown), (unknown, unknown))]
     assert front_chart(moves, Axis("x"), Axis("y"), "front", 330) is None
-    moves.append(Move("λ 1", "cat-1", "b", ((0.0, 0.1), (0.0, 0.1)), ((1.0, 0.1), (1.0, float("nan")))))
+    moves.append(Move("λ 1", "cat-1", "b", (still, still), (moved, Estimate(1.0, float("nan"), 1))))
     drawn = front_chart(moves, Axis("x"), Axis("y"), "front", 330)
     assert drawn.count("whisker") == 1
     assert "λ 0" not in drawn

@@ -4,14 +4,14 @@ import math
 from collections.abc import Sequence
 from statistics import median
 
-from wavetune.estimate import finite_mean
+from wavetune.estimate import Estimate, finite_mean
 from wavetune.records.alignment import Answers
 from wavetune.records.reading import Run
 from wavetune.records.summary import Sample
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
-from wavetune.reporting.front import Estimate, Move, front_chart
+from wavetune.reporting.front import Move, front_chart
 from wavetune.reporting.lines import Point, Series, line_chart, numbers_of_lines
 from wavetune.reporting.numbers import Numbers
 from wavetune.reporting.sections.section import Section, at, make_section
@@ -103,7 +103,7 @@ def _held_out_figure(run: Run, name: str, title: str) -> Figure | None:
 
 def _estimate(answers: Sequence[Answers], k: int, name: str) -> Estimate:
     """Mean of a client's scores and half its 95 % interval."""
-    return answers[k].mean(name) if k < len(answers) else (math.nan, math.nan)
+    return answers[k].mean(name) if k < len(answers) else Estimate.of(())
 
 
 def _front_figure(run: Run) -> Figure | None:
@@ -111,9 +111,10 @@ def _front_figure(run: Run) -> Figure | None:
     prefix = "true_" if after and "true_helpful" in after[0].scores else ""
     names, lambdas, moves = (f"{prefix}helpful", f"{prefix}safe"), run.summary.alignment.lambdas, list[Move]()
     for k, label in enumerate(_labels(run)):
-        was, now = (tuple(_estimate(part, k, name) for name in names) for part in (before, after))
-        words = f"{label}: helpful {_pm(now[0])}, safe {_pm(now[1])}"
-        moves.append(Move(f"λ {lambdas[k]:g}" if k < len(lambdas) else label, _css(k), words, was, now))  # pyright: ignore[reportArgumentType]
+        was, now = ((_estimate(part, k, names[0]), _estimate(part, k, names[1])) for part in (before, after))
+        helpful, safe = (_pm(one.mean, one.half_width) for one in now)
+        words = f"{label}: helpful {helpful}, safe {safe}"
+        moves.append(Move(f"λ {lambdas[k]:g}" if k < len(lambdas) else label, _css(k), words, was, now))
     what = "true scores, 1 is best" if prefix else "rewards"
     title = "Helpfulness and safety of each client, before and after"
     caption = (
@@ -122,13 +123,12 @@ def _front_figure(run: Run) -> Figure | None:
     )
     axes = Axis("helpful"), Axis("safe")
     head = ("client", *(f"{name}, {when}" for when in ("before", "after") for name in ("helpful", "safe")))
-    rows = tuple((one.words.split(":")[0], *(mean for mean, _ in (*one.before, *one.after))) for one in moves)
+    rows = tuple((one.words.split(":")[0], *(point.mean for point in (*one.before, *one.after))) for one in moves)
     numbers = Numbers(head, rows)
     return figure(title, lambda px: front_chart(moves, *axes, title, px), caption, span="tall", numbers=numbers)
 
 
-def _pm(estimate: Estimate, signed: bool = False) -> str:
-    mean, half = estimate
+def _pm(mean: float, half: float, signed: bool = False) -> str:
     sign = "+" if signed and mean > 0 else ""
     return f"{sign}{fmt.number(mean)}" + (f" ± {fmt.number(half, 2)}" if math.isfinite(half) else "")
 
@@ -151,7 +151,7 @@ def _table(run: Run) -> Table:
         (
             name,
             f"{info.lambdas[k]:g}" if k < len(info.lambdas) else fmt.DASH,
-            _pm((info.mixed_gain_K[k].mean, info.mixed_gain_K[k].half_width_95), signed=True)
+            _pm(info.mixed_gain_K[k].mean, info.mixed_gain_K[k].half_width_95, signed=True)
             if k < len(info.mixed_gain_K)
             else fmt.DASH,
             fmt.number(at(last.metrics.get("kl", ()), k, math.nan)) if last else fmt.DASH,
@@ -165,8 +165,8 @@ def _table(run: Run) -> Table:
 
 
 def _change(run: Run, part: str, score: str, k: int) -> str:
-    was = _estimate(getattr(run.held_out_before, part), k, score)[0]
-    return f"{fmt.number(was)} → {fmt.number(_estimate(getattr(run.held_out_after, part), k, score)[0])}"
+    was = _estimate(getattr(run.held_out_before, part), k, score).mean
+    return f"{fmt.number(was)} → {fmt.number(_estimate(getattr(run.held_out_after, part), k, score).mean)}"
 
 
 def _answers(run: Run) -> tuple[Sample, ...]:

@@ -16,7 +16,7 @@ from wavetune.costs.workload import split_work
 from wavetune.federation.account import bits_by_kind
 from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import ALIGNMENT, RunFolder
-from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, Gain, HeldOut
+from wavetune.records.alignment import AlignmentInfo, AlignmentStep, ByName, Charged, HeldOut
 from wavetune.records.fields import total
 from wavetune.records.reading import read_record
 from wavetune.runtimes.alignment.held_out import AFTER, BEFORE, keep, kept
@@ -127,7 +127,6 @@ def summary(task: Task, before: HeldOut, after: HeldOut) -> AlignmentInfo:
 
     A gain is in standard deviations of all answers before, so that both rewards count alike.
     """
-    gains = after.mixed_gain(before, task.lambdas)
     return AlignmentInfo(
         lambdas=task.lambdas,
         objective=task.settings.learning.objective.kind,
@@ -135,7 +134,7 @@ def summary(task: Task, before: HeldOut, after: HeldOut) -> AlignmentInfo:
         before=by_name(before, task.lambdas, before.scale()),
         after=by_name(after, task.lambdas, before.scale()),
         scale=before.scale(),
-        mixed_gain_K=tuple(Gain(*gain) for gain in gains),
+        mixed_gain_K=after.mixed_gain(before, task.lambdas),
     )
 
 
@@ -146,7 +145,7 @@ def by_name(found: HeldOut, lambdas: Sequence[float], scale: Mapping[str, float]
     scores, all from 0 to 1, as they are.
     """
     names = sorted({name for one in found.own for name in one.scores})
-    means = {f"{name}_K": np.array([one.mean(name)[0] for one in found.own]) for name in names}
+    means = {f"{name}_K": np.array([one.mean(name).mean for one in found.own]) for name in names}
     lambda_K = np.array(lambdas)
     exact = {"true_helpful": 1.0, "true_safe": 1.0}
     for name, (helps, guards), units in (

@@ -171,11 +171,11 @@ def test_the_gain_compares_prompt_by_prompt_in_deviations_of_the_answers_before(
 
     before = HeldOut((scores([0, 4], [0, 2]), scores([0, 4], [0, 2])))
     after = HeldOut((scores([2, 4], [0, 2]), scores([0, 4], [1, 3])))
-    (first, width), (second, none) = after.mixed_gain(before, [0.5, 0.0])
-    assert first == pytest.approx(0.5 * (1 + 0) / 2)
+    first, second = after.mixed_gain(before, [0.5, 0.0])
+    assert first.mean == pytest.approx(0.5 * (1 + 0) / 2)
     students_t = 12.706204736432095  # 97.5 % point for two prompts
-    assert width == pytest.approx(students_t * np.std([0.5, 0], ddof=1) / np.sqrt(2))
-    assert (second, none) == (pytest.approx(1.0), 0.0)
+    assert first.half_width_95 == pytest.approx(students_t * np.std([0.5, 0], ddof=1) / np.sqrt(2))
+    assert (second.mean, second.half_width_95) == (pytest.approx(1.0), 0.0)
 
 
 @pytest.mark.parametrize(
