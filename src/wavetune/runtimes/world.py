@@ -50,6 +50,47 @@ def plan_world(
     """The planner of a recipe's world; checks the method against the clients and the model."""
     method, run = recipe.method, recipe.run
     targets, prompt = method.lora.targets or architecture.default_lora_targets, method.prompt_tokens
+    _require_use(recipe, num_classes)
+    projections = architecture.lora_projections(targets)
+    narrowest = min(min(p.in_features, p.out_features) for p in projections)
+    num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
+    measured = method.rounds_to_target
+    useful = {rank: rounds for rank, rounds in measured.items() if rank <= narrowest}
+    if method.lora.rank is None and useful:  # a wider rank says no more
+        method = replace(method, rounds_to_target=useful)
+    method.check(num_clients, num_layers, narrowest)
+    architecture = architecture if method.client_model is None else method.client_model.architecture(architecture)
+    recipe.world.scenario.channel.require_rounds(run.rounds)
+    table = CostTable(
+        architecture,
+        targets,
+        input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
+        adapters=method.beside_lora,
+        outputs=num_classes or None,
+        untouched_passes=method.objective.passes[0] - 1,
+        trained_blocks=_trained_blocks(method, num_layers, num_classes),
+    )
+    _require_places(table, method, num_classes)
+    storage = BY_PRECISION.get(run.precision, FP32)
+    return RoundPlanner(
+        recipe.world.scenario,
+        draw_devices(recipe.world.scenario, run.seed),
+        table,
+        method,
+        statistics.with_prompt(prompt),
+        tuple(num_samples_K),
+        run.local_steps,
+        recipe.world.data.batching.batch_size,
+        run.rounds,
+        run.seed,
+        "; ".join(filter(None, (architecture.note, _wide(measured, method.rounds_to_target)))),
+        storage=replace(storage, adapter_bytes=4 * (2 + len(recipe.method.optimiser.remembered))),
+    ).scheduled()
+
+
+def _require_use(recipe: Recipe, num_classes: int) -> None:
+    """ConfigError where parts of the method have no use for the data, for each other or for what is trained."""
+    method = recipe.method
     before = [one.name for one in method.beside_lora if one.prompt_tokens or one.key_tokens]
     if num_classes and before:
         raise ConfigError(
@@ -80,35 +121,20 @@ def plan_world(
             "method.client_model leaves the servers without a head where clients keep theirs; share the kind 'head' in "
             "method.sharing.shared"
         )
-    projections = architecture.lora_projections(targets)
-    narrowest = min(min(p.in_features, p.out_features) for p in projections)
-    num_clients, num_layers = recipe.world.scenario.population.num_clients, architecture.num_layers
-    measured = method.rounds_to_target
-    useful = {rank: rounds for rank, rounds in measured.items() if rank <= narrowest}
-    if method.lora.rank is None and useful:  # a wider rank says no more
-        method = replace(method, rounds_to_target=useful)
-    method.check(num_clients, num_layers, narrowest)
     taught = method.client_model is not None and method.client_model.distillation is not None
     if (taught or method.server_steps is not None) and not recipe.world.data.server_samples:
         raise ConfigError(
             "the server of this method trains on rows of its own and world.data.server_samples is 0; give it some"
         )
-    architecture = architecture if method.client_model is None else method.client_model.architecture(architecture)
-    recipe.world.scenario.channel.require_rounds(run.rounds)
-    table = CostTable(
-        architecture,
-        targets,
-        input_needs_grad=prompt > 0 and (method.sharing.trained_layers or num_layers) == num_layers,
-        adapters=method.beside_lora,
-        outputs=num_classes or None,
-        untouched_passes=method.objective.passes[0] - 1,
-        trained_blocks=_trained_blocks(method, num_layers, num_classes),
-    )
+
+
+def _require_places(table: CostTable, method: Method, num_classes: int) -> None:
+    """ConfigError where an adapter finds no place in the model's blocks, or none of those that are trained."""
     for adapter in method.beside_lora:
         if not table.values_L(adapter).any():
             raise ConfigError(
                 f"adapters of the kind {adapter.name!r} find no place in the model's blocks, so nothing would be "
-                f"trained; their maps are {', '.join(p.name for p in architecture.blocks[0].projections)}"
+                f"trained; their maps are {', '.join(p.name for p in table.architecture.blocks[0].projections)}"
             )
     last = method.sharing.trained_layers or 0
     if (
@@ -118,23 +144,8 @@ def plan_world(
     ):
         raise ConfigError(
             f"nothing would be trained: method.sharing.trained_layers is {last}, and no adapter stands in the last "
-            f"{last} of {num_layers} blocks; leave it out, or set method.lora.rank"
+            f"{last} of {table.num_layers} blocks; leave it out, or set method.lora.rank"
         )
-    storage = BY_PRECISION.get(run.precision, FP32)
-    return RoundPlanner(
-        recipe.world.scenario,
-        draw_devices(recipe.world.scenario, run.seed),
-        table,
-        method,
-        statistics.with_prompt(prompt),
-        tuple(num_samples_K),
-        run.local_steps,
-        recipe.world.data.batching.batch_size,
-        run.rounds,
-        run.seed,
-        "; ".join(filter(None, (architecture.note, _wide(measured, method.rounds_to_target)))),
-        storage=replace(storage, adapter_bytes=4 * (2 + len(recipe.method.optimiser.remembered))),
-    ).scheduled()
 
 
 def _wide(measured: Collection[int], kept: Collection[int]) -> str:
