@@ -58,6 +58,25 @@ ALIGNED = (
     f"method.alignment.safe.function={REWARDS}:capitals",
 )
 
+EMBEDDED = tuple(
+    f"method.alignment.safe.training.{setting}"
+    for setting in ("model=tiny-bert", "steps=1", "evaluate_every=1", "validation_pairs=4", "test_pairs=4")
+)
+ANSWERING = (
+    *ALIGNED,
+    "run.rounds=1",
+    "run.local_steps=1",
+    "method.lora.rank=[2,4,1]",
+    "method.exchange.kind=hierarchical",
+    "method.alignment.learning.prompts_per_step=2",
+    "method.alignment.learning.max_new_tokens=12",
+    "method.alignment.learning.objective.epochs=1",
+    "method.alignment.safe.kind=embedded",
+    "method.alignment.safe.preference=harmless",
+    *EMBEDDED,
+)
+"""Alignment of clients of unequal ranks, in which a token that is drawn otherwise leads to other rewards."""
+
 
 class Silent:
     """An observer that keeps what it is told."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from helpers.runs import ALIGNED, EXACT, assert_same_run, read_json, read_rounds, small, train
+from helpers.runs import ALIGNED, ANSWERING, EMBEDDED, EXACT, assert_same_run, read_json, read_rounds, small, train
 from helpers.workers import Here, train_in_workers, workers_here
 from wavetune.data.examples import Example
 from wavetune.errors import ConfigError
@@ -34,6 +34,8 @@ RECIPES = {
     ),
     "one_factor_kept": ("fedavg_lora", "method.sharing.factors=B"),
     "pwff_first_stage": ("pwff", *PWFF),
+    "aligned": ("pwff", *ANSWERING),
+    "aligned_in_bf16": ("pwff", *ANSWERING, "run.precision=bf16"),
     "two_chosen_of_three": ("fedavg_lora", "method.selection.kind=fastest", "method.selection.count=2"),
 }
 
@@ -169,10 +171,8 @@ def test_alignment_stopped_in_workers_goes_on_in_one_process(aligned, tmp_path):
 
 
 def test_workers_score_by_the_reward_model_that_the_run_trained(tmp_path):
-    training = ("model=tiny-bert", "steps=1", "evaluate_every=1", "validation_pairs=4", "test_pairs=4")
-    embedded = [f"method.alignment.safe.training.{setting}" for setting in training]
     only_judged = ("method.alignment.learning.steps=0", "method.alignment.safe.kind=embedded")
-    recipe = with_settings(ALIGNING, [*only_judged, "method.alignment.safe.preference=harmless", *embedded])
+    recipe = with_settings(ALIGNING, [*only_judged, "method.alignment.safe.preference=harmless", *EMBEDDED])
     train_in_workers(recipe, tmp_path / "run", workers_here(2))
     rewards = rewards_of(recipe, tmp_path / "run" / "rewards", torch.device("cpu"), pytest.fail)
     for own in read_json(tmp_path / "run" / "alignment_before.json")["own"]:

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from wavetune.data.batching import runs
 from wavetune.data.examples import Example
 from wavetune.errors import ModelError
 from wavetune.federation.alignment.learner import Learner
@@ -42,6 +43,7 @@ class Answered:
     samples: list[Sample]
     texts: list[str]
     ended: list[bool]
+    together: list[slice]  # answers that were decoded together
     measured: Array | None = None  # as `measured` would find them, `[3, P]`; None where that was not asked for
 
 
@@ -56,26 +58,41 @@ def answers_of(
     """Every client answers its prompts, in stacked passes; without a temperature at the stage's, greedily at 0.
 
     What is drawn for an answer depends on its place in its client's list and the client's identity, on nothing else.
+    Clients answer together as far as their newest tokens fit one pass.
     """
     settings = learner.settings
     temperature = settings.temperature if temperature is None else temperature
     examples = [example for own in examples_by_client for example in own]
     owner_S = [client for client, own in enumerate(examples_by_client) for _ in own]
     places = [(learner.client_ids[k], place) for k, own in enumerate(examples_by_client) for place in range(len(own))]
-    prompts, sampling = learner.prompt_ids(examples), None
+    prompts, draws_ST = learner.prompt_ids(examples), None
     if temperature > 0:
         draws_ST = keyed_draws(learner.seed, purpose, round_index, places, settings.max_new_tokens)
-        sampling = Sampling(draws_ST, temperature)
-    found = decode(
-        learner.backbone, prompts, settings.max_new_tokens, learner.ends, learner.policy, owner_S, sampling,
-        keep_states=measure,
-    )  # fmt: skip
-    give_back_free_heap()  # what the cache took
+    together = _together([len(own) for own in examples_by_client], learner.tokens_per_pass)
+    found = list[Answer]()
+    for part in together:
+        sampling = None if draws_ST is None else Sampling(draws_ST[part], temperature)
+        found += decode(
+            learner.backbone, prompts[part], settings.max_new_tokens, learner.ends, learner.policy, owner_S[part],
+            sampling, keep_states=measure,
+        )  # fmt: skip
+        give_back_free_heap()  # what the cache took
     samples = [Sample(k, tuple(p), answer.ids) for k, p, answer in zip(owner_S, prompts, found, strict=True)]
     said = [up_to_end(answer.ids, learner.ends) for answer in found]
     texts = [learner.tokenizer.decode(ids, skip_special_tokens=True).strip() for ids in said]
-    numbers = _told(found, owner_S, learner.values) if measure else None
-    return Answered(examples, samples, texts, [answer.ended for answer in found], numbers)
+    numbers = [_told(found[part], owner_S[part], learner.values) for part in together] if measure else None
+    measured = None if numbers is None else np.concatenate(numbers, 1)
+    return Answered(examples, samples, texts, [answer.ended for answer in found], together, measured)
+
+
+def _together(answers_K: Sequence[int], tokens_per_pass: int) -> list[slice]:
+    """Answers of consecutive clients that are decoded at once: each takes one token in a pass.
+
+    >>> _together([2, 1, 3], 3)
+    [slice(0, 3, None), slice(3, 6, None)]
+    """
+    groups = runs(answers_K, tokens_per_pass)
+    return [slice(sum(answers_K[: group.start]), sum(answers_K[: group.stop])) for group in groups]
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ def evaluation_of(
         if len(examples_by_client) != learner.num_clients or not all(examples_by_client):
             raise ConfigError(f"evaluation on {part} domains needs prompts for each of {learner.num_clients} clients")
         answered = answers_of(learner, examples_by_client, f"evaluation {part}", 0, temperature)
-        scores, scored, start = rewards.score(answered.examples, answered.texts), list[Answers](), 0
+        scores, scored, start = rewards.score(answered), list[Answers](), 0
         for own in examples_by_client:
             span = slice(start, start + len(own))
             prompts = tuple(example.prompt for example in own)

@@ -61,7 +61,7 @@ class RewardLearning:
         learner = self.learner
         exact = learner.backbone.exact  # else it matters what a token goes through the model with
         answered = answers_of(learner, self._own_prompts(), "alignment answers", learner.steps_done, measure=exact)
-        scores = self.rewards.score(answered.examples, answered.texts)
+        scores = self.rewards.score(answered)
         samples, client_S = answered.samples, np.array([sample.client for sample in answered.samples])
         lengths_S = np.array([len(sample.answer) for sample in samples])
         client_P = np.repeat(client_S, lengths_S)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from wavetune.errors import NumericsError
 from wavetune.federation.objectives.standardise import Moments
 from wavetune.records.alignment import MIXED
 from wavetune.units import Array, Ints
+
+if TYPE_CHECKING:
+    from wavetune.federation.alignment.answers import Answered
 
 Score = Callable[[Sequence[Example], Sequence[str]], Any]  # (prompts, answers) -> one number each
 
@@ -28,20 +31,29 @@ class Rewards:
     safe: Score
     truth: Mapping[str, Score] = field(default_factory=dict[str, Score])
 
-    def score(self, examples: Sequence[Example], texts: Sequence[str]) -> dict[str, Array]:
+    def score(self, answered: Answered) -> dict[str, Array]:
         """Every score of every answer, by the name under which it is recorded: `[S]` each.
 
-        Raises: NumericsError if a score is not one finite number for each answer.
+        Answers that were decoded together are scored together. Raises: NumericsError if a score is not one finite
+        number for each answer.
         """
         named = {"helpful": self.helpful, "safe": self.safe} | {f"true_{n}": s for n, s in self.truth.items()}
-        found = {name: np.asarray(score(examples, texts), np.float64) for name, score in named.items()}
-        for name, values_S in found.items():
-            if values_S.shape != (len(texts),) or not np.isfinite(values_S).all():
-                raise NumericsError(
-                    f"the score {name!r} must give one finite number for each of {len(texts)} answers, "
-                    f"but gave {values_S.shape} with {int((~np.isfinite(values_S)).sum())} not finite"
-                )
-        return found
+        return {
+            name: np.concatenate(
+                [_scores(name, score, answered.examples[part], answered.texts[part]) for part in answered.together]
+            )
+            for name, score in named.items()
+        }
+
+
+def _scores(name: str, score: Score, examples: Sequence[Example], texts: Sequence[str]) -> Array:
+    values_S = np.asarray(score(examples, texts), np.float64)
+    if values_S.shape != (len(texts),) or not np.isfinite(values_S).all():
+        raise NumericsError(
+            f"the score {name!r} must give one finite number for each of {len(texts)} answers, "
+            f"but gave {values_S.shape} with {int((~np.isfinite(values_S)).sum())} not finite"
+        )
+    return values_S
 
 
 @dataclass
