@@ -273,6 +273,17 @@ def test_fednova_moves_by_the_mean_step_of_each_client_times_the_mean_number_of_
             np.testing.assert_allclose(values.numpy(), wanted, rtol=0, atol=1e-14)
 
 
+def test_batches_in_proportion_to_rows_have_all_clients_pass_through_them_as_often():
+    alike = ("method.topology=theirs.batches:Proportional", "world.data.batching.batch_size=8", "run.rounds=1")
+    session = build(with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *alike]))
+    rows_K, sizes = [len(rows) for rows in session.rows_by_client], session.batch_size_K
+    assert sizes == tuple(max(1, round(8 * n / max(rows_K))) for n in rows_K)
+    assert len({*sizes}) > 1
+    record = train_round(session, 0, nothing).record()
+    assert record.planned == record.charged
+    assert record.samples == session.recipe.run.local_steps * sum(sizes)
+
+
 @pytest.mark.parametrize("codec", ["fp64", "bf16"])
 def test_what_clients_tell_is_beside_their_updates_paid_for_and_known_to_the_rule(codec):
     own = ("world.data.partition.kind=iid", "method.price_downlink=true", f"method.adapter_codec={codec}")

@@ -99,14 +99,14 @@ def test_steps_that_a_run_has_not_or_that_a_cut_makes_together_are_refused(name,
 class Uneven(Split):
     """A cut whose clients make other numbers of steps."""
 
-    def steps_K(self, samples_K, batch_size, local_steps):
+    def steps_K(self, samples_K, batch_size_K, local_steps):
         return [1, 2, 2]
 
 
 class Wrong(Federated):
     """No steps of each client."""
 
-    def steps_K(self, samples_K, batch_size, local_steps):
+    def steps_K(self, samples_K, batch_size_K, local_steps):
         return [1, 2.5, 3]
 
 

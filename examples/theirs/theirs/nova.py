@@ -30,9 +30,10 @@ class Passes(Topology):
     removes = Federated.removes
     passes: Annotated[float, Gt(0)] = 1.0
 
-    def steps_K(self, samples_K: Sequence[int], batch_size: int, local_steps: int) -> Sequence[int]:
+    def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
         """Local steps that each client makes in a round."""
-        return [min(math.ceil(self.passes * n / batch_size), local_steps) for n in samples_K]
+        pairs = zip(samples_K, batch_size_K, strict=True)
+        return [min(math.ceil(self.passes * n / size), local_steps) for n, size in pairs]
 
 
 @dataclass(frozen=True)

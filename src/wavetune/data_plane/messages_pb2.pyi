@@ -77,7 +77,7 @@ class Order(_message.Message):
     def __init__(self, round: _Optional[_Union[RoundOrder, _Mapping]] = ..., goodbye: _Optional[_Union[Goodbye, _Mapping]] = ...) -> None: ...
 
 class RoundOrder(_message.Message):
-    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen", "align", "notice", "blocks", "frozen")
+    __slots__ = ("run", "round", "recipe", "local_steps", "cuts", "ranks", "bf16", "address", "token", "adapters", "main_bit_per_s", "fed_bit_per_s", "outage", "listen", "align", "notice", "blocks", "frozen", "batch_size")
     RUN_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
@@ -96,6 +96,7 @@ class RoundOrder(_message.Message):
     NOTICE_FIELD_NUMBER: _ClassVar[int]
     BLOCKS_FIELD_NUMBER: _ClassVar[int]
     FROZEN_FIELD_NUMBER: _ClassVar[int]
+    BATCH_SIZE_FIELD_NUMBER: _ClassVar[int]
     run: str
     round: int
     recipe: str
@@ -114,7 +115,8 @@ class RoundOrder(_message.Message):
     notice: str
     blocks: _containers.RepeatedScalarFieldContainer[int]
     frozen: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ..., align: _Optional[_Union[Align, _Mapping]] = ..., notice: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., frozen: _Optional[_Iterable[str]] = ...) -> None: ...
+    batch_size: int
+    def __init__(self, run: _Optional[str] = ..., round: _Optional[int] = ..., recipe: _Optional[str] = ..., local_steps: _Optional[int] = ..., cuts: _Optional[_Iterable[int]] = ..., ranks: _Optional[_Iterable[int]] = ..., bf16: _Optional[bool] = ..., address: _Optional[str] = ..., token: _Optional[bytes] = ..., adapters: _Optional[bytes] = ..., main_bit_per_s: _Optional[float] = ..., fed_bit_per_s: _Optional[float] = ..., outage: _Optional[bool] = ..., listen: _Optional[bool] = ..., align: _Optional[_Union[Align, _Mapping]] = ..., notice: _Optional[str] = ..., blocks: _Optional[_Iterable[int]] = ..., frozen: _Optional[_Iterable[str]] = ..., batch_size: _Optional[int] = ...) -> None: ...
 
 class Align(_message.Message):
     __slots__ = ("steps", "evaluate", "rewards")

@@ -80,7 +80,7 @@ class RoundPlanner:
 
     def scheduled(self) -> RoundPlanner:
         """The same with what is chosen for the whole run: local steps, rounds to the target, codecs at the cut."""
-        planner = self._with_local_steps()._with_own_steps()
+        planner = self._with_local_steps()._with_own_numbers()
         return planner._with_codecs() if self.method.choose_codecs else planner
 
     def _with_codecs(self) -> RoundPlanner:
@@ -120,30 +120,45 @@ class RoundPlanner:
         return self
 
     @cached_property
+    def batch_size_K(self) -> tuple[int, ...]:
+        """Rows of each client's local step, where these are not as many for all; else empty."""
+        sizes_K = tuple(self.method.topology.batch_size_K(self.num_samples_K, self.batch_size))
+        return () if {*sizes_K} == {self.batch_size} else sizes_K
+
+    @property
+    def batch_share_K(self) -> tuple[float, ...]:
+        """What share each is of the largest batch; empty where all are as large."""
+        return tuple(size / self.batch_size for size in self.batch_size_K)
+
+    @cached_property
     def steps_K(self) -> tuple[int, ...]:
         """Local steps that each client makes in a round, where these are not all; else empty."""
         if not self.local_steps:  # which are yet to be chosen
             return ()
-        steps_K = tuple(self.method.topology.steps_K(self.num_samples_K, self.batch_size, self.local_steps))
+        size_K = self.batch_size_K or (self.batch_size,) * len(self.num_samples_K)
+        steps_K = tuple(self.method.topology.steps_K(self.num_samples_K, size_K, self.local_steps))
         return () if {*steps_K} == {self.local_steps} else steps_K
 
-    def _with_own_steps(self) -> RoundPlanner:
-        """The same, which says how many local steps clients make where these are not all."""
-        topology = self.method.topology
-        if not self.steps_K:
-            return self
-        if max(self.steps_K) > self.local_steps:
-            raise ConfigError(
-                f"method.topology.steps has {max(self.steps_K)} and run.local_steps is {self.local_steps}, of which "
-                "clients make all or fewer; raise it to that"
-            )
-        if topology.is_split or topology.pooled:
-            raise ConfigError(
-                f"method.topology {topology.kind} has clients make fewer local steps than others, which only those can "
-                "that wait for nobody between their steps; derive it from none that cuts or pools"
-            )
-        own = f"local steps of the clients: {', '.join(map(str, self.steps_K))}"
-        return replace(self, chosen="; ".join(filter(None, (own, self.chosen))))
+    def _with_own_numbers(self) -> RoundPlanner:
+        """The same, which says how many local steps and rows clients have where these are not all."""
+        topology, sizes = self.method.topology, "world.data.batching.batch_size"
+        own = list[str]()
+        for name, what, own_K, setting, most in (
+            ("steps", "local steps", self.steps_K, "run.local_steps", self.local_steps),
+            ("batch_sizes", "rows of a local step", self.batch_size_K, sizes, self.batch_size),
+        ):
+            if own_K and max(own_K) > most:
+                raise ConfigError(
+                    f"method.topology.{name} has {max(own_K)} and {setting} is {most}, of which clients make all or "
+                    "fewer; raise it to that"
+                )
+            if own_K and (topology.is_split or topology.pooled):
+                raise ConfigError(
+                    f"method.topology {topology.kind} has clients make fewer {what} than others, which only those can "
+                    "that wait for nobody between their steps; derive it from none that cuts or pools"
+                )
+            own += [f"{what} of the clients: {', '.join(map(str, own_K))}"] if own_K else []
+        return replace(self, chosen="; ".join(filter(None, (*own, self.chosen))))
 
     @cached_property
     def layer_costs(self) -> LayerCosts:
@@ -270,20 +285,37 @@ class RoundPlanner:
             share_server=self.method.server_shares == "optimal",
             fed_min_rate_bit_per_s=self.method.link.min_rate_bit_per_s,
         )
-        problem = self.method.planner.allowing(self._with_own_speeds(problem))
+        problem = self.method.planner.allowing(self._with_own_speeds(problem, agenda))
         settled = self.settled(round_index)
         return problem if settled is None else with_heard(problem, settled)
 
-    def _with_own_speeds(self, problem: Problem) -> Problem:
-        """A client that makes fewer of the local steps counts as one that makes them all, faster and for less."""
-        if not self.steps_K:
+    def _with_own_speeds(self, problem: Problem, agenda: Agenda | None) -> Problem:
+        """A client that makes fewer of the local steps, or takes fewer rows in one, counts as one that makes and takes
+        all, faster and for less, and with memory for the rows that it does not take.
+
+        Ignores: that ranks above the lowest allowed one save more memory on fewer rows.
+        """
+        if not self.steps_K and not self.batch_size_K:
             return problem
-        share_K, joules_K = np.array(self.steps_K) / self.local_steps, problem.client_energy_j_per_flop_K
+        share_K, joules_K = np.ones(problem.num_clients), problem.client_energy_j_per_flop_K
+        if self.steps_K:
+            share_K = share_K * self.steps_K / self.local_steps
+        if self.batch_size_K:
+            share_K = share_K * self.batch_share_K
+        need_K = [self._memory_bytes(size, problem, agenda) for size in self.batch_size_K]
         return replace(
             problem,
             client_flop_per_s_K=problem.client_flop_per_s_K / share_K,
             client_energy_j_per_flop_K=None if joules_K is None else joules_K * share_K,
+            memory_bytes_K=problem.memory_bytes_K
+            + (self._memory_bytes(self.batch_size, problem, agenda) - np.array(need_K) if need_K else 0.0),
         )
+
+    def _memory_bytes(self, batch_size: int, problem: Problem, agenda: Agenda | None) -> float:
+        """Memory of a client that trains the whole model at the lowest rank on batches of so many rows (bytes)."""
+        costs = replace(self, batch_size=batch_size)._costs(self._first_agenda if agenda is None else agenda)
+        fixed, per_rank = (costs.before[name][-1] for name in ("memory_bytes_L", "memory_bytes_per_rank_L"))
+        return float(fixed + problem.ranks[0] * per_rank)
 
     def settled(self, round_index: int) -> Settled | None:
         """What this cell and those around it come to in a round, each on what it hears; None where they do not plan."""

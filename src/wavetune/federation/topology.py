@@ -16,18 +16,19 @@ from wavetune.parts import Extent, Fact, Part
 
 Cut = Annotated[int, Ge(1)]
 Steps = Annotated[int, Ge(1)]
+Rows = Annotated[int, Ge(1)]
 
 
-def _check_steps(_: Topology, found: Any, samples_K: Sequence[int], batch_size: int, local_steps: int) -> str:
+def _check_numbers(_: Topology, found: Any, samples_K: Sequence[int], *most: Any) -> str:
     given = cast("Sequence[Any]", found) if isinstance(found, list | tuple) else ()
-    fits = len(given) == len(samples_K) and all(isinstance(n, int) and 1 <= n <= local_steps for n in given)
-    return "" if fits else f"a list of one number for each of {len(samples_K)} clients, from 1 to {local_steps}"
+    fits = len(given) == len(samples_K) and all(isinstance(n, int) and 1 <= n <= most[-1] for n in given)
+    return "" if fits else f"a list of one number for each of {len(samples_K)} clients, from 1 to {most[-1]}"
 
 
 class Topology(Part):
     """Where the blocks of the model run."""
 
-    checks: ClassVar[Checks] = {"steps_K": _check_steps}
+    checks: ClassVar[Checks] = {"steps_K": _check_numbers, "batch_size_K": _check_numbers}
 
     is_split: ClassVar[bool] = False  # clients run the first blocks and a server the rest
     pooled: ClassVar[bool] = False  # one trainer holds everybody's data
@@ -50,7 +51,11 @@ class Topology(Part):
         """Cuts among which the planner chooses."""
         return (num_layers,)
 
-    def steps_K(self, samples_K: Sequence[int], batch_size: int, local_steps: int) -> Sequence[int]:
+    def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
+        """Rows of each client's local step, 1 to `batch_size`; as many, where clients are cut."""
+        return [batch_size] * len(samples_K)
+
+    def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
         """Local steps that each client makes in a round, 1 to `local_steps`; all, where clients are cut."""
         return [local_steps] * len(samples_K)
 
@@ -124,18 +129,25 @@ class Split(Topology):
 class Federated(Topology):
     """Every client holds the whole model and sends only adapters.
 
-    With `steps` each makes so many local steps in a round, the first of its `run.local_steps`.
+    With `steps` each makes so many local steps in a round, the first of its `run.local_steps`; with `batch_sizes` each
+    takes so many rows in a step, of which `world.data.batching.batch_size` are the most.
     """
 
     removes = (CUT, AT_ONCE)
     steps: tuple[Steps, ...] | None = None
+    batch_sizes: tuple[Rows, ...] | None = None
 
-    def steps_K(self, samples_K: Sequence[int], batch_size: int, local_steps: int) -> Sequence[int]:
+    def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
+        """Rows of each client's local step."""
+        return super().batch_size_K(samples_K, batch_size) if self.batch_sizes is None else self.batch_sizes
+
+    def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
         """Local steps that each client makes in a round."""
-        return super().steps_K(samples_K, batch_size, local_steps) if self.steps is None else self.steps
+        return super().steps_K(samples_K, batch_size_K, local_steps) if self.steps is None else self.steps
 
     def fits(self, path: str, extent: Extent) -> None:
-        """Refuse steps that are not one number a client."""
+        """Refuse steps and batch sizes that are not one number a client."""
+        require_per_client(f"{path}.batch_sizes", self.batch_sizes, extent.num_clients, sys.maxsize, "rows")
         require_per_client(f"{path}.steps", self.steps, extent.num_clients, sys.maxsize, "steps")
 
 

@@ -275,7 +275,7 @@ class Servers:
                 blocks=session.server.agenda.blocks or (),
                 frozen=sorted(session.server.agenda.frozen),
             )
-            order.local_steps = session.steps_K[client]
+            order.local_steps, order.batch_size = session.steps_K[client], session.batch_size_K[client]
             self.coordinator.order(client, order)
 
     def _without_end(self, index: int, reports: Mapping[int, RoundReport]) -> set[int]:
@@ -472,7 +472,7 @@ def contract_of(session: Session, client: int, sends: bool = True) -> Contract:
         local_steps=session.steps_K[client],
         width=config.hidden_size,
         cut=placement.cut_K[client],
-        batch_size=session.batching.batch_size,
+        batch_size=session.batch_size_K[client],
         max_row_tokens=session.recipe.world.data.max_tokens + method.prompt_tokens,
         vocabulary=config.vocab_size,
         activation_codec=session.cohort.link.activation_codec,

@@ -4,7 +4,7 @@ These are the blocks before its cut or, where nothing is cut, all of them.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -100,7 +100,7 @@ class Device:
         first = order.round * run.local_steps
         for step in range(first, first + order.local_steps):
             factor = method.optimiser.factor(step, run.rounds * run.local_steps)
-            yield self.cohort.step(self.data.train, [self._rows(step, order.round)], factor)
+            yield self.cohort.step(self.data.train, [self._rows(step, order)], factor)
 
     def upload(self, order: RoundOrder) -> None:
         """Send the shared adapters through the door, unless the order simulates an outage."""
@@ -155,10 +155,11 @@ class Device:
         if not all(torch.isfinite(matrix).all() for matrix in sent):
             raise NumericsError("the adapters that the servers sent hold values that are not finite")
 
-    def _rows(self, step: int, round_index: int) -> Any:
+    def _rows(self, step: int, order: RoundOrder) -> Any:
         settings, seed, client = self.recipe.world.data, self.recipe.run.seed, self.client
-        own = self.data.held(settings.stream, self.data.rows_by_client[client], seed, client, round_index)
-        return own[batch_indices(self.data.train.lengths[own], settings.batching, seed, client, step)]
+        own = self.data.held(settings.stream, self.data.rows_by_client[client], seed, client, order.round)
+        batching = replace(settings.batching, batch_size=order.batch_size)
+        return own[batch_indices(self.data.train.lengths[own], batching, seed, client, step)]
 
 
 def build_device(order: RoundOrder, client: int, say: Callable[[str], None], allowed: Allowed | None = None) -> Device:

@@ -81,6 +81,9 @@ def require_round(order: RoundOrder, recipe: Recipe, num_layers: int) -> None:
         raise ConfigError(f"the order is for {what} {order.round + 1}, which its recipe of {run.rounds} rounds has not")
     if order.local_steps > run.local_steps:
         raise ConfigError(f"the order has {order.local_steps} local steps, and its recipe {run.local_steps}")
+    most = recipe.world.data.batching.batch_size
+    if not 1 <= order.batch_size <= most:
+        raise ConfigError(f"the order has batches of {order.batch_size} rows, and its recipe takes 1 to {most}")
     for rate in (order.main_bit_per_s, order.fed_bit_per_s):
         if rate and not 1 <= rate < math.inf:
             raise ConfigError(f"the order has a rate of {rate:g} bit/s; it is to be 1 or more, or 0 where none is kept")

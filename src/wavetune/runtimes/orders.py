@@ -44,6 +44,7 @@ class Orders:
             round=index,
             recipe=self._recipe,
             local_steps=session.recipe.run.local_steps,
+            batch_size=session.batching.batch_size,
             cuts=session.cohort.placement.cut_K,
             ranks=session.rank_K,
             bf16=session.precision.startswith("bf16"),

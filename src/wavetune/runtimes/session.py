@@ -138,6 +138,11 @@ class Session:
         return self.planner.steps_K or [self.recipe.run.local_steps] * len(self.rank_K)
 
     @property
+    def batch_size_K(self) -> Sequence[int]:
+        """Rows of each trainer's local step."""
+        return self.planner.batch_size_K or [self.batching.batch_size] * len(self.rank_K)
+
+    @property
     def uploads_K(self) -> list[bool]:
         """Which trainers have adapters to send up: none where one has all data, or where nothing is shared."""
         accountant = self.accountant.about(self.server.agenda)
@@ -162,8 +167,10 @@ class Session:
             self.data.held(arriving, rows, run.seed, client, step // run.local_steps)
             for client, rows in enumerate(self.rows_by_client)
         ]
+        batching_K = [replace(self.batching, batch_size=size) for size in self.batch_size_K]
         return [
-            own[batch_indices(lengths[own], self.batching, run.seed, client, step)] for client, own in enumerate(held)
+            own[batch_indices(lengths[own], batching, run.seed, client, step)]
+            for client, (own, batching) in enumerate(zip(held, batching_K, strict=True))
         ]
 
 
@@ -225,7 +232,7 @@ def build(
     if method.client_model is not None:
         model_bits = float(sum(8 * t.numel() * t.element_size() for t in model_message(method, cohort).values()))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
-    accountant = replace(accountant, steps_K=planner.steps_K)
+    accountant = replace(accountant, steps_K=planner.steps_K, batch_share_K=planner.batch_share_K)
     precision = precision_of(backbone, run.precision, bf16)
     return Session(
         recipe,

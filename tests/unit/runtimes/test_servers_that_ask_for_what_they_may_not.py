@@ -64,6 +64,8 @@ def changed(order, **fields):
         ({"round": 7, "listen": True}, "for round 8, which"),
         ({"round": 2, "align": Align(steps=1)}, "for step 1 of alignment after round 3, which"),
         ({"local_steps": 10**6}, "1000000 local steps, and its recipe 2"),
+        ({"batch_size": 3}, "batches of 3 rows, and its recipe takes 1 to 2"),
+        ({"batch_size": 0}, "batches of 0 rows, and its recipe takes 1 to 2"),
         ({"main_bit_per_s": 1e-300}, "a rate of 1e-300 bit/s"),
         ({"fed_bit_per_s": -1.0}, "a rate of -1 bit/s"),
         ({"fed_bit_per_s": math.nan}, "a rate of nan bit/s"),
