@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -292,11 +292,12 @@ def _rate(values: Json, path: str) -> RateModel:
     kind = values.get("kind")
     if not isinstance(kind, str):
         raise InstanceError(f"{path}.kind: is {_shown(kind)}, must name a rate such as shannon")
-    part, fields = named(kind, RateModel, path, packages=()), {n: v for n, v in values.items() if n != "kind"}
+    part, own = named(kind, RateModel, path, packages=()), {n: v for n, v in values.items() if n != "kind"}
     try:
-        return part(**fields)
+        return part(**own)
     except TypeError:
-        raise InstanceError(f"{path}: has a field that {kind} has not; it has {', '.join(vars(part()))}") from None
+        known = ", ".join(field.name for field in fields(cast(Any, part)))
+        raise InstanceError(f"{path}: has a field that {kind} has not; it has {known}") from None
     except ConfigError as error:
         raise InstanceError(f"{path}: {error}") from None
 
@@ -321,7 +322,7 @@ def _band_json(band: RadioBand, priced: bool) -> Json:
         "gain": band.gain_KM.tolist(),
     }
     if band.rate != Shannon():
-        written[_OWN_RATE] = {"kind": band.rate.kind, **vars(band.rate)}
+        written[_OWN_RATE] = {"kind": band.rate.kind, **asdict(cast(Any, band.rate))}
     if band.rate.kind != Shannon.kind:
         ways = (("uplink", True), ("downlink", False))
         written[_CARRIES] = {way: band.rate.in_numbers(band.subchannel_hz, uplink) for way, uplink in ways}

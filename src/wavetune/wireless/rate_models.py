@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
-from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import numpy as np
 from annotated_types import Ge, Gt, Le, Lt
@@ -318,6 +318,12 @@ class Table(RateModel):
     steps: tuple[RateStep, ...] = ()
 
     def __post_init__(self) -> None:
+        given = cast("tuple[Any, ...]", self.steps)  # objects where they are JSON's
+        try:
+            steps = tuple(RateStep(**cast("dict[str, Any]", one)) if isinstance(one, dict) else one for one in given)
+        except TypeError:
+            raise ConfigError("Table.steps holds what has other fields than snr_db and bit_per_s_per_hz") from None
+        object.__setattr__(self, "steps", steps)
         super().__post_init__()
         if not self.steps:
             raise ConfigError(

@@ -1,5 +1,6 @@
 """Instances and worlds whose subchannels carry another rate than Shannon's."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -30,7 +31,7 @@ def with_rate(rate, **changes):
 
 @pytest.mark.parametrize("rate", RATES, ids=lambda r: r.kind)
 def test_an_instance_carries_its_rate_and_is_read_as_it_was_written(rate):
-    written = problem_to_json(with_rate(rate))
+    written = json.loads(json.dumps(problem_to_json(with_rate(rate))))
     assert written["bands"]["main"]["wavetune:rate"]["kind"] == rate.kind
     assert problem_from_json(written).main.rate == rate
     assert "wavetune:rate" not in problem_to_json(cell_problem(4, 10))["bands"]["main"]
@@ -48,6 +49,11 @@ def test_a_plan_keeps_all_limits_and_its_bound_whatever_the_rate(rate):
 @pytest.mark.parametrize(
     ("rate", "words"),
     [
+        ({"kind": "table", "steps": [{"snr": 1}]}, "Table.steps holds what has other fields"),
+        ({"kind": "table", "rows": []}, "has a field that table has not; it has steps"),
+        ({"kind": "table"}, "Table.steps is empty"),
+        ({"kind": "table", "steps": 5}, "Table.steps holds what"),
+        ({"kind": "table", "steps": [5]}, "steps"),
         ({"kind": "nr_mcs", "numerology": 9}, r"\$.bands.main.wavetune:rate: NrMcs.numerology is 9"),
         ({"kind": "shanon"}, "did you mean 'shannon'"),
         ({"kind": "shannon", "gap": 3}, "a field that shannon has not; it has snr_gap_db"),
