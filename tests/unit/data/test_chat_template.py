@@ -10,6 +10,7 @@ import pytest
 from helpers.chat_models import CHATML, TEMPLATES, chat_tokenizer
 from helpers.rows import example_of
 from wavetune.data import chat_template, templates
+from wavetune.data.chat_template import ChatWriter
 from wavetune.data.plain_tokenizer import PlainTokenizer
 from wavetune.data.settings import DataSettings, prepare
 from wavetune.data.templates import AutoTemplate, ChatTemplate, PlainTemplate, ends_of, prompt_ids, tokenise
@@ -343,3 +344,39 @@ def test_a_template_that_computes_without_an_end_for_headings_alone_is_ended_too
     )
     with pytest.raises(ModelError, match="computes for more than"):
         tokenise([dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 400)
+
+
+SAID_SO = ("ok", "user  fine", "  indented\n", "ok", "assistant\n", "<|im_end|>?", "a\n\nb")
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_answers_that_are_found_together_stand_where_each_stands_by_itself(name, monkeypatch):
+    writer = ChatWriter(chat_tokenizer(TEMPLATES[name]), date="2026-01-01")
+    for said in (SAID_SO, SAID_SO[:3], ("yes", "no", "yes", "no", "yes"), ("x",) * 12, ("why</think>so", "b", "c")):
+        turns = [{"role": "assistant", "content": one} for one in said]
+        messages = [
+            message for i, turn in enumerate(turns) for message in ({"role": "user", "content": f"q{i % 3}"}, turn)
+        ]
+        found = writer.located(messages)
+        with monkeypatch.context() as here:
+            here.setattr(chat_template, "_SEVERAL", 1000)
+            assert writer.located(messages) == found
+        assert len(found[1]) == len(said)
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama2", "qwen3"])
+def test_a_dialogue_of_many_turns_is_written_a_few_times_and_not_once_a_turn(name, monkeypatch):
+    written, blocks = list[int](), ChatWriter._blocks
+    monkeypatch.setattr(ChatWriter, "_blocks", lambda *given, **named: written.append(1) or blocks(*given, **named))
+    writer = ChatWriter(chat_tokenizer(TEMPLATES[name]))
+    messages = [{"role": ("user", "assistant")[i % 2], "content": f"turn {i}"} for i in range(200)]
+    assert len(writer.located(messages)[1]) == 100
+    assert len(written) <= 8
+
+
+def test_answers_that_the_template_changes_are_found_one_by_one():
+    closed = CHATML.replace("m['content']", "m['content'] | replace('  ', ' ')")
+    writer = ChatWriter(chat_tokenizer(closed))
+    messages = [ASKED, SAID, AGAIN, LAST, ASKED, SAID]
+    text, spans = writer.located(messages)
+    assert [text[span.start : span.stop] for span in spans.values()] == ["ok", "user fine", "ok"]
