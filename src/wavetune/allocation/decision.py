@@ -22,7 +22,7 @@ from wavetune.allocation.delay import (
 from wavetune.allocation.feasibility import memory_need_bytes_K, usable_subchannels
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.pipelines import balance, can_end
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.plan import Plan, rounds_of
 from wavetune.allocation.power import allocate_power, with_best_power
 from wavetune.allocation.problem import BoolArray, IntArray, Problem, RadioBand
 from wavetune.allocation.water_filling import BandProblem, optimal_power
@@ -105,7 +105,7 @@ def given_options(problem: Problem, pairs: Sequence[tuple[IntArray | int, IntArr
     return [
         Options(
             rank_K=rank_K,
-            rounds=max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K)),
+            rounds=rounds_of(problem, rank_K),
             **{name: of_PK[p][:, None] for name, of_PK in columns_PKC.items()},
         )
         for p, rank_K in enumerate(rank_PK)

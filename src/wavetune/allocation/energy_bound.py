@@ -21,10 +21,9 @@ from wavetune.allocation.delay import RoundLoad, downlink_rate_bit_per_s_KM, loa
 from wavetune.allocation.dual_bound import excess, raise_bound, uniform_prices
 from wavetune.allocation.energy_power import around_activations, in_joules
 from wavetune.allocation.energy_search import computing
-from wavetune.allocation.energy_terms import rounds_of
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.intervals import least_over_intervals
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.plan import Plan, rounds_of
 from wavetune.allocation.power import band_problem
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, Problem

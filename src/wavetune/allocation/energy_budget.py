@@ -13,7 +13,7 @@ import numpy as np
 from wavetune.allocation.delay import RoundLoad
 from wavetune.allocation.energy_power import Uplink
 from wavetune.allocation.energy_terms import EnergyTerms
-from wavetune.allocation.plan import Allocation, Plan, downlink_power_w_K, speeds_of
+from wavetune.allocation.plan import Allocation, Plan, charge, speeds_of
 from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import BoolArray, Problem, RadioBand
 from wavetune.units import Array
@@ -42,14 +42,11 @@ def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyT
         _Sender(problem, problem.main, plan.main, steps_bits_K, speeds.uplink_bit_per_s_K),
         _Sender(problem, problem.fed, plan.fed, load.fed_upload_bits_K, speeds.fed_up_bit_per_s_K),
     )
-    flop_K = np.sum(load.client_forward_flop_IK + load.client_backward_flop_IK, axis=0) * load.repeat
-    per_flop_K = problem.client_energy_j_per_flop_K
-    compute_j_K = np.zeros(problem.num_clients) if per_flop_K is None else flop_K * per_flop_K
-    server_flop = float(np.sum(load.server_forward_flop_IK + load.server_backward_flop_IK)) * load.repeat
-    server_j = server_flop * problem.server_energy_j_per_flop + _broadcast_j(problem, plan, load)
+    _, asked = charge(problem, load, plan.main, plan.fed)
+    server_j = asked.server_compute_j + asked.server_radio_j
 
     def joules_K(share_K: Array) -> Array:
-        return compute_j_K + bands[0].at(share_K).joules_K(0.0) + bands[1].at(share_K).joules_K(0.0)
+        return asked.client_compute_j_K + bands[0].at(share_K).joules_K(0.0) + bands[1].at(share_K).joules_K(0.0)
 
     share_K = _largest(lambda s_K: joules_K(s_K) <= terms.budget_j, np.ones(problem.num_clients))
 
@@ -60,18 +57,6 @@ def within_budgets(problem: Problem, plan: Plan, load: RoundLoad, terms: EnergyT
     if np.all(share_K == 1.0):
         return plan
     return replace(plan, main=bands[0].slow_down(share_K), fed=bands[1].slow_down(share_K))
-
-
-def _broadcast_j(problem: Problem, plan: Plan, load: RoundLoad) -> float:
-    """Energy of the server's sending, as the plan's owners set it (J)."""
-    speeds, joules = speeds_of(problem, plan.main, plan.fed), 0.0
-    for band, owners, bits_K, rate_K in (
-        (problem.main, plan.main, np.sum(load.downlink_bits_IK, axis=0) * load.repeat, speeds.downlink_bit_per_s_K),
-        (problem.fed, plan.fed, load.fed_download_bits_K, speeds.fed_down_bit_per_s_K),
-    ):
-        power_w_K = downlink_power_w_K(band, owners, problem.num_clients)
-        joules += float(np.sum(np.where(power_w_K > 0, power_w_K * bits_K / np.maximum(rate_K, 1e-300), 0.0)))
-    return joules / problem.draw.server_amplifier_efficiency
 
 
 def _largest(keeps: Callable[[Array], BoolArray], whole: Array) -> Array:

@@ -22,9 +22,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from wavetune.allocation.delay import Phases, load_of
-from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.ladder import owners_delay
-from wavetune.allocation.plan import Allocation, Plan, make_plan
+from wavetune.allocation.plan import Allocation, Plan, make_plan, rounds_of
 from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
 from wavetune.allocation.water_filling import BandProblem, earliest_affordable, energy_until, powers_until

@@ -17,10 +17,10 @@ import numpy as np
 from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.energy_power import around_activations, economical_plan, in_joules
-from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.feasibility import check_feasible
 from wavetune.allocation.local_search import Demand, search
-from wavetune.allocation.plan import Plan, infeasible
+from wavetune.allocation.plan import Plan, infeasible, rounds_of
 from wavetune.allocation.planner import plan as fastest_plan
 from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import IntArray, Problem

@@ -10,8 +10,8 @@ from typing import Literal
 
 import numpy as np
 
-from wavetune.allocation.plan import Plan
-from wavetune.allocation.problem import IntArray, Problem
+from wavetune.allocation.plan import Plan, rounds_of
+from wavetune.allocation.problem import Problem
 from wavetune.errors import ConfigError
 
 
@@ -68,8 +68,3 @@ class EnergyTerms:
             (plan.delay_s, self.target_delay_s),
         )
         return all(value <= most * (1 + forgiven) for value, most in pairs)
-
-
-def rounds_of(problem: Problem, rank_K: IntArray | int) -> float:
-    """Rounds to the target: those of the slowest rank to learn."""
-    return max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K))

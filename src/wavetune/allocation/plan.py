@@ -13,6 +13,7 @@ import numpy as np
 from wavetune.allocation.delay import (
     Energy,
     Phases,
+    RoundLoad,
     Speeds,
     downlink_rate_bit_per_s_K,
     load_of,
@@ -89,8 +90,38 @@ def evaluate(
     Clients with different ranks need the rounds of the slowest to learn among them.
     """
     phases = round_phases(load_of(problem, cut_K, rank_K), speeds_of(problem, main, fed, server_share_K))
-    rounds = max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K))
-    return phases, rounds * phases.round_s
+    return phases, rounds_of(problem, rank_K) * phases.round_s
+
+
+def rounds_of(problem: Problem, rank_K: IntArray | int) -> float:
+    """Rounds to the target: those of the slowest rank to learn."""
+    return max(problem.rounds_to_target[int(r)] for r in np.unique(rank_K))
+
+
+def charge(
+    problem: Problem,
+    load: RoundLoad,
+    main: Allocation,
+    fed: Allocation,
+    server_share_K: Array | None = None,
+    beside_s: float = 0.0,
+) -> tuple[Phases, Energy]:
+    """Seconds and joules of a load under a decision, in a round that takes so many seconds beside what is planned."""
+    K, joules_per_flop_K = problem.num_clients, problem.client_energy_j_per_flop_K
+    phases = round_phases(load, speeds_of(problem, main, fed, server_share_K))
+    energy = round_energy(
+        load,
+        phases,
+        main.power_w_K(K),
+        fed.power_w_K(K),
+        0.0 if joules_per_flop_K is None else joules_per_flop_K,
+        problem.server_energy_j_per_flop,
+        downlink_power_w_K(problem.main, main, K),
+        downlink_power_w_K(problem.fed, fed, K),
+        problem.draw,
+        beside_s,
+    )
+    return phases, energy
 
 
 def make_plan(
@@ -106,20 +137,9 @@ def make_plan(
     K = problem.num_clients
     if problem.share_server and server_share_K is None:
         server_share_K = best_shares(problem, cut_K, rank_K, main, fed)
-    phases, delay_s = evaluate(problem, cut_K, rank_K, main, fed, server_share_K)
-    joules_per_flop_K = problem.client_energy_j_per_flop_K
-    energy = round_energy(
-        load_of(problem, cut_K, rank_K),
-        phases,
-        main.power_w_K(K),
-        fed.power_w_K(K),
-        0.0 if joules_per_flop_K is None else joules_per_flop_K,
-        problem.server_energy_j_per_flop,
-        downlink_power_w_K(problem.main, main, K),
-        downlink_power_w_K(problem.fed, fed, K),
-        problem.draw,
-    )
+    phases, energy = charge(problem, load_of(problem, cut_K, rank_K), main, fed, server_share_K)
     cut_K, rank_K = (np.array(np.broadcast_to(x, K), dtype=np.int64) for x in (cut_K, rank_K))
+    delay_s = rounds_of(problem, rank_K) * phases.round_s
     bound_s = min(lower_bound_s, delay_s)
     return Plan("ok", "", delay_s, bound_s, cut_K, rank_K, main, fed, phases, energy, server_share_K)
 

@@ -14,9 +14,9 @@ import numpy as np
 
 from wavetune.allocation.energy_bound import least_energy_j
 from wavetune.allocation.energy_search import improve
-from wavetune.allocation.energy_terms import EnergyTerms, rounds_of
+from wavetune.allocation.energy_terms import EnergyTerms
 from wavetune.allocation.feasibility import require_feasible
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.plan import Plan, rounds_of
 from wavetune.allocation.planner import plan as fastest_plan
 from wavetune.allocation.problem import Problem
 

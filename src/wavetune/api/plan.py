@@ -227,8 +227,8 @@ def _deadline_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str
 def _energy_note(planner: RoundPlanner, problem: Problem, chosen: Plan) -> str:
     """The energy of a plan and what no plan as fast can go below, where the planner weighs energy."""
     from wavetune.allocation.energy_bound import least_energy_j
-    from wavetune.allocation.energy_terms import rounds_of
     from wavetune.allocation.participants import of_participants
+    from wavetune.allocation.plan import rounds_of
     from wavetune.reporting.format import joules
 
     if not planner.method.planner.minds_energy or chosen.status != "ok":

@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from wavetune.allocation import delay
-from wavetune.allocation.delay import RoundLoad, round_energy, round_phases
-from wavetune.allocation.plan import Plan, downlink_power_w_K, speeds_of
+from wavetune.allocation.delay import RoundLoad
+from wavetune.allocation.plan import Plan, speeds_of
 from wavetune.allocation.problem import Problem
 from wavetune.costs.adapter import AdapterSite
 from wavetune.costs.table import CostTable, Workload
@@ -198,25 +198,6 @@ def central_load(load: RoundLoad, num_clients: int) -> RoundLoad:
         fed_upload_bits_K=none_K,
         fed_download_bits_K=none_K,
     )
-
-
-def charge(problem: Problem, plan: Plan, load: RoundLoad, beside_s: float = 0.0) -> tuple[delay.Phases, delay.Energy]:
-    """Seconds and joules of a load under a plan, in a round that takes so many seconds beside what is planned."""
-    K = problem.num_clients
-    phases = round_phases(load, speeds_of(problem, plan.main, plan.fed, plan.server_share_K))
-    energy = round_energy(
-        load,
-        phases,
-        plan.main.power_w_K(K),
-        plan.fed.power_w_K(K),
-        0.0 if problem.client_energy_j_per_flop_K is None else problem.client_energy_j_per_flop_K,
-        problem.server_energy_j_per_flop,
-        downlink_power_w_K(problem.main, plan.main, K),
-        downlink_power_w_K(problem.fed, plan.fed, K),
-        problem.draw,
-        beside_s,
-    )
-    return phases, energy
 
 
 def account(

@@ -12,12 +12,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from wavetune.allocation.plan import Plan
+from wavetune.allocation.plan import Plan, charge
 from wavetune.allocation.problem import Problem
 from wavetune.costs.table import Workload
 from wavetune.data.partition import Rows
 from wavetune.errors import NumericsError
-from wavetune.federation.account import Accountant, Bits, account, bits_by_kind, central_load, charge
+from wavetune.federation.account import Accountant, Bits, account, bits_by_kind, central_load
 from wavetune.federation.cohort import StepResult
 from wavetune.records.fields import UNKNOWN
 from wavetune.records.rounds import Account, Lost, Rates, RoundPrivacy, Straggler
@@ -241,7 +241,7 @@ def _account(
     if session.central:
         load = central_load(load, problem.num_clients)
     beside_s = {"link_s": link_s, "server_steps_s": server_flop / problem.server_flop_per_s}
-    phases, energy = charge(problem, plan, load, sum(beside_s.values()))
+    phases, energy = charge(problem, load, plan.main, plan.fed, plan.server_share_K, sum(beside_s.values()))
     own_j = server_flop * problem.server_energy_j_per_flop
     energy = replace(energy, server_compute_j=energy.server_compute_j + own_j)
     return account(phases, energy, steps, exchange, **beside_s), phases.straggler()
