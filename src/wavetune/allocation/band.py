@@ -2,12 +2,15 @@
 
 Problem: min over owners and powers of max_k(ready_k + need_k / rate_k). Search and bound drive each other: the local
 search is asked for delays between the bound and the best known, the bound for delays just below the best known, until
-they meet or the effort is spent. A wide gap of a small band is closed by set packing.
+they meet or the effort is spent. A wide gap of a small band is closed by set packing, the last one of a small or nearly
+solved band by branch and bound: in one branch a client owns a subchannel and nobody else can hear it, in the other that
+client cannot hear it; every plan belongs to one of both, so that the least bound over the open branches holds for all.
 Shape suffixes: K clients, M subchannels.
 """
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -15,6 +18,7 @@ import numpy as np
 
 from wavetune.allocation.counting import Strongest, strongest, which_strongest
 from wavetune.allocation.dual_bound import (
+    most_divided,
     provable_delay,
     raise_afresh,
     raise_bound,
@@ -35,18 +39,19 @@ from wavetune.allocation.water_filling import (
     Steps,
     Vital,
     log_and_inverse,
+    optimal_power,
     rates_without,
     strongest_rates,
 )
 from wavetune.units import Array
 
 _STEP = 0.02
-_MOST_PACKINGS, _MOST_PROGRAMS, _WIDE = 14, 130, 10
+_MOST_PACKINGS, _MOST_PROGRAMS, _WIDE, _HOPELESS = 14, 130, 10, 30
 _STEPPED = 8  # times as long a kick takes where whole steps count
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
-_ITERATIONS_A_TURN = 60
+_ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 _VAST = 400_000  # pairs of a client and a subchannel beyond which a search starts from the prices' bundles only once
 _FEWEST_FRESH, _MOST_FRESH = 10, 10_000_000  # iterations of prices that begin anew, and pairs that these price
 
@@ -299,8 +304,8 @@ def solve(
         above = replace(incumbent, delay_s=owners_delay(smooth, incumbent.owner_M))
         above = solve(smooth, above, gap_s, effort, clock, beat_s)
         known = replace(above, owner_M=incumbent.owner_M, delay_s=incumbent.delay_s)
-        incumbent, effort = _better(problem, known, above.owner_M), replace(effort, iterations=0)
-    share, iterations, tolerance_s, afresh = 0.5, effort.iterations, 0.25 * gap_s, False
+        incumbent, effort = _better(problem, known, above.owner_M), replace(effort, iterations=0, branches=0)
+    share, iterations, tolerance_s, packed, afresh = 0.5, effort.iterations, 0.25 * gap_s, False, False
     a_turn = clock.portion(_ITERATIONS_A_TURN, problem.log_KM.size)
     for turn in range(effort.searches):
         if clock.expired:
@@ -317,7 +322,9 @@ def solve(
         if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s or clock.expired:
             return incumbent
         if turn == 1:
+            before_s = incumbent.bound_s
             incumbent = close_by_packing(problem, incumbent, gap_s, effort, clock, beat_s)
+            packed = incumbent.bound_s > before_s
         if share * incumbent.gap_s > 0.2 * gap_s:
             # In vast bands the way from the prices' bundles to good owners is long: taken once, and then even seeds.
             seed = 2 * turn if turn > 0 and problem.log_KM.size > _VAST else turn + 1
@@ -325,7 +332,10 @@ def solve(
             better = search_below(problem, incumbent, target_s, effort.kicks, seed)
             share = 0.5 if better.delay_s < incumbent.delay_s else 0.5 * share
             incumbent = better
-    return incumbent
+    if incumbent.gap_s <= gap_s or incumbent.bound_s >= beat_s:
+        return incumbent
+    wide = packed and incumbent.gap_s > _HOPELESS * gap_s
+    return branch(problem, incumbent, gap_s, 0 if wide else effort.branches, clock)
 
 
 def close_by_packing(
@@ -363,3 +373,50 @@ def close_by_packing(
 
 def _last_start_s(problem: BandProblem) -> float:
     return float(np.max(problem.ready_K[problem.need_K > 0]))
+
+
+def branch(problem: BandProblem, incumbent: Incumbent, gap_s: float, nodes: int, clock: Clock) -> Incumbent:
+    """Raise the bound until within `gap_s` of the best known delay, or `nodes` branches are spent."""
+    if incumbent.prices is None or incumbent.gap_s <= gap_s:
+        return incumbent
+    open_nodes: list[tuple[float, int, BandProblem, Prices]] = [
+        (min(incumbent.bound_s, incumbent.priced_s), 0, with_cap_tolerance(problem), incumbent.prices)
+    ]
+    closed_s, serial = np.inf, 0
+    for _ in range(nodes):
+        bound_s, _, node, prices = open_nodes[0]
+        goal_s = incumbent.delay_s - 0.5 * gap_s
+        if min(bound_s, closed_s) >= incumbent.delay_s - gap_s or clock.expired:
+            break
+        heapq.heappop(open_nodes)
+        k, i = most_divided(node, prices, bound_s + 0.1 * (goal_s - bound_s))
+        branches = children(node, prices, k, i) if k >= 0 else []
+        if not branches:
+            owner_M = np.where(np.any(node.log_KM > NO_GAIN_LOG2, axis=0), np.argmax(node.log_KM, axis=0), -1)
+            closed_s = min(closed_s, optimal_power(node, owner_M)[0] * (1 - 1e-9))
+            incumbent = min(
+                incumbent, replace(incumbent, owner_M=owner_M, delay_s=owners_delay(problem, owner_M)), key=_delay
+            )
+        for child in branches:
+            serial += 1
+            raised_s, _ = raise_bound(*child, bound_s, goal_s, np.inf, 0.25 * gap_s, _BRANCH_ITERATIONS)
+            heapq.heappush(open_nodes, (raised_s, serial, *child))
+        if not open_nodes:
+            return replace(incumbent, bound_s=min(closed_s, incumbent.delay_s))
+    low_s = min(open_nodes[0][0], closed_s, incumbent.delay_s)
+    return replace(incumbent, bound_s=max(incumbent.bound_s, low_s))
+
+
+def _delay(incumbent: Incumbent) -> float:
+    return incumbent.delay_s
+
+
+def children(problem: BandProblem, prices: Prices, k: int, i: int) -> list[tuple[BandProblem, Prices]]:
+    """Both branches: client k owns subchannel i, or cannot hear it."""
+    given, denied = problem.log_KM.copy(), problem.log_KM.copy()
+    given[np.arange(len(given)) != k, i] = NO_GAIN_LOG2
+    denied[k, i] = NO_GAIN_LOG2
+    free = copy_prices(prices)
+    free.weight_M1[i] = 0.0  # Nobody else can hear it, so that it has no price.
+    free.weight_M1[:] /= np.sum(free.weight_M1)
+    return [(problem._replace(log_KM=given), free), (problem._replace(log_KM=denied), copy_prices(prices))]

@@ -97,7 +97,7 @@ class DecisionSearch:
             if not self.clock.expired:
                 self._improve(decision, 6, self.clock)
         if not self.clock.expired:
-            self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4)))
+            self._solve(replace(self.effort, searches=max(1, self.effort.searches // 4), branches=0))
         for i in [] if self.clock.expired else self._promising():
             if not self.clock.expired and self.lower_s[i] < self._enough_s:
                 for start in self._starts(i):

@@ -24,7 +24,7 @@ from wavetune.allocation.prices import (
     new_scratch,
 )
 from wavetune.allocation.problem import BoolArray, IntArray
-from wavetune.allocation.water_filling import BandProblem, kernel, optimal_power, part, vital_ones
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
 _MOST_CHANGE = 0.5
@@ -214,10 +214,13 @@ def provable_delay(problem: BandProblem, prices: Prices, low: float, goal: float
 
 
 @kernel
-def bundles(problem: BandProblem, prices: Prices, delay: float) -> Array:
-    """Share of each subchannel in each client's cheapest bundle at a delay, [K, M]."""
+def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, Array]:
+    """Share of each subchannel in each client's cheapest bundle at a delay, [K, M], and the clients' strain, [K].
+
+    A client is strained if its bundle costs much and its own cap makes power much dearer to it than the total does.
+    """
     K, M = problem.log_KM.shape
-    share_KM, use_M1 = np.zeros((K, M)), np.zeros(M + 1)
+    share_KM, strain_K, use_M1 = np.zeros((K, M)), np.zeros(K), np.zeros(M + 1)
     work, tangents = new_work(problem), new_tangents(K)
     for k in range(K):
         if problem.need_K[k] > 0.0:
@@ -225,9 +228,10 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> Array:
                 use_M1[i] = 0.0
             bundle, side = cheapest_bundle(problem, prices, k, delay, delay, work, tangents)
             add_use(bundle, work[side], use_M1)
+            strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):
                 share_KM[k, i] = use_M1[i]
-    return share_KM
+    return share_KM, strain_K
 
 
 @kernel
@@ -426,5 +430,27 @@ def _vital_at(problem: BandProblem, delay_s: float) -> BoolArray:
 
 def rounded_owners(problem: BandProblem, prices: Prices, delay_s: float) -> IntArray:
     """Each subchannel to the client whose cheapest bundle at a delay holds most of it; -1 where none does."""
-    share_KM = bundles(problem, prices, delay_s)
+    share_KM, _ = bundles(problem, prices, delay_s)
     return np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), -1)
+
+
+def most_divided(problem: BandProblem, prices: Prices, delay_s: float) -> tuple[int, int]:
+    """Client and subchannel to branch on; -1 where every subchannel is heard by one client at most.
+
+    The client's cheapest bundle is a mixture of two sets, of which one has the subchannel and one has not; the sets
+    share evenly, the client is strained, and of several such subchannels it is the strongest. Where all bundles are
+    whole it is the subchannel that most clients want at once.
+    """
+    open_KM = (problem.log_KM > NO_GAIN_LOG2) & (problem.need_K > 0)[:, None]
+    open_KM &= np.sum(open_KM, axis=0) > 1
+    if not np.any(open_KM):
+        return -1, -1
+    # Where numbers are so far apart that a bundle has none, branching elsewhere is as good.
+    share_KM, strain_K = (np.nan_to_num(x, posinf=1e300) for x in bundles(problem, prices, delay_s))
+    score_KM = np.where(open_KM, np.minimum(share_KM, 1 - share_KM) * strain_K[:, None], 0.0)
+    if np.max(score_KM) <= 1e-12:
+        wanted_M = np.where(np.any(open_KM, axis=0), np.sum(share_KM, axis=0), -1.0)
+        score_KM = np.where(open_KM & (np.arange(len(wanted_M)) == np.argmax(wanted_M)), 1.0 + share_KM, 0.0)
+    strongest = np.argmax(np.where(score_KM >= np.max(score_KM) * (1 - 1e-6), problem.log_KM, -np.inf))
+    k, i = np.unravel_index(strongest, score_KM.shape)
+    return int(k), int(i)

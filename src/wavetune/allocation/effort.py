@@ -26,7 +26,7 @@ class Clock:
 
 @dataclass(frozen=True)
 class Effort:
-    """How hard to try: random kicks a local search, searches, iterations of the bound, halvings, programs.
+    """How hard to try: random kicks a local search, searches, iterations of the bound, branches, halvings, programs.
 
     Halvings are of an interval of the way back's end, and linear programs are those that refute an uplink at one.
     """
@@ -34,13 +34,14 @@ class Effort:
     kicks: int
     searches: int
     iterations: int
+    branches: int
     halvings: int
     programs: int
 
     @property
     def briefly(self) -> Effort:
         """One turn of search and bound, without kicks."""
-        return replace(self, kicks=0, searches=1)
+        return replace(self, kicks=0, searches=1, branches=0)
 
 
 def effort_of(size: int, brief: bool) -> Effort:
@@ -50,6 +51,7 @@ def effort_of(size: int, brief: bool) -> Effort:
             kicks=max(2, min(20, 1_000_000 // size)),
             searches=3,
             iterations=max(25, min(60, 4_000_000 // size)),
+            branches=0,
             halvings=40,
             programs=0,
         )
@@ -57,6 +59,7 @@ def effort_of(size: int, brief: bool) -> Effort:
         kicks=max(20, min(200, 30_000_000 // size)),
         searches=16,
         iterations=max(90, min(300, 50_000_000 // size)),
+        branches=min(300, 80_000 // size),
         halvings=max(10, min(200, 1_000_000 // size)),
         programs=min(800, 100_000 // size),
     )

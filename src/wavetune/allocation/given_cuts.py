@@ -392,7 +392,7 @@ class GivenCutsSearch:
         pair, incumbent = self.settings[i], self.incumbents[i]
         allowed_s, (fed_s, fed_bound_s) = self.tolerance * self._upper_s(i), self._fed_s()
         left_s = allowed_s - pair.options.rounds * pair.fed_bits * (fed_s - fed_bound_s)
-        # Packing stops at a multiple of the gap, so that a whole answer asks for half of it.
+        # Packing and branching stop at multiples of the gap, so that a whole answer asks for half of it.
         gap_s = max(left_s if self.warm else 0.0, 0.5 * allowed_s) / pair.steps_to_target
         if self.warm is None and i in self.two_ways:  # what both ways leave open the uplink alone does not close
             gap_s = max(gap_s, _OPEN_SHARE * (self.two_ways[i].delay_s - self.two_ways[i].bound_s))
@@ -427,6 +427,6 @@ class GivenCutsSearch:
         start_M = self.incumbents[self.best].owner_M
         self.incumbents[i] = descend(self.settings[i].uplink, self._main_incumbent(i, start_M), clock)
         beat_s = self.settings[i].step_s(enough_s, self._fed_s()[1]) - self.settings[i].down_s
-        self._solve_main(i, replace(self.effort, searches=4), clock, beat_s)
+        self._solve_main(i, replace(self.effort, searches=4, branches=self.effort.branches // 4), clock, beat_s)
         if not self.two_ways and self._upper_s(i) < self._upper_s(self.best):
             self.best = i

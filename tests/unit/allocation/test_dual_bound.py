@@ -162,5 +162,5 @@ def test_prices_are_moved_no_more_often_than_the_effort_says(monkeypatch):
         return raised(*arguments)
 
     monkeypatch.setattr(band_module, "raise_bound", counted)
-    band_module.solve(*one_pair(cell_problem(40, 160)), 0.0, Effort(0, 3, 7, 0, 0), Clock())
+    band_module.solve(*one_pair(cell_problem(40, 160)), 0.0, Effort(0, 3, 7, 0, 0, 0), Clock())
     assert sum(moved) == 7
