@@ -29,6 +29,7 @@ from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
+from wavetune.allocation.matching import Matching, is_crowded
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
@@ -50,6 +51,7 @@ _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE, _HOPELESS = 14, 130, 10, 30
 _STEPPED = 8  # times as long a kick takes where whole steps count
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
+_MOST_MATCHED = 20_000  # pairs of a client and a subchannel up to which first owners are matched
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 _VAST = 400_000  # pairs of a client and a subchannel beyond which a search starts from the prices' bundles only once
@@ -146,6 +148,13 @@ class BandTables:
         return np.max(done_s, axis=-1) * (1 - 1e-6)
 
     @cached_property
+    def matching(self) -> Matching | None:
+        """Bounds by matching; none where there are many subchannels for each client, or many of both."""
+        none_K = np.zeros(len(self.cap_w_K))
+        problem = with_cap_tolerance(self.problem(none_K, none_K))
+        return Matching.of(problem) if is_crowded(problem, _MOST_MATCHED) else None
+
+    @cached_property
     def _strongest(self) -> Strongest:
         none_K = np.zeros(len(self.cap_w_K))
         return strongest_uplink(self.problem(none_K, none_K))
@@ -201,6 +210,12 @@ def first_incumbent(tables: BandTables, problem: BandProblem, owner_M: IntArray 
         heard_KM, problem.ready_K, problem.need_K, problem.cap_w_K, problem.total_w, weak_first_K, seed_K, problem.limit
     )
     delay_s = owners_delay(problem, owner_M)
+    if tables.matching is not None and low_s < delay_s < np.inf:
+        matching, none_K = tables.matching._replace(problem=with_cap_tolerance(problem)), np.zeros(len(problem.need_K))
+        single_M = matching.soonest_of_one(low_s, delay_s)
+        low_s, matched_M = matching.least_up_s(none_K, low_s, delay_s)
+        owners = [owner_M, *(one_M for one_M in (single_M, matched_M) if one_M is not None)]
+        delay_s, owner_M = min(((owners_delay(problem, one_M), one_M) for one_M in owners), key=lambda one: one[0])
     return Incumbent(owner_M, delay_s, min(low_s, delay_s), priced_s=alone_s)
 
 

@@ -14,7 +14,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_b
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
-from wavetune.allocation.matching import Matching
+from wavetune.allocation.matching import Matching, is_crowded
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
@@ -36,8 +36,10 @@ from wavetune.units import Array
 _SAFE = 1 - 1e-9
 _FAINT_LOG2 = -830.0  # of a subchannel on which a client can only receive
 _SPLITS, _CLOSE = 7, 3e-4
-_MATCHED_SHARE, _MOST_MATCHED = 1.5, 100_000  # subchannels a client, and pairs, up to which clients are matched to them
-_POWER, _LONGEST = 8, 1e6
+_MOST_MATCHED, _SOON = 100_000, 20_000  # pairs of a client and a subchannel that are matched, and for which it is soon
+_TRIED, _NEARER, _HALVINGS = np.linspace(0.05, 0.95, 7), 4, 6  # ends of the way back, how often, and of the uplink
+_KICKS = 10
+_LATER = (0.02, 0.2)  # than matching allows; shares of what is left to the best known
 _NEAR, _ASIDE, _NEAR_KICKS = (5e-4, 2e-3, 5e-3, 1e-2), 1e-2, 25  # below the best known, and D aside; shares of it
 _MOST_NEAR, _NEAR_SIZE = 100, 400_000  # searches near the best known: so many, and over so many pairs together
 _LEAST_ITERATIONS = 30  # of prices, at each end of an interval
@@ -127,35 +129,38 @@ class BothWays:
     @cached_property
     def matching(self) -> Matching | None:
         """Bounds by matching; none where there are many subchannels for each client."""
-        K, M = self._rate_KM.shape
-        fits = K <= M <= _MATCHED_SHARE * K and K * M <= _MOST_MATCHED
+        fits = is_crowded(self.uplink, _MOST_MATCHED)
         return Matching.of(with_cap_tolerance(self._asking)) if fits else None
 
-    def matched_owners(self) -> IntArray | None:
-        """One subchannel for each client, all as good as can be together; None where most would be left over.
+    def matched_owners(self, up_s: float, known_s: float) -> IntArray | None:
+        """Owners by matching, and local search from there, that have both ways done before `known_s`.
 
-        Nor is there one where a client can use none. A sum of high powers of the clients' times stands for the last.
+        None where there are none or no matching. `up_s` is a bound of the uplink alone. The ways back that are tried
+        end around when by matching both ways might be done the soonest.
         """
-        problem, (K, M) = self.uplink, self._rate_KM.shape
-        if M > _MATCHED_SHARE * K or self._rate_KM.size > _MOST_MATCHED:
+        found, matching = None, self.matching
+        first_s, last_s = self.least_down_s, known_s - up_s
+        if matching is None or not known_s < np.inf:
             return None
-        power_w_K1 = np.minimum(problem.cap_w_K, problem.total_w / K)[:, None]
-        with np.errstate(divide="ignore", invalid="ignore"):
-            heard_KM = np.where(problem.log_KM > NO_GAIN_LOG2, power_w_K1 / problem.inverse_KM, 0.0)
-            rate_KM = np.minimum(np.log1p(heard_KM) / np.log(2), problem.limit)
-            up_s_KM = problem.ready_K[:, None] + problem.need_K[:, None] / rate_KM
-            down_s_KM = self.after_s_K[:, None] + self.down_bits_K[:, None] / self._rate_KM
-        time_s_KM = np.nan_to_num(up_s_KM + down_s_KM, nan=0.0, posinf=np.inf)
-        shortest_s = max(float(np.max(np.min(time_s_KM, axis=1))), 1e-300)
-        if shortest_s == np.inf:
-            return None
-        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
-
-        cost_KM = np.minimum(time_s_KM / shortest_s, _LONGEST) ** _POWER
-        client_K, channel_K = cast(Any, optimize).linear_sum_assignment(cost_KM)
-        owner_M = np.full(M, -1)
-        owner_M[channel_K] = client_K
-        return owner_M
+        for _ in range(_NEARER if self._rate_KM.size <= _SOON else 1):
+            soonest_s, tried = known_s, list[tuple[float, float, IntArray]]()
+            for down_s in (first_s + (last_s - first_s) * _TRIED).tolist():
+                goal_s = soonest_s - down_s
+                least_s, owner_M = matching.least_up_s(self.problem(down_s).ask_K, up_s, goal_s, _HALVINGS)
+                if owner_M is not None:
+                    soonest_s = down_s + least_s
+                    tried.append((down_s, least_s, owner_M))
+            if not tried:
+                break
+            down_s, least_s, owner_M = tried[-1]
+            for later in _LATER:
+                searched_M = self.search(least_s + later * (known_s - soonest_s), down_s, owner_M, _KICKS)
+                for one_M in (owner_M, owner_M if searched_M is None else searched_M):
+                    if (delay_s := self.delay_s(one_M)) < known_s:
+                        found, known_s = one_M, delay_s
+            aside_s = (last_s - first_s) / len(_TRIED)
+            first_s, last_s = max(first_s, down_s - aside_s), min(last_s, down_s + aside_s, known_s - up_s)
+        return found
 
     def down_s(self, owner_M: IntArray) -> float:
         """When the last client has received and worked (s)."""

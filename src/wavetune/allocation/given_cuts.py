@@ -216,9 +216,11 @@ class GivenCutsSearch:
         assert incumbent is not None
         if self.warm is None:
             owners = [incumbent.owner_M, *(owners[band] for owners in self._greedy_owners)]
-            matched_M = (self.fed_ways if band else self.settings[i].ways).matched_owners()
-            owners += [] if matched_M is None else [matched_M]
-            return owners if known is None else [known.owner_M, *owners]
+            if known is not None:
+                return [known.owner_M, *owners]
+            ways = self.fed_ways if band else self.settings[i].ways
+            matched_M = ways.matched_owners(incumbent.bound_s, min(map(ways.delay_s, owners)))
+            return owners if matched_M is None else [*owners, matched_M]
         if known is not None:
             return [known.owner_M]
         warm_M = (self.warm.fed if band else self.warm.main).owner_M  # none of who sat out of that plan

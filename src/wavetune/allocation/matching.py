@@ -9,6 +9,7 @@ Shape suffixes: K clients, M subchannels, N numbers of subchannels from 1, A cli
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -20,6 +21,7 @@ from wavetune.units import Array
 _MOST_COUNTED = 4  # subchannels of a client: whoever needs more is taken to need one more than these
 _SAFE = 1 - 1e-9
 _HALVINGS = 12
+_SHARE = 1.5  # subchannels a client up to which matching says much
 
 
 class Matching(NamedTuple):
@@ -44,7 +46,8 @@ class Matching(NamedTuple):
         place_KM = np.argsort(order_KM, axis=1, kind="stable")
         sorted_KM = np.take_along_axis(problem.log_KM, order_KM, axis=1)
         inverse_KM = np.take_along_axis(problem.inverse_KM, order_KM, axis=1)
-        back_KM = np.take_along_axis(problem.back_KM, order_KM, axis=1)
+        asked = problem.back_KM.shape == (K, M)
+        back_KM = np.take_along_axis(problem.back_KM, order_KM, axis=1) if asked else np.zeros((K, M))
         weaker_KM = np.cumsum(back_KM[:, ::-1], axis=1)[:, ::-1] * (1 + 1e-9)
         few_KMN = _windows(sorted_KM, N, NO_GAIN_LOG2), _windows(inverse_KM, N, 0.0)
         cap_w_R = np.repeat(problem.cap_w_K, M)
@@ -62,7 +65,9 @@ class Matching(NamedTuple):
         return cls(problem, *map(unsorted, tables))
 
     def owners(self, up_s: float, ask_K: Array) -> IntArray | None:
-        """One subchannel for each client, with as few more as can be; None where no owners meet times up and back.
+        """Different strongest subchannels, and the best free ones besides where a client needs more than its own.
+
+        None where no owners meet times up and back. As few are owned as can be.
 
         Args:
             up_s: when all clients are heard (s).
@@ -86,21 +91,67 @@ class Matching(NamedTuple):
             return None
         owner_M = np.full(M, -1)
         owner_M[channel_A] = client_A[place_A]
+        for a in place_A[np.argsort(-more_AM[place_A, channel_A], kind="stable")].tolist():
+            k, i = client_A[a], channel_A[a]
+            value_M = problem.back_KM[k] if received_AM[a, i] > sent_AM[a, i] else problem.log_KM[k]
+            for _ in range(more_AM[a, i]):
+                owner_M[np.argmax(np.where(owner_M < 0, value_M, -np.inf))] = k
         return owner_M
 
-    def least_up_s(self, ask_K: Array, low_s: float, goal_s: float) -> tuple[float, IntArray | None]:
+    def owners_of_one(self, up_s: float) -> IntArray | None:
+        """One subchannel for each client that sends, with which all are heard in time (s) at the least power together.
+
+        None where there are none within the caps. Of the way back nothing is asked.
+        """
+        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
+
+        problem, client_A = self.problem, np.flatnonzero(self.problem.need_K > 0)
+        left_s_A = up_s - problem.ready_K[client_A]
+        if np.any(left_s_A <= 0):
+            return None
+        rate_A = problem.need_K[client_A] / left_s_A
+        power_w_AM = np.expm1(np.minimum(rate_A * np.log(2), 500.0))[:, None] * problem.inverse_KM[client_A]
+        does_AM = (problem.log_KM[client_A] > NO_GAIN_LOG2) & (rate_A <= problem.limit)[:, None]
+        does_AM &= power_w_AM <= problem.cap_w_K[client_A, None]
+        cost_AM = np.where(does_AM, power_w_AM / problem.total_w, 2.0)
+        place_A, channel_A = cast(Any, optimize).linear_sum_assignment(cost_AM)
+        if np.sum(cost_AM[place_A, channel_A]) > 1:
+            return None
+        owner_M = np.full(problem.log_KM.shape[1], -1)
+        owner_M[channel_A] = client_A[place_A]
+        return owner_M
+
+    def least_up_s(
+        self, ask_K: Array, low_s: float, goal_s: float, halvings: int = _HALVINGS
+    ) -> tuple[float, IntArray | None]:
         """No uplink ends sooner (s), up to a goal and from what is proved already; and owners if the goal is not it."""
-        owner_M = self.owners(goal_s, ask_K)
-        if owner_M is None:
-            return goal_s, None
-        high_s = goal_s
-        for _ in range(_HALVINGS):
-            middle_s = 0.5 * (low_s + high_s)
-            if (found_M := self.owners(middle_s, ask_K)) is None:
-                low_s = middle_s
-            else:
-                high_s, owner_M = middle_s, found_M
-        return low_s, owner_M
+        return _by_halving(lambda up_s: self.owners(up_s, ask_K), low_s, goal_s, halvings)
+
+    def soonest_of_one(self, low_s: float, goal_s: float) -> IntArray | None:
+        """Owners of one subchannel each who are heard the soonest, by a goal (s); none are before `low_s`."""
+        return _by_halving(self.owners_of_one, low_s, goal_s, _HALVINGS)[1]
+
+
+def _by_halving(
+    owners: Callable[[float], IntArray | None], low_s: float, goal_s: float, halvings: int
+) -> tuple[float, IntArray | None]:
+    """The latest time found (s) by which there are no owners, up to a goal, and owners a little later."""
+    owner_M, high_s = owners(goal_s), goal_s
+    if owner_M is None:
+        return goal_s, None
+    for _ in range(halvings):
+        middle_s = 0.5 * (low_s + high_s)
+        if (found_M := owners(middle_s)) is None:
+            low_s = middle_s
+        else:
+            high_s, owner_M = middle_s, found_M
+    return low_s, owner_M
+
+
+def is_crowded(problem: BandProblem, most: int) -> bool:
+    """Whether there are hardly more subchannels than clients, and no more pairs of both than `most`."""
+    K, M = problem.log_KM.shape
+    return K <= M <= _SHARE * K and most >= K * M
 
 
 def _windows(value_KM: Array, most: int, nothing: float) -> Array:

@@ -41,6 +41,23 @@ def least_up_s(problem):
     return min((owners_delay(problem, o) for o, c in carried if np.all(c >= problem.ask_K)), default=np.inf)
 
 
+@given(st.integers(0, 2**32))
+def test_one_subchannel_each_is_matched_as_well_as_can_be_whoever_limits_the_power(seed):
+    g = np.random.default_rng(seed)
+    problem = drawn_problem(g, int(g.integers(0, 3)))._replace(total_w=10 ** g.uniform(-1, 1))
+    (K, M), sends_K = problem.log_KM.shape, problem.need_K > 0
+    if not np.any(sends_K):
+        return
+    owners = [np.full(M, -1) for _ in itertools.permutations(range(M), K)]
+    for owner_M, channel_K in zip(owners, itertools.permutations(range(M), K), strict=True):
+        owner_M[list(channel_K)] = np.arange(K)
+    best_s, goal_s = min(owners_delay(problem, np.where(sends_K[o], o, -1)) for o in owners), 1e3
+    owner_M = Matching.of(problem).soonest_of_one(0.0, goal_s)
+    if best_s < 0.99 * goal_s:
+        assert owner_M is not None
+        assert owners_delay(problem, owner_M) <= best_s + 2**-11 * goal_s
+
+
 @settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(0, 2))
 def test_matching_proves_only_what_is_impossible_and_all_of_it_with_one_subchannel_each(seed, spare):
@@ -75,3 +92,22 @@ def crowded(num_clients, num_subchannels, seed):
 @pytest.mark.parametrize(("num_clients", "num_subchannels"), [(27, 27), (70, 70)])
 def test_crowded_cells_are_planned_within_a_thousandth(num_clients, num_subchannels):
     assert plan(crowded(num_clients, num_subchannels, 0)).gap < 1.1e-3
+
+
+def mostly_dead(num_clients, num_subchannels, seed):
+    """Clients who are heard on an eighth of the subchannels, each on one at least, in hardly more than they are."""
+    problem, g = cell_problem(num_clients, num_subchannels, seed=seed), np.random.default_rng(seed)
+
+    def band(one):
+        alive_KM = g.random(one.gain_KM.shape) < 0.12
+        alive_KM[np.arange(num_clients), g.permutation(num_subchannels)[:num_clients]] = True
+        gain_KM = 10 ** g.uniform(-12.5, -9.5, (num_clients, 1)) * g.exponential(size=one.gain_KM.shape)
+        return replace(one, gain_KM=gain_KM * alive_KM)
+
+    return replace(problem, main=band(problem.main), fed=band(problem.fed)).restrict([problem.cuts[0]], [8])
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_first_plans_of_crowded_cells_are_near_the_best(seed):
+    for problem in (mostly_dead(30, 30, seed), crowded(30, 32, seed)):
+        assert plan(problem, time_limit_s=1e-9).delay_s <= 1.05 * plan(problem, time_limit_s=4.0).delay_s
