@@ -37,10 +37,10 @@ class RunSettings:
     bf16 products. `int8` keeps the weights of the blocks' linear maps as whole steps, a byte each, and computes in
     fp32. `fp64` computes all in double precision, slowly, to tell a difference from rounding. `local_steps`
     0 leaves them to the planner (FedsLLM's alone chooses them). `tokens_per_pass` bounds the tokens that go through
-    the model at once, but for a longer row (None: chosen for the device); at 1 workers do to the bit what one process
-    does. Behind the first blocks, as far up as nothing is trained, hidden states of rows are kept, up to `prefix_mb`
-    megabytes in a file without a name (0: they are computed in every step). With `recompute_blocks` a block keeps its
-    input alone for the backward pass, which costs a second forward pass.
+    the model at once, but for a longer row (None: chosen for the device); at 1 clients answer in workers what they
+    answer in one process. Behind the first blocks, as far up as nothing is trained, hidden states of rows are kept, up
+    to `prefix_mb` megabytes in a file without a name (0: they are computed in every step). With `recompute_blocks` a
+    block keeps its input alone for the backward pass, which costs a second forward pass.
     """
 
     rounds: Annotated[int, Ge(1)] = 20
