@@ -35,11 +35,12 @@ from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
 from wavetune.allocation.water_filling import (
     NO_GAIN_LOG2,
+    NO_RANKING,
     NO_STEPS,
     BandProblem,
+    Ranking,
     Steps,
     Vital,
-    log_and_inverse,
     optimal_power,
     rates_without,
     strongest_rates,
@@ -50,6 +51,8 @@ _STEP = 0.02
 _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE, _HOPELESS = 14, 130, 10, 30
 _STEPPED = 8  # times as long a kick takes where whole steps count
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
+_RANKED = 100  # subchannels from which on bounds look at a client's strongest first
+_FEWEST_RANKED, _RANKED_TIMES = 64, 4  # of them, and as many times what each owns where all own alike
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _MOST_MATCHED = 20_000  # pairs of a client and a subchannel up to which first owners are matched
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
@@ -104,18 +107,21 @@ class BandTables:
     lone_rate_K: Array = field(init=False)
     steps: Steps = field(init=False)
     vital: Vital = field(init=False)
+    ranking: Ranking = field(init=False)
 
     def __post_init__(self) -> None:
-        snr_per_w_KM = np.ascontiguousarray(self.band.snr_per_w_KM)
-        log_KM, inverse_KM = log_and_inverse(snr_per_w_KM)
+        log_KM, inverse_KM = self.band.log_and_inverse_KM
+        K, M = log_KM.shape
+        most = _FEWEST_RANKED + _RANKED_TIMES * M // K
         most_w_K = np.minimum(self.cap_w_K, self.band.total_power_max_w) * (1 + CAP_TOLERANCE)
-        vital = vital_of_rates(snr_per_w_KM, most_w_K, self.band.envelope.most)
+        vital = vital_of_rates(log_KM, inverse_KM, most_w_K, self.band.envelope.most)
         tables = {
-            "snr_per_w_KM": snr_per_w_KM,
+            "snr_per_w_KM": np.ascontiguousarray(self.band.snr_per_w_KM),
             "log_KM": log_KM,
             "inverse_KM": inverse_KM,
             "lone_rate_K": vital.without_KJ[:, 0],
             "vital": vital,
+            "ranking": ranked(log_KM, inverse_KM, min(M, most)) if M >= _RANKED else NO_RANKING,
             "steps": steps_of(self.band.ladder, self.band.envelope.gap, self.band.effective_hz),
         }
         for name, table in tables.items():
@@ -127,7 +133,7 @@ class BandTables:
         ready_K = np.ascontiguousarray(ready_s_K, dtype=np.float64)
         total_w, limit = self.band.total_power_max_w, float(self.band.envelope.most)
         problem = BandProblem(self.log_KM, self.inverse_KM, ready_K, need_K, self.cap_w_K, total_w, limit)
-        return problem._replace(steps=self.steps, vital=self.vital)
+        return problem._replace(steps=self.steps, vital=self.vital, ranking=self.ranking)
 
     def alone_s(self, problem: BandProblem) -> float:
         """No delay is shorter (s): each client with the whole band to itself."""
@@ -160,10 +166,17 @@ class BandTables:
         return strongest_uplink(self.problem(none_K, none_K))
 
 
-def vital_of_rates(snr_per_w_KM: Array, power_w_K: Array, limit: float) -> Vital:
+def ranked(log_KM: Array, inverse_KM: Array, most: int) -> Ranking:
+    """The ranking of each client's strongest subchannels, so many of them."""
+    order_KJ = which_strongest(log_KM, most)
+    tables = (np.take_along_axis(table_KM, order_KJ, axis=1) for table_KM in (log_KM, inverse_KM))
+    return Ranking(order_KJ.astype(np.uint32), *tables)
+
+
+def vital_of_rates(log_KM: Array, inverse_KM: Array, power_w_K: Array, limit: float) -> Vital:
     """The strongest subchannels of clients and what they carry without these, all on the others, at a power (W)."""
-    most = min(_MOST_VITAL, snr_per_w_KM.shape[1])
-    return Vital(which_strongest(snr_per_w_KM, most), rates_without(snr_per_w_KM, power_w_K, limit, most))
+    most = min(_MOST_VITAL, log_KM.shape[1])
+    return Vital(which_strongest(log_KM, most), rates_without(log_KM, inverse_KM, power_w_K, limit, most))
 
 
 def vital_of_sums(value_KM: Array) -> Vital:
@@ -434,4 +447,5 @@ def children(problem: BandProblem, prices: Prices, k: int, i: int) -> list[tuple
     free = copy_prices(prices)
     free.weight_M1[i] = 0.0  # Nobody else can hear it, so that it has no price.
     free.weight_M1[:] /= np.sum(free.weight_M1)
+    problem = problem._replace(ranking=NO_RANKING)
     return [(problem._replace(log_KM=given), free), (problem._replace(log_KM=denied), copy_prices(prices))]

@@ -18,7 +18,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from wavetune.allocation.band import copy_prices, local_owners, strongest_uplink, vital_of_sums, with_cap_tolerance
+from wavetune.allocation.band import (
+    copy_prices,
+    local_owners,
+    ranked,
+    strongest_uplink,
+    vital_of_sums,
+    with_cap_tolerance,
+)
 from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_bound, uniform_prices
@@ -30,7 +37,7 @@ from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_RANKING, BandProblem
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9
@@ -80,10 +87,13 @@ class Asked(NamedTuple):
 def with_receivers(uplink: BandProblem, down_KM: Array) -> BandProblem:
     """The problem where whoever receives on a subchannel can own it, even if nobody hears what it sends there."""
     faint_KM = (uplink.log_KM <= NO_GAIN_LOG2) & (down_KM > 0)
-    return uplink._replace(
-        log_KM=np.where(faint_KM, _FAINT_LOG2, uplink.log_KM),
-        inverse_KM=np.where(faint_KM, 2.0**-_FAINT_LOG2, uplink.inverse_KM),
-    )
+    if not np.any(faint_KM):
+        return uplink
+    log_KM = np.where(faint_KM, _FAINT_LOG2, uplink.log_KM)
+    inverse_KM = np.where(faint_KM, 2.0**-_FAINT_LOG2, uplink.inverse_KM)
+    most = uplink.ranking.order_KJ.shape[1]
+    ranking = ranked(log_KM, inverse_KM, most) if most > 0 else NO_RANKING
+    return uplink._replace(log_KM=log_KM, inverse_KM=inverse_KM, ranking=ranking)
 
 
 @dataclass(frozen=True, eq=False)

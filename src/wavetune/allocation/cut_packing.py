@@ -43,7 +43,7 @@ from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.set_powers import best_powers
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_RANKING, NO_STEPS
 from wavetune.units import Array
 
 _MOST_SETS = 300  # that are looked at for one cheapest set
@@ -85,7 +85,7 @@ class SetsOfBand:
     def __init__(self, tables: BandTables, priced: bool) -> None:
         band, K = tables.band, len(tables.cap_w_K)
         none_K = np.zeros(K)
-        problem = with_cap_tolerance(tables.problem(none_K, none_K))._replace(steps=NO_STEPS)
+        problem = with_cap_tolerance(tables.problem(none_K, none_K))._replace(steps=NO_STEPS, ranking=NO_RANKING)
         self.down_KM = downlink_rate_bit_per_s_KM(band) if priced else np.zeros(problem.log_KM.shape)
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
         self.problem = with_receivers(problem, self.down_KM)._replace(back_KM=self.down_KM / self.unit)

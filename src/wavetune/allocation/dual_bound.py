@@ -20,8 +20,11 @@ from wavetune.allocation.prices import (
     Prices,
     Scratch,
     Wanted,
+    Weights,
     best_prices,
+    heard_by,
     new_scratch,
+    sorted_weights,
 )
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
@@ -76,6 +79,7 @@ def add_use(bundle: Bundle, scratch: Scratch, use_M1: Array) -> None:
 def cheapest_bundle(
     problem: BandProblem,
     prices: Prices,
+    weights: Weights,
     k: int,
     delay: float,
     latest: float,
@@ -84,14 +88,14 @@ def cheapest_bundle(
 ) -> tuple[Bundle, int]:
     """Cheapest bundle of client k at a delay and its side (0 for at most n subchannels); fills its tangents.
 
-    The tangents hold for delays up to `latest`.
+    The tangents hold for delays up to `latest`. The weights are those of the prices.
     """
     M = problem.log_KM.shape[1]
-    weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
+    watt_price = float(prices.weight_M1[M]) / problem.total_w
     rate, side = problem.need_K[k] / (delay - problem.ready_K[k]), -1
     ask = float(problem.ask_K[k]) if len(problem.ask_K) > 0 else 0.0
-    chosen, back_M = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0), problem.back_KM[k] if ask > 0.0 else weight_M
-    tangents.rate_K[k] = rate
+    chosen, back_M = Bundle(np.inf, 0.0, 0.0, 0, 0, 0.0, 0.0), problem.back_KM[k] if ask > 0.0 else weights.weight_M
+    tangents.rate_K[k], heard = rate, heard_by(problem, k)
     for scratch in work:
         scratch.num_vital[0] = vital_ones(problem, k, latest, scratch.vital)
     for _ in range(_SPLITS):
@@ -104,9 +108,8 @@ def cheapest_bundle(
             back_price = float(prices.back_price_K2[k, more]) if ask > 0.0 else 0.0
             start = ClientPrices(float(prices.level_K2[k, more]), float(prices.dearer_K2[k, more]), back_price)
             bundle, found = best_prices(
-                problem.log_KM[k], problem.inverse_KM[k], weight_M, back_M, float(problem.cap_w_K[k]), problem.limit,
-                wanted, start, work[more],
-            )  # fmt: skip
+                heard, weights, back_M, float(problem.cap_w_K[k]), problem.limit, wanted, start, work[more]
+            )
             prices.level_K2[k, more], prices.dearer_K2[k, more] = found.level, found.dearer
             if ask > 0.0:
                 prices.back_price_K2[k, more] = found.back_price
@@ -140,11 +143,12 @@ def evaluate(
     These hold for delays up to `latest`. `use_M1` receives the bundles' use of each subchannel and of the total power
     (W): the excess's supergradient.
     """
+    weights = sorted_weights(problem, prices.weight_M1[:-1])
     for i in range(len(use_M1)):
         use_M1[i] = 0.0
     for k in range(len(problem.need_K)):
         if problem.need_K[k] > 0.0:
-            bundle, side = cheapest_bundle(problem, prices, k, delay, latest, work, tangents)
+            bundle, side = cheapest_bundle(problem, prices, weights, k, delay, latest, work, tangents)
             add_use(bundle, work[side], use_M1)
     return excess_at(problem, tangents, delay)
 
@@ -221,12 +225,12 @@ def bundles(problem: BandProblem, prices: Prices, delay: float) -> tuple[Array, 
     """
     K, M = problem.log_KM.shape
     share_KM, strain_K, use_M1 = np.zeros((K, M)), np.zeros(K), np.zeros(M + 1)
-    work, tangents = new_work(problem), new_tangents(K)
+    work, tangents, weights = new_work(problem), new_tangents(K), sorted_weights(problem, prices.weight_M1[:-1])
     for k in range(K):
         if problem.need_K[k] > 0.0:
             for i in range(M + 1):
                 use_M1[i] = 0.0
-            bundle, side = cheapest_bundle(problem, prices, k, delay, delay, work, tangents)
+            bundle, side = cheapest_bundle(problem, prices, weights, k, delay, delay, work, tangents)
             add_use(bundle, work[side], use_M1)
             strain_K[k] = min(bundle.value, 1.0) * prices.dearer_K2[k, side]
             for i in range(M):

@@ -27,7 +27,7 @@ from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.plan import Allocation, Plan, make_plan, rounds_of
 from wavetune.allocation.power import band_problem
 from wavetune.allocation.problem import IntArray, Problem, RadioBand
-from wavetune.allocation.water_filling import BandProblem, earliest_affordable, energy_until, powers_until
+from wavetune.allocation.water_filling import NO_RANKING, BandProblem, earliest_affordable, energy_until, powers_until
 from wavetune.errors import ConfigError
 from wavetune.units import Array
 
@@ -109,6 +109,7 @@ def in_joules(problem: BandProblem, done_s: float) -> BandProblem:
     """
     time_s_K = np.where(problem.need_K > 0, done_s - problem.ready_K, 1.0)
     return problem._replace(
+        ranking=NO_RANKING,
         log_KM=problem.log_KM - np.log2(time_s_K)[:, None],
         inverse_KM=problem.inverse_KM * time_s_K[:, None],
         ready_K=np.zeros(len(time_s_K)),

@@ -50,13 +50,13 @@ def allocate_power(
 def band_problem(band: RadioBand, ready_s_K: Array, bits_K: Array, cap_w_K: Array) -> BandProblem:
     """The compiled functions' problem of a band, without what bounds know of it besides."""
     from wavetune.allocation.ladder import steps_of
-    from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+    from wavetune.allocation.water_filling import BandProblem
 
     need_K, ready_K, caps_K = (
         np.asarray(x, dtype=np.float64) for x in (bits_K / band.effective_hz, ready_s_K, cap_w_K)
     )
     problem = BandProblem(
-        *log_and_inverse(band.snr_per_w_KM), ready_K, need_K, caps_K, band.total_power_max_w, float(band.envelope.most)
+        *band.log_and_inverse_KM, ready_K, need_K, caps_K, band.total_power_max_w, float(band.envelope.most)
     )
     return problem._replace(steps=steps_of(band.ladder, band.envelope.gap, band.effective_hz))
 

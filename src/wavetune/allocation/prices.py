@@ -23,14 +23,17 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wavetune.allocation.ladder import last_place
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, Steps, part
+from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, Steps, part
 from wavetune.units import Array
 
 LOG_2 = np.log(2.0)
 NEVER = 1e9  # Cost of a subchannel that a client cannot hear.
+_BLOCK = 4  # Ranked subchannels after which it is asked whether the others matter.
+_AMPLE = 2.0  # Times the rate wanted: a set that carries more says enough of prices that are too high.
 _MUCH = 4.0  # A bundle that costs more than 1 proves infeasibility alone; no need to know how much more.
 
 
@@ -66,11 +69,13 @@ NOT_SLOW = Slow(0.0, 0.0, 0.0, 0.0)
 class Scratch(NamedTuple):
     """Scratch space of a client's search, and the first `num_vital` of `vital`, one of which all its sets have.
 
-    Where there are `steps`, powers are those of their rungs.
+    Where there are `steps`, powers are those of their rungs. `turn_M` is the turn in which a subchannel was tried last.
     """
 
     weight_M: Array
     cost_M: Array
+    turn_M: IntArray
+    turn: IntArray
     top_cost: Array
     top: IntArray
     chosen: IntArray
@@ -93,100 +98,194 @@ def insert(top: IntArray, top_cost: Array, filled: int, i: int, cost: float) -> 
     top[j] = i
 
 
+class Heard(NamedTuple):
+    """A client's subchannels: log2 h and 1/h, and its rows of their ranking, empty where there is none."""
+
+    log_M: Array
+    inverse_M: Array
+    order_J: NDArray[np.uint32]
+    ranked_log_J: Array
+    ranked_inverse_J: Array
+
+
 @part
-def subchannel_costs(
-    log_M: Array,
-    inverse_M: Array,
-    weight_M: Array,
-    rate_price: float,
-    power_price: float,
-    limit: float,
-    steps: Steps,
-    cost_M: Array,
-) -> None:
-    """Set each subchannel's weight less what it is worth with the best power on it; loops do several at once."""
+def heard_by(problem: BandProblem, k: int) -> Heard:
+    """The subchannels of client k."""
+    order_KJ, log_KJ, inverse_KJ = problem.ranking
+    row = k if order_KJ.shape[1] > 0 else 0
+    return Heard(problem.log_KM[k], problem.inverse_KM[k], order_KJ[row], log_KJ[row], inverse_KJ[row])
+
+
+class Market(NamedTuple):
+    """Prices of rate and power, and what follows from them: the water level's log2, and what a subchannel is worth.
+
+    That is `offset` and what its gain adds to it or, at its `limit`, `full` less the power for the ratio `full_snr`.
+    """
+
+    rate_price: float
+    power_price: float
+    limit: float
+    log_level: float
+    offset: float
+    full: float
+    full_snr: float
+
+
+@part
+def market(rate_price: float, power_price: float, limit: float) -> Market:
+    """The market at these prices, where a subchannel carries at most `limit` (bit/s/Hz)."""
     level = rate_price / (power_price * LOG_2)
     log_level = float(np.log2(level))
     full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
     full = rate_price * limit if limit < np.inf else 0.0
-    offset = rate_price * log_level - power_price * level
+    return Market(
+        rate_price, power_price, limit, log_level, rate_price * log_level - power_price * level, full, full_snr
+    )
+
+
+@part
+def worth(at: Market, log: float, inverse: float) -> float:
+    """What a subchannel is worth with the best power on it, where its rate does not grow in steps."""
+    above = at.log_level + log
+    gain = at.offset + at.rate_price * log + at.power_price * inverse
+    gain = at.full - at.power_price * at.full_snr * inverse if above > at.limit else gain
+    return gain if above > 0.0 else 0.0
+
+
+@part
+def subchannel_costs(log_M: Array, inverse_M: Array, weight_M: Array, at: Market, steps: Steps, cost_M: Array) -> None:
+    """Set each subchannel's weight less what it is worth; loops do several at once."""
     if len(steps.hull_I) > 0:
         for i in range(len(cost_M)):
             cost_M[i] = 0.0
         for h in steps.hull_I[1:]:
-            worth, watts = rate_price * steps.rate_I[h], power_price * steps.snr_I[h]
+            most, watts = at.rate_price * steps.rate_I[h], at.power_price * steps.snr_I[h]
             for i in range(len(cost_M)):
-                cost = watts * inverse_M[i] - worth
+                cost = watts * inverse_M[i] - most
                 cost_M[i] = cost if cost < cost_M[i] else cost_M[i]
         for i in range(len(cost_M)):
             cost_M[i] = weight_M[i] + cost_M[i] if log_M[i] > NO_GAIN_LOG2 else NEVER
         return
     for i in range(len(cost_M)):
-        above = log_level + log_M[i]
-        gain = offset + rate_price * log_M[i] + power_price * inverse_M[i]
-        gain = full - power_price * full_snr * inverse_M[i] if above > limit else gain
-        cost = weight_M[i] - (gain if above > 0.0 else 0.0)
+        cost = weight_M[i] - worth(at, log_M[i], inverse_M[i])
         cost_M[i] = cost if log_M[i] > NO_GAIN_LOG2 else NEVER
+
+
+class Weights(NamedTuple):
+    """What subchannels cost: each, the least, and their order from the cheapest on, empty where that is not known."""
+
+    weight_M: Array
+    least: float
+    cheap_M: IntArray
+
+
+@part
+def least_of(weight_M: Array) -> float:
+    """The least of all weights."""
+    least = np.inf
+    for i in range(len(weight_M)):
+        least = weight_M[i] if weight_M[i] < least else least
+    return least
+
+
+@part
+def sorted_weights(problem: BandProblem, weight_M: Array) -> Weights:
+    """The weights, sorted where subchannels are ranked."""
+    ranked = problem.ranking.order_KJ.shape[1] > 0
+    return Weights(weight_M, least_of(weight_M), np.argsort(weight_M if ranked else weight_M[:0]))
 
 
 @part
 def cheapest_set(
-    log_M: Array,
-    inverse_M: Array,
-    weight_M: Array,
+    heard: Heard,
+    paid: Weights,
     rate_price: float,
     power_price: float,
     n: int,
     more: bool,
     limit: float,
+    most: float,
     scratch: Scratch,
-) -> tuple[float, float, float, int]:
+) -> tuple[float, float, float, int, bool]:
     """Cheapest set of at most n >= 1 subchannels (with `more`: of at least n): its cost, rate, power and size.
 
-    Where the scratch space lists vital ones, only sets with one of these count.
+    Where the scratch space lists vital ones, only sets with one of these count. Ranked subchannels are tried from the
+    strongest and from the cheapest on until no other can be in the set or, with `more`, until it has a rate of `most`;
+    that it is not the cheapest then is said last.
     """
-    level = rate_price / (power_price * LOG_2)
-    log_level = float(np.log2(level))
-    full_snr = float(np.expm1(limit * LOG_2)) if limit < np.inf else 0.0
-    cost_M, top, top_cost, steps = scratch.cost_M, scratch.top, scratch.top_cost, scratch.steps
-    subchannel_costs(log_M, inverse_M, weight_M, rate_price, power_price, limit, steps, cost_M)
-    filled, size = 0, 0
-    dearest = np.inf if more else 0.0
-    for i in range(len(log_M)):
-        cost = cost_M[i]
-        if cost >= dearest:
-            if more and cost < 0.0:
-                scratch.chosen[size] = i
-                size += 1
-            continue
-        if filled == n:
-            filled -= 1
-            if more and top_cost[filled] < 0.0:
-                scratch.chosen[size] = top[filled]
-                size += 1
-        insert(top, top_cost, filled, i, cost)
-        filled += 1
-        if filled == n:
-            dearest = top_cost[n - 1]
+    at, steps, weight_M, cheap_M = market(rate_price, power_price, limit), scratch.steps, paid.weight_M, paid.cheap_M
+    log_M, inverse_M, cost_M, turn_M = heard.log_M, heard.inverse_M, scratch.cost_M, scratch.turn_M
+    top, top_cost, chosen, filled, size, whole = scratch.top, scratch.top_cost, scratch.chosen, 0, 0, True
+    order_J, ranked_log_J, ranked_inverse_J = heard.order_J, heard.ranked_log_J, heard.ranked_inverse_J
+    ranked, lists = len(order_J) > 0 and len(steps.hull_I) == 0, 2 if len(cheap_M) > 0 else 1
+    scratch.turn[0] += 1
+    turn = scratch.turn[0]
+    for m in range(scratch.num_vital[0] if ranked else 0):
+        i = int(scratch.vital[m])
+        cost = weight_M[i] - worth(at, log_M[i], inverse_M[i])
+        cost_M[i] = cost if log_M[i] > NO_GAIN_LOG2 else NEVER
+    decided = False
+    for all_of_them in range(0 if ranked else 1, 2):
+        if decided:
+            break
+        filled, size, carried, whole, dearest = 0, 0, 0.0, True, np.inf if more else 0.0
+        if all_of_them:
+            subchannel_costs(log_M, inverse_M, weight_M, at, steps, cost_M)
+        for s in range(len(log_M) if all_of_them else len(order_J)):
+            if not all_of_them and s % _BLOCK == 0:
+                least = weight_M[cheap_M[s]] if lists == 2 else paid.least
+                cost = least - worth(at, ranked_log_J[s], ranked_inverse_J[s])
+                whole = not (more and filled == n and carried >= most)
+                decided = not whole or (cost >= dearest and not (more and cost < 0.0))
+                if decided:
+                    break
+            for way in range(1 if all_of_them else lists):
+                i = s
+                if not all_of_them:
+                    i = int(order_J[s]) if way == 0 else int(cheap_M[s])
+                    if turn_M[i] == turn:
+                        continue
+                    turn_M[i] = turn
+                    log = ranked_log_J[s] if way == 0 else log_M[i]
+                    cost = weight_M[i] - worth(at, log, ranked_inverse_J[s] if way == 0 else inverse_M[i])
+                    cost_M[i] = cost if log > NO_GAIN_LOG2 else NEVER
+                    if cost < 0.0:
+                        carried += min(at.log_level + log, limit)
+                cost = cost_M[i]
+                if cost >= dearest:
+                    if more and cost < 0.0:
+                        chosen[size] = i
+                        size += 1
+                    continue
+                if filled == n:
+                    filled -= 1
+                    if more and top_cost[filled] < 0.0:
+                        chosen[size] = top[filled]
+                        size += 1
+                insert(top, top_cost, filled, i, cost)
+                filled += 1
+                if filled == n:
+                    dearest = top_cost[n - 1]
     for j in range(filled):
-        scratch.chosen[size] = top[j]
+        chosen[size] = top[j]
         size += 1
     size = with_vital(scratch, size, n, more)
     cost, rate, power_w = 0.0, 0.0, 0.0
+    level = rate_price / (power_price * LOG_2)
     for j in range(size):
-        i = int(scratch.chosen[j])
+        i = int(chosen[j])
         cost += float(cost_M[i])
         if len(steps.hull_I) > 0:
             h = steps.hull_I[last_place(steps, float(inverse_M[i]), level * LOG_2)]
             rate += float(steps.rate_I[h])
             power_w += float(steps.snr_I[h] * inverse_M[i])
-        elif log_level + log_M[i] > limit:
+        elif at.log_level + log_M[i] > limit:
             rate += limit
-            power_w += full_snr * float(inverse_M[i])
-        elif log_level + log_M[i] > 0.0:
-            rate += log_level + float(log_M[i])
+            power_w += at.full_snr * float(inverse_M[i])
+        elif at.log_level + log_M[i] > 0.0:
+            rate += at.log_level + float(log_M[i])
             power_w += level - float(inverse_M[i])
-    return cost, rate, power_w, size
+    return cost, rate, power_w, size, whole
 
 
 @part
@@ -293,9 +392,8 @@ class ClientPrices(NamedTuple):
 
 @part
 def best_rate_price(
-    log_M: Array,
-    inverse_M: Array,
-    weight_M: Array,
+    heard: Heard,
+    weights: Weights,
     limit: float,
     power_price: float,
     level: float,
@@ -311,12 +409,12 @@ def best_rate_price(
     low_power, high_power, num_below, num_above = 0.0, 0.0, -1, -1
     price = level * power_price * LOG_2
     for turn in range(40):
-        cost, set_rate, power_w, size = cheapest_set(
-            log_M, inverse_M, weight_M, price, power_price, wanted.n, wanted.more, limit, scratch
-        )
         spent, rate = tangent(wanted.slow.up, price, wanted.rate, wanted.slow.most_up)
+        cost, set_rate, power_w, size, whole = cheapest_set(
+            heard, weights, price, power_price, wanted.n, wanted.more, limit, _AMPLE * rate, scratch
+        )
         value = spent + cost
-        if value > best:
+        if whole and value > best:
             best, best_level = value, price / (power_price * LOG_2)
         ends = narrowed(ends, price, value, rate - set_rate)
         if set_rate < rate:
@@ -350,9 +448,8 @@ def best_rate_price(
 
 @part
 def best_one_way(
-    log_M: Array,
-    inverse_M: Array,
-    weight_M: Array,
+    heard: Heard,
+    weights: Weights,
     cap_w: float,
     limit: float,
     wanted: Wanted,
@@ -364,7 +461,7 @@ def best_one_way(
     price, best, best_level, best_dearer = watt_price * max(start.dearer, 1.0), -np.inf, level, 1.0
     while True:
         cap_cost = (price - watt_price) * cap_w
-        bundle = best_rate_price(log_M, inverse_M, weight_M, limit, price, level, wanted, _MUCH + cap_cost, scratch)
+        bundle = best_rate_price(heard, weights, limit, price, level, wanted, _MUCH + cap_cost, scratch)
         level, value, slope = bundle.level, bundle.value - cap_cost, bundle.power_w - cap_w
         if value > best:
             best, best_level, best_dearer = value, level, price / watt_price
@@ -403,9 +500,8 @@ def _carried_back(bundle: Bundle, scratch: Scratch, back_M: Array) -> float:
 
 @part
 def best_prices(
-    log_M: Array,
-    inverse_M: Array,
-    weight_M: Array,
+    heard: Heard,
+    weights: Weights,
     back_M: Array,
     cap_w: float,
     limit: float,
@@ -419,13 +515,14 @@ def best_prices(
     costs at least delta ask and what it costs with weights w_i - delta back_i.
     """
     if not (wanted.ask > 0.0 or wanted.slow.back > 0.0):
-        return best_one_way(log_M, inverse_M, weight_M, cap_w, limit, wanted, start, scratch)
+        return best_one_way(heard, weights, cap_w, limit, wanted, start, scratch)
     ends, price, best, found = NO_BRACKET, max(start.back_price, 0.0), -np.inf, start
     bundle, known = Bundle(best, start.level, 0.0, 0, 0, 0.0, 0.0), start
     for turn in range(30):
-        for i in range(len(weight_M)):
-            scratch.weight_M[i] = weight_M[i] - price * back_M[i]
-        bundle, known = best_one_way(log_M, inverse_M, scratch.weight_M, cap_w, limit, wanted, known, scratch)
+        for i in range(len(weights.weight_M)):
+            scratch.weight_M[i] = weights.weight_M[i] - price * back_M[i]
+        paid = Weights(scratch.weight_M, least_of(scratch.weight_M), weights.cheap_M[:0])
+        bundle, known = best_one_way(heard, paid, cap_w, limit, wanted, known, scratch)
         spent, ask = tangent(wanted.slow.back, price, wanted.ask, wanted.slow.most_back)
         known, value = ClientPrices(max(bundle.level, 1e-200), known.dearer, price), bundle.value + spent
         slope = ask - _carried_back(bundle, scratch, back_M)
@@ -452,6 +549,8 @@ def new_scratch(M: int, steps: Steps) -> Scratch:
     return Scratch(
         np.zeros(M),
         np.zeros(M),
+        np.zeros(M, np.int64),
+        np.zeros(1, np.int64),
         np.zeros(M + 1),
         np.zeros(M + 1, np.int64),
         np.zeros(M, np.int64),

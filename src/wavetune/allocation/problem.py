@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -70,10 +71,17 @@ class RadioBand:
         own_KM = self.downlink_interference_w_KM
         return self.interference_w_M if own_KM is None else own_KM
 
-    @property
+    @cached_property
     def snr_per_w_KM(self) -> Array:
         """Signal-to-noise ratio per watt sent, over the rate's gap: gain / (N0 B + interference) / gap, in 1/W."""
         return self.gain_KM / (self.noise_w + self.interference_w_M) / self.envelope.gap
+
+    @cached_property
+    def log_and_inverse_KM(self) -> tuple[Array, Array]:
+        """Its binary logarithm and its inverse (W), as compiled functions take them."""
+        from wavetune.allocation.water_filling import log_and_inverse
+
+        return log_and_inverse(self.snr_per_w_KM)
 
     @property
     def envelope(self) -> Envelope:

@@ -13,7 +13,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from wavetune.allocation.band import copy_prices, with_cap_tolerance
-from wavetune.allocation.prices import NOT_SLOW, ClientPrices, Prices, Wanted, best_one_way, new_scratch
+from wavetune.allocation.prices import (
+    NOT_SLOW,
+    ClientPrices,
+    Prices,
+    Wanted,
+    best_one_way,
+    heard_by,
+    new_scratch,
+    sorted_weights,
+)
 from wavetune.allocation.water_filling import BandProblem, kernel
 from wavetune.units import Array
 
@@ -84,9 +93,10 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
     K, M = problem.log_KM.shape
     value_KG2, slope_KG2 = np.full((K, num_rates, 2), np.inf), np.zeros((K, num_rates, 2))
     weight_M, watt_price = prices.weight_M1[:M], float(prices.weight_M1[M]) / problem.total_w
+    weights = sorted_weights(problem, weight_M)
     scratches = (new_scratch(M, problem.steps), new_scratch(M, problem.steps))
     for k in range(K):
-        cap_w = float(problem.cap_w_K[k])
+        cap_w, heard = float(problem.cap_w_K[k]), heard_by(problem, k)
         for g in range(num_rates):
             rate, n, best, size, side = low_K[k] * ratio**g, int(prices.count_K[k]), np.inf, 0.0, 0
             for more in range(1, -1, -1):
@@ -94,10 +104,7 @@ def _tangents(problem: BandProblem, prices: Prices, low_K: Array, ratio: float, 
                     continue
                 wanted = Wanted(rate, 0.0, watt_price, n + more, more == 1, 1e-6 / K, NOT_SLOW)
                 start = ClientPrices(float(prices.level_K2[k, more]), float(prices.dearer_K2[k, more]), 0.0)
-                bundle, found = best_one_way(
-                    problem.log_KM[k], problem.inverse_KM[k], weight_M, cap_w, problem.limit, wanted, start,
-                    scratches[more],
-                )  # fmt: skip
+                bundle, found = best_one_way(heard, weights, cap_w, problem.limit, wanted, start, scratches[more])
                 dearer = found.dearer
                 prices.level_K2[k, more], prices.dearer_K2[k, more] = bundle.level, dearer
                 slope = bundle.level * watt_price * dearer * _LOG_2

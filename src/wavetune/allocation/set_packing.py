@@ -27,7 +27,10 @@ from wavetune.allocation.prices import (
     Scratch,
     Slow,
     Wanted,
+    Weights,
     best_prices,
+    heard_by,
+    market,
     new_scratch,
     subchannel_costs,
     tangent,
@@ -79,9 +82,15 @@ def priced(
     wanted = Wanted(rate, ask, float(weight_M1[M]) / problem.total_w, n, more, 1e-7, slow)
     back_M = problem.back_KM[k] if len(problem.back_KM) > 0 else weight_M1
     return best_prices(
-        problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], back_M, float(problem.cap_w_K[k]), problem.limit,
-        wanted, start, scratch,
-    )  # fmt: skip
+        heard_by(problem, k),
+        Weights(weight_M1[:M], 0.0, np.zeros(0, np.int64)),
+        back_M,
+        float(problem.cap_w_K[k]),
+        problem.limit,
+        wanted,
+        start,
+        scratch,
+    )
 
 
 @part
@@ -102,10 +111,8 @@ def reduced_costs(
     M = len(cost_M)
     rate, ask = problem.need_K[k] / (delay - problem.ready_K[k]), problem.ask_K[k] if len(problem.ask_K) > 0 else 0.0
     rate_price, cap_price, back_price = multiplier_3
-    subchannel_costs(
-        problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], rate_price,
-        weight_M1[M] / problem.total_w + cap_price, problem.limit, problem.steps, cost_M,
-    )  # fmt: skip
+    at = market(rate_price, weight_M1[M] / problem.total_w + cap_price, problem.limit)
+    subchannel_costs(problem.log_KM[k], problem.inverse_KM[k], weight_M1[:M], at, problem.steps, cost_M)
     for i in range(M if back_price > 0.0 else 0):
         if cost_M[i] < NEVER:
             cost_M[i] -= back_price * problem.back_KM[k, i]
@@ -427,6 +434,7 @@ def cheapest_sets_in_time(
             problem.back_KM[k : k + 1], problem.ask_K[j : j + 1], problem.steps,
             Vital(problem.vital.strongest_KJ[k : k + 1], problem.vital.without_KJ[k : k + 1]),
             Vital(problem.vital_back.strongest_KJ[k : k + 1], problem.vital_back.without_KJ[k : k + 1]),
+            problem.ranking,
         )  # fmt: skip
         slow = Slow(slow_J4[j, 0], slow_J4[j, 1], slow_J4[j, 2], slow_J4[j, 3])
         value_J[j] = cheapest_set(one, weight_M1, 0, 1.0, most, slow, scratch, set_JM[j], multiplier_3)[0]

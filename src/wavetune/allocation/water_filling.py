@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import NamedTuple, TypeVar, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from wavetune.allocation.kernel_cache import compiled
 from wavetune.allocation.problem import IntArray
@@ -66,12 +67,24 @@ class Vital(NamedTuple):
 NO_VITAL = Vital()
 
 
+class Ranking(NamedTuple):
+    """Each client's J strongest subchannels from the strongest on, or none, with their log2 h and 1/h, [K, J]."""
+
+    order_KJ: NDArray[np.uint32] = np.zeros((1, 0), np.uint32)
+    log_KJ: Array = np.zeros((1, 0))
+    inverse_KJ: Array = np.zeros((1, 0))
+
+
+NO_RANKING = Ranking()
+
+
 class BandProblem(NamedTuple):
     """One band: clients start at ready_K (s) and send need_K (bit/Hz); cap_w_K and total_w limit their power (W).
 
     `limit` is the most that a subchannel carries (bit/s/Hz). Where the way back is planned too, what a client owns has
     to carry `ask_K` in `back_KM`, of any unit; else both are empty. Where rates grow in `steps`, they are at most what
-    the other fields say. `vital` and `vital_back` are of the rates there and of those back, for bounds alone.
+    the other fields say. `vital` and `vital_back` are of the rates there and of those back, for bounds alone, and so is
+    `ranking`, where there are many subchannels.
     """
 
     log_KM: Array
@@ -86,6 +99,7 @@ class BandProblem(NamedTuple):
     steps: Steps = NO_STEPS
     vital: Vital = NO_VITAL
     vital_back: Vital = NO_VITAL
+    ranking: Ranking = NO_RANKING
 
 
 def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
@@ -308,16 +322,19 @@ def powers_at(problem: BandProblem, owned_KM: IntArray, count_K: IntArray, rate_
     return power_w_M, level_K
 
 
-def rates_without(snr_per_w_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
+def rates_without(log_KM: Array, inverse_KM: Array, power_w_K: Array, limit: float, most: int) -> Array:
     """Upper bounds, tight to 1e-6, on each client's rate with the whole band to itself, [K, most + 1] (bit/s/Hz).
 
     Column j is without the j strongest subchannels.
 
-    >>> rates_without(np.array([[3.0, 1.0]]), np.array([1.0]), np.inf, 1).round(5).tolist()
+    >>> log_KM, inverse_KM = log_and_inverse(np.array([[3.0, 1.0]]))
+    >>> rates_without(log_KM, inverse_KM, np.array([1.0]), np.inf, 1).round(5).tolist()
     [[2.02975, 1.0]]
     """
-    log_KM, inverse_KM = log_and_inverse(-np.sort(-snr_per_w_KM, axis=1))
-    return _rates_without(log_KM, inverse_KM, power_w_K, float(limit), most) * (1.0 + 1e-6)
+    falling_KM = -np.sort(-log_KM, axis=1)
+    rising_KM = np.sort(np.where(log_KM > NO_GAIN_LOG2, inverse_KM, np.inf), axis=1)
+    rising_KM[np.isinf(rising_KM)] = 0.0
+    return _rates_without(falling_KM, rising_KM, power_w_K, float(limit), most) * (1.0 + 1e-6)
 
 
 @kernel

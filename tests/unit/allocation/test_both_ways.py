@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation import given_cuts, owner_program, set_packing
-from wavetune.allocation.band import local_owners, vital_of_rates, vital_of_sums
+from wavetune.allocation.band import local_owners, ranked, vital_of_rates, vital_of_sums
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import least_common_s
 from wavetune.allocation.delay import load_of
@@ -75,7 +75,9 @@ def small_problem(g):
     need_K, cap_w_K = 10 ** g.uniform(-1, 1, K), 10 ** g.uniform(-2, 1, K)
     limit = 4.0 if g.random() < 0.5 else np.inf
     problem = BandProblem(*tables, g.uniform(0, 1, K), need_K, cap_w_K, 3.0, limit, back_KM, ask_K)
-    vital = vital_of_rates(snr_per_w_KM, np.minimum(cap_w_K, 3.0), limit)
+    if g.random() < 0.5:
+        problem = problem._replace(ranking=ranked(*tables, int(g.integers(1, M + 1))))
+    vital = vital_of_rates(*tables, np.minimum(cap_w_K, 3.0), limit)
     return problem._replace(vital=vital, vital_back=vital_of_sums(back_KM)) if g.random() < 0.5 else problem
 
 

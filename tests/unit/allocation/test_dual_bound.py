@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation import band as band_module
-from wavetune.allocation.band import vital_of_rates
+from wavetune.allocation.band import ranked, vital_of_rates
 from wavetune.allocation.decision import Evaluator, fixed_options
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
@@ -32,13 +32,19 @@ def small_problem(g):
     problem = BandProblem(
         *tables, g.uniform(0, 1, K), 10 ** g.uniform(-1, 2, K), 10 ** g.uniform(-2, 1, K), 10 ** g.uniform(-2, 1)
     )
-    return with_vital(problem, snr_per_w_KM) if g.random() < 0.5 else problem
+    problem = with_vital(problem) if g.random() < 0.5 else problem
+    return with_ranking(problem, int(g.integers(1, M + 1))) if g.random() < 0.5 else problem
 
 
-def with_vital(problem, snr_per_w_KM):
+def with_ranking(problem, most):
+    """The problem that says which subchannels are its clients' strongest."""
+    return problem._replace(ranking=ranked(problem.log_KM, problem.inverse_KM, most))
+
+
+def with_vital(problem):
     """The problem that says which subchannels its clients cannot do without."""
     most_w_K = np.minimum(problem.cap_w_K, problem.total_w)
-    return problem._replace(vital=vital_of_rates(snr_per_w_KM, most_w_K, problem.limit))
+    return problem._replace(vital=vital_of_rates(problem.log_KM, problem.inverse_KM, most_w_K, problem.limit))
 
 
 def best_owners(problem):
@@ -83,6 +89,25 @@ def test_the_bound_rises_to_the_optimum_and_stops_there(seed):
         assert abs(np.sum(prices.weight_M1) - 1) < 1e-9
 
 
+@settings(max_examples=40, deadline=None)
+@given(SEEDS)
+def test_strongest_subchannels_first_give_the_bound_of_all(seed):
+    g = np.random.default_rng(seed)
+    K, M = int(g.integers(1, 6)), int(g.integers(20, 120))
+    snr_per_w_KM = 10 ** g.uniform(-1, 4, (K, 1)) * g.exponential(size=(K, M)) * (g.random((K, M)) < 0.9)
+    limit = np.inf if g.random() < 0.5 else 4.0
+    caps_w_K, needs_K = 10 ** g.uniform(-2, 1, K), M / K * 10 ** g.uniform(-1, 0.5, K)
+    problem = BandProblem(*log_and_inverse(snr_per_w_KM), np.zeros(K), needs_K, caps_w_K, 10 ** g.uniform(-2, 1), limit)
+    problem = with_vital(problem) if g.random() < 0.5 else problem
+    found = []
+    for one in (problem, with_ranking(problem, M), with_ranking(problem, int(g.integers(1, M)))):
+        prices = random_prices(np.random.default_rng(seed), problem)
+        found.append([excess(one, prices, delay_s)[0] for delay_s in (1.0, 1.1, 1.0)])
+    close = 3e-5 + 1e-6 * np.abs(np.minimum(found[0], 4.0))
+    for other in found[1:]:
+        assert np.all((np.abs(np.array(other) - found[0]) <= close) | (np.minimum(other, found[0]) > 3.0))
+
+
 def test_two_clients_who_need_two_of_three_subchannels_each_are_proved_too_many_by_hand():
     # Ratio 3 at 1 W on any subchannel: 2 bit/s/Hz each. Within the cap of 1 W, 3 bit in 1 s take two subchannels.
     problem = BandProblem(*log_and_inverse(np.full((2, 3), 3.0)), np.zeros(2), np.full(2, 2.3), np.ones(2), 10.0)
@@ -112,7 +137,7 @@ def test_clients_who_need_one_of_the_same_few_subchannels_are_known_to_need_them
     owner_M = np.array([0, 1, *[2] * 10])
     best_s = owners_delay(problem, owner_M)
     proved = []
-    for one in (problem, with_vital(problem, snr_per_w_KM)):
+    for one in (problem, with_vital(problem)):
         prices = uniform_prices(one, owner_M, 0.01 * best_s, best_s)
         proved.append(raise_bound(one, prices, 0.005 * best_s, 0.9999 * best_s, np.inf, 1e-4 * best_s, 300)[0])
     assert proved[0] < 0.5 * best_s

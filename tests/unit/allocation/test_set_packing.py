@@ -23,7 +23,7 @@ def small_problem(g):
     snr_per_w_KM = 10 ** g.uniform(-2, 3, (3, 6)) * (g.random((3, 6)) < 0.9)
     tables = log_and_inverse(snr_per_w_KM)
     problem = BandProblem(*tables, g.uniform(0, 1, 3), 10 ** g.uniform(-1, 1, 3), 10 ** g.uniform(-2, 1, 3), 3.0)
-    vital = vital_of_rates(snr_per_w_KM, np.minimum(problem.cap_w_K, problem.total_w), problem.limit)
+    vital = vital_of_rates(*tables, np.minimum(problem.cap_w_K, problem.total_w), problem.limit)
     return problem._replace(vital=vital) if g.random() < 0.5 else problem
 
 
