@@ -53,7 +53,10 @@ def parts(kind: Any = Recipe, path: str = "", chosen: tuple[str, ...] = ()):
 
 
 ANYWHERE = "world.scenario.cell_radius_m=145"  # which every path loss and placement admits
-NEEDED = {"fixed": {"positions_m": [[50, 0], [0, 50], [-50, 0], [0, -50], [50, 50]]}}
+NEEDED = {
+    "fixed": {"positions_m": [[50, 0], [0, 50], [-50, 0], [0, -50], [50, 50]]},
+    "table": {"steps": [{"snr_db": 0, "bit_per_s_per_hz": 1}]},
+}
 PARTS = list(parts())
 CHOICES = [part for part in PARTS if issubclass(part[1], Part) and seam_of(part[1]) is not None and part[2]]
 

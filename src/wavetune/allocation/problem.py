@@ -12,6 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.costs.layer_costs import LayerCosts
 from wavetune.errors import ConfigError
 from wavetune.units import Array
@@ -79,8 +80,6 @@ class RadioBand:
     @cached_property
     def log_and_inverse_KM(self) -> tuple[Array, Array]:
         """Its binary logarithm and its inverse (W), as compiled functions take them."""
-        from wavetune.allocation.water_filling import log_and_inverse
-
         return log_and_inverse(self.snr_per_w_KM)
 
     @property

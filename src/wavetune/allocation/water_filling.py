@@ -16,6 +16,7 @@ from typing import NamedTuple, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.kernel_cache import compiled
 from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
@@ -34,9 +35,7 @@ def part(function: Function) -> Function:
 
 
 HUGE_W = 1e200
-_LEAST_SNR_PER_W = 1e-250  # Below, the inverse overflows.
 _MAX_LOG2 = 600.0
-NO_GAIN_LOG2 = -1e30
 _LOW = (
     1e-6  # Rate (bit/s/Hz) and ratio below which the strongest subchannel alone is as good as all, to that precision.
 )
@@ -100,13 +99,6 @@ class BandProblem(NamedTuple):
     vital: Vital = NO_VITAL
     vital_back: Vital = NO_VITAL
     ranking: Ranking = NO_RANKING
-
-
-def log_and_inverse(snr_per_w_KM: Array) -> tuple[Array, Array]:
-    """Tables of log2 h and 1/h; a subchannel without gain gets values that make every rate on it unaffordable."""
-    heard = snr_per_w_KM > _LEAST_SNR_PER_W
-    safe = np.where(heard, snr_per_w_KM, 1.0)
-    return np.where(heard, np.log2(safe), NO_GAIN_LOG2), np.where(heard, 1.0 / safe, 0.0)
 
 
 @part
@@ -327,6 +319,7 @@ def rates_without(log_KM: Array, inverse_KM: Array, power_w_K: Array, limit: flo
 
     Column j is without the j strongest subchannels.
 
+    >>> from wavetune.allocation.gains import log_and_inverse
     >>> log_KM, inverse_KM = log_and_inverse(np.array([[3.0, 1.0]]))
     >>> rates_without(log_KM, inverse_KM, np.array([1.0]), np.inf, 1).round(5).tolist()
     [[2.02975, 1.0]]

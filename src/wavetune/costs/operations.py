@@ -51,6 +51,10 @@ class Projection:
         """Weights and biases (values)."""
         return self.in_features * self.out_features + self.out_features * self.bias
 
+    def is_named(self, target: str) -> bool:
+        """Whether a target of PEFT means it, for adapters of others."""
+        return named(self.name, [target])
+
 
 @dataclass(frozen=True)
 class Product:

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from wavetune.errors import ConfigError
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it logs beside our sentences is for its own developers
 

@@ -16,6 +16,7 @@ from wavetune.allocation.counting import least_common_s
 from wavetune.allocation.delay import load_of
 from wavetune.allocation.dual_bound import provable_delay, raise_bound, uniform_prices
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.given_cuts import GivenCutsSearch
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
@@ -23,7 +24,7 @@ from wavetune.allocation.plan import make_plan
 from wavetune.allocation.planner import plan, plan_fixed
 from wavetune.allocation.power import allocate_power
 from wavetune.allocation.set_packing import pack
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.wireless.rate_models import Shannon
 
 

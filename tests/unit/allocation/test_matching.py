@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation.band import vital_of_rates, vital_of_sums
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.matching import Matching
 from wavetune.allocation.planner import plan
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.wireless.rate_models import Shannon
 
 
@@ -29,7 +30,7 @@ def drawn_problem(g, spare):
     limit = 4.0 if g.random() < 0.5 else np.inf
     tables = log_and_inverse(snr_per_w_KM)
     problem = BandProblem(*tables, g.uniform(0, 1, K), need_K, cap_w_K, 3.0, limit, back_KM, ask_K)
-    vital = vital_of_rates(snr_per_w_KM, np.minimum(cap_w_K, 3.0), limit)
+    vital = vital_of_rates(*tables, np.minimum(cap_w_K, 3.0), limit)
     return problem._replace(vital=vital, vital_back=vital_of_sums(back_KM)) if g.random() < 0.5 else problem
 
 

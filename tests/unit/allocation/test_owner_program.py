@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from wavetune.allocation.both_ways import BothWays, TwoWays
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.problem import RadioBand
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.wireless.rate_models import Ladder, Shannon
 
 GAP = 1e-4

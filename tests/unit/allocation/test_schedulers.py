@@ -5,8 +5,9 @@ import pytest
 
 from helpers.problems import cell_problem
 from wavetune.allocation.baselines import unsplit
+from wavetune.allocation.decision import Evaluator
 from wavetune.allocation.feasibility import violations
-from wavetune.allocation.genetic import Costs, plan_genetic
+from wavetune.allocation.genetic import plan_genetic
 from wavetune.allocation.planner import plan
 from wavetune.allocation.schedulers import equal_shares, max_gain, plan_by, proportional_fair, round_robin
 
@@ -62,8 +63,14 @@ def test_genetic_search_costs_its_individuals_what_their_plans_take(price_downli
         for n, b in (("main", PROBLEM.main), ("fed", PROBLEM.fed))
     }
     problem = replace(PROBLEM, price_downlink=price_downlink, **bands)
-    seen, delay_s = [], Costs.delay_s
-    monkeypatch.setattr(Costs, "delay_s", lambda self, gene_G: seen.append(delay_s(self, gene_G)) or seen[-1])
+    seen, decide = [], Evaluator.decide
+
+    def watched(self, *choice):
+        decision = decide(self, *choice)
+        seen.append(decision.delay_s)
+        return decision
+
+    monkeypatch.setattr(Evaluator, "decide", watched)
     outcome = plan_genetic(problem, 0)
     assert violations(problem, outcome) == []
     assert outcome.delay_s == pytest.approx(min(seen))

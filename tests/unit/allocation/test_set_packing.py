@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from helpers.problems import cell_problem
 from wavetune.allocation.band import vital_of_rates
+from wavetune.allocation.gains import log_and_inverse
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.planner import plan
 from wavetune.allocation.set_packing import cheapest_sets, pack
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse, optimal_power
+from wavetune.allocation.water_filling import BandProblem, optimal_power
 
 SEEDS = st.integers(0, 2**32)
 

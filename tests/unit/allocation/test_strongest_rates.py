@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numba import njit
 
-from wavetune.allocation.water_filling import BandProblem, log_and_inverse, most_rate, strongest_rates
+from wavetune.allocation.gains import log_and_inverse
+from wavetune.allocation.water_filling import BandProblem, most_rate, strongest_rates
 
 
 @njit
