@@ -27,6 +27,7 @@ from wavetune.allocation.dual_bound import (
 )
 from wavetune.allocation.effort import Clock, Effort
 from wavetune.allocation.feasibility import CAP_TOLERANCE, match_subchannels, usable_subchannels
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import owners_delay, steps_of
 from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.matching import Matching, is_crowded
@@ -34,7 +35,6 @@ from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
 from wavetune.allocation.water_filling import (
-    NO_GAIN_LOG2,
     NO_RANKING,
     NO_STEPS,
     BandProblem,

@@ -30,6 +30,7 @@ from wavetune.allocation.counting import Strongest, enough_columns
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.dual_bound import provable_delay, raise_afresh, raise_bound, uniform_prices
 from wavetune.allocation.effort import Clock, Effort
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.intervals import least_over_intervals
 from wavetune.allocation.ladder import owners_delay
 from wavetune.allocation.matching import Matching, is_crowded
@@ -37,7 +38,7 @@ from wavetune.allocation.owner_program import Back, Found, OwnerProgram
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
 from wavetune.allocation.set_packing import is_small, pack
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_RANKING, BandProblem
+from wavetune.allocation.water_filling import NO_RANKING, BandProblem
 from wavetune.units import Array
 
 _SAFE = 1 - 1e-9

@@ -20,6 +20,7 @@ from wavetune.allocation.cut_packing import Prices as CutPrices
 from wavetune.allocation.decision import Evaluator, Options, options_of
 from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import memory_need_bytes_K
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.prices import Slow
@@ -28,7 +29,7 @@ from wavetune.allocation.refutation import Cases, Refuter, Ways
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.shared_in_time import suited_prices
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem
+from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
 
 _PACKED, _PROGRAMS = 1000, 2400.0  # size of bands whose prices linear programs move, and how many at size 1

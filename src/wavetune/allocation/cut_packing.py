@@ -39,11 +39,12 @@ from wavetune.allocation.both_ways import with_receivers
 from wavetune.allocation.decision import Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, transfer_s
 from wavetune.allocation.effort import Clock
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.set_powers import best_powers
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_RANKING, NO_STEPS
+from wavetune.allocation.water_filling import NO_RANKING, NO_STEPS
 from wavetune.units import Array
 
 _MOST_SETS = 300  # that are looked at for one cheapest set

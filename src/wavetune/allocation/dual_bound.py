@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from wavetune.allocation.feasibility import match_subchannels
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.prices import (
     LOG_2,
     NOT_SLOW,
@@ -27,7 +28,7 @@ from wavetune.allocation.prices import (
     sorted_weights,
 )
 from wavetune.allocation.problem import BoolArray, IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, kernel, optimal_power, part, vital_ones
+from wavetune.allocation.water_filling import BandProblem, kernel, optimal_power, part, vital_ones
 from wavetune.units import Array
 
 _MOST_CHANGE = 0.5

@@ -16,9 +16,10 @@ from typing import NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_STEPS, Steps, kernel, least_power, part
+from wavetune.allocation.water_filling import NO_STEPS, Steps, kernel, least_power, part
 from wavetune.units import Array
 
 

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, strongest_rates
+from wavetune.allocation.water_filling import BandProblem, strongest_rates
 from wavetune.units import Array
 
 _MOST_COUNTED = 4  # subchannels of a client: whoever needs more is taken to need one more than these

@@ -26,8 +26,9 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.problem import BoolArray, IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, optimal_power
+from wavetune.allocation.water_filling import BandProblem, optimal_power
 from wavetune.units import Array
 
 _MOST_PAIRS, _ROUNDS, _NODES, _SURE = 200, 40, 3_000, 1e-6

@@ -25,9 +25,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import last_place
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, BandProblem, Steps, part
+from wavetune.allocation.water_filling import BandProblem, Steps, part
 from wavetune.units import Array
 
 LOG_2 = np.log(2.0)

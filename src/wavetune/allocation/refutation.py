@@ -17,11 +17,12 @@ from wavetune.allocation.band import copy_prices, strongest_uplink
 from wavetune.allocation.both_ways import BothWays
 from wavetune.allocation.counting import Strongest, enough_columns, strongest
 from wavetune.allocation.dual_bound import excess, provable_delay, raise_bound, uniform_prices
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.instance import Json
 from wavetune.allocation.prices import NOT_SLOW, Prices, Slow
 from wavetune.allocation.problem import IntArray
 from wavetune.allocation.set_packing import cheapest_sets, client_prices, is_small, pack, reduced_costs_of
-from wavetune.allocation.water_filling import NO_GAIN_LOG2, NO_VITAL, BandProblem
+from wavetune.allocation.water_filling import NO_VITAL, BandProblem
 from wavetune.units import Array
 
 KNOWN = 4

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.prices import (
     LOG_2,
@@ -37,7 +38,6 @@ from wavetune.allocation.prices import (
 )
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.water_filling import (
-    NO_GAIN_LOG2,
     BandProblem,
     Vital,
     kernel,
