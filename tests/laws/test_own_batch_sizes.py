@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.deployment import deployed, nothing, play
+from helpers.local_steps import after_local_steps
 from helpers.runs import EXACT, Silent, assert_same_run, small, told, train
 from helpers.workers import train_in_workers, workers_here
 from wavetune.costs.workload import split_work
@@ -22,13 +23,6 @@ BASE = (*EXACT, "method.lora.rank=2", "run.tokens_per_pass=1")
 LARGEST = "world.data.batching.batch_size=3"
 OWN = (*BASE, LARGEST, "method.topology.batch_sizes=[3,1,2]")
 BOTH = (*OWN, "method.topology.steps=[1,2,2]", "method.lora.rank=[2,4,1]")
-
-
-def after_local_steps(*settings):
-    """What each client holds at the end of a round's local steps, and its loss in the record of the round."""
-    session, found = build(small("fedavg_lora", *settings)), []
-    outcome = train_round(session, 0, nothing, lambda: found.extend(session.cohort.bank.copies(k) for k in range(3)))
-    return found, told(outcome)["train_loss_K"]
 
 
 def test_a_client_ends_its_steps_where_it_ends_if_all_take_as_many_rows():

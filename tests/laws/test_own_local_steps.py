@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers.deployment import nothing
+from helpers.local_steps import after_local_steps
 from helpers.runs import EXACT, small, told
 from wavetune.costs.workload import split_work
 from wavetune.errors import ConfigError, NumericsError, WavetuneError
@@ -19,13 +20,6 @@ STEPS = (3, 1, 2)
 RANK = "method.lora.rank=2"
 BASE = (*EXACT, RANK, "run.tokens_per_pass=1")
 OWN = (*BASE, "run.local_steps=3", "method.topology.steps=[3,1,2]")
-
-
-def after_local_steps(*settings):
-    """What each client holds at the end of a round's local steps, and its loss in the record of the round."""
-    session, found = build(small("fedavg_lora", *settings)), []
-    outcome = train_round(session, 0, nothing, lambda: found.extend(session.cohort.bank.copies(k) for k in range(3)))
-    return found, told(outcome)["train_loss_K"]
 
 
 def test_a_client_ends_its_steps_where_it_ends_if_all_make_as_many():
