@@ -1,6 +1,7 @@
 """Private runs: no noise and no clipping is no privacy, to the bit; what is recorded is what was done."""
 
 import json
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -8,6 +9,11 @@ import torch
 from helpers.deployment import deployed, play
 from helpers.runs import EXACT, read_json, read_rounds, small, told, train
 from wavetune.errors import ConfigError
+from wavetune.federation.codecs.codec import Transform
+from wavetune.federation.exchanges.exchange import Exchange
+from wavetune.federation.filters.filter import Fill, Filter
+from wavetune.federation.links import Outage
+from wavetune.federation.mixing import Mixing
 from wavetune.federation.privacy import epsilon
 from wavetune.reporting import write_report
 from wavetune.runtimes.round import train_round
@@ -66,6 +72,48 @@ def test_a_run_records_what_it_gave_away_and_the_report_shows_it(tmp_path):
 def test_ranks_that_differ_are_refused():
     with pytest.raises(ConfigError, match=r"one rank for all clients, and theirs are \[1, 2, 2\]"):
         build(small("fedavg_lora", *EQUAL, "method.privacy.noise_multiplier=1", "method.lora.rank=[1,2,2]"))
+
+
+@dataclass(frozen=True)
+class Doubled(Filter):
+    """A filter of somebody's, who says nothing of what it does."""
+
+
+@dataclass(frozen=True)
+class Again(Fill):
+    """Likewise what stands in for lost updates."""
+
+
+@dataclass(frozen=True)
+class Signs(Transform):
+    """Likewise a codec."""
+
+
+@dataclass(frozen=True)
+class Around(Exchange):
+    """Likewise an exchange."""
+
+
+@dataclass(frozen=True)
+class Largest(Mixing):
+    """Likewise a mixing rule."""
+
+
+@pytest.mark.parametrize(
+    ("parts", "missing"),
+    [
+        ({"filters": (Doubled(),)}, "updates not judged"),
+        ({"link": Outage(loss_probability=0.5, lost=Again())}, "every update to be mixed once"),
+        ({"adapter_codec": (Signs(),)}, "updates that are not rounded"),
+        ({"exchange": Around()}, "one mixture of all updates"),
+        ({"mixing": Largest()}, "a mean of the updates"),
+    ],
+)
+def test_a_part_that_does_not_say_that_it_leaves_the_guarantee_true_is_refused(parts, missing):
+    method = small("fedavg_lora", "method.privacy.clip_norm=1").method
+    method.check(3, 4, 32)
+    with pytest.raises(ConfigError, match=f"method.privacy needs {missing}"):
+        replace(method, **parts).check(3, 4, 32)
 
 
 def test_devices_send_what_clients_in_one_process_would(tmp_path):

@@ -72,6 +72,7 @@ class Transform(Part):
     """What is done to a message of adapters: the sender's half, the receiver's half, and what is then on the wire."""
 
     home = "wavetune.federation.codecs"
+    removes = (UNROUNDED,)
     of_changes: ClassVar[bool] = False  # adapters are then sent as what changed since the last broadcast
     both_ways: ClassVar[bool] = False  # the broadcast is written so as well
     checks: ClassVar[Checks] = {"send": _check_send, "receive": _check_receive}
@@ -98,7 +99,6 @@ class UpdateCodec(Transform):
     """How the matrices of a message are written for the air, each by itself."""
 
     checks: ClassVar[Checks] = {"encode": _check_encode}
-    removes = (UNROUNDED,)
 
     def fields(self, rows: float, width: int) -> dict[str, Field]:
         """The tensors that are sent for a matrix of so many rows."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from wavetune.costs.adapter import AdapterSite
 from wavetune.federation.codecs import Context, Tensors
 from wavetune.federation.codecs.codec import are_tensors
-from wavetune.federation.facts import ADAPTERS
+from wavetune.federation.facts import ADAPTERS, ONE_MIXTURE
 from wavetune.federation.messages import EVERYTHING, Agenda
 from wavetune.federation.updates import Inbox, Node, Update
 from wavetune.guarded import Checks, returning
@@ -56,10 +56,14 @@ def _check_state(_: Exchange, found: Any, *__: Any) -> str:
 
 
 class Exchange(Part):
-    """How a round ends: who sends its adapters to whom, and what each node goes on with."""
+    """How a round ends: who sends its adapters to whom, and what each node goes on with.
+
+    One after which all go on with one mixture, and hear nothing else of each other, says so by `removes = ()`.
+    """
 
     home = "wavetune.federation.exchanges"
     needs = (ADAPTERS,)
+    removes = (ONE_MIXTURE,)
     checks: ClassVar[Checks] = {
         "hops": _check_hops,
         "agenda": _check_agenda,

@@ -20,7 +20,7 @@ from wavetune.errors import ConfigError
 from wavetune.federation.codecs import Tensors
 from wavetune.federation.codecs.codec import Context
 from wavetune.federation.exchanges.exchange import Exchange, Held, Hop, Mix, mean, weighted_sum
-from wavetune.federation.facts import ADAPTERS, ONE_MIXTURE, WHOLE_MODEL
+from wavetune.federation.facts import ADAPTERS, WHOLE_MODEL
 from wavetune.federation.updates import Inbox, Node
 from wavetune.parts import Extent
 
@@ -34,7 +34,6 @@ class Hierarchical(Exchange):
     """
 
     needs = (ADAPTERS, WHOLE_MODEL)
-    removes = (ONE_MIXTURE,)
     uncounted_j = "links between servers"
     edges: Annotated[int, Ge(1)] = 3
     graph: Literal["complete", "ring"] = "complete"

@@ -13,6 +13,7 @@ class Star(Exchange):
     """All clients send to one server, which broadcasts the mixture of their updates."""
 
     needs = ()
+    removes = ()
 
     def hops(self, clients: Sequence[int], active: Sequence[int], round_index: int) -> tuple[Hop, ...]:
         """Up to the server, and down again to all."""

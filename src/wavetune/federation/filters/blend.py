@@ -19,7 +19,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from wavetune.federation.codecs.codec import Context, Tensors
-from wavetune.federation.facts import COUNTED_ONCE, INDIVIDUAL
+from wavetune.federation.facts import INDIVIDUAL
 from wavetune.federation.filters.filter import Fill
 from wavetune.federation.updates import Inbox, Update, mean_change, summed_changes
 from wavetune.units import Array
@@ -39,7 +39,6 @@ class Blend(Fill):
     """
 
     needs = (INDIVIDUAL,)
-    removes = (COUNTED_ONCE,)
     theta: float = 0.5
     phi: float = 0.5
     fit: Literal["fixed", "lmmse"] = "lmmse"

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from wavetune.federation.codecs import Context, Tensors
 from wavetune.federation.codecs.codec import are_tensors
-from wavetune.federation.facts import ADAPTERS, BY_SERVER, INDIVIDUAL
+from wavetune.federation.facts import ADAPTERS, BY_SERVER, COUNTED_ONCE, INDIVIDUAL, UNJUDGED
 from wavetune.federation.updates import Inbox
 from wavetune.guarded import Checks, pair_of
 from wavetune.parts import Part
@@ -25,12 +25,14 @@ class Filter(Part):
     """What a server makes of the updates that came before it mixes them.
 
     State is named tensors, passed in and out; what is kept of client 3's update is named `3|...`, so that it can be
-    forgotten once the client's update proves unusable.
+    forgotten once the client's update proves unusable. One that leaves every update and its weight as they are says so
+    by `removes = ()`.
     """
 
     home = "wavetune.federation.filters"
     checks: ClassVar[Checks] = {"take": _check_take}
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
+    removes = (UNJUDGED,)
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """What is to be mixed of what came."""
@@ -45,11 +47,14 @@ class Fill(Filter):
     """What stands in for updates that took part in a round and did not arrive."""
 
     needs = ()
+    removes = (COUNTED_ONCE,)
 
 
 @dataclass(frozen=True)
 class Skip(Fill):
     """A missing update is left out and the others count for more."""
+
+    removes = ()
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """The updates that came."""

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, replace
 
 from wavetune.federation.codecs.codec import Context, Tensors
-from wavetune.federation.facts import COUNTED_ONCE, INDIVIDUAL
+from wavetune.federation.facts import INDIVIDUAL
 from wavetune.federation.filters.filter import Fill
 from wavetune.federation.updates import Inbox
 
@@ -13,7 +13,6 @@ class Reuse(Fill):
     """The adapters of a client that last arrived stand in for those that are missing, if there are any."""
 
     needs = (INDIVIDUAL,)
-    removes = (COUNTED_ONCE,)
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:
         """Fill gaps with what last arrived, and remember what arrived."""

@@ -13,7 +13,6 @@ from typing import Annotated
 from annotated_types import Ge
 
 from wavetune.federation.codecs.codec import Context, Tensors
-from wavetune.federation.facts import UNJUDGED
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.updates import Inbox, Update, mean_change
 
@@ -22,7 +21,6 @@ from wavetune.federation.updates import Inbox, Update, mean_change
 class Scores(Filter):
     """Every change is scaled by its score (chi + cosine to the mean change) / (chi + 1); a large `chi` scores all 1."""
 
-    removes = (UNJUDGED,)
     chi: Annotated[float, Ge(1)] = 1.0
 
     def take(self, inbox: Inbox, state: Tensors, context: Context) -> tuple[Inbox, Tensors]:

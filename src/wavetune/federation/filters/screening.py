@@ -9,7 +9,6 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 
 from wavetune.federation.codecs.codec import Context, Tensors
-from wavetune.federation.facts import UNJUDGED
 from wavetune.federation.filters.filter import Filter
 from wavetune.federation.updates import Inbox
 
@@ -25,7 +24,6 @@ class Screening(Filter):
     rejected `quarantine_after` times is not heard any more.
     """
 
-    removes = (UNJUDGED,)
     max_norm_ratio: Annotated[float, Gt(1)] = 10.0
     quarantine_after: Annotated[int, Ge(1)] = 3
 
