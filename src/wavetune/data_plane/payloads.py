@@ -21,6 +21,7 @@ from wavetune.federation.codecs.codec import receive
 
 Spec = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 LABELS = "labels_up"
+_HEADER_BYTES, _MOST_TENSORS = 1024, 4096  # of a tensor's name, type, shape and place; of a message that has no spec
 _SUBNORMAL = 0.01  # of a message's values may be, with which a processor multiplies 150 times slower
 
 
@@ -56,9 +57,9 @@ def spec_like(payload: Payload) -> Spec:
 def unpack(content: bytes, spec: Spec, what: str) -> Payload:
     """The tensors that arrived. Raises RefusedError unless they fit the spec to the letter."""
     largest = sum(math.prod(shape) * dtype.itemsize for dtype, shape in spec.values())
-    if len(content) > largest + 1024 * (1 + len(spec)):
+    if len(content) > largest + _HEADER_BYTES * (1 + len(spec)):
         raise RefusedError(Reason.TOO_LARGE, f"{what}: {len(content)} bytes came where {largest} were expected")
-    payload = read_tensors(content, what)
+    payload = read_tensors(content, what, len(spec))
     if payload.keys() != spec.keys():
         raise RefusedError(
             Reason.MALFORMED, f"{what}: tensors {sorted(payload)} came where {sorted(spec)} were expected"
@@ -73,8 +74,10 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
     return payload
 
 
-def read_tensors(content: bytes, what: str) -> Payload:
-    """Tensors in safetensors bytes. Raises RefusedError if they are none."""
+def read_tensors(content: bytes, what: str, most: int = _MOST_TENSORS) -> Payload:
+    """At `most` so many tensors in safetensors bytes. Raises RefusedError if they are none, or about more than that."""
+    if int.from_bytes(content[:8], "little") > _HEADER_BYTES * (1 + most):  # to read it takes 25 times its bytes
+        raise RefusedError(Reason.MALFORMED, f"{what}: has a header of more bytes than {most} tensors need")
     try:
         return load(content)
     except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:

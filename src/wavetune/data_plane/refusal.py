@@ -6,6 +6,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import DecodeError, Message
 
+from wavetune.data_plane.entries import count_entries
 from wavetune.errors import WavetuneError
 
 M = TypeVar("M", bound=Message)
@@ -27,6 +28,7 @@ class Reason(enum.Enum):
 
 
 CLAIM_LETTERS = 300
+MOST_ENTRIES = 1 << 16  # of a message; thousands of local steps and a batch of a million tokens have fewer
 
 
 def quoted(words: str, most: int = CLAIM_LETTERS) -> str:
@@ -48,8 +50,12 @@ class RefusedError(WavetuneError):
 
 
 def parsed(kind: type[M], content: bytes, what: str) -> M:
-    """A message of the other side. Raises RefusedError if the bytes are none."""
+    """A message of the other side. Raises RefusedError if the bytes are none, or hold so many entries that reading them
+    would take far more memory than they are.
+    """
     try:
+        if count_entries(content, kind.DESCRIPTOR, MOST_ENTRIES) > MOST_ENTRIES:
+            raise RefusedError(Reason.MALFORMED, f"{what} of more than {MOST_ENTRIES} entries")
         return kind.FromString(content)
-    except DecodeError as error:
+    except (DecodeError, ValueError) as error:
         raise RefusedError(Reason.MALFORMED, f"{what} that is no protobuf message ({error})") from error

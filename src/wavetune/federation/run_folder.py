@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -82,6 +83,7 @@ def write_whole(path: Path, text: str, remedy: str = RESUME) -> None:
         part = path.with_name(path.name + ".part")
         part.unlink(missing_ok=True)  # whatever a link there leads to is nobody's to write over
         part.write_text(text, encoding="utf-8")
+        sync(part)
         os.replace(part, path)
 
 
@@ -143,6 +145,7 @@ class RunFolder:
         path = self.path / name
         with explained(path), path.open("a", encoding="utf-8") as file:
             file.write(to_json(record, path) + "\n")
+        sync(path)
 
     def read_rounds(self, name: str = ROUNDS, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:
         """All complete lines of a file of records. Raises RunFolderError if one is damaged or of another kind."""
@@ -170,21 +173,30 @@ class RunFolder:
             part.mkdir()
             save_file(saved, part / _STATE)
             (part / _DIGEST).write_text(f"{sha256_of(part / _STATE)}  {_STATE}\n", encoding="utf-8")
+            for written in (part / _STATE, part / _DIGEST, part):
+                sync(written)
             shutil.rmtree(folder, ignore_errors=True)
             os.replace(part, folder)
             for old in self._checkpoints()[:-_KEPT_CHECKPOINTS]:
                 shutil.rmtree(old, ignore_errors=True)
 
-    def load_checkpoint(self, say: Callable[[str], None] | None = None) -> tuple[int, dict[str, Tensor]] | None:
-        """Rounds done and state of the newest checkpoint that is as it was written, or None; says which are not."""
+    def load_checkpoint(
+        self, say: Callable[[str], None] | None = None, recorded: float = math.inf
+    ) -> tuple[int, dict[str, Tensor]] | None:
+        """Rounds done and state of the newest checkpoint that is as it was written, or None; says which are not.
+
+        One of more rounds than are `recorded` is none of them.
+        """
         from safetensors.torch import load_file  # pyright: ignore[reportUnknownVariableType]
 
         for folder in reversed(self._checkpoints()):
             try:
-                path, digest = require_file(folder / _STATE), folder / _DIGEST
+                path, digest, done = require_file(folder / _STATE), folder / _DIGEST, int(folder.name[len("round-") :])
                 if digest.exists() and require_file(digest).read_text("utf-8").split()[:1] != [sha256_of(path)]:
                     raise ValueError("it is another than was written there")
-                return int(folder.name.removeprefix("round-")), load_file(path)
+                if done > recorded:
+                    raise ValueError(f"of its {done} rounds {recorded} have a record")
+                return done, load_file(path)
             except Exception as error:
                 if say is not None:
                     say(f"cannot go on from {folder} ({one_line(error)}): goes on from where the run was before")
@@ -194,6 +206,15 @@ class RunFolder:
         """Checkpoints from old to new; whatever else lies beside them is left alone."""
         found = {p: _ROUNDS_DONE.fullmatch(p.name) for p in (self.path / "checkpoints").iterdir()}
         return sorted((p for p, name in found.items() if name), key=lambda p: int(p.name.removeprefix("round-")))
+
+
+def sync(path: Path) -> None:
+    """Have a file, or what a folder holds, on the disk before what follows, whenever the machine loses its power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def sha256_of(path: Path) -> str:

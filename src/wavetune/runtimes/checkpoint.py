@@ -24,9 +24,11 @@ def state_of(session: Session) -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-def restore(folder: RunFolder, session: Session, say: Callable[[str], None]) -> tuple[int, dict[str, torch.Tensor]]:
-    """Load the newest checkpoint; returns the rounds done of all phases together, and the checkpoint."""
-    checkpoint = folder.load_checkpoint(say)
+def restore(
+    folder: RunFolder, session: Session, say: Callable[[str], None], recorded: int
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Load the newest checkpoint of no more than the `recorded` rounds of all phases; returns its rounds, and it."""
+    checkpoint = folder.load_checkpoint(say, recorded)
     done, saved = checkpoint if checkpoint is not None else (0, {})
     for name, tensor in state_of(session).items() if done else ():
         if name.startswith(("adapter.", "server.held.")):

@@ -35,6 +35,7 @@ from wavetune.runtimes.precision import device_of, working_dtype
 from wavetune.runtimes.session import backbone_of, check_ranks, check_tokens, cohort_of
 
 _ANSWER_BYTES = 4 << 20  # beside values
+_RECIPE_LETTERS = 4 << 20  # read, they take twenty times as much
 
 
 @dataclass
@@ -167,6 +168,8 @@ def build_device(order: RoundOrder, client: int, say: Callable[[str], None], all
 
     Raises: ConfigError for what is not allowed (None: all is).
     """
+    if len(order.recipe) > _RECIPE_LETTERS:
+        raise ConfigError(f"the recipe of the order has {len(order.recipe)} letters; it may have {_RECIPE_LETTERS}")
     try:
         values = parse(order.recipe)
     except JsonError as error:

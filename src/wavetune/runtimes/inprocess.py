@@ -24,7 +24,7 @@ from wavetune.runtimes.distilling import Distilling
 from wavetune.runtimes.engine import Engine, Observer, Trainer
 from wavetune.runtimes.evaluation import evaluate_untouched
 from wavetune.runtimes.inputs import keep_inputs
-from wavetune.runtimes.phase import UnderWay, declared, play
+from wavetune.runtimes.phase import UnderWay, declared, play, recorded
 from wavetune.runtimes.provenance import now
 from wavetune.runtimes.round import train_round
 from wavetune.runtimes.samples import answers_of, samples_of
@@ -67,13 +67,12 @@ def run(
                 first.append(Distilling(session, model.distillation))
             running, parts = UnderWay(session, folder, observer.message), session.recipe.method.phases
             further = declared(parts, running, [*first, *phases])
-            done, saved = restore(folder, session, observer.message)
+            everything = [*first, *phases, *further]
+            done, saved = restore(folder, session, observer.message, recorded(everything, folder))
             state = folder.read_json("state.json", Begun) or _before(folder, session, observer)
             tuned = max(done - sum(phase.rounds for phase in first), 0)
             observer.started(session, min(tuned, phases[0].rounds), state["validation_loss"])
-            play(
-                [*first, *phases, *further], folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session)
-            )
+            play(everything, folder, done, saved, recipe.run.checkpoint_every, lambda: state_of(session))
             found = {name: value for phase in phases for name, value in phase.summary().items()}
             told = {part.kind: one.summary() for part, one in zip(parts, further, strict=True)}
             found["further"] = {one.records.removesuffix(".jsonl"): one.summary() for one in first} | told

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wavetune.errors import ConfigError, RunFolderError
+from wavetune.errors import ConfigError
 from wavetune.federation.memory import give_back_free_heap
 from wavetune.federation.phases import Phase, PhasePart
 from wavetune.federation.run_folder import RunFolder, part_of
@@ -36,6 +36,17 @@ def declared(parts: Sequence[PhasePart], running: UnderWay, before: Sequence[Pha
     return found
 
 
+def recorded(phases: Sequence[Phase], folder: RunFolder) -> int:
+    """How many rounds of the phases, one after the other, have a record."""
+    count = 0
+    for phase in phases:
+        found = min(len(folder.read_rounds(phase.records, phase.record)), phase.rounds)
+        count += found
+        if found < phase.rounds:
+            break
+    return count
+
+
 def play(
     phases: Sequence[Phase], folder: RunFolder, done: int, saved: Tensors, every: int, state: Callable[[], Tensors]
 ) -> None:
@@ -43,16 +54,11 @@ def play(
 
     Records after the checkpoint are dropped, their rounds run again. A checkpoint is written after `every` so many
     rounds of a phase and after its last: the session's `state`, and what this phase and those before have beside it,
-    named after their files of records. Raises RunFolderError where a round that is done has no record.
+    named after their files of records.
     """
     before, begun = 0, list[Phase]()
     for phase in phases:
         own = min(max(done - before, 0), phase.rounds)
-        found = len(folder.read_rounds(phase.records, phase.record))
-        if found < own:
-            raise RunFolderError(
-                f"{folder.path} has a checkpoint of round {own} but {found} round records in {phase.records}"
-            )
         folder.keep_rounds(own, phase.records)
         phase.begin(own, part_of(saved, f"{phase.records}|"))
         begun.append(phase)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from safetensors import safe_open
 
 from wavetune.errors import JsonError, RunFolderError, one_line
-from wavetune.federation.run_folder import each_its_own, explained, sha256_of, write_whole
+from wavetune.federation.run_folder import each_its_own, explained, sha256_of, sync, write_whole
 from wavetune.json_reader import read_text, require_file
 
 if TYPE_CHECKING:
@@ -103,6 +103,7 @@ def write(folder: Path, run: str, done: int, states: Mapping[int, Mapping[str, T
         try:
             about = {"run": run, "rounds_done": str(done), "recipe": recipe}
             save_file(each_its_own(states[done]), part, metadata=about)
+            sync(part)
             given = {f"state-{number:06d}.safetensors" for number in states}
             before = _written(folder)
             if before is None:  # states of a version that wrote no digests

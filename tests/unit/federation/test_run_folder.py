@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 
 from wavetune.errors import NumericsError, RunFolderError
 from wavetune.federation.run_folder import ELSEWHERE, RunFolder, explained, write_whole
+from wavetune.runtimes import state_folder
 from wavetune.runtimes.saved import RewardStep
 
 
@@ -142,6 +143,27 @@ def test_a_checkpoint_whose_values_are_not_those_that_were_written_is_named_and_
     save_file(tensors(2), path)  # as it was, in another order or with other notes in its head
     path.with_name("state.sha256").unlink()  # as versions before wrote none
     assert folder.load_checkpoint()[0] == 2
+
+
+def test_what_takes_the_place_of_a_file_is_on_the_disk_before_it_does(folder, monkeypatch):
+    synced, replaced, fsync, replace = set[int](), list[str](), os.fsync, os.replace
+
+    def syncing(descriptor):
+        fsync(descriptor)
+        synced.add(os.fstat(descriptor).st_ino)
+
+    def replacing(part, path):
+        assert {path.stat().st_ino for path in (part, *part.rglob("*"))} <= synced
+        replaced.append(path.name)
+        replace(part, path)
+
+    monkeypatch.setattr(os, "fsync", syncing)
+    monkeypatch.setattr(os, "replace", replacing)
+    folder.append_round({"round": 0})
+    assert (folder.path / "rounds.jsonl").stat().st_ino in synced
+    folder.save_checkpoint(1, tensors(1))
+    state_folder.write(folder.path, "a run", 1, {1: tensors(1)})
+    assert replaced == ["round-000001", "states.sha256", "state-000001.safetensors"]
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(folder):

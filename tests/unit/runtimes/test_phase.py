@@ -7,10 +7,9 @@ from typing import Any
 import pytest
 import torch
 
-from wavetune.errors import RunFolderError
 from wavetune.federation.phases import Phase
 from wavetune.federation.run_folder import RunFolder
-from wavetune.runtimes.phase import play
+from wavetune.runtimes.phase import play, recorded
 
 ROUNDS = {"first": 3, "none": 0, "last": 4}
 
@@ -53,10 +52,11 @@ class Counting(Phase):
 
 def run(folder: RunFolder, every: int = 1, stops: tuple[str, int] | None = None) -> list[Counting]:
     """Run or continue three phases; the session's sum is a checkpoint's."""
-    checkpoint = folder.load_checkpoint()
-    done, saved = (0, {}) if checkpoint is None else checkpoint
-    session = {"sum": int(saved.get("sum", torch.tensor(1)))}
+    session = {"sum": 1}
     phases = [Counting(n, r, session, stops[1] if stops and n == stops[0] else None) for n, r in ROUNDS.items()]
+    checkpoint = folder.load_checkpoint(recorded=recorded(phases, folder))
+    done, saved = (0, {}) if checkpoint is None else checkpoint
+    session["sum"] = int(saved.get("sum", torch.tensor(1)))
     play(phases, folder, done, saved, every, lambda: {"sum": torch.tensor(session["sum"])})
     return phases
 
@@ -96,8 +96,10 @@ def test_a_checkpoint_counts_the_rounds_of_all_phases_and_stands_at_the_end_of_e
     assert shown(run(folder, every=9)) == [[], [], []]
 
 
-def test_a_checkpoint_whose_rounds_have_no_records_is_refused_in_whichever_phase(whole):
-    path = whole.path / "last.jsonl"
-    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:2]), encoding="utf-8")
-    with pytest.raises(RunFolderError, match=r"a checkpoint of round 4 but 2 round records in last\.jsonl"):
-        run(whole)
+@pytest.mark.parametrize("lines", [0, 2, 3])
+@pytest.mark.parametrize("phase", ["first", "last"])
+def test_a_checkpoint_whose_rounds_have_no_records_is_passed_over_in_whichever_phase(whole, phase, lines):
+    wanted, path = left(whole), whole.path / f"{phase}.jsonl"
+    path.write_text("".join(path.read_text(encoding="utf-8").splitlines(keepends=True)[:lines]), encoding="utf-8")
+    run(whole)
+    assert left(whole) == wanted

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
-from wavetune.data_plane.refusal import RefusedError
+from wavetune.data_plane.refusal import RefusedError, parsed
 from wavetune.data_plane.server import DataPlane, DeviceStream
 from wavetune.errors import DeploymentError
 from wavetune.runtimes.flower.messages import pack, unpack
@@ -199,9 +199,9 @@ class FlowerCoordinator:
                     raise DeploymentError(reply.error.reason or f"Flower's error {reply.error.code}")
                 parts = unpack(reply.content)
                 if "attend" in parts:
-                    self._admit(number, Attend.FromString(parts["attend"]))
+                    self._admit(number, parsed(Attend, parts["attend"], "a node attends with bytes"))
                     continue
-                report = RoundReport.FromString(parts["report"])
+                report = parsed(RoundReport, parts["report"], "a report")
                 for _, node in asked if "upload" in parts else ():
                     _receive(node, parts)
             except Exception as error:  # whatever a ClientApp raised, or sent

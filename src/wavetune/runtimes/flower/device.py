@@ -18,6 +18,7 @@ from flwr.supercore.utils import get_flwr_home
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity, device_name
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder
+from wavetune.data_plane.refusal import parsed
 from wavetune.errors import ConfigError
 from wavetune.given import at_home
 from wavetune.runtimes import state_folder
@@ -55,7 +56,7 @@ def take_part(message: Message, context: Context) -> Message:
     identity = Identity(*(parts[name] for name in ("authority", "certificate", "key")))
     agent = MessageAgent(client, "", identity, _folder(context), partial(log, INFO, "client %d: %s", client))
     agent.download = parts.get("download", b"")
-    report = agent.handle(RoundOrder.FromString(parts["order"]))
+    report = agent.handle(parsed(RoundOrder, parts["order"], "the servers sent an order"))
     return Message(pack({"report": report.SerializeToString(), **agent.frames}), reply_to=message)
 
 
