@@ -30,7 +30,7 @@ from wavetune.models.ragged import ATTENTION, BranchedLayout, branched_layout, r
 from wavetune.models.restore import load_adapted, prompt_tokens
 from wavetune.runtimes.inprocess import run
 from wavetune.runtimes.scoring import perplexity
-from wavetune.runtimes.session import one_bank
+from wavetune.runtimes.session import build, one_bank
 
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 P = 3
@@ -211,3 +211,14 @@ def test_a_prefix_costs_its_keys_and_values_on_the_way_and_pairs_of_tokens_in_at
 def test_prefixes_that_cannot_be_are_refused_in_a_sentence(settings, words, tmp_path):
     with pytest.raises(ConfigError, match=words):
         train(small("fedavg_lora", *settings), tmp_path / "run")
+
+
+def test_a_mixture_of_the_prefixes_of_some_blocks_is_tried_out():
+    session = build(small("fedavg_lora", *PREFIXES, "method.sharing.shared_layers=2"))
+    assert len(session.server.current) == 2
+    assert session.server.holds(session.server.current)
+
+
+def test_prefixes_that_would_stay_random_are_refused():
+    with pytest.raises(ConfigError, match="would stay as random as they begin"):
+        build(small("fedavg_lora", *PREFIXES, "method.sharing.trained_layers=2"))

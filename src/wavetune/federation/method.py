@@ -233,6 +233,12 @@ class Method(Part):
                 "that `wavetune measure-codecs` writes with --codec-table"
             )
         self._check_kinds(path)
+        last = self.sharing.trained_layers or extent.num_layers
+        if last < extent.num_layers and (self.prompt_tokens or self.key_tokens):
+            raise ConfigError(
+                f"{path}.sharing.trained_layers is {last}, and vectors before a text that stand below the last {last} "
+                f"of {extent.num_layers} blocks would stay as random as they begin; leave it out, or them"
+            )
         mixing, optimiser = self.mixing, self.optimiser
         ways = (
             ("sends {} beside its broadcast", mixing.beside, "is to be told {}", optimiser.told),

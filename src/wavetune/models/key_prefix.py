@@ -29,10 +29,16 @@ class Prefixes:
     client_S: Sequence[int]
 
     def __call__(self, attention: nn.Module, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys `[S, P, G, D]` and values `[S, P, G, E]` in the form of a pass's own, `[N, G, D]` and `[N, G, E]`."""
-        site = self.sites[attention]
+        """Keys `[S, P, G, D]` and values `[S, P, G, E]` in the form of a pass's own, `[N, G, D]` and `[N, G, E]`.
+
+        They are zero where the bank has none for a block, and some for others.
+        """
+        site, bank = self.sites[attention], self.bank
+        if site.name not in bank.local and site.name not in bank.shared:
+            rows = len(self.client_S), site.matrices[0].rows(0)
+            return key.new_zeros(*rows, *key.shape[1:]), value.new_zeros(*rows, *value.shape[1:])
         keys, values = (
-            self.bank.of_samples(site, name, self.client_S).unflatten(-1, own.shape[1:]).to(own.dtype)
+            bank.of_samples(site, name, self.client_S).unflatten(-1, own.shape[1:]).to(own.dtype)
             for name, own in ((KEYS, key), (VALUES, value))
         )
         return keys, values
