@@ -70,8 +70,16 @@ def _module(place: str, what: str) -> ModuleType:
     if not done:
         raise ConfigError(f"the import of {what} has not ended after {LONGEST_IMPORT_S:g} s")
     if isinstance(done[0], BaseException):
-        raise ConfigError(f"cannot import {what}{line_of(done[0], place)}: {told(done[0])}") from done[0]
+        raise ConfigError(
+            f"cannot import {what}{line_of(done[0], place)}: {told(done[0])}{_way_to(place, done[0])}"
+        ) from done[0]
     return done[0]
+
+
+def _way_to(place: str, error: BaseException) -> str:
+    if not isinstance(error, ModuleNotFoundError) or error.name != place.partition(".")[0]:
+        return ""
+    return "; install its package, or put the folder that holds it on PYTHONPATH"
 
 
 def _load(place: str) -> ModuleType:

@@ -107,7 +107,7 @@ def _chosen(kind: Any, values: Mapping[str, Any], path: str = "", packages: Coll
     named_kind = values.get("kind", kind.usual)
     if not isinstance(named_kind, str) or not named_kind:
         raise ConfigError(f"{path}.kind is {values.get('kind')!r}; choose one of {', '.join(sorted(kinds(kind)))}")
-    return named(named_kind, kind, path, packages)
+    return named(named_kind, kind, f"{path}.kind", packages)
 
 
 @cache

@@ -13,6 +13,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from functools import cache
+from pathlib import PurePath
 from typing import Any, ClassVar, TypeGuard, TypeVar, cast
 
 from wavetune.errors import ConfigError, nearest
@@ -55,6 +56,7 @@ class Part:
     kind: ClassVar[str] = ""  # how a recipe names it: by default the class's name, with underscores
     home: ClassVar[str] = ""  # of a seam: module or package of the kinds that are named without a path
     usual: ClassVar[str] = ""  # of a seam: the kind that is meant where none is named; empty: one must be
+    elsewhere: ClassVar[dict[str, str]] = {}  # of a seam: what other tools' names, in one word, are here
     needs: ClassVar[tuple[Fact, ...]] = ()
     removes: ClassVar[tuple[Fact, ...]] = ()
     checks: ClassVar[Checks] = {}  # of a seam: of what other people's methods return
@@ -118,7 +120,7 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
     Args:
         kind: `top_k`, or `theirs.mixing:Scores`.
         seam: what may stand at the path.
-        path: of the part in the recipe, for what is refused.
+        path: of the kind in the recipe, for what is refused.
         packages: packages or modules of which a kind may be, beside wavetune's own; None: of anybody's.
 
     Raises: ConfigError.
@@ -127,23 +129,30 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
         known = kinds(seam)
         if kind not in known:
             hint = nearest(kind, known) if known else "wavetune brings none"
-            if not hint.endswith("?"):
+            if called := seam.elsewhere.get(kind.lower().replace("_", "").replace("-", "")):
+                hint = f"that is {called} here"
+            elif not hint.endswith("?"):
                 hint += f"{', or' if known else ';'} name one as package.module:Class"
-            raise ConfigError(f"{path}.kind is {kind!r}; {hint}")
+            raise ConfigError(f"{path} is {kind!r}; {hint}")
         return known[kind]
-    module = kind.partition(":")[0]
+    module, _, name = kind.rpartition(":")
+    if module.endswith(".py"):
+        raise ConfigError(
+            f"{path} is {kind!r}; a recipe names a part by its module, so that it is found wherever it runs: write "
+            f"{PurePath(module).stem}:{name}, with the folder of the file on PYTHONPATH"
+        )
     if packages is not None and not allows(packages, module):
         raise ConfigError(
             f"the servers ask this device to run the code of {kind!r} at {path}; if it may, start it with --allow "
             f"{module.partition('.')[0]}"
         )
-    found = imported(kind, f"{path}.kind")
+    found = imported(kind, path)
     if not is_part(found) or not issubclass(found, seam):
         raise ConfigError(
-            f"{path}.kind is {kind!r}, which is no frozen dataclass derived from {seam.__module__}.{seam.__name__}"
+            f"{path} is {kind!r}, which is no frozen dataclass derived from {seam.__module__}.{seam.__name__}"
         )
     if found.kind != kind:
-        raise ConfigError(f"{path}.kind is {kind!r}, whose name is {found.kind!r}; write that")
+        raise ConfigError(f"{path} is {kind!r}, whose name is {found.kind!r}; write that")
     return found
 
 

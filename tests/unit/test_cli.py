@@ -140,6 +140,22 @@ def test_an_option_or_command_of_other_tools_is_answered_by_what_it_is_here():
     assert_refused(wavetune("export", "runs/a"), "No such command 'export': RUN/adapters has what PEFT loads")
 
 
+@pytest.mark.parametrize(
+    ("arguments", "advice"),
+    [
+        (
+            ("sweep", "sflllm", "--over", "num_clients=2,3", "--over", "bandwidth_hz=1e6,2e6"),
+            "one sweep varies one field",
+        ),
+        (("sweep", "sflllm", "--over", "num_clients=2", "--methods", "proposed", "--methods", "greedy"), "by commas"),
+        (("run", "sflllm", "--track", "tensorboard", "--track", "mlflow"), "separated by commas"),
+        (("rank", "sflllm", "--under", "outage", "--under", "lost_devices"), "separated by commas"),
+    ],
+)
+def test_a_list_that_is_given_twice_is_refused_as_the_first_would_be_lost(arguments, advice):
+    assert_refused(wavetune(*arguments), f"{arguments[-2]} is given twice", advice)
+
+
 def test_what_other_tools_options_and_commands_are_here_is_there():
     base, options = recipe("sflllm"), wavetune("run", "--help").out
     for what in elsewhere.OPTIONS.values():

@@ -117,7 +117,11 @@ def test_a_part_is_imported_only_from_packages_that_are_allowed(theirs):
     [
         ("smallest", r"method\.mixing\.kind is 'smallest'; choose one of .*, or name one as package.module:Class"),
         ("mdian", r"method\.mixing\.kind is 'mdian'; did you mean 'median'"),
+        ("FedProx", r"that is average_factors with method\.proximal=0\.01 here"),
+        ("Fed_Avg", "that is average_factors here"),
         ("nowhere_at_all:Scores", r"cannot import method\.mixing\.kind 'nowhere_at_all:Scores': ModuleNotFoundError"),
+        ("nowhere_at_all:Scores", "install its package, or put the folder that holds it on PYTHONPATH"),
+        ("./more/nowhere.py:Scores", "write nowhere:Scores, with the folder of the file on PYTHONPATH"),
         ("their_mixing:Skores", "their_mixing has no name 'Skores'"),
         ("their_mixing:Open", "no frozen dataclass derived from wavetune.federation.mixing.Mixing"),
         ("wavetune.federation.topology:Split", "no frozen dataclass derived from"),
@@ -131,7 +135,8 @@ def test_what_is_no_part_of_the_seam_is_refused(theirs, kind, sentence):
 
 
 def test_kinds_are_what_stands_in_the_home_of_a_seam():
-    assert named("median", Mixing, "method.mixing") is kinds(Mixing)["median"]
+    assert named("median", Mixing, "method.mixing.kind") is kinds(Mixing)["median"]
+    assert {what.partition(" ")[0] for what in Mixing.elsewhere.values()} <= kinds(Mixing).keys()
     assert all(kind == part.kind for kind, part in kinds(Mixing).items())
 
 

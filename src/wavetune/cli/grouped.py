@@ -24,13 +24,22 @@ _FORMAT = Annotated[
 _OF_RESULTS = Annotated[bool, of_messages("--json", help="Results as JSON on standard output, all else aside.")]
 
 
+_WITH_COMMAS = "give all its values behind one, separated by commas"
+_LISTS = {"over": "one sweep varies one field"} | dict.fromkeys(
+    ("codecs", "methods", "metrics", "ranks", "track", "under"), _WITH_COMMAS
+)
+"""Options that hold a list, of which click would take the last alone; what to do instead."""
+
+
 class Command(TyperCommand):
-    """No path is empty, as that of an unset variable: pathlib would take it for the current folder."""
+    """No path is empty, as that of an unset variable, which pathlib takes for the current folder; no list is lost."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """As of click, of arguments that pass."""
-        given = self.make_parser(ctx).parse_args(args=list(args))[0]
+        given, _, order = self.make_parser(ctx).parse_args(args=list(args))
         for parameter in self.params:
+            if parameter.name in _LISTS and order.count(parameter) > 1:
+                raise click.UsageError(f"{parameter.opts[0]} is given twice; {_LISTS[parameter.name]}", ctx)
             if isinstance(parameter.type, click.Path) and "" in _values(given.get(str(parameter.name))):
                 name = parameter.opts[0] if isinstance(parameter, click.Option) else parameter.human_readable_name
                 raise click.UsageError(f"{name} is empty; name a file or folder, or . for this folder", ctx)

@@ -80,6 +80,15 @@ class Mixing(Part):
 
     needs = (ADAPTERS, BY_SERVER, INDIVIDUAL)
     removes = (MEAN,)
+    elsewhere: ClassVar[dict[str, str]] = {
+        "fedadam": "server_adam",
+        "fedavg": "average_factors",
+        "fedmedian": "median",
+        "fedprox": "average_factors with method.proximal=0.01",
+        "fedtrimmedavg": "trimmed_mean",
+        "fedyogi": "server_adam with method.mixing.yogi=true",
+        "krum": "multi_krum",
+    }
     checks: ClassVar[Checks] = {"combine": _check_combine, "step": _check_step, "mix_values": _check_values}
     frozen: ClassVar[frozenset[str]] = frozenset()  # the factors of LoRA that are neither trained nor sent
     rebases: ClassVar[bool] = False  # whether its factors are of another basis every round
