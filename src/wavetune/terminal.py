@@ -21,6 +21,7 @@ from wavetune.estimate import finite_mean
 from wavetune.logs import LOG, is_for_people, is_quiet, shown_on
 from wavetune.records.alignment import AlignmentStep
 from wavetune.records.rounds import Round
+from wavetune.reporting.accounts import BESIDE, PHASES
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
 from wavetune.reporting.format import number, plural
@@ -88,6 +89,12 @@ class Display:
         LOG.info(text)
 
 
+_OF_ALIGNMENT = (
+    "reward", "helpful", "safe", "true_helpful", "true_safe", "kl", "preference_loss", "margin", "preferred",
+)  # fmt: skip
+"""What a line of an alignment's step tells of its record."""
+
+
 class RunDisplay(Display):
     """Observer of a run that shows round, step, loss, speed, simulated delay, energy, bits, straggler and time left."""
 
@@ -124,7 +131,7 @@ class RunDisplay(Display):
     def aligned(self, record: AlignmentStep, steps: int) -> None:
         """A step of alignment is done: the clients' means, and of an evaluation those on held-out prompts."""
         told, found = record.metrics, record.evaluation
-        names = [name for name in ("reward", "helpful", "safe", "true_helpful", "true_safe", "kl") if name in told]
+        names = [name for name in _OF_ALIGNMENT if name in told]
         parts = [f"{name.replace('_', ' ')} {finite_mean(told[name]):.3f}" for name in names]
         if found:
             name = "true_mixed_K" if "true_mixed_K" in found else "mixed_reward_K"
@@ -147,14 +154,14 @@ class RunDisplay(Display):
         self.delay_s += record.charged.delay_s
         self.energy_j += record.charged.energy_j
         self.bits += sum(record.metered_bits.values())
-        loss, slow = "", record.straggler
+        loss = ""
         if math.isfinite(record.validation_loss):
             self.validation = record.validation_loss
             loss = f"  validation {self.validation:.4f}"
         if record.lost and math.isnan(record.train_loss):
             told = next((lost for lost in record.lost if lost.claim), record.lost[0])
             self.message(f"round {record.round + 1}: nobody trained; client {told.client}: {told.claim or told.why}")
-        slowest = "" if self.central or slow is None else f"  slowest: {_straggler((slow.client, slow.phase))}"
+        slowest = "" if self.central else _slowest(record)
         self.message(
             f"round {record.round + 1}/{self.rounds}  loss {record.train_loss:.4f}{loss}  {self._charged()}"
             f"{_without([lost.client for lost in record.lost])}{slowest}"
@@ -213,6 +220,15 @@ def _without(clients: Sequence[int]) -> str:
         return ""
     more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
     return f"  without client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients[:3]))}{more}"
+
+
+def _slowest(record: Round) -> str:
+    """What a round waited for longest, in its line: a client in a phase, or what is beside all clients."""
+    beside = max(BESIDE, key=lambda name: getattr(record.charged.phases, name))
+    if getattr(record.charged.phases, beside) > record.charged.delay_s / 2:
+        return f"  slowest: {PHASES[beside]}"
+    slow = record.straggler
+    return "" if slow is None else f"  slowest: {_straggler((slow.client, slow.phase))}"
 
 
 def _straggler(who: tuple[int, str]) -> str:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from wavetune.console import Console
-from wavetune.records.rounds import Account, Lost, Round, Straggler
+from wavetune.records.alignment import AlignmentStep
+from wavetune.records.rounds import Account, Lost, Phases, Round, Straggler
 from wavetune.terminal import CountDisplay, RewardDisplay, RunDisplay
 
 SESSION = SimpleNamespace(
@@ -22,6 +23,11 @@ SESSION = SimpleNamespace(
     central=True,
     precision="fp32",
     cohort=SimpleNamespace(backbone=SimpleNamespace(device="cpu")),
+)
+PLAN = SimpleNamespace(
+    cut_K=np.array([4, 4]),
+    rank_K=np.array([8, 8]),
+    phases=SimpleNamespace(round_s=1.0, straggler=lambda: (0, "uplink")),
 )
 RECORD = Round(
     round=8,
@@ -66,6 +72,32 @@ def test_a_round_says_whose_updates_did_not_arrive():
     without, whole = [line for line in console.file.getvalue().splitlines() if line.startswith("round 9/160")]
     assert "Mbit  without clients 1, 4" in without
     assert "without" not in whole
+
+
+def test_a_round_that_waits_for_no_client_most_of_its_time_names_none():
+    console = Console(file=io.StringIO(), width=200)
+    session = SimpleNamespace(**vars(SESSION) | {"central": False, "plan": PLAN})
+    with RunDisplay(console) as display:
+        display.started(session, 8, 6.1)
+        for link_s in (0.6, 0.4):
+            phases = Phases(client_forward_s=(0.2, 0.4), link_s=link_s)
+            display.round(replace(RECORD, charged=Account(delay_s=1.0, energy_j=1.0, phases=phases)))
+    told = [line.rpartition("slowest: ")[2] for line in console.file.getvalue().splitlines() if "slowest" in line]
+    assert told == ["other links", "client 0, uplink"]
+
+
+def test_a_step_of_alignment_tells_of_its_record_whatever_the_objective():
+    console = Console(file=io.StringIO(), width=200)
+    dpo = {"preference_loss": (0.6, 0.8), "margin": (0.0, 0.5), "preferred": (0.5, 1.0), "distance": (1.0, 1.0)}
+    with RunDisplay(console) as display:
+        display.started(SESSION, 8, 6.1)
+        display.aligned(AlignmentStep(0, {"reward": (1.0, 2.0), "kl": (0.0, 0.1)}), 2)
+        display.aligned(AlignmentStep(1, dpo), 2)
+    told = [line.rstrip() for line in console.file.getvalue().splitlines() if line.startswith("alignment")]
+    assert told == [
+        "alignment 1/2  reward 1.500  kl 0.050",
+        "alignment 2/2  preference loss 0.700  margin 0.250  preferred 0.750",
+    ]
 
 
 def test_a_round_in_which_nobody_trained_says_why():

@@ -59,7 +59,7 @@ def remarks(table: Mapping[str, Any]) -> list[str]:
         )
     for method, unlike in table["not_ranked"].items():
         what, why = " and ".join(unlike), next(iter(unlike.values()))
-        found.append(f"{method} is not ranked by {what}, which stand in parentheses: {why}.")
+        found.append(f"{method} is not ranked by {what}, which stands in parentheses: {why}.")
     found += [f"{name} did not run: {why}." for name, why in table["not_disturbed"].items()]
     found += [f"{method} is left out: {why}." for method, why in table["left_out"].items()]
     return found

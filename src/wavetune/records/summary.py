@@ -42,12 +42,16 @@ class Change:
 
 @dataclass(frozen=True)
 class PlanInfo:
-    """What the planner promised, what the baselines would, and what 10 % more of each resource would save."""
+    """What the planner promised, what the baselines would, and what 10 % more of each resource would save.
+
+    The delays are of `rounds` rounds, as many as the plan counts to the target.
+    """
 
     delay_s: float = UNKNOWN
     lower_bound_s: float = UNKNOWN
     cut_K: tuple[int, ...] = ()
     rank_K: tuple[int, ...] = ()
+    rounds: float = field(default=UNKNOWN, metadata=OPTIONAL)
     method: str = ""
     baselines: dict[str, float] = field(default_factory=dict[str, float], metadata=OPTIONAL)
     bottleneck: str = field(default="", metadata=OPTIONAL)

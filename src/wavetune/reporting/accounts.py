@@ -20,6 +20,8 @@ PHASES = {
     "link_s": "other links",
     "server_steps_s": "server's own steps",
 }
+BESIDE = ("link_s", "server_steps_s")
+"""Phases in which a round waits for no client."""
 CHANGING = "changing stragglers"
 TOTALS = ("all bits", "delay", "energy")
 EQUAL_TOLERANCE = 1e-9

@@ -12,6 +12,7 @@ from wavetune.records.summary import Change
 from wavetune.records.world import Device
 from wavetune.reporting import format as fmt
 from wavetune.reporting.accounts import (
+    BESIDE,
     CHANGING,
     PHASES,
     ledger,
@@ -263,7 +264,7 @@ def _what_it_waited_for(run: Run) -> str:
     phase = max((name for name in parts if name != CHANGING), key=lambda name: parts[name])
     words = f"The largest part of the delay was {PHASES[phase]} ({fmt.percent(parts[phase] / total)})"
     counts = straggler_counts(run.rounds)
-    if not counts or len(client_names(run)) < 2:
+    if not counts or len(client_names(run)) < 2 or phase in BESIDE:
         return words + "."
     (client, late_phase), times = counts[0]
     if len(counts) > 1 and counts[1][1] == times:

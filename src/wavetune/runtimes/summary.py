@@ -137,6 +137,7 @@ def _plan_info(session: Session) -> PlanInfo:
         lower_bound_s=UNKNOWN if planner.minds_energy else plan.lower_bound_s or UNKNOWN,  # which is of the delay alone
         cut_K=tuple(plan.cut_K.tolist()),
         rank_K=tuple(plan.rank_K.tolist()),
+        rounds=plan.delay_s / plan.phases.round_s if plan.phases.round_s > 0 else UNKNOWN,
         method=planner.kind,
     )
     if session.central:

@@ -1,6 +1,7 @@
 """A sweep in words, made from its numbers."""
 
 import math
+from dataclasses import replace
 
 from wavetune.estimate import Estimate, caution
 from wavetune.reporting.format import percent, seconds
@@ -76,7 +77,7 @@ def _delay(estimate: Estimate) -> str:
 
 def _gains(summary: Summary) -> list[str]:
     shown = [
-        f"{percent(gain.mean)} ({_spread(gain, summary.worst_gains[method])}) below {title(method)}"
+        f"{_against(gain, summary.worst_gains[method])} {title(method)}"
         for method, gain in sorted(summary.gains.items(), key=lambda item: item[1].mean)
         if gain.count
     ]
@@ -86,6 +87,14 @@ def _gains(summary: Summary) -> list[str]:
     everywhere = all(p.delay_s.count for p in summary.points)
     which = "all values" if everywhere else "the values with a plan"
     return [f"Averaged over {which}, the proposed planner's delay is {listed}."]
+
+
+def _against(gain: Estimate, worst: float) -> str:
+    """How far below a method's delay, or above it where that is the shorter one."""
+    if gain.mean >= 0:
+        return f"{percent(gain.mean)} ({_spread(gain, worst)}) below"
+    loss = replace(gain, mean=-gain.mean)
+    return f"{percent(loss.mean)} ({_spread(loss, -worst)}) above"
 
 
 def _spread(gain: Estimate, worst: float) -> str:

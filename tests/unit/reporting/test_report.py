@@ -46,16 +46,31 @@ def test_headlines_are_said_in_words(make_run, tmp_path):
     assert "this plan is within 7.5 % of it" in words
 
 
-@pytest.mark.parametrize(("counted", "said"), [(3.5, True), (2.0, False)])
+@pytest.mark.parametrize(("counted", "said"), [(3.5, True), (2.0, False), (None, False)])
 def test_delays_of_a_plan_that_counts_other_rounds_than_the_run_has_say_of_how_many_they_are(
     counted, said, make_run, tmp_path
 ):
     folder = make_run(rounds=2)
-    first = json.loads((folder / "rounds.jsonl").read_text().splitlines()[0])
-    edit_summary(folder, plan={"delay_s": counted * first["planned"]["delay_s"], "lower_bound_s": 1.0})
+    edit_summary(folder, plan={"delay_s": 7.0, "lower_bound_s": 1.0, **({"rounds": counted} if counted else {})})
     words = " ".join(Page(page_of([folder], tmp_path)).words)
     assert ("Delays are of 3.50 rounds, as many as the plan counts." in words) == said
     assert ("Delays are of" in words) == said
+
+
+def test_what_a_round_takes_beside_its_plan_is_told_and_nobody_was_waited_for_then(make_run, tmp_path):
+    folder = make_run(rounds=2)
+    assert "Beside the plan" not in " ".join(Page(page_of([folder], tmp_path)).words)
+
+    def linked(lines):
+        for line in lines:
+            for account in (line["planned"], line["charged"]):
+                account["phases"]["link_s"] = 9 * account["delay_s"]
+                account["delay_s"] *= 10
+
+    rewrite_rounds(folder, linked)
+    words = " ".join(Page(page_of([folder], tmp_path)).words)
+    assert "Beside the plan a round takes: other links" in words
+    assert "The largest part of the delay was other links (90.0 %)." in words
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ def test_at_a_value_all_methods_are_averaged_over_the_same_worlds():
     assert (rows["proposed"]["planned"], rows["proposed"]["common"]) == ("2", "1")
 
 
+def test_a_method_with_the_shorter_delay_is_one_that_the_proposed_planner_is_above():
+    words = reading(summary_of({key: (2 * theirs, theirs) for key, (_, theirs) in DELAY_S.items()}))
+    assert "delay is 100 % (95 % interval 100 % to 100 %, 100 % in the worst cell) above greedy (SflLLM)" in words
+
+
 def test_sweep_without_any_plan_says_so_and_still_writes_its_files(tmp_path):
     summary = summary_of(dict.fromkeys(DELAY_S, (None, None)), "too many clients")
     assert "No cell of the sweep has a plan." in write_outcome(summary, tmp_path, "wavetune sweep")

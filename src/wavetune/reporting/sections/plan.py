@@ -3,7 +3,9 @@
 import math
 
 from wavetune.records.reading import Run
+from wavetune.records.rounds import Phases
 from wavetune.reporting import format as fmt
+from wavetune.reporting.accounts import BESIDE, PHASES
 from wavetune.reporting.bars import Bar, bar_chart, numbers_of_bars
 from wavetune.reporting.chart import Figure, figure
 from wavetune.reporting.sections.section import Section, make_section
@@ -33,17 +35,22 @@ def plan(run: Run) -> Section:
         title, lambda px: bar_chart(known, fmt.seconds, title, px, mark), caption, span="full", numbers=numbers
     )
     return make_section(
-        "Plan and baselines", "Plan", [drawn if known else None, _savings(info.savings)], words=info.bottleneck
+        "Plan and baselines", "Plan", [drawn if known else None, _savings(info.savings)], words=_where_time_goes(run)
     )
+
+
+def _where_time_goes(run: Run) -> str:
+    """The plan's bottleneck, and what a round takes that no plan has."""
+    words, phases = run.summary.plan.bottleneck, run.rounds[0].planned.phases if run.rounds else Phases()
+    beside_s = {name: getattr(phases, name) for name in BESIDE}
+    told = [f"{PHASES[name]} {fmt.seconds(spent)}" for name, spent in beside_s.items() if spent > 0]
+    return f"{words} Beside the plan a round takes: {', '.join(told)}.".strip() if told else words
 
 
 def _rounds(run: Run) -> float | None:
     """How many rounds the plan counts, where the run was not planned for as many."""
-    round_s = run.rounds[0].planned.delay_s if run.rounds else math.nan
-    if not (round_s > 0 and math.isfinite(run.summary.plan.delay_s) and run.summary.rounds):
-        return None
-    rounds = run.summary.plan.delay_s / round_s
-    return None if math.isclose(rounds, run.summary.rounds, rel_tol=1e-3) else rounds
+    rounds, run_rounds = run.summary.plan.rounds, run.summary.rounds
+    return rounds if math.isfinite(rounds) and run_rounds and not math.isclose(rounds, run_rounds) else None
 
 
 def _savings(savings: dict[str, float]) -> Figure | None:
