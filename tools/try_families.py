@@ -37,14 +37,14 @@ SIZES = {
     64: "hidden_size n_embd d_model dim embedding_size word_embed_proj_dim",
     4: "num_hidden_layers n_layer n_layers num_layers num_attention_heads n_head n_heads num_heads attention_heads "
     "num_experts num_local_experts n_routed_experts moe_num_experts rotary_dim qk_rope_head_dim linear_num_key_heads "
-    "linear_num_value_heads mamba_d_state",
+    "linear_num_value_heads linear_num_heads index_n_heads swa_num_attention_heads mamba_d_state",
     2: "num_key_value_heads num_kv_heads num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts "
-    "type_vocab_size global_attn_every_n_layers",
-    1: "n_group topk_group first_k_dense_replace n_shared_experts num_shared_experts",
-    96: "intermediate_size n_inner ffn_dim d_ff hidden_dim ffn_hidden_size dff",
-    16: "head_dim v_head_dim attention_head_dim kv_channels q_lora_rank kv_lora_rank state_size mamba_dt_rank "
-    "block_size mamba_d_head",
-    8: "qk_nope_head_dim linear_key_head_dim linear_value_head_dim mamba_n_heads",
+    "type_vocab_size global_attn_every_n_layers zero_expert_num num_kv_shared_layers swa_num_key_value_heads o_groups",
+    1: "n_group topk_group num_expert_group first_k_dense_replace n_shared_experts num_shared_experts",
+    96: "intermediate_size n_inner ffn_dim d_ff hidden_dim ffn_hidden_size expert_ffn_hidden_size dff",
+    16: "head_dim v_head_dim attention_head_dim kv_channels q_lora_rank kv_lora_rank o_lora_rank swa_head_dim "
+    "state_size mamba_dt_rank block_size mamba_d_head",
+    8: "qk_nope_head_dim linear_head_dim index_head_dim linear_key_head_dim linear_value_head_dim mamba_n_heads",
     24: "moe_intermediate_size shared_expert_intermediate_size shared_intermediate_size sliding_window local_attention "
     "window_size attention_window_size sliding_window_size attention_chunk_size",
     MAX_TOKENS: "max_position_embeddings n_positions n_ctx max_seq_len max_sequence_length",
@@ -62,7 +62,17 @@ SMALL: dict[str, Any] = {
 }
 OWN: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_hidden_layers": 7},  # one full layer after five with windows
+    "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 16, "mamba_n_heads": 8},
+    "gemma3n_text": {
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "activation_sparsity_pattern": [0.0] * 4,
+        "intermediate_size": [96] * 4,
+    },
     "gpt_neo": {"attention_types": [[["global", "local"], 2]]},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention"] * 2},
+    "mamba2": {"num_heads": 8, "head_dim": 16, "n_groups": 2},
+    "zamba2": {"layer_types": ["mamba", "hybrid"] * 2, "layers_block_type": ["mamba", "hybrid"] * 2},
+    "zaya": {"num_experts_per_tok": 1},
     "deberta-v2": {"relative_attention": True, "position_buckets": 16, "pos_att_type": ["p2c", "c2p"]},
 }
 """What a family needs beside sizes."""
