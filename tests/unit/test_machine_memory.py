@@ -1,6 +1,8 @@
 """Memory that is free is that of the machine, and no more than a container may have."""
 
 import os
+import resource
+import threading
 
 import pytest
 
@@ -9,6 +11,31 @@ from wavetune.cli import rank
 from wavetune.recipes import get
 
 GB = 10**9
+
+
+def test_a_block_that_takes_too_much_memory_ends_with_the_error_that_was_given_and_later_ones_take_it():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+    with pytest.raises(KeyError, match="too much"), machine_memory.within_memory(1 << 27, KeyError("too much")):
+        bytes(1 << 28)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
+    with machine_memory.within_memory(1 << 28, KeyError("too much")):
+        assert len(bytes(1 << 27)) == 1 << 27
+
+
+def test_blocks_of_several_threads_leave_the_limit_as_it_was():
+    before = resource.getrlimit(resource.RLIMIT_AS)
+
+    def block():
+        for _ in range(200):
+            with machine_memory.within_memory(1 << 27, KeyError("too much")):
+                pass
+
+    threads = [threading.Thread(target=block) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert resource.getrlimit(resource.RLIMIT_AS) == before
 
 
 @pytest.fixture

@@ -14,12 +14,14 @@ from wavetune.cpu_limit import within_cpu_seconds
 from wavetune.data.examples import Turn
 from wavetune.data.pieces import encode
 from wavetune.errors import ConfigError, DataError, ModelError, first_line, nearest
+from wavetune.machine_memory import within_memory
 
 MARKER = "wavetune-answer"
 REASONING = ("reasoning_content", "thinking", "reasoning")
 _MOST_MADE = 1_000_000  # letters, and a hundred for each that is given
 _SEVERAL, _KINDS_OF_BLANK = 3, 3
 _MOST_CPU_S = 10.0  # for what takes milliseconds
+_MOST_BYTES = 1 << 30  # of memory
 ELSE = "or write dialogues with world.data.template.kind=instruction"
 Messages = Sequence[Mapping[str, Any]]
 
@@ -267,12 +269,15 @@ class ChatWriter:
         messages = [_plain(message) for message in self._with_system(messages)]
         blocks, made, given = list[str](), 0, len(str(messages)) + len(str(tools))
         most = _MOST_MADE + 100 * given
-        slow = _EndlessError(
-            f"the model's chat template computes for more than {_MOST_CPU_S:g} s for a dialogue of {given} letters; "
-            f"correct it, {ELSE}"
+        slow, large = (
+            _EndlessError(f"the model's chat template {what} for a dialogue of {given} letters; correct it, {ELSE}")
+            for what in (
+                f"computes for more than {_MOST_CPU_S:g} s",
+                f"takes more than {_MOST_BYTES / 1e9:.3g} GB of memory",
+            )
         )
         try:
-            with within_cpu_seconds(_MOST_CPU_S, slow):
+            with within_memory(_MOST_BYTES, large), within_cpu_seconds(_MOST_CPU_S, slow):
                 template = _compile_jinja_template(self._sources[bool(tools)])
                 values = {
                     **self._special_tokens,

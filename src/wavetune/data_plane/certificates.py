@@ -186,13 +186,15 @@ class Revoked:
 
     def serials(self) -> frozenset[int]:
         """All of them, as last read well. Raises ConfigError if the first list is not one of the authority."""
+        state = self._read
         try:
             found = self._path.stat()
+            state = (found.st_mtime_ns, found.st_size)
         except FileNotFoundError:
-            self._read = self._read or (0, 0)  # one that comes later, and is damaged, does not stop the servers
-            return self._serials
-        state = (found.st_mtime_ns, found.st_size)
-        if state != self._read:
+            state = self._read = self._read or (0, 0)  # one that comes later, and is damaged, does not stop the servers
+        except OSError:  # of a disk that is away for a moment, too
+            pass
+        if state is None or state != self._read:
             try:
                 listed = x509.load_pem_x509_crl(read_bytes(self._path))
                 if not listed.is_signature_valid(self._authority.public_key()):  # pyright: ignore[reportArgumentType]

@@ -317,6 +317,7 @@ def test_a_dialogue_far_longer_than_its_room_is_not_written_whole(monkeypatch):
 
 
 LOOPS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+TIMES = "{%% set n = namespace(x=%s) %%}{%% for i in range(60) %%}{%% set n.x = n.x %s n.x %%}{%% endfor %%}"
 MANY = "{% set many = range(99999) | list %}"
 ENDLESS = {
     "loops": LOOPS,
@@ -326,14 +327,26 @@ ENDLESS = {
     "macros": "{% macro m(n) %}{% for i in (1, 2) if n %}{% set a = m(n - 1) %}{% endfor %}{% endmacro %}{{ m(60) }}",
     "digits": "{% set x = 10 ** (10 ** 8) %}",
     "text of its own": "{{ lipsum(n=10 ** 9) }}",
+    "a power that takes hours": "{% set x = 9 ** (9 ** 9) %}",
+    "squares": TIMES % ("3", "*"),
+    "a text repeated": "{% set x = 'long' * 10 ** 10 %}",
+    "a list repeated": "{% set x = 10 ** 10 * [0] %}",
+    "a text that doubles": TIMES % ("'a'", "~"),
+    "a wide text": "{% set x = 'a' | center(10 ** 11) %}",
+    "a wide format": "{% set x = '{:>99999999999}'.format(1) %}",
+    "a list that doubles": TIMES % ("[0]", "+"),
 }
 
 
 @pytest.mark.parametrize("name", ENDLESS)
 def test_a_template_that_computes_or_writes_without_an_end_is_ended(name, monkeypatch):
     monkeypatch.setattr(chat_template, "_MOST_CPU_S", 0.3)
+    monkeypatch.setattr(chat_template, "_MOST_BYTES", 1 << 27)
     tokenizer = chat_tokenizer(CHATML + ENDLESS[name])
-    with pytest.raises(ModelError, match=r"chat template (computes for more than 0.3 s|makes more than .* letters)"):
+    with pytest.raises(
+        ModelError,
+        match=r"chat template (computes for more than 0.3 s|makes more than .* letters|takes more than 0.134 GB)",
+    ):
         tokenise([dialogue(ASKED, SAID)], tokenizer, ChatTemplate(), 400)
 
 

@@ -139,6 +139,9 @@ def test_a_damaged_list_that_comes_while_servers_run_changes_nothing(tmp_path):
     assert revoked(first)
     (tmp_path / "server" / "revoked.pem").write_bytes(b"")
     assert revoked(first)
+    (tmp_path / "server" / "revoked.pem").unlink()
+    (tmp_path / "server" / "revoked.pem").symlink_to("revoked.pem")  # a disk fails in many ways
+    assert revoked(first)
 
 
 def test_without_the_authoritys_key_nobody_is_added(tmp_path):
