@@ -132,7 +132,8 @@ class Band:
 
 def parts(instance, cut, rank):
     """Of a cut and rank, if they fit the memories: seconds until sending, at the server, after receiving; bits."""
-    costs, clients, batch = instance["costs"], instance["clients"], instance["batch_size"]
+    costs, clients = instance["costs"], instance["clients"]
+    batch = np.array([float(c.get("wavetune:batch_size") or instance["batch_size"]) for c in clients])
     near, far, speed = slice(None, cut), slice(cut, None), np.array([c["flop_per_s"] for c in clients])
 
     def total(side, fixed, per_rank):
@@ -142,7 +143,7 @@ def parts(instance, cut, rank):
     if any(c.get("memory_bytes") is not None and total(near, *memory) > c["memory_bytes"] for c in clients):
         return None
     forward, backward = ((f"{way}_flop", f"lora_{way}_flop_per_rank") for way in ("forward", "backward"))
-    server = len(clients) * batch * (total(far, *forward) + total(far, *backward)) / instance["server"]["flop_per_s"]
+    server = float(np.sum(batch)) * (total(far, *forward) + total(far, *backward)) / instance["server"]["flop_per_s"]
     there, back = costs["activation_bits"], costs.get("wavetune:gradient_bits", costs["activation_bits"])
     bits = batch * float(there[cut - 1]), batch * float(back[cut - 1])
     ready, after = (batch * total(near, *way) / speed for way in (forward, backward))

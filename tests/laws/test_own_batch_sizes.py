@@ -1,6 +1,9 @@
-"""Clients that hold the whole model may take fewer rows in a step than others: trained, planned and ordered as such."""
+"""Clients may take fewer rows in a step than others: trained, planned and ordered as such."""
 
-from dataclasses import replace
+import json
+import runpy
+from dataclasses import fields, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +13,9 @@ from helpers.deployment import deployed, nothing, play
 from helpers.local_steps import after_local_steps
 from helpers.runs import EXACT, Silent, assert_same_run, small, told, train
 from helpers.workers import train_in_workers, workers_here
+from wavetune.allocation.certificate import plan_with_certificate
+from wavetune.allocation.delay import RoundLoad, load_of
+from wavetune.allocation.instance import plan_to_json, problem_from_json, problem_to_json
 from wavetune.costs.workload import split_work
 from wavetune.errors import ConfigError, WavetuneError
 from wavetune.federation.topology import Federated, Split
@@ -22,7 +28,14 @@ SIZES = (3, 1, 2)
 BASE = (*EXACT, "method.lora.rank=2", "run.tokens_per_pass=1")
 LARGEST = "world.data.batching.batch_size=3"
 OWN = (*BASE, LARGEST, "method.topology.batch_sizes=[3,1,2]")
+CUT = ("method.topology.cut=2", "method.activation_codec.kind=fp64", "method.gradient_codec.kind=fp64")
+OWN_CUTS = ("method.topology.cut=[1,3,2]", "method.lora.rank=[2,2,2]")
 BOTH = (*OWN, "method.topology.steps=[1,2,2]", "method.lora.rank=[2,4,1]")
+RECIPES = {
+    "uncut": small("fedavg_lora", *BOTH),
+    "cut": small("sflllm", *OWN, *CUT),
+    "own_cuts_in_turn": small("split_lora_sequential", *OWN, *CUT, *OWN_CUTS),
+}
 
 
 def test_a_client_ends_its_steps_where_it_ends_if_all_take_as_many_rows():
@@ -73,8 +86,38 @@ class StopsAfterARound(Silent):
         raise KeyboardInterrupt
 
 
-def test_workers_and_a_continued_run_end_as_one_process(tmp_path):
-    recipe = small("fedavg_lora", *BOTH)
+def test_a_plan_behind_a_cut_counts_a_clients_own_rows_in_time_and_bits_both_ways():
+    own, alike = (build(small("sflllm", *given, *CUT)) for given in (OWN, (*BASE, LARGEST)))
+    loads = [load_of(session.planner.known(0), 2, 2) for session in (own, alike)]
+    for field in fields(RoundLoad):
+        of_own, of_all = (getattr(load, field.name) for load in loads)
+        shares = np.array(SIZES) / 3 if field.name.endswith("_IK") else 1.0
+        np.testing.assert_allclose(of_own, of_all * shares)
+    assert own.plan.delay_s < alike.plan.delay_s
+
+
+@pytest.mark.parametrize("each", [(), ("method.topology.cut=null", "method.topology.cuts=[1,2]")], ids=["cut", "free"])
+def test_the_proof_of_a_plan_with_own_rows_is_confirmed_by_the_verifier(each, tmp_path):
+    recipe = small("sflllm", *OWN, *CUT, *each)
+    session = build(recipe)
+    problem = problem_from_json(json.loads(json.dumps(problem_to_json(session.planner.known(0)))))
+    assert problem.batch_size_K.tolist() == list(SIZES)
+    verify = runpy.run_path(str(Path(__file__).parents[2] / "tools" / "verify_plan.py"))
+    found, proof = plan_with_certificate(problem)
+    instance, planned = problem_to_json(problem), plan_to_json(found)
+    assert verify["plan_delay"](instance, planned) == pytest.approx(found.delay_s)
+    assert verify["bound"](instance, proof) <= found.delay_s
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_planned_is_charged_and_metered(recipe):
+    record = told(train_round(build(recipe), 0, nothing))
+    assert record["planned"] == record["charged"]
+    assert record["metered_bits"] == record["charged"]["bits"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_workers_and_a_continued_run_end_as_one_process(recipe, tmp_path):
     train(recipe, tmp_path / "one")
     train_in_workers(recipe, tmp_path / "workers", workers_here(2))
     assert_same_run(tmp_path / "workers", tmp_path / "one")
@@ -84,8 +127,8 @@ def test_workers_and_a_continued_run_end_as_one_process(tmp_path):
     assert_same_run(tmp_path / "continued", tmp_path / "one")
 
 
-def test_devices_are_ordered_their_own_rows_and_end_as_one_process(tmp_path):
-    recipe = small("fedavg_lora", *BOTH)
+@pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
+def test_devices_are_ordered_their_own_rows_and_end_as_one_process(recipe, tmp_path):
     session = build(recipe)
     wanted = [train_round(session, index, nothing) for index in range(2)]
     with deployed(recipe, tmp_path / "certificates") as servers:
@@ -105,7 +148,8 @@ def test_devices_are_ordered_their_own_rows_and_end_as_one_process(tmp_path):
         ("fedavg_lora", [3, 1, 4], "batch_sizes has 4 and world.data.batching.batch_size is 3, of which clients make"),
         ("fedavg_lora", [3, 1], "method.topology.batch_sizes has 2 entries for 3 clients"),
         ("fedavg_lora", [3, 1, 0], "method.topology.batch_sizes"),
-        ("sflllm", [3, 1, 2], "method.topology has no field 'batch_sizes'"),
+        ("sflllm", [3, 1, 4], "batch_sizes has 4 and world.data.batching.batch_size is 3, of which clients make"),
+        ("centralised_lora", [3, 1, 2], "method.topology has no field 'batch_sizes'"),
     ],
 )
 def test_batches_that_a_run_has_not_are_refused(name, sizes, words):
@@ -115,9 +159,9 @@ def test_batches_that_a_run_has_not_are_refused(name, sizes, words):
 
 
 class Uneven(Split):
-    """A cut whose clients take other numbers of rows."""
+    """A cut whose clients make other numbers of steps."""
 
-    def batch_size_K(self, samples_K, batch_size):
+    def steps_K(self, samples_K, batch_size_K, local_steps):
         return [1, 2, 2]
 
 

@@ -256,7 +256,7 @@ def load_of(problem: Problem, cut_K: IntArray | int, rank_K: IntArray | int) -> 
     adapter bits grow in proportion to the rank. The server's adapters have the largest rank among the clients. One row
     stands for the `local_steps` equal steps. Of several decisions, [..., K], its arrays are [I, ..., K].
     """
-    costs, batch = problem.costs, problem.batch_size
+    costs, batch = problem.costs, problem.batch_size if problem.batch_size_K is None else problem.batch_size_K
     cut_K, rank_K, _ = np.broadcast_arrays(cut_K, rank_K, problem.client_flop_per_s_K)
     forward_K, server_forward_K = _split(costs, "forward_flop", cut_K, rank_K)
     backward_K, server_backward_K = _split(costs, "backward_flop", cut_K, rank_K)

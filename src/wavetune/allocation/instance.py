@@ -29,6 +29,7 @@ _MOST_RANK_DIGITS, _LARGEST = 15, sys.float_info.max
 _OWN_RATE = "wavetune:rate"  # of a band whose subchannels do not carry Shannon's rate
 _OWN_ADAPTER_BITS = "wavetune:adapter_bits"  # of adapters without a rank, which the format does not have
 _DOWNLINK, _INTERFERENCE = "wavetune:downlink", "wavetune:interference_w"  # of a band, where the way back takes time
+_BATCH_SIZE = "wavetune:batch_size"  # of a client that takes fewer rows in a step
 _GRADIENT_BITS, _DOWNLOAD_SHARE = "wavetune:gradient_bits", "wavetune:download_share"  # of what comes back on it
 _CARRIES = "wavetune:carries"  # a rate other than Shannon's in numbers, for whoever does not know its kind; not read
 _MOST_NOISE_W = 1e-6  # that a subchannel of a receiver can have
@@ -91,6 +92,7 @@ def _problem(data: object) -> Problem:
         main=bands["main"],
         fed=bands["fed"],
         price_downlink=priced["main"],
+        batch_size_K=_batch_sizes(clients, _get(root, "batch_size", "$")),
     )
 
 
@@ -110,6 +112,7 @@ def problem_to_json(problem: Problem) -> Json:
             "tx_power_max_w": float(problem.tx_power_max_w_K[k]),
         }
         | ({"memory_bytes": float(m)} if np.isfinite(m := problem.memory_bytes_K[k]) else {})
+        | ({} if problem.batch_size_K is None else {_BATCH_SIZE: int(problem.batch_size_K[k])})
         for k in range(problem.num_clients)
     ]
     return {
@@ -225,6 +228,22 @@ def _per_client(clients: list[Json], key: str, positive: bool = False, default: 
         return _number(_get(client, key, path), f"{path}.{key}", positive=positive)
 
     return np.array([value(k, client) for k, client in enumerate(clients)])
+
+
+def _batch_sizes(clients: list[Json], largest: Any) -> Array | None:
+    """Rows of each client's step, at most the `largest`; None where no client says its own."""
+    if all(client.get(_BATCH_SIZE) is None for client in clients):
+        return None
+    found = list[int]()
+    for k, client in enumerate(clients):
+        own = client.get(_BATCH_SIZE)
+        path = f"$.clients[{k}].{_BATCH_SIZE}"
+        found.append(_integer(largest if own is None else own, path, least=1))
+        if found[-1] > largest:
+            raise InstanceError(
+                f"{path}: {found[-1]} is more than $.batch_size, {largest}, of which clients take as many or fewer"
+            )
+    return np.array(found, dtype=np.float64)
 
 
 def _band(value: object, path: str, num_clients: int) -> RadioBand:

@@ -40,6 +40,7 @@ def problem_of(problem: Problem, clients: Sequence[int]) -> Problem:
         main=band(problem.main),
         fed=band(problem.fed),
         client_energy_j_per_flop_K=None if joules_K is None else joules_K[kept],
+        batch_size_K=rows(problem.batch_size_K),
     )
 
 

@@ -126,7 +126,7 @@ class Problem:
 
     Args:
         local_steps: I, local steps of a round.
-        batch_size: b, samples per step and client.
+        batch_size: b, samples per step and client, the most where they differ.
         rounds_to_target: rank -> E(r), the rounds needed to reach the target loss; its keys are the allowed ranks.
         cuts: allowed cuts; cut l leaves the first l layers on the client.
         costs: the arrays over layers.
@@ -147,6 +147,7 @@ class Problem:
         rank_slack: what share of the delay may be given up to raise single clients' ranks; None for one common rank.
         fed_min_rate_bit_per_s: an adapter upload below this rate is lost, [K] or one for all; who saves energy by
             sending slowly must not fall below it.
+        batch_size_K: samples per step of each client; None for b.
     """
 
     local_steps: int
@@ -169,6 +170,7 @@ class Problem:
     cut_per_client: bool = False
     rank_slack: float | None = None
     fed_min_rate_bit_per_s: Array | float = 0.0
+    batch_size_K: Array | None = None
 
     @property
     def num_clients(self) -> int:

@@ -49,7 +49,6 @@ class Accountant:
     model_bits: float = 0.0  # of the model that every client is sent in the first round
     frozen: frozenset[str] = frozenset()  # the factors of LoRA that a round is not about
     steps_K: tuple[int, ...] = ()  # local steps that each client makes; empty: all
-    batch_share_K: tuple[float, ...] = ()  # of the largest batch, of each client's; empty: all
 
     def about(self, agenda: Agenda) -> Accountant:
         """The same for a round with this agenda."""
@@ -152,8 +151,7 @@ class Accountant:
 
         All are active if `active_K` is None. Those that sit out hear the broadcast on the others' subchannels, which
         costs no time of theirs. Where clients make other numbers of steps, nobody waits for another between them: then
-        each step of a client is the mean of those that it makes, at the speed that its problem has for all of them. So
-        it is with the rows of a step: the compute is that of the largest batch, at the speed of the problem.
+        each step of a client is the mean of those that it makes, at the speed that its problem has for all of them.
         """
         work = split_work(
             self.table,
@@ -166,7 +164,6 @@ class Accountant:
         clients, own_K = range(len(self.cut_K)), self.steps_K
 
         def evenly(flop_IK: Array) -> Array:
-            flop_IK = flop_IK / np.array(self.batch_share_K or 1.0)
             return np.broadcast_to(flop_IK.sum(axis=0) / own_K, flop_IK.shape) if own_K else flop_IK
 
         def total(bits: Bits, kinds: Sequence[str]) -> list[float]:

@@ -125,11 +125,6 @@ class RoundPlanner:
         sizes_K = tuple(self.method.topology.batch_size_K(self.num_samples_K, self.batch_size))
         return () if {*sizes_K} == {self.batch_size} else sizes_K
 
-    @property
-    def batch_share_K(self) -> tuple[float, ...]:
-        """What share each is of the largest batch; empty where all are as large."""
-        return tuple(size / self.batch_size for size in self.batch_size_K)
-
     @cached_property
     def steps_K(self) -> tuple[int, ...]:
         """Local steps that each client makes in a round, where these are not all; else empty."""
@@ -152,7 +147,7 @@ class RoundPlanner:
                     f"method.topology.{name} has {max(own_K)} and {setting} is {most}, of which clients make all or "
                     "fewer; raise it to that"
                 )
-            if own_K and (topology.is_split or topology.pooled):
+            if own_K and (topology.pooled or (topology.is_split and name == "steps")):
                 raise ConfigError(
                     f"method.topology {topology.kind} has clients make fewer {what} than others, which only those can "
                     "that wait for nobody between their steps; derive it from none that cuts or pools"
@@ -283,6 +278,7 @@ class RoundPlanner:
         problem = replace(
             problem,
             share_server=self.method.server_shares == "optimal",
+            batch_size_K=np.array(self.batch_size_K, dtype=np.float64) if self.batch_size_K else None,
             fed_min_rate_bit_per_s=self.method.link.min_rate_bit_per_s,
         )
         problem = self.method.planner.allowing(self._with_own_speeds(problem, agenda))
@@ -290,31 +286,30 @@ class RoundPlanner:
         return problem if settled is None else with_heard(problem, settled)
 
     def _with_own_speeds(self, problem: Problem, agenda: Agenda | None) -> Problem:
-        """A client that makes fewer of the local steps, or takes fewer rows in one, counts as one that makes and takes
-        all, faster and for less, and with memory for the rows that it does not take.
+        """A client that makes fewer of the local steps counts as one that makes all, faster and for less.
 
-        Ignores: that ranks above the lowest allowed one save more memory on fewer rows.
+        One that takes fewer rows in them has memory for the rows that it does not take.
+
+        Ignores: that cuts and ranks above the lowest allowed save more memory on fewer rows.
         """
-        if not self.steps_K and not self.batch_size_K:
-            return problem
-        share_K, joules_K = np.ones(problem.num_clients), problem.client_energy_j_per_flop_K
-        if self.steps_K:
-            share_K = share_K * self.steps_K / self.local_steps
-        if self.batch_size_K:
-            share_K = share_K * self.batch_share_K
+        share_K, joules_K = np.array(self.steps_K or 1.0) / (self.local_steps if self.steps_K else 1.0), None
+        if problem.client_energy_j_per_flop_K is not None:
+            joules_K = problem.client_energy_j_per_flop_K * share_K
         need_K = [self._memory_bytes(size, problem, agenda) for size in self.batch_size_K]
+        spared_K = self._memory_bytes(self.batch_size, problem, agenda) - np.array(need_K) if need_K else 0.0
         return replace(
             problem,
             client_flop_per_s_K=problem.client_flop_per_s_K / share_K,
-            client_energy_j_per_flop_K=None if joules_K is None else joules_K * share_K,
-            memory_bytes_K=problem.memory_bytes_K
-            + (self._memory_bytes(self.batch_size, problem, agenda) - np.array(need_K) if need_K else 0.0),
+            client_energy_j_per_flop_K=joules_K,
+            memory_bytes_K=problem.memory_bytes_K + spared_K,
         )
 
     def _memory_bytes(self, batch_size: int, problem: Problem, agenda: Agenda | None) -> float:
-        """Memory of a client that trains the whole model at the lowest rank on batches of so many rows (bytes)."""
+        """Memory of a client at the lowest cut and rank on batches of so many rows (bytes)."""
         costs = replace(self, batch_size=batch_size)._costs(self._first_agenda if agenda is None else agenda)
-        fixed, per_rank = (costs.before[name][-1] for name in ("memory_bytes_L", "memory_bytes_per_rank_L"))
+        fixed, per_rank = (
+            costs.before[name][min(problem.cuts)] for name in ("memory_bytes_L", "memory_bytes_per_rank_L")
+        )
         return float(fixed + problem.ranks[0] * per_rank)
 
     def settled(self, round_index: int) -> Settled | None:

@@ -52,7 +52,7 @@ class Topology(Part):
         return (num_layers,)
 
     def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
-        """Rows of each client's local step, 1 to `batch_size`; as many, where clients are cut."""
+        """Rows of each client's local step, 1 to `batch_size`."""
         return [batch_size] * len(samples_K)
 
     def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
@@ -66,6 +66,7 @@ class Split(Topology):
 
     `cut` is one number for all clients, one per client, or None: the planner chooses among `cuts` (all, if None too)
     that are at least `least_cut`, so that owners keep the first blocks, whose activations tell the text, to themselves.
+    With `batch_sizes` each takes so many rows in a step, of which `world.data.batching.batch_size` are the most.
     `labels` at the client makes the model U-shaped: final norm, head and loss come back to the client. With the
     sequential schedule the server steps after each client in turn (SplitLoRA), else once on all of them.
     """
@@ -76,6 +77,11 @@ class Split(Topology):
     least_cut: Cut = 1
     labels: Literal["server", "client"] = "server"
     schedule: Literal["parallel", "sequential"] = "parallel"
+    batch_sizes: tuple[Rows, ...] | None = None
+
+    def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
+        """Rows of each client's local step."""
+        return super().batch_size_K(samples_K, batch_size) if self.batch_sizes is None else self.batch_sizes
 
     @property
     def labels_stay(self) -> bool:
@@ -104,7 +110,8 @@ class Split(Topology):
         return *always, *((ONE_CUT,) if several else ()), *((AT_ONCE,) if self.in_turn else ())
 
     def fits(self, path: str, extent: Extent) -> None:
-        """Refuse cuts that the model does not have, or that are not one a client, and a floor that leaves none."""
+        """Refuse cuts that the model does not have, a floor that leaves none, and what is not one number a client."""
+        require_per_client(f"{path}.batch_sizes", self.batch_sizes, extent.num_clients, sys.maxsize, "rows")
         for name, cuts in (("cut", (self.cut,)), ("cuts", self.cuts or ())):
             for cut in cuts:
                 require_per_client(f"{path}.{name}", cut, extent.num_clients, extent.num_layers, "the model's blocks")

@@ -232,7 +232,7 @@ def build(
     if method.client_model is not None:
         model_bits = float(sum(8 * t.numel() * t.element_size() for t in model_message(method, cohort).values()))
     accountant = Accountant(planner.table, method, placement.cut_K, rank_K, max(rank_K), server.sites, model_bits)
-    accountant = replace(accountant, steps_K=planner.steps_K, batch_share_K=planner.batch_share_K)
+    accountant = replace(accountant, steps_K=planner.steps_K)
     precision = precision_of(backbone, run.precision, bf16)
     return Session(
         recipe,

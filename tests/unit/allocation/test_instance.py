@@ -51,6 +51,8 @@ def changed(path, value):
         (("clients", 1), 7, "$.clients[1]"),
         (("clients", 1, "tx_power_max_w"), -1.0, "$.clients[1].tx_power_max_w"),
         (("clients", 0, "flop_per_s"), None, "$.clients[0].flop_per_s"),
+        (("clients", 1, "wavetune:batch_size"), 0, "$.clients[1].wavetune:batch_size"),
+        (("clients", 1, "wavetune:batch_size"), 10**6, "$.clients[1].wavetune:batch_size"),
         (("bands", "main", "gain"), [[1.0, 1.0, 1.0]], "$.bands.main.gain"),
         (("bands", "fed", "gain", 1), [1.0], "$.bands.fed.gain[1]"),
         (("bands", "fed", "gain", 1, 2), float("nan"), "$.bands.fed.gain[1][2]"),
