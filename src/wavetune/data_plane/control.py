@@ -258,9 +258,9 @@ def attend(
 
     Raises DeploymentError if the server refuses, or does not take the device for longer than `patience_s`. `diagnose`
     looks at a connection that failed and raises what waiting cannot mend; once the server has taken the device, that is
-    somebody on the way, and waited for too.
+    somebody on the way, and waited for too. Behind orders that fail one after the other it rests, as each is told of.
     """
-    until, said, taken = time.monotonic() + patience_s, set[str](), False
+    until, said, taken, failed = time.monotonic() + patience_s, set[str](), False, False
     while True:
         replies: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         call: Any = channel.stream_stream(f"/{SERVICE}/{METHOD}")(iter(replies.get, None))
@@ -271,7 +271,11 @@ def attend(
                 order = parsed(Order, content, "the servers sent an order")
                 if order.HasField("goodbye"):
                     return quoted(order.goodbye.reason)
-                replies.put(Report(round=handle(order.round)).SerializeToString())
+                report = handle(order.round)
+                replies.put(Report(round=report).SerializeToString())
+                if failed and report.failure:
+                    time.sleep(_RETRY_S)
+                failed = bool(report.failure)
         except grpc.RpcError as error:
             status: Any = error
             if status.code() not in _PASSING:

@@ -70,6 +70,24 @@ def test_an_order_is_answered_by_its_report_until_the_device_is_dismissed(office
     assert ended == ["that was all"]
 
 
+def test_a_device_rests_behind_orders_that_fail_one_after_the_other(office, monkeypatch):
+    happened, sleep = [], time.sleep
+    monkeypatch.setattr(control.time, "sleep", lambda s: happened.append("rest") or sleep(s / 100))
+
+    def handle(order):
+        happened.append(order.round)
+        return RoundReport(round=order.round, failure="" if order.round == 3 else "no battery")
+
+    thread, _ = in_thread(office, 0, handle)
+    office.coordinator.wait_for([0], PATIENCE_S)
+    for index in range(6):
+        office.coordinator.order(0, RoundOrder(run="a run", round=index))
+        assert office.coordinator.report(0, index, PATIENCE_S).round == index
+    office.coordinator.dismiss("that was all")
+    thread.join(PATIENCE_S)
+    assert happened == [0, 1, "rest", 2, "rest", 3, 4, 5, "rest"]
+
+
 def test_a_device_that_was_held_up_gets_the_latest_order_alone_and_none_twice(office):
     """Orders of rounds that went on without it do not wait for it, and one that it is at is not sent again."""
     begun, go_on, rounds = threading.Event(), threading.Event(), []
