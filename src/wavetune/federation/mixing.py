@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from annotated_types import Ge, Gt, Lt
 
+from wavetune.errors import ConfigError
 from wavetune.federation.codecs.codec import are_tensors
 from wavetune.federation.facts import (
     ADAPTERS,
@@ -34,7 +35,7 @@ from wavetune.federation.facts import (
 )
 from wavetune.federation.updates import MAIN, RoundEnd, Update
 from wavetune.guarded import Checks, pair_of
-from wavetune.parts import Fact, Part
+from wavetune.parts import Extent, Fact, Part
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -247,6 +248,14 @@ class TrimmedMean(Mixing):
 
     fraction: Annotated[float, Ge(0), Lt(0.5)] = 0.2
 
+    def fits(self, path: str, extent: Extent) -> None:
+        """Rounded down, a fraction leaves out somebody."""
+        if self.fraction and not int(self.fraction * extent.num_clients):
+            raise ConfigError(
+                f"{path}.fraction {self.fraction} of {extent.num_clients} clients is nobody, so that nothing would be "
+                f"left out; take more clients, a larger fraction, or average_factors for the plain mean"
+            )
+
     def mix_values(self, stack: Tensor, weight_S: Tensor) -> Tensor:
         """The mean of the values that are left."""
         return _middle(stack, int(self.fraction * len(stack)))
@@ -262,6 +271,20 @@ class MultiKrum(Mixing):
 
     malicious: Annotated[int, Ge(0)] = 1
     keep: Annotated[int, Ge(1)] = 3
+
+    def fits(self, path: str, extent: Extent) -> None:
+        """There are enough clients to tell the malicious ones from the others, and none of them need be kept."""
+        clients, malicious = extent.num_clients, self.malicious
+        if malicious and clients < 2 * malicious + 3:
+            raise ConfigError(
+                f"{path}.malicious is {malicious}, for which Krum needs {2 * malicious + 3} clients or more, and there "
+                f"are {clients}; take more clients, or median"
+            )
+        if malicious and self.keep > clients - malicious:
+            raise ConfigError(
+                f"{path}.keep is {self.keep} of {clients} clients, {malicious} of them malicious; keep at most "
+                f"{clients - malicious}"
+            )
 
     def chosen(self, update_SP: Tensor) -> list[int]:
         """Places of the contributions that are kept, of updates `[S, P]`."""

@@ -1,3 +1,4 @@
+import json
 import re
 import tracemalloc
 
@@ -117,3 +118,24 @@ def test_impossible_rank_tables_are_refused_when_built(table):
 
 def test_a_rank_given_makes_the_table_optional_and_unchecked():
     Method("", Split(), Lora(rank=2), rounds_to_target={64: 2.0}).check(**FITS)
+
+
+@pytest.mark.parametrize(
+    ("rule", "clients", "sentence"),
+    [
+        ({"kind": "trimmed_mean"}, 4, r"method\.mixing\.fraction 0\.2 of 4 clients is nobody"),
+        ({"kind": "trimmed_mean"}, 5, ""),
+        ({"kind": "trimmed_mean", "fraction": 0}, 2, ""),
+        ({"kind": "multi_krum"}, 4, r"method\.mixing\.malicious is 1, for which Krum needs 5 clients or more"),
+        ({"kind": "multi_krum", "keep": 5}, 5, r"method\.mixing\.keep is 5 of 5 clients, 1 of them.*at most 4"),
+        ({"kind": "multi_krum"}, 5, ""),
+        ({"kind": "multi_krum", "malicious": 0, "keep": 9}, 3, ""),
+    ],
+)
+def test_a_robust_rule_that_would_leave_nobody_out_is_refused(rule, clients, sentence):
+    method = with_settings(recipes.get("fedavg_lora"), [f"method.mixing={json.dumps(rule)}"]).method
+    if not sentence:
+        method.check(clients, 4, 16)
+        return
+    with pytest.raises(ConfigError, match=sentence):
+        method.check(clients, 4, 16)
