@@ -114,9 +114,21 @@ class Backbone:
 
     @property
     def max_tokens(self) -> int | None:
-        """Longest sample that the model takes, None if its config names no limit."""
+        """Longest sample that the model takes, whatever else is in a pass, None if its config names no limit."""
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
-        return None if positions is None else positions - self.way.first_position
+        limits = [limit for limit in (positions, self.one_rotation) if limit is not None]
+        return min(limits) - self.way.first_position if limits else None
+
+    @property
+    def one_rotation(self) -> int | None:
+        """Tokens up to which rotary embeddings turn a sample alike, whatever else is in a pass; None: all.
+
+        Those of longrope turn all samples of a pass otherwise once the longest one of them has more.
+        """
+        rope = getattr(self.model.config.get_text_config(), "rope_parameters", None) or {}
+        sets = [rope, *(part for part in rope.values() if isinstance(part, dict))]  # one, or one a type of layers
+        limits = [part.get("original_max_position_embeddings") for part in sets if part.get("rope_type") == "longrope"]
+        return min((limit for limit in limits if limit), default=None)
 
     def require_cuts(self) -> None:
         """Raise ModelError where the model cannot be split."""

@@ -333,8 +333,9 @@ def check_tokens(backbone: Backbone, data: PreparedData, key_tokens: int) -> Non
     longest += key_tokens
     shorter = " or the tokens before a row" if key_tokens or data.train.prompt_tokens else ""
     if backbone.max_tokens is not None and longest > backbone.max_tokens:
+        why = ", beyond which longrope reads all rows of a pass in another way" if backbone.one_rotation else ""
         raise ConfigError(
-            f"a row has {longest} tokens but the model takes {backbone.max_tokens}; lower world.data.max_tokens"
+            f"a row has {longest} tokens but the model takes {backbone.max_tokens}{why}; lower world.data.max_tokens"
             + shorter
         )
 

@@ -124,6 +124,22 @@ def test_a_ragged_batch_gives_what_the_stock_model_gives_row_by_row(kind):
         close(mine, stock_states(stock(kind), ids))
 
 
+@torch.no_grad()
+def test_samples_are_as_long_as_rotations_do_not_depend_on_what_is_beside_them():
+    factors = {"short_factor": [1.0] * 8, "long_factor": [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10000.0, "original_max_position_embeddings": 12, **factors}
+    config = AutoConfig.for_model("phi3", **LLAMA, rope_parameters=rope, original_max_position_embeddings=12)
+    backbone = prepare_backbone(AutoModelForCausalLM.from_config(config, attn_implementation=ATTENTION).eval(), None)
+    assert backbone.max_tokens == 12
+
+    def of_five(beside):
+        ids = torch.cat([samples([5])[0], samples([beside])[0]])
+        return top(backbone, backbone.forward(ids, ragged_layout([5, beside])))[:5]
+
+    close(of_five(12), of_five(3))
+    assert (of_five(13) - of_five(3)).abs().max() > 1e-3  # for which the limit is there
+
+
 def random_bank(backbone, num_clients=2):
     generator = torch.Generator().manual_seed(1)
     local = {
