@@ -24,11 +24,12 @@ from wavetune.records.rounds import Round
 from wavetune.reporting.accounts import BESIDE, PHASES
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
-from wavetune.reporting.format import number, plural
+from wavetune.reporting.format import number, percent, plural
 from wavetune.reporting.format import seconds as show_seconds
 
 if TYPE_CHECKING:
     from wavetune.federation.cohort import StepResult
+    from wavetune.federation.optimise import Optimiser
     from wavetune.runtimes.session import Session
 
 
@@ -125,6 +126,8 @@ class RunDisplay(Display):
             f"{where}validation loss before training {before:.4f}; {session.precision} on "
             f"{session.cohort.backbone.device}"
         )
+        if late := _warm_up(session.recipe.method.optimiser, run.rounds * run.local_steps):
+            self.message(late)
         self._begin("training", run.rounds * run.local_steps, rounds_done * run.local_steps)
         self.clock = time.perf_counter()
 
@@ -220,6 +223,17 @@ def _without(clients: Sequence[int]) -> str:
         return ""
     more = f" and {len(clients) - 3} more" if len(clients) > 3 else ""
     return f"  without client{'s' if len(clients) > 1 else ''} {', '.join(map(str, clients[:3]))}{more}"
+
+
+def _warm_up(optimiser: Optimiser, steps: int) -> str:
+    """That a run ends while the rate still rises to what it was set to; empty where it does not."""
+    earlier, last = (optimiser.factor(step, steps) if step >= 0 else 0.0 for step in (steps - 2, steps - 1))
+    if last >= 1 or last <= earlier:
+        return ""
+    return (
+        f"the learning rate warms up for longer than the run, which ends at {percent(last)} of it after "
+        f"{plural(steps, 'step')}: lower method.optimiser.warmup_steps, or train longer"
+    )
 
 
 def _slowest(record: Round) -> str:

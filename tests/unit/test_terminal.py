@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 
 from wavetune.console import Console
+from wavetune.federation.optimise import AdamW
 from wavetune.records.alignment import AlignmentStep
 from wavetune.records.rounds import Account, Lost, Phases, Round, Straggler
 from wavetune.terminal import CountDisplay, RewardDisplay, RunDisplay
 
 SESSION = SimpleNamespace(
     recipe=SimpleNamespace(
-        run=SimpleNamespace(rounds=160, local_steps=4), method=SimpleNamespace(title="A method with a long name")
+        run=SimpleNamespace(rounds=160, local_steps=4),
+        method=SimpleNamespace(title="A method with a long name", optimiser=AdamW()),
     ),
     plan=None,
     planner=SimpleNamespace(chosen=""),
@@ -61,6 +63,28 @@ def test_round_bar_steps_and_time_left_are_seen_at_every_width(width):
     assert max(len(bar), len(below)) <= width
     assert "loss 5.540" in below
     assert "simulated" in below
+
+
+@pytest.mark.parametrize(
+    ("steps", "warmup", "schedule", "reached"),
+    [
+        (4, 10, "linear", "40.0 %"),
+        (1, 2, "constant", "50.0 %"),
+        (10, 10, "cosine", ""),
+        (9, 3, "linear", ""),
+        (1, 0, "linear", ""),
+    ],
+)
+def test_a_run_that_ends_in_its_warm_up_says_at_what_share_of_the_rate(steps, warmup, schedule, reached):
+    console = Console(file=io.StringIO(), width=300)
+    run = SimpleNamespace(rounds=steps, local_steps=1)
+    method = SimpleNamespace(title="", optimiser=AdamW(warmup_steps=warmup, schedule=schedule))
+    session = SimpleNamespace(**vars(SESSION) | {"recipe": SimpleNamespace(run=run, method=method)})
+    with RunDisplay(console) as display:
+        display.started(session, 0, 6.1)
+    told = console.file.getvalue()
+    assert ("warms up for longer than the run" in told) == bool(reached)
+    assert f"ends at {reached} of it" in told or not reached
 
 
 def test_a_round_says_whose_updates_did_not_arrive():

@@ -111,14 +111,14 @@ class Architecture:
         """
         targets = tuple(lora_targets)
         if not targets:
-            raise ConfigError("lora_targets is empty; name at least one module, such as 'q_proj'")
+            raise ConfigError("method.lora.targets is empty; name at least one module, such as 'q_proj'")
         kinds = dict.fromkeys(self.blocks)
         every = [p for block in kinds for p in block.projections]
         names = {end for p in every for end in (p.name, p.name.rpartition(".")[2])}
         for target in targets:
             if target != ALL_LINEAR and not any(named(p.name, [target]) for p in every):
                 raise ConfigError(
-                    f"lora_targets has {target!r}, which is no linear module of a {self.family} block; "
+                    f"method.lora.targets has {target!r}, which is no linear module of a {self.family} block; "
                     + nearest(target, names)
                 )
         return tuple(dict.fromkeys(p for block in kinds for p in block.lora_projections(targets)))

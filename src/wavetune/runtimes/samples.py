@@ -4,12 +4,16 @@ from pathlib import Path
 
 from wavetune.data.examples import Example, begun
 from wavetune.data.templates import prompt_ids
+from wavetune.errors import ConfigError
 from wavetune.models.adapter_folder import read_factors
 from wavetune.models.decode import decode
 from wavetune.models.stopping import own_ends, up_to_end
 from wavetune.runtimes.export import adapter_name
 from wavetune.runtimes.session import Session, one_bank
 from wavetune.runtimes.untouched_cache import recalled_answers
+
+LEAST_PROMPT = 2
+"""Tokens of a prompt that samples begin from, at least."""
 
 
 def samples_of(session: Session) -> list[tuple[Example, int | None]]:
@@ -40,7 +44,12 @@ def answers_of(session: Session, adapters: Path | None) -> list[str]:
     template, tokenizer = session.recipe.world.data.template, session.tokenizer
     vectors = 0 if adapters is None else session.data.train.prompt_tokens
     before = 0 if adapters is None else vectors + session.recipe.method.key_tokens
-    room = None if backbone.max_tokens is None else max(2, backbone.max_tokens - settings.sample_tokens - before)
+    room = None if backbone.max_tokens is None else backbone.max_tokens - settings.sample_tokens - before
+    if room is not None and room < LEAST_PROMPT:
+        raise ConfigError(
+            f"run.sample_tokens is {settings.sample_tokens} but the model takes {backbone.max_tokens} tokens, prompt "
+            f"included; give at most {room + settings.sample_tokens - LEAST_PROMPT}"
+        )
     prompts = prompt_ids([example for example, _ in samples], tokenizer, template, room)
     ends = {*session.data.ends, *own_ends(backbone.model), *((t,) for t in [tokenizer.eos_token_id] if t is not None)}
     if adapters is None:

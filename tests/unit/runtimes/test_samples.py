@@ -7,6 +7,7 @@ import pytest
 
 from helpers.runs import EXACT, small
 from wavetune.data.templates import prompt_ids
+from wavetune.errors import ConfigError
 from wavetune.models import stock
 from wavetune.models.generate import generate, load_for_generation
 from wavetune.runtimes import samples
@@ -42,3 +43,14 @@ def test_they_are_those_of_the_exported_adapters_in_the_stock_model(name, tmp_pa
     monkeypatch.setattr("transformers.PreTrainedModel.from_pretrained", None)
     assert [samples.answers_of(session, where) for where in (None, tmp_path / "adapters")] == wanted
     assert wanted[0] != wanted[1]
+
+
+def test_samples_that_leave_no_room_for_a_prompt_are_refused_by_their_field():
+    session: Any = build(small("fedavg_lora", "run.samples=1", "run.sample_tokens=600"))
+    with pytest.raises(ConfigError, match=r"run\.sample_tokens is 600 but the model takes 512 tokens.*at most 510"):
+        samples.answers_of(session, None)
+
+
+def test_targets_that_the_model_lacks_are_refused_by_their_field():
+    with pytest.raises(ConfigError, match=r"method\.lora\.targets has 'q_prok'.*did you mean .*'q_proj'"):
+        build(small("fedavg_lora", 'method.lora.targets=["q_prok"]'))
