@@ -15,12 +15,12 @@ both bands take at least for the cuts of a part may be proved as in `verify_plan
 Together with `verify_plan` this needs NumPy and nothing of wavetune; sums are rounded outwards.
 """
 
-import json
 import sys
-from pathlib import Path
+from functools import partial
 
 import numpy as np
-from verify_plan import EPS, Band, RefusedError, parts, require
+import verify_plan
+from verify_plan import EPS, Band, parts, require
 
 
 class Rate:
@@ -36,9 +36,9 @@ class Rate:
         return (price * rate if price > 0 else 0.0) + (self.slow / rate if self.slow > 0 else 0.0)
 
 
-def tables(instance, rank):
-    """Of each client and cut: whether it fits the memory, its work in a round, and starts and bits [4, K, C]."""
-    clients, cuts, nothing = instance["clients"], instance["cuts"], [0.0, 0.0, 0.0, (0.0, 0.0), 0.0]
+def tables(instance, cuts, rank):
+    """Of each client and cut: whether it fits the memory, its work in a step, and starts and bits [4, K, C]."""
+    clients, nothing = instance["clients"], [0.0, 0.0, 0.0, (0.0, 0.0), 0.0]
     found = [[parts({**instance, "clients": [one]}, cut, rank) for cut in cuts] for one in clients]
     fits = np.array([[part is not None for part in row] for row in found])
     rows = [[part or nothing for part in row] for row in found]
@@ -49,16 +49,19 @@ def tables(instance, rank):
     adapters = table(lambda part: part[4])
     starts = np.array([table(lambda part: part[0]), table(lambda part: part[2]), 0 * adapters, 0 * adapters])
     bits = np.array([table(lambda part: part[3][0]), table(lambda part: part[3][1]), adapters, adapters])
-    return fits, instance["local_steps"] * table(lambda part: part[1]), starts, bits
+    return fits, table(lambda part: part[1]), starts, bits
 
 
 class Rounds:
-    """Rounds of a rank, to show that none of them is shorter than `round_s`."""
+    """Rounds of some cuts and a rank, to show that none of them is shorter than `round_s`."""
 
-    def __init__(self, instance, rank, round_s):
-        self.fits, self.work, self.starts, self.bits = tables(instance, rank)
-        self.bands, self.cuts, self.round_s = [Band(instance, n) for n in ("main", "fed")], instance["cuts"], round_s
+    ways = (0, 1, 2, 3)  # to which of the seconds that count each way of both bands counts
+
+    def __init__(self, instance, cuts, rank, round_s):
+        self.fits, served, self.starts, self.bits = tables(instance, cuts, rank)
+        self.bands, self.cuts, self.round_s = [Band(instance, n) for n in ("main", "fed")], cuts, round_s
         self.times = np.array([instance["local_steps"], instance["local_steps"], 1.0, 1.0])
+        self.work, self.first = instance["local_steps"] * served, self.starts  # when each is over at the soonest
         alone = [(band.up.carried(band.caps[:, None] * band.up.h), band.back) for band in self.bands]
         self.most = np.array([np.sum(way_KM, axis=1) for ways in alone for way_KM in ways])  # [4, K]
         self.bits[1::2] *= np.array([band.returns for band in self.bands])[:, None, None]
@@ -66,17 +69,21 @@ class Rounds:
     def closed(self, proof):
         """Refuse where the proof leaves a part open."""
         may = [band.up.h + band.back > 0 for band in self.bands]
-        self.part_closed(proof, self.fits, np.array([[0.0, np.inf]] * 4), may, ())
+        self.part_closed(proof, self.fits, np.array([[0.0, np.inf]] * len(self.times)), may, ())
+
+    def asked(self, proof, cuts, edges, late):
+        """Cuts that can be, their costs without sets, what is paid; seconds of all ways: what is free, what is left."""
+        return cuts, self.work, 0.0, edges[:, 0, None, None], edges[:, 1, None, None] - self.starts
 
     def priced(self, proof, cuts, edges, may):
         """What seconds cost besides at a proof's prices, what is paid for everything, and what each cut costs."""
         late = np.array(proof["late"], dtype=float)
-        right = late.shape == (len(cuts), 4) and np.all(late >= 0) and np.sum(late) < np.inf
+        right = late.shape == (len(cuts), len(edges)) and np.all(late >= 0) and np.sum(late) < np.inf
         require(right, "prices of seconds are negative, missing or no numbers")
-        low, left, late_s = edges[:, 0, None, None], edges[:, 1, None, None] - self.starts, late.T[:, :, None]
-        sends, paid = self.bits > 0, 0.0
+        cuts, value, paid, low, left = self.asked(proof, cuts, edges, late)
+        late_s, sends = late.T[self.ways, :, None], self.bits > 0
         possible = cuts & np.all((left > 0) | ((left == 0) & ~sends), axis=0)
-        value = self.work + np.sum(late_s * np.where(sends, self.starts, np.maximum(self.starts, low)), axis=0)
+        value = value + np.sum(late_s * np.where(sends, self.starts, np.maximum(self.starts, low)), axis=0)
         least = np.where(sends, self.bits / left * (1 - EPS), 0.0)
         most = np.where(sends & (low > self.starts), self.bits / (low - self.starts), np.inf)
         most = np.minimum(most, self.most[:, :, None] * (1 + EPS))
@@ -98,7 +105,7 @@ class Rounds:
 
     def part_closed(self, proof, cuts, edges, may, known):
         """Refuse where rounds with these cuts, seconds [4, 2] and possible owners are left open."""
-        low = np.maximum(edges[:, 0], np.max(np.min(np.where(cuts, self.starts, np.inf), axis=2), axis=1))
+        low = np.maximum(edges[:, 0], np.max(np.min(np.where(cuts, self.first, np.inf), axis=2), axis=1))
         soonest = (self.times @ low + np.sum(np.min(np.where(cuts, self.work, np.inf), axis=1))) * (1 - EPS)
         high = np.minimum(edges[:, 1], (low + (self.round_s - soonest) / self.times) * (1 + EPS))
         if soonest >= self.round_s or np.any(low > high):
@@ -157,11 +164,11 @@ def plan_delay(instance, plan):
     allowed = len(cuts) == len(instance["clients"]) and set(cuts) <= {*instance["cuts"]} and str(rank) in ranks
     require(allowed, f"cuts {cuts}, rank {rank}: not allowed")
     at = np.arange(len(cuts)), [instance["cuts"].index(cut) for cut in cuts]
-    fits, work, starts, bits = (table[..., *at] for table in tables(instance, rank))
+    fits, work, starts, bits = (table[..., *at] for table in tables(instance, instance["cuts"], rank))
     require(np.all(fits), f"cuts {cuts}, rank {rank}: a client lacks memory")
     main, fed = (Band(instance, n).airtimes(plan["bands"][n], bits[i : i + 2]) for n, i in (("main", 0), ("fed", 2)))
-    step_s = np.max(starts[0] + main[0]) + np.max(starts[1] + main[1])
-    round_s = instance["local_steps"] * step_s + np.sum(work) + np.max(fed[0]) + np.max(fed[1])
+    step_s = np.max(starts[0] + main[0]) + np.sum(work) + np.max(starts[1] + main[1])
+    round_s = instance["local_steps"] * step_s + np.max(fed[0]) + np.max(fed[1])
     return float(ranks[str(rank)] * round_s * (1 + EPS))
 
 
@@ -170,25 +177,11 @@ def bound(instance, certificate):
     proofs, claimed_s = {p["rank"]: p["proof"] for p in certificate["ranks"]}, float(certificate["lower_bound_s"])
     require(claimed_s < np.inf, "the bound is no number")
     for rank, rounds in instance["rounds_to_target"].items():
-        Rounds(instance, int(rank), claimed_s / rounds).closed(proofs[int(rank)])
+        Rounds(instance, instance["cuts"], int(rank), claimed_s / rounds).closed(proofs[int(rank)])
     return claimed_s
 
 
-@np.errstate(all="ignore")
-def main(*paths):
-    """Print the proved gap; the exit code is 1 where something does not hold, 2 where the files are no such files."""
-    try:
-        require(2 <= len(paths) <= 3, f"give the files of {str(__doc__).splitlines()[0][64:-1]}")
-        *given, plan, certificate = (json.loads(Path(p).read_text()) for p in paths)
-        instance = given[0] if given else certificate["instance"]
-        delay_s, bound_s = plan_delay(instance, plan), bound(instance, certificate)
-        require(delay_s <= plan["delay_s"] * (1 + 1e-9), f"the plan takes {delay_s:.9g} s, not {plan['delay_s']:.9g} s")
-    except Exception as error:  # a file can be wrong in many ways
-        print(f"refused: {error if isinstance(error, RefusedError) else f'malformed or incomplete, {error!r:.200}'}")
-        return 1 if isinstance(error, RefusedError) and 2 <= len(paths) <= 3 else 2
-    print(f"plan {delay_s:.9g} s, no plan below {bound_s:.9g} s: proved gap {max(0.0, 1 - bound_s / delay_s):.4%}")
-    return 0
-
+main = partial(verify_plan.main, plan_delay=plan_delay, bound=bound)
 
 if __name__ == "__main__":
     sys.exit(main(*sys.argv[1:]))

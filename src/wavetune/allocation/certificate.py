@@ -15,7 +15,7 @@ import time
 import numpy as np
 
 from wavetune.allocation.band import Incumbent
-from wavetune.allocation.cut_certificate import own_cuts_certificate
+from wavetune.allocation.cut_certificate import own_choices_certificate
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import check_feasible, hall_violator, pairs_within_memory
 from wavetune.allocation.given_cuts import GivenCutsSearch, Setting, search_given, settings_of
@@ -32,10 +32,10 @@ _NEVER_S = 1e200  # than which no plan is slower
 @np.errstate(over="ignore")
 def plan_with_certificate(problem: Problem, time_limit_s: float | None = None) -> tuple[Plan, Json]:
     """The plan of one rank and one cut, of all or of each client, and its certificate; empty where there is no plan."""
-    if problem.cut_per_client:
+    if problem.cut_per_client or problem.share_server:
         clock = Clock(np.inf if time_limit_s is None else time.monotonic() + time_limit_s)
         plan = plan_per_client(problem, None if time_limit_s is None else 0.5 * time_limit_s)
-        return plan, own_cuts_certificate(problem, plan, clock) if plan.status == "ok" else {}
+        return plan, own_choices_certificate(problem, plan, clock) if plan.status == "ok" else {}
     feasible = check_feasible(problem)
     if not feasible.pairs:
         return infeasible(feasible.reason), {}

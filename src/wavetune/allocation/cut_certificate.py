@@ -1,14 +1,17 @@
-"""Certificate of the bound where every client has a cut of its own, which `tools/verify_plan.py` checks.
+"""Certificate of the bound where every client has a cut or a share of the server of its own.
 
-A proof of a rank is a tree of parts, as `cut_packing` divides them. In a part prices prove, by the formula there, that
+`tools/verify_own_cuts.py` checks that of cuts, `tools/verify_shares.py` that of shares. A proof of a rank, or of a cut
+and rank of all, is a tree of parts, as `cut_packing` divides them. In a part prices prove, by the formula there, that
 no round is shorter than claimed, or which cuts no shorter round has; of what is left, one client's cut, one owner of a
 subchannel or seconds are told apart. That a cut's sets cost no less than they have to is proved by multipliers, as in
 `refutation`. Where a part is left open, less is claimed.
-Shape suffixes: K clients, M subchannels, C cuts, T for U, D, F and G, M1 for the subchannels and the total power.
+Shape suffixes: K clients, M subchannels, C cuts, T for U, D, F and G or, with shares, P, F and G, M1 for the
+subchannels and the total power.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -19,7 +22,7 @@ from wavetune.allocation.cut_packing import CutPacking, Divided, Trace, parts
 from wavetune.allocation.cut_packing import Prices as CutPrices
 from wavetune.allocation.decision import Evaluator, Options, options_of
 from wavetune.allocation.effort import Clock, effort_of
-from wavetune.allocation.feasibility import memory_need_bytes_K
+from wavetune.allocation.feasibility import memory_need_bytes_K, pairs_within_memory
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan
@@ -33,6 +36,7 @@ from wavetune.allocation.water_filling import BandProblem
 from wavetune.units import Array
 
 _PACKED, _PROGRAMS = 1000, 2400.0  # size of bands whose prices linear programs move, and how many at size 1
+_PACKED_SHARES = 3000  # the same with shares of the server
 _CLOSE = 1e-3  # of the delay, for which nothing is proved: what is missing there would make files large
 _MOST_SETS = 300  # that are looked at for one cheapest set
 _NOTHING = 1e-290  # bit/s/Hz of a client that only receives
@@ -75,48 +79,58 @@ class _Asked(NamedTuple):
     problem: BandProblem
 
 
-def own_cuts_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
-    """What proves the plan's bound, or less, of a problem in which every client has a cut of its own.
+def own_choices_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
+    """What proves the plan's bound, or less, where clients have cuts or shares of the server of their own.
 
-    No plan of a rank has a round shorter than `lower_bound_s` over the rank's rounds to the target. No plan of mixed
-    ranks is faster than one of the least of them.
+    No plan of a rank, or of a cut and rank of all clients, has a round shorter than `lower_bound_s` over the rank's
+    rounds to the target. No plan of mixed ranks is faster than one of the least of them.
     """
-    evaluator = Evaluator(problem)
+    evaluator, shared = Evaluator(problem), problem.share_server
     bands, steps = (evaluator.main, evaluator.fed), problem.local_steps
-    option_sets = [_within_memory(problem, rank) for rank in problem.ranks]
+    named = _option_sets(problem)
+    option_sets = [one for _, one in named]
     packing = CutPacking(
-        bands, option_sets, steps, problem.costs.download_share, problem.price_downlink, False, clock
+        bands, option_sets, steps, problem.costs.download_share, problem.price_downlink, shared, clock
     )  # fmt: skip
     size = max(tables.log_KM.size for tables in bands)
     goal_s = min(plan.lower_bound_s, (1 - _CLOSE) * plan.delay_s)
     hertz = problem.main.effective_hz, problem.fed.effective_hz
-    least_s = [[_first_s(one, one.ready_s_KC), _first_s(one, one.back_s_KC), 0.0, 0.0] for one in option_sets]
     apart = BandsApart(problem, evaluator, plan)
     proofs = [CutProof(packing, i, one, hertz, goal_s / one.rounds, apart) for i, one in enumerate(option_sets)]
+
+    def close(i: int, choice_K: IntArray, _: bool) -> float:
+        return option_sets[i].rounds * proofs[i].closed(choice_K)[1]
+
+    most = _PACKED_SHARES if shared else _PACKED
     packing.run(
-        [(plan.main.owner_M, plan.fed.owner_M)], least_s, [0.0] * len(option_sets),
+        [(plan.main.owner_M, plan.fed.owner_M)],
+        [proof.first_T(one.allowed_KC).tolist() for one, proof in zip(option_sets, proofs, strict=True)],
+        [0.0] * len(option_sets),
         lambda i: suited_prices(evaluator, option_sets[i], goal_s / option_sets[i].rounds), lambda: goal_s,
-        lambda _: None, lambda i, choice_K, _: option_sets[i].rounds * proofs[i].closed(choice_K)[1],
-        int(_PROGRAMS / np.sqrt(size)) if size <= _PACKED else 0, patient=True,
+        lambda _: None, None if shared else close, int(_PROGRAMS / np.sqrt(size)) if size <= most else 0, patient=True,
     )  # fmt: skip
-    ranks = [
-        {"rank": rank, "proof": proof.of(trace)}
-        for rank, proof, trace in zip(problem.ranks, proofs, packing.traces, strict=True)
+    found = [
+        {**name, "proof": proof.of(trace)}
+        for (name, _), proof, trace in zip(named, proofs, packing.traces, strict=True)
     ]
     lower_s = min(one.rounds * proof.reached_s for one, proof in zip(option_sets, proofs, strict=True))
-    return {"lower_bound_s": lower_s * _SAFE, "ranks": ranks}
+    return {"lower_bound_s": lower_s * _SAFE, "ranks" if problem.cut_per_client else "pairs": found}
 
 
-def _within_memory(problem: Problem, rank: int) -> Options:
-    """All cuts of a rank that fit the clients' memories, whether or not anybody hears them there."""
-    one = options_of(problem, rank)
-    fits = [memory_need_bytes_K(problem, cut, rank) <= problem.memory_bytes_K for cut in problem.cuts]
+def _option_sets(problem: Problem) -> list[tuple[Json, Options]]:
+    """All that fits the memories, whether or not anybody hears the clients there: a rank's cuts, or a cut and rank."""
+    if problem.cut_per_client:
+        return [({"rank": rank}, _within_memory(problem, problem.cuts, rank)) for rank in problem.ranks]
+    return [
+        ({"cut": cut, "rank": rank}, _within_memory(problem, [cut], rank)) for cut, rank in pairs_within_memory(problem)
+    ]
+
+
+def _within_memory(problem: Problem, cuts: Sequence[int], rank: int) -> Options:
+    """Some cuts of a rank, and which of them fit the clients' memories."""
+    one = options_of(replace(problem, cuts=tuple(cuts)), rank)
+    fits = [memory_need_bytes_K(problem, cut, rank) <= problem.memory_bytes_K for cut in cuts]
     return replace(one, allowed_KC=np.stack(fits, axis=1))
-
-
-def _first_s(one: Options, start_s_KC: Array) -> float:
-    """The last client is not done sooner (s)."""
-    return float(np.max(np.min(np.where(one.allowed_KC, start_s_KC, np.inf), axis=1)))
 
 
 def _alone(problem: BandProblem) -> Array:
@@ -179,13 +193,30 @@ class CutProof:
         round_s: float,
         apart: BandsApart,
     ) -> None:
-        self.packing, self.one, self.cut_KC, self.hertz = packing, packing.option_sets[i], options.cut_KC, hertz
+        self.packing, self.i, self.one, self.cut_KC, self.hertz = (
+            packing,
+            i,
+            packing.option_sets[i],
+            options.cut_KC,
+            hertz,
+        )
         self.options, self.apart = options, apart
         self.choices: dict[bytes, tuple[Json, float]] = {}
         self.round_s = self.reached_s = round_s
         self.margin = _MARGIN / (2 * options.num_clients)
         # bit/s/Hz of each client that has all of its power on every subchannel
         self.most = [np.sum(_alone(band.problem), axis=1) for band in packing.bands]
+        packing.bands[0].alone_K = self.most[0]
+
+    def first_T(self, allowed_KC: BoolArray) -> Array:
+        """The last seconds are no sooner, [T]."""
+        asks, first_T = self.one.asks[0], np.zeros(len(self.packing.times_T))
+        starts = [asks.ready_s_KC, asks.after_s_KC]
+        if self.packing.shared:
+            starts = [np.sum(self.packing.bands[0].least_s(asks), axis=2) + self.one.work_s_KC]
+        for t, start_s_KC in enumerate(starts):
+            first_T[t] = np.max(np.min(np.where(allowed_KC, start_s_KC, np.inf), axis=1))
+        return first_T
 
     def of(self, trace: Trace) -> Json:
         """The proof from what was found; `reached_s` follows."""
@@ -201,7 +232,7 @@ class CutProof:
             if best_s >= self.round_s:
                 return proof
             values = self._values(part, prices)
-            tried, tried_s = self._narrowed(self._with(part, prices, self._sum(part, values)))
+            tried, tried_s = self._narrowed(self._with(part, prices, self._sum(part, prices, values)))
             if not (tried_s > best_s or np.any(tried.allowed_KC != part.allowed_KC)):
                 continue
             written, least_KC = self._written(part, prices, values)
@@ -212,7 +243,8 @@ class CutProof:
         if best_s >= self.round_s:
             return proof
         if not trace.parts:
-            if trace.closed or np.prod(np.sum(part.allowed_KC, axis=1, dtype=np.float64)) <= _CHOICES:
+            choices = np.prod(np.sum(part.allowed_KC, axis=1, dtype=np.float64))
+            if not self.packing.shared and (trace.closed or choices <= _CHOICES):
                 here |= self._of_choices(part)
             else:
                 self.reached_s = min(self.reached_s, best_s)
@@ -250,12 +282,11 @@ class CutProof:
 
     def _narrowed(self, part: _Part) -> tuple[_Part, float]:
         """The part without cuts that no shorter round has, and what is proved of its rounds (s)."""
-        times_T, one, (asks, _) = self.packing.times_T, self.one, self.one.asks
+        times_T, one = self.packing.times_T, self.one
         allowed_KC, edges_T2, _, known = part
-        first_T = edges_T2[:, 0].copy()
-        for t, start_KC in enumerate((asks.ready_s_KC, asks.after_s_KC)):
-            first_T[t] = max(first_T[t], np.max(np.min(np.where(allowed_KC, start_KC, np.inf), axis=1)))
-        best_s = float(times_T @ first_T + np.sum(np.min(np.where(allowed_KC, one.work_s_KC, np.inf), axis=1)))
+        first_T = np.maximum(edges_T2[:, 0], self.first_T(allowed_KC))
+        work_s_KC = np.where(allowed_KC, one.work_s_KC * (not self.packing.shared), np.inf)
+        best_s = float(times_T @ first_T + np.sum(np.min(work_s_KC, axis=1)))
         if not best_s < self.round_s:
             return part, np.inf
         last_T = np.minimum(edges_T2[:, 1], first_T + (self.round_s - best_s) / times_T)
@@ -273,7 +304,7 @@ class CutProof:
 
     def _with(self, part: _Part, prices: CutPrices, least_KC: Array) -> _Part:
         slope_T = self.packing.times_T - np.sum(prices.late_KT, axis=0)
-        paid_s = float(np.sum(prices.main_M1) + np.sum(prices.fed_M1))
+        paid_s = float(np.sum(prices.main_M1) + np.sum(prices.fed_M1)) + prices.server
         return part._replace(known=(*part.known, _Known(slope_T, paid_s, least_KC)))
 
     def _words(self, by: Divided) -> Json:
@@ -287,15 +318,19 @@ class CutProof:
 
     def _asked(self, part: _Part, j: int, late_K2: Array) -> _Asked:
         """What a band's sets are asked in a part."""
-        band, asks, (low_2, high_2) = self.packing.bands[j], self.one.asks[j], part.edges_T2[2 * j : 2 * j + 2].T
+        both, share_KC2 = self.packing.asked(self.i, part.edges_T2, part.allowed_KC)
+        band, asks, (low_2, high_2) = self.packing.bands[j], both[j], part.edges_T2[self.packing.ways[j]].T
+        possible_KC = part.allowed_KC & (share_KC2[..., 0] <= share_KC2[..., 1])
+        if self.packing.shared and j == 0:  # to have sent sooner leaves more time to the rest
+            low_2 = np.zeros(2)
         start_KC, rates, soons = np.zeros(part.allowed_KC.shape), list[Array](), list[Array]()
         for way, (begin_KC, bits_KC) in enumerate(
             ((asks.ready_s_KC, asks.need_KC), (asks.after_s_KC, asks.down_bits_KC))
         ):
-            rates.append(rate_needed(bits_KC, high_2[way] - begin_KC))
+            rates.append(rate_needed(bits_KC, high_2[way] - begin_KC - asks.rest_s_KC2[..., way]))
             soons.append(rate_needed(bits_KC, low_2[way] - begin_KC))
             start_KC += late_K2[:, way, None] * np.where(bits_KC > 0, begin_KC, np.maximum(begin_KC, low_2[way]))
-        possible_KC = part.allowed_KC & np.isfinite(rates[0]) & np.isfinite(rates[1])
+        possible_KC = possible_KC & np.isfinite(rates[0]) & np.isfinite(rates[1])
         client_J, cut_J = np.nonzero(possible_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
         at = client_J, cut_J
         slow_J4 = np.stack(
@@ -319,7 +354,7 @@ class CutProof:
         """What is asked of both bands, what sets for it cost at least (rounds), and how large such sets are."""
         found: list[_Values] = []
         for j, weight_M1 in enumerate(prices.weights):
-            asked, band = self._asked(part, j, prices.late_KT[:, 2 * j : 2 * j + 2]), self.packing.bands[j]
+            asked, band = self._asked(part, j, prices.late_KT[:, self.packing.ways[j]]), self.packing.bands[j]
             value_J, size_J = np.full(len(asked.client_J), _LONG), np.ones(len(asked.client_J), np.int64)
             possible_J = asked.problem.need_K <= band.most_K[asked.client_J]
             possible_J &= asked.problem.ask_K <= band.most_down_K[asked.client_J] / band.unit
@@ -336,9 +371,10 @@ class CutProof:
             found.append((asked, value_J, size_J))
         return found
 
-    def _sum(self, part: _Part, values: list[_Values]) -> Array:
+    def _sum(self, part: _Part, prices: CutPrices, values: list[_Values]) -> Array:
         """What each cut costs, [K, C] (s)."""
-        least_KC = np.where(part.allowed_KC, self.one.work_s_KC, np.inf)
+        _, share_KC2 = self.packing.asked(self.i, part.edges_T2, part.allowed_KC)
+        least_KC = np.where(part.allowed_KC, self.packing.served_s(self.i, prices, share_KC2), np.inf)
         for asked, value_J, _ in values:
             least_KC = least_KC + asked.start_KC
             least_KC[asked.client_J, asked.cut_J] += value_J * self.round_s
@@ -346,7 +382,7 @@ class CutProof:
 
     def _written(self, part: _Part, prices: CutPrices, values: list[_Values]) -> tuple[Json, Array]:
         """Prices with a proof of what each cut costs, and what is proved of it, [K, C] (s)."""
-        exact_KC = self._sum(part, values)
+        exact_KC = self._sum(part, prices, values)
         clients = [dict[str, Json]() for _ in range(len(exact_KC))]
         _, exact_s = self._narrowed(self._with(part, prices, exact_KC))
         enough_KC = np.min(exact_KC, axis=1, keepdims=True) + max(0.0, self.round_s - exact_s)
@@ -354,7 +390,7 @@ class CutProof:
         cases = [self._cases(j, prices.weights[j], *values[j]) for j in range(2)]
         plain = [[one.plain() for one in band] for band in cases]
         reached = [np.array([one.reached for one in band]) for band in cases]
-        lacks_KC = self._sum(part, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)]) < enough_KC
+        lacks_KC = self._sum(part, prices, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)]) < enough_KC
         for j, (asked, value_J, size_J) in enumerate(values):
             name = _BANDS[j]
             for n, (proof, one) in enumerate(zip(plain[j], cases[j], strict=True)):
@@ -365,11 +401,12 @@ class CutProof:
                     if found:
                         proof, reached[j][n] = found, one.reached
                 clients[k].setdefault(str(self.cut_KC[k, c]), Json())[name] = proof
-        least_KC = self._sum(part, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)])
+        least_KC = self._sum(part, prices, [(v[0], r, v[2]) for v, r in zip(values, reached, strict=True)])
         weights: Json = {
             name: {"subchannels": weight_M1[:-1].tolist(), "power": float(weight_M1[-1])}
             for name, weight_M1 in zip(_BANDS, prices.weights, strict=True)
         }
+        weights |= {"server": prices.server} if self.packing.shared else {}
         return weights | {"late": prices.late_KT.tolist(), "clients": clients}, least_KC
 
     def _cases(self, j: int, weight_M1: Array, asked: _Asked, value_J: Array, size_J: IntArray) -> list[Cases]:

@@ -91,6 +91,7 @@ class SetsOfBand:
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
         self.problem = with_receivers(problem, self.down_KM)._replace(back_KM=self.down_KM / self.unit)
         self.most_K, self.most_down_K = tables.lone_rate_K, np.sum(self.down_KM, axis=1) * (1 + 1e-9)
+        self.alone_K = self.most_K  # what is taken for that where what both ways take at least is counted
         self.known: set[tuple[int, bytes, int]] = set()
         # who has nothing to send or receive takes the empty set
         self.client_S, self.set_SM = np.arange(K), np.zeros((K, band.num_subchannels), np.bool_)
@@ -165,7 +166,7 @@ class SetsOfBand:
 
     def least_s(self, asks: Asks) -> Array:
         """Both ways of each cut take no less if the client has the whole band, [K, C, 2] (s)."""
-        up_s_KC = transfer_s(asks.need_KC, self.most_K[:, None])
+        up_s_KC = transfer_s(asks.need_KC, self.alone_K[:, None])
         down_s_KC = transfer_s(asks.down_bits_KC, self.most_down_K[:, None])
         return np.stack((asks.ready_s_KC + up_s_KC, asks.after_s_KC + down_s_KC), axis=2)
 
@@ -575,7 +576,7 @@ class CutPacking:
 
     def _choice(self, node: _Node, prices: Prices, goal_s: float) -> Array:
         """The least that cuts cost at prices, [K, C] (s), infinite where a cut cannot be."""
-        asks, share_KC2 = self._asks(node)
+        asks, share_KC2 = self.asked(node.option_set, node.edges_T2, node.allowed_KC)
         values = [
             band.cheapest(
                 asks[j], self._edges(node, j), node.allowed_KC, node.hears[j], prices.weights[j],
@@ -583,30 +584,35 @@ class CutPacking:
             )
             for j, band in enumerate(self.bands)
         ]  # fmt: skip
-        served_KC = self.option_sets[node.option_set].work_s_KC
         fits_KC = node.allowed_KC & (share_KC2[..., 0] <= share_KC2[..., 1])
-        if self.shared:
-            share_KC = np.where(fits_KC, self._share(node, prices, share_KC2), 1.0)
-            served_KC = prices.late_KT[:, :1] * transfer_s(served_KC, share_KC) + prices.server * share_KC
+        served_KC = self.served_s(node.option_set, prices, share_KC2)
         return np.where(fits_KC, served_KC + values[0] + values[1], np.inf)
 
-    def _asks(self, node: _Node) -> tuple[tuple[Asks, Asks], Array]:
-        """What cuts ask of both bands, and the least and the largest share of the server that each can have."""
-        one = self.option_sets[node.option_set]
+    def asked(self, i: int, edges_T2: Array, allowed_KC: BoolArray) -> tuple[tuple[Asks, Asks], Array]:
+        """What cuts ask of both bands in a part, and the least and the largest share of the server, [K, C, 2]."""
+        one = self.option_sets[i]
         if not self.shared:
             return one.asks, np.zeros((*one.work_s_KC.shape, 2))
         least_s_KC2 = self.bands[0].least_s(one.asks[0])
-        left_s_KC = float(node.edges_T2[0, 1]) - np.sum(least_s_KC2, axis=2)
-        least_KC = np.where(node.allowed_KC & (left_s_KC >= 0), transfer_s(one.work_s_KC, left_s_KC), np.inf) * _SAFE
+        left_s_KC = float(edges_T2[0, 1]) - np.sum(least_s_KC2, axis=2)
+        least_KC = np.where(allowed_KC & (left_s_KC >= 0), transfer_s(one.work_s_KC, left_s_KC), np.inf) * _SAFE
         least_K = np.minimum(np.min(least_KC, axis=1), 1e9)
         most_K = np.clip(1.0 - (np.sum(least_K) - least_K), 0.0, 1.0)
         rest_s_KC2 = least_s_KC2[..., ::-1] + transfer_s(one.work_s_KC, most_K[:, None])[..., None] * _SAFE
         most_KC = np.broadcast_to(most_K[:, None], least_KC.shape)
         return (one.asks[0]._replace(rest_s_KC2=rest_s_KC2), one.asks[1]), np.stack((least_KC, most_KC), axis=2)
 
-    def _share(self, node: _Node, prices: Prices, share_KC2: Array) -> Array:
+    def served_s(self, i: int, prices: Prices, share_KC2: Array) -> Array:
+        """What the server's work of each cut costs at prices, between the least and the largest share, [K, C] (s)."""
+        work_s_KC = self.option_sets[i].work_s_KC
+        if not self.shared:
+            return work_s_KC
+        share_KC = np.where(share_KC2[..., 0] <= share_KC2[..., 1], self._share(i, prices, share_KC2), 1.0)
+        return prices.late_KT[:, :1] * transfer_s(work_s_KC, share_KC) + prices.server * share_KC
+
+    def _share(self, i: int, prices: Prices, share_KC2: Array) -> Array:
         """The share of the server that is cheapest for each cut."""
-        paid_KC = prices.late_KT[:, :1] * self.option_sets[node.option_set].work_s_KC
+        paid_KC = prices.late_KT[:, :1] * self.option_sets[i].work_s_KC
         best_KC = np.sqrt(paid_KC / prices.server) if prices.server > 0 else np.full(paid_KC.shape, np.inf)
         return np.minimum(np.maximum(best_KC, share_KC2[..., 0]), share_KC2[..., 1])
 
@@ -618,7 +624,7 @@ class CutPacking:
 
     def _solve(self, node: _Node, most_s: float, radius: float) -> _Solved | None:
         """The best prices near a node's by the sets that are known, of which none costs more than `most_s`."""
-        near, (asks, share_KC2) = node.prices, self._asks(node)
+        near, (asks, share_KC2) = node.prices, self.asked(node.option_set, node.edges_T2, node.allowed_KC)
         K, C, T = *node.allowed_KC.shape, len(self.times_T)
         rest_s = most_s - float(self.times_T @ node.edges_T2[:, 0])
         moves_M1 = [np.full(band.num_weights, radius * rest_s / band.num_weights) for band in self.bands]
@@ -697,7 +703,7 @@ class CutPacking:
         if not self.shared:
             none_J = np.zeros(len(pair_J))
             return _Served(pair_J, work_s_P[pair_J], none_J, none_J)
-        share_KCJ = self._share(node, node.prices, share_KC2)[..., None] * _SHARES
+        share_KCJ = self._share(node.option_set, node.prices, share_KC2)[..., None] * _SHARES
         share_KCJ = np.minimum(np.maximum(share_KCJ, share_KC2[..., :1]), share_KC2[..., 1:])
         share_J = share_KCJ.reshape(-1, len(_SHARES))[pair_J].ravel()
         pair_J = np.repeat(pair_J, len(_SHARES))

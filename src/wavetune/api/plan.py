@@ -76,7 +76,8 @@ class Planned:
             gap = f": the gap is at most {percent(chosen.gap)}"
             lines.append(f"{below}, whatever it spends" if self.minds_energy else below + gap)
         if self.proof is not None:
-            proved_s = float(self.proof["lower_bound_s"])
+            proofs = (self.proof, *self.proof.get("beside", ()))
+            proved_s = min(float(proof["lower_bound_s"]) for proof in proofs)
             rest = (
                 "" if proved_s >= chosen.lower_bound_s * (1 - 1e-6) else "; the rest is proved within the planner alone"
             )
@@ -105,8 +106,8 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     Args:
         what: a recipe, its name or file, or the file of a plan instance.
         time_limit_s: for the search; a first plan is always finished.
-        certificate: also keep the proof of the bound, as `tools/verify_plan.py` reads it (`tools/verify_own_cuts.py`
-            where every client has a cut of its own).
+        certificate: also keep the proof of the bound, as `tools/verify_plan.py` reads it (`tools/verify_shares.py`
+            with shares of the server, `tools/verify_own_cuts.py` where every client has but a cut of its own).
 
     Raises:
         ConfigError: for a recipe that cannot be planned so; InstanceError: for a malformed instance.
@@ -121,7 +122,7 @@ def plan(what: Recipe | str | Path, *, time_limit_s: float | None = None, certif
     planner = count.planner(recipe)
     note = f"{planner.statistics.tokens:.1f} tokens a sample ({count.how})" + (planner.chosen and f"; {planner.chosen}")
     problem = planner.known(0)
-    chosen, proof = _certified(planner, problem, time_limit_s) if certificate else (planner.first_plan(), None)
+    chosen, proof = _certified(planner, time_limit_s) if certificate else (planner.first_plan(), None)
     notes = (note, _energy_note(planner, problem, chosen), _deadline_note(planner, problem, chosen))
     values = (planner.rank_choice(chosen), planner.settled(0))
     lines = (count.told, f"world: {described(recipe.world.scenario)}", *(one and one.sentence for one in values))
@@ -151,10 +152,11 @@ def is_instance(what: str) -> bool:
     return not {"world", "base", "method", "run"} & {*found}
 
 
-def _certified(
-    planner: RoundPlanner, problem: Problem, time_limit_s: float | None
-) -> tuple[Plan, dict[str, Any] | None]:
-    """The plan of a recipe's first round with a proof of its bound, which holds the instance of that round too."""
+def _certified(planner: RoundPlanner, time_limit_s: float | None) -> tuple[Plan, dict[str, Any] | None]:
+    """The plan of a recipe's first round with a proof of its bound, which holds the instance of that round too.
+
+    Where codecs are chosen with the plan, there are proofs of the others beside it.
+    """
     from wavetune.allocation.certificate import plan_with_certificate
     from wavetune.allocation.feasibility import require_feasible
     from wavetune.allocation.instance import problem_to_json
@@ -162,12 +164,10 @@ def _certified(
     method = planner.method
     given = (method.topology.cut_of(planner.table.num_layers), method.lora.rank)
     hindered = {
-        "clients may differ in rank or share of the server": problem.share_server or problem.rank_slack is not None,
+        "clients may differ in rank": planner.known(0).rank_slack is not None,
         "cuts or ranks are given for each client": any(isinstance(one, tuple) for one in given),
         "the planner weighs energy": method.planner.minds_energy,
         f"{method.planner.kind} has no bound (method.planner.kind=optimal)": not method.planner.searches,
-        "codecs are chosen with the plan": method.choose_codecs,
-        "only some clients take part": not method.selection.everyone or planner.reached(problem) < problem.num_clients,
     }
     for why, holds in hindered.items():
         if holds:
@@ -175,8 +175,16 @@ def _certified(
                 f"--certificate proves one rank for all clients and one cut, for all or of each, and {why}; without "
                 "--certificate the bound that is printed is proved within the planner"
             )
-    chosen, proof = plan_with_certificate(problem, time_limit_s)
-    return require_feasible(problem, chosen), proof | {"instance": problem_to_json(problem)} if proof else None
+    found: list[tuple[Plan, dict[str, Any]]] = []
+    for one in (planner, *planner.others):
+        problem, clients = one.first_problem()
+        chosen, proof = plan_with_certificate(problem, time_limit_s and time_limit_s / (1 + len(planner.others)))
+        found.append((one.plan_of_all(chosen, clients), proof | {"instance": problem_to_json(problem)}))
+    (chosen, proof), *others = found
+    if chosen.status == "ok":
+        chosen = replace(chosen, lower_bound_s=min(plan.lower_bound_s for plan, _ in found))
+    proof |= {"beside": [beside for _, beside in others]} if others else {}
+    return require_feasible(planner.known(0), chosen), proof if chosen.status == "ok" else None
 
 
 def _of_instance(file: str, time_limit_s: float | None, certificate: bool) -> Planned:

@@ -29,7 +29,7 @@ def plan(
     certificate: Annotated[
         Path | None,
         typer.Option(
-            help="Write the proof of the bound here, for tools/verify_plan.py (of own cuts: verify_own_cuts.py)."
+            help="Write the proof of the bound here, for tools/verify_plan.py, verify_own_cuts.py or verify_shares.py."
         ),
     ] = None,
 ) -> None:

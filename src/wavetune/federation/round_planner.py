@@ -75,7 +75,8 @@ class RoundPlanner:
     rounds: int
     seed: int
     chosen: str = ""  # what was decided for the whole run, and what could not be counted, in words
-    bound_s: float = np.inf  # proved for plans with other codecs that might have been chosen
+    others: tuple[RoundPlanner, ...] = ()  # with other codecs that might have been chosen
+    bound_s: float = np.inf  # proved for plans with these
     storage: Storage = FP32
 
     def scheduled(self) -> RoundPlanner:
@@ -89,7 +90,8 @@ class RoundPlanner:
         plans = [planner.first_plan() for planner in tried]
         best = min(range(len(tried)), key=lambda i: self.method.planner.cost(tried[i].known(0), plans[i]))
         chosen = "; ".join(filter(None, (tried[best].chosen, self.chosen)))
-        return replace(tried[best], chosen=chosen, bound_s=min(plan.lower_bound_s for plan in plans))
+        others = tuple(planner for planner in tried if planner is not tried[best])
+        return replace(tried[best], chosen=chosen, others=others, bound_s=min(plan.lower_bound_s for plan in plans))
 
     def _with_candidate(self, candidate: CodecCandidate) -> RoundPlanner:
         rounds_to_target = {
@@ -363,13 +365,35 @@ class RoundPlanner:
         )
         return plan if chosen is None else extend_plan(chosen, clients, *self._given_to_all(chosen))
 
+    def first_problem(self) -> tuple[Problem, list[int]]:
+        """The problem that the first plan solves, of those clients alone that take part; and who these are.
+
+        Where clients are selected, it has the cut and the rank that were decided before. Raises ConfigError where these
+        differ between clients.
+        """
+        problem = self.known(0)
+        if self.method.selection.everyone:
+            reached = self._reached(problem)
+            return self.of_reached(problem), reached
+        plan = self.first_plan()
+        if plan.active_K is None:
+            return problem, list(range(problem.num_clients))
+        clients = np.flatnonzero(plan.active_K).tolist()
+        cuts, ranks = ({*of_K[clients].tolist()} for of_K in (plan.cut_K, plan.rank_K))
+        if len(cuts) > 1 or len(ranks) > 1:
+            raise ConfigError("clients are selected who have cuts or ranks of their own; leave one of both out")
+        return replace(problem_of(problem, clients).restrict([*cuts], [*ranks]), cut_per_client=False), clients
+
+    def plan_of_all(self, plan: Plan, clients: Sequence[int]) -> Plan:
+        """A first plan of some clients as one of all; the others sit out."""
+        if plan.status != "ok" or len(clients) == len(self.devices):
+            return plan
+        return extend_plan(plan, clients, *self._given_to_all(plan))
+
     def _of_reachable(self, problem: Problem) -> Plan:
         """Plan of all clients that the channel reaches; the others sit out."""
         reached = self._reached(problem)
-        if len(reached) == problem.num_clients:
-            return self._decided(problem, reached)
-        plan = self._decided(problem_of(problem, reached), reached)
-        return plan if plan.status != "ok" else extend_plan(plan, reached, *self._given_to_all(plan))
+        return self.plan_of_all(self._decided(self.of_reached(problem), reached), reached)
 
     def _reached(self, problem: Problem) -> list[int]:
         """Clients with a gain in every band that they need; all where that is none."""

@@ -356,11 +356,11 @@ def test_a_way_back_that_does_not_fit_its_instance_is_refused(change, said):
 @pytest.mark.parametrize(
     ("setting", "word"),
     [
-        ("method.server_shares=optimal", "share of the server"),
+        ("method.planner.rank_per_client=true", "differ in rank"),
         ("method.planner.kind=paper_greedy", "has no bound"),
     ],
 )
-def test_a_recipe_whose_bound_is_not_of_one_cut_and_rank_has_no_certificate(setting, word, tmp_path):
+def test_a_recipe_whose_bound_is_not_of_one_rank_has_no_certificate(setting, word, tmp_path):
     changes = [part for one in setting.split() for part in ("--set", one)]
     asked = ("--model", "tiny", *changes, "--certificate", tmp_path / "c.json")
     assert_refused(wavetune("plan", "sflllm", *asked), "--certificate", word)

@@ -21,8 +21,9 @@ ROOT = Path(__file__).parents[3]
 KIND = "both ways, cuts per client, slow server"
 
 
-checker, problem_of = (
+checker, shares, problem_of = (
     script(ROOT / "tools" / "verify_own_cuts.py"),
+    script(ROOT / "tools" / "verify_shares.py"),
     script(ROOT / "benchmarks" / "planner_classes.py").problem_of,
 )
 
@@ -39,12 +40,12 @@ def small():
     return certified(problem_of(KIND, 3, 7, 1).restrict([2, 4, 5, 8, 11], [4, 8]))
 
 
-def checked(written, tmp_path, capsys):
-    """Exit code and words of the checker."""
+def checked(written, tmp_path, capsys, tool=checker):
+    """Exit code and words of a checker."""
     paths = [tmp_path / f"{name}.json" for name in ("instance", "plan", "certificate")]
     for path, content in zip(paths, written, strict=True):
         path.write_text(json.dumps(content))
-    code = checker.main(*paths)
+    code = tool.main(*paths)
     return code, capsys.readouterr().out
 
 
@@ -54,11 +55,14 @@ def checked(written, tmp_path, capsys):
         (KIND, 3, 5, 0, 0.9995),
         ("cuts per client, slow server", 4, 9, 3, 0.9995),
         ("both ways, cuts per client, memory floors", 3, 6, 1, 0.998),
+        ("cuts and shares, slow server", 4, 9, 3, 0.99),
+        ("shares, slow server", 4, 9, 3, 0.99),
     ],
 )
 def test_what_search_proved_is_nearly_all_confirmed(kind, clients, subchannels, seed, share, tmp_path, capsys):
     instance, plan, certificate = certified(problem_of(kind, clients, subchannels, seed))
-    code, words = checked((instance, plan, certificate), tmp_path, capsys)
+    tool = shares if "shares" in kind else checker
+    code, words = checked((instance, plan, certificate), tmp_path, capsys, tool)
     assert code == 0, words
     assert certificate["lower_bound_s"] >= share * plan["lower_bound_s"]
     assert certificate["lower_bound_s"] <= plan["delay_s"]
@@ -118,13 +122,21 @@ def test_no_number_can_be_changed_so_that_it_proves_what_is_false(small, data):
     with (
         np.errstate(all="ignore"),
         pytest.raises(
-            (checker.RefusedError, KeyError, TypeError, ValueError, IndexError, ArithmeticError, AttributeError)
+            (
+                checker.verify_plan.RefusedError,
+                KeyError,
+                TypeError,
+                ValueError,
+                IndexError,
+                ArithmeticError,
+                AttributeError,
+            )
         ),
     ):
         checker.bound(instance, certificate)
 
 
-@pytest.mark.parametrize("tool", ["verify_plan", "verify_own_cuts"])
+@pytest.mark.parametrize("tool", ["verify_plan", "verify_own_cuts", "verify_shares"])
 @pytest.mark.parametrize(
     "content",
     ["[" * 100_000, 1000 * "x" + "\udcff", "9" * 5000, "[]", '{"a": NaN}'],
@@ -136,20 +148,43 @@ def test_files_that_are_no_plans_are_refused_in_a_line(tmp_path, capsys, tool, c
     assert re.fullmatch("refused: malformed or incomplete, .{,200}\n", capsys.readouterr().out)
 
 
-def test_the_checker_imports_numpy_and_the_other_checker_alone_and_is_short():
-    lines = (ROOT / "tools" / "verify_own_cuts.py").read_text().splitlines()
+@pytest.mark.parametrize(
+    ("tool", "others"),
+    [("verify_own_cuts", {"verify_plan"}), ("verify_shares", {"verify_plan", "verify_own_cuts"})],
+)
+def test_the_checkers_import_numpy_and_each_other_alone_and_are_short(tool, others):
+    lines = (ROOT / "tools" / f"{tool}.py").read_text().splitlines()
     assert len(lines) <= 200
     imported = {line.split()[1].split(".")[0] for line in lines if line.startswith(("import ", "from "))}
-    assert imported <= {"json", "sys", "pathlib", "numpy", "verify_plan"}
+    assert imported <= {"json", "sys", "pathlib", "functools", "numpy", *others}
 
 
-def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(tmp_path, capsys):
+OWN_CUTS, SHARES = "method.planner.cut_per_client=true", "method.server_shares=optimal"
+CODECS, SELECTED = "method.choose_codecs=true", ("method.selection.kind=at_random", "method.selection.count=2")
+
+
+@pytest.mark.parametrize(
+    ("tool", "changes"),
+    [
+        ("verify_own_cuts", (OWN_CUTS,)),
+        ("verify_plan", (CODECS, *SELECTED)),
+        ("verify_shares", (SHARES, "method.topology.cut=2", "method.lora.rank=4")),
+    ],
+)
+def test_the_certificate_of_a_recipe_holds_its_instance_and_is_confirmed(tool, changes, tmp_path, capsys):
     chosen, certificate = tmp_path / "plan.json", tmp_path / "certificate.json"
     few = (f"world.scenario.bands.{band}.num_subchannels=6" for band in ("main", "fed"))
-    changes = ("method.planner.cut_per_client=true", "world.scenario.population.num_clients=3", *few)
+    changes = (*changes, "world.scenario.population.num_clients=3", *few)
     asked = [word for change in changes for word in ("--set", change)]
     answer = wavetune("plan", "sflllm", "--model", "tiny", *asked, "--json", chosen, "--certificate", certificate)
-    assert answer.code == 0
+    assert answer.code == 0, answer.err
     assert "the certificate proves" in answer.out
+    checker = script(ROOT / "tools" / f"{tool}.py")
     assert checker.main(chosen, certificate) == 0
     assert float(capsys.readouterr().out.split("proved gap ")[1].rstrip("%\n")) < 3.0
+    written = json.loads(certificate.read_text())
+    plan = json.loads(chosen.read_text())
+    assert len(written["instance"]["clients"]) == sum(plan.get("active", [1, 1, 1]))
+    if CODECS in changes:  # what is proved of one choice of codecs does not hold for the others
+        certificate.write_text(json.dumps(written | {"beside": [*written["beside"][:-1], {}]}))
+        assert checker.main(chosen, certificate) == 2
