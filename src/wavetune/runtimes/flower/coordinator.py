@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 from wavetune.data_plane import PROTOCOL_VERSION
 from wavetune.data_plane.certificates import Identity
 from wavetune.data_plane.messages_pb2 import Attend, RoundOrder, RoundReport
-from wavetune.data_plane.refusal import RefusedError, parsed
+from wavetune.data_plane.refusal import RefusedError, parsed, quoted
 from wavetune.data_plane.server import DataPlane, DeviceStream
 from wavetune.errors import DeploymentError
 from wavetune.runtimes.flower.messages import pack, unpack
@@ -206,8 +206,8 @@ class FlowerCoordinator:
                     _receive(node, parts)
             except Exception as error:  # whatever a ClientApp raised, or sent
                 if not asked:
-                    self.say(f"a node does not take part: {error}")
-                report = RoundReport(failure=f"its ClientApp failed: {error}")
+                    self.say(f"a node does not take part: {quoted(str(error))}")
+                report = RoundReport(failure=f"its ClientApp failed: {quoted(str(error))}")
             for client, node in asked:  # nobody, if the round went on without it
                 node.unanswered_since_s = math.inf
                 self._reported(client, node, report)
@@ -239,7 +239,7 @@ class FlowerCoordinator:
                 node.states.add(report.round + 1)
             self._changed.notify_all()
         if report.failure:
-            self.plane.give_up(client, report.failure, node.round_index)
+            self.plane.give_up(client, quoted(report.failure), node.round_index)
 
 
 def _receive(node: _Node, parts: Mapping[str, bytes]) -> None:
