@@ -1,5 +1,7 @@
 """`wavetune report`: the page of a run, or of several side by side."""
 
+from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,11 +30,27 @@ def report(
     written = write_report(run_dirs, out or default)
     result({"report": str(written), "runs": [_told(run_dir) for run_dir in run_dirs]})
     echo(f"wrote {written}")
-    for run_dir in run_dirs:
+    for run_dir, name in zip(run_dirs, _names(run_dirs), strict=True):
         if figures is not None:
-            save_figures(run_dir, figures / run_dir.name)
+            save_figures(run_dir, figures / name)
+            echo(f"wrote figures into {figures / name}")
         if tensorboard is not None:
-            write_tensorboard(run_dir, tensorboard / run_dir.name)
+            write_tensorboard(run_dir, tensorboard / name)
+            echo(f"wrote scalars into {tensorboard / name}")
+
+
+def _names(run_dirs: Sequence[Path]) -> list[str]:
+    """What each run's files are called: its folder's name, with a number where runs of that name came before.
+
+    >>> _names([Path("a/sflllm"), Path("b/sflllm"), Path("b/pwff")])
+    ['sflllm', 'sflllm-2', 'pwff']
+    """
+    taken = list[str]()
+    for run_dir in run_dirs:
+        name = run_dir.resolve().name
+        numbered = (f"{name}-{number}" for number in count(2))
+        taken.append(name if name not in taken else next(other for other in numbered if other not in taken))
+    return taken
 
 
 def _told(run_dir: Path) -> dict[str, Any]:

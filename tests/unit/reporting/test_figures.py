@@ -5,6 +5,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from helpers.command_line import wavetune
 from wavetune.errors import ConfigError, RunFolderError
 from wavetune.reporting import save_figures
 from wavetune.reporting.tensorboard import write_tensorboard
@@ -97,3 +98,17 @@ def test_without_tensorboard_the_remedy_is_named(make_run, tmp_path, monkeypatch
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ConfigError, match=r"wavetune\[tensorboard\]"):
         write_tensorboard(make_run(rounds=1), tmp_path / "log")
+
+
+def test_runs_of_one_name_have_figures_of_their_own(make_run, tmp_path, monkeypatch):
+    folders = [tmp_path / part / "sflllm" for part in ("a", "b")]
+    for folder in folders:
+        folder.parent.mkdir()
+        make_run(rounds=2).rename(folder)
+    monkeypatch.chdir(folders[0])
+    answer = wavetune("report", ".", folders[1], "--figures", tmp_path / "figures", "--out", tmp_path / "page.html")
+    assert answer.code == 0, answer.err
+    saved = {path.name: {p.name for p in path.iterdir()} for path in (tmp_path / "figures").iterdir()}
+    assert saved.keys() == {"sflllm", "sflllm-2"}
+    assert saved["sflllm"] == saved["sflllm-2"]
+    assert f"wrote figures into {tmp_path / 'figures' / 'sflllm-2'}" in answer.out

@@ -116,8 +116,8 @@ class Trace(ChannelModel):
         least = min(len(values) for values in self._read().values.values())
         if self.after_end == "refuse" and rounds > least:
             raise ConfigError(
-                f"{self._names} ends after {least} rounds and the run has {rounds}; set {_PATH}.after_end=repeat or "
-                f"hold, or run.rounds={least}"
+                f"{self._names} ends after {least} round{'s' * (least != 1)} and the run has {rounds}; set "
+                f"{_PATH}.after_end=repeat or hold, or run.rounds={least}"
             )
 
     def inputs(self) -> Mapping[str, str]:
