@@ -6,9 +6,11 @@ from dataclasses import dataclass
 
 from wavetune.estimate import finite_mean
 from wavetune.records.reading import Run
+from wavetune.records.rounds import Phases
 from wavetune.records.summary import Change, PlanInfo
 from wavetune.reporting import format as fmt
 from wavetune.reporting import story
+from wavetune.reporting.accounts import BESIDE
 from wavetune.reporting.chart import Axis, Figure, Key, Table, figure
 from wavetune.reporting.lines import Point, Series, line_chart, numbers_of_lines, thin
 from wavetune.reporting.mixture import mixed_reward
@@ -150,7 +152,7 @@ def _price(runs: Sequence[Run], kinds: Sequence[tuple[str, str, str]]) -> list[t
     return [
         row("Simulated time", [cost.delay_s for cost in costs], fmt.seconds),
         *_time_to_target(runs, kinds, row),
-        row("Planned delay", [plan.delay_s for plan in plans], fmt.seconds),
+        row("Planned delay", [_planned_s(run, plan) for run, plan in zip(runs, plans, strict=True)], fmt.seconds),
         row("Gap to lower bound", [_gap(plan.delay_s, plan.lower_bound_s) for plan in plans], fmt.percent),
         row("Energy", [cost.energy_j for cost in costs], fmt.joules),
         row("Upload of a client and round", [story.upload_bits(run)[0] for run in runs], fmt.bits),
@@ -190,6 +192,13 @@ def _mixed_rewards(runs: Sequence[Run]) -> list[float]:
     infos = [run.summary.alignment for run in runs]
     scale = next((info.scale for info in infos if info.scale), {})
     return [mixed_reward(info.after, info.lambdas, scale) for info in infos]
+
+
+def _planned_s(run: Run, plan: PlanInfo) -> float:
+    """The plan's delay with what its rounds take beside it; unknown where that is something and the rounds are not."""
+    phases = run.rounds[0].planned.phases if run.rounds else Phases()
+    beside_s = sum(getattr(phases, name) for name in BESIDE)
+    return plan.delay_s + plan.rounds * beside_s if beside_s > 0 else plan.delay_s
 
 
 def _gap(delay_s: float, bound_s: float) -> float:

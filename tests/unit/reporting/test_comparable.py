@@ -2,6 +2,7 @@
 
 import json
 
+from helpers.page import edit_summary
 from wavetune.records.reading import read_run
 from wavetune.reporting.compare import BEST, compare
 from wavetune.reporting.sections import run_sections
@@ -64,6 +65,17 @@ def test_the_price_of_a_run_in_one_place_is_never_the_best(make_run):
         assert [cell.startswith(BEST) for cell in rows[name]] == [True, False, False]
     assert rows["Planned delay"][2] == "–"
     assert "moving all data there is not charged" in section.words[0]
+
+
+def test_a_planned_delay_beside_others_has_what_its_rounds_take_beside_the_plan(make_run):
+    folder = make_run("run13", rounds=2)
+    lines = [json.loads(line) for line in (folder / "rounds.jsonl").read_text().splitlines()]
+    lines[0]["planned"]["phases"]["link_s"] = 30.0
+    (folder / "rounds.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    for rounds, shown in ((2.5, "1 min 22 s"), (None, "–")):  # 7.5 s + 2.5 * 30 s
+        edit_summary(folder, plan={"delay_s": 7.5, **({"rounds": rounds} if rounds else {})})
+        rows, _ = table_of([folder, make_run(f"run14-{rounds}", rounds=2)])
+        assert rows["Planned delay"][0].removeprefix(BEST).strip() == shown
 
 
 def test_clients_that_were_waited_for_equally_often_are_not_told_apart(make_run):
