@@ -9,7 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from helpers.problems import cell_problem, wild_problem
-from wavetune.allocation.decision import Evaluator, fixed_options
+from wavetune.allocation.both_ways import BothWays
+from wavetune.allocation.cut_matching import CutMatching
+from wavetune.allocation.decision import Evaluator, fixed_options, options_of
+from wavetune.allocation.effort import Clock
 from wavetune.allocation.feasibility import violations, why_infeasible
 from wavetune.allocation.plan import evaluate, make_plan
 from wavetune.allocation.planner import plan, plan_fixed
@@ -115,6 +118,53 @@ def test_cuts_and_shares_are_packed_to_within_little_of_the_best_of_enumeration(
         best_s = best_by_enumeration_s(problem, alike=False, same_rank=True)
         assert best_s * 0.8 <= outcome.lower_bound_s <= best_s * (1 + 1e-9)
         assert outcome.delay_s <= best_s * 1.02
+
+
+def crowded_problem(seed, spare, way_back, shares):
+    """Two or three clients whose own caps alone limit their power, with hardly more subchannels, and a slow server."""
+    g = np.random.default_rng(seed)
+    K, cuts = int(g.integers(2, 4 - spare)), tuple(sorted(g.choice(np.arange(1, 12), 2, replace=False).tolist()))
+    problem = cell_problem(K, K + spare, seed % 97, server_flop_per_s=10 ** g.uniform(11.5, 13), cuts=cuts)
+    costs = replace(
+        problem.costs, activation_bits_L=g.uniform(1e6, 2e7, 12), download_share=float(g.choice([0.25, 1.0]))
+    )
+    problem = replace(
+        problem, costs=costs, local_steps=2, rounds_to_target={4: 60.0}, tx_power_max_w_K=10 ** g.uniform(-4, -1, K),
+        client_flop_per_s_K=10 ** g.uniform(11, 13, K), cut_per_client=True, share_server=shares,
+    )  # fmt: skip
+    return priced(problem) if way_back else problem
+
+
+def matched_bound_s(problem, goal_s, told):
+    """What matching proves of all cuts at the only rank, up to a goal."""
+    evaluator, (rank,), K = Evaluator(problem), problem.ranks, problem.num_clients
+    ways = tuple(
+        BothWays(
+            tables.band, tables.problem(np.zeros(K), np.ones(K)), np.full(K, float(problem.price_downlink)), np.zeros(K)
+        )
+        for tables in (evaluator.main, evaluator.fed)
+    )
+    matching = CutMatching(
+        ways, [options_of(problem, rank)], problem.local_steps, problem.costs.download_share, problem.price_downlink,
+        problem.share_server, Clock(),
+    )  # fmt: skip
+    matching.run([[0.0] * (4 - problem.share_server)], [0.0], lambda: goal_s, told.append, 50)
+    return matching.lower_s[0]
+
+
+@pytest.mark.parametrize("shares", [False, True], ids=["", "shares"])
+@pytest.mark.parametrize("way_back", [False, True], ids=["", "priced"])
+@pytest.mark.parametrize("spare", [0, 1])
+@settings(max_examples=3)
+@given(SEEDS)
+def test_own_cuts_are_matched_to_a_true_bound_and_all_of_it_with_one_subchannel_each(spare, way_back, shares, seed):
+    problem, told = crowded_problem(seed, spare, way_back, shares), []
+    best_s = best_by_enumeration_s(problem, alike=False)
+    assert matched_bound_s(problem, 1.03 * best_s, told) <= best_s * (1 + 1e-9)
+    for found in told:
+        assert set(found.main_owner_M) <= {-1, *range(problem.num_clients)}
+    if spare == 0:
+        assert matched_bound_s(problem, 0.999 * best_s, []) >= 0.999 * best_s * (1 - 1e-6)
 
 
 @settings(max_examples=12)

@@ -25,6 +25,7 @@ from wavetune.allocation.band import (
     solve,
 )
 from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
+from wavetune.allocation.cut_matching import CutMatching
 from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
 from wavetune.allocation.delay import downlink_rate_bit_per_s_KM, least_downlink_s, transfer_s
@@ -46,6 +47,8 @@ _BOXES = 160
 _PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed; linear programs at size 1
 _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
 _PACKED_SHARES = 3000  # the same of the uplink with shares of the server
+# pairs of a client and a subchannel whose cuts are matched; boxes at size 1, at most, and as many fewer with spare ones
+_MATCHED, _MATCHED_BOXES, _MOST_BOXES, _SPARE_TIMES = 2000, 1e6, 1000, 10
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _FEW_HALVINGS, _WIDE = 10, 5e-3  # of a single choice of cuts at first; the gap that integer programs are asked to close
@@ -74,6 +77,7 @@ class DecisionSearch:
         self.problem = evaluator.problem
         self.lower_s = [0.0] * len(option_sets)
         self.picks: dict[int, tuple[Pick, ...]] = {}
+        self.looked_around: set[tuple[int, bytes]] = set()  # suggested cuts with their option set
         self.two_ways: tuple[TwoWays, TwoWays] | None = None  # of the least that any option asks, in both bands
 
     def run(self, others: Iterable[Decision], more: Callable[[], list[Decision]] = list) -> None:
@@ -308,57 +312,87 @@ class DecisionSearch:
 
     def _pack_cuts(self, proof: _Proof) -> None:
         """Close the gap where clients have cuts or shares of their own, and take what is found on the way."""
-        problem, evaluator, best = self.problem, self.evaluator, self.best
-        rest = 1 - min(self.lower_s) / best.delay_s
+        problem, evaluator, matched_s, before_s = self.problem, self.evaluator, self._match_cuts(proof), self.lower_s
+        self._prove(matched_s)
+        best, rest = self.best, 1 - min(self.lower_s) / self.best.delay_s
         if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):
             return
+        # where matching leaves something, programs start from what was known, by which they see whether they lead on
+        refuted_s = [s if s >= self._goal_s() * (1 - _ROUNDING) else 0.0 for s in matched_s]
+        lower_s = [max(pair) for pair in zip(before_s, refuted_s, strict=True)]
         packing = CutPacking(
             (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
             problem.price_downlink, problem.share_server, self.clock,
         )  # fmt: skip
-        tried: set[tuple[int, bytes]] = set()
-
-        def tell(found: Found) -> None:
-            options = self.option_sets[found.option_set].of(found.choice_K)
-            decision = evaluator.balance_shares(evaluator.decide(options, found.main_owner_M, found.fed_owner_M))
-            key = (found.option_set, found.choice_K.tobytes())
-            if key not in tried and decision.delay_s < _NEAR * self.best.delay_s:
-                tried.add(key)
-                decision = evaluator.balance_shares(self._assign_subchannels(decision, self.clock))
-            self._keep_better(decision)
 
         def near(i: int) -> tuple[Array, Array]:
             return suited_prices(evaluator, self.option_sets[i], self.best.delay_s / self.option_sets[i].rounds)
 
         closed: dict[tuple[int, bytes, bool], float] = {}
 
-        def goal_s() -> float:
-            return self.best.delay_s * (1 - _PACKED_TOLERANCE)
-
         def close_choice(i: int, choice_K: IntArray, thorough: bool) -> float:
             key = i, choice_K.tobytes()
             bound_s = max(closed.get((*key, False), 0.0), closed.get((*key, True), 0.0))
             spent = thorough and sum(done for *_, done in closed) >= _MOST_THOROUGH
-            if bound_s < goal_s() and (*key, thorough) not in closed and not spent:
+            if bound_s < self._goal_s() and (*key, thorough) not in closed and not spent:
                 options = self.option_sets[i].of(choice_K)
-                closed[*key, thorough] = self._closed_choice_s(options, proof, goal_s(), thorough)
+                closed[*key, thorough] = self._closed_choice_s(options, proof, self._goal_s(), thorough)
                 bound_s = max(bound_s, closed[*key, thorough])
             return bound_s
 
         close = None if problem.share_server else close_choice
+        known, programs = [(best.main_owner_M, best.fed_owner_M)], int(_PACKING_PROGRAMS / np.sqrt(self._size))
+        packing.run(known, self._least_times_s(proof), lower_s, near, self._goal_s, self._look_around, close, programs)
+        self._prove(packing.lower_s)
+
+    def _match_cuts(self, proof: _Proof) -> list[float]:
+        """What matching proves of every option set where there are hardly more subchannels than clients."""
+        problem, most = self.problem, int(_MATCHED_BOXES / max(self._size, 1) / self.option_sets[0].num_cuts)
+        several = problem.cut_per_client or problem.share_server
+        if not several or self.effort.programs == 0 or self._size > _MATCHED or min(self.lower_s) >= self._goal_s():
+            return self.lower_s
+        ways = self._both_ways(self.option_sets)
+        if any(one.matching is None for one in ways):
+            return self.lower_s
+        matching = CutMatching(
+            ways, self.option_sets, problem.local_steps, problem.costs.download_share, problem.price_downlink,
+            problem.share_server, self.clock,
+        )  # fmt: skip
+        most //= 1 if all(one.uplink.log_KM.shape[1] == problem.num_clients for one in ways) else _SPARE_TIMES
+        matching.run(self._least_times_s(proof), self.lower_s, self._goal_s, self._look_around, min(most, _MOST_BOXES))
+        return matching.lower_s
+
+    def _prove(self, lower_s: Sequence[float]) -> None:
+        """Bounds of all option sets where they are better than those known."""
+        self.lower_s = [max(pair) for pair in zip(self.lower_s, lower_s, strict=True)]
+
+    def _goal_s(self) -> float:
+        """A bound that is good enough where cuts are packed (s)."""
+        return self.best.delay_s * (1 - _PACKED_TOLERANCE)
+
+    def _look_around(self, found: Found) -> None:
+        """Keep suggested cuts and owners, or better ones around if they are near enough, where they are the best."""
+        evaluator, options = self.evaluator, self.option_sets[found.option_set].of(found.choice_K)
+        decision = evaluator.balance_shares(evaluator.decide(options, found.main_owner_M, found.fed_owner_M))
+        key = (found.option_set, found.choice_K.tobytes())
+        if key not in self.looked_around and decision.delay_s < _NEAR * self.best.delay_s:
+            self.looked_around.add(key)
+            decision = evaluator.balance_shares(self._assign_subchannels(decision, self.clock))
+        self._keep_better(decision)
+
+    def _least_times_s(self, proof: _Proof) -> list[list[float]]:
+        """What is proved of U, D, F and G, with shares of P, F and G, in every option set (s)."""
         least_s: list[list[float]] = []
         for option_set in self.option_sets:
             choices = self._choices(option_set)
-            if problem.share_server:
+            if self.problem.share_server:
                 step_s = [self._least_step_s(option_set, choices, proof)]
             else:
-                alone_s_KC = choices.need_KC / np.maximum(evaluator.main.lone_rate_K, 1e-300)[:, None]
+                alone_s_KC = choices.need_KC / np.maximum(self.evaluator.main.lone_rate_K, 1e-300)[:, None]
                 up_s_KC = option_set.ready_s_KC + alone_s_KC
                 step_s = [float(np.max(_least(option_set, up_s_KC))), choices.least_back_s]
             least_s.append([*step_s, *self._least_fed_s(option_set, proof)])
-        known, programs = [(best.main_owner_M, best.fed_owner_M)], int(_PACKING_PROGRAMS / np.sqrt(self._size))
-        packing.run(known, least_s, self.lower_s, near, goal_s, tell, close, programs)
-        self.lower_s = [max(pair) for pair in zip(self.lower_s, packing.lower_s, strict=True)]
+        return least_s
 
     def _incumbent(
         self, tables: BandTables, band_problem: BandProblem, owner_M: IntArray, weight: float, effort: Effort
