@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import math
@@ -143,9 +144,10 @@ class RunFolder:
     def append_round(self, record: Mapping[str, Any], name: str = ROUNDS) -> None:
         """Add one line to rounds.jsonl, or to another file of records."""
         path = self.path / name
-        with explained(path), path.open("a", encoding="utf-8") as file:
-            file.write(to_json(record, path) + "\n")
-        sync(path)
+        with explained(path):
+            with path.open("a", encoding="utf-8") as file:
+                file.write(to_json(record, path) + "\n")
+            sync(path)
 
     def read_rounds(self, name: str = ROUNDS, kind: Any = dict[str, Any]) -> list[dict[str, Any]]:
         """All complete lines of a file of records. Raises RunFolderError if one is damaged or of another kind."""
@@ -209,10 +211,16 @@ class RunFolder:
 
 
 def sync(path: Path) -> None:
-    """Have a file, or what a folder holds, on the disk before what follows, whenever the machine loses its power."""
+    """Have a file, or what a folder holds, on the disk before what follows, whenever the machine loses its power.
+
+    File systems that cannot do that, of folders some, are let be. Raises OSError where the disk fails.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise
     finally:
         os.close(descriptor)
 

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def test_what_takes_the_place_of_a_file_is_on_the_disk_before_it_does(folder, mo
     folder.save_checkpoint(1, tensors(1))
     state_folder.write(folder.path, "a run", 1, {1: tensors(1)})
     assert replaced == ["round-000001", "states.sha256", "state-000001.safetensors"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_a_file_system_that_cannot_wait_for_its_disk_is_let_be_and_a_disk_that_fails_is_told_of(
+    folder, monkeypatch, code
+):
+    def fail(_descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    for write in (lambda: folder.append_round({"round": 0}), lambda: folder.save_checkpoint(1, tensors(1))):
+        with pytest.raises(RunFolderError, match="input/output error") if code == errno.EIO else nullcontext():
+            write()
 
 
 def test_the_checkpoint_before_a_damaged_one_is_taken(folder):
