@@ -18,18 +18,16 @@ from typing import NamedTuple
 import numpy as np
 
 from wavetune.allocation.both_ways import BothWays
-from wavetune.allocation.cut_packing import CutPacking, Divided, Trace, parts
+from wavetune.allocation.cut_packing import Asked, CutPacking, Divided, Trace, parts
 from wavetune.allocation.cut_packing import Prices as CutPrices
 from wavetune.allocation.decision import Evaluator, Options, options_of
 from wavetune.allocation.effort import Clock, effort_of
 from wavetune.allocation.feasibility import memory_need_bytes_K, pairs_within_memory
-from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.instance import Json
 from wavetune.allocation.plan import Plan
 from wavetune.allocation.prices import Slow
 from wavetune.allocation.problem import BoolArray, IntArray, Problem
 from wavetune.allocation.refutation import Cases, Refuter, Ways
-from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.shared_in_time import suited_prices
 from wavetune.allocation.water_filling import BandProblem
@@ -39,7 +37,6 @@ _PACKED, _PROGRAMS = 1000, 2400.0  # size of bands whose prices linear programs 
 _PACKED_SHARES = 3000  # the same with shares of the server
 _CLOSE = 1e-3  # of the delay, for which nothing is proved: what is missing there would make files large
 _MOST_SETS = 300  # that are looked at for one cheapest set
-_NOTHING = 1e-290  # bit/s/Hz of a client that only receives
 _MARGIN = 1e-4  # of a round, by which all clients' sets may cost less than they do
 _SAFE = 1 - 1e-9
 _BANDS = "main", "fed"
@@ -64,19 +61,6 @@ class _Part(NamedTuple):
     edges_T2: Array
     hears: tuple[BoolArray, BoolArray]
     known: tuple[_Known, ...] = ()
-
-
-class _Asked(NamedTuple):
-    """What cuts cost before any set, [K, C] (s), and what is asked of sets for those that send or receive.
-
-    `slow_J4` and `problem` are as of `cheapest_sets_in_time`.
-    """
-
-    start_KC: Array
-    client_J: IntArray
-    cut_J: IntArray
-    slow_J4: Array
-    problem: BandProblem
 
 
 def own_choices_certificate(problem: Problem, plan: Plan, clock: Clock) -> Json:
@@ -178,7 +162,7 @@ class BandsApart:
         return ways.climbed(self.refuters[j], goal_s, goal_s, _HALVINGS)
 
 
-_Values = tuple[_Asked, Array, IntArray]  # how much sets cost at least (rounds), and how large such sets are
+_Values = tuple[Asked, Array, IntArray]  # how much sets cost at least (rounds), and how large such sets are
 
 
 class CutProof:
@@ -204,9 +188,8 @@ class CutProof:
         self.choices: dict[bytes, tuple[Json, float]] = {}
         self.round_s = self.reached_s = round_s
         self.margin = _MARGIN / (2 * options.num_clients)
-        # bit/s/Hz of each client that has all of its power on every subchannel
-        self.most = [np.sum(_alone(band.problem), axis=1) for band in packing.bands]
-        packing.bands[0].alone_K = self.most[0]
+        for band in packing.bands:  # bit/s/Hz of each client that has all of its power on every subchannel
+            band.alone_K = np.sum(_alone(band.problem), axis=1)
 
     def first_T(self, allowed_KC: BoolArray) -> Array:
         """The last seconds are no sooner, [T]."""
@@ -316,39 +299,14 @@ class CutProof:
             return {"client": numbers[0], "cut": int(self.cut_KC[numbers[0], numbers[1]])}
         return {"band": _BANDS[numbers[0]], "client": numbers[1], "subchannel": numbers[2]}
 
-    def _asked(self, part: _Part, j: int, late_K2: Array) -> _Asked:
+    def _asked(self, part: _Part, j: int, late_K2: Array) -> Asked:
         """What a band's sets are asked in a part."""
-        both, share_KC2 = self.packing.asked(self.i, part.edges_T2, part.allowed_KC)
-        band, asks, (low_2, high_2) = self.packing.bands[j], both[j], part.edges_T2[self.packing.ways[j]].T
-        possible_KC = part.allowed_KC & (share_KC2[..., 0] <= share_KC2[..., 1])
-        if self.packing.shared and j == 0:  # to have sent sooner leaves more time to the rest
-            low_2 = np.zeros(2)
-        start_KC, rates, soons = np.zeros(part.allowed_KC.shape), list[Array](), list[Array]()
-        for way, (begin_KC, bits_KC) in enumerate(
-            ((asks.ready_s_KC, asks.need_KC), (asks.after_s_KC, asks.down_bits_KC))
-        ):
-            rates.append(rate_needed(bits_KC, high_2[way] - begin_KC - asks.rest_s_KC2[..., way]))
-            soons.append(rate_needed(bits_KC, low_2[way] - begin_KC))
-            start_KC += late_K2[:, way, None] * np.where(bits_KC > 0, begin_KC, np.maximum(begin_KC, low_2[way]))
-        possible_KC = possible_KC & np.isfinite(rates[0]) & np.isfinite(rates[1])
-        client_J, cut_J = np.nonzero(possible_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
-        at = client_J, cut_J
-        slow_J4 = np.stack(
-            (
-                late_K2[client_J, 0] * asks.need_KC[at] / self.round_s,
-                late_K2[client_J, 1] * asks.down_bits_KC[at] / band.unit / self.round_s,
-                np.maximum(np.minimum(soons[0][at], self.most[j][client_J]), rates[0][at]),
-                np.maximum(np.minimum(soons[1][at], np.sum(band.down_KM, axis=1)[client_J]), rates[1][at]) / band.unit,
-            ),
-            axis=1,
-        )
-        problem = band.problem._replace(
-            log_KM=np.where(part.hears[j], band.problem.log_KM, NO_GAIN_LOG2),
-            ready_K=np.zeros(len(client_J)),
-            need_K=np.maximum(rates[0][at], _NOTHING),
-            ask_K=np.ascontiguousarray(rates[1][at] / band.unit),
-        )
-        return _Asked(np.where(possible_KC, start_KC, np.inf), client_J, cut_J, slow_J4, problem)
+        asks, share_KC2 = self.packing.asked(self.i, part.edges_T2, part.allowed_KC)
+        band, edges_22 = self.packing.bands[j], self.packing.edges(part.edges_T2, j)
+        in_time = np.isfinite(np.sum(band.rates(asks[j], edges_22[:, 1]), axis=0))
+        possible_KC = part.allowed_KC & (share_KC2[..., 0] <= share_KC2[..., 1]) & in_time
+        asked = band.asked(asks[j], edges_22, possible_KC, part.hears[j], late_K2, self.round_s)
+        return asked._replace(start_KC=np.where(possible_KC, asked.start_KC, np.inf))
 
     def _values(self, part: _Part, prices: CutPrices) -> list[_Values]:
         """What is asked of both bands, what sets for it cost at least (rounds), and how large such sets are."""
@@ -409,7 +367,7 @@ class CutProof:
         weights |= {"server": prices.server} if self.packing.shared else {}
         return weights | {"late": prices.late_KT.tolist(), "clients": clients}, least_KC
 
-    def _cases(self, j: int, weight_M1: Array, asked: _Asked, value_J: Array, size_J: IntArray) -> list[Cases]:
+    def _cases(self, j: int, weight_M1: Array, asked: Asked, value_J: Array, size_J: IntArray) -> list[Cases]:
         """The searches for proofs of what a band's sets cost."""
         band, hertz = self.packing.bands[j], self.hertz[j]
 

@@ -44,7 +44,7 @@ from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.allocation.set_packing import cheapest_sets_in_time
 from wavetune.allocation.set_powers import best_powers
-from wavetune.allocation.water_filling import NO_RANKING, NO_STEPS
+from wavetune.allocation.water_filling import NO_RANKING, NO_STEPS, BandProblem
 from wavetune.units import Array
 
 _MOST_SETS = 300  # that are looked at for one cheapest set
@@ -80,6 +80,19 @@ class Asks(NamedTuple):
     rest_s_KC2: Array = np.zeros(2)
 
 
+class Asked(NamedTuple):
+    """What cuts cost before any set, [K, C] (s), and what is asked of sets for those that send or receive.
+
+    `slow_J4` and `problem` are as of `cheapest_sets_in_time`.
+    """
+
+    start_KC: Array
+    client_J: IntArray
+    cut_J: IntArray
+    slow_J4: Array
+    problem: BandProblem
+
+
 class SetsOfBand:
     """A band and the sets of subchannels found for its clients, with their powers and what they carry up and down."""
 
@@ -91,7 +104,7 @@ class SetsOfBand:
         self.unit = max(float(np.max(self.down_KM)), 1e-300)
         self.problem = with_receivers(problem, self.down_KM)._replace(back_KM=self.down_KM / self.unit)
         self.most_K, self.most_down_K = tables.lone_rate_K, np.sum(self.down_KM, axis=1) * (1 + 1e-9)
-        self.alone_K = self.most_K  # what is taken for that where what both ways take at least is counted
+        self.alone_K = self.most_K  # what is taken for that where it says how soon clients can be done
         self.known: set[tuple[int, bytes, int]] = set()
         # who has nothing to send or receive takes the empty set
         self.client_S, self.set_SM = np.arange(K), np.zeros((K, band.num_subchannels), np.bool_)
@@ -135,34 +148,44 @@ class SetsOfBand:
             unit: the size of a large price.
         """
         rate_KC, down_KC = self.rates(asks, edges_22[:, 1])
-        soon_KC, soon_down_KC = self.rates(asks, edges_22[:, 0])
         fits_KC = wanted_KC & (rate_KC <= self.most_K[:, None]) & (down_KC <= self.most_down_K[:, None])
-        ready_s_KC = np.maximum(asks.ready_s_KC, edges_22[0, 0] * (asks.need_KC <= 0))
-        after_s_KC = np.maximum(asks.after_s_KC, edges_22[1, 0] * (asks.down_bits_KC <= 0))
-        value_KC = np.where(fits_KC, late_K2[:, :1] * ready_s_KC + late_K2[:, 1:] * after_s_KC, np.inf)
-        client_J, cut_J = np.nonzero(fits_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
+        start_KC, client_J, cut_J, slow_J4, asked = self.asked(asks, edges_22, fits_KC, hears_KM, late_K2, unit)
+        value_KC = np.where(fits_KC, start_KC, np.inf)
         if len(client_J) == 0:
             return value_KC
-        slow_J4 = np.stack(
-            (
-                late_K2[client_J, 0] * asks.need_KC[client_J, cut_J] / unit,
-                late_K2[client_J, 1] * asks.down_bits_KC[client_J, cut_J] / self.unit / unit,
-                np.minimum(self.most_K[client_J], soon_KC[client_J, cut_J]),
-                np.minimum(self.most_down_K[client_J], soon_down_KC[client_J, cut_J]) / self.unit,
-            ),
-            axis=1,
-        )
-        asked = self.problem._replace(
-            log_KM=np.where(hears_KM, self.problem.log_KM, NO_GAIN_LOG2),
-            ready_K=np.zeros(len(client_J)),
-            need_K=np.maximum(rate_KC[client_J, cut_J], _NOTHING),
-            ask_K=np.ascontiguousarray(down_KC[client_J, cut_J] / self.unit),
-        )
         value_J, set_JM = cheapest_sets_in_time(asked, client_J, slow_J4, weight_M1 / unit, _MOST_SETS)
         value_KC[client_J, cut_J] += value_J * unit
         slow_J3 = np.stack((slow_J4[:, 0], rate_KC[client_J, cut_J], slow_J4[:, 2]), axis=1)
         self.add(client_J, set_JM, slow_J3, float(weight_M1[-1]) / unit / self.problem.total_w)
         return value_KC
+
+    def asked(
+        self, asks: Asks, edges_22: Array, possible_KC: BoolArray, hears_KM: BoolArray, late_K2: Array, unit: float
+    ) -> Asked:
+        """What sets are asked for the possible cuts that send or receive; arguments as of `cheapest`."""
+        (rate_KC, down_KC), (soon_KC, soon_down_KC) = (self.rates(asks, edges_22[:, i]) for i in (1, 0))
+        ready_s_KC = np.maximum(asks.ready_s_KC, edges_22[0, 0] * (asks.need_KC <= 0))
+        after_s_KC = np.maximum(asks.after_s_KC, edges_22[1, 0] * (asks.down_bits_KC <= 0))
+        client_J, cut_J = np.nonzero(possible_KC & ((asks.need_KC > 0) | (asks.down_bits_KC > 0)))
+        at = client_J, cut_J
+        soon_J = np.minimum(self.alone_K[client_J], soon_KC[at])
+        soon_down_J = np.minimum(self.most_down_K[client_J], soon_down_KC[at])
+        slow_J4 = np.stack(
+            (
+                late_K2[client_J, 0] * asks.need_KC[at] / unit,
+                late_K2[client_J, 1] * asks.down_bits_KC[at] / self.unit / unit,
+                np.maximum(soon_J, rate_KC[at]),
+                np.maximum(soon_down_J, down_KC[at]) / self.unit,
+            ),
+            axis=1,
+        )
+        problem = self.problem._replace(
+            log_KM=np.where(hears_KM, self.problem.log_KM, NO_GAIN_LOG2),
+            ready_K=np.zeros(len(client_J)),
+            need_K=np.maximum(rate_KC[at], _NOTHING),
+            ask_K=np.ascontiguousarray(down_KC[at] / self.unit),
+        )
+        return Asked(late_K2[:, :1] * ready_s_KC + late_K2[:, 1:] * after_s_KC, client_J, cut_J, slow_J4, problem)
 
     def least_s(self, asks: Asks) -> Array:
         """Both ways of each cut take no less if the client has the whole band, [K, C, 2] (s)."""
@@ -579,7 +602,7 @@ class CutPacking:
         asks, share_KC2 = self.asked(node.option_set, node.edges_T2, node.allowed_KC)
         values = [
             band.cheapest(
-                asks[j], self._edges(node, j), node.allowed_KC, node.hears[j], prices.weights[j],
+                asks[j], self.edges(node.edges_T2, j), node.allowed_KC, node.hears[j], prices.weights[j],
                 prices.late_KT[:, self.ways[j]], goal_s,
             )
             for j, band in enumerate(self.bands)
@@ -616,9 +639,9 @@ class CutPacking:
         best_KC = np.sqrt(paid_KC / prices.server) if prices.server > 0 else np.full(paid_KC.shape, np.inf)
         return np.minimum(np.maximum(best_KC, share_KC2[..., 0]), share_KC2[..., 1])
 
-    def _edges(self, node: _Node, j: int) -> Array:
+    def edges(self, edges_T2: Array, j: int) -> Array:
         """When both ways of a band are done (s): no sooner, as long as service does not come between, and no later."""
-        edges_22 = node.edges_T2[self.ways[j]].copy()
+        edges_22 = edges_T2[self.ways[j]].copy()
         edges_22[:, 0] *= not (self.shared and j == 0)
         return edges_22
 
@@ -631,7 +654,7 @@ class CutPacking:
         late_T = radius * self.times_T / K
         parts = [
             band.columns(
-                asks[j], self._edges(node, j), node.allowed_KC, node.hears[j], near.weights[j],
+                asks[j], self.edges(node.edges_T2, j), node.allowed_KC, node.hears[j], near.weights[j],
                 near.late_KT[:, self.ways[j]],
                 (float(moves_M1[j][0]), late_T[self.ways[j]]),
             )
