@@ -76,7 +76,8 @@ def unpack(content: bytes, spec: Spec, what: str) -> Payload:
 
 def read_tensors(content: bytes, what: str, most: int = _MOST_TENSORS) -> Payload:
     """At `most` so many tensors in safetensors bytes. Raises RefusedError if they are none, or about more than that."""
-    if int.from_bytes(content[:8], "little") > _HEADER_BYTES * (1 + most):  # to read it takes 25 times its bytes
+    header_bytes = int.from_bytes(content[:8], "little")
+    if _HEADER_BYTES * (1 + most) < header_bytes <= len(content):  # to read it takes 25 times as many
         raise RefusedError(Reason.MALFORMED, f"{what}: has a header of more bytes than {most} tensors need")
     try:
         return load(content)
