@@ -63,9 +63,14 @@ GOLDEN: dict[str, tuple[str, bool, tuple[str, ...]]] = {
     "trimmed_mean_screened": (
         "sflllm",
         False,
-        ("method.mixing.kind=trimmed_mean", "method.screening.max_norm_ratio=1.01", *MIXED),
+        (
+            "method.mixing.kind=trimmed_mean",
+            "method.mixing.fraction=0.4",
+            "method.screening.max_norm_ratio=1.01",
+            *MIXED,
+        ),
     ),
-    "multi_krum": ("fedavg_lora", False, ("method.mixing.kind=multi_krum", "method.mixing.keep=2")),
+    "multi_krum": ("fedavg_lora", False, ('method.mixing={"kind": "multi_krum", "malicious": 0, "keep": 2}',)),
     "personal_classes": (
         "pwff_task",
         False,

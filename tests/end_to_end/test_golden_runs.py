@@ -5,6 +5,8 @@ import json
 import golden_runs
 import pytest
 
+from helpers.runs import small
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -42,3 +44,10 @@ def test_a_file_or_field_that_is_only_on_one_side_is_a_difference(folder):
     (folder / "adapters" / "global" / "adapter_model.safetensors").unlink()
     found = golden_runs.difference(before, golden_runs.contents(folder))
     assert found.endswith("adapter_model.safetensors is only before")
+
+
+@pytest.mark.parametrize("name", [n for n, (_, _, settings) in golden_runs.GOLDEN.items() if "ALIGNED" not in settings])
+def test_every_golden_recipe_fits_its_clients(name):
+    kind, _, settings = golden_runs.GOLDEN[name]
+    recipe = small(kind, *settings)
+    recipe.method.check(recipe.world.scenario.population.num_clients, 4, 16)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 import numpy as np
-from annotated_types import Ge, Gt
+from annotated_types import Ge, Le
 
 from wavetune.allocation.problem import Problem
 from wavetune.allocation.selection import PlanOf, most_within
@@ -34,8 +34,8 @@ class EnergyQueues(Selection):
             samples and meets the budget later.
     """
 
-    budget_j: Annotated[float, Gt(0)] = 1.0
-    patience: Annotated[float, Ge(0)] = 1.0
+    budget_j: Annotated[float, Ge(1e-12), Le(1e12)] = 1.0
+    patience: Annotated[float, Ge(0), Le(1e12)] = 1.0
 
     def init(self, num_clients: int) -> State:
         """Empty queues."""
