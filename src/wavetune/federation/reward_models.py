@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import get_ident
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,16 @@ def reward_backbone(
 ) -> tuple[Backbone, Any, ResolvedModel]:
     """A frozen model with a scalar head, its tokenizer and where it is from; loaded once for rewards that share it.
 
+    Each thread has its own, as a pass that goes on is noted in the model.
+
     LoRA goes on `targets`; by default on all linear maps of an encoder's blocks, and where PEFT puts it in a decoder.
     """
     resolved = resolve_model(model)
-    return (*_loaded(resolved.folder, tuple(targets or ()), str(device), bf16), resolved)
+    return (*_loaded(resolved.folder, tuple(targets or ()), str(device), bf16, get_ident()), resolved)
 
 
 @lru_cache(maxsize=2)
-def _loaded(folder: Path, targets: tuple[str, ...], device: str, bf16: bool) -> tuple[Backbone, Any]:
+def _loaded(folder: Path, targets: tuple[str, ...], device: str, bf16: bool, _thread: int) -> tuple[Backbone, Any]:
     stock = load_stock_model(folder, opened_as(folder, torch.float32, bf16), predicts=False)
     chosen = targets or (ALL_LINEAR if is_encoder(stock.config) else None)
     return prepare_backbone(stock, chosen, bf16, device, outputs=1), load_tokenizer(folder)

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
 
 import numpy as np
 import pytest
@@ -22,8 +24,16 @@ ANSWERS = ["In the garden, behind the old chapel.", "At nine.", "I may not say."
 
 
 @pytest.fixture(scope="module")
-def reward(tmp_path_factory):
-    folder = resolve_model("tiny", tmp_path_factory.mktemp("cache")).folder
+def folder(tmp_path_factory):
+    return resolve_model("tiny", tmp_path_factory.mktemp("cache")).folder
+
+
+@pytest.fixture(scope="module")
+def reward(folder):
+    return opened(folder)
+
+
+def opened(folder):
     backbone, tokenizer, _ = reward_backbone(str(folder), None, "cpu", False)
     bank = reward_bank(backbone, 4, 8.0, 0)
     with torch.no_grad():
@@ -46,6 +56,23 @@ def classifier(tmp_path_factory):
         return folder
 
     return write
+
+
+def test_threads_whose_passes_go_on_at_once_score_as_one_after_the_other(folder, reward):
+    met = Barrier(2)
+
+    def meet(*_):
+        met.wait(30)
+
+    def score(answer):
+        own = opened(folder)
+        own.backbone.blocks[0].register_forward_pre_hook(meet)
+        return own.score(EXAMPLES[:1], [answer])
+
+    with ThreadPoolExecutor(2) as threads:
+        found = list(threads.map(score, ANSWERS[:2]))
+    for scores, answer in zip(found, ANSWERS, strict=False):
+        np.testing.assert_allclose(scores, reward.score(EXAMPLES[:1], [answer]), atol=1e-6)
 
 
 def test_a_reward_model_that_is_stored_in_bf16_is_opened_as_it_is(tmp_path, monkeypatch):
