@@ -159,7 +159,7 @@ class Population(Checked):
     tx_power_max_dbm: PowerDbm = 23.0
     antenna_gain_db: AntennaGainDb = 0.0
     noise_figure_db: NoiseFigureDb = 9.0
-    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 0.35
+    amplifier_efficiency: Annotated[float, Ge(1e-6), Le(1)] = 0.35
     circuit_power_w: DeviceWatts = 0.1
     receive_power_w: DeviceWatts = 0.2
     idle_power_w: DeviceWatts = 0.05
@@ -208,7 +208,7 @@ class Server(Checked):
     flop_per_s: Positive = 5e9 * 32768
     energy_j_per_flop: Positive = 2.5e-12
     noise_figure_db: NoiseFigureDb = 5.0
-    amplifier_efficiency: Annotated[float, Gt(0), Le(1)] = 0.35
+    amplifier_efficiency: Annotated[float, Ge(1e-6), Le(1)] = 0.35
 
 
 @dataclass(frozen=True)
