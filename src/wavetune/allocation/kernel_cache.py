@@ -36,7 +36,7 @@ environments: Any = environment
 _LOCATOR: Any = cast(Any, caching)._CacheLocator
 _BY_CONTENT = hasattr(caching, "_hash_source_file")  # else Numba knows a file by its time, another in each checkout
 _NAMED = "kernels-"
-_COMPILED = re.compile(rb"^@(kernel|part)\b|njit", re.MULTILINE)  # in sources of what is compiled
+_COMPILED = re.compile(rb"^@(kernel|part|inlined)\b|njit", re.MULTILINE)  # in sources of what is compiled
 _KEPT_S = 30 * 86_400.0  # older states of the sources are still run elsewhere
 
 

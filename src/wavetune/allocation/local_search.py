@@ -12,6 +12,7 @@ Shape suffixes: K clients, M subchannels.
 
 from __future__ import annotations
 
+import threading
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ import numpy as np
 from wavetune.allocation.gains import NO_GAIN_LOG2
 from wavetune.allocation.ladder import stepped_power
 from wavetune.allocation.problem import IntArray
-from wavetune.allocation.water_filling import NO_STEPS, Steps, kernel, least_power, part
+from wavetune.allocation.water_filling import NO_STEPS, Steps, inlined, kernel, least_power, part
 from wavetune.units import Array
 
 
@@ -148,20 +149,20 @@ class Ownership(NamedTuple):
     left_1: IntArray
 
 
-@part
+@inlined
 def back(demand: Demand, k: int, i: int | np.int64) -> float:
     """What a subchannel carries to client k on the way back; 0 where that is not asked, or for none."""
     return demand.back_KM[k, i] if len(demand.ask_K) > 0 and i >= 0 else 0.0
 
 
-@part
+@inlined
 def price(demand: Demand, k: int, power_w: float, carried: float) -> float:
     """Cost of client k's power: each watt costs 1, one above the client's cap much more; and of what it lacks."""
     cost = power_w + demand.excess_price_K[k] * max(0.0, power_w - demand.cap_w_K[k])
     return cost + demand.shortage_price_K[k] * max(0.0, demand.ask_K[k] - carried) if len(demand.ask_K) > 0 else cost
 
 
-@part
+@inlined
 def needed_power(demand: Demand, own: Ownership, k: int, owned: IntArray, count: int) -> tuple[float, float, float]:
     """Power of client k on what it owns (W), its water level (W), and how much of the power whole steps cost (W)."""
     log_M, inverse_M, rate = demand.log_KM[k], demand.inverse_KM[k], demand.rate_K[k]
@@ -180,19 +181,22 @@ def set_values(demand: Demand, k: int, level_w: float, value_M: Array) -> None:
     """Set what each subchannel saves client k at a water level, at most (W)."""
     log_M, inverse_M, limit = demand.log_KM[k], demand.inverse_KM[k], demand.limit
     snr_I, rate_I, hull_I = demand.steps
-    log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
-    for i in range(len(log_M)):
-        above, value_M[i] = log_level + log_M[i], 0.0
-        if len(hull_I) > 0:
+    if len(hull_I) > 0:
+        for i in range(len(log_M)):
+            value_M[i] = 0.0
             for h in hull_I if log_M[i] > NO_GAIN_LOG2 else hull_I[:1]:
                 value_M[i] = max(value_M[i], level_w * _LOG_2 * rate_I[h] - snr_I[h] * inverse_M[i])
-        elif above > limit:
-            value_M[i] = level_w * _LOG_2 * limit - np.expm1(limit * _LOG_2) * inverse_M[i]
-        elif above > 0.0:
-            value_M[i] = level_w * (_LOG_2 * above - 1.0) + inverse_M[i]
+        return
+    log_level = np.log2(level_w) if level_w > 0.0 else -np.inf
+    most, most_snr = level_w * _LOG_2 * limit, np.expm1(limit * _LOG_2)
+    for i in range(len(log_M)):
+        above = log_level + log_M[i]
+        value = level_w * (_LOG_2 * above - 1.0) + inverse_M[i]
+        value = most - most_snr * inverse_M[i] if above > limit else value
+        value_M[i] = value if above > 0.0 else 0.0
 
 
-@part
+@inlined
 def changed_price(demand: Demand, own: Ownership, k: int, without: int | np.int64, extra: int | np.int64) -> float:
     """Cost of client k's power with one subchannel taken away and one added (-1 for none)."""
     log_M, n, waiting = demand.log_KM[k], 0, extra >= 0
@@ -220,8 +224,9 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
     power_w, level_w, rounded_w = needed_power(demand, own, k, own.owned_KM[k], own.count_K[k])
     slope = 1.0 + demand.excess_price_K[k] if power_w > demand.cap_w_K[k] else 1.0
     set_values(demand, k, level_w, value_M)
-    for i in range(len(value_M)):
-        value_M[i] *= slope
+    if slope > 1.0:
+        for i in range(len(value_M)):
+            value_M[i] *= slope
     own.power_w_K[k], own.back_K[k] = power_w, 0.0
     if len(demand.ask_K) > 0:
         for j in range(own.count_K[k]):
@@ -234,8 +239,9 @@ def refresh(demand: Demand, own: Ownership, k: int) -> None:
         i = own.owned_KM[k, j]
         own.own_value_M[i] = value_M[i]
         own.loss_M[i] = changed_price(demand, own, k, i, np.int64(-1)) - cost
-    for i in range(len(value_M)):  # what steps cost can be saved besides
-        value_M[i] += slope * rounded_w
+    if rounded_w != 0.0:  # what steps cost can be saved besides
+        for i in range(len(value_M)):
+            value_M[i] += slope * rounded_w
     own.changed_K[k] = 1
 
 
@@ -265,17 +271,17 @@ def assign(demand: Demand, own: Ownership, i: int, k: int) -> None:
 
 
 @part
-def ownership(demand: Demand, owner_M: IntArray, evaluations: int) -> Ownership:
-    """State of the search for given owners, and how many evaluations it may take."""
+def ownership(demand: Demand, owner_M: IntArray, evaluations: int, owned_KM: IntArray, value_KM: Array) -> Ownership:
+    """State of the search for given owners, in the tables given, and how many evaluations it may take."""
     K, M = demand.log_KM.shape
     own = Ownership(
         np.full(M, -1, np.int64),
-        np.zeros((K, M), np.int64),
+        owned_KM,
         np.zeros(K, np.int64),
         np.zeros(K),
         np.zeros(K),
         np.zeros(K),
-        np.zeros((K, M)),
+        value_KM,
         np.zeros(M),
         np.zeros(M),
         np.zeros(K, np.int64),
@@ -295,31 +301,38 @@ def ownership(demand: Demand, owner_M: IntArray, evaluations: int) -> Ownership:
 def best_step(demand: Demand, own: Ownership, a: int) -> tuple[int, int, int]:
     """Step that saves most and concerns client a: subchannel i goes to client k and, unless j is -1, j comes back."""
     K, M = demand.log_KM.shape
-    cost_a, cost_K = own.cost_K[a], own.cost_K
+    owner_M, owned_KM, count_K, cost_K = own.owner_M, own.owned_KM, own.count_K, own.cost_K
+    value_KM, own_value_M, loss_M, value_a_M = own.value_KM, own.own_value_M, own.loss_M, own.value_KM[a]
+    cost_a = cost_K[a]
     best, best_i, best_k, best_j = 1e-9 * max(cost_a, 1e-12), -1, -1, -1
-    value_K = np.empty(K)
-    for n in range(own.count_K[a]):
-        i = int(own.owned_KM[a, n])
-        loss, own_value = float(own.loss_M[i]), float(own.own_value_M[i])
+    most_K = np.full(K, -np.inf)  # what a saves by one of k's subchannels, less what that is worth to k: at most
+    for j in range(M):
+        b = owner_M[j]
+        if b >= 0 and b != a:
+            most_K[b] = max(most_K[b], value_a_M[j] - own_value_M[j])
+    for n in range(count_K[a]):
+        i = owned_KM[a, n]
+        loss, own_value = loss_M[i], own_value_M[i]
         for k in range(K):
-            value_K[k] = own.value_KM[k, i]
-            if min(value_K[k], cost_K[k]) - loss > best and k != a:
-                saving = cost_K[k] - changed_price(demand, own, k, np.int64(-1), i) - loss
+            value_k, cost_k = value_KM[k, i], cost_K[k]
+            gives = min(value_k, cost_k) - loss > best
+            if k == a or (not gives and most_K[k] + (value_k - own_value) <= (1.0 - 1e-9) * best):
+                continue
+            if gives:
+                saving = cost_k - changed_price(demand, own, k, np.int64(-1), i) - loss
                 if saving > best:
                     best, best_i, best_k, best_j = saving, i, k, -1
-        for j in range(M):
-            b = int(own.owner_M[j])
-            if b == a or b < 0:
-                continue
-            save_a, save_b = own.value_KM[a, j] - own_value, value_K[b] - own.own_value_M[j]
-            if min(save_a, cost_a) + min(save_b, cost_K[b]) > best:
-                saving = cost_a - changed_price(demand, own, a, i, j)
-                saving += cost_K[b] - changed_price(demand, own, b, j, i)
-                if saving > best:
-                    best, best_i, best_k, best_j = saving, i, b, j
+            for m in range(count_K[k]):
+                j = owned_KM[k, m]
+                save_a, save_k = value_a_M[j] - own_value, value_k - own_value_M[j]
+                if min(save_a, cost_a) + min(save_k, cost_k) > best:
+                    saving = cost_a - changed_price(demand, own, a, i, j)
+                    saving += cost_k - changed_price(demand, own, k, j, i)
+                    if saving > best:
+                        best, best_i, best_k, best_j = saving, i, k, j
     for j in range(M):
-        if min(own.value_KM[a, j], cost_a) - own.loss_M[j] > best and own.owner_M[j] != a:
-            saving = cost_a - changed_price(demand, own, a, np.int64(-1), j) - float(own.loss_M[j])
+        if min(value_a_M[j], cost_a) - loss_M[j] > best and owner_M[j] != a:
+            saving = cost_a - changed_price(demand, own, a, np.int64(-1), j) - loss_M[j]
             if saving > best:
                 best, best_i, best_k, best_j = saving, j, a, -1
     return best_i, best_k, best_j
@@ -432,15 +445,36 @@ def kick(demand: Demand, own: Ownership, state_1: Array) -> None:
             refresh(demand, own, taker)
 
 
-@kernel
+class _Tables(threading.local):
+    """Two tables of each thread's last search: to ask for so much memory anew takes longer than to fill it."""
+
+    owned_KM: IntArray = np.empty((0, 0), np.int64)
+    value_KM: Array = np.empty((0, 0))
+
+    def of(self, K: int, M: int) -> tuple[IntArray, Array]:
+        """Tables of a size, with anything in them."""
+        if self.value_KM.shape != (K, M):
+            self.owned_KM, self.value_KM = np.empty((K, M), np.int64), np.empty((K, M))
+        return self.owned_KM, self.value_KM
+
+
+_tables = _Tables()
+
+
 def search(demand: Demand, owner_M: IntArray, kicks: int, seed: int) -> IntArray:
     """Owners after local search with at most `kicks` random kicks; it ends at the first owners that meet every cap.
 
     Clients that are above their cap, or short of something, change first: often that does. A kick is undone where the
     search does not recover to at most the cost before it.
     """
+    return _search(demand, owner_M, kicks, seed, *_tables.of(*demand.log_KM.shape))
+
+
+@kernel
+def _search(demand: Demand, owner_M: IntArray, kicks: int, seed: int, owned_KM: IntArray, value_KM: Array) -> IntArray:
     state_1 = np.full(1, float(seed % 2147483648))
-    own = ownership(demand, owner_M, _WHOLE_EACH * demand.log_KM.size + _WHOLE if demand.whole else _ANY)
+    evaluations = _WHOLE_EACH * demand.log_KM.size + _WHOLE if demand.whole else _ANY
+    own = ownership(demand, owner_M, evaluations, owned_KM, value_KM)
     cost, kept_M = np.inf, owner_M.copy()
     for turn in range(kicks + 2):
         if turn > 1:

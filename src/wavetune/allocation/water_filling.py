@@ -34,6 +34,11 @@ def part(function: Function) -> Function:
     return cast(Function, compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True))
 
 
+def inlined(function: Function) -> Function:
+    """A part that is copied into what calls it: for a short one that takes many tables, which are slow to hand over."""
+    return cast(Function, compiled(function, no_cpython_wrapper=True, no_cfunc_wrapper=True, inline="always"))
+
+
 HUGE_W = 1e200
 _MAX_LOG2 = 600.0
 _LOW = (
@@ -324,7 +329,7 @@ def rates_without(log_KM: Array, inverse_KM: Array, power_w_K: Array, limit: flo
     >>> rates_without(log_KM, inverse_KM, np.array([1.0]), np.inf, 1).round(5).tolist()
     [[2.02975, 1.0]]
     """
-    falling_KM = -np.sort(-log_KM, axis=1)
+    falling_KM = np.ascontiguousarray(np.sort(log_KM, axis=1)[:, ::-1])
     rising_KM = np.sort(np.where(log_KM > NO_GAIN_LOG2, inverse_KM, np.inf), axis=1)
     rising_KM[np.isinf(rising_KM)] = 0.0
     return _rates_without(falling_KM, rising_KM, power_w_K, float(limit), most) * (1.0 + 1e-6)
