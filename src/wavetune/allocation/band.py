@@ -55,6 +55,8 @@ _RANKED = 100  # subchannels from which on bounds look at a client's strongest f
 _FEWEST_RANKED, _RANKED_TIMES = 64, 4  # of them, and as many times what each owns where all own alike
 _MOST_VITAL = 16  # subchannels of which a client may need one, for bounds to say so
 _MOST_MATCHED = 20_000  # pairs of a client and a subchannel up to which first owners are matched
+_OPEN = 0.99  # of a delay: where more is proved, first owners are near enough
+_LATER, _MATCHED_KICKS = 0.1, 10  # than matching allows, in shares of what is open, and kicks of a search from there
 _STUCK = 2e-3  # Of a delay: a gap at which prices that hardly lead further are given up.
 _ITERATIONS_A_TURN, _BRANCH_ITERATIONS = 60, 40
 _VAST = 400_000  # pairs of a client and a subchannel beyond which a search starts from the prices' bundles only once
@@ -242,6 +244,24 @@ def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int
         step = step if better.delay_s < incumbent.delay_s * (1 - 1e-6) else step / 4
         incumbent = better
     return incumbent
+
+
+def descend_matched(
+    tables: BandTables, problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int
+) -> Incumbent:
+    """`descend` and, where subchannels are few, once more from near the owners that matching suggests."""
+    found = descend(problem, incumbent, clock, kicks)
+    near = found.bound_s >= _OPEN * found.delay_s
+    if kicks == 0 or tables.matching is None or near or found.delay_s == np.inf or clock.expired:
+        return found
+    matching, none_K = tables.matching._replace(problem=with_cap_tolerance(problem)), np.zeros(len(problem.need_K))
+    low_s, matched_M = matching.least_up_s(none_K, found.bound_s, found.delay_s)
+    target_s = low_s + _LATER * (found.delay_s - low_s)
+    if matched_M is None or target_s <= _last_start_s(problem):
+        return found
+    near_M = local_owners(problem, target_s, matched_M, _MATCHED_KICKS, 0)
+    other = replace(found, owner_M=near_M, delay_s=owners_delay(problem, near_M))
+    return min(found, descend(problem, other, clock, kicks) if np.isfinite(other.delay_s) else found, key=_delay)
 
 
 def search_below(problem: BandProblem, incumbent: Incumbent, target_s: float, kicks: int, seed: int) -> Incumbent:

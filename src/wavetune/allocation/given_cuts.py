@@ -16,7 +16,15 @@ from functools import cached_property
 
 import numpy as np
 
-from wavetune.allocation.band import BandTables, Incumbent, bound_by_prices, descend, first_incumbent, solve
+from wavetune.allocation.band import (
+    BandTables,
+    Incumbent,
+    bound_by_prices,
+    descend,
+    descend_matched,
+    first_incumbent,
+    solve,
+)
 from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
 from wavetune.allocation.decision import Evaluator, Options, given_options
 from wavetune.allocation.delay import least_downlinks_s
@@ -373,10 +381,10 @@ class GivenCutsSearch:
         kicks = 0 if self.warm else min(_FIRST_KICKS, _QUICK // size)
         clock = Clock() if size <= _QUICK else clock
         if self.fed_incumbent is not None:
-            self.fed_incumbent = descend(self.fed_problem, self.fed_incumbent, clock, kicks)
+            self.fed_incumbent = descend_matched(self.fed, self.fed_problem, self.fed_incumbent, clock, kicks)
         for _ in range(2):
             i, incumbent = self.best, self.incumbents[self.best]
-            self.incumbents[i] = descend(self.settings[i].uplink, incumbent, clock, kicks)
+            self.incumbents[i] = descend_matched(self.main, self.settings[i].uplink, incumbent, clock, kicks)
             self.best = self._best_pair_on(self.incumbents[i].owner_M, i)
             if self.best == i or clock.expired:
                 self.best = i

@@ -112,3 +112,8 @@ def mostly_dead(num_clients, num_subchannels, seed):
 def test_first_plans_of_crowded_cells_are_near_the_best(seed):
     for problem in (mostly_dead(30, 30, seed), crowded(30, 32, seed)):
         assert plan(problem, time_limit_s=1e-9).delay_s <= 1.05 * plan(problem, time_limit_s=4.0).delay_s
+
+
+def test_first_plans_start_from_matchings_too_where_greedy_owners_lead_nowhere():
+    problem = mostly_dead(30, 36, 4)
+    assert plan(problem, time_limit_s=1e-9).delay_s <= 1.05 * plan(problem, time_limit_s=4.0).delay_s
