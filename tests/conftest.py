@@ -75,6 +75,7 @@ def made_once() -> Iterator[None]:
     """Hundreds of runs here have the same problems, rows and weights."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(forked, "LOADED", (*forked.LOADED, "helpers.loaded"))
+        patch.setattr(os, "fsync", lambda _: None)  # takes milliseconds, and no test goes on after a loss of power
         once.plan(patch)
         if "torch" in sys.modules:  # a test of what needs it was collected
             once.load(patch)
