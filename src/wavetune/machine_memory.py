@@ -1,6 +1,7 @@
 """How much memory the machine has and has free, what it cannot hold, and what somebody else's program may take."""
 
 import os
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -9,8 +10,7 @@ from pathlib import Path
 from wavetune.errors import ConfigError
 
 _CONTAINER_LIMIT = Path("/sys/fs/cgroup/memory.max")
-_FREE, _TAKEN = Path("/proc/meminfo"), Path("/proc/self/statm")
-_LIMITED = threading.RLock()  # the limit is the process's
+_FREE = Path("/proc/meminfo")
 
 
 def memory_bytes() -> int:
@@ -43,21 +43,30 @@ def require_memory(needed_bytes: int, what: str) -> None:
 
 @contextmanager
 def within_memory(most_bytes: int, otherwise: Exception) -> Generator[None]:
-    """Raise `otherwise` in this block where the process would take so many bytes more than now; on Linux alone."""
+    """Raise `otherwise` in this block where the process would take so many bytes more than now.
+
+    On Linux alone and, as the limit is that of all threads, in the main one alone, which prepares what others work on.
+    """
+    if sys.platform != "linux" or threading.current_thread() is not threading.main_thread():
+        yield
+        return
     import resource
 
-    with _LIMITED:
-        try:
-            taken = int(_TAKEN.read_text(encoding="ascii").split()[0]) * os.sysconf("SC_PAGE_SIZE")
-        except OSError:
-            yield
-            return
-        soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-        own = min(taken + most_bytes, *(limit for limit in (soft, hard) if limit != resource.RLIM_INFINITY), 2**62)
-        resource.setrlimit(resource.RLIMIT_AS, (own, hard))
-        try:
-            yield
-        except MemoryError:
-            raise otherwise from None
-        finally:
-            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    most = _taken_bytes() + most_bytes
+    resource.setrlimit(resource.RLIMIT_AS, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        yield
+    except MemoryError:
+        raise otherwise from None
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def _taken_bytes() -> int:
+    """The process's address space, as asked of the system without a file object: it is asked for every dialogue."""
+    descriptor = os.open("/proc/self/statm", os.O_RDONLY)
+    try:
+        return int(os.read(descriptor, 64).split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    finally:
+        os.close(descriptor)
