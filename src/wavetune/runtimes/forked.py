@@ -7,14 +7,17 @@ computes nothing and opens no connection, as neither OpenMP's threads nor gRPC's
 import multiprocessing
 import os
 import runpy
+import signal
 import sys
 from collections.abc import Mapping, Sequence
+from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import DupFd
 from subprocess import TimeoutExpired
 from typing import IO, Any
 
 LOADED = ("wavetune.runtimes.loaded",)
+UNSEEN = 255  # the code of a fork whose end nobody saw, as what is forked was killed itself
 _START = "forkserver" if sys.platform == "linux" else "spawn"  # macOS's frameworks do not survive a fork
 
 
@@ -26,7 +29,8 @@ class Fork:
 
     def __init__(self, arguments: Sequence[str], out: IO[bytes] | None, environment: Mapping[str, str]) -> None:
         context = multiprocessing.get_context(_START)
-        context.set_forkserver_preload(list(LOADED))
+        if _START == "forkserver":
+            _begin()
         read, self.stdin = context.Pipe(duplex=False)
         with read:
             given = list(arguments), out and _File(out.fileno()), dict(environment), read
@@ -60,6 +64,17 @@ class Fork:
         self._process.kill()
 
 
+def _begin() -> None:
+    """Start what is forked, unless it runs; Ctrl-C, which would end it with a traceback as it loads, is not for it."""
+    forkserver.set_forkserver_preload(list(LOADED))
+    resource_tracker.ensure_running()  # which lets interrupts through
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class _File:
     """An open file on its way into another process."""
 
@@ -75,6 +90,8 @@ class _File:
 
 def _live(arguments: Sequence[str], out: _File | None, environment: Mapping[str, str], read: Connection) -> None:
     os.setsid()  # Ctrl-C reaches the process that watches alone, which stops the others in order
+    if _START == "forkserver":
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     os.dup2(read.fileno(), 0)
     read.close()
     if out is not None:

@@ -23,7 +23,7 @@ from wavetune.errors import DeploymentError
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe, load, save
 from wavetune.runtimes.device_permission import options_of
-from wavetune.runtimes.forked import Fork
+from wavetune.runtimes.forked import UNSEEN, Fork
 from wavetune.workers import once_parent_is_gone
 
 RESTARTS = 5
@@ -93,7 +93,7 @@ def deploy(
     """Run the servers and devices of a recipe (None: of the run in `out`, resumed); returns the servers' exit code.
 
     `options` are further ones of `wavetune serve`; `watch` is called with the processes again and again while they
-    run. Raises DeploymentError if the servers do not come up or a party keeps dying.
+    run. Raises DeploymentError if the servers do not come up, a party keeps dying or what they are forks of dies.
     """
     with tempfile.TemporaryDirectory(prefix="wavetune-") as kept, stopped_at_the_end(say) as parties:
         folder = Path(kept)
@@ -109,7 +109,7 @@ def deploy(
         parties.append(servers)
         address = _address(servers, port)
         if address is None:
-            return servers.process.wait()
+            return _seen(servers.process.wait())
         servers.arguments = ["serve", "--resume", "--address", address, *common]
         allowed = options_of(recipe or load(out / "recipe.json"))
         for client in range(num_devices):
@@ -156,13 +156,23 @@ def _address(servers: Party, port: Path) -> str | None:
     return None
 
 
+def _seen(code: int) -> int:
+    """The servers' exit code. Raises DeploymentError where nobody saw their end."""
+    if code == UNSEEN:
+        raise DeploymentError(
+            "the process that all others are forks of was killed, as by a machine out of memory: they end too, and "
+            "--resume goes on where they were"
+        )
+    return code
+
+
 def _watch_over(
     servers: Party, devices: Sequence[Party], out: Path, say: Callable[[str], None], watch: Callable[[], None]
 ) -> int:
     while True:
         code = servers.process.poll()
         if code is not None and (code >= 0 or not (out / "recipe.json").exists()):
-            return code
+            return _seen(code)
         for party in (servers, *devices):
             code = party.process.poll()
             if code is None or (code == 0 and party is not servers):

@@ -1,8 +1,10 @@
 """The processes that a deployed run starts."""
 
 import os
+import re
 import signal
 import stat
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -65,6 +67,49 @@ def test_a_fork_that_waits_ends_as_it_is_made_to(tmp_path, end, code):
     party.process.wait(60.0)
     assert party.process.returncode == code, log.read_text()
     party.stop()
+
+
+STARTS_A_FORK = """
+import os, signal, sys
+from multiprocessing import forkserver
+from pathlib import Path
+from wavetune.errors import DeploymentError
+from wavetune.runtimes import forked, launch
+
+forked.LOADED = ("slow",)
+servers = launch.Party("the servers", ["device", "localhost:1", "--certificates", "."], Path("log.txt"))
+try:
+    servers.start()
+    os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+    launch._watch_over(servers, (), Path("run"), print, lambda: None)
+except KeyboardInterrupt:
+    print("interrupted")
+except DeploymentError as error:
+    print(error)
+    servers.stop()
+"""
+SLOW = "import pathlib, time; pathlib.Path('loading').touch(); time.sleep(1)"
+
+
+@pytest.mark.parametrize(
+    ("interrupted", "said"),
+    [(True, "interrupted"), (False, "all others are forks of was killed, .* --resume")],
+)
+def test_what_is_forked_ends_without_a_traceback_where_it_is_interrupted_or_killed(interrupted, said, tmp_path):
+    write_certificates(tmp_path, 1)
+    (tmp_path / "slow.py").write_text(SLOW)
+    started = subprocess.Popen(
+        [sys.executable, "-c", STARTS_A_FORK], cwd=tmp_path / device_name(0), text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )  # fmt: skip
+    if interrupted:
+        while not (tmp_path / device_name(0) / "loading").exists():
+            assert started.poll() is None
+            time.sleep(0.02)
+        os.killpg(started.pid, signal.SIGINT)
+    out, err = started.communicate(timeout=60)
+    assert re.search(said, out), out + err
+    assert err == ""
 
 
 STARTS_ANOTHER = """
