@@ -39,7 +39,7 @@ SIZES = {
     "num_experts num_local_experts n_routed_experts moe_num_experts rotary_dim qk_rope_head_dim linear_num_key_heads "
     "linear_num_value_heads linear_num_heads index_n_heads swa_num_attention_heads mamba_d_state",
     2: "num_key_value_heads num_kv_heads num_experts_per_tok num_experts_per_token moe_topk moe_k top_k_experts "
-    "type_vocab_size global_attn_every_n_layers zero_expert_num num_kv_shared_layers swa_num_key_value_heads o_groups",
+    "type_vocab_size global_attn_every_n_layers zero_expert_num swa_num_key_value_heads o_groups",
     1: "n_group topk_group num_expert_group first_k_dense_replace n_shared_experts num_shared_experts",
     96: "intermediate_size n_inner ffn_dim d_ff hidden_dim ffn_hidden_size expert_ffn_hidden_size dff",
     16: "head_dim v_head_dim attention_head_dim kv_channels q_lora_rank kv_lora_rank o_lora_rank swa_head_dim "
@@ -64,6 +64,7 @@ OWN: dict[str, dict[str, Any]] = {
     "gemma3_text": {"num_hidden_layers": 7},  # one full layer after five with windows
     "falcon_h1": {"mamba_d_ssm": 128, "mamba_d_head": 16, "mamba_n_heads": 8},
     "gemma3n_text": {
+        "num_kv_shared_layers": 2,
         "layer_types": ["sliding_attention", "full_attention"] * 2,
         "activation_sparsity_pattern": [0.0] * 4,
         "intermediate_size": [96] * 4,

@@ -25,9 +25,9 @@ def corpus(tmp_path_factory):
     return folder
 
 
-def compare(corpus, out, *more):
+def compare(corpus, out, *more, methods="fedavg_lora"):
     words = [word.replace("CORPUS", str(corpus)) for word in TASK]
-    options = ("--seeds", 2, "--methods", "fedavg_lora", "--jobs", 1, "--out", out)
+    options = ("--seeds", 2, "--methods", methods, "--jobs", 1, "--out", out)
     return wavetune("compare", "pwff_task", *words, *options, *more)
 
 
@@ -76,7 +76,7 @@ def test_comparisons_of_other_settings_lie_side_by_side(tmp_path, monkeypatch):
 
 
 def test_what_cannot_be_compared_is_refused_in_a_sentence(corpus, tmp_path):
-    assert_refused(compare(corpus, tmp_path, "--methods", "fedavg"), "--methods has 'fedavg'", "fedavg_lora")
+    assert_refused(compare(corpus, tmp_path, methods="fedavg"), "--methods has 'fedavg'", "fedavg_lora")
     (tmp_path / "recipe.json").write_text("{}\n")
     assert_refused(compare(corpus, tmp_path), "other settings", "--out")
     assert_refused(wavetune("compare", "sflllm", "gossip", "--methods", "fedavg_lora"), "does not go with another")

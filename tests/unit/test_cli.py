@@ -188,7 +188,7 @@ def test_unknown_option_or_command_is_refused_by_name():
         (["run", "sflllm", "--model="], "world.model is ''"),
         (["plan", "sflllm", "--set", "world.scenario.bands.fed.num_subchannels=4001"], "num_subchannels is 4001"),
         (["plan", "sflllm", "--set", "method.topology.cuts=[]"], "method.topology.cuts is []"),
-        (["plan", "sflllm", "--set", "method.lora.targets=[]"], "method.lora.targets is ()"),
+        (["plan", "sflllm", "--set", "method.lora.targets=[]"], "method.lora.targets is []"),
         (["plan", "sflllm", "--set", "method.phases=x"], "wavetune brings none; name one as package.module:Class"),
         (["plan", "sflllm", "--set", "method.mixing.x=1"], "method.mixing has no field 'x'; there is none to choose"),
         (["plan", "sflllm", "--set", "method.mixing=wavetune.federation.mixing:Median"], "whose name is 'median'"),
