@@ -160,7 +160,7 @@ def _sentence(error: ValidationError, path: str) -> str:
     first = max(error.errors(), key=lambda problem: len(problem["loc"]))
     inside = (str(p) for p in first["loc"] if isinstance(p, int) or (str(p).isidentifier() and str(p)[0].islower()))
     path = ".".join([path, *inside])
-    message = first["msg"].removeprefix("Value error, ").replace(" after validation", "")
+    message = first["msg"].removeprefix("Value error, ").replace(" after validation", "").replace("Tuple", "a list", 1)
     given = first.get("input")
     shown = list(cast("tuple[Any, ...]", given)) if isinstance(given, tuple) else given
     return f"{path} is {shown!r}: {message[0].lower()}{message[1:]}"
