@@ -150,6 +150,11 @@ class BandTables:
         counted_s = self._strongest.least_common_s(ready_K, need_K, 1, self.band.num_subchannels)
         return np.maximum(counted_s * (1 - 1e-6), self._alone_s(ready_K, need_K))
 
+    @property
+    def strongest_rates_KM(self) -> Array:
+        """Rates (bit/s/Hz) that clients do not exceed on their n strongest subchannels, n from 1."""
+        return self._strongest.rates(self.band.num_subchannels)
+
     def _alone_s(self, ready_K: Array, need_K: Array) -> Array:
         with np.errstate(divide="ignore", invalid="ignore"):
             done_s = np.where(need_K > 0, ready_K + need_K / self.lone_rate_K, -np.inf)

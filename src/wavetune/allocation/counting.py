@@ -15,6 +15,7 @@ from wavetune.allocation.problem import IntArray
 from wavetune.units import Array
 
 _AT_ONCE = 2_000_000  # times that are in memory
+_HALVINGS, _ROUNDING = 16, 1e-9
 _CLOSE = 1e-6  # Share by which twice the columns must raise a bound for yet more of them, up to eight times as many.
 
 
@@ -133,3 +134,41 @@ def least_common_s(time_KJ: Array, least_K: IntArray, num_subchannels: int) -> f
     late = time_KJ.flatten()
     late.partition(place)
     return float(late[place])
+
+
+def least_shared_s(time_KCN: Array, work_s_KC: Array, low_s: float, high_s: float) -> float:
+    """No owners and shares of the server have all clients through a step sooner than this, between given delays (s).
+
+    A client goes through its cut's own time with so many subchannels and its work at its share of the server. The least
+    that all shares are together with so many subchannels in all is found client by client. `low_s` is returned where
+    no more is proved, and `high_s` where that is.
+
+    >>> time_KCN = np.array([[[np.inf, 3.0, 2.0]], [[np.inf, 3.0, 1.0]]])
+    >>> round(least_shared_s(time_KCN, np.array([[1.0], [1.0]]), 0.0, 9.0), 3)
+    5.0
+
+    Args:
+        time_KCN: seconds of client k at cut c with its n strongest subchannels, n from 0, and without the server.
+        work_s_KC: its seconds at the whole server.
+        low_s: proved before.
+        high_s: the most that is of interest.
+    """
+    N = time_KCN.shape[2]
+    back_NN = np.arange(N)[:, None] - np.arange(N)  # of n subchannels, m of them for the next client
+    spent_NN = np.where(back_NN >= 0, 0.0, np.inf)
+
+    def fits(step_s: float) -> bool:
+        left_s_KCN, share_N = step_s - time_KCN, np.zeros(N)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            share_KCN = np.where(work_s_KC[:, :, None] > 0, work_s_KC[:, :, None] / left_s_KCN, 0.0)
+        share_KCN[~(left_s_KCN >= 0)] = np.inf
+        for least_N in np.min(share_KCN, axis=1):
+            share_N = np.min(share_N[back_NN] + spent_NN + least_N, axis=1)
+        return bool(share_N[-1] <= 1 + _ROUNDING)
+
+    if not fits(high_s):
+        return high_s
+    for _ in range(_HALVINGS):
+        middle_s = 0.5 * (low_s + high_s)
+        low_s, high_s = (low_s, middle_s) if fits(middle_s) else (middle_s, high_s)
+    return low_s

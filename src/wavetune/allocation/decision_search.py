@@ -25,6 +25,7 @@ from wavetune.allocation.band import (
     solve,
 )
 from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
+from wavetune.allocation.counting import least_shared_s
 from wavetune.allocation.cut_matching import CutMatching
 from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
@@ -447,7 +448,8 @@ class DecisionSearch:
             num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
             most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
             bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
-            round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
+            counted_s = self._counted_step_s(option_set, max(step_s, bound.least_s), most_s)
+            round_s, picks = max(round_s, steps * counted_s + fed_s), bound.picks
         elif option_set.num_cuts > 1:
             boxes = _BOXES if fine else _BOXES // 8
             bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
@@ -472,6 +474,20 @@ class DecisionSearch:
         back_s = max(choices.least_back_s, float(np.max(np.min(choices.back_s_KC, axis=1))))
         both_s = max(up_s + back_s, self.two_ways[0].bound_s if self.two_ways else 0.0)
         return both_s + float(np.sum(np.min(choices.work_s_KC, axis=1)))
+
+    def _counted_step_s(self, option_set: Options, low_s: float, high_s: float) -> float:
+        """Least seconds of a step with shares of the server and no choice of cuts, between those given, by counting."""
+        if option_set.num_cuts > 1 or not low_s < high_s or self.evaluator.main.log_KM.size > _PACKED_SHARES:
+            return low_s
+        band, up_bits_KC, down_bits_KC = self.problem.main, option_set.up_bits_KC, option_set.down_bits_KC
+        up_rate_KM = self.evaluator.main.strongest_rates_KM * band.effective_hz
+        time_KCN = transfer_s(up_bits_KC[:, :, None], _from_none(up_rate_KM)[:, None])
+        if self.problem.price_downlink:
+            down_rate_KM = np.cumsum(-np.sort(-downlink_rate_bit_per_s_KM(band), axis=1), axis=1)
+            time_KCN = time_KCN + transfer_s(down_bits_KC[:, :, None], _from_none(down_rate_KM)[:, None])
+        own_s_KC = np.where(option_set.allowed_KC, option_set.ready_s_KC + option_set.back_s_KC, np.inf)
+        time_KCN, work_s_KC = (x * (1 - _ROUNDING) for x in (time_KCN + own_s_KC[:, :, None], option_set.work_s_KC))
+        return least_shared_s(time_KCN, work_s_KC, low_s, high_s)
 
     def _choices(self, option_set: Options) -> Choices:
         """What the relaxation sees of an option set; of the way back, what a client alone in the band would need."""
@@ -602,6 +618,11 @@ class _Proof(NamedTuple):
     fed: Incumbent
     main_costs: RateCosts
     fed_costs: RateCosts
+
+
+def _from_none(rate_KM: Array) -> Array:
+    """Rates with n subchannels, n from 0 where those given begin with 1."""
+    return np.pad(rate_KM, ((0, 0), (1, 0)))
 
 
 def predict_change_s(evaluator: Evaluator, option_set: Options, decision: Decision) -> Array:

@@ -1,6 +1,7 @@
 """Counting subchannels: few columns are enough, and what counting refutes is not searched."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from helpers.problems import cell_problem
 from wavetune.allocation.band import BandTables, bound_by_prices, first_incumbent, raise_lower_bound
 from wavetune.allocation.both_ways import BothWays
-from wavetune.allocation.counting import Strongest, least_common_s
+from wavetune.allocation.counting import Strongest, least_common_s, least_shared_s
 from wavetune.allocation.effort import Clock
 from wavetune.allocation.greedy import greedy_owners
 from wavetune.allocation.problem import RadioBand
@@ -35,6 +36,33 @@ def test_a_table_of_few_columns_counts_no_more_than_all_columns_and_mostly_as_mu
     wanted_s = least_common_s(all_KM, one_each_K, 90)
     assert found_s <= wanted_s
     assert found_s >= wanted_s * (1 - 1e-4)
+
+
+@given(st.integers(1, 3), st.integers(1, 2), st.integers(2, 4), st.integers(0, 10**6))
+def test_a_shared_server_is_counted_to_the_best_of_all_numbers_of_subchannels_and_cuts(K, C, M, seed):
+    g = np.random.default_rng(seed)
+    time_KCN = -np.sort(-g.uniform(0.1, 2.0, (K, C, M + 1)), axis=2)
+    time_KCN[:, :, 0] = np.where(g.random((K, C)) < 0.2, 0.0, np.inf)  # who sends nothing needs none
+    work_s_KC = g.uniform(0.01, 1.0, (K, C))
+    best_s = np.inf
+    for choice_K in product(range(C), repeat=K):
+        for count_K in product(range(M + 1), repeat=K):
+            time_K = time_KCN[np.arange(K), choice_K, count_K]
+            if sum(count_K) <= M and np.all(np.isfinite(time_K)):
+                best_s = min(best_s, shared_s(time_K, work_s_KC[np.arange(K), choice_K]))
+    if np.isfinite(best_s):
+        assert 0.999 * best_s <= least_shared_s(time_KCN, work_s_KC, 0.0, 2 * best_s) <= best_s * (1 + 1e-9)
+        assert least_shared_s(time_KCN, work_s_KC, 0.0, 0.9 * best_s) == 0.9 * best_s
+
+
+def shared_s(time_K, work_s_K):
+    """The step of given times with the best shares of the server."""
+    low_s, high_s = float(np.max(time_K)), float(np.max(time_K) + np.sum(work_s_K))
+    for _ in range(60):
+        middle_s = 0.5 * (low_s + high_s)
+        done = np.sum(work_s_K / np.maximum(middle_s - time_K, 1e-300)) <= 1
+        low_s, high_s = (low_s, middle_s) if done else (middle_s, high_s)
+    return high_s
 
 
 def test_problems_are_counted_together_as_each_alone_whoever_sends_in_it():
