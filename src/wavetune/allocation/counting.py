@@ -159,8 +159,9 @@ def least_shared_s(time_KCN: Array, work_s_KC: Array, low_s: float, high_s: floa
 
     def fits(step_s: float) -> bool:
         left_s_KCN, share_N = step_s - time_KCN, np.zeros(N)
+        work_s_KC1: Array = work_s_KC[:, :, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share_KCN = np.where(work_s_KC[:, :, None] > 0, work_s_KC[:, :, None] / left_s_KCN, 0.0)
+            share_KCN: Array = np.where(work_s_KC1 > 0, work_s_KC1 / left_s_KCN, 0.0)
         share_KCN[~(left_s_KCN >= 0)] = np.inf
         for least_N in np.min(share_KCN, axis=1):
             share_N = np.min(share_N[back_NN] + spent_NN + least_N, axis=1)

@@ -296,7 +296,10 @@ class DecisionSearch:
             if self.lower_s[i] <= before_s or self.clock.expired:
                 break
         if thorough:
-            self._pack_cuts(proof)
+            counted_s = self._count_shares(proof)
+            if min(map(max, self.lower_s, counted_s)) < self._goal_s():
+                self._pack_cuts(proof)
+            self._prove(counted_s)
 
     @property
     def _size(self) -> int:
@@ -448,8 +451,7 @@ class DecisionSearch:
             num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
             most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
             bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
-            counted_s = self._counted_step_s(option_set, max(step_s, bound.least_s), most_s)
-            round_s, picks = max(round_s, steps * counted_s + fed_s), bound.picks
+            round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
         elif option_set.num_cuts > 1:
             boxes = _BOXES if fine else _BOXES // 8
             bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
@@ -475,10 +477,21 @@ class DecisionSearch:
         both_s = max(up_s + back_s, self.two_ways[0].bound_s if self.two_ways else 0.0)
         return both_s + float(np.sum(np.min(choices.work_s_KC, axis=1)))
 
+    def _count_shares(self, proof: _Proof) -> list[float]:
+        """What counting subchannels and shares of the server together proves of every option set of one cut (s)."""
+        steps, counted_s = self.problem.local_steps, [0.0] * len(self.option_sets)
+        if not self.problem.share_server or self.evaluator.main.log_KM.size > _PACKED_SHARES:
+            return counted_s
+        for i, option_set in enumerate(self.option_sets):
+            fed_s, rounds = float(np.sum(self._least_fed_s(option_set, proof))), option_set.rounds
+            low_s, high_s = ((delay_s / rounds - fed_s) / steps for delay_s in (self.lower_s[i], self.best.delay_s))
+            if option_set.num_cuts == 1 and low_s < high_s:
+                step_s = self._counted_step_s(option_set, max(low_s, 0.0), high_s)
+                counted_s[i] = rounds * (steps * step_s + fed_s) * (1 - _ROUNDING)
+        return counted_s
+
     def _counted_step_s(self, option_set: Options, low_s: float, high_s: float) -> float:
         """Least seconds of a step with shares of the server and no choice of cuts, between those given, by counting."""
-        if option_set.num_cuts > 1 or not low_s < high_s or self.evaluator.main.log_KM.size > _PACKED_SHARES:
-            return low_s
         band, up_bits_KC, down_bits_KC = self.problem.main, option_set.up_bits_KC, option_set.down_bits_KC
         up_rate_KM = self.evaluator.main.strongest_rates_KM * band.effective_hz
         time_KCN = transfer_s(up_bits_KC[:, :, None], _from_none(up_rate_KM)[:, None])
