@@ -154,14 +154,14 @@ def least_shared_s(time_KCN: Array, work_s_KC: Array, low_s: float, high_s: floa
         high_s: the most that is of interest.
     """
     N = time_KCN.shape[2]
-    back_NN = np.arange(N)[:, None] - np.arange(N)  # of n subchannels, m of them for the next client
+    count_N: IntArray = np.arange(N, dtype=np.int64)
+    back_NN: IntArray = count_N[:, None] - count_N  # of n subchannels, m of them for the next client
     spent_NN = np.where(back_NN >= 0, 0.0, np.inf)
 
     def fits(step_s: float) -> bool:
         left_s_KCN, share_N = step_s - time_KCN, np.zeros(N)
-        work_s_KC1: Array = work_s_KC[:, :, None]
         with np.errstate(divide="ignore", invalid="ignore"):
-            share_KCN: Array = np.where(work_s_KC1 > 0, work_s_KC1 / left_s_KCN, 0.0)
+            share_KCN = np.where(work_s_KC[:, :, None] > 0, work_s_KC[:, :, None] / left_s_KCN, 0.0)
         share_KCN[~(left_s_KCN >= 0)] = np.inf
         for least_N in np.min(share_KCN, axis=1):
             share_N = np.min(share_N[back_NN] + spent_NN + least_N, axis=1)
