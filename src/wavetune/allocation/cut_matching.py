@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 
@@ -28,6 +28,7 @@ from wavetune.allocation.cut_packing import Asks, Found, parts
 from wavetune.allocation.decision import Options
 from wavetune.allocation.delay import transfer_s
 from wavetune.allocation.effort import Clock
+from wavetune.allocation.matching import linear_sum_assignment
 from wavetune.allocation.problem import BoolArray, IntArray
 from wavetune.allocation.relaxation import rate_needed
 from wavetune.units import Array
@@ -39,13 +40,6 @@ _PAYS = 0.8  # of a box's width: with more than that left another pass is not wo
 _NARROW, _PRICED, _PRICE, _SHORTER = 0.5, 20, 0.5, 0.8  # box from which on cuts are priced: so often, by how much
 _PRICED_ROUNDING = 1e-7
 _SPREAD = 0.25  # of what is missing: a time that is open by more is halved before cuts are told apart
-
-
-def linear_sum_assignment(value_KW: Array) -> tuple[IntArray, IntArray]:
-    """Rows and the columns that they are matched with, of the least sum."""
-    from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
-
-    return cast(Any, optimize).linear_sum_assignment(value_KW)
 
 
 class Taken(NamedTuple):

@@ -25,7 +25,7 @@ from wavetune.allocation.band import (
     solve,
 )
 from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
-from wavetune.allocation.counting import least_shared_s
+from wavetune.allocation.counting import Strongest, least_shared_s
 from wavetune.allocation.cut_matching import CutMatching
 from wavetune.allocation.cut_packing import CutPacking, Found
 from wavetune.allocation.decision import Decision, Evaluator, Options
@@ -479,28 +479,21 @@ class DecisionSearch:
 
     def _count_shares(self, proof: _Proof) -> list[float]:
         """What counting subchannels and shares of the server together proves of every option set of one cut (s)."""
-        steps, counted_s = self.problem.local_steps, [0.0] * len(self.option_sets)
-        if not self.problem.share_server or self.evaluator.main.log_KM.size > _PACKED_SHARES:
+        steps, main, counted_s = self.problem.local_steps, self.evaluator.main, [0.0] * len(self.option_sets)
+        if not self.problem.share_server or main.log_KM.size > _PACKED_SHARES:
             return counted_s
+        up_rate_KN, down_rate_KN = _from_none(main.strongest_rates_KM * main.band.effective_hz), None
+        if self.problem.price_downlink:
+            down = Strongest.sums(downlink_rate_bit_per_s_KM(main.band))
+            down_rate_KN = _from_none(down.rates(main.band.num_subchannels))
         for i, option_set in enumerate(self.option_sets):
             fed_s, rounds = float(np.sum(self._least_fed_s(option_set, proof))), option_set.rounds
             low_s, high_s = ((delay_s / rounds - fed_s) / steps for delay_s in (self.lower_s[i], self.best.delay_s))
             if option_set.num_cuts == 1 and low_s < high_s:
-                step_s = self._counted_step_s(option_set, max(low_s, 0.0), high_s)
+                times = _counted_times(option_set, up_rate_KN, down_rate_KN)
+                step_s = least_shared_s(*times, max(low_s, 0.0), high_s)
                 counted_s[i] = rounds * (steps * step_s + fed_s) * (1 - _ROUNDING)
         return counted_s
-
-    def _counted_step_s(self, option_set: Options, low_s: float, high_s: float) -> float:
-        """Least seconds of a step with shares of the server and no choice of cuts, between those given, by counting."""
-        band, up_bits_KC, down_bits_KC = self.problem.main, option_set.up_bits_KC, option_set.down_bits_KC
-        up_rate_KM = self.evaluator.main.strongest_rates_KM * band.effective_hz
-        time_KCN = transfer_s(up_bits_KC[:, :, None], _from_none(up_rate_KM)[:, None])
-        if self.problem.price_downlink:
-            down_rate_KM = np.cumsum(-np.sort(-downlink_rate_bit_per_s_KM(band), axis=1), axis=1)
-            time_KCN = time_KCN + transfer_s(down_bits_KC[:, :, None], _from_none(down_rate_KM)[:, None])
-        own_s_KC = np.where(option_set.allowed_KC, option_set.ready_s_KC + option_set.back_s_KC, np.inf)
-        time_KCN, work_s_KC = (x * (1 - _ROUNDING) for x in (time_KCN + own_s_KC[:, :, None], option_set.work_s_KC))
-        return least_shared_s(time_KCN, work_s_KC, low_s, high_s)
 
     def _choices(self, option_set: Options) -> Choices:
         """What the relaxation sees of an option set; of the way back, what a client alone in the band would need."""
@@ -636,6 +629,15 @@ class _Proof(NamedTuple):
 def _from_none(rate_KM: Array) -> Array:
     """Rates with n subchannels, n from 0 where those given begin with 1."""
     return np.pad(rate_KM, ((0, 0), (1, 0)))
+
+
+def _counted_times(option_set: Options, up_rate_KN: Array, down_rate_KN: Array | None) -> tuple[Array, Array]:
+    """Least seconds of cuts with n subchannels, n from 0, without the server, [K, C, N], and at all of it, [K, C]."""
+    time_KCN = transfer_s(option_set.up_bits_KC[:, :, None], up_rate_KN[:, None])
+    if down_rate_KN is not None:
+        time_KCN = time_KCN + transfer_s(option_set.down_bits_KC[:, :, None], down_rate_KN[:, None])
+    own_s_KC = np.where(option_set.allowed_KC, option_set.ready_s_KC + option_set.back_s_KC, np.inf)
+    return (time_KCN + own_s_KC[:, :, None]) * (1 - _ROUNDING), option_set.work_s_KC * (1 - _ROUNDING)
 
 
 def predict_change_s(evaluator: Evaluator, option_set: Options, decision: Decision) -> Array:

@@ -25,6 +25,13 @@ _HALVINGS = 12
 _SHARE = 1.5  # subchannels a client up to which matching says much
 
 
+def linear_sum_assignment(value_KW: Array) -> tuple[IntArray, IntArray]:
+    """Rows and the columns that they are matched with, of the least sum."""
+    from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
+
+    return cast(Any, optimize).linear_sum_assignment(value_KW)
+
+
 class Matching(NamedTuple):
     """What clients carry whose strongest subchannel is i; powers are each client's own.
 
@@ -74,8 +81,6 @@ class Matching(NamedTuple):
             up_s: when all clients are heard (s).
             ask_K: what they ask of the way back.
         """
-        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
-
         problem, M = self.problem, self.up_KM.shape[1]
         sends_K, client_A = problem.need_K > 0, np.flatnonzero((problem.need_K > 0) | (ask_K > 0))
         left_s_K = up_s - problem.ready_K
@@ -87,7 +92,7 @@ class Matching(NamedTuple):
         received_AM: IntArray = np.sum(self.back_KMN[client_A] < ask_A1[..., None], axis=2)
         never_AM = (self.up_KM[client_A] < rate_A1) | (self.back_KM[client_A] < ask_A1)
         more_AM = np.where(never_AM, M + 1, np.maximum(sent_AM, received_AM))
-        place_A, channel_A = cast(Any, optimize).linear_sum_assignment(more_AM)
+        place_A, channel_A = linear_sum_assignment(more_AM)
         if np.sum(more_AM[place_A, channel_A]) > M - len(client_A):
             return None
         owner_M = np.full(M, -1)
@@ -104,8 +109,6 @@ class Matching(NamedTuple):
 
         None where there are none within the caps. Of the way back nothing is asked.
         """
-        from scipy import optimize  # pyright: ignore[reportMissingTypeStubs] # slow to import
-
         problem, client_A = self.problem, np.flatnonzero(self.problem.need_K > 0)
         left_s_A = up_s - problem.ready_K[client_A]
         if np.any(left_s_A <= 0):
@@ -115,7 +118,7 @@ class Matching(NamedTuple):
         does_AM = (problem.log_KM[client_A] > NO_GAIN_LOG2) & (rate_A <= problem.limit)[:, None]
         does_AM &= power_w_AM <= problem.cap_w_K[client_A, None]
         cost_AM = np.where(does_AM, power_w_AM / problem.total_w, 2.0)
-        place_A, channel_A = cast(Any, optimize).linear_sum_assignment(cost_AM)
+        place_A, channel_A = linear_sum_assignment(cost_AM)
         if np.sum(cost_AM[place_A, channel_A]) > 1:
             return None
         owner_M = np.full(problem.log_KM.shape[1], -1)
