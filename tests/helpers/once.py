@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import io
 import pickle
 from collections.abc import Callable
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ def plan(patch: pytest.MonkeyPatch) -> None:
         (baselines, "plan_baselines"),
         (describe, "sensitivities"),
     ):
-        patch.setattr(module, name, _remembered(getattr(module, name), lambda *given: pickle.dumps(given)))
+        patch.setattr(module, name, _remembered(getattr(module, name), lambda *given: as_bytes(given)))
 
 
 def load(patch: pytest.MonkeyPatch) -> None:
@@ -33,7 +35,7 @@ def load(patch: pytest.MonkeyPatch) -> None:
     from wavetune.models import backbone
 
     def reviews(given: Any, named: Any) -> Any:
-        return pickle.dumps((given, named)) if given[0] == movie_reviews.NAME else None
+        return as_bytes((given, named)) if given[0] == movie_reviews.NAME else None
 
     def rows(given: Any, named: Any) -> Any:
         return token_cache._digest(*given[:4])
@@ -41,12 +43,28 @@ def load(patch: pytest.MonkeyPatch) -> None:
     def files(given: Any, named: Any) -> Any:
         folder, *others = given
         states = [(path.name, path.stat().st_mtime_ns) for path in sorted(Path(folder).iterdir())]
-        return pickle.dumps((str(folder), others, named, states))
+        return as_bytes((str(folder), others, named, states))
 
     patch.setattr(settings, "load_corpus", _remembered(settings.load_corpus, reviews))
     patch.setattr(settings, "recalled_tokens", _remembered(settings.recalled_tokens, rows))
     loaded = _remembered(backbone.load_stock_model, files)
     patch.setattr(backbone, "load_stock_model", lambda *given, **named: copy.deepcopy(loaded(*given, **named)))
+
+
+def as_bytes(value: Any) -> bytes:
+    """The same for equal values, whatever they have worked out of their fields and share with each other."""
+    written = io.BytesIO()
+    pickler = _Fields(written)
+    pickler.fast = True  # notes no object that it has written before
+    pickler.dump(value)
+    return written.getvalue()
+
+
+class _Fields(pickle.Pickler):
+    def reducer_override(self, value: Any) -> Any:
+        if not is_dataclass(value) or isinstance(value, type):
+            return NotImplemented
+        return type(value), tuple(getattr(value, field.name) for field in fields(value))
 
 
 def _remembered(function: Callable[..., Any], name_of: Callable[[Any, Any], Any]) -> Callable[..., Any]:
