@@ -209,16 +209,20 @@ class _Table:
             raise DataError(f"{self.places[row]}: {names[at]} is {value_RC[row, at]:g}; {why}")
         value_RC = value_RC if reading.linear is None else reading.linear(value_RC)
         rows, width = value_RC.shape
-        index = {name: np.repeat(self._labels(name), width) for name in ("client", "subchannel")}
+        labels = {name: self._labels(name) for name in ("client", "subchannel")}
+        index = {name: np.repeat(own, width) for name, (own, _) in labels.items()}
         if across:
             index[across] = np.tile(np.arange(width), rows)
-        round_N, averaged = np.repeat(self._rounds(round_s), width), "round" not in self.columns and round_s is not None
-        entry = (np.repeat(np.arange(rows), width), round_N, index["client"], index["subchannel"])
-        shape = (0, *(1 + int(index[name].max()) for name in ("client", "subchannel")))
+            labels[across] = (index[across], [name[len(across) :].strip(" _-") for name in names])
+        round_R, moment_R, first = self._rounds(round_s)
+        entry = (*(np.repeat(own, width) for own in (np.arange(rows), moment_R, round_R)), *index.values())
+        said = (range(first, first + 1 + int(round_R.max())), *(own for _, own in labels.values()))
         found: ByLink = {}
         for key, in_link in self._links():
             here = np.repeat(in_link, width)
-            found[key] = self._filled(value_RC.reshape(-1)[here], [one[here] for one in entry], shape, averaged)
+            found[key] = self._filled(
+                value_RC.reshape(-1)[here], [one[here] for one in entry], said, moment_R is not round_R
+            )
         return found
 
     def _value_columns(self, column: str | None) -> tuple[list[str], str | None]:
@@ -254,10 +258,13 @@ class _Table:
                 raise DataError(f"{self.places[row]}: {name} is {said}; it must be a number") from None
         return values
 
-    def _labels(self, name: str) -> Ints:
-        """Which client or subchannel each row is of: whole numbers without a gap from 0 or 1, or any texts, sorted."""
+    def _labels(self, name: str) -> tuple[Ints, Sequence[object]]:
+        """Which client or subchannel each row is of, and what those are called.
+
+        They are whole numbers without a gap from 0 or 1, or any texts, sorted.
+        """
         if name not in self.columns:
-            return np.zeros(len(self.places), np.int64)
+            return np.zeros(len(self.places), np.int64), (0,)
         cells = [re.sub(r"(?<=\d)\.0+$", "", str(cell).strip()) for cell in self.columns[name]]
         if "" in cells or "None" in cells:
             row = cells.index("") if "" in cells else cells.index("None")
@@ -270,38 +277,48 @@ class _Table:
                     )
             if name == "subchannel":
                 raise DataError(f"{self.file}: subchannel must hold whole numbers, counted from 0 or 1")
-            return np.unique(np.array(cells), return_inverse=True)[1].astype(np.int64)
+            called, index_R = np.unique(np.array(cells), return_inverse=True)
+            return index_R.astype(np.int64), called.tolist()
         number_R = np.array(cells, np.int64)
         known = np.unique(number_R)
         gaps = np.flatnonzero(np.diff(known) > 1)
         if known[0] > 1 or len(gaps):
             missing = int(known[gaps[0]]) + 1 if len(gaps) else 0
             raise DataError(f"{self.file}: {name} {missing} is missing; number them without a gap from 0 or 1")
-        return number_R - known[0]
+        return number_R - known[0], known.tolist()
 
-    def _rounds(self, round_s: float | None) -> Ints:
-        """The round of each row, by its number, its time, or where it stands among those of its kind."""
+    def _rounds(self, round_s: float | None) -> tuple[Ints, Ints, int]:
+        """The round and the moment of each row, and what the first round is called.
+
+        A round has a number, a time, or the place of a row. It is a moment, but where times are averaged over rounds.
+        """
         when = [name for name in _WHEN if name in self.columns]
         if len(when) > 1:
             raise DataError(f"{self.file}: has a column {when[0]} and a column {when[1]}; leave one out")
         if when and when != ["round"]:
             time_R = self._times(when[0])
+            moment_R = np.unique(time_R, return_inverse=True)[1].astype(np.int64)
             if round_s is None:
-                return np.unique(time_R, return_inverse=True)[1].astype(np.int64)
-            return np.floor((time_R - time_R.min()) / round_s * (1 + 1e-12)).astype(np.int64)
+                return moment_R, moment_R, 0
+            with np.errstate(over="ignore"):
+                after_R = (time_R - time_R.min()) / round_s * (1 + 1e-12)
+            return np.floor(np.minimum(after_R, MOST_VALUES)).astype(np.int64), moment_R, 0
         if "round" in self.columns:
             round_R = self._numbers("round")
             whole = (round_R == np.round(round_R)) & (np.abs(round_R) < MOST_VALUES)
             if not whole.all():
                 row = int(np.flatnonzero(~whole)[0])
                 raise DataError(f"{self.places[row]}: round is {round_R[row]:g}; it must be a whole number")
-            return (round_R - round_R.min()).astype(np.int64)
+            first = int(round_R.min())
+            round_R = round_R.astype(np.int64) - first
+            return round_R, round_R, first
         if any(name in self.columns for name in KEYS):
             raise DataError(
                 f"{self.file}: has no column {', '.join(_WHEN)}; say when each value was, or which column does in "
                 f"{_FIELD}.columns"
             )
-        return np.arange(len(self.places))
+        row_R = np.arange(len(self.places))
+        return row_R, row_R, 0
 
     def _times(self, name: str) -> Array:
         """Seconds of each row: numbers in `time_s`, ISO 8601 in `time`, which is in UTC where it names no zone."""
@@ -339,30 +356,46 @@ class _Table:
                 raise DataError(f"{self.places[row]}: {name} is {cell!r}; it must be {' or '.join(allowed)}")
         return cells
 
-    def _filled(self, value_N: Array, entry: Sequence[Ints], shape: tuple[int, ...], averaged: bool) -> Array:
-        """The values `[T, K, M]`, where every entry has one, or where times are averaged at least one."""
-        row_N, *index = entry
-        rounds = 1 + int(index[0].max())
-        if averaged:  # to where every client's values reach
-            reach = np.zeros(shape[1], np.int64)
+    def _filled(self, value_N: Array, entry: Sequence[Ints], said: Sequence[Sequence[object]], averaged: bool) -> Array:
+        """The values `[T, K, M]`, of each moment one, averaged where a round has several.
+
+        Args:
+            value_N: the values.
+            entry: of each its row, moment, round, client and subchannel, `[N]` each.
+            said: what rounds, clients and subchannels are called.
+            averaged: whether rounds have several moments; they then end where not every client has any.
+
+        Raises: DataError where one is there twice, or a round has none.
+        """
+        row_N, moment_N, *index = entry
+        rounds, clients, subchannels = map(len, said)
+        if averaged:
+            reach = np.zeros(clients, np.int64)
             np.maximum.at(reach, index[1], index[0] + 1)
             rounds = int(reach.min())
-        full = (rounds, *shape[1:])
+        full = (rounds, clients, subchannels)
         if np.prod(full, dtype=np.float64) > MOST_VALUES:
-            raise DataError(f"{self.file}: rounds up to {rounds} make {full}, more than {MOST_VALUES} values; number "
-                            "rounds one after the other")  # fmt: skip
+            mend = f"check the times and {_FIELD}.round_s" if averaged else "number rounds one after the other"
+            raise DataError(f"{self.file}: rounds up to {rounds} make {full}, more than {MOST_VALUES} values; {mend}")
+        moments = (1 + int(moment_N.max()), clients, subchannels)
+        self._require_once(row_N, np.ravel_multi_index([moment_N, *index[1:]], moments), averaged)
         inside = index[0] < rounds
         flat_N = np.ravel_multi_index([one[inside] for one in index], full)
         count = np.bincount(flat_N, minlength=int(np.prod(full)))
-        if not averaged and (count > 1).any():
-            twice = row_N[inside][flat_N == int(np.flatnonzero(count > 1)[0])]
-            raise DataError(f"{self.places[twice[1]]}: says again what stands in {self.places[twice[0]]}; keep one")
         if (count == 0).any():
             t, k, m = (int(i) for i in np.unravel_index(int(np.flatnonzero(count == 0)[0]), full))
-            of = f" of subchannel {m}" if full[2] > 1 else ""
-            when = "longer rounds in world.scenario.channel.round_s, or " if averaged else ""
-            raise DataError(f"{self.file}: has a gap, no value of client {k}{of} in round {t}; give {when}every value")
+            of = f" of subchannel {said[2][m]}" if subchannels > 1 else ""
+            when = f"longer rounds in {_FIELD}.round_s, or " if averaged else ""
+            who = f"client {said[1][k]}{of} in round {said[0][t]}"
+            raise DataError(f"{self.file}: has a gap, no value of {who}; give {when}every value")
         return (np.bincount(flat_N, value_N[inside], len(count)) / count).reshape(full)
+
+    def _require_once(self, row_N: Ints, flat_N: Ints, averaged: bool) -> None:
+        order_N = np.argsort(flat_N, kind="stable")
+        if len(again := np.flatnonzero(np.diff(flat_N[order_N]) == 0)):
+            first, second = (self.places[row] for row in row_N[order_N[again[0] : again[0] + 2]])
+            mend = ", or give times finer, as several of one moment are no mean" if averaged else ""
+            raise DataError(f"{second}: says again what stands in {first}; keep one{mend}")
 
 
 def _separated(file: Path) -> _Table:
