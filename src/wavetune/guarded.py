@@ -11,7 +11,8 @@ from wavetune.errors import PartError, WavetuneError, one_line
 Check = Callable[..., str]
 """Told the part, what its method returned and what it was given: what it should have returned, empty if it has."""
 Checks = Mapping[str, Check]
-_NUMERICAL = ("LinAlgError", "_LinAlgError")  # a decomposition that does not converge, which callers know of
+# What callers know of: a decomposition that does not converge, and the end of what PyTorch's checkpoints compute again.
+_AWAITED = ("LinAlgError", "_LinAlgError", "_StopRecomputationError")
 
 
 def guard(part: type[Any], kind: str) -> None:
@@ -46,7 +47,7 @@ def _guarded(method: Callable[..., Any], kind: str, name: str, check: Check | No
         except (WavetuneError, MemoryError):
             raise
         except Exception as error:  # whatever their code raises
-            if type(error).__name__ in _NUMERICAL:
+            if type(error).__name__ in _AWAITED:
                 raise
             if isinstance(error, NotImplementedError) and _top(method.__module__) == "wavetune":
                 raise PartError(f"{kind} has no {name}, which its seam asks of it") from error

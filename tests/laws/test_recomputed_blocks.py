@@ -16,6 +16,7 @@ JOBS = {
     "split": small("sflllm", *EXACT, "method.topology.cut=[1,2,3]", "method.lora.rank=2"),
     "teacher": small("fedavg_lora", *EXACT, "method.objective.kind=self_distillation"),
     "stock_attention": small("fedavg_lora", *EXACT, 'world.model="tiny-gpt2"', "method.bottleneck.width=4"),
+    "theirs": small("fedavg_lora", *EXACT, "method.adapters=theirs.adapters:Scale"),
 }
 
 
