@@ -82,9 +82,17 @@ def made_once() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(scope="module", autouse=True)
+def kept() -> None:
+    """What earlier files of tests loaded stays as well."""
+    gc.collect()
+    gc.freeze()
+
+
 def pytest_collection_finish() -> None:
     """What was collected stays: no garbage is looked for in it, neither while it grows nor later."""
     gc.freeze()
+    gc.set_threshold(50_000)  # as in wavetune's own processes
     gc.enable()
 
 

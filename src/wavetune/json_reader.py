@@ -30,6 +30,7 @@ MOST_UNPACKED_TIMES = 250  # text is packed to a tenth, rows that are all but al
 MOST_LEVELS = 64
 MOST_BLANK = 1_000_000  # lines, one after the other
 _LINES = re.compile(r"[^\r\n]*(?:\r\n?|\n)|[^\r\n]+$")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _MOST_INTEGER = 10**308  # more do not fit a double
 
 
@@ -300,7 +301,7 @@ def _path(parent: str, key: str | int) -> str:
 
 def _flaw(value: Any, finite: bool) -> str | None:
     if isinstance(value, str):
-        if not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+        if not value.isascii() and _SURROGATE.search(value):
             return "holds half of a surrogate pair, which is no text; write the whole character"
     elif isinstance(value, float):
         if finite and not math.isfinite(value):

@@ -6,6 +6,7 @@ differ in how they use it.
 
 import random
 import zlib
+from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -32,8 +33,8 @@ class Voice:
 
     def pick(self, choice: str, options: Sequence[T], decay: float = 0.75) -> T:
         """One of the options; the i-th in the domain's order of preference has weight decay^i."""
-        shift = tuple(words.DOMAINS).index(self.domain) + zlib.crc32(choice.encode())  # no two domains alike
-        return self.rng.choices(options, cum_weights=_cumulative(shift % len(options), len(options), decay))[0]
+        weights = _cumulative(self.domain, choice, len(options), decay)
+        return options[bisect(weights, self.rng.random() * weights[-1], 0, len(weights) - 1)]
 
     def maybe(self, share: float) -> bool:
         """True in that share of the draws."""
@@ -41,7 +42,8 @@ class Voice:
 
 
 @cache
-def _cumulative(shift: int, count: int, decay: float) -> list[float]:
+def _cumulative(domain: str, choice: str, count: int, decay: float) -> list[float]:
+    shift = tuple(words.DOMAINS).index(domain) + zlib.crc32(choice.encode())  # no two domains alike
     return list(accumulate(decay ** ((i + shift) % count) for i in range(count)))
 
 

@@ -8,6 +8,7 @@ import random
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 from wavetune.data.lexicon import concierge_words as words
 from wavetune.data.plain_text import plain
@@ -37,6 +38,7 @@ def asserted(kind: str, text: str) -> list[frozenset[Value]]:
     return found
 
 
+@lru_cache(maxsize=4096)
 def value_of(kind: str, value: str) -> Value:
     """The one value that a note's text means.
 
