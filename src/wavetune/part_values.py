@@ -9,8 +9,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import re
 import types
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Union, cast, get_args, get_origin
@@ -174,11 +176,12 @@ def _refuse_not_finite(value: Any, path: str) -> None:
         _refuse_not_finite(part, f"{path}.{name}".lstrip("."))
 
 
-def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> None:
+def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> list[str]:
     """Put a value at a path into the values of a part of a class; a part that is off on the way is turned on.
 
     Another `kind` exchanges a part, with the defaults of the new one, and a list of parts of one class may be the name
-    of a table with a row for each. Raises ConfigError where there is no such field, or no such table.
+    of a table with a row for each. Returns the places of these rows, file and line. Raises ConfigError where there is
+    no such field, or no such table.
     """
     *inside, last = path.split(".")
     parent, hint, at = values, kind, list[str]()
@@ -197,32 +200,55 @@ def assign(kind: Any, values: dict[str, Any], path: str, value: Any) -> None:
         if not isinstance(parent, dict | list):
             following = [*inside, last][len(at)]
             raise ConfigError(f"{'.'.join(at)} holds a single value; it has no field {following!r}")
-    each = _type_of_items(_type_of_field(hint, parent, last, at, kind, values))
+    each, places = _type_of_items(_type_of_field(hint, parent, last, at, kind, values)), list[str]()
     if isinstance(value, str) and each is not None and not _is_seam(each):
-        value = _rows(value, path)
+        places, value = _rows(value, path)
     if isinstance(parent, list):
         parent[int(last)] = value
-        return
+        return places
     if last == "kind" and parent.get("kind") != value:
         parent.clear()
     parent[last] = value
+    return places
 
 
-def _rows(file: str, path: str) -> list[dict[str, Any]]:
-    """The rows of a table as values of parts: columns are fields, and an empty cell leaves its field as it is."""
+def _rows(file: str, path: str) -> tuple[list[str], list[dict[str, Any]]]:
+    """The rows of a table and their places as values of parts: columns are fields; an empty cell leaves its field."""
     if not file.lower().endswith((".csv", ".tsv")):
         raise ConfigError(f"{path} is {file!r} but must be a list, or the name of a table in CSV or TSV (.csv, .tsv)")
     try:
         _, lines = read_cells(Path(file))
         (_, names), *rows = lines
+        if not rows:
+            raise ConfigError(f"{path}: {file} has no rows; give at least one")
         if "" in names:
             raise ConfigError(f"{path}: {file} has a column without a name; name it by a field, or take it out")
-        return [
+        return [place for place, _ in rows], [
             {name: value_of(cell.strip()) for name, cell in zip(names, cells, strict=True) if cell.strip()}
             for _, cells in rows
         ]
     except (DataError, JsonError) as error:
         raise ConfigError(f"{path}: {error}") from None
+
+
+@contextmanager
+def of_tables(places: Mapping[str, Sequence[str]]) -> Iterator[None]:
+    """Around reading values: what is refused of a row of a table, by its index, is said with the row's file and line.
+
+    >>> with of_tables({"world.devices": ["d.csv:2", "d.csv:3"]}):
+    ...     raise ConfigError("world.devices.1.clock_hz is -1")
+    Traceback (most recent call last):
+    wavetune.errors.ConfigError: d.csv:3: world.devices.1.clock_hz is -1
+    """
+    try:
+        yield
+    except ConfigError as error:
+        for path, rows in places.items():
+            name = re.escape(path.rpartition(".")[2])
+            found = re.search(rf"(?<![/\w]){name}(?:[.\[](\d+)|\.[a-z])", str(error))
+            if found and int(found[1] or 0) < len(rows):
+                raise ConfigError(f"{rows[int(found[1] or 0)]}: {error}") from None
+        raise
 
 
 def _type_of_field(hint: Any, parent: Any, name: str, at: list[str], kind: Any, values: Any) -> Any:

@@ -14,7 +14,7 @@ from wavetune.data.settings import DataSettings
 from wavetune.errors import ConfigError, JsonError
 from wavetune.federation.method import Method
 from wavetune.json_reader import read_json, value_of
-from wavetune.part_values import assign, read_part, values_of
+from wavetune.part_values import assign, of_tables, read_part, values_of
 from wavetune.wireless.plausible import require_plausible
 from wavetune.wireless.presets import fields_of_preset
 from wavetune.wireless.scenario import Scenario
@@ -121,17 +121,18 @@ def with_settings(recipe: Recipe, settings: Iterable[str], asked: Iterable[str] 
     changes nothing, as every device has a value of its own.
     """
     settings = list(settings)
-    values = recipe.to_dict()
+    values, places = recipe.to_dict(), dict[str, list[str]]()
     for setting in settings:
         path, equals, text = setting.partition("=")
         if not equals:
             raise ConfigError(f"--set takes path=value, such as run.rounds=10, not {setting!r}")
         value = _parsed(path.strip(), text)
         before = _scenario_of(values).get("preset")
-        assign(Recipe, values, path.strip(), value)
+        places[path.strip()] = assign(Recipe, values, path.strip(), value)
         if path.strip() == _PRESET and value != before:
             values["world"]["scenario"] = _merged(values["world"]["scenario"], values_of(fields_of_preset(value)))
-    found = from_dict(values)
+    with of_tables(places):
+        found = from_dict(values)
     devices = found.world.scenario.population.devices
     for setting in settings if asked is None else asked:
         inside, _, name = setting.partition("=")[0].strip().rpartition(".")

@@ -66,11 +66,19 @@ def test_a_table_is_the_list_of_its_rows_and_is_kept_in_the_recipe(tmp_path):
     [
         ("clock_hz\n1e9\n1e9\n", "has 2 rows for 3 clients"),
         ("clock_ghz\n1\n1\n1\n", "did you mean 'clock_hz'"),
-        ("clock_hz\n1e9\n2.4\n1e9\n", "devices.1.clock_hz is 2.4, which looks like MHz or GHz"),
-        ("tx_power_max_dbm\n23\n23\n0.2\n", "devices.2.tx_power_max_dbm is 0.2, which looks like watts"),
-        ("distance_m\n50\n5000\n50\n", "the distance of Population.devices[1] is 5000"),
+        (
+            "clock_hz\n1e9\n2.4\n1e9\n",
+            "devices.csv:3: world.scenario: population.devices.1.clock_hz is 2.4, which looks like MHz or GHz",
+        ),
+        (
+            "tx_power_max_dbm\n23\n23\n0.2\n",
+            "devices.csv:4: world.scenario: population.devices.2.tx_power_max_dbm is 0.2, which looks like watts",
+        ),
+        ("distance_m\n50\n5000\n50\n", "devices.csv:3: world.scenario: the distance of Population.devices[1] is 5000"),
         ("x_m\n50\n50\n50\n", "x_m and y_m go together"),
-        ("clock_hz\nfast\n1e9\n1e9\n", "devices.0.clock_hz is 'fast'"),
+        ("clock_hz\n", "devices.csv has no rows"),
+        ("clock_hz\n1e9\n\n1e9\n-1\n", "devices.csv:5: world.scenario.population.devices.2.clock_hz is -1"),
+        ("clock_hz\nfast\n1e9\n1e9\n", "devices.csv:2: world.scenario.population.devices.0.clock_hz is 'fast'"),
         ("clock_hz,\n1e9,1\n", "a column without a name"),
         ("clock_hz\n1e9,2\n", "2 cells for 1 columns"),
         (None, "no such file"),

@@ -98,6 +98,9 @@ def test_a_table_of_ones_own_is_read_from_a_file_and_planned_with(tmp_path):
     assert rate == Table((RateStep(0.0, 0.5), RateStep(10.0, 2.0)))
     np.testing.assert_allclose(rate.rate_bit_per_s(db_to_linear(np.array([-0.1, 0, 9.9, 10, 60])), 2e6),
                                [0, 1e6, 1e6, 4e6, 4e6])  # fmt: skip
+    (tmp_path / "wrong.csv").write_text("snr_db,bit_per_s_per_hz\n0,2\n10,1\n")
+    with pytest.raises(ConfigError, match=r"wrong.csv:3: world.scenario.rate: Table.steps\[1\] is not above"):
+        recipe("sflllm").with_settings(chosen[0], f"world.scenario.rate.steps={tmp_path / 'wrong.csv'}")
     planned = plan(recipe("sflllm", model="tiny").with_settings(*chosen))
     assert planned.status == "ok"
     assert planned.plan.lower_bound_s <= planned.plan.delay_s
