@@ -62,10 +62,14 @@ def _questions(scenario: Scenario) -> Iterator[str]:
 
 
 def _values(scenario: Scenario, path: str) -> Iterator[tuple[str, float]]:
-    """The numbers at a path, and at that of each known device; none where there is no such field, or it is left off."""
+    """The numbers at a path, at those of each known device and of channels in a channel; none where there are none."""
     inside, _, field = path.rpartition(".")
     count = len(scenario.population.devices) if inside == "population" else 0
-    for where in (path, *(f"{inside}.devices.{k}.{field}" for k in range(count))):
+    places = [path, *(f"{inside}.devices.{k}.{field}" for k in range(count))]
+    around: Any = scenario.channel if inside == "channel" else None
+    while around := getattr(around, "channel", None):
+        places.append("channel." + places[-1])
+    for where in places:
         found: Any = reduce(_of, where.split("."), scenario)
         values = cast("tuple[float | None, ...]", found if isinstance(found, tuple) else (found,))
         yield from ((where, value) for value in values if value is not None)

@@ -27,6 +27,7 @@ DOUBTS = [
     (["bands.fed.subchannel_hz=180"], "bands.fed.subchannel_hz is 180, which looks like kHz or MHz"),
     (["fading.delay_spread_s=0.3"], "fading.delay_spread_s is 0.3, which looks like ns or microseconds"),
     (["channel.kind=moving", "channel.speed_m_per_s=500"], "channel.speed_m_per_s is 500, faster than aircraft"),
+    (['channel={"kind":"lost_devices","channel":{"kind":"moving","speed_m_per_s":500}}'], "l.channel.speed_m_per_s is"),
     (["population.tx_power_max_dbm=-40"], "tx_power_max_dbm is -40, less than a microwatt"),
     ([LAW, "path_loss.exponent=0"], "path_loss.exponent is 0, outside 1.2 to 8: free space has 2"),
     ([LAW, "path_loss.exponent=15"], "path_loss.exponent is 15"),

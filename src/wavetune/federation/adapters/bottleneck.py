@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from wavetune.costs.adapter import Behind, BlockMaps, Matrix
 from wavetune.errors import ConfigError, ModelError
@@ -36,7 +36,7 @@ class Bottleneck(ModelAdapter, Part):
 
     name = "bottleneck"
     reads_input = False
-    width: Annotated[int, Ge(1)] = 64
+    width: Annotated[int, Ge(1), Le(65536)] = 64
     places: tuple[Place, ...] = ("feed_forward",)
 
     def __post_init__(self) -> None:

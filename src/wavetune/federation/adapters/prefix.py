@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from wavetune.costs.adapter import BlockMaps, Matrix
 from wavetune.federation.adapters.adapter import Adapter
@@ -17,7 +17,7 @@ class Prefix(Adapter):
     No token passes a block there, so that they cost attention alone. A key is as wide as all key heads together.
     """
 
-    tokens: Annotated[int, Ge(1)] = 20
+    tokens: Annotated[int, Ge(1), Le(65536)] = 20
 
     @property
     def key_tokens(self) -> int:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from wavetune.costs.adapter import Matrix
 from wavetune.federation.facts import UNTOUCHED
@@ -20,7 +20,7 @@ class SoftPrompt(ModelAdapter, Part):
 
     name = "prompt"
     removes = (UNTOUCHED,)  # the samples of a pass have room for the vectors
-    tokens: Annotated[int, Ge(1)] = 20
+    tokens: Annotated[int, Ge(1), Le(65536)] = 20
 
     @property
     def prompt_tokens(self) -> int:
