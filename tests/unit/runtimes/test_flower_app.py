@@ -1,11 +1,13 @@
 """The app that `wavetune flower-app` writes, and what a node and a server make of their configuration."""
 
+import inspect
 import re
 import runpy
 import socket
 import subprocess
 import sys
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from flwr.cli.build import build_fab_from_disk
 from flwr.cli.config_utils import load_and_validate
 from flwr.cli.install import install_from_fab
 from flwr.common.config import get_fused_config_from_dir
+from flwr.supernode import start_client_internal
 
 from helpers.command_line import assert_refused, settings, wavetune
 from wavetune.cli.flower_app import _begun_as
@@ -146,3 +149,15 @@ def test_an_app_waits_until_the_one_before_has_let_go_of_the_folder(tmp_path):
         assert not waited.wait(0.3)
     waiting.join(60)
     assert waited.is_set()
+
+
+def test_a_supernode_of_this_machine_asks_for_a_message_again_soon(monkeypatch):
+    assert "time.sleep(3)" in inspect.getsource(start_client_internal)
+    waits = []
+    monkeypatch.setattr(start_client_internal, "time", time)
+    monkeypatch.setattr(time, "sleep", waits.append)
+    monkeypatch.setenv("FLWR_SUPEREXEC_TASK_POLL_INTERVAL", "1")
+    process.ask_often()
+    for seconds in (3, 0.1):
+        start_client_internal.time.sleep(seconds)
+    assert waits == [0.5, 0.1]

@@ -20,6 +20,7 @@ from wavetune.errors import DeploymentError
 from wavetune.runtimes.flower.messages import pack, unpack
 
 _POLL_S = 0.2
+_SEE_S = 1.0  # between looks at who is there, while answers are awaited
 _ASK_AGAIN_S = 60.0  # a node that did not answer
 _LONGEST_QUEUE = 2  # messages that one node has not answered, after which it is asked no more
 
@@ -149,11 +150,14 @@ class FlowerCoordinator:
                     node.order, node.unanswered_since_s = name, time.monotonic()
 
     def _watch(self) -> None:
+        seen_s = -math.inf
         while not self._closed.wait(_POLL_S):
             try:
-                with self._grid_is_free:
-                    nodes = set(self.grid.get_node_ids())
-                self._see(nodes)
+                if not self._open or time.monotonic() - seen_s > _SEE_S:
+                    with self._grid_is_free:
+                        nodes = set(self.grid.get_node_ids())
+                    self._see(nodes)
+                    seen_s = time.monotonic()
                 with self._changed:
                     waiting = list(self._open)
                 if waiting:

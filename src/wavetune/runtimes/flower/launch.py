@@ -21,10 +21,11 @@ from wavetune.federation.folder_lock import locked, require_own
 from wavetune.federation.run_folder import explained
 from wavetune.recipe import Recipe
 from wavetune.runtimes.flower.app import write_app
+from wavetune.runtimes.flower.process import SUPERNODE
 from wavetune.runtimes.launch import RESTARTS, Party, stopped_at_the_end
 
 _POLL_S, _START_S = 0.1, 120.0
-_LINK, _NODE, _RUN = "flower-superlink", "flower-supernode", "flwr"
+_LINK, _RUN = "flower-superlink", "flwr"
 _PORTS = range(20_000, 30_000)  # none that systems give to connections before who listens there has started
 _HERE = "here"  # what `flwr run` calls the SuperLink
 
@@ -92,7 +93,7 @@ def _supernode(folder: Path, client: int, port: int, link_port: int, logs: Path)
         "--host", "127.0.0.1", "--port", str(port),
         "--node-config", f"partition-id={client} state={json.dumps(str(state.absolute()))}",
     ]  # fmt: skip
-    return Party(f"device {client}", arguments, state / "log.txt", _command(folder, name, _NODE))
+    return Party(f"device {client}", arguments, state / "log.txt", _command(folder, name, SUPERNODE))
 
 
 def _command(folder: Path, home: str, command: str) -> list[str]:

@@ -11,15 +11,17 @@ import threading
 import time
 from importlib.metadata import entry_points
 from pathlib import Path
+from types import SimpleNamespace
 
 from wavetune.workers import once_parent_is_gone
 
+SUPERNODE = "flower-supernode"
 ENVIRONMENT = {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
-    "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.25",  # seconds until it looks for a task again; 1 by default
 }
 _LOOK_S, _GRACE_S = 0.5, 10.0
+_NEXT_S = 0.5  # until a SuperNode asks for a message again, and what it started for a task; in Flower 3 and 1
 
 
 def end_with_parent() -> None:
@@ -38,6 +40,14 @@ def end_with_parent() -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
+def ask_often() -> None:
+    """Have a SuperNode in this process ask again soon, which a SuperLink that only this machine asks can bear."""
+    os.environ["FLWR_SUPEREXEC_TASK_POLL_INTERVAL"] = str(_NEXT_S)
+    from flwr.supernode import start_client_internal as node
+
+    node.time = SimpleNamespace(sleep=lambda s: time.sleep(min(s, _NEXT_S)))  # pyright: ignore[reportPrivateImportUsage]
+
+
 def main() -> None:
     """Run the command. Flower reads its environment where it is imported, hence not before it is set."""
     home, command, *arguments = sys.argv[1:]
@@ -48,6 +58,8 @@ def main() -> None:
         ENVIRONMENT | {"FLWR_HOME": home, "PATH": scripts}
     )  # it starts others of its commands by their names
     sys.argv = [command, *(argument for argument in arguments if argument != "--with-parent")]
+    if command == SUPERNODE:
+        ask_often()
     (entry,) = entry_points(group="console_scripts", name=command)
     sys.exit(entry.load()())
 
