@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 import pytest
@@ -64,13 +66,19 @@ def _products(monkeypatch):
 
 
 def stock(kind: str, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+    return deepcopy(made(kind)).to(dtype)
+
+
+@cache
+def made(kind: str) -> PreTrainedModel:
+    """A model that no test changes."""
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **OTHERS.get(kind, SIZES | HEADS))
     model = (AutoModel if kind in ENCODERS else AutoModelForCausalLM).from_config(config)
     with torch.no_grad():  # norms and biases as after some training
         for vector in (p for p in model.parameters() if p.dim() == 1):
             vector += 0.2 * torch.randn(vector.shape)
-    return model.to(dtype)
+    return model
 
 
 @dataclass
