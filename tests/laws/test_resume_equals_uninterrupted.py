@@ -41,12 +41,12 @@ KINDS = {
         "method.lora.rank=[2,4,1]",
         "method.mixing.kind=average_product",
     ),
-    "one_factor_kept": small("fedavg_lora", *ONE_STEP, "run.rounds=3", "method.sharing.factors=A"),
-    "sequential_frozen_a": small("split_lora_sequential", *ONE_STEP, "run.rounds=3", "method.mixing.kind=frozen_a"),
+    "one_factor_kept": small("fedavg_lora", *ONE_STEP, "run.rounds=2", "method.sharing.factors=A"),
+    "sequential_frozen_a": small("split_lora_sequential", *ONE_STEP, "run.rounds=2", "method.mixing.kind=frozen_a"),
     "cuts_and_shares_of_the_server_per_client": small(
         "sflllm",
         *ONE_STEP,
-        "run.rounds=3",
+        "run.rounds=2",
         "run.samples=1",
         "method.planner.cut_per_client=true",
         "method.server_shares=optimal",
@@ -54,7 +54,7 @@ KINDS = {
         "world.scenario.population.clock_hz=[1e6,3e7]",
         "method.planner.time_limit_s=0.3",
     ),
-    "federated": small("fedavg_lora", *ONE_STEP, "run.rounds=3"),
+    "federated": small("fedavg_lora", *ONE_STEP, "run.rounds=2"),
     "personal_sparse_and_lost": small(
         "fedavg_lora",
         *ONE_STEP,
@@ -71,14 +71,14 @@ KINDS = {
     "private": small(
         "fedavg_lora",
         *ONE_STEP,
-        "run.rounds=3",
+        "run.rounds=2",
         "run.samples=0",
         "method.privacy.noise_multiplier=0.5",
         "method.link.kind=outage",
         "method.link.loss_probability=0.3",
     ),
-    "central": small("centralised_lora", *ONE_STEP, "run.rounds=3"),
-    "gossip": small("gossip", *ONE_STEP, "run.rounds=3", "run.samples=0"),
+    "central": small("centralised_lora", *ONE_STEP, "run.rounds=2"),
+    "gossip": small("gossip", *ONE_STEP, "run.rounds=2", "run.samples=0"),
     "hierarchical_blended": small(
         "stfl",
         *ONE_STEP,
@@ -160,20 +160,24 @@ def run_until_killed(recipe, out, moment):
 
 @pytest.fixture(scope="module", params=KINDS)
 def job(request, tmp_path_factory):
-    """A recipe, its uninterrupted run and the moments at which that could have been killed."""
+    """A recipe, its place among all, its uninterrupted run and the moments at which that could have been killed."""
     recipe, folder = KINDS[request.param], tmp_path_factory.mktemp(request.param) / "run"
     killed, moments = run_until_killed(recipe, folder, moment=None)
     assert not killed
-    return recipe, folder, moments
+    return recipe, list(KINDS).index(request.param), folder, moments
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_run_killed_at_random_moments_ends_as_if_never_killed(job, tmp_path, seed):
-    recipe, uninterrupted, moments = job
-    draw, out = random.Random(f"{recipe.name} {seed}"), tmp_path / "run"
+LIVES, KILLS = 2, 3  # of a recipe, and how often each may be killed, also while it continues
+
+
+@pytest.mark.parametrize("life", range(LIVES))
+def test_run_killed_at_random_moments_ends_as_if_never_killed(job, tmp_path, life):
+    """Names of moments are taken in turn, over all recipes, so that none is left out."""
+    recipe, place, uninterrupted, moments = job
+    draw, out, names = random.Random(f"{recipe.name} {life}"), tmp_path / "run", sorted(set(moments))
     killed = True
-    for _ in range(3):  # it may be killed again while it continues
-        name = draw.choice(sorted(set(moments)))  # as likely one of the rare ones
+    for kill in range(KILLS):
+        name = names[(KILLS * (LIVES * place + life) + kill) % len(names)]
         killed, _ = run_until_killed(recipe, out, draw.choice([m for m, n in enumerate(moments) if n == name]))
         if not killed:
             break
@@ -194,14 +198,14 @@ def test_run_killed_while_its_first_files_are_written_ends_as_if_never_killed(tm
 
 
 def test_resuming_a_finished_run_changes_nothing(job):
-    recipe, folder, _ = job
+    recipe, _, folder, _ = job
     before = lasting(folder)
     train(recipe, folder, resume=True)
     assert lasting(folder) == before
 
 
 def test_damaged_newest_checkpoint_costs_a_round_and_not_the_run(job, tmp_path):
-    recipe, uninterrupted, _ = job
+    recipe, _, uninterrupted, _ = job
     out = Path(shutil.copytree(uninterrupted, tmp_path / "run"))
     newest = max((out / "checkpoints").iterdir())
     (newest / "state.safetensors").write_bytes(b"damaged")
