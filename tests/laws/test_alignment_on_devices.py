@@ -32,7 +32,7 @@ RECIPE = small(
     *EXACT,
     f"method.alignment.learning.steps={STEPS}",
     "method.alignment.learning.max_prompt_tokens=80",
-    "method.alignment.learning.max_new_tokens=6",
+    "method.alignment.learning.max_new_tokens=8",
     "method.alignment.learning.prompts_per_step=2",
     "method.alignment.held_out_prompts=2",
     "method.alignment.learning.objective.epochs=1",
