@@ -1,7 +1,7 @@
-"""Memory that training takes on a client and on the server. Shape suffixes: K clients, L layers.
+"""Memory that training takes on a client. Shape suffixes: K clients, L layers.
 
-Both sides hold their frozen blocks; of the blocks they run, the activations saved for the backward pass (`BlockCosts`)
-and the adapters with their gradients and AdamW moments; and what the largest step needs for a moment.
+It holds its frozen blocks; of these the activations saved for the backward pass (`BlockCosts`) and the adapters with
+their gradients and AdamW moments; and what the largest step needs for a moment.
 """
 
 from dataclasses import dataclass
@@ -65,7 +65,7 @@ def client_layer_memory(
     """
     embedding = table.architecture.embedding_values * storage.outer_weight_bytes
     always = embedding + _passing_bytes(table, workload, storage)
-    head = _head_bytes(table, workload.labelled, workload.samples, storage, beside_embedding=True)
+    head = _head_bytes(table, workload.labelled, workload.samples, storage)
     layer_L = np.arange(table.num_layers)
     fixed = _block_bytes(table, storage) + _saved_bytes(table, workload, storage)
     fixed = fixed + always[..., None] * (layer_L == 0)
@@ -112,58 +112,6 @@ def client_memory_bytes(
     return np.where(on_client, fixed + np.asarray(rank)[..., None] * per_rank, 0.0).sum(axis=-1)
 
 
-def server_memory_bytes(
-    table: CostTable,
-    cut_K: Amount,
-    server_rank: float,
-    workload: Workload,
-    storage: Storage = FP32,
-    *,
-    u_shape: bool = False,
-) -> float:
-    """Memory the server needs to train the blocks above the cuts on all clients' batches at once.
-
-    It holds one copy of every block that some client does not, and the activations of each client above its cut.
-
-    Args:
-        table: costs of the layers.
-        cut_K: blocks on each client, [K].
-        server_rank: LoRA rank on the server.
-        workload: each client's batch, fields [K] or one number for all.
-        storage: bytes per value.
-        u_shape: whether labels, head and loss stay on the clients.
-
-    Returns:
-        Bytes; for the exclusions see `client_layer_memory`.
-
-    Raises:
-        ConfigError: a cut is outside 0 .. L (1 .. L if U-shaped), or the rank is negative.
-
-    >>> from wavetune.costs.architecture import PRESETS
-    >>> table = CostTable(PRESETS["gpt2"], ("c_attn",))
-    >>> float(server_memory_bytes(table, np.array([11, 12]), server_rank=0, workload=Workload(0, 0, 0, 0)))
-    182747136.0
-    """
-    check_cut(cut_K, table.num_layers, u_shape=u_shape)
-    check_rank("server_rank", server_rank)
-    on_server_KL = np.arange(table.num_layers) >= np.atleast_1d(cut_K)[:, None]
-    held_L = np.arange(table.num_layers) >= np.min(cut_K)
-    if not held_L[-1]:
-        return 0.0
-    held = _block_bytes(table, storage) + server_rank * _adapter_bytes(table, storage)
-    saved = _saved_bytes(table, workload, storage) + server_rank * _saved_lora_bytes(table, workload, storage)
-    served_K = on_server_KL[:, -1]
-    passing = np.where(served_K, _passing_bytes(table, workload, storage), 0.0)
-    total = np.sum(held[held_L]) + np.sum(np.where(on_server_KL, saved, 0.0)) + np.sum(passing)
-    has_embedding = bool(held_L[0])
-    if has_embedding:
-        total += table.architecture.embedding_values * storage.outer_weight_bytes
-    if not u_shape:
-        labelled, samples = (np.sum(np.where(served_K, n, 0.0)) for n in (workload.labelled, workload.samples))
-        total += _head_bytes(table, labelled, samples, storage, beside_embedding=has_embedding)
-    return float(total)
-
-
 def _block_bytes(table: CostTable, storage: Storage) -> Array:
     """Frozen weights of each block, its adapters without a rank, their gradients and moments if they train, [L]."""
     fixed_bytes = storage.adapter_bytes / 4 if table.frozen_adapters else storage.adapter_bytes
@@ -196,17 +144,15 @@ def _passing_bytes(table: CostTable, workload: Workload, storage: Storage) -> Ar
     return np.asarray(workload.tokens, dtype=float) * values * storage.activation_bytes
 
 
-def _head_bytes(
-    table: CostTable, labelled: Amount, samples: Amount, storage: Storage, *, beside_embedding: bool
-) -> Array:
+def _head_bytes(table: CostTable, labelled: Amount, samples: Amount, storage: Storage) -> Array:
     """Final norm and head; at labelled positions the norm's input and the loss's gradient; one chunk of logits twice.
 
-    A tied head beside the embedding is the embedding's matrix and takes nothing. A head on pooled samples takes its
+    A tied head is the embedding's matrix and takes nothing. A head on pooled samples takes its
     gradients and moments too, and two vectors a sample, while the matrix is loaded without being used; [...].
     """
     a = table.architecture
     labelled, samples = np.asarray(labelled, dtype=float), np.asarray(samples, dtype=float)
-    matrix = 0 if a.tied_embeddings and beside_embedding else a.head_values
+    matrix = 0 if a.tied_embeddings else a.head_values
     weights = (a.final_norm_values + matrix) * storage.outer_weight_bytes
     if table.outputs is not None:
         vectors = samples * (2 * a.hidden_size + 3 * table.outputs) * storage.activation_bytes

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wavetune.costs.architecture import PRESET_CONFIGS, PRESETS, Architecture
-from wavetune.costs.memory import Storage, client_memory_bytes, server_memory_bytes
+from wavetune.costs.memory import Storage, client_memory_bytes
 from wavetune.costs.table import CostTable, Workload
 from wavetune.errors import ConfigError
 
@@ -18,13 +18,11 @@ NOTHING = Workload(0.0, 0.0, 0.0, 0.0)
 BATCH = Workload.from_lengths([40, 60], labelled=50)
 
 
-@pytest.mark.parametrize(("cut", "u_shape"), [(0, False), (1, False), (3, True), (4, False), (4, True)])
-def test_both_sides_hold_every_weight_once_and_a_tied_head_where_it_is_needed(cut: int, u_shape: bool):
+@pytest.mark.parametrize("u_shape", [False, True])
+def test_a_client_of_all_blocks_holds_every_weight_once(u_shape: bool):
     for table in (TABLE, UNTIED):
-        client = float(client_memory_bytes(table, cut, 0, NOTHING, u_shape=u_shape))
-        server = server_memory_bytes(table, cut, 0, NOTHING, u_shape=u_shape)
-        tied_copy = 64 * 512 if table is TABLE and 0 < cut < 4 and not u_shape else 0
-        assert client + server == 4 * (table.architecture.num_parameters + tied_copy)
+        held = float(client_memory_bytes(table, 4, 0, NOTHING, u_shape=u_shape))
+        assert held == 4 * table.architecture.num_parameters
 
 
 def test_bf16_halves_the_weights_alone():
@@ -48,22 +46,11 @@ def test_client_memory_grows_with_cut_rank_and_batch(cut: int, rank: int, u_shap
     assert base < memory(cut, rank, Workload.from_lengths([40, 61], labelled=50))
 
 
-def test_the_server_keeps_each_clients_activations_above_its_cut_and_weights_once():
-    both = server_memory_bytes(TABLE, np.array([1, 3]), 4, BATCH)
-    alone = [server_memory_bytes(TABLE, np.array([cut]), 4, BATCH) for cut in (1, 3)]
-    weights = server_memory_bytes(TABLE, 3, 4, NOTHING)
-    assert both == pytest.approx(sum(alone) - weights, rel=1e-12)
-
-
-def test_a_client_that_keeps_the_whole_model_asks_nothing_of_the_server():
-    assert server_memory_bytes(TABLE, 4, 4, BATCH) == 0
-    both = server_memory_bytes(TABLE, np.array([2, 4]), 4, BATCH)
-    assert both == server_memory_bytes(TABLE, np.array([2]), 4, BATCH)
-
-
 def test_logits_stop_growing_at_one_chunk():
     storage = Storage(logit_values=10 * 512)
-    memory = [server_memory_bytes(TABLE, 1, 4, Workload(1.0, 99.0, 99.0**2, n), storage) for n in (9, 10, 11, 12)]
+    memory = [
+        float(client_memory_bytes(TABLE, 4, 4, Workload(1.0, 99.0, 99.0**2, n), storage)) for n in (9, 10, 11, 12)
+    ]
     growth = np.diff(memory)
     assert growth[0] - growth[1] == 2 * 4 * 512
     assert growth[1] == growth[2] == (2 * 64 + 1) * 4
@@ -82,5 +69,5 @@ def test_clients_may_differ_in_cut_rank_and_batch():
 def test_impossible_cuts_and_ranks_are_refused():
     with pytest.raises(ConfigError, match="cut"):
         client_memory_bytes(TABLE, 5, 1, BATCH)
-    with pytest.raises(ConfigError, match="server_rank"):
-        server_memory_bytes(TABLE, 1, -1, BATCH)
+    with pytest.raises(ConfigError, match="rank"):
+        client_memory_bytes(TABLE, 1, -1, BATCH)
