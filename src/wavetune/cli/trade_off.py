@@ -75,5 +75,5 @@ def _problem(what: str, changes: Changes, tables: Tables) -> tuple[Problem, str,
         )
     planner = planner_of(recipe)[0]
     known = planner.known(0)
-    sit_out = known.num_clients - planner.reached(known)
+    sit_out = known.num_clients - len(planner.reached(known))
     return planner.of_reached(known), recipe.name, origin_of(recipe, [recipe.run.seed]), sit_out

@@ -117,25 +117,25 @@ class BlockMaps(Protocol):
         ...
 
 
-class FixedAdapter(Protocol):
-    """A kind of adapter whose size no rank changes."""
-
-    def behind(self, block: BlockMaps, hidden_size: int) -> Sequence[Behind]:
-        """Where it stands in a block of a model of width d."""
-        ...
+class FixedAdapter:
+    """A kind of adapter whose size no rank changes: where its matrices stand in a model of width d."""
 
     @property
     def key_tokens(self) -> int:
-        """Positions before every text whose keys and values are trained in each block."""
-        ...
+        """Positions before every text whose keys and values it has in each block; no token passes there."""
+        return 0
 
     def attended(self, block: BlockMaps) -> Sequence[Matrix]:
-        """What a block's attention reads before the keys and values of a text."""
-        ...
+        """The matrices `keys` and `values` that a block's attention reads before those of a text, of all heads."""
+        return ()
+
+    def behind(self, block: BlockMaps, hidden_size: int) -> Sequence[Behind]:
+        """The linear maps of a block behind which it stands."""
+        return ()
 
     def before(self, hidden_size: int) -> Sequence[Matrix]:
         """What stands before the first block."""
-        ...
+        return ()
 
 
 def values_of(matrices: Sequence[Matrix], rank: int = 0) -> int:

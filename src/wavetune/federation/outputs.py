@@ -5,7 +5,6 @@ Legend: N tokens, P labels, S samples, C classes, D width.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -18,29 +17,12 @@ from wavetune.models.classifier import classification_loss, head_site, stacked_h
 from wavetune.models.lora import AdapterBank
 
 
-class Outputs(Protocol):
-    """Distributions over next tokens or classes, one a label."""
-
-    def nll(self, weight_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the labels' negative log-likelihoods in nats, and each one's (detached)."""
-        ...
-
-    def log_probs(self) -> tuple[Tensor, Tensor]:
-        """Log-likelihood of each label and entropy of each distribution, in nats, both differentiable; `[P]`."""
-        ...
-
-    def divergence(self, weight_P: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """Weighted sum of the divergences from the untouched model's distributions, and each one's (detached)."""
-        ...
-
-    def right(self) -> Tensor | None:
-        """Which classes were predicted right, `[P]`; None of next tokens."""
-        ...
-
-
 @dataclass(frozen=True)
 class TokenOutputs:
-    """Next tokens at positions of a pass; `untouched` makes the pass without adapters, hidden states `[N, D]`."""
+    """Next tokens at positions of a pass; `untouched` makes the pass without adapters, hidden states `[N, D]`.
+
+    Sums over labels can be differentiated, each label's own value cannot.
+    """
 
     backbone: Backbone
     hidden_ND: Tensor
@@ -49,15 +31,15 @@ class TokenOutputs:
     untouched: Callable[[], Tensor]
 
     def nll(self, weight_P: Tensor) -> tuple[Tensor, Tensor]:
-        """Cross entropies; full logits never exist."""
+        """Weighted sum of the labels' negative log-likelihoods in nats, and each one's; full logits never exist."""
         return self.backbone.labelled_loss(self.hidden_ND, self.index_P, self.labels_P, weight_P)
 
     def log_probs(self) -> tuple[Tensor, Tensor]:
-        """Log-likelihoods and entropies."""
+        """Log-likelihood of each label and entropy of each distribution, in nats, both differentiable; `[P]`."""
         return self.backbone.labelled_log_probs(self.hidden_ND, self.index_P, self.labels_P)
 
     def divergence(self, weight_P: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-        """KL(untouched || adapted) of both distributions softened by a temperature."""
+        """Weighted sum of KL(untouched || adapted), both softened by a temperature, and each label's."""
         with torch.no_grad():
             there_ND = self.untouched()
         return self.backbone.labelled_divergence(self.hidden_ND, there_ND, self.index_P, weight_P, temperature)
@@ -90,6 +72,10 @@ class ClassOutputs:
     def right(self) -> Tensor | None:
         """Where the largest logit is the label's."""
         return self.logits_SC.argmax(1) == self.labels_S
+
+
+Outputs = TokenOutputs | ClassOutputs
+"""Distributions over next tokens or classes, one a label."""
 
 
 def outputs_of(

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from wavetune.allocation.delay import RoundLoad, load_of, uplink_rate_bit_per_s_K
+from wavetune.allocation.delay import load_of, uplink_rate_bit_per_s_K
 from wavetune.allocation.feasibility import require_feasible
 from wavetune.allocation.participants import (
     extend_plan,
@@ -34,7 +34,6 @@ from wavetune.federation.messages import Agenda, Field, bits_of, step_messages
 from wavetune.federation.method import Method
 from wavetune.federation.rank_choice import RankChoice, Rounds, expected_rounds, rank_choice, seeds_of
 from wavetune.federation.selection import State
-from wavetune.records.rounds import Round
 from wavetune.seeds import stream
 from wavetune.units import Array
 from wavetune.wireless.channel import Channel, devices_in_round, draw_channel, draw_devices, known_channel
@@ -373,7 +372,7 @@ class RoundPlanner:
         """
         problem = self.known(0)
         if self.method.selection.everyone:
-            reached = self._reached(problem)
+            reached = self.reached(problem)
             return self.of_reached(problem), reached
         plan = self.first_plan()
         if plan.active_K is None:
@@ -392,10 +391,10 @@ class RoundPlanner:
 
     def _of_reachable(self, problem: Problem) -> Plan:
         """Plan of all clients that the channel reaches; the others sit out."""
-        reached = self._reached(problem)
+        reached = self.reached(problem)
         return self.plan_of_all(self._decided(self.of_reached(problem), reached), reached)
 
-    def _reached(self, problem: Problem) -> list[int]:
+    def reached(self, problem: Problem) -> list[int]:
         """Clients with a gain in every band that they need; all where that is none."""
         bands = [problem.fed, *([problem.main] if self.method.topology.is_split else [])]
         gains = [band.gain_KM for band in bands]
@@ -404,13 +403,9 @@ class RoundPlanner:
         reached_K = np.all([(gain_KM > 0).any(axis=1) for gain_KM in gains], axis=0)
         return np.flatnonzero(reached_K if reached_K.any() else np.ones_like(reached_K)).tolist()
 
-    def reached(self, problem: Problem) -> int:
-        """How many clients the channel reaches."""
-        return len(self._reached(problem))
-
     def of_reached(self, problem: Problem, known: Problem | None = None) -> Problem:
         """The problem of those clients alone that the channel reaches, as far as is `known`; the others sit out."""
-        reached = self._reached(known or problem)
+        reached = self.reached(known or problem)
         return problem if len(reached) == problem.num_clients else problem_of(problem, reached)
 
     def _given_to_all(self, plan: Plan) -> tuple[IntArray, IntArray]:
@@ -436,10 +431,6 @@ class RoundPlanner:
     def init(self) -> State:
         """What the method's selection knows before the first round."""
         return self.method.selection.init(len(self.devices))
-
-    def settle(self, state: State, done: Round) -> State:
-        """What it knows after a round."""
-        return self.method.selection.settle(state, done)
 
     def plan(
         self, round_index: int, first: Plan, state: State | None = None, agenda: Agenda | None = None
@@ -471,7 +462,7 @@ class RoundPlanner:
         if self.method.replan == "never":
             return held
         if self.method.selection.everyone:
-            plan = self._among(known, self._reached(known), round_index, first)
+            plan = self._among(known, self.reached(known), round_index, first)
         else:
             plan = self._selected(known, first, round_index, self.init() if state is None else state)
         return require_feasible(known, plan) if plan.status == "ok" else held
@@ -503,10 +494,6 @@ class RoundPlanner:
         return plan_of_decisions(
             problem, plan.cut_K, plan.rank_K, plan.main, plan.fed, 0.0, plan.server_share_K, active_K
         )
-
-    def within_budgets(self, problem: Problem, plan: Plan, load: RoundLoad) -> Plan:
-        """A round's plan, slowed down where the energy of what it really asks would exceed the planner's budgets."""
-        return self.method.planner.within_budgets(problem, plan, load)
 
     def _selected(self, problem: Problem, start: Plan, round_index: int, state: State) -> Plan:
         """Plan of those that the method selects on this channel, with the cuts and ranks of another plan."""

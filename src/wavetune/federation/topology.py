@@ -32,6 +32,8 @@ class Topology(Part):
 
     is_split: ClassVar[bool] = False  # clients run the first blocks and a server the rest
     pooled: ClassVar[bool] = False  # one trainer holds everybody's data
+    steps: tuple[Steps, ...] | None = None  # of a round, one number a client
+    batch_sizes: tuple[Rows, ...] | None = None  # rows of a step, one number a client
 
     @property
     def labels_stay(self) -> bool:
@@ -53,11 +55,11 @@ class Topology(Part):
 
     def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
         """Rows of each client's local step, 1 to `batch_size`."""
-        return [batch_size] * len(samples_K)
+        return self.batch_sizes or [batch_size] * len(samples_K)
 
     def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
         """Local steps that each client makes in a round, 1 to `local_steps`; all, where clients are cut."""
-        return [local_steps] * len(samples_K)
+        return self.steps or [local_steps] * len(samples_K)
 
 
 @dataclass(frozen=True)
@@ -78,10 +80,6 @@ class Split(Topology):
     labels: Literal["server", "client"] = "server"
     schedule: Literal["parallel", "sequential"] = "parallel"
     batch_sizes: tuple[Rows, ...] | None = None
-
-    def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
-        """Rows of each client's local step."""
-        return super().batch_size_K(samples_K, batch_size) if self.batch_sizes is None else self.batch_sizes
 
     @property
     def labels_stay(self) -> bool:
@@ -143,14 +141,6 @@ class Federated(Topology):
     removes = (CUT, AT_ONCE)
     steps: tuple[Steps, ...] | None = None
     batch_sizes: tuple[Rows, ...] | None = None
-
-    def batch_size_K(self, samples_K: Sequence[int], batch_size: int) -> Sequence[int]:
-        """Rows of each client's local step."""
-        return super().batch_size_K(samples_K, batch_size) if self.batch_sizes is None else self.batch_sizes
-
-    def steps_K(self, samples_K: Sequence[int], batch_size_K: Sequence[int], local_steps: int) -> Sequence[int]:
-        """Local steps that each client makes in a round."""
-        return super().steps_K(samples_K, batch_size_K, local_steps) if self.steps is None else self.steps
 
     def fits(self, path: str, extent: Extent) -> None:
         """Refuse steps and batch sizes that are not one number a client."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
-from wavetune.costs.adapter import Behind, BlockMaps, Matrix
+from wavetune.costs.adapter import FixedAdapter
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,7 +27,7 @@ class Segment(NamedTuple):
     stop: int
 
 
-class ModelAdapter:
+class ModelAdapter(FixedAdapter):
     """Base of kinds of adapters beside LoRA. It declares its matrices; that is all that is known of it elsewhere."""
 
     name: ClassVar[str]  # what method.sharing.shared calls its kind, and the end of its sites' names
@@ -37,23 +37,6 @@ class ModelAdapter:
     def prompt_tokens(self) -> int:
         """Positions that it takes before every text."""
         return 0
-
-    @property
-    def key_tokens(self) -> int:
-        """Positions before every text whose keys and values it has in each block; no token passes there."""
-        return 0
-
-    def attended(self, block: BlockMaps) -> Sequence[Matrix]:
-        """The matrices `keys` and `values` that a block's attention reads before those of a text, of all heads."""
-        return ()
-
-    def behind(self, block: BlockMaps, hidden_size: int) -> Sequence[Behind]:
-        """The linear maps of a block behind which it stands."""
-        return ()
-
-    def before(self, hidden_size: int) -> Sequence[Matrix]:
-        """What stands before the first block."""
-        return ()
 
     def forward(self, x: Tensor, y: Tensor, matrices: Mapping[str, Tensor]) -> Tensor:
         """What comes of a map's output `y` `[N, out]` on its input `x` `[N, in]`, given one client's matrices."""

@@ -194,11 +194,9 @@ class Backbone:
         """Weighted sum of next-token losses at the labelled positions alone, and each one's loss in nats."""
         return frozen_head_cross_entropy(self._normed(hidden_ND, index_P), self._output_layer(), labels_P, weight_P)
 
-    def labelled_log_probs(
-        self, hidden_ND: Tensor, index_P: Tensor, labels_P: Tensor, temperature: float = 1.0
-    ) -> tuple[Tensor, Tensor]:
+    def labelled_log_probs(self, hidden_ND: Tensor, index_P: Tensor, labels_P: Tensor) -> tuple[Tensor, Tensor]:
         """Log-probability of each label, and entropy of each position's distribution, in nats; both differentiable."""
-        return frozen_head_log_probs(self._normed(hidden_ND, index_P), self._output_layer(), labels_P, temperature)
+        return frozen_head_log_probs(self._normed(hidden_ND, index_P), self._output_layer(), labels_P, 1.0)
 
     def labelled_divergence(
         self, hidden_ND: Tensor, teacher_ND: Tensor, index_P: Tensor, weight_P: Tensor, temperature: float

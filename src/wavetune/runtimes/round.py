@@ -70,7 +70,7 @@ def prepare(session: Session, index: int) -> Prepared:
     if not session.central:
         bits = accountant.predicted_bits(workload, active_K, index)
         asked = accountant.load(workload, *bits, active_K)
-        plan = session.planner.within_budgets(known, plan, asked)
+        plan = session.planner.method.planner.within_budgets(known, plan, asked)
     rates = accountant.rates(problem, plan)
     sent_K = _sent(session, rates.fed, active_K)
     return Prepared(known, problem, plan, active_K, sent_K, steps, workload, rates, accountant)

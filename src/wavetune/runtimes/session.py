@@ -158,7 +158,7 @@ class Session:
 
     def settle(self, done: Round) -> None:
         """Tell the planner of the round that is over."""
-        self.schedule = self.planner.settle(self.schedule, done)
+        self.schedule = self.recipe.method.selection.settle(self.schedule, done)
 
     def step_rows(self, step: int) -> list[Rows]:
         """Rows of the training set that every trainer takes at a local step, counted over the run."""

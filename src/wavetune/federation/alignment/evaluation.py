@@ -35,18 +35,17 @@ def evaluation_of(
 
 
 def foreign_prompts(
-    held_out_by_client: Sequence[Sequence[Example]], count: int, seed: int, client_ids: Sequence[int] | None = None
+    held_out_by_client: Sequence[Sequence[Example]], count: int, seed: int
 ) -> tuple[tuple[Example, ...], ...]:
     """For each client up to `count` held-out prompts of domains that it has none of; of the other clients where they
     all have the same domains.
     """
-    ids = tuple(range(len(held_out_by_client)) if client_ids is None else client_ids)
     everything = {example.prompt: example for own in held_out_by_client for example in own}
     chosen: list[tuple[Example, ...]] = []
-    for identity, own in zip(ids, held_out_by_client, strict=True):
+    for client, own in enumerate(held_out_by_client):
         prompts, domains = {example.prompt for example in own}, {example.domain for example in own}
         others = [everything[prompt] for prompt in sorted(everything) if prompt not in prompts]
         foreign = [example for example in others if example.domain not in domains] or others
-        order: list[int] = stream(seed, "foreign prompts", 0, identity).permutation(len(foreign)).tolist()
+        order: list[int] = stream(seed, "foreign prompts", 0, client).permutation(len(foreign)).tolist()
         chosen.append(tuple(foreign[i] for i in order[:count]))
     return tuple(chosen)

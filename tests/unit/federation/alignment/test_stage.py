@@ -147,7 +147,7 @@ def test_answers_to_one_prompt_share_its_tokens_in_a_pass():
 def test_an_evaluation_repeats_its_draws_and_knows_own_from_foreign():
     found = alignment(random_bank((5, 6)), [1.0, 0.5], identities=(5, 6))
     own = prompts_of((5, 6), 3, "held out")
-    foreign = foreign_prompts(own, 2, seed=0, client_ids=(5, 6))
+    foreign = foreign_prompts(own, 2, seed=0)
     one, other = found.evaluate(own, foreign), found.evaluate(own, foreign)
     assert [s.answers for s in one.own] == [s.answers for s in other.own]
     assert [len(s.answers) for s in one.foreign] == [2, 2]
