@@ -11,7 +11,7 @@ from helpers.runs import ALIGNED, EXACT, count_rounds, read_json, read_rounds, s
 from wavetune.models.reward import LOADED
 from wavetune.runtimes.launch import Party, deploy
 
-STEPS, CLIENTS = 5, 2
+STEPS, CLIENTS = 4, 2
 REWARD = "method.alignment.safe"  # trained at the servers, scored in bf16; the other is an exact function
 RECIPE = small(
     "pwff",
@@ -44,7 +44,7 @@ def test_killed_devices_and_servers_go_on_aligning_where_they_were(tmp_path, in_
 
     def watch(parties: list[Party]) -> None:
         steps = count_rounds(out, "alignment.jsonl")
-        for who, after in ((DEVICE, 1), (SERVERS, 3)):
+        for who, after in ((DEVICE, 1), (SERVERS, 2)):
             if who not in killed and steps >= after:
                 killed[who] = parties[who].process.pid
                 os.kill(killed[who], signal.SIGKILL)
