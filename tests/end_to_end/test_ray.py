@@ -17,6 +17,7 @@ from wavetune.errors import ConfigError
 from wavetune.runtimes.ray_engine import placed
 
 ALONE = ("run.tokens_per_pass=1", "run.samples=0")  # a pass a client, as in workers
+FIVE_ROUNDS = small("sflllm", *ALONE, "run.rounds=5")
 MIXED = (*EXACT, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
 
 
@@ -24,6 +25,14 @@ MIXED = (*EXACT, "method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
 def cluster():
     with two_machines() as machines:
         yield machines
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """The folder of a run that nothing stopped."""
+    out = tmp_path_factory.mktemp("one") / "run"
+    train(FIVE_ROUNDS, out)
+    return out
 
 
 def start(out, *settings, workers=2, options=()):
@@ -74,15 +83,16 @@ def ends(process, patience_s=120.0):
     return False
 
 
-def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_process_to_the_same_files(tmp_path):
-    recipe, out = small("sflllm", *ALONE, "run.rounds=8"), tmp_path / "two"
-    train(recipe, tmp_path / "one")
-    held.hold(out, 3)
-    process = start(out, "run.rounds=8", options=held.OPTION)
+def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_process_to_the_same_files(
+    one_process, tmp_path
+):
+    out = tmp_path / "two"
+    held.hold(out, 2)
+    process = start(out, "run.rounds=5", options=held.OPTION)
     workers = introduced(process)
     wait_for_rounds(process, out, 1)
     os.kill(workers[1], signal.SIGKILL)
-    enough = count_rounds(out) + 4
+    enough = count_rounds(out) + 2  # the round that goes on may need that worker no more
     held.hold(out, enough)
     wait_for_rounds(process, out, enough)
     process.terminate()  # as Ctrl-C, which a background process may ignore
@@ -91,9 +101,9 @@ def test_run_survives_a_killed_worker_stops_when_asked_and_goes_on_in_one_proces
     assert ends(workers[1])
     assert f"wavetune run --workers 2 --resume --out {out}" in errors
     assert ends(workers[0])
-    assert count_rounds(out) < 8
-    train(recipe, out, resume=True)
-    assert_same_run(out, tmp_path / "one")
+    assert count_rounds(out) < 5
+    train(FIVE_ROUNDS, out, resume=True)
+    assert_same_run(out, one_process)
 
 
 def test_a_run_in_workers_ends_as_one_process(cluster: TwoMachines, tmp_path):
@@ -134,9 +144,9 @@ def test_each_worker_is_given_a_gpu_of_its_own_and_says_so_where_pytorch_sees_no
     assert re.match(r"wavetune: Ray gave GPU \d of .* to worker 0, but PyTorch sees no", errors.splitlines()[-1])
 
 
-def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cluster: TwoMachines, tmp_path):
-    recipe = small("sflllm", *ALONE, "run.rounds=5")
-    train(recipe, tmp_path / "one")
+def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(
+    cluster: TwoMachines, one_process, tmp_path
+):
     cluster.complete()
     out = tmp_path / "two"
     held.hold(out, 3)
@@ -150,8 +160,8 @@ def test_workers_are_spread_over_a_cluster_and_losing_a_machine_loses_nothing(cl
     assert process.returncode == 2, errors
     assert errors.splitlines()[-1].startswith("wavetune: a machine left the Ray cluster")
     assert 2 <= count_rounds(out) <= 3
-    train(recipe, out, resume=True)
-    assert_same_run(out, tmp_path / "one")
+    train(FIVE_ROUNDS, out, resume=True)
+    assert_same_run(out, one_process)
 
 
 @pytest.mark.parametrize(
