@@ -39,6 +39,8 @@ _WEIGHINGS, _HALVINGS, _PASSES = 6, 3, 3
 _PAYS = 0.8  # of a box's width: with more than that left another pass is not worth it
 _NARROW, _PRICED, _PRICE, _SHORTER = 0.5, 20, 0.5, 0.8  # box from which on cuts are priced: so often, by how much
 _PRICED_ROUNDING = 1e-7
+# dividing ends where from so many boxes to twice as many so much of them stays open, and so much of the gap
+_TRIED, _STILL_OPEN, _GAP_LEFT = 32, 0.45, 0.99
 _SPREAD = 0.25  # of what is missing: a time that is open by more is halved before cuts are told apart
 
 
@@ -255,7 +257,13 @@ class CutMatching:
             root = self._narrowed(_Node(lower_s[i], 0, i, edges_T2, self.option_sets[i].allowed_KC))
             queue += [root] if root.bound_s < goal_of() else []
         heapq.heapify(queue)
+        look_again, were_open, gap_was_s = _TRIED, 0, 0.0
         while queue and self.looked < most and queue[0].bound_s < goal_of() and not self.clock.expired:
+            if self.looked >= look_again:
+                gap_s, opened = goal_of() - queue[0].bound_s, len(queue) - were_open
+                if opened > _STILL_OPEN * self.looked / 2 and 0 < _GAP_LEFT * gap_was_s < gap_s:
+                    break  # matching closes no box, however small
+                look_again, were_open, gap_was_s = 2 * self.looked, len(queue), gap_s
             node = heapq.heappop(queue)
             for found in self._found(node):
                 if (key := (found.option_set, found.choice_K.tobytes())) not in told:

@@ -189,9 +189,8 @@ def transfer_s(bits: Array, rate_bit_per_s: Array) -> Array:
     >>> transfer_s(np.array([0.0, 8.0, 8.0]), np.array([0.0, 4.0, 0.0])).tolist()
     [0.0, 2.0, inf]
     """
-    bits, rate = np.broadcast_arrays(bits, rate_bit_per_s)
-    seconds = np.where(bits > 0, np.inf, 0.0)
-    return np.divide(bits, rate, out=seconds, where=(bits > 0) & (rate > 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(bits > 0, np.where(rate_bit_per_s > 0, bits / rate_bit_per_s, np.inf), 0.0)
 
 
 def round_delay(phases: Phases, repeat: int) -> float:

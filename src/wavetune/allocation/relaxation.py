@@ -231,9 +231,9 @@ def bound_together(
 
 def rate_needed(need_KC: Array, left_s_KC: Array | float) -> Array:
     """Rate that a need takes in the seconds left; infinite where none are left, also for nothing to send."""
-    left_s_KC = np.broadcast_to(left_s_KC, need_KC.shape)
-    rate_KC = np.where(left_s_KC < 0, np.inf, np.where(need_KC > 0, np.inf, 0.0))
-    return np.divide(need_KC, left_s_KC, out=rate_KC, where=(need_KC > 0) & (left_s_KC > 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rate_KC = np.where(need_KC > 0, np.where(left_s_KC > 0, need_KC / left_s_KC, np.inf), 0.0)
+    return np.where(np.less(left_s_KC, 0), np.inf, rate_KC)
 
 
 def bound_shared(
