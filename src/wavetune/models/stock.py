@@ -30,6 +30,7 @@ from wavetune.models.settle import settle
 from wavetune.models.structure import is_encoder
 
 ONE_AT_A_TIME = threading.Lock()  # transformers leaves initialisation off where two threads turn it off at once
+_NEVER_RUN = "code from a model's folder is never run"
 LOCAL: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 """Nothing is fetched, and a folder's own code is not run, whatever anybody answers at a terminal."""
 
@@ -178,6 +179,11 @@ def load_tokenizer(folder: Path | str):
         tokenizer("a")  # of its settings some are looked at only now
     except Exception as error:  # which types depends on the tokenizer's format
         load_config(folder)  # which it reads as well, and says more of
+        if "custom code" in str(error):
+            raise ModelError(
+                f"{folder}: its tokenizer_config.json names a tokenizer's code, and {_NEVER_RUN}: save the tokenizer as"
+                " one that transformers knows, with a tokenizer.json"
+            ) from error
         remedy = "fetch the model again"
         if Path(folder).is_dir() and not (Path(folder) / "tokenizer.json").exists():
             remedy = (
@@ -197,8 +203,8 @@ def _cannot_load(folder: Path | str, error: Exception) -> str:
         kind = read_object(Path(folder) / "config.json").get("model_type") if Path(folder).is_dir() else None
         named = f"a model of type {kind!r}" if kind else "the model"
         return (
-            f"{folder}: {named} needs model code that this transformers does not have, and code from a model's folder"
-            " is never run: choose a model that transformers knows"
+            f"{folder}: {named} needs model code that this transformers does not have, and {_NEVER_RUN}: choose a model"
+            " that transformers knows"
         )
     return f"cannot load a causal language model from {folder}: {_reason(error)}"
 

@@ -212,6 +212,14 @@ def test_a_model_that_needs_code_of_its_own_is_refused_as_such_however_long_its_
         load_stock_model(far)
 
 
+def test_a_tokenizer_that_needs_code_of_its_own_is_refused_as_such(folder):
+    file = folder / "tokenizer_config.json"
+    own = {"auto_map": {"AutoTokenizer": ["own.C", None]}, "tokenizer_class": "C"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | own))
+    with pytest.raises(ModelError, match="names a tokenizer's code, and code from a model's folder is never run: save"):
+        load_tokenizer(folder)
+
+
 def test_no_call_opens_a_model_without_refusing_its_code():
     """Classes that choose a class by what a folder says are the ones that would run its code."""
     for path in Path(wavetune.__file__).parent.rglob("*.py"):
