@@ -18,7 +18,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
-from annotated_types import Ge, Gt, Lt
+from annotated_types import Ge, Gt, Le, Lt
 
 from wavetune.errors import ConfigError
 from wavetune.federation.codecs.codec import are_tensors
@@ -211,7 +211,7 @@ class ServerAdam(Mixing):
     rate: Annotated[float, Gt(0)] = 1e-2
     beta1: Annotated[float, Ge(0), Lt(1)] = 0.9
     beta2: Annotated[float, Ge(0), Lt(1)] = 0.99
-    tau: Annotated[float, Gt(0)] = 1e-3
+    tau: Annotated[float, Ge(1e-12), Le(1e12)] = 1e-3
     yogi: bool = False
 
     def step(self, mixture: Tensors, held: Tensors, state: Tensors, context: Context) -> tuple[Tensors, Tensors]:

@@ -42,7 +42,7 @@ class OverTheAir(Exchange):
     removes = (INDIVIDUAL,)
     uncounted_j = "updates sent at once"
     simulated_only = "updates that add up on the air need radios that send amplitudes in step, and no connection does"
-    snr_db: float = 20.0
+    snr_db: Annotated[float, Ge(-200)] = 20.0
     policy: Literal["optimal", "inversion", "truncated"] = "optimal"
     threshold: Annotated[float, Ge(0)] = 0.2
 
@@ -69,7 +69,8 @@ class OverTheAir(Exchange):
 
         weight_K = np.array([u.weight for u in updates])
         weight_K, found = weight_K / weight_K.sum(), dict[str, "torch.Tensor"]()
-        reach_K = np.sqrt(10 ** (self.snr_db / 10) * gain_K)  # largest amplitudes there, in units of the noise
+        snr = 10 ** (self.snr_db / 10) if self.snr_db < 3000 else math.inf
+        reach_K = np.sqrt(snr * gain_K)  # largest amplitudes there, in units of the noise
         changes, generator = [u.change for u in updates], torch_stream(context.seed, "receiver noise", context.round)
         for matrix in sorted({name.rpartition(".")[2] for name in changes[0]}):
             names = sorted(name for name in changes[0] if name.endswith(f".{matrix}"))

@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated
 
-from annotated_types import Ge, Gt, Le
+from annotated_types import Ge, Le
 
 from wavetune.federation.facts import UNTOUCHED
 from wavetune.federation.objectives.supervised import Supervised
@@ -31,7 +31,7 @@ class SelfDistillation(Supervised):
     takes_classes = False
     compares = True
     weight: Annotated[float, Ge(0), Le(1)] = 0.5
-    temperature: Annotated[float, Gt(0)] = 2.0
+    temperature: Annotated[float, Ge(1e-6), Le(1e6)] = 2.0
 
     def losses(self, outputs: Outputs, weight_P: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted sum, and each label's."""
