@@ -1,5 +1,7 @@
 """A run whose clients are spread over workers is the run of one process, file by file where passes are the same."""
 
+from functools import cache
+
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,8 +15,13 @@ from wavetune.runtimes.alignment.task import rewards_of
 from wavetune.runtimes.session import build
 from wavetune.runtimes.sliced import slices_of
 
-ALONE = ("run.tokens_per_pass=1", "run.evaluate_every=1", "run.samples=0")  # every client is a pass of its own
-PWFF = ("method.alignment=null", "world.data.max_tokens=224", "method.bottleneck.width=4", "method.lora.rank=2")
+ALONE = (
+    "run.tokens_per_pass=1",  # every client is a pass of its own
+    "run.evaluate_every=1",
+    "run.samples=0",
+    "world.data.validation_samples=2",
+)
+PWFF = ("method.alignment=null", "world.data.max_tokens=128", "method.bottleneck.width=4", "method.lora.rank=2")
 MIXED = ("method.topology.cut=[1,3,2]", "method.lora.rank=[2,4,1]")
 RECIPES = {
     "sflllm": ("sflllm",),
@@ -35,9 +42,22 @@ RECIPES = {
     "one_factor_kept": ("fedavg_lora", "method.sharing.factors=B"),
     "pwff_first_stage": ("pwff", *PWFF),
     "aligned": ("pwff", *ANSWERING),
-    "aligned_in_bf16": ("pwff", *ANSWERING, "run.precision=bf16"),
+    "aligned_in_bf16": ("pwff", *ANSWERING, "run.precision=bf16", "method.alignment.learning.steps=1"),
     "two_chosen_of_three": ("fedavg_lora", "method.selection.kind=fastest", "method.selection.count=2"),
 }
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """By the name of a recipe: the recipe, and its run in one process, which is made once."""
+
+    @cache
+    def made(name):
+        recipe, folder = small(*RECIPES[name], *ALONE), tmp_path_factory.mktemp("alone") / "one"
+        train(recipe, folder)
+        return recipe, folder
+
+    return made
 
 
 def newest_state(folder):
@@ -45,11 +65,10 @@ def newest_state(folder):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_runs_in_two_workers_and_in_one_process_leave_the_same_files(name, tmp_path):
-    recipe = small(*RECIPES[name], *ALONE)
-    train(recipe, tmp_path / "one")
+def test_runs_in_two_workers_and_in_one_process_leave_the_same_files(name, alone, tmp_path):
+    recipe, one = alone(name)
     train_in_workers(recipe, tmp_path / "two", workers_here(2))
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    assert_same_run(tmp_path / "two", one)
 
 
 def test_passes_put_together_otherwise_change_nothing_but_rounding(tmp_path):
@@ -68,25 +87,22 @@ def test_passes_put_together_otherwise_change_nothing_but_rounding(tmp_path):
 
 
 @pytest.mark.parametrize("moment", [2, 4, 5])
-def test_round_of_a_worker_that_was_started_again_is_computed_again(moment, tmp_path):
-    recipe, asked = small("sflllm", *MIXED, *ALONE), list[str]()
+def test_round_of_a_worker_that_was_started_again_is_computed_again(moment, alone, tmp_path):
+    (recipe, one), asked = alone("mixed_cuts_and_ranks_near_an_anchor"), list[str]()
 
     def start_again(fleet: Here, method: str) -> None:
         asked.append(method)
         if len([name for name in asked if name != "evaluate"]) == moment:
             fleet.workers[1] = fleet.fresh(1)
 
-    train(recipe, tmp_path / "one")
     observer = train_in_workers(recipe, tmp_path / "two", workers_here(2, start_again))
     assert asked.count("load") == (3 if moment != 5 else 2)  # the fifth request is itself a load
     assert ("a worker was started again; round 1 is computed again" in observer.messages) == (moment != 5)
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    assert_same_run(tmp_path / "two", one)
 
 
-def test_run_stopped_in_workers_goes_on_in_one_process_to_the_same_files(tmp_path):
-    recipe = small("sflllm", *ALONE)
-    train(recipe, tmp_path / "one")
-    steps = list[str]()
+def test_run_stopped_in_workers_goes_on_in_one_process_to_the_same_files(alone, tmp_path):
+    (recipe, one), steps = alone("sflllm"), list[str]()
 
     def stop_in_the_second_round(_fleet: Here, method: str) -> None:
         steps.extend([method] * (method == "step"))
@@ -97,7 +113,7 @@ def test_run_stopped_in_workers_goes_on_in_one_process_to_the_same_files(tmp_pat
         train_in_workers(recipe, tmp_path / "two", workers_here(2, stop_in_the_second_round))
     assert len(read_rounds(tmp_path / "two")) == 1
     train(recipe, tmp_path / "two", resume=True)
-    assert_same_run(tmp_path / "two", tmp_path / "one")
+    assert_same_run(tmp_path / "two", one)
 
 
 ALIGNING = small(
