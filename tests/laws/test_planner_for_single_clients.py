@@ -121,7 +121,10 @@ def test_cuts_and_shares_are_packed_to_within_little_of_the_best_of_enumeration(
 
 
 def crowded_problem(seed, spare, way_back, shares):
-    """Two or three clients whose own caps alone limit their power, with hardly more subchannels, and a slow server."""
+    """Two or three clients whose own caps alone limit their power, with as many subchannels, and a slow server.
+
+    With one to spare there are more for the adapters than are counted apart.
+    """
     g = np.random.default_rng(seed)
     K, cuts = int(g.integers(2, 4 - spare)), tuple(sorted(g.choice(np.arange(1, 12), 2, replace=False).tolist()))
     problem = cell_problem(K, K + spare, seed % 97, server_flop_per_s=10 ** g.uniform(11.5, 13), cuts=cuts)
@@ -132,6 +135,8 @@ def crowded_problem(seed, spare, way_back, shares):
         problem, costs=costs, local_steps=2, rounds_to_target={4: 60.0}, tx_power_max_w_K=10 ** g.uniform(-4, -1, K),
         client_flop_per_s_K=10 ** g.uniform(11, 13, K), cut_per_client=True, share_server=shares,
     )  # fmt: skip
+    if spare:
+        problem = replace(problem, fed=cell_problem(K, 3 * K, seed % 89).fed)
     return priced(problem) if way_back else problem
 
 
@@ -148,7 +153,7 @@ def matched_bound_s(problem, goal_s, told):
         ways, [options_of(problem, rank)], problem.local_steps, problem.costs.download_share, problem.price_downlink,
         problem.share_server, Clock(),
     )  # fmt: skip
-    matching.run([[0.0] * (4 - problem.share_server)], [0.0], lambda: goal_s, told.append, 50)
+    matching.run([[0.0] * (4 - problem.share_server)], [0.0], lambda: goal_s, told.append, None, 50)
     return matching.lower_s[0]
 
 

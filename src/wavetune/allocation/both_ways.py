@@ -140,8 +140,12 @@ class BothWays:
     @cached_property
     def matching(self) -> Matching | None:
         """Bounds by matching; none where there are many subchannels for each client."""
-        fits = is_crowded(self.uplink, _MOST_MATCHED)
-        return Matching.of(with_cap_tolerance(self._asking)) if fits else None
+        return self.strongest if is_crowded(self.uplink, _MOST_MATCHED) else None
+
+    @cached_property
+    def strongest(self) -> Matching:
+        """What clients carry by the strongest subchannel that they own."""
+        return Matching.of(with_cap_tolerance(self._asking))
 
     def matched_owners(self, up_s: float, known_s: float) -> IntArray | None:
         """Owners by matching, and local search from there, that have both ways done before `known_s`.

@@ -37,10 +37,11 @@ _SAFE, _ROUNDING = 1 - 1e-9, 1e-9
 _NEVER = 1e3  # value of what cannot be, where 1 is what there is
 _WEIGHINGS, _HALVINGS, _PASSES = 6, 3, 3
 _PAYS = 0.8  # of a box's width: with more than that left another pass is not worth it
-_NARROW, _PRICED, _PRICE, _SHORTER = 0.5, 20, 0.5, 0.8  # box from which on cuts are priced: so often, by how much
+_NARROW, _PRICED, _STEP, _BEYOND = 0.5, 20, 0.7, 1.05  # box from which on cuts are priced: so often, how far, to what
 _PRICED_ROUNDING = 1e-7
 # dividing ends where from so many boxes to twice as many so much of them stays open, and so much of the gap
 _TRIED, _STILL_OPEN, _GAP_LEFT = 32, 0.45, 0.99
+_POINT = 1e-4  # of the goal: a box that is no wider, with cuts that both bands agree on, can be
 _SPREAD = 0.25  # of what is missing: a time that is open by more is halved before cuts are told apart
 
 
@@ -96,22 +97,38 @@ def match(taken: Taken, allowed_KC: BoolArray, weight: float) -> Matched:
     raise AssertionError
 
 
-def agree(taken: Sequence[Taken], weights: Sequence[float], allowed_KC: BoolArray) -> bool:
-    """Whether a choice of cuts may fit both bands, as far as prices of cuts tell that add up to nothing in both."""
-    price_KC, clients, step, most = np.zeros(allowed_KC.shape), np.arange(len(allowed_KC)), _PRICE, -np.inf
-    values = [value_of(one, allowed_KC, weight)[0] for one, weight in zip(taken, weights, strict=True)]
+def agree(taken: Sequence[Taken], allowed_KC: BoolArray, price_KC: Array) -> bool:
+    """Whether a choice of cuts may fit both bands, as far as prices of cuts tell that add up to nothing in both.
+
+    These start from `price_KC`, which is moved. What there is of subchannels and of the server in both bands weighs 1
+    together, and the more the more of it is taken.
+    """
+    clients = np.arange(len(allowed_KC))
+    never = [np.where(one.server_NKCW < _NEVER, 0.0, _NEVER) for one in taken]
+    parts_2 = [np.stack((one.more_NKCW / max(one.spare, 1), one.server_NKCW)) for one in taken]
+    used_2 = [np.any(x > 0, axis=(1, 2, 3, 4), where=none < _NEVER) for x, none in zip(parts_2, never, strict=True)]
+    weight_22 = np.array(used_2, np.float64) / max(np.sum(used_2), 1)
     for _ in range(_PRICED):
-        choices, value = list[IntArray](), 0.0
-        for value_KCW, sign in zip(values, (1.0, -1.0), strict=True):
-            priced_KCW = value_KCW + sign * price_KC[:, :, None]
-            priced_KW = np.min(priced_KCW, axis=1)
-            _, place_K = linear_sum_assignment(priced_KW)
-            value += float(np.sum(priced_KW[clients, place_K]))
-            choices.append(np.argmin(priced_KCW[clients, :, place_K], axis=1))
+        choices, value, used_22 = list[IntArray](), 0.0, np.zeros((2, 2))
+        for j, sign in enumerate((1.0, -1.0)):
+            value_NKCW = np.tensordot(weight_22[j], parts_2[j], axes=1) + never[j]
+            value_KCW = np.where(allowed_KC[:, :, None], np.min(value_NKCW, axis=0), _NEVER)
+            value_KCW += sign * price_KC[:, :, None]
+            value_KW = np.min(value_KCW, axis=1)
+            _, place_K = linear_sum_assignment(value_KW)
+            value += float(np.sum(value_KW[clients, place_K]))
+            choices.append(np.argmin(value_KCW[clients, :, place_K], axis=1))
+            way_K = np.argmin(value_NKCW[:, clients, choices[j], place_K], axis=0)
+            used_22[j] = np.sum(parts_2[j][:, way_K, clients, choices[j], place_K], axis=1)
         differ_K = choices[0] != choices[1]
-        if value > len(taken) + _PRICED_ROUNDING or not np.any(differ_K):
-            return value <= len(taken) + _PRICED_ROUNDING
-        step, most = step if value > most else _SHORTER * step, max(most, value)
+        if value > 1 + _PRICED_ROUNDING:
+            return False
+        if not np.any(differ_K) and np.all(used_22 <= 1):
+            return True
+        missing = min(_BEYOND - value, 2.0)
+        weight_22 *= np.exp(_STEP * missing * np.clip(used_22 - 1, -1, 1))
+        weight_22 /= max(float(np.sum(weight_22)), 1e-300)
+        step = _STEP * missing / max(2 * int(np.sum(differ_K)), 1)
         price_KC[clients[differ_K], choices[0][differ_K]] += step
         price_KC[clients[differ_K], choices[1][differ_K]] -= step
     return True
@@ -133,9 +150,8 @@ class CrowdedBand:
     """A band with its tables, and what each client's cut asks of it and of the server."""
 
     def __init__(self, ways: BothWays, asks: Asks, work_s_KC: Array, shared: bool) -> None:
-        matching = ways.matching
-        assert matching is not None
-        self.matching, self.unit, self.asks, self.work_s_KC, self.shared = matching, ways.unit, asks, work_s_KC, shared
+        matching = self.matching = ways.strongest
+        self.unit, self.asks, self.work_s_KC, self.shared = ways.unit, asks, work_s_KC, shared
         K, M, self.most = matching.up_KMN.shape
         # with so many at most, and with all that are weaker
         self.up_NKM = np.concatenate((np.moveaxis(matching.up_KMN, 2, 0), matching.up_KM[None]))
@@ -238,7 +254,7 @@ class CutMatching:
 
     def run(
         self, least_s: list[list[float]], lower_s: list[float], goal_of: Callable[[], float],
-        tell: Callable[[Found], None], most: int,
+        tell: Callable[[Found], None], close: Callable[[int, IntArray, bool], float] | None, most: int,
     ) -> None:  # fmt: skip
         """Raise the bounds towards a goal (s of the total delay), which may fall, looking at so many boxes.
 
@@ -247,18 +263,23 @@ class CutMatching:
             lower_s: what is proved of the total delay in each option set.
             goal_of: total delay that is of interest.
             tell: is handed owners and cuts that may be better.
+            close: no plan from an option set with a choice of cuts is faster (s), thoroughly or not; None where that is
+                no easier to say than of all cuts.
             most: how many are looked at.
         """
         self.goal_of, queue, told = goal_of, list[_Node](), set[tuple[int, bytes]]()
+        closed_s = [np.inf] * len(self.lower_s)  # of choices that nothing is left to say of
         for i, first in enumerate(least_s):
             edges_T2 = np.stack((np.array(first), np.full(len(first), np.inf)), axis=1)
-            if not np.any(self.bands[i][1].asks.down_bits_KC > 0):
-                edges_T2[-1, 1] = edges_T2[-1, 0]  # nobody waits for G
+            asks = self.bands[i][1].asks
+            for t, asked_KC in ((-2, asks.need_KC), (-1, asks.down_bits_KC)):
+                if not np.any(asked_KC > 0):
+                    edges_T2[t, 1] = edges_T2[t, 0]  # nobody waits for F or G
             root = self._narrowed(_Node(lower_s[i], 0, i, edges_T2, self.option_sets[i].allowed_KC))
             queue += [root] if root.bound_s < goal_of() else []
         heapq.heapify(queue)
         look_again, were_open, gap_was_s = _TRIED, 0, 0.0
-        while queue and self.looked < most and queue[0].bound_s < goal_of() and not self.clock.expired:
+        while queue and self.looked < most and queue[0].bound_s < min(goal_of(), *closed_s) and not self.clock.expired:
             if self.looked >= look_again:
                 gap_s, opened = goal_of() - queue[0].bound_s, len(queue) - were_open
                 if opened > _STILL_OPEN * self.looked / 2 and 0 < _GAP_LEFT * gap_was_s < gap_s:
@@ -269,12 +290,25 @@ class CutMatching:
                 if (key := (found.option_set, found.choice_K.tobytes())) not in told:
                     told.add(key)
                     tell(found)
+            proved_s = self._final_s(node, close)
+            closed_s[node.option_set] = min(closed_s[node.option_set], proved_s)
+            if proved_s < np.inf:
+                continue
             for child in self._divided(node):
                 if child.bound_s < goal_of():
                     heapq.heappush(queue, child)
         for i in range(len(self.lower_s)):
             open_s = min((node.bound_s for node in queue if node.option_set == i), default=np.inf)
-            self.lower_s[i] = min(open_s, goal_of()) * _SAFE
+            self.lower_s[i] = min(open_s, closed_s[i], goal_of()) * _SAFE
+
+    def _final_s(self, node: _Node, close: Callable[[int, IntArray, bool], float] | None) -> float:
+        """What is proved of a node of which nothing more will be (s), infinite of others."""
+        if close and np.all(np.sum(node.allowed_KC, axis=1) == 1):  # nothing is tied any more
+            choice_K = np.argmax(node.allowed_KC, axis=1)
+            return max(node.bound_s, *(close(node.option_set, choice_K, thorough) for thorough in (False, True)))
+        width_s = self.option_sets[node.option_set].rounds * float(self.times_T @ np.ptp(node.edges_T2, axis=1))
+        main, fed = (one.choice_K for one in node.matched)
+        return node.bound_s if width_s <= _POINT * self.goal_of() and np.array_equal(main, fed) else np.inf
 
     def _limit(self, node: _Node, j: int) -> float:
         """What there is of the server: seconds of a round, or all of it where it is shared."""
@@ -329,11 +363,30 @@ class CutMatching:
         bound_s = rounds * (float(self.times_T @ edges_T2[:, 0]) + served_s) * _SAFE
         node = node._replace(bound_s=max(node.bound_s, bound_s), edges_T2=edges_T2, matched=(found[0], found[1]))
         spread_s = np.max(self.times_T * np.ptp(edges_T2, axis=1)) * rounds
-        if spread_s >= _NARROW * (self.goal_of() - node.bound_s):
-            return node
-        taken = [self._taken(node, j, edges_T2[:, 1], self._limit(node, j)) for j in (0, 1)]
-        weights = [self._weight(node, j) for j in (0, 1)]
-        return node if agree(taken, weights, node.allowed_KC) else closed
+        return self._tied(node, served_s) if spread_s < _NARROW * (self.goal_of() - node.bound_s) else node
+
+    def _tied(self, node: _Node, served_s: float) -> _Node:
+        """The node with a smaller box, and a larger bound, by what no choice of cuts does in both bands.
+
+        The server's work takes so long at least.
+        """
+        price_KC, edges_T2 = np.zeros(node.allowed_KC.shape), node.edges_T2.copy()
+
+        def agrees(last_T: Array) -> bool:
+            taken = [self._taken(node, j, last_T, self._limit(node, j)) for j in (0, 1)]
+            return agree(taken, node.allowed_KC, price_KC)
+
+        if not agrees(edges_T2[:, 1]):
+            return node._replace(bound_s=np.inf)
+        for t in range(len(self.times_T)):
+            low_s, high_s = edges_T2[t].tolist()
+            for _ in range(_HALVINGS):
+                last_T = edges_T2[:, 1].copy()
+                last_T[t] = 0.5 * (low_s + high_s)
+                low_s, high_s = (low_s, float(last_T[t])) if agrees(last_T) else (float(last_T[t]), high_s)
+            edges_T2[t, 0] = low_s
+        bound_s = self.option_sets[node.option_set].rounds * (float(self.times_T @ edges_T2[:, 0]) + served_s) * _SAFE
+        return node._replace(edges_T2=edges_T2, bound_s=max(node.bound_s, bound_s))
 
     def _found(self, node: _Node) -> list[Found]:
         """Choices of cuts that suit one band the best, with owners of both."""

@@ -48,8 +48,10 @@ _BOXES = 160
 _PACKED, _PACKING_PROGRAMS = 1000, 1200.0  # size of bands whose cuts are packed; linear programs at size 1
 _PACKED_UPLINK, _OPEN_UPLINK = 200, 0.005  # the same of the uplink alone, where less is open than this anyway
 _PACKED_SHARES = 3000  # the same of the uplink with shares of the server
-# pairs of a client and a subchannel whose cuts are matched; boxes at size 1, at most, and as many fewer with spare ones
-_MATCHED, _MATCHED_BOXES, _MOST_BOXES, _SPARE_TIMES = 2000, 1e6, 1000, 10
+# pairs of a client and a subchannel whose cuts are matched; boxes at size 1, at most (without and with
+# spare ones), and as many fewer with spare ones
+_MATCHED, _MATCHED_BOXES, _MOST_BOXES, _SPARE_TIMES = 2000, 1e6, (1000, 150), 10
+_CROWDED = 1.75  # subchannels of the narrower band a client up to which they are matched
 _PACKED_TOLERANCE, _NEAR = 1e-3, 1.03  # of the bound's goal; how near a suggestion is worth a search
 _FEW = 32
 _FEW_HALVINGS, _WIDE = 10, 5e-3  # of a single choice of cuts at first; the gap that integer programs are asked to close
@@ -284,7 +286,7 @@ class DecisionSearch:
         )
         # only in the end: what the bound without it picks is worth a search
         thorough = effort is self.effort and not self.clock.expired
-        if self.problem.price_downlink and not self.problem.share_server and thorough:
+        if self.problem.price_downlink and thorough:
             self.two_ways = self._bound_both_ways(proof)
         for i in range(len(self.option_sets)):
             self._bound(i, proof, fine=False)
@@ -316,8 +318,10 @@ class DecisionSearch:
 
     def _pack_cuts(self, proof: _Proof) -> None:
         """Close the gap where clients have cuts or shares of their own, and take what is found on the way."""
-        problem, evaluator, matched_s, before_s = self.problem, self.evaluator, self._match_cuts(proof), self.lower_s
+        problem, evaluator, before_s, close = self.problem, self.evaluator, self.lower_s, self._closing(proof)
+        matched_s = self._match_cuts(proof, close)
         self._prove(matched_s)
+        option_sets, least_s = self._untied(proof)
         best, rest = self.best, 1 - min(self.lower_s) / self.best.delay_s
         if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):
             return
@@ -325,13 +329,19 @@ class DecisionSearch:
         refuted_s = [s if s >= self._goal_s() * (1 - _ROUNDING) else 0.0 for s in matched_s]
         lower_s = [max(pair) for pair in zip(before_s, refuted_s, strict=True)]
         packing = CutPacking(
-            (evaluator.main, evaluator.fed), list(self.option_sets), problem.local_steps, problem.costs.download_share,
+            (evaluator.main, evaluator.fed), option_sets, problem.local_steps, problem.costs.download_share,
             problem.price_downlink, problem.share_server, self.clock,
         )  # fmt: skip
 
         def near(i: int) -> tuple[Array, Array]:
-            return suited_prices(evaluator, self.option_sets[i], self.best.delay_s / self.option_sets[i].rounds)
+            return suited_prices(evaluator, option_sets[i], self.best.delay_s / self.option_sets[i].rounds)
 
+        known, programs = [(best.main_owner_M, best.fed_owner_M)], int(_PACKING_PROGRAMS / np.sqrt(self._size))
+        packing.run(known, least_s, lower_s, near, self._goal_s, self._look_around, close, programs)
+        self._prove(packing.lower_s)
+
+    def _closing(self, proof: _Proof) -> Callable[[int, IntArray, bool], float] | None:
+        """Bounds of single choices of cuts, each made once, a few of them thoroughly; none where bands are tied."""
         closed: dict[tuple[int, bytes, bool], float] = {}
 
         def close_choice(i: int, choice_K: IntArray, thorough: bool) -> float:
@@ -344,26 +354,38 @@ class DecisionSearch:
                 bound_s = max(bound_s, closed[*key, thorough])
             return bound_s
 
-        close = None if problem.share_server else close_choice
-        known, programs = [(best.main_owner_M, best.fed_owner_M)], int(_PACKING_PROGRAMS / np.sqrt(self._size))
-        packing.run(known, self._least_times_s(proof), lower_s, near, self._goal_s, self._look_around, close, programs)
-        self._prove(packing.lower_s)
+        return None if self.problem.share_server else close_choice
 
-    def _match_cuts(self, proof: _Proof) -> list[float]:
+    def _untied(self, proof: _Proof) -> tuple[list[Options], list[list[float]]]:
+        """Option sets, and what is proved of their times; without adapters where one cut for all does not tie bands.
+
+        What these take at least is then known, and only steps are left to pack.
+        """
+        option_sets, least_s = list(self.option_sets), self._least_times_s(proof)
+        for i, one in enumerate(option_sets):
+            if one.num_cuts == 1:
+                option_sets[i] = replace(one, fed_bits_KC=np.zeros(one.cut_KC.shape))
+                least_s[i][-2:] = self._least_fed_both_s(one, proof), 0.0
+        return option_sets, least_s
+
+    def _match_cuts(self, proof: _Proof, close: Callable[[int, IntArray, bool], float] | None) -> list[float]:
         """What matching proves of every option set where there are hardly more subchannels than clients."""
         problem, most = self.problem, int(_MATCHED_BOXES / max(self._size, 1) / self.option_sets[0].num_cuts)
         several = problem.cut_per_client or problem.share_server
         if not several or self.effort.programs == 0 or self._size > _MATCHED or min(self.lower_s) >= self._goal_s():
             return self.lower_s
         ways = self._both_ways(self.option_sets)
-        if any(one.matching is None for one in ways):
+        spare = [one.band.num_subchannels / problem.num_clients for one in ways]
+        if min(spare) < 1 or min(spare) > _CROWDED:
             return self.lower_s
         matching = CutMatching(
             ways, self.option_sets, problem.local_steps, problem.costs.download_share, problem.price_downlink,
             problem.share_server, self.clock,
         )  # fmt: skip
-        most //= 1 if all(one.uplink.log_KM.shape[1] == problem.num_clients for one in ways) else _SPARE_TIMES
-        matching.run(self._least_times_s(proof), self.lower_s, self._goal_s, self._look_around, min(most, _MOST_BOXES))
+        some = max(spare) > 1
+        most = min(most // (_SPARE_TIMES if some else 1), _MOST_BOXES[some])
+        least_s = self._least_times_s(proof)
+        matching.run(least_s, self.lower_s, self._goal_s, self._look_around, close, most)
         return matching.lower_s
 
     def _prove(self, lower_s: Sequence[float]) -> None:
@@ -377,7 +399,9 @@ class DecisionSearch:
     def _look_around(self, found: Found) -> None:
         """Keep suggested cuts and owners, or better ones around if they are near enough, where they are the best."""
         evaluator, options = self.evaluator, self.option_sets[found.option_set].of(found.choice_K)
-        decision = evaluator.balance_shares(evaluator.decide(options, found.main_owner_M, found.fed_owner_M))
+        tied = self.option_sets[found.option_set].num_cuts > 1
+        fed_owner_M = found.fed_owner_M if tied else self.best.fed_owner_M
+        decision = evaluator.balance_shares(evaluator.decide(options, found.main_owner_M, fed_owner_M))
         key = (found.option_set, found.choice_K.tobytes())
         if key not in self.looked_around and decision.delay_s < _NEAR * self.best.delay_s:
             self.looked_around.add(key)
@@ -433,7 +457,7 @@ class DecisionSearch:
         option_set, problem, choices = self.option_sets[i], self.problem, self._choices(self.option_sets[i])
         rounds, steps = option_set.rounds, problem.local_steps
         fed_s, fed_down_s = self._least_fed_s(option_set, proof)
-        step_s = self._least_step_s(option_set, choices, proof)
+        step_s, both_s = self._least_step_s(option_set, choices, proof), self._least_fed_both_s(option_set, proof)
         scale = self._fed_scale(option_set)
         if self.two_ways:
             fed_two_ways = self.two_ways[1]
@@ -442,16 +466,16 @@ class DecisionSearch:
                 return max(0.0, scale * fed_two_ways.least_down_s(up_s / scale) - fed_down_s)
 
             choices = replace(choices, fed_after_s=fed_after_s)
-        both_s = scale * self.two_ways[1].bound_s - fed_down_s if self.two_ways else 0.0
-        round_s = steps * step_s + max(fed_s, both_s)
+        both_s -= fed_down_s
+        round_s = steps * step_s + both_s
         beat_s = self.best.delay_s / rounds - fed_down_s
-        if round_s >= beat_s or self.clock.expired:
+        if not round_s < beat_s < np.inf or self.clock.expired:
             picks = ()
         elif problem.share_server:
             num_rates = min(4096, max(256, 2_000_000 // choices.need_KC.size)) if fine else 256
-            most_s, precision = (beat_s - fed_s) / steps, 1e-5 if fine else 1e-3
+            most_s, precision = (beat_s - both_s) / steps, 1e-5 if fine else 1e-3
             bound = bound_shared(choices, proof.main_costs, num_rates, step_s, most_s, precision)
-            round_s, picks = max(round_s, steps * bound.least_s + fed_s), bound.picks
+            round_s, picks = max(round_s, steps * bound.least_s + both_s), bound.picks
         elif option_set.num_cuts > 1:
             boxes = _BOXES if fine else _BOXES // 8
             bound = bound_together(choices, proof.main_costs, proof.fed_costs, steps, fed_s, beat_s, boxes)
@@ -487,7 +511,7 @@ class DecisionSearch:
             down = Strongest.sums(downlink_rate_bit_per_s_KM(main.band))
             down_rate_KN = _from_none(down.rates(main.band.num_subchannels))
         for i, option_set in enumerate(self.option_sets):
-            fed_s, rounds = float(np.sum(self._least_fed_s(option_set, proof))), option_set.rounds
+            fed_s, rounds = self._least_fed_both_s(option_set, proof), option_set.rounds
             low_s, high_s = ((delay_s / rounds - fed_s) / steps for delay_s in (self.lower_s[i], self.best.delay_s))
             if option_set.num_cuts == 1 and low_s < high_s:
                 times = _counted_times(option_set, up_rate_KN, down_rate_KN)
@@ -544,11 +568,13 @@ class DecisionSearch:
     def _bound_both_ways(self, proof: _Proof) -> tuple[TwoWays, TwoWays]:
         """What is proved of both ways of both bands whatever the options."""
         rest_s, steps = self.best.delay_s / self.best.options.rounds, self.problem.local_steps
-        effort = replace(self.effort, programs=0) if self._packs else self.effort  # those of the cuts say more
+        packs = self._packs and self.problem.cut_per_client
+        effort = replace(self.effort, programs=0) if packs else self.effort  # those of the cuts say more
         found: list[TwoWays] = []
         for one, times in zip(self._two_ways_of(self.option_sets, proof), (steps, 1), strict=True):
             gap_s = 5 * _TOLERANCE * rest_s / times
-            found.append(one.solved(gap_s, np.inf, effort, self.clock))
+            solves = not self.problem.share_server or one.ways.band is self.problem.fed
+            found.append(one.solved(gap_s, np.inf, effort, self.clock) if solves else one.known)
         return found[0], found[1]
 
     def _two_ways_of(self, options: Sequence[Options], proof: _Proof) -> list[_WaysOfBand]:
@@ -599,6 +625,11 @@ class DecisionSearch:
         if option_set.num_cuts > 1 and fed.prices is not None:
             up_s = bound_by_prices(band_problem, fed.prices, up_s, max(up_s, self.best.fed_s))
         return up_s, down_s
+
+    def _least_fed_both_s(self, option_set: Options, proof: _Proof) -> float:
+        """Least seconds of the adapters' exchange, both ways together, for any choice from an option set."""
+        both_s = self._fed_scale(option_set) * self.two_ways[1].bound_s if self.two_ways else 0.0
+        return max(both_s, float(np.sum(self._least_fed_s(option_set, proof))))
 
 
 class _WaysOfBand(NamedTuple):

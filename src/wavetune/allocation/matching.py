@@ -19,7 +19,8 @@ from wavetune.allocation.problem import IntArray
 from wavetune.allocation.water_filling import BandProblem, strongest_rates
 from wavetune.units import Array
 
-_MOST_COUNTED = 4  # subchannels of a client: whoever needs more is taken to need one more than these
+# subchannels of a client, and as many times an even share: whoever needs more is taken to need one more than these
+_MOST_COUNTED, _COUNTED_TIMES = 4, 3
 _SAFE = 1 - 1e-9
 _HALVINGS = 12
 _SHARE = 1.5  # subchannels a client up to which matching says much
@@ -49,7 +50,7 @@ class Matching(NamedTuple):
     def of(cls, problem: BandProblem) -> Matching:
         """The tables of a problem in which clients ask for something on the way back, or might."""
         K, M = problem.log_KM.shape
-        N = min(max(M - K, 0) + 1, _MOST_COUNTED)
+        N = min(max(M - K, 0) + 1, max(_MOST_COUNTED, _COUNTED_TIMES * M // K))
         order_KM = np.argsort(-problem.log_KM, axis=1, kind="stable")
         place_KM = np.argsort(order_KM, axis=1, kind="stable")
         sorted_KM = np.take_along_axis(problem.log_KM, order_KM, axis=1)

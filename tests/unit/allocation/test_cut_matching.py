@@ -41,7 +41,7 @@ def test_no_cuts_are_refuted_that_fit_one_band_or_both(seed):
         assert matched.fits or not those
         kept_KC = cuts_that_fit(matched, allowed_KC)
         assert all(kept_KC[k, c] for choice in those for k, c in enumerate(choice)) or not matched.fits
-    assert agree(bands, (weight, weight), allowed_KC) or not fitting[0] & fitting[1]
+    assert agree(bands, allowed_KC, np.zeros((K, C))) or not fitting[0] & fitting[1]
 
 
 def test_cuts_that_fit_either_band_but_not_both_are_refuted():
@@ -52,8 +52,8 @@ def test_cuts_that_fit_either_band_but_not_both_are_refuted():
     allowed_KC = np.ones((K, C), np.bool_)
     assert match(first, allowed_KC, 1.0).fits
     assert match(second, allowed_KC, 1.0).fits
-    assert agree([first, first], (1.0, 1.0), allowed_KC)
-    assert not agree([first, second], (1.0, 1.0), allowed_KC)
+    assert agree([first, first], allowed_KC, np.zeros((K, C)))
+    assert not agree([first, second], allowed_KC, np.zeros((K, C)))
 
 
 def test_prices_of_cuts_show_that_two_clients_want_the_cut_of_which_one_can_be_served():
@@ -64,4 +64,15 @@ def test_prices_of_cuts_show_that_two_clients_want_the_cut_of_which_one_can_be_s
     allowed_KC = np.ones((K, C), np.bool_)
     assert match(fed, allowed_KC, 0.0).fits
     assert match(main, allowed_KC, 0.0).fits
-    assert not agree([main, fed], (0.0, 0.0), allowed_KC)
+    assert not agree([main, fed], allowed_KC, np.zeros((K, C)))
+
+
+def test_subchannels_that_cuts_take_in_one_band_or_the_other_are_weighed_though_the_server_has_time_for_all():
+    """One client may have the deep cut in one band, and one the shallow cut in the other, of three."""
+    none, one = np.zeros((1, K, 1, W)), np.ones((1, K, 1, W))
+    fed = Taken(np.concatenate((none, one), axis=2), np.zeros((1, K, C, W)), 1)
+    main = Taken(np.concatenate((one, none), axis=2), np.full((1, K, C, W), 0.1), 1)
+    allowed_KC = np.ones((K, C), np.bool_)
+    assert match(fed, allowed_KC, 1.0).fits
+    assert match(main, allowed_KC, 0.0).fits
+    assert not agree([main, fed], allowed_KC, np.zeros((K, C)))

@@ -117,3 +117,12 @@ def test_first_plans_of_crowded_cells_are_near_the_best(seed):
 def test_first_plans_start_from_matchings_too_where_greedy_owners_lead_nowhere():
     problem = mostly_dead(30, 36, 4)
     assert plan(problem, time_limit_s=1e-9).delay_s <= 1.05 * plan(problem, time_limit_s=4.0).delay_s
+
+
+def test_with_shares_who_sends_best_where_the_other_receives_best_is_counted_both_ways_in_the_adapters_band():
+    """Either subchannel is strong for one way of a client and faint for the other; adapters take most of a round."""
+    problem = crowded(2, 5, 0)
+    near_KM = 1e-12 * np.array([[1.0, 0.1], [0.1, 1.0]])
+    fed = replace(problem.fed, gain_KM=near_KM, downlink_gain_KM=1e-3 * near_KM[::-1])
+    costs = replace(problem.costs, lora_bits_per_rank_L=1e3 * problem.costs.lora_bits_per_rank_L)
+    assert plan(replace(problem, fed=fed, costs=costs, share_server=True)).gap < 0.03
