@@ -213,7 +213,8 @@ METHODS = {
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_of_theirs_pays_what_was_planned_and_ends_alike_continued_in_workers_and_on_devices(name, tmp_path):
-    alone = ("run.tokens_per_pass=1", "run.rounds=3", "run.checkpoint_every=1")
+    rounds = 3 if "_of_some" in name else 2  # a client that sat out comes back
+    alone = ("run.tokens_per_pass=1", f"run.rounds={rounds}", "run.checkpoint_every=1")
     recipe = with_settings(recipes.get("fedavg_lora"), [*SMALL, *EXACT, *alone, *METHODS[name]])
     train(recipe, tmp_path / "here")
     for record in read_rounds(tmp_path / "here"):
