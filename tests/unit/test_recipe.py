@@ -208,6 +208,7 @@ def test_a_slip_in_any_fields_name_is_refused_with_the_nearest_name(path, part, 
         (["world.scenario.population.amplifier_efficiency=1e-300"], "population.amplifier_efficiency is 1e-300"),
         (["world.scenario.server.amplifier_efficiency=1e-300"], "server.amplifier_efficiency is 1e-300"),
         (["method.lora.targets=[]"], "method.lora.targets is []: a list should have at least 1 item, not 0"),
+        (["method.bottleneck.width=0"], "method.bottleneck.width is 0: input should be greater"),
         (
             ["method.bottleneck.width=65537"],
             "method.bottleneck.width is 65537: input should be less than",

@@ -11,6 +11,7 @@ from safetensors.torch import save
 
 from helpers.deployment import nothing
 from helpers.runs import ALIGNED, small
+from wavetune import machine_memory
 from wavetune.data_plane.certificates import read_identity, write_certificates
 from wavetune.data_plane.messages_pb2 import Align, Part, RewardModel, RoundOrder
 from wavetune.data_plane.payloads import pack
@@ -95,9 +96,10 @@ def test_adapters_of_an_order_that_are_not_finite_are_refused(orders, agents):
 @pytest.mark.parametrize(
     ("setting", "words"),
     [
-        ("method.bottleneck.width=1000000000", "adapters of .* values that are trained take .* GB"),
-        ("method.soft_prompt.tokens=1000000000", "1,000,000,000 tokens before each take .* GB"),
-        ("method.soft_prompt.tokens=100000", "a row has .* tokens but the model takes 512"),
+        ("method.lora.rank=1000000000", "method.lora.rank is 1000000000 but must be between 1 and 64"),
+        ("method.bottleneck.width=1000000000", "method.bottleneck.width is 1000000000"),
+        ("method.soft_prompt.tokens=1000000000", "method.soft_prompt.tokens is 1000000000"),
+        ("method.soft_prompt.tokens=60000", "a row has .* tokens but the model takes 512"),
         ("world.data.train_samples=1000000000", "of restaurants at most 1,000,000 rows"),
         ("world.data.batching.batch_size=1000000000", "batch_size is 1000000000"),
         (
@@ -116,6 +118,22 @@ def test_a_recipe_that_no_machine_could_follow_is_refused_before_it_takes_memory
         place[name] = place.get(name) or {}
         place = place[name]
     place[last] = json.loads(setting.partition("=")[2])
+    report = agents["uncut"].handle(changed(orders["uncut"], recipe=json.dumps(recipe)))
+    assert re.search(words, report.failure)
+
+
+@pytest.mark.parametrize(
+    ("adapters", "words"),
+    [
+        ({"bottleneck": {"width": 65536}}, "adapters of .* values that are trained take .* GB"),
+        ({"soft_prompt": {"tokens": 400}}, "rows with 400 tokens before each take .* GB"),
+    ],
+    ids=["bottleneck", "soft prompt"],
+)
+def test_adapters_that_the_memory_cannot_hold_are_refused(orders, agents, monkeypatch, adapters, words):
+    monkeypatch.setattr(machine_memory, "memory_bytes", lambda: 1000)
+    recipe = json.loads(orders["uncut"].recipe)
+    recipe["method"] |= adapters
     report = agents["uncut"].handle(changed(orders["uncut"], recipe=json.dumps(recipe)))
     assert re.search(words, report.failure)
 
