@@ -321,10 +321,10 @@ class DecisionSearch:
         problem, evaluator, before_s, close = self.problem, self.evaluator, self.lower_s, self._closing(proof)
         matched_s = self._match_cuts(proof, close)
         self._prove(matched_s)
-        option_sets, least_s = self._untied(proof)
         best, rest = self.best, 1 - min(self.lower_s) / self.best.delay_s
         if not self._packs or rest <= (_TOLERANCE if problem.price_downlink else _OPEN_UPLINK):
             return
+        option_sets, least_s = self._untied(proof)
         # where matching leaves something, programs start from what was known, by which they see whether they lead on
         refuted_s = [s if s >= self._goal_s() * (1 - _ROUNDING) else 0.0 for s in matched_s]
         lower_s = [max(pair) for pair in zip(before_s, refuted_s, strict=True)]
