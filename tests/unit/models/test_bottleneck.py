@@ -175,6 +175,8 @@ def test_sites_are_named_after_the_map_they_follow():
 
 
 def test_bad_settings_and_strange_blocks_are_refused_in_a_sentence():
+    with pytest.raises(ConfigError, match="width is 0"):
+        Bottleneck(width=0)
     for places in ((), ("attention", "attention"), ("head",)):
         with pytest.raises(ConfigError, match="name one or both of attention, feed_forward"):
             Bottleneck(places=places)

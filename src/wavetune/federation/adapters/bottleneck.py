@@ -31,7 +31,7 @@ class Bottleneck(ModelAdapter, Part):
         places: the halves of every block that carry one: "attention", "feed_forward" or both.
 
     Raises:
-        ConfigError: the places are none, unknown or twice the same.
+        ConfigError: the width is below 1, or the places are none, unknown or twice the same.
     """
 
     name = "bottleneck"
@@ -40,6 +40,8 @@ class Bottleneck(ModelAdapter, Part):
     places: tuple[Place, ...] = ("feed_forward",)
 
     def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ConfigError(f"bottleneck.width is {self.width}; it must be at least 1")
         if not self.places or len(set(self.places)) < len(self.places) or not set(self.places) <= set(PLACES):
             raise ConfigError(f"bottleneck.places is {list(self.places)}; name one or both of {', '.join(PLACES)}")
 
