@@ -33,7 +33,7 @@ from wavetune.allocation.local_search import Demand, first_owners, search
 from wavetune.allocation.matching import Matching, is_crowded
 from wavetune.allocation.prices import Prices
 from wavetune.allocation.problem import IntArray, RadioBand
-from wavetune.allocation.set_packing import is_small, pack
+from wavetune.allocation.set_packing import is_small, is_sparse, pack
 from wavetune.allocation.water_filling import (
     NO_RANKING,
     NO_STEPS,
@@ -49,6 +49,7 @@ from wavetune.units import Array
 
 _STEP = 0.02
 _MOST_PACKINGS, _MOST_PROGRAMS, _WIDE, _HOPELESS = 14, 130, 10, 30
+_FIRST_GAP, _FIRST_PROGRAMS, _NEAR = 0.03, 16, 0.35  # for first plans of sparse bands
 _STEPPED = 8  # times as long a kick takes where whole steps count
 _EXCESS_PRICE = 1e3  # total powers for a client that needs twice its cap
 _RANKED = 100  # subchannels from which on bounds look at a client's strongest first
@@ -251,15 +252,47 @@ def descend(problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int
     return incumbent
 
 
-def descend_matched(
-    tables: BandTables, problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int
+def first_owners_of(
+    tables: BandTables, problem: BandProblem, incumbent: Incumbent, clock: Clock, kicks: int, gap_s: float = 0.0
 ) -> Incumbent:
-    """`descend` and, where subchannels are few, once more from near the owners that matching suggests."""
+    """`descend`, also from owners that matching suggests or, where few subchannels are heard, prices and packing.
+
+    The latter are for gaps of more than a few percent, and of more than `gap_s`.
+    """
     found = descend(problem, incumbent, clock, kicks)
-    near = found.bound_s >= _OPEN * found.delay_s
-    if kicks == 0 or tables.matching is None or near or found.delay_s == np.inf or clock.expired:
+    if kicks == 0 or found.delay_s == np.inf:
         return found
-    matching, none_K = tables.matching._replace(problem=with_cap_tolerance(problem)), np.zeros(len(problem.need_K))
+    if tables.matching is not None:
+        found = _descend_matched(tables.matching, problem, found, clock, kicks)
+    return _descend_packed(problem, found, kicks, gap_s) if is_sparse(problem) else found
+
+
+def _descend_packed(problem: BandProblem, found: Incumbent, kicks: int, gap_s: float) -> Incumbent:
+    """Local search from what prices, then linear programs suggest for delays near the bound, then for later ones."""
+
+    def allowed_s() -> float:
+        return max(gap_s, _FIRST_GAP * found.delay_s)
+
+    with_tolerance, programs, near = with_cap_tolerance(problem), 0, _NEAR
+    if found.gap_s > (close_s := allowed_s()):
+        found = raise_lower_bound(problem, found, found.delay_s - 0.5 * close_s, 0.25 * close_s, _ITERATIONS_A_TURN)
+        found = search_below(problem, found, found.bound_s + near * found.gap_s, kicks, 1)
+    while found.prices is not None and found.gap_s > allowed_s() and programs < _FIRST_PROGRAMS:
+        target_s, before_s = found.bound_s + near * found.gap_s, found.delay_s
+        packing = pack(with_tolerance, found.prices.weight_M1, found.owner_M, target_s, _FIRST_PROGRAMS // 2)
+        programs += max(packing.programs, 1)
+        if packing.weight_M1 is not None:
+            found = replace(found, bound_s=target_s, packing_weight_M1=packing.weight_M1)
+        else:
+            found = _better(problem, found, local_owners(problem, target_s, packing.owner_M, kicks, programs))
+            near = _NEAR if found.delay_s < before_s else 0.5 * (near + 1)
+    return found
+
+
+def _descend_matched(matching: Matching, problem: BandProblem, found: Incumbent, clock: Clock, kicks: int) -> Incumbent:
+    if found.bound_s >= _OPEN * found.delay_s or clock.expired:
+        return found
+    matching, none_K = matching._replace(problem=with_cap_tolerance(problem)), np.zeros(len(problem.need_K))
     low_s, matched_M = matching.least_up_s(none_K, found.bound_s, found.delay_s)
     target_s = low_s + _LATER * (found.delay_s - low_s)
     if matched_M is None or target_s <= _last_start_s(problem):

@@ -21,8 +21,8 @@ from wavetune.allocation.band import (
     Incumbent,
     bound_by_prices,
     descend,
-    descend_matched,
     first_incumbent,
+    first_owners_of,
     solve,
 )
 from wavetune.allocation.both_ways import Asked, BothWays, TwoWays
@@ -42,6 +42,7 @@ _TOLERANCE, _WARM_TOLERANCE, _TWO_WAY_TOLERANCE = 1e-4, 1e-3, 1e-3
 _ROUNDING = 1e-9
 _QUICK, _FIRST_KICKS, _FIRST_CLOSE = 300_000, 40, 0.01  # size of a band that a local search takes milliseconds for
 _WIDE = 5e-3  # of a delay; a gap that integer programs are asked to close
+_LITTLE = 0.01  # of a total delay, which a first plan leaves open in the adapters' band
 _FEW_HALVINGS = 10  # where the gap need not be closed
 _OPEN_SHARE = 0.03  # of what both ways leave open, within which the uplink alone is planned
 
@@ -381,10 +382,12 @@ class GivenCutsSearch:
         kicks = 0 if self.warm else min(_FIRST_KICKS, _QUICK // size)
         clock = Clock() if size <= _QUICK else clock
         if self.fed_incumbent is not None:
-            self.fed_incumbent = descend_matched(self.fed, self.fed_problem, self.fed_incumbent, clock, kicks)
+            pair = self.settings[self.best]
+            little_s = _LITTLE * self._upper_s(self.best) / (pair.options.rounds * pair.fed_bits or np.inf)
+            self.fed_incumbent = first_owners_of(self.fed, self.fed_problem, self.fed_incumbent, clock, kicks, little_s)
         for _ in range(2):
             i, incumbent = self.best, self.incumbents[self.best]
-            self.incumbents[i] = descend_matched(self.main, self.settings[i].uplink, incumbent, clock, kicks)
+            self.incumbents[i] = first_owners_of(self.main, self.settings[i].uplink, incumbent, clock, kicks)
             self.best = self._best_pair_on(self.incumbents[i].owner_M, i)
             if self.best == i or clock.expired:
                 self.best = i

@@ -49,6 +49,7 @@ from wavetune.allocation.water_filling import (
 from wavetune.units import Array
 
 _PROGRAMS, _MOST_SETS, _MOST_HEARD = 60, 2_000, 4_000
+_SPARSE = 0.25  # of all pairs of a client and a subchannel
 _CHOICES = 500  # of rungs for one set
 _CLOSE = 1e-9  # Share of a cost at which a bound is as good as it
 _BEFORE_SPLIT = 30  # sets that are looked at before sets are bounded by their size
@@ -475,13 +476,22 @@ def is_small(problem: BandProblem) -> bool:
     return bool(np.count_nonzero(problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2) <= _MOST_HEARD)
 
 
-def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: float) -> Packing:
-    """Refute a delay by column generation, from given prices on; owners like the given ones where it cannot be."""
+def is_sparse(problem: BandProblem) -> bool:
+    """Whether the clients that send hear so few subchannels that local searches are stuck and packing is quick."""
+    heard_KM = problem.log_KM[problem.need_K > 0] > NO_GAIN_LOG2
+    return is_small(problem) and bool(np.count_nonzero(heard_KM) <= _SPARSE * heard_KM.size)
+
+
+def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: float, turns: int = _PROGRAMS) -> Packing:
+    """Refute a delay by column generation, from given prices on; owners like the given ones where it cannot be.
+
+    Of the last program where `turns` are not enough to tell.
+    """
     program = _Program(problem)
     K, smoothing = program.num_senders, 0.5
     trial_M1 = best_M1 = weight_M1 * K
     best_over = -np.inf
-    for turn in range(_PROGRAMS):
+    for turn in range(turns):
         value_K, set_KM, power_K, _ = cheapest_sets(problem, trial_M1, delay_s, _MOST_SETS)
         over = float(np.sum(value_K) - np.sum(trial_M1))
         if over > _SURE * K:
@@ -493,11 +503,11 @@ def pack(problem: BandProblem, weight_M1: Array, owner_M: IntArray, delay_s: flo
             break
         smoothing = 0.5 if is_new else 0.0
         served, dual_M1, share_KM = program.solve()
-        if served > K - 1e-7:
+        if served > K - 1e-7 or turn == turns - 1:
             suggested_M = np.where(np.max(share_KM, axis=0) > 0, np.argmax(share_KM, axis=0), owner_M)
             return Packing(None, suggested_M, turn + 1)
         trial_M1 = smoothing * best_M1 + (1 - smoothing) * dual_M1
-    return Packing(None, owner_M, _PROGRAMS)
+    return Packing(None, owner_M, turns)
 
 
 class _Program:

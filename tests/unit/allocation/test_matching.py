@@ -119,6 +119,14 @@ def test_first_plans_start_from_matchings_too_where_greedy_owners_lead_nowhere()
     assert plan(problem, time_limit_s=1e-9).delay_s <= 1.05 * plan(problem, time_limit_s=4.0).delay_s
 
 
+@pytest.mark.parametrize(("num_clients", "num_subchannels", "seed"), [(40, 42, 0), (30, 33, 5), (20, 60, 6)])
+def test_first_plans_start_from_packed_sets_too_where_hardly_any_subchannel_is_heard(
+    num_clients, num_subchannels, seed
+):
+    problem = mostly_dead(num_clients, num_subchannels, seed)
+    assert plan(problem, time_limit_s=1e-9).delay_s <= 1.04 * plan(problem, time_limit_s=4.0).delay_s
+
+
 def test_with_shares_who_sends_best_where_the_other_receives_best_is_counted_both_ways_in_the_adapters_band():
     """Either subchannel is strong for one way of a client and faint for the other; adapters take most of a round."""
     problem = crowded(2, 5, 0)
