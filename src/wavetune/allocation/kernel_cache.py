@@ -20,8 +20,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
+from llvmlite.binding import parse_bitcode  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba import __version__, config, njit  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
 from numba.core import caching, environment  # pyright: ignore[reportMissingTypeStubs, reportUnknownVariableType]
+from numba.core.codegen import JITCodeLibrary  # pyright: ignore[reportMissingTypeStubs]
 from numba.core.compiler_lock import (  # pyright: ignore[reportMissingTypeStubs]
     global_compiler_lock,  # pyright: ignore[reportUnknownVariableType]
 )
@@ -82,19 +84,22 @@ def compiled(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _without_declarations(load: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """What loads kept code, without first declaring to the compiler all that it might be asked to compile, and without
-    importing the modules from which functions were compiled into it: only Python's own objects would look there.
+    """What loads kept code, without first declaring to the compiler all that it might be asked to compile, without
+    reading what another kernel would be compiled with, and without importing the modules from which functions were
+    compiled into it: only Python's own objects would look there.
     """
 
     def load_alone(signature: Any, context: Any) -> Any:
         cast(Any, rtsys).initialize(context)
         context.refresh = lambda: None
         usual, environments.importlib = environments.importlib, _NamesAlone
+        codegen = context.codegen()
+        codegen._library_class = _LinkedLater
         try:
             return load(signature, context)
         finally:
             environments.importlib = usual
-            del context.refresh
+            del context.refresh, codegen._library_class
 
     return load_alone
 
@@ -106,6 +111,30 @@ class _NamesAlone:
     def import_module(name: str) -> Any:
         """The module, or what has but its name."""
         return sys.modules.get(name) or SimpleNamespace(__name__=name)
+
+
+class _LinkedLater(cast(Any, JITCodeLibrary)):
+    """Kept machine code that can be called; what other kernels would be compiled with is read when one is."""
+
+    _shared_module: Any
+
+    @classmethod
+    def _unserialize(cls, codegen: Any, state: tuple[str, str, tuple[bytes, bytes]]) -> Any:
+        name, _, (code, shared) = state  # all that is kept is kept as an object
+        library = codegen.create_library(name)
+        library._code, library._shared = code, shared
+        library.enable_object_caching()
+        library._set_compiled_object(code)
+        library._finalize_final_module()
+        return library
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """The address of what the code calls by a name, and 0 of what it lacks: LLVM would end the process."""
+        return self.codegen._engine.get_function_address(name) if name.encode() + b"\0" in self._code else 0
+
+    def _get_module_for_linking(self) -> Any:
+        self._shared_module = self._shared_module or parse_bitcode(self._shared)
+        return self._shared_module
 
 
 @contextmanager

@@ -123,3 +123,20 @@ def test_kept_code_is_read_without_what_only_compiling_needs(tmp_path):
         for _ in range(2)
     ]
     assert [one.split() for one in said] == [["ready", "1", "True", "True"], ["ready", "0", "False", "False"]]
+
+
+def test_what_kept_code_is_compiled_into_others_from_is_read_when_another_is_compiled(tmp_path):
+    inner, outer = tmp_path / "inner.py", tmp_path / "outer.py"
+    form = "print(*(found.library._shared_module is not None for found in kernel.overloads.values()))\n"
+    inner.write_text(CALLER.replace("input()", "") + form)
+    called = 'outer = compiled(lambda values: kernel(values) + 1.0)\nprint(outer((1.0, 2.0)), "of 2.0")\n'
+    outer.write_text(
+        f"from inner import compiled, kernel\n{called}print(sum(kernel.stats.cache_misses.values()))\n{form}"
+    )
+    env = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first, kept, linked = [
+        subprocess.run([sys.executable, script], env=env, capture_output=True, text=True, check=True).stdout.split()
+        for script in (inner, inner, outer)
+    ]
+    assert (first, kept) == (["ready", "1", "True"], ["ready", "0", "False"])
+    assert linked == ["ready", "0", "False", "2.0", "of", "2.0", "0", "True"]
