@@ -114,6 +114,15 @@ def _parts_of(home: str) -> tuple[type[Any], ...]:
     return tuple(part for part in found if not part.__name__.startswith("_"))
 
 
+def _in_its_module(kind: str, seam: type[P]) -> type[P] | None:
+    """The part of a kind where a module of the seam's package has its name: the others need not be imported."""
+    top = importlib.import_module(seam.home)
+    if kind not in (module.name for module in pkgutil.iter_modules(getattr(top, "__path__", ()))):
+        return None
+    found = vars(importlib.import_module(f"{seam.home}.{kind}")).values()
+    return next((part for part in found if is_part(part) and issubclass(part, seam) and part.kind == kind), None)
+
+
 def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None = None) -> type[P]:
     """The class of parts that a recipe means by a kind at a path.
 
@@ -126,6 +135,8 @@ def named(kind: str, seam: type[P], path: str, packages: Collection[str] | None 
     Raises: ConfigError.
     """
     if ":" not in kind:
+        if (own := _in_its_module(kind, seam)) is not None:
+            return own
         known = kinds(seam)
         if kind not in known:
             hint = nearest(kind, known) if known else "wavetune brings none"

@@ -19,8 +19,6 @@ from wavetune.allocation.problem import Problem
 from wavetune.console import Console
 from wavetune.estimate import finite_mean
 from wavetune.logs import LOG, is_for_people, is_quiet, shown_on
-from wavetune.records.alignment import AlignmentStep
-from wavetune.records.rounds import Round
 from wavetune.reporting.accounts import BESIDE, PHASES
 from wavetune.reporting.format import bits as show_bits
 from wavetune.reporting.format import joules as show_joules
@@ -30,6 +28,8 @@ from wavetune.reporting.format import seconds as show_seconds
 if TYPE_CHECKING:
     from wavetune.federation.cohort import StepResult
     from wavetune.federation.optimise import Optimiser
+    from wavetune.records.alignment import AlignmentStep
+    from wavetune.records.rounds import Round
     from wavetune.runtimes.session import Session
 
 

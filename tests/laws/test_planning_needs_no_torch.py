@@ -125,3 +125,13 @@ def test_help_imports_nothing_heavy():
         (*HEAVY, "numpy", "scipy", "numba", "pydantic", "matplotlib")
     )
     assert python(code + "])").strip() == "[]"
+
+
+def test_a_plan_imports_no_corpus_that_was_counted_and_no_channels_beside_that_of_its_recipe():
+    beside = ("wavetune.data.concierge", "wavetune.data.restaurants", "wavetune.wireless.channels.trace")
+    code = f"{BLOCKED}{COMMANDS}\nprint([m for m in {beside} if m in sys.modules])"
+    command = json.dumps([["plan", "sflllm", *settings()]])
+    python(code, command)  # which counts the rows and keeps the count
+    planned, loaded = python(code, command).splitlines()
+    assert "what would help" in planned
+    assert loaded == "[]"

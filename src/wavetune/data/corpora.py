@@ -4,6 +4,7 @@ What a row must hold is described in `rows.py`, how files are read in `row_files
 `splits.py`.
 """
 
+import importlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,20 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from wavetune.data import movie_reviews
-from wavetune.data.concierge import concierge
 from wavetune.data.dialogues import turns_of, unpacked
 from wavetune.data.examples import NO_DOMAIN, Corpus, Example
 from wavetune.data.given_rows import opened
 from wavetune.data.hold_out import HOLD_OUT, with_validation
 from wavetune.data.rated import unfolded
-from wavetune.data.restaurants import restaurants
 from wavetune.data.row_files import is_saved, read_rows, saved_splits, table_rows
 from wavetune.data.rows import DIALOGUES, LABELS, Row, form_of, renamed
 from wavetune.data.source import kind_of
 from wavetune.data.splits import SPLITS, family, split_names, splits_of, stem
 from wavetune.errors import DataError, one_line
 
-EMBEDDED = {"restaurants": restaurants, "concierge": concierge}  # generators, of any size
+EMBEDDED = ("restaurants", "concierge")  # generators, of any size
+
+
+def embedded(name: str, **sizes: int) -> Corpus:
+    """What an embedded generator writes: the function in the module of its name, imported when it is asked for."""
+    return getattr(importlib.import_module(f"wavetune.data.{name}"), name)(**sizes)
 
 
 def load_corpus(
@@ -41,7 +45,7 @@ def load_corpus(
     Raises: DataError if there is no such source or it cannot be read.
     """
     if source in EMBEDDED:
-        return EMBEDDED[source](seed=seed)
+        return embedded(source, seed=seed)
     path = movie_reviews.movie_reviews_folder() if source == movie_reviews.NAME else opened(source)
     if source != movie_reviews.NAME and kind_of(source) == "hub":
         return with_validation(_read_tables(hub_splits(source), source, Reading(columns or {})), seed, hold_out)

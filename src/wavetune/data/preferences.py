@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wavetune.data.concierge import concierge_preferences
 from wavetune.data.examples import Corpus, Example, PreferenceCorpus, PreferenceKind, PreferencePair, Turn
 from wavetune.data.given_rows import opened
 from wavetune.data.hold_out import HOLD_OUT, held_out, kept_together
@@ -48,6 +47,8 @@ def load_preferences(
     if kind not in KINDS:
         raise ConfigError(f"there is no preference kind {kind!r}; {nearest(kind, KINDS)}")
     if source == "concierge":
+        from wavetune.data.concierge import concierge_preferences  # no other source needs its grammar
+
         return concierge_preferences(kind, seed=seed)
     path = opened(str(source))
     if not path.exists():

@@ -15,7 +15,7 @@ from annotated_types import Ge, Le, MinLen
 from wavetune.data.batching import Batching
 from wavetune.data.chat_template import REASONING
 from wavetune.data.classes import class_names, look_alikes, of_drawn_classes, tokenise_classes, with_known_classes
-from wavetune.data.corpora import EMBEDDED, load_corpus
+from wavetune.data.corpora import EMBEDDED, embedded, load_corpus
 from wavetune.data.dialogues import trimmed
 from wavetune.data.examples import Corpus, Example
 from wavetune.data.given_rows import opened
@@ -139,7 +139,7 @@ def load_samples(settings: DataSettings, seed: int) -> Corpus:
 @lru_cache(maxsize=4)
 def _written(source: str, train: int, seed: int) -> Corpus:
     """An embedded corpus with as many training rows as wanted; written once a process."""
-    return EMBEDDED[source](train=train, seed=seed)
+    return embedded(source, train=train, seed=seed)
 
 
 def prepare(settings: DataSettings, tokenizer: Any, num_clients: int, seed: int) -> PreparedData:
