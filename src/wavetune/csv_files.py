@@ -37,6 +37,16 @@ def read_cells(file: Path) -> tuple[str, Iterator[tuple[str, list[str]]]]:
     return mark, _rows(file, csv.reader(chain([header], lines), delimiter=mark, strict=True), before)
 
 
+def in_order(name: str) -> tuple[list[tuple[int, str]], str]:
+    """What names are sorted by, so that numbers in them count as numbers.
+
+    >>> sorted(["ue10", "ue9", "gateway"], key=in_order)
+    ['gateway', 'ue9', 'ue10']
+    """
+    pieces = [(piece.isdecimal(), piece.lstrip("0")) for piece in re.split(r"(\d+)", name)]
+    return [(len(digits) if number else 0, digits) for number, digits in pieces], name
+
+
 def _rows(file: Path, reader: Any, before: int) -> Iterator[tuple[str, list[str]]]:
     names: list[str] = []
     try:

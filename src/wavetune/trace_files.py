@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wavetune.array_files import ENDINGS, MOST_VALUES, read_arrays
-from wavetune.csv_files import read_cells
+from wavetune.csv_files import in_order, read_cells
 from wavetune.errors import DataError, JsonError, one_line
 from wavetune.units import Array, Ints
 
@@ -261,7 +261,7 @@ class _Table:
     def _labels(self, name: str) -> tuple[Ints, Sequence[object]]:
         """Which client or subchannel each row is of, and what those are called.
 
-        They are whole numbers without a gap from 0 or 1, or any texts, sorted.
+        They are whole numbers without a gap from 0 or 1, or any texts, sorted with numbers in them as numbers.
         """
         if name not in self.columns:
             return np.zeros(len(self.places), np.int64), (0,)
@@ -277,8 +277,9 @@ class _Table:
                     )
             if name == "subchannel":
                 raise DataError(f"{self.file}: subchannel must hold whole numbers, counted from 0 or 1")
-            called, index_R = np.unique(np.array(cells), return_inverse=True)
-            return index_R.astype(np.int64), called.tolist()
+            called = sorted({*cells}, key=in_order)
+            at = {cell: index for index, cell in enumerate(called)}
+            return np.array([at[cell] for cell in cells], np.int64), called
         number_R = np.array(cells, np.int64)
         known = np.unique(number_R)
         gaps = np.flatnonzero(np.diff(known) > 1)

@@ -3,6 +3,7 @@
 Legend: R rows.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain
@@ -188,4 +189,4 @@ def _short(name: str) -> str:
 
 
 def _number(name: str) -> float:
-    return float(name) if name.lstrip("-").isdigit() else float("inf")
+    return float(name) if re.fullmatch(r"-?\d+", name) else float("inf")

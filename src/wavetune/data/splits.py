@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wavetune.csv_files import in_order
 from wavetune.data.row_files import TABLES, TEXTS, kind_of
 from wavetune.errors import DataError
 from wavetune.json_reader import packing
@@ -148,7 +149,7 @@ def _rows_in(folder: Path) -> list[Path]:
     kinds = {*TEXTS, *TABLES}
     files = (path for path in folder.iterdir() if path.is_file() and not path.name.startswith("."))
     with_rows = [path for path in files if kind_of(path.name) in kinds and _is_data(path)]
-    return sorted(with_rows, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", path.name)])
+    return sorted(with_rows, key=lambda path: in_order(path.name))
 
 
 def _is_data(path: Path) -> bool:

@@ -265,7 +265,7 @@ def _require_open(address: str) -> None:
     host, _, port = address.rpartition(":")
     if address == "auto":
         return
-    if not host or not port.isdigit():
+    if not host or not port.isdecimal():
         raise ConfigError(f"--ray {address} is neither HOST:PORT nor auto")
     try:
         socket.create_connection((host.strip("[]"), int(port)), _REACH_S).close()

@@ -99,6 +99,7 @@ def test_classes_are_sorted_by_value_or_name():
 
     assert named("10", "9", "0", "9") == ("0", "9", "10")
     assert named("b", "a", "2") == ("2", "a", "b")
+    assert named("m³", "²", "--1", "2") == ("2", "--1", "m³", "²")  # which int() does not read
 
 
 def test_labels_that_differ_in_case_alone_are_two_classes_and_told_of(tmp_path, tokenizer):

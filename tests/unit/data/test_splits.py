@@ -38,6 +38,7 @@ def test_common_names_of_a_validation_file_are_found(tmp_path, word):
         (["train.jsonl", "old_train.jsonl"], ["train.jsonl"]),
         (["alpaca_data.json", "dataset_infos.json", ".hidden.json"], ["alpaca_data.json"]),
         (["part-10.jsonl", "part-9.jsonl"], ["part-9.jsonl", "part-10.jsonl"]),
+        (["1²10.jsonl", "1²9.jsonl"], ["1²9.jsonl", "1²10.jsonl"]),
         (["part-00000-1a-c000.snappy.json", "part-00001-2b-c000.json"], 2 * [None]),
         (["0001.jsonl", "0000.jsonl"], ["0000.jsonl", "0001.jsonl"]),
         (["train-00000-of-00002.json", "train-00001-of-00002.json"], 2 * [None]),

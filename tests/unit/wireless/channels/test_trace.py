@@ -11,6 +11,7 @@ import scipy.io
 import scipy.sparse
 
 from wavetune.errors import ConfigError, DataError
+from wavetune.trace_files import Reading, read_trace
 from wavetune.wireless.channel import draw_channel, draw_devices
 from wavetune.wireless.channels.trace import Trace
 from wavetune.wireless.presets import paper
@@ -238,6 +239,19 @@ def test_a_log_over_another_bandwidth_is_worth_its_spectral_efficiency(tmp_path)
     rate_K = uplink_rates(scenario, scenario.bands.main, channel_of(scenario).main, np.zeros(4, dtype=int), power_w_M)
     assert rate_K[0] == pytest.approx(2 * 4 * 500e3)
     assert not channel_of(scenario).main.uplink_gain_KM[1].any()
+
+
+def test_clients_names_are_ordered_by_the_numbers_in_them(tmp_path):
+    names = ["ue10", "ue9", "ue08", "gateway", "ue8", "ue" + "9" * 5000]
+    rows = "".join(f"0,{name},{i + 1}e-9\n" for i, name in enumerate(names))
+    found = read_trace((str(written(tmp_path / "named.csv", "round,client,gain\n" + rows)),), Reading("gain", none_bad))
+    values = found.of("main", "uplink")
+    assert values is not None
+    assert values[0, :, 0].tolist() == [4e-9, 3e-9, 5e-9, 2e-9, 1e-9, 6e-9]
+
+
+def none_bad(values):
+    return values < 0, ""
 
 
 def test_clients_can_be_picked_and_ordered(tmp_path):
